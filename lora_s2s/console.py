@@ -1,0 +1,122 @@
+"""People read stderr, programs read stdout. The only place that formats for a terminal.
+
+Text that may come from data goes through :func:`plain`; nothing is ever read as markup.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import unicodedata
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_SECONDS_BETWEEN_PLAIN_LINES = 10.0
+_SECONDS_BETWEEN_LIVE_LINES = 0.2
+
+
+def plain(text: str) -> str:
+    """Returns ``text`` with every control or format character shown as an escape (``\\x1b``), the rest verbatim."""
+    return "".join(_visible(char) for char in text)
+
+
+def _visible(char: str) -> str:
+    if char == "\n":
+        return "\\n"
+    if char == "\t":
+        return "\\t"
+    # Cc: controls, Cf: invisible format characters such as bidi overrides, Cs: lone surrogates.
+    if unicodedata.category(char) in ("Cc", "Cf", "Cs"):
+        return f"\\x{ord(char):02x}" if ord(char) < 256 else f"\\u{ord(char):04x}"
+    return char
+
+
+def _lines(text: str) -> str:
+    return "\n".join(plain(line) for line in text.split("\n"))
+
+
+def say(text: str = "") -> None:
+    """Writes a message for people to stderr; controls are shown, newlines kept."""
+    sys.stderr.write(_lines(text) + "\n")
+    sys.stderr.flush()
+
+
+def warn(text: str) -> None:
+    """Writes a warning to stderr."""
+    say(f"warning: {text}")
+
+
+def write_out(text: str) -> None:
+    """Writes data to stdout, with a newline."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def write_json(value: object) -> None:
+    """Writes exactly one JSON object to stdout."""
+    write_out(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Writes a table to stderr: first column left, numbers right; the same text without colour when not a terminal."""
+    console = Console(file=sys.stderr, highlight=False, markup=False, soft_wrap=False)
+    drawn = Table(title=Text(plain(title)), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        numeric = index > 0 and all(_is_number(row[index]) for row in rows)
+        drawn.add_column(Text(plain(column)), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(plain(cell)) for cell in row))
+    console.print(drawn)
+
+
+def _is_number(cell: str) -> bool:
+    return not cell or cell[0] in "+-−0123456789"
+
+
+class ProgressLine:
+    """A live line on a terminal; elsewhere a plain line every few seconds. Always on stderr.
+
+    >>> with ProgressLine("train") as line:
+    ...     line.update({"loss": "1.23"}, done=10, total=100)
+    """
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self._live = sys.stderr.isatty()
+        self._last = 0.0
+        self._open = False
+        self._pending = ""
+
+    def __enter__(self) -> ProgressLine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pending:
+            self._write(self._pending)
+        if self._open:
+            sys.stderr.write("\n")
+            sys.stderr.flush()
+
+    def update(self, fields: Mapping[str, str], *, done: int, total: int) -> None:
+        """Shows ``label done/total  key value  …`` when enough time has passed, and always for the last one."""
+        share = f"{100 * done // total:3d}%" if total else ""
+        shown = "  ".join(f"{key} {value}" for key, value in fields.items())
+        self._pending = plain(f"{self.label} {share} {done}/{total}  {shown}")
+        wait = _SECONDS_BETWEEN_LIVE_LINES if self._live else _SECONDS_BETWEEN_PLAIN_LINES
+        if time.monotonic() - self._last >= wait or done == total:
+            self._write(self._pending)
+
+    def _write(self, text: str) -> None:
+        self._last = time.monotonic()
+        self._pending = ""
+        sys.stderr.write(f"\r{text}\x1b[K" if self._live else f"{text}\n")
+        sys.stderr.flush()
+        self._open = self._live

@@ -1,0 +1,83 @@
+"""Every failure a user can meet: one message, where it is, the next command, and an exit code.
+
+Exit codes: 1 the run failed · 2 usage or recipe · 3 data, or a file refused · 4 out of memory or disk · 5 environment ·
+128 + signal when stopped after saving.
+"""
+
+from __future__ import annotations
+
+import difflib
+import signal
+from collections.abc import Iterable, Sequence
+
+
+class ToolkitError(Exception):
+    """A failure told to the user without a traceback.
+
+    Args:
+        message: what was got and what was expected, in one sentence.
+        hint: the next command or change to try.
+        where: ``file:line``, a row or a key.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None, where: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.where = where
+
+
+class RunError(ToolkitError):
+    """The run itself failed (a loss that is not finite, a failed check)."""
+
+    exit_code = 1
+
+
+class UsageError(ToolkitError):
+    """The command line or a setting asks for something that does not exist."""
+
+    exit_code = 2
+
+
+class RecipeError(UsageError):
+    """All problems of a recipe at once, each with its ``file:line`` and nearest key."""
+
+    def __init__(self, problems: Sequence[str], *, hint: str | None = None, where: str | None = None) -> None:
+        count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''} in the recipe"
+        super().__init__("\n".join([f"{count}:", *(f"  {problem}" for problem in problems)]), hint=hint, where=where)
+        self.problems = list(problems)
+
+
+class DataError(ToolkitError):
+    """Data that cannot be used, or a file (adapter, model, checkpoint) that is refused."""
+
+    exit_code = 3
+
+
+class ResourceError(ToolkitError):
+    """Out of memory or disk."""
+
+    exit_code = 4
+
+
+class SetupError(ToolkitError):
+    """The environment lacks something: a package, a device, the network."""
+
+    exit_code = 5
+
+
+class Stopped(ToolkitError):
+    """Stopped by a signal after a checkpoint was saved; the exit code is 128 + the signal's number."""
+
+    def __init__(self, signal_number: int, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.exit_code = 128 + signal_number
+        self.signal_name = signal.Signals(signal_number).name
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns ``" (did you mean 'x'?)"`` for the closest known name, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean '{close[0]}'?)" if close else ""

@@ -1,0 +1,45 @@
+"""Fixtures shared by every room: a tiny T5 in Flan's shape built in code, a tiny tokenizer, the bundled base."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["NO_COLOR"] = "1"
+
+from lora_s2s.hub import DEMO_BASE
+
+
+@pytest.fixture(scope="session")
+def demo_base() -> Path:
+    """The folder of the bundled base."""
+    return DEMO_BASE
+
+
+@pytest.fixture
+def tiny_t5() -> Callable[..., object]:
+    """Builds a seeded T5ForConditionalGeneration with random weights: ``tiny_t5(tied=False, gated=True, seed=0)``."""
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    def build(
+        *, tied: bool = False, gated: bool = True, seed: int = 0, **changes: object
+    ) -> T5ForConditionalGeneration:
+        torch.manual_seed(seed)
+        settings = {
+            "vocab_size": 256, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 3,
+            "feed_forward_proj": "gated-gelu" if gated else "relu", "dropout_rate": 0.1, "tie_word_embeddings": tied,
+            "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1,
+        }  # fmt: skip
+        model = T5ForConditionalGeneration(T5Config(**{**settings, **changes}))
+        if not tied:
+            # HF's initial head has std 1: logits so large that no tolerance means anything.
+            torch.nn.init.normal_(model.lm_head.weight, std=model.config.d_model**-0.5)
+        return model.eval()
+
+    return build

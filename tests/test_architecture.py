@@ -1,0 +1,182 @@
+"""The walls of ARCHITECTURE.md, held by a test: layers, one home per library, sizes, annotations, no broad excepts."""
+
+from __future__ import annotations
+
+import ast
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "lora_s2s"
+FILES = sorted(path for path in PACKAGE.rglob("*.py"))
+
+# A room may import rooms of a lower rank only; rooms of one rank never see each other.
+RANKS = {
+    "errors": 0, "console": 1, "files": 1, "hub": 1, "demo": 2, "recipe": 3, "data": 3, "models": 3, "lora": 4,
+    "training": 5, "inference": 5, "evaluation": 6, "export": 7, "commands": 8, "cli": 9, "__main__": 10,
+}  # fmt: skip
+
+HOMES = {
+    "peft": ("lora",), "bitsandbytes": ("models",), "pydantic": ("recipe",), "yaml": ("recipe",),
+    "rich": ("console",), "huggingface_hub": ("hub",), "datasets": ("data",), "pyarrow": ("data",),
+    "sacrebleu": ("evaluation",), "rouge_score": ("evaluation",), "matplotlib": ("evaluation",),
+    "accelerate": ("training",), "typer": ("commands", "cli"),
+}  # fmt: skip
+
+NEVER = {"pickle", "dill", "cloudpickle", "marshal", "shelve"}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            if node.module == "lora_s2s":
+                yield from (f"lora_s2s.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def functions() -> list[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef, int]]:
+    found = []
+    for path in FILES:
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                found.append((f"{path.relative_to(PACKAGE)}:{node.name}", node, length))
+    return found
+
+
+def test_imports_go_one_way() -> None:
+    wrong = []
+    for path in FILES:
+        room = room_of(path)
+        if room == "__init__":
+            continue
+        for name in imports(path):
+            parts = name.split(".")
+            if parts[0] != "lora_s2s" or len(parts) < 2 or parts[1] == "__version__":
+                continue
+            if parts[1] != room and RANKS[parts[1]] >= RANKS[room]:
+                wrong.append(f"{path.relative_to(PACKAGE)} imports {name}")
+    assert not wrong
+
+
+def test_no_relative_imports_and_empty_inits() -> None:
+    for path in FILES:
+        assert not any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(tree_of(path))), path
+        if path.name == "__init__.py" and path.parent != PACKAGE:
+            assert path.read_text(encoding="utf-8") == "", path
+
+
+def test_no_import_cycles() -> None:
+    modules = {".".join(("lora_s2s", *path.relative_to(PACKAGE).with_suffix("").parts)): path for path in FILES}
+    edges = {name: {other for other in imports(path) if other in modules} for name, path in modules.items()}
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join((*trail, name))
+        if name not in done:
+            for other in edges[name]:
+                visit(other, (*trail, name))
+            done.add(name)
+
+    for name in edges:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("library", sorted(HOMES))
+def test_each_library_has_one_home(library: str) -> None:
+    users = {room_of(path) for path in FILES for name in imports(path) if name.split(".")[0] == library}
+    assert users <= set(HOMES[library])
+
+
+def test_nothing_unpickles() -> None:
+    for path in FILES:
+        names = {name.split(".")[0] for name in imports(path)}
+        assert not names & NEVER, path
+        source = path.read_text(encoding="utf-8")
+        for forbidden in ("torch.load(", "torch.save(", "trust_remote_code=True", "eval(compile", "exec("):
+            assert forbidden not in source, f"{path}: {forbidden}"
+
+
+def test_t5_facts_live_in_one_room() -> None:
+    for path in FILES:
+        source = path.read_text(encoding="utf-8")
+        if room_of(path) != "models" and ("SelfAttention" in source or "EncDecAttention" in source):
+            raise AssertionError(f"{path} names T5's modules; that belongs to models/t5*.py")
+
+
+def test_sizes() -> None:
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
+    assert sum(lines.values()) <= 6000
+    assert not {str(path): count for path, count in lines.items() if count > 400}
+    verbs = [path for path in FILES if path.parent.name == "commands" and not path.name.startswith("_")]
+    assert not {str(path): lines[path] for path in verbs if lines[path] > 70}
+    lengths = [length for _, _, length in functions()]
+    assert statistics.median(lengths) <= 12
+    assert not [name for name, _, length in functions() if length > 90]
+
+
+def test_the_training_step_is_short() -> None:
+    found = {name: length for name, _, length in functions() if name.endswith(":train_step")}
+    assert found, "train_step has gone"
+    assert max(found.values()) < 35
+
+
+def test_everything_is_annotated_and_documented() -> None:
+    wrong = []
+    for name, node, _ in functions():
+        arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        named = [argument for argument in arguments if argument.arg not in ("self", "cls")]
+        if node.returns is None or any(argument.annotation is None for argument in named):
+            wrong.append(f"{name} lacks annotations")
+    for path in FILES:
+        for node in tree_of(path).body:
+            public = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+            if public and not ast.get_docstring(node):
+                wrong.append(f"{path.relative_to(PACKAGE)}:{node.name} lacks a docstring")
+    assert not wrong
+
+
+def test_no_broad_excepts_and_no_asserts() -> None:
+    wrong = []
+    for path in FILES:
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Assert):
+                wrong.append(f"{path}:{node.lineno} asserts")
+            if isinstance(node, ast.ExceptHandler):
+                names = {part.id for part in ast.walk(node.type) if isinstance(part, ast.Name)} if node.type else {""}
+                reraises = any(isinstance(part, ast.Raise) and part.exc is None for part in ast.walk(node))
+                if names & {"Exception", "BaseException", ""} and not reraises:
+                    wrong.append(f"{path}:{node.lineno} catches everything")
+    assert not wrong
+
+
+def test_no_duplicated_windows_of_eight_lines() -> None:
+    seen: dict[tuple[str, ...], str] = {}
+    wrong = []
+    for path in FILES:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        code = [
+            (number, line)
+            for number, line in enumerate(lines, 1)
+            if len(line) > 3 and not line.startswith(("#", "from ", "import "))
+        ]
+        for start in range(len(code) - 7):
+            window = tuple(line for _, line in code[start : start + 8])
+            here = f"{path.relative_to(PACKAGE)}:{code[start][0]}"
+            if window in seen:
+                wrong.append(f"{seen[window]} = {here}")
+            seen.setdefault(window, here)
+    assert not wrong

@@ -1,0 +1,86 @@
+"""Sets up a virtual environment once and runs the project in it. Needs only Python 3.10 or newer.
+
+    python3 tools/run.py demo            set up, then `lora-s2s demo`
+    python3 tools/run.py test            set up, then the tests (further words go to pytest)
+    python3 tools/run.py check           style and types: ruff and mypy
+    python3 tools/run.py -- train demo   set up, then any `lora-s2s` command
+
+The environment is `.venv` in the checkout; it is made again only when the requirements change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = ROOT / ".venv"
+REQUIREMENTS = (ROOT / "pyproject.toml", ROOT / "constraints.txt", ROOT / "lora_s2s" / "__init__.py")
+
+
+def say(text: str) -> None:
+    """Tells what happens next, on stderr."""
+    print(f"== {text}", file=sys.stderr, flush=True)
+
+
+def script(name: str) -> str:
+    """Returns the path of an executable of the environment."""
+    folder, suffix = ("Scripts", ".exe") if os.name == "nt" else ("bin", "")
+    return str(ENVIRONMENT / folder / f"{name}{suffix}")
+
+
+def call(command: Sequence[str]) -> None:
+    """Runs a command in the checkout and ends with its exit code when it fails."""
+    code = subprocess.run(list(command), cwd=ROOT, check=False).returncode
+    if code:
+        sys.exit(code)
+
+
+def set_up() -> None:
+    """Makes the environment and installs the tested set, unless that has been done for these requirements."""
+    wanted = hashlib.sha256(b"\0".join(path.read_bytes() for path in REQUIREMENTS)).hexdigest()
+    stamp = ENVIRONMENT / "installed"
+    if stamp.exists() and stamp.read_text() == wanted:
+        say(f"using the environment in {ENVIRONMENT.name} (delete it to start afresh)")
+        return
+    if not Path(script("python")).exists():
+        say(f"making a virtual environment in {ENVIRONMENT.name} with Python {sys.version.split()[0]}")
+        venv.create(ENVIRONMENT, with_pip=True)
+    pip = [script("python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", "constraints.txt"]
+    say("installing torch (the largest download)")
+    call([*pip, "torch"])
+    say("installing lora-s2s and its other requirements")
+    call([*pip, "--editable", ".[dev]"])
+    stamp.write_text(wanted)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs ``demo``, ``test``, ``check`` or, after ``--``, any command of lora-s2s."""
+    if sys.version_info < (3, 10):
+        sys.exit(f"lora-s2s needs Python 3.10 or newer; this is {sys.version.split()[0]}")
+    if not arguments or arguments[0] not in ("demo", "test", "check", "--"):
+        sys.exit(__doc__)
+    task, rest = arguments[0], list(arguments[1:])
+    set_up()
+    commands = {
+        "demo": [[script("lora-s2s"), "demo", *rest]],
+        "test": [[script("python"), "-m", "pytest", *rest]],
+        "check": [
+            [script("ruff"), "check", "."],
+            [script("ruff"), "format", "--check", "."],
+            [script("mypy")],
+        ],
+        "--": [[script("lora-s2s"), *rest]],
+    }
+    for command in commands[task]:
+        say(f"running {' '.join([Path(command[0]).name, *command[1:]])}")
+        call(command)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
