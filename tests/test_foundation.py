@@ -1,0 +1,122 @@
+"""Errors, console, files and hub: what every room stands on."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lora_s2s import console, files, hub
+from lora_s2s.errors import DataError, RecipeError, SetupError, Stopped, UsageError, nearest
+
+
+def test_plain_shows_controls_and_keeps_the_rest() -> None:
+    assert console.plain("[/foo] [x] café 中") == "[/foo] [x] café 中"
+    assert console.plain("\x1b[31mred\u202eevil\n") == "\\x1b[31mred\\u202eevil\\n"
+
+
+def test_messages_and_tables_go_to_stderr_and_are_never_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    console.say("[bold]not markup[/bold] \x07")
+    console.table("Scores [red]", ["metric", "base"], [["[/x] bleu", "12.5"]])
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "[bold]not markup[/bold] \\x07" in err
+    assert "[/x] bleu" in err
+    assert "Scores [red]" in err
+
+
+def test_json_goes_to_stdout_as_one_object(capsys: pytest.CaptureFixture[str]) -> None:
+    console.write_json({"text": "é\n"})
+    assert json.loads(capsys.readouterr().out) == {"text": "é\n"}
+
+
+def test_progress_is_sparse_away_from_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.ProgressLine("train") as line:
+        for step in range(1, 101):
+            line.update({"loss": "1.0"}, done=step, total=100)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert lines[-1].startswith("train 100% 100/100")
+    assert "\x1b" not in "".join(lines)
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    with pytest.raises(RuntimeError), files.whole_folder(target) as staged:
+        (staged / "half").write_text("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with files.whole_folder(target) as staged:
+        (staged / "a").write_text("1")
+        assert not target.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_existing_folder_is_kept_unless_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "old").write_text("old")
+    with pytest.raises(UsageError, match="exists already"), files.whole_folder(target):
+        pass
+    with pytest.raises(RuntimeError), files.whole_folder(target, replace=True):
+        raise RuntimeError
+    assert (target / "old").read_text() == "old"
+    with files.whole_folder(target, replace=True) as staged:
+        (staged / "new").write_text("new")
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_text_opens_plain_or_gzip_with_or_without_a_mark(tmp_path: Path) -> None:
+    plain, packed = tmp_path / "a.txt", tmp_path / "a.bin"
+    plain.write_bytes(b"\xef\xbb\xbfcaf\xc3\xa9")
+    packed.write_bytes(gzip.compress("café".encode()))
+    for path in (plain, packed):
+        with files.open_text(path) as stream:
+            assert stream.read() == "café"
+    with pytest.raises(DataError, match="no such file"):
+        files.open_text(tmp_path / "absent")
+
+
+def test_json_errors_name_the_place(tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(DataError) as caught:
+        files.read_json(tmp_path / "bad.json")
+    assert str(tmp_path / "bad.json") == caught.value.where
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(DataError):
+        files.read_json(tmp_path / "deep.json")
+    (tmp_path / "bad.jsonl").write_text('{"a": 1}\nnope\n')
+    with pytest.raises(DataError) as caught:
+        list(files.read_jsonl(tmp_path / "bad.jsonl"))
+    assert (caught.value.where or "").endswith("bad.jsonl:2")
+
+
+def test_exit_codes_follow_the_contract() -> None:
+    assert [error("x").exit_code for error in (UsageError, DataError, SetupError)] == [2, 3, 5]
+    assert Stopped(2, "x").exit_code == 130
+    assert Stopped(15, "x").exit_code == 143
+    assert "2 problems" in RecipeError(["a", "b"]).message
+    assert nearest("trian", ["train", "eval"]) == " (did you mean 'train'?)"
+
+
+def test_hub_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert hub.locate_model("demo") == hub.DEMO_BASE
+    assert hub.locate_model(str(tmp_path)) == tmp_path
+    with pytest.raises(UsageError, match="no such model folder"):
+        hub.locate_model("./absent")
+    with pytest.raises(UsageError, match="neither a folder nor a hub id"):
+        hub.locate_model("no such name!")
+    with pytest.raises(SetupError, match="is not on this machine"):
+        hub.locate_model("someone/nothing-here")
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = "import lora_s2s, sys; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
