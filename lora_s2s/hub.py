@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, StrictDataclassError
 
 from lora_s2s.errors import SetupError, UsageError
 
 DEMO_NAME = "demo"
 DEMO_BASE = Path(__file__).parent / "demo" / "base"
+
+# What a model's config raises when a field has the wrong type or value.
+MalformedConfig = StrictDataclassError
 
 # Weights only as safetensors: pickled checkpoints are never fetched.
 _PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "LICENSE*"]

@@ -38,8 +38,10 @@ def tiny_t5() -> Callable[..., object]:
         }  # fmt: skip
         model = T5ForConditionalGeneration(T5Config(**{**settings, **changes}))
         if not tied:
-            # HF's initial head has std 1: logits so large that no tolerance means anything.
-            torch.nn.init.normal_(model.lm_head.weight, std=model.config.d_model**-0.5)
+            # transformers 5 ties whatever the config says, and its initial head has std 1: give it a head of its own.
+            head_VD = torch.randn(model.config.vocab_size, model.config.d_model) * model.config.d_model**-0.5
+            model.lm_head.weight = torch.nn.Parameter(head_VD)
+            model.config.tie_word_embeddings = False
         return model.eval()
 
     return build

@@ -1,0 +1,112 @@
+"""The Typer app. Nothing heavy is imported until a verb runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from lora_s2s import __version__
+from lora_s2s.commands._failures import FORESEEN, show, show_traceback, told, unexpected
+from lora_s2s.commands.adapters import adapters
+from lora_s2s.commands.demo import demo
+from lora_s2s.commands.eval import evaluate
+from lora_s2s.commands.merge import merge
+from lora_s2s.commands.predict import predict
+from lora_s2s.commands.prepare import prepare
+from lora_s2s.commands.recipes import recipes
+from lora_s2s.commands.train import train
+
+# Typer ships its own copy of click from 0.26 on; its public exceptions lead to the right base in every version.
+_USAGE_ERRORS: tuple[type[Any], ...] = typer.BadParameter.__mro__[1:3]
+
+
+class Verbs(TyperGroup):
+    """All verbs, with one place where every failure becomes a message and an exit code."""
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:
+        """Runs a command line and exits; ``--debug`` may stand anywhere before a ``--``."""
+        words = list(sys.argv[1:] if args is None else args)
+        end = words.index("--") if "--" in words else len(words)
+        debug = "--debug" in words[:end]
+        words = [word for place, word in enumerate(words) if word != "--debug" or place > end]
+        try:
+            code = super().main(words, "lora-s2s", **{**extra, "standalone_mode": False})
+        except typer.Abort:
+            show("stopped")
+            code = 130
+        except _USAGE_ERRORS as error:
+            code = _show_usage(error)
+        except FORESEEN as error:
+            failure = told(error)
+            if debug:
+                show_traceback(error)
+            if failure is None:
+                raise
+            show(failure.message, where=failure.where, hint=failure.hint)
+            code = failure.exit_code
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _show_usage(error: Any) -> int:
+    """Words a wrong command line like every other error; without any words at all, shows the help."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "lora-s2s"
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    else:
+        show(error.format_message().rstrip("."), hint=f"{command} --help")
+    return 2
+
+
+app = typer.Typer(
+    cls=Verbs,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Fine-tune encoder-decoder models (Flan-T5 first) with LoRA: prepare, train, score, merge, ship.",
+    epilog="Start with: lora-s2s demo. Any verb takes --debug, which shows the traceback of an error.",
+)
+app.command("demo")(demo)
+app.command("prepare")(prepare)
+app.command("train")(train)
+app.command("eval")(evaluate)
+app.command("predict")(predict)
+app.command("merge")(merge)
+app.add_typer(recipes, name="recipes")
+app.add_typer(adapters, name="adapters")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options before the verb."""
+
+
+def main() -> None:
+    """The console script."""
+    # Libraries' own progress bars and advice would drown what this package says.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    if "--debug" not in sys.argv:
+        sys.excepthook = unexpected
+    # Not app(): Typer would put its own excepthook in place.
+    typer.main.get_command(app)()

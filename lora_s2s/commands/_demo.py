@@ -1,0 +1,105 @@
+"""The steps of ``demo`` and its before/after table."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lora_s2s.commands._pipeline import check_run_folder, train_adapter
+from lora_s2s.commands._scoring import probe_texts, score_model
+from lora_s2s.commands._show import short, show_scores
+from lora_s2s.errors import RunError, UsageError
+
+_SAMPLES = 3
+
+
+def run_demo(out: Path, sets: Sequence[str]) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
+    """Prepares, trains, scores, merges and answers again with the merged model.
+
+    Returns:
+        the ``--json`` object, and a few rows of ``predictions.jsonl``.
+
+    Raises:
+        RunError: the merged model answers differently from the adapter.
+    """
+    from lora_s2s.console import say
+    from lora_s2s.files import read_jsonl
+    from lora_s2s.lora.merge import merge_adapter
+    from lora_s2s.recipe.load import load_recipe
+
+    began = time.perf_counter()
+    recipe = load_recipe("demo", [f"output.dir={out / 'adapters'}", *sets])
+    check_run_folder(recipe, resume=False, overwrite=True)
+    merged = _merged_folder(out)
+    say("1/4 prepare and train")
+    trained = train_adapter(recipe, overwrite=True)
+    adapter = Path(trained["adapter"])
+    say("2/4 score the adapter and its base on messages neither has seen")
+    scores = score_model(str(adapter), baseline=True)
+    say("3/4 merge")
+    report = merge_adapter(adapter, merged, dtype="float32", probe_texts=probe_texts(adapter))
+    say("4/4 answer again with the merged model")
+    rows: list[Mapping[str, Any]] = list(read_jsonl(Path(scores["predictions"])))
+    differing = _differing(merged, rows, scores["decoding"])
+    if differing:
+        raise RunError(f"the merged model answers {differing} of {len(rows)} messages differently from the adapter")
+    result = {
+        "base": {name: score["value"] for name, score in scores["baseline"].items()},
+        "adapter": {name: score["value"] for name, score in scores["metrics"].items()},
+        "difference": scores["difference"],
+        "n": scores["n"],
+        "merged_equal": not differing,
+        "max_logit_difference": report.max_logit_difference,
+        "seconds": round(time.perf_counter() - began, 1),
+        "training_seconds": round(trained["tokens"] / trained["tokens_per_second"], 1),
+        "adapter_dir": str(adapter),
+        "merged_dir": str(merged),
+    }
+    return {**result, "scores": scores}, rows[:_SAMPLES]
+
+
+def _merged_folder(out: Path) -> Path:
+    """Returns the folder of the merged model, free: an earlier demo's is removed, anything else refused."""
+    merged = out / "merged"
+    if merged.exists():
+        if not (merged / "config.json").is_file():
+            raise UsageError(f"{merged} is not a merged model, so it is not replaced", hint="give --out another folder")
+        shutil.rmtree(merged)
+    return merged
+
+
+def _differing(merged: Path, rows: Sequence[Mapping[str, Any]], decoding: Mapping[str, int]) -> int:
+    """Returns how many sources the merged model answers otherwise than the adapter did."""
+    from lora_s2s.console import ProgressLine
+    from lora_s2s.inference.decode import DecodingSettings, decode
+    from lora_s2s.inference.loading import load_predictor
+
+    predictor = load_predictor(str(merged), dtype="float32")
+    sources = [str(row["source"]) for row in rows]
+    with ProgressLine("merged") as line:
+        answers = decode(
+            predictor,
+            sources,
+            DecodingSettings(**decoding),
+            lambda done, total: line.update({}, done=done, total=total),
+        )
+    return sum(answer.text != row["prediction"] for answer, row in zip(answers, rows, strict=True))
+
+
+def show_demo(result: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> None:
+    """Shows the scores before and after, and some messages with both answers."""
+    from lora_s2s.console import say
+
+    say()
+    for row in samples:
+        say(f"message  {short(row['source'])}")
+        say(f"base     {short(row['baseline'])}")
+        say(f"adapter  {short(row['prediction'])}")
+        say()
+    show_scores(f"Before and after, on {result['n']} messages held out", result["scores"])
+    say(f"The merged model answers all {result['n']} messages exactly as the adapter does.")
+    say(f"{result['seconds']:.0f} s in all. Adapter: {result['adapter_dir']}   whole model: {result['merged_dir']}")
+    say(f'Try: lora-s2s predict {result["adapter_dir"]} "hi its Ana, table for two on sat at 8pm"')

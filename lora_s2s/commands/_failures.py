@@ -1,0 +1,83 @@
+"""What a failure looks like to people: one message, where, the next command, and the exit code."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from types import TracebackType
+
+from lora_s2s.errors import ResourceError, RunError, SetupError, ToolkitError, UsageError
+
+_OUT_OF_DISK = (errno.ENOSPC, errno.EDQUOT)
+_NO_ENTRY = (errno.EACCES, errno.EPERM, errno.EROFS)
+# Everything a failure is told from; the rest is a defect of this package and goes to `unexpected`.
+FORESEEN = (ToolkitError, MemoryError, OSError, ImportError, RuntimeError)
+
+
+def told(error: BaseException) -> ToolkitError | None:
+    """Returns the failure to show for an exception, or None when it was not foreseen."""
+    if isinstance(error, ToolkitError):
+        return error
+    if isinstance(error, MemoryError) or _accelerator_is_full(error):
+        return ResourceError(
+            f"out of memory: {_first_line(error) or 'the machine has no more'}",
+            hint="lower training.tokens_per_batch or evaluation.batch_tokens, or take a smaller model",
+        )
+    if isinstance(error, ImportError):
+        return SetupError(f"a package is missing or broken: {error}", hint="install the package again")
+    if isinstance(error, OSError):
+        return _told_os(error)
+    return None
+
+
+def _told_os(error: OSError) -> ToolkitError | None:
+    where = str(error.filename) if error.filename else None
+    reason = error.strerror or str(error)
+    if error.errno in _OUT_OF_DISK:
+        return ResourceError(f"out of disk space: {reason}", where=where, hint="free some space, then run it again")
+    if error.errno in _NO_ENTRY:
+        return UsageError(f"no permission: {reason}", where=where, hint="choose another folder")
+    return RunError(f"the system refused: {reason}", where=where) if where else None
+
+
+def _accelerator_is_full(error: BaseException) -> bool:
+    # By name, as this file never imports torch: torch.OutOfMemoryError, and the CPU allocator's RuntimeError.
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [""])[0]
+
+
+def show(message: str, *, where: str | None = None, hint: str | None = None) -> None:
+    """Writes ``error: …``, ``  at: …`` and ``hint: …`` to stderr."""
+    from lora_s2s.console import say
+
+    say(f"error: {message}")
+    if where:
+        say(f"  at: {where}")
+    if hint:
+        say(f"hint: {hint}")
+
+
+def show_traceback(error: BaseException) -> None:
+    """Writes a traceback to stderr, for ``--debug``."""
+    sys.__excepthook__(type(error), error, error.__traceback__)
+
+
+def unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The last resort, as ``sys.excepthook``: one line instead of a traceback; Python then exits with 1."""
+    if issubclass(kind, KeyboardInterrupt):
+        show("stopped")
+        return
+    place = None
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if "lora_s2s" in code.co_filename:
+            place = f"{code.co_filename}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    show(
+        f"something unforeseen: {kind.__name__}: {_first_line(error)}",
+        where=place,
+        hint="run again with --debug and report what it prints",
+    )

@@ -1,0 +1,63 @@
+"""``adapters``: what is in the folder of adapters, one of them, two side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lora_s2s.commands._options import Json
+
+adapters = typer.Typer(
+    help="List trained adapters; show one; compare two.",
+    rich_markup_mode=None,
+    invoke_without_command=True,
+)
+Name = Annotated[str, typer.Argument(metavar="NAME", help="An adapter's folder, or its name in --dir.")]
+Folder = Annotated[str, typer.Option("--dir", metavar="DIR", help="The folder of adapters.")]
+
+
+@adapters.callback()
+def listed(context: typer.Context, folder: Folder = "adapters", json: Json = False) -> None:
+    """List trained adapters; show one; compare two."""
+    if context.invoked_subcommand is not None:
+        return
+    from lora_s2s.commands._adapters import list_adapters
+    from lora_s2s.console import say, table, write_json
+
+    found = list_adapters(Path(folder))
+    if json:
+        write_json({"adapters": [adapter.to_json() for adapter in found]})
+    elif found:
+        table(folder, ["name", "base", "steps", "data", "main score"], [adapter.row() for adapter in found])
+    else:
+        say(f"no adapter in {folder}; train one: lora-s2s train demo")
+
+
+@adapters.command("show")
+def show(name: Name, folder: Folder = "adapters", json: Json = False) -> None:
+    """Show what an adapter was made of and how it scored."""
+    from lora_s2s.commands._adapters import find_adapter, show_adapter
+    from lora_s2s.console import write_json
+
+    found = find_adapter(name, Path(folder))
+    write_json(found.to_json()) if json else show_adapter(found)
+
+
+@adapters.command("compare")
+def compare(
+    one: Annotated[str, typer.Argument(metavar="A", help="An adapter.")],
+    other: Annotated[str, typer.Argument(metavar="B", help="Another.")],
+    folder: Folder = "adapters",
+    json: Json = False,
+) -> None:
+    """Show where two adapters differ: scores, settings, data."""
+    from lora_s2s.commands._adapters import differences, find_adapter
+    from lora_s2s.console import table, write_json
+
+    two = [find_adapter(name, Path(folder)) for name in (one, other)]
+    if json:
+        write_json({"adapters": [adapter.to_json() for adapter in two]})
+        return
+    table("Where they differ", ["what", two[0].name, two[1].name], differences(*two))

@@ -1,0 +1,43 @@
+"""``eval``: decode, score, compare with the base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lora_s2s.commands._options import Base, Json, Model, Sets
+
+
+def evaluate(
+    model: Model,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="FILE", help="What to score on; the recipe's test data by default."),
+    ] = None,
+    baseline: Annotated[bool, typer.Option("--baseline", help="Score the base too, and the difference.")] = False,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many sources.")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", metavar="DIR", help="Where predictions go; ADAPTER/evaluations/DATA by default."),
+    ] = None,
+    base: Base = None,
+    sets: Sets = None,
+    json: Json = False,
+) -> None:
+    """Score a model or adapter against all references of each source, with 95 % intervals."""
+    from lora_s2s.commands._scoring import score_model
+    from lora_s2s.commands._show import show_scores
+    from lora_s2s.console import say, write_json
+
+    result = score_model(
+        model, data=data, baseline=baseline, limit=limit, out=Path(out) if out else None, base=base, sets=sets or ()
+    )
+    show_scores(f"{model}: {result['n']:,} sources", result)
+    if result["unstopped"]:
+        say(f"{result['unstopped']:,} answers met the length limit: see evaluation.max_new_tokens")
+    if result["predictions"]:
+        say(f"predictions: {result['predictions']}")
+    if json:
+        write_json(result)

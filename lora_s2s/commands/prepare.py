@@ -1,0 +1,45 @@
+"""``prepare``: files become checked, split, tokenised data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lora_s2s.commands._options import Json, Sets
+
+
+def prepare(
+    recipe: Annotated[str, typer.Argument(metavar="[RECIPE]", help="A YAML file, or a shipped recipe's name.")] = "",
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="FILE", help="Training data, instead of a recipe's.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="Whose tokenizer, instead of a recipe's.")
+    ] = None,
+    out: Annotated[str | None, typer.Option("--out", metavar="DIR", help="Where to; prepared/NAME by default.")] = None,
+    sets: Sets = None,
+    json: Json = False,
+) -> None:
+    """Read, check, clean, split and tokenise data.
+
+    Shows some pairs as the model will see them.
+
+    Rows that cannot be used go to rejected.jsonl in the same folder, with file, line and reason.
+    """
+    from lora_s2s.commands._pipeline import data_line, prepare_data
+    from lora_s2s.commands._show import show_prepared
+    from lora_s2s.console import say, write_json
+    from lora_s2s.errors import UsageError
+    from lora_s2s.recipe.load import load_recipe, recipe_from_settings
+
+    said = [f"data.train={data}"] * bool(data) + [f"model.name={model}"] * bool(model) + list(sets or ())
+    if not recipe and not (data and model and out):
+        raise UsageError("expected a RECIPE, or --data, --model and --out together", hint="lora-s2s prepare demo")
+    loaded = load_recipe(recipe, said) if recipe else recipe_from_settings(Path(str(out)).name, said)
+    prepared = prepare_data(loaded, Path(out) if out else None)
+    say(data_line(prepared))
+    show_prepared(prepared.report, prepared.preview)
+    if json:
+        write_json(prepared.report)

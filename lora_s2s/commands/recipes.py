@@ -1,0 +1,69 @@
+"""``recipes``: the shipped recipes and the JSON Schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lora_s2s.commands._options import Json
+
+recipes = typer.Typer(
+    help="List, show or copy the shipped recipes; print the schema.",
+    rich_markup_mode=None,
+    invoke_without_command=True,
+)
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A shipped recipe.")]
+
+
+@recipes.callback()
+def listed(context: typer.Context, json: Json = False) -> None:
+    """List, show or copy the shipped recipes; print the schema."""
+    if context.invoked_subcommand is not None:
+        return
+    from lora_s2s.console import table, write_json
+    from lora_s2s.recipe.catalogue import shipped, summary
+
+    found = {name: summary(path) for name, path in shipped().items()}
+    if json:
+        write_json({"recipes": [{"name": name, "summary": text} for name, text in found.items()]})
+        return
+    table("Shipped recipes", ["name", "what"], [[name, text] for name, text in found.items()])
+
+
+@recipes.command("show")
+def show(name: Name) -> None:
+    """Print a shipped recipe, comments and all."""
+    from lora_s2s.console import write_out
+    from lora_s2s.recipe.catalogue import find_recipe
+
+    write_out(find_recipe(name).read_text(encoding="utf-8").rstrip("\n"))
+
+
+@recipes.command("copy")
+def copy(
+    name: Name,
+    to: Annotated[str, typer.Argument(metavar="FILE", help="Where to; NAME.yaml here by default.")] = "",
+) -> None:
+    """Copy a shipped recipe to a file of your own."""
+    from lora_s2s.console import say
+    from lora_s2s.errors import UsageError
+    from lora_s2s.files import write_text
+    from lora_s2s.recipe.catalogue import find_recipe
+
+    source = find_recipe(name)
+    target = Path(to or source.name)
+    if target.exists():
+        raise UsageError(f"{target} exists already", hint=f"give another file: lora-s2s recipes copy {name} FILE")
+    write_text(target, source.read_text(encoding="utf-8"))
+    say(f"wrote {target}; try it with: lora-s2s train {target} --dry-run")
+
+
+@recipes.command("schema")
+def schema() -> None:
+    """Print the JSON Schema of a recipe."""
+    from lora_s2s.console import write_json
+    from lora_s2s.recipe.catalogue import json_schema
+
+    write_json(json_schema())

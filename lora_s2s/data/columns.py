@@ -1,0 +1,144 @@
+"""Which columns are the source and the target: named by the user, or known by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lora_s2s.data.example import Example, Unusable
+from lora_s2s.data.template import render_source, template_columns
+from lora_s2s.errors import DataError, nearest
+
+# Looked for in this order, whatever the case of the letters.
+KNOWN_PAIRS = (
+    ("source", "target"), ("input", "output"), ("input", "target"), ("question", "answer"), ("text", "summary"),
+    ("mr", "ref"), ("prompt", "completion"), ("instruction", "output"), ("src", "tgt"), ("document", "summary"),
+    ("article", "highlights"), ("dialogue", "summary"),
+)  # fmt: skip
+_ALPACA = {"instruction", "input", "output"}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of one file: the source's (unless a template builds it) and the target's."""
+
+    source: str | None
+    target: str
+    template: str | None = None
+
+    def pairs(self, fields: Mapping[str, Any], where: str) -> Iterator[Example]:
+        """Yields the row's one example.
+
+        Raises:
+            Unusable: a source or target that is missing, empty or not text.
+        """
+        target = text_in(fields, self.target, "target")
+        if self.template is not None:
+            values = {name: _text(fields.get(name), f"column '{name}'") for name in template_columns(self.template)}
+            yield Example(_filled(render_source(self.template, values), "source"), target, where)
+        elif self.source is not None:
+            yield Example(text_in(fields, self.source, "source"), target, where)
+
+
+def text_in(fields: Mapping[str, Any], column: str, role: str) -> str:
+    """Returns a field's text verbatim; ``role`` names it in the reason when there is none."""
+    return _filled(_text(fields.get(column), role), role)
+
+
+def _filled(text: str, role: str) -> str:
+    if not text.strip():
+        raise Unusable(f"empty {role}")
+    return text
+
+
+def _text(value: object, role: str) -> str:
+    if value is None:
+        raise Unusable(f"missing {role}")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (Mapping, list, tuple, bytes)):
+        raise Unusable(f"{role} is not text: {type(value).__name__}")
+    text = str(value)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise Unusable(f"{role} is not valid Unicode") from error
+    return text
+
+
+def find_columns(
+    names: Sequence[str], *, source_column: str | None, target_column: str | None, template: str | None, where: str
+) -> Columns:
+    """Chooses the columns of a file that has the columns ``names``.
+
+    Raises:
+        DataError: a named column does not exist, or no pair of names is known; the message lists what exists.
+    """
+    known = _by_lower_case(names)
+    for column in template_columns(template) if template is not None else []:
+        _named(column, {name: name for name in names}, names, where)
+    source = _named(source_column, known, names, where) if source_column is not None else None
+    target = _named(target_column, known, names, where) if target_column is not None else None
+    if source is None and template is None:
+        _refuse_alpaca(known, where)
+    if target is None:
+        target = _target_for(source, known, needs_source=source is None and template is None)
+    if target is None:
+        raise _unknown_columns("target", names, where)
+    if source is None and template is None:
+        source = _source_for(target, known)
+        if source is None:
+            raise _unknown_columns("source", names, where)
+    return Columns(source, target, template)
+
+
+def _by_lower_case(names: Sequence[str]) -> dict[str, str]:
+    lowered = {name.strip().lower(): name for name in reversed(names)}
+    return {**lowered, **{name: name for name in names}}
+
+
+def _named(column: str, known: Mapping[str, str], names: Sequence[str], where: str) -> str:
+    found = known.get(column) or known.get(column.strip().lower())
+    if found is None:
+        raise DataError(
+            f"there is no column '{column}'{nearest(column, names)}; the file has {_listed(names)}",
+            hint="name one of them, or leave it out to have the columns found by their names",
+            where=where,
+        )
+    return found
+
+
+def _target_for(source: str | None, known: Mapping[str, str], *, needs_source: bool) -> str | None:
+    partners = [last for first, last in KNOWN_PAIRS if source is not None and first == source.strip().lower()]
+    others = [last for first, last in KNOWN_PAIRS if not needs_source or first in known]
+    return next((known[name] for name in [*partners, *others] if name in known and known[name] != source), None)
+
+
+def _source_for(target: str, known: Mapping[str, str]) -> str | None:
+    partners = [first for first, last in KNOWN_PAIRS if last == target.strip().lower()]
+    others = [first for first, _ in KNOWN_PAIRS]
+    return next((known[name] for name in [*partners, *others] if name in known and known[name] != target), None)
+
+
+def _refuse_alpaca(known: Mapping[str, str], where: str) -> None:
+    # Taking (input, output) here would drop every instruction without a word.
+    if known.keys() >= _ALPACA:
+        raise DataError(
+            "the columns 'instruction', 'input' and 'output' need a template that joins the first two",
+            hint="--set data.template='{instruction} {input}' --set data.target_column=output",
+            where=where,
+        )
+
+
+def _unknown_columns(role: str, names: Sequence[str], where: str) -> DataError:
+    return DataError(
+        f"no {role} column is known by its name; the file has {_listed(names)}",
+        hint="name them: lora-s2s prepare … --set data.source_column=NAME --set data.target_column=NAME",
+        where=where,
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:20])
+    return (f"the columns {shown}" if names else "no columns") + (", …" if len(names) > 20 else "")

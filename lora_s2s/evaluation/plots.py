@@ -1,0 +1,122 @@
+"""The loss curve of a run as a picture. The only file that draws."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from lora_s2s.files import read_jsonl, write_bytes
+
+_INK, _QUIET, _GRID = "#1f2933", "#66727f", "#e4e9ee"
+_THIN, _TRAINING, _VALIDATION = "#a9c7d6", "#12698a", "#d1495b"
+# Below this many steps a smoothed line would say more than the data.
+_FEW = 12
+
+Points = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+def loss_curve(metrics_jsonl: Path, out_png: Path) -> Path:
+    """Draws training loss per optimizer step (thin, and smoothed) and validation loss (points) into a PNG.
+
+    Args:
+        metrics_jsonl: rows with ``step`` and ``loss`` or ``validation_loss``; other rows are passed over.
+        out_png: where the picture goes; written whole or not at all.
+
+    Raises:
+        DataError: the log is missing or is not JSON lines.
+    """
+    rows = list(read_jsonl(metrics_jsonl))
+    figure = _figure(_points(rows, "loss"), _points(rows, "validation_loss"))
+    picture = io.BytesIO()
+    # No software version inside: the same log gives the same bytes.
+    figure.savefig(picture, format="png", dpi=160, metadata={"Software": None})
+    write_bytes(out_png, picture.getvalue())
+    return out_png
+
+
+def _points(rows: Iterable[Mapping[str, Any]], key: str) -> Points:
+    found = [(row["step"], row[key]) for row in rows if _is_number(row.get("step")) and _is_number(row.get(key))]
+    table = np.array(found, dtype=np.float64).reshape(-1, 2)
+    return table[:, 0], table[:, 1]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _figure(training: Points, validation: Points) -> Figure:
+    figure = Figure(figsize=(8.4, 4.3), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    _draw_training(axes, *training)
+    _draw_validation(axes, *validation)
+    if not len(training[0]) and not len(validation[0]):
+        axes.text(0.5, 0.5, "no losses logged", transform=axes.transAxes, ha="center", color=_QUIET)
+    else:
+        axes.legend(loc="upper right", labelcolor=_INK, fontsize=10, edgecolor="none", framealpha=0.85)
+    _dress(axes)
+    return figure
+
+
+def _draw_training(axes: Any, steps: NDArray[np.float64], losses: NDArray[np.float64]) -> None:
+    if len(steps) < _FEW:
+        if len(steps):
+            axes.plot(steps, losses, color=_TRAINING, lw=2, marker="o", ms=4, label="training")
+        return
+    axes.plot(steps, losses, color=_THIN, lw=0.8, alpha=0.9, label="training, each step")
+    axes.plot(steps, _smooth(losses), color=_TRAINING, lw=2.2, label="training, smoothed")
+
+
+def _draw_validation(axes: Any, steps: NDArray[np.float64], losses: NDArray[np.float64]) -> None:
+    if not len(steps):
+        return
+    style = {"color": _VALIDATION, "lw": 1.2, "marker": "o", "ms": 6.5, "mec": "white", "mew": 1.2, "zorder": 4}
+    axes.plot(steps, losses, label="validation", **style)
+    best = int(losses.argmin())
+    # Towards the middle of the picture, where nothing cuts the words off.
+    left = steps[best] > sum(axes.get_xlim()) / 2
+    axes.annotate(
+        f"best {losses[best]:.3f}",
+        (steps[best], losses[best]),
+        xytext=(0, 12),
+        textcoords="offset points",
+        ha="right" if left else "left",
+        color=_VALIDATION,
+        fontsize=10,
+        fontweight="bold",
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1.5},
+        zorder=5,
+    )
+
+
+def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    # A bell-shaped window centred on each step: no lag behind the data, and honest at both ends.
+    width = max(3, len(values) // 20) | 1
+    window = np.hanning(width + 2)[1:-1]
+    weights = np.convolve(np.ones_like(values), window, mode="same")
+    return np.asarray(np.convolve(values, window, mode="same") / weights)
+
+
+def _dress(axes: Any) -> None:
+    axes.set_title("Loss", loc="left", color=_INK, fontsize=13, fontweight="bold", pad=10)
+    axes.set_xlabel("optimizer step", color=_QUIET, fontsize=10)
+    axes.set_ylabel("nats per target token", color=_QUIET, fontsize=10)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
+    axes.grid(axis="y", color=_GRID, lw=0.9)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=_QUIET, labelsize=9.5, length=0)
+    hidden: Sequence[str] = ("top", "right", "left")
+    for side in hidden:
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(_GRID)
+    axes.margins(x=0.02)

@@ -1,0 +1,124 @@
+"""What a manifest says, as short texts for a table, a report or a model card.
+
+A manifest may come from anywhere, so every value is taken as it is: numbers are formatted, anything else is shown
+with its controls visible, and what is missing is a dash. Escaping for HTML or Markdown is the caller's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lora_s2s.console import plain
+
+NOTHING = "–"
+_SECTIONS = ("base", "data", "input", "counts", "training", "device", "created", "versions")
+
+
+@dataclass(frozen=True)
+class ScoreLine:
+    """One metric of one evaluation; the scores are texts such as ``86.10 [84.02, 88.17]``, ``share`` is 0 to 1."""
+
+    evaluation: str
+    n: str
+    metric: str
+    baseline: str
+    adapter: str
+    difference: str
+    p_value: str
+    signature: str
+    share: float
+    baseline_share: float
+
+
+def score_lines(scores: object) -> list[ScoreLine]:
+    """Flattens a manifest's ``scores`` (evaluation name → what ``eval --json`` gives) into lines for a table."""
+    return [line for name, entry in _mapping(scores).items() for line in _lines(plain(str(name)), _mapping(entry))]
+
+
+def _lines(evaluation: str, entry: Mapping[str, Any]) -> Iterator[ScoreLine]:
+    baselines, differences = _mapping(entry.get("baseline")), _mapping(entry.get("difference"))
+    for name, found in _mapping(entry.get("metrics")).items():
+        score, baseline, difference = _mapping(found), _mapping(baselines.get(name)), _mapping(differences.get(name))
+        yield ScoreLine(
+            evaluation=evaluation,
+            n=number(entry.get("n")),
+            metric=plain(str(name)),
+            baseline=_with_interval(baseline),
+            adapter=_with_interval(score),
+            difference=_with_interval(difference, signed=True),
+            p_value=_p_value(difference.get("p_value")),
+            signature=shown(score.get("signature")),
+            share=_share(score.get("value")),
+            baseline_share=_share(baseline.get("value")),
+        )
+
+
+def facts(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns (what, value) pairs of a manifest's sections in a fixed order, nested names joined by spaces."""
+    found: list[tuple[str, str]] = []
+    for section in _SECTIONS:
+        if section in manifest:
+            found.extend(_flat(section, manifest[section]))
+    return found
+
+
+def _flat(name: str, value: object) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat(f"{name} {key}", inner)
+    elif isinstance(value, list | tuple):
+        yield plain(name.replace("_", " ")), ", ".join(_fact(item) for item in value)
+    elif value is not None:
+        yield plain(name.replace("_", " ")), _fact(value)
+
+
+def _fact(value: object) -> str:
+    return number(value) if _is_number(value) else without_folders(shown(value))
+
+
+def without_folders(text: str) -> str:
+    """Returns the last part of an absolute path, which says nothing on another machine; other texts unchanged."""
+    absolute = text.startswith(("/", "~/", "./", "../"))
+    return text.rstrip("/").rsplit("/", 1)[-1] if absolute else text
+
+
+def number(value: object) -> str:
+    """Formats a count with thousands separators and a float with four significant digits; a dash for the rest."""
+    if not _is_number(value):
+        return NOTHING
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def shown(value: object) -> str:
+    """Returns any value as one line of plain text; a dash for None."""
+    return NOTHING if value is None else plain(str(value))
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _with_interval(entry: Mapping[str, Any], *, signed: bool = False) -> str:
+    value, interval = entry.get("value"), entry.get("interval")
+    if not _is_number(value):
+        return NOTHING
+    sign = "+" if signed else ""
+    text = f"{value:{sign}.2f}"
+    if isinstance(interval, list | tuple) and len(interval) == 2 and all(_is_number(end) for end in interval):
+        text += f" [{interval[0]:{sign}.2f}, {interval[1]:{sign}.2f}]"
+    return text
+
+
+def _p_value(value: object) -> str:
+    return f"{value:.3f}" if _is_number(value) else NOTHING
+
+
+def _share(value: Any) -> float:
+    return min(1.0, max(0.0, value / 100.0)) if _is_number(value) else 0.0

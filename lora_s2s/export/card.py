@@ -1,0 +1,157 @@
+"""README.md of an adapter: a model card for people and hubs, made from its manifest.
+
+Names and texts in it come from users' files. They are escaped so that they can be nothing but text: no links, no
+HTML, no table cells of their own, no YAML keys.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lora_s2s.console import plain
+from lora_s2s.errors import DataError
+from lora_s2s.evaluation.report import sample_rows
+from lora_s2s.evaluation.summary import NOTHING, ScoreLine, facts, score_lines, shown, without_folders
+from lora_s2s.files import read_json, write_text
+
+CARD = "README.md"
+_EXAMPLES = 3
+_LONGEST_EXAMPLE = 300
+# CommonMark lets any ASCII punctuation be escaped; these can start markup, an entity, a bare link or a mention.
+_MARKUP = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~&:@$^\"'=/])")
+
+
+def write_card(adapter_dir: Path, *, name: str | None = None) -> Path:
+    """Writes the model card of an adapter's folder from its ``manifest.json`` and newest evaluation.
+
+    Args:
+        adapter_dir: the adapter's folder, finished or still being staged.
+        name: the adapter's name where the folder's is not yet it.
+
+    Raises:
+        DataError: the manifest is missing or is not an object.
+    """
+    manifest = read_json(adapter_dir / "manifest.json")
+    if not isinstance(manifest, dict):
+        raise DataError("the manifest is not an object", where=str(adapter_dir / "manifest.json"))
+    rows = sample_rows(adapter_dir, _EXAMPLES)
+    write_text(adapter_dir / CARD, render_card(name or adapter_dir.name, manifest, rows))
+    return adapter_dir / CARD
+
+
+def render_card(name: str, manifest: Mapping[str, Any], rows: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Returns the card as Markdown with YAML front matter."""
+    base = _base_name(manifest)
+    parts = [
+        _front_matter(base, manifest),
+        f"# {markdown(name)}",
+        f"A LoRA adapter for the encoder–decoder model **{markdown(base)}**, trained with `lora-s2s`. It holds the "
+        "adapter's weights only; the base is loaded beside it.",
+        _usage(base),
+        _scores(score_lines(manifest.get("scores"))),
+        _examples(rows),
+        _facts("Training", manifest, ("training", "counts", "device", "versions")),
+        _facts("Data and input", manifest, ("data", "input", "base", "created")),
+        _limits(manifest),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def markdown(text: str) -> str:
+    """Returns a text from outside as inert Markdown: one line, controls shown, every mark escaped."""
+    return _MARKUP.sub(r"\\\1", plain(text))
+
+
+def _base_name(manifest: Mapping[str, Any]) -> str:
+    base = manifest.get("base")
+    return without_folders(shown(base.get("name"))) if isinstance(base, Mapping) else NOTHING
+
+
+def _front_matter(base: str, manifest: Mapping[str, Any]) -> str:
+    # A JSON string is a YAML string. Metric values are left to the table: hubs want dataset ids for them.
+    scored = dict.fromkeys(line.metric for line in score_lines(manifest.get("scores")))
+    lines = [
+        "---",
+        "library_name: peft",
+        f"base_model: {json.dumps(base, ensure_ascii=False)}",
+        "pipeline_tag: text2text-generation",
+        "tags:",
+        *(f"- {tag}" for tag in ("lora", "peft", "seq2seq", "t5", "lora-s2s")),
+        *(["metrics:"] if scored else []),
+        *(f"- {json.dumps(metric, ensure_ascii=False)}" for metric in scored),
+        "---",
+    ]
+    return "\n".join(lines)
+
+
+def _usage(base: str) -> str:
+    quoted = json.dumps(base, ensure_ascii=False).replace("`", "\\u0060")
+    return (
+        "## Use\n\n"
+        '```bash\nlora-s2s predict PATH_TO_THIS_FOLDER "your text"\n```\n\n'
+        "or with PEFT alone:\n\n"
+        "```python\n"
+        "from peft import PeftModel\n"
+        "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer\n\n"
+        'folder = "PATH_TO_THIS_FOLDER"\n'
+        f"base = AutoModelForSeq2SeqLM.from_pretrained({quoted})  # the base's hub name or folder\n"
+        "model = PeftModel.from_pretrained(base, folder).eval()\n"
+        "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
+        'inputs = tokenizer("your text", return_tensors="pt")\n'
+        "output = model.generate(**inputs, max_new_tokens=128)\n"
+        "print(tokenizer.decode(output[0], skip_special_tokens=True, clean_up_tokenization_spaces=False))\n"
+        "```"
+    )
+
+
+def _scores(lines: Sequence[ScoreLine]) -> str:
+    if not lines:
+        return "## Scores\n\nNot evaluated yet: `lora-s2s eval PATH_TO_THIS_FOLDER --baseline`."
+    heads = ("Data", "Sources", "Metric", "Base", "Adapter", "Difference", "p")
+    cells = [
+        (line.evaluation, line.n, line.metric, line.baseline, line.adapter, line.difference, line.p_value)
+        for line in lines
+    ]
+    signatures = dict.fromkeys(f"- {markdown(line.metric)}: {markdown(line.signature)}" for line in lines)
+    return (
+        f"## Scores\n\n{_table(heads, cells)}\n\nFrom 0 to 100, with 95 % bootstrap intervals over sources; "
+        "differences and p-values are paired. Signatures:\n\n" + "\n".join(signatures)
+    )
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+    return "\n".join(lines + [f"| {' | '.join(markdown(cell) for cell in row)} |" for row in rows])
+
+
+def _examples(rows: Sequence[Mapping[str, Any]]) -> str:
+    if not rows:
+        return ""
+    cells = [(_short(row.get("source")), _short(row.get("prediction"))) for row in rows]
+    return f"## Examples\n\n{_table(('Source', 'Answer'), cells)}"
+
+
+def _short(value: object) -> str:
+    text = shown(value)
+    return text if len(text) <= _LONGEST_EXAMPLE else f"{text[:_LONGEST_EXAMPLE]}…"
+
+
+def _facts(title: str, manifest: Mapping[str, Any], sections: Sequence[str]) -> str:
+    pairs = facts({section: manifest[section] for section in sections if section in manifest})
+    return f"## {title}\n\n{_table(('', ''), pairs)}" if pairs else ""
+
+
+def _limits(manifest: Mapping[str, Any]) -> str:
+    settings = manifest.get("input")
+    template = settings.get("template") if isinstance(settings, Mapping) else None
+    shaped = f" It expects its input as in training: {markdown(shown(template))}." if template else ""
+    return (
+        "## Limits\n\n"
+        f"Trained for one task on the data above; elsewhere it may be fluent and wrong.{shaped} The scores hold for "
+        "data like the data they were measured on. Characters that the tokenizer lacks are lost, and whatever is wrong "
+        "or one-sided in the base or the data is here too. Base and data keep their own licences."
+    )

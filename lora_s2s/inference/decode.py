@@ -1,0 +1,146 @@
+"""Batch decoding: texts in, texts out, in input order.
+
+Legend: B batch, S source length, T target length; ``_BS`` and ``_BT`` name the axes of a tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig
+
+from lora_s2s.errors import ResourceError, UsageError
+from lora_s2s.inference.loading import Predictor
+
+# The step's logits have one row per hypothesis and the whole vocabulary: short sources alone would not bound them.
+MOST_HYPOTHESES = 512
+
+
+@dataclass(frozen=True)
+class DecodingSettings:
+    """How to decode.
+
+    Attributes:
+        max_new_tokens: hard limit per answer, ``</s>`` included; always passed on (the library's own limit is 20).
+        num_beams: 1 is greedy; more is beam search with length penalty 1.
+        batch_tokens: upper bound on padded source slots × beams of one batch (a longer source goes alone).
+    """
+
+    max_new_tokens: int = 128
+    num_beams: int = 1
+    batch_tokens: int = 8192
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise UsageError(f"evaluation.{name} is {value}; expected at least 1")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer: its text without special tokens, the tokens produced (``</s>`` counted), whether ``</s>`` came."""
+
+    text: str
+    tokens: int
+    stopped: bool
+
+
+def decode(
+    predictor: Predictor,
+    sources: Sequence[str],
+    settings: DecodingSettings | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Prediction]:
+    """Answers every rendered source, in input order.
+
+    Sources are sorted by length into batches, longest first, so padding is small and a batch too large for the memory
+    fails at once; equal sources are decoded once. The result of a source does not depend on its neighbours beyond
+    the rounding of the arithmetic. The model is left in evaluation mode.
+
+    Args:
+        predictor: what answers.
+        sources: encoder texts as :meth:`Predictor.render` gives them.
+        settings: limits; the defaults if None.
+        progress: called with (sources done, sources in all) after each batch.
+
+    Raises:
+        ResourceError: a batch does not fit the accelerator's memory.
+    """
+    settings = settings or DecodingSettings()
+    rows = [tuple(predictor.encode(source)) for source in sources]
+    repeats: dict[tuple[int, ...], int] = {}
+    for row in rows:
+        repeats[row] = repeats.get(row, 0) + 1
+    answers: dict[tuple[int, ...], Prediction] = {}
+    done = 0
+    with predictor.ready() as model:
+        for batch in length_batches(list(repeats), settings):
+            answers.update(zip(batch, _answer(model, predictor.tokenizer, batch, settings), strict=True))
+            done += sum(repeats[row] for row in batch)
+            if progress is not None:
+                progress(done, len(rows))
+    return [answers[row] for row in rows]
+
+
+def length_batches(rows: Sequence[tuple[int, ...]], settings: DecodingSettings) -> list[list[tuple[int, ...]]]:
+    """Groups token rows by length, longest first, so that rows × longest × beams stays within ``batch_tokens``."""
+    batches: list[list[tuple[int, ...]]] = []
+    room = 0
+    for row in sorted(rows, key=lambda row: (-len(row), row)):
+        if room == 0:
+            fitting = settings.batch_tokens // (max(len(row), 1) * settings.num_beams)
+            room = max(1, min(fitting, MOST_HYPOTHESES // settings.num_beams))
+            batches.append([])
+        batches[-1].append(row)
+        room -= 1
+    return batches
+
+
+def _answer(
+    model: nn.Module, tokenizer: Any, batch: Sequence[tuple[int, ...]], settings: DecodingSettings
+) -> list[Prediction]:
+    device = next(model.parameters()).device
+    longest = max(len(row) for row in batch)
+    input_ids_BS = torch.full((len(batch), longest), tokenizer.pad_token_id, dtype=torch.long)
+    attention_mask_BS = torch.zeros_like(input_ids_BS)
+    for index, row in enumerate(batch):
+        input_ids_BS[index, : len(row)] = torch.tensor(row, dtype=torch.long)
+        attention_mask_BS[index, : len(row)] = 1
+    generate = cast("Callable[..., Tensor]", model.generate)
+    try:
+        output_BT = generate(
+            input_ids=input_ids_BS.to(device),
+            attention_mask=attention_mask_BS.to(device),
+            generation_config=_generation_config(model, tokenizer, settings),
+        )
+    except torch.OutOfMemoryError as error:
+        raise ResourceError(
+            f"out of memory decoding {len(batch)} sources of up to {longest} tokens with {settings.num_beams} beam(s)",
+            hint=f"--set evaluation.batch_tokens={max(1, settings.batch_tokens // 2)}",
+        ) from error
+    return [_prediction(row, tokenizer) for row in output_BT[:, 1:].tolist()]
+
+
+def _generation_config(model: nn.Module, tokenizer: Any, settings: DecodingSettings) -> GenerationConfig:
+    start = cast(Any, model).config.decoder_start_token_id
+    return GenerationConfig(
+        max_new_tokens=settings.max_new_tokens,
+        num_beams=settings.num_beams,
+        do_sample=False,
+        use_cache=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id if start is None else start,
+    )
+
+
+def _prediction(ids: list[int], tokenizer: Any) -> Prediction:
+    stopped = tokenizer.eos_token_id in ids
+    if stopped:
+        ids = ids[: ids.index(tokenizer.eos_token_id) + 1]
+    text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return Prediction(text=text, tokens=len(ids), stopped=stopped)

@@ -1,0 +1,213 @@
+"""A model that is ready to answer: an adapter folder, a merged folder, a hub name, or the bundled base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from lora_s2s.data.columns import KNOWN_PAIRS, Columns
+from lora_s2s.data.conversations import CONVERSATIONS, conversation_pairs, render_turns
+from lora_s2s.data.example import Example, Unusable
+from lora_s2s.data.template import render_source, template_columns
+from lora_s2s.data.tokenise import encode_source, load_tokenizer
+from lora_s2s.errors import DataError, UsageError
+from lora_s2s.files import read_json
+from lora_s2s.lora.adapter import is_adapter, load_adapter
+from lora_s2s.models.loading import LoadedBase, load_base
+
+MANIFEST = "manifest.json"
+_SIDES = ("left", "right", "drop")
+_MOST_TOKENS = 1_000_000
+_TARGET, _STAND_IN = " target ", "…"
+
+
+@dataclass(frozen=True)
+class InputSettings:
+    """How training turned a row into the encoder's input; an adapter's manifest carries it under ``input``.
+
+    ``truncate_source`` is ``left`` or ``right``: training may drop sources that are too long, an answer cannot, so
+    ``drop`` is read as ``right``.
+    """
+
+    template: str | None = None
+    source_column: str | None = None
+    format: str = "auto"
+    max_source_tokens: int = 512
+    truncate_source: str = "right"
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model in evaluation mode, its tokenizer, and the input settings it was trained with."""
+
+    name: str
+    model: nn.Module = field(repr=False)
+    tokenizer: Any = field(repr=False)
+    settings: InputSettings = InputSettings()
+    has_adapter: bool = False
+    adapter_on: bool = True
+
+    def baseline(self) -> Predictor:
+        """Returns the same predictor with its adapter switched off: the base, without a second copy of its weights.
+
+        Raises:
+            UsageError: there is no adapter to switch off (a merged or plain model).
+        """
+        if not self.has_adapter:
+            raise UsageError(
+                f"{self.name} is a whole model: nothing tells its base apart",
+                hint="evaluate the adapter folder with --baseline, or evaluate the base by its own name",
+            )
+        return replace(self, adapter_on=False)
+
+    @contextmanager
+    def ready(self) -> Iterator[nn.Module]:
+        """Yields the model in evaluation mode, without gradients, its adapter on or off as asked."""
+        self.model.eval()
+        off = self.has_adapter and not self.adapter_on
+        switch = cast(Any, self.model).disable_adapter() if off else nullcontext()
+        with torch.inference_mode(), switch:
+            yield self.model
+
+    def encode(self, source: str) -> list[int]:
+        """Returns the token ids of a rendered source, cut as in training, ``</s>`` last."""
+        return encode_source(
+            source,
+            self.tokenizer,
+            max_source_tokens=self.settings.max_source_tokens,
+            truncate_source=self.settings.truncate_source,
+        )
+
+    def render(self, row: str | Mapping[str, Any]) -> str:
+        """Returns the encoder's text for a plain text or a row, made where training's was made.
+
+        A plain text is the source column, or the template's only one; after training on conversations, a user's turn.
+
+        Raises:
+            UsageError: a plain text where the template needs several columns.
+            DataError: the row lacks the column, or it does not hold text.
+        """
+        if isinstance(row, str):
+            return _render_text(row, self.settings)
+        try:
+            return _render_row(row, self.settings)
+        except Unusable as error:
+            raise DataError(f"no source can be made of the row: {error}", hint=f"it has {_listed(row)}") from error
+
+
+def _render_text(text: str, settings: InputSettings) -> str:
+    if settings.format == CONVERSATIONS:
+        return render_turns([("user", text)])
+    if settings.template is None:
+        return text
+    columns = template_columns(settings.template)
+    if len(columns) > 1:
+        raise UsageError(
+            f"the template fills {len(columns)} columns ({', '.join(columns)}): a plain text is only one",
+            hint="give JSONL rows with these columns through --input",
+        )
+    return render_source(settings.template, {columns[0]: text})
+
+
+def _render_row(row: Mapping[str, Any], settings: InputSettings) -> str:
+    if settings.format == CONVERSATIONS or (settings.format == "auto" and isinstance(row.get(CONVERSATIONS), list)):
+        return _render_dialogue(row)
+    source = None if settings.template is not None else _source_column(row, settings.source_column)
+    # A row that waits for its target gets a stand-in and goes the way of a training row.
+    example = next(iter(Columns(source, _TARGET, settings.template).pairs({**row, _TARGET: _STAND_IN}, "row:1")))
+    return example.source
+
+
+def _source_column(row: Mapping[str, Any], named: str | None) -> str:
+    known = {name.strip().lower(): name for name in row}
+    for column in (named.strip().lower(),) if named else (source for source, _ in KNOWN_PAIRS):
+        if column in known:
+            return known[column]
+    raise Unusable(f"no column '{named}'" if named else "no column is known as a source")
+
+
+def _render_dialogue(row: Mapping[str, Any]) -> str:
+    turns = row.get(CONVERSATIONS)
+    last = turns[-1] if isinstance(turns, list) and turns else None
+    if isinstance(last, Mapping) and last.get("from") in ("human", "user"):
+        row = {**row, CONVERSATIONS: [*cast(list[Any], turns), {"from": "assistant", "value": _STAND_IN}]}
+    pairs = [pair for pair in conversation_pairs(row, "row:1") if isinstance(pair, Example)]
+    if not pairs:
+        raise Unusable("no turn to answer")
+    return pairs[-1].source
+
+
+def _listed(row: Mapping[str, Any]) -> str:
+    return f"the columns {', '.join(map(repr, row))}" if row else "no columns"
+
+
+def load_predictor(
+    name: str, *, base: str | None = None, device: str | torch.device | None = None, dtype: str = "auto"
+) -> Predictor:
+    """Loads whatever answers: an adapter folder, a model folder, a hub name, or ``demo``.
+
+    Args:
+        name: the folder or name.
+        base: for an adapter, a base to use in place of the one its manifest names.
+        device: a torch device; None takes the best one here.
+        dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+
+    Raises:
+        UsageError: no such model, or ``base`` for something that is not an adapter.
+        DataError: the adapter or its manifest is refused.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir() and is_adapter(folder):
+        adapter = load_adapter(folder, dtype=dtype, device=device, base_override=base)
+        settings = input_settings(adapter.manifest.get("input", {}), where=str(folder / MANIFEST))
+        return Predictor(name, adapter.model, _adapter_tokenizer(folder, adapter.base), settings, has_adapter=True)
+    if base is not None:
+        raise UsageError(f"{name} is not an adapter, so it takes no other base", hint="leave --base away")
+    model = load_base(name, dtype=dtype, device=device)
+    return Predictor(name, model.model, load_tokenizer(name), _settings_in(model.path))
+
+
+def _adapter_tokenizer(folder: Path, base: LoadedBase) -> Any:
+    # Adapters made by plain PEFT come without one; theirs is the base's.
+    if (folder / "tokenizer_config.json").is_file():
+        return load_tokenizer(str(folder))
+    return load_tokenizer(base.name, base.revision)
+
+
+def _settings_in(folder: Path) -> InputSettings:
+    manifest = folder / MANIFEST
+    content = read_json(manifest) if manifest.is_file() else {}
+    return input_settings(content.get("input", {}) if isinstance(content, dict) else content, where=str(manifest))
+
+
+def input_settings(values: object, *, where: str) -> InputSettings:
+    """Reads a manifest's ``input`` entry; missing keys take the defaults, other keys are left alone.
+
+    Raises:
+        DataError: a value of the wrong type or out of range.
+    """
+    default = InputSettings()
+    if not isinstance(values, dict):
+        raise DataError("the manifest's 'input' is not an object", where=where)
+    known = {key: values[key] for key in vars(default) if values.get(key) is not None}
+    for key, value in known.items():
+        if key != "max_source_tokens" and not isinstance(value, str):
+            raise DataError(f"the manifest's input.{key} is not text", where=where)
+    read = replace(default, **known)
+    tokens = read.max_source_tokens
+    if not isinstance(tokens, int) or isinstance(tokens, bool) or not 0 < tokens <= _MOST_TOKENS:
+        raise DataError(f"the manifest's input.max_source_tokens is {tokens!r}, not a positive integer", where=where)
+    if read.truncate_source not in _SIDES:
+        raise DataError(f"the manifest's input.truncate_source is '{read.truncate_source}'", where=where)
+    return replace(read, truncate_source="left" if _cut_left(read) else "right")
+
+
+def _cut_left(settings: InputSettings) -> bool:
+    # A dialogue's newest turns are the ones to answer.
+    return settings.truncate_source == "left" or settings.format == CONVERSATIONS

@@ -1,0 +1,222 @@
+"""Adapter folders in PEFT's own format, written without secrets and read with every file checked against the base."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lora_s2s.errors import DataError
+from lora_s2s.files import read_json, write_json
+from lora_s2s.hub import locate_model
+from lora_s2s.lora.inject import wrap
+from lora_s2s.lora.schema import AdapterSettings, adapter_settings
+from lora_s2s.lora.targets import Targets, adaptable, matching
+from lora_s2s.models.loading import LoadedBase, load_base
+from lora_s2s.models.weights import opened, weights_hash
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+MANIFEST = "manifest.json"
+
+_PREFIX = "base_model.model."
+_HALVES = ("lora_A", "lora_B")
+_LARGEST_CONFIG = 1 << 20
+
+
+@dataclass(frozen=True)
+class LoadedAdapter:
+    """An adapter on its base, in evaluation mode, nothing trainable.
+
+    Attributes:
+        manifest: the folder's ``manifest.json``; empty for an adapter made elsewhere.
+        settings: what its config said, checked.
+    """
+
+    model: PeftModel = field(repr=False)
+    base: LoadedBase
+    manifest: dict[str, Any] = field(repr=False)
+    folder: Path
+    settings: AdapterSettings
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder claims to be an adapter."""
+    return (folder / CONFIG).is_file()
+
+
+def adapter_state(model: nn.Module) -> dict[str, Tensor]:
+    """Returns the adapter's weights, named as in ``adapter_model.safetensors``; the live tensors, not copies."""
+    return {
+        name.replace(".default.", "."): parameter
+        for name, parameter in model.named_parameters()
+        if any(f".{half}.default." in name for half in _HALVES)
+    }
+
+
+def load_adapter_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copies weights into the model's adapter.
+
+    Raises:
+        DataError: names or shapes differ from the model's.
+    """
+    live = adapter_state(model)
+    expected = {name: tuple(tensor.shape) for name, tensor in live.items()}
+    _check_shapes(expected, {name: tuple(tensor.shape) for name, tensor in state.items()}, where=None)
+    with torch.no_grad():
+        for name, tensor in live.items():
+            tensor.copy_(state[name])
+
+
+def save_adapter(model: PeftModel, out: Path) -> None:
+    """Writes ``adapter_config.json`` and ``adapter_model.safetensors``, which plain PEFT loads too.
+
+    The base is recorded by the name the user gave it, never by where it lies on this machine.
+
+    Args:
+        out: an existing folder.
+    """
+    content: dict[str, Any] = model.peft_config["default"].to_dict()
+    targets = content["target_modules"]
+    content.update(
+        peft_type="LORA",
+        task_type="SEQ_2_SEQ_LM",
+        inference_mode=True,
+        # PEFT keeps names in a set, whose order changes from run to run.
+        target_modules=targets if isinstance(targets, str) else sorted(targets),
+    )
+    write_json(out / CONFIG, dict(sorted(content.items())))
+    weights = {name: tensor.detach().float().cpu().contiguous() for name, tensor in adapter_state(model).items()}
+    save_file(weights, out / WEIGHTS, metadata={"format": "pt"})
+
+
+def load_adapter(
+    folder: Path | str,
+    *,
+    base: LoadedBase | None = None,
+    dtype: str = "auto",
+    device: str | torch.device | None = None,
+    base_override: str | None = None,
+) -> LoadedAdapter:
+    """Loads an adapter folder, ours or plain PEFT's, onto its base.
+
+    Args:
+        base: a loaded base to put it on; when None, ``base_override``, or the base its manifest or config names.
+
+    Raises:
+        DataError: not an adapter, its config is refused, it was trained on another base, or its weights are not
+            exactly those this base needs, finite.
+        UsageError, SetupError: the base cannot be had.
+    """
+    folder = Path(folder)
+    settings, manifest = _read(folder)
+    trained_on = _base_record(manifest, folder)
+    if base is None:
+        name = base_override or trained_on.get("name") or settings.base
+        if not name:
+            raise DataError("the adapter does not say what base it is for", hint="--base NAME", where=str(folder))
+        revision = None if base_override else trained_on.get("revision") or settings.revision
+        # Hashed before it is loaded: a wrong base is told at once.
+        _check_base(trained_on, name, weights_hash(locate_model(name, revision)), folder)
+        base = load_base(name, revision=revision, dtype=dtype, device=device)
+    else:
+        _check_base(trained_on, base.name, base.weights_sha256, folder)
+    targets = _targets(settings, base, folder)
+    state = _weights(folder, _expected(settings, targets))
+    model = wrap(base, targets, r=settings.r, alpha=settings.alpha, dropout=settings.dropout, rslora=settings.rslora)
+    load_adapter_state(model, state)
+    model.requires_grad_(False)
+    return LoadedAdapter(model.eval(), base, manifest, folder, settings)
+
+
+def _read(folder: Path) -> tuple[AdapterSettings, dict[str, Any]]:
+    hint = "an adapter folder is what 'lora-s2s train' writes; 'lora-s2s adapters' lists yours"
+    if not folder.is_dir():
+        raise DataError(f"no such adapter folder: {folder}", hint=hint)
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            pickled = (folder / "adapter_model.bin").is_file() and name == WEIGHTS
+            more = "; adapter_model.bin is a pickle and is never opened" if pickled else ""
+            raise DataError(f"not an adapter folder: {name} is missing{more}", hint=hint, where=str(folder))
+    if (folder / CONFIG).stat().st_size > _LARGEST_CONFIG:
+        raise DataError("the adapter's config is larger than 1 MiB", where=str(folder / CONFIG))
+    settings = adapter_settings(read_json(folder / CONFIG), where=str(folder / CONFIG))
+    manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    if not isinstance(manifest, dict):
+        raise DataError("the manifest is not an object", where=str(folder / MANIFEST))
+    return settings, manifest
+
+
+def _base_record(manifest: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    record = manifest.get("base", {})
+    known = {key: record.get(key) for key in ("name", "revision", "weights_sha256")} if isinstance(record, dict) else {}
+    if not known or not all(value is None or isinstance(value, str) for value in known.values()):
+        raise DataError("the manifest's 'base' is damaged", where=str(folder / MANIFEST))
+    return {key: value for key, value in known.items() if value is not None}
+
+
+def _check_base(trained_on: Mapping[str, str], name: str, weights_sha256: str, folder: Path) -> None:
+    expected = trained_on.get("weights_sha256")
+    if expected is not None and expected != weights_sha256:
+        raise DataError(
+            f"the adapter was trained on {trained_on.get('name', 'another base')} (weights {expected[:12]}); "
+            f"this is {name} (weights {weights_sha256[:12]})",
+            hint="give the base it was trained on with --base, or train again on this one",
+            where=str(folder),
+        )
+
+
+def _targets(settings: AdapterSettings, base: LoadedBase, folder: Path) -> Targets:
+    modules = adaptable(base.family, base.model)
+    spec = settings.target_modules
+    names = [spec] if isinstance(spec, str) else spec
+    unknown = [name for name in names if not matching(spec if isinstance(spec, str) else [name], modules)]
+    if unknown:
+        raise DataError(f"the adapter sits on '{unknown[0]}', which {base.name} does not have", where=str(folder))
+    targets = Targets(spec, matching(spec, modules))
+    most = max(min(shape) for shape in targets.shapes.values())
+    if settings.r > most:
+        raise DataError(f"the adapter's rank is {settings.r}; on {base.name} at most {most}", where=str(folder))
+    return targets
+
+
+def _expected(settings: AdapterSettings, targets: Targets) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for module, (outputs, inputs) in targets.shapes.items():
+        shapes[f"{_PREFIX}{module}.lora_A.weight"] = (settings.r, inputs)
+        shapes[f"{_PREFIX}{module}.lora_B.weight"] = (outputs, settings.r)
+    return shapes
+
+
+def _weights(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    where = str(folder / WEIGHTS)
+    with opened(folder / WEIGHTS) as tensors:
+        found = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        _check_shapes(expected, found, where=where)
+        state = {name: tensors.get_tensor(name) for name in expected}
+    for name, tensor in state.items():
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            raise DataError(f"the adapter's {name} holds values that are not finite numbers", where=where)
+    return state
+
+
+def _check_shapes(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], *, where: str | None
+) -> None:
+    """Compares names and shapes; anything more than the adapter could overwrite the base."""
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    problems += [f"{name} does not belong into an adapter for this base" for name in found if name not in expected]
+    problems += [
+        f"{name} has shape {list(found[name])}, expected {list(shape)}"
+        for name, shape in expected.items()
+        if found.get(name, shape) != shape
+    ]
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise DataError(f"the adapter's weights do not fit the base: {problems[0]}{more}", where=where)

@@ -1,0 +1,84 @@
+"""A checkpoint's files: which ones hold the weights, their names and shapes, their hash. Safetensors only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from lora_s2s.errors import DataError
+from lora_s2s.files import read_json, sha256_file, sha256_json
+
+WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Returns the safetensors files of a model folder, one or the shards its index names, sorted by name.
+
+    Raises:
+        DataError: there is none (a pickled ``.bin`` is never opened), a shard is missing, or the index is damaged.
+    """
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if not (folder / _INDEX).is_file():
+        found = sorted(path.name for path in folder.glob("*.bin"))
+        reason = f"; {found[0]} is a pickle and is never opened" if found else ""
+        raise DataError(
+            f"no safetensors weights in the folder: expected {WEIGHTS} or {_INDEX}{reason}",
+            hint="convert the weights with save_pretrained, or choose a model that ships model.safetensors",
+            where=str(folder),
+        )
+    index = read_json(folder / _INDEX)
+    named = index.get("weight_map") if isinstance(index, dict) else None
+    shards = set(named.values()) if isinstance(named, dict) and named else {None}
+    for name in shards:
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise DataError("the index does not name safetensors files of its own folder", where=str(folder / _INDEX))
+        if not (folder / name).is_file():
+            raise DataError(f"the shard {name} is missing", where=str(folder))
+    return sorted(folder / name for name in shards if name)
+
+
+def shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
+    """Returns name → shape of every weight, read from the files' headers alone.
+
+    Raises:
+        DataError: a file is damaged, or two hold the same weight.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for path in files:
+        with opened(path) as tensors:
+            for name in tensors.keys():  # noqa: SIM118  (a reader, not a dict)
+                if name in found:
+                    raise DataError(f"the weight {name} is there twice", where=str(path))
+                found[name] = tuple(tensors.get_slice(name).get_shape())
+    return found
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """Opens a safetensors file for reading, onto the CPU.
+
+    Raises:
+        DataError: it is not one, or it is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as tensors:
+            yield tensors
+    except SafetensorError as error:
+        raise DataError(f"not a whole safetensors file: {error}", where=str(path)) from error
+
+
+def weights_hash(folder: Path) -> str:
+    """Returns the SHA-256 over the sorted (file name, SHA-256) pairs of a model's weights, kept for the process."""
+    return _hash(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in weight_files(folder)))
+
+
+@lru_cache(maxsize=32)
+def _hash(files: tuple[tuple[Path, int, int], ...]) -> str:
+    return sha256_json([[path.name, sha256_file(path)] for path, _, _ in files])

@@ -1,0 +1,60 @@
+"""The shipped recipes and the JSON Schema for editors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lora_s2s.errors import UsageError, nearest
+from lora_s2s.recipe.schema import Recipe
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def shipped() -> dict[str, Path]:
+    """Returns the shipped recipes by name: inside the wheel, or beside the package in a checkout."""
+    folder = _PACKAGE / "recipes"
+    if not folder.is_dir():
+        folder = _PACKAGE.parent / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
+    """Returns the file of a shipped recipe's name or of a path.
+
+    Args:
+        name_or_path: ``demo``, or a path that ends in .yaml or .yml.
+        beside: the folder that relative paths start from; the current one by default.
+
+    Raises:
+        UsageError: there is no such recipe.
+    """
+    known = shipped()
+    if name_or_path in known:
+        return known[name_or_path]
+    path = (beside or Path()) / Path(name_or_path).expanduser()
+    if path.is_file():
+        return path
+    kind = "a folder, not a recipe" if path.is_dir() else "no such recipe"
+    raise UsageError(
+        f"{kind}: '{name_or_path}'{nearest(name_or_path, known)}",
+        hint=f"give a YAML file or one of {', '.join(known)}; see them with: lora-s2s recipes",
+    )
+
+
+def summary(path: Path) -> str:
+    """Returns the first comment line of a recipe, without its mark."""
+    with path.open(encoding="utf-8") as lines:
+        return next(lines, "").lstrip("# ").strip()
+
+
+def json_schema() -> dict[str, Any]:
+    """Returns the JSON Schema of a recipe file, with every key's description and default."""
+    schema = Recipe.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "lora-s2s recipe"
+    schema["properties"]["extends"] = {
+        "type": "string",
+        "description": "A shipped recipe's name or a file beside this one; keys given here win over its keys.",
+    }
+    return schema

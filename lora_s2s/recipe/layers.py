@@ -1,0 +1,202 @@
+"""One recipe file, or the ``--set`` words, as a flat layer of raw values, each with the place it came from.
+
+YAML's own guesses about types (``no`` is false, ``1e-4`` is text, ``012`` is ten) never happen: a value stays the
+text that was written until the field it belongs to says what it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import yaml
+
+from lora_s2s.errors import nearest
+from lora_s2s.recipe.schema import Recipe, Section
+
+_LARGEST_FILE = 1_000_000
+_MOST_EVENTS = 20_000
+_DEEPEST = 8
+_NULLS = ("", "~", "null", "Null", "NULL")
+
+SECTIONS: dict[str, type[Section]] = {
+    name: info.annotation
+    for name, info in Recipe.model_fields.items()
+    if isinstance(info.annotation, type) and issubclass(info.annotation, Section)
+}
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """A value as written. ``quoted`` values are never null."""
+
+    text: str
+    quoted: bool = False
+
+    @property
+    def is_null(self) -> bool:
+        """Whether this is YAML's null."""
+        return not self.quoted and self.text in _NULLS
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One key's raw value and the ``file:line`` it stands on."""
+
+    value: Scalar | list[Scalar]
+    where: str
+
+
+@dataclass
+class Layer:
+    """Raw values by ``section.key``, the places of sections, and what was wrong."""
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    sections: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    extends: Entry | None = None
+
+
+def read_layer(path: Path) -> Layer:
+    """Reads one YAML file; what is wrong with it goes into ``problems``."""
+    layer = Layer()
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(_LARGEST_FILE + 1)
+        if len(content) > _LARGEST_FILE:
+            layer.problems.append(f"{path}: larger than 1 MB")
+            return layer
+        root = _compose(content.decode("utf-8-sig"))
+    except OSError as error:
+        layer.problems.append(f"{path}: cannot be read: {error.strerror}")
+    except UnicodeDecodeError as error:
+        layer.problems.append(f"{path}: not UTF-8 text (byte {error.start})")
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        layer.problems.append(f"{path}:{line}: not YAML: {error.problem or error.context}")
+    except yaml.YAMLError as error:
+        layer.problems.append(f"{path}: not YAML: {str(error).splitlines()[0]}")
+    else:
+        _read_root(root, path, layer)
+    return layer
+
+
+def _compose(text: str) -> yaml.Node | None:
+    """Parses to nodes. The event pass bounds size and depth before anything recurses."""
+    depth = 0
+    for count, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        anchored = getattr(event, "anchor", None) is not None  # set on aliases too
+        if anchored or getattr(event, "tag", None) is not None:
+            raise _refused("anchors, aliases and tags are not used in recipes", event)
+        if depth > _DEEPEST or count > _MOST_EVENTS:
+            raise _refused("nested too deep, or too long, for a recipe", event)
+    node: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
+    return node
+
+
+def _refused(problem: str, event: yaml.Event) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=cast("yaml.Mark", event.start_mark))
+
+
+def _read_root(root: yaml.Node | None, path: Path, layer: Layer) -> None:
+    if root is None:
+        layer.problems.append(f"{path}: empty")
+    elif not isinstance(root, yaml.MappingNode):
+        layer.problems.append(f"{path}:1: expected sections ({', '.join(SECTIONS)})")
+    else:
+        for name, value, where in _items(root, path, layer):
+            if name == "extends":
+                raw = _raw(value)
+                if isinstance(raw, Scalar):
+                    layer.extends = Entry(raw, where)
+                else:
+                    layer.problems.append(f"{where}: extends: expected one recipe name or file")
+            elif name not in SECTIONS:
+                layer.problems.append(f"{where}: unknown section '{name}'{nearest(name, [*SECTIONS, 'extends'])}")
+            else:
+                layer.sections[name] = where
+                _read_section(name, value, where, path, layer)
+
+
+def _read_section(name: str, node: yaml.Node, where: str, path: Path, layer: Layer) -> None:
+    if isinstance(node, yaml.ScalarNode) and Scalar(node.value, node.style is not None).is_null:
+        return
+    if not isinstance(node, yaml.MappingNode):
+        layer.problems.append(f"{where}: {name}: expected keys below it, got {_kind(node)}")
+        return
+    for key, value, place in _items(node, path, layer, prefix=f"{name}."):
+        raw = _raw(value)
+        if raw is None:
+            layer.problems.append(f"{place}: {name}.{key}: expected a value or a list, got {_kind(value)}")
+        else:
+            _add(layer, name, key, Entry(raw, place))
+
+
+def _items(node: yaml.MappingNode, path: Path, layer: Layer, prefix: str = "") -> Iterator[tuple[str, yaml.Node, str]]:
+    """Yields key, value and ``file:line``; keys given twice are a problem, as YAML would drop the first in silence."""
+    lines: dict[str, int] = {}
+    for key_node, value in node.value:
+        line = key_node.start_mark.line + 1
+        key = key_node.value if isinstance(key_node, yaml.ScalarNode) else _kind(key_node)
+        if key in lines:
+            layer.problems.append(f"{path}:{line}: {prefix}{key}: given twice (first on line {lines[key]})")
+            continue
+        lines[key] = line
+        yield key, value, f"{path}:{line}"
+
+
+def _add(layer: Layer, section: str, key: str, entry: Entry) -> None:
+    known = SECTIONS[section].model_fields
+    if key in known:
+        layer.entries[f"{section}.{key}"] = entry
+        return
+    elsewhere = [f"{other}.{key}" for other, model in SECTIONS.items() if key in model.model_fields]
+    guess = f" (did you mean '{elsewhere[0]}'?)" if elsewhere else nearest(key, known)
+    layer.problems.append(f"{entry.where}: unknown key '{section}.{key}'{guess}")
+
+
+def _raw(node: yaml.Node) -> Scalar | list[Scalar] | None:
+    if isinstance(node, yaml.ScalarNode):
+        return Scalar(node.value, quoted=node.style is not None)
+    if isinstance(node, yaml.SequenceNode) and all(isinstance(item, yaml.ScalarNode) for item in node.value):
+        return [Scalar(item.value, quoted=item.style is not None) for item in node.value]
+    return None
+
+
+def _kind(node: yaml.Node) -> str:
+    if isinstance(node, yaml.ScalarNode):
+        return f"'{node.value}'"
+    return "a list" if isinstance(node, yaml.SequenceNode) else "keys and values"
+
+
+def set_layer(overrides: Sequence[str]) -> Layer:
+    """Turns the words after ``--set`` into a layer; a later word wins over an earlier one."""
+    layer = Layer()
+    for word in overrides:
+        match = re.fullmatch(r"\s*([\w-]+)\.([\w-]+)\s*=(.*)", word, flags=re.DOTALL)
+        if not match:
+            layer.problems.append(f"--set {word}: expected section.key=value")
+            continue
+        section, key, text = match[1], match[2], match[3].strip()
+        if section not in SECTIONS:
+            layer.problems.append(f"--set {word}: unknown section '{section}'{nearest(section, SECTIONS)}")
+            continue
+        _add(layer, section, key, Entry(_set_value(text), f"--set {section}.{key}"))
+    return layer
+
+
+def _set_value(text: str) -> Scalar | list[Scalar]:
+    """``[a, b]`` is a list; anything else is the text itself."""
+    if text.startswith("[") and text.endswith("]"):
+        try:
+            raw = _raw(yaml.compose(text, Loader=yaml.SafeLoader) or yaml.ScalarNode("", text))
+        except yaml.YAMLError:
+            raw = None
+        if raw is not None:
+            return raw
+    return Scalar(text)

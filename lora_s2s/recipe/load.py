@@ -1,0 +1,138 @@
+"""Loads a recipe: files that extend each other, then ``--set``, then the schema; all problems at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from lora_s2s.errors import RecipeError, UsageError
+from lora_s2s.recipe.catalogue import find_recipe
+from lora_s2s.recipe.layers import Entry, Layer, Scalar, read_layer, set_layer
+from lora_s2s.recipe.schema import Recipe
+from lora_s2s.recipe.values import BadValue, convert
+
+_LONGEST_CHAIN = 8
+# Saying one of these in a later layer takes back the other from an earlier one.
+_ALTERNATIVES = {
+    "training.epochs": "training.max_steps",
+    "training.max_steps": "training.epochs",
+    "training.batch_size": "training.tokens_per_batch",
+    "training.tokens_per_batch": "training.batch_size",
+}
+_HINT = "lora-s2s recipes schema lists every key; lora-s2s recipes show demo prints a working recipe"
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Loads a shipped recipe by name, or a YAML file, with ``section.key=value`` overrides.
+
+    Raises:
+        UsageError: there is no such recipe.
+        RecipeError: everything that is wrong with it, each with its place.
+    """
+    path = find_recipe(name_or_path)
+    layers = [*_chain(path), set_layer(overrides)]
+    return _build(layers, name=path.stem, where=str(path))
+
+
+def recipe_from_settings(name: str, settings: Sequence[str]) -> Recipe:
+    """Builds a recipe from ``section.key=value`` words alone.
+
+    Raises:
+        RecipeError: everything that is wrong with them.
+    """
+    return _build([set_layer(settings)], name=name, where="the command line")
+
+
+def recipe_to_yaml(recipe: Recipe) -> str:
+    """Returns YAML that loads to the same recipe: every key, as it was resolved."""
+    sections = recipe.model_dump(mode="json")
+    if recipe.training.max_steps is not None:
+        del sections["training"]["epochs"]
+    text: str = yaml.safe_dump(sections, sort_keys=False, allow_unicode=True, width=10_000)
+    return text
+
+
+def _chain(path: Path) -> list[Layer]:
+    """Returns the layers of a file and of what it extends, the farthest first."""
+    layers: list[Layer] = []
+    seen: list[Path] = []
+    current: Path | None = path
+    while current is not None:
+        layer = read_layer(current)
+        layers.insert(0, layer)
+        seen.append(current.resolve())
+        current = _parent(layer, current, seen)
+    return layers
+
+
+def _parent(layer: Layer, path: Path, seen: list[Path]) -> Path | None:
+    if layer.extends is None or not isinstance(layer.extends.value, Scalar):
+        return None
+    name, where = layer.extends.value.text, layer.extends.where
+    try:
+        parent = find_recipe(name, beside=path.parent)
+    except UsageError as error:
+        layer.problems.append(f"{where}: extends: {error.message}")
+        return None
+    if parent.resolve() in seen or len(seen) >= _LONGEST_CHAIN:
+        layer.problems.append(f"{where}: extends: '{name}' leads back to this recipe, or the chain is too long")
+        return None
+    return parent
+
+
+def _merge(layers: Sequence[Layer]) -> Layer:
+    merged = Layer()
+    for layer in layers:
+        for key, entry in layer.entries.items():
+            other = _ALTERNATIVES.get(key)
+            said = isinstance(entry.value, list) or not entry.value.is_null
+            if said and other and other not in layer.entries:
+                merged.entries.pop(other, None)
+        merged.entries.update(layer.entries)
+        merged.sections.update(layer.sections)
+        merged.problems.extend(layer.problems)
+    return merged
+
+
+def _build(layers: Sequence[Layer], *, name: str, where: str) -> Recipe:
+    merged = _merge(layers)
+    values: dict[str, dict[str, Any]] = {section: {} for section in Recipe.model_fields}
+    problems, spoilt = list(merged.problems), set()
+    for key, entry in merged.entries.items():
+        section, field = key.split(".")
+        try:
+            values[section][field] = convert(key, entry.value)
+        except BadValue as error:
+            problems.append(f"{entry.where}: {key}: {error}")
+            spoilt.add(key)
+    values["output"].setdefault("name", name)
+    if values["output"]["name"] is None:
+        values["output"]["name"] = name
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        problems.extend(_problem(details, merged, where) for details in error.errors() if _key(details) not in spoilt)
+    else:
+        if not problems:
+            return recipe
+    raise RecipeError(problems, hint=_HINT)
+
+
+def _key(details: Any) -> str:
+    return ".".join(str(part) for part in details["loc"][:2])
+
+
+def _problem(details: Any, merged: Layer, where: str) -> str:
+    """Words one of pydantic's findings, with the line its value stands on."""
+    key = _key(details)
+    entry: Entry | None = merged.entries.get(key)
+    place = entry.where if entry else merged.sections.get(key.split(".")[0], where)
+    if details["type"] == "missing":
+        return f"{place}: {key} is required"
+    text = str(details["msg"]).removeprefix("Value error, ").replace("Input should be", "should be")
+    got = f"; got {details['input']!r}" if entry else ""
+    return f"{place}: {key}: {text}{got}"

@@ -1,0 +1,176 @@
+"""Checkpoints: whole folders of safetensors and JSON, hashed when written and verified when read.
+
+``checkpoints/step-000123/`` holds ``adapter.safetensors``, ``optimizer.safetensors`` and ``state.json``.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from lora_s2s.console import warn
+from lora_s2s.errors import DataError, ResourceError, RunError, UsageError
+from lora_s2s.files import read_json, sha256_file, sha256_json, whole_folder, write_json
+from lora_s2s.lora.adapter import adapter_state, load_adapter_state
+from lora_s2s.training.optimizer import load_optimizer_state, optimizer_state
+from lora_s2s.training.state import TrainState
+
+_FORMAT = 1
+_ADAPTER = "adapter.safetensors"
+_OPTIMIZER = "optimizer.safetensors"
+_STATE = "state.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk whose every byte has been verified."""
+
+    path: Path
+    state: TrainState
+    identity: dict[str, str]
+
+
+def save_checkpoint(
+    folder: Path, model: nn.Module, optimizer: AdamW, state: TrainState, identity: dict[str, str]
+) -> Path:
+    """Writes ``folder/step-NNNNNN`` whole, replacing one of the same step, and returns its path.
+
+    Raises:
+        RunError: an adapter weight is not finite; the older checkpoints stand.
+        ResourceError: the disk is full.
+    """
+    adapter = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_state(model).items()}
+    broken = [name for name, tensor in adapter.items() if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        raise RunError(f"step {state.step}: the adapter is no longer finite ({broken[0]}); no checkpoint was written")
+    path = checkpoint_path(folder, state.step)
+    try:
+        with whole_folder(path, replace=True) as staged:
+            hashes = {
+                _ADAPTER: _write_tensors(staged / _ADAPTER, adapter),
+                _OPTIMIZER: _write_tensors(staged / _OPTIMIZER, optimizer_state(model, optimizer)),
+            }
+            content = {"format": _FORMAT, "state": asdict(state), "identity": identity, "sha256": hashes}
+            write_json(staged / _STATE, {**content, "own_sha256": sha256_json(content)})
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ResourceError(
+            f"the disk is full: {path} was not written", hint="free some space, then --resume"
+        ) from error
+    return path
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
+    # Serialised first so that a full disk is an OSError with its number, not safetensors' own text.
+    path.write_bytes(safetensors.torch.save(tensors))
+    return sha256_file(path)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Reads and verifies one checkpoint.
+
+    Raises:
+        DataError: a file is missing, its hash differs, or the state is not this version's.
+    """
+    content = read_json(path / _STATE)
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise DataError("not a checkpoint of this version", where=str(path / _STATE))
+    if content.pop("own_sha256", None) != sha256_json(content):
+        raise DataError("the content differs from its own hash", where=str(path / _STATE))
+    for name, expected in content["sha256"].items():
+        if not (path / name).is_file():
+            raise DataError("missing", where=str(path / name))
+        if sha256_file(path / name) != expected:
+            raise DataError("the content differs from the hash in state.json", where=str(path / name))
+    return Checkpoint(path, _state_from(content["state"], path), content["identity"])
+
+
+def _state_from(saved: dict[str, Any], path: Path) -> TrainState:
+    known = {field.name for field in fields(TrainState)}
+    if set(saved) != known:
+        raise DataError(f"state keys differ: {sorted(set(saved) ^ known)}", where=str(path / _STATE))
+    return TrainState(**saved)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Returns the checkpoint folders, oldest step first, damaged ones included."""
+    return sorted((path for path in folder.glob("step-*") if path.name[5:].isdigit()), key=_step_of)
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Returns where the checkpoint of a step lies."""
+    return folder / f"step-{step:06d}"
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
+
+
+def newest_checkpoint(folder: Path) -> Checkpoint | None:
+    """Returns the newest whole checkpoint, warning of every damaged one it passes over; None where there is none.
+
+    Raises:
+        DataError: there are checkpoints, and every one is damaged.
+    """
+    found = checkpoints(folder)
+    for path in reversed(found):
+        try:
+            return read_checkpoint(path)
+        except DataError as error:
+            warn(f"checkpoint {path.name} is damaged and passed over: {error.where}: {error.message}")
+    if found:
+        raise DataError(f"every checkpoint in {folder} is damaged", hint="remove the folder and train again")
+    return None
+
+
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: AdamW) -> None:
+    """Loads the adapter and the optimizer's state."""
+    restore_adapter(checkpoint, model)
+    load_optimizer_state(model, optimizer, safetensors.torch.load_file(checkpoint.path / _OPTIMIZER))
+
+
+def restore_adapter(checkpoint: Checkpoint, model: nn.Module) -> None:
+    """Loads the adapter alone."""
+    load_adapter_state(model, safetensors.torch.load_file(checkpoint.path / _ADAPTER))
+
+
+def check_identity(checkpoint: Checkpoint, identity: dict[str, str]) -> None:
+    """Compares what the checkpoint was made with to what the run has now.
+
+    Raises:
+        UsageError: they differ; every difference is shown.
+    """
+    then = checkpoint.identity
+    different = [
+        f"  {key}: checkpoint {then.get(key, 'nothing')}, now {identity.get(key, 'nothing')}"
+        for key in sorted({*then, *identity})
+        if then.get(key) != identity.get(key)
+    ]
+    if different:
+        message = f"{checkpoint.path.name} belongs to another run; these differ:"
+        hint = "undo the change to continue, or start a new run under another output.name"
+        raise UsageError("\n".join([message, *different]), hint=hint, where=str(checkpoint.path))
+
+
+def prune(folder: Path, *, current: int, keep: int, best: int | None) -> None:
+    """Deletes all but the ``keep`` newest up to step ``current`` and the best; call it once the new one stands.
+
+    Steps beyond ``current`` are damaged leftovers that a resumed run has passed over; dot folders are what a killed
+    process had not finished writing.
+    """
+    found = checkpoints(folder)
+    newest = [path for path in found if _step_of(path) <= current][-max(keep, 1) :]
+    for path in found:
+        if path not in newest and _step_of(path) != best:
+            shutil.rmtree(path)
+    for unfinished in folder.glob(".step-*"):
+        shutil.rmtree(unfinished)

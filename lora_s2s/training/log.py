@@ -1,0 +1,122 @@
+"""What a run tells: metrics.jsonl for programs, a live line for people, trackers for dashboards."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TextIO
+
+from accelerate import Accelerator
+
+from lora_s2s.console import ProgressLine, warn
+from lora_s2s.errors import SetupError
+from lora_s2s.files import jsonl_line, write_bytes
+from lora_s2s.recipe.schema import TrainingSection
+from lora_s2s.training.state import StepStats, TrainState
+
+METRICS = "metrics.jsonl"
+
+
+def require_trackers(names: Sequence[str]) -> None:
+    """Checks that every tracker asked for is installed.
+
+    Raises:
+        SetupError: one is not.
+    """
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            hint = f"pip install {name}, or set training.trackers=[]"
+            raise SetupError(f"the tracker {name} is not installed", hint=hint)
+
+
+def start_trackers(accelerator: Accelerator, settings: TrainingSection, run_dir: Path) -> None:
+    """Starts the trackers with the training section as their configuration; paths and environment stay private."""
+    if settings.trackers:
+        values = settings.model_dump().items()
+        config = {key: value if isinstance(value, int | float) else str(value) for key, value in values}
+        accelerator.init_trackers("lora_s2s", config=config, init_kwargs={"wandb": {"dir": str(run_dir)}})
+
+
+class RunLog:
+    """Writes on the main process; the others keep silent.
+
+    Args:
+        folder: where ``metrics.jsonl`` lies.
+        keep_lines: how many of its lines belong to the run so far; later ones came after the checkpoint and go.
+    """
+
+    def __init__(self, folder: Path, accelerator: Accelerator, progress: ProgressLine, *, keep_lines: int) -> None:
+        self._accelerator = accelerator
+        self._progress = progress
+        self._stream: TextIO | None = None
+        self.lines = keep_lines
+        if accelerator.is_main_process:
+            self.lines = _keep(folder / METRICS, keep_lines)
+            self._stream = (folder / METRICS).open("a", encoding="utf-8")
+
+    def step(self, stats: StepStats, state: TrainState, *, epoch: float, seconds: float, total: int) -> None:
+        """Logs one optimizer step that took ``seconds``: the JSON line, the trackers, the live line."""
+        line = {
+            "step": state.step,
+            "epoch": round(epoch, 4),
+            **asdict(stats),
+            "tokens_per_second": round(stats.tokens / seconds, 1),
+            "memory_bytes": state.peak_memory_bytes,
+            "seconds": round(state.seconds, 3),
+        }
+        self._write(line, "train")
+        if self._stream:
+            self._progress.update(_progress_fields(stats.loss, state, total), done=state.step, total=total)
+
+    def evaluation(self, scores: Mapping[str, float], state: TrainState, *, epoch: float) -> None:
+        """Logs one evaluation."""
+        self._write({"step": state.step, "epoch": round(epoch, 4), **scores}, "validation")
+
+    def sync(self) -> int:
+        """Puts every line on the disk and returns how many there are."""
+        if self._stream:
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+        return self.lines
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._stream:
+            self._stream.close()
+
+    def _write(self, line: Mapping[str, float], group: str) -> None:
+        self.lines += 1
+        if self._stream:
+            self._stream.write(jsonl_line(dict(line)))
+            self._stream.flush()
+        values = {f"{group}/{key}": value for key, value in line.items() if key != "step"}
+        self._accelerator.log(values, step=int(line["step"]))
+
+
+def _keep(path: Path, count: int) -> int:
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    if len(lines) < count:
+        warn(f"{path} holds {len(lines)} of the checkpoint's {count} lines; the curve will have a gap")
+    if lines[count:] or not path.exists():
+        write_bytes(path, b"".join(lines[:count]))
+    return min(len(lines), count)
+
+
+def _progress_fields(loss: float, state: TrainState, total: int) -> dict[str, str]:
+    return {
+        "loss": f"{loss:.4f}",
+        "tokens/s": f"{state.tokens / state.seconds:,.0f}",
+        "memory": f"{state.peak_memory_bytes / 2**30:.2f} GiB",
+        "left": duration(state.seconds * (total / state.step - 1)),
+    }
+
+
+def duration(seconds: float) -> str:
+    """Returns ``1h02m``, ``3m10s`` or ``12s``."""
+    whole = int(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 60}m{whole % 60:02d}s" if whole >= 60 else f"{whole}s"

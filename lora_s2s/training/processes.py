@@ -1,0 +1,51 @@
+"""What several processes agree on. With one process every function here is the identity."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Sequence
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast
+from torch import nn
+
+
+def is_main_process() -> bool:
+    """Says whether this process is the one that writes files and talks to people."""
+    return bool(PartialState().is_main_process)
+
+
+def summed(values: Sequence[float], accelerator: Accelerator) -> list[float]:
+    """Returns the element-wise sum over processes; counts stay exact up to 2**53."""
+    if accelerator.num_processes == 1:
+        return list(values)
+    total: torch.Tensor = accelerator.reduce(
+        torch.tensor(values, dtype=torch.float64, device=accelerator.device), reduction="sum"
+    )
+    return total.tolist()
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter], accelerator: Accelerator) -> None:
+    """Replaces every gradient by its sum over processes, as one message; a missing gradient counts as zero."""
+    if accelerator.num_processes == 1:
+        return
+    moved = list(parameters)
+    flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in moved])
+    parts = accelerator.reduce(flat, reduction="sum").split([p.numel() for p in moved])
+    for parameter, part in zip(moved, parts, strict=True):
+        parameter.grad = part.view_as(parameter)
+
+
+def same_start(parameters: Iterable[nn.Parameter], accelerator: Accelerator) -> None:
+    """Gives every process the main process's values, whatever its own initialisation was."""
+    if accelerator.num_processes > 1:
+        for parameter in parameters:
+            parameter.data.copy_(broadcast(parameter.data.contiguous()))
+
+
+def stop_signal(received: int | None, accelerator: Accelerator) -> int | None:
+    """Returns the signal to stop for, on every process as soon as any has one: all must stop at the same step."""
+    if summed([float(received is not None)], accelerator)[0] == 0:
+        return None
+    return received if received is not None else int(signal.SIGTERM)

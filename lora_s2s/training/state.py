@@ -1,0 +1,70 @@
+"""Where a run stands: a handful of counters, because batches, learning rate and random numbers follow from the step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StepStats:
+    """One optimizer step over all processes: mean loss in nats a target token, norm before clipping, real tokens."""
+
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    target_tokens: int
+    source_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        """Real source and target tokens."""
+        return self.source_tokens + self.target_tokens
+
+
+@dataclass
+class TrainState:
+    """Counters of a run; what a checkpoint's ``state.json`` holds.
+
+    ``step`` optimizer steps are done; the next one is number ``position`` (from 0) of epoch ``epoch`` (from 0).
+    ``epoch_loss_sum / epoch_target_tokens`` is the mean loss of the epoch that was trained last. ``seconds`` is time
+    spent training, without evaluations and checkpoints.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    position: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    epoch_loss_sum: float = 0.0
+    epoch_target_tokens: int = 0
+    evaluated_step: int = 0
+    validation_loss: float | None = None
+    best_step: int | None = None
+    best_validation_loss: float | None = None
+    evaluations_without_gain: int = 0
+    metrics_lines: int = 0
+    peak_memory_bytes: int = 0
+
+    def advance(self, stats: StepStats, seconds: float, memory_bytes: int, *, steps_in_epoch: int) -> None:
+        """Counts one optimizer step."""
+        if self.position == 0:
+            self.epoch_loss_sum, self.epoch_target_tokens = 0.0, 0
+        self.epoch_loss_sum += stats.loss * stats.target_tokens
+        self.epoch_target_tokens += stats.target_tokens
+        self.tokens += stats.tokens
+        self.seconds += seconds
+        self.peak_memory_bytes = max(self.peak_memory_bytes, memory_bytes)
+        self.step += 1
+        self.position += 1
+        if self.position == steps_in_epoch:
+            self.epoch, self.position = self.epoch + 1, 0
+
+    def remember(self, validation_loss: float) -> None:
+        """Counts one evaluation of the current step and keeps the best; an equal loss is no gain."""
+        self.evaluated_step = self.step
+        self.validation_loss = validation_loss
+        if self.best_validation_loss is None or validation_loss < self.best_validation_loss:
+            self.best_step, self.best_validation_loss = self.step, validation_loss
+            self.evaluations_without_gain = 0
+        else:
+            self.evaluations_without_gain += 1

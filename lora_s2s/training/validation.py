@@ -1,0 +1,65 @@
+"""Loss on held-out rows, weighted by tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import distributed, nn
+
+from lora_s2s.data.batching import token_budget_batches
+from lora_s2s.data.collate import collate
+from lora_s2s.data.prepared import SplitTable
+from lora_s2s.errors import DataError
+from lora_s2s.training.loss import sequence_loss
+
+Evaluate = Callable[[nn.Module], dict[str, float]]
+
+
+def make_validation(
+    table: SplitTable, *, pad_token_id: int, tokens_per_batch: int | None = None, batch_size: int | None = None
+) -> Evaluate:
+    """Returns a function of a model: ``{"validation_loss": Σ cross-entropy ÷ Σ target tokens}`` in nats a token.
+
+    It runs in eval mode without label smoothing or gradients, leaves the model in the mode it came in, and gives the
+    same number every time. Under several processes each takes its share and all get the same answer.
+
+    Raises:
+        DataError: the table has no row.
+    """
+    if len(table) == 0:
+        raise DataError("the validation split has 0 rows", hint="set data.validation, or data.validation_fraction")
+    batches = token_budget_batches(
+        table.source_lengths,
+        table.target_lengths,
+        tokens_per_batch=tokens_per_batch,
+        batch_size=batch_size,
+        seed=0,
+        epoch=0,
+    )
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        several = distributed.is_initialized()
+        rank, processes = (distributed.get_rank(), distributed.get_world_size()) if several else (0, 1)
+        device = next(model.parameters()).device
+        totals = [0.0, 0.0]
+        was_training = model.training
+        model.eval()
+        try:
+            with torch.no_grad():
+                for rows in batches[rank::processes]:
+                    batch = collate([table.features(row) for row in rows], pad_token_id).to(device)
+                    loss_sum, target_tokens = sequence_loss(model, batch)
+                    totals[0] += loss_sum.item()
+                    totals[1] += target_tokens
+        finally:
+            model.train(was_training)
+        return {"validation_loss": _summed_ratio(totals, device) if several else totals[0] / totals[1]}
+
+    return evaluate
+
+
+def _summed_ratio(totals: list[float], device: torch.device) -> float:
+    both = torch.tensor(totals, dtype=torch.float64, device=device)
+    distributed.all_reduce(both)
+    return (both[0] / both[1]).item()

@@ -1,0 +1,130 @@
+"""The command line itself: light help, exit codes, one place for every failure, --debug, stdout and stderr apart."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli_parts import Invoke
+
+from lora_s2s import __version__
+from lora_s2s.errors import DataError, Stopped, ToolkitError
+
+VERBS = ("demo", "prepare", "train", "eval", "predict", "merge", "recipes", "adapters")
+HEAVY = ("torch", "transformers", "peft", "pyarrow", "numpy", "pydantic", "matplotlib", "sacrebleu", "accelerate")
+
+# Asks every verb for help as the console script would, then lists what was imported.
+_PROBE = """
+import sys
+from lora_s2s.cli import main
+for words in sys.argv[1:]:
+    sys.argv = ["lora-s2s", *words.split(), "--help"]
+    try:
+        main()
+    except SystemExit as end:
+        assert end.code == 0, words
+print("MODULES", *sorted({name.split(".")[0] for name in sys.modules}))
+"""
+
+
+def test_help_loads_nothing_heavy() -> None:
+    words = ["", *VERBS, "recipes show", "adapters compare"]
+    run = subprocess.run([sys.executable, "-c", _PROBE, *words], capture_output=True, text=True, check=True)
+    help_text, _, modules = run.stdout.partition("MODULES")
+    assert help_text.count("Usage: lora-s2s") == len(words)
+    assert not set(modules.split()) & set(HEAVY)
+
+
+def test_python_dash_m_is_the_same_program() -> None:
+    run = subprocess.run([sys.executable, "-m", "lora_s2s", "--version"], capture_output=True, text=True, check=True)
+    assert run.stdout == f"{__version__}\n"
+
+
+def test_every_verb_is_listed_and_no_words_show_the_help(invoke: Invoke) -> None:
+    assert all(f"\n  {verb} " in invoke("--help").stdout for verb in VERBS)
+    assert "Usage: lora-s2s" in invoke(code=2).stderr
+
+
+def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("lora_s2s.recipe.catalogue.shipped", fail)
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named like torch's."""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (DataError("no rows", where="a.csv:3", hint="add some"), 3, "error: no rows\n  at: a.csv:3\nhint: add some\n"),
+        (ToolkitError("it failed"), 1, "error: it failed\n"),
+        (Stopped(15, "stopped after step 3", hint="--resume"), 143, "error: stopped after step 3\nhint: --resume\n"),
+        (MemoryError(), 4, "error: out of memory: the machine has no more\nhint: "),
+        (OutOfMemoryError("CUDA out of memory. Tried 2 GiB"), 4, "error: out of memory: CUDA out of memory. Tried"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 4, "error: out of memory: DefaultCPU"),
+        (OSError(errno.ENOSPC, "No space left on device", "x/y"), 4, "error: out of disk space: No space left"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), 2, "error: no permission: Permission denied\n"),
+        (OSError(errno.EIO, "Input/output error", "/x"), 1, "error: the system refused: Input/output error\n  at: /x"),
+        (ImportError("No module named 'wandb'"), 5, "error: a package is missing or broken: No module named 'wandb'"),
+        (KeyboardInterrupt(), 130, ""),
+        (DataError("\x1b[31mred [bold]x[/bold]"), 3, "error: \\x1b[31mred [bold]x[/bold]\n"),
+    ],
+)
+def test_each_failure_is_one_message_with_its_code(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, text: str
+) -> None:
+    raising(monkeypatch, error)
+    result = invoke("recipes", code=code)
+    assert result.stderr.startswith(text)
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_debug_anywhere_shows_the_traceback_and_keeps_the_code(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    raising(monkeypatch, DataError("no rows"))
+    words = ["recipes"]
+    words.insert(place, "--debug")
+    result = invoke(*words, code=3)
+    assert "Traceback" in result.stderr
+    assert result.stderr.endswith("error: no rows\n")
+
+
+def test_what_nobody_foresaw_is_one_line_and_exit_1() -> None:
+    breaking = (
+        "import lora_s2s.recipe.catalogue as c\n"
+        "def fail(): raise ZeroDivisionError('by\\nzero')\n"
+        "c.shipped = fail\n"
+        "from lora_s2s.cli import main\nmain()\n"
+    )
+    command = [sys.executable, "-c", breaking, "recipes"]
+    quiet = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (quiet.returncode, quiet.stdout) == (1, "")
+    assert quiet.stderr.startswith("error: something unforeseen: ZeroDivisionError: by\n  at: ")
+    assert "hint: run again with --debug" in quiet.stderr
+    assert "Traceback" not in quiet.stderr
+    loud = subprocess.run([*command, "--debug"], capture_output=True, text=True, check=False)
+    assert loud.returncode == 1
+    assert "Traceback" in loud.stderr
+
+
+def test_recipes_lists_shows_copies_and_prints_the_schema(invoke: Invoke, here: Path) -> None:
+    listed = json.loads(invoke("recipes", "--json").stdout)["recipes"]
+    assert {"demo", "flan-t5-base"} <= {entry["name"] for entry in listed}
+    assert "flan-t5-base" in invoke("recipes").stderr
+    shown = invoke("recipes", "show", "demo").stdout
+    assert shown.startswith("# Booking messages")
+    invoke("recipes", "copy", "demo", "mine.yaml")
+    assert (here / "mine.yaml").read_text(encoding="utf-8") == shown
+    assert json.loads(invoke("recipes", "schema").stdout)["title"] == "lora-s2s recipe"
+    again = invoke("recipes", "copy", "demo", "mine.yaml", code=2)
+    assert "error: mine.yaml exists already" in again.stderr

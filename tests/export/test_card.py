@@ -1,0 +1,113 @@
+"""The model card: what a reader needs, and nothing a data file could smuggle in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+
+from lora_s2s.errors import DataError
+from lora_s2s.export.card import markdown, render_card, write_card
+
+HOSTILE = (
+    "a | [x](javascript:alert(1)) <script>alert(1)</script> ![i](http://e.vil/p.png) `c` **b** https://e.vil\n# H\n---"
+)
+SCORE = {"value": 86.104, "interval": [84.0, 88.2], "signature": "nrefs:var|tok:13a"}
+MANIFEST: dict[str, Any] = {
+    "created": "2026-11-24",
+    "base": {"name": "google/flan-t5-base", "weights_sha256": "ab" * 32},
+    "data": {"fingerprint": "f00", "rows": 4000},
+    "input": {"template": "summarize: {text}", "max_source_tokens": 512},
+    "training": {"steps": 300},
+    "scores": {"test": {"n": 630, "metrics": {"bleu": SCORE}, "baseline": {"bleu": {**SCORE, "value": 2.5}}}},
+}
+
+
+def parse(card: str) -> tuple[dict[str, Any], str]:
+    _, front, body = card.split("---\n", 2)
+    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(body)
+    return yaml.safe_load(front), html
+
+
+def test_card_says_what_it_is_and_how_to_use_it() -> None:
+    front, html = parse(render_card("my-adapter", MANIFEST))
+    assert front["library_name"] == "peft"
+    assert front["base_model"] == "google/flan-t5-base"
+    assert "lora" in front["tags"]
+    assert front["metrics"] == ["bleu"]
+    for expected in (
+        "<h1>my-adapter</h1>",
+        "PeftModel.from_pretrained(base, folder)",
+        "lora-s2s predict",
+        "summarize: {text}",
+    ):
+        assert expected in html
+    assert "<td>86.10 [84.00, 88.20]</td>" in html
+    assert "<td>2.50 [84.00, 88.20]</td>" in html
+    assert "nrefs:var|tok:13a" in html
+    assert "<td>4,000</td>" in html
+
+
+def test_the_python_in_the_card_compiles() -> None:
+    card = render_card("x", {**MANIFEST, "base": {"name": 'odd"na`me\\'}})
+    code = card.split("```python\n")[1].split("```")[0]
+    compile(code, "card", "exec")
+    assert "odd" in code
+
+
+def test_a_local_base_does_not_tell_where_it_was() -> None:
+    data = {"train": ["/home/someone/a.csv", "hf:b"]}
+    card = render_card("x", {"base": {"name": "/home/someone/models/my-base/"}, "data": data})
+    assert "someone" not in card
+    assert parse(card)[0]["base_model"] == "my-base"
+
+
+def test_data_text_is_inert() -> None:
+    scores = {HOSTILE: {"n": HOSTILE, "metrics": {HOSTILE: {**SCORE, "signature": HOSTILE}}}}
+    manifest = {"base": {"name": HOSTILE}, "data": {HOSTILE: HOSTILE}, "input": {"template": HOSTILE}, "scores": scores}
+    front, html = parse(render_card(HOSTILE, manifest, [{"source": HOSTILE, "prediction": HOSTILE}]))
+    assert set(front) == {"library_name", "base_model", "pipeline_tag", "tags", "metrics"}
+    for forbidden in ("<script", "<a ", "<img", "<strong>b</strong>", "<hr"):
+        assert forbidden not in html
+    assert html.count("<h1>") == 1
+    rows = [row for row in html.split("<tr>")[1:] if "javascript" in row]
+    # Each table keeps its columns: two for facts and examples, seven for scores.
+    assert {row.count("<td>") + row.count("<th>") for row in rows} == {2, 7}
+    assert "[x](javascript:alert(1))" in html
+
+
+@pytest.mark.parametrize(
+    "text", ["plain words, twice", "a_b*c", "1. first", "- item", "+ item", "# no", "&lt;", "\\", "|"]
+)
+def test_escaped_text_reads_as_written(text: str) -> None:
+    html = MarkdownIt("commonmark").enable("table").render(markdown(text))
+    shown = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    assert html == f"<p>{shown}</p>\n"
+
+
+def test_card_without_scores_or_with_nothing() -> None:
+    assert "Not evaluated yet" in render_card("x", {})
+    assert parse(render_card("x", {}))[0]["library_name"] == "peft"
+
+
+def test_write_card(tmp_path: Path) -> None:
+    folder = tmp_path / "mine.running"
+    (folder / "evaluations" / "test").mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps(MANIFEST), encoding="utf-8")
+    rows = "".join(json.dumps({"source": f"S{n}", "prediction": "P" * 500}) + "\n" for n in range(9))
+    (folder / "evaluations" / "test" / "predictions.jsonl").write_text(rows, encoding="utf-8")
+    text = write_card(folder, name="mine").read_text(encoding="utf-8")
+    assert "# mine\n" in text
+    assert "S2" in text
+    assert "S3" not in text
+    assert "P" * 301 not in text
+
+
+def test_a_manifest_that_is_no_object_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("3", encoding="utf-8")
+    with pytest.raises(DataError):
+        write_card(tmp_path)

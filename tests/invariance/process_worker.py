@@ -1,0 +1,39 @@
+"""One process of a run: prints its log and writes the adapter it ends with. Not a test."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+
+import safetensors.torch
+from training_parts import Rows, adapter_of, run, tiny_model
+
+from lora_s2s.training.processes import is_main_process
+from lora_s2s.training.validation import make_validation
+
+
+def main(folder: Path, accumulation: int, rank: int) -> None:
+    # Every process starts from other adapter weights: the main process's must win.
+    model = tiny_model(seed=0)
+    if rank:
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data.add_(1.0)
+    rows = Rows(22, longest=30)
+    result = run(
+        folder,
+        model=model,
+        rows=rows,
+        gradient_accumulation=accumulation,
+        max_steps=7,
+        evaluate=make_validation(rows, pad_token_id=0, batch_size=5),
+    )
+    assert is_main_process() == (rank == 0)
+    assert result.steps == 7
+    safetensors.torch.save_file(adapter_of(model), folder / f"rank{rank}.safetensors")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

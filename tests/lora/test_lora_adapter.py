@@ -1,0 +1,224 @@
+"""Adapter folders: plain PEFT loads ours, we load plain PEFT's, and nothing unchecked touches the base."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from tiny_adapters import logits, stir
+from transformers import AutoModelForSeq2SeqLM
+
+from lora_s2s.errors import DataError, UsageError
+from lora_s2s.files import sha256_file
+from lora_s2s.lora.adapter import adapter_state, is_adapter, load_adapter, load_adapter_state, save_adapter
+from lora_s2s.lora.inject import inject_lora
+from lora_s2s.models.loading import load_base
+
+GROUPS = ["attention-qv", "attention", "cross-attention", "decoder", "all-linear"]
+NAMES = ["EncDecAttention.q", "encoder.block.1.layer.0.SelfAttention.v"]
+
+
+def patch(folder: Path, **changes: object) -> None:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    weights = load_file(folder / "adapter_model.safetensors")
+    change(weights)
+    save_file(weights, folder / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize("target_modules", [*GROUPS, NAMES], ids=str)
+@pytest.mark.parametrize("tied", [False, True])
+def test_save_and_load_give_the_same_model_here_and_in_plain_peft(
+    adapter_folder: Callable[..., Path], target_modules: Any, tied: bool
+) -> None:
+    folder = adapter_folder(target_modules, tied=tied, gated=not tied)
+    loaded = load_adapter(folder, device="cpu")
+    ours = logits(loaded.model)
+    base = load_base(loaded.base.name, device="cpu")
+    assert not torch.allclose(ours, logits(base.model), atol=1e-3)
+    assert torch.equal(ours, logits(loaded.model))
+    assert not loaded.model.training
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+    plain = PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained(base.path), folder).eval()
+    assert torch.equal(logits(plain), ours)
+    assert (folder / "adapter_config.json").stat().st_size < 4096
+
+
+def test_an_adapter_folder_is_reproducible_and_names_no_machine(
+    base_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    base_folder()
+    hashes = set()
+    for run in ("one", "two"):
+        base = load_base(str(tmp_path / "base"), device="cpu")
+        model = inject_lora(base, r=4, alpha=8, dropout=0.0, target_modules="all-linear", seed=3)
+        object.__setattr__(base, "name", "demo")
+        model.peft_config["default"].base_model_name_or_path = base.name
+        (tmp_path / run).mkdir()
+        save_adapter(model, tmp_path / run)
+        hashes.add(sha256_file(tmp_path / run / "adapter_config.json"))
+        text = (tmp_path / run / "adapter_config.json").read_text()
+        assert str(tmp_path) not in text
+        assert json.loads(text)["base_model_name_or_path"] == "demo"
+        assert json.loads(text)["inference_mode"] is True
+    assert len(hashes) == 1
+
+
+def test_the_head_and_the_base_stay_as_the_checkpoint_has_them(adapter_folder: Callable[..., Path]) -> None:
+    loaded = load_adapter(adapter_folder("all-linear"), device="cpu")
+    saved = load_file(loaded.base.path / "model.safetensors")
+    for name, weight in loaded.base.model.state_dict().items():
+        plain = name.replace(".base_layer.", ".")
+        if plain in saved:
+            assert torch.equal(weight, saved[plain]), name
+    assert torch.equal(loaded.base.model.lm_head.weight, saved["lm_head.weight"])
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_an_adapter_made_by_plain_peft_loads(base_folder: Callable[..., Path], tmp_path: Path, rslora: bool) -> None:
+    path = base_folder()
+    config = LoraConfig(
+        r=3, lora_alpha=7, target_modules=["q", "wo"], task_type="SEQ_2_SEQ_LM", use_rslora=rslora, lora_dropout=0.05
+    )
+    model = get_peft_model(AutoModelForSeq2SeqLM.from_pretrained(path), config).eval()
+    stir(model)
+    model.save_pretrained(tmp_path / "foreign")
+    loaded = load_adapter(tmp_path / "foreign", device="cpu")
+    assert loaded.manifest == {}
+    assert torch.equal(logits(loaded.model), logits(model))
+
+
+def test_a_bfloat16_base_keeps_float32_adapters(adapter_folder: Callable[..., Path]) -> None:
+    loaded = load_adapter(adapter_folder(), dtype="bfloat16", device="cpu")
+    assert {tensor.dtype for tensor in adapter_state(loaded.model).values()} == {torch.float32}
+    assert loaded.base.model.lm_head.weight.dtype is torch.bfloat16
+
+
+def test_states_for_checkpoints_go_back_exactly(adapter_folder: Callable[..., Path]) -> None:
+    model = load_adapter(adapter_folder(), device="cpu").model
+    before, state = logits(model), {name: tensor.clone() for name, tensor in adapter_state(model).items()}
+    stir(model, seed=9)
+    assert not torch.equal(logits(model), before)
+    load_adapter_state(model, state)
+    assert torch.equal(logits(model), before)
+    state.pop(next(iter(state)))
+    with pytest.raises(DataError, match="is missing"):
+        load_adapter_state(model, state)
+
+
+def test_an_adapter_for_another_base_is_refused(
+    adapter_folder: Callable[..., Path], base_folder: Callable[..., Path]
+) -> None:
+    folder = adapter_folder()
+    other = base_folder("other", seed=5)
+    with pytest.raises(DataError, match="was trained on .*base .*; this is .*other") as refused:
+        load_adapter(folder, base_override=str(other), device="cpu")
+    assert refused.value.exit_code == 3
+    with pytest.raises(DataError, match="was trained on"):
+        load_adapter(folder, base=load_base(str(other), device="cpu"))
+    smaller = base_folder("smaller", num_layers=1)
+    (folder / "manifest.json").unlink()
+    with pytest.raises(DataError, match="does not belong"):
+        load_adapter(folder, base_override=str(smaller), device="cpu")
+
+
+def test_a_base_that_moved_is_given_by_hand(adapter_folder: Callable[..., Path], tmp_path: Path) -> None:
+    folder = adapter_folder()
+    expected = logits(load_adapter(folder, device="cpu").model)
+    shutil.move(tmp_path / "base", tmp_path / "moved")
+    with pytest.raises(UsageError, match="no such model folder"):
+        load_adapter(folder, device="cpu")
+    assert torch.equal(
+        logits(load_adapter(folder, base_override=str(tmp_path / "moved"), device="cpu").model), expected
+    )
+    base = load_base(str(tmp_path / "moved"), device="cpu")
+    assert load_adapter(folder, base=base).base is base
+
+
+def test_folders_that_are_no_adapter(adapter_folder: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such adapter folder"):
+        load_adapter(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    assert not is_adapter(tmp_path / "empty")
+    with pytest.raises(DataError, match=r"not an adapter folder: adapter_config\.json is missing"):
+        load_adapter(tmp_path / "empty")
+    folder = adapter_folder()
+    assert is_adapter(folder)
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(DataError, match="is a pickle and is never opened"):
+        load_adapter(folder)
+
+
+REFUSED = [
+    {"peft_type": "LOHA"}, {"peft_type": None}, {"auto_mapping": {"base_model_class": "X"}}, {"use_dora": True},
+    {"r": 10**9}, {"r": 0}, {"r": 4.0}, {"r": True}, {"r": 5000}, {"lora_alpha": float("nan")}, {"lora_alpha": "8"},
+    {"lora_alpha": -1}, {"lora_dropout": 1}, {"use_rslora": 1}, {"target_modules": "(a+)+$"}, {"target_modules": ".*"},
+    {"target_modules": "all-linear"}, {"target_modules": []}, {"target_modules": ["q", "(x+x+)+y"]},
+    {"target_modules": ["q" * 500]}, {"target_modules": ["nothing"]}, {"target_modules": ["lm_head"]},
+    {"target_modules": None}, {"modules_to_save": ["shared"]}, {"rank_pattern": {"q": 900}}, {"alpha_pattern": {"q": 2}},
+    {"bias": "all"}, {"init_lora_weights": "pissa"}, {"trainable_token_indices": [1]}, {"task_type": "CAUSAL_LM"},
+    {"layer_replication": [[0, 4]]}, {"something_new": 1}, {"base_model_name_or_path": "a\u001bb"}, {"revision": 7},
+    {"exclude_modules": "(a+)+$"}, {"fan_in_fan_out": True}, {"r": 24}, {"r": 3},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", REFUSED, ids=lambda changes: str(changes)[:50])
+def test_a_config_beyond_the_schema_is_refused(adapter_folder: Callable[..., Path], changes: dict[str, Any]) -> None:
+    folder = adapter_folder()
+    patch(folder, **changes)
+    with pytest.raises(DataError):
+        load_adapter(folder, device="cpu")
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "null", '{"peft_type": "LORA"}', "x" * (1 << 21)], ids=lambda t: t[:20])
+def test_a_damaged_config_is_refused(adapter_folder: Callable[..., Path], text: str) -> None:
+    folder = adapter_folder()
+    (folder / "adapter_config.json").write_text(text)
+    with pytest.raises(DataError):
+        load_adapter(folder, device="cpu")
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"base": 5}', '{"base": {"name": 7}}'])
+def test_a_damaged_manifest_is_refused(adapter_folder: Callable[..., Path], text: str) -> None:
+    folder = adapter_folder()
+    (folder / "manifest.json").write_text(text)
+    with pytest.raises(DataError):
+        load_adapter(folder, device="cpu")
+
+
+A_KEY = "base_model.model.encoder.block.0.layer.0.SelfAttention.q.lora_A.weight"
+WEIGHT_DAMAGE: dict[str, Callable[[dict[str, torch.Tensor]], object]] = {
+    "overwrites the base": lambda w: w.update({"base_model.model.shared.weight": torch.zeros(256, 32)}),
+    "overwrites a layer": lambda w: w.update({A_KEY.replace("lora_A", "base_layer"): torch.zeros(24, 32)}),
+    "lost a half": lambda w: w.pop(A_KEY),
+    "transposed": lambda w: w.update({A_KEY: w[A_KEY].T.contiguous()}),
+    "not finite": lambda w: w[A_KEY].fill_(float("nan")),
+    "infinite": lambda w: w[A_KEY][0, 0].fill_(float("inf")),
+    "whole numbers": lambda w: w.update({A_KEY: w[A_KEY].to(torch.int8)}),
+}
+
+
+@pytest.mark.parametrize("how", WEIGHT_DAMAGE)
+def test_weights_that_are_not_exactly_the_adapter_are_refused(adapter_folder: Callable[..., Path], how: str) -> None:
+    folder = adapter_folder()
+    rewrite(folder, WEIGHT_DAMAGE[how])
+    with pytest.raises(DataError):
+        load_adapter(folder, device="cpu")
+
+
+def test_a_torn_weights_file_is_refused(adapter_folder: Callable[..., Path]) -> None:
+    folder = adapter_folder()
+    path = folder / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-64])
+    with pytest.raises(DataError, match="not a whole safetensors file"):
+        load_adapter(folder, device="cpu")

@@ -1,0 +1,130 @@
+"""Injecting: the right modules, nothing changed before training, only the adapter trains, the same for one seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_adapters import logits
+
+from lora_s2s.errors import UsageError
+from lora_s2s.lora.adapter import adapter_state
+from lora_s2s.lora.inject import inject_lora, total_parameters, trainable_parameters
+from lora_s2s.lora.targets import resolve_targets
+from lora_s2s.models.loading import LoadedBase, load_base
+
+# Two layers each; a decoder layer has two attentions; gated feed-forwards have three matrices.
+EXPECTED = {"attention-qv": 12, "attention": 24, "cross-attention": 8, "decoder": 2 * (8 + 3), "all-linear": 24 + 12}
+
+
+@pytest.fixture
+def base(base_folder: Callable[..., Path]) -> LoadedBase:
+    return load_base(str(base_folder()), device="cpu")
+
+
+def inject(base: LoadedBase, target_modules: Any = "attention-qv", **changes: Any) -> Any:
+    settings = {"r": 4, "alpha": 8, "dropout": 0.1, "seed": 3, **changes}
+    return inject_lora(base, target_modules=target_modules, **settings)
+
+
+@pytest.mark.parametrize("group", EXPECTED)
+def test_a_group_is_exactly_its_modules(base: LoadedBase, group: str) -> None:
+    targets = resolve_targets(base, group)
+    assert len(targets.shapes) == EXPECTED[group]
+    assert not any("lm_head" in name or "shared" in name for name in targets.shapes)
+    if group in ("decoder", "cross-attention"):
+        assert all(name.startswith("decoder.") for name in targets.shapes)
+    wrapped = {name.split(".lora_")[0].removeprefix("base_model.model.") for name in adapter_state(inject(base, group))}
+    assert wrapped == set(targets.shapes)
+
+
+def test_names_are_endings_or_full_names(base: LoadedBase) -> None:
+    full = "encoder.block.1.layer.0.SelfAttention.v"
+    targets = resolve_targets(base, ["EncDecAttention.q", full])
+    assert set(targets.shapes) == {full, *(f"decoder.block.{n}.layer.1.EncDecAttention.q" for n in (0, 1))}
+    assert targets.shapes[full] == (24, 32)
+    assert set(resolve_targets(base, "wo").shapes) == set(resolve_targets(base, ["wo"]).shapes)
+
+
+@pytest.mark.parametrize("wrong", ["atention-qv", ["q", "quarry"], ["lm_head"], ["shared"], [], [""], ["block"]])
+def test_unknown_names_list_those_that_exist(base: LoadedBase, wrong: Any) -> None:
+    with pytest.raises(UsageError, match=r"groups: attention-qv.*names: .*EncDecAttention\.q"):
+        resolve_targets(base, wrong)
+
+
+def test_a_near_miss_is_named(base: LoadedBase) -> None:
+    with pytest.raises(UsageError, match="did you mean 'attention-qv'"):
+        resolve_targets(base, "atention-qv")
+
+
+@pytest.mark.parametrize("group", EXPECTED)
+def test_nothing_changes_before_training(base: LoadedBase, group: str) -> None:
+    before = logits(base.model)
+    model = inject(base, group)
+    assert not model.training
+    assert torch.equal(logits(model), before)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_only_the_adapter_trains_in_float32_and_the_base_stays(base_folder: Callable[..., Path], dtype: str) -> None:
+    folder = base_folder()
+    base = load_base(str(folder), dtype=dtype, device="cpu")
+    model = inject(base)
+    training = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert all(".lora_" in name and parameter.dtype is torch.float32 for name, parameter in training.items())
+    per_module = 4 * (32 + 24)
+    assert trainable_parameters(model) == 12 * per_module
+    unwrapped = sum(p.numel() for p in load_base(str(folder), device="cpu").model.parameters())
+    assert total_parameters(model) == unwrapped + 12 * per_module
+    optimizer = torch.optim.SGD(training.values(), lr=0.1)
+    for _ in range(2):
+        model(input_ids=torch.tensor([[5, 9, 1]]), labels=torch.tensor([[4, 1]])).loss.backward()
+        optimizer.step()
+    assert all(bool(parameter.grad.abs().sum() > 0) for parameter in training.values())
+    saved = load_file(folder / "model.safetensors")
+    for name, weight in base.model.state_dict().items():
+        plain = name.replace(".base_layer.", ".")
+        if plain in saved:
+            assert torch.equal(weight, saved[plain].to(weight.dtype)), name
+    head, shared = base.model.lm_head.weight, base.model.shared.weight
+    assert torch.equal(head, saved["lm_head.weight"].to(head.dtype))
+    assert head.data_ptr() != shared.data_ptr()
+
+
+def test_the_seed_decides_and_the_callers_randomness_is_left_alone(base_folder: Callable[..., Path]) -> None:
+    folder = base_folder()
+
+    def start(seed: int, torch_seed: int) -> dict[str, torch.Tensor]:
+        torch.manual_seed(torch_seed)
+        expected = torch.random.get_rng_state()
+        model = inject(load_base(str(folder), device="cpu"), seed=seed)
+        assert torch.equal(torch.random.get_rng_state(), expected)
+        return adapter_state(model)
+
+    first, again, other = start(3, 0), start(3, 1), start(4, 0)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"r": 0}, "may be 1 to 24"),
+        ({"r": 10**9}, "may be 1 to 24"),
+        ({"method": "dora"}, "not in this version"),
+        ({"method": "lore"}, "no such method"),
+    ],
+)
+def test_what_cannot_be_is_refused(base: LoadedBase, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        inject(base, **changes)
+
+
+def test_a_second_adapter_is_refused(base: LoadedBase) -> None:
+    inject(base)
+    with pytest.raises(UsageError, match="carries an adapter already"):
+        inject(base)

@@ -1,0 +1,42 @@
+"""Helpers of this room's tests: a word tokenizer that transformers 4 and 5 both load, stirred adapters, logits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+WORDS = ["red", "green", "blue", "seven", "otters", "swim", "under", "the", "old", "bridge"]
+
+
+def write_tokenizer(folder: Path) -> None:
+    vocabulary = {word: index for index, word in enumerate(["<pad>", "</s>", "<unk>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    marks = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **marks}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def stir(model: Any, seed: int = 1) -> None:
+    """Gives B weights, as training would."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+
+
+SOURCE = torch.tensor([[5, 9, 11, 1], [7, 1, 0, 0]])
+MASK = (SOURCE != 0).long()
+START = torch.tensor([[0, 8, 4], [0, 6, 1]])
+
+
+@torch.no_grad()
+def logits(model: Any) -> torch.Tensor:
+    return model(input_ids=SOURCE, attention_mask=MASK, decoder_input_ids=START).logits

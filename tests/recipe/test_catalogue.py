@@ -1,0 +1,72 @@
+"""The shipped recipes, the JSON Schema, and the promise that every key is documented and read."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import lora_s2s
+from lora_s2s.recipe.catalogue import json_schema, shipped, summary
+from lora_s2s.recipe.layers import SECTIONS
+from lora_s2s.recipe.load import load_recipe, recipe_to_yaml
+
+PACKAGE = Path(lora_s2s.__file__).parent
+KEYS = [(section, key) for section, model in SECTIONS.items() for key in model.model_fields]
+
+
+def test_the_promised_recipes_are_shipped() -> None:
+    assert {"demo", "e2e-nlg", "disfl-qa", "flan-t5-small", "flan-t5-base", "flan-t5-large"} <= set(shipped())
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_every_shipped_recipe_loads_resolves_and_says_what_it_is(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    assert recipe.output.name == name
+    resolved = tmp_path / "again.yaml"
+    resolved.write_text(recipe_to_yaml(recipe), encoding="utf-8")
+    assert load_recipe(str(resolved)) == recipe
+    head = shipped()[name].read_text(encoding="utf-8").split("\nmodel:")[0]
+    assert summary(shipped()[name]).endswith((".", ")", ":"))
+    for word in ("# Data: ", "# Run:  ", "# Measured: "):
+        assert word in head, f"{name} lacks '{word}'"
+
+
+def test_at_most_seventy_keys_each_described_once() -> None:
+    assert len(KEYS) <= 70
+    descriptions = [SECTIONS[section].model_fields[key].description for section, key in KEYS]
+    assert all(descriptions)
+    assert len(set(descriptions)) == len(descriptions)
+
+
+@pytest.mark.parametrize(("section", "key"), KEYS)
+def test_every_key_is_read_outside_the_recipe_room(section: str, key: str) -> None:
+    files = [path for path in PACKAGE.rglob("*.py") if path.parent.name != "recipe"]
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and node.attr == key and _reads(node.value, section):
+                return
+    pytest.fail(f"nothing reads {section}.{key}")
+
+
+def _reads(owner: ast.expr, section: str) -> bool:
+    """``recipe.training.seed``, ``settings.seed``, ``self._settings.seed`` and the like."""
+    name = owner.attr if isinstance(owner, ast.Attribute) else getattr(owner, "id", "")
+    return name.strip("_") in (section, "settings", "section", "asked")
+
+
+def test_the_schema_documents_every_key() -> None:
+    schema = json_schema()
+    assert {"extends", *SECTIONS} == set(schema["properties"])
+    documented = [key for part in schema["$defs"].values() for key in part["properties"].values()]
+    assert len(documented) == len(KEYS)
+    assert all(key.get("description") for key in documented)
+    assert schema["$defs"]["LoraSection"]["additionalProperties"] is False
+
+
+def test_metric_names_are_those_that_exist() -> None:
+    from lora_s2s.evaluation.metrics import METRICS
+
+    item = json_schema()["$defs"]["EvaluationSection"]["properties"]["metrics"]["items"]
+    assert set(item["enum"]) == set(METRICS)

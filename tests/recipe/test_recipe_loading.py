@@ -1,0 +1,247 @@
+"""Recipes: every error with its line, values by their field's type, layers, and a resolved recipe that repeats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lora_s2s.errors import RecipeError, UsageError
+from lora_s2s.recipe.load import load_recipe, recipe_from_settings, recipe_to_yaml
+from lora_s2s.recipe.schema import Recipe, TrainingSection
+
+LEAST = "model:\n  name: demo\ndata:\n  train: t.csv\n"
+
+
+def write(folder: Path, text: str, name: str = "r.yaml") -> str:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def problems_of(source: str, *overrides: str) -> list[str]:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(source, overrides)
+    assert caught.value.exit_code == 2
+    assert caught.value.hint
+    return caught.value.problems
+
+
+def test_the_least_recipe_takes_every_default_and_its_files_name(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, LEAST))
+    assert recipe.output.name == "r"
+    assert (recipe.lora.r, recipe.training.epochs, recipe.training.tokens_per_batch) == (16, 3.0, 4096)
+
+
+def test_all_problems_come_at_once_each_with_its_line_and_nearest_key(tmp_path: Path) -> None:
+    text = """model:
+  name: demo
+  dtyp: float32
+data:
+  train: t.csv
+  max_source_tokens: many
+training:
+  r: 8
+  learning_rate: -1
+lorra:
+  r: 1
+"""
+    path = write(tmp_path, text)
+    found = "\n".join(problems_of(path, "lora.alhpa=3"))
+    for line in (
+        f"{path}:3: unknown key 'model.dtyp' (did you mean 'dtype'?)",
+        f"{path}:6: data.max_source_tokens: expected a whole number, got 'many'",
+        f"{path}:8: unknown key 'training.r' (did you mean 'lora.r'?)",
+        f"{path}:9: training.learning_rate: should be greater than 0; got -1.0",
+        f"{path}:10: unknown section 'lorra' (did you mean 'lora'?)",
+        "--set lora.alhpa: unknown key 'lora.alhpa' (did you mean 'alpha'?)",
+    ):
+        assert line in found
+    assert found.count("\n") == 5
+
+
+def test_missing_required_keys_are_named(tmp_path: Path) -> None:
+    found = problems_of(write(tmp_path, "lora:\n  r: 4\n"))
+    assert any("model.name is required" in problem for problem in found)
+    assert any("data.train is required" in problem for problem in found)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("training.learning_rate", "1e-4", 1e-4),
+        ("training.learning_rate", "5E-4", 5e-4),
+        ("training.learning_rate", ".5", 0.5),
+        ("training.save_every", "1_000", 1000),
+        ("training.gradient_checkpointing", "yes", True),
+        ("training.gradient_checkpointing", "off", False),
+        ("data.source_column", "no", "no"),
+        ("data.source_column", "012", "012"),
+        ("data.source_column", "2024-01-02", "2024-01-02"),
+        ("data.source_column", "1e-4", "1e-4"),
+        ("data.source_column", "null", None),
+        ("data.source_column", "", None),
+        ("data.lossless_text", "off", "off"),
+        ("data.validation", "[a.csv, b.csv]", ["a.csv", "b.csv"]),
+        ("data.validation", "a,b.csv", "a,b.csv"),
+        ("evaluation.metrics", "bleu", ["bleu"]),
+        ("evaluation.metrics", "[bleu, rougeL]", ["bleu", "rougeL"]),
+        ("lora.target_modules", "[q, no, 012]", ["q", "no", "012"]),
+        ("evaluation.limit", "~", None),
+    ],
+)
+def test_the_field_decides_the_type_in_yaml_and_on_the_command_line(
+    tmp_path: Path, key: str, text: str, value: object
+) -> None:
+    section, name = key.split(".")
+    extra = "" if section == "data" else f"{section}:\n"
+    written = load_recipe(write(tmp_path, f"{LEAST}{extra}  {name}: {text}\n"))
+    said = load_recipe(write(tmp_path, LEAST), [f"{key}={text}"])
+    for recipe in (written, said):
+        assert getattr(getattr(recipe, section), name) == value
+
+
+def test_quoted_null_is_text(tmp_path: Path) -> None:
+    assert load_recipe(write(tmp_path, LEAST + "  source_column: 'null'\n")).data.source_column == "null"
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("lora.r=012", "expected a whole number, got '012'"),
+        ("lora.r=1.5", "expected a whole number"),
+        ("lora.r=1e9", "expected a whole number"),
+        ("lora.r=1000000000", "less than or equal to 1024"),
+        ("training.learning_rate=nan", "expected a number"),
+        ("training.learning_rate=inf", "expected a number"),
+        ("training.gradient_checkpointing=maybe", "expected true or false"),
+        ("training.schedule=cosin", "did you mean 'cosine'"),
+        ("training.seed=null", "expected a whole number, got nothing"),
+        ("lora.r=[1, 2]", "got a list"),
+        ("evaluation.metrics=[bleu, {a: b}]", "expected one of"),
+        ("output.name=../x", "output.name"),
+        ("output.name=.hidden", "output.name"),
+        ("model.quantization=nf4", "'nf4' is not in this version; use none"),
+        ("data.lossless_text=on", "not in this version; use off"),
+        ("data.format=alpaca", "not in this version; use auto"),
+        ("lora.method=dora", "not in this version; use lora"),
+        ("training.packing=true", "not in this version; use false"),
+        ("lora.train_tokens=[<x>]", "lora.train_tokens"),
+        ("learning_rate=1", "expected section.key=value"),
+        ("trainin.seed=1", "unknown section 'trainin' (did you mean 'training'?)"),
+    ],
+)
+def test_bad_values_are_refused_in_words(tmp_path: Path, override: str, part: str) -> None:
+    assert part in "\n".join(problems_of(write(tmp_path, LEAST), override))
+
+
+def test_alternatives_exclude_each_other_in_one_file(tmp_path: Path) -> None:
+    both = write(tmp_path, LEAST + "training:\n  epochs: 2\n  max_steps: 5\n")
+    assert "epochs and max_steps exclude each other" in problems_of(both)[0]
+    both = write(tmp_path, LEAST + "training:\n  batch_size: 2\n  tokens_per_batch: 512\n")
+    assert f"{tmp_path}/r.yaml:5: training: batch_size and tokens_per_batch" in problems_of(both)[0]
+
+
+def test_an_alternative_said_later_takes_back_the_earlier(tmp_path: Path) -> None:
+    path = write(tmp_path, LEAST + "training:\n  epochs: 2\n  tokens_per_batch: 512\n")
+    later = load_recipe(path, ["training.max_steps=7", "training.batch_size=4"]).training
+    assert (later.max_steps, later.batch_size, later.tokens_per_batch) == (7, 4, None)
+    assert load_recipe(path, ["training.max_steps=null"]).training.epochs == 2
+
+
+def test_extends_merges_key_by_key_and_says_where_an_inherited_error_is(tmp_path: Path) -> None:
+    write(tmp_path, LEAST + "lora:\n  r: 4\n  alpha: 8\n", "parent.yaml")
+    child = write(tmp_path, "extends: parent.yaml\nlora:\n  r: 2\n", "child.yaml")
+    recipe = load_recipe(child, ["lora.dropout=0.1"])
+    assert (recipe.lora.r, recipe.lora.alpha, recipe.lora.dropout, recipe.output.name) == (2, 8, 0.1, "child")
+    write(tmp_path, LEAST + "lora:\n  r: x\n  beta: 1\n", "parent.yaml")
+    found = problems_of(write(tmp_path, "extends: parent.yaml\n", "child.yaml"))
+    assert [problem.split(": ")[0] for problem in found] == [
+        f"{tmp_path}/parent.yaml:7",
+        f"{tmp_path}/parent.yaml:6",
+    ]
+
+
+def test_extends_takes_shipped_names_and_refuses_circles_and_strangers(tmp_path: Path) -> None:
+    assert load_recipe(write(tmp_path, "extends: demo\n")).model.name == "demo"
+    circle = write(tmp_path, "extends: b.yaml\n", "a.yaml")
+    write(tmp_path, "extends: a.yaml\n", "b.yaml")
+    assert "leads back" in "\n".join(problems_of(circle))
+    assert "r.yaml:1: extends: no such recipe: 'dem'" in problems_of(write(tmp_path, "extends: dem\n"))[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("", "empty"),
+        ("just words\n", "expected sections"),
+        ("model: [a]\n", "model: expected keys below it, got a list"),
+        ("model:\n  name: {a: b}\n", "r.yaml:2: model.name: expected a value or a list, got keys and values"),
+        ("model:\n  name: a\n  name: b\n", "r.yaml:3: model.name: given twice (first on line 2)"),
+        ("model:\n\tname: a\n", "r.yaml:2: not YAML"),
+        ("a: &x b\nc: *x\n", "r.yaml:1: not YAML: anchors, aliases and tags"),
+        ("model: !!python/object/apply:os.system ['true']\n", "anchors, aliases and tags"),
+        ("a: " + "[" * 5000, "r.yaml:1: not YAML: nested too deep"),
+        ("- a\n" * 30_000, "too long, for a recipe"),
+        ("a: b\n---\nc: d\n", "not YAML"),
+        ("a: \x00\n", "not YAML"),
+        ("# " + "x" * 1_000_001, "larger than 1 MB"),
+    ],
+)
+def test_hostile_and_broken_files_are_one_problem(tmp_path: Path, text: str, part: str) -> None:
+    assert part in "\n".join(problems_of(write(tmp_path, text)))
+
+
+def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_bytes(b"model:\n  name: \xff\n")
+    assert "not UTF-8" in problems_of(str(tmp_path / "r.yaml"))[0]
+
+
+def test_unknown_recipe_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"did you mean 'demo'") as caught:
+        load_recipe("dmo")
+    assert "flan-t5-base" in str(caught.value.hint)
+    with pytest.raises(UsageError, match="a folder, not a recipe"):
+        load_recipe(str(tmp_path))
+
+
+words = st.text(st.characters(blacklist_categories=("Cs",)), max_size=12).filter(lambda text: "\x00" not in text)
+
+
+@settings(max_examples=60, deadline=None)
+@given(name=words.filter(bool), column=words, rate=st.floats(1e-9, 1), steps=st.none() | st.integers(1, 9))
+def test_the_resolved_recipe_loads_to_itself(
+    tmp_path_factory: pytest.TempPathFactory, name: str, column: str, rate: float, steps: int | None
+) -> None:
+    recipe = Recipe.model_validate(
+        {
+            "model": {"name": name},
+            "data": {"train": ["a", name], "source_column": column, "template": column},
+            "training": {"learning_rate": rate, "batch_size": 3, **({"max_steps": steps} if steps else {})},
+            "output": {"name": "x"},
+        }
+    )
+    path = tmp_path_factory.mktemp("r") / "other.yaml"
+    path.write_text(recipe_to_yaml(recipe), encoding="utf-8")
+    assert load_recipe(str(path)) == recipe
+
+
+def test_settings_alone_make_a_recipe() -> None:
+    assert recipe_from_settings("x", ["model.name=demo", "data.train=a=b.csv"]).data.train == "a=b.csv"
+    with pytest.raises(RecipeError, match=r"model\.name is required"):
+        recipe_from_settings("x", ["data.train=a.csv"])
+
+
+def test_a_recipe_cannot_be_written_into(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, LEAST))
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.lora.r = 3
+
+
+def test_sections_built_in_code_follow_the_same_rules() -> None:
+    assert TrainingSection(batch_size=2).tokens_per_batch is None
+    assert TrainingSection(tokens_per_batch=None).tokens_per_batch == 4096
+    with pytest.raises(ValueError, match="exclude each other"):
+        TrainingSection(epochs=1, max_steps=3)

@@ -1,0 +1,204 @@
+"""Checkpoints: bit for bit, verified, whole, and only those that are needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from training_parts import Rows, StopAfter, adapter_of, metrics, run, saved_steps, tiny_model
+
+from lora_s2s.errors import DataError, ResourceError, Stopped, UsageError
+from lora_s2s.training import checkpoint as module
+from lora_s2s.training.checkpoint import newest_checkpoint, read_checkpoint
+
+
+def stopped_run(folder: Path, *, after_steps: int = 5, number: int = signal.SIGTERM, **options: object) -> Stopped:
+    rows = StopAfter(6 * (after_steps - 1) + 1, lambda: os.kill(os.getpid(), number))
+    with pytest.raises(Stopped) as caught:
+        run(folder, rows=rows, **options)
+    return caught.value
+
+
+def without_clocks(lines: list[dict]) -> list[dict]:
+    clocks = ("seconds", "tokens_per_second", "memory_bytes")
+    return [{key: value for key, value in line.items() if key not in clocks} for line in lines]
+
+
+@pytest.mark.parametrize("after_steps", [1, 5, 8])
+def test_stop_and_resume_is_bit_for_bit_the_uninterrupted_run(tmp_path: Path, after_steps: int) -> None:
+    # Dropout is on, so the random numbers count; 5 is in the middle of an epoch, 8 at the end of one.
+    whole = tiny_model(dropout=0.2)
+    run(tmp_path / "whole", model=whole, schedule="cosine", weight_decay=0.1)
+    options = {"schedule": "cosine", "weight_decay": 0.1}
+    stopped_run(tmp_path / "cut", after_steps=after_steps, model=tiny_model(dropout=0.2), **options)
+    again = tiny_model(dropout=0.2, seed=0)
+    result = run(tmp_path / "cut", model=again, resume=True, **options)
+    assert result.resumed_from == after_steps
+    assert result.steps == 12
+    theirs = adapter_of(again)
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in adapter_of(whole).items())
+    lines = metrics(tmp_path / "cut")
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert without_clocks(lines) == without_clocks(metrics(tmp_path / "whole"))
+
+
+def test_resume_after_a_kill_drops_the_lines_after_the_checkpoint(tmp_path: Path) -> None:
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, rows=StopAfter(6 * 6 + 1, die), save_every=4)
+    assert [line["step"] for line in metrics(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    result = run(tmp_path, resume=True, save_every=4)
+    assert result.resumed_from == 4
+    assert [line["step"] for line in metrics(tmp_path)] == list(range(1, 13))
+    whole = run(tmp_path / "whole", save_every=4)
+    assert (result.train_loss, result.tokens) == (whole.train_loss, whole.tokens)
+
+
+def test_a_checkpoint_holds_safetensors_and_json_only(tmp_path: Path) -> None:
+    run(tmp_path)
+    names = sorted(path.name for path in (tmp_path / "checkpoints" / "step-000012").iterdir())
+    assert names == ["adapter.safetensors", "optimizer.safetensors", "state.json"]
+    state = read_checkpoint(tmp_path / "checkpoints" / "step-000012").state
+    assert (state.step, state.epoch, state.position) == (12, 3, 0)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+DAMAGE = {"flipped bit": flip, "cut": lambda path: os.truncate(path, 10), "missing": Path.unlink}
+
+
+@pytest.mark.parametrize("name", ["adapter.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", sorted(DAMAGE))
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
+    checkpointed: Path, name: str, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    DAMAGE[damage](checkpointed / "checkpoints" / "step-000012" / name)
+    found = newest_checkpoint(checkpointed / "checkpoints")
+    assert found is not None
+    assert found.state.step == 8
+    assert f"step-000012/{name}" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    run(folder, save_every=4, keep_checkpoints=2)
+    return folder
+
+
+@pytest.fixture
+def checkpointed(finished: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def test_a_damaged_state_number_never_resumes_silently(checkpointed: Path) -> None:
+    path = checkpointed / "checkpoints" / "step-000012" / "state.json"
+    content = json.loads(path.read_text())
+    content["state"]["tokens"] += 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="hash"):
+        read_checkpoint(path.parent)
+
+
+def test_all_damaged_is_a_data_error_not_a_fresh_start(checkpointed: Path) -> None:
+    for path in (checkpointed / "checkpoints").glob("step-*"):
+        flip(path / "adapter.safetensors")
+    with pytest.raises(DataError, match="every checkpoint"):
+        run(checkpointed, resume=True)
+
+
+def test_resuming_past_a_damaged_one_replaces_it(checkpointed: Path) -> None:
+    flip(checkpointed / "checkpoints" / "step-000012" / "adapter.safetensors")
+    assert run(checkpointed, resume=True, save_every=3, keep_checkpoints=1).resumed_from == 8
+    assert saved_steps(checkpointed) == [12]
+    assert read_checkpoint(checkpointed / "checkpoints" / "step-000012").state.step == 12
+
+
+def test_another_run_is_refused_with_every_difference(checkpointed: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        run(checkpointed, resume=True, learning_rate=0.02, gradient_accumulation=1, identity={"data": "other"})
+    message = str(caught.value)
+    assert "training.learning_rate: checkpoint 0.01, now 0.02" in message
+    assert "training.gradient_accumulation: checkpoint 2, now 1" in message
+    assert "data: checkpoint nothing, now other" in message
+
+
+def test_what_is_kept_and_shown_may_change_on_resume(checkpointed: Path) -> None:
+    assert run(checkpointed, resume=True, save_every=7, keep_checkpoints=5).resumed_from == 12
+
+
+def test_a_finished_folder_is_not_trained_over(checkpointed: Path) -> None:
+    with pytest.raises(UsageError, match="unfinished run"):
+        run(checkpointed)
+
+
+def test_resume_without_a_checkpoint_starts(tmp_path: Path) -> None:
+    assert run(tmp_path, resume=True, max_steps=1).resumed_from is None
+
+
+def test_newest_and_best_are_kept(tmp_path: Path) -> None:
+    losses = iter([5.0, 1.0, 4.0, 3.0, 2.0, 6.0])
+    run(
+        tmp_path,
+        evaluate=lambda _: {"validation_loss": next(losses)},
+        evaluate_every=2,
+        save_every=1,
+        keep_checkpoints=2,
+    )
+    assert saved_steps(tmp_path) == [4, 11, 12]
+
+
+def test_unfinished_staging_folders_go(tmp_path: Path) -> None:
+    staged = tmp_path / "checkpoints" / ".step-000004.abc"
+    staged.mkdir(parents=True)
+    run(tmp_path)
+    assert not staged.exists()
+
+
+def test_a_full_disk_is_a_resource_error_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_path: Path, _tensors: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "_write_tensors", full)
+    with pytest.raises(ResourceError, match="disk is full"):
+        run(tmp_path)
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_save_at_a_step_boundary(tmp_path: Path, number: int, code: int) -> None:
+    before = signal.getsignal(number)
+    error = stopped_run(tmp_path, after_steps=3, number=number)
+    assert error.exit_code == code
+    assert "step 3 of 12" in error.message
+    assert saved_steps(tmp_path) == [3]
+    assert signal.getsignal(number) == before
+
+
+def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped, match="at once"):
+        run(tmp_path, rows=StopAfter(8, twice))
+    assert saved_steps(tmp_path) == []
+
+
+def test_a_stop_before_a_due_evaluation_leaves_it_to_the_resumed_run(tmp_path: Path) -> None:
+    scores = {"validation_loss": 1.0}
+    stopped_run(tmp_path, after_steps=4, evaluate=lambda _: scores)
+    assert not [line for line in metrics(tmp_path) if "validation_loss" in line]
+    run(tmp_path, rows=Rows(24), resume=True, evaluate=lambda _: scores)
+    assert [line["step"] for line in metrics(tmp_path) if "validation_loss" in line] == [4, 8, 12]

@@ -1,0 +1,48 @@
+"""The one loss against HF's own, by hand, and on padded rows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from training_parts import PAD, Rows, tiny_model
+
+from lora_s2s.data.collate import collate
+from lora_s2s.training.loss import sequence_loss
+
+
+def test_equals_hf_on_one_batch() -> None:
+    model, rows = tiny_model(), Rows(6)
+    batch = collate([rows.features(i) for i in range(6)], PAD)
+    loss_sum, target_tokens = sequence_loss(model, batch)
+    theirs = model(input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS, labels=batch.labels_BT).loss
+    assert target_tokens == rows.target_lengths.sum()
+    assert float(loss_sum.detach() / target_tokens) == pytest.approx(float(theirs.detach()), abs=1e-6)
+
+
+def test_is_the_sum_over_its_rows() -> None:
+    model, rows = tiny_model(), Rows(6)
+    whole, tokens = sequence_loss(model, collate([rows.features(i) for i in range(6)], PAD))
+    alone = [sequence_loss(model, collate([rows.features(i)], PAD)) for i in range(6)]
+    assert float(whole) == pytest.approx(sum(float(loss) for loss, _ in alone), abs=1e-4)
+    assert tokens == sum(count for _, count in alone)
+
+
+def test_label_smoothing_by_hand() -> None:
+    model, rows = tiny_model(), Rows(1)
+    batch = collate([rows.features(0)], PAD)
+    logits = model(input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS, labels=batch.labels_BT).logits
+    log_p = torch.log_softmax(logits[0], dim=-1)
+    truth = log_p.gather(1, batch.labels_BT[0].unsqueeze(1)).squeeze(1)
+    expected = -(0.9 * truth + 0.1 * log_p.mean(dim=-1)).sum()
+    assert float(sequence_loss(model, batch, label_smoothing=0.1)[0]) == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_bfloat16_base_gives_a_float32_loss_and_float32_gradients() -> None:
+    model, rows = tiny_model(), Rows(4)
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.bfloat16)
+    loss_sum, _ = sequence_loss(model, collate([rows.features(i) for i in range(4)], PAD))
+    loss_sum.backward()
+    assert loss_sum.dtype == torch.float32
+    assert {p.grad.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
