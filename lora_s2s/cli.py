@@ -29,14 +29,15 @@ _USAGE_ERRORS: tuple[type[Any], ...] = typer.BadParameter.__mro__[1:3]
 class Verbs(TyperGroup):
     """All verbs, with one place where every failure becomes a message and an exit code."""
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:
-        """Runs a command line and exits; ``--debug`` may stand anywhere before a ``--``."""
-        words = list(sys.argv[1:] if args is None else args)
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Runs a command line (``args``, or the process's own) and exits; ``--debug`` may stand anywhere before ``--``."""
+        given: Sequence[str] | None = args[0] if args else extra.pop("args", None)
+        words = list(sys.argv[1:] if given is None else given)
         end = words.index("--") if "--" in words else len(words)
         debug = "--debug" in words[:end]
         words = [word for place, word in enumerate(words) if word != "--debug" or place > end]
         try:
-            code = super().main(words, "lora-s2s", **{**extra, "standalone_mode": False})
+            code = super().main(words, **{**extra, "prog_name": "lora-s2s", "standalone_mode": False})
         except typer.Abort:
             show("stopped")
             code = 130

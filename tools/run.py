@@ -61,7 +61,7 @@ def set_up() -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Runs ``demo``, ``test``, ``check`` or, after ``--``, any command of lora-s2s."""
-    if sys.version_info < (3, 10):
+    if sys.version_info < (3, 10):  # noqa: UP036  this file may meet any Python
         sys.exit(f"lora-s2s needs Python 3.10 or newer; this is {sys.version.split()[0]}")
     if not arguments or arguments[0] not in ("demo", "test", "check", "--"):
         sys.exit(__doc__)

@@ -102,7 +102,7 @@ def check_writable(folder: Path) -> None:
     existing = next(place for place in (folder, *folder.parents, Path(".")) if place.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         reason = "no permission" if existing.is_dir() else "it is a file"
-        raise UsageError(f"cannot write into {existing}: {reason}", hint="choose another with --set output.dir=…")
+        raise UsageError(f"cannot write into {existing}: {reason}", hint="choose another folder")
 
 
 def train_adapter(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_s2s.commands._pipeline import check_writable
-from lora_s2s.errors import DataError, ToolkitError, UsageError
+from lora_s2s.errors import DataError, ToolkitError, UsageError, nearest
 
 if TYPE_CHECKING:
     from lora_s2s.evaluation.evaluate import Evaluation
     from lora_s2s.inference.decode import DecodingSettings
     from lora_s2s.recipe.schema import EvaluationSection, Recipe
 
+NO_DATA = "none"
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -96,11 +97,15 @@ def recipe_of(model: str, overrides: Sequence[str] = (), *, data: str | None = N
     """
     from lora_s2s.recipe.load import load_recipe, recipe_from_settings
 
-    written = Path(model).expanduser() / "recipe.yaml"
-    if written.is_file():
-        return load_recipe(str(written), overrides)
+    folder = Path(model).expanduser()
+    if (folder / "recipe.yaml").is_file():
+        return load_recipe(str(folder / "recipe.yaml"), overrides)
+    if not folder.exists() and folder.parent.is_dir() and "/" in model:
+        # Also of the form of a hub id, but it stands in a folder of this machine.
+        siblings = [path.name for path in folder.parent.iterdir()]
+        raise UsageError(f"no such folder: {model}{nearest(folder.name, siblings)}", hint="lora-s2s adapters")
     # A model has no training data; the key is required, so it is given and never read.
-    given = [f"model.name={model}", f"data.train={data or 'none'}"]
+    given = [f"model.name={model}", f"data.train={data or NO_DATA}"]
     return recipe_from_settings("model", [*given, *overrides])
 
 
@@ -124,6 +129,8 @@ def examples_for(recipe: Recipe, data: str | None, *, named_columns: bool = Fals
         DataError: the data is missing, lacks columns, or holds no usable row.
     """
     given = data or recipe.data.test or recipe.data.validation
+    if given is None and recipe.data.train == NO_DATA:
+        raise UsageError(f"{recipe.model.name} comes without a recipe that names data", hint="give --data FILE")
     if given is None:
         return _held_out(recipe)
     paths = [given] if isinstance(given, str) else list(given)

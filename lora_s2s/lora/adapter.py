@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lora_s2s.errors import DataError
@@ -19,7 +18,7 @@ from lora_s2s.lora.inject import wrap
 from lora_s2s.lora.schema import AdapterSettings, adapter_settings
 from lora_s2s.lora.targets import Targets, adaptable, matching
 from lora_s2s.models.loading import LoadedBase, load_base
-from lora_s2s.models.weights import opened, weights_hash
+from lora_s2s.models.weights import opened, weights_hash, write_weights
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -93,7 +92,7 @@ def save_adapter(model: PeftModel, out: Path) -> None:
     )
     write_json(out / CONFIG, dict(sorted(content.items())))
     weights = {name: tensor.detach().float().cpu().contiguous() for name, tensor in adapter_state(model).items()}
-    save_file(weights, out / WEIGHTS, metadata={"format": "pt"})
+    write_weights(out / WEIGHTS, weights)
 
 
 def load_adapter(

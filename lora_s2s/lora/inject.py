@@ -62,7 +62,11 @@ def check_rank(r: int, targets: Targets) -> None:
 def wrap(
     base: LoadedBase, targets: Targets, *, r: int, alpha: float, dropout: float, seed: int = 0, rslora: bool = False
 ) -> PeftModel:
-    """Wraps checked targets; see :func:`inject_lora`."""
+    """Wraps checked targets; see :func:`inject_lora`.
+
+    Raises:
+        UsageError: the base carries an adapter already.
+    """
     if any("lora_" in name for name, _ in base.model.named_modules()):
         raise UsageError("this base carries an adapter already", hint="load the base again")
     config = LoraConfig(

@@ -26,7 +26,7 @@ class Targets:
 
 
 def resolve_targets(base: LoadedBase, wanted: str | Sequence[str]) -> Targets:
-    """Returns the modules that a group (``attention-qv``) or names (``["q", "EncDecAttention.v"]``) stand for.
+    """Returns the modules that a group (``attention-qv``) or names (``["q", "wo"]``) stand for.
 
     A name is a module's full name or its ending after a dot.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
 from lora_s2s.errors import UsageError
@@ -30,8 +30,7 @@ class ModelFamily:
     may_be_absent: Callable[[str], bool]
     finish_loading: Callable[..., None]
     contents_to_write: Callable[[Mapping[str, Tensor], Any], tuple[dict[str, Tensor], dict[str, Any]]]
-    decoder_inputs: Callable[[Tensor, Any], Tensor]
-    set_dropout: Callable[[nn.Module, float], None]
+    set_dropout: Callable[[Any, float], None]
 
 
 FAMILIES: dict[str, ModelFamily] = {
@@ -47,7 +46,6 @@ FAMILIES: dict[str, ModelFamily] = {
         may_be_absent=t5.may_be_absent,
         finish_loading=t5.finish_loading,
         contents_to_write=t5.contents_to_write,
-        decoder_inputs=t5.shift_right,
         set_dropout=t5.set_dropout,
     ),
 }

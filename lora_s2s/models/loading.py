@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
@@ -20,7 +19,7 @@ from lora_s2s.files import read_json, write_json
 from lora_s2s.hub import MalformedConfig, locate_model
 from lora_s2s.models.family import ModelFamily, family_of
 from lora_s2s.models.precision import resolve_device, resolve_dtype
-from lora_s2s.models.weights import WEIGHTS, shapes, weight_files, weights_hash
+from lora_s2s.models.weights import WEIGHTS, shapes, weight_files, weights_hash, write_weights
 
 _CONFIG = "config.json"
 _TOKENIZER = re.compile(r"(tokenizer|special_tokens_map|added_tokens|vocab|merges).*\.(json|txt)|.*\.model")
@@ -179,7 +178,7 @@ def save_model(
     """
     weights, settings = base.family.contents_to_write(state, base.model.config)
     tensors = {name: _own_copy(tensor, dtype) for name, tensor in weights.items()}
-    save_file(tensors, out / WEIGHTS, metadata={"format": "pt"})
+    write_weights(out / WEIGHTS, tensors)
     # The machine's folder is nobody's business; the version is that of whoever loads it.
     written = {key: value for key, value in settings.items() if key not in ("_name_or_path", "transformers_version")}
     kind = base.family.model_class.__name__

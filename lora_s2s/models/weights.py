@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from lora_s2s.errors import DataError
 from lora_s2s.files import read_json, sha256_file, sha256_json
@@ -72,6 +74,12 @@ def opened(path: Path) -> Iterator[Any]:
             yield tensors
     except SafetensorError as error:
         raise DataError(f"not a whole safetensors file: {error}", where=str(path)) from error
+
+
+def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes one safetensors file that everyone may read, as any other file here; safetensors itself makes it 0600."""
+    save_file(dict(tensors), path, metadata={"format": "pt"})
+    path.chmod(0o644)
 
 
 def weights_hash(folder: Path) -> str:

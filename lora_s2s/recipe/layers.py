@@ -52,17 +52,18 @@ class Entry:
 
 @dataclass
 class Layer:
-    """Raw values by ``section.key``, the places of sections, and what was wrong."""
+    """Raw values by ``section.key``, the places of sections, and what was wrong; ``broken`` when nothing was read."""
 
     entries: dict[str, Entry] = field(default_factory=dict)
     sections: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     extends: Entry | None = None
+    broken: bool = False
 
 
 def read_layer(path: Path) -> Layer:
     """Reads one YAML file; what is wrong with it goes into ``problems``."""
-    layer = Layer()
+    layer = Layer(broken=True)
     try:
         with path.open("rb") as stream:
             content = stream.read(_LARGEST_FILE + 1)
@@ -80,6 +81,7 @@ def read_layer(path: Path) -> Layer:
     except yaml.YAMLError as error:
         layer.problems.append(f"{path}: not YAML: {str(error).splitlines()[0]}")
     else:
+        layer.broken = False
         _read_root(root, path, layer)
     return layer
 
@@ -184,9 +186,9 @@ def set_layer(overrides: Sequence[str]) -> Layer:
             continue
         section, key, text = match[1], match[2], match[3].strip()
         if section not in SECTIONS:
-            layer.problems.append(f"--set {word}: unknown section '{section}'{nearest(section, SECTIONS)}")
+            layer.problems.append(f"--set: unknown section '{section}'{nearest(section, SECTIONS)}")
             continue
-        _add(layer, section, key, Entry(_set_value(text), f"--set {section}.{key}"))
+        _add(layer, section, key, Entry(_set_value(text), "--set"))
     return layer
 
 

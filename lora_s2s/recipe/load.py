@@ -95,6 +95,7 @@ def _merge(layers: Sequence[Layer]) -> Layer:
         merged.entries.update(layer.entries)
         merged.sections.update(layer.sections)
         merged.problems.extend(layer.problems)
+        merged.broken = merged.broken or layer.broken
     return merged
 
 
@@ -115,7 +116,12 @@ def _build(layers: Sequence[Layer], *, name: str, where: str) -> Recipe:
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        problems.extend(_problem(details, merged, where) for details in error.errors() if _key(details) not in spoilt)
+        problems.extend(
+            _problem(details, merged, where)
+            for details in error.errors()
+            # What a file that could not be read may well have held is not missing.
+            if _key(details) not in spoilt and not (merged.broken and details["type"] == "missing")
+        )
     else:
         if not problems:
             return recipe

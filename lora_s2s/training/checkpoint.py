@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.optim import AdamW
 
@@ -71,7 +71,7 @@ def save_checkpoint(
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
     # Serialised first so that a full disk is an OSError with its number, not safetensors' own text.
-    path.write_bytes(safetensors.torch.save(tensors))
+    path.write_bytes(save(tensors))
     return sha256_file(path)
 
 
@@ -135,12 +135,12 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
 def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: AdamW) -> None:
     """Loads the adapter and the optimizer's state."""
     restore_adapter(checkpoint, model)
-    load_optimizer_state(model, optimizer, safetensors.torch.load_file(checkpoint.path / _OPTIMIZER))
+    load_optimizer_state(model, optimizer, load_file(checkpoint.path / _OPTIMIZER))
 
 
 def restore_adapter(checkpoint: Checkpoint, model: nn.Module) -> None:
     """Loads the adapter alone."""
-    load_adapter_state(model, safetensors.torch.load_file(checkpoint.path / _ADAPTER))
+    load_adapter_state(model, load_file(checkpoint.path / _ADAPTER))
 
 
 def check_identity(checkpoint: Checkpoint, identity: dict[str, str]) -> None:

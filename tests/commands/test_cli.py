@@ -15,7 +15,8 @@ from lora_s2s import __version__
 from lora_s2s.errors import DataError, Stopped, ToolkitError
 
 VERBS = ("demo", "prepare", "train", "eval", "predict", "merge", "recipes", "adapters")
-HEAVY = ("torch", "transformers", "peft", "pyarrow", "numpy", "pydantic", "matplotlib", "sacrebleu", "accelerate")
+# Typer itself brings pydantic in.
+HEAVY = ("torch", "transformers", "peft", "pyarrow", "numpy", "matplotlib", "sacrebleu", "accelerate")
 
 # Asks every verb for help as the console script would, then lists what was imported.
 _PROBE = """

@@ -20,7 +20,7 @@ from lora_s2s.inference.loading import Predictor
 Build = Callable[..., Predictor]
 
 
-def sources(count: int = 24) -> list[str]:
+def sources(count: int = 16) -> list[str]:
     rng = random.Random(3)
     return [" ".join(f"w{rng.randrange(1, 240)}" for _ in range(rng.randrange(1, 20))) for _ in range(count)]
 

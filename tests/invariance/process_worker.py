@@ -5,16 +5,17 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-
-import safetensors.torch
-from training_parts import Rows, adapter_of, run, tiny_model
-
-from lora_s2s.training.processes import is_main_process
-from lora_s2s.training.validation import make_validation
+# Run as a script: the project itself and the small parts of tests/training are not on the path by themselves.
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / "training")]
 
 
 def main(folder: Path, accumulation: int, rank: int) -> None:
+    import safetensors.torch
+    from training_parts import Rows, adapter_of, run, tiny_model
+
+    from lora_s2s.training.processes import is_main_process
+    from lora_s2s.training.validation import make_validation
+
     # Every process starts from other adapter weights: the main process's must win.
     model = tiny_model(seed=0)
     if rank:

@@ -32,14 +32,18 @@ def inject(base: LoadedBase, target_modules: Any = "attention-qv", **changes: An
 
 
 @pytest.mark.parametrize("group", EXPECTED)
-def test_a_group_is_exactly_its_modules(base: LoadedBase, group: str) -> None:
+def test_a_group_is_exactly_its_modules_and_changes_nothing_yet(base: LoadedBase, group: str) -> None:
     targets = resolve_targets(base, group)
     assert len(targets.shapes) == EXPECTED[group]
     assert not any("lm_head" in name or "shared" in name for name in targets.shapes)
     if group in ("decoder", "cross-attention"):
         assert all(name.startswith("decoder.") for name in targets.shapes)
-    wrapped = {name.split(".lora_")[0].removeprefix("base_model.model.") for name in adapter_state(inject(base, group))}
+    before = logits(base.model)
+    model = inject(base, group)
+    wrapped = {name.split(".lora_")[0].removeprefix("base_model.model.") for name in adapter_state(model)}
     assert wrapped == set(targets.shapes)
+    assert torch.equal(logits(model), before)
+    assert not model.training
 
 
 def test_names_are_endings_or_full_names(base: LoadedBase) -> None:
@@ -50,23 +54,15 @@ def test_names_are_endings_or_full_names(base: LoadedBase) -> None:
     assert set(resolve_targets(base, "wo").shapes) == set(resolve_targets(base, ["wo"]).shapes)
 
 
-@pytest.mark.parametrize("wrong", ["atention-qv", ["q", "quarry"], ["lm_head"], ["shared"], [], [""], ["block"]])
-def test_unknown_names_list_those_that_exist(base: LoadedBase, wrong: Any) -> None:
-    with pytest.raises(UsageError, match=r"groups: attention-qv.*names: .*EncDecAttention\.q"):
-        resolve_targets(base, wrong)
+def test_unknown_names_list_those_that_exist(base: LoadedBase) -> None:
+    for wrong in ("atention-qv", ["q", "quarry"], ["lm_head"], ["shared"], [], [""], ["block"]):
+        with pytest.raises(UsageError, match=r"groups: attention-qv.*names: .*EncDecAttention\.q"):
+            resolve_targets(base, wrong)
 
 
 def test_a_near_miss_is_named(base: LoadedBase) -> None:
     with pytest.raises(UsageError, match="did you mean 'attention-qv'"):
         resolve_targets(base, "atention-qv")
-
-
-@pytest.mark.parametrize("group", EXPECTED)
-def test_nothing_changes_before_training(base: LoadedBase, group: str) -> None:
-    before = logits(base.model)
-    model = inject(base, group)
-    assert not model.training
-    assert torch.equal(logits(model), before)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -110,21 +106,15 @@ def test_the_seed_decides_and_the_callers_randomness_is_left_alone(base_folder: 
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_what_cannot_be_is_refused(base: LoadedBase) -> None:
+    for changes, message in (
         ({"r": 0}, "may be 1 to 24"),
         ({"r": 10**9}, "may be 1 to 24"),
         ({"method": "dora"}, "not in this version"),
         ({"method": "lore"}, "no such method"),
-    ],
-)
-def test_what_cannot_be_is_refused(base: LoadedBase, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        inject(base, **changes)
-
-
-def test_a_second_adapter_is_refused(base: LoadedBase) -> None:
+    ):
+        with pytest.raises(UsageError, match=message):
+            inject(base, **changes)
     inject(base)
     with pytest.raises(UsageError, match="carries an adapter already"):
         inject(base)

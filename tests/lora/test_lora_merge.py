@@ -21,11 +21,12 @@ from lora_s2s.lora.adapter import load_adapter
 from lora_s2s.lora.merge import merge_adapter
 
 PROBES = [" ".join(WORDS[:n]) for n in range(1, 10)] + ["the the bridge", ""]
-SHAPES = [{"tied": False, "gated": True}, {"tied": True, "gated": False}]
+FLAN, V10 = {"tied": False, "gated": True}, {"tied": True, "gated": False}
 
 
-@pytest.mark.parametrize("target_modules", ["attention-qv", "decoder", "all-linear"])
-@pytest.mark.parametrize("shape", SHAPES, ids=["flan", "v1.0"])
+@pytest.mark.parametrize(
+    ("target_modules", "shape"), [("attention-qv", FLAN), ("all-linear", FLAN), ("decoder", V10), ("all-linear", V10)]
+)
 def test_the_written_folder_computes_what_the_adapter_does(
     adapter_folder: Callable[..., Path], tmp_path: Path, target_modules: str, shape: dict[str, Any]
 ) -> None:
@@ -60,6 +61,8 @@ def test_what_lies_in_the_folder(adapter_folder: Callable[..., Path], tmp_path: 
     head = load_file(tmp_path / "merged" / "model.safetensors")["lm_head.weight"]
     assert torch.equal(head, load_file(tmp_path / "base" / "model.safetensors")["lm_head.weight"])
     assert not list(tmp_path.glob(".merged*"))
+    for file in (tmp_path / "merged" / "model.safetensors", folder / "adapter_model.safetensors"):
+        assert file.stat().st_mode & 0o777 == 0o644
 
 
 def test_bfloat16_halves_the_file_and_says_what_it_costs(adapter_folder: Callable[..., Path], tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from lora_s2s.training.checkpoint import newest_checkpoint
 from lora_s2s.training.plan import StepPlan
 from lora_s2s.training.validation import make_validation
 
+ROOT = Path(__file__).parents[2]
+
 
 def scores(*losses: float) -> Callable[[object], dict[str, float]]:
     left = iter(losses)
@@ -197,7 +199,9 @@ def test_one_run_to_a_folder(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from lora_s2s.training.lock import run_lock\n"
         f"with run_lock(Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+    ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
         with pytest.raises(UsageError, match="another run"):

@@ -1,0 +1,249 @@
+"""The verbs end to end on a tiny base: train, score, predict, merge, show; what is written and what is left alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_parts import Invoke, listing, write_csv
+
+QUICK = ("--set", "training.max_steps=2", "--set", "training.batch_size=4", "--set", "evaluation.max_new_tokens=6")
+
+
+def settings(tiny_model: Path, *more: str) -> list[str]:
+    words = [f"model.name={tiny_model}", "data.train=train.csv", *more]
+    return [part for word in words for part in ("--set", word)]
+
+
+@pytest.fixture
+def trained(invoke: Invoke, here: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter folder, trained once for all tests of this file and copied here."""
+    kept = tmp_path_factory.getbasetemp() / "trained"
+    if not kept.exists():
+        write_csv(here / "train.csv")
+        result = invoke("train", "flan-t5-small", *settings(tiny_model, "output.name=it"), *QUICK, "--json")
+        kept.mkdir()
+        shutil.copytree(here / "adapters", kept / "adapters")
+        shutil.copytree(here / "prepared", kept / "prepared")
+        (kept / "train.json").write_text(result.stdout, encoding="utf-8")
+    shutil.copytree(kept, here, dirs_exist_ok=True)
+    write_csv(here / "train.csv")
+    return here / "adapters" / "it"
+
+
+def test_prepare_reports_and_previews(invoke: Invoke, here: Path, tiny_model: Path) -> None:
+    write_csv(here / "train.csv")
+    result = invoke("prepare", "--data", "train.csv", "--model", str(tiny_model), "--out", "out", "--json")
+    report = json.loads(result.stdout)
+    assert (report["out"], report["rows"]["kept"], sum(report["splits"].values())) == ("out", 40, 40)
+    assert "what is the number of house 13 of the street</s>" in result.stderr
+    again = invoke("prepare", "--data", "train.csv", "--model", str(tiny_model), "--out", "out")
+    assert "as before" in again.stderr
+    assert "error: expected a RECIPE" in invoke("prepare", "--data", "train.csv", code=2).stderr
+
+
+@pytest.mark.parametrize("name", ["demo", "e2e-nlg", "disfl-qa", "flan-t5-small", "flan-t5-base", "flan-t5-large"])
+def test_every_shipped_recipe_dry_runs_and_leaves_nothing(
+    invoke: Invoke, here: Path, tiny_model: Path, name: str
+) -> None:
+    columns = {"e2e-nlg": ("mr", "ref"), "disfl-qa": ("input", "target")}.get(name, ("question", "answer"))
+    write_csv(here / "train.csv")
+    text = (here / "train.csv").read_text(encoding="utf-8").replace("question,answer", ",".join(columns))
+    (here / "train.csv").write_text(text, encoding="utf-8")
+    words = settings(tiny_model, "data.validation=null", "data.test=null")
+    before = listing(here)
+    result = invoke("train", name, "--dry-run", *words, "--json")
+    counted = json.loads(result.stdout)
+    assert counted["recipe"]["output"]["name"] == name
+    assert counted["steps"] >= 1
+    assert 0 < counted["trainable_parameters"] < counted["total_parameters"]
+    assert "trainable parameters" in result.stderr
+    assert listing(here) == before
+
+
+def test_a_dry_run_prints_a_recipe_that_loads(invoke: Invoke, here: Path, tiny_model: Path) -> None:
+    write_csv(here / "train.csv")
+    printed = invoke("train", "flan-t5-base", "--dry-run", *settings(tiny_model)).stdout
+    (here / "resolved.yaml").write_text(printed, encoding="utf-8")
+    assert invoke("train", "resolved.yaml", "--dry-run").stdout == printed
+
+
+def test_train_writes_the_promised_folder(invoke: Invoke, here: Path, trained: Path) -> None:
+    printed = json.loads((here / "train.json").read_text(encoding="utf-8"))
+    promised = (
+        "adapter steps epochs train_loss validation_loss trainable_parameters total_parameters tokens "
+        "tokens_per_second peak_memory_bytes resumed_from stopped"
+    )
+    for key in promised.split():
+        assert key in printed
+    assert (printed["adapter"], printed["steps"]) == ("adapters/it", 2)
+    names = {path.name for path in trained.iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "recipe.yaml", "manifest.json", "metrics.jsonl",
+            "README.md", "report.html", "checkpoints", "tokenizer.json", "loss_curve.png"} <= names  # fmt: skip
+    manifest = json.loads((trained / "manifest.json").read_text(encoding="utf-8"))
+    assert {"base", "data", "input", "versions", "device", "counts", "scores", "training"} <= set(manifest)
+    assert manifest["input"]["source_column"] == "question"
+    assert not (here / "adapters" / "it.running").exists()
+
+
+def test_a_finished_adapter_is_not_overwritten_by_accident(
+    invoke: Invoke, here: Path, trained: Path, tiny_model: Path
+) -> None:
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    result = invoke("train", "adapters/it/recipe.yaml", code=2)
+    assert "error: adapters/it exists already\nhint: " in result.stderr
+    assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
+    invoke("train", "adapters/it/recipe.yaml", "--overwrite", "--set", "training.max_steps=1")
+    assert json.loads((trained / "manifest.json").read_text(encoding="utf-8"))["training"]["steps"] == 1
+    assert listing(here / "adapters")[0] == "it"
+
+
+def test_the_resolved_recipe_repeats_the_run_bit_for_bit(invoke: Invoke, here: Path, trained: Path) -> None:
+    invoke("train", "adapters/it/recipe.yaml", "--set", "output.name=again")
+    weights = [here / "adapters" / name / "adapter_model.safetensors" for name in ("it", "again")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_an_unfinished_run_asks_and_resumes(
+    invoke: Invoke, here: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.move(trained, here / "adapters" / "it.running")
+    asked = invoke("train", "adapters/it.running/recipe.yaml", code=2)
+    assert "adapters/it.running holds an unfinished run" in asked.stderr
+    assert "--resume" in asked.stderr
+    assert "--overwrite" in asked.stderr
+    result = invoke("train", "adapters/it.running/recipe.yaml", "--resume", "--json")
+    assert json.loads(result.stdout)["resumed_from"] == 2
+    assert listing(here / "adapters")[0] == "it"
+
+
+def test_a_run_that_fails_before_its_first_checkpoint_leaves_no_folder(
+    invoke: Invoke, here: Path, tiny_model: Path
+) -> None:
+    write_csv(here / "train.csv")
+    words = settings(tiny_model, "training.early_stopping=2", "data.validation_fraction=0")
+    assert "early_stopping" in invoke("train", "flan-t5-small", *words, code=2).stderr
+    assert not (here / "adapters").exists() or listing(here / "adapters") == []
+
+
+def test_an_output_folder_that_cannot_be_written_is_told_first(invoke: Invoke, here: Path, tiny_model: Path) -> None:
+    write_csv(here / "train.csv")
+    (here / "taken").write_text("a file", encoding="utf-8")
+    before = listing(here)
+    result = invoke("train", "flan-t5-small", *settings(tiny_model, "output.dir=taken/x"), code=2)
+    assert result.stderr.startswith("error: cannot write into taken")
+    assert listing(here) == before
+
+
+def test_eval_scores_writes_and_refreshes_the_adapter(invoke: Invoke, here: Path, trained: Path) -> None:
+    write_csv(here / "held.csv", rows=6)
+    result = invoke("eval", "adapters/it", "--data", "held.csv", "--baseline", "--json")
+    scores = json.loads(result.stdout)
+    assert scores["n"] == 6
+    assert set(scores["metrics"]) == {"rougeL", "chrf", "exact_match"} == set(scores["baseline"])
+    assert {"value", "interval", "signature"} <= set(scores["metrics"]["chrf"])
+    assert "p_value" in scores["difference"]["chrf"]
+    assert scores["predictions"] == "adapters/it/evaluations/held/predictions.jsonl"
+    rows = [json.loads(line) for line in Path(scores["predictions"]).read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == 6
+    assert "held" in json.loads((trained / "manifest.json").read_text(encoding="utf-8"))["scores"]
+    assert "chrf" in (trained / "README.md").read_text(encoding="utf-8")
+    assert "chrf" in result.stderr
+
+
+def test_eval_without_data_takes_the_held_out_split(invoke: Invoke, trained: Path) -> None:
+    result = invoke("eval", "adapters/it", "--limit", "1", "--json")
+    assert json.loads(result.stdout)["n"] == 1
+    assert "validation split" in result.stderr
+    assert (trained / "evaluations" / "validation-first-1").is_dir()
+
+
+def test_eval_finds_the_columns_of_a_file_that_names_them_otherwise(
+    invoke: Invoke, here: Path, tiny_model: Path
+) -> None:
+    write_csv(here / "train.csv")
+    words = settings(tiny_model, "data.source_column=question", "data.target_column=answer", "output.name=named")
+    invoke("train", "flan-t5-small", *words, *QUICK)
+    (here / "other.jsonl").write_text('{"input": "a b", "output": "c"}\n', encoding="utf-8")
+    assert json.loads(invoke("eval", "adapters/named", "--data", "other.jsonl", "--json").stdout)["n"] == 1
+    wrong = invoke("eval", "adapters/named", "--data", "other.jsonl", "--set", "data.source_column=inptu", code=3)
+    assert "there is no column 'inptu' (did you mean 'input'?)" in wrong.stderr
+
+
+def predicted(result: Any) -> list[str]:
+    return result.stdout.split("\n")[:-1]
+
+
+def test_predict_gives_a_line_for_a_line_and_a_row_for_a_row(invoke: Invoke, here: Path, trained: Path) -> None:
+    texts = ["what is the number of house 3", "house [bold]", "<b>"]
+    lines = predicted(invoke("predict", "adapters/it", *texts))
+    assert len(lines) == 3
+    assert predicted(invoke("predict", "adapters/it", "-", input="\n".join(texts))) == lines
+    (here / "in.txt").write_text("\r\n".join(texts), encoding="utf-8")
+    invoke("predict", "adapters/it", "--input", "in.txt", "--output", "out.txt")
+    assert (here / "out.txt").read_text(encoding="utf-8").split("\n")[:-1] == lines
+    rows = [{"question": text, "id": number} for number, text in enumerate(texts)]
+    (here / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    answered = [json.loads(line) for line in predicted(invoke("predict", "adapters/it", "--input", "in.jsonl"))]
+    assert [row["prediction"] for row in answered] == lines
+    assert [{key: row[key] for key in ("question", "id")} for row in answered] == rows
+
+
+def test_predict_says_which_row_cannot_be_read(invoke: Invoke, here: Path, trained: Path) -> None:
+    (here / "in.jsonl").write_text('{"question": "a"}\n{"quest": "b"}\n', encoding="utf-8")
+    before = listing(here)
+    result = invoke("predict", "adapters/it", "--input", "in.jsonl", "--output", "out.jsonl", code=3)
+    assert "'question'" in result.stderr
+    assert "  at: in.jsonl, row 2\n" in result.stderr
+    assert listing(here) == before
+    assert "not both" in invoke("predict", "adapters/it", "a", "--input", "in.jsonl", code=2).stderr
+
+
+def test_a_break_inside_a_prediction_does_not_break_the_lines() -> None:
+    from lora_s2s.commands._texts import Inputs
+
+    inputs = Inputs(["a", "b"], ["1", "2"])
+    assert inputs.written(["one\ntwo\u2028three\r", "four"]) == "one two three\nfour\n"
+
+
+def test_merge_writes_a_model_that_answers_the_same(invoke: Invoke, here: Path, trained: Path) -> None:
+    report = json.loads(invoke("merge", "adapters/it", "--out", "merged", "--json").stdout)
+    for key in ("out", "onto", "dtype", "max_logit_difference", "mean_logit_difference", "top1_changed"):
+        assert key in report
+    assert report["dtype"] == "float32"
+    texts = ["what is the number of house 7", "seven"]
+    words = ["--set", "evaluation.max_new_tokens=6"]
+    assert invoke("predict", "merged", *texts, *words).stdout == invoke("predict", "adapters/it", *texts).stdout
+    assert "merged exists already" in invoke("merge", "adapters/it", "--out", "merged", code=2).stderr
+
+
+def test_adapters_lists_shows_and_compares(invoke: Invoke, here: Path, trained: Path) -> None:
+    shutil.copytree(trained, here / "adapters" / "two")
+    manifest = json.loads((trained / "manifest.json").read_text(encoding="utf-8"))
+    manifest["training"]["steps"] = 77
+    (here / "adapters" / "two" / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    listed = json.loads(invoke("adapters", "--json").stdout)["adapters"]
+    assert [entry["name"] for entry in listed] == ["it", "two"]
+    assert "two" in invoke("adapters").stderr
+    assert json.loads(invoke("adapters", "show", "it", "--json").stdout)["path"] == "adapters/it"
+    assert "training steps" in invoke("adapters", "show", "adapters/two").stderr
+    assert "77" in invoke("adapters", "compare", "it", "two").stderr
+    assert "did you mean 'two'" in invoke("adapters", "show", "twoo", code=3).stderr
+
+
+def test_the_demo_goes_all_the_way(invoke: Invoke, here: Path, tiny_model: Path) -> None:
+    words = [f"model.name={tiny_model}", "evaluation.limit=5", "evaluation.max_new_tokens=5", "training.batch_size=4"]
+    sets = [part for word in (*words, "training.max_steps=2") for part in ("--set", word)]
+    result = invoke("demo", "--json", *sets)
+    printed = json.loads(result.stdout)
+    assert {"base", "adapter", "seconds", "adapter_dir", "merged_dir"} <= set(printed)
+    assert (printed["n"], printed["merged_equal"]) == (5, True)
+    assert set(printed["base"]) == set(printed["adapter"])
+    assert (here / printed["adapter_dir"] / "report.html").is_file()
+    assert (here / printed["merged_dir"] / "config.json").is_file()
+    assert result.stderr.count("\nmessage  ") == 3
+    assert listing(here)[0] == "lora-s2s-demo"
+    invoke("demo", *sets)
