@@ -30,7 +30,7 @@ class Verbs(TyperGroup):
     """All verbs, with one place where every failure becomes a message and an exit code."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Runs a command line (``args``, or the process's own) and exits; ``--debug`` may stand anywhere before ``--``."""
+        """Runs ``args``, or the process's own words, and exits; ``--debug`` may stand anywhere before a ``--``."""
         given: Sequence[str] | None = args[0] if args else extra.pop("args", None)
         words = list(sys.argv[1:] if given is None else given)
         end = words.index("--") if "--" in words else len(words)

@@ -34,7 +34,7 @@ class AdapterInfo:
 
         first = next(iter(score_lines(self.manifest.get("scores"))), None)
         base, training = (self._section(name) for name in ("base", "training"))
-        scored = (first.evaluation, f"{first.metric} {first.adapter}") if first else (NOTHING, NOTHING)
+        scored = (first.evaluation, f"{first.metric} {_value(first.adapter)}") if first else (NOTHING, NOTHING)
         return [self.name, shown(base.get("name")), number(training.get("steps")), *scored]
 
     def _section(self, name: str) -> Mapping[str, Any]:
@@ -103,9 +103,17 @@ def show_adapter(adapter: AdapterInfo) -> None:
 
     lines = score_lines(adapter.manifest.get("scores"))
     if lines:
-        rows = [[line.evaluation, line.n, line.metric, line.baseline, line.adapter, line.p_value] for line in lines]
-        table("Scores", ["data", "sources", "metric", "base", "adapter", "p"], rows)
+        rows = [
+            [line.evaluation, line.n, line.metric, _value(line.baseline), _value(line.adapter), line.difference]
+            for line in lines
+        ]
+        table("Scores", ["data", "sources", "metric", "base", "adapter", "difference"], rows)
     table(str(adapter.path), ["what", "value"], [list(fact) for fact in facts(adapter.manifest)])
+
+
+def _value(score: str) -> str:
+    """Returns a score without its interval."""
+    return score.split(" [")[0]
 
 
 def differences(one: AdapterInfo, other: AdapterInfo) -> list[list[str]]:

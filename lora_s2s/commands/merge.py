@@ -24,7 +24,8 @@ def merge(
 ) -> None:
     """Fold an adapter into its base; measure what changed.
 
-    Folded in float32 and compared on real inputs. The result loads with AutoModelForSeq2SeqLM.from_pretrained; the base is left as it is.
+    Folded in float32 and compared on real inputs. The result loads with
+    AutoModelForSeq2SeqLM.from_pretrained; the base is left as it is.
     """
     from lora_s2s.commands._pipeline import check_writable
     from lora_s2s.commands._scoring import probe_texts

@@ -35,7 +35,7 @@ def predict(
     from lora_s2s.commands._pipeline import check_writable
     from lora_s2s.commands._scoring import decoding_settings, recipe_of
     from lora_s2s.commands._texts import read_inputs, rendered
-    from lora_s2s.console import ProgressLine, plain, say
+    from lora_s2s.console import ProgressLine, plain, say, write_out
     from lora_s2s.files import write_text
     from lora_s2s.inference.decode import decode
     from lora_s2s.inference.loading import load_predictor
@@ -57,7 +57,8 @@ def predict(
     if output:
         write_text(Path(output), written)
         say(f"{len(answers):,} predictions: {output}")
+    elif sys.stdout.isatty():
+        # A terminal acts on control characters; a pipe gets the text as it is.
+        write_out("\n".join(plain(line) for line in written.splitlines()))
     else:
-        # A terminal acts on control characters; a pipe gets the bytes as they are.
-        lines = [plain(text) for text in written.splitlines()] if sys.stdout.isatty() else [written.rstrip("\n")]
-        typer.echo("\n".join(lines))
+        write_out(written.removesuffix("\n"))

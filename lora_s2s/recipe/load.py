@@ -52,8 +52,19 @@ def recipe_to_yaml(recipe: Recipe) -> str:
     sections = recipe.model_dump(mode="json")
     if recipe.training.max_steps is not None:
         del sections["training"]["epochs"]
-    text: str = yaml.safe_dump(sections, sort_keys=False, allow_unicode=True, width=10_000)
+    text: str = yaml.dump(sections, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000)
     return text
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes control characters and unusual line breaks as escapes; PyYAML's other styles lose some of them."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        """Represents a text, in double quotes where it needs escapes."""
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if data.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def _chain(path: Path) -> list[Layer]:

@@ -192,6 +192,16 @@ def test_predict_gives_a_line_for_a_line_and_a_row_for_a_row(invoke: Invoke, her
     assert [{key: row[key] for key in ("question", "id")} for row in answered] == rows
 
 
+def test_an_empty_answer_keeps_its_line(
+    invoke: Invoke, here: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lora_s2s.inference.decode import Prediction
+
+    answers = [Prediction("one", 1, True), Prediction("", 0, True)]
+    monkeypatch.setattr("lora_s2s.inference.decode.decode", lambda *_: answers)
+    assert invoke("predict", "adapters/it", "a", "b").stdout == "one\n\n"
+
+
 def test_predict_says_which_row_cannot_be_read(invoke: Invoke, here: Path, trained: Path) -> None:
     (here / "in.jsonl").write_text('{"question": "a"}\n{"quest": "b"}\n', encoding="utf-8")
     before = listing(here)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lora_s2s.errors import RecipeError, UsageError
@@ -212,7 +212,9 @@ def test_unknown_recipe_names_the_nearest(tmp_path: Path) -> None:
 words = st.text(st.characters(blacklist_categories=("Cs",)), max_size=12).filter(lambda text: "\x00" not in text)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
+@example(name="no", column="\x85 \u2028\n\t\ufeff", rate=1e-5, steps=3)
+@example(name="012", column="null", rate=1e-300, steps=None)
 @given(name=words.filter(bool), column=words, rate=st.floats(1e-9, 1), steps=st.none() | st.integers(1, 9))
 def test_the_resolved_recipe_loads_to_itself(
     tmp_path_factory: pytest.TempPathFactory, name: str, column: str, rate: float, steps: int | None
