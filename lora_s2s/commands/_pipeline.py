@@ -175,8 +175,9 @@ def data_line(prepared: PreparedDataset) -> str:
     """Returns one line on what is in a prepared folder."""
     report = prepared.report
     splits = ", ".join(f"{count:,} {name}" for name, count in report["splits"].items())
-    left_out = f", {report['rows']['rejected']:,} rows left out" if report["rows"]["rejected"] else ""
-    return f"data: {splits}{left_out} ({prepared.path}{', as before' if prepared.reused else ''})"
+    count = report["rows"]["rejected"]
+    left_out = f"; {count:,} rows left out, see rejected.jsonl" if count else ""
+    return f"data: {splits} ({prepared.path}{', as before' if prepared.reused else ''}){left_out}"
 
 
 def _identity(recipe: Recipe, base: LoadedBase, prepared: PreparedDataset) -> dict[str, str]:

@@ -14,6 +14,7 @@ from lora_s2s.errors import DataError, ToolkitError, UsageError, nearest
 if TYPE_CHECKING:
     from lora_s2s.evaluation.evaluate import Evaluation
     from lora_s2s.inference.decode import DecodingSettings
+    from lora_s2s.inference.loading import InputSettings
     from lora_s2s.recipe.schema import EvaluationSection, Recipe
 
 NO_DATA = "none"
@@ -55,6 +56,8 @@ def score_model(
         find_origins(data)  # a wrong path is told before a model is loaded
     recipe = recipe_of(model, sets, data=data)
     predictor = load_predictor(model, base=base, dtype=recipe.model.dtype)
+    if recipe.data.train == (data or NO_DATA):
+        recipe = _as_trained(recipe, predictor.settings)
     named = any(word.strip().startswith(("data.source_column", "data.target_column")) for word in sets)
     tests = examples_for(recipe, data, named_columns=named)
     count = limit or recipe.evaluation.limit
@@ -77,6 +80,13 @@ def score_model(
     if predictor.has_adapter and base is None:
         _record(Path(model), name, evaluation)
     return evaluation.to_json(written)
+
+
+def _as_trained(recipe: Recipe, settings: InputSettings) -> Recipe:
+    """A merged model brings no recipe, but its manifest says how a row became a source."""
+    said = recipe.data.model_fields_set
+    known = {key: getattr(settings, key) for key in ("template", "source_column", "format") if key not in said}
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=known)})
 
 
 def _record(adapter: Path, name: str, evaluation: Evaluation) -> None:

@@ -230,6 +230,20 @@ def test_merge_writes_a_model_that_answers_the_same(invoke: Invoke, here: Path, 
     assert "merged exists already" in invoke("merge", "adapters/it", "--out", "merged", code=2).stderr
 
 
+def test_a_merged_model_is_scored_with_the_template_it_was_trained_with(
+    invoke: Invoke, here: Path, tiny_model: Path
+) -> None:
+    write_csv(here / "train.csv")
+    words = settings(tiny_model, "data.template=Answer: {question}", "output.name=asked")
+    invoke("train", "flan-t5-small", *words, *QUICK)
+    invoke("merge", "adapters/asked", "--out", "merged")
+    common = ("--data", "train.csv", "--limit", "3", "--set", "evaluation.max_new_tokens=6", "--json")
+    whole = json.loads(invoke("eval", "merged", "--out", "scored", *common).stdout)
+    assert whole["metrics"] == json.loads(invoke("eval", "adapters/asked", *common).stdout)["metrics"]
+    first = json.loads((here / "scored" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert first["source"].startswith("Answer: what is")
+
+
 def test_adapters_lists_shows_and_compares(invoke: Invoke, here: Path, trained: Path) -> None:
     shutil.copytree(trained, here / "adapters" / "two")
     manifest = json.loads((trained / "manifest.json").read_text(encoding="utf-8"))
