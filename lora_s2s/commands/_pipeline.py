@@ -109,10 +109,12 @@ def train_adapter(recipe: Recipe, *, resume: bool = False, overwrite: bool = Fal
     """Prepares, trains and writes the adapter's folder; returns the ``--json`` object of ``train``."""
     from lora_s2s.console import say
     from lora_s2s.data.tokenise import load_tokenizer
+    from lora_s2s.models.precision import resolve_device, resolve_dtype
     from lora_s2s.training.loop import train
     from lora_s2s.training.validation import make_validation
 
     folder = check_run_folder(recipe, resume=resume, overwrite=overwrite)
+    resolve_dtype(recipe.model.dtype, resolve_device())  # refused before minutes go into preparing
     prepared = prepare_data(recipe)
     say(data_line(prepared))
     tokenizer = load_tokenizer(recipe.model.name, recipe.model.revision)
