@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -43,6 +44,9 @@ class Verbs(TyperGroup):
             code = 130
         except _USAGE_ERRORS as error:
             code = _show_usage(error)
+        except BrokenPipeError:  # whoever read stdout has gone; Python must not flush into it once more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 1
         except FORESEEN as error:
             failure = told(error)
             if debug:
@@ -100,8 +104,14 @@ def options(
     """Options before the verb."""
 
 
+def _terminated(number: int, _frame: object) -> None:
+    """Ends like an exception does, so that a folder half written is taken away; a training run has its own way."""
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """The console script."""
+    signal.signal(signal.SIGTERM, _terminated)
     # Libraries' own progress bars and advice would drown what this package says.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,15 +1,37 @@
-"""Reading the manifests of adapters for people: a list, one, two side by side."""
+"""Adapters and what their folders say: a list, one, two side by side, the recipe one was made with. Light to import."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_s2s.errors import DataError, nearest
+from lora_s2s.console import table, warn
+from lora_s2s.errors import DataError, UsageError, nearest
+from lora_s2s.evaluation.summary import NOTHING, facts, number, score_lines, shown
+from lora_s2s.files import read_json
+from lora_s2s.recipe.load import load_recipe, recipe_from_settings
+from lora_s2s.recipe.schema import Recipe
 
-NOTHING = "–"
+NO_DATA = "none"
+
+
+def recipe_of(model: str, overrides: Sequence[str] = (), *, data: str | None = None) -> Recipe:
+    """Returns the recipe an adapter was made with, or the defaults for a plain model, with overrides.
+
+    Args:
+        data: the data file, for a model that comes without a recipe.
+    """
+    folder = Path(model).expanduser()
+    if (folder / "recipe.yaml").is_file():
+        return load_recipe(str(folder / "recipe.yaml"), overrides)
+    if not folder.exists() and folder.parent.is_dir() and "/" in model:
+        # Also of the form of a hub id, but it stands in a folder of this machine.
+        siblings = [path.name for path in folder.parent.iterdir()]
+        raise UsageError(f"no such folder: {model}{nearest(folder.name, siblings)}", hint="lora-s2s adapters")
+    # A model has no training data; the key is required, so it is given and never read.
+    return recipe_from_settings("model", [f"model.name={model}", f"data.train={data or NO_DATA}", *overrides])
 
 
 @dataclass(frozen=True)
@@ -30,38 +52,25 @@ class AdapterInfo:
 
     def row(self) -> list[str]:
         """Returns name, base, steps, what it was scored on, and its first score there."""
-        from lora_s2s.evaluation.summary import number, score_lines, shown
-
         first = next(iter(score_lines(self.manifest.get("scores"))), None)
-        base, training = (self._section(name) for name in ("base", "training"))
         scored = (first.evaluation, f"{first.metric} {_value(first.adapter)}") if first else (NOTHING, NOTHING)
-        return [self.name, shown(base.get("name")), number(training.get("steps")), *scored]
+        return [self.name, shown(self._said("base", "name")), number(self._said("training", "steps")), *scored]
 
-    def _section(self, name: str) -> Mapping[str, Any]:
-        section = self.manifest.get(name)
-        return section if isinstance(section, Mapping) else {}
+    def _said(self, section: str, key: str) -> Any:
+        found = self.manifest.get(section)
+        return found.get(key) if isinstance(found, Mapping) else None
 
     def lines(self) -> dict[str, str]:
         """Returns every score and fact, by what it is."""
-        from lora_s2s.evaluation.summary import facts, score_lines
-
         scores = {f"{line.evaluation} {line.metric}": line.adapter for line in score_lines(self.manifest.get("scores"))}
-        return {**scores, **dict(facts(self.manifest)), **self._recipe()}
-
-    def _recipe(self) -> dict[str, str]:
-        """Returns the recipe's lines; ``section.key`` to its text."""
-        from lora_s2s.commands._scoring import recipe_of
-
-        if not (self.path / "recipe.yaml").is_file():
-            return {}
-        sections = recipe_of(str(self.path)).model_dump(mode="json")
-        return {f"{section}.{key}": str(value) for section, keys in sections.items() for key, value in keys.items()}
+        recipe = self.path / "recipe.yaml"
+        sections = load_recipe(str(recipe)).model_dump(mode="json") if recipe.is_file() else {}
+        keys = {f"{section}.{key}": str(value) for section, said in sections.items() for key, value in said.items()}
+        return {**scores, **dict(facts(self.manifest)), **keys}
 
 
 def list_adapters(folder: Path) -> list[AdapterInfo]:
     """Returns the adapters in a folder, by name; a damaged one is left out with a warning."""
-    from lora_s2s.console import warn
-
     found = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if (path / "adapter_config.json").is_file() and not path.name.startswith("."):
@@ -88,8 +97,6 @@ def find_adapter(name: str, folder: Path) -> AdapterInfo:
 
 
 def _info(path: Path) -> AdapterInfo:
-    from lora_s2s.files import read_json
-
     manifest = read_json(path / "manifest.json") if (path / "manifest.json").is_file() else {}
     if not isinstance(manifest, dict):
         raise DataError("the manifest is not an object", where=str(path / "manifest.json"))
@@ -98,15 +105,11 @@ def _info(path: Path) -> AdapterInfo:
 
 def show_adapter(adapter: AdapterInfo) -> None:
     """Shows scores and facts as two tables."""
-    from lora_s2s.console import table
-    from lora_s2s.evaluation.summary import facts, score_lines
-
-    lines = score_lines(adapter.manifest.get("scores"))
-    if lines:
-        rows = [
-            [line.evaluation, line.n, line.metric, _value(line.baseline), _value(line.adapter), line.difference]
-            for line in lines
-        ]
+    rows = [
+        [line.evaluation, line.n, line.metric, _value(line.baseline), _value(line.adapter), line.difference]
+        for line in score_lines(adapter.manifest.get("scores"))
+    ]
+    if rows:
         table("Scores", ["data", "sources", "metric", "base", "adapter", "difference"], rows)
     table(str(adapter.path), ["what", "value"], [list(fact) for fact in facts(adapter.manifest)])
 

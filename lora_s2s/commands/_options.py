@@ -1,10 +1,14 @@
-"""Words and options that several verbs share."""
+"""Words, options and a check that several verbs share."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from lora_s2s.errors import UsageError
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or a shipped recipe's name.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL_OR_ADAPTER", help="Adapter or model folder, hub id, or demo.")]
@@ -15,6 +19,17 @@ Sets = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Base = Annotated[
-    str | None,
-    typer.Option("--base", metavar="MODEL", help="A base to use in place of the one the adapter names."),
+    str | None, typer.Option("--base", metavar="MODEL", help="A base to use in place of the one the adapter names.")
 ]
+
+
+def check_writable(folder: Path) -> None:
+    """Refuses a folder that could not be written into, before any work is done for it.
+
+    Raises:
+        UsageError: the folder, or the nearest one above it that exists, is a file or takes no files.
+    """
+    existing = next(place for place in (folder, *folder.parents, Path(".")) if place.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        reason = "no permission" if existing.is_dir() else "it is a file"
+        raise UsageError(f"cannot write into {existing}: {reason}", hint="choose another folder")

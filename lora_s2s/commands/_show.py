@@ -5,29 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lora_s2s.console import plain, say, table
+
 _LONGEST = 400
 
 
 def show_preview(pairs: Sequence[tuple[str, str]]) -> None:
     """Shows a few training pairs as the model sees them."""
-    from lora_s2s.console import say
-
     for number, (source, target) in enumerate(pairs, start=1):
         say(f"  {number}. {short(source)}")
         say(f"     → {short(target)}")
 
 
-def short(text: str, longest: int = _LONGEST) -> str:
+def short(text: str) -> str:
     """Returns a text on one line, cut where it is long."""
-    from lora_s2s.console import plain
-
-    return plain(text if len(text) <= longest else f"{text[:longest]}…")
+    return plain(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
 
 
 def show_scores(title: str, result: Mapping[str, Any]) -> None:
     """Shows what ``eval`` found: a row for each metric, the baseline beside it where there is one."""
-    from lora_s2s.console import table
-
     baseline, difference = result.get("baseline"), result.get("difference")
     rows = []
     for name, score in result["metrics"].items():
@@ -47,8 +43,6 @@ def _with_interval(score: Mapping[str, Any], sign: str = "") -> str:
 
 def show_prepared(report: Mapping[str, Any], preview: Sequence[tuple[str, str]]) -> None:
     """Shows the report of ``prepare`` and some pairs."""
-    from lora_s2s.console import say, table
-
     rows = [
         [side, *(f"{report[f'{side}_tokens'][key]:,}" for key in ("p50", "p95", "max")),
          f"{report['truncated'][side]:,}", f"{report['unknown_tokens'][side]:.2%}"]

@@ -1,17 +1,22 @@
-"""What ``predict`` reads and writes: lines of text, or rows that keep their fields."""
+"""What ``predict`` reads and writes: lines of text, or rows that keep their fields. Heavy to import."""
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lora_s2s.console import ProgressLine
+from lora_s2s.data.example import Row
+from lora_s2s.data.origins import find_origins, reading
 from lora_s2s.errors import DataError, UsageError
-
-if TYPE_CHECKING:
-    from lora_s2s.inference.loading import Predictor
+from lora_s2s.files import jsonl_line, open_text, read_jsonl
+from lora_s2s.inference import decode as decoding
+from lora_s2s.inference.loading import Predictor
+from lora_s2s.recipe.schema import EvaluationSection
 
 STDIN = "-"
 _LINES = (".txt", ".text")
@@ -29,16 +34,11 @@ class Inputs:
 
     def written(self, predictions: Sequence[str]) -> str:
         """Returns what goes out: a line for a line, a JSON row with ``prediction`` for a row."""
-        from lora_s2s.files import jsonl_line
-
-        lines = []
-        for item, text in zip(self.items, predictions, strict=True):
-            if isinstance(item, str):
-                # One line in, one line out, whatever the model wrote.
-                lines.append(" ".join(text.splitlines()) + "\n")
-            else:
-                lines.append(jsonl_line({**item, "prediction": text}))
-        return "".join(lines)
+        # One line in, one line out, whatever the model wrote.
+        return "".join(
+            " ".join(text.splitlines()) + "\n" if isinstance(item, str) else jsonl_line({**item, "prediction": text})
+            for item, text in zip(self.items, predictions, strict=True)
+        )
 
 
 def read_inputs(texts: Sequence[str], file: str | None) -> Inputs:
@@ -53,14 +53,14 @@ def read_inputs(texts: Sequence[str], file: str | None) -> Inputs:
             "expected texts, or --input FILE" + (", not both" if texts else ""),
             hint='lora-s2s predict adapters/demo "a table for four on friday"',
         )
-    if file == STDIN or list(texts) == [STDIN]:
-        found: list[tuple[Input, str]] = [
-            (line, f"stdin:{number}") for number, line in enumerate(_stdin_lines(), start=1)
-        ]
-    elif file:
+    found: list[tuple[Input, str]]
+    if file and file != STDIN:
         found = list(_file_items(Path(file).expanduser()))
     else:
-        found = [(text, f"text {number}") for number, text in enumerate(texts, start=1)]
+        piped = file == STDIN or list(texts) == [STDIN]
+        place = "stdin:" if piped else "text "
+        lines = _stdin_lines() if piped else texts
+        found = [(text, f"{place}{number}") for number, text in enumerate(lines, start=1)]
     if not found:
         raise DataError(f"{file or 'stdin'} is empty: nothing to answer", hint="give at least one line or row")
     return Inputs([item for item, _ in found], [place for _, place in found])
@@ -69,16 +69,13 @@ def read_inputs(texts: Sequence[str], file: str | None) -> Inputs:
 def _stdin_lines() -> list[str]:
     content = sys.stdin.buffer.read()
     try:
-        return content.decode("utf-8-sig").splitlines()
+        # Not splitlines, which also breaks where a line of a file does not: at U+2028, for one.
+        return [line.rstrip("\n") for line in io.StringIO(content.decode("utf-8-sig"), newline=None)]
     except UnicodeDecodeError as error:
         raise DataError(f"stdin is not UTF-8 text (byte {error.start})") from error
 
 
 def _file_items(path: Path) -> Iterator[tuple[Input, str]]:
-    from lora_s2s.data.origins import find_origins
-    from lora_s2s.data.rows import Row, reading
-    from lora_s2s.files import open_text, read_jsonl
-
     kind = (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
     with reading(path):
         if kind in _LINES:
@@ -111,3 +108,20 @@ def rendered(predictor: Predictor, inputs: Inputs) -> list[str]:
         except DataError as error:
             raise DataError(error.message, hint=error.hint, where=place) from error
     return sources
+
+
+def decoding_settings(section: EvaluationSection) -> decoding.DecodingSettings:
+    """Returns the decoding part of a recipe's evaluation section."""
+    return decoding.DecodingSettings(**section.model_dump(include={"max_new_tokens", "num_beams", "batch_tokens"}))
+
+
+def answer(predictor: Predictor, sources: Sequence[str], section: EvaluationSection, *, label: str) -> list[str]:
+    """Returns the answers to rendered sources, with a progress line called ``label``."""
+    with ProgressLine(label) as line:
+        answers = decoding.decode(
+            predictor,
+            sources,
+            decoding_settings(section),
+            (lambda done, total: line.update({}, done=done, total=total)) if len(sources) > 1 else None,
+        )
+    return [answer.text for answer in answers]

@@ -10,9 +10,7 @@ import typer
 from lora_s2s.commands._options import Json
 
 adapters = typer.Typer(
-    help="List trained adapters; show one; compare two.",
-    rich_markup_mode=None,
-    invoke_without_command=True,
+    help="List trained adapters; show one; compare two.", rich_markup_mode=None, invoke_without_command=True
 )
 Name = Annotated[str, typer.Argument(metavar="NAME", help="An adapter's folder, or its name in --dir.")]
 Folder = Annotated[str, typer.Option("--dir", metavar="DIR", help="The folder of adapters.")]

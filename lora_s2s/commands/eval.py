@@ -13,8 +13,7 @@ from lora_s2s.commands._options import Base, Json, Model, Sets
 def evaluate(
     model: Model,
     data: Annotated[
-        str | None,
-        typer.Option("--data", metavar="FILE", help="What to score on; the recipe's test data by default."),
+        str | None, typer.Option("--data", metavar="FILE", help="What to score on; the recipe's test data by default.")
     ] = None,
     baseline: Annotated[bool, typer.Option("--baseline", help="Score the base too, and the difference.")] = False,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many sources.")] = None,

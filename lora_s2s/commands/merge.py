@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lora_s2s.commands._options import Adapter, Base, Json
+from lora_s2s.commands._options import Adapter, Base, Json, check_writable
 
 
 def merge(
@@ -27,7 +27,6 @@ def merge(
     Folded in float32 and compared on real inputs. The result loads with
     AutoModelForSeq2SeqLM.from_pretrained; the base is left as it is.
     """
-    from lora_s2s.commands._pipeline import check_writable
     from lora_s2s.commands._scoring import probe_texts
     from lora_s2s.console import say, write_json
     from lora_s2s.lora.merge import merge_adapter

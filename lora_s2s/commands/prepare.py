@@ -37,7 +37,7 @@ def prepare(
     said = [f"data.train={data}"] * bool(data) + [f"model.name={model}"] * bool(model) + list(sets or ())
     if not recipe and not (data and model and out):
         raise UsageError("expected a RECIPE, or --data, --model and --out together", hint="lora-s2s prepare demo")
-    loaded = load_recipe(recipe, said) if recipe else recipe_from_settings(Path(str(out)).name, said)
+    loaded = load_recipe(recipe, said) if recipe else recipe_from_settings("prepared", said)
     prepared = prepare_data(loaded, Path(out) if out else None)
     say(data_line(prepared))
     show_prepared(prepared.report, prepared.preview)

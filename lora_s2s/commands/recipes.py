@@ -10,9 +10,7 @@ import typer
 from lora_s2s.commands._options import Json
 
 recipes = typer.Typer(
-    help="List, show or copy the shipped recipes; print the schema.",
-    rich_markup_mode=None,
-    invoke_without_command=True,
+    help="List, show or copy the shipped recipes; print the schema.", rich_markup_mode=None, invoke_without_command=True
 )
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A shipped recipe.")]
 
@@ -43,8 +41,7 @@ def show(name: Name) -> None:
 
 @recipes.command("copy")
 def copy(
-    name: Name,
-    to: Annotated[str, typer.Argument(metavar="FILE", help="Where to; NAME.yaml here by default.")] = "",
+    name: Name, to: Annotated[str, typer.Argument(metavar="FILE", help="Where to; NAME.yaml here by default.")] = ""
 ) -> None:
     """Copy a shipped recipe to a file of your own."""
     from lora_s2s.console import say

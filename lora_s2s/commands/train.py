@@ -23,8 +23,7 @@ def train(
 
     The adapter lands in adapters/NAME; data paths are relative to the current folder.
     """
-    from lora_s2s.commands._dry_run import dry_run as count
-    from lora_s2s.commands._pipeline import train_adapter
+    from lora_s2s.commands import _pipeline
     from lora_s2s.console import say, write_json, write_out
     from lora_s2s.errors import UsageError
     from lora_s2s.recipe.load import load_recipe, recipe_to_yaml
@@ -33,10 +32,10 @@ def train(
         raise UsageError("--resume and --overwrite exclude each other: keep one")
     loaded = load_recipe(recipe, sets or ())
     if dry_run:
-        counted = count(loaded)
+        counted = _pipeline.dry_run(loaded)
         write_json(counted) if json else write_out(recipe_to_yaml(loaded).rstrip("\n"))
         return
-    result = train_adapter(loaded, resume=resume, overwrite=overwrite)
+    result = _pipeline.train_adapter(loaded, resume=resume, overwrite=overwrite)
     if json:
         write_json(result)
     losses = {"train loss": result["train_loss"], "validation loss": result["validation_loss"]}

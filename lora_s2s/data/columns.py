@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lora_s2s.data.example import Example, Unusable
+from lora_s2s.data.example import Example, Unusable, checked
 from lora_s2s.data.template import render_source, template_columns
 from lora_s2s.errors import DataError, nearest
 
@@ -36,20 +36,14 @@ class Columns:
         target = text_in(fields, self.target, "target")
         if self.template is not None:
             values = {name: _text(fields.get(name), f"column '{name}'") for name in template_columns(self.template)}
-            yield Example(_filled(render_source(self.template, values), "source"), target, where)
+            yield Example(checked(render_source(self.template, values), "source"), target, where)
         elif self.source is not None:
             yield Example(text_in(fields, self.source, "source"), target, where)
 
 
 def text_in(fields: Mapping[str, Any], column: str, role: str) -> str:
     """Returns a field's text verbatim; ``role`` names it in the reason when there is none."""
-    return _filled(_text(fields.get(column), role), role)
-
-
-def _filled(text: str, role: str) -> str:
-    if not text.strip():
-        raise Unusable(f"empty {role}")
-    return text
+    return checked(_text(fields.get(column), role), role)
 
 
 def _text(value: object, role: str) -> str:
@@ -59,12 +53,7 @@ def _text(value: object, role: str) -> str:
         return "true" if value else "false"
     if isinstance(value, (Mapping, list, tuple, bytes)):
         raise Unusable(f"{role} is not text: {type(value).__name__}")
-    text = str(value)
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise Unusable(f"{role} is not valid Unicode") from error
-    return text
+    return str(value)
 
 
 def find_columns(
@@ -75,27 +64,36 @@ def find_columns(
     Raises:
         DataError: a named column does not exist, or no pair of names is known; the message lists what exists.
     """
-    known = _by_lower_case(names)
+    known = {**{name.strip().lower(): name for name in reversed(names)}, **{name: name for name in names}}
     for column in template_columns(template) if template is not None else []:
         _named(column, {name: name for name in names}, names, where)
     source = _named(source_column, known, names, where) if source_column is not None else None
     target = _named(target_column, known, names, where) if target_column is not None else None
-    if source is None and template is None:
+    needs_source = source is None and template is None
+    if needs_source:
         _refuse_alpaca(known, where)
     if target is None:
-        target = _target_for(source, known, needs_source=source is None and template is None)
-    if target is None:
-        raise _unknown_columns("target", names, where)
-    if source is None and template is None:
-        source = _source_for(target, known)
-        if source is None:
-            raise _unknown_columns("source", names, where)
+        # The partner of the source's name first, then whatever is known.
+        partners = [last for first, last in KNOWN_PAIRS if source is not None and first == source.strip().lower()]
+        others = [last for first, last in KNOWN_PAIRS if not needs_source or first in known]
+        target = _first_known("target", [*partners, *others], known, source, names, where)
+    if needs_source:
+        partners = [first for first, last in KNOWN_PAIRS if last == target.strip().lower()]
+        source = _first_known("source", [*partners, *dict(KNOWN_PAIRS)], known, target, names, where)
     return Columns(source, target, template)
 
 
-def _by_lower_case(names: Sequence[str]) -> dict[str, str]:
-    lowered = {name.strip().lower(): name for name in reversed(names)}
-    return {**lowered, **{name: name for name in names}}
+def _first_known(
+    role: str, wanted: Sequence[str], known: Mapping[str, str], taken: str | None, names: Sequence[str], where: str
+) -> str:
+    found = next((known[name] for name in wanted if name in known and known[name] != taken), None)
+    if found is None:
+        raise DataError(
+            f"no {role} column is known by its name; the file has {_listed(names)}",
+            hint="name them: lora-s2s prepare … --set data.source_column=NAME --set data.target_column=NAME",
+            where=where,
+        )
+    return found
 
 
 def _named(column: str, known: Mapping[str, str], names: Sequence[str], where: str) -> str:
@@ -109,18 +107,6 @@ def _named(column: str, known: Mapping[str, str], names: Sequence[str], where: s
     return found
 
 
-def _target_for(source: str | None, known: Mapping[str, str], *, needs_source: bool) -> str | None:
-    partners = [last for first, last in KNOWN_PAIRS if source is not None and first == source.strip().lower()]
-    others = [last for first, last in KNOWN_PAIRS if not needs_source or first in known]
-    return next((known[name] for name in [*partners, *others] if name in known and known[name] != source), None)
-
-
-def _source_for(target: str, known: Mapping[str, str]) -> str | None:
-    partners = [first for first, last in KNOWN_PAIRS if last == target.strip().lower()]
-    others = [first for first, _ in KNOWN_PAIRS]
-    return next((known[name] for name in [*partners, *others] if name in known and known[name] != target), None)
-
-
 def _refuse_alpaca(known: Mapping[str, str], where: str) -> None:
     # Taking (input, output) here would drop every instruction without a word.
     if known.keys() >= _ALPACA:
@@ -129,14 +115,6 @@ def _refuse_alpaca(known: Mapping[str, str], where: str) -> None:
             hint="--set data.template='{instruction} {input}' --set data.target_column=output",
             where=where,
         )
-
-
-def _unknown_columns(role: str, names: Sequence[str], where: str) -> DataError:
-    return DataError(
-        f"no {role} column is known by its name; the file has {_listed(names)}",
-        hint="name them: lora-s2s prepare … --set data.source_column=NAME --set data.target_column=NAME",
-        where=where,
-    )
 
 
 def _listed(names: Sequence[str]) -> str:

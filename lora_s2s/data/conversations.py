@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lora_s2s.data.example import Example, Rejected, Unusable, reject
+from lora_s2s.data.example import Example, Rejected, Unusable, checked, reject
 
 CONVERSATIONS = "conversations"
 _ROLES = {
@@ -58,7 +58,7 @@ def _turns(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
     turns = [_turn(turn) for turn in raw]
     system = fields.get("system")
     if isinstance(system, str) and system.strip() and turns[0][0] != "system":
-        return [("system", system), *turns]
+        return [("system", checked(system, "the system text")), *turns]
     return turns
 
 
@@ -73,4 +73,4 @@ def _turn(turn: object) -> tuple[str, str]:
         raise Unusable("a turn that is not text")
     if not text.strip():
         raise Unusable("an empty turn")
-    return role, text
+    return role, checked(text, "a turn")

@@ -1,14 +1,35 @@
-"""What readers yield: a text pair, or the reason why a record gives none."""
+"""What readers yield: a record, the text pair made of it, or the reason why it gives none."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 _EXCERPT = 200
 
 
 class Unusable(ValueError):
     """A record that gives no example; the message is the reason, its detail after ``": "``."""
+
+
+def checked(text: str, role: str) -> str:
+    """Returns a text as it is; raises Unusable where it is blank, or no Unicode (a lone surrogate from JSON)."""
+    if not text.strip():
+        raise Unusable(f"empty {role}")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise Unusable(f"{role} is not valid Unicode") from error
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One record: the line it starts on (1-based; the row's number in Parquet) and its fields as written."""
+
+    line: int
+    fields: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

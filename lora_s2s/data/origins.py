@@ -3,24 +3,45 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Sequence
+import gzip
+import itertools
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_s2s.data.example import Rejected
-from lora_s2s.data.json_rows import read_json, read_jsonl
-from lora_s2s.data.rows import Reader, Row
-from lora_s2s.data.tables import read_csv, read_parquet, read_tsv
+import pyarrow as pa
+
+from lora_s2s.data.example import Rejected, Row
+from lora_s2s.data.formats import read_csv, read_json, read_jsonl, read_parquet, read_tsv
 from lora_s2s.demo import task
 from lora_s2s.errors import DataError, SetupError, nearest
 from lora_s2s.files import sha256_file, sha256_json
 
-READERS: dict[str, Reader] = {
+READERS: dict[str, Callable[[Path], Iterator[Row | Rejected]]] = {
     ".csv": read_csv, ".tsv": read_tsv, ".json": read_json, ".jsonl": read_jsonl, ".ndjson": read_jsonl,
     ".parquet": read_parquet,
 }  # fmt: skip
 _HUB, _DEMO = "hf:", "demo:"
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns what a damaged or foreign file raises while it is read into one DataError."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not UTF-8 text (byte 0x{error.object[error.start]:02x})",
+            hint=f"convert it first: iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8-{path.name}",
+        ) from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is a damaged gzip file ({error})", hint="fetch or compress it again") from error
+    except (pa.ArrowException, OSError) as error:
+        hint = "check that the file is whole and of this type"
+        raise DataError(f"{path} cannot be read: {error}", hint=hint) from error
 
 
 @dataclass(frozen=True)
@@ -38,11 +59,13 @@ class Origin:
             SetupError: a hub data set that cannot be had.
         """
         if self.path is not None:
-            return READERS[_suffix(self.path)](self.path)
-        if self.name.startswith(_HUB):
-            return (Row(line, fields) for line, fields in enumerate(_hub_dataset(self.name), start=1))
-        pairs = task.examples(self.name.removeprefix(_DEMO))
-        return (Row(line, {"source": pair[0], "target": pair[1]}) for line, pair in enumerate(pairs, start=1))
+            with reading(self.path):
+                yield from READERS[_suffix(self.path)](self.path)
+        elif self.name.startswith(_HUB):
+            yield from itertools.starmap(Row, enumerate(_hub_dataset(self.name), start=1))
+        else:
+            for line, (source, target) in enumerate(task.examples(self.name.removeprefix(_DEMO)), start=1):
+                yield Row(line, {"source": source, "target": target})
 
     def content_hash(self) -> str:
         """Returns a hash that changes when the rows change."""
@@ -59,15 +82,18 @@ def find_origins(paths: str | Sequence[str]) -> list[Origin]:
     Raises:
         DataError: nothing is there, or nothing that a reader reads.
     """
-    origins = [origin for path in ([paths] if isinstance(paths, str) else paths) for origin in _origins(path)]
+    named = [paths] if isinstance(paths, str) else paths
+    origins = [origin for name in named if name for origin in _origins(name)]
     if not origins:
         raise DataError("no data is named", hint="name a file: --set data.train=FILE")
     return origins
 
 
 def _origins(name: str) -> list[Origin]:
+    if name.startswith(_DEMO) and name.removeprefix(_DEMO) not in task.SIZES:
+        raise DataError(f"no such data: {name}; the demo task has {', '.join(_DEMO + split for split in task.SIZES)}")
     if name.startswith((_HUB, _DEMO)):
-        return [_named_origin(name)]
+        return [Origin(name)]
     path = Path(name).expanduser()
     if path.is_dir():
         return _readable(name, sorted(child for child in path.iterdir() if not child.name.startswith(".")))
@@ -80,12 +106,6 @@ def _origins(name: str) -> list[Origin]:
     here = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
     hint = "check the path; it is relative to the current folder"
     raise DataError(f"no such file: {name}{nearest(path.name, here)}", hint=hint)
-
-
-def _named_origin(name: str) -> Origin:
-    if name.startswith(_DEMO) and name.removeprefix(_DEMO) not in task.SIZES:
-        raise DataError(f"no such data: {name}; the demo task has {', '.join(_DEMO + split for split in task.SIZES)}")
-    return Origin(name)
 
 
 def _readable(name: str, paths: list[Path]) -> list[Origin]:
@@ -111,7 +131,7 @@ def _hub_dataset(name: str) -> Any:
     dataset, _, split = name.removeprefix(_HUB).partition(":")
     try:
         return datasets.load_dataset(dataset, split=split or "train")
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().split("\n")[0][:200]
         raise SetupError(
             f"the data set '{dataset}' could not be had: {reason}",

@@ -5,23 +5,22 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from lora_s2s import __version__
 from lora_s2s.console import ProgressLine
 from lora_s2s.data import prepared
 from lora_s2s.data.conversations import CONVERSATIONS
-from lora_s2s.data.counts import Counts
 from lora_s2s.data.example import Example, Rejected, reject
 from lora_s2s.data.origins import find_origins
-from lora_s2s.data.prepared import SPLITS, PreparedDataset, open_prepared
+from lora_s2s.data.prepared import SPLITS, PreparedDataset, SplitTable, open_prepared
 from lora_s2s.data.readers import how_read, read_examples, user_function
 from lora_s2s.data.split import validation_sources
 from lora_s2s.data.tokenise import Features, encode_texts, features_of, load_tokenizer, side_for, tokenizer_hash
@@ -29,24 +28,7 @@ from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import jsonl_line, sha256_file, sha256_json, whole_folder, write_json, write_text
 
 _CHUNK = 1024
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """Everything besides the files themselves that decides what is written."""
-
-    format: str
-    source_column: str | None
-    target_column: str | None
-    template: str | None
-    max_source_tokens: int
-    max_target_tokens: int
-    truncate_source: str
-    long_targets: str
-    validation_fraction: float
-    lossless_text: str
-    seed: int
-    previews: int
+_SIDES = ("source", "target")
 
 
 @dataclass
@@ -91,37 +73,42 @@ def prepare(
         UsageError: an unknown format or template, or ``out`` holds something else.
         SetupError: the tokenizer cannot be had.
     """
-    settings = _Settings(
-        format, source_column, target_column, template, max_source_tokens, max_target_tokens, truncate_source,
-        long_targets, validation_fraction, lossless_text, seed, limit_preview,
-    )  # fmt: skip
-    named = {"train": train, "validation": validation, "test": test}
-    paths = {name: value for name, value in named.items() if value}
-    identity = _identity(paths, settings, tokenizer_hash(model_name, revision))
+    held_out = {"validation": validation, "test": test}
+    paths = {"train": train, **{name: value for name, value in held_out.items() if value}}
+    reading = {
+        "format": format, "source_column": source_column, "target_column": target_column, "template": template,
+    }  # fmt: skip
+    limits = {
+        "max_source_tokens": max_source_tokens, "max_target_tokens": max_target_tokens,
+        "truncate_source": truncate_source, "long_targets": long_targets,
+    }  # fmt: skip
+    identity = {
+        "format": prepared.FORMAT,
+        "data": {name: [origin.content_hash() for origin in find_origins(value)] for name, value in paths.items()},
+        "tokenizer": tokenizer_hash(model_name, revision),
+        "function": _code_hash(format),
+        "settings": {**reading, **limits, "lossless_text": lossless_text, "previews": limit_preview},
+        "split": [validation_fraction, seed],
+    }
     fingerprint = sha256_json(identity)
     standing = _standing(Path(out), fingerprint)
     if standing is not None:
         return standing
     tokenizer = load_tokenizer(model_name, revision)
-    pool = _clean(_read(paths, settings), settings)
-    made = {"fingerprint": fingerprint, "identity": identity, "input": _input(train, settings)}
+    pool = _read(paths, reading)
+    _clean(pool, validation_fraction, seed)
     with whole_folder(Path(out), replace=True) as staging:
-        write_json(staging / prepared.MANIFEST, {**_write(staging, pool, tokenizer, settings), **made})
+        made = _write(staging, pool, tokenizer, limits, limit_preview)
+        made |= {"fingerprint": fingerprint, "identity": identity, "input": _input(train, reading, limits)}
+        write_json(staging / prepared.MANIFEST, made)
     return open_prepared(Path(out))
 
 
-def _identity(paths: dict[str, Any], settings: _Settings, tokenizer: str) -> dict[str, Any]:
-    files = {name: [origin.content_hash() for origin in find_origins(value)] for name, value in paths.items()}
-    function = ""
-    if ":" in settings.format:
-        code = sys.modules[user_function(settings.format).__module__].__file__
-        function = sha256_file(Path(code)) if code else ""
-    return {"format": prepared.FORMAT, "data": files, "tokenizer": tokenizer, "function": function, **_named(settings)}
-
-
-def _named(settings: _Settings) -> dict[str, Any]:
-    values = asdict(settings)
-    return {**values, "row_format": values.pop("format")}
+def _code_hash(format: str) -> str:
+    """Returns a hash of the file that holds the user's own function, if the format is one."""
+    module = sys.modules.get(getattr(user_function(format), "__module__", "")) if ":" in format else None
+    code = getattr(module, "__file__", None)
+    return sha256_file(Path(code)) if code else ""
 
 
 def _standing(out: Path, fingerprint: str) -> PreparedDataset | None:
@@ -137,36 +124,33 @@ def _standing(out: Path, fingerprint: str) -> PreparedDataset | None:
     return found if found.fingerprint == fingerprint else None
 
 
-def _read(paths: dict[str, Any], settings: _Settings) -> _Pool:
+def _read(paths: dict[str, Any], reading: dict[str, Any]) -> _Pool:
     pool = _Pool({}, [])
     for split, value in paths.items():
-        pool.splits[split] = []
-        for row in read_examples(value, **_columns(settings)):
-            if isinstance(row, Rejected):
-                pool.rejected.append(row)
-            else:
-                pool.splits[split].append(row)
+        rows = list(read_examples(value, **reading))
+        pool.splits[split] = [row for row in rows if isinstance(row, Example)]
+        pool.rejected += [row for row in rows if isinstance(row, Rejected)]
     return pool
 
 
-def _columns(settings: _Settings) -> dict[str, Any]:
-    return {key: getattr(settings, key) for key in ("format", "source_column", "target_column", "template")}
-
-
-def _clean(pool: _Pool, settings: _Settings) -> _Pool:
+def _clean(pool: _Pool, fraction: float, seed: int) -> None:
+    """Takes duplicates and leaks out of train, and splits validation off where none was named."""
     held_out = [example for split in SPLITS[1:] for example in pool.splits.get(split, [])]
     train_sources = {example.source for example in pool.splits["train"]}
     leaking = {example.source for example in held_out} & train_sources
     pool.leaked = sum(example.source in leaking for example in held_out)
     pool.splits["train"] = list(_unique(pool.splits["train"], leaking, pool.rejected))
     if "validation" not in pool.splits:
-        _split_off_validation(pool, settings)
+        train = pool.splits["train"]
+        chosen = validation_sources((row.split_key for row in train), fraction, seed)
+        if chosen:
+            pool.splits["train"] = [row for row in train if row.split_key not in chosen]
+            pool.splits["validation"] = [row for row in train if row.split_key in chosen]
     if not pool.splits["train"]:
         raise DataError(
             "nothing is left to train on: every source of the training data also stands in the validation or test data",
             hint="name other files, or leave data.validation out to have a fraction split off",
         )
-    return pool
 
 
 def _unique(examples: list[Example], leaking: set[str], rejected: list[Rejected]) -> Iterator[Example]:
@@ -182,31 +166,22 @@ def _unique(examples: list[Example], leaking: set[str], rejected: list[Rejected]
             yield example
 
 
-def _split_off_validation(pool: _Pool, settings: _Settings) -> None:
-    train = pool.splits["train"]
-    chosen = validation_sources((row.split_key for row in train), settings.validation_fraction, settings.seed)
-    held_out = [row for row in train if row.split_key in chosen]
-    if held_out:
-        kept = [row for row in train if row.split_key not in chosen]
-        pool.splits = {**pool.splits, "train": kept, "validation": held_out}
-
-
-def _write(folder: Path, pool: _Pool, tokenizer: PreTrainedTokenizerBase, settings: _Settings) -> dict[str, Any]:
-    counts = Counts(tokenizer.unk_token_id)
+def _write(
+    folder: Path, pool: _Pool, tokenizer: PreTrainedTokenizerBase, limits: dict[str, Any], previews: int
+) -> dict[str, Any]:
+    counts = _Counts(tokenizer.unk_token_id)
     sizes: dict[str, int] = {}
-    preview: list[tuple[str, str]] = []
-    total = sum(len(examples) for examples in pool.splits.values())
     with ProgressLine("prepare") as line:
-        for split in SPLITS:
-            if split not in pool.splits:
-                continue
-            writing = _Tokenising(split, pool, tokenizer, settings, counts, line, total)
-            sizes[split] = prepared.write_split(folder / f"{split}.arrow", writing.chunks())
-            preview = preview or writing.preview
+        for split in (name for name in SPLITS if name in pool.splits):
+            chunks = _tokenised(split, pool, tokenizer, limits, counts, line)
+            sizes[split] = prepared.write_split(folder / f"{split}.arrow", chunks)
     if not sizes["train"]:
-        raise _all_left_out(pool)
-    lines = "".join(jsonl_line(asdict(item)) for item in pool.rejected)
-    write_text(folder / prepared.REJECTED, lines)
+        reasons = Counter(item.kind for item in pool.rejected).most_common(4)
+        raise DataError(
+            f"nothing is left to train on: {', '.join(f'{count:,} × {reason}' for reason, count in reasons)}",
+            hint="raise data.max_target_tokens or data.max_source_tokens, or set data.long_targets=cut",
+        )
+    write_text(folder / prepared.REJECTED, "".join(jsonl_line(asdict(item)) for item in pool.rejected))
     files = sorted(path for path in folder.iterdir() if path.name[0] != ".")
     return {
         "kind": prepared.KIND,
@@ -215,83 +190,99 @@ def _write(folder: Path, pool: _Pool, tokenizer: PreTrainedTokenizerBase, settin
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "files": {path.name: {"sha256": sha256_file(path), "bytes": path.stat().st_size} for path in files},
         "report": counts.report(sizes, pool.rejected, pool.leaked),
-        "preview": preview,
+        "preview": _preview(SplitTable(folder / "train.arrow"), tokenizer, previews),
     }
 
 
-def _input(train: str | Sequence[str], settings: _Settings) -> dict[str, Any]:
+def _input(train: str | Sequence[str], reading: dict[str, Any], limits: dict[str, Any]) -> dict[str, Any]:
     """What inference needs to build a source the same way, with what was found out (``auto``, columns) spelled out."""
-    found = how_read(train, **_columns(settings))
+    found = how_read(train, **reading)
     return {
-        "template": settings.template,
+        "template": reading["template"],
         "source_column": found.source_column,
         "format": found.format,
-        "max_source_tokens": settings.max_source_tokens,
-        "truncate_source": "left" if found.format == CONVERSATIONS else settings.truncate_source,
+        "max_source_tokens": limits["max_source_tokens"],
+        "truncate_source": "left" if found.format == CONVERSATIONS else limits["truncate_source"],
     }
 
 
-def _all_left_out(pool: _Pool) -> DataError:
-    reasons = Counter(item.kind for item in pool.rejected).most_common(4)
-    listed = ", ".join(f"{count:,} × {reason}" for reason, count in reasons)
-    return DataError(
-        f"nothing is left to train on: {listed}",
-        hint="raise data.max_target_tokens or data.max_source_tokens, or set data.long_targets=cut",
-    )
-
-
-@dataclass
-class _Tokenising:
-    """One split through the tokenizer, chunk by chunk; the texts of a chunk are encoded once each."""
-
-    split: str
-    pool: _Pool
-    tokenizer: PreTrainedTokenizerBase
-    settings: _Settings
-    counts: Counts
-    line: ProgressLine
-    total: int
-    preview: list[tuple[str, str]] = field(default_factory=list)
-
-    def chunks(self) -> Iterator[list[tuple[Example, Features]]]:
-        """Yields kept examples with their features."""
-        examples = iter(self.pool.splits[self.split])
-        while chunk := list(islice(examples, _CHUNK)):
-            kept = list(self._kept(chunk))
-            if len(self.preview) < self.settings.previews:
-                self._show(kept)
-            self.line.update({"split": self.split}, done=len(self.counts.source.lengths), total=self.total)
-            if kept:
-                yield kept
-
-    def _kept(self, chunk: list[Example]) -> Iterator[tuple[Example, Features]]:
+def _tokenised(
+    split: str,
+    pool: _Pool,
+    tokenizer: PreTrainedTokenizerBase,
+    limits: dict[str, Any],
+    counts: _Counts,
+    line: ProgressLine,
+) -> Iterator[list[tuple[Example, Features]]]:
+    """Yields one split's kept examples with their features, chunk by chunk; a chunk's texts are encoded once each."""
+    examples, total = pool.splits[split], sum(map(len, pool.splits.values()))
+    if split == "test":  # a score covers every row
+        side = limits["truncate_source"]
+        limits = {**limits, "long_targets": "keep", "truncate_source": "right" if side == "drop" else side}
+    for start in range(0, len(examples), _CHUNK):
+        chunk = examples[start : start + _CHUNK]
         texts = list(dict.fromkeys(text for example in chunk for text in (example.source, example.target)))
-        ids = dict(zip(texts, encode_texts(texts, self.tokenizer), strict=True))
+        ids = dict(zip(texts, encode_texts(texts, tokenizer), strict=True))
+        kept: list[tuple[Example, Features]] = []
         for example in chunk:
             source, target = ids[example.source], ids[example.target]
-            features = self._features(example, source, target)
-            self.counts.add(source, target, features)
+            own = {**limits, "truncate_source": side_for(example, limits["truncate_source"])}
+            features = features_of(source, target, int(tokenizer.eos_token_id), **own)
+            counts.add(source, target, features)
             if isinstance(features, str):
-                self.pool.rejected.append(reject(example.where, features, example.target))
+                pool.rejected.append(reject(example.where, features, example.target))
             else:
-                yield example, features
+                kept.append((example, features))
+        line.update({"split": split}, done=counts.seen, total=total)
+        if kept:
+            yield kept
 
-    def _features(self, example: Example, source: list[int], target: list[int]) -> Features | str:
-        settings = self.settings
-        scored = self.split == "test"
-        side = side_for(example, settings.truncate_source)
-        return features_of(
-            source,
-            target,
-            int(self.tokenizer.eos_token_id),
-            max_source_tokens=settings.max_source_tokens,
-            max_target_tokens=settings.max_target_tokens,
-            truncate_source=side_for(example, "right") if scored and side == "drop" else side,
-            long_targets="keep" if scored else settings.long_targets,
-        )
 
-    def _show(self, kept: list[tuple[Example, Features]]) -> None:
-        wanted = self.settings.previews - len(self.preview)
-        for _, features in kept[:: max(1, len(kept) // max(1, wanted))][:wanted]:
-            source, target = (self.tokenizer.decode(ids) for ids in (features.input_ids, features.labels))
-            self.preview.append((str(source), str(target)))
+def _preview(table: SplitTable, tokenizer: PreTrainedTokenizerBase, count: int) -> list[tuple[str, str]]:
+    rows = [table.features(index) for index in range(0, len(table), max(1, len(table) // max(1, count)))[:count]]
+    return [(str(tokenizer.decode(row.input_ids)), str(tokenizer.decode(row.labels))) for row in rows]
+
+
+class _Counts:
+    """Both sides of all splits. Lengths cover pairs left out for their length too: they are what a limit is set by."""
+
+    def __init__(self, unknown_id: int | None) -> None:
+        self.unknown_id = -1 if unknown_id is None else unknown_id
+        self.lengths: dict[str, list[int]] = {side: [] for side in _SIDES}  # ``</s>`` included, before any cut
+        self.truncated = dict.fromkeys(_SIDES, 0)
+        self.tokens, self.unknown = Counter[str](), Counter[str]()
+
+    @property
+    def seen(self) -> int:
+        """How many pairs were counted, kept or not."""
+        return len(self.lengths["source"])
+
+    def add(self, source: list[int], target: list[int], features: Features | str) -> None:
+        """Counts one tokenised pair (nothing cut yet), kept (features) or not (a reason)."""
+        for side, ids in zip(_SIDES, (source, target), strict=True):
+            self.lengths[side].append(len(ids) + 1)
+            if not isinstance(features, str):
+                self.truncated[side] += getattr(features, f"{side}_truncated")
+                self.tokens[side] += len(ids)
+                self.unknown[side] += ids.count(self.unknown_id)
+
+    def report(self, splits: Mapping[str, int], rejected: Iterable[Rejected], leaked: int) -> dict[str, Any]:
+        """Returns the report of ``prepare``, but for ``out``."""
+        reasons = Counter(item.kind for item in rejected)
+        kept, left_out = sum(splits.values()), reasons.total()
+        return {
+            "rows": {
+                "read": kept + left_out, "kept": kept, "rejected": left_out, "by_reason": dict(reasons.most_common()),
+            },
+            "splits": dict(splits),
+            **{f"{side}_tokens": _quantiles(self.lengths[side]) for side in _SIDES},
+            "truncated": dict(self.truncated),
+            "unknown_tokens": {side: round(self.unknown[side] / max(1, self.tokens[side]), 6) for side in _SIDES},
+            "duplicates": reasons["duplicate"],
+            "leaked": leaked,
+        }  # fmt: skip
+
+
+def _quantiles(lengths: list[int]) -> dict[str, int]:
+    p50, p95, top = np.percentile(lengths or [0], [50, 95, 100], method="higher")
+    return {"p50": int(p50), "p95": int(p95), "max": int(top)}

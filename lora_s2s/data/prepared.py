@@ -22,17 +22,10 @@ KIND = "lora-s2s prepared data"
 FORMAT = 1
 _REQUIRED = {"fingerprint": str, "files": dict, "input": dict, "report": dict, "preview": list}
 
-_SCHEMA = pa.schema(
-    [
-        ("input_ids", pa.list_(pa.int32())),
-        ("labels", pa.list_(pa.int32())),
-        ("source_length", pa.int32()),
-        ("target_length", pa.int32()),
-        ("source", pa.string()),
-        ("target", pa.string()),
-        ("where", pa.string()),
-    ]
-)
+_SCHEMA = pa.schema({
+    "input_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.int32()), "source_length": pa.int32(),
+    "target_length": pa.int32(), "source": pa.string(), "target": pa.string(), "where": pa.string(),
+})  # fmt: skip
 
 
 def write_split(path: Path, chunks: Iterable[list[tuple[Example, Features]]]) -> int:
@@ -46,15 +39,11 @@ def write_split(path: Path, chunks: Iterable[list[tuple[Example, Features]]]) ->
 
 
 def _record_batch(chunk: list[tuple[Example, Features]]) -> Any:
-    columns = {
-        "input_ids": [features.input_ids for _, features in chunk],
-        "labels": [features.labels for _, features in chunk],
-        "source_length": [len(features.input_ids) for _, features in chunk],
-        "target_length": [len(features.labels) for _, features in chunk],
-        "source": [example.source for example, _ in chunk],
-        "target": [example.target for example, _ in chunk],
-        "where": [example.where for example, _ in chunk],
-    }
+    rows = [
+        (ids.input_ids, ids.labels, len(ids.input_ids), len(ids.labels), example.source, example.target, example.where)
+        for example, ids in chunk
+    ]
+    columns = dict(zip(_SCHEMA.names, zip(*rows, strict=True), strict=True))
     return pa.record_batch(columns, schema=_SCHEMA)
 
 
@@ -75,12 +64,12 @@ class SplitTable:
     @property
     def source_lengths(self) -> npt.NDArray[np.int32]:
         """Tokens of each source, ``</s>`` included."""
-        return self._numbers("source_length")
+        return np.asarray(self._table["source_length"].to_numpy(), dtype=np.int32)
 
     @property
     def target_lengths(self) -> npt.NDArray[np.int32]:
         """Tokens of each target."""
-        return self._numbers("target_length")
+        return np.asarray(self._table["target_length"].to_numpy(), dtype=np.int32)
 
     def features(self, index: int) -> Features:
         """Returns one row's token ids."""
@@ -97,9 +86,6 @@ class SplitTable:
     def origins(self) -> list[str]:
         """Returns the ``file:line`` of every row."""
         return self._texts("where")
-
-    def _numbers(self, column: str) -> npt.NDArray[np.int32]:
-        return np.asarray(self._table[column].to_numpy(), dtype=np.int32)
 
     def _ids(self, column: str, index: int) -> list[int]:
         ids: list[int] = self._table[column][index].values.to_numpy(zero_copy_only=False).tolist()
@@ -139,6 +125,11 @@ class PreparedDataset:
         """A few training pairs as the model sees them: unknown tokens, cuts and ``</s>`` show."""
         return [(str(source), str(target)) for source, target in self.manifest["preview"]]
 
+    @property
+    def train(self) -> SplitTable:
+        """The training split, which every prepared folder has."""
+        return SplitTable(self.path / "train.arrow")
+
     def split(self, name: str) -> SplitTable | None:
         """Returns ``train``, ``validation`` or ``test``; None where there is none."""
         return SplitTable(self.path / f"{name}.arrow") if f"{name}.arrow" in self.manifest["files"] else None
@@ -162,14 +153,13 @@ def open_prepared(path: Path, *, reused: bool = False) -> PreparedDataset:
     _check_manifest(path, manifest)
     for name, entry in manifest["files"].items():
         file = path / name
-        if not file.is_file() or sha256_file(file) != entry.get("sha256"):
+        if not file.is_file() or entry != {"sha256": sha256_file(file), "bytes": file.stat().st_size}:
             raise DataError(f"{file} is missing or damaged", hint=f"remove {path} and prepare the data again")
     return PreparedDataset(path, manifest, reused)
 
 
 def _check_manifest(path: Path, manifest: object) -> None:
-    known = isinstance(manifest, dict) and manifest.get("kind") == KIND and manifest.get("format") == FORMAT
-    if not known or not isinstance(manifest, dict):
+    if not isinstance(manifest, dict) or (manifest.get("kind"), manifest.get("format")) != (KIND, FORMAT):
         raise DataError(f"{path / MANIFEST} does not describe prepared data of this version", hint="prepare it again")
     allowed = {*(f"{split}.arrow" for split in SPLITS), REJECTED}
     sound = all(isinstance(manifest.get(key), kind) for key, kind in _REQUIRED.items())

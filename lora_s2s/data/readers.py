@@ -9,20 +9,21 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 from lora_s2s.data.columns import find_columns, text_in
 from lora_s2s.data.conversations import CONVERSATIONS, conversation_pairs
-from lora_s2s.data.example import Example, Rejected, Unusable, reject
+from lora_s2s.data.example import Example, Rejected, Row, Unusable, reject
 from lora_s2s.data.origins import READERS, Origin, find_origins
-from lora_s2s.data.rows import Row
 from lora_s2s.errors import DataError, UsageError, nearest
 
-__all__ = ["FORMATS", "READERS", "Reading", "how_read", "read_examples", "user_function"]
+__all__ = ["FORMATS", "READERS", "Reading", "column_names", "how_read", "read_examples", "user_function"]
 
 FORMATS = ("auto", "pairs", CONVERSATIONS)
 _ROWS_LOOKED_AT = 100
 Converter: TypeAlias = Callable[[Mapping[str, Any], str], Iterable[Example | Rejected]]
+Paths: TypeAlias = str | Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ Choice: TypeAlias = Callable[[Sequence[Row], str], Reading]
 
 
 def read_examples(
-    paths: str | Sequence[str],
+    paths: Paths,
     *,
     format: str = "auto",
     source_column: str | None = None,
@@ -59,55 +60,60 @@ def read_examples(
         DataError: no such file or column, a file that cannot be read, or no usable row in all of them.
         UsageError: an unknown format, or a function that cannot be imported.
     """
-    choose = _chooser(format, source_column, target_column, template)
+    choose = partial(
+        _reading, format=format, source_column=source_column, target_column=target_column, template=template
+    )
     return _read(find_origins(paths), choose)
 
 
-def how_read(paths: str | Sequence[str], **settings: str | None) -> Reading:
+def how_read(paths: Paths, *, format: str = "auto", **columns: Any) -> Reading:
     """Returns how the first rows are read: the format and the source's column, found out where they were not named.
 
     Takes the settings of :func:`read_examples`, and raises what it raises.
     """
-    choose = _chooser(**settings)
+    return _reading(*_first_rows(paths), format=format, **columns)
+
+
+def column_names(paths: Paths) -> set[str]:
+    """Returns the names of the columns, looked for in the first rows.
+
+    Raises:
+        DataError: there is no row, or no file.
+    """
+    return {name for row in _first_rows(paths)[0] for name in row.fields}
+
+
+def _first_rows(paths: Paths) -> tuple[list[Row], str]:
     for origin in find_origins(paths):
-        rows = [row for row in _head(origin.rows()) if isinstance(row, Row)]
+        _, rows = _head(origin.rows())
         if rows:
-            return choose(rows, origin.name)
+            return rows, origin.name
     raise _nothing_usable(str(paths), Counter())
 
 
-def _chooser(
-    format: str | None = "auto",
+def _reading(
+    rows: Sequence[Row],
+    where: str,
+    *,
+    format: str,
     source_column: str | None = None,
     target_column: str | None = None,
     template: str | None = None,
-) -> Choice:
-    format = format or "auto"
-    _check_format(format)
-
-    def choose(rows: Sequence[Row], where: str) -> Reading:
-        if ":" in format:
-            return Reading(format, source_column, _own_converter(format))
-        if format == CONVERSATIONS or (format == "auto" and _has_conversations(rows)):
-            return Reading(CONVERSATIONS, None, conversation_pairs)
-        names = list(dict.fromkeys(name for row in rows for name in row.fields))
-        named = {"source_column": source_column, "target_column": target_column}
-        columns = find_columns(names, template=template, where=where, **named)
-        return Reading("pairs", columns.source, columns.pairs)
-
-    return choose
-
-
-def _check_format(format: str) -> None:
-    if format not in FORMATS and ":" not in format:
+) -> Reading:
+    if ":" in format:
+        return Reading(format, source_column, _own_converter(format))
+    if format not in FORMATS:
         raise UsageError(
             f"the format '{format}' is not in this version{nearest(format, FORMATS)}",
             hint=f"use {', '.join(FORMATS)}, or module:function",
         )
-
-
-def _has_conversations(rows: Sequence[Row]) -> bool:
-    return any(isinstance(row.fields.get(CONVERSATIONS), list) for row in rows)
+    talks = any(isinstance(row.fields.get(CONVERSATIONS), list) for row in rows)
+    if format == CONVERSATIONS or (format == "auto" and talks):
+        return Reading(CONVERSATIONS, None, conversation_pairs)
+    names = list(dict.fromkeys(name for row in rows for name in row.fields))
+    named = {"source_column": source_column, "target_column": target_column}
+    columns = find_columns(names, template=template, where=where, **named)
+    return Reading("pairs", columns.source, columns.pairs)
 
 
 def _read(origins: Sequence[Origin], choose: Choice) -> Iterator[Example | Rejected]:
@@ -125,32 +131,28 @@ def _read(origins: Sequence[Origin], choose: Choice) -> Iterator[Example | Rejec
 
 def _examples_of(origin: Origin, choose: Choice) -> Iterator[Example | Rejected]:
     items = origin.rows()
-    head = _head(items)
-    rows = [row for row in head if isinstance(row, Row)]
+    head, rows = _head(items)
     reading = choose(rows, origin.name) if rows else None
     for item in itertools.chain(head, items):
         if isinstance(item, Rejected):
             yield item
         elif reading is not None:
-            yield from _converted(reading.convert, item, origin.name)
+            where = f"{origin.name}:{item.line}"
+            try:
+                yield from reading.convert(item.fields, where)
+            except Unusable as error:
+                yield reject(where, str(error), _excerpt(item.fields))
 
 
-def _head(items: Iterator[Row | Rejected]) -> list[Row | Rejected]:
-    """Takes items until enough rows are among them."""
+def _head(items: Iterator[Row | Rejected]) -> tuple[list[Row | Rejected], list[Row]]:
+    """Takes items until enough rows are among them; returns all, and the rows."""
     head: list[Row | Rejected] = []
-    rows = 0
-    while rows < _ROWS_LOOKED_AT and (item := next(items, None)) is not None:
+    rows: list[Row] = []
+    while len(rows) < _ROWS_LOOKED_AT and (item := next(items, None)) is not None:
         head.append(item)
-        rows += isinstance(item, Row)
-    return head
-
-
-def _converted(convert: Converter, row: Row, name: str) -> Iterator[Example | Rejected]:
-    where = f"{name}:{row.line}"
-    try:
-        yield from convert(row.fields, where)
-    except Unusable as error:
-        yield reject(where, str(error), _excerpt(row.fields))
+        if isinstance(item, Row):
+            rows.append(item)
+    return head, rows
 
 
 def _excerpt(fields: Mapping[str, Any]) -> str:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lora_s2s.errors import DataError, UsageError
-from lora_s2s.evaluation.compare import Difference, compare
-from lora_s2s.evaluation.metrics import Measured, Score, check_metrics, measure, scores_of
+from lora_s2s.evaluation.metrics import Difference, Score, check_metrics, compare, measure, scores_of
 from lora_s2s.files import jsonl_line, read_json, whole_folder, write_json, write_text
-from lora_s2s.inference.decode import DecodingSettings, Prediction, decode
+from lora_s2s.inference.decode import DecodingSettings, decode
 from lora_s2s.inference.loading import MANIFEST, Predictor
 
 PREDICTIONS = "predictions.jsonl"
@@ -78,7 +77,7 @@ class Evaluation:
         return out / PREDICTIONS
 
 
-def _entries(scores: Mapping[str, Score] | Mapping[str, Difference] | None) -> dict[str, Any] | None:
+def _entries(scores: Mapping[str, Score] | None) -> dict[str, Any] | None:
     return None if scores is None else {name: entry.to_json() for name, entry in scores.items()}
 
 
@@ -126,41 +125,26 @@ def evaluate(
     if not sources:
         raise DataError("there is nothing to score: no rows")
     answers = decode(predictor, sources, settings, _named(progress, "decode"))
-    measured = measure(_texts(answers), references, metrics)
-    base_answers: list[Prediction] | None = None
-    base_measured: dict[str, Measured] | None = None
+    texts = [answer.text for answer in answers]
+    measured, base_measured = measure(texts, references, metrics), None
+    base_texts: Sequence[str | None] = [None] * len(texts)
     if baseline is not None:
-        base_answers = decode(baseline, sources, settings, _named(progress, "baseline"))
-        base_measured = measure(_texts(base_answers), references, metrics)
+        base_answers = [answer.text for answer in decode(baseline, sources, settings, _named(progress, "baseline"))]
+        base_texts, base_measured = base_answers, measure(base_answers, references, metrics)
     return Evaluation(
         n=len(sources),
         metrics=scores_of(measured),
         baseline=None if base_measured is None else scores_of(base_measured),
         difference=None if base_measured is None else compare(measured, base_measured),
-        rows=tuple(_rows(sources, references, answers, base_answers)),
+        rows=tuple(map(EvaluatedRow, sources, map(tuple, references), texts, base_texts)),
         settings=settings,
-        references=sum(len(texts) for texts in references),
+        references=sum(map(len, references)),
         unstopped=sum(not answer.stopped for answer in answers),
     )
 
 
-def _texts(answers: Sequence[Prediction]) -> list[str]:
-    return [answer.text for answer in answers]
-
-
 def _named(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
     return None if progress is None else lambda done, total: progress(what, done, total)
-
-
-def _rows(
-    sources: Sequence[str],
-    references: Sequence[Sequence[str]],
-    answers: Sequence[Prediction],
-    base_answers: Sequence[Prediction] | None,
-) -> Iterable[EvaluatedRow]:
-    for index, (source, texts, answer) in enumerate(zip(sources, references, answers, strict=True)):
-        base_text = None if base_answers is None else base_answers[index].text
-        yield EvaluatedRow(source, tuple(texts), answer.text, base_text)
 
 
 def record_scores(adapter_dir: Path, name: str, evaluation: Evaluation) -> dict[str, Any]:

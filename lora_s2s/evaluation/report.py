@@ -12,7 +12,7 @@ from typing import Any
 from lora_s2s.console import plain
 from lora_s2s.evaluation.evaluate import PREDICTIONS
 from lora_s2s.evaluation.plots import loss_curve
-from lora_s2s.evaluation.summary import NOTHING, ScoreLine, facts, score_lines, shown, without_folders
+from lora_s2s.evaluation.summary import NOTHING, ScoreLine, base_name, facts, score_lines, shown
 from lora_s2s.files import read_json, read_jsonl, write_text
 from lora_s2s.inference.loading import MANIFEST
 
@@ -90,10 +90,8 @@ def render_report(
 ) -> str:
     """Returns the page as text; every part but the facts may be missing."""
     lines = score_lines(manifest.get("scores"))
-    base = manifest.get("base")
-    lead = f"adapter on {without_folders(shown(base.get('name'))) if isinstance(base, Mapping) else NOTHING}"
     body = [
-        f'<h1>{_text(name)}</h1><p class="lead">{_text(lead)}</p>',
+        f'<h1>{_text(name)}</h1><p class="lead">adapter on {_text(base_name(manifest))}</p>',
         _section("Scores", _scores(lines)),
         _section("Loss", _picture(curve_png)),
         _section("Sample answers", _samples(rows[:SAMPLES])),

@@ -75,12 +75,17 @@ def _flat(name: str, value: object) -> Iterator[tuple[str, str]]:
         yield plain(name.replace("_", " ")), _fact(value)
 
 
+def base_name(manifest: Mapping[str, Any]) -> str:
+    """Returns the name of the base that a manifest gives; a dash where it gives none."""
+    return _without_folders(shown(_mapping(manifest.get("base")).get("name")))
+
+
 def _fact(value: object) -> str:
-    return number(value) if _is_number(value) else without_folders(shown(value))
+    return number(value) if _is_number(value) else _without_folders(shown(value))
 
 
-def without_folders(text: str) -> str:
-    """Returns the last part of an absolute path, which says nothing on another machine; other texts unchanged."""
+def _without_folders(text: str) -> str:
+    # A path says nothing on another machine, and too much of this one.
     absolute = text.startswith(("/", "~/", "./", "../"))
     return text.rstrip("/").rsplit("/", 1)[-1] if absolute else text
 

@@ -15,7 +15,7 @@ from typing import Any
 from lora_s2s.console import plain
 from lora_s2s.errors import DataError
 from lora_s2s.evaluation.report import sample_rows
-from lora_s2s.evaluation.summary import NOTHING, ScoreLine, facts, score_lines, shown, without_folders
+from lora_s2s.evaluation.summary import ScoreLine, base_name, facts, score_lines, shown
 from lora_s2s.files import read_json, write_text
 
 CARD = "README.md"
@@ -45,7 +45,7 @@ def write_card(adapter_dir: Path, *, name: str | None = None) -> Path:
 
 def render_card(name: str, manifest: Mapping[str, Any], rows: Sequence[Mapping[str, Any]] = ()) -> str:
     """Returns the card as Markdown with YAML front matter."""
-    base = _base_name(manifest)
+    base = base_name(manifest)
     parts = [
         _front_matter(base, manifest),
         f"# {markdown(name)}",
@@ -64,11 +64,6 @@ def render_card(name: str, manifest: Mapping[str, Any], rows: Sequence[Mapping[s
 def markdown(text: str) -> str:
     """Returns a text from outside as inert Markdown: one line, controls shown, every mark escaped."""
     return _MARKUP.sub(r"\\\1", plain(text))
-
-
-def _base_name(manifest: Mapping[str, Any]) -> str:
-    base = manifest.get("base")
-    return without_folders(shown(base.get("name"))) if isinstance(base, Mapping) else NOTHING
 
 
 def _front_matter(base: str, manifest: Mapping[str, Any]) -> str:

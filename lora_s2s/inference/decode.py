@@ -5,12 +5,14 @@ Legend: B batch, S source length, T target length; ``_BS`` and ``_BT`` name the 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 
 from lora_s2s.errors import ResourceError, UsageError
@@ -72,9 +74,7 @@ def decode(
     """
     settings = settings or DecodingSettings()
     rows = [tuple(predictor.encode(source)) for source in sources]
-    repeats: dict[tuple[int, ...], int] = {}
-    for row in rows:
-        repeats[row] = repeats.get(row, 0) + 1
+    repeats = Counter(rows)
     answers: dict[tuple[int, ...], Prediction] = {}
     done = 0
     with predictor.ready() as model:
@@ -104,12 +104,9 @@ def _answer(
     model: nn.Module, tokenizer: Any, batch: Sequence[tuple[int, ...]], settings: DecodingSettings
 ) -> list[Prediction]:
     device = next(model.parameters()).device
-    longest = max(len(row) for row in batch)
-    input_ids_BS = torch.full((len(batch), longest), tokenizer.pad_token_id, dtype=torch.long)
-    attention_mask_BS = torch.zeros_like(input_ids_BS)
-    for index, row in enumerate(batch):
-        input_ids_BS[index, : len(row)] = torch.tensor(row, dtype=torch.long)
-        attention_mask_BS[index, : len(row)] = 1
+    rows = [torch.tensor(row, dtype=torch.long) for row in batch]
+    input_ids_BS = pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
+    attention_mask_BS = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
     generate = cast("Callable[..., Tensor]", model.generate)
     try:
         output_BT = generate(
@@ -118,10 +115,9 @@ def _answer(
             generation_config=_generation_config(model, tokenizer, settings),
         )
     except torch.OutOfMemoryError as error:
-        raise ResourceError(
-            f"out of memory decoding {len(batch)} sources of up to {longest} tokens with {settings.num_beams} beam(s)",
-            hint=f"--set evaluation.batch_tokens={max(1, settings.batch_tokens // 2)}",
-        ) from error
+        size = f"{len(batch)} sources of up to {input_ids_BS.shape[1]} tokens with {settings.num_beams} beam(s)"
+        hint = f"--set evaluation.batch_tokens={max(1, settings.batch_tokens // 2)}"
+        raise ResourceError(f"out of memory decoding {size}", hint=hint) from error
     return [_prediction(row, tokenizer) for row in output_BT[:, 1:].tolist()]
 
 

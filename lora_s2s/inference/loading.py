@@ -19,7 +19,7 @@ from lora_s2s.data.tokenise import encode_source, load_tokenizer
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import read_json
 from lora_s2s.lora.adapter import is_adapter, load_adapter
-from lora_s2s.models.loading import LoadedBase, load_base
+from lora_s2s.models.loading import load_base
 
 MANIFEST = "manifest.json"
 _SIDES = ("left", "right", "drop")
@@ -98,7 +98,8 @@ class Predictor:
         try:
             return _render_row(row, self.settings)
         except Unusable as error:
-            raise DataError(f"no source can be made of the row: {error}", hint=f"it has {_listed(row)}") from error
+            names = ", ".join(map(repr, row)) or "none"
+            raise DataError(f"no source can be made of the row: {error}", hint=f"its columns: {names}") from error
 
 
 def _render_text(text: str, settings: InputSettings) -> str:
@@ -143,10 +144,6 @@ def _render_dialogue(row: Mapping[str, Any]) -> str:
     return pairs[-1].source
 
 
-def _listed(row: Mapping[str, Any]) -> str:
-    return f"the columns {', '.join(map(repr, row))}" if row else "no columns"
-
-
 def load_predictor(
     name: str, *, base: str | None = None, device: str | torch.device | None = None, dtype: str = "auto"
 ) -> Predictor:
@@ -166,24 +163,17 @@ def load_predictor(
     if folder.is_dir() and is_adapter(folder):
         adapter = load_adapter(folder, dtype=dtype, device=device, base_override=base)
         settings = input_settings(adapter.manifest.get("input", {}), where=str(folder / MANIFEST))
-        return Predictor(name, adapter.model, _adapter_tokenizer(folder, adapter.base), settings, has_adapter=True)
+        # Adapters made by plain PEFT come without a tokenizer; theirs is the base's.
+        own = (folder / "tokenizer_config.json").is_file()
+        place = (str(folder), None) if own else (adapter.base.name, adapter.base.revision)
+        return Predictor(name, adapter.model, load_tokenizer(*place), settings, has_adapter=True)
     if base is not None:
         raise UsageError(f"{name} is not an adapter, so it takes no other base", hint="leave --base away")
     model = load_base(name, dtype=dtype, device=device)
-    return Predictor(name, model.model, load_tokenizer(name), _settings_in(model.path))
-
-
-def _adapter_tokenizer(folder: Path, base: LoadedBase) -> Any:
-    # Adapters made by plain PEFT come without one; theirs is the base's.
-    if (folder / "tokenizer_config.json").is_file():
-        return load_tokenizer(str(folder))
-    return load_tokenizer(base.name, base.revision)
-
-
-def _settings_in(folder: Path) -> InputSettings:
-    manifest = folder / MANIFEST
+    manifest = model.path / MANIFEST
     content = read_json(manifest) if manifest.is_file() else {}
-    return input_settings(content.get("input", {}) if isinstance(content, dict) else content, where=str(manifest))
+    settings = input_settings(content.get("input", {}) if isinstance(content, dict) else content, where=str(manifest))
+    return Predictor(name, model.model, load_tokenizer(name), settings)
 
 
 def input_settings(values: object, *, where: str) -> InputSettings:
@@ -205,9 +195,6 @@ def input_settings(values: object, *, where: str) -> InputSettings:
         raise DataError(f"the manifest's input.max_source_tokens is {tokens!r}, not a positive integer", where=where)
     if read.truncate_source not in _SIDES:
         raise DataError(f"the manifest's input.truncate_source is '{read.truncate_source}'", where=where)
-    return replace(read, truncate_source="left" if _cut_left(read) else "right")
-
-
-def _cut_left(settings: InputSettings) -> bool:
     # A dialogue's newest turns are the ones to answer.
-    return settings.truncate_source == "left" or settings.format == CONVERSATIONS
+    left = read.truncate_source == "left" or read.format == CONVERSATIONS
+    return replace(read, truncate_source="left" if left else "right")

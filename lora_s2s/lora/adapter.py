@@ -18,7 +18,7 @@ from lora_s2s.lora.inject import wrap
 from lora_s2s.lora.schema import AdapterSettings, adapter_settings
 from lora_s2s.lora.targets import Targets, adaptable, matching
 from lora_s2s.models.loading import LoadedBase, load_base
-from lora_s2s.models.weights import opened, weights_hash, write_weights
+from lora_s2s.models.weights import misfit, opened, shapes, weights_hash, write_weights
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -66,8 +66,8 @@ def load_adapter_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         DataError: names or shapes differ from the model's.
     """
     live = adapter_state(model)
-    expected = {name: tuple(tensor.shape) for name, tensor in live.items()}
-    _check_shapes(expected, {name: tuple(tensor.shape) for name, tensor in state.items()}, where=None)
+    expected, found = ({name: tuple(t.shape) for name, t in tensors.items()} for tensors in (live, state))
+    _check_shapes(expected, found, where=None)
     with torch.no_grad():
         for name, tensor in live.items():
             tensor.copy_(state[name])
@@ -147,8 +147,8 @@ def _read(folder: Path) -> tuple[AdapterSettings, dict[str, Any]]:
         raise DataError("the adapter's config is larger than 1 MiB", where=str(folder / CONFIG))
     settings = adapter_settings(read_json(folder / CONFIG), where=str(folder / CONFIG))
     manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
-    if not isinstance(manifest, dict):
-        raise DataError("the manifest is not an object", where=str(folder / MANIFEST))
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("input", {}), dict):
+        raise DataError("the manifest, or its 'input', is not an object", where=str(folder / MANIFEST))
     return settings, manifest
 
 
@@ -186,18 +186,17 @@ def _targets(settings: AdapterSettings, base: LoadedBase, folder: Path) -> Targe
 
 
 def _expected(settings: AdapterSettings, targets: Targets) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
+    needed: dict[str, tuple[int, ...]] = {}
     for module, (outputs, inputs) in targets.shapes.items():
-        shapes[f"{_PREFIX}{module}.lora_A.weight"] = (settings.r, inputs)
-        shapes[f"{_PREFIX}{module}.lora_B.weight"] = (outputs, settings.r)
-    return shapes
+        needed[f"{_PREFIX}{module}.lora_A.weight"] = (settings.r, inputs)
+        needed[f"{_PREFIX}{module}.lora_B.weight"] = (outputs, settings.r)
+    return needed
 
 
 def _weights(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     where = str(folder / WEIGHTS)
+    _check_shapes(expected, shapes([folder / WEIGHTS]), where=where)
     with opened(folder / WEIGHTS) as tensors:
-        found = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-        _check_shapes(expected, found, where=where)
         state = {name: tensors.get_tensor(name) for name in expected}
     for name, tensor in state.items():
         if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
@@ -208,14 +207,5 @@ def _weights(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str,
 def _check_shapes(
     expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], *, where: str | None
 ) -> None:
-    """Compares names and shapes; anything more than the adapter could overwrite the base."""
-    problems = [f"{name} is missing" for name in expected if name not in found]
-    problems += [f"{name} does not belong into an adapter for this base" for name in found if name not in expected]
-    problems += [
-        f"{name} has shape {list(found[name])}, expected {list(shape)}"
-        for name, shape in expected.items()
-        if found.get(name, shape) != shape
-    ]
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise DataError(f"the adapter's weights do not fit the base: {problems[0]}{more}", where=where)
+    if problem := misfit(expected, found, foreign="does not belong into an adapter for this base"):
+        raise DataError(f"the adapter's weights do not fit the base: {problem}", where=where)

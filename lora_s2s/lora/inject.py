@@ -43,20 +43,11 @@ def inject_lora(
         later = " is not in this version" if method in _LATER else ": no such method"
         raise UsageError(f"lora.method={method}{later}", hint="set lora.method=lora")
     targets = resolve_targets(base, target_modules)
-    check_rank(r, targets)
-    model = wrap(base, targets, r=r, alpha=alpha, dropout=dropout, seed=seed)
-    return model.eval()
-
-
-def check_rank(r: int, targets: Targets) -> None:
-    """Checks a rank before anything of its size is allocated.
-
-    Raises:
-        UsageError: below 1, or beyond what the largest target can use.
-    """
+    # Checked before anything of its size is allocated.
     most = min(LARGEST_RANK, max(min(shape) for shape in targets.shapes.values()))
     if not 1 <= r <= most:
         raise UsageError(f"lora.r is {r}; on this base it may be 1 to {most}", hint="16 is a good start")
+    return wrap(base, targets, r=r, alpha=alpha, dropout=dropout, seed=seed).eval()
 
 
 def wrap(

@@ -73,7 +73,8 @@ def merge_adapter(
     _check_arguments(onto, dtype, probe_texts)
     with whole_folder(Path(out)) as staged:
         adapter = load_adapter(folder, dtype="float32", base_override=base_override)
-        written = dtype or _trained_dtype(adapter)
+        trained = str(adapter.manifest.get("base", {}).get("dtype"))
+        written = dtype or (trained if trained in DTYPES else "float32")
         save_model(folded_state(adapter), adapter.base, staged, dtype=DTYPES[written])
         report = _compare(adapter, staged, probe_texts, out=str(out), onto=onto, dtype=written)
         _check_report(report)
@@ -111,20 +112,17 @@ def _check_arguments(onto: str, dtype: str | None, probe_texts: Sequence[str]) -
         raise UsageError("a merge is checked on real inputs, and there are none", hint="give a file with sources")
 
 
-def _trained_dtype(adapter: LoadedAdapter) -> str:
-    trained = adapter.manifest.get("base", {}).get("dtype")
-    return trained if trained in DTYPES else "float32"
-
-
 def _compare(
     adapter: LoadedAdapter, staged: Path, texts: Sequence[str], *, out: str, onto: str, dtype: str
 ) -> MergeReport:
     merged: Any = load_base(str(staged), dtype=dtype, device=adapter.base.device).model
     tokenizer: Any = load_tokenizer(adapter.base.name, adapter.base.revision)
+    answer: Any = adapter.model.generate
     largest, total, changed, positions, count = 0.0, 0.0, 0, 0, 0
     with torch.inference_mode():
         for inputs in _batches(adapter, tokenizer, texts):
-            inputs_BT = _answers(adapter, inputs)
+            # The adapter's greedy answers as decoder inputs, the start id first.
+            inputs_BT = answer(**inputs, max_new_tokens=_LONGEST_ANSWER, num_beams=1, do_sample=False)
             real_BT = (inputs_BT != tokenizer.pad_token_id) & (inputs_BT != tokenizer.eos_token_id)
             real_BT[:, 0] = True  # the start id, which may be the padding id
             before_NV = adapter.model(**inputs, decoder_input_ids=inputs_BT).logits[real_BT].float()
@@ -151,12 +149,6 @@ def _batches(adapter: LoadedAdapter, tokenizer: Any, texts: Sequence[str]) -> It
         yield {name: batch[name].to(adapter.base.device) for name in ("input_ids", "attention_mask")}
 
 
-def _answers(adapter: LoadedAdapter, inputs: dict[str, Tensor]) -> Tensor:
-    """Returns the adapter's greedy answers as decoder inputs (B, T), the start id first."""
-    answers: Any = adapter.model.generate(**inputs, max_new_tokens=_LONGEST_ANSWER, num_beams=1, do_sample=False)
-    return answers  # type: ignore[no-any-return]
-
-
 def _check_report(report: MergeReport) -> None:
     limit = _FLOAT32_TOLERANCE if report.dtype == "float32" else float("inf")
     if not report.max_logit_difference < limit:
@@ -168,15 +160,8 @@ def _check_report(report: MergeReport) -> None:
 
 
 def _manifest(adapter: LoadedAdapter, report: MergeReport) -> dict[str, Any]:
-    made_from = {
-        "name": adapter.folder.resolve().name,
-        "weights_sha256": sha256_file(adapter.folder / WEIGHTS),
-    }
-    base = {
-        "name": adapter.base.name,
-        "revision": adapter.base.revision,
-        "weights_sha256": adapter.base.weights_sha256,
-    }
+    made_from = {"name": adapter.folder.resolve().name, "weights_sha256": sha256_file(adapter.folder / WEIGHTS)}
+    base = {"name": adapter.base.name, "revision": adapter.base.revision, "weights_sha256": adapter.base.weights_sha256}
     check = {key: value for key, value in asdict(report).items() if key != "out"}
     return {"format": 1, "merged": made_from, "base": base, "input": adapter.manifest.get("input", {}), "check": check}
 

@@ -19,7 +19,7 @@ from lora_s2s.files import read_json, write_json
 from lora_s2s.hub import MalformedConfig, locate_model
 from lora_s2s.models.family import ModelFamily, family_of
 from lora_s2s.models.precision import resolve_device, resolve_dtype
-from lora_s2s.models.weights import WEIGHTS, shapes, weight_files, weights_hash, write_weights
+from lora_s2s.models.weights import WEIGHTS, misfit, shapes, weight_files, weights_hash, write_weights
 
 _CONFIG = "config.json"
 _TOKENIZER = re.compile(r"(tokenizer|special_tokens_map|added_tokens|vocab|merges).*\.(json|txt)|.*\.model")
@@ -91,7 +91,7 @@ def load_base(
     placed = resolve_device(device)
     chosen = resolve_dtype(dtype, placed)
     path = locate_model(name, revision)
-    settings = read_settings(path)
+    settings = _settings(path)
     family = family_of(settings, where=str(path))
     if "quantization_config" in settings:
         raise UsageError("a quantized checkpoint cannot be a base in this version", where=str(path))
@@ -103,17 +103,11 @@ def load_base(
     return LoadedBase(model.eval(), family, name, revision, path, chosen, weights_hash(path))
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
-    """Reads a model folder's ``config.json``.
-
-    Raises:
-        DataError: it is missing or not an object.
-    """
+def _settings(folder: Path) -> dict[str, Any]:
     path = folder / _CONFIG
     if not path.is_file():
-        raise DataError(
-            f"not a model folder: no {_CONFIG}", hint="give the folder that holds config.json", where=str(folder)
-        )
+        hint = "give the folder that holds config.json"
+        raise DataError(f"not a model folder: no {_CONFIG}", hint=hint, where=str(folder))
     settings = read_json(path)
     if not isinstance(settings, dict):
         raise DataError("the config is not an object", where=str(path))
@@ -135,22 +129,16 @@ def _check_shapes(family: ModelFamily, config: Any, found: Mapping[str, tuple[in
     """Compares the weights' names and shapes with the config's, before anything is allocated."""
     with torch.device("meta"), quiet():
         skeleton = family.model_class(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
+    shapes_of = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
+    expected = {name: shape for name, shape in shapes_of.items() if name in found or not family.may_be_absent(name)}
     harmless = [re.compile(pattern) for pattern in skeleton._keys_to_ignore_on_load_unexpected or ()]
-    problems = [f"{name} is missing" for name in expected if name not in found and not family.may_be_absent(name)]
-    problems += [
-        f"{name} is not part of this model"
-        for name in found
-        if name not in expected and not any(pattern.search(name) for pattern in harmless)
-    ]
-    problems += [
-        f"{name} has shape {list(found[name])}, expected {list(shape)}"
-        for name, shape in expected.items()
-        if found.get(name, shape) != shape
-    ]
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise DataError(f"the weights do not fit the config: {problems[0]}{more}", where=str(folder))
+    judged = {
+        name: shape
+        for name, shape in found.items()
+        if name in expected or not any(pattern.search(name) for pattern in harmless)
+    }
+    if problem := misfit(expected, judged, foreign="is not part of this model"):
+        raise DataError(f"the weights do not fit the config: {problem}", where=str(folder))
 
 
 def _load(family: ModelFamily, config: Any, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:

@@ -8,11 +8,13 @@ B batch, T target length.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.activations import NewGELUActivation
 
 from lora_s2s.errors import DataError
 
@@ -137,3 +139,16 @@ def set_dropout(model: Any, rate: float) -> None:
             # T5's attention holds its rate as a number, not as a module.
             module.dropout = rate
     model.config.dropout_rate = rate
+
+
+@contextmanager
+def fused_activation(model: nn.Module) -> Iterator[None]:
+    """While entered, Flan's tanh-GELU is one operation instead of eight: equal to rounding, in less time and memory."""
+    slow = [module for module in model.modules() if isinstance(getattr(module, "act", None), NewGELUActivation)]
+    for module in slow:
+        module.act = nn.GELU(approximate="tanh")
+    try:
+        yield
+    finally:
+        for module in slow:
+            module.act = NewGELUActivation()

@@ -62,6 +62,25 @@ def shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def misfit(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], *, foreign: str
+) -> str | None:
+    """Compares weights by name → shape; returns the first difference and how many more there are, None where none.
+
+    Args:
+        foreign: what is said of a weight that is found and not expected; it could overwrite another model's.
+    """
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    problems += [f"{name} {foreign}" for name in found if name not in expected]
+    problems += [
+        f"{name} has shape {list(found[name])}, expected {list(shape)}"
+        for name, shape in expected.items()
+        if found.get(name, shape) != shape
+    ]
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{problems[0]}{more}" if problems else None
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
     """Opens a safetensors file for reading, onto the CPU.

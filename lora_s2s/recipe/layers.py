@@ -57,7 +57,7 @@ class Layer:
     entries: dict[str, Entry] = field(default_factory=dict)
     sections: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-    extends: Entry | None = None
+    extends: tuple[str, str] | None = None  # the name, and where it stands
     broken: bool = False
 
 
@@ -106,23 +106,20 @@ def _refused(problem: str, event: yaml.Event) -> yaml.MarkedYAMLError:
 
 
 def _read_root(root: yaml.Node | None, path: Path, layer: Layer) -> None:
-    if root is None:
-        layer.problems.append(f"{path}: empty")
-    elif not isinstance(root, yaml.MappingNode):
-        layer.problems.append(f"{path}:1: expected sections ({', '.join(SECTIONS)})")
-    else:
-        for name, value, where in _items(root, path, layer):
-            if name == "extends":
-                raw = _raw(value)
-                if isinstance(raw, Scalar):
-                    layer.extends = Entry(raw, where)
-                else:
-                    layer.problems.append(f"{where}: extends: expected one recipe name or file")
-            elif name not in SECTIONS:
-                layer.problems.append(f"{where}: unknown section '{name}'{nearest(name, [*SECTIONS, 'extends'])}")
-            else:
-                layer.sections[name] = where
-                _read_section(name, value, where, path, layer)
+    if not isinstance(root, yaml.MappingNode):
+        expected = f":1: expected sections ({', '.join(SECTIONS)})"
+        layer.problems.append(f"{path}{': empty' if root is None else expected}")
+        return
+    for name, value, where in _items(root, path, layer):
+        if name in SECTIONS:
+            layer.sections[name] = where
+            _read_section(name, value, where, path, layer)
+        elif name != "extends":
+            layer.problems.append(f"{where}: unknown section '{name}'{nearest(name, [*SECTIONS, 'extends'])}")
+        elif isinstance(value, yaml.ScalarNode):
+            layer.extends = (value.value, where)
+        else:
+            layer.problems.append(f"{where}: extends: expected one recipe name or file")
 
 
 def _read_section(name: str, node: yaml.Node, where: str, path: Path, layer: Layer) -> None:
@@ -162,7 +159,7 @@ def _add(layer: Layer, section: str, key: str, entry: Entry) -> None:
     layer.problems.append(f"{entry.where}: unknown key '{section}.{key}'{guess}")
 
 
-def _raw(node: yaml.Node) -> Scalar | list[Scalar] | None:
+def _raw(node: yaml.Node | None) -> Scalar | list[Scalar] | None:
     if isinstance(node, yaml.ScalarNode):
         return Scalar(node.value, quoted=node.style is not None)
     if isinstance(node, yaml.SequenceNode) and all(isinstance(item, yaml.ScalarNode) for item in node.value):
@@ -196,7 +193,7 @@ def _set_value(text: str) -> Scalar | list[Scalar]:
     """``[a, b]`` is a list; anything else is the text itself."""
     if text.startswith("[") and text.endswith("]"):
         try:
-            raw = _raw(yaml.compose(text, Loader=yaml.SafeLoader) or yaml.ScalarNode("", text))
+            raw = _raw(_compose(text))
         except yaml.YAMLError:
             raw = None
         if raw is not None:

@@ -1,20 +1,26 @@
-"""Loads a recipe: files that extend each other, then ``--set``, then the schema; all problems at once."""
+"""Loads a recipe: files that extend each other, then ``--set``, then types and the schema; all problems at once."""
 
 from __future__ import annotations
 
+import re
+import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
 
-from lora_s2s.errors import RecipeError, UsageError
+from lora_s2s.errors import RecipeError, UsageError, nearest
 from lora_s2s.recipe.catalogue import find_recipe
-from lora_s2s.recipe.layers import Entry, Layer, Scalar, read_layer, set_layer
-from lora_s2s.recipe.schema import Recipe
-from lora_s2s.recipe.values import BadValue, convert
+from lora_s2s.recipe.layers import SECTIONS, Entry, Layer, Scalar, read_layer, set_layer
+from lora_s2s.recipe.schema import LATER, Recipe
 
+# No leading zeros: 012 is ten to YAML and twelve to people.
+_INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*(_[0-9]{3})*)")
+_NUMBER = re.compile(r"[+-]?((0|[1-9][0-9]*(_[0-9]{3})*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+_BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_KINDS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 _LONGEST_CHAIN = 8
 # Saying one of these in a later layer takes back the other from an earlier one.
 _ALTERNATIVES = {
@@ -81,9 +87,9 @@ def _chain(path: Path) -> list[Layer]:
 
 
 def _parent(layer: Layer, path: Path, seen: list[Path]) -> Path | None:
-    if layer.extends is None or not isinstance(layer.extends.value, Scalar):
+    if layer.extends is None:
         return None
-    name, where = layer.extends.value.text, layer.extends.where
+    name, where = layer.extends
     try:
         parent = find_recipe(name, beside=path.parent)
     except UsageError as error:
@@ -117,13 +123,11 @@ def _build(layers: Sequence[Layer], *, name: str, where: str) -> Recipe:
     for key, entry in merged.entries.items():
         section, field = key.split(".")
         try:
-            values[section][field] = convert(key, entry.value)
+            values[section][field] = _convert(key, entry.value)
         except BadValue as error:
             problems.append(f"{entry.where}: {key}: {error}")
             spoilt.add(key)
-    values["output"].setdefault("name", name)
-    if values["output"]["name"] is None:
-        values["output"]["name"] = name
+    values["output"]["name"] = values["output"].get("name") or name
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
@@ -153,3 +157,62 @@ def _problem(details: Any, merged: Layer, where: str) -> str:
     text = str(details["msg"]).removeprefix("Value error, ").replace("Input should be", "should be")
     got = f"; got {details['input']!r}" if entry else ""
     return f"{place}: {key}: {text}{got}"
+
+
+class BadValue(ValueError):
+    """The text does not fit its field; the message says what was expected and got."""
+
+
+def _convert(key: str, raw: Scalar | list[Scalar]) -> Any:
+    """Returns the Python value of what was written for the known field ``section.key``; raises BadValue."""
+    section, name = key.split(".")
+    field = SECTIONS[section].model_fields[name]
+    if isinstance(raw, Scalar) and raw.text.lower() in LATER.get(key, ()):
+        raise BadValue(f"'{raw.text}' is not in this version; use {str(field.default).lower()}")
+    return _fitted(raw, field.annotation)
+
+
+def _fitted(raw: Scalar | list[Scalar], annotation: Any) -> Any:
+    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    lists = [option for option in options if get_origin(option) is list]
+    if isinstance(raw, list):
+        if not lists:
+            raise BadValue(f"expected {_named(options)}, got a list")
+        return [_fitted(item, get_args(lists[0])[0]) for item in raw]
+    if raw.is_null:
+        if types.NoneType in options:
+            return None
+        raise BadValue(f"expected {_named(options)}, got nothing")
+    if lists and len(options) == len(lists):
+        # One word, or words with commas, stand for a list where nothing else is allowed.
+        return [_fitted(Scalar(part.strip(), quoted=True), get_args(lists[0])[0]) for part in raw.text.split(",")]
+    for option in options:
+        if option is not types.NoneType and get_origin(option) is not list:
+            return _scalar(raw.text, option)
+    raise BadValue(f"expected {_named(options)}, got '{raw.text}'")
+
+
+def _scalar(text: str, kind: Any) -> Any:
+    if get_origin(kind) is Literal and get_args(kind) != (False,):
+        choices = get_args(kind)
+        if text in choices:
+            return text
+        raise BadValue(f"expected one of {', '.join(choices)}; got '{text}'{nearest(text, choices)}")
+    if kind is str:
+        return text
+    if kind is int and _INTEGER.fullmatch(text):
+        return int(text)
+    if kind is float and _NUMBER.fullmatch(text):
+        return float(text)
+    if kind not in (int, float) and text.lower() in _BOOLEANS:
+        return _BOOLEANS[text.lower()]
+    raise BadValue(f"expected {_KINDS.get(kind, 'true or false')}, got '{text}'")
+
+
+def _named(options: tuple[Any, ...]) -> str:
+    words = [
+        "a list" if get_origin(option) is list else _KINDS.get(option, "one of its words")
+        for option in options
+        if option is not types.NoneType
+    ]
+    return " or ".join(words)

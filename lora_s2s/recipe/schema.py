@@ -22,7 +22,7 @@ LATER: dict[str, tuple[str, ...]] = {
     "data.format": ("alpaca", "messages", "parallel"),
     "data.lossless_text": ("on", "auto", "true"),
     "lora.method": ("dora", "rslora", "pissa", "olora", "eva", "loftq", "adalora"),
-    "training.packing": ("true",),
+    "training.packing": ("true", "yes", "on"),
 }
 
 
@@ -38,7 +38,7 @@ class ModelSection(Section):
     name: str = Field(min_length=1, description="Hub id, folder, or `demo` for the bundled base.")
     revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", description="Precision of the base; auto is bfloat16 on a GPU that has it, else float32."
+        default="auto", description="Precision of the base; auto: bfloat16 on a GPU that has it, else float32."
     )
     quantization: Literal["none"] = Field(default="none", description="Precision of the frozen base's linear layers.")
 
@@ -46,9 +46,7 @@ class ModelSection(Section):
 class DataSection(Section):
     """Where the examples are and how they become token ids. Paths are relative to the current folder."""
 
-    train: str | list[str] = Field(
-        description="File, folder, glob, `hf:NAME[:SPLIT]` or `demo:train`; several as a list."
-    )
+    train: str | list[str] = Field(description="File, folder, glob, `hf:NAME[:SPLIT]` or `demo:train`; or a list.")
     validation: str | list[str] | None = Field(
         default=None, description="The same for validation; without it a share of the training data is held out."
     )
@@ -60,9 +58,7 @@ class DataSection(Section):
     )
     source_column: str | None = Field(default=None, description="Input column; found by its name when absent.")
     target_column: str | None = Field(default=None, description="Output column; found by its name when absent.")
-    template: str | None = Field(
-        default=None, description="Source text with `{column}` places; without it the source column as it is."
-    )
+    template: str | None = Field(default=None, description="Source text with `{column}` places, in place of a column.")
     max_source_tokens: int = Field(default=512, ge=4, le=65_536, description="Longest source, `</s>` included.")
     max_target_tokens: int = Field(default=128, ge=2, le=65_536, description="Longest target, `</s>` included.")
     truncate_source: Literal["left", "right", "drop"] = Field(
@@ -95,9 +91,7 @@ class LoraSection(Section):
         description="attention-qv, attention, cross-attention, decoder, all-linear, or module names.",
     )
     method: Literal["lora"] = Field(default="lora", description="How the low-rank update is built.")
-    train_tokens: list[str] = Field(
-        default=[], max_length=0, description="Tokens whose embedding rows are trained too."
-    )
+    train_tokens: list[str] = Field(default=[], max_length=0, description="Tokens whose embeddings train too.")
 
 
 class TrainingSection(Section):
@@ -106,10 +100,10 @@ class TrainingSection(Section):
     epochs: float = Field(default=3.0, gt=0, le=10_000, description="Passes over the training data; or set max_steps.")
     max_steps: int | None = Field(default=None, ge=1, description="Optimizer steps, instead of epochs.")
     tokens_per_batch: int | None = Field(
-        default=4096, ge=8, description="Most padded source + target slots in one micro-batch; or set batch_size."
+        default=4096, ge=8, description="Padded slots in a micro-batch, at most; or set batch_size."
     )
     batch_size: int | None = Field(
-        default=None, ge=1, description="Rows in one micro-batch, instead of tokens_per_batch."
+        default=None, ge=1, description="Rows in a micro-batch, instead of tokens_per_batch."
     )
     gradient_accumulation: int = Field(default=1, ge=1, description="Micro-batches in one optimizer step.")
     learning_rate: float = Field(default=5e-4, gt=0, le=10, description="Peak learning rate.")
@@ -159,9 +153,7 @@ class EvaluationSection(Section):
 class OutputSection(Section):
     """Where the adapter goes."""
 
-    dir: str = Field(
-        default="adapters", min_length=1, description="Folder of adapters, relative to the current folder."
-    )
+    dir: str = Field(default="adapters", min_length=1, description="Folder of adapters, from the current folder.")
     name: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",

@@ -1,4 +1,4 @@
-"""Checkpoints: whole folders of safetensors and JSON, hashed when written and verified when read.
+"""Checkpoints: whole folders of safetensors and JSON, hashed when written and verified when read; and resuming.
 
 ``checkpoints/step-000123/`` holds ``adapter.safetensors``, ``optimizer.safetensors`` and ``state.json``.
 """
@@ -7,26 +7,28 @@ from __future__ import annotations
 
 import errno
 import shutil
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from lora_s2s.console import warn
+from lora_s2s.console import say, warn
 from lora_s2s.errors import DataError, ResourceError, RunError, UsageError
 from lora_s2s.files import read_json, sha256_file, sha256_json, whole_folder, write_json
 from lora_s2s.lora.adapter import adapter_state, load_adapter_state
+from lora_s2s.recipe.schema import TrainingSection
 from lora_s2s.training.optimizer import load_optimizer_state, optimizer_state
-from lora_s2s.training.state import TrainState
+from lora_s2s.training.result import TrainState
 
 _FORMAT = 1
 _ADAPTER = "adapter.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
 _STATE = "state.json"
+# Changing these changes what is kept and shown, not what is trained.
+_FREE = frozenset({"save_every", "keep_checkpoints", "evaluate_every", "early_stopping", "trackers"})
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def save_checkpoint(
     broken = [name for name, tensor in adapter.items() if not bool(torch.isfinite(tensor).all())]
     if broken:
         raise RunError(f"step {state.step}: the adapter is no longer finite ({broken[0]}); no checkpoint was written")
-    path = checkpoint_path(folder, state.step)
+    path = _path_of(folder, state.step)
     try:
         with whole_folder(path, replace=True) as staged:
             hashes = {
@@ -91,14 +93,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
             raise DataError("missing", where=str(path / name))
         if sha256_file(path / name) != expected:
             raise DataError("the content differs from the hash in state.json", where=str(path / name))
-    return Checkpoint(path, _state_from(content["state"], path), content["identity"])
-
-
-def _state_from(saved: dict[str, Any], path: Path) -> TrainState:
-    known = {field.name for field in fields(TrainState)}
-    if set(saved) != known:
-        raise DataError(f"state keys differ: {sorted(set(saved) ^ known)}", where=str(path / _STATE))
-    return TrainState(**saved)
+    saved, known = content["state"], asdict(TrainState())
+    if saved.keys() != known.keys():
+        raise DataError(f"state keys differ: {sorted(saved.keys() ^ known.keys())}", where=str(path / _STATE))
+    return Checkpoint(path, TrainState(**saved), content["identity"])
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -106,8 +104,7 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted((path for path in folder.glob("step-*") if path.name[5:].isdigit()), key=_step_of)
 
 
-def checkpoint_path(folder: Path, step: int) -> Path:
-    """Returns where the checkpoint of a step lies."""
+def _path_of(folder: Path, step: int) -> Path:
     return folder / f"step-{step:06d}"
 
 
@@ -132,23 +129,49 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
     return None
 
 
-def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: AdamW) -> None:
-    """Loads the adapter and the optimizer's state."""
-    restore_adapter(checkpoint, model)
-    load_optimizer_state(model, optimizer, load_file(checkpoint.path / _OPTIMIZER))
+def restored_adapter(folder: Path, step: int, model: nn.Module) -> bool:
+    """Puts the adapter of a step's checkpoint into the model; where that is damaged it warns and returns False."""
+    try:
+        load_adapter_state(model, load_file(read_checkpoint(_path_of(folder, step)).path / _ADAPTER))
+    except DataError as error:
+        warn(f"the best checkpoint is damaged, the last adapter is kept: {error.where}: {error.message}")
+        return False
+    return True
 
 
-def restore_adapter(checkpoint: Checkpoint, model: nn.Module) -> None:
-    """Loads the adapter alone."""
-    load_adapter_state(model, load_file(checkpoint.path / _ADAPTER))
+def run_identity(given: dict[str, str], settings: TrainingSection, processes: int) -> dict[str, str]:
+    """Returns what must be equal for a run to continue: the caller's hashes and every setting that shapes a step."""
+    own = {f"training.{key}": str(value) for key, value in settings.model_dump().items() if key not in _FREE}
+    return {**given, **own, "processes": str(processes)}
 
 
-def check_identity(checkpoint: Checkpoint, identity: dict[str, str]) -> None:
-    """Compares what the checkpoint was made with to what the run has now.
+def continue_from(
+    run_dir: Path, model: nn.Module, optimizer: AdamW, *, resume: bool, identity: dict[str, str]
+) -> TrainState:
+    """Restores model and optimizer from the newest whole checkpoint and returns its state, or a new state.
 
     Raises:
-        UsageError: they differ; every difference is shown.
+        UsageError: there are checkpoints and ``resume`` is false, or they belong to another run.
+        DataError: every checkpoint is damaged.
     """
+    folder = run_dir / "checkpoints"
+    if not resume:
+        if checkpoints(folder):
+            hint = "add --resume to continue it, or remove the folder to start again"
+            raise UsageError("the run folder holds checkpoints of an unfinished run", hint=hint, where=str(run_dir))
+        return TrainState()
+    checkpoint = newest_checkpoint(folder)
+    if checkpoint is None:
+        say(f"no checkpoint in {run_dir}: training from the start")
+        return TrainState()
+    _check_identity(checkpoint, identity)
+    load_adapter_state(model, load_file(checkpoint.path / _ADAPTER))
+    load_optimizer_state(model, optimizer, load_file(checkpoint.path / _OPTIMIZER))
+    say(f"resuming after step {checkpoint.state.step} ({checkpoint.path})")
+    return checkpoint.state
+
+
+def _check_identity(checkpoint: Checkpoint, identity: dict[str, str]) -> None:
     then = checkpoint.identity
     different = [
         f"  {key}: checkpoint {then.get(key, 'nothing')}, now {identity.get(key, 'nothing')}"

@@ -15,7 +15,7 @@ from lora_s2s.console import ProgressLine, warn
 from lora_s2s.errors import SetupError
 from lora_s2s.files import jsonl_line, write_bytes
 from lora_s2s.recipe.schema import TrainingSection
-from lora_s2s.training.state import StepStats, TrainState
+from lora_s2s.training.result import StepStats, TrainState
 
 METRICS = "metrics.jsonl"
 
@@ -110,12 +110,11 @@ def _progress_fields(loss: float, state: TrainState, total: int) -> dict[str, st
         "loss": f"{loss:.4f}",
         "tokens/s": f"{state.tokens / state.seconds:,.0f}",
         "memory": f"{state.peak_memory_bytes / 2**30:.2f} GiB",
-        "left": duration(state.seconds * (total / state.step - 1)),
+        "left": _duration(state.seconds * (total / state.step - 1)),
     }
 
 
-def duration(seconds: float) -> str:
-    """Returns ``1h02m``, ``3m10s`` or ``12s``."""
+def _duration(seconds: float) -> str:
     whole = int(seconds)
     if whole >= 3600:
         return f"{whole // 3600}h{whole % 3600 // 60:02d}m"

@@ -23,20 +23,16 @@ from lora_s2s.console import ProgressLine
 from lora_s2s.data.collate import Batch, collate
 from lora_s2s.data.prepared import SplitTable
 from lora_s2s.errors import RunError, Stopped, UsageError
+from lora_s2s.models.t5 import fused_activation
 from lora_s2s.recipe.schema import TrainingSection
-from lora_s2s.training.checkpoint import prune, save_checkpoint
-from lora_s2s.training.lock import run_lock
+from lora_s2s.training.checkpoint import continue_from, prune, restored_adapter, run_identity, save_checkpoint
+from lora_s2s.training.guards import StopSignals, peak_memory_bytes, run_lock, told_when_out_of_memory
 from lora_s2s.training.log import RunLog, require_trackers, start_trackers
 from lora_s2s.training.loss import sequence_loss
-from lora_s2s.training.optimizer import build_optimizer, set_learning_rate, trainable
+from lora_s2s.training.optimizer import build_optimizer, learning_rate_at, trainable
 from lora_s2s.training.plan import StepPlan
 from lora_s2s.training.processes import same_start, stop_signal, sum_gradients, summed
-from lora_s2s.training.resources import peak_memory_bytes, told_when_out_of_memory
-from lora_s2s.training.result import TrainResult, finish
-from lora_s2s.training.resume import continue_from, run_identity
-from lora_s2s.training.schedule import learning_rate_at
-from lora_s2s.training.signals import StopSignals
-from lora_s2s.training.state import StepStats, TrainState
+from lora_s2s.training.result import StepStats, TrainResult, TrainState
 from lora_s2s.training.validation import Evaluate
 
 
@@ -90,10 +86,10 @@ def train(
         run = Run(
             model, optimizer, accelerator, table, pad_token_id, settings, plan, run_dir, evaluate, known, state, log
         )
-        with StopSignals() as signals, told_when_out_of_memory():
+        with StopSignals() as signals, told_when_out_of_memory(), fused_activation(model):
             run.to_the_end(signals)
         log.close()
-        result = finish(model, state, plan, run_dir, resumed_from=resumed_from)
+        result = _finish(model, state, plan, run_dir, resumed_from=resumed_from)
         accelerator.end_training()
     return result
 
@@ -225,7 +221,8 @@ def train_step(
     loss = summed([float(step_loss)], accelerator)[0] / target_tokens
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         raise RunError(f"step {step + 1}: the loss is {loss}, its gradient norm {grad_norm}", hint=_HINT)
-    set_learning_rate(optimizer, learning_rate)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return StepStats(loss, learning_rate, grad_norm, target_tokens, source_tokens)
@@ -241,3 +238,29 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     """Seeds torch on every device from the step alone, so that a resumed run draws what it would have drawn."""
     digest = hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()
     torch.manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def _finish(
+    model: nn.Module, state: TrainState, plan: StepPlan, run_dir: Path, *, resumed_from: int | None
+) -> TrainResult:
+    """Puts the best adapter into the model where there is one, else leaves the last, sets eval mode, and reports."""
+    kept = state.step
+    if state.best_step is not None and (
+        state.best_step == state.step or restored_adapter(run_dir / "checkpoints", state.best_step, model)
+    ):
+        kept = state.best_step
+    best = kept == state.best_step
+    model.eval()
+    return TrainResult(
+        steps=state.step,
+        epochs=round(plan.epochs_at(state), 4),
+        train_loss=state.epoch_loss_sum / state.epoch_target_tokens,
+        validation_loss=state.best_validation_loss if best else state.validation_loss,
+        tokens=state.tokens,
+        tokens_per_second=round(state.tokens / state.seconds, 1),
+        peak_memory_bytes=state.peak_memory_bytes,
+        resumed_from=resumed_from,
+        stopped="early_stopping" if state.step < plan.total_steps else None,
+        kept="best" if best else "last",
+        kept_step=kept,
+    )

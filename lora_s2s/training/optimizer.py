@@ -1,6 +1,8 @@
-"""AdamW over the adapter's parameters, and its state as plain tensors."""
+"""AdamW over the adapter's parameters, its state as plain tensors, and the learning rate of every step."""
 
 from __future__ import annotations
+
+import math
 
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -21,19 +23,12 @@ def build_optimizer(model: nn.Module, *, learning_rate: float, weight_decay: flo
     Raises:
         UsageError: nothing in the model is trainable.
     """
-    parameters = list(trainable(model).values())
+    parameters = trainable(model).values()
     if not parameters:
         raise UsageError("the model has no trainable parameter", hint="check lora.target_modules")
-    matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
-    vectors = [parameter for parameter in parameters if parameter.ndim < 2]
+    matrices, vectors = [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return AdamW([group for group in groups if group["params"]], lr=learning_rate, weight_decay=0.0)
-
-
-def set_learning_rate(optimizer: AdamW, learning_rate: float) -> None:
-    """Sets the learning rate of every parameter group."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
 
 
 def optimizer_state(model: nn.Module, optimizer: AdamW) -> dict[str, Tensor]:
@@ -61,3 +56,29 @@ def load_optimizer_state(model: nn.Module, optimizer: AdamW, state: dict[str, Te
         # AdamW keeps its step counts on the CPU, whatever the device of the parameter.
         place = saved if moment == "step" else saved.to(parameters[name].device)
         optimizer.state[parameters[name]][moment] = place.clone()
+
+
+def warmup_steps(warmup: float, total_steps: int) -> int:
+    """Returns the warm-up's length in steps: ``warmup`` is a share of ``total_steps`` below 1, steps from 1 on."""
+    return math.ceil(warmup * total_steps) if warmup < 1 else int(warmup)
+
+
+def learning_rate_at(step: int, *, total_steps: int, peak: float, schedule: str, warmup: float) -> float:
+    """Returns the learning rate of the optimizer step number ``step`` (the first is 0).
+
+    Warm-up climbs linearly and reaches ``peak`` on its last step; ``linear`` and ``cosine`` then fall towards 0, which
+    they would reach one step after the last, so that every step trains. ``constant`` stays.
+    """
+    climbing = warmup_steps(warmup, total_steps)
+    if step < climbing:
+        return peak * (step + 1) / climbing
+    done = (step - climbing) / max(1, total_steps - climbing)
+    return peak * _decay(schedule, min(done, 1.0))
+
+
+def _decay(schedule: str, done: float) -> float:
+    if schedule == "linear":
+        return 1.0 - done
+    if schedule == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * done))
+    return 1.0

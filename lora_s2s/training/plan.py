@@ -10,7 +10,7 @@ from lora_s2s.data.batching import token_budget_batches
 from lora_s2s.data.prepared import SplitTable
 from lora_s2s.errors import DataError
 from lora_s2s.recipe.schema import TrainingSection
-from lora_s2s.training.state import TrainState
+from lora_s2s.training.result import TrainState
 
 Rows = list[int]
 

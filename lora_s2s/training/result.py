@@ -1,17 +1,73 @@
-"""The end of a run: which adapter is kept, and the figures to report."""
+"""Where a run stands and what it reports: counters alone; batches, rates and random numbers follow from the step."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from torch import nn
 
-from lora_s2s.console import warn
-from lora_s2s.errors import DataError
-from lora_s2s.training.checkpoint import checkpoint_path, read_checkpoint, restore_adapter
-from lora_s2s.training.plan import StepPlan
-from lora_s2s.training.state import TrainState
+@dataclass(frozen=True)
+class StepStats:
+    """One optimizer step over all processes: mean loss in nats a target token, norm before clipping, real tokens."""
+
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    target_tokens: int
+    source_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        """Real source and target tokens."""
+        return self.source_tokens + self.target_tokens
+
+
+@dataclass
+class TrainState:
+    """Counters of a run; what a checkpoint's ``state.json`` holds.
+
+    ``step`` optimizer steps are done; the next one is number ``position`` (from 0) of epoch ``epoch`` (from 0).
+    ``epoch_loss_sum / epoch_target_tokens`` is the mean loss of the epoch that was trained last. ``seconds`` is time
+    spent training, without evaluations and checkpoints.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    position: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    epoch_loss_sum: float = 0.0
+    epoch_target_tokens: int = 0
+    evaluated_step: int = 0
+    validation_loss: float | None = None
+    best_step: int | None = None
+    best_validation_loss: float | None = None
+    evaluations_without_gain: int = 0
+    metrics_lines: int = 0
+    peak_memory_bytes: int = 0
+
+    def advance(self, stats: StepStats, seconds: float, memory_bytes: int, *, steps_in_epoch: int) -> None:
+        """Counts one optimizer step."""
+        if self.position == 0:
+            self.epoch_loss_sum, self.epoch_target_tokens = 0.0, 0
+        self.epoch_loss_sum += stats.loss * stats.target_tokens
+        self.epoch_target_tokens += stats.target_tokens
+        self.tokens += stats.tokens
+        self.seconds += seconds
+        self.peak_memory_bytes = max(self.peak_memory_bytes, memory_bytes)
+        self.step += 1
+        self.position += 1
+        if self.position == steps_in_epoch:
+            self.epoch, self.position = self.epoch + 1, 0
+
+    def remember(self, validation_loss: float) -> None:
+        """Counts one evaluation of the current step and keeps the best; an equal loss is no gain."""
+        self.evaluated_step = self.step
+        self.validation_loss = validation_loss
+        if self.best_validation_loss is None or validation_loss < self.best_validation_loss:
+            self.best_step, self.best_validation_loss = self.step, validation_loss
+            self.evaluations_without_gain = 0
+        else:
+            self.evaluations_without_gain += 1
 
 
 @dataclass(frozen=True)
@@ -35,35 +91,3 @@ class TrainResult:
     stopped: str | None
     kept: str
     kept_step: int
-
-
-def finish(
-    model: nn.Module, state: TrainState, plan: StepPlan, run_dir: Path, *, resumed_from: int | None
-) -> TrainResult:
-    """Puts the best adapter into the model where there is one, else leaves the last, sets eval mode, and reports."""
-    best = state.best_step is not None and _load_best(model, state, run_dir / "checkpoints")
-    model.eval()
-    return TrainResult(
-        steps=state.step,
-        epochs=round(plan.epochs_at(state), 4),
-        train_loss=state.epoch_loss_sum / state.epoch_target_tokens,
-        validation_loss=state.best_validation_loss if best else state.validation_loss,
-        tokens=state.tokens,
-        tokens_per_second=round(state.tokens / state.seconds, 1),
-        peak_memory_bytes=state.peak_memory_bytes,
-        resumed_from=resumed_from,
-        stopped="early_stopping" if state.step < plan.total_steps else None,
-        kept="best" if best else "last",
-        kept_step=state.best_step if best and state.best_step is not None else state.step,
-    )
-
-
-def _load_best(model: nn.Module, state: TrainState, folder: Path) -> bool:
-    if state.best_step is None or state.best_step == state.step:
-        return True
-    try:
-        restore_adapter(read_checkpoint(checkpoint_path(folder, state.best_step)), model)
-    except DataError as error:
-        warn(f"the best checkpoint is damaged, the last adapter is kept: {error.where}: {error.message}")
-        return False
-    return True

@@ -42,7 +42,7 @@ def make_validation(
         several = distributed.is_initialized()
         rank, processes = (distributed.get_rank(), distributed.get_world_size()) if several else (0, 1)
         device = next(model.parameters()).device
-        totals = [0.0, 0.0]
+        totals = torch.zeros(2, dtype=torch.float64, device=device)
         was_training = model.training
         model.eval()
         try:
@@ -50,16 +50,12 @@ def make_validation(
                 for rows in batches[rank::processes]:
                     batch = collate([table.features(row) for row in rows], pad_token_id).to(device)
                     loss_sum, target_tokens = sequence_loss(model, batch)
-                    totals[0] += loss_sum.item()
+                    totals[0] += loss_sum
                     totals[1] += target_tokens
         finally:
             model.train(was_training)
-        return {"validation_loss": _summed_ratio(totals, device) if several else totals[0] / totals[1]}
+        if several:
+            distributed.all_reduce(totals)
+        return {"validation_loss": float(totals[0] / totals[1])}
 
     return evaluate
-
-
-def _summed_ratio(totals: list[float], device: torch.device) -> float:
-    both = torch.tensor(totals, dtype=torch.float64, device=device)
-    distributed.all_reduce(both)
-    return (both[0] / both[1]).item()

@@ -129,3 +129,38 @@ def test_recipes_lists_shows_copies_and_prints_the_schema(invoke: Invoke, here: 
     assert json.loads(invoke("recipes", "schema").stdout)["title"] == "lora-s2s recipe"
     again = invoke("recipes", "copy", "demo", "mine.yaml", code=2)
     assert "error: mine.yaml exists already" in again.stderr
+
+
+# A verb that waits inside a folder it is writing, or writes to a stdout nobody reads.
+_WAITING = """
+import sys, time
+from pathlib import Path
+from lora_s2s import cli
+from lora_s2s.files import whole_folder
+def wait() -> None:
+    with whole_folder(Path("out")):
+        print("ready", flush=True)
+        time.sleep(60)
+cli.app.command("wait")(wait)
+sys.argv = ["lora-s2s", "wait"]
+cli.main()
+"""
+
+
+def test_sigterm_leaves_nothing_half_written(here: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", _WAITING], stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "ready\n"
+        run.terminate()
+        assert run.wait(timeout=30) == 143
+    assert list(here.iterdir()) == []
+
+
+def test_a_reader_that_goes_away_is_no_defect() -> None:
+    words = [sys.executable, "-m", "lora_s2s", "recipes", "schema"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stderr is not None
+        run.stdout.close()
+        assert run.stderr.read() == ""
+        assert run.wait(timeout=30) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,42 @@ def test_eval_finds_the_columns_of_a_file_that_names_them_otherwise(
     assert "there is no column 'inptu' (did you mean 'input'?)" in wrong.stderr
 
 
+def test_eval_keeps_a_named_column_that_only_later_rows_have(invoke: Invoke, here: Path, tiny_model: Path) -> None:
+    write_csv(here / "train.csv")
+    words = settings(tiny_model, "data.source_column=question", "data.target_column=answer", "output.name=named")
+    invoke("train", "flan-t5-small", *words, *QUICK)
+    rows = '{"input": "a", "output": "b"}\n{"question": "c", "answer": "d", "input": "e", "output": "f"}\n'
+    (here / "late.jsonl").write_text(rows, encoding="utf-8")
+    invoke("eval", "adapters/named", "--data", "late.jsonl")
+    scored = (here / "adapters/named/evaluations/late/predictions.jsonl").read_text(encoding="utf-8")
+    assert [json.loads(line)["source"] for line in scored.splitlines()] == ["c"]
+
+
+def test_overwrite_leaves_a_living_run_alone(invoke: Invoke, here: Path, tiny_model: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    write_csv(here / "train.csv")
+    (here / "adapters/it.running/checkpoints").mkdir(parents=True)
+    descriptor = os.open(here / "adapters/it.running", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    words = settings(tiny_model, "output.name=it")
+    result = invoke("train", "flan-t5-small", *words, *QUICK, "--overwrite", code=2)
+    os.close(descriptor)
+    assert "another run is training" in result.stderr
+    assert (here / "adapters/it.running/checkpoints").is_dir()
+
+
+def test_prepare_takes_an_out_folder_of_any_name(invoke: Invoke, here: Path, tiny_model: Path) -> None:
+    write_csv(here / "train.csv")
+    invoke("prepare", "--data", "train.csv", "--model", str(tiny_model), "--out", "My data (1)")
+    assert (here / "My data (1)" / "manifest.json").is_file()
+
+
+def test_merge_prepares_nothing(invoke: Invoke, here: Path, trained: Path) -> None:
+    shutil.rmtree(here / "prepared")
+    invoke("merge", "adapters/it", "--out", "merged")
+    assert not (here / "prepared").exists()
+
+
 def predicted(result: Any) -> list[str]:
     return result.stdout.split("\n")[:-1]
 
@@ -182,6 +219,8 @@ def test_predict_gives_a_line_for_a_line_and_a_row_for_a_row(invoke: Invoke, her
     lines = predicted(invoke("predict", "adapters/it", *texts))
     assert len(lines) == 3
     assert predicted(invoke("predict", "adapters/it", "-", input="\n".join(texts))) == lines
+    assert len(predicted(invoke("predict", "adapters/it", "-", input="one\u2028line\r\ntwo\n"))) == 2
+    assert "is a folder" in invoke("predict", "adapters/it", "a", "--output", str(here), code=2).stderr
     (here / "in.txt").write_text("\r\n".join(texts), encoding="utf-8")
     invoke("predict", "adapters/it", "--input", "in.txt", "--output", "out.txt")
     assert (here / "out.txt").read_text(encoding="utf-8").split("\n")[:-1] == lines

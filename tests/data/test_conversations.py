@@ -64,6 +64,7 @@ def test_examples_of_a_conversation_stay_together_and_are_cut_on_the_left(write:
         (conversation([("tool", "x"), ("gpt", "y")]), "an unknown role"),
         (conversation([("human", "x")]), "no assistant turn"),
         (conversation([("human", " "), ("gpt", "y")]), "an empty turn"),
+        (conversation([("human", "x"), ("gpt", "\ud800")]), "a turn is not valid Unicode"),
         (
             {"conversations": [{"from": "human", "value": ["x"]}, {"from": "gpt", "value": "y"}]},
             "a turn that is not text",

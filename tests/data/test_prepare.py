@@ -233,3 +233,9 @@ def test_text_with_controls_and_surrogates_survives(write: Write, prepared: Prep
     assert table(data, "train").sources() == ["a\x1b[31m", "y"]
     assert table(data, "train").targets() == ["[/b]\x00", "z"]
     assert rejected(data) == [("target is not valid Unicode", 2)]
+
+
+@pytest.mark.parametrize("nothing", ["", [], [""]])
+def test_no_training_data_at_all_is_said(nothing: Any, prepared: Prepare, write: Write) -> None:
+    with pytest.raises(DataError, match="no data is named"):
+        prepared(nothing, test=write("a.jsonl", rows_of(3)))

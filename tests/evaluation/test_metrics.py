@@ -11,8 +11,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
 from lora_s2s.errors import DataError, UsageError
-from lora_s2s.evaluation.compare import compare
-from lora_s2s.evaluation.metrics import METRICS, SEED, measure, score
+from lora_s2s.evaluation.metrics import METRICS, SEED, compare, measure, score
 
 PREDICTIONS = [
     "The Vaults is a family friendly pub near Café Adriatic.",

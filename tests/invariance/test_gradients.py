@@ -12,7 +12,7 @@ from training_parts import PAD, Rows, section, tiny_model
 
 from lora_s2s.data.collate import Batch, collate
 from lora_s2s.training.loop import train_step
-from lora_s2s.training.state import StepStats
+from lora_s2s.training.result import StepStats
 
 ROWS = Rows(16, seed=3, longest=40)
 

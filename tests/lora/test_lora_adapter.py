@@ -206,7 +206,7 @@ def test_damaged_json_is_refused(adapter_folder: Callable[..., Path]) -> None:
     folder = adapter_folder()
     base = load_base(str(folder.parent / "base"), device="cpu")
     for name, texts in {
-        "manifest.json": ["[]", "{", '{"base": 5}', '{"base": {"name": 7}}'],
+        "manifest.json": ["[]", "{", '{"base": 5}', '{"base": {"name": 7}}', '{"input": []}'],
         "adapter_config.json": ["[]", "{", "null", '{"peft_type": "LORA"}', "x" * (1 << 21)],
     }.items():
         for text in texts:

@@ -17,7 +17,7 @@ from lora_s2s.errors import DataError, SetupError, UsageError
 from lora_s2s.models.family import FAMILIES, family_of
 from lora_s2s.models.loading import enable_gradient_checkpointing, load_base, save_model
 from lora_s2s.models.precision import resolve_device, resolve_dtype
-from lora_s2s.models.t5 import shift_right
+from lora_s2s.models.t5 import fused_activation, shift_right
 from lora_s2s.models.weights import weights_hash
 
 SOURCE = torch.tensor([[5, 9, 11, 1], [7, 1, 0, 0]])
@@ -273,6 +273,17 @@ def test_dropout_is_set_everywhere_and_training_feels_it(flan: Path) -> None:
     assert torch.equal(logits(base.model), reference)
     base.family.set_dropout(base.model, 0.3)
     assert not torch.equal(logits(base.model), reference)
+
+
+def test_the_fused_activation_is_the_same_function_and_goes_again(flan: Path) -> None:
+    model = load_base(str(flan), device="cpu").model
+    reference = logits(model)
+    kinds = [type(module) for module in model.modules()]
+    with fused_activation(model):
+        assert kinds != [type(module) for module in model.modules()]
+        assert torch.allclose(logits(model), reference, atol=1e-5)
+    assert torch.equal(logits(model), reference)
+    assert kinds == [type(module) for module in model.modules()]
 
 
 def test_gradient_checkpointing_changes_no_gradient(flan: Path) -> None:

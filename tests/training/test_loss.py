@@ -27,6 +27,16 @@ def test_is_the_sum_over_its_rows() -> None:
     assert tokens == sum(count for _, count in alone)
 
 
+def test_the_head_never_sees_padding() -> None:
+    model, rows, seen = tiny_model(), Rows(6), []
+    model.get_output_embeddings().register_forward_hook(lambda _head, _inputs, output: seen.append(len(output)))
+    batch = collate([rows.features(i) for i in range(6)], PAD)
+    _, target_tokens = sequence_loss(model, batch)
+    assert seen == [target_tokens]
+    assert target_tokens < batch.labels_BT.numel()
+    assert model(input_ids=batch.input_ids_BS, labels=batch.labels_BT).logits.shape[:2] == batch.labels_BT.shape
+
+
 def test_label_smoothing_by_hand() -> None:
     model, rows = tiny_model(), Rows(1)
     batch = collate([rows.features(0)], PAD)

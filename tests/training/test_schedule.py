@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_s2s.training.schedule import learning_rate_at, warmup_steps
+from lora_s2s.training.optimizer import learning_rate_at, warmup_steps
 
 
 def curve(schedule: str, total: int, warmup: float) -> list[float]:
