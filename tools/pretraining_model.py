@@ -73,7 +73,8 @@ def _plain_weights(model: T5ForConditionalGeneration) -> None:
 
 
 def _orthogonal(size: int) -> Tensor:
-    return torch.linalg.qr(torch.randn(size, size))[0]
+    factors: tuple[Tensor, Tensor] = torch.linalg.qr(torch.randn(size, size))
+    return factors[0]
 
 
 def _copying_weights(model: T5ForConditionalGeneration) -> None:
