@@ -17,6 +17,7 @@ from transformers import GenerationConfig
 
 from lora_s2s.errors import ResourceError, UsageError
 from lora_s2s.inference.loading import Predictor
+from lora_s2s.models.loading import quiet
 
 # The step's logits have one row per hypothesis and the whole vocabulary: short sources alone would not bound them.
 MOST_HYPOTHESES = 512
@@ -109,11 +110,13 @@ def _answer(
     attention_mask_BS = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
     generate = cast("Callable[..., Tensor]", model.generate)
     try:
-        output_BT = generate(
-            input_ids=input_ids_BS.to(device),
-            attention_mask=attention_mask_BS.to(device),
-            generation_config=_generation_config(model, tokenizer, settings),
-        )
+        # Quiet: a checkpoint's own max_length loses to max_new_tokens, which is meant.
+        with quiet():
+            output_BT = generate(
+                input_ids=input_ids_BS.to(device),
+                attention_mask=attention_mask_BS.to(device),
+                generation_config=_generation_config(model, tokenizer, settings),
+            )
     except torch.OutOfMemoryError as error:
         size = f"{len(batch)} sources of up to {input_ids_BS.shape[1]} tokens with {settings.num_beams} beam(s)"
         hint = f"--set evaluation.batch_tokens={max(1, settings.batch_tokens // 2)}"
