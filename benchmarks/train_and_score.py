@@ -40,7 +40,8 @@ def verb(*words: str) -> tuple[dict[str, Any], float]:
 def device() -> dict[str, Any]:
     """Describes the hardware and the versions a figure depends on."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    return {"device": name, "cores": os.cpu_count(), "torch": torch.__version__, "python": platform.python_version()}
+    versions = {"torch": torch.__version__, "python": platform.python_version()}
+    return {"device": name, "cores": os.cpu_count(), "threads": torch.get_num_threads(), **versions}
 
 
 def settings(recipe: str, folder: Path | None, given: list[str]) -> list[str]:
