@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ class Inputs:
 def read_inputs(texts: Sequence[str], file: str | None) -> Inputs:
     """Reads the texts of the command line (``-`` is stdin, a line each), or a file.
 
+    The file ``-`` is stdin too: rows where its first line is a JSON object, else a text in each line.
+
     Raises:
         UsageError: both or neither were given.
         DataError: the file is missing, empty, or holds a row that cannot be read.
@@ -56,10 +59,12 @@ def read_inputs(texts: Sequence[str], file: str | None) -> Inputs:
     found: list[tuple[Input, str]]
     if file and file != STDIN:
         found = list(_file_items(Path(file).expanduser()))
+    elif file and (lines := _stdin_lines()) and lines[0].lstrip().startswith("{"):
+        found = [(_json_row(line, f"stdin:{number}"), f"stdin:{number}") for number, line in enumerate(lines, start=1)]
     else:
         piped = file == STDIN or list(texts) == [STDIN]
         place = "stdin:" if piped else "text "
-        lines = _stdin_lines() if piped else texts
+        lines = lines if file else _stdin_lines() if piped else list(texts)
         found = [(text, f"{place}{number}") for number, text in enumerate(lines, start=1)]
     if not found:
         raise DataError(f"{file or 'stdin'} is empty: nothing to answer", hint="give at least one line or row")
@@ -75,6 +80,19 @@ def _stdin_lines() -> list[str]:
         raise DataError(f"stdin is not UTF-8 text (byte {error.start})") from error
 
 
+def _json_row(line: str, place: str) -> dict[str, Any]:
+    try:
+        return _object(json.loads(line), place)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"not a JSON line: {error}", where=place) from error
+
+
+def _object(row: object, place: str) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise DataError("not a JSON object", where=place)
+    return row
+
+
 def _file_items(path: Path) -> Iterator[tuple[Input, str]]:
     kind = (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
     with reading(path):
@@ -84,9 +102,7 @@ def _file_items(path: Path) -> Iterator[tuple[Input, str]]:
         elif kind in _ROWS_AS_THEY_ARE:
             # Not the reader for training data: what was a number stays one on its way through.
             for number, row in enumerate(read_jsonl(path), start=1):
-                if not isinstance(row, dict):
-                    raise DataError("not a JSON object", where=f"{path}, row {number}")
-                yield row, f"{path}, row {number}"
+                yield _object(row, f"{path}, row {number}"), f"{path}, row {number}"
         else:
             for origin in find_origins(str(path)):
                 for item in origin.rows():

@@ -17,7 +17,8 @@ def predict(
         list[str] | None, typer.Argument(metavar="[TEXT …]", help="Texts to answer; - reads lines from stdin.")
     ] = None,
     file: Annotated[
-        str | None, typer.Option("--input", metavar="FILE", help=".txt: a line each; .jsonl, .csv, …: rows.")
+        str | None,
+        typer.Option("--input", metavar="FILE", help=".txt: a line each; .jsonl, .csv, …: rows; - stdin."),
     ] = None,
     output: Annotated[
         str | None, typer.Option("--output", metavar="FILE", help="Written whole; stdout by default.")

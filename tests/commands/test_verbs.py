@@ -220,6 +220,10 @@ def test_predict_gives_a_line_for_a_line_and_a_row_for_a_row(invoke: Invoke, her
     assert len(lines) == 3
     assert predicted(invoke("predict", "adapters/it", "-", input="\n".join(texts))) == lines
     assert len(predicted(invoke("predict", "adapters/it", "-", input="one\u2028line\r\ntwo\n"))) == 2
+    piped = "".join(json.dumps({"question": text, "id": 7}) + "\n" for text in texts)
+    rows = [json.loads(line) for line in predicted(invoke("predict", "adapters/it", "--input", "-", input=piped))]
+    assert [(row["id"], row["prediction"]) for row in rows] == [(7, line) for line in lines]
+    assert predicted(invoke("predict", "adapters/it", "--input", "-", input="\n".join(texts))) == lines
     assert "is a folder" in invoke("predict", "adapters/it", "a", "--output", str(here), code=2).stderr
     (here / "in.txt").write_text("\r\n".join(texts), encoding="utf-8")
     invoke("predict", "adapters/it", "--input", "in.txt", "--output", "out.txt")
