@@ -12,7 +12,8 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from tiny_adapters import logits, stir
+from tiny_adapters import stir
+from tiny_inputs import logits
 from transformers import AutoModelForSeq2SeqLM
 
 from lora_s2s.errors import DataError, UsageError

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_adapters import logits
+from tiny_inputs import logits
 
 from lora_s2s.errors import UsageError
 from lora_s2s.lora.adapter import adapter_state

@@ -11,7 +11,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from tiny_adapters import WORDS, logits, stir
+from tiny_adapters import WORDS, stir
+from tiny_inputs import logits
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from lora_s2s.errors import DataError, RunError, UsageError

@@ -1,4 +1,4 @@
-"""Helpers of this room's tests: a word tokenizer that transformers 4 and 5 both load, stirred adapters, logits."""
+"""Helpers of this room's tests: a word tokenizer that transformers 4 and 5 both load, and stirred adapters."""
 
 from __future__ import annotations
 
@@ -30,13 +30,3 @@ def stir(model: Any, seed: int = 1) -> None:
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
-
-
-SOURCE = torch.tensor([[5, 9, 11, 1], [7, 1, 0, 0]])
-MASK = (SOURCE != 0).long()
-START = torch.tensor([[0, 8, 4], [0, 6, 1]])
-
-
-@torch.no_grad()
-def logits(model: Any) -> torch.Tensor:
-    return model(input_ids=SOURCE, attention_mask=MASK, decoder_input_ids=START).logits

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_inputs import MASK, SOURCE, START, logits
 from transformers.utils import logging as transformers_logging
 
 from lora_s2s.errors import DataError, SetupError, UsageError
@@ -19,15 +20,6 @@ from lora_s2s.models.loading import enable_gradient_checkpointing, load_base, sa
 from lora_s2s.models.precision import resolve_device, resolve_dtype
 from lora_s2s.models.t5 import fused_activation, shift_right
 from lora_s2s.models.weights import weights_hash
-
-SOURCE = torch.tensor([[5, 9, 11, 1], [7, 1, 0, 0]])
-MASK = (SOURCE != 0).long()
-START = torch.tensor([[0, 8, 4], [0, 6, 1]])
-
-
-@torch.no_grad()
-def logits(model: Any) -> torch.Tensor:
-    return model(input_ids=SOURCE, attention_mask=MASK, decoder_input_ids=START).logits
 
 
 def patch_config(folder: Path, **changes: object) -> None:
