@@ -16,7 +16,7 @@ DEMO_BASE = Path(__file__).parent / "demo" / "base"
 MalformedConfig = StrictDataclassError
 
 # Weights only as safetensors: pickled checkpoints are never fetched.
-_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "LICENSE*"]
+_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.spm", "*.txt", "LICENSE*"]
 
 
 def locate_model(name: str, revision: str | None = None) -> Path:

@@ -23,17 +23,19 @@ from lora_s2s.commands._show import show_preview
 from lora_s2s.console import say, table
 from lora_s2s.data.prepare import prepare
 from lora_s2s.data.prepared import PreparedDataset, SplitTable
-from lora_s2s.data.tokenise import load_tokenizer
+from lora_s2s.data.tokenise import LANGUAGES, first_ids, load_tokenizer
 from lora_s2s.errors import UsageError
 from lora_s2s.evaluation.report import write_report
 from lora_s2s.export.card import write_card
 from lora_s2s.files import move_folder, sha256_json, sync_tree, write_json, write_text
 from lora_s2s.lora.adapter import save_adapter
 from lora_s2s.lora.inject import inject_lora, total_parameters, trainable_parameters
+from lora_s2s.models.common import begin_answers
+from lora_s2s.models.family import check_lengths
 from lora_s2s.models.loading import LoadedBase, enable_gradient_checkpointing, load_base
 from lora_s2s.models.precision import resolve_device, resolve_dtype
 from lora_s2s.recipe.load import recipe_to_yaml
-from lora_s2s.recipe.schema import Recipe, TrainingSection
+from lora_s2s.recipe.schema import Recipe, TrainingSection, ranks_by_name
 from lora_s2s.training.guards import run_lock
 from lora_s2s.training.loop import train
 from lora_s2s.training.plan import StepPlan
@@ -56,6 +58,7 @@ def prepare_data(recipe: Recipe, out: Path | None = None) -> PreparedDataset:
         max_source_tokens=data.max_source_tokens, max_target_tokens=data.max_target_tokens,
         truncate_source=data.truncate_source, long_targets=data.long_targets,
         validation_fraction=data.validation_fraction, lossless_text=data.lossless_text,
+        source_language=data.source_language, target_language=data.target_language,
         model_name=recipe.model.name, revision=recipe.model.revision, seed=recipe.training.seed,
         out=out or Path(recipe.output.dir).parent / "prepared" / str(recipe.output.name),
     )  # fmt: skip
@@ -101,8 +104,10 @@ def train_adapter(recipe: Recipe, *, resume: bool = False, overwrite: bool = Fal
     resolve_dtype(recipe.model.dtype, resolve_device())  # refused before minutes go into preparing
     prepared = prepare_data(recipe)
     say(data_line(prepared))
-    tokenizer = load_tokenizer(recipe.model.name, recipe.model.revision)
+    languages = {key: getattr(recipe.data, key) for key in LANGUAGES}
+    tokenizer = load_tokenizer(recipe.model.name, recipe.model.revision, **languages)
     base, model = _adapted_base(recipe)
+    begin_answers(model, **first_ids(tokenizer))
     counts = _parameter_counts(model)
     say(
         f"{recipe.model.name}: {counts['trainable_parameters']:,} of {counts['total_parameters']:,} parameters train, "
@@ -173,10 +178,15 @@ def _steps(rows: SplitTable, settings: TrainingSection) -> dict[str, Any]:
 def _adapted_base(recipe: Recipe) -> tuple[LoadedBase, nn.Module]:
     """Loads a recipe's base and injects its adapter, ready to train."""
     section, lora = recipe.model, recipe.lora
-    base = load_base(section.name, revision=section.revision, dtype=section.dtype, quantization=section.quantization)
+    base = load_base(
+        section.name, revision=section.revision, dtype=section.dtype, quantization=section.quantization,
+        skip_quantization=section.skip_quantization,
+    )  # fmt: skip
+    lengths = {key: getattr(recipe.data, key) for key in ("max_source_tokens", "max_target_tokens")}
+    check_lengths(base.family, base.model.config, name=section.name, **lengths)
     model = inject_lora(
         base, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, target_modules=lora.target_modules, method=lora.method,
-        seed=recipe.training.seed,
+        ranks=ranks_by_name(lora.rank_pattern), last_blocks=lora.last_blocks, seed=recipe.training.seed,
     )  # fmt: skip
     base.family.set_dropout(model, recipe.training.dropout)
     if recipe.training.gradient_checkpointing:
@@ -192,6 +202,7 @@ def _identity(recipe: Recipe, base: LoadedBase, prepared: PreparedDataset) -> di
     return {
         "base": base.weights_sha256,
         "dtype": str(base.dtype),
+        "quantization": ",".join((base.quantization, *base.skip_quantization)),
         "data": prepared.fingerprint,
         "lora": sha256_json(recipe.lora.model_dump(mode="json")),
     }
@@ -215,12 +226,14 @@ def _running(folder: Path, *, resume: bool) -> Iterator[None]:
 
 def _origin(recipe: Recipe, base: LoadedBase, prepared: PreparedDataset) -> dict[str, Any]:
     """Returns the part of an adapter's manifest that says what it was made from."""
-    dtype = str(base.dtype).removeprefix("torch.")
+    described = {key: getattr(base, key) for key in ("name", "revision", "weights_sha256", "quantization")}
+    described["skip_quantization"] = list(base.skip_quantization)
+    described["dtype"] = str(base.dtype).removeprefix("torch.")
     return {
         "format": 1,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "name": recipe.output.name,
-        "base": {"name": base.name, "revision": base.revision, "weights_sha256": base.weights_sha256, "dtype": dtype},
+        "base": described,
         "data": {"fingerprint": prepared.fingerprint, **{key: prepared.report[key] for key in ("rows", "splits")}},
         "input": prepared.manifest["input"],
         "versions": {"lora_s2s": __version__, **{name: version(name) for name in _PACKAGES}},

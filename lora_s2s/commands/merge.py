@@ -14,17 +14,22 @@ from lora_s2s.commands._options import Adapter, Base, Json, check_writable
 def merge(
     adapter: Adapter,
     out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where the whole model goes.")],
-    onto: Annotated[str, typer.Option("--onto", help="original: the base as published.")] = "original",
+    onto: Annotated[
+        str, typer.Option("--onto", help="original: the base as published; dequantized: as it was in nf4 or int8.")
+    ] = "original",
     dtype: Annotated[
         str | None,
-        typer.Option("--dtype", metavar="D", help="float32 or bfloat16; what the adapter was trained in by default."),
+        typer.Option(
+            "--dtype", metavar="D", help="float32, bfloat16 or float16; by default what the adapter was trained in."
+        ),
     ] = None,
     base: Base = None,
     json: Json = False,
 ) -> None:
     """Fold an adapter into its base; measure what changed.
 
-    Folded in float32 and compared on real inputs. The result loads with
+    Folded in float32 and compared on real inputs; never quantized. After
+    training in nf4 or int8 both bases are compared. The result loads with
     AutoModelForSeq2SeqLM.from_pretrained; the base is left as it is.
     """
     from lora_s2s.commands._scoring import probe_texts
@@ -36,9 +41,11 @@ def merge(
     report = merge_adapter(
         folder, Path(out), onto=onto, dtype=dtype, base_override=base, probe_texts=probe_texts(folder)
     )
-    say(
-        f"{report.out}: {report.dtype}. Against the adapter on its base, over {report.positions:,} positions: largest "
-        f"logit difference {report.max_logit_difference:.2g}, most likely token changed at {report.top1_changed:.2%}"
-    )
+    say(f"{report.out}: {report.dtype}, against the adapter on its base over {report.positions:,} positions:")
+    for name, measures in {report.onto: asdict(report), **report.other}.items():
+        say(
+            f"  onto {name}: largest logit difference {measures['max_logit_difference']:.2g}, mean "
+            f"{measures['mean_logit_difference']:.2g}, most likely token changed at {measures['top1_changed']:.2%}"
+        )
     if json:
         write_json(asdict(report))

@@ -24,9 +24,9 @@ class Batch:
         target_tokens: how many labels count; worked out on construction, so that a GPU is not asked for it.
     """
 
-    input_ids_BS: Tensor  # noqa: N815
-    attention_mask_BS: Tensor  # noqa: N815
-    labels_BT: Tensor  # noqa: N815
+    input_ids_BS: Tensor
+    attention_mask_BS: Tensor
+    labels_BT: Tensor
     target_tokens: int = -1
 
     def __post_init__(self) -> None:

@@ -23,7 +23,16 @@ from lora_s2s.data.origins import find_origins
 from lora_s2s.data.prepared import SPLITS, PreparedDataset, SplitTable, open_prepared
 from lora_s2s.data.readers import how_read, read_examples, user_function
 from lora_s2s.data.split import validation_sources
-from lora_s2s.data.tokenise import Features, encode_texts, features_of, load_tokenizer, side_for, tokenizer_hash
+from lora_s2s.data.tokenise import (
+    Features,
+    Frames,
+    encode_texts,
+    features_of,
+    frames_of,
+    load_tokenizer,
+    side_for,
+    tokenizer_hash,
+)
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import jsonl_line, sha256_file, sha256_json, whole_folder, write_json, write_text
 
@@ -55,6 +64,8 @@ def prepare(
     long_targets: str = "drop",
     validation_fraction: float = 0.05,
     lossless_text: str = "off",
+    source_language: str | None = None,
+    target_language: str | None = None,
     model_name: str,
     revision: str | None = None,
     seed: int = 42,
@@ -63,14 +74,14 @@ def prepare(
 ) -> PreparedDataset:
     """Writes a prepared folder, or opens the one that stands there when data and settings are the same.
 
-    The keywords up to ``lossless_text`` are the recipe's ``data`` section. Exact duplicate pairs of train are left out,
-    and train rows whose source also stands in ``validation`` or ``test`` (``leaked`` counts the held-out rows
+    The keywords up to ``target_language`` are the recipe's ``data`` section. Exact duplicate pairs of train are left
+    out, and train rows whose source also stands in ``validation`` or ``test`` (``leaked`` counts the held-out rows
     concerned). Without ``validation``, ``validation_fraction`` of train's sources is split off, chosen by a hash of
     the source and ``seed``. Test rows are never left out for their length: a score covers them all.
 
     Raises:
         DataError: data that is missing, unreadable, or of which nothing is left.
-        UsageError: an unknown format or template, or ``out`` holds something else.
+        UsageError: an unknown format, template or language, or ``out`` holds something else.
         SetupError: the tokenizer cannot be had.
     """
     held_out = {"validation": validation, "test": test}
@@ -82,24 +93,29 @@ def prepare(
         "max_source_tokens": max_source_tokens, "max_target_tokens": max_target_tokens,
         "truncate_source": truncate_source, "long_targets": long_targets,
     }  # fmt: skip
+    languages = {"source_language": source_language, "target_language": target_language}
     identity = {
         "format": prepared.FORMAT,
         "data": {name: [origin.content_hash() for origin in find_origins(value)] for name, value in paths.items()},
         "tokenizer": tokenizer_hash(model_name, revision),
         "function": _code_hash(format),
-        "settings": {**reading, **limits, "lossless_text": lossless_text, "previews": limit_preview},
+        "settings": {**reading, **limits, **languages, "lossless_text": lossless_text, "previews": limit_preview},
         "split": [validation_fraction, seed],
     }
     fingerprint = sha256_json(identity)
     standing = _standing(Path(out), fingerprint)
     if standing is not None:
         return standing
-    tokenizer = load_tokenizer(model_name, revision)
+    tokenizer = load_tokenizer(model_name, revision, **languages)
     pool = _read(paths, reading)
     _clean(pool, validation_fraction, seed)
     with whole_folder(Path(out), replace=True) as staging:
         made = _write(staging, pool, tokenizer, limits, limit_preview)
-        made |= {"fingerprint": fingerprint, "identity": identity, "input": _input(train, reading, limits)}
+        made |= {
+            "fingerprint": fingerprint,
+            "identity": identity,
+            "input": {**_input(train, reading, limits), **languages},
+        }
         write_json(staging / prepared.MANIFEST, made)
     return open_prepared(Path(out))
 
@@ -169,7 +185,7 @@ def _unique(examples: list[Example], leaking: set[str], rejected: list[Rejected]
 def _write(
     folder: Path, pool: _Pool, tokenizer: PreTrainedTokenizerBase, limits: dict[str, Any], previews: int
 ) -> dict[str, Any]:
-    counts = _Counts(tokenizer.unk_token_id)
+    counts = _Counts(tokenizer.unk_token_id, frames_of(tokenizer))
     sizes: dict[str, int] = {}
     with ProgressLine("prepare") as line:
         for split in (name for name in SPLITS if name in pool.splits):
@@ -221,13 +237,13 @@ def _tokenised(
         limits = {**limits, "long_targets": "keep", "truncate_source": "right" if side == "drop" else side}
     for start in range(0, len(examples), _CHUNK):
         chunk = examples[start : start + _CHUNK]
-        texts = list(dict.fromkeys(text for example in chunk for text in (example.source, example.target)))
-        ids = dict(zip(texts, encode_texts(texts, tokenizer), strict=True))
+        source_ids = _encoded((example.source for example in chunk), tokenizer, "text")
+        target_ids = _encoded((example.target for example in chunk), tokenizer, "text_target")
         kept: list[tuple[Example, Features]] = []
         for example in chunk:
-            source, target = ids[example.source], ids[example.target]
+            source, target = source_ids[example.source], target_ids[example.target]
             own = {**limits, "truncate_source": side_for(example, limits["truncate_source"])}
-            features = features_of(source, target, int(tokenizer.eos_token_id), **own)
+            features = features_of(source, target, counts.frames, **own)
             counts.add(source, target, features)
             if isinstance(features, str):
                 pool.rejected.append(reject(example.where, features, example.target))
@@ -238,6 +254,11 @@ def _tokenised(
             yield kept
 
 
+def _encoded(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, side: str) -> dict[str, list[int]]:
+    distinct = list(dict.fromkeys(texts))
+    return dict(zip(distinct, encode_texts(distinct, tokenizer, side=side), strict=True))
+
+
 def _preview(table: SplitTable, tokenizer: PreTrainedTokenizerBase, count: int) -> list[tuple[str, str]]:
     rows = [table.features(index) for index in range(0, len(table), max(1, len(table) // max(1, count)))[:count]]
     return [(str(tokenizer.decode(row.input_ids)), str(tokenizer.decode(row.labels))) for row in rows]
@@ -246,9 +267,10 @@ def _preview(table: SplitTable, tokenizer: PreTrainedTokenizerBase, count: int) 
 class _Counts:
     """Both sides of all splits. Lengths cover pairs left out for their length too: they are what a limit is set by."""
 
-    def __init__(self, unknown_id: int | None) -> None:
+    def __init__(self, unknown_id: int | None, frames: Frames) -> None:
         self.unknown_id = -1 if unknown_id is None else unknown_id
-        self.lengths: dict[str, list[int]] = {side: [] for side in _SIDES}  # ``</s>`` included, before any cut
+        self.frames = frames
+        self.lengths: dict[str, list[int]] = {side: [] for side in _SIDES}  # in their frames, before any cut
         self.truncated = dict.fromkeys(_SIDES, 0)
         self.tokens, self.unknown = Counter[str](), Counter[str]()
 
@@ -260,7 +282,7 @@ class _Counts:
     def add(self, source: list[int], target: list[int], features: Features | str) -> None:
         """Counts one tokenised pair (nothing cut yet), kept (features) or not (a reason)."""
         for side, ids in zip(_SIDES, (source, target), strict=True):
-            self.lengths[side].append(len(ids) + 1)
+            self.lengths[side].append(len(ids) + len(getattr(self.frames, side)))
             if not isinstance(features, str):
                 self.truncated[side] += getattr(features, f"{side}_truncated")
                 self.tokens[side] += len(ids)

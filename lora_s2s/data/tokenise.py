@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +13,45 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from lora_s2s.data.example import Example
-from lora_s2s.errors import DataError, SetupError
+from lora_s2s.errors import DataError, SetupError, UsageError
 from lora_s2s.files import sha256_file, sha256_json
 from lora_s2s.hub import locate_model
 
 _TOKENIZER_FILES = (
     "tokenizer.json", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "merges.txt", "tokenizer_config.json",
-    "special_tokens_map.json", "added_tokens.json",
+    "special_tokens_map.json", "added_tokens.json", "tokenizer.model", "source.spm", "target.spm", "target_vocab.json",
 )  # fmt: skip
+LANGUAGES = ("source_language", "target_language")
+_NLLB_CODE = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The special ids around a text, as the tokenizer puts them: T5 ``x </s>``, BART ``<s> x </s>``, NLLB ``eng_Latn x
+    </s>``, mBART ``x </s> en_XX``."""
+
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prefix) + len(self.suffix)
+
+    def around(self, ids: Sequence[int]) -> list[int]:
+        """Returns a text's ids with the special ones."""
+        return [*self.prefix, *ids, *self.suffix]
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What stands around sources, and around targets."""
+
+    source: Frame
+    target: Frame
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """One example as token ids: ``input_ids`` ends in ``</s>``; ``labels`` too, unless the target was cut."""
+    """One example as token ids, each side in its frame: both end in ``</s>``, but for a target that was cut."""
 
     input_ids: list[int]
     labels: list[int]
@@ -31,10 +59,17 @@ class Features:
     target_truncated: bool = False
 
 
-def load_tokenizer(model_name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """Loads a model's tokenizer, with the clean-up that rewrites decoded text off.
+def load_tokenizer(
+    model_name: str,
+    revision: str | None = None,
+    *,
+    source_language: str | None = None,
+    target_language: str | None = None,
+) -> PreTrainedTokenizerBase:
+    """Loads a model's tokenizer, its languages set, with the clean-up that rewrites decoded text off.
 
     Raises:
+        UsageError: a language is missing where texts carry a code, unknown, or given where texts carry none.
         DataError: the folder holds no tokenizer, or a damaged one.
         SetupError: a package to read it is missing, or the model cannot be had.
     """
@@ -42,7 +77,9 @@ def load_tokenizer(model_name: str, revision: str | None = None) -> PreTrainedTo
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, clean_up_tokenization_spaces=False, local_files_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Marian's recommends a package for rarer punctuation
+            tokenizer = AutoTokenizer.from_pretrained(folder, clean_up_tokenization_spaces=False, local_files_only=True)
     except ImportError as error:
         hint = "pip install sentencepiece protobuf"
         raise SetupError(f"the tokenizer of {model_name} needs a package: {error}", hint=hint) from error
@@ -56,7 +93,65 @@ def load_tokenizer(model_name: str, revision: str | None = None) -> PreTrainedTo
         transformers_logging.set_verbosity(level)
     if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
         raise DataError(f"the tokenizer of {model_name} has no end or padding token", where=str(folder))
+    _set_languages(tokenizer, dict(zip(LANGUAGES, (source_language, target_language), strict=True)), model_name)
     return tokenizer
+
+
+def language_codes(tokenizer: Any) -> dict[str, int]:
+    """Returns language code → id of a tokenizer that marks every text with one; empty for any other."""
+    if not hasattr(tokenizer, "src_lang"):
+        return {}
+    named: dict[str, int] | None = getattr(tokenizer, "lang_code_to_id", None)
+    if named is None:
+        codes = [token for token in map(str, tokenizer.extra_special_tokens) if _NLLB_CODE.fullmatch(token)]
+        named = dict(zip(codes, tokenizer.convert_tokens_to_ids(codes), strict=True))
+    return {code: token for code, token in sorted(named.items()) if token != tokenizer.unk_token_id}
+
+
+def _set_languages(tokenizer: Any, asked: Mapping[str, str | None], name: str) -> None:
+    codes = language_codes(tokenizer)
+    for key, code in asked.items():
+        if not codes and code is not None:
+            hint = "leave it away; a task prefix such as >>fra<< goes into data.template"
+            raise UsageError(f"data.{key} is '{code}', but {name} marks no text with a language", hint=hint)
+        if codes and code not in codes:
+            problem = f"'{code}' is unknown" if code else f"is missing: {name} marks every text with its language"
+            near = [known for known in codes if code and known[:2].lower() == code[:2].lower()] or [*codes]
+            listed = ", ".join(near[:8]) + (", …" if len(near) > 8 else "")
+            raise UsageError(f"data.{key} {problem}; codes: {listed}", hint=f"--set data.{key}={near[0]}")
+    if codes:
+        tokenizer.src_lang, tokenizer.tgt_lang = asked.values()
+
+
+def frames_of(tokenizer: Any) -> Frames:
+    """Returns the tokenizer's frames, with a final ``</s>`` where it puts none.
+
+    A tokenizer that puts no end on targets (Gemma's ``<bos> x``) was made for decoders: its targets get the end,
+    without which no answer would stop, and no beginning, which is what the decoder starts with.
+    """
+    end = int(tokenizer.eos_token_id)
+    source, target = _frame(tokenizer, "text"), _frame(tokenizer, "text_target")
+    return Frames(source if len(source) else Frame((), (end,)), target if end in target.suffix else Frame((), (end,)))
+
+
+def _frame(tokenizer: Any, side: str) -> Frame:
+    whole, bare = (tokenizer(**{side: "a"}, add_special_tokens=added)["input_ids"] for added in (True, False))
+    start = next(index for index in range(len(whole)) if whole[index : index + len(bare)] == bare)
+    return Frame(tuple(whole[:start]), tuple(whole[start + len(bare) :]))
+
+
+def first_ids(tokenizer: Any) -> dict[str, int | None]:
+    """Returns what answers begin with, as :func:`lora_s2s.models.common.begin_answers` takes it.
+
+    ``start`` is set where the target's language ends its frame (mBART: ``x </s> ro_RO``), and so starts the decoder;
+    ``first`` where the frame begins with an id, which is forced.
+    """
+    target = frames_of(tokenizer).target
+    last = target.suffix[-1]
+    return {
+        "start": None if last == tokenizer.eos_token_id else last,
+        "first": target.prefix[0] if target.prefix else None,
+    }
 
 
 def tokenizer_hash(model_name: str, revision: str | None = None) -> str:
@@ -65,18 +160,21 @@ def tokenizer_hash(model_name: str, revision: str | None = None) -> str:
     return sha256_json({name: sha256_file(folder / name) for name in _TOKENIZER_FILES if (folder / name).is_file()})
 
 
-def encode_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+def encode_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, side: str = "text") -> list[list[int]]:
     """Returns each text's ids, no special token added, and none let in.
 
     ``</s>``, ``<pad>`` or ``<extra_id_5>`` written in a text are text: T5's vocabulary has them as whole pieces even
     where special tokens are not looked for, so their ids are replaced by those of their letters.
+
+    Args:
+        side: ``text`` for sources, ``text_target`` for targets: Marian cuts each with a vocabulary of its own.
     """
     if not texts:
         return []
-    encoded: list[list[int]] = tokenizer(
-        list(texts), add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
-    )["input_ids"]
-    control = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    settings = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False}
+    encoded: list[list[int]] = tokenizer(**{side: list(texts)}, **settings, verbose=False)["input_ids"]
+    languages = language_codes(tokenizer).values()
+    control = frozenset([*tokenizer.all_special_ids, *languages]) - {tokenizer.unk_token_id}
     return [ids if control.isdisjoint(ids) else _spelled_out(ids, control, tokenizer) for ids in encoded]
 
 
@@ -94,17 +192,18 @@ def _spelled_out(ids: Sequence[int], control: frozenset[int], tokenizer: Any) ->
 def encode_source(
     text: str, tokenizer: PreTrainedTokenizerBase, *, max_source_tokens: int, truncate_source: str
 ) -> list[int]:
-    """Returns a source's ids, at most ``max_source_tokens`` with the final ``</s>``.
+    """Returns a source's ids in their frame, at most ``max_source_tokens`` in all.
 
     Args:
         truncate_source: ``left`` keeps the end of the text; ``right`` (and ``drop``, which only preparing can do) its
             beginning.
     """
-    ids = encode_texts([text], tokenizer)[0]
-    return [*_cut(ids, max_source_tokens - 1, truncate_source), int(tokenizer.eos_token_id)]
+    frame = frames_of(tokenizer).source
+    return frame.around(_cut(encode_texts([text], tokenizer)[0], max_source_tokens - len(frame), truncate_source))
 
 
 def _cut(ids: list[int], room: int, side: str) -> list[int]:
+    room = max(room, 0)
     if len(ids) <= room:
         return ids
     return ids[len(ids) - room :] if side == "left" else ids[:room]
@@ -118,29 +217,31 @@ def side_for(example: Example, truncate_source: str) -> str:
 def features_of(
     source: list[int],
     target: list[int],
-    end: int,
+    frames: Frames,
     *,
     max_source_tokens: int,
     max_target_tokens: int,
     truncate_source: str,
     long_targets: str,
 ) -> Features | str:
-    """Cuts encoded texts and closes them with ``end`` (``</s>``), or returns the reason for leaving the pair out.
+    """Cuts encoded texts and puts them into their frames, or returns the reason for leaving the pair out.
 
     Args:
-        truncate_source: ``left`` and ``right`` cut there, ``</s>`` stays; ``drop`` leaves the pair out.
+        truncate_source: ``left`` and ``right`` cut there, the frame stays; ``drop`` leaves the pair out.
         long_targets: ``drop`` leaves the pair out; ``cut`` keeps the beginning, without ``</s>``, which would teach
             the model to stop early; ``keep`` keeps all.
     """
     if not source or not target:
         return f"empty {'target' if source else 'source'} after tokenising"
-    long_source = len(source) >= max_source_tokens
+    long_source = len(source) + len(frames.source) > max_source_tokens
     if long_source and truncate_source == "drop":
         return f"source longer than {max_source_tokens} tokens"
-    long_target = len(target) >= max_target_tokens
+    labels = frames.target.around(target)
+    long_target = len(labels) > max_target_tokens
     if long_target and long_targets == "drop":
         return f"target longer than {max_target_tokens} tokens"
-    input_ids = [*_cut(source, max_source_tokens - 1, truncate_source), end]
+    input_ids = frames.source.around(_cut(source, max_source_tokens - len(frames.source), truncate_source))
     cut_target = long_target and long_targets == "cut"
-    labels = target[:max_target_tokens] if cut_target else [*target, end]
+    if cut_target:
+        labels = labels[:max_target_tokens]
     return Features(input_ids, labels, source_truncated=long_source, target_truncated=cut_target)

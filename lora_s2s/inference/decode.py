@@ -6,7 +6,8 @@ Legend: B batch, S source length, T target length; ``_BS`` and ``_BT`` name the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -28,7 +29,8 @@ class DecodingSettings:
     """How to decode.
 
     Attributes:
-        max_new_tokens: hard limit per answer, ``</s>`` included; always passed on (the library's own limit is 20).
+        max_new_tokens: hard limit per answer, ``</s>`` and a language code included; always passed on (the library's
+            own limit is 20).
         num_beams: 1 is greedy; more is beam search with length penalty 1.
         batch_tokens: upper bound on padded source slots × beams of one batch (a longer source goes alone).
     """
@@ -78,9 +80,9 @@ def decode(
     repeats = Counter(rows)
     answers: dict[tuple[int, ...], Prediction] = {}
     done = 0
-    with predictor.ready() as model:
+    with predictor.ready() as model, _only(model, _generation_config(predictor, settings)) as asked:
         for batch in length_batches(list(repeats), settings):
-            answers.update(zip(batch, _answer(model, predictor.tokenizer, batch, settings), strict=True))
+            answers.update(zip(batch, _answer(model, predictor.tokenizer, batch, asked, settings), strict=True))
             done += sum(repeats[row] for row in batch)
             if progress is not None:
                 progress(done, len(rows))
@@ -102,7 +104,11 @@ def length_batches(rows: Sequence[tuple[int, ...]], settings: DecodingSettings) 
 
 
 def _answer(
-    model: nn.Module, tokenizer: Any, batch: Sequence[tuple[int, ...]], settings: DecodingSettings
+    model: nn.Module,
+    tokenizer: Any,
+    batch: Sequence[tuple[int, ...]],
+    asked: GenerationConfig,
+    settings: DecodingSettings,
 ) -> list[Prediction]:
     device = next(model.parameters()).device
     rows = [torch.tensor(row, dtype=torch.long) for row in batch]
@@ -110,36 +116,53 @@ def _answer(
     attention_mask_BS = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
     generate = cast("Callable[..., Tensor]", model.generate)
     try:
-        # Quiet: a checkpoint's own max_length loses to max_new_tokens, which is meant.
         with quiet():
             output_BT = generate(
                 input_ids=input_ids_BS.to(device),
                 attention_mask=attention_mask_BS.to(device),
-                generation_config=_generation_config(model, tokenizer, settings),
+                generation_config=asked,
             )
     except torch.OutOfMemoryError as error:
         size = f"{len(batch)} sources of up to {input_ids_BS.shape[1]} tokens with {settings.num_beams} beam(s)"
         hint = f"--set evaluation.batch_tokens={max(1, settings.batch_tokens // 2)}"
         raise ResourceError(f"out of memory decoding {size}", hint=hint) from error
-    return [_prediction(row, tokenizer) for row in output_BT[:, 1:].tolist()]
+    return [_prediction(row, tokenizer, asked.forced_bos_token_id) for row in output_BT[:, 1:].tolist()]
 
 
-def _generation_config(model: nn.Module, tokenizer: Any, settings: DecodingSettings) -> GenerationConfig:
-    start = cast(Any, model).config.decoder_start_token_id
+@contextmanager
+def _only(model: Any, asked: GenerationConfig) -> Iterator[GenerationConfig]:
+    """While entered, a checkpoint's own settings (minimum length, forced end, penalties) fill in nothing."""
+    owner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    own = owner.generation_config
+    owner.generation_config = asked
+    try:
+        yield asked
+    finally:
+        owner.generation_config = own
+
+
+def _generation_config(predictor: Predictor, settings: DecodingSettings) -> GenerationConfig:
+    model, tokenizer = cast(Any, predictor.model), predictor.tokenizer
+    start, most = model.config.decoder_start_token_id, settings.max_new_tokens
     return GenerationConfig(
-        max_new_tokens=settings.max_new_tokens,
+        max_new_tokens=min(most, predictor.max_positions - 1) if predictor.max_positions else most,
         num_beams=settings.num_beams,
         do_sample=False,
         use_cache=True,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         decoder_start_token_id=tokenizer.pad_token_id if start is None else start,
+        forced_bos_token_id=model.generation_config.forced_bos_token_id,
+        # Marian's embedding of the padding is zero, so its logit would often be the largest.
+        bad_words_ids=model.generation_config.bad_words_ids,
     )
 
 
-def _prediction(ids: list[int], tokenizer: Any) -> Prediction:
+def _prediction(ids: list[int], tokenizer: Any, first: int | None) -> Prediction:
     stopped = tokenizer.eos_token_id in ids
     if stopped:
         ids = ids[: ids.index(tokenizer.eos_token_id) + 1]
-    text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    # M2M100 does not count its language codes among the special tokens.
+    shown = ids[1:] if ids[:1] == [first] else ids
+    text = tokenizer.decode(shown, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return Prediction(text=text, tokens=len(ids), stopped=stopped)

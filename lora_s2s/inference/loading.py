@@ -15,11 +15,12 @@ from lora_s2s.data.columns import KNOWN_PAIRS, Columns
 from lora_s2s.data.conversations import CONVERSATIONS, conversation_pairs, render_turns
 from lora_s2s.data.example import Example, Unusable
 from lora_s2s.data.template import render_source, template_columns
-from lora_s2s.data.tokenise import encode_source, load_tokenizer
+from lora_s2s.data.tokenise import LANGUAGES, encode_source, first_ids, load_tokenizer
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import read_json
 from lora_s2s.lora.adapter import is_adapter, load_adapter
-from lora_s2s.models.loading import load_base
+from lora_s2s.models.common import begin_answers
+from lora_s2s.models.loading import LoadedBase, load_base
 
 MANIFEST = "manifest.json"
 _SIDES = ("left", "right", "drop")
@@ -40,11 +41,16 @@ class InputSettings:
     format: str = "auto"
     max_source_tokens: int = 512
     truncate_source: str = "right"
+    source_language: str | None = None
+    target_language: str | None = None
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model in evaluation mode, its tokenizer, and the input settings it was trained with."""
+    """A model in evaluation mode, its tokenizer, and the input settings it was trained with.
+
+    ``max_positions`` is how many tokens a source or an answer may have, None where the model sets no limit.
+    """
 
     name: str
     model: nn.Module = field(repr=False)
@@ -52,6 +58,7 @@ class Predictor:
     settings: InputSettings = InputSettings()
     has_adapter: bool = False
     adapter_on: bool = True
+    max_positions: int | None = None
 
     def baseline(self) -> Predictor:
         """Returns the same predictor with its adapter switched off: the base, without a second copy of its weights.
@@ -76,13 +83,10 @@ class Predictor:
             yield self.model
 
     def encode(self, source: str) -> list[int]:
-        """Returns the token ids of a rendered source, cut as in training, ``</s>`` last."""
-        return encode_source(
-            source,
-            self.tokenizer,
-            max_source_tokens=self.settings.max_source_tokens,
-            truncate_source=self.settings.truncate_source,
-        )
+        """Returns the token ids of a rendered source, cut and framed as in training."""
+        most = min(self.settings.max_source_tokens, self.max_positions or self.settings.max_source_tokens)
+        side = self.settings.truncate_source
+        return encode_source(source, self.tokenizer, max_source_tokens=most, truncate_source=side)
 
     def render(self, row: str | Mapping[str, Any]) -> str:
         """Returns the encoder's text for a plain text or a row, made where training's was made.
@@ -166,14 +170,29 @@ def load_predictor(
         # Adapters made by plain PEFT come without a tokenizer; theirs is the base's.
         own = (folder / "tokenizer_config.json").is_file()
         place = (str(folder), None) if own else (adapter.base.name, adapter.base.revision)
-        return Predictor(name, adapter.model, load_tokenizer(*place), settings, has_adapter=True)
+        return _predictor(name, adapter.model, adapter.base, place, settings, has_adapter=True)
     if base is not None:
         raise UsageError(f"{name} is not an adapter, so it takes no other base", hint="leave --base away")
     model = load_base(name, dtype=dtype, device=device)
     manifest = model.path / MANIFEST
     content = read_json(manifest) if manifest.is_file() else {}
     settings = input_settings(content.get("input", {}) if isinstance(content, dict) else content, where=str(manifest))
-    return Predictor(name, model.model, load_tokenizer(name), settings)
+    return _predictor(name, model.model, model, (name, None), settings)
+
+
+def _predictor(
+    name: str,
+    model: Any,
+    base: LoadedBase,
+    place: tuple[str, str | None],
+    settings: InputSettings,
+    *,
+    has_adapter: bool = False,
+) -> Predictor:
+    tokenizer = load_tokenizer(*place, **{key: getattr(settings, key) for key in LANGUAGES})
+    begin_answers(model, **first_ids(tokenizer))
+    most = base.family.max_positions(base.model.config)
+    return Predictor(name, model, tokenizer, settings, has_adapter=has_adapter, max_positions=most)
 
 
 def input_settings(values: object, *, where: str) -> InputSettings:

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from torch import Tensor, nn
 
-from lora_s2s.errors import DataError
+from lora_s2s.errors import DataError, SetupError, UsageError
 from lora_s2s.files import read_json, write_json
 from lora_s2s.hub import locate_model
-from lora_s2s.lora.inject import wrap
+from lora_s2s.lora.inject import START, check_base, wrap
 from lora_s2s.lora.schema import AdapterSettings, adapter_settings
 from lora_s2s.lora.targets import Targets, adaptable, matching
-from lora_s2s.models.loading import LoadedBase, load_base
+from lora_s2s.models.loading import LoadedBase, load_base, quiet
+from lora_s2s.models.quantized import skeleton
 from lora_s2s.models.weights import misfit, opened, shapes, weights_hash, write_weights
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 MANIFEST = "manifest.json"
 
-_PREFIX = "base_model.model."
-_HALVES = ("lora_A", "lora_B")
 _LARGEST_CONFIG = 1 << 20
 
 
@@ -51,12 +50,9 @@ def is_adapter(folder: Path) -> bool:
 
 
 def adapter_state(model: nn.Module) -> dict[str, Tensor]:
-    """Returns the adapter's weights, named as in ``adapter_model.safetensors``; the live tensors, not copies."""
-    return {
-        name.replace(".default.", "."): parameter
-        for name, parameter in model.named_parameters()
-        if any(f".{half}.default." in name for half in _HALVES)
-    }
+    """Returns the adapter's weights, named as in ``adapter_model.safetensors``; they share the model's memory."""
+    state: dict[str, Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return state
 
 
 def load_adapter_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -81,18 +77,31 @@ def save_adapter(model: PeftModel, out: Path) -> None:
     Args:
         out: an existing folder.
     """
-    content: dict[str, Any] = model.peft_config["default"].to_dict()
-    targets = content["target_modules"]
-    content.update(
-        peft_type="LORA",
-        task_type="SEQ_2_SEQ_LM",
-        inference_mode=True,
-        # PEFT keeps names in a set, whose order changes from run to run.
-        target_modules=targets if isinstance(targets, str) else sorted(targets),
-    )
+    config = model.peft_config["default"]
+    content: dict[str, Any] = config.to_dict()
+    content.update(peft_type=config.peft_type.value, task_type="SEQ_2_SEQ_LM", inference_mode=True)
+    weights = {name: tensor.detach().float().cpu() for name, tensor in adapter_state(model).items()}
+    if start := getattr(model, START, None):
+        weights = _as_plain_lora(content, weights, start)
+    # PEFT keeps names in sets, whose order changes from run to run.
+    content = {key: sorted(value) if isinstance(value, set) else value for key, value in content.items()}
     write_json(out / CONFIG, dict(sorted(content.items())))
-    weights = {name: tensor.detach().float().cpu().contiguous() for name, tensor in adapter_state(model).items()}
-    write_weights(out / WEIGHTS, weights)
+    write_weights(out / WEIGHTS, {name: tensor.contiguous() for name, tensor in weights.items()})
+
+
+def _as_plain_lora(
+    content: dict[str, Any], weights: Mapping[str, Tensor], start: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Returns B A - B0 A0 as the one product [B, -B0] [A; A0], and says so in the config: twice rank and alpha."""
+    for key in ("r", "lora_alpha"):
+        content[key] *= 2
+    for key in ("rank_pattern", "alpha_pattern"):
+        content[key] = {name: 2 * value for name, value in content[key].items()}
+    content["init_lora_weights"] = True
+    return {
+        name: torch.cat([tensor, -start[name]], dim=1) if ".lora_B." in name else torch.cat([tensor, start[name]])
+        for name, tensor in weights.items()
+    }
 
 
 def load_adapter(
@@ -100,6 +109,7 @@ def load_adapter(
     *,
     base: LoadedBase | None = None,
     dtype: str = "auto",
+    quantization: str | None = None,
     device: str | torch.device | None = None,
     base_override: str | None = None,
 ) -> LoadedAdapter:
@@ -107,11 +117,12 @@ def load_adapter(
 
     Args:
         base: a loaded base to put it on; when None, ``base_override``, or the base its manifest or config names.
+        quantization: of the base that is loaded; None takes what the adapter was trained on.
 
     Raises:
         DataError: not an adapter, its config is refused, it was trained on another base, or its weights are not
             exactly those this base needs, finite.
-        UsageError, SetupError: the base cannot be had.
+        UsageError, SetupError: the base cannot be had, or the adapter's method does not work on one stored so.
     """
     folder = Path(folder)
     settings, manifest = _read(folder)
@@ -123,15 +134,30 @@ def load_adapter(
         revision = None if base_override else trained_on.get("revision") or settings.revision
         # Hashed before it is loaded: a wrong base is told at once.
         _check_base(trained_on, name, weights_hash(locate_model(name, revision)), folder)
-        base = load_base(name, revision=revision, dtype=dtype, device=device)
+        stored = trained_on.get("quantization", "none") if quantization is None else quantization
+        base = _load_base(
+            name, revision=revision, dtype=dtype, quantization=stored, device=device,
+            skip_quantization=trained_on.get("skip_quantization", ()),
+        )  # fmt: skip
     else:
         _check_base(trained_on, base.name, base.weights_sha256, folder)
+    check_base(settings.method, settings.method.config.__name__.removesuffix("Config"), base)
     targets = _targets(settings, base, folder)
-    state = _weights(folder, _expected(settings, targets))
-    model = wrap(base, targets, r=settings.r, alpha=settings.alpha, dropout=settings.dropout, rslora=settings.rslora)
+    state = _weights(folder, _expected(settings, targets, base, folder))
+    model = wrap(base, settings.method.build(targets, settings.values))
     load_adapter_state(model, state)
     model.requires_grad_(False)
     return LoadedAdapter(model.eval(), base, manifest, folder, settings)
+
+
+def _load_base(name: str, **asked: Any) -> LoadedBase:
+    try:
+        return load_base(name, **asked)
+    except SetupError as error:
+        if "bitsandbytes" not in error.message:
+            raise
+        hint = f"{error.hint}; or load the adapter with quantization none, on the base as it was before"
+        raise SetupError(error.message, hint=hint, where=error.where) from error
 
 
 def _read(folder: Path) -> tuple[AdapterSettings, dict[str, Any]]:
@@ -152,12 +178,15 @@ def _read(folder: Path) -> tuple[AdapterSettings, dict[str, Any]]:
     return settings, manifest
 
 
-def _base_record(manifest: Mapping[str, Any], folder: Path) -> dict[str, str]:
+def _base_record(manifest: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     record = manifest.get("base", {})
-    known = {key: record.get(key) for key in ("name", "revision", "weights_sha256")} if isinstance(record, dict) else {}
-    if not known or not all(value is None or isinstance(value, str) for value in known.values()):
+    kept = record.get("skip_quantization") or [] if isinstance(record, dict) else None
+    keys = ("name", "revision", "weights_sha256", "quantization")
+    known = {key: record.get(key) for key in keys} if isinstance(record, dict) else {}
+    texts = [*known.values(), *kept] if isinstance(kept, list) else [0]
+    if not all(value is None or isinstance(value, str) for value in texts):
         raise DataError("the manifest's 'base' is damaged", where=str(folder / MANIFEST))
-    return {key: value for key, value in known.items() if value is not None}
+    return {key: value for key, value in {**known, "skip_quantization": kept}.items() if value is not None}
 
 
 def _check_base(trained_on: Mapping[str, str], name: str, weights_sha256: str, folder: Path) -> None:
@@ -178,19 +207,20 @@ def _targets(settings: AdapterSettings, base: LoadedBase, folder: Path) -> Targe
     unknown = [name for name in names if not matching(spec if isinstance(spec, str) else [name], modules)]
     if unknown:
         raise DataError(f"the adapter sits on '{unknown[0]}', which {base.name} does not have", where=str(folder))
-    targets = Targets(spec, matching(spec, modules))
-    most = max(min(shape) for shape in targets.shapes.values())
-    if settings.r > most:
-        raise DataError(f"the adapter's rank is {settings.r}; on {base.name} at most {most}", where=str(folder))
-    return targets
+    return Targets(spec, matching(spec, modules))
 
 
-def _expected(settings: AdapterSettings, targets: Targets) -> dict[str, tuple[int, ...]]:
-    needed: dict[str, tuple[int, ...]] = {}
-    for module, (outputs, inputs) in targets.shapes.items():
-        needed[f"{_PREFIX}{module}.lora_A.weight"] = (settings.r, inputs)
-        needed[f"{_PREFIX}{module}.lora_B.weight"] = (outputs, settings.r)
-    return needed
+def _expected(
+    settings: AdapterSettings, targets: Targets, base: LoadedBase, folder: Path
+) -> dict[str, tuple[int, ...]]:
+    """Returns the names and shapes that PEFT makes of the checked config on this base, without any memory."""
+    with quiet():
+        empty = replace(base, model=skeleton(base.family, base.model.config, dtype=base.dtype), residual_shift=0)
+    try:
+        model = wrap(empty, settings.method.build(targets, settings.values), empty=True)
+    except UsageError as error:
+        raise DataError(error.message, where=str(folder / CONFIG)) from error
+    return {name: tuple(tensor.shape) for name, tensor in adapter_state(model).items()}
 
 
 def _weights(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:

@@ -1,21 +1,28 @@
-"""LoRA on a base: y = W x + (alpha / r) B A x, with A random, B zero, so that nothing changes before training."""
+"""An adapter on a base: whatever the method, nothing is changed before training, and only the adapter trains."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from lora_s2s.console import say
 from lora_s2s.errors import UsageError
-from lora_s2s.lora.targets import Targets, resolve_targets
+from lora_s2s.lora.methods import METHODS, Method
+from lora_s2s.lora.targets import Targets, resolve_ranks, resolve_targets
+from lora_s2s.models import float16
 from lora_s2s.models.loading import LoadedBase
+from lora_s2s.models.quantized import elements
+from lora_s2s.recipe.schema import method_problem
 
 LARGEST_RANK = 4096
-_LATER = ("dora", "rslora", "pissa", "eva", "adalora", "loftq", "vera", "ia3")
+START = "start_of_adapter"
+"""Attribute of a model whose base was moved: the adapter's first weights, on the CPU."""
 
 
 def inject_lora(
@@ -26,58 +33,110 @@ def inject_lora(
     dropout: float,
     target_modules: str | Sequence[str],
     method: str = "lora",
+    ranks: Mapping[str, int] | None = None,
+    last_blocks: int | None = None,
     seed: int,
 ) -> PeftModel:
     """Wraps the base's modules in place and returns the adapted model, in evaluation mode.
 
-    Only the adapter trains; its weights are float32 whatever the base's are, and depend on ``seed`` alone.
+    Only the adapter trains; its weights are float32 whatever the base's are, and depend on ``seed`` and base alone.
 
     Args:
-        target_modules: see :func:`lora_s2s.lora.targets.resolve_targets`.
-        seed: of A's initial values; the caller's random state is left alone.
+        alpha: without effect for methods that have no such scale.
+        target_modules, last_blocks: see :func:`lora_s2s.lora.targets.resolve_targets`.
+        ranks: group or name → its rank; each module's scale is alpha over its own rank (its root for rslora).
+        seed: of the initial values; the caller's random state is left alone.
 
     Raises:
-        UsageError: an unknown target or method, a rank beyond the layers' sizes, or an adapter is there already.
+        UsageError: an unknown target or method, a setting the method does not have, a rank beyond the layers' sizes, a
+            quantized base where the method needs another, or an adapter is there already.
     """
-    if method != "lora":
-        later = " is not in this version" if method in _LATER else ": no such method"
-        raise UsageError(f"lora.method={method}{later}", hint="set lora.method=lora")
-    targets = resolve_targets(base, target_modules)
-    # Checked before anything of its size is allocated.
-    most = min(LARGEST_RANK, max(min(shape) for shape in targets.shapes.values()))
-    if not 1 <= r <= most:
-        raise UsageError(f"lora.r is {r}; on this base it may be 1 to {most}", hint="16 is a good start")
-    return wrap(base, targets, r=r, alpha=alpha, dropout=dropout, seed=seed).eval()
+    if problem := method_problem(method):
+        raise UsageError(f"lora.method: {problem}", hint="set lora.method=lora")
+    row, targets = METHODS[method], resolve_targets(base, target_modules, last_blocks=last_blocks)
+    check_base(row, method, base)
+    own = resolve_ranks(base, targets, ranks or {}, r)
+    _check_settings(row, method, targets, [r, *own.values()], dropout=dropout, ranks=ranks or {})
+    given = {row.rank: r, row.alpha: alpha, row.dropout: dropout, row.seed: seed, "rank_pattern" if own else None: own}
+    values = {**row.fixed, **{key: value for key, value in given.items() if key is not None}}
+    if row.has("feedforward_modules"):
+        # IA3 scales what a layer answers; where that is narrower than its input (wo), the input.
+        narrow = [name for name, (outputs, inputs) in targets.shapes.items() if inputs > outputs]
+        values.update(target_modules=list(targets.shapes), feedforward_modules=narrow)
+    model = wrap(base, row.build(targets, values), seed=seed).eval()
+    if row.moves_base:
+        # What was taken out of the base: save_adapter puts it back.
+        start = get_peft_model_state_dict(model, save_embedding_layers=False)
+        setattr(model, START, {name: tensor.to("cpu", copy=True) for name, tensor in start.items()})
+    return model
 
 
-def wrap(
-    base: LoadedBase, targets: Targets, *, r: int, alpha: float, dropout: float, seed: int = 0, rslora: bool = False
-) -> PeftModel:
-    """Wraps checked targets; see :func:`inject_lora`.
+def wrap(base: LoadedBase, config: PeftConfig, *, seed: int = 0, empty: bool = False) -> PeftModel:
+    """Wraps the modules that a checked config names.
+
+    Args:
+        empty: the adapter gets names and shapes, and no memory.
 
     Raises:
-        UsageError: the base carries an adapter already.
+        UsageError: the base carries an adapter already, or PEFT refuses the config on this base.
     """
-    if any("lora_" in name for name, _ in base.model.named_modules()):
+    if any(isinstance(module, BaseTunerLayer) for module in base.model.modules()):
         raise UsageError("this base carries an adapter already", hint="load the base again")
-    config = LoraConfig(
-        r=r,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-        target_modules=targets.spec,
-        use_rslora=rslora,
-        bias="none",
-        task_type="SEQ_2_SEQ_LM",
-    )
     devices = [base.device] if base.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
         # PEFT warns when the name on record differs from the model's folder; the record is set below.
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
-        model: Any = get_peft_model(base.model, config)
+        try:
+            model: Any = get_peft_model(base.model, config, low_cpu_mem_usage=empty)
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"PEFT refuses these settings on {base.name}: {error}") from error
     config.base_model_name_or_path = base.name
     config.revision = base.revision
+    if base.residual_shift:
+        # Scaled inputs must reach the adapter too: the hooks move to the modules that now stand outside.
+        float16.reinstall(base.model, base.family, base.residual_shift)
     return model
+
+
+def check_base(row: Method, name: str, base: LoadedBase) -> None:
+    """Checks that a method works on the base as it is stored.
+
+    Raises:
+        UsageError: it needs a base that is not quantized.
+    """
+    if row.unquantized and base.quantization != "none":
+        able = ", ".join(key for key, other in METHODS.items() if not other.unquantized)
+        raise UsageError(
+            f"{name} does not work on a base in {base.quantization}: {row.unquantized}",
+            hint=f"set model.quantization=none, or a method that does: {able}",
+        )
+
+
+def _check_settings(
+    row: Method, method: str, targets: Targets, asked: Sequence[int], *, dropout: float, ranks: Mapping[str, int]
+) -> None:
+    """Tells or refuses what a method ignores, and refuses ranks before anything of their size is allocated."""
+    if idle := [key for key, own in (("lora.r", row.rank), ("lora.alpha", row.alpha)) if own is None]:
+        say(f"{method} has no use for {' and '.join(idle)}")
+    if ranks and not row.has("rank_pattern"):
+        able = ", ".join(key for key, other in METHODS.items() if other.has("rank_pattern"))
+        raise UsageError(f"{method} has no rank for each group", hint=f"remove lora.rank_pattern, or use one of {able}")
+    if dropout and row.dropout is None:
+        raise UsageError(f"{method} has no dropout of its own", hint="set lora.dropout=0")
+    # VeRA's matrices are shared and frozen: their rank is bounded by no layer.
+    most = LARGEST_RANK if row.seed else min(LARGEST_RANK, max(min(shape) for shape in targets.shapes.values()))
+    wrong = [rank for rank in asked if not 1 <= rank <= most]
+    if wrong and row.rank:
+        raise UsageError(
+            f"lora.{'r' if wrong[0] == asked[0] else 'rank_pattern'} is {wrong[0]}; on this base it may be 1 to {most}",
+            hint="16 is a good start",
+        )
+
+
+def is_second_factor(name: str) -> bool:
+    """Whether a parameter is the B of B A, which LoRA+ trains faster."""
+    return ".lora_B." in name
 
 
 def trainable_parameters(model: nn.Module) -> int:
@@ -86,5 +145,5 @@ def trainable_parameters(model: nn.Module) -> int:
 
 
 def total_parameters(model: nn.Module) -> int:
-    """Returns how many numbers there are, the adapter's too, a tied matrix once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    """Returns how many numbers there are, the adapter's too, a tied matrix once, packed ones as what they stand for."""
+    return sum(map(elements, model.parameters()))

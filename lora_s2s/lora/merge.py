@@ -1,24 +1,32 @@
 """Fold an adapter into its base, write the whole model, and measure on real inputs what changed.
 
-B batch, S source length, T target length, V vocabulary.
+An adapter trained on a quantized base fits those values, not the checkpoint's: it can be folded into either, and both
+are measured. What is written is never quantized.
+
+B batch, S source length, T target length, N target positions, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
-from lora_s2s.data.tokenise import encode_source, load_tokenizer
-from lora_s2s.errors import RunError, UsageError
+from lora_s2s.data.tokenise import LANGUAGES, encode_source, first_ids, load_tokenizer
+from lora_s2s.errors import RunError, UsageError, nearest
 from lora_s2s.files import sha256_file, whole_folder, write_json, write_text
-from lora_s2s.lora.adapter import MANIFEST, WEIGHTS, LoadedAdapter, adapter_state, load_adapter
+from lora_s2s.lora.adapter import MANIFEST, WEIGHTS, LoadedAdapter, load_adapter
+from lora_s2s.models.common import begin_answers
 from lora_s2s.models.loading import load_base, save_model
 from lora_s2s.models.precision import DTYPES
+from lora_s2s.models.quantized import dequantized_weight, is_quantized
+
+ONTO = ("original", "dequantized")
 
 _MOST_SOURCE_TOKENS = 512
 _LONGEST_ANSWER = 64
@@ -32,10 +40,12 @@ class MergeReport:
     """What merging changed, measured on the model read back from the folder against the adapter on its base.
 
     Attributes:
-        dtype: the written weights'; the reference is always float32.
+        dtype: the written weights'; the reference is the base as it was in training (quantized or not), in float32.
         max_logit_difference, mean_logit_difference: absolute, over all logits of all target positions.
         top1_changed: share of target positions whose most likely token is another.
         positions: number of target positions compared.
+        other: the same measures of the base that was not chosen, in float32, under its name; empty where the base was
+            not quantized.
     """
 
     out: str
@@ -45,6 +55,7 @@ class MergeReport:
     mean_logit_difference: float
     top1_changed: float
     positions: int
+    other: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def merge_adapter(
@@ -60,87 +71,145 @@ def merge_adapter(
 
     Args:
         out: must not exist.
-        onto: ``original``: the base's own weights.
-        dtype: of the written weights, ``float32`` or ``bfloat16``; None takes what the adapter was trained in, and
-            float32 where it does not say.
+        onto: ``original``: the base's own weights; ``dequantized``: the values it had in training, in 4 or 8 bits.
+        dtype: of the written weights; None takes what the adapter was trained in, but float32 for float16, which
+            only this package's loading keeps from overflowing, and where it does not say.
         probe_texts: rendered sources; the adapter's greedy answers to them are what both models are compared on.
 
     Raises:
-        UsageError: ``out`` exists, an unknown ``onto`` or ``dtype``, or no probe texts.
+        UsageError: ``out`` exists, an unknown ``onto`` or ``dtype``, nothing to dequantize, or no probe texts.
         DataError: the adapter is refused.
         RunError: the written model computes something else; nothing is left at ``out``.
     """
     _check_arguments(onto, dtype, probe_texts)
     with whole_folder(Path(out)) as staged:
         adapter = load_adapter(folder, dtype="float32", base_override=base_override)
-        trained = str(adapter.manifest.get("base", {}).get("dtype"))
-        written = dtype or (trained if trained in DTYPES else "float32")
-        save_model(folded_state(adapter), adapter.base, staged, dtype=DTYPES[written])
-        report = _compare(adapter, staged, probe_texts, out=str(out), onto=onto, dtype=written)
-        _check_report(report)
-        write_json(staged / MANIFEST, _manifest(adapter, report))
+        quantized, device, made_from = adapter.base.quantization != "none", adapter.base.device, _made_from(adapter)
+        if onto == "dequantized" and not quantized:
+            hint = "leave --onto away"
+            raise UsageError("the adapter was not trained on a quantized base: nothing to dequantize", hint=hint)
+        written = dtype or _dtype_of(adapter)
+        probes = list(_probes(adapter, probe_texts))
+        other = _other(adapter, next(base for base in ONTO if base != onto), probes) if quantized else {}
+        save_model(folded_state(adapter, onto), adapter.base, staged, dtype=DTYPES[written])
+        del adapter  # two whole models need not fit
+        measures = _measured(load_base(str(staged), dtype=written, device=device).model, probes)
+        report = MergeReport(str(out), onto, written, **measures, positions=_positions(probes), other=other)
+        _check_report(report, exact=written == "float32" and (onto == "dequantized" or not quantized))
+        write_json(staged / MANIFEST, {**made_from, "check": {k: v for k, v in asdict(report).items() if k != "out"}})
         write_text(staged / "README.md", _readme(report))
     return report
 
 
-def folded_state(adapter: LoadedAdapter) -> dict[str, Tensor]:
-    """Returns the base's weights with W + scaling · B A where the adapter sits, float32, in new tensors there.
+def folded_state(adapter: LoadedAdapter, onto: str = "original") -> dict[str, Tensor]:
+    """Returns the base's weights with the adapter folded in, float32.
 
-    Names are the plain model's, as if there had never been an adapter.
+    Names are the plain model's, as if there had never been an adapter. An unquantized base's own weights are changed:
+    the adapter is of no further use.
     """
-    halves = adapter_state(adapter.model)
+    whole = adapter if adapter.base.quantization == "none" else _on_whole_base(adapter, onto)
+    tuned = []
+    for name, module in whole.base.model.named_modules():
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+            tuned.append(f"{name}.")
     state: dict[str, Tensor] = {}
-    for name, weight in adapter.base.model.state_dict().items():
-        if ".lora_" in name:
-            continue
-        plain = name.replace(".base_layer.", ".")
-        if plain != name:
-            module = f"base_model.model.{plain.removesuffix('.weight')}"
-            a, b = halves[f"{module}.lora_A.weight"].float(), halves[f"{module}.lora_B.weight"].float()
-            weight = weight.float() + adapter.settings.scaling * (b @ a)
-        state[plain] = weight.detach()
+    for name, weight in whole.base.model.state_dict().items():
+        owner = next((prefix for prefix in tuned if name.startswith(prefix)), "")
+        if name.startswith(f"{owner}base_layer.") or not owner:
+            state[name.replace(".base_layer.", ".")] = weight.detach()
     return state
 
 
+def _on_whole_base(adapter: LoadedAdapter, onto: str) -> LoadedAdapter:
+    """Returns the adapter on an unquantized float32 base: the checkpoint's values, or those it had in training."""
+    used = adapter.base
+    base = load_base(used.name, revision=used.revision, dtype="float32", device=used.device)
+    if onto == "dequantized":
+        with torch.no_grad():
+            for name, module in used.model.named_modules():
+                if is_quantized(module):
+                    base.model.get_submodule(name.removesuffix(".base_layer")).weight.copy_(dequantized_weight(module))
+    return load_adapter(adapter.folder, base=base)
+
+
+def _dtype_of(adapter: LoadedAdapter) -> str:
+    trained = str(adapter.manifest.get("base", {}).get("dtype"))
+    return trained if trained in DTYPES and trained != "float16" else "float32"
+
+
 def _check_arguments(onto: str, dtype: str | None, probe_texts: Sequence[str]) -> None:
-    if onto != "original":
-        later = "comes with 4-bit bases, in a later version" if onto == "dequantized" else "is unknown"
-        raise UsageError(f"--onto {onto} {later}", hint="leave --onto away")
+    if onto not in ONTO:
+        raise UsageError(f"--onto {onto} is unknown{nearest(onto, ONTO)}", hint=f"--onto {' or '.join(ONTO)}")
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"a model cannot be merged as '{dtype}'", hint=f"--dtype {' or '.join(DTYPES)}")
     if not probe_texts:
         raise UsageError("a merge is checked on real inputs, and there are none", hint="give a file with sources")
 
 
-def _compare(
-    adapter: LoadedAdapter, staged: Path, texts: Sequence[str], *, out: str, onto: str, dtype: str
-) -> MergeReport:
-    merged: Any = load_base(str(staged), dtype=dtype, device=adapter.base.device).model
-    tokenizer: Any = load_tokenizer(adapter.base.name, adapter.base.revision)
+@dataclass(frozen=True)
+class _Probe:
+    """A batch of sources, the adapter's greedy answers as decoder inputs, and its logits at their real positions."""
+
+    inputs: dict[str, Tensor]
+    inputs_BT: Tensor
+    real_BT: Tensor
+    logits_NV: Tensor
+
+
+def _probes(adapter: LoadedAdapter, texts: Sequence[str]) -> Iterator[_Probe]:
+    said = adapter.manifest.get("input", {})
+    languages = {key: said[key] for key in LANGUAGES if isinstance(said.get(key), str)}
+    tokenizer: Any = load_tokenizer(adapter.base.name, adapter.base.revision, **languages)
+    begin_answers(adapter.model, **first_ids(tokenizer))
     answer: Any = adapter.model.generate
-    largest, total, changed, positions, count = 0.0, 0.0, 0, 0, 0
+    longest = min(_LONGEST_ANSWER, (_max_positions(adapter) or _MOST_SOURCE_TOKENS) - 1)
     with torch.inference_mode():
         for inputs in _batches(adapter, tokenizer, texts):
-            # The adapter's greedy answers as decoder inputs, the start id first.
-            inputs_BT = answer(**inputs, max_new_tokens=_LONGEST_ANSWER, num_beams=1, do_sample=False)
+            # The start id comes first.
+            inputs_BT = answer(**inputs, max_new_tokens=longest, num_beams=1, do_sample=False)
             real_BT = (inputs_BT != tokenizer.pad_token_id) & (inputs_BT != tokenizer.eos_token_id)
             real_BT[:, 0] = True  # the start id, which may be the padding id
-            before_NV = adapter.model(**inputs, decoder_input_ids=inputs_BT).logits[real_BT].float()
-            after_NV = merged(**inputs, decoder_input_ids=inputs_BT).logits[real_BT].float()
-            difference_NV = (before_NV - after_NV).abs()
+            logits_BTV = adapter.model(**inputs, decoder_input_ids=inputs_BT).logits
+            yield _Probe(inputs, inputs_BT, real_BT, logits_BTV[real_BT].float())
+
+
+def _max_positions(adapter: LoadedAdapter) -> int | None:
+    return adapter.base.family.max_positions(adapter.base.model.config)
+
+
+def _positions(probes: Sequence[_Probe]) -> int:
+    return sum(len(probe.logits_NV) for probe in probes)
+
+
+def _measured(model: Any, probes: Sequence[_Probe]) -> dict[str, float]:
+    """Returns the report's three measures of a model against the adapter's logits."""
+    largest, total, changed, count = 0.0, 0.0, 0, 0
+    with torch.inference_mode():
+        for probe in probes:
+            after_NV = model(**probe.inputs, decoder_input_ids=probe.inputs_BT).logits[probe.real_BT].float()
+            difference_NV = (probe.logits_NV - after_NV).abs()
             # A NaN must not vanish in a maximum.
             largest = max(largest, float(difference_NV.max().nan_to_num(nan=float("inf"))))
             total += float(difference_NV.sum(dtype=torch.float64))
             count += difference_NV.numel()
-            changed += int((before_NV.argmax(dim=-1) != after_NV.argmax(dim=-1)).sum())
-            positions += len(before_NV)
-    return MergeReport(out, onto, dtype, largest, total / count, changed / positions, positions)
+            changed += int((probe.logits_NV.argmax(dim=-1) != after_NV.argmax(dim=-1)).sum())
+    return {
+        "max_logit_difference": largest,
+        "mean_logit_difference": total / count,
+        "top1_changed": changed / _positions(probes),
+    }
+
+
+def _other(adapter: LoadedAdapter, onto: str, probes: Sequence[_Probe]) -> dict[str, dict[str, float]]:
+    return {onto: _measured(_on_whole_base(adapter, onto).model, probes)}
 
 
 def _batches(adapter: LoadedAdapter, tokenizer: Any, texts: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Yields ``input_ids`` and ``attention_mask``, (B, S) each, sources of like length together."""
     asked = adapter.manifest.get("input", {}).get("max_source_tokens")
     most = min(asked, _MOST_SOURCE_TOKENS) if isinstance(asked, int) and asked > 1 else _MOST_SOURCE_TOKENS
+    most = min(most, _max_positions(adapter) or most)
     rows = sorted(
         (encode_source(text, tokenizer, max_source_tokens=most, truncate_source="right") for text in texts), key=len
     )
@@ -149,8 +218,8 @@ def _batches(adapter: LoadedAdapter, tokenizer: Any, texts: Sequence[str]) -> It
         yield {name: batch[name].to(adapter.base.device) for name in ("input_ids", "attention_mask")}
 
 
-def _check_report(report: MergeReport) -> None:
-    limit = _FLOAT32_TOLERANCE if report.dtype == "float32" else float("inf")
+def _check_report(report: MergeReport, *, exact: bool) -> None:
+    limit = _FLOAT32_TOLERANCE if exact else float("inf")
     if not report.max_logit_difference < limit:
         raise RunError(
             f"the merged model differs from the adapter by {report.max_logit_difference:.3g} in its logits "
@@ -159,11 +228,10 @@ def _check_report(report: MergeReport) -> None:
         )
 
 
-def _manifest(adapter: LoadedAdapter, report: MergeReport) -> dict[str, Any]:
-    made_from = {"name": adapter.folder.resolve().name, "weights_sha256": sha256_file(adapter.folder / WEIGHTS)}
-    base = {"name": adapter.base.name, "revision": adapter.base.revision, "weights_sha256": adapter.base.weights_sha256}
-    check = {key: value for key, value in asdict(report).items() if key != "out"}
-    return {"format": 1, "merged": made_from, "base": base, "input": adapter.manifest.get("input", {}), "check": check}
+def _made_from(adapter: LoadedAdapter) -> dict[str, Any]:
+    merged = {"name": adapter.folder.resolve().name, "weights_sha256": sha256_file(adapter.folder / WEIGHTS)}
+    base = {key: getattr(adapter.base, key) for key in ("name", "revision", "weights_sha256", "quantization")}
+    return {"format": 1, "merged": merged, "base": base, "input": adapter.manifest.get("input", {})}
 
 
 def _readme(report: MergeReport) -> str:
@@ -172,7 +240,7 @@ def _readme(report: MergeReport) -> str:
         "An encoder-decoder model with a LoRA adapter folded into its weights, made by `lora-s2s merge`. What it was\n"
         "made from is in `manifest.json`. It needs no adapter and no special package:\n\n"
         "    AutoModelForSeq2SeqLM.from_pretrained(FOLDER); AutoTokenizer.from_pretrained(FOLDER)\n\n"
-        f"Weights: {report.dtype}. Against the adapter on its base in float32, over {report.positions} positions:\n"
-        f"largest logit difference {report.max_logit_difference:.3g}, mean {report.mean_logit_difference:.3g}, most\n"
-        f"likely token changed at {report.top1_changed:.2%}.\n"
+        f"Weights: {report.dtype}, onto the {report.onto} base. Against the adapter on its base as it was in\n"
+        f"training, over {report.positions} positions: largest logit difference {report.max_logit_difference:.3g},\n"
+        f"mean {report.mean_logit_difference:.3g}, most likely token changed at {report.top1_changed:.2%}.\n"
     )

@@ -1,4 +1,4 @@
-"""Families of encoder–decoders. A new one is a file beside ``t5.py``, an entry in ``FAMILIES`` and a test parameter."""
+"""Families of encoder–decoders. A new one is a line in ``FAMILIES``, facts beside ``t5.py``, and a test parameter."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import transformers
 from torch import Tensor
-from transformers import T5Config, T5ForConditionalGeneration
 
 from lora_s2s.errors import UsageError
-from lora_s2s.models import t5
+from lora_s2s.models import bart, common, t5, t5gemma
 
 
 @dataclass(frozen=True)
@@ -18,36 +18,77 @@ class ModelFamily:
     """What the rest of the package must know of a family. The functions are documented where they are defined."""
 
     name: str
-    model_types: tuple[str, ...]
-    config_class: Any
-    model_class: Any
+    title: str
+    """The models it covers, for people."""
+    class_names: tuple[str, str]
+    """Its config's and its model's class in transformers, looked up on first use: all at once would take seconds."""
     adaptable: str
     """Pattern of the full names of modules that an adapter may sit on; never the head."""
-    patterns: frozenset[str]
-    """Every pattern that ``target_groups`` can give: the only ones accepted in an adapter's config."""
+    stacks: tuple[str, str]
+    """Patterns of the encoder's and the decoder's modules: the only ones accepted in an adapter's config."""
     target_groups: Callable[[Any], dict[str, list[str] | str]]
     check_settings: Callable[..., None]
     may_be_absent: Callable[[str], bool]
     finish_loading: Callable[..., None]
     contents_to_write: Callable[[Mapping[str, Tensor], Any], tuple[dict[str, Tensor], dict[str, Any]]]
-    set_dropout: Callable[[Any, float], None]
+    max_positions: Callable[[Any], int | None]
+    t5_shaped: bool
+    """Whether the residual stream may be rescaled as T5's: bare RMSNorms, no biases."""
+    set_dropout: Callable[[Any, float], None] = common.set_dropout
+
+    @property
+    def patterns(self) -> frozenset[str]:
+        """Every pattern that ``target_groups`` can give."""
+        return frozenset(self.stacks)
+
+    @property
+    def config_class(self) -> Any:
+        """The config's class in transformers."""
+        return getattr(transformers, self.class_names[0])
+
+    @property
+    def model_class(self) -> Any:
+        """The model's class in transformers."""
+        return getattr(transformers, self.class_names[1])
+
+
+def _family(name: str, title: str, facts: Any, stem: str, model: str = "ForConditionalGeneration") -> ModelFamily:
+    classes = (f"{stem}Config", f"{stem}{model}")
+    fields = (
+        "target_groups",
+        "check_settings",
+        "may_be_absent",
+        "finish_loading",
+        "contents_to_write",
+        "max_positions",
+    )
+    functions = {field: getattr(facts, field) for field in fields}
+    return ModelFamily(name, title, classes, facts.ADAPTABLE, facts.STACKS, t5_shaped=facts is t5, **functions)
 
 
 FAMILIES: dict[str, ModelFamily] = {
-    "t5": ModelFamily(
-        name="t5",
-        model_types=("t5",),
-        config_class=T5Config,
-        model_class=T5ForConditionalGeneration,
-        adaptable=t5.ADAPTABLE,
-        patterns=frozenset({t5.DECODER}),
-        target_groups=t5.target_groups,
-        check_settings=t5.check_settings,
-        may_be_absent=t5.may_be_absent,
-        finish_loading=t5.finish_loading,
-        contents_to_write=t5.contents_to_write,
-        set_dropout=t5.set_dropout,
-    ),
+    family.name: family
+    for family in (
+        _family("t5", "T5 v1.0, v1.1, LM-adapted, Flan-T5, ByT5, CodeT5, CodeT5+ (220M, 770M)", t5, "T5"),
+        _family("mt5", "mT5", t5, "MT5"),
+        _family("umt5", "UMT5", t5, "UMT5"),
+        _family("longt5", "LongT5, local and transient-global", t5, "LongT5"),
+        _family("bart", "BART", bart, "Bart"),
+        _family("mbart", "mBART, mBART-50", bart, "MBart"),
+        _family("m2m_100", "M2M100, NLLB-200 (dense)", bart, "M2M100"),
+        _family("marian", "Marian (OPUS-MT)", bart, "Marian", "MTModel"),
+        _family("pegasus", "Pegasus", bart, "Pegasus"),
+        _family("t5gemma", "T5Gemma", t5gemma, "T5Gemma"),
+    )
+}
+
+# Encoder–decoders that are known and refused, and why.
+REFUSED = {
+    "codet5p": "CodeT5+ from 2B on runs only on code of its own checkpoint, which is never executed here; "
+    "CodeT5+ 220M and 770M are of type t5 and work",
+    "t5gemma2": "T5Gemma 2 reads images: its vision tower would be loaded for nothing, and one decoder attention is "
+    "self- and cross-attention at once; T5Gemma works",
+    "nllb-moe": "adapters on NLLB-MoE's experts, chosen token by token, are untested; the dense NLLB-200 models work",
 }
 
 
@@ -55,16 +96,34 @@ def family_of(settings: Mapping[str, Any], *, where: str | None = None) -> Model
     """Returns the family of a model from its ``config.json``.
 
     Raises:
-        UsageError: not an encoder–decoder, or of a family that is not known; the known ones are listed.
+        UsageError: not an encoder–decoder, or of a family that is refused or not known; the known ones are listed.
     """
     model_type = settings.get("model_type")
-    for family in FAMILIES.values():
-        if model_type in family.model_types:
-            return family
+    if model_type in FAMILIES:
+        return FAMILIES[str(model_type)]
     known = ", ".join(FAMILIES)
     hint = "choose a T5 or Flan-T5 model, or try --set model.name=demo"
+    if model_type in REFUSED:
+        raise UsageError(
+            f"a model of type {model_type!r} is refused: {REFUSED[str(model_type)]}", hint=hint, where=where
+        )
     if settings.get("is_encoder_decoder") is not True:
         raise UsageError(
             f"a model of type {model_type!r} is not an encoder-decoder; known families: {known}", hint=hint, where=where
         )
     raise UsageError(f"unknown model family {model_type!r}; known families: {known}", hint=hint, where=where)
+
+
+def check_lengths(family: ModelFamily, config: Any, *, name: str, **limits: int) -> None:
+    """Checks a recipe's lengths against the base's positions, before hours go into training.
+
+    Args:
+        limits: recipe key → tokens.
+
+    Raises:
+        UsageError: one is above what the base has positions for.
+    """
+    most = family.max_positions(config)
+    for key, tokens in limits.items():
+        if most is not None and tokens > most:
+            raise UsageError(f"data.{key} is {tokens}; {name} has {most} positions", hint=f"--set data.{key}={most}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,19 +14,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from lora_s2s.errors import DataError, ResourceError, UsageError
 from lora_s2s.files import read_json, write_json
 from lora_s2s.hub import MalformedConfig, locate_model
 from lora_s2s.models.family import ModelFamily, family_of
+from lora_s2s.models.float16 import settle
 from lora_s2s.models.precision import resolve_device, resolve_dtype
-from lora_s2s.models.weights import WEIGHTS, misfit, shapes, weight_files, weights_hash, write_weights
+from lora_s2s.models.quantized import fill, is_quantized, skeleton
+from lora_s2s.models.weights import WEIGHTS, misfit, opened, shapes, weight_files, weights_hash, write_weights
 
 _CONFIG = "config.json"
 _TOKENIZER = re.compile(r"(tokenizer|special_tokens_map|added_tokens|vocab|merges).*\.(json|txt)|.*\.model")
 
-_TOO_LARGE = "choose a smaller model, or a smaller dtype"
+_TOO_LARGE = "choose a smaller model, or set model.quantization=nf4"
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class LoadedBase:
         name: as the user gave it (``demo``, a hub id, a folder), which is what artefacts record.
         path: where its files are on this machine.
         weights_sha256: see :func:`lora_s2s.models.weights.weights_hash`.
+        residual_shift: k where the residual stream runs at 2^-k of its size, so that float16 holds it; else 0.
     """
 
     model: Any = field(repr=False)
@@ -45,6 +51,9 @@ class LoadedBase:
     path: Path
     dtype: torch.dtype
     weights_sha256: str
+    quantization: str = "none"
+    skip_quantization: tuple[str, ...] = ()
+    residual_shift: int = 0
 
     @property
     def device(self) -> torch.device:
@@ -72,22 +81,26 @@ def load_base(
     revision: str | None = None,
     dtype: str = "auto",
     quantization: str = "none",
+    skip_quantization: Sequence[str] = (),
     device: str | torch.device | None = None,
 ) -> LoadedBase:
-    """Loads an encoder–decoder for training or decoding, every weight as the checkpoint has it.
+    """Loads an encoder–decoder for training or decoding, every weight as the checkpoint has it, one at a time.
+
+    The most memory it takes is the finished model and the weight at hand.
 
     Args:
         name: ``demo``, a hub id, or a folder with ``config.json`` and safetensors.
-        dtype: ``auto``, ``float32`` or ``bfloat16``.
+        dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+        quantization: ``none``, ``nf4`` or ``int8``, of the linear layers of all blocks.
+        skip_quantization: endings of linear layers that stay in ``dtype``, such as ``wo``.
         device: None takes the GPU where there is one.
 
     Raises:
-        UsageError: no such model, not an encoder–decoder, an unknown family, dtype or quantization.
+        UsageError: no such model, not an encoder–decoder, an unknown family, dtype, quantization or ending.
         DataError: config or weights are missing, damaged, or do not fit each other.
         ResourceError: it does not fit into memory.
+        SetupError: bitsandbytes is missing.
     """
-    if quantization != "none":
-        raise UsageError(f"quantization '{quantization}' is not in this version", hint="set model.quantization=none")
     placed = resolve_device(device)
     chosen = resolve_dtype(dtype, placed)
     path = locate_model(name, revision)
@@ -95,12 +108,26 @@ def load_base(
     family = family_of(settings, where=str(path))
     if "quantization_config" in settings:
         raise UsageError("a quantized checkpoint cannot be a base in this version", where=str(path))
-    found = shapes(weight_files(path))
+    files = weight_files(path)
+    found = shapes(files)
     config = _config(family, settings, path)
-    _check_shapes(family, config, found, path)
-    model = _load(family, config, path, chosen, placed)
-    family.finish_loading(model, settings, found.keys(), where=str(path))
-    return LoadedBase(model.eval(), family, name, revision, path, chosen, weights_hash(path))
+    with quiet():
+        model = skeleton(family, config, dtype=chosen, quantization=quantization, skip=skip_quantization)
+    names = _check_shapes(family, model, found, path)
+    try:
+        with quiet():
+            _fill(model, files, names, placed)
+            model.generation_config = _generation_config(path)
+    except (MemoryError, RuntimeError) as error:
+        # On a CPU torch raises a plain RuntimeError; its text is the only mark.
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise ResourceError(f"{path.name} does not fit into the memory of {placed.type}", hint=_TOO_LARGE) from error
+    family.finish_loading(model, settings, names.values(), where=str(path))
+    model.eval()
+    shift = settle(model, family) if chosen is torch.float16 else 0
+    skipped = tuple(skip_quantization) if quantization != "none" else ()
+    return LoadedBase(model, family, name, revision, path, chosen, weights_hash(path), quantization, skipped, shift)
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -125,32 +152,130 @@ def _config(family: ModelFamily, settings: Mapping[str, Any], folder: Path) -> A
         raise DataError(f"the config is not a {family.name} config: {reason}", where=where) from error
 
 
-def _check_shapes(family: ModelFamily, config: Any, found: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-    """Compares the weights' names and shapes with the config's, before anything is allocated."""
-    with torch.device("meta"), quiet():
-        skeleton = family.model_class(config)
-    shapes_of = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
-    expected = {name: shape for name, shape in shapes_of.items() if name in found or not family.may_be_absent(name)}
-    harmless = [re.compile(pattern) for pattern in skeleton._keys_to_ignore_on_load_unexpected or ()]
-    judged = {
-        name: shape
-        for name, shape in found.items()
-        if name in expected or not any(pattern.search(name) for pattern in harmless)
+def _check_shapes(
+    family: ModelFamily, model: Any, found: Mapping[str, tuple[int, ...]], folder: Path
+) -> dict[str, str]:
+    """Compares the weights' names and shapes with the model's; returns each weight's name in the file → in the model.
+
+    A checkpoint of the inner model alone (BART's) lacks the prefix that the whole one has.
+    """
+    shapes_of = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    prefixed = {name: f"{model.base_model_prefix}.{name}" for name in found}
+    names = {
+        name: longer if name not in shapes_of and longer in shapes_of else name for name, longer in prefixed.items()
     }
+    harmless = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_unexpected or ()]
+    judged = {
+        names[name]: shape
+        for name, shape in found.items()
+        if names[name] in shapes_of or not any(pattern.search(name) for pattern in harmless)
+    }
+    expected = {name: shape for name, shape in shapes_of.items() if name in judged or not family.may_be_absent(name)}
     if problem := misfit(expected, judged, foreign="is not part of this model"):
         raise DataError(f"the weights do not fit the config: {problem}", where=str(folder))
+    return {name: inner for name, inner in names.items() if inner in judged}
 
 
-def _load(family: ModelFamily, config: Any, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+def _fill(model: Any, files: Sequence[Path], names: Mapping[str, str], device: torch.device) -> None:
+    """Puts every weight in place, then those that share one with another, then what is computed."""
+    for path in files:
+        with opened(path) as tensors:
+            for name in tensors.keys():  # noqa: SIM118  (a reader, not a dict)
+                if name in names:
+                    _place(model, names[name], tensors.get_tensor(name).to(device))
+                    _return_memory()
+    _tie(model)
+    _compute_the_rest(model, device)
+
+
+def _place(model: Any, name: str, tensor: Tensor) -> None:
+    """Puts a checkpoint's tensor into the model, in the format that the skeleton has there."""
+    module, leaf = _slot(model, name)
+    if leaf == "weight" and is_quantized(module):
+        fill(module, tensor)
+    else:
+        _set(model, name, tensor.to(getattr(module, leaf).dtype))
+
+
+def _return_memory() -> None:
+    """Hands what was freed back to the system: glibc would keep half as much again as a checkpoint has, in holes."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        if trim is not None:
+            trim(0)
+
+
+def _set(model: Any, name: str, tensor: Tensor) -> None:
+    module, leaf = _slot(model, name)
+    old = getattr(module, leaf)
+    parameter = isinstance(old, nn.Parameter) and not isinstance(tensor, nn.Parameter)
+    setattr(module, leaf, nn.Parameter(tensor, old.requires_grad) if parameter else tensor)
+
+
+def _slot(model: Any, name: str) -> tuple[Any, str]:
+    parent, _, leaf = name.rpartition(".")
+    return model.get_submodule(parent), leaf
+
+
+def _tie(model: Any) -> None:
+    """Lets the names of one matrix share it where the checkpoint has it once, or equal copies of it.
+
+    What the config says of tying does not count; transformers is told what holds.
+    """
+    model.all_tied_weights_keys = {}
+    tensors = _tensors(model)
+    for names in _shared_names(model, tensors):
+        source = next((name for name in names if not tensors[name].is_meta), names[0])
+        for name in names:
+            if name != source and (tensors[name].is_meta or torch.equal(tensors[name], tensors[source])):
+                _set(model, name, tensors[source])
+                model.all_tied_weights_keys[name] = source
+
+
+def _shared_names(model: Any, tensors: Collection[str]) -> list[list[str]]:
+    """Returns the names that the model's classes declare to be one matrix, that of the matrix itself first."""
+    ties = {
+        f"{prefix}{'.' * bool(prefix)}{target}": f"{prefix}{'.' * bool(prefix)}{source}"
+        for prefix, module in model.named_modules()
+        for target, source in (getattr(module, "_tied_weights_keys", None) or {}).items()
+    }
+    groups: dict[str, list[str]] = {}
+    for target in ties:
+        root = target
+        while root in ties:
+            root = ties[root]
+        groups.setdefault(root, [root]).append(target)
+    return [[name for name in names if name in tensors] for names in groups.values()]
+
+
+def _compute_the_rest(model: Any, device: torch.device) -> None:
+    """Lets transformers fill what no checkpoint holds: positions, rotary frequencies, scales, biases of 0."""
+    absent = []
+    for name, tensor in _tensors(model).items():
+        if tensor.is_meta:
+            absent.append(name)
+            _set(model, name, torch.empty_like(tensor, device=device))
+        else:
+            tensor._is_hf_initialized = True
+    owners = {name.rpartition(".")[0] for name in absent}
+    for name, module in model.named_modules():
+        module._is_hf_initialized = name not in owners
+    model.initialize_weights()
+
+
+def _tensors(model: Any) -> dict[str, Any]:
+    """Returns parameters and buffers under every name they have."""
+    return dict((*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)))
+
+
+def _generation_config(folder: Path) -> GenerationConfig:
+    """What ``from_pretrained`` gives: the checkpoint's own, else what older checkpoints keep in their config."""
     try:
-        with quiet():
-            model = family.model_class.from_pretrained(
-                folder, config=config, dtype=dtype, attn_implementation="sdpa", use_safetensors=True,
-                local_files_only=True,
-            )  # fmt: skip
-        return model.to(device)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise ResourceError(f"{folder.name} does not fit into the memory of {device.type}", hint=_TOO_LARGE) from error
+        return GenerationConfig.from_pretrained(folder, local_files_only=True)
+    except OSError:
+        return GenerationConfig.from_pretrained(
+            folder, config_file_name=_CONFIG, _from_model_config=True, local_files_only=True
+        )
 
 
 def save_model(
@@ -165,8 +290,7 @@ def save_model(
         tokenizer_from: a folder with tokenizer files; the base's own when None.
     """
     weights, settings = base.family.contents_to_write(state, base.model.config)
-    tensors = {name: _own_copy(tensor, dtype) for name, tensor in weights.items()}
-    write_weights(out / WEIGHTS, tensors)
+    write_weights(out / WEIGHTS, _apart(weights, dtype))
     # The machine's folder is nobody's business; the version is that of whoever loads it.
     written = {key: value for key, value in settings.items() if key not in ("_name_or_path", "transformers_version")}
     kind = base.family.model_class.__name__
@@ -178,9 +302,15 @@ def save_model(
             shutil.copyfile(path, out / path.name)
 
 
-def _own_copy(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    # Safetensors refuses two names for one storage: an unscaled head that equals the embeddings is written out.
-    return tensor.detach().to(device="cpu", dtype=dtype, copy=True).contiguous()
+def _apart(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Returns the weights on the CPU as ``dtype``, copied only where needed."""
+    tensors: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        tensor = weight.detach().to(device="cpu", dtype=dtype).contiguous()
+        # Safetensors refuses two names for one storage: an unscaled head that equals the embeddings is written out.
+        shared = any(tensor.data_ptr() == other.data_ptr() for other in tensors.values())
+        tensors[name] = tensor.clone() if shared else tensor
+    return tensors
 
 
 def enable_gradient_checkpointing(model: nn.Module) -> None:

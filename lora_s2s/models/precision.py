@@ -6,8 +6,7 @@ import torch
 
 from lora_s2s.errors import SetupError, UsageError, nearest
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_NAMES = ("auto", *DTYPES, "float16")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def resolve_device(device: str | torch.device | None = None) -> torch.device:
@@ -32,19 +31,18 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """Returns the number format of the base's weights.
 
     Args:
-        name: ``auto`` (bfloat16 on a GPU that computes in it, else float32), ``float32`` or ``bfloat16``.
+        name: ``auto`` (bfloat16 on a GPU that computes in it, float16 on any other GPU, float32 on a CPU),
+            ``float32``, ``bfloat16`` or ``float16`` (slow on a CPU).
 
     Raises:
         UsageError: unknown, or not possible on this device.
     """
     computes_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if name == "auto":
-        return torch.bfloat16 if computes_bfloat16 else torch.float32
-    if name == "float16":
-        reason = "T5 overflows it" if device.type == "cuda" else "a CPU does not compute in it"
-        raise UsageError(f"dtype float16 is not in this version: {reason}", hint="use float32, or bfloat16")
+        return torch.float32 if device.type != "cuda" else torch.bfloat16 if computes_bfloat16 else torch.float16
     if name not in DTYPES:
-        raise UsageError(f"unknown dtype '{name}'{nearest(name, _NAMES)}", hint="use auto, float32 or bfloat16")
+        known = ("auto", *DTYPES)
+        raise UsageError(f"unknown dtype '{name}'{nearest(name, known)}", hint=f"use one of {', '.join(known)}")
     if name == "bfloat16" and device.type == "cuda" and not computes_bfloat16:
-        raise UsageError("this GPU does not compute in bfloat16", hint="use float32")
+        raise UsageError("this GPU does not compute in bfloat16", hint="use float16, or float32")
     return DTYPES[name]

@@ -1,13 +1,13 @@
-"""T5's facts: v1.0 (one matrix for embeddings and head), v1.1 and Flan (gated feed-forward, a head of its own).
+"""T5's facts, and those of mT5, UMT5 and LongT5: v1.0 (one matrix for embeddings and head), v1.1 and Flan (gated
+feed-forward, a head of its own). ByT5, CodeT5 and CodeT5+ are T5 with other tokenizers.
 
 Whether the head is tied is read from a checkpoint's weights, never from its config: transformers 5 writes
 ``tie_word_embeddings: true`` for every T5, Flan included, and transformers 4 then overwrites Flan's head.
-
-B batch, T target length.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -17,50 +17,43 @@ from torch import Tensor, nn
 from transformers.activations import NewGELUActivation
 
 from lora_s2s.errors import DataError
-
-IGNORED_LABEL = -100
+from lora_s2s.models import common
 
 _SHARED = "shared.weight"
 _HEAD = "lm_head.weight"
 _EMBEDDING_COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 
-# Modules an adapter may sit on, and those of the decoder. As patterns they are what an adapter's config may hold.
-_LINEAR = r"(q|k|v|o|wi|wi_0|wi_1|wo)"
-ADAPTABLE = rf"(encoder|decoder)\.block\.\d+\.layer\.\d+\.\w+\.{_LINEAR}"
-DECODER = rf"decoder\.block\.\d+\.layer\.\d+\.\w+\.{_LINEAR}"
+# Modules an adapter may sit on, of both stacks and of each. As patterns they are what an adapter's config may hold.
+_IN_STACK = r"block\.\d+\.layer\.\d+\.\w+\.(q|k|v|o|wi|wi_0|wi_1|wo)"
+ADAPTABLE = rf"(encoder|decoder)\.{_IN_STACK}"
+STACKS = (rf"encoder\.{_IN_STACK}", rf"decoder\.{_IN_STACK}")
+
+# What begins the residual stream, adds to it, and reads it. (LongT5's global_input_layer_norm reads a normed state.)
+STARTS_RESIDUAL = re.compile(r"(encoder|decoder)\.embed_tokens")
+WRITES_RESIDUAL = re.compile(r"(encoder|decoder)\.block\..*\.(o|wo)")
+READS_RESIDUAL = re.compile(r"(encoder|decoder)\.(block\.\d+\.layer\.\d+\.layer_norm|final_layer_norm)")
 
 # Larger than any T5, small enough that a damaged config cannot ask for the whole machine.
 _LARGEST = {
     "vocab_size": 2_000_000, "d_model": 65_536, "d_kv": 4_096, "d_ff": 1_000_000, "num_layers": 512,
     "num_decoder_layers": 512, "num_heads": 1_024, "relative_attention_num_buckets": 4_096,
-    "relative_attention_max_distance": 1_000_000,
+    "relative_attention_max_distance": 1_000_000, "local_radius": 100_000, "global_block_size": 100_000,
 }  # fmt: skip
 
 
 def target_groups(config: Any) -> dict[str, list[str] | str]:
-    """Returns each group of adapter targets as PEFT takes it: name endings, or one pattern for the decoder."""
+    """Returns the groups of adapter targets; see :func:`lora_s2s.models.common.target_groups`."""
     feed_forward = ["wi_0", "wi_1", "wo"] if config.is_gated_act else ["wi", "wo"]
-    return {
-        "attention-qv": ["q", "v"],
-        "attention": ["q", "k", "v", "o"],
-        "cross-attention": [f"EncDecAttention.{name}" for name in "qkvo"],
-        "decoder": DECODER,
-        "all-linear": ["q", "k", "v", "o", *feed_forward],
-    }
+    return common.target_groups("qkvo", "EncDecAttention", feed_forward, STACKS)
 
 
 def check_settings(settings: Mapping[str, Any], *, where: str) -> None:
-    """Checks the sizes in a ``config.json`` before anything is allocated.
+    """Checks the sizes in a ``config.json``; see :func:`lora_s2s.models.common.check_sizes`."""
+    common.check_sizes(settings, largest=_LARGEST, where=where)
 
-    Raises:
-        DataError: a size is not an integer, or out of bounds.
-    """
-    for name, most in _LARGEST.items():
-        value = settings.get(name, 1)
-        if value is None and name == "num_decoder_layers":
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-            raise DataError(f"the config's {name} is {value!r}, expected an integer from 1 to {most}", where=where)
+
+def max_positions(config: Any) -> None:
+    """Returns None: positions are relative, and 512 is a tokenizer's default, not a limit."""
 
 
 def may_be_absent(name: str) -> bool:
@@ -72,7 +65,8 @@ def finish_loading(model: Any, settings: Mapping[str, Any], names: Collection[st
     """Sets what the config may have wrong: the scaling before the head, and the decoder's start.
 
     A head of its own takes unscaled states (v1.1, Flan). A head that is the embeddings takes scaled ones (v1.0),
-    unless the config says that it was trained without.
+    unless the config says that it was trained without. mT5 never scales in transformers 5. UMT5 scales by another
+    flag, which transformers 5 forces on: a plain transformers 5 divides the logits of an untied UMT5 by √d_model.
 
     Args:
         model: the loaded model.
@@ -82,18 +76,18 @@ def finish_loading(model: Any, settings: Mapping[str, Any], names: Collection[st
     Raises:
         DataError: the config asks for a head of its own and the weights hold none.
     """
+    config, kind = model.config, model.config.model_type
     flag, scaled = settings.get("tie_word_embeddings"), settings.get("scale_decoder_outputs")
-    if _HEAD not in names and flag is False and not isinstance(scaled, bool):
+    # LongT5 is the one whose checkpoints say False and rightly hold no head: tied, not scaled.
+    if _HEAD not in names and flag is False and not isinstance(scaled, bool) and kind != "longt5":
         raise DataError(f"the config says tie_word_embeddings false, but the weights hold no {_HEAD}", where=where)
-    config = model.config
-    if _HEAD in names and not torch.equal(model.lm_head.weight, model.shared.weight):
+    if kind == "mt5" or (_HEAD in names and not torch.equal(model.lm_head.weight, model.shared.weight)):
         config.scale_decoder_outputs = False
     else:
         config.scale_decoder_outputs = scaled if isinstance(scaled, bool) else flag is not False
-    start = getattr(config, "decoder_start_token_id", None)
-    config.decoder_start_token_id = config.pad_token_id if start is None else start
-    if model.generation_config.decoder_start_token_id is None:
-        model.generation_config.decoder_start_token_id = config.decoder_start_token_id
+    if kind == "umt5":
+        config.tie_word_embeddings = config.scale_decoder_outputs
+    common.set_start(model, config.pad_token_id)
 
 
 def contents_to_write(state: Mapping[str, Tensor], config: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -108,37 +102,11 @@ def contents_to_write(state: Mapping[str, Tensor], config: Any) -> tuple[dict[st
     """
     scaled = bool(config.scale_decoder_outputs)
     weights = {name: tensor for name, tensor in state.items() if name not in _EMBEDDING_COPIES}
-    weights.update({name: state[name] for name in _EMBEDDING_COPIES if not torch.equal(state[name], state[_SHARED])})
+    weights.update({name: state[name] for name in _EMBEDDING_COPIES if not common.same_weights(state, name, _SHARED)})
     if scaled:
         del weights[_HEAD]
     settings = {**config.to_dict(), "tie_word_embeddings": scaled, "scale_decoder_outputs": scaled}
     return weights, settings
-
-
-def shift_right(labels_BT: Tensor, config: Any) -> Tensor:
-    """Returns the decoder's input ids (B, T) for labels (B, T): one to the right, the start id first, no -100.
-
-    The same for every encoder–decoder that predicts its labels one by one; nothing in it is T5's own.
-
-    Args:
-        labels_BT: target ids, padded with -100.
-        config: names ``decoder_start_token_id`` and ``pad_token_id``.
-    """
-    inputs_BT = labels_BT.new_full(labels_BT.shape, config.decoder_start_token_id)
-    inputs_BT[:, 1:] = labels_BT[:, :-1]
-    return inputs_BT.masked_fill_(inputs_BT == IGNORED_LABEL, config.pad_token_id)
-
-
-def set_dropout(model: Any, rate: float) -> None:
-    """Sets the base's dropout everywhere, attention included; an adapter's own dropout stays as it is."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Dropout):
-            if "lora_dropout" not in name:
-                module.p = rate
-        elif isinstance(getattr(module, "dropout", None), int | float):
-            # T5's attention holds its rate as a number, not as a module.
-            module.dropout = rate
-    model.config.dropout_rate = rate
 
 
 @contextmanager

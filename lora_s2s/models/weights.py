@@ -83,13 +83,15 @@ def misfit(
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """Opens a safetensors file for reading, onto the CPU.
+    """Opens a safetensors file for reading onto the CPU; each tensor read is memory of its own, freed with it.
+
+    A mapped file would stay in memory as far as it has been read, as long as it is open.
 
     Raises:
         DataError: it is not one, or it is damaged.
     """
     try:
-        with safe_open(path, framework="pt", device="cpu") as tensors:
+        with safe_open(path, framework="pt", device="cpu", backend="pread") as tensors:
             yield tensors
     except SafetensorError as error:
         raise DataError(f"not a whole safetensors file: {error}", where=str(path)) from error

@@ -6,6 +6,7 @@ Sections are frozen; the layers below get sections or plain values, never the wh
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -14,16 +15,43 @@ from lora_s2s.errors import nearest
 
 Metric = Literal["bleu", "chrf", "rouge1", "rouge2", "rougeL", "rougeLsum", "exact_match", "token_f1"]
 Tracker = Literal["tensorboard", "wandb", "trackio"]
+_RANK_OF = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,99}=[1-9][0-9]{0,3}")
 FORMATS = ("auto", "pairs", "conversations")
+# One row of lora/methods.py each; and what cannot be had, with the reason.
+METHODS = (
+    "lora", "rslora", "dora", "pissa", "olora", "ia3", "vera", "hira", "miss", "oft", "loha", "lokr",
+)  # fmt: skip
+_PROMPTS = "it puts vectors before the input instead of changing weights, so there is nothing to merge"
+REFUSED_METHODS = {
+    "eva": "its initialisation fails on encoder-decoders",
+    "loftq": "its start needs scipy and a quantization of its own; lora with model.quantization nf4 does without",
+    "adalora": "it fails when it is loaded again and run with labels",
+    "lora+": "it is method lora with training.lora_plus_ratio above 1",
+    "qlora": "it is method lora with model.quantization nf4",
+    **dict.fromkeys(("prompt", "prompt-tuning", "prefix", "prefix-tuning", "p-tuning"), _PROMPTS),
+}
+LANGUAGE = r"^[A-Za-z][A-Za-z0-9_-]{0,31}$"
 
 # Values that the contract names and a later version brings: refused by name instead of as unknown.
 LATER: dict[str, tuple[str, ...]] = {
-    "model.quantization": ("nf4", "int8"),
     "data.format": ("alpaca", "messages", "parallel"),
     "data.lossless_text": ("on", "auto", "true"),
-    "lora.method": ("dora", "rslora", "pissa", "olora", "eva", "loftq", "adalora"),
     "training.packing": ("true", "yes", "on"),
 }
+
+
+def ranks_by_name(words: Sequence[str]) -> dict[str, int]:
+    """Returns ``lora.rank_pattern`` as name → rank; the last one said of a name counts."""
+    return {name: int(rank) for name, _, rank in (word.partition("=") for word in words)}
+
+
+def method_problem(name: str) -> str | None:
+    """Returns why an adapter method cannot be had; None where it can."""
+    if name in METHODS:
+        return None
+    if reason := REFUSED_METHODS.get(name.lower().replace("_", "-")):
+        return f"{name} is refused: {reason}; expected one of {', '.join(METHODS)}"
+    return f"expected one of {', '.join(METHODS)}{nearest(name, METHODS)}"
 
 
 class Section(BaseModel):
@@ -38,9 +66,15 @@ class ModelSection(Section):
     name: str = Field(min_length=1, description="Hub id, folder, or `demo` for the bundled base.")
     revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", description="Precision of the base; auto: bfloat16 on a GPU that has it, else float32."
+        default="auto",
+        description="Precision of the base; auto: bfloat16 on a GPU, float16 where it lacks that; float32 on a CPU.",
     )
-    quantization: Literal["none"] = Field(default="none", description="Precision of the frozen base's linear layers.")
+    quantization: Literal["none", "nf4", "int8"] = Field(
+        default="none", description="Storage of the frozen base's linear layers: nf4 is 4 bits, int8 is 8."
+    )
+    skip_quantization: list[str] = Field(
+        default=[], description="Linear layers kept in dtype all the same, by their ending, such as wo."
+    )
 
 
 class DataSection(Section):
@@ -70,6 +104,12 @@ class DataSection(Section):
     validation_fraction: float = Field(
         default=0.05, ge=0, lt=1, description="Share of distinct sources held out when `validation` is absent."
     )
+    source_language: str | None = Field(
+        default=None, pattern=LANGUAGE, description="Language code of the sources, for multilingual translation bases."
+    )
+    target_language: str | None = Field(
+        default=None, pattern=LANGUAGE, description="Language code of the targets; answers begin with it too."
+    )
     lossless_text: Literal["off"] = Field(default="off", description="Spelling of characters the vocabulary lacks.")
 
     @field_validator("format")
@@ -88,10 +128,31 @@ class LoraSection(Section):
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
     target_modules: str | list[str] = Field(
         default="attention-qv",
-        description="attention-qv, attention, cross-attention, decoder, all-linear, or module names.",
+        description="attention-qv, attention, cross-attention, encoder, decoder, all-linear, or module names.",
     )
-    method: Literal["lora"] = Field(default="lora", description="How the low-rank update is built.")
+    last_blocks: int | None = Field(
+        default=None, ge=1, description="Only the last so many blocks of each stack take an adapter; all when absent."
+    )
+    rank_pattern: list[str] = Field(
+        default=[], description="Other ranks, as GROUP=RANK or MODULE=RANK, such as [cross-attention=32, wo=8]."
+    )
+    method: str = Field(default="lora", description=f"How the update is built: {', '.join(METHODS)}.")
     train_tokens: list[str] = Field(default=[], max_length=0, description="Tokens whose embeddings train too.")
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, value: str) -> str:
+        if problem := method_problem(value):
+            raise ValueError(problem)
+        return value
+
+    @field_validator("rank_pattern")
+    @classmethod
+    def _name_and_rank(cls, value: list[str]) -> list[str]:
+        for word in value:
+            if not _RANK_OF.fullmatch(word):
+                raise ValueError(f"expected NAME=RANK such as cross-attention=32, got '{word}'")
+        return value
 
 
 class TrainingSection(Section):
@@ -110,7 +171,12 @@ class TrainingSection(Section):
     schedule: Literal["linear", "cosine", "constant"] = Field(default="linear", description="Decay after warm-up.")
     warmup: float = Field(default=0.03, ge=0, description="Share of all steps when below 1, else a number of steps.")
     weight_decay: float = Field(default=0.0, ge=0, lt=1, description="AdamW's decoupled weight decay.")
-    optimizer: Literal["adamw"] = Field(default="adamw", description="The optimizer.")
+    optimizer: Literal["adamw", "adamw-8bit", "adamw-paged", "adamw-paged-8bit"] = Field(
+        default="adamw", description="AdamW; its 8-bit and paged forms keep less of its state in GPU memory."
+    )
+    lora_plus_ratio: float = Field(
+        default=1.0, ge=1, le=1000, description="LoRA+: learning rate of B over that of A; 1 is plain LoRA."
+    )
     max_grad_norm: float = Field(default=1.0, ge=0, description="Gradients are clipped to this norm; 0 is off.")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="Probability mass spread over the vocabulary.")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout inside the base.")

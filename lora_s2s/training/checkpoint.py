@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import Optimizer
 
 from lora_s2s.console import say, warn
 from lora_s2s.errors import DataError, ResourceError, RunError, UsageError
@@ -41,7 +41,7 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, optimizer: AdamW, state: TrainState, identity: dict[str, str]
+    folder: Path, model: nn.Module, optimizer: Optimizer, state: TrainState, identity: dict[str, str]
 ) -> Path:
     """Writes ``folder/step-NNNNNN`` whole, replacing one of the same step, and returns its path.
 
@@ -146,7 +146,7 @@ def run_identity(given: dict[str, str], settings: TrainingSection, processes: in
 
 
 def continue_from(
-    run_dir: Path, model: nn.Module, optimizer: AdamW, *, resume: bool, identity: dict[str, str]
+    run_dir: Path, model: nn.Module, optimizer: Optimizer, *, resume: bool, identity: dict[str, str]
 ) -> TrainState:
     """Restores model and optimizer from the newest whole checkpoint and returns its state, or a new state.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import Optimizer
 
 from lora_s2s.console import ProgressLine
 from lora_s2s.data.collate import Batch, collate
@@ -75,7 +75,7 @@ def train(
     )
     model.to(accelerator.device)
     plan = StepPlan(table, settings, processes=accelerator.num_processes)
-    optimizer = build_optimizer(model, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = build_optimizer(model, settings)
     with run_lock(run_dir, take=accelerator.is_main_process), ProgressLine("train") as progress:
         known = run_identity(identity or {}, settings, accelerator.num_processes)
         state = continue_from(run_dir, model, optimizer, resume=resume, identity=known)
@@ -99,7 +99,7 @@ class Run:
     """Everything a run holds while it runs; only ``state`` changes."""
 
     model: nn.Module
-    optimizer: AdamW
+    optimizer: Optimizer
     accelerator: Accelerator
     table: SplitTable
     pad_token_id: int
@@ -196,7 +196,7 @@ class Run:
 
 def train_step(
     model: nn.Module,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     micro_batches: Sequence[Batch],
     *,
     accelerator: Accelerator,
@@ -205,24 +205,26 @@ def train_step(
     settings: TrainingSection,
 ) -> StepStats:
     """One optimizer step: loss = Σ cross-entropy ÷ all target tokens of the step, over micro-batches and processes."""
-    seed_step(settings.seed, step, accelerator.process_index)
     parameters = list(trainable(model).values())
     counts = [sum(b.target_tokens for b in micro_batches), sum(int(b.attention_mask_BS.sum()) for b in micro_batches)]
     target_tokens, source_tokens = (int(count) for count in summed(counts, accelerator))
     model.train()
-    step_loss = torch.zeros((), device=accelerator.device)
-    for batch in micro_batches:
-        loss_sum, _ = sequence_loss(model, batch.to(accelerator.device), label_smoothing=settings.label_smoothing)
-        # Not accelerator.backward: a launcher's environment variable can make that divide once more.
-        torch.autograd.backward(loss_sum / target_tokens)
-        step_loss += loss_sum.detach()
-    sum_gradients(parameters, accelerator)
-    grad_norm = float(nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm or math.inf))
-    loss = summed([float(step_loss)], accelerator)[0] / target_tokens
+    for scale in loss_scales(model, target_tokens):
+        seed_step(settings.seed, step, accelerator.process_index)
+        smoothing = settings.label_smoothing
+        own_loss = _backward(model, micro_batches, accelerator, divisor=target_tokens / scale, smoothing=smoothing)
+        sum_gradients(parameters, accelerator)
+        for gradient in (p.grad for p in parameters if p.grad is not None):
+            gradient /= scale
+        grad_norm = float(nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm or math.inf))
+        loss = summed([own_loss], accelerator)[0] / target_tokens
+        if math.isfinite(grad_norm) or not math.isfinite(loss):
+            break
+        optimizer.zero_grad(set_to_none=True)
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         raise RunError(f"step {step + 1}: the loss is {loss}, its gradient norm {grad_norm}", hint=_HINT)
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group["rate"]
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return StepStats(loss, learning_rate, grad_norm, target_tokens, source_tokens)
@@ -232,6 +234,30 @@ _HINT = (
     "lower training.learning_rate, or set model.dtype=float32 (bfloat16 on a GPU); "
     "this step changed nothing and the last checkpoint is finite"
 )
+
+
+def _backward(
+    model: nn.Module, micro_batches: Sequence[Batch], accelerator: Accelerator, *, divisor: float, smoothing: float
+) -> float:
+    """Adds up the gradients of this process's cross-entropy ÷ ``divisor``; returns its sum, undivided."""
+    total = torch.zeros((), device=accelerator.device)
+    for batch in micro_batches:
+        loss_sum, _ = sequence_loss(model, batch.to(accelerator.device), label_smoothing=smoothing)
+        # Not accelerator.backward: a launcher's environment variable can make that divide once more.
+        torch.autograd.backward(loss_sum / divisor)
+        total += loss_sum.detach()
+    return float(total)
+
+
+def loss_scales(model: nn.Module, target_tokens: int) -> list[float]:
+    """Returns the powers of two to multiply the mean loss with, until one gives finite gradients.
+
+    float16 loses gradients that are too small and overflows at large ones. The first scale, 16 to 32 for each token's
+    own loss, lies well between. Nothing is remembered, so that a resumed run goes the same way. Other bases need none.
+    """
+    if all(parameter.dtype != torch.float16 for parameter in model.parameters()):
+        return [1.0]
+    return [2.0**power for power in (*range(target_tokens.bit_length() + 4, 0, -4), 0)]
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lora_s2s.data.collate import IGNORED, Batch
-from lora_s2s.models.t5 import shift_right
+from lora_s2s.models.common import shift_right
 
 
 def sequence_loss(model: nn.Module, batch: Batch, *, label_smoothing: float = 0.0) -> tuple[Tensor, int]:

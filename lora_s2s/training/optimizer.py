@@ -1,15 +1,19 @@
-"""AdamW over the adapter's parameters, its state as plain tensors, and the learning rate of every step."""
+"""AdamW in its forms over the adapter's parameters, its state as plain tensors, and the learning rate of every step."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
+from lora_s2s.console import say
 from lora_s2s.errors import DataError, UsageError
-
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+from lora_s2s.lora.inject import is_second_factor
+from lora_s2s.models.quantized import adamw
+from lora_s2s.recipe.schema import TrainingSection
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -17,45 +21,79 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def build_optimizer(model: nn.Module, *, learning_rate: float, weight_decay: float) -> AdamW:
-    """Returns AdamW over the trainable parameters; weight decay acts on matrices, never on vectors.
+def build_optimizer(model: nn.Module, settings: TrainingSection) -> Optimizer:
+    """Returns the optimizer over the trainable parameters; weight decay acts on matrices, never on vectors.
+
+    Every group holds its ``rate``, which the learning rate of a step is multiplied with: LoRA+ lets B learn faster.
 
     Raises:
-        UsageError: nothing in the model is trainable.
+        UsageError: nothing in the model is trainable, or LoRA+ is asked for where there is no B.
+        SetupError: an 8-bit or paged form is asked for and bitsandbytes is not installed.
     """
-    parameters = trainable(model).values()
+    parameters, ratio, kind = trainable(model), settings.lora_plus_ratio, settings.optimizer
     if not parameters:
         raise UsageError("the model has no trainable parameter", hint="check lora.target_modules")
-    matrices, vectors = [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return AdamW([group for group in groups if group["params"]], lr=learning_rate, weight_decay=0.0)
+    if ratio != 1 and not any(map(is_second_factor, parameters)):
+        hint = "set training.lora_plus_ratio=1"
+        raise UsageError("training.lora_plus_ratio is LoRA+'s; this adapter's method has no factor B", hint=hint)
+    chosen: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        decay = settings.weight_decay if parameter.ndim >= 2 else 0.0
+        chosen.setdefault((decay, ratio if is_second_factor(name) else 1.0), []).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": members, "weight_decay": decay, "rate": rate, "lr": settings.learning_rate * rate}
+        for (decay, rate), members in chosen.items()
+    ]
+    if kind == "adamw":
+        return AdamW(groups)
+    paged, on_cpu = "paged" in kind, next(iter(parameters.values())).device.type == "cpu"
+    if paged and on_cpu:
+        say(f"{kind}: on a CPU the optimizer's state is in main memory already, nothing is paged")
+    return adamw(groups, lr=settings.learning_rate, eight_bit=kind.endswith("8bit"), paged=paged and not on_cpu)
 
 
-def optimizer_state(model: nn.Module, optimizer: AdamW) -> dict[str, Tensor]:
-    """Returns the moments and step counts as CPU tensors named ``exp_avg/PARAMETER`` and so on."""
+def optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """Returns what the optimizer keeps of each parameter (moments, scales, step counts) as CPU copies, by KEY/NAME."""
     return {
-        f"{moment}/{name}": optimizer.state[parameter][moment].detach().cpu().contiguous()
+        f"{key}/{name}": torch.as_tensor(value).detach().to("cpu", copy=True).contiguous()
         for name, parameter in trainable(model).items()
-        for moment in _MOMENTS
         if parameter in optimizer.state
+        for key, value in optimizer.state[parameter].items()
     }
 
 
-def load_optimizer_state(model: nn.Module, optimizer: AdamW, state: dict[str, Tensor]) -> None:
-    """Puts back what :func:`optimizer_state` returned.
+def load_optimizer_state(model: nn.Module, optimizer: Optimizer, state: dict[str, Tensor]) -> None:
+    """Puts back what :func:`optimizer_state` returned; a parameter may be absent whole: it had no gradient yet.
 
     Raises:
-        DataError: a name or a shape does not fit the model's trainable parameters.
+        DataError: a name, shape or number format is not what this optimizer keeps of the model's parameters.
     """
-    parameters = trainable(model)
+    parameters, known = trainable(model), {key.partition("/")[2] for key in state}
+    _make_state([parameter for name, parameter in parameters.items() if name in known], optimizer)
+    expected, found = (
+        {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in tensors.items()}
+        for tensors in (optimizer_state(model, optimizer), state)
+    )
+    for key in sorted({*expected, *found}):
+        if expected.get(key) != found.get(key):
+            raise DataError(f"the optimizer state's {key} is {found.get(key)}, expected {expected.get(key)}")
     for key, saved in state.items():
         moment, _, name = key.partition("/")
-        shape = () if moment == "step" else tuple(parameters[name].shape) if name in parameters else None
-        if name not in parameters or moment not in _MOMENTS or tuple(saved.shape) != shape:
-            raise DataError(f"the optimizer state holds {key!r} of shape {tuple(saved.shape)}, expected {shape}")
-        # AdamW keeps its step counts on the CPU, whatever the device of the parameter.
-        place = saved if moment == "step" else saved.to(parameters[name].device)
-        optimizer.state[parameters[name]][moment] = place.clone()
+        kept = optimizer.state[parameters[name]]
+        kept[moment] = kept[moment].copy_(saved) if isinstance(kept[moment], Tensor) else saved.item()
+
+
+def _make_state(parameters: list[nn.Parameter], optimizer: Optimizer) -> None:
+    """Has the optimizer make its state, in the kinds of memory it wants: a step of rate 0 that changes no weight."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
 
 
 def warmup_steps(warmup: float, total_steps: int) -> int:

@@ -118,7 +118,7 @@ def test_turns_of_a_conversation_stay_on_one_side(write: Write, prepared: Prepar
     assert not sides[0] & sides[1]
     assert data.manifest["input"] == {
         "template": None, "source_column": None, "format": "conversations", "max_source_tokens": 4,
-        "truncate_source": "left",
+        "truncate_source": "left", "source_language": None, "target_language": None,
     }  # fmt: skip
 
 

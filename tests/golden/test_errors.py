@@ -200,10 +200,10 @@ CASES = [
     ),
     Case(
         "not in this version",
-        f"train flan-t5-small {BASE}good.csv --set model.quantization=nf4",
+        f"train flan-t5-small {BASE}good.csv --set model.quantization=fp4",
         2,
         "error: 1 problem in the recipe:\n"
-        "  --set: model.quantization: 'nf4' is not in this version; use none\n" + RECIPE_HINT,
+        "  --set: model.quantization: expected one of none, nf4, int8; got 'fp4' (did you mean 'nf4'?)\n" + RECIPE_HINT,
     ),
 ]
 

@@ -12,6 +12,7 @@ import peft
 import pytest
 import torch
 from torch import nn
+from transformers import GenerationConfig
 
 from lora_s2s.errors import ResourceError, UsageError
 from lora_s2s.inference.decode import DecodingSettings, decode, length_batches
@@ -32,6 +33,7 @@ class Scripted(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
         self.config = SimpleNamespace(decoder_start_token_id=0)
+        self.generation_config = GenerationConfig()
         self.answers, self.error, self.asked = answers, error, []
 
     def generate(self, **asked: Any) -> torch.Tensor:

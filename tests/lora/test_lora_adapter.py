@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from tiny_adapters import stir
+from tiny_adapters import WHOLE_BLOCKS, stir
 from tiny_inputs import logits
 from transformers import AutoModelForSeq2SeqLM
 
-from lora_s2s.errors import DataError, UsageError
+from lora_s2s.errors import DataError, SetupError, UsageError
 from lora_s2s.files import sha256_file
+from lora_s2s.lora import adapter as adapters
 from lora_s2s.lora.adapter import adapter_state, is_adapter, load_adapter, load_adapter_state, save_adapter
 from lora_s2s.lora.inject import inject_lora
 from lora_s2s.lora.schema import adapter_settings
-from lora_s2s.models.loading import load_base
+from lora_s2s.models.loading import LoadedBase, load_base
 
-GROUPS = ["attention-qv", "attention", "cross-attention", "decoder", "all-linear"]
+GROUPS = ["attention-qv", "attention", "cross-attention", "encoder", "decoder", "all-linear"]
 NAMES = ["EncDecAttention.q", "encoder.block.1.layer.0.SelfAttention.v"]
 
 
@@ -87,17 +90,36 @@ def test_the_head_and_the_base_stay_as_the_checkpoint_has_them(adapter_folder: C
     assert torch.equal(loaded.base.model.lm_head.weight, saved["lm_head.weight"])
 
 
-@pytest.mark.parametrize("rslora", [False, True])
-def test_an_adapter_made_by_plain_peft_loads(base_folder: Callable[..., Path], tmp_path: Path, rslora: bool) -> None:
+FOREIGN = [
+    LoraConfig(r=3, lora_alpha=7, target_modules=["q", "wo"], use_rslora=True, lora_dropout=0.05),
+    LoraConfig(r=3, lora_alpha=7, target_modules=["q", "wo"], rank_pattern={"wo": 5}, alpha_pattern={"q": 3}),
+    LoraConfig(r=3, target_modules=["q"], use_dora=True, init_lora_weights="gaussian"),
+    peft.IA3Config(target_modules=["k", "wo"], feedforward_modules=["wo"]),
+    peft.IA3Config(target_modules=["k", "wo"], feedforward_modules=[]),
+    peft.IA3Config(target_modules=["k", "wo"]),
+    peft.VeraConfig(r=40, target_modules=["q", "wo"], projection_prng_key=5),
+    peft.VeraConfig(r=8, target_modules=["q", "wo"], projection_prng_key=5, save_projection=False, d_initial=0.2),
+    peft.LoHaConfig(r=3, alpha=5, target_modules=["q", "wo"], rank_dropout=0.1, rank_pattern={"q": 2}),
+    peft.LoKrConfig(r=3, alpha=5, target_modules=["q", "wo"], decompose_both=True, decompose_factor=4),
+    peft.OFTConfig(r=0, oft_block_size=8, target_modules=["q", "wo"], use_cayley_neumann=False),
+    peft.OFTConfig(r=4, oft_block_size=0, target_modules=["q", "wo"], module_dropout=0.1, block_share=True),
+    peft.HiraConfig(r=3, target_modules=["q", "wo"]),
+    peft.MissConfig(r=3, target_modules=["q", "wo"]),
+]
+
+
+@pytest.mark.parametrize("config", FOREIGN, ids=lambda config: type(config).__name__)
+def test_an_adapter_made_by_plain_peft_loads(base_folder: Callable[..., Path], tmp_path: Path, config: Any) -> None:
     path = base_folder()
-    config = LoraConfig(
-        r=3, lora_alpha=7, target_modules=["q", "wo"], task_type="SEQ_2_SEQ_LM", use_rslora=rslora, lora_dropout=0.05
-    )
+    config = copy.deepcopy(config)
+    config.task_type = "SEQ_2_SEQ_LM"
     model = get_peft_model(AutoModelForSeq2SeqLM.from_pretrained(path), config).eval()
-    stir(model)
+    before = logits(model)
+    stir(model, only="")
     model.save_pretrained(tmp_path / "foreign")
     loaded = load_adapter(tmp_path / "foreign", device="cpu")
     assert loaded.manifest == {}
+    assert not torch.allclose(before, logits(model), atol=1e-3)
     assert torch.equal(logits(loaded.model), logits(model))
 
 
@@ -167,12 +189,17 @@ PLAIN = {
     "target_modules": ["q", "v"], "bias": "none",
 }  # fmt: skip
 REFUSED = [
-    {"peft_type": "LOHA"}, {"peft_type": None}, {"auto_mapping": {"base_model_class": "X"}}, {"use_dora": True},
+    {"peft_type": "BOFT"}, {"peft_type": None}, {"peft_type": []}, {"auto_mapping": {"base_model_class": "X"}},
+    {"use_dora": 1}, {"peft_type": "ADALORA"}, {"peft_type": "PREFIX_TUNING"},
     {"r": 10**9}, {"r": 0}, {"r": 4.0}, {"r": True}, {"r": None}, {"lora_alpha": float("nan")}, {"lora_alpha": "8"},
     {"lora_alpha": -1}, {"lora_dropout": 1}, {"use_rslora": 1}, {"target_modules": "(a+)+$"}, {"target_modules": ".*"},
     {"target_modules": "all-linear"}, {"target_modules": []}, {"target_modules": ["q", "(x+x+)+y"]},
     {"target_modules": ["q" * 500]}, {"target_modules": None}, {"target_modules": [7]}, {"task_type": "CAUSAL_LM"},
-    {"modules_to_save": ["shared"]}, {"rank_pattern": {"q": 900}}, {"alpha_pattern": {"q": 2}}, {"bias": "all"},
+    {"modules_to_save": ["shared"]}, {"rank_pattern": {"q": 10**9}}, {"rank_pattern": {"q": 0}},
+    {"rank_pattern": {"(a+)+$": 2}}, {"rank_pattern": {".*": 2}}, {"rank_pattern": ["q"]},
+    {"rank_pattern": {f"q{n}": 2 for n in range(501)}},
+    {"rank_pattern": {"q": True}}, {"alpha_pattern": {"q": float("nan")}}, {"alpha_pattern": {"q|v": 2}},
+    {"bias": "all"}, {"oft_block_size": 8}, {"feedforward_modules": ["wo"]}, {"r": 10**30},
     {"init_lora_weights": "pissa"}, {"init_lora_weights": 1}, {"trainable_token_indices": [1]}, {"revision": 7},
     {"layer_replication": [[0, 4]]}, {"something_new": 1}, {"base_model_name_or_path": "a\u001bb"},
     {"exclude_modules": "(a+)+$"}, {"fan_in_fan_out": True},
@@ -180,10 +207,29 @@ REFUSED = [
 
 
 def test_the_plain_config_passes_and_so_does_pefts_own_default() -> None:
-    assert adapter_settings(PLAIN, where="here").scaling == 2.0
+    plain = adapter_settings(PLAIN, where="here")
+    assert plain.values == {"r": 4, "lora_dropout": 0.1}  # lora_alpha 8 is PEFT's own default
     default = LoraConfig(r=4, target_modules=["q"], task_type="SEQ_2_SEQ_LM", use_rslora=True).to_dict()
     settings = adapter_settings({**default, "peft_type": "LORA", "target_modules": ["q"]}, where="here")
-    assert settings.scaling == 8 / 2
+    assert settings.values == {"r": 4, "use_rslora": True}
+
+
+OTHER_REFUSED = [
+    {"peft_type": "IA3", "feedforward_modules": "(a+)+$"}, {"peft_type": "IA3", "feedforward_modules": [".*"]},
+    {"peft_type": "IA3", "modules_to_save": ["shared"]}, {"peft_type": "VERA", "r": 10**9},
+    {"peft_type": "VERA", "projection_prng_key": -1}, {"peft_type": "VERA", "save_projection": 0.0},
+    {"peft_type": "OFT", "oft_block_size": 10**9}, {"peft_type": "OFT", "r": -1}, {"peft_type": "OFT", "coft": True},
+    {"peft_type": "MISS", "init_weights": "bat"}, {"peft_type": "LOHA", "alpha": float("inf")},
+    {"peft_type": "LOKR", "decompose_factor": 1.5}, {"peft_type": "HIRA", "lora_alpha": 8},
+    {"peft_type": "LOKR", "layers_to_transform": [0]}, {"peft_type": "LOHA", "exclude_modules": "(a+)+$"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", OTHER_REFUSED, ids=lambda changes: str(changes)[:60])
+def test_configs_of_other_methods_are_as_strict(changes: dict[str, Any]) -> None:
+    with pytest.raises(DataError) as refused:
+        adapter_settings({"target_modules": ["q", "wo"], **changes}, where="adapter_config.json")
+    assert list(changes)[1] in refused.value.message
 
 
 @pytest.mark.parametrize("changes", REFUSED, ids=lambda changes: str(changes)[:50])
@@ -197,10 +243,61 @@ def test_a_config_beyond_the_schema_is_refused(changes: dict[str, Any]) -> None:
 def test_a_config_that_does_not_fit_the_base_is_refused(adapter_folder: Callable[..., Path]) -> None:
     folder = adapter_folder()
     base = load_base(str(folder.parent / "base"), device="cpu")
-    for changes in ({"target_modules": ["nothing"]}, {"target_modules": ["lm_head"]}, {"r": 25}, {"r": 3}):
+    for changes in ({"target_modules": ["nothing"]}, {"target_modules": ["lm_head"]}, {"r": 25}, {"r": 3},
+                    {"use_dora": True}, {"rank_pattern": {"q": 5}}, {"peft_type": "VERA"}, {"r": 4096}):  # fmt: skip
         patch(folder, **{"r": 4, "target_modules": ["q", "v"], **changes})
         with pytest.raises(DataError):
             load_adapter(folder, base=base)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"peft_type": "OFT", "r": 2, "oft_block_size": 8}, {"peft_type": "OFT", "r": 0, "oft_block_size": 0},
+     {"peft_type": "IA3", "feedforward_modules": ["k"]}],
+    ids=str,
+)  # fmt: skip
+def test_what_peft_itself_refuses_is_a_refused_file(adapter_folder: Callable[..., Path], config: Any) -> None:
+    folder = adapter_folder()
+    content = {"task_type": "SEQ_2_SEQ_LM", "target_modules": ["q", "wo"], **config}
+    (folder / "adapter_config.json").write_text(json.dumps(content))
+    base = load_base(str(folder.parent / "base"), device="cpu")
+    with pytest.raises(DataError, match="PEFT refuses these settings"):
+        load_adapter(folder, base=base)
+
+
+def test_a_base_is_loaded_as_the_adapter_was_trained_on_it(
+    adapter_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = adapter_folder(**WHOLE_BLOCKS)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["base"].update(quantization="nf4", skip_quantization=["wo"])
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    asked = load_adapter(folder, device="cpu").base
+    assert (asked.quantization, asked.skip_quantization) == ("nf4", ("wo",))
+    assert load_adapter(folder, device="cpu", quantization="none").base.quantization == "none"
+
+    def absent(*_: Any, **__: Any) -> LoadedBase:
+        raise SetupError("bitsandbytes cannot be imported", hint="pip install bitsandbytes")
+
+    monkeypatch.setattr(adapters, "load_base", absent)
+    with pytest.raises(SetupError, match="bitsandbytes") as told:
+        load_adapter(folder, device="cpu")
+    assert "pip install bitsandbytes" in str(told.value.hint)
+    assert "quantization none" in str(told.value.hint)
+    for damage in ({"quantization": 4}, {"skip_quantization": "wo"}, {"skip_quantization": [1]}):
+        (folder / "manifest.json").write_text(json.dumps({"base": {**manifest["base"], **damage}}))
+        with pytest.raises(DataError, match="'base' is damaged"):
+            load_adapter(folder, device="cpu")
+
+
+def test_a_method_that_needs_whole_weights_is_not_loaded_onto_quantized_ones(
+    base_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = base_folder(**WHOLE_BLOCKS)
+    config = peft.LoKrConfig(r=3, target_modules=["q"], task_type="SEQ_2_SEQ_LM")
+    get_peft_model(AutoModelForSeq2SeqLM.from_pretrained(path), config).save_pretrained(tmp_path / "foreign")
+    with pytest.raises(UsageError, match="LoKr does not work on a base in nf4"):
+        load_adapter(tmp_path / "foreign", device="cpu", quantization="nf4")
 
 
 def test_damaged_json_is_refused(adapter_folder: Callable[..., Path]) -> None:

@@ -94,7 +94,8 @@ def test_rank_stabilised_scaling_is_folded_too(base_folder: Callable[..., Path],
 
 @pytest.mark.parametrize(
     ("asked", "message"),
-    [({"onto": "dequantized"}, "later version"), ({"onto": "x"}, "unknown"), ({"dtype": "float16"}, "cannot be merged"),
+    [({"onto": "dequantized"}, "nothing to dequantize"), ({"onto": "orignal"}, "did you mean 'original'"),
+     ({"dtype": "nf4"}, "cannot be merged"),
      ({"probe_texts": []}, "real inputs")],
 )  # fmt: skip
 def test_what_cannot_be_asked(
@@ -117,7 +118,7 @@ def test_nothing_is_left_when_a_merge_fails(
         merge_adapter(tmp_path / "taken", tmp_path / "merged", probe_texts=PROBES)
     fold = merging.folded_state
     wrong = "encoder.block.0.layer.0.SelfAttention.v.weight"
-    monkeypatch.setattr(merging, "folded_state", lambda adapter: {**fold(adapter), wrong: torch.zeros(24, 32)})
+    monkeypatch.setattr(merging, "folded_state", lambda *given: {**fold(*given), wrong: torch.zeros(24, 32)})
     with pytest.raises(RunError, match="nothing was written"):
         merge_adapter(folder, tmp_path / "merged", probe_texts=PROBES)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base", "taken"]

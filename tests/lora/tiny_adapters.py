@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+# Shapes whose every row is whole blocks of 64, as nf4 wants them.
+WHOLE_BLOCKS = {"d_model": 64, "d_kv": 64, "d_ff": 192}
 WORDS = ["red", "green", "blue", "seven", "otters", "swim", "under", "the", "old", "bridge"]
 
 
@@ -23,10 +25,11 @@ def write_tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
-def stir(model: Any, seed: int = 1) -> None:
-    """Gives B weights, as training would."""
+def stir(model: Any, seed: int = 1, only: str = "lora_B") -> None:
+    """Gives B, or all that trains (``only=""``), other weights, as training would."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+            if only in name if only else parameter.requires_grad:
+                new = torch.randn(parameter.shape, generator=generator) * 0.2
+                parameter.copy_(new if only else parameter + new)

@@ -15,10 +15,11 @@ from tiny_inputs import MASK, SOURCE, START, logits
 from transformers.utils import logging as transformers_logging
 
 from lora_s2s.errors import DataError, SetupError, UsageError
+from lora_s2s.models.common import shift_right
 from lora_s2s.models.family import FAMILIES, family_of
 from lora_s2s.models.loading import enable_gradient_checkpointing, load_base, save_model
 from lora_s2s.models.precision import resolve_device, resolve_dtype
-from lora_s2s.models.t5 import fused_activation, shift_right
+from lora_s2s.models.t5 import fused_activation
 from lora_s2s.models.weights import weights_hash
 
 
@@ -212,15 +213,13 @@ def test_other_models_are_refused_with_the_known_families(flan: Path) -> None:
     patch_config(flan, model_type="gpt2", is_encoder_decoder=None)
     with pytest.raises(UsageError, match=r"not an encoder-decoder.*known families: t5"):
         load_base(str(flan), device="cpu")
-    patch_config(flan, model_type="bart", is_encoder_decoder=True)
-    with pytest.raises(UsageError, match="unknown model family 'bart'; known families: t5"):
+    patch_config(flan, model_type="prophetnet", is_encoder_decoder=True)
+    with pytest.raises(UsageError, match="unknown model family 'prophetnet'; known families: t5"):
         load_base(str(flan), device="cpu")
 
 
-@pytest.mark.parametrize(
-    "asked", [{"dtype": "float16"}, {"dtype": "float23"}, {"quantization": "nf4"}, {"device": "toaster"}], ids=str
-)
-def test_what_this_version_cannot_do_is_refused(flan: Path, asked: dict[str, Any]) -> None:
+@pytest.mark.parametrize("asked", [{"dtype": "float23"}, {"quantization": "nf5"}, {"device": "toaster"}], ids=str)
+def test_what_does_not_exist_is_refused(flan: Path, asked: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         load_base(str(flan), **{"device": "cpu", **asked})
 
@@ -245,10 +244,9 @@ def test_shift_right_equals_the_models_own(tiny_t5: Callable[..., Any]) -> None:
     assert inputs.min() >= 0
 
 
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
 @pytest.mark.parametrize("gated", [True, False])
-def test_groups_resolve_on_every_family(family: Any, gated: bool, tiny_t5: Callable[..., Any]) -> None:
-    model = tiny_t5(gated=gated)
+def test_groups_resolve_on_both_shapes_of_t5(gated: bool, tiny_t5: Callable[..., Any]) -> None:
+    model, family = tiny_t5(gated=gated), FAMILIES["t5"]
     assert family_of(model.config.to_dict()) is family
     groups = family.target_groups(model.config)
     assert set(groups) >= {"attention-qv", "attention", "cross-attention", "decoder", "all-linear"}

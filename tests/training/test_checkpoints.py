@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from training_parts import Rows, StopAfter, adapter_of, metrics, run, saved_steps, tiny_model
 
 from lora_s2s.errors import DataError, ResourceError, Stopped, UsageError
@@ -45,6 +46,22 @@ def test_stop_and_resume_is_bit_for_bit_the_uninterrupted_run(tmp_path: Path, af
     lines = metrics(tmp_path / "cut")
     assert [line["step"] for line in lines] == list(range(1, 13))
     assert without_clocks(lines) == without_clocks(metrics(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw-8bit", "adamw-paged", "adamw-paged-8bit"])
+def test_every_optimizer_resumes_bit_for_bit(tmp_path: Path, optimizer: str) -> None:
+    # Wide enough for A to have the 4,096 numbers from which on the state is kept in 8 bits.
+    options = {"optimizer": optimizer, "lora_plus_ratio": 4, "weight_decay": 0.1}
+    whole, again = tiny_model(width=64, r=64), tiny_model(width=64, r=64)
+    run(tmp_path / "whole", model=whole, **options)
+    stopped_run(tmp_path / "cut", after_steps=3, model=tiny_model(width=64, r=64), **options)
+    saved = load_file(tmp_path / "cut" / "checkpoints" / "step-000003" / "optimizer.safetensors")
+    kept_in_bytes = {name for name, tensor in saved.items() if tensor.dtype == torch.uint8}
+    assert bool(kept_in_bytes) == optimizer.endswith("8bit")
+    assert all("lora_A" in name and saved[name].numel() >= 4096 for name in kept_in_bytes)
+    run(tmp_path / "cut", model=again, resume=True, **options)
+    theirs = adapter_of(again)
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in adapter_of(whole).items())
 
 
 def test_resume_after_a_kill_drops_the_lines_after_the_checkpoint(tmp_path: Path) -> None:

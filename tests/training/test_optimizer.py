@@ -1,65 +1,160 @@
-"""AdamW's groups and its state as plain tensors."""
+"""The optimizers' groups, their rates, and their state as plain tensors."""
 
 from __future__ import annotations
+
+import sys
 
 import pytest
 import torch
 from torch import nn
+from torch.optim import Optimizer
+from training_parts import section
 
-from lora_s2s.errors import DataError, UsageError
+from lora_s2s.errors import DataError, SetupError, UsageError
+from lora_s2s.models import quantized
 from lora_s2s.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state
+
+KINDS = ["adamw", "adamw-8bit", "adamw-paged", "adamw-paged-8bit"]
 
 
 class Two(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, size: int = 2) -> None:
         super().__init__()
-        self.matrix = nn.Parameter(torch.ones(2, 2))
+        self.matrix = nn.Parameter(torch.ones(size, size))
         self.vector = nn.Parameter(torch.ones(2))
         self.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
 
 
-def stepped(model: Two, *, learning_rate: float = 0.1, weight_decay: float = 0.0) -> torch.optim.AdamW:
-    optimizer = build_optimizer(model, learning_rate=learning_rate, weight_decay=weight_decay)
-    (model.matrix.sum() + model.vector.sum()).backward()
-    optimizer.step()
-    return optimizer
+class Factors(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q = nn.Module()
+        self.q.lora_A = nn.ModuleDict({"default": nn.Linear(3, 2, bias=False)})
+        self.q.lora_B = nn.ModuleDict({"default": nn.Linear(2, 3, bias=False)})
 
 
-def test_weight_decay_acts_on_matrices_only() -> None:
-    decayed, plain = Two(), Two()
-    stepped(decayed, weight_decay=0.5)
-    stepped(plain)
+def step(model: nn.Module, optimizer: Optimizer, *, times: int = 1) -> None:
+    """Steps down the sum of cosines, whose gradients differ from element to element and from step to step."""
+    for _ in range(times):
+        trained = [p for p in model.parameters() if p.requires_grad]
+        sum((p + torch.arange(p.numel()).view_as(p)).cos().sum() for p in trained).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def moved(**settings: object) -> Two:
+    model = Two()
+    step(model, build_optimizer(model, section(learning_rate=0.1, **settings)))
+    return model
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weight_decay_acts_on_matrices_only(kind: str) -> None:
+    decayed, plain = moved(optimizer=kind, weight_decay=0.5), moved(optimizer=kind)
     assert torch.equal(decayed.vector, plain.vector)
     assert float((plain.matrix - decayed.matrix).detach().mean()) == pytest.approx(0.05, abs=1e-6)
     assert torch.equal(decayed.frozen, torch.ones(2))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_lora_plus_makes_b_move_by_its_ratio(kind: str) -> None:
+    model = Factors()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    step(model, build_optimizer(model, section(optimizer=kind, learning_rate=0.001, lora_plus_ratio=16)))
+    sizes = {name: float((p.detach() - before[name]).abs().mean()) for name, p in model.named_parameters()}
+    assert sizes["q.lora_A.default.weight"] == pytest.approx(0.001, rel=1e-3)
+    assert sizes["q.lora_B.default.weight"] == pytest.approx(0.016, rel=1e-3)
+
+
+def test_lora_plus_without_a_b_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="lora_plus_ratio"):
+        build_optimizer(Two(), section(lora_plus_ratio=4))
+
+
 def test_nothing_trainable_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="no trainable"):
-        build_optimizer(nn.Linear(2, 2).requires_grad_(False), learning_rate=0.1, weight_decay=0.0)
+        build_optimizer(nn.Linear(2, 2).requires_grad_(False), section())
 
 
-def test_state_round_trip_continues_exactly() -> None:
-    first = Two()
-    optimizer = stepped(first)
-    second = Two()
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_without_bitsandbytes_the_hint_says_what_to_install(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    quantized._bitsandbytes.cache_clear()
+    with pytest.raises(SetupError, match="bitsandbytes") as caught:
+        build_optimizer(Two(), section(optimizer=kind))
+    assert "pip install" in str(caught.value.hint)
+
+
+def test_paging_on_a_cpu_is_said_to_be_idle(
+    capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    moved(optimizer="adamw-paged-8bit")
+    assert "nothing is paged" in capsys.readouterr().err
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_large_state_is_8_bit_where_asked_and_only_there(kind: str) -> None:
+    model = Two(size=64)
+    optimizer = build_optimizer(model, section(optimizer=kind))
+    step(model, optimizer)
+    state = optimizer_state(model, optimizer)
+    moments = {name for name, tensor in state.items() if tensor.shape == (64, 64)}
+    assert len(moments) == 2
+    assert {state[name].dtype for name in moments} == {torch.uint8 if kind.endswith("8bit") else torch.float32}
+    assert not any(tensor.dtype == torch.uint8 for name, tensor in state.items() if name.endswith("vector"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_state_round_trip_continues_exactly(kind: str) -> None:
+    settings = section(optimizer=kind, weight_decay=0.1)
+    first, second = Two(size=70), Two(size=70)
+    optimizer = build_optimizer(first, settings)
+    step(first, optimizer, times=3)
     second.load_state_dict(first.state_dict())
-    other = build_optimizer(second, learning_rate=0.1, weight_decay=0.0)
+    other = build_optimizer(second, settings)
     load_optimizer_state(second, other, optimizer_state(first, optimizer))
+    assert torch.equal(first.matrix, second.matrix)
     for model, its in ((first, optimizer), (second, other)):
-        model.zero_grad()
-        (model.matrix.square().sum() + model.vector.sum()).backward()
-        its.step()
+        step(model, its, times=2)
     assert torch.equal(first.matrix, second.matrix)
     assert torch.equal(first.vector, second.vector)
 
 
-@pytest.mark.parametrize(
-    "change", [("exp_avg/matrix", torch.zeros(3)), ("exp_avg/other", torch.zeros(2)), ("x/vector", torch.zeros(2))]
-)
-def test_a_state_that_does_not_fit_is_refused(change: tuple[str, torch.Tensor]) -> None:
+def test_a_parameter_without_a_gradient_has_no_state_and_needs_none() -> None:
     model = Two()
-    optimizer = stepped(model)
-    state = {**optimizer_state(model, optimizer), change[0]: change[1]}
-    with pytest.raises(DataError, match=change[0]):
-        load_optimizer_state(model, optimizer, state)
+    optimizer = build_optimizer(model, section())
+    load_optimizer_state(model, optimizer, {})
+    assert optimizer_state(model, optimizer) == {}
+    model.vector.grad = torch.ones(2)
+    optimizer.step()
+    saved = optimizer_state(model, optimizer)
+    load_optimizer_state(model, optimizer, saved)
+    assert {key.partition("/")[2] for key in optimizer_state(model, optimizer)} == {"vector"}
+
+
+CHANGES = {
+    "shape": {"exp_avg/matrix": torch.zeros(3)},
+    "parameter": {"exp_avg/other": torch.zeros(2)},
+    "moment": {"x/vector": torch.zeros(2)},
+    "number format": {"exp_avg_sq/matrix": torch.zeros(2, 2, dtype=torch.float64)},
+    "absent": {"step/vector": None},
+}
+
+
+@pytest.mark.parametrize("change", sorted(CHANGES))
+def test_a_state_that_does_not_fit_is_refused(change: str) -> None:
+    model = Two()
+    optimizer = build_optimizer(model, section())
+    step(model, optimizer)
+    state = {**optimizer_state(model, optimizer), **CHANGES[change]}
+    with pytest.raises(DataError, match=next(iter(CHANGES[change]))):
+        load_optimizer_state(model, optimizer, {key: tensor for key, tensor in state.items() if tensor is not None})
+
+
+def test_the_state_of_another_optimizer_is_refused() -> None:
+    model = Two(size=64)
+    eight, plain = (build_optimizer(model, section(optimizer=kind)) for kind in ("adamw-8bit", "adamw"))
+    step(model, eight)
+    with pytest.raises(DataError, match="optimizer state"):
+        load_optimizer_state(model, plain, optimizer_state(model, eight))

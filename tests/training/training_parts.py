@@ -42,18 +42,18 @@ class Rows:
         return self._rows[index]
 
 
-def tiny_model(*, seed: int = 0, dropout: float = 0.0, heads: int = 2) -> Any:
+def tiny_model(*, seed: int = 0, dropout: float = 0.0, heads: int = 2, width: int = 16, r: int = 4) -> Any:
     """A two-layer T5 in Flan's shape with a LoRA adapter whose B is not zero, so that A has a gradient too."""
     torch.manual_seed(seed)
     config = T5Config(
-        vocab_size=VOCABULARY, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=heads, dropout_rate=dropout,
+        vocab_size=VOCABULARY, d_model=width, d_kv=8, d_ff=24, num_layers=2, num_heads=heads, dropout_rate=dropout,
         feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=PAD, pad_token_id=PAD,
         eos_token_id=1,
     )  # fmt: skip
     base = T5ForConditionalGeneration(config)
     # HF's initial head has std 1: logits so large that no tolerance means anything.
     torch.nn.init.normal_(base.lm_head.weight, std=config.d_model**-0.5)
-    lora = LoraConfig(task_type="SEQ_2_SEQ_LM", r=4, lora_alpha=8, lora_dropout=dropout, target_modules=["q", "v"])
+    lora = LoraConfig(task_type="SEQ_2_SEQ_LM", r=r, lora_alpha=8, lora_dropout=dropout, target_modules=["q", "v"])
     model = get_peft_model(base, lora)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:

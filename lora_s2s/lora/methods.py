@@ -1,0 +1,76 @@
+"""Adapter methods, one row each. All are PEFT's own and are written in PEFT's format.
+
+Those that move the base's weights at the start (PiSSA, OLoRA) are written as plain LoRA of twice the rank, on the base
+as it was. The rows' names, and why others are refused, are the recipe's: :data:`lora_s2s.recipe.schema.METHODS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import peft
+
+from lora_s2s.errors import UsageError
+from lora_s2s.lora.targets import Targets
+
+_MOVES = "its start is taken out of the base's weights, and quantized weights cannot hold what is left"
+_READS = "PEFT computes it from the base's weights in floating point"
+_WIDENS = "PEFT's quantized layers for it answer in float32, which the layers after them do not take"
+
+
+@dataclass(frozen=True)
+class Method:
+    """How the recipe's settings reach PEFT.
+
+    Attributes:
+        config: PEFT's config class.
+        rank, alpha, dropout, seed: what it calls ``lora.r``, ``lora.alpha`` and so on; None where it has no such thing.
+        fixed: the settings that make the method what it is.
+        unquantized: why its base must not be quantized; None where it may be.
+        moves_base: its start is taken out of the base's weights.
+    """
+
+    config: type[peft.PeftConfig]
+    rank: str | None = "r"
+    alpha: str | None = None
+    dropout: str | None = None
+    seed: str | None = None
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    unquantized: str | None = None
+    moves_base: bool = False
+
+    def has(self, key: str) -> bool:
+        """Whether PEFT's config of this method has such a setting."""
+        return key in self.config.__dataclass_fields__
+
+    def build(self, targets: Targets, values: Mapping[str, Any]) -> peft.PeftConfig:
+        """Returns PEFT's config: checked values, by PEFT's names, for the targets.
+
+        Raises:
+            UsageError: PEFT refuses the combination.
+        """
+        try:
+            return self.config(**{"target_modules": targets.spec, "task_type": "SEQ_2_SEQ_LM", **values})
+        except ValueError as error:
+            raise UsageError(f"PEFT refuses these settings: {error}") from error
+
+
+_LORA = Method(peft.LoraConfig, alpha="lora_alpha", dropout="lora_dropout")
+_MOVING = replace(_LORA, moves_base=True, unquantized=_MOVES)
+METHODS: dict[str, Method] = {
+    "lora": _LORA,
+    "rslora": replace(_LORA, fixed={"use_rslora": True}),
+    "dora": replace(_LORA, fixed={"use_dora": True}),
+    # The fast decomposition: the exact one takes minutes for a large matrix, and either is only a start.
+    "pissa": replace(_MOVING, fixed={"init_lora_weights": "pissa_niter_16"}),
+    "olora": replace(_MOVING, fixed={"init_lora_weights": "olora"}),
+    "ia3": Method(peft.IA3Config, rank=None, unquantized=_WIDENS),
+    "vera": Method(peft.VeraConfig, dropout="vera_dropout", seed="projection_prng_key"),
+    "hira": Method(peft.HiraConfig, dropout="hira_dropout"),
+    "miss": Method(peft.MissConfig, dropout="miss_dropout"),
+    "oft": Method(peft.OFTConfig, rank="oft_block_size"),
+    "loha": Method(peft.LoHaConfig, alpha="alpha", unquantized=_READS),
+    "lokr": Method(peft.LoKrConfig, alpha="alpha", unquantized=_READS),
+}

@@ -1,0 +1,86 @@
+"""BART's facts, and those of its kin: mBART, M2M100 and NLLB, Marian, Pegasus. One name for each layer, learned or
+computed positions up to a limit, embeddings and head one matrix unless the weights say otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from lora_s2s.errors import DataError
+from lora_s2s.models import common
+
+_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
+_IN_STACK = rf"layers\.\d+\.((self_attn|encoder_attn)\.({'|'.join(_ATTENTION)})|fc1|fc2)"
+ADAPTABLE = rf"model\.(encoder|decoder)\.{_IN_STACK}"
+STACKS = (rf"model\.encoder\.{_IN_STACK}", rf"model\.decoder\.{_IN_STACK}")
+
+_HEAD = "lm_head.weight"
+_COPIES = re.compile(r"lm_head\.weight|model\.(encoder|decoder)\.embed_tokens\.weight")
+# Sinusoids that every program works out for itself: never written, so that no rounding of theirs is read back.
+_COMPUTED = re.compile(r"model\.(encoder|decoder)\.embed_positions\.weight")
+_COMPUTED_BY = ("marian", "pegasus")
+
+_LARGEST = {
+    "vocab_size": 2_000_000, "decoder_vocab_size": 2_000_000, "d_model": 65_536, "max_position_embeddings": 1_000_000,
+    **{f"{stack}_{size}": most for stack in ("encoder", "decoder")
+       for size, most in {"layers": 512, "ffn_dim": 1_000_000, "attention_heads": 1_024}.items()},
+}  # fmt: skip
+
+
+def target_groups(config: Any) -> dict[str, list[str] | str]:  # noqa: ARG001  (the same for every size)
+    """Returns the groups of adapter targets; see :func:`lora_s2s.models.common.target_groups`."""
+    return common.target_groups(_ATTENTION, "encoder_attn", ["fc1", "fc2"], STACKS)
+
+
+def check_settings(settings: Mapping[str, Any], *, where: str) -> None:
+    """Checks the sizes in a ``config.json``; see :func:`lora_s2s.models.common.check_sizes`."""
+    common.check_sizes(settings, largest=_LARGEST, where=where)
+
+
+def max_positions(config: Any) -> int:
+    """Returns how many tokens a source or a target may have."""
+    return int(config.max_position_embeddings)
+
+
+def may_be_absent(name: str) -> bool:
+    """Whether a checkpoint may leave this weight out: a copy of the embeddings, zeros, or a table of sinusoids."""
+    return name == "final_logits_bias" or bool(_COPIES.fullmatch(name) or _COMPUTED.fullmatch(name))
+
+
+def finish_loading(model: Any, settings: Mapping[str, Any], names: Collection[str], *, where: str) -> None:
+    """Settles the decoder's start, which mBART's config leaves open: ``</s>``, until a target language says otherwise.
+
+    Raises:
+        DataError: the weights lack what nothing else stands for: an untied head, or learned positions.
+    """
+    config = model.config
+    learned = [
+        name for name in model.state_dict() if _COMPUTED.fullmatch(name) and config.model_type not in _COMPUTED_BY
+    ]
+    needed = [*learned, *([_HEAD] if settings.get("tie_word_embeddings") is False else [])]
+    if missing := [name for name in needed if name not in names]:
+        raise DataError(f"the weights do not fit the config: {missing[0]} is missing", where=where)
+    common.set_start(model, config.eos_token_id)
+
+
+def contents_to_write(state: Mapping[str, Tensor], config: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns the weights and settings that make transformers 4 and 5 compute the same.
+
+    Both tie head and embeddings where ``tie_word_embeddings`` is true, and read each by its name where it is false.
+
+    Args:
+        state: name → weight, as ``state_dict`` names them.
+        config: the model's config.
+    """
+    source = "model.shared.weight" if "model.shared.weight" in state else "model.decoder.embed_tokens.weight"
+    tied = common.same_weights(state, _HEAD, source)
+    copies = (name for name in state if tied and _COPIES.fullmatch(name) and name != source)
+    left_out = {name for name in copies if common.same_weights(state, name, source)}
+    if config.model_type in _COMPUTED_BY:
+        left_out |= {name for name in state if _COMPUTED.fullmatch(name)}
+    weights = {name: tensor for name, tensor in state.items() if name not in left_out}
+    return weights, {**config.to_dict(), "tie_word_embeddings": tied}

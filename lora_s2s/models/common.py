@@ -1,0 +1,106 @@
+"""What holds for every encoder–decoder: bounded sizes, groups of targets, dropout, how the decoder starts.
+
+B batch, T target length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lora_s2s.errors import DataError
+
+IGNORED_LABEL = -100
+
+# Where these are null in a config, the model takes them from another size.
+_MAY_BE_NULL = {"num_decoder_layers", "decoder_vocab_size", "sliding_window"}
+_RATES = ("dropout", "attention_dropout", "activation_dropout")
+
+
+def check_sizes(settings: Any, *, largest: Mapping[str, int], where: str) -> None:
+    """Checks the sizes in a ``config.json`` before anything is allocated.
+
+    Raises:
+        DataError: a size is not an integer, or out of bounds.
+    """
+    if not isinstance(settings, Mapping):
+        raise DataError("the config, or a part of it, is not an object", where=where)
+    for name, most in largest.items():
+        value = settings.get(name, 1)
+        if value is None and name in _MAY_BE_NULL:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            raise DataError(f"the config's {name} is {value!r}, expected an integer from 1 to {most}", where=where)
+
+
+def target_groups(
+    attention: Sequence[str], cross: str, feed_forward: Sequence[str], stacks: tuple[str, str]
+) -> dict[str, list[str] | str]:
+    """Returns each group of adapter targets as PEFT takes it: name endings, or one pattern for a whole stack.
+
+    Args:
+        attention: the names of the query, key, value and output projections.
+        cross: the name of the decoder's attention over the encoder.
+        stacks: the patterns of the encoder's and the decoder's linear layers.
+    """
+    return {
+        "attention-qv": [attention[0], attention[2]],
+        "attention": [*attention],
+        "cross-attention": [f"{cross}.{name}" for name in attention],
+        "encoder": stacks[0],
+        "decoder": stacks[1],
+        "all-linear": [*attention, *feed_forward],
+    }
+
+
+def set_start(model: Any, default: int | None) -> None:
+    """Settles the id that the decoder starts with, training and decoding alike: the config's, else ``default``."""
+    config, generation = model.config, model.generation_config
+    named = getattr(config, "decoder_start_token_id", None), generation.decoder_start_token_id, default
+    config.decoder_start_token_id = next((start for start in named if start is not None), None)
+    generation.decoder_start_token_id = config.decoder_start_token_id
+
+
+def begin_answers(model: Any, *, start: int | None, first: int | None) -> None:
+    """Sets what every answer of a base or adapted model begins with, as its targets do in training.
+
+    Args:
+        start: the decoder's start where the target's language chooses it (mBART); None leaves the family's.
+        first: the id forced as the first token, such as a language code; None forces none.
+    """
+    if start is not None:
+        model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id = start
+    model.generation_config.forced_bos_token_id = first
+
+
+def shift_right(labels_BT: Tensor, config: Any) -> Tensor:
+    """Returns the decoder's input ids (B, T) for labels (B, T): one to the right, the start id first, no -100.
+
+    Args:
+        labels_BT: target ids, padded with -100.
+        config: names ``decoder_start_token_id`` and ``pad_token_id``.
+    """
+    inputs_BT = labels_BT.new_full(labels_BT.shape, config.decoder_start_token_id)
+    inputs_BT[:, 1:] = labels_BT[:, :-1]
+    return inputs_BT.masked_fill_(inputs_BT == IGNORED_LABEL, config.pad_token_id)
+
+
+def set_dropout(model: Any, rate: float) -> None:
+    """Sets the base's dropout everywhere, attention included, and never skips a layer; an adapter's own stays."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Dropout) and "_dropout." not in name:  # PEFT's are lora_dropout.default and the like
+            module.p = rate
+        for held in _RATES:  # attention and BART's layers hold a rate as a number
+            if isinstance(getattr(module, held, None), int | float):
+                setattr(module, held, rate)
+        if hasattr(module, "layerdrop"):
+            module.layerdrop = 0.0
+    model.config.dropout_rate = rate
+
+
+def same_weights(state: Mapping[str, Tensor], first: str, second: str) -> bool:
+    """Whether two names hold equal weights; False where one is missing."""
+    return first in state and second in state and torch.equal(state[first], state[second])

@@ -1,0 +1,106 @@
+"""float16 without overflow: T5's residual stream runs at 2^-k of its size, and the function stays the same.
+
+float16 ends at 65,504; the residual stream of a large T5, and what ``o`` and ``wo`` add to it, does not. Every reader
+of the stream is an RMSNorm, which divides by the size of its input: with embeddings and the inputs of every ``o`` and
+``wo`` times 2^-k, and epsilon times 4^-k, everything after a norm is as before, bit for bit until float16 rounds.
+
+Hooks scale activations; the weights stay as they are. So nothing has to be undone in what is saved, a tied head stays
+right, and 4-bit layers and adapters know nothing of it.
+
+B batch, S source length, T target length.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lora_s2s.console import say
+from lora_s2s.errors import UsageError
+from lora_s2s.models import t5
+from lora_s2s.models.family import ModelFamily
+
+_LARGEST = 65504.0
+# Real text and a trained adapter may go beyond what the probe shows.
+_HEADROOM = 16.0
+_MOST_SHIFT = 24
+_HOOKS = "_residual_hooks"
+
+
+def settle(model: Any, family: ModelFamily) -> int:
+    """Makes a float16 model fit for use: finds the smallest k by a probe, installs it, says so, and returns it.
+
+    Only T5-shaped models are rescaled; others were made for float16, or are refused.
+
+    Raises:
+        UsageError: its values are not finite all the same.
+    """
+    shift = 0
+    while not (over := (peak := _peak(model, family)) * _HEADROOM / _LARGEST) <= 1:
+        # A peak beyond float16 is infinite or cut off: the first steps may be too short.
+        shift += math.ceil(math.log2(over if math.isfinite(over) else _HEADROOM))
+        if shift > _MOST_SHIFT or not family.t5_shaped:
+            hint = "set model.dtype to float32, or bfloat16 on a GPU that has it"
+            raise UsageError("float16 cannot hold this model: its values overflow", hint=hint)
+        reinstall(model, family, shift)
+    if shift:
+        say(f"float16: the residual stream runs at 2^-{shift} of its size, which reaches {peak * 2.0**shift:.3g}")
+    return shift
+
+
+def reinstall(model: Any, family: ModelFamily, shift: int) -> None:
+    """Places the hooks for k = ``shift`` instead of any others; again after an adapter has wrapped modules.
+
+    An adapter on ``o`` or ``wo`` must get the scaled input too, so the hook belongs on the outermost module.
+    """
+    for hook in model.__dict__.pop(_HOOKS, ()):
+        hook.remove()
+    if not (shift and family.t5_shaped):
+        return
+    scale = 2.0**-shift
+    hooks = []
+    for name, module in model.named_modules():
+        if t5.STARTS_RESIDUAL.fullmatch(name):
+            hooks.append(module.register_forward_hook(lambda _, __, output: output * scale))
+        elif t5.WRITES_RESIDUAL.fullmatch(name):
+            hooks.append(module.register_forward_pre_hook(lambda _, inputs: (inputs[0] * scale, *inputs[1:])))
+        elif t5.READS_RESIDUAL.fullmatch(name):
+            module.variance_epsilon = model.config.layer_norm_epsilon * scale**2
+    setattr(model, _HOOKS, hooks)
+
+
+@torch.no_grad()
+def _peak(model: Any, family: ModelFamily) -> float:
+    """Returns the largest size in a T5-shaped residual stream, 0 for others; NaN or inf where anything overflows."""
+    peaks: list[Tensor] = []
+    hooks = []
+    for name, module in model.named_modules() if family.t5_shaped else ():
+        if t5.READS_RESIDUAL.fullmatch(name):
+            hooks.append(module.register_forward_pre_hook(lambda _, inputs: peaks.append(inputs[0].abs().max())))
+        elif t5.WRITES_RESIDUAL.fullmatch(name):
+            hooks.append(module.register_forward_hook(lambda _, __, output: peaks.append(output.abs().max())))
+    ids_BS = _probe_ids(model)
+    # The decoder reads other rows than the encoder, after a first id 0.
+    ids_BT = ids_BS.roll((1, 1), dims=(0, 1)) % len(model.get_output_embeddings().weight)
+    ids_BT[:, 0] = 0
+    try:
+        logits = model(input_ids=ids_BS, decoder_input_ids=ids_BT, use_cache=False).logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+    # 0 × a value is 0, and NaN where the value is not finite.
+    peaks.append((logits * 0).max())
+    return float(torch.stack([peak.float() for peak in peaks]).max())
+
+
+def _probe_ids(model: Any) -> Tensor:
+    """Returns ids (8, 32): those that open a vocabulary, special ones mostly; those of large embeddings; any others."""
+    weight_VD: Tensor = model.get_input_embeddings().weight.detach()
+    rows = len(weight_VD)
+    large = torch.linalg.vector_norm(weight_VD, ord=math.inf, dim=1).topk(min(64, rows)).indices.cpu()
+    random = torch.Generator().manual_seed(0)
+    ids = torch.cat([torch.arange(min(8, rows)), large, torch.randint(rows, (256,), generator=random)])[:256]
+    return ids[torch.randperm(256, generator=random)].view(8, 32).to(weight_VD.device)

@@ -1,0 +1,243 @@
+"""A frozen base in 4 or 8 bits: every linear layer of every block, from the checkpoint's own values.
+
+The only file that knows bitsandbytes. Embeddings, head and norms stay in the base's dtype, nothing is turned to
+float32. Both kinds of layer compute the same in training and evaluation, on a CPU and a GPU: y = x Wᵀ with W
+dequantised for the product, and again in the backward pass.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lora_s2s.errors import SetupError, UsageError, nearest
+from lora_s2s.models.family import ModelFamily
+
+QUANTIZATIONS = ("none", "nf4", "int8")
+
+# Weights that share one absmax, and absmax values that share one scale of their own.
+_BLOCK, _NESTED_BLOCK = 64, 256
+
+# On import it says that a faster kernel for CPUs could be fetched; peft imports it too.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def skeleton(
+    family: ModelFamily, config: Any, *, dtype: torch.dtype, quantization: str = "none", skip: Sequence[str] = ()
+) -> Any:
+    """Returns the model without memory (on the meta device), its linear layers as the quantisation wants them.
+
+    Args:
+        skip: endings of the layers that stay in ``dtype``, such as ``wo``.
+
+    Raises:
+        UsageError: no such quantisation, an ending that no layer has (those that exist are listed), or rows that
+            4 bits cannot hold.
+        SetupError: bitsandbytes is missing.
+    """
+    if quantization not in QUANTIZATIONS:
+        known = ", ".join(QUANTIZATIONS)
+        raise UsageError(f"unknown quantization '{quantization}'{nearest(quantization, QUANTIZATIONS)}",
+                         hint=f"set model.quantization to one of {known}")  # fmt: skip
+    # Scores that are capped (T5Gemma) or local (LongT5) have no fused form.
+    attention = "sdpa" if family.model_class._supports_sdpa else "eager"
+    with torch.device("meta"):
+        model = family.model_class._from_config(config, dtype=dtype, attn_implementation=attention)
+    chosen = _chosen(family, model, skip)
+    if quantization == "nf4":
+        _check_rows(model, chosen)
+    if quantization != "none":
+        for name in chosen:
+            model.set_submodule(name, _layer(model.get_submodule(name), quantization, dtype))
+        # The mark by which PEFT finds its layers for these.
+        setattr(model, {"nf4": "is_loaded_in_4bit", "int8": "is_loaded_in_8bit"}[quantization], True)
+    return model
+
+
+def _chosen(family: ModelFamily, model: Any, skip: Sequence[str]) -> list[str]:
+    pattern = re.compile(family.adaptable)
+    names = [
+        name for name, module in model.named_modules() if pattern.fullmatch(name) and isinstance(module, nn.Linear)
+    ]
+    kinds = sorted({name.split(".")[-1] for name in names})
+    for ending in skip:
+        if not any(f".{name}".endswith(f".{ending}") for name in names):
+            raise UsageError(
+                f"model.skip_quantization: no linear layer ends in '{ending}'{nearest(ending, kinds)}",
+                hint=f"those that exist: {', '.join(kinds)}",
+            )
+    return [name for name in names if not f".{name}".endswith(tuple(f".{ending}" for ending in skip))]
+
+
+def _check_rows(model: Any, names: Sequence[str]) -> None:
+    """On a CPU bitsandbytes 0.50 reads a matrix back with the scales of other blocks unless rows are whole blocks."""
+    for name in names:
+        if (inputs := model.get_submodule(name).in_features) % _BLOCK:
+            raise UsageError(
+                f"nf4 stores blocks of {_BLOCK} weights; the rows of {name} have {inputs}",
+                hint=f"set model.quantization=int8, or model.skip_quantization=[{name.split('.')[-1]}]",
+            )
+
+
+@cache
+def _bitsandbytes() -> Any:
+    try:
+        import bitsandbytes
+        import bitsandbytes.optim
+    except ImportError as error:
+        hint = "pip install bitsandbytes, or set model.quantization=none and training.optimizer=adamw"
+        raise SetupError(f"this needs bitsandbytes, which cannot be imported: {error}", hint=hint) from error
+    return bitsandbytes
+
+
+def _layer(linear: nn.Linear, quantization: str, dtype: torch.dtype) -> Any:
+    library = _bitsandbytes()
+    sizes, bias = (linear.in_features, linear.out_features), linear.bias is not None
+    layer: Any
+    if quantization == "nf4":
+        # Stored as dtype: T5 casts its input to the type of wo's weight, and bytes would make that integers.
+        layer = library.nn.Linear4bit(
+            *sizes, bias=bias, compute_dtype=dtype, quant_type="nf4", quant_storage=dtype, device="meta"
+        )
+        # Else one evaluation on a CPU repacks the weights, and no gradient passes them any more.
+        layer.support_avx512bf16_for_cpu = False
+    else:
+        layer = _int8_layer()(*sizes, bias=bias, has_fp16_weights=False, device="meta")
+        layer.compute_dtype = dtype
+    if linear.bias is not None:
+        layer.bias = linear.bias
+    return layer
+
+
+@cache
+def _int8_layer() -> Any:
+    """bitsandbytes' 8-bit layer, which PEFT knows, without its detour through float16: T5's activations overflow it."""
+
+    class Int8Linear(_bitsandbytes().nn.Linear8bitLt):  # type: ignore[misc]
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = _Int8Product.apply(x, self.weight.data, self.state.SCB)  # type: ignore[no-untyped-call]
+            return y if self.bias is None else y + self.bias
+
+    return Int8Linear
+
+
+class _Int8Product(torch.autograd.Function):
+    """x (…, in) times codes (out, in) · scales (out) / 127; the dequantised weight is never kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
+        ctx.save_for_backward(codes, scales)
+        return nn.functional.linear(x, _scaled(codes, scales, x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        codes, scales = ctx.saved_tensors
+        return gradient @ _scaled(codes, scales, gradient.dtype), None, None
+
+
+def _scaled(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+    # Rounded to dtype once, after the product.
+    values = torch.empty(codes.shape, dtype=dtype, device=codes.device)
+    return torch.mul(codes, (scales.to(codes.device) / 127).unsqueeze(1), out=values)
+
+
+def is_quantized(module: nn.Module) -> bool:
+    """Whether this is a layer of 4 or 8 bits (not an adapter around one)."""
+    return type(module._parameters.get("weight")).__name__ in ("Params4bit", "Int8Params")
+
+
+def fill(layer: Any, weight: Tensor) -> None:
+    """Quantises a checkpoint's weight (out, in), of any float type, into a layer of :func:`skeleton`.
+
+    The layer is then on the device of ``weight``.
+    """
+    library, values = _bitsandbytes(), weight.float()
+    if isinstance(layer, library.nn.Linear4bit):
+        storage = layer.quant_storage
+        codes, state = library.functional.quantize_4bit(
+            values, blocksize=_BLOCK, compress_statistics=True, quant_type="nf4", quant_storage=storage
+        )
+        state.dtype = layer.compute_dtype
+        layer.weight = library.nn.Params4bit(
+            codes, quant_state=state, blocksize=_BLOCK, quant_type="nf4", quant_storage=storage, module=layer,
+            bnb_quantized=True,
+        )  # fmt: skip
+        layer.quant_state = state
+    else:
+        layer.state.SCB = values.abs().amax(dim=1)
+        # A row of zeros has scale 0.
+        steps = 127 / layer.state.SCB.clamp_min(torch.finfo(torch.float32).tiny * 127)
+        codes = (values * steps.unsqueeze(1)).round_().to(torch.int8)
+        layer.weight = library.nn.Int8Params(codes, requires_grad=False)
+
+
+def dequantized_weight(module: Any) -> Tensor:
+    """Returns what a layer multiplies with, float32 (out, in): the stored values, or an ordinary layer's own weight."""
+    weight, kind = module.weight, type(module.weight).__name__
+    if kind == "Params4bit":
+        values: Tensor = _bitsandbytes().functional.dequantize_4bit(weight.data, weight.quant_state)
+        return values.float()
+    if kind == "Int8Params":
+        return _scaled(weight.data, module.state.SCB, module.compute_dtype).float()
+    return weight.detach().float()  # type: ignore[no-any-return]
+
+
+def elements(parameter: Tensor) -> int:
+    """Returns how many numbers a parameter stands for, also where several are packed into one."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else math.prod(state.shape)
+
+
+def weight_bytes(
+    family: ModelFamily,
+    config: Any,
+    *,
+    dtype: torch.dtype,
+    quantization: str = "none",
+    skip_quantization: Sequence[str] = (),
+) -> int:
+    """Returns the bytes of a base's weights in memory, from its config alone; a matrix with two names counts once.
+
+    Raises:
+        UsageError, SetupError: see :func:`skeleton`.
+    """
+    model = skeleton(family, config, dtype=dtype, quantization=quantization, skip=skip_quantization)
+    counted = sum(_bytes(tensor) for tensor in (*model.parameters(), *model.buffers()))
+    head = model.get_output_embeddings().weight
+    # transformers 5 says of every T5 that its head is tied; the older flag tells Flan's own head.
+    apart = getattr(config, "scale_decoder_outputs", config.tie_word_embeddings) is False
+    return counted + _bytes(head) * (apart and head is model.get_input_embeddings().weight)
+
+
+def _bytes(tensor: Tensor) -> int:
+    count, kind = tensor.numel(), type(tensor).__name__
+    if kind == "Params4bit":
+        blocks = math.ceil(count / _BLOCK)
+        return count // 2 + blocks + 4 * math.ceil(blocks / _NESTED_BLOCK)
+    if kind == "Int8Params":
+        return count + 4 * tensor.shape[0]
+    return count * tensor.element_size()
+
+
+def adamw(
+    parameters: Iterable[Any], *, lr: float, weight_decay: float = 0.0, eight_bit: bool, paged: bool
+) -> torch.optim.Optimizer:
+    """Returns bitsandbytes' AdamW: its state in 8 bits, or in memory that moves off a full GPU by itself, or both.
+
+    Args:
+        parameters: parameters or groups of them; tensors under 4096 numbers keep a float32 state.
+
+    Raises:
+        SetupError: bitsandbytes is missing.
+    """
+    made: torch.optim.Optimizer = _bitsandbytes().optim.AdamW(
+        parameters, lr=lr, weight_decay=weight_decay, optim_bits=8 if eight_bit else 32, is_paged=paged
+    )
+    return made

@@ -1,0 +1,150 @@
+"""Special tokens around sources and targets: the tokenizer's own, languages included, whatever the kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_tokenizers import BUILT, write_tokenizer
+
+from lora_s2s.data.prepare import prepare
+from lora_s2s.data.tokenise import (
+    Features,
+    encode_source,
+    encode_texts,
+    features_of,
+    first_ids,
+    frames_of,
+    language_codes,
+    load_tokenizer,
+)
+from lora_s2s.errors import UsageError
+
+LANGUAGES = {"nllb": ("eng_Latn", "fra_Latn"), "m2m_100": ("en", "fr"), "mbart": ("en_XX", "ro_RO")}
+LANGUAGES["mbart50"] = LANGUAGES["mbart"]
+KINDS = [*BUILT, "m2m_100", "marian"]
+# prefix | suffix of sources, of targets; the decoder's start and the first id of answers.
+EXPECTED = {
+    "t5": ("|</s>", "|</s>", None, None),
+    "byt5": ("|</s>", "|</s>", None, None),
+    "bart": ("<s>|</s>", "<s>|</s>", None, "<s>"),
+    "nllb": ("eng_Latn|</s>", "fra_Latn|</s>", None, "fra_Latn"),
+    "mbart": ("|</s> en_XX", "|</s> ro_RO", "ro_RO", None),
+    "mbart50": ("en_XX|</s>", "ro_RO|</s>", None, "ro_RO"),
+    "m2m_100": ("__en__|</s>", "__fr__|</s>", None, "__fr__"),
+    "marian": ("|</s>", "|</s>", None, None),
+    "pegasus": ("|</s>", "|</s>", None, None),
+    "gemma": ("<bos>|", "|<eos>", None, None),
+}
+LIMITS = {"max_source_tokens": 5, "max_target_tokens": 5, "truncate_source": "right", "long_targets": "drop"}
+TEXT = "stu vw xyz"
+
+
+def languages(kind: str) -> dict[str, str]:
+    return dict(zip(("source_language", "target_language"), LANGUAGES.get(kind, ()), strict=False))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    place = tmp_path_factory.mktemp("kinds")
+    return {kind: write_tokenizer(kind, place / kind) for kind in KINDS}
+
+
+@pytest.fixture(params=KINDS)
+def loaded(request: pytest.FixtureRequest, folders: dict[str, str]) -> tuple[str, Any]:
+    return request.param, load_tokenizer(folders[request.param], **languages(request.param))
+
+
+def test_frames_are_the_tokenizers_own(loaded: tuple[str, Any]) -> None:
+    kind, tokenizer = loaded
+    frames, name = frames_of(tokenizer), tokenizer.convert_ids_to_tokens
+    shown = [
+        f"{' '.join(name([*side.prefix]))}|{' '.join(name([*side.suffix]))}" for side in (frames.source, frames.target)
+    ]
+    first = first_ids(tokenizer)
+    begins = [None if first[key] is None else name(first[key]) for key in ("start", "first")]
+    assert (*shown, *begins) == EXPECTED[kind]
+    # What the library itself makes of both sides; a decoder's tokenizer (Gemma) needs its end added.
+    assert encode_source(TEXT, tokenizer, max_source_tokens=99, truncate_source="right") == tokenizer(TEXT)["input_ids"]
+    target = frames.target.around(encode_texts([TEXT], tokenizer, side="text_target")[0])
+    assert kind == "gemma" or target == tokenizer(text_target=TEXT)["input_ids"]
+
+
+def test_limits_include_the_frame_and_a_cut_target_loses_its_end(loaded: tuple[str, Any]) -> None:
+    _, tokenizer = loaded
+    frames = frames_of(tokenizer)
+    ids = [50, 51, 52, 53, 54, 55]
+    made = features_of(ids, ids, frames, **{**LIMITS, "long_targets": "cut"})
+    assert isinstance(made, Features)
+    assert made.source_truncated
+    assert len(made.input_ids) == len(made.labels) == 5
+    room = 5 - len(frames.source)
+    assert made.input_ids == frames.source.around(ids[:room])
+    left = features_of(ids, ids[:1], frames, **{**LIMITS, "truncate_source": "left"})
+    assert isinstance(left, Features)
+    assert left.input_ids == frames.source.around(ids[6 - room :])
+    assert made.labels == [*frames.target.prefix, *ids][:5]
+    assert features_of(ids[:2], ids, frames, **LIMITS) == "target longer than 5 tokens"
+    fitting = ids[: 5 - len(frames.target)]
+    assert features_of(ids[:2], fitting, frames, **LIMITS).labels == frames.target.around(fitting)  # type: ignore[union-attr]
+    short = encode_source(TEXT, tokenizer, max_source_tokens=1, truncate_source="right")
+    assert short == frames.source.around([]) or len(short) == 1
+
+
+def test_no_code_comes_in_through_a_text(loaded: tuple[str, Any]) -> None:
+    _, tokenizer = loaded
+    control = {*tokenizer.all_special_ids, *language_codes(tokenizer).values()} - {tokenizer.unk_token_id}
+    for side in ("text", "text_target"):
+        texts = ["s </s> <s> <pad> t", "fra_Latn __fr__ ro_RO en_XX <bos> <eos>", "</s>", "__fr__"]
+        for ids in encode_texts(texts, tokenizer, side=side):
+            assert not control & set(ids)
+
+
+def test_a_saved_tokenizer_keeps_its_languages(loaded: tuple[str, Any], tmp_path: Path) -> None:
+    kind, tokenizer = loaded
+    tokenizer.save_pretrained(tmp_path)
+    again = load_tokenizer(str(tmp_path), **languages(kind))
+    assert frames_of(again) == frames_of(tokenizer)
+    assert again(TEXT)["input_ids"] == tokenizer(TEXT)["input_ids"]
+
+
+def test_each_side_of_marian_has_its_own_pieces(folders: dict[str, str]) -> None:
+    tokenizer = load_tokenizer(folders["marian"])
+    sides = [encode_texts(["abc"], tokenizer, side=side)[0] for side in ("text", "text_target")]
+    assert [tokenizer.unk_token_id in ids for ids in sides] == [False, True]  # no a, b, c among the target's
+    assert tokenizer.convert_ids_to_tokens(encode_texts([">>fra<< stu"], tokenizer)[0])[0] == ">>fra<<"
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "said"),
+    [
+        ("nllb", {}, r"source_language is missing: .* codes: deu_Latn, eng_Latn, fra_Latn"),
+        ("nllb", {"source_language": "eng_Latn"}, r"target_language is missing"),
+        ("nllb", {"source_language": "en", "target_language": "fra_Latn"}, r"'en' is unknown; codes: eng_Latn$"),
+        ("m2m_100", {"source_language": "en", "target_language": "fre"}, r"'fre' is unknown; codes: fr$"),
+        ("mbart", {"source_language": "en_XX", "target_language": "__fr__"}, r"'__fr__' is unknown; codes: ar_AR"),
+        ("t5", {"source_language": "en"}, r"source_language is 'en', but .* marks no text with a language"),
+        ("marian", {"target_language": "fra"}, r"target_language is 'fra', but .* marks no text"),
+    ],
+)
+def test_wrong_languages_are_refused(kind: str, given: dict[str, str], said: str, folders: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match=said) as caught:
+        load_tokenizer(folders[kind], **given)
+    assert caught.value.hint
+
+
+def test_languages_travel_with_prepared_data(folders: dict[str, str], tmp_path: Path) -> None:
+    data = tmp_path / "pairs.csv"
+    data.write_text("source,target\n" + "".join(f"stu {row},vw {row}\n" for row in range(20)))
+    settings = {"train": str(data), "model_name": folders["nllb"], "validation_fraction": 0.0, "out": tmp_path / "out"}
+    made = prepare(**settings, source_language="eng_Latn", target_language="fra_Latn")
+    assert made.manifest["input"]["source_language"] == "eng_Latn"
+    assert made.manifest["input"]["target_language"] == "fra_Latn"
+    assert made.preview[0][0].startswith("eng_Latn")
+    assert made.preview[0][1].startswith("fra_Latn")
+    assert made.report["source_tokens"]["max"] == max(made.train.source_lengths)
+    assert prepare(**settings, source_language="eng_Latn", target_language="fra_Latn").reused
+    other = prepare(**settings, source_language="eng_Latn", target_language="deu_Latn")
+    assert not other.reused
+    assert other.preview[0][1].startswith("deu_Latn")

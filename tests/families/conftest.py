@@ -1,0 +1,5 @@
+"""The command-line fixtures."""
+
+from cli_parts import here, invoke
+
+__all__ = ["here", "invoke"]
