@@ -181,8 +181,8 @@ CASES = [
         "unknown target modules",
         f"train flan-t5-small {BASE}good.csv --set lora.target_modules=[] --dry-run",
         2,
-        "error: lora.target_modules is empty; groups: attention-qv, attention, cross-attention, decoder, all-linear; "
-        "names: NAMES\n",
+        "error: lora.target_modules is empty; groups: attention-qv, attention, cross-attention, encoder, decoder, "
+        "all-linear; names: NAMES\n",
     ),
     Case(
         "unknown verb",
