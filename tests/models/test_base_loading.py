@@ -224,6 +224,18 @@ def test_what_does_not_exist_is_refused(flan: Path, asked: dict[str, Any]) -> No
         load_base(str(flan), **{"device": "cpu", **asked})
 
 
+@pytest.mark.parametrize(("computes", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_auto_takes_float16_only_where_a_gpu_lacks_bfloat16(
+    monkeypatch: pytest.MonkeyPatch, computes: bool, expected: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: computes)
+    assert resolve_dtype("auto", torch.device("cuda")) is expected
+    if not computes:
+        with pytest.raises(UsageError, match="does not compute in bfloat16") as refused:
+            resolve_dtype("bfloat16", torch.device("cuda"))
+        assert "float16" in str(refused.value.hint)
+
+
 def test_devices_and_precision() -> None:
     cpu = torch.device("cpu")
     assert resolve_dtype("auto", cpu) is torch.float32

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -130,6 +131,42 @@ def test_clipping_bounds_the_gradient_and_reports_its_norm(tmp_path: Path) -> No
     moved = [sum(float((end[name] - start[name]).abs().sum()) for name in start) for end in ends]
     # AdamW's first step has the size of the learning rate unless the gradient nears its epsilon of 1e-8.
     assert moved[1] < 0.2 * moved[0]
+
+
+def half_model() -> Any:
+    """The tiny model with a float16 base; the adapter stays float32."""
+    model = tiny_model()
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.half()
+    return model
+
+
+def test_small_gradients_of_a_float16_base_are_not_lost(tmp_path: Path) -> None:
+    norms = {}
+    for name, model in {"float32": tiny_model(), "float16": half_model()}.items():
+        with torch.no_grad():
+            model.base_model.model.decoder.final_layer_norm.weight /= 2**13
+        run(tmp_path / name, model=model, max_steps=3)
+        norms[name] = [line["grad_norm"] for line in metrics(tmp_path / name)]
+    assert max(norms["float32"]) < 1e-3
+    assert norms["float16"] == pytest.approx(norms["float32"], rel=0.03)
+
+
+def test_a_gradient_that_overflows_float16_is_taken_again_smaller(tmp_path: Path) -> None:
+    ends, largest = {}, []
+    for name, limit in {"free": float("inf"), "bounded": 1.0}.items():
+        model = half_model()
+
+        def overflow(gradient: torch.Tensor, limit: float = limit) -> torch.Tensor:
+            largest.append(float(gradient.abs().max()))
+            return gradient * float("inf") if largest[-1] > limit else gradient
+
+        next(p for p in model.parameters() if p.requires_grad).register_hook(overflow)
+        run(tmp_path / name, model=model, max_steps=3)
+        ends[name] = adapter_of(model)
+    assert max(largest) > 1.0
+    assert all(torch.allclose(ends["bounded"][name], end, atol=1e-3) for name, end in ends["free"].items())
 
 
 @pytest.mark.parametrize("at_step", [1, 6])
