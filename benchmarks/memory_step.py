@@ -52,6 +52,7 @@ HF_VARIANTS: dict[str, tuple[bool, str, dict[str, str]]] = {
     "float32 activations, sdpa attention, our allocator setting": (False, "sdpa", _ALLOCATOR),
     "bfloat16 autocast, sdpa attention, our allocator setting": (True, "sdpa", _ALLOCATOR),
 }
+HF_OPTIMIZERS = {"adamw-8bit": "adamw_8bit", "adamw-paged-8bit": "paged_adamw_8bit"}
 LORA = {"r": 16, "alpha": 32, "dropout": 0.0, "target_modules": ["q", "v"]}
 
 
@@ -89,23 +90,36 @@ def shape_settings(shape: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def write_checkpoint(shape: str, folder: Path) -> None:
-    """Writes a random bfloat16 checkpoint of a shape, its head its own, with T5's own spread of values."""
-    from safetensors.torch import save_file
+def write_checkpoint(shape: str, folder: Path, *, shard_bytes: int = 1 << 30) -> None:
+    """Writes a random bfloat16 checkpoint of a shape in shards, its head its own, with T5's own spread of values."""
     from transformers import T5Config, T5ForConditionalGeneration
 
     torch.manual_seed(0)
     with torch.device("meta"):
         skeleton = T5ForConditionalGeneration(T5Config(**shape_settings(shape)))
-    tensors = {}
+    shards: list[dict[str, torch.Tensor]] = [{}]
     for name, weight in [*skeleton.named_parameters(), ("lm_head.weight", skeleton.lm_head.weight)]:
         spread = 1.0 if name.startswith("shared") else weight.shape[-1] ** -0.5
         drawn = torch.ones(weight.shape) if weight.ndim == 1 else torch.randn(weight.shape) * spread
         if name.endswith(".q.weight"):
             drawn *= skeleton.config.d_kv**-0.5
-        tensors[name] = drawn.to(torch.bfloat16)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        if sum(tensor.nbytes for tensor in shards[-1].values()) > shard_bytes:
+            _write_shard(shards, folder)
+        shards[-1][name] = drawn.to(torch.bfloat16)
+    _write_shard(shards, folder)
+    owners = {name: f"model-{number:05d}.safetensors" for number, shard in enumerate(shards) for name in shard}
+    index = json.dumps({"metadata": {}, "weight_map": owners})
+    (folder / "model.safetensors.index.json").write_text(index, encoding="utf-8")
     (folder / "config.json").write_text(json.dumps(shape_settings(shape)), encoding="utf-8")
+
+
+def _write_shard(shards: list[dict[str, torch.Tensor]], folder: Path) -> None:
+    """Writes the last shard, keeps its names alone, and begins another."""
+    from safetensors.torch import save_file
+
+    save_file(shards[-1], folder / f"model-{len(shards) - 1:05d}.safetensors", metadata={"format": "pt"})
+    shards[-1] = dict.fromkeys(shards[-1], torch.empty(0))
+    shards.append({})
 
 
 class HostPeak:
@@ -117,12 +131,18 @@ class HostPeak:
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
+    def now(self) -> int:
+        """Returns what is held at the moment."""
+        return self.read("VmRSS")
+
     def read(self, field: str = "VmHWM") -> int:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
-def hf_trainer(model: Any, rows: SyntheticRows, *, steps: int, micro_batch: int, autocast: bool, out: str) -> Any:
+def hf_trainer(
+    model: Any, rows: SyntheticRows, *, steps: int, micro_batch: int, autocast: bool, optimizer: str, out: str
+) -> Any:
     """Returns Seq2SeqTrainer on HF's own preparation of a model loaded in 4 bits, adapter injected."""
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, default_data_collator
@@ -135,14 +155,15 @@ def hf_trainer(model: Any, rows: SyntheticRows, *, steps: int, micro_batch: int,
     settings = Seq2SeqTrainingArguments(
         output_dir=out, max_steps=steps, per_device_train_batch_size=micro_batch,
         gradient_accumulation_steps=len(rows) // micro_batch, gradient_checkpointing=True,
-        gradient_checkpointing_kwargs={"use_reentrant": False}, optim="adamw_8bit", learning_rate=5e-4, bf16=autocast,
-        use_cpu=model.device.type == "cpu", save_strategy="no", report_to=[], disable_tqdm=True, logging_steps=1,
+        gradient_checkpointing_kwargs={"use_reentrant": False}, optim=HF_OPTIMIZERS[optimizer],
+        learning_rate=5e-4, bf16=autocast, use_cpu=model.device.type == "cpu", save_strategy="no", report_to=[],
+        disable_tqdm=True, logging_steps=1,
     )  # fmt: skip
     adapted = get_peft_model(model, lora)
     return Seq2SeqTrainer(model=adapted, args=settings, train_dataset=rows, data_collator=default_data_collator)
 
 
-def run_hf(arguments: argparse.Namespace, rows: SyntheticRows, peak: HostPeak) -> dict[str, Any]:
+def run_hf(arguments: argparse.Namespace, rows: SyntheticRows, peak: Any) -> dict[str, Any]:
     """HF's path, in this process."""
     import bitsandbytes  # noqa: F401
     import transformers
@@ -152,14 +173,14 @@ def run_hf(arguments: argparse.Namespace, rows: SyntheticRows, peak: HostPeak) -
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
     _ = (T5ForConditionalGeneration, transformers.Seq2SeqTrainer)  # imported lazily: now, so that the baseline has them
-    baseline = peak.read("VmRSS")
+    baseline = peak.now()
     autocast, attention, _ = HF_VARIANTS[arguments.variant]
     quantization = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )  # fmt: skip
     model = AutoModelForSeq2SeqLM.from_pretrained(
-        arguments.model, quantization_config=quantization, dtype=torch.bfloat16, device_map="cpu",
+        arguments.model, quantization_config=quantization, dtype=torch.bfloat16, device_map=arguments.device,
         attn_implementation=attention,
     )  # fmt: skip
     times: list[float] = []
@@ -175,16 +196,22 @@ def run_hf(arguments: argparse.Namespace, rows: SyntheticRows, peak: HostPeak) -
 
     with tempfile.TemporaryDirectory() as out:
         trainer = hf_trainer(
-            model, rows, steps=arguments.steps, micro_batch=arguments.micro_batch, autocast=autocast, out=out
+            model,
+            rows,
+            steps=arguments.steps,
+            micro_batch=arguments.micro_batch,
+            autocast=autocast,
+            optimizer=arguments.optimizer,
+            out=out,
         )
         trainer.add_callback(Watch())
-        loaded = {"load_peak": peak.read(), "loaded": peak.read("VmRSS")}
+        loaded = {"load_peak": peak.read(), "loaded": peak.now()}
         trainer.train()
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     return {"baseline": baseline, **loaded, "peak": peak.read(), "seconds": times, "losses": losses}
 
 
-def run_ours(arguments: argparse.Namespace, rows: SyntheticRows, peak: HostPeak) -> dict[str, Any]:
+def run_ours(arguments: argparse.Namespace, rows: SyntheticRows, peak: Any) -> dict[str, Any]:
     """This package's loading, adapter, preparation and step, in this process."""
     import bitsandbytes  # noqa: F401
     from accelerate import Accelerator
@@ -198,14 +225,14 @@ def run_ours(arguments: argparse.Namespace, rows: SyntheticRows, peak: HostPeak)
     from lora_s2s.training.loop import train_step
     from lora_s2s.training.optimizer import build_optimizer
 
-    baseline = peak.read("VmRSS")
-    base = load_base(str(arguments.model), dtype="bfloat16", quantization="nf4", device="cpu")
+    baseline = peak.now()
+    base = load_base(str(arguments.model), dtype="bfloat16", quantization="nf4", device=arguments.device)
     model = inject_lora(base, **LORA, seed=0)
     enable_gradient_checkpointing(model)
-    settings = TrainingSection(optimizer="adamw-8bit", gradient_checkpointing=True, max_steps=arguments.steps)
+    settings = TrainingSection(optimizer=arguments.optimizer, gradient_checkpointing=True, max_steps=arguments.steps)
     optimizer = build_optimizer(model, settings)
-    accelerator = Accelerator(cpu=True)
-    loaded = {"load_peak": peak.read(), "loaded": peak.read("VmRSS")}
+    accelerator = Accelerator(cpu=arguments.device == "cpu")
+    loaded = {"load_peak": peak.read(), "loaded": peak.now()}
     numbers = range(0, len(rows), arguments.micro_batch)
     groups = [range(first, min(first + arguments.micro_batch, len(rows))) for first in numbers]
     times, losses = [], []
@@ -267,6 +294,7 @@ def main() -> None:
     if arguments.side:
         rows = SyntheticRows(arguments.rows, arguments.source, arguments.target, SHAPES[arguments.shape][-1])
         run = run_ours if arguments.side == "ours" else run_hf
+        arguments.device, arguments.optimizer = "cpu", "adamw-8bit"
         print(json.dumps(run(arguments, rows, HostPeak())))
         return
     with tempfile.TemporaryDirectory(prefix="memory-step-") as folder:

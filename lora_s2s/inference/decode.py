@@ -19,6 +19,7 @@ from transformers import GenerationConfig
 from lora_s2s.errors import ResourceError, UsageError
 from lora_s2s.inference.loading import Predictor
 from lora_s2s.models.loading import quiet
+from lora_s2s.models.precision import ran_out_of_memory
 
 # The step's logits have one row per hypothesis and the whole vocabulary: short sources alone would not bound them.
 MOST_HYPOTHESES = 512
@@ -122,7 +123,9 @@ def _answer(
                 attention_mask=attention_mask_BS.to(device),
                 generation_config=asked,
             )
-    except torch.OutOfMemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise
         size = f"{len(batch)} sources of up to {input_ids_BS.shape[1]} tokens with {settings.num_beams} beam(s)"
         hint = f"--set evaluation.batch_tokens={max(1, settings.batch_tokens // 2)}"
         raise ResourceError(f"out of memory decoding {size}", hint=hint) from error

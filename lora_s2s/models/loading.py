@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from lora_s2s.errors import DataError, ResourceError, UsageError
@@ -22,7 +23,7 @@ from lora_s2s.files import read_json, write_json
 from lora_s2s.hub import MalformedConfig, locate_model
 from lora_s2s.models.family import ModelFamily, family_of
 from lora_s2s.models.float16 import settle
-from lora_s2s.models.precision import resolve_device, resolve_dtype
+from lora_s2s.models.precision import ran_out_of_memory, resolve_device, resolve_dtype
 from lora_s2s.models.quantized import fill, is_quantized, skeleton
 from lora_s2s.models.weights import WEIGHTS, misfit, opened, shapes, weight_files, weights_hash, write_weights
 
@@ -119,8 +120,7 @@ def load_base(
             _fill(model, files, names, placed)
             model.generation_config = _generation_config(path)
     except (MemoryError, RuntimeError) as error:
-        # On a CPU torch raises a plain RuntimeError; its text is the only mark.
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        if not ran_out_of_memory(error):
             raise
         raise ResourceError(f"{path.name} does not fit into the memory of {placed.type}", hint=_TOO_LARGE) from error
     family.finish_loading(model, settings, names.values(), where=str(path))
@@ -315,5 +315,15 @@ def _apart(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tenso
 
 def enable_gradient_checkpointing(model: nn.Module) -> None:
     """Recomputes activations in the backward pass: less memory, half as much compute again. Base or adapted model."""
-    switch: Any = model
-    switch.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    owner: Any = model
+    settings = {"use_reentrant": False}
+    if hasattr(owner, "activation_checkpointing_enable"):  # the other is deprecated
+        owner.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
+    else:
+        owner.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
+    # Only reentrant checkpoints need it: it would send gradients through stacks and blocks without an adapter.
+    owner.disable_input_require_grads()
+    for module in owner.modules():
+        # Else T5's cross-attention asks a gradient for its bias of zeros, which has the same effect in the decoder.
+        if hasattr(module, "gradient_checkpointing") and not isinstance(module, GradientCheckpointingLayer):
+            module.gradient_checkpointing = False

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from lora_s2s.errors import ResourceError, Stopped, UsageError
+from lora_s2s.models.precision import ran_out_of_memory
 
 try:
     import fcntl
@@ -96,8 +97,7 @@ def told_when_out_of_memory() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # On a CPU torch raises a plain RuntimeError; its text is the only mark.
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        if not ran_out_of_memory(error):
             raise
         hint = "halve training.tokens_per_batch and double training.gradient_accumulation: the same step in less memory"
         raise ResourceError("out of memory while training", hint=hint) from error

@@ -15,6 +15,7 @@ from tiny_inputs import MASK, SOURCE, START, logits
 from transformers.utils import logging as transformers_logging
 
 from lora_s2s.errors import DataError, SetupError, UsageError
+from lora_s2s.lora.inject import inject_lora
 from lora_s2s.models.common import shift_right
 from lora_s2s.models.family import FAMILIES, family_of
 from lora_s2s.models.loading import enable_gradient_checkpointing, load_base, save_model
@@ -286,6 +287,24 @@ def test_the_fused_activation_is_the_same_function_and_goes_again(flan: Path) ->
         assert torch.allclose(logits(model), reference, atol=1e-5)
     assert torch.equal(logits(model), reference)
     assert kinds == [type(module) for module in model.modules()]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_no_gradient_is_computed_where_no_adapter_needs_it(flan: Path, checkpointing: bool) -> None:
+    base = load_base(str(flan), device="cpu")
+    model: Any = inject_lora(base, r=2, alpha=2, dropout=0.0, target_modules="decoder", last_blocks=1, seed=0)
+    if checkpointing:
+        enable_gradient_checkpointing(model)
+    reached: dict[str, bool] = {}
+    for stack in ("encoder", "decoder"):
+        for index, block in enumerate(base.model.get_submodule(stack).block):
+            name = f"{stack} {index}"
+            block.register_forward_hook(
+                lambda _, __, output, name=name: reached.update({name: output[0].requires_grad})
+            )
+    model.train()
+    model(input_ids=SOURCE, attention_mask=MASK, labels=START, use_cache=False).loss.backward()
+    assert reached == {"encoder 0": False, "encoder 1": False, "decoder 0": False, "decoder 1": True}
 
 
 def test_gradient_checkpointing_changes_no_gradient(flan: Path) -> None:
