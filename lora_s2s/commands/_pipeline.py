@@ -111,7 +111,7 @@ def train_adapter(recipe: Recipe, *, resume: bool = False, overwrite: bool = Fal
     counts = _parameter_counts(model)
     say(
         f"{recipe.model.name}: {counts['trainable_parameters']:,} of {counts['total_parameters']:,} parameters train, "
-        f"{base.dtype} on {base.device}"
+        f"the base in {_stored(base)} on {base.device}"
     )
     settings, validation, pad = recipe.training, prepared.split("validation"), int(tokenizer.pad_token_id)
     batching = {"tokens_per_batch": settings.tokens_per_batch, "batch_size": settings.batch_size}
@@ -222,6 +222,13 @@ def _running(folder: Path, *, resume: bool) -> Iterator[None]:
         if fresh and not any(folder.glob("checkpoints/step-*")):
             shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _stored(base: LoadedBase) -> str:
+    """How a base is held in memory: its number format, and what of it is quantized."""
+    dtype = str(base.dtype).removeprefix("torch.")
+    kept = f" but for {', '.join(base.skip_quantization)}" if base.skip_quantization else ""
+    return dtype if base.quantization == "none" else f"{base.quantization}{kept}, the rest {dtype},"
 
 
 def _origin(recipe: Recipe, base: LoadedBase, prepared: PreparedDataset) -> dict[str, Any]:

@@ -47,5 +47,9 @@ def merge(
             f"  onto {name}: largest logit difference {measures['max_logit_difference']:.2g}, mean "
             f"{measures['mean_logit_difference']:.2g}, most likely token changed at {measures['top1_changed']:.2%}"
         )
+    if report.other:
+        means = {report.onto: report.mean_logit_difference}
+        means |= {name: measures["mean_logit_difference"] for name, measures in report.other.items()}
+        say(f"  nearer to what was trained: {min(means, key=lambda name: means[name])}")
     if json:
         write_json(asdict(report))

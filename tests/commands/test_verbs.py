@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from cli_parts import Invoke, listing, write_csv
 
+from lora_s2s.recipe.catalogue import shipped
+
 QUICK = ("--set", "training.max_steps=2", "--set", "training.batch_size=4", "--set", "evaluation.max_new_tokens=6")
 
 
@@ -46,7 +48,7 @@ def test_prepare_reports_and_previews(invoke: Invoke, here: Path, tiny_model: Pa
     assert "error: expected a RECIPE" in invoke("prepare", "--data", "train.csv", code=2).stderr
 
 
-@pytest.mark.parametrize("name", ["demo", "e2e-nlg", "disfl-qa", "flan-t5-small", "flan-t5-base", "flan-t5-large"])
+@pytest.mark.parametrize("name", sorted(shipped()))
 def test_every_shipped_recipe_dry_runs_and_leaves_nothing(
     invoke: Invoke, here: Path, tiny_model: Path, name: str
 ) -> None:
@@ -54,7 +56,9 @@ def test_every_shipped_recipe_dry_runs_and_leaves_nothing(
     write_csv(here / "train.csv")
     text = (here / "train.csv").read_text(encoding="utf-8").replace("question,answer", ",".join(columns))
     (here / "train.csv").write_text(text, encoding="utf-8")
-    words = settings(tiny_model, "data.validation=null", "data.test=null")
+    # The bundled base is the smallest whose rows are whole blocks of nf4.
+    base = Path("demo") if "quantization:" in shipped()[name].read_text(encoding="utf-8") else tiny_model
+    words = settings(base, "data.validation=null", "data.test=null")
     before = listing(here)
     result = invoke("train", name, "--dry-run", *words, "--json")
     counted = json.loads(result.stdout)
@@ -271,6 +275,29 @@ def test_merge_writes_a_model_that_answers_the_same(invoke: Invoke, here: Path, 
     words = ["--set", "evaluation.max_new_tokens=6"]
     assert invoke("predict", "merged", *texts, *words).stdout == invoke("predict", "adapters/it", *texts).stdout
     assert "merged exists already" in invoke("merge", "adapters/it", "--out", "merged", code=2).stderr
+
+
+def test_a_quantized_run_from_training_to_both_merges(invoke: Invoke, here: Path) -> None:
+    write_csv(here / "train.csv")
+    words = settings(Path("demo"), "model.quantization=nf4", "model.skip_quantization=[wo]", "output.name=q")
+    trained = invoke("train", "flan-t5-small", *words, *QUICK, "--set", "training.optimizer=adamw-8bit")
+    assert "parameters train, the base in nf4 but for wo, the rest float32, on cpu" in trained.stderr
+    manifest = json.loads((here / "adapters" / "q" / "manifest.json").read_text(encoding="utf-8"))
+    assert (manifest["base"]["quantization"], manifest["base"]["skip_quantization"]) == ("nf4", ["wo"])
+    texts = ["what is the number of house 7", "seven"]
+    asked = ("--set", "evaluation.max_new_tokens=6")
+    answers = invoke("predict", "adapters/q", *texts, *asked).stdout
+    found = {}
+    for onto in ("original", "dequantized"):
+        result = invoke("merge", "adapters/q", "--out", onto, "--onto", onto, "--json")
+        found[onto] = json.loads(result.stdout)
+        assert "nearer to what was trained: dequantized" in result.stderr
+        assert not json.loads((here / onto / "config.json").read_text(encoding="utf-8")).get("quantization_config")
+    assert invoke("predict", "dequantized", *texts, *asked).stdout == answers
+    assert found["dequantized"]["max_logit_difference"] < 1e-3 < found["original"]["max_logit_difference"]
+    assert found["original"]["other"]["dequantized"]["max_logit_difference"] < 1e-3
+    again = invoke("train", "adapters/q/recipe.yaml", "--dry-run").stdout
+    assert "quantization: nf4" in again
 
 
 def test_a_merged_model_is_scored_with_the_template_it_was_trained_with(

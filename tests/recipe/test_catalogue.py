@@ -17,7 +17,16 @@ KEYS = [(section, key) for section, model in SECTIONS.items() for key in model.m
 
 
 def test_the_promised_recipes_are_shipped() -> None:
-    assert {"demo", "e2e-nlg", "disfl-qa", "flan-t5-small", "flan-t5-base", "flan-t5-large"} <= set(shipped())
+    assert {
+        "demo",
+        "e2e-nlg",
+        "disfl-qa",
+        "flan-t5-small",
+        "flan-t5-base",
+        "flan-t5-large",
+        "flan-t5-xl",
+        "flan-t5-xxl",
+    } <= set(shipped())
 
 
 @pytest.mark.parametrize("name", sorted(shipped()))
