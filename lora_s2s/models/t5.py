@@ -101,8 +101,10 @@ def contents_to_write(state: Mapping[str, Tensor], config: Any) -> tuple[dict[st
         config: the model's config, ``scale_decoder_outputs`` as :func:`finish_loading` left it.
     """
     scaled = bool(config.scale_decoder_outputs)
-    weights = {name: tensor for name, tensor in state.items() if name not in _EMBEDDING_COPIES}
-    weights.update({name: state[name] for name in _EMBEDDING_COPIES if not common.same_weights(state, name, _SHARED)})
+    # transformers 4 misses them in an untied LongT5, and says so.
+    wanted = () if config.model_type == "longt5" and not scaled else _EMBEDDING_COPIES
+    copies = {name for name in wanted if common.same_weights(state, name, _SHARED)}
+    weights = {name: tensor for name, tensor in state.items() if name not in copies}
     if scaled:
         del weights[_HEAD]
     settings = {**config.to_dict(), "tie_word_embeddings": scaled, "scale_decoder_outputs": scaled}
