@@ -34,6 +34,8 @@ class ModelFamily:
     max_positions: Callable[[Any], int | None]
     t5_shaped: bool
     """Whether the residual stream may be rescaled as T5's: bare RMSNorms, no biases."""
+    plain_head: bool
+    """Whether logits are what the head gives, without a bias or a cap after it."""
     set_dropout: Callable[[Any, float], None] = common.set_dropout
 
     @property
@@ -63,7 +65,9 @@ def _family(name: str, title: str, facts: Any, stem: str, model: str = "ForCondi
         "max_positions",
     )
     functions = {field: getattr(facts, field) for field in fields}
-    return ModelFamily(name, title, classes, facts.ADAPTABLE, facts.STACKS, t5_shaped=facts is t5, **functions)
+    return ModelFamily(
+        name, title, classes, facts.ADAPTABLE, facts.STACKS, t5_shaped=facts is t5, plain_head=facts is t5, **functions
+    )
 
 
 FAMILIES: dict[str, ModelFamily] = {

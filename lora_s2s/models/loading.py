@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 import shutil
-import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ from lora_s2s.files import read_json, write_json
 from lora_s2s.hub import MalformedConfig, locate_model
 from lora_s2s.models.family import ModelFamily, family_of
 from lora_s2s.models.float16 import settle
+from lora_s2s.models.host_memory import return_memory, return_memory_at_once
 from lora_s2s.models.precision import ran_out_of_memory, resolve_device, resolve_dtype
 from lora_s2s.models.quantized import fill, is_quantized, skeleton
 from lora_s2s.models.weights import WEIGHTS, misfit, opened, shapes, weight_files, weights_hash, write_weights
@@ -183,7 +182,7 @@ def _fill(model: Any, files: Sequence[Path], names: Mapping[str, str], device: t
             for name in tensors.keys():  # noqa: SIM118  (a reader, not a dict)
                 if name in names:
                     _place(model, names[name], tensors.get_tensor(name).to(device))
-                    _return_memory()
+                    return_memory()
     _tie(model)
     _compute_the_rest(model, device)
 
@@ -195,14 +194,6 @@ def _place(model: Any, name: str, tensor: Tensor) -> None:
         fill(module, tensor)
     else:
         _set(model, name, tensor.to(getattr(module, leaf).dtype))
-
-
-def _return_memory() -> None:
-    """Hands what was freed back to the system: glibc would keep half as much again as a checkpoint has, in holes."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
-        if trim is not None:
-            trim(0)
 
 
 def _set(model: Any, name: str, tensor: Tensor) -> None:
@@ -316,6 +307,8 @@ def _apart(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tenso
 def enable_gradient_checkpointing(model: nn.Module) -> None:
     """Recomputes activations in the backward pass: less memory, half as much compute again. Base or adapted model."""
     owner: Any = model
+    if next(model.parameters()).device.type == "cpu":
+        return_memory_at_once()
     settings = {"use_reentrant": False}
     if hasattr(owner, "activation_checkpointing_enable"):  # the other is deprecated
         owner.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)

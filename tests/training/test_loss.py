@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from training_parts import PAD, Rows, tiny_model
+from training_parts import PAD, VOCABULARY, Rows, tiny_model
 
 from lora_s2s.data.collate import collate
+from lora_s2s.training import loss as loss_room
 from lora_s2s.training.loss import sequence_loss
 
 
@@ -32,9 +33,32 @@ def test_the_head_never_sees_padding() -> None:
     model.get_output_embeddings().register_forward_hook(lambda _head, _inputs, output: seen.append(len(output)))
     batch = collate([rows.features(i) for i in range(6)], PAD)
     _, target_tokens = sequence_loss(model, batch)
-    assert seen == [target_tokens]
+    assert sum(seen) == target_tokens
     assert target_tokens < batch.labels_BT.numel()
     assert model(input_ids=batch.input_ids_BS, labels=batch.labels_BT).logits.shape[:2] == batch.labels_BT.shape
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_frozen_head_in_chunks_gives_the_loss_and_gradients_of_a_whole_one(
+    monkeypatch: pytest.MonkeyPatch, smoothing: float
+) -> None:
+    monkeypatch.setattr(loss_room, "_LOGITS_AT_ONCE", 7 * VOCABULARY)
+    found = []
+    for frozen in (False, True):
+        model, rows, seen = tiny_model(), Rows(6), []
+        head = model.get_output_embeddings()
+        head.requires_grad_(not frozen)
+        head.register_forward_hook(lambda _head, _inputs, output, seen=seen: seen.append(len(output)))
+        loss_sum, _ = sequence_loss(
+            model, collate([rows.features(i) for i in range(6)], PAD), label_smoothing=smoothing
+        )
+        (loss_sum / 3).backward()
+        gradients = {key: p.grad for key, p in model.named_parameters() if "lora_" in key}
+        found.append((loss_sum.detach(), gradients, max(seen)))
+    (whole, expected, at_once), (chunked, gradients, few) = found
+    assert (at_once, few) == (rows.target_lengths.sum(), 7)
+    assert torch.allclose(chunked, whole, rtol=1e-6)
+    assert all(torch.allclose(gradients[key], gradient, rtol=1e-4, atol=1e-5) for key, gradient in expected.items())
 
 
 def test_label_smoothing_by_hand() -> None:
