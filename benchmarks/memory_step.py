@@ -3,8 +3,8 @@
 Both sides load the same random checkpoint (bfloat16, made once in a temporary folder), put LoRA r=16 on q and v, use
 gradient checkpointing and 8-bit AdamW, and train on the same rows, each in a process of its own. HF's path is
 `load_in_4bit` (nf4, double quantisation, bfloat16 products), `prepare_model_for_kbit_training`, `get_peft_model` and
-`Seq2SeqTrainer`; of its ways to run (:data:`HF_VARIANTS`) the one with the lowest peak counts. A second ratio is against
-HF's path with this package's setting of the C library's allocator lent to it.
+`Seq2SeqTrainer`; of its ways to run (:data:`HF_VARIANTS`) the one with the lowest peak counts. A second ratio is with
+this package's setting of the C library's allocator lent to HF's path.
 
     OMP_NUM_THREADS=1 python benchmarks/memory_step.py                    8 rows of 256 + 64 tokens at once
     OMP_NUM_THREADS=1 python benchmarks/memory_step.py --micro-batch 1    the same step, row by row
