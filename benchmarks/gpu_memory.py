@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from memory_step import RESULTS, SHAPES, HostPeak, SyntheticRows, machine, run_hf, run_ours, write_checkpoint
+from memory_step import SHAPES, HostPeak, SyntheticRows, machine, run_hf, run_ours, write_checkpoint
+from train_and_score import RESULTS
 
 # What HF's path may choose and still be a user's own: the one of memory_step.py that needs least.
 HF_VARIANT = "bfloat16 autocast, sdpa attention"

@@ -19,7 +19,6 @@ import ctypes
 import gc
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -31,8 +30,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from train_and_score import RESULTS, device
 
-RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
 # d_model, d_ff, layers of each stack, heads, d_kv, vocabulary
 SHAPES = {
@@ -282,10 +281,7 @@ def ratios(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 def machine() -> dict[str, Any]:
     """Describes the hardware and the versions a figure depends on."""
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    versions = {package: version(package) for package in PACKAGES}
-    threads = torch.get_num_threads()
-    return {"device": name, "cores": os.cpu_count(), "threads": threads, "versions": versions}
+    return {**device(), "versions": {package: version(package) for package in PACKAGES}}
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ from lora_s2s.lora.inject import inject_lora, total_parameters, trainable_parame
 from lora_s2s.models.common import begin_answers
 from lora_s2s.models.family import check_lengths
 from lora_s2s.models.loading import LoadedBase, enable_gradient_checkpointing, load_base
-from lora_s2s.models.precision import resolve_device, resolve_dtype
+from lora_s2s.models.precision import dtype_name, resolve_device, resolve_dtype
 from lora_s2s.recipe.load import recipe_to_yaml
 from lora_s2s.recipe.schema import Recipe, TrainingSection, ranks_by_name
 from lora_s2s.training.guards import run_lock
@@ -226,7 +226,7 @@ def _running(folder: Path, *, resume: bool) -> Iterator[None]:
 
 def _stored(base: LoadedBase) -> str:
     """How a base is held in memory: its number format, and what of it is quantized."""
-    dtype = str(base.dtype).removeprefix("torch.")
+    dtype = dtype_name(base.dtype)
     kept = f" but for {', '.join(base.skip_quantization)}" if base.skip_quantization else ""
     return dtype if base.quantization == "none" else f"{base.quantization}{kept}, the rest {dtype},"
 
@@ -235,7 +235,7 @@ def _origin(recipe: Recipe, base: LoadedBase, prepared: PreparedDataset) -> dict
     """Returns the part of an adapter's manifest that says what it was made from."""
     described = {key: getattr(base, key) for key in ("name", "revision", "weights_sha256", "quantization")}
     described["skip_quantization"] = list(base.skip_quantization)
-    described["dtype"] = str(base.dtype).removeprefix("torch.")
+    described["dtype"] = dtype_name(base.dtype)
     return {
         "format": 1,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -42,14 +42,14 @@ def merge(
         folder, Path(out), onto=onto, dtype=dtype, base_override=base, probe_texts=probe_texts(folder)
     )
     say(f"{report.out}: {report.dtype}, against the adapter on its base over {report.positions:,} positions:")
-    for name, measures in {report.onto: asdict(report), **report.other}.items():
+    measured = {report.onto: asdict(report), **report.other}
+    for name, measures in measured.items():
         say(
             f"  onto {name}: largest logit difference {measures['max_logit_difference']:.2g}, mean "
             f"{measures['mean_logit_difference']:.2g}, most likely token changed at {measures['top1_changed']:.2%}"
         )
     if report.other:
-        means = {report.onto: report.mean_logit_difference}
-        means |= {name: measures["mean_logit_difference"] for name, measures in report.other.items()}
-        say(f"  nearer to what was trained: {min(means, key=lambda name: means[name])}")
+        nearer = min(measured, key=lambda name: measured[name]["mean_logit_difference"])
+        say(f"  nearer to what was trained: {nearer}")
     if json:
         write_json(asdict(report))

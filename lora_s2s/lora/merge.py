@@ -90,7 +90,8 @@ def merge_adapter(
             raise UsageError("the adapter was not trained on a quantized base: nothing to dequantize", hint=hint)
         written = dtype or _dtype_of(adapter)
         probes = list(_probes(adapter, probe_texts))
-        other = _other(adapter, next(base for base in ONTO if base != onto), probes) if quantized else {}
+        rest = [base for base in ONTO if quantized and base != onto]
+        other = {base: _measured(_on_whole_base(adapter, base).model, probes) for base in rest}
         save_model(folded_state(adapter, onto), adapter.base, staged, dtype=DTYPES[written])
         del adapter  # two whole models need not fit
         measures = _measured(load_base(str(staged), dtype=written, device=device).model, probes)
@@ -199,10 +200,6 @@ def _measured(model: Any, probes: Sequence[_Probe]) -> dict[str, float]:
         "mean_logit_difference": total / count,
         "top1_changed": changed / _positions(probes),
     }
-
-
-def _other(adapter: LoadedAdapter, onto: str, probes: Sequence[_Probe]) -> dict[str, dict[str, float]]:
-    return {onto: _measured(_on_whole_base(adapter, onto).model, probes)}
 
 
 def _batches(adapter: LoadedAdapter, tokenizer: Any, texts: Sequence[str]) -> Iterator[dict[str, Tensor]]:

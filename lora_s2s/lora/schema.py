@@ -147,6 +147,6 @@ class _Checker:
     def targets(self) -> list[str] | str:
         value = self.content.get("target_modules")
         # A pattern is run against every module name: only those we write ourselves.
-        if isinstance(value, str) and any(value in family.patterns for family in FAMILIES.values()):
+        if isinstance(value, str) and any(value in family.stacks for family in FAMILIES.values()):
             return value
         return self.names("target_modules")

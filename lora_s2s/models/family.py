@@ -25,7 +25,7 @@ class ModelFamily:
     adaptable: str
     """Pattern of the full names of modules that an adapter may sit on; never the head."""
     stacks: tuple[str, str]
-    """Patterns of the encoder's and the decoder's modules: the only ones accepted in an adapter's config."""
+    """Patterns of the encoder's and the decoder's modules: all that ``target_groups`` gives and a config may hold."""
     target_groups: Callable[[Any], dict[str, list[str] | str]]
     check_settings: Callable[..., None]
     may_be_absent: Callable[[str], bool]
@@ -37,11 +37,6 @@ class ModelFamily:
     plain_head: bool
     """Whether logits are what the head gives, without a bias or a cap after it."""
     set_dropout: Callable[[Any, float], None] = common.set_dropout
-
-    @property
-    def patterns(self) -> frozenset[str]:
-        """Every pattern that ``target_groups`` can give."""
-        return frozenset(self.stacks)
 
     @property
     def config_class(self) -> Any:

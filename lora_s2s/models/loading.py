@@ -22,7 +22,7 @@ from lora_s2s.hub import MalformedConfig, locate_model
 from lora_s2s.models.family import ModelFamily, family_of
 from lora_s2s.models.float16 import settle
 from lora_s2s.models.host_memory import return_memory, return_memory_at_once
-from lora_s2s.models.precision import ran_out_of_memory, resolve_device, resolve_dtype
+from lora_s2s.models.precision import dtype_name, ran_out_of_memory, resolve_device, resolve_dtype
 from lora_s2s.models.quantized import fill, is_quantized, skeleton
 from lora_s2s.models.weights import WEIGHTS, misfit, opened, shapes, weight_files, weights_hash, write_weights
 
@@ -285,7 +285,7 @@ def save_model(
     # The machine's folder is nobody's business; the version is that of whoever loads it.
     written = {key: value for key, value in settings.items() if key not in ("_name_or_path", "transformers_version")}
     kind = base.family.model_class.__name__
-    write_json(out / _CONFIG, {**written, "architectures": [kind], "dtype": str(dtype).removeprefix("torch.")})
+    write_json(out / _CONFIG, {**written, "architectures": [kind], "dtype": dtype_name(dtype)})
     with quiet():
         base.model.generation_config.save_pretrained(out)
     for path in sorted((tokenizer_from or base.path).iterdir()):

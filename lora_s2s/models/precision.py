@@ -9,6 +9,11 @@ from lora_s2s.errors import SetupError, UsageError, nearest
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """Returns a number format as recipes, configs and manifests write it."""
+    return str(dtype).removeprefix("torch.")
+
+
 def ran_out_of_memory(error: BaseException) -> bool:
     """Whether an error is torch's, or Python's, word for memory that ran out, on a GPU or on a CPU."""
     # On a CPU torch raises a plain RuntimeError; its text is the only mark.

@@ -264,7 +264,7 @@ def test_groups_resolve_on_both_shapes_of_t5(gated: bool, tiny_t5: Callable[...,
     groups = family.target_groups(model.config)
     assert set(groups) >= {"attention-qv", "attention", "cross-attention", "decoder", "all-linear"}
     for spec in groups.values():
-        assert not isinstance(spec, str) or spec in family.patterns
+        assert not isinstance(spec, str) or spec in family.stacks
 
 
 def test_dropout_is_set_everywhere_and_training_feels_it(flan: Path) -> None:
