@@ -16,7 +16,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 # A room may import rooms of a lower rank only; rooms of one rank never see each other.
 RANKS = {
     "errors": 0, "console": 1, "files": 1, "hub": 1, "demo": 2, "recipe": 3, "data": 3, "models": 3, "lora": 4,
-    "training": 5, "inference": 5, "evaluation": 6, "export": 7, "commands": 8, "cli": 9, "__main__": 10,
+    "forward": 5, "training": 6, "inference": 6, "evaluation": 7, "export": 8, "commands": 9, "cli": 10, "__main__": 11,
 }  # fmt: skip
 
 HOMES = {
@@ -137,7 +137,7 @@ def test_sizes() -> None:
     for path in FILES:
         rooms[room_of(path)] = rooms.get(room_of(path), 0) + code_lines(path)
     assert not {room: count for room, count in rooms.items() if count > 1250}
-    assert sum(rooms.values()) <= 6500
+    assert sum(rooms.values()) <= 7500
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
     assert not {str(path): count for path, count in lines.items() if count > 400}
     verbs = [path for path in FILES if path.parent.name == "commands" and not path.name.startswith("_")]

@@ -164,6 +164,7 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
 
 def _steps(rows: SplitTable, settings: TrainingSection) -> dict[str, Any]:
     plan = StepPlan(rows, settings)
+    plan.say_what_is_long()
     epochs = plan.total_steps / len(plan.steps(0))
     tokens_in_epoch = int(rows.source_lengths.sum() + rows.target_lengths.sum())
     size = f"{settings.batch_size} rows" if settings.batch_size else f"up to {settings.tokens_per_batch:,} slots"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from lora_s2s.data.tokenise import Features
+from lora_s2s.data.tokenise import Features, Ids
 
 IGNORED = -100
 
@@ -21,26 +23,37 @@ class Batch:
         input_ids_BS: source ids, padded on the right.
         attention_mask_BS: 1 where a source token stands.
         labels_BT: target ids, -100 where there is none.
-        target_tokens: how many labels count; worked out on construction, so that a GPU is not asked for it.
+        target_tokens, source_tokens: how many labels and sources count; worked out on construction, so that a GPU is
+            not asked for it.
+        layout: what a forward worked out of it ahead; None where it has not.
+        memory_ND: the encoder's states of the source tokens in the layout's order, where they are known.
     """
 
     input_ids_BS: Tensor
     attention_mask_BS: Tensor
     labels_BT: Tensor
     target_tokens: int = -1
+    source_tokens: int = -1
+    layout: Any = None
+    memory_ND: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.target_tokens < 0:
+        if self.target_tokens < 0 or self.source_tokens < 0:
             self.target_tokens = int((self.labels_BT != IGNORED).sum())
+            self.source_tokens = int(self.attention_mask_BS.sum())
 
     def to(self, device: torch.device | str) -> Batch:
-        """Returns the batch on a device."""
-        return Batch(
-            self.input_ids_BS.to(device, non_blocking=True),
-            self.attention_mask_BS.to(device, non_blocking=True),
-            self.labels_BT.to(device, non_blocking=True),
-            self.target_tokens,
-        )
+        """Returns the batch on a device; from pinned memory nothing waits for the copy."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> Batch:
+        """Returns the batch in memory that a GPU copies from by itself."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        sources, mask, labels = map(change, (self.input_ids_BS, self.attention_mask_BS, self.labels_BT))
+        memory = None if self.memory_ND is None else change(self.memory_ND)
+        return replace(self, input_ids_BS=sources, attention_mask_BS=mask, labels_BT=labels, memory_ND=memory)
 
 
 def collate(features: Sequence[Features], pad_token_id: int) -> Batch:
@@ -51,15 +64,13 @@ def collate(features: Sequence[Features], pad_token_id: int) -> Batch:
     """
     if not features:
         raise ValueError("a batch needs at least one example")
-    sources = [row.input_ids for row in features]
-    return Batch(
-        _padded(sources, pad_token_id),
-        _padded([[1] * len(source) for source in sources], 0),
-        _padded([row.labels for row in features], IGNORED),
-    )
+    sources, targets = [row.input_ids for row in features], [row.labels for row in features]
+    mask = [np.ones(len(source), np.int32) for source in sources]
+    return Batch(_padded(sources, pad_token_id), _padded(mask, 0), _padded(targets, IGNORED))
 
 
-def _padded(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
-    width = max(len(row) for row in rows)
-    padded = [[*row, *[filler] * (width - len(row))] for row in rows]
-    return torch.tensor(padded, dtype=torch.long).view(len(rows), width)
+def _padded(rows: Sequence[Ids], filler: int) -> Tensor:
+    padded = np.full((len(rows), max(map(len, rows))), filler, dtype=np.int64)
+    for place, row in enumerate(rows):
+        padded[place, : len(row)] = row
+    return torch.from_numpy(padded)

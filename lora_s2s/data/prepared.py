@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +58,10 @@ class SplitTable:
             raise DataError(f"{path} is not a whole Arrow file", hint="prepare the data again") from error
         if self._table.schema != _SCHEMA:
             raise DataError(f"{path} has other columns than this version writes", hint="prepare the data again")
+        # Plain arrays over the mapped file: pyarrow's own way to a row passes all chunks before it.
+        chunks = [batch for batch in self._table.to_batches() if len(batch)]
+        self._firsts = np.cumsum([0, *map(len, chunks)]).tolist()
+        self._ids = [[(ids.offsets.to_numpy(), ids.values.to_numpy()) for ids in chunk.columns[:2]] for chunk in chunks]
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -72,8 +77,11 @@ class SplitTable:
         return np.asarray(self._table["target_length"].to_numpy(), dtype=np.int32)
 
     def features(self, index: int) -> Features:
-        """Returns one row's token ids."""
-        return Features(self._ids("input_ids", index), self._ids("labels", index))
+        """Returns one row's token ids, as they lie in the file."""
+        chunk = bisect_right(self._firsts, index) - 1
+        row = index - self._firsts[chunk]
+        source, target = (values[offsets[row] : offsets[row + 1]] for offsets, values in self._ids[chunk])
+        return Features(source, target)
 
     def sources(self) -> list[str]:
         """Returns every raw source text, rendered, before any cut."""
@@ -86,10 +94,6 @@ class SplitTable:
     def origins(self) -> list[str]:
         """Returns the ``file:line`` of every row."""
         return self._texts("where")
-
-    def _ids(self, column: str, index: int) -> list[int]:
-        ids: list[int] = self._table[column][index].values.to_numpy(zero_copy_only=False).tolist()
-        return ids
 
     def _texts(self, column: str) -> list[str]:
         texts: list[str] = self._table[column].to_pylist()

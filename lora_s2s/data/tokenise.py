@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -23,6 +25,8 @@ _TOKENIZER_FILES = (
 )  # fmt: skip
 LANGUAGES = ("source_language", "target_language")
 _NLLB_CODE = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
+
+Ids = Sequence[int] | npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,8 @@ class Frames:
 class Features:
     """One example as token ids, each side in its frame: both end in ``</s>``, but for a target that was cut."""
 
-    input_ids: list[int]
-    labels: list[int]
+    input_ids: Ids
+    labels: Ids
     source_truncated: bool = False
     target_truncated: bool = False
 

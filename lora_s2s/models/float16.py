@@ -27,7 +27,7 @@ _LARGEST = 65504.0
 # Real text and a trained adapter may go beyond what the probe shows.
 _HEADROOM = 16.0
 _MOST_SHIFT = 24
-_HOOKS = "_residual_hooks"
+_HOOKS, _SCALE = "_residual_hooks", "_residual_scale"
 
 
 def settle(model: Any, family: ModelFamily) -> int:
@@ -58,9 +58,10 @@ def reinstall(model: Any, family: ModelFamily, shift: int) -> None:
     """
     for hook in model.__dict__.pop(_HOOKS, ()):
         hook.remove()
+    scale = 2.0**-shift
+    setattr(model, _SCALE, scale)
     if not (shift and family.t5_shaped):
         return
-    scale = 2.0**-shift
     hooks = []
     for name, module in model.named_modules():
         if t5.STARTS_RESIDUAL.fullmatch(name):
@@ -70,6 +71,11 @@ def reinstall(model: Any, family: ModelFamily, shift: int) -> None:
         elif t5.READS_RESIDUAL.fullmatch(name):
             module.variance_epsilon = model.config.layer_norm_epsilon * scale**2
     setattr(model, _HOOKS, hooks)
+
+
+def residual_scale(model: Any) -> float:
+    """Returns 2^-k, the size at which a model's residual stream runs; 1 where nothing was changed."""
+    return float(getattr(model, _SCALE, 1.0))
 
 
 @torch.no_grad()

@@ -180,13 +180,18 @@ def fill(layer: Any, weight: Tensor) -> None:
 
 def dequantized_weight(module: Any) -> Tensor:
     """Returns what a layer multiplies with, float32 (out, in): the stored values, or an ordinary layer's own weight."""
+    return product_weight(module).float()
+
+
+def product_weight(module: Any) -> Tensor:
+    """Returns the same as the layer itself computes with: in its own dtype, and without a copy where it is dense."""
     weight, kind = module.weight, type(module.weight).__name__
     if kind == "Params4bit":
         values: Tensor = _bitsandbytes().functional.dequantize_4bit(weight.data, weight.quant_state)
-        return values.float()
+        return values
     if kind == "Int8Params":
-        return _scaled(weight.data, module.state.SCB, module.compute_dtype).float()
-    return weight.detach().float()  # type: ignore[no-any-return]
+        return _scaled(weight.data, module.state.SCB, module.compute_dtype)
+    return weight.detach()  # type: ignore[no-any-return]
 
 
 def elements(parameter: Tensor) -> int:

@@ -168,7 +168,7 @@ def _convert(key: str, raw: Scalar | list[Scalar]) -> Any:
     section, name = key.split(".")
     field = SECTIONS[section].model_fields[name]
     if isinstance(raw, Scalar) and raw.text.lower() in LATER.get(key, ()):
-        raise BadValue(f"'{raw.text}' is not in this version; use {str(field.default).lower()}")
+        raise BadValue(f"'{raw.text}' is not in this version; use {field.default}")
     return _fitted(raw, field.annotation)
 
 
@@ -193,7 +193,7 @@ def _fitted(raw: Scalar | list[Scalar], annotation: Any) -> Any:
 
 
 def _scalar(text: str, kind: Any) -> Any:
-    if get_origin(kind) is Literal and get_args(kind) != (False,):
+    if get_origin(kind) is Literal:
         choices = get_args(kind)
         if text in choices:
             return text

@@ -36,7 +36,6 @@ LANGUAGE = r"^[A-Za-z][A-Za-z0-9_-]{0,31}$"
 LATER: dict[str, tuple[str, ...]] = {
     "data.format": ("alpaca", "messages", "parallel"),
     "data.lossless_text": ("on", "auto", "true"),
-    "training.packing": ("true", "yes", "on"),
 }
 
 
@@ -180,7 +179,14 @@ class TrainingSection(Section):
     max_grad_norm: float = Field(default=1.0, ge=0, description="Gradients are clipped to this norm; 0 is off.")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="Probability mass spread over the vocabulary.")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout inside the base.")
-    packing: Literal[False] = Field(default=False, description="Several examples in one row without padding.")
+    packing: bool = Field(
+        default=False,
+        description="Several examples in one row without padding, in random order; needs tokens_per_batch.",
+    )
+    z_loss: float = Field(default=0.0, ge=0, lt=1, description="Weight of the squared log of each token's normaliser.")
+    cache_encoder: bool = Field(
+        default=False, description="States of an encoder without adapters: once to disk, then read in every epoch."
+    )
     gradient_checkpointing: bool = Field(default=False, description="Less memory for half as much compute again.")
     save_every: int = Field(default=500, ge=1, description="Optimizer steps between checkpoints.")
     keep_checkpoints: int = Field(default=2, ge=1, description="How many checkpoints stay, besides the best.")
@@ -192,11 +198,11 @@ class TrainingSection(Section):
     @model_validator(mode="before")
     @classmethod
     def _alternatives(cls, values: Any) -> Any:
-        """One of each pair: epochs or max_steps, tokens_per_batch or batch_size."""
+        """One of each pair: epochs or max_steps, tokens_per_batch or batch_size, packing or batch_size."""
         if not isinstance(values, dict):
             return values
-        given = {key for key, value in values.items() if value is not None}
-        for pair in ({"epochs", "max_steps"}, {"tokens_per_batch", "batch_size"}):
+        given = {key for key, value in values.items() if value is not None and value is not False}
+        for pair in ({"epochs", "max_steps"}, {"tokens_per_batch", "batch_size"}, {"packing", "batch_size"}):
             if pair <= given:
                 raise ValueError(f"{' and '.join(sorted(pair))} exclude each other: keep one")
         if "batch_size" in given:

@@ -10,27 +10,30 @@ import hashlib
 import math
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lora_s2s.console import ProgressLine
 from lora_s2s.data.collate import Batch, collate
 from lora_s2s.data.prepared import SplitTable
 from lora_s2s.errors import RunError, Stopped, UsageError
-from lora_s2s.models.t5 import fused_activation
+from lora_s2s.forward.choose import fast_forward, with_layout
 from lora_s2s.recipe.schema import TrainingSection
 from lora_s2s.training.checkpoint import continue_from, prune, restored_adapter, run_identity, save_checkpoint
+from lora_s2s.training.encoder_cache import EncoderCache, check_cacheable, encoder_cache
 from lora_s2s.training.guards import StopSignals, peak_memory_bytes, run_lock, told_when_out_of_memory
 from lora_s2s.training.log import RunLog, require_trackers, start_trackers
 from lora_s2s.training.loss import sequence_loss
 from lora_s2s.training.optimizer import build_optimizer, learning_rate_at, trainable
 from lora_s2s.training.plan import StepPlan
+from lora_s2s.training.prefetch import ahead
 from lora_s2s.training.processes import same_start, stop_signal, sum_gradients, summed
 from lora_s2s.training.result import StepStats, TrainResult, TrainState
 from lora_s2s.training.validation import Evaluate
@@ -66,6 +69,8 @@ def train(
         SetupError, ResourceError: a tracker is not installed; memory or disk is full.
     """
     require_trackers(settings.trackers)
+    if settings.cache_encoder:
+        check_cacheable(model, settings.dropout)
     if settings.early_stopping and evaluate is None:
         raise UsageError("training.early_stopping needs validation data", hint="set data.validation_fraction=0.05")
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -75,6 +80,8 @@ def train(
     )
     model.to(accelerator.device)
     plan = StepPlan(table, settings, processes=accelerator.num_processes)
+    if accelerator.is_main_process:
+        plan.say_what_is_long()
     optimizer = build_optimizer(model, settings)
     with run_lock(run_dir, take=accelerator.is_main_process), ProgressLine("train") as progress:
         known = run_identity(identity or {}, settings, accelerator.num_processes)
@@ -86,7 +93,7 @@ def train(
         run = Run(
             model, optimizer, accelerator, table, pad_token_id, settings, plan, run_dir, evaluate, known, state, log
         )
-        with StopSignals() as signals, told_when_out_of_memory(), fused_activation(model):
+        with StopSignals() as signals, told_when_out_of_memory(), fast_forward(model), run.encoder_cache() as run.cache:
             run.to_the_end(signals)
         log.close()
         result = _finish(model, state, plan, run_dir, resumed_from=resumed_from)
@@ -110,33 +117,59 @@ class Run:
     identity: dict[str, str]
     state: TrainState
     log: RunLog
+    cache: EncoderCache | None = None
 
     def to_the_end(self, signals: StopSignals) -> None:
         """Steps until done. What is due after a step comes before the next, also when a resumed run begins with it."""
         saved = (self.state.step, self.state.evaluated_step)
-        while True:
-            stop = stop_signal(signals.received, self.accelerator)
-            if stop is not None:
-                self.stop(stop)
-            if self.evaluation_due():
-                self.evaluate_now()
-            if self.checkpoint_due() and saved != (self.state.step, self.state.evaluated_step):
-                self.save()
-                saved = (self.state.step, self.state.evaluated_step)
-            if self.done():
-                return
-            self.next_step()
+        with ahead(self.batches()) as next_batches:
+            while True:
+                stop = stop_signal(signals.received, self.accelerator)
+                if stop is not None:
+                    self.stop(stop)
+                if self.evaluation_due():
+                    self.evaluate_now()
+                if self.checkpoint_due() and saved != (self.state.step, self.state.evaluated_step):
+                    self.save()
+                    saved = (self.state.step, self.state.evaluated_step)
+                if self.done():
+                    return
+                self.next_step(next_batches)
 
-    def next_step(self) -> None:
-        """Collates the micro-batches of this process, takes one optimizer step, and logs it."""
+    def batches(self) -> Iterator[list[Batch]]:
+        """Yields the micro-batches of this process for every step from where the run stands to the last."""
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        epoch, position = self.state.epoch, self.state.position
+        for _ in range(self.state.step, self.plan.total_steps):
+            yield [self.batch(rows) for rows in self.plan.steps(epoch)[position][rank::processes]]
+            position += 1
+            if position == len(self.plan.steps(epoch)):
+                epoch, position = epoch + 1, 0
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """Collates rows, with all that can be had before a step."""
+        batch = collate([self.table.features(row) for row in rows], self.pad_token_id)
+        batch = with_layout(self.model, batch)
+        if self.cache is not None:
+            batch.memory_ND = self.cache.read(rows[place] for place in batch.layout.row_order)
+        return batch.pinned() if self.accelerator.device.type == "cuda" else batch
+
+    def encoder_cache(self) -> AbstractContextManager[EncoderCache | None]:
+        """Computes the encoder's states of all rows, if the settings ask for it, for as long as it is entered."""
+        if not self.settings.cache_encoder:
+            return nullcontext()
+        epoch = (rows for step in self.plan.steps(0) for rows in step)
+        batches = ((rows, self.batch(rows).to(self.accelerator.device)) for rows in epoch)
+        return encoder_cache(self.model, self.table.source_lengths, batches, self.run_dir)
+
+    def next_step(self, next_batches: Callable[[], list[Batch]]) -> None:
+        """Takes one optimizer step on the next micro-batches, and logs it."""
         began = time.perf_counter()
         state, settings = self.state, self.settings
-        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        micro_batches = self.plan.steps(state.epoch)[state.position][rank::processes]
         stats = train_step(
             self.model,
             self.optimizer,
-            [collate([self.table.features(row) for row in rows], self.pad_token_id) for rows in micro_batches],
+            next_batches(),
             accelerator=self.accelerator,
             step=state.step,
             learning_rate=learning_rate_at(
@@ -205,28 +238,26 @@ def train_step(
     settings: TrainingSection,
 ) -> StepStats:
     """One optimizer step: loss = Σ cross-entropy ÷ all target tokens of the step, over micro-batches and processes."""
-    parameters = list(trainable(model).values())
-    counts = [sum(b.target_tokens for b in micro_batches), sum(int(b.attention_mask_BS.sum()) for b in micro_batches)]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    counts = [sum(b.target_tokens for b in micro_batches), sum(b.source_tokens for b in micro_batches)]
     target_tokens, source_tokens = (int(count) for count in summed(counts, accelerator))
-    model.train()
-    for scale in loss_scales(model, target_tokens):
-        seed_step(settings.seed, step, accelerator.process_index)
-        smoothing = settings.label_smoothing
-        own_loss = _backward(model, micro_batches, accelerator, divisor=target_tokens / scale, smoothing=smoothing)
-        sum_gradients(parameters, accelerator)
-        for gradient in (p.grad for p in parameters if p.grad is not None):
-            gradient /= scale
-        grad_norm = float(nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm or math.inf))
-        loss = summed([own_loss], accelerator)[0] / target_tokens
-        if math.isfinite(grad_norm) or not math.isfinite(loss):
-            break
-        optimizer.zero_grad(set_to_none=True)
-    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-        raise RunError(f"step {step + 1}: the loss is {loss}, its gradient norm {grad_norm}", hint=_HINT)
+    if not model.training:  # asked first: to set it walks through every module
+        model.train()
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["rate"]
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    for scale in loss_scales(model, target_tokens):
+        seed_step(settings.seed, step, accelerator.process_index)
+        own_loss = _backward(model, micro_batches, accelerator, target_tokens / scale, settings)
+        sum_gradients(parameters, accelerator)
+        if scale != 1:
+            torch._foreach_div_([p.grad for p in parameters if p.grad is not None], scale)
+        norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm or math.inf)
+        loss_sum, grad_norm = step_if_finite(optimizer, accelerator.reduce(own_loss, reduction="sum"), norm)
+        loss = loss_sum / target_tokens
+        if math.isfinite(grad_norm) or not math.isfinite(loss):
+            break
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        raise RunError(f"step {step + 1}: the loss is {loss}, its gradient norm {grad_norm}", hint=_HINT)
     return StepStats(loss, learning_rate, grad_norm, target_tokens, source_tokens)
 
 
@@ -237,16 +268,39 @@ _HINT = (
 
 
 def _backward(
-    model: nn.Module, micro_batches: Sequence[Batch], accelerator: Accelerator, *, divisor: float, smoothing: float
-) -> float:
+    model: nn.Module,
+    micro_batches: Sequence[Batch],
+    accelerator: Accelerator,
+    divisor: float,
+    settings: TrainingSection,
+) -> Tensor:
     """Adds up the gradients of this process's cross-entropy ÷ ``divisor``; returns its sum, undivided."""
     total = torch.zeros((), device=accelerator.device)
     for batch in micro_batches:
-        loss_sum, _ = sequence_loss(model, batch.to(accelerator.device), label_smoothing=smoothing)
+        loss_sum, _ = sequence_loss(
+            model, batch.to(accelerator.device), label_smoothing=settings.label_smoothing, z_loss=settings.z_loss
+        )
         # Not accelerator.backward: a launcher's environment variable can make that divide once more.
         torch.autograd.backward(loss_sum / divisor)
         total += loss_sum.detach()
-    return float(total)
+    return total
+
+
+def step_if_finite(optimizer: Optimizer, loss_sum: Tensor, grad_norm: Tensor) -> tuple[float, float]:
+    """Steps if both scalars are finite, takes the gradients away, and returns the two.
+
+    An optimizer that can leave a step out on the device is told there: the host waits once, when all is queued.
+    """
+    both = torch.stack([loss_sum, grad_norm])
+    on_device = getattr(optimizer, "_step_supports_amp_scaling", False)
+    if on_device:
+        optimizer.found_inf = (~both.isfinite().all()).float()  # type: ignore[attr-defined]
+        optimizer.step()
+    loss, norm = both.tolist()
+    if not on_device and math.isfinite(loss) and math.isfinite(norm):
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss, norm
 
 
 def loss_scales(model: nn.Module, target_tokens: int) -> list[float]:
@@ -255,7 +309,7 @@ def loss_scales(model: nn.Module, target_tokens: int) -> list[float]:
     float16 loses gradients that are too small and overflows at large ones. The first scale, 16 to 32 for each token's
     own loss, lies well between. Nothing is remembered, so that a resumed run goes the same way. Other bases need none.
     """
-    if all(parameter.dtype != torch.float16 for parameter in model.parameters()):
+    if next((p.dtype for p in model.parameters() if not p.requires_grad), None) != torch.float16:
         return [1.0]
     return [2.0**power for power in (*range(target_tokens.bit_length() + 4, 0, -4), 0)]
 

@@ -45,7 +45,7 @@ def build_optimizer(model: nn.Module, settings: TrainingSection) -> Optimizer:
         for (decay, rate), members in chosen.items()
     ]
     if kind == "adamw":
-        return AdamW(groups)
+        return AdamW(groups, fused=True)
     paged, on_cpu = "paged" in kind, next(iter(parameters.values())).device.type == "cpu"
     if paged and on_cpu:
         say(f"{kind}: on a CPU the optimizer's state is in main memory already, nothing is paged")

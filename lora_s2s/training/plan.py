@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
-from lora_s2s.data.batching import token_budget_batches
+from lora_s2s.console import say
+from lora_s2s.data.batching import Groups, packed_batches, token_budget_batches
 from lora_s2s.data.prepared import SplitTable
 from lora_s2s.errors import DataError
 from lora_s2s.recipe.schema import TrainingSection
@@ -33,23 +36,30 @@ class StepPlan:
         self._table = table
         self._settings = settings
         self._batches_a_step = settings.gradient_accumulation * processes
-        self._cached: tuple[int, list[list[Rows]]] = (-1, [])
+        # Two, since batches are made ahead: of the next epoch before this one is done.
+        self.steps = lru_cache(maxsize=2)(self._steps)
         self.total_steps = settings.max_steps or self._steps_in(settings.epochs)
 
-    def steps(self, epoch: int) -> list[list[Rows]]:
+    def say_what_is_long(self) -> None:
+        """Says how many rows are longer than ``tokens_per_batch``; a plan with them needs more memory than that."""
+        budget = self._settings.tokens_per_batch
+        long = int(np.sum(self._table.source_lengths + self._table.target_lengths > budget)) if budget else 0
+        if long:
+            rows = "1 row is" if long == 1 else f"{long:,} rows are"
+            say(f"{rows} longer than training.tokens_per_batch={budget}: each is a batch of its own")
+
+    def _steps(self, epoch: int) -> Sequence[list[Rows]]:
         """Returns the micro-batches (row numbers) of each optimizer step of an epoch, over all processes."""
-        if self._cached[0] != epoch:
-            batches = token_budget_batches(
-                self._table.source_lengths,
-                self._table.target_lengths,
-                tokens_per_batch=self._settings.tokens_per_batch,
-                batch_size=self._settings.batch_size,
-                seed=self._settings.seed,
-                epoch=epoch,
-            )
-            size = self._batches_a_step
-            self._cached = (epoch, [batches[start : start + size] for start in range(0, len(batches), size)])
-        return self._cached[1]
+        batches, size = self._batches(epoch), self._batches_a_step
+        starts = np.arange(0, len(batches), size)
+        return Groups(batches, starts, starts + size)
+
+    def _batches(self, epoch: int) -> Sequence[Rows]:
+        lengths = self._table.source_lengths, self._table.target_lengths
+        budget, size, seed = self._settings.tokens_per_batch, self._settings.batch_size, self._settings.seed
+        if budget and self._settings.packing:
+            return packed_batches(*lengths, tokens_per_batch=budget, seed=seed, epoch=epoch)
+        return token_budget_batches(*lengths, tokens_per_batch=budget, batch_size=size, seed=seed, epoch=epoch)
 
     def epochs_at(self, state: TrainState) -> float:
         """Returns how many epochs are done, with the part of the current one."""

@@ -76,6 +76,14 @@ def test_a_dry_run_prints_a_recipe_that_loads(invoke: Invoke, here: Path, tiny_m
     assert invoke("train", "resolved.yaml", "--dry-run").stdout == printed
 
 
+def test_a_packed_run_is_planned_and_trained(invoke: Invoke, here: Path, tiny_model: Path) -> None:
+    write_csv(here / "train.csv")
+    words = settings(tiny_model, "training.packing=true", "training.tokens_per_batch=64", "output.name=packed")
+    planned = json.loads(invoke("train", "flan-t5-small", *words, "--dry-run", "--json").stdout)
+    assert planned["batching"] == "up to 64 slots, packed"
+    assert json.loads(invoke("train", "flan-t5-small", *words, *QUICK[:2], "--json").stdout)["steps"] == 2
+
+
 def test_train_writes_the_promised_folder(invoke: Invoke, here: Path, trained: Path) -> None:
     printed = json.loads((here / "train.json").read_text(encoding="utf-8"))
     promised = (

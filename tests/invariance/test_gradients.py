@@ -12,6 +12,7 @@ from training_parts import PAD, Rows, section, tiny_model
 
 from lora_s2s.data.collate import Batch, collate
 from lora_s2s.training.loop import train_step
+from lora_s2s.training.plan import StepPlan
 from lora_s2s.training.result import StepStats
 
 ROWS = Rows(16, seed=3, longest=40)
@@ -21,7 +22,8 @@ class KeepsGradients:
     """Stands where the optimizer stands and keeps what it would have stepped with."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self.param_groups: list[dict[str, Any]] = []
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self.param_groups: list[dict[str, Any]] = [{"params": trained, "rate": 1.0}]
         self._model = model
         self.seen: dict[str, torch.Tensor] = {}
 
@@ -89,6 +91,16 @@ def test_padding_changes_nothing() -> None:
     padded = Batch(wide.input_ids_BS[:-1], wide.attention_mask_BS[:-1], wide.labels_BT[:-1])
     assert padded.labels_BT.shape[1] > max(ROWS.target_lengths)
     assert_same(one_step([padded])[0], WHOLE)
+
+
+@pytest.mark.parametrize("budget", [64, 200, 4000])
+def test_packing_changes_nothing(budget: int) -> None:
+    (step,) = StepPlan(
+        ROWS, section(batch_size=None, tokens_per_batch=budget, packing=True, gradient_accumulation=99)
+    ).steps(0)
+    gradients, stats = one_step([collate([ROWS.features(row) for row in rows], PAD) for rows in step])
+    assert_same(gradients, WHOLE)
+    assert stats.loss == pytest.approx(WHOLE_STATS.loss, abs=1e-6)
 
 
 def test_gradients_equal_hf_backward_on_one_batch() -> None:

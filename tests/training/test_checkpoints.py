@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_parts import Rows, StopAfter, adapter_of, metrics, run, saved_steps, tiny_model
+from training_parts import Rows, adapter_of, in_step, metrics, run, saved_steps, tiny_model
 
 from lora_s2s.errors import DataError, ResourceError, Stopped, UsageError
 from lora_s2s.training import checkpoint as module
@@ -19,9 +19,8 @@ from lora_s2s.training.checkpoint import newest_checkpoint, read_checkpoint
 
 
 def stopped_run(folder: Path, *, after_steps: int = 5, number: int = signal.SIGTERM, **options: object) -> Stopped:
-    rows = StopAfter(6 * (after_steps - 1) + 1, lambda: os.kill(os.getpid(), number))
-    with pytest.raises(Stopped) as caught:
-        run(folder, rows=rows, **options)
+    with pytest.raises(Stopped) as caught, in_step(after_steps, lambda: os.kill(os.getpid(), number)):
+        run(folder, **options)
     return caught.value
 
 
@@ -68,8 +67,8 @@ def test_resume_after_a_kill_drops_the_lines_after_the_checkpoint(tmp_path: Path
     def die() -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, rows=StopAfter(6 * 6 + 1, die), save_every=4)
+    with pytest.raises(KeyboardInterrupt), in_step(7, die):
+        run(tmp_path, save_every=4)
     assert [line["step"] for line in metrics(tmp_path)] == [1, 2, 3, 4, 5, 6]
     result = run(tmp_path, resume=True, save_every=4)
     assert result.resumed_from == 4
@@ -208,8 +207,8 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(Stopped, match="at once"):
-        run(tmp_path, rows=StopAfter(8, twice))
+    with pytest.raises(Stopped, match="at once"), in_step(2, twice):
+        run(tmp_path)
     assert saved_steps(tmp_path) == []
 
 

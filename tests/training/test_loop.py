@@ -268,8 +268,31 @@ def test_every_epoch_has_all_rows_in_an_order_of_its_own() -> None:
     epochs = [[rows for step in plan.steps(epoch) for rows in step] for epoch in (0, 1)]
     assert epochs[0] != epochs[1]
     assert [sorted(row for rows in epoch for row in rows) for epoch in epochs] == [list(range(24))] * 2
-    assert StepPlan(Rows(24), section()).steps(1) == plan.steps(1)
-    assert StepPlan(Rows(24), section(seed=1)).steps(1) != plan.steps(1)
+    assert list(StepPlan(Rows(24), section()).steps(1)) == list(plan.steps(1))
+    assert list(StepPlan(Rows(24), section(seed=1)).steps(1)) != list(plan.steps(1))
+
+
+PACKED = {"batch_size": None, "tokens_per_batch": 48, "packing": True}
+
+
+def test_a_packed_run_has_every_row_in_fewer_batches(tmp_path: Path) -> None:
+    rows = Rows(24)
+    padded, packed = (StepPlan(rows, section(**{**PACKED, "packing": on}, gradient_accumulation=1)) for on in (0, 1))
+    assert sorted(row for step in packed.steps(0) for batch in step for row in batch) == list(range(24))
+    assert len(packed.steps(0)) < len(padded.steps(0))
+    result = run(tmp_path, rows=rows, max_steps=None, epochs=2, **PACKED)
+    assert result.tokens == 2 * (rows.source_lengths.sum() + rows.target_lengths.sum())
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_rows_longer_than_a_batch_are_counted_once(
+    tmp_path: Path, packing: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = Rows(24)
+    rows.source_lengths[:2] = 60
+    run(tmp_path, rows=rows, **{**PACKED, "packing": packing})
+    said = "2 rows are longer than training.tokens_per_batch=48: each is a batch of its own"
+    assert capsys.readouterr().err.count(said) == 1
 
 
 def test_validation_is_weighted_by_tokens_and_repeatable() -> None:

@@ -7,7 +7,7 @@ import torch
 from training_parts import PAD, VOCABULARY, Rows, tiny_model
 
 from lora_s2s.data.collate import collate
-from lora_s2s.training import loss as loss_room
+from lora_s2s.forward import head as head_room
 from lora_s2s.training.loss import sequence_loss
 
 
@@ -42,7 +42,7 @@ def test_the_head_never_sees_padding() -> None:
 def test_a_frozen_head_in_chunks_gives_the_loss_and_gradients_of_a_whole_one(
     monkeypatch: pytest.MonkeyPatch, smoothing: float
 ) -> None:
-    monkeypatch.setattr(loss_room, "_LOGITS_AT_ONCE", 7 * VOCABULARY)
+    monkeypatch.setattr(head_room, "_LOGITS_AT_ONCE", 7 * VOCABULARY)
     found = []
     for frozen in (False, True):
         model, rows, seen = tiny_model(), Rows(6), []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 
 import pytest
@@ -12,6 +13,7 @@ from training_parts import section
 
 from lora_s2s.errors import DataError, SetupError, UsageError
 from lora_s2s.models import quantized
+from lora_s2s.training.loop import step_if_finite
 from lora_s2s.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state
 
 KINDS = ["adamw", "adamw-8bit", "adamw-paged", "adamw-paged-8bit"]
@@ -64,6 +66,57 @@ def test_lora_plus_makes_b_move_by_its_ratio(kind: str) -> None:
     sizes = {name: float((p.detach() - before[name]).abs().mean()) for name, p in model.named_parameters()}
     assert sizes["q.lora_A.default.weight"] == pytest.approx(0.001, rel=1e-3)
     assert sizes["q.lora_B.default.weight"] == pytest.approx(0.016, rel=1e-3)
+
+
+def of_torch(model: nn.Module, rates: dict[str, float]) -> Optimizer:
+    """Torch's AdamW in its plainest form, a group for each parameter."""
+    groups = [
+        {"params": [p], "lr": 0.05 * rates.get(name, 1.0), "weight_decay": 0.1 if p.ndim >= 2 else 0.0}
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    ]
+    return torch.optim.AdamW(groups, foreach=False)
+
+
+@pytest.mark.parametrize(("kind", "ratio"), [(Two, 1.0), (Factors, 16.0)])
+def test_the_update_is_that_of_torchs_plain_adamw(kind: type[nn.Module], ratio: float) -> None:
+    torch.manual_seed(0)
+    ours = kind()
+    theirs = kind()
+    theirs.load_state_dict(ours.state_dict())
+    step(ours, build_optimizer(ours, section(learning_rate=0.05, weight_decay=0.1, lora_plus_ratio=ratio)), times=20)
+    step(theirs, of_torch(theirs, {"q.lora_B.default.weight": ratio}), times=20)
+    for name, parameter in theirs.named_parameters():
+        assert torch.allclose(ours.get_parameter(name), parameter, rtol=1e-6, atol=1e-6)
+
+
+def test_a_state_that_torchs_plain_adamw_kept_is_taken_over() -> None:
+    former, model = Two(), Two()
+    plain = of_torch(former, {})
+    step(former, plain, times=3)
+    model.load_state_dict(former.state_dict())
+    optimizer = build_optimizer(model, section(learning_rate=0.05, weight_decay=0.1))
+    load_optimizer_state(model, optimizer, optimizer_state(former, plain))
+    step(former, plain, times=3)
+    step(model, optimizer, times=3)
+    assert torch.allclose(model.matrix, former.matrix, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("loss", "norm"), [(math.nan, 1.0), (1.0, math.inf)])
+def test_a_step_that_is_not_finite_changes_nothing(kind: str, loss: float, norm: float) -> None:
+    model = Two(size=64)
+    optimizer = build_optimizer(model, section(optimizer=kind, learning_rate=0.1, weight_decay=0.5))
+    finite = torch.tensor(1.0)
+    for values in ((finite, finite), (torch.tensor(loss), torch.tensor(norm))):
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}, optimizer_state(model, optimizer)
+        model.matrix.grad, model.vector.grad = torch.ones_like(model.matrix), torch.ones_like(model.vector)
+        found = step_if_finite(optimizer, *values)
+        assert model.matrix.grad is None
+        changed = not all(torch.equal(p, before[0][name]) for name, p in model.named_parameters())
+        assert changed == all(map(math.isfinite, found))
+    after = optimizer_state(model, optimizer)
+    assert all(torch.equal(tensor, after[key]) for key, tensor in before[1].items())
 
 
 def test_lora_plus_without_a_b_is_a_usage_error() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import T5Config, T5ForConditionalGeneration
 
 from lora_s2s.recipe.schema import TrainingSection
@@ -92,16 +96,12 @@ def saved_steps(folder: Path) -> list[int]:
     return sorted(int(path.name.removeprefix("step-")) for path in (folder / "checkpoints").glob("step-*"))
 
 
-class StopAfter(Rows):
-    """Rows that call something when the loop has fetched ``count`` of them: a user's signal in the middle of a step."""
-
-    def __init__(self, count: int, then: Any) -> None:
-        super().__init__(24)
-        self._left = count
-        self._then = then
-
-    def features(self, index: int) -> SimpleNamespace:
-        self._left -= 1
-        if self._left == 0:
-            self._then()
-        return super().features(index)
+@contextmanager
+def in_step(number: int, then: Callable[[], None]) -> Iterator[None]:
+    """Calls something in the middle of optimizer step ``number`` (from 1), such as a user's signal."""
+    counted = itertools.count(1)
+    hook = register_optimizer_step_pre_hook(lambda *_: then() if next(counted) == number else None)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -1,0 +1,78 @@
+"""A frozen head and the cross-entropy, a few rows at once, straight to the gradient of the states.
+
+N target tokens of the batch, C of them at once, D model width, V vocabulary. No tensor of N × V exists, in the forward
+or in the backward pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_LOGITS_AT_ONCE = 1 << 22
+
+
+def head_loss(states_ND: Tensor, head: nn.Module, labels_N: Tensor, *, label_smoothing: float, z_loss: float) -> Tensor:
+    """Returns the sum of :func:`cross_entropy` over the rows (nats, scalar float32).
+
+    Args:
+        head: a frozen linear layer (D → V) without a bias.
+    """
+    return _HeadLoss.apply(states_ND, head, labels_N, label_smoothing, z_loss)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def cross_entropy(logits_NV: Tensor, labels_N: Tensor, *, label_smoothing: float, z_loss: float) -> Tensor:
+    """Returns Σ cross-entropy + ``z_loss`` · (log Σ exp logits)², in float32.
+
+    Args:
+        label_smoothing: share of the target probability spread evenly over the vocabulary.
+    """
+    logits_NV = logits_NV.to(torch.float32)
+    loss = F.cross_entropy(logits_NV, labels_N, reduction="sum", label_smoothing=label_smoothing)
+    return loss + z_loss * torch.logsumexp(logits_NV, dim=-1).square().sum() if z_loss else loss
+
+
+class _HeadLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, states_ND: Tensor, head: Any, labels_N: Tensor, label_smoothing: float, z_loss: float
+    ) -> Tensor:
+        gradient_ND = torch.empty_like(states_ND) if ctx.needs_input_grad[0] else None
+        loss_sum = torch.zeros((), dtype=torch.float32, device=states_ND.device)
+        rows = max(1, _LOGITS_AT_ONCE // head.weight.shape[0])
+        for some in (slice(start, start + rows) for start in range(0, len(labels_N), rows)):
+            logits_CV = head(states_ND[some]).to(torch.float32)
+            loss, slope_CV = _loss_and_slope(logits_CV, labels_N[some].unsqueeze(1), label_smoothing, z_loss)
+            loss_sum += loss
+            if gradient_ND is not None:
+                gradient_ND[some] = slope_CV.to(states_ND.dtype) @ head.weight
+        if gradient_ND is not None:
+            ctx.save_for_backward(gradient_ND)
+        return loss_sum
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient_ND,) = ctx.saved_tensors
+        return (gradient_ND * slope).to(gradient_ND.dtype), None, None, None, None
+
+
+def _loss_and_slope(logits_CV: Tensor, labels_C1: Tensor, smoothing: float, z_loss: float) -> tuple[Tensor, Tensor]:
+    """Returns the rows' loss and its gradient by the logits, in place of whose logarithms it is made."""
+    scores_CV = torch.log_softmax(logits_CV, dim=-1)
+    chosen_C1 = scores_CV.gather(1, labels_C1)
+    loss = chosen_C1.sum() * (smoothing - 1)
+    if smoothing:
+        loss -= smoothing * scores_CV.mean(dim=-1).sum()
+    # log Σ exp is what was taken off every logit.
+    peaks_C1 = logits_CV.gather(1, labels_C1) - chosen_C1
+    slope_CV = scores_CV.exp_()
+    if z_loss:
+        loss += z_loss * peaks_C1.square().sum()
+        slope_CV.mul_(1 + 2 * z_loss * peaks_C1)
+    if smoothing:
+        slope_CV.sub_(smoothing / slope_CV.shape[1])
+    slope_CV.scatter_add_(1, labels_C1, torch.full_like(chosen_C1, smoothing - 1))
+    return loss, slope_CV

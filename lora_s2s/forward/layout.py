@@ -1,0 +1,146 @@
+"""A batch without its padding: flat lists of tokens, and groups of rows of like lengths for attention alone.
+
+N source tokens, M target tokens of the batch; n rows of a group, S and T its longest source and target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lora_s2s.data.collate import IGNORED, Batch
+from lora_s2s.models.common import shift_right
+
+# Padding that a group may hold, in scores of one head: what one more call of an attention kernel is worth.
+_WORTH_A_CALL = {"cpu": 3_000, "cuda": 300_000}
+# On a GPU the fused kernels want rows of a mask to begin at multiples of 8 numbers.
+_MULTIPLE = {"cpu": 1, "cuda": 8}
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a group: n rows, padded to ``width`` slots each.
+
+    Attributes:
+        tokens: real tokens, which lie one after another in the flat list.
+        source_of_slot: (n · width) the token in each slot, counted from the group's first; padding repeats token 0.
+            None where there is no padding.
+        slot_of_token: (tokens) the slot of each token. None where there is no padding.
+    """
+
+    rows: int
+    width: int
+    tokens: int
+    source_of_slot: Tensor | None = None
+    slot_of_token: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where every token of a batch is. Rows are in an order of their own: by source length, the longest first.
+
+    Attributes:
+        source_ids_N, decoder_ids_M: what encoder and decoder read.
+        labels_M: what the decoder is to write, -100 where it does not count.
+        source_rows_N, target_rows_M: the row of each token, rows counted in the layout's order.
+        groups: the encoder's and the decoder's side of each group.
+        key_masks: for each group (n, 1, 1, S) true where a source token stands; None without padding.
+        row_order, source_lengths: each row's place in the batch and its source tokens, in the layout's order.
+        counted_N: the positions in ``labels_M`` that count; None where all do.
+    """
+
+    source_ids_N: Tensor
+    decoder_ids_M: Tensor
+    labels_M: Tensor
+    source_rows_N: Tensor
+    target_rows_M: Tensor
+    groups: tuple[tuple[Side, Side], ...]
+    key_masks: tuple[Tensor | None, ...]
+    row_order: tuple[int, ...]
+    source_lengths: tuple[int, ...]
+    counted_N: Tensor | None
+
+    def to(self, device: torch.device | str) -> Layout:
+        """Returns the layout on a device."""
+        return _moved(self, device)  # type: ignore[no-any-return]
+
+
+def layout_of(batch: Batch, config: Any, *, device: str = "cpu") -> Layout:
+    """Returns a batch's layout, made on the CPU. Sources may be padded on either side.
+
+    Args:
+        config: names ``decoder_start_token_id`` and ``pad_token_id``.
+        device: the kind of device that attention will run on, ``cpu`` or ``cuda``.
+    """
+    mask_BS, labels_BT = batch.attention_mask_BS.cpu() != 0, batch.labels_BT.cpu()
+    # Up to the last label that counts: one before it that does not is still read by the decoder.
+    spoken_BT = (labels_BT != IGNORED).flip(1).cumsum(1).flip(1) > 0
+    decoder_BT = shift_right(labels_BT, config)
+    sources, targets = mask_BS.sum(1).tolist(), spoken_BT.sum(1).tolist()
+    order = sorted(range(len(sources)), key=lambda row: (-sources[row], -targets[row]))
+    sources, targets = [sources[row] for row in order], [targets[row] for row in order]
+    pairs, masks = [], []
+    for rows in _groups(sources, targets, _WORTH_A_CALL[device]):
+        own, multiple = (sources[rows], targets[rows]), _MULTIPLE[device]
+        source, target = (_side(lengths, multiple) for lengths in own)
+        pairs.append((source, target))
+        widths = torch.arange(source.width)[None, None, None]
+        masks.append(None if source.slot_of_token is None else widths < torch.tensor(own[0])[:, None, None, None])
+    picked, spoken = mask_BS[order], spoken_BT[order]
+    labels_M = labels_BT[order][spoken]
+    counted_M = labels_M != IGNORED
+    return Layout(
+        batch.input_ids_BS.cpu()[order][picked],
+        decoder_BT[order][spoken],
+        labels_M,
+        torch.arange(len(order)).repeat_interleave(torch.tensor(sources)),
+        torch.arange(len(order)).repeat_interleave(torch.tensor(targets)),
+        tuple(pairs),
+        tuple(masks),
+        tuple(order),
+        tuple(sources),
+        None if bool(counted_M.all()) else counted_M.nonzero()[:, 0],
+    )
+
+
+def _groups(sources: Sequence[int], targets: Sequence[int], worth: int) -> list[slice]:
+    """Cuts rows, longest sources first, wherever the padding of one more row would cost more than another call."""
+    found, start, widest, own = [], 0, 0, 0
+    for row, (source, target) in enumerate(zip(sources, targets, strict=True)):
+        widest, own = max(widest, target), own + _scores(source, target)
+        if (row - start + 1) * _scores(sources[start], widest) - own > worth:
+            found.append(slice(start, row))
+            start, widest, own = row, target, _scores(source, target)
+    return [*found, slice(start, len(sources))]
+
+
+def _scores(source: int, target: int) -> int:
+    """Scores of one head and row in all three attentions."""
+    return source * source + target * target + source * target
+
+
+def _side(lengths: Sequence[int], multiple: int) -> Side:
+    rows, tokens = len(lengths), sum(lengths)
+    width = -(-max(lengths) // multiple) * multiple
+    if tokens == rows * width:
+        return Side(rows, width, tokens)
+    filled = torch.arange(width)[None] < torch.tensor(lengths)[:, None]
+    slots = filled.flatten().nonzero()[:, 0]
+    source = torch.zeros(rows * width, dtype=torch.long)
+    source[slots] = torch.arange(tokens)
+    return Side(rows, width, tokens, source, slots)
+
+
+def _moved(value: Any, device: torch.device | str) -> Any:
+    if isinstance(value, Tensor):
+        pinned = value.pin_memory() if torch.device(device).type == "cuda" and value.device.type == "cpu" else value
+        return pinned.to(device, non_blocking=True)
+    if isinstance(value, tuple):
+        return tuple(_moved(item, device) for item in value)
+    if isinstance(value, Layout | Side):
+        return type(value)(*(_moved(getattr(value, item.name), device) for item in fields(value)))
+    return value

@@ -1,0 +1,314 @@
+"""The pieces between attentions as autograd functions that keep the least and compute the rest again.
+
+All work on flat lists of N tokens. The base is frozen: no weight of it gets a gradient, and none is kept.
+D model width, r an adapter's rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache, wraps
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lora_s2s.lora.product import Product
+from lora_s2s.models.t5_parts import Norm
+
+Gradients = tuple[Tensor | None, ...]
+
+
+class Mask(NamedTuple):
+    """Dropout by a seed: drawn again in the backward pass instead of kept. ``rate`` 0 is none."""
+
+    rate: float
+    seed: int
+
+    @classmethod
+    def drawn(cls, rate: float) -> Mask:
+        """Returns a mask of the current random state."""
+        return cls(rate, int(torch.randint(1 << 62, ())) if rate else 0)
+
+    def on(self, tensor: Tensor) -> Tensor:
+        """Returns the tensor with a share ``rate`` of its numbers zero, the others larger by 1 / (1 - rate)."""
+        if not self.rate:
+            return tensor
+        generator = torch.Generator(tensor.device).manual_seed(self.seed)
+        kept = torch.empty_like(tensor).bernoulli_(1 - self.rate, generator=generator)
+        return kept.mul_(tensor).div_(1 - self.rate)
+
+
+# Where steps that go over their numbers once are compiled into one kernel. A CPU gains little and waits long.
+COMPILED_ON = {"cuda"}
+Step = TypeVar("Step", bound=Callable[..., Any])
+
+
+def _one_kernel(step: Step) -> Step:
+    """Compiles a function of tensors, the first of which says where, once for all lengths."""
+    compiled = cache(lambda: torch.compile(step, dynamic=True))
+
+    @wraps(step)
+    def call(first: Tensor, *others: Any) -> Any:
+        return (compiled() if first.device.type in COMPILED_ON else step)(first, *others)
+
+    return call  # type: ignore[return-value]
+
+
+@_one_kernel
+def _rms_norm(states_ND: Tensor, weight_D: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """Returns RMSNorm's output, rounded where T5 rounds, and 1 / root mean square (N, 1) in float32."""
+    wide = torch.promote_types(states_ND.dtype, torch.float32)
+    squares = torch.linalg.vector_norm(states_ND, dim=-1, keepdim=True, dtype=wide).square_()
+    inverse_N1 = squares.div_(states_ND.shape[-1]).add_(epsilon).rsqrt_()
+    return (states_ND * inverse_N1).to(states_ND.dtype).mul_(weight_D), inverse_N1
+
+
+@_one_kernel
+def _norm_backward(slope_ND: Tensor, states_ND: Tensor, inverse_N1: Tensor, weight_D: Tensor) -> Tensor:
+    """Returns the gradient of the norm's input. ``slope_ND`` is overwritten."""
+    slope_ND = slope_ND.mul_(weight_D)
+    wide = torch.promote_types(slope_ND.dtype, torch.float32)
+    dots_N1 = (slope_ND.to(wide) * states_ND).sum(-1, keepdim=True)
+    dots_N1.mul_(inverse_N1**3).div_(-states_ND.shape[-1])
+    if wide == slope_ND.dtype:
+        return slope_ND.mul_(inverse_N1).addcmul_(states_ND, dots_N1)
+    return (slope_ND * inverse_N1).addcmul_(states_ND.to(wide), dots_N1).to(slope_ND.dtype)
+
+
+def _normed(states_ND: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+    return _rms_norm(states_ND, norm.weight, norm.epsilon)
+
+
+class _Lora(NamedTuple):
+    """What one product's adapter needs in the backward pass: B's input (N, r), and the dropout before A."""
+
+    reduced_Nr: Tensor
+    mask: Mask
+
+
+def _product(
+    inputs_ND: Tensor, product: Product, *, training: bool, scale: float = 1.0, onto: Tensor | None = None
+) -> tuple[Tensor, _Lora | None]:
+    """Returns ``onto`` + scale · product(inputs), and what its backward pass needs."""
+    weight = product.weight().t()
+    outputs = inputs_ND @ weight if onto is None else torch.addmm(onto, inputs_ND, weight, alpha=scale)
+    if product.down is None or product.up is None:
+        return outputs, None
+    mask = Mask.drawn(product.dropout if training else 0.0)
+    reduced_Nr = mask.on(inputs_ND) @ product.down.to(inputs_ND.dtype).t()
+    outputs.addmm_(reduced_Nr, product.up.to(inputs_ND.dtype).t(), alpha=product.scale * scale)
+    return outputs, _Lora(reduced_Nr, mask)
+
+
+def _product_backward(
+    slope: Tensor,
+    product: Product,
+    kept: _Lora | None,
+    inputs: Callable[[], Tensor],
+    *,
+    onto: Tensor | None,
+    wanted: bool,
+    scale: float = 1.0,
+) -> tuple[Tensor | None, Gradients]:
+    """Returns ``onto`` + the gradient of the inputs (in place of ``onto``), and those of A and B.
+
+    Args:
+        inputs: gives the product's inputs (N, D) again, called only where A needs them.
+        wanted: whether anything needs the inputs' gradient.
+    """
+    found = onto
+    if wanted:
+        weight = product.weight()
+        found = onto.addmm_(slope, weight, alpha=scale) if onto is not None else _scaled(slope @ weight, scale)
+    if kept is None or product.down is None or product.up is None:
+        return found, ()
+    scale = product.scale * scale
+    inner_Nr = slope @ product.up.to(slope.dtype)
+    down_rD = (inner_Nr.t() @ kept.mask.on(inputs())).to(product.down.dtype).mul_(scale)
+    up = (slope.t() @ kept.reduced_Nr).to(product.up.dtype).mul_(scale)
+    if found is not None and kept.mask.rate:
+        found.add_(kept.mask.on(inner_Nr @ product.down.to(slope.dtype)), alpha=scale)
+    elif found is not None:
+        found.addmm_(inner_Nr, product.down.to(slope.dtype), alpha=scale)
+    return found, (down_rD, up)
+
+
+def _scaled(tensor: Tensor, scale: float) -> Tensor:
+    return tensor if scale == 1 else tensor.mul_(scale)
+
+
+class _Products(torch.autograd.Function):
+    """Several products of one input, normed first where there is a norm; the normed input is not kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, states_ND: Tensor, norm: Norm | None, products: Sequence[Product], training: bool, *_factors: Tensor
+    ) -> Any:
+        ctx.norm, ctx.products = norm, products
+        inputs_ND, inverse_N1 = (states_ND, None) if norm is None else _normed(states_ND, norm)
+        if not products:
+            ctx.kept = []
+            ctx.save_for_backward(states_ND, inverse_N1)
+            return inputs_ND
+        made = [_product(inputs_ND, product, training=training) for product in products]
+        ctx.kept = [None if lora is None else lora.mask for _, lora in made]
+        ctx.save_for_backward(states_ND, inverse_N1, *(lora.reduced_Nr for _, lora in made if lora))
+        return tuple(outputs for outputs, _ in made)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> Gradients:
+        states_ND, inverse_N1, *reduced = ctx.saved_tensors
+        rows = iter(reduced)
+        again: list[Tensor] = []
+
+        def inputs() -> Tensor:
+            if not again:
+                again.append(states_ND if ctx.norm is None else _normed(states_ND, ctx.norm)[0])
+            return again[0]
+
+        slope_ND = None if ctx.products else slopes[0].clone()
+        gradients: list[Tensor | None] = []
+        for product, mask, slope in zip(ctx.products, ctx.kept, slopes[: len(ctx.products)], strict=True):
+            slope_ND, own = _product_backward(
+                slope,
+                product,
+                None if mask is None else _Lora(next(rows), mask),
+                inputs,
+                onto=slope_ND,
+                wanted=ctx.needs_input_grad[0],
+            )
+            gradients += own
+        if slope_ND is not None and ctx.norm is not None:
+            slope_ND = _norm_backward(slope_ND, states_ND, inverse_N1, ctx.norm.weight)
+        return slope_ND, None, None, None, *gradients
+
+
+def products(states_ND: Tensor, norm: Norm | None, chosen: Sequence[Product], *, training: bool) -> tuple[Tensor, ...]:
+    """Returns each product of the states, normed first where there is a norm."""
+    factors = [factor for product in chosen for factor in product.factors]
+    outputs: tuple[Tensor, ...] = _Products.apply(states_ND, norm, chosen, training, *factors)  # type: ignore[no-untyped-call]
+    return outputs
+
+
+def normed(states_ND: Tensor, norm: Norm) -> Tensor:
+    """Returns RMSNorm of the states."""
+    return _Products.apply(states_ND, norm, (), False)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class Activation(NamedTuple):
+    """An activation's function, and its gradient by that of its output and its input."""
+
+    forward: Callable[[Tensor], Tensor]
+    backward: Callable[[Tensor, Tensor], Tensor]
+
+
+_aten = torch.ops.aten
+ACTIVATIONS = {
+    # HF's gelu_new is the tanh form, written out.
+    "gelu_new": Activation(
+        lambda x: F.gelu(x, approximate="tanh"), lambda slope, x: _aten.gelu_backward(slope, x, approximate="tanh")
+    ),
+    "relu": Activation(torch.relu, lambda slope, x: _aten.threshold_backward(slope, x, 0)),
+    "silu": Activation(F.silu, _aten.silu_backward),
+}
+
+
+@_one_kernel
+def _gated(gate: Tensor, linear: Tensor, activation: str) -> Tensor:
+    return ACTIVATIONS[activation].forward(gate) * linear
+
+
+@_one_kernel
+def _gated_backward(slope: Tensor, gate: Tensor, linear: Tensor, activation: str) -> tuple[Tensor, Tensor]:
+    """Returns the gradients of gate and linear. ``slope`` is overwritten."""
+    passed = ACTIVATIONS[activation].forward(gate).mul_(slope)
+    return ACTIVATIONS[activation].backward(slope.mul_(linear), gate), passed
+
+
+def activated(activation: str | None, inputs: Sequence[Tensor]) -> Tensor:
+    """Returns the first input, through the activation where there is one, times the second where there are two."""
+    if activation is None:
+        return inputs[0]
+    if len(inputs) == 1:
+        return ACTIVATIONS[activation].forward(inputs[0])
+    gate, linear = inputs
+    return _gated(gate, linear, activation)
+
+
+def _activated_backward(activation: str | None, slope: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    if activation is None:
+        return (slope,)
+    if len(inputs) == 1:
+        return (ACTIVATIONS[activation].backward(slope, inputs[0]),)
+    gate, linear = inputs
+    return _gated_backward(slope, gate, linear, activation)
+
+
+class _Residual(torch.autograd.Function):
+    """residual + drop(product(drop(activated inputs))): what lies between inputs and residual is not kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        residual_ND: Tensor,
+        product: Product,
+        activation: str | None,
+        rates: tuple[float, float],
+        scale: float,
+        training: bool,
+        count: int,
+        *tensors: Tensor,
+    ) -> Tensor:
+        inputs = tensors[:count]
+        ctx.inner, ctx.outer = Mask.drawn(rates[0]), Mask.drawn(rates[1])
+        ctx.product, ctx.activation, ctx.scale, ctx.count = product, activation, scale, count
+        hidden = ctx.inner.on(activated(activation, inputs))
+        onto = torch.zeros_like(residual_ND) if rates[1] else residual_ND
+        outputs_ND, lora = _product(hidden, product, training=training, scale=scale, onto=onto)
+        ctx.mask = None if lora is None else lora.mask
+        ctx.save_for_backward(*inputs, *((lora.reduced_Nr,) if lora else ()))
+        return ctx.outer.on(outputs_ND).add_(residual_ND) if rates[1] else outputs_ND
+
+    @staticmethod
+    def backward(ctx: Any, slope_ND: Tensor) -> Gradients:
+        saved = ctx.saved_tensors  # asked for once: a checkpoint makes them anew at every asking
+        inputs, reduced = saved[: ctx.count], saved[ctx.count :]
+        dropped_ND = ctx.outer.on(slope_ND)
+        hidden, factors = _product_backward(
+            dropped_ND,
+            ctx.product,
+            _Lora(reduced[0], ctx.mask) if reduced else None,
+            lambda: ctx.inner.on(activated(ctx.activation, inputs)),
+            onto=None,
+            wanted=any(ctx.needs_input_grad[7 : 7 + ctx.count]),
+            scale=ctx.scale,
+        )
+        slopes: Gradients = (None,) * ctx.count
+        if hidden is not None:
+            slopes = _activated_backward(ctx.activation, ctx.inner.on(hidden), inputs)
+        return slope_ND, None, None, None, None, None, None, *slopes, *factors
+
+
+def onto_residual(
+    residual_ND: Tensor,
+    product: Product,
+    inputs: Sequence[Tensor],
+    *,
+    activation: str | None = None,
+    inner_rate: float = 0.0,
+    rate: float = 0.0,
+    scale: float = 1.0,
+    training: bool,
+) -> Tensor:
+    """Returns residual + dropout(product(dropout(activated inputs))).
+
+    Args:
+        inputs: (N, width) each; see :func:`activated`.
+        inner_rate, rate: dropout before and after the product.
+        scale: of the product's inputs: 2^-k where float16 needs it.
+    """
+    return _Residual.apply(  # type: ignore[no-any-return, no-untyped-call]
+        residual_ND, product, activation, (inner_rate, rate), scale, training, len(inputs), *inputs, *product.factors
+    )

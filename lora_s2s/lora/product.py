@@ -1,0 +1,60 @@
+"""What an adapted linear layer computes, as tensors: for a forward that fuses it with its neighbours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from peft.tuners.lora import bnb
+from peft.tuners.lora.layer import Linear as DenseLora
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from lora_s2s.models.quantized import is_quantized, product_weight
+
+
+@dataclass(frozen=True)
+class Product:
+    """y = x Wᵀ + scale · drop(x) Aᵀ Bᵀ, W (out, in) frozen, A (r, in) and B (out, r) the adapter's, or None."""
+
+    base: nn.Module
+    down: nn.Parameter | None = None
+    up: nn.Parameter | None = None
+    scale: float = 1.0
+    dropout: float = 0.0
+
+    def weight(self) -> Tensor:
+        """Returns W, dequantised where it is stored in 4 or 8 bits."""
+        return product_weight(self.base)
+
+    @property
+    def factors(self) -> tuple[nn.Parameter, ...]:
+        """A and B, or nothing."""
+        return () if self.down is None or self.up is None else (self.down, self.up)
+
+
+def product_of(module: Any) -> Product | None:
+    """Returns the product a module stands for; None where it computes anything else, such as DoRA."""
+    base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+    plain = is_quantized(base) or type(base) is nn.Linear
+    if not plain or base.bias is not None or any(weight.requires_grad for weight in base.parameters()):
+        return None
+    if module is base:
+        return Product(base)
+    return _with_adapter(base, module) if isinstance(module, _lora_layers()) else None
+
+
+def _with_adapter(base: nn.Module, layer: Any) -> Product | None:
+    if len(layer.active_adapters) != 1 or layer.merged or layer.disable_adapters:
+        return None
+    (name,) = layer.active_adapters
+    if name not in layer.lora_A or name in layer.lora_variant or layer.lora_bias[name]:
+        return None
+    dropout = float(getattr(layer.lora_dropout[name], "p", 0.0))
+    return Product(base, layer.lora_A[name].weight, layer.lora_B[name].weight, float(layer.scaling[name]), dropout)
+
+
+def _lora_layers() -> tuple[type, ...]:
+    # They exist only where bitsandbytes is installed.
+    quantized = (getattr(bnb, name, None) for name in ("Linear4bit", "Linear8bitLt"))
+    return (DenseLora, *(kind for kind in quantized if kind is not None))

@@ -1,0 +1,134 @@
+"""A T5, mT5 or UMT5 as its parts, under the names of what they do: for a forward that goes its own way through them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Families whose every part is named here. LongT5's encoder attends in blocks.
+COVERED = ("t5", "mt5", "umt5")
+# Where in a model's names the parameters lie that may train; the products of its blocks alone.
+ADAPTED = re.compile(r"block\.\d+\.layer\.\d+\.\w+\.(q|k|v|o|wi|wi_0|wi_1|wo)\.(?!weight$)")
+_ACTIVATIONS = ("gelu_new", "relu", "silu")
+
+
+@dataclass(frozen=True)
+class Norm:
+    """RMSNorm: x · weight / √(mean x² + epsilon)."""
+
+    weight: Tensor
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One attention sublayer: ``norm`` before it, unscaled scores of ``heads`` heads, ``o`` after it.
+
+    ``relative`` is HF's module that holds a table of relative positions, where the layer has its own.
+    """
+
+    norm: Norm
+    q: nn.Module
+    k: nn.Module
+    v: nn.Module
+    o: nn.Module
+    heads: int
+    relative: Any | None
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """One feed-forward sublayer: ``inner`` is one product, or two where the second gates the first; then ``outer``."""
+
+    norm: Norm
+    inner: tuple[nn.Module, ...]
+    outer: nn.Module
+    activation: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block; ``cross`` only in a decoder. ``module`` is HF's, which knows whether it is checkpointed."""
+
+    module: Any
+    self_attention: Attention
+    cross: Attention | None
+    feed_forward: FeedForward
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Encoder or decoder: embeddings (vocabulary, d_model), blocks, the norm at the end."""
+
+    embeddings: nn.Embedding
+    blocks: tuple[Block, ...]
+    final_norm: Norm
+
+    def relative(self, block: Block) -> Any:
+        """Returns the module whose table of positions a block uses: its own (UMT5), or the first block's."""
+        own = block.self_attention.relative
+        return self.blocks[0].self_attention.relative if own is None else own
+
+
+def stacks_of(model: Any) -> tuple[Stack, Stack] | str:
+    """Returns the encoder and the decoder of a T5-shaped model, or why it cannot be taken apart."""
+    config = model.config
+    if config.model_type not in COVERED:
+        return f"it covers {', '.join(COVERED)}, not {config.model_type}"
+    if config.dense_act_fn not in _ACTIVATIONS:
+        return f"it knows {', '.join(_ACTIVATIONS)}, not {config.dense_act_fn}"
+    return _stack(model.encoder, config), _stack(model.decoder, config)
+
+
+def _stack(stack: Any, config: Any) -> Stack:
+    return Stack(
+        stack.embed_tokens,
+        tuple(_block(block, config) for block in stack.block),
+        _norm(stack.final_layer_norm),
+    )
+
+
+def _block(block: Any, config: Any) -> Block:
+    own, *between, last = block.layer
+    dense = last.DenseReluDense
+    inner = (dense.wi_0, dense.wi_1) if config.is_gated_act else (dense.wi,)
+    cross = _attention(between[0], between[0].EncDecAttention) if between else None
+    return Block(
+        block,
+        _attention(own, own.SelfAttention),
+        cross,
+        FeedForward(_norm(last.layer_norm), inner, dense.wo, config.dense_act_fn),
+    )
+
+
+def _attention(layer: Any, inner: Any) -> Attention:
+    relative = inner if inner.has_relative_attention_bias else None
+    return Attention(_norm(layer.layer_norm), inner.q, inner.k, inner.v, inner.o, inner.n_heads, relative)
+
+
+def _norm(module: Any) -> Norm:
+    return Norm(module.weight, module.variance_epsilon)
+
+
+def relative_bias(relative: Any, length: int, device: torch.device) -> Tensor:
+    """Returns what an attention adds to its scores, (1, heads, length, length), without a gradient."""
+    with torch.no_grad():
+        bias: Tensor = relative.compute_bias(length, length, device=device)
+    return bias
+
+
+def farthest(relative: Any) -> int:
+    """Returns the distance in tokens from which on all positions share one value."""
+    return int(relative.relative_attention_max_distance)
+
+
+def head_scale(config: Any) -> float:
+    """Returns what the decoder's last states are multiplied with before the head; see ``t5.finish_loading``."""
+    flags: Mapping[str, str] = {"t5": "scale_decoder_outputs", "umt5": "tie_word_embeddings"}
+    flag = flags.get(config.model_type)
+    return float(config.d_model) ** -0.5 if flag and getattr(config, flag) else 1.0

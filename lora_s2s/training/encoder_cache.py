@@ -1,0 +1,97 @@
+"""An encoder that no adapter changes gives the same states in every epoch: computed once, read from disk after that.
+
+N source tokens of a batch, D model width.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lora_s2s.console import ProgressLine, say
+from lora_s2s.data.batching import Lengths
+from lora_s2s.data.collate import Batch
+from lora_s2s.errors import ResourceError, UsageError
+from lora_s2s.forward.choose import encoder_states
+
+_ENCODER = re.compile(r"(^|\.)encoder\.")
+_HINT = "set training.cache_encoder=false"
+
+
+class EncoderCache:
+    """States of every row of a split, in bfloat16, in a file that goes when the run does."""
+
+    def __init__(self, file: BinaryIO, lengths: Lengths, width: int) -> None:
+        self._file, self._width = file, width
+        self._firsts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]) * width * 2
+
+    def write(self, row: int, states_ND: Tensor) -> None:
+        """Keeps the states of one row."""
+        self._file.seek(int(self._firsts[row]))
+        self._file.write(states_ND.to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes())
+
+    def read(self, rows: Iterable[int]) -> Tensor:
+        """Returns the states of rows, one after another, (N, D) in bfloat16."""
+        parts = []
+        for row in rows:
+            self._file.seek(int(self._firsts[row]))
+            parts.append(self._file.read(int(self._firsts[row + 1] - self._firsts[row])))
+        return torch.frombuffer(bytearray(b"".join(parts)), dtype=torch.bfloat16).view(-1, self._width)
+
+
+def check_cacheable(model: nn.Module, dropout: float) -> None:
+    """Checks that the encoder gives the same in every epoch.
+
+    Raises:
+        UsageError: it trains, or drops out.
+    """
+    trained = [name for name, weight in model.named_parameters() if weight.requires_grad and _ENCODER.search(name)]
+    if trained:
+        hint = f"set lora.target_modules=decoder, or {_HINT.removeprefix('set ')}"
+        raise UsageError("training.cache_encoder needs an encoder that no adapter changes", hint=hint)
+    if dropout:
+        raise UsageError(f"training.cache_encoder: with training.dropout={dropout} states differ in every epoch",
+                         hint=f"set training.dropout=0, or {_HINT.removeprefix('set ')}")  # fmt: skip
+
+
+@contextmanager
+def encoder_cache(
+    model: nn.Module, lengths: Lengths, batches: Iterable[tuple[Sequence[int], Batch]], folder: Path
+) -> Iterator[EncoderCache | None]:
+    """Computes the encoder's states of all rows, and gives them; None where the fast forward is not in use.
+
+    Args:
+        lengths: source tokens of every row.
+        batches: every row once: row numbers, and their batch on the model's device.
+        folder: where the file is made, without a name.
+
+    Raises:
+        ResourceError: the disk is too small for it.
+    """
+    width = int(model.config.d_model)  # type: ignore[union-attr, arg-type]
+    needed, free = int(np.sum(lengths)) * width * 2, shutil.disk_usage(folder).free
+    if needed > free * 0.9:
+        raise ResourceError(f"the encoder's states take {needed:,} bytes, the disk has {free:,}", hint=_HINT)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        cache, done = EncoderCache(file, lengths, width), 0
+        with ProgressLine("encode") as line:
+            for rows, batch in batches:
+                found = encoder_states(model, batch)
+                if found is None:
+                    say("training.cache_encoder needs the fast forward: nothing is cached, results are the same")
+                    yield None
+                    return
+                for place, states_ND in found.items():
+                    cache.write(rows[place], states_ND)
+                done += len(rows)
+                line.update({"encode": "once"}, done=done, total=len(lengths))
+        yield cache

@@ -1,0 +1,122 @@
+"""The fast forward is HF's: loss and every adapter gradient, by family, method, length, padding and precision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from parity import MIXED, adapted, assert_equal, batch_of, gradients, joined, worst
+
+from lora_s2s.models.loading import enable_gradient_checkpointing
+
+FAMILIES = ("T5 v1.0", "T5 v1.1, LM-adapted, Flan-T5", "ByT5", "CodeT5, CodeT5+", "mT5", "UMT5")
+LONG = ((700, 5), (1, 700), (333, 61), (128, 129), (129, 127), (2, 2))
+
+
+@pytest.mark.parametrize("targets", ["attention-qv", "all-linear"])
+@pytest.mark.parametrize("row", FAMILIES)
+def test_every_family(tmp_path: Path, row: str, targets: str) -> None:
+    assert_equal(adapted(tmp_path, row, target_modules=targets), batch_of())
+
+
+@pytest.mark.parametrize("row", ["T5 v1.1, LM-adapted, Flan-T5", "UMT5"])
+def test_lengths_to_700(tmp_path: Path, row: str) -> None:
+    assert_equal(adapted(tmp_path, row), batch_of(LONG))
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("rslora", {}), ("dora", {}), ("pissa", {}), ("ia3", {"r": 1}), ("vera", {}), ("oft", {}), ("lokr", {})],
+)
+def test_every_kind_of_adapter(tmp_path: Path, method: str, options: dict[str, Any]) -> None:
+    assert_equal(adapted(tmp_path, method=method, target_modules="all-linear", **options), batch_of())
+
+
+@pytest.mark.parametrize(
+    "targets", ["encoder", "decoder", "cross-attention", ["decoder.block.1.layer.2.DenseReluDense.wo"]]
+)
+def test_adapters_in_parts_of_the_model(tmp_path: Path, targets: Any) -> None:
+    assert_equal(adapted(tmp_path, target_modules=targets), batch_of())
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_quantized_bases(tmp_path: Path, quantization: str, method: str) -> None:
+    model = adapted(tmp_path, model={"quantization": quantization}, method=method, target_modules="all-linear")
+    assert_equal(model, batch_of())
+
+
+def test_padding_on_the_left(tmp_path: Path) -> None:
+    assert_equal(adapted(tmp_path), batch_of(left=True), expected_from=batch_of())
+    assert_equal(adapted(tmp_path / "again"), batch_of(left=True))
+
+
+@pytest.mark.parametrize("targets", ["attention-qv", "all-linear", "decoder"])
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_gradient_checkpointing(tmp_path: Path, targets: str, method: str) -> None:
+    plain, batch = adapted(tmp_path, target_modules=targets, method=method), batch_of()
+    _, expected = gradients(plain, batch, fast=False)
+    enable_gradient_checkpointing(plain)
+    plain.train()
+    _, found = gradients(plain, batch, fast=True)
+    assert worst(found, expected) <= 1e-5
+
+
+def test_smoothing_and_z_loss(tmp_path: Path) -> None:
+    assert_equal(adapted(tmp_path), batch_of(), label_smoothing=0.1, z_loss=0.01)
+
+
+def test_a_label_that_does_not_count_is_still_read(tmp_path: Path) -> None:
+    batch = batch_of()
+    batch.labels_BT[2, 3:6] = -100
+    holed = type(batch)(batch.input_ids_BS, batch.attention_mask_BS, batch.labels_BT)
+    assert_equal(adapted(tmp_path), holed)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 70), st.integers(1, 40)), min_size=1, max_size=9), st.integers(0, 3))
+def test_any_lengths(tmp_path_factory: pytest.TempPathFactory, lengths: list[tuple[int, int]], seed: int) -> None:
+    model, batch = _shared_model(tmp_path_factory), batch_of(lengths, seed=seed)
+    (theirs, expected), (ours, found) = (gradients(model, batch, fast=fast) for fast in (False, True))
+    assert float(ours) == pytest.approx(float(theirs), rel=1e-5)
+    # Together: those of scores over a single key are nothing but rounding.
+    assert worst(joined(found), joined(expected)) <= 1e-5
+
+
+_MADE: list[Any] = []
+
+
+def _shared_model(factory: pytest.TempPathFactory) -> Any:
+    if not _MADE:
+        _MADE.append(adapted(factory.mktemp("base"), target_modules="all-linear"))
+    return _MADE[0]
+
+
+@pytest.mark.parametrize("row", ["T5 v1.0", "T5 v1.1, LM-adapted, Flan-T5", "UMT5"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_as_near_to_float32_as_hf_is(tmp_path: Path, row: str, dtype: str) -> None:
+    batch = batch_of(((40, 21), (60, 9), (31, 30)))
+    exact, true = gradients(adapted(tmp_path / "wide", row), batch, fast=False)
+    model = adapted(tmp_path / "narrow", row, model={"dtype": dtype})
+    theirs, rough = gradients(model, batch, fast=False)
+    ours, found = gradients(model, batch, fast=True)
+    assert worst(joined(found), joined(true)) <= 2 * worst(joined(rough), joined(true))
+    assert abs(float(ours - exact)) <= 2 * abs(float(theirs - exact)) + 1e-3 * float(exact)
+
+
+def test_rows_alone_or_together(tmp_path: Path) -> None:
+    model = adapted(tmp_path, target_modules="all-linear")
+    together, expected = gradients(model, batch_of(), fast=True)
+    whole, apart, total = batch_of(), {}, torch.zeros(())
+    for row in range(len(MIXED)):
+        some = slice(row, row + 1)
+        one = type(whole)(whole.input_ids_BS[some], whole.attention_mask_BS[some], whole.labels_BT[some])
+        loss, found = gradients(model, one, fast=True)
+        total += loss
+        apart = {name: gradient + apart.get(name, 0) for name, gradient in found.items()}
+    assert float(total) == pytest.approx(float(together), rel=1e-5)
+    assert worst(apart, expected) <= 1e-5
