@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lora_s2s.console import say
 from lora_s2s.data.collate import Batch
 from lora_s2s.errors import UsageError
-from lora_s2s.forward.attention import GroupedAttention, PackedAttention
+from lora_s2s.forward.attention import Attend, GroupedAttention, PackedAttention
 from lora_s2s.forward.head import head_loss
 from lora_s2s.forward.layout import Layout, layout_of
 from lora_s2s.forward.operations import COMPILED_ON
@@ -126,8 +126,7 @@ def _settle(model: Any, batch: Batch) -> PaddingFree | None:
     if isinstance(stacks, str):
         say(f"forward: transformers' own; the fast one is not for this base: {stacks}")
         return None
-    on_gpu = batch.input_ids_BS.device.type == "cuda"
-    for attention in (PackedAttention, GroupedAttention) if on_gpu else (GroupedAttention,):
+    for attention in kinds_of_attention(base, batch.input_ids_BS.device.type):
         forward = PaddingFree(base, stacks, attention)
         try:
             problem = _difference(model, forward, batch)
@@ -140,8 +139,14 @@ def _settle(model: Any, batch: Batch) -> PaddingFree | None:
         if problem is None:
             return forward
         say(f"forward: {attention.__name__} is not used: {problem}")
-    say("forward: transformers' own")
+    say("forward: transformers' own is used")
     return None
+
+
+def kinds_of_attention(base: Any, device: str) -> list[Callable[..., Attend]]:
+    """Returns the ways to attend that may serve, the fastest first; the last one works everywhere."""
+    packed = device == "cuda" and not base.config.dropout_rate
+    return [PackedAttention, GroupedAttention] if packed else [GroupedAttention]
 
 
 def _states(forward: PaddingFree, model: Any, batch: Batch) -> FastStates:

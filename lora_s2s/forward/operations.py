@@ -42,12 +42,13 @@ class Mask(NamedTuple):
 
 # Where steps that go over their numbers once are compiled into one kernel. A CPU gains little and waits long.
 COMPILED_ON = {"cuda"}
+_BACKEND = "inductor"
 Step = TypeVar("Step", bound=Callable[..., Any])
 
 
 def _one_kernel(step: Step) -> Step:
     """Compiles a function of tensors, the first of which says where, once for all lengths."""
-    compiled = cache(lambda: torch.compile(step, dynamic=True))
+    compiled = cache(lambda: torch.compile(step, dynamic=True, backend=_BACKEND))
 
     @wraps(step)
     def call(first: Tensor, *others: Any) -> Any:

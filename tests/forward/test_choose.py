@@ -1,0 +1,127 @@
+"""Which forward a run takes, what it says of it, and that results stay the same where the fast one is not for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from parity import adapted, batch_of
+
+from lora_s2s.errors import UsageError
+from lora_s2s.forward import attention, operations, t5
+from lora_s2s.forward.choose import VARIABLE, fast_forward, fast_states
+from lora_s2s.forward.layout import layout_of
+from lora_s2s.models.t5_parts import stacks_of
+from lora_s2s.training.loss import sequence_loss
+
+
+def loss_inside(model: Any) -> tuple[float, bool]:
+    """The loss of a batch inside ``fast_forward``, and whether the fast one computed it."""
+    with fast_forward(model):
+        loss, _ = sequence_loss(model, batch_of())
+        again, _ = sequence_loss(model, batch_of())
+        assert float(again.detach()) == pytest.approx(float(loss.detach()), rel=1e-6)
+        return float(loss.detach()), fast_states(model, batch_of()) is not None
+
+
+def test_the_fast_one_is_taken_without_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = adapted(tmp_path)
+    capsys.readouterr()
+    assert loss_inside(model)[1]
+    assert capsys.readouterr().err == ""
+
+
+def test_the_environment_forces_hf_s(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = adapted(tmp_path)
+    fast = loss_inside(model)[0]
+    monkeypatch.setenv(VARIABLE, "reference")
+    found, was_fast = loss_inside(model)
+    assert (found, was_fast) == (pytest.approx(fast, rel=1e-5), False)
+    assert capsys.readouterr().err.count(VARIABLE) == 1
+    monkeypatch.setenv(VARIABLE, "slow")
+    with pytest.raises(UsageError, match="'slow', expected fast or reference"):
+        loss_inside(model)
+
+
+@pytest.mark.parametrize("row", ["LongT5 (local)", "BART", "T5Gemma"])
+def test_a_family_without_one_keeps_hf_s(tmp_path: Path, capsys: pytest.CaptureFixture[str], row: str) -> None:
+    model = adapted(tmp_path, row)
+    expected = float(sequence_loss(model, batch_of())[0].detach())
+    found, was_fast = loss_inside(model)
+    assert (found, was_fast) == (pytest.approx(expected, rel=1e-5), False)
+    assert capsys.readouterr().err.count("the fast one is not for this base") == 1
+
+
+def test_a_difference_is_noticed_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = adapted(tmp_path)
+    expected = float(sequence_loss(model, batch_of())[0].detach())
+    monkeypatch.setattr(t5, "head_scale", lambda _config: 1.01)
+    found, was_fast = loss_inside(model)
+    assert (found, was_fast) == (pytest.approx(expected, rel=1e-5), False)
+    assert capsys.readouterr().err.count("a loss of ") == 1
+
+
+def test_a_wrong_gradient_is_noticed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = adapted(tmp_path)
+    monkeypatch.setattr(operations, "_norm_backward", lambda slope, *_: slope)
+    assert not loss_inside(model)[1]
+    assert "gradients, by" in capsys.readouterr().err
+
+
+def test_a_weight_of_the_base_that_trains_keeps_hf_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = adapted(tmp_path)
+    model.get_base_model().shared.weight.requires_grad_()
+    assert not loss_inside(model)[1]
+    assert "shared.weight trains" in capsys.readouterr().err
+
+
+def test_flex_attention_is_the_grouped_one(tmp_path: Path) -> None:
+    """Its GPU kernel is not to be had here; torch's own slow form of the same masks and table is."""
+    model = adapted(tmp_path).get_base_model()
+    encoder, decoder = stacks_of(model)
+    for lengths in (((9, 4), (1, 1), (30, 11), (30, 2)), ((300, 140), (200, 5), (7, 7))):
+        layout = layout_of(batch_of(lengths), model.config)
+        grouped, packed = (
+            kind(layout, dropout=0.0) for kind in (attention.GroupedAttention, attention.PackedAttention)
+        )
+        torch.manual_seed(0)
+        sources, targets = (
+            [torch.randn(len(ids), 128) for _ in range(3)] for ids in (layout.source_ids_N, layout.decoder_ids_M)
+        )
+        with torch.no_grad():
+            for name, inputs in {
+                "encoder": (*sources, 4, encoder.relative(encoder.blocks[0])),
+                "decoder": (*targets, 4, decoder.relative(decoder.blocks[0])),
+                "cross": (targets[0], *sources[1:], 4),
+            }.items():
+                expected, found = (getattr(kind, name)(*inputs) for kind in (grouped, packed))
+                assert torch.allclose(found, expected, atol=2e-5), name
+
+
+def test_compiled_pieces_are_the_plain_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU each piece is one kernel; here the same functions are traced and run without a compiler."""
+    monkeypatch.setattr(operations, "COMPILED_ON", {"cpu"})
+    monkeypatch.setattr(operations, "_BACKEND", "eager")
+    model = adapted(tmp_path, target_modules="all-linear")
+    loss_fast, was_fast = loss_inside(model)
+    assert was_fast
+    assert loss_fast == pytest.approx(float(sequence_loss(model, batch_of())[0].detach()), rel=1e-5)
+
+
+def test_without_a_compiler_the_plain_pieces_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("Cannot find a working triton installation")
+
+    monkeypatch.setattr("lora_s2s.forward.choose.kinds_of_attention", lambda *_: [refuse, attention.GroupedAttention])
+    assert loss_inside(adapted(tmp_path))[1]
+    assert capsys.readouterr().err.count("working triton") == 1
