@@ -11,7 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from parity import MIXED, adapted, assert_equal, batch_of, gradients, joined, worst
 
+from lora_s2s.forward.choose import fast_forward
+from lora_s2s.models import float16
+from lora_s2s.models.common import set_dropout
+from lora_s2s.models.family import FAMILIES as FAMILIES_BY_NAME
 from lora_s2s.models.loading import enable_gradient_checkpointing
+from lora_s2s.training.loss import sequence_loss
 
 FAMILIES = ("T5 v1.0", "T5 v1.1, LM-adapted, Flan-T5", "ByT5", "CodeT5, CodeT5+", "mT5", "UMT5")
 LONG = ((700, 5), (1, 700), (333, 61), (128, 129), (129, 127), (2, 2))
@@ -64,6 +69,32 @@ def test_gradient_checkpointing(tmp_path: Path, targets: str, method: str) -> No
     plain.train()
     _, found = gradients(plain, batch, fast=True)
     assert worst(found, expected) <= 1e-5
+
+
+def test_checkpoints_draw_the_same_dropout_again(tmp_path: Path) -> None:
+    model, batch = adapted(tmp_path, target_modules="all-linear", dropout=0.2), batch_of()
+    set_dropout(model, 0.2)
+    model.train()
+    found = []
+    for prepare in (lambda _: None, enable_gradient_checkpointing):
+        prepare(model)
+        torch.manual_seed(0)
+        with fast_forward(model):
+            loss, _ = sequence_loss(model, batch)
+            loss.backward()
+        found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+        model.zero_grad()
+    assert worst(*found) <= 1e-5
+
+
+@pytest.mark.parametrize("row", ["T5 v1.0", "T5 v1.1, LM-adapted, Flan-T5", "UMT5"])
+def test_a_smaller_residual_stream(tmp_path: Path, row: str) -> None:
+    model, batch = adapted(tmp_path, row, target_modules="all-linear"), batch_of()
+    _, expected = gradients(model, batch, fast=False)
+    float16.reinstall(model.get_base_model(), FAMILIES_BY_NAME[model.config.model_type], 5)
+    _, found = gradients(model, batch, fast=True)
+    assert worst(found, expected) <= 1e-5
+    assert_equal(model, batch)
 
 
 def test_smoothing_and_z_loss(tmp_path: Path) -> None:
