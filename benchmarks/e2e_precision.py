@@ -27,11 +27,11 @@ from lora_s2s.data.collate import collate
 from lora_s2s.data.readers import read_examples
 from lora_s2s.data.tokenise import load_tokenizer
 from lora_s2s.evaluation.evaluate import evaluate, group_references
+from lora_s2s.forward.choose import fast_forward
 from lora_s2s.inference.decode import DecodingSettings
 from lora_s2s.inference.loading import Predictor
 from lora_s2s.lora.inject import inject_lora, trainable_parameters
 from lora_s2s.models.loading import load_base
-from lora_s2s.models.t5 import fused_activation
 from lora_s2s.recipe.load import load_recipe
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.training.loop import train_step
@@ -82,7 +82,7 @@ def train(model: nn.Module, recipe: Recipe, table: Any, pad: int) -> tuple[float
     optimizer = build_optimizer(model, settings)
     losses: list[float] = []
     tokens, began = 0, time.perf_counter()
-    with fused_activation(model):
+    with fast_forward(model):
         for step in range(plan.total_steps):
             rate = learning_rate_at(
                 step, total_steps=plan.total_steps, peak=settings.learning_rate, schedule=settings.schedule,

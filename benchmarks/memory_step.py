@@ -37,6 +37,7 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
 SHAPES = {
     "tiny": (64, 128, 2, 4, 16, 512),
     "small": (512, 1024, 8, 6, 64, 32128),
+    "base": (768, 2048, 12, 12, 64, 32128),
     "large": (1024, 2816, 24, 16, 64, 32128),
     "xl": (2048, 5120, 24, 32, 64, 32128),
     "xxl": (4096, 10240, 24, 64, 64, 32128),
@@ -216,9 +217,9 @@ def run_ours(arguments: argparse.Namespace, rows: SyntheticRows, peak: Any) -> d
     from transformers import T5ForConditionalGeneration  # noqa: F401  (imported lazily: now, for the baseline)
 
     from lora_s2s.data.collate import collate
+    from lora_s2s.forward.choose import fast_forward
     from lora_s2s.lora.inject import inject_lora
     from lora_s2s.models.loading import enable_gradient_checkpointing, load_base
-    from lora_s2s.models.t5 import fused_activation
     from lora_s2s.recipe.schema import TrainingSection
     from lora_s2s.training.loop import train_step
     from lora_s2s.training.optimizer import build_optimizer
@@ -234,7 +235,7 @@ def run_ours(arguments: argparse.Namespace, rows: SyntheticRows, peak: Any) -> d
     numbers = range(0, len(rows), arguments.micro_batch)
     groups = [range(first, min(first + arguments.micro_batch, len(rows))) for first in numbers]
     times, losses = [], []
-    with fused_activation(model):
+    with fast_forward(model):
         for step in range(arguments.steps):
             began = time.perf_counter()
             batches = [collate([rows.features(row) for row in group], 0) for group in groups]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -9,7 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model
+from torch.utils.flop_counter import FlopCounterMode
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -45,3 +51,113 @@ def test_memory_step_measures_every_variant(tmp_path: Path) -> None:
     (run,) = found["runs"]
     assert 0 < run["MiB"]["baseline"] <= run["MiB"]["peak"]
     assert len(run["losses"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_throughput_measures_both_sides_on_as_many_tokens_and_their_losses_agree(tmp_path: Path) -> None:
+    words = ("--shape", "tiny", "--sides", "hf-best,ours", "--batches", "6", "--rows-tried", "8", "--profile", "e2e")
+    found = result_of("throughput.py", tmp_path, *words)
+    assert str(tmp_path) not in json.dumps(found)
+    ours, best = found["sides"]["ours"], found["sides"]["hf-best"]
+    assert [run["rows"] for run in best["tries"]] == [8]
+    for run in (ours, best):
+        assert run["seconds"] > 0
+        assert run["cpu_seconds"] > 0
+        assert run["peak_MiB_over_model"] > 0
+        assert 0 < run["share_of_peak"] < 1
+        assert run["tokens_per_second"] == pytest.approx(run["real_tokens"] / run["seconds"], rel=0.01)
+    assert best["real_tokens"] == pytest.approx(ours["real_tokens"], rel=0.2)
+    assert ours["forward"] == "padding-free"
+    assert set(found["ratios"]) == {"ours/hf-best"}
+    assert len(found["parity"]["ours"]) == len(found["parity"]["hf"]) == 3
+    assert found["parity"]["max_loss_difference"] <= 1e-4
+
+
+def test_needed_work_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    needed_flops = importlib.import_module("roofline").needed_flops
+    # d_model 2, d_ff 3, one layer, one head of 2, vocabulary 5, rank 1: q, k, v and o are 4 multiply-adds each, the
+    # feed-forward 18, a pair of factors 4. Encoder 4·4 + 18, cross keys and values 8, decoder 6·4 + 18: 84, there and
+    # back; three pairs of factors on either token, 24, three times; six products of attention on three pairs of tokens,
+    # 2 each; the head 10, there and back. Spared in both blocks 0: q, k and v back to the input, both factors A (2
+    # each) too, and the keys' gradient (2).
+    expected = 2 * (2 * 84 + 3 * 24 + 6 * 3 * 2 + 2 * 10 - 2 * (3 * 4 + 2 * 2 + 2))
+    one = np.array([1])
+    assert needed_flops((2, 3, 1, 1, 2, 5), one, one, rank=1) == expected == 520
+
+
+@pytest.mark.parametrize("source", [11, 40])
+def test_needed_work_is_what_torch_counts(source: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    needed_flops = importlib.import_module("roofline").needed_flops
+    config = transformers.T5Config(
+        d_model=48, d_ff=80, num_layers=3, num_heads=2, d_kv=16, vocab_size=64, feed_forward_proj="gated-gelu",
+        decoder_start_token_id=0, attn_implementation="eager",
+    )  # fmt: skip
+    base = transformers.T5ForConditionalGeneration(config)
+    adapter = LoraConfig(task_type="SEQ_2_SEQ_LM", r=4, target_modules=["q", "v"])
+    model = get_peft_model(base, adapter).train()
+    # One target token: transformers computes the causal attention's other half too, which nothing needs.
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=torch.full((1, source), 5), labels=torch.tensor([[1]]), use_cache=False).loss.backward()
+    needed = needed_flops((48, 80, 3, 2, 16, 64), np.array([source]), np.array([1]), rank=4)
+    assert counter.get_total_flops() == needed
+
+
+def test_every_profile_has_the_lengths_it_claims(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    workload = importlib.import_module("workload")
+    claimed = {"lognormal": (146, 25), "e2e": (37.2, 26.6), "conversations": (165, 16.1)}
+    for profile, (source, target) in claimed.items():
+        rows = workload.ProfileRows(profile, 512)
+        assert rows.source_lengths.mean() == pytest.approx(source, rel=0.03)
+        assert rows.target_lengths.mean() == pytest.approx(target, rel=0.06)
+        row = rows[7]
+        assert [len(row["input_ids"]), len(row["labels"])] == [rows.source_lengths[7], rows.target_lengths[7]]
+
+
+def test_the_sample_of_an_epoch_has_as_many_tokens_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    workload = importlib.import_module("workload")
+    rows = workload.ProfileRows("lognormal", 512)
+    for order in ("random", "grouped"):
+        batches = workload.hf_batches(rows, order, 8)
+        assert sorted(row for batch in batches for row in batch) == list(range(len(rows)))
+        _, *picked = workload.sample(rows, batches, 100_000)
+        assert rows.real_tokens(picked) == pytest.approx(100_000, rel=0.03)
+
+
+def test_the_speed_page_is_what_the_kept_results_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS.parent / "tools"))
+    page = importlib.import_module("speed_page")
+    assert page.PAGE.read_text(encoding="utf-8") == page.render(page.kept(page.RESULTS))
+
+
+def test_the_speed_page_shows_every_side_and_what_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS.parent / "tools"))
+    page = importlib.import_module("speed_page")
+    run = {"tokens_per_second": 722.4, "tokens_per_cpu_second": 741.7, "peak_MiB_over_model": 1086.6}
+    run |= {"share_of_peak": 0.721, "seconds": 20.7, "cpu_seconds": 20.1}
+    failed = {"failed": "out of memory"}
+    result = {
+        "command": "python benchmarks/throughput.py", "device": "x86_64", "cores": 2, "threads": 1, "on": "cpu",
+        "dtype": "float32",
+        "versions": {"torch": "2"}, "shape": "small", "quantization": "none", "profile": "e2e", "peak_gflops": 110.7,
+        "sides": {"hf-best": {**failed, "tries": [{"rows": 8, **failed}]}, "ours": run},
+        "ratios": {}, "parity": {"ours": [1.0], "hf": [1.0], "max_loss_difference": 7e-8},
+    }  # fmt: skip
+    text = page.render([result])
+    assert "| hf-best | out of memory |" in text
+    assert "| ours | 722 | 742 | 1,087 | 72 % |" in text
+    assert "8 rows (out of memory)" in text
+    assert "7e-08 apart" in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_scaling_measures_every_size(tmp_path: Path) -> None:
+    found = result_of("scaling.py", tmp_path, "--rows", "200", "400", "--steps", "5")
+    assert [run["rows"] for run in found["padded"]] == [run["rows"] for run in found["packed"]] == [200, 400]
+    assert all(run["tokens_per_cpu_second"] > 0 and run["peak_MiB"] > 0 for run in found["packed"])
+    assert len(found["by-tokens"][0]["points"]) == 5
