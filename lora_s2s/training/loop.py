@@ -122,7 +122,9 @@ class Run:
     def to_the_end(self, signals: StopSignals) -> None:
         """Steps until done. What is due after a step comes before the next, also when a resumed run begins with it."""
         saved = (self.state.step, self.state.evaluated_step)
-        with ahead(self.batches()) as next_batches:
+        # On a CPU torch's operations in a second thread have threads of their own, and a step takes twice as long.
+        on_gpu = self.accelerator.device.type == "cuda"
+        with ahead(self.batches(), 2 if on_gpu else 0) as next_batches:
             while True:
                 stop = stop_signal(signals.received, self.accelerator)
                 if stop is not None:

@@ -9,18 +9,20 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
-_AHEAD = 2
 
 
 @contextmanager
-def ahead(items: Iterator[Item]) -> Iterator[Callable[[], Item]]:
-    """Gives a function that returns the next item, while a thread makes the two after it.
+def ahead(items: Iterator[Item], count: int) -> Iterator[Callable[[], Item]]:
+    """Gives a function that returns the next item, while a thread makes the ``count`` after it; 0 does without one.
 
     What is raised while an item is made is raised, as it is, to whoever takes that item. On leaving, the thread ends
     with the item it is at.
     """
+    if not count:
+        yield lambda: next(items)
+        return
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ahead") as thread:
-        waiting = deque(thread.submit(next, items) for _ in range(_AHEAD))
+        waiting = deque(thread.submit(next, items) for _ in range(count))
 
         def take() -> Item:
             waiting.append(thread.submit(next, items))
