@@ -66,7 +66,7 @@ def our_steps(
             batch = with_layout(model, collate([rows.features(row) for row in numbers], 0))
             yield batch if on_cpu else batch.pinned()
 
-    with fast_forward(model), ahead(collated()) as next_batch:
+    with fast_forward(model), ahead(collated(), 0 if on_cpu else 2) as next_batch:
         for step in range(len(batches)):
             stats = train_step(
                 model, optimizer, [next_batch()], accelerator=accelerator, step=step,

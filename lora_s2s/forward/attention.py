@@ -99,7 +99,7 @@ def _attend(query: Side, key: Side, parts: Any, heads: int, bias: Tensor | None,
     if bias is not None:
         bias = bias.expand(query.rows, -1, query.width, key.width)
     if q.dtype == torch.bfloat16 and q.device.type == "cpu" and not dropout:
-        mixed = _InProducts.apply(q, k, v, bias)  # type: ignore[no-untyped-call]
+        mixed: Tensor = _InProducts.apply(q, k, v, bias)  # type: ignore[no-untyped-call]
     else:
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=1.0)
     flat = mixed.transpose(1, 2).reshape(query.rows * query.width, -1)
@@ -124,8 +124,7 @@ class _InProducts(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(q, k, v, bias)
-        mixed: Tensor = _weights(q, k, bias) @ v
-        return mixed
+        return _weights(q, k, bias) @ v
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
