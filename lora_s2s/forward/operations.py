@@ -269,13 +269,15 @@ class _Residual(torch.autograd.Function):
         onto = torch.zeros_like(residual_ND) if rates[1] else residual_ND
         outputs_ND, lora = _product(hidden, product, training=training, scale=scale, onto=onto)
         ctx.mask = None if lora is None else lora.mask
-        ctx.save_for_backward(*inputs, *((lora.reduced_Nr,) if lora else ()))
+        # A frozen product's inputs are asked for only to undo the activation before it.
+        ctx.needed = activation is not None or lora is not None
+        ctx.save_for_backward(*(inputs if ctx.needed else ()), *((lora.reduced_Nr,) if lora else ()))
         return ctx.outer.on(outputs_ND).add_(residual_ND) if rates[1] else outputs_ND
 
     @staticmethod
     def backward(ctx: Any, slope_ND: Tensor) -> Gradients:
         saved = ctx.saved_tensors  # asked for once: a checkpoint makes them anew at every asking
-        inputs, reduced = saved[: ctx.count], saved[ctx.count :]
+        inputs, reduced = (saved[: ctx.count], saved[ctx.count :]) if ctx.needed else ((), ())
         dropped_ND = ctx.outer.on(slope_ND)
         hidden, factors = _product_backward(
             dropped_ND,
