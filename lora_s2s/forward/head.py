@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_LOGITS_AT_ONCE = 1 << 22
+# A GPU needs more rows at once to be busy.
+_LOGITS_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 25}
 
 
 def head_loss(states_ND: Tensor, head: nn.Module, labels_N: Tensor, *, label_smoothing: float, z_loss: float) -> Tensor:
@@ -42,7 +43,7 @@ class _HeadLoss(torch.autograd.Function):
     ) -> Tensor:
         gradient_ND = torch.empty_like(states_ND) if ctx.needs_input_grad[0] else None
         loss_sum = torch.zeros((), dtype=torch.float32, device=states_ND.device)
-        rows = max(1, _LOGITS_AT_ONCE // head.weight.shape[0])
+        rows = max(1, _LOGITS_AT_ONCE[states_ND.device.type] // head.weight.shape[0])
         for some in (slice(start, start + rows) for start in range(0, len(labels_N), rows)):
             logits_CV = head(states_ND[some]).to(torch.float32)
             loss, slope_CV = _loss_and_slope(logits_CV, labels_N[some].unsqueeze(1), label_smoothing, z_loss)

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from lora_s2s.console import ProgressLine, say
-from lora_s2s.data.batching import Lengths
 from lora_s2s.data.collate import Batch
 from lora_s2s.errors import ResourceError, UsageError
 from lora_s2s.forward.choose import encoder_states
+from lora_s2s.training.batching import Lengths
 
 _ENCODER = re.compile(r"(^|\.)encoder\.")
 _HINT = "set training.cache_encoder=false"

@@ -9,10 +9,10 @@ from functools import lru_cache
 import numpy as np
 
 from lora_s2s.console import say
-from lora_s2s.data.batching import Groups, packed_batches, token_budget_batches
 from lora_s2s.data.prepared import SplitTable
 from lora_s2s.errors import DataError
 from lora_s2s.recipe.schema import TrainingSection
+from lora_s2s.training.batching import Groups, packed_batches, token_budget_batches
 from lora_s2s.training.result import TrainState
 
 Rows = list[int]

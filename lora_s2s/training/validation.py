@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import distributed, nn
 
-from lora_s2s.data.batching import token_budget_batches
 from lora_s2s.data.collate import collate
 from lora_s2s.data.prepared import SplitTable
 from lora_s2s.errors import DataError
+from lora_s2s.training.batching import token_budget_batches
 from lora_s2s.training.loss import sequence_loss
 
 Evaluate = Callable[[nn.Module], dict[str, float]]

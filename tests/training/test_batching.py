@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_s2s.data.batching import packed_batches, token_budget_batches
 from lora_s2s.errors import UsageError
+from lora_s2s.training.batching import packed_batches, token_budget_batches
 
 LENGTHS = st.lists(st.tuples(st.integers(1, 600), st.integers(1, 130)), max_size=120)
 
