@@ -19,7 +19,7 @@ INTRO = """# Speed and memory
 Written by `tools/speed_page.py` from `benchmarks/results`; not by hand. Random weights of T5 v1.1's published shapes,
 LoRA r=16 on q and v, one optimizer step a batch, the sides one after another in one run on the same rows:
 
-- `hf-defaults`: Seq2SeqTrainer and PEFT as a user gets them: 8 random rows, padded to the longest, dropout 0.1;
+- `hf-defaults`: Seq2SeqTrainer and PEFT by default: float32, 8 random rows, padded to the longest, dropout 0.1;
 - `hf-best`: the same grouped by length, dropout 0, SDPA, in ours' number format, the fastest batch size of several;
 - `hf-max-length`: the defaults, with every row padded to 512 + 128 tokens, as tutorials do;
 - `ours`: this package as it trains, dropout 0.
