@@ -44,8 +44,10 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     assert [line["step"] for line in one] == [line["step"] for line in two]
     for here, there in zip(one, two, strict=True):
         assert here.get("target_tokens") == there.get("target_tokens")
-        for key in ("loss", "grad_norm", "validation_loss"):
-            assert here.get(key, 0.0) == pytest.approx(there.get(key, 0.0), abs=5e-5)  # AdamW makes rounding grow
+        for key in ("loss", "validation_loss"):
+            assert here.get(key, 0.0) == pytest.approx(there.get(key, 0.0), abs=2e-6)
+        # AdamW's step where a gradient is nothing but rounding is as large as any: the norm shows it, the loss does not.
+        assert here.get("grad_norm", 0.0) == pytest.approx(there.get("grad_norm", 0.0), abs=1e-4)
     # The first step starts from equal weights: there the gradients must agree as closely as float32 can.
     assert one[0]["grad_norm"] == pytest.approx(two[0]["grad_norm"], abs=1e-6)
     assert max(float((alone[name] - first[name]).abs().max()) for name in alone) < 1e-3
