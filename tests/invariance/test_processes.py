@@ -46,7 +46,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         assert here.get("target_tokens") == there.get("target_tokens")
         for key in ("loss", "validation_loss"):
             assert here.get(key, 0.0) == pytest.approx(there.get(key, 0.0), abs=2e-6)
-        # AdamW's step where a gradient is nothing but rounding is as large as any: the norm shows it, the loss does not.
+        # AdamW's step is as large as any where a gradient is mere rounding: the norm shows it, the loss does not.
         assert here.get("grad_norm", 0.0) == pytest.approx(there.get("grad_norm", 0.0), abs=1e-4)
     # The first step starts from equal weights: there the gradients must agree as closely as float32 can.
     assert one[0]["grad_norm"] == pytest.approx(two[0]["grad_norm"], abs=1e-6)
