@@ -12,6 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lora_s2s.training.batching import TARGET_COST
+
 Numbers = npt.NDArray[Any]
 Lengths = Callable[[Numbers], Numbers]
 """Standard normal draws to lengths in tokens, not yet rounded."""
@@ -19,8 +21,6 @@ Lengths = Callable[[Numbers], Numbers]
 ROWS = 4096
 LONGEST = (512, 128)
 _SEED = 11
-# What a target slot costs beside a source slot: cross-attention and the head come on top.
-_TARGET_COST = 1.75
 
 
 def log_normal(mean: float, sigma: float, least: int, most: int) -> Lengths:
@@ -109,7 +109,7 @@ def sample(rows: ProfileRows, batches: Sequence[Sequence[int]], tokens: float) -
 
     def cost(number: int) -> float:
         batch = batches[number]
-        longest = rows.source_lengths[batch].max() + _TARGET_COST * rows.target_lengths[batch].max()
+        longest = rows.source_lengths[batch].max() + TARGET_COST * rows.target_lengths[batch].max()
         return float(len(batch) * longest)
 
     by_cost = sorted(range(len(batches)), key=cost)

@@ -7,10 +7,11 @@ python tools/speed_page.py --check    say whether the committed page is theirs
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from pages import table, write_or_check
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "SPEED.md"
@@ -79,7 +80,7 @@ def _sides(result: Result, sides: dict[str, Result], kind: str) -> str:
         lines.append(
             [name, *(f"{figure:,.0f}" for figure in figures), share, *(str(ratio.get(key, "")) for key in times)]
         )
-    return _table(lines)
+    return table(lines)
 
 
 def _remarks(result: Result) -> list[str]:
@@ -103,19 +104,9 @@ def _speed(found: Result) -> str:
     return f"({found['tokens_per_second']:,.0f} tokens/s, {found['peak_MiB_over_model']:,.0f} MiB)"
 
 
-def _table(lines: Iterable[Sequence[str]]) -> str:
-    head, *rows = lines
-    return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *rows))
-
-
 def main() -> None:
     """Writes the page, or with ``--check`` exits 1 where the committed one says something else."""
-    page = render(kept(RESULTS))
-    if "--check" not in sys.argv[1:]:
-        PAGE.parent.mkdir(exist_ok=True)
-        PAGE.write_text(page, encoding="utf-8")
-    elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page:
-        sys.exit("docs/SPEED.md is not what the results give: run tools/speed_page.py")
+    write_or_check(PAGE, render(kept(RESULTS)), source="the results")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
+from pages import table, write_or_check  # noqa: E402
 from support import REFUSED, RESULTS, TABLE, cell  # noqa: E402
 
 BATTERIES = ("tests/families/test_family_battery.py", "tests/lora/test_methods_battery.py")
@@ -58,19 +59,13 @@ def render(found: Results) -> str:
 
 def _table(kind: str, rows: dict[str, dict[str, str]]) -> str:
     columns = list(dict.fromkeys(check for checks in rows.values() for check in checks))
-    lines = [[kind, *columns], ["---"] * (1 + len(columns))]
-    lines += [[name, *(cell(checks[c]) if c in checks else "" for c in columns)] for name, checks in rows.items()]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    lines = [[name, *(cell(checks[c]) if c in checks else "" for c in columns)] for name, checks in rows.items()]
+    return table([[kind, *columns], *lines])
 
 
 def main() -> None:
     """Writes the table, or with ``--check`` exits 1 where the committed one says something else."""
-    page = render(run_batteries())
-    if "--check" not in sys.argv[1:]:
-        TABLE.parent.mkdir(exist_ok=True)
-        TABLE.write_text(page, encoding="utf-8")
-    elif not TABLE.is_file() or TABLE.read_text(encoding="utf-8") != page:
-        sys.exit("docs/SUPPORT.md is not what the batteries give: run tools/support_table.py")
+    write_or_check(TABLE, render(run_batteries()), source="the batteries")
 
 
 if __name__ == "__main__":

@@ -53,7 +53,10 @@ class Batch:
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         sources, mask, labels = map(change, (self.input_ids_BS, self.attention_mask_BS, self.labels_BT))
         memory = None if self.memory_ND is None else change(self.memory_ND)
-        return replace(self, input_ids_BS=sources, attention_mask_BS=mask, labels_BT=labels, memory_ND=memory)
+        layout = None if self.layout is None else self.layout.each(change)
+        return replace(
+            self, input_ids_BS=sources, attention_mask_BS=mask, labels_BT=labels, layout=layout, memory_ND=memory
+        )
 
 
 def collate(features: Sequence[Features], pad_token_id: int) -> Batch:

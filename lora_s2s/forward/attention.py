@@ -56,8 +56,7 @@ class GroupedAttention:
         sources, targets = zip(*self._layout.groups, strict=True)
         if self._key_biases is None:
             self._key_biases = [
-                None if mask is None else _where(mask, torch.zeros((), dtype=q_M.dtype, device=q_M.device))
-                for mask in self._layout.key_masks
+                None if side.filled is None else _where(side.filled, q_M.new_zeros(())) for side in sources
             ]
         return self._over(targets, sources, (q_M, k_N, v_N), heads, self._key_biases)
 
@@ -81,11 +80,10 @@ class GroupedAttention:
             bias = relative_bias(relative, widest, like.device)
             if causal:
                 bias = _where(torch.ones(widest, widest, dtype=torch.bool, device=like.device).tril(), bias)
-            made = [bias[:, :, : side.width, : side.width] for side in sides]
-            if not causal:
-                masks = self._layout.key_masks
-                made = [part if mask is None else _where(mask, part) for part, mask in zip(made, masks, strict=True)]
-            self._biases[known] = made
+            parts = [(side, bias[:, :, : side.width, : side.width]) for side in sides]
+            self._biases[known] = [
+                part if causal or side.filled is None else _where(side.filled, part) for side, part in parts
+            ]
         return self._biases[known]
 
 
@@ -235,7 +233,7 @@ class _Picked(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor, None, None]:
         index, back = ctx.saved_tensors
-        if len(back) == ctx.count and len(index) > ctx.count:  # tokens to slots: each token takes its own slot's
+        if len(index) > ctx.count:  # tokens to slots: each token takes its own slot's
             return slopes.index_select(0, back), None, None
         found = slopes.new_zeros(ctx.count, slopes.shape[1])
         return found.index_copy_(0, index, slopes), None, None

@@ -18,7 +18,7 @@ from lora_s2s.errors import UsageError
 from lora_s2s.forward.attention import Attend, GroupedAttention, PackedAttention
 from lora_s2s.forward.head import head_loss
 from lora_s2s.forward.layout import Layout, layout_of
-from lora_s2s.forward.operations import COMPILED_ON
+from lora_s2s.forward.operations import ACTIVATIONS, COMPILED_ON
 from lora_s2s.forward.t5 import PaddingFree
 from lora_s2s.models.precision import ran_out_of_memory
 from lora_s2s.models.t5 import fused_activation
@@ -47,7 +47,13 @@ class _Choice:
         self._settled = False
         self._fast: PaddingFree | None = None
 
+    @property
+    def is_hf(self) -> bool:
+        """Whether it is settled that HF's forward is used."""
+        return self._settled and self._fast is None
+
     def forward(self, model: nn.Module, batch: Batch) -> PaddingFree | None:
+        """Returns the fast forward, after the comparison with the first batch; None where HF's is to be used."""
         if not self._settled:
             self._settled, self._fast = True, _settle(model, batch)
             if self._fast is None:
@@ -83,15 +89,13 @@ def fast_forward(model: nn.Module) -> Iterator[None]:
 
 def fast_states(model: nn.Module, batch: Batch) -> FastStates | None:
     """Returns a batch's states by the fast forward; None where HF's is to be used."""
-    choice: _Choice | None = getattr(model, _CHOICE, None)
-    forward = None if choice is None else choice.forward(model, batch)
+    forward = _chosen(model, batch)
     return None if forward is None else _states(forward, model, batch)
 
 
 def encoder_states(model: nn.Module, batch: Batch) -> dict[int, Tensor] | None:
     """Returns what the encoder makes of each row, (its tokens, D), by the row's place; None without a fast forward."""
-    choice: _Choice | None = getattr(model, _CHOICE, None)
-    forward = None if choice is None else choice.forward(model, batch)
+    forward = _chosen(model, batch)
     if forward is None:
         return None
     layout, was_training = _layout(model, batch), model.training
@@ -106,23 +110,28 @@ def encoder_states(model: nn.Module, batch: Batch) -> dict[int, Tensor] | None:
 
 def with_layout(model: nn.Module, batch: Batch) -> Batch:
     """Returns the batch with what the fast forward needs to know of it, made ahead on the CPU."""
-    if getattr(model, _CHOICE, None) is None:
+    choice: _Choice | None = getattr(model, _CHOICE, None)
+    if choice is None or choice.is_hf:
         return batch
     device = next(model.parameters()).device.type
     return replace(batch, layout=layout_of(batch, model.config, device=device))
 
 
+def _chosen(model: nn.Module, batch: Batch) -> PaddingFree | None:
+    choice: _Choice | None = getattr(model, _CHOICE, None)
+    return None if choice is None else choice.forward(model, batch)
+
+
 def _layout(model: Any, batch: Batch) -> Layout:
+    if isinstance(batch.layout, Layout):
+        return batch.layout
     device = batch.input_ids_BS.device
-    layout = batch.layout
-    if not isinstance(layout, Layout):
-        layout = layout_of(batch, model.config, device=device.type)
-    return layout.to(device)
+    return layout_of(batch, model.config, device=device.type).each(lambda tensor: tensor.to(device))
 
 
 def _settle(model: Any, batch: Batch) -> PaddingFree | None:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    stacks = stacks_of(base)
+    stacks = stacks_of(base, ACTIVATIONS)
     if isinstance(stacks, str):
         say(f"forward: transformers' own; the fast one is not for this base: {stacks}")
         return None

@@ -5,7 +5,7 @@ N source tokens, M target tokens of the batch; n rows of a group, S and T its lo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -30,6 +30,7 @@ class Side:
         source_of_slot: (n · width) the token in each slot, counted from the group's first; padding repeats token 0.
             None where there is no padding.
         slot_of_token: (tokens) the slot of each token. None where there is no padding.
+        filled: (n, 1, 1, width) true where a token stands. None where there is no padding.
     """
 
     rows: int
@@ -37,6 +38,7 @@ class Side:
     tokens: int
     source_of_slot: Tensor | None = None
     slot_of_token: Tensor | None = None
+    filled: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,6 @@ class Layout:
         labels_M: what the decoder is to write, -100 where it does not count.
         source_rows_N, target_rows_M: the row of each token, rows counted in the layout's order.
         groups: the encoder's and the decoder's side of each group.
-        key_masks: for each group (n, 1, 1, S) true where a source token stands; None without padding.
         row_order, source_lengths: each row's place in the batch and its source tokens, in the layout's order.
         counted_N: the positions in ``labels_M`` that count; None where all do.
     """
@@ -59,14 +60,13 @@ class Layout:
     source_rows_N: Tensor
     target_rows_M: Tensor
     groups: tuple[tuple[Side, Side], ...]
-    key_masks: tuple[Tensor | None, ...]
     row_order: tuple[int, ...]
     source_lengths: tuple[int, ...]
     counted_N: Tensor | None
 
-    def to(self, device: torch.device | str) -> Layout:
-        """Returns the layout on a device."""
-        return _moved(self, device)  # type: ignore[no-any-return]
+    def each(self, change: Callable[[Tensor], Tensor]) -> Layout:
+        """Returns the layout with every tensor changed: moved to a device, or pinned."""
+        return _changed(self, change)  # type: ignore[no-any-return]
 
 
 def layout_of(batch: Batch, config: Any, *, device: str = "cpu") -> Layout:
@@ -83,13 +83,10 @@ def layout_of(batch: Batch, config: Any, *, device: str = "cpu") -> Layout:
     sources, targets = mask_BS.sum(1).tolist(), spoken_BT.sum(1).tolist()
     order = sorted(range(len(sources)), key=lambda row: (-sources[row], -targets[row]))
     sources, targets = [sources[row] for row in order], [targets[row] for row in order]
-    pairs, masks = [], []
-    for rows in _groups(sources, targets, _WORTH_A_CALL[device]):
-        own, multiple = (sources[rows], targets[rows]), _MULTIPLE[device]
-        source, target = (_side(lengths, multiple) for lengths in own)
-        pairs.append((source, target))
-        widths = torch.arange(source.width)[None, None, None]
-        masks.append(None if source.slot_of_token is None else widths < torch.tensor(own[0])[:, None, None, None])
+    groups = [
+        (_side(sources[rows], _MULTIPLE[device]), _side(targets[rows], _MULTIPLE[device]))
+        for rows in _groups(sources, targets, _WORTH_A_CALL[device])
+    ]
     picked, spoken = mask_BS[order], spoken_BT[order]
     labels_M = labels_BT[order][spoken]
     counted_M = labels_M != IGNORED
@@ -99,8 +96,7 @@ def layout_of(batch: Batch, config: Any, *, device: str = "cpu") -> Layout:
         labels_M,
         torch.arange(len(order)).repeat_interleave(torch.tensor(sources)),
         torch.arange(len(order)).repeat_interleave(torch.tensor(targets)),
-        tuple(pairs),
-        tuple(masks),
+        tuple(groups),
         tuple(order),
         tuple(sources),
         None if bool(counted_M.all()) else counted_M.nonzero()[:, 0],
@@ -132,15 +128,14 @@ def _side(lengths: Sequence[int], multiple: int) -> Side:
     slots = filled.flatten().nonzero()[:, 0]
     source = torch.zeros(rows * width, dtype=torch.long)
     source[slots] = torch.arange(tokens)
-    return Side(rows, width, tokens, source, slots)
+    return Side(rows, width, tokens, source, slots, filled[:, None, None])
 
 
-def _moved(value: Any, device: torch.device | str) -> Any:
+def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
-        pinned = value.pin_memory() if torch.device(device).type == "cuda" and value.device.type == "cpu" else value
-        return pinned.to(device, non_blocking=True)
+        return change(value)
     if isinstance(value, tuple):
-        return tuple(_moved(item, device) for item in value)
+        return tuple(_changed(item, change) for item in value)
     if isinstance(value, Layout | Side):
-        return type(value)(*(_moved(getattr(value, item.name), device) for item in fields(value)))
+        return type(value)(*(_changed(getattr(value, item.name), change) for item in fields(value)))
     return value

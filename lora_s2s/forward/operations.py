@@ -94,7 +94,10 @@ def _product(
 ) -> tuple[Tensor, _Lora | None]:
     """Returns ``onto`` + scale · product(inputs), and what its backward pass needs."""
     weight = product.weight().t()
-    outputs = inputs_ND @ weight if onto is None else torch.addmm(onto, inputs_ND, weight, alpha=scale)
+    if onto is None:
+        outputs = (inputs_ND if scale == 1 else inputs_ND * scale) @ weight
+    else:
+        outputs = torch.addmm(onto, inputs_ND, weight, alpha=scale)
     if product.down is None or product.up is None:
         return outputs, None
     mask = Mask.drawn(product.dropout if training else 0.0)
@@ -266,7 +269,7 @@ class _Residual(torch.autograd.Function):
         ctx.inner, ctx.outer = Mask.drawn(rates[0]), Mask.drawn(rates[1])
         ctx.product, ctx.activation, ctx.scale, ctx.count = product, activation, scale, count
         hidden = ctx.inner.on(activated(activation, inputs))
-        onto = torch.zeros_like(residual_ND) if rates[1] else residual_ND
+        onto = None if rates[1] else residual_ND
         outputs_ND, lora = _product(hidden, product, training=training, scale=scale, onto=onto)
         ctx.mask = None if lora is None else lora.mask
         # A frozen product's inputs are asked for only to undo the activation before it.

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lora_s2s.models import t5
+
 # Families whose every part is named here. LongT5's encoder attends in blocks.
 COVERED = ("t5", "mt5", "umt5")
 # Where in a model's names the parameters lie that may train; the products of its blocks alone.
-ADAPTED = re.compile(r"block\.\d+\.layer\.\d+\.\w+\.(q|k|v|o|wi|wi_0|wi_1|wo)\.(?!weight$)")
-_ACTIVATIONS = ("gelu_new", "relu", "silu")
+ADAPTED = re.compile(rf"{t5.ADAPTABLE}\.(?!weight$)")
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,17 @@ class Stack:
         return self.blocks[0].self_attention.relative if own is None else own
 
 
-def stacks_of(model: Any) -> tuple[Stack, Stack] | str:
-    """Returns the encoder and the decoder of a T5-shaped model, or why it cannot be taken apart."""
+def stacks_of(model: Any, activations: Collection[str]) -> tuple[Stack, Stack] | str:
+    """Returns the encoder and the decoder of a T5-shaped model, or why whoever asks cannot use them.
+
+    Args:
+        activations: those that whoever asks knows, by HF's names.
+    """
     config = model.config
     if config.model_type not in COVERED:
         return f"it covers {', '.join(COVERED)}, not {config.model_type}"
-    if config.dense_act_fn not in _ACTIVATIONS:
-        return f"it knows {', '.join(_ACTIVATIONS)}, not {config.dense_act_fn}"
+    if config.dense_act_fn not in activations:
+        return f"it knows {', '.join(activations)}, not {config.dense_act_fn}"
     return _stack(model.encoder, config), _stack(model.decoder, config)
 
 

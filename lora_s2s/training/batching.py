@@ -19,7 +19,7 @@ _RATIOS = (1.04, 1.08, 1.15, 1.3, 1.6)
 _SAMPLE = 20_000
 _PACKED_AT_ONCE = 1 << 17  # bounds the memory that packing takes
 # What a padded target slot costs beside a padded source slot: it goes through cross-attention and the head as well.
-_TARGET_COST = 1.75
+TARGET_COST = 1.75
 # Packed micro-batches that are filled side by side: with more of them rows fit better, with fewer they mix less.
 _OPEN = 64
 
@@ -103,7 +103,7 @@ def _best_ratio(order: Numbers, sources: Numbers, targets: Numbers, budget: int,
         rows = _by_length(order, sources, targets, ratio, offset)
         starts = _starts(sources[rows], targets[rows], budget)
         longest = [np.maximum.reduceat(lengths[rows], starts) for lengths in (sources, targets)]
-        return float(np.diff(starts, append=len(rows)) @ (longest[0] + _TARGET_COST * longest[1]))
+        return float(np.diff(starts, append=len(rows)) @ (longest[0] + TARGET_COST * longest[1]))
 
     return min(_RATIOS, key=cost)
 

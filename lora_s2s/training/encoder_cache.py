@@ -21,9 +21,9 @@ from lora_s2s.console import ProgressLine, say
 from lora_s2s.data.collate import Batch
 from lora_s2s.errors import ResourceError, UsageError
 from lora_s2s.forward.choose import encoder_states
+from lora_s2s.models.family import FAMILIES
 from lora_s2s.training.batching import Lengths
 
-_ENCODER = re.compile(r"(^|\.)encoder\.")
 _HINT = "set training.cache_encoder=false"
 
 
@@ -54,8 +54,8 @@ def check_cacheable(model: nn.Module, dropout: float) -> None:
     Raises:
         UsageError: it trains, or drops out.
     """
-    trained = [name for name, weight in model.named_parameters() if weight.requires_grad and _ENCODER.search(name)]
-    if trained:
+    encoder = re.compile(FAMILIES[str(model.config.model_type)].stacks[0])  # type: ignore[union-attr]
+    if any(weight.requires_grad and encoder.search(name) for name, weight in model.named_parameters()):
         hint = f"set lora.target_modules=decoder, or {_HINT.removeprefix('set ')}"
         raise UsageError("training.cache_encoder needs an encoder that no adapter changes", hint=hint)
     if dropout:

@@ -10,6 +10,7 @@ from torch import distributed, nn
 from lora_s2s.data.collate import collate
 from lora_s2s.data.prepared import SplitTable
 from lora_s2s.errors import DataError
+from lora_s2s.forward.choose import with_layout
 from lora_s2s.training.batching import token_budget_batches
 from lora_s2s.training.loss import sequence_loss
 
@@ -48,8 +49,8 @@ def make_validation(
         try:
             with torch.no_grad():
                 for rows in batches[rank::processes]:
-                    batch = collate([table.features(row) for row in rows], pad_token_id).to(device)
-                    loss_sum, target_tokens = sequence_loss(model, batch)
+                    batch = with_layout(model, collate([table.features(row) for row in rows], pad_token_id))
+                    loss_sum, target_tokens = sequence_loss(model, batch.to(device))
                     totals[0] += loss_sum
                     totals[1] += target_tokens
         finally:

@@ -86,7 +86,7 @@ def test_a_weight_of_the_base_that_trains_keeps_hf_s(tmp_path: Path, capsys: pyt
 def test_flex_attention_is_the_grouped_one(tmp_path: Path) -> None:
     """Its GPU kernel is not to be had here; torch's own slow form of the same masks and table is."""
     model = adapted(tmp_path).get_base_model()
-    encoder, decoder = stacks_of(model)
+    encoder, decoder = stacks_of(model, operations.ACTIVATIONS)
     for lengths in (((9, 4), (1, 1), (30, 11), (30, 2)), ((300, 140), (200, 5), (7, 7))):
         layout = layout_of(batch_of(lengths), model.config)
         grouped, packed = (

@@ -21,7 +21,7 @@ from lora_s2s.training.loss import sequence_loss
 def test_an_encoder_without_adapters_runs_without_gradient(tmp_path: Path) -> None:
     for targets, trains in (("decoder", False), ("attention-qv", True)):
         model = adapted(tmp_path / targets, target_modules=targets).get_base_model()
-        forward = PaddingFree(model, stacks_of(model))
+        forward = PaddingFree(model, stacks_of(model, operations.ACTIVATIONS))
         assert forward.memory(layout_of(batch_of(), model.config)).requires_grad is trains
 
 
