@@ -45,3 +45,16 @@ def tiny_t5() -> Callable[..., object]:
         return model.eval()
 
     return build
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str, str], str]:
+    """Writes a text file, newlines as given, and returns its path."""
+
+    def writer(name: str, text: str) -> str:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode("utf-8"))
+        return str(path)
+
+    return writer

@@ -15,13 +15,14 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 # A room may import rooms of a lower rank only; rooms of one rank never see each other.
 RANKS = {
-    "errors": 0, "console": 1, "files": 1, "hub": 1, "demo": 2, "recipe": 3, "data": 3, "models": 3, "lora": 4,
-    "forward": 5, "training": 6, "inference": 6, "evaluation": 7, "export": 8, "commands": 9, "cli": 10, "__main__": 11,
+    "errors": 0, "console": 1, "files": 1, "hub": 1, "demo": 2, "recipe": 3, "reading": 3, "data": 4, "models": 4,
+    "lora": 5, "forward": 6, "training": 7, "inference": 7, "evaluation": 8, "export": 9, "commands": 10, "cli": 11,
+    "__main__": 12,
 }  # fmt: skip
 
 HOMES = {
     "peft": ("lora",), "bitsandbytes": ("models",), "pydantic": ("recipe",), "yaml": ("recipe",),
-    "rich": ("console",), "huggingface_hub": ("hub",), "datasets": ("data",), "pyarrow": ("data",),
+    "rich": ("console",), "huggingface_hub": ("hub",), "datasets": ("reading",), "pyarrow": ("reading", "data"),
     "sacrebleu": ("evaluation",), "rouge_score": ("evaluation",), "matplotlib": ("evaluation",),
     "accelerate": ("training",), "typer": ("commands", "cli"),
 }  # fmt: skip

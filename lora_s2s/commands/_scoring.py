@@ -13,15 +13,15 @@ from lora_s2s.commands._options import check_writable
 from lora_s2s.commands._pipeline import prepare_data
 from lora_s2s.commands._texts import decoding_settings
 from lora_s2s.console import ProgressLine, say, warn
-from lora_s2s.data.example import Example
-from lora_s2s.data.origins import find_origins
-from lora_s2s.data.readers import column_names, read_examples
 from lora_s2s.demo.task import examples
 from lora_s2s.errors import ToolkitError, UsageError
 from lora_s2s.evaluation.evaluate import evaluate, group_references, record_scores
 from lora_s2s.evaluation.report import sample_rows, write_report
 from lora_s2s.export.card import write_card
 from lora_s2s.inference.loading import InputSettings, load_predictor
+from lora_s2s.reading.example import Example
+from lora_s2s.reading.origins import find_origins
+from lora_s2s.reading.readers import column_names, read_examples
 from lora_s2s.recipe.schema import DataSection, Recipe
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")

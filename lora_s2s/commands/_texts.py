@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from lora_s2s.console import ProgressLine
-from lora_s2s.data.example import Row
-from lora_s2s.data.origins import find_origins, reading
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import jsonl_line, open_text, read_jsonl
 from lora_s2s.inference import decode as decoding
 from lora_s2s.inference.loading import Predictor
+from lora_s2s.reading.example import Row
+from lora_s2s.reading.origins import find_origins, reading
 from lora_s2s.recipe.schema import EvaluationSection
 
 STDIN = "-"

@@ -17,11 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from lora_s2s import __version__
 from lora_s2s.console import ProgressLine
 from lora_s2s.data import prepared
-from lora_s2s.data.conversations import CONVERSATIONS
-from lora_s2s.data.example import Example, Rejected, reject
-from lora_s2s.data.origins import find_origins
 from lora_s2s.data.prepared import SPLITS, PreparedDataset, SplitTable, open_prepared
-from lora_s2s.data.readers import how_read, read_examples, user_function
 from lora_s2s.data.split import validation_sources
 from lora_s2s.data.tokenise import (
     Features,
@@ -35,6 +31,10 @@ from lora_s2s.data.tokenise import (
 )
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import jsonl_line, sha256_file, sha256_json, whole_folder, write_json, write_text
+from lora_s2s.reading.conversations import CONVERSATIONS
+from lora_s2s.reading.example import Example, Rejected, reject
+from lora_s2s.reading.origins import find_origins
+from lora_s2s.reading.readers import how_read, read_examples, user_function
 
 _CHUNK = 1024
 _SIDES = ("source", "target")

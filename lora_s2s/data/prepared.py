@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lora_s2s.data.example import Example
 from lora_s2s.data.tokenise import Features
 from lora_s2s.errors import DataError
 from lora_s2s.files import read_json, sha256_file
+from lora_s2s.reading.example import Example
 
 SPLITS = ("train", "validation", "test")
 MANIFEST, REJECTED = "manifest.json", "rejected.jsonl"

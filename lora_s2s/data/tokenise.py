@@ -14,10 +14,10 @@ import numpy.typing as npt
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from lora_s2s.data.example import Example
 from lora_s2s.errors import DataError, SetupError, UsageError
 from lora_s2s.files import sha256_file, sha256_json
 from lora_s2s.hub import locate_model
+from lora_s2s.reading.example import Example
 
 _TOKENIZER_FILES = (
     "tokenizer.json", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "merges.txt", "tokenizer_config.json",

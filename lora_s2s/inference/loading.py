@@ -11,16 +11,16 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from lora_s2s.data.columns import KNOWN_PAIRS, Columns
-from lora_s2s.data.conversations import CONVERSATIONS, conversation_pairs, render_turns
-from lora_s2s.data.example import Example, Unusable
-from lora_s2s.data.template import render_source, template_columns
 from lora_s2s.data.tokenise import LANGUAGES, encode_source, first_ids, load_tokenizer
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import read_json
 from lora_s2s.lora.adapter import is_adapter, load_adapter
 from lora_s2s.models.common import begin_answers
 from lora_s2s.models.loading import LoadedBase, load_base
+from lora_s2s.reading.columns import KNOWN_PAIRS, Columns
+from lora_s2s.reading.conversations import CONVERSATIONS, conversation_pairs, render_turns
+from lora_s2s.reading.example import Example, Unusable
+from lora_s2s.reading.template import render_source, template_columns
 
 MANIFEST = "manifest.json"
 _SIDES = ("left", "right", "drop")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lora_s2s.data.split import split_of, validation_sources
-from lora_s2s.data.template import render_source, template_columns
 from lora_s2s.errors import DataError, UsageError
+from lora_s2s.reading.template import render_source, template_columns
 
 SOURCES = [f"source {number}" for number in range(4000)]
 

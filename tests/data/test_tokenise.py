@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from lora_s2s.data.example import Example
 from lora_s2s.data.tokenise import (
     Features,
     Frame,
@@ -22,6 +21,7 @@ from lora_s2s.data.tokenise import (
     side_for,
 )
 from lora_s2s.errors import DataError, ToolkitError
+from lora_s2s.reading.example import Example
 
 PAD, END, UNKNOWN = 0, 1, 2
 T5 = Frames(Frame((), (END,)), Frame((), (END,)))

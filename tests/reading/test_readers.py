@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lora_s2s.data.example import Example, Rejected
-from lora_s2s.data.readers import READERS, how_read, read_examples
 from lora_s2s.demo import task
 from lora_s2s.errors import DataError, UsageError
+from lora_s2s.reading.example import Example, Rejected
+from lora_s2s.reading.readers import READERS, how_read, read_examples
 
 Write = Callable[[str, str], str]
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
-from lora_s2s.data.columns import find_columns, text_in
-from lora_s2s.data.conversations import CONVERSATIONS, conversation_pairs
-from lora_s2s.data.example import Example, Rejected, Row, Unusable, reject
-from lora_s2s.data.origins import READERS, Origin, find_origins
 from lora_s2s.errors import DataError, UsageError, nearest
+from lora_s2s.reading.columns import find_columns, text_in
+from lora_s2s.reading.conversations import CONVERSATIONS, conversation_pairs
+from lora_s2s.reading.example import Example, Rejected, Row, Unusable, reject
+from lora_s2s.reading.origins import READERS, Origin, find_origins
 
 __all__ = ["FORMATS", "READERS", "Reading", "column_names", "how_read", "read_examples", "user_function"]
 
@@ -54,7 +54,7 @@ def read_examples(
             takes a row (a dict) and returns one (source, target) pair or several.
         source_column: the source's column; None finds it by name.
         target_column: the target's column; None finds it by name.
-        template: builds the source from several columns; see :mod:`lora_s2s.data.template`.
+        template: builds the source from several columns; see :mod:`lora_s2s.reading.template`.
 
     Raises:
         DataError: no such file or column, a file that cannot be read, or no usable row in all of them.

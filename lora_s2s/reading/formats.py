@@ -14,9 +14,9 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lora_s2s.data.example import Rejected, Row
 from lora_s2s.errors import DataError
 from lora_s2s.files import open_text
+from lora_s2s.reading.example import Rejected, Row
 
 _LARGEST_CELL = 1 << 28
 _ROWS_AT_ONCE = 1024

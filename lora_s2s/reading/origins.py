@@ -14,11 +14,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from lora_s2s.data.example import Rejected, Row
-from lora_s2s.data.formats import read_csv, read_json, read_jsonl, read_parquet, read_tsv
 from lora_s2s.demo import task
 from lora_s2s.errors import DataError, SetupError, nearest
 from lora_s2s.files import sha256_file, sha256_json
+from lora_s2s.reading.example import Rejected, Row
+from lora_s2s.reading.formats import read_csv, read_json, read_jsonl, read_parquet, read_tsv
 
 READERS: dict[str, Callable[[Path], Iterator[Row | Rejected]]] = {
     ".csv": read_csv, ".tsv": read_tsv, ".json": read_json, ".jsonl": read_jsonl, ".ndjson": read_jsonl,

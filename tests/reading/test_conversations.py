@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from lora_s2s.data.conversations import render_turns
-from lora_s2s.data.example import Example, Rejected
-from lora_s2s.data.readers import how_read, read_examples
 from lora_s2s.errors import DataError
+from lora_s2s.reading.conversations import render_turns
+from lora_s2s.reading.example import Example, Rejected
+from lora_s2s.reading.readers import how_read, read_examples
 
 Write = Callable[[str, str], str]
 GOOD = [("human", "Hi"), ("gpt", "Hello."), ("human", "Bye\nnow"), ("gpt", "See you."), ("human", "…")]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lora_s2s.data.example import Example, Rejected, Unusable, checked, reject
+from lora_s2s.reading.example import Example, Rejected, Unusable, checked, reject
 
 CONVERSATIONS = "conversations"
 _ROLES = {

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lora_s2s.data.example import Example, Unusable, checked
-from lora_s2s.data.template import render_source, template_columns
 from lora_s2s.errors import DataError, nearest
+from lora_s2s.reading.example import Example, Unusable, checked
+from lora_s2s.reading.template import render_source, template_columns
 
 # Looked for in this order, whatever the case of the letters.
 KNOWN_PAIRS = (
