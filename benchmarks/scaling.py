@@ -27,7 +27,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from train_and_score import RESULTS, device
 
-from lora_s2s.data.prepared import SplitTable, write_split
+from lora_s2s.data.prepared import SplitTable, SplitWriter, record_batch
 from lora_s2s.data.tokenise import Features
 from lora_s2s.models.host_memory import return_memory_at_once
 from lora_s2s.reading.example import Example
@@ -51,6 +51,13 @@ def chunks(rows: int) -> Iterator[list[tuple[Example, Features]]]:
             (Example("", "", f"synthetic:{start + row}"), Features(*(side[row].astype(np.int32) for side in sides)))
             for row in range(count)
         ]
+
+
+def write_split(path: Path, made: Iterator[list[tuple[Example, Features]]]) -> None:
+    """Writes a split's Arrow file."""
+    with SplitWriter(path.parent) as writer:
+        for chunk in made:
+            writer.add(path.stem, record_batch(chunk), len(chunk))
 
 
 def tiny_model() -> Any:

@@ -89,7 +89,7 @@ class ProgressLine:
     def __init__(self, label: str) -> None:
         self.label = label
         self._live = sys.stderr.isatty()
-        self._last = 0.0
+        self._start, self._last = time.monotonic(), 0.0
         self._open = False
         self._pending = ""
 
@@ -106,13 +106,20 @@ class ProgressLine:
             sys.stderr.flush()
 
     def update(self, fields: Mapping[str, str], *, done: int, total: int) -> None:
-        """Shows ``label done/total  key value  …`` when enough time has passed, and always for the last one."""
-        share = f"{100 * done // total:3d}%" if total else ""
+        """Shows ``label done/total  key value  …`` when enough time has passed, and always for the last one.
+
+        Args:
+            total: 0 where it is not known; then how many a second is shown.
+        """
+        share = f"{100 * done // total:3d}% {done}/{total}" if total else self._rate(done)
         shown = "  ".join(f"{key} {value}" for key, value in fields.items())
-        self._pending = plain(f"{self.label} {share} {done}/{total}  {shown}")
+        self._pending = plain(f"{self.label} {share}  {shown}")
         wait = _SECONDS_BETWEEN_LIVE_LINES if self._live else _SECONDS_BETWEEN_PLAIN_LINES
         if time.monotonic() - self._last >= wait or done == total:
             self._write(self._pending)
+
+    def _rate(self, done: int) -> str:
+        return f"{done:,} rows, {done / max(1e-9, time.monotonic() - self._start):,.0f} a second"
 
     def _write(self, text: str) -> None:
         self._last = time.monotonic()

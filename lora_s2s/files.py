@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import gzip
 import hashlib
 import io
 import json
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -138,9 +140,14 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """
     if path.exists() and not replace:
         raise UsageError(f"{path} exists already", hint="choose another folder, or remove this one")
+    # The name says who works in it: what a killed process on this machine left is taken away.
+    mine = f".{path.name}.{socket.gethostname()[:32]}."
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        for left in path.parent.glob(f"{glob.escape(mine)}*.staged.*"):
+            if not _alive(left.name.removeprefix(mine).split(".")[0]):
+                shutil.rmtree(left, ignore_errors=True)
+        staged = Path(tempfile.mkdtemp(prefix=f"{mine}{os.getpid()}.staged.", dir=path.parent))
     except PermissionError as error:
         raise UsageError(f"cannot write into {path.parent}: {error.strerror}") from error
     try:
@@ -151,6 +158,17 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(staged, ignore_errors=True)
         raise
+
+
+def _alive(process: str) -> bool:
+    try:
+        if os.name == "posix":  # elsewhere signal 0 is no question
+            os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, ValueError):
+        pass
+    return True
 
 
 def move_folder(source: Path, destination: Path) -> None:

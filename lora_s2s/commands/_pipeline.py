@@ -45,11 +45,14 @@ _RECIPE_HEAD = "# Every key as this run used it. Run it again: lora-s2s train TH
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers")
 
 
-def prepare_data(recipe: Recipe, out: Path | None = None) -> PreparedDataset:
+def prepare_data(
+    recipe: Recipe, out: Path | None = None, *, previews: int = 3, strict: bool = False
+) -> PreparedDataset:
     """Prepares a recipe's data, or opens what an earlier run prepared from the same data and settings.
 
     Args:
         out: the folder; ``prepared/NAME`` beside the folder of adapters by default.
+        previews, strict: see :func:`lora_s2s.data.prepare.prepare`.
     """
     data = recipe.data
     return prepare(
@@ -58,7 +61,8 @@ def prepare_data(recipe: Recipe, out: Path | None = None) -> PreparedDataset:
         max_source_tokens=data.max_source_tokens, max_target_tokens=data.max_target_tokens,
         truncate_source=data.truncate_source, long_targets=data.long_targets,
         validation_fraction=data.validation_fraction, lossless_text=data.lossless_text,
-        source_language=data.source_language, target_language=data.target_language,
+        max_rejected=data.max_rejected, source_language=data.source_language, target_language=data.target_language,
+        previews=previews, strict=strict,
         model_name=recipe.model.name, revision=recipe.model.revision, seed=recipe.training.seed,
         out=out or Path(recipe.output.dir).parent / "prepared" / str(recipe.output.name),
     )  # fmt: skip

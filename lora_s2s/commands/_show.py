@@ -10,11 +10,12 @@ from lora_s2s.console import plain, say, table
 _LONGEST = 400
 
 
-def show_preview(pairs: Sequence[tuple[str, str]]) -> None:
-    """Shows a few training pairs as the model sees them."""
-    for number, (source, target) in enumerate(pairs, start=1):
-        say(f"  {number}. {short(source)}")
-        say(f"     → {short(target)}")
+def show_preview(pairs: Sequence[Mapping[str, Any]]) -> None:
+    """Shows some training pairs as the model sees them, and what the loss is on."""
+    for number, pair in enumerate(pairs, start=1):
+        source, target = pair["source"], pair["target"]
+        say(f"  {number}. {short(source['text'])}  [{source['tokens']:,} tokens, no loss]")
+        say(f"     → {short(target['text'])}  [{target['tokens']:,} tokens, all in the loss]")
 
 
 def short(text: str) -> str:
@@ -41,16 +42,23 @@ def _with_interval(score: Mapping[str, Any], sign: str = "") -> str:
     return f"{score['value']:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
 
 
-def show_prepared(report: Mapping[str, Any], preview: Sequence[tuple[str, str]]) -> None:
+def show_prepared(report: Mapping[str, Any], preview: Sequence[Mapping[str, Any]]) -> None:
     """Shows the report of ``prepare`` and some pairs."""
+    points = ("p50", "p90", "p99", "max")
     rows = [
-        [side, *(f"{report[f'{side}_tokens'][key]:,}" for key in ("p50", "p95", "max")),
-         f"{report['truncated'][side]:,}", f"{report['unknown_tokens'][side]:.2%}"]
+        [side, *(f"{report[f'{side}_tokens'][key]:,}" for key in points), f"{report['truncated'][side]:,}",
+         f"{report['unknown_tokens'][side]:.2%}", f"{report['lost_characters'][side]['count']:,}"]
         for side in ("source", "target")
     ]  # fmt: skip
-    table("Tokens", ["side", "median", "95 %", "longest", "cut", "unknown"], rows)
+    table("Tokens", ["side", "median", "90 %", "99 %", "longest", "cut", "unknown", "lost characters"], rows)
     for reason, count in report["rows"]["by_reason"].items():
         say(f"left out: {count:,} × {reason}")
     if report["leaked"]:
         say(f"{report['leaked']:,} held-out rows have a source that also stands in train: it was taken out of train")
+    if report["lossless_text"]:
+        say(
+            f"lossless text: {len(report['lossless_text'])} spare rows carry {' '.join(map(repr, report['lossless_text']))}"
+        )
+    for sentence in report["advice"]:
+        say(f"note: {sentence}")
     show_preview(preview)

@@ -19,14 +19,16 @@ def prepare(
         str | None, typer.Option("--model", metavar="NAME", help="Whose tokenizer, instead of a recipe's.")
     ] = None,
     out: Annotated[str | None, typer.Option("--out", metavar="DIR", help="Where to; prepared/NAME by default.")] = None,
+    previews: Annotated[int, typer.Option("--previews", min=0, max=1000, help="How many pairs are shown.")] = 3,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be used.")] = False,
     sets: Sets = None,
     json: Json = False,
 ) -> None:
     """Read, check, clean, split and tokenise data.
 
-    Shows some pairs as the model will see them.
+    Shows some pairs as the model will see them, and what to look at; report.html in the same folder has it all.
 
-    Rows that cannot be used go to rejected.jsonl in the same folder, with file, line and reason.
+    Rows that cannot be used go to rejected.jsonl there, with file, line and reason.
     """
     from lora_s2s.commands._pipeline import data_line, prepare_data
     from lora_s2s.commands._show import show_prepared
@@ -38,8 +40,9 @@ def prepare(
     if not recipe and not (data and model and out):
         raise UsageError("expected a RECIPE, or --data, --model and --out together", hint="lora-s2s prepare demo")
     loaded = load_recipe(recipe, said) if recipe else recipe_from_settings("prepared", said)
-    prepared = prepare_data(loaded, Path(out) if out else None)
+    prepared = prepare_data(loaded, Path(out) if out else None, previews=previews, strict=strict)
     say(data_line(prepared))
     show_prepared(prepared.report, prepared.preview)
+    say(f"report: {prepared.path / 'report.html'}")
     if json:
         write_json(prepared.report)

@@ -2,51 +2,38 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime, timezone
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from transformers import PreTrainedTokenizerBase
-
 from lora_s2s import __version__
-from lora_s2s.console import ProgressLine
+from lora_s2s.console import ProgressLine, say, warn
 from lora_s2s.data import prepared
-from lora_s2s.data.prepared import SPLITS, PreparedDataset, SplitTable, open_prepared
-from lora_s2s.data.split import validation_sources
-from lora_s2s.data.tokenise import (
-    Features,
-    Frames,
-    encode_texts,
-    features_of,
-    frames_of,
-    load_tokenizer,
-    side_for,
-    tokenizer_hash,
-)
+from lora_s2s.data.characters import characters_report, tokenizer_for
+from lora_s2s.data.encode import Encoding, encode_spool
+from lora_s2s.data.lossless import ALWAYS, spare_rows
+from lora_s2s.data.prepared import PreparedDataset, SplitTable, SplitWriter, open_prepared
+from lora_s2s.data.report import advice, pairs_shown, write_page
+from lora_s2s.data.split import DUPLICATE, REASONS, SPLITS, TRAIN, Decisions, decide
+from lora_s2s.data.spool import Spool
+from lora_s2s.data.survey import Tally, tokens_report
+from lora_s2s.data.tokenise import encoder_of, frames_of, load_tokenizer, tokenizer_hash
 from lora_s2s.errors import DataError, UsageError
-from lora_s2s.files import jsonl_line, sha256_file, sha256_json, whole_folder, write_json, write_text
-from lora_s2s.reading.conversations import CONVERSATIONS
-from lora_s2s.reading.example import Example, Rejected, reject
-from lora_s2s.reading.origins import find_origins
+from lora_s2s.files import jsonl_line, read_json, sha256_file, sha256_json, whole_folder, write_json
+from lora_s2s.hub import locate_model
+from lora_s2s.reading.conversations import DIALOGUES
+from lora_s2s.reading.example import Example, Rejected
+from lora_s2s.reading.origins import find_origins, named_splits
 from lora_s2s.reading.readers import how_read, read_examples, user_function
 
-_CHUNK = 1024
-_SIDES = ("source", "target")
-
-
-@dataclass
-class _Pool:
-    """Examples by split on their way, and what was left out so far."""
-
-    splits: dict[str, list[Example]]
-    rejected: list[Rejected]
-    leaked: int = 0
+_REJECTIONS_TOLD = 3
+_SPOOL = "spool.arrow"
 
 
 def prepare(
@@ -57,35 +44,45 @@ def prepare(
     format: str = "auto",
     source_column: str | None = None,
     target_column: str | None = None,
-    template: str | None = None,
+    template: str | Sequence[str] | None = None,
     max_source_tokens: int = 512,
     max_target_tokens: int = 128,
     truncate_source: str = "right",
     long_targets: str = "drop",
     validation_fraction: float = 0.05,
-    lossless_text: str = "off",
+    lossless_text: str = "auto",
+    max_rejected: float = 0.01,
     source_language: str | None = None,
     target_language: str | None = None,
     model_name: str,
     revision: str | None = None,
     seed: int = 42,
     out: Path,
-    limit_preview: int = 3,
+    previews: int = 3,
+    strict: bool = False,
+    processes: int | None = None,
 ) -> PreparedDataset:
     """Writes a prepared folder, or opens the one that stands there when data and settings are the same.
 
     The keywords up to ``target_language`` are the recipe's ``data`` section. Exact duplicate pairs of train are left
     out, and train rows whose source also stands in ``validation`` or ``test`` (``leaked`` counts the held-out rows
     concerned). Without ``validation``, ``validation_fraction`` of train's sources is split off, chosen by a hash of
-    the source and ``seed``. Test rows are never left out for their length: a score covers them all.
+    the source and ``seed``. Test rows are never left out for their length: a score covers them all. A folder whose
+    files are called train, dev and test gives all three.
+
+    Args:
+        previews: how many pairs the report shows.
+        strict: whether the first row that cannot be used ends it all.
+        processes: see :func:`lora_s2s.data.encode.encode_spool`.
 
     Raises:
-        DataError: data that is missing, unreadable, or of which nothing is left.
-        UsageError: an unknown format, template or language, or ``out`` holds something else.
+        DataError: data that is missing, unreadable, of which more than ``max_rejected`` cannot be used, or nothing is
+            left.
+        UsageError: an unknown format, template or language, ``lossless_text`` on for a base without spare rows, or
+            ``out`` holds something else.
         SetupError: the tokenizer cannot be had.
     """
-    held_out = {"validation": validation, "test": test}
-    paths = {"train": train, **{name: value for name, value in held_out.items() if value}}
+    paths = _paths(train, validation, test)
     reading = {
         "format": format, "source_column": source_column, "target_column": target_column, "template": template,
     }  # fmt: skip
@@ -94,33 +91,94 @@ def prepare(
         "truncate_source": truncate_source, "long_targets": long_targets,
     }  # fmt: skip
     languages = {"source_language": source_language, "target_language": target_language}
+    parallel = format == "parallel"
     identity = {
         "format": prepared.FORMAT,
-        "data": {name: [origin.content_hash() for origin in find_origins(value)] for name, value in paths.items()},
+        "code": _code_hash(),
+        "data": {
+            name: [[origin.content_hash(), origin.weight] for origin in find_origins(value, parallel=parallel)]
+            for name, value in paths.items()
+        },
         "tokenizer": tokenizer_hash(model_name, revision),
-        "function": _code_hash(format),
-        "settings": {**reading, **limits, **languages, "lossless_text": lossless_text, "previews": limit_preview},
-        "split": [validation_fraction, seed],
+        "function": _function_hash(format),
+        "settings": {**reading, **limits, **languages, "lossless_text": lossless_text, "previews": previews},
+        "split": [validation_fraction, max_rejected, seed],
     }
     fingerprint = sha256_json(identity)
     standing = _standing(Path(out), fingerprint)
     if standing is not None:
         return standing
     tokenizer = load_tokenizer(model_name, revision, **languages)
-    pool = _read(paths, reading)
-    _clean(pool, validation_fraction, seed)
     with whole_folder(Path(out), replace=True) as staging:
-        made = _write(staging, pool, tokenizer, limits, limit_preview)
-        made |= {
+        with _Rejections(staging / prepared.REJECTED) as rejected:
+            with Spool(staging / _SPOOL, seed) as spool:
+                _read(paths, reading, spool, rejected, seed=seed, strict=strict)
+            rejected.check(spool.rows, max_rejected)
+            decisions = decide(spool.keys(), validation_fraction)
+            _check_left(decisions)
+            rows = embedding_rows(model_name, revision)
+            spare = spare_rows(tokenizer, rows) >= len(ALWAYS)
+            tokenizer, carried = tokenizer_for(lossless_text, tokenizer, rows, spool.characters)
+            encoding = Encoding(
+                encoder_of(tokenizer), frames_of(tokenizer), tokenizer.unk_token_id, limits, template,
+                classes=decisions.classes > 0,
+            )  # fmt: skip
+            sizes, tally = _encode(staging, spool, decisions, encoding, rejected, processes)
+        spool.path.unlink()
+        report = {
+            "rows": rejected.rows(tally.kept),
+            "splits": {split: sizes[split] for split in SPLITS if sizes[split]},
+            **tokens_report(tally),
+            "duplicates": rejected.reasons[REASONS[DUPLICATE]],
+            "leaked": decisions.leaked,
+            **characters_report(tokenizer, carried, spool.characters),
+        }
+        report["advice"] = advice(report, limits, spare=spare)
+        shown = pairs_shown(SplitTable(staging / "train.arrow"), tokenizer, carried, previews)
+        write_page(staging / prepared.REPORT, report, shown)
+        manifest = {
+            "kind": prepared.KIND,
+            "format": prepared.FORMAT,
+            "version": __version__,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "fingerprint": fingerprint,
             "identity": identity,
-            "input": {**_input(train, reading, limits), **languages},
+            "input": {**_input(train, reading, limits), **languages, "carried": carried},
+            "files": _described(staging),
+            "report": report,
+            "preview": shown,
         }
-        write_json(staging / prepared.MANIFEST, made)
+        write_json(staging / prepared.MANIFEST, manifest)
     return open_prepared(Path(out))
 
 
-def _code_hash(format: str) -> str:
+def _paths(train: Any, validation: Any, test: Any) -> dict[str, Any]:
+    """Returns what is read for each split; a folder named alone may hold all of them, told by its files' names."""
+    named = {"train": train, "validation": validation, "test": test}
+    if isinstance(train, str) and not validation and not test:
+        found = named_splits(train)
+        others = found.pop("other", [])
+        if len(found) > 1:
+            listed = ", ".join(f"{split} {len(files)}" for split, files in found.items())
+            say(f"{train}: the files' names tell the splits ({listed})")
+            if others:
+                warn(
+                    f"{len(others)} files of {train} are left out: no split in their names ({Path(others[0]).name}, …)"
+                )
+            return found
+    return {split: value for split, value in named.items() if value or split == "train"}
+
+
+@lru_cache(maxsize=1)
+def _code_hash() -> str:
+    """Returns a hash of the code that prepares: what another version made is made again."""
+    package = Path(__file__).parents[1]
+    return sha256_json(
+        [sha256_file(path) for room in ("reading", "data") for path in sorted(package.glob(f"{room}/*.py"))]
+    )
+
+
+def _function_hash(format: str) -> str:
     """Returns a hash of the file that holds the user's own function, if the format is one."""
     module = sys.modules.get(getattr(user_function(format), "__module__", "")) if ":" in format else None
     code = getattr(module, "__file__", None)
@@ -140,171 +198,131 @@ def _standing(out: Path, fingerprint: str) -> PreparedDataset | None:
     return found if found.fingerprint == fingerprint else None
 
 
-def _read(paths: dict[str, Any], reading: dict[str, Any]) -> _Pool:
-    pool = _Pool({}, [])
-    for split, value in paths.items():
-        rows = list(read_examples(value, **reading))
-        pool.splits[split] = [row for row in rows if isinstance(row, Example)]
-        pool.rejected += [row for row in rows if isinstance(row, Rejected)]
-    return pool
+def embedding_rows(model_name: str, revision: str | None) -> int:
+    """Returns how many rows a base's embeddings have; of a tokenizer alone, its entries padded to 128 as T5's are."""
+    folder = locate_model(model_name, revision, weights=False)
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    rows = config.get("vocab_size") if isinstance(config, dict) else None
+    if isinstance(rows, int):
+        return rows
+    return -(-len(load_tokenizer(model_name, revision)) // 128) * 128
 
 
-def _clean(pool: _Pool, fraction: float, seed: int) -> None:
-    """Takes duplicates and leaks out of train, and splits validation off where none was named."""
-    held_out = [example for split in SPLITS[1:] for example in pool.splits.get(split, [])]
-    train_sources = {example.source for example in pool.splits["train"]}
-    leaking = {example.source for example in held_out} & train_sources
-    pool.leaked = sum(example.source in leaking for example in held_out)
-    pool.splits["train"] = list(_unique(pool.splits["train"], leaking, pool.rejected))
-    if "validation" not in pool.splits:
-        train = pool.splits["train"]
-        chosen = validation_sources((row.split_key for row in train), fraction, seed)
-        if chosen:
-            pool.splits["train"] = [row for row in train if row.split_key not in chosen]
-            pool.splits["validation"] = [row for row in train if row.split_key in chosen]
-    if not pool.splits["train"]:
+class _Rejections:
+    """``rejected.jsonl`` while it is written, and its counts by reason."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+        self._first: list[Rejected] = []
+        self.reasons = Counter[str]()
+
+    def __enter__(self) -> _Rejections:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._file.close()
+
+    def add(self, item: Rejected) -> None:
+        """Writes one."""
+        self._file.write(jsonl_line(asdict(item)))
+        self.reasons[item.kind] += 1
+        if len(self._first) < _REJECTIONS_TOLD:
+            self._first.append(item)
+
+    def check(self, good: int, most: float) -> None:
+        """Refuses data of which too much cannot be used.
+
+        Args:
+            good: how many examples were read.
+            most: the largest share of rejections.
+        """
+        count = self.reasons.total()
+        if count <= most * (count + good):
+            return
+        listed = ", ".join(f"{number:,} × {reason}" for reason, number in self.reasons.most_common(4))
+        first = "; ".join(f"{item.file}:{item.line} {item.reason}" for item in self._first)
+        raise DataError(
+            f"{count:,} of {count + good:,} rows cannot be used, more than data.max_rejected={most:g}: {listed}",
+            hint=f"mend them, or allow more: --set data.max_rejected={_rounded_up(count / (count + good)):g}",
+            where=first,
+        )
+
+    def rows(self, kept: int) -> dict[str, Any]:
+        """Returns the report's counts of rows."""
+        left_out = self.reasons.total()
+        by_reason = dict(self.reasons.most_common())
+        return {"read": kept + left_out, "kept": kept, "rejected": left_out, "by_reason": by_reason}
+
+
+def _rounded_up(share: float) -> float:
+    return min(1.0, math.ceil(share * 100) / 100)
+
+
+def _read(
+    paths: Mapping[str, Any], reading: dict[str, Any], spool: Spool, rejected: _Rejections, *, seed: int, strict: bool
+) -> None:
+    """Reads every split into the spool."""
+    with ProgressLine("read") as line:
+        for split, value in paths.items():
+            for item in read_examples(value, **reading, seed=seed):
+                if isinstance(item, Example):
+                    spool.add(item, SPLITS.index(split))
+                elif strict:
+                    raise DataError(
+                        f"a row cannot be used: {item.reason}", where=f"{item.file}:{item.line}",
+                        hint="mend it, or leave --strict away to have such rows listed and left out",
+                    )  # fmt: skip
+                else:
+                    rejected.add(item)
+                if not spool.waiting:
+                    line.update({"split": split}, done=spool.rows, total=0)
+            spool.flush(SPLITS.index(split))
+
+
+def _check_left(decisions: Decisions) -> None:
+    if not (decisions.code == TRAIN).any():
         raise DataError(
             "nothing is left to train on: every source of the training data also stands in the validation or test data",
             hint="name other files, or leave data.validation out to have a fraction split off",
         )
 
 
-def _unique(examples: list[Example], leaking: set[str], rejected: list[Rejected]) -> Iterator[Example]:
-    seen: set[bytes] = set()
-    for example in examples:
-        # A digest in place of two long texts: conversations repeat theirs many times.
-        pair = hashlib.blake2b(f"{len(example.source)} {example.source}{example.target}".encode()).digest()
-        reason = "duplicate" if pair in seen else "leaked" if example.source in leaking else ""
-        seen.add(pair)
-        if reason:
-            rejected.append(reject(example.where, reason, example.source))
-        else:
-            yield example
-
-
-def _write(
-    folder: Path, pool: _Pool, tokenizer: PreTrainedTokenizerBase, limits: dict[str, Any], previews: int
-) -> dict[str, Any]:
-    counts = _Counts(tokenizer.unk_token_id, frames_of(tokenizer))
-    sizes: dict[str, int] = {}
-    with ProgressLine("prepare") as line:
-        for split in (name for name in SPLITS if name in pool.splits):
-            chunks = _tokenised(split, pool, tokenizer, limits, counts, line)
-            sizes[split] = prepared.write_split(folder / f"{split}.arrow", chunks)
-    if not sizes["train"]:
-        reasons = Counter(item.kind for item in pool.rejected).most_common(4)
+def _encode(
+    folder: Path, spool: Spool, decisions: Decisions, encoding: Encoding, rejected: _Rejections, processes: int | None
+) -> tuple[Counter[str], Tally]:
+    """Writes the splits' files; returns their rows and what was counted."""
+    tally, done = Tally(), 0
+    with SplitWriter(folder) as writer, ProgressLine("tokenise") as line:
+        for encoded in encode_spool(spool.path, decisions, encoding, processes=processes):
+            for split, (batch, rows) in encoded.splits.items():
+                writer.add(split, batch, rows)
+            for item in encoded.rejected:
+                rejected.add(item)
+            tally.add(encoded.tally)
+            done += encoded.rows
+            line.update({}, done=done, total=spool.rows)
+    if not writer.rows["train"]:
+        reasons = rejected.reasons.most_common(4)
         raise DataError(
             f"nothing is left to train on: {', '.join(f'{count:,} × {reason}' for reason, count in reasons)}",
             hint="raise data.max_target_tokens or data.max_source_tokens, or set data.long_targets=cut",
         )
-    write_text(folder / prepared.REJECTED, "".join(jsonl_line(asdict(item)) for item in pool.rejected))
+    return writer.rows, tally
+
+
+def _described(folder: Path) -> dict[str, dict[str, Any]]:
     files = sorted(path for path in folder.iterdir() if path.name[0] != ".")
-    return {
-        "kind": prepared.KIND,
-        "format": prepared.FORMAT,
-        "version": __version__,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "files": {path.name: {"sha256": sha256_file(path), "bytes": path.stat().st_size} for path in files},
-        "report": counts.report(sizes, pool.rejected, pool.leaked),
-        "preview": _preview(SplitTable(folder / "train.arrow"), tokenizer, previews),
-    }
+    return {path.name: {"sha256": sha256_file(path), "bytes": path.stat().st_size} for path in files}
 
 
-def _input(train: str | Sequence[str], reading: dict[str, Any], limits: dict[str, Any]) -> dict[str, Any]:
+def _input(train: Any, reading: dict[str, Any], limits: dict[str, Any]) -> dict[str, Any]:
     """What inference needs to build a source the same way, with what was found out (``auto``, columns) spelled out."""
     found = how_read(train, **reading)
+    dialogue = found.format in DIALOGUES
     return {
-        "template": reading["template"],
+        "template": found.template,
         "source_column": found.source_column,
         "format": found.format,
         "max_source_tokens": limits["max_source_tokens"],
-        "truncate_source": "left" if found.format == CONVERSATIONS else limits["truncate_source"],
+        "truncate_source": "left" if dialogue else limits["truncate_source"],
     }
-
-
-def _tokenised(
-    split: str,
-    pool: _Pool,
-    tokenizer: PreTrainedTokenizerBase,
-    limits: dict[str, Any],
-    counts: _Counts,
-    line: ProgressLine,
-) -> Iterator[list[tuple[Example, Features]]]:
-    """Yields one split's kept examples with their features, chunk by chunk; a chunk's texts are encoded once each."""
-    examples, total = pool.splits[split], sum(map(len, pool.splits.values()))
-    if split == "test":  # a score covers every row
-        side = limits["truncate_source"]
-        limits = {**limits, "long_targets": "keep", "truncate_source": "right" if side == "drop" else side}
-    for start in range(0, len(examples), _CHUNK):
-        chunk = examples[start : start + _CHUNK]
-        source_ids = _encoded((example.source for example in chunk), tokenizer, "text")
-        target_ids = _encoded((example.target for example in chunk), tokenizer, "text_target")
-        kept: list[tuple[Example, Features]] = []
-        for example in chunk:
-            source, target = source_ids[example.source], target_ids[example.target]
-            own = {**limits, "truncate_source": side_for(example, limits["truncate_source"])}
-            features = features_of(source, target, counts.frames, **own)
-            counts.add(source, target, features)
-            if isinstance(features, str):
-                pool.rejected.append(reject(example.where, features, example.target))
-            else:
-                kept.append((example, features))
-        line.update({"split": split}, done=counts.seen, total=total)
-        if kept:
-            yield kept
-
-
-def _encoded(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, side: str) -> dict[str, list[int]]:
-    distinct = list(dict.fromkeys(texts))
-    return dict(zip(distinct, encode_texts(distinct, tokenizer, side=side), strict=True))
-
-
-def _preview(table: SplitTable, tokenizer: PreTrainedTokenizerBase, count: int) -> list[tuple[str, str]]:
-    rows = [table.features(index) for index in range(0, len(table), max(1, len(table) // max(1, count)))[:count]]
-    return [(str(tokenizer.decode(row.input_ids)), str(tokenizer.decode(row.labels))) for row in rows]
-
-
-class _Counts:
-    """Both sides of all splits. Lengths cover pairs left out for their length too: they are what a limit is set by."""
-
-    def __init__(self, unknown_id: int | None, frames: Frames) -> None:
-        self.unknown_id = -1 if unknown_id is None else unknown_id
-        self.frames = frames
-        self.lengths: dict[str, list[int]] = {side: [] for side in _SIDES}  # in their frames, before any cut
-        self.truncated = dict.fromkeys(_SIDES, 0)
-        self.tokens, self.unknown = Counter[str](), Counter[str]()
-
-    @property
-    def seen(self) -> int:
-        """How many pairs were counted, kept or not."""
-        return len(self.lengths["source"])
-
-    def add(self, source: list[int], target: list[int], features: Features | str) -> None:
-        """Counts one tokenised pair (nothing cut yet), kept (features) or not (a reason)."""
-        for side, ids in zip(_SIDES, (source, target), strict=True):
-            self.lengths[side].append(len(ids) + len(getattr(self.frames, side)))
-            if not isinstance(features, str):
-                self.truncated[side] += getattr(features, f"{side}_truncated")
-                self.tokens[side] += len(ids)
-                self.unknown[side] += ids.count(self.unknown_id)
-
-    def report(self, splits: Mapping[str, int], rejected: Iterable[Rejected], leaked: int) -> dict[str, Any]:
-        """Returns the report of ``prepare``, but for ``out``."""
-        reasons = Counter(item.kind for item in rejected)
-        kept, left_out = sum(splits.values()), reasons.total()
-        return {
-            "rows": {
-                "read": kept + left_out, "kept": kept, "rejected": left_out, "by_reason": dict(reasons.most_common()),
-            },
-            "splits": dict(splits),
-            **{f"{side}_tokens": _quantiles(self.lengths[side]) for side in _SIDES},
-            "truncated": dict(self.truncated),
-            "unknown_tokens": {side: round(self.unknown[side] / max(1, self.tokens[side]), 6) for side in _SIDES},
-            "duplicates": reasons["duplicate"],
-            "leaked": leaked,
-        }  # fmt: skip
-
-
-def _quantiles(lengths: list[int]) -> dict[str, int]:
-    p50, p95, top = np.percentile(lengths or [0], [50, 95, 100], method="higher")
-    return {"p50": int(p50), "p95": int(p95), "max": int(top)}

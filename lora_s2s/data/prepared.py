@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +15,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lora_s2s.data.tokenise import Features
+from lora_s2s.data.split import SPLITS
+from lora_s2s.data.tokenise import Features, Ids
 from lora_s2s.errors import DataError
 from lora_s2s.files import read_json, sha256_file
 from lora_s2s.reading.example import Example
 
-SPLITS = ("train", "validation", "test")
-MANIFEST, REJECTED = "manifest.json", "rejected.jsonl"
+MANIFEST, REJECTED, REPORT = "manifest.json", "rejected.jsonl", "report.html"
 KIND = "lora-s2s prepared data"
-FORMAT = 1
+FORMAT = 2
 _REQUIRED = {"fingerprint": str, "files": dict, "input": dict, "report": dict, "preview": list}
 
 _SCHEMA = pa.schema({
@@ -29,23 +32,43 @@ _SCHEMA = pa.schema({
 })  # fmt: skip
 
 
-def write_split(path: Path, chunks: Iterable[list[tuple[Example, Features]]]) -> int:
-    """Writes a split's Arrow file chunk by chunk and returns its number of rows."""
-    rows = 0
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
-        for chunk in chunks:
-            rows += len(chunk)
-            writer.write_batch(_record_batch(chunk))
-    return rows
+class SplitWriter:
+    """Writes the splits' Arrow files into a folder, record batch by record batch; ``rows`` counts them by split."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._open = folder, ExitStack()
+        self._writers: dict[str, Any] = {}
+        self.rows = Counter[str]()
+
+    def __enter__(self) -> SplitWriter:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._open.close()
+
+    def add(self, split: str, batch: bytes, rows: int) -> None:
+        """Appends what :func:`record_batch` gave."""
+        if split not in self._writers:
+            sink = self._open.enter_context(pa.OSFile(str(self._folder / f"{split}.arrow"), "wb"))
+            self._writers[split] = self._open.enter_context(pa.ipc.new_file(sink, _SCHEMA))
+        self._writers[split].write_batch(pa.ipc.read_record_batch(pa.py_buffer(batch), _SCHEMA))
+        self.rows[split] += rows
 
 
-def _record_batch(chunk: list[tuple[Example, Features]]) -> Any:
-    rows = [
-        (ids.input_ids, ids.labels, len(ids.input_ids), len(ids.labels), example.source, example.target, example.where)
-        for example, ids in chunk
-    ]
-    columns = dict(zip(_SCHEMA.names, zip(*rows, strict=True), strict=True))
-    return pa.record_batch(columns, schema=_SCHEMA)
+def record_batch(rows: Sequence[tuple[Example, Features]]) -> bytes:
+    """Returns rows of a split as Arrow writes them, ready for :class:`SplitWriter`."""
+    columns = [
+        _lists([ids.input_ids for _, ids in rows]), _lists([ids.labels for _, ids in rows]),
+        [len(ids.input_ids) for _, ids in rows], [len(ids.labels) for _, ids in rows],
+        *([getattr(example, name) for example, _ in rows] for name in ("source", "target", "where")),
+    ]  # fmt: skip
+    written: bytes = pa.record_batch(columns, schema=_SCHEMA).serialize().to_pybytes()
+    return written
+
+
+def _lists(rows: Sequence[Ids]) -> Any:
+    offsets = np.cumsum([0, *map(len, rows)], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, np.fromiter(chain.from_iterable(rows), np.int32, int(offsets[-1])))
 
 
 class SplitTable:
@@ -125,9 +148,9 @@ class PreparedDataset:
         return {"out": str(self.path), **self.manifest["report"]}
 
     @property
-    def preview(self) -> list[tuple[str, str]]:
-        """A few training pairs as the model sees them: unknown tokens, cuts and ``</s>`` show."""
-        return [(str(source), str(target)) for source, target in self.manifest["preview"]]
+    def preview(self) -> list[dict[str, Any]]:
+        """A few training pairs as the model sees them; see :func:`lora_s2s.data.report.pairs_shown`."""
+        return list(self.manifest["preview"])
 
     @property
     def train(self) -> SplitTable:
@@ -165,7 +188,7 @@ def open_prepared(path: Path, *, reused: bool = False) -> PreparedDataset:
 def _check_manifest(path: Path, manifest: object) -> None:
     if not isinstance(manifest, dict) or (manifest.get("kind"), manifest.get("format")) != (KIND, FORMAT):
         raise DataError(f"{path / MANIFEST} does not describe prepared data of this version", hint="prepare it again")
-    allowed = {*(f"{split}.arrow" for split in SPLITS), REJECTED}
+    allowed = {*(f"{split}.arrow" for split in SPLITS), REJECTED, REPORT}
     sound = all(isinstance(manifest.get(key), kind) for key, kind in _REQUIRED.items())
     if not sound or not allowed.issuperset(manifest["files"]):
         raise DataError(f"{path / MANIFEST} is damaged", hint=f"remove {path} and prepare the data again")

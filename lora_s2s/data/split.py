@@ -1,25 +1,161 @@
-"""Splits by source, never by row: texts that share a source (or a conversation) stay on one side."""
+"""Which rows are left out of train, and which are held out: decided on hashes, for all rows at once.
+
+Splits by source, never by row: texts that share a source (or a conversation) stay on one side. A row's place between 0
+and 1 is a hash of what it is split by, so rows that come later move nothing. n rows.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lora_s2s.reading.example import Example
+
+Hashes = npt.NDArray[np.uint64]
+SPLITS = ("train", "validation", "test")
+TRAIN, VALIDATION, TEST, DUPLICATE, LEAKED, SET_ASIDE = range(6)
+# What becomes of a row, by its code: the split it goes to, or why it goes nowhere.
+REASONS = {DUPLICATE: "duplicate", LEAKED: "leaked", SET_ASIDE: "set aside by its file's weight"}
+# Targets are classes where there are few of them, each with many rows.
+_MOST_CLASSES, _LEAST_ROWS = 50, 10
 
 
-def _place(source: str, seed: int) -> float:
-    digest = hashlib.blake2b(f"{seed}\0{source}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
+@dataclass
+class Keys:
+    """What decides about rows, (n,) each: hashes of source and target, the place (of 2^64), split code and weight."""
+
+    source: Hashes
+    target: Hashes
+    place: Hashes
+    split: npt.NDArray[np.uint8]
+    weight: npt.NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.split)
 
 
-def split_of(source: str, fraction: float, seed: int) -> str:
-    """Returns ``validation`` for about ``fraction`` of all sources, else ``train``; rows added later move nothing."""
-    return "validation" if _place(source, seed) < fraction else "train"
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
-def validation_sources(sources: Iterable[str], fraction: float, seed: int) -> set[str]:
-    """Returns the sources that go to validation: at least one and not all, where there are two and ``fraction`` > 0."""
-    distinct = sorted(set(sources), key=lambda source: (_place(source, seed), source))
+def place_of(key: str, seed: int) -> int:
+    """Returns where a text lies in the order of splitting, from 0 to 2^64."""
+    digest = hashlib.blake2b(f"{seed}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+def keys_of(examples: list[Example], split: int, seed: int) -> Keys:
+    """Returns the keys of rows of one split."""
+    places = [place_of(example.split_key, seed) for example in examples]
+    # The place tells sources apart too, where a row is split by its source.
+    sources = [
+        place if example.group is None else _hash(example.source)
+        for place, example in zip(places, examples, strict=True)
+    ]
+    return Keys(
+        source=np.array(sources, np.uint64),
+        target=np.array([_hash(example.target) for example in examples], np.uint64),
+        place=np.array(places, np.uint64),
+        split=np.full(len(examples), split, np.uint8),
+        weight=np.array([example.weight for example in examples], np.float32),
+    )
+
+
+def joined(parts: list[Keys]) -> Keys:
+    """Returns the keys of all rows, in order."""
+    names = ("source", "target", "place", "split", "weight")
+    return Keys(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+@dataclass
+class Decisions:
+    """What becomes of rows.
+
+    Attributes:
+        code: (n,) one of the codes above.
+        copies: (n,) how often a row stands in its split, more than once only where its file has a weight.
+        leaked: held-out rows whose source stands in train too.
+        classes: how many different targets there are, where they are few; else 0.
+    """
+
+    code: npt.NDArray[np.uint8]
+    copies: npt.NDArray[np.int32]
+    leaked: int
+    classes: int
+
+
+def decide(keys: Keys, fraction: float) -> Decisions:
+    """Takes duplicates and leaks out of train, and splits validation off where no row is named as such.
+
+    Args:
+        fraction: share of train's sources held out; 0 holds out none.
+    """
+    code = keys.split.copy()
+    train, held_out = code == TRAIN, code != TRAIN
+    leaking = train & np.isin(keys.source, keys.source[held_out])
+    leaked = int(np.isin(keys.source[held_out], keys.source[leaking]).sum())
+    code[leaking] = LEAKED
+    code[_repeats(keys, train)] = DUPLICATE
+    rows = np.flatnonzero(code == TRAIN)
+    classes = _classes(keys.target[rows])
+    if not (keys.split == VALIDATION).any():
+        chosen = held_out_places(keys.place[rows], fraction, classes)
+        code[rows[np.isin(keys.place[rows], chosen)]] = VALIDATION
+    copies = _copies(keys)
+    code[(copies == 0) & (code == TRAIN)] = SET_ASIDE
+    return Decisions(code, copies, leaked, 0 if classes is None else int(classes.max(initial=-1)) + 1)
+
+
+def _repeats(keys: Keys, among: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Returns the rows whose pair stands before them among those asked for."""
+    rows = np.flatnonzero(among)
+    # One number a pair puts equal pairs side by side; whether they are equal is told by both hashes.
+    order = rows[np.argsort(keys.source[rows] * np.uint64(0x9E3779B97F4A7C15) ^ keys.target[rows], kind="stable")]
+    first, later = order[:-1], order[1:]
+    same = (keys.source[first] == keys.source[later]) & (keys.target[first] == keys.target[later])
+    return later[same]
+
+
+def _classes(targets: Hashes) -> npt.NDArray[np.int64] | None:
+    """Returns each row's class (0, 1, …), or None where targets are many."""
+    # A look at the first rows spares sorting ten million texts.
+    if len(np.unique(targets[: 100 * _MOST_CLASSES])) > _MOST_CLASSES:
+        return None
+    distinct, classes = np.unique(targets, return_inverse=True)
+    few = len(distinct) <= _MOST_CLASSES and len(distinct) * _LEAST_ROWS <= len(targets)
+    return classes if few else None
+
+
+def held_out_places(places: Hashes, fraction: float, classes: npt.NDArray[np.int64] | None = None) -> Hashes:
+    """Returns the places that go to validation: at least one and not all, where there are two and ``fraction`` > 0.
+
+    Args:
+        places: (n,) of rows; those of one source have one place.
+        classes: (n,) the class of each row: of every class with two sources or more, one is held out at least.
+    """
+    distinct = np.unique(places)
     if fraction <= 0 or len(distinct) < 2:
-        return set()
-    chosen = {source for source in distinct if split_of(source, fraction, seed) == "validation"}
-    return (chosen or {distinct[0]}) - ({distinct[-1]} if len(chosen) == len(distinct) else set())
+        return distinct[:0]
+    chosen = _share(distinct, fraction)
+    if classes is not None:
+        own = [np.unique(places[classes == number]) for number in range(int(classes.max()) + 1)]
+        missing = [place for place in own if len(place) > 1 and not np.isin(place, chosen).any()]
+        chosen = np.union1d(chosen, np.array([place[0] for place in missing], np.uint64))
+    return chosen[:-1] if len(chosen) == len(distinct) else chosen
+
+
+def _share(places: Hashes, fraction: float) -> Hashes:
+    chosen = places[places < np.uint64(min(int(fraction * 2**64), 2**64 - 1))]
+    return chosen if len(chosen) else places[:1]
+
+
+def _copies(keys: Keys) -> npt.NDArray[np.int32]:
+    """Returns how often each row stands in train: its weight, the part after the point by chance (of its hash)."""
+    whole = np.floor(keys.weight)
+    chance = (keys.source ^ keys.target).astype(np.float64) / 2.0**64
+    copies = (whole + (chance < keys.weight - whole)).astype(np.int32)
+    copies[keys.split != TRAIN] = 1
+    return copies

@@ -7,17 +7,18 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
+from tokenizers import Tokenizer
 
 from lora_s2s.errors import DataError, SetupError, UsageError
 from lora_s2s.files import sha256_file, sha256_json
 from lora_s2s.hub import locate_model
-from lora_s2s.reading.example import Example
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _TOKENIZER_FILES = (
     "tokenizer.json", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "merges.txt", "tokenizer_config.json",
@@ -77,7 +78,11 @@ def load_tokenizer(
         DataError: the folder holds no tokenizer, or a damaged one.
         SetupError: a package to read it is missing, or the model cannot be had.
     """
-    folder = locate_model(model_name, revision)
+    # Seconds to import, and processes that only encode do without.
+    from transformers import AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    folder = locate_model(model_name, revision, weights=False)
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
@@ -160,37 +165,82 @@ def first_ids(tokenizer: Any) -> dict[str, int | None]:
 
 def tokenizer_hash(model_name: str, revision: str | None = None) -> str:
     """Returns a hash over the tokenizer's files."""
-    folder: Path = locate_model(model_name, revision)
+    folder: Path = locate_model(model_name, revision, weights=False)
     return sha256_json({name: sha256_file(folder / name) for name in _TOKENIZER_FILES if (folder / name).is_file()})
 
 
-def encode_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, side: str = "text") -> list[list[int]]:
-    """Returns each text's ids, no special token added, and none let in.
+class TextEncoder(Protocol):
+    """Texts to ids, no special token added, and none let in."""
+
+    def __call__(self, texts: Sequence[str], side: str = "text", /) -> list[list[int]]:
+        """Returns each text's ids; ``side`` is ``text`` for sources, ``text_target`` for targets."""
+
+
+class FastEncoder:
+    """A fast tokenizer's pipeline alone; it can go to another process.
+
+    Args:
+        spelled: control id → the ids of its letters; see :func:`encoder_of`.
+    """
+
+    def __init__(self, pipeline: Tokenizer, spelled: Mapping[int, tuple[int, ...]]) -> None:
+        self._pipeline, self._spelled = pipeline, spelled
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _fast_encoder, (self._pipeline.to_str(), self._spelled)
+
+    def __call__(self, texts: Sequence[str], _side: str = "text", /) -> list[list[int]]:
+        """Returns each text's ids; both sides are read alike."""
+        pipeline = self._pipeline
+        # Whoever else uses it sets them anew for every call.
+        pipeline.no_truncation()
+        pipeline.no_padding()
+        pipeline.encode_special_tokens = True
+        encoded = (text.ids for text in pipeline.encode_batch_fast(texts, add_special_tokens=False))
+        return [_spelled_out(ids, self._spelled) for ids in encoded]
+
+
+def _fast_encoder(pipeline: str, spelled: Mapping[int, tuple[int, ...]]) -> FastEncoder:
+    return FastEncoder(Tokenizer.from_str(pipeline), spelled)
+
+
+def encoder_of(tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
+    """Returns what encodes texts with a tokenizer.
 
     ``</s>``, ``<pad>`` or ``<extra_id_5>`` written in a text are text: T5's vocabulary has them as whole pieces even
     where special tokens are not looked for, so their ids are replaced by those of their letters.
-
-    Args:
-        side: ``text`` for sources, ``text_target`` for targets: Marian cuts each with a vocabulary of its own.
     """
-    if not texts:
-        return []
-    settings = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False}
-    encoded: list[list[int]] = tokenizer(**{side: list(texts)}, **settings, verbose=False)["input_ids"]
-    languages = language_codes(tokenizer).values()
-    control = frozenset([*tokenizer.all_special_ids, *languages]) - {tokenizer.unk_token_id}
-    return [ids if control.isdisjoint(ids) else _spelled_out(ids, control, tokenizer) for ids in encoded]
+    spelled = _spelling(tokenizer)
+    if isinstance(pipeline := getattr(tokenizer, "backend_tokenizer", None), Tokenizer):
+        return FastEncoder(pipeline, spelled)
+
+    def encode(texts: Sequence[str], side: str = "text", /) -> list[list[int]]:
+        # Marian cuts each side with a vocabulary of its own.
+        settings = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False}
+        encoded = tokenizer(**{side: list(texts)}, **settings, verbose=False)["input_ids"] if texts else []
+        return [_spelled_out(ids, spelled) for ids in encoded]
+
+    return encode
 
 
-def _spelled_out(ids: Sequence[int], control: frozenset[int], tokenizer: Any) -> list[int]:
-    out: list[int] = []
-    for token in ids:
-        if token in control:
-            letters = (tokenizer.convert_tokens_to_ids(letter) for letter in tokenizer.convert_ids_to_tokens(token))
-            out.extend(letter for letter in letters if letter is not None and letter not in control)
-        else:
-            out.append(token)
-    return out
+def _spelling(tokenizer: Any) -> dict[int, tuple[int, ...]]:
+    control = {*tokenizer.all_special_ids, *language_codes(tokenizer).values()} - {tokenizer.unk_token_id}
+    spelled = {}
+    for token in control:
+        letters = (tokenizer.convert_tokens_to_ids(letter) for letter in tokenizer.convert_ids_to_tokens(token))
+        spelled[token] = tuple(letter for letter in letters if letter is not None and letter not in control)
+    return spelled
+
+
+def _spelled_out(ids: list[int], spelled: Mapping[int, tuple[int, ...]]) -> list[int]:
+    if spelled.keys().isdisjoint(ids):
+        return ids
+    return [piece for token in ids for piece in spelled.get(token, (token,))]
+
+
+def encode_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, side: str = "text") -> list[list[int]]:
+    """Returns each text's ids; see :func:`encoder_of`."""
+    return encoder_of(tokenizer)(texts, side)
 
 
 def encode_source(
@@ -211,11 +261,6 @@ def _cut(ids: list[int], room: int, side: str) -> list[int]:
     if len(ids) <= room:
         return ids
     return ids[len(ids) - room :] if side == "left" else ids[:room]
-
-
-def side_for(example: Example, truncate_source: str) -> str:
-    """Returns the side an example's source is cut on: a dialogue's newest turns are always the ones to keep."""
-    return "left" if example.cut_left and truncate_source == "right" else truncate_source
 
 
 def features_of(

@@ -35,7 +35,6 @@ LANGUAGE = r"^[A-Za-z][A-Za-z0-9_-]{0,31}$"
 # Values that the contract names and a later version brings: refused by name instead of as unknown.
 LATER: dict[str, tuple[str, ...]] = {
     "data.format": ("alpaca", "messages", "parallel"),
-    "data.lossless_text": ("on", "auto", "true"),
 }
 
 
@@ -109,7 +108,14 @@ class DataSection(Section):
     target_language: str | None = Field(
         default=None, pattern=LANGUAGE, description="Language code of the targets; answers begin with it too."
     )
-    lossless_text: Literal["off"] = Field(default="off", description="Spelling of characters the vocabulary lacks.")
+    lossless_text: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Spare rows of T5's embeddings carry newlines, braces and what else the vocabulary lacks; "
+        "auto: where targets need it.",
+    )
+    max_rejected: float = Field(
+        default=0.01, ge=0, le=1, description="Share of rows that may be unusable; more of them end `prepare`."
+    )
 
     @field_validator("format")
     @classmethod

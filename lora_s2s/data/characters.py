@@ -1,0 +1,111 @@
+"""Which characters the data has, which of them a vocabulary cannot hold, and whether spare rows are to carry them."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lora_s2s.data.lossless import ALWAYS, beyond_reach, carried_strings, lossless_tokenizer, spare_rows
+from lora_s2s.data.survey import SIDES, guess_language
+from lora_s2s.data.tokenise import encode_texts
+from lora_s2s.errors import UsageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_SHOWN, _TEXTS_FOR_LANGUAGE = 50, 400
+# With auto, rows are spent on this where one target in so many loses a character.
+_TARGETS_FOR_ONE_LOST = 1000
+
+
+class Characters:
+    """How often each character stands in the texts of each side, and how many pairs of spaces side by side."""
+
+    def __init__(self) -> None:
+        self._counts = {side: np.zeros(0x110000, np.int64) for side in SIDES}
+        self.double_spaces = dict.fromkeys(SIDES, 0)
+        self.rows = 0
+        self._first: dict[str, list[str]] = {side: [] for side in SIDES}
+
+    def add(self, sources: Sequence[str], targets: Sequence[str]) -> None:
+        """Counts some rows."""
+        self.rows += len(sources)
+        for side, texts in zip(SIDES, (sources, targets), strict=True):
+            text = "\0".join(texts)
+            counts = np.bincount(np.frombuffer(text.encode("utf-32-le"), np.uint32))
+            counts[0] -= len(texts) - 1
+            self._counts[side][: len(counts)] += counts
+            self.double_spaces[side] += text.count("  ")
+            missing = _TEXTS_FOR_LANGUAGE - len(self._first[side])
+            self._first[side] += texts[: max(0, missing)]
+
+    def counts(self, side: str) -> dict[str, int]:
+        """Returns character → occurrences."""
+        found = np.flatnonzero(self._counts[side])
+        return {chr(code): int(count) for code, count in zip(found, self._counts[side][found], strict=True)}
+
+    def language(self, side: str) -> str | None:
+        """Returns a guess at the language (ISO 639-1) of the first texts; None where nothing speaks for one."""
+        return guess_language(self._first[side])
+
+
+def tokenizer_for(
+    mode: str, tokenizer: PreTrainedTokenizerBase, rows: int, characters: Characters
+) -> tuple[PreTrainedTokenizerBase, list[str]]:
+    """Returns the tokenizer to prepare with, and what its spare rows carry (nothing: it is the base's own).
+
+    Args:
+        mode: ``on``, ``off`` or ``auto``: where a target in a thousand would lose a character, spaces side by side
+            not counted, and spare rows save most of what is lost.
+        rows: of the base's embeddings.
+
+    Raises:
+        UsageError: ``on`` for a base without spare rows.
+    """
+    spare = spare_rows(tokenizer, rows)
+    if mode == "on" and spare < len(ALWAYS):
+        raise UsageError(
+            f"data.lossless_text is on, but the base has {spare} spare rows of at least {len(ALWAYS)}",
+            hint="set data.lossless_text=off; byte-level bases such as google/byt5-small hold every text",
+        )
+    if mode == "off" or spare < len(ALWAYS):
+        return tokenizer, []
+    counts = Counter(characters.counts("target"))
+    lost = Counter({char: counts[char] for char in beyond_reach(tokenizer, counts)})
+    carried = carried_strings(tokenizer, rows, counts + Counter(characters.counts("source")))
+    saved = sum(lost[text] for text in carried)
+    enough = lost.total() * _TARGETS_FOR_ONE_LOST >= max(1, characters.rows) and saved * 2 >= lost.total() > 0
+    return (lossless_tokenizer(tokenizer, carried), carried) if mode == "on" or enough else (tokenizer, [])
+
+
+def characters_report(
+    tokenizer: PreTrainedTokenizerBase, carried: Sequence[str], characters: Characters
+) -> dict[str, Any]:
+    """Returns the part of the report of ``prepare`` that is about characters and languages."""
+    present = {char for side in SIDES for char in characters.counts(side)}
+    beyond = beyond_reach(tokenizer, present)
+    return {
+        "languages": {side: characters.language(side) for side in SIDES},
+        "lossless_text": list(carried),
+        "lost_characters": {side: _lost(characters.counts(side), beyond) for side in SIDES},
+        "lost_runs_of_spaces": dict.fromkeys(SIDES, 0) if _keeps_runs(tokenizer) else characters.double_spaces,
+    }
+
+
+def _keeps_runs(tokenizer: Any) -> bool:
+    text = "a  a"
+    return bool(tokenizer.decode(encode_texts([text], tokenizer)[0]) == text)
+
+
+def _lost(counts: Mapping[str, int], beyond: Mapping[str, str]) -> dict[str, Any]:
+    lost = Counter({char: count for char, count in counts.items() if char in beyond})
+    shown = [
+        {"character": char, "code": f"U+{ord(char):04X}", "name": unicodedata.name(char, ""), "count": count,
+         "becomes": beyond[char]}
+        for char, count in lost.most_common(_SHOWN)
+    ]  # fmt: skip
+    return {"count": lost.total(), "different": len(lost), "characters": shown}

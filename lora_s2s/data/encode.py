@@ -1,0 +1,213 @@
+"""Rows of the spool to features, in one process or several: each takes a record batch and gives back record batches."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import islice, pairwise
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from lora_s2s.data.prepared import record_batch
+from lora_s2s.data.split import REASONS, SPLITS, Decisions
+from lora_s2s.data.survey import SIDES, Tally
+from lora_s2s.data.tokenise import FastEncoder, Features, Frames, TextEncoder, features_of
+from lora_s2s.reading.conversations import fit_turns
+from lora_s2s.reading.example import Example, Rejected, reject
+from lora_s2s.reading.template import PromptTemplate
+
+# A process takes seconds to start: what fewer rows take in one.
+ROWS_FOR_PROCESSES = 200_000
+_MOST_PROCESSES = 16
+_FORM = re.compile(r"[\W_]+")
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """All that turns texts into features; it goes to other processes.
+
+    Attributes:
+        limits: the keywords of :func:`lora_s2s.data.tokenise.features_of`.
+        template: of dialogues; None is the default one.
+        classes: whether targets are counted.
+    """
+
+    encoder: TextEncoder
+    frames: Frames
+    unknown_id: int
+    limits: Mapping[str, Any]
+    template: PromptTemplate | None
+    classes: bool
+
+    def limits_of(self, split: str, dialogue: bool) -> dict[str, Any]:
+        """Returns the limits of a row: a score covers every test row, and a dialogue's newest turns are kept."""
+        limits = dict(self.limits)
+        if split == "test":
+            limits["long_targets"] = "keep"
+            limits["truncate_source"] = "right" if limits["truncate_source"] == "drop" else limits["truncate_source"]
+        if dialogue and limits["truncate_source"] == "right":
+            limits["truncate_source"] = "left"
+        return limits
+
+    def fitted(self, text: str, ids: list[int], turns: str) -> tuple[str, list[int]]:
+        """Returns a dialogue cut at whole turns, as text and ids, where it is too long."""
+        room = self.limits["max_source_tokens"] - len(self.frames.source)
+        if len(ids) <= room or self.limits["truncate_source"] == "drop":
+            return text, ids
+        made: dict[str, list[int]] = {}
+
+        def fits(shorter: str) -> bool:
+            made[shorter] = self.encoder([shorter], "text")[0]
+            return len(made[shorter]) <= room
+
+        fitted = fit_turns([(role, said) for role, said in json.loads(turns)], self.template, fits)
+        return fitted, made.get(fitted) or self.encoder([fitted], "text")[0]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A batch's outcome: a record batch (as Arrow writes it) for each split, what was left out, what was counted."""
+
+    splits: dict[str, tuple[bytes, int]]
+    rejected: list[Rejected]
+    tally: Tally
+    rows: int
+
+
+def encode_spool(
+    path: Path, decisions: Decisions, encoding: Encoding, *, processes: int | None = None
+) -> Iterator[Encoded]:
+    """Yields what becomes of every record batch of a spool, in order.
+
+    Args:
+        processes: how many work at once; None takes as many as there are cores where the rows are worth it.
+    """
+    reader = pa.ipc.open_file(pa.memory_map(str(path)))
+    places = _places(reader)
+    fast = isinstance(encoding.encoder, FastEncoder)
+    count = (processes or _processes(len(decisions.code))) if fast else 1
+    jobs = ((index, decisions.code[rows], decisions.copies[rows]) for index, rows in enumerate(places))
+    if count == 1:
+        yield from (encode_batch(reader.get_batch(index), *decided, encoding) for index, *decided in jobs)
+        return
+    with ProcessPoolExecutor(count, get_context("spawn"), _begin, (str(path), encoding)) as pool:
+        # A window of jobs: what is done waits for its turn, and nothing more.
+        waiting: list[Future[Encoded]] = [pool.submit(_encode, *job) for job in islice(jobs, 2 * count)]
+        while waiting:
+            done = waiting.pop(0).result()
+            waiting += [pool.submit(_encode, *job) for job in islice(jobs, 1)]
+            yield done
+
+
+def _places(reader: Any) -> list[slice]:
+    """Returns where each record batch lies among all rows."""
+    counts = (reader.get_batch(index).num_rows for index in range(reader.num_record_batches))
+    ends = np.cumsum([0, *counts]).tolist()
+    return [slice(start, end) for start, end in pairwise(ends)]
+
+
+def _processes(rows: int) -> int:
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(available, _MOST_PROCESSES) if rows >= ROWS_FOR_PROCESSES else 1
+
+
+_own: dict[str, Any] = {}
+
+
+def _begin(path: str, encoding: Encoding) -> None:
+    _own.update(reader=pa.ipc.open_file(pa.memory_map(path)), encoding=encoding)
+
+
+def _encode(index: int, codes: Any, copies: Any) -> Encoded:
+    return encode_batch(_own["reader"].get_batch(index), codes, copies, _own["encoding"])
+
+
+class _Row(NamedTuple):
+    """One row of the spool, and what was decided about it."""
+
+    source: str
+    target: str
+    where: str
+    turns: str | None
+    code: int
+    copies: int
+
+
+def encode_batch(batch: Any, codes: Any, copies: Any, encoding: Encoding) -> Encoded:
+    """Tokenises a record batch of the spool, every different text once.
+
+    Args:
+        codes, copies: (rows,) what was decided about each; see :class:`lora_s2s.data.split.Decisions`.
+    """
+    rows = [*map(_Row, *batch.to_pydict().values(), codes.tolist(), copies.tolist())]
+    live = [row for row in rows if row.code not in REASONS]
+    left_out = [reject(row.where, REASONS[row.code], row.source) for row in rows if row.code in REASONS]
+    outcome = _Outcome(encoding, left_out)
+    ids = {
+        side: _by_text([getattr(row, name) for row in live], encoding.encoder, side)
+        for name, side in (("source", "text"), ("target", "text_target"))
+    }
+    for row in live:
+        outcome.take(row, ids["text"][row.source], ids["text_target"][row.target])
+    return outcome.encoded(len(rows))
+
+
+def _by_text(texts: Sequence[str], encoder: TextEncoder, side: str) -> dict[str, list[int]]:
+    distinct = list(dict.fromkeys(texts))
+    return dict(zip(distinct, encoder(distinct, side), strict=True))
+
+
+class _Outcome:
+    """What a batch's rows become, row by row."""
+
+    def __init__(self, encoding: Encoding, rejected: list[Rejected]) -> None:
+        self._encoding, self._rejected = encoding, rejected
+        self._kept: dict[str, list[tuple[Example, Features]]] = {split: [] for split in SPLITS}
+        self._lengths: dict[str, list[int]] = {side: [] for side in SIDES}
+        self._alike: list[int] = []
+        self._tally = Tally()
+
+    def take(self, row: _Row, source: list[int], target: list[int]) -> None:
+        """Takes one row with the ids of its texts, nothing cut yet."""
+        encoding, tally, split = self._encoding, self._tally, SPLITS[row.code]
+        for side, ids in zip(SIDES, (source, target), strict=True):
+            self._lengths[side].append(len(ids) + len(getattr(encoding.frames, side)))
+        text = row.source
+        if row.turns is not None:
+            text, source = encoding.fitted(row.source, source, row.turns)
+        features = features_of(source, target, encoding.frames, **encoding.limits_of(split, row.turns is not None))
+        if isinstance(features, str):
+            self._rejected.append(reject(row.where, features, row.target))
+            return
+        fitted = text != row.source
+        self._kept[split] += [(Example(text, row.target, row.where), features)] * row.copies
+        self._alike.append(_without_form(row))
+        tally.kept += 1
+        tally.copied += row.target in text
+        tally.truncated.update(source=features.source_truncated or fitted, target=features.target_truncated)
+        tally.tokens.update(source=len(source), target=len(target))
+        tally.unknown.update(source=source.count(encoding.unknown_id), target=target.count(encoding.unknown_id))
+        if encoding.classes and split == "train":
+            tally.classes[row.target] += 1
+
+    def encoded(self, rows: int) -> Encoded:
+        """Returns what became of all rows."""
+        self._tally.lengths = {side: [np.array(found, np.int32)] for side, found in self._lengths.items()}
+        self._tally.alike = [np.array(self._alike, np.uint64)]
+        splits = {split: (record_batch(kept), len(kept)) for split, kept in self._kept.items() if kept}
+        return Encoded(splits, self._rejected, self._tally, rows)
+
+
+def _without_form(row: _Row) -> int:
+    """Returns a hash of a pair's letters and digits, whatever their case and what stands between them."""
+    pair = _FORM.sub(" ", f"{row.source}\0{row.target}".casefold())
+    return int.from_bytes(blake2b(pair.encode(), digest_size=8).digest(), "little")

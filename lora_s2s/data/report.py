@@ -1,0 +1,156 @@
+"""What ``prepare`` found, for people: pairs as the model sees them, advice, and ``report.html``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_s2s.data.lossless import stand_ins
+from lora_s2s.data.prepared import SplitTable
+from lora_s2s.data.survey import SIDES
+from lora_s2s.data.tokenise import Ids
+from lora_s2s.files import write_text
+from lora_s2s.page import escaped, html_table, page, section
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_PIECES = 300
+_OTHER_BASES = "a base that reads bytes (google/byt5-small) or more scripts (google/mt5-small) holds them"
+
+
+def pairs_shown(
+    table: SplitTable, tokenizer: PreTrainedTokenizerBase, carried: Sequence[str], count: int
+) -> list[dict[str, Any]]:
+    """Returns some pairs, spread over the split: text and pieces of both sides, specials and cuts included."""
+    rows = [table.features(index) for index in range(0, len(table), max(1, len(table) // max(1, count)))[:count]]
+    names = dict(zip(stand_ins(carried), carried, strict=True))
+    return [
+        {side: _side(ids, tokenizer, names) for side, ids in zip(SIDES, (row.input_ids, row.labels), strict=True)}
+        for row in rows
+    ]
+
+
+def _side(ids: Ids, tokenizer: Any, names: Mapping[str, str]) -> dict[str, Any]:
+    pieces = tokenizer.convert_ids_to_tokens(list(map(int, ids[:_PIECES])))
+    return {
+        "text": str(tokenizer.decode(ids)),
+        "pieces": [names.get(piece, piece) for piece in pieces],
+        "tokens": len(ids),
+    }
+
+
+def advice(report: Mapping[str, Any], limits: Mapping[str, Any], *, spare: bool) -> list[str]:
+    """Returns what a user might do about the data, a sentence each.
+
+    Args:
+        spare: whether the base has spare rows for ``data.lossless_text``.
+    """
+    said = [_about_limit(report, side, limits[f"max_{side}_tokens"]) for side in SIDES]
+    said += [_about_lost(report, side, spare=spare) for side in reversed(SIDES)]
+    pairs = max(1, report["rows"]["kept"])
+    if report["near_duplicates"] > 0.01 * pairs:
+        said.append(f"{report['near_duplicates']:,} pairs differ from another in case, spaces or punctuation only")
+    if report["target_in_source"] > 0.5:
+        said.append(f"{report['target_in_source']:.0%} of the targets stand in their source: is copying what is meant?")
+    most = max(report["classes"].values(), default=0)
+    if most > 0.9 * report["splits"]["train"]:
+        said.append(f"one target makes up {most / report['splits']['train']:.0%} of the training rows")
+    return [sentence for sentence in said if sentence]
+
+
+def _about_limit(report: Mapping[str, Any], side: str, limit: int) -> str:
+    longer, wanted = report["longer_than"][side].get(str(limit), 0), report["suggested"][f"max_{side}_tokens"]
+    if wanted <= limit:
+        return ""
+    share = f"{longer:.1%}" if longer else "some"
+    return f"{share} of the {side}s are longer than {limit} tokens: --set data.max_{side}_tokens={wanted} spares most"
+
+
+def _about_lost(report: Mapping[str, Any], side: str, *, spare: bool) -> str:
+    lost = report["lost_characters"][side]
+    if not lost["count"]:
+        return ""
+    shown = " ".join(repr(one["character"]) for one in lost["characters"][:8])
+    sentence = f"the {side}s lose {lost['count']:,} characters this vocabulary lacks ({shown})"
+    if report["lossless_text"] or not spare:
+        return f"{sentence}; {_OTHER_BASES}"
+    return f"{sentence}: --set data.lossless_text=on carries the most frequent of them"
+
+
+def write_page(path: Path, report: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]]) -> None:
+    """Writes ``report.html``."""
+    rows, splits = report["rows"], report["splits"]
+    lead = ", ".join(f"{count:,} {split}" for split, count in splits.items())
+    body = [
+        f'<h1>Prepared data</h1><p class="lead">{escaped(lead)}; {rows["rejected"]:,} of {rows["read"]:,} left out</p>',
+        section("Advice", "".join(f"<p>{escaped(sentence)}</p>" for sentence in report["advice"])),
+        section("Pairs, as the model sees them", "".join(map(_pair, pairs))),
+        section("Lengths", "".join(_lengths(report, side) for side in SIDES)),
+        section("Left out", _counts(("Reason", "Rows"), rows["by_reason"])),
+        section("Characters", "".join(_characters(report, side) for side in SIDES)),
+        section("Targets", _counts(("Target", "Rows"), report["classes"])),
+        section("Facts", _facts(report)),
+    ]
+    write_text(path, page("Prepared data", "\n".join(body)))
+
+
+def _pair(pair: Mapping[str, Any]) -> str:
+    chips = {side: "".join(f"<b>{escaped(piece)}</b>" for piece in pair[side]["pieces"]) for side in SIDES}
+    return (
+        f'<p class="pieces">{chips["source"]}</p><p class="pieces loss">{chips["target"]}</p>'
+        f'<p class="note">source: {pair["source"]["tokens"]:,} tokens, no loss · '
+        f"target: {pair['target']['tokens']:,} tokens, the loss is on each</p>"
+    )
+
+
+def _lengths(report: Mapping[str, Any], side: str) -> str:
+    bars = report["histogram"][side]
+    most = max((count for _, count in bars), default=1)
+    drawn = "".join(
+        f'<i style="height:{100 * count / most:.1f}%" title="from {first} tokens: {count:,} rows"></i>'
+        for first, count in bars
+    )
+    quantiles = ", ".join(f"{name} {value:,}" for name, value in report[f"{side}_tokens"].items())
+    longer = [f"<td>{limit}</td><td>{share:.2%}</td>" for limit, share in report["longer_than"][side].items()]
+    table = html_table(("Limit", "Longer than it"), longer) if longer else ""
+    suggested = report["suggested"][f"max_{side}_tokens"]
+    return (
+        f'<p>{side.title()} tokens: {quantiles}; suggested limit {suggested:,}</p><div class="histogram">{drawn}</div>'
+        f"{table}"
+    )
+
+
+def _counts(heads: tuple[str, str], counts: Mapping[str, int]) -> str:
+    cells = [f"<td>{escaped(name)}</td><td>{count:,}</td>" for name, count in counts.items()]
+    return html_table(heads, cells) if cells else ""
+
+
+def _characters(report: Mapping[str, Any], side: str) -> str:
+    lost = report["lost_characters"][side]
+    if not lost["count"]:
+        return f"<p>Every character of the {side}s comes back as written.</p>"
+    cells = [
+        f"<td>{escaped(one['character'])}</td><td>{one['code']} {escaped(one['name'])}</td><td>{one['count']:,}</td>"
+        f"<td>{escaped(one['becomes'])}</td>"
+        for one in lost["characters"]
+    ]
+    head = f"<p>Of the {side}s, {lost['count']:,} characters ({lost['different']:,} different) do not.</p>"
+    return head + html_table(("", "Character", "Times", "Becomes"), cells)
+
+
+def _facts(report: Mapping[str, Any]) -> str:
+    facts = {
+        "exact duplicates": f"{report['duplicates']:,}",
+        "alike but for case, spaces, punctuation": f"{report['near_duplicates']:,}",
+        "held-out rows whose source stood in train": f"{report['leaked']:,}",
+        "targets that stand in their source": f"{report['target_in_source']:.1%}",
+        "cut": ", ".join(f"{report['truncated'][side]:,} {side}s" for side in SIDES),
+        "unknown tokens": ", ".join(f"{report['unknown_tokens'][side]:.3%} of {side}s" for side in SIDES),
+        "language, a guess": ", ".join(f"{side}s {report['languages'][side] or '?'}" for side in SIDES),
+        "carried by spare rows": " ".join(map(repr, report["lossless_text"])) or "nothing",
+    }
+    return (
+        f"<dl>{''.join(f'<div><dt>{name}</dt><dd>{escaped(value)}</dd></div>' for name, value in facts.items())}</dl>"
+    )

@@ -1,0 +1,72 @@
+"""Rows on their way from reading to tokenising: texts on disk in record batches, what decides about them in memory."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+
+import pyarrow as pa
+
+from lora_s2s.data.split import Keys, joined, keys_of
+from lora_s2s.data.survey import Characters
+from lora_s2s.reading.example import Example
+
+ROWS = 4096
+# Replies of long conversations repeat all before them: a batch is bounded by its characters too.
+_CHARACTERS = 1 << 24
+_SCHEMA = pa.schema({name: pa.string() for name in ("source", "target", "where", "turns")})
+
+
+class Spool:
+    """Every example of every split, in the order read: a file to be filled, closed, and taken away in the end.
+
+    Args:
+        seed: of the rows' places; see :mod:`lora_s2s.data.split`.
+    """
+
+    def __init__(self, path: Path, seed: int) -> None:
+        self.path, self._seed = path, seed
+        self._open = ExitStack()
+        self._writer = self._open.enter_context(
+            pa.ipc.new_file(self._open.enter_context(pa.OSFile(str(path), "wb")), _SCHEMA)
+        )
+        self._keys: list[Keys] = []
+        self._batch: list[Example] = []
+        self._characters = 0
+        self.characters = Characters()
+        self.rows = 0
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._open.close()
+
+    @property
+    def waiting(self) -> int:
+        """How many examples are taken and not yet written."""
+        return len(self._batch)
+
+    def add(self, example: Example, split: int) -> None:
+        """Takes one example; those of a split come together, and :meth:`flush` ends them."""
+        self._batch.append(example)
+        self._characters += len(example.source) + len(example.target)
+        if len(self._batch) == ROWS or self._characters > _CHARACTERS:
+            self.flush(split)
+
+    def flush(self, split: int) -> None:
+        """Writes what was taken since the last time."""
+        batch, self._batch, self._characters = self._batch, [], 0
+        if not batch:
+            return
+        texts = {name: [getattr(row, name) for row in batch] for name in ("source", "target", "where")}
+        turns = [json.dumps(row.turns) if row.turns else None for row in batch]
+        self._writer.write_batch(pa.record_batch([*texts.values(), turns], schema=_SCHEMA))
+        self._keys.append(keys_of(batch, split, self._seed))
+        self.characters.add(texts["source"], texts["target"])
+        self.rows += len(batch)
+
+    def keys(self) -> Keys:
+        """Returns the keys of all rows."""
+        return joined(self._keys)
