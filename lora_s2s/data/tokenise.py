@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from lora_s2s.errors import DataError, SetupError, UsageError
@@ -175,11 +175,30 @@ def encode_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, si
     """
     if not texts:
         return []
-    settings = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False}
-    encoded: list[list[int]] = tokenizer(**{side: list(texts)}, **settings, verbose=False)["input_ids"]
+    encoded = _backend_ids(texts, tokenizer) if _only_backend(tokenizer) else _ids(texts, tokenizer, side)
     languages = language_codes(tokenizer).values()
     control = frozenset([*tokenizer.all_special_ids, *languages]) - {tokenizer.unk_token_id}
     return [ids if control.isdisjoint(ids) else _spelled_out(ids, control, tokenizer) for ids in encoded]
+
+
+def _only_backend(tokenizer: Any) -> bool:
+    """Whether nothing but its Rust part makes this tokenizer's ids, sources' and targets' alike."""
+    names = ("__call__", "_encode_plus")
+    return all(getattr(type(tokenizer), name, None) is getattr(PreTrainedTokenizerFast, name) for name in names)
+
+
+def _backend_ids(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
+    backend = tokenizer.backend_tokenizer
+    backend.encode_special_tokens = True  # Named the wrong way round: special tokens are then not looked for.
+    backend.no_truncation()
+    backend.no_padding()
+    return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+
+def _ids(texts: Sequence[str], tokenizer: Any, side: str) -> list[list[int]]:
+    settings = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False}
+    encoded: list[list[int]] = tokenizer(**{side: list(texts)}, **settings, verbose=False)["input_ids"]
+    return encoded
 
 
 def _spelled_out(ids: Sequence[int], control: frozenset[int], tokenizer: Any) -> list[int]:
