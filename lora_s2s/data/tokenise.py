@@ -195,7 +195,7 @@ class FastEncoder:
         # Whoever else uses it sets them anew for every call.
         pipeline.no_truncation()
         pipeline.no_padding()
-        pipeline.encode_special_tokens = True
+        pipeline.encode_special_tokens = True  # named the wrong way round: they are not looked for
         encoded = (text.ids for text in pipeline.encode_batch_fast(texts, add_special_tokens=False))
         return [_spelled_out(ids, self._spelled) for ids in encoded]
 
@@ -211,8 +211,8 @@ def encoder_of(tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
     where special tokens are not looked for, so their ids are replaced by those of their letters.
     """
     spelled = _spelling(tokenizer)
-    if isinstance(pipeline := getattr(tokenizer, "backend_tokenizer", None), Tokenizer):
-        return FastEncoder(pipeline, spelled)
+    if _only_pipeline(tokenizer):
+        return FastEncoder(tokenizer.backend_tokenizer, spelled)
 
     def encode(texts: Sequence[str], side: str = "text", /) -> list[list[int]]:
         # Marian cuts each side with a vocabulary of its own.
@@ -221,6 +221,14 @@ def encoder_of(tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
         return [_spelled_out(ids, spelled) for ids in encoded]
 
     return encode
+
+
+def _only_pipeline(tokenizer: Any) -> bool:
+    """Whether nothing but its Rust part makes this tokenizer's ids, sources' and targets' alike."""
+    from transformers import PreTrainedTokenizerFast
+
+    names = ("__call__", "_encode_plus")
+    return all(getattr(type(tokenizer), name, None) is getattr(PreTrainedTokenizerFast, name) for name in names)
 
 
 def _spelling(tokenizer: Any) -> dict[int, tuple[int, ...]]:

@@ -1,0 +1,193 @@
+"""Lossless text: what T5's vocabulary cannot write gets the model's spare embedding rows.
+
+T5 knows no ``< \\ ^ { } ~``, backtick, newline or tab, folds runs of spaces, and takes ``</s>`` in a text for its end.
+Flan-T5 has 28 embedding rows more than its tokenizer has entries. Each of them can carry one string, so that what was
+encoded decodes to the very same text. ``tokenizer.json`` says all of it: no program needs this package to read it.
+
+A carried character is a piece of its own, the others are replaced before normalisation by a stand-in: one of Unicode's
+noncharacters, which no text has. After a newline or a tab the encoder inserts the space that a word's usual piece
+begins with, and the decoder takes it out again. Of a run of spaces the last one belongs to the word behind it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import transformers
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from lora_s2s.data.tokenise import encode_texts
+from lora_s2s.errors import UsageError
+
+_RUNS = (" " * 8, " " * 4, " " * 2)  # Measured on code: an indentation of 2, 4, 6, 8 or 12 costs two pieces at most.
+ALWAYS: tuple[str, ...] = ("\n", "\t", *_RUNS, "<", "\\", "^", "{", "}", "~", "`")
+_BREAKS = ("\n", "\t")
+_STAND_INS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
+_BAR = "▁"
+_PLAIN = frozenset(string.ascii_letters + string.digits + string.punctuation) - {"<"}  # "<" would complete "</s>".
+_NORMALIZERS = frozenset({"Precompiled", "Strip", "Replace"})
+
+
+class PreTrainedTokenizerFast(transformers.PreTrainedTokenizerFast):  # type: ignore[misc]
+    """A tokenizer read from ``tokenizer.json`` as it stands, saved under the name that transformers 4 knows as well."""
+
+
+def spare_rows(tokenizer: PreTrainedTokenizerBase, rows: int) -> int:
+    """Returns how many ids from ``len(tokenizer)`` on could carry a string.
+
+    Args:
+        rows: the model's embedding rows.
+
+    Returns:
+        0 for a tokenizer that is not in T5's shape (ByT5, BART, byte fallback), or that carries strings already.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or tokenizer.unk_token_id is None:
+        return 0
+    made = json.loads(backend.to_str())
+    model = made["model"]
+    if model["type"] != "Unigram" or model["byte_fallback"]:
+        return 0
+    pieces = {piece for piece, _ in model["vocab"]}
+    kinds = {part["type"] for part in _parts(made["normalizer"])}
+    t5 = {_BAR, "<extra_id_0>"} <= pieces and kinds <= _NORMALIZERS and len(model["vocab"]) == len(tokenizer)
+    return min(max(rows - len(tokenizer), 0), len(_STAND_INS)) if t5 and pieces.isdisjoint(_STAND_INS) else 0
+
+
+def carried_strings(tokenizer: PreTrainedTokenizerBase, rows: int, counts: Mapping[str, int]) -> list[str]:
+    """Chooses what the spare rows carry: :data:`ALWAYS`, then what the data has most of and the tokenizer loses.
+
+    Args:
+        rows: the model's embedding rows.
+        counts: character → occurrences in the data; a character seen once is not worth a row.
+
+    Raises:
+        UsageError: the model has fewer spare rows than :data:`ALWAYS` has strings.
+    """
+    spare = spare_rows(tokenizer, rows)
+    if spare < len(ALWAYS):
+        raise UsageError(
+            f"lossless text needs {len(ALWAYS)} embedding rows without a token, and a tokenizer in T5's shape; here "
+            f"{spare} of {rows} rows can be used",
+            hint="--set data.lossless_text=false",
+        )
+    asked = [text for text, count in counts.items() if count > 1 and text not in ALWAYS and text not in _STAND_INS]
+    lost = sorted(beyond_reach(tokenizer, asked), key=lambda text: (-counts[text], text))
+    return [*ALWAYS, *lost[: spare - len(ALWAYS)]]
+
+
+def lossless_tokenizer(tokenizer: PreTrainedTokenizerBase, carried: Sequence[str]) -> PreTrainedTokenizerBase:
+    """Returns a tokenizer that writes every text of its vocabulary and of ``carried`` as it stands.
+
+    The id of ``carried[i]`` is ``len(tokenizer) + i``. Text without carried strings, without spaces at its ends or in
+    runs, has the ids it had. Control tokens written in a text are text. What ``save_pretrained`` writes is read by
+    ``AutoTokenizer``, in transformers 4 and 5.
+
+    Args:
+        carried: strings of :data:`ALWAYS` and single characters, no more than there are :func:`spare_rows`.
+
+    Raises:
+        UsageError: another string is to be carried, one twice, too many, or the tokenizer is not in T5's shape.
+    """
+    _check_carried(tokenizer, carried)
+    backend: Any = tokenizer.backend_tokenizer
+    made = json.loads(backend.to_str())
+    vocab = made["model"]["vocab"]
+    known, lowest = {piece for piece, _ in vocab}, min(score for _, score in vocab)
+    pieces = {
+        text: text if text in _PLAIN and text not in known else stand_in
+        for text, stand_in in zip(carried, _STAND_INS, strict=False)
+    }
+    # No other piece has these characters, so any score will do that leaves the lowest, and so that of <unk>, as it is.
+    vocab.extend([piece, lowest] for piece in pieces.values())
+    stand_ins = {text: piece for text, piece in pieces.items() if text != piece}
+    made["normalizer"] = _sequence("normalizers", _encoding(pieces, made["normalizer"]))
+    made["pre_tokenizer"] = {"type": "Metaspace", "replacement": _BAR, "prepend_scheme": "never", "split": True}
+    made["decoder"] = _sequence("decoders", _decoding(stand_ins))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(made)),
+        eos_token=str(tokenizer.eos_token),
+        pad_token=str(tokenizer.pad_token),
+        unk_token=str(tokenizer.unk_token),
+        model_max_length=tokenizer.model_max_length,
+        model_input_names=["input_ids", "attention_mask"],
+        split_special_tokens=True,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def beyond_reach(tokenizer: PreTrainedTokenizerBase, characters: Iterable[str]) -> dict[str, str]:
+    """Returns those characters that do not come back from a target as written → what happens to them.
+
+    Returns:
+        ``unknown``, ``vanishes`` or ``becomes 'x'``, in the order given. A longer string, such as two spaces, can be
+        asked for as well.
+    """
+    asked = list(dict.fromkeys(characters))
+    # Between letters, since many tokenizers trim a text.
+    encoded = encode_texts([f"a{text}a" for text in asked], tokenizer, side="text_target")
+    shown = tokenizer.batch_decode(encoded, clean_up_tokenization_spaces=False)
+    lost: dict[str, str] = {}
+    for text, ids, back in zip(asked, encoded, shown, strict=True):
+        if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
+            lost[text] = "unknown"
+        elif back != f"a{text}a":
+            kept = back.removeprefix("a").removesuffix("a")
+            lost[text] = f"becomes {kept!r}" if kept else "vanishes"
+    return lost
+
+
+def _check_carried(tokenizer: PreTrainedTokenizerBase, carried: Sequence[str]) -> None:
+    odd = [text for text in carried if text not in ALWAYS and (len(text) != 1 or text in _STAND_INS or text == " ")]
+    if odd:
+        raise UsageError(f"{odd[0]!r} cannot be carried; expected a character, or one of lossless.ALWAYS")
+    if len(set(carried)) < len(carried):
+        raise UsageError("a string is to be carried twice")
+    if len(carried) > spare_rows(tokenizer, len(tokenizer) + len(carried)):
+        raise UsageError(
+            f"this tokenizer cannot carry {len(carried)} strings; expected T5's shape and at most 32 strings"
+        )
+
+
+def _parts(normalizer: Any) -> list[Any]:
+    if normalizer is None:
+        return []
+    return list(normalizer["normalizers"]) if normalizer["type"] == "Sequence" else [normalizer]
+
+
+def _encoding(pieces: Mapping[str, str], normalizer: Any) -> list[Any]:
+    """The normalisers, in order: stand-ins, the vocabulary's own character map, spaces after breaks, runs."""
+    strangers = "".join(_STAND_INS) + ("" if _BAR in pieces else _BAR)
+    steps = [_replace({"Regex": f"[{strangers}]"}, "\N{REPLACEMENT CHARACTER}")]
+    single = {text: piece for text, piece in pieces.items() if text not in _RUNS}
+    steps += [_replace({"String": text}, piece) for text, piece in single.items() if text != piece]
+    steps += [part for part in _parts(normalizer) if part["type"] == "Precompiled"]
+    breaks = "".join(pieces[text] for text in _BREAKS if text in pieces)
+    if breaks:  # No space where a carried character follows: none of them begins a word's piece.
+        steps.append(_replace({"Regex": rf"(?<=[{breaks}])(?![{re.escape(''.join(single.values()))}]|\z)"}, " "))
+    steps += [_replace({"Regex": f"{run}(?= )"}, pieces[run]) for run in _RUNS if run in pieces]
+    return [*steps, {"type": "Prepend", "prepend": " "}]
+
+
+def _decoding(stand_ins: Mapping[str, str]) -> list[Any]:
+    """The decoders, in order: words joined, runs, breaks with the space behind them, single characters."""
+    steps: list[Any] = [{"type": "Metaspace", "replacement": _BAR, "prepend_scheme": "always", "split": True}]
+    steps += [{"type": "Fuse"}]
+    steps += [_replace({"String": stand_ins[run]}, run) for run in _RUNS if run in stand_ins]
+    for text, piece in stand_ins.items():
+        if text not in _RUNS:
+            steps.append(_replace({"Regex": f"{piece} ?"} if text in _BREAKS else {"String": piece}, text))
+    return steps
+
+
+def _replace(pattern: Mapping[str, str], content: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+def _sequence(kind: str, steps: list[Any]) -> dict[str, Any]:
+    return {"type": "Sequence", kind: steps}
