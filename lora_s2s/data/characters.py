@@ -11,7 +11,6 @@ import numpy as np
 
 from lora_s2s.data.lossless import ALWAYS, beyond_reach, carried_strings, lossless_tokenizer, spare_rows
 from lora_s2s.data.survey import SIDES, guess_language
-from lora_s2s.data.tokenise import encode_texts
 from lora_s2s.errors import UsageError
 
 if TYPE_CHECKING:
@@ -92,13 +91,8 @@ def characters_report(
         "languages": {side: characters.language(side) for side in SIDES},
         "lossless_text": list(carried),
         "lost_characters": {side: _lost(characters.counts(side), beyond) for side in SIDES},
-        "lost_runs_of_spaces": dict.fromkeys(SIDES, 0) if _keeps_runs(tokenizer) else characters.double_spaces,
+        "lost_runs_of_spaces": characters.double_spaces if beyond_reach(tokenizer, ["  "]) else dict.fromkeys(SIDES, 0),
     }
-
-
-def _keeps_runs(tokenizer: Any) -> bool:
-    text = "a  a"
-    return bool(tokenizer.decode(encode_texts([text], tokenizer)[0]) == text)
 
 
 def _lost(counts: Mapping[str, int], beyond: Mapping[str, str]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_s2s.data.lossless import stand_ins
 from lora_s2s.data.prepared import SplitTable
 from lora_s2s.data.survey import SIDES
 from lora_s2s.data.tokenise import Ids
@@ -25,18 +24,19 @@ def pairs_shown(
 ) -> list[dict[str, Any]]:
     """Returns some pairs, spread over the split: text and pieces of both sides, specials and cuts included."""
     rows = [table.features(index) for index in range(0, len(table), max(1, len(table) // max(1, count)))[:count]]
-    names = dict(zip(stand_ins(carried), carried, strict=True))
+    names = dict(enumerate(carried, start=len(tokenizer) - len(carried)))
     return [
         {side: _side(ids, tokenizer, names) for side, ids in zip(SIDES, (row.input_ids, row.labels), strict=True)}
         for row in rows
     ]
 
 
-def _side(ids: Ids, tokenizer: Any, names: Mapping[str, str]) -> dict[str, Any]:
-    pieces = tokenizer.convert_ids_to_tokens(list(map(int, ids[:_PIECES])))
+def _side(ids: Ids, tokenizer: Any, names: Mapping[int, str]) -> dict[str, Any]:
+    shown = [int(token) for token in ids[:_PIECES]]
+    pieces = zip(shown, tokenizer.convert_ids_to_tokens(shown), strict=True)
     return {
         "text": str(tokenizer.decode(ids)),
-        "pieces": [names.get(piece, piece) for piece in pieces],
+        "pieces": [names.get(token, piece) for token, piece in pieces],
         "tokens": len(ids),
     }
 
