@@ -1,6 +1,6 @@
 """Ten million rows: `prepare` against `datasets.map` with the same tokenizer, rows a second and peak memory of both.
 
-Rows are made up (a seeded Zipf of words, log-normal lengths), written as JSON lines to a temporary folder. Each side
+Rows are made up (words of the vocabulary, log-normal lengths), written as JSON lines to a temporary folder. Each side
 starts from that file in a process of its own and ends with token ids in Arrow files: `prepare` also checks, finds
 duplicates and leaks, splits, counts and reports; `datasets` loads the file and maps the two tokenizer calls of the
 usual example over it, with as many processes as there are cores. Memory is summed over a side's processes, sampled: what
@@ -25,9 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from train_and_score import RESULTS, device
 
-WORDS = 20_000
+from lora_s2s.hub import locate_model
+
 THEIRS = """
 import os, sys, datasets
 from transformers import AutoTokenizer
@@ -42,19 +44,19 @@ print(len(rows.map(encode, batched=True, num_proc=len(os.sched_getaffinity(0))))
 """
 
 
-def words(count: int) -> list[str]:
-    """Returns made-up words, short and long, of plain letters."""
-    rng = np.random.default_rng(1)
-    return ["".join(rng.choice(list("aeinorstlcdmup"), size)) for size in rng.integers(2, 10, count)]
+def words(model: str) -> list[str]:
+    """Returns the whole words of a tokenizer's vocabulary, the commonest first."""
+    pieces = json.loads((locate_model(model) / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    return [piece[1:] for piece, _ in pieces if piece[0] == "▁" and piece[1:].isalpha()]
 
 
-def lines(rows: int) -> Iterator[str]:
+def lines(rows: int, known: npt.NDArray[np.object_]) -> Iterator[str]:
     """Yields JSON lines: sources of 14 words on average, targets of 7; one in a hundred is the one before it again."""
-    rng, known = np.random.default_rng(0), np.array(words(WORDS), dtype=object)
+    rng = np.random.default_rng(0)
     for start in range(0, rows, 10_000):
         count = min(10_000, rows - start)
         sizes = rng.lognormal(np.log((13.0, 6.5)), 0.5, (count, 2)).clip(1, 120).astype(int)
-        chosen = known[np.minimum(rng.zipf(1.3, sizes.sum()) - 1, WORDS - 1)]
+        chosen = known[rng.zipf(1.3, sizes.sum()) % len(known)]
         texts = np.split(chosen, sizes.ravel().cumsum()[:-1])
         made = [
             f'{{"source": "{" ".join(texts[2 * row])} {start + row}", "target": "{" ".join(texts[2 * row + 1])}"}}\n'
@@ -115,17 +117,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="prepare-scale-") as folder:
         file = Path(folder) / "rows.jsonl"
         with file.open("w") as stream:
-            stream.writelines(lines(asked.rows))
+            stream.writelines(lines(asked.rows, np.array(words(asked.model), dtype=object)))
         size = file.stat().st_size
         ours = measured(
             [sys.executable, "-m", "lora_s2s", "prepare", "--data", str(file), "--model", asked.model, "--out",
              f"{folder}/prepared", "--json"],
         )  # fmt: skip
         report = json.loads(ours.pop("output"))
-        from lora_s2s.hub import locate_model
-
         place = str(locate_model(asked.model))
-        theirs = measured([sys.executable, "-c", THEIRS, str(file), place, f"{folder}/cache"])
+        theirs = measured(
+            [sys.executable, "-c", THEIRS, str(file), place, f"{folder}/cache"],
+            HF_DATASETS_DISABLE_PROGRESS_BARS="1", HF_HUB_OFFLINE="1",
+        )  # fmt: skip
         assert int(theirs.pop("output")) == asked.rows == report["rows"]["read"]
     for side in (ours, theirs):
         side["rows_per_second"] = round(asked.rows / side["seconds"])

@@ -193,9 +193,11 @@ class _Outcome:
         self._alike.append(_without_form(row))
         tally.kept += 1
         tally.copied += row.target in text
-        tally.truncated.update(source=features.source_truncated or fitted, target=features.target_truncated)
-        tally.tokens.update(source=len(source), target=len(target))
-        tally.unknown.update(source=source.count(encoding.unknown_id), target=target.count(encoding.unknown_id))
+        cut = features.source_truncated or fitted, features.target_truncated
+        for side, ids, shortened in zip(SIDES, (source, target), cut, strict=True):
+            tally.truncated[side] += shortened
+            tally.tokens[side] += len(ids)
+            tally.unknown[side] += ids.count(encoding.unknown_id)
         if encoding.classes and split == "train":
             tally.classes[row.target] += 1
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from lora_s2s.data.characters import Characters
 from lora_s2s.data.split import Keys, joined, keys_of
-from lora_s2s.data.survey import Characters
 from lora_s2s.reading.example import Example
 
 ROWS = 4096

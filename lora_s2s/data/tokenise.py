@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from unicodedata import category
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +28,7 @@ _TOKENIZER_FILES = (
     "special_tokens_map.json", "added_tokens.json", "tokenizer.model", "source.spm", "target.spm", "target_vocab.json",
 )  # fmt: skip
 LANGUAGES = ("source_language", "target_language")
+_MOST_WORDS = 200_000
 _NLLB_CODE = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
 
 Ids = Sequence[int] | npt.NDArray[np.int32]
@@ -179,18 +183,38 @@ class TextEncoder(Protocol):
 class FastEncoder:
     """A fast tokenizer's pipeline alone; it can go to another process.
 
+    A vocabulary in T5's shape reads a text word by word: what a word became is remembered, and most texts are made of
+    words that were seen before.
+
     Args:
         spelled: control id → the ids of its letters; see :func:`encoder_of`.
     """
 
     def __init__(self, pipeline: Tokenizer, spelled: Mapping[int, tuple[int, ...]]) -> None:
         self._pipeline, self._spelled = pipeline, spelled
+        made = json.loads(pipeline.to_str())
+        splits = made["pre_tokenizer"] or {}
+        at_spaces = any(step.get("split") for step in splits.get("pretokenizers", [splits]))
+        self._by_word = made["model"]["type"] == "Unigram" and at_spaces
+        self._words: dict[str, list[int]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _fast_encoder, (self._pipeline.to_str(), self._spelled)
 
     def __call__(self, texts: Sequence[str], _side: str = "text", /) -> list[list[int]]:
         """Returns each text's ids; both sides are read alike."""
+        split = [_words_of(text) if self._by_word else None for text in texts]
+        self._learn({word for words in split if words for word in words} - self._words.keys())
+        whole = iter(self._encode([text for text, words in zip(texts, split, strict=True) if words is None]))
+        known = self._words
+        return [next(whole) if words is None else [piece for word in words for piece in known[word]] for words in split]
+
+    def _learn(self, words: Collection[str]) -> None:
+        if len(self._words) > _MOST_WORDS:
+            self._words.clear()
+        self._words.update(zip(words, self._encode([*words]), strict=True))
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         pipeline = self._pipeline
         # Whoever else uses it sets them anew for every call.
         pipeline.no_truncation()
@@ -200,10 +224,20 @@ class FastEncoder:
         return [_spelled_out(ids, self._spelled) for ids in encoded]
 
 
+def _words_of(text: str) -> list[str] | None:
+    """Returns the words of a text that is read word by word; None where something joins what stands beside a space."""
+    # Printable: no other space than the plain one, nothing that is invisible.
+    words = text.split(" ") if text.isprintable() else [""]
+    if not all(words) or (not text.isascii() and any(category(word[0])[0] == "M" for word in words)):
+        return None
+    return words
+
+
 def _fast_encoder(pipeline: str, spelled: Mapping[int, tuple[int, ...]]) -> FastEncoder:
     return FastEncoder(Tokenizer.from_str(pipeline), spelled)
 
 
+@lru_cache(maxsize=8)
 def encoder_of(tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
     """Returns what encodes texts with a tokenizer.
 
