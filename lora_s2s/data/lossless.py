@@ -131,7 +131,7 @@ def beyond_reach(tokenizer: PreTrainedTokenizerBase, characters: Iterable[str]) 
     asked = list(dict.fromkeys(characters))
     # Between letters, since many tokenizers trim a text.
     encoded = encode_texts([f"a{text}a" for text in asked], tokenizer, side="text_target")
-    shown = tokenizer.batch_decode(encoded, clean_up_tokenization_spaces=False)
+    shown = [tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in encoded]
     lost: dict[str, str] = {}
     for text, ids, back in zip(asked, encoded, shown, strict=True):
         if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
