@@ -1,4 +1,4 @@
-"""Merged models of every family, and lossless text, are the same in transformers 4.57, installed beside the tested set."""
+"""Merged models of every family, and lossless text, are the same in transformers 4.57, beside the tested set."""
 
 from __future__ import annotations
 
