@@ -131,7 +131,7 @@ def beyond_reach(tokenizer: PreTrainedTokenizerBase, characters: Iterable[str]) 
     asked = list(dict.fromkeys(characters))
     # Between letters, since many tokenizers trim a text.
     encoded = encode_texts([f"a{text}a" for text in asked], tokenizer, side="text_target")
-    shown = tokenizer.batch_decode(encoded, clean_up_tokenization_spaces=False)
+    shown = [tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in encoded]
     lost: dict[str, str] = {}
     for text, ids, back in zip(asked, encoded, shown, strict=True):
         if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
@@ -162,8 +162,7 @@ def _parts(normalizer: Any) -> list[Any]:
 
 def _encoding(pieces: Mapping[str, str], normalizer: Any) -> list[Any]:
     """The normalisers, in order: stand-ins, the vocabulary's own character map, spaces after breaks, runs."""
-    strangers = "".join(_STAND_INS) + ("" if _BAR in pieces else _BAR)
-    steps = [_replace({"Regex": f"[{strangers}]"}, "\N{REPLACEMENT CHARACTER}")]
+    steps = [_replace({"Regex": f"[{''.join(_STAND_INS)}]"}, "\N{REPLACEMENT CHARACTER}")]
     single = {text: piece for text, piece in pieces.items() if text not in _RUNS}
     steps += [_replace({"String": text}, piece) for text, piece in single.items() if text != piece]
     steps += [part for part in _parts(normalizer) if part["type"] == "Precompiled"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -45,6 +47,22 @@ def test_control_tokens_written_in_a_text_stay_text(text: str, tokenizer: PreTra
 def test_no_text_becomes_a_control_token(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
     for ids in encode_texts([text, f"</s>{text}<pad>"], tokenizer):
         assert not (set(tokenizer.all_special_ids) - {UNKNOWN}) & set(ids)
+
+
+@given(st.lists(st.text(max_size=30) | st.sampled_from(["</s>", "a <pad>  b\n", "\ufdd0", " ", "x" * 900]), max_size=4))
+def test_the_backend_alone_gives_the_ids_of_the_whole_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str]
+) -> None:
+    class Slower(type(tokenizer)):  # type: ignore[misc]
+        def __call__(self, *args: Any, **settings: Any) -> Any:
+            return super().__call__(*args, **settings)
+
+    tokenizer.backend_tokenizer.enable_truncation(1)
+    tokenizer.backend_tokenizer.enable_padding(length=9)
+    slower = copy.copy(tokenizer)
+    slower.__class__ = Slower
+    assert encode_texts(texts, tokenizer) == encode_texts(texts, slower)
+    assert encode_texts(texts, tokenizer, side="text_target") == encode_texts(texts, slower, side="text_target")
 
 
 def test_ordinary_text_is_what_the_tokenizer_makes_of_it(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -1,4 +1,4 @@
-"""Merged models of every family give the same logits in transformers 4.57, installed beside the tested set."""
+"""Merged models of every family, and lossless text, are the same in transformers 4.57, beside the tested set."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from test_family_battery import PAIRS, batch_of, folder_of, logits_of, trained_on
 from tiny_families import TINY
 
+from lora_s2s.data.lossless import ALWAYS, lossless_tokenizer
+from lora_s2s.data.tokenise import load_tokenizer
 from lora_s2s.lora.merge import merge_adapter
 from lora_s2s.models.loading import load_base
 
@@ -38,8 +41,49 @@ print(json.dumps(found))
 """
 
 
+TEXTS = ["", " \n x", "if (a < b) {\n        c\n\n}\t", "a</s>b <pad>  <extra_id_5>", "é ²  ^\\~`", "the cat", " " * 17]
+LOSSLESS_READER = """
+import json, sys, transformers
+assert transformers.__version__.startswith("4.57")
+folder, texts = json.loads(sys.argv[1])
+tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+made = tokenizer(texts)
+assert list(made) == ["input_ids", "attention_mask"] and tokenizer.model_max_length == 512
+print(json.dumps([made["input_ids"], tokenizer.batch_decode(made["input_ids"], skip_special_tokens=True)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("installed")
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), *PACKAGES]
+    if subprocess.run(install, capture_output=True, check=False).returncode:
+        pytest.skip("no package index to install transformers 4.57 from")
+    return target
+
+
+def answer(installed: Path, reader: str, asked: list[Any]) -> Any:
+    """What a script says, run in transformers 4.57."""
+    done = subprocess.run(
+        [sys.executable, "-c", reader, json.dumps(asked)], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 @pytest.mark.slow
-def test_merged_models_are_the_same_in_transformers_4(tmp_path: Path) -> None:
+def test_lossless_text_is_the_same_in_transformers_4(tmp_path: Path, demo_base: Path, installed: Path) -> None:
+    tokenizer = lossless_tokenizer(load_tokenizer(str(demo_base)), [*ALWAYS, ">", "é", "²"])
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text((demo_base / "config.json").read_text())
+    ids, shown = answer(installed, LOSSLESS_READER, [str(tmp_path), TEXTS])
+    assert ids == tokenizer(TEXTS)["input_ids"]
+    assert shown == TEXTS
+
+
+@pytest.mark.slow
+def test_merged_models_are_the_same_in_transformers_4(tmp_path: Path, installed: Path) -> None:
     place = tmp_path / "families"
     merged: dict[str, str] = {}
     for name in ROWS:
@@ -56,16 +100,7 @@ def test_merged_models_are_the_same_in_transformers_4(tmp_path: Path) -> None:
         inputs = {"input_ids": batch.input_ids_BS, "attention_mask": batch.attention_mask_BS}
         save_file({**inputs, "decoder_input_ids": batch.labels_BT.clamp(min=0)}, out / "inputs.safetensors")
         merged[name] = str(out)
-    target = tmp_path / "installed"
-    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), *PACKAGES]
-    if subprocess.run(install, capture_output=True, check=False).returncode:
-        pytest.skip("no package index to install transformers 4.57 from")
-    done = subprocess.run(
-        [sys.executable, "-c", READER, json.dumps(list(merged.values()))], capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": str(target)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert set(map(tuple, json.loads(done.stdout.splitlines()[-1]).values())) == {()}
+    assert set(map(tuple, answer(installed, READER, list(merged.values())).values())) == {()}
     for name, folder in merged.items():
         theirs = load_file(f"{folder}/logits.safetensors")["logits"]
         assert torch.allclose(theirs, ours(folder, name, place), atol=2e-5), name
