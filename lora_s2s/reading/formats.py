@@ -10,14 +10,14 @@ from lora_s2s.reading.example import Rejected, Row
 from lora_s2s.reading.json_rows import read_json, read_jsonl
 from lora_s2s.reading.streams import COMPRESSED, head_of, text_head
 from lora_s2s.reading.tables import PARQUET_MAGIC, agreed_delimiter, read_csv, read_parquet, read_tsv
-from lora_s2s.reading.tmx import read_tmx
+from lora_s2s.reading.translations import read_tmx, two_columns
 
 Reader = Callable[[Path], Iterator[Row | Rejected]]
 READERS: dict[str, Reader] = {
     ".csv": read_csv, ".tsv": read_tsv, ".json": read_json, ".jsonl": read_jsonl, ".ndjson": read_jsonl,
     ".parquet": read_parquet, ".tmx": read_tmx,
 }  # fmt: skip
-_CONTROL = bytes({*range(32)} - {*b"\t\n\f\r\x1b"})
+_NO_CONTROLS = dict.fromkeys({*range(32)} - {*b"\t\n\f\r\x1b"})
 
 
 def ending(path: Path) -> str:
@@ -30,8 +30,12 @@ def endings() -> str:
     return f"{', '.join(READERS)}, each also with {', '.join(COMPRESSED)}"
 
 
-def reader_of(path: Path) -> Reader:
+def reader_of(path: Path, *, parallel: bool = False) -> Reader:
     """Returns the reader for a file; content wins over the name.
+
+    Args:
+        path: the file.
+        parallel: a file of lines, or under ``.tsv``, is two columns without a header.
 
     Raises:
         DataError: a web page, a git-lfs pointer, a binary file, or neither ending nor content is known.
@@ -39,29 +43,35 @@ def reader_of(path: Path) -> Reader:
     head = head_of(path)
     if head.startswith(PARQUET_MAGIC):
         return read_parquet
-    refuse_what_is_no_data(path, head)
+    text = refuse_what_is_no_data(path, head)
     named = READERS.get(ending(path))
-    if named is not None and named is not read_parquet:
-        return named
-    if found := _reader_of_content(text_head(head)):
-        return found
-    if named is not None:
+    if parallel and named in (None, read_tsv):
+        return two_columns
+    found = _reader_of_content(text) if named in (None, read_parquet) else named
+    if found is None and named is None:
+        raise DataError(f"no reader for {path.name}; files end in {endings()}", where=str(path))
+    if found is None:
         raise DataError(f"{path} cannot be read: it is not Parquet, nor any other format that is known")
-    raise DataError(f"no reader for {path.name}; files end in {endings()}", where=str(path))
+    return found
 
 
-def refuse_what_is_no_data(path: Path, head: bytes) -> None:
-    """Raises DataError where a file starts like a web page, a git-lfs pointer, or no text at all."""
+def refuse_what_is_no_data(path: Path, head: bytes) -> str:
+    """Returns a file's first bytes as text.
+
+    Raises:
+        DataError: it is a web page, a git-lfs pointer, or no text at all.
+    """
     text = text_head(head)
     start = text[:1024].lstrip().lower()
     if start.startswith(("<!doctype html", "<html")):
         raise DataError(f"{path} is a web page, not data", hint="download the file itself again")
     if start.startswith("version https://git-lfs"):
         raise DataError(f"{path} is a git-lfs pointer, not the data", hint="git lfs pull")
-    controls = len(text) - len(text.translate(dict.fromkeys(_CONTROL)))
-    invalid = "\ufffd" in text[:-1]
-    if 10 * controls > 3 * len(text) or (invalid and 100 * controls > 3 * len(text)):
+    controls = len(text) - len(text.translate(_NO_CONTROLS))
+    # Text may hold a few; where bytes are no UTF-8 either, fewer will do.
+    if 100 * controls > (3 if "\ufffd" in text[:-1] else 30) * len(text):
         raise DataError(f"{path} is a binary file, not text", hint=f"files end in {endings()}")
+    return text
 
 
 def _reader_of_content(text: str) -> Reader | None:

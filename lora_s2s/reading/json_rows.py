@@ -12,7 +12,7 @@ from typing import Any
 from lora_s2s.errors import DataError
 from lora_s2s.reading import streams
 from lora_s2s.reading.example import Rejected, Row
-from lora_s2s.reading.streams import BadLine, blocks, excerpt, head_of, text_head, text_lines, utf8
+from lora_s2s.reading.streams import blocks, excerpt, head_of, text_head, text_lines, utf8
 
 _SPACE = re.compile(r"[ \t\r\n\ufeff]*")
 _LISTS_ON_LINES = re.compile(r"\][ \t]*[\r\n]\s*\[")
@@ -22,38 +22,37 @@ _LIST_KEY = "data"
 _LISTS_OF_A_RECORD = {"conversations", "messages", "Instances"}
 
 
-class _Scanner:
-    """Reads one JSON value; remembers a key that came twice in an object of it."""
+class _Repeated(ValueError):
+    """The key that came twice in one object."""
 
-    def __init__(self) -> None:
-        self.repeated: str | None = None
-        # json's own scanner, which says StopIteration(position) where it expected a value.
-        decoder: Any = json.JSONDecoder(
-            object_pairs_hook=self._object, parse_float=str, parse_int=str, parse_constant=str
-        )
-        self._scan = decoder.scan_once
 
-    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        fields = dict(pairs)
-        if len(fields) != len(pairs):
-            names = [name for name, _ in pairs]
-            self.repeated = next(name for name in names if names.count(name) > 1)
-        return fields
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Repeated(next(name for name in names if names.count(name) > 1))
+    return fields
 
-    def value(self, text: str, at: int) -> tuple[Any, int]:
-        """Returns the value at ``at`` and where it ends; raises JSONDecodeError and RecursionError."""
-        self.repeated = None
-        try:
-            return self._scan(text, at)  # type: ignore[no-any-return]
-        except StopIteration as error:
-            raise json.JSONDecodeError("Expecting value", text, error.value) from None
 
-    def item(self, path: Path, line: int, value: Any, text: str) -> Row | Rejected:
-        """Returns the row that the last value read makes, or why it makes none."""
-        if isinstance(value, dict) and self.repeated is None:
-            return Row(line, value)
-        reason = "not a JSON object" if self.repeated is None else f"duplicate key: {self.repeated!r}"
-        return Rejected(str(path), line, reason, excerpt(text))
+_STRICT, _LAX = (
+    json.JSONDecoder(object_pairs_hook=hook, parse_float=str, parse_int=str, parse_constant=str)
+    for hook in (_object, dict)
+)
+
+
+def _value_at(text: str, at: int) -> tuple[Any, int]:
+    """Returns the value at ``at`` (a _Repeated where a key came twice) and where it ends."""
+    try:
+        return _STRICT.raw_decode(text, at)
+    except _Repeated as repeated:
+        return repeated, _LAX.raw_decode(text, at)[1]
+
+
+def _record(path: Path, line: int, value: Any, text: str) -> Row | Rejected:
+    if isinstance(value, dict):
+        return Row(line, value)
+    reason = f"duplicate key: '{value}'" if isinstance(value, _Repeated) else "not a JSON object"
+    return Rejected(str(path), line, reason, excerpt(text))
 
 
 def read_jsonl(path: Path) -> Iterator[Row | Rejected]:
@@ -82,23 +81,21 @@ def _is_array(head: str) -> bool:
 
 
 def _line_rows(path: Path) -> Iterator[Row | Rejected]:
-    scanner = _Scanner()
     for number, line in enumerate(text_lines(path), start=1):
-        text = line.strip()
-        if type(line) is BadLine:
-            yield Rejected(str(path), number, line.reason, excerpt(text))
-        elif text:
+        text, reason = line.strip(), getattr(line, "reason", "")
+        if text and not reason:
             try:
-                value, end = scanner.value(text, 0)
+                value, end = _value_at(text, 0)
                 if end != len(text):
                     raise json.JSONDecodeError("Extra data", text, end)
+                yield _record(path, number, value, text)
             except json.JSONDecodeError as error:
                 column = error.colno + len(line) - len(line.lstrip())
-                yield Rejected(str(path), number, f"not valid JSON: {error.msg} at column {column}", excerpt(text))
+                reason = f"not valid JSON: {error.msg} at column {column}"
             except RecursionError:
-                yield Rejected(str(path), number, "nested too deeply", excerpt(text))
-            else:
-                yield scanner.item(path, number, value, text)
+                reason = "nested too deeply"
+        if reason:
+            yield Rejected(str(path), number, reason, excerpt(text))
 
 
 class _Document:
@@ -106,9 +103,7 @@ class _Document:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.scanner = _Scanner()
-        self._blocks = utf8(blocks(path))
-        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        self._content = codecs.iterdecode(utf8(blocks(path)), "utf-8", "surrogateescape")
         self._text, self._at, self._ended = "", 0, False
         # Up to where lines are counted, and what stood before the text that is held.
         self._counted, self._line, self._column, self._bytes = 0, 1, 1, 0
@@ -117,15 +112,13 @@ class _Document:
         """Reads on, as much as is held; False at the end of the file and at the longest record."""
         if self._ended or len(self._text) - self._at > streams.LONGEST_RECORD:
             return False
-        self._line, gone, self._text = self.line, self._text[: self._at], self._text[self._at :]
+        self._line, gone, pieces = self.line, self._text[: self._at], [self._text[self._at :]]
         self._column = len(gone) - gone.rfind("\n") if "\n" in gone else self._column + len(gone)
         self._bytes += len(gone.encode("utf-8", "surrogateescape"))
         self._at = self._counted = 0
-        wanted, pieces = len(self._text) * 2, [self._text]
-        while not self._ended and sum(map(len, pieces)) <= wanted:
-            block = next(self._blocks, b"")
-            self._ended = not block
-            pieces.append(self._decoder.decode(block, self._ended))
+        while not self._ended and sum(map(len, pieces)) <= min(2 * len(pieces[0]), streams.LONGEST_RECORD):
+            pieces.append(next(self._content, ""))
+            self._ended = not pieces[-1]
         self._text = "".join(pieces)
         return True
 
@@ -151,7 +144,7 @@ class _Document:
         """Takes the next character, one of ``expected``."""
         found = self.peek()
         if found not in expected:
-            raise self._broken("expected " + " or ".join(repr(one) if one else "the end" for one in expected))
+            raise self._broken("expected " + " or ".join(repr(one) if one else "the end" for one in expected), self._at)
         self._at += len(found)
         return found
 
@@ -159,28 +152,22 @@ class _Document:
         """Takes the next value; returns it with its text."""
         self.peek()
         while True:
-            error = None
             try:
-                value, end = self.scanner.value(self._text, self._at)
-            except json.JSONDecodeError as caught:
-                error, end = caught, len(self._text)
-            except RecursionError as caught:
-                raise self._broken("a value is nested too deeply") from caught
-            # A value is whole when something follows that cannot be more of it (12 may go on as 12.5).
-            after = self._space_after(end)
-            whole = error is None and self._text[after : after + 1] in (",", ":", "]", "}")
-            if whole or not self._more():
-                break
-        if error is not None and self._ended:
-            raise self._broken(f"not valid JSON: {error.msg}", error.pos) from error
-        if error is not None:
-            raise self._broken(f"a value is {streams.TOO_LONG}, or never ends") from error
-        text = self._text[self._at : end]
-        self._at = end
-        return value, text
+                value, end = _value_at(self._text, self._at)
+                # Whole when something follows that cannot be more of it (12 may go on as 12.5).
+                after = self._space_after(end)
+                if self._text[after : after + 1] in (",", ":", "]", "}") or not self._more():
+                    text = self._text[self._at : end]
+                    self._at = end
+                    return value, text
+            except json.JSONDecodeError as error:
+                if not self._more():
+                    message = f"not valid JSON: {error.msg}" if self._ended else f"a value {streams.TOO_LONG}"
+                    raise self._broken(message, error.pos if self._ended else self._at) from error
+            except RecursionError as error:
+                raise self._broken("a value is nested too deeply", self._at) from error
 
-    def _broken(self, message: str, at: int | None = None) -> DataError:
-        at = self._at if at is None else at
+    def _broken(self, message: str, at: int) -> DataError:
         line = self.line + self._text.count("\n", self._at, at)
         column = at - self._text.rfind("\n", 0, at) if "\n" in self._text[:at] else self._column + at
         hint = "mend it there, or write one object a line (.jsonl): bad lines are then left out one by one"
@@ -197,7 +184,7 @@ class _Document:
             before = self._text[: self._at - len(text) + error.start].encode("utf-8", "surrogateescape")
             where = f"invalid UTF-8: byte {self._bytes + len(before)} of the file"
             return Rejected(str(self.path), line, where, excerpt(text))
-        return self.scanner.item(self.path, line, value, text)
+        return _record(self.path, line, value, text)
 
     def elements(self) -> Iterator[Row | Rejected]:
         """Takes a list, and yields its elements as records."""
@@ -215,9 +202,9 @@ class _Document:
         keys: list[str] = []
         going = self.take("{") == "{" and (self.peek() != "}" or self.take("}") != "}")
         while going:
-            if self.peek() != '"':
-                raise self._broken("expected a key in double quotes")
-            key, _ = self.value()
+            key, text = self.value()
+            if text[:1] != '"':
+                raise self._broken("expected a key in double quotes", self._at - len(text))
             self.take(":")
             if self.peek() != "[":
                 self.value()

@@ -15,14 +15,16 @@ from lora_s2s.demo import task
 from lora_s2s.errors import DataError, SetupError, UsageError, nearest
 from lora_s2s.files import sha256_file, sha256_json
 from lora_s2s.reading.example import Rejected, Row
-from lora_s2s.reading.formats import READERS, ending, endings, reader_of
-from lora_s2s.reading.parallel import are_parallel, line_pairs, parallel_rows
-from lora_s2s.reading.streams import reading
+from lora_s2s.reading.formats import READERS, ending, endings, reader_of, refuse_what_is_no_data
+from lora_s2s.reading.streams import COMPRESSED, head_of, reading
+from lora_s2s.reading.translations import line_pairs
 
 __all__ = ["READERS", "Origin", "find_origins", "named_splits", "reading"]
 
 _HUB, _DEMO = "hf:", "demo:"
 _MOST_WEIGHT = 1000.0
+_SIDES = {"src": "tgt", "source": "target"}
+_SIDE = re.compile(r"(?<![^\W\d_])(src|source)(?![^\W\d_])")
 _MARKS = {
     "train": ("train", "training", "trainset"),
     "validation": ("dev", "devset", "valid", "validation", "val", "eval"),
@@ -63,9 +65,11 @@ class Origin:
                 yield Row(line, {"source": source, "target": target})
 
     def _file_rows(self, path: Path) -> Iterator[Row | Rejected]:
-        if self.targets is not None:
-            return line_pairs(path, self.targets)
-        return parallel_rows(path) if self.parallel else reader_of(path)(path)
+        if self.targets is None:
+            return reader_of(path, parallel=self.parallel)(path)
+        for file in (path, self.targets):
+            refuse_what_is_no_data(file, head_of(file))
+        return line_pairs(path, self.targets)
 
     def content_hash(self) -> str:
         """Returns a hash that changes when the rows change."""
@@ -117,12 +121,21 @@ def _exists(name: str) -> bool:
 
 def _pair(named: Sequence[tuple[str, float]], parallel: bool) -> Origin | None:
     first, second = (Path(name).expanduser() for name, _ in named)
-    if not (os.path.isfile(first) and os.path.isfile(second) and (parallel or are_parallel(first, second))):
+    if not (os.path.isfile(first) and os.path.isfile(second) and (parallel or _belong_together(first, second))):
         return None
     weights = {weight for _, weight in named}
     if len(weights) > 1:
         raise UsageError(f"{first.name} and {second.name} are one data set, and have two weights")
     return Origin(named[0][0], first, targets=second, weight=weights.pop())
+
+
+def _belong_together(first: Path, second: Path) -> bool:
+    """True for ``train.en`` and ``train.de``, ``src-train.txt`` and ``tgt-train.txt``."""
+    if ending(first) in READERS or ending(second) in READERS:
+        return False
+    one, other = (path.with_suffix("") if path.suffix.lower() in COMPRESSED else path for path in (first, second))
+    sides = one.name != _SIDE.sub(lambda found: _SIDES[found[1]], one.name) == other.name
+    return sides or (one.stem == other.stem and one.suffix != other.suffix and bool(one.suffix and other.suffix))
 
 
 def _origins(name: str, parallel: bool) -> list[Origin]:
@@ -133,8 +146,8 @@ def _origins(name: str, parallel: bool) -> list[Origin]:
     path = Path(name).expanduser()
     with reading(path):
         if os.path.isfile(path):
-            if not parallel and ending(path) not in READERS:
-                reader_of(path)  # tells at once that there is none
+            if ending(path) not in READERS:
+                reader_of(path, parallel=parallel)  # tells at once where there is none
             return [Origin(name, path, parallel=parallel)]
         if os.path.isdir(path) or (glob.has_magic(name) and not os.path.lexists(path)):
             files = (

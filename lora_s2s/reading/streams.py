@@ -96,14 +96,10 @@ def utf8(content: Iterator[bytes]) -> Iterator[bytes]:
     """Yields a text's blocks in UTF-8, whatever of UTF-8 and UTF-16 it is in; a byte-order mark stays."""
     first = next(content, b"")
     encoding = _utf16(first[:_HEAD])
-    whole = itertools.chain([first], content)
-    if encoding is None:
-        yield from whole
-        return
-    # A lone surrogate passes, to be rejected with its line.
-    decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
-    yield from (decoder.decode(block).encode("utf-8", "surrogatepass") for block in whole)
-    decoder.decode(b"", final=True)
+    whole: Iterator[bytes] = itertools.chain([first], content)
+    if encoding is not None:  # a lone surrogate passes, to be rejected with its line
+        whole = (text.encode("utf-8", "surrogatepass") for text in codecs.iterdecode(whole, encoding, "surrogatepass"))
+    yield from whole
 
 
 def _utf16(head: bytes) -> str | None:
@@ -111,9 +107,8 @@ def _utf16(head: bytes) -> str | None:
         return "utf-16-le" if head.startswith(codecs.BOM_UTF16_LE) else "utf-16-be"
     # Without a mark: of Western text every other byte is zero.
     even, odd = head[::2].count(0), head[1::2].count(0)
-    if 20 * min(even, odd) < max(even, odd) and 6 * max(even, odd) > len(head):
-        return "utf-16-le" if odd > even else "utf-16-be"
-    return None
+    seen = 20 * min(even, odd) < max(even, odd) and 6 * max(even, odd) > len(head)
+    return ("utf-16-le" if odd > even else "utf-16-be") if seen else None
 
 
 def excerpt(text: str) -> str:
@@ -128,7 +123,7 @@ def head_of(path: Path) -> bytes:
 
 def text_head(head: bytes) -> str:
     """Returns a file's first bytes as text without its byte-order mark; what is not text is replaced."""
-    return next(utf8(iter([head]))).decode("utf-8", "replace").removeprefix("\ufeff")
+    return next(utf8(iter([head])), b"").decode("utf-8", "replace").removeprefix("\ufeff")
 
 
 def text_lines(path: Path) -> Iterator[str]:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from lora_s2s.errors import DataError
 from lora_s2s.reading import streams
 from lora_s2s.reading.example import Rejected, Row
-from lora_s2s.reading.streams import BadLine, blocks, excerpt, head_of, text_head, text_lines
+from lora_s2s.reading.streams import blocks, excerpt, head_of, text_head, text_lines
 
 PARQUET_MAGIC = b"PAR1"
 _ROWS_AT_ONCE = 1024
@@ -49,23 +49,18 @@ def agreed_delimiter(head: str) -> tuple[str, bool]:
 
     Also returns whether two records or more were there, and all agreed.
     """
+    lines = list(io.StringIO(head, newline=""))
+    lines = lines[:-1] if len(lines) > 2 else lines  # the last may be cut
     best, chosen, sure = (0.0, 1), ",", False
     for delimiter in ",;\t|":
-        counts = _counts(head, delimiter)
+        counts: list[int] = []
+        with suppress(csv.Error):
+            for cells in itertools.islice(csv.reader(lines, delimiter=delimiter), _RECORDS_LOOKED_AT):
+                counts += [len(cells)] if cells else []
         found = (counts.count(counts[0]) / len(counts), counts[0]) if counts else best
         if found[1] > 1 and found > best:
             best, chosen, sure = found, delimiter, len(counts) > 1 and found[0] == 1
     return chosen, sure
-
-
-def _counts(head: str, delimiter: str) -> list[int]:
-    lines = list(io.StringIO(head, newline=""))
-    lines = lines[:-1] if len(lines) > 2 else lines  # the last may be cut
-    counts: list[int] = []
-    with suppress(csv.Error):
-        for cells in itertools.islice(csv.reader(lines, delimiter=delimiter), _RECORDS_LOOKED_AT):
-            counts += [len(cells)] if cells else []
-    return counts
 
 
 class _Feed:
@@ -73,12 +68,7 @@ class _Feed:
 
     def __init__(self, lines: Iterator[str]) -> None:
         self._lines = lines
-        self._length = 0
-        self.number = 0
-        self.reason = ""
-
-    def start_record(self) -> None:
-        self._length, self.reason = 0, ""
+        self.number, self.length, self.reason = 0, 0, ""
 
     def __iter__(self) -> _Feed:
         return self
@@ -86,10 +76,9 @@ class _Feed:
     def __next__(self) -> str:
         line = next(self._lines)
         self.number += 1
-        if type(line) is BadLine:
-            self.reason = self.reason or line.reason
-        self._length += len(line)
-        if self._length > streams.LONGEST_RECORD:
+        self.reason = self.reason or getattr(line, "reason", "")
+        self.length += len(line)
+        if self.length > streams.LONGEST_RECORD:
             raise csv.Error(streams.TOO_LONG)
         return line + "\n"
 
@@ -100,18 +89,16 @@ def _records(path: Path, delimiter: str, quoting: int, skip: int) -> Iterator[Re
     # strict: a quote closed in the wrong place is reported, where the default quietly changes the text.
     reader = csv.reader(feed, delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[arg-type]
     while True:
-        line, cells = skip + feed.number + 1, list[str]()
-        feed.start_record()
+        line, cells, feed.length, feed.reason = skip + feed.number + 1, list[str](), 0, ""
         try:
             cells = next(reader)
-            reason = feed.reason
         except StopIteration:
             return
         except csv.Error as error:
             broken = f"broken quoting: {error}, lines {line} to {skip + feed.number}"
-            reason = feed.reason or (streams.TOO_LONG if str(error) == streams.TOO_LONG else broken)
-        if reason:
-            yield Rejected(str(path), line, reason, excerpt(" | ".join(cells)))
+            feed.reason = feed.reason or (streams.TOO_LONG if str(error) == streams.TOO_LONG else broken)
+        if feed.reason:
+            yield Rejected(str(path), line, feed.reason, excerpt(" | ".join(cells)))
         elif cells:
             yield line, cells
 
@@ -123,24 +110,21 @@ def _rows(path: Path, delimiter: str, quoting: int, *, skip: int) -> Iterator[Ro
         return
     if isinstance(first, Rejected):
         raise DataError(f"{path}: the header cannot be read ({first.reason})", where=f"{path}:{first.line}")
-    header = _header(path, *first)
+    names = [name.strip() for name in first[1]]
+    _refuse_repeated(names, f"{path}:{first[0]}")
+    # Of columns without a name the first stays without; the others get their number.
+    header = [name if name not in names[:index] else f"{name}.{index + 1}" for index, name in enumerate(names)]
     width = len(header)
     for item in records:
         if isinstance(item, Rejected):
             yield item
-            continue
-        line, cells = item
-        if len(cells) == width or (len(cells) > width and not any(cells[width:])):
-            yield Row(line, dict(zip(header, cells, strict=False)))
+        elif len(item[1]) == width or (len(item[1]) > width and not any(item[1][width:])):
+            yield Row(item[0], dict(zip(header, item[1], strict=False)))
         else:
-            yield Rejected(str(path), line, _wrong_width(len(cells), width), excerpt(" | ".join(cells)))
-
-
-def _header(path: Path, line: int, cells: list[str]) -> list[str]:
-    names = [name.strip() for name in cells]
-    _refuse_repeated(names, f"{path}:{line}")
-    # Of columns without a name the first stays without; the others get their number.
-    return [name if name not in names[:index] else f"{name}.{index + 1}" for index, name in enumerate(names)]
+            number = len(item[1])
+            reason = f"{'fewer' if number < width else 'more'} fields than the header: {number}, expected {width}"
+            reason += " (is a text with the delimiter unquoted?)" if number > width else ""
+            yield Rejected(str(path), item[0], reason, excerpt(" | ".join(item[1])))
 
 
 def _refuse_repeated(names: list[str], where: str) -> None:
@@ -148,12 +132,6 @@ def _refuse_repeated(names: list[str], where: str) -> None:
         if name and name in names[:index]:
             both = f"columns {names.index(name) + 1} and {index + 1}"
             raise DataError(f"a column named twice: '{name}' ({both})", hint="rename one of them", where=where)
-
-
-def _wrong_width(count: int, expected: int) -> str:
-    if count < expected:
-        return f"fewer fields than the header: {count}, expected {expected}"
-    return f"more fields than the header: {count}, expected {expected} (is a text with the delimiter unquoted?)"
 
 
 def read_parquet(path: Path) -> Iterator[Row | Rejected]:

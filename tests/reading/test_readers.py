@@ -130,7 +130,8 @@ def test_csv_rows_that_would_lose_text_are_rejected(write: Write) -> None:
     path = write("a.csv", 'source,target\na,b,c\nd,e\n"f" g,h\nonly\ni,"never closed\n')
     assert pairs(path) == [("d", "e")]
     assert [(item.line, item.kind) for item in rejections(path)] == [
-        (2, "more fields than the header"), (4, "broken quoting"), (5, "fewer fields than the header"), (6, "broken quoting"),
+        (2, "more fields than the header"), (4, "broken quoting"), (5, "fewer fields than the header"),
+        (6, "broken quoting"),
     ]  # fmt: skip
 
 
