@@ -12,11 +12,13 @@ from typing import Any
 
 from lora_s2s.console import ProgressLine
 from lora_s2s.errors import DataError, UsageError
-from lora_s2s.files import jsonl_line, open_text, read_jsonl
+from lora_s2s.files import jsonl_line
 from lora_s2s.inference import decode as decoding
 from lora_s2s.inference.loading import Predictor
 from lora_s2s.reading.example import Row
+from lora_s2s.reading.formats import ending
 from lora_s2s.reading.origins import find_origins, reading
+from lora_s2s.reading.streams import BadLine, text_lines
 from lora_s2s.recipe.schema import EvaluationSection
 
 STDIN = "-"
@@ -93,16 +95,23 @@ def _object(row: object, place: str) -> dict[str, Any]:
     return row
 
 
+def _file_lines(path: Path) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(text_lines(path), start=1):
+        if isinstance(line, BadLine):
+            raise DataError(line.reason, where=f"{path}:{number}")
+        yield number, line.removesuffix("\r")
+
+
 def _file_items(path: Path) -> Iterator[tuple[Input, str]]:
-    kind = (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
+    kind = ending(path)
     with reading(path):
         if kind in _LINES:
-            with open_text(path) as lines:
-                yield from ((line.rstrip("\r\n"), f"{path}:{number}") for number, line in enumerate(lines, start=1))
+            yield from ((line, f"{path}:{number}") for number, line in _file_lines(path))
         elif kind in _ROWS_AS_THEY_ARE:
             # Not the reader for training data: what was a number stays one on its way through.
-            for number, row in enumerate(read_jsonl(path), start=1):
-                yield _object(row, f"{path}, row {number}"), f"{path}, row {number}"
+            for number, line in _file_lines(path):
+                if line.strip():
+                    yield _json_row(line, f"{path}:{number}"), f"{path}:{number}"
         else:
             for origin in find_origins(str(path)):
                 for item in origin.rows():

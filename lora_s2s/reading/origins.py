@@ -3,53 +3,50 @@
 from __future__ import annotations
 
 import glob
-import gzip
 import itertools
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from lora_s2s.demo import task
-from lora_s2s.errors import DataError, SetupError, nearest
+from lora_s2s.errors import DataError, SetupError, UsageError, nearest
 from lora_s2s.files import sha256_file, sha256_json
 from lora_s2s.reading.example import Rejected, Row
-from lora_s2s.reading.formats import read_csv, read_json, read_jsonl, read_parquet, read_tsv
+from lora_s2s.reading.formats import READERS, ending, endings, reader_of, refuse_what_is_no_data
+from lora_s2s.reading.streams import COMPRESSED, head_of, reading
+from lora_s2s.reading.translations import line_pairs
 
-READERS: dict[str, Callable[[Path], Iterator[Row | Rejected]]] = {
-    ".csv": read_csv, ".tsv": read_tsv, ".json": read_json, ".jsonl": read_jsonl, ".ndjson": read_jsonl,
-    ".parquet": read_parquet,
-}  # fmt: skip
+__all__ = ["READERS", "Origin", "find_origins", "named_splits", "reading"]
+
 _HUB, _DEMO = "hf:", "demo:"
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turns what a damaged or foreign file raises while it is read into one DataError."""
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8 text (byte 0x{error.object[error.start]:02x})",
-            hint=f"convert it first: iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8-{path.name}",
-        ) from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} is a damaged gzip file ({error})", hint="fetch or compress it again") from error
-    except (pa.ArrowException, OSError) as error:
-        hint = "check that the file is whole and of this type"
-        raise DataError(f"{path} cannot be read: {error}", hint=hint) from error
+_MOST_WEIGHT = 1000.0
+_SIDES = {"src": "tgt", "source": "target"}
+_SIDE = re.compile(r"(?<![^\W\d_])(src|source)(?![^\W\d_])")
+_MARKS = {
+    "train": ("train", "training", "trainset"),
+    "validation": ("dev", "devset", "valid", "validation", "val", "eval"),
+    "test": ("test", "testset"),
+}
 
 
 @dataclass(frozen=True)
 class Origin:
-    """One file (``path``), or a data set that has a name only."""
+    """One file (``path``), two of parallel lines, or a data set that has a name only.
+
+    Attributes:
+        targets: the file whose lines are the targets of ``path``'s lines.
+        parallel: a plain file holds a source and a target on each line, and no header.
+        weight: how often its examples count, relative to those of others.
+    """
 
     name: str
     path: Path | None = None
+    targets: Path | None = None
+    parallel: bool = False
+    weight: float = 1.0
 
     def rows(self) -> Iterator[Row | Rejected]:
         """Yields the records, each with its line.
@@ -60,15 +57,24 @@ class Origin:
         """
         if self.path is not None:
             with reading(self.path):
-                yield from READERS[_suffix(self.path)](self.path)
+                yield from self._file_rows(self.path)
         elif self.name.startswith(_HUB):
             yield from itertools.starmap(Row, enumerate(_hub_dataset(self.name), start=1))
         else:
             for line, (source, target) in enumerate(task.examples(self.name.removeprefix(_DEMO)), start=1):
                 yield Row(line, {"source": source, "target": target})
 
+    def _file_rows(self, path: Path) -> Iterator[Row | Rejected]:
+        if self.targets is None:
+            return reader_of(path, parallel=self.parallel)(path)
+        for file in (path, self.targets):
+            refuse_what_is_no_data(file, head_of(file))
+        return line_pairs(path, self.targets)
+
     def content_hash(self) -> str:
         """Returns a hash that changes when the rows change."""
+        if self.path is not None and self.targets is not None:
+            return sha256_json([sha256_file(self.path), sha256_file(self.targets)])
         if self.path is not None:
             return sha256_file(self.path)
         if self.name.startswith(_HUB):
@@ -76,52 +82,116 @@ class Origin:
         return sha256_json(task.examples(self.name.removeprefix(_DEMO)))
 
 
-def find_origins(paths: str | Sequence[str]) -> list[Origin]:
+def find_origins(paths: str | Sequence[str], *, parallel: bool = False) -> list[Origin]:
     """Returns every file or data set that ``paths`` name; a folder or glob gives its readable files, sorted.
+
+    ``NAME@2`` gives the weight 2 to all that NAME names. Two line files whose names belong together, and any two
+    files if ``parallel``, make one origin; one file if ``parallel`` is two columns without a header.
 
     Raises:
         DataError: nothing is there, or nothing that a reader reads.
+        UsageError: a weight that is no number above 0 and up to 1,000.
     """
-    named = [paths] if isinstance(paths, str) else paths
-    origins = [origin for name in named if name for origin in _origins(name)]
-    if not origins:
+    named = [_weighted(name) for name in ([paths] if isinstance(paths, str) else paths) if name]
+    if not named:
         raise DataError("no data is named", hint="name a file: --set data.train=FILE")
-    return origins
+    if len(named) == 2 and (pair := _pair(named, parallel)):
+        return [pair]
+    return [replace(origin, weight=weight) for name, weight in named for origin in _origins(name, parallel)]
 
 
-def _origins(name: str) -> list[Origin]:
+def _weighted(text: str) -> tuple[str, float]:
+    name, at, number = text.rpartition("@")
+    if not (at and name) or _exists(text):
+        return text, 1.0
+    try:
+        weight = float(number)
+    except ValueError:
+        if not _exists(name):
+            return text, 1.0
+        weight = 0.0
+    if not 0 < weight <= _MOST_WEIGHT:
+        raise UsageError(f"'{number}' is no weight for {name}: expected a number above 0, at most {_MOST_WEIGHT:,.0f}")
+    return name, weight
+
+
+def _exists(name: str) -> bool:
+    return os.path.exists(os.path.expanduser(name))
+
+
+def _pair(named: Sequence[tuple[str, float]], parallel: bool) -> Origin | None:
+    first, second = (Path(name).expanduser() for name, _ in named)
+    if not (os.path.isfile(first) and os.path.isfile(second) and (parallel or _belong_together(first, second))):
+        return None
+    weights = {weight for _, weight in named}
+    if len(weights) > 1:
+        raise UsageError(f"{first.name} and {second.name} are one data set, and have two weights")
+    return Origin(named[0][0], first, targets=second, weight=weights.pop())
+
+
+def _belong_together(first: Path, second: Path) -> bool:
+    """True for ``train.en`` and ``train.de``, ``src-train.txt`` and ``tgt-train.txt``."""
+    if ending(first) in READERS or ending(second) in READERS:
+        return False
+    one, other = (path.with_suffix("") if path.suffix.lower() in COMPRESSED else path for path in (first, second))
+    sides = one.name != _SIDE.sub(lambda found: _SIDES[found[1]], one.name) == other.name
+    return sides or (one.stem == other.stem and one.suffix != other.suffix and bool(one.suffix and other.suffix))
+
+
+def _origins(name: str, parallel: bool) -> list[Origin]:
     if name.startswith(_DEMO) and name.removeprefix(_DEMO) not in task.SIZES:
         raise DataError(f"no such data: {name}; the demo task has {', '.join(_DEMO + split for split in task.SIZES)}")
     if name.startswith((_HUB, _DEMO)):
         return [Origin(name)]
     path = Path(name).expanduser()
-    if path.is_dir():
-        return _readable(name, sorted(child for child in path.iterdir() if not child.name.startswith(".")))
-    if path.is_file():
-        if _suffix(path) not in READERS:
-            raise DataError(f"no reader for {path.name}; files end in {_endings()}", where=name)
-        return [Origin(name, path)]
-    if glob.has_magic(name):
-        return _readable(name, sorted(Path(found) for found in glob.glob(str(path), recursive=True)))
-    here = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
+    with reading(path):
+        if os.path.isfile(path):
+            if ending(path) not in READERS:
+                reader_of(path, parallel=parallel)  # tells at once where there is none
+            return [Origin(name, path, parallel=parallel)]
+        if os.path.isdir(path) or (glob.has_magic(name) and not os.path.lexists(path)):
+            files = (
+                _folder_files(path)
+                if os.path.isdir(path)
+                else _readable(map(Path, glob.glob(str(path), recursive=True)))
+            )
+            if not files:
+                raise DataError(f"{name} holds no file that can be read; files end in {endings()}")
+            return [Origin(str(file), file, parallel=parallel) for file in files]
+        here = os.listdir(path.parent) if os.path.isdir(path.parent) else []
     hint = "check the path; it is relative to the current folder"
     raise DataError(f"no such file: {name}{nearest(path.name, here)}", hint=hint)
 
 
-def _readable(name: str, paths: list[Path]) -> list[Origin]:
-    files = [Origin(str(path), path) for path in paths if path.is_file() and _suffix(path) in READERS]
-    if not files:
-        raise DataError(f"{name} holds no file that can be read; files end in {_endings()}")
-    return files
+def _folder_files(folder: Path) -> list[Path]:
+    return _readable(child for child in folder.iterdir() if not child.name.startswith("."))
 
 
-def _suffix(path: Path) -> str:
-    plain = path.with_suffix("") if path.suffix.lower() == ".gz" else path
-    return plain.suffix.lower()
+def _readable(paths: Iterable[Path]) -> list[Path]:
+    return sorted(path for path in paths if path.is_file() and ending(path) in READERS)
 
 
-def _endings() -> str:
-    return ", ".join(READERS) + ", each also with .gz"
+def named_splits(path: str) -> dict[str, list[str]]:
+    """Returns the files of a folder by the split that their names mark: ``train.jsonl``, ``sgd_dev.csv.gz``.
+
+    Files that mark none are the training data, or, beside files that are marked so, stand under ``other``. Where
+    the names do not tell train from another split, or one marks two, all of ``path`` is ``train``.
+    """
+    name, _ = _weighted(path)
+    if not os.path.isdir(os.path.expanduser(name)):
+        return {"train": [path]}
+    splits: dict[str, list[str]] = {}
+    for file in _folder_files(Path(name).expanduser()):
+        words = set(re.split(r"[^a-z]+", file.name.lower().split(".")[0]))
+        marks = [split for split, names in _MARKS.items() if words.intersection(names)]
+        if len(marks) > 1:
+            return {"train": [path]}
+        splits.setdefault(marks[0] if marks else "other", []).append(f"{file}{path[len(name) :]}")
+    if "train" not in splits and "other" in splits:
+        splits["train"] = splits.pop("other")
+    if "train" not in splits or not splits.keys() & {"validation", "test"}:
+        return {"train": [path]}
+    return splits
 
 
 def _hub_dataset(name: str) -> Any:

@@ -43,7 +43,7 @@ def parquet_of(rows: list[tuple[str, str]], path: Path) -> None:
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-@pytest.mark.parametrize("ending", sorted(READERS))
+@pytest.mark.parametrize("ending", sorted(set(READERS) - {".tmx"}))
 def test_every_format_gives_the_same_texts(ending: str, zipped: bool, tmp_path: Path) -> None:
     objects = [{"source": source, "target": target} for source, target in TEXTS]
     lines = "\n".join(json.dumps(row) for row in objects)
@@ -130,7 +130,8 @@ def test_csv_rows_that_would_lose_text_are_rejected(write: Write) -> None:
     path = write("a.csv", 'source,target\na,b,c\nd,e\n"f" g,h\nonly\ni,"never closed\n')
     assert pairs(path) == [("d", "e")]
     assert [(item.line, item.kind) for item in rejections(path)] == [
-        (2, "more fields than the header"), (4, "broken quoting"), (5, "missing target"), (6, "broken quoting"),
+        (2, "more fields than the header"), (4, "broken quoting"), (5, "fewer fields than the header"),
+        (6, "broken quoting"),
     ]  # fmt: skip
 
 
@@ -155,9 +156,9 @@ def test_columns_are_found_by_name(header: list[str], source: str, target: str, 
     assert how_read(path).source_column == source
 
 
-def test_of_two_columns_with_one_name_the_first_counts(write: Write) -> None:
-    assert pairs(write("a.csv", "source,target,target\na,b,c\n")) == [("a", "b")]
-    assert pairs(write("a.csv", "source,target,target\na,b,c\n"), target_column="target.3") == [("a", "c")]
+def test_two_columns_with_one_name_are_refused(write: Write) -> None:
+    with pytest.raises(DataError, match="named twice: 'target'"):
+        pairs(write("a.csv", "source,target,target\na,b,c\n"))
 
 
 def test_named_columns_and_templates(write: Write) -> None:
@@ -205,9 +206,8 @@ def test_files_that_cannot_be_read(write: Write, tmp_path: Path) -> None:
         write("train.csv", "source,target\n")
         pairs(str(tmp_path / "trian.csv"))
     (tmp_path / "latin.csv").write_bytes("source,target\nça,va\n".encode("latin-1"))
-    with pytest.raises(DataError, match="not UTF-8") as caught:
+    with pytest.raises(DataError, match="1 × invalid UTF-8"):
         pairs(str(tmp_path / "latin.csv"))
-    assert "iconv" in str(caught.value.hint)
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(b"source,target\n" + b"a,b\n" * 9999)[:-20])
     with pytest.raises(DataError, match="damaged gzip"):
         pairs(str(tmp_path / "cut.csv.gz"))
@@ -215,7 +215,7 @@ def test_files_that_cannot_be_read(write: Write, tmp_path: Path) -> None:
         pairs(write("bad.parquet", "not parquet"))
     with pytest.raises(DataError, match="not valid JSON") as caught:
         pairs(write("bad.json", '[{"source": "a", "target": "b"},\n {"source": }]'))
-    assert str(caught.value.where).endswith("bad.json:2")
+    assert str(caught.value.where).endswith("bad.json:2:13")
     with pytest.raises(DataError, match=r"no reader for notes\.txt.*\.csv"):
         pairs(write("notes.txt", "x"))
 

@@ -1,0 +1,240 @@
+"""JSON lines, and JSON arrays read element by element. Numbers stay text: 1e5 and 0.10 as they stand in the file."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lora_s2s.errors import DataError
+from lora_s2s.reading import streams
+from lora_s2s.reading.example import Rejected, Row
+from lora_s2s.reading.streams import blocks, excerpt, head_of, text_head, text_lines, utf8
+
+_SPACE = re.compile(r"[ \t\r\n\ufeff]*")
+_LISTS_ON_LINES = re.compile(r"\][ \t]*[\r\n]\s*\[")
+_OBJECTS_ON_LINES = re.compile(r"\s*\{[^\r\n]*\}[ \t]*[\r\n]\s*\{")
+_LIST_KEY = "data"
+# Lists that belong to one record, which may stand alone in its file.
+_LISTS_OF_A_RECORD = {"conversations", "messages", "Instances"}
+
+
+class _Repeated(ValueError):
+    """The key that came twice in one object."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Repeated(next(name for name in names if names.count(name) > 1))
+    return fields
+
+
+_STRICT, _LAX = (
+    json.JSONDecoder(object_pairs_hook=hook, parse_float=str, parse_int=str, parse_constant=str)
+    for hook in (_object, dict)
+)
+
+
+def _value_at(text: str, at: int) -> tuple[Any, int]:
+    """Returns the value at ``at`` (a _Repeated where a key came twice) and where it ends."""
+    try:
+        return _STRICT.raw_decode(text, at)
+    except _Repeated as repeated:
+        return repeated, _LAX.raw_decode(text, at)[1]
+
+
+def _record(path: Path, line: int, value: Any, text: str) -> Row | Rejected:
+    if isinstance(value, dict):
+        return Row(line, value)
+    reason = f"duplicate key: '{value}'" if isinstance(value, _Repeated) else "not a JSON object"
+    return Rejected(str(path), line, reason, excerpt(text))
+
+
+def read_jsonl(path: Path) -> Iterator[Row | Rejected]:
+    """Yields the object on each line (or of one array, under the wrong name); a line that is not one is rejected."""
+    return _array_rows(path) if _is_array(text_head(head_of(path))) else _line_rows(path)
+
+
+def read_json(path: Path) -> Iterator[Row | Rejected]:
+    """Yields the objects of an array, of the one list of an object (``{"data": [...]}``), or of JSON lines.
+
+    An object with no such list, or several, is one row.
+
+    Raises:
+        DataError: the document is not JSON (an array cannot be read past a mistake).
+    """
+    head = text_head(head_of(path))
+    if _is_array(head):
+        return _array_rows(path)
+    if not head.lstrip().startswith("{") or _OBJECTS_ON_LINES.match(head):
+        return _line_rows(path)
+    return _object_rows(path)
+
+
+def _is_array(head: str) -> bool:
+    return head.lstrip().startswith("[") and not _LISTS_ON_LINES.search(head)
+
+
+def _line_rows(path: Path) -> Iterator[Row | Rejected]:
+    for number, line in enumerate(text_lines(path), start=1):
+        text, reason = line.strip(), getattr(line, "reason", "")
+        if text and not reason:
+            try:
+                value, end = _value_at(text, 0)
+                if end != len(text):
+                    raise json.JSONDecodeError("Extra data", text, end)
+                yield _record(path, number, value, text)
+            except json.JSONDecodeError as error:
+                column = error.colno + len(line) - len(line.lstrip())
+                reason = f"not valid JSON: {error.msg} at column {column}"
+            except RecursionError:
+                reason = "nested too deeply"
+        if reason:
+            yield Rejected(str(path), number, reason, excerpt(text))
+
+
+class _Document:
+    """A JSON text of any length, of which no more is held than the value that is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._content = codecs.iterdecode(utf8(blocks(path)), "utf-8", "surrogateescape")
+        self._text, self._at, self._ended = "", 0, False
+        # Up to where lines are counted, and what stood before the text that is held.
+        self._counted, self._line, self._column, self._bytes = 0, 1, 1, 0
+
+    def _more(self) -> bool:
+        """Reads on, as much as is held; False at the end of the file and at the longest record."""
+        if self._ended or len(self._text) - self._at > streams.LONGEST_RECORD:
+            return False
+        self._line, gone, pieces = self.line, self._text[: self._at], [self._text[self._at :]]
+        self._column = len(gone) - gone.rfind("\n") if "\n" in gone else self._column + len(gone)
+        self._bytes += len(gone.encode("utf-8", "surrogateescape"))
+        self._at = self._counted = 0
+        while not self._ended and sum(map(len, pieces)) <= min(2 * len(pieces[0]), streams.LONGEST_RECORD):
+            pieces.append(next(self._content, ""))
+            self._ended = not pieces[-1]
+        self._text = "".join(pieces)
+        return True
+
+    @property
+    def line(self) -> int:
+        """The line of the position."""
+        self._line += self._text.count("\n", self._counted, self._at)
+        self._counted = self._at
+        return self._line
+
+    def peek(self) -> str:
+        """Goes to the next character that is no space and returns it; "" at the end."""
+        while True:
+            self._at = self._space_after(self._at)
+            if self._at < len(self._text) or not self._more():
+                return self._text[self._at : self._at + 1]
+
+    def _space_after(self, at: int) -> int:
+        found = _SPACE.match(self._text, at)
+        return found.end() if found else at
+
+    def take(self, *expected: str) -> str:
+        """Takes the next character, one of ``expected``."""
+        found = self.peek()
+        if found not in expected:
+            raise self._broken("expected " + " or ".join(repr(one) if one else "the end" for one in expected), self._at)
+        self._at += len(found)
+        return found
+
+    def value(self) -> tuple[Any, str]:
+        """Takes the next value; returns it with its text."""
+        self.peek()
+        while True:
+            try:
+                value, end = _value_at(self._text, self._at)
+                # Whole when something follows that cannot be more of it (12 may go on as 12.5).
+                after = self._space_after(end)
+                if self._text[after : after + 1] in (",", ":", "]", "}") or not self._more():
+                    text = self._text[self._at : end]
+                    self._at = end
+                    return value, text
+            except json.JSONDecodeError as error:
+                if not self._more():
+                    message = f"not valid JSON: {error.msg}" if self._ended else f"a value {streams.TOO_LONG}"
+                    raise self._broken(message, error.pos if self._ended else self._at) from error
+            except RecursionError as error:
+                raise self._broken("a value is nested too deeply", self._at) from error
+
+    def _broken(self, message: str, at: int) -> DataError:
+        line = self.line + self._text.count("\n", self._at, at)
+        column = at - self._text.rfind("\n", 0, at) if "\n" in self._text[:at] else self._column + at
+        hint = "mend it there, or write one object a line (.jsonl): bad lines are then left out one by one"
+        return DataError(message, hint=hint, where=f"{self.path}:{line}:{column}")
+
+    def element(self) -> Row | Rejected:
+        """Takes the next value as a record."""
+        self.peek()
+        line = self.line
+        value, text = self.value()
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            before = self._text[: self._at - len(text) + error.start].encode("utf-8", "surrogateescape")
+            where = f"invalid UTF-8: byte {self._bytes + len(before)} of the file"
+            return Rejected(str(self.path), line, where, excerpt(text))
+        return _record(self.path, line, value, text)
+
+    def elements(self) -> Iterator[Row | Rejected]:
+        """Takes a list, and yields its elements as records."""
+        self.take("[")
+        going = self.peek() != "]" or self.take("]") != "]"
+        while going:
+            yield self.element()
+            going = self.take(",", "]") == ","
+
+    def lists(self, wanted: str) -> list[str] | None:
+        """Takes an object and returns the keys of its lists of objects; stops before the list under ``wanted``.
+
+        Returns None where more follows the object: that is one of several, a line each.
+        """
+        keys: list[str] = []
+        going = self.take("{") == "{" and (self.peek() != "}" or self.take("}") != "}")
+        while going:
+            key, text = self.value()
+            if text[:1] != '"':
+                raise self._broken("expected a key in double quotes", self._at - len(text))
+            self.take(":")
+            if self.peek() != "[":
+                self.value()
+            elif key == wanted:
+                return [wanted]
+            else:
+                items = self.elements()
+                keys += [key] if isinstance(next(items, None), Row) else []
+                for _ in items:
+                    pass
+            going = self.take(",", "}") == ","
+        return None if self.peek() else keys
+
+
+def _array_rows(path: Path) -> Iterator[Row | Rejected]:
+    document = _Document(path)
+    yield from document.elements()
+    document.take("")
+
+
+def _object_rows(path: Path) -> Iterator[Row | Rejected]:
+    document = _Document(path)
+    keys = document.lists(_LIST_KEY)
+    if keys is None:
+        yield from _line_rows(path)
+    elif keys == [_LIST_KEY]:
+        yield from document.elements()
+    elif len(keys) == 1 and keys[0] not in _LISTS_OF_A_RECORD:
+        document = _Document(path)
+        document.lists(keys[0])
+        yield from document.elements()
+    else:
+        yield _Document(path).element()

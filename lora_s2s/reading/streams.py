@@ -1,0 +1,173 @@
+"""Bytes on disk to lines of text: compression and encoding found by content, memory bounded whatever a file holds."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import itertools
+import lzma
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+
+from lora_s2s.errors import DataError
+
+LONGEST_RECORD = 32 << 20
+TOO_LONG = "longer than 32 MiB"
+BLOCK = 1 << 20
+COMPRESSED = (".gz", ".zst", ".zip")
+_HEAD = 1 << 16
+_EXCERPT = 200
+# A file that expands beyond both is a bomb: the best real text reaches a few hundredfold.
+_MOST_BYTES, _MOST_FOLD = 1 << 30, 500
+_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"}
+_BOM = codecs.BOM_UTF8
+
+
+class BadLine(str):
+    """A line that cannot be used; what it holds, its invalid bytes as lone surrogates (nothing if it was too long)."""
+
+    reason: str
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns what a damaged or foreign file raises while it is read into one DataError."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(f"no such file: {path}", hint="check the path; it is relative to the current folder") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is damaged: {error.reason} in its text", hint="fetch it again") from error
+    except (pa.ArrowException, OSError, OverflowError) as error:
+        hint = "check that the file is whole and of this type"
+        raise DataError(f"{path} cannot be read: {error}", hint=hint) from error
+
+
+def blocks(path: Path) -> Iterator[bytes]:
+    """Yields a file's bytes in blocks of at most 1 MiB, unpacked where it is gzip, zstd or a zip of one file.
+
+    Raises:
+        DataError: it is damaged, expands without end, or is a zip of several files or with a password.
+    """
+    with path.open("rb") as raw:
+        magic = raw.read(4)
+        raw.seek(0)
+        kind = next((kind for start, kind in _MAGIC.items() if magic.startswith(start)), "")
+        size, expanded = path.stat().st_size, 0
+        try:
+            with _unpacked(raw, kind, path) as stream:
+                while block := stream.read(BLOCK):
+                    expanded += len(block)
+                    if kind and expanded > max(_MOST_BYTES, _MOST_FOLD * size):
+                        raise DataError(f"{path} expands without end: more than {expanded:,} bytes from {size:,}")
+                    yield block
+        except (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError) as error:
+            if not kind:
+                raise
+            raise DataError(f"{path} is a damaged {kind} file ({error})", hint="fetch or compress it again") from error
+
+
+def _unpacked(raw: IO[bytes], kind: str, path: Path) -> AbstractContextManager[Any]:
+    if kind == "gzip":
+        return gzip.GzipFile(fileobj=raw)
+    if kind == "zstd":
+        return pa.CompressedInputStream(raw, "zstd")  # type: ignore[no-any-return]
+    return raw if not kind else _only_member(zipfile.ZipFile(raw), path)
+
+
+def _only_member(archive: zipfile.ZipFile, path: Path) -> IO[bytes]:
+    # A zip made on a Mac holds the file's icon data beside it.
+    members = [item for item in archive.infolist() if not (item.is_dir() or item.filename.startswith("__MACOSX/"))]
+    if len(members) != 1:
+        hint = "unpack it and name the files; a spreadsheet: save it as CSV"
+        raise DataError(f"{path} is a zip of {len(members)} files, expected one", hint=hint)
+    if members[0].flag_bits & 1:
+        raise DataError(f"{path} is a zip with a password", hint="unpack it first")
+    return archive.open(members[0])
+
+
+def utf8(content: Iterator[bytes]) -> Iterator[bytes]:
+    """Yields a text's blocks in UTF-8, whatever of UTF-8 and UTF-16 it is in; a byte-order mark stays."""
+    first = next(content, b"")
+    encoding = _utf16(first[:_HEAD])
+    whole: Iterator[bytes] = itertools.chain([first], content)
+    if encoding is not None:  # a lone surrogate passes, to be rejected with its line
+        whole = (text.encode("utf-8", "surrogatepass") for text in codecs.iterdecode(whole, encoding, "surrogatepass"))
+    yield from whole
+
+
+def _utf16(head: bytes) -> str | None:
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16-le" if head.startswith(codecs.BOM_UTF16_LE) else "utf-16-be"
+    # Without a mark: of Western text every other byte is zero.
+    even, odd = head[::2].count(0), head[1::2].count(0)
+    seen = 20 * min(even, odd) < max(even, odd) and 6 * max(even, odd) > len(head)
+    return ("utf-16-le" if odd > even else "utf-16-be") if seen else None
+
+
+def excerpt(text: str) -> str:
+    """Returns the start of a text for a report, bytes that are no text replaced."""
+    return text[:_EXCERPT].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def head_of(path: Path) -> bytes:
+    """Returns the first bytes of a file's content, unpacked but in its own encoding."""
+    return next(blocks(path), b"")[:_HEAD]
+
+
+def text_head(head: bytes) -> str:
+    """Returns a file's first bytes as text without its byte-order mark; what is not text is replaced."""
+    return next(utf8(iter([head])), b"").decode("utf-8", "replace").removeprefix("\ufeff")
+
+
+def text_lines(path: Path) -> Iterator[str]:
+    """Yields a file's lines without their line feed (a carriage return before it stays).
+
+    A carriage return ends lines only where no line feed does. A line that is too long or not UTF-8 comes as a BadLine.
+
+    Raises:
+        DataError: see :func:`blocks`.
+    """
+    offset = 0
+    for line in _lines(utf8(blocks(path))):
+        if isinstance(line, int):
+            yield _bad("", TOO_LONG)
+            offset += line + 1
+            continue
+        if not offset and line.startswith(_BOM):
+            line, offset = line[len(_BOM) :], len(_BOM)
+        try:
+            yield line.decode()
+        except UnicodeDecodeError as error:
+            where = f"invalid UTF-8: byte {offset + error.start} of the file"
+            yield _bad(line.decode("utf-8", "surrogateescape"), where)
+        offset += len(line) + 1
+
+
+def _bad(text: str, reason: str) -> BadLine:
+    line = BadLine(text)
+    line.reason = reason
+    return line
+
+
+def _lines(content: Iterator[bytes]) -> Iterator[bytes | int]:
+    """Yields each line; of one that is too long only its length."""
+    end, held, length = b"", list[bytes](), 0
+    for block in content:
+        end = end or (b"\r" if b"\r" in block and b"\n" not in block else b"\n")
+        first, *lines = block.split(end)
+        length += len(first)
+        held = [*held, first] if length <= LONGEST_RECORD else []
+        if lines:
+            yield b"".join(held) if length <= LONGEST_RECORD else length
+            last = lines.pop()
+            yield from lines
+            held, length = [last], len(last)
+    if length:
+        yield b"".join(held) if length <= LONGEST_RECORD else length
