@@ -31,10 +31,11 @@ from lora_s2s.data.tokenise import (
 )
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import jsonl_line, sha256_file, sha256_json, whole_folder, write_json, write_text
-from lora_s2s.reading.conversations import CONVERSATIONS
 from lora_s2s.reading.example import Example, Rejected, reject
 from lora_s2s.reading.origins import find_origins
 from lora_s2s.reading.readers import how_read, read_examples, user_function
+from lora_s2s.reading.shapes import DIALOGUES
+from lora_s2s.reading.template import Template
 
 _CHUNK = 1024
 _SIDES = ("source", "target")
@@ -57,7 +58,7 @@ def prepare(
     format: str = "auto",
     source_column: str | None = None,
     target_column: str | None = None,
-    template: str | None = None,
+    template: Template = None,
     max_source_tokens: int = 512,
     max_target_tokens: int = 128,
     truncate_source: str = "right",
@@ -107,7 +108,7 @@ def prepare(
     if standing is not None:
         return standing
     tokenizer = load_tokenizer(model_name, revision, **languages)
-    pool = _read(paths, reading)
+    pool = _read(paths, {**reading, "seed": seed})
     _clean(pool, validation_fraction, seed)
     with whole_folder(Path(out), replace=True) as staging:
         made = _write(staging, pool, tokenizer, limits, limit_preview)
@@ -214,11 +215,11 @@ def _input(train: str | Sequence[str], reading: dict[str, Any], limits: dict[str
     """What inference needs to build a source the same way, with what was found out (``auto``, columns) spelled out."""
     found = how_read(train, **reading)
     return {
-        "template": reading["template"],
+        "template": found.template,
         "source_column": found.source_column,
         "format": found.format,
         "max_source_tokens": limits["max_source_tokens"],
-        "truncate_source": "left" if found.format == CONVERSATIONS else limits["truncate_source"],
+        "truncate_source": "left" if found.format in DIALOGUES else limits["truncate_source"],
     }
 
 
