@@ -18,7 +18,7 @@ from lora_s2s.errors import ToolkitError, UsageError
 from lora_s2s.evaluation.evaluate import evaluate, group_references, record_scores
 from lora_s2s.evaluation.report import sample_rows, write_report
 from lora_s2s.export.card import write_card
-from lora_s2s.inference.loading import InputSettings, load_predictor
+from lora_s2s.inference.loading import InputSettings, Predictor, load_predictor
 from lora_s2s.reading.example import Example
 from lora_s2s.reading.origins import find_origins
 from lora_s2s.reading.readers import column_names, read_examples
@@ -49,7 +49,9 @@ def score_model(
     recipe = recipe_of(model, sets, data=data)
     predictor = load_predictor(model, base=base, dtype=recipe.model.dtype)
     columns_named = any(word.strip().startswith(("data.source_column", "data.target_column")) for word in sets)
-    name, sources, targets = _rows(_as_trained(recipe, predictor.settings), data, columns_named=columns_named)
+    name, sources, targets = _rows(
+        _as_trained(recipe, predictor.settings), predictor, data, columns_named=columns_named
+    )
     count = limit or recipe.evaluation.limit
     name = f"{name}-first-{count}" if count else name
     home = Path(model).expanduser() if predictor.has_adapter and base is None else None
@@ -77,11 +79,15 @@ def score_model(
 def _as_trained(recipe: Recipe, settings: InputSettings) -> Recipe:
     """A merged model brings no recipe, but its manifest says how a row became a source."""
     said = recipe.data.model_fields_set
-    known = {key: getattr(settings, key) for key in ("template", "source_column", "format") if key not in said}
+    known = {key: getattr(settings, key) for key in ("source_column", "format") if key not in said}
+    # A shape's own template, or the first of several, stands in the manifest only.
+    known["template"] = settings.first_template or recipe.data.template
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=known)})
 
 
-def _rows(recipe: Recipe, data: str | None, *, columns_named: bool) -> tuple[str, list[str], list[str]]:
+def _rows(
+    recipe: Recipe, predictor: Predictor, data: str | None, *, columns_named: bool
+) -> tuple[str, list[str], list[str]]:
     """Returns a name, sources and targets: of the data given, else the recipe's test data, else its validation split.
 
     Args:
@@ -106,7 +112,7 @@ def _rows(recipe: Recipe, data: str | None, *, columns_named: bool) -> tuple[str
         missing = {key: None for key in ("source_column", "target_column") if getattr(section, key) not in names}
         section = section.model_copy(update=missing)
     rows = list(read_examples(given, **_reading(section)))
-    pairs = [(row.source, row.target) for row in rows if isinstance(row, Example)]
+    pairs = [(predictor.fitted(row), row.target) for row in rows if isinstance(row, Example)]
     first = given if isinstance(given, str) else given[0]
     if len(pairs) < len(rows):
         count = len(rows) - len(pairs)

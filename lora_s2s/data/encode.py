@@ -23,7 +23,6 @@ from lora_s2s.data.survey import SIDES, Tally
 from lora_s2s.data.tokenise import FastEncoder, Features, Frames, TextEncoder, features_of
 from lora_s2s.reading.conversations import fit_turns
 from lora_s2s.reading.example import Example, Rejected, reject
-from lora_s2s.reading.template import PromptTemplate
 
 # A process takes seconds to start: what fewer rows take in one.
 ROWS_FOR_PROCESSES = 200_000
@@ -37,7 +36,6 @@ class Encoding:
 
     Attributes:
         limits: the keywords of :func:`lora_s2s.data.tokenise.features_of`.
-        template: of dialogues; None is the default one.
         classes: whether targets are counted.
     """
 
@@ -45,7 +43,6 @@ class Encoding:
     frames: Frames
     unknown_id: int
     limits: Mapping[str, Any]
-    template: PromptTemplate | None
     classes: bool
 
     def limits_of(self, split: str, dialogue: bool) -> dict[str, Any]:
@@ -69,7 +66,7 @@ class Encoding:
             made[shorter] = self.encoder([shorter], "text")[0]
             return len(made[shorter]) <= room
 
-        fitted = fit_turns([(role, said) for role, said in json.loads(turns)], self.template, fits)
+        fitted = fit_turns(*json.loads(turns), fits)
         return fitted, made.get(fitted) or self.encoder([fitted], "text")[0]
 
 

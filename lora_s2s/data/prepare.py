@@ -27,10 +27,11 @@ from lora_s2s.data.tokenise import encoder_of, frames_of, load_tokenizer, tokeni
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import jsonl_line, read_json, sha256_file, sha256_json, whole_folder, write_json
 from lora_s2s.hub import locate_model
-from lora_s2s.reading.conversations import DIALOGUES
 from lora_s2s.reading.example import Example, Rejected
 from lora_s2s.reading.origins import find_origins, named_splits
 from lora_s2s.reading.readers import how_read, read_examples, user_function
+from lora_s2s.reading.shapes import DIALOGUES
+from lora_s2s.reading.template import Template
 
 _REJECTIONS_TOLD = 3
 _SPOOL = "spool.arrow"
@@ -44,7 +45,7 @@ def prepare(
     format: str = "auto",
     source_column: str | None = None,
     target_column: str | None = None,
-    template: str | Sequence[str] | None = None,
+    template: Template = None,
     max_source_tokens: int = 512,
     max_target_tokens: int = 128,
     truncate_source: str = "right",
@@ -120,9 +121,8 @@ def prepare(
             spare = spare_rows(tokenizer, rows) >= len(ALWAYS)
             tokenizer, carried = tokenizer_for(lossless_text, tokenizer, rows, spool.characters)
             encoding = Encoding(
-                encoder_of(tokenizer), frames_of(tokenizer), tokenizer.unk_token_id, limits, template,
-                classes=decisions.classes > 0,
-            )  # fmt: skip
+                encoder_of(tokenizer), frames_of(tokenizer), tokenizer.unk_token_id, limits, decisions.classes > 0
+            )
             sizes, tally = _encode(staging, spool, decisions, encoding, rejected, processes)
         spool.path.unlink()
         report = {
@@ -318,11 +318,10 @@ def _described(folder: Path) -> dict[str, dict[str, Any]]:
 def _input(train: Any, reading: dict[str, Any], limits: dict[str, Any]) -> dict[str, Any]:
     """What inference needs to build a source the same way, with what was found out (``auto``, columns) spelled out."""
     found = how_read(train, **reading)
-    dialogue = found.format in DIALOGUES
     return {
         "template": found.template,
         "source_column": found.source_column,
         "format": found.format,
         "max_source_tokens": limits["max_source_tokens"],
-        "truncate_source": "left" if dialogue else limits["truncate_source"],
+        "truncate_source": "left" if found.format in DIALOGUES else limits["truncate_source"],
     }

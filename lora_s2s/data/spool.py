@@ -61,7 +61,7 @@ class Spool:
         if not batch:
             return
         texts = {name: [getattr(row, name) for row in batch] for name in ("source", "target", "where")}
-        turns = [json.dumps(row.turns) if row.turns else None for row in batch]
+        turns = [json.dumps([row.turns, row.template]) if row.turns else None for row in batch]
         self._writer.write_batch(pa.record_batch([*texts.values(), turns], schema=_SCHEMA))
         self._keys.append(keys_of(batch, split, self._seed))
         self.characters.add(texts["source"], texts["target"])

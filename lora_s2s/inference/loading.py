@@ -17,15 +17,15 @@ from lora_s2s.files import read_json
 from lora_s2s.lora.adapter import is_adapter, load_adapter
 from lora_s2s.models.common import begin_answers
 from lora_s2s.models.loading import LoadedBase, load_base
-from lora_s2s.reading.columns import KNOWN_PAIRS, Columns
-from lora_s2s.reading.conversations import CONVERSATIONS, conversation_pairs, render_turns
+from lora_s2s.reading.asking import question_of
+from lora_s2s.reading.conversations import fit_turns
 from lora_s2s.reading.example import Example, Unusable
-from lora_s2s.reading.template import render_source, template_columns
+from lora_s2s.reading.shapes import DIALOGUES
+from lora_s2s.reading.template import PromptTemplate, Template
 
 MANIFEST = "manifest.json"
 _SIDES = ("left", "right", "drop")
 _MOST_TOKENS = 1_000_000
-_TARGET, _STAND_IN = " target ", "…"
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,18 @@ class InputSettings:
     ``drop`` is read as ``right``.
     """
 
-    template: str | None = None
+    template: Template = None
     source_column: str | None = None
     format: str = "auto"
     max_source_tokens: int = 512
     truncate_source: str = "right"
     source_language: str | None = None
     target_language: str | None = None
+
+    @property
+    def first_template(self) -> str | None:
+        """The one template that inference uses: of several, the first."""
+        return self.template if self.template is None or isinstance(self.template, str) else self.template[0]
 
 
 @dataclass(frozen=True)
@@ -82,70 +87,45 @@ class Predictor:
         with torch.inference_mode(), switch:
             yield self.model
 
+    @property
+    def max_source_tokens(self) -> int:
+        """How many tokens a source may have, its frame included."""
+        return min(self.settings.max_source_tokens, self.max_positions or self.settings.max_source_tokens)
+
     def encode(self, source: str) -> list[int]:
         """Returns the token ids of a rendered source, cut and framed as in training."""
-        most = min(self.settings.max_source_tokens, self.max_positions or self.settings.max_source_tokens)
+        return self._cut(source, self.max_source_tokens)
+
+    def _cut(self, source: str, most: int) -> list[int]:
         side = self.settings.truncate_source
         return encode_source(source, self.tokenizer, max_source_tokens=most, truncate_source=side)
+
+    def fitted(self, example: Example) -> str:
+        """Returns an example's source, of a dialogue as many of its newest turns as the model reads at once."""
+        if not example.turns:
+            return example.source
+        most = self.max_source_tokens
+        return fit_turns(example.turns, example.template, lambda text: len(self._cut(text, most + 1)) <= most)
 
     def render(self, row: str | Mapping[str, Any]) -> str:
         """Returns the encoder's text for a plain text or a row, made where training's was made.
 
-        A plain text is the source column, or the template's only one; after training on conversations, a user's turn.
+        A plain text is the source column, or the only one that the template needs; after training on dialogues, a
+        user's turn. A dialogue loses its oldest turns where it would be too long.
 
         Raises:
             UsageError: a plain text where the template needs several columns.
             DataError: the row lacks the column, or it does not hold text.
         """
-        if isinstance(row, str):
-            return _render_text(row, self.settings)
+        how, template = self.settings, self.settings.first_template
         try:
-            return _render_row(row, self.settings)
+            asked = question_of(row, format=how.format, source_column=how.source_column, template=template)
+            return self.fitted(asked)
         except Unusable as error:
-            names = ", ".join(map(repr, row)) or "none"
-            raise DataError(f"no source can be made of the row: {error}", hint=f"its columns: {names}") from error
-
-
-def _render_text(text: str, settings: InputSettings) -> str:
-    if settings.format == CONVERSATIONS:
-        return render_turns([("user", text)])
-    if settings.template is None:
-        return text
-    columns = template_columns(settings.template)
-    if len(columns) > 1:
-        raise UsageError(
-            f"the template fills {len(columns)} columns ({', '.join(columns)}): a plain text is only one",
-            hint="give JSONL rows with these columns through --input",
-        )
-    return render_source(settings.template, {columns[0]: text})
-
-
-def _render_row(row: Mapping[str, Any], settings: InputSettings) -> str:
-    if settings.format == CONVERSATIONS or (settings.format == "auto" and isinstance(row.get(CONVERSATIONS), list)):
-        return _render_dialogue(row)
-    source = None if settings.template is not None else _source_column(row, settings.source_column)
-    # A row that waits for its target gets a stand-in and goes the way of a training row.
-    example = next(iter(Columns(source, _TARGET, settings.template).pairs({**row, _TARGET: _STAND_IN}, "row:1")))
-    return example.source
-
-
-def _source_column(row: Mapping[str, Any], named: str | None) -> str:
-    known = {name.strip().lower(): name for name in row}
-    for column in (named.strip().lower(),) if named else (source for source, _ in KNOWN_PAIRS):
-        if column in known:
-            return known[column]
-    raise Unusable(f"no column '{named}'" if named else "no column is known as a source")
-
-
-def _render_dialogue(row: Mapping[str, Any]) -> str:
-    turns = row.get(CONVERSATIONS)
-    last = turns[-1] if isinstance(turns, list) and turns else None
-    if isinstance(last, Mapping) and last.get("from") in ("human", "user"):
-        row = {**row, CONVERSATIONS: [*cast(list[Any], turns), {"from": "assistant", "value": _STAND_IN}]}
-    pairs = [pair for pair in conversation_pairs(row, "row:1") if isinstance(pair, Example)]
-    if not pairs:
-        raise Unusable("no turn to answer")
-    return pairs[-1].source
+            names = ", ".join(map(repr, row)) if isinstance(row, Mapping) else "a plain text"
+            raise DataError(
+                f"no source can be made of the row: {error}", hint=f"its columns: {names or 'none'}"
+            ) from error
 
 
 def load_predictor(
@@ -206,14 +186,25 @@ def input_settings(values: object, *, where: str) -> InputSettings:
         raise DataError("the manifest's 'input' is not an object", where=where)
     known = {key: values[key] for key in vars(default) if values.get(key) is not None}
     for key, value in known.items():
-        if key != "max_source_tokens" and not isinstance(value, str):
+        if key not in ("max_source_tokens", "template") and not isinstance(value, str):
             raise DataError(f"the manifest's input.{key} is not text", where=where)
     read = replace(default, **known)
+    _check_template(read.template, where)
     tokens = read.max_source_tokens
     if not isinstance(tokens, int) or isinstance(tokens, bool) or not 0 < tokens <= _MOST_TOKENS:
         raise DataError(f"the manifest's input.max_source_tokens is {tokens!r}, not a positive integer", where=where)
     if read.truncate_source not in _SIDES:
         raise DataError(f"the manifest's input.truncate_source is '{read.truncate_source}'", where=where)
     # A dialogue's newest turns are the ones to answer.
-    left = read.truncate_source == "left" or read.format == CONVERSATIONS
+    left = read.truncate_source == "left" or read.format in DIALOGUES
     return replace(read, truncate_source="left" if left else "right")
+
+
+def _check_template(template: object, where: str) -> None:
+    listed = template if isinstance(template, list) else [template]
+    if template is not None and not (listed and all(isinstance(text, str) for text in listed)):
+        raise DataError("the manifest's input.template is not text, nor a list of texts", where=where)
+    try:
+        PromptTemplate.of(cast(Template, template))
+    except UsageError as error:
+        raise DataError(f"the manifest's input.template is refused: {error.message}", where=where) from error

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lora_s2s.errors import DataError, nearest
 from lora_s2s.reading.example import Example, Unusable, checked
-from lora_s2s.reading.template import render_source, template_columns
+from lora_s2s.reading.template import TURNS, PromptTemplate
 
 # Looked for in this order, whatever the case of the letters.
 KNOWN_PAIRS = (
     ("source", "target"), ("input", "output"), ("input", "target"), ("question", "answer"), ("text", "summary"),
     ("mr", "ref"), ("prompt", "completion"), ("instruction", "output"), ("src", "tgt"), ("document", "summary"),
-    ("article", "highlights"), ("dialogue", "summary"),
+    ("article", "highlights"), ("dialogue", "summary"), ("prompt", "response"), ("question", "answers"),
+    ("instruction", "response"), ("query", "response"), ("input_text", "target_text"), ("inputs", "targets"),
 )  # fmt: skip
 _ALPACA = {"instruction", "input", "output"}
+_TRANSLATION = "translation"
+_LANGUAGE = re.compile(r"[a-z]{2}([-_][a-z]{2,4})?|[a-z]{3}[-_][a-z]{4}", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,8 @@ class Columns:
 
     source: str | None
     target: str
-    template: str | None = None
+    template: PromptTemplate | None = None
+    seed: int = 0
 
     def pairs(self, fields: Mapping[str, Any], where: str) -> Iterator[Example]:
         """Yields the row's one example.
@@ -35,18 +40,42 @@ class Columns:
         """
         target = text_in(fields, self.target, "target")
         if self.template is not None:
-            values = {name: _text(fields.get(name), f"column '{name}'") for name in template_columns(self.template)}
-            yield Example(checked(render_source(self.template, values), "source"), target, where)
+            source = self.template.render(texts_of(fields, self.template), self.seed)
+            yield Example(checked(source, "source"), target, where)
         elif self.source is not None:
             yield Example(text_in(fields, self.source, "source"), target, where)
 
 
+def unwrapped(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns what stands under ``translation``, where the hub's data sets keep a row's languages, else the row."""
+    inner = fields.get(_TRANSLATION)
+    return inner if isinstance(inner, Mapping) else fields
+
+
+def texts_of(fields: Mapping[str, Any], template: PromptTemplate) -> dict[str, Any]:
+    """Returns the texts of the columns that a template names, and the turns; those it can do without may lack.
+
+    Raises:
+        Unusable: a column is missing, or holds no text.
+    """
+    texts: dict[str, Any] = {}
+    for name, needed in template.columns.items():
+        value = fields.get(name)
+        if isinstance(value, tuple) and name == TURNS:
+            texts[name] = value
+        elif needed or value is not None:
+            texts[name] = text_of(value, f"column '{name}'")
+    return texts
+
+
 def text_in(fields: Mapping[str, Any], column: str, role: str) -> str:
     """Returns a field's text verbatim; ``role`` names it in the reason when there is none."""
-    return checked(_text(fields.get(column), role), role)
+    value = fields.get(column)
+    return checked(value if isinstance(value, str) else text_of(value, role), role)
 
 
-def _text(value: object, role: str) -> str:
+def text_of(value: object, role: str) -> str:
+    """Returns a value's text as written: never that of nothing, or of something with parts; raises Unusable."""
     if value is None:
         raise Unusable(f"missing {role}")
     if isinstance(value, bool):
@@ -57,7 +86,13 @@ def _text(value: object, role: str) -> str:
 
 
 def find_columns(
-    names: Sequence[str], *, source_column: str | None, target_column: str | None, template: str | None, where: str
+    names: Sequence[str],
+    *,
+    source_column: str | None,
+    target_column: str | None,
+    template: PromptTemplate | None,
+    seed: int,
+    where: str,
 ) -> Columns:
     """Chooses the columns of a file that has the columns ``names``.
 
@@ -65,11 +100,14 @@ def find_columns(
         DataError: a named column does not exist, or no pair of names is known; the message lists what exists.
     """
     known = {**{name.strip().lower(): name for name in reversed(names)}, **{name: name for name in names}}
-    for column in template_columns(template) if template is not None else []:
-        _named(column, {name: name for name in names}, names, where)
+    if template is not None:
+        check_columns(template.columns, names, where)
     source = _named(source_column, known, names, where) if source_column is not None else None
     target = _named(target_column, known, names, where) if target_column is not None else None
     needs_source = source is None and template is None
+    languages = needs_source and target is None and len(names) == 2 and all(map(_LANGUAGE.fullmatch, names))
+    if languages and tuple(name.lower() for name in names) not in KNOWN_PAIRS:
+        return Columns(names[0], names[1], template, seed)
     if needs_source:
         _refuse_alpaca(known, where)
     if target is None:
@@ -80,7 +118,13 @@ def find_columns(
     if needs_source:
         partners = [first for first, last in KNOWN_PAIRS if last == target.strip().lower()]
         source = _first_known("source", [*partners, *dict(KNOWN_PAIRS)], known, target, names, where)
-    return Columns(source, target, template)
+    return Columns(source, target, template, seed)
+
+
+def check_columns(columns: Iterable[str], names: Sequence[str], where: str) -> None:
+    """Raises DataError at the first of a template's columns that the file does not have; the message lists its own."""
+    for column in columns:
+        _named(column, {name: name for name in names}, names, where)
 
 
 def _first_known(
@@ -112,7 +156,7 @@ def _refuse_alpaca(known: Mapping[str, str], where: str) -> None:
     if known.keys() >= _ALPACA:
         raise DataError(
             "the columns 'instruction', 'input' and 'output' need a template that joins the first two",
-            hint="--set data.template='{instruction} {input}' --set data.target_column=output",
+            hint="--set data.format=alpaca, or --set data.template='{instruction} {input}'",
             where=where,
         )
 

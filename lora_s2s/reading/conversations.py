@@ -1,76 +1,131 @@
-"""Conversations (FastChat's ``from``/``value`` turns) into pairs: every reply is a target, all before it the source.
+"""Dialogues: every reply is a target, all before it the source.
 
     system: Be brief. user: Hi! assistant: Hello. user: Who are you? assistant:  →  A small model.
 
 Decided on text, with words that any vocabulary has and no newlines: T5 would drop those. The source ends in
-``assistant:`` so that what comes next is the answer.
+``assistant:`` so that what comes next is the answer. One that is too long loses whole turns, the oldest first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
-from lora_s2s.reading.example import Example, Rejected, Unusable, checked, reject
+from lora_s2s.reading.example import Turn, Unusable, checked
+from lora_s2s.reading.template import TURNS, PromptTemplate
 
-CONVERSATIONS = "conversations"
+DIALOGUE_TEMPLATE = "{% for turn in turns %}{{ turn.role }}: {{ turn.text | trim }} {% endfor %}assistant:"
 _ROLES = {
-    "human": "user", "user": "user",
-    "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "bot": "assistant",
-    "system": "system",
+    "human": "user", "user": "user", "prompter": "user",
+    "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant",
+    "ai": "assistant",
+    "system": "system", "developer": "system",
+    "tool": "tool", "function": "tool", "observation": "tool",
 }  # fmt: skip
-_REPLY = "assistant"
+_REPLY, _SYSTEM = "assistant", "system"
+_LISTS = ("conversations", "messages", "conversation", "dialog", "dialogue", TURNS)
+_NAMES, _TEXTS = ("from", "role", "speaker"), ("value", "content", "text")
 # Every reply repeats what stands before it, so the pairs of one conversation grow with its square.
 _MOST_TURNS = 1000
+Turns: TypeAlias = Sequence[tuple[str, str]]
 
 
-def render_turns(turns: Sequence[tuple[str, str]]) -> str:
-    """Returns the source for the reply that follows ``turns``, each a role (user, assistant, system) and a text."""
-    return " ".join([*(f"{role}: {text.strip()}" for role, text in turns), f"{_REPLY}:"])
+def render_turns(turns: Turns, template: str | None = None) -> str:
+    """Returns the source for the reply that follows ``turns``, each a role (user, assistant, …) and a text."""
+    return PromptTemplate.of(template or DIALOGUE_TEMPLATE).render({TURNS: tuple(Turn(*turn) for turn in turns)})
 
 
-def conversation_pairs(fields: Mapping[str, Any], where: str) -> Iterator[Example | Rejected]:
-    """Yields one example per assistant turn; a last user turn without a reply gives none.
+def fit_turns(turns: Turns, template: str | None, fits: Callable[[str], bool]) -> str:
+    """Returns the rendering with as few of the oldest turns left out as makes ``fits`` true of it.
+
+    The system text at the beginning stays as long as a turn fits beside it. Where the last turn alone does not fit,
+    that is what comes back.
+    """
+    count = next((index for index, (role, _) in enumerate(turns) if role != _SYSTEM), len(turns))
+    system, rest = turns[:count], turns[count:]
+    whole = render_turns(turns, template)
+    if not rest or fits(whole):
+        return whole
+    kept = _longest(system, rest, template, fits)
+    if kept is None and system:
+        kept = _longest((), rest, template, fits)
+    return render_turns(rest[-1:], template) if kept is None else kept
+
+
+def _longest(system: Turns, rest: Turns, template: str | None, fits: Callable[[str], bool]) -> str | None:
+    """Halves the choice of the first turn that stays, since fewer turns fit the better."""
+    found: str | None = None
+    first, beyond = 0, len(rest)
+    while first < beyond:
+        middle = (first + beyond) // 2
+        text = render_turns([*system, *rest[middle:]], template)
+        if fits(text):
+            found, beyond = text, middle
+        else:
+            first = middle + 1
+    return found
+
+
+def looks_like_dialogue(fields: Mapping[str, Any], names: Sequence[str]) -> bool:
+    """Says whether a row holds a list of turns whose role stands under one of ``names``; an empty list may be one."""
+    for key in _LISTS:
+        turns = fields.get(key)
+        if isinstance(turns, list):
+            first = turns[0] if turns else dict.fromkeys(names if key in _LISTS[:2] else ())
+            if isinstance(first, Mapping) and not first.keys().isdisjoint(names):
+                return True
+    return False
+
+
+def dialogue_questions(fields: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], list[object]]]:
+    """Yields the turns before each reply, with the reply; and all of them, without one, where the last waits for it.
 
     Raises:
         Unusable: the whole conversation is odd; the message says how.
     """
     turns = _turns(fields)
-    if not any(role == _REPLY for role, _ in turns):
-        raise Unusable("no assistant turn")
-    group: str | None = None
-    for index, (role, text) in enumerate(turns):
-        if role == _REPLY and index:
-            source = render_turns(turns[:index])
-            # A conversation's first source begins all its others: it keeps them, and its twins, in one split.
-            group = source if group is None else group
-            yield Example(source, text, where, group=group, cut_left=True)
-        elif role == _REPLY:
-            yield reject(where, "a reply with nothing before it", text)
+    for index, turn in enumerate(turns):
+        if turn.role == _REPLY:
+            yield {TURNS: turns[:index]}, [turn.text]
+    if turns[-1].role != _REPLY:
+        yield {TURNS: turns}, []
 
 
-def _turns(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
-    raw = fields.get(CONVERSATIONS)
-    if not isinstance(raw, list) or not raw:
+def _turns(fields: Mapping[str, Any]) -> tuple[Turn, ...]:
+    raw = next((fields[key] for key in _LISTS if isinstance(fields.get(key), list)), None)
+    if not raw:
         raise Unusable("no list of turns")
     if len(raw) > _MOST_TURNS:
         raise Unusable(f"more than {_MOST_TURNS} turns")
-    turns = [_turn(turn) for turn in raw]
-    system = fields.get("system")
-    if isinstance(system, str) and system.strip() and turns[0][0] != "system":
-        return [("system", checked(system, "the system text")), *turns]
+    turns = tuple(_turn(turn) for turn in raw)
+    system = fields.get(_SYSTEM)
+    if isinstance(system, str) and system.strip() and turns[0].role != _SYSTEM:
+        return (Turn(_SYSTEM, checked(system, "the system text")), *turns)
     return turns
 
 
-def _turn(turn: object) -> tuple[str, str]:
-    if not isinstance(turn, Mapping) or not {"from", "value"} <= turn.keys():
-        raise Unusable("a turn without 'from' and 'value'")
-    name, text = turn["from"], turn["value"]
+def _turn(turn: object) -> Turn:
+    fields = turn if isinstance(turn, Mapping) else {}
+    name_key = next((key for key in _NAMES if key in fields), None)
+    text_key = next((key for key in _TEXTS if key in fields), None)
+    if name_key is None or text_key is None:
+        raise Unusable("a turn without a role and a text")
+    name, text = fields[name_key], fields[text_key]
     role = _ROLES.get(name.strip().lower()) if isinstance(name, str) else None
     if role is None:
         raise Unusable(f"an unknown role: {name!r:.60}")
+    if isinstance(text, list):
+        text = "\n".join(map(_part, text))
     if not isinstance(text, str):
-        raise Unusable("a turn that is not text")
+        raise Unusable(f"a turn that is not text: {type(text).__name__}")
     if not text.strip():
         raise Unusable("an empty turn")
-    return role, checked(text, "a turn")
+    return Turn(role, checked(text, "a turn"))
+
+
+def _part(part: object) -> str:
+    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    text = part.get("text") if isinstance(part, Mapping) and kind == "text" else None
+    if not isinstance(text, str):
+        raise Unusable(f"a part of a turn that is not text: {kind!r:.60}")
+    return text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 _EXCERPT = 200
 
@@ -14,9 +14,11 @@ class Unusable(ValueError):
 
 
 def checked(text: str, role: str) -> str:
-    """Returns a text as it is; raises Unusable where it is blank, or no Unicode (a lone surrogate from JSON)."""
+    """Returns a text as it is; raises Unusable where it is blank, holds a NUL, or is no Unicode (a lone surrogate)."""
     if not text.strip():
         raise Unusable(f"empty {role}")
+    if "\0" in text:
+        raise Unusable(f"NUL character in {role}")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -32,6 +34,13 @@ class Row:
     fields: Mapping[str, Any]
 
 
+class Turn(NamedTuple):
+    """One turn of a dialogue; the role is user, assistant, system or tool."""
+
+    role: str
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """One pair of raw texts.
@@ -41,14 +50,23 @@ class Example:
         target: what the decoder is to write, verbatim.
         where: ``file:line`` of the record's start.
         group: examples of one group never stand on both sides of a split; None means the source itself.
-        cut_left: a source that is too long loses its beginning (a dialogue), whatever the setting.
+        turns: role and text of everything before the reply, in a dialogue.
+        template: what rendered ``turns``; see :func:`lora_s2s.reading.conversations.fit_turns`.
+        weight: how much of its file's rows training is to take.
     """
 
     source: str
     target: str
     where: str
     group: str | None = None
-    cut_left: bool = False
+    turns: tuple[tuple[str, str], ...] = ()
+    template: str | None = None
+    weight: float = 1.0
+
+    @property
+    def cut_left(self) -> bool:
+        """Whether a source that is too long loses its beginning (a dialogue), whatever the setting."""
+        return bool(self.turns)
 
     @property
     def split_key(self) -> str:

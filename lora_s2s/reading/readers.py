@@ -1,4 +1,4 @@
-"""Files to examples: rows of any readable format, through columns, conversations or the user's own function."""
+"""Files to examples: rows of any readable format, through columns, a known shape or the user's own function."""
 
 from __future__ import annotations
 
@@ -7,32 +7,34 @@ import itertools
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
 from lora_s2s.errors import DataError, UsageError, nearest
-from lora_s2s.reading.columns import find_columns, text_in
-from lora_s2s.reading.conversations import CONVERSATIONS, conversation_pairs
-from lora_s2s.reading.example import Example, Rejected, Row, Unusable, reject
+from lora_s2s.reading.columns import check_columns, find_columns, text_in, unwrapped
+from lora_s2s.reading.example import Example, Rejected, Row, Unusable, checked, reject
 from lora_s2s.reading.origins import READERS, Origin, find_origins
+from lora_s2s.reading.shapes import SHAPES, Converter, shape_of
+from lora_s2s.reading.template import PromptTemplate, Template
 
 __all__ = ["FORMATS", "READERS", "Reading", "column_names", "how_read", "read_examples", "user_function"]
 
-FORMATS = ("auto", "pairs", CONVERSATIONS)
+_PARALLEL = "parallel"
+FORMATS = ("auto", "pairs", _PARALLEL, *SHAPES)
 _ROWS_LOOKED_AT = 100
-Converter: TypeAlias = Callable[[Mapping[str, Any], str], Iterable[Example | Rejected]]
 Paths: TypeAlias = str | Sequence[str]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a file's rows become examples, decided on its first rows."""
+    """How a file's rows become examples, decided on its first rows; a shape's own template is spelled out."""
 
     format: str
     source_column: str | None
     convert: Converter
+    template: Template = None
 
 
 Choice: TypeAlias = Callable[[Sequence[Row], str], Reading]
@@ -44,26 +46,35 @@ def read_examples(
     format: str = "auto",
     source_column: str | None = None,
     target_column: str | None = None,
-    template: str | None = None,
+    template: Template = None,
+    seed: int = 0,
 ) -> Iterator[Example | Rejected]:
     """Yields an example or a rejection for every record, in order.
 
+    Of several files of one folder or glob, those whose columns are not known are left out, each with one rejection.
+
     Args:
         paths: files, folders, globs, ``hf:NAME[:SPLIT]`` or ``demo:SPLIT``.
-        format: ``auto``, ``pairs``, ``conversations``, or ``module:function`` for a function of the user's own that
-            takes a row (a dict) and returns one (source, target) pair or several.
+        format: one of :data:`FORMATS`, or ``module:function`` for a function of the user's own that takes a row (a
+            dict) and returns one (source, target) pair or several.
         source_column: the source's column; None finds it by name.
         target_column: the target's column; None finds it by name.
-        template: builds the source from several columns; see :mod:`lora_s2s.reading.template`.
+        template: builds the source from several columns; see :mod:`lora_s2s.reading.template`. Of several templates
+            each row has one, chosen by what it holds and ``seed``.
 
     Raises:
         DataError: no such file or column, a file that cannot be read, or no usable row in all of them.
-        UsageError: an unknown format, or a function that cannot be imported.
+        UsageError: an unknown format, a function that cannot be imported, or a template that is refused.
     """
     choose = partial(
-        _reading, format=format, source_column=source_column, target_column=target_column, template=template
+        _reading,
+        format=format,
+        source_column=source_column,
+        target_column=target_column,
+        template=template,
+        seed=seed,
     )
-    return _read(find_origins(paths), choose)
+    return _read(_groups(paths, format), choose)
 
 
 def how_read(paths: Paths, *, format: str = "auto", **columns: Any) -> Reading:
@@ -71,7 +82,13 @@ def how_read(paths: Paths, *, format: str = "auto", **columns: Any) -> Reading:
 
     Takes the settings of :func:`read_examples`, and raises what it raises.
     """
-    return _reading(*_first_rows(paths), format=format, **columns)
+    refused: DataError | None = None
+    for rows, name in _heads(paths, format):
+        try:
+            return _reading(rows, name, format=format, **columns)
+        except DataError as error:
+            refused = refused or error
+    raise refused or _nothing_usable(str(paths), Counter())
 
 
 def column_names(paths: Paths) -> set[str]:
@@ -80,15 +97,26 @@ def column_names(paths: Paths) -> set[str]:
     Raises:
         DataError: there is no row, or no file.
     """
-    return {name for row in _first_rows(paths)[0] for name in row.fields}
+    for rows, _ in _heads(paths, "auto"):
+        return {name for row in rows for name in unwrapped(row.fields)}
+    raise _nothing_usable(str(paths), Counter())
 
 
-def _first_rows(paths: Paths) -> tuple[list[Row], str]:
-    for origin in find_origins(paths):
+def _groups(paths: Paths, format: str) -> list[list[Origin]]:
+    """Returns the origins of each path: those of one folder or glob together."""
+    together = find_origins(paths, parallel=format == _PARALLEL)
+    if format == _PARALLEL or together[0].targets is not None:
+        return [together]
+    named = [paths] if isinstance(paths, str) else [name for name in paths if name]
+    return [find_origins([name]) for name in named]
+
+
+def _heads(paths: Paths, format: str) -> Iterator[tuple[list[Row], str]]:
+    """Yields the first rows of each file that has any, with its name."""
+    for origin in itertools.chain.from_iterable(_groups(paths, format)):
         _, rows = _head(origin.rows())
         if rows:
-            return rows, origin.name
-    raise _nothing_usable(str(paths), Counter())
+            yield rows, origin.name
 
 
 def _reading(
@@ -98,50 +126,97 @@ def _reading(
     format: str,
     source_column: str | None = None,
     target_column: str | None = None,
-    template: str | None = None,
+    template: Template = None,
+    seed: int = 0,
 ) -> Reading:
     if ":" in format:
-        return Reading(format, source_column, _own_converter(format))
+        return Reading(format, source_column, _own_converter(format, template, seed), template)
     if format not in FORMATS:
         raise UsageError(
             f"the format '{format}' is not in this version{nearest(format, FORMATS)}",
             hint=f"use {', '.join(FORMATS)}, or module:function",
         )
-    talks = any(isinstance(row.fields.get(CONVERSATIONS), list) for row in rows)
-    if format == CONVERSATIONS or (format == "auto" and talks):
-        return Reading(CONVERSATIONS, None, conversation_pairs)
-    names = list(dict.fromkeys(name for row in rows for name in row.fields))
     named = {"source_column": source_column, "target_column": target_column}
-    columns = find_columns(names, template=template, where=where, **named)
-    return Reading("pairs", columns.source, columns.pairs)
+    by_column = any(named.values())
+    if format == "auto":
+        format = (None if by_column else shape_of(row.fields for row in rows)) or "pairs"
+    if format in SHAPES:
+        if by_column:
+            raise UsageError(
+                f"the format '{format}' has its own columns; data.source_column and data.target_column are for pairs",
+                hint="leave them out, or --set data.format=pairs",
+            )
+        return _shaped(format, rows, where, template, seed)
+    names = list(dict.fromkeys(name for row in rows for name in unwrapped(row.fields)))
+    prompt = None if template is None else PromptTemplate.of(template)
+    columns = find_columns(names, template=prompt, seed=seed, where=where, **named)
+    wrapped = any(unwrapped(row.fields) is not row.fields for row in rows)
+    convert = partial(_inside, columns.pairs) if wrapped else columns.pairs
+    return Reading(format, columns.source, convert, template)
 
 
-def _read(origins: Sequence[Origin], choose: Choice) -> Iterator[Example | Rejected]:
+def _shaped(format: str, rows: Sequence[Row], where: str, template: Template, seed: int) -> Reading:
+    shape = SHAPES[format]
+    chosen = template or shape.template
+    prompt = PromptTemplate.of(chosen)
+    others = [] if shape.is_dialogue else [name for row in rows for name in row.fields]
+    check_columns(prompt.columns, list(dict.fromkeys([*shape.columns, *others])), where)
+    return Reading(format, None, shape.converter(prompt, seed), chosen)
+
+
+def _inside(convert: Converter, fields: Mapping[str, Any], where: str) -> Iterator[Example | Rejected]:
+    yield from convert(unwrapped(fields), where)
+
+
+def _read(groups: Sequence[Sequence[Origin]], choose: Choice) -> Iterator[Example | Rejected]:
     good, reasons = 0, Counter[str]()
-    for origin in origins:
-        for item in _examples_of(origin, choose):
-            if isinstance(item, Rejected):
-                reasons[item.kind] += 1
-            else:
-                good += 1
-            yield item
+    for item in itertools.chain.from_iterable(_examples_of(origins, choose) for origins in groups):
+        if isinstance(item, Rejected):
+            reasons[item.kind] += 1
+        else:
+            good += 1
+        yield item
     if not good:
-        raise _nothing_usable(", ".join(origin.name for origin in origins[:3]), reasons)
+        raise _nothing_usable(", ".join(origin.name for group in groups for origin in group[:3]), reasons)
 
 
-def _examples_of(origin: Origin, choose: Choice) -> Iterator[Example | Rejected]:
-    items = origin.rows()
-    head, rows = _head(items)
-    reading = choose(rows, origin.name) if rows else None
-    for item in itertools.chain(head, items):
+def _examples_of(origins: Sequence[Origin], choose: Choice) -> Iterator[Example | Rejected]:
+    refused: DataError | None = None
+    usable = False
+    for origin in origins:
+        items = origin.rows()
+        head, rows = _head(items)
+        try:
+            reading = choose(rows, origin.name) if rows else None
+        except DataError as error:
+            refused = refused or error
+            if len(origins) > 1:
+                yield Rejected(origin.name, 0, f"no columns known in this file: {error.message}", "")
+            continue
+        usable = usable or reading is not None
+        yield from _converted(itertools.chain(head, items), reading, origin)
+    if refused is not None and not usable:
+        raise refused
+
+
+def _converted(
+    items: Iterator[Row | Rejected], reading: Reading | None, origin: Origin
+) -> Iterator[Example | Rejected]:
+    weight = origin.weight
+    for item in items:
         if isinstance(item, Rejected):
             yield item
         elif reading is not None:
             where = f"{origin.name}:{item.line}"
             try:
-                yield from reading.convert(item.fields, where)
+                made = reading.convert(item.fields, where)
+                yield from made if weight == 1 else (_weighted(example, weight) for example in made)
             except Unusable as error:
                 yield reject(where, str(error), _excerpt(item.fields))
+
+
+def _weighted(item: Example | Rejected, weight: float) -> Example | Rejected:
+    return replace(item, weight=weight) if isinstance(item, Example) else item
 
 
 def _head(items: Iterator[Row | Rejected]) -> tuple[list[Row | Rejected], list[Row]]:
@@ -193,8 +268,9 @@ def user_function(name: str) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]
 
 
-def _own_converter(name: str) -> Converter:
+def _own_converter(name: str, template: Template, seed: int) -> Converter:
     function = user_function(name)
+    prompt = PromptTemplate.of(template)
 
     def convert(fields: Mapping[str, Any], where: str) -> Iterator[Example]:
         try:
@@ -204,6 +280,7 @@ def _own_converter(name: str) -> Converter:
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise Unusable(f"{name} failed: {type(error).__name__}: {error}") from error
         for pair in texts:
-            yield Example(text_in(pair, "source", "source"), text_in(pair, "target", "target"), where)
+            source = prompt.render({"source": text_in(pair, "source", "source")}, seed)
+            yield Example(checked(source, "source"), text_in(pair, "target", "target"), where)
 
     return convert

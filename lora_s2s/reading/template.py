@@ -1,46 +1,246 @@
-"""A source text from a row's columns: ``{column}`` and nothing else (no attributes, no formats, no code)."""
+"""A source text from a row's columns: ``{column}`` places, or a Jinja template that can do little else.
+
+A template may come with a stranger's adapter, so what Jinja lets it say is listed below and checked on its syntax
+tree before it is compiled: no calls, no arithmetic, no attributes of Python's, one loop over ``turns``, and an end to
+what a text may grow to. What a column holds is text: it is never read as a template again.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, TypeAlias
+
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, meta, nodes
+from jinja2.runtime import LoopContext
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from lora_s2s.errors import DataError, UsageError
+from lora_s2s.files import sha256_json
+from lora_s2s.reading.example import Turn, Unusable
 
+Template: TypeAlias = str | Sequence[str] | None
+TURNS = "turns"
+MOST_TEMPLATES = 100
+_LONGEST, _MOST_NODES, _LARGEST_NUMBER = 20_000, 500, 10**6
+_MOST_CHARACTERS = 10_000_000
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
+_FILTERS = {
+    "trim", "lower", "upper", "title", "capitalize", "replace", "join", "default", "length", "first", "last",
+    "truncate",
+}  # fmt: skip
+_LOOP = {"first", "last", "index", "index0", "length"}
+_ALLOWED = (
+    nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const, nodes.Getattr, nodes.Getitem, nodes.Neg,
+    nodes.If, nodes.CondExpr, nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.For, nodes.Filter,
+    nodes.Keyword, nodes.Test,
+)  # fmt: skip
 
 
-def template_columns(template: str) -> list[str]:
-    """Returns the columns a template names, in order, each once.
+class _Environment(ImmutableSandboxedEnvironment):
+    """Names inside a value are a turn's role and text, or a loop's own; nothing else of Python's."""
 
-    Raises:
-        UsageError: it names none.
-    """
-    names = list(dict.fromkeys(_PLACEHOLDER.findall(template)))
-    if not names:
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        known = Turn._fields if isinstance(obj, Turn) else _LOOP if isinstance(obj, LoopContext) else ()
+        return super().getattr(obj, attribute) if attribute in known else self.undefined(obj=obj, name=attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        return self.getattr(obj, argument) if isinstance(argument, str) else super().getitem(obj, argument)
+
+
+def _written(value: object) -> object:
+    if isinstance(value, (str, int, Undefined)) and not isinstance(value, bool):
+        return value
+    raise TypeError(f"{type(value).__name__} where a text is expected")
+
+
+def _bounded(size: int) -> None:
+    if size > _MOST_CHARACTERS:
+        raise ValueError(f"a text of more than {_MOST_CHARACTERS:,} characters")
+
+
+def _replace(text: str, old: str, new: str) -> str:
+    _bounded(len(text) + (text.count(old) + 1) * len(new))
+    return text.replace(old, new)
+
+
+def _join(values: Sequence[Any], separator: str = "", attribute: str | None = None) -> str:
+    _bounded(len(values) * len(separator))
+    return separator.join(values if attribute is None else [_ENVIRONMENT.getattr(value, attribute) for value in values])
+
+
+_ENVIRONMENT = _Environment(undefined=StrictUndefined, finalize=_written, keep_trailing_newline=True)
+_ENVIRONMENT.filters = {name: _ENVIRONMENT.filters[name] for name in _FILTERS} | {"replace": _replace, "join": _join}
+_ENVIRONMENT.tests = {"defined": _ENVIRONMENT.tests["defined"]}
+_ENVIRONMENT.globals = {}
+
+
+@dataclass(frozen=True)
+class OneTemplate:
+    """One template: its text, the columns it names, those of them that a row may lack, and what fills it in."""
+
+    text: str
+    columns: tuple[str, ...]
+    optional: frozenset[str]
+    fill: Callable[[Mapping[str, Any]], str]
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """One or several templates; of several, each row has its own, chosen by what it holds."""
+
+    templates: tuple[OneTemplate, ...]
+
+    @staticmethod
+    def of(template: Template) -> PromptTemplate:
+        """Compiles what a recipe or a manifest says; None is the column ``source`` as it is.
+
+        Raises:
+            UsageError: it names no column, or is no template, or says what a template must not say.
+        """
+        texts = ["{source}"] if template is None else [template] if isinstance(template, str) else list(template)
+        if not 0 < len(texts) <= MOST_TEMPLATES:
+            raise UsageError(f"{len(texts)} templates, expected 1 to {MOST_TEMPLATES}")
+        return PromptTemplate(tuple(map(_compiled, texts)))
+
+    @cached_property
+    def columns(self) -> dict[str, bool]:
+        """The columns that the templates name, each with whether a row must hold it: not where ``if`` asks for it."""
+        named = dict.fromkeys(name for one in self.templates for name in one.columns)
+        return {name: any(name in one.columns and name not in one.optional for one in self.templates) for name in named}
+
+    def render(self, fields: Mapping[str, Any], key: object = "") -> str:
+        """Returns the encoder's text.
+
+        Args:
+            fields: a text for each column; under ``turns``, a sequence of :class:`Turn`.
+            key: of several templates, the same fields and key choose the same one.
+
+        Raises:
+            DataError: a column that the row does not have.
+            Unusable: a filled-in text that is not one, or too long.
+        """
+        return self.chosen(fields, key).fill(fields)
+
+    def chosen(self, fields: Mapping[str, Any], key: object = "") -> OneTemplate:
+        """Returns the template that :meth:`render` fills in."""
+        if len(self.templates) == 1:
+            return self.templates[0]
+        number = int(sha256_json([key, {name: fields.get(name) for name in self.columns}]), 16)
+        return self.templates[number % len(self.templates)]
+
+
+@lru_cache(maxsize=256)
+def _compiled(template: str) -> OneTemplate:
+    if len(template) > _LONGEST:
+        raise UsageError(f"a template of {len(template):,} characters, expected {_LONGEST:,} at most")
+    made = _jinja(template) if "{{" in template or "{%" in template else _places(template)
+    if not made.columns:
         raise UsageError(
-            f"the template '{template}' names no column",
+            f"the template '{template:.80}' names no column",
             hint="write a column in braces: --set data.template='summarize: {text}'",
         )
-    return names
+    return made
 
 
-def render_source(template: str | None, fields: Mapping[str, str]) -> str:
-    """Returns the encoder's text: the template filled in, or the column ``source`` where there is no template.
+def _missing(name: object, fields: Mapping[str, Any]) -> DataError:
+    listed = ", ".join(f"'{column}'" for column in fields) or "none"
+    return DataError(f"the template names the column '{name}', the row has {listed}")
 
-    A column's own braces are text: what was filled in is never read as a template again.
 
-    Raises:
-        DataError: a column that the row does not have.
-    """
-    if template is None:
-        template = "{source}"
+def _places(template: str) -> OneTemplate:
+    literals, names = _PLACEHOLDER.split(template)[::2], _PLACEHOLDER.findall(template)
 
-    def value(found: re.Match[str]) -> str:
-        name = found.group(1)
-        if name not in fields:
-            listed = ", ".join(f"'{column}'" for column in fields) or "none"
-            raise DataError(f"the template names the column '{name}', the row has {listed}")
-        return fields[name]
+    def fill(fields: Mapping[str, Any]) -> str:
+        try:
+            values = [fields[name] for name in names]
+        except KeyError as error:
+            raise _missing(error.args[0], fields) from error
+        return "".join(part for pair in zip(literals, [*values, ""], strict=True) for part in pair)
 
-    return _PLACEHOLDER.sub(value, template)
+    return OneTemplate(template, tuple(dict.fromkeys(names)), frozenset(), fill)
+
+
+def _jinja(template: str) -> OneTemplate:
+    try:
+        tree = _ENVIRONMENT.parse(template)
+        _check(tree)
+        compiled = _ENVIRONMENT.from_string(tree)
+    except TemplateSyntaxError as error:
+        raise UsageError(f"the template is not Jinja: {error.message}", where=f"template:{error.lineno}") from error
+    except (RecursionError, SyntaxError, ValueError, OverflowError) as error:
+        raise UsageError(f"the template cannot be compiled: {error}") from error
+    names = meta.find_undeclared_variables(tree)
+    columns = tuple(dict.fromkeys(node.name for node in tree.find_all(nodes.Name) if node.name in names))
+    optional = frozenset(_looked_at(tree))
+    gaps = {name: Undefined(name=name) for name in columns if name in optional}
+
+    def fill(fields: Mapping[str, Any]) -> str:
+        values = gaps | {name: fields[name] for name in columns if name in fields}
+        if len(values) < len(columns):
+            raise _missing(next(name for name in columns if name not in values), fields)
+        pieces, size = [], 0
+        try:
+            for piece in compiled.generate(values):
+                size += len(piece)
+                _bounded(size)
+                pieces.append(piece)
+        except (TemplateError, TypeError, ValueError, LookupError, AssertionError) as error:
+            raise Unusable(f"the template cannot be filled in: {error}") from error
+        return "".join(pieces)
+
+    return OneTemplate(template, columns, optional, fill)
+
+
+def _looked_at(tree: nodes.Node) -> Iterator[str]:
+    """Yields the names that an ``if`` asks for, or that have a default: a row may lack them."""
+    for test in [node.test for kind in (nodes.If, nodes.CondExpr) for node in tree.find_all(kind)]:
+        yield from (name.name for name in ([test] if isinstance(test, nodes.Name) else test.find_all(nodes.Name)))
+    for node in tree.find_all(nodes.Filter):
+        if node.name == "default" and isinstance(node.node, nodes.Name):
+            yield node.node.name
+
+
+def _check(tree: nodes.Node) -> None:
+    """Raises UsageError at the first thing in a syntax tree that a template must not say."""
+    for count, node in enumerate(tree.find_all(nodes.Node), start=1):
+        problem = _problem(node) if count <= _MOST_NODES else f"more than {_MOST_NODES} parts"
+        if problem:
+            raise UsageError(
+                f"a template must not have {problem}",
+                hint=f"it may have names, if, for turn in {TURNS}, and the filters {', '.join(sorted(_FILTERS))}",
+                where=f"template:{node.lineno}",
+            )
+
+
+def _problem(node: nodes.Node) -> str | None:
+    if not isinstance(node, _ALLOWED):
+        return f"'{type(node).__name__.lower()}'"
+    if isinstance(node, nodes.Const) and not _is_plain(node.value):
+        return "such a number"
+    if isinstance(node, nodes.Name) and node.name.startswith("_"):
+        return f"the name '{node.name}'"
+    if isinstance(node, nodes.Getattr) and node.attr.startswith("_"):
+        return f"the attribute '{node.attr}'"
+    if isinstance(node, nodes.Getitem) and not _is_place(node.arg):
+        return "an item looked up by anything but a constant"
+    if isinstance(node, nodes.Filter) and (node.name not in _FILTERS or node.dyn_args or node.dyn_kwargs):
+        return f"the filter '{node.name}'"
+    if isinstance(node, nodes.Test) and node.name != "defined":
+        return f"the test '{node.name}'"
+    if isinstance(node, nodes.For):
+        plain = isinstance(node.iter, nodes.Name) and node.iter.name == TURNS and isinstance(node.target, nodes.Name)
+        if not plain or node.recursive or any(node.find_all(nodes.For)):
+            return f"a loop that is not a plain one over {TURNS}"
+    return None
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, str) or (isinstance(value, int) and abs(value) <= _LARGEST_NUMBER)
+
+
+def _is_place(node: nodes.Node) -> bool:
+    inner = node.node if isinstance(node, nodes.Neg) else node
+    return isinstance(inner, nodes.Const) and isinstance(inner.value, (str, int))

@@ -16,7 +16,9 @@ from lora_s2s.errors import nearest
 Metric = Literal["bleu", "chrf", "rouge1", "rouge2", "rougeL", "rougeLsum", "exact_match", "token_f1"]
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 _RANK_OF = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,99}=[1-9][0-9]{0,3}")
-FORMATS = ("auto", "pairs", "conversations")
+FORMATS = (
+    "auto", "pairs", "parallel", "conversations", "messages", "squad", "instructions", "alpaca",
+)  # fmt: skip
 # One row of lora/methods.py each; and what cannot be had, with the reason.
 METHODS = (
     "lora", "rslora", "dora", "pissa", "olora", "ia3", "vera", "hira", "miss", "oft", "loha", "lokr",
@@ -34,7 +36,6 @@ LANGUAGE = r"^[A-Za-z][A-Za-z0-9_-]{0,31}$"
 
 # Values that the contract names and a later version brings: refused by name instead of as unknown.
 LATER: dict[str, tuple[str, ...]] = {
-    "data.format": ("alpaca", "messages", "parallel"),
 }
 
 
@@ -85,12 +86,16 @@ class DataSection(Section):
     test: str | list[str] | None = Field(default=None, description="The same for `eval`; never seen in training.")
     format: str = Field(
         default="auto",
-        description="Shape of a row: auto, pairs (a source and a target column), conversations (a list of turns), "
+        description="Shape of a row: auto, pairs (a source and a target column), parallel (two files side by side), "
+        "conversations or messages (a list of turns), alpaca, squad, instructions (a Super-NaturalInstructions task), "
         "or `module:function` of your own.",
     )
     source_column: str | None = Field(default=None, description="Input column; found by its name when absent.")
     target_column: str | None = Field(default=None, description="Output column; found by its name when absent.")
-    template: str | None = Field(default=None, description="Source text with `{column}` places, in place of a column.")
+    template: str | list[str] | None = Field(
+        default=None,
+        description="Source text with `{column}` places, or Jinja; of a list each row has one, by a hash.",
+    )
     max_source_tokens: int = Field(default=512, ge=4, le=65_536, description="Longest source, `</s>` included.")
     max_target_tokens: int = Field(default=128, ge=2, le=65_536, description="Longest target, `</s>` included.")
     truncate_source: Literal["left", "right", "drop"] = Field(

@@ -14,6 +14,7 @@ import pytest
 from lora_s2s.data.prepare import prepare
 from lora_s2s.data.prepared import PreparedDataset, SplitTable, open_prepared
 from lora_s2s.errors import DataError, UsageError
+from lora_s2s.reading.conversations import DIALOGUE_TEMPLATE
 
 Write = Callable[[str, str], str]
 Prepare = Callable[..., PreparedDataset]
@@ -117,7 +118,7 @@ def test_turns_of_a_conversation_stay_on_one_side(write: Write, prepared: Prepar
     sides = [{source.split()[2] for source in table(data, split).sources()} for split in ("train", "validation")]
     assert not sides[0] & sides[1]
     assert data.manifest["input"] == {
-        "template": None, "source_column": None, "format": "conversations", "max_source_tokens": 4,
+        "template": DIALOGUE_TEMPLATE, "source_column": None, "format": "conversations", "max_source_tokens": 4,
         "truncate_source": "left", "source_language": None, "target_language": None,
     }  # fmt: skip
 
@@ -225,13 +226,13 @@ def test_a_prepared_folder_can_be_moved(write: Write, prepared: Prepare, tmp_pat
 
 def test_text_with_controls_and_surrogates_survives(write: Write, prepared: Prepare) -> None:
     rows = [
-        {"source": "a\x1b[31m", "target": "[/b]\x00"},
+        {"source": "a\x1b[31m", "target": "[/b]\x01"},
         {"source": "x", "target": "\ud800"},
         {"source": "y", "target": "z"},
     ]
     data = prepared(write("a.jsonl", "".join(json.dumps(row) + "\n" for row in rows)), validation_fraction=0)
     assert table(data, "train").sources() == ["a\x1b[31m", "y"]
-    assert table(data, "train").targets() == ["[/b]\x00", "z"]
+    assert table(data, "train").targets() == ["[/b]\x01", "z"]
     assert rejected(data) == [("target is not valid Unicode", 2)]
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 
 from lora_s2s.data.split import split_of, validation_sources
-from lora_s2s.errors import DataError, UsageError
-from lora_s2s.reading.template import render_source, template_columns
 
 SOURCES = [f"source {number}" for number in range(4000)]
 
@@ -28,15 +26,3 @@ def test_few_sources_still_give_both_sides(fraction: float) -> None:
 def test_nothing_is_split_off_one_source_or_for_fraction_zero() -> None:
     assert validation_sources(["a", "a"], 0.5, seed=1) == set()
     assert validation_sources(SOURCES, 0.0, seed=1) == set()
-
-
-def test_templates_fill_columns_and_nothing_else() -> None:
-    fields = {"a": "{b}", "b": "x", "a.__class__": "named so"}
-    assert render_source("1 {a} {b} {a} {}", fields) == "1 {b} x {b} {}"
-    assert render_source("{a.__class__}", fields) == "named so"
-    assert render_source(None, {"source": "as is"}) == "as is"
-    assert template_columns("{a} {b} {a}") == ["a", "b"]
-    with pytest.raises(DataError, match=r"'c'.*'a', 'b'"):
-        render_source("{c}", fields)
-    with pytest.raises(UsageError, match="names no column"):
-        template_columns("no braces")

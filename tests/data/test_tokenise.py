@@ -99,7 +99,7 @@ def test_long_sources_can_be_dropped_and_empty_texts_are(tokenizer: PreTrainedTo
 
 
 def test_a_dialogue_is_cut_on_the_left() -> None:
-    dialogue, pair = Example("a", "b", "f:1", cut_left=True), Example("a", "b", "f:1")
+    dialogue, pair = Example("a", "b", "f:1", turns=(("user", "a"),)), Example("a", "b", "f:1")
     assert [side_for(dialogue, side) for side in ("right", "left", "drop")] == ["left", "left", "drop"]
     assert [side_for(pair, side) for side in ("right", "left", "drop")] == ["right", "left", "drop"]
 

@@ -183,11 +183,12 @@ def test_an_unknown_column_lists_those_that_exist(write: Write) -> None:
     assert "--set data.target_column" in str(caught.value.hint)
 
 
-def test_instruction_input_output_needs_a_template(write: Write) -> None:
+def test_as_pairs_instruction_input_output_needs_a_template(write: Write) -> None:
     path = write("a.jsonl", '{"instruction": "Add", "input": "1 1", "output": "2"}')
-    with pytest.raises(DataError, match="template") as caught:
-        pairs(path)
-    assert "{instruction} {input}" in str(caught.value.hint)
+    for settings in ({"format": "pairs"}, {"target_column": "output"}):
+        with pytest.raises(DataError, match="template") as caught:
+            pairs(path, **settings)
+        assert "--set data.format=alpaca" in str(caught.value.hint)
     assert pairs(path, template="{instruction} {input}") == [("Add 1 1", "2")]
 
 

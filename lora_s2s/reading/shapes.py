@@ -1,0 +1,182 @@
+"""The shapes that rows come in besides pairs of columns: how each is recognised, and what it asks and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+from lora_s2s.reading.columns import text_of, texts_of
+from lora_s2s.reading.conversations import DIALOGUE_TEMPLATE, dialogue_questions, looks_like_dialogue
+from lora_s2s.reading.example import Example, Rejected, Unusable, checked, reject
+from lora_s2s.reading.template import TURNS, PromptTemplate
+
+Fields: TypeAlias = Mapping[str, Any]
+# What a template may name, and the targets: a question with several answers gives an example for each.
+Question: TypeAlias = tuple[dict[str, Any], list[object]]
+Converter: TypeAlias = Callable[[Fields, str], Iterable[Example | Rejected]]
+
+UNANSWERABLE = "unanswerable"
+_INPUTS, _OUTPUTS = ("input", "context"), ("output", "response")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One shape of a row.
+
+    Attributes:
+        looks: says whether a row has this shape.
+        questions: yields what the template may name with the targets; raises Unusable.
+        template: renders a source where the user names no other.
+        columns: what the template may name besides the row's own.
+        unit: what a row without a target lacks.
+    """
+
+    looks: Callable[[Fields], bool]
+    questions: Callable[[Fields], Iterator[Question]]
+    template: str
+    columns: tuple[str, ...]
+    unit: str = "question"
+
+    @property
+    def is_dialogue(self) -> bool:
+        """Whether the sources are turns."""
+        return self.columns == (TURNS,)
+
+    def converter(self, prompt: PromptTemplate, seed: int) -> Converter:
+        """Returns what makes a row's examples."""
+        return partial(self._examples, prompt, seed)
+
+    def _examples(self, prompt: PromptTemplate, seed: int, fields: Fields, where: str) -> Iterator[Example | Rejected]:
+        group: str | None = None
+        lacking = True
+        for given, targets in self.questions(fields):
+            if not targets:
+                continue
+            lacking = False
+            turns = given.get(TURNS, ()) if self.is_dialogue else ()
+            try:
+                if self.is_dialogue and not turns:
+                    raise Unusable("a reply with nothing before it")
+                values = texts_of(given, prompt)
+                chosen = prompt.chosen(values, seed)
+                source = checked(chosen.fill(values), "source")
+                found = list(dict.fromkeys(checked(text_of(target, "target"), "target") for target in targets))
+            except Unusable as error:
+                yield reject(where, str(error), _excerpt(*given.values(), *targets))
+                continue
+            if turns:
+                # A conversation's first source begins all its others: it keeps them, and its twins, in one split.
+                group = source if group is None else group
+            for target in found:
+                yield Example(source, target, where, group, turns, chosen.text if turns else None)
+        if lacking:
+            raise Unusable(f"no {self.unit}")
+
+    def waiting(self, fields: Fields) -> dict[str, Any]:
+        """Returns what the template may name of a row that waits for its one answer; of a dialogue, its last.
+
+        Raises:
+            Unusable: there is no such question, or more than one.
+        """
+        found = [given for given, _ in self.questions(fields)]
+        if not found or (self.is_dialogue and not found[-1][TURNS]):
+            raise Unusable("no turn to answer" if self.is_dialogue else "no question")
+        if len(found) > 1 and not self.is_dialogue:
+            raise Unusable(f"{len(found)} questions in one row, expected one")
+        return found[-1]
+
+
+def _excerpt(*values: object) -> str:
+    return " | ".join(value for value in values if isinstance(value, str))
+
+
+def _any_case(fields: Fields, names: Iterable[str]) -> Any:
+    """Returns the first of the named values that is there, whatever the case of the letters."""
+    found = (fields[key] for name in names for key in fields if key.strip().lower() == name and fields[key] is not None)
+    return next(found, None)
+
+
+def _is_alpaca(fields: Fields) -> bool:
+    names = {key.strip().lower() for key in fields}
+    return "instruction" in names and not names.isdisjoint(_INPUTS) and not names.isdisjoint(_OUTPUTS)
+
+
+def _alpaca(fields: Fields) -> Iterator[Question]:
+    given = {"instruction": _any_case(fields, ["instruction"]), "input": _any_case(fields, _INPUTS)}
+    yield {**fields, **given}, [_any_case(fields, _OUTPUTS)]
+
+
+def _objects(value: object, name: str) -> list[Fields]:
+    if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
+        raise Unusable(f"no list of objects under '{name}'")
+    return value
+
+
+def _is_squad(fields: Fields) -> bool:
+    flat = isinstance(fields.get("question"), str) and isinstance(fields.get("context"), str)
+    return isinstance(fields.get("paragraphs"), list) or (flat and ("answers" in fields or "answer" in fields))
+
+
+def _squad(fields: Fields) -> Iterator[Question]:
+    if "paragraphs" not in fields:
+        yield dict(fields), _answers(fields)
+        return
+    for paragraph in _objects(fields["paragraphs"], "paragraphs"):
+        for asked in _objects(paragraph.get("qas"), "qas"):
+            given = {"title": fields.get("title"), "context": paragraph.get("context")}
+            yield {**given, "question": asked.get("question")}, _answers(asked)
+
+
+def _answers(asked: Fields) -> list[object]:
+    answers = asked["answers"] if "answers" in asked else asked.get("answer")
+    found = answers.get("text") if isinstance(answers, Mapping) else answers
+    listed = found if isinstance(found, list) else [found]
+    if asked.get("is_impossible") is True or not listed:
+        return [UNANSWERABLE]
+    return [item.get("text") if isinstance(item, Mapping) else item for item in listed]
+
+
+def _is_instructions(fields: Fields) -> bool:
+    document = "Definition" in fields and isinstance(fields.get("Instances"), list)
+    return document or fields.keys() >= {"definition", "inputs", "targets"}
+
+
+def _instructions(fields: Fields) -> Iterator[Question]:
+    definition = _any_case(fields, ["definition"])
+    if isinstance(definition, list):
+        definition = " ".join(text_of(part, "definition") for part in definition)
+    for instance in _objects(fields["Instances"], "Instances") if "Instances" in fields else [fields]:
+        output = _any_case(instance, ["output", "targets"])
+        given = {"definition": definition, "input": _any_case(instance, ["input", "inputs"])}
+        yield given, output if isinstance(output, list) and output else [output or None]
+
+
+SHAPES: dict[str, Shape] = {
+    "conversations": Shape(
+        partial(looks_like_dialogue, names=("from", "speaker")), dialogue_questions, DIALOGUE_TEMPLATE, (TURNS,),
+        unit="assistant turn",
+    ),
+    "messages": Shape(
+        partial(looks_like_dialogue, names=("role",)), dialogue_questions, DIALOGUE_TEMPLATE, (TURNS,),
+        unit="assistant turn",
+    ),
+    "squad": Shape(
+        _is_squad, _squad, "question: {{ question }} context: {{ context }}", ("question", "context", "title"),
+    ),
+    "instructions": Shape(
+        _is_instructions, _instructions, "{{ definition }}{% if input | trim %} Input: {{ input }}{% endif %} Output:",
+        ("definition", "input"),
+    ),
+    "alpaca": Shape(
+        _is_alpaca, _alpaca, "{{ instruction }}{% if input | trim %} {{ input }}{% endif %}", ("instruction", "input"),
+    ),
+}  # fmt: skip
+DIALOGUES = tuple(name for name, shape in SHAPES.items() if shape.is_dialogue)
+
+
+def shape_of(rows: Iterable[Fields]) -> str | None:
+    """Returns the name of the first shape that a row has; None where the rows are pairs of columns."""
+    looked = list(rows)
+    return next((name for name, shape in SHAPES.items() if any(map(shape.looks, looked))), None)
