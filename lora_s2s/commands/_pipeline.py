@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -24,7 +24,7 @@ from lora_s2s.console import say, table
 from lora_s2s.data.prepare import prepare
 from lora_s2s.data.prepared import PreparedDataset, SplitTable
 from lora_s2s.data.tokenise import LANGUAGES, first_ids, load_tokenizer
-from lora_s2s.errors import UsageError
+from lora_s2s.errors import UsageError, nearest
 from lora_s2s.evaluation.report import write_report
 from lora_s2s.export.card import write_card
 from lora_s2s.files import move_folder, sha256_json, sync_tree, write_json, write_text
@@ -110,7 +110,8 @@ def train_adapter(recipe: Recipe, *, resume: bool = False, overwrite: bool = Fal
     say(data_line(prepared))
     languages = {key: getattr(recipe.data, key) for key in LANGUAGES}
     tokenizer = load_tokenizer(recipe.model.name, recipe.model.revision, **languages)
-    base, model = _adapted_base(recipe)
+    train_tokens = train_token_ids(recipe, tokenizer, _carried(prepared, tokenizer))
+    base, model = _adapted_base(recipe, train_tokens)
     begin_answers(model, **first_ids(tokenizer))
     counts = _parameter_counts(model)
     say(
@@ -134,7 +135,7 @@ def train_adapter(recipe: Recipe, *, resume: bool = False, overwrite: bool = Fal
         tokenizer.save_pretrained(running)
         write_text(running / "recipe.yaml", _RECIPE_HEAD + recipe_to_yaml(recipe))
         made = {**_origin(recipe, base, prepared), "training": asdict(result), "scores": {}}
-        made["counts"] = {**counts, "train_tokens": len(recipe.lora.train_tokens)}
+        made["counts"] = {**counts, "train_tokens": len(train_tokens)}
         write_json(running / "manifest.json", made)
         write_report(running, name=final.name)
         write_card(running, name=final.name)
@@ -148,7 +149,9 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="lora-s2s-") as folder:
         prepared = prepare_data(recipe, Path(folder) / "prepared")
         show_preview(prepared.preview)
-        counted = {**_steps(prepared.train, recipe.training), **_parameter_counts(_adapted_base(recipe)[1])}
+        tokenizer = load_tokenizer(recipe.model.name, recipe.model.revision)
+        _, model = _adapted_base(recipe, train_token_ids(recipe, tokenizer, _carried(prepared, tokenizer)))
+        counted = {**_steps(prepared.train, recipe.training), **_parameter_counts(model)}
         report = {key: value for key, value in prepared.report.items() if key != "out"}
     training = recipe.training
     shown = {
@@ -180,7 +183,36 @@ def _steps(rows: SplitTable, settings: TrainingSection) -> dict[str, Any]:
     }
 
 
-def _adapted_base(recipe: Recipe) -> tuple[LoadedBase, nn.Module]:
+def train_token_ids(recipe: Recipe, tokenizer: Any, carried_ids: Sequence[int]) -> list[int]:
+    """Returns the ids of the tokens that train, ascending: those named, or those that carry characters.
+
+    Raises:
+        UsageError: a name that is not in the vocabulary.
+    """
+    wanted = recipe.lora.train_tokens
+    return sorted({*carried_ids} if wanted == "auto" else {*token_ids(wanted, tokenizer)})
+
+
+def token_ids(names: Sequence[str], tokenizer: Any) -> list[int]:
+    """Returns the ids of tokens, given as they stand in the vocabulary.
+
+    Raises:
+        UsageError: one is not in it; the nearest is named.
+    """
+    vocabulary = tokenizer.get_vocab()
+    for name in names:
+        if name not in vocabulary:
+            hint = "name tokens as the vocabulary writes them, such as ▁the for a word's beginning"
+            raise UsageError(f"lora.train_tokens: no token '{name}'{nearest(name, vocabulary)}", hint=hint)
+    return [vocabulary[name] for name in names]
+
+
+def _carried(prepared: PreparedDataset, tokenizer: Any) -> list[int]:
+    """Returns the ids of the tokens that carry characters: the rows after the vocabulary's own."""
+    return [len(tokenizer) + place for place in range(len(prepared.manifest["input"].get("carried", ())))]
+
+
+def _adapted_base(recipe: Recipe, train_tokens: Sequence[int]) -> tuple[LoadedBase, nn.Module]:
     """Loads a recipe's base and injects its adapter, ready to train."""
     section, lora = recipe.model, recipe.lora
     base = load_base(
@@ -191,7 +223,8 @@ def _adapted_base(recipe: Recipe) -> tuple[LoadedBase, nn.Module]:
     check_lengths(base.family, base.model.config, name=section.name, **lengths)
     model = inject_lora(
         base, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, target_modules=lora.target_modules, method=lora.method,
-        ranks=ranks_by_name(lora.rank_pattern), last_blocks=lora.last_blocks, seed=recipe.training.seed,
+        ranks=ranks_by_name(lora.rank_pattern), last_blocks=lora.last_blocks, train_tokens=train_tokens,
+        seed=recipe.training.seed,
     )  # fmt: skip
     base.family.set_dropout(model, recipe.training.dropout)
     if recipe.training.gradient_checkpointing:

@@ -1,7 +1,7 @@
-"""A frozen head and the cross-entropy, a few rows at once, straight to the gradient of the states.
+"""A frozen head, single rows of which may train, and the cross-entropy, a few rows at once, straight to the gradients.
 
-N target tokens of the batch, C of them at once, D model width, V vocabulary. No tensor of N × V exists, in the forward
-or in the backward pass.
+N target tokens of the batch, C of them at once, D model width, V vocabulary, K tokens that train. No tensor of N × V
+exists, in the forward or in the backward pass.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lora_s2s.lora.token_rows import head_rows
+
 # A GPU needs more rows at once to be busy.
 _LOGITS_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 25}
 
@@ -20,9 +22,10 @@ def head_loss(states_ND: Tensor, head: nn.Module, labels_N: Tensor, *, label_smo
     """Returns the sum of :func:`cross_entropy` over the rows (nats, scalar float32).
 
     Args:
-        head: a frozen linear layer (D → V) without a bias.
+        head: a frozen linear layer (D → V) without a bias; tokens that train in it take their gradient.
     """
-    return _HeadLoss.apply(states_ND, head, labels_N, label_smoothing, z_loss)  # type: ignore[no-any-return, no-untyped-call]
+    tokens = head_rows(head)
+    return _HeadLoss.apply(states_ND, head, *tokens, labels_N, label_smoothing, z_loss)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def cross_entropy(logits_NV: Tensor, labels_N: Tensor, *, label_smoothing: float, z_loss: float) -> Tensor:
@@ -39,25 +42,29 @@ def cross_entropy(logits_NV: Tensor, labels_N: Tensor, *, label_smoothing: float
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, states_ND: Tensor, head: Any, labels_N: Tensor, label_smoothing: float, z_loss: float
+        ctx: Any, states_ND: Tensor, head: Any, ids_K: Any, more_KD: Any, labels_N: Tensor, *settings: float
     ) -> Tensor:
         gradient_ND = torch.empty_like(states_ND) if ctx.needs_input_grad[0] else None
+        gradient_KD = None if more_KD is None else torch.zeros_like(more_KD)
         loss_sum = torch.zeros((), dtype=torch.float32, device=states_ND.device)
         rows = max(1, _LOGITS_AT_ONCE[states_ND.device.type] // head.weight.shape[0])
         for some in (slice(start, start + rows) for start in range(0, len(labels_N), rows)):
             logits_CV = head(states_ND[some]).to(torch.float32)
-            loss, slope_CV = _loss_and_slope(logits_CV, labels_N[some].unsqueeze(1), label_smoothing, z_loss)
+            loss, slope_CV = _loss_and_slope(logits_CV, labels_N[some].unsqueeze(1), *settings)
             loss_sum += loss
             if gradient_ND is not None:
                 gradient_ND[some] = slope_CV.to(states_ND.dtype) @ head.weight
-        if gradient_ND is not None:
-            ctx.save_for_backward(gradient_ND)
+                if gradient_KD is not None:
+                    slope_CK = slope_CV[:, ids_K]
+                    gradient_ND[some] += (slope_CK @ more_KD).to(states_ND.dtype)
+                    gradient_KD.addmm_(slope_CK.T, states_ND[some].to(torch.float32))
+        ctx.save_for_backward(gradient_ND, gradient_KD)
         return loss_sum
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient_ND,) = ctx.saved_tensors
-        return (gradient_ND * slope).to(gradient_ND.dtype), None, None, None, None
+        by_states, by_rows = (None if one is None else (one * slope).to(one.dtype) for one in ctx.saved_tensors)
+        return by_states, None, None, by_rows, None, None, None
 
 
 def _loss_and_slope(logits_CV: Tensor, labels_C1: Tensor, smoothing: float, z_loss: float) -> tuple[Tensor, Tensor]:

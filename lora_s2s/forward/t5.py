@@ -99,8 +99,8 @@ class PaddingFree:
 
     def _through(self, stack: Stack, ids: Tensor, step: Callable[[Tensor, Block], Tensor], now: _Pass) -> Tensor:
         """Embeds ids, applies ``step`` for every block (again in the backward pass where checkpointed), and norms."""
-        states = F.embedding(ids, stack.embeddings.weight)
-        states = now.dropped(states if now.scale == 1 else states * now.scale)
+        # Hooks on HF's module put in the tokens that train, and scale what float16 must hold.
+        states = now.dropped(stack.embeddings(ids))
         for block in stack.blocks:
             if now.training and block.module.gradient_checkpointing and torch.is_grad_enabled():
                 states = checkpoint(step, states, block, use_reentrant=False)

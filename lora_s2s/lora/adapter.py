@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lora_s2s.errors import DataError, SetupError, UsageError
 from lora_s2s.files import read_json, write_json
 from lora_s2s.hub import locate_model
+from lora_s2s.lora import token_rows
 from lora_s2s.lora.inject import START, check_base, wrap
 from lora_s2s.lora.schema import AdapterSettings, adapter_settings
 from lora_s2s.lora.targets import Targets, adaptable, matching
@@ -50,9 +51,16 @@ def is_adapter(folder: Path) -> bool:
 
 
 def adapter_state(model: nn.Module) -> dict[str, Tensor]:
-    """Returns the adapter's weights, named as in ``adapter_model.safetensors``; they share the model's memory."""
-    state: dict[str, Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
-    return state
+    """Returns the adapter's weights, which share the model's memory.
+
+    They are named as in ``adapter_model.safetensors``, but for what trains of single tokens.
+    """
+    return {**_without_tokens(model), **token_rows.changes(model)}
+
+
+def _without_tokens(model: nn.Module) -> dict[str, Tensor]:
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: tensor for name, tensor in state.items() if ".token_rows." not in name}
 
 
 def load_adapter_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -80,9 +88,13 @@ def save_adapter(model: PeftModel, out: Path) -> None:
     config = model.peft_config["default"]
     content: dict[str, Any] = config.to_dict()
     content.update(peft_type=config.peft_type.value, task_type="SEQ_2_SEQ_LM", inference_mode=True)
-    weights = {name: tensor.detach().float().cpu() for name, tensor in adapter_state(model).items()}
+    weights = {name: tensor.detach().float().cpu() for name, tensor in _without_tokens(model).items()}
     if start := getattr(model, START, None):
         weights = _as_plain_lora(content, weights, start)
+    ids, rows = token_rows.to_save(model)
+    if ids:
+        content[token_rows.KEY] = ids
+    weights.update(rows)
     # PEFT keeps names in sets, whose order changes from run to run.
     content = {key: sorted(value) if isinstance(value, set) else value for key, value in content.items()}
     write_json(out / CONFIG, dict(sorted(content.items())))
@@ -143,9 +155,14 @@ def load_adapter(
         _check_base(trained_on, base.name, base.weights_sha256, folder)
     check_base(settings.method, settings.method.config.__name__.removesuffix("Config"), base)
     targets = _targets(settings, base, folder)
-    state = _weights(folder, _expected(settings, targets, base, folder))
+    if problem := token_rows.problem(base, settings.train_tokens):
+        raise DataError(problem, where=str(folder / CONFIG))
+    tokens = token_rows.saved_shapes(base, settings.train_tokens)
+    state = _weights(folder, {**_expected(settings, targets, base, folder), **tokens})
+    rows = {name: state.pop(name) for name in tokens}
     model = wrap(base, settings.method.build(targets, settings.values))
     load_adapter_state(model, state)
+    token_rows.add(base, settings.train_tokens, rows)
     model.requires_grad_(False)
     return LoadedAdapter(model.eval(), base, manifest, folder, settings)
 

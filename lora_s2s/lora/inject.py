@@ -13,6 +13,7 @@ from torch import nn
 
 from lora_s2s.console import say
 from lora_s2s.errors import UsageError
+from lora_s2s.lora import token_rows
 from lora_s2s.lora.methods import METHODS, Method
 from lora_s2s.lora.targets import Targets, resolve_ranks, resolve_targets
 from lora_s2s.models import float16
@@ -35,6 +36,7 @@ def inject_lora(
     method: str = "lora",
     ranks: Mapping[str, int] | None = None,
     last_blocks: int | None = None,
+    train_tokens: Sequence[int] = (),
     seed: int,
 ) -> PeftModel:
     """Wraps the base's modules in place and returns the adapted model, in evaluation mode.
@@ -45,16 +47,19 @@ def inject_lora(
         alpha: without effect for methods that have no such scale.
         target_modules, last_blocks: see :func:`lora_s2s.lora.targets.resolve_targets`.
         ranks: group or name → its rank; each module's scale is alpha over its own rank (its root for rslora).
+        train_tokens: ids whose rows of the embeddings and of the head train too; see :mod:`lora_s2s.lora.token_rows`.
         seed: of the initial values; the caller's random state is left alone.
 
     Raises:
         UsageError: an unknown target or method, a setting the method does not have, a rank beyond the layers' sizes, a
-            quantized base where the method needs another, or an adapter is there already.
+            quantized base where the method needs another, tokens that cannot train, or an adapter is there already.
     """
     if problem := method_problem(method):
         raise UsageError(f"lora.method: {problem}", hint="set lora.method=lora")
     row, targets = METHODS[method], resolve_targets(base, target_modules, last_blocks=last_blocks)
     check_base(row, method, base)
+    if problem := token_rows.problem(base, train_tokens, method_holds_them=row.has(token_rows.KEY)):
+        raise UsageError(problem, hint="set lora.train_tokens=[]")
     own = resolve_ranks(base, targets, ranks or {}, r)
     _check_settings(row, method, targets, [r, *own.values()], dropout=dropout, ranks=ranks or {})
     given = {row.rank: r, row.alpha: alpha, row.dropout: dropout, row.seed: seed, "rank_pattern" if own else None: own}
@@ -68,6 +73,7 @@ def inject_lora(
         # What was taken out of the base: save_adapter puts it back.
         start = get_peft_model_state_dict(model, save_embedding_layers=False)
         setattr(model, START, {name: tensor.to("cpu", copy=True) for name, tensor in start.items()})
+    token_rows.add(base, sorted({*train_tokens}))
     return model
 
 

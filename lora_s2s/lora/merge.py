@@ -92,7 +92,9 @@ def merge_adapter(
         probes = list(_probes(adapter, probe_texts))
         rest = [base for base in ONTO if quantized and base != onto]
         other = {base: _measured(_on_whole_base(adapter, base).model, probes) for base in rest}
-        save_model(folded_state(adapter, onto), adapter.base, staged, dtype=DTYPES[written])
+        folded, tokenizer_from = folded_state(adapter, onto), _own_tokenizer(adapter)
+        save_model(folded, adapter.base, staged, dtype=DTYPES[written], tokenizer_from=tokenizer_from)
+        del folded
         del adapter  # two whole models need not fit
         measures = _measured(load_base(str(staged), dtype=written, device=device).model, probes)
         report = MergeReport(str(out), onto, written, **measures, positions=_positions(probes), other=other)
@@ -110,7 +112,8 @@ def folded_state(adapter: LoadedAdapter, onto: str = "original") -> dict[str, Te
     """
     whole = adapter if adapter.base.quantization == "none" else _on_whole_base(adapter, onto)
     tuned = []
-    for name, module in whole.base.model.named_modules():
+    # Under every name: rows of tokens are part of all modules that share a matrix; merging again changes nothing.
+    for name, module in whole.base.model.named_modules(remove_duplicate=False):
         if isinstance(module, BaseTunerLayer):
             module.merge()
             tuned.append(f"{name}.")
@@ -161,7 +164,9 @@ class _Probe:
 def _probes(adapter: LoadedAdapter, texts: Sequence[str]) -> Iterator[_Probe]:
     said = adapter.manifest.get("input", {})
     languages = {key: said[key] for key in LANGUAGES if isinstance(said.get(key), str)}
-    tokenizer: Any = load_tokenizer(adapter.base.name, adapter.base.revision, **languages)
+    own = _own_tokenizer(adapter)
+    place = (adapter.base.name, adapter.base.revision) if own is None else (str(own), None)
+    tokenizer: Any = load_tokenizer(*place, **languages)
     begin_answers(adapter.model, **first_ids(tokenizer))
     answer: Any = adapter.model.generate
     longest = min(_LONGEST_ANSWER, (_max_positions(adapter) or _MOST_SOURCE_TOKENS) - 1)
@@ -173,6 +178,11 @@ def _probes(adapter: LoadedAdapter, texts: Sequence[str]) -> Iterator[_Probe]:
             real_BT[:, 0] = True  # the start id, which may be the padding id
             logits_BTV = adapter.model(**inputs, decoder_input_ids=inputs_BT).logits
             yield _Probe(inputs, inputs_BT, real_BT, logits_BTV[real_BT].float())
+
+
+def _own_tokenizer(adapter: LoadedAdapter) -> Path | None:
+    """Returns the adapter's folder where it holds a tokenizer; plain PEFT's do not."""
+    return adapter.folder if (adapter.folder / "tokenizer_config.json").is_file() else None
 
 
 def _max_positions(adapter: LoadedAdapter) -> int | None:

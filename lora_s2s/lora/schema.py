@@ -15,7 +15,9 @@ from lora_s2s.errors import DataError
 from lora_s2s.lora.inject import LARGEST_RANK
 from lora_s2s.lora.methods import METHODS, Method
 from lora_s2s.lora.targets import MOST_RANKS
+from lora_s2s.lora.token_rows import KEY, MOST_TOKENS, config_ids
 from lora_s2s.models.family import FAMILIES
+from lora_s2s.models.t5 import TOKEN_MATRICES
 
 _NAME = re.compile(r"[A-Za-z0-9_]{1,64}(\.[A-Za-z0-9_]{1,64}){0,15}")
 _MOST_NAMES = 10_000
@@ -55,6 +57,7 @@ class AdapterSettings:
     target_modules: list[str] | str
     base: str | None
     revision: str | None
+    train_tokens: tuple[int, ...] = ()
 
 
 def adapter_settings(content: object, *, where: str) -> AdapterSettings:
@@ -71,9 +74,11 @@ def adapter_settings(content: object, *, where: str) -> AdapterSettings:
         known = ", ".join(sorted(_TYPES))
         raise DataError(f"an adapter of type {content.get('peft_type')!r}; expected one of {known}", where=where)
     check = _Checker(content, where)
+    values = check.values(row)
     return AdapterSettings(
         method=row,
-        values=check.values(row),
+        train_tokens=values.pop(KEY, ()),
+        values=values,
         target_modules=check.targets(),
         base=check.text("base_model_name_or_path"),
         revision=check.text("revision"),
@@ -111,6 +116,8 @@ class _Checker:
             return self.number(key, value, *_NUMBERS[key])
         if key in _FLAGS and isinstance(value, bool):
             return value
+        if key == KEY:
+            return self.tokens()
         if key == "feedforward_modules":
             return self.names(key, least=0)
         if key in _PATTERNS and isinstance(value, dict) and len(value) <= MOST_RANKS:
@@ -119,6 +126,16 @@ class _Checker:
                 raise self.refuse(key, "plain module names")
             return {name: self.number(key, entry, *_PATTERNS[key]) for name, entry in value.items()}
         return self.unknown(key)
+
+    def tokens(self) -> tuple[int, ...]:
+        """Returns the ids of the tokens that train; only the form that this package writes."""
+        value = self.content[KEY]
+        ids: Any = value.get(TOKEN_MATRICES[0]) if isinstance(value, dict) else None
+        plain = isinstance(ids, list) and all(type(token) is int and 0 <= token < 2**31 for token in ids)
+        if not plain or not 1 <= len(ids) <= MOST_TOKENS or sorted({*ids}) != ids or value != config_ids(ids):
+            names = ", ".join(TOKEN_MATRICES)
+            raise self.refuse(KEY, f"the same 1 to {MOST_TOKENS} ascending ids for {names}, the last one's last twice")
+        return tuple(ids)
 
     def unknown(self, key: str) -> Any:
         """Refuses a setting."""

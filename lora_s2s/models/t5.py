@@ -23,6 +23,9 @@ _SHARED = "shared.weight"
 _HEAD = "lm_head.weight"
 _EMBEDDING_COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 
+# The modules of the embeddings and of the head, of which single rows may train.
+TOKEN_MATRICES = ("encoder.embed_tokens", "decoder.embed_tokens", "lm_head")
+
 # Modules an adapter may sit on, of both stacks and of each. As patterns they are what an adapter's config may hold.
 _IN_STACK = r"block\.\d+\.layer\.\d+\.\w+\.(q|k|v|o|wi|wi_0|wi_1|wo)"
 ADAPTABLE = rf"(encoder|decoder)\.{_IN_STACK}"

@@ -14,8 +14,8 @@ from lora_s2s.models import t5
 
 # Families whose every part is named here. LongT5's encoder attends in blocks.
 COVERED = ("t5", "mt5", "umt5")
-# Where in a model's names the parameters lie that may train; the products of its blocks alone.
-ADAPTED = re.compile(rf"{t5.ADAPTABLE}\.(?!weight$)")
+# Where in a model's names the parameters lie that may train: products of its blocks, rows of embeddings and head.
+ADAPTED = re.compile(rf"({t5.ADAPTABLE}|embed_tokens\.token_rows|lm_head\.token_rows)\.(?!weight$)")
 
 
 @dataclass(frozen=True)

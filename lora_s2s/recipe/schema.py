@@ -147,7 +147,9 @@ class LoraSection(Section):
         default=[], description="Other ranks, as GROUP=RANK or MODULE=RANK, such as [cross-attention=32, wo=8]."
     )
     method: str = Field(default="lora", description=f"How the update is built: {', '.join(METHODS)}.")
-    train_tokens: list[str] = Field(default=[], max_length=0, description="Tokens whose embeddings train too.")
+    train_tokens: Literal["auto"] | list[str] = Field(
+        default="auto", description="Tokens whose embeddings train too; auto: those of text the vocabulary lacks."
+    )
 
     @field_validator("method")
     @classmethod

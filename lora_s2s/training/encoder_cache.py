@@ -55,7 +55,11 @@ def check_cacheable(model: nn.Module, dropout: float) -> None:
         UsageError: it trains, or drops out.
     """
     encoder = re.compile(FAMILIES[str(model.config.model_type)].stacks[0])  # type: ignore[union-attr]
-    if any(weight.requires_grad and encoder.search(name) for name, weight in model.named_parameters()):
+    trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    if any("embed_tokens" in name for name in trained):
+        hint = f"set lora.train_tokens=[], or {_HINT.removeprefix('set ')}"
+        raise UsageError("training.cache_encoder: lora.train_tokens change what the encoder reads", hint=hint)
+    if any(map(encoder.search, trained)):
         hint = f"set lora.target_modules=decoder, or {_HINT.removeprefix('set ')}"
         raise UsageError("training.cache_encoder needs an encoder that no adapter changes", hint=hint)
     if dropout:

@@ -34,7 +34,9 @@ def sequence_loss(
     fast = fast_states(model, batch)
     if fast is not None:
         return head_loss(fast.states_ND, head, fast.labels_N, **extra), batch.target_tokens
-    in_chunks = FAMILIES[str(model_type)].plain_head and not any(weight.requires_grad for weight in head.parameters())
+    # Of the head itself: rows of single tokens may train in it either way.
+    frozen = not any(weight.requires_grad for weight in head.parameters(recurse=False))
+    in_chunks = FAMILIES[str(model_type)].plain_head and frozen
     labels_N = batch.labels_BT[counted_BT := batch.labels_BT != IGNORED]
     states: list[Tensor] = []
 

@@ -133,7 +133,7 @@ def test_quoted_null_is_text(tmp_path: Path) -> None:
         ("lora.method=doro", "(did you mean 'dora'?)"),
         ("training.packing=maybe", "expected true or false"),
         (f"lora.r={'[' * 5000}{']' * 5000}", "expected a whole number"),
-        ("lora.train_tokens=[<x>]", "lora.train_tokens"),
+        ("lora.train_tokens=some", "lora.train_tokens"),
         ("learning_rate=1", "expected section.key=value"),
         ("trainin.seed=1", "unknown section 'trainin' (did you mean 'training'?)"),
     ],
