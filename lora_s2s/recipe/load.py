@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from lora_s2s.errors import RecipeError, UsageError, nearest
 from lora_s2s.recipe.catalogue import find_recipe
 from lora_s2s.recipe.layers import SECTIONS, Entry, Layer, Scalar, read_layer, set_layer
-from lora_s2s.recipe.schema import LATER, Recipe
+from lora_s2s.recipe.schema import Recipe
 
 # No leading zeros: 012 is ten to YAML and twelve to people.
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*(_[0-9]{3})*)")
@@ -167,8 +167,6 @@ def _convert(key: str, raw: Scalar | list[Scalar]) -> Any:
     """Returns the Python value of what was written for the known field ``section.key``; raises BadValue."""
     section, name = key.split(".")
     field = SECTIONS[section].model_fields[name]
-    if isinstance(raw, Scalar) and raw.text.lower() in LATER.get(key, ()):
-        raise BadValue(f"'{raw.text}' is not in this version; use {field.default}")
     return _fitted(raw, field.annotation)
 
 

@@ -34,10 +34,6 @@ REFUSED_METHODS = {
 }
 LANGUAGE = r"^[A-Za-z][A-Za-z0-9_-]{0,31}$"
 
-# Values that the contract names and a later version brings: refused by name instead of as unknown.
-LATER: dict[str, tuple[str, ...]] = {
-}
-
 
 def ranks_by_name(words: Sequence[str]) -> dict[str, int]:
     """Returns ``lora.rank_pattern`` as name → rank; the last one said of a name counts."""
