@@ -15,9 +15,9 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 # A room may import rooms of a lower rank only; rooms of one rank never see each other.
 RANKS = {
-    "errors": 0, "console": 1, "files": 1, "hub": 1, "page": 2, "demo": 2, "recipe": 3, "reading": 3, "data": 4, "models": 4,
-    "lora": 5, "forward": 6, "training": 7, "inference": 7, "evaluation": 8, "export": 9, "commands": 10, "cli": 11,
-    "__main__": 12,
+    "errors": 0, "console": 1, "files": 1, "hub": 1, "page": 2, "demo": 2, "recipe": 3, "reading": 3, "data": 4,
+    "models": 4, "lora": 5, "forward": 6, "training": 7, "inference": 7, "evaluation": 8, "export": 9, "commands": 10,
+    "cli": 11, "__main__": 12,
 }  # fmt: skip
 
 HOMES = {

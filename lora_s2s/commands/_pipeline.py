@@ -21,6 +21,7 @@ from lora_s2s import __version__
 from lora_s2s.commands._options import check_writable
 from lora_s2s.commands._show import show_preview
 from lora_s2s.console import say, table
+from lora_s2s.data.lossless import lossless_tokenizer, rows_carrying
 from lora_s2s.data.prepare import prepare
 from lora_s2s.data.prepared import PreparedDataset, SplitTable
 from lora_s2s.data.tokenise import LANGUAGES, first_ids, load_tokenizer
@@ -108,9 +109,7 @@ def train_adapter(recipe: Recipe, *, resume: bool = False, overwrite: bool = Fal
     resolve_dtype(recipe.model.dtype, resolve_device())  # refused before minutes go into preparing
     prepared = prepare_data(recipe)
     say(data_line(prepared))
-    languages = {key: getattr(recipe.data, key) for key in LANGUAGES}
-    tokenizer = load_tokenizer(recipe.model.name, recipe.model.revision, **languages)
-    train_tokens = train_token_ids(recipe, tokenizer, _carried(prepared, tokenizer))
+    tokenizer, train_tokens = _tokenizer(recipe, prepared)
     base, model = _adapted_base(recipe, train_tokens)
     begin_answers(model, **first_ids(tokenizer))
     counts = _parameter_counts(model)
@@ -149,8 +148,7 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="lora-s2s-") as folder:
         prepared = prepare_data(recipe, Path(folder) / "prepared")
         show_preview(prepared.preview)
-        tokenizer = load_tokenizer(recipe.model.name, recipe.model.revision)
-        _, model = _adapted_base(recipe, train_token_ids(recipe, tokenizer, _carried(prepared, tokenizer)))
+        _, model = _adapted_base(recipe, _tokenizer(recipe, prepared)[1])
         counted = {**_steps(prepared.train, recipe.training), **_parameter_counts(model)}
         report = {key: value for key, value in prepared.report.items() if key != "out"}
     training = recipe.training
@@ -183,14 +181,20 @@ def _steps(rows: SplitTable, settings: TrainingSection) -> dict[str, Any]:
     }
 
 
-def train_token_ids(recipe: Recipe, tokenizer: Any, carried_ids: Sequence[int]) -> list[int]:
-    """Returns the ids of the tokens that train, ascending: those named, or those that carry characters.
+def _tokenizer(recipe: Recipe, prepared: PreparedDataset) -> tuple[Any, list[int]]:
+    """Returns the tokenizer that prepared the data, and the ids of the tokens whose rows train, ascending.
 
     Raises:
-        UsageError: a name that is not in the vocabulary.
+        UsageError: ``lora.train_tokens`` names one that is not in the vocabulary.
     """
-    wanted = recipe.lora.train_tokens
-    return sorted({*carried_ids} if wanted == "auto" else {*token_ids(wanted, tokenizer)})
+    languages = {key: getattr(recipe.data, key) for key in LANGUAGES}
+    tokenizer, wanted = load_tokenizer(recipe.model.name, recipe.model.revision, **languages), recipe.lora.train_tokens
+    named = [] if wanted == "auto" else token_ids(wanted, tokenizer)
+    carried = prepared.manifest["input"]["carried"]
+    if not carried:
+        return tokenizer, sorted({*named})
+    rows = range(len(tokenizer), len(tokenizer) + rows_carrying(carried))
+    return lossless_tokenizer(tokenizer, carried), sorted({*named, *(rows if wanted == "auto" else ())})
 
 
 def token_ids(names: Sequence[str], tokenizer: Any) -> list[int]:
@@ -205,11 +209,6 @@ def token_ids(names: Sequence[str], tokenizer: Any) -> list[int]:
             hint = "name tokens as the vocabulary writes them, such as ▁the for a word's beginning"
             raise UsageError(f"lora.train_tokens: no token '{name}'{nearest(name, vocabulary)}", hint=hint)
     return [vocabulary[name] for name in names]
-
-
-def _carried(prepared: PreparedDataset, tokenizer: Any) -> list[int]:
-    """Returns the ids of the tokens that carry characters: the rows after the vocabulary's own."""
-    return [len(tokenizer) + place for place in range(len(prepared.manifest["input"].get("carried", ())))]
 
 
 def _adapted_base(recipe: Recipe, train_tokens: Sequence[int]) -> tuple[LoadedBase, nn.Module]:

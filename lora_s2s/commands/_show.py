@@ -56,9 +56,8 @@ def show_prepared(report: Mapping[str, Any], preview: Sequence[Mapping[str, Any]
     if report["leaked"]:
         say(f"{report['leaked']:,} held-out rows have a source that also stands in train: it was taken out of train")
     if report["lossless_text"]:
-        say(
-            f"lossless text: {len(report['lossless_text'])} spare rows carry {' '.join(map(repr, report['lossless_text']))}"
-        )
+        carried = " ".join(repr(text) for text in report["lossless_text"] if text)
+        say(f"lossless text: spare rows of the base carry {carried}")
     for sentence in report["advice"]:
         say(f"note: {sentence}")
     show_preview(preview)

@@ -60,13 +60,14 @@ class Encoding:
         room = self.limits["max_source_tokens"] - len(self.frames.source)
         if len(ids) <= room or self.limits["truncate_source"] == "drop":
             return text, ids
+        spoken, template = json.loads(turns)
         made: dict[str, list[int]] = {}
 
         def fits(shorter: str) -> bool:
             made[shorter] = self.encoder([shorter], "text")[0]
-            return len(made[shorter]) <= room
+            return bool(len(made[shorter]) <= room)
 
-        fitted = fit_turns(*json.loads(turns), fits)
+        fitted = fit_turns(spoken, template, fits)
         return fitted, made.get(fitted) or self.encoder([fitted], "text")[0]
 
 
@@ -94,7 +95,7 @@ def encode_spool(
     count = (processes or _processes(len(decisions.code))) if fast else 1
     jobs = ((index, decisions.code[rows], decisions.copies[rows]) for index, rows in enumerate(places))
     if count == 1:
-        yield from (encode_batch(reader.get_batch(index), *decided, encoding) for index, *decided in jobs)
+        yield from (encode_batch(reader.get_batch(index), codes, copies, encoding) for index, codes, copies in jobs)
         return
     with ProcessPoolExecutor(count, get_context("spawn"), _begin, (str(path), encoding)) as pool:
         # A window of jobs: what is done waits for its turn, and nothing more.

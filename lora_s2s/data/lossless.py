@@ -27,6 +27,10 @@ from lora_s2s.errors import UsageError
 _RUNS = (" " * 8, " " * 4, " " * 2)  # Measured on code: an indentation of 2, 4, 6, 8 or 12 costs two pieces at most.
 ALWAYS: tuple[str, ...] = ("\n", "\t", *_RUNS, "<", "\\", "^", "{", "}", "~", "`")
 _BREAKS = ("\n", "\t")
+ESCAPE = ""
+"""Among carried strings: a mark's row. Those behind it have no row of their own; the mark and a sign are theirs."""
+# Signs that no accent behind them changes; those of them that a vocabulary has.
+_SIGNS = "0123456789.,:;!?'\"-()/&%$#@*+[]_|"
 _STAND_INS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 _BAR = "▁"
 _PLAIN = frozenset(string.ascii_letters + string.digits + string.punctuation) - {"<"}  # "<" would complete "</s>".
@@ -64,7 +68,11 @@ def carried_strings(tokenizer: PreTrainedTokenizerBase, rows: int, counts: Mappi
 
     Args:
         rows: the model's embedding rows.
-        counts: character → occurrences in the data; a character seen once is not worth a row.
+        counts: character → occurrences in the data.
+
+    Returns:
+        as many as there are rows; where more is lost, the last row is that of :data:`ESCAPE`, with the next most
+        frequent behind it.
 
     Raises:
         UsageError: the model has fewer spare rows than :data:`ALWAYS` has strings.
@@ -74,22 +82,38 @@ def carried_strings(tokenizer: PreTrainedTokenizerBase, rows: int, counts: Mappi
         raise UsageError(
             f"lossless text needs {len(ALWAYS)} embedding rows without a token, and a tokenizer in T5's shape; here "
             f"{spare} of {rows} rows can be used",
-            hint="--set data.lossless_text=false",
+            hint="--set data.lossless_text=off",
         )
-    asked = [text for text, count in counts.items() if count > 1 and text not in ALWAYS and text not in _STAND_INS]
+    asked = [text for text in counts if text not in ALWAYS and text not in _STAND_INS]
     lost = sorted(beyond_reach(tokenizer, asked), key=lambda text: (-counts[text], text))
-    return [*ALWAYS, *lost[: spare - len(ALWAYS)]]
+    room = spare - len(ALWAYS)
+    if len(lost) <= room:
+        return [*ALWAYS, *lost]
+    if not room:
+        return [*ALWAYS]
+    return [*ALWAYS, *lost[: room - 1], ESCAPE, *lost[room - 1 : room - 1 + len(_signs(tokenizer))]]
+
+
+def _signs(tokenizer: Any) -> list[str]:
+    vocabulary = tokenizer.get_vocab()
+    return [sign for sign in _SIGNS if sign in vocabulary]
+
+
+def rows_carrying(carried: Sequence[str]) -> int:
+    """Returns how many rows carried strings take: up to the mark, if there is one."""
+    return carried.index(ESCAPE) + 1 if ESCAPE in carried else len(carried)
 
 
 def lossless_tokenizer(tokenizer: PreTrainedTokenizerBase, carried: Sequence[str]) -> PreTrainedTokenizerBase:
     """Returns a tokenizer that writes every text of its vocabulary and of ``carried`` as it stands.
 
-    The id of ``carried[i]`` is ``len(tokenizer) + i``. Text without carried strings, without spaces at its ends or in
-    runs, has the ids it had. Control tokens written in a text are text. What ``save_pretrained`` writes is read by
-    ``AutoTokenizer``, in transformers 4 and 5.
+    The id of ``carried[i]`` is ``len(tokenizer) + i``, up to the mark. Text without carried strings, without spaces at
+    its ends or in runs, has the ids it had. Control tokens written in a text are text. What ``save_pretrained`` writes
+    is read by ``AutoTokenizer``, in transformers 4 and 5.
 
     Args:
-        carried: strings of :data:`ALWAYS` and single characters, no more than there are :func:`spare_rows`.
+        carried: strings of :data:`ALWAYS` and single characters, no more than there are :func:`spare_rows` up to the
+            mark; see :func:`carried_strings`.
 
     Raises:
         UsageError: another string is to be carried, one twice, too many, or the tokenizer is not in T5's shape.
@@ -99,16 +123,19 @@ def lossless_tokenizer(tokenizer: PreTrainedTokenizerBase, carried: Sequence[str
     made = json.loads(backend.to_str())
     vocab = made["model"]["vocab"]
     known, lowest = {piece for piece, _ in vocab}, min(score for _, score in vocab)
+    own = carried[: rows_carrying(carried)]
     pieces = {
-        text: text if text in _PLAIN and text not in known else stand_in
-        for text, stand_in in zip(carried, _STAND_INS, strict=False)
+        text: text if text and text in _PLAIN and text not in known else stand_in
+        for text, stand_in in zip(own, _STAND_INS, strict=False)
     }
     # No other piece has these characters, so any score will do that leaves the lowest, and so that of <unk>, as it is.
     vocab.extend([piece, lowest] for piece in pieces.values())
+    mark = pieces.pop(ESCAPE, "")
+    pieces |= {text: mark + sign for text, sign in zip(carried[len(own) :], _signs(tokenizer), strict=False)}
     stand_ins = {text: piece for text, piece in pieces.items() if text != piece}
     made["normalizer"] = _sequence("normalizers", _encoding(pieces, made["normalizer"]))
     made["pre_tokenizer"] = {"type": "Metaspace", "replacement": _BAR, "prepend_scheme": "never", "split": True}
-    made["decoder"] = _sequence("decoders", _decoding(stand_ins))
+    made["decoder"] = _sequence("decoders", _decoding(stand_ins, mark))
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(made)),
         eos_token=str(tokenizer.eos_token),
@@ -143,15 +170,15 @@ def beyond_reach(tokenizer: PreTrainedTokenizerBase, characters: Iterable[str]) 
 
 
 def _check_carried(tokenizer: PreTrainedTokenizerBase, carried: Sequence[str]) -> None:
-    odd = [text for text in carried if text not in ALWAYS and (len(text) != 1 or text in _STAND_INS or text == " ")]
+    known = {*ALWAYS, ESCAPE}
+    odd = [text for text in carried if text not in known and (len(text) != 1 or text in _STAND_INS or text == " ")]
     if odd:
         raise UsageError(f"{odd[0]!r} cannot be carried; expected a character, or one of lossless.ALWAYS")
     if len(set(carried)) < len(carried):
         raise UsageError("a string is to be carried twice")
-    if len(carried) > spare_rows(tokenizer, len(tokenizer) + len(carried)):
-        raise UsageError(
-            f"this tokenizer cannot carry {len(carried)} strings; expected T5's shape and at most 32 strings"
-        )
+    rows = rows_carrying(carried)
+    if rows > spare_rows(tokenizer, len(tokenizer) + rows) or len(carried) > rows + len(_signs(tokenizer)):
+        raise UsageError(f"this tokenizer cannot carry {len(carried)} strings; expected T5's shape and up to 32 rows")
 
 
 def _parts(normalizer: Any) -> list[Any]:
@@ -168,20 +195,21 @@ def _encoding(pieces: Mapping[str, str], normalizer: Any) -> list[Any]:
     steps += [part for part in _parts(normalizer) if part["type"] == "Precompiled"]
     breaks = "".join(pieces[text] for text in _BREAKS if text in pieces)
     if breaks:  # No space where a carried character follows: none of them begins a word's piece.
-        steps.append(_replace({"Regex": rf"(?<=[{breaks}])(?![{re.escape(''.join(single.values()))}]|\z)"}, " "))
+        firsts = re.escape("".join(dict.fromkeys(piece[0] for piece in single.values())))
+        steps.append(_replace({"Regex": rf"(?<=[{breaks}])(?![{firsts}]|\z)"}, " "))
     steps += [_replace({"Regex": f"{run}(?= )"}, pieces[run]) for run in _RUNS if run in pieces]
     return [*steps, {"type": "Prepend", "prepend": " "}]
 
 
-def _decoding(stand_ins: Mapping[str, str]) -> list[Any]:
-    """The decoders, in order: words joined, runs, breaks with the space behind them, single characters."""
+def _decoding(stand_ins: Mapping[str, str], mark: str) -> list[Any]:
+    """The decoders, in order: words joined, runs, breaks with the space behind them, single characters, lone marks."""
     steps: list[Any] = [{"type": "Metaspace", "replacement": _BAR, "prepend_scheme": "always", "split": True}]
     steps += [{"type": "Fuse"}]
     steps += [_replace({"String": stand_ins[run]}, run) for run in _RUNS if run in stand_ins]
     for text, piece in stand_ins.items():
         if text not in _RUNS:
             steps.append(_replace({"Regex": f"{piece} ?"} if text in _BREAKS else {"String": piece}, text))
-    return steps
+    return [*steps, _replace({"String": mark}, "")] if mark else steps
 
 
 def _replace(pattern: Mapping[str, str], content: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_s2s.data.lossless import rows_carrying
 from lora_s2s.data.prepared import SplitTable
 from lora_s2s.data.survey import SIDES
 from lora_s2s.data.tokenise import Ids
@@ -24,7 +25,7 @@ def pairs_shown(
 ) -> list[dict[str, Any]]:
     """Returns some pairs, spread over the split: text and pieces of both sides, specials and cuts included."""
     rows = [table.features(index) for index in range(0, len(table), max(1, len(table) // max(1, count)))[:count]]
-    names = dict(enumerate(carried, start=len(tokenizer) - len(carried)))
+    names = dict(enumerate(carried, start=len(tokenizer) - rows_carrying(carried)))
     return [
         {side: _side(ids, tokenizer, names) for side, ids in zip(SIDES, (row.input_ids, row.labels), strict=True)}
         for row in rows
@@ -36,7 +37,7 @@ def _side(ids: Ids, tokenizer: Any, names: Mapping[int, str]) -> dict[str, Any]:
     pieces = zip(shown, tokenizer.convert_ids_to_tokens(shown), strict=True)
     return {
         "text": str(tokenizer.decode(ids)),
-        "pieces": [names.get(token, piece) for token, piece in pieces],
+        "pieces": [names.get(token, piece) or "(escape)" for token, piece in pieces],
         "tokens": len(ids),
     }
 
@@ -149,7 +150,7 @@ def _facts(report: Mapping[str, Any]) -> str:
         "cut": ", ".join(f"{report['truncated'][side]:,} {side}s" for side in SIDES),
         "unknown tokens": ", ".join(f"{report['unknown_tokens'][side]:.3%} of {side}s" for side in SIDES),
         "language, a guess": ", ".join(f"{side}s {report['languages'][side] or '?'}" for side in SIDES),
-        "carried by spare rows": " ".join(map(repr, report["lossless_text"])) or "nothing",
+        "carried by spare rows": " ".join(repr(text) for text in report["lossless_text"] if text) or "nothing",
     }
     return (
         f"<dl>{''.join(f'<div><dt>{name}</dt><dd>{escaped(value)}</dd></div>' for name, value in facts.items())}</dl>"

@@ -116,7 +116,7 @@ def _repeats(keys: Keys, among: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     order = rows[np.argsort(keys.source[rows] * np.uint64(0x9E3779B97F4A7C15) ^ keys.target[rows], kind="stable")]
     first, later = order[:-1], order[1:]
     same = (keys.source[first] == keys.source[later]) & (keys.target[first] == keys.target[later])
-    return later[same]
+    return np.asarray(later[same])
 
 
 def _classes(targets: Hashes) -> npt.NDArray[np.int64] | None:
