@@ -109,9 +109,9 @@ def _file_items(path: Path) -> Iterator[tuple[Input, str]]:
             yield from ((line, f"{path}:{number}") for number, line in _file_lines(path))
         elif kind in _ROWS_AS_THEY_ARE:
             # Not the reader for training data: what was a number stays one on its way through.
-            for number, line in _file_lines(path):
-                if line.strip():
-                    yield _json_row(line, f"{path}:{number}"), f"{path}:{number}"
+            rows = (line for _, line in _file_lines(path) if line.strip())
+            for place, line in ((f"{path}, row {number}", line) for number, line in enumerate(rows, start=1)):
+                yield _json_row(line, place), place
         else:
             for origin in find_origins(str(path)):
                 for item in origin.rows():

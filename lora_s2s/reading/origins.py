@@ -191,7 +191,7 @@ def named_splits(path: str) -> dict[str, list[str]]:
         splits["train"] = splits.pop("other")
     if "train" not in splits or not splits.keys() & {"validation", "test"}:
         return {"train": [path]}
-    return splits
+    return {split: splits[split] for split in (*_MARKS, "other") if split in splits}
 
 
 def _hub_dataset(name: str) -> Any:

@@ -77,7 +77,7 @@ class _Feed:
         line = next(self._lines)
         self.number += 1
         self.reason = self.reason or getattr(line, "reason", "")
-        self.length += len(line)
+        self.length += len(line) + 1
         if self.length > streams.LONGEST_RECORD:
             raise csv.Error(streams.TOO_LONG)
         return line + "\n"
