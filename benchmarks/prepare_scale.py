@@ -129,7 +129,8 @@ def main() -> None:
             [sys.executable, "-c", THEIRS, str(file), place, f"{folder}/cache"],
             HF_DATASETS_DISABLE_PROGRESS_BARS="1", HF_HUB_OFFLINE="1",
         )  # fmt: skip
-        assert int(theirs.pop("output")) == asked.rows == report["rows"]["read"]
+        if not int(theirs.pop("output")) == asked.rows == report["rows"]["read"]:
+            raise SystemExit("the two sides read different numbers of rows")
     for side in (ours, theirs):
         side["rows_per_second"] = round(asked.rows / side["seconds"])
     result = {

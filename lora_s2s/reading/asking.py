@@ -8,7 +8,7 @@ from typing import Any
 from lora_s2s.errors import UsageError
 from lora_s2s.reading.columns import KNOWN_PAIRS, text_in, texts_of, unwrapped
 from lora_s2s.reading.example import Example, Turn, Unusable, checked
-from lora_s2s.reading.shapes import SHAPES, Shape, shape_of
+from lora_s2s.reading.shapes import SHAPES, shape_of
 from lora_s2s.reading.template import TURNS, PromptTemplate
 
 _PLACE = "row:1"
@@ -42,13 +42,9 @@ def question_of(
     if isinstance(row, str) and not shape.is_dialogue:
         return Example(_from_text(row, prompt), "", _PLACE)
     given = {TURNS: (Turn("user", row),)} if isinstance(row, str) else shape.waiting(row)
-    return _filled(given, shape, prompt)
-
-
-def _filled(given: Mapping[str, Any], shape: Shape, prompt: PromptTemplate) -> Example:
-    source = prompt.render(texts_of(given, prompt))
+    source = checked(prompt.render(texts_of(given, prompt)), "source")
     turns = given[TURNS] if shape.is_dialogue else ()
-    return Example(checked(source, "source"), "", _PLACE, turns=turns, template=prompt.templates[0].text)
+    return Example(source, "", _PLACE, turns=turns, template=prompt.templates[0].text)
 
 
 def _from_text(text: str, prompt: PromptTemplate | None) -> str:

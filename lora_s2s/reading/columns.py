@@ -30,17 +30,16 @@ class Columns:
     source: str | None
     target: str
     template: PromptTemplate | None = None
-    seed: int = 0
 
-    def pairs(self, fields: Mapping[str, Any], where: str) -> Iterator[Example]:
-        """Yields the row's one example.
+    def pairs(self, fields: Mapping[str, Any], where: str, *, seed: int = 0) -> Iterator[Example]:
+        """Yields the row's one example; of several templates, ``seed`` takes part in the choice.
 
         Raises:
             Unusable: a source or target that is missing, empty or not text.
         """
         target = text_in(fields, self.target, "target")
         if self.template is not None:
-            source = self.template.render(texts_of(fields, self.template), self.seed)
+            source = self.template.render(texts_of(fields, self.template), seed)
             yield Example(checked(source, "source"), target, where)
         elif self.source is not None:
             yield Example(text_in(fields, self.source, "source"), target, where)
@@ -88,11 +87,10 @@ def text_of(value: object, role: str) -> str:
 def find_columns(
     names: Sequence[str],
     *,
-    source_column: str | None,
-    target_column: str | None,
-    template: PromptTemplate | None,
-    seed: int,
     where: str,
+    source_column: str | None = None,
+    target_column: str | None = None,
+    template: PromptTemplate | None = None,
 ) -> Columns:
     """Chooses the columns of a file that has the columns ``names``.
 
@@ -107,7 +105,7 @@ def find_columns(
     needs_source = source is None and template is None
     languages = needs_source and target is None and len(names) == 2 and all(map(_LANGUAGE.fullmatch, names))
     if languages and tuple(name.lower() for name in names) not in KNOWN_PAIRS:
-        return Columns(names[0], names[1], template, seed)
+        return Columns(names[0], names[1], template)
     if needs_source:
         _refuse_alpaca(known, where)
     if target is None:
@@ -118,7 +116,7 @@ def find_columns(
     if needs_source:
         partners = [first for first, last in KNOWN_PAIRS if last == target.strip().lower()]
         source = _first_known("source", [*partners, *dict(KNOWN_PAIRS)], known, target, names, where)
-    return Columns(source, target, template, seed)
+    return Columns(source, target, template)
 
 
 def check_columns(columns: Iterable[str], names: Sequence[str], where: str) -> None:

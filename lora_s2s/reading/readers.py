@@ -66,18 +66,14 @@ def read_examples(
         DataError: no such file or column, a file that cannot be read, or no usable row in all of them.
         UsageError: an unknown format, a function that cannot be imported, or a template that is refused.
     """
-    choose = partial(
-        _reading,
-        format=format,
-        source_column=source_column,
-        target_column=target_column,
-        template=template,
-        seed=seed,
-    )
+    columns = {"source_column": source_column, "target_column": target_column}
+    choose: Choice = partial(_reading, format=format, columns=columns, template=template, seed=seed)
     return _read(_groups(paths, format), choose)
 
 
-def how_read(paths: Paths, *, format: str = "auto", **columns: Any) -> Reading:
+def how_read(
+    paths: Paths, *, format: str = "auto", template: Template = None, seed: int = 0, **columns: str | None
+) -> Reading:
     """Returns how the first rows are read: the format and the source's column, found out where they were not named.
 
     Takes the settings of :func:`read_examples`, and raises what it raises.
@@ -85,7 +81,7 @@ def how_read(paths: Paths, *, format: str = "auto", **columns: Any) -> Reading:
     refused: DataError | None = None
     for rows, name in _heads(paths, format):
         try:
-            return _reading(rows, name, format=format, **columns)
+            return _reading(rows, name, format=format, columns=columns, template=template, seed=seed)
         except DataError as error:
             refused = refused or error
     raise refused or _nothing_usable(str(paths), Counter())
@@ -124,35 +120,33 @@ def _reading(
     where: str,
     *,
     format: str,
-    source_column: str | None = None,
-    target_column: str | None = None,
-    template: Template = None,
-    seed: int = 0,
+    columns: Mapping[str, str | None],
+    template: Template,
+    seed: int,
 ) -> Reading:
     if ":" in format:
-        return Reading(format, source_column, _own_converter(format, template, seed), template)
+        return Reading(format, columns.get("source_column"), _own_converter(format, template, seed), template)
     if format not in FORMATS:
         raise UsageError(
             f"the format '{format}' is not in this version{nearest(format, FORMATS)}",
             hint=f"use {', '.join(FORMATS)}, or module:function",
         )
-    named = {"source_column": source_column, "target_column": target_column}
-    by_column = any(named.values())
     if format == "auto":
-        format = (None if by_column else shape_of(row.fields for row in rows)) or "pairs"
+        format = (None if any(columns.values()) else shape_of(row.fields for row in rows)) or "pairs"
     if format in SHAPES:
-        if by_column:
+        if any(columns.values()):
             raise UsageError(
                 f"the format '{format}' has its own columns; data.source_column and data.target_column are for pairs",
                 hint="leave them out, or --set data.format=pairs",
             )
         return _shaped(format, rows, where, template, seed)
-    names = list(dict.fromkeys(name for row in rows for name in unwrapped(row.fields)))
+    wrapped = [inner for row in rows if (inner := unwrapped(row.fields)) is not row.fields]
+    names = list(dict.fromkeys(name for fields in wrapped or [row.fields for row in rows] for name in fields))
     prompt = None if template is None else PromptTemplate.of(template)
-    columns = find_columns(names, template=prompt, seed=seed, where=where, **named)
-    wrapped = any(unwrapped(row.fields) is not row.fields for row in rows)
-    convert = partial(_inside, columns.pairs) if wrapped else columns.pairs
-    return Reading(format, columns.source, convert, template)
+    found = find_columns(names, template=prompt, where=where, **columns)
+    pairs = found.pairs if prompt is None else partial(found.pairs, seed=seed)
+    convert = (lambda fields, where: pairs(unwrapped(fields), where)) if wrapped else pairs
+    return Reading(format, found.source, convert, template)
 
 
 def _shaped(format: str, rows: Sequence[Row], where: str, template: Template, seed: int) -> Reading:
@@ -161,11 +155,7 @@ def _shaped(format: str, rows: Sequence[Row], where: str, template: Template, se
     prompt = PromptTemplate.of(chosen)
     others = [] if shape.is_dialogue else [name for row in rows for name in row.fields]
     check_columns(prompt.columns, list(dict.fromkeys([*shape.columns, *others])), where)
-    return Reading(format, None, shape.converter(prompt, seed), chosen)
-
-
-def _inside(convert: Converter, fields: Mapping[str, Any], where: str) -> Iterator[Example | Rejected]:
-    yield from convert(unwrapped(fields), where)
+    return Reading(format, None, partial(shape.examples, prompt, seed), chosen)
 
 
 def _read(groups: Sequence[Sequence[Origin]], choose: Choice) -> Iterator[Example | Rejected]:
@@ -199,9 +189,7 @@ def _examples_of(origins: Sequence[Origin], choose: Choice) -> Iterator[Example 
         raise refused
 
 
-def _converted(
-    items: Iterator[Row | Rejected], reading: Reading | None, origin: Origin
-) -> Iterator[Example | Rejected]:
+def _converted(items: Iterator[Row | Rejected], reading: Reading | None, origin: Origin) -> Iterator[Any]:
     weight = origin.weight
     for item in items:
         if isinstance(item, Rejected):
@@ -209,14 +197,10 @@ def _converted(
         elif reading is not None:
             where = f"{origin.name}:{item.line}"
             try:
-                made = reading.convert(item.fields, where)
-                yield from made if weight == 1 else (_weighted(example, weight) for example in made)
+                for made in reading.convert(item.fields, where):
+                    yield replace(made, weight=weight) if weight != 1 and isinstance(made, Example) else made
             except Unusable as error:
                 yield reject(where, str(error), _excerpt(item.fields))
-
-
-def _weighted(item: Example | Rejected, weight: float) -> Example | Rejected:
-    return replace(item, weight=weight) if isinstance(item, Example) else item
 
 
 def _head(items: Iterator[Row | Rejected]) -> tuple[list[Row | Rejected], list[Row]]:

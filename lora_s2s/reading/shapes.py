@@ -18,7 +18,8 @@ Question: TypeAlias = tuple[dict[str, Any], list[object]]
 Converter: TypeAlias = Callable[[Fields, str], Iterable[Example | Rejected]]
 
 UNANSWERABLE = "unanswerable"
-_INPUTS, _OUTPUTS = ("input", "context"), ("output", "response")
+_INSTRUCTION, _CONTEXT, _RESPONSE = ("instruction",), ("input", "context"), ("output", "response")
+_DEFINITION, _INPUT, _OUTPUT = ("definition",), ("input", "inputs"), ("output", "targets")
 
 
 @dataclass(frozen=True)
@@ -30,25 +31,24 @@ class Shape:
         questions: yields what the template may name with the targets; raises Unusable.
         template: renders a source where the user names no other.
         columns: what the template may name besides the row's own.
-        unit: what a row without a target lacks.
     """
 
     looks: Callable[[Fields], bool]
     questions: Callable[[Fields], Iterator[Question]]
     template: str
     columns: tuple[str, ...]
-    unit: str = "question"
 
     @property
     def is_dialogue(self) -> bool:
         """Whether the sources are turns."""
         return self.columns == (TURNS,)
 
-    def converter(self, prompt: PromptTemplate, seed: int) -> Converter:
-        """Returns what makes a row's examples."""
-        return partial(self._examples, prompt, seed)
+    def examples(self, prompt: PromptTemplate, seed: int, fields: Fields, where: str) -> Iterator[Example | Rejected]:
+        """Yields an example for each question and distinct target, or why a question gives none.
 
-    def _examples(self, prompt: PromptTemplate, seed: int, fields: Fields, where: str) -> Iterator[Example | Rejected]:
+        Raises:
+            Unusable: the row has another shape, or nothing in it has a target.
+        """
         group: str | None = None
         lacking = True
         for given, targets in self.questions(fields):
@@ -72,7 +72,7 @@ class Shape:
             for target in found:
                 yield Example(source, target, where, group, turns, chosen.text if turns else None)
         if lacking:
-            raise Unusable(f"no {self.unit}")
+            raise Unusable("no assistant turn" if self.is_dialogue else "no question")
 
     def waiting(self, fields: Fields) -> dict[str, Any]:
         """Returns what the template may name of a row that waits for its one answer; of a dialogue, its last.
@@ -98,14 +98,15 @@ def _any_case(fields: Fields, names: Iterable[str]) -> Any:
     return next(found, None)
 
 
-def _is_alpaca(fields: Fields) -> bool:
+def _has(fields: Fields, *groups: tuple[str, ...]) -> bool:
+    """Says whether a row has a column of each group, whatever the case of the letters."""
     names = {key.strip().lower() for key in fields}
-    return "instruction" in names and not names.isdisjoint(_INPUTS) and not names.isdisjoint(_OUTPUTS)
+    return all(not names.isdisjoint(group) for group in groups)
 
 
 def _alpaca(fields: Fields) -> Iterator[Question]:
-    given = {"instruction": _any_case(fields, ["instruction"]), "input": _any_case(fields, _INPUTS)}
-    yield {**fields, **given}, [_any_case(fields, _OUTPUTS)]
+    given = {"instruction": _any_case(fields, _INSTRUCTION), "input": _any_case(fields, _CONTEXT)}
+    yield {**fields, **given}, [_any_case(fields, _RESPONSE)]
 
 
 def _objects(value: object, name: str) -> list[Fields]:
@@ -140,39 +141,38 @@ def _answers(asked: Fields) -> list[object]:
 
 def _is_instructions(fields: Fields) -> bool:
     document = "Definition" in fields and isinstance(fields.get("Instances"), list)
-    return document or fields.keys() >= {"definition", "inputs", "targets"}
+    return document or _has(fields, _DEFINITION, _INPUT, _OUTPUT)
 
 
 def _instructions(fields: Fields) -> Iterator[Question]:
-    definition = _any_case(fields, ["definition"])
+    definition = _any_case(fields, _DEFINITION)
     if isinstance(definition, list):
         definition = " ".join(text_of(part, "definition") for part in definition)
     for instance in _objects(fields["Instances"], "Instances") if "Instances" in fields else [fields]:
-        output = _any_case(instance, ["output", "targets"])
-        given = {"definition": definition, "input": _any_case(instance, ["input", "inputs"])}
+        output = _any_case(instance, _OUTPUT)
+        given = {"definition": definition, "input": _any_case(instance, _INPUT)}
         yield given, output if isinstance(output, list) and output else [output or None]
 
 
+def _dialogue(*roles: str) -> Shape:
+    return Shape(partial(looks_like_dialogue, names=roles), dialogue_questions, DIALOGUE_TEMPLATE, (TURNS,))
+
+
+_SQUAD_TEMPLATE = "question: {{ question }} context: {{ context }}"
+_INSTRUCTIONS_TEMPLATE = "{{ definition }}{% if input | trim %} Input: {{ input }}{% endif %} Output:"
+_ALPACA_TEMPLATE = "{{ instruction }}{% if input | trim %} {{ input }}{% endif %}"
 SHAPES: dict[str, Shape] = {
-    "conversations": Shape(
-        partial(looks_like_dialogue, names=("from", "speaker")), dialogue_questions, DIALOGUE_TEMPLATE, (TURNS,),
-        unit="assistant turn",
-    ),
-    "messages": Shape(
-        partial(looks_like_dialogue, names=("role",)), dialogue_questions, DIALOGUE_TEMPLATE, (TURNS,),
-        unit="assistant turn",
-    ),
-    "squad": Shape(
-        _is_squad, _squad, "question: {{ question }} context: {{ context }}", ("question", "context", "title"),
-    ),
-    "instructions": Shape(
-        _is_instructions, _instructions, "{{ definition }}{% if input | trim %} Input: {{ input }}{% endif %} Output:",
-        ("definition", "input"),
-    ),
+    "conversations": _dialogue("from", "speaker"),
+    "messages": _dialogue("role"),
+    "squad": Shape(_is_squad, _squad, _SQUAD_TEMPLATE, ("question", "context", "title")),
+    "instructions": Shape(_is_instructions, _instructions, _INSTRUCTIONS_TEMPLATE, ("definition", "input")),
     "alpaca": Shape(
-        _is_alpaca, _alpaca, "{{ instruction }}{% if input | trim %} {{ input }}{% endif %}", ("instruction", "input"),
+        lambda fields: _has(fields, _INSTRUCTION, _CONTEXT, _RESPONSE),
+        _alpaca,
+        _ALPACA_TEMPLATE,
+        ("instruction", "input"),
     ),
-}  # fmt: skip
+}
 DIALOGUES = tuple(name for name, shape in SHAPES.items() if shape.is_dialogue)
 
 

@@ -23,20 +23,12 @@ from lora_s2s.reading.example import Turn, Unusable
 
 Template: TypeAlias = str | Sequence[str] | None
 TURNS = "turns"
-MOST_TEMPLATES = 100
+_MOST_TEMPLATES = 100
 _LONGEST, _MOST_NODES, _LARGEST_NUMBER = 20_000, 500, 10**6
 _MOST_CHARACTERS = 10_000_000
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
-_FILTERS = {
-    "trim", "lower", "upper", "title", "capitalize", "replace", "join", "default", "length", "first", "last",
-    "truncate",
-}  # fmt: skip
+_FILTERS = set("trim lower upper title capitalize replace join default length first last truncate".split())
 _LOOP = {"first", "last", "index", "index0", "length"}
-_ALLOWED = (
-    nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const, nodes.Getattr, nodes.Getitem, nodes.Neg,
-    nodes.If, nodes.CondExpr, nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.For, nodes.Filter,
-    nodes.Keyword, nodes.Test,
-)  # fmt: skip
 
 
 class _Environment(ImmutableSandboxedEnvironment):
@@ -100,9 +92,9 @@ class PromptTemplate:
         Raises:
             UsageError: it names no column, or is no template, or says what a template must not say.
         """
-        texts = ["{source}"] if template is None else [template] if isinstance(template, str) else list(template)
-        if not 0 < len(texts) <= MOST_TEMPLATES:
-            raise UsageError(f"{len(texts)} templates, expected 1 to {MOST_TEMPLATES}")
+        texts = ["{source}"] if template is None else [template] if isinstance(template, str) else template
+        if not 0 < len(texts) <= _MOST_TEMPLATES:
+            raise UsageError(f"{len(texts)} templates, expected 1 to {_MOST_TEMPLATES}")
         return PromptTemplate(tuple(map(_compiled, texts)))
 
     @cached_property
@@ -111,25 +103,29 @@ class PromptTemplate:
         named = dict.fromkeys(name for one in self.templates for name in one.columns)
         return {name: any(name in one.columns and name not in one.optional for one in self.templates) for name in named}
 
+    def chosen(self, fields: Mapping[str, Any], key: object = "") -> OneTemplate:
+        """Returns the template for a row: of several, the same texts and key have the same one."""
+        if len(self.templates) == 1:
+            return self.templates[0]
+        number = int(sha256_json([key, {name: fields.get(name) for name in self.columns}]), 16)
+        return self.templates[number % len(self.templates)]
+
     def render(self, fields: Mapping[str, Any], key: object = "") -> str:
         """Returns the encoder's text.
 
         Args:
             fields: a text for each column; under ``turns``, a sequence of :class:`Turn`.
-            key: of several templates, the same fields and key choose the same one.
+            key: what the choice among several templates depends on besides the fields.
 
         Raises:
             DataError: a column that the row does not have.
             Unusable: a filled-in text that is not one, or too long.
         """
-        return self.chosen(fields, key).fill(fields)
-
-    def chosen(self, fields: Mapping[str, Any], key: object = "") -> OneTemplate:
-        """Returns the template that :meth:`render` fills in."""
-        if len(self.templates) == 1:
-            return self.templates[0]
-        number = int(sha256_json([key, {name: fields.get(name) for name in self.columns}]), 16)
-        return self.templates[number % len(self.templates)]
+        try:
+            return self.chosen(fields, key).fill(fields)
+        except KeyError as error:
+            listed = ", ".join(f"'{column}'" for column in fields) or "none"
+            raise DataError(f"the template names the column '{error.args[0]}', the row has {listed}") from error
 
 
 @lru_cache(maxsize=256)
@@ -145,20 +141,12 @@ def _compiled(template: str) -> OneTemplate:
     return made
 
 
-def _missing(name: object, fields: Mapping[str, Any]) -> DataError:
-    listed = ", ".join(f"'{column}'" for column in fields) or "none"
-    return DataError(f"the template names the column '{name}', the row has {listed}")
-
-
 def _places(template: str) -> OneTemplate:
     literals, names = _PLACEHOLDER.split(template)[::2], _PLACEHOLDER.findall(template)
 
     def fill(fields: Mapping[str, Any]) -> str:
-        try:
-            values = [fields[name] for name in names]
-        except KeyError as error:
-            raise _missing(error.args[0], fields) from error
-        return "".join(part for pair in zip(literals, [*values, ""], strict=True) for part in pair)
+        values = [*(fields[name] for name in names), ""]
+        return "".join(part for pair in zip(literals, values, strict=True) for part in pair)
 
     return OneTemplate(template, tuple(dict.fromkeys(names)), frozenset(), fill)
 
@@ -172,15 +160,13 @@ def _jinja(template: str) -> OneTemplate:
         raise UsageError(f"the template is not Jinja: {error.message}", where=f"template:{error.lineno}") from error
     except (RecursionError, SyntaxError, ValueError, OverflowError) as error:
         raise UsageError(f"the template cannot be compiled: {error}") from error
-    names = meta.find_undeclared_variables(tree)
-    columns = tuple(dict.fromkeys(node.name for node in tree.find_all(nodes.Name) if node.name in names))
-    optional = frozenset(_looked_at(tree))
-    gaps = {name: Undefined(name=name) for name in columns if name in optional}
+    free = meta.find_undeclared_variables(tree)
+    columns = tuple(dict.fromkeys(node.name for node in tree.find_all(nodes.Name) if node.name in free))
+    optional = frozenset(_asked_for(tree)).intersection(columns)
 
     def fill(fields: Mapping[str, Any]) -> str:
-        values = gaps | {name: fields[name] for name in columns if name in fields}
-        if len(values) < len(columns):
-            raise _missing(next(name for name in columns if name not in values), fields)
+        gaps = {name: Undefined(name=name) for name in optional if name not in fields}
+        values = {name: gaps[name] if name in gaps else fields[name] for name in columns}
         pieces, size = [], 0
         try:
             for piece in compiled.generate(values):
@@ -194,53 +180,53 @@ def _jinja(template: str) -> OneTemplate:
     return OneTemplate(template, columns, optional, fill)
 
 
-def _looked_at(tree: nodes.Node) -> Iterator[str]:
-    """Yields the names that an ``if`` asks for, or that have a default: a row may lack them."""
-    for test in [node.test for kind in (nodes.If, nodes.CondExpr) for node in tree.find_all(kind)]:
-        yield from (name.name for name in ([test] if isinstance(test, nodes.Name) else test.find_all(nodes.Name)))
-    for node in tree.find_all(nodes.Filter):
-        if node.name == "default" and isinstance(node.node, nodes.Name):
-            yield node.node.name
-
-
-def _check(tree: nodes.Node) -> None:
-    """Raises UsageError at the first thing in a syntax tree that a template must not say."""
-    for count, node in enumerate(tree.find_all(nodes.Node), start=1):
-        problem = _problem(node) if count <= _MOST_NODES else f"more than {_MOST_NODES} parts"
-        if problem:
-            raise UsageError(
-                f"a template must not have {problem}",
-                hint=f"it may have names, if, for turn in {TURNS}, and the filters {', '.join(sorted(_FILTERS))}",
-                where=f"template:{node.lineno}",
-            )
-
-
-def _problem(node: nodes.Node) -> str | None:
-    if not isinstance(node, _ALLOWED):
-        return f"'{type(node).__name__.lower()}'"
-    if isinstance(node, nodes.Const) and not _is_plain(node.value):
-        return "such a number"
-    if isinstance(node, nodes.Name) and node.name.startswith("_"):
-        return f"the name '{node.name}'"
-    if isinstance(node, nodes.Getattr) and node.attr.startswith("_"):
-        return f"the attribute '{node.attr}'"
-    if isinstance(node, nodes.Getitem) and not _is_place(node.arg):
-        return "an item looked up by anything but a constant"
-    if isinstance(node, nodes.Filter) and (node.name not in _FILTERS or node.dyn_args or node.dyn_kwargs):
-        return f"the filter '{node.name}'"
-    if isinstance(node, nodes.Test) and node.name != "defined":
-        return f"the test '{node.name}'"
-    if isinstance(node, nodes.For):
-        plain = isinstance(node.iter, nodes.Name) and node.iter.name == TURNS and isinstance(node.target, nodes.Name)
-        if not plain or node.recursive or any(node.find_all(nodes.For)):
-            return f"a loop that is not a plain one over {TURNS}"
-    return None
+def _asked_for(tree: nodes.Node) -> Iterator[str]:
+    """Yields the names that an ``if`` looks at, or that have a default: a row may lack them."""
+    tests = [node.test for node in tree.find_all(nodes.If)] + [node.test for node in tree.find_all(nodes.CondExpr)]
+    yield from (name.name for name in nodes.Tuple(tests, "load").find_all(nodes.Name))
+    for found in tree.find_all(nodes.Filter):
+        if found.name == "default" and isinstance(found.node, nodes.Name):
+            yield found.node.name
 
 
 def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, str) or (isinstance(value, int) and abs(value) <= _LARGEST_NUMBER)
 
 
-def _is_place(node: nodes.Node) -> bool:
-    inner = node.node if isinstance(node, nodes.Neg) else node
-    return isinstance(inner, nodes.Const) and isinstance(inner.value, (str, int))
+def _is_constant(node: nodes.Node) -> bool:
+    return isinstance(node, nodes.Const) or (isinstance(node, nodes.Neg) and isinstance(node.node, nodes.Const))
+
+
+def _is_one_loop(node: nodes.For) -> bool:
+    over_turns = isinstance(node.iter, nodes.Name) and node.iter.name == TURNS and isinstance(node.target, nodes.Name)
+    return over_turns and not node.recursive and not any(node.find_all(nodes.For))
+
+
+# All that a template may be made of, and what must hold of it.
+_ALLOWED: dict[type[nodes.Node], Callable[[Any], bool]] = {
+    **dict.fromkeys(
+        (nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.CondExpr, nodes.Compare, nodes.Operand,
+         nodes.And, nodes.Or, nodes.Not, nodes.Keyword), lambda _: True),
+    nodes.Const: lambda node: _is_plain(node.value),
+    nodes.Neg: _is_constant,
+    nodes.Name: lambda node: not node.name.startswith("_"),
+    nodes.Getattr: lambda node: not node.attr.startswith("_"),
+    nodes.Getitem: lambda node: _is_constant(node.arg),
+    nodes.Filter: lambda node: node.name in _FILTERS and not (node.dyn_args or node.dyn_kwargs),
+    nodes.Test: lambda node: node.name == "defined",
+    nodes.For: _is_one_loop,
+}  # fmt: skip
+
+
+def _check(tree: nodes.Node) -> None:
+    """Raises UsageError at the first thing in a syntax tree that a template must not say."""
+    for count, node in enumerate(tree.find_all(nodes.Node), start=1):
+        allowed = _ALLOWED.get(type(node))
+        if allowed is None or not allowed(node) or count > _MOST_NODES:
+            name = getattr(node, "name", None) or getattr(node, "attr", None) or ""
+            raise UsageError(
+                f"a template must not say '{f'{type(node).__name__.lower()} {name}'.strip()}' as this one does",
+                hint=f"it may have names, if, one loop over {TURNS}, and the filters {', '.join(sorted(_FILTERS))}; "
+                f"{_MOST_NODES} of these in all",
+                where=f"template:{node.lineno}",
+            )

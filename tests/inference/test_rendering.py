@@ -1,0 +1,119 @@
+"""What was rendered in training is rendered again at inference, for every shape, from what the manifest keeps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lora_s2s.errors import DataError, UsageError
+from lora_s2s.inference.loading import InputSettings, Predictor, input_settings
+from lora_s2s.reading.example import Example
+from lora_s2s.reading.readers import how_read, read_examples
+
+Build = Callable[..., Predictor]
+Write = Callable[[str, str], str]
+USER, BOT = {"role": "user", "content": "w1 w2"}, {"role": "assistant", "content": "w3"}
+ROWS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    # name: settings, a row of training, the same row as it comes to be answered
+    "pairs": ({}, {"mr": "w1", "ref": "w2"}, {"mr": "w1"}),
+    "columns": ({"source_column": "A", "target_column": "b"}, {"a": "w1", "b": "w2"}, {"a": "w1"}),
+    "template": ({"template": "w9 {a}: {c}"}, {"a": "w1", "c": "w5", "output": "w2"}, {"a": "w1", "c": "w5"}),
+    "jinja": ({"template": "{{ a }}{% if c %} {{ c }}{% endif %}"}, {"a": "w1", "c": None, "output": "x"}, {"a": "w1"}),
+    "translation": ({}, {"translation": {"en": "w1", "de": "w2"}}, {"translation": {"en": "w1"}}),
+    "languages": ({}, {"en": "w1", "de": "w2"}, {"en": "w1"}),
+    "alpaca": ({}, {"instruction": "w1", "input": "w2", "output": "w3"}, {"instruction": "w1", "input": "w2"}),
+    "alpaca, no input": ({}, {"instruction": "w1", "input": "", "output": "w3"}, {"instruction": "w1"}),
+    "squad": ({}, {"question": "w1", "context": "w2", "answers": {"text": []}}, {"question": "w1", "context": "w2"}),
+    "squad, nested": (
+        {"template": "{{ title }} {{ question }}"},
+        {"title": "w7", "paragraphs": [{"context": "w2", "qas": [{"question": "w1", "answers": [{"text": "w3"}]}]}]},
+        {"title": "w7", "paragraphs": [{"context": "w2", "qas": [{"question": "w1"}]}]},
+    ),
+    "instructions": (
+        {},
+        {"Definition": ["w1"], "Instances": [{"input": "w2", "output": ["w3"]}]},
+        {"definition": "w1", "input": "w2"},
+    ),
+    "messages": ({}, {"messages": [USER, BOT, USER, BOT]}, {"messages": [USER, BOT, USER]}),
+    "messages, answered": ({}, {"messages": [USER, BOT]}, {"messages": [USER, BOT]}),
+    "conversations": (
+        {"template": "{% for t in turns %}{{ t.text }} {% endfor %}w8"},
+        {"system": "w4", "conversations": [{"from": "human", "value": "w1"}, {"from": "gpt", "value": "w2"}]},
+        {"system": "w4", "conversations": [{"from": "human", "value": "w1"}]},
+    ),
+    "several templates": ({"template": ["w8 {a}", "w8 {{ a }}"]}, {"a": "w1", "output": "w2"}, {"a": "w1"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_is_rendered_as_in_training(name: str, write: Write, tiny_predictor: Build) -> None:
+    settings, trained, asked = ROWS[name]
+    path = write("a.jsonl", json.dumps(trained) + "\n")
+    examples = [item for item in read_examples(path, **settings) if isinstance(item, Example)]
+    found = how_read(path, **settings)
+    manifest = json.loads(
+        json.dumps({"format": found.format, "source_column": found.source_column, "template": found.template})
+    )
+    read = input_settings(manifest, where="manifest.json")
+    predictor = tiny_predictor(**vars(read))
+    assert predictor.render(asked) == predictor.render(trained) == examples[-1].source
+    assert predictor.fitted(examples[-1]) == examples[-1].source
+    if settings == {}:  # a model without a manifest tells the shape by itself
+        assert name in ("languages", "translation") or tiny_predictor().render(asked) == examples[-1].source
+
+
+def test_a_dialogue_is_cut_at_whole_turns_by_the_predictors_own_limit(tiny_predictor: Build) -> None:
+    turns = [{"role": "system", "content": "w1"}, *[USER, BOT] * 5, USER]
+    # 3 words a user's turn, 2 a reply or the system's, 1 for "assistant:", 1 for </s>
+    predictor = tiny_predictor(format="messages", max_source_tokens=13, truncate_source="left")
+    expected = "system: w1 user: w1 w2 assistant: w3 user: w1 w2 assistant:"
+    assert predictor.render({"messages": turns}) == expected
+    assert len(predictor.encode(expected)) == 12
+    assert (
+        tiny_predictor(format="messages", max_source_tokens=5).render({"messages": turns}) == "user: w1 w2 assistant:"
+    )
+    short = tiny_predictor(format="messages", max_source_tokens=3, truncate_source="left")
+    assert short.tokenizer.decode(short.encode(short.render({"messages": turns}))) == "w2 <unk> </s>"
+
+
+@pytest.mark.parametrize(
+    ("settings", "text", "expected"),
+    [
+        ({"format": "messages"}, "Hi!", "user: Hi! assistant:"),
+        ({"format": "alpaca"}, "Add {x}.", "Add {x}."),
+        ({"template": "{{ q }}{% if c %} {{ c }}{% endif %}?"}, "why", "why?"),
+        ({"template": ("w1 {a}", "w2 {a}")}, "x", "w1 x"),
+    ],
+)
+def test_a_plain_text(settings: dict[str, Any], text: str, expected: str, tiny_predictor: Build) -> None:
+    assert tiny_predictor(**settings).render(text) == expected
+
+
+def test_rows_that_ask_nothing_or_too_much_are_refused(tiny_predictor: Build) -> None:
+    two = {"paragraphs": [{"context": "c", "qas": [{"question": "a"}, {"question": "b"}]}]}
+    odd: list[tuple[str, Any, str]] = [
+        ("squad", two, "2 questions in one row, expected one"),
+        ("messages", {"messages": [BOT]}, "no turn to answer"),
+        ("squad", {"question": "q"}, "missing column 'context'"),
+        ("alpaca", {"instruction": None}, "missing column 'instruction'"),
+        ("auto", {"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "not text: 'image'"),
+    ]
+    for format, row, reason in odd:
+        with pytest.raises(DataError, match=reason):
+            tiny_predictor(format=format).render(row)
+    with pytest.raises(UsageError, match=r"2 columns \(question, context\)"):
+        tiny_predictor(format="squad").render("why?")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [[], [3], ["{a}", None], {"a": "b"}, True, "no columns", "{{ a.b() }}", "{{ a }}" * 9999, ["{a}"] * 101, "{{ a"],
+)
+def test_a_template_from_a_manifest_is_checked_before_anything_is_rendered(template: Any) -> None:
+    with pytest.raises(DataError, match=r"input\.template") as caught:
+        input_settings({"template": template}, where="manifest.json")
+    assert caught.value.where == "manifest.json"
+    assert input_settings({"template": ["{a}", "{b}"]}, where="m") == InputSettings(template=["{a}", "{b}"])
