@@ -3,8 +3,8 @@
 Rows are made up (words of the vocabulary, log-normal lengths), written as JSON lines to a temporary folder. Each side
 starts from that file in a process of its own and ends with token ids in Arrow files: `prepare` also checks, finds
 duplicates and leaks, splits, counts and reports; `datasets` loads the file and maps the two tokenizer calls of the
-usual example over it, with as many processes as there are cores. Memory is summed over a side's processes, sampled: what
-they hold themselves (RssAnon); pages of mapped files are the system's to take back.
+usual example over it, with as many processes as there are cores. Memory is summed over a side's processes, sampled:
+what they hold themselves (RssAnon); pages of mapped files are the system's to take back.
 
     python benchmarks/prepare_scale.py                       # writes benchmarks/results/prepare-scale-cpu.json
     python benchmarks/prepare_scale.py --rows 200000 --model FOLDER --out FOLDER

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import asdict
 from datetime import datetime, timezone
 from functools import lru_cache
@@ -117,7 +117,7 @@ def prepare(
             rejected.check(spool.rows, max_rejected)
             decisions = decide(spool.keys(), validation_fraction)
             _check_left(decisions)
-            rows = embedding_rows(model_name, revision)
+            rows = embedding_rows(tokenizer, model_name, revision)
             spare = spare_rows(tokenizer, rows) >= len(ALWAYS)
             tokenizer, carried = tokenizer_for(lossless_text, tokenizer, rows, spool.characters)
             encoding = Encoding(
@@ -198,14 +198,14 @@ def _standing(out: Path, fingerprint: str) -> PreparedDataset | None:
     return found if found.fingerprint == fingerprint else None
 
 
-def embedding_rows(model_name: str, revision: str | None) -> int:
+def embedding_rows(tokenizer: Sized, model_name: str, revision: str | None) -> int:
     """Returns how many rows a base's embeddings have; of a tokenizer alone, its entries padded to 128 as T5's are."""
     folder = locate_model(model_name, revision, weights=False)
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     rows = config.get("vocab_size") if isinstance(config, dict) else None
     if isinstance(rows, int):
         return rows
-    return -(-len(load_tokenizer(model_name, revision)) // 128) * 128
+    return -(-len(tokenizer) // 128) * 128
 
 
 class _Rejections:

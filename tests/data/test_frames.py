@@ -141,10 +141,10 @@ def test_languages_travel_with_prepared_data(folders: dict[str, str], tmp_path: 
     made = prepare(**settings, source_language="eng_Latn", target_language="fra_Latn")
     assert made.manifest["input"]["source_language"] == "eng_Latn"
     assert made.manifest["input"]["target_language"] == "fra_Latn"
-    assert made.preview[0][0].startswith("eng_Latn")
-    assert made.preview[0][1].startswith("fra_Latn")
+    assert made.preview[0]["source"]["text"].startswith("eng_Latn")
+    assert made.preview[0]["target"]["text"].startswith("fra_Latn")
     assert made.report["source_tokens"]["max"] == max(made.train.source_lengths)
     assert prepare(**settings, source_language="eng_Latn", target_language="fra_Latn").reused
     other = prepare(**settings, source_language="eng_Latn", target_language="deu_Latn")
     assert not other.reused
-    assert other.preview[0][1].startswith("deu_Latn")
+    assert other.preview[0]["target"]["text"].startswith("deu_Latn")

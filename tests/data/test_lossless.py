@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from lora_s2s.data.lossless import ALWAYS, beyond_reach, carried_strings, lossless_tokenizer, spare_rows
+from lora_s2s.data.lossless import (
+    ALWAYS,
+    ESCAPE,
+    beyond_reach,
+    carried_strings,
+    lossless_tokenizer,
+    rows_carrying,
+    spare_rows,
+)
 from lora_s2s.data.tokenise import encode_texts, frames_of, load_tokenizer
 from lora_s2s.errors import UsageError
 
@@ -194,15 +201,32 @@ def test_other_kinds_of_tokenizers_have_none(tmp_path: Path) -> None:
 def test_what_is_carried(original: PreTrainedTokenizerBase) -> None:
     carried = carried_strings(original, ROWS, COUNTS)
     assert carried[: len(ALWAYS)] == list(ALWAYS)
-    assert carried[len(ALWAYS) :] == [">", "\u0301", "…", "ж", "²", "\xa0", "▁", "\r", "😀"]
-    plenty = Counter({chr(code): 2 for code in range(0x4E00, 0x4E40)})
-    assert carried_strings(original, ROWS, plenty)[len(ALWAYS) :] == [chr(0x4E00 + index) for index in range(16)]
+    assert carried[len(ALWAYS) :] == [">", "\u0301", "…", "ж", "²", "\xa0", "▁", "\r", "😀", "ф"]
+    assert rows_carrying(carried) == len(carried)
     assert carried_strings(original, ROWS, {"\ufdd0": 9}) == list(ALWAYS)
     with pytest.raises(UsageError, match="needs 12 embedding rows"):
         carried_strings(original, len(original) + 11, {})
 
 
-@pytest.mark.parametrize("carried", [["ab"], [" "], [""], ["\ufdd3"], ["é", "é"], [chr(0x4E00 + n) for n in range(33)]])
+def test_what_has_no_row_of_its_own_is_carried_by_the_mark(original: PreTrainedTokenizerBase) -> None:
+    plenty = [chr(code) for code in range(0x4E00, 0x4E28)]
+    carried = carried_strings(original, ROWS, {char: 99 - place for place, char in enumerate(plenty)})
+    assert [text for text in carried if text not in (*ALWAYS, ESCAPE)] == plenty[: len(carried) - len(ALWAYS) - 1]
+    assert rows_carrying(carried) == 28
+    assert len(carried) > 28 + 20
+    made = lossless_tokenizer(original, carried)
+    assert len(made) == ROWS
+    for text in ("".join(carried), " ".join(carried), "a".join(carried), "1\u0301".join(carried), carried[-1]):
+        ids = encode_texts([text], made)[0]
+        assert made.decode(ids) == text.replace("\u0301", "<unk>")
+        assert max(ids) < ROWS
+    assert beyond_reach(made, plenty) == dict.fromkeys(plenty[len(carried) - len(ALWAYS) - 1 :], "unknown")
+    assert made.decode([len(original) + 27, 5]) == made.decode([5])
+
+
+@pytest.mark.parametrize(
+    "carried", [["ab"], [" "], ["", ""], ["\ufdd3"], ["é", "é"], [chr(0x4E00 + n) for n in range(33)]]
+)
 def test_what_cannot_be_carried_is_refused(carried: list[str], original: PreTrainedTokenizerBase) -> None:
     with pytest.raises(UsageError):
         lossless_tokenizer(original, carried)

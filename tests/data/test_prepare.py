@@ -23,7 +23,8 @@ Prepare = Callable[..., PreparedDataset]
 @pytest.fixture
 def prepared(tokenizer_folder: Path, tmp_path: Path) -> Prepare:
     def build(train: str, **settings: Any) -> PreparedDataset:
-        return prepare(train=train, model_name=str(tokenizer_folder), **{"out": tmp_path / "prepared", **settings})
+        given = {"out": tmp_path / "prepared", "max_rejected": 1.0, **settings}
+        return prepare(train=train, model_name=str(tokenizer_folder), **given)
 
     return build
 
@@ -72,7 +73,7 @@ def test_the_report_accounts_for_every_row(write: Write, prepared: Prepare) -> N
         "t.jsonl", '{"source": "cat 1", "target": "a"}\n{"source": "cat 1", "target": "cat cat cat cat cat"}\n'
     )
     path = write("a.jsonl", train)
-    data = prepared(path, validation=held, test=test, max_source_tokens=5, max_target_tokens=7)
+    data = prepared(path, validation=held, test=test, max_source_tokens=5, max_target_tokens=7, lossless_text="off")
     report = data.report
     reasons = {
         "leaked": 2, "duplicate": 1, "missing target": 1, "target longer than 7 tokens": 1, "not valid JSON": 1,
@@ -86,7 +87,7 @@ def test_the_report_accounts_for_every_row(write: Write, prepared: Prepare) -> N
     assert report["out"] == str(data.path)
     assert ("missing target", 5) in rejected(data)
     assert len(rejected(data)) == 6
-    assert set(report) == {
+    assert set(report) >= {
         "out", "rows", "splits", "source_tokens", "target_tokens", "truncated", "unknown_tokens", "duplicates",
         "leaked",
     }  # fmt: skip
@@ -114,22 +115,44 @@ def test_turns_of_a_conversation_stay_on_one_side(write: Write, prepared: Prepar
         turns = [("human", f"cat {number}"), ("gpt", "good"), ("human", "the"), ("gpt", f"sat {number}")]
         return json.dumps({"conversations": [{"from": role, "value": text} for role, text in turns]}) + "\n"
 
-    data = prepared(write("a.jsonl", "".join(map(line, range(40)))), validation_fraction=0.3, max_source_tokens=4)
+    data = prepared(write("a.jsonl", "".join(map(line, range(40)))), validation_fraction=0.3, max_source_tokens=99)
     sides = [{source.split()[2] for source in table(data, split).sources()} for split in ("train", "validation")]
     assert not sides[0] & sides[1]
+    assert len(sides[0] | sides[1]) == 40
     assert data.manifest["input"] == {
-        "template": DIALOGUE_TEMPLATE, "source_column": None, "format": "conversations", "max_source_tokens": 4,
-        "truncate_source": "left", "source_language": None, "target_language": None,
+        "template": DIALOGUE_TEMPLATE, "source_column": None, "format": "conversations", "max_source_tokens": 99,
+        "truncate_source": "left", "source_language": None, "target_language": None, "carried": [],
     }  # fmt: skip
+
+
+def test_a_dialogue_is_cut_at_whole_turns_and_then_on_the_left(write: Write, prepared: Prepare) -> None:
+    turns = [("system", "the cat"), ("human", "hello hello"), ("gpt", "good"), ("human", "sat sat sat"), ("gpt", "a")]
+    line = json.dumps({"conversations": [{"from": role, "value": text} for role, text in turns]}) + "\n"
+    seen = {}
+    for limit in (40, 20, 9, 6):
+        data = prepared(write("a.jsonl", line), validation_fraction=0, max_source_tokens=limit)
+        (row,) = [row for row, target in enumerate(data.train.targets()) if target == "a"]
+        features = data.train.features(row)
+        assert len(features.input_ids) <= limit
+        seen[limit] = data.train.sources()[row], data.report["truncated"]["source"]
+    assert seen == {
+        40: ("system: the cat user: hello hello assistant: good user: sat sat sat assistant:", 0),
+        20: ("system: the cat user: sat sat sat assistant:", 1),
+        9: ("user: sat sat sat assistant:", 2),
+        6: ("user: sat sat sat assistant:", 2),
+    }
 
 
 def test_the_preview_is_what_the_model_sees(write: Write, prepared: Prepare) -> None:
     data = prepared(
-        write("a.csv", "text,target\nthe {x} cat sat,good </s>\n"), template="hello {text}", max_source_tokens=6
-    )
-    ((source, target),) = data.preview
-    assert source == "hello the <unk>x</s>"
-    assert target == "good <unk>/s></s>"
+        write("a.csv", "text,target\nthe {x} cat sat,good </s>\n"),
+        template="hello {text}", max_source_tokens=6, lossless_text="off",
+    )  # fmt: skip
+    (pair,) = data.preview
+    assert pair["source"]["text"] == "hello the <unk>x</s>"
+    assert pair["source"]["pieces"][0] == "▁hello"
+    assert pair["target"]["text"] == "good <unk>/s></s>"
+    assert pair["target"]["tokens"] == len(pair["target"]["pieces"])
 
 
 def test_the_same_data_and_settings_are_not_prepared_twice(write: Write, prepared: Prepare) -> None:

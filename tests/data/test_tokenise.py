@@ -20,10 +20,8 @@ from lora_s2s.data.tokenise import (
     features_of,
     frames_of,
     load_tokenizer,
-    side_for,
 )
 from lora_s2s.errors import DataError, ToolkitError
-from lora_s2s.reading.example import Example
 
 PAD, END, UNKNOWN = 0, 1, 2
 T5 = Frames(Frame((), (END,)), Frame((), (END,)))
@@ -96,12 +94,6 @@ def test_long_sources_can_be_dropped_and_empty_texts_are(tokenizer: PreTrainedTo
     assert features_of([10] * 5, [20], T5, **{**LIMITS, "truncate_source": "drop"}) == "source longer than 5 tokens"
     assert features_of([], [20], T5, **LIMITS) == "empty source after tokenising"
     assert features_of([10], [], T5, **LIMITS) == "empty target after tokenising"
-
-
-def test_a_dialogue_is_cut_on_the_left() -> None:
-    dialogue, pair = Example("a", "b", "f:1", turns=(("user", "a"),)), Example("a", "b", "f:1")
-    assert [side_for(dialogue, side) for side in ("right", "left", "drop")] == ["left", "left", "drop"]
-    assert [side_for(pair, side) for side in ("right", "left", "drop")] == ["right", "left", "drop"]
 
 
 def test_encoding_a_source_is_what_training_saw(tokenizer: PreTrainedTokenizerBase) -> None:

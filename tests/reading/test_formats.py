@@ -312,7 +312,7 @@ def test_what_is_saved_in_the_place_of_data(name: str, tmp_path: Path) -> None:
     for content, message, hint in (
         (b"\n<!DOCTYPE html>\n<html><body>404</body></html>", "is a web page, not data", "download the file"),
         (b"<html lang=en>", "is a web page, not data", "download the file"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a git-lfs pointer, not the", "git lfs pull"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a git-lfs pointer", "git lfs pull"),
         (b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9, "is a binary file, not text", "files end in"),
         (b"\0" * 9999, "is a binary file, not text", "files end in"),
     ):  # fmt: skip

@@ -218,13 +218,13 @@ def test_files_of_a_folder_without_known_columns_are_left_out(write: Write, tmp_
 
 def test_a_files_weight_reaches_its_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     class Weighted:
-        name, weight = "f", 0.25
+        name, weight, targets = "f", 0.25, None
 
         def rows(self) -> Any:
             yield Row(1, {"source": "a", "target": "b"})
             yield Row(2, {"source": "a", "target": None})
 
-    monkeypatch.setattr(readers, "find_origins", lambda paths: [Weighted(), Origin("demo:validation")])
+    monkeypatch.setattr(readers, "find_origins", lambda paths, **_: [Weighted(), Origin("demo:validation")])
     found = list(read_examples("any"))
     assert [getattr(item, "weight", None) for item in found[:3]] == [0.25, None, 1.0]
 
