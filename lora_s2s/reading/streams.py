@@ -26,6 +26,10 @@ _EXCERPT = 200
 # A file that expands beyond both is a bomb: the best real text reaches a few hundredfold.
 _MOST_BYTES, _MOST_FOLD = 1 << 30, 500
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"}
+# All that the unpacking libraries raise; zipfile also stumbles over the names in a damaged folder.
+_DAMAGE = (
+    EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, LookupError, ValueError, RuntimeError
+)  # fmt: skip
 _BOM = codecs.BOM_UTF8
 
 
@@ -67,7 +71,7 @@ def blocks(path: Path) -> Iterator[bytes]:
                     if kind and expanded > max(_MOST_BYTES, _MOST_FOLD * size):
                         raise DataError(f"{path} expands without end: more than {expanded:,} bytes from {size:,}")
                     yield block
-        except (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError) as error:
+        except _DAMAGE as error:
             if not kind:
                 raise
             raise DataError(f"{path} is a damaged {kind} file ({error})", hint="fetch or compress it again") from error
