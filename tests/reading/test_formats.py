@@ -143,7 +143,7 @@ def test_json_of_every_shape_with_the_lines_of_its_records(
     if block < 1 << 20 and text is not LINES:
         from lora_s2s.reading.json_rows import read_json
 
-        monkeypatch.setattr("lora_s2s.reading.json_rows.head_of", lambda path: path.read_bytes())
+        monkeypatch.setattr("lora_s2s.reading.json_rows.head_of", lambda path: path.read_text())
         items = list(read_json(Path(path)))
     else:
         items = rows(path)
