@@ -8,7 +8,7 @@ from pathlib import Path
 from lora_s2s.errors import DataError
 from lora_s2s.reading.example import Rejected, Row
 from lora_s2s.reading.json_rows import read_json, read_jsonl
-from lora_s2s.reading.streams import COMPRESSED, head_of, text_head
+from lora_s2s.reading.streams import COMPRESSED, head_of
 from lora_s2s.reading.tables import PARQUET_MAGIC, agreed_delimiter, read_csv, read_parquet, read_tsv
 from lora_s2s.reading.translations import read_tmx, two_columns
 
@@ -40,38 +40,33 @@ def reader_of(path: Path, *, parallel: bool = False) -> Reader:
     Raises:
         DataError: a web page, a git-lfs pointer, a binary file, or neither ending nor content is known.
     """
-    head = head_of(path)
-    if head.startswith(PARQUET_MAGIC):
+    text = head_of(path)
+    if text.startswith(PARQUET_MAGIC):
         return read_parquet
-    text = refuse_what_is_no_data(path, head)
+    refuse_what_is_no_data(path, text)
     named = READERS.get(ending(path))
     if parallel and named in (None, read_tsv):
         return two_columns
     found = _reader_of_content(text) if named in (None, read_parquet) else named
     if found is None and named is None:
-        raise DataError(f"no reader for {path.name}; files end in {endings()}", where=str(path))
+        hint = "two files of parallel lines: name both, [train.en, train.de]"
+        raise DataError(f"no reader for {path.name}; files end in {endings()}", hint=hint, where=str(path))
     if found is None:
         raise DataError(f"{path} cannot be read: it is not Parquet, nor any other format that is known")
     return found
 
 
-def refuse_what_is_no_data(path: Path, head: bytes) -> str:
-    """Returns a file's first bytes as text.
-
-    Raises:
-        DataError: it is a web page, a git-lfs pointer, or no text at all.
-    """
-    text = text_head(head)
-    start = text[:1024].lstrip().lower()
+def refuse_what_is_no_data(path: Path, head: str) -> None:
+    """Raises DataError where a file's first text is a web page's, a git-lfs pointer's, or no text at all."""
+    start = head[:1024].lstrip().lower()
     if start.startswith(("<!doctype html", "<html")):
         raise DataError(f"{path} is a web page, not data", hint="download the file itself again")
     if start.startswith("version https://git-lfs"):
         raise DataError(f"{path} is a git-lfs pointer, not the data", hint="git lfs pull")
-    controls = len(text) - len(text.translate(_NO_CONTROLS))
+    controls = len(head) - len(head.translate(_NO_CONTROLS))
     # Text may hold a few; where bytes are no UTF-8 either, fewer will do.
-    if 100 * controls > (3 if "\ufffd" in text[:-1] else 30) * len(text):
+    if 100 * controls > (3 if "\ufffd" in head[:-1] else 30) * len(head):
         raise DataError(f"{path} is a binary file, not text", hint=f"files end in {endings()}")
-    return text
 
 
 def _reader_of_content(text: str) -> Reader | None:

@@ -12,7 +12,7 @@ from typing import Any
 from lora_s2s.errors import DataError
 from lora_s2s.reading import streams
 from lora_s2s.reading.example import Rejected, Row
-from lora_s2s.reading.streams import blocks, excerpt, head_of, text_head, text_lines, utf8
+from lora_s2s.reading.streams import blocks, excerpt, head_of, text_lines, utf8
 
 _SPACE = re.compile(r"[ \t\r\n\ufeff]*")
 _LISTS_ON_LINES = re.compile(r"\][ \t]*[\r\n]\s*\[")
@@ -57,7 +57,7 @@ def _record(path: Path, line: int, value: Any, text: str) -> Row | Rejected:
 
 def read_jsonl(path: Path) -> Iterator[Row | Rejected]:
     """Yields the object on each line (or of one array, under the wrong name); a line that is not one is rejected."""
-    return _array_rows(path) if _is_array(text_head(head_of(path))) else _line_rows(path)
+    return _array_rows(path) if _is_array(head_of(path)) else _line_rows(path)
 
 
 def read_json(path: Path) -> Iterator[Row | Rejected]:
@@ -68,7 +68,7 @@ def read_json(path: Path) -> Iterator[Row | Rejected]:
     Raises:
         DataError: the document is not JSON (an array cannot be read past a mistake).
     """
-    head = text_head(head_of(path))
+    head = head_of(path)
     if _is_array(head):
         return _array_rows(path)
     if not head.lstrip().startswith("{") or _OBJECTS_ON_LINES.match(head):

@@ -6,7 +6,7 @@ import glob
 import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -73,10 +73,9 @@ class Origin:
 
     def content_hash(self) -> str:
         """Returns a hash that changes when the rows change."""
-        if self.path is not None and self.targets is not None:
-            return sha256_json([sha256_file(self.path), sha256_file(self.targets)])
         if self.path is not None:
-            return sha256_file(self.path)
+            own = sha256_file(self.path)
+            return own if self.targets is None else sha256_json([own, sha256_file(self.targets)])
         if self.name.startswith(_HUB):
             return str(_hub_dataset(self.name)._fingerprint)
         return sha256_json(task.examples(self.name.removeprefix(_DEMO)))
@@ -102,25 +101,21 @@ def find_origins(paths: str | Sequence[str], *, parallel: bool = False) -> list[
 
 def _weighted(text: str) -> tuple[str, float]:
     name, at, number = text.rpartition("@")
-    if not (at and name) or _exists(text):
-        return text, 1.0
+    exists, called_so = (os.path.exists(os.path.expanduser(path)) for path in (name, text))
     try:
         weight = float(number)
     except ValueError:
-        if not _exists(name):
-            return text, 1.0
         weight = 0.0
+        called_so = called_so or not exists
+    if called_so or not (at and name):
+        return text, 1.0
     if not 0 < weight <= _MOST_WEIGHT:
         raise UsageError(f"'{number}' is no weight for {name}: expected a number above 0, at most {_MOST_WEIGHT:,.0f}")
     return name, weight
 
 
-def _exists(name: str) -> bool:
-    return os.path.exists(os.path.expanduser(name))
-
-
 def _pair(named: Sequence[tuple[str, float]], parallel: bool) -> Origin | None:
-    first, second = (Path(name).expanduser() for name, _ in named)
+    first, second = (Path(os.path.expanduser(name)) for name, _ in named)
     if not (os.path.isfile(first) and os.path.isfile(second) and (parallel or _belong_together(first, second))):
         return None
     weights = {weight for _, weight in named}
@@ -143,18 +138,14 @@ def _origins(name: str, parallel: bool) -> list[Origin]:
         raise DataError(f"no such data: {name}; the demo task has {', '.join(_DEMO + split for split in task.SIZES)}")
     if name.startswith((_HUB, _DEMO)):
         return [Origin(name)]
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     with reading(path):
         if os.path.isfile(path):
             if ending(path) not in READERS:
                 reader_of(path, parallel=parallel)  # tells at once where there is none
             return [Origin(name, path, parallel=parallel)]
-        if os.path.isdir(path) or (glob.has_magic(name) and not os.path.lexists(path)):
-            files = (
-                _folder_files(path)
-                if os.path.isdir(path)
-                else _readable(map(Path, glob.glob(str(path), recursive=True)))
-            )
+        if os.path.isdir(path) or glob.has_magic(name):
+            files = _readable(path)
             if not files:
                 raise DataError(f"{name} holds no file that can be read; files end in {endings()}")
             return [Origin(str(file), file, parallel=parallel) for file in files]
@@ -163,12 +154,11 @@ def _origins(name: str, parallel: bool) -> list[Origin]:
     raise DataError(f"no such file: {name}{nearest(path.name, here)}", hint=hint)
 
 
-def _folder_files(folder: Path) -> list[Path]:
-    return _readable(child for child in folder.iterdir() if not child.name.startswith("."))
-
-
-def _readable(paths: Iterable[Path]) -> list[Path]:
-    return sorted(path for path in paths if path.is_file() and ending(path) in READERS)
+def _readable(path: Path) -> list[Path]:
+    """Returns the files of a folder or glob that a reader reads, sorted; hidden ones are not matched."""
+    pattern = f"{glob.escape(str(path))}/*" if os.path.isdir(path) else str(path)
+    found = map(Path, glob.iglob(pattern, recursive=True))
+    return sorted(file for file in found if file.is_file() and ending(file) in READERS)
 
 
 def named_splits(path: str) -> dict[str, list[str]]:
@@ -178,11 +168,10 @@ def named_splits(path: str) -> dict[str, list[str]]:
     the names do not tell train from another split, or one marks two, all of ``path`` is ``train``.
     """
     name, _ = _weighted(path)
-    if not os.path.isdir(os.path.expanduser(name)):
-        return {"train": [path]}
+    folder = Path(os.path.expanduser(name))
     splits: dict[str, list[str]] = {}
-    for file in _folder_files(Path(name).expanduser()):
-        words = set(re.split(r"[^a-z]+", file.name.lower().split(".")[0]))
+    for file in _readable(folder) if os.path.isdir(folder) else ():
+        words = set(re.split(r"[^a-z]+", file.name.lower()))
         marks = [split for split, names in _MARKS.items() if words.intersection(names)]
         if len(marks) > 1:
             return {"train": [path]}

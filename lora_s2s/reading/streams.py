@@ -26,6 +26,8 @@ _EXCERPT = 200
 # A file that expands beyond both is a bomb: the best real text reaches a few hundredfold.
 _MOST_BYTES, _MOST_FOLD = 1 << 30, 500
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"}
+# All that the unpacking libraries raise; zipfile also stumbles over the names in a damaged folder.
+_DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, LookupError, ValueError, RuntimeError)
 _BOM = codecs.BOM_UTF8
 
 
@@ -45,8 +47,7 @@ def reading(path: Path) -> Iterator[None]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is damaged: {error.reason} in its text", hint="fetch it again") from error
     except (pa.ArrowException, OSError, OverflowError) as error:
-        hint = "check that the file is whole and of this type"
-        raise DataError(f"{path} cannot be read: {error}", hint=hint) from error
+        raise DataError(f"{path} cannot be read: {error}", hint="check that it is whole and of this type") from error
 
 
 def blocks(path: Path) -> Iterator[bytes]:
@@ -56,8 +57,7 @@ def blocks(path: Path) -> Iterator[bytes]:
         DataError: it is damaged, expands without end, or is a zip of several files or with a password.
     """
     with path.open("rb") as raw:
-        magic = raw.read(4)
-        raw.seek(0)
+        magic, _ = raw.read(4), raw.seek(0)
         kind = next((kind for start, kind in _MAGIC.items() if magic.startswith(start)), "")
         size, expanded = path.stat().st_size, 0
         try:
@@ -67,7 +67,7 @@ def blocks(path: Path) -> Iterator[bytes]:
                     if kind and expanded > max(_MOST_BYTES, _MOST_FOLD * size):
                         raise DataError(f"{path} expands without end: more than {expanded:,} bytes from {size:,}")
                     yield block
-        except (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError) as error:
+        except _DAMAGE as error:
             if not kind:
                 raise
             raise DataError(f"{path} is a damaged {kind} file ({error})", hint="fetch or compress it again") from error
@@ -105,9 +105,9 @@ def utf8(content: Iterator[bytes]) -> Iterator[bytes]:
 def _utf16(head: bytes) -> str | None:
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16-le" if head.startswith(codecs.BOM_UTF16_LE) else "utf-16-be"
-    # Without a mark: of Western text every other byte is zero.
+    # Without a mark: of Western text every other byte is zero, at the start too (of Parquet's numbers not there).
     even, odd = head[::2].count(0), head[1::2].count(0)
-    seen = 20 * min(even, odd) < max(even, odd) and 6 * max(even, odd) > len(head)
+    seen = 0 in head[:4] and 20 * min(even, odd) < max(even, odd) and 6 * max(even, odd) > len(head)
     return ("utf-16-le" if odd > even else "utf-16-be") if seen else None
 
 
@@ -116,13 +116,9 @@ def excerpt(text: str) -> str:
     return text[:_EXCERPT].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def head_of(path: Path) -> bytes:
-    """Returns the first bytes of a file's content, unpacked but in its own encoding."""
-    return next(blocks(path), b"")[:_HEAD]
-
-
-def text_head(head: bytes) -> str:
-    """Returns a file's first bytes as text without its byte-order mark; what is not text is replaced."""
+def head_of(path: Path) -> str:
+    """Returns the start of a file's content as text without a byte-order mark; what is not text is replaced."""
+    head = next(blocks(path), b"")[:_HEAD]
     return next(utf8(iter([head])), b"").decode("utf-8", "replace").removeprefix("\ufeff")
 
 

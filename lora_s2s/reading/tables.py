@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from lora_s2s.errors import DataError
 from lora_s2s.reading import streams
 from lora_s2s.reading.example import Rejected, Row
-from lora_s2s.reading.streams import blocks, excerpt, head_of, text_head, text_lines
+from lora_s2s.reading.streams import blocks, excerpt, head_of, text_lines
 
-PARQUET_MAGIC = b"PAR1"
+PARQUET_MAGIC = "PAR1"
 _ROWS_AT_ONCE = 1024
 _RECORDS_LOOKED_AT = 20
 _SEP = re.compile(r'"?sep=([,;\t|])"?[\r\n]')  # how Excel names the delimiter, on a first line of its own
@@ -28,7 +28,7 @@ Record: TypeAlias = tuple[int, list[str]]  # the line it starts on, its cells
 
 def read_csv(path: Path) -> Iterator[Row | Rejected]:
     """Yields a CSV file's rows; header and first records decide between commas, semicolons, tabs and bars."""
-    head = text_head(head_of(path))
+    head = head_of(path)
     named = _SEP.match(head)
     delimiter = named[1] if named else agreed_delimiter(head)[0]
     yield from _rows(path, delimiter, csv.QUOTE_MINIMAL, skip=1 if named else 0)
@@ -36,7 +36,7 @@ def read_csv(path: Path) -> Iterator[Row | Rejected]:
 
 def read_tsv(path: Path) -> Iterator[Row | Rejected]:
     """Yields a TSV file's rows. Quotes are quoting only where the whole file is quoted correctly, else plain text."""
-    if "\t" not in next(io.StringIO(text_head(head_of(path))), "\t"):
+    if "\t" not in next(io.StringIO(head_of(path)), "\t"):
         yield from read_csv(path)
         return
     plain = not any(b'"' in block for block in blocks(path))
@@ -137,7 +137,7 @@ def _refuse_repeated(names: list[str], where: str) -> None:
 def read_parquet(path: Path) -> Iterator[Row | Rejected]:
     """Yields a Parquet file's rows, numbered from 1; a compressed file is unpacked beside, not in memory."""
     with path.open("rb") as plain, tempfile.TemporaryFile() as unpacked:
-        whole = plain.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC
+        whole = plain.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC.encode()
         unpacked.writelines([] if whole else blocks(path))
         table = pq.ParquetFile(path if whole else unpacked)
         _refuse_repeated(table.schema_arrow.names, str(path))

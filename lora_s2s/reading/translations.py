@@ -84,6 +84,8 @@ def read_tmx(path: Path) -> Iterator[Row | Rejected]:
     except expat.ExpatError as error:
         where = f"{path}:{error.lineno}:{error.offset + 1}"
         raise DataError(f"not well-formed XML: {expat.ErrorString(error.code)}", where=where) from error
+    except (LookupError, ValueError) as error:
+        raise DataError(f"{path} has an encoding that cannot be read: {error}", hint="convert it to UTF-8") from error
 
 
 def line_pairs(first: Path, second: Path) -> Iterator[Row | Rejected]:

@@ -129,7 +129,7 @@ def test_a_dialogue_is_cut_at_whole_turns_and_then_on_the_left(write: Write, pre
     turns = [("system", "the cat"), ("human", "hello hello"), ("gpt", "good"), ("human", "sat sat sat"), ("gpt", "a")]
     line = json.dumps({"conversations": [{"from": role, "value": text} for role, text in turns]}) + "\n"
     seen = {}
-    for limit in (40, 20, 9, 6):
+    for limit in (40, 16, 9, 6):
         data = prepared(write("a.jsonl", line), validation_fraction=0, max_source_tokens=limit)
         (row,) = [row for row, target in enumerate(data.train.targets()) if target == "a"]
         features = data.train.features(row)
@@ -137,7 +137,7 @@ def test_a_dialogue_is_cut_at_whole_turns_and_then_on_the_left(write: Write, pre
         seen[limit] = data.train.sources()[row], data.report["truncated"]["source"]
     assert seen == {
         40: ("system: the cat user: hello hello assistant: good user: sat sat sat assistant:", 0),
-        20: ("system: the cat user: sat sat sat assistant:", 1),
+        16: ("system: the cat user: sat sat sat assistant:", 1),
         9: ("user: sat sat sat assistant:", 2),
         6: ("user: sat sat sat assistant:", 2),
     }

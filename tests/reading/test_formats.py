@@ -143,7 +143,7 @@ def test_json_of_every_shape_with_the_lines_of_its_records(
     if block < 1 << 20 and text is not LINES:
         from lora_s2s.reading.json_rows import read_json
 
-        monkeypatch.setattr("lora_s2s.reading.json_rows.head_of", lambda path: path.read_bytes())
+        monkeypatch.setattr("lora_s2s.reading.json_rows.head_of", lambda path: path.read_text())
         items = list(read_json(Path(path)))
     else:
         items = rows(path)
@@ -297,6 +297,9 @@ def test_tmx_that_is_refused(write: Write) -> None:
     assert "XML of the type 'rss', expected 'tmx'" in refusal(write("a.xml", "<?xml version='1.0'?><rss/>")).message
     error = refusal(write("a.tmx", "<tmx>\n<tu></tmx>"))
     assert (error.message, str(error.where)[-4:]) == ("not well-formed XML: mismatched tag", ":2:7")
+    for encoding in ("utf-17", "big5", "hex"):
+        error = refusal(write("a.tmx", f'<?xml version="1.0" encoding="{encoding}"?><tmx/>'))
+        assert "a.tmx has an encoding that cannot be read" in error.message
     assert "no element found" in refusal(write("a.tmx", "<tmx><tu>")).message
 
 
@@ -312,7 +315,8 @@ def test_what_is_saved_in_the_place_of_data(name: str, tmp_path: Path) -> None:
     for content, message, hint in (
         (b"\n<!DOCTYPE html>\n<html><body>404</body></html>", "is a web page, not data", "download the file"),
         (b"<html lang=en>", "is a web page, not data", "download the file"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a git-lfs pointer", "git lfs pull"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+         "is a git-lfs pointer, not the data", "git lfs pull"),
         (b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9, "is a binary file, not text", "files end in"),
         (b"\0" * 9999, "is a binary file, not text", "files end in"),
     ):  # fmt: skip

@@ -58,7 +58,7 @@ def test_what_is_not_there(write: Write, tmp_path: Path) -> None:
         find_origins(["", ""])
     with pytest.raises(DataError, match="demo:train"):
         find_origins("demo:nothing")
-    for odd in ("x" * 5000, "a\0b", "~nobody/x.csv", f"{path}/x.csv"):
+    for odd in ("x" * 5000, "a\0b", "~no_such_user/x.csv", f"{path}/x.csv"):
         with pytest.raises(DataError):
             find_origins(odd)
 
@@ -176,8 +176,8 @@ def test_one_parallel_file_is_two_columns_without_header(write: Write) -> None:
          "train:trainset.csv.gz validation:devset.csv.gz test:testset_w_refs.csv.gz"),
         (["train-00000-of-00002.parquet", "train-00001-of-00002.parquet", "test-0.parquet"],
          "train:train-00000-of-00002.parquet,train-00001-of-00002.parquet test:test-0.parquet"),
-        (["SGD_Train.jsonl", "sgd_dev.jsonl", "dummy.json"],
-         "train:SGD_Train.jsonl validation:sgd_dev.jsonl other:dummy.json"),
+        (["SGD.Train.jsonl", "sgd_dev.jsonl", "dummy.json"],
+         "train:SGD.Train.jsonl validation:sgd_dev.jsonl other:dummy.json"),
         (["all.csv", "val.csv", "notes.txt"], "train:all.csv validation:val.csv"),
         (["a-training.csv", "a-eval.csv", "a-valid.csv"], "train:a-training.csv validation:a-eval.csv,a-valid.csv"),
         (["train.csv"], ""), (["attrain.csv", "contest.csv"], ""), (["test.csv", "dev.csv"], ""),
