@@ -145,7 +145,7 @@ def _shaped(format: str, rows: Sequence[Row], where: str, template: Template, se
     chosen = template or shape.template
     prompt = PromptTemplate.of(chosen)
     others = [] if shape.is_dialogue else [name for row in rows for name in row.fields]
-    check_columns(prompt.columns, list(dict.fromkeys([*shape.columns, *others])), where)
+    check_columns(prompt.columns, list(dict.fromkeys([*shape.columns, *others])), f"{where}, read as {format}")
     return Reading(format, None, partial(shape.examples, prompt, seed), chosen)
 
 

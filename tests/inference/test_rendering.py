@@ -135,4 +135,4 @@ def test_eval_renders_a_file_as_training_did(write: Write, tiny_predictor: Build
     assert rows(greet, ["data.template=['a {output}', 'b {output}']"]) == (["a w2"], ["w2"])
     talk = write("b.jsonl", json.dumps({"messages": [USER, BOT, USER, BOT]}) + "\n")
     fitted = ["user: w1 w2 assistant:"] * 2
-    assert rows(talk, [], format="conversations", max_source_tokens=7) == (fitted, ["w3", "w3"])
+    assert rows(talk, [], format="conversations", max_source_tokens=6) == (fitted, ["w3", "w3"])
