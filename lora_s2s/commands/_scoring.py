@@ -22,6 +22,7 @@ from lora_s2s.inference.loading import InputSettings, Predictor, load_predictor
 from lora_s2s.reading.example import Example
 from lora_s2s.reading.origins import find_origins
 from lora_s2s.reading.readers import column_names, read_examples
+from lora_s2s.reading.shapes import SHAPES
 from lora_s2s.recipe.schema import DataSection, Recipe
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
@@ -77,11 +78,13 @@ def score_model(
 
 
 def _as_trained(recipe: Recipe, settings: InputSettings) -> Recipe:
-    """A merged model brings no recipe, but its manifest says how a row became a source."""
+    """A merged model brings no recipe, but its manifest says how a row became a source: its shape and template too."""
     said = recipe.data.model_fields_set
     known = {key: getattr(settings, key) for key in ("source_column", "format") if key not in said}
-    # A shape's own template, or the first of several, stands in the manifest only.
-    known["template"] = settings.first_template or recipe.data.template
+    if recipe.data.format == "auto" and settings.format in SHAPES:
+        known["format"] = settings.format
+    template = recipe.data.template or settings.template
+    known["template"] = template if template is None or isinstance(template, str) else template[0]
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=known)})
 
 

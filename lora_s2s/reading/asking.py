@@ -28,11 +28,7 @@ def question_of(
         Unusable: the row lacks a column, holds no text in it, or asks nothing.
     """
     shape = SHAPES.get(format)
-    if (
-        format == "auto"
-        and not isinstance(row, str)
-        and (template is None or TURNS in PromptTemplate.of(template).columns)
-    ):
+    if format == "auto" and template is None and not isinstance(row, str):
         shape = SHAPES.get(shape_of([{**_NO_TARGETS, **row}]) or "")
     if shape is None:
         prompt = None if template is None else PromptTemplate.of(template)

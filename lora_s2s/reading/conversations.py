@@ -8,6 +8,7 @@ Decided on text, with words that any vocabulary has and no newlines: T5 would dr
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -41,29 +42,20 @@ def fit_turns(turns: Turns, template: str | None, fits: Callable[[str], bool]) -
     The system text at the beginning stays as long as a turn fits beside it. Where the last turn alone does not fit,
     that is what comes back.
     """
-    count = next((index for index, (role, _) in enumerate(turns) if role != _SYSTEM), len(turns))
-    system, rest = turns[:count], turns[count:]
-    whole = render_turns(turns, template)
-    if not rest or fits(whole):
+
+    def text(system: Turns, first: int) -> str:
+        return render_turns([*system, *turns[first:]], template)
+
+    whole = text((), 0)
+    if fits(whole):
         return whole
-    kept = _longest(system, rest, template, fits)
-    if kept is None and system:
-        kept = _longest((), rest, template, fits)
-    return render_turns(rest[-1:], template) if kept is None else kept
-
-
-def _longest(system: Turns, rest: Turns, template: str | None, fits: Callable[[str], bool]) -> str | None:
-    """Halves the choice of the first turn that stays, since fewer turns fit the better."""
-    found: str | None = None
-    first, beyond = 0, len(rest)
-    while first < beyond:
-        middle = (first + beyond) // 2
-        text = render_turns([*system, *rest[middle:]], template)
-        if fits(text):
-            found, beyond = text, middle
-        else:
-            first = middle + 1
-    return found
+    start = next((place for place, (role, _) in enumerate(turns) if role != _SYSTEM), 0)
+    for system in (turns[:start], ()):
+        # The fewer turns, the better they fit: halving finds the first one that can stay.
+        first = bisect_left(range(start, len(turns)), True, key=lambda first: fits(text(system, first))) + start
+        if first < len(turns):
+            return text(system, first)
+    return text((), len(turns) - 1)
 
 
 def looks_like_dialogue(fields: Mapping[str, Any], names: Sequence[str]) -> bool:
@@ -106,11 +98,10 @@ def _turns(fields: Mapping[str, Any]) -> tuple[Turn, ...]:
 
 def _turn(turn: object) -> Turn:
     fields = turn if isinstance(turn, Mapping) else {}
-    name_key = next((key for key in _NAMES if key in fields), None)
-    text_key = next((key for key in _TEXTS if key in fields), None)
-    if name_key is None or text_key is None:
-        raise Unusable("a turn without a role and a text")
-    name, text = fields[name_key], fields[text_key]
+    name = next((fields[key] for key in _NAMES if key in fields), None)
+    text = next((fields[key] for key in _TEXTS if key in fields), None)
+    if name is None or text is None:
+        raise Unusable("a turn without a role or a text")
     role = _ROLES.get(name.strip().lower()) if isinstance(name, str) else None
     if role is None:
         raise Unusable(f"an unknown role: {name!r:.60}")

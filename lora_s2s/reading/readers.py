@@ -67,13 +67,11 @@ def read_examples(
         UsageError: an unknown format, a function that cannot be imported, or a template that is refused.
     """
     columns = {"source_column": source_column, "target_column": target_column}
-    choose: Choice = partial(_reading, format=format, columns=columns, template=template, seed=seed)
-    return _read(_groups(paths, format), choose)
+    settings: dict[str, Any] = {**columns, "template": template, "seed": seed}
+    return _read(_groups(paths, format), lambda rows, where: _reading(rows, where, format, **settings))
 
 
-def how_read(
-    paths: Paths, *, format: str = "auto", template: Template = None, seed: int = 0, **columns: str | None
-) -> Reading:
+def how_read(paths: Paths, *, format: str = "auto", **settings: Any) -> Reading:
     """Returns how the first rows are read: the format and the source's column, found out where they were not named.
 
     Takes the settings of :func:`read_examples`, and raises what it raises.
@@ -81,7 +79,7 @@ def how_read(
     refused: DataError | None = None
     for rows, name in _heads(paths, format):
         try:
-            return _reading(rows, name, format=format, columns=columns, template=template, seed=seed)
+            return _reading(rows, name, format, **settings)
         except DataError as error:
             refused = refused or error
     raise refused or _nothing_usable(str(paths), Counter())
@@ -116,13 +114,7 @@ def _heads(paths: Paths, format: str) -> Iterator[tuple[list[Row], str]]:
 
 
 def _reading(
-    rows: Sequence[Row],
-    where: str,
-    *,
-    format: str,
-    columns: Mapping[str, str | None],
-    template: Template,
-    seed: int,
+    rows: Sequence[Row], where: str, format: str, template: Template = None, seed: int = 0, **columns: str | None
 ) -> Reading:
     if ":" in format:
         return Reading(format, columns.get("source_column"), _own_converter(format, template, seed), template)
@@ -154,7 +146,7 @@ def _shaped(format: str, rows: Sequence[Row], where: str, template: Template, se
     chosen = template or shape.template
     prompt = PromptTemplate.of(chosen)
     others = [] if shape.is_dialogue else [name for row in rows for name in row.fields]
-    check_columns(prompt.columns, list(dict.fromkeys([*shape.columns, *others])), where)
+    check_columns(prompt.columns, list(dict.fromkeys([*shape.columns, *others])), f"{where}, read as {format}")
     return Reading(format, None, partial(shape.examples, prompt, seed), chosen)
 
 

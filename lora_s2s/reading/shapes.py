@@ -49,8 +49,7 @@ class Shape:
         Raises:
             Unusable: the row has another shape, or nothing in it has a target.
         """
-        group: str | None = None
-        lacking = True
+        group, lacking = None, True
         for given, targets in self.questions(fields):
             if not targets:
                 continue
@@ -66,9 +65,8 @@ class Shape:
             except Unusable as error:
                 yield reject(where, str(error), _excerpt(*given.values(), *targets))
                 continue
-            if turns:
-                # A conversation's first source begins all its others: it keeps them, and its twins, in one split.
-                group = source if group is None else group
+            # A conversation's first source begins all its others: it keeps them, and its twins, in one split.
+            group = group or (source if turns else None)
             for target in found:
                 yield Example(source, target, where, group, turns, chosen.text if turns else None)
         if lacking:
@@ -104,8 +102,12 @@ def _has(fields: Fields, *groups: tuple[str, ...]) -> bool:
     return all(not names.isdisjoint(group) for group in groups)
 
 
+def _is_alpaca(fields: Fields) -> bool:
+    return _has(fields, _INSTRUCTION, _CONTEXT, _RESPONSE)
+
+
 def _alpaca(fields: Fields) -> Iterator[Question]:
-    given = {"instruction": _any_case(fields, _INSTRUCTION), "input": _any_case(fields, _CONTEXT)}
+    given = {"instruction": _any_case(fields, _INSTRUCTION), "input": _any_case(fields, _CONTEXT) or ""}
     yield {**fields, **given}, [_any_case(fields, _RESPONSE)]
 
 
@@ -166,12 +168,7 @@ SHAPES: dict[str, Shape] = {
     "messages": _dialogue("role"),
     "squad": Shape(_is_squad, _squad, _SQUAD_TEMPLATE, ("question", "context", "title")),
     "instructions": Shape(_is_instructions, _instructions, _INSTRUCTIONS_TEMPLATE, ("definition", "input")),
-    "alpaca": Shape(
-        lambda fields: _has(fields, _INSTRUCTION, _CONTEXT, _RESPONSE),
-        _alpaca,
-        _ALPACA_TEMPLATE,
-        ("instruction", "input"),
-    ),
+    "alpaca": Shape(_is_alpaca, _alpaca, _ALPACA_TEMPLATE, ("instruction", "input")),
 }
 DIALOGUES = tuple(name for name, shape in SHAPES.items() if shape.is_dialogue)
 

@@ -24,7 +24,7 @@ from lora_s2s.reading.example import Turn, Unusable
 Template: TypeAlias = str | Sequence[str] | None
 TURNS = "turns"
 _MOST_TEMPLATES = 100
-_LONGEST, _MOST_NODES, _LARGEST_NUMBER = 20_000, 500, 10**6
+_LONGEST, _MOST_NODES, _LARGEST_NUMBER = 20_000, 200, 10**6
 _MOST_CHARACTERS = 10_000_000
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 _FILTERS = set("trim lower upper title capitalize replace join default length first last truncate".split())

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from lora_s2s.commands._scoring import _as_trained, _rows
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.inference.loading import InputSettings, Predictor, input_settings
 from lora_s2s.reading.example import Example
 from lora_s2s.reading.readers import how_read, read_examples
+from lora_s2s.recipe.load import recipe_from_settings
 
 Build = Callable[..., Predictor]
 Write = Callable[[str, str], str]
@@ -117,3 +119,20 @@ def test_a_template_from_a_manifest_is_checked_before_anything_is_rendered(templ
         input_settings({"template": template}, where="manifest.json")
     assert caught.value.where == "manifest.json"
     assert input_settings({"template": ["{a}", "{b}"]}, where="m") == InputSettings(template=["{a}", "{b}"])
+
+
+def test_eval_renders_a_file_as_training_did(write: Write, tiny_predictor: Build) -> None:
+    def rows(file: str, words: list[str], **settings: Any) -> tuple[list[str], list[str]]:
+        recipe = recipe_from_settings("x", ["model.name=x", "data.train=y", *words])
+        predictor = tiny_predictor(**settings)
+        _, sources, targets = _rows(_as_trained(recipe, predictor.settings), predictor, file, columns_named=False)
+        return sources, targets
+
+    greet = write("a.jsonl", json.dumps({"instruction": "w1", "output": "w2"}) + "\n")
+    own = "{{ instruction }}!{% if input %} {{ input }}{% endif %}"
+    assert rows(greet, ["data.format=auto"], format="alpaca", template=own) == (["w1!"], ["w2"])
+    assert rows(greet, ["data.template=say {instruction}"], format="alpaca", template=own) == (["say w1"], ["w2"])
+    assert rows(greet, ["data.template=['a {output}', 'b {output}']"]) == (["a w2"], ["w2"])
+    talk = write("b.jsonl", json.dumps({"messages": [USER, BOT, USER, BOT]}) + "\n")
+    fitted = ["user: w1 w2 assistant:"] * 2
+    assert rows(talk, [], format="conversations", max_source_tokens=6) == (fitted, ["w3", "w3"])

@@ -64,8 +64,8 @@ def test_examples_of_a_conversation_stay_together_and_are_cut_on_the_left(write:
     [
         (conversation([]), "no list of turns"),
         ({"conversations": "x"}, "no list of turns"),
-        ({"conversations": [{"from": "human"}]}, "a turn without a role and a text"),
-        ({"conversations": ["x"]}, "a turn without a role and a text"),
+        ({"conversations": [{"from": "human"}]}, "a turn without a role or a text"),
+        ({"conversations": ["x"]}, "a turn without a role or a text"),
         (conversation([("robot", "x"), ("gpt", "y")]), "an unknown role"),
         (conversation([("human", "x")]), "no assistant turn"),
         (conversation([("human", " "), ("gpt", "y")]), "an empty turn"),
@@ -218,7 +218,7 @@ def test_any_conversation(turns: list[tuple[str, str]], words: int) -> None:
         assert [text for _, text in item.turns] == [text for _, text in turns[:place]]
         fitted = fit_turns(item.turns, item.template, lambda text: len(text.split()) <= words)
         system = list(itertools.takewhile(lambda turn: turn[0] == "system", item.turns))
-        rest = item.turns[len(system) :]
+        rest = item.turns[len(system) :] or item.turns
+        system = system if len(rest) < len(item.turns) else []
         whole = [render_turns([*kept, *rest[start:]]) for kept in (system, []) for start in range(len(rest))]
-        whole = whole or [item.source]
         assert fitted == next((text for text in whole if len(text.split()) <= words), whole[-1])
