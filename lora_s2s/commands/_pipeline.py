@@ -104,8 +104,7 @@ def train_adapter(recipe: Recipe, *, resume: bool = False, overwrite: bool = Fal
     resolve_dtype(recipe.model.dtype, resolve_device())  # refused before minutes go into preparing
     prepared = prepare_data(recipe)
     say(data_line(prepared))
-    languages = {key: getattr(recipe.data, key) for key in LANGUAGES}
-    tokenizer = load_tokenizer(recipe.model.name, recipe.model.revision, **languages)
+    tokenizer = _tokenizer(recipe)
     train_tokens = train_token_ids(recipe, tokenizer, _carried(prepared, tokenizer))
     base, model = _adapted_base(recipe, train_tokens)
     begin_answers(model, **first_ids(tokenizer))
@@ -145,7 +144,7 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="lora-s2s-") as folder:
         prepared = prepare_data(recipe, Path(folder) / "prepared")
         show_preview(prepared.preview)
-        tokenizer = load_tokenizer(recipe.model.name, recipe.model.revision)
+        tokenizer = _tokenizer(recipe)
         _, model = _adapted_base(recipe, train_token_ids(recipe, tokenizer, _carried(prepared, tokenizer)))
         counted = {**_steps(prepared.train, recipe.training), **_parameter_counts(model)}
         report = {key: value for key, value in prepared.report.items() if key != "out"}
@@ -177,6 +176,11 @@ def _steps(rows: SplitTable, settings: TrainingSection) -> dict[str, Any]:
         "tokens": round(tokens_in_epoch * epochs),
         "batching": f"{size}, {'packed' if settings.packing else 'padded by length'}",
     }
+
+
+def _tokenizer(recipe: Recipe) -> Any:
+    languages = {key: getattr(recipe.data, key) for key in LANGUAGES}
+    return load_tokenizer(recipe.model.name, recipe.model.revision, **languages)
 
 
 def train_token_ids(recipe: Recipe, tokenizer: Any, carried_ids: Sequence[int]) -> list[int]:
