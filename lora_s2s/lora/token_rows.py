@@ -66,8 +66,9 @@ class TokenRows(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         """Forward hook of the embeddings: these rows instead of the base's."""
         if self.disable_adapters:
             return states
-        place = torch.searchsorted(self.ids_K, inputs[0]).clamp_(max=len(self.ids_K) - 1)
-        ours = (self.ids_K[place] == inputs[0]).unsqueeze(-1)
+        ids = inputs[0].contiguous()
+        place = torch.searchsorted(self.ids_K, ids).clamp_(max=len(self.ids_K) - 1)
+        ours = (self.ids_K[place] == ids).unsqueeze(-1)
         # Looked up in float32, so that the gradients of all a row's places are summed in float32.
         return torch.where(ours, F.embedding(place, self.values()).to(states.dtype), states)
 
