@@ -193,8 +193,9 @@ def _tokenizer(recipe: Recipe, prepared: PreparedDataset) -> tuple[Any, list[int
     carried = prepared.manifest["input"]["carried"]
     if not carried:
         return tokenizer, sorted({*named})
-    rows = range(len(tokenizer), len(tokenizer) + rows_carrying(carried))
-    return lossless_tokenizer(tokenizer, carried), sorted({*named, *(rows if wanted == "auto" else ())})
+    # What carries text is trained with what is named: a row that nobody has trained says nothing.
+    rows = range(len(tokenizer), len(tokenizer) + rows_carrying(carried)) if wanted else ()
+    return lossless_tokenizer(tokenizer, carried), sorted({*named, *rows})
 
 
 def token_ids(names: Sequence[str], tokenizer: Any) -> list[int]:

@@ -162,7 +162,7 @@ def load_adapter(
     rows = {name: state.pop(name) for name in tokens}
     model = wrap(base, settings.method.build(targets, settings.values))
     load_adapter_state(model, state)
-    token_rows.add(base, settings.train_tokens, rows)
+    token_rows.add(base.model, settings.train_tokens, rows)
     model.requires_grad_(False)
     return LoadedAdapter(model.eval(), base, manifest, folder, settings)
 

@@ -73,7 +73,7 @@ def inject_lora(
         # What was taken out of the base: save_adapter puts it back.
         start = get_peft_model_state_dict(model, save_embedding_layers=False)
         setattr(model, START, {name: tensor.to("cpu", copy=True) for name, tensor in start.items()})
-    token_rows.add(base, sorted({*train_tokens}))
+    token_rows.add(base.model, sorted({*train_tokens}))
     return model
 
 

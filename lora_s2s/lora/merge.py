@@ -181,8 +181,9 @@ def _probes(adapter: LoadedAdapter, texts: Sequence[str]) -> Iterator[_Probe]:
 
 
 def _own_tokenizer(adapter: LoadedAdapter) -> Path | None:
-    """Returns the adapter's folder where it holds a tokenizer; plain PEFT's do not."""
-    return adapter.folder if (adapter.folder / "tokenizer_config.json").is_file() else None
+    """Returns the adapter's folder where it holds a tokenizer that may know more tokens than the base's."""
+    more = adapter.settings.train_tokens or adapter.manifest.get("input", {}).get("carried")
+    return adapter.folder if more and (adapter.folder / "tokenizer_config.json").is_file() else None
 
 
 def _max_positions(adapter: LoadedAdapter) -> int | None:

@@ -24,6 +24,8 @@ from lora_s2s.models.t5 import TOKEN_MATRICES
 MOST_TOKENS = 256
 KEY = "trainable_token_indices"
 """PEFT's name for the ids in ``adapter_config.json``."""
+# A step at rate η changes a row by about 8 η of the matrix's size.
+_PACE = 8.0
 _SAVED = "base_model.model.{}.token_adapter.trainable_tokens_delta"
 
 
@@ -47,9 +49,10 @@ class TokenRows(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         start_KD = weight_VD[self.ids_K] if values_KD is None else values_KD[: len(ids)]
         self.register_buffer("start_KD", start_KD.detach().to(weight_VD.device, torch.float32), persistent=False)
         self.change = nn.ParameterDict({"default": nn.Parameter(torch.zeros_like(self.start_KD))})
-        # A step of AdamW is relative to the matrix's own size; a power of two, so that no machine sums it otherwise.
+        # A step of AdamW is relative to the matrix's own size, and large enough for a new token to be learnt in a few
+        # hundred steps at LoRA's rates; a power of two, so that every machine finds the same.
         size = float(torch.linalg.vector_norm(weight_VD.detach(), dtype=torch.float32)) / math.sqrt(weight_VD.numel())
-        self.scale = 2.0 ** round(math.log2(size or 1.0))
+        self.scale = _PACE * 2.0 ** round(math.log2(size or 1.0))
 
     def values(self) -> Tensor:
         """Returns the rows (K, D) in float32."""
@@ -63,8 +66,9 @@ class TokenRows(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         """Forward hook of the embeddings: these rows instead of the base's."""
         if self.disable_adapters:
             return states
-        place = torch.searchsorted(self.ids_K, inputs[0]).clamp_(max=len(self.ids_K) - 1)
-        ours = (self.ids_K[place] == inputs[0]).unsqueeze(-1)
+        ids = inputs[0].contiguous()
+        place = torch.searchsorted(self.ids_K, ids).clamp_(max=len(self.ids_K) - 1)
+        ours = (self.ids_K[place] == ids).unsqueeze(-1)
         # Looked up in float32, so that the gradients of all a row's places are summed in float32.
         return torch.where(ours, F.embedding(place, self.values()).to(states.dtype), states)
 
@@ -95,8 +99,8 @@ def problem(base: LoadedBase, ids: Sequence[int], *, method_holds_them: bool = T
     return f"there is no token {wrong[0]}: {base.name} has {rows} rows of embeddings" if wrong else None
 
 
-def add(base: LoadedBase, ids: Sequence[int], saved: Mapping[str, Tensor] | None = None) -> None:
-    """Lets tokens train in a base whose adapter is in place.
+def add(model: Any, ids: Sequence[int], saved: Mapping[str, Tensor] | None = None) -> None:
+    """Lets tokens train in a base's model whose adapter is in place.
 
     Args:
         ids: ascending, free of problems (see :func:`problem`); none for none.
@@ -107,7 +111,7 @@ def add(base: LoadedBase, ids: Sequence[int], saved: Mapping[str, Tensor] | None
     """
     made: dict[int, TokenRows] = {}
     for name, places in _places(len(ids)).items():
-        module: Any = base.model.get_submodule(name)
+        module: Any = model.get_submodule(name)
         values = None if saved is None else saved[_SAVED.format(name)]
         rows = made.setdefault(id(module.weight), TokenRows(module.weight, ids, values))
         if values is not None and not torch.equal(rows.start_KD[places], values.to(rows.start_KD)):

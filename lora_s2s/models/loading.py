@@ -27,6 +27,7 @@ from lora_s2s.models.quantized import fill, is_quantized, skeleton
 from lora_s2s.models.weights import WEIGHTS, misfit, opened, shapes, weight_files, weights_hash, write_weights
 
 _CONFIG = "config.json"
+_SETTINGS = "tokenizer_config.json"
 _TOKENIZER = re.compile(r"(tokenizer|special_tokens_map|added_tokens|vocab|merges).*\.(json|txt)|.*\.model")
 
 _TOO_LARGE = "choose a smaller model, or set model.quantization=nf4"
@@ -291,6 +292,11 @@ def save_model(
     for path in sorted((tokenizer_from or base.path).iterdir()):
         if path.is_file() and _TOKENIZER.fullmatch(path.name):
             shutil.copyfile(path, out / path.name)
+    marks = read_json(out / _SETTINGS) if (out / _SETTINGS).is_file() else {}
+    if isinstance(marks.get("extra_special_tokens"), list):
+        # As transformers 5 writes it, and 4 cannot read it; both read this.
+        marks["additional_special_tokens"] = marks.pop("extra_special_tokens")
+        write_json(out / _SETTINGS, marks)
 
 
 def _apart(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

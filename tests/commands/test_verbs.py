@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 from cli_parts import Invoke, listing, write_csv
 
+from lora_s2s.commands._pipeline import train_token_ids
+from lora_s2s.data.tokenise import load_tokenizer
 from lora_s2s.recipe.catalogue import shipped
+from lora_s2s.recipe.load import load_recipe
 
 QUICK = ("--set", "training.max_steps=2", "--set", "training.batch_size=4", "--set", "evaluation.max_new_tokens=6")
 
@@ -283,6 +286,34 @@ def test_merge_writes_a_model_that_answers_the_same(invoke: Invoke, here: Path, 
     words = ["--set", "evaluation.max_new_tokens=6"]
     assert invoke("predict", "merged", *texts, *words).stdout == invoke("predict", "adapters/it", *texts).stdout
     assert "merged exists already" in invoke("merge", "adapters/it", "--out", "merged", code=2).stderr
+
+
+def test_tokens_that_train_from_the_recipe_to_the_merged_model(invoke: Invoke, here: Path, tiny_model: Path) -> None:
+    write_csv(here / "train.csv")
+    words = settings(tiny_model, "output.name=it", "lora.train_tokens=[<extra_id_0>, ▁house, <extra_id_0>]")
+    result = json.loads(invoke("train", "flan-t5-small", *words, *QUICK, "--json").stdout)
+    plain = json.loads(invoke("train", "flan-t5-small", *settings(tiny_model), "--dry-run", "--json").stdout)
+    assert result["trainable_parameters"] == plain["trainable_parameters"] + 2 * 2 * 16  # in embeddings and head
+    assert json.loads((here / "adapters/it/manifest.json").read_text(encoding="utf-8"))["counts"]["train_tokens"] == 2
+    report = json.loads(invoke("merge", "adapters/it", "--out", "merged", "--json").stdout)
+    assert report["max_logit_difference"] < 1e-3
+    said = ("what is the number of house 7", "<extra_id_0>", "--set", "evaluation.max_new_tokens=6")
+    assert invoke("predict", "merged", *said).stdout == invoke("predict", "adapters/it", *said).stdout
+    wrong = settings(tiny_model, "output.name=no", "lora.train_tokens=[▁hous]")
+    told = invoke("train", "flan-t5-small", *wrong, code=2).stderr
+    assert "no token '▁hous' (did you mean '▁house'?)" in told
+
+
+def test_tokens_that_carry_characters_train_unless_others_are_named() -> None:
+    def recipe(*words: str) -> Any:
+        sets = ["model.name=demo", "data.train=x.csv", "output.name=x", *words]
+        return load_recipe("flan-t5-small", overrides=sets)
+
+    tokenizer = load_tokenizer("demo")
+    assert train_token_ids(recipe(), tokenizer, []) == []
+    assert train_token_ids(recipe(), tokenizer, [2541, 2540]) == [2540, 2541]
+    assert train_token_ids(recipe("lora.train_tokens=[]"), tokenizer, [2540]) == []
+    assert train_token_ids(recipe("lora.train_tokens=[</s>, <pad>]"), tokenizer, [2540]) == [0, 1]
 
 
 def test_a_quantized_run_from_training_to_both_merges(invoke: Invoke, here: Path) -> None:

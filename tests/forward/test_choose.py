@@ -56,6 +56,25 @@ def test_a_family_without_one_keeps_hf_s(tmp_path: Path, capsys: pytest.CaptureF
     assert capsys.readouterr().err.count("the fast one is not for this base") == 1
 
 
+@pytest.mark.parametrize("row", ["LongT5 (local)", "LongT5 (transient-global)", "T5 v1.0"])
+def test_tokens_train_in_hf_s_forward_too(tmp_path: Path, row: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "reference")
+    model, batch = adapted(tmp_path, row, train_tokens=[0, 3, 40, 95]), batch_of()
+    with fast_forward(model):
+        loss, tokens = sequence_loss(model, batch)
+    mean = model(input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS, labels=batch.labels_BT).loss
+    assert float(loss.detach()) / tokens == pytest.approx(float(mean.detach()), rel=1e-5)
+    rows = [parameter for name, parameter in model.named_parameters() if "token_rows" in name]
+    for found, expected in zip(torch.autograd.grad(loss / tokens, rows), torch.autograd.grad(mean, rows), strict=True):
+        assert bool(found.abs().sum(1).all())
+        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_family_of_another_shape_trains_no_tokens(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"T5-shaped models, and .* is a BART"):
+        adapted(tmp_path, "BART", train_tokens=[3])
+
+
 def test_a_difference_is_noticed_and_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ from lora_s2s.models.loading import enable_gradient_checkpointing
 from lora_s2s.training.loss import sequence_loss
 
 FAMILIES = ("T5 v1.0", "T5 v1.1, LM-adapted, Flan-T5", "ByT5", "CodeT5, CodeT5+", "mT5", "UMT5")
+OWN_HEAD = ("T5 v1.1, LM-adapted, Flan-T5", "mT5")
 LONG = ((700, 5), (1, 700), (333, 61), (128, 129), (129, 127), (2, 2))
 
 
@@ -101,6 +102,35 @@ def test_smoothing_and_z_loss(tmp_path: Path) -> None:
     assert_equal(adapted(tmp_path), batch_of(), label_smoothing=0.1, z_loss=0.01)
 
 
+@pytest.mark.parametrize("targets", ["attention-qv", "decoder"])
+@pytest.mark.parametrize("row", ["T5 v1.0", "T5 v1.1, LM-adapted, Flan-T5", "mT5", "UMT5"])
+def test_tokens_that_train(tmp_path: Path, row: str, targets: str) -> None:
+    model = adapted(tmp_path, row, target_modules=targets, train_tokens=[0, 3, 40, 95])
+    assert_equal(model, batch_of())
+    assert_equal(model, batch_of(), label_smoothing=0.1, z_loss=0.01)
+    _, found = gradients(model, batch_of(), fast=True)
+    rows = [gradient for name, gradient in found.items() if "token_rows" in name]
+    assert len(rows) == (2 if row in OWN_HEAD else 1)
+    assert all(bool(gradient.abs().sum(1).all()) for gradient in rows)
+
+
+def test_tokens_that_train_in_packed_and_checkpointed_rows_and_beside_a_smaller_stream(tmp_path: Path) -> None:
+    model, batch = adapted(tmp_path, train_tokens=[0, 3, 40, 95]), batch_of()
+    _, expected = gradients(model, batch, fast=False)
+    apart = [gradients(model, batch_of_row(batch, row), fast=True)[1] for row in range(len(MIXED))]
+    assert worst({name: sum(one[name] for one in apart) for name in expected}, expected) <= 1e-5
+    float16.reinstall(model.get_base_model(), FAMILIES_BY_NAME["t5"], 5)
+    assert worst(gradients(model, batch, fast=True)[1], expected) <= 1e-5
+    enable_gradient_checkpointing(model)
+    model.train()
+    assert worst(gradients(model, batch, fast=True)[1], expected) <= 1e-5
+
+
+def batch_of_row(whole: Any, row: int) -> Any:
+    some = slice(row, row + 1)
+    return type(whole)(whole.input_ids_BS[some], whole.attention_mask_BS[some], whole.labels_BT[some])
+
+
 def test_a_label_that_does_not_count_is_still_read(tmp_path: Path) -> None:
     batch = batch_of()
     batch.labels_BT[2, 3:6] = -100
@@ -144,9 +174,7 @@ def test_rows_alone_or_together(tmp_path: Path) -> None:
     together, expected = gradients(model, batch_of(), fast=True)
     whole, apart, total = batch_of(), {}, torch.zeros(())
     for row in range(len(MIXED)):
-        some = slice(row, row + 1)
-        one = type(whole)(whole.input_ids_BS[some], whole.attention_mask_BS[some], whole.labels_BT[some])
-        loss, found = gradients(model, one, fast=True)
+        loss, found = gradients(model, batch_of_row(whole, row), fast=True)
         total += loss
         apart = {name: gradient + apart.get(name, 0) for name, gradient in found.items()}
     assert float(total) == pytest.approx(float(together), rel=1e-5)

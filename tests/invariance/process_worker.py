@@ -13,11 +13,13 @@ def main(folder: Path, accumulation: int, rank: int) -> None:
     import safetensors.torch
     from training_parts import Rows, adapter_of, run, tiny_model
 
+    from lora_s2s.lora import token_rows
     from lora_s2s.training.processes import is_main_process
     from lora_s2s.training.validation import make_validation
 
     # Every process starts from other adapter weights: the main process's must win.
     model = tiny_model(seed=0)
+    token_rows.add(model.get_base_model(), [5, 40, 95])
     if rank:
         for parameter in model.parameters():
             if parameter.requires_grad:

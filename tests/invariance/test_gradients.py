@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from training_parts import PAD, Rows, section, tiny_model
 
 from lora_s2s.data.collate import Batch, collate
+from lora_s2s.lora import token_rows
 from lora_s2s.training.loop import train_step
 from lora_s2s.training.plan import StepPlan
 from lora_s2s.training.result import StepStats
@@ -34,8 +35,11 @@ class KeepsGradients:
         self._model.zero_grad(set_to_none=set_to_none)
 
 
-def one_step(batches: list[Batch], **changes: Any) -> tuple[dict[str, torch.Tensor], StepStats]:
+def one_step(
+    batches: list[Batch], *, tokens: list[int] | None = None, **changes: Any
+) -> tuple[dict[str, torch.Tensor], StepStats]:
     model = tiny_model()
+    token_rows.add(model.get_base_model(), tokens or [])
     keeper = KeepsGradients(model)
     stats = train_step(
         model, keeper, batches, accelerator=Accelerator(cpu=True), step=0, learning_rate=0.1,
@@ -79,6 +83,13 @@ def test_accumulation_changes_nothing(size: int) -> None:
 
 def test_accumulation_changes_nothing_with_label_smoothing() -> None:
     assert_same(one_step(cut(ORDER, 4), label_smoothing=0.1)[0], one_step(cut(ORDER, 16), label_smoothing=0.1)[0])
+
+
+def test_accumulation_changes_nothing_where_tokens_train() -> None:
+    whole, _ = one_step(cut(ORDER, 16), tokens=[5, 40, 95])
+    assert sum("token_rows" in name for name in whole) == 1  # its head is its embeddings
+    for size in (4, 1):
+        assert_same(one_step(cut(ORDER, size), tokens=[5, 40, 95])[0], whole)
 
 
 def test_order_changes_nothing() -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from training_parts import Rows, adapter_of, in_step, metrics, run, saved_steps, tiny_model
 
 from lora_s2s.errors import DataError, ResourceError, Stopped, UsageError
+from lora_s2s.lora import token_rows
 from lora_s2s.training import checkpoint as module
 from lora_s2s.training.checkpoint import newest_checkpoint, read_checkpoint
 
@@ -45,6 +46,22 @@ def test_stop_and_resume_is_bit_for_bit_the_uninterrupted_run(tmp_path: Path, af
     lines = metrics(tmp_path / "cut")
     assert [line["step"] for line in lines] == list(range(1, 13))
     assert without_clocks(lines) == without_clocks(metrics(tmp_path / "whole"))
+
+
+def test_tokens_that_train_resume_bit_for_bit(tmp_path: Path) -> None:
+    def model() -> torch.nn.Module:
+        made = tiny_model()
+        token_rows.add(made.get_base_model(), [5, 40, 95])
+        return made
+
+    options = {"weight_decay": 0.1, "lora_plus_ratio": 4}
+    whole, again = model(), model()
+    run(tmp_path / "whole", model=whole, **options)
+    stopped_run(tmp_path / "cut", after_steps=5, model=model(), **options)
+    run(tmp_path / "cut", model=again, resume=True, **options)
+    theirs = adapter_of(again)
+    assert [bool(tensor.all()) for name, tensor in theirs.items() if "token_rows" in name] == [True]
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in adapter_of(whole).items())
 
 
 @pytest.mark.parametrize("optimizer", ["adamw-8bit", "adamw-paged", "adamw-paged-8bit"])

@@ -11,6 +11,7 @@ from training_parts import Rows, adapter_of, metrics, run, tiny_model
 
 from lora_s2s.errors import ResourceError, UsageError
 from lora_s2s.forward.t5 import PaddingFree
+from lora_s2s.lora import token_rows
 from lora_s2s.training import encoder_cache
 
 
@@ -56,6 +57,10 @@ def test_an_encoder_that_trains_or_drops_out_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no adapter changes") as told:
         run(tmp_path, cache_encoder=True)
     assert "decoder" in str(told.value.hint)
+    reading = decoder_adapter()
+    token_rows.add(reading.get_base_model(), [5])
+    with pytest.raises(UsageError, match=r"lora.train_tokens change what the encoder reads"):
+        run(tmp_path, model=reading, cache_encoder=True)
     with pytest.raises(UsageError, match=r"training.dropout=0.1"):
         run(tmp_path, model=decoder_adapter(dropout=0.1), cache_encoder=True, dropout=0.1)
 
