@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ READERS: dict[str, Reader] = {
     ".csv": read_csv, ".tsv": read_tsv, ".json": read_json, ".jsonl": read_jsonl, ".ndjson": read_jsonl,
     ".parquet": read_parquet, ".tmx": read_tmx,
 }  # fmt: skip
+_INVALID = re.compile("[\udc80-\udcff]")
 _NO_CONTROLS = dict.fromkeys({*range(32)} - {*b"\t\n\f\r\x1b"})
 
 
@@ -64,8 +66,8 @@ def refuse_what_is_no_data(path: Path, head: str) -> None:
     if start.startswith("version https://git-lfs"):
         raise DataError(f"{path} is a git-lfs pointer, not the data", hint="git lfs pull")
     controls = len(head) - len(head.translate(_NO_CONTROLS))
-    # Text may hold a few; where bytes are no UTF-8 either, fewer will do.
-    if 100 * controls > (3 if "\ufffd" in head[:-1] else 30) * len(head):
+    broken = _INVALID.search(head, 0, len(head) - 3)  # the last character may be cut
+    if 10 * head.count("\0") > 3 * len(head) or (broken and 100 * controls > 3 * len(head)):
         raise DataError(f"{path} is a binary file, not text", hint=f"files end in {endings()}")
 
 

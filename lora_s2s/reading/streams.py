@@ -117,9 +117,9 @@ def excerpt(text: str) -> str:
 
 
 def head_of(path: Path) -> str:
-    """Returns the start of a file's content as text without a byte-order mark; what is not text is replaced."""
+    """Returns the start of a file's content as text without a byte-order mark, invalid bytes as lone surrogates."""
     head = next(blocks(path), b"")[:_HEAD]
-    return next(utf8(iter([head])), b"").decode("utf-8", "replace").removeprefix("\ufeff")
+    return next(utf8(iter([head])), b"").decode("utf-8", "surrogateescape").removeprefix("\ufeff")
 
 
 def text_lines(path: Path) -> Iterator[str]:
