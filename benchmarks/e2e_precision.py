@@ -24,7 +24,6 @@ from train_and_score import FILES, RESULTS, device
 
 from lora_s2s.commands._pipeline import prepare_data
 from lora_s2s.data.collate import collate
-from lora_s2s.data.tokenise import load_tokenizer
 from lora_s2s.evaluation.evaluate import evaluate, group_references
 from lora_s2s.forward.choose import fast_forward
 from lora_s2s.inference.decode import DecodingSettings
@@ -34,6 +33,7 @@ from lora_s2s.models.loading import load_base
 from lora_s2s.reading.readers import read_examples
 from lora_s2s.recipe.load import load_recipe
 from lora_s2s.recipe.schema import Recipe
+from lora_s2s.tokens.tokenise import load_tokenizer
 from lora_s2s.training.loop import train_step
 from lora_s2s.training.optimizer import build_optimizer, learning_rate_at
 from lora_s2s.training.plan import StepPlan

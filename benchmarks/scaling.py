@@ -28,10 +28,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from train_and_score import RESULTS, device
 
 from lora_s2s.data.prepared import SplitTable, SplitWriter, record_batch
-from lora_s2s.data.tokenise import Features
 from lora_s2s.models.host_memory import return_memory_at_once
 from lora_s2s.reading.example import Example
 from lora_s2s.recipe.schema import TrainingSection
+from lora_s2s.tokens.tokenise import Features
 from lora_s2s.training.loop import train
 from lora_s2s.training.plan import StepPlan
 

@@ -15,16 +15,16 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 # A room may import rooms of a lower rank only; rooms of one rank never see each other.
 RANKS = {
-    "errors": 0, "console": 1, "files": 1, "hub": 1, "page": 2, "demo": 2, "recipe": 3, "reading": 3, "data": 4,
-    "models": 4, "lora": 5, "forward": 6, "training": 7, "inference": 7, "evaluation": 8, "export": 9, "commands": 10,
-    "cli": 11, "__main__": 12,
+    "errors": 0, "console": 1, "files": 1, "hub": 1, "page": 2, "demo": 2, "recipe": 3, "formats": 3, "tokens": 3,
+    "reading": 4, "data": 5, "models": 5, "lora": 6, "forward": 7, "training": 8, "inference": 8, "evaluation": 9,
+    "export": 10, "commands": 11, "cli": 12, "__main__": 13,
 }  # fmt: skip
 
 HOMES = {
     "peft": ("lora",), "bitsandbytes": ("models",), "pydantic": ("recipe",), "yaml": ("recipe",),
-    "rich": ("console",), "huggingface_hub": ("hub",), "datasets": ("reading",), "pyarrow": ("reading", "data"),
+    "rich": ("console",), "huggingface_hub": ("hub",), "datasets": ("formats",), "pyarrow": ("formats", "data"),
     "sacrebleu": ("evaluation",), "rouge_score": ("evaluation",), "matplotlib": ("evaluation",),
-    "accelerate": ("training",), "typer": ("commands", "cli"),
+    "accelerate": ("training",), "jinja2": ("reading",), "typer": ("commands", "cli"),
 }  # fmt: skip
 
 NEVER = {"pickle", "dill", "cloudpickle", "marshal", "shelve"}
@@ -138,7 +138,7 @@ def test_sizes() -> None:
     for path in FILES:
         rooms[room_of(path)] = rooms.get(room_of(path), 0) + code_lines(path)
     assert not {room: count for room, count in rooms.items() if count > 1250}
-    assert sum(rooms.values()) <= 7500
+    assert sum(rooms.values()) <= 9250
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
     assert not {str(path): count for path, count in lines.items() if count > 400}
     verbs = [path for path in FILES if path.parent.name == "commands" and not path.name.startswith("_")]

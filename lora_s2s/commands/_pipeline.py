@@ -21,10 +21,8 @@ from lora_s2s import __version__
 from lora_s2s.commands._options import check_writable
 from lora_s2s.commands._show import show_preview
 from lora_s2s.console import say, table
-from lora_s2s.data.lossless import lossless_tokenizer, rows_carrying
 from lora_s2s.data.prepare import prepare
 from lora_s2s.data.prepared import PreparedDataset, SplitTable
-from lora_s2s.data.tokenise import LANGUAGES, first_ids, load_tokenizer
 from lora_s2s.errors import UsageError, nearest
 from lora_s2s.evaluation.report import write_report
 from lora_s2s.export.card import write_card
@@ -37,6 +35,8 @@ from lora_s2s.models.loading import LoadedBase, enable_gradient_checkpointing, l
 from lora_s2s.models.precision import dtype_name, resolve_device, resolve_dtype
 from lora_s2s.recipe.load import recipe_to_yaml
 from lora_s2s.recipe.schema import Recipe, TrainingSection, ranks_by_name
+from lora_s2s.tokens.lossless import lossless_tokenizer, rows_carrying
+from lora_s2s.tokens.tokenise import LANGUAGES, first_ids, load_tokenizer
 from lora_s2s.training.guards import run_lock
 from lora_s2s.training.loop import train
 from lora_s2s.training.plan import StepPlan

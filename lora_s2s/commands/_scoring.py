@@ -18,9 +18,9 @@ from lora_s2s.errors import ToolkitError, UsageError
 from lora_s2s.evaluation.evaluate import evaluate, group_references, record_scores
 from lora_s2s.evaluation.report import sample_rows, write_report
 from lora_s2s.export.card import write_card
+from lora_s2s.formats.origins import find_origins
 from lora_s2s.inference.loading import InputSettings, Predictor, load_predictor
 from lora_s2s.reading.example import Example
-from lora_s2s.reading.origins import find_origins
 from lora_s2s.reading.readers import column_names, read_examples
 from lora_s2s.reading.shapes import SHAPES
 from lora_s2s.recipe.schema import DataSection, Recipe

@@ -13,12 +13,12 @@ from typing import Any
 from lora_s2s.console import ProgressLine
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import jsonl_line
+from lora_s2s.formats.choose import ending
+from lora_s2s.formats.origins import find_origins, reading
+from lora_s2s.formats.rows import Row
+from lora_s2s.formats.streams import BadLine, text_lines
 from lora_s2s.inference import decode as decoding
 from lora_s2s.inference.loading import Predictor
-from lora_s2s.reading.example import Row
-from lora_s2s.reading.formats import ending
-from lora_s2s.reading.origins import find_origins, reading
-from lora_s2s.reading.streams import BadLine, text_lines
 from lora_s2s.recipe.schema import EvaluationSection
 
 STDIN = "-"

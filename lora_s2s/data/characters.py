@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lora_s2s.data.lossless import ALWAYS, beyond_reach, carried_strings, lossless_tokenizer, spare_rows
 from lora_s2s.data.survey import SIDES, guess_language
 from lora_s2s.errors import UsageError
+from lora_s2s.tokens.lossless import ALWAYS, beyond_reach, carried_strings, lossless_tokenizer, spare_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lora_s2s.data.tokenise import Features, Ids
+from lora_s2s.tokens.tokenise import Features, Ids
 
 IGNORED = -100
 

@@ -20,9 +20,10 @@ import pyarrow as pa
 from lora_s2s.data.prepared import record_batch
 from lora_s2s.data.split import REASONS, SPLITS, Decisions
 from lora_s2s.data.survey import SIDES, Tally
-from lora_s2s.data.tokenise import FastEncoder, Features, Frames, TextEncoder, features_of
+from lora_s2s.formats.rows import Rejected, reject
 from lora_s2s.reading.conversations import fit_turns
-from lora_s2s.reading.example import Example, Rejected, reject
+from lora_s2s.reading.example import Example
+from lora_s2s.tokens.tokenise import FastEncoder, Features, Frames, TextEncoder, features_of
 
 # A process takes seconds to start: what fewer rows take in one.
 ROWS_FOR_PROCESSES = 200_000
@@ -35,7 +36,7 @@ class Encoding:
     """All that turns texts into features; it goes to other processes.
 
     Attributes:
-        limits: the keywords of :func:`lora_s2s.data.tokenise.features_of`.
+        limits: the keywords of :func:`lora_s2s.tokens.tokenise.features_of`.
         classes: whether targets are counted.
     """
 

@@ -17,24 +17,26 @@ from lora_s2s.console import ProgressLine, say, warn
 from lora_s2s.data import prepared
 from lora_s2s.data.characters import characters_report, tokenizer_for
 from lora_s2s.data.encode import Encoding, encode_spool
-from lora_s2s.data.lossless import ALWAYS, spare_rows
 from lora_s2s.data.prepared import PreparedDataset, SplitTable, SplitWriter, open_prepared
 from lora_s2s.data.report import advice, pairs_shown, write_page
 from lora_s2s.data.split import DUPLICATE, REASONS, SPLITS, TRAIN, Decisions, decide
 from lora_s2s.data.spool import Spool
 from lora_s2s.data.survey import Tally, tokens_report
-from lora_s2s.data.tokenise import encoder_of, frames_of, load_tokenizer, tokenizer_hash
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import jsonl_line, read_json, sha256_file, sha256_json, whole_folder, write_json
+from lora_s2s.formats.origins import find_origins, named_splits
+from lora_s2s.formats.rows import Rejected
 from lora_s2s.hub import locate_model
-from lora_s2s.reading.example import Example, Rejected
-from lora_s2s.reading.origins import find_origins, named_splits
+from lora_s2s.reading.example import Example
 from lora_s2s.reading.readers import how_read, read_examples, user_function
 from lora_s2s.reading.shapes import DIALOGUES
 from lora_s2s.reading.template import Template
+from lora_s2s.tokens.lossless import ALWAYS, spare_rows
+from lora_s2s.tokens.tokenise import encoder_of, frames_of, load_tokenizer, tokenizer_hash
 
 _REJECTIONS_TOLD = 3
 _SPOOL = "spool.arrow"
+_ROOMS = ("formats", "reading", "tokens", "data")
 
 
 def prepare(
@@ -92,14 +94,10 @@ def prepare(
         "truncate_source": truncate_source, "long_targets": long_targets,
     }  # fmt: skip
     languages = {"source_language": source_language, "target_language": target_language}
-    parallel = format == "parallel"
     identity = {
         "format": prepared.FORMAT,
         "code": _code_hash(),
-        "data": {
-            name: [[origin.content_hash(), origin.weight] for origin in find_origins(value, parallel=parallel)]
-            for name, value in paths.items()
-        },
+        "data": {name: _content(value, format) for name, value in paths.items()},
         "tokenizer": tokenizer_hash(model_name, revision),
         "function": _function_hash(format),
         "settings": {**reading, **limits, **languages, "lossless_text": lossless_text, "previews": previews},
@@ -110,6 +108,7 @@ def prepare(
     if standing is not None:
         return standing
     tokenizer = load_tokenizer(model_name, revision, **languages)
+    rows = embedding_rows(tokenizer, model_name, revision)
     with whole_folder(Path(out), replace=True) as staging:
         with _Rejections(staging / prepared.REJECTED) as rejected:
             with Spool(staging / _SPOOL, seed) as spool:
@@ -117,7 +116,6 @@ def prepare(
             rejected.check(spool.rows, max_rejected)
             decisions = decide(spool.keys(), validation_fraction)
             _check_left(decisions)
-            rows = embedding_rows(tokenizer, model_name, revision)
             spare = spare_rows(tokenizer, rows) >= len(ALWAYS)
             tokenizer, carried = tokenizer_for(lossless_text, tokenizer, rows, spool.characters)
             encoding = Encoding(
@@ -125,31 +123,44 @@ def prepare(
             )
             sizes, tally = _encode(staging, spool, decisions, encoding, rejected, processes)
         spool.path.unlink()
-        report = {
-            "rows": rejected.rows(tally.kept),
-            "splits": {split: sizes[split] for split in SPLITS if sizes[split]},
-            **tokens_report(tally),
-            "duplicates": rejected.reasons[REASONS[DUPLICATE]],
-            "leaked": decisions.leaked,
-            **characters_report(tokenizer, carried, spool.characters),
-        }
+        report = _report(rejected, decisions, sizes, tally) | characters_report(tokenizer, carried, spool.characters)
         report["advice"] = advice(report, limits, spare=spare)
         shown = pairs_shown(SplitTable(staging / "train.arrow"), tokenizer, carried, previews)
         write_page(staging / prepared.REPORT, report, shown)
-        manifest = {
-            "kind": prepared.KIND,
-            "format": prepared.FORMAT,
-            "version": __version__,
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "fingerprint": fingerprint,
-            "identity": identity,
-            "input": {**_input(train, reading, limits), **languages, "carried": carried},
-            "files": _described(staging),
-            "report": report,
-            "preview": shown,
-        }
-        write_json(staging / prepared.MANIFEST, manifest)
+        made_from = {"fingerprint": fingerprint, "identity": identity}
+        settings = {**_input(paths["train"], reading, limits), **languages, "carried": carried}
+        write_json(staging / prepared.MANIFEST, _manifest(staging, made_from, settings, report, shown))
     return open_prepared(Path(out))
+
+
+def _report(rejected: _Rejections, decisions: Decisions, sizes: Counter[str], tally: Tally) -> dict[str, Any]:
+    return {
+        "rows": rejected.rows(tally.kept),
+        "splits": {split: sizes[split] for split in SPLITS if sizes[split]},
+        **tokens_report(tally),
+        "duplicates": rejected.reasons[REASONS[DUPLICATE]],
+        "leaked": decisions.leaked,
+    }
+
+
+def _manifest(
+    folder: Path, made_from: dict[str, Any], settings: dict[str, Any], report: dict[str, Any], preview: list[Any]
+) -> dict[str, Any]:
+    return {
+        "kind": prepared.KIND,
+        "format": prepared.FORMAT,
+        "version": __version__,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **made_from,
+        "input": settings,
+        "files": _described(folder),
+        "report": report,
+        "preview": preview,
+    }
+
+
+def _content(paths: Any, format: str) -> list[Any]:
+    return [[origin.content_hash(), origin.weight] for origin in find_origins(paths, parallel=format == "parallel")]
 
 
 def _paths(train: Any, validation: Any, test: Any) -> dict[str, Any]:
@@ -173,9 +184,7 @@ def _paths(train: Any, validation: Any, test: Any) -> dict[str, Any]:
 def _code_hash() -> str:
     """Returns a hash of the code that prepares: what another version made is made again."""
     package = Path(__file__).parents[1]
-    return sha256_json(
-        [sha256_file(path) for room in ("reading", "data") for path in sorted(package.glob(f"{room}/*.py"))]
-    )
+    return sha256_json([sha256_file(path) for room in _ROOMS for path in sorted(package.glob(f"{room}/*.py"))])
 
 
 def _function_hash(format: str) -> str:

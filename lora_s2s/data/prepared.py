@@ -16,10 +16,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lora_s2s.data.split import SPLITS
-from lora_s2s.data.tokenise import Features, Ids
 from lora_s2s.errors import DataError
 from lora_s2s.files import read_json, sha256_file
 from lora_s2s.reading.example import Example
+from lora_s2s.tokens.tokenise import Features, Ids
 
 MANIFEST, REJECTED, REPORT = "manifest.json", "rejected.jsonl", "report.html"
 KIND = "lora-s2s prepared data"

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_s2s.data.lossless import rows_carrying
 from lora_s2s.data.prepared import SplitTable
 from lora_s2s.data.survey import SIDES
-from lora_s2s.data.tokenise import Ids
 from lora_s2s.files import write_text
 from lora_s2s.page import escaped, html_table, page, section
+from lora_s2s.tokens.lossless import rows_carrying
+from lora_s2s.tokens.tokenise import Ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -11,7 +11,6 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from lora_s2s.data.tokenise import LANGUAGES, encode_source, first_ids, load_tokenizer
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import read_json
 from lora_s2s.lora.adapter import is_adapter, load_adapter
@@ -22,6 +21,7 @@ from lora_s2s.reading.conversations import fit_turns
 from lora_s2s.reading.example import Example, Unusable
 from lora_s2s.reading.shapes import DIALOGUES
 from lora_s2s.reading.template import PromptTemplate, Template
+from lora_s2s.tokens.tokenise import LANGUAGES, encode_source, first_ids, load_tokenizer
 
 MANIFEST = "manifest.json"
 _SIDES = ("left", "right", "drop")

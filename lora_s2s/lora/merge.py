@@ -17,7 +17,6 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
-from lora_s2s.data.tokenise import LANGUAGES, encode_source, first_ids, load_tokenizer
 from lora_s2s.errors import RunError, UsageError, nearest
 from lora_s2s.files import sha256_file, whole_folder, write_json, write_text
 from lora_s2s.lora.adapter import MANIFEST, WEIGHTS, LoadedAdapter, load_adapter
@@ -25,6 +24,7 @@ from lora_s2s.models.common import begin_answers
 from lora_s2s.models.loading import load_base, save_model
 from lora_s2s.models.precision import DTYPES
 from lora_s2s.models.quantized import dequantized_weight, is_quantized
+from lora_s2s.tokens.tokenise import LANGUAGES, encode_source, first_ids, load_tokenizer
 
 ONTO = ("original", "dequantized")
 

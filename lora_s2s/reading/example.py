@@ -1,12 +1,9 @@
-"""What readers yield: a record, the text pair made of it, or the reason why it gives none."""
+"""The text pair made of a record, or the reason why it gives none."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
-
-_EXCERPT = 200
+from typing import NamedTuple
 
 
 class Unusable(ValueError):
@@ -24,14 +21,6 @@ def checked(text: str, role: str) -> str:
     except UnicodeEncodeError as error:
         raise Unusable(f"{role} is not valid Unicode") from error
     return text
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One record: the line it starts on (1-based; the row's number in Parquet) and its fields as written."""
-
-    line: int
-    fields: Mapping[str, Any]
 
 
 class Turn(NamedTuple):
@@ -72,24 +61,3 @@ class Example:
     def split_key(self) -> str:
         """The text that decides the split."""
         return self.source if self.group is None else self.group
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """One record left out: where it stands, why, and the start of what it holds."""
-
-    file: str
-    line: int
-    reason: str
-    text: str
-
-    @property
-    def kind(self) -> str:
-        """The reason without its detail, for counting."""
-        return self.reason.split(": ", 1)[0]
-
-
-def reject(where: str, reason: str, text: str) -> Rejected:
-    """Returns the rejection of the record at ``file:line``, with an excerpt of its text."""
-    file, _, line = where.rpartition(":")
-    return Rejected(file, int(line), reason, text[:_EXCERPT])

@@ -13,9 +13,10 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from lora_s2s.errors import DataError, UsageError, nearest
+from lora_s2s.formats.origins import READERS, Origin, find_origins
+from lora_s2s.formats.rows import Rejected, Row, reject
 from lora_s2s.reading.columns import check_columns, find_columns, text_in, unwrapped
-from lora_s2s.reading.example import Example, Rejected, Row, Unusable, checked, reject
-from lora_s2s.reading.origins import READERS, Origin, find_origins
+from lora_s2s.reading.example import Example, Unusable, checked
 from lora_s2s.reading.shapes import SHAPES, Converter, shape_of
 from lora_s2s.reading.template import PromptTemplate, Template
 

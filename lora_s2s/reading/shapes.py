@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
+from lora_s2s.formats.rows import Rejected, reject
 from lora_s2s.reading.columns import text_of, texts_of
 from lora_s2s.reading.conversations import DIALOGUE_TEMPLATE, dialogue_questions, looks_like_dialogue
-from lora_s2s.reading.example import Example, Rejected, Unusable, checked, reject
+from lora_s2s.reading.example import Example, Unusable, checked
 from lora_s2s.reading.template import TURNS, PromptTemplate
 
 Fields: TypeAlias = Mapping[str, Any]

@@ -12,9 +12,9 @@ import pytest
 from cli_parts import Invoke, listing, write_csv
 
 from lora_s2s.commands._pipeline import train_token_ids
-from lora_s2s.data.tokenise import load_tokenizer
 from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.load import load_recipe
+from lora_s2s.tokens.tokenise import load_tokenizer
 
 QUICK = ("--set", "training.max_steps=2", "--set", "training.batch_size=4", "--set", "evaluation.max_new_tokens=6")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lora_s2s.data.collate import Batch, collate
-from lora_s2s.data.tokenise import Features
+from lora_s2s.tokens.tokenise import Features
 
 ROWS = [Features([5, 6, 1], [7, 1]), Features([8, 1], [9, 0, 1])]
 

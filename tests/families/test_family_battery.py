@@ -16,7 +16,6 @@ from torch import nn
 from transformers import AutoModelForSeq2SeqLM
 
 from lora_s2s.data.collate import Batch, collate
-from lora_s2s.data.tokenise import Features, encode_texts, features_of, first_ids, frames_of, load_tokenizer
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import write_json
 from lora_s2s.inference.decode import DecodingSettings, decode
@@ -28,6 +27,7 @@ from lora_s2s.lora.targets import resolve_targets
 from lora_s2s.models.common import begin_answers
 from lora_s2s.models.family import FAMILIES, REFUSED, check_lengths, family_of
 from lora_s2s.models.loading import LoadedBase, enable_gradient_checkpointing, load_base
+from lora_s2s.tokens.tokenise import Features, encode_texts, features_of, first_ids, frames_of, load_tokenizer
 from lora_s2s.training.loss import sequence_loss
 
 GROUPS = ("attention-qv", "attention", "cross-attention", "encoder", "decoder", "all-linear")

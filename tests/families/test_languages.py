@@ -16,11 +16,11 @@ from tiny_tokenizers import write_tokenizer
 from transformers import AutoModelForSeq2SeqLM
 
 from lora_s2s.data.collate import collate
-from lora_s2s.data.tokenise import Features, encode_texts, features_of, first_ids, frames_of, load_tokenizer
 from lora_s2s.inference.decode import DecodingSettings, decode
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.models.common import begin_answers
 from lora_s2s.models.loading import load_base
+from lora_s2s.tokens.tokenise import Features, encode_texts, features_of, first_ids, frames_of, load_tokenizer
 from lora_s2s.training.loss import sequence_loss
 
 Invoke = Callable[..., Any]

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from test_family_battery import PAIRS, batch_of, folder_of, logits_of, trained_on
 from tiny_families import TINY
 
-from lora_s2s.data.lossless import ALWAYS, lossless_tokenizer
-from lora_s2s.data.tokenise import load_tokenizer
 from lora_s2s.lora.merge import merge_adapter
 from lora_s2s.models.loading import load_base
+from lora_s2s.tokens.lossless import ALWAYS, lossless_tokenizer
+from lora_s2s.tokens.tokenise import load_tokenizer
 
 # With what it needs and the tested set has in other versions.
 PACKAGES = ("transformers==4.57.6", "huggingface-hub==0.36.0", "tokenizers==0.22.1", "requests", "urllib3", "idna",

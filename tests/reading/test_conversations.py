@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lora_s2s.errors import DataError
+from lora_s2s.formats.rows import Rejected
 from lora_s2s.reading.conversations import DIALOGUE_TEMPLATE, fit_turns, render_turns
-from lora_s2s.reading.example import Example, Rejected, Unusable
+from lora_s2s.reading.example import Example, Unusable
 from lora_s2s.reading.readers import how_read, read_examples
 from lora_s2s.reading.shapes import SHAPES
 from lora_s2s.reading.template import PromptTemplate

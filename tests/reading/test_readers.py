@@ -14,7 +14,8 @@ import pytest
 
 from lora_s2s.demo import task
 from lora_s2s.errors import DataError, UsageError
-from lora_s2s.reading.example import Example, Rejected
+from lora_s2s.formats.rows import Rejected
+from lora_s2s.reading.example import Example
 from lora_s2s.reading.readers import READERS, how_read, read_examples
 
 Write = Callable[[str, str], str]

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from lora_s2s.errors import DataError, UsageError
+from lora_s2s.formats.origins import Origin
+from lora_s2s.formats.rows import Rejected, Row
 from lora_s2s.reading import readers
-from lora_s2s.reading.example import Example, Rejected, Row
-from lora_s2s.reading.origins import Origin
+from lora_s2s.reading.example import Example
 from lora_s2s.reading.readers import how_read, read_examples
 
 Write = Callable[[str, str], str]

@@ -15,9 +15,9 @@ from typing import TypeAlias
 import pyarrow.parquet as pq
 
 from lora_s2s.errors import DataError
-from lora_s2s.reading import streams
-from lora_s2s.reading.example import Rejected, Row
-from lora_s2s.reading.streams import blocks, excerpt, head_of, text_lines
+from lora_s2s.formats import streams
+from lora_s2s.formats.rows import Rejected, Row
+from lora_s2s.formats.streams import blocks, excerpt, head_of, text_lines
 
 PARQUET_MAGIC = "PAR1"
 _ROWS_AT_ONCE = 1024

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from lora_s2s.data.lossless import (
+from lora_s2s.errors import UsageError
+from lora_s2s.tokens.lossless import (
     ALWAYS,
     ESCAPE,
     beyond_reach,
@@ -21,8 +22,7 @@ from lora_s2s.data.lossless import (
     rows_carrying,
     spare_rows,
 )
-from lora_s2s.data.tokenise import encode_texts, frames_of, load_tokenizer
-from lora_s2s.errors import UsageError
+from lora_s2s.tokens.tokenise import encode_texts, frames_of, load_tokenizer
 
 ROWS, UNKNOWN, END = 2560, 2, 1
 many = settings(max_examples=2000, deadline=None)

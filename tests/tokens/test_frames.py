@@ -9,7 +9,8 @@ import pytest
 from tiny_tokenizers import BUILT, write_tokenizer
 
 from lora_s2s.data.prepare import prepare
-from lora_s2s.data.tokenise import (
+from lora_s2s.errors import UsageError
+from lora_s2s.tokens.tokenise import (
     Features,
     encode_source,
     encode_texts,
@@ -19,7 +20,6 @@ from lora_s2s.data.tokenise import (
     language_codes,
     load_tokenizer,
 )
-from lora_s2s.errors import UsageError
 
 LANGUAGES = {"nllb": ("eng_Latn", "fra_Latn"), "m2m_100": ("en", "fr"), "mbart": ("en_XX", "ro_RO")}
 LANGUAGES["mbart50"] = LANGUAGES["mbart"]

@@ -21,10 +21,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lora_s2s.errors import DataError
-from lora_s2s.reading import streams
-from lora_s2s.reading.example import Rejected, Row
-from lora_s2s.reading.formats import READERS
-from lora_s2s.reading.origins import Origin
+from lora_s2s.formats import streams
+from lora_s2s.formats.choose import READERS
+from lora_s2s.formats.origins import Origin
+from lora_s2s.formats.rows import Rejected, Row
 
 Write = Callable[[str, str], str]
 many = settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck), database=None)
@@ -141,9 +141,9 @@ def test_json_of_every_shape_with_the_lines_of_its_records(
     monkeypatch.setattr(streams, "BLOCK", block if text is not LINES else 1 << 20)
     monkeypatch.setattr(streams, "_MAGIC", {})
     if block < 1 << 20 and text is not LINES:
-        from lora_s2s.reading.json_rows import read_json
+        from lora_s2s.formats.json_rows import read_json
 
-        monkeypatch.setattr("lora_s2s.reading.json_rows.head_of", lambda path: path.read_text())
+        monkeypatch.setattr("lora_s2s.formats.json_rows.head_of", lambda path: path.read_text())
         items = list(read_json(Path(path)))
     else:
         items = rows(path)

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 
 from lora_s2s.errors import DataError
-from lora_s2s.reading import streams
-from lora_s2s.reading.example import Rejected, Row
-from lora_s2s.reading.origins import find_origins
-from lora_s2s.reading.streams import BadLine, reading, text_lines
+from lora_s2s.formats import streams
+from lora_s2s.formats.origins import find_origins
+from lora_s2s.formats.rows import Rejected, Row
+from lora_s2s.formats.streams import BadLine, reading, text_lines
 
 TEXT = "source,target\r\nnaïve — 猫,ok\r\nb,c\r\n"
 FIELDS = [{"source": "naïve — 猫", "target": "ok"}, {"source": "b", "target": "c"}]

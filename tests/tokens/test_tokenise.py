@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from lora_s2s.data.tokenise import (
+from lora_s2s.errors import DataError, ToolkitError
+from lora_s2s.tokens.tokenise import (
     Features,
     Frame,
     Frames,
@@ -21,7 +22,6 @@ from lora_s2s.data.tokenise import (
     frames_of,
     load_tokenizer,
 )
-from lora_s2s.errors import DataError, ToolkitError
 
 PAD, END, UNKNOWN = 0, 1, 2
 T5 = Frames(Frame((), (END,)), Frame((), (END,)))

@@ -14,10 +14,10 @@ from typing import Any
 from lora_s2s.demo import task
 from lora_s2s.errors import DataError, SetupError, UsageError, nearest
 from lora_s2s.files import sha256_file, sha256_json
-from lora_s2s.reading.example import Rejected, Row
-from lora_s2s.reading.formats import READERS, ending, endings, reader_of, refuse_what_is_no_data
-from lora_s2s.reading.streams import COMPRESSED, head_of, reading
-from lora_s2s.reading.translations import line_pairs
+from lora_s2s.formats.choose import READERS, ending, endings, reader_of, refuse_what_is_no_data
+from lora_s2s.formats.rows import Rejected, Row
+from lora_s2s.formats.streams import COMPRESSED, head_of, reading
+from lora_s2s.formats.translations import line_pairs
 
 __all__ = ["READERS", "Origin", "find_origins", "named_splits", "reading"]
 

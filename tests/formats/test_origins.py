@@ -12,8 +12,8 @@ import pytest
 
 from lora_s2s.demo import task
 from lora_s2s.errors import DataError, UsageError
-from lora_s2s.reading.example import Row
-from lora_s2s.reading.origins import Origin, find_origins, named_splits
+from lora_s2s.formats.origins import Origin, find_origins, named_splits
+from lora_s2s.formats.rows import Row
 
 Write = Callable[[str, str], str]
 

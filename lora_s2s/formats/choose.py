@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lora_s2s.errors import DataError
-from lora_s2s.reading.example import Rejected, Row
-from lora_s2s.reading.json_rows import read_json, read_jsonl
-from lora_s2s.reading.streams import COMPRESSED, head_of
-from lora_s2s.reading.tables import PARQUET_MAGIC, agreed_delimiter, read_csv, read_parquet, read_tsv
-from lora_s2s.reading.translations import read_tmx, two_columns
+from lora_s2s.formats.json_rows import read_json, read_jsonl
+from lora_s2s.formats.rows import Rejected, Row
+from lora_s2s.formats.streams import COMPRESSED, head_of
+from lora_s2s.formats.tables import PARQUET_MAGIC, agreed_delimiter, read_csv, read_parquet, read_tsv
+from lora_s2s.formats.translations import read_tmx, two_columns
 
 Reader = Callable[[Path], Iterator[Row | Rejected]]
 READERS: dict[str, Reader] = {

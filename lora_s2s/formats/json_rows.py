@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from lora_s2s.errors import DataError
-from lora_s2s.reading import streams
-from lora_s2s.reading.example import Rejected, Row
-from lora_s2s.reading.streams import blocks, excerpt, head_of, text_lines, utf8
+from lora_s2s.formats import streams
+from lora_s2s.formats.rows import Rejected, Row
+from lora_s2s.formats.streams import blocks, excerpt, head_of, text_lines, utf8
 
 _SPACE = re.compile(r"[ \t\r\n\ufeff]*")
 _LISTS_ON_LINES = re.compile(r"\][ \t]*[\r\n]\s*\[")

@@ -21,8 +21,8 @@ import transformers
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from lora_s2s.data.tokenise import encode_texts
 from lora_s2s.errors import UsageError
+from lora_s2s.tokens.tokenise import encode_texts
 
 _RUNS = (" " * 8, " " * 4, " " * 2)  # Measured on code: an indentation of 2, 4, 6, 8 or 12 costs two pieces at most.
 ALWAYS: tuple[str, ...] = ("\n", "\t", *_RUNS, "<", "\\", "^", "{", "}", "~", "`")

@@ -9,9 +9,9 @@ from typing import Any
 from xml.parsers import expat
 
 from lora_s2s.errors import DataError
-from lora_s2s.reading import streams
-from lora_s2s.reading.example import Rejected, Row
-from lora_s2s.reading.streams import BadLine, blocks, excerpt, text_lines
+from lora_s2s.formats import streams
+from lora_s2s.formats.rows import Rejected, Row
+from lora_s2s.formats.streams import BadLine, blocks, excerpt, text_lines
 
 # Inside a segment these hold another format's codes, which are no text.
 _CODES = {"bpt", "ept", "it", "ph", "ut"}
