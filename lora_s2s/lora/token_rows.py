@@ -113,10 +113,10 @@ def add(model: Any, ids: Sequence[int], saved: Mapping[str, Tensor] | None = Non
     for name, places in _places(len(ids)).items():
         module: Any = model.get_submodule(name)
         values = None if saved is None else saved[_SAVED.format(name)]
-        rows = made.setdefault(id(module.weight), TokenRows(module.weight, ids, values))
+        rows = made.get(id(module.weight)) or TokenRows(module.weight, ids, values)
         if values is not None and not torch.equal(rows.start_KD[places], values.to(rows.start_KD)):
             raise DataError(f"the adapter's tokens in {name} differ from those of the same matrix elsewhere")
-        module.token_rows = rows
+        made[id(module.weight)] = module.token_rows = rows
         # Before float16's hook, which scales what comes out of the embeddings.
         module.register_forward_hook(rows.score if isinstance(module, nn.Linear) else rows.embed, prepend=True)
 
