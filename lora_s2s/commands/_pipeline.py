@@ -182,20 +182,24 @@ def _steps(rows: SplitTable, settings: TrainingSection) -> dict[str, Any]:
 
 
 def _tokenizer(recipe: Recipe, prepared: PreparedDataset) -> tuple[Any, list[int]]:
-    """Returns the tokenizer that prepared the data, and the ids of the tokens whose rows train, ascending.
+    """Returns the tokenizer that prepared the data, and the ids of the tokens whose rows train."""
+    languages = {key: getattr(recipe.data, key) for key in LANGUAGES}
+    tokenizer = load_tokenizer(recipe.model.name, recipe.model.revision, **languages)
+    carried = prepared.manifest["input"]["carried"]
+    rows = range(len(tokenizer), len(tokenizer) + rows_carrying(carried))
+    return lossless_tokenizer(tokenizer, carried) if carried else tokenizer, train_token_ids(recipe, tokenizer, rows)
+
+
+def train_token_ids(recipe: Recipe, tokenizer: Any, carried_ids: Sequence[int]) -> list[int]:
+    """Returns the ids of the tokens that train, ascending: those that carry text and those named; none for ``[]``.
 
     Raises:
-        UsageError: ``lora.train_tokens`` names one that is not in the vocabulary.
+        UsageError: a name that is not in the vocabulary.
     """
-    languages = {key: getattr(recipe.data, key) for key in LANGUAGES}
-    tokenizer, wanted = load_tokenizer(recipe.model.name, recipe.model.revision, **languages), recipe.lora.train_tokens
+    wanted = recipe.lora.train_tokens
     named = [] if wanted == "auto" else token_ids(wanted, tokenizer)
-    carried = prepared.manifest["input"]["carried"]
-    if not carried:
-        return tokenizer, sorted({*named})
-    # What carries text is trained with what is named: a row that nobody has trained says nothing.
-    rows = range(len(tokenizer), len(tokenizer) + rows_carrying(carried)) if wanted else ()
-    return lossless_tokenizer(tokenizer, carried), sorted({*named, *rows})
+    # A row that nobody has trained says nothing: what carries text trains with what is named.
+    return sorted({*named, *(carried_ids if wanted else ())})
 
 
 def token_ids(names: Sequence[str], tokenizer: Any) -> list[int]:

@@ -114,15 +114,10 @@ def prepare(
             with Spool(staging / _SPOOL, seed) as spool:
                 _read(paths, reading, spool, rejected, seed=seed, strict=strict)
             rejected.check(spool.rows, max_rejected)
-            decisions = decide(spool.keys(), validation_fraction)
-            _check_left(decisions)
+            decisions = _decided(spool, validation_fraction)
             spare = spare_rows(tokenizer, rows) >= len(ALWAYS)
             tokenizer, carried = tokenizer_for(lossless_text, tokenizer, rows, spool.characters)
-            encoding = Encoding(
-                encoder_of(tokenizer), frames_of(tokenizer), tokenizer.unk_token_id, limits, decisions.classes > 0
-            )
-            sizes, tally = _encode(staging, spool, decisions, encoding, rejected, processes)
-        spool.path.unlink()
+            sizes, tally = _encode(staging, spool, decisions, tokenizer, limits, rejected, processes)
         report = _report(rejected, decisions, sizes, tally) | characters_report(tokenizer, carried, spool.characters)
         report["advice"] = advice(report, limits, spare=spare)
         shown = pairs_shown(SplitTable(staging / "train.arrow"), tokenizer, carried, previews)
@@ -288,18 +283,28 @@ def _read(
             spool.flush(SPLITS.index(split))
 
 
-def _check_left(decisions: Decisions) -> None:
+def _decided(spool: Spool, fraction: float) -> Decisions:
+    decisions = decide(spool.keys(), fraction)
     if not (decisions.code == TRAIN).any():
         raise DataError(
             "nothing is left to train on: every source of the training data also stands in the validation or test data",
             hint="name other files, or leave data.validation out to have a fraction split off",
         )
+    return decisions
 
 
 def _encode(
-    folder: Path, spool: Spool, decisions: Decisions, encoding: Encoding, rejected: _Rejections, processes: int | None
+    folder: Path,
+    spool: Spool,
+    decisions: Decisions,
+    tokenizer: Any,
+    limits: dict[str, Any],
+    rejected: _Rejections,
+    processes: int | None,
 ) -> tuple[Counter[str], Tally]:
-    """Writes the splits' files; returns their rows and what was counted."""
+    """Writes the splits' files and takes the spool away; returns their rows and what was counted."""
+    frames, unknown = frames_of(tokenizer), tokenizer.unk_token_id
+    encoding = Encoding(encoder_of(tokenizer), frames, unknown, limits, decisions.classes > 0)
     tally, done = Tally(), 0
     with SplitWriter(folder) as writer, ProgressLine("tokenise") as line:
         for encoded in encode_spool(spool.path, decisions, encoding, processes=processes):
@@ -310,6 +315,7 @@ def _encode(
             tally.add(encoded.tally)
             done += encoded.rows
             line.update({}, done=done, total=spool.rows)
+    spool.path.unlink()
     if not writer.rows["train"]:
         reasons = rejected.reasons.most_common(4)
         raise DataError(

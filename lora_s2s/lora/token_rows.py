@@ -91,7 +91,8 @@ def problem(base: LoadedBase, ids: Sequence[int], *, method_holds_them: bool = T
     if not base.family.t5_shaped:
         return f"lora.train_tokens is for T5-shaped models, and {base.name} is a {base.family.title}"
     if not method_holds_them:
-        return "lora.train_tokens works with the methods lora, rslora, dora, pissa and olora"
+        methods = "lora, rslora, dora, pissa and olora"
+        return f"lora.train_tokens, which data.lossless_text needs, works with the methods {methods}"
     if len(ids) > MOST_TOKENS:
         return f"lora.train_tokens are {len(ids)}; at most {MOST_TOKENS} can train"
     rows = min(len(base.model.get_submodule(name).weight) for name in TOKEN_MATRICES)

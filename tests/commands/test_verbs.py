@@ -313,7 +313,7 @@ def test_tokens_that_carry_characters_train_unless_others_are_named() -> None:
     assert train_token_ids(recipe(), tokenizer, []) == []
     assert train_token_ids(recipe(), tokenizer, [2541, 2540]) == [2540, 2541]
     assert train_token_ids(recipe("lora.train_tokens=[]"), tokenizer, [2540]) == []
-    assert train_token_ids(recipe("lora.train_tokens=[</s>, <pad>]"), tokenizer, [2540]) == [0, 1]
+    assert train_token_ids(recipe("lora.train_tokens=[</s>, <pad>]"), tokenizer, [2540]) == [0, 1, 2540]
 
 
 def test_a_quantized_run_from_training_to_both_merges(invoke: Invoke, here: Path) -> None:

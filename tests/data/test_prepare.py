@@ -137,7 +137,7 @@ def test_a_dialogue_is_cut_at_whole_turns_and_then_on_the_left(write: Write, pre
         seen[limit] = data.train.sources()[row], data.report["truncated"]["source"]
     assert seen == {
         40: ("system: the cat user: hello hello assistant: good user: sat sat sat assistant:", 0),
-        16: ("system: the cat user: sat sat sat assistant:", 1),
+        16: ("system: the cat assistant: good user: sat sat sat assistant:", 1),
         9: ("user: sat sat sat assistant:", 2),
         6: ("user: sat sat sat assistant:", 2),
     }
