@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -204,15 +204,16 @@ class FastEncoder:
     def __call__(self, texts: Sequence[str], _side: str = "text", /) -> list[list[int]]:
         """Returns each text's ids; both sides are read alike."""
         split = [_words_of(text) if self._by_word else None for text in texts]
-        self._learn({word for words in split if words for word in words} - self._words.keys())
+        self._learn({word for words in split if words for word in words})
         whole = iter(self._encode([text for text, words in zip(texts, split, strict=True) if words is None]))
         known = self._words
         return [next(whole) if words is None else [piece for word in words for piece in known[word]] for words in split]
 
-    def _learn(self, words: Collection[str]) -> None:
+    def _learn(self, words: Set[str]) -> None:
         if len(self._words) > _MOST_WORDS:
             self._words.clear()
-        self._words.update(zip(words, self._encode([*words]), strict=True))
+        new = [*(words - self._words.keys())]
+        self._words.update(zip(new, self._encode(new), strict=True))
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         pipeline = self._pipeline
