@@ -37,6 +37,11 @@ def _visible(char: str) -> str:
     return char
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns ``1 row`` or ``2,000 rows``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _lines(text: str) -> str:
     return "\n".join(plain(line) for line in text.split("\n"))
 

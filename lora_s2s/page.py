@@ -30,7 +30,8 @@ img { width: 100%; height: auto; } pre { overflow-x: auto; margin: 0; font-size:
 .note { color: var(--quiet); font-size: .85rem; margin: .8rem 0 0; } .note code { overflow-wrap: anywhere; }
 .same { color: #1a7f4b; }
 .pieces { margin: .6rem 0 0; font-size: .85rem; line-height: 1.9; overflow-wrap: anywhere; }
-.pieces b { font-weight: 400; background: #f0f3f6; border-radius: 3px; padding: .1rem .15rem; margin-right: 2px; }
+.pieces b { font-weight: 400; background: #f0f3f6; border-radius: 3px; padding: .1rem .15rem; margin-right: 2px;
+  white-space: pre-wrap; }
 .loss b { background: #d8ecf3; }
 .histogram { display: flex; align-items: flex-end; gap: 2px; height: 90px; margin: 0 0 1rem; }
 .histogram i { flex: 1; background: var(--blue); min-height: 1px; }

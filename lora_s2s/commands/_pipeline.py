@@ -20,7 +20,7 @@ from torch import nn
 from lora_s2s import __version__
 from lora_s2s.commands._options import check_writable
 from lora_s2s.commands._show import show_preview
-from lora_s2s.console import say, table
+from lora_s2s.console import counted, say, table
 from lora_s2s.data.prepare import prepare
 from lora_s2s.data.prepared import PreparedDataset, SplitTable
 from lora_s2s.errors import UsageError, nearest
@@ -73,7 +73,7 @@ def data_line(prepared: PreparedDataset) -> str:
     """Returns one line on what is in a prepared folder."""
     report = prepared.report
     count = report["rows"]["rejected"]
-    left_out = f"; {count:,} rows left out, see rejected.jsonl" if count else ""
+    left_out = f"; {counted(count, 'row')} left out, see rejected.jsonl" if count else ""
     return f"data: {_sizes(report)} ({prepared.path}{', as before' if prepared.reused else ''}){left_out}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lora_s2s.console import plain, say, table
+from lora_s2s.console import counted, plain, say, table
 
 _LONGEST = 400
 
@@ -54,7 +54,8 @@ def show_prepared(report: Mapping[str, Any], preview: Sequence[Mapping[str, Any]
     for reason, count in report["rows"]["by_reason"].items():
         say(f"left out: {count:,} × {reason}")
     if report["leaked"]:
-        say(f"{report['leaked']:,} held-out rows have a source that also stands in train: it was taken out of train")
+        leaked = counted(report["leaked"], "held-out row")
+        say(f"{leaked} with a source that also stands in train: it was taken out of train")
     if report["lossless_text"]:
         carried = " ".join(repr(text) for text in report["lossless_text"] if text)
         say(f"lossless text: spare rows of the base carry {carried}")

@@ -198,7 +198,7 @@ class _Outcome:
             tally.tokens[side] += len(ids)
             tally.unknown[side] += ids.count(encoding.unknown_id)
         if encoding.classes and split == "train":
-            tally.classes[row.target] += 1
+            tally.classes[row.target] += row.copies
 
     def encoded(self, rows: int) -> Encoded:
         """Returns what became of all rows."""

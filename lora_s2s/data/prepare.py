@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence, Sized
@@ -241,13 +240,14 @@ class _Rejections:
             most: the largest share of rejections.
         """
         count = self.reasons.total()
-        if count <= most * (count + good):
+        total = count + good
+        if count / max(1, total) <= most:
             return
         listed = ", ".join(f"{number:,} × {reason}" for reason, number in self.reasons.most_common(4))
         first = "; ".join(f"{item.file}:{item.line} {item.reason}" for item in self._first)
         raise DataError(
-            f"{count:,} of {count + good:,} rows cannot be used, more than data.max_rejected={most:g}: {listed}",
-            hint=f"mend them, or allow more: --set data.max_rejected={_rounded_up(count / (count + good)):g}",
+            f"{count:,} of {total:,} rows cannot be used, more than data.max_rejected={most:g}: {listed}",
+            hint=f"mend them, or allow more: --set data.max_rejected={-(-100 * count // total) / 100:g}",
             where=first,
         )
 
@@ -256,10 +256,6 @@ class _Rejections:
         left_out = self.reasons.total()
         by_reason = dict(self.reasons.most_common())
         return {"read": kept + left_out, "kept": kept, "rejected": left_out, "by_reason": by_reason}
-
-
-def _rounded_up(share: float) -> float:
-    return min(1.0, math.ceil(share * 100) / 100)
 
 
 def _read(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_s2s.console import counted
 from lora_s2s.data.prepared import SplitTable
 from lora_s2s.data.survey import SIDES
 from lora_s2s.files import write_text
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _PIECES = 300
-_OTHER_BASES = "a base that reads bytes (google/byt5-small) or more scripts (google/mt5-small) holds them"
+_OTHER_BASES = "a base that reads bytes (google/byt5-small) or more scripts (google/mt5-small) holds"
 
 
 def pairs_shown(
@@ -52,7 +53,8 @@ def advice(report: Mapping[str, Any], limits: Mapping[str, Any], *, spare: bool)
     said += [_about_lost(report, side, spare=spare) for side in reversed(SIDES)]
     pairs = max(1, report["rows"]["kept"])
     if report["near_duplicates"] > 0.01 * pairs:
-        said.append(f"{report['near_duplicates']:,} pairs differ from another in case, spaces or punctuation only")
+        alike, verb = report["near_duplicates"], "differs" if report["near_duplicates"] == 1 else "differ"
+        said.append(f"{counted(alike, 'pair')} {verb} from another in case, spaces or punctuation only")
     if report["target_in_source"] > 0.5:
         said.append(f"{report['target_in_source']:.0%} of the targets stand in their source: is copying what is meant?")
     most = max(report["classes"].values(), default=0)
@@ -63,7 +65,7 @@ def advice(report: Mapping[str, Any], limits: Mapping[str, Any], *, spare: bool)
 
 def _about_limit(report: Mapping[str, Any], side: str, limit: int) -> str:
     longer, wanted = report["longer_than"][side].get(str(limit), 0), report["suggested"][f"max_{side}_tokens"]
-    if wanted <= limit:
+    if wanted <= limit or report[f"{side}_tokens"]["max"] <= limit:
         return ""
     share = f"{longer:.1%}" if longer else "some"
     return f"{share} of the {side}s are longer than {limit} tokens: --set data.max_{side}_tokens={wanted} spares most"
@@ -74,10 +76,11 @@ def _about_lost(report: Mapping[str, Any], side: str, *, spare: bool) -> str:
     if not lost["count"]:
         return ""
     shown = " ".join(repr(one["character"]) for one in lost["characters"][:8])
-    sentence = f"the {side}s lose {lost['count']:,} characters this vocabulary lacks ({shown})"
+    them, most = ("it", "it") if lost["different"] == 1 else ("them", "the most frequent of them")
+    sentence = f"the {side}s lose {counted(lost['count'], 'character')} this vocabulary lacks ({shown})"
     if report["lossless_text"] or not spare:
-        return f"{sentence}; {_OTHER_BASES}"
-    return f"{sentence}: --set data.lossless_text=on carries the most frequent of them"
+        return f"{sentence}; {_OTHER_BASES} {them}"
+    return f"{sentence}: --set data.lossless_text=on carries {most}"
 
 
 def write_page(path: Path, report: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]]) -> None:
@@ -101,8 +104,8 @@ def _pair(pair: Mapping[str, Any]) -> str:
     chips = {side: "".join(f"<b>{escaped(piece)}</b>" for piece in pair[side]["pieces"]) for side in SIDES}
     return (
         f'<p class="pieces">{chips["source"]}</p><p class="pieces loss">{chips["target"]}</p>'
-        f'<p class="note">source: {pair["source"]["tokens"]:,} tokens, no loss · '
-        f"target: {pair['target']['tokens']:,} tokens, the loss is on each</p>"
+        f'<p class="note">source: {counted(pair["source"]["tokens"], "token")}, no loss · '
+        f"target: {counted(pair['target']['tokens'], 'token')}, the loss is on each</p>"
     )
 
 
@@ -110,7 +113,8 @@ def _lengths(report: Mapping[str, Any], side: str) -> str:
     bars = report["histogram"][side]
     most = max((count for _, count in bars), default=1)
     drawn = "".join(
-        f'<i style="height:{100 * count / most:.1f}%" title="from {first} tokens: {count:,} rows"></i>'
+        f'<i style="height:{100 * count / most:.1f}%" title="from {counted(first, "token")}: {counted(count, "row")}">'
+        "</i>"
         for first, count in bars
     )
     quantiles = ", ".join(f"{name} {value:,}" for name, value in report[f"{side}_tokens"].items())
@@ -137,7 +141,8 @@ def _characters(report: Mapping[str, Any], side: str) -> str:
         f"<td>{escaped(one['becomes'])}</td>"
         for one in lost["characters"]
     ]
-    head = f"<p>Of the {side}s, {lost['count']:,} characters ({lost['different']:,} different) do not.</p>"
+    verb = "does" if lost["count"] == 1 else "do"
+    head = f"<p>Of the {side}s, {counted(lost['count'], 'character')} ({lost['different']:,} different) {verb} not.</p>"
     return head + html_table(("", "Character", "Times", "Becomes"), cells)
 
 
@@ -147,7 +152,10 @@ def _facts(report: Mapping[str, Any]) -> str:
         "alike but for case, spaces, punctuation": f"{report['near_duplicates']:,}",
         "held-out rows whose source stood in train": f"{report['leaked']:,}",
         "targets that stand in their source": f"{report['target_in_source']:.1%}",
-        "cut": ", ".join(f"{report['truncated'][side]:,} {side}s" for side in SIDES),
+        "cut": ", ".join(counted(report["truncated"][side], side) for side in SIDES),
+        "spaces side by side that become one": ", ".join(
+            f"{report['lost_runs_of_spaces'][side]:,} in {side}s" for side in SIDES
+        ),
         "unknown tokens": ", ".join(f"{report['unknown_tokens'][side]:.3%} of {side}s" for side in SIDES),
         "language, a guess": ", ".join(f"{side}s {report['languages'][side] or '?'}" for side in SIDES),
         "carried by spare rows": " ".join(repr(text) for text in report["lossless_text"] if text) or "nothing",

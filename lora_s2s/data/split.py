@@ -76,7 +76,7 @@ class Decisions:
 
     Attributes:
         code: (n,) one of the codes above.
-        copies: (n,) how often a row stands in its split, more than once only where its file has a weight.
+        copies: (n,) how often a row stands in its split: in train more than once where its file has a weight.
         leaked: held-out rows whose source stands in train too.
         classes: how many different targets there are, where they are few; else 0.
     """
@@ -104,8 +104,8 @@ def decide(keys: Keys, fraction: float) -> Decisions:
     if not (keys.split == VALIDATION).any():
         chosen = held_out_places(keys.place[rows], fraction, classes)
         code[rows[np.isin(keys.place[rows], chosen)]] = VALIDATION
-    copies = _copies(keys)
-    code[(copies == 0) & (code == TRAIN)] = SET_ASIDE
+    copies = np.where(code == TRAIN, _copies(keys), np.int32(1))
+    code[copies == 0] = SET_ASIDE
     return Decisions(code, copies, leaked, 0 if classes is None else int(classes.max(initial=-1)) + 1)
 
 
@@ -153,9 +153,7 @@ def _share(places: Hashes, fraction: float) -> Hashes:
 
 
 def _copies(keys: Keys) -> npt.NDArray[np.int32]:
-    """Returns how often each row stands in train: its weight, the part after the point by chance (of its hash)."""
+    """Returns how often each row is to stand in train: its weight, the part after the point by chance (its hash)."""
     whole = np.floor(keys.weight)
     chance = (keys.source ^ keys.target).astype(np.float64) / 2.0**64
-    copies = (whole + (chance < keys.weight - whole)).astype(np.int32)
-    copies[keys.split != TRAIN] = 1
-    return copies
+    return np.asarray((whole + (chance < keys.weight - whole)).astype(np.int32))
