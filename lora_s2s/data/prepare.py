@@ -15,7 +15,7 @@ from lora_s2s import __version__
 from lora_s2s.console import ProgressLine, say, warn
 from lora_s2s.data import prepared
 from lora_s2s.data.characters import characters_report, tokenizer_for
-from lora_s2s.data.encode import Encoding, encode_spool
+from lora_s2s.data.encode import Encoding, encode_spool, rarely_collected
 from lora_s2s.data.prepared import PreparedDataset, SplitTable, SplitWriter, open_prepared
 from lora_s2s.data.report import advice, pairs_shown, write_page
 from lora_s2s.data.split import DUPLICATE, REASONS, SPLITS, TRAIN, Decisions, decide
@@ -100,7 +100,7 @@ def prepare(
         "tokenizer": tokenizer_hash(model_name, revision),
         "function": _function_hash(format),
         "settings": {**reading, **limits, **languages, "lossless_text": lossless_text, "previews": previews},
-        "split": [validation_fraction, max_rejected, seed],
+        "split": [validation_fraction, max_rejected, seed, strict],
     }
     fingerprint = sha256_json(identity)
     standing = _standing(Path(out), fingerprint)
@@ -108,7 +108,7 @@ def prepare(
         return standing
     tokenizer = load_tokenizer(model_name, revision, **languages)
     rows = embedding_rows(tokenizer, model_name, revision)
-    with whole_folder(Path(out), replace=True) as staging:
+    with whole_folder(Path(out), replace=True) as staging, rarely_collected():
         with _Rejections(staging / prepared.REJECTED) as rejected:
             with Spool(staging / _SPOOL, seed) as spool:
                 _read(paths, reading, spool, rejected, seed=seed, strict=strict)
