@@ -142,7 +142,7 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         raise UsageError(f"{path} exists already", hint="choose another folder, or remove this one")
     # The name says who works in it: what a killed process on this machine left is taken away.
     mine = f".{path.name}.{socket.gethostname()[:32]}."
-    missing = [folder for folder in path.parents if not folder.exists()]
+    made = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f"{glob.escape(mine)}*.staged.*"):
@@ -158,8 +158,8 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         move_folder(staged, path)
     except BaseException:
         shutil.rmtree(staged, ignore_errors=True)
-        with suppress(OSError):  # another's files stand there meanwhile
-            for folder in missing:
+        with suppress(OSError):  # those that others use by now stay
+            for folder in made:
                 folder.rmdir()
         raise
 

@@ -50,9 +50,7 @@ def score_model(
     recipe = recipe_of(model, sets, data=data)
     predictor = load_predictor(model, base=base, dtype=recipe.model.dtype)
     columns_named = any(word.strip().startswith(("data.source_column", "data.target_column")) for word in sets)
-    name, sources, targets = _rows(
-        _as_trained(recipe, predictor.settings), predictor, data, columns_named=columns_named
-    )
+    name, sources, targets = _rows(recipe, predictor, data, columns_named=columns_named)
     count = limit or recipe.evaluation.limit
     name = f"{name}-first-{count}" if count else name
     home = Path(model).expanduser() if predictor.has_adapter and base is None else None
@@ -80,9 +78,11 @@ def score_model(
 def _as_trained(recipe: Recipe, settings: InputSettings) -> Recipe:
     """A merged model brings no recipe, but its manifest says how a row became a source: its shape and template too."""
     said = recipe.data.model_fields_set
-    known = {key: getattr(settings, key) for key in ("source_column", "format") if key not in said}
+    known: dict[str, Any] = {} if "format" in said else {"format": settings.format}
     if recipe.data.format == "auto" and settings.format in SHAPES:
         known["format"] = settings.format
+    # Found out in training: another file may have the languages the other way round.
+    known["source_column"] = recipe.data.source_column or settings.source_column
     template = recipe.data.template or settings.template
     known["template"] = template if template is None or isinstance(template, str) else template[0]
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=known)})
@@ -109,11 +109,12 @@ def _rows(
             raise UsageError("the recipe names no test data and holds out no validation data", hint="give --data FILE")
         say("no test data is named: scoring the validation split")
         return "validation", table.sources(), table.targets()
-    section = recipe.data
-    if data is not None and not columns_named:
-        names = column_names(data)
-        missing = {key: None for key in ("source_column", "target_column") if getattr(section, key) not in names}
-        section = section.model_copy(update=missing)
+    section = _as_trained(recipe, predictor.settings).data
+    named = {"source_column", "target_column"} if columns_named or data is None else set()
+    named = {key for key in named if getattr(recipe.data, key) is not None}
+    if free := {"source_column", "target_column"} - named:
+        names = column_names(given)
+        section = section.model_copy(update={key: None for key in free if getattr(section, key) not in names})
     rows = list(read_examples(given, **_reading(section)))
     pairs = [(predictor.fitted(row), row.target) for row in rows if isinstance(row, Example)]
     first = given if isinstance(given, str) else given[0]

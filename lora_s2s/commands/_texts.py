@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_s2s.console import ProgressLine
+from lora_s2s.console import ProgressLine, warn
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import jsonl_line
-from lora_s2s.formats.choose import ending
+from lora_s2s.formats.choose import ending, is_lines
 from lora_s2s.formats.origins import find_origins, reading
 from lora_s2s.formats.rows import Row
 from lora_s2s.formats.streams import BadLine, text_lines
@@ -30,22 +30,44 @@ Input = str | dict[str, Any]
 
 @dataclass(frozen=True)
 class Inputs:
-    """Texts or rows, each with the place it came from."""
+    """Texts or rows, each with the place it came from; ``alone`` is one text whose answer may have several lines."""
 
     items: list[Input]
     places: list[str]
+    alone: bool = False
 
-    def written(self, predictions: Sequence[str]) -> str:
-        """Returns what goes out: a line for a line, a JSON row with ``prediction`` for a row."""
-        # One line in, one line out, whatever the model wrote.
-        return "".join(
-            " ".join(text.splitlines()) + "\n" if isinstance(item, str) else jsonl_line({**item, "prediction": text})
-            for item, text in zip(self.items, predictions, strict=True)
-        )
+    def written(self, predictions: Sequence[str], *, rows: bool = False) -> str:
+        """Returns what goes out: a line for a line, a JSON row with ``prediction`` for a row.
+
+        Args:
+            rows: JSON rows for texts too, as ``{"text": …, "prediction": …}``.
+        """
+        pairs = list(zip(self.items, predictions, strict=True))
+        if self.alone and not rows:
+            return f"{predictions[0]}\n"
+        broken = 0 if rows else sum(isinstance(item, str) and len(text.splitlines()) > 1 for item, text in pairs)
+        if broken:
+            # One line in, one line out, whatever the model wrote.
+            warn(f"the lines of {broken:,} answers are joined by spaces; --output FILE.jsonl keeps them apart")
+        return "".join(_line(item, text, rows=rows) for item, text in pairs)
 
 
-def read_inputs(texts: Sequence[str], file: str | None) -> Inputs:
+def _line(item: Input, prediction: str, *, rows: bool) -> str:
+    if isinstance(item, str) and not rows:
+        return " ".join(prediction.splitlines()) + "\n"
+    return jsonl_line({**({"text": item} if isinstance(item, str) else item), "prediction": prediction})
+
+
+def takes_rows(output: str | None) -> bool:
+    """Says whether an output file is one of JSON rows, by its name."""
+    return output is not None and Path(output).suffix.lower() in _ROWS_AS_THEY_ARE
+
+
+def read_inputs(texts: Sequence[str], file: str | None, *, parallel: bool = False) -> Inputs:
     """Reads the texts of the command line (``-`` is stdin, a line each), or a file.
+
+    Args:
+        parallel: the model was trained on two columns without a header, which is what a ``.tsv`` then holds here too.
 
     The file ``-`` is stdin too: rows where its first line is a JSON object, else a text in each line.
 
@@ -60,7 +82,7 @@ def read_inputs(texts: Sequence[str], file: str | None) -> Inputs:
         )
     found: list[tuple[Input, str]]
     if file and file != STDIN:
-        found = list(_file_items(Path(file).expanduser()))
+        found = list(_file_items(Path(file).expanduser(), parallel=parallel))
     elif file and (lines := _stdin_lines()) and lines[0].lstrip().startswith("{"):
         found = [(_json_row(line, f"stdin:{number}"), f"stdin:{number}") for number, line in enumerate(lines, start=1)]
     else:
@@ -70,7 +92,8 @@ def read_inputs(texts: Sequence[str], file: str | None) -> Inputs:
         found = [(text, f"{place}{number}") for number, text in enumerate(lines, start=1)]
     if not found:
         raise DataError(f"{file or 'stdin'} is empty: nothing to answer", hint="give at least one line or row")
-    return Inputs([item for item, _ in found], [place for _, place in found])
+    alone = len(texts) == 1 and list(texts) != [STDIN]
+    return Inputs([item for item, _ in found], [place for _, place in found], alone)
 
 
 def _stdin_lines() -> list[str]:
@@ -102,10 +125,10 @@ def _file_lines(path: Path) -> Iterator[tuple[int, str]]:
         yield number, line.removesuffix("\r")
 
 
-def _file_items(path: Path) -> Iterator[tuple[Input, str]]:
+def _file_items(path: Path, *, parallel: bool) -> Iterator[tuple[Input, str]]:
     kind = ending(path)
     with reading(path):
-        if kind in _LINES:
+        if kind in _LINES or (path.is_file() and is_lines(path, parallel=parallel)):
             yield from ((line, f"{path}:{number}") for number, line in _file_lines(path))
         elif kind in _ROWS_AS_THEY_ARE:
             # Not the reader for training data: what was a number stays one on its way through.
@@ -113,7 +136,7 @@ def _file_items(path: Path) -> Iterator[tuple[Input, str]]:
             for place, line in ((f"{path}, row {number}", line) for number, line in enumerate(rows, start=1)):
                 yield _json_row(line, place), place
         else:
-            for origin in find_origins(str(path)):
+            for origin in find_origins(str(path), parallel=parallel):
                 for item in origin.rows():
                     if not isinstance(item, Row):
                         raise DataError(item.reason, where=f"{path}:{item.line}")

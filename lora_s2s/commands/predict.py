@@ -18,10 +18,10 @@ def predict(
     ] = None,
     file: Annotated[
         str | None,
-        typer.Option("--input", metavar="FILE", help=".txt: a line each; .jsonl, .csv, …: rows; - stdin."),
+        typer.Option("--input", metavar="FILE", help=".txt and the like: a line each; .jsonl, .csv, …: rows; - stdin."),
     ] = None,
     output: Annotated[
-        str | None, typer.Option("--output", metavar="FILE", help="Written whole; stdout by default.")
+        str | None, typer.Option("--output", metavar="FILE", help="Written whole; .jsonl: rows; stdout by default.")
     ] = None,
     base: Base = None,
     sets: Sets = None,
@@ -31,21 +31,21 @@ def predict(
     --set evaluation.num_beams=4 and the like change the decoding.
     """
     from lora_s2s.commands._adapters import recipe_of
-    from lora_s2s.commands._texts import answer, read_inputs, rendered
+    from lora_s2s.commands._texts import answer, read_inputs, rendered, takes_rows
     from lora_s2s.console import plain, say, write_out
     from lora_s2s.errors import UsageError
     from lora_s2s.files import write_text
     from lora_s2s.inference.loading import load_predictor
 
-    inputs = read_inputs(texts or [], file)
+    recipe = recipe_of(model, sets or ())
+    inputs = read_inputs(texts or [], file, parallel=recipe.data.format == "parallel")
     if output:
         check_writable(Path(output).parent)
         if Path(output).is_dir():
             raise UsageError(f"{output} is a folder, expected a file", hint=f"--output {output}/predictions.jsonl")
-    recipe = recipe_of(model, sets or ())
     predictor = load_predictor(model, base=base, dtype=recipe.model.dtype)
     answers = answer(predictor, rendered(predictor, inputs), recipe.evaluation, label="predict")
-    written = inputs.written(answers)
+    written = inputs.written(answers, rows=takes_rows(output))
     if output:
         write_text(Path(output), written)
         say(f"{len(answers):,} predictions: {output}")

@@ -69,8 +69,11 @@ def _flat(name: str, value: object) -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _flat(f"{name} {key}", inner)
+    elif name == "input carried" and isinstance(value, list | tuple):
+        # Mostly spaces, breaks and marks: told apart by their quotes; the escape's own row is empty.
+        yield from [(name, " ".join(plain(repr(item)) for item in value if item))] if any(value) else ()
     elif isinstance(value, list | tuple):
-        yield plain(name.replace("_", " ")), ", ".join(_fact(item) for item in value)
+        yield from [(plain(name.replace("_", " ")), ", ".join(_fact(item) for item in value))] if value else ()
     elif value is not None:
         yield plain(name.replace("_", " ")), _fact(value)
 

@@ -58,6 +58,22 @@ def reader_of(path: Path, *, parallel: bool = False) -> Reader:
     return found
 
 
+def is_lines(path: Path, *, parallel: bool = False) -> bool:
+    """Says whether a file is a text in each line: its name says no format, and neither does what it holds.
+
+    Args:
+        parallel: lines are what is expected, under ``.tsv`` too where it has no tab.
+
+    Raises:
+        DataError: it is no text at all.
+    """
+    text, named = head_of(path), READERS.get(ending(path))
+    refuse_what_is_no_data(path, text)
+    if parallel and named in (None, read_tsv):
+        return "\t" not in text.partition("\n")[0]
+    return named is None and _reader_of_content(text) is None
+
+
 def refuse_what_is_no_data(path: Path, head: str) -> None:
     """Raises DataError where a file's first text is a web page's, a git-lfs pointer's, or no text at all."""
     start = head[:1024].lstrip().lower()

@@ -108,6 +108,11 @@ def find_columns(
         return Columns(names[0], names[1], template)
     if needs_source:
         _refuse_alpaca(known, where)
+    if template is None and len(names) == 2 and (source is None) != (target is None):
+        # Of two columns the one that is not named is the other side.
+        other = next((name for name in names if name not in (source, target)), None)
+        source, target = source or other, target or other
+        needs_source = source is None
     if target is None:
         # The partner of the source's name first, then whatever is known.
         partners = [last for first, last in KNOWN_PAIRS if source is not None and first == source.strip().lower()]

@@ -73,17 +73,28 @@ def read_examples(
 
 
 def how_read(paths: Paths, *, format: str = "auto", **settings: Any) -> Reading:
-    """Returns how the first rows are read: the format and the source's column, found out where they were not named.
+    """Returns how rows are read: the format and the source's column, found out where they were not named.
+
+    What several files do not agree on is left open, to be found out at each row: ``auto``, or None.
 
     Takes the settings of :func:`read_examples`, and raises what it raises.
     """
     refused: DataError | None = None
+    found: list[Reading] = []
     for rows, name in _heads(paths, format):
         try:
-            return _reading(rows, name, format, **settings)
+            found.append(_reading(rows, name, format, **settings))
         except DataError as error:
             refused = refused or error
-    raise refused or _nothing_usable(str(paths), Counter())
+    if not found:
+        raise refused or _nothing_usable(str(paths), Counter())
+    first = found[0]
+    return Reading(
+        first.format if all(one.format == first.format for one in found) else "auto",
+        first.source_column if all(one.source_column == first.source_column for one in found) else None,
+        first.convert,
+        first.template if all(one.template == first.template for one in found) else None,
+    )
 
 
 def column_names(paths: Paths) -> set[str]:

@@ -270,11 +270,42 @@ def test_predict_says_which_row_cannot_be_read(invoke: Invoke, here: Path, train
     assert "not both" in invoke("predict", "adapters/it", "a", "--input", "in.jsonl", code=2).stderr
 
 
-def test_a_break_inside_a_prediction_does_not_break_the_lines() -> None:
-    from lora_s2s.commands._texts import Inputs
+def test_an_answer_of_several_lines_is_kept_where_it_can_be(capsys: pytest.CaptureFixture[str]) -> None:
+    from lora_s2s.commands._texts import Inputs, read_inputs
 
     inputs = Inputs(["a", "b"], ["1", "2"])
-    assert inputs.written(["one\ntwo\u2028three\r", "four"]) == "one two three\nfour\n"
+    answers = ["one\ntwo\u2028three\r", "four"]
+    assert inputs.written(answers) == "one two three\nfour\n"
+    assert "the lines of 1 answers" in capsys.readouterr().err
+    rows = [json.loads(line) for line in inputs.written(answers, rows=True).split("\n")[:-1]]
+    assert rows == [{"text": "a", "prediction": answers[0]}, {"text": "b", "prediction": "four"}]
+    assert read_inputs(["a"], None).written(["x {\n\n}"]) == "x {\n\n}\n"
+    assert capsys.readouterr().err == ""
+
+
+def test_predict_reads_files_of_lines_and_headerless_columns(here: Path) -> None:
+    from lora_s2s.commands._texts import read_inputs
+
+    (here / "dev.en").write_text("a cat, and\nb\n", encoding="utf-8")
+    assert read_inputs([], "dev.en").items == ["a cat, and", "b"]
+    (here / "two.tsv").write_text("a\tx\nb\ty\n", encoding="utf-8")
+    rows = [{"source": "a", "target": "x"}, {"source": "b", "target": "y"}]
+    assert read_inputs([], "two.tsv", parallel=True).items == rows
+    assert read_inputs([], "two.tsv").items == [{"a": "b", "x": "y"}]
+    (here / "one.tsv").write_text("a\nb\n", encoding="utf-8")
+    assert read_inputs([], "one.tsv", parallel=True).items == ["a", "b"]
+
+
+def test_eval_of_the_held_out_split_leaves_the_prepared_data_as_it_is(
+    invoke: Invoke, here: Path, tiny_model: Path
+) -> None:
+    rows = [{"instruction": f"name house {number}", "output": "it"} for number in range(30)]
+    (here / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    words = settings(tiny_model, "data.train=a.jsonl", "data.format=alpaca", "output.name=it")
+    invoke("train", "flan-t5-small", *words, "--set", "data.template=['{instruction}', 'Do: {instruction}']", *QUICK)
+    before = (here / "prepared" / "it" / "manifest.json").read_bytes()
+    invoke("eval", "adapters/it", "--limit", "2")
+    assert (here / "prepared" / "it" / "manifest.json").read_bytes() == before
 
 
 def test_merge_writes_a_model_that_answers_the_same(invoke: Invoke, here: Path, trained: Path) -> None:

@@ -11,6 +11,7 @@ import yaml
 from markdown_it import MarkdownIt
 
 from lora_s2s.errors import DataError
+from lora_s2s.evaluation.summary import facts
 from lora_s2s.export.card import markdown, render_card, write_card
 
 HOSTILE = (
@@ -111,3 +112,9 @@ def test_a_manifest_that_is_no_object_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("3", encoding="utf-8")
     with pytest.raises(DataError):
         write_card(tmp_path)
+
+
+def test_what_spare_rows_carry_is_told_apart_and_empty_lists_are_left_out() -> None:
+    manifest = {"input": {"carried": ["\n", "  ", "{", ""]}, "base": {"skip_quantization": []}}
+    assert facts(manifest) == [("input carried", r"'\n' '  ' '{'")]
+    assert facts({"input": {"carried": []}}) == facts({"input": {"carried": [""]}}) == []

@@ -127,9 +127,8 @@ CASES = [
         "unreadable kind",
         f"train flan-t5-small {BASE}picture.png",
         3,
-        "error: no reader for picture.png; files end in .csv, .tsv, .json, .jsonl, .ndjson, .parquet, .tmx, each "
-        "also with .gz, .zst, .zip\n  at: picture.png\n"
-        "hint: two files of parallel lines: name both, [train.en, train.de]\n",
+        "error: no reader for picture.png; files end in .csv, .tsv, .json, .jsonl, .ndjson, .parquet, .tmx, each also "
+        "with .gz, .zst, .zip\n  at: picture.png\nhint: two files of parallel lines: name both, [train.en, train.de]\n",
     ),
     Case(
         "not an adapter, merge",

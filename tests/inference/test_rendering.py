@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lora_s2s.commands._scoring import _as_trained, _rows
+from lora_s2s.commands._scoring import _rows
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.inference.loading import InputSettings, Predictor, input_settings
 from lora_s2s.reading.example import Example
@@ -125,7 +125,7 @@ def test_eval_renders_a_file_as_training_did(write: Write, tiny_predictor: Build
     def rows(file: str, words: list[str], **settings: Any) -> tuple[list[str], list[str]]:
         recipe = recipe_from_settings("x", ["model.name=x", "data.train=y", *words])
         predictor = tiny_predictor(**settings)
-        _, sources, targets = _rows(_as_trained(recipe, predictor.settings), predictor, file, columns_named=False)
+        _, sources, targets = _rows(recipe, predictor, file, columns_named=False)
         return sources, targets
 
     greet = write("a.jsonl", json.dumps({"instruction": "w1", "output": "w2"}) + "\n")
@@ -136,3 +136,22 @@ def test_eval_renders_a_file_as_training_did(write: Write, tiny_predictor: Build
     talk = write("b.jsonl", json.dumps({"messages": [USER, BOT, USER, BOT]}) + "\n")
     fitted = ["user: w1 w2 assistant:"] * 2
     assert rows(talk, [], format="conversations", max_source_tokens=6) == (fitted, ["w3", "w3"])
+    # Of languages, the direction is training's whichever way round the file has them.
+    turned = write("c.jsonl", json.dumps({"de": "w1", "en": "w2"}) + "\n")
+    assert rows(turned, ["data.source_column=null"], format="pairs", source_column="en") == (["w2"], ["w1"])
+    assert rows(turned, [], format="pairs", source_column="fr") == (["w1"], ["w2"])
+
+
+def test_what_files_of_a_mixture_do_not_agree_on_is_found_out_at_each_row(write: Write, tiny_predictor: Build) -> None:
+    trained: list[dict[str, Any]] = [
+        {"source": "w1", "target": "w2"}, {"text": "w3", "summary": "w4"}, {"messages": [USER, BOT]}
+    ]  # fmt: skip
+    files = [write(f"{index}.jsonl", json.dumps(row) + "\n") for index, row in enumerate(trained)]
+    examples = [item for item in read_examples(files) if isinstance(item, Example)]
+    for count in (2, 3):
+        found = how_read(files[:count])
+        manifest = {"format": found.format, "source_column": found.source_column, "template": found.template}
+        predictor = tiny_predictor(**vars(input_settings(manifest, where="manifest.json")))
+        for row, example in zip(trained[:count], examples, strict=False):
+            asked = {key: value for key, value in row.items() if key not in ("target", "summary")}
+            assert predictor.render(asked) == example.source

@@ -171,6 +171,13 @@ def test_named_columns_and_templates(write: Write) -> None:
     assert pairs(path, template="{title}: {body}") == [("T: {title}", "t")]
 
 
+def test_of_two_columns_the_one_that_is_not_named_is_the_other_side(write: Write) -> None:
+    path = write("a.csv", "headline,body\na,b\n")
+    for named in ({"source_column": "body"}, {"target_column": "headline"}):
+        assert pairs(path, **named) == [("b", "a")]
+    assert pairs(path, target_column="body", template="{headline}!") == [("a!", "b")]
+
+
 def test_an_unknown_column_lists_those_that_exist(write: Write) -> None:
     path = write("a.csv", "article,headline\nx,y\n")
     for settings in ({"target_column": "headlin"}, {"template": "{headlin}"}, {"source_column": "headlin"}):
