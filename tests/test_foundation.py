@@ -6,9 +6,11 @@ import gzip
 import json
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from lora_s2s import console, files, hub
 from lora_s2s.errors import DataError, RecipeError, SetupError, Stopped, UsageError, nearest
@@ -120,3 +122,118 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     code = "import lora_s2s, sys; print('torch' in sys.modules, 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+_WORKING = """
+import sys
+from pathlib import Path
+from lora_s2s.files import whole_folder
+with whole_folder(Path(sys.argv[1])) as staged:
+    (staged / "half").write_text("half")
+    print(staged.name, flush=True)
+    sys.stdin.read()
+"""
+
+
+def working(target: Path) -> subprocess.Popen[str]:
+    """A process in the midst of writing a folder, until its stdin ends."""
+    words = [sys.executable, "-c", _WORKING, str(target)]
+    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_what_a_killed_process_left_is_taken_away_and_a_living_one_is_let_be(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    with working(target) as killed:
+        assert killed.stdout is not None
+        left = killed.stdout.readline().strip()
+        killed.kill()
+    assert [path.name for path in tmp_path.iterdir()] == [left]
+    # Neither another machine's nor another folder's: nobody here can tell whether those are in use.
+    other_machine = tmp_path / f".out.elsewhere.{killed.pid}.staged.abc"
+    other_folder = tmp_path / left.replace(".out.", ".other.", 1)
+    for path in (other_machine, other_folder):
+        path.mkdir()
+    with working(target) as living:
+        assert living.stdout is not None
+        name = living.stdout.readline().strip()
+        assert not (tmp_path / left).exists()
+        with files.whole_folder(target, replace=True) as staged:
+            (staged / "mine").write_text("whole")
+        assert (tmp_path / name / "half").read_text() == "half"
+        assert (target / "mine").read_text() == "whole"
+        assert other_machine.is_dir()
+        assert other_folder.is_dir()
+        living.communicate("")
+    assert living.returncode == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"out", other_machine.name, other_folder.name}
+
+
+def test_a_name_with_brackets_is_no_pattern(tmp_path: Path) -> None:
+    with working(tmp_path / "a") as killed:
+        assert killed.stdout is not None
+        left = killed.stdout.readline().strip()
+        killed.kill()
+    with files.whole_folder(tmp_path / "[ab]"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"[ab]", left}
+
+
+def test_folders_made_for_a_folder_go_with_it(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(RuntimeError), files.whole_folder(tmp_path / "there" / "a" / "b" / "out"):
+        raise RuntimeError
+    assert list((tmp_path / "there").iterdir()) == []
+    with pytest.raises(RuntimeError), files.whole_folder(tmp_path / "new" / "deep" / "out"):
+        (tmp_path / "new" / "mine").write_text("another's")
+        raise RuntimeError
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["mine"]
+
+
+class Hub:
+    """A hub and its cache: a first call without the network finds what an earlier one fetched."""
+
+    def __init__(self, cache: Path) -> None:
+        self.cache, self.asked = cache, list[list[str]]()
+
+    def snapshot_download(
+        self, name: str, *, revision: str | None, allow_patterns: list[str], local_files_only: bool = False
+    ) -> str:
+        if local_files_only:
+            if not self.cache.is_dir():
+                raise LocalEntryNotFoundError("not here")
+            return str(self.cache)
+        self.asked.append(allow_patterns)
+        self.cache.mkdir(exist_ok=True)
+        for file in ("config.json", "spiece.model", "model.safetensors", "pytorch_model.bin"):
+            if any(fnmatch(file, pattern) for pattern in allow_patterns):
+                (self.cache / file).write_text("")
+        return str(self.cache)
+
+
+def test_weights_are_fetched_only_when_they_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Hub(tmp_path / "snapshot")
+    monkeypatch.setattr(hub, "snapshot_download", fake.snapshot_download)
+    for _ in range(2):  # the second time it is in the cache
+        folder = hub.locate_model("google/flan-t5-small", weights=False)
+        assert {path.name for path in folder.iterdir()} == {"config.json", "spiece.model"}
+        assert len(fake.asked) == 1
+    assert not any("safetensors" in pattern for pattern in fake.asked[0])
+    for _ in range(2):
+        folder = hub.locate_model("google/flan-t5-small")
+        assert (folder / "model.safetensors").is_file()
+        assert len(fake.asked) == 2
+    assert hub.locate_model("google/flan-t5-small", weights=False) == folder
+    assert len(fake.asked) == 2
+    assert not (folder / "pytorch_model.bin").exists()  # a pickle is never fetched
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_a_hub_that_is_away_is_said_in_one_line(weights: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object, **asked: object) -> str:
+        if asked.get("local_files_only") and weights:
+            return str(tmp_path)  # the tokenizer alone, from an earlier call
+        raise LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr(hub, "snapshot_download", away)
+    with pytest.raises(SetupError, match="'google/flan-t5-small' is not on this machine and could not be fetched"):
+        hub.locate_model("google/flan-t5-small", weights=weights)

@@ -225,5 +225,5 @@ class _Outcome:
 
 def _without_form(row: _Row) -> int:
     """Returns a hash of a pair's letters and digits, whatever their case and what stands between them."""
-    pair = _FORM.sub(" ", f"{row.source}\0{row.target}".casefold())
+    pair = _FORM.sub(" ", f"{row.source}\0{row.target}".casefold()).strip()
     return int.from_bytes(blake2b(pair.encode(), digest_size=8).digest(), "little")

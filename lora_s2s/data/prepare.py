@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_s2s import __version__
-from lora_s2s.console import ProgressLine, say, warn
+from lora_s2s.console import ProgressLine, counted, say, warn
 from lora_s2s.data import prepared
 from lora_s2s.data.characters import characters_report, tokenizer_for
 from lora_s2s.data.encode import Encoding, encode_spool, rarely_collected
@@ -167,9 +167,8 @@ def _paths(train: Any, validation: Any, test: Any) -> dict[str, Any]:
             listed = ", ".join(f"{split} {len(files)}" for split, files in found.items())
             say(f"{train}: the files' names tell the splits ({listed})")
             if others:
-                warn(
-                    f"{len(others)} files of {train} are left out: no split in their names ({Path(others[0]).name}, …)"
-                )
+                names = f"{Path(others[0]).name}{', …' if len(others) > 1 else ''}"
+                warn(f"{train}: {counted(len(others), 'file')} left out, no split in the name: {names}")
             return found
     return {split: value for split, value in named.items() if value or split == "train"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,16 @@ def prepared(tokenizer_folder: Path, tmp_path: Path) -> Prepare:
     def build(train: str, **settings: Any) -> PreparedDataset:
         given = {"out": tmp_path / "prepared", "max_rejected": 1.0, **settings}
         return prepare(train=train, model_name=str(tokenizer_folder), **given)
+
+    return build
+
+
+@pytest.fixture
+def prepare_as_is(tokenizer_folder: Path, tmp_path: Path) -> Prepare:
+    """With the settings a user has who sets none."""
+
+    def build(train: str, **settings: Any) -> PreparedDataset:
+        return prepare(train=train, model_name=str(tokenizer_folder), out=tmp_path / "prepared", **settings)
 
     return build
 
@@ -194,6 +205,141 @@ def test_a_failure_leaves_nothing_behind(write: Write, prepared: Prepare, tmp_pa
     with pytest.raises(DataError, match="no such file"):
         prepared(path, test=str(tmp_path / "missing.csv"))
     assert sorted(child.name for child in tmp_path.iterdir()) == ["a.jsonl", "b.jsonl", "c.jsonl"]
+
+
+def some_bad(good: int, bad: int) -> str:
+    return rows_of(good) + "broken\n" * bad
+
+
+@pytest.mark.parametrize(("good", "bad"), [(99, 1), (396, 4), (3, 0)])
+def test_up_to_one_row_in_a_hundred_may_be_unusable(good: int, bad: int, write: Write, prepare_as_is: Prepare) -> None:
+    rows = prepare_as_is(write("a.jsonl", some_bad(good, bad))).report["rows"]
+    assert (rows["kept"], rows["rejected"]) == (good, bad)
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "allowed"), [(98, 1, "0.02"), (93, 7, "0.07"), (71, 29, "0.29"), (1, 200, "1")]
+)
+def test_more_is_refused_with_a_limit_that_works(
+    good: int, bad: int, allowed: str, write: Write, prepare_as_is: Prepare, tmp_path: Path
+) -> None:
+    path = write("a.jsonl", some_bad(good, bad))
+    with pytest.raises(DataError) as caught:
+        prepare_as_is(path)
+    total = good + bad
+    assert caught.value.message == (
+        f"{bad} of {total} rows cannot be used, more than data.max_rejected=0.01: {bad} × not valid JSON"
+    )
+    assert caught.value.hint == f"mend them, or allow more: --set data.max_rejected={allowed}"
+    shown = [f"{path}:{good + n} not valid JSON: Expecting value at column 1" for n in range(1, min(bad, 3) + 1)]
+    assert caught.value.where == "; ".join(shown)
+    assert [child.name for child in tmp_path.iterdir()] == ["a.jsonl"]
+    assert prepare_as_is(path, max_rejected=float(allowed)).report["rows"]["rejected"] == bad
+
+
+def test_rows_too_long_are_no_bad_rows(write: Write, prepare_as_is: Prepare) -> None:
+    data = prepare_as_is(
+        write("a.jsonl", rows_of(10) + rows_of(10, target="good good good good {}")), max_target_tokens=5
+    )
+    assert data.report["rows"]["rejected"] == 10
+
+
+def test_strict_stops_at_the_first_bad_row(write: Write, prepare_as_is: Prepare, tmp_path: Path) -> None:
+    path = write("a.jsonl", rows_of(500) + '{"source": "a", "target": " "}\nbroken\n')
+    with pytest.raises(DataError, match="a row cannot be used: empty target") as caught:
+        prepare_as_is(path, strict=True)
+    assert caught.value.where == f"{path}:501"
+    assert "--strict" in str(caught.value.hint)
+    assert [child.name for child in tmp_path.iterdir()] == ["a.jsonl"]
+    assert prepare_as_is(write("a.jsonl", rows_of(5)), strict=True).report["rows"]["kept"] == 5
+
+
+def test_a_folder_whose_files_name_their_splits_gives_all_three(
+    write: Write, prepared: Prepare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, count, first in (
+        ("train-1", 7, 0),
+        ("train-2", 3, 50),
+        ("dev", 4, 100),
+        ("test", 2, 200),
+        ("more", 9, 300),
+    ):
+        write(f"d/{name}.jsonl", rows_of(count, first=first))
+    data = prepared(str(tmp_path / "d"))
+    assert data.report["splits"] == {"train": 10, "validation": 4, "test": 2}
+    assert table(data, "test").sources() == ["cat 200", "cat 201"]
+    said = capsys.readouterr().err
+    assert "the files' names tell the splits (train 2, validation 1, test 1)" in said
+    assert f"warning: {tmp_path / 'd'}: 1 file left out, no split in the name: more.jsonl\n" in said
+    # Named beside a validation of its own, the folder is training data as a whole.
+    whole = prepared(str(tmp_path / "d"), validation=write("v.jsonl", rows_of(1, first=999)))
+    assert whole.report["splits"] == {"train": 25, "validation": 1}
+
+
+def test_a_files_weight_repeats_its_rows_or_sets_some_aside(write: Write, prepared: Prepare) -> None:
+    twice, half = write("a.jsonl", rows_of(100)), write("b.jsonl", rows_of(200, first=1000))
+    data = prepared([f"{twice}@2", f"{half}@0.5"], validation_fraction=0.1)
+    report = data.report
+    aside = report["rows"]["by_reason"]["set aside by its file's weight"]
+    assert 60 < aside < 120
+    assert report["rows"]["read"] == 300
+    assert report["rows"]["kept"] == 300 - aside
+    train, held = table(data, "train").sources(), table(data, "validation").sources()
+    assert len(held) == len(set(held)) == report["splits"]["validation"]
+    counts = {source: train.count(source) for source in train}
+    assert {int(source.split()[1]) < 1000: count for source, count in counts.items()} == {True: 2, False: 1}
+    assert len(counts) + len(held) + aside == 300
+    assert not set(train) & set(held)
+    plain = prepared([twice, half], validation_fraction=0.1)
+    assert not plain.reused
+    assert plain.report["rows"]["kept"] == 300
+
+
+def test_files_of_different_formats_and_columns_mix(write: Write, prepared: Prepare) -> None:
+    csv = write("a.csv", "question,answer\nthe cat,sat\n")
+    lines = write("b.jsonl", rows_of(2))
+    array = write("c.json", '[{"instruction": "hello", "input": "", "output": "good"}]')
+    data = prepared([csv, lines, array], validation_fraction=0)
+    assert data.train.sources() == ["the cat", "cat 0", "cat 1", "hello"]
+    assert [Path(where).name for where in data.train.origins()] == ["a.csv:2", "b.jsonl:1", "b.jsonl:2", "c.json:1"]
+
+
+def test_each_class_has_a_row_in_validation_and_classes_are_counted(write: Write, prepared: Prepare) -> None:
+    kinds = ["good"] * 300 + ["sat"] * 6 + ["hello"] * 2
+    rows = [json.dumps({"source": f"cat {n}", "target": kind}) for n, kind in enumerate(kinds)]
+    data = prepared(write("a.jsonl", "\n".join(rows)), validation_fraction=0.02)
+    held = table(data, "validation").targets()
+    assert set(held) == {"good", "sat", "hello"}
+    assert data.report["classes"] == {kind: kinds.count(kind) - held.count(kind) for kind in ("good", "sat", "hello")}
+    assert any("one target makes up 9" in sentence for sentence in data.report["advice"])
+    assert "<td>hello</td><td>1</td>" in (data.path / "report.html").read_text()
+
+
+def test_pairs_alike_and_targets_that_stand_in_their_source_are_counted(write: Write, prepared: Prepare) -> None:
+    pairs = [
+        ("The cat", "sat."),
+        ("the  cat!", "Sat"),
+        ("the cat", "sat."),
+        ("the cats", "sat"),
+        ("good hello", "hello"),
+    ]
+    rows = "".join(json.dumps({"source": one, "target": two}) + "\n" for one, two in pairs)
+    report = prepared(write("a.jsonl", rows), validation_fraction=0).report
+    assert (report["near_duplicates"], report["duplicates"]) == (2, 0)
+    assert report["target_in_source"] == 0.2
+    assert "2 pairs differ from another in case, spaces or punctuation only" in report["advice"]
+
+
+@pytest.mark.parametrize("edit", ["same size", "same second"])
+def test_an_edited_file_is_prepared_again(edit: str, write: Write, prepared: Prepare) -> None:
+    path = write("a.jsonl", rows_of(5))
+    stamp = Path(path).stat()
+    first = prepared(path)
+    write("a.jsonl", rows_of(5).replace("good 3", "good 7") if edit == "same size" else rows_of(6))
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    second = prepared(path)
+    assert not second.reused
+    assert second.fingerprint != first.fingerprint
 
 
 def test_another_folder_is_never_replaced(write: Write, prepared: Prepare, tmp_path: Path) -> None:

@@ -95,3 +95,12 @@ def test_a_weight_repeats_rows_or_sets_some_aside() -> None:
     assert set(plain.copies.tolist()) == {1}
     more = decided(pairs(*names, weight=1.25), fraction=0).copies
     assert 2400 < int(np.sum(more)) < 2600
+
+
+def test_what_is_held_out_stands_once_whatever_its_weight() -> None:
+    names = [f"{n}/{n}" for n in range(2000)]
+    for weight in (0.25, 3.0):
+        found = decided(pairs(*names, weight=weight), fraction=0.2)
+        assert set(found.copies[found.code == VALIDATION].tolist()) == {1}
+        assert 300 < (found.code == VALIDATION).sum() < 500
+        assert not (found.copies[found.code == TRAIN] == 0).any()

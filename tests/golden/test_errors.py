@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from cli_parts import Invoke, listing, make_tiny_model, write_csv
@@ -207,9 +209,83 @@ CASES = [
     ),
 ]
 
+TO = "--model BASE --out prepared/x"
+MEND = "hint: mend it there, or write one object a line (.jsonl): bad lines are then left out one by one\n"
+TOO_MANY = "rows cannot be used, more than data.max_rejected=0.01:"
+ALLOW = "hint: mend them, or allow more: --set data.max_rejected="
+FILTERS = "capitalize, default, first, join, last, length, lower, replace, title, trim, truncate, upper"
+
+# File, what follows the command, exit code, message.
+DATA = [
+    ("array.json", "", 3, f"not valid JSON: Expecting ',' delimiter\n  at: array.json:3:18\n{MEND}"),
+    ("deep.json", "", 3, f"a value is nested too deeply\n  at: deep.json:1:2\n{MEND}"),
+    ("latin.jsonl", "", 3, f"1 of 4 {TOO_MANY} 1 × invalid UTF-8\n"
+     f"  at: latin.jsonl:4 invalid UTF-8: byte 141 of the file\n{ALLOW}0.25\n"),
+    ("page.jsonl", "", 3, "page.jsonl is a web page, not data\nhint: download the file itself again\n"),
+    ("pointer.parquet", "", 3, "pointer.parquet is a git-lfs pointer, not the data\nhint: git lfs pull\n"),
+    ("cut.jsonl.gz", "", 3, "cut.jsonl.gz is a damaged gzip file (Compressed file ended before the end-of-stream "
+     "marker was reached)\nhint: fetch or compress it again\n"),
+    ("two.zip", "", 3, "two.zip is a zip of 2 files, expected one\n"
+     "hint: unpack it and name the files; a spreadsheet: save it as CSV\n"),
+    ("same_names.csv", "", 3, "a column named twice: 'source' (columns 1 and 3)\n  at: same_names.csv:1\n"
+     "hint: rename one of them\n"),
+    ("ragged.csv", "", 3, f"2 of 4 {TOO_MANY} 1 × more fields than the header, 1 × fewer fields than the header\n"
+     "  at: ragged.csv:3 more fields than the header: 3, expected 2 (is a text with the delimiter unquoted?); "
+     f"ragged.csv:4 fewer fields than the header: 1, expected 2\n{ALLOW}0.5\n"),
+    ("zero.csv", "", 3, "zero.csv is empty: no row in it\nhint: give a file with a header or keys, and rows\n"),
+    ("bad.jsonl", "", 3, f"3 of 100 {TOO_MANY} 1 × missing target, 1 × empty target, 1 × not valid JSON\n"
+     "  at: bad.jsonl:98 missing target; bad.jsonl:99 empty target; "
+     f"bad.jsonl:100 not valid JSON: Expecting value at column 1\n{ALLOW}0.03\n"),
+    ("bad.jsonl", "--strict", 3, "a row cannot be used: missing target\n  at: bad.jsonl:98\n"
+     "hint: mend it, or leave --strict away to have such rows listed and left out\n"),
+    ("keys.jsonl", "", 3, f"1 of 10 {TOO_MANY} 1 × duplicate key\n"
+     f"  at: keys.jsonl:10 duplicate key: 'source'\n{ALLOW}0.1\n"),
+    ("deep.jsonl", "", 3, f"1 of 10 {TOO_MANY} 1 × nested too deeply\n"
+     f"  at: deep.jsonl:10 nested too deeply\n{ALLOW}0.1\n"),
+    ("nul.jsonl", "", 3, f"1 of 10 {TOO_MANY} 1 × NUL character in source\n  at: nul.jsonl:10 NUL character in source\n"
+     f"{ALLOW}0.1\n"),
+    ("lone.jsonl", "", 3, f"1 of 10 {TOO_MANY} 1 × target is not valid Unicode\n"
+     f"  at: lone.jsonl:10 target is not valid Unicode\n{ALLOW}0.1\n"),
+    ("good.csv", "--set data.template={{question.__class__}}", 2,
+     "a template must not say 'getattr __class__' as this one does\n  at: template:1\n"
+     f"hint: it may have names, if, one loop over turns, and the filters {FILTERS}; 200 of these in all\n"),
+]  # fmt: skip
+CASES += [Case(f"{file} {more}".strip(), f"prepare --data {file} {TO} {more}", code, f"error: {said}")
+          for file, more, code, said in DATA]  # fmt: skip
+
+
+def row(source: str = "a", target: str = "b") -> str:
+    return f'{{"source": "{source}", "target": "{target}"}}\n'
+
+
+def write_bad_data(folder: Path) -> None:
+    """Makes the files of DATA: good rows first, where a bad one is to be counted among them."""
+    good = [row(f"what {number}", f"it is {number}") for number in range(200)]
+    texts = {
+        "array.json": '[\n  {"source": "a", "target": "b"},\n  {"source": "c" "target": "d"}\n]\n',
+        "deep.json": "[" * 100_000,
+        "page.jsonl": "<!DOCTYPE html>\n<html><body>Not found</body></html>\n",
+        "pointer.parquet": "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n",
+        "same_names.csv": "source,target,source\na,b,c\n",
+        "ragged.csv": "source,target\na,b\na,b,c\nx\nd,e\n",
+        "bad.jsonl": "".join([*good[:97], '{"source": "a"}\n', row(target=" "), "broken\n"]),
+        "keys.jsonl": "".join([*good[:9], '{"source": "a", "source": "b", "target": "c"}\n']),
+        "deep.jsonl": "".join([*good[:9], f'{{"source": {"[" * 100_000}\n']),
+        "nul.jsonl": "".join([*good[:9], row(source="a\\u0000b")]),
+        "lone.jsonl": "".join([*good[:9], row(target="\\ud800")]),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    (folder / "latin.jsonl").write_bytes("".join(good[:3]).encode() + row(source="café").encode("latin-1"))
+    (folder / "cut.jsonl.gz").write_bytes(gzip.compress("".join(good).encode(), mtime=0)[:-200])
+    with zipfile.ZipFile(folder / "two.zip", "w") as archive:
+        for name in ("a.jsonl", "b.jsonl"):
+            archive.writestr(name, "".join(good))
+
 
 def prepare_folder(folder: Path) -> None:
     """Makes every kind of bad input."""
+    write_bad_data(folder)
     write_csv(folder / "good.csv")
     (folder / "zero.csv").write_text("", encoding="utf-8")
     (folder / "header.csv").write_text("question,answer\n", encoding="utf-8")
@@ -276,3 +352,48 @@ def test_the_console_script_ends_the_same_way(case: Case, here: Path, tiny_model
         capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": root},
     )  # fmt: skip
     assert (run.returncode, run.stderr, run.stdout) == (case.code, case.stderr, "")
+
+
+def prepared(invoke: Invoke, data: str, out: str = "out") -> dict[str, Any]:
+    """Runs ``prepare`` and returns what it printed."""
+    found: dict[str, Any] = json.loads(
+        invoke("prepare", "--data", data, "--model", "demo", "--out", out, "--json").stdout
+    )
+    return found
+
+
+def rejected(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "rejected.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_one_bad_row_among_many_is_counted_and_listed(invoke: Invoke, here: Path) -> None:
+    good = "".join(row(f"what {number}", f"it is {number}") for number in range(200)).encode()
+    (here / "a.jsonl").write_bytes(good + row(source="café").encode("latin-1"))
+    rows = prepared(invoke, "a.jsonl")["rows"]
+    assert rows == {"read": 201, "kept": 200, "rejected": 1, "by_reason": {"invalid UTF-8": 1}}
+    (item,) = rejected(here / "out")
+    assert (item["file"], item["line"]) == ("a.jsonl", 201)
+    assert item["reason"] == f"invalid UTF-8: byte {len(good) + 15} of the file"
+
+
+def test_a_folder_of_different_columns_works_and_lists_the_file_left_out(invoke: Invoke, here: Path) -> None:
+    (here / "mixed").mkdir()
+    (here / "mixed" / "a.jsonl").write_text("".join(row(f"what {number}") for number in range(200)), encoding="utf-8")
+    (here / "mixed" / "b.csv").write_text("question,answer\nwho,me\n", encoding="utf-8")
+    (here / "mixed" / "odd.csv").write_text("first,second\na,b\n", encoding="utf-8")
+    rows = prepared(invoke, "mixed")["rows"]
+    assert rows["kept"] == 201
+    assert rows["by_reason"] == {"no columns known in this file": 1}
+    (item,) = rejected(here / "out")
+    assert item["file"] == "mixed/odd.csv"
+    assert item["reason"].endswith("the file has the columns 'first', 'second'")
+
+
+def test_a_file_edited_within_the_second_and_of_the_same_size_is_prepared_again(invoke: Invoke, here: Path) -> None:
+    file = here / "a.jsonl"
+    for number, answer in enumerate(("it is red", "it is tan")):
+        file.write_text("".join(row(f"what {place}", answer) for place in range(20)), encoding="utf-8")
+        os.utime(file, (1_700_000_000, 1_700_000_000))
+        assert prepared(invoke, "a.jsonl")["classes"] == {answer: 19}, number
+        page = (here / "out" / "report.html").read_text(encoding="utf-8")
+        assert answer in page

@@ -224,6 +224,75 @@ def test_what_has_no_row_of_its_own_is_carried_by_the_mark(original: PreTrainedT
     assert made.decode([len(original) + 27, 5]) == made.decode([5])
 
 
+# Forty: as many as there is room for have a row of their own, the others the mark and a sign, or none is lost.
+RARE = [
+    *(chr(code) for code in range(0x4E00, 0x4E10)),
+    *"жфя>ñő¢€√∂→★😀🎉",
+    "\u0301",
+    "\xa0",
+    "²",
+    "…",
+    "½",
+    "№",
+    "\u200d",
+    "▁",
+    "ﬁ",
+    "™",
+]
+SIGNS = "0123456789.,:;!?'\"-()/&%$#@*+[]_|"
+
+OFTEN = st.sampled_from([*ALWAYS, " ", "the ", "a", "e", "é", "</s>", "<unk>"])
+BESIDE = st.sampled_from(RARE) | st.sampled_from(SIGNS) | OFTEN
+
+
+@pytest.fixture(scope="module")
+def marked(original: PreTrainedTokenizerBase) -> tuple[PreTrainedTokenizerBase, list[str]]:
+    """A tokenizer that carries some by the mark, and what it carries."""
+    carried = carried_strings(original, ROWS, {char: 99 - place for place, char in enumerate(RARE)})
+    return lossless_tokenizer(original, carried), carried
+
+
+@pytest.fixture(scope="module")
+def marked_loaded(marked: tuple[PreTrainedTokenizerBase, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("marked")
+    marked[0].save_pretrained(folder)
+    (folder / "config.json").write_text('{"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}')
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def test_of_forty_rare_characters_each_has_a_row_or_a_sign(marked: tuple[Any, list[str]]) -> None:
+    tokenizer, carried = marked
+    assert len(RARE) == 40
+    rows = rows_carrying(carried)
+    assert rows == 28
+    assert carried[rows - 1] == ESCAPE
+    assert len(carried) - rows > 15
+    asked = set(RARE) - beyond_reach(tokenizer, RARE).keys()
+    assert asked >= set(carried) & set(RARE)
+    assert len(asked) == 40  # what has neither was within reach from the start
+
+
+@many
+@given(text=st.lists(BESIDE, max_size=14).map("".join))
+def test_a_text_of_rare_characters_and_signs_comes_back(
+    text: str, marked: tuple[Any, list[str]], marked_loaded: Any
+) -> None:
+    (ids,) = encode_texts([text], marked[0])
+    assert UNKNOWN not in ids
+    assert max(ids, default=0) < ROWS
+    assert marked_loaded.decode(ids) == text
+    assert marked_loaded(text)["input_ids"] == [*ids, END]
+    assert encode_texts([text], marked_loaded) == [ids]
+
+
+@settings(max_examples=400, deadline=None)
+@given(ids=st.lists(st.integers(0, ROWS - 1), max_size=12))
+def test_no_answer_of_the_model_shows_a_stand_in_or_fails(ids: list[int], marked_loaded: Any) -> None:
+    # The mark may come without a sign, or twice.
+    shown = marked_loaded.decode(ids, skip_special_tokens=True)
+    assert not any("\ufdd0" <= char <= "\ufdef" for char in shown)
+
+
 @pytest.mark.parametrize(
     "carried", [["ab"], [" "], ["", ""], ["\ufdd3"], ["é", "é"], [chr(0x4E00 + n) for n in range(33)]]
 )
