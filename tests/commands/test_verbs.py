@@ -330,6 +330,8 @@ def test_tokens_that_train_from_the_recipe_to_the_merged_model(invoke: Invoke, h
     assert report["max_logit_difference"] < 1e-3
     said = ("what is the number of house 7", "<extra_id_0>", "--set", "evaluation.max_new_tokens=6")
     assert invoke("predict", "merged", *said).stdout == invoke("predict", "adapters/it", *said).stdout
+    untrained = settings(tiny_model, "data.lossless_text=on", "lora.train_tokens=[]")
+    assert "none of them trains" in invoke("train", "flan-t5-small", *untrained, "--dry-run").stderr
     wrong = settings(tiny_model, "output.name=no", "lora.train_tokens=[▁hous]")
     told = invoke("train", "flan-t5-small", *wrong, code=2).stderr
     assert "no token '▁hous' (did you mean '▁house'?)" in told
