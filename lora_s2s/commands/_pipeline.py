@@ -20,7 +20,7 @@ from torch import nn
 from lora_s2s import __version__
 from lora_s2s.commands._options import check_writable
 from lora_s2s.commands._show import show_preview
-from lora_s2s.console import counted, say, table
+from lora_s2s.console import counted, say, table, warn
 from lora_s2s.data.prepare import prepare
 from lora_s2s.data.prepared import PreparedDataset, SplitTable
 from lora_s2s.errors import UsageError, nearest
@@ -187,7 +187,10 @@ def _tokenizer(recipe: Recipe, prepared: PreparedDataset) -> tuple[Any, list[int
     tokenizer = load_tokenizer(recipe.model.name, recipe.model.revision, **languages)
     carried = prepared.manifest["input"]["carried"]
     rows = range(len(tokenizer), len(tokenizer) + rows_carrying(carried))
-    return lossless_tokenizer(tokenizer, carried) if carried else tokenizer, train_token_ids(recipe, tokenizer, rows)
+    ids = train_token_ids(recipe, tokenizer, rows)
+    if carried and not ids:
+        warn("spare rows carry text, and none of them trains: set data.lossless_text=off, or lora.train_tokens=auto")
+    return lossless_tokenizer(tokenizer, carried) if carried else tokenizer, ids
 
 
 def train_token_ids(recipe: Recipe, tokenizer: Any, carried_ids: Sequence[int]) -> list[int]:

@@ -126,7 +126,8 @@ def _file_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _file_items(path: Path, *, parallel: bool) -> Iterator[tuple[Input, str]]:
-    kind = ending(path)
+    # Of what is no file, find_origins tells what it is, or finds the files in it.
+    kind = ending(path) if path.is_file() else ""
     with reading(path):
         if kind in _LINES or (path.is_file() and is_lines(path, parallel=parallel)):
             yield from ((line, f"{path}:{number}") for number, line in _file_lines(path))

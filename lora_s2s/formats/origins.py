@@ -149,6 +149,9 @@ def _origins(name: str, parallel: bool) -> list[Origin]:
             if not files:
                 raise DataError(f"{name} holds no file that can be read; files end in {endings()}")
             return [Origin(str(file), file, parallel=parallel) for file in files]
+        if os.path.lexists(path):
+            what = "a device or a pipe" if os.path.exists(path) else "a link to nothing"
+            raise DataError(f"{name} is {what}, not a file", hint="data is read more than once: name a file on disk")
         here = os.listdir(path.parent) if os.path.isdir(path.parent) else []
     hint = "check the path; it is relative to the current folder"
     raise DataError(f"no such file: {name}{nearest(path.name, here)}", hint=hint)

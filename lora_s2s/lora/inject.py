@@ -59,7 +59,7 @@ def inject_lora(
     row, targets = METHODS[method], resolve_targets(base, target_modules, last_blocks=last_blocks)
     check_base(row, method, base)
     if problem := token_rows.problem(base, train_tokens, method_holds_them=row.has(token_rows.KEY)):
-        raise UsageError(problem, hint="set lora.train_tokens=[]")
+        raise UsageError(problem, hint="set data.lossless_text=off; where tokens are named, lora.train_tokens=[]")
     own = resolve_ranks(base, targets, ranks or {}, r)
     _check_settings(row, method, targets, [r, *own.values()], dropout=dropout, ranks=ranks or {})
     given = {row.rank: r, row.alpha: alpha, row.dropout: dropout, row.seed: seed, "rank_pattern" if own else None: own}

@@ -186,7 +186,10 @@ def _fitted(raw: Scalar | list[Scalar], annotation: Any) -> Any:
         return [_fitted(Scalar(part.strip(), quoted=True), get_args(lists[0])[0]) for part in raw.text.split(",")]
     for option in options:
         if option is not types.NoneType and get_origin(option) is not list:
-            return _scalar(raw.text, option)
+            try:
+                return _scalar(raw.text, option)
+            except BadValue as error:
+                raise BadValue(f"{error}, or a list such as [{raw.text}]" if lists else str(error)) from error
     raise BadValue(f"expected {_named(options)}, got '{raw.text}'")
 
 

@@ -57,7 +57,7 @@ def check_cacheable(model: nn.Module, dropout: float) -> None:
     encoder = re.compile(FAMILIES[str(model.config.model_type)].stacks[0])  # type: ignore[union-attr]
     trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
     if any("embed_tokens" in name for name in trained):
-        hint = f"set lora.train_tokens=[], or {_HINT.removeprefix('set ')}"
+        hint = f"set data.lossless_text=off (or lora.train_tokens=[] where tokens are named), or {_HINT[4:]}"
         raise UsageError("training.cache_encoder: lora.train_tokens change what the encoder reads", hint=hint)
     if any(map(encoder.search, trained)):
         hint = f"set lora.target_modules=decoder, or {_HINT.removeprefix('set ')}"

@@ -12,6 +12,7 @@ import pytest
 from cli_parts import Invoke, listing, write_csv
 
 from lora_s2s.commands._pipeline import train_token_ids
+from lora_s2s.errors import DataError
 from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.load import load_recipe
 from lora_s2s.tokens.tokenise import load_tokenizer
@@ -294,6 +295,9 @@ def test_predict_reads_files_of_lines_and_headerless_columns(here: Path) -> None
     assert read_inputs([], "two.tsv").items == [{"a": "b", "x": "y"}]
     (here / "one.tsv").write_text("a\nb\n", encoding="utf-8")
     assert read_inputs([], "one.tsv", parallel=True).items == ["a", "b"]
+    (here / "zero.txt").symlink_to(os.devnull)
+    with pytest.raises(DataError, match="a device or a pipe"):
+        read_inputs([], "zero.txt")
 
 
 def test_eval_of_the_held_out_split_leaves_the_prepared_data_as_it_is(
@@ -330,6 +334,8 @@ def test_tokens_that_train_from_the_recipe_to_the_merged_model(invoke: Invoke, h
     assert report["max_logit_difference"] < 1e-3
     said = ("what is the number of house 7", "<extra_id_0>", "--set", "evaluation.max_new_tokens=6")
     assert invoke("predict", "merged", *said).stdout == invoke("predict", "adapters/it", *said).stdout
+    untrained = settings(tiny_model, "data.lossless_text=on", "lora.train_tokens=[]")
+    assert "none of them trains" in invoke("train", "flan-t5-small", *untrained, "--dry-run").stderr
     wrong = settings(tiny_model, "output.name=no", "lora.train_tokens=[▁hous]")
     told = invoke("train", "flan-t5-small", *wrong, code=2).stderr
     assert "no token '▁hous' (did you mean '▁house'?)" in told

@@ -210,3 +210,12 @@ def test_the_hash_is_of_the_content(write: Write) -> None:
     before = find_origins(pair)[0].content_hash()
     write("a.de", "c\n")
     assert find_origins(pair)[0].content_hash() not in (before, find_origins(pair[::-1])[0].content_hash())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_what_is_there_and_no_file_is_called_by_its_name(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "gone.jsonl").symlink_to("nowhere")
+    for name, what in (("pipe", "a device or a pipe"), ("gone", "a link to nothing")):
+        with pytest.raises(DataError, match=f"is {what}, not a file"):
+            find_origins(str(tmp_path / f"{name}.jsonl"))

@@ -129,6 +129,7 @@ def test_quoted_null_is_text(tmp_path: Path) -> None:
         ("model.quantization=nf3", "expected one of none, nf4, int8; got 'nf3' (did you mean 'nf4'?)"),
         ("lora.rank_pattern=wo:8", "expected NAME=RANK such as cross-attention=32, got 'wo:8'"),
         ("data.lossless_text=maybe", "expected one of auto, on, off"),
+        ("lora.train_tokens=house", "expected one of auto; got 'house', or a list such as [house]"),
         ("lora.method=eva", "eva is refused: its initialisation fails on encoder-decoders; expected one of lora, "),
         ("lora.method=doro", "(did you mean 'dora'?)"),
         ("training.packing=maybe", "expected true or false"),
