@@ -6,15 +6,16 @@ import gc
 import json
 import os
 import re
+import signal
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import islice, pairwise
+from itertools import pairwise
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,7 @@ import pyarrow as pa
 from lora_s2s.data.prepared import record_batch
 from lora_s2s.data.split import REASONS, SPLITS, Decisions
 from lora_s2s.data.survey import SIDES, Tally
+from lora_s2s.errors import ResourceError
 from lora_s2s.formats.rows import Rejected, reject
 from lora_s2s.reading.conversations import fit_turns
 from lora_s2s.reading.example import Example
@@ -31,6 +33,7 @@ from lora_s2s.tokens.tokenise import FastEncoder, Features, Frames, TextEncoder,
 ROWS_FOR_PROCESSES = 200_000
 _MOST_PROCESSES = 16
 _COLLECT_AFTER = (500_000, 50, 50)
+Job: TypeAlias = tuple[int, Any, Any]  # a record batch's number, its rows' codes and copies
 _FORM = re.compile(r"[\W_]+")
 
 
@@ -92,22 +95,52 @@ def encode_spool(
 
     Args:
         processes: how many work at once; None takes as many as there are cores where the rows are worth it.
+
+    Raises:
+        ResourceError: one of them was ended from outside.
     """
     reader = pa.ipc.open_file(pa.memory_map(str(path)))
     places = _places(reader)
     fast = isinstance(encoding.encoder, FastEncoder)
     count = (processes or _processes(len(decisions.code))) if fast else 1
-    jobs = ((index, decisions.code[rows], decisions.copies[rows]) for index, rows in enumerate(places))
+    jobs = [(index, decisions.code[rows], decisions.copies[rows]) for index, rows in enumerate(places)]
     if count == 1:
         yield from (encode_batch(reader.get_batch(index), codes, copies, encoding) for index, codes, copies in jobs)
         return
-    with ProcessPoolExecutor(count, get_context("spawn"), _begin, (str(path), encoding)) as pool:
-        # A window of jobs: what is done waits for its turn, and nothing more.
-        waiting: list[Future[Encoded]] = [pool.submit(_encode, *job) for job in islice(jobs, 2 * count)]
-        while waiting:
-            done = waiting.pop(0).result()
-            waiting += [pool.submit(_encode, *job) for job in islice(jobs, 1)]
-            yield done
+    with ExitStack() as started:
+        # Each has a pipe of its own and every so manieth batch: it waits while what it sent has not been taken.
+        pipes = [started.enter_context(_process(path, encoding, jobs[first::count])) for first in range(count)]
+        for index in range(len(jobs)):
+            try:
+                yield pipes[index % count].recv()
+            except EOFError as error:
+                hint = "free some memory, or prepare on a machine that has more"
+                message = "a process that tokenises was ended, as happens where memory runs out"
+                raise ResourceError(message, hint=hint) from error
+
+
+@contextmanager
+def _process(path: Path, encoding: Encoding, jobs: Sequence[Job]) -> Iterator[Connection]:
+    """Yields where the outcomes of some jobs come from, in order; the process ends with the block at the latest."""
+    context = get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_encode, args=(sender, str(path), encoding, jobs), daemon=True)
+    process.start()
+    sender.close()  # the process has its own: when that closes, the pipe ends
+    try:
+        yield receiver
+    finally:
+        receiver.close()
+        process.terminate()
+        process.join()
+
+
+def _encode(sender: Connection, path: str, encoding: Encoding, jobs: Sequence[Job]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it is interrupted too, and ends it
+    gc.set_threshold(*_COLLECT_AFTER)
+    reader = pa.ipc.open_file(pa.memory_map(path))
+    for index, codes, copies in jobs:
+        sender.send(encode_batch(reader.get_batch(index), codes, copies, encoding))
 
 
 def _places(reader: Any) -> list[slice]:
@@ -131,18 +164,6 @@ def rarely_collected() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*usual)
-
-
-_own: dict[str, Any] = {}
-
-
-def _begin(path: str, encoding: Encoding) -> None:
-    gc.set_threshold(*_COLLECT_AFTER)
-    _own.update(reader=pa.ipc.open_file(pa.memory_map(path)), encoding=encoding)
-
-
-def _encode(index: int, codes: Any, copies: Any) -> Encoded:
-    return encode_batch(_own["reader"].get_batch(index), codes, copies, _own["encoding"])
 
 
 class _Row(NamedTuple):
