@@ -16,7 +16,8 @@ from lora_s2s.tokens.lossless import ALWAYS, beyond_reach, carried_strings, loss
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_SHOWN, _TEXTS_FOR_LANGUAGE = 50, 400
+_SHOWN = 50
+_TEXTS_FOR_LANGUAGE, _CHARACTERS_FOR_LANGUAGE = 400, 1000
 # With auto, rows are spent on this where one target in so many loses a character.
 _TARGETS_FOR_ONE_LOST = 1000
 
@@ -40,7 +41,7 @@ class Characters:
             self._counts[side][: len(counts)] += counts
             self.double_spaces[side] += text.count("  ")
             missing = _TEXTS_FOR_LANGUAGE - len(self._first[side])
-            self._first[side] += texts[: max(0, missing)]
+            self._first[side] += [text[:_CHARACTERS_FOR_LANGUAGE] for text in texts[: max(0, missing)]]
 
     def counts(self, side: str) -> dict[str, int]:
         """Returns character → occurrences."""

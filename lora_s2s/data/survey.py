@@ -34,10 +34,12 @@ _LANGUAGE_OF_SCRIPT = {
 def guess_language(texts: Iterable[str]) -> str | None:
     """Returns the language whose script or commonest words stand out; a guess, by counting."""
     text = " ".join(texts)
-    letters = [char for char in text if char.isalpha()]
-    scripts = Counter(unicodedata.name(char, "").split(" ")[0] for char in letters)
-    foreign = {name: count for name, count in scripts.items() if name in _LANGUAGE_OF_SCRIPT}
-    if sum(foreign.values()) > 0.3 * len(letters):
+    letters = Counter(char for char in text if char.isalpha())
+    foreign = Counter[str]()
+    for char, count in letters.items():
+        foreign[unicodedata.name(char, "").split(" ")[0]] += count
+    foreign = Counter({name: count for name, count in foreign.items() if name in _LANGUAGE_OF_SCRIPT})
+    if foreign.total() > 0.3 * letters.total():
         # Japanese mixes Chinese characters with its own: a few of its own decide.
         own = {name: count * (5 if name in ("HIRAGANA", "KATAKANA") else 1) for name, count in foreign.items()}
         return _LANGUAGE_OF_SCRIPT[max(own, key=lambda name: own[name])]

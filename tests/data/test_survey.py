@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lora_s2s.data.characters import Characters
 from lora_s2s.data.survey import Tally, guess_language, histogram, tokens_report
 
 TEXTS = {
@@ -37,6 +38,13 @@ def test_a_language_is_guessed_by_its_script_or_commonest_words(code: str) -> No
 @pytest.mark.parametrize("texts", [[], [""], ["12 + 30 = 42", "!?"], ["x1 q7 zz9 wqk"]])
 def test_where_nothing_speaks_for_a_language_none_is_guessed(texts: list[str]) -> None:
     assert guess_language(texts) is None
+
+
+def test_a_few_long_texts_do_not_decide_the_language() -> None:
+    characters = Characters()
+    characters.add([TEXTS["de"] * 9999, *[TEXTS["fr"]] * 30], ["x"] * 31)
+    assert characters.language("source") == "fr"
+    assert characters.language("target") is None
 
 
 def test_lengths_are_told_exactly() -> None:
