@@ -216,6 +216,7 @@ class _Rejections:
     def __init__(self, path: Path) -> None:
         self._file = path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
         self._first: list[Rejected] = []
+        self._files = 0
         self.reasons = Counter[str]()
 
     def __enter__(self) -> _Rejections:
@@ -228,6 +229,9 @@ class _Rejections:
         """Writes one."""
         self._file.write(jsonl_line(asdict(item)))
         self.reasons[item.kind] += 1
+        if not item.line:  # a whole file of a folder
+            self._files += 1
+            warn(f"{item.file} is left out: {item.reason}")
         if len(self._first) < _REJECTIONS_TOLD:
             self._first.append(item)
 
@@ -235,10 +239,10 @@ class _Rejections:
         """Refuses data of which too much cannot be used.
 
         Args:
-            good: how many examples were read.
+            good: how many examples were read; a file left out is none of the rows.
             most: the largest share of rejections.
         """
-        count = self.reasons.total()
+        count = self.reasons.total() - self._files
         total = count + good
         if count / max(1, total) <= most:
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import random
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from lora_s2s.data import spool
 from lora_s2s.data.prepare import prepare
 from lora_s2s.data.prepared import PreparedDataset
+from lora_s2s.errors import ResourceError
 from lora_s2s.files import sha256_file
 
 WORDS = "the name of a place near that river where people eat and drink { } é 世 <b> </s>".split()
@@ -97,6 +99,23 @@ def test_the_size_of_a_batch_changes_nothing_but_the_file(
         for row in range(0, len(one), 7):
             for side in ("input_ids", "labels"):
                 assert getattr(one.features(row), side).tolist() == getattr(two.features(row), side).tolist()
+
+
+def test_a_process_that_is_killed_is_said(
+    data: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "ROWS", 64)
+
+    def kill(*_: object) -> None:
+        for child in multiprocessing.active_children():
+            child.kill()
+
+    monkeypatch.setattr("lora_s2s.data.prepared.SplitWriter.add", kill)
+    with pytest.raises(ResourceError, match="a process that tokenises was ended") as caught:
+        prepared(data, tmp_path / "out", processes=2)
+    assert caught.value.exit_code == 4
+    assert caught.value.hint
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("processes", [1, 2])
