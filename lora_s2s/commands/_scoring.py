@@ -48,7 +48,9 @@ def score_model(
     if data is not None:
         find_origins(data)  # a wrong path is told before a model is loaded
     recipe = recipe_of(model, sets, data=data)
+    _refuse_code(recipe.data.format, sets)
     predictor = load_predictor(model, base=base, dtype=recipe.model.dtype)
+    _refuse_code(predictor.settings.format, sets)
     columns_named = any(word.strip().startswith(("data.source_column", "data.target_column")) for word in sets)
     name, sources, targets = _rows(recipe, predictor, data, columns_named=columns_named)
     count = limit or recipe.evaluation.limit
@@ -73,6 +75,15 @@ def score_model(
         write_report(home)
         write_card(home)
     return evaluation.to_json(written)
+
+
+def _refuse_code(format: str, sets: Sequence[str]) -> None:
+    """Refuses ``module:function`` from a model's folder, which may be anybody's and hold the module too."""
+    if ":" in format and not any(word.strip().startswith("data.format") for word in sets):
+        raise UsageError(
+            f"the model's folder names a function to read rows with, '{format}': it runs only where you name it",
+            hint=f"--set data.format={format}",
+        )
 
 
 def _as_trained(recipe: Recipe, settings: InputSettings) -> Recipe:
@@ -141,6 +152,7 @@ def probe_texts(adapter: Path, count: int = 16) -> list[str]:
         return scored
     try:
         section = recipe_of(str(adapter)).data
+        _refuse_code(section.format, ())
         rows = read_examples(section.test or section.validation or section.train, **_reading(section))
         found = dict.fromkeys(row.source for row in islice(rows, 64 * count) if isinstance(row, Example))
         return list(found)[:count]
