@@ -89,8 +89,8 @@ def _refuse_code(format: str, sets: Sequence[str]) -> None:
 def _as_trained(recipe: Recipe, settings: InputSettings) -> Recipe:
     """A merged model brings no recipe, but its manifest says how a row became a source: its shape and template too."""
     said = recipe.data.model_fields_set
-    known: dict[str, Any] = {} if "format" in said else {"format": settings.format}
-    if recipe.data.format == "auto" and settings.format in SHAPES:
+    known: dict[str, Any] = {}
+    if "format" not in said or (recipe.data.format == "auto" and settings.format in SHAPES):
         known["format"] = settings.format
     # Found out in training: another file may have the languages the other way round.
     known["source_column"] = recipe.data.source_column or settings.source_column
@@ -121,11 +121,10 @@ def _rows(
         say("no test data is named: scoring the validation split")
         return "validation", table.sources(), table.targets()
     section = _as_trained(recipe, predictor.settings).data
-    named = {"source_column", "target_column"} if columns_named or data is None else set()
-    named = {key for key in named if getattr(recipe.data, key) is not None}
-    if free := {"source_column", "target_column"} - named:
-        names = column_names(given)
-        section = section.model_copy(update={key: None for key in free if getattr(section, key) not in names})
+    said = columns_named or data is None
+    free = [key for key in ("source_column", "target_column") if not (said and getattr(recipe.data, key))]
+    names = column_names(given) if free else set()
+    section = section.model_copy(update={key: None for key in free if getattr(section, key) not in names})
     rows = list(read_examples(given, **_reading(section)))
     pairs = [(predictor.fitted(row), row.target) for row in rows if isinstance(row, Example)]
     first = given if isinstance(given, str) else given[0]
