@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+# Controls, invisible format characters such as bidi overrides, lone surrogates.
+_UNSEEN = ("Cc", "Cf", "Cs")
 _SECONDS_BETWEEN_PLAIN_LINES = 10.0
 _SECONDS_BETWEEN_LIVE_LINES = 0.2
 
@@ -31,8 +33,7 @@ def _visible(char: str) -> str:
         return "\\n"
     if char == "\t":
         return "\\t"
-    # Cc: controls, Cf: invisible format characters such as bidi overrides, Cs: lone surrogates.
-    if unicodedata.category(char) in ("Cc", "Cf", "Cs"):
+    if unicodedata.category(char) in _UNSEEN:
         return f"\\x{ord(char):02x}" if ord(char) < 256 else f"\\u{ord(char):04x}"
     return char
 
@@ -64,8 +65,9 @@ def write_out(text: str) -> None:
 
 
 def write_json(value: object) -> None:
-    """Writes exactly one JSON object to stdout."""
-    write_out(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    """Writes exactly one JSON object to stdout; controls and lone surrogates, of any script, as JSON's escapes."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    write_out("".join(json.dumps(char)[1:-1] if unicodedata.category(char) in _UNSEEN else char for char in text))
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -36,6 +36,17 @@ def test_json_goes_to_stdout_as_one_object(capsys: pytest.CaptureFixture[str]) -
     assert json.loads(capsys.readouterr().out) == {"text": "é\n"}
 
 
+def test_json_on_stdout_is_one_strict_line_that_no_terminal_acts_on(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"text": "\x1b[31m \x9b31m \x85 \u202e \ud800 \U000e0001 é"}
+    console.write_json(value)
+    out = capsys.readouterr().out
+    assert json.loads(out) == value
+    assert out.removesuffix("\n").isprintable()
+    assert "é" in out
+    with pytest.raises(ValueError, match="JSON compliant"):
+        console.write_json({"loss": float("nan")})
+
+
 def test_progress_is_sparse_away_from_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with console.ProgressLine("train") as line:
         for step in range(1, 101):

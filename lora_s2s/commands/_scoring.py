@@ -48,7 +48,9 @@ def score_model(
     if data is not None:
         find_origins(data)  # a wrong path is told before a model is loaded
     recipe = recipe_of(model, sets, data=data)
+    _refuse_code(recipe.data.format, sets)
     predictor = load_predictor(model, base=base, dtype=recipe.model.dtype)
+    _refuse_code(predictor.settings.format, sets)
     columns_named = any(word.strip().startswith(("data.source_column", "data.target_column")) for word in sets)
     name, sources, targets = _rows(recipe, predictor, data, columns_named=columns_named)
     count = limit or recipe.evaluation.limit
@@ -75,11 +77,20 @@ def score_model(
     return evaluation.to_json(written)
 
 
+def _refuse_code(format: str, sets: Sequence[str]) -> None:
+    """Refuses ``module:function`` from a model's folder, which may be anybody's and hold the module too."""
+    if ":" in format and not any(word.strip().startswith("data.format") for word in sets):
+        raise UsageError(
+            f"the model's folder names a function to read rows with, '{format}': it runs only where you name it",
+            hint=f"--set data.format={format}",
+        )
+
+
 def _as_trained(recipe: Recipe, settings: InputSettings) -> Recipe:
     """A merged model brings no recipe, but its manifest says how a row became a source: its shape and template too."""
     said = recipe.data.model_fields_set
-    known: dict[str, Any] = {} if "format" in said else {"format": settings.format}
-    if recipe.data.format == "auto" and settings.format in SHAPES:
+    known: dict[str, Any] = {}
+    if "format" not in said or (recipe.data.format == "auto" and settings.format in SHAPES):
         known["format"] = settings.format
     # Found out in training: another file may have the languages the other way round.
     known["source_column"] = recipe.data.source_column or settings.source_column
@@ -110,11 +121,10 @@ def _rows(
         say("no test data is named: scoring the validation split")
         return "validation", table.sources(), table.targets()
     section = _as_trained(recipe, predictor.settings).data
-    named = {"source_column", "target_column"} if columns_named or data is None else set()
-    named = {key for key in named if getattr(recipe.data, key) is not None}
-    if free := {"source_column", "target_column"} - named:
-        names = column_names(given)
-        section = section.model_copy(update={key: None for key in free if getattr(section, key) not in names})
+    said = columns_named or data is None
+    free = [key for key in ("source_column", "target_column") if not (said and getattr(recipe.data, key))]
+    names = column_names(given) if free else set()
+    section = section.model_copy(update={key: None for key in free if getattr(section, key) not in names})
     rows = list(read_examples(given, **_reading(section)))
     pairs = [(predictor.fitted(row), row.target) for row in rows if isinstance(row, Example)]
     first = given if isinstance(given, str) else given[0]
@@ -141,6 +151,7 @@ def probe_texts(adapter: Path, count: int = 16) -> list[str]:
         return scored
     try:
         section = recipe_of(str(adapter)).data
+        _refuse_code(section.format, ())
         rows = read_examples(section.test or section.validation or section.train, **_reading(section))
         found = dict.fromkeys(row.source for row in islice(rows, 64 * count) if isinstance(row, Example))
         return list(found)[:count]

@@ -92,8 +92,8 @@ def read_inputs(texts: Sequence[str], file: str | None, *, parallel: bool = Fals
         found = [(text, f"{place}{number}") for number, text in enumerate(lines, start=1)]
     if not found:
         raise DataError(f"{file or 'stdin'} is empty: nothing to answer", hint="give at least one line or row")
-    alone = len(texts) == 1 and list(texts) != [STDIN]
-    return Inputs([item for item, _ in found], [place for _, place in found], alone)
+    items, places = map(list, zip(*found, strict=True))
+    return Inputs(items, places, alone=len(texts) == 1 and texts[0] != STDIN)
 
 
 def _stdin_lines() -> list[str]:

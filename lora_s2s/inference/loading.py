@@ -54,7 +54,8 @@ class InputSettings:
 class Predictor:
     """A model in evaluation mode, its tokenizer, and the input settings it was trained with.
 
-    ``max_positions`` is how many tokens a source or an answer may have, None where the model sets no limit.
+    ``max_positions`` is how many tokens a source or an answer may have, None where the model sets no limit; ``rows``
+    how many tokens the model knows.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Predictor:
     has_adapter: bool = False
     adapter_on: bool = True
     max_positions: int | None = None
+    rows: int | None = None
 
     def baseline(self) -> Predictor:
         """Returns the same predictor with its adapter switched off: the base, without a second copy of its weights.
@@ -93,8 +95,16 @@ class Predictor:
         return min(self.settings.max_source_tokens, self.max_positions or self.settings.max_source_tokens)
 
     def encode(self, source: str) -> list[int]:
-        """Returns the token ids of a rendered source, cut and framed as in training."""
-        return self._cut(source, self.max_source_tokens)
+        """Returns the token ids of a rendered source, cut and framed as in training.
+
+        Raises:
+            DataError: the tokenizer was made for a larger vocabulary than the model's.
+        """
+        ids = self._cut(source, self.max_source_tokens)
+        if self.rows is not None and max(ids, default=0) >= self.rows:
+            message = f"the tokenizer gives the token {max(ids)}, and the model has {self.rows:,}: they do not belong"
+            raise DataError(f"{message} together", hint="fetch the model's folder again", where=self.name)
+        return ids
 
     def _cut(self, source: str, most: int) -> list[int]:
         side = self.settings.truncate_source
@@ -172,7 +182,8 @@ def _predictor(
     tokenizer = load_tokenizer(*place, **{key: getattr(settings, key) for key in LANGUAGES})
     begin_answers(model, **first_ids(tokenizer))
     most = base.family.max_positions(base.model.config)
-    return Predictor(name, model, tokenizer, settings, has_adapter=has_adapter, max_positions=most)
+    rows = len(cast(Any, model).get_input_embeddings().weight)
+    return Predictor(name, model, tokenizer, settings, has_adapter=has_adapter, max_positions=most, rows=rows)
 
 
 def input_settings(values: object, *, where: str) -> InputSettings:

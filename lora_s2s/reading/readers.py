@@ -88,13 +88,9 @@ def how_read(paths: Paths, *, format: str = "auto", **settings: Any) -> Reading:
             refused = refused or error
     if not found:
         raise refused or _nothing_usable(str(paths), Counter())
-    first = found[0]
-    return Reading(
-        first.format if all(one.format == first.format for one in found) else "auto",
-        first.source_column if all(one.source_column == first.source_column for one in found) else None,
-        first.convert,
-        first.template if all(one.template == first.template for one in found) else None,
-    )
+    left_open: dict[str, Any] = {"format": "auto", "source_column": None, "template": None}
+    agreed = [key for key in left_open if all(getattr(one, key) == getattr(found[0], key) for one in found)]
+    return replace(found[0], **{key: value for key, value in left_open.items() if key not in agreed})
 
 
 def column_names(paths: Paths) -> set[str]:

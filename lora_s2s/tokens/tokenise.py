@@ -96,7 +96,10 @@ def load_tokenizer(
     except ImportError as error:
         hint = "pip install sentencepiece protobuf"
         raise SetupError(f"the tokenizer of {model_name} needs a package: {error}", hint=hint) from error
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except Exception as error:
+        # Of a damaged tokenizer.json the Rust part raises no narrower type than Exception itself.
+        if not isinstance(error, (OSError, ValueError, LookupError, TypeError)) and type(error) is not Exception:
+            raise
         reason = str(error).strip().split("\n")[0][:200]
         hint = "name a model whose folder holds tokenizer.json or spiece.model"
         raise DataError(

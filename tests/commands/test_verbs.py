@@ -417,3 +417,23 @@ def test_the_demo_goes_all_the_way(invoke: Invoke, here: Path, tiny_model: Path)
     assert result.stderr.count("\nmessage  ") == 3
     assert listing(here)[0] == "lora-s2s-demo"
     invoke("demo", *sets)
+
+
+def test_eval_and_merge_run_no_code_that_lies_in_a_models_folder(
+    invoke: Invoke, here: Path, trained: Path, tiny_model: Path
+) -> None:
+    (trained / "payload.py").write_text("raise SystemExit('the folder ran its code')\n", encoding="utf-8")
+    name = "adapters.it.payload:run"
+    recipe = (trained / "recipe.yaml").read_text(encoding="utf-8")
+    (trained / "recipe.yaml").write_text(recipe.replace("format: auto", f"format: {name}"), encoding="utf-8")
+    told = invoke("eval", "adapters/it", "--data", "train.csv", code=2).stderr
+    assert f"names a function to read rows with, '{name}'" in told
+    invoke("merge", "adapters/it", "--out", "merged")
+    manifest = json.loads((here / "merged" / "manifest.json").read_text(encoding="utf-8"))
+    manifest["input"]["format"] = name
+    (here / "merged" / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    assert "runs only where you name it" in invoke("eval", "merged", "--data", "train.csv", code=2).stderr
+    invoke("predict", "merged", "house 1")
+    (here / "mine.py").write_text("def rows(row): return row['question'], row['answer']\n", encoding="utf-8")
+    words = ("--data", "train.csv", "--limit", "2", "--set", "data.format=mine:rows")
+    assert json.loads(invoke("eval", "merged", *words, "--json").stdout)["n"] == 2

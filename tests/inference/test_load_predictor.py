@@ -101,3 +101,19 @@ def test_an_empty_folder_and_a_missing_one_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ToolkitError) as caught:
             load_predictor(str(tmp_path / name))
         assert caught.value.exit_code in (2, 3)
+
+
+def test_a_tokenizer_that_does_not_fit_its_model_or_is_damaged_is_refused(
+    adapter_folder: Path,
+) -> None:
+    path = adapter_folder / "tokenizer.json"
+    made = json.loads(path.read_text(encoding="utf-8"))
+    made["model"]["vocab"]["w1000"] = 1000
+    path.write_text(json.dumps(made), encoding="utf-8")
+    predictor = load_predictor(str(adapter_folder), device="cpu")
+    assert predictor.encode("w1 w2")
+    with pytest.raises(DataError, match=r"the token 1000, and the model has 256: they do not belong together"):
+        predictor.encode("w1 w1000")
+    path.write_text(json.dumps(made).replace('"WordLevel"', '"Nothing"'), encoding="utf-8")
+    with pytest.raises(DataError, match="no tokenizer can be loaded from"):
+        load_predictor(str(adapter_folder), device="cpu")
