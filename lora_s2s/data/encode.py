@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import os
-import re
 import signal
+import string
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ ROWS_FOR_PROCESSES = 200_000
 _MOST_PROCESSES = 16
 _COLLECT_AFTER = (500_000, 50, 50)
 Job: TypeAlias = tuple[int, Any, Any]  # a record batch's number, its rows' codes and copies
-_FORM = re.compile(r"[\W_]+")
+_FORM = f"{string.punctuation}{string.whitespace}".encode()
 
 
 @dataclass(frozen=True)
@@ -210,16 +210,17 @@ class _Outcome:
         self._lengths: dict[str, list[int]] = {side: [] for side in SIDES}
         self._alike: list[int] = []
         self._tally = Tally()
+        self._limits = {(split, talk): encoding.limits_of(split, talk) for split in SPLITS for talk in (False, True)}
 
     def take(self, row: _Row, source: list[int], target: list[int]) -> None:
         """Takes one row with the ids of its texts, nothing cut yet."""
         encoding, tally, split = self._encoding, self._tally, SPLITS[row.code]
-        for side, ids in zip(SIDES, (source, target), strict=True):
-            self._lengths[side].append(len(ids) + len(getattr(encoding.frames, side)))
+        self._lengths["source"].append(len(source))
+        self._lengths["target"].append(len(target))
         text = row.source
         if row.turns is not None:
             text, source = encoding.fitted(row.source, source, row.turns)
-        features = features_of(source, target, encoding.frames, **encoding.limits_of(split, row.turns is not None))
+        features = features_of(source, target, encoding.frames, **self._limits[split, row.turns is not None])
         if isinstance(features, str):
             self._rejected.append(reject(row.where, features, row.target))
             return
@@ -238,13 +239,14 @@ class _Outcome:
 
     def encoded(self, rows: int) -> Encoded:
         """Returns what became of all rows."""
-        self._tally.lengths = {side: [np.array(found, np.int32)] for side, found in self._lengths.items()}
+        frames = {side: len(getattr(self._encoding.frames, side)) for side in SIDES}
+        self._tally.lengths = {side: [np.array(self._lengths[side], np.int32) + frames[side]] for side in SIDES}
         self._tally.alike = [np.array(self._alike, np.uint64)]
         splits = {split: (record_batch(kept), len(kept)) for split, kept in self._kept.items() if kept}
         return Encoded(splits, self._rejected, self._tally, rows)
 
 
 def _without_form(row: _Row) -> int:
-    """Returns a hash of a pair's letters and digits, whatever their case and what stands between them."""
-    pair = _FORM.sub(" ", f"{row.source}\0{row.target}".casefold()).strip()
-    return int.from_bytes(blake2b(pair.encode(), digest_size=8).digest(), "little")
+    """Returns a hash of a pair without its case, spaces and (ASCII) punctuation."""
+    pair = f"{row.source}\0{row.target}".casefold().encode().translate(None, _FORM)
+    return int.from_bytes(blake2b(pair, digest_size=8).digest(), "little")
