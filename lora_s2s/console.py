@@ -31,8 +31,8 @@ def _visible(char: str) -> str:
         return "\\n"
     if char == "\t":
         return "\\t"
-    # Cc: controls, Cf: invisible format characters such as bidi overrides, Cs: lone surrogates.
-    if unicodedata.category(char) in ("Cc", "Cf", "Cs"):
+    # Cc: controls, Cf: invisible format characters such as bidi overrides, Cs: lone surrogates, Zl and Zp: line ends.
+    if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
         return f"\\x{ord(char):02x}" if ord(char) < 256 else f"\\u{ord(char):04x}"
     return char
 
@@ -48,19 +48,20 @@ def say(text: str = "") -> None:
 
 
 def warn(text: str) -> None:
-    """Writes a warning to stderr."""
-    say(f"warning: {text}")
+    """Writes a warning to stderr, on one line: what it quotes must not look like a message of its own."""
+    say(plain(f"warning: {text}"))
 
 
 def write_out(text: str) -> None:
     """Writes data to stdout, with a newline."""
-    sys.stdout.write(text + "\n")
+    encoding = sys.stdout.encoding or "utf-8"  # a lone surrogate, or what the encoding lacks, is shown as an escape
+    sys.stdout.write(f"{text}\n".encode(encoding, "backslashreplace").decode(encoding))
     sys.stdout.flush()
 
 
 def write_json(value: object) -> None:
-    """Writes exactly one JSON object to stdout."""
-    write_out(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    """Writes exactly one JSON object to stdout; on a terminal, which acts on some characters, as ASCII."""
+    write_out(json.dumps(value, ensure_ascii=sys.stdout.isatty(), allow_nan=False))
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 import sys
+from collections.abc import Sequence
 from types import TracebackType
 
-from lora_s2s.errors import ResourceError, RunError, SetupError, ToolkitError, UsageError
+from lora_s2s.errors import RecipeError, ResourceError, RunError, SetupError, ToolkitError, UsageError
 
 _OUT_OF_DISK = (errno.ENOSPC, errno.EDQUOT)
 _NO_ENTRY = (errno.EACCES, errno.EPERM, errno.EROFS)
+_MOST_LISTED, _LONGEST_LINE = 50, 4_000
+_SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD", re.IGNORECASE)
+_PASSWORD = re.compile(r"//[^/@\s]{1,500}@")
 # Everything a failure is told from; the rest is a defect of this package and goes to `unexpected`.
 FORESEEN = (ToolkitError, MemoryError, OSError, ImportError, RuntimeError)
 
@@ -49,15 +55,29 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [""])[0]
 
 
-def show(message: str, *, where: str | None = None, hint: str | None = None) -> None:
-    """Writes ``error: …``, ``  at: …`` and ``hint: …`` to stderr."""
-    from lora_s2s.console import say
+def show(message: str, *, where: str | None = None, hint: str | None = None, listed: Sequence[str] = ()) -> None:
+    """Writes ``error: …``, what is listed below it, ``  at: …`` and ``hint: …`` to stderr.
 
-    say(f"error: {message}")
-    if where:
-        say(f"  at: {where}")
-    if hint:
-        say(f"hint: {hint}")
+    Each is one line of bounded length, whatever text from data it quotes, and shows no secret of the environment.
+    """
+    from lora_s2s.console import plain, say
+
+    more = [f"  … and {len(listed) - _MOST_LISTED:,} more"] if len(listed) > _MOST_LISTED else []
+    lines = [f"error: {message}", *(f"  {line}" for line in listed[:_MOST_LISTED]), *more]
+    lines += [f"  at: {where}"] * bool(where) + [f"hint: {hint}"] * bool(hint)
+    secrets = [value for name, value in os.environ.items() if _SECRET.search(name) and len(value) >= 8]
+    for line in lines:
+        for secret in secrets:
+            line = line.replace(secret, "…")
+        line = _PASSWORD.sub("//…@", line)
+        say(plain(line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}…"))
+
+
+def show_failure(failure: ToolkitError) -> None:
+    """Shows a failure; the problems of a recipe, or the differences that stop a resume, a line each."""
+    message, *listed = failure.message.split("\n  ") if isinstance(failure, UsageError) else [failure.message]
+    listed = failure.problems if isinstance(failure, RecipeError) else listed
+    show(message, where=failure.where, hint=failure.hint, listed=listed)
 
 
 def show_traceback(error: BaseException) -> None:

@@ -22,6 +22,8 @@ _NUMBER = re.compile(r"[+-]?((0|[1-9][0-9]*(_[0-9]{3})*)(\.[0-9]*)?|\.[0-9]+)([e
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _KINDS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 _LONGEST_CHAIN = 8
+# What is in a URL before the host's @, and tokens by how they begin.
+_SECRET = re.compile(r"://[^/\s]*@|\b(hf_|sk-|ghp_|github_pat_|AKIA)[A-Za-z0-9_]{16,}")
 # Saying one of these in a later layer takes back the other from an earlier one.
 _ALTERNATIVES = {
     "training.epochs": "training.max_steps",
@@ -191,6 +193,8 @@ def _fitted(raw: Scalar | list[Scalar], annotation: Any) -> Any:
 
 
 def _scalar(text: str, kind: Any) -> Any:
+    if _SECRET.search(text):
+        raise BadValue("a password or token; a recipe goes into adapters and reports, so it holds none")
     if get_origin(kind) is Literal:
         choices = get_args(kind)
         if text in choices:

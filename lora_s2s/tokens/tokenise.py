@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from lora_s2s.errors import DataError, SetupError, UsageError
-from lora_s2s.files import sha256_file, sha256_json
+from lora_s2s.errors import DataError, SetupError, ToolkitError, UsageError
+from lora_s2s.files import read_json, sha256_file, sha256_json
 from lora_s2s.hub import locate_model
 
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ _TOKENIZER_FILES = (
 )  # fmt: skip
 LANGUAGES = ("source_language", "target_language")
 _MOST_WORDS = 200_000
+# What a tokenizer's folder may ask for: Gemma adds 6,415 tokens, T5 counts its 100 sentinels.
+_MOST_ADDED, _MOST_COUNTED, _LONGEST_PATTERN = 20_000, 10_000, 500
+_REPEATED_GROUP = re.compile(r"\)[*+{]")
 _NLLB_CODE = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
 
 Ids = Sequence[int] | npt.NDArray[np.int32]
@@ -79,7 +82,7 @@ def load_tokenizer(
 
     Raises:
         UsageError: a language is missing where texts carry a code, unknown, or given where texts carry none.
-        DataError: the folder holds no tokenizer, or a damaged one.
+        DataError: the folder holds no tokenizer, a damaged one, or one that asks for too much.
         SetupError: a package to read it is missing, or the model cannot be had.
     """
     # Seconds to import, and processes that only encode do without.
@@ -87,6 +90,7 @@ def load_tokenizer(
     from transformers.utils import logging as transformers_logging
 
     folder = locate_model(model_name, revision, weights=False)
+    _check_settings(folder)
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
@@ -96,7 +100,10 @@ def load_tokenizer(
     except ImportError as error:
         hint = "pip install sentencepiece protobuf"
         raise SetupError(f"the tokenizer of {model_name} needs a package: {error}", hint=hint) from error
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except BaseException as error:
+        # Whatever else goes wrong over these files is in them; the Rust part raises bare Exceptions, and panics.
+        if isinstance(error, (ToolkitError, MemoryError, KeyboardInterrupt, SystemExit)):
+            raise
         reason = str(error).strip().split("\n")[0][:200]
         hint = "name a model whose folder holds tokenizer.json or spiece.model"
         raise DataError(
@@ -108,6 +115,53 @@ def load_tokenizer(
         raise DataError(f"the tokenizer of {model_name} has no end or padding token", where=str(folder))
     _set_languages(tokenizer, dict(zip(LANGUAGES, (source_language, target_language), strict=True)), model_name)
     return tokenizer
+
+
+def _check_settings(folder: Path) -> None:
+    """Refuses what would run code, open files elsewhere, or take long; chat templates are never read.
+
+    Raises:
+        DataError: it is there, or a file is damaged.
+    """
+    for name in ("config.json", "tokenizer_config.json"):
+        settings = _object(folder / name)
+        where = str(folder / name)
+        if settings.get("auto_map"):
+            raise DataError("auto_map names code of the model's own, which is never run", where=where)
+        for key, value in settings.items():
+            names_file = key.endswith(("vocab_file", "merges_file", "tokenizer_file", "spm", "model_file"))
+            if names_file and isinstance(value, str) and Path(value).name != value:
+                raise DataError(f"{key} leads out of the folder", where=where)
+        for key in ("extra_ids", "offset"):
+            if isinstance(settings.get(key), int) and settings[key] > _MOST_COUNTED:
+                raise DataError(f"{key} is {settings[key]:.4g}, at most {_MOST_COUNTED:,}", where=where)
+    made = _object(folder / "tokenizer.json")
+    added = [made.get("added_tokens"), _object(folder / "added_tokens.json")]
+    added += [
+        _object(folder / "tokenizer_config.json").get(key)
+        for key in ("added_tokens_decoder", "extra_special_tokens", "additional_special_tokens")
+    ]
+    if (most := max(len(tokens) for tokens in added if isinstance(tokens, (list, dict)))) > _MOST_ADDED:
+        raise DataError(f"a tokenizer with {most:,} added tokens, at most {_MOST_ADDED:,}", where=str(folder))
+    for pattern in _patterns([made.get(key) for key in ("normalizer", "pre_tokenizer", "decoder", "post_processor")]):
+        if not isinstance(pattern, str) or len(pattern) > _LONGEST_PATTERN or _REPEATED_GROUP.search(pattern):
+            raise DataError(f"a pattern that could take long: {pattern!r:.60}", where=str(folder / "tokenizer.json"))
+
+
+def _object(path: Path) -> dict[str, Any]:
+    content = read_json(path) if path.is_file() else {}
+    if not isinstance(content, dict):
+        raise DataError("not a JSON object", where=str(path))
+    return content
+
+
+def _patterns(node: Any) -> Iterator[Any]:
+    """Yields every regular expression in a part of a ``tokenizer.json``."""
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+        if key == "Regex":
+            yield value
+        elif isinstance(value, (dict, list)):
+            yield from _patterns(value)
 
 
 def language_codes(tokenizer: Any) -> dict[str, int]:
