@@ -5,6 +5,7 @@ A folder may come from a stranger: links out of it and files beyond reason are r
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -25,7 +26,7 @@ _WITHOUT_WEIGHTS = [pattern for pattern in _PATTERNS if pattern != "*.safetensor
 # Weights in formats that can hold code, and in those that nothing here reads.
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".joblib", ".ckpt", ".npz", ".npy")
 _FOREIGN_WEIGHTS = (*_PICKLES, ".h5", ".msgpack", ".onnx", ".gguf")
-CONVERT = "convert it in a container without network: torch.load(FILE, weights_only=True), then safetensors' save_file"
+CONVERT = "convert it in a container without network: torch.load with weights_only, then save_file of safetensors"
 
 # Files that are read whole: the largest are vocabularies (the largest known has 33 MB).
 _MIB = 1 << 20
@@ -52,10 +53,10 @@ def locate_model(name: str, revision: str | None = None, *, weights: bool = True
     """
     if name == DEMO_NAME:
         return DEMO_BASE
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(name))  # these functions of os.path never raise, whatever the name
+    if os.path.isdir(folder):
         return check_folder(folder)
-    if folder.is_file():
+    if os.path.isfile(folder):
         hint = CONVERT if folder.suffix in _FOREIGN_WEIGHTS else "give the folder that holds it"
         raise DataError(f"{folder.name} is a file, expected a folder; it is not opened", hint=hint, where=name)
     if name.count("/") > 1 or name.startswith((".", "/", "~")):
@@ -92,9 +93,14 @@ def foreign_weights(folder: Path) -> str:
     return f"; {found[0]} is {kind} is never opened" if found else ""
 
 
+def is_folder(name: str) -> bool:
+    """Whether a model's name is that of a folder."""
+    return name != DEMO_NAME and os.path.isdir(os.path.expanduser(name))
+
+
 def is_local(name: str, revision: str | None) -> bool:
     """Whether a model can be had without the network."""
-    if name == DEMO_NAME or Path(name).expanduser().is_dir():
+    if name == DEMO_NAME or is_folder(name):
         return True
     try:
         snapshot_download(name, revision=revision, allow_patterns=_PATTERNS, local_files_only=True)

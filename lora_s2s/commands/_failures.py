@@ -29,6 +29,8 @@ def told(error: BaseException) -> ToolkitError | None:
             f"out of memory: {_first_line(error) or 'the machine has no more'}",
             hint="lower training.tokens_per_batch or evaluation.batch_tokens, or take a smaller model",
         )
+    if isinstance(error, RuntimeError) and "home directory" in str(error):  # what Path.expanduser says
+        return UsageError("a path begins with ~ and the name of nobody here", hint="write the whole path")
     if isinstance(error, ImportError):
         return SetupError(f"a package is missing or broken: {error}", hint="install the package again")
     if isinstance(error, OSError):
@@ -43,6 +45,8 @@ def _told_os(error: OSError) -> ToolkitError | None:
         return ResourceError(f"out of disk space: {reason}", where=where, hint="free some space, then run it again")
     if error.errno in _NO_ENTRY:
         return UsageError(f"no permission: {reason}", where=where, hint="choose another folder")
+    if error.errno == errno.ENAMETOOLONG:
+        return UsageError(f"a name that is too long: {str(where)[:100]}", hint="choose a shorter one")
     return RunError(f"the system refused: {reason}", where=where) if where else None
 
 

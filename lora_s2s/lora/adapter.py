@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lora_s2s.errors import DataError, SetupError, UsageError
 from lora_s2s.files import read_json, write_json
-from lora_s2s.hub import CONVERT, DEMO_NAME, check_folder, foreign_weights, is_local, locate_model
+from lora_s2s.hub import CONVERT, check_folder, foreign_weights, is_folder, is_local, locate_model
 from lora_s2s.lora import token_rows
 from lora_s2s.lora.inject import START, check_base, wrap
 from lora_s2s.lora.schema import AdapterSettings, adapter_settings
@@ -169,10 +169,9 @@ def load_adapter(
 
 def _check_followed(trained_on: Mapping[str, str], name: str, revision: str | None, folder: Path) -> None:
     """Refuses to follow a stranger's word to a base: nothing is fetched, no folder loaded whose weights are unknown."""
-    plain_folder = name != DEMO_NAME and Path(name).expanduser().is_dir()
     if name.startswith(("//", r"\\")) or not is_local(name, revision):
         problem = "which is not on this machine; a base that only the adapter names is not fetched"
-    elif plain_folder and "weights_sha256" not in trained_on:
+    elif is_folder(name) and "weights_sha256" not in trained_on:
         problem = "a folder, and does not say which weights it holds"
     else:
         return
