@@ -29,7 +29,7 @@ _USAGE_ERRORS: tuple[type[Any], ...] = typer.BadParameter.__mro__[1:3]
 
 
 _ANYWHERE = ("--debug", "--offline")
-_NETWORK = {"socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo", "socket.gethostbyname"}
+_LOOK_UPS = ("socket.getaddrinfo", "socket.gethostbyname")
 
 
 class Verbs(TyperGroup):
@@ -75,10 +75,10 @@ def _forbid_network() -> None:
 
 
 def _refuse_network(event: str, details: tuple[Any, ...]) -> None:
-    if event not in _NETWORK:
+    if event not in (*_LOOK_UPS, "socket.connect", "socket.sendto", "socket.sendmsg"):
         return
-    place = details[-1] if event.startswith("socket.con") or event.startswith("socket.send") else details[0]
-    host = place[0] if isinstance(place, tuple) else place if event.startswith("socket.get") else None
+    place = details[0] if event in _LOOK_UPS else details[1]
+    host = place[0] if isinstance(place, tuple) else place if event in _LOOK_UPS else None
     # Without a host it is a socket of this machine, as worker processes use them.
     if host not in (None, "", "localhost", "127.0.0.1", "::1"):
         raise ConnectionRefusedError(errno.ECONNREFUSED, f"--offline forbids the network: {host}")
