@@ -13,7 +13,7 @@ from lora_s2s.errors import RecipeError, ResourceError, RunError, SetupError, To
 
 _OUT_OF_DISK = (errno.ENOSPC, errno.EDQUOT)
 _NO_ENTRY = (errno.EACCES, errno.EPERM, errno.EROFS)
-_MOST_LISTED, _LONGEST_LINE = 50, 4_000
+_MOST_LISTED, _LONGEST_LINE = 50, 2_000
 _SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD", re.IGNORECASE)
 _PASSWORD = re.compile(r"//[^/@\s]{1,500}@")
 # Everything a failure is told from; the rest is a defect of this package and goes to `unexpected`.
@@ -74,7 +74,8 @@ def show(message: str, *, where: str | None = None, hint: str | None = None, lis
         for secret in secrets:
             line = line.replace(secret, "…")
         line = _PASSWORD.sub("//…@", line)
-        say(plain(line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}…"))
+        most = _LONGEST_LINE // 2
+        say(plain(line if len(line) <= _LONGEST_LINE else f"{line[:most]}…{line[-most:]}"))
 
 
 def show_failure(failure: ToolkitError) -> None:

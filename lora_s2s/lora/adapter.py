@@ -19,7 +19,7 @@ from lora_s2s.lora.inject import START, check_base, wrap
 from lora_s2s.lora.schema import AdapterSettings, adapter_settings
 from lora_s2s.lora.targets import Targets, adaptable, matching
 from lora_s2s.models.loading import LoadedBase, load_base, quiet
-from lora_s2s.models.quantized import skeleton
+from lora_s2s.models.quantized import QUANTIZATIONS, skeleton
 from lora_s2s.models.weights import check_numbers, misfit, opened, shapes, weights_hash, write_weights
 
 CONFIG = "adapter_config.json"
@@ -213,7 +213,8 @@ def _base_record(manifest: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     keys = ("name", "revision", "weights_sha256", "quantization")
     known = {key: record.get(key) for key in keys} if isinstance(record, dict) else {}
     texts = [*known.values(), *kept] if isinstance(kept, list) else [0]
-    if not all(value is None or isinstance(value, str) for value in texts):
+    stored = known.get("quantization") or "none"
+    if not all(value is None or isinstance(value, str) for value in texts) or stored not in QUANTIZATIONS:
         raise DataError("the manifest's 'base' is damaged", where=str(folder / MANIFEST))
     return {key: value for key, value in {**known, "skip_quantization": kept}.items() if value is not None}
 

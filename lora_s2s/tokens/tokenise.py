@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,21 +17,15 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from lora_s2s.errors import DataError, SetupError, ToolkitError, UsageError
-from lora_s2s.files import read_json, sha256_file, sha256_json
+from lora_s2s.files import sha256_file, sha256_json
 from lora_s2s.hub import locate_model
+from lora_s2s.tokens.files import NO_TOKENIZER, TOKENIZER_FILES, check_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_TOKENIZER_FILES = (
-    "tokenizer.json", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "merges.txt", "tokenizer_config.json",
-    "special_tokens_map.json", "added_tokens.json", "tokenizer.model", "source.spm", "target.spm", "target_vocab.json",
-)  # fmt: skip
 LANGUAGES = ("source_language", "target_language")
 _MOST_WORDS = 200_000
-# What a tokenizer's folder may ask for: Gemma adds 6,415 tokens, T5 counts its 100 sentinels.
-_MOST_ADDED, _MOST_COUNTED, _LONGEST_PATTERN = 20_000, 10_000, 500
-_REPEATED_GROUP = re.compile(r"\)[*+{]")
 _NLLB_CODE = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
 
 Ids = Sequence[int] | npt.NDArray[np.int32]
@@ -90,7 +84,7 @@ def load_tokenizer(
     from transformers.utils import logging as transformers_logging
 
     folder = locate_model(model_name, revision, weights=False)
-    _check_settings(folder)
+    check_files(folder)
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
@@ -105,63 +99,14 @@ def load_tokenizer(
         if isinstance(error, (ToolkitError, MemoryError, KeyboardInterrupt, SystemExit)):
             raise
         reason = str(error).strip().split("\n")[0][:200]
-        hint = "name a model whose folder holds tokenizer.json or spiece.model"
-        raise DataError(
-            f"no tokenizer can be loaded from {model_name}: {reason}", hint=hint, where=str(folder)
-        ) from error
+        problem = f"no tokenizer can be loaded from {model_name}: {reason}"
+        raise DataError(problem, hint=NO_TOKENIZER, where=str(folder)) from error
     finally:
         transformers_logging.set_verbosity(level)
     if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
         raise DataError(f"the tokenizer of {model_name} has no end or padding token", where=str(folder))
     _set_languages(tokenizer, dict(zip(LANGUAGES, (source_language, target_language), strict=True)), model_name)
     return tokenizer
-
-
-def _check_settings(folder: Path) -> None:
-    """Refuses what would run code, open files elsewhere, or take long; chat templates are never read.
-
-    Raises:
-        DataError: it is there, or a file is damaged.
-    """
-    for name in ("config.json", "tokenizer_config.json"):
-        settings = _object(folder / name)
-        where = str(folder / name)
-        if settings.get("auto_map"):
-            raise DataError("auto_map names code of the model's own, which is never run", where=where)
-        for key, value in settings.items():
-            names_file = key.endswith(("vocab_file", "merges_file", "tokenizer_file", "spm", "model_file"))
-            if names_file and isinstance(value, str) and Path(value).name != value:
-                raise DataError(f"{key} leads out of the folder", where=where)
-        for key in ("extra_ids", "offset"):
-            if isinstance(settings.get(key), int) and settings[key] > _MOST_COUNTED:
-                raise DataError(f"{key} is {settings[key]:.4g}, at most {_MOST_COUNTED:,}", where=where)
-    made = _object(folder / "tokenizer.json")
-    added = [made.get("added_tokens"), _object(folder / "added_tokens.json")]
-    added += [
-        _object(folder / "tokenizer_config.json").get(key)
-        for key in ("added_tokens_decoder", "extra_special_tokens", "additional_special_tokens")
-    ]
-    if (most := max(len(tokens) for tokens in added if isinstance(tokens, (list, dict)))) > _MOST_ADDED:
-        raise DataError(f"a tokenizer with {most:,} added tokens, at most {_MOST_ADDED:,}", where=str(folder))
-    for pattern in _patterns([made.get(key) for key in ("normalizer", "pre_tokenizer", "decoder", "post_processor")]):
-        if not isinstance(pattern, str) or len(pattern) > _LONGEST_PATTERN or _REPEATED_GROUP.search(pattern):
-            raise DataError(f"a pattern that could take long: {pattern!r:.60}", where=str(folder / "tokenizer.json"))
-
-
-def _object(path: Path) -> dict[str, Any]:
-    content = read_json(path) if path.is_file() else {}
-    if not isinstance(content, dict):
-        raise DataError("not a JSON object", where=str(path))
-    return content
-
-
-def _patterns(node: Any) -> Iterator[Any]:
-    """Yields every regular expression in a part of a ``tokenizer.json``."""
-    for key, value in node.items() if isinstance(node, dict) else enumerate(node):
-        if key == "Regex":
-            yield value
-        elif isinstance(value, (dict, list)):
-            yield from _patterns(value)
 
 
 def language_codes(tokenizer: Any) -> dict[str, int]:
@@ -224,7 +169,7 @@ def first_ids(tokenizer: Any) -> dict[str, int | None]:
 def tokenizer_hash(model_name: str, revision: str | None = None) -> str:
     """Returns a hash over the tokenizer's files."""
     folder: Path = locate_model(model_name, revision, weights=False)
-    return sha256_json({name: sha256_file(folder / name) for name in _TOKENIZER_FILES if (folder / name).is_file()})
+    return sha256_json({name: sha256_file(folder / name) for name in TOKENIZER_FILES if (folder / name).is_file()})
 
 
 class TextEncoder(Protocol):
