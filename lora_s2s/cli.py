@@ -144,6 +144,8 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # With this package installed, bitsandbytes fetches compiled code from a hub while it is imported.
+    sys.modules["kernels"] = None  # type: ignore[assignment]
     if "--debug" not in sys.argv:
         sys.excepthook = unexpected
     # Not app(): Typer would put its own excepthook in place.

@@ -20,6 +20,7 @@ _VOCABULARIES = [
 NO_TOKENIZER = "name a model whose folder holds tokenizer.json or spiece.model"
 # What a tokenizer's folder may ask for: Gemma adds 6,415 tokens, T5 counts its 100 sentinels.
 _MOST_ADDED, _MOST_COUNTED, _LONGEST_PATTERN = 20_000, 10_000, 500
+_MOST_PARTS = 1_500_000  # Gemma's 514,906 merges are a list each
 _REPEATED_GROUP = re.compile(r"\)[*+{]")
 
 
@@ -55,7 +56,12 @@ def check_files(folder: Path) -> None:
 
 
 def _object(path: Path) -> dict[str, Any]:
-    content = read_json(path) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    text = path.read_bytes()
+    if (parts := text.count(b"[") + text.count(b"{")) > _MOST_PARTS:
+        raise DataError(f"{parts:,} lists and objects in one file, at most {_MOST_PARTS:,}", where=str(path))
+    content = read_json(path)
     if not isinstance(content, dict):
         raise DataError("not a JSON object", where=str(path))
     return content

@@ -229,6 +229,14 @@ TEXTS = [
         ),
         ("no column", "--input x.jsonl", 3, "no source can be made", file("x.jsonl", '{"z\\u001b": 1}\n'), False),
         ("not UTF-8", "--input x.txt", 3, "x.txt:1", file("x.txt", b"\xff\xff\n"), False),
+        (
+            "output is a spreadsheet's",
+            "=HYPERLINK() --output x.csv",
+            2,
+            "never a spreadsheet's",
+            lambda folder: None,
+            False,
+        ),
         ("output is a folder", "a --output .", 2, "is a folder", lambda folder: None, False),
         ("output in a file", "a --output x.txt/y", 2, "it is a file", file("x.txt", ""), False),
     )

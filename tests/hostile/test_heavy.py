@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from spoiling import Case, both, deep, file, patched, removed, sparse, tensors
-from table import CONFIG, LAUGHS, MANIFEST, TOKENS, WEIGHTS, M, adapter, model, recipe
+from table import CONFIG, LAUGHS, MANIFEST, WEIGHTS, M, adapter, model, recipe
 
 HUGE = (2**31).to_bytes(8, "little")
 
@@ -39,18 +39,35 @@ HEAVY = [
     adapter("manifest of 2 GB", sparse(MANIFEST, 2**31), "more than 8 MiB"),
     adapter("config of 2 GB", sparse(CONFIG, 2**31), "more than 1 MiB"),
     adapter("recipe of 2 GB", sparse("recipe.yaml", 2**31), "more than 1 MiB"),
-    adapter("template that loops", deep(MANIFEST, "input", value={
-        "template": "{% for i in range(10**9) %}{% for j in range(10**9) %}x{% endfor %}{% endfor %}{{source}}"}), "is refused"),
-    adapter("template that grows", deep(MANIFEST, "input", value={"template": "{{source" + "|replace('','aaaaaaaaaa')" * 30 + "}}"}),
-            "no source can be made"),
+    adapter(
+        "template that loops",
+        deep(
+            MANIFEST,
+            "input",
+            value={"template": "{% for i in range(10**9) %}{% for j in range(10**9) %}x{% endfor %}{% endfor %}"},
+        ),
+        "is refused",
+    ),
+    adapter(
+        "template that grows",
+        deep(MANIFEST, "input", value={"template": "{{source" + "|replace('','aaaaaaaaaa')" * 30 + "}}"}),
+        "no source can be made",
+    ),
     model("header of 2 GB", sparse(M, 2**31 + 8, HUGE), "a safetensors header of"),
     model("512 layers", patched("config.json", num_layers=512, num_decoder_layers=512), "do not fit the config"),
-    model("the largest sizes", patched("config.json", d_model=65_536, d_ff=10**6, vocab_size=2 * 10**6, num_heads=1024, d_kv=4096),
-          "do not fit the config"),
+    model(
+        "the largest sizes",
+        patched("config.json", d_model=65_536, d_ff=10**6, vocab_size=2 * 10**6, num_heads=1024, d_kv=4096),
+        "do not fit the config",
+    ),
     model("tokenizer of 500 MB", sparse("tokenizer.json", 500 * 10**6), "more than 64 MiB"),
     model("tokenizer with a million additions", _million, "1,000,000 added tokens"),
     model("tokenizer of 60 MB of lists", file("tokenizer.json", b"[" + b"[]," * 20_000_000 + b"1]"), "tokenizer.json"),
-    model("index of 60 MB of brackets", both(removed(M), file(f"{M}.index.json", b"[" * 60_000_000)), "not a JSON document"),
+    model(
+        "index of 60 MB of brackets",
+        both(removed(M), file(f"{M}.index.json", b"[" * 60_000_000)),
+        "not a JSON document",
+    ),
     model("vocabulary of 500 MB", sparse("spiece.model", 500 * 10**6), "more than 64 MiB"),
     recipe("billion laughs", LAUGHS, "anchors, aliases and tags are not used"),
     recipe("900 KB of keys", "".join(f"k{n}: 1\n" for n in range(100_000)), "too long, for a recipe"),
@@ -58,7 +75,7 @@ HEAVY = [
     recipe("900 KB of one key", "k" * 900_000 + ": 1\n", "r.yaml"),
     recipe("900 KB of question marks", "? " * 450_000, "r.yaml"),
     Case("recipe: 2 GB", "train r.yaml", 2, "larger than 1 MB", sparse("r.yaml", 2**31)),
-]  # fmt: skip
+]
 
 CHILD = """
 import contextlib, io, json, os, resource, signal, sys
