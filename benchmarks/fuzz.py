@@ -38,7 +38,7 @@ from lora_s2s.reading.template import PromptTemplate
 from lora_s2s.recipe.load import load_recipe
 
 RESULTS = Path(__file__).parent / "results" / "fuzz-cpu.json"
-LIMIT_S = 10
+LIMIT_S, SLOW_S = 10, 1
 _LONGEST, _MOST_SEEDS = 20_000, 400
 _ROWS = 2_000
 
@@ -266,7 +266,10 @@ def _one(name: str, content: bytes, tally: Tally, corpus: list[bytes], scratch: 
     start = time.monotonic()
     kind, crash = outcome(TARGETS[name], content, scratch)
     tally.executions += 1
-    tally.slowest_s = max(tally.slowest_s, time.monotonic() - start)
+    took = time.monotonic() - start
+    if took > max(SLOW_S, tally.slowest_s):
+        _keep(keep, f"slow-{name}", content)
+    tally.slowest_s = max(tally.slowest_s, took)
     if crash is not None:
         trace, last = crash.__traceback__, ""
         while trace is not None:
@@ -275,13 +278,17 @@ def _one(name: str, content: bytes, tally: Tally, corpus: list[bytes], scratch: 
         key = f"{type(crash).__name__} {last}"
         if key not in tally.crashes:
             tally.crashes[key] = what
-            keep.mkdir(parents=True, exist_ok=True)
-            (keep / f"{name}-{hashlib.sha256(content).hexdigest()[:12]}").write_bytes(content)
+            _keep(keep, name, content)
             print(f"{name}: {what}", file=sys.__stderr__, flush=True)
     if kind not in tally.outcomes:
         tally.outcomes.add(kind)
         corpus.append(content)
         del corpus[_MOST_SEEDS:]
+
+
+def _keep(folder: Path, name: str, content: bytes) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}-{hashlib.sha256(content).hexdigest()[:12]}").write_bytes(content)
 
 
 def _atheris(name: str) -> None:

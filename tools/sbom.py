@@ -2,7 +2,7 @@
 
     python tools/sbom.py build/sbom.json
 
-Ends with 1 where an installed package is older than the floor that pyproject.toml sets (floors stand above known holes).
+Ends with 1 where an installed package is older than pyproject.toml's floor (floors stand above known holes).
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ def canonical(name: str) -> str:
 def component(package: Distribution) -> dict[str, Any]:
     """Returns one package as CycloneDX has it."""
     name, said = canonical(package.metadata["Name"]), package.metadata
-    licence = said.get("License-Expression") or next(
-        (line.rpartition(" :: ")[2] for line in said.get_all("Classifier") or [] if line.startswith("License ::")), None
-    )
+    classifiers = [line.rpartition(" :: ")[2] for line in said.get_all("Classifier") or [] if line[:7] == "License"]
+    licence = next(iter([*(said.get_all("License-Expression") or []), *classifiers]), None)
     reference = f"pkg:pypi/{name}@{package.version}"
     found = {"type": "library", "bom-ref": reference, "name": name, "version": package.version, "purl": reference}
     return {**found, **({"licenses": [{"license": {"name": licence}}]} if licence else {})}

@@ -53,6 +53,21 @@ HEAVY = [
         deep(MANIFEST, "input", value={"template": "{{source" + "|replace('','aaaaaaaaaa')" * 30 + "}}"}),
         "no source can be made",
     ),
+    adapter(
+        "template that writes a large title",
+        deep(
+            MANIFEST,
+            "input",
+            value={
+                "template": "{{source"
+                + "|replace('','a ')" * 3
+                + "|replace('a','a a a a a a ')" * 6
+                + "|title" * 30
+                + "}}"
+            },
+        ),
+        "no source can be made",
+    ),
     model("header of 2 GB", sparse(M, 2**31 + 8, HUGE), "a safetensors header of"),
     model("512 layers", patched("config.json", num_layers=512, num_decoder_layers=512), "do not fit the config"),
     model(
