@@ -103,10 +103,9 @@ def is_local(name: str, revision: str | None) -> bool:
     if name == DEMO_NAME or is_folder(name):
         return True
     try:
-        snapshot_download(name, revision=revision, allow_patterns=_PATTERNS, local_files_only=True)
+        return any(Path(snapshot_download(name, revision=revision, local_files_only=True)).glob("*.safetensors"))
     except (LocalEntryNotFoundError, HFValidationError):
         return False
-    return True
 
 
 def _from_hub(name: str, revision: str | None, patterns: list[str]) -> Path:

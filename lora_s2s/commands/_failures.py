@@ -14,7 +14,7 @@ from lora_s2s.errors import RecipeError, ResourceError, RunError, SetupError, To
 _OUT_OF_DISK = (errno.ENOSPC, errno.EDQUOT)
 _NO_ENTRY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _MOST_LISTED, _LONGEST_LINE = 50, 2_000
-_SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD", re.IGNORECASE)
+_SECRET = re.compile(r"(TOKEN|API_?KEY|SECRET|PASSWORD)(_|$)", re.IGNORECASE)
 _PASSWORD = re.compile(r"//[^/@\s]{1,500}@")
 # Everything a failure is told from; the rest is a defect of this package and goes to `unexpected`.
 FORESEEN = (ToolkitError, MemoryError, OSError, ImportError, RuntimeError)

@@ -25,15 +25,8 @@ from lora_s2s.models.host_memory import return_memory, return_memory_at_once
 from lora_s2s.models.precision import dtype_name, ran_out_of_memory, resolve_device, resolve_dtype
 from lora_s2s.models.quantized import fill, is_quantized, skeleton
 from lora_s2s.models.weights import (
-    WEIGHTS,
-    check_numbers,
-    misfit,
-    opened,
-    shapes,
-    weight_files,
-    weights_hash,
-    write_weights,
-)
+    WEIGHTS, check_numbers, misfit, opened, shapes, weight_files, weights_hash, write_weights,
+)  # fmt: skip
 
 _CONFIG = "config.json"
 _SETTINGS = "tokenizer_config.json"
