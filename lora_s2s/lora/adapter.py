@@ -20,7 +20,7 @@ from lora_s2s.lora.schema import AdapterSettings, adapter_settings
 from lora_s2s.lora.targets import Targets, adaptable, matching
 from lora_s2s.models.loading import LoadedBase, load_base, quiet
 from lora_s2s.models.quantized import QUANTIZATIONS, skeleton
-from lora_s2s.models.weights import check_numbers, misfit, opened, shapes, weights_hash, write_weights
+from lora_s2s.models.weights import misfit, opened, shapes, sound, weights_hash, write_weights
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -257,7 +257,7 @@ def _weights(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str,
     where = str(folder / WEIGHTS)
     _check_shapes(expected, shapes([folder / WEIGHTS]), where=where)
     with opened(folder / WEIGHTS) as tensors:
-        return {name: check_numbers(name, tensors.get_tensor(name), folder / WEIGHTS) for name in expected}
+        return {name: sound(name, tensors.get_tensor(name), folder / WEIGHTS) for name in expected}
 
 
 def _check_shapes(

@@ -24,9 +24,7 @@ from lora_s2s.models.float16 import settle
 from lora_s2s.models.host_memory import return_memory, return_memory_at_once
 from lora_s2s.models.precision import dtype_name, ran_out_of_memory, resolve_device, resolve_dtype
 from lora_s2s.models.quantized import fill, is_quantized, skeleton
-from lora_s2s.models.weights import (
-    WEIGHTS, check_numbers, misfit, opened, shapes, weight_files, weights_hash, write_weights,
-)  # fmt: skip
+from lora_s2s.models.weights import WEIGHTS, misfit, opened, shapes, sound, weight_files, weights_hash, write_weights
 
 _CONFIG = "config.json"
 _SETTINGS = "tokenizer_config.json"
@@ -185,7 +183,7 @@ def _fill(model: Any, files: Sequence[Path], names: Mapping[str, str], device: t
         with opened(path) as tensors:
             for name in tensors.keys():  # noqa: SIM118  (a reader, not a dict)
                 if name in names:
-                    _place(model, names[name], check_numbers(name, tensors.get_tensor(name), path).to(device))
+                    _place(model, names[name], sound(name, tensors.get_tensor(name), path).to(device))
                     return_memory()
     _tie(model)
     _compute_the_rest(model, device)

@@ -105,8 +105,8 @@ def opened(path: Path) -> Iterator[Any]:
         raise DataError(f"not a whole safetensors file: {error}", where=str(path)) from error
 
 
-def check_numbers(name: str, tensor: Tensor, path: Path) -> Tensor:
-    """Returns a weight that is made of finite floating-point numbers.
+def sound(name: str, tensor: Tensor, path: Path) -> Tensor:
+    """Returns a weight that is sound: all of it finite floating-point numbers.
 
     Raises:
         DataError: it is not.

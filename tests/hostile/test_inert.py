@@ -99,6 +99,7 @@ def test_what_prepare_writes_holds_text_and_nothing_else(invoke: Invoke, here: P
     (here / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     template = f"data.template={{question}} {text.replace('{', '(')}"
     words = ("--data", "x.jsonl", "--model", str(tiny_model), "--out", "out", "--set", "data.max_rejected=1")
+    words = (*words, "--set", "data.long_targets=cut")
     told = invoke("prepare", *words, "--set", template)
     page = (here / "out" / "report.html").read_text(encoding="utf-8")
     seen = Tags()
