@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -13,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from lora_s2s import __version__
-from lora_s2s.commands._failures import FORESEEN, show, show_traceback, told, unexpected
+from lora_s2s.commands._failures import FORESEEN, show, show_failure, show_traceback, told, unexpected
 from lora_s2s.commands.adapters import adapters
 from lora_s2s.commands.demo import demo
 from lora_s2s.commands.eval import evaluate
@@ -27,16 +28,25 @@ from lora_s2s.commands.train import train
 _USAGE_ERRORS: tuple[type[Any], ...] = typer.BadParameter.__mro__[1:3]
 
 
+_ANYWHERE = ("--debug", "--offline")
+_LOOK_UPS = ("socket.getaddrinfo", "socket.gethostbyname")
+
+
 class Verbs(TyperGroup):
     """All verbs, with one place where every failure becomes a message and an exit code."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Runs ``args``, or the process's own words, and exits; ``--debug`` may stand anywhere before a ``--``."""
+        """Runs ``args``, or the process's own words, and exits.
+
+        ``--debug`` and ``--offline`` may stand anywhere before a ``--``.
+        """
         given: Sequence[str] | None = args[0] if args else extra.pop("args", None)
         words = list(sys.argv[1:] if given is None else given)
         end = words.index("--") if "--" in words else len(words)
-        debug = "--debug" in words[:end]
-        words = [word for place, word in enumerate(words) if word != "--debug" or place > end]
+        debug, offline = (word in words[:end] for word in _ANYWHERE)
+        words = [word for place, word in enumerate(words) if word not in _ANYWHERE or place > end]
+        if offline:
+            _forbid_network()
         try:
             code = super().main(words, **{**extra, "prog_name": "lora-s2s", "standalone_mode": False})
         except typer.Abort:
@@ -53,9 +63,25 @@ class Verbs(TyperGroup):
                 show_traceback(error)
             if failure is None:
                 raise
-            show(failure.message, where=failure.where, hint=failure.hint)
+            show_failure(failure)
             code = failure.exit_code
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _forbid_network() -> None:
+    """Tells libraries to stay offline, before they are imported; whatever still reaches for the network is refused."""
+    os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1", WANDB_MODE="offline")
+    sys.addaudithook(_refuse_network)
+
+
+def _refuse_network(event: str, details: tuple[Any, ...]) -> None:
+    if event not in (*_LOOK_UPS, "socket.connect", "socket.sendto", "socket.sendmsg"):
+        return
+    place = details[0] if event in _LOOK_UPS else details[1]
+    host = place[0] if isinstance(place, tuple) else place if event in _LOOK_UPS else None
+    # Without a host it is a socket of this machine, as worker processes use them.
+    if host not in (None, "", "localhost", "127.0.0.1", "::1"):
+        raise ConnectionRefusedError(errno.ECONNREFUSED, f"--offline forbids the network: {host}")
 
 
 def _show_usage(error: Any) -> int:
@@ -77,7 +103,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Fine-tune encoder-decoder models (Flan-T5 first) with LoRA: prepare, train, score, merge, ship.",
-    epilog="Start with: lora-s2s demo. Any verb takes --debug, which shows the traceback of an error.",
+    epilog="Start with: lora-s2s demo. Any verb takes --debug, which shows the traceback of an error, and "
+    "--offline, which forbids the network.",
 )
 app.command("demo")(demo)
 app.command("prepare")(prepare)
@@ -117,6 +144,8 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # With this package installed, bitsandbytes fetches compiled code from a hub while it is imported.
+    sys.modules["kernels"] = None  # type: ignore[assignment]
     if "--debug" not in sys.argv:
         sys.excepthook = unexpected
     # Not app(): Typer would put its own excepthook in place.

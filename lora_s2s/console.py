@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 # Controls, invisible format characters such as bidi overrides, lone surrogates.
-_UNSEEN = ("Cc", "Cf", "Cs")
+_UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 _SECONDS_BETWEEN_PLAIN_LINES = 10.0
 _SECONDS_BETWEEN_LIVE_LINES = 0.2
 
@@ -54,13 +54,14 @@ def say(text: str = "") -> None:
 
 
 def warn(text: str) -> None:
-    """Writes a warning to stderr."""
-    say(f"warning: {text}")
+    """Writes a warning to stderr, on one line: what it quotes must not look like a message of its own."""
+    say(plain(f"warning: {text}"))
 
 
 def write_out(text: str) -> None:
     """Writes data to stdout, with a newline."""
-    sys.stdout.write(text + "\n")
+    encoding = sys.stdout.encoding or "utf-8"  # a lone surrogate, or what the encoding lacks, is shown as an escape
+    sys.stdout.write(f"{text}\n".encode(encoding, "backslashreplace").decode(encoding))
     sys.stdout.flush()
 
 

@@ -1,13 +1,17 @@
-"""Where a model's files are: the bundled base, a folder, or the hub. The only place that talks to a hub."""
+"""Where a model's files are: the bundled base, a folder, or the hub. The only place that talks to a hub.
+
+A folder may come from a stranger: links out of it and files beyond reason are refused before anything is read.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, StrictDataclassError
 
-from lora_s2s.errors import SetupError, UsageError
+from lora_s2s.errors import DataError, SetupError, UsageError
 
 DEMO_NAME = "demo"
 DEMO_BASE = Path(__file__).parent / "demo" / "base"
@@ -18,6 +22,20 @@ MalformedConfig = StrictDataclassError
 # Weights only as safetensors: pickled checkpoints are never fetched.
 _PATTERNS = ["*.json", "*.safetensors", "*.model", "*.spm", "*.txt", "LICENSE*"]
 _WITHOUT_WEIGHTS = [pattern for pattern in _PATTERNS if pattern != "*.safetensors"]
+
+# Weights in formats that can hold code, and in those that nothing here reads.
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".joblib", ".ckpt", ".npz", ".npy")
+_FOREIGN_WEIGHTS = (*_PICKLES, ".h5", ".msgpack", ".onnx", ".gguf")
+CONVERT = "convert it in a container without network: torch.load with weights_only, then save_file of safetensors"
+
+# Files that are read whole: the largest are vocabularies (the largest known has 33 MB).
+_MIB = 1 << 20
+_LARGEST = {
+    "config.json": _MIB, "generation_config.json": _MIB, "adapter_config.json": _MIB, "special_tokens_map.json": _MIB,
+    "manifest.json": 8 * _MIB, "tokenizer_config.json": 8 * _MIB, "added_tokens.json": 8 * _MIB, "recipe.yaml": _MIB,
+    **dict.fromkeys((".json", ".model", ".spm", ".txt", ".jinja"), 64 * _MIB),
+}  # fmt: skip
+_CHECKED = {".safetensors", ".jsonl", *(Path(f"x{name}").suffix for name in _LARGEST)}
 
 
 def locate_model(name: str, revision: str | None = None, *, weights: bool = True) -> Path:
@@ -30,16 +48,64 @@ def locate_model(name: str, revision: str | None = None, *, weights: bool = True
 
     Raises:
         UsageError: the name is neither a folder nor a valid hub id.
+        DataError: the folder is refused, see :func:`check_folder`, or a file is in its place.
         SetupError: the hub does not have it or cannot be reached, and the local cache lacks it.
     """
     if name == DEMO_NAME:
         return DEMO_BASE
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
+    folder = Path(os.path.expanduser(name))  # these functions of os.path never raise, whatever the name
+    if os.path.isdir(folder):
+        return check_folder(folder)
+    if os.path.isfile(folder):
+        hint = CONVERT if folder.suffix in _FOREIGN_WEIGHTS else "give the folder that holds it"
+        raise DataError(f"{folder.name} is a file, expected a folder; it is not opened", hint=hint, where=name)
     if name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise UsageError(f"no such model folder: {name}", hint="give an existing folder, a hub id, or 'demo'")
     return _from_hub(name, revision, _PATTERNS if weights else _WITHOUT_WEIGHTS)
+
+
+def check_folder(folder: Path) -> Path:
+    """Returns a model's or adapter's folder after a look at what it holds; no file is opened.
+
+    Raises:
+        DataError: a link leads out of it (its target would be read, and published with what is made of it), or a
+            file is too large to be what its name says.
+    """
+    home = folder.resolve()
+    # The hub's cache keeps files beside its snapshots.
+    own = (home, home.parents[1] / "blobs") if home.parent.name == "snapshots" else (home,)
+    for path in (*folder.iterdir(), *folder.glob("evaluations/*/*")):
+        if path.suffix not in _CHECKED or not path.is_file():
+            continue
+        if not any(path.resolve().is_relative_to(place) for place in own):
+            hint = "put the file itself there, if you trust it"
+            raise DataError(f"{path.name} is a link that leads out of its folder", hint=hint, where=str(path))
+        most = _LARGEST.get(path.name, _LARGEST.get(path.suffix))
+        if most and path.stat().st_size > most:
+            raise DataError(f"{path.name} has more than {most // _MIB} MiB, so it is not read", where=str(path))
+    return folder
+
+
+def foreign_weights(folder: Path) -> str:
+    """Returns a clause on weights in the folder that are never opened; empty where there are none."""
+    found = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in _FOREIGN_WEIGHTS)
+    kind = "a pickle and" if found and found[0].lower().endswith(_PICKLES) else "no safetensors file and"
+    return f"; {found[0]} is {kind} is never opened" if found else ""
+
+
+def is_folder(name: str) -> bool:
+    """Whether a model's name is that of a folder."""
+    return name != DEMO_NAME and os.path.isdir(os.path.expanduser(name))
+
+
+def is_local(name: str, revision: str | None) -> bool:
+    """Whether a model can be had without the network."""
+    if name == DEMO_NAME or is_folder(name):
+        return True
+    try:
+        return any(Path(snapshot_download(name, revision=revision, local_files_only=True)).glob("*.safetensors"))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return False
 
 
 def _from_hub(name: str, revision: str | None, patterns: list[str]) -> Path:

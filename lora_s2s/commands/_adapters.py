@@ -11,6 +11,7 @@ from lora_s2s.console import table, warn
 from lora_s2s.errors import DataError, UsageError, nearest
 from lora_s2s.evaluation.summary import NOTHING, facts, number, score_lines, shown
 from lora_s2s.files import read_json
+from lora_s2s.hub import check_folder
 from lora_s2s.recipe.load import load_recipe, recipe_from_settings
 from lora_s2s.recipe.schema import Recipe
 
@@ -25,7 +26,14 @@ def recipe_of(model: str, overrides: Sequence[str] = (), *, data: str | None = N
     """
     folder = Path(model).expanduser()
     if (folder / "recipe.yaml").is_file():
-        return load_recipe(str(folder / "recipe.yaml"), overrides)
+        check_folder(folder)
+        recipe = load_recipe(str(folder / "recipe.yaml"), [*overrides, f"output.dir={folder.parent}"])
+        if ":" in recipe.data.format and not any(word.strip().startswith("data.format") for word in overrides):
+            # Whoever made the adapter wrote it; a module is imported only by who names it.
+            hint = f"if you know that function: --set data.format={recipe.data.format}"
+            problem = f"the adapter's recipe reads rows with code of its own, '{recipe.data.format}'"
+            raise DataError(problem, hint=hint, where=str(folder / "recipe.yaml"))
+        return recipe
     if not folder.exists() and folder.parent.is_dir() and "/" in model:
         # Also of the form of a hub id, but it stands in a folder of this machine.
         siblings = [path.name for path in folder.parent.iterdir()]
@@ -97,6 +105,7 @@ def find_adapter(name: str, folder: Path) -> AdapterInfo:
 
 
 def _info(path: Path) -> AdapterInfo:
+    check_folder(path)
     manifest = read_json(path / "manifest.json") if (path / "manifest.json").is_file() else {}
     if not isinstance(manifest, dict):
         raise DataError("the manifest is not an object", where=str(path / "manifest.json"))

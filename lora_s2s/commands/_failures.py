@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 import sys
+from collections.abc import Sequence
 from types import TracebackType
 
-from lora_s2s.errors import ResourceError, RunError, SetupError, ToolkitError, UsageError
+from lora_s2s.errors import RecipeError, ResourceError, RunError, SetupError, ToolkitError, UsageError
 
 _OUT_OF_DISK = (errno.ENOSPC, errno.EDQUOT)
 _NO_ENTRY = (errno.EACCES, errno.EPERM, errno.EROFS)
+_MOST_LISTED, _LONGEST_LINE = 50, 2_000
+_SECRET = re.compile(r"(TOKEN|API_?KEY|SECRET|PASSWORD)(_|$)", re.IGNORECASE)
+_PASSWORD = re.compile(r"//[^/@\s]{1,500}@")
 # Everything a failure is told from; the rest is a defect of this package and goes to `unexpected`.
 FORESEEN = (ToolkitError, MemoryError, OSError, ImportError, RuntimeError)
 
@@ -23,6 +29,8 @@ def told(error: BaseException) -> ToolkitError | None:
             f"out of memory: {_first_line(error) or 'the machine has no more'}",
             hint="lower training.tokens_per_batch or evaluation.batch_tokens, or take a smaller model",
         )
+    if isinstance(error, RuntimeError) and "home directory" in str(error):  # what Path.expanduser says
+        return UsageError("a path begins with ~ and the name of nobody here", hint="write the whole path")
     if isinstance(error, ImportError):
         return SetupError(f"a package is missing or broken: {error}", hint="install the package again")
     if isinstance(error, OSError):
@@ -37,6 +45,8 @@ def _told_os(error: OSError) -> ToolkitError | None:
         return ResourceError(f"out of disk space: {reason}", where=where, hint="free some space, then run it again")
     if error.errno in _NO_ENTRY:
         return UsageError(f"no permission: {reason}", where=where, hint="choose another folder")
+    if error.errno == errno.ENAMETOOLONG:
+        return UsageError(f"a name that is too long: {str(where)[:100]}", hint="choose a shorter one")
     return RunError(f"the system refused: {reason}", where=where) if where else None
 
 
@@ -49,15 +59,30 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [""])[0]
 
 
-def show(message: str, *, where: str | None = None, hint: str | None = None) -> None:
-    """Writes ``error: …``, ``  at: …`` and ``hint: …`` to stderr."""
-    from lora_s2s.console import say
+def show(message: str, *, where: str | None = None, hint: str | None = None, listed: Sequence[str] = ()) -> None:
+    """Writes ``error: …``, what is listed below it, ``  at: …`` and ``hint: …`` to stderr.
 
-    say(f"error: {message}")
-    if where:
-        say(f"  at: {where}")
-    if hint:
-        say(f"hint: {hint}")
+    Each is one line of bounded length, whatever text from data it quotes, and shows no secret of the environment.
+    """
+    from lora_s2s.console import plain, say
+
+    more = [f"  … and {len(listed) - _MOST_LISTED:,} more"] if len(listed) > _MOST_LISTED else []
+    lines = [f"error: {message}", *(f"  {line}" for line in listed[:_MOST_LISTED]), *more]
+    lines += [f"  at: {where}"] * bool(where) + [f"hint: {hint}"] * bool(hint)
+    secrets = [value for name, value in os.environ.items() if _SECRET.search(name) and len(value) >= 8]
+    for line in lines:
+        for secret in secrets:
+            line = line.replace(secret, "…")
+        line = _PASSWORD.sub("//…@", line)
+        most = _LONGEST_LINE // 2
+        say(plain(line if len(line) <= _LONGEST_LINE else f"{line[:most]}…{line[-most:]}"))
+
+
+def show_failure(failure: ToolkitError) -> None:
+    """Shows a failure; the problems of a recipe, or the differences that stop a resume, a line each."""
+    message, *listed = failure.message.split("\n  ") if isinstance(failure, UsageError) else [failure.message]
+    listed = failure.problems if isinstance(failure, RecipeError) else listed
+    show(message, where=failure.where, hint=failure.hint, listed=listed)
 
 
 def show_traceback(error: BaseException) -> None:

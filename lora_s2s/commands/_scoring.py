@@ -48,7 +48,6 @@ def score_model(
     if data is not None:
         find_origins(data)  # a wrong path is told before a model is loaded
     recipe = recipe_of(model, sets, data=data)
-    _refuse_code(recipe.data.format, sets)
     predictor = load_predictor(model, base=base, dtype=recipe.model.dtype)
     _refuse_code(predictor.settings.format, sets)
     columns_named = any(word.strip().startswith(("data.source_column", "data.target_column")) for word in sets)
@@ -151,10 +150,11 @@ def probe_texts(adapter: Path, count: int = 16) -> list[str]:
         return scored
     try:
         section = recipe_of(str(adapter)).data
-        _refuse_code(section.format, ())
-        rows = read_examples(section.test or section.validation or section.train, **_reading(section))
+        named = section.test or section.validation or section.train
+        # What an adapter's recipe says is no reason to fetch anything.
+        rows = () if "hf:" in str(named) else read_examples(named, **_reading(section))
         found = dict.fromkeys(row.source for row in islice(rows, 64 * count) if isinstance(row, Example))
-        return list(found)[:count]
-    except ToolkitError:
-        # The data need not be on the machine that merges.
-        return [source for source, _ in examples("test", count)]
+        texts = list(found)[:count]
+    except ToolkitError:  # the data need not be on the machine that merges
+        texts = []
+    return texts or [source for source, _ in examples("test", count)]

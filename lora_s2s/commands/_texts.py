@@ -108,7 +108,7 @@ def _stdin_lines() -> list[str]:
 def _json_row(line: str, place: str) -> dict[str, Any]:
     try:
         return _object(json.loads(line), place)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"not a JSON line: {error}", where=place) from error
 
 

@@ -41,6 +41,12 @@ def predict(
     inputs = read_inputs(texts or [], file, parallel=recipe.data.format == "parallel")
     if output:
         check_writable(Path(output).parent)
+        if Path(output).suffix.lower() in (".csv", ".tsv", ".xlsx", ".ods"):
+            # A spreadsheet runs what begins with =, + or @; data is not changed to prevent that.
+            hint = f"--output {Path(output).with_suffix('.jsonl')}"
+            raise UsageError(
+                f"{Path(output).name}: predictions are lines or JSON lines, never a spreadsheet's", hint=hint
+            )
         if Path(output).is_dir():
             raise UsageError(f"{output} is a folder, expected a file", hint=f"--output {output}/predictions.jsonl")
     predictor = load_predictor(model, base=base, dtype=recipe.model.dtype)

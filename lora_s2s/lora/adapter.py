@@ -13,20 +13,18 @@ from torch import Tensor, nn
 
 from lora_s2s.errors import DataError, SetupError, UsageError
 from lora_s2s.files import read_json, write_json
-from lora_s2s.hub import locate_model
+from lora_s2s.hub import CONVERT, check_folder, foreign_weights, is_folder, is_local, locate_model
 from lora_s2s.lora import token_rows
 from lora_s2s.lora.inject import START, check_base, wrap
 from lora_s2s.lora.schema import AdapterSettings, adapter_settings
 from lora_s2s.lora.targets import Targets, adaptable, matching
 from lora_s2s.models.loading import LoadedBase, load_base, quiet
-from lora_s2s.models.quantized import skeleton
-from lora_s2s.models.weights import misfit, opened, shapes, weights_hash, write_weights
+from lora_s2s.models.quantized import QUANTIZATIONS, skeleton
+from lora_s2s.models.weights import misfit, opened, shapes, sound, weights_hash, write_weights
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 MANIFEST = "manifest.json"
-
-_LARGEST_CONFIG = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -144,6 +142,8 @@ def load_adapter(
         if not name:
             raise DataError("the adapter does not say what base it is for", hint="--base NAME", where=str(folder))
         revision = None if base_override else trained_on.get("revision") or settings.revision
+        if not base_override:
+            _check_followed(trained_on, name, revision, folder)
         # Hashed before it is loaded: a wrong base is told at once.
         _check_base(trained_on, name, weights_hash(locate_model(name, revision)), folder)
         stored = trained_on.get("quantization", "none") if quantization is None else quantization
@@ -167,6 +167,18 @@ def load_adapter(
     return LoadedAdapter(model.eval(), base, manifest, folder, settings)
 
 
+def _check_followed(trained_on: Mapping[str, str], name: str, revision: str | None, folder: Path) -> None:
+    """Refuses to follow a stranger's word to a base: nothing is fetched, no folder loaded whose weights are unknown."""
+    if name.startswith(("//", r"\\")) or not is_local(name, revision):
+        problem = "which is not on this machine; a base that only the adapter names is not fetched"
+    elif is_folder(name) and "weights_sha256" not in trained_on:
+        problem = "a folder, and does not say which weights it holds"
+    else:
+        return
+    hint = f"if that is the base you want: --base {name}"
+    raise DataError(f"the adapter names the base '{name}', {problem}", hint=hint, where=str(folder))
+
+
 def _load_base(name: str, **asked: Any) -> LoadedBase:
     try:
         return load_base(name, **asked)
@@ -180,14 +192,14 @@ def _load_base(name: str, **asked: Any) -> LoadedBase:
 def _read(folder: Path) -> tuple[AdapterSettings, dict[str, Any]]:
     hint = "an adapter folder is what 'lora-s2s train' writes; 'lora-s2s adapters' lists yours"
     if not folder.is_dir():
-        raise DataError(f"no such adapter folder: {folder}", hint=hint)
+        more = "; a file is not opened: name its folder" if folder.is_file() else ""
+        raise DataError(f"no such adapter folder: {folder}{more}", hint=hint)
+    check_folder(folder)
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            pickled = (folder / "adapter_model.bin").is_file() and name == WEIGHTS
-            more = "; adapter_model.bin is a pickle and is never opened" if pickled else ""
+            more = foreign_weights(folder) if name == WEIGHTS else ""
+            hint = CONVERT if more else hint
             raise DataError(f"not an adapter folder: {name} is missing{more}", hint=hint, where=str(folder))
-    if (folder / CONFIG).stat().st_size > _LARGEST_CONFIG:
-        raise DataError("the adapter's config is larger than 1 MiB", where=str(folder / CONFIG))
     settings = adapter_settings(read_json(folder / CONFIG), where=str(folder / CONFIG))
     manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
     if not isinstance(manifest, dict) or not isinstance(manifest.get("input", {}), dict):
@@ -201,7 +213,8 @@ def _base_record(manifest: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     keys = ("name", "revision", "weights_sha256", "quantization")
     known = {key: record.get(key) for key in keys} if isinstance(record, dict) else {}
     texts = [*known.values(), *kept] if isinstance(kept, list) else [0]
-    if not all(value is None or isinstance(value, str) for value in texts):
+    stored = known.get("quantization") or "none"
+    if not all(value is None or isinstance(value, str) for value in texts) or stored not in QUANTIZATIONS:
         raise DataError("the manifest's 'base' is damaged", where=str(folder / MANIFEST))
     return {key: value for key, value in {**known, "skip_quantization": kept}.items() if value is not None}
 
@@ -244,11 +257,7 @@ def _weights(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str,
     where = str(folder / WEIGHTS)
     _check_shapes(expected, shapes([folder / WEIGHTS]), where=where)
     with opened(folder / WEIGHTS) as tensors:
-        state = {name: tensors.get_tensor(name) for name in expected}
-    for name, tensor in state.items():
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-            raise DataError(f"the adapter's {name} holds values that are not finite numbers", where=where)
-    return state
+        return {name: sound(name, tensors.get_tensor(name), folder / WEIGHTS) for name in expected}
 
 
 def _check_shapes(

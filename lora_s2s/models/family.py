@@ -98,6 +98,7 @@ def family_of(settings: Mapping[str, Any], *, where: str | None = None) -> Model
         UsageError: not an encoder–decoder, or of a family that is refused or not known; the known ones are listed.
     """
     model_type = settings.get("model_type")
+    model_type = model_type if isinstance(model_type, str) else str(model_type)
     if model_type in FAMILIES:
         return FAMILIES[str(model_type)]
     known = ", ".join(FAMILIES)

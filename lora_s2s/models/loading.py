@@ -24,7 +24,7 @@ from lora_s2s.models.float16 import settle
 from lora_s2s.models.host_memory import return_memory, return_memory_at_once
 from lora_s2s.models.precision import dtype_name, ran_out_of_memory, resolve_device, resolve_dtype
 from lora_s2s.models.quantized import fill, is_quantized, skeleton
-from lora_s2s.models.weights import WEIGHTS, misfit, opened, shapes, weight_files, weights_hash, write_weights
+from lora_s2s.models.weights import WEIGHTS, misfit, opened, shapes, sound, weight_files, weights_hash, write_weights
 
 _CONFIG = "config.json"
 _SETTINGS = "tokenizer_config.json"
@@ -119,6 +119,7 @@ def load_base(
         with quiet():
             _fill(model, files, names, placed)
             model.generation_config = _generation_config(path)
+        _check_ids(model, path)
     except (MemoryError, RuntimeError) as error:
         if not ran_out_of_memory(error):
             raise
@@ -182,7 +183,7 @@ def _fill(model: Any, files: Sequence[Path], names: Mapping[str, str], device: t
         with opened(path) as tensors:
             for name in tensors.keys():  # noqa: SIM118  (a reader, not a dict)
                 if name in names:
-                    _place(model, names[name], tensors.get_tensor(name).to(device))
+                    _place(model, names[name], sound(name, tensors.get_tensor(name), path).to(device))
                     return_memory()
     _tie(model)
     _compute_the_rest(model, device)
@@ -262,12 +263,30 @@ def _tensors(model: Any) -> dict[str, Any]:
 
 def _generation_config(folder: Path) -> GenerationConfig:
     """What ``from_pretrained`` gives: the checkpoint's own, else what older checkpoints keep in their config."""
+    path = folder / "generation_config.json"
     try:
-        return GenerationConfig.from_pretrained(folder, local_files_only=True)
-    except OSError:
+        if path.is_file():
+            # Not from_pretrained, which takes the other for a file that is damaged.
+            return GenerationConfig.from_dict(read_json(path))
         return GenerationConfig.from_pretrained(
             folder, config_file_name=_CONFIG, _from_model_config=True, local_files_only=True
         )
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError(f"not a generation config: {error}", where=str(path)) from error
+
+
+def _check_ids(model: Any, folder: Path) -> None:
+    """Refuses ids that answers begin with, or must not hold, where the vocabulary lacks them."""
+    config, generation = model.config, model.generation_config
+    rows = max(len(model.get_input_embeddings().weight), getattr(config, "decoder_vocab_size", None) or 0)
+    starts = [getattr(config, "decoder_start_token_id", None), generation.decoder_start_token_id]
+    banned = generation.bad_words_ids or []
+    lists = [*banned, starts, [generation.forced_bos_token_id]] if isinstance(banned, list) else [banned]
+    for ids in lists:
+        for token in ids if isinstance(ids, list) else [ids]:
+            if token is not None and not (type(token) is int and 0 <= token < rows):
+                problem = f"config.json or generation_config.json names the token {token!r:.40}; there are {rows:,}"
+                raise DataError(problem, where=str(folder))
 
 
 def save_model(

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lora_s2s.errors import SetupError, UsageError, nearest
+from lora_s2s.errors import DataError, SetupError, UsageError, nearest
 from lora_s2s.models.family import ModelFamily
 
 QUANTIZATIONS = ("none", "nf4", "int8")
@@ -40,6 +40,7 @@ def skeleton(
     Raises:
         UsageError: no such quantisation, an ending that no layer has (those that exist are listed), or rows that
             4 bits cannot hold.
+        DataError: the config, though each size is sound, makes no model.
         SetupError: bitsandbytes is missing.
     """
     if quantization not in QUANTIZATIONS:
@@ -48,8 +49,14 @@ def skeleton(
                          hint=f"set model.quantization to one of {known}")  # fmt: skip
     # Scores that are capped (T5Gemma) or local (LongT5) have no fused form.
     attention = "sdpa" if family.model_class._supports_sdpa else "eager"
-    with torch.device("meta"):
-        model = family.model_class._from_config(config, dtype=dtype, attn_implementation=attention)
+    try:
+        with torch.device("meta"):
+            model = family.model_class._from_config(config, dtype=dtype, attn_implementation=attention)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise DataError(
+            f"no model can be made of the config: {reason}", hint="take the base's own config.json"
+        ) from error
     chosen = _chosen(family, model, skip)
     if quantization == "nf4":
         _check_rows(model, chosen)

@@ -8,15 +8,20 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from lora_s2s.errors import DataError
 from lora_s2s.files import read_json, sha256_file, sha256_json
+from lora_s2s.hub import CONVERT, foreign_weights
 
 WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+# The header of a model of 11 billion weights has 70 KB; a longer one would be parsed into memory many times its size.
+_LONGEST_HEADER = 8 << 20
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -28,11 +33,10 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if not (folder / _INDEX).is_file():
-        found = sorted(path.name for path in folder.glob("*.bin"))
-        reason = f"; {found[0]} is a pickle and is never opened" if found else ""
+        reason = foreign_weights(folder)
         raise DataError(
             f"no safetensors weights in the folder: expected {WEIGHTS} or {_INDEX}{reason}",
-            hint="convert the weights with save_pretrained, or choose a model that ships model.safetensors",
+            hint=CONVERT if reason else "choose a model that ships model.safetensors",
             where=str(folder),
         )
     index = read_json(folder / _INDEX)
@@ -90,11 +94,30 @@ def opened(path: Path) -> Iterator[Any]:
     Raises:
         DataError: it is not one, or it is damaged.
     """
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+    if length > _LONGEST_HEADER:
+        raise DataError(f"a safetensors header of {length:,} bytes, at most {_LONGEST_HEADER:,}", where=str(path))
     try:
         with safe_open(path, framework="pt", device="cpu", backend="pread") as tensors:
             yield tensors
     except SafetensorError as error:
         raise DataError(f"not a whole safetensors file: {error}", where=str(path)) from error
+
+
+def sound(name: str, tensor: Tensor, path: Path) -> Tensor:
+    """Returns a weight that is sound: all of it finite floating-point numbers.
+
+    Raises:
+        DataError: it is not.
+    """
+    if tensor.dtype not in _DTYPES:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise DataError(f"the weight {name} is of type {kind}, expected floating-point numbers", where=str(path))
+    # The smallest and the largest in one pass, without a mask as large as the weight; NaN is passed on.
+    if tensor.numel() and not all(bool(end.isfinite()) for end in torch.aminmax(tensor)):
+        raise DataError(f"the weight {name} holds values that are not finite numbers", where=str(path))
+    return tensor
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -14,6 +14,7 @@ from functools import cached_property, lru_cache
 from typing import Any, TypeAlias
 
 from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, meta, nodes
+from jinja2.filters import do_title
 from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -63,8 +64,15 @@ def _join(values: Sequence[Any], separator: str = "", attribute: str | None = No
     return separator.join(values if attribute is None else [_ENVIRONMENT.getattr(value, attribute) for value in values])
 
 
+def _title(text: str) -> str:
+    _bounded(100 * len(text))  # Jinja's takes it apart into words, with a regular expression
+    return do_title(text)
+
+
 _ENVIRONMENT = _Environment(undefined=StrictUndefined, finalize=_written, keep_trailing_newline=True)
-_ENVIRONMENT.filters = {name: _ENVIRONMENT.filters[name] for name in _FILTERS} | {"replace": _replace, "join": _join}
+_ENVIRONMENT.filters = {name: _ENVIRONMENT.filters[name] for name in _FILTERS} | {
+    "replace": _replace, "join": _join, "title": _title,
+}  # fmt: skip
 _ENVIRONMENT.tests = {"defined": _ENVIRONMENT.tests["defined"]}
 _ENVIRONMENT.globals = {}
 

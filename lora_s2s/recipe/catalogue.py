@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,10 @@ def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
     known = shipped()
     if name_or_path in known:
         return known[name_or_path]
-    path = (beside or Path()) / Path(name_or_path).expanduser()
-    if path.is_file():
+    path = (beside or Path()) / os.path.expanduser(name_or_path)
+    if os.path.isfile(path):  # unlike Path's, it never raises
         return path
-    kind = "a folder, not a recipe" if path.is_dir() else "no such recipe"
+    kind = "a folder, not a recipe" if os.path.isdir(path) else "no such recipe"
     raise UsageError(
         f"{kind}: '{name_or_path}'{nearest(name_or_path, known)}",
         hint=f"give a YAML file or one of {', '.join(known)}; see them with: lora-s2s recipes",

@@ -21,7 +21,9 @@ _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*(_[0-9]{3})*)")
 _NUMBER = re.compile(r"[+-]?((0|[1-9][0-9]*(_[0-9]{3})*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _KINDS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-_LONGEST_CHAIN = 8
+_LONGEST_CHAIN, _LONGEST_NUMBER = 8, 40
+# What is in a URL before the host's @, and tokens by how they begin.
+_SECRET = re.compile(r"://[^/\s]*@|\b(hf_|sk-|ghp_|github_pat_|AKIA)[A-Za-z0-9_]{16,}")
 # Saying one of these in a later layer takes back the other from an earlier one.
 _ALTERNATIVES = {
     "training.epochs": "training.max_steps",
@@ -194,6 +196,8 @@ def _fitted(raw: Scalar | list[Scalar], annotation: Any) -> Any:
 
 
 def _scalar(text: str, kind: Any) -> Any:
+    if _SECRET.search(text):
+        raise BadValue("a password or token; a recipe goes into adapters and reports, so it holds none")
     if get_origin(kind) is Literal:
         choices = get_args(kind)
         if text in choices:
@@ -201,7 +205,7 @@ def _scalar(text: str, kind: Any) -> Any:
         raise BadValue(f"expected one of {', '.join(choices)}; got '{text}'{nearest(text, choices)}")
     if kind is str:
         return text
-    if kind is int and _INTEGER.fullmatch(text):
+    if kind is int and len(text) <= _LONGEST_NUMBER and _INTEGER.fullmatch(text):
         return int(text)
     if kind is float and _NUMBER.fullmatch(text):
         return float(text)

@@ -16,17 +16,14 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from lora_s2s.errors import DataError, SetupError, UsageError
+from lora_s2s.errors import DataError, SetupError, ToolkitError, UsageError
 from lora_s2s.files import sha256_file, sha256_json
 from lora_s2s.hub import locate_model
+from lora_s2s.tokens.files import NO_TOKENIZER, TOKENIZER_FILES, check_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_TOKENIZER_FILES = (
-    "tokenizer.json", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "merges.txt", "tokenizer_config.json",
-    "special_tokens_map.json", "added_tokens.json", "tokenizer.model", "source.spm", "target.spm", "target_vocab.json",
-)  # fmt: skip
 LANGUAGES = ("source_language", "target_language")
 _MOST_WORDS = 200_000
 _NLLB_CODE = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
@@ -79,7 +76,7 @@ def load_tokenizer(
 
     Raises:
         UsageError: a language is missing where texts carry a code, unknown, or given where texts carry none.
-        DataError: the folder holds no tokenizer, or a damaged one.
+        DataError: the folder holds no tokenizer, a damaged one, or one that asks for too much.
         SetupError: a package to read it is missing, or the model cannot be had.
     """
     # Seconds to import, and processes that only encode do without.
@@ -87,6 +84,7 @@ def load_tokenizer(
     from transformers.utils import logging as transformers_logging
 
     folder = locate_model(model_name, revision, weights=False)
+    check_files(folder)
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
@@ -96,15 +94,13 @@ def load_tokenizer(
     except ImportError as error:
         hint = "pip install sentencepiece protobuf"
         raise SetupError(f"the tokenizer of {model_name} needs a package: {error}", hint=hint) from error
-    except Exception as error:
-        # Of a damaged tokenizer.json the Rust part raises no narrower type than Exception itself.
-        if not isinstance(error, (OSError, ValueError, LookupError, TypeError)) and type(error) is not Exception:
+    except BaseException as error:
+        # Whatever else goes wrong over these files is in them; the Rust part raises bare Exceptions, and panics.
+        if isinstance(error, (ToolkitError, MemoryError, KeyboardInterrupt, SystemExit)):
             raise
         reason = str(error).strip().split("\n")[0][:200]
-        hint = "name a model whose folder holds tokenizer.json or spiece.model"
-        raise DataError(
-            f"no tokenizer can be loaded from {model_name}: {reason}", hint=hint, where=str(folder)
-        ) from error
+        problem = f"no tokenizer can be loaded from {model_name}: {reason}"
+        raise DataError(problem, hint=NO_TOKENIZER, where=str(folder)) from error
     finally:
         transformers_logging.set_verbosity(level)
     if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
@@ -173,7 +169,7 @@ def first_ids(tokenizer: Any) -> dict[str, int | None]:
 def tokenizer_hash(model_name: str, revision: str | None = None) -> str:
     """Returns a hash over the tokenizer's files."""
     folder: Path = locate_model(model_name, revision, weights=False)
-    return sha256_json({name: sha256_file(folder / name) for name in _TOKENIZER_FILES if (folder / name).is_file()})
+    return sha256_json({name: sha256_file(folder / name) for name in TOKENIZER_FILES if (folder / name).is_file()})
 
 
 class TextEncoder(Protocol):

@@ -117,7 +117,10 @@ def test_an_adapter_made_by_plain_peft_loads(base_folder: Callable[..., Path], t
     before = logits(model)
     stir(model, only="")
     model.save_pretrained(tmp_path / "foreign")
-    loaded = load_adapter(tmp_path / "foreign", device="cpu")
+    with pytest.raises(DataError, match="a folder, and does not say which weights it holds") as refused:
+        load_adapter(tmp_path / "foreign", device="cpu")
+    assert refused.value.hint == f"if that is the base you want: --base {path}"
+    loaded = load_adapter(tmp_path / "foreign", device="cpu", base_override=str(path))
     assert loaded.manifest == {}
     assert not torch.allclose(before, logits(model), atol=1e-3)
     assert torch.equal(logits(loaded.model), logits(model))
@@ -161,7 +164,7 @@ def test_a_base_that_moved_is_given_by_hand(adapter_folder: Callable[..., Path],
     folder = adapter_folder()
     expected = logits(load_adapter(folder, device="cpu").model)
     shutil.move(tmp_path / "base", tmp_path / "moved")
-    with pytest.raises(UsageError, match="no such model folder"):
+    with pytest.raises(DataError, match="not on this machine; a base that only the adapter names is not fetched"):
         load_adapter(folder, device="cpu")
     assert torch.equal(
         logits(load_adapter(folder, base_override=str(tmp_path / "moved"), device="cpu").model), expected
@@ -297,7 +300,7 @@ def test_a_method_that_needs_whole_weights_is_not_loaded_onto_quantized_ones(
     config = peft.LoKrConfig(r=3, target_modules=["q"], task_type="SEQ_2_SEQ_LM")
     get_peft_model(AutoModelForSeq2SeqLM.from_pretrained(path), config).save_pretrained(tmp_path / "foreign")
     with pytest.raises(UsageError, match="LoKr does not work on a base in nf4"):
-        load_adapter(tmp_path / "foreign", device="cpu", quantization="nf4")
+        load_adapter(tmp_path / "foreign", device="cpu", quantization="nf4", base_override=str(path))
 
 
 def test_damaged_json_is_refused(adapter_folder: Callable[..., Path]) -> None:

@@ -84,10 +84,11 @@ def test_a_run_in_bfloat16_merges_to_bfloat16(adapter_folder: Callable[..., Path
 
 def test_rank_stabilised_scaling_is_folded_too(base_folder: Callable[..., Path], tmp_path: Path) -> None:
     config = LoraConfig(r=9, lora_alpha=6, target_modules=["v"], use_rslora=True, task_type="SEQ_2_SEQ_LM")
-    model = get_peft_model(AutoModelForSeq2SeqLM.from_pretrained(base_folder()), config).eval()
+    base = base_folder()
+    model = get_peft_model(AutoModelForSeq2SeqLM.from_pretrained(base), config).eval()
     stir(model)
     model.save_pretrained(tmp_path / "foreign")
-    merge_adapter(tmp_path / "foreign", tmp_path / "merged", probe_texts=PROBES)
+    merge_adapter(tmp_path / "foreign", tmp_path / "merged", probe_texts=PROBES, base_override=str(base))
     merged = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "merged").eval()
     assert torch.allclose(logits(merged), logits(model), atol=1e-5)
 

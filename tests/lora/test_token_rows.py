@@ -17,11 +17,13 @@ from tiny_inputs import MASK, SOURCE, START, logits
 from transformers import AutoModelForSeq2SeqLM
 
 from lora_s2s.errors import DataError, UsageError
+from lora_s2s.files import write_json
 from lora_s2s.lora.adapter import adapter_state, load_adapter, load_adapter_state, save_adapter
 from lora_s2s.lora.inject import inject_lora, total_parameters, trainable_parameters
 from lora_s2s.lora.merge import merge_adapter
 from lora_s2s.models import float16
 from lora_s2s.models.loading import load_base
+from lora_s2s.models.weights import weights_hash
 
 IDS = [4, 5, 9, 200]
 SPARE = [250, 251]
@@ -46,6 +48,9 @@ def stirred(name: Path, ids: list[int] = IDS, *, load: dict[str, Any] | None = N
 def saved(model: Any, folder: Path) -> Path:
     folder.mkdir()
     save_adapter(model, folder)
+    name = model.peft_config["default"].base_model_name_or_path
+    record = {"name": name, "weights_sha256": weights_hash(Path(name))}
+    write_json(folder / "manifest.json", {"format": 1, "base": record})
     return folder
 
 
@@ -286,6 +291,7 @@ def test_weights_that_do_not_fit_are_refused(
 
 def test_a_token_beyond_the_base_is_refused(base_folder: Callable[..., Path], tmp_path: Path) -> None:
     folder = saved(stirred(base_folder()), tmp_path / "adapter")
+    (folder / "manifest.json").unlink()  # an adapter made elsewhere, which names no weights
     smaller = load_base(str(base_folder("smaller", vocab_size=150)), device="cpu")
     with pytest.raises(DataError, match=r"no token 200: .* has 150 rows"):
         load_adapter(folder, base=smaller)
