@@ -27,11 +27,9 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from train_and_score import RESULTS, device
 
-from lora_s2s.data.prepared import SplitTable, SplitWriter, record_batch
+from lora_s2s.data.prepared import KeptRow, SplitTable, SplitWriter, record_batch
 from lora_s2s.models.host_memory import return_memory_at_once
-from lora_s2s.reading.example import Example
 from lora_s2s.recipe.schema import TrainingSection
-from lora_s2s.tokens.tokenise import Features
 from lora_s2s.training.loop import train
 from lora_s2s.training.plan import StepPlan
 
@@ -40,7 +38,7 @@ CHUNK = 1024
 BUDGETS = (512, 1024, 2048, 4096, 8192)
 
 
-def chunks(rows: int) -> Iterator[list[tuple[Example, Features]]]:
+def chunks(rows: int) -> Iterator[list[KeptRow]]:
     """Yields log-normal lengths, mean 60 and 15 tokens, as `prepare` writes them: 1,024 rows at once."""
     rng = np.random.default_rng(0)
     for start in range(0, rows, CHUNK):
@@ -48,16 +46,16 @@ def chunks(rows: int) -> Iterator[list[tuple[Example, Features]]]:
         lengths = [rng.lognormal(np.log(mean) - 0.245, 0.7, count).clip(2, 8 * mean).astype(int) for mean in (60, 15)]
         sides = [np.split(rng.integers(2, VOCABULARY, n.sum()), n.cumsum()[:-1]) for n in lengths]
         yield [
-            (Example("", "", f"synthetic:{start + row}"), Features(*(side[row].astype(np.int32) for side in sides)))
+            KeptRow(*(side[row].astype(np.int32) for side in sides), "", "", f"synthetic:{start + row}")
             for row in range(count)
         ]
 
 
-def write_split(path: Path, made: Iterator[list[tuple[Example, Features]]]) -> None:
+def write_split(path: Path, made: Iterator[list[KeptRow]]) -> None:
     """Writes a split's Arrow file."""
     with SplitWriter(path.parent) as writer:
         for chunk in made:
-            writer.add(path.stem, record_batch(chunk), len(chunk))
+            writer.add(path.stem, record_batch(chunk).serialize().to_pybytes(), len(chunk))
 
 
 def tiny_model() -> Any:

@@ -20,14 +20,13 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from lora_s2s.data.prepared import record_batch
+from lora_s2s.data.prepared import KeptRow, record_batch
 from lora_s2s.data.split import REASONS, SPLITS, Decisions
 from lora_s2s.data.survey import SIDES, Tally
 from lora_s2s.errors import ResourceError
 from lora_s2s.formats.rows import Rejected, reject
 from lora_s2s.reading.conversations import fit_turns
-from lora_s2s.reading.example import Example
-from lora_s2s.tokens.tokenise import FastEncoder, Features, Frames, TextEncoder, features_of
+from lora_s2s.tokens.tokenise import FastEncoder, Frames, Ids, TextEncoder, features_of
 
 # A process takes seconds to start: what fewer rows take in one.
 ROWS_FOR_PROCESSES = 200_000
@@ -187,18 +186,20 @@ def encode_batch(batch: Any, codes: Any, copies: Any, encoding: Encoding) -> Enc
     live = [row for row in rows if row.code not in REASONS]
     left_out = [reject(row.where, REASONS[row.code], row.source) for row in rows if row.code in REASONS]
     outcome = _Outcome(encoding, left_out)
-    ids = {
-        side: _by_text([getattr(row, name) for row in live], encoding.encoder, side)
-        for name, side in (("source", "text"), ("target", "text_target"))
-    }
-    for row in live:
-        outcome.take(row, ids["text"][row.source], ids["text_target"][row.target])
+    sources = _by_text([row.source for row in live], encoding.encoder, "text")
+    targets = _by_text([row.target for row in live], encoding.encoder, "text_target")
+    for row, source, target in zip(live, sources, targets, strict=True):
+        outcome.take(row, source, target)
     return outcome.encoded(len(rows))
 
 
-def _by_text(texts: Sequence[str], encoder: TextEncoder, side: str) -> dict[str, list[int]]:
+def _by_text(texts: Sequence[str], encoder: TextEncoder, side: str) -> list[list[int]]:
     distinct = list(dict.fromkeys(texts))
-    return dict(zip(distinct, encoder(distinct, side), strict=True))
+    encoded = encoder(distinct, side)
+    if len(distinct) == len(texts):
+        return encoded
+    known = dict(zip(distinct, encoded, strict=True))
+    return [known[text] for text in texts]
 
 
 class _Outcome:
@@ -206,44 +207,66 @@ class _Outcome:
 
     def __init__(self, encoding: Encoding, rejected: list[Rejected]) -> None:
         self._encoding, self._rejected = encoding, rejected
-        self._kept: dict[str, list[tuple[Example, Features]]] = {split: [] for split in SPLITS}
+        self._kept: dict[str, list[KeptRow]] = {split: [] for split in SPLITS}
         self._lengths: dict[str, list[int]] = {side: [] for side in SIDES}
         self._alike: list[int] = []
         self._tally = Tally()
         self._limits = {(split, talk): encoding.limits_of(split, talk) for split in SPLITS for talk in (False, True)}
+        frames, limits = encoding.frames, encoding.limits
+        self._rooms = (
+            limits["max_source_tokens"] - len(frames.source),
+            limits["max_target_tokens"] - len(frames.target),
+        )
 
     def take(self, row: _Row, source: list[int], target: list[int]) -> None:
         """Takes one row with the ids of its texts, nothing cut yet."""
-        encoding, tally, split = self._encoding, self._tally, SPLITS[row.code]
         self._lengths["source"].append(len(source))
         self._lengths["target"].append(len(target))
-        text = row.source
+        most_source, most_target = self._rooms
+        if 0 < len(source) <= most_source and 0 < len(target) <= most_target:  # nearly every row
+            frames = self._encoding.frames
+            self._keep(row, row.source, frames.source.around(source), frames.target.around(target))
+        else:
+            self._cut(row, source, target)
+
+    def _cut(self, row: _Row, source: list[int], target: list[int]) -> None:
+        encoding, split, text = self._encoding, SPLITS[row.code], row.source
         if row.turns is not None:
             text, source = encoding.fitted(row.source, source, row.turns)
         features = features_of(source, target, encoding.frames, **self._limits[split, row.turns is not None])
         if isinstance(features, str):
             self._rejected.append(reject(row.where, features, row.target))
             return
-        fitted = text != row.source
-        self._kept[split] += [(Example(text, row.target, row.where), features)] * row.copies
+        self._tally.truncated["source"] += features.source_truncated or text != row.source
+        self._tally.truncated["target"] += features.target_truncated
+        self._keep(row, text, features.input_ids, features.labels)
+
+    def _keep(self, row: _Row, text: str, input_ids: Ids, labels: Ids) -> None:
+        split = SPLITS[row.code]
+        kept = KeptRow(input_ids, labels, text, row.target, row.where)
+        self._kept[split] += [kept] if row.copies == 1 else [kept] * row.copies
         self._alike.append(_without_form(row))
-        tally.kept += 1
-        tally.copied += row.target in text
-        cut = features.source_truncated or fitted, features.target_truncated
-        for side, ids, shortened in zip(SIDES, (source, target), cut, strict=True):
-            tally.truncated[side] += shortened
-            tally.tokens[side] += len(ids)
-            tally.unknown[side] += ids.count(encoding.unknown_id)
-        if encoding.classes and split == "train":
-            tally.classes[row.target] += row.copies
+        self._tally.copied += row.target in text
+        if self._encoding.classes and split == "train":
+            self._tally.classes[row.target] += row.copies
 
     def encoded(self, rows: int) -> Encoded:
         """Returns what became of all rows."""
-        frames = {side: len(getattr(self._encoding.frames, side)) for side in SIDES}
-        self._tally.lengths = {side: [np.array(self._lengths[side], np.int32) + frames[side]] for side in SIDES}
-        self._tally.alike = [np.array(self._alike, np.uint64)]
-        splits = {split: (record_batch(kept), len(kept)) for split, kept in self._kept.items() if kept}
-        return Encoded(splits, self._rejected, self._tally, rows)
+        tally, frames = self._tally, self._encoding.frames
+        for side in SIDES:
+            tally.lengths[side] = np.bincount(np.array(self._lengths[side], int) + len(getattr(frames, side)))
+        tally.alike = [np.array(self._alike, np.uint64)]
+        tally.kept = len(self._alike)
+        splits = {}
+        for split, kept in self._kept.items():
+            if kept:
+                batch = record_batch(kept)
+                splits[split] = (batch.serialize().to_pybytes(), len(kept))
+                for side, column in zip(SIDES, batch.columns[:2], strict=True):
+                    ids = column.values.to_numpy()
+                    tally.tokens[side] += len(ids)
+                    tally.unknown[side] += int((ids == self._encoding.unknown_id).sum())
+        return Encoded(splits, self._rejected, tally, rows)
 
 
 def _without_form(row: _Row) -> int:

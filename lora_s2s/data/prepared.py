@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,6 @@ import pyarrow as pa
 from lora_s2s.data.split import SPLITS
 from lora_s2s.errors import DataError
 from lora_s2s.files import read_json, sha256_file
-from lora_s2s.reading.example import Example
 from lora_s2s.tokens.tokenise import Features, Ids
 
 MANIFEST, REJECTED, REPORT = "manifest.json", "rejected.jsonl", "report.html"
@@ -47,7 +46,7 @@ class SplitWriter:
         self._open.close()
 
     def add(self, split: str, batch: bytes, rows: int) -> None:
-        """Appends what :func:`record_batch` gave."""
+        """Appends what :func:`record_batch` gave, serialised."""
         if split not in self._writers:
             sink = self._open.enter_context(pa.OSFile(str(self._folder / f"{split}.arrow"), "wb"))
             self._writers[split] = self._open.enter_context(pa.ipc.new_file(sink, _SCHEMA))
@@ -55,15 +54,21 @@ class SplitWriter:
         self.rows[split] += rows
 
 
-def record_batch(rows: Sequence[tuple[Example, Features]]) -> bytes:
-    """Returns rows of a split as Arrow writes them, ready for :class:`SplitWriter`."""
-    columns = [
-        _lists([ids.input_ids for _, ids in rows]), _lists([ids.labels for _, ids in rows]),
-        [len(ids.input_ids) for _, ids in rows], [len(ids.labels) for _, ids in rows],
-        *([getattr(example, name) for example, _ in rows] for name in ("source", "target", "where")),
-    ]  # fmt: skip
-    written: bytes = pa.record_batch(columns, schema=_SCHEMA).serialize().to_pybytes()
-    return written
+class KeptRow(NamedTuple):
+    """One row of a split: ids of source and target in their frames, the texts, the ``file:line``."""
+
+    input_ids: Ids
+    labels: Ids
+    source: str
+    target: str
+    where: str
+
+
+def record_batch(rows: Sequence[KeptRow]) -> Any:
+    """Returns rows of a split as a record batch; serialised, it is what :class:`SplitWriter` takes."""
+    input_ids, labels, *texts = zip(*rows, strict=True)
+    columns = [_lists(input_ids), _lists(labels), [*map(len, input_ids)], [*map(len, labels)], *texts]
+    return pa.record_batch(columns, schema=_SCHEMA)
 
 
 def _lists(rows: Sequence[Ids]) -> Any:

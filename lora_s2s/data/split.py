@@ -65,9 +65,14 @@ def keys_of(examples: list[Example], split: int, seed: int) -> Keys:
 
 
 def joined(parts: list[Keys]) -> Keys:
-    """Returns the keys of all rows, in order."""
-    names = ("source", "target", "place", "split", "weight")
-    return Keys(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    """Returns the keys of all rows, in order; the parts are let go, column by column."""
+    columns = [[getattr(part, name) for part in parts] for name in Keys.__dataclass_fields__]
+    parts.clear()
+    whole = []
+    for column in columns:
+        whole.append(np.concatenate(column))
+        column.clear()
+    return Keys(*whole)
 
 
 @dataclass
@@ -82,7 +87,7 @@ class Decisions:
     """
 
     code: npt.NDArray[np.uint8]
-    copies: npt.NDArray[np.int32]
+    copies: npt.NDArray[np.int16]
     leaked: int
     classes: int
 
@@ -95,16 +100,17 @@ def decide(keys: Keys, fraction: float) -> Decisions:
     """
     code = keys.split.copy()
     train, held_out = code == TRAIN, code != TRAIN
-    leaking = train & np.isin(keys.source, keys.source[held_out])
-    leaked = int(np.isin(keys.source[held_out], keys.source[leaking]).sum())
-    code[leaking] = LEAKED
+    leaked = 0
+    if held_out.any():
+        leaking = train & np.isin(keys.source, keys.source[held_out])
+        leaked = int(np.isin(keys.source[held_out], keys.source[leaking]).sum())
+        code[leaking] = LEAKED
     code[_repeats(keys, train)] = DUPLICATE
     rows = np.flatnonzero(code == TRAIN)
     classes = _classes(keys.target[rows])
     if not (keys.split == VALIDATION).any():
-        chosen = held_out_places(keys.place[rows], fraction, classes)
-        code[rows[np.isin(keys.place[rows], chosen)]] = VALIDATION
-    copies = np.where(code == TRAIN, _copies(keys), np.int32(1))
+        code[rows[held_out_rows(keys.place[rows], fraction, classes)]] = VALIDATION
+    copies = np.where(code == TRAIN, _copies(keys), np.int16(1))
     code[copies == 0] = SET_ASIDE
     return Decisions(code, copies, leaked, 0 if classes is None else int(classes.max(initial=-1)) + 1)
 
@@ -113,8 +119,11 @@ def _repeats(keys: Keys, among: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     """Returns the rows whose pair stands before them among those asked for."""
     rows = np.flatnonzero(among)
     # One number a pair puts equal pairs side by side; whether they are equal is told by both hashes.
-    order = rows[np.argsort(keys.source[rows] * np.uint64(0x9E3779B97F4A7C15) ^ keys.target[rows], kind="stable")]
-    first, later = order[:-1], order[1:]
+    mixed = keys.source[rows] * np.uint64(0x9E3779B97F4A7C15) ^ keys.target[rows]
+    order = np.argsort(mixed, kind="stable")
+    mixed = mixed[order]
+    alike = np.flatnonzero(mixed[1:] == mixed[:-1])
+    first, later = rows[order[alike]], rows[order[alike + 1]]
     same = (keys.source[first] == keys.source[later]) & (keys.target[first] == keys.target[later])
     return np.asarray(later[same])
 
@@ -129,31 +138,32 @@ def _classes(targets: Hashes) -> npt.NDArray[np.int64] | None:
     return classes if few else None
 
 
-def held_out_places(places: Hashes, fraction: float, classes: npt.NDArray[np.int64] | None = None) -> Hashes:
-    """Returns the places that go to validation: at least one and not all, where there are two and ``fraction`` > 0.
+def held_out_rows(
+    places: Hashes, fraction: float, classes: npt.NDArray[np.int64] | None = None
+) -> npt.NDArray[np.bool_]:
+    """Returns which rows go to validation: at least one and not all, where there are two and ``fraction`` > 0.
 
     Args:
         places: (n,) of rows; those of one source have one place.
         classes: (n,) the class of each row: of every class with two sources or more, one is held out at least.
     """
-    distinct = np.unique(places)
-    if fraction <= 0 or len(distinct) < 2:
-        return distinct[:0]
-    chosen = _share(distinct, fraction)
+    if fraction <= 0 or not len(places) or places.min() == places.max():
+        return np.zeros(len(places), bool)
+    chosen = places < np.uint64(min(int(fraction * 2**64), 2**64 - 1))
+    if not chosen.any():
+        chosen = places == places.min()
     if classes is not None:
-        own = [np.unique(places[classes == number]) for number in range(int(classes.max()) + 1)]
-        missing = [place for place in own if len(place) > 1 and not np.isin(place, chosen).any()]
-        chosen = np.union1d(chosen, np.array([place[0] for place in missing], np.uint64))
-    return chosen[:-1] if len(chosen) == len(distinct) else chosen
+        for own in (classes == number for number in range(int(classes.max()) + 1)):
+            lowest = places[own].min()
+            if not chosen[own].any() and lowest != places[own].max():
+                chosen |= places == lowest
+    return np.asarray(places != places.max() if chosen.all() else chosen)
 
 
-def _share(places: Hashes, fraction: float) -> Hashes:
-    chosen = places[places < np.uint64(min(int(fraction * 2**64), 2**64 - 1))]
-    return chosen if len(chosen) else places[:1]
-
-
-def _copies(keys: Keys) -> npt.NDArray[np.int32]:
+def _copies(keys: Keys) -> npt.NDArray[np.int16]:
     """Returns how often each row is to stand in train: its weight, the part after the point by chance (its hash)."""
+    if (keys.weight == 1).all():
+        return np.ones(len(keys), np.int16)
     whole = np.floor(keys.weight)
     chance = (keys.source ^ keys.target).astype(np.float64) / 2.0**64
-    return np.asarray((whole + (chance < keys.weight - whole)).astype(np.int32))
+    return np.asarray((whole + (chance < keys.weight - whole)).astype(np.int16))

@@ -68,5 +68,5 @@ class Spool:
         self.rows += len(batch)
 
     def keys(self) -> Keys:
-        """Returns the keys of all rows."""
+        """Returns the keys of all rows, once: nothing is held twice."""
         return joined(self._keys)

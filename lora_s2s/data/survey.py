@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 SIDES = ("source", "target")
+Counts: TypeAlias = npt.NDArray[np.int64]
 LIMITS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
 _MOST_CLASSES_SHOWN = 20
 _BARS = 24
+_POINTS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "max": 1.0}
 # Of the rows, how many a suggested limit leaves whole: a cut source loses a part, a cut target its end.
 _WHOLE = {"source": 0.99, "target": 0.999}
 
@@ -54,14 +57,14 @@ class Tally:
     """What was counted of tokenised rows; two of them add up.
 
     Attributes:
-        lengths: tokens of every row kept or left out for its length, in their frames, before any cut.
+        lengths: how many rows have 0, 1, 2, … tokens in their frames, kept or left out for it, before any cut.
         truncated, tokens, unknown: of the rows kept.
         alike: hashes of the pairs without case, spacing and punctuation.
         copied: rows whose target stands in their source.
         kept: rows that went into a split, each once.
     """
 
-    lengths: dict[str, list[npt.NDArray[np.int32]]] = field(default_factory=lambda: {side: [] for side in SIDES})
+    lengths: dict[str, Counts] = field(default_factory=lambda: {side: np.zeros(0, np.int64) for side in SIDES})
     truncated: Counter[str] = field(default_factory=Counter)
     tokens: Counter[str] = field(default_factory=Counter)
     unknown: Counter[str] = field(default_factory=Counter)
@@ -73,7 +76,8 @@ class Tally:
     def add(self, other: Tally) -> None:
         """Adds another's counts."""
         for side in SIDES:
-            self.lengths[side] += other.lengths[side]
+            short, long = sorted((self.lengths[side], other.lengths[side]), key=len)
+            self.lengths[side] = long + np.pad(short, (0, len(long) - len(short)))
         for name in ("truncated", "tokens", "unknown", "classes"):
             getattr(self, name).update(getattr(other, name))
         self.alike += other.alike
@@ -83,7 +87,7 @@ class Tally:
 
 def tokens_report(tally: Tally) -> dict[str, Any]:
     """Returns the part of the report that is about tokens and pairs."""
-    lengths = {side: np.concatenate([*tally.lengths[side], np.zeros(0, np.int32)]) for side in SIDES}
+    lengths = tally.lengths
     alike = np.concatenate([*tally.alike, np.zeros(0, np.uint64)])
     return {
         **{f"{side}_tokens": _quantiles(lengths[side]) for side in SIDES},
@@ -98,29 +102,32 @@ def tokens_report(tally: Tally) -> dict[str, Any]:
     }
 
 
-def _quantiles(lengths: npt.NDArray[np.int32]) -> dict[str, int]:
-    points = {"p50": 50, "p90": 90, "p95": 95, "p99": 99, "max": 100}
-    values = np.percentile(lengths if len(lengths) else [0], [*points.values()], method="higher")
-    return {name: int(value) for name, value in zip(points, values, strict=True)}
+def _quantiles(counts: Counts) -> dict[str, int]:
+    return {name: _quantile(counts, share) for name, share in _POINTS.items()}
 
 
-def histogram(lengths: npt.NDArray[np.int32]) -> list[list[int]]:
+def _quantile(counts: Counts, share: float) -> int:
+    """Returns the length that at least this share of the rows do not exceed."""
+    below = np.cumsum(counts)
+    # One of n rows stands at the place (n - 1) · share, rounded up.
+    place = math.ceil((below[-1] - 1) * share) + 1 if below.size and below[-1] else 0
+    return int(np.searchsorted(below, place)) if place else 0
+
+
+def histogram(counts: Counts) -> list[list[int]]:
     """Returns [first length, rows] of bars of one width; the last bar holds everything from there on."""
-    if not len(lengths):
+    if not counts.any():
         return []
-    width = max(1, -(-int(np.percentile(lengths, 99.5)) // _BARS))
-    counts = np.bincount(np.minimum(lengths // width, _BARS))
-    return [[index * width, int(count)] for index, count in enumerate(counts)]
+    width = max(1, -(-_quantile(counts, 0.995) // _BARS))
+    bars = np.bincount(np.minimum(np.arange(len(counts)) // width, _BARS), weights=counts)
+    return [[index * width, int(count)] for index, count in enumerate(bars)]
 
 
-def _longer(lengths: npt.NDArray[np.int32]) -> dict[str, float]:
-    if not len(lengths):
-        return {}
-    most = int(lengths.max())
-    shown = [limit for limit in LIMITS if limit < most]
-    return {str(limit): round(float((lengths > limit).mean()), 6) for limit in shown}
+def _longer(counts: Counts) -> dict[str, float]:
+    shown = [limit for limit in LIMITS if limit < len(counts) - 1]
+    return {str(limit): round(float(counts[limit + 1 :].sum() / counts.sum()), 6) for limit in shown}
 
 
-def _suggested(lengths: npt.NDArray[np.int32], share: float) -> int:
-    wanted = int(np.quantile(lengths, share, method="higher")) if len(lengths) else 1
+def _suggested(counts: Counts, share: float) -> int:
+    wanted = max(1, _quantile(counts, share))
     return next((limit for limit in LIMITS if limit >= wanted), wanted)

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from unicodedata import category
@@ -203,10 +204,13 @@ class FastEncoder:
     def __call__(self, texts: Sequence[str], _side: str = "text", /) -> list[list[int]]:
         """Returns each text's ids; both sides are read alike."""
         split = [_words_of(text) if self._by_word else None for text in texts]
-        self._learn({word for words in split if words for word in words})
+        found = [None if words is None else [*map(self._words.get, words)] for words in split]
+        new = [place for place, pieces in enumerate(found) if pieces and None in pieces]
+        self._learn({word for place in new for word in split[place] or ()})
+        for place in new:
+            found[place] = [*map(self._words.get, split[place] or ())]
         whole = iter(self._encode([text for text, words in zip(texts, split, strict=True) if words is None]))
-        known = self._words
-        return [next(whole) if words is None else [piece for word in words for piece in known[word]] for words in split]
+        return [next(whole) if pieces is None else [*chain.from_iterable(pieces)] for pieces in found]  # type: ignore[arg-type]
 
     def _learn(self, words: Set[str]) -> None:
         if len(self._words) > _MOST_WORDS:
