@@ -106,12 +106,17 @@ def options(
 
 def _terminated(number: int, _frame: object) -> None:
     """Ends like an exception does, so that a folder half written is taken away; a training run has its own way."""
-    sys.exit(128 + number)
+    signal.signal(number, signal.SIG_IGN)  # a second one would end the clearing up
+    # Not through console: a handler may interrupt a write to the buffered stderr, which must not be re-entered.
+    os.write(2, f"\nstopped by {signal.Signals(number).name}; nothing half-written is left\n".encode())
+    sys.exit(128 + signal.SIGTERM)
 
 
 def main() -> None:
     """The console script."""
-    signal.signal(signal.SIGTERM, _terminated)
+    for name in ("SIGTERM", "SIGUSR1"):  # the second is SLURM's warning; not every system has it
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _terminated)
     # Libraries' own progress bars and advice would drown what this package says.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
