@@ -110,13 +110,9 @@ def check_run_folder(recipe: Recipe, *, resume: bool, overwrite: bool) -> tuple[
 
 
 def train_adapter(
-    recipe: Recipe,
-    *,
-    resume: bool = False,
-    anyway: bool = False,
-    overwrite: bool = False,
+    recipe: Recipe, *, resume: bool = False, anyway: bool = False, overwrite: bool = False,
     deadline: float | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Prepares, trains and writes the adapter's folder; returns the ``--json`` object of ``train``.
 
     Args:
@@ -296,7 +292,7 @@ def _running(folder: Path, *, resume: bool) -> Iterator[None]:
             saved = any(folder.glob("checkpoints/step-*"))
             if fresh and not saved:
                 shutil.rmtree(folder, ignore_errors=True)
-            elif saved and isinstance(error, KeyboardInterrupt | SystemExit):
+            elif saved and isinstance(error, KeyboardInterrupt | SystemExit | OSError):
                 say(f"{folder} holds what is done: continue with --resume")
             raise
 
@@ -304,9 +300,8 @@ def _running(folder: Path, *, resume: bool) -> Iterator[None]:
 def _finished(recipe: Recipe) -> dict[str, Any] | None:
     """Returns the object of a run that has come to its end already: whoever resumes until it is done need not know."""
     final = Path(recipe.output.dir) / str(recipe.output.name)
-    written = final / "recipe.yaml"
-    text = _RECIPE_HEAD + recipe_to_yaml(recipe)
-    if final.with_name(f"{final.name}.running").exists() or not written.is_file() or written.read_text("utf-8") != text:
+    written, same = final / "recipe.yaml", _RECIPE_HEAD + recipe_to_yaml(recipe)
+    if final.with_name(f"{final.name}.running").exists() or not written.is_file() or written.read_text("utf-8") != same:
         return None
     manifest = read_json(final / "manifest.json")
     say(f"{final} is done already")

@@ -32,11 +32,9 @@ _STATE = "state.json"
 _FREE = frozenset({"save_every", "keep_checkpoints", "evaluate_every", "early_stopping", "trackers", "on_nonfinite"})
 # Changing these changes what is trained from here on; a checkpoint fits all the same, and --resume-anyway takes it.
 _BEARABLE = {"package code", "torch", "forward", "training data"} | {
-    f"training.{key}"
-    for key in (
-        "epochs max_steps learning_rate schedule warmup weight_decay max_grad_norm label_smoothing dropout z_loss "
-        "gradient_checkpointing"
-    ).split()
+    "training." + key
+    for key in "epochs max_steps learning_rate schedule warmup weight_decay max_grad_norm label_smoothing dropout "
+    "z_loss gradient_checkpointing".split()
 }
 
 

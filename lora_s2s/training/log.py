@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import TextIO
 
 from accelerate import Accelerator
@@ -51,9 +50,7 @@ class TrackersMayFail:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
+    def __exit__(self, _kind: object, error: object, _trace: object) -> bool:
         # They raise errors of their own kinds, and none of them is worth a run.
         if not isinstance(error, Exception):
             return False

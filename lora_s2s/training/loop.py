@@ -148,9 +148,8 @@ class Run:
     out_of_time: bool = False
 
     def __post_init__(self) -> None:
-        self.began_at = self.state.step
+        self.began_at, self.saved_at = self.state.step, time.monotonic()
         self.saved = self.stands_at() if self.state.step else None
-        self.saved_at = time.monotonic()
 
     def stands_at(self) -> tuple[int, int]:
         """Returns the step, and the step that was evaluated last."""
@@ -255,10 +254,9 @@ class Run:
         what = f"{step}: the loss is {stats.loss}, its gradient norm {stats.grad_norm}"
         if policy == "stop":
             raise RunError(what, hint=_HINT)
-        if policy == "skip" and state.skipped_in_a_row + 1 >= _MOST_SKIPPED_IN_A_ROW:
-            raise RunError(f"{what}, as in the {state.skipped_in_a_row} steps before", hint=_HINT)
-        if policy == "restore" and state.restores >= _MOST_RESTORES:
-            raise RunError(f"{what}; gone back {state.restores} times already", hint=_HINT)
+        if state.skipped_in_a_row + 1 >= _MOST_SKIPPED_IN_A_ROW or state.restores >= _MOST_RESTORES:
+            again = f"{state.skipped_in_a_row} steps skipped in a row, {state.restores} times gone back"
+            raise RunError(f"{what}, after {again}", hint=_HINT)
         warn(f"{what}: {'the step is skipped' if policy == 'skip' else 'going back, to half the learning rate'}")
 
     def go_back(self) -> None:
@@ -288,11 +286,10 @@ class Run:
     def checkpoint_due(self) -> bool:
         """Every ``save_every`` steps or minutes, at a new best, at the end; at the start if it may be gone back to."""
         step, minutes = self.state.step, self.settings.save_minutes
-        if minutes is not None:
-            passed = self.accelerator.is_main_process and time.monotonic() - self.saved_at >= 60 * minutes
-            due = any_process(passed, self.accelerator)
-        else:
+        if minutes is None:
             due = bool(step and step % int(self.settings.save_every) == 0)
+        else:  # by the clock of any process, so that all agree
+            due = any_process(time.monotonic() - self.saved_at >= 60 * minutes, self.accelerator)
         first = self.saved is None and self.settings.on_nonfinite == "restore"
         return due or first or step == self.state.best_step or self.done() or self.out_of_time
 
