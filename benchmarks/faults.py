@@ -9,7 +9,6 @@ import argparse
 import json
 import platform
 import random
-import shutil
 import sys
 import tempfile
 import time
@@ -21,34 +20,9 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "faults")]
 
-from harness import TRAIN, Preloaded, Reference, check_same, check_whole, make_reference
+from harness import Preloaded, kill_and_continue, make_reference  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "faults-cpu.json"
-
-
-def kill_and_continue(
-    folder: Path, moments: list[float], reference: Reference, preloaded: Preloaded
-) -> tuple[Counter[str], list[str]]:
-    """Starts a run and kills each attempt at its moment; then lets it end. Returns counts and what went wrong."""
-    counts, wrong = Counter[str](), []
-    shutil.copytree(reference.start, folder)
-    for number, moment in enumerate([*moments, None]):
-        words = (*TRAIN, "--resume") if number else TRAIN
-        outcome = preloaded.run(folder, *words, kill_after=moment)
-        if outcome.code == -9:
-            counts["killed"] += 1
-            counts["killed with a checkpoint"] += check_whole(folder) > 0
-        elif outcome.code == 0:
-            counts["ended"] += 1
-        else:
-            wrong.append(f"{moments}: attempt {number} ended with {outcome.code}: {outcome.stderr[-500:]}")
-    try:
-        check_same(folder, reference)
-        counts["equal"] += 1
-    except (AssertionError, OSError) as error:
-        wrong.append(f"{moments}: {str(error)[:500]}")
-    shutil.rmtree(folder)
-    return counts, wrong
 
 
 def kills(count: int, seed: int, processes: int) -> dict[str, Any]:

@@ -33,6 +33,10 @@ training:
 output: {dir: adapters, name: it}
 """
 TRAIN = ("train", "recipe.yaml")
+# Half as long, for what is done at every file operation.
+SHORT = (
+    *TRAIN, "--set", "training.max_steps=6", "--set", "training.save_every=2", "--set", "training.evaluate_every=3",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,7 @@ class Reference:
     """The undisturbed run."""
 
     start: Path
+    words: tuple[str, ...]
     weights: bytes
     metrics: list[dict[str, Any]]
     names: list[str]
@@ -97,17 +102,17 @@ class Reference:
     operations: list[str]
 
 
-def make_reference(folder: Path, preloaded: Preloaded) -> Reference:
+def make_reference(folder: Path, preloaded: Preloaded, words: tuple[str, ...] = TRAIN) -> Reference:
     """Runs undisturbed, and lists the file operations on the way."""
     start = make_start(folder / "start", preloaded)
     whole, log = shutil.copytree(start, folder / "whole"), folder / "operations"
-    outcome = preloaded.run(whole, *TRAIN)
+    outcome = preloaded.run(whole, *words)
     assert outcome.code == 0, outcome.stderr
-    logged = preloaded.run(shutil.copytree(start, folder / "logged"), *TRAIN, log=str(log))
+    logged = preloaded.run(shutil.copytree(start, folder / "logged"), *words, log=str(log))
     assert logged.code == 0, logged.stderr
     assert weights(folder / "logged") == weights(whole)
     return Reference(
-        start, weights(whole), metrics(whole), names(whole), outcome.seconds,
+        start, words, weights(whole), metrics(whole), names(whole), outcome.seconds,
         log.read_text(encoding="utf-8").splitlines(),
     )  # fmt: skip
 
@@ -130,10 +135,16 @@ def names(folder: Path) -> list[str]:
 
 
 def check_same(folder: Path, reference: Reference) -> None:
-    """A run that has come to its end is the undisturbed one: weights, log, and no file more or less."""
+    """A run that has come to its end is the undisturbed one: weights, log, and no file more or less.
+
+    Which checkpoints stand may differ: one is saved wherever a signal stops a run.
+    """
     assert weights(folder) == reference.weights
     assert metrics(folder) == reference.metrics
-    assert names(folder) == reference.names
+    found, expected = ([name for name in some if "step-" not in name] for some in (names(folder), reference.names))
+    assert found == expected
+    assert not list(folder.rglob(".step-*"))
+    assert check_whole(folder) == len([name for name in reference.names if name.endswith("state.json")])
 
 
 def check_whole(folder: Path) -> int:
@@ -148,3 +159,39 @@ def check_whole(folder: Path) -> int:
     if (adapters / "it").exists():
         check_files(adapters / "it", read_json(adapters / "it" / "manifest.json")["files"])
     return len(found)
+
+
+def kill_and_continue(folder: Path, moments: list[float], reference: Reference, preloaded: Preloaded) -> list[int]:
+    """Starts a run, kills each attempt at its moment, lets the last one end, and compares; returns the exit codes."""
+    shutil.copytree(reference.start, folder)
+    codes = []
+    for number, moment in enumerate([*moments, None]):
+        words = (*reference.words, "--resume") if number else reference.words
+        outcome = preloaded.run(folder, *words, kill_after=moment)
+        assert outcome.code in (-9, 0), f"killed after {moments}, attempt {number}: {outcome.stderr}"
+        check_whole(folder)
+        codes.append(outcome.code)
+    check_same(folder, reference)
+    shutil.rmtree(folder)
+    return codes
+
+
+def fail_and_continue(folder: Path, number: int, kind: str, reference: Reference, preloaded: Preloaded) -> int:
+    """Has one file operation fail, checks what is told and what stands, continues and compares; returns the code."""
+    shutil.copytree(reference.start, folder)
+    outcome = preloaded.run(folder, *reference.words, fault=[number, kind])
+    case = f"{kind} at operation {reference.operations[number - 1]}: {outcome.code}: {outcome.stderr}"
+    # 0: what failed was not needed, such as making a folder that is there.
+    assert outcome.code in (0, 4 if kind in ("enospc", "full") else 1), case
+    if outcome.code:
+        assert "error: " in outcome.stderr, case
+        assert "  at: " in outcome.stderr, case
+        assert ("disk" if outcome.code == 4 else "Input/output error") in outcome.stderr, case
+    assert "Traceback" not in outcome.stderr, case
+    assert "unforeseen" not in outcome.stderr, case
+    check_whole(folder)
+    resumed = preloaded.run(folder, *reference.words, "--resume")
+    assert resumed.code == 0, f"{case}\nresumed: {resumed.stderr}"
+    check_same(folder, reference)
+    shutil.rmtree(folder)
+    return outcome.code

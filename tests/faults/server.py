@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -94,6 +95,7 @@ def one(asked: dict[str, Any]) -> dict[str, Any]:
 
 def serve() -> None:
     """Answers until stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a command line that has not begun simply ends
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     warm()
     print("ready", file=answers, flush=True)
