@@ -177,17 +177,17 @@ def continue_from(
         say(f"no checkpoint in {run_dir}: training from the start")
         return TrainState()
     _check_identity(checkpoint, identity, anyway=anyway)
-    _restore(checkpoint, model, optimizer)
+    _put_back(checkpoint, model, optimizer)
     say(f"resuming after step {checkpoint.state.step} ({checkpoint.path})")
     return checkpoint.state
 
 
-def _restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
+def _put_back(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
     load_adapter_state(model, load_file(checkpoint.path / _ADAPTER))
     load_optimizer_state(model, optimizer, load_file(checkpoint.path / _OPTIMIZER))
 
 
-def restore_newest(folder: Path, model: nn.Module, optimizer: Optimizer) -> Checkpoint:
+def restore(folder: Path, model: nn.Module, optimizer: Optimizer) -> Checkpoint:
     """Puts model and optimizer back to the newest whole checkpoint of the run that is going on, and returns it.
 
     Raises:
@@ -197,7 +197,7 @@ def restore_newest(folder: Path, model: nn.Module, optimizer: Optimizer) -> Chec
     if checkpoint is None:
         raise DataError("there is no checkpoint to go back to", where=str(folder))
     optimizer.state.clear()
-    _restore(checkpoint, model, optimizer)
+    _put_back(checkpoint, model, optimizer)
     return checkpoint
 
 

@@ -26,14 +26,7 @@ from lora_s2s.errors import RunError, Stopped, UsageError
 from lora_s2s.files import require_space
 from lora_s2s.forward.choose import fast_forward, forward_in_use, with_layout
 from lora_s2s.recipe.schema import TrainingSection
-from lora_s2s.training.checkpoint import (
-    continue_from,
-    prune,
-    restore_newest,
-    restored_adapter,
-    run_identity,
-    save_checkpoint,
-)  # fmt: skip
+from lora_s2s.training.checkpoint import continue_from, prune, restore, restored_adapter, run_identity, save_checkpoint
 from lora_s2s.training.encoder_cache import EncoderCache, check_cacheable, encoder_cache
 from lora_s2s.training.gradients import Abandoned, add_gradients, loss_scales, step_if_finite
 from lora_s2s.training.guards import StopSignals, peak_memory_bytes, run_lock, told_when_out_of_memory
@@ -222,7 +215,9 @@ class Run:
         try:
             stats = train_step(
                 self.model, self.optimizer, next_batches(), accelerator=self.accelerator, step=state.step,
-                learning_rate=rate * 0.5**state.restores, settings=settings, unwanted=self.step_unwanted,
+                learning_rate=rate * 0.5**state.restores, settings=settings,
+                # A step begun is left when a signal comes; several processes finish it, as they must agree.
+                unwanted=lambda: self.signals.received is not None and self.accelerator.num_processes == 1,
             )  # fmt: skip
         except Abandoned:
             self.optimizer.zero_grad(set_to_none=True)
@@ -234,10 +229,6 @@ class Run:
             state.advance(stats, seconds, memory, steps_in_epoch=len(self.plan.steps(state.epoch)))
             self.log.step(stats, state, epoch=self.plan.epochs_at(state), seconds=seconds, total=self.plan.total_steps)
         return stats
-
-    def step_unwanted(self) -> bool:
-        """Whether a signal came: a step begun is left then; several processes finish it, as they must agree."""
-        return self.signals.received is not None and self.accelerator.num_processes == 1
 
     def check(self, stats: StepStats) -> None:
         """Says what is wrong with a step, and raises RunError where it is not to be borne."""
@@ -261,7 +252,7 @@ class Run:
 
     def go_back(self) -> None:
         """Goes on from the newest whole checkpoint, at half the learning rate."""
-        checkpoint = restore_newest(self.run_dir / "checkpoints", self.model, self.optimizer)
+        checkpoint = restore(self.run_dir / "checkpoints", self.model, self.optimizer)
         self.state = replace(checkpoint.state, restores=self.state.restores + 1)
         self.log.cut(self.state.metrics_lines)
         warn(f"back at step {self.state.step}, for the {self.state.restores}. of at most {_MOST_RESTORES} times")
