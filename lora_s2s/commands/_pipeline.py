@@ -301,9 +301,11 @@ def _finished(recipe: Recipe) -> dict[str, Any] | None:
     """Returns the object of a run that has come to its end already: whoever resumes until it is done need not know."""
     final = Path(recipe.output.dir) / str(recipe.output.name)
     written, same = final / "recipe.yaml", _RECIPE_HEAD + recipe_to_yaml(recipe)
-    if final.with_name(f"{final.name}.running").exists() or not written.is_file() or written.read_text("utf-8") != same:
+    running = final.with_name(f"{final.name}.running")
+    if running.exists() or not written.is_file() or written.read_text("utf-8") != same:
         return None
-    manifest = read_json(final / "manifest.json")
+    with run_lock(running):  # takes away a lock that a killed process left
+        manifest = read_json(final / "manifest.json")
     say(f"{final} is done already")
     counts = {key: manifest["counts"][key] for key in ("trainable_parameters", "total_parameters")}
     return {"adapter": str(final), **manifest["training"], **counts}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,3 +29,11 @@ def reference(tmp_path_factory: pytest.TempPathFactory, preloaded: Preloaded) ->
 def short_reference(tmp_path_factory: pytest.TempPathFactory, preloaded: Preloaded) -> Reference:
     """The undisturbed run of 6 steps."""
     return make_reference(tmp_path_factory.mktemp("short"), preloaded, SHORT)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, reference: Reference, preloaded: Preloaded) -> Path:
+    """A folder with the finished adapter, to be left as it is."""
+    folder = shutil.copytree(reference.start, tmp_path_factory.mktemp("trained") / "it")
+    assert preloaded.run(folder, *TRAIN).code == 0
+    return folder

@@ -139,10 +139,10 @@ def check_same(folder: Path, reference: Reference) -> None:
 
     Which checkpoints stand may differ: one is saved wherever a signal stops a run.
     """
-    assert weights(folder) == reference.weights
+    assert weights(folder) == reference.weights, "the weights differ"
     assert metrics(folder) == reference.metrics
     found, expected = ([name for name in some if "step-" not in name] for some in (names(folder), reference.names))
-    assert found == expected
+    assert found == expected, sorted({*found} ^ {*expected})
     assert not list(folder.rglob(".step-*"))
     assert check_whole(folder) == len([name for name in reference.names if name.endswith("state.json")])
 

@@ -38,6 +38,14 @@ def test_killed_sixty_times(tmp_path: Path, reference: Reference, preloaded: Pre
         assert sum(pool.map(half, range(2))) > 40
 
 
+def test_killed_when_all_is_done_but_the_lock(tmp_path: Path, trained: Path, preloaded: Preloaded) -> None:
+    folder = shutil.copytree(trained, tmp_path / "run")
+    (folder / "adapters" / ".it.running.lock").write_text("process 1 on another")
+    outcome = preloaded.run(folder, *TRAIN, "--resume", "--json")
+    assert (outcome.code, '"steps": 12' in outcome.stdout) == (0, True)
+    assert names(folder) == names(trained)
+
+
 def started(folder: Path, reference: Reference, preloaded: Preloaded, number: int, **asked: object) -> str:
     """Starts a run, sends it a signal past its first steps, and returns what it said."""
     shutil.copytree(reference.start, folder)
@@ -105,13 +113,6 @@ VERBS = {
     "merge": ("merge", "adapters/it", "--out", "merged"),
     "predict": ("predict", "adapters/it", "--input", "rows.jsonl", "--output", "answers.jsonl"),
 }
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, reference: Reference, preloaded: Preloaded) -> Path:
-    folder = shutil.copytree(reference.start, tmp_path_factory.mktemp("trained") / "it")
-    assert preloaded.run(folder, *TRAIN).code == 0
-    return folder
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
