@@ -131,14 +131,28 @@ def options(
     """Options before the verb."""
 
 
-def _terminated(number: int, _frame: object) -> None:
-    """Ends like an exception does, so that a folder half written is taken away; a training run has its own way."""
-    sys.exit(128 + number)
+_stopping: list[int] = []
+
+
+def _stopped(number: int, _frame: object) -> None:
+    """Ends like an exception does, so that a folder half written is taken away; a training run has its own way.
+
+    A second signal ends at once: what is half written then has a name that the next run takes away.
+    """
+    code = 128 + (number if number == signal.SIGINT else signal.SIGTERM)
+    if _stopping:
+        os._exit(code)
+    _stopping.append(number)
+    # Not through console: a handler may interrupt a write to the buffered stderr, which must not be re-entered.
+    os.write(2, f"\nstopped by {signal.Signals(number).name}; nothing half-written is left\n".encode())
+    sys.exit(code)
 
 
 def main() -> None:
     """The console script."""
-    signal.signal(signal.SIGTERM, _terminated)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # the last is SLURM's warning; not every system has it
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _stopped)
     # Libraries' own progress bars and advice would drown what this package says.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -69,11 +69,11 @@ class SetupError(ToolkitError):
 
 
 class Stopped(ToolkitError):
-    """Stopped by a signal after a checkpoint was saved; the exit code is 128 + the signal's number."""
+    """Stopped by a signal after a checkpoint was saved: exit code 130 for SIGINT, 143 for SIGTERM and its like."""
 
     def __init__(self, signal_number: int, message: str, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
-        self.exit_code = 128 + signal_number
+        self.exit_code = 128 + (signal_number if signal_number == signal.SIGINT else signal.SIGTERM)
         self.signal_name = signal.Signals(signal_number).name
 
 

@@ -11,12 +11,13 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, TextIO
 
-from lora_s2s.errors import DataError, UsageError
+from lora_s2s.errors import DataError, ResourceError, UsageError
 
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -28,6 +29,74 @@ def sha256_file(path: Path) -> str:
         while chunk := stream.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def known_sha256(path: Path) -> str:
+    """Returns a file's SHA-256, worked out once in a process for as long as its size and time stay the same."""
+    about = path.stat()
+    return _known(path, about.st_size, about.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _known(path: Path, _size: int, _time: int) -> str:
+    return sha256_file(path)
+
+
+def described(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    """Returns ``{name: {"sha256", "bytes"}}`` of files, as a manifest's ``files`` holds it."""
+    return {path.name: {"sha256": known_sha256(path), "bytes": path.stat().st_size} for path in sorted(paths)}
+
+
+def check_files(folder: Path, files: object) -> None:
+    """Compares the files of a folder with what its manifest says of them; None, of a manifest without, is passed over.
+
+    Raises:
+        DataError: one is missing or differs, or the manifest's ``files`` are damaged.
+    """
+    if files is None:
+        return
+    if not isinstance(files, Mapping) or not all(Path(name).name == name for name in files):
+        raise DataError("the manifest's 'files' is damaged", where=str(folder / "manifest.json"))
+    hint = "get the folder again; if the change is yours, take the file's entry out of manifest.json"
+    for name in files:
+        if not (folder / name).is_file():
+            raise DataError("the file is missing, and the folder's manifest lists it", where=str(folder / name))
+        if described([folder / name])[name] != files[name]:
+            raise DataError("the file differs from its hash in manifest.json", hint=hint, where=str(folder / name))
+
+
+@lru_cache(maxsize=8)
+def code_hash(*rooms: str) -> str:
+    """Returns a hash of the sources of some of the package's rooms: what another version made may be made otherwise."""
+    package = Path(__file__).parent
+    return sha256_json([sha256_file(path) for room in rooms for path in sorted(package.glob(f"{room}/*.py"))])
+
+
+def require_space(folder: Path, size: int) -> None:
+    """Asks for disk space before anything is written.
+
+    Args:
+        folder: where to; an existing one.
+        size: in bytes.
+
+    Raises:
+        ResourceError: there is less.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        message = f"out of disk space: {size / 2**20:,.1f} MiB are needed, {free / 2**20:,.1f} MiB are free"
+        raise ResourceError(message, where=str(folder), hint="free some space, then run it again")
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Gives a failed write or sync inside the block the name of its file, which the system leaves away."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def sha256_text(text: str) -> str:
@@ -69,7 +138,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, staged = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with naming(path), os.fdopen(handle, "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
@@ -118,7 +187,8 @@ def open_text(path: Path) -> TextIO:
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -140,20 +210,18 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """
     if path.exists() and not replace:
         raise UsageError(f"{path} exists already", hint="choose another folder, or remove this one")
-    # The name says who works in it: what a killed process on this machine left is taken away.
-    mine = f".{path.name}.{socket.gethostname()[:32]}."
+    mine = _mine(path)
     made = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f"{glob.escape(mine)}*.staged.*"):
-            if not _alive(left.name.removeprefix(mine).split(".")[0]):
-                shutil.rmtree(left, ignore_errors=True)
+        _tidy(path)
         staged = Path(tempfile.mkdtemp(prefix=f"{mine}{os.getpid()}.staged.", dir=path.parent))
     except PermissionError as error:
         raise UsageError(f"cannot write into {path.parent}: {error.strerror}") from error
     try:
         os.chmod(staged, 0o755)
-        yield staged
+        with naming(path):
+            yield staged
         sync_tree(staged)
         move_folder(staged, path)
     except BaseException:
@@ -164,11 +232,27 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         raise
 
 
-def _alive(process: str) -> bool:
+def _mine(path: Path) -> str:
+    """The name of a folder at work says for what, and who works in it."""
+    return f".{path.name}.{socket.gethostname()[:32]}."
+
+
+def _tidy(path: Path) -> None:
+    """Takes away what killed processes of this machine left beside ``path``; what they had moved aside comes back."""
+    mine = _mine(path)
+    for left in path.parent.glob(f"{glob.escape(mine)}*"):
+        if not alive(left.name.removeprefix(mine).split(".")[0]):
+            if (left / "old").is_dir() and not path.exists():
+                os.rename(left / "old", path)
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def alive(process: str) -> bool:
+    """Whether a process of this machine, by its id, may still run."""
     try:
         if os.name == "posix":  # elsewhere signal 0 is no question
             os.kill(int(process), 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except (PermissionError, ValueError):
         pass
@@ -177,11 +261,20 @@ def _alive(process: str) -> bool:
 
 def move_folder(source: Path, destination: Path) -> None:
     """Renames a folder into place; what stood there goes only after the new one stands."""
-    if not destination.exists():
+    _tidy(destination)
+    replaces = destination.exists()
+    prefix = f"{_mine(destination)}{os.getpid()}.old."
+    aside = Path(tempfile.mkdtemp(prefix=prefix, dir=destination.parent)) if replaces else destination
+    try:
+        if replaces:
+            os.rename(destination, aside / "old")
         os.rename(source, destination)
-    else:
-        old = Path(tempfile.mkdtemp(prefix=f".{destination.name}.old.", dir=destination.parent))
-        os.rename(destination, old / "old")
-        os.rename(source, destination)
-        shutil.rmtree(old)
+    except BaseException:
+        if replaces:
+            if not destination.exists():
+                os.rename(aside / "old", destination)
+            shutil.rmtree(aside, ignore_errors=True)
+        raise
     _sync(destination.parent)
+    if replaces:
+        shutil.rmtree(aside)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Base = Annotated[
     str | None, typer.Option("--base", metavar="MODEL", help="A base to use in place of the one the adapter names.")
 ]
+
+
+def seconds_of(text: str) -> int:
+    """Returns the seconds of a time such as ``3h``, ``90m`` or ``45s``.
+
+    Raises:
+        UsageError: it is not one.
+    """
+    found = re.fullmatch(r"([1-9][0-9]{0,8})([hms])", text)
+    if not found:
+        raise UsageError(f"'{text}' is not a time, expected such as 3h, 90m or 45s")
+    return int(found[1]) * {"h": 3600, "m": 60, "s": 1}[found[2]]
 
 
 def check_writable(folder: Path) -> None:

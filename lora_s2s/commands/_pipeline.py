@@ -5,6 +5,7 @@ Heavy to import, so verbs do that inside their functions.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -26,13 +27,15 @@ from lora_s2s.data.prepared import PreparedDataset, SplitTable
 from lora_s2s.errors import UsageError, nearest
 from lora_s2s.evaluation.report import write_report
 from lora_s2s.export.card import write_card
-from lora_s2s.files import move_folder, sha256_json, sync_tree, write_json, write_text
-from lora_s2s.lora.adapter import save_adapter
+from lora_s2s.files import code_hash, described, move_folder, read_json, sha256_json, sync_tree, write_json, write_text
+from lora_s2s.hub import locate_model
+from lora_s2s.lora.adapter import CONFIG, WEIGHTS, save_adapter
 from lora_s2s.lora.inject import inject_lora, total_parameters, trainable_parameters
 from lora_s2s.models.common import begin_answers
 from lora_s2s.models.family import check_lengths
 from lora_s2s.models.loading import LoadedBase, enable_gradient_checkpointing, load_base
 from lora_s2s.models.precision import dtype_name, resolve_device, resolve_dtype
+from lora_s2s.models.weights import weights_hash
 from lora_s2s.recipe.load import recipe_to_yaml
 from lora_s2s.recipe.schema import Recipe, TrainingSection, ranks_by_name
 from lora_s2s.tokens.lossless import lossless_tokenizer, rows_carrying
@@ -43,6 +46,8 @@ from lora_s2s.training.plan import StepPlan
 from lora_s2s.training.validation import make_validation
 
 _RECIPE_HEAD = "# Every key as this run used it. Run it again: lora-s2s train THIS_FILE --set output.name=again\n"
+# What a run computes with: another version of it may give other last digits.
+_CODE = ("training", "forward", "lora", "models", "tokens", "data")
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers")
 
 
@@ -89,7 +94,8 @@ def check_run_folder(recipe: Recipe, *, resume: bool, overwrite: bool) -> tuple[
     """
     final = Path(recipe.output.dir) / str(recipe.output.name)
     running = final.with_name(f"{final.name}.running")
-    if final.exists() and not overwrite:
+    # A run and an adapter of one name: the run began with --overwrite.
+    if final.exists() and not (overwrite or (resume and running.exists())):
         raise UsageError(
             f"{final} exists already",
             hint="give the new one a name with --set output.name=…, or add --overwrite to replace it",
@@ -103,8 +109,18 @@ def check_run_folder(recipe: Recipe, *, resume: bool, overwrite: bool) -> tuple[
     return running, final
 
 
-def train_adapter(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
-    """Prepares, trains and writes the adapter's folder; returns the ``--json`` object of ``train``."""
+def train_adapter(
+    recipe: Recipe, *, resume: bool = False, anyway: bool = False, overwrite: bool = False,
+    deadline: float | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Prepares, trains and writes the adapter's folder; returns the ``--json`` object of ``train``.
+
+    Args:
+        anyway: see ``resume_anyway`` of :func:`lora_s2s.training.loop.train`.
+        deadline: on ``time.monotonic``'s clock; a run that ends there has ``stopped`` "deadline" and no adapter.
+    """
+    if resume and (finished := _finished(recipe)):
+        return finished
     running, final = check_run_folder(recipe, resume=resume, overwrite=overwrite)
     resolve_dtype(recipe.model.dtype, resolve_device())  # refused before minutes go into preparing
     prepared = prepare_data(recipe)
@@ -128,12 +144,20 @@ def train_adapter(recipe: Recipe, *, resume: bool = False, overwrite: bool = Fal
             run_dir=running,
             evaluate=make_validation(validation, pad_token_id=pad, **batching) if validation else None,
             resume=resume,
+            resume_anyway=anyway,
             identity=_identity(recipe, base, prepared),
+            deadline=deadline,
         )
+        if result.stopped == "deadline":
+            return {"adapter": None, **asdict(result), **counts}
+        if weights_hash(locate_model(base.name, base.revision)) != base.weights_sha256:
+            warn(f"{base.name} changed on disk during the run; the adapter is for its weights as they were")
         save_adapter(model, running)
-        tokenizer.save_pretrained(running)
+        tokenizer_files = map(Path, tokenizer.save_pretrained(running))
         write_text(running / "recipe.yaml", _RECIPE_HEAD + recipe_to_yaml(recipe))
         made = {**_origin(recipe, base, prepared), "training": asdict(result), "scores": {}}
+        loaded = (running / CONFIG, running / WEIGHTS, *tokenizer_files)
+        made["files"] = described(path for path in loaded if path.is_file())
         made["counts"] = {**counts, "train_tokens": len(train_tokens)}
         write_json(running / "manifest.json", made)
         write_report(running, name=final.name)
@@ -245,28 +269,49 @@ def _parameter_counts(model: nn.Module) -> dict[str, int]:
 
 def _identity(recipe: Recipe, base: LoadedBase, prepared: PreparedDataset) -> dict[str, str]:
     return {
-        "base": base.weights_sha256,
+        "package code": code_hash(*_CODE),
+        "torch": version("torch"),
+        "forward": os.environ.get("LORA_S2S_FORWARD", "fast"),
+        "training rows": str(len(prepared.train)),
+        "base weights on disk": base.weights_sha256,
         "dtype": str(base.dtype),
         "quantization": ",".join((base.quantization, *base.skip_quantization)),
-        "data": prepared.fingerprint,
+        "training data": prepared.fingerprint,
         "lora": sha256_json(recipe.lora.model_dump(mode="json")),
     }
 
 
 @contextmanager
 def _running(folder: Path, *, resume: bool) -> Iterator[None]:
-    """Makes the running folder, and takes it away again when the run fails before its first checkpoint."""
-    if folder.exists() and not resume:
-        with run_lock(folder):  # --overwrite does not reach a run that is alive
+    """Makes the running folder and holds it; takes it away again when the run fails before its first checkpoint."""
+    with run_lock(folder, take=os.environ.get("RANK", "0") == "0"):  # --overwrite does not reach a run that is alive
+        if folder.exists() and not resume:
             shutil.rmtree(folder)
-    fresh = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    except BaseException:
-        if fresh and not any(folder.glob("checkpoints/step-*")):
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+        fresh = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            yield
+        except BaseException as error:
+            saved = any(folder.glob("checkpoints/step-*"))
+            if fresh and not saved:
+                shutil.rmtree(folder, ignore_errors=True)
+            elif saved and isinstance(error, KeyboardInterrupt | SystemExit | OSError):
+                say(f"{folder} holds what is done: continue with --resume")
+            raise
+
+
+def _finished(recipe: Recipe) -> dict[str, Any] | None:
+    """Returns the object of a run that has come to its end already: whoever resumes until it is done need not know."""
+    final = Path(recipe.output.dir) / str(recipe.output.name)
+    written, same = final / "recipe.yaml", _RECIPE_HEAD + recipe_to_yaml(recipe)
+    running = final.with_name(f"{final.name}.running")
+    if running.exists() or not written.is_file() or written.read_text("utf-8") != same:
+        return None
+    with run_lock(running):  # takes away a lock that a killed process left
+        manifest = read_json(final / "manifest.json")
+    say(f"{final} is done already")
+    counts = {key: manifest["counts"][key] for key in ("trainable_parameters", "total_parameters")}
+    return {"adapter": str(final), **manifest["training"], **counts}
 
 
 def _stored(base: LoadedBase) -> str:

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated
 
 import typer
 
-from lora_s2s.commands._options import Json, RecipeName, Sets
+from lora_s2s.commands._options import Json, RecipeName, Sets, seconds_of
 
 
 def train(
     recipe: RecipeName,
     sets: Sets = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run of this name.")] = False,
+    resume_anyway: Annotated[
+        bool,
+        typer.Option(
+            "--resume-anyway", help="The same with other code, data of as many rows, rate or schedule: not bit for bit."
+        ),
+    ] = False,
+    stop_after: Annotated[
+        str | None,
+        typer.Option(
+            "--stop-after",
+            metavar="TIME",
+            help="Past 3h, 90m or 45s save a checkpoint and end with exit code 1: not done, --resume goes on.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the resolved recipe, rows, steps and parameters; train nothing.")
     ] = False,
@@ -21,13 +36,16 @@ def train(
 ) -> None:
     """Train an adapter; prepares the data first.
 
-    The adapter lands in adapters/NAME; data paths are relative to the current folder.
+    The adapter lands in adapters/NAME; data paths are relative to the current folder. Ctrl-C and SIGTERM save a
+    checkpoint first (exit codes 130 and 143); a second one stops at once.
     """
+    deadline = None if stop_after is None else time.monotonic() + seconds_of(stop_after)
     from lora_s2s.commands import _pipeline
     from lora_s2s.console import say, write_json, write_out
-    from lora_s2s.errors import UsageError
+    from lora_s2s.errors import RunError, UsageError
     from lora_s2s.recipe.load import load_recipe, recipe_to_yaml
 
+    resume = resume or resume_anyway
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other: keep one")
     loaded = load_recipe(recipe, sets or ())
@@ -35,9 +53,14 @@ def train(
         counted = _pipeline.dry_run(loaded)
         write_json(counted) if json else write_out(recipe_to_yaml(loaded).rstrip("\n"))
         return
-    result = _pipeline.train_adapter(loaded, resume=resume, overwrite=overwrite)
+    result = _pipeline.train_adapter(
+        loaded, resume=resume, anyway=resume_anyway, overwrite=overwrite, deadline=deadline
+    )
     if json:
         write_json(result)
+    if result["stopped"] == "deadline":
+        message = f"--stop-after {stop_after} ended the run after step {result['steps']}; a checkpoint is saved"
+        raise RunError(message, hint="the same command with --resume")
     losses = {"train loss": result["train_loss"], "validation loss": result["validation_loss"]}
     shown = ", ".join(f"{name} {value:.4f}" for name, value in losses.items() if value is not None)
     say(f"{result['steps']:,} steps, {shown}, {result['tokens_per_second']:,.0f} tokens/s: {result['adapter']}")

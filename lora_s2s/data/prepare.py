@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import asdict
 from datetime import datetime, timezone
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from lora_s2s.data.split import DUPLICATE, REASONS, SPLITS, TRAIN, Decisions, de
 from lora_s2s.data.spool import Spool
 from lora_s2s.data.survey import Tally, tokens_report
 from lora_s2s.errors import DataError, UsageError
-from lora_s2s.files import jsonl_line, read_json, sha256_file, sha256_json, whole_folder, write_json
+from lora_s2s.files import code_hash, jsonl_line, read_json, sha256_file, sha256_json, whole_folder, write_json
 from lora_s2s.formats.origins import find_origins, named_splits
 from lora_s2s.formats.rows import Rejected
 from lora_s2s.hub import locate_model
@@ -95,7 +94,7 @@ def prepare(
     languages = {"source_language": source_language, "target_language": target_language}
     identity = {
         "format": prepared.FORMAT,
-        "code": _code_hash(),
+        "code": code_hash(*_ROOMS),
         "data": {name: _content(value, format) for name, value in paths.items()},
         "tokenizer": tokenizer_hash(model_name, revision),
         "function": _function_hash(format),
@@ -171,13 +170,6 @@ def _paths(train: Any, validation: Any, test: Any) -> dict[str, Any]:
                 warn(f"{train}: {counted(len(others), 'file')} left out, no split in the name: {names}")
             return found
     return {split: value for split, value in named.items() if value or split == "train"}
-
-
-@lru_cache(maxsize=1)
-def _code_hash() -> str:
-    """Returns a hash of the code that prepares: what another version made is made again."""
-    package = Path(__file__).parents[1]
-    return sha256_json([sha256_file(path) for room in _ROOMS for path in sorted(package.glob(f"{room}/*.py"))])
 
 
 def _function_hash(format: str) -> str:

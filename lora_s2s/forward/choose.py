@@ -108,6 +108,12 @@ def encoder_states(model: nn.Module, batch: Batch) -> dict[int, Tensor] | None:
     return dict(zip(layout.row_order, parts, strict=True))
 
 
+def forward_in_use(model: nn.Module) -> str:
+    """Returns ``fast`` or ``reference``: what the losses of a model are computed by since the first batch."""
+    choice: _Choice | None = getattr(model, _CHOICE, None)
+    return "reference" if choice is None or choice.is_hf else "fast"
+
+
 def with_layout(model: nn.Module, batch: Batch) -> Batch:
     """Returns the batch with what the fast forward needs to know of it, made ahead on the CPU."""
     choice: _Choice | None = getattr(model, _CHOICE, None)

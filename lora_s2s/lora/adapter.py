@@ -12,7 +12,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from torch import Tensor, nn
 
 from lora_s2s.errors import DataError, SetupError, UsageError
-from lora_s2s.files import read_json, write_json
+from lora_s2s.files import check_files, read_json, write_json
 from lora_s2s.hub import CONVERT, check_folder, foreign_weights, is_folder, is_local, locate_model
 from lora_s2s.lora import token_rows
 from lora_s2s.lora.inject import START, check_base, wrap
@@ -131,7 +131,7 @@ def load_adapter(
 
     Raises:
         DataError: not an adapter, its config is refused, it was trained on another base, or its weights are not
-            exactly those this base needs, finite.
+            exactly those this base needs, finite; or a file differs from the manifest's hash.
         UsageError, SetupError: the base cannot be had, or the adapter's method does not work on one stored so.
     """
     folder = Path(folder)
@@ -204,6 +204,7 @@ def _read(folder: Path) -> tuple[AdapterSettings, dict[str, Any]]:
     manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
     if not isinstance(manifest, dict) or not isinstance(manifest.get("input", {}), dict):
         raise DataError("the manifest, or its 'input', is not an object", where=str(folder / MANIFEST))
+    check_files(folder, manifest.get("files"))
     return settings, manifest
 
 

@@ -18,7 +18,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
 from lora_s2s.errors import RunError, UsageError, nearest
-from lora_s2s.files import sha256_file, whole_folder, write_json, write_text
+from lora_s2s.files import described, require_space, sha256_file, whole_folder, write_json, write_text
 from lora_s2s.lora.adapter import MANIFEST, WEIGHTS, LoadedAdapter, load_adapter
 from lora_s2s.models.common import begin_answers
 from lora_s2s.models.loading import load_base, save_model
@@ -93,13 +93,15 @@ def merge_adapter(
         rest = [base for base in ONTO if quantized and base != onto]
         other = {base: _measured(_on_whole_base(adapter, base).model, probes) for base in rest}
         folded, tokenizer_from = folded_state(adapter, onto), _own_tokenizer(adapter)
+        require_space(staged, sum(weight.numel() for weight in folded.values()) * DTYPES[written].itemsize)
         save_model(folded, adapter.base, staged, dtype=DTYPES[written], tokenizer_from=tokenizer_from)
         del folded
         del adapter  # two whole models need not fit
         measures = _measured(load_base(str(staged), dtype=written, device=device).model, probes)
         report = MergeReport(str(out), onto, written, **measures, positions=_positions(probes), other=other)
         _check_report(report, exact=written == "float32" and (onto == "dequantized" or not quantized))
-        write_json(staged / MANIFEST, {**made_from, "check": {k: v for k, v in asdict(report).items() if k != "out"}})
+        check = {key: value for key, value in asdict(report).items() if key != "out"}
+        write_json(staged / MANIFEST, {**made_from, "check": check, "files": described(staged.iterdir())})
         write_text(staged / "README.md", _readme(report))
     return report
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lora_s2s.errors import DataError
-from lora_s2s.files import read_json, sha256_file, sha256_json
+from lora_s2s.files import known_sha256, read_json, sha256_json
 from lora_s2s.hub import CONVERT, foreign_weights
 
 WEIGHTS = "model.safetensors"
@@ -122,15 +124,16 @@ def sound(name: str, tensor: Tensor, path: Path) -> Tensor:
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Writes one safetensors file that everyone may read, as any other file here; safetensors itself makes it 0600."""
-    save_file(dict(tensors), path, metadata={"format": "pt"})
+    try:
+        save_file(dict(tensors), path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        # Its text holds the system's number, and a full disk is to be told as one.
+        number = re.search(r"os error (\d+)", str(error))
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, os.strerror(code), str(path)) from error
     path.chmod(0o644)
 
 
 def weights_hash(folder: Path) -> str:
     """Returns the SHA-256 over the sorted (file name, SHA-256) pairs of a model's weights, kept for the process."""
-    return _hash(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in weight_files(folder)))
-
-
-@lru_cache(maxsize=32)
-def _hash(files: tuple[tuple[Path, int, int], ...]) -> str:
-    return sha256_json([[path.name, sha256_file(path)] for path, _, _ in files])
+    return sha256_json([[path.name, known_sha256(path)] for path in weight_files(folder)])

@@ -197,12 +197,31 @@ class TrainingSection(Section):
         default=False, description="States of an encoder without adapters: once to disk, then read in every epoch."
     )
     gradient_checkpointing: bool = Field(default=False, description="Less memory for half as much compute again.")
-    save_every: int = Field(default=500, ge=1, description="Optimizer steps between checkpoints.")
+    save_every: str | int = Field(
+        default=500, description="Optimizer steps between checkpoints, such as 500, or minutes, such as 10m."
+    )
     keep_checkpoints: int = Field(default=2, ge=1, description="How many checkpoints stay, besides the best.")
     evaluate_every: int = Field(default=0, ge=0, description="Optimizer steps between validations; 0 is every epoch.")
     early_stopping: int = Field(default=0, ge=0, description="Validations without progress until the end; 0 is off.")
+    on_nonfinite: Literal["stop", "skip", "restore"] = Field(
+        default="stop",
+        description="Loss or gradient not finite: stop, skip the step, or go back to a checkpoint at half the rate.",
+    )
     seed: int = Field(default=42, ge=0, le=2**32 - 1, description="Seed of initial weights, order and dropout.")
     trackers: list[Tracker] = Field(default=[], description="Where metrics go besides metrics.jsonl.")
+
+    @field_validator("save_every", mode="before")
+    @classmethod
+    def _steps_or_minutes(cls, value: object) -> str | int:
+        text = str(value).replace("_", "")
+        if isinstance(value, bool) or not re.fullmatch(r"[1-9][0-9]{0,8}m?", text):
+            raise ValueError("should be a number of steps of at least 1, or of minutes, such as 10m")
+        return text if text.endswith("m") else int(text)
+
+    @property
+    def save_minutes(self) -> int | None:
+        """Minutes between checkpoints, where ``save_every`` counts them."""
+        return int(self.save_every[:-1]) if isinstance(self.save_every, str) else None
 
     @model_validator(mode="before")
     @classmethod

@@ -24,7 +24,7 @@ _MOST_PARTS = 1_500_000  # Gemma's 514,906 merges are a list each
 _REPEATED_GROUP = re.compile(r"\)[*+{]")
 
 
-def check_files(folder: Path) -> None:
+def check_tokenizer_files(folder: Path) -> None:
     """Refuses what would run code, open files elsewhere, or take long; chat templates are never read.
 
     Raises:

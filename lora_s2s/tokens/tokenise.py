@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from lora_s2s.errors import DataError, SetupError, ToolkitError, UsageError
 from lora_s2s.files import sha256_file, sha256_json
 from lora_s2s.hub import locate_model
-from lora_s2s.tokens.files import NO_TOKENIZER, TOKENIZER_FILES, check_files
+from lora_s2s.tokens.files import NO_TOKENIZER, TOKENIZER_FILES, check_tokenizer_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -85,7 +85,7 @@ def load_tokenizer(
     from transformers.utils import logging as transformers_logging
 
     folder = locate_model(model_name, revision, weights=False)
-    check_files(folder)
+    check_tokenizer_files(folder)
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:

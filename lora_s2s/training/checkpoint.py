@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,18 +18,24 @@ from torch.optim import Optimizer
 
 from lora_s2s.console import say, warn
 from lora_s2s.errors import DataError, ResourceError, RunError, UsageError
-from lora_s2s.files import read_json, sha256_file, sha256_json, whole_folder, write_json
+from lora_s2s.files import naming, read_json, require_space, sha256_file, sha256_json, whole_folder, write_json
 from lora_s2s.lora.adapter import adapter_state, load_adapter_state
 from lora_s2s.recipe.schema import TrainingSection
 from lora_s2s.training.optimizer import load_optimizer_state, optimizer_state
 from lora_s2s.training.result import TrainState
 
-_FORMAT = 1
+_FORMAT = 2
 _ADAPTER = "adapter.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
 _STATE = "state.json"
 # Changing these changes what is kept and shown, not what is trained.
-_FREE = frozenset({"save_every", "keep_checkpoints", "evaluate_every", "early_stopping", "trackers"})
+_FREE = frozenset({"save_every", "keep_checkpoints", "evaluate_every", "early_stopping", "trackers", "on_nonfinite"})
+# Changing these changes what is trained from here on; a checkpoint fits all the same, and --resume-anyway takes it.
+_BEARABLE = {"package code", "torch", "forward", "training data"} | {
+    "training." + key
+    for key in "epochs max_steps learning_rate schedule warmup weight_decay max_grad_norm label_smoothing dropout "
+    "z_loss gradient_checkpointing".split()
+}
 
 
 @dataclass(frozen=True)
@@ -53,12 +60,14 @@ def save_checkpoint(
     broken = [name for name, tensor in adapter.items() if not bool(torch.isfinite(tensor).all())]
     if broken:
         raise RunError(f"step {state.step}: the adapter is no longer finite ({broken[0]}); no checkpoint was written")
-    path = _path_of(folder, state.step)
+    path, moments = _path_of(folder, state.step), optimizer_state(model, optimizer)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        require_space(folder, sum(t.numel() * t.element_size() for t in (*adapter.values(), *moments.values())))
         with whole_folder(path, replace=True) as staged:
             hashes = {
                 _ADAPTER: _write_tensors(staged / _ADAPTER, adapter),
-                _OPTIMIZER: _write_tensors(staged / _OPTIMIZER, optimizer_state(model, optimizer)),
+                _OPTIMIZER: _write_tensors(staged / _OPTIMIZER, moments),
             }
             content = {"format": _FORMAT, "state": asdict(state), "identity": identity, "sha256": hashes}
             write_json(staged / _STATE, {**content, "own_sha256": sha256_json(content)})
@@ -66,15 +75,17 @@ def save_checkpoint(
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise ResourceError(
-            f"the disk is full: {path} was not written", hint="free some space, then --resume"
+            f"the disk is full: {path} was not written", hint="free some space, then --resume", where=error.filename
         ) from error
     return path
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
     # Serialised first so that a full disk is an OSError with its number, not safetensors' own text.
-    path.write_bytes(save(tensors))
-    return sha256_file(path)
+    content = save(tensors)
+    with naming(path):
+        path.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -146,12 +157,13 @@ def run_identity(given: dict[str, str], settings: TrainingSection, processes: in
 
 
 def continue_from(
-    run_dir: Path, model: nn.Module, optimizer: Optimizer, *, resume: bool, identity: dict[str, str]
+    run_dir: Path, model: nn.Module, optimizer: Optimizer, *, resume: bool, anyway: bool, identity: dict[str, str]
 ) -> TrainState:
     """Restores model and optimizer from the newest whole checkpoint and returns its state, or a new state.
 
     Raises:
-        UsageError: there are checkpoints and ``resume`` is false, or they belong to another run.
+        UsageError: there are checkpoints and ``resume`` is false, or they belong to another run, and the differences
+            are not such that ``anyway`` bears with them.
         DataError: every checkpoint is damaged.
     """
     folder = run_dir / "checkpoints"
@@ -164,36 +176,59 @@ def continue_from(
     if checkpoint is None:
         say(f"no checkpoint in {run_dir}: training from the start")
         return TrainState()
-    _check_identity(checkpoint, identity)
-    load_adapter_state(model, load_file(checkpoint.path / _ADAPTER))
-    load_optimizer_state(model, optimizer, load_file(checkpoint.path / _OPTIMIZER))
+    _check_identity(checkpoint, identity, anyway=anyway)
+    _put_back(checkpoint, model, optimizer)
     say(f"resuming after step {checkpoint.state.step} ({checkpoint.path})")
     return checkpoint.state
 
 
-def _check_identity(checkpoint: Checkpoint, identity: dict[str, str]) -> None:
+def _put_back(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
+    load_adapter_state(model, load_file(checkpoint.path / _ADAPTER))
+    load_optimizer_state(model, optimizer, load_file(checkpoint.path / _OPTIMIZER))
+
+
+def restore(folder: Path, model: nn.Module, optimizer: Optimizer) -> Checkpoint:
+    """Puts model and optimizer back to the newest whole checkpoint of the run that is going on, and returns it.
+
+    Raises:
+        DataError: there is none, or every one is damaged.
+    """
+    checkpoint = newest_checkpoint(folder)
+    if checkpoint is None:
+        raise DataError("there is no checkpoint to go back to", where=str(folder))
+    optimizer.state.clear()
+    _put_back(checkpoint, model, optimizer)
+    return checkpoint
+
+
+def _check_identity(checkpoint: Checkpoint, identity: dict[str, str], *, anyway: bool) -> None:
     then = checkpoint.identity
-    different = [
-        f"  {key}: checkpoint {then.get(key, 'nothing')}, now {identity.get(key, 'nothing')}"
-        for key in sorted({*then, *identity})
-        if then.get(key) != identity.get(key)
-    ]
-    if different:
-        message = f"{checkpoint.path.name} belongs to another run; these differ:"
-        hint = "undo the change to continue, or start a new run under another output.name"
-        raise UsageError("\n".join([message, *different]), hint=hint, where=str(checkpoint.path))
+    differing = [key for key in sorted({*then, *identity}) if then.get(key) != identity.get(key)]
+    # A hash says what it has to say in its first digits.
+    values = [[said.get(key, "nothing")[:40] for said in (then, identity)] for key in differing]
+    lines = [f"  {key}: checkpoint {old}, now {new}" for key, (old, new) in zip(differing, values, strict=True)]
+    if not differing:
+        return
+    bearable = _BEARABLE.issuperset(differing)
+    if bearable and anyway:
+        warn("\n".join(["going on in spite of these differences, so not bit for bit:", *lines]))
+        return
+    way = "go on all the same with --resume-anyway" if bearable else "start a new run under another output.name"
+    hint = f"undo the change to continue, or {way}"
+    message = f"{checkpoint.path.name} belongs to another run; these differ:"
+    raise UsageError("\n".join([message, *lines]), hint=hint, where=str(checkpoint.path))
 
 
 def prune(folder: Path, *, current: int, keep: int, best: int | None) -> None:
     """Deletes all but the ``keep`` newest up to step ``current`` and the best; call it once the new one stands.
 
     Steps beyond ``current`` are damaged leftovers that a resumed run has passed over; dot folders are what a killed
-    process had not finished writing.
+    process had not finished writing, or deleting.
     """
+    for unfinished in folder.glob(".step-*"):
+        shutil.rmtree(unfinished)
     found = checkpoints(folder)
     newest = [path for path in found if _step_of(path) <= current][-max(keep, 1) :]
     for path in found:
         if path not in newest and _step_of(path) != best:
-            shutil.rmtree(path)
-    for unfinished in folder.glob(".step-*"):
-        shutil.rmtree(unfinished)
+            shutil.rmtree(path.rename(path.with_name(f".{path.name}.deleted")))

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 
+from lora_s2s.console import say, warn
 from lora_s2s.errors import ResourceError, Stopped, UsageError
+from lora_s2s.files import naming
 from lora_s2s.models.precision import ran_out_of_memory
 
 try:
@@ -23,44 +27,82 @@ except ModuleNotFoundError:  # Windows: no advisory lock on a folder, so none is
     fcntl = None  # type: ignore[assignment]
 
 
+_held: set[Path] = set()
+# SLURM's word that time is nearly up, where a job asks for it.
+_WARNING = getattr(signal, "SIGUSR1", None)
+
+
 @contextmanager
 def run_lock(folder: Path, *, take: bool = True) -> Iterator[None]:
-    """Holds the folder where ``take`` says so; the system lets go when the process ends, however it ends.
+    """Holds a run's folder, by a lock on a file beside it that says who; this process may hold it more than once.
+
+    The system lets go when the process ends, however it ends; a file that is left behind is told and taken over.
+
+    Args:
+        take: whether this process is the one that writes.
 
     Raises:
         UsageError: another process holds it.
     """
-    if fcntl is None or not take:
+    path = folder.resolve().with_name(f".{folder.resolve().name}.lock")
+    if fcntl is None or not take or path in _held:
         yield
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = _locked(path, folder)
+    _held.add(path)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            hint = "wait for it, or give this run another output.name"
-            raise UsageError(f"another run is training in {folder}", hint=hint) from error
         yield
     finally:
+        _held.discard(path)
+        path.unlink(missing_ok=True)
         os.close(descriptor)
 
 
+def _locked(path: Path, folder: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.read(descriptor, 300).decode(errors="replace")
+            os.close(descriptor)
+            hint = "wait for it, or give this run another output.name"
+            raise UsageError(f"another run is training in {folder}: {owner or 'just begun'}", hint=hint) from error
+        except OSError as error:
+            warn(f"{path.parent} knows no locks ({error.strerror}): nothing keeps a second run out of {folder}")
+            return descriptor
+        # Whoever held it may have taken the file away before this process locked it.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                break
+        os.close(descriptor)
+    if left := os.read(descriptor, 300).decode(errors="replace"):
+        say(f"{folder}: the run that was here has ended without a word ({left})")
+    began = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    with naming(path):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}, begun {began}".encode(), 0)
+    return descriptor
+
+
 class StopSignals:
-    """While entered, remembers the first SIGINT or SIGTERM in ``received``; the old handlers come back afterwards.
+    """While entered, remembers the first SIGINT, SIGTERM or SIGUSR1 in ``received``; then the old handlers come back.
 
     Outside the main thread, where Python allows no handlers, it watches nothing.
 
     Raises:
-        Stopped: from wherever the program is, when a second signal comes.
+        Stopped: from wherever the program is, when a second signal comes; after SIGUSR1, which only warns, a third.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._old: dict[signal.Signals, Any] = {}
+        self._old: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            self._old = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+            watched = [signal.SIGINT, signal.SIGTERM, *([_WARNING] if _WARNING else [])]
+            self._old = {number: signal.signal(number, self._handle) for number in watched}
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -68,11 +110,11 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self.received is not None:
+        if self.received is not None and self.received != _WARNING:
             raise Stopped(number, "stopped at once; the last checkpoint stands", hint="the same command with --resume")
         self.received = number
         # Not through console: a handler may interrupt a write to the buffered stderr, which must not be re-entered.
-        os.write(2, b"\nstopping: finishing this step and saving a checkpoint (once more to stop at once)\n")
+        os.write(2, b"\nstopping: saving a checkpoint (once more to stop at once)\n")
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 
 from lora_s2s.console import ProgressLine, warn
 from lora_s2s.errors import SetupError
-from lora_s2s.files import jsonl_line, write_bytes
+from lora_s2s.files import jsonl_line, naming, write_bytes
 from lora_s2s.recipe.schema import TrainingSection
 from lora_s2s.training.result import StepStats, TrainState
 
@@ -37,7 +37,27 @@ def start_trackers(accelerator: Accelerator, settings: TrainingSection, run_dir:
     if settings.trackers:
         values = settings.model_dump().items()
         config = {key: value if isinstance(value, int | float) else str(value) for key, value in values}
-        accelerator.init_trackers("lora_s2s", config=config, init_kwargs={"wandb": {"dir": str(run_dir)}})
+        with TrackersMayFail(accelerator):
+            accelerator.init_trackers("lora_s2s", config=config, init_kwargs={"wandb": {"dir": str(run_dir)}})
+
+
+class TrackersMayFail:
+    """Calls to trackers go inside: whatever fails there is told, once, and training goes on without trackers."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: object, _trace: object) -> bool:
+        # They raise errors of their own kinds, and none of them is worth a run.
+        if not isinstance(error, Exception):
+            return False
+        self._accelerator.trackers.clear()
+        reason = " ".join(str(error).split())[:200]
+        warn(f"a tracker failed, training goes on without: {type(error).__name__}: {reason}")
+        return True
 
 
 class RunLog:
@@ -51,18 +71,27 @@ class RunLog:
     def __init__(self, folder: Path, accelerator: Accelerator, progress: ProgressLine, *, keep_lines: int) -> None:
         self._accelerator = accelerator
         self._progress = progress
+        self._path = folder / METRICS
         self._stream: TextIO | None = None
+        self.cut(keep_lines)
+
+    def cut(self, keep_lines: int) -> None:
+        """Goes on after the first ``keep_lines`` lines."""
+        self.close()
         self.lines = keep_lines
-        if accelerator.is_main_process:
-            self.lines = _keep(folder / METRICS, keep_lines)
-            self._stream = (folder / METRICS).open("a", encoding="utf-8")
+        if self._accelerator.is_main_process:
+            self.lines = _keep(self._path, keep_lines)
+            self._stream = self._path.open("a", encoding="utf-8")
 
     def step(self, stats: StepStats, state: TrainState, *, epoch: float, seconds: float, total: int) -> None:
         """Logs one optimizer step that took ``seconds``: the JSON line, the trackers, the live line."""
         line = {
             "step": state.step,
             "epoch": round(epoch, 4),
-            **asdict(stats),
+            # JSON has no word for what is not finite, and a curve no place.
+            **{key: value for key, value in asdict(stats).items() if stats.finite or key not in ("loss", "grad_norm")},
+            "skipped": state.skipped,
+            "restores": state.restores,
             "tokens_per_second": round(stats.tokens / seconds, 1),
             "memory_bytes": state.peak_memory_bytes,
             "seconds": round(state.seconds, 3),
@@ -78,8 +107,9 @@ class RunLog:
     def sync(self) -> int:
         """Puts every line on the disk and returns how many there are."""
         if self._stream:
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
+            with naming(self._path):
+                self._stream.flush()
+                os.fsync(self._stream.fileno())
         return self.lines
 
     def close(self) -> None:
@@ -90,10 +120,13 @@ class RunLog:
     def _write(self, line: Mapping[str, float], group: str) -> None:
         self.lines += 1
         if self._stream:
-            self._stream.write(jsonl_line(dict(line)))
-            self._stream.flush()
-        values = {f"{group}/{key}": value for key, value in line.items() if key != "step"}
-        self._accelerator.log(values, step=int(line["step"]))
+            with naming(self._path):
+                self._stream.write(jsonl_line(dict(line)))
+                self._stream.flush()
+        if self._accelerator.trackers:
+            with TrackersMayFail(self._accelerator):
+                values = {f"{group}/{key}": value for key, value in line.items() if key != "step"}
+                self._accelerator.log(values, step=int(line["step"]))
 
 
 def _keep(path: Path, count: int) -> int:

@@ -44,8 +44,13 @@ def same_start(parameters: Iterable[nn.Parameter], accelerator: Accelerator) -> 
             parameter.data.copy_(broadcast(parameter.data.contiguous()))
 
 
+def any_process(said: bool, accelerator: Accelerator) -> bool:
+    """Says whether any process says so; all must ask at the same step."""
+    return summed([float(said)], accelerator)[0] > 0
+
+
 def stop_signal(received: int | None, accelerator: Accelerator) -> int | None:
     """Returns the signal to stop for, on every process as soon as any has one: all must stop at the same step."""
-    if summed([float(received is not None)], accelerator)[0] == 0:
+    if not any_process(received is not None, accelerator):
         return None
     return received if received is not None else int(signal.SIGTERM)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class StepStats:
-    """One optimizer step over all processes: mean loss in nats a target token, norm before clipping, real tokens."""
+    """One optimizer step over all processes: mean loss in nats a target token, norm before clipping, real tokens.
+
+    Where one of the two is not finite, nothing was changed by the step.
+    """
 
     loss: float
     learning_rate: float
@@ -20,6 +24,11 @@ class StepStats:
         """Real source and target tokens."""
         return self.source_tokens + self.target_tokens
 
+    @property
+    def finite(self) -> bool:
+        """Whether loss and gradients are numbers."""
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
 
 @dataclass
 class TrainState:
@@ -27,7 +36,8 @@ class TrainState:
 
     ``step`` optimizer steps are done; the next one is number ``position`` (from 0) of epoch ``epoch`` (from 0).
     ``epoch_loss_sum / epoch_target_tokens`` is the mean loss of the epoch that was trained last. ``seconds`` is time
-    spent training, without evaluations and checkpoints.
+    spent training, without evaluations and checkpoints. ``skipped`` steps changed nothing, their loss or gradients not
+    being finite; ``restores`` times the run went back to a checkpoint for that. ``forward`` is the one in use.
     """
 
     step: int = 0
@@ -44,19 +54,26 @@ class TrainState:
     evaluations_without_gain: int = 0
     metrics_lines: int = 0
     peak_memory_bytes: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    restores: int = 0
+    forward: str | None = None
 
     def advance(self, stats: StepStats, seconds: float, memory_bytes: int, *, steps_in_epoch: int) -> None:
         """Counts one optimizer step."""
-        if self.position == 0:
-            self.epoch_loss_sum, self.epoch_target_tokens = 0.0, 0
-        self.epoch_loss_sum += stats.loss * stats.target_tokens
-        self.epoch_target_tokens += stats.target_tokens
+        if stats.finite:
+            if self.position == 0:
+                self.epoch_loss_sum, self.epoch_target_tokens = 0.0, 0
+            self.epoch_loss_sum += stats.loss * stats.target_tokens
+            self.epoch_target_tokens += stats.target_tokens
+        self.skipped += not stats.finite
+        self.skipped_in_a_row = 0 if stats.finite else self.skipped_in_a_row + 1
         self.tokens += stats.tokens
         self.seconds += seconds
         self.peak_memory_bytes = max(self.peak_memory_bytes, memory_bytes)
         self.step += 1
         self.position += 1
-        if self.position == steps_in_epoch:
+        if self.position >= steps_in_epoch:
             self.epoch, self.position = self.epoch + 1, 0
 
     def remember(self, validation_loss: float) -> None:
@@ -77,7 +94,8 @@ class TrainResult:
     ``train_loss`` is the token-weighted mean over the last epoch, ``validation_loss`` that of the adapter kept (None
     without validation), both in nats a target token. ``tokens`` are real source and target tokens;
     ``tokens_per_second`` counts training time alone. ``resumed_from`` is a step or None, ``stopped`` is
-    ``"early_stopping"`` or None, ``kept`` is ``"best"`` or ``"last"`` and ``kept_step`` the step it comes from.
+    ``"early_stopping"``, ``"deadline"`` (the run is not done) or None, ``kept`` is ``"best"`` or ``"last"`` and
+    ``kept_step`` the step it comes from. ``skipped`` and ``restores``: see :class:`TrainState`.
     """
 
     steps: int
@@ -91,3 +109,5 @@ class TrainResult:
     stopped: str | None
     kept: str
     kept_step: int
+    skipped: int = 0
+    restores: int = 0

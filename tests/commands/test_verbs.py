@@ -205,12 +205,13 @@ def test_overwrite_leaves_a_living_run_alone(invoke: Invoke, here: Path, tiny_mo
     fcntl = pytest.importorskip("fcntl")
     write_csv(here / "train.csv")
     (here / "adapters/it.running/checkpoints").mkdir(parents=True)
-    descriptor = os.open(here / "adapters/it.running", os.O_RDONLY)
+    descriptor = os.open(here / "adapters/.it.running.lock", os.O_RDWR | os.O_CREAT)
+    os.write(descriptor, b"process 1 on another")
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     words = settings(tiny_model, "output.name=it")
     result = invoke("train", "flan-t5-small", *words, *QUICK, "--overwrite", code=2)
     os.close(descriptor)
-    assert "another run is training" in result.stderr
+    assert "another run is training in adapters/it.running: process 1 on another" in result.stderr
     assert (here / "adapters/it.running/checkpoints").is_dir()
 
 

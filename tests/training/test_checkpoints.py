@@ -108,7 +108,13 @@ def flip(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
-DAMAGE = {"flipped bit": flip, "cut": lambda path: os.truncate(path, 10), "missing": Path.unlink}
+DAMAGE = {
+    "flipped bit": flip,
+    "cut": lambda path: os.truncate(path, 10),
+    "halved": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "emptied": lambda path: os.truncate(path, 0),
+    "missing": Path.unlink,
+}
 
 
 @pytest.mark.parametrize("name", ["adapter.safetensors", "optimizer.safetensors", "state.json"])

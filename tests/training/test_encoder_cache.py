@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -66,7 +67,7 @@ def test_an_encoder_that_trains_or_drops_out_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_disk_too_small_is_told_before_anything_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoder_cache.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr(encoder_cache, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=1000)))
     with pytest.raises(ResourceError, match="the disk has 1,000"):
         run(tmp_path, model=decoder_adapter(), cache_encoder=True)
 

@@ -49,7 +49,7 @@ def test_a_metrics_line_a_step(tmp_path: Path) -> None:
     assert [line["epoch"] for line in lines] == [0.25, 0.5, 0.75, 1.0, 1.25]
     assert set(lines[0]) == {
         "step", "epoch", "loss", "learning_rate", "grad_norm", "target_tokens", "source_tokens",
-        "tokens_per_second", "memory_bytes", "seconds",
+        "tokens_per_second", "memory_bytes", "seconds", "skipped", "restores",
     }  # fmt: skip
     assert sum(line["target_tokens"] for line in lines[:4]) == rows.target_lengths.sum()
     assert sum(line["source_tokens"] for line in lines[:4]) == rows.source_lengths.sum()

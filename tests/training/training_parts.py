@@ -21,6 +21,7 @@ from lora_s2s.training.loop import train
 from lora_s2s.training.result import TrainResult
 
 VOCABULARY = 96
+OPTIONS = ("evaluate", "resume", "resume_anyway", "identity", "deadline")
 PAD = 0
 
 
@@ -77,7 +78,7 @@ def section(**changes: Any) -> TrainingSection:
 
 def run(folder: Path, *, model: Any = None, rows: Rows | None = None, **options: Any) -> TrainResult:
     """Trains; keywords that are settings go to the settings, the others to ``train``."""
-    mine = {key: options.pop(key) for key in ("evaluate", "resume", "identity") if key in options}
+    mine = {key: options.pop(key) for key in OPTIONS if key in options}
     return train(
         model if model is not None else tiny_model(),
         rows if rows is not None else Rows(24),

@@ -1,0 +1,39 @@
+"""One preloaded process and the undisturbed runs, for all tests here."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import SHORT, TRAIN, Preloaded, Reference, make_reference
+
+
+@pytest.fixture(scope="session")
+def preloaded() -> Iterator[Preloaded]:
+    """Runs command lines in forks."""
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("the failing file layer asks Linux for the names of open files")
+    with Preloaded() as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory, preloaded: Preloaded) -> Reference:
+    """The undisturbed run of 12 steps."""
+    return make_reference(tmp_path_factory.mktemp("reference"), preloaded, TRAIN)
+
+
+@pytest.fixture(scope="session")
+def short_reference(tmp_path_factory: pytest.TempPathFactory, preloaded: Preloaded) -> Reference:
+    """The undisturbed run of 6 steps."""
+    return make_reference(tmp_path_factory.mktemp("short"), preloaded, SHORT)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, reference: Reference, preloaded: Preloaded) -> Path:
+    """A folder with the finished adapter, to be left as it is."""
+    folder = shutil.copytree(reference.start, tmp_path_factory.mktemp("trained") / "it")
+    assert preloaded.run(folder, *TRAIN).code == 0
+    return folder

@@ -1,0 +1,197 @@
+"""Runs that are killed or whose files fail, continued, and compared with the undisturbed run byte for byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+ROWS = 30
+# Every kind of state at once: dropout, accumulation, validation, the best so far, early stopping, LoRA+.
+RECIPE = """\
+model: {name: demo}
+data: {train: rows.jsonl, validation_fraction: 0.2}
+lora: {r: 4, alpha: 8, dropout: 0.1, target_modules: attention-qv}
+training:
+  max_steps: 12
+  batch_size: 4
+  gradient_accumulation: 2
+  learning_rate: 3e-3
+  lora_plus_ratio: 4
+  dropout: 0.1
+  save_every: 3
+  evaluate_every: 2
+  early_stopping: 5
+  keep_checkpoints: 2
+output: {dir: adapters, name: it}
+"""
+TRAIN = ("train", "recipe.yaml")
+# Half as long, for what is done at every file operation.
+SHORT = (
+    *TRAIN, "--set", "training.max_steps=6", "--set", "training.save_every=2", "--set", "training.evaluate_every=3",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command line ended; ``code`` is negative where a signal ended it."""
+
+    code: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+
+class Preloaded:
+    """Talks to ``server.py``; a context manager."""
+
+    def __enter__(self) -> Preloaded:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / "server.py")],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
+        )  # fmt: skip
+        assert self._answer() == "ready"
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._process.communicate()
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def run(self, folder: Path, *words: str, **asked: Any) -> Outcome:
+        """Runs a command line in a folder; keywords as ``server.py`` says."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"words": words, "folder": str(folder), **asked}) + "\n")
+        self._process.stdin.flush()
+        return Outcome(**json.loads(self._answer()))
+
+
+def make_start(folder: Path, preloaded: Preloaded) -> Path:
+    """Makes the folder that every run begins with: recipe, rows, prepared data."""
+    folder.mkdir(parents=True)
+    rows = (
+        {"source": f"repeat the number {n * 37 % 100} and {n}", "target": f"{n * 37 % 100}, {n}"} for n in range(ROWS)
+    )
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    outcome = preloaded.run(folder, "prepare", "recipe.yaml")
+    assert outcome.code == 0, outcome.stderr
+    return folder
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The undisturbed run."""
+
+    start: Path
+    words: tuple[str, ...]
+    weights: bytes
+    metrics: list[dict[str, Any]]
+    names: list[str]
+    seconds: float
+    operations: list[str]
+
+
+def make_reference(folder: Path, preloaded: Preloaded, words: tuple[str, ...] = TRAIN) -> Reference:
+    """Runs undisturbed, and lists the file operations on the way."""
+    start = make_start(folder / "start", preloaded)
+    whole, log = shutil.copytree(start, folder / "whole"), folder / "operations"
+    outcome = preloaded.run(whole, *words)
+    assert outcome.code == 0, outcome.stderr
+    logged = preloaded.run(shutil.copytree(start, folder / "logged"), *words, log=str(log))
+    assert logged.code == 0, logged.stderr
+    assert weights(folder / "logged") == weights(whole)
+    return Reference(
+        start, words, weights(whole), metrics(whole), names(whole), outcome.seconds,
+        log.read_text(encoding="utf-8").splitlines(),
+    )  # fmt: skip
+
+
+def weights(folder: Path) -> bytes:
+    """The finished adapter's weights."""
+    return (folder / "adapters" / "it" / "adapter_model.safetensors").read_bytes()
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """The finished run's log without its clocks."""
+    clocks = ("seconds", "tokens_per_second", "memory_bytes")
+    lines = (folder / "adapters" / "it" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in clocks} for line in lines]
+
+
+def names(folder: Path) -> list[str]:
+    """Every path, leftovers included."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def check_same(folder: Path, reference: Reference) -> None:
+    """A run that has come to its end is the undisturbed one: weights, log, and no file more or less.
+
+    Which checkpoints stand may differ: one is saved wherever a signal stops a run.
+    """
+    assert weights(folder) == reference.weights, "the weights differ"
+    assert metrics(folder) == reference.metrics
+    found, expected = ([name for name in some if "step-" not in name] for some in (names(folder), reference.names))
+    assert found == expected, sorted({*found} ^ {*expected})
+    assert not list(folder.rglob(".step-*"))
+    assert check_whole(folder) == len([name for name in reference.names if name.endswith("state.json")])
+
+
+def check_whole(folder: Path) -> int:
+    """Whatever has its final name is whole; returns how many checkpoints stand."""
+    from lora_s2s.files import check_files, read_json
+    from lora_s2s.training.checkpoint import read_checkpoint
+
+    adapters = folder / "adapters"
+    found = sorted(adapters.glob("*/checkpoints/step-*"))
+    for path in found:
+        read_checkpoint(path)
+    if (adapters / "it").exists():
+        check_files(adapters / "it", read_json(adapters / "it" / "manifest.json")["files"])
+    return len(found)
+
+
+def kill_and_continue(folder: Path, moments: list[float], reference: Reference, preloaded: Preloaded) -> list[int]:
+    """Starts a run, kills each attempt at its moment, lets the last one end, and compares; returns the exit codes."""
+    shutil.copytree(reference.start, folder)
+    codes = []
+    for number, moment in enumerate([*moments, None]):
+        words = (*reference.words, "--resume") if number else reference.words
+        outcome = preloaded.run(folder, *words, kill_after=moment)
+        assert outcome.code in (-9, 0), f"killed after {moments}, attempt {number}: {outcome.stderr}"
+        check_whole(folder)
+        codes.append(outcome.code)
+    check_same(folder, reference)
+    shutil.rmtree(folder)
+    return codes
+
+
+def fail_and_continue(folder: Path, number: int, kind: str, reference: Reference, preloaded: Preloaded) -> int:
+    """Has one file operation fail, checks what is told and what stands, continues and compares; returns the code."""
+    shutil.copytree(reference.start, folder)
+    outcome = preloaded.run(folder, *reference.words, fault=[number, kind])
+    case = f"{kind} at operation {reference.operations[number - 1]}: {outcome.code}: {outcome.stderr}"
+    # 0: what failed was not needed, such as making a folder that is there.
+    assert outcome.code in (0, 4 if kind in ("enospc", "full") else 1), case
+    if outcome.code:
+        assert "error: " in outcome.stderr, case
+        assert "  at: " in outcome.stderr, case
+        assert ("disk" if outcome.code == 4 else "Input/output error") in outcome.stderr, case
+    assert "Traceback" not in outcome.stderr, case
+    assert "unforeseen" not in outcome.stderr, case
+    check_whole(folder)
+    resumed = preloaded.run(folder, *reference.words, "--resume")
+    assert resumed.code == 0, f"{case}\nresumed: {resumed.stderr}"
+    check_same(folder, reference)
+    shutil.rmtree(folder)
+    return outcome.code

@@ -1,0 +1,107 @@
+"""A process that has everything imported and runs command lines in forks of itself: a run costs no start.
+
+It reads a JSON line for each run from stdin: ``words``, ``folder``, ``kill_after`` (seconds or null), ``signal``,
+``fault`` ([number, kind] or null), ``log``; it answers with ``code`` (negative: killed), ``stdout``, ``stderr`` and
+``seconds``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", NO_COLOR="1", OMP_NUM_THREADS="1")
+
+LONGEST = 120.0
+
+
+def warm() -> None:
+    """Imports what a run imports, without a thread of its own that a fork would lose."""
+    from lora_s2s import cli
+    from lora_s2s.commands import _pipeline
+    from lora_s2s.recipe.load import load_recipe
+
+    del cli
+    import matplotlib.backends.backend_agg
+    import torch
+
+    del matplotlib
+    torch.set_num_threads(1)
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stderr(nowhere):
+        _pipeline.dry_run(load_recipe("demo", ["data.train=demo:validation", "data.validation=demo:test"]))
+
+
+def child(asked: dict[str, Any], out: str, err: str) -> None:
+    """Runs one command line and ends with its exit code."""
+    code = 99
+    try:
+        os.chdir(asked["folder"])
+        for name, stream in ((out, 1), (err, 2)):
+            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+        sys.stdout, sys.stderr = (os.fdopen(os.dup(stream), "w", encoding="utf-8") for stream in (1, 2))
+        if asked.get("fault") or asked.get("log"):
+            sys.path.insert(0, str(Path(__file__).parent))
+            import layer
+
+            at, kind = asked.get("fault") or (0, "eio")
+            layer.install(asked["folder"], at, kind, asked.get("log") or "")
+        sys.argv = ["lora-s2s", *asked["words"]]
+        from lora_s2s.cli import main
+
+        main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(bool(end.code))
+    except BaseException:  # noqa: BLE001
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        code = 1
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+
+
+def one(asked: dict[str, Any]) -> dict[str, Any]:
+    """Runs one, and sends it a signal when its time has come."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = f"{folder}/out", f"{folder}/err"
+        began, sent = time.monotonic(), False
+        process = os.fork()
+        if process == 0:
+            child(asked, out, err)
+        after = asked.get("kill_after")
+        while True:
+            ended, status = os.waitpid(process, os.WNOHANG)
+            passed = time.monotonic() - began
+            if ended:
+                break
+            if after is not None and not sent and passed >= after:
+                os.kill(process, asked.get("signal") or 9)
+                sent = True
+            if passed > LONGEST:
+                os.kill(process, 9)
+            time.sleep(0.002)
+        texts = [Path(name).read_text(encoding="utf-8") if Path(name).exists() else "" for name in (out, err)]
+    return {"code": os.waitstatus_to_exitcode(status), "stdout": texts[0], "stderr": texts[1], "seconds": passed}
+
+
+def serve() -> None:
+    """Answers until stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a command line that has not begun simply ends
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    warm()
+    print("ready", file=answers, flush=True)
+    for line in sys.stdin:
+        print(json.dumps(one(json.loads(line))), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,57 @@
+"""Every operation that changes a file, failed in turn: nothing whole is replaced by what is not, and it is told."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from harness import HERE, ROOT, SHORT, Preloaded, Reference, fail_and_continue
+from layer import KINDS, VARIABLE
+
+
+def test_some_file_operations_fail(tmp_path: Path, short_reference: Reference, preloaded: Preloaded) -> None:
+    operations = len(short_reference.operations)
+    assert operations > 100
+    for turn, number in enumerate(range(11, operations, 37)):
+        fail_and_continue(tmp_path / str(number), number, KINDS[turn % 4], short_reference, preloaded)
+
+
+@pytest.mark.slow
+def test_every_file_operation_fails(tmp_path: Path, short_reference: Reference, preloaded: Preloaded) -> None:
+    operations = len(short_reference.operations)
+
+    def half(part: int) -> list[int]:
+        with Preloaded() as own:
+            return [
+                fail_and_continue(tmp_path / str(n), n, KINDS[(n // 2) % 4], short_reference, own)
+                for n in range(1 + part, operations + 1, 2)
+            ]
+
+    with ThreadPoolExecutor(2) as pool:
+        codes = [code for part in pool.map(half, range(2)) for code in part]
+    assert len(codes) == operations
+    assert sum(code != 0 for code in codes) > 0.75 * operations
+
+
+@pytest.mark.slow
+def test_the_layer_works_in_a_process_of_its_own(tmp_path: Path, short_reference: Reference) -> None:
+    folder = shutil.copytree(short_reference.start, tmp_path / "run")
+    environment = {
+        **os.environ, "PYTHONPATH": os.pathsep.join([str(HERE / "site"), str(ROOT)]), VARIABLE: f"{folder}|40|enospc|",
+    }  # fmt: skip
+    ended = subprocess.run(
+        [sys.executable, "-m", "lora_s2s", *SHORT],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 4, ended.stderr
+    assert "error: " in ended.stderr
+    assert "free some space" in ended.stderr
