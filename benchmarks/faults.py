@@ -38,12 +38,14 @@ def kills(count: int, seed: int, processes: int) -> dict[str, Any]:
                 while mine["killed"] < count / processes:
                     times = 3 if mine["runs"] % 3 == 0 else 1
                     moments = [rng.uniform(0.05, 1.05 * reference.seconds) for _ in range(times)]
-                    counts, problems = kill_and_continue(
-                        where / f"{part}-{mine['runs']}", moments, reference, preloaded
-                    )
-                    mine.update(counts)
+                    folder = where / f"{part}-{mine['runs']}"
                     mine["runs"] += 1
-                    bad += problems
+                    try:
+                        codes = kill_and_continue(folder, moments, reference, preloaded)
+                    except AssertionError as problem:
+                        bad.append(f"killed after {moments} s: {problem}")
+                    else:
+                        mine.update(killed=codes.count(-9), ended=codes.count(0), equal=1)
             return mine, bad
 
         with ThreadPoolExecutor(processes) as pool:

@@ -427,8 +427,8 @@ def test_eval_and_merge_run_no_code_that_lies_in_a_models_folder(
     name = "adapters.it.payload:run"
     recipe = (trained / "recipe.yaml").read_text(encoding="utf-8")
     (trained / "recipe.yaml").write_text(recipe.replace("format: auto", f"format: {name}"), encoding="utf-8")
-    told = invoke("eval", "adapters/it", "--data", "train.csv", code=2).stderr
-    assert f"names a function to read rows with, '{name}'" in told
+    told = invoke("eval", "adapters/it", "--data", "train.csv", code=3).stderr
+    assert f"reads rows with code of its own, '{name}'" in told
     invoke("merge", "adapters/it", "--out", "merged")
     manifest = json.loads((here / "merged" / "manifest.json").read_text(encoding="utf-8"))
     manifest["input"]["format"] = name
