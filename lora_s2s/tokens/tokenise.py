@@ -16,6 +16,7 @@ from unicodedata import category
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
+from tokenizers.models import Unigram
 
 from lora_s2s.errors import DataError, SetupError, ToolkitError, UsageError
 from lora_s2s.files import sha256_file, sha256_json
@@ -237,8 +238,13 @@ def _words_of(text: str) -> list[str] | None:
     return words
 
 
-def _fast_encoder(pipeline: str, spelled: Mapping[int, tuple[int, ...]]) -> FastEncoder:
-    return FastEncoder(Tokenizer.from_str(pipeline), spelled)
+def _fast_encoder(text: str, spelled: Mapping[int, tuple[int, ...]]) -> FastEncoder:
+    pipeline, model = Tokenizer.from_str(text), json.loads(text)["model"]
+    if model["type"] == "Unigram":
+        # The Rust parser misses the last digit of a score: a word that can be cut in two ways is then cut otherwise.
+        vocabulary = [(piece, score) for piece, score in model["vocab"]]
+        pipeline.model = Unigram(vocabulary, model["unk_id"], model["byte_fallback"])
+    return FastEncoder(pipeline, spelled)
 
 
 @lru_cache(maxsize=8)
