@@ -1,4 +1,4 @@
-"""Every operation that changes a file, failed in turn: nothing whole is replaced by what is not, and it is told."""
+"""Operations that change files, failed in turn: nothing whole is replaced by what is not, and it is told."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def test_some_file_operations_fail(tmp_path: Path, short_reference: Reference, p
 
 
 @pytest.mark.slow
-def test_every_file_operation_fails(tmp_path: Path, short_reference: Reference, preloaded: Preloaded) -> None:
+def test_every_fourth_file_operation_fails(tmp_path: Path, short_reference: Reference, preloaded: Preloaded) -> None:
     operations = len(short_reference.operations)
 
     def half(part: int) -> list[int]:
         with Preloaded() as own:
             return [
-                fail_and_continue(tmp_path / str(n), n, KINDS[(n // 2) % 4], short_reference, own)
-                for n in range(1 + part, operations + 1, 2)
+                fail_and_continue(tmp_path / str(n), n, KINDS[(n // 4) % 4], short_reference, own)
+                for n in range(1 + 4 * part, operations + 1, 8)
             ]
 
     with ThreadPoolExecutor(2) as pool:
         codes = [code for part in pool.map(half, range(2)) for code in part]
-    assert len(codes) == operations
-    assert sum(code != 0 for code in codes) > 0.75 * operations
+    assert len(codes) >= operations // 4
+    assert sum(code != 0 for code in codes) > 0.75 * len(codes)
 
 
 @pytest.mark.slow
