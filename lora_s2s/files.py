@@ -136,7 +136,8 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file whole: beside it first, synced, then renamed over it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, staged = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    _tidy(path)
+    handle, staged = tempfile.mkstemp(prefix=f"{_mine(path)}{os.getpid()}.staged.", dir=path.parent)
     try:
         with naming(path), os.fdopen(handle, "wb") as stream:
             stream.write(content)
@@ -233,7 +234,7 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def _mine(path: Path) -> str:
-    """The name of a folder at work says for what, and who works in it."""
+    """The name of a file or folder at work says for what, and who works in it."""
     return f".{path.name}.{socket.gethostname()[:32]}."
 
 
@@ -244,7 +245,10 @@ def _tidy(path: Path) -> None:
         if not alive(left.name.removeprefix(mine).split(".")[0]):
             if (left / "old").is_dir() and not path.exists():
                 os.rename(left / "old", path)
-            shutil.rmtree(left, ignore_errors=True)
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
 
 def alive(process: str) -> bool:

@@ -248,3 +248,15 @@ def test_a_hub_that_is_away_is_said_in_one_line(weights: bool, tmp_path: Path, m
     monkeypatch.setattr(hub, "snapshot_download", away)
     with pytest.raises(SetupError, match="'google/flan-t5-small' is not on this machine and could not be fetched"):
         hub.locate_model("google/flan-t5-small", weights=weights)
+
+
+def test_a_file_that_a_killed_process_was_writing_is_taken_away(tmp_path: Path) -> None:
+    with working(tmp_path / "note.json") as killed:
+        assert killed.stdout is not None
+        left = killed.stdout.readline().strip()
+        killed.kill()
+    (tmp_path / left / "half").unlink()
+    (tmp_path / left).rmdir()
+    (tmp_path / left).write_text("ha")
+    files.write_text(tmp_path / "note.json", "whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["note.json"]
