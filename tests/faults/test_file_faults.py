@@ -21,7 +21,7 @@ def test_some_file_operations_fail(tmp_path: Path, short_reference: Reference, p
         fail_and_continue(tmp_path / str(number), number, KINDS[turn % 4], short_reference, preloaded)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_fourth_file_operation_fails(tmp_path: Path, short_reference: Reference, preloaded: Preloaded) -> None:
     operations = len(short_reference.operations)
 

@@ -25,7 +25,7 @@ def test_killed_at_random_moments(tmp_path: Path, reference: Reference, preloade
     assert -9 in [*killed, *thrice]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_twenty_times(tmp_path: Path, reference: Reference, preloaded: Preloaded) -> None:
     def half(part: int) -> int:
         with Preloaded() as own:
@@ -83,7 +83,7 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_damage_to_a_checkpoint_is_told(tmp_path: Path, reference: Reference, preloaded: Preloaded) -> None:
     started(tmp_path / "stopped", reference, preloaded, signal.SIGTERM)
     newest = sorted((tmp_path / "stopped" / "adapters" / "it.running" / "checkpoints").glob("step-*"))[-1]
