@@ -59,6 +59,12 @@ def section(title: str, content: str) -> str:
     return f"<section><h2>{title}</h2>{content}</section>" if content else ""
 
 
+def fact_list(facts: Iterable[tuple[str, str]]) -> str:
+    """Returns names and values, both text, side by side; nothing where there are none."""
+    items = "".join(f"<div><dt>{escaped(name)}</dt><dd>{escaped(value)}</dd></div>" for name, value in facts)
+    return f"<dl>{items}</dl>" if items else ""
+
+
 def html_table(heads: Sequence[str], rows: Iterable[str], *, kind: str = "") -> str:
     """Returns a table; rows are HTML cells."""
     head = "".join(f"<th>{title}</th>" for title in heads)

@@ -24,7 +24,7 @@ HOMES = {
     "peft": ("lora",), "bitsandbytes": ("models",), "pydantic": ("recipe",), "yaml": ("recipe",),
     "rich": ("console",), "huggingface_hub": ("hub",), "datasets": ("formats",), "pyarrow": ("formats", "data"),
     "sacrebleu": ("evaluation",), "rouge_score": ("evaluation",), "matplotlib": ("evaluation",),
-    "accelerate": ("training",), "jinja2": ("reading",), "typer": ("commands", "cli"),
+    "accelerate": ("training",), "jinja2": ("reading",), "tokenizers": ("tokens",), "typer": ("commands", "cli"),
 }  # fmt: skip
 
 NEVER = {"pickle", "dill", "cloudpickle", "marshal", "shelve"}

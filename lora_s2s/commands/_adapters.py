@@ -18,6 +18,11 @@ from lora_s2s.recipe.schema import Recipe
 NO_DATA = "none"
 
 
+def names_code(format: str, overrides: Sequence[str]) -> bool:
+    """Says whether a model's folder, which may be anybody's, and not the command line names a function of its own."""
+    return ":" in format and not any(word.strip().startswith("data.format") for word in overrides)
+
+
 def recipe_of(model: str, overrides: Sequence[str] = (), *, data: str | None = None) -> Recipe:
     """Returns the recipe an adapter was made with, or the defaults for a plain model, with overrides.
 
@@ -28,8 +33,7 @@ def recipe_of(model: str, overrides: Sequence[str] = (), *, data: str | None = N
     if (folder / "recipe.yaml").is_file():
         check_folder(folder)
         recipe = load_recipe(str(folder / "recipe.yaml"), [*overrides, f"output.dir={folder.parent}"])
-        if ":" in recipe.data.format and not any(word.strip().startswith("data.format") for word in overrides):
-            # Whoever made the adapter wrote it; a module is imported only by who names it.
+        if names_code(recipe.data.format, overrides):
             hint = f"if you know that function: --set data.format={recipe.data.format}"
             problem = f"the adapter's recipe reads rows with code of its own, '{recipe.data.format}'"
             raise DataError(problem, hint=hint, where=str(folder / "recipe.yaml"))

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lora_s2s.commands._adapters import NO_DATA, recipe_of
+from lora_s2s.commands._adapters import NO_DATA, names_code, recipe_of
 from lora_s2s.commands._options import check_writable
 from lora_s2s.commands._pipeline import prepare_data
 from lora_s2s.commands._texts import decoding_settings
@@ -49,7 +49,11 @@ def score_model(
         find_origins(data)  # a wrong path is told before a model is loaded
     recipe = recipe_of(model, sets, data=data)
     predictor = load_predictor(model, base=base, dtype=recipe.model.dtype)
-    _refuse_code(predictor.settings.format, sets)
+    if names_code(format := predictor.settings.format, sets):
+        raise UsageError(
+            f"the model's folder names a function to read rows with, '{format}': it runs only where you name it",
+            hint=f"--set data.format={format}",
+        )
     columns_named = any(word.strip().startswith(("data.source_column", "data.target_column")) for word in sets)
     name, sources, targets = _rows(recipe, predictor, data, columns_named=columns_named)
     count = limit or recipe.evaluation.limit
@@ -74,15 +78,6 @@ def score_model(
         write_report(home)
         write_card(home)
     return evaluation.to_json(written)
-
-
-def _refuse_code(format: str, sets: Sequence[str]) -> None:
-    """Refuses ``module:function`` from a model's folder, which may be anybody's and hold the module too."""
-    if ":" in format and not any(word.strip().startswith("data.format") for word in sets):
-        raise UsageError(
-            f"the model's folder names a function to read rows with, '{format}': it runs only where you name it",
-            hint=f"--set data.format={format}",
-        )
 
 
 def _as_trained(recipe: Recipe, settings: InputSettings) -> Recipe:

@@ -211,7 +211,6 @@ class _Outcome:
         self._lengths: dict[str, list[int]] = {side: [] for side in SIDES}
         self._alike: list[int] = []
         self._tally = Tally()
-        self._limits = {(split, talk): encoding.limits_of(split, talk) for split in SPLITS for talk in (False, True)}
         frames, limits = encoding.frames, encoding.limits
         self._rooms = (
             limits["max_source_tokens"] - len(frames.source),
@@ -233,7 +232,7 @@ class _Outcome:
         encoding, split, text = self._encoding, SPLITS[row.code], row.source
         if row.turns is not None:
             text, source = encoding.fitted(row.source, source, row.turns)
-        features = features_of(source, target, encoding.frames, **self._limits[split, row.turns is not None])
+        features = features_of(source, target, encoding.frames, **encoding.limits_of(split, row.turns is not None))
         if isinstance(features, str):
             self._rejected.append(reject(row.where, features, row.target))
             return

@@ -21,7 +21,16 @@ from lora_s2s.data.split import DUPLICATE, REASONS, SPLITS, TRAIN, Decisions, de
 from lora_s2s.data.spool import Spool
 from lora_s2s.data.survey import Tally, tokens_report
 from lora_s2s.errors import DataError, UsageError
-from lora_s2s.files import code_hash, jsonl_line, read_json, sha256_file, sha256_json, whole_folder, write_json
+from lora_s2s.files import (
+    code_hash,
+    described,
+    jsonl_line,
+    read_json,
+    sha256_file,
+    sha256_json,
+    whole_folder,
+    write_json,
+)
 from lora_s2s.formats.origins import find_origins, named_splits
 from lora_s2s.formats.rows import Rejected
 from lora_s2s.hub import locate_model
@@ -146,7 +155,7 @@ def _manifest(
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **made_from,
         "input": settings,
-        "files": _described(folder),
+        "files": described(path for path in folder.iterdir() if path.name[0] != "."),
         "report": report,
         "preview": preview,
     }
@@ -314,11 +323,6 @@ def _encode(
             hint="raise data.max_target_tokens or data.max_source_tokens, or set data.long_targets=cut",
         )
     return writer.rows, tally
-
-
-def _described(folder: Path) -> dict[str, dict[str, Any]]:
-    files = sorted(path for path in folder.iterdir() if path.name[0] != ".")
-    return {path.name: {"sha256": sha256_file(path), "bytes": path.stat().st_size} for path in files}
 
 
 def _input(train: Any, reading: dict[str, Any], limits: dict[str, Any]) -> dict[str, Any]:

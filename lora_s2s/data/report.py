@@ -10,7 +10,7 @@ from lora_s2s.console import counted
 from lora_s2s.data.prepared import SplitTable
 from lora_s2s.data.survey import SIDES
 from lora_s2s.files import write_text
-from lora_s2s.page import escaped, html_table, page, section
+from lora_s2s.page import escaped, fact_list, html_table, page, section
 from lora_s2s.tokens.lossless import rows_carrying
 from lora_s2s.tokens.tokenise import Ids
 
@@ -160,6 +160,4 @@ def _facts(report: Mapping[str, Any]) -> str:
         "language, a guess": ", ".join(f"{side}s {report['languages'][side] or '?'}" for side in SIDES),
         "carried by spare rows": " ".join(repr(text) for text in report["lossless_text"] if text) or "nothing",
     }
-    return (
-        f"<dl>{''.join(f'<div><dt>{name}</dt><dd>{escaped(value)}</dd></div>' for name, value in facts.items())}</dl>"
-    )
+    return fact_list(facts.items())

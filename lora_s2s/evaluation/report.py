@@ -13,7 +13,7 @@ from lora_s2s.evaluation.plots import loss_curve
 from lora_s2s.evaluation.summary import NOTHING, ScoreLine, base_name, facts, score_lines, shown
 from lora_s2s.files import read_json, read_jsonl, write_text
 from lora_s2s.inference.loading import MANIFEST
-from lora_s2s.page import escaped, html_table, page, section
+from lora_s2s.page import escaped, fact_list, html_table, page, section
 
 REPORT = "report.html"
 CURVE = "loss_curve.png"
@@ -70,7 +70,7 @@ def render_report(
         section("Scores", _scores(lines)),
         section("Loss", _picture(curve_png)),
         section("Sample answers", _samples(rows[:SAMPLES])),
-        section("Facts", _facts(facts(manifest))),
+        section("Facts", fact_list(facts(manifest))),
         section("Recipe", _recipe(recipe)),
     ]
     return page(name, "\n".join(body))
@@ -121,11 +121,6 @@ def _sample(number: int, row: Mapping[str, Any], with_base: bool) -> str:
     reference = f"<td>{escaped(texts[0] if texts else NOTHING)}{more}</td>"
     source = escaped(shown(row.get("source")))
     return f"<td>{number}</td><td>{source}</td>{reference}{base}<td{kind}>{escaped(answer)}</td>"
-
-
-def _facts(pairs: Sequence[tuple[str, str]]) -> str:
-    items = "".join(f"<div><dt>{escaped(what)}</dt><dd>{escaped(value)}</dd></div>" for what, value in pairs)
-    return f"<dl>{items}</dl>" if items else ""
 
 
 def _recipe(recipe: str | None) -> str:

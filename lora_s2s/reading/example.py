@@ -53,11 +53,6 @@ class Example:
     weight: float = 1.0
 
     @property
-    def cut_left(self) -> bool:
-        """Whether a source that is too long loses its beginning (a dialogue), whatever the setting."""
-        return bool(self.turns)
-
-    @property
     def split_key(self) -> str:
         """The text that decides the split."""
         return self.source if self.group is None else self.group

