@@ -1,6 +1,7 @@
-"""Kills the demo recipe (shortened) at random moments, continues it, and compares; and what saving safely costs.
+"""Kills and stops runs at random moments, fails every file operation, fills disks, and compares; and what safety costs.
 
-python benchmarks/faults.py --kills 300          writes benchmarks/results/faults-cpu.json
+python benchmarks/faults.py                              everything, about an hour on two cores
+python benchmarks/faults.py --only kills --kills 300     writes its part of benchmarks/results/faults-cpu.json
 """
 
 from __future__ import annotations
@@ -9,53 +10,136 @@ import argparse
 import json
 import platform
 import random
+import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "faults")]
+TESTS = ROOT / "tests" / "faults"
+sys.path[:0] = [str(ROOT), str(TESTS)]
 
-from harness import Preloaded, kill_and_continue, make_reference  # noqa: E402
+import harness  # noqa: E402
+from harness import DEMO, SHORT, VERBS, Preloaded, make_reference, undisturbed  # noqa: E402
+from layer import KINDS  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "faults-cpu.json"
+ON_DEMO = {
+    "prepare": ("prepare", "demo", "--out", "other"),
+    "eval": ("eval", "adapters/it"),
+    "merge": ("merge", "adapters/it", "--out", "merged"),
+    "predict": ("predict", "adapters/it", "--input", "rows.jsonl", "--output", "answers.jsonl"),
+}
 
 
-def kills(count: int, seed: int, processes: int) -> dict[str, Any]:
-    """Kills until ``count`` runs have been killed while they ran; every third run is killed three times."""
-    rng, total, wrong = random.Random(seed), Counter[str](), []
-    with tempfile.TemporaryDirectory() as name:
-        where = Path(name)
+def shared(processes: int, work: Callable[[int, Path, Preloaded], tuple[Counter[str], list[str]]]) -> dict[str, Any]:
+    """Has ``work`` done in parts, each with a folder and a preloaded process of its own; sums what they count."""
+    total, wrong = Counter[str](), []
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(processes) as pool:
 
-        def work(part: int) -> tuple[Counter[str], list[str]]:
-            mine, bad = Counter[str](), []
+        def part(number: int) -> tuple[Counter[str], list[str]]:
+            folder = Path(name) / str(number)
+            folder.mkdir()
             with Preloaded() as preloaded:
-                reference = make_reference(where / f"reference-{part}", preloaded)
-                while mine["killed"] < count / processes:
-                    times = 3 if mine["runs"] % 3 == 0 else 1
-                    moments = [rng.uniform(0.05, 1.05 * reference.seconds) for _ in range(times)]
-                    folder = where / f"{part}-{mine['runs']}"
-                    mine["runs"] += 1
-                    try:
-                        codes = kill_and_continue(folder, moments, reference, preloaded)
-                    except AssertionError as problem:
-                        bad.append(f"killed after {moments} s: {problem}")
-                    else:
-                        mine.update(killed=codes.count(-9), ended=codes.count(0), equal=1)
-            return mine, bad
+                return work(number, folder, preloaded)
 
-        with ThreadPoolExecutor(processes) as pool:
-            for mine, bad in pool.map(work, range(processes)):
-                total.update(mine)
-                wrong += bad
-    return {**total, "different or failed": len(wrong), "first problems": wrong[:5]}
+        for mine, bad in pool.map(part, range(processes)):
+            total.update(mine)
+            wrong += bad
+    return {**dict(sorted(total.items())), "different or failed": len(wrong), "first problems": wrong[:5]}
 
 
-def cost(steps: int) -> dict[str, float]:
+def kills(asked: argparse.Namespace) -> dict[str, Any]:
+    """Kills the demo recipe, shortened, until so many runs were killed while they ran; every third run three times."""
+
+    def work(part: int, folder: Path, preloaded: Preloaded) -> tuple[Counter[str], list[str]]:
+        rng, mine, bad = random.Random(f"{asked.seed} {part}"), Counter[str](), []
+        reference = make_reference(folder / "reference", preloaded, DEMO)
+        while mine["killed"] < asked.kills / asked.processes:
+            times = 3 if mine["runs"] % 3 == 0 else 1
+            moments = [rng.uniform(0.05, 1.02 * reference.seconds) for _ in range(times)]
+            mine["runs"] += 1
+            try:
+                codes = harness.kill_and_continue(folder / str(mine["runs"]), moments, reference, preloaded)
+            except AssertionError as problem:
+                bad.append(f"killed after {moments} s: {problem}")
+            else:
+                mine.update(killed=codes.count(-9), equal=1)
+        return mine, bad
+
+    return {"recipe": " ".join(DEMO), **shared(asked.processes, work)}
+
+
+def operations(asked: argparse.Namespace) -> dict[str, Any]:
+    """Fails every file operation of a short run, and of the other verbs, in turn and in every way."""
+
+    def work(part: int, folder: Path, preloaded: Preloaded) -> tuple[Counter[str], list[str]]:
+        mine, bad = Counter[str](), []
+        reference = make_reference(folder / "reference", preloaded, SHORT)
+        whole = folder / "reference" / "whole"
+        verbs = {name: undisturbed(folder / name, whole, words, preloaded) for name, words in VERBS.items()}
+        runs: dict[str, tuple[Any, Callable[..., int]]] = {
+            "train": (reference, harness.fail_and_continue),
+            **{name: (verb, harness.fail_and_repeat) for name, verb in verbs.items()},
+        }
+        for name, (run, fail) in runs.items():
+            cases = [(n, kind) for n in range(1, len(run.operations) + 1) for kind in KINDS]
+            for n, kind in cases[part :: asked.processes]:
+                try:
+                    code = fail(folder / f"{name}-{n}-{kind}", n, kind, run, preloaded)
+                except AssertionError as problem:
+                    bad.append(f"{name}: {str(problem)[:1000]}")
+                else:
+                    mine[f"{name}: exit {code}"] += 1
+        return mine, bad
+
+    return shared(asked.processes, work)
+
+
+def signals(asked: argparse.Namespace) -> dict[str, Any]:
+    """Sends SIGTERM and SIGINT to every verb on the demo at random moments; how long it takes, and what stands then."""
+    rng, slowest, codes, bad = random.Random(asked.seed), Counter[str](), Counter[str](), []
+    with tempfile.TemporaryDirectory() as name, Preloaded() as preloaded:
+        where = Path(name)
+        reference = make_reference(where / "reference", preloaded, DEMO)
+        start = where / "reference" / "whole"
+        verbs = {verb: undisturbed(where / verb, start, words, preloaded) for verb, words in ON_DEMO.items()}
+        for verb in ("train", *verbs):
+            for turn in range(asked.signals):
+                number = signal.SIGTERM if turn % 2 else signal.SIGINT
+                run = reference if verb == "train" else verbs[verb]
+                folder, moment = where / "run", rng.uniform(0.05, run.seconds)
+                shutil.copytree(run.start, folder)
+                outcome = preloaded.run(folder, *run.words, kill_after=moment, signal=number)
+                case = f"{verb}: signal {number} after {moment:.2f} s"
+                codes[f"{verb}: exit {outcome.code}"] += 1
+                slowest[verb] = max(slowest[verb], round(outcome.seconds - moment, 2))
+                try:
+                    harness.check_stopped(outcome, folder, run, number, case, preloaded)
+                except AssertionError as problem:
+                    bad.append(str(problem)[:1000])
+                shutil.rmtree(folder)
+    return {
+        "slowest seconds from signal to end": dict(slowest), **dict(sorted(codes.items())), "wrong": len(bad),
+        "first problems": bad[:5],
+    }  # fmt: skip
+
+
+def disks(asked: argparse.Namespace) -> dict[str, Any]:
+    """Runs every verb on real disks too small for it, and on read-only ones."""
+    command = ["unshare", "-rm", sys.executable, str(TESTS / "small_disks.py"), "--sizes", str(asked.sizes)]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return {verb: dict(codes) for verb, codes in json.loads(ended.stdout).items()}
+
+
+def cost(asked: argparse.Namespace) -> dict[str, float]:
     """Trains the demo recipe with the clock on everything that is there to survive: hashes, syncs, writes, checks."""
     import os
 
@@ -86,12 +170,12 @@ def cost(steps: int) -> dict[str, float]:
     here = Path.cwd()
     with tempfile.TemporaryDirectory() as name:
         os.chdir(name)
-        recipe = load_recipe("demo", [f"training.max_steps={steps}"])
+        recipe = load_recipe("demo", [f"training.max_steps={asked.steps}"])
         _pipeline.prepare_data(recipe)
         began = time.perf_counter()
         result = _pipeline.train_adapter(recipe)
         whole = time.perf_counter() - began
-        checkpoint.read_checkpoint(Path(result["adapter"]) / "checkpoints" / f"step-{steps:06d}")
+        checkpoint.read_checkpoint(Path(result["adapter"]) / "checkpoints" / f"step-{asked.steps:06d}")
         os.chdir(here)
     training = result["tokens"] / result["tokens_per_second"]
     parts = {what: round(seconds, 4) for what, seconds in spent.items()}
@@ -99,24 +183,31 @@ def cost(steps: int) -> dict[str, float]:
     return {"training_seconds": training, "whole_seconds": whole, **parts, "share_of_training": round(share, 5)}
 
 
+PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "kills": kills, "operations": operations, "signals": signals, "disks": disks, "cost": cost,
+}  # fmt: skip
+
+
 def main() -> None:
-    """Runs both and writes the result."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Runs the parts asked for and writes each into the result as soon as it is there."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", choices=list(PARTS))
     parser.add_argument("--kills", type=int, default=300)
+    parser.add_argument("--signals", type=int, default=20, help="for each verb")
+    parser.add_argument("--sizes", type=int, default=20, help="of disks, for each verb")
+    parser.add_argument("--steps", type=int, default=250, help="of the demo recipe, for the cost")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=250, help="of the demo recipe, for the cost")
     parser.add_argument("--out", type=Path, default=RESULT)
     asked = parser.parse_args()
-    began = time.monotonic()
-    result: dict[str, Any] = {"machine": f"{platform.machine()}, {asked.processes} processes", "seed": asked.seed}
-    if asked.kills:
-        result["kills"] = kills(asked.kills, asked.seed, asked.processes)
-        result["kills_minutes"] = round((time.monotonic() - began) / 60, 1)
-    if asked.steps:
-        result["cost"] = cost(asked.steps)
-    asked.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=2))
+    for part in asked.only or PARTS:
+        began = time.monotonic()
+        found = {**PARTS[part](asked), "minutes": 0.0}
+        found["minutes"] = round((time.monotonic() - began) / 60, 1)
+        standing = json.loads(asked.out.read_text(encoding="utf-8")) if asked.out.is_file() else {}
+        result = {**standing, "machine": f"{platform.machine()}, {asked.processes} processes", part: found}
+        asked.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        print(json.dumps({part: found}, indent=2), flush=True)
 
 
 if __name__ == "__main__":

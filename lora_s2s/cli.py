@@ -7,7 +7,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -48,7 +49,8 @@ class Verbs(TyperGroup):
         if offline:
             _forbid_network()
         try:
-            code = super().main(words, **{**extra, "prog_name": "lora-s2s", "standalone_mode": False})
+            with _told_once():
+                code = super().main(words, **{**extra, "prog_name": "lora-s2s", "standalone_mode": False})
         except typer.Abort:
             show("stopped")
             code = 130
@@ -142,10 +144,21 @@ def _stopped(number: int, _frame: object) -> None:
     code = 128 + (number if number == signal.SIGINT else signal.SIGTERM)
     if _stopping:
         os._exit(code)
-    _stopping.append(number)
+    _stopping.append(code)
     # Not through console: a handler may interrupt a write to the buffered stderr, which must not be re-entered.
     os.write(2, f"\nstopped by {signal.Signals(number).name}; nothing half-written is left\n".encode())
     sys.exit(code)
+
+
+@contextmanager
+def _told_once() -> Iterator[None]:
+    """What a library raises because a signal came in its midst is not told: the signal was."""
+    try:
+        yield
+    except Exception:
+        if _stopping:
+            sys.exit(_stopping[0])
+        raise
 
 
 def main() -> None:

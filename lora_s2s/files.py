@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import gzip
 import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -19,6 +21,7 @@ from typing import IO, Any, TextIO
 
 from lora_s2s.errors import DataError, ResourceError, UsageError
 
+NO_ENTRY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -90,12 +93,19 @@ def require_space(folder: Path, size: int) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Gives a failed write or sync inside the block the name of its file, which the system leaves away."""
+    """Gives a failed write or sync inside the block the name of its file, which the system leaves away.
+
+    What a library written in Rust raises has the system's number in its text alone; it becomes an OSError too.
+    """
     try:
         yield
     except OSError as error:
         if error.filename is None:
             error.filename = str(path)
+        raise
+    except Exception as error:
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
         raise
 
 
@@ -217,8 +227,10 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         _tidy(path)
         staged = Path(tempfile.mkdtemp(prefix=f"{mine}{os.getpid()}.staged.", dir=path.parent))
-    except PermissionError as error:
-        raise UsageError(f"cannot write into {path.parent}: {error.strerror}") from error
+    except OSError as error:
+        if error.errno not in NO_ENTRY:
+            raise
+        raise UsageError(f"cannot write into {path.parent}: {error.strerror}", hint="choose another folder") from error
     try:
         os.chmod(staged, 0o755)
         with naming(path):

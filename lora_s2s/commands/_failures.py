@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from lora_s2s.errors import RecipeError, ResourceError, RunError, SetupError, ToolkitError, UsageError
+from lora_s2s.files import NO_ENTRY
 
 _OUT_OF_DISK = (errno.ENOSPC, errno.EDQUOT)
-_NO_ENTRY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _MOST_LISTED, _LONGEST_LINE = 50, 2_000
 _SECRET = re.compile(r"(TOKEN|API_?KEY|SECRET|PASSWORD)(_|$)", re.IGNORECASE)
 _PASSWORD = re.compile(r"//[^/@\s]{1,500}@")
@@ -43,7 +43,7 @@ def _told_os(error: OSError) -> ToolkitError | None:
     reason = error.strerror or str(error)
     if error.errno in _OUT_OF_DISK:
         return ResourceError(f"out of disk space: {reason}", where=where, hint="free some space, then run it again")
-    if error.errno in _NO_ENTRY:
+    if error.errno in NO_ENTRY:
         return UsageError(f"no permission: {reason}", where=where, hint="choose another folder")
     if error.errno == errno.ENAMETOOLONG:
         return UsageError(f"a name that is too long: {str(where)[:100]}", hint="choose a shorter one")

@@ -27,7 +27,17 @@ from lora_s2s.data.prepared import PreparedDataset, SplitTable
 from lora_s2s.errors import UsageError, nearest
 from lora_s2s.evaluation.report import write_report
 from lora_s2s.export.card import write_card
-from lora_s2s.files import code_hash, described, move_folder, read_json, sha256_json, sync_tree, write_json, write_text
+from lora_s2s.files import (
+    code_hash,
+    described,
+    move_folder,
+    naming,
+    read_json,
+    sha256_json,
+    sync_tree,
+    write_json,
+    write_text,
+)
 from lora_s2s.hub import locate_model
 from lora_s2s.lora.adapter import CONFIG, WEIGHTS, save_adapter
 from lora_s2s.lora.inject import inject_lora, total_parameters, trainable_parameters
@@ -153,7 +163,8 @@ def train_adapter(
         if weights_hash(locate_model(base.name, base.revision)) != base.weights_sha256:
             warn(f"{base.name} changed on disk during the run; the adapter is for its weights as they were")
         save_adapter(model, running)
-        tokenizer_files = map(Path, tokenizer.save_pretrained(running))
+        with naming(running / "tokenizer.json"):
+            tokenizer_files = [Path(name) for name in tokenizer.save_pretrained(running)]
         write_text(running / "recipe.yaml", _RECIPE_HEAD + recipe_to_yaml(recipe))
         made = {**_origin(recipe, base, prepared), "training": asdict(result), "scores": {}}
         loaded = (running / CONFIG, running / WEIGHTS, *tokenizer_files)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lora_s2s.errors import DataError
-from lora_s2s.files import known_sha256, read_json, sha256_json
+from lora_s2s.files import known_sha256, naming, read_json, sha256_json
 from lora_s2s.hub import CONVERT, foreign_weights
 
 WEIGHTS = "model.safetensors"
@@ -124,13 +121,8 @@ def sound(name: str, tensor: Tensor, path: Path) -> Tensor:
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Writes one safetensors file that everyone may read, as any other file here; safetensors itself makes it 0600."""
-    try:
+    with naming(path):
         save_file(dict(tensors), path, metadata={"format": "pt"})
-    except SafetensorError as error:
-        # Its text holds the system's number, and a full disk is to be told as one.
-        number = re.search(r"os error (\d+)", str(error))
-        code = int(number[1]) if number else errno.EIO
-        raise OSError(code, os.strerror(code), str(path)) from error
     path.chmod(0o644)
 
 

@@ -33,10 +33,23 @@ training:
 output: {dir: adapters, name: it}
 """
 TRAIN = ("train", "recipe.yaml")
+# The shipped recipe, shortened, with data that is made and prepared on the way.
+DEMO = (
+    "train", "demo", "--set", "output.name=it", "--set", "training.max_steps=12", "--set", "training.save_every=3",
+    "--set", "training.evaluate_every=6", "--set", "training.tokens_per_batch=512",
+)  # fmt: skip
 # Half as long, for what is done at every file operation.
 SHORT = (
     *TRAIN, "--set", "training.max_steps=6", "--set", "training.save_every=2", "--set", "training.evaluate_every=3",
 )  # fmt: skip
+
+# Other verbs, in a folder with the finished adapter.
+VERBS = {
+    "prepare": ("prepare", "recipe.yaml", "--out", "other"),
+    "eval": ("eval", "adapters/it", "--data", "rows.jsonl"),
+    "merge": ("merge", "adapters/it", "--out", "merged"),
+    "predict": ("predict", "adapters/it", "--input", "rows.jsonl", "--output", "answers.jsonl"),
+}
 
 
 @dataclass(frozen=True)
@@ -76,16 +89,14 @@ class Preloaded:
         return Outcome(**json.loads(self._answer()))
 
 
-def make_start(folder: Path, preloaded: Preloaded) -> Path:
-    """Makes the folder that every run begins with: recipe, rows, prepared data."""
+def make_start(folder: Path) -> Path:
+    """Makes the folder that every run begins with: recipe and rows."""
     folder.mkdir(parents=True)
     rows = (
         {"source": f"repeat the number {n * 37 % 100} and {n}", "target": f"{n * 37 % 100}, {n}"} for n in range(ROWS)
     )
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
-    outcome = preloaded.run(folder, "prepare", "recipe.yaml")
-    assert outcome.code == 0, outcome.stderr
     return folder
 
 
@@ -104,7 +115,7 @@ class Reference:
 
 def make_reference(folder: Path, preloaded: Preloaded, words: tuple[str, ...] = TRAIN) -> Reference:
     """Runs undisturbed, and lists the file operations on the way."""
-    start = make_start(folder / "start", preloaded)
+    start = make_start(folder / "start")
     whole, log = shutil.copytree(start, folder / "whole"), folder / "operations"
     outcome = preloaded.run(whole, *words)
     assert outcome.code == 0, outcome.stderr
@@ -176,12 +187,11 @@ def kill_and_continue(folder: Path, moments: list[float], reference: Reference, 
     return codes
 
 
-def fail_and_continue(folder: Path, number: int, kind: str, reference: Reference, preloaded: Preloaded) -> int:
-    """Has one file operation fail, checks what is told and what stands, continues and compares; returns the code."""
-    shutil.copytree(reference.start, folder)
-    outcome = preloaded.run(folder, *reference.words, fault=[number, kind])
-    case = f"{kind} at operation {reference.operations[number - 1]}: {outcome.code}: {outcome.stderr}"
-    # 0: what failed was not needed, such as making a folder that is there.
+def check_failure(outcome: Outcome, kind: str, case: str) -> None:
+    """A failed file operation is told in one message that names the file and the reason.
+
+    Code 0: what failed was not needed, such as making a folder that is there.
+    """
     assert outcome.code in (0, 4 if kind in ("enospc", "full") else 1), case
     if outcome.code:
         assert "error: " in outcome.stderr, case
@@ -189,9 +199,79 @@ def fail_and_continue(folder: Path, number: int, kind: str, reference: Reference
         assert ("disk" if outcome.code == 4 else "Input/output error") in outcome.stderr, case
     assert "Traceback" not in outcome.stderr, case
     assert "unforeseen" not in outcome.stderr, case
+
+
+def fail_and_continue(folder: Path, number: int, kind: str, reference: Reference, preloaded: Preloaded) -> int:
+    """Has one file operation of a run fail, looks at what stands, continues and compares; returns the exit code."""
+    shutil.copytree(reference.start, folder)
+    outcome = preloaded.run(folder, *reference.words, fault=[number, kind])
+    case = f"{kind} at operation {reference.operations[number - 1]}: {outcome.code}: {outcome.stderr}"
+    check_failure(outcome, kind, case)
     check_whole(folder)
     resumed = preloaded.run(folder, *reference.words, "--resume")
     assert resumed.code == 0, f"{case}\nresumed: {resumed.stderr}"
     check_same(folder, reference)
+    shutil.rmtree(folder)
+    return outcome.code
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """Another verb's run in a folder with an adapter, and the file operations on the way."""
+
+    start: Path
+    words: tuple[str, ...]
+    before: list[str]
+    after: list[str]
+    seconds: float
+    operations: list[str]
+
+
+def undisturbed(folder: Path, start: Path, words: tuple[str, ...], preloaded: Preloaded) -> Undisturbed:
+    """Runs a verb in a copy of ``start``."""
+    done, log = shutil.copytree(start, folder / "done"), folder / "operations"
+    outcome = preloaded.run(done, *words)
+    assert outcome.code == 0, outcome.stderr
+    assert preloaded.run(shutil.copytree(start, folder / "logged"), *words, log=str(log)).code == 0
+    operations = log.read_text(encoding="utf-8").splitlines()
+    return Undisturbed(start, words, names(start), names(done), outcome.seconds, operations)
+
+
+def check_left(folder: Path, verb: Undisturbed, case: str) -> None:
+    """What a verb that came to no end leaves: nothing; of ``eval``, predictions that are whole."""
+    check_whole(folder)
+    left = {*names(folder)} ^ {*verb.before}
+    # They are whole before the manifest, the card and the report tell of them.
+    assert not left or (verb.words[0] == "eval" and left <= {*verb.after}), f"{case}: {sorted(left)}"
+
+
+def check_stopped(
+    outcome: Outcome, folder: Path, run: Reference | Undisturbed, number: int, case: str, preloaded: Preloaded
+) -> None:
+    """A verb that a signal stopped says so by its exit code, leaves nothing, and goes on, or begins again, to its end.
+
+    Code 0: it was done already; a negative one: it had not begun.
+    """
+    assert outcome.code in (128 + number, -number, 0), f"{case}: {outcome}"
+    if isinstance(run, Reference):
+        assert preloaded.run(folder, *run.words, "--resume").code == 0, case
+        check_same(folder, run)
+    elif outcome.code:
+        check_left(folder, run, case)
+        assert preloaded.run(folder, *run.words).code == 0, case
+        assert names(folder) == run.after, case
+
+
+def fail_and_repeat(folder: Path, number: int, kind: str, verb: Undisturbed, preloaded: Preloaded) -> int:
+    """Has one file operation of a verb fail, looks at what stands, repeats it; returns the exit code."""
+    shutil.copytree(verb.start, folder)
+    outcome = preloaded.run(folder, *verb.words, fault=[number, kind])
+    case = f"{kind} at operation {verb.operations[number - 1]}: {outcome.code}: {outcome.stderr}"
+    check_failure(outcome, kind, case)
+    if outcome.code:
+        check_left(folder, verb, case)
+        again = preloaded.run(folder, *verb.words)
+        assert again.code == 0, f"{case}\nagain: {again.stderr}"
+    assert names(folder) == verb.after, case
     shutil.rmtree(folder)
     return outcome.code

@@ -1,8 +1,8 @@
 """A process that has everything imported and runs command lines in forks of itself: a run costs no start.
 
-It reads a JSON line for each run from stdin: ``words``, ``folder``, ``kill_after`` (seconds or null), ``signal``,
-``fault`` ([number, kind] or null), ``log``; it answers with ``code`` (negative: killed), ``stdout``, ``stderr`` and
-``seconds``.
+It reads a JSON line for each run from stdin: ``words``, ``folder``, ``kill_after`` (seconds or null), ``kill_when`` (a
+path that exists by then, or null), ``signal``, ``fault`` ([number, kind] or null), ``log``; it answers with ``code``
+(negative: killed), ``stdout``, ``stderr`` and ``seconds``.
 """
 
 from __future__ import annotations
@@ -77,13 +77,14 @@ def one(asked: dict[str, Any]) -> dict[str, Any]:
         process = os.fork()
         if process == 0:
             child(asked, out, err)
-        after = asked.get("kill_after")
+        after, there = asked.get("kill_after"), asked.get("kill_when")
         while True:
             ended, status = os.waitpid(process, os.WNOHANG)
             passed = time.monotonic() - began
             if ended:
                 break
-            if after is not None and not sent and passed >= after:
+            due = (after is not None and passed >= after) or (there and Path(asked["folder"], there).exists())
+            if due and not sent:
                 os.kill(process, asked.get("signal") or 9)
                 sent = True
             if passed > LONGEST:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from harness import HERE, ROOT, SHORT, Preloaded, Reference, fail_and_continue
+from harness import HERE, ROOT, SHORT, VERBS, Preloaded, Reference, fail_and_continue
 from layer import KINDS, VARIABLE
 
 
@@ -55,3 +56,18 @@ def test_the_layer_works_in_a_process_of_its_own(tmp_path: Path, short_reference
     assert ended.returncode == 4, ended.stderr
     assert "error: " in ended.stderr
     assert "free some space" in ended.stderr
+
+
+@pytest.mark.long
+def test_disks_that_are_too_small_and_read_only_ones() -> None:
+    alone = ["unshare", "-rm"]
+    trial = [*alone, "mount", "-t", "tmpfs", "trial", "/mnt"]
+    if shutil.which("unshare") is None or subprocess.run(trial, check=False).returncode:
+        pytest.skip("nothing may be mounted here")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [*alone, sys.executable, str(HERE / "small_disks.py"), "--sizes", "8"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(ended.stdout)
+    assert set(told) == {"train", *VERBS}
+    assert all(codes["4"] and codes["read-only: 2"] for codes in told.values())

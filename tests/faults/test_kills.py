@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from harness import TRAIN, Preloaded, Reference, check_same, check_whole, kill_and_continue, names
+from harness import TRAIN, VERBS, Preloaded, Reference, check_same, check_whole, kill_and_continue, names
 
 
 def moments(seed: int, reference: Reference, times: int = 1) -> list[float]:
@@ -46,10 +46,13 @@ def test_killed_when_all_is_done_but_the_lock(tmp_path: Path, trained: Path, pre
     assert names(folder) == names(trained)
 
 
+SIXTH_STEP = "adapters/it.running/checkpoints/step-000006"
+
+
 def started(folder: Path, reference: Reference, preloaded: Preloaded, number: int, **asked: object) -> str:
     """Starts a run, sends it a signal past its first steps, and returns what it said."""
     shutil.copytree(reference.start, folder)
-    outcome = preloaded.run(folder, *TRAIN, kill_after=0.6 * reference.seconds, signal=number, **asked)
+    outcome = preloaded.run(folder, *TRAIN, kill_when=SIXTH_STEP, signal=number, **asked)
     assert outcome.code == (130 if number == signal.SIGINT else 143), outcome.stderr
     assert outcome.stderr.count("error: ") == 1
     return outcome.stderr
@@ -105,14 +108,6 @@ def test_all_checkpoints_damaged_is_a_clear_stop(tmp_path: Path, reference: Refe
     outcome = preloaded.run(tmp_path / "run", *TRAIN, "--resume")
     assert outcome.code == 3
     assert "every checkpoint" in outcome.stderr
-
-
-VERBS = {
-    "prepare": ("prepare", "recipe.yaml", "--out", "other"),
-    "eval": ("eval", "adapters/it", "--data", "rows.jsonl"),
-    "merge": ("merge", "adapters/it", "--out", "merged"),
-    "predict": ("predict", "adapters/it", "--input", "rows.jsonl", "--output", "answers.jsonl"),
-}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
