@@ -10,7 +10,6 @@ import argparse
 import json
 import platform
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,17 +25,21 @@ ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests" / "faults"
 sys.path[:0] = [str(ROOT), str(TESTS)]
 
-import harness  # noqa: E402
-from harness import DEMO, SHORT, VERBS, Preloaded, make_reference, undisturbed  # noqa: E402
+from harness import (  # noqa: E402
+    DEMO,
+    SHORT,
+    VERBS,
+    Preloaded,
+    fail_and_continue,
+    kill_and_continue,
+    make_reference,
+    stop_and_continue,
+    undisturbed,
+)
 from layer import KINDS  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "faults-cpu.json"
-ON_DEMO = {
-    "prepare": ("prepare", "demo", "--out", "other"),
-    "eval": ("eval", "adapters/it"),
-    "merge": ("merge", "adapters/it", "--out", "merged"),
-    "predict": ("predict", "adapters/it", "--input", "rows.jsonl", "--output", "answers.jsonl"),
-}
+ON_DEMO = {**VERBS, "prepare": ("prepare", "demo", "--out", "other"), "eval": ("eval", "adapters/it")}
 
 
 def shared(processes: int, work: Callable[[int, Path, Preloaded], tuple[Counter[str], list[str]]]) -> dict[str, Any]:
@@ -67,7 +70,7 @@ def kills(asked: argparse.Namespace) -> dict[str, Any]:
             moments = [rng.uniform(0.05, 1.02 * reference.seconds) for _ in range(times)]
             mine["runs"] += 1
             try:
-                codes = harness.kill_and_continue(folder / str(mine["runs"]), moments, reference, preloaded)
+                codes = kill_and_continue(folder / str(mine["runs"]), moments, reference, preloaded)
             except AssertionError as problem:
                 bad.append(f"killed after {moments} s: {problem}")
             else:
@@ -83,17 +86,12 @@ def operations(asked: argparse.Namespace) -> dict[str, Any]:
     def work(part: int, folder: Path, preloaded: Preloaded) -> tuple[Counter[str], list[str]]:
         mine, bad = Counter[str](), []
         reference = make_reference(folder / "reference", preloaded, SHORT)
-        whole = folder / "reference" / "whole"
-        verbs = {name: undisturbed(folder / name, whole, words, preloaded) for name, words in VERBS.items()}
-        runs: dict[str, tuple[Any, Callable[..., int]]] = {
-            "train": (reference, harness.fail_and_continue),
-            **{name: (verb, harness.fail_and_repeat) for name, verb in verbs.items()},
-        }
-        for name, (run, fail) in runs.items():
+        verbs = {verb: undisturbed(folder / verb, reference.whole, VERBS[verb], preloaded) for verb in VERBS}
+        for name, run in {"train": reference, **verbs}.items():
             cases = [(n, kind) for n in range(1, len(run.operations) + 1) for kind in KINDS]
             for n, kind in cases[part :: asked.processes]:
                 try:
-                    code = fail(folder / f"{name}-{n}-{kind}", n, kind, run, preloaded)
+                    code = fail_and_continue(folder / f"{name}-{n}-{kind}", n, kind, run, preloaded)
                 except AssertionError as problem:
                     bad.append(f"{name}: {str(problem)[:1000]}")
                 else:
@@ -109,23 +107,17 @@ def signals(asked: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name, Preloaded() as preloaded:
         where = Path(name)
         reference = make_reference(where / "reference", preloaded, DEMO)
-        start = where / "reference" / "whole"
-        verbs = {verb: undisturbed(where / verb, start, words, preloaded) for verb, words in ON_DEMO.items()}
-        for verb in ("train", *verbs):
+        verbs = {verb: undisturbed(where / verb, reference.whole, ON_DEMO[verb], preloaded) for verb in ON_DEMO}
+        for verb, run in {"train": reference, **verbs}.items():
             for turn in range(asked.signals):
-                number = signal.SIGTERM if turn % 2 else signal.SIGINT
-                run = reference if verb == "train" else verbs[verb]
-                folder, moment = where / "run", rng.uniform(0.05, run.seconds)
-                shutil.copytree(run.start, folder)
-                outcome = preloaded.run(folder, *run.words, kill_after=moment, signal=number)
-                case = f"{verb}: signal {number} after {moment:.2f} s"
-                codes[f"{verb}: exit {outcome.code}"] += 1
-                slowest[verb] = max(slowest[verb], round(outcome.seconds - moment, 2))
+                number, moment = signal.SIGTERM if turn % 2 else signal.SIGINT, rng.uniform(0.05, run.seconds)
                 try:
-                    harness.check_stopped(outcome, folder, run, number, case, preloaded)
+                    outcome = stop_and_continue(where / f"{verb}-{turn}", moment, number, run, preloaded)
                 except AssertionError as problem:
                     bad.append(str(problem)[:1000])
-                shutil.rmtree(folder)
+                else:
+                    codes[f"{verb}: exit {outcome.code}"] += 1
+                    slowest[verb] = max(slowest[verb], round(outcome.seconds - moment, 2))
     return {
         "slowest seconds from signal to end": dict(slowest), **dict(sorted(codes.items())), "wrong": len(bad),
         "first problems": bad[:5],
@@ -136,10 +128,11 @@ def disks(asked: argparse.Namespace) -> dict[str, Any]:
     """Runs every verb on real disks too small for it, and on read-only ones."""
     command = ["unshare", "-rm", sys.executable, str(TESTS / "small_disks.py"), "--sizes", str(asked.sizes)]
     ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return {verb: dict(codes) for verb, codes in json.loads(ended.stdout).items()}
+    told: dict[str, Any] = json.loads(ended.stdout)
+    return told
 
 
-def cost(asked: argparse.Namespace) -> dict[str, float]:
+def cost(asked: argparse.Namespace) -> dict[str, Any]:
     """Trains the demo recipe with the clock on everything that is there to survive: hashes, syncs, writes, checks."""
     import os
 
@@ -202,7 +195,7 @@ def main() -> None:
     asked = parser.parse_args()
     for part in asked.only or PARTS:
         began = time.monotonic()
-        found = {**PARTS[part](asked), "minutes": 0.0}
+        found = PARTS[part](asked)
         found["minutes"] = round((time.monotonic() - began) / 60, 1)
         standing = json.loads(asked.out.read_text(encoding="utf-8")) if asked.out.is_file() else {}
         result = {**standing, "machine": f"{platform.machine()}, {asked.processes} processes", part: found}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -121,8 +123,11 @@ def sound(name: str, tensor: Tensor, path: Path) -> Tensor:
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Writes one safetensors file that everyone may read, as any other file here; safetensors itself makes it 0600."""
-    with naming(path):
-        save_file(dict(tensors), path, metadata={"format": "pt"})
+    try:
+        with naming(path):
+            save_file(dict(tensors), path, metadata={"format": "pt"})
+    except SafetensorError as error:  # without the system's number
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path)) from error
     path.chmod(0o644)
 
 

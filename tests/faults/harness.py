@@ -101,31 +101,42 @@ def make_start(folder: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Reference:
-    """The undisturbed run."""
+class Undisturbed:
+    """A command line's run that nothing disturbed: the paths before and after it, its file operations."""
 
     start: Path
     words: tuple[str, ...]
-    weights: bytes
-    metrics: list[dict[str, Any]]
-    names: list[str]
+    before: list[str]
+    after: list[str]
     seconds: float
     operations: list[str]
 
 
-def make_reference(folder: Path, preloaded: Preloaded, words: tuple[str, ...] = TRAIN) -> Reference:
-    """Runs undisturbed, and lists the file operations on the way."""
-    start = make_start(folder / "start")
+def undisturbed(folder: Path, start: Path, words: tuple[str, ...], preloaded: Preloaded) -> Undisturbed:
+    """Runs a command line in copies of ``start``: ``whole``, and ``logged`` with its file operations listed."""
     whole, log = shutil.copytree(start, folder / "whole"), folder / "operations"
     outcome = preloaded.run(whole, *words)
     assert outcome.code == 0, outcome.stderr
     logged = preloaded.run(shutil.copytree(start, folder / "logged"), *words, log=str(log))
     assert logged.code == 0, logged.stderr
+    operations = log.read_text(encoding="utf-8").splitlines()
+    return Undisturbed(start, words, names(start), names(whole), outcome.seconds, operations)
+
+
+@dataclass(frozen=True)
+class Reference(Undisturbed):
+    """The training run, which is continued where others begin again."""
+
+    whole: Path
+    weights: bytes
+    metrics: list[dict[str, Any]]
+
+
+def make_reference(folder: Path, preloaded: Preloaded, words: tuple[str, ...] = TRAIN) -> Reference:
+    """Trains undisturbed, from recipe and rows."""
+    run, whole = undisturbed(folder, make_start(folder / "start"), words, preloaded), folder / "whole"
     assert weights(folder / "logged") == weights(whole)
-    return Reference(
-        start, words, weights(whole), metrics(whole), names(whole), outcome.seconds,
-        log.read_text(encoding="utf-8").splitlines(),
-    )  # fmt: skip
+    return Reference(**vars(run), whole=whole, weights=weights(whole), metrics=metrics(whole))
 
 
 def weights(folder: Path) -> bytes:
@@ -152,10 +163,10 @@ def check_same(folder: Path, reference: Reference) -> None:
     """
     assert weights(folder) == reference.weights, "the weights differ"
     assert metrics(folder) == reference.metrics
-    found, expected = ([name for name in some if "step-" not in name] for some in (names(folder), reference.names))
+    found, expected = ([name for name in some if "step-" not in name] for some in (names(folder), reference.after))
     assert found == expected, sorted({*found} ^ {*expected})
     assert not list(folder.rglob(".step-*"))
-    assert check_whole(folder) == len([name for name in reference.names if name.endswith("state.json")])
+    assert check_whole(folder) == len([name for name in reference.after if name.endswith("state.json")])
 
 
 def check_whole(folder: Path) -> int:
@@ -201,77 +212,46 @@ def check_failure(outcome: Outcome, kind: str, case: str) -> None:
     assert "unforeseen" not in outcome.stderr, case
 
 
-def fail_and_continue(folder: Path, number: int, kind: str, reference: Reference, preloaded: Preloaded) -> int:
-    """Has one file operation of a run fail, looks at what stands, continues and compares; returns the exit code."""
-    shutil.copytree(reference.start, folder)
-    outcome = preloaded.run(folder, *reference.words, fault=[number, kind])
-    case = f"{kind} at operation {reference.operations[number - 1]}: {outcome.code}: {outcome.stderr}"
-    check_failure(outcome, kind, case)
+def check_continued(folder: Path, run: Undisturbed, code: int, case: str, preloaded: Preloaded) -> None:
+    """Looks at what a disturbed command line left, has it go on, or begin again, and compares its end.
+
+    Of other verbs than ``train`` nothing is left, but for ``eval``'s predictions, which are whole.
+    """
     check_whole(folder)
-    resumed = preloaded.run(folder, *reference.words, "--resume")
-    assert resumed.code == 0, f"{case}\nresumed: {resumed.stderr}"
-    check_same(folder, reference)
-    shutil.rmtree(folder)
-    return outcome.code
+    if isinstance(run, Reference):
+        resumed = preloaded.run(folder, *run.words, "--resume")
+        assert resumed.code == 0, f"{case}\nresumed: {resumed.stderr}"
+        check_same(folder, run)
+        return
+    if code:
+        left = {*names(folder)} ^ {*run.before}
+        # They are whole before the manifest, the card and the report tell of them.
+        assert not left or (run.words[0] == "eval" and left <= {*run.after}), f"{case}: {sorted(left)}"
+        again = preloaded.run(folder, *run.words)
+        assert again.code == 0, f"{case}\nagain: {again.stderr}"
+    assert names(folder) == run.after, case
 
 
-@dataclass(frozen=True)
-class Undisturbed:
-    """Another verb's run in a folder with an adapter, and the file operations on the way."""
-
-    start: Path
-    words: tuple[str, ...]
-    before: list[str]
-    after: list[str]
-    seconds: float
-    operations: list[str]
-
-
-def undisturbed(folder: Path, start: Path, words: tuple[str, ...], preloaded: Preloaded) -> Undisturbed:
-    """Runs a verb in a copy of ``start``."""
-    done, log = shutil.copytree(start, folder / "done"), folder / "operations"
-    outcome = preloaded.run(done, *words)
-    assert outcome.code == 0, outcome.stderr
-    assert preloaded.run(shutil.copytree(start, folder / "logged"), *words, log=str(log)).code == 0
-    operations = log.read_text(encoding="utf-8").splitlines()
-    return Undisturbed(start, words, names(start), names(done), outcome.seconds, operations)
-
-
-def check_left(folder: Path, verb: Undisturbed, case: str) -> None:
-    """What a verb that came to no end leaves: nothing; of ``eval``, predictions that are whole."""
-    check_whole(folder)
-    left = {*names(folder)} ^ {*verb.before}
-    # They are whole before the manifest, the card and the report tell of them.
-    assert not left or (verb.words[0] == "eval" and left <= {*verb.after}), f"{case}: {sorted(left)}"
-
-
-def check_stopped(
-    outcome: Outcome, folder: Path, run: Reference | Undisturbed, number: int, case: str, preloaded: Preloaded
-) -> None:
-    """A verb that a signal stopped says so by its exit code, leaves nothing, and goes on, or begins again, to its end.
+def stop_and_continue(folder: Path, moment: float, number: int, run: Undisturbed, preloaded: Preloaded) -> Outcome:
+    """Sends a signal at a moment, looks at what stands, continues and compares; returns how it ended.
 
     Code 0: it was done already; a negative one: it had not begun.
     """
-    assert outcome.code in (128 + number, -number, 0), f"{case}: {outcome}"
-    if isinstance(run, Reference):
-        assert preloaded.run(folder, *run.words, "--resume").code == 0, case
-        check_same(folder, run)
-    elif outcome.code:
-        check_left(folder, run, case)
-        assert preloaded.run(folder, *run.words).code == 0, case
-        assert names(folder) == run.after, case
+    shutil.copytree(run.start, folder)
+    outcome = preloaded.run(folder, *run.words, kill_after=moment, signal=number)
+    case = f"{run.words[0]}: signal {number} after {moment:.2f} s: {outcome}"
+    assert outcome.code in (128 + number, -number, 0), case
+    check_continued(folder, run, outcome.code, case, preloaded)
+    shutil.rmtree(folder)
+    return outcome
 
 
-def fail_and_repeat(folder: Path, number: int, kind: str, verb: Undisturbed, preloaded: Preloaded) -> int:
-    """Has one file operation of a verb fail, looks at what stands, repeats it; returns the exit code."""
-    shutil.copytree(verb.start, folder)
-    outcome = preloaded.run(folder, *verb.words, fault=[number, kind])
-    case = f"{kind} at operation {verb.operations[number - 1]}: {outcome.code}: {outcome.stderr}"
+def fail_and_continue(folder: Path, number: int, kind: str, run: Undisturbed, preloaded: Preloaded) -> int:
+    """Has one file operation fail, looks at what stands, continues and compares; returns the exit code."""
+    shutil.copytree(run.start, folder)
+    outcome = preloaded.run(folder, *run.words, fault=[number, kind])
+    case = f"{kind} at operation {run.operations[number - 1]}: {outcome.code}: {outcome.stderr}"
     check_failure(outcome, kind, case)
-    if outcome.code:
-        check_left(folder, verb, case)
-        again = preloaded.run(folder, *verb.words)
-        assert again.code == 0, f"{case}\nagain: {again.stderr}"
-    assert names(folder) == verb.after, case
+    check_continued(folder, run, outcome.code, case, preloaded)
     shutil.rmtree(folder)
     return outcome.code
