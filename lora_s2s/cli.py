@@ -24,6 +24,7 @@ from lora_s2s.commands.predict import predict
 from lora_s2s.commands.prepare import prepare
 from lora_s2s.commands.recipes import recipes
 from lora_s2s.commands.train import train
+from lora_s2s.errors import UsageError
 
 # Typer ships its own copy of click from 0.26 on; its public exceptions lead to the right base in every version.
 _USAGE_ERRORS: tuple[type[Any], ...] = typer.BadParameter.__mro__[1:3]
@@ -126,11 +127,15 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Options before the verb."""
+    started, verb = os.environ.get("WORLD_SIZE", "1"), context.invoked_subcommand
+    if started != "1" and verb != "train":
+        raise UsageError(f"{verb} runs in one process, and {started} were started", hint="run it without a launcher")
 
 
 _stopping: list[int] = []

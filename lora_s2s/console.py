@@ -6,6 +6,7 @@ Text that may come from data goes through :func:`plain`; nothing is ever read as
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 import unicodedata
@@ -19,6 +20,8 @@ from rich.text import Text
 
 # Controls, invisible format characters such as bidi overrides, lone surrogates.
 _UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+# Of the processes that a launcher starts for one run, the first talks.
+_TALKS = os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 _SECONDS_BETWEEN_PLAIN_LINES = 10.0
 _SECONDS_BETWEEN_LIVE_LINES = 0.2
 
@@ -47,10 +50,15 @@ def _lines(text: str) -> str:
     return "\n".join(plain(line) for line in text.split("\n"))
 
 
-def say(text: str = "") -> None:
-    """Writes a message for people to stderr; controls are shown, newlines kept."""
-    sys.stderr.write(_lines(text) + "\n")
-    sys.stderr.flush()
+def say(text: str = "", *, failure: bool = False) -> None:
+    """Writes a message for people to stderr; controls are shown, newlines kept.
+
+    Args:
+        failure: it is told by every process that meets it.
+    """
+    if _TALKS or failure:
+        sys.stderr.write(_lines(text) + "\n")
+        sys.stderr.flush()
 
 
 def warn(text: str) -> None:
@@ -60,6 +68,8 @@ def warn(text: str) -> None:
 
 def write_out(text: str) -> None:
     """Writes data to stdout, with a newline."""
+    if not _TALKS:
+        return
     encoding = sys.stdout.encoding or "utf-8"  # a lone surrogate, or what the encoding lacks, is shown as an escape
     sys.stdout.write(f"{text}\n".encode(encoding, "backslashreplace").decode(encoding))
     sys.stdout.flush()
@@ -132,6 +142,8 @@ class ProgressLine:
     def _write(self, text: str) -> None:
         self._last = time.monotonic()
         self._pending = ""
+        if not _TALKS:
+            return
         sys.stderr.write(f"\r{text}\x1b[K" if self._live else f"{text}\n")
         sys.stderr.flush()
         self._open = self._live

@@ -75,7 +75,7 @@ def show(message: str, *, where: str | None = None, hint: str | None = None, lis
             line = line.replace(secret, "…")
         line = _PASSWORD.sub("//…@", line)
         most = _LONGEST_LINE // 2
-        say(plain(line if len(line) <= _LONGEST_LINE else f"{line[:most]}…{line[-most:]}"))
+        say(plain(line if len(line) <= _LONGEST_LINE else f"{line[:most]}…{line[-most:]}"), failure=True)
 
 
 def show_failure(failure: ToolkitError) -> None:

@@ -53,6 +53,7 @@ from lora_s2s.tokens.tokenise import LANGUAGES, first_ids, load_tokenizer
 from lora_s2s.training.guards import run_lock
 from lora_s2s.training.loop import train
 from lora_s2s.training.plan import StepPlan
+from lora_s2s.training.processes import is_main_process, main_process_first
 from lora_s2s.training.validation import make_validation
 
 _RECIPE_HEAD = "# Every key as this run used it. Run it again: lora-s2s train THIS_FILE --set output.name=again\n"
@@ -133,7 +134,8 @@ def train_adapter(
         return finished
     running, final = check_run_folder(recipe, resume=resume, overwrite=overwrite)
     resolve_dtype(recipe.model.dtype, resolve_device())  # refused before minutes go into preparing
-    prepared = prepare_data(recipe)
+    with main_process_first():
+        prepared = prepare_data(recipe)
     say(data_line(prepared))
     tokenizer, train_tokens = _tokenizer(recipe, prepared)
     base, model = _adapted_base(recipe, train_tokens)
@@ -160,6 +162,8 @@ def train_adapter(
         )
         if result.stopped == "deadline":
             return {"adapter": None, **asdict(result), **counts}
+        if not is_main_process():
+            return {"adapter": str(final), **asdict(result), **counts}
         if weights_hash(locate_model(base.name, base.revision)) != base.weights_sha256:
             warn(f"{base.name} changed on disk during the run; the adapter is for its weights as they were")
         save_adapter(model, running)
@@ -295,11 +299,13 @@ def _identity(recipe: Recipe, base: LoadedBase, prepared: PreparedDataset) -> di
 @contextmanager
 def _running(folder: Path, *, resume: bool) -> Iterator[None]:
     """Makes the running folder and holds it; takes it away again when the run fails before its first checkpoint."""
-    with run_lock(folder, take=os.environ.get("RANK", "0") == "0"):  # --overwrite does not reach a run that is alive
-        if folder.exists() and not resume:
-            shutil.rmtree(folder)
-        fresh = not folder.exists()
-        folder.mkdir(parents=True, exist_ok=True)
+    main = is_main_process()
+    with run_lock(folder, take=main):  # --overwrite does not reach a run that is alive
+        with main_process_first():
+            if main and folder.exists() and not resume:
+                shutil.rmtree(folder)
+            fresh = not folder.exists()
+            folder.mkdir(parents=True, exist_ok=True)
         try:
             yield
         except BaseException as error:
@@ -318,7 +324,7 @@ def _finished(recipe: Recipe) -> dict[str, Any] | None:
     running = final.with_name(f"{final.name}.running")
     if running.exists() or not written.is_file() or written.read_text("utf-8") != same:
         return None
-    with run_lock(running):  # takes away a lock that a killed process left
+    with run_lock(running, take=is_main_process()):  # takes away a lock that a killed process left
         manifest = read_json(final / "manifest.json")
     say(f"{final} is done already")
     counts = {key: manifest["counts"][key] for key in ("trainable_parameters", "total_parameters")}

@@ -26,6 +26,7 @@ from lora_s2s.files import (
     described,
     jsonl_line,
     read_json,
+    require_space,
     sha256_file,
     sha256_json,
     whole_folder,
@@ -122,6 +123,8 @@ def prepare(
                 _read(paths, reading, spool, rejected, seed=seed, strict=strict)
             rejected.check(spool.rows, max_rejected)
             decisions = _decided(spool, validation_fraction)
+            # A prepared row is its texts, as in the spool, and their ids.
+            require_space(staging.parent, int(spool.path.stat().st_size * decisions.kept))
             spare = spare_rows(tokenizer, rows) >= len(ALWAYS)
             tokenizer, carried = tokenizer_for(lossless_text, tokenizer, rows, spool.characters)
             sizes, tally = _encode(staging, spool, decisions, tokenizer, limits, rejected, processes)

@@ -91,6 +91,11 @@ class Decisions:
     leaked: int
     classes: int
 
+    @property
+    def kept(self) -> float:
+        """The share of rows that go to a split."""
+        return float(np.isin(self.code, list(REASONS), invert=True).mean())
+
 
 def decide(keys: Keys, fraction: float) -> Decisions:
     """Takes duplicates and leaks out of train, and splits validation off where no row is named as such.

@@ -93,7 +93,7 @@ def merge_adapter(
         rest = [base for base in ONTO if quantized and base != onto]
         other = {base: _measured(_on_whole_base(adapter, base).model, probes) for base in rest}
         folded, tokenizer_from = folded_state(adapter, onto), _own_tokenizer(adapter)
-        require_space(staged, sum(weight.numel() for weight in folded.values()) * DTYPES[written].itemsize)
+        require_space(staged.parent, sum(weight.numel() for weight in folded.values()) * DTYPES[written].itemsize)
         save_model(folded, adapter.base, staged, dtype=DTYPES[written], tokenizer_from=tokenizer_from)
         del folded
         del adapter  # two whole models need not fit

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast
 from torch import nn
 
+from lora_s2s.models.precision import resolve_device
+
+# The others wait while one prepares the data or evaluates; a process that dies is noticed by its launcher.
+_LONGEST_WAIT = timedelta(days=1)
+
+
+def _processes() -> PartialState:
+    return PartialState(cpu=resolve_device().type == "cpu", timeout=_LONGEST_WAIT)
+
 
 def is_main_process() -> bool:
     """Says whether this process is the one that writes files and talks to people."""
-    return bool(PartialState().is_main_process)
+    return bool(_processes().is_main_process)
+
+
+@contextmanager
+def main_process_first() -> Iterator[None]:
+    """Lets the main process through the block alone; the others enter when it has left."""
+    with _processes().main_process_first():
+        yield
 
 
 def summed(values: Sequence[float], accelerator: Accelerator) -> list[float]:

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 
 from lora_s2s.data.prepare import prepare
 from lora_s2s.data.prepared import PreparedDataset, SplitTable, open_prepared
-from lora_s2s.errors import DataError, UsageError
+from lora_s2s.errors import DataError, ResourceError, UsageError
 from lora_s2s.reading.conversations import DIALOGUE_TEMPLATE
 
 Write = Callable[[str, str], str]
@@ -205,6 +206,25 @@ def test_a_failure_leaves_nothing_behind(write: Write, prepared: Prepare, tmp_pa
     with pytest.raises(DataError, match="no such file"):
         prepared(path, test=str(tmp_path / "missing.csv"))
     assert sorted(child.name for child in tmp_path.iterdir()) == ["a.jsonl", "b.jsonl", "c.jsonl"]
+
+
+def test_a_disk_too_small_for_what_is_kept_is_told_before_tokenising(
+    write: Write, prepared: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = "".join(json.dumps({"source": f"cat {n} {'x' * 1000}", "target": "good"}) + "\n" for n in range(200))
+    path = write("a.jsonl", long)
+
+    def prepared_with(free: int) -> PreparedDataset:
+        monkeypatch.setattr("lora_s2s.files.shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+        return prepared(path)
+
+    with pytest.raises(ResourceError, match=r"out of disk space: 0\.\d MiB are needed, 0\.1 MiB are free") as told:
+        prepared_with(100_000)
+    assert told.value.where == str(tmp_path)
+    assert [child.name for child in tmp_path.iterdir()] == ["a.jsonl"]
+    assert len(prepared_with(250_000).train) > 150
+    path = write("b.jsonl", long * 4)  # copies are left out: they need no space
+    assert len(prepared_with(250_000).train) > 150
 
 
 def some_bad(good: int, bad: int) -> str:

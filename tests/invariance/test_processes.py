@@ -1,24 +1,36 @@
-"""Two processes train what one process with twice the accumulation trains."""
+"""Two processes train what one process with twice the accumulation trains, by the command line too."""
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
 from training_parts import metrics, saved_steps
 
+from lora_s2s.cli import app
+
 WORKER = Path(__file__).with_name("process_worker.py")
 
 
-def launch(folder: Path, *, processes: int, accumulation: int) -> list[dict[str, torch.Tensor]]:
-    """Runs the worker in so many processes as a launcher would and returns the adapter each ends with."""
-    folder.mkdir()
+RECIPE = """\
+model: {name: demo}
+data: {train: rows.jsonl, validation_fraction: 0.2}
+lora: {r: 4, alpha: 8, dropout: 0.1, target_modules: attention-qv}
+training: {max_steps: 8, batch_size: 4, gradient_accumulation: 2, save_every: 3, evaluate_every: 4}
+output: {dir: adapters, name: it}
+"""
+
+
+def start(processes: int, *words: str, where: Path | None = None) -> list[tuple[int, str, str]]:
+    """Runs Python in so many processes as a launcher would; returns each one's exit code, stdout and stderr."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -27,11 +39,18 @@ def launch(folder: Path, *, processes: int, accumulation: int) -> list[dict[str,
     for rank in range(processes):
         own = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(processes)}
         environment = {**os.environ, **(own if processes > 1 else {}), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, str(WORKER), str(folder), str(accumulation), str(rank)]
-        started.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-    for process in started:
-        _, errors = process.communicate(timeout=240)
-        assert process.returncode == 0, errors
+        command = [sys.executable, *(str(rank) if word == "RANK" else word for word in words)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen(command, env=environment, cwd=where, **pipes))
+    told = [process.communicate(timeout=240) for process in started]
+    return [(process.returncode, *pair) for process, pair in zip(started, told, strict=True)]
+
+
+def launch(folder: Path, *, processes: int, accumulation: int) -> list[dict[str, torch.Tensor]]:
+    """Runs the worker and returns the adapter each process ends with."""
+    folder.mkdir()
+    for code, _, errors in start(processes, str(WORKER), str(folder), str(accumulation), "RANK"):
+        assert code == 0, errors
     return [safetensors.torch.load_file(folder / f"rank{rank}.safetensors") for rank in range(processes)]
 
 
@@ -52,3 +71,43 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     assert one[0]["grad_norm"] == pytest.approx(two[0]["grad_norm"], abs=1e-6)
     assert max(float((alone[name] - first[name]).abs().max()) for name in alone) < 1e-3
     assert saved_steps(tmp_path / "two") == saved_steps(tmp_path / "one")
+
+
+def train(folder: Path, *words: str, expected: int = 0) -> dict[str, Any]:
+    """Trains by the command line in two processes, of which one talks; returns its JSON object."""
+    (code, out, err), other = start(2, "-m", "lora_s2s", "train", "recipe.yaml", "--json", *words, where=folder)
+    assert code == expected, err
+    assert other[:2] == (expected, ""), other
+    assert ("data:" in err, "data:" in other[2]) == (True, False)
+    result: dict[str, Any] = json.loads(out)
+    return result
+
+
+def make(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "recipe.yaml").write_text(RECIPE)
+    rows = [{"source": f"table for {n} at {n}pm", "target": f"size={n}; time={n}"} for n in range(60)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.mark.slow
+def test_the_command_line_in_two_processes_prepares_once_and_resumes_bit_for_bit(tmp_path: Path) -> None:
+    whole, parts = make(tmp_path / "whole"), make(tmp_path / "parts")
+    assert train(whole)["steps"] == 8
+    assert sorted(path.name for path in whole.iterdir()) == ["adapters", "prepared", "recipe.yaml", "rows.jsonl"]
+    assert [path.name for path in (whole / "adapters").iterdir()] == ["it"]
+    assert train(parts, "--stop-after", "1s", expected=1)["stopped"] == "deadline"
+    assert train(parts, "--resume")["steps"] == 8
+    weights = Path("adapters/it/adapter_model.safetensors")
+    assert (parts / weights).read_bytes() == (whole / weights).read_bytes()
+
+
+def test_verbs_of_one_process_say_so_under_a_launcher(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as ended:
+        app(["predict", "demo", "hi"])
+    assert ended.value.code == 2
+    assert "error: predict runs in one process, and 2 were started\nhint:" in capsys.readouterr().err
