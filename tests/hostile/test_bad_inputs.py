@@ -17,6 +17,7 @@ def test_there_are_many() -> None:
     assert len({case.name for case in CASES}) == len(CASES) >= 120
 
 
+@pytest.mark.usefixtures("bounded")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_bad_input_is_told(case: Case, invoke: Invoke, here: Path, tiny_model: Path, good_adapter: Path) -> None:
     names = prepared(case, here, tiny_model, good_adapter)

@@ -1,4 +1,4 @@
-"""Files made to fill the memory or to take for ever: refused within 1.5 GB over the imports, and within ten seconds.
+"""Files made to fill the memory or to take for ever: refused within 1 GB over the imports, and within ten seconds.
 
 All in one process of their own, as the imports take longest.
 """
@@ -101,7 +101,7 @@ from lora_s2s.hub import DEMO_BASE
 from lora_s2s.models.loading import load_base
 load_base(str(DEMO_BASE), device="cpu")
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 1_500_000_000,) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (used + 1_000_000_000,) * 2)
 for line in sys.stdin:
     folder, *words = json.loads(line)
     os.chdir(folder)
