@@ -1,7 +1,7 @@
 """Sets up a virtual environment once and runs the project in it. Needs only Python 3.10 or newer.
 
     python3 tools/run.py demo            set up, then `lora-s2s demo`
-    python3 tools/run.py test            set up, then the tests (further words go to pytest)
+    python3 tools/run.py test            set up, then the tests (further words go to pytest; -n 0 for one process)
     python3 tools/run.py check           style and types: ruff and mypy
     python3 tools/run.py -- train demo   set up, then any `lora-s2s` command
 
@@ -32,6 +32,12 @@ def script(name: str) -> str:
     """Returns the path of an executable of the environment."""
     folder, suffix = ("Scripts", ".exe") if os.name == "nt" else ("bin", "")
     return str(ENVIRONMENT / folder / f"{name}{suffix}")
+
+
+def processes() -> str:
+    """Returns how many processes the tests take: a core each, at most four, as each needs a gigabyte or two."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return str(min(4, cores))
 
 
 def call(command: Sequence[str]) -> None:
@@ -67,9 +73,11 @@ def main(arguments: Sequence[str]) -> None:
         sys.exit(__doc__)
     task, rest = arguments[0], list(arguments[1:])
     set_up()
+    if task == "test":
+        os.environ["OMP_NUM_THREADS"] = "1"  # the processes take the cores
     commands = {
         "demo": [[script("lora-s2s"), "demo", *rest]],
-        "test": [[script("python"), "-m", "pytest", *rest]],
+        "test": [[script("python"), "-m", "pytest", "-n", processes(), "--dist", "loadfile", *rest]],
         "check": [
             [script("ruff"), "check", "."],
             [script("ruff"), "format", "--check", "."],
