@@ -1,10 +1,11 @@
 """Fuzzes whatever reads a stranger's bytes: nothing but an error of this package may come out, and that soon.
 
     python benchmarks/fuzz.py --minutes 30 [--only recipe] [--seed 7]
+    python benchmarks/fuzz.py --minutes 30 --guided           the same time, by atheris (pip install atheris)
 
 Targets: every reader of data, rows to examples, the recipe loader, the adapter's config and manifest, safetensors
-headers, and templates. With atheris installed (``--atheris TARGET``) coverage guides it; else inputs are seeds mutated
-and crossed, and those that lead to a new outcome join the seeds. Crashes are kept whole beside the result.
+headers, and templates. Inputs are seeds mutated and crossed, and those that lead to a new outcome join the seeds; with
+``--guided`` those that reach new code do. Crashes are kept whole beside the result.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import random
 import re
 import signal
 import struct
+import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +27,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from lora_s2s.errors import ToolkitError
@@ -177,6 +180,11 @@ def _parquet() -> list[bytes]:
     return [sink.getvalue()]
 
 
+def seeds_of(name: str) -> list[bytes]:
+    """Returns the inputs a target begins with."""
+    return _parquet() if name == "reader.parquet" else list(SEEDS.get(name, SEEDS["reader.jsonl"]))
+
+
 def mutated(content: bytes, others: list[bytes], chance: random.Random) -> bytes:
     """Returns an input changed in one to six places."""
     data = bytearray(content)
@@ -238,9 +246,7 @@ class Tally:
 def fuzz(names: list[str], minutes: float, seed: int, keep: Path) -> dict[str, Tally]:
     """Gives every target its turns of a second until the time is over."""
     chance = random.Random(seed)
-    corpus = {name: list(SEEDS[name] if name in SEEDS else SEEDS["reader.jsonl"]) for name in names}
-    if "reader.parquet" in corpus:
-        corpus["reader.parquet"] = _parquet()
+    corpus = {name: seeds_of(name) for name in names}
     tallies = {name: Tally() for name in names}
     until = time.monotonic() + 60 * minutes
     signal.signal(signal.SIGALRM, _alarm)
@@ -291,18 +297,58 @@ def _keep(folder: Path, name: str, content: bytes) -> None:
     (folder / f"{name}-{hashlib.sha256(content).hexdigest()[:12]}").write_bytes(content)
 
 
-def _atheris(name: str) -> None:
+_STEERING = ("lora_s2s", "yaml", "jinja2", "json")
+
+
+def _instrumented() -> None:
+    """Has the functions that read report where they go."""
     import atheris  # type: ignore[import-not-found, unused-ignore]
 
-    atheris.instrument_all()
-    scratch = Path(tempfile.mkdtemp())
+    for place in [module for name, module in sys.modules.items() if name.partition(".")[0] in _STEERING]:
+        holders = [place, *(value for value in vars(place).values() if isinstance(value, type))]
+        for function in [value for holder in holders for value in vars(holder).values()]:
+            if isinstance(function, FunctionType) and function.__module__ == place.__name__:
+                atheris.instrument_func(function)
 
-    def once(content: bytes) -> None:
-        with contextlib.suppress(ToolkitError, Unusable):
-            TARGETS[name](content, scratch)
 
-    atheris.Setup(sys.argv[:1], once)
-    atheris.Fuzz()
+def _steered(name: str, words: list[str]) -> None:
+    """Fuzzes one target under atheris until its time is over or it crashes; ends the process."""
+    import atheris
+
+    _instrumented()
+    with tempfile.TemporaryDirectory() as scratch:
+
+        def once(content: bytes) -> None:
+            with contextlib.suppress(ToolkitError, Unusable), contextlib.redirect_stderr(io.StringIO()):
+                TARGETS[name](content, Path(scratch))
+
+        atheris.Setup([sys.argv[0], *words], once)
+        atheris.Fuzz()
+
+
+def guided(names: list[str], minutes: float, seed: int, keep: Path) -> dict[str, Tally]:
+    """Gives every target its share of the time, under atheris, in a process of its own."""
+    tallies = {}
+    keep.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        with tempfile.TemporaryDirectory() as corpus:
+            for number, content in enumerate(seeds_of(name)):
+                (Path(corpus) / f"seed-{number}").write_bytes(content)
+            words = (
+                f"-max_total_time={round(60 * minutes / len(names))}", f"-seed={seed + 1}", f"-max_len={_LONGEST}",
+                f"-timeout={LIMIT_S}", "-rss_limit_mb=4096", "-print_final_stats=1",
+                f"-artifact_prefix={keep}/{name}-", corpus,
+            )  # fmt: skip
+            command = [sys.executable, __file__, "--steered", name, *words]
+            ended = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+            said = {key: int(value) for key, value in re.findall(r"^stat::(\w+):\s+(\d+)", ended.stderr, re.M)}
+            tally = Tally(said["number_of_executed_units"], float(said["slowest_unit_time_sec"]))
+            tally.outcomes = {str(path) for path in Path(corpus).iterdir()}
+            if ended.returncode:
+                lines = [line for line in ended.stderr.splitlines() if "Exception" in line or "ERROR" in line]
+                tally.crashes[name] = " ".join(lines)[:200] or f"ended with {ended.returncode}"
+            tallies[name] = tally
+    return tallies
 
 
 def main() -> None:
@@ -313,12 +359,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, default=Path("build/fuzz"), help="where crashing inputs go")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--atheris", choices=list(TARGETS), help="one target under atheris, until it crashes")
+    parser.add_argument("--guided", action="store_true", help="by coverage, with atheris")
+    parser.add_argument("--steered", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.atheris:
-        _atheris(asked.atheris)
+    if asked.steered:
+        _steered(asked.steered[0], asked.steered[1:])
         return
-    tallies = fuzz(asked.only or list(TARGETS), asked.minutes, asked.seed, asked.keep)
+    tallies = (guided if asked.guided else fuzz)(asked.only or list(TARGETS), asked.minutes, asked.seed, asked.keep)
     for name, tally in tallies.items():
         print(
             f"{name:16} {tally.executions:>9,} executions  {len(tally.outcomes):>4} outcomes  "
@@ -326,6 +373,7 @@ def main() -> None:
         )
     run = {
         "minutes": asked.minutes,
+        "guided": asked.guided,
         "seed": asked.seed,
         "executions": sum(tally.executions for tally in tallies.values()),
         "crashes": sum(len(tally.crashes) for tally in tallies.values()),

@@ -134,7 +134,7 @@ def child() -> Any:
         process.stdin.close()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("case", HEAVY, ids=lambda case: case.name)
 def test_heavy_input_is_refused_in_bounded_time_and_memory(
     case: Case, child: Any, here: Path, tiny_model: Path, good_adapter: Path
