@@ -29,6 +29,9 @@ def told(error: BaseException) -> ToolkitError | None:
             f"out of memory: {_first_line(error) or 'the machine has no more'}",
             hint="lower training.tokens_per_batch or evaluation.batch_tokens, or take a smaller model",
         )
+    if _left_alone(error):
+        hint = "see what it said, or whether memory ran out; then the same command with --resume"
+        return RunError("another process of this run has ended", hint=hint)
     if isinstance(error, RuntimeError) and "home directory" in str(error):  # what Path.expanduser says
         return UsageError("a path begins with ~ and the name of nobody here", hint="write the whole path")
     if isinstance(error, ImportError):
@@ -53,6 +56,12 @@ def _told_os(error: OSError) -> ToolkitError | None:
 def _accelerator_is_full(error: BaseException) -> bool:
     # By name, as this file never imports torch: torch.OutOfMemoryError, and the CPU allocator's RuntimeError.
     return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
+def _left_alone(error: BaseException) -> bool:
+    # Gloo, between CPUs, raises RuntimeError with its name in it; NCCL one of torch's own.
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return "DistError" in kinds or ("RuntimeError" in kinds and "gloo" in str(error))
 
 
 def _first_line(error: BaseException) -> str:

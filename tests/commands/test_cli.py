@@ -57,6 +57,14 @@ def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     monkeypatch.setattr("lora_s2s.recipe.catalogue.shipped", fail)
 
 
+class DistError(RuntimeError):
+    """Named like torch's."""
+
+
+class DistNetworkError(DistError):
+    """A kind of it."""
+
+
 class OutOfMemoryError(RuntimeError):
     """Named like torch's."""
 
@@ -73,6 +81,8 @@ class OutOfMemoryError(RuntimeError):
         (OSError(errno.ENOSPC, "No space left on device", "x/y"), 4, "error: out of disk space: No space left"),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 2, "error: no permission: Permission denied\n"),
         (OSError(errno.EIO, "Input/output error", "/x"), 1, "error: the system refused: Input/output error\n  at: /x"),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:537] reset by peer"), 1, "error: another process of this run has"),
+        (DistNetworkError("the connection was closed"), 1, "error: another process of this run has ended\nhint: "),
         (ImportError("No module named 'wandb'"), 5, "error: a package is missing or broken: No module named 'wandb'"),
         (KeyboardInterrupt(), 130, ""),
         (DataError("\x1b[31mred [bold]x[/bold]"), 3, "error: \\x1b[31mred [bold]x[/bold]\n"),
