@@ -342,10 +342,10 @@ def guided(names: list[str], minutes: float, seed: int, keep: Path) -> dict[str,
             command = [sys.executable, __file__, "--steered", name, *words]
             ended = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
             said = {key: int(value) for key, value in re.findall(r"^stat::(\w+):\s+(\d+)", ended.stderr, re.M)}
-            tally = Tally(said["number_of_executed_units"], float(said["slowest_unit_time_sec"]))
+            tally = Tally(said.get("number_of_executed_units", 0), float(said.get("slowest_unit_time_sec", 0)))
             tally.outcomes = {str(path) for path in Path(corpus).iterdir()}
             if ended.returncode:
-                lines = [line for line in ended.stderr.splitlines() if "Exception" in line or "ERROR" in line]
+                lines = [line for line in ended.stderr.splitlines() if "Error" in line or "ERROR" in line]
                 tally.crashes[name] = " ".join(lines)[:200] or f"ended with {ended.returncode}"
             tallies[name] = tally
     return tallies

@@ -60,8 +60,8 @@ def _accelerator_is_full(error: BaseException) -> bool:
 
 def _left_alone(error: BaseException) -> bool:
     # Gloo, between CPUs, raises RuntimeError with its name in it; NCCL one of torch's own.
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    return "DistError" in kinds or ("RuntimeError" in kinds and "gloo" in str(error))
+    by_nccl = any(kind.__name__ == "DistError" for kind in type(error).__mro__)
+    return by_nccl or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
 
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 
 from lora_s2s.models.precision import resolve_device
 
-# The others wait while one prepares the data or evaluates; a process that dies is noticed by its launcher.
+# The others wait while one prepares the data; a process that dies is noticed by its launcher.
 _LONGEST_WAIT = timedelta(days=1)
 
 
@@ -27,11 +27,10 @@ def is_main_process() -> bool:
     return bool(_processes().is_main_process)
 
 
-@contextmanager
-def main_process_first() -> Iterator[None]:
-    """Lets the main process through the block alone; the others enter when it has left."""
-    with _processes().main_process_first():
-        yield
+def main_process_first() -> AbstractContextManager[None]:
+    """Returns a block that the main process goes through alone; the others enter when it has left."""
+    alone: AbstractContextManager[None] = _processes().main_process_first()
+    return alone
 
 
 def summed(values: Sequence[float], accelerator: Accelerator) -> list[float]:

@@ -8,18 +8,15 @@ from pathlib import Path
 
 import torch
 
-
-def resident(field: str) -> int:
-    """Linux's VmRSS (now) or VmHWM (the peak since the last reset)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+# Run as a script: the parts of tests/ are not on the path by themselves.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from resident_memory import rise
 
 
 def measured(folder: str, quantization: str) -> dict[str, int]:
-    before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")
+    risen = rise()
     model = load_base(folder, dtype="bfloat16", quantization=quantization, device="cpu").model
-    peak = resident("VmHWM") - before
+    peak = risen()
     tensors = {tensor.data_ptr(): tensor for tensor in (*model.parameters(), *model.buffers())}
     return {"peak": peak, "model": sum(tensor.nbytes for tensor in tensors.values())}
 
