@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import statistics
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,9 @@ HOMES = {
     "sacrebleu": ("evaluation",), "rouge_score": ("evaluation",), "matplotlib": ("evaluation",),
     "accelerate": ("training",), "jinja2": ("reading",), "tokenizers": ("tokens",), "typer": ("commands", "cli"),
 }  # fmt: skip
+
+# Stated in ARCHITECTURE.md; a feature raises it by what it needs.
+CODE_TOKENS = 150_000
 
 NEVER = {"pickle", "dill", "cloudpickle", "marshal", "shelve"}
 
@@ -121,28 +125,30 @@ def test_t5_facts_live_in_one_room() -> None:
             raise AssertionError(f"{path} names T5's modules; that belongs to models/t5*.py")
 
 
-def code_lines(path: Path) -> int:
-    """Lines that are neither blank, nor comment, nor docstring."""
+def docstring_lines(tree: ast.Module) -> set[int]:
+    """The line numbers that docstrings take."""
     documented: set[int] = set()
-    for node in ast.walk(tree_of(path)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+    for node in ast.walk(tree):
+        kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        if isinstance(node, kinds) and ast.get_docstring(node) is not None:
             documented.update(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
-    lines = enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
-    return sum(
-        bool(line.strip()) and not line.strip().startswith("#") for number, line in lines if number not in documented
-    )
+    return documented
+
+
+def code_tokens(path: Path) -> int:
+    """Tokens of a file that are neither comments, docstrings nor layout."""
+    layout = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+    layout |= {tokenize.ENDMARKER, tokenize.ENCODING}
+    documented = docstring_lines(tree_of(path))
+    with path.open("rb") as stream:
+        tokens = list(tokenize.tokenize(stream.readline))
+    return sum(token.type not in layout and token.start[0] not in documented for token in tokens)
 
 
 def test_sizes() -> None:
-    rooms: dict[str, int] = {}
-    for path in FILES:
-        rooms[room_of(path)] = rooms.get(room_of(path), 0) + code_lines(path)
-    assert not {room: count for room, count in rooms.items() if count > 1250}
-    assert sum(rooms.values()) <= 10_000
+    assert sum(map(code_tokens, FILES)) <= CODE_TOKENS
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
     assert not {str(path): count for path, count in lines.items() if count > 400}
-    verbs = [path for path in FILES if path.parent.name == "commands" and not path.name.startswith("_")]
-    assert not {str(path): lines[path] for path in verbs if lines[path] > 70}
     lengths = [length for _, _, length in functions()]
     assert statistics.median(lengths) <= 12
     assert not [name for name, _, length in functions() if length > 90]
