@@ -186,13 +186,18 @@ def _fitted(raw: Scalar | list[Scalar], annotation: Any) -> Any:
     if lists and len(options) == len(lists):
         # One word, or words with commas, stand for a list where nothing else is allowed.
         return [_fitted(Scalar(part.strip(), quoted=True), get_args(lists[0])[0]) for part in raw.text.split(",")]
-    for option in options:
-        if option is not types.NoneType and get_origin(option) is not list:
-            try:
-                return _scalar(raw.text, option)
-            except BadValue as error:
-                raise BadValue(f"{error}, or a list such as [{raw.text}]" if lists else str(error)) from error
-    raise BadValue(f"expected {_named(options)}, got '{raw.text}'")
+
+    scalars = [option for option in options if option is not types.NoneType and get_origin(option) is not list]
+    words = [option for option in scalars if get_origin(option) is Literal]
+    if any(raw.text in get_args(option) for option in words):
+        return raw.text
+    numbers = [option for option in scalars if words and option in (int, float)]
+    try:
+        return _scalar(raw.text, (numbers or scalars)[0])
+    except BadValue as error:
+        if numbers and not _SECRET.search(raw.text):
+            raise BadValue(f"expected {_named(options)}, got '{raw.text}'") from error
+        raise BadValue(f"{error}, or a list such as [{raw.text}]" if lists else str(error)) from error
 
 
 def _scalar(text: str, kind: Any) -> Any:
@@ -215,9 +220,11 @@ def _scalar(text: str, kind: Any) -> Any:
 
 
 def _named(options: tuple[Any, ...]) -> str:
-    words = [
-        "a list" if get_origin(option) is list else _KINDS.get(option, "one of its words")
-        for option in options
-        if option is not types.NoneType
-    ]
+    words = [_kind_of(option) for option in options if option is not types.NoneType]
     return " or ".join(words)
+
+
+def _kind_of(option: Any) -> str:
+    if get_origin(option) is Literal:
+        return ", ".join(get_args(option))
+    return "a list" if get_origin(option) is list else _KINDS.get(option, "one of its words")

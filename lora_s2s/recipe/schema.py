@@ -6,10 +6,10 @@ Sections are frozen; the layers below get sections or plain values, never the wh
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from lora_s2s.errors import nearest
 
@@ -33,6 +33,25 @@ REFUSED_METHODS = {
     **dict.fromkeys(("prompt", "prompt-tuning", "prefix", "prefix-tuning", "p-tuning"), _PROMPTS),
 }
 LANGUAGE = r"^[A-Za-z][A-Za-z0-9_-]{0,31}$"
+# A key with this value is set from the data and the base; the resolved recipe holds the number.
+Auto = Literal["auto"]
+_Value = TypeVar("_Value")
+
+
+def _between(low: float, high: float) -> Callable[[_Value], _Value]:
+    """Returns a validator for a number or `auto`; a bound on a union would be reported once per member."""
+
+    def check(value: _Value) -> _Value:
+        if isinstance(value, (int, float)) and not low <= value <= high:
+            raise ValueError(f"should be auto, or between {low:,} and {high:,}")
+        return value
+
+    return check
+
+
+SourceTokens = Annotated[int | Auto, AfterValidator(_between(4, 65_536))]
+TargetTokens = Annotated[int | Auto, AfterValidator(_between(2, 65_536))]
+NewTokens = Annotated[int | Auto, AfterValidator(_between(1, 65_536))]
 
 
 def ranks_by_name(words: Sequence[str]) -> dict[str, int]:
