@@ -4,31 +4,74 @@ from __future__ import annotations
 
 import errno
 import glob
-import gzip
 import hashlib
-import io
 import json
 import os
 import re
 import shutil
 import socket
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import Any, BinaryIO
 
+from lora_s2s import limits
 from lora_s2s.errors import DataError, ResourceError, UsageError
 
 NO_ENTRY = (errno.EACCES, errno.EPERM, errno.EROFS)
-_GZIP_MAGIC = b"\x1f\x8b"
+_BOM = b"\xef\xbb\xbf"
+
+
+def open_regular(path: Path, *, most: int | None = None) -> BinaryIO:
+    """Opens a regular file for reading, without waiting for the other end of a pipe.
+
+    Args:
+        most: the largest size in bytes; None: any.
+
+    Raises:
+        DataError: it is a pipe, a device, a folder, or larger.
+        OSError: it cannot be opened.
+    """
+    # Windows knows neither; without O_NONBLOCK opening a pipe that nobody writes into never returns.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode):
+            raise DataError(f"{path.name} is not a regular file, so it is not read", where=str(path))
+        if most is not None and about.st_size > most:
+            problem = f"{path.name} has more than {limits.in_words(most)}, so it is not read"
+            raise DataError(problem, where=str(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_whole(path: Path, *, most: int | None = None) -> bytes:
+    """Returns a regular file's bytes.
+
+    Args:
+        most: the largest size in bytes; by default what :mod:`lora_s2s.limits` says of a file of this name.
+
+    Raises:
+        DataError: see :func:`open_regular`; or it grows while it is read.
+        OSError: it cannot be read.
+    """
+    most = most or limits.largest(path.name, path.suffix) or limits.LARGEST_FILE
+    with open_regular(path, most=most) as stream:
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise DataError(f"{path.name} grows while it is read", where=str(path))
+    return content
 
 
 def sha256_file(path: Path) -> str:
-    """Returns the hex SHA-256 of a file's bytes."""
+    """Returns the hex SHA-256 of a regular file's bytes."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         while chunk := stream.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
@@ -64,7 +107,10 @@ def check_files(folder: Path, files: object) -> None:
     for name in files:
         if not (folder / name).is_file():
             raise DataError("the file is missing, and the folder's manifest lists it", where=str(folder / name))
-        if described([folder / name])[name] != files[name]:
+        path, entry = folder / name, files[name]
+        # The size first: a file that was exchanged for one without end is not hashed.
+        same_size = isinstance(entry, Mapping) and entry.get("bytes") == path.stat().st_size
+        if not same_size or described([path])[name] != entry:
             raise DataError("the file differs from its hash in manifest.json", hint=hint, where=str(folder / name))
 
 
@@ -123,10 +169,10 @@ def read_json(path: Path) -> Any:
     """Reads one JSON document.
 
     Raises:
-        DataError: the file is missing, not UTF-8, not JSON, or nested beyond reason.
+        DataError: the file is missing, not regular, too large, not UTF-8, not JSON, or nested beyond reason.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_whole(path).decode("utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"no such file: {path.name}", where=str(path)) from error
     except (ValueError, RecursionError) as error:  # ValueError: also a number of more than 4,300 digits
@@ -161,38 +207,38 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Yields the objects of a JSON-lines file written by this package (one object a line)."""
-    with open_text(path) as stream:
-        for number, line in enumerate(stream, start=1):
+    """Yields the objects of a JSON-lines file written by this package, one object a line, never compressed.
+
+    Raises:
+        DataError: the file is missing, not regular or too large; a line is too long or not a JSON object.
+    """
+    most = limits.LARGEST_JSON_LINES.get(path.name, limits.LARGEST_JSON_LINES_FILE)
+    longest = limits.LONGEST_JSON_LINE
+    try:
+        stream = open_regular(path, most=most)
+    except FileNotFoundError as error:
+        raise DataError(f"no such file: {path}", hint="check the path; it is relative to the current folder") from error
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    with stream:
+        for number, line in enumerate(iter(lambda: stream.readline(longest + 1), b""), start=1):
+            where = f"{path}:{number}"
+            if len(line) > longest:
+                raise DataError(f"a line of more than {limits.in_words(longest)}", where=where)
             if not line.strip():
                 continue
             try:
-                yield json.loads(line)
+                row = json.loads(line.removeprefix(_BOM).decode("utf-8"))
             except (ValueError, RecursionError) as error:
-                raise DataError(f"not a JSON line: {error}", where=f"{path}:{number}") from error
+                raise DataError(f"not a JSON line: {error}", where=where) from error
+            if not isinstance(row, dict):
+                raise DataError("not a JSON object", where=where)
+            yield row
 
 
 def jsonl_line(value: object) -> str:
     """Returns one JSON line with its newline; non-ASCII text stays readable."""
     return json.dumps(value, ensure_ascii=False) + "\n"
-
-
-def open_text(path: Path) -> TextIO:
-    """Opens a UTF-8 text file, gzip-compressed or plain, with or without a byte-order mark.
-
-    Raises:
-        DataError: the file is missing or cannot be read.
-    """
-    try:
-        raw: IO[bytes] = path.open("rb")
-    except FileNotFoundError as error:
-        raise DataError(f"no such file: {path}", hint="check the path; it is relative to the current folder") from error
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    magic = raw.read(2)
-    raw.seek(0)
-    stream: Any = gzip.GzipFile(fileobj=raw) if magic == _GZIP_MAGIC else raw
-    return io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
 
 
 def _sync(path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, StrictDataclassError
 
+from lora_s2s import limits
 from lora_s2s.errors import DataError, SetupError, UsageError
 
 DEMO_NAME = "demo"
@@ -28,14 +29,7 @@ _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".joblib", ".ckpt", ".npz"
 _FOREIGN_WEIGHTS = (*_PICKLES, ".h5", ".msgpack", ".onnx", ".gguf")
 CONVERT = "convert it in a container without network: torch.load with weights_only, then save_file of safetensors"
 
-# Files that are read whole: the largest are vocabularies (the largest known has 33 MB).
-_MIB = 1 << 20
-_LARGEST = {
-    "config.json": _MIB, "generation_config.json": _MIB, "adapter_config.json": _MIB, "special_tokens_map.json": _MIB,
-    "manifest.json": 8 * _MIB, "tokenizer_config.json": 8 * _MIB, "added_tokens.json": 8 * _MIB, "recipe.yaml": _MIB,
-    **dict.fromkeys((".json", ".model", ".spm", ".txt", ".jinja"), 64 * _MIB),
-}  # fmt: skip
-_CHECKED = {".safetensors", ".jsonl", *(Path(f"x{name}").suffix for name in _LARGEST)}
+_CHECKED = {".safetensors", ".jsonl", *(Path(f"x{name}").suffix for name in limits.LARGEST_FILES)}
 
 
 def locate_model(name: str, revision: str | None = None, *, weights: bool = True) -> Path:
@@ -80,9 +74,10 @@ def check_folder(folder: Path) -> Path:
         if not any(path.resolve().is_relative_to(place) for place in own):
             hint = "put the file itself there, if you trust it"
             raise DataError(f"{path.name} is a link that leads out of its folder", hint=hint, where=str(path))
-        most = _LARGEST.get(path.name, _LARGEST.get(path.suffix))
+        most = limits.largest(path.name, path.suffix) or limits.LARGEST_JSON_LINES.get(path.name)
         if most and path.stat().st_size > most:
-            raise DataError(f"{path.name} has more than {most // _MIB} MiB, so it is not read", where=str(path))
+            problem = f"{path.name} has more than {limits.in_words(most)}, so it is not read"
+            raise DataError(problem, where=str(path))
     return folder
 
 

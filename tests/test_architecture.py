@@ -16,7 +16,8 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 # A room may import rooms of a lower rank only; rooms of one rank never see each other.
 RANKS = {
-    "errors": 0, "console": 1, "files": 1, "hub": 1, "page": 2, "demo": 2, "recipe": 3, "formats": 3, "tokens": 3,
+    "errors": 0, "limits": 0, "console": 1, "files": 1, "hub": 1, "page": 2, "probe": 2, "demo": 2, "recipe": 3,
+    "formats": 3, "tokens": 3,
     "reading": 4, "data": 5, "models": 5, "lora": 6, "forward": 7, "training": 8, "inference": 8, "evaluation": 9,
     "export": 10, "commands": 11, "cli": 12, "__main__": 13,
 }  # fmt: skip

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from lora_s2s import console, files, hub
+from lora_s2s import console, files, hub, limits
 from lora_s2s.errors import DataError, RecipeError, SetupError, Stopped, UsageError, nearest
 
 
@@ -84,15 +86,37 @@ def test_an_existing_folder_is_kept_unless_replaced(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_text_opens_plain_or_gzip_with_or_without_a_mark(tmp_path: Path) -> None:
-    plain, packed = tmp_path / "a.txt", tmp_path / "a.bin"
-    plain.write_bytes(b"\xef\xbb\xbfcaf\xc3\xa9")
-    packed.write_bytes(gzip.compress("café".encode()))
-    for path in (plain, packed):
-        with files.open_text(path) as stream:
-            assert stream.read() == "café"
+def test_json_lines_are_read_as_they_are_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    marked = tmp_path / "marked.jsonl"
+    marked.write_bytes(b'\xef\xbb\xbf{"a": "caf\xc3\xa9"}\n\n{"a": "\xe2\x80\xa8"}\n')
+    assert [row["a"] for row in files.read_jsonl(marked)] == ["café", "\u2028"]
+    packed, listed = tmp_path / "packed.jsonl", tmp_path / "list.jsonl"
+    packed.write_bytes(gzip.compress(marked.read_bytes()))
+    listed.write_text("[1]\n")
+    for path, message in ((packed, "not a JSON line"), (listed, "not a JSON object")):
+        with pytest.raises(DataError, match=message):
+            list(files.read_jsonl(path))
+    monkeypatch.setattr(limits, "LONGEST_JSON_LINE", 8)
+    with pytest.raises(DataError, match="a line of more than 8 bytes"):
+        list(files.read_jsonl(marked))
+    monkeypatch.setattr(limits, "LARGEST_JSON_LINES_FILE", 8)
+    with pytest.raises(DataError, match=r"marked.jsonl has more than 8 bytes"):
+        list(files.read_jsonl(marked))
     with pytest.raises(DataError, match="no such file"):
-        files.open_text(tmp_path / "absent")
+        list(files.read_jsonl(tmp_path / "absent"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no pipes with names")
+@pytest.mark.parametrize(
+    "read", [files.read_json, files.sha256_file, files.read_whole, lambda p: [*files.read_jsonl(p)]]
+)
+def test_only_regular_files_are_read_and_nothing_waits(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "device.json").symlink_to("/dev/zero")
+    (tmp_path / "folder.json").mkdir()
+    for name in ("pipe.json", "device.json", "folder.json"):
+        with pytest.raises(DataError, match="is not a regular file"):
+            read(tmp_path / name)
 
 
 def test_json_errors_name_the_place(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from lora_s2s.evaluation.evaluate import PREDICTIONS
 from lora_s2s.evaluation.plots import loss_curve
 from lora_s2s.evaluation.summary import NOTHING, ScoreLine, base_name, facts, score_lines, shown
-from lora_s2s.files import read_json, read_jsonl, write_text
+from lora_s2s.files import read_json, read_jsonl, read_whole, write_text
 from lora_s2s.inference.loading import MANIFEST
 from lora_s2s.page import escaped, fact_list, html_table, page, section
 
@@ -41,7 +41,7 @@ def write_report(adapter_dir: Path, *, name: str | None = None) -> Path:
         name or adapter_dir.name,
         read_json(adapter_dir / MANIFEST),
         curve_png=curve,
-        recipe=recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else None,
+        recipe=read_whole(recipe).decode("utf-8", "replace") if recipe.is_file() else None,
         rows=sample_rows(adapter_dir),
     )
     write_text(adapter_dir / REPORT, text)

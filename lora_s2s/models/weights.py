@@ -14,14 +14,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lora_s2s import limits
 from lora_s2s.errors import DataError
-from lora_s2s.files import known_sha256, naming, read_json, sha256_json
+from lora_s2s.files import known_sha256, naming, open_regular, read_json, sha256_json
 from lora_s2s.hub import CONVERT, foreign_weights
 
 WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-# The header of a model of 11 billion weights has 70 KB; a longer one would be parsed into memory many times its size.
-_LONGEST_HEADER = 8 << 20
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -95,10 +94,11 @@ def opened(path: Path) -> Iterator[Any]:
     Raises:
         DataError: it is not one, or it is damaged.
     """
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         length = int.from_bytes(stream.read(8), "little")
-    if length > _LONGEST_HEADER:
-        raise DataError(f"a safetensors header of {length:,} bytes, at most {_LONGEST_HEADER:,}", where=str(path))
+    # A longer header would be parsed into memory many times its size.
+    if length > (most := limits.LARGEST_SAFETENSORS_HEADER):
+        raise DataError(f"a safetensors header of {length:,} bytes, at most {most:,}", where=str(path))
     try:
         with safe_open(path, framework="pt", device="cpu", backend="pread") as tensors:
             yield tensors

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lora_s2s import limits
 from lora_s2s.errors import DataError
-from lora_s2s.files import read_json
+from lora_s2s.files import read_json, read_whole
 
 TOKENIZER_FILES = (
     "tokenizer.json", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "merges.txt", "tokenizer_config.json",
@@ -20,7 +21,6 @@ _VOCABULARIES = [
 NO_TOKENIZER = "name a model whose folder holds tokenizer.json or spiece.model"
 # What a tokenizer's folder may ask for: Gemma adds 6,415 tokens, T5 counts its 100 sentinels.
 _MOST_ADDED, _MOST_COUNTED, _LONGEST_PATTERN = 20_000, 10_000, 500
-_MOST_PARTS = 1_500_000  # Gemma's 514,906 merges are a list each
 _REPEATED_GROUP = re.compile(r"\)[*+{]")
 
 
@@ -58,9 +58,10 @@ def check_tokenizer_files(folder: Path) -> None:
 def _object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    text = path.read_bytes()
-    if (parts := text.count(b"[") + text.count(b"{")) > _MOST_PARTS:
-        raise DataError(f"{parts:,} lists and objects in one file, at most {_MOST_PARTS:,}", where=str(path))
+    text = read_whole(path)
+    if (parts := text.count(b"[") + text.count(b"{")) > limits.MOST_JSON_PARTS:
+        problem = f"{parts:,} lists and objects in one file, at most {limits.MOST_JSON_PARTS:,}"
+        raise DataError(problem, where=str(path))
     content = read_json(path)
     if not isinstance(content, dict):
         raise DataError("not a JSON object", where=str(path))

@@ -11,9 +11,10 @@ from typing import TextIO
 
 from accelerate import Accelerator
 
+from lora_s2s import limits
 from lora_s2s.console import ProgressLine, warn
 from lora_s2s.errors import SetupError
-from lora_s2s.files import jsonl_line, naming, write_bytes
+from lora_s2s.files import jsonl_line, naming, read_whole, write_bytes
 from lora_s2s.recipe.schema import TrainingSection
 from lora_s2s.training.result import StepStats, TrainState
 
@@ -130,7 +131,8 @@ class RunLog:
 
 
 def _keep(path: Path, count: int) -> int:
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    most = limits.LARGEST_JSON_LINES["metrics.jsonl"]
+    lines = read_whole(path, most=most).splitlines(keepends=True) if path.exists() else []
     if len(lines) < count:
         warn(f"{path} holds {len(lines)} of the checkpoint's {count} lines; the curve will have a gap")
     if lines[count:] or not path.exists():

@@ -1,0 +1,47 @@
+"""Every bound on untrusted input, in one table: what it limits, and why it is that much.
+
+`SECURITY.md` states these numbers; `tests/hostile/test_limits.py` compares the two.
+"""
+
+from __future__ import annotations
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+# Files read whole, by name or by suffix. The largest known vocabulary has 33 MiB, the largest config 30 KiB.
+LARGEST_FILES = {
+    "config.json": MIB,
+    "generation_config.json": MIB,
+    "adapter_config.json": MIB,
+    "special_tokens_map.json": MIB,
+    "recipe.yaml": MIB,
+    "manifest.json": 8 * MIB,
+    "tokenizer_config.json": 8 * MIB,
+    "added_tokens.json": 8 * MIB,
+    **dict.fromkeys((".json", ".model", ".spm", ".txt", ".jinja"), 64 * MIB),
+}
+# Any other file that is read whole.
+LARGEST_FILE = 64 * MIB
+
+# JSON-lines files of an adapter's folder, never decompressed: a million steps or answers.
+LARGEST_JSON_LINES = {"metrics.jsonl": 256 * MIB, "predictions.jsonl": GIB}
+LARGEST_JSON_LINES_FILE = GIB
+# One line of them: a source, its references and two answers.
+LONGEST_JSON_LINE = 8 * MIB
+
+# Lists and objects in one tokenizer file: the 514,906 merges of Gemma's are a list each.
+MOST_JSON_PARTS = 1_500_000
+
+# The header of a safetensors file: that of a model of 11 billion weights has 70 KiB.
+LARGEST_SAFETENSORS_HEADER = 8 * MIB
+
+
+def largest(name: str, suffix: str) -> int | None:
+    """Returns the most bytes of a file that is read whole, by its name, else by its suffix; None: no bound known."""
+    return LARGEST_FILES.get(name, LARGEST_FILES.get(suffix))
+
+
+def in_words(size: int) -> str:
+    """Returns a number of bytes for people: ``8 MiB``, ``1 GiB``."""
+    unit, name = next((unit, name) for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"), (1, "bytes"))
+                      if size >= unit or unit == 1)  # fmt: skip
+    return f"{size / unit:,.4g} {name}"
