@@ -33,7 +33,7 @@ from lora_s2s.files import (
     write_json,
 )
 from lora_s2s.formats.origins import find_origins, named_splits
-from lora_s2s.formats.rows import Rejected
+from lora_s2s.formats.rows import Rejected, Skipped
 from lora_s2s.hub import locate_model
 from lora_s2s.reading.example import Example
 from lora_s2s.reading.readers import how_read, read_examples, user_function
@@ -220,7 +220,7 @@ class _Rejections:
     def __init__(self, path: Path) -> None:
         self._file = path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
         self._first: list[Rejected] = []
-        self._files = 0
+        self._files, self._skipped = 0, 0
         self.reasons = Counter[str]()
 
     def __enter__(self) -> _Rejections:
@@ -233,6 +233,9 @@ class _Rejections:
         """Writes one."""
         self._file.write(jsonl_line(asdict(item)))
         self.reasons[item.kind] += 1
+        if isinstance(item, Skipped):
+            self._skipped += 1
+            return
         if not item.line:  # a whole file of a folder
             self._files += 1
             warn(f"{item.file} is left out: {item.reason}")
@@ -243,10 +246,10 @@ class _Rejections:
         """Refuses data of which too much cannot be used.
 
         Args:
-            good: how many examples were read; a file left out is none of the rows.
+            good: how many examples were read; a file left out is none of the rows, and what is skipped no fault.
             most: the largest share of rejections.
         """
-        count = self.reasons.total() - self._files
+        count = self.reasons.total() - self._files - self._skipped
         total = count + good
         if count / max(1, total) <= most:
             return
@@ -274,7 +277,7 @@ def _read(
             for item in read_examples(value, **reading, seed=seed):
                 if isinstance(item, Example):
                     spool.add(item, SPLITS.index(split))
-                elif strict:
+                elif strict and not isinstance(item, Skipped):
                     raise DataError(
                         f"a row cannot be used: {item.reason}", where=f"{item.file}:{item.line}",
                         hint="mend it, or leave --strict away to have such rows listed and left out",
@@ -283,7 +286,7 @@ def _read(
                     rejected.add(item)
                 if not spool.waiting:
                     line.update({"split": split}, done=spool.rows, total=0)
-            spool.flush(SPLITS.index(split))
+            spool.flush()
 
 
 def _decided(spool: Spool, fraction: float) -> Decisions:

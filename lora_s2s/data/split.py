@@ -47,8 +47,8 @@ def place_of(key: str, seed: int) -> int:
     return int.from_bytes(digest, "big")
 
 
-def keys_of(examples: list[Example], split: int, seed: int) -> Keys:
-    """Returns the keys of rows of one split."""
+def keys_of(examples: list[Example], splits: list[int], seed: int) -> Keys:
+    """Returns the keys of rows, each of its split."""
     places = [place_of(example.split_key, seed) for example in examples]
     # The place tells sources apart too, where a row is split by its source.
     sources = [
@@ -59,7 +59,7 @@ def keys_of(examples: list[Example], split: int, seed: int) -> Keys:
         source=np.array(sources, np.uint64),
         target=np.array([_hash(example.target) for example in examples], np.uint64),
         place=np.array(places, np.uint64),
-        split=np.full(len(examples), split, np.uint8),
+        split=np.array(splits, np.uint8),
         weight=np.array([example.weight for example in examples], np.float32),
     )
 

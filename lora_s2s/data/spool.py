@@ -33,6 +33,7 @@ class Spool:
         )
         self._keys: list[Keys] = []
         self._batch: list[Example] = []
+        self._splits: list[int] = []
         self._characters = 0
         self.characters = Characters()
         self.rows = 0
@@ -49,21 +50,22 @@ class Spool:
         return len(self._batch)
 
     def add(self, example: Example, split: int) -> None:
-        """Takes one example; those of a split come together, and :meth:`flush` ends them."""
+        """Takes one example of a split; :meth:`flush` writes the last ones."""
         self._batch.append(example)
+        self._splits.append(split)
         self._characters += len(example.source) + len(example.target)
         if len(self._batch) == ROWS or self._characters > _CHARACTERS:
-            self.flush(split)
+            self.flush()
 
-    def flush(self, split: int) -> None:
+    def flush(self) -> None:
         """Writes what was taken since the last time."""
-        batch, self._batch, self._characters = self._batch, [], 0
+        batch, splits, self._batch, self._splits, self._characters = self._batch, self._splits, [], [], 0
         if not batch:
             return
         texts = {name: [getattr(row, name) for row in batch] for name in ("source", "target", "where")}
         turns = [json.dumps([row.turns, row.template]) if row.turns else None for row in batch]
         self._writer.write_batch(pa.record_batch([*texts.values(), turns], schema=_SCHEMA))
-        self._keys.append(keys_of(batch, split, self._seed))
+        self._keys.append(keys_of(batch, splits, self._seed))
         self.characters.add(texts["source"], texts["target"])
         self.rows += len(batch)
 

@@ -32,7 +32,16 @@ class Rejected:
         return self.reason.split(": ", 1)[0]
 
 
-def reject(where: str, reason: str, text: str) -> Rejected:
-    """Returns the rejection of the record at ``file:line``, with an excerpt of its text."""
+@dataclass(frozen=True, slots=True)
+class Skipped(Rejected):
+    """A valid record, or a part of one, that gives no example here: counted by its reason, not as a fault."""
+
+
+def reject(where: str, reason: str, text: str, *, fault: bool = True) -> Rejected:
+    """Returns the rejection of the record at ``file:line``, with an excerpt of its text.
+
+    Args:
+        fault: False where the record is valid, and gives no example for an ordinary reason.
+    """
     file, _, line = where.rpartition(":")
-    return Rejected(file, int(line), reason, text[:_EXCERPT])
+    return (Rejected if fault else Skipped)(file, int(line), reason, text[:_EXCERPT])

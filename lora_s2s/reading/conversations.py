@@ -24,7 +24,7 @@ _ROLES = {
     "tool": "tool", "function": "tool", "observation": "tool",
 }  # fmt: skip
 _REPLY, _SYSTEM = "assistant", "system"
-_LISTS = ("conversations", "messages", "conversation", "dialog", "dialogue", TURNS)
+LISTS = ("conversations", "messages", "conversation", "dialog", "dialogue", TURNS)
 _NAMES, _TEXTS = ("from", "role", "speaker"), ("value", "content", "text")
 # Every reply repeats what stands before it, so the pairs of one conversation grow with its square.
 _MOST_TURNS = 1000
@@ -60,10 +60,10 @@ def fit_turns(turns: Turns, template: str | None, fits: Callable[[str], bool]) -
 
 def looks_like_dialogue(fields: Mapping[str, Any], names: Sequence[str]) -> bool:
     """Says whether a row holds a list of turns whose role stands under one of ``names``; an empty list may be one."""
-    for key in _LISTS:
+    for key in LISTS:
         turns = fields.get(key)
         if isinstance(turns, list):
-            first = turns[0] if turns else dict.fromkeys(names if key in _LISTS[:2] else ())
+            first = turns[0] if turns else dict.fromkeys(names if key in LISTS[:2] else ())
             if isinstance(first, Mapping) and not first.keys().isdisjoint(names):
                 return True
     return False
@@ -84,7 +84,7 @@ def dialogue_questions(fields: Mapping[str, Any]) -> Iterator[tuple[dict[str, An
 
 
 def _turns(fields: Mapping[str, Any]) -> tuple[Turn, ...]:
-    raw = next((fields[key] for key in _LISTS if isinstance(fields.get(key), list)), None)
+    raw = next((fields[key] for key in LISTS if isinstance(fields.get(key), list)), None)
     if not raw:
         raise Unusable("no list of turns")
     if len(raw) > _MOST_TURNS:

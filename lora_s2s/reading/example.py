@@ -10,6 +10,10 @@ class Unusable(ValueError):
     """A record that gives no example; the message is the reason, its detail after ``": "``."""
 
 
+class NotForThis(Unusable):
+    """A valid record that gives no example here, such as a unit of another language pair: no fault of the data."""
+
+
 def checked(text: str, role: str) -> str:
     """Returns a text as it is; raises Unusable where it is blank, holds a NUL, or is no Unicode (a lone surrogate)."""
     if not text.strip():
@@ -42,6 +46,10 @@ class Example:
         turns: role and text of everything before the reply, in a dialogue.
         template: what rendered ``turns``; see :func:`lora_s2s.reading.conversations.fit_turns`.
         weight: how much of its file's rows training is to take.
+        split: what a column of the table (``split``, ``fold``, …) or its JSON document says of the row: ``train``,
+            ``validation`` or ``test``; empty where nothing does.
+        rest: a hash of the row's unused columns, equal within one process only; rows that differ in it are no
+            duplicates of each other. 0 where every column is used.
     """
 
     source: str
@@ -51,6 +59,8 @@ class Example:
     turns: tuple[tuple[str, str], ...] = ()
     template: str | None = None
     weight: float = 1.0
+    split: str = ""
+    rest: int = 0
 
     @property
     def split_key(self) -> str:

@@ -8,7 +8,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -17,6 +17,7 @@ from lora_s2s.formats.origins import READERS, Origin, find_origins
 from lora_s2s.formats.rows import Rejected, Row, reject
 from lora_s2s.reading.columns import check_columns, find_columns, text_in, unwrapped
 from lora_s2s.reading.example import Example, Unusable, checked
+from lora_s2s.reading.record import Reading, unused_columns
 from lora_s2s.reading.shapes import SHAPES, Converter, shape_of
 from lora_s2s.reading.template import PromptTemplate, Template
 
@@ -25,17 +26,8 @@ __all__ = ["FORMATS", "READERS", "Reading", "column_names", "how_read", "read_ex
 _PARALLEL = "parallel"
 FORMATS = ("auto", "pairs", _PARALLEL, *SHAPES)
 _ROWS_LOOKED_AT = 100
+_TOLD = ("notes", "warnings")
 Paths: TypeAlias = str | Sequence[str]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How a file's rows become examples, decided on its first rows; a shape's own template is spelled out."""
-
-    format: str
-    source_column: str | None
-    convert: Converter
-    template: Template = None
 
 
 Choice: TypeAlias = Callable[[Sequence[Row], str], Reading]
@@ -73,9 +65,10 @@ def read_examples(
 
 
 def how_read(paths: Paths, *, format: str = "auto", **settings: Any) -> Reading:
-    """Returns how rows are read: the format and the source's column, found out where they were not named.
+    """Returns how rows are read: format, columns, template, unused columns, found out where they were not named.
 
-    What several files do not agree on is left open, to be found out at each row: ``auto``, or None.
+    What several files do not agree on is left open, to be found out at each row: ``auto``, or None. Of unused columns,
+    notes and warnings each stands once.
 
     Takes the settings of :func:`read_examples`, and raises what it raises.
     """
@@ -88,9 +81,13 @@ def how_read(paths: Paths, *, format: str = "auto", **settings: Any) -> Reading:
             refused = refused or error
     if not found:
         raise refused or _nothing_usable(str(paths), Counter())
-    left_open: dict[str, Any] = {"format": "auto", "source_column": None, "template": None}
+    left_open: dict[str, Any] = {"format": "auto", "source_column": None, "target_column": None, "template": None}
     agreed = [key for key in left_open if all(getattr(one, key) == getattr(found[0], key) for one in found)]
-    return replace(found[0], **{key: value for key, value in left_open.items() if key not in agreed})
+    unused = {column.name: column for one in reversed(found) for column in one.unused}
+    merged: dict[str, Any] = {"unused": tuple(unused.values())}
+    merged |= {key: tuple(dict.fromkeys(text for one in found for text in getattr(one, key))) for key in _TOLD}
+    merged |= {key: value for key, value in left_open.items() if key not in agreed}
+    return replace(found[0], **merged)
 
 
 def column_names(paths: Paths) -> set[str]:
@@ -146,16 +143,21 @@ def _reading(
     found = find_columns(names, template=prompt, where=where, **columns)
     pairs = found.pairs if prompt is None else partial(found.pairs, seed=seed)
     convert = (lambda fields, where: pairs(unwrapped(fields), where)) if wrapped else pairs
-    return Reading(format, found.source, convert, template)
+    used = {found.target, *([] if prompt is None else prompt.columns), *filter(None, [found.source])}
+    unused = unused_columns(wrapped or [row.fields for row in rows], used)
+    return Reading(format, found.source, convert, template, found.target, unused)
 
 
 def _shaped(format: str, rows: Sequence[Row], where: str, template: Template, seed: int) -> Reading:
     shape = SHAPES[format]
     chosen = template or shape.template
     prompt = PromptTemplate.of(chosen)
-    others = [] if shape.is_dialogue else [name for row in rows for name in row.fields]
+    names = list(dict.fromkeys(name for row in rows for name in row.fields))
+    others = [] if shape.is_dialogue else names
     check_columns(prompt.columns, list(dict.fromkeys([*shape.columns, *others])), f"{where}, read as {format}")
-    return Reading(format, None, partial(shape.examples, prompt, seed), chosen)
+    used = {name for name in names if name.strip().lower() in shape.reads or name in prompt.columns}
+    unused = unused_columns([row.fields for row in rows], used)
+    return Reading(format, None, partial(shape.examples, prompt, seed), chosen, unused=unused)
 
 
 def _read(groups: Sequence[Sequence[Origin]], choose: Choice) -> Iterator[Example | Rejected]:
@@ -191,16 +193,30 @@ def _examples_of(origins: Sequence[Origin], choose: Choice) -> Iterator[Example 
 
 def _converted(items: Iterator[Row | Rejected], reading: Reading | None, origin: Origin) -> Iterator[Any]:
     weight = origin.weight
+    unused = [] if reading is None else [column.name for column in reading.unused]
     for item in items:
         if isinstance(item, Rejected):
             yield item
         elif reading is not None:
             where = f"{origin.name}:{item.line}"
             try:
+                rest = _rest(item.fields, unused) if unused else 0
                 for made in reading.convert(item.fields, where):
-                    yield replace(made, weight=weight) if weight != 1 and isinstance(made, Example) else made
+                    if isinstance(made, Example) and (rest or weight != 1):
+                        made = replace(made, weight=weight, rest=rest)
+                    yield made
             except Unusable as error:
                 yield reject(where, str(error), _excerpt(item.fields))
+
+
+def _rest(fields: Mapping[str, Any], unused: Sequence[str]) -> int:
+    """Returns a hash of a row's unused columns; see :class:`Example`."""
+    values = tuple(map(fields.get, unused))
+    try:
+        number = hash(values)
+    except TypeError:  # lists and objects
+        number = hash(repr(values))
+    return number & (1 << 64) - 1 or 1
 
 
 def _head(items: Iterator[Row | Rejected]) -> tuple[list[Row | Rejected], list[Row]]:

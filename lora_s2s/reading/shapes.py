@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from lora_s2s.formats.rows import Rejected, reject
 from lora_s2s.reading.columns import text_of, texts_of
-from lora_s2s.reading.conversations import DIALOGUE_TEMPLATE, dialogue_questions, looks_like_dialogue
+from lora_s2s.reading.conversations import DIALOGUE_TEMPLATE, LISTS, dialogue_questions, looks_like_dialogue
 from lora_s2s.reading.example import Example, Unusable, checked
 from lora_s2s.reading.template import TURNS, PromptTemplate
 
@@ -21,6 +21,9 @@ Converter: TypeAlias = Callable[[Fields, str], Iterable[Example | Rejected]]
 UNANSWERABLE = "unanswerable"
 _INSTRUCTION, _CONTEXT, _RESPONSE = ("instruction",), ("input", "context"), ("output", "response")
 _DEFINITION, _INPUT, _OUTPUT = ("definition",), ("input", "inputs"), ("output", "targets")
+_SQUAD = ("paragraphs", "title", "context", "question", "answers", "answer", "is_impossible")
+_INSTRUCTIONS = (*_DEFINITION, *_INPUT, *_OUTPUT, "instances")
+_ALPACA = (*_INSTRUCTION, *_CONTEXT, *_RESPONSE)
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,14 @@ class Shape:
         questions: yields what the template may name with the targets; raises Unusable.
         template: renders a source where the user names no other.
         columns: what the template may name besides the row's own.
+        reads: the row's keys that examples are made of, in lower case.
     """
 
     looks: Callable[[Fields], bool]
     questions: Callable[[Fields], Iterator[Question]]
     template: str
     columns: tuple[str, ...]
+    reads: tuple[str, ...]
 
     @property
     def is_dialogue(self) -> bool:
@@ -158,7 +163,9 @@ def _instructions(fields: Fields) -> Iterator[Question]:
 
 
 def _dialogue(*roles: str) -> Shape:
-    return Shape(partial(looks_like_dialogue, names=roles), dialogue_questions, DIALOGUE_TEMPLATE, (TURNS,))
+    return Shape(
+        partial(looks_like_dialogue, names=roles), dialogue_questions, DIALOGUE_TEMPLATE, (TURNS,), (*LISTS, "system")
+    )
 
 
 _SQUAD_TEMPLATE = "question: {{ question }} context: {{ context }}"
@@ -167,9 +174,11 @@ _ALPACA_TEMPLATE = "{{ instruction }}{% if input | trim %} {{ input }}{% endif %
 SHAPES: dict[str, Shape] = {
     "conversations": _dialogue("from", "speaker"),
     "messages": _dialogue("role"),
-    "squad": Shape(_is_squad, _squad, _SQUAD_TEMPLATE, ("question", "context", "title")),
-    "instructions": Shape(_is_instructions, _instructions, _INSTRUCTIONS_TEMPLATE, ("definition", "input")),
-    "alpaca": Shape(_is_alpaca, _alpaca, _ALPACA_TEMPLATE, ("instruction", "input")),
+    "squad": Shape(_is_squad, _squad, _SQUAD_TEMPLATE, ("question", "context", "title"), _SQUAD),
+    "instructions": Shape(
+        _is_instructions, _instructions, _INSTRUCTIONS_TEMPLATE, ("definition", "input"), _INSTRUCTIONS
+    ),
+    "alpaca": Shape(_is_alpaca, _alpaca, _ALPACA_TEMPLATE, ("instruction", "input"), _ALPACA),
 }
 DIALOGUES = tuple(name for name, shape in SHAPES.items() if shape.is_dialogue)
 

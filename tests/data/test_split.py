@@ -29,7 +29,9 @@ def pairs(*texts: str, weight: float = 1.0) -> list[Example]:
 
 
 def decided(*splits: list[Example], fraction: float = 0.05, seed: int = 1) -> Decisions:
-    return decide(joined([keys_of(rows, split, seed) for split, rows in enumerate(splits) if rows]), fraction)
+    return decide(
+        joined([keys_of(rows, [split] * len(rows), seed) for split, rows in enumerate(splits) if rows]), fraction
+    )
 
 
 def held_out(sources: list[str], fraction: float = 0.05, seed: int = 1) -> set[str]:
