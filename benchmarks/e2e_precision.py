@@ -76,7 +76,7 @@ def build(recipe: Recipe, variant: str) -> nn.Module:
 
 def train(model: nn.Module, recipe: Recipe, table: Any, pad: int) -> tuple[float, float]:
     """Takes the recipe's optimizer steps; returns the mean loss of the last 25 (nats a token) and real tokens/s."""
-    settings, accelerator = recipe.training, Accelerator(cpu=not torch.cuda.is_available())
+    settings, accelerator = recipe.training.settled(), Accelerator(cpu=not torch.cuda.is_available())
     model.to(accelerator.device)
     plan = StepPlan(table, settings)
     optimizer = build_optimizer(model, settings)

@@ -16,7 +16,7 @@ from lora_s2s.data.collate import Batch, collate
 from lora_s2s.forward.choose import fast_forward, fast_states, with_layout
 from lora_s2s.lora.inject import inject_lora
 from lora_s2s.models.loading import load_base
-from lora_s2s.recipe.schema import TrainingSection
+from lora_s2s.recipe.schema import TrainingSettings
 from lora_s2s.training.loop import train_step
 from lora_s2s.training.optimizer import build_optimizer
 from lora_s2s.training.plan import StepPlan
@@ -33,7 +33,7 @@ def our_epoch(rows: ProfileRows, tokens_per_batch: int, changed: dict[str, Any])
     if "batch_size" not in given:
         given["tokens_per_batch"] = tokens_per_batch
     table: Any = rows  # the plan reads its lengths alone
-    batches = [micro_batches[0] for micro_batches in StepPlan(table, TrainingSection(**given)).steps(0)]
+    batches = [micro_batches[0] for micro_batches in StepPlan(table, TrainingSettings(**given)).steps(0)]
     if "order" in changed:
         return hf_batches(rows, changed["order"], round(len(rows) / len(batches)))
     return batches
@@ -55,7 +55,7 @@ def our_steps(
     Args:
         clock: started after the first step, stopped after the last.
     """
-    settings = TrainingSection()
+    settings = TrainingSettings()
     on_cpu = next(model.parameters()).device.type == "cpu"
     accelerator = Accelerator(mixed_precision="no", cpu=on_cpu)
     optimizer = build_optimizer(model, settings)

@@ -29,7 +29,7 @@ from train_and_score import RESULTS, device
 
 from lora_s2s.data.prepared import KeptRow, SplitTable, SplitWriter, record_batch
 from lora_s2s.models.host_memory import return_memory_at_once
-from lora_s2s.recipe.schema import TrainingSection
+from lora_s2s.recipe.schema import TrainingSettings
 from lora_s2s.training.loop import train
 from lora_s2s.training.plan import StepPlan
 
@@ -104,7 +104,7 @@ def steps_of(path: Path, steps: int, **settings: Any) -> tuple[list[float], list
     hook = register_optimizer_step_post_hook(lambda *_: clock.append(time.process_time()))
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         settings = {"save_every": 10**6, "max_steps": steps, **settings}
-        section, table = TrainingSection(**settings), SplitTable(path)
+        section, table = TrainingSettings(**settings), SplitTable(path)
         train(tiny_model(), table, pad_token_id=0, settings=section, run_dir=Path(folder))
         lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     hook.remove()
@@ -119,7 +119,7 @@ def one(path: Path, steps: int, packing: bool) -> dict[str, Any]:
     steps_of(small, 2, packing=packing)  # imports and first kernels are no part of a size
     memory = PeakMemory()
     memory.start()
-    settings = TrainingSection(packing=packing, max_steps=1)
+    settings = TrainingSettings(packing=packing, max_steps=1)
     began = time.process_time()
     rows = len(table := SplitTable(path))
     opened = time.process_time()

@@ -19,6 +19,7 @@ from typing import Any
 from torch import nn
 
 from lora_s2s import __version__
+from lora_s2s.commands._defaults import gather_facts, resolved_recipe
 from lora_s2s.commands._options import check_writable
 from lora_s2s.commands._show import show_preview
 from lora_s2s.console import counted, say, table, warn
@@ -46,8 +47,9 @@ from lora_s2s.models.family import check_lengths
 from lora_s2s.models.loading import LoadedBase, enable_gradient_checkpointing, load_base
 from lora_s2s.models.precision import dtype_name, resolve_device, resolve_dtype
 from lora_s2s.models.weights import weights_hash
-from lora_s2s.recipe.load import recipe_to_yaml
-from lora_s2s.recipe.schema import Recipe, TrainingSection, ranks_by_name
+from lora_s2s.recipe.defaults import Facts
+from lora_s2s.recipe.load import load_recipe, recipe_to_yaml, with_choices_of
+from lora_s2s.recipe.schema import Recipe, TrainingSettings, ranks_by_name
 from lora_s2s.tokens.lossless import lossless_tokenizer, rows_carrying
 from lora_s2s.tokens.tokenise import LANGUAGES, first_ids, load_tokenizer
 from lora_s2s.training.guards import run_lock
@@ -141,13 +143,16 @@ def train_adapter(
     base, model = _adapted_base(recipe, train_tokens)
     begin_answers(model, **first_ids(tokenizer))
     counts = _parameter_counts(model)
+    recipe = resolved_recipe(recipe, _facts(prepared, base, counts), begun=running if resume else None)
     say(
         f"{recipe.model.name}: {counts['trainable_parameters']:,} of {counts['total_parameters']:,} parameters train, "
         f"the base in {_stored(base)} on {base.device}"
     )
-    settings, validation, pad = recipe.training, prepared.split("validation"), int(tokenizer.pad_token_id)
+    settings, validation, pad = recipe.training.settled(), prepared.split("validation"), int(tokenizer.pad_token_id)
     batching = {"tokens_per_batch": settings.tokens_per_batch, "batch_size": settings.batch_size}
     with _running(running, resume=resume):
+        if is_main_process():
+            write_text(running / "recipe.yaml", _RECIPE_HEAD + recipe_to_yaml(recipe))
         result = train(
             model,
             prepared.train,
@@ -169,7 +174,6 @@ def train_adapter(
         save_adapter(model, running)
         with naming(running / "tokenizer.json"):
             tokenizer_files = [Path(name) for name in tokenizer.save_pretrained(running)]
-        write_text(running / "recipe.yaml", _RECIPE_HEAD + recipe_to_yaml(recipe))
         made = {**_origin(recipe, base, prepared), "training": asdict(result), "scores": {}}
         loaded = (running / CONFIG, running / WEIGHTS, *tokenizer_files)
         made["files"] = described(path for path in loaded if path.is_file())
@@ -182,15 +186,21 @@ def train_adapter(
     return {"adapter": str(final), **asdict(result), **counts}
 
 
-def dry_run(recipe: Recipe) -> dict[str, Any]:
-    """Counts rows, steps, tokens and parameters with nothing left on the disk; returns the ``--json`` object."""
+def dry_run(recipe: Recipe) -> tuple[Recipe, dict[str, Any]]:
+    """Counts rows, steps, tokens and parameters with nothing left on the disk.
+
+    Returns:
+        the resolved recipe, and the ``--json`` object.
+    """
     with tempfile.TemporaryDirectory(prefix="lora-s2s-") as folder:
         prepared = prepare_data(recipe, Path(folder) / "prepared")
         show_preview(prepared.preview)
-        _, model = _adapted_base(recipe, _tokenizer(recipe, prepared)[1])
-        counted = {**_steps(prepared.train, recipe.training), **_parameter_counts(model)}
+        base, model = _adapted_base(recipe, _tokenizer(recipe, prepared)[1])
+        counts = _parameter_counts(model)
+        recipe = resolved_recipe(recipe, _facts(prepared, base, counts))
+        training = recipe.training.settled()
+        counted = {**_steps(prepared.train, training), **counts}
         report = {key: value for key, value in prepared.report.items() if key != "out"}
-    training = recipe.training
     shown = {
         "examples": _sizes(report),
         "left out": f"{report['rows']['rejected']:,} of {report['rows']['read']:,} rows",
@@ -203,10 +213,15 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
         "trainable parameters": f"{counted['trainable_parameters']:,} of {counted['total_parameters']:,}",
     }
     table(f"Dry run: {recipe.output.name}", ["what", "how much"], [[key, value] for key, value in shown.items()])
-    return {"dry_run": True, "recipe": recipe.model_dump(mode="json"), **report, **counted}
+    return recipe, {"dry_run": True, "recipe": recipe.model_dump(mode="json"), **report, **counted}
 
 
-def _steps(rows: SplitTable, settings: TrainingSection) -> dict[str, Any]:
+def _facts(prepared: PreparedDataset, base: LoadedBase, counts: dict[str, int]) -> Facts:
+    parameters = counts["total_parameters"] - counts["trainable_parameters"]
+    return gather_facts(prepared, parameters=parameters, device=base.device.type)
+
+
+def _steps(rows: SplitTable, settings: TrainingSettings) -> dict[str, Any]:
     plan = StepPlan(rows, settings)
     plan.say_what_is_long()
     epochs = plan.total_steps / len(plan.steps(0))
@@ -320,9 +335,10 @@ def _running(folder: Path, *, resume: bool) -> Iterator[None]:
 def _finished(recipe: Recipe) -> dict[str, Any] | None:
     """Returns the object of a run that has come to its end already: whoever resumes until it is done need not know."""
     final = Path(recipe.output.dir) / str(recipe.output.name)
-    written, same = final / "recipe.yaml", _RECIPE_HEAD + recipe_to_yaml(recipe)
-    running = final.with_name(f"{final.name}.running")
-    if running.exists() or not written.is_file() or written.read_text("utf-8") != same:
+    written, running = final / "recipe.yaml", final.with_name(f"{final.name}.running")
+    if running.exists() or not written.is_file():
+        return None
+    if written.read_text("utf-8") != _RECIPE_HEAD + recipe_to_yaml(with_choices_of(recipe, load_recipe(str(written)))):
         return None
     with run_lock(running, take=is_main_process()):  # takes away a lock that a killed process left
         manifest = read_json(final / "manifest.json")

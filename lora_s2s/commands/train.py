@@ -50,8 +50,8 @@ def train(
         raise UsageError("--resume and --overwrite exclude each other: keep one")
     loaded = load_recipe(recipe, sets or ())
     if dry_run:
-        counted = _pipeline.dry_run(loaded)
-        write_json(counted) if json else write_out(recipe_to_yaml(loaded).rstrip("\n"))
+        resolved, counted = _pipeline.dry_run(loaded)
+        write_json(counted) if json else write_out(recipe_to_yaml(resolved).rstrip("\n"))
         return
     result = _pipeline.train_adapter(
         loaded, resume=resume, anyway=resume_anyway, overwrite=overwrite, deadline=deadline

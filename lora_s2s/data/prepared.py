@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lora_s2s.data.split import SPLITS
 from lora_s2s.errors import DataError
@@ -118,6 +119,10 @@ class SplitTable:
     def targets(self) -> list[str]:
         """Returns every raw target text."""
         return self._texts("target")
+
+    def distinct_targets(self) -> int:
+        """Returns how many different target texts there are."""
+        return int(pc.count_distinct(self._table["target"]).as_py())
 
     def origins(self) -> list[str]:
         """Returns the ``file:line`` of every row."""

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from lora_s2s.errors import RecipeError, UsageError, nearest
 from lora_s2s.recipe.catalogue import find_recipe
 from lora_s2s.recipe.layers import SECTIONS, Entry, Layer, Scalar, read_layer, set_layer
-from lora_s2s.recipe.schema import Recipe
+from lora_s2s.recipe.schema import AUTO, Recipe, Section
 
 # No leading zeros: 012 is ten to YAML and twelve to people.
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*(_[0-9]{3})*)")
@@ -53,6 +53,16 @@ def recipe_from_settings(name: str, settings: Sequence[str]) -> Recipe:
         RecipeError: everything that is wrong with them.
     """
     return _build([set_layer(settings)], name=name, where="the command line")
+
+
+def with_choices_of(recipe: Recipe, resolved: Recipe) -> Recipe:
+    """Returns a recipe whose ``auto`` keys have another recipe's values: those that a run has begun with."""
+    sections: dict[str, Section] = {}
+    for name in SECTIONS:
+        section, other = getattr(recipe, name), getattr(resolved, name)
+        chosen = {key: getattr(other, key) for key, value in section if value == AUTO}
+        sections[name] = section.model_copy(update=chosen)
+    return recipe.model_copy(update=sections)
 
 
 def recipe_to_yaml(recipe: Recipe) -> str:

@@ -35,15 +35,22 @@ REFUSED_METHODS = {
 LANGUAGE = r"^[A-Za-z][A-Za-z0-9_-]{0,31}$"
 # A key with this value is set from the data and the base; the resolved recipe holds the number.
 Auto = Literal["auto"]
+AUTO: Auto = "auto"
 _Value = TypeVar("_Value")
 
 
-def _between(low: float, high: float) -> Callable[[_Value], _Value]:
-    """Returns a validator for a number or `auto`; a bound on a union would be reported once per member."""
+def _between(low: float, high: float, *, above: bool = False) -> Callable[[_Value], _Value]:
+    """Returns a validator for a number or `auto`; a bound on a union would be reported once per member.
+
+    Args:
+        low, high: the bounds.
+        above: ``low`` itself is excluded.
+    """
 
     def check(value: _Value) -> _Value:
-        if isinstance(value, (int, float)) and not low <= value <= high:
-            raise ValueError(f"should be auto, or between {low:,} and {high:,}")
+        if isinstance(value, (int, float)) and (not low <= value <= high or (above and value == low)):
+            bounds = f"greater than {low:,} and at most {high:,}" if above else f"between {low:,} and {high:,}"
+            raise ValueError(f"should be auto, or {bounds}")
         return value
 
     return check
@@ -52,6 +59,10 @@ def _between(low: float, high: float) -> Callable[[_Value], _Value]:
 SourceTokens = Annotated[int | Auto, AfterValidator(_between(4, 65_536))]
 TargetTokens = Annotated[int | Auto, AfterValidator(_between(2, 65_536))]
 NewTokens = Annotated[int | Auto, AfterValidator(_between(1, 65_536))]
+Epochs = Annotated[float | Auto, AfterValidator(_between(0, 10_000, above=True))]
+BatchTokens = Annotated[int | Auto | None, AfterValidator(_between(8, 2**40))]
+Rate = Annotated[float | Auto, AfterValidator(_between(0, 10, above=True))]
+Interval = Annotated[int | Auto, AfterValidator(_between(0, 10**9))]
 
 
 def ranks_by_name(words: Sequence[str]) -> dict[str, int]:
@@ -152,7 +163,7 @@ class LoraSection(Section):
     alpha: float = Field(default=32, gt=0, le=65_536, description="Scale: the update is multiplied by alpha / r.")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
     target_modules: str | list[str] = Field(
-        default="attention-qv",
+        default="all-linear",
         description="attention-qv, attention, cross-attention, encoder, decoder, all-linear, or module names.",
     )
     last_blocks: int | None = Field(
@@ -183,18 +194,28 @@ class LoraSection(Section):
 
 
 class TrainingSection(Section):
-    """The loop."""
+    """The loop. Keys that are ``auto`` are chosen when the data is prepared and the base is known."""
 
-    epochs: float = Field(default=3.0, gt=0, le=10_000, description="Passes over the training data; or set max_steps.")
+    epochs: Epochs = Field(
+        default=AUTO,
+        description="Passes over the training data; or set max_steps. auto: as many as make about 500 to 3,000 steps "
+        "of small data, one to three of large data, within what a CPU computes in minutes.",
+    )
     max_steps: int | None = Field(default=None, ge=1, description="Optimizer steps, instead of epochs.")
-    tokens_per_batch: int | None = Field(
-        default=4096, ge=8, description="Padded slots in a micro-batch, at most; or set batch_size."
+    tokens_per_batch: BatchTokens = Field(
+        default=AUTO,
+        description="Padded tokens in a micro-batch, at most; or set batch_size. auto: 8 to 32 rows of the data's mean "
+        "length, fewer where there are few rows, so that there are enough steps.",
     )
     batch_size: int | None = Field(
         default=None, ge=1, description="Rows in a micro-batch, instead of tokens_per_batch."
     )
     gradient_accumulation: int = Field(default=1, ge=1, description="Micro-batches in one optimizer step.")
-    learning_rate: float = Field(default=5e-4, gt=0, le=10, description="Peak learning rate.")
+    learning_rate: Rate = Field(
+        default=AUTO,
+        description="Peak learning rate. auto: by the base's size, from 5e-3 (5 M parameters, measured) through 1e-3 "
+        "(250 M) to 3e-4 (11,000 M).",
+    )
     schedule: Literal["linear", "cosine", "constant"] = Field(default="linear", description="Decay after warm-up.")
     warmup: float = Field(default=0.03, ge=0, description="Share of all steps when below 1, else a number of steps.")
     weight_decay: float = Field(default=0.0, ge=0, lt=1, description="AdamW's decoupled weight decay.")
@@ -220,8 +241,14 @@ class TrainingSection(Section):
         default=500, description="Optimizer steps between checkpoints, such as 500, or minutes, such as 10m."
     )
     keep_checkpoints: int = Field(default=2, ge=1, description="How many checkpoints stay, besides the best.")
-    evaluate_every: int = Field(default=0, ge=0, description="Optimizer steps between validations; 0 is every epoch.")
-    early_stopping: int = Field(default=0, ge=0, description="Validations without progress until the end; 0 is off.")
+    evaluate_every: Interval = Field(
+        default=AUTO,
+        description="Optimizer steps between validations; 0 is every epoch. auto: ten validations a run, fewer where "
+        "they would take long.",
+    )
+    early_stopping: int = Field(
+        default=0, ge=0, description="Validations in a row without a lower validation loss until the end; 0 is off."
+    )
     on_nonfinite: Literal["stop", "skip", "restore"] = Field(
         default="stop",
         description="Loss or gradient not finite: stop, skip the step, or go back to a checkpoint at half the rate.",
@@ -248,13 +275,29 @@ class TrainingSection(Section):
         """One of each pair: epochs or max_steps, tokens_per_batch or batch_size, packing or batch_size."""
         if not isinstance(values, dict):
             return values
-        given = {key for key, value in values.items() if value is not None and value is not False}
+        given = {key for key, value in values.items() if value is not None and value is not False and value != AUTO}
         for pair in ({"epochs", "max_steps"}, {"tokens_per_batch", "batch_size"}, {"packing", "batch_size"}):
             if pair <= given:
                 raise ValueError(f"{' and '.join(sorted(pair))} exclude each other: keep one")
         if "batch_size" in given:
             return {**values, "tokens_per_batch": None}
         return {key: value for key, value in values.items() if key != "tokens_per_batch" or value is not None}
+
+    def settled(self) -> TrainingSettings:
+        """This section for a run; raises ValueError where a key is still ``auto``."""
+        values = self.model_dump()
+        if self.max_steps is not None:
+            del values["epochs"]
+        return TrainingSettings.model_validate(values)
+
+
+class TrainingSettings(TrainingSection):
+    """The training section of a run: no key is ``auto``."""
+
+    epochs: float = Field(default=3.0, gt=0, le=10_000)
+    tokens_per_batch: int | None = Field(default=4096, ge=8, le=2**40)
+    learning_rate: float = Field(default=5e-4, gt=0, le=10)
+    evaluate_every: int = Field(default=0, ge=0, le=10**9)
 
 
 class EvaluationSection(Section):

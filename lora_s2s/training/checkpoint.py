@@ -20,7 +20,7 @@ from lora_s2s.console import say, warn
 from lora_s2s.errors import DataError, ResourceError, RunError, UsageError
 from lora_s2s.files import naming, read_json, require_space, sha256_file, sha256_json, whole_folder, write_json
 from lora_s2s.lora.adapter import adapter_state, load_adapter_state
-from lora_s2s.recipe.schema import TrainingSection
+from lora_s2s.recipe.schema import TrainingSettings
 from lora_s2s.training.optimizer import load_optimizer_state, optimizer_state
 from lora_s2s.training.result import TrainState
 
@@ -150,7 +150,7 @@ def restored_adapter(folder: Path, step: int, model: nn.Module) -> bool:
     return True
 
 
-def run_identity(given: dict[str, str], settings: TrainingSection, processes: int) -> dict[str, str]:
+def run_identity(given: dict[str, str], settings: TrainingSettings, processes: int) -> dict[str, str]:
     """Returns what must be equal for a run to continue: the caller's hashes and every setting that shapes a step."""
     own = {f"training.{key}": str(value) for key, value in settings.model_dump().items() if key not in _FREE}
     return {**given, **own, "processes": str(processes)}

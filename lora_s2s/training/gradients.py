@@ -15,7 +15,7 @@ from lora_s2s.data.collate import IGNORED, Batch
 from lora_s2s.errors import ResourceError
 from lora_s2s.forward.choose import with_layout
 from lora_s2s.models.precision import ran_out_of_memory
-from lora_s2s.recipe.schema import TrainingSection
+from lora_s2s.recipe.schema import TrainingSettings
 from lora_s2s.training.loss import sequence_loss
 
 _ADVICE = "lower data.max_source_tokens, or set training.gradient_checkpointing=true or model.quantization=nf4"
@@ -31,7 +31,7 @@ def add_gradients(
     micro_batches: Sequence[Batch],
     device: torch.device,
     divisor: float,
-    settings: TrainingSection,
+    settings: TrainingSettings,
     seeds: tuple[int, int, int],
     unwanted: Callable[[], bool],
 ) -> Tensor:
@@ -68,7 +68,7 @@ def add_gradients(
             torch.cuda.empty_cache()
 
 
-def _backward(model: nn.Module, batch: Batch, divisor: float, settings: TrainingSection) -> Tensor | None:
+def _backward(model: nn.Module, batch: Batch, divisor: float, settings: TrainingSettings) -> Tensor | None:
     """Adds the gradients of one micro-batch and returns its loss; None where memory ran out."""
     try:
         loss_sum, _ = sequence_loss(model, batch, label_smoothing=settings.label_smoothing, z_loss=settings.z_loss)

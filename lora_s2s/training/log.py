@@ -15,7 +15,7 @@ from lora_s2s import limits
 from lora_s2s.console import ProgressLine, warn
 from lora_s2s.errors import SetupError
 from lora_s2s.files import jsonl_line, naming, read_whole, write_bytes
-from lora_s2s.recipe.schema import TrainingSection
+from lora_s2s.recipe.schema import TrainingSettings
 from lora_s2s.training.result import StepStats, TrainState
 
 METRICS = "metrics.jsonl"
@@ -33,7 +33,7 @@ def require_trackers(names: Sequence[str]) -> None:
             raise SetupError(f"the tracker {name} is not installed", hint=hint)
 
 
-def start_trackers(accelerator: Accelerator, settings: TrainingSection, run_dir: Path) -> None:
+def start_trackers(accelerator: Accelerator, settings: TrainingSettings, run_dir: Path) -> None:
     """Starts the trackers with the training section as their configuration; paths and environment stay private."""
     if settings.trackers:
         values = settings.model_dump().items()

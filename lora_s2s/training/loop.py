@@ -25,7 +25,7 @@ from lora_s2s.data.prepared import SplitTable
 from lora_s2s.errors import RunError, Stopped, UsageError
 from lora_s2s.files import require_space
 from lora_s2s.forward.choose import fast_forward, forward_in_use, with_layout
-from lora_s2s.recipe.schema import TrainingSection
+from lora_s2s.recipe.schema import TrainingSettings
 from lora_s2s.training.checkpoint import continue_from, prune, restore, restored_adapter, run_identity, save_checkpoint
 from lora_s2s.training.encoder_cache import EncoderCache, check_cacheable, encoder_cache
 from lora_s2s.training.gradients import Abandoned, add_gradients, loss_scales, step_if_finite
@@ -47,7 +47,7 @@ def train(
     table: SplitTable,
     *,
     pad_token_id: int,
-    settings: TrainingSection,
+    settings: TrainingSettings,
     run_dir: Path,
     evaluate: Evaluate | None = None,
     resume: bool = False,
@@ -128,7 +128,7 @@ class Run:
     accelerator: Accelerator
     table: SplitTable
     pad_token_id: int
-    settings: TrainingSection
+    settings: TrainingSettings
     plan: StepPlan
     run_dir: Path
     evaluate: Evaluate | None
@@ -323,7 +323,7 @@ def train_step(
     accelerator: Accelerator,
     step: int,
     learning_rate: float,
-    settings: TrainingSection,
+    settings: TrainingSettings,
     unwanted: Callable[[], bool] = lambda: False,
 ) -> StepStats:
     """One optimizer step: loss = Σ cross-entropy ÷ all target tokens of the step, over micro-batches and processes.

@@ -13,7 +13,7 @@ from lora_s2s.console import say
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.lora.inject import is_second_factor
 from lora_s2s.models.quantized import adamw
-from lora_s2s.recipe.schema import TrainingSection
+from lora_s2s.recipe.schema import TrainingSettings
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -21,7 +21,7 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def build_optimizer(model: nn.Module, settings: TrainingSection) -> Optimizer:
+def build_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:
     """Returns the optimizer over the trainable parameters; weight decay acts on matrices, never on vectors.
 
     Every group holds its ``rate``, which the learning rate of a step is multiplied with: LoRA+ lets B learn faster.

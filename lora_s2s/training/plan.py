@@ -11,7 +11,7 @@ import numpy as np
 from lora_s2s.console import say
 from lora_s2s.data.prepared import SplitTable
 from lora_s2s.errors import DataError
-from lora_s2s.recipe.schema import TrainingSection
+from lora_s2s.recipe.schema import TrainingSettings
 from lora_s2s.training.batching import Groups, packed_batches, token_budget_batches
 from lora_s2s.training.result import TrainState
 
@@ -28,7 +28,7 @@ class StepPlan:
         DataError: the table is empty, or a row has no target token.
     """
 
-    def __init__(self, table: SplitTable, settings: TrainingSection, *, processes: int = 1) -> None:
+    def __init__(self, table: SplitTable, settings: TrainingSettings, *, processes: int = 1) -> None:
         if len(table) == 0:
             raise DataError("there is nothing to train on: the training split has 0 rows", hint="lora-s2s prepare …")
         if np.min(table.target_lengths) < 1:

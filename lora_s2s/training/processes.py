@@ -27,6 +27,11 @@ def is_main_process() -> bool:
     return bool(_processes().is_main_process)
 
 
+def process_count() -> int:
+    """Returns how many processes train together."""
+    return int(_processes().num_processes)
+
+
 def main_process_first() -> AbstractContextManager[None]:
     """Returns a block that the main process goes through alone; the others enter when it has left."""
     alone: AbstractContextManager[None] = _processes().main_process_first()

@@ -72,7 +72,7 @@ CASES = [
         2,
         "error: 3 problems in the recipe:\n"
         "  --set lr=1: expected section.key=value\n"
-        "  --set: training.epochs: expected a number, got 'three'\n"
+        "  --set: training.epochs: expected a number or auto, got 'three'\n"
         "  --set: lora.r: should be greater than or equal to 1; got 0\n" + RECIPE_HINT,
     ),
     Case(

@@ -32,7 +32,7 @@ def problems_of(source: str, *overrides: str) -> list[str]:
 def test_the_least_recipe_takes_every_default_and_its_files_name(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, LEAST))
     assert recipe.output.name == "r"
-    assert (recipe.lora.r, recipe.training.epochs, recipe.training.tokens_per_batch) == (16, 3.0, 4096)
+    assert (recipe.lora.r, recipe.training.epochs, recipe.training.tokens_per_batch) == (16, "auto", "auto")
 
 
 def test_all_problems_come_at_once_each_with_its_line_and_nearest_key(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ lorra:
         f"{path}:3: unknown key 'model.dtyp' (did you mean 'dtype'?)",
         f"{path}:6: data.max_source_tokens: expected a whole number, got 'many'",
         f"{path}:8: unknown key 'training.r' (did you mean 'lora.r'?)",
-        f"{path}:9: training.learning_rate: should be greater than 0; got -1.0",
+        f"{path}:9: training.learning_rate: should be auto, or greater than 0 and at most 10; got -1.0",
         f"{path}:10: unknown section 'lorra' (did you mean 'lora'?)",
         "--set: unknown key 'lora.alhpa' (did you mean 'alpha'?)",
     ):
@@ -256,6 +256,6 @@ def test_a_recipe_cannot_be_written_into(tmp_path: Path) -> None:
 
 def test_sections_built_in_code_follow_the_same_rules() -> None:
     assert TrainingSection(batch_size=2).tokens_per_batch is None
-    assert TrainingSection(tokens_per_batch=None).tokens_per_batch == 4096
+    assert TrainingSection(tokens_per_batch=None).tokens_per_batch == "auto"
     with pytest.raises(ValueError, match="exclude each other"):
         TrainingSection(epochs=1, max_steps=3)

@@ -16,7 +16,7 @@ from peft import LoraConfig, get_peft_model
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import T5Config, T5ForConditionalGeneration
 
-from lora_s2s.recipe.schema import TrainingSection
+from lora_s2s.recipe.schema import TrainingSettings
 from lora_s2s.training.loop import train
 from lora_s2s.training.result import TrainResult
 
@@ -70,10 +70,10 @@ def adapter_of(model: Any) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
-def section(**changes: Any) -> TrainingSection:
+def section(**changes: Any) -> TrainingSettings:
     """Settings of a short run: 24 rows in steps of two micro-batches of three make 4 steps an epoch."""
     quick = {"batch_size": 3, "gradient_accumulation": 2, "max_steps": 12, "learning_rate": 0.01, "save_every": 100}
-    return TrainingSection(**{**quick, **changes})
+    return TrainingSettings(**{**quick, **changes})
 
 
 def run(folder: Path, *, model: Any = None, rows: Rows | None = None, **options: Any) -> TrainResult:

@@ -1,0 +1,140 @@
+"""Measures what the automatic settings reach beside a sweep of rate, batch and targets, on many kinds of task.
+
+Each cell (task, settings, seed) is kept as JSON as soon as it is done; a cell that is there is not run again, so the
+script can be stopped and continued.
+
+    python benchmarks/defaults.py run --data DATA --work WORK orders 'reverse rate=3e-3 batch=2048 seed=2'
+    python benchmarks/defaults.py table --work WORK
+
+A cell without settings is the plain path: nothing but data and model. `DATA` holds disfl-qa, e2e-nlg, nl2bash and
+conversations as published; the other tasks are generated (`default_tasks.py`). Greedy decoding, 250 sources.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from default_tasks import TASKS
+
+RESULTS = Path(__file__).parent / "results"
+KEYS = {
+    "rate": "training.learning_rate",
+    "batch": "training.tokens_per_batch",
+    "targets": "lora.target_modules",
+    "steps": "training.max_steps",
+    "epochs": "training.epochs",
+    "seed": "training.seed",
+    "r": "lora.r",
+    "alpha": "lora.alpha",
+    "warmup": "training.warmup",
+    "evaluate": "training.evaluate_every",
+    "decay": "training.weight_decay",
+    "dropout": "lora.dropout",
+    "schedule": "training.schedule",
+}
+_SETTINGS = 512, 192
+
+
+def task_files(name: str, data: Path, work: Path) -> tuple[Path, Path]:
+    """Writes the training and test file of a task, once; returns their paths."""
+    folder = work / "data" / name
+    paths = folder / "train.jsonl", folder / "test.jsonl"
+    if not paths[1].exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        if name == "conversations":
+            shutil.copy(data / "conversations/sgd_train.jsonl", paths[0])
+            some = (data / "conversations/sgd_dev.jsonl").read_text("utf-8").splitlines()[::8]
+            paths[1].write_text("\n".join(some) + "\n", "utf-8")
+        else:
+            for path, pairs in zip(paths, TASKS[name].pairs(data), strict=True):
+                lines = [json.dumps({"source": s, "target": t}, ensure_ascii=False) for s, t in pairs]
+                path.write_text("\n".join(lines) + "\n", "utf-8")
+    return paths
+
+
+def run_cell(cell: str, data: Path, work: Path) -> None:
+    """Trains and scores one cell unless its JSON is there."""
+    name, *words = cell.split()
+    done = work / "cells" / f"{'_'.join([name, *sorted(words)])}.json"
+    if done.exists():
+        return
+    from lora_s2s.commands._pipeline import train_adapter
+    from lora_s2s.commands._scoring import score_model
+    from lora_s2s.recipe.load import recipe_from_settings
+
+    train_file, test_file = task_files(name, data, work)
+    task, given = TASKS[name], dict(word.split("=") for word in words)
+    sets = [f"{KEYS[key]}={value}" for key, value in given.items()]
+    named = [f"data.train={train_file}", "model.name=demo", f"output.dir={work / 'adapters'}"]
+    lengths = [f"data.max_source_tokens={_SETTINGS[0]}", f"data.max_target_tokens={_SETTINGS[1]}"]
+    recipe = recipe_from_settings(name, [*named, *lengths, *sets])
+    began, cpu = time.monotonic(), time.process_time()
+    trained = train_adapter(recipe, overwrite=True)
+    seconds, cpu_seconds = time.monotonic() - began, time.process_time() - cpu
+    adapter = Path(trained["adapter"])
+    metrics = "[" + ",".join((task.metric, *task.metrics)) + "]"
+    scored = score_model(
+        str(adapter), data=str(test_file), limit=250,
+        sets=[f"evaluation.metrics={metrics}", f"evaluation.max_new_tokens={_SETTINGS[1]}"],
+    )  # fmt: skip
+    resolved = recipe_settings(adapter)
+    curve = [json.loads(line) for line in (adapter / "metrics.jsonl").read_text("utf-8").splitlines()]
+    kept = {
+        "task": name,
+        "settings": given,
+        "resolved": resolved,
+        "metric": task.metric,
+        "score": scored["metrics"][task.metric]["value"],
+        "interval": scored["metrics"][task.metric]["interval"],
+        "scores": {key: entry["value"] for key, entry in scored["metrics"].items()},
+        "train_seconds": round(seconds, 1),
+        "train_cpu_seconds": round(cpu_seconds, 1),
+        "eval_seconds": round(time.monotonic() - began - seconds, 1),
+        "train": trained,
+        "validations": [[row["step"], round(row["validation_loss"], 4)] for row in curve if "validation_loss" in row],
+        "device": {"machine": platform.machine(), "python": platform.python_version()},
+    }
+    done.parent.mkdir(parents=True, exist_ok=True)
+    done.with_suffix(".part").write_text(json.dumps(kept, indent=1), "utf-8")
+    done.with_suffix(".part").rename(done)
+    loss = f"validation {trained['validation_loss']:.4f}, {trained['steps']} steps, {cpu_seconds:.0f} s"
+    print(f"{time.strftime('%H:%M')} {cell}: {task.metric} {kept['score']:.2f}, {loss}", flush=True)
+
+
+def recipe_settings(adapter: Path) -> dict[str, Any]:
+    """Returns what an adapter's recipe says about the keys of :data:`KEYS`."""
+    from lora_s2s.recipe.load import load_recipe
+
+    sections = load_recipe(str(adapter / "recipe.yaml")).model_dump(mode="json")
+    paths = {key: path.split(".") for key, path in KEYS.items()}
+    return {key: sections[section][name] for key, (section, name) in paths.items()}
+
+
+def main() -> None:
+    """Runs cells, or gathers those that are done."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "table"))
+    parser.add_argument("cells", nargs="*", help="TASK [KEY=VALUE …]; a file with @FILE")
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--work", type=Path, required=True, help="where files, adapters and cells go")
+    arguments = parser.parse_intermixed_args()
+    for cell in arguments.cells:
+        if cell.startswith("@"):
+            # Read anew after every cell, so that lines can be added while it runs.
+            queue = Path(cell[1:])
+            tried: set[str] = set()
+            while waiting := [x for x in queue.read_text("utf-8").splitlines() if x.strip() and x not in tried]:
+                tried.add(waiting[0])
+                run_cell(waiting[0], arguments.data, arguments.work)
+        else:
+            run_cell(cell, arguments.data, arguments.work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Fills in what a recipe leaves to be chosen: facts from the prepared data and the loaded base, then ``resolve``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lora_s2s.console import say
+from lora_s2s.data.prepared import PreparedDataset
+from lora_s2s.recipe.defaults import Facts, Lengths, explanation, resolve
+from lora_s2s.recipe.load import load_recipe, with_choices_of
+from lora_s2s.recipe.schema import Recipe
+from lora_s2s.training.processes import process_count
+
+
+def resolved_recipe(recipe: Recipe, facts: Facts, *, begun: Path | None = None) -> Recipe:
+    """Returns the recipe with every ``auto`` key of its training chosen, and says what was chosen.
+
+    Args:
+        begun: the folder of a run that is resumed; what was chosen when it began stays.
+    """
+    if begun is not None and (begun / "recipe.yaml").is_file():
+        recipe = with_choices_of(recipe, load_recipe(str(begun / "recipe.yaml")))
+    if line := explanation(recipe, facts):
+        say(line)
+    return resolve(recipe, facts)
+
+
+def gather_facts(prepared: PreparedDataset, *, parameters: int, device: str) -> Facts:
+    """Returns what :func:`lora_s2s.recipe.defaults.resolve` goes by."""
+    table, validation = prepared.train, prepared.split("validation")
+    held_out = 0 if validation is None else int(validation.source_lengths.sum() + validation.target_lengths.sum())
+    return Facts(
+        rows=len(table),
+        source=_lengths(table.source_lengths),
+        target=_lengths(table.target_lengths),
+        distinct_targets=table.distinct_targets(),
+        validation_tokens=held_out,
+        parameters=parameters,
+        device="cpu" if device == "cpu" else "cuda",
+        processes=process_count(),
+    )
+
+
+def _lengths(tokens: npt.NDArray[np.int32]) -> Lengths:
+    p50, p95, p99, longest = (int(x) for x in np.percentile(tokens, (50, 95, 99, 100))) if len(tokens) else (0,) * 4
+    return Lengths(total=int(tokens.sum()), p50=p50, p95=p95, p99=p99, longest=longest)
