@@ -24,6 +24,7 @@ from lora_s2s.commands.predict import predict
 from lora_s2s.commands.prepare import prepare
 from lora_s2s.commands.recipes import recipes
 from lora_s2s.commands.train import train
+from lora_s2s.console import discard, plain, tell_in_signal_handler
 from lora_s2s.errors import UsageError
 
 # Typer ships its own copy of click from 0.26 on; its public exceptions lead to the right base in every version.
@@ -44,6 +45,10 @@ class Verbs(TyperGroup):
         """
         given: Sequence[str] | None = args[0] if args else extra.pop("args", None)
         words = list(sys.argv[1:] if given is None else given)
+        bad = [number for number, word in enumerate(words, start=1) if not _is_text(word)]
+        if bad:
+            show(f"argument {bad[0]} is not UTF-8 text: {plain(words[bad[0] - 1])}", hint=_NOT_TEXT)
+            sys.exit(2)
         end = words.index("--") if "--" in words else len(words)
         debug, offline = (word in words[:end] for word in _ANYWHERE)
         words = [word for place, word in enumerate(words) if word not in _ANYWHERE or place > end]
@@ -58,7 +63,7 @@ class Verbs(TyperGroup):
         except _USAGE_ERRORS as error:
             code = _show_usage(error)
         except BrokenPipeError:  # whoever read stdout has gone; Python must not flush into it once more
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            discard(sys.stdout)
             code = 1
         except FORESEEN as error:
             failure = told(error)
@@ -69,6 +74,18 @@ class Verbs(TyperGroup):
             show_failure(failure)
             code = failure.exit_code
         sys.exit(code if isinstance(code, int) else 0)
+
+
+_NOT_TEXT = "give the text with --input FILE in UTF-8 (iconv -f latin1 -t utf-8 converts), or rename the file"
+
+
+def _is_text(word: str) -> bool:
+    """Whether a word of the command line is text; what is not UTF-8 in it came as lone surrogates."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _forbid_network() -> None:
@@ -150,8 +167,7 @@ def _stopped(number: int, _frame: object) -> None:
     if _stopping:
         os._exit(code)
     _stopping.append(code)
-    # Not through console: a handler may interrupt a write to the buffered stderr, which must not be re-entered.
-    os.write(2, f"\nstopped by {signal.Signals(number).name}; nothing half-written is left\n".encode())
+    tell_in_signal_handler(f"\nstopped by {signal.Signals(number).name}; nothing half-written is left\n")
     sys.exit(code)
 
 
@@ -166,11 +182,26 @@ def _told_once() -> Iterator[None]:
         raise
 
 
+def _open_standard_streams() -> None:
+    """Puts the null device where the caller closed stdin, stdout or stderr: no file must come to have its number.
+
+    Python's own ``sys.stdin``, ``sys.stdout`` and ``sys.stderr`` stay None there.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free
+
+
 def main() -> None:
     """The console script."""
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # the last is SLURM's warning; not every system has it
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _stopped)
+    _open_standard_streams()
+    # SIGUSR1 is SLURM's warning, SIGHUP a terminal that closes (nohup has it ignored); not every system has them.
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and (name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN):
+            signal.signal(number, _stopped)
     # Libraries' own progress bars and advice would drown what this package says.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,22 +1,29 @@
 """People read stderr, programs read stdout. The only place that formats for a terminal.
 
-Text that may come from data goes through :func:`plain`; nothing is ever read as markup.
+Text that may come from data goes through :func:`plain`; nothing is ever read as markup. What cannot be written to
+stderr is dropped: a run outlives the terminal, the ``tee`` or the ``head`` that showed it.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
 import unicodedata
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
+from typing import TextIO
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from lora_s2s.errors import RunError
+from lora_s2s.files import json_text
 
 # Controls, invisible format characters such as bidi overrides, lone surrogates.
 _UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -57,8 +64,35 @@ def say(text: str = "", *, failure: bool = False) -> None:
         failure: it is told by every process that meets it.
     """
     if _TALKS or failure:
-        sys.stderr.write(_lines(text) + "\n")
-        sys.stderr.flush()
+        _tell(_lines(text) + "\n")
+
+
+def _tell(text: str) -> None:
+    """Writes to stderr, unless its reader has gone, its terminal is closed or its disk is full."""
+    stream: TextIO | None = sys.stderr
+    if stream is None:
+        return
+    try:
+        stream.write(text)
+        stream.flush()
+    except BlockingIOError:
+        pass  # what is held goes out with the next message
+    except OSError:
+        discard(stream)
+
+
+def discard(stream: TextIO) -> None:
+    """Sends what a standard stream still holds, and all that follows, nowhere; Python would try again at its end."""
+    with suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def tell_in_signal_handler(text: str) -> None:
+    """Writes to stderr from a handler, which may have interrupted a write to the buffered stderr: past its buffer."""
+    with suppress(OSError):
+        os.write(2, text.encode())
 
 
 def warn(text: str) -> None:
@@ -66,23 +100,47 @@ def warn(text: str) -> None:
     say(plain(f"warning: {text}"))
 
 
+def require_stdout() -> None:
+    """Refuses to begin work whose result nobody could be given.
+
+    Raises:
+        RunError: stdout is closed.
+    """
+    if sys.stdout is None:
+        raise RunError("stdout is closed, so the result has nowhere to go", hint="redirect it to a file: > FILE")
+
+
 def write_out(text: str) -> None:
-    """Writes data to stdout, with a newline."""
+    """Writes data to stdout, with a newline.
+
+    Raises:
+        RunError: stdout is closed.
+        OSError: it cannot be written; BrokenPipeError where its reader has gone.
+    """
     if not _TALKS:
         return
+    require_stdout()
     encoding = sys.stdout.encoding or "utf-8"  # a lone surrogate, or what the encoding lacks, is shown as an escape
-    sys.stdout.write(f"{text}\n".encode(encoding, "backslashreplace").decode(encoding))
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(f"{text}\n".encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except OSError as error:
+        discard(sys.stdout)
+        if error.filename is None:
+            error.filename = "stdout"
+        raise
 
 
 def write_json(value: object) -> None:
     """Writes exactly one JSON object to stdout; controls and lone surrogates, of any script, as JSON's escapes."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    text = json_text(value)
     write_out("".join(json.dumps(char)[1:-1] if unicodedata.category(char) in _UNSEEN else char for char in text))
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Writes a table to stderr: first column left, numbers right; the same text without colour when not a terminal."""
+    if sys.stderr is None:
+        return
     console = Console(file=sys.stderr, highlight=False, markup=False, soft_wrap=False)
     drawn = Table(title=Text(plain(title)), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
@@ -90,7 +148,9 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         drawn.add_column(Text(plain(column)), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*(Text(plain(cell)) for cell in row))
-    console.print(drawn)
+    with console.capture() as text:
+        console.print(drawn)
+    _tell(text.get())
 
 
 def _is_number(cell: str) -> bool:
@@ -106,8 +166,8 @@ class ProgressLine:
 
     def __init__(self, label: str) -> None:
         self.label = label
-        self._live = sys.stderr.isatty()
-        self._start, self._last = time.monotonic(), 0.0
+        self._live = sys.stderr is not None and sys.stderr.isatty()
+        self._start, self._last = time.monotonic(), -math.inf
         self._open = False
         self._pending = ""
 
@@ -120,11 +180,10 @@ class ProgressLine:
         if self._pending:
             self._write(self._pending)
         if self._open:
-            sys.stderr.write("\n")
-            sys.stderr.flush()
+            _tell("\n")
 
     def update(self, fields: Mapping[str, str], *, done: int, total: int) -> None:
-        """Shows ``label done/total  key value  …`` when enough time has passed, and always for the last one.
+        """Shows ``label done/total  key value  …`` when enough time has passed; the last one when the line ends.
 
         Args:
             total: 0 where it is not known; then how many a second is shown.
@@ -133,7 +192,7 @@ class ProgressLine:
         shown = "  ".join(f"{key} {value}" for key, value in fields.items())
         self._pending = plain(f"{self.label} {share}  {shown}")
         wait = _SECONDS_BETWEEN_LIVE_LINES if self._live else _SECONDS_BETWEEN_PLAIN_LINES
-        if time.monotonic() - self._last >= wait or done == total:
+        if time.monotonic() - self._last >= wait:
             self._write(self._pending)
 
     def _rate(self, done: int) -> str:
@@ -144,6 +203,5 @@ class ProgressLine:
         self._pending = ""
         if not _TALKS:
             return
-        sys.stderr.write(f"\r{text}\x1b[K" if self._live else f"{text}\n")
-        sys.stderr.flush()
+        _tell(f"\r{text}\x1b[K" if self._live else f"{text}\n")
         self._open = self._live

@@ -6,23 +6,25 @@ import errno
 import glob
 import hashlib
 import json
+import math
 import os
 import re
+import secrets
 import shutil
 import socket
 import stat
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from lora_s2s import limits
-from lora_s2s.errors import DataError, ResourceError, UsageError
+from lora_s2s.errors import DataError, ResourceError, ToolkitError
 
 NO_ENTRY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _BOM = b"\xef\xbb\xbf"
+_KINDS = {list: "a list", str: "a text", int: "a number", float: "a number", bool: "a truth value", type(None): "null"}
 
 
 def open_regular(path: Path, *, most: int | None = None) -> BinaryIO:
@@ -169,19 +171,72 @@ def read_json(path: Path) -> Any:
     """Reads one JSON document.
 
     Raises:
-        DataError: the file is missing, not regular, too large, not UTF-8, not JSON, or nested beyond reason.
+        DataError: the file is missing, not regular, too large, not UTF-8, not JSON, nested beyond reason, or holds a
+            number beyond reason.
     """
     try:
-        return json.loads(read_whole(path).decode("utf-8"))
+        return loads(read_whole(path).decode("utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"no such file: {path.name}", where=str(path)) from error
-    except (ValueError, RecursionError) as error:  # ValueError: also a number of more than 4,300 digits
+    except (ValueError, RecursionError) as error:
         raise DataError(f"not a JSON document: {error}", where=str(path)) from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Reads a JSON document that is an object.
+
+    Raises:
+        DataError: see :func:`read_json`; or it is something else.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise DataError(f"not a JSON object: it is {_KINDS[type(content)]}", where=str(path))
+    return content
+
+
+def loads(text: str) -> Any:
+    """Parses JSON; NaN and the infinities, which JSON does not have, are null.
+
+    Raises:
+        ValueError: it is not JSON, nested beyond reason, or holds an integer that no float comes near.
+    """
+    value = json.loads(text, parse_int=_integer, parse_constant=lambda _: None)
+    level = [value]
+    for _ in range(limits.DEEPEST_JSON):
+        lists = (
+            outer.values() if isinstance(outer, dict) else outer for outer in level if isinstance(outer, dict | list)
+        )
+        level = [item for items in lists for item in items]
+        if not level:
+            return value
+    raise ValueError(f"nested deeper than {limits.DEEPEST_JSON} levels")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > limits.MOST_JSON_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def json_text(value: object, *, indent: int | None = None) -> str:
+    """Returns a value as strict JSON, keys in the given order: what is not a finite number is null."""
+    try:
+        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def write_json(path: Path, value: object) -> None:
     """Writes one JSON document, indented, keys in the given order."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -190,19 +245,43 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file whole: beside it first, synced, then renamed over it."""
+    """Writes a file whole: beside it first, synced, then renamed over it; a link is replaced, not followed.
+
+    The umask decides who may read a new file; one that is replaced keeps its permissions.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _tidy(path)
-    handle, staged = tempfile.mkstemp(prefix=f"{_mine(path)}{os.getpid()}.staged.", dir=path.parent)
+    tidy(path)
+    staged = beside(path, "staged")
     try:
-        with naming(path), os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(staged, 0o644)
-        os.replace(staged, path)
+        with speaking_of(path, instead_of=staged):
+            with naming(path), open(staged, "xb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            if path.is_file() and not path.is_symlink():
+                os.chmod(staged, path.stat().st_mode & 0o777)
+            os.replace(staged, path)
     except BaseException:
-        Path(staged).unlink(missing_ok=True)
+        staged.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def speaking_of(path: Path, *, instead_of: Path) -> Iterator[None]:
+    """Has errors name ``path`` and not the hidden place where it is made until it is whole."""
+    hidden = str(instead_of)
+    try:
+        yield
+    except OSError as error:
+        for name in ("filename", "filename2"):
+            if isinstance(value := getattr(error, name), str | os.PathLike):
+                setattr(error, name, str(value).replace(hidden, str(path)))
+        raise
+    except ToolkitError as error:
+        for name in ("message", "where", "hint"):
+            if value := getattr(error, name):
+                setattr(error, name, value.replace(hidden, str(path)))
+        error.args = (error.message,)
         raise
 
 
@@ -228,67 +307,22 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line.removeprefix(_BOM).decode("utf-8"))
+                row = loads(line.removeprefix(_BOM).decode("utf-8"))
             except (ValueError, RecursionError) as error:
                 raise DataError(f"not a JSON line: {error}", where=where) from error
             if not isinstance(row, dict):
-                raise DataError("not a JSON object", where=where)
+                raise DataError(f"not a JSON object: it is {_KINDS[type(row)]}", where=where)
             yield row
 
 
 def jsonl_line(value: object) -> str:
     """Returns one JSON line with its newline; non-ASCII text stays readable."""
-    return json.dumps(value, ensure_ascii=False) + "\n"
+    return json_text(value) + "\n"
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        with naming(path):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_tree(folder: Path) -> None:
-    """Flushes every file and folder under ``folder`` to the disk."""
-    for path in sorted(folder.rglob("*"), reverse=True):
-        if not path.is_symlink():
-            _sync(path)
-    _sync(folder)
-
-
-@contextmanager
-def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Yields a staging folder beside ``path`` that becomes ``path`` only when the block ends well.
-
-    Raises:
-        UsageError: ``path`` exists and ``replace`` is false, or its parent cannot be written.
-    """
-    if path.exists() and not replace:
-        raise UsageError(f"{path} exists already", hint="choose another folder, or remove this one")
-    mine = _mine(path)
-    made = [folder for folder in path.parents if not folder.exists()]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _tidy(path)
-        staged = Path(tempfile.mkdtemp(prefix=f"{mine}{os.getpid()}.staged.", dir=path.parent))
-    except OSError as error:
-        if error.errno not in NO_ENTRY:
-            raise
-        raise UsageError(f"cannot write into {path.parent}: {error.strerror}", hint="choose another folder") from error
-    try:
-        os.chmod(staged, 0o755)
-        with naming(path):
-            yield staged
-        sync_tree(staged)
-        move_folder(staged, path)
-    except BaseException:
-        shutil.rmtree(staged, ignore_errors=True)
-        with suppress(OSError):  # those that others use by now stay
-            for folder in made:
-                folder.rmdir()
-        raise
+def beside(path: Path, purpose: str) -> Path:
+    """A new hidden name beside ``path``; the umask holds for what is made there, unlike for what tempfile makes."""
+    return path.with_name(f"{_mine(path)}{os.getpid()}.{purpose}.{secrets.token_hex(4)}")
 
 
 def _mine(path: Path) -> str:
@@ -296,7 +330,7 @@ def _mine(path: Path) -> str:
     return f".{path.name}.{socket.gethostname()[:32]}."
 
 
-def _tidy(path: Path) -> None:
+def tidy(path: Path) -> None:
     """Takes away what killed processes of this machine left beside ``path``; what they had moved aside comes back."""
     mine = _mine(path)
     for left in path.parent.glob(f"{glob.escape(mine)}*"):
@@ -319,24 +353,3 @@ def alive(process: str) -> bool:
     except (PermissionError, ValueError):
         pass
     return True
-
-
-def move_folder(source: Path, destination: Path) -> None:
-    """Renames a folder into place; what stood there goes only after the new one stands."""
-    _tidy(destination)
-    replaces = destination.exists()
-    prefix = f"{_mine(destination)}{os.getpid()}.old."
-    aside = Path(tempfile.mkdtemp(prefix=prefix, dir=destination.parent)) if replaces else destination
-    try:
-        if replaces:
-            os.rename(destination, aside / "old")
-        os.rename(source, destination)
-    except BaseException:
-        if replaces:
-            if not destination.exists():
-                os.rename(aside / "old", destination)
-            shutil.rmtree(aside, ignore_errors=True)
-        raise
-    _sync(destination.parent)
-    if replaces:
-        shutil.rmtree(aside)

@@ -31,6 +31,10 @@ LONGEST_JSON_LINE = 8 * MIB
 # Lists and objects in one tokenizer file: the 514,906 merges of Gemma's are a list each.
 MOST_JSON_PARTS = 1_500_000
 
+# Levels of lists and objects in a JSON file, and digits of an integer: the largest float has 309.
+DEEPEST_JSON = 100
+MOST_JSON_DIGITS = 300
+
 # The header of a safetensors file: that of a model of 11 billion weights has 70 KiB.
 LARGEST_SAFETENSORS_HEADER = 8 * MIB
 

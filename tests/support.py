@@ -41,7 +41,7 @@ def cell(note: str) -> str:
 
 def cells(text: str) -> dict[tuple[str, str, str], str]:
     """Reads the table's cells back: (kind, row, column) → what it shows."""
-    found, header = {}, []
+    found, header = dict[tuple[str, str, str], str](), list[str]()
     for line in text.splitlines():
         words = [word.strip() for word in line.strip("|").split("|")] if line.startswith("|") else []
         if words and not header:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from lora_s2s import console, files, hub, limits
+from lora_s2s import console, files, hub, limits, outputs
 from lora_s2s.errors import DataError, RecipeError, SetupError, Stopped, UsageError, nearest
 
 
@@ -45,8 +46,15 @@ def test_json_on_stdout_is_one_strict_line_that_no_terminal_acts_on(capsys: pyte
     assert json.loads(out) == value
     assert out.removesuffix("\n").isprintable()
     assert "é" in out
-    with pytest.raises(ValueError, match="JSON compliant"):
-        console.write_json({"loss": float("nan")})
+
+
+def test_what_is_no_finite_number_is_null_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"loss": math.nan, "deep": [{"rate": -math.inf, "steps": (1, math.inf)}], "text": "NaN", "kept": 0.5}
+    expected = {"loss": None, "deep": [{"rate": None, "steps": [1, None]}], "text": "NaN", "kept": 0.5}
+    console.write_json(value)
+    files.write_json(tmp_path / "value.json", value)
+    written = [capsys.readouterr().out, (tmp_path / "value.json").read_text(), files.jsonl_line(value)]
+    assert [json.loads(text) for text in written] == [expected] * 3
 
 
 def test_progress_is_sparse_away_from_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,11 +69,11 @@ def test_progress_is_sparse_away_from_a_terminal(capsys: pytest.CaptureFixture[s
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "out"
-    with pytest.raises(RuntimeError), files.whole_folder(target) as staged:
+    with pytest.raises(RuntimeError), outputs.whole_folder(target) as staged:
         (staged / "half").write_text("half")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
-    with files.whole_folder(target) as staged:
+    with outputs.whole_folder(target) as staged:
         (staged / "a").write_text("1")
         assert not target.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -75,12 +83,12 @@ def test_an_existing_folder_is_kept_unless_replaced(tmp_path: Path) -> None:
     target = tmp_path / "out"
     target.mkdir()
     (target / "old").write_text("old")
-    with pytest.raises(UsageError, match="exists already"), files.whole_folder(target):
+    with pytest.raises(UsageError, match="exists already"), outputs.whole_folder(target):
         pass
-    with pytest.raises(RuntimeError), files.whole_folder(target, replace=True):
+    with pytest.raises(RuntimeError), outputs.whole_folder(target, replace=True):
         raise RuntimeError
     assert (target / "old").read_text() == "old"
-    with files.whole_folder(target, replace=True) as staged:
+    with outputs.whole_folder(target, replace=True) as staged:
         (staged / "new").write_text("new")
     assert [path.name for path in target.iterdir()] == ["new"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -162,7 +170,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 _WORKING = """
 import sys
 from pathlib import Path
-from lora_s2s.files import whole_folder
+from lora_s2s.outputs import whole_folder
 with whole_folder(Path(sys.argv[1])) as staged:
     (staged / "half").write_text("half")
     print(staged.name, flush=True)
@@ -192,7 +200,7 @@ def test_what_a_killed_process_left_is_taken_away_and_a_living_one_is_let_be(tmp
         assert living.stdout is not None
         name = living.stdout.readline().strip()
         assert not (tmp_path / left).exists()
-        with files.whole_folder(target, replace=True) as staged:
+        with outputs.whole_folder(target, replace=True) as staged:
             (staged / "mine").write_text("whole")
         assert (tmp_path / name / "half").read_text() == "half"
         assert (target / "mine").read_text() == "whole"
@@ -208,17 +216,17 @@ def test_a_name_with_brackets_is_no_pattern(tmp_path: Path) -> None:
         assert killed.stdout is not None
         left = killed.stdout.readline().strip()
         killed.kill()
-    with files.whole_folder(tmp_path / "[ab]"):
+    with outputs.whole_folder(tmp_path / "[ab]"):
         pass
     assert {path.name for path in tmp_path.iterdir()} == {"[ab]", left}
 
 
 def test_folders_made_for_a_folder_go_with_it(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
-    with pytest.raises(RuntimeError), files.whole_folder(tmp_path / "there" / "a" / "b" / "out"):
+    with pytest.raises(RuntimeError), outputs.whole_folder(tmp_path / "there" / "a" / "b" / "out"):
         raise RuntimeError
     assert list((tmp_path / "there").iterdir()) == []
-    with pytest.raises(RuntimeError), files.whole_folder(tmp_path / "new" / "deep" / "out"):
+    with pytest.raises(RuntimeError), outputs.whole_folder(tmp_path / "new" / "deep" / "out"):
         (tmp_path / "new" / "mine").write_text("another's")
         raise RuntimeError
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["mine"]

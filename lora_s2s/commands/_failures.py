@@ -33,7 +33,7 @@ def told(error: BaseException) -> ToolkitError | None:
         hint = "see what it said, or whether memory ran out; then the same command with --resume"
         return RunError("another process of this run has ended", hint=hint)
     if isinstance(error, RuntimeError) and "home directory" in str(error):  # what Path.expanduser says
-        return UsageError("a path begins with ~ and the name of nobody here", hint="write the whole path")
+        return UsageError("a path begins with ~, and no such home folder is known here", hint="write the whole path")
     if isinstance(error, ImportError):
         return SetupError(f"a package is missing or broken: {error}", hint="install the package again")
     if isinstance(error, OSError):
@@ -41,16 +41,29 @@ def told(error: BaseException) -> ToolkitError | None:
     return None
 
 
-def _told_os(error: OSError) -> ToolkitError | None:
+def _told_os(error: OSError) -> ToolkitError:
     where = str(error.filename) if error.filename else None
-    reason = error.strerror or str(error)
+    reason = error.strerror or str(error) or type(error).__name__
+    if where is None and not _current_folder_exists():
+        return UsageError("the current folder has been removed", hint="change to one that exists")
     if error.errno in _OUT_OF_DISK:
         return ResourceError(f"out of disk space: {reason}", where=where, hint="free some space, then run it again")
     if error.errno in NO_ENTRY:
         return UsageError(f"no permission: {reason}", where=where, hint="choose another folder")
     if error.errno == errno.ENAMETOOLONG:
         return UsageError(f"a name that is too long: {str(where)[:100]}", hint="choose a shorter one")
-    return RunError(f"the system refused: {reason}", where=where) if where else None
+    if "temporary directory" in reason:
+        return UsageError("no folder for temporary files can be written", hint="set TMPDIR to one that can")
+    hint = None if where else "run again with --debug to see where"
+    return RunError(f"the system refused: {reason}", where=where, hint=hint)
+
+
+def _current_folder_exists() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 def _accelerator_is_full(error: BaseException) -> bool:

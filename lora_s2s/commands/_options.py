@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from lora_s2s.errors import UsageError
+from lora_s2s.outputs import is_special
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or a shipped recipe's name.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL_OR_ADAPTER", help="Adapter or model folder, hub id, or demo.")]
@@ -34,6 +35,20 @@ def seconds_of(text: str) -> int:
     if not found:
         raise UsageError(f"'{text}' is not a time, expected such as 3h, 90m or 45s")
     return int(found[1]) * {"h": 3600, "m": 60, "s": 1}[found[2]]
+
+
+def check_output(path: Path) -> None:
+    """Refuses an output file that could not be written, before any work is done for it.
+
+    Raises:
+        UsageError: it is a folder, or may not be written.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder, expected a file", hint=f"--output {path}/predictions.jsonl")
+    if not is_special(path):
+        check_writable(Path(os.path.realpath(path)).parent)
+    elif not os.access(path, os.W_OK):
+        raise UsageError(f"cannot write to {path}: no permission", hint="choose another file")
 
 
 def check_writable(folder: Path) -> None:

@@ -25,17 +25,16 @@ from lora_s2s.commands._show import show_preview
 from lora_s2s.console import counted, say, table, warn
 from lora_s2s.data.prepare import prepare
 from lora_s2s.data.prepared import PreparedDataset, SplitTable
-from lora_s2s.errors import UsageError, nearest
+from lora_s2s.errors import DataError, UsageError, nearest
 from lora_s2s.evaluation.report import write_report
 from lora_s2s.export.card import write_card
 from lora_s2s.files import (
     code_hash,
     described,
-    move_folder,
     naming,
-    read_json,
+    read_object,
+    read_whole,
     sha256_json,
-    sync_tree,
     write_json,
     write_text,
 )
@@ -45,14 +44,16 @@ from lora_s2s.lora.inject import inject_lora, total_parameters, trainable_parame
 from lora_s2s.models.common import begin_answers
 from lora_s2s.models.family import check_lengths
 from lora_s2s.models.loading import LoadedBase, enable_gradient_checkpointing, load_base
-from lora_s2s.models.precision import dtype_name, resolve_device, resolve_dtype
+from lora_s2s.models.precision import device_name, dtype_name, resolve_device, resolve_dtype
 from lora_s2s.models.weights import weights_hash
+from lora_s2s.outputs import check_free, move_folder, sync_tree
 from lora_s2s.recipe.defaults import Facts
 from lora_s2s.recipe.load import load_recipe, recipe_to_yaml, with_choices_of
 from lora_s2s.recipe.schema import Recipe, TrainingSettings, ranks_by_name
 from lora_s2s.tokens.lossless import lossless_tokenizer, rows_carrying
 from lora_s2s.tokens.tokenise import LANGUAGES, first_ids, load_tokenizer
 from lora_s2s.training.guards import run_lock
+from lora_s2s.training.log import METRICS
 from lora_s2s.training.loop import train
 from lora_s2s.training.plan import StepPlan
 from lora_s2s.training.processes import is_main_process, main_process_first
@@ -61,6 +62,7 @@ from lora_s2s.training.validation import make_validation
 _RECIPE_HEAD = "# Every key as this run used it. Run it again: lora-s2s train THIS_FILE --set output.name=again\n"
 # What a run computes with: another version of it may give other last digits.
 _CODE = ("training", "forward", "lora", "models", "tokens", "data")
+_COUNTS = ("trainable_parameters", "total_parameters")
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers")
 
 
@@ -118,6 +120,8 @@ def check_run_folder(recipe: Recipe, *, resume: bool, overwrite: bool) -> tuple[
     if running.exists() and not (resume or overwrite):
         hint = "add --resume to continue it, or --overwrite to start again"
         raise UsageError(f"{running} holds an unfinished run", hint=hint)
+    for place in (running, final):
+        check_free(place, replace=True)
     check_writable(final.parent)
     return running, final
 
@@ -308,28 +312,34 @@ def _identity(recipe: Recipe, base: LoadedBase, prepared: PreparedDataset) -> di
         "quantization": ",".join((base.quantization, *base.skip_quantization)),
         "training data": prepared.fingerprint,
         "lora": sha256_json(recipe.lora.model_dump(mode="json")),
+        "device": device_name(base.device),
     }
 
 
 @contextmanager
 def _running(folder: Path, *, resume: bool) -> Iterator[None]:
-    """Makes the running folder and holds it; takes it away again when the run fails before its first checkpoint."""
+    """Makes the running folder and holds it; a failure takes it away only if no step had been taken in it."""
     main = is_main_process()
     with run_lock(folder, take=main):  # --overwrite does not reach a run that is alive
         with main_process_first():
             if main and folder.exists() and not resume:
-                shutil.rmtree(folder)
-            fresh = not folder.exists()
+                folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
+            fresh = main and not folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
         try:
             yield
         except BaseException as error:
             saved = any(folder.glob("checkpoints/step-*"))
-            if fresh and not saved:
+            if fresh and not saved and not _has_steps(folder):
                 shutil.rmtree(folder, ignore_errors=True)
-            elif saved and isinstance(error, KeyboardInterrupt | SystemExit | OSError):
+            elif main and saved and isinstance(error, KeyboardInterrupt | SystemExit | OSError):
                 say(f"{folder} holds what is done: continue with --resume")
             raise
+
+
+def _has_steps(folder: Path) -> bool:
+    log = folder / METRICS
+    return log.is_file() and log.stat().st_size > 0
 
 
 def _finished(recipe: Recipe) -> dict[str, Any] | None:
@@ -338,13 +348,24 @@ def _finished(recipe: Recipe) -> dict[str, Any] | None:
     written, running = final / "recipe.yaml", final.with_name(f"{final.name}.running")
     if running.exists() or not written.is_file():
         return None
-    if written.read_text("utf-8") != _RECIPE_HEAD + recipe_to_yaml(with_choices_of(recipe, load_recipe(str(written)))):
+    text = read_whole(written).decode("utf-8", "replace")
+    if text != _RECIPE_HEAD + recipe_to_yaml(with_choices_of(recipe, load_recipe(str(written)))):
         return None
     with run_lock(running, take=is_main_process()):  # takes away a lock that a killed process left
-        manifest = read_json(final / "manifest.json")
+        manifest = read_object(final / "manifest.json")
+    counts, training = (manifest.get(key) for key in ("counts", "training"))
+    if not isinstance(counts, dict) or not isinstance(training, dict) or not _reports(training):
+        hint = "add --overwrite to train it again"
+        raise DataError("the manifest lacks what a run reports", hint=hint, where=str(final / "manifest.json"))
     say(f"{final} is done already")
-    counts = {key: manifest["counts"][key] for key in ("trainable_parameters", "total_parameters")}
-    return {"adapter": str(final), **manifest["training"], **counts}
+    return {"adapter": str(final), **training, **{key: counts.get(key) for key in _COUNTS}}
+
+
+def _reports(training: dict[str, Any]) -> bool:
+    numbers = [training.get(key) for key in ("steps", "train_loss", "tokens_per_second")]
+    if training.get("validation_loss") is not None:
+        numbers.append(training["validation_loss"])
+    return "stopped" in training and all(type(number) in (int, float) for number in numbers)
 
 
 def _stored(base: LoadedBase) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from lora_s2s.console import ProgressLine, warn
 from lora_s2s.errors import DataError, UsageError
-from lora_s2s.files import jsonl_line
+from lora_s2s.files import jsonl_line, naming
 from lora_s2s.formats.choose import ending, is_lines
 from lora_s2s.formats.origins import find_origins, reading
 from lora_s2s.formats.rows import Row
@@ -97,7 +97,10 @@ def read_inputs(texts: Sequence[str], file: str | None, *, parallel: bool = Fals
 
 
 def _stdin_lines() -> list[str]:
-    content = sys.stdin.buffer.read()
+    if sys.stdin is None:
+        raise UsageError("stdin is closed, so there is nothing to read", hint="give texts, or --input FILE")
+    with naming(Path("stdin")):
+        content = sys.stdin.buffer.read()
     try:
         # Not splitlines, which also breaks where a line of a file does not: at U+2028, for one.
         return [line.rstrip("\n") for line in io.StringIO(content.decode("utf-8-sig"), newline=None)]

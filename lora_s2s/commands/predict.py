@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lora_s2s.commands._options import Base, Model, Sets, check_writable
+from lora_s2s.commands._options import Base, Model, Sets, check_output
 
 
 def predict(
@@ -32,28 +32,28 @@ def predict(
     """
     from lora_s2s.commands._adapters import recipe_of
     from lora_s2s.commands._texts import answer, read_inputs, rendered, takes_rows
-    from lora_s2s.console import plain, say, write_out
+    from lora_s2s.console import plain, require_stdout, say, write_out
     from lora_s2s.errors import UsageError
-    from lora_s2s.files import write_text
     from lora_s2s.inference.loading import load_predictor
+    from lora_s2s.outputs import write_output
 
     recipe = recipe_of(model, sets or ())
     inputs = read_inputs(texts or [], file, parallel=recipe.data.format == "parallel")
-    if output:
-        check_writable(Path(output).parent)
+    if not output:
+        require_stdout()
+    else:
+        check_output(Path(output))
         if Path(output).suffix.lower() in (".csv", ".tsv", ".xlsx", ".ods"):
             # A spreadsheet runs what begins with =, + or @; data is not changed to prevent that.
             hint = f"--output {Path(output).with_suffix('.jsonl')}"
             raise UsageError(
                 f"{Path(output).name}: predictions are lines or JSON lines, never a spreadsheet's", hint=hint
             )
-        if Path(output).is_dir():
-            raise UsageError(f"{output} is a folder, expected a file", hint=f"--output {output}/predictions.jsonl")
     predictor = load_predictor(model, base=base, dtype=recipe.model.dtype)
     answers = answer(predictor, rendered(predictor, inputs), recipe.evaluation, label="predict")
     written = inputs.written(answers, rows=takes_rows(output))
     if output:
-        write_text(Path(output), written)
+        write_output(Path(output), written)
         say(f"{len(answers):,} predictions: {output}")
         return
     lines = written.removesuffix("\n").split("\n")

@@ -29,12 +29,12 @@ from lora_s2s.files import (
     require_space,
     sha256_file,
     sha256_json,
-    whole_folder,
     write_json,
 )
 from lora_s2s.formats.origins import find_origins, named_splits
 from lora_s2s.formats.rows import Rejected, Skipped
 from lora_s2s.hub import locate_model
+from lora_s2s.outputs import whole_folder
 from lora_s2s.reading.example import Example
 from lora_s2s.reading.readers import how_read, read_examples, user_function
 from lora_s2s.reading.shapes import DIALOGUES

@@ -9,9 +9,10 @@ from typing import Any
 
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.evaluation.metrics import Difference, Score, check_metrics, compare, measure, scores_of
-from lora_s2s.files import jsonl_line, read_json, whole_folder, write_json, write_text
+from lora_s2s.files import jsonl_line, read_json, write_json, write_text
 from lora_s2s.inference.decode import DecodingSettings, decode
 from lora_s2s.inference.loading import MANIFEST, Predictor
+from lora_s2s.outputs import whole_folder
 
 PREDICTIONS = "predictions.jsonl"
 SCORES = "scores.json"

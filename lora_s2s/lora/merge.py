@@ -18,12 +18,13 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
 from lora_s2s.errors import RunError, UsageError, nearest
-from lora_s2s.files import described, require_space, sha256_file, whole_folder, write_json, write_text
+from lora_s2s.files import described, require_space, sha256_file, write_json, write_text
 from lora_s2s.lora.adapter import MANIFEST, WEIGHTS, LoadedAdapter, load_adapter
 from lora_s2s.models.common import begin_answers
 from lora_s2s.models.loading import load_base, save_model
 from lora_s2s.models.precision import DTYPES
 from lora_s2s.models.quantized import dequantized_weight, is_quantized
+from lora_s2s.outputs import whole_folder
 from lora_s2s.tokens.tokenise import LANGUAGES, encode_source, first_ids, load_tokenizer
 
 ONTO = ("original", "dequantized")

@@ -306,7 +306,7 @@ def save_model(
     Args:
         state: name → weight; written as ``dtype``.
         base: whose family, config, generation config and tokenizer files go along.
-        out: an existing, empty folder (see :func:`lora_s2s.files.whole_folder`).
+        out: an existing, empty folder (see :func:`lora_s2s.outputs.whole_folder`).
         tokenizer_from: a folder with tokenizer files; the base's own when None.
     """
     weights, settings = base.family.contents_to_write(state, base.model.config)

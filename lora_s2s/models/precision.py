@@ -14,6 +14,14 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def device_name(device: torch.device) -> str:
+    """Returns what decides the last digits of a sum: a GPU's name, or a CPU's instructions and how many threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"CPU ({torch.backends.cpu.get_cpu_capability()}), {threads} thread{'s' * (threads > 1)}"
+
+
 def ran_out_of_memory(error: BaseException) -> bool:
     """Whether an error is torch's, or Python's, word for memory that ran out, on a GPU or on a CPU."""
     # On a CPU torch raises a plain RuntimeError; its text is the only mark.

@@ -122,13 +122,13 @@ def sound(name: str, tensor: Tensor, path: Path) -> Tensor:
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes one safetensors file that everyone may read, as any other file here; safetensors itself makes it 0600."""
+    """Writes one safetensors file, with the permissions of any other file here; safetensors itself makes it 0600."""
     try:
         with naming(path):
             save_file(dict(tensors), path, metadata={"format": "pt"})
     except SafetensorError as error:  # without the system's number
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path)) from error
-    path.chmod(0o644)
+    path.chmod(path.parent.stat().st_mode & 0o666)  # the folder is new, so the umask holds for it
 
 
 def weights_hash(folder: Path) -> str:

@@ -18,8 +18,9 @@ from torch.optim import Optimizer
 
 from lora_s2s.console import say, warn
 from lora_s2s.errors import DataError, ResourceError, RunError, UsageError
-from lora_s2s.files import naming, read_json, require_space, sha256_file, sha256_json, whole_folder, write_json
+from lora_s2s.files import naming, read_json, require_space, sha256_file, sha256_json, write_json
 from lora_s2s.lora.adapter import adapter_state, load_adapter_state
+from lora_s2s.outputs import whole_folder
 from lora_s2s.recipe.schema import TrainingSettings
 from lora_s2s.training.optimizer import load_optimizer_state, optimizer_state
 from lora_s2s.training.result import TrainState
@@ -36,6 +37,8 @@ _BEARABLE = {"package code", "torch", "forward", "training data"} | {
     for key in "epochs max_steps learning_rate schedule warmup weight_decay max_grad_norm label_smoothing dropout "
     "z_loss gradient_checkpointing".split()
 }
+# Where it is computed changes last digits alone: a run goes on wherever it is put, and says so.
+_NOTED = {"device"}
 
 
 @dataclass(frozen=True)
@@ -204,12 +207,14 @@ def restore(folder: Path, model: nn.Module, optimizer: Optimizer) -> Checkpoint:
 def _check_identity(checkpoint: Checkpoint, identity: dict[str, str], *, anyway: bool) -> None:
     then = checkpoint.identity
     differing = [key for key in sorted({*then, *identity}) if then.get(key) != identity.get(key)]
+    if _NOTED.issuperset(differing):
+        for key in set(differing) & {*then}:  # older checkpoints do not say
+            warn(f"the checkpoint was made on another {key}: {then[key]}; now {identity[key]}: last digits differ")
+        return
     # A hash says what it has to say in its first digits.
     values = [[said.get(key, "nothing")[:40] for said in (then, identity)] for key in differing]
     lines = [f"  {key}: checkpoint {old}, now {new}" for key, (old, new) in zip(differing, values, strict=True)]
-    if not differing:
-        return
-    bearable = _BEARABLE.issuperset(differing)
+    bearable = (_BEARABLE | _NOTED).issuperset(differing)
     if bearable and anyway:
         warn("\n".join(["going on in spite of these differences, so not bit for bit:", *lines]))
         return

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from lora_s2s.console import say, warn
+from lora_s2s.console import say, tell_in_signal_handler, warn
 from lora_s2s.errors import ResourceError, Stopped, UsageError
 from lora_s2s.files import naming
 from lora_s2s.models.precision import ran_out_of_memory
@@ -30,6 +30,8 @@ except ModuleNotFoundError:  # Windows: no advisory lock on a folder, so none is
 _held: set[Path] = set()
 # SLURM's word that time is nearly up, where a job asks for it.
 _WARNING = getattr(signal, "SIGUSR1", None)
+# A terminal that is closed, or a connection that is lost.
+_HANG_UP = getattr(signal, "SIGHUP", None)
 
 
 @contextmanager
@@ -61,7 +63,7 @@ def run_lock(folder: Path, *, take: bool = True) -> Iterator[None]:
 def _locked(path: Path, folder: Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -87,9 +89,10 @@ def _locked(path: Path, folder: Path) -> int:
 
 
 class StopSignals:
-    """While entered, remembers the first SIGINT, SIGTERM or SIGUSR1 in ``received``; then the old handlers come back.
+    """While entered, remembers the first SIGINT, SIGTERM, SIGHUP or SIGUSR1 in ``received``; then the old handlers
+    come back.
 
-    Outside the main thread, where Python allows no handlers, it watches nothing.
+    Outside the main thread, where Python allows no handlers, it watches nothing; nor a SIGHUP that ``nohup`` ignores.
 
     Raises:
         Stopped: from wherever the program is, when a second signal comes; after SIGUSR1, which only warns, a third.
@@ -101,7 +104,9 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            watched = [signal.SIGINT, signal.SIGTERM, *([_WARNING] if _WARNING else [])]
+            watched = [number for number in (signal.SIGINT, signal.SIGTERM, _WARNING, _HANG_UP) if number is not None]
+            if _HANG_UP is not None and signal.getsignal(_HANG_UP) == signal.SIG_IGN:
+                watched.remove(_HANG_UP)
             self._old = {number: signal.signal(number, self._handle) for number in watched}
         return self
 
@@ -113,8 +118,7 @@ class StopSignals:
         if self.received is not None and self.received != _WARNING:
             raise Stopped(number, "stopped at once; the last checkpoint stands", hint="the same command with --resume")
         self.received = number
-        # Not through console: a handler may interrupt a write to the buffered stderr, which must not be re-entered.
-        os.write(2, b"\nstopping: saving a checkpoint (once more to stop at once)\n")
+        tell_in_signal_handler("\nstopping: saving a checkpoint (once more to stop at once)\n")
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -146,7 +146,7 @@ _WAITING = """
 import sys, time
 from pathlib import Path
 from lora_s2s import cli
-from lora_s2s.files import whole_folder
+from lora_s2s.outputs import whole_folder
 def wait() -> None:
     with whole_folder(Path("out")):
         print("ready", flush=True)

@@ -1,0 +1,140 @@
+"""Where results land: folders that appear whole or not at all, and the files that a user names."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from lora_s2s.errors import UsageError
+from lora_s2s.files import NO_ENTRY, beside, naming, speaking_of, tidy, write_bytes
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        with naming(path):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flushes every file and folder under ``folder`` to the disk."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if not path.is_symlink():
+            _sync(path)
+    _sync(folder)
+
+
+@contextmanager
+def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yields a staging folder beside ``path`` that becomes ``path`` only when the block ends well.
+
+    Raises:
+        UsageError: ``path`` exists and ``replace`` is false, it is no folder, or its parent cannot be written.
+    """
+    check_free(path, replace=replace)
+    staged = beside(path, "staged")
+    made = [folder for folder in path.parents if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tidy(path)
+        with speaking_of(path, instead_of=staged):
+            staged.mkdir()
+    except OSError as error:
+        if error.errno not in NO_ENTRY:
+            raise
+        raise UsageError(f"cannot write into {path.parent}: {error.strerror}", hint="choose another folder") from error
+    try:
+        with speaking_of(path, instead_of=staged):
+            with naming(path):
+                yield staged
+            sync_tree(staged)
+            move_folder(staged, path)
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)
+        with suppress(OSError):  # those that others use by now stay
+            for folder in made:
+                folder.rmdir()
+        raise
+
+
+def check_free(path: Path, *, replace: bool = False) -> None:
+    """Refuses a folder's path that something else has.
+
+    Raises:
+        UsageError: it exists and ``replace`` is false, or it is a file, a device or a link to nothing.
+    """
+    if path.is_symlink() and not path.exists():
+        raise UsageError(f"{path} is a link to nothing", hint="remove the link, or choose another folder")
+    if path.exists() and not replace:
+        raise UsageError(f"{path} exists already", hint="choose another folder, or remove this one")
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} exists already and is not a folder", hint="choose another folder")
+
+
+def move_folder(source: Path, destination: Path) -> None:
+    """Renames a folder into place; what stood there goes only after the new one stands."""
+    tidy(destination)
+    replaces = destination.exists()
+    aside = beside(destination, "old") if replaces else destination
+    if replaces:
+        aside.mkdir()
+    try:
+        with speaking_of(destination, instead_of=aside / "old"):
+            if replaces:
+                os.rename(destination, aside / "old")
+            os.rename(source, destination)
+    except BaseException:
+        if replaces:
+            if not destination.exists():
+                os.rename(aside / "old", destination)
+            shutil.rmtree(aside, ignore_errors=True)
+        raise
+    _sync(destination.parent)
+    if replaces:
+        shutil.rmtree(aside)
+
+
+def write_output(path: Path, text: str) -> None:
+    """Writes the file a user asked for, where he asked for it: a regular file whole, behind links too.
+
+    A device, a pipe and this process's own descriptors (``/dev/stdout``) are written to; nothing takes their place.
+    """
+    content = text.encode("utf-8", "backslashreplace")
+    descriptor = _own_descriptor(path)
+    if descriptor is not None:
+        with naming(path), os.fdopen(os.dup(descriptor), "wb") as stream:
+            stream.write(content)
+    elif is_special(path):
+        with naming(path), path.open("wb") as stream:
+            stream.write(content)
+    else:
+        write_bytes(Path(os.path.realpath(path)), content)
+
+
+def is_special(path: Path) -> bool:
+    """Whether a path leads to something that is there and is neither a regular file nor a folder."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _own_descriptor(path: Path) -> int | None:
+    """The number of this process's descriptor that ``/dev/stdout``, ``/dev/fd/3`` or a link to them names."""
+    name = str(path)
+    for _ in range(8):
+        folder, last = os.path.realpath(os.path.dirname(os.path.abspath(name))), os.path.basename(name)
+        if folder in ("/dev/fd", f"/proc/{os.getpid()}/fd") and last.isdecimal():
+            return int(last)
+        place = os.path.join(folder, last)
+        if not os.path.islink(place):
+            return None
+        name = os.path.join(folder, os.readlink(place))
+    return None
