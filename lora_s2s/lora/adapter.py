@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from torch import Tensor, nn
 
 from lora_s2s.errors import DataError, SetupError, UsageError
 from lora_s2s.files import check_files, read_json, write_json
 from lora_s2s.hub import CONVERT, check_folder, foreign_weights, is_folder, is_local, locate_model
 from lora_s2s.lora import token_rows
+from lora_s2s.lora.foreign import file_names, selected, settled_values
 from lora_s2s.lora.inject import START, check_base, wrap
-from lora_s2s.lora.schema import AdapterSettings, adapter_settings
-from lora_s2s.lora.targets import Targets, adaptable, matching
+from lora_s2s.lora.schema import MERGE_IN_PEFT, AdapterSettings, adapter_settings
+from lora_s2s.lora.targets import Targets, adaptable
 from lora_s2s.models.loading import LoadedBase, load_base, quiet
 from lora_s2s.models.quantized import QUANTIZATIONS, skeleton
 from lora_s2s.models.weights import misfit, opened, shapes, sound, weights_hash, write_weights
@@ -25,6 +26,8 @@ from lora_s2s.models.weights import misfit, opened, shapes, sound, weights_hash,
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 MANIFEST = "manifest.json"
+# In names of weights that are the base's own: grown embeddings, a trained head, biases.
+_OF_BASE = (".embed_tokens.", ".shared.", ".lm_head.", ".base_layer.", ".modules_to_save.", ".bias")
 
 
 @dataclass(frozen=True)
@@ -154,13 +157,14 @@ def load_adapter(
     else:
         _check_base(trained_on, base.name, base.weights_sha256, folder)
     check_base(settings.method, settings.method.config.__name__.removesuffix("Config"), base)
-    targets = _targets(settings, base, folder)
     if problem := token_rows.problem(base, settings.train_tokens):
         raise DataError(problem, where=str(folder / CONFIG))
+    found = shapes([folder / WEIGHTS])
+    config = _config(settings, base, found, folder)
     tokens = token_rows.saved_shapes(base, settings.train_tokens)
-    state = _weights(folder, {**_expected(settings, targets, base, folder), **tokens})
+    state = _weights(folder, {**_expected(config(), base, folder), **tokens}, found)
     rows = {name: state.pop(name) for name in tokens}
-    model = wrap(base, settings.method.build(targets, settings.values))
+    model = wrap(base, config())
     load_adapter_state(model, state)
     token_rows.add(base.model, settings.train_tokens, rows)
     model.requires_grad_(False)
@@ -231,38 +235,53 @@ def _check_base(trained_on: Mapping[str, str], name: str, weights_sha256: str, f
         )
 
 
-def _targets(settings: AdapterSettings, base: LoadedBase, folder: Path) -> Targets:
-    modules = adaptable(base.family, base.model)
+def _config(
+    settings: AdapterSettings, base: LoadedBase, found: Mapping[str, tuple[int, ...]], folder: Path
+) -> Callable[[], PeftConfig]:
+    """Returns what makes PEFT's config of the checked one; PEFT changes the config that it is given."""
+    where = str(folder / CONFIG)
+    if settings.bias != "none" and any(name.endswith(".bias") for name, _ in base.model.named_parameters()):
+        problem = f"the adapter's bias is '{settings.bias}': it holds biases of {base.name} itself"
+        raise DataError(problem, hint=MERGE_IN_PEFT, where=where)
+    chosen = selected(settings, adaptable(base.family, base.model), found, where=where)
     spec = settings.target_modules
-    names = [spec] if isinstance(spec, str) else spec
-    unknown = [name for name in names if not matching(spec if isinstance(spec, str) else [name], modules)]
-    if unknown:
-        raise DataError(f"the adapter sits on '{unknown[0]}', which {base.name} does not have", where=str(folder))
-    return Targets(spec, matching(spec, modules))
+    if spec is None or settings.excluded or settings.layers:
+        spec = list(chosen)
+    values = settled_values(settings, chosen, found, where=where)
+
+    def build() -> PeftConfig:
+        try:
+            return settings.method.build(Targets(spec, chosen), values)
+        except UsageError as error:
+            raise DataError(error.message, where=where) from error
+
+    return build
 
 
-def _expected(
-    settings: AdapterSettings, targets: Targets, base: LoadedBase, folder: Path
-) -> dict[str, tuple[int, ...]]:
+def _expected(config: PeftConfig, base: LoadedBase, folder: Path) -> dict[str, tuple[int, ...]]:
     """Returns the names and shapes that PEFT makes of the checked config on this base, without any memory."""
     with quiet():
         empty = replace(base, model=skeleton(base.family, base.model.config, dtype=base.dtype), residual_shift=0)
     try:
-        model = wrap(empty, settings.method.build(targets, settings.values), empty=True)
+        model = wrap(empty, config, empty=True)
     except UsageError as error:
         raise DataError(error.message, where=str(folder / CONFIG)) from error
     return {name: tuple(tensor.shape) for name, tensor in adapter_state(model).items()}
 
 
-def _weights(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    where = str(folder / WEIGHTS)
-    _check_shapes(expected, shapes([folder / WEIGHTS]), where=where)
+def _weights(
+    folder: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
+) -> dict[str, Tensor]:
+    names = file_names(expected, found)
+    _check_shapes(expected, {name: found[there] for name, there in names.items()}, where=str(folder / WEIGHTS))
     with opened(folder / WEIGHTS) as tensors:
-        return {name: sound(name, tensors.get_tensor(name), folder / WEIGHTS) for name in expected}
+        return {name: sound(name, tensors.get_tensor(names[name]), folder / WEIGHTS) for name in expected}
 
 
 def _check_shapes(
     expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], *, where: str | None
 ) -> None:
     if problem := misfit(expected, found, foreign="does not belong into an adapter for this base"):
-        raise DataError(f"the adapter's weights do not fit the base: {problem}", where=where)
+        of_base = [name for name in found if name not in expected and any(part in name for part in _OF_BASE)]
+        hint = f"it holds weights of the base itself: {MERGE_IN_PEFT}" if of_base else None
+        raise DataError(f"the adapter's weights do not fit the base: {problem}", hint=hint, where=where)

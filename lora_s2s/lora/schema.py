@@ -1,14 +1,14 @@
 """What an ``adapter_config.json`` may say: a method of ours on known modules, every other switch of PEFT's off.
 
 PEFT itself takes regular expressions, ranks of a billion and weights for the base from this file; here nothing of it is
-used before it is checked.
+used before it is checked. A pattern is never run: what it selects is read from the weights, see ``foreign.py``.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lora_s2s.errors import DataError
@@ -19,15 +19,28 @@ from lora_s2s.lora.token_rows import KEY, MOST_TOKENS, config_ids
 from lora_s2s.models.family import FAMILIES
 from lora_s2s.models.t5 import TOKEN_MATRICES
 
-_NAME = re.compile(r"[A-Za-z0-9_]{1,64}(\.[A-Za-z0-9_]{1,64}){0,15}")
+MERGE_IN_PEFT = (
+    "merge it in PEFT and use the whole model: "
+    "PeftModel.from_pretrained(base, FOLDER).merge_and_unload().save_pretrained(OUT)"
+)
+NAME = re.compile(r"[A-Za-z0-9_]{1,64}(\.[A-Za-z0-9_]{1,64}){0,15}")
 _MOST_NAMES = 10_000
 # Each type of PEFT's that our methods use, by its name in the file.
 _TYPES = {row.config().peft_type.value: row for row in reversed(METHODS.values())}
 # Read apart from the rest, or without effect on what the adapter computes.
 _READ = frozenset(
     {"target_modules", "base_model_name_or_path", "revision", "peft_type", "task_type", "inference_mode",
-     "peft_version", "init_lora_weights", "init_ia3_weights", "init_weights"}
+     "peft_version", "init_lora_weights", "init_ia3_weights", "init_weights", "auto_mapping"}
 )  # fmt: skip
+# Read with target_modules, where the method has them.
+_SELECTION = ("exclude_modules", "layers_to_transform", "layers_pattern")
+# Others have a head of their own (SEQ_CLS) and no answers.
+_TASKS = (None, "SEQ_2_SEQ_LM", "CAUSAL_LM", "FEATURE_EXTRACTION")
+_BIASES = ("none", "all", "lora_only", "vera_only", "oft_only", "MiSS_only")
+_PROMPTS = frozenset(
+    {"PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT", "CARTRIDGE"}
+)
+_MOST_LAYERS = 65_536
 # Other starts (pissa, olora, corda, …) change the base's weights when they are loaded, or what is computed (miss: bat).
 _PLAIN_STARTS = {"init_lora_weights": ("gaussian", "orthogonal")}
 
@@ -50,38 +63,51 @@ class AdapterSettings:
     Attributes:
         method: the first row with this type of PEFT's; what is special about the adapter is in ``values``.
         values: PEFT's names → values, where they are not PEFT's defaults.
+        target_modules: names, or one of a family's own patterns; None where the selection is by a pattern, which is
+            not run: the modules are those that the weights name.
+        excluded, layers, layer_names: PEFT's ``exclude_modules``, ``layers_to_transform`` and ``layers_pattern``.
+        patterns: ``rank_pattern`` and ``alpha_pattern``, where a key of them is a pattern.
+        bias: what PEFT's ``bias`` says; anything but ``none`` holds biases of the base, where it has any.
     """
 
     method: Method
     values: dict[str, Any]
-    target_modules: list[str] | str
+    target_modules: list[str] | str | None
     base: str | None
     revision: str | None
     train_tokens: tuple[int, ...] = ()
+    excluded: tuple[str, ...] = ()
+    layers: tuple[int, ...] = ()
+    layer_names: tuple[str, ...] = ()
+    patterns: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    bias: str = "none"
 
 
 def adapter_settings(content: object, *, where: str) -> AdapterSettings:
     """Checks the content of an ``adapter_config.json``.
 
     Raises:
-        DataError: a type of adapter that is not known, out of bounds, a pattern not of a known family, or a switch
-            this version does not know.
+        DataError: a type of adapter that is not known, out of bounds, or a switch this version does not know.
     """
     if not isinstance(content, dict):
         raise DataError("the adapter's config is not an object", where=where)
     row = _TYPES.get(content["peft_type"]) if isinstance(content.get("peft_type"), str) else None
     if row is None:
-        known = ", ".join(sorted(_TYPES))
-        raise DataError(f"an adapter of type {content.get('peft_type')!r}; expected one of {known}", where=where)
+        known, kind = ", ".join(sorted(_TYPES)), content.get("peft_type")
+        prompt = "it cannot be merged either: train an adapter of one of these types on the same data"
+        hint = prompt if str(kind) in _PROMPTS else MERGE_IN_PEFT if isinstance(kind, str) else None
+        raise DataError(f"an adapter of type {kind!r:.100}; expected one of {known}", hint=hint, where=where)
     check = _Checker(content, where)
     values = check.values(row)
     return AdapterSettings(
         method=row,
         train_tokens=values.pop(KEY, ()),
+        patterns={key: values.pop(key) for key in _PATTERNS if check.has_patterns(key)},
+        bias=values.pop("bias", "none"),
         values=values,
-        target_modules=check.targets(),
         base=check.text("base_model_name_or_path"),
         revision=check.text("revision"),
+        **check.selection(row),
     )
 
 
@@ -90,22 +116,23 @@ class _Checker:
         self.content = content
         self.where = where
 
-    def refuse(self, key: str, expected: str) -> DataError:
+    def refuse(self, key: str, expected: str, *, hint: str | None = None) -> DataError:
         value = repr(self.content.get(key))
         shown = value if len(value) <= 100 else f"{value[:100]}…"
-        return DataError(f"the adapter's {key} is {shown}; expected {expected}", where=self.where)
+        return DataError(f"the adapter's {key} is {shown}; expected {expected}", hint=hint, where=self.where)
 
     def values(self, row: Method) -> dict[str, Any]:
         """Returns what differs from PEFT's defaults, each value checked; refuses every switch that is not known."""
-        if self.content.get("task_type") not in (None, "SEQ_2_SEQ_LM"):
-            raise self.refuse("task_type", "SEQ_2_SEQ_LM")
+        if self.content.get("task_type") not in _TASKS:
+            raise self.refuse("task_type", "SEQ_2_SEQ_LM", hint="this package runs models that write text")
         idle, found = row.config().to_dict(), {}
         for key, value in self.content.items():
             default = idle.get(key)
             if key.startswith("init_") and not (isinstance(value, bool) or value in _PLAIN_STARTS.get(key, ())):
-                raise self.refuse(key, "a start that leaves the base as it is")
+                raise self.refuse(key, "a start that leaves the base as it is", hint=MERGE_IN_PEFT)
             nothing = value in (None, False, {}, []) and not default and key != "feedforward_modules"
-            if key not in _READ and value != default and not nothing:
+            read = key in _READ or (key in _SELECTION and row.has(key))
+            if not read and value != default and not nothing:
                 found[key] = self.value(key) if row.has(key) else self.unknown(key)
         return found
 
@@ -118,14 +145,18 @@ class _Checker:
             return value
         if key == KEY:
             return self.tokens()
+        if key == "bias" and value in _BIASES:
+            return value
         if key == "feedforward_modules":
-            return self.names(key, least=0)
+            return value if isinstance(value, str) else self.names(key, least=0)
         if key in _PATTERNS and isinstance(value, dict) and len(value) <= MOST_RANKS:
-            # PEFT takes these names for patterns too.
-            if not all(_NAME.fullmatch(name) for name in value):
-                raise self.refuse(key, "plain module names")
             return {name: self.number(key, entry, *_PATTERNS[key]) for name, entry in value.items()}
         return self.unknown(key)
+
+    def has_patterns(self, key: str) -> bool:
+        """Whether a setting by module names one that is not plain; PEFT takes all of them for patterns."""
+        value = self.content.get(key)
+        return isinstance(value, dict) and not all(NAME.fullmatch(name) for name in value)
 
     def tokens(self) -> tuple[int, ...]:
         """Returns the ids of the tokens that train; only the form that this package writes."""
@@ -134,12 +165,13 @@ class _Checker:
         plain = isinstance(ids, list) and all(type(token) is int and 0 <= token < 2**31 for token in ids)
         if not plain or not 1 <= len(ids) <= MOST_TOKENS or sorted({*ids}) != ids or value != config_ids(ids):
             names = ", ".join(TOKEN_MATRICES)
-            raise self.refuse(KEY, f"the same 1 to {MOST_TOKENS} ascending ids for {names}, the last one's last twice")
+            expected = f"the same 1 to {MOST_TOKENS} ascending ids for {names}, the last one's last twice"
+            raise self.refuse(KEY, expected, hint=MERGE_IN_PEFT)
         return tuple(ids)
 
     def unknown(self, key: str) -> Any:
         """Refuses a setting."""
-        raise self.refuse(key, "nothing: this version does not know it")
+        raise self.refuse(key, "nothing: this version does not know it", hint=MERGE_IN_PEFT)
 
     def number(self, key: str, value: object, low: float, high: float, whole: bool) -> float:
         kinds = int if whole else (int, float)
@@ -157,13 +189,33 @@ class _Checker:
         value = self.content.get(key)
         if not isinstance(value, list) or not least <= len(value) <= _MOST_NAMES:
             raise self.refuse(key, "a list of module names")
-        if not all(isinstance(name, str) and _NAME.fullmatch(name) for name in value):
+        if not all(isinstance(name, str) and NAME.fullmatch(name) for name in value):
             raise self.refuse(key, "plain module names")
         return value
 
-    def targets(self) -> list[str] | str:
-        value = self.content.get("target_modules")
-        # A pattern is run against every module name: only those we write ourselves.
-        if isinstance(value, str) and any(value in family.stacks for family in FAMILIES.values()):
-            return value
-        return self.names("target_modules")
+    def selection(self, row: Method) -> dict[str, Any]:
+        """Returns which modules are targeted; ``target_modules`` None where a pattern decides, which is not run."""
+        targets = self.content.get("target_modules")
+        excluded, layers, stems = (self.content.get(key) if row.has(key) else None for key in _SELECTION)
+        indices = layers if isinstance(layers, list) else [] if layers is None else [layers]
+        if not all(type(index) is int and 0 <= index < _MOST_LAYERS for index in indices):
+            raise self.refuse("layers_to_transform", "indices of layers")
+        for key, value in (("exclude_modules", excluded), ("layers_pattern", stems)):
+            if not (value is None or isinstance(value, str) or _are_texts(value)):
+                raise self.refuse(key, "names, or a pattern")
+        # A pattern of a family's is one that we write ourselves.
+        own = isinstance(targets, str) and any(targets in family.stacks for family in FAMILIES.values())
+        names = self.names("target_modules") if isinstance(targets, list) else targets if own else None
+        stems = [stems] if isinstance(stems, str) else stems or []
+        plain = not isinstance(excluded, str) and all(NAME.fullmatch(name) for name in excluded or ())
+        # A dot in the name of a layer would be any character.
+        if names is None or not plain or not all(NAME.fullmatch(stem) and "." not in stem for stem in stems):
+            if targets is not None and not isinstance(targets, (str, list)):
+                raise self.refuse("target_modules", "names, or a pattern")
+            return {"target_modules": None}
+        chosen = {"excluded": tuple(excluded or ()), "layers": tuple(indices), "layer_names": tuple(stems)}
+        return {"target_modules": names, **chosen}
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and len(value) <= _MOST_NAMES and all(isinstance(text, str) for text in value)

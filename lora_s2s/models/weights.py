@@ -71,11 +71,16 @@ def misfit(
 ) -> str | None:
     """Compares weights by name → shape; returns the first difference and how many more there are, None where none.
 
+    Where some are missing and others are not expected, the first of each: they may be the same by another name.
+
     Args:
         foreign: what is said of a weight that is found and not expected; it could overwrite another model's.
     """
-    problems = [f"{name} is missing" for name in expected if name not in found]
-    problems += [f"{name} {foreign}" for name in found if name not in expected]
+    missing = [f"{name} is missing" for name in expected if name not in found]
+    unexpected = [f"{name} {foreign}" for name in found if name not in expected]
+    if missing and unexpected:
+        missing[0] += f", and {unexpected.pop(0)}"
+    problems = missing + unexpected
     problems += [
         f"{name} has shape {list(found[name])}, expected {list(shape)}"
         for name, shape in expected.items()

@@ -192,20 +192,22 @@ PLAIN = {
     "target_modules": ["q", "v"], "bias": "none",
 }  # fmt: skip
 REFUSED = [
-    {"peft_type": "BOFT"}, {"peft_type": None}, {"peft_type": []}, {"auto_mapping": {"base_model_class": "X"}},
+    {"peft_type": "BOFT"}, {"peft_type": None}, {"peft_type": []},
     {"use_dora": 1}, {"peft_type": "ADALORA"}, {"peft_type": "PREFIX_TUNING"},
     {"r": 10**9}, {"r": 0}, {"r": 4.0}, {"r": True}, {"r": None}, {"lora_alpha": float("nan")}, {"lora_alpha": "8"},
-    {"lora_alpha": -1}, {"lora_dropout": 1}, {"use_rslora": 1}, {"target_modules": "(a+)+$"}, {"target_modules": ".*"},
-    {"target_modules": "all-linear"}, {"target_modules": []}, {"target_modules": ["q", "(x+x+)+y"]},
-    {"target_modules": ["q" * 500]}, {"target_modules": None}, {"target_modules": [7]}, {"task_type": "CAUSAL_LM"},
+    {"lora_alpha": -1}, {"lora_dropout": 1}, {"use_rslora": 1},
+    {"target_modules": []}, {"target_modules": ["q", "(x+x+)+y"]},
+    {"target_modules": ["q" * 500]}, {"target_modules": [7]}, {"target_modules": 7}, {"target_modules": {"q": 1}},
     {"modules_to_save": ["shared"]}, {"rank_pattern": {"q": 10**9}}, {"rank_pattern": {"q": 0}},
-    {"rank_pattern": {"(a+)+$": 2}}, {"rank_pattern": {".*": 2}}, {"rank_pattern": ["q"]},
+    {"rank_pattern": ["q"]},
     {"rank_pattern": {f"q{n}": 2 for n in range(501)}},
-    {"rank_pattern": {"q": True}}, {"alpha_pattern": {"q": float("nan")}}, {"alpha_pattern": {"q|v": 2}},
-    {"bias": "all"}, {"oft_block_size": 8}, {"feedforward_modules": ["wo"]}, {"r": 10**30},
+    {"rank_pattern": {"q": True}}, {"alpha_pattern": {"q": float("nan")}},
+    {"oft_block_size": 8}, {"feedforward_modules": ["wo"]}, {"r": 10**30},
     {"init_lora_weights": "pissa"}, {"init_lora_weights": 1}, {"trainable_token_indices": [1]}, {"revision": 7},
     {"layer_replication": [[0, 4]]}, {"something_new": 1}, {"base_model_name_or_path": "a\u001bb"},
-    {"exclude_modules": "(a+)+$"}, {"fan_in_fan_out": True},
+    {"fan_in_fan_out": True}, {"bias": "some"}, {"task_type": "TOKEN_CLS"}, {"exclude_modules": [7]},
+    {"layers_to_transform": "0"}, {"layers_to_transform": [2**40]}, {"layers_pattern": {"a": 1}},
+    {"rank_pattern": {".*": 10**9}}, {"alpha_pattern": {"(a+)+$": -1}},
 ]  # fmt: skip
 
 
@@ -218,13 +220,14 @@ def test_the_plain_config_passes_and_so_does_pefts_own_default() -> None:
 
 
 OTHER_REFUSED = [
-    {"peft_type": "IA3", "feedforward_modules": "(a+)+$"}, {"peft_type": "IA3", "feedforward_modules": [".*"]},
+    {"peft_type": "IA3", "feedforward_modules": [".*"]},
     {"peft_type": "IA3", "modules_to_save": ["shared"]}, {"peft_type": "VERA", "r": 10**9},
     {"peft_type": "VERA", "projection_prng_key": -1}, {"peft_type": "VERA", "save_projection": 0.0},
     {"peft_type": "OFT", "oft_block_size": 10**9}, {"peft_type": "OFT", "r": -1}, {"peft_type": "OFT", "coft": True},
     {"peft_type": "MISS", "init_weights": "bat"}, {"peft_type": "LOHA", "alpha": float("inf")},
     {"peft_type": "LOKR", "decompose_factor": 1.5}, {"peft_type": "HIRA", "lora_alpha": 8},
-    {"peft_type": "LOKR", "layers_to_transform": [0]}, {"peft_type": "LOHA", "exclude_modules": "(a+)+$"},
+    {"peft_type": "LOKR", "layers_to_transform": [-1]}, {"peft_type": "LOHA", "exclude_modules": {"q": 1}},
+    {"peft_type": "IA3", "layers_to_transform": [0]}, {"peft_type": "OFT", "rank_pattern": {"q": 2}},
 ]  # fmt: skip
 
 
