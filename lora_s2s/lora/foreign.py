@@ -1,7 +1,7 @@
 """What an adapter made elsewhere sits on. Modules and ranks follow from its weight file; no pattern is ever run.
 
 PEFT takes ``target_modules``, ``rank_pattern`` and the like for regular expressions, which can take for ever. The keys
-and shapes of the weights say the same: ``base_model.model.encoder.…SelfAttention.q.lora_A.weight`` of shape (4, 512) is
+and shapes of the weights say the same: ``base_model.model.encoder.….q.lora_A.weight`` of shape (4, 512) is
 a module of rank 4. What no weight shows, a pattern in ``alpha_pattern``, is read where it is plain names.
 """
 
