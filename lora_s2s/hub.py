@@ -14,6 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from lora_s2s import limits
 from lora_s2s.errors import DataError, SetupError, UsageError
 
+ADAPTER_CONFIG = "adapter_config.json"
 DEMO_NAME = "demo"
 DEMO_BASE = Path(__file__).parent / "demo" / "base"
 
@@ -79,6 +80,20 @@ def check_folder(folder: Path) -> Path:
             problem = f"{path.name} has more than {limits.in_words(most)}, so it is not read"
             raise DataError(problem, where=str(path))
     return folder
+
+
+def adapters_inside(folder: Path) -> list[str]:
+    """Returns the names of the folders right inside a folder that are adapters, those of checkpoints by their step."""
+    inside = sorted(path.parent.name for path in folder.glob(f"*/{ADAPTER_CONFIG}") if path.parent.name[0] != ".")
+    return sorted(inside, key=lambda name: (name.rstrip("0123456789"), len(name), name))
+
+
+def no_adapter(folder: Path) -> DataError:
+    """Returns the error about a folder that is no adapter, naming those inside it."""
+    inside = adapters_inside(folder)
+    listed = f"; these folders in it are adapters: {', '.join(inside[-5:])}" if inside else ""
+    hint = str(folder / inside[-1]) if inside else "lora-s2s adapters"
+    return DataError(f"{folder} is not an adapter: it has no {ADAPTER_CONFIG}{listed}", hint=hint)
 
 
 def foreign_weights(folder: Path) -> str:

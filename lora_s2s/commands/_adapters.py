@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Any
 
 from lora_s2s.console import table, warn
 from lora_s2s.errors import DataError, UsageError, nearest
-from lora_s2s.evaluation.summary import NOTHING, facts, number, score_lines, shown
+from lora_s2s.evaluation.summary import NOTHING, facts, flat, number, score_lines, shown
 from lora_s2s.files import read_json
-from lora_s2s.hub import check_folder
+from lora_s2s.hub import ADAPTER_CONFIG, check_folder, no_adapter
 from lora_s2s.recipe.load import load_recipe, recipe_from_settings
 from lora_s2s.recipe.schema import Recipe
 
@@ -48,10 +49,11 @@ def recipe_of(model: str, overrides: Sequence[str] = (), *, data: str | None = N
 
 @dataclass(frozen=True)
 class AdapterInfo:
-    """An adapter's folder and what its manifest says (empty where it was made by other tools)."""
+    """An adapter's folder, what its manifest says (empty where it was made by other tools), and PEFT's config."""
 
     path: Path
     manifest: Mapping[str, Any]
+    config: Mapping[str, Any]
 
     @property
     def name(self) -> str:
@@ -59,14 +61,16 @@ class AdapterInfo:
         return self.path.name
 
     def to_json(self) -> dict[str, Any]:
-        """Returns name, path and manifest."""
-        return {"name": self.name, "path": str(self.path), "manifest": dict(self.manifest)}
+        """Returns name, path, manifest and PEFT's config."""
+        contents = {"manifest": dict(self.manifest), "config": dict(self.config)}
+        return {"name": self.name, "path": str(self.path), **contents}
 
     def row(self) -> list[str]:
         """Returns name, base, steps, what it was scored on, and its first score there."""
         first = next(iter(score_lines(self.manifest.get("scores"))), None)
         scored = (first.evaluation, f"{first.metric} {_value(first.adapter)}") if first else (NOTHING, NOTHING)
-        return [self.name, shown(self._said("base", "name")), number(self._said("training", "steps")), *scored]
+        base = shown(self._said("base", "name") or self.config.get("base_model_name_or_path"))
+        return [self.name, base, number(self._said("training", "steps")), *scored]
 
     def _said(self, section: str, key: str) -> Any:
         found = self.manifest.get(section)
@@ -78,14 +82,18 @@ class AdapterInfo:
         recipe = self.path / "recipe.yaml"
         sections = load_recipe(str(recipe)).model_dump(mode="json") if recipe.is_file() else {}
         keys = {f"{section}.{key}": str(value) for section, said in sections.items() for key, value in said.items()}
-        return {**scores, **dict(facts(self.manifest)), **keys}
+        return {**scores, **dict(self.facts()), **keys}
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Returns what the manifest says; of an adapter made by other tools, all that PEFT's config says."""
+        return facts(self.manifest) if self.manifest else list(flat("", self.config))
 
 
 def list_adapters(folder: Path) -> list[AdapterInfo]:
     """Returns the adapters in a folder, by name; a damaged one is left out with a warning."""
     found = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if (path / "adapter_config.json").is_file() and not path.name.startswith("."):
+        if (path / ADAPTER_CONFIG).is_file() and not path.name.startswith("."):
             try:
                 found.append(_info(path))
             except DataError as error:
@@ -100,20 +108,29 @@ def find_adapter(name: str, folder: Path) -> AdapterInfo:
         DataError: there is none, or its manifest is damaged.
     """
     for path in (Path(name).expanduser(), folder / name):
-        if (path / "adapter_config.json").is_file():
+        if (path / ADAPTER_CONFIG).is_file():
             return _info(path)
     known = [adapter.name for adapter in list_adapters(folder)]
     if Path(name).is_dir():
-        raise DataError(f"{name} is not an adapter: it has no adapter_config.json", hint="lora-s2s adapters")
+        raise no_adapter(Path(name))
     raise DataError(f"no adapter '{name}' here or in {folder}{nearest(name, known)}", hint="lora-s2s adapters")
 
 
 def _info(path: Path) -> AdapterInfo:
     check_folder(path)
-    manifest = read_json(path / "manifest.json") if (path / "manifest.json").is_file() else {}
-    if not isinstance(manifest, dict):
-        raise DataError("the manifest is not an object", where=str(path / "manifest.json"))
-    return AdapterInfo(path, manifest)
+    manifest = _object(path / "manifest.json") if (path / "manifest.json").is_file() else {}
+    return AdapterInfo(path, manifest, _object(path / ADAPTER_CONFIG))
+
+
+def _object(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise DataError("not a JSON object", where=str(path))
+    try:
+        json.dumps(content, allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"a number that is not finite, or too deep: {error}", where=str(path)) from error
+    return content
 
 
 def show_adapter(adapter: AdapterInfo) -> None:
@@ -124,7 +141,7 @@ def show_adapter(adapter: AdapterInfo) -> None:
     ]
     if rows:
         table("Scores", ["data", "sources", "metric", "base", "adapter", "difference"], rows)
-    table(str(adapter.path), ["what", "value"], [list(fact) for fact in facts(adapter.manifest)])
+    table(str(adapter.path), ["what", "value"], [list(fact) for fact in adapter.facts()])
 
 
 def _value(score: str) -> str:

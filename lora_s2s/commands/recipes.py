@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -58,9 +59,15 @@ def copy(
 
 
 @recipes.command("schema")
-def schema() -> None:
-    """Print the JSON Schema of a recipe."""
-    from lora_s2s.console import write_json
-    from lora_s2s.recipe.catalogue import json_schema
+def schema(json: Json = False) -> None:
+    """List every key of a recipe: its default, what it takes, what it means.
 
-    write_json(json_schema())
+    With --json, or into a file or a pipe: JSON Schema, for editors.
+    """
+    from lora_s2s.console import table, write_json
+    from lora_s2s.recipe.catalogue import json_schema, key_rows
+
+    if json or not sys.stdout.isatty():
+        write_json(json_schema())
+    else:
+        table("Keys of a recipe", ["key", "default", "takes", "meaning"], key_rows())

@@ -6,7 +6,7 @@ with its controls visible, and what is missing is a dash. Escaping for HTML or M
 
 from __future__ import annotations
 
-import math
+import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from lora_s2s.console import plain
 
 NOTHING = "–"
+_DEEPEST, _LARGEST = 8, 1e300
 _SECTIONS = ("base", "data", "input", "counts", "training", "device", "created", "versions")
 
 
@@ -61,14 +62,18 @@ def facts(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for section in _SECTIONS:
         if section in manifest:
-            found.extend(_flat(section, manifest[section]))
+            found.extend(flat(section, manifest[section]))
     return found
 
 
-def _flat(name: str, value: object) -> Iterator[tuple[str, str]]:
+def flat(name: str, value: object, depth: int = 0) -> Iterator[tuple[str, str]]:
+    """Yields (what, value) pairs of a value's leaves, nested names joined by spaces; what is absent or empty is not."""
     if isinstance(value, Mapping):
+        if depth == _DEEPEST:
+            yield plain(name.strip()), "…"
+            return
         for key, inner in value.items():
-            yield from _flat(f"{name} {key}", inner)
+            yield from flat(f"{name} {key}".strip(), inner, depth + 1)
     elif name == "input carried" and isinstance(value, list | tuple):
         # Mostly spaces, breaks and marks: told apart by their quotes; the escape's own row is empty.
         yield from [(name, " ".join(plain(repr(item)) for item in value if item))] if any(value) else ()
@@ -102,7 +107,8 @@ def number(value: object) -> str:
 
 def shown(value: object) -> str:
     """Returns any value as one line of plain text; a dash for None."""
-    return NOTHING if value is None else plain(str(value))
+    # However deep a list or object is, some of it is shown.
+    return NOTHING if value is None else plain(reprlib.repr(value) if isinstance(value, list | dict) else str(value))
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
@@ -110,7 +116,8 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # A whole number beyond a float's cannot be formatted as one.
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
 
 
 def _with_interval(entry: Mapping[str, Any], *, signed: bool = False) -> str:

@@ -13,6 +13,7 @@ from torch import nn
 
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import read_json
+from lora_s2s.hub import adapters_inside, no_adapter
 from lora_s2s.lora.adapter import is_adapter, load_adapter
 from lora_s2s.models.common import begin_answers
 from lora_s2s.models.loading import LoadedBase, load_base
@@ -163,6 +164,8 @@ def load_predictor(
         return _predictor(name, adapter.model, adapter.base, place, settings, has_adapter=True)
     if base is not None:
         raise UsageError(f"{name} is not an adapter, so it takes no other base", hint="leave --base away")
+    if folder.is_dir() and not (folder / "config.json").is_file() and adapters_inside(folder):
+        raise no_adapter(folder)
     model = load_base(name, dtype=dtype, device=device)
     manifest = model.path / MANIFEST
     content = read_json(manifest) if manifest.is_file() else {}

@@ -13,7 +13,17 @@ from torch import Tensor, nn
 
 from lora_s2s.errors import DataError, SetupError, UsageError
 from lora_s2s.files import check_files, read_json, write_json
-from lora_s2s.hub import CONVERT, check_folder, foreign_weights, is_folder, is_local, locate_model
+from lora_s2s.hub import (
+    ADAPTER_CONFIG,
+    CONVERT,
+    adapters_inside,
+    check_folder,
+    foreign_weights,
+    is_folder,
+    is_local,
+    locate_model,
+    no_adapter,
+)
 from lora_s2s.lora import token_rows
 from lora_s2s.lora.foreign import file_names, selected, settled_values
 from lora_s2s.lora.inject import START, check_base, wrap
@@ -23,7 +33,7 @@ from lora_s2s.models.loading import LoadedBase, load_base, quiet
 from lora_s2s.models.quantized import QUANTIZATIONS, skeleton
 from lora_s2s.models.weights import misfit, opened, shapes, sound, weights_hash, write_weights
 
-CONFIG = "adapter_config.json"
+CONFIG = ADAPTER_CONFIG
 WEIGHTS = "adapter_model.safetensors"
 MANIFEST = "manifest.json"
 # In names of weights that are the base's own: grown embeddings, a trained head, biases.
@@ -199,6 +209,8 @@ def _read(folder: Path) -> tuple[AdapterSettings, dict[str, Any]]:
         more = "; a file is not opened: name its folder" if folder.is_file() else ""
         raise DataError(f"no such adapter folder: {folder}{more}", hint=hint)
     check_folder(folder)
+    if not (folder / CONFIG).is_file() and adapters_inside(folder):
+        raise no_adapter(folder)
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             more = foreign_weights(folder) if name == WEIGHTS else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +60,35 @@ def json_schema() -> dict[str, Any]:
         "description": "A shipped recipe's name or a file beside this one; keys given here win over its keys.",
     }
     return schema
+
+
+def key_rows() -> list[list[str]]:
+    """Returns every key of a recipe as ``section.key``, its default, what it takes, and what it means."""
+    schema = json_schema()
+    rows = []
+    for section in Recipe.model_fields:
+        model = schema["$defs"][schema["properties"][section].get("$ref", "").rsplit("/", 1)[-1]]
+        for key, details in model["properties"].items():
+            default = "required" if key in model.get("required", ()) else _in_yaml(details.get("default"))
+            rows.append([f"{section}.{key}", default, _takes(details), str(details.get("description", ""))])
+    return rows
+
+
+def _takes(details: Mapping[str, Any]) -> str:
+    options = details.get("anyOf", [details])
+    return " or ".join(dict.fromkeys(_one_kind(option) for option in options if option.get("type") != "null"))
+
+
+def _one_kind(option: Mapping[str, Any]) -> str:
+    if words := option.get("enum") or ([option["const"]] if "const" in option else []):
+        return ", ".join(map(str, words))
+    if option.get("type") == "array":
+        return f"list of {_takes(option['items'])}"
+    kind = str(option["type"])
+    return {"string": "text", "integer": "whole number", "boolean": "true, false"}.get(kind, kind)
+
+
+def _in_yaml(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "true", False: "false"}[value]
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)

@@ -6,6 +6,7 @@ text that was written until the field it belongs to says what it is.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,10 @@ from lora_s2s.recipe.schema import Recipe, Section
 _LARGEST_FILE = 1_000_000
 _MOST_EVENTS = 20_000
 _DEEPEST = 8
+# "C:\\new.csv" in double quotes is C:, a line break and ew.csv: what looks like such a path.
+_PATHS = frozenset({"model.name", "data.train", "data.validation", "data.test", "output.dir"})
+_SPOILT_PATH = re.compile(r"[A-Za-z]:.*|.*\.[a-z]{3,7}(\.[a-z]{2,3})?", flags=re.DOTALL)
+_ESCAPED = "a backslash in double quotes begins an escape; write a Windows path in single quotes, or with /"
 _NULLS = ("", "~", "null", "Null", "NULL")
 
 SECTIONS: dict[str, type[Section]] = {
@@ -77,13 +82,22 @@ def read_layer(path: Path) -> Layer:
         layer.problems.append(f"{path}: not UTF-8 text (byte {error.start})")
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        layer.problems.append(f"{path}:{line}: not YAML: {error.problem or error.context}")
+        problem = f"not YAML: {error.problem or error.context}"
+        if "escape" in str(error.problem) and (written := _quoted(content, line)):
+            problem = f"{_ESCAPED}: {written}"
+        layer.problems.append(f"{path}:{line}: {problem}")
     except yaml.YAMLError as error:
         layer.problems.append(f"{path}: not YAML: {str(error).splitlines()[0]}")
     else:
         layer.broken = False
         _read_root(root, path, layer)
     return layer
+
+
+def _quoted(content: bytes, line: int) -> str:
+    """Returns what stands between double quotes in a line, in single quotes; empty where nothing does."""
+    match = re.search(r'"([^"]+)"', content.decode("utf-8", "replace").splitlines()[line - 1])
+    return f"'{match[1]}'" if match else ""
 
 
 def _compose(text: str) -> yaml.Node | None:
@@ -130,10 +144,21 @@ def _read_section(name: str, node: yaml.Node, where: str, path: Path, layer: Lay
         return
     for key, value, place in _items(node, path, layer, prefix=f"{name}."):
         raw = _raw(value)
+        if f"{name}.{key}" in _PATHS and _is_spoilt_path(value):
+            layer.problems.append(f"{place}: {name}.{key}: {_ESCAPED}")
         if raw is None:
             layer.problems.append(f"{place}: {name}.{key}: expected a value or a list, got {_kind(value)}")
         else:
             _add(layer, name, key, Entry(raw, place))
+
+
+def _is_spoilt_path(node: yaml.Node) -> bool:
+    """Whether a value, or one of a list, is a Windows path of which YAML read parts as escapes."""
+    if isinstance(node, yaml.SequenceNode):
+        return any(_is_spoilt_path(item) for item in node.value)
+    if not isinstance(node, yaml.ScalarNode) or node.style != '"' or node.value.isprintable():
+        return False
+    return _SPOILT_PATH.fullmatch(node.value) is not None and not os.path.lexists(node.value.replace("\0", ""))
 
 
 def _items(node: yaml.MappingNode, path: Path, layer: Layer, prefix: str = "") -> Iterator[tuple[str, yaml.Node, str]]:

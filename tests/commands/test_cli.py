@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -137,6 +139,9 @@ def test_recipes_lists_shows_copies_and_prints_the_schema(invoke: Invoke, here: 
     invoke("recipes", "copy", "demo", "mine.yaml")
     assert (here / "mine.yaml").read_text(encoding="utf-8") == shown
     assert json.loads(invoke("recipes", "schema").stdout)["title"] == "lora-s2s recipe"
+    told = invoke("recipes", "schema", "--json")
+    assert json.loads(told.stdout)["$defs"]["LoraSection"]["properties"]["r"]["type"] == "integer"
+    assert told.stderr == ""
     again = invoke("recipes", "copy", "demo", "mine.yaml", code=2)
     assert "error: mine.yaml exists already" in again.stderr
 
@@ -174,3 +179,19 @@ def test_a_reader_that_goes_away_is_no_defect() -> None:
         run.stdout.close()
         assert run.stderr.read() == ""
         assert run.wait(timeout=30) == 1
+
+
+def test_a_terminal_gets_the_keys_as_a_table() -> None:
+    master, slave = pty.openpty()
+    words = [sys.executable, "-m", "lora_s2s", "recipes", "schema"]
+    environment = {**os.environ, "COLUMNS": "160"}
+    done = subprocess.run(words, stdout=slave, stderr=subprocess.PIPE, text=True, env=environment, check=True)
+    os.close(slave)
+    os.close(master)
+    rows = [line.split(maxsplit=1) for line in done.stderr.splitlines() if line.strip()]
+    lines = {words[0]: " ".join(words[-1].split()) for words in rows if "." in words[0]}
+    assert lines["model.name"].startswith("required text Hub id")
+    assert lines["lora.dropout"].startswith("0.0 number Dropout")
+    assert lines["training.packing"].startswith("false true, false")
+    assert lines["data.train"].startswith("required text or list of text")
+    assert "none, nf4, int8" in lines["model.quantization"]

@@ -259,3 +259,23 @@ def test_sections_built_in_code_follow_the_same_rules() -> None:
     assert TrainingSection(tokens_per_batch=None).tokens_per_batch == "auto"
     with pytest.raises(ValueError, match="exclude each other"):
         TrainingSection(epochs=1, max_steps=3)
+
+
+@pytest.mark.parametrize(
+    "value", [r"C:\data\train.csv", r"C:\Users\me\x.csv", r"D:\new\table.tsv", r"data\raw.csv", r"\\server\share\x.csv",
+              r"C:\temp\nice.csv", r"C:\_data\x.csv"],
+)  # fmt: skip
+@pytest.mark.parametrize("form", ['"{}"', '[a.csv, "{}"]'])
+def test_a_windows_path_in_double_quotes_is_told(tmp_path: Path, value: str, form: str) -> None:
+    path = write(tmp_path, LEAST.replace("t.csv", form.format(value)))
+    (told,) = problems_of(path)
+    assert told.startswith(f"{path}:4: ")
+    assert "a backslash in double quotes begins an escape; write a Windows path in single quotes, or with /" in told
+    single = load_recipe(write(tmp_path, LEAST.replace("t.csv", f"'{value}'"), "single.yaml"))
+    assert single.data.train == value
+
+
+def test_escapes_in_other_keys_stay_what_they_are(tmp_path: Path) -> None:
+    text = LEAST + '  template: "a\\tb\\n{x}"\n'
+    assert load_recipe(write(tmp_path, text)).data.template == "a\tb\n{x}"
+    assert "not YAML" in problems_of(write(tmp_path, LEAST + "  template: [", "open.yaml"))[0]
