@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_s2s.console import counted, plain, say, table
+from lora_s2s.evaluation.summary import p_text
 
 _LONGEST = 400
 
@@ -30,8 +31,8 @@ def show_scores(title: str, result: Mapping[str, Any]) -> None:
     for name, score in result["metrics"].items():
         row = [name, _with_interval(score)]
         if baseline and difference:
-            row = [name, f"{baseline[name]['value']:.2f}", f"{score['value']:.2f}",
-                   _with_interval(difference[name], "+"), f"{difference[name]['p_value']:.3f}"]  # fmt: skip
+            values = [f"{baseline[name]['value']:.2f}", f"{score['value']:.2f}"]
+            row = [name, *values, _with_interval(difference[name], "+"), p_text(difference[name]["p_value"])]
         rows.append(row)
     heads = ["metric", "base", "adapter", "difference [95 %]", "p"] if baseline else ["metric", "score [95 %]"]
     table(title, heads, rows)

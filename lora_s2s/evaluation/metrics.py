@@ -1,42 +1,39 @@
 """Scores from 0 to 100 against raw reference texts, each with a 95 % interval and a signature that says how.
 
-Every metric is a table of sufficient statistics, one row per source, and a rule that turns column sums into a score.
-Resampling then means summing other rows, so 1,000 resamples cost little, and two systems can share them.
+The unit is the source: several references of one source are one observation.
 """
 
 from __future__ import annotations
 
 import string
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
 from sacrebleu.metrics import BLEU, CHRF
 
 from lora_s2s.errors import DataError, UsageError, nearest
+from lora_s2s.evaluation.measured import LabelScores, Measured, RowScores, SumScores, bleu_of_sums, chrf_of_sums
+from lora_s2s.evaluation.significance import Interval, Values
+from lora_s2s.evaluation.words import UNSPACED_NAMES, beyond_ascii, canonical, without_punctuation, words
 
-Table = NDArray[np.float64]
 References = Sequence[Sequence[str]]
-
-RESAMPLES = 1000
-# sacrebleu's own default, so that its command line gives the same interval.
-SEED = 12345
+Measure = Callable[[Sequence[str], References], Measured]
 
 
 @dataclass(frozen=True)
 class Score:
-    """A metric's value (0 to 100), its 95 % bootstrap interval over sources, and how it was computed."""
+    """A metric's value (0 to 100), its 95 % interval over sources, and how both were computed."""
 
     name: str
     value: float
-    interval: tuple[float, float]
+    interval: Interval
     signature: str
 
     def to_json(self) -> dict[str, Any]:
@@ -46,42 +43,9 @@ class Score:
 
 @dataclass(frozen=True)
 class Difference(Score):
-    """Adapter − baseline of one metric in points, with the two-sided p-value of the paired bootstrap."""
+    """Adapter − baseline of one metric in points, with the two-sided p-value of a paired test."""
 
     p_value: float
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A metric applied to one system: a row of statistics per source, and the rule from column sums to a score."""
-
-    table: Table
-    total: Callable[[Table], float]
-    signature: str
-
-    def value(self) -> float:
-        """The score of all rows."""
-        return self.total(self.table.sum(axis=0))
-
-    @cached_property
-    def resampled(self) -> NDArray[np.float64]:
-        """The scores of ``RESAMPLES`` draws of the rows with replacement: the same draws for every table of a size."""
-        return np.array([self.total(self.table[draw].sum(axis=0)) for draw in _draws(len(self.table))])
-
-
-Measure = Callable[[Sequence[str], References], Measured]
-
-
-def _draws(rows: int) -> Iterator[NDArray[np.int64]]:
-    generator = np.random.default_rng(SEED)
-    return (generator.integers(0, rows, size=rows) for _ in range(RESAMPLES))
-
-
-def _interval_of(samples: NDArray[np.float64]) -> tuple[float, float]:
-    """The range that holds 95 % of bootstrap samples: a fortieth of them lies below it and a fortieth above."""
-    ordered = np.sort(samples)
-    tail = len(ordered) // 40
-    return float(ordered[tail]), float(ordered[-1 - tail])
 
 
 def score(predictions: Sequence[str], references: References, metrics: Sequence[str]) -> dict[str, Score]:
@@ -101,10 +65,17 @@ def score(predictions: Sequence[str], references: References, metrics: Sequence[
 
 def scores_of(measured: Mapping[str, Measured]) -> dict[str, Score]:
     """Turns measured metrics into their scores and intervals."""
-    return {
-        name: Score(name, found.value(), _interval_of(found.resampled), found.signature)
-        for name, found in measured.items()
-    }
+    scores = {}
+    for name, metric in measured.items():
+        ends, kind = metric.interval()
+        value, signature = metric.value(), f"{metric.signature}|ci:{'none' if ends is None else kind}"
+        scores[name] = Score(name, value, _within(ends, value, 0.0, 100.0), signature)
+    return scores
+
+
+def _within(ends: Interval | None, value: float, low: float, high: float) -> Interval:
+    """Cuts an interval to the scores that exist, but for rounding; without an interval, every score is possible."""
+    return (low, high) if ends is None else (min(value, max(low, ends[0])), max(value, min(high, ends[1])))
 
 
 def measure(predictions: Sequence[str], references: References, metrics: Sequence[str]) -> dict[str, Measured]:
@@ -132,81 +103,114 @@ def check_metrics(names: Sequence[str]) -> None:
 
 
 def compare(system: Mapping[str, Measured], baseline: Mapping[str, Measured]) -> dict[str, Difference]:
-    """Is the adapter better than its base, or lucky? Metric by metric on the same sources, resampled together.
+    """Is the adapter better than its base, or lucky? Metric by metric on the same sources, paired by source.
 
-    The p-value is the share of resampled differences, centred on their mean, that are at least as far from zero as
-    the one observed, with one added above and below the line so that it is never zero (Efron and Tibshirani 1993,
-    algorithm 16.2, in paired form).
+    Where both are the same object, the same answers were scored: the difference is zero, not estimated to be.
     """
-    found: dict[str, Difference] = {}
+    differences = {}
     for name, measured in system.items():
-        observed = measured.value() - baseline[name].value()
-        samples = measured.resampled - baseline[name].resampled
-        # Rounding must not turn "the same" into "less far".
-        at_least = np.abs(samples - samples.mean()) >= abs(observed) - 1e-9
-        p_value = (1 + int(at_least.sum())) / (1 + len(samples))
-        signature = f"{measured.signature}|test:paired-bootstrap|sides:2"
-        found[name] = Difference(name, observed, _interval_of(samples), signature, p_value)
-    return found
+        other = baseline[name]
+        (ends, kind), test = measured.difference_interval(other), measured.test(other)
+        if measured is other:
+            ends, kind = (0.0, 0.0), "identical"
+        value = measured.value() - other.value()
+        interval = _within(ends, value, -100.0, 100.0)
+        signature = f"{measured.signature}|ci:{'none' if ends is None else kind}|test:{test.name}|sides:2"
+        differences[name] = Difference(name, value, interval, signature, test.p_value)
+    return differences
 
 
-def _corpus(scorer_class: Callable[[], Any], predictions: Sequence[str], references: References) -> Measured:
-    # Only the corpus total is public in sacrebleu; the per-sentence rows behind it come from the two hooks that its
-    # own significance tests use. The tests hold the result against the public call.
+def _corpus(
+    scorer_class: Callable[[], Any],
+    total: Callable[[Values], Values],
+    predictions: Sequence[str],
+    references: References,
+) -> Measured:
+    # Only the corpus total is public in sacrebleu; the per-sentence rows behind it come from the hook that its own
+    # significance tests use. The tests hold the result against the public call.
     scorer = scorer_class()
     most = max(len(texts) for texts in references)
     streams = [[texts[n] if n < len(texts) else None for texts in references] for n in range(most)]
     table = np.array(scorer._extract_corpus_statistics(list(predictions), streams), dtype=np.float64)
-    scorer.n_bootstrap, scorer.seed = RESAMPLES, SEED
-
-    def total(sums: Table) -> float:
-        return float(scorer._compute_score_from_stats(sums.tolist()).score)
-
-    return Measured(table, total, str(scorer.get_signature()))
+    return SumScores(str(scorer.get_signature()), table, total)
 
 
 def _mean(values: Sequence[float], references: References, *facts: str) -> Measured:
+    return RowScores("|".join((_reference_count(references), *facts)), np.array(values, dtype=np.float64))
+
+
+def _reference_count(references: References) -> str:
     counts = {len(texts) for texts in references}
-    refs = f"nrefs:{counts.pop() if len(counts) == 1 else 'var'}"
-    # The second column counts rows, which makes a mean of column sums.
-    table = np.array([(value, 1.0) for value in values], dtype=np.float64)
-    return Measured(table, _mean_of_sums, "|".join((refs, f"bs:{RESAMPLES}", f"seed:{SEED}", *facts)))
+    return f"nrefs:{counts.pop() if len(counts) == 1 else 'var'}"
 
 
-def _mean_of_sums(sums: Table) -> float:
-    return float(100.0 * sums[0] / sums[1])
+class _Tokens:
+    """A tokenizer as rouge-score calls it; one reference meets several metrics and systems, so tokens are kept."""
+
+    def __init__(self, tokenize: Callable[[str], list[str]]) -> None:
+        self.tokenize = lru_cache(maxsize=100_000)(tokenize)
 
 
-class _RougeTokens:
-    """ROUGE's own tokens with Porter's stemmer; one reference meets several metrics and systems, so they are kept."""
-
-    def __init__(self) -> None:
-        self.tokenize = lru_cache(maxsize=100_000)(DefaultTokenizer(use_stemmer=True).tokenize)
+_ROUGE = DefaultTokenizer(use_stemmer=True).tokenize
 
 
-_ROUGE_TOKENS = _RougeTokens()
+def _stemmed_words(text: str) -> list[str]:
+    """Splits into Unicode words; what rouge-score has rules for, English words, is stemmed by them."""
+    return [stem for word in words(text) for stem in (_ROUGE(word) if word.isascii() else [word])]
+
+
+_ASCII_TOKENS, _UNICODE_TOKENS = _Tokens(_ROUGE), _Tokens(_stemmed_words)
+
+
+def _needs_unicode(references: References) -> bool:
+    return beyond_ascii(text for texts in references for text in texts)
 
 
 def _rouge(kind: str, predictions: Sequence[str], references: References) -> Measured:
-    scorer = RougeScorer([kind], tokenizer=_ROUGE_TOKENS)
+    unicode = _needs_unicode(references)
+    scorer = RougeScorer([kind], tokenizer=_UNICODE_TOKENS if unicode else _ASCII_TOKENS)
     values = [
         scorer.score_multi(texts, text)[kind].fmeasure for text, texts in zip(predictions, references, strict=True)
     ]
     sentences = ("sentences:newline",) if kind == "rougeLsum" else ()
-    facts = ("score:f1", "refs:best", "stemmer:porter", "tok:a-z0-9", *sentences)
+    tokens = f"tok:unicode-words[characters:{UNSPACED_NAMES}]" if unicode else "tok:a-z0-9"
+    facts = ("score:f1", "refs:best", "stemmer:porter", tokens, *sentences)
     return _mean(values, references, *facts, f"version:rouge-score-{version('rouge_score')}")
+
+
+def plain_answer(text: str) -> str:
+    """Returns a text as exact match compares it: without outer white space, characters composed."""
+    return canonical(text.strip())
 
 
 def _exact_match(predictions: Sequence[str], references: References) -> Measured:
     pairs = zip(predictions, references, strict=True)
-    values = [float(text.strip() in {other.strip() for other in texts}) for text, texts in pairs]
-    return _mean(values, references, "refs:any", "case:mixed", "norm:strip", "version:1")
+    values = [float(plain_answer(text) in set(map(plain_answer, texts))) for text, texts in pairs]
+    return _mean(values, references, "refs:any", "case:mixed", "norm:strip,nfc", "version:2")
+
+
+def _macro_f1(predictions: Sequence[str], references: References) -> Measured:
+    """Averages F1 over the classes of the references; any reference of a source is its class under another name."""
+    accepted = [sorted(map(plain_answer, texts)) for texts in references]
+    truth = [texts[0] for texts in accepted]
+    answers = [
+        texts[0] if (plain := plain_answer(text)) in texts else plain
+        for text, texts in zip(predictions, accepted, strict=True)
+    ]
+    places = {label: place for place, label in enumerate(dict.fromkeys(truth))}
+    truth_N, answers_N = (np.array([places.get(label, len(places)) for label in some]) for some in (truth, answers))
+    facts = ("classes:references", "average:macro", "refs:any", "case:mixed", "norm:strip,nfc", "version:1")
+    signature = "|".join((_reference_count(references), *facts))
+    return LabelScores(signature, truth_N, answers_N, classes=len(places))
 
 
 def _token_f1(predictions: Sequence[str], references: References) -> Measured:
+    unicode = _needs_unicode(references)
+    tokens = _unicode_squad_tokens if unicode else _squad_tokens
     pairs = zip(predictions, references, strict=True)
-    values = [max(_f1(_squad_tokens(text), _squad_tokens(other)) for other in texts) for text, texts in pairs]
-    return _mean(values, references, "refs:best", "case:lc", "norm:squad[punctuation,articles]", "version:1")
+    values = [max(_f1(tokens(text), tokens(other)) for other in texts) for text, texts in pairs]
+    norm = f"unicode-words,characters:{UNSPACED_NAMES}" if unicode else "punctuation"
+    return _mean(values, references, "refs:best", "case:lc", f"norm:squad[{norm},articles]", "version:1")
 
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -214,8 +218,12 @@ _ARTICLES = frozenset(("a", "an", "the"))
 
 
 def _squad_tokens(text: str) -> list[str]:
-    words = text.lower().translate(_NO_PUNCTUATION).split()
-    return [word for word in words if word not in _ARTICLES]
+    found = text.lower().translate(_NO_PUNCTUATION).split()
+    return [word for word in found if word not in _ARTICLES]
+
+
+def _unicode_squad_tokens(text: str) -> list[str]:
+    return [word for word in words(without_punctuation(text)) if word not in _ARTICLES]
 
 
 def _f1(predicted: list[str], expected: list[str]) -> float:
@@ -226,12 +234,13 @@ def _f1(predicted: list[str], expected: list[str]) -> float:
 
 
 METRICS: dict[str, Measure] = {
-    "bleu": partial(_corpus, BLEU),
-    "chrf": partial(_corpus, CHRF),
+    "bleu": partial(_corpus, BLEU, bleu_of_sums),
+    "chrf": partial(_corpus, CHRF, chrf_of_sums),
     "rouge1": partial(_rouge, "rouge1"),
     "rouge2": partial(_rouge, "rouge2"),
     "rougeL": partial(_rouge, "rougeL"),
     "rougeLsum": partial(_rouge, "rougeLsum"),
     "exact_match": _exact_match,
+    "macro_f1": _macro_f1,
     "token_f1": _token_f1,
 }

@@ -88,7 +88,7 @@ def _scores(lines: Sequence[ScoreLine]) -> str:
         for line in lines
     ]
     signatures = dict.fromkeys(f"{escaped(line.metric)}: <code>{escaped(line.signature)}</code>" for line in lines)
-    note = "Scores from 0 to 100 with their 95 % interval (bootstrap over sources); difference and p-value are paired."
+    note = "Scores from 0 to 100 with their 95 % interval over sources; difference and p-value are paired by source."
     return f'{html_table(heads, rows)}<p class="note">{note}<br>{"<br>".join(signatures)}</p>'
 
 

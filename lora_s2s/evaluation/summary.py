@@ -50,7 +50,7 @@ def _lines(evaluation: str, entry: Mapping[str, Any]) -> Iterator[ScoreLine]:
             baseline=_with_interval(baseline),
             adapter=_with_interval(score),
             difference=_with_interval(difference, signed=True),
-            p_value=_p_value(difference.get("p_value")),
+            p_value=p_text(difference.get("p_value")),
             signature=shown(score.get("signature")),
             share=_share(score.get("value")),
             baseline_share=_share(baseline.get("value")),
@@ -131,8 +131,11 @@ def _with_interval(entry: Mapping[str, Any], *, signed: bool = False) -> str:
     return text
 
 
-def _p_value(value: object) -> str:
-    return f"{value:.3f}" if _is_number(value) else NOTHING
+def p_text(value: object) -> str:
+    """Formats a p-value with three digits; those too small for them as ``<0.001``."""
+    if not isinstance(value, int | float) or not _is_number(value):
+        return NOTHING
+    return f"{value:.3f}" if value >= 0.001 else "<0.001"
 
 
 def _share(value: Any) -> float:

@@ -113,7 +113,7 @@ def _scores(lines: Sequence[ScoreLine]) -> str:
     ]
     signatures = dict.fromkeys(f"- {markdown(line.metric)}: {markdown(line.signature)}" for line in lines)
     return (
-        f"## Scores\n\n{_table(heads, cells)}\n\nFrom 0 to 100, with 95 % bootstrap intervals over sources; "
+        f"## Scores\n\n{_table(heads, cells)}\n\nFrom 0 to 100, with 95 % intervals over sources; "
         "differences and p-values are paired. Signatures:\n\n" + "\n".join(signatures)
     )
 

@@ -81,7 +81,7 @@ CASES = [
         2,
         "error: 1 problem in the recipe:\n"
         "  --set: evaluation.metrics: expected one of bleu, chrf, rouge1, rouge2, rougeL, rougeLsum, exact_match, "
-        "token_f1; got 'blue' (did you mean 'bleu'?)\n" + RECIPE_HINT,
+        "macro_f1, token_f1; got 'blue' (did you mean 'bleu'?)\n" + RECIPE_HINT,
     ),
     Case(
         "unknown recipe",

@@ -1,0 +1,236 @@
+"""What a metric found for one system: its score in points (0 to 100), that score's interval, and a comparison.
+
+Three kinds: the mean of a score per source, a score of summed statistics (BLEU, chrF), and the mean over classes of F1.
+Legend: N sources, D sources on which two systems differ, R random draws, K statistics or classes.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lora_s2s.evaluation import significance
+from lora_s2s.evaluation.significance import Interval, PairedTest, Swaps, Values
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Indices = NDArray[np.int64]
+# Stands for a zero that is divided by where the quotient is not used.
+_NOTHING = 1e-12
+
+
+NamedInterval = tuple[Interval | None, str]
+
+
+@dataclass(frozen=True)
+class Measured(ABC):
+    """A metric applied to one system; scores of a corpus are resampled, which subclasses say how to do."""
+
+    signature: str
+
+    @abstractmethod
+    def value(self) -> float:
+        """The score of all sources."""
+
+    @abstractmethod
+    def without_each(self) -> Values:
+        """The score without source i, (N,)."""
+
+    @abstractmethod
+    def swapping(self, other: Self) -> tuple[int, Callable[[Swaps], Values]]:
+        """Returns D and a function from (R, D) swaps to the (R,) differences to the other system after them."""
+
+    def interval(self) -> NamedInterval:
+        """Returns the score's 95 % interval (None: nothing follows from one source) and the interval's name."""
+        return significance.jackknife_interval(self.value(), self.without_each()), "jackknife-skew-t"
+
+    def difference_interval(self, other: Self) -> NamedInterval:
+        """Returns the 95 % interval of the difference to another system on the same sources."""
+        without_each = self.without_each() - other.without_each()
+        ends = significance.jackknife_interval(self.value() - other.value(), without_each)
+        return ends, "jackknife-skew-t"
+
+    def test(self, other: Self) -> PairedTest:
+        """Tests whether the two systems are exchangeable on the same sources."""
+        return significance.swap_test(self.value() - other.value(), *self.swapping(other))
+
+
+@dataclass(frozen=True)
+class RowScores(Measured):
+    """The mean of a score per source; ``values`` are shares, 0 to 1, (N,)."""
+
+    values: Values
+
+    def value(self) -> float:
+        """The mean."""
+        return float(100.0 * self.values.mean())
+
+    def without_each(self) -> Values:
+        """The mean without source i, (N,)."""
+        return np.asarray(100.0 * (self.values.sum() - self.values) / max(1, len(self.values) - 1))
+
+    def swapping(self, other: Self) -> tuple[int, Callable[[Swaps], Values]]:
+        """As for any score; the sign-flip test is the same test with less work."""
+        gains = (self.values - other.values)[self.values != other.values]
+        scale = 100.0 / len(self.values)
+        return len(gains), lambda swaps: scale * (gains.sum() - 2.0 * (swaps @ gains))
+
+    def interval(self) -> NamedInterval:
+        """Wilson's interval where every source is right or wrong, else that of a mean."""
+        if np.isin(self.values, (0.0, 1.0)).all():
+            return _points(significance.wilson_interval(float(self.values.sum()), len(self.values))), "wilson"
+        return _points(significance.mean_interval(self.values)), "skew-t"
+
+    def difference_interval(self, other: Self) -> NamedInterval:
+        """That of paired proportions where every source is right or wrong, else that of the mean difference."""
+        differences = self.values - other.values
+        if np.isin(differences, (-1.0, 0.0, 1.0)).all():
+            better, worse = int((differences > 0).sum()), int((differences < 0).sum())
+            ends = significance.paired_proportions_interval(better, worse, len(differences))
+            return _points(ends), "bonett-price"
+        return _points(significance.mean_interval(differences)), "skew-t"
+
+    def test(self, other: Self) -> PairedTest:
+        """Flips the signs of the differences."""
+        return significance.sign_flip_test(self.values - other.values)
+
+
+def _points(ends: Interval | None) -> Interval | None:
+    return None if ends is None else (100.0 * ends[0], 100.0 * ends[1])
+
+
+@dataclass(frozen=True)
+class SumScores(Measured):
+    """A row of sufficient statistics per source (N, K); ``total`` turns sums (…, K) into scores (…,)."""
+
+    table: Values
+    total: Callable[[Values], Values]
+
+    def value(self) -> float:
+        """The score of the sums over all rows."""
+        return float(self.total(self.table.sum(axis=0)))
+
+    def without_each(self) -> Values:
+        """The score without source i, (N,)."""
+        return self.total(self.table.sum(axis=0) - self.table)
+
+    def swapping(self, other: Self) -> tuple[int, Callable[[Swaps], Values]]:
+        """Moves rows of statistics between the two sums."""
+        gains = (self.table - other.table)[(self.table != other.table).any(axis=1)]
+        mine, theirs = self.table.sum(axis=0), other.table.sum(axis=0)
+
+        def differences(swaps: Swaps) -> Values:
+            moved = swaps.astype(np.float64) @ gains
+            return self.total(mine - moved) - self.total(theirs + moved)
+
+        return len(gains), differences
+
+
+@dataclass(frozen=True)
+class LabelScores(Measured):
+    """Macro-F1 over the K classes that the references hold; answers outside them have the index K.
+
+    ``truth`` and ``answers`` are class indices, (N,). A class that no source counted refers to is not in the mean.
+    """
+
+    truth: Indices
+    answers: Indices
+    classes: int
+
+    def value(self) -> float:
+        """The mean of F1 over classes."""
+        return float(_macro_f1(*self._counts()))
+
+    def without_each(self) -> Values:
+        """The score without source i, (N,): once for each pair of truth and answer."""
+        width = self.classes + 1
+        pairs, places = np.unique(self.truth * width + self.answers, return_inverse=True)
+        references, answers, right = self._counts()
+        scores = np.empty(len(pairs))
+        for index, (truth, answer) in enumerate(divmod(pair, width) for pair in pairs.tolist()):
+            one, other = np.zeros(width), np.zeros(width)
+            one[truth] = other[answer] = 1.0
+            scores[index] = _macro_f1(references - one[:-1], answers - other[:-1], right - (one * other)[:-1])
+        return scores[places]
+
+    def interval(self) -> NamedInterval:
+        """The jackknife's, widened since each class costs a degree of freedom; none for as few sources as classes."""
+        count, value, name = len(self.truth), self.value(), "jackknife-skew-t,df:sources-classes"
+        ends, _ = super().interval()
+        if ends is None or count <= self.classes:
+            return None, name
+        factor = math.sqrt(count / (count - self.classes))
+        return (value - factor * (value - ends[0]), value + factor * (ends[1] - value)), name
+
+    def swapping(self, other: Self) -> tuple[int, Callable[[Swaps], Values]]:
+        """Moves answers between the two counts of each class."""
+        differing = self.answers != other.answers
+        truth, one, two = (values[differing] for values in (self.truth, self.answers, other.answers))
+        references, *mine = self._counts()
+        _, *theirs = other._counts()
+
+        def moved(swaps: Swaps, answers: Indices) -> list[Values]:
+            """Counts what the swaps take from one system: answers and right answers of each class, (R, K)."""
+            rows, width = len(swaps), self.classes + 1
+            keys = np.arange(rows)[:, None] * width + answers
+            chosen = (keys[swaps], keys[swaps & (answers == truth)])
+            counts = (np.bincount(some, minlength=rows * width).reshape(rows, width) for some in chosen)
+            return [table[:, :-1].astype(np.float64) for table in counts]
+
+        def differences(swaps: Swaps) -> Values:
+            out, back = moved(swaps, one), moved(swaps, two)
+            changes = [gained - lost for lost, gained in zip(out, back, strict=True)]
+            first = _macro_f1(references, mine[0] + changes[0], mine[1] + changes[1])
+            return first - _macro_f1(references, theirs[0] - changes[0], theirs[1] - changes[1])
+
+        return int(differing.sum()), differences
+
+    def _counts(self) -> tuple[Values, Values, Values]:
+        """Counts references, answers and right answers of each class, (K,)."""
+        right = self.truth[self.truth == self.answers]
+        counts = (np.bincount(some, minlength=self.classes + 1) for some in (self.truth, self.answers, right))
+        references, answers, hits = (table[: self.classes].astype(np.float64) for table in counts)
+        return references, answers, hits
+
+
+def _macro_f1(references: Values, answers: Values, right: Values) -> Values:
+    """Averages F1 over the classes with references; counts are (…, K), the result (…,), in points."""
+    total = references + answers
+    f1 = np.divide(2.0 * right, total, out=np.zeros(np.shape(total)), where=total > 0)
+    used = references > 0
+    return np.asarray(100.0 * (f1 * used).sum(axis=-1) / np.maximum(1, used.sum(axis=-1)))
+
+
+def bleu_of_sums(sums: Values) -> Values:
+    """BLEU of sacrebleu's statistics (…, 10): lengths of answers and references, right n-grams, all n-grams.
+
+    sacrebleu's default: up to 4-grams, orders without a match smoothed by halves of one match (``exp``).
+    """
+    lengths, right, every = sums[..., :2], sums[..., 2:6], sums[..., 6:10]
+    answer, reference = np.maximum(lengths[..., 0], _NOTHING), lengths[..., 1]
+    brevity = np.exp(np.minimum(0.0, 1.0 - reference / answer))
+    smoothing = 2.0 ** -np.cumsum(right == 0, axis=-1)
+    precisions = np.where(right > 0, right, smoothing) / np.maximum(every, _NOTHING)
+    score = 100.0 * brevity * np.exp(np.log(precisions).mean(axis=-1))
+    # Answers too short for a 4-gram have no precision to average.
+    return np.where((right > 0).any(axis=-1) & (every > 0).all(axis=-1), score, 0.0)
+
+
+def chrf_of_sums(sums: Values, *, beta: float = 2.0) -> Values:
+    """chrF of sacrebleu's statistics (…, 18): n-grams of the answer, of the reference, and common ones, six orders."""
+    orders = sums.reshape(*sums.shape[:-1], -1, 3)
+    answer, reference, common = orders[..., 0], orders[..., 1], orders[..., 2]
+    used = (answer > 0) & (reference > 0)
+    count = np.maximum(1, used.sum(axis=-1))
+    precision, recall = (
+        np.where(used, common / np.maximum(every, _NOTHING), 0.0).sum(axis=-1) / count for every in (answer, reference)
+    )
+    weighted = beta**2 * precision + recall
+    return np.where(weighted > 0, 100.0 * (1 + beta**2) * precision * recall / np.maximum(weighted, _NOTHING), 0.0)

@@ -1,0 +1,79 @@
+"""Words of any script, for metrics that compare words: marks belong to their letter, and scripts without spaces
+are compared character by character."""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from collections.abc import Iterable
+from functools import lru_cache
+
+# Scripts that are written without spaces between words, by code point.
+_UNSPACED = re.compile(
+    "["
+    "\u2e80-\u2fdf\u3005\u3007\u3021-\u3029\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Han
+    "\u3040-\u30ff\u3100-\u312f\u31a0-\u31bf\u31f0-\u31ff"  # Kana, Bopomofo
+    "\u0e00-\u0e7f\u0e80-\u0eff\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f\u1780-\u17ff\u19e0-\u19ff"  # Thai to Khmer
+    "]"
+)
+UNSPACED_NAMES = "Han,Kana,Thai,Lao,Khmer,Myanmar"
+_IN_WORDS = ("L", "M", "N")  # Unicode's letters, marks and numbers
+
+
+def beyond_ascii(texts: Iterable[str]) -> bool:
+    """Says whether a letter, mark or number other than a–z and 0–9 stands in one of the texts."""
+    return any(not text.isascii() and any(_is_beyond(char) for char in text) for text in texts)
+
+
+@lru_cache(maxsize=100_000)
+def _is_beyond(char: str) -> bool:
+    return not char.isascii() and unicodedata.category(char)[0] in _IN_WORDS
+
+
+def canonical(text: str) -> str:
+    """Composes characters (NFC), so that é is é however it was typed."""
+    return unicodedata.normalize("NFC", text)
+
+
+def without_punctuation(text: str) -> str:
+    """Removes punctuation of any script, and ASCII's symbols with it, inside words too."""
+    return "".join(char for char in text if not _is_punctuation(char))
+
+
+@lru_cache(maxsize=100_000)
+def _is_punctuation(char: str) -> bool:
+    return char in string.punctuation or unicodedata.category(char)[0] == "P"
+
+
+def words(text: str) -> list[str]:
+    """Splits a text into lower-case words: runs of letters, marks and numbers, single characters where no spaces are.
+
+    >>> words("Größe: नमस्ते 你好")
+    ['größe', 'नमस्ते', '你', '好']
+    """
+    normal = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower())
+    found: list[str] = []
+    last = ""  # the kind of the character before
+    for char in normal:
+        kind = _kind(char)
+        if (kind == "mark" and last) or kind == last == "word":
+            found[-1] += char
+        elif kind in ("word", "mark", "single"):
+            found.append(char)
+            last = "single" if kind == "single" else "word"
+        elif kind == "break":
+            last = ""
+    return found
+
+
+@lru_cache(maxsize=100_000)
+def _kind(char: str) -> str:
+    """Says whether a character is part of a word, a mark on one, a word of its own, a break, or nothing at all."""
+    category = unicodedata.category(char)
+    if category[0] == "M":
+        return "mark"
+    if category[0] in _IN_WORDS:
+        return "single" if _UNSPACED.match(char) else "word"
+    # Zero-width joiners and direction marks are not seen, and do not end a word.
+    return "nothing" if category == "Cf" else "break"

@@ -1,0 +1,187 @@
+"""Intervals and tests: exact properties, values by hand, and rejections and coverage over a few hundred draws."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+
+from lora_s2s.evaluation import significance
+from lora_s2s.evaluation.measured import LabelScores, Measured, RowScores, SumScores, chrf_of_sums
+from lora_s2s.evaluation.metrics import METRICS, compare, measure, score, scores_of
+from lora_s2s.evaluation.significance import (
+    Values,
+    mean_interval,
+    sign_flip_test,
+    smallest_p,
+    swap_test,
+    t_quantile,
+    wilson_interval,
+)
+
+WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa".split()
+
+
+def sentences(count: int, seed: int) -> list[str]:
+    generator = np.random.default_rng(seed)
+    return [" ".join(generator.choice(WORDS, 6)) for _ in range(count)]
+
+
+def brute_force_p(differences: Values) -> float:
+    observed = abs(differences.sum())
+    sums = [abs(np.dot(signs, differences)) for signs in itertools.product((1, -1), repeat=len(differences))]
+    return float(np.mean(np.array(sums) >= observed - 1e-12))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 14])
+def test_all_signs_are_counted_and_no_p_is_below_what_they_can_give(count: int) -> None:
+    differences = np.random.default_rng(count).normal(size=count)
+    assert sign_flip_test(differences).p_value == pytest.approx(
+        brute_force_p(differences) if count < 14 else sign_flip_test(-differences).p_value
+    )
+    one_way = np.linspace(0.1, 0.9, count)
+    assert sign_flip_test(one_way).p_value == pytest.approx(smallest_p(count)) == pytest.approx(2 / 2**count)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("name", sorted(METRICS))
+def test_few_sources_prove_nothing_whatever_the_metric(name: str, count: int) -> None:
+    truth = [f"{text} {text}" for text in sentences(count, 3)]
+    right, wrong = (measure(texts, [[text] for text in truth], [name]) for texts in (truth, ["zzz"] * count))
+    found = compare(right, wrong)[name]
+    assert found.p_value >= 2 / 2**count - 1e-12
+    assert found.p_value > 0.05
+    assert -100 <= found.interval[0] <= found.value <= found.interval[1] <= 100
+    json.dumps(found.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize("name", sorted(METRICS))
+@pytest.mark.parametrize("count", [4, 40])
+def test_swapping_the_systems_turns_the_sign_and_keeps_the_p_value(name: str, count: int) -> None:
+    truth = [[text] for text in sentences(count, 0)]
+    one, two = (
+        measure(
+            [
+                mine if place % step else text[0]
+                for place, (mine, text) in enumerate(zip(sentences(count, seed), truth, strict=True))
+            ],
+            truth,
+            [name],
+        )
+        for seed, step in ((1, 2), (2, 3))
+    )
+    there, back = compare(one, two)[name], compare(two, one)[name]
+    assert there.value == pytest.approx(-back.value)
+    assert there.p_value == pytest.approx(back.p_value, abs=0.02)
+    assert there.interval == pytest.approx((-back.interval[1], -back.interval[0]))
+    assert compare(one, one)[name].p_value == 1.0
+    assert compare(one, measure([text[0] for text in truth], truth, [name]))[name].p_value < 1.0
+
+
+def test_proportions_are_tested_by_the_binomial() -> None:
+    # 8 of 10 differing sources go one way: 2 · (45 + 10 + 1) / 1024.
+    few = np.array([1.0] * 8 + [-1.0] * 2 + [0.0] * 5)
+    assert sign_flip_test(few).p_value == pytest.approx(2 * 56 / 1024)
+    many = np.concatenate([few, np.zeros(20)])  # from 30 sources on the tie counts by half
+    assert sign_flip_test(many).p_value == pytest.approx((2 * 56 - 45) / 1024)
+    assert sign_flip_test(np.array([1.0, -1.0] * 20)).p_value == pytest.approx(1.0)
+    assert 0 < sign_flip_test(np.ones(5000)).p_value < 1e-200
+
+
+def test_drawn_signs_agree_with_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    differences = np.random.default_rng(1).normal(0.4, 1, size=13)
+    exact = sign_flip_test(differences)
+    monkeypatch.setattr(significance, "_MOST_ENUMERATED", 2)
+    drawn = sign_flip_test(differences)
+    assert drawn.p_value == pytest.approx(exact.p_value, abs=0.015)
+    assert drawn.p_value != exact.p_value
+    assert (exact.name, drawn.name) == ("sign-flip[exact]", "sign-flip[10000]|seed:12345")
+
+
+def test_a_mean_by_swaps_is_the_sign_flip_test() -> None:
+    generator = np.random.default_rng(5)
+    for count in (6, 60):
+        one, two = (RowScores("", generator.random(count)) for _ in range(2))
+        by_swaps = swap_test(one.value() - two.value(), *one.swapping(two))
+        assert by_swaps.p_value == pytest.approx(one.test(two).p_value, abs=0.02)
+
+
+def macro(count: int, seed: int) -> LabelScores:
+    generator = np.random.default_rng(seed)
+    truth = np.random.default_rng(9).integers(0, 4, count)
+    return LabelScores("", truth, np.where(generator.random(count) < 0.6, truth, generator.integers(0, 5, count)), 4)
+
+
+def chrf(count: int, seed: int) -> SumScores:
+    generator = np.random.default_rng(seed)
+    length = np.random.default_rng(9).integers(4, 30, (count, 6)).astype(float)
+    table = np.stack([length, length, np.floor(length * generator.random((count, 1)))], axis=-1)
+    return SumScores("", table.reshape(count, 18), chrf_of_sums)
+
+
+@pytest.mark.parametrize("system", [macro, chrf])
+def test_what_is_left_without_a_source_and_after_swaps(system: type) -> None:
+    one, two = system(12, 1), system(12, 2)
+
+    def kept(measured: Measured, rows: np.ndarray) -> Measured:
+        if isinstance(measured, LabelScores):
+            return LabelScores("", measured.truth[rows], measured.answers[rows], 4)
+        assert isinstance(measured, SumScores)
+        return SumScores("", measured.table[rows], measured.total)
+
+    left = [kept(one, np.arange(12) != place).value() for place in range(12)]
+    assert one.without_each() == pytest.approx(left)
+    differing, swapped = one.swapping(two)
+    nothing, everything = np.zeros((1, differing), dtype=bool), np.ones((1, differing), dtype=bool)
+    assert swapped(nothing)[0] == pytest.approx(one.value() - two.value())
+    assert swapped(everything)[0] == pytest.approx(two.value() - one.value())
+
+
+def test_quantiles_and_intervals_by_hand() -> None:
+    assert [round(t_quantile(df), 3) for df in (1, 4, 9, 10, 19, 120)] == [12.706, 2.776, 2.262, 2.228, 2.093, 1.980]
+    assert wilson_interval(0, 10) == pytest.approx((0, 0.2775), abs=1e-4)
+    assert wilson_interval(7, 10) == pytest.approx((0.3968, 0.8922), abs=1e-4)
+    values = np.array([0.1, 0.2, 0.3, 0.4, 0.5])  # not skewed: Student's t
+    half = 2.776445 * math.sqrt(0.025 / 5)
+    assert mean_interval(values) == pytest.approx((0.3 - half, 0.3 + half), abs=1e-6)
+    assert mean_interval(np.array([0.5])) is None
+    assert mean_interval(np.full(7, 0.25)) == (0.25, 0.25)
+    low, high = mean_interval(np.array([0.0] * 15 + [0.2, 0.3, 0.9, 1.0, 0.8])) or (0.0, 0.0)
+    assert high - 0.16 > 0.16 - low  # longer on the side of the skewness
+
+
+def test_one_source_leaves_every_score_possible() -> None:
+    found = score(["a b c"], [["a b d"]], ["rougeL", "bleu", "macro_f1"])
+    assert {entry.interval for entry in found.values()} == {(0.0, 100.0)}
+    assert all("ci:none" in entry.signature for entry in found.values())
+    low, high = score(["a"], [["a"]], ["exact_match"])["exact_match"].interval
+    assert (low, high) == pytest.approx((20.65, 100), abs=0.01)
+
+
+DRAWS = 400
+
+
+def skewed(generator: np.random.Generator, count: int) -> Values:
+    return generator.beta(0.5, 2, count)
+
+
+def binary(generator: np.random.Generator, count: int) -> Values:
+    return (generator.random(count) < 0.6).astype(float)
+
+
+@pytest.mark.parametrize("draw", [skewed, binary])
+@pytest.mark.parametrize(("count", "least", "most"), [(2, 0, 0), (5, 0, 0), (10, 0, 7), (30, 2, 8)])
+def test_rejections_without_a_difference(draw: type, count: int, least: float, most: float) -> None:
+    generator = np.random.default_rng(7)
+    values = [sign_flip_test(draw(generator, count) - draw(generator, count)).p_value for _ in range(DRAWS)]
+    assert least <= 100 * np.mean(np.array(values) < 0.05) <= most
+
+
+@pytest.mark.parametrize(("draw", "truth"), [(skewed, 20.0), (binary, 60.0)])
+def test_intervals_have_the_truth(draw: type, truth: float) -> None:
+    generator = np.random.default_rng(8)
+    found = [scores_of({"m": RowScores("", draw(generator, 20))})["m"].interval for _ in range(DRAWS)]
+    assert 92 <= 100 * np.mean([low <= truth <= high for low, high in found]) <= 98
