@@ -61,6 +61,31 @@ def _labels77(rng: random.Random) -> Iterator[Pair]:
         yield " ".join(part for part in parts if part), f"{thing}_{action}"
 
 
+_FILLERS = (
+    "please really just now today actually quite maybe still again also really honestly basically somehow since "
+    "yesterday this morning I think you know as far as I can tell for some reason to be fair at the moment"
+).split()
+
+
+def _misspelt(word: str, rng: random.Random) -> str:
+    """Swaps two letters of a word."""
+    place = rng.randrange(len(word) - 1)
+    return word[:place] + word[place + 1] + word[place] + word[place + 2 :]
+
+
+def _intents77(rng: random.Random) -> Iterator[Pair]:
+    """The 77 intents said as people type: fillers, misspelt words, and something beside the point before it."""
+    for source, label in _labels77(rng):
+        words = source.split()
+        for _ in range(rng.randrange(7)):
+            words.insert(rng.randrange(len(words) + 1), rng.choice(_FILLERS))
+        words = [_misspelt(word, rng) if len(word) > 3 and rng.random() < 0.12 else word for word in words]
+        if rng.random() < 0.4:
+            other = rng.choice(rng.choice(list(_OBJECTS.values())))
+            words = [*f"I asked about my {other} before, that is fine.".split(), *words]
+        yield " ".join(words), label
+
+
 def _orders(rng: random.Random) -> Iterator[Pair]:
     """Extraction: an order in a message becomes fields."""
     items = "pens boxes lamps chairs maps mugs ropes candles plates towels".split()
@@ -174,6 +199,7 @@ class Task:
 
 TASKS: dict[str, Task] = {
     "labels77": Task("exact_match", 12_000, _labels77),
+    "intents77": Task("exact_match", 13_000, _intents77),
     "orders": Task("exact_match", 3_000, _orders),
     "reverse": Task("exact_match", 2_400, _reverse),
     "format": Task("exact_match", 2_400, _format),

@@ -1,4 +1,4 @@
-"""Fills in what a recipe leaves to be chosen: facts from the prepared data and the loaded base, then ``resolve``."""
+"""What a recipe leaves to be chosen, before a run; what its curves advise, after it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import numpy.typing as npt
 
 from lora_s2s.console import say
 from lora_s2s.data.prepared import PreparedDataset
+from lora_s2s.files import read_jsonl
 from lora_s2s.recipe.defaults import Facts, Lengths, explanation, resolve
 from lora_s2s.recipe.load import load_recipe, with_choices_of
 from lora_s2s.recipe.schema import Recipe
+from lora_s2s.training.advice import Curves, advise
+from lora_s2s.training.log import METRICS
 from lora_s2s.training.processes import process_count
 
 
@@ -42,6 +45,13 @@ def gather_facts(prepared: PreparedDataset, *, parameters: int, device: str) -> 
         device="cpu" if device == "cpu" else "cuda",
         processes=process_count(),
     )
+
+
+def advice_on(adapter: Path, recipe: Recipe, rows: int) -> list[dict[str, str]]:
+    """Returns what the curves of a run that has just ended say: the ``advice`` of ``train --json``."""
+    curves = Curves.of_lines(read_jsonl(adapter / METRICS))
+    rate = recipe.training.settled().learning_rate
+    return [advice.to_json() for advice in advise(curves, rows=rows, learning_rate=rate)]
 
 
 def _lengths(tokens: npt.NDArray[np.int32]) -> Lengths:

@@ -19,7 +19,7 @@ from typing import Any
 from torch import nn
 
 from lora_s2s import __version__
-from lora_s2s.commands._defaults import gather_facts, resolved_recipe
+from lora_s2s.commands._defaults import advice_on, gather_facts, resolved_recipe
 from lora_s2s.commands._options import check_writable
 from lora_s2s.commands._show import show_preview
 from lora_s2s.console import counted, say, table, warn
@@ -170,9 +170,9 @@ def train_adapter(
             deadline=deadline,
         )
         if result.stopped == "deadline":
-            return {"adapter": None, **asdict(result), **counts}
+            return {"adapter": None, **asdict(result), **counts, "advice": []}
         if not is_main_process():
-            return {"adapter": str(final), **asdict(result), **counts}
+            return {"adapter": str(final), **asdict(result), **counts, "advice": []}
         if weights_hash(locate_model(base.name, base.revision)) != base.weights_sha256:
             warn(f"{base.name} changed on disk during the run; the adapter is for its weights as they were")
         save_adapter(model, running)
@@ -187,7 +187,7 @@ def train_adapter(
         write_card(running, name=final.name)
         sync_tree(running)
         move_folder(running, final)
-    return {"adapter": str(final), **asdict(result), **counts}
+    return {"adapter": str(final), **asdict(result), **counts, "advice": advice_on(final, recipe, len(prepared.train))}
 
 
 def dry_run(recipe: Recipe) -> tuple[Recipe, dict[str, Any]]:
@@ -358,7 +358,7 @@ def _finished(recipe: Recipe) -> dict[str, Any] | None:
         hint = "add --overwrite to train it again"
         raise DataError("the manifest lacks what a run reports", hint=hint, where=str(final / "manifest.json"))
     say(f"{final} is done already")
-    return {"adapter": str(final), **training, **{key: counts.get(key) for key in _COUNTS}}
+    return {"adapter": str(final), **training, **{key: counts.get(key) for key in _COUNTS}, "advice": []}
 
 
 def _reports(training: dict[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -41,7 +42,7 @@ def train(
     """
     deadline = None if stop_after is None else time.monotonic() + seconds_of(stop_after)
     from lora_s2s.commands import _pipeline
-    from lora_s2s.console import say, write_json, write_out
+    from lora_s2s.console import say, warn, write_json, write_out
     from lora_s2s.errors import RunError, UsageError
     from lora_s2s.recipe.load import load_recipe, recipe_to_yaml
 
@@ -64,4 +65,8 @@ def train(
     losses = {"train loss": result["train_loss"], "validation loss": result["validation_loss"]}
     shown = ", ".join(f"{name} {value:.4f}" for name, value in losses.items() if value is not None)
     say(f"{result['steps']:,} steps, {shown}, {result['tokens_per_second']:,.0f} tokens/s: {result['adapter']}")
+    for advice in result["advice"]:
+        warn(advice["message"])
+        again = f"lora-s2s train {result['adapter']}/recipe.yaml --set {advice['setting']}"
+        say(f"try: {again} --set output.name={Path(result['adapter']).name}-2")
     say(f"next: lora-s2s eval {result['adapter']} --baseline")

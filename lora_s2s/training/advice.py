@@ -1,0 +1,128 @@
+"""What the curves of a finished run say, and which setting to change; nothing where all is well.
+
+The thresholds stand here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+# Losses are means in nats a target token over a fifth of the run, so that single steps do not matter.
+_PARTS = 5
+_FEWEST_STEPS = 20  # below, a curve says nothing
+_LEARNT = 0.05  # a loss below this is as good as it gets: no advice to train on
+_FELL = 0.97  # the last part at more than this share of the start: the loss never fell
+_LEAPT = 1.1  # a part above the start by this factor: the rate is too high
+_STOOD = 0.95  # the fourth part at more than this share of the second: the loss stood still
+_STILL = 0.9  # the last part at less than this share of the part before: it still falls
+_ROSE = (1.05, 0.02)  # the last validation above the best by this factor and this much: it overfits
+_VALIDATIONS_SINCE = 2  # so many of them after the best
+_FEW_STEPS = 300  # fewer leave much unlearnt, where there are as many rows
+
+
+@dataclass(frozen=True)
+class Curves:
+    """A run's losses: of every step, and of every validation with its step."""
+
+    losses: Sequence[float]
+    validations: Sequence[tuple[int, float]]
+
+    @classmethod
+    def of_lines(cls, lines: Iterable[Mapping[str, Any]]) -> Curves:
+        """Reads the objects of ``metrics.jsonl``."""
+        kept = list(lines)
+        losses = [float(line["loss"]) for line in kept if "loss" in line]
+        return cls(losses, [(int(x["step"]), float(x["validation_loss"])) for x in kept if "validation_loss" in x])
+
+    def start(self) -> float:
+        """Returns the mean loss of the first fiftieth of the run, three steps at least."""
+        first = self.losses[: max(3, len(self.losses) // 50)]
+        return sum(first) / len(first)
+
+    def parts(self) -> list[float]:
+        """Returns the mean loss of each fifth of the run."""
+        size = len(self.losses) / _PARTS
+        cuts = [round(place * size) for place in range(_PARTS + 1)]
+        pieces = [self.losses[start:stop] for start, stop in pairwise(cuts)]
+        return [sum(piece) / len(piece) for piece in pieces]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One finding: ``kind`` for programs, ``message`` for people, ``setting`` as SECTION.KEY=VALUE to try next."""
+
+    kind: str
+    message: str
+    setting: str
+
+    def to_json(self) -> dict[str, str]:
+        """Returns the entry of ``train --json``."""
+        return asdict(self)
+
+
+def advise(curves: Curves, *, rows: int, learning_rate: float) -> list[Advice]:
+    """Returns what is to be said of a run, the most important first.
+
+    Args:
+        curves: the run's losses.
+        rows: how many rows it was trained on.
+        learning_rate: its peak.
+    """
+    steps = len(curves.losses)
+    if steps < _FEWEST_STEPS:
+        return [_too_few(steps, rows)] if steps < rows else []
+    parts = curves.parts()
+    if parts[-1] < _LEARNT:
+        return [*_overfits(curves)]
+    if parts[-1] > _FELL * curves.start():
+        return [_never_fell(curves, parts, learning_rate)]
+    if overfits := _overfits(curves):
+        return overfits
+    if steps < min(_FEW_STEPS, rows):
+        return [_too_few(steps, rows)]
+    if parts[-1] < _STILL * parts[-2] and parts[-2] > _STOOD * parts[1]:
+        message = (
+            f"the loss stood at {parts[1]:.3f} and fell to {parts[-1]:.3f} only with the learning rate: it is too high"
+        )
+        return [Advice("rate_too_high", message, f"training.learning_rate={learning_rate / 3:.1e}")]
+    if parts[-1] < _STILL * parts[-2] and _validation_falls(curves):
+        message = f"the loss still falls: {parts[-2]:.3f}, then {parts[-1]:.3f} in the last fifth of the steps"
+        return [Advice("still_falling", message, f"training.max_steps={2 * steps}")]
+    return []
+
+
+def _too_few(steps: int, rows: int) -> Advice:
+    message = f"{steps:,} steps are few for {rows:,} rows"
+    return Advice("too_few_steps", message, f"training.max_steps={max(500, 3 * steps)}")
+
+
+def _never_fell(curves: Curves, parts: Sequence[float], learning_rate: float) -> Advice:
+    """A rate that is too high makes the loss leap up; one too low leaves it where it began."""
+    start = curves.start()
+    better = learning_rate / 3 if max(parts) > _LEAPT * start else learning_rate * 3
+    message = f"the loss did not fall: {start:.3f} at the start, {parts[-1]:.3f} in the last fifth of the steps"
+    return Advice("never_fell", message, f"training.learning_rate={better:.1e}")
+
+
+def _overfits(curves: Curves) -> list[Advice]:
+    if len(curves.validations) <= _VALIDATIONS_SINCE:
+        return []
+    best = min(range(len(curves.validations)), key=lambda place: curves.validations[place][1])
+    (step, lowest), (_, last) = curves.validations[best], curves.validations[-1]
+    factor, much = _ROSE
+    if len(curves.validations) - 1 - best < _VALIDATIONS_SINCE or last < factor * lowest + much:
+        return []
+    message = (
+        f"the validation loss rises since step {step:,} ({lowest:.3f}, now {last:.3f}): it overfits; "
+        "the adapter of that step is kept, more data or fewer steps do better"
+    )
+    return [Advice("overfits", message, f"training.max_steps={step}")]
+
+
+def _validation_falls(curves: Curves) -> bool:
+    """Whether the last validation is the best, where there are two or more."""
+    losses = [loss for _, loss in curves.validations]
+    return len(losses) < 2 or losses[-1] <= min(losses)

@@ -1,0 +1,58 @@
+"""What a recipe leaves to ``auto``: shown before and after training, kept by a resumed run; advice at the end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from cli_parts import Invoke, write_csv
+
+from lora_s2s.recipe import defaults
+from lora_s2s.recipe.load import load_recipe
+
+CHOSEN = ("epochs", "tokens_per_batch", "learning_rate", "evaluate_every")
+
+
+@pytest.fixture
+def plain(here: Path, tiny_model: Path) -> str:
+    """A recipe of nothing but data and model."""
+    write_csv(here / "train.csv")
+    (here / "plain.yaml").write_text(f"model: {{name: {tiny_model}}}\ndata: {{train: train.csv}}\n", encoding="utf-8")
+    return "plain.yaml"
+
+
+def test_a_dry_run_shows_the_numbers_and_says_what_they_were_chosen_for(invoke: Invoke, here: Path, plain: str) -> None:
+    shown = invoke("train", plain, "--dry-run")
+    (here / "resolved.yaml").write_text(shown.stdout, encoding="utf-8")
+    training = load_recipe("resolved.yaml").training.model_dump()
+    assert all(isinstance(training[key], int | float) for key in CHOSEN)
+    assert f"learning_rate {training['learning_rate']:g}" in shown.stderr
+    assert "39 rows" in shown.stderr
+    assert "chosen" not in invoke("train", "resolved.yaml", "--dry-run").stderr
+    counted = json.loads(invoke("train", plain, "--dry-run", "--json").stdout)
+    assert counted["recipe"]["training"] == training
+
+
+def test_a_resumed_run_keeps_what_it_began_with_though_the_rules_have_changed(
+    invoke: Invoke, here: Path, plain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invoke("train", plain, "--stop-after", "1s", code=1)
+    begun = load_recipe("adapters/plain.running/recipe.yaml")
+    monkeypatch.setattr(defaults, "_RATE", 1e-3)
+    monkeypatch.setattr(defaults, "_MOST_PASSES", 7)
+    invoke("train", plain, "--resume")
+    assert load_recipe("adapters/plain/recipe.yaml") == begun
+    assert "done already" in invoke("train", plain, "--resume").stderr
+    other = invoke("train", plain, "--set", "training.learning_rate=1e-5", "--resume", code=2)
+    assert "adapters/plain exists already" in other.stderr
+
+
+def test_a_run_ends_with_what_its_curve_says_and_the_next_command(invoke: Invoke, plain: str) -> None:
+    result = invoke("train", plain, "--set", "training.max_steps=3", "--json")
+    (advice,) = json.loads(result.stdout)["advice"]
+    assert advice["kind"] == "too_few_steps"
+    assert "3 steps are few for 39 rows" in result.stderr
+    command = f"train adapters/plain/recipe.yaml --set {advice['setting']} --set output.name=plain-2"
+    assert f"lora-s2s {command}" in result.stderr
+    invoke(*command.split(), "--dry-run")
