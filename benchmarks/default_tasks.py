@@ -182,19 +182,13 @@ class Task:
         """Returns the training pairs and the scored pairs; no source is in both."""
         if self.read is not None:
             return self.read(data)
-        assert_generate = self.generate or _reverse
-        made = dict(self._distinct(assert_generate))
+        made: dict[str, str] = {}
+        for source, target in self.generate(random.Random(7)) if self.generate else ():
+            made.setdefault(source, target)
+            if len(made) == self.rows + _SCORED:
+                break
         pairs = list(made.items())
         return pairs[_SCORED:], pairs[:_SCORED]
-
-    def _distinct(self, generate: Callable[[random.Random], Iterator[Pair]]) -> Iterator[Pair]:
-        seen: set[str] = set()
-        for source, target in generate(random.Random(7)):
-            if source not in seen:
-                seen.add(source)
-                yield source, target
-            if len(seen) == self.rows + _SCORED:
-                return
 
 
 TASKS: dict[str, Task] = {

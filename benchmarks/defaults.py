@@ -116,6 +116,39 @@ def recipe_settings(adapter: Path) -> dict[str, Any]:
     return {key: sections[section][name] for key, (section, name) in paths.items()}
 
 
+def gather(cells: Path) -> dict[str, Any]:
+    """Returns every cell that is done, and for each task the plain path beside the best cell."""
+    done = [json.loads(path.read_text("utf-8")) for path in sorted(cells.glob("*.json"))]
+    tasks: dict[str, Any] = {}
+    for name in dict.fromkeys(cell["task"] for cell in done):
+        mine = [cell for cell in done if cell["task"] == name]
+        best = max(mine, key=lambda cell: float(cell["score"]))
+        plain = [cell["score"] for cell in mine if not set(cell["settings"]) - {"seed"}]
+        tasks[name] = {
+            "metric": best["metric"],
+            "cells": len(mine),
+            "best": round(best["score"], 2),
+            "best_settings": best["settings"] or "plain",
+            "plain": [round(score, 2) for score in plain],
+            "least_share_of_best": round(min(plain) / best["score"], 3) if plain and best["score"] else None,
+        }
+    command = "python benchmarks/defaults.py run … && python benchmarks/defaults.py table --work WORK"
+    return {"command": command, "tasks": tasks, "cells": done}
+
+
+def print_table(result: dict[str, Any]) -> None:
+    """Prints the tasks as Markdown."""
+    print("| task | metric | plain path | best cell | share | cells |\n|---|---|---|---|---|---|")
+    for name, row in result["tasks"].items():
+        settings = row["best_settings"]
+        words = settings if isinstance(settings, str) else " ".join(f"{key}={value}" for key, value in settings.items())
+        plain = ", ".join(f"{score:.1f}" for score in row["plain"]) or "-"
+        print(
+            f"| {name} | {row['metric']} | {plain} | {row['best']:.1f} ({words}) "
+            f"| {row['least_share_of_best']} | {row['cells']} |"
+        )
+
+
 def main() -> None:
     """Runs cells, or gathers those that are done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -123,7 +156,13 @@ def main() -> None:
     parser.add_argument("cells", nargs="*", help="TASK [KEY=VALUE …]; a file with @FILE")
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--work", type=Path, required=True, help="where files, adapters and cells go")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where the table goes")
     arguments = parser.parse_intermixed_args()
+    if arguments.what == "table":
+        result = gather(arguments.work / "cells")
+        (arguments.out / "defaults-cpu.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+        print_table(result)
+        return
     for cell in arguments.cells:
         if cell.startswith("@"):
             # Read anew after every cell, so that lines can be added while it runs.

@@ -161,3 +161,36 @@ def test_scaling_measures_every_size(tmp_path: Path) -> None:
     assert [run["rows"] for run in found["padded"]] == [run["rows"] for run in found["packed"]] == [200, 400]
     assert all(run["tokens_per_cpu_second"] > 0 and run["peak_MiB"] > 0 for run in found["packed"])
     assert len(found["by-tokens"][0]["points"]) == 5
+
+
+def test_defaults_puts_the_plain_path_beside_the_best_cell(tmp_path: Path) -> None:
+    cells = tmp_path / "cells"
+    cells.mkdir()
+    for number, (settings, score) in enumerate([({}, 90.0), ({"seed": "2"}, 80.0), ({"rate": "1e-3"}, 100.0)]):
+        cell = {"task": "reverse", "metric": "exact_match", "settings": settings, "score": score}
+        (cells / f"{number}.json").write_text(json.dumps(cell), encoding="utf-8")
+    words = [sys.executable, str(BENCHMARKS / "defaults.py"), "table", "--work", str(tmp_path), "--out", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert "| reverse | exact_match | 90.0, 80.0 | 100.0 (rate=1e-3) | 0.8 | 3 |" in done.stdout
+    assert len(json.loads((tmp_path / "defaults-cpu.json").read_text(encoding="utf-8"))["cells"]) == 3
+
+
+def test_defaults_generates_the_same_tasks_every_time_and_scores_other_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    tasks = importlib.import_module("default_tasks").TASKS
+    for name in ("intents77", "orders", "labels7-300"):
+        trained, scored = tasks[name].pairs(Path())
+        assert (trained, scored) == tasks[name].pairs(Path())
+        assert len(trained) == tasks[name].rows
+        assert not {source for source, _ in trained} & {source for source, _ in scored}
+    assert len({label for _, label in tasks["intents77"].pairs(Path())[0]}) == 77
+
+
+@pytest.mark.slow
+def test_defaults_trains_a_cell_once(tmp_path: Path) -> None:
+    words = [sys.executable, str(BENCHMARKS / "defaults.py"), "run", "--work", str(tmp_path), "format-300 steps=2"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert "exact_match" in done.stdout
+    (cell,) = (tmp_path / "cells").glob("*.json")
+    assert json.loads(cell.read_text(encoding="utf-8"))["resolved"]["steps"] == 2
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == ""

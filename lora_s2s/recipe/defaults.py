@@ -8,6 +8,7 @@ practice and are not measured.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from lora_s2s.recipe.schema import AUTO, LoraSection, Recipe, TrainingSection
@@ -17,14 +18,19 @@ _ROWS_SEEN = 48_000
 _MOST_PASSES = 60
 _STEPS = 1_500
 _ROWS_A_STEP = (8, 32)
-_LARGE_PASSES = 3  # of data with more rows than that
-# Tokens in a batch: the least, and the most, for what it takes in memory.
-_BATCH_TOKENS = (256, {"cpu": 4_096, "cuda": 8_192})
+# Large data: one to three passes, and larger batches where there would be more steps than these.
+_LARGE_ROWS_SEEN = 150_000
+_LARGE_PASSES = 3
+_MOST_STEPS, _MOST_ROWS_A_STEP = 3_000, 128
+_FEWEST_STEPS = 500  # of the smallest batches, whatever a CPU takes for them
+# Tokens in a batch: the least, and the most, for what it takes in memory: less on a CPU and for large bases.
+_FEWEST_TOKENS, _MOST_TOKENS, _MOST_TOKENS_ON_GPU = 256, 4_096, 8_192
+_LARGE_BASE = 500e6
 # A CPU trains for minutes: FLOP of all steps (4 a parameter and token), as far as one pass over the data allows.
 _CPU_FLOP = 9e13
-# Learning rate by the base's parameters: a power law through the measured 5e-3 at 4.6 M and 3e-4 at 11,000 M; from
+# Learning rate by the base's parameters: a power law through the measured 3e-3 at 4.6 M and 3e-4 at 11,000 M; from
 # 50 M on within the 3e-4 to 1e-3 that are usual for LoRA.
-_RATE, _RATE_AT, _RATE_POWER = 5e-3, 4.6e6, -0.36
+_RATE, _RATE_AT, _RATE_POWER = 3e-3, 4.6e6, -0.3
 _USUAL_RATE, _USUAL_FROM = (3e-4, 1e-3), 50e6
 _PLAIN_SCALE = 2.0  # alpha / r of the measured runs; a larger scale takes a lower rate
 _VALIDATIONS = 10
@@ -126,20 +132,23 @@ def _steps_an_epoch(training: TrainingSection, facts: Facts) -> float:
 
 def _passes(facts: Facts) -> int:
     """Passes over the data: many over few rows, up to three over many, and no more than a CPU computes in minutes."""
-    passes = min(max(_ROWS_SEEN // max(1, facts.rows), _LARGE_PASSES), _MOST_PASSES)
+    rows = max(1, facts.rows)
+    passes = min(max(_ROWS_SEEN // rows, min(_LARGE_ROWS_SEEN // rows, _LARGE_PASSES)), _MOST_PASSES)
     if facts.device == "cpu":
         passes = min(passes, int(_CPU_FLOP / (4 * facts.parameters * facts.tokens)))
-    return max(1, passes)
+    return max(math.ceil(_FEWEST_STEPS * _ROWS_A_STEP[0] / rows), passes)
 
 
 def _batch_tokens(training: TrainingSection, facts: Facts) -> int:
     """Tokens of a micro-batch: so few rows that there are enough steps, at least one long row, a bound for memory."""
     epochs = training.epochs if isinstance(training.epochs, int | float) else _passes(facts)
-    low, high = _ROWS_A_STEP
-    rows = min(max(facts.rows * epochs / _STEPS, low), high) / (training.gradient_accumulation * facts.processes)
+    seen = facts.rows * epochs
+    most_rows = min(max(_ROWS_A_STEP[1], seen / _MOST_STEPS), _MOST_ROWS_A_STEP)
+    rows = min(max(seen / _STEPS, _ROWS_A_STEP[0]), most_rows) / (training.gradient_accumulation * facts.processes)
     longest = facts.source.p99 + facts.target.p99
-    least, most = _BATCH_TOKENS[0], _BATCH_TOKENS[1][facts.device]
-    return int(-(-min(max(rows * _mean(facts), longest, least), most) // 64)) * 64
+    roomy = facts.device == "cuda" and facts.parameters < _LARGE_BASE
+    tokens = min(max(rows * _mean(facts), longest, _FEWEST_TOKENS), _MOST_TOKENS_ON_GPU if roomy else _MOST_TOKENS)
+    return math.ceil(tokens / 64) * 64
 
 
 def _steps_between_validations(training: TrainingSection, facts: Facts) -> int:

@@ -213,7 +213,7 @@ class TrainingSection(Section):
     gradient_accumulation: int = Field(default=1, ge=1, description="Micro-batches in one optimizer step.")
     learning_rate: Rate = Field(
         default=AUTO,
-        description="Peak learning rate. auto: by the base's size, from 5e-3 (5 M parameters, measured) through 1e-3 "
+        description="Peak learning rate. auto: by the base's size, from 3e-3 (5 M parameters, measured) through 9e-4 "
         "(250 M) to 3e-4 (11,000 M).",
     )
     schedule: Literal["linear", "cosine", "constant"] = Field(default="linear", description="Decay after warm-up.")

@@ -35,17 +35,26 @@ def test_small_data_gets_500_to_3000_steps(rows: int) -> None:
 
 
 def test_large_data_gets_one_to_three_passes_and_a_cpu_no_more_than_it_computes_in_minutes() -> None:
-    assert resolve(recipe_with(), facts(1_000_000, device="cuda", parameters=BASE)).training.epochs == 3
+    epochs = [resolve(recipe_with(), facts(rows, device="cuda")).training.epochs for rows in (40_000, 70_000, 10**6)]
+    assert epochs == [3, 2, 1]
     assert resolve(recipe_with(), facts(1_000_000)).training.epochs == 1
     assert resolve(recipe_with(), facts(13_000, source=200, target=100)).training.epochs == 1
 
 
+def test_a_cpu_too_slow_for_a_base_still_takes_500_steps_of_small_batches() -> None:
+    for rows in (300, 2_400, 13_000):
+        slow = facts(rows, parameters=BASE)
+        training = resolve(recipe_with(), slow).training
+        assert expected_steps(training, slow) >= 450
+        assert training.settled().tokens_per_batch <= 1_024
+
+
 def test_the_rate_falls_with_the_size_of_the_base() -> None:
     rates = [resolve(recipe_with(), facts(2_400, parameters=n)).training.learning_rate for n in (DEMO, BASE, XXL)]
-    assert rates == [5e-3, 1e-3, 3e-4]
+    assert rates == [3e-3, 9e-4, 3e-4]
     scaled = resolve(recipe_with("lora.method=rslora"), facts(2_400)).training.learning_rate
     assert isinstance(scaled, float)
-    assert scaled < 5e-3
+    assert scaled < 3e-3
 
 
 def test_nothing_stays_automatic_and_nothing_given_is_changed() -> None:
@@ -85,6 +94,6 @@ def test_a_run_that_goes_on_keeps_the_numbers_it_began_with() -> None:
 def test_the_line_says_what_was_chosen_and_from_what() -> None:
     line = explanation(recipe_with("training.epochs=2"), facts(2_400))
     assert line is not None
-    for word in ("2,400 rows of 40 tokens", "4.6 M parameters", "learning_rate 0.005", "tokens_per_batch", "steps"):
+    for word in ("2,400 rows of 40 tokens", "4.6 M parameters", "learning_rate 0.003", "tokens_per_batch", "steps"):
         assert word in line
     assert "epochs" not in line
