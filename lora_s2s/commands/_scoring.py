@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,29 @@ from lora_s2s.commands._texts import decoding_settings
 from lora_s2s.console import ProgressLine, say, warn
 from lora_s2s.demo.task import examples
 from lora_s2s.errors import ToolkitError, UsageError
+from lora_s2s.evaluation.choice import AUTO, choose_metrics
 from lora_s2s.evaluation.evaluate import evaluate, group_references, record_scores
 from lora_s2s.evaluation.report import sample_rows, write_report
 from lora_s2s.export.card import write_card
 from lora_s2s.formats.origins import find_origins
 from lora_s2s.inference.loading import InputSettings, Predictor, load_predictor
+from lora_s2s.reading.columns import two_languages
 from lora_s2s.reading.example import Example
-from lora_s2s.reading.readers import column_names, read_examples
+from lora_s2s.reading.readers import column_names, how_read, read_examples
 from lora_s2s.reading.shapes import SHAPES
 from lora_s2s.recipe.schema import DataSection, Recipe
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True)
+class ScoredData:
+    """What a model is scored on: unique sources with all references of each, and a name for the results."""
+
+    name: str
+    sources: Sequence[str]
+    references: Sequence[Sequence[str]]
+    translation: bool
 
 
 def score_model(
@@ -55,9 +68,13 @@ def score_model(
             hint=f"--set data.format={format}",
         )
     columns_named = any(word.strip().startswith(("data.source_column", "data.target_column")) for word in sets)
-    name, sources, targets = _rows(recipe, predictor, data, columns_named=columns_named)
-    count = limit or recipe.evaluation.limit
-    name = f"{name}-first-{count}" if count else name
+    scored = _rows(recipe, predictor, data, columns_named=columns_named)
+    metrics = _metrics(recipe.evaluation.metrics, scored)
+    count, total = limit or recipe.evaluation.limit, len(scored.sources)
+    name = scored.name
+    if count and count < total:
+        name = f"{name}-sample-{count}"
+        say(f"scoring a random sample of {count:,} of {total:,} sources, the same one every time")
     home = Path(model).expanduser() if predictor.has_adapter and base is None else None
     folder = out or (home / "evaluations" / name if home else None)
     if folder is not None:
@@ -65,8 +82,9 @@ def score_model(
     with ProgressLine("eval") as line:
         evaluation = evaluate(
             predictor,
-            *group_references(sources, targets),
-            metrics=recipe.evaluation.metrics,
+            scored.sources,
+            scored.references,
+            metrics=metrics,
             settings=decoding_settings(recipe.evaluation),
             baseline=predictor.baseline() if baseline else None,
             limit=count,
@@ -78,6 +96,15 @@ def score_model(
         write_report(home)
         write_card(home)
     return evaluation.to_json(written)
+
+
+def _metrics(named: Sequence[str], data: ScoredData) -> Sequence[str]:
+    """Returns the metrics that a recipe names, or those chosen by the references at hand."""
+    if list(named) != [AUTO]:
+        return named
+    choice = choose_metrics(data.references, translation=data.translation)
+    say(f"metrics: {', '.join(choice.metrics)} ({choice.reason}); choose others with --set evaluation.metrics=…")
+    return choice.metrics
 
 
 def _as_trained(recipe: Recipe, settings: InputSettings) -> Recipe:
@@ -93,10 +120,8 @@ def _as_trained(recipe: Recipe, settings: InputSettings) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=known)})
 
 
-def _rows(
-    recipe: Recipe, predictor: Predictor, data: str | None, *, columns_named: bool
-) -> tuple[str, list[str], list[str]]:
-    """Returns a name, sources and targets: of the data given, else the recipe's test data, else its validation split.
+def _rows(recipe: Recipe, predictor: Predictor, data: str | None, *, columns_named: bool) -> ScoredData:
+    """Returns what to score on: the data given, else the recipe's test data, else its validation data or split.
 
     Args:
         columns_named: the recipe's column names were given for this very file, so a missing one is an error; else
@@ -109,11 +134,16 @@ def _rows(
     if given is None and recipe.data.train == NO_DATA:
         raise UsageError(f"{recipe.model.name} comes without a recipe that names data", hint="give --data FILE")
     if given is None:
-        table = prepare_data(recipe).split("validation")
+        prepared = prepare_data(recipe)
+        table = prepared.split("validation")
         if table is None:
             raise UsageError("the recipe names no test data and holds out no validation data", hint="give --data FILE")
-        say("no test data is named: scoring the validation split")
-        return "validation", table.sources(), table.targets()
+        say("no test data is named: scoring the validation split, which training has watched")
+        column, other = prepared.manifest["input"]["source_column"], recipe.data.target_column
+        grouped = group_references(table.sources(), table.targets())
+        return ScoredData("validation", *grouped, translation=_is_translation(recipe, predictor, column, other))
+    if data is None and recipe.data.test is None:
+        say(f"no test data is named: scoring the validation data {given}, which training has watched")
     section = _as_trained(recipe, predictor.settings).data
     said = columns_named or data is None
     free = [key for key in ("source_column", "target_column") if not (said and getattr(recipe.data, key))]
@@ -125,7 +155,20 @@ def _rows(
     if len(pairs) < len(rows):
         count = len(rows) - len(pairs)
         warn(f"{count:,} rows of {first} cannot be used and are not scored; lora-s2s prepare says why")
-    return data_name(first), [source for source, _ in pairs], [target for _, target in pairs]
+    grouped = group_references([source for source, _ in pairs], [target for _, target in pairs])
+    names_of = how_read(given, **_reading(section))
+    columns = [names_of.source_column, names_of.target_column]
+    if not isinstance(given, str) and len(given) == 2:  # two files of parallel lines, such as train.en and train.de
+        columns = [Path(file).suffix.removeprefix(".") for file in given]
+    return ScoredData(data_name(first), *grouped, translation=_is_translation(recipe, predictor, *columns))
+
+
+def _is_translation(recipe: Recipe, predictor: Predictor, source: str | None, target: str | None) -> bool:
+    """Says whether source and target are in two languages, by the languages set or the columns' names."""
+    settings = predictor.settings
+    languages = (recipe.data.source_language or settings.source_language,
+                 recipe.data.target_language or settings.target_language)  # fmt: skip
+    return len({language for language in languages if language}) == 2 or two_languages(source, target)
 
 
 def _reading(section: DataSection) -> dict[str, Any]:

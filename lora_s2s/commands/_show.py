@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lora_s2s.console import counted, plain, say, table
-from lora_s2s.evaluation.summary import p_text
+from lora_s2s.console import counted, plain, say, table, warn
+from lora_s2s.evaluation.summary import label_cells, p_text
 
 _LONGEST = 400
+_MOST_LABELS = 20
 
 
 def show_preview(pairs: Sequence[Mapping[str, Any]]) -> None:
@@ -25,7 +26,7 @@ def short(text: str) -> str:
 
 
 def show_scores(title: str, result: Mapping[str, Any]) -> None:
-    """Shows what ``eval`` found: a row for each metric, the baseline beside it where there is one."""
+    """Shows what ``eval`` found: a row for each metric, a table of labels, and what to know before trusting them."""
     baseline, difference = result.get("baseline"), result.get("difference")
     rows = []
     for name, score in result["metrics"].items():
@@ -36,6 +37,17 @@ def show_scores(title: str, result: Mapping[str, Any]) -> None:
         rows.append(row)
     heads = ["metric", "base", "adapter", "difference [95 %]", "p"] if baseline else ["metric", "score [95 %]"]
     table(title, heads, rows)
+    if labels := result.get("labels"):
+        _show_labels(labels["table"])
+    for note in result.get("notes", ()):
+        warn(note)
+
+
+def _show_labels(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Shows the labels with most references, and how many are not shown."""
+    heads = ["label", "sources", "answers", "precision", "recall", "F1"]
+    cells = [[short(row["label"]), *label_cells(row)] for row in rows[:_MOST_LABELS]]
+    table(f"Labels ({len(cells)} of {len(rows):,})" if len(cells) < len(rows) else "Labels", heads, cells)
 
 
 def _with_interval(score: Mapping[str, Any], sign: str = "") -> str:

@@ -16,7 +16,7 @@ def evaluate(
         str | None, typer.Option("--data", metavar="FILE", help="What to score on; the recipe's test data by default.")
     ] = None,
     baseline: Annotated[bool, typer.Option("--baseline", help="Score the base too, and the difference.")] = False,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many sources.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Score a random sample of N sources.")] = None,
     out: Annotated[
         str | None,
         typer.Option("--out", metavar="DIR", help="Where predictions go; ADAPTER/evaluations/DATA by default."),
@@ -34,8 +34,6 @@ def evaluate(
         model, data=data, baseline=baseline, limit=limit, out=Path(out) if out else None, base=base, sets=sets or ()
     )
     show_scores(f"{model}: {result['n']:,} sources", result)
-    if result["unstopped"]:
-        say(f"{result['unstopped']:,} answers met the length limit: see evaluation.max_new_tokens")
     if result["predictions"]:
         say(f"predictions: {result['predictions']}")
     if json:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lora_s2s.errors import DataError, UsageError
-from lora_s2s.evaluation.metrics import Difference, Score, check_metrics, compare, measure, scores_of
+from lora_s2s.evaluation.labels import LabelTable, distinct_labels, label_table
+from lora_s2s.evaluation.metrics import Difference, References, Score, check_metrics, compare, measure, scores_of
+from lora_s2s.evaluation.notes import Answers, notes_on
+from lora_s2s.evaluation.significance import SEED
 from lora_s2s.files import jsonl_line, read_json, write_json, write_text
 from lora_s2s.inference.decode import DecodingSettings, decode
 from lora_s2s.inference.loading import MANIFEST, Predictor
@@ -36,7 +40,15 @@ class EvaluatedRow:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The outcome for ``n`` unique sources; ``unstopped`` counts answers that met the length limit."""
+    """The outcome for ``n`` unique sources.
+
+    Attributes:
+        references: how many there are in all.
+        unstopped: answers that met the length limit.
+        sources: how many sources there were, of which ``n`` are a sample where they are fewer.
+        labels: counts of each label, where the references are labels.
+        notes: what a reader should know before trusting the scores.
+    """
 
     n: int
     metrics: dict[str, Score]
@@ -46,6 +58,9 @@ class Evaluation:
     settings: DecodingSettings
     references: int
     unstopped: int
+    sources: int
+    labels: LabelTable | None = None
+    notes: tuple[str, ...] = ()
 
     def to_json(self, predictions: Path | None = None) -> dict[str, Any]:
         """Returns the contract's ``eval`` object; ``predictions`` is where the rows were written."""
@@ -58,6 +73,9 @@ class Evaluation:
             "references": self.references,
             "unstopped": self.unstopped,
             "decoding": asdict(self.settings),
+            "sources": self.sources,
+            "labels": None if self.labels is None else self.labels.to_json(),
+            "notes": list(self.notes),
         }
 
     def write(self, out: Path) -> Path:
@@ -82,6 +100,13 @@ def _entries(scores: Mapping[str, Score] | None) -> dict[str, Any] | None:
     return None if scores is None else {name: entry.to_json() for name, entry in scores.items()}
 
 
+def sample_places(total: int, count: int | None) -> list[int]:
+    """Returns the places of ``count`` of ``total`` items, ascending: a random sample, the same one every time."""
+    if count is None or count >= total:
+        return list(range(total))
+    return sorted(random.Random(SEED).sample(range(total), count))
+
+
 def group_references(sources: Iterable[str], targets: Iterable[str]) -> tuple[list[str], list[list[str]]]:
     """Returns the unique sources in order of first appearance, and every target each of them came with.
 
@@ -97,7 +122,7 @@ def group_references(sources: Iterable[str], targets: Iterable[str]) -> tuple[li
 def evaluate(
     predictor: Predictor,
     sources: Sequence[str],
-    references: Sequence[Sequence[str]],
+    references: References,
     *,
     metrics: Sequence[str],
     settings: DecodingSettings,
@@ -114,7 +139,7 @@ def evaluate(
         metrics: names from ``metrics.METRICS``.
         settings: decoding limits, the same for both models.
         baseline: usually ``predictor.baseline()``.
-        limit: score the first so many sources only.
+        limit: score a random sample of so many sources; the same one every time, in the order given.
         progress: called with (what, sources done, sources in all).
 
     Raises:
@@ -122,26 +147,40 @@ def evaluate(
         DataError: nothing to score.
     """
     check_metrics(metrics)
-    sources, references = sources[:limit], references[:limit]
+    total, are_labels = len(sources), bool(references) and distinct_labels(references) is not None
+    places = sample_places(total, limit)
+    sources, references = [sources[place] for place in places], [references[place] for place in places]
     if not sources:
         raise DataError("there is nothing to score: no rows")
     answers = decode(predictor, sources, settings, _named(progress, "decode"))
     texts = [answer.text for answer in answers]
-    measured, base_measured = measure(texts, references, metrics), None
-    base_texts: Sequence[str | None] = [None] * len(texts)
+    unstopped = sum(not answer.stopped for answer in answers)
+    measured, base_measured, base_texts = measure(texts, references, metrics), None, None
     if baseline is not None:
-        base_answers = [answer.text for answer in decode(baseline, sources, settings, _named(progress, "baseline"))]
-        base_texts, base_measured = base_answers, measure(base_answers, references, metrics)
+        base_texts = [answer.text for answer in decode(baseline, sources, settings, _named(progress, "baseline"))]
+        base_measured = measured if base_texts == texts else measure(base_texts, references, metrics)
+    scores, labels = scores_of(measured), label_table(texts, references) if are_labels else None
+    answered = Answers(texts, references, unstopped, settings.max_new_tokens, base_texts)
     return Evaluation(
         n=len(sources),
-        metrics=scores_of(measured),
+        metrics=scores,
         baseline=None if base_measured is None else scores_of(base_measured),
         difference=None if base_measured is None else compare(measured, base_measured),
-        rows=tuple(map(EvaluatedRow, sources, map(tuple, references), texts, base_texts)),
+        rows=_rows(sources, references, texts, base_texts),
         settings=settings,
         references=sum(map(len, references)),
-        unstopped=sum(not answer.stopped for answer in answers),
+        unstopped=unstopped,
+        sources=total,
+        labels=labels,
+        notes=notes_on(answered, scores, labels),
     )
+
+
+def _rows(
+    sources: Sequence[str], references: References, texts: Sequence[str], base_texts: Sequence[str] | None
+) -> tuple[EvaluatedRow, ...]:
+    bases: Sequence[str | None] = base_texts if base_texts is not None else [None] * len(texts)
+    return tuple(map(EvaluatedRow, sources, map(tuple, references), texts, bases))
 
 
 def _named(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:

@@ -166,7 +166,8 @@ class LabelScores(Measured):
         ends, _ = super().interval()
         if ends is None or count <= self.classes:
             return None, name
-        factor = math.sqrt(count / (count - self.classes))
+        free = count - self.classes
+        factor = math.sqrt(count / free) * significance.t_quantile(free) / significance.t_quantile(count - 1)
         return (value - factor * (value - ends[0]), value + factor * (ends[1] - value)), name
 
     def swapping(self, other: Self) -> tuple[int, Callable[[Swaps], Values]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import random
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -10,7 +11,18 @@ from typing import Any
 
 from lora_s2s.evaluation.evaluate import PREDICTIONS
 from lora_s2s.evaluation.plots import loss_curve
-from lora_s2s.evaluation.summary import NOTHING, ScoreLine, base_name, facts, score_lines, shown
+from lora_s2s.evaluation.significance import SEED
+from lora_s2s.evaluation.summary import (
+    NOTHING,
+    LabelLine,
+    ScoreLine,
+    base_name,
+    facts,
+    label_lines,
+    note_lines,
+    score_lines,
+    shown,
+)
 from lora_s2s.files import read_json, read_jsonl, read_whole, write_text
 from lora_s2s.inference.loading import MANIFEST
 from lora_s2s.page import escaped, fact_list, html_table, page, section
@@ -18,6 +30,9 @@ from lora_s2s.page import escaped, fact_list, html_table, page, section
 REPORT = "report.html"
 CURVE = "loss_curve.png"
 SAMPLES = 20
+_MOST_LABELS = 50
+# Of a longer file the sample is of its first rows: the page is no reason to read all of anything.
+_MOST_ROWS = 100_000
 
 
 def write_report(adapter_dir: Path, *, name: str | None = None) -> Path:
@@ -49,10 +64,19 @@ def write_report(adapter_dir: Path, *, name: str | None = None) -> Path:
 
 
 def sample_rows(adapter_dir: Path, count: int = SAMPLES) -> list[Mapping[str, Any]]:
-    """Returns the first rows of the newest evaluation in an adapter's folder; none if it has not been evaluated."""
+    """Returns a random sample of the newest evaluation's rows, the same one every time, in order; none without one."""
     files = (adapter_dir / "evaluations").glob(f"*/{PREDICTIONS}")
     newest = max(files, key=lambda path: (path.stat().st_mtime_ns, path), default=None)
-    return [] if newest is None else list(islice(read_jsonl(newest), count))
+    if newest is None:
+        return []
+    chance, kept = random.Random(SEED), list[tuple[int, Mapping[str, Any]]]()
+    for place, row in enumerate(islice(read_jsonl(newest), _MOST_ROWS)):
+        # Every row so far is kept with the same chance, and never more than `count` of them (reservoir sampling).
+        if len(kept) < count:
+            kept.append((place, row))
+        elif (slot := chance.randrange(place + 1)) < count:
+            kept[slot] = (place, row)
+    return [row for _, row in sorted(kept, key=lambda item: item[0])]
 
 
 def render_report(
@@ -67,7 +91,8 @@ def render_report(
     lines = score_lines(manifest.get("scores"))
     body = [
         f'<h1>{escaped(name)}</h1><p class="lead">adapter on {escaped(base_name(manifest))}</p>',
-        section("Scores", _scores(lines)),
+        section("Scores", _scores(lines) + _notes(note_lines(manifest.get("scores")))),
+        section("Labels", _labels(label_lines(manifest.get("scores"), _MOST_LABELS))),
         section("Loss", _picture(curve_png)),
         section("Sample answers", _samples(rows[:SAMPLES])),
         section("Facts", fact_list(facts(manifest))),
@@ -90,6 +115,20 @@ def _scores(lines: Sequence[ScoreLine]) -> str:
     signatures = dict.fromkeys(f"{escaped(line.metric)}: <code>{escaped(line.signature)}</code>" for line in lines)
     note = "Scores from 0 to 100 with their 95 % interval over sources; difference and p-value are paired by source."
     return f'{html_table(heads, rows)}<p class="note">{note}<br>{"<br>".join(signatures)}</p>'
+
+
+def _notes(notes: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{escaped(note)}</li>' for note in notes)}</ul>" if notes else ""
+
+
+def _labels(lines: Sequence[LabelLine]) -> str:
+    if not lines:
+        return ""
+    heads = ("Data", "Label", "Sources", "Answers", "Precision", "Recall", "F1")
+    return html_table(
+        heads,
+        ("".join(f"<td>{escaped(cell)}</td>" for cell in (line.evaluation, line.label, *line.cells)) for line in lines),
+    )
 
 
 def _bar(score: str, share: float) -> str:

@@ -140,3 +140,39 @@ def p_text(value: object) -> str:
 
 def _share(value: Any) -> float:
     return min(1.0, max(0.0, value / 100.0)) if _is_number(value) else 0.0
+
+
+@dataclass(frozen=True)
+class LabelLine:
+    """One label of one evaluation; the values are texts for a table."""
+
+    evaluation: str
+    label: str
+    cells: tuple[str, ...]
+
+
+def label_lines(scores: object, most: int) -> list[LabelLine]:
+    """Flattens the label tables of a manifest's ``scores`` into lines, the ``most`` frequent labels of each."""
+    lines = []
+    for name, entry in _mapping(scores).items():
+        rows = _mapping(_mapping(entry).get("labels")).get("table")
+        for row in rows[:most] if isinstance(rows, list) else []:
+            lines.append(LabelLine(plain(str(name)), shown(_mapping(row).get("label")), tuple(label_cells(row))))
+    return lines
+
+
+def label_cells(row: object) -> list[str]:
+    """Returns a label's counts, precision, recall and F1 as texts; a dash where there is none."""
+    values = _mapping(row)
+    shares = (values.get(key) for key in ("precision", "recall", "f1"))
+    counts = [number(values.get(key)) for key in ("references", "answers")]
+    return [*counts, *(f"{value:.1f}" if _is_number(value) else NOTHING for value in shares)]
+
+
+def note_lines(scores: object) -> list[str]:
+    """Returns the notes of a manifest's ``scores``, each with the evaluation it is on."""
+    lines = []
+    for name, entry in _mapping(scores).items():
+        notes = _mapping(entry).get("notes")
+        lines += [f"{plain(str(name))}: {shown(note)}" for note in notes] if isinstance(notes, list) else []
+    return lines

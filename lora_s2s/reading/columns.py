@@ -23,6 +23,12 @@ _TRANSLATION = "translation"
 _LANGUAGE = re.compile(r"[a-z]{2}([-_][a-z]{2,4})?|[a-z]{3}[-_][a-z]{4}", re.IGNORECASE)
 
 
+def two_languages(source: str | None, target: str | None) -> bool:
+    """Says whether two columns, or the endings of two files, are named by languages, such as ``en`` and ``de-AT``."""
+    names = [name.lower() for name in (source, target) if name and _LANGUAGE.fullmatch(name)]
+    return len(set(names)) == 2 and tuple(names) not in KNOWN_PAIRS
+
+
 @dataclass(frozen=True)
 class Columns:
     """The columns of one file: the source's (unless a template builds it) and the target's."""

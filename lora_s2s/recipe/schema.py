@@ -13,7 +13,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from lora_s2s.errors import nearest
 
-Metric = Literal["bleu", "chrf", "rouge1", "rouge2", "rougeL", "rougeLsum", "exact_match", "macro_f1", "token_f1"]
+Metric = Literal[
+    "auto", "bleu", "chrf", "rouge1", "rouge2", "rougeL", "rougeLsum", "exact_match", "macro_f1", "token_f1"
+]
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 _RANK_OF = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,99}=[1-9][0-9]{0,3}")
 FORMATS = (
@@ -304,12 +306,25 @@ class EvaluationSection(Section):
     """Decoding and scores."""
 
     metrics: list[Metric] = Field(
-        default=["rougeL", "chrf", "exact_match"], min_length=1, description="Scores; the first is the main one."
+        default=["auto"],
+        min_length=1,
+        description="Scores; the first is the main one. auto chooses by the targets: labels, a translation, one short "
+        "answer or a text.",
     )
     max_new_tokens: int = Field(default=128, ge=1, le=65_536, description="Longest prediction.")
     num_beams: int = Field(default=1, ge=1, le=64, description="Beams; 1 is greedy.")
     batch_tokens: int = Field(default=8192, ge=16, description="Padded slots decoded at once.")
-    limit: int | None = Field(default=None, ge=1, description="Only the first so many sources are scored.")
+    limit: int | None = Field(
+        default=None, ge=1, description="Score a random sample of so many sources, the same one every time."
+    )
+
+    @field_validator("metrics")
+    @classmethod
+    def _auto_alone(cls, names: list[Metric]) -> list[Metric]:
+        """Refuses `auto` beside named metrics."""
+        if AUTO in names and len(names) > 1:
+            raise ValueError("auto stands alone: it chooses the whole list")
+        return names
 
 
 class OutputSection(Section):

@@ -160,7 +160,8 @@ def test_eval_scores_writes_and_refreshes_the_adapter(invoke: Invoke, here: Path
     result = invoke("eval", "adapters/it", "--data", "held.csv", "--baseline", "--json")
     scores = json.loads(result.stdout)
     assert scores["n"] == 6
-    assert set(scores["metrics"]) == {"rougeL", "chrf", "exact_match"} == set(scores["baseline"])
+    assert list(scores["metrics"]) == ["exact_match", "token_f1", "chrf"] == list(scores["baseline"])
+    assert "metrics: exact_match, token_f1, chrf (each source has one short answer)" in result.stderr
     assert {"value", "interval", "signature"} <= set(scores["metrics"]["chrf"])
     assert "p_value" in scores["difference"]["chrf"]
     assert scores["predictions"] == "adapters/it/evaluations/held/predictions.jsonl"
@@ -175,7 +176,8 @@ def test_eval_without_data_takes_the_held_out_split(invoke: Invoke, trained: Pat
     result = invoke("eval", "adapters/it", "--limit", "1", "--json")
     assert json.loads(result.stdout)["n"] == 1
     assert "validation split" in result.stderr
-    assert (trained / "evaluations" / "validation-first-1").is_dir()
+    assert (trained / "evaluations" / "validation-sample-1").is_dir()
+    assert "scoring a random sample of 1 of " in result.stderr
 
 
 def test_eval_finds_the_columns_of_a_file_that_names_them_otherwise(

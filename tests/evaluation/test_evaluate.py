@@ -6,13 +6,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.evaluation import evaluate as room
-from lora_s2s.evaluation.evaluate import Evaluation, evaluate, group_references, record_scores
+from lora_s2s.evaluation.choice import choose_metrics
+from lora_s2s.evaluation.evaluate import Evaluation, evaluate, group_references, record_scores, sample_places
 from lora_s2s.inference.decode import DecodingSettings, Prediction
 
 SETTINGS = DecodingSettings(max_new_tokens=9)
@@ -78,9 +79,106 @@ def test_json_is_the_contracts(tmp_path: Path) -> None:
 
 def test_limit_and_progress_and_same_settings_for_both(scripted: list[Any]) -> None:
     seen: list[Any] = []
-    assert evaluated(limit=2, progress=lambda *step: seen.append(step)).n == 2
+    found = evaluated(limit=2, progress=lambda *step: seen.append(step))
+    assert (found.n, found.sources) == (2, 4)
     assert seen == [("decode", 2, 2), ("baseline", 2, 2)]
     assert scripted == [SETTINGS, SETTINGS]
+
+
+def test_a_limit_takes_a_sample_in_order_and_always_the_same() -> None:
+    places = sample_places(240, 60)
+    assert places == sorted(set(places)) == sample_places(240, 60)
+    assert len(places) == 60
+    assert {place // 40 for place in places} == set(range(6))  # six labels, sorted, forty sources each
+    assert sample_places(3, 5) == sample_places(3, None) == [0, 1, 2]
+    rows = evaluated(limit=3).rows
+    assert [row.source for row in rows] == sorted(row.source for row in rows)
+
+
+LABELS = ["yes"] * 12 + ["no"] * 6 + ["maybe"] * 3
+
+
+def notes(answers: Sequence[str], references: Sequence[str], *, base: Sequence[str] | None = None) -> str:
+    """The notes on answers to as many sources, one reference each; an answer that ends in … met the limit."""
+    sources = [f"source {place}" for place in range(len(answers))]
+    models = [SimpleNamespace(answers=dict(zip(sources, texts, strict=True))) for texts in (answers, base) if texts]
+    baseline: Any = models[1] if base else None
+    found = evaluate(
+        cast(Any, models[0]), sources, [[text] for text in references], metrics=["exact_match", "macro_f1"],
+        settings=SETTINGS, baseline=baseline,
+    )  # fmt: skip
+    assert json.loads(json.dumps(found.to_json(), allow_nan=False))["notes"] == list(found.notes)
+    return "\n".join(found.notes)
+
+
+def test_notes_name_labels_that_are_never_answered_and_a_score_below_the_majority() -> None:
+    told = notes(["no"] * 18 + ["perhaps", "maybe so", "no"], LABELS)
+    assert "2 of 3 labels are never answered: 'yes' (12 sources), 'maybe' (3 sources)" in told
+    assert "28.6 % of answers are right: below the 57.1 % that always answering 'yes' would give" in told
+    assert "2 of 21 answers are none of the labels, such as 'perhaps'" in told
+    assert "macro_f1 is rough: 1 of 3 labels have fewer than 5 sources" in told
+    constant = notes(["yes"] * 21, LABELS)
+    assert "no more than the 57.1 % that always answering 'yes'" in constant
+    assert "all 21 answers are the same: 'yes'" in constant
+    assert "never answered" not in notes(LABELS, LABELS)
+    assert "labels" not in notes(["word"] * 21, [f"text {place}" for place in range(21)])
+
+
+def test_notes_on_answers_scores_and_samples() -> None:
+    truth = [f"text {place}" for place in range(30)]
+    told = notes([*truth[:1], *[f"wrong {place}…" for place in range(29)]], truth)
+    assert "exact_match is 3.33 of 100, near zero" in told
+    assert "29 of 30 answers were cut: they met the length limit, evaluation.max_new_tokens=9" in told
+    assert notes(truth, truth) == ""
+    assert notes([*truth[:29], " "], truth) == "1 of 30 answers are empty"
+    assert "the base gives the same answers to all 30 sources" in notes(truth, truth, base=truth)
+    few = notes(truth[:4], truth[:4], base=["x"] * 4)
+    assert "4 sources, fewer than 20; no p-value below 0.12 is possible, so no difference can be significant" in few
+    assert "p-value" not in notes(truth[:4], truth[:4])
+    assert "too few sources for reliable intervals: 1 source," in notes(["a"], ["a"], base=["b"])
+
+
+def test_the_same_answers_as_the_base_are_no_difference() -> None:
+    same = evaluated(baseline=model("A one", "B 2", "C three", "no…")).difference
+    assert same is not None
+    for found in same.values():
+        assert (found.value, found.interval, found.p_value) == (0.0, (0.0, 0.0), 1.0)
+        assert "ci:identical" in found.signature
+
+
+def test_labels_in_json_and_only_where_targets_are_labels() -> None:
+    sources = [f"source {place}" for place in range(21)]
+    answers = dict(zip(sources, ["no"] * 18 + ["perhaps"] * 3, strict=True))
+    words: dict[str, Any] = {"metrics": ["exact_match"], "settings": SETTINGS}
+    found = evaluate(cast(Any, SimpleNamespace(answers=answers)), sources, [[label] for label in LABELS], **words)
+    table = found.to_json()["labels"]
+    assert table["never_answered"] == ["yes", "maybe"]
+    assert table["other_answers"] == 3
+    expected = {"label": "no", "references": 6, "answers": 18, "precision": 33.33, "recall": 100.0, "f1": 50.0}
+    assert table["table"][1] == expected
+    assert table["table"][0]["precision"] is None
+    assert evaluated().to_json()["labels"] is None
+
+
+@pytest.mark.parametrize(
+    ("references", "translation", "expected"),
+    [
+        ([[label] for label in LABELS], False, ["exact_match", "macro_f1"]),
+        ([[f"intent_{place % 77}"] for place in range(3080)], False, ["exact_match", "macro_f1"]),
+        ([[["neg", "pos"][place % 2]] for place in range(8)], True, ["exact_match", "macro_f1"]),
+        ([[f"Satz {place}"] for place in range(50)], True, ["chrf", "bleu"]),
+        ([[f"answer {place}"] for place in range(50)], False, ["exact_match", "token_f1", "chrf"]),
+        ([[str(place // 2)] for place in range(50)], False, ["exact_match", "token_f1", "chrf"]),
+        ([[f"a long text about {place} things that goes on"] for place in range(9)], False, ["rougeL"]),
+        ([[f"text {place}", f"other {place}"] for place in range(9)], False, ["rougeL"]),
+        ([["yes"]], False, ["exact_match", "token_f1", "chrf"]),
+        ([["दिन"], ["रात"]], False, ["exact_match", "token_f1", "chrf"]),
+    ],
+)
+def test_metrics_are_chosen_by_the_targets(references: list[list[str]], translation: bool, expected: list[str]) -> None:
+    choice = choose_metrics(references, translation=translation)
+    assert list(choice.metrics[: len(expected)]) == expected
+    assert choice.reason
 
 
 def test_an_unknown_metric_is_refused_before_decoding(scripted: list[Any]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from lora_s2s.errors import DataError
 from lora_s2s.evaluation.plots import loss_curve
-from lora_s2s.evaluation.report import render_report, write_report
+from lora_s2s.evaluation.report import render_report, sample_rows, write_report
 
 HOSTILE = '</td><script>alert(1)</script><img src=x onerror="alert(1)"> [link](javascript:alert(1)) \x1b[31m &amp; {0}'
 SCORE = {"value": 86.104, "interval": [84.0, 88.2], "signature": "nrefs:1|bs:1000"}
@@ -84,7 +84,19 @@ def test_report_shows_scores_facts_and_samples() -> None:
     rows = [
         {"source": f"s{index}", "references": ["r", "q"], "prediction": "p", "baseline": "b"} for index in range(30)
     ]
-    page = Page(render_report("my adapter", MANIFEST, curve_png=b"\x89PNG", recipe="lora:\n  r: 16\n", rows=rows))
+    labels = {
+        "table": [{"label": "billing", "references": 31, "answers": 0, "precision": None, "recall": 0.0, "f1": 0.0}]
+    }
+    entry = {**MANIFEST["scores"]["test"], "labels": labels, "notes": ["1 of 6 labels is never answered"]}
+    page = Page(
+        render_report(
+            "my adapter",
+            {**MANIFEST, "scores": {"test": entry}},
+            curve_png=b"\x89PNG",
+            recipe="lora:\n  r: 16\n",
+            rows=rows,
+        )
+    )
     for expected in (
         "86.10 [84.00, 88.20]",
         "1.00 [0.40, 2.00]",
@@ -92,6 +104,8 @@ def test_report_shows_scores_facts_and_samples() -> None:
         "0.001",
         "12,345",
         "0.1235",
+        "test: 1 of 6 labels is never answered",
+        "billing310–0.00.0",
     ):
         assert expected in page.words
     assert "r: 16" in page.words
@@ -107,14 +121,27 @@ def test_report_without_scores_or_anything_else() -> None:
     assert "img" not in page.tags
 
 
-@pytest.mark.parametrize("scores", [None, [], "x", {"t": 3}, {"t": {"metrics": {"bleu": None}}}, {"t": {"metrics": 1}}])
+@pytest.mark.parametrize(
+    "scores",
+    [
+        None,
+        [],
+        "x",
+        {"t": 3},
+        {"t": {"metrics": {"bleu": None}}},
+        {"t": {"metrics": 1}},
+        {"t": {"labels": {"table": [None, 3, {"f1": "x"}]}, "notes": [None, {}]}},
+        {"t": {"labels": [1], "notes": 5}},
+    ],
+)
 def test_report_survives_odd_scores(scores: Any) -> None:
     assert "<h2>Scores</h2>" in render_report("odd", {"scores": scores})
 
 
 def test_report_is_inert_and_self_contained() -> None:
     rows = [{"source": HOSTILE, "references": [HOSTILE], "prediction": HOSTILE, "baseline": HOSTILE}]
-    scores = {HOSTILE: {"n": HOSTILE, "metrics": {HOSTILE: {**SCORE, "signature": HOSTILE}}}}
+    told = {"notes": [HOSTILE], "labels": {"table": [{"label": HOSTILE, "references": HOSTILE}]}}
+    scores = {HOSTILE: {"n": HOSTILE, "metrics": {HOSTILE: {**SCORE, "signature": HOSTILE}}, **told}}
     manifest = {"base": {"name": HOSTILE, HOSTILE: HOSTILE}, "scores": scores, "device": [HOSTILE]}
     text = render_report(HOSTILE, manifest, curve_png=b"\x89PNG", recipe=f"a: {HOSTILE}\nb: 1\n", rows=rows)
     page = Page(text)
@@ -145,6 +172,19 @@ def test_write_report_from_a_folder(tmp_path: Path) -> None:
     assert "S!" in page.words
     assert "name: demo" in page.words
     assert (folder / "loss_curve.png").is_file()
+
+
+def test_sample_answers_are_of_the_whole_file(tmp_path: Path) -> None:
+    folder = tmp_path / "evaluations" / "test"
+    folder.mkdir(parents=True)
+    log(folder / "predictions.jsonl", [{"source": f"s{place}", "label": place // 40} for place in range(240)])
+    rows = sample_rows(tmp_path, 20)
+    assert rows == sample_rows(tmp_path, 20)
+    assert len({row["label"] for row in rows}) > 3
+    places = [int(str(row["source"])[1:]) for row in rows]
+    assert places == sorted(set(places))
+    assert len(places) == 20
+    assert len(sample_rows(tmp_path, 500)) == 240
 
 
 def test_write_report_needs_the_manifest_only(tmp_path: Path) -> None:

@@ -103,8 +103,9 @@ def test_write_card(tmp_path: Path) -> None:
     (folder / "evaluations" / "test" / "predictions.jsonl").write_text(rows, encoding="utf-8")
     text = write_card(folder, name="mine").read_text(encoding="utf-8")
     assert "# mine\n" in text
-    assert "S2" in text
-    assert "S3" not in text
+    examples = [name for name in (f"S{n}" for n in range(9)) if name in text]
+    assert len(examples) == 3
+    assert examples != ["S0", "S1", "S2"]  # a sample: files may be sorted
     assert "P" * 301 not in text
 
 

@@ -80,8 +80,8 @@ CASES = [
         "eval BASE --data good.csv --set evaluation.metrics=blue",
         2,
         "error: 1 problem in the recipe:\n"
-        "  --set: evaluation.metrics: expected one of bleu, chrf, rouge1, rouge2, rougeL, rougeLsum, exact_match, "
-        "macro_f1, token_f1; got 'blue' (did you mean 'bleu'?)\n" + RECIPE_HINT,
+        "  --set: evaluation.metrics: expected one of auto, bleu, chrf, rouge1, rouge2, rougeL, rougeLsum, "
+        "exact_match, macro_f1, token_f1; got 'blue' (did you mean 'bleu'?)\n" + RECIPE_HINT,
     ),
     Case(
         "unknown recipe",

@@ -78,4 +78,4 @@ def test_metric_names_are_those_that_exist() -> None:
     from lora_s2s.evaluation.metrics import METRICS
 
     item = json_schema()["$defs"]["EvaluationSection"]["properties"]["metrics"]["items"]
-    assert set(item["enum"]) == set(METRICS)
+    assert set(item["enum"]) == {"auto", *METRICS}

@@ -1,0 +1,46 @@
+"""Which metrics `evaluation.metrics: auto` takes: labels, translations, one short right answer, or free text."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from lora_s2s.evaluation.labels import distinct_labels
+from lora_s2s.evaluation.metrics import References
+
+AUTO = "auto"
+# One right answer is of few words, in nearly all sources.
+_MOST_WORDS, _MOST_CHARACTERS, _SHARE_SHORT = 6, 60, 0.9
+
+
+@dataclass(frozen=True)
+class MetricChoice:
+    """The metrics, the main one first, and why they were taken."""
+
+    metrics: tuple[str, ...]
+    reason: str
+
+
+def choose_metrics(references: References, *, translation: bool = False) -> MetricChoice:
+    """Chooses metrics by what the targets are.
+
+    Args:
+        references: every reference of each source.
+        translation: source and target are in two languages.
+    """
+    labels = distinct_labels(references)
+    if labels is not None:
+        reason = f"the targets are {labels} labels in {len(references):,} sources"
+        return MetricChoice(("exact_match", "macro_f1"), reason)
+    if translation:
+        return MetricChoice(("chrf", "bleu"), "source and target are in two languages")
+    single = sum(len(set(texts)) == 1 for texts in references)
+    lengths = sorted(max(map(_length, texts)) for texts in references)
+    if 2 * single > len(references) and lengths[math.ceil(_SHARE_SHORT * len(lengths)) - 1] <= 1:
+        return MetricChoice(("exact_match", "token_f1", "chrf"), "each source has one short answer")
+    return MetricChoice(("rougeL", "chrf", "exact_match"), "the targets are texts")
+
+
+def _length(text: str) -> float:
+    """Returns a text's length as a share of the longest that is short."""
+    return max(len(text.split()) / _MOST_WORDS, len(text) / _MOST_CHARACTERS)

@@ -1,0 +1,102 @@
+"""Answers that are labels: recognising them, and a table of how each label fares."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lora_s2s.evaluation.metrics import References, plain_answer
+
+MOST_LABELS = 1000
+_LONGEST_LABEL = 80
+# Labels come again: so many sources for each, and nearly all sources have a label that comes so many times.
+_TIMES, _SHARE_REPEATED = 3, 0.9
+
+
+@dataclass(frozen=True)
+class LabelRow:
+    """One label: how many sources refer to it, how many answers are it, and how many of those are right."""
+
+    label: str
+    references: int
+    answers: int
+    right: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the counts with precision, recall and F1 (0 to 100); precision is null without an answer."""
+        total = self.references + self.answers
+        return {
+            "label": self.label,
+            "references": self.references,
+            "answers": self.answers,
+            "precision": _percent(self.right, self.answers) if self.answers else None,
+            "recall": _percent(self.right, self.references),
+            "f1": _percent(2 * self.right, total),
+        }
+
+
+def _percent(part: int, whole: int) -> float:
+    return round(100 * part / whole, 2)
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """Every label of the references, most frequent first; ``others`` are the answers that are none of them."""
+
+    rows: tuple[LabelRow, ...]
+    others: tuple[str, ...]
+
+    @property
+    def sources(self) -> int:
+        """How many sources were counted."""
+        return sum(row.references for row in self.rows)
+
+    @property
+    def right(self) -> int:
+        """How many of them were answered with their label."""
+        return sum(row.right for row in self.rows)
+
+    @property
+    def never_answered(self) -> list[LabelRow]:
+        """The labels that no answer is, most frequent first."""
+        return [row for row in self.rows if not row.answers]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the table, the labels that are never answered, and the count of answers that are no label."""
+        return {
+            "table": [row.to_json() for row in self.rows],
+            "never_answered": [row.label for row in self.never_answered],
+            "other_answers": len(self.others),
+        }
+
+
+def distinct_labels(references: References) -> int | None:
+    """Returns how many labels the references are of, or None where they are no labels.
+
+    Labels are short, one to a source, and come again and again.
+    """
+    firsts = Counter(plain_answer(texts[0]) for texts in references)
+    total = firsts.total()
+    single = sum(len(set(map(plain_answer, texts))) == 1 for texts in references)
+    repeated = sum(count for count in firsts.values() if count >= _TIMES)
+    short = all(len(label) <= _LONGEST_LABEL and "\n" not in label for label in firsts)
+    few = len(firsts) <= min(MOST_LABELS, total // _TIMES)
+    most = _SHARE_REPEATED * total
+    return len(firsts) if few and short and single >= most and repeated >= most else None
+
+
+def label_table(predictions: Sequence[str], references: References) -> LabelTable:
+    """Counts references, answers and right answers of each label; an answer that is any reference is right."""
+    counts, answers, right = Counter[str](), Counter[str](), Counter[str]()
+    given: list[str] = []
+    for text, texts in zip(predictions, references, strict=True):
+        label, answer = plain_answer(texts[0]), plain_answer(text)
+        hit = answer in map(plain_answer, texts)
+        given.append(label if hit else answer)
+        counts[label] += 1
+        right[label] += hit
+    answers.update(given)
+    rows = (LabelRow(label, count, answers[label], right[label]) for label, count in counts.most_common())
+    return LabelTable(tuple(rows), tuple(answer for answer in given if answer not in counts))

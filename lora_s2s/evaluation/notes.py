@@ -1,0 +1,97 @@
+"""What a reader of scores should know before trusting them, a sentence each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from lora_s2s.evaluation.labels import LabelRow, LabelTable
+from lora_s2s.evaluation.metrics import References, Score
+from lora_s2s.evaluation.significance import ENOUGH_SOURCES, smallest_p
+
+_NEAR_ZERO = 5.0  # points
+_MOST_NAMED = 5
+_LONGEST_NAME = 60
+_FEW_REFERENCES = 5
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was answered: texts of the model and, where asked, of its base; ``unstopped`` met the length limit."""
+
+    predictions: Sequence[str]
+    references: References
+    unstopped: int
+    max_new_tokens: int
+    baseline: Sequence[str] | None = None
+
+
+def notes_on(answers: Answers, scores: Mapping[str, Score], labels: LabelTable | None) -> tuple[str, ...]:
+    """Returns the notes, most important first."""
+    return (*_on_answers(answers), *_on_scores(scores), *(_on_labels(labels, scores) if labels else ()),
+            *_on_sample(len(answers.predictions), compared=answers.baseline is not None))  # fmt: skip
+
+
+def _on_answers(answers: Answers) -> Iterator[str]:
+    count, texts = len(answers.predictions), answers.predictions
+    (commonest, times), empty = Counter(texts).most_common(1)[0], sum(not text.strip() for text in texts)
+    different_references = len({text for several in answers.references for text in several}) > 1
+    if count > 1 and times == count and different_references:
+        yield f"all {count:,} answers are the same: {_named(commonest)}"
+    elif empty:
+        yield f"{empty:,} of {count:,} answers are empty"
+    if answers.baseline is not None and list(answers.baseline) == list(texts):
+        yield f"the base gives the same answers to all {count:,} sources: the adapter changes nothing here"
+    if answers.unstopped:
+        yield (
+            f"{answers.unstopped:,} of {count:,} answers were cut: they met the length limit, "
+            f"evaluation.max_new_tokens={answers.max_new_tokens}"
+        )
+
+
+def _on_scores(scores: Mapping[str, Score]) -> Iterator[str]:
+    main = next(iter(scores.values()), None)
+    if main is not None and main.value < _NEAR_ZERO:
+        yield (
+            f"{main.name} is {main.value:.2f} of 100, near zero: compare answers with references in the predictions; "
+            "too little training, another template or other columns than in training are common causes"
+        )
+
+
+def _on_labels(labels: LabelTable, scores: Mapping[str, Score]) -> Iterator[str]:
+    never, sources = labels.never_answered, labels.sources
+    accuracy, majority = 100 * labels.right / sources, labels.rows[0]
+    constant = 100 * majority.references / sources
+    if len(labels.rows) > 1 and accuracy <= constant:
+        compared = "below" if accuracy < constant else "no more than"
+        always = f"the {constant:.1f} % that always answering {_named(majority.label)} would give"
+        yield f"{accuracy:.1f} % of answers are right: {compared} {always}"
+    if len(labels.rows) > 1 and never:
+        verb = "is" if len(never) == 1 else "are"
+        yield f"{len(never):,} of {len(labels.rows):,} labels {verb} never answered: {_listed(never)}"
+    if labels.others:
+        commonest = Counter(labels.others).most_common(1)[0][0]
+        yield f"{len(labels.others):,} of {sources:,} answers are none of the labels, such as {_named(commonest)}"
+    few = [row for row in labels.rows if row.references < _FEW_REFERENCES]
+    if few and "macro_f1" in scores:
+        some = f"{len(few):,} of {len(labels.rows):,} labels"
+        yield f"macro_f1 is rough: {some} have fewer than {_FEW_REFERENCES} sources"
+
+
+def _on_sample(count: int, *, compared: bool) -> Iterator[str]:
+    if count < ENOUGH_SOURCES:
+        sources = f"{count} source{'' if count == 1 else 's'}"
+        least = smallest_p(count)
+        possible = f"; no p-value below {least:.2g} is possible" if compared else ""
+        significant = ", so no difference can be significant" if compared and least > 0.05 else ""
+        yield f"too few sources for reliable intervals: {sources}, fewer than {ENOUGH_SOURCES}{possible}{significant}"
+
+
+def _listed(rows: Sequence[LabelRow]) -> str:
+    names = ", ".join(f"{_named(row.label)} ({row.references:,} sources)" for row in rows[:_MOST_NAMED])
+    return names if len(rows) <= _MOST_NAMED else f"{names} and {len(rows) - _MOST_NAMED:,} more"
+
+
+def _named(text: str) -> str:
+    return repr(text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}…")
