@@ -6,6 +6,7 @@ A folder may come from a stranger: links out of it and files beyond reason are r
 from __future__ import annotations
 
 import os
+from itertools import islice
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -69,7 +70,11 @@ def check_folder(folder: Path) -> Path:
     home = folder.resolve()
     # The hub's cache keeps files beside its snapshots.
     own = (home, home.parents[1] / "blobs") if home.parent.name == "snapshots" else (home,)
-    for path in (*folder.iterdir(), *folder.glob("evaluations/*/*")):
+    templates = [*islice(folder.glob("additional_chat_templates/*"), limits.MOST_CHAT_TEMPLATES + 1)]
+    if len(templates) > limits.MOST_CHAT_TEMPLATES:
+        problem = f"more than {limits.MOST_CHAT_TEMPLATES} files in additional_chat_templates"
+        raise DataError(problem, where=str(folder))
+    for path in (*folder.iterdir(), *folder.glob("evaluations/*/*"), *templates):
         if path.suffix not in _CHECKED or not path.is_file():
             continue
         if not any(path.resolve().is_relative_to(place) for place in own):

@@ -17,7 +17,8 @@ LARGEST_FILES = {
     "manifest.json": 8 * MIB,
     "tokenizer_config.json": 8 * MIB,
     "added_tokens.json": 8 * MIB,
-    **dict.fromkeys((".json", ".model", ".spm", ".txt", ".jinja"), 64 * MIB),
+    ".jinja": MIB,
+    **dict.fromkeys((".json", ".model", ".spm", ".txt"), 64 * MIB),
 }
 # Any other file that is read whole.
 LARGEST_FILE = 64 * MIB
@@ -37,6 +38,24 @@ MOST_JSON_DIGITS = 300
 
 # The header of a safetensors file: that of a model of 11 billion weights has 70 KiB.
 LARGEST_SAFETENSORS_HEADER = 8 * MIB
+
+# The child process that first opens a config and a tokenizer (lora_s2s/probe.py), beyond what its imports take: address
+# space where the system can limit it, CPU seconds, and seconds on the clock from its start.
+CHILD_MEMORY = 768 * MIB
+CHILD_CPU_SECONDS = 8
+CHILD_SECONDS = 60
+
+# How many times longer a tokenizer's rules may make a text, at most and as measured on the child's texts: the longest
+# expansion in Unicode is eighteenfold.
+MOST_GROWTH = 1_000
+MOST_GROWTH_SEEN = 64
+# One token's text, and any other setting of a tokenizer: the longest known are 256 spaces or dashes.
+LONGEST_TOKEN = 1_000
+# What one character becomes by a tokenizer's character map.
+LONGEST_REPLACEMENT = 256
+
+# Files in additional_chat_templates, which transformers reads and nothing here uses.
+MOST_CHAT_TEMPLATES = 64
 
 
 def largest(name: str, suffix: str) -> int | None:

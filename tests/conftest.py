@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,28 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["NO_COLOR"] = "1"
 
+from lora_s2s import limits, probe
 from lora_s2s.hub import DEMO_BASE
+from lora_s2s.tokens import probe_child
+
+
+@pytest.fixture(scope="session", autouse=True)
+def opened_in_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a child process would open first is opened in this one: a child for every tiny model takes a second.
+
+    ``tests/hostile/test_probe.py`` starts real ones.
+    """
+
+    def tried(folder: Path) -> probe.Failure | None:
+        stages = ["start"]
+        bounds = {"growth": limits.MOST_GROWTH_SEEN, "token": limits.LONGEST_TOKEN}
+        end = probe_child.opened(folder, bounds, stages.append)
+        return None if end is None else probe.Failure(stages[-1], end["kind"], end["reason"])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probe, "_tried", tried)
+        patch.setenv("LORA_S2S_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

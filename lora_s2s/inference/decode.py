@@ -20,6 +20,7 @@ from lora_s2s.errors import ResourceError, UsageError
 from lora_s2s.inference.loading import Predictor
 from lora_s2s.models.loading import quiet
 from lora_s2s.models.precision import ran_out_of_memory
+from lora_s2s.tokens.tokenise import panics_told
 
 # The step's logits have one row per hypothesis and the whole vocabulary: short sources alone would not bound them.
 MOST_HYPOTHESES = 512
@@ -167,5 +168,6 @@ def _prediction(ids: list[int], tokenizer: Any, first: int | None) -> Prediction
         ids = ids[: ids.index(tokenizer.eos_token_id) + 1]
     # M2M100 does not count its language codes among the special tokens.
     shown = ids[1:] if ids[:1] == [first] else ids
-    text = tokenizer.decode(shown, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    with panics_told():
+        text = tokenizer.decode(shown, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return Prediction(text=text, tokens=len(ids), stopped=stopped)

@@ -16,6 +16,7 @@ from transformers import GenerationConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
+from lora_s2s import probe
 from lora_s2s.errors import DataError, ResourceError, UsageError
 from lora_s2s.files import check_files, read_json, write_json
 from lora_s2s.hub import MalformedConfig, locate_model
@@ -113,6 +114,8 @@ def load_base(
         raise UsageError("a quantized checkpoint cannot be a base in this version", where=str(path))
     files = weight_files(path)
     found = shapes(files)
+    family.check_settings(settings, where=str(path / _CONFIG))
+    probe.check_config(path)
     config = _config(family, settings, path)
     with quiet():
         model = skeleton(family, config, dtype=chosen, quantization=quantization, skip=skip_quantization)
@@ -153,7 +156,6 @@ def _check_merged(folder: Path) -> None:
 
 def _config(family: ModelFamily, settings: Mapping[str, Any], folder: Path) -> Any:
     where = str(folder / _CONFIG)
-    family.check_settings(settings, where=where)
     try:
         with quiet():
             return family.config_class.from_dict(dict(settings))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,8 @@ def check_tokenizer_files(folder: Path) -> None:
             names_file = key.endswith(("vocab_file", "merges_file", "tokenizer_file", "spm", "model_file"))
             if names_file and isinstance(value, str) and Path(value).name != value:
                 raise DataError(f"{key} leads out of the folder", where=where)
+        if settings.get("fast_tokenizer_files") not in (None, ["tokenizer.json"]):
+            raise DataError("fast_tokenizer_files names other files than tokenizer.json", where=where)
         for key in ("extra_ids", "offset"):
             if isinstance(settings.get(key), int) and settings[key] > _MOST_COUNTED:
                 raise DataError(f"{key} is {settings[key]:.4g}, at most {_MOST_COUNTED:,}", where=where)
@@ -50,9 +54,57 @@ def check_tokenizer_files(folder: Path) -> None:
     added += _object(folder / "special_tokens_map.json").values()
     if (most := max(len(tokens) for tokens in added if isinstance(tokens, (list, dict)))) > _MOST_ADDED:
         raise DataError(f"a tokenizer with {most:,} added tokens, at most {_MOST_ADDED:,}", where=str(folder))
-    for pattern in _patterns([made.get(key) for key in ("normalizer", "pre_tokenizer", "decoder", "post_processor")]):
-        if not isinstance(pattern, str) or len(pattern) > _LONGEST_PATTERN or _REPEATED_GROUP.search(pattern):
-            raise DataError(f"a pattern that could take long: {pattern!r:.60}", where=str(folder / "tokenizer.json"))
+    _check_pipeline(made, where=str(folder / "tokenizer.json"))
+
+
+def _check_pipeline(made: Mapping[str, Any], *, where: str) -> None:
+    """Refuses patterns that could take long, and rules that make a text grow without end, here for any text."""
+    parts = {key: made.get(key) for key in ("normalizer", "pre_tokenizer", "decoder", "post_processor")}
+    model = made.get("model") if isinstance(made.get("model"), dict) else {}
+    settings = {key: value for key, value in (model or {}).items() if key not in ("vocab", "merges")}
+    for name, part in {**parts, "model": settings}.items():
+        growth = 1.0
+        for step in _objects(part):
+            for key, value in step.items():
+                if key == "Regex":
+                    _check_pattern(value, where)
+                elif key == "precompiled_charsmap":
+                    _check_character_map(value, where)
+                elif isinstance(value, str) and len(value) > limits.LONGEST_TOKEN:
+                    raise DataError(f"the {name}'s {key} has {len(value):,} characters", where=where)
+            growth *= _growth(step)
+        if growth > limits.MOST_GROWTH:
+            problem = f"the {name}'s rules make a text up to {growth:.3g} times as long, at most {limits.MOST_GROWTH:,}"
+            raise DataError(problem, where=where)
+
+
+def _check_pattern(pattern: object, where: str) -> None:
+    if not isinstance(pattern, str) or len(pattern) > _LONGEST_PATTERN or _REPEATED_GROUP.search(pattern):
+        raise DataError(f"a pattern that could take long: {pattern!r:.60}", where=where)
+
+
+def _growth(step: Mapping[str, Any]) -> float:
+    """Returns how many times longer one step of a pipeline can make a text."""
+    content, pattern = step.get("content"), step.get("pattern")
+    if step.get("type") != "Replace" or not isinstance(content, str):
+        return 1.0
+    replaced = pattern.get("String") if isinstance(pattern, dict) else None
+    # What a regular expression matches may be empty: then the content stands beside every character.
+    return max(1.0, len(content) / len(replaced)) if replaced else len(content) + 1.0
+
+
+def _check_character_map(value: object, where: str) -> None:
+    """Refuses a character map whose parts do not fit it, or that makes long texts of single characters."""
+    try:
+        content = base64.b64decode(value or "", validate=True)  # type: ignore[arg-type]
+    except (binascii.Error, TypeError, ValueError) as error:
+        raise DataError("precompiled_charsmap is not base64", where=where) from error
+    size = int.from_bytes(content[:4], "little")
+    if content and (size % 4 or not 4 <= size <= len(content) - 4):
+        raise DataError(f"precompiled_charsmap is damaged: a table of {size:,} bytes", where=where)
+    longest = max(map(len, content[4 + size :].split(b"\0")))
+    if longest > limits.LONGEST_REPLACEMENT:
+        raise DataError(f"precompiled_charsmap makes {longest:,} bytes of one character", where=where)
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -68,10 +120,11 @@ def _object(path: Path) -> dict[str, Any]:
     return content
 
 
-def _patterns(node: Any) -> Iterator[Any]:
-    """Yields every regular expression in a part of a ``tokenizer.json``."""
-    for key, value in node.items() if isinstance(node, dict) else enumerate(node):
-        if key == "Regex":
-            yield value
-        elif isinstance(value, (dict, list)):
-            yield from _patterns(value)
+def _objects(node: Any) -> Iterator[dict[str, Any]]:
+    """Yields every object in a part of a ``tokenizer.json``."""
+    waiting = [node]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            yield part
+        waiting += part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()

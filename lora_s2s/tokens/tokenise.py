@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 
+from lora_s2s import probe
 from lora_s2s.errors import DataError, SetupError, ToolkitError, UsageError
 from lora_s2s.files import sha256_file, sha256_json
 from lora_s2s.hub import locate_model
@@ -87,6 +89,7 @@ def load_tokenizer(
 
     folder = locate_model(model_name, revision, weights=False)
     check_tokenizer_files(folder)
+    probe.check_tokenizer(folder)
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
@@ -174,6 +177,22 @@ def tokenizer_hash(model_name: str, revision: str | None = None) -> str:
     return sha256_json({name: sha256_file(folder / name) for name in TOKENIZER_FILES if (folder / name).is_file()})
 
 
+@contextmanager
+def panics_told() -> Iterator[None]:
+    """Turns a panic of the Rust part, which a damaged tokenizer may keep for some text, into an error.
+
+    Raises:
+        DataError: it panicked.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        problem = f"the tokenizer is damaged: its library panics at a text: {error}"
+        raise DataError(problem, hint="get the model's folder again from where it was published") from error
+
+
 class TextEncoder(Protocol):
     """Texts to ids, no special token added, and none let in."""
 
@@ -225,7 +244,8 @@ class FastEncoder:
         pipeline.no_truncation()
         pipeline.no_padding()
         pipeline.encode_special_tokens = True  # named the wrong way round: they are not looked for
-        encoded = (text.ids for text in pipeline.encode_batch_fast(texts, add_special_tokens=False))
+        with panics_told():
+            encoded = [text.ids for text in pipeline.encode_batch_fast(texts, add_special_tokens=False)]
         return [_spelled_out(ids, self._spelled) for ids in encoded]
 
 
@@ -261,7 +281,8 @@ def encoder_of(tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
     def encode(texts: Sequence[str], side: str = "text", /) -> list[list[int]]:
         # Marian cuts each side with a vocabulary of its own.
         settings = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False}
-        encoded = tokenizer(**{side: list(texts)}, **settings, verbose=False)["input_ids"] if texts else []
+        with panics_told():
+            encoded = tokenizer(**{side: list(texts)}, **settings, verbose=False)["input_ids"] if texts else []
         return [_spelled_out(ids, spelled) for ids in encoded]
 
     return encode

@@ -1,0 +1,252 @@
+"""The first opening of an untrusted config and tokenizer, in a child process with limits on memory and time.
+
+The libraries that read them are large, and partly native: a file can make them take all memory, never end, or abort the
+process. So they are opened and used once where that does no harm. What passed is remembered by the hash of its content.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from lora_s2s import limits
+from lora_s2s.errors import DataError, SetupError
+from lora_s2s.files import known_sha256, sha256_file, sha256_json
+from lora_s2s.hub import DEMO_BASE
+
+_CHILD = Path(__file__).parent / "tokens" / "probe_child.py"
+# What reads the files: another version of it may read them otherwise.
+_READERS = ("transformers", "tokenizers", "sentencepiece", "protobuf")
+# Written by this package and changed by it, or read by other means; the rest of a folder is what the child opens.
+_OTHER_FILES = {"manifest.json", "adapter_config.json", "recipe.yaml", "README.md", "report.html", "loss_curve.png"}
+_OTHER_ENDINGS = (".safetensors", ".safetensors.index.json", ".jsonl")
+# What the child needs of the environment to start; nothing that could hold a secret.
+_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TEMP", "TMP", "TMPDIR", "LANG", "LC_ALL")
+_HINT = "get the folder again from where it was published; if it fails there too, it is damaged or hostile"
+_TOKENIZER_STAGES = ("tokenizer", "use")
+_TOKENIZERS = ("tokenizer.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "vocab.json")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What happened in the child: the stage it was in, the kind of error or signal, and its text."""
+
+    stage: str
+    kind: str
+    reason: str
+
+
+def check_config(folder: Path) -> None:
+    """Has a folder's config opened by a child process first, unless it is known to be harmless.
+
+    Raises:
+        DataError: it ends the child, takes too much memory or time, or cannot be opened.
+        SetupError: no child process can be started.
+    """
+    failure = _first_failure(folder)
+    if failure is not None and failure.stage not in _TOKENIZER_STAGES:
+        raise _error(failure, folder)
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Has a folder's config and tokenizer opened and used by a child process first; see :func:`check_config`.
+
+    Raises:
+        DataError: as there; or text grows without end on its way through the tokenizer.
+        SetupError: as there; or a package to read the tokenizer is missing.
+    """
+    if (failure := _first_failure(folder)) is not None:
+        raise _error(failure, folder)
+
+
+def remember(folder: Path) -> None:
+    """Notes that a folder's config and tokenizer are harmless: they passed, or this package has written them."""
+    key = content_key(folder)
+    _outcomes[key] = None
+    place = _memory()
+    if place is not None:
+        with suppress(OSError):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+            os.close(os.open(place / key, flags, 0o600))
+
+
+_outcomes: dict[str, Failure | None] = {}
+
+
+def _first_failure(folder: Path) -> Failure | None:
+    """Returns what went wrong when the folder was first opened, now or before; None where nothing did."""
+    key = content_key(folder)
+    if key not in _outcomes:
+        known = key == _bundled() or _is_remembered(key)
+        _outcomes[key] = None if known else _tried(folder)
+        if _outcomes[key] is None and not known:
+            remember(folder)
+    return _outcomes[key]
+
+
+def content_key(folder: Path) -> str:
+    """Returns a hash of all that the child opens, and of the versions of what opens it."""
+    files = []
+    for path in sorted(folder.iterdir()):
+        if path.name in _OTHER_FILES or path.name.endswith(_OTHER_ENDINGS) or not path.is_file():
+            continue
+        size = path.stat().st_size
+        # A larger one is refused where it is read.
+        files.append([path.name, size, known_sha256(path) if size <= limits.LARGEST_FILE else None])
+    return sha256_json([_reader(), files])
+
+
+@cache
+def _reader() -> list[str]:
+    found = []
+    for name in _READERS:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"no {name}")
+    return [*found, sha256_file(_CHILD)]
+
+
+@cache
+def _bundled() -> str:
+    return content_key(DEMO_BASE)
+
+
+def _is_remembered(key: str) -> bool:
+    place = _memory()
+    if place is None:
+        return False
+    try:
+        about = os.lstat(place / key)
+    except OSError:
+        return False
+    return stat.S_ISREG(about.st_mode) and _is_mine(about)
+
+
+def _memory() -> Path | None:
+    """Returns the folder of what passed, made where it is missing; None where it cannot be trusted or made."""
+    try:
+        place = _cache_folder() / "opened"
+        place.parent.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (place.parent, place):
+            with suppress(FileExistsError):
+                folder.mkdir(mode=0o700)
+            about = os.lstat(folder)
+            if not stat.S_ISDIR(about.st_mode) or not _is_mine(about):
+                return None
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home
+        return None
+    return place
+
+
+def _cache_folder() -> Path:
+    if named := os.environ.get("LORA_S2S_CACHE"):
+        return Path(named)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "lora-s2s"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "lora-s2s"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lora-s2s"
+
+
+def _is_mine(about: os.stat_result) -> bool:
+    """Whether nobody but this user can have written there."""
+    return not hasattr(os, "geteuid") or (about.st_uid == os.geteuid() and not about.st_mode & 0o022)
+
+
+def _tried(folder: Path) -> Failure | None:
+    """Runs the child; returns what went wrong, or None."""
+    bounds = {"growth": limits.MOST_GROWTH_SEEN, "token": limits.LONGEST_TOKEN}
+    order = {
+        "path": [str(Path(entry).absolute()) for entry in sys.path],
+        "folder": str(folder.absolute()),
+        "memory": limits.CHILD_MEMORY,
+        "seconds": limits.CHILD_CPU_SECONDS,
+        "bounds": bounds,
+    }
+    kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    environment = {
+        **kept, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
+        "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2",
+        "RUST_BACKTRACE": "0",
+    }  # fmt: skip
+    # -I: neither the environment nor the current folder chooses what it imports.
+    command = [sys.executable, "-I", "-B", "-X", "utf8", str(_CHILD)]
+    try:
+        process = subprocess.Popen(  # noqa: S603  (this Python and a file of this package)
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment,
+            close_fds=True,
+        )  # fmt: skip
+    except (OSError, ValueError) as error:
+        raise SetupError(
+            f"no child process can be started to open {folder.name} safely: {error}",
+            hint="run it where Python can start processes; the bundled base 'demo' needs none",
+            where=str(folder),
+        ) from error
+    with process:
+        try:
+            written, _ = process.communicate(json.dumps(order).encode() + b"\n", timeout=limits.CHILD_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            written, _ = process.communicate()
+            return Failure(_lines(written)[0], "timeout", f"it took more than {limits.CHILD_SECONDS} seconds")
+        except BaseException:
+            process.kill()
+            raise
+    return _outcome(*_lines(written), process.returncode)
+
+
+def _lines(written: bytes) -> tuple[str, dict[str, Any] | None]:
+    """Returns the last stage the child began, and its last line."""
+    lines = [json.loads(line) for line in written.splitlines()]
+    stages = [str(line["stage"]) for line in lines if "stage" in line]
+    return (stages[-1] if stages else "start"), (lines[-1] if lines and "end" in lines[-1] else None)
+
+
+def _outcome(stage: str, last: dict[str, Any] | None, code: int) -> Failure | None:
+    if last is not None:
+        end = last["end"]
+        return None if end is None else Failure(stage, str(end["kind"]), str(end["reason"]))
+    if code < 0:
+        number = -code
+        name = signal.Signals(number).name if number in {*signal.Signals} else str(number)
+        return Failure(stage, "signal", name)
+    return Failure(stage, "ended", f"exit code {code}")
+
+
+def _error(failure: Failure, folder: Path) -> DataError | SetupError:
+    """Returns the error for what happened in the child; it names the file whose turn it was."""
+    if failure.stage in ("start", "limits"):
+        return SetupError(
+            f"the child process that opens {folder.name} first does not start: {failure.kind} {failure.reason}",
+            hint="check the installation: python -c 'import transformers'",
+        )
+    if failure.kind in ("ImportError", "ModuleNotFoundError"):
+        problem = f"the tokenizer of {folder.name} needs a package: {failure.reason}"
+        return SetupError(problem, hint="pip install sentencepiece protobuf")
+    what = "tokenizer" if failure.stage in _TOKENIZER_STAGES else failure.stage
+    tokenizers = next((name for name in _TOKENIZERS if (folder / name).is_file()), "tokenizer_config.json")
+    where = str(folder / (tokenizers if what == "tokenizer" else f"{what.replace(' ', '_')}.json"))
+    too_long = f"opening it takes more than {limits.CHILD_CPU_SECONDS} seconds"
+    reasons = {
+        "MemoryError": f"opening it takes more than {limits.in_words(limits.CHILD_MEMORY)} of memory",
+        "SIGXCPU": too_long,
+        "SIGKILL": too_long,
+        "timeout": failure.reason,
+        "PanicException": f"it makes the tokenizers library panic: {failure.reason}",
+        "signal": f"it ends the process that opens it ({failure.reason})",
+        "ended": f"it ends the process that opens it ({failure.reason})",
+    }
+    kind = failure.reason if failure.reason in reasons else failure.kind
+    reason = reasons.get(kind, failure.reason or failure.kind)
+    return DataError(f"no {what} can be loaded from {folder.name}: {reason}", hint=_HINT, where=where)
