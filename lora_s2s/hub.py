@@ -6,10 +6,12 @@ A folder may come from a stranger: links out of it and files beyond reason are r
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, StrictDataclassError
 
 from lora_s2s import limits
@@ -121,6 +123,17 @@ def is_local(name: str, revision: str | None) -> bool:
         return any(Path(snapshot_download(name, revision=revision, local_files_only=True)).glob("*.safetensors"))
     except (LocalEntryNotFoundError, HFValidationError):
         return False
+
+
+@contextmanager
+def only_cache() -> Iterator[None]:
+    """Keeps what asks a hub inside the block to the local cache."""
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _from_hub(name: str, revision: str | None, patterns: list[str]) -> Path:

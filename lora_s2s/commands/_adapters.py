@@ -33,7 +33,8 @@ def recipe_of(model: str, overrides: Sequence[str] = (), *, data: str | None = N
     folder = Path(model).expanduser()
     if (folder / "recipe.yaml").is_file():
         check_folder(folder)
-        recipe = load_recipe(str(folder / "recipe.yaml"), [*overrides, f"output.dir={folder.parent}"])
+        words = [*overrides, f"output.dir={folder.parent}"]
+        recipe = load_recipe(str(folder / "recipe.yaml"), words, only_shipped=True)
         if names_code(recipe.data.format, overrides):
             hint = f"if you know that function: --set data.format={recipe.data.format}"
             problem = f"the adapter's recipe reads rows with code of its own, '{recipe.data.format}'"
@@ -80,7 +81,7 @@ class AdapterInfo:
         """Returns every score and fact, by what it is."""
         scores = {f"{line.evaluation} {line.metric}": line.adapter for line in score_lines(self.manifest.get("scores"))}
         recipe = self.path / "recipe.yaml"
-        sections = load_recipe(str(recipe)).model_dump(mode="json") if recipe.is_file() else {}
+        sections = load_recipe(str(recipe), only_shipped=True).model_dump(mode="json") if recipe.is_file() else {}
         keys = {f"{section}.{key}": str(value) for section, said in sections.items() for key, value in said.items()}
         return {**scores, **dict(self.facts()), **keys}
 

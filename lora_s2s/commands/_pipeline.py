@@ -18,8 +18,9 @@ from typing import Any
 
 from torch import nn
 
-from lora_s2s import __version__
+from lora_s2s import __version__, probe
 from lora_s2s.commands._defaults import advice_on, gather_facts, resolved_recipe
+from lora_s2s.commands._followed import recorded_sources
 from lora_s2s.commands._options import check_writable
 from lora_s2s.commands._show import show_preview
 from lora_s2s.console import counted, say, table, warn
@@ -142,6 +143,7 @@ def train_adapter(
     resolve_dtype(recipe.model.dtype, resolve_device())  # refused before minutes go into preparing
     with main_process_first():
         prepared = prepare_data(recipe)
+    sources = recorded_sources(recipe)  # as they were read
     say(data_line(prepared))
     tokenizer, train_tokens = _tokenizer(recipe, prepared)
     base, model = _adapted_base(recipe, train_tokens)
@@ -178,7 +180,7 @@ def train_adapter(
         save_adapter(model, running)
         with naming(running / "tokenizer.json"):
             tokenizer_files = [Path(name) for name in tokenizer.save_pretrained(running)]
-        made = {**_origin(recipe, base, prepared), "training": asdict(result), "scores": {}}
+        made = {**_origin(recipe, base, prepared), "sources": sources, "training": asdict(result), "scores": {}}
         loaded = (running / CONFIG, running / WEIGHTS, *tokenizer_files)
         made["files"] = described(path for path in loaded if path.is_file())
         made["counts"] = {**counts, "train_tokens": len(train_tokens)}
@@ -187,6 +189,7 @@ def train_adapter(
         write_card(running, name=final.name)
         sync_tree(running)
         move_folder(running, final)
+        probe.remember(final)
     return {"adapter": str(final), **asdict(result), **counts, "advice": advice_on(final, recipe, len(prepared.train))}
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_s2s.commands._adapters import NO_DATA, names_code, recipe_of
+from lora_s2s.commands._followed import followed
 from lora_s2s.commands._options import check_writable
 from lora_s2s.commands._pipeline import prepare_data
 from lora_s2s.commands._texts import decoding_settings
@@ -61,6 +62,8 @@ def score_model(
     if data is not None:
         find_origins(data)  # a wrong path is told before a model is loaded
     recipe = recipe_of(model, sets, data=data)
+    if data is None and recipe.data.train != NO_DATA:
+        recipe = followed(recipe, model, sets)
     predictor = load_predictor(model, base=base, dtype=recipe.model.dtype)
     if names_code(format := predictor.settings.format, sets):
         raise UsageError(
@@ -181,18 +184,25 @@ def data_name(path: str) -> str:
     return _NOT_IN_NAMES.sub("-", name).strip("-.") or "data"
 
 
-def probe_texts(adapter: Path, count: int = 16) -> list[str]:
-    """Returns real sources to compare two models on: what the adapter was scored on, its data, or the demo task's."""
-    scored = [str(row["source"]) for row in sample_rows(adapter, count) if "source" in row]
+def probe_texts(adapter: Path, data: str | None = None, count: int = 16) -> list[str]:
+    """Returns real sources to compare two models on: of ``data``, or what the adapter was scored on, or its data.
+
+    Without any of these they are the demo task's.
+    """
+    scored = [] if data else [str(row["source"]) for row in sample_rows(adapter, count) if "source" in row]
     if scored:
         return scored
+    recipe = recipe_of(str(adapter), data=data)
     try:
-        section = recipe_of(str(adapter)).data
-        named = section.test or section.validation or section.train
-        # What an adapter's recipe says is no reason to fetch anything.
-        rows = () if "hf:" in str(named) else read_examples(named, **_reading(section))
+        section = recipe.data if data else followed(recipe, str(adapter)).data
+        named = data or section.test or section.validation or section.train
+        # A plain adapter names nothing, and what is named is no reason to fetch anything.
+        rows = () if named == NO_DATA or "hf:" in str(named) else read_examples(named, **_reading(section))
         found = dict.fromkeys(row.source for row in islice(rows, 64 * count) if isinstance(row, Example))
         texts = list(found)[:count]
-    except ToolkitError:  # the data need not be on the machine that merges
+    except ToolkitError as error:  # the data need not be on the machine that merges
+        if data:
+            raise
+        warn(f"compared on the demo task's sources: {error.message}; --data FILE names others")
         texts = []
     return texts or [source for source, _ in examples("test", count)]

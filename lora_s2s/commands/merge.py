@@ -23,6 +23,10 @@ def merge(
             "--dtype", metavar="D", help="float32, bfloat16 or float16; by default what the adapter was trained in."
         ),
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="FILE", help="What to compare on; what it was scored or trained on by default."),
+    ] = None,
     base: Base = None,
     json: Json = False,
 ) -> None:
@@ -39,7 +43,7 @@ def merge(
     folder = Path(adapter)
     check_writable(Path(out).parent)
     report = merge_adapter(
-        folder, Path(out), onto=onto, dtype=dtype, base_override=base, probe_texts=probe_texts(folder)
+        folder, Path(out), onto=onto, dtype=dtype, base_override=base, probe_texts=probe_texts(folder, data)
     )
     say(f"{report.out}: {report.dtype}, against the adapter on its base over {report.positions:,} positions:")
     measured = {report.onto: asdict(report), **report.other}

@@ -7,17 +7,19 @@ import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lora_s2s.demo import task
 from lora_s2s.errors import DataError, SetupError, UsageError, nearest
-from lora_s2s.files import sha256_file, sha256_json
+from lora_s2s.files import known_sha256, sha256_json
 from lora_s2s.formats.choose import READERS, ending, endings, reader_of, refuse_what_is_no_data
 from lora_s2s.formats.rows import Rejected, Row
 from lora_s2s.formats.streams import COMPRESSED, head_of, reading
 from lora_s2s.formats.translations import line_pairs
+from lora_s2s.hub import only_cache
 
 __all__ = ["READERS", "Origin", "find_origins", "named_splits", "reading"]
 
@@ -48,6 +50,11 @@ class Origin:
     parallel: bool = False
     weight: float = 1.0
 
+    @property
+    def more_files(self) -> tuple[Path, ...]:
+        """The files that are read beside ``path``."""
+        return () if self.targets is None else (self.targets,)
+
     def rows(self) -> Iterator[Row | Rejected]:
         """Yields the records, each with its line.
 
@@ -71,13 +78,20 @@ class Origin:
             refuse_what_is_no_data(file, head_of(file))
         return line_pairs(path, self.targets)
 
-    def content_hash(self) -> str:
-        """Returns a hash that changes when the rows change."""
+    def content_hash(self, *, cached: bool = False) -> str:
+        """Returns a hash that changes when the rows change.
+
+        Args:
+            cached: a hub's data is not fetched.
+
+        Raises:
+            SetupError: a hub data set that cannot be had.
+        """
         if self.path is not None:
-            own = sha256_file(self.path)
-            return own if self.targets is None else sha256_json([own, sha256_file(self.targets)])
+            own = known_sha256(self.path)
+            return own if self.targets is None else sha256_json([own, known_sha256(self.targets)])
         if self.name.startswith(_HUB):
-            return str(_hub_dataset(self.name)._fingerprint)
+            return str(_hub_dataset(self.name, cached=cached)._fingerprint)
         return sha256_json(task.examples(self.name.removeprefix(_DEMO)))
 
 
@@ -186,13 +200,24 @@ def named_splits(path: str) -> dict[str, list[str]]:
     return {split: splits[split] for split in (*_MARKS, "other") if split in splits}
 
 
-def _hub_dataset(name: str) -> Any:
+def is_hub_name(name: str) -> bool:
+    """Whether a name of data is that of a hub's data set."""
+    return name.startswith(_HUB)
+
+
+def split_weight(name: str) -> tuple[str, float]:
+    """Returns a name of data without its weight, and the weight; see :func:`find_origins`."""
+    return _weighted(name)
+
+
+def _hub_dataset(name: str, *, cached: bool = False) -> Any:
     # A second to import, and only hub data needs it.
     import datasets
 
     dataset, _, split = name.removeprefix(_HUB).partition(":")
     try:
-        return datasets.load_dataset(dataset, split=split or "train")
+        with only_cache() if cached else nullcontext():
+            return datasets.load_dataset(dataset, split=split or "train")
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().split("\n")[0][:200]
         raise SetupError(

@@ -17,6 +17,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
+from lora_s2s import probe
 from lora_s2s.errors import RunError, UsageError, nearest
 from lora_s2s.files import described, require_space, sha256_file, write_json, write_text
 from lora_s2s.lora.adapter import MANIFEST, WEIGHTS, LoadedAdapter, load_adapter
@@ -96,6 +97,7 @@ def merge_adapter(
         folded, tokenizer_from = folded_state(adapter, onto), _own_tokenizer(adapter)
         require_space(staged.parent, sum(weight.numel() for weight in folded.values()) * DTYPES[written].itemsize)
         save_model(folded, adapter.base, staged, dtype=DTYPES[written], tokenizer_from=tokenizer_from)
+        probe.remember(staged)
         del folded
         del adapter  # two whole models need not fit
         measures = _measured(load_base(str(staged), dtype=written, device=device).model, probes)

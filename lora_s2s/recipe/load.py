@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from lora_s2s.errors import RecipeError, UsageError, nearest
-from lora_s2s.recipe.catalogue import find_recipe
+from lora_s2s.recipe.catalogue import find_recipe, shipped
 from lora_s2s.recipe.layers import SECTIONS, Entry, Layer, Scalar, read_layer, set_layer
 from lora_s2s.recipe.schema import AUTO, Recipe, Section
 
@@ -34,15 +34,18 @@ _ALTERNATIVES = {
 _HINT = "lora-s2s recipes schema lists every key; lora-s2s recipes show demo prints a working recipe"
 
 
-def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name_or_path: str, overrides: Sequence[str] = (), *, only_shipped: bool = False) -> Recipe:
     """Loads a shipped recipe by name, or a YAML file, with ``section.key=value`` overrides.
+
+    Args:
+        only_shipped: the file may be a stranger's and extends shipped recipes alone, no file of this machine.
 
     Raises:
         UsageError: there is no such recipe.
         RecipeError: everything that is wrong with it, each with its place.
     """
     path = find_recipe(name_or_path)
-    layers = [*_chain(path), set_layer(overrides)]
+    layers = [*_chain(path, only_shipped), set_layer(overrides)]
     return _build(layers, name=path.stem, where=str(path))
 
 
@@ -85,7 +88,7 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_representer(str, _Dumper.represent_str)
 
 
-def _chain(path: Path) -> list[Layer]:
+def _chain(path: Path, only_shipped: bool) -> list[Layer]:
     """Returns the layers of a file and of what it extends, the farthest first."""
     layers: list[Layer] = []
     seen: list[Path] = []
@@ -94,14 +97,17 @@ def _chain(path: Path) -> list[Layer]:
         layer = read_layer(current)
         layers.insert(0, layer)
         seen.append(current.resolve())
-        current = _parent(layer, current, seen)
+        current = _parent(layer, current, seen, only_shipped)
     return layers
 
 
-def _parent(layer: Layer, path: Path, seen: list[Path]) -> Path | None:
+def _parent(layer: Layer, path: Path, seen: list[Path], only_shipped: bool) -> Path | None:
     if layer.extends is None:
         return None
     name, where = layer.extends
+    if only_shipped and name not in shipped():
+        layer.problems.append(f"{where}: extends: an adapter's recipe extends shipped recipes alone, got '{name}'")
+        return None
     try:
         parent = find_recipe(name, beside=path.parent)
     except UsageError as error:

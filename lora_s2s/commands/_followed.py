@@ -1,0 +1,68 @@
+"""Whose word data is read on: the user's, who may name any; an adapter's recipe, which leads only to what was recorded.
+
+Heavy to import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lora_s2s.errors import DataError
+from lora_s2s.files import read_json
+from lora_s2s.formats.recorded import follow_recorded, record_data
+from lora_s2s.hub import is_local
+from lora_s2s.recipe.schema import Recipe
+
+SOURCES = "sources"
+_SPLITS = ("test", "validation", "train")
+
+
+def recorded_sources(recipe: Recipe) -> dict[str, Any]:
+    """Returns what an adapter's manifest holds of its data under ``sources``; see ``formats/recorded.py``."""
+    named = {split: getattr(recipe.data, split) for split in _SPLITS}
+    return record_data(named, parallel=recipe.data.format == "parallel")
+
+
+def followed(recipe: Recipe, model: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Returns a recipe whose data may be read: its test data, else its validation data, else what it trained on.
+
+    Args:
+        recipe: that of ``model``, with overrides.
+        model: a folder, which may be a stranger's; the recipe of anything else is the user's own.
+        overrides: what the command line says; what it names is read.
+
+    Raises:
+        DataError: the folder's recipe names other data than its manifest recorded.
+    """
+    folder = Path(model).expanduser()
+    split = next(split for split in _SPLITS if getattr(recipe.data, split))
+    if not (folder / "recipe.yaml").is_file() or f"data.{split}" in _keys(overrides):
+        return recipe
+    manifest = read_json(folder / "manifest.json") if (folder / "manifest.json").is_file() else {}
+    sources = manifest.get(SOURCES) if isinstance(manifest, dict) else None
+    names = follow_recorded(
+        getattr(recipe.data, split),
+        sources.get(split) if isinstance(sources, dict) else None,
+        split=split,
+        parallel=recipe.data.format == "parallel",
+    )
+    if split == "train" and "model.name" not in _keys(overrides):
+        _check_tokenizer(recipe, folder)
+    value = names[0] if len(names) == 1 else names
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={split: value})})
+
+
+def _keys(overrides: Sequence[str]) -> set[str]:
+    return {word.strip().partition("=")[0].strip() for word in overrides}
+
+
+def _check_tokenizer(recipe: Recipe, folder: Path) -> None:
+    """Refuses to fetch a model because a folder's recipe names it; the training data is prepared with its tokenizer."""
+    if not is_local(recipe.model.name, recipe.model.revision):
+        raise DataError(
+            f"the adapter's recipe names the model '{recipe.model.name}', which is not on this machine",
+            hint=f"give --data FILE, or if that is the model you want: --set model.name={recipe.model.name}",
+            where=str(folder / "recipe.yaml"),
+        )
