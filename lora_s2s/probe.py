@@ -21,7 +21,7 @@ from typing import Any
 
 from lora_s2s import limits
 from lora_s2s.errors import DataError, SetupError
-from lora_s2s.files import known_sha256, sha256_file, sha256_json
+from lora_s2s.files import sha256_file, sha256_json
 from lora_s2s.hub import DEMO_BASE
 
 _CHILD = Path(__file__).parent / "tokens" / "probe_child.py"
@@ -102,7 +102,7 @@ def content_key(folder: Path) -> str:
             continue
         size = path.stat().st_size
         # A larger one is refused where it is read.
-        files.append([path.name, size, known_sha256(path) if size <= limits.LARGEST_FILE else None])
+        files.append([path.name, size, sha256_file(path) if size <= limits.LARGEST_FILE else None])
     return sha256_json([_reader(), files])
 
 

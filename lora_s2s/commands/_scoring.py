@@ -192,8 +192,8 @@ def probe_texts(adapter: Path, data: str | None = None, count: int = 16) -> list
     scored = [] if data else [str(row["source"]) for row in sample_rows(adapter, count) if "source" in row]
     if scored:
         return scored
-    recipe = recipe_of(str(adapter), data=data)
     try:
+        recipe = recipe_of(str(adapter), data=data)
         section = recipe.data if data else followed(recipe, str(adapter)).data
         named = data or section.test or section.validation or section.train
         # A plain adapter names nothing, and what is named is no reason to fetch anything.

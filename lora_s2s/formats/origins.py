@@ -14,7 +14,7 @@ from typing import Any
 
 from lora_s2s.demo import task
 from lora_s2s.errors import DataError, SetupError, UsageError, nearest
-from lora_s2s.files import known_sha256, sha256_json
+from lora_s2s.files import sha256_file, sha256_json
 from lora_s2s.formats.choose import READERS, ending, endings, reader_of, refuse_what_is_no_data
 from lora_s2s.formats.rows import Rejected, Row
 from lora_s2s.formats.streams import COMPRESSED, head_of, reading
@@ -88,8 +88,8 @@ class Origin:
             SetupError: a hub data set that cannot be had.
         """
         if self.path is not None:
-            own = known_sha256(self.path)
-            return own if self.targets is None else sha256_json([own, known_sha256(self.targets)])
+            own = sha256_file(self.path)
+            return own if self.targets is None else sha256_json([own, sha256_file(self.targets)])
         if self.name.startswith(_HUB):
             return str(_hub_dataset(self.name, cached=cached)._fingerprint)
         return sha256_json(task.examples(self.name.removeprefix(_DEMO)))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_s2s.errors import DataError, ToolkitError
-from lora_s2s.files import known_sha256
+from lora_s2s.files import sha256_file
 from lora_s2s.formats.origins import Origin, find_origins, is_hub_name, split_weight
 
 Named = str | Sequence[str]
@@ -64,7 +64,8 @@ def follow_recorded(named: Named, record: object, *, split: str, parallel: bool 
         names += [f"{path}@{weight:g}" if weight != 1 else path for path in hashes[name]] if many else [name]
     recorded = {path for known in hashes.values() for path in known}
     for origin in find_origins(names, parallel=parallel):
-        if more := [path for path in _files(origin) if path not in recorded]:
+        more = [path for path in _files(origin) if path not in recorded and not path.startswith("demo:")]
+        if more:
             raise _refused(split, more[0], "its manifest does not say what is in it")
     return names
 
@@ -78,7 +79,7 @@ def _hashes(name: str, parallel: bool) -> dict[str, str]:
     if name.startswith("demo:"):
         return {}
     if os.path.isfile(os.path.expanduser(plain)):
-        return {plain: known_sha256(Path(os.path.expanduser(plain)))}
+        return {plain: sha256_file(Path(os.path.expanduser(plain)))}
     origins = find_origins(name, parallel=parallel)
     return {path: _content(path, origin) for origin in origins for path in _files(origin)}
 
@@ -93,7 +94,7 @@ def _files(origin: Origin) -> Iterator[str]:
 
 
 def _content(path: str, origin: Origin) -> str:
-    return origin.content_hash() if origin.path is None else known_sha256(Path(os.path.expanduser(path)))
+    return origin.content_hash() if origin.path is None else sha256_file(Path(os.path.expanduser(path)))
 
 
 def _is_entry(entry: object) -> bool:
@@ -115,7 +116,7 @@ def _check_content(split: str, name: str, path: str, sha256: str) -> None:
         place = Path(os.path.expanduser(path))
         if not os.path.isfile(place):
             raise _refused(split, name, f"{'it' if path == name else path} is not a file of this machine")
-        same = known_sha256(place) == sha256
+        same = sha256_file(place) == sha256
     if not same:
         raise _refused(split, name, f"{'it' if path == name else path} has another content than in training")
 

@@ -83,7 +83,9 @@ def use_tokenizer(tokenizer: Any, bounds: Mapping[str, int]) -> None:
         Refused: text grows beyond the bounds on its way.
     """
     growth = bounds["growth"]
-    for side in ("text", "text_target"):
+    # A language that nobody has chosen yet marks no target.
+    sides = ("text", "text_target") if getattr(tokenizer, "tgt_lang", "") is not None else ("text",)
+    for side in sides:
         whole, bare = (tokenizer(**{side: "a"}, add_special_tokens=added)["input_ids"] for added in (True, False))
         if len(whole) > len(bare) + _LINE:
             raise Refused(f"{len(whole) - len(bare):,} special tokens around a text")
@@ -115,9 +117,17 @@ def _decode_all(tokenizer: Any, bounds: Mapping[str, int]) -> None:
         lengths = [len(token or "") for token in tokenizer.convert_ids_to_tokens(chunk)]
         if max(lengths) > bounds["token"]:
             raise Refused(f"a token of {max(lengths):,} characters")
-        made = len(tokenizer.decode(chunk, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        made = _decoded(tokenizer, chunk)
         if made > bounds["growth"] * (sum(lengths) + len(chunk)):
             raise Refused(f"its decoder makes {made:,} characters of {len(chunk):,} tokens")
+
+
+def _decoded(tokenizer: Any, ids: list[int]) -> int:
+    """Returns how long the text of some tokens is; where they have none together (M2M100), the sum of each one's."""
+    try:
+        return len(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return sum(_decoded(tokenizer, [token]) for token in ids) if len(ids) > 1 else 0
 
 
 def opened(folder: Path, bounds: Mapping[str, int], begin: Callable[[str], object]) -> dict[str, str] | None:
