@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from lora_s2s.console import table, warn
-from lora_s2s.errors import DataError, UsageError, nearest
+from lora_s2s.errors import DataError, ToolkitError, UsageError, nearest
 from lora_s2s.evaluation.summary import NOTHING, facts, flat, number, score_lines, shown
 from lora_s2s.files import read_json
 from lora_s2s.hub import ADAPTER_CONFIG, check_folder, no_adapter
 from lora_s2s.recipe.load import load_recipe, recipe_from_settings
-from lora_s2s.recipe.schema import Recipe
+from lora_s2s.recipe.schema import EvaluationSection, Recipe
 
 NO_DATA = "none"
 
@@ -44,8 +44,32 @@ def recipe_of(model: str, overrides: Sequence[str] = (), *, data: str | None = N
         # Also of the form of a hub id, but it stands in a folder of this machine.
         siblings = [path.name for path in folder.parent.iterdir()]
         raise UsageError(f"no such folder: {model}{nearest(folder.name, siblings)}", hint="lora-s2s adapters")
-    # A model has no training data; the key is required, so it is given and never read.
-    return recipe_from_settings("model", [f"model.name={model}", f"data.train={data or NO_DATA}", *overrides])
+    # A model has no training data; the key is required, so it is given and never read. A merged one says how to decode.
+    own = [f"evaluation.{key}={value}" for key, value in _decoding(folder).items()]
+    return recipe_from_settings("model", [f"model.name={model}", f"data.train={data or NO_DATA}", *own, *overrides])
+
+
+def decoding_of(folder: Path) -> dict[str, int]:
+    """Returns ``max_new_tokens`` and ``num_beams``: of an adapter's newest scores, else of its recipe."""
+    if scored := _decoding(folder):
+        return scored
+    try:
+        section = recipe_of(str(folder)).evaluation
+    except ToolkitError:  # merging needs no recipe
+        section = EvaluationSection()
+    return section.model_dump(include={"max_new_tokens", "num_beams"})
+
+
+def _decoding(folder: Path) -> dict[str, int]:
+    """Returns how a folder's manifest says that its model decodes; empty where it does not, or says nonsense."""
+    manifest = _object(folder / "manifest.json") if (folder / "manifest.json").is_file() else {}
+    scores = manifest.get("scores")
+    entries = [manifest, *(scores.values() if isinstance(scores, dict) else [])]
+    said = [entry.get("decoding") for entry in entries if isinstance(entry, dict)]
+    newest = next((decoding for decoding in reversed(said) if isinstance(decoding, dict)), None)
+    known: dict[str, Any] = {key: newest.get(key) for key in ("max_new_tokens", "num_beams")} if newest else {}
+    whole = all(type(value) is int and 1 <= value <= 65_536 for value in known.values())
+    return known if whole and known.get("num_beams", 1) <= 64 else {}
 
 
 @dataclass(frozen=True)

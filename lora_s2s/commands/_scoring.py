@@ -65,6 +65,8 @@ def score_model(
     if data is None and recipe.data.train != NO_DATA:
         recipe = followed(recipe, model, sets)
     predictor = load_predictor(model, base=base, dtype=recipe.model.dtype)
+    if predictor.not_used:
+        say(f"not used from the checkpoint's generation_config: {predictor.not_used}")
     if names_code(format := predictor.settings.format, sets):
         raise UsageError(
             f"the model's folder names a function to read rows with, '{format}': it runs only where you name it",

@@ -36,15 +36,18 @@ def merge(
     training in nf4 or int8 both bases are compared. The result loads with
     AutoModelForSeq2SeqLM.from_pretrained; the base is left as it is.
     """
+    from lora_s2s.commands._adapters import decoding_of
     from lora_s2s.commands._scoring import probe_texts
-    from lora_s2s.console import say, write_json
+    from lora_s2s.console import say, warn, write_json
     from lora_s2s.lora.merge import merge_adapter
 
     folder = Path(adapter)
     check_writable(Path(out).parent)
+    decoding = decoding_of(folder)
     report = merge_adapter(
-        folder, Path(out), onto=onto, dtype=dtype, base_override=base, probe_texts=probe_texts(folder, data)
-    )
+        folder, Path(out), onto=onto, dtype=dtype, base_override=base, probe_texts=probe_texts(folder, data),
+        **decoding,
+    )  # fmt: skip
     say(f"{report.out}: {report.dtype}, against the adapter on its base over {report.positions:,} positions:")
     measured = {report.onto: asdict(report), **report.other}
     for name, measures in measured.items():
@@ -55,5 +58,10 @@ def merge(
     if report.other:
         nearer = min(measured, key=lambda name: measured[name]["mean_logit_difference"])
         say(f"  nearer to what was trained: {nearer}")
+    say(f"  plain transformers, `generate` alone: {report.answers_changed:.0%} of {report.answers} answers changed")
+    if report.not_used:
+        say(f"not used from the checkpoint's generation_config: {report.not_used}")
+    if report.note:
+        warn(report.note)
     if json:
         write_json(asdict(report))

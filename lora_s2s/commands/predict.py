@@ -50,6 +50,8 @@ def predict(
                 f"{Path(output).name}: predictions are lines or JSON lines, never a spreadsheet's", hint=hint
             )
     predictor = load_predictor(model, base=base, dtype=recipe.model.dtype)
+    if predictor.not_used:
+        say(f"not used from the checkpoint's generation_config: {predictor.not_used}")
     answers = answer(predictor, rendered(predictor, inputs), recipe.evaluation, label="predict")
     written = inputs.written(answers, rows=takes_rows(output))
     if output:

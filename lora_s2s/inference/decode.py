@@ -6,8 +6,7 @@ Legend: B batch, S source length, T target length; ``_BS`` and ``_BT`` name the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,6 +17,7 @@ from transformers import GenerationConfig
 
 from lora_s2s.errors import ResourceError, UsageError
 from lora_s2s.inference.loading import Predictor
+from lora_s2s.models.generation import decoding_config, only
 from lora_s2s.models.loading import quiet
 from lora_s2s.models.precision import ran_out_of_memory
 from lora_s2s.tokens.tokenise import panics_told
@@ -82,7 +82,7 @@ def decode(
     repeats = Counter(rows)
     answers: dict[tuple[int, ...], Prediction] = {}
     done = 0
-    with predictor.ready() as model, _only(model, _generation_config(predictor, settings)) as asked:
+    with predictor.ready() as model, only(model, _generation_config(predictor, settings)) as asked:
         for batch in length_batches(list(repeats), settings):
             answers.update(zip(batch, _answer(model, predictor.tokenizer, batch, asked, settings), strict=True))
             done += sum(repeats[row] for row in batch)
@@ -133,32 +133,13 @@ def _answer(
     return [_prediction(row, tokenizer, asked.forced_bos_token_id) for row in output_BT[:, 1:].tolist()]
 
 
-@contextmanager
-def _only(model: Any, asked: GenerationConfig) -> Iterator[GenerationConfig]:
-    """While entered, a checkpoint's own settings (minimum length, forced end, penalties) fill in nothing."""
-    owner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    own = owner.generation_config
-    owner.generation_config = asked
-    try:
-        yield asked
-    finally:
-        owner.generation_config = own
-
-
 def _generation_config(predictor: Predictor, settings: DecodingSettings) -> GenerationConfig:
-    model, tokenizer = cast(Any, predictor.model), predictor.tokenizer
-    start, most = model.config.decoder_start_token_id, settings.max_new_tokens
-    return GenerationConfig(
-        max_new_tokens=min(most, predictor.max_positions - 1) if predictor.max_positions else most,
+    return decoding_config(
+        predictor.model,
+        predictor.tokenizer,
+        max_new_tokens=settings.max_new_tokens,
         num_beams=settings.num_beams,
-        do_sample=False,
-        use_cache=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        decoder_start_token_id=tokenizer.pad_token_id if start is None else start,
-        forced_bos_token_id=model.generation_config.forced_bos_token_id,
-        # Marian's embedding of the padding is zero, so its logit would often be the largest.
-        bad_words_ids=model.generation_config.bad_words_ids,
+        positions=predictor.max_positions,
     )
 
 

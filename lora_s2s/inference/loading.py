@@ -16,6 +16,7 @@ from lora_s2s.files import read_json
 from lora_s2s.hub import adapters_inside, no_adapter
 from lora_s2s.lora.adapter import is_adapter, load_adapter
 from lora_s2s.models.common import begin_answers
+from lora_s2s.models.generation import not_used
 from lora_s2s.models.loading import LoadedBase, load_base
 from lora_s2s.reading.asking import question_of
 from lora_s2s.reading.conversations import fit_turns
@@ -56,7 +57,7 @@ class Predictor:
     """A model in evaluation mode, its tokenizer, and the input settings it was trained with.
 
     ``max_positions`` is how many tokens a source or an answer may have, None where the model sets no limit; ``rows``
-    how many tokens the model knows.
+    how many tokens the model knows; ``not_used`` which of the checkpoint's generation settings answers do not follow.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Predictor:
     adapter_on: bool = True
     max_positions: int | None = None
     rows: int | None = None
+    not_used: str = ""
 
     def baseline(self) -> Predictor:
         """Returns the same predictor with its adapter switched off: the base, without a second copy of its weights.
@@ -170,7 +172,9 @@ def load_predictor(
     manifest = model.path / MANIFEST
     content = read_json(manifest) if manifest.is_file() else {}
     settings = input_settings(content.get("input", {}) if isinstance(content, dict) else content, where=str(manifest))
-    return _predictor(name, model.model, model, (name, None), settings)
+    predictor = _predictor(name, model.model, model, (name, None), settings)
+    # The settings of a merged folder are those that it was scored with.
+    return replace(predictor, not_used="") if isinstance(content, dict) and "decoding" in content else predictor
 
 
 def _predictor(
@@ -186,7 +190,10 @@ def _predictor(
     begin_answers(model, **first_ids(tokenizer))
     most = base.family.max_positions(base.model.config)
     rows = len(cast(Any, model).get_input_embeddings().weight)
-    return Predictor(name, model, tokenizer, settings, has_adapter=has_adapter, max_positions=most, rows=rows)
+    return Predictor(
+        name, model, tokenizer, settings, has_adapter=has_adapter, max_positions=most, rows=rows,
+        not_used=not_used(model.generation_config),
+    )  # fmt: skip
 
 
 def input_settings(values: object, *, where: str) -> InputSettings:

@@ -16,15 +16,18 @@ from typing import Any
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
+from transformers import GenerationConfig
 
 from lora_s2s import probe
 from lora_s2s.errors import RunError, UsageError, nearest
 from lora_s2s.files import described, require_space, sha256_file, write_json, write_text
 from lora_s2s.lora.adapter import MANIFEST, WEIGHTS, LoadedAdapter, load_adapter
 from lora_s2s.models.common import begin_answers
+from lora_s2s.models.generation import IN_CONFIG, answer_ids, decoding_config, not_used, only, plain_answers
 from lora_s2s.models.loading import load_base, save_model
 from lora_s2s.models.precision import DTYPES
 from lora_s2s.models.quantized import dequantized_weight, is_quantized
+from lora_s2s.models.t5 import loading_note
 from lora_s2s.outputs import whole_folder
 from lora_s2s.tokens.tokenise import LANGUAGES, encode_source, first_ids, load_tokenizer
 
@@ -48,6 +51,11 @@ class MergeReport:
         positions: number of target positions compared.
         other: the same measures of the base that was not chosen, in float32, under its name; empty where the base was
             not quantized.
+        answers: number of answers compared: the adapter's, decoded as it was scored, and those that plain transformers
+            gives with the written folder alone.
+        answers_changed: share of those that differ.
+        not_used: settings of the base's generation config that the written folder leaves out; empty for none.
+        note: what versions of transformers compute something else; None where all agree.
     """
 
     out: str
@@ -58,6 +66,10 @@ class MergeReport:
     top1_changed: float
     positions: int
     other: dict[str, dict[str, float]] = field(default_factory=dict)
+    answers: int = 0
+    answers_changed: float = 0.0
+    not_used: str = ""
+    note: str | None = None
 
 
 def merge_adapter(
@@ -68,15 +80,20 @@ def merge_adapter(
     dtype: str | None = None,
     base_override: str | None = None,
     probe_texts: Sequence[str],
+    max_new_tokens: int = 128,
+    num_beams: int = 1,
 ) -> MergeReport:
     """Writes the merged model's folder, whole or not at all; the base stays as it is.
+
+    It decodes as the adapter does: of the base's generation settings only the ids of starts, ends and languages stay.
 
     Args:
         out: must not exist.
         onto: ``original``: the base's own weights; ``dequantized``: the values it had in training, in 4 or 8 bits.
         dtype: of the written weights; None takes what the adapter was trained in, but float32 for float16, which
             only this package's loading keeps from overflowing, and where it does not say.
-        probe_texts: rendered sources; the adapter's greedy answers to them are what both models are compared on.
+        probe_texts: rendered sources; the adapter's answers to them are what both models are compared on.
+        max_new_tokens, num_beams: how the adapter was scored, and how the written model decodes.
 
     Raises:
         UsageError: ``out`` exists, an unknown ``onto`` or ``dtype``, nothing to dequantize, or no probe texts.
@@ -91,20 +108,35 @@ def merge_adapter(
             hint = "leave --onto away"
             raise UsageError("the adapter was not trained on a quantized base: nothing to dequantize", hint=hint)
         written = dtype or _dtype_of(adapter)
-        probes = list(_probes(adapter, probe_texts))
+        tokenizer = _tokenizer(adapter)
+        begin_answers(adapter.model, **first_ids(tokenizer))
+        base_model, unused = adapter.base.model, not_used(adapter.base.model.generation_config)
+        generation = decoding_config(
+            base_model, tokenizer, max_new_tokens=max_new_tokens, num_beams=num_beams, positions=_max_positions(adapter)
+        )
+        probes = list(_probes(adapter, tokenizer, generation, probe_texts))
         rest = [base for base in ONTO if quantized and base != onto]
         other = {base: _measured(_on_whole_base(adapter, base).model, probes) for base in rest}
         folded, tokenizer_from = folded_state(adapter, onto), _own_tokenizer(adapter)
         require_space(staged.parent, sum(weight.numel() for weight in folded.values()) * DTYPES[written].itemsize)
-        save_model(folded, adapter.base, staged, dtype=DTYPES[written], tokenizer_from=tokenizer_from)
+        save_model(
+            folded, adapter.base, staged, dtype=DTYPES[written], tokenizer_from=tokenizer_from, generation=generation,
+            not_in_config=IN_CONFIG,
+        )  # fmt: skip
         probe.remember(staged)
-        del folded
+        note = loading_note(base_model.config)
+        del folded, base_model
         del adapter  # two whole models need not fit
         measures = _measured(load_base(str(staged), dtype=written, device=device).model, probes)
-        report = MergeReport(str(out), onto, written, **measures, positions=_positions(probes), other=other)
+        report = MergeReport(
+            str(out), onto, written, **measures, positions=_positions(probes), other=other, answers=len(probe_texts),
+            answers_changed=_answers_changed(staged, probes), not_used=unused, note=note,
+        )  # fmt: skip
         _check_report(report, exact=written == "float32" and (onto == "dequantized" or not quantized))
         check = {key: value for key, value in asdict(report).items() if key != "out"}
-        write_json(staged / MANIFEST, {**made_from, "check": check, "files": described(staged.iterdir())})
+        decoding = {"max_new_tokens": max_new_tokens, "num_beams": num_beams}
+        contents = {**made_from, "decoding": decoding, "check": check, "files": described(staged.iterdir())}
+        write_json(staged / MANIFEST, contents)
         write_text(staged / "README.md", _readme(report))
     return report
 
@@ -158,31 +190,47 @@ def _check_arguments(onto: str, dtype: str | None, probe_texts: Sequence[str]) -
 
 @dataclass(frozen=True)
 class _Probe:
-    """A batch of sources, the adapter's greedy answers as decoder inputs, and its logits at their real positions."""
+    """A batch of sources, the adapter's answers as decoder inputs and as ids, its logits at their real positions."""
 
     inputs: dict[str, Tensor]
+    answers: list[list[int]]
     inputs_BT: Tensor
     real_BT: Tensor
     logits_NV: Tensor
 
 
-def _probes(adapter: LoadedAdapter, texts: Sequence[str]) -> Iterator[_Probe]:
+def _tokenizer(adapter: LoadedAdapter) -> Any:
     said = adapter.manifest.get("input", {})
     languages = {key: said[key] for key in LANGUAGES if isinstance(said.get(key), str)}
     own = _own_tokenizer(adapter)
     place = (adapter.base.name, adapter.base.revision) if own is None else (str(own), None)
-    tokenizer: Any = load_tokenizer(*place, **languages)
-    begin_answers(adapter.model, **first_ids(tokenizer))
+    return load_tokenizer(*place, **languages)
+
+
+def _probes(
+    adapter: LoadedAdapter, tokenizer: Any, generation: GenerationConfig, texts: Sequence[str]
+) -> Iterator[_Probe]:
     answer: Any = adapter.model.generate
-    longest = min(_LONGEST_ANSWER, (_max_positions(adapter) or _MOST_SOURCE_TOKENS) - 1)
-    with torch.inference_mode():
+    longest = min(_LONGEST_ANSWER, generation.max_new_tokens)
+    with torch.inference_mode(), only(adapter.model, generation):
         for inputs in _batches(adapter, tokenizer, texts):
             # The start id comes first.
-            inputs_BT = answer(**inputs, max_new_tokens=longest, num_beams=1, do_sample=False)
+            inputs_BT = answer(**inputs, max_new_tokens=longest)
             real_BT = (inputs_BT != tokenizer.pad_token_id) & (inputs_BT != tokenizer.eos_token_id)
             real_BT[:, 0] = True  # the start id, which may be the padding id
             logits_BTV = adapter.model(**inputs, decoder_input_ids=inputs_BT).logits
-            yield _Probe(inputs, inputs_BT, real_BT, logits_BTV[real_BT].float())
+            answers = answer_ids(inputs_BT, tokenizer.eos_token_id)
+            yield _Probe(inputs, answers, inputs_BT, real_BT, logits_BTV[real_BT].float())
+
+
+def _answers_changed(folder: Path, probes: Sequence[_Probe]) -> float:
+    theirs = plain_answers(folder, [probe.inputs for probe in probes], most=_LONGEST_ANSWER)
+    pairs = [
+        (own, other)
+        for probe, rows in zip(probes, theirs, strict=True)
+        for own, other in zip(probe.answers, rows, strict=True)
+    ]
+    return sum(own != other for own, other in pairs) / len(pairs)
 
 
 def _own_tokenizer(adapter: LoadedAdapter) -> Path | None:
@@ -255,5 +303,9 @@ def _readme(report: MergeReport) -> str:
         "    AutoModelForSeq2SeqLM.from_pretrained(FOLDER); AutoTokenizer.from_pretrained(FOLDER)\n\n"
         f"Weights: {report.dtype}, onto the {report.onto} base. Against the adapter on its base as it was in\n"
         f"training, over {report.positions} positions: largest logit difference {report.max_logit_difference:.3g},\n"
-        f"mean {report.mean_logit_difference:.3g}, most likely token changed at {report.top1_changed:.2%}.\n"
+        f"mean {report.mean_logit_difference:.3g}, most likely token changed at {report.top1_changed:.2%}.\n\n"
+        "`generate` decodes as the adapter was scored, by the settings in `generation_config.json`: "
+        f"{report.answers_changed:.0%} of\n{report.answers} answers by plain transformers are other than the adapter's."
+        + (f" {report.note[:1].upper()}{report.note[1:]}." if report.note else "")
+        + "\n"
     )

@@ -301,7 +301,14 @@ def _check_ids(model: Any, folder: Path) -> None:
 
 
 def save_model(
-    state: Mapping[str, Tensor], base: LoadedBase, out: Path, *, dtype: torch.dtype, tokenizer_from: Path | None = None
+    state: Mapping[str, Tensor],
+    base: LoadedBase,
+    out: Path,
+    *,
+    dtype: torch.dtype,
+    tokenizer_from: Path | None = None,
+    generation: GenerationConfig | None = None,
+    not_in_config: Collection[str] = (),
 ) -> None:
     """Writes what ``AutoModelForSeq2SeqLM.from_pretrained`` loads alike in transformers 4 and 5, with the tokenizer.
 
@@ -310,15 +317,18 @@ def save_model(
         base: whose family, config, generation config and tokenizer files go along.
         out: an existing, empty folder (see :func:`lora_s2s.outputs.whole_folder`).
         tokenizer_from: a folder with tokenizer files; the base's own when None.
+        generation: how the model decodes; as the base does when None.
+        not_in_config: keys of the base's config that are left out.
     """
     weights, settings = base.family.contents_to_write(state, base.model.config)
     write_weights(out / WEIGHTS, _apart(weights, dtype))
     # The machine's folder is nobody's business; the version is that of whoever loads it.
-    written = {key: value for key, value in settings.items() if key not in ("_name_or_path", "transformers_version")}
+    omitted = {"_name_or_path", "transformers_version", *not_in_config}
+    written = {key: value for key, value in settings.items() if key not in omitted}
     kind = base.family.model_class.__name__
     write_json(out / _CONFIG, {**written, "architectures": [kind], "dtype": dtype_name(dtype)})
     with quiet():
-        base.model.generation_config.save_pretrained(out)
+        (generation or base.model.generation_config).save_pretrained(out)
     for path in sorted((tokenizer_from or base.path).iterdir()):
         if path.is_file() and _TOKENIZER.fullmatch(path.name):
             shutil.copyfile(path, out / path.name)

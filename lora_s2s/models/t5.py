@@ -93,6 +93,16 @@ def finish_loading(model: Any, settings: Mapping[str, Any], names: Collection[st
     common.set_start(model, config.pad_token_id)
 
 
+def loading_note(config: Any) -> str | None:
+    """Returns which versions of transformers compute something else than this package; None where all agree."""
+    if config.model_type == "umt5" and config.tie_word_embeddings is False:
+        return (
+            "transformers from 5.0 up to 5.23 scales the logits of this untied UMT5 wrongly; "
+            "load it with 5.24 or newer, or with 4"
+        )
+    return None
+
+
 def contents_to_write(state: Mapping[str, Tensor], config: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Returns the weights and settings that make transformers 4 and 5 compute the same.
 

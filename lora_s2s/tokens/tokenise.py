@@ -217,13 +217,15 @@ class FastEncoder:
         at_spaces = any(step.get("split") for step in splits.get("pretokenizers", [splits]))
         self._by_word = made["model"]["type"] == "Unigram" and at_spaces
         self._words: dict[str, list[int]] = {}
+        # Tokens that are looked for in a text, and beside which its spaces count.
+        self._whole = [token["content"] for token in made["added_tokens"] if not token["special"]]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _fast_encoder, (self._pipeline.to_str(), self._spelled)
 
     def __call__(self, texts: Sequence[str], _side: str = "text", /) -> list[list[int]]:
         """Returns each text's ids; both sides are read alike."""
-        split = [_words_of(text) if self._by_word else None for text in texts]
+        split = [self._words_of(text) for text in texts]
         found = [None if words is None else [*map(self._words.get, words)] for words in split]
         new = [place for place, pieces in enumerate(found) if pieces and None in pieces]
         self._learn({word for place in new for word in split[place] or ()})
@@ -231,6 +233,14 @@ class FastEncoder:
             found[place] = [*map(self._words.get, split[place] or ())]
         whole = iter(self._encode([text for text, words in zip(texts, split, strict=True) if words is None]))
         return [next(whole) if pieces is None else [*chain.from_iterable(pieces)] for pieces in found]  # type: ignore[arg-type]
+
+    def _words_of(self, text: str) -> list[str] | None:
+        """Returns the words of a text that is read word by word; None where something joins what is beside a space."""
+        # Printable: no other space than the plain one, nothing that is invisible.
+        words = text.split(" ") if self._by_word and text.isprintable() else [""]
+        if not all(words) or (not text.isascii() and any(category(word[0])[0] == "M" for word in words)):
+            return None
+        return None if any(token in text for token in self._whole) else words
 
     def _learn(self, words: Set[str]) -> None:
         if len(self._words) > _MOST_WORDS:
@@ -247,15 +257,6 @@ class FastEncoder:
         with panics_told():
             encoded = [text.ids for text in pipeline.encode_batch_fast(texts, add_special_tokens=False)]
         return [_spelled_out(ids, self._spelled) for ids in encoded]
-
-
-def _words_of(text: str) -> list[str] | None:
-    """Returns the words of a text that is read word by word; None where something joins what stands beside a space."""
-    # Printable: no other space than the plain one, nothing that is invisible.
-    words = text.split(" ") if text.isprintable() else [""]
-    if not all(words) or (not text.isascii() and any(category(word[0])[0] == "M" for word in words)):
-        return None
-    return words
 
 
 def _fast_encoder(text: str, spelled: Mapping[int, tuple[int, ...]]) -> FastEncoder:

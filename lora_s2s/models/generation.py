@@ -1,0 +1,109 @@
+"""How answers are decoded: what is taken from a checkpoint's generation settings, and what is not.
+
+Kept are the ids that answers begin with, end with and must not hold. Everything else (beams, lengths, penalties) was
+chosen for the checkpoint's own task: a summariser's minimum length would pad out every yes and no.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForSeq2SeqLM, GenerationConfig
+
+from lora_s2s.models.loading import quiet
+
+# What no answer depends on; the ids below are used.
+_NO_MATTER = frozenset(
+    {"transformers_version", "use_cache", "return_dict_in_generate", "output_attentions", "output_hidden_states",
+     "output_scores", "output_logits", "cache_implementation", "cache_config", "return_legacy_cache",
+     "prefill_chunk_size", "compile_config", "disable_compile", "max_time", "num_return_sequences",
+     "remove_invalid_values",
+     "renormalize_logits", "token_healing", "is_assistant", "decoder_start_token_id", "bos_token_id", "eos_token_id",
+     "pad_token_id", "forced_bos_token_id", "bad_words_ids"}
+)  # fmt: skip
+_OF_SAMPLING = frozenset(
+    {"temperature", "top_k", "top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"}
+)
+_WITHOUT_EFFECT = {
+    "num_beams": 1, "min_length": 0, "max_length": 20, "length_penalty": 1.0, "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0, "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0,
+    "num_beam_groups": 1, "diversity_penalty": 0.0,
+}  # fmt: skip
+# In the config of an older checkpoint; the last is for pipelines of transformers 4.
+_OTHERS_IN_CONFIG = ("do_sample", "early_stopping", "forced_eos_token_id", "task_specific_params")
+IN_CONFIG = (*_WITHOUT_EFFECT, *_OF_SAMPLING, *_OTHERS_IN_CONFIG)
+
+
+def decoding_config(
+    model: Any, tokenizer: Any, *, max_new_tokens: int, num_beams: int, positions: int | None
+) -> GenerationConfig:
+    """Returns the settings that answers are decoded with, all of them.
+
+    Args:
+        model: whose language and start ids are set; see :func:`lora_s2s.models.common.begin_answers`.
+        positions: how many tokens an answer may have; None where the model sets no limit.
+    """
+    start, own = model.config.decoder_start_token_id, model.generation_config
+    return GenerationConfig(
+        max_new_tokens=min(max_new_tokens, positions - 1) if positions else max_new_tokens,
+        num_beams=num_beams,
+        do_sample=False,
+        use_cache=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id if start is None else start,
+        forced_bos_token_id=own.forced_bos_token_id,
+        # Marian's embedding of the padding is zero, so its logit would often be the largest.
+        bad_words_ids=own.bad_words_ids,
+    )
+
+
+@contextmanager
+def only(model: Any, asked: GenerationConfig) -> Iterator[GenerationConfig]:
+    """While entered, a checkpoint's own settings (minimum length, forced end, penalties) fill in nothing."""
+    owner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    own = owner.generation_config
+    owner.generation_config = asked
+    try:
+        yield asked
+    finally:
+        owner.generation_config = own
+
+
+def not_used(own: GenerationConfig) -> str:
+    """Returns those of a checkpoint's settings that would change answers and are not used; empty for none."""
+    usual, said = GenerationConfig().to_dict(), own.to_dict()
+    skipped = _NO_MATTER if said.get("do_sample") is True else _NO_MATTER | _OF_SAMPLING
+    changed = {
+        key: value
+        for key, value in said.items()
+        if value not in (None, False, usual.get(key), _WITHOUT_EFFECT.get(key)) and key not in skipped and key[0] != "_"
+    }
+    return ", ".join(f"{key} {reprlib.repr(value)}" for key, value in changed.items())
+
+
+@torch.inference_mode()
+def plain_answers(folder: Path, batches: Sequence[Mapping[str, Tensor]], *, most: int) -> list[list[list[int]]]:
+    """Returns what plain transformers answers to batches of inputs, as anybody loads and runs the folder.
+
+    Args:
+        most: the longest answer, should the folder's own settings allow longer ones.
+    """
+    with quiet():
+        model: Any = AutoModelForSeq2SeqLM.from_pretrained(folder, local_files_only=True).eval()
+        longest = min(model.generation_config.max_new_tokens or most, most)
+        model.to(batches[0]["input_ids"].device)
+        end = model.generation_config.eos_token_id
+        return [answer_ids(model.generate(**inputs, max_new_tokens=longest), end) for inputs in batches]
+
+
+def answer_ids(output_BT: Tensor, end: int) -> list[list[int]]:
+    """Returns each answer's ids, without the start and what follows the end."""
+    rows = output_BT[:, 1:].tolist()
+    return [row[: row.index(end) + 1] if end in row else row for row in rows]

@@ -1,0 +1,126 @@
+"""Tokens that a base's owner added, such as ``<sep>``: used as one id each where the data has them, and kept in answers.
+
+Padding, end, unknown, mask and language marks are always text where they stand in a text: they would steer the model.
+Sentinels (``<extra_id_0>``) are text unless the recipe asks for them. What is used is an ordinary token of the
+tokenizer that is saved with the adapter, so plain transformers reads and shows it too.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from lora_s2s.errors import UsageError
+from lora_s2s.tokens.lossless import PreTrainedTokenizerFast
+from lora_s2s.tokens.tokenise import language_codes
+
+MODES = ("auto", "use", "text")
+_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_SENTINEL = re.compile(r"▁?<(extra_id|mask|unk)_\d+>")
+_BAR = "▁"
+_MOST_USED, _LONGEST_PATTERN = 1000, 400
+
+
+def is_sentinel(token: str) -> bool:
+    """Whether a token stands for a gap in a text, as in the training of T5, CodeT5 or Pegasus."""
+    return _SENTINEL.fullmatch(token) is not None
+
+
+def added_tokens(tokenizer: Any) -> list[str]:
+    """Returns the added tokens that a text may hold on purpose: sentinels, and what the base's owner added."""
+    shut = {*_named(tokenizer).values(), *language_codes(tokenizer)}
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return sorted(token for token in added - shut if token.strip())
+
+
+def tokens_to_use(mode: str, counts: Mapping[str, int]) -> list[str]:
+    """Returns which added tokens of the data are used.
+
+    Args:
+        mode: ``auto``: all but sentinels; ``use``: all; ``text``: none.
+        counts: token → occurrences in the data.
+    """
+    found = sorted(token for token, count in counts.items() if count)
+    return [] if mode == "text" else [token for token in found if mode == "use" or not is_sentinel(token)]
+
+
+def can_use(tokenizer: Any) -> bool:
+    """Whether added tokens can be made ordinary ones: of a tokenizer in one file, that marks no languages."""
+    return getattr(tokenizer, "backend_tokenizer", None) is not None and not language_codes(tokenizer)
+
+
+def with_tokens(tokenizer: PreTrainedTokenizerBase, used: Sequence[str]) -> PreTrainedTokenizerBase:
+    """Returns a tokenizer that reads added tokens in a text as one id each, and shows them in answers.
+
+    Text without them has the ids it had; the spaces beside them come back.
+
+    Raises:
+        UsageError: a token that is none of :func:`added_tokens`, or a tokenizer that cannot be changed so.
+    """
+    if not used:
+        return tokenizer
+    known = {*added_tokens(tokenizer)}
+    if not can_use(tokenizer) or not known.issuperset(used) or len(used) > _MOST_USED:
+        odd = next((token for token in used if token not in known), used[0])
+        raise UsageError(f"the tokenizer cannot use {odd!r:.100} as a token", hint="--set data.special_tokens=text")
+    backend: Any = tokenizer.backend_tokenizer
+    made = json.loads(backend.to_str())
+    keeps_spaces = _keep_spaces(made, used)
+    for token in made["added_tokens"]:
+        if token["content"] in used:
+            # Normalised: looked for after the whole text was normalised, so that spaces beside it are still there.
+            token.update(special=False, normalized=keeps_spaces, lstrip=False, rstrip=False)
+    named = _named(tokenizer)
+    others = [token for token in tokenizer.all_special_tokens if token not in {*named.values(), *used}]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(made)),
+        **named,
+        extra_special_tokens=others,
+        model_max_length=tokenizer.model_max_length,
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def counter_of(tokens: Collection[str]) -> re.Pattern[str] | None:
+    """Returns a pattern that finds these tokens in a text, the longest first; None for none."""
+    longest_first = sorted(tokens, key=lambda token: (-len(token), token))
+    return re.compile("|".join(map(re.escape, longest_first))) if tokens else None
+
+
+def _named(tokenizer: Any) -> dict[str, str]:
+    named = {name: getattr(tokenizer, name, None) for name in _NAMED}
+    return {name: str(token) for name, token in named.items() if token is not None}
+
+
+def _keep_spaces(made: dict[str, Any], used: Sequence[str]) -> bool:
+    """Makes T5's pipeline tell ``a<sep> b`` from ``a<sep>b``; returns whether it is one that joins words by bars.
+
+    T5 begins each word with a bar. Cut at the spaces, the words beside a token look the same with a space and without;
+    so spaces become bars themselves, after runs of them were made one, and a text that begins with a word gets one.
+    """
+    model, steps = made["model"], made["pre_tokenizer"] or {}
+    kinds = [step["type"] for step in steps.get("pretokenizers", [steps] if steps else [])]
+    if model["type"] != "Unigram" or kinds not in (["Metaspace"], ["WhitespaceSplit", "Metaspace"]):
+        return False
+    own = made["normalizer"]
+    normalizers = [] if own is None else own["normalizers"] if own["type"] == "Sequence" else [own]
+    if kinds[0] == "WhitespaceSplit":
+        strip = {"type": "Strip", "strip_left": True, "strip_right": True}
+        normalizers = [*normalizers, _replaced(r"\s+"), strip]
+    firsts = sorted({r"<extra_id_\d+>" if token.startswith("<extra_id_") else re.escape(token) for token in used})
+    not_before = "|".join([" ", r"\z", *firsts])
+    # So many tokens that the pattern would be long: a bar in front of them as well.
+    begins = _replaced(rf"\A(?!{not_before})" if len(not_before) < _LONGEST_PATTERN else r"\A(?! |\z)")
+    made["normalizer"] = {"type": "Sequence", "normalizers": [*normalizers, begins]}
+    made["pre_tokenizer"] = {"type": "Metaspace", "replacement": _BAR, "prepend_scheme": "never", "split": True}
+    return True
+
+
+def _replaced(pattern: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": {"Regex": pattern}, "content": " "}
