@@ -1,4 +1,4 @@
-"""Tokens that a base's owner added, such as ``<sep>``: used as one id each where the data has them, and kept in answers.
+"""Tokens that a base's owner added, such as ``<sep>``: one id each where the data has them, and kept in answers.
 
 Padding, end, unknown, mask and language marks are always text where they stand in a text: they would steer the model.
 Sentinels (``<extra_id_0>``) are text unless the recipe asks for them. What is used is an ordinary token of the
