@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from torch import nn
 from train_and_score import FILES, RESULTS, device
 
-from lora_s2s.commands._pipeline import prepare_data
+from lora_s2s.commands._prepared import prepare_data
 from lora_s2s.data.collate import collate
 from lora_s2s.evaluation.evaluate import evaluate, group_references
 from lora_s2s.forward.choose import fast_forward

@@ -21,10 +21,11 @@ from torch import nn
 from lora_s2s import __version__, probe
 from lora_s2s.commands._defaults import advice_on, gather_facts, resolved_recipe
 from lora_s2s.commands._followed import recorded_sources
+from lora_s2s.commands._lengths import warn_of_short_answers, with_lengths
 from lora_s2s.commands._options import check_writable
-from lora_s2s.commands._show import show_preview
-from lora_s2s.console import counted, say, table, warn
-from lora_s2s.data.prepare import prepare
+from lora_s2s.commands._prepared import data_line, prepare_data, sizes
+from lora_s2s.commands._show import limits_line, show_preview
+from lora_s2s.console import say, table, warn
 from lora_s2s.data.prepared import PreparedDataset, SplitTable
 from lora_s2s.errors import DataError, UsageError, nearest
 from lora_s2s.evaluation.report import write_report
@@ -65,41 +66,6 @@ _RECIPE_HEAD = "# Every key as this run used it. Run it again: lora-s2s train TH
 _CODE = ("training", "forward", "lora", "models", "tokens", "data")
 _COUNTS = ("trainable_parameters", "total_parameters")
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers")
-
-
-def prepare_data(
-    recipe: Recipe, out: Path | None = None, *, previews: int = 3, strict: bool = False
-) -> PreparedDataset:
-    """Prepares a recipe's data, or opens what an earlier run prepared from the same data and settings.
-
-    Args:
-        out: the folder; ``prepared/NAME`` beside the folder of adapters by default.
-        previews, strict: see :func:`lora_s2s.data.prepare.prepare`.
-    """
-    data = recipe.data
-    return prepare(
-        train=data.train, validation=data.validation, test=data.test, format=data.format,
-        source_column=data.source_column, target_column=data.target_column, template=data.template,
-        max_source_tokens=data.max_source_tokens, max_target_tokens=data.max_target_tokens,
-        truncate_source=data.truncate_source, long_targets=data.long_targets,
-        validation_fraction=data.validation_fraction, lossless_text=data.lossless_text,
-        max_rejected=data.max_rejected, source_language=data.source_language, target_language=data.target_language,
-        previews=previews, strict=strict,
-        model_name=recipe.model.name, revision=recipe.model.revision, seed=recipe.training.seed,
-        out=out or Path(recipe.output.dir).parent / "prepared" / str(recipe.output.name),
-    )  # fmt: skip
-
-
-def data_line(prepared: PreparedDataset) -> str:
-    """Returns one line on what is in a prepared folder."""
-    report = prepared.report
-    count = report["rows"]["rejected"]
-    left_out = f"; {counted(count, 'row')} left out, see rejected.jsonl" if count else ""
-    return f"data: {_sizes(report)} ({prepared.path}{', as before' if prepared.reused else ''}){left_out}"
-
-
-def _sizes(report: dict[str, Any]) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in report["splits"].items())
 
 
 def check_run_folder(recipe: Recipe, *, resume: bool, overwrite: bool) -> tuple[Path, Path]:
@@ -145,6 +111,9 @@ def train_adapter(
         prepared = prepare_data(recipe)
     sources = recorded_sources(recipe)  # as they were read
     say(data_line(prepared))
+    say(limits_line(prepared.report))
+    warn_of_short_answers(recipe, prepared)
+    recipe = with_lengths(recipe, prepared)
     tokenizer, train_tokens = _tokenizer(recipe, prepared)
     base, model = _adapted_base(recipe, train_tokens)
     begin_answers(model, **first_ids(tokenizer))
@@ -202,6 +171,8 @@ def dry_run(recipe: Recipe) -> tuple[Recipe, dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="lora-s2s-") as folder:
         prepared = prepare_data(recipe, Path(folder) / "prepared")
         show_preview(prepared.preview)
+        warn_of_short_answers(recipe, prepared)
+        recipe = with_lengths(recipe, prepared)
         base, model = _adapted_base(recipe, _tokenizer(recipe, prepared)[1])
         counts = _parameter_counts(model)
         recipe = resolved_recipe(recipe, _facts(prepared, base, counts))
@@ -209,7 +180,7 @@ def dry_run(recipe: Recipe) -> tuple[Recipe, dict[str, Any]]:
         counted = {**_steps(prepared.train, training), **counts}
         report = {key: value for key, value in prepared.report.items() if key != "out"}
     shown = {
-        "examples": _sizes(report),
+        "examples": sizes(report),
         "left out": f"{report['rows']['rejected']:,} of {report['rows']['read']:,} rows",
         "source tokens": "  ".join(f"{key} {value:,}" for key, value in report["source_tokens"].items()),
         "target tokens": "  ".join(f"{key} {value:,}" for key, value in report["target_tokens"].items()),

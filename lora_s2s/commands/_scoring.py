@@ -12,7 +12,7 @@ from typing import Any
 from lora_s2s.commands._adapters import NO_DATA, names_code, recipe_of
 from lora_s2s.commands._followed import followed
 from lora_s2s.commands._options import check_writable
-from lora_s2s.commands._pipeline import prepare_data
+from lora_s2s.commands._prepared import prepare_data
 from lora_s2s.commands._texts import decoding_settings
 from lora_s2s.console import ProgressLine, say, warn
 from lora_s2s.demo.task import examples
@@ -90,7 +90,7 @@ def score_model(
             scored.sources,
             scored.references,
             metrics=metrics,
-            settings=decoding_settings(recipe.evaluation),
+            settings=decoding_settings(recipe.evaluation, predictor.settings),
             baseline=predictor.baseline() if baseline else None,
             limit=count,
             progress=lambda what, done, total: line.update({"": what}, done=done, total=total),

@@ -55,6 +55,19 @@ def _with_interval(score: Mapping[str, Any], sign: str = "") -> str:
     return f"{score['value']:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
 
 
+_LIMIT_BY = {
+    "recipe": "set", "data": "auto", "cap": "auto, its most", "positions": "auto, all that the base has",
+    "memory": "auto, all that this machine's memory allows",
+}  # fmt: skip
+
+
+def limits_line(report: Mapping[str, Any]) -> str:
+    """Returns one line on the length limits and what set them."""
+    limits = {side: report["limits"][f"max_{side}_tokens"] for side in ("source", "target")}
+    words = [f"{side}s {limit['tokens']:,} tokens ({_LIMIT_BY[limit['by']]})" for side, limit in limits.items()]
+    return f"limits: {', '.join(words)}"
+
+
 def show_prepared(report: Mapping[str, Any], preview: Sequence[Mapping[str, Any]]) -> None:
     """Shows the report of ``prepare`` and some pairs."""
     points = ("p50", "p90", "p99", "max")
@@ -63,6 +76,7 @@ def show_prepared(report: Mapping[str, Any], preview: Sequence[Mapping[str, Any]
          f"{report['unknown_tokens'][side]:.2%}", f"{report['lost_characters'][side]['count']:,}"]
         for side in ("source", "target")
     ]  # fmt: skip
+    say(limits_line(report))
     table("Tokens", ["side", "median", "90 %", "99 %", "longest", "cut", "unknown", "lost characters"], rows)
     for reason, count in report["rows"]["by_reason"].items():
         say(f"left out: {count:,} × {reason}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lora_s2s.commands._lengths import new_tokens
 from lora_s2s.console import ProgressLine, warn
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import jsonl_line, naming
@@ -18,7 +19,7 @@ from lora_s2s.formats.origins import find_origins, reading
 from lora_s2s.formats.rows import Row
 from lora_s2s.formats.streams import BadLine, text_lines
 from lora_s2s.inference import decode as decoding
-from lora_s2s.inference.loading import Predictor
+from lora_s2s.inference.loading import InputSettings, Predictor
 from lora_s2s.recipe.schema import EvaluationSection
 
 STDIN = "-"
@@ -162,9 +163,10 @@ def rendered(predictor: Predictor, inputs: Inputs) -> list[str]:
     return sources
 
 
-def decoding_settings(section: EvaluationSection) -> decoding.DecodingSettings:
-    """Returns the decoding part of a recipe's evaluation section."""
-    return decoding.DecodingSettings(**section.model_dump(include={"max_new_tokens", "num_beams", "batch_tokens"}))
+def decoding_settings(section: EvaluationSection, trained_on: InputSettings) -> decoding.DecodingSettings:
+    """Returns the decoding part of a recipe's evaluation section, its limit that of the targets where it is auto."""
+    limit = new_tokens(section, trained_on.max_target_tokens)
+    return decoding.DecodingSettings(limit, num_beams=section.num_beams, batch_tokens=section.batch_tokens)
 
 
 def answer(predictor: Predictor, sources: Sequence[str], section: EvaluationSection, *, label: str) -> list[str]:
@@ -173,7 +175,7 @@ def answer(predictor: Predictor, sources: Sequence[str], section: EvaluationSect
         answers = decoding.decode(
             predictor,
             sources,
-            decoding_settings(section),
+            decoding_settings(section, predictor.settings),
             (lambda done, total: line.update({}, done=done, total=total)) if len(sources) > 1 else None,
         )
     return [answer.text for answer in answers]

@@ -30,7 +30,8 @@ def prepare(
 
     Rows that cannot be used go to rejected.jsonl there, with file, line and reason.
     """
-    from lora_s2s.commands._pipeline import data_line, prepare_data
+    from lora_s2s.commands._lengths import warn_of_short_answers
+    from lora_s2s.commands._prepared import data_line, prepare_data
     from lora_s2s.commands._show import show_prepared
     from lora_s2s.console import say, write_json
     from lora_s2s.errors import UsageError
@@ -43,6 +44,7 @@ def prepare(
     prepared = prepare_data(loaded, Path(out) if out else None, previews=previews, strict=strict)
     say(data_line(prepared))
     show_prepared(prepared.report, prepared.preview)
+    warn_of_short_answers(loaded, prepared)
     say(f"report: {prepared.path / 'report.html'}")
     if json:
         write_json(prepared.report)

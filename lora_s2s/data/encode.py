@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import pairwise
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,6 +21,7 @@ import pyarrow as pa
 
 from lora_s2s.data.prepared import KeptRow, record_batch
 from lora_s2s.data.split import REASONS, SPLITS, Decisions
+from lora_s2s.data.spool import places
 from lora_s2s.data.survey import SIDES, Tally
 from lora_s2s.errors import ResourceError
 from lora_s2s.formats.rows import Rejected, reject
@@ -99,10 +99,10 @@ def encode_spool(
         ResourceError: one of them was ended from outside.
     """
     reader = pa.ipc.open_file(pa.memory_map(str(path)))
-    places = _places(reader)
+    slices = places(reader)
     fast = isinstance(encoding.encoder, FastEncoder)
     count = (processes or _processes(len(decisions.code))) if fast else 1
-    jobs = [(index, decisions.code[rows], decisions.copies[rows]) for index, rows in enumerate(places)]
+    jobs = [(index, decisions.code[rows], decisions.copies[rows]) for index, rows in enumerate(slices)]
     if count == 1:
         yield from (encode_batch(reader.get_batch(index), codes, copies, encoding) for index, codes, copies in jobs)
         return
@@ -140,13 +140,6 @@ def _encode(sender: Connection, path: str, encoding: Encoding, jobs: Sequence[Jo
     reader = pa.ipc.open_file(pa.memory_map(path))
     for index, codes, copies in jobs:
         sender.send(encode_batch(reader.get_batch(index), codes, copies, encoding))
-
-
-def _places(reader: Any) -> list[slice]:
-    """Returns where each record batch lies among all rows."""
-    counts = (reader.get_batch(index).num_rows for index in range(reader.num_record_batches))
-    ends = np.cumsum([0, *counts]).tolist()
-    return [slice(start, end) for start, end in pairwise(ends)]
 
 
 def _processes(rows: int) -> int:

@@ -15,7 +15,9 @@ from lora_s2s.console import ProgressLine, counted, say, warn
 from lora_s2s.data import prepared
 from lora_s2s.data.characters import characters_report, tokenizer_for
 from lora_s2s.data.encode import Encoding, encode_spool, rarely_collected
+from lora_s2s.data.limits import AUTO, KEYS, UNBOUNDED, Bounds, Chosen, Limit, choose_limits, sampled_lengths
 from lora_s2s.data.prepared import PreparedDataset, SplitTable, SplitWriter, open_prepared
+from lora_s2s.data.rejections import Rejections
 from lora_s2s.data.report import advice, pairs_shown, write_page
 from lora_s2s.data.split import DUPLICATE, REASONS, SPLITS, TRAIN, Decisions, decide
 from lora_s2s.data.spool import Spool
@@ -24,7 +26,6 @@ from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import (
     code_hash,
     described,
-    jsonl_line,
     read_json,
     require_space,
     sha256_file,
@@ -32,7 +33,7 @@ from lora_s2s.files import (
     write_json,
 )
 from lora_s2s.formats.origins import find_origins, named_splits
-from lora_s2s.formats.rows import Rejected, Skipped
+from lora_s2s.formats.rows import Skipped
 from lora_s2s.hub import locate_model
 from lora_s2s.outputs import whole_folder
 from lora_s2s.reading.example import Example
@@ -40,9 +41,8 @@ from lora_s2s.reading.readers import how_read, read_examples, user_function
 from lora_s2s.reading.shapes import DIALOGUES
 from lora_s2s.reading.template import Template
 from lora_s2s.tokens.lossless import ALWAYS, spare_rows
-from lora_s2s.tokens.tokenise import encoder_of, frames_of, load_tokenizer, tokenizer_hash
+from lora_s2s.tokens.tokenise import LANGUAGES, encoder_of, frames_of, load_tokenizer, tokenizer_hash
 
-_REJECTIONS_TOLD = 3
 _SPOOL = "spool.arrow"
 _ROOMS = ("formats", "reading", "tokens", "data")
 
@@ -56,8 +56,8 @@ def prepare(
     source_column: str | None = None,
     target_column: str | None = None,
     template: Template = None,
-    max_source_tokens: int = 512,
-    max_target_tokens: int = 128,
+    max_source_tokens: Limit = AUTO,
+    max_target_tokens: Limit = AUTO,
     truncate_source: str = "right",
     long_targets: str = "drop",
     validation_fraction: float = 0.05,
@@ -72,23 +72,24 @@ def prepare(
     previews: int = 3,
     strict: bool = False,
     processes: int | None = None,
+    bounds: Bounds = UNBOUNDED,
 ) -> PreparedDataset:
     """Writes a prepared folder, or opens the one that stands there when data and settings are the same.
 
-    The keywords up to ``target_language`` are the recipe's ``data`` section. Exact duplicate pairs of train are left
-    out, and train rows whose source also stands in ``validation`` or ``test`` (``leaked`` counts the held-out rows
-    concerned). Without ``validation``, ``validation_fraction`` of train's sources is split off, chosen by a hash of
-    the source and ``seed``. Test rows are never left out for their length: a score covers them all. A folder whose
-    files are called train, dev and test gives all three.
+    The keywords up to ``target_language`` are the recipe's ``data`` section. Exact duplicates in train are dropped, and
+    train rows whose source is held out too (``leaked`` counts those held out). Without ``validation``, a fraction of
+    train's sources is split off, by a hash of the source and ``seed``. Test rows are never dropped for their length.
+    A folder whose files are called train, dev and test gives all three.
 
     Args:
         previews: how many pairs the report shows.
         strict: whether the first row that cannot be used ends it all.
         processes: see :func:`lora_s2s.data.encode.encode_spool`.
+        bounds: what a limit that is ``auto`` keeps to.
 
     Raises:
-        DataError: data that is missing, unreadable, of which more than ``max_rejected`` cannot be used, or nothing is
-            left.
+        DataError: data that is missing, unreadable, of which more than ``max_rejected`` cannot be used or have targets
+            that are too long, or nothing is left.
         UsageError: an unknown format, template or language, ``lossless_text`` on for a base without spare rows, or
             ``out`` holds something else.
         SetupError: the tokenizer cannot be had.
@@ -101,7 +102,7 @@ def prepare(
         "max_source_tokens": max_source_tokens, "max_target_tokens": max_target_tokens,
         "truncate_source": truncate_source, "long_targets": long_targets,
     }  # fmt: skip
-    languages = {"source_language": source_language, "target_language": target_language}
+    languages = dict(zip(LANGUAGES, (source_language, target_language), strict=True))
     identity = {
         "format": prepared.FORMAT,
         "code": code_hash(*_ROOMS),
@@ -111,52 +112,57 @@ def prepare(
         "settings": {**reading, **limits, **languages, "lossless_text": lossless_text, "previews": previews},
         "split": [validation_fraction, max_rejected, seed, strict],
     }
-    fingerprint = sha256_json(identity)
-    standing = _standing(Path(out), fingerprint)
-    if standing is not None:
+    if (standing := _standing(Path(out), identity)) is not None:
         return standing
     tokenizer = load_tokenizer(model_name, revision, **languages)
     rows = embedding_rows(tokenizer, model_name, revision)
     with whole_folder(Path(out), replace=True) as staging, rarely_collected():
-        with _Rejections(staging / prepared.REJECTED) as rejected:
+        with Rejections(staging / prepared.REJECTED) as rejected:
             with Spool(staging / _SPOOL, seed) as spool:
                 _read(paths, reading, spool, rejected, seed=seed, strict=strict)
             rejected.check(spool.rows, max_rejected)
             decisions = _decided(spool, validation_fraction)
-            # A prepared row is its texts, as in the spool, and their ids.
-            require_space(staging.parent, int(spool.path.stat().st_size * decisions.kept))
+            _require_space(staging, spool, decisions)
             spare = spare_rows(tokenizer, rows) >= len(ALWAYS)
             tokenizer, carried = tokenizer_for(lossless_text, tokenizer, rows, spool.characters)
+            chosen = _limits(limits, spool.path, decisions, tokenizer, bounds, seed)
+            limits |= {key: limit.tokens for key, limit in chosen.items()}
             sizes, tally = _encode(staging, spool, decisions, tokenizer, limits, rejected, processes)
-        report = _report(rejected, decisions, sizes, tally) | characters_report(tokenizer, carried, spool.characters)
+            rejected.check_targets(chosen[KEYS["target"]], max_rejected, tally)
+        report = _report(rejected, decisions, sizes, tally, chosen)
+        report |= characters_report(tokenizer, carried, spool.characters)
         report["advice"] = advice(report, limits, spare=spare)
         shown = pairs_shown(SplitTable(staging / "train.arrow"), tokenizer, carried, previews)
         write_page(staging / prepared.REPORT, report, shown)
-        made_from = {"fingerprint": fingerprint, "identity": identity}
         settings = {**_input(paths["train"], reading, limits), **languages, "carried": carried}
-        write_json(staging / prepared.MANIFEST, _manifest(staging, made_from, settings, report, shown))
+        write_json(staging / prepared.MANIFEST, _manifest(staging, identity, settings, report, shown))
     return open_prepared(Path(out))
 
 
-def _report(rejected: _Rejections, decisions: Decisions, sizes: Counter[str], tally: Tally) -> dict[str, Any]:
+def _report(
+    rejected: Rejections, decisions: Decisions, sizes: Counter[str], tally: Tally, chosen: Mapping[str, Chosen]
+) -> dict[str, Any]:
     return {
         "rows": rejected.rows(tally.kept),
         "splits": {split: sizes[split] for split in SPLITS if sizes[split]},
         **tokens_report(tally),
         "duplicates": rejected.reasons[REASONS[DUPLICATE]],
         "leaked": decisions.leaked,
+        "limits": {key: asdict(limit) for key, limit in chosen.items()},
     }
 
 
 def _manifest(
-    folder: Path, made_from: dict[str, Any], settings: dict[str, Any], report: dict[str, Any], preview: list[Any]
+    folder: Path, identity: dict[str, Any], settings: dict[str, Any], report: dict[str, Any], preview: list[Any]
 ) -> dict[str, Any]:
+    made_from = _with_limits(identity, report)
     return {
         "kind": prepared.KIND,
         "format": prepared.FORMAT,
         "version": __version__,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        **made_from,
+        "fingerprint": sha256_json(made_from),
+        "identity": made_from,
         "input": settings,
         "files": described(path for path in folder.iterdir() if path.name[0] != "."),
         "report": report,
@@ -191,7 +197,16 @@ def _function_hash(format: str) -> str:
     return sha256_file(Path(code)) if code else ""
 
 
-def _standing(out: Path, fingerprint: str) -> PreparedDataset | None:
+def _with_limits(identity: dict[str, Any], report: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a folder is made from with the numbers that its report has for limits that are ``auto``."""
+    settings = dict(identity["settings"])
+    for key, limit in report["limits"].items():
+        if settings[key] == AUTO and limit["by"] != "recipe":
+            settings[key] = limit["tokens"]
+    return {**identity, "settings": settings}
+
+
+def _standing(out: Path, identity: dict[str, Any]) -> PreparedDataset | None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     if not prepared.is_prepared(out):
@@ -201,7 +216,8 @@ def _standing(out: Path, fingerprint: str) -> PreparedDataset | None:
         found = open_prepared(out, reused=True)
     except DataError:
         return None  # damaged or of another version: made again, in its place
-    return found if found.fingerprint == fingerprint else None
+    same = found.fingerprint == sha256_json(_with_limits(identity, found.report))
+    return found if same else None
 
 
 def embedding_rows(tokenizer: Sized, model_name: str, revision: str | None) -> int:
@@ -214,62 +230,8 @@ def embedding_rows(tokenizer: Sized, model_name: str, revision: str | None) -> i
     return -(-len(tokenizer) // 128) * 128
 
 
-class _Rejections:
-    """``rejected.jsonl`` while it is written, and its counts by reason."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
-        self._first: list[Rejected] = []
-        self._files, self._skipped = 0, 0
-        self.reasons = Counter[str]()
-
-    def __enter__(self) -> _Rejections:
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        self._file.close()
-
-    def add(self, item: Rejected) -> None:
-        """Writes one."""
-        self._file.write(jsonl_line(asdict(item)))
-        self.reasons[item.kind] += 1
-        if isinstance(item, Skipped):
-            self._skipped += 1
-            return
-        if not item.line:  # a whole file of a folder
-            self._files += 1
-            warn(f"{item.file} is left out: {item.reason}")
-        if len(self._first) < _REJECTIONS_TOLD:
-            self._first.append(item)
-
-    def check(self, good: int, most: float) -> None:
-        """Refuses data of which too much cannot be used.
-
-        Args:
-            good: how many examples were read; a file left out is none of the rows, and what is skipped no fault.
-            most: the largest share of rejections.
-        """
-        count = self.reasons.total() - self._files - self._skipped
-        total = count + good
-        if count / max(1, total) <= most:
-            return
-        listed = ", ".join(f"{number:,} × {reason}" for reason, number in self.reasons.most_common(4))
-        first = "; ".join(f"{item.file}:{item.line} {item.reason}" for item in self._first)
-        raise DataError(
-            f"{count:,} of {total:,} rows cannot be used, more than data.max_rejected={most:g}: {listed}",
-            hint=f"mend them, or allow more: --set data.max_rejected={-(-100 * count // total) / 100:g}",
-            where=first,
-        )
-
-    def rows(self, kept: int) -> dict[str, Any]:
-        """Returns the report's counts of rows."""
-        left_out = self.reasons.total()
-        by_reason = dict(self.reasons.most_common())
-        return {"read": kept + left_out, "kept": kept, "rejected": left_out, "by_reason": by_reason}
-
-
 def _read(
-    paths: Mapping[str, Any], reading: dict[str, Any], spool: Spool, rejected: _Rejections, *, seed: int, strict: bool
+    paths: Mapping[str, Any], reading: dict[str, Any], spool: Spool, rejected: Rejections, *, seed: int, strict: bool
 ) -> None:
     """Reads every split into the spool."""
     with ProgressLine("read") as line:
@@ -289,6 +251,21 @@ def _read(
             spool.flush()
 
 
+def _limits(
+    limits: Mapping[str, Any], spool: Path, decisions: Decisions, tokenizer: Any, bounds: Bounds, seed: int
+) -> dict[str, Chosen]:
+    """Returns the two length limits by their keys, chosen where they are ``auto``."""
+    encoder, frames = encoder_of(tokenizer), frames_of(tokenizer)
+    asked = {side: limits[key] for side, key in KEYS.items()}
+    chosen = choose_limits(asked, lambda: sampled_lengths(spool, decisions, encoder, frames, seed=seed), bounds)
+    return {KEYS[side]: limit for side, limit in chosen.items()}
+
+
+def _require_space(folder: Path, spool: Spool, decisions: Decisions) -> None:
+    # A prepared row is its texts, as in the spool, and their ids.
+    require_space(folder.parent, int(spool.path.stat().st_size * decisions.kept))
+
+
 def _decided(spool: Spool, fraction: float) -> Decisions:
     decisions = decide(spool.keys(), fraction)
     if not (decisions.code == TRAIN).any():
@@ -305,7 +282,7 @@ def _encode(
     decisions: Decisions,
     tokenizer: Any,
     limits: dict[str, Any],
-    rejected: _Rejections,
+    rejected: Rejections,
     processes: int | None,
 ) -> tuple[Counter[str], Tally]:
     """Writes the splits' files and takes the spool away; returns their rows and what was counted."""
@@ -339,5 +316,6 @@ def _input(train: Any, reading: dict[str, Any], limits: dict[str, Any]) -> dict[
         "source_column": found.source_column,
         "format": found.format,
         "max_source_tokens": limits["max_source_tokens"],
+        "max_target_tokens": limits["max_target_tokens"],
         "truncate_source": "left" if found.format in DIALOGUES else limits["truncate_source"],
     }

@@ -23,7 +23,7 @@ from lora_s2s.tokens.tokenise import Features, Ids
 
 MANIFEST, REJECTED, REPORT = "manifest.json", "rejected.jsonl", "report.html"
 KIND = "lora-s2s prepared data"
-FORMAT = 2
+FORMAT = 3
 _REQUIRED = {"fingerprint": str, "files": dict, "input": dict, "report": dict, "preview": list}
 
 _SCHEMA = pa.schema({

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from lora_s2s.data.characters import Characters
@@ -72,3 +75,10 @@ class Spool:
     def keys(self) -> Keys:
         """Returns the keys of all rows, once: nothing is held twice."""
         return joined(self._keys)
+
+
+def places(reader: Any) -> list[slice]:
+    """Returns where each record batch of a spool lies among all its rows."""
+    counts = (reader.get_batch(index).num_rows for index in range(reader.num_record_batches))
+    ends = np.cumsum([0, *counts]).tolist()
+    return [slice(start, end) for start, end in pairwise(ends)]

@@ -18,8 +18,8 @@ LIMITS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
 _MOST_CLASSES_SHOWN = 20
 _BARS = 24
 _POINTS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "max": 1.0}
-# Of the rows, how many a suggested limit leaves whole: a cut source loses a part, a cut target its end.
-_WHOLE = {"source": 0.99, "target": 0.999}
+# Of the rows, how many a suggested limit leaves whole.
+_WHOLE = 0.99
 
 _COMMON_WORDS = {
     "en": "the of and to is that for with are you this have", "de": "der die und das ist nicht ein ich mit sie auf den",
@@ -98,15 +98,15 @@ def tokens_report(tally: Tally) -> dict[str, Any]:
         "classes": dict(tally.classes.most_common(_MOST_CLASSES_SHOWN)),
         "histogram": {side: histogram(lengths[side]) for side in SIDES},
         "longer_than": {side: _longer(lengths[side]) for side in SIDES},
-        "suggested": {f"max_{side}_tokens": _suggested(lengths[side], _WHOLE[side]) for side in SIDES},
+        "suggested": {f"max_{side}_tokens": suggested_limit(tally, side) for side in SIDES},
     }
 
 
 def _quantiles(counts: Counts) -> dict[str, int]:
-    return {name: _quantile(counts, share) for name, share in _POINTS.items()}
+    return {name: quantile(counts, share) for name, share in _POINTS.items()}
 
 
-def _quantile(counts: Counts, share: float) -> int:
+def quantile(counts: Counts, share: float) -> int:
     """Returns the length that at least this share of the rows do not exceed."""
     below = np.cumsum(counts)
     # One of n rows stands at the place (n - 1) · share, rounded up.
@@ -118,7 +118,7 @@ def histogram(counts: Counts) -> list[list[int]]:
     """Returns [first length, rows] of bars of one width; the last bar holds everything from there on."""
     if not counts.any():
         return []
-    width = max(1, -(-_quantile(counts, 0.995) // _BARS))
+    width = max(1, -(-quantile(counts, 0.995) // _BARS))
     bars = np.bincount(np.minimum(np.arange(len(counts)) // width, _BARS), weights=counts)
     return [[index * width, int(count)] for index, count in enumerate(bars)]
 
@@ -128,6 +128,7 @@ def _longer(counts: Counts) -> dict[str, float]:
     return {str(limit): round(float(counts[limit + 1 :].sum() / counts.sum()), 6) for limit in shown}
 
 
-def _suggested(counts: Counts, share: float) -> int:
-    wanted = max(1, _quantile(counts, share))
+def suggested_limit(tally: Tally, side: str) -> int:
+    """Returns a limit that leaves 99 % of the rows whole: one that is usual, or their length where none is."""
+    wanted = max(1, quantile(tally.lengths[side], _WHOLE))
     return next((limit for limit in LIMITS if limit >= wanted), wanted)

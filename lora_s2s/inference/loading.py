@@ -28,6 +28,7 @@ from lora_s2s.tokens.tokenise import LANGUAGES, encode_source, first_ids, load_t
 MANIFEST = "manifest.json"
 _SIDES = ("left", "right", "drop")
 _MOST_TOKENS = 1_000_000
+_TOKENS = ("max_source_tokens", "max_target_tokens")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class InputSettings:
     source_column: str | None = None
     format: str = "auto"
     max_source_tokens: int = 512
+    max_target_tokens: int | None = None
     truncate_source: str = "right"
     source_language: str | None = None
     target_language: str | None = None
@@ -207,13 +209,14 @@ def input_settings(values: object, *, where: str) -> InputSettings:
         raise DataError("the manifest's 'input' is not an object", where=where)
     known = {key: values[key] for key in vars(default) if values.get(key) is not None}
     for key, value in known.items():
-        if key not in ("max_source_tokens", "template") and not isinstance(value, str):
+        if key not in (*_TOKENS, "template") and not isinstance(value, str):
             raise DataError(f"the manifest's input.{key} is not text", where=where)
     read = replace(default, **known)
     _check_template(read.template, where)
-    tokens = read.max_source_tokens
-    if not isinstance(tokens, int) or isinstance(tokens, bool) or not 0 < tokens <= _MOST_TOKENS:
-        raise DataError(f"the manifest's input.max_source_tokens is {tokens!r}, not a positive integer", where=where)
+    for key in _TOKENS:
+        tokens = known.get(key, 1)
+        if not isinstance(tokens, int) or isinstance(tokens, bool) or not 0 < tokens <= _MOST_TOKENS:
+            raise DataError(f"the manifest's input.{key} is {tokens!r}, not a positive integer", where=where)
     if read.truncate_source not in _SIDES:
         raise DataError(f"the manifest's input.truncate_source is '{read.truncate_source}'", where=where)
     # A dialogue's newest turns are the ones to answer.

@@ -124,8 +124,14 @@ class DataSection(Section):
         default=None,
         description="Source text with `{column}` places, or Jinja; of a list each row has one, by a hash.",
     )
-    max_source_tokens: int = Field(default=512, ge=4, le=65_536, description="Longest source, `</s>` included.")
-    max_target_tokens: int = Field(default=128, ge=2, le=65_536, description="Longest target, `</s>` included.")
+    max_source_tokens: SourceTokens = Field(
+        default="auto",
+        description="Longest source in tokens, `</s>` included; auto: what 99 % of the sources need, at most 1,024.",
+    )
+    max_target_tokens: TargetTokens = Field(
+        default="auto",
+        description="Longest target in tokens, `</s>` included; auto: what 99 % of the targets need, at most 512.",
+    )
     truncate_source: Literal["left", "right", "drop"] = Field(
         default="right", description="Which end of a source that is too long is cut, or drop the row."
     )
@@ -311,7 +317,10 @@ class EvaluationSection(Section):
         description="Scores; the first is the main one. auto chooses by the targets: labels, a translation, one short "
         "answer or a text.",
     )
-    max_new_tokens: int = Field(default=128, ge=1, le=65_536, description="Longest prediction.")
+    max_new_tokens: NewTokens = Field(
+        default="auto",
+        description="Longest prediction in tokens; auto: data.max_target_tokens, 128 for a base without an adapter.",
+    )
     num_beams: int = Field(default=1, ge=1, le=64, description="Beams; 1 is greedy.")
     batch_tokens: int = Field(default=8192, ge=16, description="Padded slots decoded at once.")
     limit: int | None = Field(

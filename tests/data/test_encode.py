@@ -44,7 +44,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def prepared(data: dict[str, str], out: Path, **settings: Any) -> PreparedDataset:
     return prepare(
         train=[data["pairs"], f"{data['talks']}@1.5"], test=data["test"], model_name="demo", out=out,
-        max_source_tokens=48, max_target_tokens=24, validation_fraction=0.1, **settings,
+        max_source_tokens=48, max_target_tokens=24, validation_fraction=0.1, max_rejected=1.0, **settings,
     )  # fmt: skip
 
 

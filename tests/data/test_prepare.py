@@ -133,7 +133,8 @@ def test_turns_of_a_conversation_stay_on_one_side(write: Write, prepared: Prepar
     assert len(sides[0] | sides[1]) == 40
     assert data.manifest["input"] == {
         "template": DIALOGUE_TEMPLATE, "source_column": None, "format": "conversations", "max_source_tokens": 99,
-        "truncate_source": "left", "source_language": None, "target_language": None, "carried": [],
+        "max_target_tokens": 8, "truncate_source": "left", "source_language": None, "target_language": None,
+        "carried": [],
     }  # fmt: skip
 
 
@@ -257,11 +258,20 @@ def test_more_is_refused_with_a_limit_that_works(
     assert prepare_as_is(path, max_rejected=float(allowed)).report["rows"]["rejected"] == bad
 
 
-def test_rows_too_long_are_no_bad_rows(write: Write, prepare_as_is: Prepare) -> None:
-    data = prepare_as_is(
-        write("a.jsonl", rows_of(10) + rows_of(10, target="good good good good {}")), max_target_tokens=5
-    )
-    assert data.report["rows"]["rejected"] == 10
+@pytest.mark.parametrize(("long", "allowed"), [(10, "0.5"), (2, "0.17"), (1, "0.1")])
+def test_more_rows_too_long_than_may_be_rejected_end_it(
+    long: int, allowed: str, write: Write, prepare_as_is: Prepare, tmp_path: Path
+) -> None:
+    path = write("a.jsonl", rows_of(10) + rows_of(long, target="good good good good {}", first=50))
+    with pytest.raises(DataError, match=f"{long} of {10 + long} rows .* longer than data.max_target_tokens=5$") as no:
+        prepare_as_is(path, max_target_tokens=5)
+    hint = str(no.value.hint)
+    assert hint.startswith("--set data.max_target_tokens=32 keeps")
+    assert hint.endswith(f"data.max_rejected={allowed} leaves them out")
+    assert [child.name for child in tmp_path.iterdir()] == ["a.jsonl"]
+    assert prepare_as_is(path, max_target_tokens=5, max_rejected=float(allowed)).report["rows"]["rejected"] == long
+    assert prepare_as_is(path, max_target_tokens=5, long_targets="cut").report["truncated"]["target"] == long
+    assert prepare_as_is(path).report["rows"]["rejected"] == 0
 
 
 def test_strict_stops_at_the_first_bad_row(write: Write, prepare_as_is: Prepare, tmp_path: Path) -> None:

@@ -139,6 +139,7 @@ def test_a_base_without_its_languages_is_refused(here: Path, invoke: Invoke) -> 
     assert "data.source_language 'fr' is unknown; codes: fra_Latn" in refused.stderr
     assert "hint: --set data.source_language=fra_Latn" in refused.stderr
     long = ("--set", "data.source_language=eng_Latn", "--set", "data.target_language=fra_Latn")
+    long = (*long, "--set", "data.max_source_tokens=512")
     refused = invoke("train", "recipe.yaml", *long, "--set", "data.validation_fraction=0", code=2)
     assert "data.max_source_tokens is 512; base has 40 positions" in refused.stderr
     assert not (here / "adapters").exists()

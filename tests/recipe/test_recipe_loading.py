@@ -52,7 +52,7 @@ lorra:
     found = "\n".join(problems_of(path, "lora.alhpa=3"))
     for line in (
         f"{path}:3: unknown key 'model.dtyp' (did you mean 'dtype'?)",
-        f"{path}:6: data.max_source_tokens: expected a whole number, got 'many'",
+        f"{path}:6: data.max_source_tokens: expected a whole number or auto, got 'many'",
         f"{path}:8: unknown key 'training.r' (did you mean 'lora.r'?)",
         f"{path}:9: training.learning_rate: should be auto, or greater than 0 and at most 10; got -1.0",
         f"{path}:10: unknown section 'lorra' (did you mean 'lora'?)",
@@ -94,6 +94,9 @@ def test_missing_required_keys_are_named(tmp_path: Path) -> None:
         ("evaluation.metrics", "[bleu, rougeL]", ["bleu", "rougeL"]),
         ("lora.target_modules", "[q, no, 012]", ["q", "no", "012"]),
         ("evaluation.limit", "~", None),
+        ("data.max_source_tokens", "auto", "auto"),
+        ("data.max_target_tokens", "1_024", 1024),
+        ("evaluation.max_new_tokens", "auto", "auto"),
     ],
 )
 def test_the_field_decides_the_type_in_yaml_and_on_the_command_line(
@@ -130,6 +133,9 @@ def test_quoted_null_is_text(tmp_path: Path) -> None:
         ("output.name=.hidden", "output.name"),
         ("model.quantization=nf3", "expected one of none, nf4, int8; got 'nf3' (did you mean 'nf4'?)"),
         ("lora.rank_pattern=wo:8", "expected NAME=RANK such as cross-attention=32, got 'wo:8'"),
+        ("data.max_source_tokens=3", "should be auto, or between 4 and 65,536; got 3"),
+        ("data.max_target_tokens=1e6", "expected a whole number or auto, got '1e6'"),
+        ("evaluation.max_new_tokens=Auto", "expected a whole number or auto, got 'Auto'"),
         ("data.lossless_text=maybe", "expected one of auto, on, off"),
         ("lora.train_tokens=house", "expected one of auto; got 'house', or a list such as [house]"),
         ("lora.method=eva", "eva is refused: its initialisation fails on encoder-decoders; expected one of lora, "),

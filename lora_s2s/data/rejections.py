@@ -1,0 +1,96 @@
+"""``rejected.jsonl``: every row left out, with its reason; and when there are too many of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lora_s2s.console import warn
+from lora_s2s.data.limits import Chosen
+from lora_s2s.data.survey import Tally, suggested_limit
+from lora_s2s.errors import DataError
+from lora_s2s.files import jsonl_line
+from lora_s2s.formats.rows import Rejected, Skipped
+
+_REJECTIONS_TOLD = 3
+_REASONS_FOR_LIMIT = {
+    "recipe": "", "cap": ", the most that auto takes", "positions": ", all the positions that the base has",
+    "memory": ", all that the memory of this machine allows",
+}  # fmt: skip
+
+
+class Rejections:
+    """``rejected.jsonl`` while it is written, and its counts by reason."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+        self._first: list[Rejected] = []
+        self._files, self._skipped = 0, 0
+        self.reasons = Counter[str]()
+
+    def __enter__(self) -> Rejections:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._file.close()
+
+    def add(self, item: Rejected) -> None:
+        """Writes one."""
+        self._file.write(jsonl_line(asdict(item)))
+        self.reasons[item.kind] += 1
+        if isinstance(item, Skipped):
+            self._skipped += 1
+            return
+        if not item.line:  # a whole file of a folder
+            self._files += 1
+            warn(f"{item.file} is left out: {item.reason}")
+        if len(self._first) < _REJECTIONS_TOLD:
+            self._first.append(item)
+
+    def check(self, good: int, most: float) -> None:
+        """Refuses data of which too much cannot be used.
+
+        Args:
+            good: how many examples were read; a file left out is none of the rows, and what is skipped no fault.
+            most: the largest share of rejections.
+        """
+        count = self.reasons.total() - self._files - self._skipped
+        total = count + good
+        if count / max(1, total) <= most:
+            return
+        listed = ", ".join(f"{number:,} × {reason}" for reason, number in self.reasons.most_common(4))
+        first = "; ".join(f"{item.file}:{item.line} {item.reason}" for item in self._first)
+        raise DataError(
+            f"{count:,} of {total:,} rows cannot be used, more than data.max_rejected={most:g}: {listed}",
+            hint=f"mend them, or allow more: --set data.max_rejected={-(-100 * count // total) / 100:g}",
+            where=first,
+        )
+
+    def check_targets(self, limit: Chosen, most: float, tally: Tally) -> None:
+        """Refuses data of which too much is left out for targets that are too long.
+
+        Args:
+            limit: what they are longer than; one that the data itself set leaves out few.
+            most: the largest share.
+        """
+        count = self.reasons[f"target longer than {limit.tokens} tokens"]
+        total = tally.kept + self.reasons.total() - self._files
+        if limit.by == "data" or count / max(1, total) <= most:
+            return
+        wanted = suggested_limit(tally, "target")
+        allowed = -(-100 * count // total) / 100
+        raise DataError(
+            f"{count:,} of {total:,} rows ({count / total:.0%}) would be dropped, more than "
+            f"data.max_rejected={most:g}: their targets are longer than "
+            f"data.max_target_tokens={limit.tokens}{_REASONS_FOR_LIMIT[limit.by]}",
+            hint=f"--set data.max_target_tokens={wanted} keeps 99 % of the rows, data.long_targets=cut cuts them, "
+            f"data.max_rejected={allowed:g} leaves them out",
+        )
+
+    def rows(self, kept: int) -> dict[str, Any]:
+        """Returns the report's counts of rows."""
+        left_out = self.reasons.total()
+        by_reason = dict(self.reasons.most_common())
+        return {"read": kept + left_out, "kept": kept, "rejected": left_out, "by_reason": by_reason}

@@ -1,0 +1,94 @@
+"""What one row costs while a base trains, and how long it may be: from the base's ``config.json`` alone.
+
+S, T source and target tokens. An estimate, fitted to the bundled base on a CPU (1,000 to 4,000 source tokens), for
+adapters without gradient checkpointing: what layers keep grows with S and T, attention with their squares.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lora_s2s.files import read_json
+from lora_s2s.hub import locate_model
+
+_CONFIG = "config.json"
+_NAMES = {
+    "hidden": ("d_model", "hidden_size"),
+    "inner": ("d_ff", "encoder_ffn_dim", "intermediate_size"),
+    "encoder_layers": ("num_layers", "encoder_layers", "num_hidden_layers"),
+    "decoder_layers": ("num_decoder_layers", "decoder_layers", "num_hidden_layers", "num_layers"),
+    "heads": ("num_heads", "encoder_attention_heads", "num_attention_heads"),
+}
+_POSITIONS = "max_position_embeddings"
+_MOST = 1_000_000
+# LongT5 looks at this many neighbours of a token, a few more for its globals.
+_WINDOW = 512
+
+
+@dataclass(frozen=True)
+class RowCost:
+    """The sizes of a base that decide what a row costs."""
+
+    hidden: int
+    inner: int
+    encoder_layers: int
+    decoder_layers: int
+    heads: int
+    windowed: bool
+    bytes_each: int
+
+    def __call__(self, source: int, target: int) -> int:
+        """Returns the bytes that training on one row takes."""
+        seen = min(source, _WINDOW) if self.windowed else source
+        linear = source * self.encoder_layers * (12 * self.hidden + 4 * self.inner)
+        linear += target * self.decoder_layers * (18 * self.hidden + 4 * self.inner)
+        squares = source * seen * (2 + 2 * self.encoder_layers) + target * target * (2 + 2 * self.decoder_layers)
+        squares += source * target * 2 * self.decoder_layers
+        return self.bytes_each * (linear + self.heads * squares)
+
+
+def read_config(name: str, revision: str | None = None) -> dict[str, Any]:
+    """Returns the config of a model; empty where a folder holds a tokenizer alone."""
+    path: Path = locate_model(name, revision, weights=False) / _CONFIG
+    settings = read_json(path) if path.is_file() else {}
+    return settings if isinstance(settings, dict) else {}
+
+
+def row_cost(settings: Mapping[str, Any], device: torch.device) -> RowCost | None:
+    """Returns what a row costs a model; None where its config does not say."""
+    encoder = settings.get("encoder")
+    given = {**settings, **encoder} if isinstance(encoder, dict) else settings
+    sizes = {field: _number(given, names) for field, names in _NAMES.items()}
+    if None in sizes.values():
+        return None
+    known = {field: size for field, size in sizes.items() if size is not None}
+    each = 2 if device.type == "cuda" else 4
+    return RowCost(**known, windowed=settings.get("model_type") == "longt5", bytes_each=each)
+
+
+def positions(settings: Mapping[str, Any]) -> int | None:
+    """Returns how many tokens a text may have; None where positions are relative."""
+    parts = [settings, *(part for part in (settings.get("encoder"), settings.get("decoder")) if isinstance(part, dict))]
+    given = [part[_POSITIONS] for part in parts if isinstance(part.get(_POSITIONS), int)]
+    return min((number for number in given if number > 1), default=None)
+
+
+def _number(settings: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+    numbers = (settings[name] for name in names if isinstance(settings.get(name), int))
+    return next((number for number in numbers if 0 < number < _MOST), None)
+
+
+def device_memory(device: torch.device) -> int | None:
+    """Returns the bytes of memory of a GPU, or of this machine; None where the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
