@@ -13,8 +13,11 @@ from lora_s2s.errors import UsageError
 from lora_s2s.outputs import is_special
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or a shipped recipe's name.")]
-Model = Annotated[str, typer.Argument(metavar="MODEL_OR_ADAPTER", help="Adapter or model folder, hub id, or demo.")]
-Adapter = Annotated[str, typer.Argument(metavar="ADAPTER", help="Adapter folder.")]
+Model = Annotated[
+    str,
+    typer.Argument(metavar="MODEL_OR_ADAPTER", help="Adapter or its name in adapters/, model folder, hub id, or demo."),
+]
+Adapter = Annotated[str, typer.Argument(metavar="ADAPTER", help="Adapter folder, or its name in adapters/.")]
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one key of the recipe; repeats."),

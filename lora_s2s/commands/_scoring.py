@@ -171,8 +171,10 @@ def _rows(recipe: Recipe, predictor: Predictor, data: str | None, *, columns_nam
 def _is_translation(recipe: Recipe, predictor: Predictor, source: str | None, target: str | None) -> bool:
     """Says whether source and target are in two languages, by the languages set or the columns' names."""
     settings = predictor.settings
-    languages = (recipe.data.source_language or settings.source_language,
-                 recipe.data.target_language or settings.target_language)  # fmt: skip
+    languages = (
+        recipe.data.source_language or settings.source_language,
+        recipe.data.target_language or settings.target_language,
+    )
     return len({language for language in languages if language}) == 2 or two_languages(source, target)
 
 

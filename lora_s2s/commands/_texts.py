@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
+import os
+import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +21,8 @@ from lora_s2s.files import jsonl_line, naming
 from lora_s2s.formats.choose import ending, is_lines
 from lora_s2s.formats.origins import find_origins, reading
 from lora_s2s.formats.rows import Row
-from lora_s2s.formats.streams import BadLine, text_lines
+from lora_s2s.formats.streams import COMPRESSED, BadLine, head_of, text_lines
+from lora_s2s.formats.tables import delimiter_of
 from lora_s2s.inference import decode as decoding
 from lora_s2s.inference.loading import InputSettings, Predictor
 from lora_s2s.recipe.schema import EvaluationSection
@@ -25,25 +30,54 @@ from lora_s2s.recipe.schema import EvaluationSection
 STDIN = "-"
 _LINES = (".txt", ".text")
 _ROWS_AS_THEY_ARE = (".jsonl", ".ndjson")
+_TABLES, _SPREADSHEETS = (".csv", ".tsv"), (".xlsx", ".xls", ".ods")
+_PREDICTION = "prediction"
+
+# A spreadsheet runs what begins with one of these.
+_FORMULA = ("=", "+", "-", "@")
+_NUMBER = re.compile(r"[+-]?[0-9][0-9.,]*%?")
 
 Input = str | dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Table:
+    """How a CSV or TSV file was written; ``header`` is false where its first line is data."""
+
+    delimiter: str
+    header: bool = True
+
+    def named(self, kind: str) -> Table:
+        """Returns how a file with the ending ``kind`` is written: ``.tsv`` by tabs, ``.csv`` never by tabs."""
+        delimiter = "," if kind == ".csv" and self.delimiter == "\t" else self.delimiter
+        return Table("\t" if kind == ".tsv" else delimiter, self.header)
+
+
+@dataclass(frozen=True)
 class Inputs:
-    """Texts or rows, each with the place it came from; ``alone`` is one text whose answer may have several lines."""
+    """Texts or rows, each with the place it came from.
+
+    ``alone`` is one text whose answer may have several lines; ``table`` is how a CSV or TSV file's rows were written.
+    """
 
     items: list[Input]
     places: list[str]
     alone: bool = False
+    table: Table | None = None
 
-    def written(self, predictions: Sequence[str], *, rows: bool = False) -> str:
-        """Returns what goes out: a line for a line, a JSON row with ``prediction`` for a row.
+    def written(self, predictions: Sequence[str], *, output: str | None = None) -> str:
+        """Returns what goes out: a line for a line, a row with ``prediction`` for a row.
+
+        Rows of CSV and TSV go out as such, unless the output's name says JSON lines; other rows are JSON lines.
 
         Args:
-            rows: JSON rows for texts too, as ``{"text": …, "prediction": …}``.
+            output: a file's name; one of JSON lines takes texts too, as ``{"text": …, "prediction": …}``.
         """
-        pairs = list(zip(self.items, predictions, strict=True))
+        kind = "" if output is None else Path(output).suffix.lower()
+        rows, pairs = kind in _ROWS_AS_THEY_ARE, list(zip(self.items, predictions, strict=True))
+        if self.table is not None and kind in ("", *_TABLES):
+            records = [(item, text) for item, text in pairs if isinstance(item, dict)]
+            return _csv_text(records, self.table.named(kind))
         if self.alone and not rows:
             return f"{predictions[0]}\n"
         broken = 0 if rows else sum(isinstance(item, str) and len(text.splitlines()) > 1 for item, text in pairs)
@@ -59,9 +93,32 @@ def _line(item: Input, prediction: str, *, rows: bool) -> str:
     return jsonl_line({**({"text": item} if isinstance(item, str) else item), "prediction": prediction})
 
 
-def takes_rows(output: str | None) -> bool:
-    """Says whether an output file is one of JSON rows, by its name."""
-    return output is not None and Path(output).suffix.lower() in _ROWS_AS_THEY_ARE
+def _csv_text(pairs: Sequence[tuple[dict[str, Any], str]], table: Table) -> str:
+    """Returns rows with every column they had and ``prediction``, which stands last unless it was a column already."""
+    names = list(dict.fromkeys([*(name for row, _ in pairs for name in row), _PREDICTION]))
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, delimiter=table.delimiter, lineterminator="\n")
+    writer.writerows([names] if table.header else [])
+    writer.writerows([{**row, _PREDICTION: text}.get(name, "") for name in names] for row, text in pairs)
+    formulas = sum(text.startswith(_FORMULA) and not _NUMBER.fullmatch(text) for _, text in pairs)
+    if formulas:
+        begin = f"{formulas:,} predictions begin with {' '.join(_FORMULA[:-1])} or {_FORMULA[-1]}"
+        warn(f"{begin}, which a spreadsheet may run as formulas: import that column as text")
+    return buffer.getvalue()
+
+
+def check_kind(output: str, inputs: Inputs) -> None:
+    """Refuses an output whose name says a format that predictions are not written in.
+
+    Raises:
+        UsageError: a spreadsheet, a table of texts that were none, or a compressed file.
+    """
+    path, kind = Path(output), Path(output).suffix.lower()
+    if kind in _SPREADSHEETS or (kind in _TABLES and inputs.table is None):
+        what = "lines or JSON lines, never a spreadsheet's; a CSV or TSV file's go into one too"
+        raise UsageError(f"{path.name}: predictions are {what}", hint=f"--output {path.with_suffix('.jsonl')}")
+    if kind in COMPRESSED:
+        raise UsageError(f"{path.name}: predictions are not compressed", hint=f"--output {path.with_suffix('')}")
 
 
 def read_inputs(texts: Sequence[str], file: str | None, *, parallel: bool = False) -> Inputs:
@@ -82,8 +139,10 @@ def read_inputs(texts: Sequence[str], file: str | None, *, parallel: bool = Fals
             hint='lora-s2s predict adapters/demo "a table for four on friday"',
         )
     found: list[tuple[Input, str]]
+    table = None
     if file and file != STDIN:
         found = list(_file_items(Path(file).expanduser(), parallel=parallel))
+        table = _table(Path(file).expanduser(), parallel=parallel) if found and isinstance(found[0][0], dict) else None
     elif file and (lines := _stdin_lines()) and lines[0].lstrip().startswith("{"):
         found = [(_json_row(line, f"stdin:{number}"), f"stdin:{number}") for number, line in enumerate(lines, start=1)]
     else:
@@ -94,7 +153,31 @@ def read_inputs(texts: Sequence[str], file: str | None, *, parallel: bool = Fals
     if not found:
         raise DataError(f"{file or 'stdin'} is empty: nothing to answer", hint="give at least one line or row")
     items, places = map(list, zip(*found, strict=True))
-    return Inputs(items, places, alone=len(texts) == 1 and texts[0] != STDIN)
+    return Inputs(items, places, alone=len(texts) == 1 and texts[0] != STDIN, table=table)
+
+
+def _table(path: Path, *, parallel: bool) -> Table | None:
+    """Returns how a CSV or TSV file is written, by its name; None for other files, and for several."""
+    kind = ending(path) if path.is_file() else ""
+    if kind not in _TABLES:
+        return None
+    tabs = kind == ".tsv" and "\t" in head_of(path).partition("\n")[0]
+    return Table("\t" if tabs else delimiter_of(path), header=not (parallel and kind == ".tsv"))
+
+
+def refuse_file_names(texts: Sequence[str]) -> None:
+    """Refuses texts that name files here: the name would be answered in place of what is in the file.
+
+    Raises:
+        UsageError: hints at both ways.
+    """
+    for text in texts:
+        if text != STDIN and os.path.isfile(text):
+            name = shlex.quote(text)
+            raise UsageError(
+                f"'{text}' is a file, and would be answered as a text",
+                hint=f"--input {name} answers what is in the file, --text {name} the words themselves",
+            )
 
 
 def _stdin_lines() -> list[str]:

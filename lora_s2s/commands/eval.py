@@ -26,10 +26,12 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Score a model or adapter against all references of each source, with 95 % intervals."""
+    from lora_s2s.commands._names import located
     from lora_s2s.commands._scoring import score_model
     from lora_s2s.commands._show import show_scores
     from lora_s2s.console import say, write_json
 
+    model = located(model)
     result = score_model(
         model, data=data, baseline=baseline, limit=limit, out=Path(out) if out else None, base=base, sets=sets or ()
     )

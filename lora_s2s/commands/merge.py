@@ -37,11 +37,12 @@ def merge(
     AutoModelForSeq2SeqLM.from_pretrained; the base is left as it is.
     """
     from lora_s2s.commands._adapters import decoding_of
+    from lora_s2s.commands._names import located
     from lora_s2s.commands._scoring import probe_texts
     from lora_s2s.console import say, warn, write_json
     from lora_s2s.lora.merge import merge_adapter
 
-    folder = Path(adapter)
+    folder = Path(located(adapter))
     check_writable(Path(out).parent)
     decoding = decoding_of(folder)
     report = merge_adapter(

@@ -18,42 +18,51 @@ def predict(
     ] = None,
     file: Annotated[
         str | None,
-        typer.Option("--input", metavar="FILE", help=".txt and the like: a line each; .jsonl, .csv, …: rows; - stdin."),
+        typer.Option(
+            "--input",
+            metavar="FILE",
+            help="Input file: one text per line (.txt) or one record per row (.jsonl, .csv, …); - reads stdin.",
+        ),
+    ] = None,
+    literal: Annotated[
+        list[str] | None, typer.Option("--text", metavar="TEXT", help="A text that is also a file's name; repeats.")
     ] = None,
     output: Annotated[
-        str | None, typer.Option("--output", metavar="FILE", help="Written whole; .jsonl: rows; stdout by default.")
+        str | None,
+        typer.Option(
+            "--output",
+            metavar="FILE",
+            help="Output file, written at once: .jsonl: rows; .csv and .tsv: rows of such an input. Default: stdout.",
+        ),
     ] = None,
     base: Base = None,
     sets: Sets = None,
 ) -> None:
-    """Answer texts or rows. Rows keep their fields and gain a "prediction".
+    """Answer texts or rows. Rows keep their fields and gain a "prediction"; CSV stays CSV.
 
     --set evaluation.num_beams=4 and the like change the decoding.
     """
     from lora_s2s.commands._adapters import recipe_of
-    from lora_s2s.commands._texts import answer, read_inputs, rendered, takes_rows
+    from lora_s2s.commands._names import located
+    from lora_s2s.commands._texts import answer, check_kind, read_inputs, refuse_file_names, rendered
     from lora_s2s.console import plain, require_stdout, say, write_out
-    from lora_s2s.errors import UsageError
     from lora_s2s.inference.loading import load_predictor
     from lora_s2s.outputs import write_output
 
+    refuse_file_names(texts or [])
+    model = located(model)
     recipe = recipe_of(model, sets or ())
-    inputs = read_inputs(texts or [], file, parallel=recipe.data.format == "parallel")
+    inputs = read_inputs([*(texts or []), *(literal or [])], file, parallel=recipe.data.format == "parallel")
     if not output:
         require_stdout()
     else:
         check_output(Path(output))
-        if Path(output).suffix.lower() in (".csv", ".tsv", ".xlsx", ".ods"):
-            # A spreadsheet runs what begins with =, + or @; data is not changed to prevent that.
-            hint = f"--output {Path(output).with_suffix('.jsonl')}"
-            raise UsageError(
-                f"{Path(output).name}: predictions are lines or JSON lines, never a spreadsheet's", hint=hint
-            )
+        check_kind(output, inputs)
     predictor = load_predictor(model, base=base, dtype=recipe.model.dtype)
     if predictor.not_used:
         say(f"not used from the checkpoint's generation_config: {predictor.not_used}")
     answers = answer(predictor, rendered(predictor, inputs), recipe.evaluation, label="predict")
-    written = inputs.written(answers, rows=takes_rows(output))
+    written = inputs.written(answers, output=output)
     if output:
         write_output(Path(output), written)
         say(f"{len(answers):,} predictions: {output}")

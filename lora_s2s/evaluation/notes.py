@@ -29,8 +29,12 @@ class Answers:
 
 def notes_on(answers: Answers, scores: Mapping[str, Score], labels: LabelTable | None) -> tuple[str, ...]:
     """Returns the notes, most important first."""
-    return (*_on_answers(answers), *_on_scores(scores), *(_on_labels(labels, scores) if labels else ()),
-            *_on_sample(len(answers.predictions), compared=answers.baseline is not None))  # fmt: skip
+    return (
+        *_on_answers(answers),
+        *_on_scores(scores),
+        *(_on_labels(labels, scores) if labels else ()),
+        *_on_sample(len(answers.predictions), compared=answers.baseline is not None),
+    )
 
 
 def _on_answers(answers: Answers) -> Iterator[str]:

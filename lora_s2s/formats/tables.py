@@ -28,10 +28,8 @@ Record: TypeAlias = tuple[int, list[str]]  # the line it starts on, its cells
 
 def read_csv(path: Path) -> Iterator[Row | Rejected]:
     """Yields a CSV file's rows; header and first records decide between commas, semicolons, tabs and bars."""
-    head = head_of(path)
-    named = _SEP.match(head)
-    delimiter = named[1] if named else agreed_delimiter(head)[0]
-    yield from _rows(path, delimiter, csv.QUOTE_MINIMAL, skip=1 if named else 0)
+    skip = 1 if _SEP.match(head_of(path)) else 0
+    yield from _rows(path, delimiter_of(path), csv.QUOTE_MINIMAL, skip=skip)
 
 
 def read_tsv(path: Path) -> Iterator[Row | Rejected]:
@@ -42,6 +40,13 @@ def read_tsv(path: Path) -> Iterator[Row | Rejected]:
     plain = not any(b'"' in block for block in blocks(path))
     plain = plain or any(isinstance(item, Rejected) for item in _records(path, "\t", csv.QUOTE_MINIMAL, 0))
     yield from _rows(path, "\t", csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL, skip=0)
+
+
+def delimiter_of(path: Path) -> str:
+    """Returns the delimiter of a CSV file: the one it names, else the one that its first records agree on."""
+    head = head_of(path)
+    named = _SEP.match(head)
+    return named[1] if named else agreed_delimiter(head)[0]
 
 
 def agreed_delimiter(head: str) -> tuple[str, bool]:

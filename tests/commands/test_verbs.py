@@ -281,7 +281,7 @@ def test_an_answer_of_several_lines_is_kept_where_it_can_be(capsys: pytest.Captu
     answers = ["one\ntwo\u2028three\r", "four"]
     assert inputs.written(answers) == "one two three\nfour\n"
     assert "the lines of 1 answers" in capsys.readouterr().err
-    rows = [json.loads(line) for line in inputs.written(answers, rows=True).split("\n")[:-1]]
+    rows = [json.loads(line) for line in inputs.written(answers, output="x.jsonl").split("\n")[:-1]]
     assert rows == [{"text": "a", "prediction": answers[0]}, {"text": "b", "prediction": "four"}]
     assert read_inputs(["a"], None).written(["x {\n\n}"]) == "x {\n\n}\n"
     assert capsys.readouterr().err == ""

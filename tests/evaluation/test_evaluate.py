@@ -104,9 +104,13 @@ def notes(answers: Sequence[str], references: Sequence[str], *, base: Sequence[s
     models = [SimpleNamespace(answers=dict(zip(sources, texts, strict=True))) for texts in (answers, base) if texts]
     baseline: Any = models[1] if base else None
     found = evaluate(
-        cast(Any, models[0]), sources, [[text] for text in references], metrics=["exact_match", "macro_f1"],
-        settings=SETTINGS, baseline=baseline,
-    )  # fmt: skip
+        cast(Any, models[0]),
+        sources,
+        [[text] for text in references],
+        metrics=["exact_match", "macro_f1"],
+        settings=SETTINGS,
+        baseline=baseline,
+    )
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["notes"] == list(found.notes)
     return "\n".join(found.notes)
 

@@ -40,9 +40,14 @@ def test_corpus_scores_are_sacrebleus(name: str, scorer: type) -> None:
 
 
 SPOILT = [
-    ["the cat sat on the mat today", "a dog runs"], ["the cat sat on a mat", "a dog ran home"], ["x", "y"], ["", ""],
-    ["the cat", "a"], ["the cat the cat the cat", "dog a dog a dog a dog"], ["on mat the sat cat", "home dog"],
-]  # fmt: skip
+    ["the cat sat on the mat today", "a dog runs"],
+    ["the cat sat on a mat", "a dog ran home"],
+    ["x", "y"],
+    ["", ""],
+    ["the cat", "a"],
+    ["the cat the cat the cat", "dog a dog a dog a dog"],
+    ["on mat the sat cat", "home dog"],
+]
 
 
 @pytest.mark.parametrize(("name", "scorer"), [("bleu", BLEU), ("chrf", CHRF)])

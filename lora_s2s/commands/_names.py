@@ -1,0 +1,26 @@
+"""Where a model's name leads: a path as it is, or an adapter in the folder of adapters. Light to import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lora_s2s.console import say
+from lora_s2s.hub import ADAPTER_CONFIG, DEMO_NAME
+
+ADAPTERS = Path("adapters")
+
+
+def located(name: str) -> str:
+    """Returns the folder of an adapter named without it, ``adapters/NAME``; a path or another name as it is.
+
+    An existing path and the bundled base win over an adapter of the same name; both cases are reported.
+    """
+    folder = ADAPTERS / name
+    if name != Path(name).name or not (folder / ADAPTER_CONFIG).is_file():
+        return name
+    if name == DEMO_NAME or Path(name).exists():
+        what = "the bundled base" if name == DEMO_NAME else "the folder here"
+        say(f"{name} is {what}; the adapter of that name is {folder}")
+        return name
+    say(f"{name} is the adapter in {folder}")
+    return str(folder)

@@ -1,0 +1,149 @@
+"""``predict``: files named as texts, tables that stay tables, adapters by name."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from cli_parts import Invoke, write_csv
+
+from lora_s2s.commands._names import located
+from lora_s2s.commands._texts import Inputs, read_inputs
+
+LESS = ("--set", "evaluation.max_new_tokens=3")
+
+
+@pytest.fixture
+def adapter(invoke: Invoke, here: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """adapters/banking, trained once for this file and copied here."""
+    kept = tmp_path_factory.getbasetemp() / "banking"
+    if not kept.exists():
+        write_csv(here / "train.csv")
+        keys = (f"model.name={tiny_model}", "data.train=train.csv", "output.name=banking", "training.max_steps=1")
+        invoke("train", "flan-t5-small", *(part for key in keys for part in ("--set", key)))
+        shutil.copytree(here / "adapters" / "banking", kept)
+    shutil.copytree(kept, here / "adapters" / "banking", dirs_exist_ok=True)
+    return here / "adapters" / "banking"
+
+
+@pytest.mark.parametrize("name", ["new.txt", "data.csv", "README", "my file.txt", "folder/q.jsonl"])
+def test_a_text_that_is_a_files_name_is_asked_about(invoke: Invoke, here: Path, tiny_model: Path, name: str) -> None:
+    (here / name).parent.mkdir(exist_ok=True)
+    (here / name).write_text("first line\nsecond line\n", encoding="utf-8")
+    result = invoke("predict", str(tiny_model), "hello", name, *LESS, code=2)
+    assert f"'{name}' is a file" in result.stderr
+    assert "--input " in result.stderr
+    assert "--text " in result.stderr
+    assert result.stdout == ""
+    forced = invoke("predict", str(tiny_model), "--text", name, *LESS).stdout
+    (here / name).unlink()
+    assert invoke("predict", str(tiny_model), name, *LESS).stdout == forced
+
+
+def test_words_that_are_no_files_are_answered(invoke: Invoke, here: Path, tiny_model: Path) -> None:
+    (here / "folder").mkdir()
+    words = ["folder", "x" * 5000, "-x y"[1:], "missing.txt"]
+    assert invoke("predict", str(tiny_model), *words, *LESS).stdout.count("\n") == len(words)
+
+
+def records(text: str, delimiter: str = ",") -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text), delimiter=delimiter))
+
+
+def test_csv_in_csv_out_with_every_column(invoke: Invoke, here: Path, tiny_model: Path) -> None:
+    rows = [{"id": "007", "source": 'say "a, b"', "note": "two\nlines"}, {"id": "8", "source": "c", "note": ""}]
+    with (here / "in.csv").open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    words = ("predict", str(tiny_model), "--input", "in.csv", *LESS)
+    out = records(invoke(*words).stdout)
+    assert [{key: row[key] for key in rows[0]} for row in out] == rows
+    assert list(out[0]) == ["id", "source", "note", "prediction"]
+    invoke(*words, "--output", "out.csv")
+    assert records((here / "out.csv").read_text(encoding="utf-8")) == out
+    invoke(*words, "--output", "out.tsv")
+    assert records((here / "out.tsv").read_text(encoding="utf-8"), "\t") == out
+    invoke(*words, "--output", "out.jsonl")
+    lines = (here / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == out
+    # What was written is read again: the old prediction column is replaced.
+    again = records(invoke("predict", str(tiny_model), "--input", "out.csv", *LESS).stdout)
+    assert again == out
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "delimiter"),
+    [
+        ("a.csv", "source;n\nx;1\ny;2\n", ";"),
+        ("a.csv", "sep=|\nsource|n\nx|1\n", "|"),
+        ("a.tsv", "source\tn\nx\t1\ny\t2\n", "\t"),
+        ("a.csv", "\ufeffsource,n\r\nx,1\r\n", ","),
+        ("a.csv", "source\nx\ny\n", ","),
+    ],
+)
+def test_a_table_keeps_its_delimiter(here: Path, name: str, content: str, delimiter: str) -> None:
+    (here / name).write_text(content, encoding="utf-8")
+    inputs = read_inputs([], name)
+    out = records(inputs.written(["p"] * len(inputs.items)), delimiter)
+    assert {row["prediction"] for row in out} == {"p"}
+    assert [row["source"] for row in out] == ["x", "y"][: len(out)]
+
+
+def test_two_columns_without_a_header_stay_without(here: Path) -> None:
+    (here / "two.tsv").write_text("a\tx\nb\ty\n", encoding="utf-8")
+    inputs = read_inputs([], "two.tsv", parallel=True)
+    assert inputs.written(["1", "2"]) == "a\tx\t1\nb\ty\t2\n"
+
+
+def test_an_output_of_another_kind_is_refused_before_the_model_is_loaded(invoke: Invoke, here: Path) -> None:
+    (here / "in.csv").write_text("source\na\n", encoding="utf-8")
+    (here / "in.jsonl").write_text('{"source": "a"}\n', encoding="utf-8")
+    for source, output in (("in.jsonl", "o.csv"), ("in.csv", "o.xlsx"), ("in.csv", "o.csv.gz")):
+        result = invoke("predict", "demo", "--input", source, "--output", output, code=2)
+        assert "hint: --output o." in result.stderr
+    assert sorted(path.name for path in here.iterdir()) == ["in.csv", "in.jsonl"]
+
+
+def test_answers_that_look_like_formulas_are_reported(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    (here / "in.csv").write_text("source\na\nb\nc\n", encoding="utf-8")
+    inputs = read_inputs([], "in.csv")
+    written = inputs.written(['=HYPERLINK("http://x")', "-5.2", "@SUM(A1)"])
+    assert [row["prediction"] for row in records(written)] == ['=HYPERLINK("http://x")', "-5.2", "@SUM(A1)"]
+    assert "2 predictions begin with = + - or @" in capsys.readouterr().err
+    assert Inputs(["a"], ["1"]).written(["=1+1"], output="x.jsonl").startswith('{"text"')
+    assert capsys.readouterr().err == ""
+
+
+def test_an_adapters_name_works_where_its_folder_does(invoke: Invoke, here: Path, adapter: Path) -> None:
+    by_folder = invoke("predict", "adapters/banking", "a card", *LESS)
+    by_name = invoke("predict", "banking", "a card", *LESS)
+    assert by_name.stdout == by_folder.stdout
+    assert "banking is the adapter in adapters/banking" in by_name.stderr
+    write_csv(here / "held.csv", rows=5)
+    scores = json.loads(invoke("eval", "banking", "--data", "held.csv", *LESS, "--json").stdout)
+    assert scores["predictions"] == "adapters/banking/evaluations/held/predictions.jsonl"
+    invoke("merge", "banking", "--out", "merged")
+    assert (here / "merged" / "config.json").is_file()
+    assert "adapters/banking" in invoke("adapters", "show", "banking").stderr
+
+
+def test_an_existing_path_and_the_bundled_base_win_over_an_adapters_name(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("banking", "demo"):
+        (here / "adapters" / name).mkdir(parents=True)
+        (here / "adapters" / name / "adapter_config.json").write_text("{}", encoding="utf-8")
+    assert located("banking") == "adapters/banking"
+    assert located("demo") == "demo"
+    assert "demo is the bundled base; the adapter of that name is adapters/demo" in capsys.readouterr().err
+    (here / "banking").mkdir()
+    assert located("banking") == "banking"
+    assert "banking is the folder here" in capsys.readouterr().err
+    for other in ("bankin", "adapters/banking", "./banking", "../banking", "google/flan-t5-small", "~", ""):
+        assert located(other) == other
+    assert capsys.readouterr().err == ""
