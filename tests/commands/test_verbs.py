@@ -176,8 +176,11 @@ def test_eval_without_data_takes_the_held_out_split(invoke: Invoke, trained: Pat
     result = invoke("eval", "adapters/it", "--limit", "1", "--json")
     assert json.loads(result.stdout)["n"] == 1
     assert "validation split" in result.stderr
-    assert (trained / "evaluations" / "validation-sample-1").is_dir()
-    assert "scoring a random sample of 1 of " in result.stderr
+    assert (trained / "evaluations" / "validation").is_dir()  # the split has but one row, so it is no sample
+    sample = invoke("eval", "adapters/it", "--data", "train.csv", "--limit", "7", "--json")
+    assert json.loads(sample.stdout)["n"] == 7
+    assert "scoring a random sample of 7 of 40 sources" in sample.stderr
+    assert (trained / "evaluations" / "train-sample-7").is_dir()
 
 
 def test_eval_finds_the_columns_of_a_file_that_names_them_otherwise(
