@@ -19,6 +19,7 @@ from lora_s2s.errors import ResourceError, UsageError
 from lora_s2s.inference.loading import Predictor
 from lora_s2s.models.generation import decoding_config, only
 from lora_s2s.models.loading import quiet
+from lora_s2s.models.logits import finite_logits
 from lora_s2s.models.precision import ran_out_of_memory
 from lora_s2s.tokens.tokenise import panics_told
 
@@ -76,6 +77,7 @@ def decode(
 
     Raises:
         ResourceError: a batch does not fit the accelerator's memory.
+        DataError: the model's logits are not finite.
     """
     settings = settings or DecodingSettings()
     rows = [tuple(predictor.encode(source)) for source in sources]
@@ -84,7 +86,8 @@ def decode(
     done = 0
     with predictor.ready() as model, only(model, _generation_config(predictor, settings)) as asked:
         for batch in length_batches(list(repeats), settings):
-            answers.update(zip(batch, _answer(model, predictor.tokenizer, batch, asked, settings), strict=True))
+            batch_answers = _answer(model, predictor.tokenizer, batch, asked, settings, predictor.name)
+            answers.update(zip(batch, batch_answers, strict=True))
             done += sum(repeats[row] for row in batch)
             if progress is not None:
                 progress(done, len(rows))
@@ -111,6 +114,7 @@ def _answer(
     batch: Sequence[tuple[int, ...]],
     asked: GenerationConfig,
     settings: DecodingSettings,
+    name: str,
 ) -> list[Prediction]:
     device = next(model.parameters()).device
     rows = [torch.tensor(row, dtype=torch.long) for row in batch]
@@ -123,6 +127,7 @@ def _answer(
                 input_ids=input_ids_BS.to(device),
                 attention_mask=attention_mask_BS.to(device),
                 generation_config=asked,
+                logits_processor=finite_logits(name),
             )
     except (MemoryError, RuntimeError) as error:
         if not ran_out_of_memory(error):

@@ -175,8 +175,12 @@ def load_adapter(
     state = _weights(folder, {**_expected(config(), base, folder), **tokens}, found)
     rows = {name: state.pop(name) for name in tokens}
     model = wrap(base, config())
+    formats = {name: tensor.dtype for name, tensor in adapter_state(model).items()}
+    state = {name: sound(name, tensor, folder / WEIGHTS, formats.get(name)) for name, tensor in state.items()}
     load_adapter_state(model, state)
     token_rows.add(base.model, settings.train_tokens, rows)
+    for name, tensor in token_rows.changes(model).items():
+        sound(name, tensor, folder / WEIGHTS)
     model.requires_grad_(False)
     return LoadedAdapter(model.eval(), base, manifest, folder, settings)
 

@@ -25,6 +25,7 @@ from lora_s2s.lora.adapter import MANIFEST, WEIGHTS, LoadedAdapter, load_adapter
 from lora_s2s.models.common import begin_answers
 from lora_s2s.models.generation import IN_CONFIG, answer_ids, decoding_config, not_used, only, plain_answers
 from lora_s2s.models.loading import load_base, save_model
+from lora_s2s.models.logits import check_logits, finite_logits
 from lora_s2s.models.precision import DTYPES
 from lora_s2s.models.quantized import dequantized_weight, is_quantized
 from lora_s2s.models.t5 import loading_note
@@ -215,10 +216,12 @@ def _probes(
     with torch.inference_mode(), only(adapter.model, generation):
         for inputs in _batches(adapter, tokenizer, texts):
             # The start id comes first.
-            inputs_BT = answer(**inputs, max_new_tokens=longest)
+            checks = finite_logits(str(adapter.folder))
+            inputs_BT = answer(**inputs, max_new_tokens=longest, logits_processor=checks)
             real_BT = (inputs_BT != tokenizer.pad_token_id) & (inputs_BT != tokenizer.eos_token_id)
             real_BT[:, 0] = True  # the start id, which may be the padding id
             logits_BTV = adapter.model(**inputs, decoder_input_ids=inputs_BT).logits
+            check_logits(logits_BTV, model=str(adapter.folder))
             answers = answer_ids(inputs_BT, tokenizer.eos_token_id)
             yield _Probe(inputs, answers, inputs_BT, real_BT, logits_BTV[real_BT].float())
 

@@ -16,7 +16,7 @@ from transformers import GenerationConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
-from lora_s2s import probe
+from lora_s2s import limits, probe
 from lora_s2s.errors import DataError, ResourceError, UsageError
 from lora_s2s.files import check_files, read_json, write_json
 from lora_s2s.hub import MalformedConfig, locate_model
@@ -25,7 +25,17 @@ from lora_s2s.models.float16 import settle
 from lora_s2s.models.host_memory import return_memory, return_memory_at_once
 from lora_s2s.models.precision import dtype_name, ran_out_of_memory, resolve_device, resolve_dtype
 from lora_s2s.models.quantized import fill, is_quantized, skeleton
-from lora_s2s.models.weights import WEIGHTS, misfit, opened, shapes, sound, weight_files, weights_hash, write_weights
+from lora_s2s.models.weights import (
+    WEIGHTS,
+    is_finite,
+    misfit,
+    opened,
+    shapes,
+    sound,
+    weight_files,
+    weights_hash,
+    write_weights,
+)
 
 _CONFIG = "config.json"
 _MANIFEST = "manifest.json"
@@ -194,19 +204,20 @@ def _fill(model: Any, files: Sequence[Path], names: Mapping[str, str], device: t
         with opened(path) as tensors:
             for name in tensors.keys():  # noqa: SIM118  (a reader, not a dict)
                 if name in names:
-                    _place(model, names[name], sound(name, tensors.get_tensor(name), path).to(device))
+                    _place(model, names[name], tensors.get_tensor(name).to(device), path)
                     return_memory()
     _tie(model)
-    _compute_the_rest(model, device)
+    _compute_the_rest(model, device, str(files[0].parent / _CONFIG))
 
 
-def _place(model: Any, name: str, tensor: Tensor) -> None:
+def _place(model: Any, name: str, tensor: Tensor, path: Path) -> None:
     """Puts a checkpoint's tensor into the model, in the format that the skeleton has there."""
     module, leaf = _slot(model, name)
     if leaf == "weight" and is_quantized(module):
+        sound(name, tensor, path, model.dtype)
         fill(module, tensor)
     else:
-        _set(model, name, tensor.to(getattr(module, leaf).dtype))
+        _set(model, name, sound(name, tensor, path, getattr(module, leaf).dtype))
 
 
 def _set(model: Any, name: str, tensor: Tensor) -> None:
@@ -252,8 +263,16 @@ def _shared_names(model: Any, tensors: Collection[str]) -> list[list[str]]:
     return [[name for name in names if name in tensors] for names in groups.values()]
 
 
-def _compute_the_rest(model: Any, device: torch.device) -> None:
-    """Lets transformers fill what no checkpoint holds: positions, rotary frequencies, scales, biases of 0."""
+def _compute_the_rest(model: Any, device: torch.device, where: str) -> None:
+    """Lets transformers fill what no checkpoint holds: positions, rotary frequencies, scales, biases of 0.
+
+    Raises:
+        DataError: the config asks for too much of it.
+    """
+    computed = sum(tensor.numel() for tensor in _tensors(model).values() if tensor.is_meta)
+    if computed > limits.MOST_COMPUTED_WEIGHTS:
+        problem = f"the config asks for {computed:,} computed weights (positions), at most "
+        raise DataError(f"{problem}{limits.MOST_COMPUTED_WEIGHTS:,}", where=where)
     absent = []
     for name, tensor in _tensors(model).items():
         if tensor.is_meta:
@@ -344,6 +363,8 @@ def _apart(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tenso
     tensors: dict[str, Tensor] = {}
     for name, weight in weights.items():
         tensor = weight.detach().to(device="cpu", dtype=dtype).contiguous()
+        if not is_finite(tensor):
+            raise DataError(f"the weight {name} is too large for {dtype_name(dtype)}", hint="--dtype float32")
         # Safetensors refuses two names for one storage: an unscaled head that equals the embeddings is written out.
         shared = any(tensor.data_ptr() == other.data_ptr() for other in tensors.values())
         tensors[name] = tensor.clone() if shared else tensor

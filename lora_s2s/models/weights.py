@@ -111,19 +111,32 @@ def opened(path: Path) -> Iterator[Any]:
         raise DataError(f"not a whole safetensors file: {error}", where=str(path)) from error
 
 
-def sound(name: str, tensor: Tensor, path: Path) -> Tensor:
-    """Returns a weight that is sound: all of it finite floating-point numbers.
+def sound(name: str, tensor: Tensor, path: Path, dtype: torch.dtype | None = None) -> Tensor:
+    """Returns a weight as it is computed with: all of it finite floating-point numbers.
+
+    Args:
+        dtype: what it is cast to; None leaves it as it is.
 
     Raises:
-        DataError: it is not.
+        DataError: it is not, or not any more after the cast.
     """
     if tensor.dtype not in _DTYPES:
         kind = str(tensor.dtype).removeprefix("torch.")
         raise DataError(f"the weight {name} is of type {kind}, expected floating-point numbers", where=str(path))
-    # The smallest and the largest in one pass, without a mask as large as the weight; NaN is passed on.
-    if tensor.numel() and not all(bool(end.isfinite()) for end in torch.aminmax(tensor)):
-        raise DataError(f"the weight {name} holds values that are not finite numbers", where=str(path))
-    return tensor
+    cast = tensor if dtype is None else tensor.to(dtype)
+    if not is_finite(cast):
+        if cast is tensor or not is_finite(tensor):
+            raise DataError(f"the weight {name} holds values that are not finite numbers", where=str(path))
+        kind = str(cast.dtype).removeprefix("torch.")
+        hint = "--set model.dtype=float32" if cast.dtype is torch.float16 else "get the file again, it is damaged"
+        raise DataError(f"the weight {name} holds values that are too large for {kind}", hint=hint, where=str(path))
+    return cast
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers of a tensor are finite."""
+    # The smallest and the largest in one pass, without a mask as large as the tensor; NaN is passed on.
+    return not tensor.numel() or all(bool(end.isfinite()) for end in torch.aminmax(tensor))
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
