@@ -132,6 +132,13 @@ def _dates(rng: random.Random) -> Iterator[Pair]:
         yield rng.choice(forms), f"{year}-{month + 1:02d}-{day:02d}"
 
 
+def _sort(rng: random.Random) -> Iterator[Pair]:
+    """Words in alphabetical order, each with its place: hard for a small base."""
+    while True:
+        words = rng.sample(_WORDS, rng.randrange(3, 7))
+        yield "sort: " + " ".join(words), " ".join(f"{place} {word}" for place, word in enumerate(sorted(words), 1))
+
+
 def _few_labels(rng: random.Random) -> Iterator[Pair]:
     """Seven labels: the actions of the bank's customers."""
     for source, label in _labels77(rng):
@@ -198,6 +205,7 @@ TASKS: dict[str, Task] = {
     "reverse": Task("exact_match", 2_400, _reverse),
     "format": Task("exact_match", 2_400, _format),
     "dates": Task("exact_match", 2_400, _dates),
+    "sort": Task("exact_match", 2_400, _sort),
     "labels7-300": Task("exact_match", 300, _few_labels),
     "format-300": Task("exact_match", 300, _format),
     "labels77-2400": Task("exact_match", 2_400, _labels77),

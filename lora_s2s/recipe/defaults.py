@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from lora_s2s.recipe.schema import AUTO, LoraSection, Recipe, TrainingSection
 
 # Small data: rows seen over all passes, at most so many passes, and steps to spread them over.
-_ROWS_SEEN = 48_000
+_ROWS_SEEN = 64_000
 _MOST_PASSES = 60
-_STEPS = 1_500
+_STEPS = 2_000
 _ROWS_A_STEP = (8, 32)
 # Large data: one to three passes, and larger batches where there would be more steps than these.
 _LARGE_ROWS_SEEN = 150_000

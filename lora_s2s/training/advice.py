@@ -15,9 +15,10 @@ _PARTS = 5
 _FEWEST_STEPS = 20  # below, a curve says nothing
 _LEARNT = 0.05  # a loss below this is as good as it gets: no advice to train on
 _FELL = 0.97  # the last part at more than this share of the start: the loss never fell
-_LEAPT = 1.1  # a part above the start by this factor: the rate is too high
+_LEAPT = 1.1  # a part above the start, or the last above the lowest, by this factor: the rate is too high
 _STOOD = 0.95  # the fourth part at more than this share of the second: the loss stood still
 _STILL = 0.9  # the last part at less than this share of the part before: it still falls
+_VALIDATION_STILL = 0.95  # the same for the validation loss, where there is one
 _ROSE = (1.05, 0.02)  # the last validation above the best by this factor and this much: it overfits
 _VALIDATIONS_SINCE = 2  # so many of them after the best
 _FEW_STEPS = 300  # fewer leave much unlearnt, where there are as many rows
@@ -79,6 +80,9 @@ def advise(curves: Curves, *, rows: int, learning_rate: float) -> list[Advice]:
         return [*_overfits(curves)]
     if parts[-1] > _FELL * curves.start():
         return [_never_fell(curves, parts, learning_rate)]
+    if parts[-1] > _LEAPT * min(parts):
+        message = f"the loss fell to {min(parts):.3f} and rose to {parts[-1]:.3f}: the learning rate is too high"
+        return [Advice("rate_too_high", message, f"training.learning_rate={learning_rate / 3:.1e}")]
     if overfits := _overfits(curves):
         return overfits
     if steps < min(_FEW_STEPS, rows):
@@ -123,6 +127,7 @@ def _overfits(curves: Curves) -> list[Advice]:
 
 
 def _validation_falls(curves: Curves) -> bool:
-    """Whether the last validation is the best, where there are two or more."""
-    losses = [loss for _, loss in curves.validations]
-    return len(losses) < 2 or losses[-1] <= min(losses)
+    """Whether the validation loss fell in the last fifth as well; so does the training loss of what is memorised."""
+    early = len(curves.losses) * (1 - 1 / _PARTS)
+    before = [loss for step, loss in curves.validations if step <= early]
+    return not before or curves.validations[-1][1] < _VALIDATION_STILL * before[-1]

@@ -79,3 +79,11 @@ def test_metric_names_are_those_that_exist() -> None:
 
     item = json_schema()["$defs"]["EvaluationSection"]["properties"]["metrics"]["items"]
     assert set(item["enum"]) == {"auto", *METRICS}
+
+
+def test_early_stopping_says_what_it_watches_and_automatic_keys_how_they_are_chosen() -> None:
+    keys = json_schema()["$defs"]["TrainingSection"]["properties"]
+    assert "validation loss" in keys["early_stopping"]["description"]
+    for name in ("epochs", "tokens_per_batch", "learning_rate", "evaluate_every"):
+        assert keys[name]["default"] == "auto"
+        assert "auto: " in keys[name]["description"]

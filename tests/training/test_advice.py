@@ -52,6 +52,8 @@ def test_a_loss_that_still_falls_asks_for_twice_the_steps() -> None:
     assert (advice.kind, advice.setting) == ("still_falling", "training.max_steps=1200")
     with_validation = [(200, 3.0), (400, 2.0), (600, 1.2)]
     assert kinds(curve(600, lambda t: 4 - 3 * t, with_validation)) == ["still_falling"]
+    memorised = [(200, 0.40), (400, 0.335), (600, 0.326)]
+    assert kinds(curve(600, lambda t: 4 - 3 * t, memorised)) == []
     levelled = [(200, 1.2), (400, 1.0), (600, 1.005)]
     assert kinds(curve(600, lambda t: 4 - 3 * t, levelled)) == []
 
@@ -76,6 +78,12 @@ def test_a_loss_that_never_fell_asks_for_another_rate() -> None:
 
 def test_a_loss_that_falls_only_with_the_rate_asks_for_a_lower_one() -> None:
     (advice,) = said(curve(600, lambda t: 4 - 13 * t if t < 0.2 else 1.5 if t < 0.8 else 0.9))
+    assert (advice.kind, advice.setting) == ("rate_too_high", "training.learning_rate=3.3e-04")
+
+
+def test_a_loss_that_rises_again_asks_for_a_lower_rate_though_the_validation_loss_rises_too() -> None:
+    validations = [(150, 0.2), (300, 0.37), (450, 0.37), (600, 0.73)]
+    (advice,) = said(curve(600, lambda t: 3 - 13 * t if t < 0.2 else 0.4 + 0.4 * (t - 0.2), validations))
     assert (advice.kind, advice.setting) == ("rate_too_high", "training.learning_rate=3.3e-04")
 
 
