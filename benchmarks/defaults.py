@@ -38,7 +38,6 @@ KEYS = {
     "dropout": "lora.dropout",
     "schedule": "training.schedule",
 }
-_SETTINGS = 512, 192
 
 
 def task_files(name: str, data: Path, work: Path) -> tuple[Path, Path]:
@@ -72,17 +71,13 @@ def run_cell(cell: str, data: Path, work: Path) -> None:
     task, given = TASKS[name], dict(word.split("=") for word in words)
     sets = [f"{KEYS[key]}={value}" for key, value in given.items()]
     named = [f"data.train={train_file}", "model.name=demo", f"output.dir={work / 'adapters'}"]
-    lengths = [f"data.max_source_tokens={_SETTINGS[0]}", f"data.max_target_tokens={_SETTINGS[1]}"]
-    recipe = recipe_from_settings(name, [*named, *lengths, *sets])
+    recipe = recipe_from_settings(name, [*named, *sets])
     began, cpu = time.monotonic(), time.process_time()
     trained = train_adapter(recipe, overwrite=True)
     seconds, cpu_seconds = time.monotonic() - began, time.process_time() - cpu
     adapter = Path(trained["adapter"])
     metrics = "[" + ",".join((task.metric, *task.metrics)) + "]"
-    scored = score_model(
-        str(adapter), data=str(test_file), limit=250,
-        sets=[f"evaluation.metrics={metrics}", f"evaluation.max_new_tokens={_SETTINGS[1]}"],
-    )  # fmt: skip
+    scored = score_model(str(adapter), data=str(test_file), limit=250, sets=[f"evaluation.metrics={metrics}"])
     resolved = recipe_settings(adapter)
     curve = [json.loads(line) for line in (adapter / "metrics.jsonl").read_text("utf-8").splitlines()]
     kept = {

@@ -92,12 +92,10 @@ def explanation(recipe: Recipe, facts: Facts) -> str | None:
     words = [f"{key} {getattr(after, key):,g}" for key in chosen if isinstance(getattr(after, key), int | float)]
     if not words:
         return None
-    base = f"{facts.parameters / 1e6:,.1f} M parameters"
-    mean = facts.tokens / max(1, facts.rows)
-    return (
-        f"chosen for {facts.rows:,} rows of {mean:.0f} tokens and a base of {base}: {', '.join(words)} "
-        f"(about {expected_steps(after, facts):,} steps)"
-    )
+    data = f"{facts.rows:,} rows of {_mean(facts):.0f} tokens"
+    base = f"a base of {facts.parameters / 1e6:,.1f} M parameters"
+    steps = f"about {expected_steps(after, facts):,} steps"
+    return f"training set by auto: {', '.join(words)} ({steps}), for {data} and {base}"
 
 
 def learning_rate(lora: LoraSection, parameters: int) -> float:

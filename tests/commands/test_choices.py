@@ -29,7 +29,7 @@ def test_a_dry_run_shows_the_numbers_and_says_what_they_were_chosen_for(invoke: 
     assert all(isinstance(training[key], int | float) for key in CHOSEN)
     assert f"learning_rate {training['learning_rate']:g}" in shown.stderr
     assert "39 rows" in shown.stderr
-    assert "chosen" not in invoke("train", "resolved.yaml", "--dry-run").stderr
+    assert "set by auto" not in invoke("train", "resolved.yaml", "--dry-run").stderr
     counted = json.loads(invoke("train", plain, "--dry-run", "--json").stdout)
     assert counted["recipe"]["training"] == training
 
