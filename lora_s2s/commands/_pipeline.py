@@ -52,6 +52,7 @@ from lora_s2s.outputs import check_free, move_folder, sync_tree
 from lora_s2s.recipe.defaults import Facts
 from lora_s2s.recipe.load import load_recipe, recipe_to_yaml, with_choices_of
 from lora_s2s.recipe.schema import Recipe, TrainingSettings, ranks_by_name
+from lora_s2s.tokens.added import with_tokens
 from lora_s2s.tokens.lossless import lossless_tokenizer, rows_carrying
 from lora_s2s.tokens.tokenise import LANGUAGES, first_ids, load_tokenizer
 from lora_s2s.training.guards import run_lock
@@ -217,7 +218,8 @@ def _tokenizer(recipe: Recipe, prepared: PreparedDataset) -> tuple[Any, list[int
     """Returns the tokenizer that prepared the data, and the ids of the tokens whose rows train."""
     languages = {key: getattr(recipe.data, key) for key in LANGUAGES}
     tokenizer = load_tokenizer(recipe.model.name, recipe.model.revision, **languages)
-    carried = prepared.manifest["input"]["carried"]
+    said = prepared.manifest["input"]
+    tokenizer, carried = with_tokens(tokenizer, said.get("special_tokens", [])), said["carried"]
     rows = range(len(tokenizer), len(tokenizer) + rows_carrying(carried))
     ids = train_token_ids(recipe, tokenizer, rows)
     if carried and not ids:

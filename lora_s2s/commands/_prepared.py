@@ -29,6 +29,7 @@ def prepare_data(
         max_source_tokens=data.max_source_tokens, max_target_tokens=data.max_target_tokens,
         truncate_source=data.truncate_source, long_targets=data.long_targets,
         validation_fraction=data.validation_fraction, lossless_text=data.lossless_text,
+        special_tokens=data.special_tokens,
         max_rejected=data.max_rejected, source_language=data.source_language, target_language=data.target_language,
         previews=previews, strict=strict,
         model_name=recipe.model.name, revision=recipe.model.revision, seed=recipe.training.seed,

@@ -68,6 +68,17 @@ def limits_line(report: Mapping[str, Any]) -> str:
     return f"limits: {', '.join(words)}"
 
 
+def _show_added(counts: Mapping[str, Mapping[str, int]]) -> None:
+    """Shows which added tokens of the base stand in the data, and what becomes of them."""
+    listed = {
+        kind: ", ".join(f"{token} {count:,} ×" for token, count in found.items()) for kind, found in counts.items()
+    }
+    if listed["used"]:
+        say(f"added tokens of the base, one id each (data.special_tokens=text: letters): {short(listed['used'])}")
+    if listed["text"]:
+        say(f"tokens of the base that are read as text (data.special_tokens=use: one id each): {short(listed['text'])}")
+
+
 def show_prepared(report: Mapping[str, Any], preview: Sequence[Mapping[str, Any]]) -> None:
     """Shows the report of ``prepare`` and some pairs."""
     points = ("p50", "p90", "p99", "max")
@@ -86,6 +97,7 @@ def show_prepared(report: Mapping[str, Any], preview: Sequence[Mapping[str, Any]
     if report["lossless_text"]:
         carried = " ".join(repr(text) for text in report["lossless_text"] if text)
         say(f"lossless text: spare rows of the base carry {carried}")
+    _show_added(report["special_tokens"])
     for sentence in report["advice"]:
         say(f"note: {sentence}")
     show_preview(preview)

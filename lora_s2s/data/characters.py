@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lora_s2s.data.survey import SIDES, guess_language
 from lora_s2s.errors import UsageError
+from lora_s2s.tokens.added import counter_of
 from lora_s2s.tokens.lossless import ALWAYS, beyond_reach, carried_strings, lossless_tokenizer, spare_rows
 
 if TYPE_CHECKING:
@@ -23,9 +24,15 @@ _TARGETS_FOR_ONE_LOST = 1000
 
 
 class Characters:
-    """How often each character stands in the texts of each side, and how many pairs of spaces side by side."""
+    """How often each character stands in the texts of each side, and how many pairs of spaces side by side.
 
-    def __init__(self) -> None:
+    Args:
+        tokens: of the tokenizer, to be counted as well, both sides together.
+    """
+
+    def __init__(self, tokens: Sequence[str] = ()) -> None:
+        self._tokens = counter_of(tokens)
+        self.tokens = Counter[str]()
         self._counts = {side: np.zeros(0x110000, np.int64) for side in SIDES}
         self.double_spaces = dict.fromkeys(SIDES, 0)
         self.rows = 0
@@ -40,6 +47,8 @@ class Characters:
             counts[0] -= len(texts) - 1
             self._counts[side][: len(counts)] += counts
             self.double_spaces[side] += text.count("  ")
+            if self._tokens is not None:
+                self.tokens.update(self._tokens.findall(text))
             missing = _TEXTS_FOR_LANGUAGE - len(self._first[side])
             self._first[side] += [text[:_CHARACTERS_FOR_LANGUAGE] for text in texts[: max(0, missing)]]
 
@@ -80,6 +89,18 @@ def tokenizer_for(
     saved = sum(lost[text] for text in carried)
     enough = lost.total() * _TARGETS_FOR_ONE_LOST >= max(1, characters.rows) and saved * 2 >= lost.total() > 0
     return (lossless_tokenizer(tokenizer, carried), carried) if mode == "on" or enough else (tokenizer, [])
+
+
+def lossless_beside(mode: str, used: Collection[str]) -> str:
+    """Returns the mode of lossless text beside added tokens that are used: ``off``, as either changes the tokenizer.
+
+    Raises:
+        UsageError: both are asked for.
+    """
+    if used and mode == "on":
+        problem = f"data.lossless_text is on, and the data's added tokens are used ({', '.join(sorted(used)[:3])})"
+        raise UsageError(problem, hint="--set data.special_tokens=text, or data.lossless_text=off")
+    return "off" if used else mode
 
 
 def characters_report(

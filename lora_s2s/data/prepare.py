@@ -13,7 +13,7 @@ from typing import Any
 from lora_s2s import __version__
 from lora_s2s.console import ProgressLine, counted, say, warn
 from lora_s2s.data import prepared
-from lora_s2s.data.characters import characters_report, tokenizer_for
+from lora_s2s.data.characters import characters_report, lossless_beside, tokenizer_for
 from lora_s2s.data.encode import Encoding, encode_spool, rarely_collected
 from lora_s2s.data.limits import AUTO, KEYS, UNBOUNDED, Bounds, Chosen, Limit, choose_limits, sampled_lengths
 from lora_s2s.data.prepared import PreparedDataset, SplitTable, SplitWriter, open_prepared
@@ -40,6 +40,7 @@ from lora_s2s.reading.example import Example
 from lora_s2s.reading.readers import how_read, read_examples, user_function
 from lora_s2s.reading.shapes import DIALOGUES
 from lora_s2s.reading.template import Template
+from lora_s2s.tokens.added import added_tokens, tokens_of_data
 from lora_s2s.tokens.lossless import ALWAYS, spare_rows
 from lora_s2s.tokens.tokenise import LANGUAGES, encoder_of, frames_of, load_tokenizer, tokenizer_hash
 
@@ -62,6 +63,7 @@ def prepare(
     long_targets: str = "drop",
     validation_fraction: float = 0.05,
     lossless_text: str = "auto",
+    special_tokens: str = "auto",
     max_rejected: float = 0.01,
     source_language: str | None = None,
     target_language: str | None = None,
@@ -109,7 +111,14 @@ def prepare(
         "data": {name: _content(value, format) for name, value in paths.items()},
         "tokenizer": tokenizer_hash(model_name, revision),
         "function": _function_hash(format),
-        "settings": {**reading, **limits, **languages, "lossless_text": lossless_text, "previews": previews},
+        "settings": {
+            **reading,
+            **limits,
+            **languages,
+            "lossless_text": lossless_text,
+            "special_tokens": special_tokens,
+            "previews": previews,
+        },
         "split": [validation_fraction, max_rejected, seed, strict],
     }
     if (standing := _standing(Path(out), identity)) is not None:
@@ -118,23 +127,26 @@ def prepare(
     rows = embedding_rows(tokenizer, model_name, revision)
     with whole_folder(Path(out), replace=True) as staging, rarely_collected():
         with Rejections(staging / prepared.REJECTED) as rejected:
-            with Spool(staging / _SPOOL, seed) as spool:
+            with Spool(staging / _SPOOL, seed, added_tokens(tokenizer)) as spool:
                 _read(paths, reading, spool, rejected, seed=seed, strict=strict)
             rejected.check(spool.rows, max_rejected)
             decisions = _decided(spool, validation_fraction)
             _require_space(staging, spool, decisions)
             spare = spare_rows(tokenizer, rows) >= len(ALWAYS)
+            tokenizer, added = tokens_of_data(special_tokens, tokenizer, spool.characters.tokens)
+            lossless_text = lossless_beside(lossless_text, added["used"])
             tokenizer, carried = tokenizer_for(lossless_text, tokenizer, rows, spool.characters)
             chosen = _limits(limits, spool.path, decisions, tokenizer, bounds, seed)
             limits |= {key: limit.tokens for key, limit in chosen.items()}
             sizes, tally = _encode(staging, spool, decisions, tokenizer, limits, rejected, processes)
             rejected.check_targets(chosen[KEYS["target"]], max_rejected, tally)
-        report = _report(rejected, decisions, sizes, tally, chosen)
+        report = _report(rejected, decisions, sizes, tally, chosen) | {"special_tokens": added}
         report |= characters_report(tokenizer, carried, spool.characters)
         report["advice"] = advice(report, limits, spare=spare)
         shown = pairs_shown(SplitTable(staging / "train.arrow"), tokenizer, carried, previews)
         write_page(staging / prepared.REPORT, report, shown)
         settings = {**_input(paths["train"], reading, limits), **languages, "carried": carried}
+        settings["special_tokens"] = [*added["used"]]
         write_json(staging / prepared.MANIFEST, _manifest(staging, identity, settings, report, shown))
     return open_prepared(Path(out))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
@@ -26,9 +27,10 @@ class Spool:
 
     Args:
         seed: of the rows' places; see :mod:`lora_s2s.data.split`.
+        tokens: to be counted in the texts.
     """
 
-    def __init__(self, path: Path, seed: int) -> None:
+    def __init__(self, path: Path, seed: int, tokens: Sequence[str] = ()) -> None:
         self.path, self._seed = path, seed
         self._open = ExitStack()
         self._writer = self._open.enter_context(
@@ -38,7 +40,7 @@ class Spool:
         self._batch: list[Example] = []
         self._splits: list[int] = []
         self._characters = 0
-        self.characters = Characters()
+        self.characters = Characters(tokens)
         self.rows = 0
 
     def __enter__(self) -> Spool:

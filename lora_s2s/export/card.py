@@ -17,6 +17,8 @@ from lora_s2s.errors import DataError
 from lora_s2s.evaluation.report import sample_rows
 from lora_s2s.evaluation.summary import ScoreLine, base_name, facts, score_lines, shown
 from lora_s2s.files import read_json, write_text
+from lora_s2s.hub import ADAPTER_CONFIG, DEMO_NAME
+from lora_s2s.lora.versions import WITH_NEW_TRANSFORMERS, peft_that_reads
 
 CARD = "README.md"
 _EXAMPLES = 3
@@ -39,19 +41,31 @@ def write_card(adapter_dir: Path, *, name: str | None = None) -> Path:
     if not isinstance(manifest, dict):
         raise DataError("the manifest is not an object", where=str(adapter_dir / "manifest.json"))
     rows = sample_rows(adapter_dir, _EXAMPLES)
-    write_text(adapter_dir / CARD, render_card(name or adapter_dir.name, manifest, rows))
+    config = read_json(adapter_dir / ADAPTER_CONFIG) if (adapter_dir / ADAPTER_CONFIG).is_file() else {}
+    config = config if isinstance(config, dict) else {}
+    write_text(adapter_dir / CARD, render_card(name or adapter_dir.name, manifest, rows, config=config))
     return adapter_dir / CARD
 
 
-def render_card(name: str, manifest: Mapping[str, Any], rows: Sequence[Mapping[str, Any]] = ()) -> str:
-    """Returns the card as Markdown with YAML front matter."""
+def render_card(
+    name: str,
+    manifest: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]] = (),
+    *,
+    config: Mapping[str, Any] | None = None,
+) -> str:
+    """Returns the card as Markdown with YAML front matter.
+
+    Args:
+        config: the adapter's ``adapter_config.json``.
+    """
     base = base_name(manifest)
     parts = [
         _front_matter(base, manifest),
         f"# {markdown(name)}",
         f"A LoRA adapter for the encoder–decoder model **{markdown(base)}**, trained with `lora-s2s`. It holds the "
         "adapter's weights only; the base is loaded beside it.",
-        _usage(base),
+        _usage(base, manifest, config or {}),
         _scores(score_lines(manifest.get("scores"))),
         _examples(rows),
         _facts("Training", manifest, ("training", "counts", "device", "versions")),
@@ -83,23 +97,45 @@ def _front_matter(base: str, manifest: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _usage(base: str) -> str:
-    quoted = json.dumps(base, ensure_ascii=False).replace("`", "\\u0060")
+def _usage(base: str, manifest: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    record = manifest.get("base")
+    revision = record.get("revision") if isinstance(record, Mapping) else None
+    named = [_python(base), *([f"revision={_python(revision)}"] if isinstance(revision, str) else [])]
+    files, place, comment = "", ", ".join(named), "the base's hub name or folder"
+    if base == DEMO_NAME:
+        files, comment = "from importlib.resources import files\n\n", "the base comes with the package lora-s2s"
+        place = 'files("lora_s2s") / "demo" / "base"'
     return (
         "## Use\n\n"
         '```bash\nlora-s2s predict PATH_TO_THIS_FOLDER "your text"\n```\n\n'
         "or with PEFT alone:\n\n"
-        "```python\n"
+        f"```python\n{files}"
         "from peft import PeftModel\n"
         "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer\n\n"
         'folder = "PATH_TO_THIS_FOLDER"\n'
-        f"base = AutoModelForSeq2SeqLM.from_pretrained({quoted})  # the base's hub name or folder\n"
+        f"base = AutoModelForSeq2SeqLM.from_pretrained({place})  # {comment}\n"
         "model = PeftModel.from_pretrained(base, folder).eval()\n"
         "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
         'inputs = tokenizer("your text", return_tensors="pt")\n'
         "output = model.generate(**inputs, max_new_tokens=128)\n"
         "print(tokenizer.decode(output[0], skip_special_tokens=True, clean_up_tokenization_spaces=False))\n"
-        "```"
+        f"```{_versions(config)}"
+    )
+
+
+def _python(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace("`", "\\u0060")
+
+
+def _versions(config: Mapping[str, Any]) -> str:
+    """Returns a paragraph on the versions of PEFT that read the adapter; empty where they are not known."""
+    oldest = peft_that_reads(config)
+    if oldest is None:
+        return ""
+    silent = " Older versions load an OFT adapter without any effect, and without an error." * (oldest == "0.16")
+    return (
+        f"\n\nPEFT {oldest} or newer reads it; beside transformers 5.23 or newer, PEFT {WITH_NEW_TRANSFORMERS} or "
+        f"newer.{silent}"
     )
 
 

@@ -238,7 +238,8 @@ def _answers_changed(folder: Path, probes: Sequence[_Probe]) -> float:
 
 def _own_tokenizer(adapter: LoadedAdapter) -> Path | None:
     """Returns the adapter's folder where it holds a tokenizer that may know more tokens than the base's."""
-    more = adapter.settings.train_tokens or adapter.manifest.get("input", {}).get("carried")
+    said = adapter.manifest.get("input", {})
+    more = adapter.settings.train_tokens or said.get("carried") or said.get("special_tokens")
     return adapter.folder if more and (adapter.folder / "tokenizer_config.json").is_file() else None
 
 

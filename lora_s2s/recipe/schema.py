@@ -152,6 +152,11 @@ class DataSection(Section):
         description="Spare rows of T5's embeddings carry newlines, braces and what else the vocabulary lacks; "
         "auto: where targets need it.",
     )
+    special_tokens: Literal["auto", "use", "text"] = Field(
+        default="auto",
+        description="Tokens added to the base's vocabulary, where the data has them: auto: one id each, but sentinels "
+        "(`<extra_id_0>`) are text; use: sentinels too; text: none. Pad, end and language marks are always text.",
+    )
     max_rejected: float = Field(
         default=0.01, ge=0, le=1, description="Share of rows that may be unusable; more of them end `prepare`."
     )

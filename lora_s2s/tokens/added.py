@@ -35,7 +35,14 @@ def added_tokens(tokenizer: Any) -> list[str]:
     """Returns the added tokens that a text may hold on purpose: sentinels, and what the base's owner added."""
     shut = {*_named(tokenizer).values(), *language_codes(tokenizer)}
     added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return sorted(token for token in added - shut if token.strip())
+    return sorted(token for token in (added | _ordinary(tokenizer)) - shut if token.strip())
+
+
+def _ordinary(tokenizer: Any) -> set[str]:
+    """Returns the added tokens that are used in any case, of tokenizers that lose the spaces beside them."""
+    if not can_use(tokenizer) or not _joins_by_bars(json.loads(tokenizer.backend_tokenizer.to_str())):
+        return set()
+    return {str(token) for token in tokenizer.added_tokens_decoder.values() if not token.special}
 
 
 def tokens_to_use(mode: str, counts: Mapping[str, int]) -> list[str]:
@@ -47,6 +54,28 @@ def tokens_to_use(mode: str, counts: Mapping[str, int]) -> list[str]:
     """
     found = sorted(token for token, count in counts.items() if count)
     return [] if mode == "text" else [token for token in found if mode == "use" or not is_sentinel(token)]
+
+
+def tokens_of_data(
+    mode: str, tokenizer: PreTrainedTokenizerBase, counts: Mapping[str, int]
+) -> tuple[PreTrainedTokenizerBase, dict[str, dict[str, int]]]:
+    """Returns the tokenizer to prepare with, and how often added tokens stand in the data: ``used``, and ``text``.
+
+    Args:
+        mode: see :func:`tokens_to_use`.
+        counts: token → occurrences in the data.
+
+    Raises:
+        UsageError: ``use`` for a tokenizer that cannot be changed so.
+    """
+    used = tokens_to_use(mode, counts) if mode == "use" or can_use(tokenizer) else []
+    used = sorted({*used, *(_ordinary(tokenizer) & {*tokens_to_use("use", counts)})})
+    found = {token: count for token, count in sorted(counts.items()) if count}
+    report = {
+        "used": {token: count for token, count in found.items() if token in used},
+        "text": {token: count for token, count in found.items() if token not in used},
+    }
+    return with_tokens(tokenizer, used), report
 
 
 def can_use(tokenizer: Any) -> bool:
@@ -99,27 +128,32 @@ def _named(tokenizer: Any) -> dict[str, str]:
 
 
 def _keep_spaces(made: dict[str, Any], used: Sequence[str]) -> bool:
-    """Makes T5's pipeline tell ``a<sep> b`` from ``a<sep>b``; returns whether it is one that joins words by bars.
+    """Makes T5's pipeline tell ``a<sep> b`` from ``a<sep>b``; returns False for others, and for very many tokens.
 
     T5 begins each word with a bar. Cut at the spaces, the words beside a token look the same with a space and without;
     so spaces become bars themselves, after runs of them were made one, and a text that begins with a word gets one.
     """
-    model, steps = made["model"], made["pre_tokenizer"] or {}
-    kinds = [step["type"] for step in steps.get("pretokenizers", [steps] if steps else [])]
-    if model["type"] != "Unigram" or kinds not in (["Metaspace"], ["WhitespaceSplit", "Metaspace"]):
+    if not _joins_by_bars(made):
         return False
     own = made["normalizer"]
+    firsts = sorted({r"<extra_id_\d+>" if token.startswith("<extra_id_") else re.escape(token) for token in used})
+    begins = r"\A(?! |\z|" + "|".join(firsts) + ")"
     normalizers = [] if own is None else own["normalizers"] if own["type"] == "Sequence" else [own]
-    if kinds[0] == "WhitespaceSplit":
+    # Where a space is put in front of all text, none of it would begin with a token.
+    if len(begins) > _LONGEST_PATTERN or any(step["type"] == "Prepend" for step in normalizers):
+        return False
+    if made["pre_tokenizer"]["type"] == "Sequence":  # T5's, which cuts at the spaces first
         strip = {"type": "Strip", "strip_left": True, "strip_right": True}
         normalizers = [*normalizers, _replaced(r"\s+"), strip]
-    firsts = sorted({r"<extra_id_\d+>" if token.startswith("<extra_id_") else re.escape(token) for token in used})
-    not_before = "|".join([" ", r"\z", *firsts])
-    # So many tokens that the pattern would be long: a bar in front of them as well.
-    begins = _replaced(rf"\A(?!{not_before})" if len(not_before) < _LONGEST_PATTERN else r"\A(?! |\z)")
-    made["normalizer"] = {"type": "Sequence", "normalizers": [*normalizers, begins]}
+    made["normalizer"] = {"type": "Sequence", "normalizers": [*normalizers, _replaced(begins)]}
     made["pre_tokenizer"] = {"type": "Metaspace", "replacement": _BAR, "prepend_scheme": "never", "split": True}
     return True
+
+
+def _joins_by_bars(made: Mapping[str, Any]) -> bool:
+    steps = made["pre_tokenizer"] or {}
+    kinds = [step["type"] for step in steps.get("pretokenizers", [steps] if steps else [])]
+    return made["model"]["type"] == "Unigram" and kinds in (["Metaspace"], ["WhitespaceSplit", "Metaspace"])
 
 
 def _replaced(pattern: str) -> dict[str, Any]:

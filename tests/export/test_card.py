@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import runpy
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from cli_parts import Invoke, here, invoke, tiny_model
 from markdown_it import MarkdownIt
 
 from lora_s2s.errors import DataError
 from lora_s2s.evaluation.summary import facts
 from lora_s2s.export.card import markdown, render_card, write_card
 
+__all__ = ["here", "invoke", "tiny_model"]
 HOSTILE = (
     "a | [x](javascript:alert(1)) <script>alert(1)</script> ![i](http://e.vil/p.png) `c` **b** https://e.vil\n# H\n---"
 )
@@ -119,3 +125,51 @@ def test_what_spare_rows_carry_is_told_apart_and_empty_lists_are_left_out() -> N
     manifest = {"input": {"carried": ["\n", "  ", "{", ""]}, "base": {"skip_quantization": []}}
     assert facts(manifest) == [("input carried", r"'\n' '  ' '{'")]
     assert facts({"input": {"carried": []}}) == facts({"input": {"carried": [""]}}) == []
+
+
+ASKED = "hi its Ana, table for two on sat at 8pm"
+
+
+def run_the_python_in(card: str, folder: Path, tmp_path: Path) -> str:
+    """What the card's code prints, the two places to fill in filled in."""
+    code = card.split("```python\n")[1].split("```")[0].replace("PATH_TO_THIS_FOLDER", str(folder))
+    script = tmp_path / "use.py"
+    script.write_text(code.replace("your text", ASKED), encoding="utf-8")
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        runpy.run_path(str(script))
+    return printed.getvalue().strip()
+
+
+def test_the_card_on_the_bundled_base_loads_as_written(invoke: Invoke, tmp_path: Path) -> None:
+    folder = Path(__file__).parents[2] / "adapters" / "demo"
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    answer = invoke("predict", str(folder), ASKED).stdout.strip()
+    assert "Ana" in answer
+    assert run_the_python_in(card, folder, tmp_path) == answer
+    assert "PEFT 0.15 or newer reads it" in card
+
+
+def test_the_card_on_a_hubs_base_loads_as_written(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of that name in the current one stands for the hub's."""
+    from lora_s2s.lora.adapter import save_adapter
+    from lora_s2s.lora.inject import inject_lora
+    from lora_s2s.models.loading import load_base
+
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_model, "google/flan-t5-base")
+    base = load_base("google/flan-t5-base", device="cpu")
+    model = inject_lora(base, r=2, alpha=4, dropout=0, target_modules="attention-qv", method="oft", seed=1)
+    Path("mine").mkdir()
+    save_adapter(model, Path("mine"))
+    shutil.copyfile(tiny_model / "tokenizer.json", "mine/tokenizer.json")
+    shutil.copyfile(tiny_model / "tokenizer_config.json", "mine/tokenizer_config.json")
+    manifest = {**MANIFEST, "base": {**MANIFEST["base"], "revision": "main"}}
+    (tmp_path / "mine" / "manifest.json").write_text(json.dumps(manifest))
+    card = write_card(tmp_path / "mine").read_text(encoding="utf-8")
+    assert 'from_pretrained("google/flan-t5-base", revision="main")' in card
+    run_the_python_in(card, tmp_path / "mine", tmp_path)
+    assert "PEFT 0.16 or newer reads it" in card
+    assert "without any effect" in card

@@ -25,6 +25,7 @@ from lora_s2s.lora.adapter import adapter_state, load_adapter, load_adapter_stat
 from lora_s2s.lora.inject import inject_lora, total_parameters, trainable_parameters
 from lora_s2s.lora.merge import merge_adapter
 from lora_s2s.lora.methods import METHODS
+from lora_s2s.lora.versions import peft_that_reads
 from lora_s2s.models import float16
 from lora_s2s.models.loading import LoadedBase, load_base
 from lora_s2s.recipe.schema import METHODS as KNOWN
@@ -109,6 +110,9 @@ def test_a_method_trains_saves_loads_merges_and_resumes(
     plain_peft = PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained(name), folder).eval()
     assert torch.equal(logits(plain_peft), logits(loaded.model))
     record("method", method, "plain PEFT loads it")
+    record(
+        "method", method, "PEFT from", str(peft_that_reads(json.loads((folder / "adapter_config.json").read_text())))
+    )
 
     scaled = replace(load_base(name, device="cpu"), residual_shift=5)
     float16.reinstall(scaled.model, scaled.family, 5)

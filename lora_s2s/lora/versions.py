@@ -1,0 +1,25 @@
+"""Which versions of PEFT read our adapters. Measured: each method's adapter loaded by older releases, logits compared.
+
+Older ones refuse the others' type by name, but OFT's: before 0.16 its weights had other names, and PEFT loads the
+adapter without any effect and without an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# By the type in adapter_config.json; the oldest release that was measured to read them, on transformers 4.57.
+PEFT_THAT_READS = {
+    "LORA": "0.15", "IA3": "0.15", "VERA": "0.15", "LOHA": "0.15", "LOKR": "0.15", "OFT": "0.16", "MISS": "0.17",
+    "HIRA": "0.20",
+}  # fmt: skip
+_TRAINED_ROWS = "0.18"
+# PEFT before 0.21 calls what transformers 5.23 no longer has.
+WITH_NEW_TRANSFORMERS = "0.21"
+
+
+def peft_that_reads(config: Mapping[str, Any]) -> str | None:
+    """Returns the oldest version of PEFT that reads an adapter, by its ``adapter_config.json``; None where unknown."""
+    oldest = PEFT_THAT_READS.get(str(config.get("peft_type")))
+    return _TRAINED_ROWS if oldest and config.get("trainable_token_indices") else oldest
