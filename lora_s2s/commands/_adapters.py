@@ -17,6 +17,7 @@ from lora_s2s.recipe.load import load_recipe, recipe_from_settings
 from lora_s2s.recipe.schema import EvaluationSection, Recipe
 
 NO_DATA = "none"
+_MOST_TOKENS = 65_536
 
 
 def names_code(format: str, overrides: Sequence[str]) -> bool:
@@ -51,13 +52,18 @@ def recipe_of(model: str, overrides: Sequence[str] = (), *, data: str | None = N
 
 def decoding_of(folder: Path) -> dict[str, int]:
     """Returns ``max_new_tokens`` and ``num_beams``: of an adapter's newest scores, else of its recipe."""
+    from lora_s2s.commands._lengths import new_tokens  # heavy
+
     if scored := _decoding(folder):
         return scored
     try:
         section = recipe_of(str(folder)).evaluation
     except ToolkitError:  # merging needs no recipe
         section = EvaluationSection()
-    return section.model_dump(include={"max_new_tokens", "num_beams"})
+    said = _object(folder / "manifest.json").get("input") if (folder / "manifest.json").is_file() else None
+    trained = said.get("max_target_tokens") if isinstance(said, dict) else None
+    limit = new_tokens(section, trained if type(trained) is int and 1 <= trained <= _MOST_TOKENS else None)
+    return {"max_new_tokens": limit, "num_beams": section.num_beams}
 
 
 def _decoding(folder: Path) -> dict[str, int]:
@@ -68,7 +74,7 @@ def _decoding(folder: Path) -> dict[str, int]:
     said = [entry.get("decoding") for entry in entries if isinstance(entry, dict)]
     newest = next((decoding for decoding in reversed(said) if isinstance(decoding, dict)), None)
     known: dict[str, Any] = {key: newest.get(key) for key in ("max_new_tokens", "num_beams")} if newest else {}
-    whole = all(type(value) is int and 1 <= value <= 65_536 for value in known.values())
+    whole = all(type(value) is int and 1 <= value <= _MOST_TOKENS for value in known.values())
     return known if whole and known.get("num_beams", 1) <= 64 else {}
 
 

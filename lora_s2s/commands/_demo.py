@@ -41,9 +41,10 @@ def run_demo(out: Path, sets: Sequence[str]) -> tuple[dict[str, Any], list[Mappi
     say("2/4 score the adapter and its base on messages neither has seen")
     scores = score_model(str(adapter), baseline=True)
     say("3/4 merge")
+    scored = scores["decoding"]
     report = merge_adapter(
-        adapter, merged, dtype="float32", probe_texts=probe_texts(adapter),
-        max_new_tokens=recipe.evaluation.max_new_tokens, num_beams=recipe.evaluation.num_beams,
+        adapter, merged, dtype="float32", probe_texts=probe_texts(adapter), max_new_tokens=scored["max_new_tokens"],
+        num_beams=scored["num_beams"],
     )  # fmt: skip
     say("4/4 answer again with the merged model")
     rows: list[Mapping[str, Any]] = list(read_jsonl(Path(scores["predictions"])))

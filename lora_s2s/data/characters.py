@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lora_s2s.data.survey import SIDES, guess_language
 from lora_s2s.errors import UsageError
-from lora_s2s.tokens.added import counter_of
+from lora_s2s.tokens.added import counter_of, tokens_of_data
 from lora_s2s.tokens.lossless import ALWAYS, beyond_reach, carried_strings, lossless_tokenizer, spare_rows
 
 if TYPE_CHECKING:
@@ -62,18 +62,40 @@ class Characters:
         return guess_language(self._first[side])
 
 
+Added = dict[str, dict[str, int]]
+
+
 def tokenizer_for(
+    modes: tuple[str, str], tokenizer: PreTrainedTokenizerBase, rows: int, characters: Characters
+) -> tuple[PreTrainedTokenizerBase, list[str], Added]:
+    """Returns the tokenizer to prepare with, what its spare rows carry, and which added tokens it uses.
+
+    Args:
+        modes: ``data.lossless_text`` and ``data.special_tokens``.
+        rows: of the base's embeddings.
+
+    Raises:
+        UsageError: lossless text is ``on`` for a base without spare rows, or beside added tokens that are used, as
+            either changes the tokenizer.
+    """
+    lossless, special = modes
+    tokenizer, added = tokens_of_data(special, tokenizer, characters.tokens)
+    if not added["used"]:
+        return *_lossless(lossless, tokenizer, rows, characters), added
+    if lossless == "on":
+        problem = f"data.lossless_text is on, and the data's added tokens are used ({', '.join([*added['used']][:3])})"
+        raise UsageError(problem, hint="--set data.special_tokens=text, or data.lossless_text=off")
+    return tokenizer, [], added
+
+
+def _lossless(
     mode: str, tokenizer: PreTrainedTokenizerBase, rows: int, characters: Characters
 ) -> tuple[PreTrainedTokenizerBase, list[str]]:
-    """Returns the tokenizer to prepare with, and what its spare rows carry (nothing: it is the base's own).
+    """Returns the tokenizer, and what its spare rows carry (nothing: it is the base's own).
 
     Args:
         mode: ``on``, ``off`` or ``auto``: where a target in a thousand would lose a character, spaces side by side
             not counted, and spare rows save most of what is lost.
-        rows: of the base's embeddings.
-
-    Raises:
-        UsageError: ``on`` for a base without spare rows.
     """
     spare = spare_rows(tokenizer, rows)
     if mode == "on" and spare < len(ALWAYS):
@@ -89,18 +111,6 @@ def tokenizer_for(
     saved = sum(lost[text] for text in carried)
     enough = lost.total() * _TARGETS_FOR_ONE_LOST >= max(1, characters.rows) and saved * 2 >= lost.total() > 0
     return (lossless_tokenizer(tokenizer, carried), carried) if mode == "on" or enough else (tokenizer, [])
-
-
-def lossless_beside(mode: str, used: Collection[str]) -> str:
-    """Returns the mode of lossless text beside added tokens that are used: ``off``, as either changes the tokenizer.
-
-    Raises:
-        UsageError: both are asked for.
-    """
-    if used and mode == "on":
-        problem = f"data.lossless_text is on, and the data's added tokens are used ({', '.join(sorted(used)[:3])})"
-        raise UsageError(problem, hint="--set data.special_tokens=text, or data.lossless_text=off")
-    return "off" if used else mode
 
 
 def characters_report(

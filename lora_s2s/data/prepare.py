@@ -13,7 +13,7 @@ from typing import Any
 from lora_s2s import __version__
 from lora_s2s.console import ProgressLine, counted, say, warn
 from lora_s2s.data import prepared
-from lora_s2s.data.characters import characters_report, lossless_beside, tokenizer_for
+from lora_s2s.data.characters import characters_report, tokenizer_for
 from lora_s2s.data.encode import Encoding, encode_spool, rarely_collected
 from lora_s2s.data.limits import AUTO, KEYS, UNBOUNDED, Bounds, Chosen, Limit, choose_limits, sampled_lengths
 from lora_s2s.data.prepared import PreparedDataset, SplitTable, SplitWriter, open_prepared
@@ -40,7 +40,7 @@ from lora_s2s.reading.example import Example
 from lora_s2s.reading.readers import how_read, read_examples, user_function
 from lora_s2s.reading.shapes import DIALOGUES
 from lora_s2s.reading.template import Template
-from lora_s2s.tokens.added import added_tokens, tokens_of_data
+from lora_s2s.tokens.added import added_tokens
 from lora_s2s.tokens.lossless import ALWAYS, spare_rows
 from lora_s2s.tokens.tokenise import LANGUAGES, encoder_of, frames_of, load_tokenizer, tokenizer_hash
 
@@ -80,8 +80,8 @@ def prepare(
 
     The keywords up to ``target_language`` are the recipe's ``data`` section. Exact duplicates in train are dropped, and
     train rows whose source is held out too (``leaked`` counts those held out). Without ``validation``, a fraction of
-    train's sources is split off, by a hash of the source and ``seed``. Test rows are never dropped for their length.
-    A folder whose files are called train, dev and test gives all three.
+    train's sources is split off, by a hash of source and ``seed``. Test rows are never dropped for their length. A
+    folder whose files are called train, dev and test gives all three.
 
     Args:
         previews: how many pairs the report shows.
@@ -92,8 +92,7 @@ def prepare(
     Raises:
         DataError: data that is missing, unreadable, of which more than ``max_rejected`` cannot be used or have targets
             that are too long, or nothing is left.
-        UsageError: an unknown format, template or language, ``lossless_text`` on for a base without spare rows, or
-            ``out`` holds something else.
+        UsageError: an unknown format, template or language, no spare rows for ``lossless_text``, or ``out`` is taken.
         SetupError: the tokenizer cannot be had.
     """
     paths = _paths(train, validation, test)
@@ -104,6 +103,7 @@ def prepare(
         "max_source_tokens": max_source_tokens, "max_target_tokens": max_target_tokens,
         "truncate_source": truncate_source, "long_targets": long_targets,
     }  # fmt: skip
+    modes = (lossless_text, special_tokens)
     languages = dict(zip(LANGUAGES, (source_language, target_language), strict=True))
     identity = {
         "format": prepared.FORMAT,
@@ -111,14 +111,7 @@ def prepare(
         "data": {name: _content(value, format) for name, value in paths.items()},
         "tokenizer": tokenizer_hash(model_name, revision),
         "function": _function_hash(format),
-        "settings": {
-            **reading,
-            **limits,
-            **languages,
-            "lossless_text": lossless_text,
-            "special_tokens": special_tokens,
-            "previews": previews,
-        },
+        "settings": {**reading, **limits, **languages, "modes": modes, "previews": previews},
         "split": [validation_fraction, max_rejected, seed, strict],
     }
     if (standing := _standing(Path(out), identity)) is not None:
@@ -132,21 +125,17 @@ def prepare(
             rejected.check(spool.rows, max_rejected)
             decisions = _decided(spool, validation_fraction)
             _require_space(staging, spool, decisions)
-            spare = spare_rows(tokenizer, rows) >= len(ALWAYS)
-            tokenizer, added = tokens_of_data(special_tokens, tokenizer, spool.characters.tokens)
-            lossless_text = lossless_beside(lossless_text, added["used"])
-            tokenizer, carried = tokenizer_for(lossless_text, tokenizer, rows, spool.characters)
-            chosen = _limits(limits, spool.path, decisions, tokenizer, bounds, seed)
+            made, carried, added = tokenizer_for(modes, tokenizer, rows, spool.characters)
+            chosen = _limits(limits, spool.path, decisions, made, bounds, seed)
             limits |= {key: limit.tokens for key, limit in chosen.items()}
-            sizes, tally = _encode(staging, spool, decisions, tokenizer, limits, rejected, processes)
+            sizes, tally = _encode(staging, spool, decisions, made, limits, rejected, processes)
             rejected.check_targets(chosen[KEYS["target"]], max_rejected, tally)
         report = _report(rejected, decisions, sizes, tally, chosen) | {"special_tokens": added}
-        report |= characters_report(tokenizer, carried, spool.characters)
-        report["advice"] = advice(report, limits, spare=spare)
-        shown = pairs_shown(SplitTable(staging / "train.arrow"), tokenizer, carried, previews)
+        report |= characters_report(made, carried, spool.characters)
+        report["advice"] = advice(report, limits, spare=spare_rows(tokenizer, rows) >= len(ALWAYS))
+        shown = pairs_shown(SplitTable(staging / "train.arrow"), made, carried, previews)
         write_page(staging / prepared.REPORT, report, shown)
         settings = {**_input(paths["train"], reading, limits), **languages, "carried": carried}
-        settings["special_tokens"] = [*added["used"]]
         write_json(staging / prepared.MANIFEST, _manifest(staging, identity, settings, report, shown))
     return open_prepared(Path(out))
 
@@ -175,7 +164,7 @@ def _manifest(
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "fingerprint": sha256_json(made_from),
         "identity": made_from,
-        "input": settings,
+        "input": {**settings, "special_tokens": [*report["special_tokens"]["used"]]},
         "files": described(path for path in folder.iterdir() if path.name[0] != "."),
         "report": report,
         "preview": preview,

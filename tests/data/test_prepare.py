@@ -134,7 +134,7 @@ def test_turns_of_a_conversation_stay_on_one_side(write: Write, prepared: Prepar
     assert data.manifest["input"] == {
         "template": DIALOGUE_TEMPLATE, "source_column": None, "format": "conversations", "max_source_tokens": 99,
         "max_target_tokens": 8, "truncate_source": "left", "source_language": None, "target_language": None,
-        "carried": [],
+        "carried": [], "special_tokens": [],
     }  # fmt: skip
 
 
