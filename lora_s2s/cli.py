@@ -8,14 +8,22 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from lora_s2s import __version__
-from lora_s2s.commands._failures import FORESEEN, show, show_failure, show_traceback, told, unexpected
+from lora_s2s.commands._failures import (
+    FORESEEN,
+    check_current_folder,
+    show,
+    show_failure,
+    show_traceback,
+    told,
+    unexpected,
+)
 from lora_s2s.commands.adapters import adapters
 from lora_s2s.commands.demo import demo
 from lora_s2s.commands.eval import evaluate
@@ -25,7 +33,7 @@ from lora_s2s.commands.prepare import prepare
 from lora_s2s.commands.recipes import recipes
 from lora_s2s.commands.train import train
 from lora_s2s.console import discard, plain, tell_in_signal_handler
-from lora_s2s.errors import UsageError
+from lora_s2s.errors import SetupError, UsageError
 
 # Typer ships its own copy of click from 0.26 on; its public exceptions lead to the right base in every version.
 _USAGE_ERRORS: tuple[type[Any], ...] = typer.BadParameter.__mro__[1:3]
@@ -44,11 +52,13 @@ class Verbs(TyperGroup):
         ``--debug`` and ``--offline`` may stand anywhere before a ``--``.
         """
         given: Sequence[str] | None = args[0] if args else extra.pop("args", None)
-        words = list(sys.argv[1:] if given is None else given)
-        bad = [number for number, word in enumerate(words, start=1) if not _is_text(word)]
-        if bad:
-            show(f"argument {bad[0]} is not UTF-8 text: {plain(words[bad[0] - 1])}", hint=_NOT_TEXT)
-            sys.exit(2)
+        words = []
+        for number, word in enumerate(sys.argv[1:] if given is None else given, start=1):
+            text = _as_text(word)
+            if text is None:
+                show(f"argument {number} is not UTF-8 text: {plain(word)}", hint=_NOT_TEXT)
+                sys.exit(2)
+            words.append(text)
         end = words.index("--") if "--" in words else len(words)
         debug, offline = (word in words[:end] for word in _ANYWHERE)
         words = [word for place, word in enumerate(words) if word not in _ANYWHERE or place > end]
@@ -79,13 +89,15 @@ class Verbs(TyperGroup):
 _NOT_TEXT = "give the text with --input FILE in UTF-8 (iconv -f latin1 -t utf-8 converts), or rename the file"
 
 
-def _is_text(word: str) -> bool:
-    """Whether a word of the command line is text; what is not UTF-8 in it came as lone surrogates."""
+def _as_text(word: str) -> str | None:
+    """Returns a word of the command line as UTF-8 text, whatever the locale reads it as; None where it is not."""
     try:
         word.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        return word
+    except UnicodeEncodeError:  # bytes that the locale's encoding lacks came as lone surrogates
+        with suppress(UnicodeError):
+            return os.fsencode(word).decode()
+    return None
 
 
 def _forbid_network() -> None:
@@ -153,6 +165,10 @@ def options(
     started, verb = os.environ.get("WORLD_SIZE", "1"), context.invoked_subcommand
     if started != "1" and verb != "train":
         raise UsageError(f"{verb} runs in one process, and {started} were started", hint="run it without a launcher")
+    if sys.flags.optimize > 1 and verb not in ("recipes", "adapters"):
+        hint = "run it without -OO and PYTHONOPTIMIZE=2"
+        raise SetupError("python -OO drops the docstrings that transformers cannot be imported without", hint=hint)
+    check_current_folder()  # some libraries end the process without it
 
 
 _stopping: list[int] = []

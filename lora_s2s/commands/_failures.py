@@ -44,8 +44,6 @@ def told(error: BaseException) -> ToolkitError | None:
 def _told_os(error: OSError) -> ToolkitError:
     where = str(error.filename) if error.filename else None
     reason = error.strerror or str(error) or type(error).__name__
-    if where is None and not _current_folder_exists():
-        return UsageError("the current folder has been removed", hint="change to one that exists")
     if error.errno in _OUT_OF_DISK:
         return ResourceError(f"out of disk space: {reason}", where=where, hint="free some space, then run it again")
     if error.errno in NO_ENTRY:
@@ -58,12 +56,12 @@ def _told_os(error: OSError) -> ToolkitError:
     return RunError(f"the system refused: {reason}", where=where, hint=hint)
 
 
-def _current_folder_exists() -> bool:
+def check_current_folder() -> None:
+    """Raises UsageError where the current folder has been removed."""
     try:
         os.getcwd()
-    except OSError:
-        return False
-    return True
+    except FileNotFoundError as error:
+        raise UsageError("the current folder has been removed", hint="change to one that exists") from error
 
 
 def _accelerator_is_full(error: BaseException) -> bool:

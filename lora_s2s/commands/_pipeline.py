@@ -111,9 +111,10 @@ def train_adapter(
     with main_process_first():
         prepared = prepare_data(recipe)
     sources = recorded_sources(recipe)  # as they were read
-    say(data_line(prepared))
-    say(limits_line(prepared.report))
-    warn_of_short_answers(recipe, prepared)
+    with prepared.shown():
+        say(data_line(prepared))
+        say(limits_line(prepared.report))
+        warn_of_short_answers(recipe, prepared)
     recipe = with_lengths(recipe, prepared)
     tokenizer, train_tokens = _tokenizer(recipe, prepared)
     base, model = _adapted_base(recipe, train_tokens)

@@ -42,9 +42,10 @@ def prepare(
         raise UsageError("expected a RECIPE, or --data, --model and --out together", hint="lora-s2s prepare demo")
     loaded = load_recipe(recipe, said) if recipe else recipe_from_settings("prepared", said)
     prepared = prepare_data(loaded, Path(out) if out else None, previews=previews, strict=strict)
-    say(data_line(prepared))
-    show_prepared(prepared.report, prepared.preview)
-    warn_of_short_answers(loaded, prepared)
+    with prepared.shown():
+        say(data_line(prepared))
+        show_prepared(prepared.report, prepared.preview)
+        warn_of_short_answers(loaded, prepared)
     say(f"report: {prepared.path / 'report.html'}")
     if json:
         write_json(prepared.report)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -162,6 +162,19 @@ class PreparedDataset:
         """A few training pairs as the model sees them; see :func:`lora_s2s.data.report.pairs_shown`."""
         return list(self.manifest["preview"])
 
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Turns what a report of another shape breaks, while it is shown, into one refusal.
+
+        Raises:
+            DataError: the report or the preview is not what this version writes.
+        """
+        try:
+            yield
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            hint = f"remove {self.path} and prepare the data again"
+            raise DataError(f"{self.path / MANIFEST} is damaged: its report cannot be shown", hint=hint) from error
+
     @property
     def train(self) -> SplitTable:
         """The training split, which every prepared folder has."""
@@ -200,5 +213,7 @@ def _check_manifest(path: Path, manifest: object) -> None:
         raise DataError(f"{path / MANIFEST} does not describe prepared data of this version", hint="prepare it again")
     allowed = {*(f"{split}.arrow" for split in SPLITS), REJECTED, REPORT}
     sound = all(isinstance(manifest.get(key), kind) for key, kind in _REQUIRED.items())
+    carried = manifest["input"].get("carried") if sound else None
+    sound = isinstance(carried, list) and all(isinstance(text, str) for text in carried)
     if not sound or not allowed.issuperset(manifest["files"]):
         raise DataError(f"{path / MANIFEST} is damaged", hint=f"remove {path} and prepare the data again")

@@ -18,12 +18,12 @@ from torch.optim import Optimizer
 
 from lora_s2s.console import say, warn
 from lora_s2s.errors import DataError, ResourceError, RunError, UsageError
-from lora_s2s.files import naming, read_json, require_space, sha256_file, sha256_json, write_json
+from lora_s2s.files import naming, read_object, require_space, sha256_file, sha256_json, write_json
 from lora_s2s.lora.adapter import adapter_state, load_adapter_state
 from lora_s2s.outputs import whole_folder
 from lora_s2s.recipe.schema import TrainingSettings
 from lora_s2s.training.optimizer import load_optimizer_state, optimizer_state
-from lora_s2s.training.result import TrainState
+from lora_s2s.training.result import TrainState, state_problem
 
 _FORMAT = 2
 _ADAPTER = "adapter.safetensors"
@@ -97,20 +97,24 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         DataError: a file is missing, its hash differs, or the state is not this version's.
     """
-    content = read_json(path / _STATE)
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+    content = read_object(path / _STATE)
+    if content.get("format") != _FORMAT:
         raise DataError("not a checkpoint of this version", where=str(path / _STATE))
     if content.pop("own_sha256", None) != sha256_json(content):
         raise DataError("the content differs from its own hash", where=str(path / _STATE))
-    for name, expected in content["sha256"].items():
+    hashes, saved, identity = (content.get(key) for key in ("sha256", "state", "identity"))
+    if not all(isinstance(part, dict) for part in (hashes, saved, identity)) or {*hashes} != {_ADAPTER, _OPTIMIZER}:
+        raise DataError("the state lacks what a checkpoint has", where=str(path / _STATE))
+    for name, expected in hashes.items():
         if not (path / name).is_file():
             raise DataError("missing", where=str(path / name))
         if sha256_file(path / name) != expected:
             raise DataError("the content differs from the hash in state.json", where=str(path / name))
-    saved, known = content["state"], asdict(TrainState())
-    if saved.keys() != known.keys():
-        raise DataError(f"state keys differ: {sorted(saved.keys() ^ known.keys())}", where=str(path / _STATE))
-    return Checkpoint(path, TrainState(**saved), content["identity"])
+    if problem := state_problem(saved):
+        raise DataError(problem, where=str(path / _STATE))
+    if not all(isinstance(value, str) for value in identity.values()):
+        raise DataError("the identity holds something other than text", where=str(path / _STATE))
+    return Checkpoint(path, TrainState(**saved), identity)
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -98,6 +98,7 @@ def train(
     with run_lock(run_dir, take=accelerator.is_main_process), ProgressLine("train") as progress:
         known = run_identity(identity or {}, settings, accelerator.num_processes)
         state = continue_from(run_dir, model, optimizer, resume=resume, anyway=resume_anyway, identity=known)
+        plan.begin_at(state)
         resumed_from = state.step or None
         same_start(trainable(model).values(), accelerator)
         start_trackers(accelerator, settings, run_dir)
@@ -374,7 +375,7 @@ def _finish(model: nn.Module, run: Run, *, resumed_from: int | None) -> TrainRes
         train_loss=state.epoch_loss_sum / state.epoch_target_tokens,
         validation_loss=state.best_validation_loss if best else state.validation_loss,
         tokens=state.tokens,
-        tokens_per_second=round(state.tokens / state.seconds, 1),
+        tokens_per_second=round(state.tokens / max(state.seconds, 1e-9), 1),
         peak_memory_bytes=state.peak_memory_bytes,
         resumed_from=resumed_from,
         stopped=("early_stopping" if run.done() else "deadline") if state.step < run.plan.total_steps else None,

@@ -65,6 +65,11 @@ class StepPlan:
         """Returns how many epochs are done, with the part of the current one."""
         return state.epoch + (state.position / len(self.steps(state.epoch)) if state.position else 0.0)
 
+    def begin_at(self, state: TrainState) -> None:
+        """Moves a state that stands past its epoch's end, as other data of as many rows leaves it, to the next."""
+        if state.position and state.position >= len(self.steps(state.epoch)):
+            state.epoch, state.position = state.epoch + 1, 0
+
     def _steps_in(self, epochs: float) -> int:
         whole = int(epochs)
         count = sum(len(self.steps(epoch)) for epoch in range(whole))

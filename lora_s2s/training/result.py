@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, get_args, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,19 @@ class TrainState:
             self.evaluations_without_gain = 0
         else:
             self.evaluations_without_gain += 1
+
+
+def state_problem(values: Mapping[str, Any]) -> str | None:
+    """Returns what keeps values read from a file from being a :class:`TrainState`; None where nothing does."""
+    kinds = get_type_hints(TrainState)
+    if values.keys() != kinds.keys():
+        return f"state keys differ: {sorted(values.keys() ^ kinds.keys())}"
+    for key, kind in kinds.items():
+        value, allowed = values[key], get_args(kind) or (kind,)
+        whole_for_float = type(value) is int and float in allowed
+        if (type(value) not in allowed and not whole_for_float) or (isinstance(value, int | float) and value < 0):
+            return f"the state's {key} is {str(value)[:40]!r}"
+    return None
 
 
 @dataclass(frozen=True)
