@@ -7,6 +7,7 @@ Exit codes: 1 the run failed · 2 usage or recipe · 3 data, or a file refused �
 from __future__ import annotations
 
 import difflib
+import re
 import signal
 from collections.abc import Iterable, Sequence
 
@@ -75,6 +76,17 @@ class Stopped(ToolkitError):
         super().__init__(message, hint=hint)
         self.exit_code = 128 + (signal_number if signal_number == signal.SIGINT else signal.SIGTERM)
         self.signal_name = signal.Signals(signal_number).name
+
+
+_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|_ALLOC_FAILED")
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is Python's, torch's or a CUDA library's message for memory that ran out, on any device."""
+    # By name, as this file never imports torch. On a CPU, and in cuBLAS, the text is the only mark.
+    by_name = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+    by_text = isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
+    return isinstance(error, MemoryError) or by_name or by_text
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

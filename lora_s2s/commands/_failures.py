@@ -9,7 +9,15 @@ import sys
 from collections.abc import Sequence
 from types import TracebackType
 
-from lora_s2s.errors import RecipeError, ResourceError, RunError, SetupError, ToolkitError, UsageError
+from lora_s2s.errors import (
+    RecipeError,
+    ResourceError,
+    RunError,
+    SetupError,
+    ToolkitError,
+    UsageError,
+    ran_out_of_memory,
+)
 from lora_s2s.files import NO_ENTRY
 
 _OUT_OF_DISK = (errno.ENOSPC, errno.EDQUOT)
@@ -24,7 +32,7 @@ def told(error: BaseException) -> ToolkitError | None:
     """Returns the failure to show for an exception, or None when it was not foreseen."""
     if isinstance(error, ToolkitError):
         return error
-    if isinstance(error, MemoryError) or _accelerator_is_full(error):
+    if ran_out_of_memory(error):
         return ResourceError(
             f"out of memory: {_first_line(error) or 'the machine has no more'}",
             hint="lower training.tokens_per_batch or evaluation.batch_tokens, or take a smaller model",
@@ -62,11 +70,6 @@ def check_current_folder() -> None:
         os.getcwd()
     except FileNotFoundError as error:
         raise UsageError("the current folder has been removed", hint="change to one that exists") from error
-
-
-def _accelerator_is_full(error: BaseException) -> bool:
-    # By name, as this file never imports torch: torch.OutOfMemoryError, and the CPU allocator's RuntimeError.
-    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 def _left_alone(error: BaseException) -> bool:

@@ -5,7 +5,9 @@ N, M source and target tokens; n rows of a group, S and T its widths; H heads, d
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
+from types import FunctionType
 from typing import Any, Protocol
 
 import torch
@@ -166,7 +168,7 @@ class PackedAttention:
     def _over(self, flat: tuple[Tensor, ...], heads: int, sides: str, relative: Any = None) -> Tensor:
         """Attends over (N, H · d) queries, keys and values; ``sides`` names those of queries and keys."""
         parts = (tensor.view(1, len(tensor), heads, -1).transpose(1, 2) for tensor in flat)
-        mixed: Tensor = _flex("flex_attention", flat[0])(
+        mixed: Tensor = _flex("flex_attention", flat[0], sides)(
             *parts, score_mod=self._bias(relative, flat[0]), block_mask=self._mask(sides, flat[0]), scale=1.0
         )
         return mixed.transpose(1, 2).reshape(len(flat[0]), -1)
@@ -180,7 +182,7 @@ class PackedAttention:
                 same = queries[query] == keys[key]
                 return same & (key <= query) if sides == "tt" else same
 
-            self._masks[sides] = _flex("create_block_mask", like)(
+            self._masks[sides] = _flex("create_block_mask", like, sides)(
                 met, None, None, len(queries), len(keys), device=like.device
             )
         return self._masks[sides]
@@ -198,18 +200,28 @@ class PackedAttention:
         return biased
 
 
+def _called(function: Any, *args: Any, **named: Any) -> Any:
+    return function(*args, **named)
+
+
 @cache
-def _compiled(name: str) -> Any:
-    from torch.nn.attention import flex_attention
+def compiled_for(function: Callable[..., Any], use: str, with_gradients: bool, backend: str = "inductor") -> Any:
+    """Returns a compiled form of a function that is this use's own.
 
-    return torch.compile(getattr(flex_attention, name), dynamic=True)
+    torch counts the variants it has compiled by code object, and past a few of them runs the function as it is, which
+    for attention makes S × S numbers: so each use has a code object, and one that has too many variants is an error.
+    """
+    code = _called.__code__.replace(co_name=f"{use}_{'with' if with_gradients else 'without'}_gradients")
+    call = torch.compile(FunctionType(code, globals()), dynamic=True, fullgraph=True, backend=backend)
+    return partial(call, function)
 
 
-def _flex(name: str, like: Tensor) -> Any:
+def _flex(name: str, like: Tensor, sides: str) -> Any:
     """Returns a function of torch's FlexAttention: compiled on a GPU; on a CPU as it is, slow and without gradients."""
     from torch.nn.attention import flex_attention
 
-    return _compiled(name) if like.is_cuda else getattr(flex_attention, name)
+    function = getattr(flex_attention, name)
+    return compiled_for(function, f"{name}_{sides}", torch.is_grad_enabled()) if like.is_cuda else function
 
 
 def distance_table(relative: Any, device: torch.device) -> Tensor:

@@ -14,13 +14,12 @@ from torch import Tensor, nn
 
 from lora_s2s.console import say
 from lora_s2s.data.collate import Batch
-from lora_s2s.errors import UsageError
+from lora_s2s.errors import UsageError, ran_out_of_memory
 from lora_s2s.forward.attention import Attend, GroupedAttention, PackedAttention
 from lora_s2s.forward.head import head_loss
 from lora_s2s.forward.layout import Layout, layout_of
-from lora_s2s.forward.operations import ACTIVATIONS, COMPILED_ON
+from lora_s2s.forward.operations import ACTIVATIONS, reason_of
 from lora_s2s.forward.t5 import PaddingFree
-from lora_s2s.models.precision import ran_out_of_memory
 from lora_s2s.models.t5 import fused_activation
 from lora_s2s.models.t5_parts import ADAPTED, stacks_of
 
@@ -30,6 +29,8 @@ _CHOICE = "_forward_choice"
 _TOLERANCES = {torch.float32: (1e-4, 1e-3)}
 _COARSE = (2e-2, 0.25)
 _TOKENS_COMPARED = 1024
+# A row this long goes beyond one block of a kernel and beyond the farthest relative position; more of it says no more.
+_LONG, _MOST_OF_LONG = 256, 512
 
 
 class FastStates(NamedTuple):
@@ -44,7 +45,7 @@ class _Choice:
 
     def __init__(self, until: ExitStack) -> None:
         self._until = until
-        self._settled = False
+        self._settled = self._compared_long = False
         self._fast: PaddingFree | None = None
 
     @property
@@ -53,11 +54,26 @@ class _Choice:
         return self._settled and self._fast is None
 
     def forward(self, model: nn.Module, batch: Batch) -> PaddingFree | None:
-        """Returns the fast forward, after the comparison with the first batch; None where HF's is to be used."""
-        if not self._settled:
-            self._settled, self._fast = True, _settle(model, batch)
+        """Returns the fast forward; None where HF's is to be used.
+
+        The two are compared with the first batch, and once more with the first that has a long row.
+        """
+        undecided = not self._settled or (self._fast is not None and not self._compared_long)
+        if not self._settled or (undecided and _is_long(batch)):
+            self._settled, self._compared_long = True, _is_long(batch)
+            self._fast = _settle(model, batch)
             if self._fast is None:
                 self._until.enter_context(fused_activation(model))
+        return self._fast
+
+    def without_packing(self, error: BaseException) -> PaddingFree | None:
+        """Returns the forward that works everywhere, in place of one whose compiled attention failed; None if it is in
+        use already.
+        """
+        if self._fast is None or self._fast.attention is GroupedAttention:
+            return None
+        say(f"forward: {self._fast.attention.__name__} is not used any more: {reason_of(error)}")
+        self._fast = self._fast.attending_by(GroupedAttention)
         return self._fast
 
 
@@ -90,7 +106,15 @@ def fast_forward(model: nn.Module) -> Iterator[None]:
 def fast_states(model: nn.Module, batch: Batch) -> FastStates | None:
     """Returns a batch's states by the fast forward; None where HF's is to be used."""
     forward = _chosen(model, batch)
-    return None if forward is None else _states(forward, model, batch)
+    if forward is None:
+        return None
+    try:
+        return _states(forward, model, batch)
+    except Exception as error:  # a shape of batch that the first was not: compilers raise errors of their own kinds
+        other = None if ran_out_of_memory(error) else getattr(model, _CHOICE).without_packing(error)
+        if other is None:
+            raise
+    return _states(other, model, batch)
 
 
 def encoder_states(model: nn.Module, batch: Batch) -> dict[int, Tensor] | None:
@@ -144,13 +168,14 @@ def _settle(model: Any, batch: Batch) -> PaddingFree | None:
     for attention in kinds_of_attention(base, batch.input_ids_BS.device.type):
         forward = PaddingFree(base, stacks, attention)
         try:
-            problem = _difference(model, forward, batch)
-        except (ImportError, NotImplementedError, RuntimeError) as error:
+            problem = _difference(model, forward, _few_rows(batch))
+            if problem is None and _is_long(batch) and (long := _long_row(batch)).target_tokens:
+                problem = _difference(model, forward, long)
+        except Exception as error:  # compilers raise errors of their own kinds
             if ran_out_of_memory(error) or attention is GroupedAttention:
                 raise
             # No compiler, no Triton, a shape the kernel does not take: what needs none of them follows.
-            problem = " ".join(str(error).split())[:200]
-            COMPILED_ON.clear()
+            problem = reason_of(error)
         if problem is None:
             return forward
         say(f"forward: {attention.__name__} is not used: {problem}")
@@ -172,9 +197,9 @@ def _states(forward: PaddingFree, model: Any, batch: Batch) -> FastStates:
     return FastStates(states_ND, labels_N)
 
 
-def _difference(model: Any, forward: PaddingFree, batch: Batch) -> str | None:
+def _difference(model: Any, forward: PaddingFree, few: Batch) -> str | None:
     """Compares loss and gradients of the two forwards on a few rows, dropout off; returns what differs by too much."""
-    few, head = _few_rows(batch), model.get_output_embeddings()
+    head = model.get_output_embeddings()
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if outside := [name for name in trained if not ADAPTED.search(name)]:
         return f"{outside[0]} trains, which is no linear layer of a block"
@@ -203,8 +228,28 @@ def _few_rows(batch: Batch) -> Batch:
     lengths = batch.attention_mask_BS.sum(1) + (batch.labels_BT >= 0).sum(1)
     order = lengths.argsort()
     count = max(1, int((lengths[order].cumsum(0) <= _TOKENS_COMPARED).sum()))
-    rows = order[:count]
-    return Batch(batch.input_ids_BS[rows], batch.attention_mask_BS[rows], batch.labels_BT[rows])
+    return _rows(batch, order[:count])
+
+
+def _is_long(batch: Batch) -> bool:
+    # A batch is as wide as its longest row; to ask for more would wait for the GPU.
+    return max(batch.input_ids_BS.shape[1], batch.labels_BT.shape[1]) >= _LONG
+
+
+def _long_row(batch: Batch) -> Batch:
+    """Returns the longest row of a batch, or the beginning that is enough of it."""
+    longest = (batch.attention_mask_BS.sum(1) + (batch.labels_BT >= 0).sum(1)).argmax()
+    return _rows(batch, longest[None], most=_MOST_OF_LONG)
+
+
+def _rows(batch: Batch, rows: Tensor, *, most: int | None = None) -> Batch:
+    """Returns some rows of a batch, no wider than they are, or than ``most``; sources may be padded on either side."""
+    ids, mask, labels = (side[rows] for side in (batch.input_ids_BS, batch.attention_mask_BS, batch.labels_BT))
+    read, written = (used.any(0).nonzero()[:, 0] for used in (mask != 0, labels >= 0))
+    source, target = slice(int(read[0]), int(read[-1]) + 1), slice(int(written[-1]) + 1)
+    parts = (ids[:, source], mask[:, source], labels[:, target])
+    ids, mask, labels = (part[:, :most].contiguous() for part in parts)
+    return Batch(ids, mask, labels)
 
 
 def _distance(found: Any, expected: Any) -> float:

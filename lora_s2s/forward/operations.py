@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lora_s2s.console import say
+from lora_s2s.errors import ran_out_of_memory
 from lora_s2s.lora.product import Product
 from lora_s2s.models.t5_parts import Norm
 
@@ -47,14 +49,34 @@ Step = TypeVar("Step", bound=Callable[..., Any])
 
 
 def _one_kernel(step: Step) -> Step:
-    """Compiles a function of tensors, the first of which says where, once for all lengths."""
-    compiled = cache(lambda: torch.compile(step, dynamic=True, backend=_BACKEND))
+    """Compiles a function of tensors, the first of which says where, once for all lengths.
+
+    Where it cannot be compiled (no C compiler, no Triton, a kernel that does not fit), all of them run as they are.
+    """
+
+    @cache
+    def compiled(backend: str) -> Any:
+        # One graph or an error: of two, the first might have overwritten its input before the second fails.
+        return torch.compile(step, dynamic=True, fullgraph=True, backend=backend)
 
     @wraps(step)
     def call(first: Tensor, *others: Any) -> Any:
-        return (compiled() if first.device.type in COMPILED_ON else step)(first, *others)
+        if first.device.type in COMPILED_ON:
+            try:
+                return compiled(_BACKEND)(first, *others)
+            except Exception as error:  # compilers raise errors of their own kinds
+                if ran_out_of_memory(error):
+                    raise
+                COMPILED_ON.clear()
+                say(f"forward: its pieces run without being compiled: {reason_of(error)}")
+        return step(first, *others)
 
     return call  # type: ignore[return-value]
+
+
+def reason_of(error: BaseException) -> str:
+    """Returns what an error says, on one short line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 @_one_kernel

@@ -48,10 +48,14 @@ class PaddingFree:
     def __init__(
         self, model: Any, stacks: tuple[Stack, Stack], attention: Callable[..., Attend] = GroupedAttention
     ) -> None:
-        self._model, self._attention = model, attention
+        self._model, self.attention = model, attention
         self._encoder, self._decoder = stacks
         modules = (module for stack in stacks for block in stack.blocks for module in _linears(block))
         self._products = {module: product_of(module) for module in modules}
+
+    def attending_by(self, attention: Callable[..., Attend]) -> PaddingFree:
+        """Returns the same forward with another attention."""
+        return PaddingFree(self._model, (self._encoder, self._decoder), attention)
 
     def states(self, layout: Layout, memory_ND: Tensor | None = None) -> Tensor:
         """Returns the decoder's last states (M, D), as the head takes them.
@@ -61,7 +65,7 @@ class PaddingFree:
             memory_ND: what :meth:`memory` gives, where it is known already.
         """
         now = self._now()
-        attend = self._attention(layout, dropout=now.dropout)
+        attend = self.attention(layout, dropout=now.dropout)
         if memory_ND is None:
             encoded_ND = self._encode(layout, attend, now)
         else:
@@ -83,7 +87,7 @@ class PaddingFree:
     def memory(self, layout: Layout) -> Tensor:
         """Returns what the encoder gives the decoder, (N, D)."""
         now = self._now()
-        return self._encode(layout, self._attention(layout, dropout=now.dropout), now)
+        return self._encode(layout, self.attention(layout, dropout=now.dropout), now)
 
     def _now(self) -> _Pass:
         training = self._model.training

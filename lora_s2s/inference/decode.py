@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 
-from lora_s2s.errors import ResourceError, UsageError
+from lora_s2s.errors import ResourceError, UsageError, ran_out_of_memory
 from lora_s2s.inference.loading import Predictor
 from lora_s2s.models.generation import decoding_config, only
 from lora_s2s.models.loading import quiet
 from lora_s2s.models.logits import finite_logits
-from lora_s2s.models.precision import ran_out_of_memory
 from lora_s2s.tokens.tokenise import panics_told
 
 # The step's logits have one row per hypothesis and the whole vocabulary: short sources alone would not bound them.

@@ -17,13 +17,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from lora_s2s import limits, probe
-from lora_s2s.errors import DataError, ResourceError, UsageError
+from lora_s2s.errors import DataError, ResourceError, UsageError, ran_out_of_memory
 from lora_s2s.files import check_files, read_json, write_json
 from lora_s2s.hub import MalformedConfig, locate_model
 from lora_s2s.models.family import ModelFamily, family_of
 from lora_s2s.models.float16 import settle
 from lora_s2s.models.host_memory import return_memory, return_memory_at_once
-from lora_s2s.models.precision import dtype_name, ran_out_of_memory, resolve_device, resolve_dtype
+from lora_s2s.models.precision import dtype_name, resolve_device, resolve_dtype
 from lora_s2s.models.quantized import fill, is_quantized, skeleton
 from lora_s2s.models.weights import (
     WEIGHTS,

@@ -22,12 +22,6 @@ def device_name(device: torch.device) -> str:
     return f"CPU ({torch.backends.cpu.get_cpu_capability()}), {threads} thread{'s' * (threads > 1)}"
 
 
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is torch's, or Python's, word for memory that ran out, on a GPU or on a CPU."""
-    # On a CPU torch raises a plain RuntimeError; its text is the only mark.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
 def resolve_device(device: str | torch.device | None = None) -> torch.device:
     """Returns the device asked for; None or ``auto`` is the CUDA GPU where there is one, else the CPU.
 

@@ -10,6 +10,7 @@ import hashlib
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
@@ -102,8 +103,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise DataError("not a checkpoint of this version", where=str(path / _STATE))
     if content.pop("own_sha256", None) != sha256_json(content):
         raise DataError("the content differs from its own hash", where=str(path / _STATE))
-    hashes, saved, identity = (content.get(key) for key in ("sha256", "state", "identity"))
-    if not all(isinstance(part, dict) for part in (hashes, saved, identity)) or {*hashes} != {_ADAPTER, _OPTIMIZER}:
+    parts: list[Any] = [content.get(key) for key in ("sha256", "state", "identity")]
+    hashes, saved, identity = parts
+    if not all(isinstance(part, dict) for part in parts) or {*hashes} != {_ADAPTER, _OPTIMIZER}:
         raise DataError("the state lacks what a checkpoint has", where=str(path / _STATE))
     for name, expected in hashes.items():
         if not (path / name).is_file():

@@ -17,9 +17,8 @@ from typing import Any
 import torch
 
 from lora_s2s.console import say, tell_in_signal_handler, warn
-from lora_s2s.errors import ResourceError, Stopped, UsageError
+from lora_s2s.errors import ResourceError, Stopped, UsageError, ran_out_of_memory
 from lora_s2s.files import naming
-from lora_s2s.models.precision import ran_out_of_memory
 
 try:
     import fcntl
