@@ -247,6 +247,7 @@ def test_long_rows_are_compared_too_and_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, compared = adapted(tmp_path), list[tuple[int, int]]()
+    capsys.readouterr()
     real = choose._difference
 
     def noted(*arguments: Any) -> Any:
