@@ -148,9 +148,10 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         drawn.add_column(Text(plain(column)), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*(Text(plain(cell)) for cell in row))
-    with console.capture() as text:
-        console.print(drawn)
-    _tell(text.get())
+    with suppress(OSError):  # Rich flushes what earlier messages left
+        with console.capture() as text:
+            console.print(drawn)
+        _tell(text.get())
 
 
 def _is_number(cell: str) -> bool:

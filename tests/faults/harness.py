@@ -210,6 +210,8 @@ def check_failure(outcome: Outcome, kind: str, case: str) -> None:
         assert ("disk" if outcome.code == 4 else "Input/output error") in outcome.stderr, case
     assert "Traceback" not in outcome.stderr, case
     assert "unforeseen" not in outcome.stderr, case
+    assert ".staged." not in outcome.stderr, case
+    assert ".old." not in outcome.stderr, case
 
 
 def check_continued(folder: Path, run: Undisturbed, code: int, case: str, preloaded: Preloaded) -> None:

@@ -2,7 +2,7 @@
 
 It reads a JSON line for each run from stdin: ``words``, ``folder``, ``kill_after`` (seconds or null), ``kill_when`` (a
 path that exists by then, or null), ``signal``, ``fault`` ([number, kind] or null), ``log``; it answers with ``code``
-(negative: killed), ``stdout``, ``stderr`` and ``seconds``.
+(negative: killed), ``stdout``, ``stderr`` and ``seconds``. With ``unread`` nobody reads either of the two streams.
 """
 
 from __future__ import annotations
@@ -46,6 +46,11 @@ def child(asked: dict[str, Any], out: str, err: str) -> None:
         os.chdir(asked["folder"])
         for name, stream in ((out, 1), (err, 2)):
             os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+        if asked.get("unread"):
+            reader, writer = os.pipe()
+            os.close(reader)
+            for stream in (1, 2):
+                os.dup2(writer, stream)
         sys.stdout, sys.stderr = (os.fdopen(os.dup(stream), "w", encoding="utf-8") for stream in (1, 2))
         if asked.get("fault") or asked.get("log"):
             sys.path.insert(0, str(Path(__file__).parent))

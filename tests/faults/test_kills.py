@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from harness import TRAIN, VERBS, Preloaded, Reference, check_same, check_whole, kill_and_continue, names
+from harness import SHORT, TRAIN, VERBS, Preloaded, Reference, check_same, check_whole, kill_and_continue, names
 
 
 def moments(seed: int, reference: Reference, times: int = 1) -> list[float]:
@@ -58,7 +58,7 @@ def started(folder: Path, reference: Reference, preloaded: Preloaded, number: in
     return outcome.stderr
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"])
 def test_a_signal_saves_and_says_how_to_go_on(
     tmp_path: Path, reference: Reference, preloaded: Preloaded, name: str
 ) -> None:
@@ -70,6 +70,59 @@ def test_a_signal_saves_and_says_how_to_go_on(
     check_same(tmp_path / "run", reference)
     again = preloaded.run(tmp_path / "run", *TRAIN, "--resume")
     assert (again.code, "is done already" in again.stderr) == (0, True)
+
+
+def test_a_run_outlives_whoever_watched_it(tmp_path: Path, reference: Reference, preloaded: Preloaded) -> None:
+    folder = shutil.copytree(reference.start, tmp_path / "run")
+    assert preloaded.run(folder, *TRAIN, unread=True).code == 0
+    check_same(folder, reference)
+
+
+def test_a_terminal_that_closes_saves_a_checkpoint_though_nothing_can_be_said(
+    tmp_path: Path, reference: Reference, preloaded: Preloaded
+) -> None:
+    folder = shutil.copytree(reference.start, tmp_path / "run")
+    outcome = preloaded.run(folder, *TRAIN, kill_when=SIXTH_STEP, signal=signal.SIGHUP, unread=True)
+    assert outcome.code == 143
+    assert check_whole(folder) > 0
+    assert preloaded.run(folder, *TRAIN, "--resume").code == 0
+    check_same(folder, reference)
+
+
+def test_a_failure_takes_no_step_away(tmp_path: Path, reference: Reference, preloaded: Preloaded) -> None:
+    """Without any checkpoint yet, and by what no signal announces."""
+    folder = shutil.copytree(reference.start, tmp_path / "run")
+    words = (*TRAIN, "--set", "training.save_every=500", "--set", "training.evaluate_every=0")
+    fault = next(
+        number for number, line in enumerate(reference.operations, 1) if " write " in line and "metrics.jsonl" in line
+    )
+    outcome = preloaded.run(folder, *words, fault=[fault + 4, "eio"])
+    running = folder / "adapters" / "it.running"
+    assert outcome.code == 1, outcome.stderr
+    assert (running / "metrics.jsonl").stat().st_size > 0
+    refused = preloaded.run(folder, *TRAIN)
+    assert "it.running holds an unfinished run" in refused.stderr
+    assert preloaded.run(folder, *TRAIN, "--overwrite").code == 0
+    check_same(folder, reference)
+
+
+def test_overwrite_takes_a_link_away_and_not_what_it_leads_to(
+    tmp_path: Path, reference: Reference, preloaded: Preloaded
+) -> None:
+    folder = shutil.copytree(reference.start, tmp_path / "run")
+    (folder / "elsewhere").mkdir()
+    (folder / "elsewhere" / "mine.txt").write_text("mine")
+    (folder / "adapters").mkdir()
+    running = folder / "adapters" / "it.running"
+    running.symlink_to("../elsewhere")
+    outcome = preloaded.run(folder, *SHORT, "--overwrite")
+    assert outcome.code == 0, outcome.stderr
+    assert (folder / "elsewhere" / "mine.txt").read_text() == "mine"
+    assert not (folder / "adapters" / "it").is_symlink()
+    running.symlink_to("gone")
+    outcome = preloaded.run(folder, *SHORT, "--overwrite")
+    assert outcome.code == 2
+    assert "it.running is a link to nothing" in outcome.stderr
 
 
 def flip(path: Path) -> None:

@@ -1,0 +1,96 @@
+"""Streams that are closed, full or left by their reader; progress that stays sparse."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lora_s2s import console
+from lora_s2s.errors import RunError
+
+
+class Broken(io.RawIOBase):
+    """A stream whose writes fail, as a terminal's do once it is closed."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, _data: object) -> int:
+        raise OSError(self._number, os.strerror(self._number))
+
+
+def left_by_its_reader() -> io.TextIOWrapper:
+    read, write = os.pipe()
+    os.close(read)
+    return os.fdopen(write, "w")
+
+
+def full() -> io.TextIOWrapper:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    return open("/dev/full", "w", encoding="utf-8")
+
+
+def closed_terminal() -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BufferedWriter(Broken(errno.EIO)), write_through=True)
+
+
+@pytest.mark.parametrize("broken", [left_by_its_reader, full, closed_terminal, lambda: None])
+def test_what_stderr_does_not_take_is_dropped(
+    monkeypatch: pytest.MonkeyPatch, broken: Callable[[], io.TextIOWrapper | None]
+) -> None:
+    stream = broken()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with console.ProgressLine("train") as line:
+        for step in range(3):
+            console.say("words " * 2000)
+            console.warn("mind the gap")
+            console.table("Scores", ["metric", "base"], [["bleu", "12.5"]])
+            line.update({"loss": "1.0"}, done=step, total=3)
+    console.tell_in_signal_handler("")
+    if stream is not None and not isinstance(stream.buffer.raw, Broken):
+        stream.close()  # what is held goes nowhere, as it does when Python ends
+
+
+def test_a_closed_stdout_is_told_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(RunError, match="stdout is closed"):
+        console.require_stdout()
+    with pytest.raises(RunError, match="stdout is closed"):
+        console.write_json({})
+
+
+@pytest.mark.parametrize(("broken", "kind"), [(left_by_its_reader, BrokenPipeError), (full, OSError)])
+def test_data_that_stdout_does_not_take_is_an_error_once(
+    monkeypatch: pytest.MonkeyPatch, broken: Callable[[], io.TextIOWrapper], kind: type[OSError]
+) -> None:
+    stream = broken()
+    monkeypatch.setattr(sys, "stdout", stream)
+    with pytest.raises(kind) as told:
+        console.write_out("answers")
+    assert told.value.filename == "stdout"
+    stream.close()
+
+
+@pytest.mark.parametrize(
+    "total_of", [lambda _: 0, lambda done: done, lambda _: 1, lambda done: 10 * done], ids=["0", "done", "1", "more"]
+)
+def test_progress_is_sparse_whatever_it_counts(
+    capsys: pytest.CaptureFixture[str], total_of: Callable[[int], int]
+) -> None:
+    with console.ProgressLine("read") as line:
+        for done in range(2_000):
+            line.update({"rows": str(done)}, done=done // 1000, total=total_of(done // 1000))
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert "rows 0" in said[0]
+    assert "rows 1999" in said[1]
