@@ -48,6 +48,11 @@ CHILD_MEMORY = 768 * MIB
 CHILD_CPU_SECONDS = 8
 CHILD_SECONDS = 60
 
+# What a tokenizer's folder may ask for: Gemma adds 6,415 tokens, T5 counts its 100 sentinels.
+MOST_ADDED_TOKENS = 20_000
+MOST_EXTRA_IDS = 10_000
+LONGEST_PATTERN = 500
+
 # How many times longer a tokenizer's rules may make a text, at most and as measured on the child's texts: the longest
 # expansion in Unicode is eighteenfold.
 MOST_GROWTH = 1_000
@@ -59,6 +64,25 @@ LONGEST_REPLACEMENT = 256
 
 # Files in additional_chat_templates, which transformers reads and nothing here uses.
 MOST_CHAT_TEMPLATES = 64
+
+# A recipe: bytes, YAML's events, levels.
+LARGEST_RECIPE = 1_000_000
+MOST_RECIPE_EVENTS = 20_000
+DEEPEST_RECIPE = 8
+
+# Templates, of a recipe or an adapter's manifest: how many, characters, parts of the syntax tree, the largest number in
+# one, and how long a text may become.
+MOST_TEMPLATES = 100
+LONGEST_TEMPLATE = 20_000
+MOST_TEMPLATE_NODES = 200
+LARGEST_TEMPLATE_NUMBER = 10**6
+LONGEST_TEXT = 10_000_000
+
+# An adapter: tokens of a source that its manifest asks for, rank, names in a list, modules with a rank of their own.
+MOST_SOURCE_TOKENS = 1_000_000
+LARGEST_RANK = 4096
+MOST_ADAPTER_NAMES = 10_000
+MOST_RANKS = 500
 
 
 def largest(name: str, suffix: str) -> int | None:

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from lora_s2s import limits
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import read_json
 from lora_s2s.hub import adapters_inside, no_adapter
@@ -27,7 +28,6 @@ from lora_s2s.tokens.tokenise import LANGUAGES, encode_source, first_ids, load_t
 
 MANIFEST = "manifest.json"
 _SIDES = ("left", "right", "drop")
-_MOST_TOKENS = 1_000_000
 _TOKENS = ("max_source_tokens", "max_target_tokens")
 
 
@@ -215,7 +215,7 @@ def input_settings(values: object, *, where: str) -> InputSettings:
     _check_template(read.template, where)
     for key in _TOKENS:
         tokens = known.get(key, 1)
-        if not isinstance(tokens, int) or isinstance(tokens, bool) or not 0 < tokens <= _MOST_TOKENS:
+        if not isinstance(tokens, int) or isinstance(tokens, bool) or not 0 < tokens <= limits.MOST_SOURCE_TOKENS:
             raise DataError(f"the manifest's input.{key} is {tokens!r}, not a positive integer", where=where)
     if read.truncate_source not in _SIDES:
         raise DataError(f"the manifest's input.truncate_source is '{read.truncate_source}'", where=where)

@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from lora_s2s import limits
 from lora_s2s.errors import DataError
-from lora_s2s.lora.inject import LARGEST_RANK
 from lora_s2s.lora.schema import MERGE_IN_PEFT, NAME, AdapterSettings
-from lora_s2s.lora.targets import MOST_RANKS, matching
+from lora_s2s.lora.targets import matching
 
 Shapes = Mapping[str, tuple[int, ...]]
 Modules = Mapping[str, tuple[int, int]]
@@ -80,11 +80,12 @@ def settled_values(settings: AdapterSettings, chosen: Modules, weights: Shapes, 
                 f"the adapter's {key} holds a pattern, which is not run: '{_first_pattern(patterns[key])}'",
                 hint=f"name the modules in it, each in full or by its ending; or {MERGE_IN_PEFT}", where=where,
             )  # fmt: skip
-        if key == "rank_pattern" and not all(1 <= rank <= LARGEST_RANK for rank in by_module.values()):
-            raise DataError(f"a rank in the adapter's weights is not from 1 to {LARGEST_RANK}", where=where)
+        if key == "rank_pattern" and not all(1 <= rank <= limits.LARGEST_RANK for rank in by_module.values()):
+            raise DataError(f"a rank in the adapter's weights is not from 1 to {limits.LARGEST_RANK}", where=where)
         values[default], values[key] = _most_frequent_apart(by_module)
-        if len(values[key]) > MOST_RANKS:
-            problem = f"the adapter's {key} gives {len(values[key])} modules a value of their own, at most {MOST_RANKS}"
+        if len(values[key]) > limits.MOST_RANKS:
+            count, most = len(values[key]), limits.MOST_RANKS
+            problem = f"the adapter's {key} gives {count} modules a value of their own, at most {most}"
             raise DataError(problem, hint=MERGE_IN_PEFT, where=where)
     renamed = settings.target_modules is None or settings.excluded or settings.layers
     if row.has("feedforward_modules") and (renamed or isinstance(values.get("feedforward_modules"), str)):

@@ -11,6 +11,7 @@ from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from lora_s2s import limits
 from lora_s2s.console import say
 from lora_s2s.errors import UsageError
 from lora_s2s.lora import token_rows
@@ -21,7 +22,6 @@ from lora_s2s.models.loading import LoadedBase
 from lora_s2s.models.quantized import elements
 from lora_s2s.recipe.schema import method_problem
 
-LARGEST_RANK = 4096
 START = "start_of_adapter"
 """Attribute of a model whose base was moved: the adapter's first weights, on the CPU."""
 
@@ -131,7 +131,11 @@ def _check_settings(
     if dropout and row.dropout is None:
         raise UsageError(f"{method} has no dropout of its own", hint="set lora.dropout=0")
     # VeRA's matrices are shared and frozen: their rank is bounded by no layer.
-    most = LARGEST_RANK if row.seed else min(LARGEST_RANK, max(min(shape) for shape in targets.shapes.values()))
+    most = (
+        limits.LARGEST_RANK
+        if row.seed
+        else min(limits.LARGEST_RANK, max(min(shape) for shape in targets.shapes.values()))
+    )
     wrong = [rank for rank in asked if not 1 <= rank <= most]
     if wrong and row.rank:
         raise UsageError(

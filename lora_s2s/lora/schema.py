@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lora_s2s import limits
 from lora_s2s.errors import DataError
-from lora_s2s.lora.inject import LARGEST_RANK
 from lora_s2s.lora.methods import METHODS, Method
-from lora_s2s.lora.targets import MOST_RANKS
 from lora_s2s.lora.token_rows import KEY, MOST_TOKENS, config_ids
 from lora_s2s.models.family import FAMILIES
 from lora_s2s.models.t5 import TOKEN_MATRICES
@@ -24,7 +23,6 @@ MERGE_IN_PEFT = (
     "PeftModel.from_pretrained(base, FOLDER).merge_and_unload().save_pretrained(OUT)"
 )
 NAME = re.compile(r"[A-Za-z0-9_]{1,64}(\.[A-Za-z0-9_]{1,64}){0,15}")
-_MOST_NAMES = 10_000
 # Each type of PEFT's that our methods use, by its name in the file.
 _TYPES = {row.config().peft_type.value: row for row in reversed(METHODS.values())}
 # Read apart from the rest, or without effect on what the adapter computes.
@@ -45,11 +43,12 @@ _MOST_LAYERS = 65_536
 _PLAIN_STARTS = {"init_lora_weights": ("gaussian", "orthogonal")}
 
 # What may differ from PEFT's default, whatever the method: least, most, whether whole.
-_RANK, _SCALE, _SHARE = (1, LARGEST_RANK, True), (0, 1e6, False), (0, 0.999, False)
+_RANK, _SCALE, _SHARE = (1, limits.LARGEST_RANK, True), (0, 1e6, False), (0, 0.999, False)
 _NUMBERS: dict[str, tuple[float, float, bool]] = {
     "r": _RANK, "lora_alpha": _SCALE, "alpha": _SCALE, "d_initial": _SCALE, "lora_dropout": _SHARE,
     "vera_dropout": _SHARE, "hira_dropout": _SHARE, "miss_dropout": _SHARE, "module_dropout": _SHARE,
-    "rank_dropout": _SHARE, "projection_prng_key": (0, 2**63 - 1, True), "oft_block_size": (0, LARGEST_RANK, True),
+    "rank_dropout": _SHARE, "projection_prng_key": (0, 2**63 - 1, True),
+    "oft_block_size": (0, limits.LARGEST_RANK, True),
     "num_cayley_neumann_terms": (1, 64, True), "decompose_factor": (-1, 65_536, True),
 }  # fmt: skip
 _FLAGS = frozenset({"use_rslora", "use_dora", "save_projection", "use_cayley_neumann", "block_share", "decompose_both"})
@@ -149,7 +148,7 @@ class _Checker:
             return value
         if key == "feedforward_modules":
             return value if isinstance(value, str) else self.names(key, least=0)
-        if key in _PATTERNS and isinstance(value, dict) and len(value) <= MOST_RANKS:
+        if key in _PATTERNS and isinstance(value, dict) and len(value) <= limits.MOST_RANKS:
             return {name: self.number(key, entry, *_PATTERNS[key]) for name, entry in value.items()}
         return self.unknown(key)
 
@@ -187,7 +186,7 @@ class _Checker:
 
     def names(self, key: str, least: int = 1) -> list[str]:
         value = self.content.get(key)
-        if not isinstance(value, list) or not least <= len(value) <= _MOST_NAMES:
+        if not isinstance(value, list) or not least <= len(value) <= limits.MOST_ADAPTER_NAMES:
             raise self.refuse(key, "a list of module names")
         if not all(isinstance(name, str) and NAME.fullmatch(name) for name in value):
             raise self.refuse(key, "plain module names")
@@ -218,4 +217,8 @@ class _Checker:
 
 
 def _are_texts(value: object) -> bool:
-    return isinstance(value, list) and len(value) <= _MOST_NAMES and all(isinstance(text, str) for text in value)
+    return (
+        isinstance(value, list)
+        and len(value) <= limits.MOST_ADAPTER_NAMES
+        and all(isinstance(text, str) for text in value)
+    )

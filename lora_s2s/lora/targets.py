@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lora_s2s import limits
 from lora_s2s.errors import UsageError, nearest
 from lora_s2s.models.family import ModelFamily
 from lora_s2s.models.loading import LoadedBase
 
-MOST_RANKS = 500
 """PEFT tries every entry as a pattern on every module, fast only while Python keeps all of them compiled."""
 
 
@@ -69,10 +69,10 @@ def resolve_ranks(base: LoadedBase, targets: Targets, ranks: Mapping[str, int], 
             raise UsageError(f"lora.rank_pattern names '{name}', which lora.target_modules does not choose")
         found.update(dict.fromkeys(here, rank))
     other = {name: rank for name, rank in found.items() if rank != r}
-    if len(other) > MOST_RANKS:
+    if len(other) > limits.MOST_RANKS:
         hint = "set lora.r to the rank that most of them have"
         raise UsageError(
-            f"lora.rank_pattern gives {len(other)} modules a rank of their own, at most {MOST_RANKS}", hint=hint
+            f"lora.rank_pattern gives {len(other)} modules a rank of their own, at most {limits.MOST_RANKS}", hint=hint
         )
     return other
 

@@ -18,15 +18,13 @@ from jinja2.filters import do_title
 from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from lora_s2s import limits
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import sha256_json
 from lora_s2s.reading.example import Turn, Unusable
 
 Template: TypeAlias = str | Sequence[str] | None
 TURNS = "turns"
-_MOST_TEMPLATES = 100
-_LONGEST, _MOST_NODES, _LARGEST_NUMBER = 20_000, 200, 10**6
-_MOST_CHARACTERS = 10_000_000
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 _FILTERS = set("trim lower upper title capitalize replace join default length first last truncate".split())
 _LOOP = {"first", "last", "index", "index0", "length"}
@@ -50,8 +48,8 @@ def _written(value: object) -> object:
 
 
 def _bounded(size: int) -> None:
-    if size > _MOST_CHARACTERS:
-        raise ValueError(f"a text of more than {_MOST_CHARACTERS:,} characters")
+    if size > limits.LONGEST_TEXT:
+        raise ValueError(f"a text of more than {limits.LONGEST_TEXT:,} characters")
 
 
 def _replace(text: str, old: str, new: str) -> str:
@@ -101,8 +99,8 @@ class PromptTemplate:
             UsageError: it names no column, or is no template, or says what a template must not say.
         """
         texts = ["{source}"] if template is None else [template] if isinstance(template, str) else template
-        if not 0 < len(texts) <= _MOST_TEMPLATES:
-            raise UsageError(f"{len(texts)} templates, expected 1 to {_MOST_TEMPLATES}")
+        if not 0 < len(texts) <= limits.MOST_TEMPLATES:
+            raise UsageError(f"{len(texts)} templates, expected 1 to {limits.MOST_TEMPLATES}")
         return PromptTemplate(tuple(map(_compiled, texts)))
 
     @cached_property
@@ -138,8 +136,8 @@ class PromptTemplate:
 
 @lru_cache(maxsize=256)
 def _compiled(template: str) -> OneTemplate:
-    if len(template) > _LONGEST:
-        raise UsageError(f"a template of {len(template):,} characters, expected {_LONGEST:,} at most")
+    if len(template) > limits.LONGEST_TEMPLATE:
+        raise UsageError(f"a template of {len(template):,} characters, expected {limits.LONGEST_TEMPLATE:,} at most")
     made = _jinja(template) if "{{" in template or "{%" in template else _places(template)
     if not made.columns:
         raise UsageError(
@@ -198,7 +196,11 @@ def _asked_for(tree: nodes.Node) -> Iterator[str]:
 
 
 def _is_plain(value: object) -> bool:
-    return value is None or isinstance(value, str) or (isinstance(value, int) and abs(value) <= _LARGEST_NUMBER)
+    return (
+        value is None
+        or isinstance(value, str)
+        or (isinstance(value, int) and abs(value) <= limits.LARGEST_TEMPLATE_NUMBER)
+    )
 
 
 def _is_constant(node: nodes.Node) -> bool:
@@ -230,11 +232,11 @@ def _check(tree: nodes.Node) -> None:
     """Raises UsageError at the first thing in a syntax tree that a template must not say."""
     for count, node in enumerate(tree.find_all(nodes.Node), start=1):
         allowed = _ALLOWED.get(type(node))
-        if allowed is None or not allowed(node) or count > _MOST_NODES:
+        if allowed is None or not allowed(node) or count > limits.MOST_TEMPLATE_NODES:
             name = getattr(node, "name", None) or getattr(node, "attr", None) or ""
             raise UsageError(
                 f"a template must not say '{f'{type(node).__name__.lower()} {name}'.strip()}' as this one does",
                 hint=f"it may have names, if, one loop over {TURNS}, and the filters {', '.join(sorted(_FILTERS))}; "
-                f"{_MOST_NODES} of these in all",
+                f"{limits.MOST_TEMPLATE_NODES} of these in all",
                 where=f"template:{node.lineno}",
             )

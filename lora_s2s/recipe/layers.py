@@ -15,12 +15,10 @@ from typing import cast
 
 import yaml
 
+from lora_s2s import limits
 from lora_s2s.errors import nearest
 from lora_s2s.recipe.schema import Recipe, Section
 
-_LARGEST_FILE = 1_000_000
-_MOST_EVENTS = 20_000
-_DEEPEST = 8
 # "C:\\new.csv" in double quotes is C:, a line break and ew.csv: what looks like such a path.
 _PATHS = frozenset({"model.name", "data.train", "data.validation", "data.test", "output.dir"})
 _SPOILT_PATH = re.compile(r"[A-Za-z]:.*|.*\.[a-z]{3,7}(\.[a-z]{2,3})?", flags=re.DOTALL)
@@ -71,8 +69,8 @@ def read_layer(path: Path) -> Layer:
     layer = Layer(broken=True)
     try:
         with path.open("rb") as stream:
-            content = stream.read(_LARGEST_FILE + 1)
-        if len(content) > _LARGEST_FILE:
+            content = stream.read(limits.LARGEST_RECIPE + 1)
+        if len(content) > limits.LARGEST_RECIPE:
             layer.problems.append(f"{path}: larger than 1 MB")
             return layer
         root = _compose(content.decode("utf-8-sig"))
@@ -109,7 +107,7 @@ def _compose(text: str) -> yaml.Node | None:
         anchored = getattr(event, "anchor", None) is not None  # set on aliases too
         if anchored or getattr(event, "tag", None) is not None:
             raise _refused("anchors, aliases and tags are not used in recipes", event)
-        if depth > _DEEPEST or count > _MOST_EVENTS:
+        if depth > limits.DEEPEST_RECIPE or count > limits.MOST_RECIPE_EVENTS:
             raise _refused("nested too deep, or too long, for a recipe", event)
     node: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
     return node

@@ -21,8 +21,6 @@ _VOCABULARIES = [
     name for name in TOKENIZER_FILES if not name.startswith(("tokenizer_config", "special", "added", "merges"))
 ]
 NO_TOKENIZER = "name a model whose folder holds tokenizer.json or spiece.model"
-# What a tokenizer's folder may ask for: Gemma adds 6,415 tokens, T5 counts its 100 sentinels.
-_MOST_ADDED, _MOST_COUNTED, _LONGEST_PATTERN = 20_000, 10_000, 500
 _REPEATED_GROUP = re.compile(r"\)[*+{]")
 
 
@@ -44,16 +42,18 @@ def check_tokenizer_files(folder: Path) -> None:
         if settings.get("fast_tokenizer_files") not in (None, ["tokenizer.json"]):
             raise DataError("fast_tokenizer_files names other files than tokenizer.json", where=where)
         for key in ("extra_ids", "offset"):
-            if isinstance(settings.get(key), int) and settings[key] > _MOST_COUNTED:
-                raise DataError(f"{key} is {settings[key]:.4g}, at most {_MOST_COUNTED:,}", where=where)
+            if isinstance(settings.get(key), int) and settings[key] > limits.MOST_EXTRA_IDS:
+                raise DataError(f"{key} is {settings[key]:.4g}, at most {limits.MOST_EXTRA_IDS:,}", where=where)
     if not any((folder / name).is_file() for name in _VOCABULARIES) and "ByT5" not in str(settings):
         # Transformers makes up a vocabulary of nothing.
         raise DataError("no tokenizer: none of its vocabularies is there", hint=NO_TOKENIZER, where=str(folder))
     made = _object(folder / "tokenizer.json")
     added = [made.get("added_tokens"), _object(folder / "added_tokens.json"), *settings.values()]
     added += _object(folder / "special_tokens_map.json").values()
-    if (most := max(len(tokens) for tokens in added if isinstance(tokens, (list, dict)))) > _MOST_ADDED:
-        raise DataError(f"a tokenizer with {most:,} added tokens, at most {_MOST_ADDED:,}", where=str(folder))
+    if (most := max(len(tokens) for tokens in added if isinstance(tokens, (list, dict)))) > limits.MOST_ADDED_TOKENS:
+        raise DataError(
+            f"a tokenizer with {most:,} added tokens, at most {limits.MOST_ADDED_TOKENS:,}", where=str(folder)
+        )
     _check_pipeline(made, where=str(folder / "tokenizer.json"))
 
 
@@ -79,7 +79,7 @@ def _check_pipeline(made: Mapping[str, Any], *, where: str) -> None:
 
 
 def _check_pattern(pattern: object, where: str) -> None:
-    if not isinstance(pattern, str) or len(pattern) > _LONGEST_PATTERN or _REPEATED_GROUP.search(pattern):
+    if not isinstance(pattern, str) or len(pattern) > limits.LONGEST_PATTERN or _REPEATED_GROUP.search(pattern):
         raise DataError(f"a pattern that could take long: {pattern!r:.60}", where=where)
 
 

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from tiny_inputs import logits
 
+from lora_s2s import limits
 from lora_s2s.errors import UsageError
-from lora_s2s.lora import targets
 from lora_s2s.lora.adapter import adapter_state
 from lora_s2s.lora.inject import inject_lora, is_second_factor, total_parameters, trainable_parameters
 from lora_s2s.lora.targets import resolve_targets
@@ -174,7 +174,7 @@ def test_ranks_that_name_nothing_are_refused(base: LoadedBase) -> None:
 
 
 def test_more_ranks_than_peft_can_match_in_time_are_refused(base: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(targets, "MOST_RANKS", 5)
+    monkeypatch.setattr(limits, "MOST_RANKS", 5)
     with pytest.raises(UsageError, match="gives 12 modules a rank of their own, at most 5"):
         inject(base, ranks={"attention-qv": 2})
     inject(base, ranks={"attention-qv": 4, "encoder": 2})
