@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lora_s2s.console import say
+from lora_s2s.errors import nearest
 from lora_s2s.hub import ADAPTER_CONFIG, DEMO_NAME
 
 ADAPTERS = Path("adapters")
@@ -13,10 +14,15 @@ ADAPTERS = Path("adapters")
 def located(name: str) -> str:
     """Returns the folder of an adapter named without it, ``adapters/NAME``; a path or another name as it is.
 
-    An existing path and the bundled base win over an adapter of the same name; both cases are reported.
+    An existing path and the bundled base win over an adapter of the same name; both cases are reported, and so is an
+    adapter of a similar name.
     """
     folder = ADAPTERS / name
-    if name != Path(name).name or not (folder / ADAPTER_CONFIG).is_file():
+    if name != Path(name).name:
+        return name
+    if not (folder / ADAPTER_CONFIG).is_file():
+        if name != DEMO_NAME and not Path(name).exists() and (meant := nearest(name, _adapters())):
+            say(f"no adapter '{name}' in {ADAPTERS}{meant}")
         return name
     if name == DEMO_NAME or Path(name).exists():
         what = "the bundled base" if name == DEMO_NAME else "the folder here"
@@ -24,3 +30,7 @@ def located(name: str) -> str:
         return name
     say(f"{name} is the adapter in {folder}")
     return str(folder)
+
+
+def _adapters() -> list[str]:
+    return sorted(path.parent.name for path in ADAPTERS.glob(f"*/{ADAPTER_CONFIG}") if path.parent.name[0] != ".")

@@ -35,6 +35,7 @@ _PREDICTION = "prediction"
 
 # A spreadsheet runs what begins with one of these.
 _FORMULA = ("=", "+", "-", "@")
+_FILE_NAME = re.compile(r"\S+\.(txt|text|csv|tsv|jsonl?|ndjson|parquet)(\.(gz|zst|zip))?")
 _NUMBER = re.compile(r"[+-]?[0-9][0-9.,]*%?")
 
 Input = str | dict[str, Any]
@@ -168,16 +169,20 @@ def _table(path: Path, *, parallel: bool) -> Table | None:
 def refuse_file_names(texts: Sequence[str]) -> None:
     """Refuses texts that name files here: the name would be answered in place of what is in the file.
 
+    A text that looks like a file's name, and names none, is answered with a warning.
+
     Raises:
         UsageError: hints at both ways.
     """
     for text in texts:
-        if text != STDIN and os.path.isfile(text):
+        if text != STDIN and os.path.isfile(os.path.expanduser(text)):
             name = shlex.quote(text)
             raise UsageError(
                 f"'{text}' is a file, and would be answered as a text",
                 hint=f"--input {name} answers what is in the file, --text {name} the words themselves",
             )
+        if _FILE_NAME.fullmatch(text):
+            warn(f"there is no file '{text}': answering these words as a text")
 
 
 def _stdin_lines() -> list[str]:

@@ -11,8 +11,9 @@ from lora_s2s.evaluation.metrics import References, plain_answer
 
 MOST_LABELS = 1000
 _LONGEST_LABEL = 80
-# Labels come again: so many sources for each, and nearly all sources have a label that comes so many times.
-_TIMES, _SHARE_REPEATED = 3, 0.9
+# Labels come again: so many sources for each, and, unless they are very few, nearly all sources have a label that
+# comes so many times.
+_TIMES, _SHARE_REPEATED, _VERY_FEW = 3, 0.9, 10
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,9 @@ def distinct_labels(references: References) -> int | None:
     single = sum(len(set(map(plain_answer, texts))) == 1 for texts in references)
     repeated = sum(count for count in firsts.values() if count >= _TIMES)
     short = all(len(label) <= _LONGEST_LABEL and "\n" not in label for label in firsts)
-    few = len(firsts) <= min(MOST_LABELS, total // _TIMES)
-    most = _SHARE_REPEATED * total
-    return len(firsts) if few and short and single >= most and repeated >= most else None
+    few, most = len(firsts) <= min(MOST_LABELS, total // _TIMES), _SHARE_REPEATED * total
+    come_again = len(firsts) <= _VERY_FEW or repeated >= most
+    return len(firsts) if few and short and single >= most and come_again else None
 
 
 def label_table(predictions: Sequence[str], references: References) -> LabelTable:

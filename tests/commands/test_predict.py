@@ -47,7 +47,10 @@ def test_a_text_that_is_a_files_name_is_asked_about(invoke: Invoke, here: Path, 
 def test_words_that_are_no_files_are_answered(invoke: Invoke, here: Path, tiny_model: Path) -> None:
     (here / "folder").mkdir()
     words = ["folder", "x" * 5000, "-x y"[1:], "missing.txt"]
-    assert invoke("predict", str(tiny_model), *words, *LESS).stdout.count("\n") == len(words)
+    result = invoke("predict", str(tiny_model), *words, *LESS)
+    assert result.stdout.count("\n") == len(words)
+    assert "there is no file 'missing.txt'" in result.stderr
+    assert result.stderr.count("there is no file") == 1
 
 
 def records(text: str, delimiter: str = ",") -> list[dict[str, str]]:
@@ -144,6 +147,8 @@ def test_an_existing_path_and_the_bundled_base_win_over_an_adapters_name(
     (here / "banking").mkdir()
     assert located("banking") == "banking"
     assert "banking is the folder here" in capsys.readouterr().err
-    for other in ("bankin", "adapters/banking", "./banking", "../banking", "google/flan-t5-small", "~", ""):
+    assert located("bankign") == "bankign"
+    assert "no adapter 'bankign' in adapters (did you mean 'banking'?)" in capsys.readouterr().err
+    for other in ("other", "adapters/banking", "./banking", "../banking", "google/flan-t5-small", "~", ""):
         assert located(other) == other
     assert capsys.readouterr().err == ""

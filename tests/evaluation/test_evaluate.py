@@ -169,6 +169,8 @@ def test_labels_in_json_and_only_where_targets_are_labels() -> None:
     [
         ([[label] for label in LABELS], False, ["exact_match", "macro_f1"]),
         ([[f"intent_{place % 77}"] for place in range(3080)], False, ["exact_match", "macro_f1"]),
+        ([["a"]] * 8 + [["b"], ["c"]], False, ["exact_match", "macro_f1"]),
+        ([["yes"]] * 40 + [[f"answer {place}"] for place in range(18)], False, ["exact_match", "token_f1"]),
         ([[["neg", "pos"][place % 2]] for place in range(8)], True, ["exact_match", "macro_f1"]),
         ([[f"Satz {place}"] for place in range(50)], True, ["chrf", "bleu"]),
         ([[f"answer {place}"] for place in range(50)], False, ["exact_match", "token_f1", "chrf"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from lora_s2s.evaluation.significance import (
     wilson_interval,
 )
 
+KEPT = Path(__file__).parents[2] / "benchmarks" / "results" / "significance.json"
 WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa".split()
 
 
@@ -185,3 +187,15 @@ def test_intervals_have_the_truth(draw: type, truth: float) -> None:
     generator = np.random.default_rng(8)
     found = [scores_of({"m": RowScores("", draw(generator, 20))})["m"].interval for _ in range(DRAWS)]
     assert 92 <= 100 * np.mean([low <= truth <= high for low, high in found]) <= 98
+
+
+def test_the_kept_simulation_holds_what_is_promised() -> None:
+    kept = json.loads(KEPT.read_text(encoding="utf-8"))
+    assert kept["draws"] >= 2000
+    assert all(row["rejected_percent"] <= 7 for row in kept["no_difference"])
+    assert all(3 <= row["rejected_percent"] for row in kept["no_difference"] if row["sources"] >= 30)
+    for row in kept["coverage"]:
+        sides = (row["score_percent"], row["difference_percent"])
+        assert row["sources"] < 20 or all(93 <= side <= 97 for side in sides), row
+    assert kept["outside"] == []
+    assert {2, 3, 5, 10, 30, 100, 300} == {row["sources"] for row in kept["no_difference"]}
