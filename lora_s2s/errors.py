@@ -7,9 +7,12 @@ Exit codes: 1 the run failed · 2 usage or recipe · 3 data, or a file refused �
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 import signal
 from collections.abc import Iterable, Sequence
+
+_MOST_NAMES, _LONGEST_NAME = 2000, 100
 
 
 class ToolkitError(Exception):
@@ -91,5 +94,7 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns ``" (did you mean 'x'?)"`` for the closest known name, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    # Comparing takes the product of the lengths: names that are data are not compared.
+    short = [one for one in itertools.islice(known, _MOST_NAMES) if len(one) <= _LONGEST_NAME >= len(name)]
+    close = difflib.get_close_matches(name, short, n=1, cutoff=0.6)
     return f" (did you mean '{close[0]}'?)" if close else ""

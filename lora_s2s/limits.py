@@ -84,6 +84,19 @@ LARGEST_RANK = 4096
 MOST_ADAPTER_NAMES = 10_000
 MOST_RANKS = 500
 
+# One record of a data file: a line, a CSV record, an element of a JSON array, a translation unit.
+LONGEST_RECORD = 32 * MIB
+# A data file that expands beyond both is a bomb: the best real text reaches a few hundredfold.
+MOST_EXPANDED, MOST_FOLD = GIB, 500
+# Columns of a table, fields of a record. A spreadsheet has 16,384 at most; text pairs need two.
+MOST_COLUMNS = 4096
+# The directory of a zip, which is read whole: one file needs about 100 bytes.
+LARGEST_ZIP_DIRECTORY = MIB
+# The largest pages of a Parquet row group, all columns together, and the rows taken from them at once.
+LARGEST_PARQUET_PAGES, PARQUET_BATCH = 256 * MIB, 16 * MIB
+# Replies repeat the turns before them: what the examples of one conversation may hold together.
+LARGEST_CONVERSATION = 256 * MIB
+
 
 def largest(name: str, suffix: str) -> int | None:
     """Returns the most bytes of a file that is read whole, by its name, else by its suffix; None: no bound known."""

@@ -33,9 +33,10 @@ from lora_s2s.files import (
     write_json,
 )
 from lora_s2s.formats.origins import find_origins, named_splits
-from lora_s2s.formats.rows import Skipped
+from lora_s2s.formats.rows import Rejected, Skipped, reject
 from lora_s2s.hub import locate_model
 from lora_s2s.outputs import whole_folder
+from lora_s2s.reading.causes import hint_for
 from lora_s2s.reading.example import Example
 from lora_s2s.reading.readers import how_read, read_examples, user_function
 from lora_s2s.reading.shapes import DIALOGUES
@@ -108,7 +109,7 @@ def prepare(
     identity = {
         "format": prepared.FORMAT,
         "code": code_hash(*_ROOMS),
-        "data": {name: _content(value, format) for name, value in paths.items()},
+        "data": {name: _content(value, format, name) for name, value in paths.items()},
         "tokenizer": tokenizer_hash(model_name, revision),
         "function": _function_hash(format),
         "settings": {**reading, **limits, **languages, "modes": modes, "previews": previews},
@@ -171,8 +172,11 @@ def _manifest(
     }
 
 
-def _content(paths: Any, format: str) -> list[Any]:
-    return [[origin.content_hash(), origin.weight] for origin in find_origins(paths, parallel=format == "parallel")]
+def _content(paths: Any, format: str, split: str) -> list[Any]:
+    origins = find_origins(paths, parallel=format == "parallel")
+    if split != SPLITS[TRAIN] and any(origin.weight > 1 for origin in origins):
+        warn(f"data.{split}: a weight above 1 counts as 1; below 1 it is the share of the rows that are taken")
+    return [[origin.content_hash(), origin.weight] for origin in origins]
 
 
 def _paths(train: Any, validation: Any, test: Any) -> dict[str, Any]:
@@ -237,19 +241,30 @@ def _read(
     """Reads every split into the spool."""
     with ProgressLine("read") as line:
         for split, value in paths.items():
-            for item in read_examples(value, **reading, seed=seed):
+            for item in read_examples(value, **reading, seed=seed, split=split):
                 if isinstance(item, Example):
-                    spool.add(item, SPLITS.index(split))
+                    own = item.split or split  # what a column of the table, or its JSON document, says
+                    if own == split or own not in paths:
+                        spool.add(item, SPLITS.index(own))
+                    else:
+                        reason = f"row of the {own} split, which has data of its own"
+                        rejected.add(reject(item.where, reason, item.source, fault=False))
                 elif strict and not isinstance(item, Skipped):
-                    raise DataError(
-                        f"a row cannot be used: {item.reason}", where=f"{item.file}:{item.line}",
-                        hint="mend it, or leave --strict away to have such rows listed and left out",
-                    )  # fmt: skip
+                    raise _refused(item, others_are_right=spool.rows + spool.waiting > 0)
                 else:
                     rejected.add(item)
                 if not spool.waiting:
                     line.update({"split": split}, done=spool.rows, total=0)
             spool.flush()
+
+
+def _refused(item: Rejected, *, others_are_right: bool) -> DataError:
+    hint = hint_for(item, others_are_right=others_are_right) or "fix it"
+    return DataError(
+        f"a row cannot be used: {item.reason}",
+        where=f"{item.file}:{item.line}",
+        hint=f"{hint}; or omit --strict to have such rows listed and left out",
+    )
 
 
 def _limits(

@@ -12,9 +12,9 @@ from lora_s2s.data.limits import Chosen
 from lora_s2s.data.survey import Tally, suggested_limit
 from lora_s2s.errors import DataError
 from lora_s2s.files import jsonl_line
-from lora_s2s.formats.rows import Rejected, Skipped
+from lora_s2s.formats.rows import Rejected
+from lora_s2s.reading.causes import Causes
 
-_REJECTIONS_TOLD = 3
 _REASONS_FOR_LIMIT = {
     "recipe": "", "cap": ", the most that auto takes", "positions": ", all the positions that the base has",
     "memory": ", all that the memory of this machine allows",
@@ -26,8 +26,8 @@ class Rejections:
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
-        self._first: list[Rejected] = []
-        self._files, self._skipped = 0, 0
+        self._files = 0
+        self._causes = Causes()
         self.reasons = Counter[str]()
 
     def __enter__(self) -> Rejections:
@@ -40,14 +40,11 @@ class Rejections:
         """Writes one."""
         self._file.write(jsonl_line(asdict(item)))
         self.reasons[item.kind] += 1
-        if isinstance(item, Skipped):
-            self._skipped += 1
-            return
-        if not item.line:  # a whole file of a folder
+        if item.line:
+            self._causes.add(item)
+        else:  # a whole file of a folder
             self._files += 1
             warn(f"{item.file} is left out: {item.reason}")
-        if len(self._first) < _REJECTIONS_TOLD:
-            self._first.append(item)
 
     def check(self, good: int, most: float) -> None:
         """Refuses data of which too much cannot be used.
@@ -56,16 +53,15 @@ class Rejections:
             good: how many examples were read; a file left out is none of the rows, and what is skipped no fault.
             most: the largest share of rejections.
         """
-        count = self.reasons.total() - self._files - self._skipped
+        count = self._causes.faults
         total = count + good
         if count / max(1, total) <= most:
             return
-        listed = ", ".join(f"{number:,} × {reason}" for reason, number in self.reasons.most_common(4))
-        first = "; ".join(f"{item.file}:{item.line} {item.reason}" for item in self._first)
+        hint, listed = self._causes.hint(others_are_right=good > 0) or "fix them", self._causes.listed()
         raise DataError(
             f"{count:,} of {total:,} rows cannot be used, more than data.max_rejected={most:g}: {listed}",
-            hint=f"mend them, or allow more: --set data.max_rejected={-(-100 * count // total) / 100:g}",
-            where=first,
+            hint=f"{hint}; or allow more: --set data.max_rejected={-(-100 * count // total) / 100:g}",
+            where=self._causes.places(),
         )
 
     def check_targets(self, limit: Chosen, most: float, tally: Tally) -> None:

@@ -115,7 +115,10 @@ def decide(keys: Keys, fraction: float) -> Decisions:
     classes = _classes(keys.target[rows])
     if not (keys.split == VALIDATION).any():
         code[rows[held_out_rows(keys.place[rows], fraction, classes)]] = VALIDATION
-    copies = np.where(code == TRAIN, _copies(keys), np.int16(1))
+    weighted = _copies(keys)
+    copies = np.where(code == TRAIN, weighted, np.int16(1))
+    # Of validation or test data with a weight below 1 a part is taken.
+    copies = np.where(keys.split != TRAIN, np.minimum(weighted, 1), copies)
     code[copies == 0] = SET_ASIDE
     return Decisions(code, copies, leaked, 0 if classes is None else int(classes.max(initial=-1)) + 1)
 

@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lora_s2s.errors import DataError
+from lora_s2s.formats import parquet
 from lora_s2s.formats.json_rows import read_json, read_jsonl
-from lora_s2s.formats.rows import Rejected, Row
+from lora_s2s.formats.parquet import read_parquet
+from lora_s2s.formats.rows import Parsing, Rejected, Row
 from lora_s2s.formats.streams import COMPRESSED, head_of
-from lora_s2s.formats.tables import PARQUET_MAGIC, agreed_delimiter, read_csv, read_parquet, read_tsv
+from lora_s2s.formats.tables import agreed_delimiter, read_csv, read_tsv
 from lora_s2s.formats.translations import read_tmx, two_columns
 
-Reader = Callable[[Path], Iterator[Row | Rejected]]
+Reader = Callable[[Path, Parsing], Iterator[Row | Rejected]]
 READERS: dict[str, Reader] = {
     ".csv": read_csv, ".tsv": read_tsv, ".json": read_json, ".jsonl": read_jsonl, ".ndjson": read_jsonl,
     ".parquet": read_parquet, ".tmx": read_tmx,
@@ -43,7 +45,7 @@ def reader_of(path: Path, *, parallel: bool = False) -> Reader:
         DataError: a web page, a git-lfs pointer, a binary file, or neither ending nor content is known.
     """
     text = head_of(path)
-    if text.startswith(PARQUET_MAGIC):
+    if text.startswith(parquet.MAGIC):
         return read_parquet
     refuse_what_is_no_data(path, text)
     named = READERS.get(ending(path))

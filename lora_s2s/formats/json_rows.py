@@ -5,21 +5,27 @@ from __future__ import annotations
 import codecs
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lora_s2s import limits
 from lora_s2s.errors import DataError
 from lora_s2s.formats import streams
-from lora_s2s.formats.rows import Rejected, Row
+from lora_s2s.formats.names import SPLIT_OF
+from lora_s2s.formats.rows import Parsing, Rejected, Row
 from lora_s2s.formats.streams import blocks, excerpt, head_of, text_lines, utf8
 
 _SPACE = re.compile(r"[ \t\r\n\ufeff]*")
 _LISTS_ON_LINES = re.compile(r"\][ \t]*[\r\n]\s*\[")
 _OBJECTS_ON_LINES = re.compile(r"\s*\{[^\r\n]*\}[ \t]*[\r\n]\s*\{")
 _LIST_KEY = "data"
+_NO_OBJECT = "not a JSON object"
 # Lists that belong to one record, which may stand alone in its file.
-_LISTS_OF_A_RECORD = {"conversations", "messages", "Instances"}
+_LISTS_OF_A_RECORD = {"conversations", "messages", "Instances", "instances"}
+_MOST_JSON_COLUMNS = 64
 
 
 class _Repeated(ValueError):
@@ -29,8 +35,8 @@ class _Repeated(ValueError):
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise _Repeated(next(name for name in names if names.count(name) > 1))
+        counts = Counter(name for name, _ in pairs)
+        raise _Repeated(next(name for name in counts if counts[name] > 1))
     return fields
 
 
@@ -49,21 +55,25 @@ def _value_at(text: str, at: int) -> tuple[Any, int]:
 
 
 def _record(path: Path, line: int, value: Any, text: str) -> Row | Rejected:
-    if isinstance(value, dict):
+    if isinstance(value, dict) and len(value) <= limits.MOST_COLUMNS:
         return Row(line, value)
-    reason = f"duplicate key: '{value}'" if isinstance(value, _Repeated) else "not a JSON object"
+    if isinstance(value, dict):
+        reason = f"more than {limits.MOST_COLUMNS:,} fields: {len(value):,}"
+    else:
+        reason = f"duplicate key: '{value!s:.100}'" if isinstance(value, _Repeated) else _NO_OBJECT
     return Rejected(str(path), line, reason, excerpt(text))
 
 
-def read_jsonl(path: Path) -> Iterator[Row | Rejected]:
+def read_jsonl(path: Path, _: Parsing) -> Iterator[Row | Rejected]:
     """Yields the object on each line (or of one array, under the wrong name); a line that is not one is rejected."""
     return _array_rows(path) if _is_array(head_of(path)) else _line_rows(path)
 
 
-def read_json(path: Path) -> Iterator[Row | Rejected]:
+def read_json(path: Path, parsing: Parsing) -> Iterator[Row | Rejected]:
     """Yields the objects of an array, of the one list of an object (``{"data": [...]}``), or of JSON lines.
 
-    An object with no such list, or several, is one row.
+    Of an object of splits (``{"train": [...], "test": [...]}``) come the rows of each; of one of columns
+    (``{"source": [...], "target": [...]}``) their values side by side. Any other object is one row.
 
     Raises:
         DataError: the document is not JSON (an array cannot be read past a mistake).
@@ -73,7 +83,7 @@ def read_json(path: Path) -> Iterator[Row | Rejected]:
         return _array_rows(path)
     if not head.lstrip().startswith("{") or _OBJECTS_ON_LINES.match(head):
         return _line_rows(path)
-    return _object_rows(path)
+    return _object_rows(path, parsing)
 
 
 def _is_array(head: str) -> bool:
@@ -107,6 +117,7 @@ class _Document:
         self._text, self._at, self._ended = "", 0, False
         # Up to where lines are counted, and what stood before the text that is held.
         self._counted, self._line, self._column, self._bytes = 0, 1, 1, 0
+        self.last: Any = None  # the element taken last
 
     def _more(self) -> bool:
         """Reads on, as much as is held; False at the end of the file and at the longest record."""
@@ -178,6 +189,7 @@ class _Document:
         self.peek()
         line = self.line
         value, text = self.value()
+        self.last = value
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -187,54 +199,103 @@ class _Document:
         return _record(self.path, line, value, text)
 
     def elements(self) -> Iterator[Row | Rejected]:
-        """Takes a list, and yields its elements as records."""
-        self.take("[")
-        going = self.peek() != "]" or self.take("]") != "]"
-        while going:
+        """Yields the elements of a list, whose bracket is taken, as records."""
+        for _ in self._places("]"):
             yield self.element()
-            going = self.take(",", "]") == ","
 
-    def lists(self, wanted: str) -> list[str] | None:
-        """Takes an object and returns the keys of its lists of objects; stops before the list under ``wanted``.
+    def values(self) -> Iterator[Any]:
+        """Yields the elements of a list, whose bracket is taken, as they are; a Rejected where one is no text."""
+        for _ in self._places("]"):
+            found = self.element()
+            yield found if isinstance(found, Rejected) and found.kind != _NO_OBJECT else self.last
+
+    def _places(self, end: str) -> Iterator[None]:
+        """Goes from one element to the next, up to the closing bracket."""
+        going = self.peek() != end or self.take(end) != end
+        while going:
+            yield
+            going = self.take(",", end) == ","
+
+    def members(self, wanted: str) -> list[_Member] | None:
+        """Takes an object and returns what it holds; stops inside a list of objects, or any list, under ``wanted``.
 
         Returns None where more follows the object: that is one of several, a line each.
         """
-        keys: list[str] = []
-        going = self.take("{") == "{" and (self.peek() != "}" or self.take("}") != "}")
-        while going:
+        members: list[_Member] = []
+        self.take("{")
+        for _ in self._places("}"):
             key, text = self.value()
             if text[:1] != '"':
                 raise self._broken("expected a key in double quotes", self._at - len(text))
             self.take(":")
             if self.peek() != "[":
-                self.value()
-            elif key == wanted:
-                return [wanted]
-            else:
-                items = self.elements()
-                keys += [key] if isinstance(next(items, None), Row) else []
-                for _ in items:
-                    pass
-            going = self.take(",", "}") == ","
-        return None if self.peek() else keys
+                value = self.value()[0]
+                members.append(_Member(key, "object" if isinstance(value, dict) else "value", 0))
+                continue
+            self.take("[")
+            empty = key == _LIST_KEY and self.peek() == "]"
+            kind = "rows" if self.peek() == "{" or empty else "values"
+            if key == wanted and (kind == "rows" or wanted != _LIST_KEY):
+                return [_Member(key, kind, 0)]
+            members.append(_Member(key, kind, sum(1 for _ in self.values())))
+        return None if self.peek() else members
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One key of a document's object: a list of objects (rows), another list (values), an object, or a value."""
+
+    key: str
+    kind: str
+    count: int
 
 
 def _array_rows(path: Path) -> Iterator[Row | Rejected]:
     document = _Document(path)
+    document.take("[")
     yield from document.elements()
     document.take("")
 
 
-def _object_rows(path: Path) -> Iterator[Row | Rejected]:
+def _inside(path: Path, key: str) -> _Document:
+    """Returns a document at the first element of the list under ``key``."""
     document = _Document(path)
-    keys = document.lists(_LIST_KEY)
-    if keys is None:
+    document.members(key)
+    return document
+
+
+def _object_rows(path: Path, parsing: Parsing) -> Iterator[Row | Rejected]:
+    document = _Document(path)
+    members = document.members(_LIST_KEY)
+    if members is None:
         yield from _line_rows(path)
-    elif keys == [_LIST_KEY]:
+        return
+    lists = [member.key for member in members if member.kind == "rows"]
+    splits = {key: SPLIT_OF[key.lower()] for key in lists if key.lower() in SPLIT_OF}
+    if lists == [_LIST_KEY]:
         yield from document.elements()
-    elif len(keys) == 1 and keys[0] not in _LISTS_OF_A_RECORD:
-        document = _Document(path)
-        document.lists(keys[0])
-        yield from document.elements()
+    elif len(splits) > 1 and len(splits) == len(lists):
+        parsing.note(f"the file holds the splits {', '.join(splits)}")
+        for key, split in splits.items():
+            for item in _inside(path, key).elements():
+                yield Row(item.line, item.fields, split) if isinstance(item, Row) else item
+    elif len(lists) == 1 and lists[0] not in _LISTS_OF_A_RECORD:
+        yield from _inside(path, lists[0]).elements()
+    elif _are_columns(members):
+        parsing.note(f"the file holds columns, a list each: {', '.join(member.key for member in members)}")
+        yield from _column_rows(path, [member.key for member in members])
     else:
         yield _Document(path).element()
+
+
+def _are_columns(members: list[_Member]) -> bool:
+    counts = {member.count for member in members}
+    lists = all(member.kind == "values" for member in members)
+    return lists and 1 < len(members) <= _MOST_JSON_COLUMNS and len(counts) == 1 and counts != {0}
+
+
+def _column_rows(path: Path, keys: list[str]) -> Iterator[Row | Rejected]:
+    documents = [_inside(path, key) for key in keys]
+    for values in zip(*(document.values() for document in documents), strict=True):
+        bad = next((value for value in values if isinstance(value, Rejected)), None)
+        yield bad or Row(documents[0].line, dict(zip(keys, values, strict=True)))

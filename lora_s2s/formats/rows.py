@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 _EXCERPT = 200
@@ -11,10 +11,37 @@ _EXCERPT = 200
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One record: the line it starts on (1-based; the row's number in Parquet) and its fields as written."""
+    """One record.
+
+    Attributes:
+        line: the line it starts on, from 1; the row's number in Parquet.
+        fields: its fields as written.
+        split: which split of a JSON document it stands under; empty where there are none.
+    """
 
     line: int
     fields: Mapping[str, Any]
+    split: str = ""
+
+
+@dataclass
+class Parsing:
+    """What a reader is asked, and what it reports about the shape of the file.
+
+    Attributes:
+        columns: names that the user gave: a first record that has one of them is a header.
+        notes: what was decided, a sentence each.
+        header: the first record, where it was taken for a header by its kind alone.
+    """
+
+    columns: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
+    header: tuple[str, ...] = ()
+
+    def note(self, text: str) -> None:
+        """Adds a sentence, once."""
+        if text not in self.notes:
+            self.notes.append(text)
 
 
 @dataclass(frozen=True, slots=True)

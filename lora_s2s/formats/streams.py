@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import io
 import itertools
 import lzma
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
 
+from lora_s2s import limits
 from lora_s2s.errors import DataError
 
-LONGEST_RECORD = 32 << 20
-TOO_LONG = "longer than 32 MiB"
+LONGEST_RECORD = limits.LONGEST_RECORD
+TOO_LONG = f"longer than {limits.in_words(LONGEST_RECORD)}"
 BLOCK = 1 << 20
 COMPRESSED = (".gz", ".zst", ".zip")
 _HEAD = 1 << 16
 _EXCERPT = 200
-# A file that expands beyond both is a bomb: the best real text reaches a few hundredfold.
-_MOST_BYTES, _MOST_FOLD = 1 << 30, 500
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"}
 # All that the unpacking libraries raise; zipfile also stumbles over the names in a damaged folder.
 _DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, LookupError, ValueError, RuntimeError)
@@ -64,8 +64,8 @@ def blocks(path: Path) -> Iterator[bytes]:
             with _unpacked(raw, kind, path) as stream:
                 while block := stream.read(BLOCK):
                     expanded += len(block)
-                    if kind and expanded > max(_MOST_BYTES, _MOST_FOLD * size):
-                        raise DataError(f"{path} expands without end: more than {expanded:,} bytes from {size:,}")
+                    if kind:
+                        refuse_endless(path, expanded, size)
                     yield block
         except _DAMAGE as error:
             if not kind:
@@ -73,12 +73,50 @@ def blocks(path: Path) -> Iterator[bytes]:
             raise DataError(f"{path} is a damaged {kind} file ({error})", hint="fetch or compress it again") from error
 
 
+def refuse_endless(path: Path, expanded: int, size: int) -> None:
+    """Raises DataError where a file of ``size`` bytes has given more than any real text."""
+    if expanded > max(limits.MOST_EXPANDED, limits.MOST_FOLD * size):
+        raise DataError(f"{path} expands without end: more than {expanded:,} bytes from {size:,}")
+
+
+def refuse_columns(names: Sequence[str], where: str) -> None:
+    """Raises DataError where a table has too many columns, or two of one name."""
+    if len(names) > limits.MOST_COLUMNS:
+        raise DataError(
+            f"{len(names):,} columns, at most {limits.MOST_COLUMNS:,} are read",
+            hint="keep the columns that make the source and the target",
+            where=where,
+        )
+    first: dict[str, int] = {}
+    for index, name in enumerate(names, start=1):
+        if name and name in first:
+            both = f"columns {first[name]} and {index}"
+            message = f"a column named twice: '{name:.100}' ({both})"
+            raise DataError(message, hint="rename one of them", where=where)
+        first.setdefault(name, index)
+
+
 def _unpacked(raw: IO[bytes], kind: str, path: Path) -> AbstractContextManager[Any]:
     if kind == "gzip":
         return gzip.GzipFile(fileobj=raw)
     if kind == "zstd":
         return pa.CompressedInputStream(raw, "zstd")  # type: ignore[no-any-return]
-    return raw if not kind else _only_member(zipfile.ZipFile(raw), path)
+    return raw if not kind else _only_member(zipfile.ZipFile(_SmallReads(raw)), path)
+
+
+class _SmallReads(io.BufferedReader):
+    """A file of which no more is read at once than a zip's directory may have: zipfile takes it whole."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        super().__init__(raw.raw)  # type: ignore[attr-defined]
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Reads as a file does; raises ValueError where that is too much at once."""
+        most = max(limits.LARGEST_ZIP_DIRECTORY, 2 * BLOCK)
+        data = super().read(most + 1 if size is None or size < 0 else size if size <= most else 0)
+        if len(data) > most or (size or 0) > most:
+            raise ValueError("its directory is too large")
+        return data
 
 
 def _only_member(archive: zipfile.ZipFile, path: Path) -> IO[bytes]:
@@ -89,6 +127,8 @@ def _only_member(archive: zipfile.ZipFile, path: Path) -> IO[bytes]:
         raise DataError(f"{path} is a zip of {len(members)} files, expected one", hint=hint)
     if members[0].flag_bits & 1:
         raise DataError(f"{path} is a zip with a password", hint="unpack it first")
+    if members[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise DataError(f"{path} is a zip with an unusual compression", hint="unpack it, or compress it with gzip")
     return archive.open(members[0])
 
 

@@ -1,4 +1,4 @@
-"""CSV, TSV and Parquet: every cell as written, the line of every record kept."""
+"""CSV and TSV: every cell as written, the line of every record kept."""
 
 from __future__ import annotations
 
@@ -6,40 +6,75 @@ import csv
 import io
 import itertools
 import re
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
-import pyarrow.parquet as pq
-
 from lora_s2s.errors import DataError
 from lora_s2s.formats import streams
-from lora_s2s.formats.rows import Rejected, Row
+from lora_s2s.formats.headers import is_header, names_without_header
+from lora_s2s.formats.rows import Parsing, Rejected, Row
 from lora_s2s.formats.streams import blocks, excerpt, head_of, text_lines
 
-PARQUET_MAGIC = "PAR1"
-_ROWS_AT_ONCE = 1024
+_RECORDS_COMPARED = 2000
+_BACKSLASHES = re.compile(r'(\\+)("?)')
 _RECORDS_LOOKED_AT = 20
 _SEP = re.compile(r'"?sep=([,;\t|])"?[\r\n]')  # how Excel names the delimiter, on a first line of its own
 Record: TypeAlias = tuple[int, list[str]]  # the line it starts on, its cells
 
 
-def read_csv(path: Path) -> Iterator[Row | Rejected]:
-    """Yields a CSV file's rows; header and first records decide between commas, semicolons, tabs and bars."""
-    skip = 1 if _SEP.match(head_of(path)) else 0
-    yield from _rows(path, delimiter_of(path), csv.QUOTE_MINIMAL, skip=skip)
+def read_csv(path: Path, parsing: Parsing) -> Iterator[Row | Rejected]:
+    """Yields a CSV file's rows; the first records decide on the delimiter, on a header, and on escaped quotes."""
+    dialect = Dialect(delimiter_of(path), skip=1 if _SEP.match(head_of(path)) else 0)
+    if _has_escaped_quotes(path) and _reads_better(path, dialect, replace(dialect, escaped=True)):
+        dialect = replace(dialect, escaped=True)
+        parsing.note('quotes inside cells are written \\" here; other backslashes are text')
+    yield from _rows(path, dialect, parsing)
 
 
-def read_tsv(path: Path) -> Iterator[Row | Rejected]:
+def read_tsv(path: Path, parsing: Parsing) -> Iterator[Row | Rejected]:
     """Yields a TSV file's rows. Quotes are quoting only where the whole file is quoted correctly, else plain text."""
     if "\t" not in next(io.StringIO(head_of(path)), "\t"):
-        yield from read_csv(path)
+        yield from read_csv(path, parsing)
         return
+    quoted = Dialect("\t")
     plain = not any(b'"' in block for block in blocks(path))
-    plain = plain or any(isinstance(item, Rejected) for item in _records(path, "\t", csv.QUOTE_MINIMAL, 0))
-    yield from _rows(path, "\t", csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL, skip=0)
+    plain = plain or any(isinstance(item, Rejected) for item in _records(path, quoted))
+    yield from _rows(path, replace(quoted, quoting=csv.QUOTE_NONE) if plain else quoted, parsing)
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a table's cells are told apart.
+
+    Attributes:
+        escaped: a quote inside a quoted cell is written ``\\"``, as MySQL and Spark do, beside ``""``.
+        skip: lines before the first record.
+    """
+
+    delimiter: str
+    quoting: int = csv.QUOTE_MINIMAL
+    escaped: bool = False
+    skip: int = 0
+
+
+def _has_escaped_quotes(path: Path) -> bool:
+    return any(b'\\"' in block for block in blocks(path))
+
+
+def _reads_better(path: Path, plain: Dialect, escaped: Dialect) -> bool:
+    """Says whether the first records are all in order with escaped quotes, and not without."""
+    return _faults(path, escaped) == 0 < _faults(path, plain)
+
+
+def _faults(path: Path, dialect: Dialect) -> int:
+    width, faults = 0, 0
+    for item in itertools.islice(_records(path, dialect), _RECORDS_COMPARED):
+        width = width or (0 if isinstance(item, Rejected) else len(item[1]))
+        faults += isinstance(item, Rejected) or len(item[1]) != width
+    return faults
 
 
 def delimiter_of(path: Path) -> str:
@@ -71,9 +106,9 @@ def agreed_delimiter(head: str) -> tuple[str, bool]:
 class _Feed:
     """The lines csv takes, and why the record they make up cannot be used."""
 
-    def __init__(self, lines: Iterator[str]) -> None:
-        self._lines = lines
-        self.number, self.length, self.reason = 0, 0, ""
+    def __init__(self, lines: Iterator[str], escaped: bool) -> None:
+        self._lines, self._escaped = lines, escaped
+        self.number, self.length, self.reason, self.text = 0, 0, "", ""
 
     def __iter__(self) -> _Feed:
         return self
@@ -82,17 +117,33 @@ class _Feed:
         line = next(self._lines)
         self.number += 1
         self.reason = self.reason or getattr(line, "reason", "")
+        self.text = self.text if self.length else line
         self.length += len(line) + 1
         if self.length > streams.LONGEST_RECORD:
             raise csv.Error(streams.TOO_LONG)
-        return line + "\n"
+        return (_BACKSLASHES.sub(_kept, line) if self._escaped and "\\" in line else line) + "\n"
 
 
-def _records(path: Path, delimiter: str, quoting: int, skip: int) -> Iterator[Record | Rejected]:
+def _kept(found: re.Match[str]) -> str:
+    """Returns backslashes for csv with an escape character: all stay as they stand but one that escapes a quote."""
+    run, quote = found[1], found[2]
+    if quote and len(run) % 2:
+        return "\\\\" * (len(run) - 1) + '\\"'
+    return "\\\\" * len(run) + quote
+
+
+def _records(path: Path, dialect: Dialect) -> Iterator[Record | Rejected]:
     csv.field_size_limit(streams.LONGEST_RECORD)
-    feed = _Feed(itertools.islice(text_lines(path), skip, None))
+    skip = dialect.skip
+    feed = _Feed(itertools.islice(text_lines(path), skip, None), dialect.escaped)
     # strict: a quote closed in the wrong place is reported, where the default quietly changes the text.
-    reader = csv.reader(feed, delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[arg-type]
+    reader = csv.reader(
+        feed,
+        delimiter=dialect.delimiter,
+        quoting=dialect.quoting,  # type: ignore[arg-type]
+        escapechar="\\" if dialect.escaped else None,
+        strict=True,
+    )
     while True:
         line, cells, feed.length, feed.reason = skip + feed.number + 1, list[str](), 0, ""
         try:
@@ -103,22 +154,54 @@ def _records(path: Path, delimiter: str, quoting: int, skip: int) -> Iterator[Re
             broken = f"broken quoting: {error}, lines {line} to {skip + feed.number}"
             feed.reason = feed.reason or (streams.TOO_LONG if str(error) == streams.TOO_LONG else broken)
         if feed.reason:
-            yield Rejected(str(path), line, feed.reason, excerpt(" | ".join(cells)))
+            yield Rejected(str(path), line, feed.reason, excerpt(feed.text))
         elif cells:
             yield line, cells
 
 
-def _rows(path: Path, delimiter: str, quoting: int, *, skip: int) -> Iterator[Row | Rejected]:
-    records = _records(path, delimiter, quoting, skip)
+def _rows(path: Path, dialect: Dialect, parsing: Parsing) -> Iterator[Row | Rejected]:
+    records = _records(path, dialect)
     first = next(records, None)
     if first is None:
         return
     if isinstance(first, Rejected):
-        raise DataError(f"{path}: the header cannot be read ({first.reason})", where=f"{path}:{first.line}")
+        hint = "convert the file to UTF-8, or write a quote inside a quoted cell twice"
+        raise DataError(f"{path}: the header cannot be read ({first.reason})", hint=hint, where=f"{path}:{first.line}")
     names = [name.strip() for name in first[1]]
-    _refuse_repeated(names, f"{path}:{first[0]}")
+    following = list(itertools.islice(records, _RECORDS_LOOKED_AT))
+    if _has_header(names, following, parsing):
+        header = _header(names, f"{path}:{first[0]}")
+        parsing.header = tuple(names)
+    else:
+        header = names_without_header(len(names))
+        streams.refuse_columns(header, str(path))
+        following.insert(0, first)
+        shown = ", ".join(f"'{name:.40}'" for name in names[:4])
+        parsing.note(
+            f"the first line ({shown}) is no header but data, so the columns are {', '.join(header[:4])}"
+            f"{', …' if len(header) > 4 else ''}; where it is a header, name a column of it as data.source_column"
+        )
+    yield from _fields(path, header, itertools.chain(following, records))
+
+
+def _has_header(names: list[str], following: list[Record | Rejected], parsing: Parsing) -> bool:
+    asked = {name.strip().lower() for name in parsing.columns}
+    if not asked.isdisjoint(name.lower() for name in names):
+        return True
+    if asked and asked <= set(names_without_header(len(names))) - set(names_without_header(2)):
+        return False  # column1 and the like, which only a table without a header has
+    rows = [item[1] for item in following if isinstance(item, tuple)]
+    return any(len(row) != len(names) for row in rows) or len(names) < 2 or is_header(names, rows)
+
+
+def _header(names: list[str], where: str) -> list[str]:
+    streams.refuse_columns(names, where)
     # Of columns without a name the first stays without; the others get their number.
-    header = [name if name not in names[:index] else f"{name}.{index + 1}" for index, name in enumerate(names)]
+    unnamed = names.index("") if "" in names else len(names)
+    return [name if name or index == unnamed else f".{index + 1}" for index, name in enumerate(names)]
+
+
+def _fields(path: Path, header: list[str], records: Iterable[Record | Rejected]) -> Iterator[Row | Rejected]:
     width = len(header)
     for item in records:
         if isinstance(item, Rejected):
@@ -130,22 +213,3 @@ def _rows(path: Path, delimiter: str, quoting: int, *, skip: int) -> Iterator[Ro
             reason = f"{'fewer' if number < width else 'more'} fields than the header: {number}, expected {width}"
             reason += " (is a text with the delimiter unquoted?)" if number > width else ""
             yield Rejected(str(path), item[0], reason, excerpt(" | ".join(item[1])))
-
-
-def _refuse_repeated(names: list[str], where: str) -> None:
-    for index, name in enumerate(names):
-        if name and name in names[:index]:
-            both = f"columns {names.index(name) + 1} and {index + 1}"
-            raise DataError(f"a column named twice: '{name}' ({both})", hint="rename one of them", where=where)
-
-
-def read_parquet(path: Path) -> Iterator[Row | Rejected]:
-    """Yields a Parquet file's rows, numbered from 1; a compressed file is unpacked beside, not in memory."""
-    with path.open("rb") as plain, tempfile.TemporaryFile() as unpacked:
-        whole = plain.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC.encode()
-        unpacked.writelines([] if whole else blocks(path))
-        table = pq.ParquetFile(path if whole else unpacked)
-        _refuse_repeated(table.schema_arrow.names, str(path))
-        batches = table.iter_batches(batch_size=_ROWS_AT_ONCE)
-        rows = (row for batch in batches for row in batch.to_pylist())
-        yield from itertools.starmap(Row, enumerate(rows, start=1))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
+from lora_s2s import limits
 from lora_s2s.errors import DataError
 from lora_s2s.formats import streams
-from lora_s2s.formats.rows import Rejected, Row
+from lora_s2s.formats.rows import Parsing, Rejected, Row
 from lora_s2s.formats.streams import BadLine, blocks, excerpt, text_lines
 
 # Inside a segment these hold another format's codes, which are no text.
@@ -62,6 +63,8 @@ class _Units:
             if self._language in self._fields:
                 self._reason = self._reason or f"two texts in one language: '{self._language}'"
             self._fields[self._language], self._segment = "".join(self._text), False
+            if len(self._fields) > limits.MOST_COLUMNS:
+                self._reason, self._fields = f"more than {limits.MOST_COLUMNS:,} languages", {}
         elif name == "tu" and self._reason:
             shown = excerpt(" | ".join(self._fields.values()))
             self.found.append(Rejected(str(self.path), self._line, self._reason, shown))
@@ -69,7 +72,7 @@ class _Units:
             self.found.append(Row(self._line, self._fields))
 
 
-def read_tmx(path: Path) -> Iterator[Row | Rejected]:
+def read_tmx(path: Path, _: Parsing) -> Iterator[Row | Rejected]:
     """Yields a row for every translation unit: the text of each ``xml:lang``.
 
     Raises:
@@ -88,27 +91,39 @@ def read_tmx(path: Path) -> Iterator[Row | Rejected]:
         raise DataError(f"{path} has an encoding that cannot be read: {error}", hint="convert it to UTF-8") from error
 
 
-def line_pairs(first: Path, second: Path) -> Iterator[Row | Rejected]:
-    """Yields line n of one file with line n of the other.
+def line_pairs(first: Path, targets: Sequence[Path]) -> Iterator[Row | Rejected]:
+    """Yields line n of one file with line n of each other; of several targets a list, without those that are blank.
 
     Raises:
         DataError: they differ in their number of lines.
     """
-    files = (text_lines(first), text_lines(second))
-    for number, (source, target) in enumerate(itertools.zip_longest(*files), start=1):
-        if source is None or target is None:
-            longer = number + sum(1 for lines in files for _ in lines)
-            left, right = (longer, number - 1) if target is None else (number - 1, longer)
-            message = f"parallel files of different lengths: {first} has {left:,} lines, {second} has {right:,}"
-            raise DataError(message, hint="line n of one belongs to line n of the other: find where they part")
-        bad = next(((path, line) for path, line in ((first, source), (second, target)) if type(line) is BadLine), None)
+    files = (first, *targets)
+    lines = [text_lines(file) for file in files]
+    for number, texts in enumerate(itertools.zip_longest(*lines), start=1):
+        if None in texts:
+            raise _different_lengths(files, lines, texts, number)
+        bad = next(((path, line) for path, line in zip(files, texts, strict=True) if type(line) is BadLine), None)
         if bad is not None:
             yield Rejected(str(bad[0]), number, bad[1].reason, excerpt(bad[1]))
-        else:
-            yield Row(number, {"source": source.removesuffix("\r"), "target": target.removesuffix("\r")})
+            continue
+        source, *others = (text.removesuffix("\r") for text in texts)
+        references = [text for text in others if text.strip()] or others[:1]
+        yield Row(number, {"source": source, "target": references if len(references) > 1 else references[0]})
 
 
-def two_columns(path: Path) -> Iterator[Row | Rejected]:
+def _different_lengths(
+    files: Sequence[Path], lines: Sequence[Iterator[str]], texts: Sequence[str | None], number: int
+) -> DataError:
+    counts = [
+        number - 1 if text is None else number + sum(1 for _ in rest) for text, rest in zip(texts, lines, strict=True)
+    ]
+    sizes = [f"{file} has {count:,}" for file, count in zip(files, counts, strict=True)]
+    listed = ", ".join([f"{sizes[0]} lines", *sizes[1:]])
+    message = f"parallel files of different lengths: {listed}"
+    return DataError(message, hint="line n of one belongs to line n of the other: find where they part")
+
+
+def two_columns(path: Path, _: Parsing) -> Iterator[Row | Rejected]:
     """Yields a source and a target for every line: two columns parted by a tab, without header or quoting."""
     for number, line in enumerate(text_lines(path), start=1):
         cells = line.removesuffix("\r").split("\t")

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lora_s2s.errors import UsageError
-from lora_s2s.reading.columns import KNOWN_PAIRS, text_in, texts_of, unwrapped
+from lora_s2s.formats.names import KNOWN_PAIRS
+from lora_s2s.reading.columns import text_in, texts_of, unwrapped
 from lora_s2s.reading.example import Example, Turn, Unusable, checked
 from lora_s2s.reading.shapes import SHAPES, shape_of
 from lora_s2s.reading.template import TURNS, PromptTemplate

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lora_s2s.errors import DataError, nearest
-from lora_s2s.reading.example import Example, Unusable, checked
+from lora_s2s.formats.names import (
+    KNOWN_PAIRS,
+    LANGUAGE_COLUMNS,
+    ROW_NUMBERS,
+    SOURCES,
+    SPLIT_COLUMNS,
+    TARGETS,
+    language_of,
+    normalised,
+)
+from lora_s2s.reading.example import Example, NotForThis, Unusable, checked
 from lora_s2s.reading.template import TURNS, PromptTemplate
 
-# Looked for in this order, whatever the case of the letters.
-KNOWN_PAIRS = (
-    ("source", "target"), ("input", "output"), ("input", "target"), ("question", "answer"), ("text", "summary"),
-    ("mr", "ref"), ("prompt", "completion"), ("instruction", "output"), ("src", "tgt"), ("document", "summary"),
-    ("article", "highlights"), ("dialogue", "summary"), ("prompt", "response"), ("question", "answers"),
-    ("instruction", "response"), ("query", "response"), ("input_text", "target_text"), ("inputs", "targets"),
-)  # fmt: skip
 _ALPACA = {"instruction", "input", "output"}
 _TRANSLATION = "translation"
-_LANGUAGE = re.compile(r"[a-z]{2}([-_][a-z]{2,4})?|[a-z]{3}[-_][a-z]{4}", re.IGNORECASE)
 
 
 def two_languages(source: str | None, target: str | None) -> bool:
     """Says whether two columns, or the endings of two files, are named by languages, such as ``en`` and ``de-AT``."""
-    names = [name.lower() for name in (source, target) if name and _LANGUAGE.fullmatch(name)]
+    names = [name.lower() for name in (source, target) if name and language_of(name)]
     return len(set(names)) == 2 and tuple(names) not in KNOWN_PAIRS
 
 
@@ -38,17 +39,69 @@ class Columns:
     template: PromptTemplate | None = None
 
     def pairs(self, fields: Mapping[str, Any], where: str, *, seed: int = 0) -> Iterator[Example]:
-        """Yields the row's one example; of several templates, ``seed`` takes part in the choice.
+        """Yields the row's example, or one for each text of a target that is a list: several references of one source.
+
+        Args:
+            seed: of several templates, takes part in the choice.
 
         Raises:
+            NotForThis: a unit of other languages than the columns' two.
             Unusable: a source or target that is missing, empty or not text.
         """
-        target = text_in(fields, self.target, "target")
+        value = fields.get(self.target)
+        if value is None or (self.source is not None and self.source not in fields):
+            fields = _with_languages(fields, self.source, self.target)
+            value = fields.get(self.target)
+        targets = [checked(value, "target")] if isinstance(value, str) else references(value)
         if self.template is not None:
-            source = self.template.render(texts_of(fields, self.template), seed)
-            yield Example(checked(source, "source"), target, where)
+            source = checked(self.template.render(texts_of(fields, self.template), seed), "source")
         elif self.source is not None:
-            yield Example(text_in(fields, self.source, "source"), target, where)
+            source = text_in(fields, self.source, "source")
+        else:
+            return
+        for target in targets:
+            yield Example(source, target, where)
+
+
+def references(value: object) -> list[str]:
+    """Returns the texts of a target: one, or those of a list, or of SQuAD's ``{"text": [...]}``, each once.
+
+    Raises:
+        Unusable: there is none, or one that is empty or no text.
+    """
+    if isinstance(value, Mapping) and isinstance(value.get("text"), list):
+        value = value["text"]
+    if not isinstance(value, list):
+        return [checked(text_of(value, "target"), "target")]
+    if not value:
+        raise Unusable("empty target")
+    if any(isinstance(item, (Mapping, list)) for item in value):
+        raise Unusable("target is not text: a list of objects or lists")
+    return list(dict.fromkeys(checked(text_of(item, "target"), "target") for item in value))
+
+
+def _with_languages(fields: Mapping[str, Any], *columns: str | None) -> Mapping[str, Any]:
+    """Returns a row with its languages under the columns' names: ``en`` is there where ``EN`` or ``en-US`` is.
+
+    Raises:
+        NotForThis: the row holds languages only, and not those.
+        Unusable: two of its columns are of one language.
+    """
+    wanted = [column for column in columns if column is not None and language_of(column)]
+    languages = {name: language for name in fields if (language := language_of(name))}
+    if len(wanted) < sum(column is not None for column in columns) or not languages:
+        return fields
+    given = dict(fields)
+    for column in wanted:
+        alike = [name for name in languages if languages[name] == language_of(column) and name not in wanted]
+        if column in fields or not alike:
+            continue
+        if len(alike) > 1:
+            raise Unusable(f"several texts in one language: {', '.join(alike)}")
+        given[column] = fields[alike[0]]
+    if len(languages) == len(fields) and not all(column in given for column in wanted):
+        raise NotForThis(f"another language pair: {', '.join(list(fields)[:4])}")
+    return given
 
 
 def unwrapped(fields: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -97,8 +150,17 @@ def find_columns(
     source_column: str | None = None,
     target_column: str | None = None,
     template: PromptTemplate | None = None,
+    any_two: bool = True,
 ) -> Columns:
     """Chooses the columns of a file that has the columns ``names``.
+
+    Args:
+        names: the file's columns, in order.
+        where: the file, for messages.
+        source_column: named by the user.
+        target_column: named by the user.
+        template: builds the source instead of a column.
+        any_two: whether two columns are source and target whatever their names.
 
     Raises:
         DataError: a named column does not exist, or no pair of names is known; the message lists what exists.
@@ -109,25 +171,70 @@ def find_columns(
     source = _named(source_column, known, names, where) if source_column is not None else None
     target = _named(target_column, known, names, where) if target_column is not None else None
     needs_source = source is None and template is None
-    languages = needs_source and target is None and len(names) == 2 and all(map(_LANGUAGE.fullmatch, names))
-    if languages and tuple(name.lower() for name in names) not in KNOWN_PAIRS:
-        return Columns(names[0], names[1], template)
+    if needs_source and target is None and (languages := _two_languages(names, where)):
+        return Columns(*languages, template)
     if needs_source:
         _refuse_alpaca(known, where)
-    if template is None and len(names) == 2 and (source is None) != (target is None):
-        # Of two columns the one that is not named is the other side.
-        other = next((name for name in names if name not in (source, target)), None)
-        source, target = source or other, target or other
+    if template is None and (needs_source or target is None):
+        two = _two_columns(names, source, target, known) if any_two or source or target else None
+        source, target = two or (source, target)
         needs_source = source is None
     if target is None:
         # The partner of the source's name first, then whatever is known.
         partners = [last for first, last in KNOWN_PAIRS if source is not None and first == source.strip().lower()]
         others = [last for first, last in KNOWN_PAIRS if not needs_source or first in known]
-        target = _first_known("target", [*partners, *others], known, source, names, where)
+        target = _first_known("target", [*partners, *others, *TARGETS], known, source, names, where)
     if needs_source:
         partners = [first for first, last in KNOWN_PAIRS if last == target.strip().lower()]
-        source = _first_known("source", [*partners, *dict(KNOWN_PAIRS)], known, target, names, where)
+        source = _first_known("source", [*partners, *dict(KNOWN_PAIRS), *SOURCES], known, target, names, where)
     return Columns(source, target, template)
+
+
+def _two_languages(names: Sequence[str], where: str) -> tuple[str, str] | None:
+    """Returns the first columns of two languages, where all columns are languages.
+
+    Raises:
+        DataError: they are more than two.
+    """
+    first: dict[str, str] = {}
+    for name in names:
+        if (language := language_of(name)) is None:
+            return None
+        first.setdefault(language, name)
+    if len(names) == 2 and tuple(normalised(name) for name in names) not in KNOWN_PAIRS:
+        return names[0], names[1]
+    if len(first) > 2:
+        source, target = list(first)[:2]
+        raise DataError(
+            f"no target column can be told: the file has the languages {', '.join(list(first)[:20])}",
+            hint=f"name two: --set data.source_column={source} --set data.target_column={target}",
+            where=where,
+        )
+    return tuple(first.values()) if len(first) == 2 else None  # type: ignore[return-value]
+
+
+def _two_columns(
+    names: Sequence[str], source: str | None, target: str | None, known: Mapping[str, str]
+) -> tuple[str, str] | None:
+    """Returns both columns of a table that has two, besides numbers of rows and columns about the row."""
+    about = {*ROW_NUMBERS, *SPLIT_COLUMNS, *(name for pair in LANGUAGE_COLUMNS for name in pair)}
+    named = {source, target} - {None}
+    left = [name for name in names if name in named or normalised(name) not in about]
+    left = left if len(left) == 2 else list(names)
+    if len(left) != 2 or not named <= set(left):
+        return None
+    first, second = left
+    if named:
+        # Of two columns the one that is not named is the other side.
+        other = second if first in named else first
+        return (source, other) if source is not None else (other, target)  # type: ignore[return-value]
+    if any(one in known and other in known for one, other in KNOWN_PAIRS):
+        return None
+    if any(normalised(name) in ROW_NUMBERS or name.isdigit() for name in left):
+        return None
+    one, other = normalised(first), normalised(second)
+    swapped = (one in TARGETS and other not in TARGETS) or (other in SOURCES and one not in SOURCES)
+    return (second, first) if swapped else (first, second)
 
 
 def check_columns(columns: Iterable[str], names: Sequence[str], where: str) -> None:
@@ -151,6 +258,8 @@ def _first_known(
 
 def _named(column: str, known: Mapping[str, str], names: Sequence[str], where: str) -> str:
     found = known.get(column) or known.get(column.strip().lower())
+    if found is None and (language := language_of(column)) and any(language_of(name) == language for name in names):
+        return column  # found in each row
     if found is None:
         raise DataError(
             f"there is no column '{column}'{nearest(column, names)}; the file has {_listed(names)}",
@@ -171,5 +280,5 @@ def _refuse_alpaca(known: Mapping[str, str], where: str) -> None:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(f"'{name}'" for name in names[:20])
+    shown = ", ".join(f"'{name:.60}'" for name in names[:20])
     return (f"the columns {shown}" if names else "no columns") + (", …" if len(names) > 20 else "")

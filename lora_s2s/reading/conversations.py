@@ -8,6 +8,7 @@ Decided on text, with words that any vocabulary has and no newlines: T5 would dr
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -17,15 +18,16 @@ from lora_s2s.reading.template import TURNS, PromptTemplate
 
 DIALOGUE_TEMPLATE = "{% for turn in turns %}{{ turn.role }}: {{ turn.text | trim }} {% endfor %}assistant:"
 _ROLES = {
-    "human": "user", "user": "user", "prompter": "user",
+    "human": "user", "user": "user", "prompter": "user", "customer": "user", "client": "user",
     "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant",
-    "ai": "assistant",
+    "ai": "assistant", "agent": "assistant", "function_call": "assistant", "tool_call": "assistant",
     "system": "system", "developer": "system",
-    "tool": "tool", "function": "tool", "observation": "tool",
+    "tool": "tool", "function": "tool", "observation": "tool", "ipython": "tool", "function_response": "tool",
+    "tool_response": "tool", "tool_result": "tool",
 }  # fmt: skip
 _REPLY, _SYSTEM = "assistant", "system"
 LISTS = ("conversations", "messages", "conversation", "dialog", "dialogue", TURNS)
-_NAMES, _TEXTS = ("from", "role", "speaker"), ("value", "content", "text")
+_NAMES, _TEXTS, _CALLS = ("from", "role", "speaker"), ("value", "content", "text"), ("tool_calls", "function_call")
 # Every reply repeats what stands before it, so the pairs of one conversation grow with its square.
 _MOST_TURNS = 1000
 Turns: TypeAlias = Sequence[tuple[str, str]]
@@ -72,13 +74,17 @@ def looks_like_dialogue(fields: Mapping[str, Any], names: Sequence[str]) -> bool
 def dialogue_questions(fields: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], list[object]]]:
     """Yields the turns before each reply, with the reply; and all of them, without one, where the last waits for it.
 
+    A greeting answers nothing: of a reply before the first turn of a user the turns are empty.
+
     Raises:
         Unusable: the whole conversation is odd; the message says how.
     """
     turns = _turns(fields)
+    # Where no user speaks at all, the system text asks.
+    first = next((index for index, turn in enumerate(turns) if turn.role not in (_REPLY, _SYSTEM)), 0)
     for index, turn in enumerate(turns):
         if turn.role == _REPLY:
-            yield {TURNS: turns[:index]}, [turn.text]
+            yield {TURNS: turns[:index] if index > first else ()}, [turn.text]
     if turns[-1].role != _REPLY:
         yield {TURNS: turns}, []
 
@@ -100,18 +106,39 @@ def _turn(turn: object) -> Turn:
     fields = turn if isinstance(turn, Mapping) else {}
     name = next((fields[key] for key in _NAMES if key in fields), None)
     text = next((fields[key] for key in _TEXTS if key in fields), None)
-    if name is None or text is None:
-        raise Unusable("a turn without a role or a text")
-    role = _ROLES.get(name.strip().lower()) if isinstance(name, str) else None
-    if role is None:
-        raise Unusable(f"an unknown role: {name!r:.60}")
     if isinstance(text, list):
         text = "\n".join(map(_part, text))
+    if not text and (calls := next((fields[key] for key in _CALLS if fields.get(key)), None)):
+        text = _called(calls)
+    if name is None or text is None:
+        raise Unusable("a turn without a role or a text")
+    role = _ROLES.get(name.strip().lower().replace("-", "_")) if isinstance(name, str) else None
+    if role is None:
+        raise Unusable(f"an unknown role: {name!r:.60}")
     if not isinstance(text, str):
         raise Unusable(f"a turn that is not text: {type(text).__name__}")
     if not text.strip():
         raise Unusable("an empty turn")
     return Turn(role, checked(text, "a turn"))
+
+
+def _called(calls: object) -> str:
+    """Returns the tool calls of a turn without a text: each as JSON with its name and arguments, as written.
+
+        [{"type": "function", "function": {"name": "order", "arguments": "{}"}}]  →  {"name": "order", "arguments": {}}
+
+    Raises:
+        Unusable: one has no name.
+    """
+    texts = []
+    for call in calls if isinstance(calls, list) else [calls]:
+        inner = call.get("function", call) if isinstance(call, Mapping) else None
+        if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
+            raise Unusable("a tool call without a name")
+        arguments = inner.get("arguments", {})
+        written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        texts.append(f'{{"name": {json.dumps(inner["name"], ensure_ascii=False)}, "arguments": {written or "{}"}}}')
+    return texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
 
 
 def _part(part: object) -> str:

@@ -34,9 +34,9 @@ class Turn(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Example:
-    """One pair of raw texts.
+    """One pair of raw texts. Not frozen: it is made for every row, and frozen ones take three times as long to make.
 
     Attributes:
         source: what the encoder reads, rendered.

@@ -6,31 +6,36 @@ import importlib
 import itertools
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
 from lora_s2s.errors import DataError, UsageError, nearest
+from lora_s2s.formats.names import SPLIT_OF
 from lora_s2s.formats.origins import READERS, Origin, find_origins
-from lora_s2s.formats.rows import Rejected, Row, reject
+from lora_s2s.formats.rows import Parsing, Rejected, Row, reject
+from lora_s2s.reading.causes import Causes
 from lora_s2s.reading.columns import check_columns, find_columns, text_in, unwrapped
-from lora_s2s.reading.example import Example, Unusable, checked
-from lora_s2s.reading.record import Reading, unused_columns
+from lora_s2s.reading.example import Example, NotForThis, Unusable, checked
+from lora_s2s.reading.record import Reading, looked_over
 from lora_s2s.reading.shapes import SHAPES, Converter, shape_of
 from lora_s2s.reading.template import PromptTemplate, Template
 
 __all__ = ["FORMATS", "READERS", "Reading", "column_names", "how_read", "read_examples", "user_function"]
 
-_PARALLEL = "parallel"
+_PARALLEL, TRAIN = "parallel", "train"
 FORMATS = ("auto", "pairs", _PARALLEL, *SHAPES)
-_ROWS_LOOKED_AT = 100
+# The first rows decide how a file is read; if none of the first faults leaves a row, reading ends.
+_ROWS_LOOKED_AT, _CHARACTERS_LOOKED_AT = 1000, 1 << 25
+_ROWS_THAT_DECIDE = 100
+_FAULTS_IN_A_ROW = 1000
 _TOLD = ("notes", "warnings")
+_COLUMNS_AGREED = ("source_column", "target_column", "template", "split_column")
 Paths: TypeAlias = str | Sequence[str]
 
 
-Choice: TypeAlias = Callable[[Sequence[Row], str], Reading]
+Choice: TypeAlias = Callable[[Sequence[Row], str, bool], Reading]
 
 
 def read_examples(
@@ -41,10 +46,12 @@ def read_examples(
     target_column: str | None = None,
     template: Template = None,
     seed: int = 0,
+    split: str = TRAIN,
 ) -> Iterator[Example | Rejected]:
-    """Yields an example or a rejection for every record, in order.
+    """Yields an example or a rejection for every record, in order; of a target that is a list, one for each text in it.
 
     Of several files of one folder or glob, those whose columns are not known are left out, each with one rejection.
+    A column ``split``, ``fold`` or ``subset`` whose values name splits marks the examples (:class:`Example`).
 
     Args:
         paths: files, folders, globs, ``hf:NAME[:SPLIT]`` or ``demo:SPLIT``.
@@ -54,6 +61,8 @@ def read_examples(
         target_column: the target's column; None finds it by name.
         template: builds the source from several columns; see :mod:`lora_s2s.reading.template`. Of several templates
             each row has one, chosen by what it holds and ``seed``.
+        split: what the paths are read for. Of a table that has rows of this split by its own mark, validation and
+            test data are those rows only; as training data all rows come, with their marks.
 
     Raises:
         DataError: no such file or column, a file that cannot be read, or no usable row in all of them.
@@ -61,7 +70,18 @@ def read_examples(
     """
     columns = {"source_column": source_column, "target_column": target_column}
     settings: dict[str, Any] = {**columns, "template": template, "seed": seed}
-    return _read(_groups(paths, format), lambda rows, where: _reading(rows, where, format, **settings))
+    asked = _asked(format, source_column, target_column, template)
+
+    def choose(rows: Sequence[Row], where: str, any_two: bool) -> Reading:
+        return _reading(rows, where, format, any_two=any_two, **settings)
+
+    return _read(_groups(paths, format), choose, asked, split)
+
+
+def _asked(format: str, source_column: str | None, target_column: str | None, template: Template) -> tuple[str, ...]:
+    """Returns the columns that the user named: a table's first line that has one of them is a header."""
+    columns = [] if template is None or format in SHAPES else list(PromptTemplate.of(template).columns)
+    return tuple(name for name in (source_column, target_column, *columns) if name)
 
 
 def how_read(paths: Paths, *, format: str = "auto", **settings: Any) -> Reading:
@@ -74,14 +94,16 @@ def how_read(paths: Paths, *, format: str = "auto", **settings: Any) -> Reading:
     """
     refused: DataError | None = None
     found: list[Reading] = []
-    for rows, name in _heads(paths, format):
+    named = {key: settings.get(key) for key in ("source_column", "target_column", "template")}
+    for rows, name, notes, alone in _heads(paths, format, _asked(format, **named)):
         try:
-            found.append(_reading(rows, name, format, **settings))
+            reading = _reading(rows, name, format, any_two=alone, **settings)
+            found.append(replace(reading, notes=(*notes, *reading.notes)))
         except DataError as error:
             refused = refused or error
     if not found:
-        raise refused or _nothing_usable(str(paths), Counter())
-    left_open: dict[str, Any] = {"format": "auto", "source_column": None, "target_column": None, "template": None}
+        raise refused or _nothing_usable(str(paths), Causes())
+    left_open: dict[str, Any] = {"format": "auto", **dict.fromkeys(_COLUMNS_AGREED)}
     agreed = [key for key in left_open if all(getattr(one, key) == getattr(found[0], key) for one in found)]
     unused = {column.name: column for one in reversed(found) for column in one.unused}
     merged: dict[str, Any] = {"unused": tuple(unused.values())}
@@ -96,30 +118,37 @@ def column_names(paths: Paths) -> set[str]:
     Raises:
         DataError: there is no row, or no file.
     """
-    for rows, _ in _heads(paths, "auto"):
+    for rows, *_ in _heads(paths, "auto", ()):
         return {name for row in rows for name in unwrapped(row.fields)}
-    raise _nothing_usable(str(paths), Counter())
+    raise _nothing_usable(str(paths), Causes())
 
 
 def _groups(paths: Paths, format: str) -> list[list[Origin]]:
     """Returns the origins of each path: those of one folder or glob together."""
-    together = find_origins(paths, parallel=format == _PARALLEL)
-    if format == _PARALLEL or together[0].targets is not None:
-        return [together]
-    named = [paths] if isinstance(paths, str) else [name for name in paths if name]
-    return [find_origins([name]) for name in named]
+    origins = find_origins(paths, parallel=format == _PARALLEL)
+    if format == _PARALLEL:
+        return [origins]
+    return [list(group) for _, group in itertools.groupby(origins, key=lambda origin: origin.given)]
 
 
-def _heads(paths: Paths, format: str) -> Iterator[tuple[list[Row], str]]:
-    """Yields the first rows of each file that has any, with its name."""
-    for origin in itertools.chain.from_iterable(_groups(paths, format)):
-        _, rows = _head(origin.rows())
-        if rows:
-            yield rows, origin.name
+def _heads(paths: Paths, format: str, asked: tuple[str, ...]) -> Iterator[tuple[list[Row], str, list[str], bool]]:
+    """Yields the first rows of each file that has any, its name, notes on it, and whether it is alone."""
+    for origins in _groups(paths, format):
+        for origin in origins:
+            parsing = Parsing(asked)
+            _, rows = _head(origin.rows(parsing))
+            if rows:
+                yield rows, origin.name, parsing.notes, len(origins) == 1
 
 
 def _reading(
-    rows: Sequence[Row], where: str, format: str, template: Template = None, seed: int = 0, **columns: str | None
+    rows: Sequence[Row],
+    where: str,
+    format: str,
+    template: Template = None,
+    seed: int = 0,
+    any_two: bool = True,
+    **columns: str | None,
 ) -> Reading:
     if ":" in format:
         return Reading(format, columns.get("source_column"), _own_converter(format, template, seed), template)
@@ -129,7 +158,8 @@ def _reading(
             hint=f"use {', '.join(FORMATS)}, or module:function",
         )
     if format == "auto":
-        format = (None if any(columns.values()) else shape_of(row.fields for row in rows)) or "pairs"
+        deciding = [row.fields for row in rows[:_ROWS_THAT_DECIDE]]
+        format = (None if any(columns.values()) else shape_of(deciding)) or "pairs"
     if format in SHAPES:
         if any(columns.values()):
             raise UsageError(
@@ -138,14 +168,14 @@ def _reading(
             )
         return _shaped(format, rows, where, template, seed)
     wrapped = [inner for row in rows if (inner := unwrapped(row.fields)) is not row.fields]
-    names = list(dict.fromkeys(name for fields in wrapped or [row.fields for row in rows] for name in fields))
+    records = wrapped or [row.fields for row in rows]
+    names = list(dict.fromkeys(name for fields in records for name in fields))
     prompt = None if template is None else PromptTemplate.of(template)
-    found = find_columns(names, template=prompt, where=where, **columns)
+    found = find_columns(names, template=prompt, where=where, any_two=any_two, **columns)
     pairs = found.pairs if prompt is None else partial(found.pairs, seed=seed)
     convert = (lambda fields, where: pairs(unwrapped(fields), where)) if wrapped else pairs
     used = {found.target, *([] if prompt is None else prompt.columns), *filter(None, [found.source])}
-    unused = unused_columns(wrapped or [row.fields for row in rows], used)
-    return Reading(format, found.source, convert, template, found.target, unused)
+    return looked_over(Reading(format, found.source, convert, template, found.target), records, used)
 
 
 def _shaped(format: str, rows: Sequence[Row], where: str, template: Template, seed: int) -> Reading:
@@ -156,42 +186,87 @@ def _shaped(format: str, rows: Sequence[Row], where: str, template: Template, se
     others = [] if shape.is_dialogue else names
     check_columns(prompt.columns, list(dict.fromkeys([*shape.columns, *others])), f"{where}, read as {format}")
     used = {name for name in names if name.strip().lower() in shape.reads or name in prompt.columns}
-    unused = unused_columns([row.fields for row in rows], used)
-    return Reading(format, None, partial(shape.examples, prompt, seed), chosen, unused=unused)
+    reading = Reading(format, None, partial(shape.examples, prompt, seed), chosen)
+    return looked_over(reading, [row.fields for row in rows], used)
 
 
-def _read(groups: Sequence[Sequence[Origin]], choose: Choice) -> Iterator[Example | Rejected]:
-    good, reasons = 0, Counter[str]()
-    for item in itertools.chain.from_iterable(_examples_of(origins, choose) for origins in groups):
+def _read(
+    groups: Sequence[Sequence[Origin]], choose: Choice, asked: tuple[str, ...], split: str
+) -> Iterator[Example | Rejected]:
+    good, causes = 0, Causes()
+    name = ", ".join(origin.name for group in groups for origin in group[:3])
+    for item in itertools.chain.from_iterable(_examples_of(origins, choose, asked, split) for origins in groups):
         if isinstance(item, Rejected):
-            reasons[item.kind] += 1
+            causes.add(item)
+            if not good and causes.faults >= _FAULTS_IN_A_ROW:
+                raise _nothing_usable(f"the first {causes.faults:,} of {name}", causes)
         else:
             good += 1
         yield item
     if not good:
-        raise _nothing_usable(", ".join(origin.name for group in groups for origin in group[:3]), reasons)
+        raise _nothing_usable(name, causes)
 
 
-def _examples_of(origins: Sequence[Origin], choose: Choice) -> Iterator[Example | Rejected]:
+def _examples_of(
+    origins: Sequence[Origin], choose: Choice, asked: tuple[str, ...], split: str
+) -> Iterator[Example | Rejected]:
     refused: DataError | None = None
     usable = False
     for origin in origins:
-        items = origin.rows()
+        parsing = Parsing(asked)
+        items = origin.rows(parsing)
         head, rows = _head(items)
         try:
-            reading = choose(rows, origin.name) if rows else None
+            reading = choose(rows, origin.name, len(origins) == 1) if rows else None
         except DataError as error:
-            refused = refused or error
+            refused = refused or _about_header(error, parsing)
             if len(origins) > 1:
                 yield Rejected(origin.name, 0, f"no columns known in this file: {error.message}", "")
             continue
         usable = usable or reading is not None
-        yield from _converted(itertools.chain(head, items), reading, origin)
+        only = split if reading is not None and split != TRAIN and _divided(origin, reading, rows, split) else None
+        yield from _converted(itertools.chain(head, items), reading, origin, only)
     if refused is not None and not usable:
         raise refused
 
 
-def _converted(items: Iterator[Row | Rejected], reading: Reading | None, origin: Origin) -> Iterator[Any]:
+def _about_header(error: DataError, parsing: Parsing) -> DataError:
+    """Adds, where columns are not known, that a first line may have been taken for a header."""
+    if parsing.header and error.hint and "NAME" in error.hint:
+        error.hint += (
+            "; the first line was read as a header: where it is data, use data.source_column=column1 and "
+            "data.target_column=column2"
+        )
+    return error
+
+
+def _divided(origin: Origin, reading: Reading, rows: Sequence[Row], split: str) -> bool:
+    """Says whether a table has rows that it marks as of this split."""
+    if reading.split_column is None and not any(row.split for row in rows):
+        return False
+    everywhere = (item for item in origin.rows() if isinstance(item, Row))
+    return any(_mark(row, reading.split_column) == split for row in itertools.chain(rows, everywhere))
+
+
+def _mark(row: Row, column: str | None) -> str:
+    """Returns the split that a row is marked with, or an empty text.
+
+    Raises:
+        Unusable: the mark is none that is known.
+    """
+    if column is None:
+        return row.split
+    value = str(row.fields.get(column))
+    mark = SPLIT_OF.get(value.strip().lower())
+    if mark is None:
+        raise Unusable(f"unknown split: {value:.40}")
+    return mark
+
+
+def _converted(
+    items: Iterator[Row | Rejected], reading: Reading | None, origin: Origin, only: str | None
+) -> Iterator[Example | Rejected]:
+    """Yields what comes of a file's rows; ``only`` those of one split."""
     weight = origin.weight
     unused = [] if reading is None else [column.name for column in reading.unused]
     for item in items:
@@ -200,13 +275,17 @@ def _converted(items: Iterator[Row | Rejected], reading: Reading | None, origin:
         elif reading is not None:
             where = f"{origin.name}:{item.line}"
             try:
+                split = _mark(item, reading.split_column) if reading.split_column or item.split else ""
+                if only is not None and split != only:
+                    raise NotForThis(f"row of another split: {split}")
                 rest = _rest(item.fields, unused) if unused else 0
                 for made in reading.convert(item.fields, where):
-                    if isinstance(made, Example) and (rest or weight != 1):
-                        made = replace(made, weight=weight, rest=rest)
+                    if isinstance(made, Example):
+                        made.weight, made.rest, made.split = weight, rest, split
                     yield made
             except Unusable as error:
-                yield reject(where, str(error), _excerpt(item.fields))
+                fault = not isinstance(error, NotForThis)
+                yield reject(where, str(error), _excerpt(item.fields), fault=fault)
 
 
 def _rest(fields: Mapping[str, Any], unused: Sequence[str]) -> int:
@@ -220,13 +299,18 @@ def _rest(fields: Mapping[str, Any], unused: Sequence[str]) -> int:
 
 
 def _head(items: Iterator[Row | Rejected]) -> tuple[list[Row | Rejected], list[Row]]:
-    """Takes items until enough rows are among them; returns all, and the rows."""
+    """Takes items until enough rows, or enough text, are among them; returns all, and the rows."""
     head: list[Row | Rejected] = []
     rows: list[Row] = []
-    while len(rows) < _ROWS_LOOKED_AT and (item := next(items, None)) is not None:
+    characters = 0
+    while len(rows) < _ROWS_LOOKED_AT and len(head) < 2 * _ROWS_LOOKED_AT and characters < _CHARACTERS_LOOKED_AT:
+        item = next(items, None)
+        if item is None:
+            break
         head.append(item)
         if isinstance(item, Row):
             rows.append(item)
+            characters += sum(len(value) if isinstance(value, str) else 1000 for value in item.fields.values())
     return head, rows
 
 
@@ -235,15 +319,12 @@ def _excerpt(fields: Mapping[str, Any]) -> str:
     return " | ".join(shown)
 
 
-def _nothing_usable(name: str, reasons: Counter[str]) -> DataError:
-    if not reasons:
+def _nothing_usable(name: str, causes: Causes) -> DataError:
+    listed = causes.listed()
+    if not listed:
         return DataError(f"{name} is empty: no row in it", hint="give a file with a header or keys, and rows")
-    listed = ", ".join(f"{count:,} × {reason}" for reason, count in reasons.most_common(4))
-    role = "target" if any(reason.endswith("target") for reason in reasons) else "source"
-    return DataError(
-        f"no row of {name} has a usable source and target: {listed}",
-        hint=f"name the right column: lora-s2s prepare … --set data.{role}_column=NAME",
-    )
+    message = f"no row of {name} has a usable source and target: {listed}"
+    return DataError(message, hint=causes.hint(), where=causes.places())
 
 
 def user_function(name: str) -> Callable[..., Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lora_s2s.formats.names import LANGUAGE_COLUMNS, SPLIT_COLUMNS, SPLIT_OF, is_language_code, normalised
 from lora_s2s.reading.shapes import Converter
 from lora_s2s.reading.template import Template
 
@@ -62,11 +63,45 @@ class Reading:
         return {**{name: getattr(self, name) for name in kept}, **lists}
 
 
-def unused_columns(rows: Sequence[Mapping[str, Any]], used: Iterable[str]) -> tuple[UnusedColumn, ...]:
-    """Returns the columns of ``rows`` besides those used, each with how full it is."""
+def looked_over(reading: Reading, rows: Sequence[Mapping[str, Any]], used: Iterable[str]) -> Reading:
+    """Returns a reading with what the first rows show besides: unused columns, a column of splits, languages, lists."""
     taken = set(used)
     names = dict.fromkeys(name for row in rows for name in row if name not in taken)
-    return tuple(_measured(name, [row.get(name) for row in rows]) for name in names)
+    split = next((name for name in names if _divides(name, rows)), None)
+    unused = tuple(_measured(name, [row.get(name) for row in rows]) for name in names if name != split)
+    notes = list(reading.notes)
+    if split is not None:
+        marks = dict.fromkeys(str(row.get(split)) for row in rows)
+        notes.append(f"the column '{split}' divides the rows: {', '.join(marks)}")
+    if reading.target_column and any(isinstance(row.get(reading.target_column), list) for row in rows):
+        notes.append(
+            f"'{reading.target_column}' holds lists: each text is a target of its own in training, and one of several "
+            "references in eval"
+        )
+    warnings = (*reading.warnings, *_about_languages(names, rows))
+    return replace(reading, unused=unused, split_column=split, notes=tuple(notes), warnings=warnings)
+
+
+def _divides(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    if normalised(name) not in SPLIT_COLUMNS:
+        return False
+    values = {str(row.get(name)).strip().lower() for row in rows}
+    return values <= SPLIT_OF.keys()
+
+
+def _about_languages(names: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yields a warning where unused columns hold a language code for each row."""
+    by_name = {normalised(name): name for name in names}
+    for pair in LANGUAGE_COLUMNS:
+        columns = [by_name[name] for name in dict.fromkeys(pair) if name in by_name]
+        codes = [dict.fromkeys(str(row.get(name)) for row in rows) for name in columns]
+        if columns and all(all(map(is_language_code, values)) for values in codes):
+            listed = "; ".join(f"'{name}': {', '.join(list(of)[:6])}" for name, of in zip(columns, codes, strict=True))
+            yield (
+                f"columns with a language code in each row are not used ({listed}): data.source_language and "
+                "data.target_language hold for all rows, so keep one pair of languages in a file"
+            )
+            return
 
 
 def _measured(name: str, values: Sequence[object]) -> UnusedColumn:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
+from lora_s2s import limits
 from lora_s2s.formats.rows import Rejected, reject
 from lora_s2s.reading.columns import text_of, texts_of
 from lora_s2s.reading.conversations import DIALOGUE_TEMPLATE, LISTS, dialogue_questions, looks_like_dialogue
-from lora_s2s.reading.example import Example, Unusable, checked
+from lora_s2s.reading.example import Example, NotForThis, Unusable, checked
 from lora_s2s.reading.template import TURNS, PromptTemplate
 
 Fields: TypeAlias = Mapping[str, Any]
@@ -22,7 +23,8 @@ UNANSWERABLE = "unanswerable"
 _INSTRUCTION, _CONTEXT, _RESPONSE = ("instruction",), ("input", "context"), ("output", "response")
 _DEFINITION, _INPUT, _OUTPUT = ("definition",), ("input", "inputs"), ("output", "targets")
 _SQUAD = ("paragraphs", "title", "context", "question", "answers", "answer", "is_impossible")
-_INSTRUCTIONS = (*_DEFINITION, *_INPUT, *_OUTPUT, "instances")
+_TASK, _INSTANCES = (*_DEFINITION, *_INSTRUCTION), ("instances",)
+_INSTRUCTIONS = (*_TASK, *_INPUT, *_OUTPUT, *_INSTANCES)
 _ALPACA = (*_INSTRUCTION, *_CONTEXT, *_RESPONSE)
 
 
@@ -55,7 +57,7 @@ class Shape:
         Raises:
             Unusable: the row has another shape, or nothing in it has a target.
         """
-        group, lacking = None, True
+        group, lacking, repeated = None, True, 0
         for given, targets in self.questions(fields):
             if not targets:
                 continue
@@ -63,14 +65,18 @@ class Shape:
             turns = given.get(TURNS, ()) if self.is_dialogue else ()
             try:
                 if self.is_dialogue and not turns:
-                    raise Unusable("a reply with nothing before it")
+                    raise NotForThis("a reply before the first user turn")
                 values = texts_of(given, prompt)
                 chosen = prompt.chosen(values, seed)
                 source = checked(chosen.fill(values), "source")
                 found = list(dict.fromkeys(checked(text_of(target, "target"), "target") for target in targets))
             except Unusable as error:
-                yield reject(where, str(error), _excerpt(*given.values(), *targets))
+                fault = not isinstance(error, NotForThis)
+                yield reject(where, str(error), _excerpt(*given.values(), *targets), fault=fault)
                 continue
+            repeated += len(source)
+            if repeated > limits.LARGEST_CONVERSATION:
+                raise Unusable(f"more than {limits.in_words(limits.LARGEST_CONVERSATION)} of repeated turns")
             # A conversation's first source begins all its others: it keeps them, and its twins, in one split.
             group = group or (source if turns else None)
             for target in found:
@@ -148,15 +154,15 @@ def _answers(asked: Fields) -> list[object]:
 
 
 def _is_instructions(fields: Fields) -> bool:
-    document = "Definition" in fields and isinstance(fields.get("Instances"), list)
-    return document or _has(fields, _DEFINITION, _INPUT, _OUTPUT)
+    nested = isinstance(_any_case(fields, _INSTANCES), list)
+    return (nested and _has(fields, _TASK)) or _has(fields, _DEFINITION, _INPUT, _OUTPUT)
 
 
 def _instructions(fields: Fields) -> Iterator[Question]:
-    definition = _any_case(fields, _DEFINITION)
+    definition, nested = _any_case(fields, _TASK), _any_case(fields, _INSTANCES)
     if isinstance(definition, list):
         definition = " ".join(text_of(part, "definition") for part in definition)
-    for instance in _objects(fields["Instances"], "Instances") if "Instances" in fields else [fields]:
+    for instance in [fields] if nested is None else _objects(nested, "instances"):
         output = _any_case(instance, _OUTPUT)
         given = {"definition": definition, "input": _any_case(instance, _INPUT)}
         yield given, output if isinstance(output, list) and output else [output or None]

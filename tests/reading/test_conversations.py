@@ -76,7 +76,7 @@ def test_examples_of_a_conversation_stay_together_and_are_cut_on_the_left(write:
             "a part of a turn that is not text",
         ),
         (conversation([("human", "x"), ("gpt", "y")] * 501), "more than 1000 turns"),
-        (conversation([("gpt", "first")]), "a reply with nothing before it"),
+        (conversation([("gpt", "first")]), "a reply before the first user turn"),
     ],
 )
 def test_odd_conversations_are_rejected_with_the_reason(row: object, reason: str, write: Write) -> None:
@@ -214,8 +214,11 @@ def test_any_conversation(turns: list[tuple[str, str]], words: int) -> None:
             list(shape.examples(prompt, 0, row, "f:1"))
         return
     found = [item for item in shape.examples(prompt, 0, row, "f:1") if isinstance(item, Example)]
-    assert [item.target for item in found] == [turns[place][1] for place in replies if place]
-    for item, place in zip(found, filter(None, replies), strict=True):
+    # A greeting answers nothing; where no user speaks, the system text asks.
+    opens = next((at for at, (role, _) in enumerate(turns) if role not in ("gpt", "Assistant", "system")), 0)
+    answers = [place for place in replies if place > opens]
+    assert [item.target for item in found] == [turns[place][1] for place in answers]
+    for item, place in zip(found, answers, strict=True):
         assert [text for _, text in item.turns] == [text for _, text in turns[:place]]
         fitted = fit_turns(item.turns, item.template, lambda text: len(text.split()) <= words)
         system = list(itertools.takewhile(lambda turn: turn[0] == "system", item.turns))

@@ -109,7 +109,10 @@ BAD = [
     ('{"source": "a", "target": ""}', "empty target"),
     ('{"source": " ", "target": "b"}', "empty source"),
     ('{"source": "a"}', "missing target"),
-    ('{"source": "a", "target": ["b"]}', "target is not text"),
+    ('{"source": "a", "target": [["b"]]}', "target is not text"),
+    ('{"source": "a", "target": []}', "empty target"),
+    ('{"source": "a", "target": ["b", " "]}', "empty target"),
+    ('{"source": ["a"], "target": "b"}', "source is not text"),
     ('{"source": {"x": 1}, "target": "b"}', "source is not text"),
     ('{"source": "a", "target": "\\ud800"}', "target is not valid Unicode"),
     ('{"source": "a", "target": ', "not valid JSON"),
@@ -186,7 +189,8 @@ def test_an_unknown_column_lists_those_that_exist(write: Write) -> None:
         ) as caught:
             pairs(path, **settings)
         assert caught.value.exit_code == 3
-    with pytest.raises(DataError, match=r"no target column .*'article', 'headline'") as caught:
+    path = write("a.csv", "article,author,words\nx,y,z\n")
+    with pytest.raises(DataError, match=r"no target column .*'article', 'author', 'words'") as caught:
         pairs(path)
     assert "--set data.target_column" in str(caught.value.hint)
 
