@@ -121,7 +121,7 @@ def is_special(path: Path) -> bool:
     """Whether a path leads to something that is there and is neither a regular file nor a folder."""
     try:
         mode = path.stat().st_mode
-    except FileNotFoundError:
+    except OSError:  # missing, below a file, or a name that no system takes: writing says what it is
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 

@@ -124,7 +124,7 @@ def _usage(base: str, manifest: Mapping[str, Any], config: Mapping[str, Any]) ->
 
 
 def _python(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False).replace("`", "\\u0060")
+    return json.dumps(plain(text), ensure_ascii=False).replace("`", "\\u0060")
 
 
 def _versions(config: Mapping[str, Any]) -> str:

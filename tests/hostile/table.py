@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -329,20 +330,15 @@ ADAPTERS = [
     config("no type", "type None", peft_type=...),
     config("another type", "an adapter of type 'EVIL'", peft_type="EVIL"),
     config("type is a list", "an adapter of type", peft_type=["LORA"]),
-    config("auto_mapping", "auto_mapping", auto_mapping={"base_model_class": "Evil", "parent_library": "evil"}),
     config("rank of a billion", "the adapter's r is 1000000000", r=10**9),
     config("rank is true", "the adapter's r is True", r=True),
     config("alpha is NaN", "lora_alpha", lora_alpha=float("nan")),
-    config("targets are a pattern", "target_modules", target_modules="(a+)+$"),
     config("targets that the base lacks", "does not have", target_modules=["nix"]),
     config("targets with a path", "target_modules", target_modules=["../q"]),
     config("100,000 targets", "target_modules", target_modules=["q"] * 100_000),
-    config("rank pattern is a regular expression", "rank_pattern", rank_pattern={"(a+)+$": 2}),
     config("weights of the base to save", "modules_to_save", modules_to_save=["lm_head"]),
     config("layers doubled", "layer_replication", layer_replication=[[0, 100_000]]),
     config("a start that changes the base", "init_lora_weights", init_lora_weights="pissa"),
-    config("another task", "task_type", task_type="CAUSAL_LM"),
-    config("a bias that trains", "bias", bias="all"),
     config("a switch nobody knows", "frobnicate", frobnicate=1),
     config("name of the base is a list", "base_model_name_or_path", base_model_name_or_path=["a"]),
     config("base with escapes", "base_model_name_or_path", base_model_name_or_path=ESCAPE),
@@ -366,7 +362,7 @@ ADAPTERS = [
     manifest("input's tokens are 1e12", "input", {"max_source_tokens": 10**12}, "max_source_tokens"),
     manifest("input's side", "input", {"truncate_source": "up"}, "truncate_source"),
     manifest("quantized in an unknown way", "base.quantization", "evil", "'base' is damaged"),
-    adapter("manifest is a list", file(MANIFEST, "[]"), "not an object"),
+    adapter("manifest is a list", file(MANIFEST, "[]"), "not a JSON object"),
     adapter("manifest of 9 MB", sparse(MANIFEST, 9 * 2**20), "more than 8 MiB"),
     adapter(
         "recipe with code of its own",
@@ -417,6 +413,25 @@ def _added(count: int) -> Spoil:
     )
 
 
+def _replacing(pattern: dict[str, str], content: str, times: int, key: str = "normalizers") -> dict[str, Any]:
+    steps = [{"type": "Replace", "pattern": pattern, "content": content} for _ in range(times)]
+    return {"type": "Sequence", key: steps}
+
+
+def _long_token(folder: Path) -> None:
+    made = json.loads((folder / "tokenizer.json").read_text())
+    made["model"]["vocab"][300][0] = "x" * 2000
+    (folder / "tokenizer.json").write_text(json.dumps(made))
+
+
+def _nested(depth: int) -> dict[str, Any]:
+    node: dict[str, Any] = {"type": "Evil"}
+    for _ in range(depth // 2):
+        node = {"type": "Sequence", "normalizers": [node]}
+    return node
+
+
+LONG_MAP = base64.b64encode((4).to_bytes(4, "little") + bytes(4) + b"x" * 1000 + b"\0").decode()
 PICKLED = [
     model(f"weights as {name}", renamed(M, name), f"{name} is", command="predict BAD hello")
     for name in ("pytorch_model.bin", "model.pt", "model.ckpt", "weights.npz", "tf_model.h5", "flax_model.msgpack")
@@ -491,7 +506,7 @@ MODELS = [
         "start is a word", patched("generation_config.json", decoder_start_token_id="evil"), "names the token 'evil'"
     ),
     model("start is beyond", patched("config.json", decoder_start_token_id=10**9), "names the token 1000000000"),
-    model("manifest is a list", file(MANIFEST, "[]"), "'input' is not an object"),
+    model("manifest is a list", file(MANIFEST, "[]"), "not a JSON object"),
     model(
         "no tokenizer",
         removed("tokenizer.json", "spiece.model", "tokenizer_config.json", "special_tokens_map.json"),
@@ -518,6 +533,48 @@ MODELS = [
         patched("tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Evil", None]}),
         "never run",
     ),
+    model("a token of 2,000 characters", _long_token, "a token of 2,000 characters"),
+    model(
+        "a normalizer that grows",
+        deep("tokenizer.json", "normalizer", value=_replacing({"String": "a"}, "aaaaaaaa", 4)),
+        "the normalizer's rules make a text up to",
+    ),
+    model(
+        "a decoder that grows on nothing",
+        deep("tokenizer.json", "decoder", value=_replacing({"Regex": "x?"}, "aaaaaaaa", 4, "decoders")),
+        "the decoder's rules make a text up to",
+    ),
+    model(
+        "a long replacement",
+        deep("tokenizer.json", "normalizer", value=_replacing({"String": "a"}, "a" * 10_000, 1)),
+        "the normalizer's content has 10,000 characters",
+    ),
+    model(
+        "a character map that is cut",
+        deep("tokenizer.json", "normalizer", value={"type": "Precompiled", "precompiled_charsmap": "//////////8="}),
+        "precompiled_charsmap is damaged",
+    ),
+    model(
+        "a character map that is none",
+        deep("tokenizer.json", "normalizer", value={"type": "Precompiled", "precompiled_charsmap": "*"}),
+        "precompiled_charsmap is not base64",
+    ),
+    model(
+        "a character map with long replacements",
+        deep("tokenizer.json", "normalizer", value={"type": "Precompiled", "precompiled_charsmap": LONG_MAP}),
+        "bytes of one character",
+    ),
+    model(
+        "a normalizer nested without end",
+        deep("tokenizer.json", "normalizer", value=_nested(90)),
+        "tokenizer",
+    ),
+    model(
+        "tokenizer files elsewhere",
+        patched("tokenizer_config.json", fast_tokenizer_files=["../../tokenizer.4.0.json"]),
+        "fast_tokenizer_files",
+    ),
+    model("labels without end", patched("config.json", num_labels="many"), "no config can be loaded"),
     model("a billion extra ids", patched("tokenizer_config.json", extra_ids=10**9), "extra_ids"),
     model(
         "vocabulary elsewhere", patched("tokenizer_config.json", vocab_file="/etc/passwd"), "leads out of the folder"
