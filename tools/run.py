@@ -2,6 +2,7 @@
 
     python3 tools/run.py demo            set up, then `lora-s2s demo`
     python3 tools/run.py test            set up, then the tests (further words go to pytest; -n 0 for one process)
+    python3 tools/run.py newest          the tests of what depends on them, on the newest transformers and PEFT allowed
     python3 tools/run.py check           style and types: ruff and mypy
     python3 tools/run.py -- train demo   set up, then any `lora-s2s` command
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -20,6 +22,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = ROOT / ".venv"
+NEWEST = ROOT / "build" / "newest"
+# What loads, adapts, decodes, merges and describes models.
+ON_NEWEST = ("tests/families", "tests/lora", "tests/models", "tests/inference", "tests/tokens", "tests/export")
 REQUIREMENTS = (ROOT / "pyproject.toml", ROOT / "constraints.txt", ROOT / "lora_s2s" / "__init__.py")
 
 
@@ -65,14 +70,26 @@ def set_up() -> None:
     stamp.write_text(wanted)
 
 
+def set_up_newest() -> None:
+    """Installs the newest transformers and PEFT that pyproject.toml allows, beside the tested set."""
+    wanted = re.findall(r'"((?:transformers|peft)[<>=][^"]*)"', REQUIREMENTS[0].read_text(encoding="utf-8"))
+    say(f"installing the newest {' and '.join(wanted)}")
+    pip = [script("python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade", "--no-deps"]
+    call([*pip, "--target", str(NEWEST), *wanted])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(NEWEST), os.environ.get("PYTHONPATH"))))
+
+
 def main(arguments: Sequence[str]) -> None:
-    """Runs ``demo``, ``test``, ``check`` or, after ``--``, any command of lora-s2s."""
+    """Runs ``demo``, ``test``, ``newest``, ``check`` or, after ``--``, any command of lora-s2s."""
     if sys.version_info < (3, 10):  # noqa: UP036  this file may meet any Python
         sys.exit(f"lora-s2s needs Python 3.10 or newer; this is {sys.version.split()[0]}")
-    if not arguments or arguments[0] not in ("demo", "test", "check", "--"):
+    if not arguments or arguments[0] not in ("demo", "test", "newest", "check", "--"):
         sys.exit(__doc__)
     task, rest = arguments[0], list(arguments[1:])
     set_up()
+    if task == "newest":
+        set_up_newest()
+        task, rest = "test", rest or [*ON_NEWEST]
     if task == "test":
         os.environ["OMP_NUM_THREADS"] = "1"  # the processes take the cores
     commands = {

@@ -147,7 +147,7 @@ def test_the_card_on_the_bundled_base_loads_as_written(invoke: Invoke, tmp_path:
     answer = invoke("predict", str(folder), ASKED).stdout.strip()
     assert "Ana" in answer
     assert run_the_python_in(card, folder, tmp_path) == answer
-    assert "PEFT 0.15 or newer reads it" in card
+    assert "PEFT 0.14 or newer reads it" in card
 
 
 def test_the_card_on_a_hubs_base_loads_as_written(
