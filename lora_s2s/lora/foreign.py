@@ -20,7 +20,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 Modules = Mapping[str, tuple[int, int]]
 """Full name → (output size, input size)."""
 _PREFIX = "base_model.model."
-_DEEPEST = 64
+_DEEPEST, _LONGEST_KEY = 64, 1000
 # The weight whose rows are a module's rank, by the start of its name.
 _RANK_WEIGHTS = ("lora_A", "hada_w1_b", "hira_A")
 
@@ -42,15 +42,16 @@ def selected(settings: AdapterSettings, modules: Modules, weights: Shapes, *, wh
             problem = "the adapter's target_modules is a pattern, and its weights name no module of this base"
             raise DataError(problem, hint="if it was made for another base: --base NAME", where=where)
         return {name: shape for name, shape in modules.items() if name in on}
-    for name in [spec] if isinstance(spec, str) else spec:
-        if not matching(spec if isinstance(spec, str) else [name], modules):
-            raise DataError(f"the adapter sits on '{name}', which this base does not have", where=where)
-    return {
+    excluded, layers = matching(settings.excluded, modules), frozenset(settings.layers)
+    chosen = {
         name: shape
         for name, shape in matching(spec, modules).items()
-        if not (settings.excluded and matching(settings.excluded, {name: shape}))
-        and (not settings.layers or name in spec or _layer(name, settings.layer_names) in settings.layers)
+        if name not in excluded and (not layers or name in spec or _layer(name, settings.layer_names) in layers)
     }
+    if not chosen:
+        listed = spec if isinstance(spec, str) else ", ".join(spec[:5])
+        raise DataError(f"the adapter sits on '{listed}', which this base does not have", where=where)
+    return chosen
 
 
 def settled_values(settings: AdapterSettings, chosen: Modules, weights: Shapes, *, where: str) -> dict[str, Any]:
@@ -146,13 +147,13 @@ def _layer(name: str, before: Collection[str]) -> int | None:
 
 def _by_names(pattern: Mapping[str, float], chosen: Modules, usual: float) -> dict[str, float] | None:
     """Returns every module's value where all keys are plain names after all; the first that fits counts."""
-    listed = [(_plain_names(key), value) for key, value in pattern.items()]
-    if not all(names for names, _ in listed):
-        return None
-    return {
-        name: next((value for names, value in listed if matching(names or (), {name: chosen[name]})), usual)
-        for name in chosen
-    }
+    found: dict[str, float] = {}
+    for key, value in pattern.items():
+        names = _plain_names(key)
+        if names is None:
+            return None
+        found.update({name: value for name in matching(names, chosen) if name not in found})
+    return {name: found.get(name, usual) for name in chosen}
 
 
 def _plain_names(key: str) -> list[str] | None:
@@ -160,7 +161,7 @@ def _plain_names(key: str) -> list[str] | None:
     inner = key.removeprefix("^").removesuffix("$")
     inner = inner[1:-1] if inner.startswith("(") and inner.endswith(")") else inner
     names = [one.removeprefix(r".*\.").removeprefix(".*.").replace(r"\.", ".") for one in inner.split("|")]
-    return names if all(NAME.fullmatch(name) for name in names) else None
+    return names if len(key) <= _LONGEST_KEY and all(NAME.fullmatch(name) for name in names) else None
 
 
 def _by_rank(

@@ -30,6 +30,7 @@ CONFIGS: dict[str, Any] = {
     "causal": LoraConfig(r=3, target_modules=["q", "v"], task_type="CAUSAL_LM"),
     "bias all": LoraConfig(r=3, target_modules=["q", "wo"], bias="all", **ANSWERS),
     "bias lora_only": LoraConfig(r=3, target_modules=["q", "wo"], bias="lora_only", **ANSWERS),
+    "names of several families": LoraConfig(r=3, target_modules=["q", "v", "q_proj", "v_proj"], **ANSWERS),
     "pattern": LoraConfig(r=3, target_modules=r".*\.(SelfAttention|EncDecAttention)\.(q|v)$", **ANSWERS),
     "pattern of one stack": LoraConfig(r=3, target_modules=r"decoder\.block\.[01]\..*\.(k|wi_1)"),
     "every linear": LoraConfig(r=3, target_modules="all-linear", **ANSWERS),
@@ -153,6 +154,13 @@ def test_a_pattern_that_would_take_for_ever_is_never_run(
     loaded = load_adapter(folder, base_override=str(base), device="cpu")
     assert torch.equal(logits(loaded.model), theirs)
     assert time.perf_counter() - start < 10
+
+
+def test_an_adapter_on_the_head_is_refused_with_what_to_do(adapter: Callable[[Any], Any]) -> None:
+    base, folder, _ = adapter(LoraConfig(r=3, target_modules=["q", "lm_head"], **ANSWERS))
+    with pytest.raises(DataError, match=r"lm_head\..*weight does not belong") as refused:
+        load_adapter(folder, base_override=str(base), device="cpu")
+    assert "merge_and_unload" in str(refused.value.hint)
 
 
 @pytest.mark.parametrize("pattern", [r"enc.*q", r"(a+)+$", r"block\.[01]", "q("])
