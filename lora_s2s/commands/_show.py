@@ -76,7 +76,7 @@ def _show_added(counts: Mapping[str, Mapping[str, int]]) -> None:
     if listed["used"]:
         say(f"added tokens of the base, one id each (data.special_tokens=text: letters): {short(listed['used'])}")
     if listed["text"]:
-        say(f"tokens of the base that are read as text (data.special_tokens=use: one id each): {short(listed['text'])}")
+        say(f"tokens of the base that are read as text (one id each: data.special_tokens=use): {short(listed['text'])}")
 
 
 def show_prepared(report: Mapping[str, Any], preview: Sequence[Mapping[str, Any]]) -> None:

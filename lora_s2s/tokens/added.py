@@ -10,14 +10,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from lora_s2s.errors import UsageError
 from lora_s2s.tokens.lossless import PreTrainedTokenizerFast
-from lora_s2s.tokens.tokenise import language_codes
+from lora_s2s.tokens.tokenise import encode_texts, language_codes
 
 MODES = ("auto", "use", "text")
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -40,7 +41,7 @@ def added_tokens(tokenizer: Any) -> list[str]:
 
 def _ordinary(tokenizer: Any) -> set[str]:
     """Returns the added tokens that are used in any case, of tokenizers that lose the spaces beside them."""
-    if not can_use(tokenizer) or not _joins_by_bars(json.loads(tokenizer.backend_tokenizer.to_str())):
+    if not _is_one_file(tokenizer) or not _joins_by_bars(json.loads(tokenizer.backend_tokenizer.to_str())):
         return set()
     return {str(token) for token in tokenizer.added_tokens_decoder.values() if not token.special}
 
@@ -65,22 +66,24 @@ def tokens_of_data(
         mode: see :func:`tokens_to_use`.
         counts: token → occurrences in the data.
 
+
     Raises:
-        UsageError: ``use`` for a tokenizer that cannot be changed so.
+        UsageError: ``use`` for a tokenizer that cannot read them as tokens.
     """
-    used = tokens_to_use(mode, counts) if mode == "use" or can_use(tokenizer) else []
-    used = sorted({*used, *(_ordinary(tokenizer) & {*tokens_to_use("use", counts)})})
+    used = sorted({*tokens_to_use(mode, counts), *(_ordinary(tokenizer) & {*tokens_to_use("use", counts)})})
+    changed = with_tokens(tokenizer, used)
+    unread = [token for token in used if not _reads(changed, token)]
+    if unread and mode == "use":
+        problem = f"data.special_tokens is use, and the tokenizer reads {unread[0]!r:.100} as text"
+        raise UsageError(problem, hint="--set data.special_tokens=auto")
+    if unread:
+        changed, used = tokenizer, []
     found = {token: count for token, count in sorted(counts.items()) if count}
     report = {
         "used": {token: count for token, count in found.items() if token in used},
         "text": {token: count for token, count in found.items() if token not in used},
     }
-    return with_tokens(tokenizer, used), report
-
-
-def can_use(tokenizer: Any) -> bool:
-    """Whether added tokens can be made ordinary ones: of a tokenizer in one file, that marks no languages."""
-    return getattr(tokenizer, "backend_tokenizer", None) is not None and not language_codes(tokenizer)
+    return changed, report
 
 
 def with_tokens(tokenizer: PreTrainedTokenizerBase, used: Sequence[str]) -> PreTrainedTokenizerBase:
@@ -89,21 +92,20 @@ def with_tokens(tokenizer: PreTrainedTokenizerBase, used: Sequence[str]) -> PreT
     Text without them has the ids it had; the spaces beside them come back.
 
     Raises:
-        UsageError: a token that is none of :func:`added_tokens`, or a tokenizer that cannot be changed so.
+        UsageError: a token that is none of :func:`added_tokens`.
     """
     if not used:
         return tokenizer
     known = {*added_tokens(tokenizer)}
-    if not can_use(tokenizer) or not known.issuperset(used) or len(used) > _MOST_USED:
+    if not known.issuperset(used) or len(used) > _MOST_USED:
         odd = next((token for token in used if token not in known), used[0])
         raise UsageError(f"the tokenizer cannot use {odd!r:.100} as a token", hint="--set data.special_tokens=text")
+    if not _is_one_file(tokenizer):
+        return _as_ordinary(tokenizer, used)
     backend: Any = tokenizer.backend_tokenizer
     made = json.loads(backend.to_str())
-    keeps_spaces = _keep_spaces(made, used)
-    for token in made["added_tokens"]:
-        if token["content"] in used:
-            # Normalised: looked for after the whole text was normalised, so that spaces beside it are still there.
-            token.update(special=False, normalized=keeps_spaces, lstrip=False, rstrip=False)
+    # Normalised: looked for after the whole text was normalised, so that spaces beside it are still there.
+    _unmark(made, used, normalized=_keep_spaces(made, used))
     named = _named(tokenizer)
     others = [token for token in tokenizer.all_special_tokens if token not in {*named.values(), *used}]
     return PreTrainedTokenizerFast(
@@ -114,6 +116,45 @@ def with_tokens(tokenizer: PreTrainedTokenizerBase, used: Sequence[str]) -> PreT
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
     )
+
+
+def _reads(tokenizer: Any, token: str) -> bool:
+    """Whether a token is one id, and its text comes back with the spaces beside it."""
+    text = f"a {token} b"
+    (ids,) = encode_texts([text], tokenizer)
+    comes_back = tokenizer.unk_token_id in ids or tokenizer.decode(ids, skip_special_tokens=True) == text
+    return ids.count(tokenizer.convert_tokens_to_ids(token)) == 1 and comes_back
+
+
+def _is_one_file(tokenizer: Any) -> bool:
+    """Whether ``tokenizer.json`` alone says what a tokenizer does, so that any change to it is kept."""
+    return getattr(tokenizer, "backend_tokenizer", None) is not None and not language_codes(tokenizer)
+
+
+def _as_ordinary(tokenizer: Any, used: Sequence[str]) -> PreTrainedTokenizerBase:
+    """Returns a copy of a tokenizer that is more than one file (NLLB, Marian, ByT5) with the tokens as ordinary ones.
+
+    A space that is missing behind a token comes back where the vocabulary begins each word with one.
+    """
+    changed = copy(tokenizer)
+    changed._extra_special_tokens = [token for token in tokenizer.extra_special_tokens if str(token) not in used]
+    if getattr(tokenizer, "backend_tokenizer", None) is not None:
+        made = json.loads(tokenizer.backend_tokenizer.to_str())
+        _unmark(made, used, normalized=False)
+        changed._tokenizer = Tokenizer.from_str(json.dumps(made))
+        return changed
+    plain = {"special": False, "normalized": False, "lstrip": False, "rstrip": False}
+    changed._added_tokens_decoder = {
+        number: AddedToken(str(token), **plain) if str(token) in used else token
+        for number, token in tokenizer.added_tokens_decoder.items()
+    }
+    return changed
+
+
+def _unmark(made: Mapping[str, Any], used: Sequence[str], *, normalized: bool) -> None:
+    for token in made["added_tokens"]:
+        if token["content"] in used:
+            token.update(special=False, normalized=normalized, lstrip=False, rstrip=False)
 
 
 def counter_of(tokens: Collection[str]) -> re.Pattern[str] | None:

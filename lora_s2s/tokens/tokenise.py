@@ -286,7 +286,21 @@ def encoder_of(tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
             encoded = tokenizer(**{side: list(texts)}, **settings, verbose=False)["input_ids"] if texts else []
         return [_spelled_out(ids, spelled) for ids in encoded]
 
-    return encode
+    return _around_whole(encode, tokenizer) if getattr(tokenizer, "backend_tokenizer", None) is None else encode
+
+
+def _around_whole(encode: TextEncoder, tokenizer: Any) -> TextEncoder:
+    """Returns an encoder that takes a slow tokenizer's ordinary added tokens whole."""
+    whole = {str(token): number for number, token in tokenizer.added_tokens_decoder.items() if not token.special}
+    pattern = re.compile(f"({'|'.join(map(re.escape, sorted(whole, key=len, reverse=True)))})")
+
+    def around(texts: Sequence[str], side: str = "text", /) -> list[list[int]]:
+        parts = [pattern.split(text) for text in texts]
+        between = iter(encode([part for text in parts for part in text if part not in whole], side))
+        ids = [[[whole[part]] if part in whole else next(between) for part in text] for text in parts]
+        return [[*chain.from_iterable(pieces)] for pieces in ids]
+
+    return around if whole else encode
 
 
 def _only_pipeline(tokenizer: Any) -> bool:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer, BartTokenizer, PreTrainedTokenizerBase
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+from transformers import (
+    AutoTokenizer,
+    BartTokenizer,
+    ByT5Tokenizer,
+    MarianTokenizer,
+    NllbTokenizer,
+    PreTrainedTokenizerBase,
+)
 
 from lora_s2s.errors import UsageError
 from lora_s2s.tokens.added import added_tokens, counter_of, tokens_of_data, with_tokens
@@ -126,3 +135,51 @@ def test_counting_takes_the_longest_token() -> None:
     assert counter is not None
     assert counter.findall("<a><b> <a> .* <extra_id_10>x") == ["<a><b>", "<a>", ".*", "<extra_id_10>"]
     assert counter_of([]) is None
+
+
+@pytest.mark.parametrize("kind", ["byt5", "nllb", "marian"])
+def test_tokenizers_of_more_than_one_file(kind: str, tmp_path: Path) -> None:
+    languages: dict[str, Any] = {}
+    if kind == "byt5":
+        tokenizer: Any = ByT5Tokenizer(extra_ids=10)
+    elif kind == "nllb":
+        pieces = ["<s>", "<pad>", "</s>", "<unk>", "\u2581", *"abcdefghijklmnopqrstuvwxyz<>/,."]
+        vocabulary = {piece: number for number, piece in enumerate(pieces)}
+        tokenizer = NllbTokenizer(vocab=vocabulary, merges=[], extra_special_tokens=["deu_Latn", "eng_Latn"])
+        languages = {"source_language": "eng_Latn", "target_language": "deu_Latn"}
+    else:
+        tokenizer = marian_tokenizer(tmp_path)
+    tokenizer.add_tokens(["<sep>"], special_tokens=True)
+    tokenizer.save_pretrained(tmp_path / "grown")
+    base: Any = load_tokenizer(str(tmp_path / "grown"), **languages)
+    plain = encode_texts(["a b", "a <sep> b"], base)
+    used: Any
+    used, report = tokens_of_data("auto", base, {"<sep>": 7})
+    if kind == "marian":
+        assert used is base
+        assert report == {"used": {}, "text": {"<sep>": 7}}
+        with pytest.raises(UsageError, match="reads '<sep>' as text"):
+            tokens_of_data("use", base, {"<sep>": 7})
+        return
+    assert report == {"used": {"<sep>": 7}, "text": {}}
+    used.save_pretrained(tmp_path / "saved")
+    again: Any = load_tokenizer(str(tmp_path / "saved"), **languages)
+    for reader in (used, again):
+        for text in ("a <sep> b", "<sep> a", "a <sep>", "<sep>"):
+            (ids,) = encode_texts([text], reader)
+            assert ids.count(base.convert_tokens_to_ids("<sep>")) == 1
+            assert reader.decode(ids, skip_special_tokens=True) == text
+        assert encode_texts(["a b"], reader)[0] == plain[0]
+    assert encode_texts(["a b", "a <sep> b"], base) == plain
+
+
+def marian_tokenizer(folder: Path) -> Any:
+    texts = ["the quick brown fox jumps over a lazy dog", *"abcdefghijklmnopqrstuvwxyz"] * 4
+    names = {"model_prefix": str(folder / "source"), "minloglevel": 2}
+    SentencePieceTrainer.train(sentence_iterator=iter(texts), vocab_size=40, hard_vocab_limit=False, **names)
+    processor = SentencePieceProcessor(model_file=str(folder / "source.model"))
+    pieces = [processor.IdToPiece(number) for number in range(processor.GetPieceSize())]
+    listed = ["</s>", "<unk>", *(piece for piece in pieces if piece not in ("<unk>", "<s>", "</s>")), "<pad>"]
+    (folder / "vocab.json").write_text(json.dumps({piece: number for number, piece in enumerate(listed)}))
+    source = str(folder / "source.model")
+    return MarianTokenizer(source, source, str(folder / "vocab.json"))
