@@ -286,12 +286,15 @@ def encoder_of(tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
             encoded = tokenizer(**{side: list(texts)}, **settings, verbose=False)["input_ids"] if texts else []
         return [_spelled_out(ids, spelled) for ids in encoded]
 
-    return _around_whole(encode, tokenizer) if getattr(tokenizer, "backend_tokenizer", None) is None else encode
+    return (
+        _around_whole(encode, tokenizer, spelled) if getattr(tokenizer, "backend_tokenizer", None) is None else encode
+    )
 
 
-def _around_whole(encode: TextEncoder, tokenizer: Any) -> TextEncoder:
+def _around_whole(encode: TextEncoder, tokenizer: Any, control: Collection[int]) -> TextEncoder:
     """Returns an encoder that takes a slow tokenizer's ordinary added tokens whole."""
-    whole = {str(token): number for number, token in tokenizer.added_tokens_decoder.items() if not token.special}
+    added = tokenizer.added_tokens_decoder.items()
+    whole = {str(token): number for number, token in added if not token.special and number not in control}
     pattern = re.compile(f"({'|'.join(map(re.escape, sorted(whole, key=len, reverse=True)))})")
 
     def around(texts: Sequence[str], side: str = "text", /) -> list[list[int]]:
