@@ -22,6 +22,7 @@ from lora_s2s.evaluation.evaluate import evaluate, group_references, record_scor
 from lora_s2s.evaluation.report import sample_rows, write_report
 from lora_s2s.export.card import write_card
 from lora_s2s.formats.origins import find_origins
+from lora_s2s.formats.rows import Rejected, Skipped
 from lora_s2s.inference.loading import InputSettings, Predictor, load_predictor
 from lora_s2s.reading.columns import two_languages
 from lora_s2s.reading.example import Example
@@ -45,7 +46,7 @@ class ScoredData:
 def score_model(
     model: str,
     *,
-    data: str | None = None,
+    data: str | Sequence[str] | None = None,
     baseline: bool = False,
     limit: int | None = None,
     out: Path | None = None,
@@ -61,7 +62,7 @@ def score_model(
     """
     if data is not None:
         find_origins(data)  # a wrong path is told before a model is loaded
-    recipe = recipe_of(model, sets, data=data)
+    recipe = recipe_of(model, sets, data=data if data is None or isinstance(data, str) else data[0])
     if data is None and recipe.data.train != NO_DATA:
         recipe = followed(recipe, model, sets)
     predictor = load_predictor(model, base=base, dtype=recipe.model.dtype)
@@ -125,7 +126,7 @@ def _as_trained(recipe: Recipe, settings: InputSettings) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=known)})
 
 
-def _rows(recipe: Recipe, predictor: Predictor, data: str | None, *, columns_named: bool) -> ScoredData:
+def _rows(recipe: Recipe, predictor: Predictor, data: str | Sequence[str] | None, *, columns_named: bool) -> ScoredData:
     """Returns what to score on: the data given, else the recipe's test data, else its validation data or split.
 
     Args:
@@ -140,13 +141,16 @@ def _rows(recipe: Recipe, predictor: Predictor, data: str | None, *, columns_nam
         raise UsageError(f"{recipe.model.name} comes without a recipe that names data", hint="give --data FILE")
     if given is None:
         prepared = prepare_data(recipe)
-        table = prepared.split("validation")
+        # A column of the training table may set rows aside for a test.
+        split = "validation" if prepared.split("test") is None else "test"
+        table = prepared.split(split)
         if table is None:
             raise UsageError("the recipe names no test data and holds out no validation data", hint="give --data FILE")
-        say("no test data is named: scoring the validation split, which training has watched")
+        if split == "validation":
+            say("no test data is named: scoring the validation split, which training has watched")
         column, other = prepared.manifest["input"]["source_column"], recipe.data.target_column
         grouped = group_references(table.sources(), table.targets())
-        return ScoredData("validation", *grouped, translation=_is_translation(recipe, predictor, column, other))
+        return ScoredData(split, *grouped, translation=_is_translation(recipe, predictor, column, other))
     if data is None and recipe.data.test is None:
         say(f"no test data is named: scoring the validation data {given}, which training has watched")
     section = _as_trained(recipe, predictor.settings).data
@@ -154,14 +158,15 @@ def _rows(recipe: Recipe, predictor: Predictor, data: str | None, *, columns_nam
     free = [key for key in ("source_column", "target_column") if not (said and getattr(recipe.data, key))]
     names = column_names(given) if free else set()
     section = section.model_copy(update={key: None for key in free if getattr(section, key) not in names})
-    rows = list(read_examples(given, **_reading(section)))
-    pairs = [(predictor.fitted(row), row.target) for row in rows if isinstance(row, Example)]
+    rows = list(read_examples(given, **_reading(section), split="test"))
+    pairs = [(predictor.fitted(row), row.target) for row in rows if isinstance(row, Example) and row.is_taken]
     first = given if isinstance(given, str) else given[0]
-    if len(pairs) < len(rows):
-        count = len(rows) - len(pairs)
+    if count := sum(isinstance(row, Rejected) and not isinstance(row, Skipped) for row in rows):
         warn(f"{count:,} rows of {first} cannot be used and are not scored; lora-s2s prepare says why")
     grouped = group_references([source for source, _ in pairs], [target for _, target in pairs])
     names_of = how_read(given, **_reading(section))
+    for note in names_of.notes:
+        say(note)
     columns = [names_of.source_column, names_of.target_column]
     if not isinstance(given, str) and len(given) == 2:  # two files of parallel lines, such as train.en and train.de
         columns = [Path(file).suffix.removeprefix(".") for file in given]

@@ -13,7 +13,8 @@ from lora_s2s.commands._options import Base, Json, Model, Sets
 def evaluate(
     model: Model,
     data: Annotated[
-        str | None, typer.Option("--data", metavar="FILE", help="What to score on; the recipe's test data by default.")
+        list[str] | None,
+        typer.Option("--data", metavar="FILE", help="What to score on; the recipe's test data by default; repeats."),
     ] = None,
     baseline: Annotated[bool, typer.Option("--baseline", help="Score the base too, and the difference.")] = False,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Score a random sample of N sources.")] = None,
@@ -32,8 +33,9 @@ def evaluate(
     from lora_s2s.console import say, write_json
 
     model = located(model)
+    named = data[0] if data and len(data) == 1 else data or None
     result = score_model(
-        model, data=data, baseline=baseline, limit=limit, out=Path(out) if out else None, base=base, sets=sets or ()
+        model, data=named, baseline=baseline, limit=limit, out=Path(out) if out else None, base=base, sets=sets or ()
     )
     show_scores(f"{model}: {result['n']:,} sources", result)
     if result["predictions"]:

@@ -20,6 +20,19 @@ READERS: dict[str, Reader] = {
     ".csv": read_csv, ".tsv": read_tsv, ".json": read_json, ".jsonl": read_jsonl, ".ndjson": read_jsonl,
     ".parquet": read_parquet, ".tmx": read_tmx,
 }  # fmt: skip
+# What is no text, by its first bytes (those beyond ASCII as lone surrogates), and what to do about it.
+_BINARY = {
+    "BZh91AY&SY": ("compressed by bzip2", "unpack it (bunzip2), or compress it with gzip"),
+    "\udcfd7zXZ": ("compressed by xz", "unpack it (unxz), or compress it with gzip"),
+    "7z\udcbc\udcaf": ("a 7z archive", "unpack it and name the files"),
+    "ARROW1": (
+        "Arrow or Feather",
+        "write it as Parquet: pyarrow.parquet.write_table(pyarrow.feather.read_table(…), …)",
+    ),
+    "SQLite format 3": ("an SQLite database", "export the table as CSV"),
+    "%PDF-": ("a PDF", "export its text"),
+    "\udcd0\udccf\x11\udce0": ("an old Office file", "save it as CSV (UTF-8)"),
+}
 _INVALID = re.compile("[\udc80-\udcff]")
 _NO_CONTROLS = dict.fromkeys({*range(32)} - {*b"\t\n\f\r\x1b"})
 
@@ -83,6 +96,9 @@ def refuse_what_is_no_data(path: Path, head: str) -> None:
         raise DataError(f"{path} is a web page, not data", hint="download the file itself again")
     if start.startswith("version https://git-lfs"):
         raise DataError(f"{path} is a git-lfs pointer, not the data", hint="git lfs pull")
+    kind, hint = next((said for magic, said in _BINARY.items() if head.startswith(magic)), ("", ""))
+    if kind:
+        raise DataError(f"{path} is {kind}, which is not read", hint=hint)
     controls = len(head) - len(head.translate(_NO_CONTROLS))
     broken = _INVALID.search(head, 0, len(head) - 3)  # the last character may be cut
     if 10 * head.count("\0") > 3 * len(head) or (broken and 100 * controls > 3 * len(head)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -66,3 +67,11 @@ class Example:
     def split_key(self) -> str:
         """The text that decides the split."""
         return self.source if self.group is None else self.group
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether a weight below 1 takes the row where each counts once, in validation and test: by a hash."""
+        if self.weight >= 1:
+            return True
+        digest = hashlib.blake2b(f"{self.source}\0{self.target}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") < self.weight * 2**64
