@@ -6,7 +6,7 @@ import codecs
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,26 @@ _LISTS_OF_A_RECORD = {"conversations", "messages", "Instances", "instances"}
 _MOST_JSON_COLUMNS = 64
 
 
+class Number(str):
+    """A number as it stands in the file: a text that JSON writes without quotes."""
+
+
+def json_text(value: object) -> str:
+    """Returns a value that was read as JSON, its numbers as they stood.
+
+    Raises:
+        RecursionError: it is nested too deeply.
+    """
+    if isinstance(value, Number):
+        return value
+    if isinstance(value, Mapping):
+        members = (f"{json.dumps(key, ensure_ascii=False)}: {json_text(item)}" for key, item in value.items())
+        return f"{{{', '.join(members)}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(json_text, value))}]"
+    return json.dumps(value if isinstance(value, str | bool | None) else str(value), ensure_ascii=False)
+
+
 class _Repeated(ValueError):
     """The key that came twice in one object."""
 
@@ -41,7 +61,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _STRICT, _LAX = (
-    json.JSONDecoder(object_pairs_hook=hook, parse_float=str, parse_int=str, parse_constant=str)
+    json.JSONDecoder(object_pairs_hook=hook, parse_float=Number, parse_int=Number, parse_constant=Number)
     for hook in (_object, dict)
 )
 

@@ -8,11 +8,11 @@ Decided on text, with words that any vocabulary has and no newlines: T5 would dr
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from lora_s2s.formats.json_rows import json_text
 from lora_s2s.reading.example import Turn, Unusable, checked
 from lora_s2s.reading.template import TURNS, PromptTemplate
 
@@ -136,8 +136,11 @@ def _called(calls: object) -> str:
         if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
             raise Unusable("a tool call without a name")
         arguments = inner.get("arguments", {})
-        written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-        texts.append(f'{{"name": {json.dumps(inner["name"], ensure_ascii=False)}, "arguments": {written or "{}"}}}')
+        try:
+            written = arguments if isinstance(arguments, str) else json_text(arguments)
+        except RecursionError as error:
+            raise Unusable("a tool call that is nested too deeply") from error
+        texts.append(f'{{"name": {json_text(inner["name"])}, "arguments": {written or "{}"}}}')
     return texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
 
 

@@ -95,12 +95,12 @@ def how_read(paths: Paths, *, format: str = "auto", **settings: Any) -> Reading:
     refused: DataError | None = None
     found: list[Reading] = []
     named = {key: settings.get(key) for key in ("source_column", "target_column", "template")}
-    for rows, name, notes, alone in _heads(paths, format, _asked(format, **named)):
+    for rows, name, parsing, alone in _heads(paths, format, _asked(format, **named)):
         try:
             reading = _reading(rows, name, format, any_two=alone, **settings)
-            found.append(replace(reading, notes=(*notes, *reading.notes)))
+            found.append(replace(reading, notes=(*parsing.notes, *reading.notes)))
         except DataError as error:
-            refused = refused or error
+            refused = refused or _about_header(error, parsing)
     if not found:
         raise refused or _nothing_usable(str(paths), Causes())
     left_open: dict[str, Any] = {"format": "auto", **dict.fromkeys(_COLUMNS_AGREED)}
@@ -131,14 +131,14 @@ def _groups(paths: Paths, format: str) -> list[list[Origin]]:
     return [list(group) for _, group in itertools.groupby(origins, key=lambda origin: origin.given)]
 
 
-def _heads(paths: Paths, format: str, asked: tuple[str, ...]) -> Iterator[tuple[list[Row], str, list[str], bool]]:
-    """Yields the first rows of each file that has any, its name, notes on it, and whether it is alone."""
+def _heads(paths: Paths, format: str, asked: tuple[str, ...]) -> Iterator[tuple[list[Row], str, Parsing, bool]]:
+    """Yields the first rows of each file that has any, its name, what was noted, and whether it is alone."""
     for origins in _groups(paths, format):
         for origin in origins:
             parsing = Parsing(asked)
             _, rows = _head(origin.rows(parsing))
             if rows:
-                yield rows, origin.name, parsing.notes, len(origins) == 1
+                yield rows, origin.name, parsing, len(origins) == 1
 
 
 def _reading(
@@ -231,12 +231,14 @@ def _examples_of(
 
 
 def _about_header(error: DataError, parsing: Parsing) -> DataError:
-    """Adds, where columns are not known, that a first line may have been taken for a header."""
+    """Adds, where columns are not known, how the first line was read, which may be why."""
     if parsing.header and error.hint and "NAME" in error.hint:
         error.hint += (
             "; the first line was read as a header: where it is data, use data.source_column=column1 and "
             "data.target_column=column2"
         )
+    elif parsing.notes and error.hint:
+        error.hint = f"{error.hint.replace('=NAME', '=column1', 1).replace('=NAME', '=column2')}; {parsing.notes[0]}"
     return error
 
 
