@@ -52,8 +52,6 @@ def recipe_of(model: str, overrides: Sequence[str] = (), *, data: str | None = N
 
 def decoding_of(folder: Path) -> dict[str, int]:
     """Returns ``max_new_tokens`` and ``num_beams``: of an adapter's newest scores, else of its recipe."""
-    from lora_s2s.commands._lengths import new_tokens  # heavy
-
     if scored := _decoding(folder):
         return scored
     try:
@@ -62,7 +60,7 @@ def decoding_of(folder: Path) -> dict[str, int]:
         section = EvaluationSection()
     said = _object(folder / "manifest.json").get("input") if (folder / "manifest.json").is_file() else None
     trained = said.get("max_target_tokens") if isinstance(said, dict) else None
-    limit = new_tokens(section, trained if type(trained) is int and 1 <= trained <= _MOST_TOKENS else None)
+    limit = section.answer_tokens(trained if type(trained) is int and 1 <= trained <= _MOST_TOKENS else None)
     return {"max_new_tokens": limit, "num_beams": section.num_beams}
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from lora_s2s.console import warn
-from lora_s2s.data.limits import AUTO, KEYS, Bounds
+from lora_s2s.data.limits import KEYS, Bounds
 from lora_s2s.data.prepared import PreparedDataset
 from lora_s2s.models.precision import resolve_device
 from lora_s2s.models.row_memory import device_memory, positions, read_config, row_cost
-from lora_s2s.recipe.schema import EvaluationSection, Recipe
+from lora_s2s.recipe.schema import Recipe
 
 # Of the targets, how many an answer may be too short for before it is reported.
 _SHARE_REPORTED = 0.01
-_BASE_ALONE = 128
 
 
 def bounds_of(recipe: Recipe) -> Bounds:
@@ -27,20 +26,14 @@ def with_lengths(recipe: Recipe, prepared: PreparedDataset) -> Recipe:
     """Returns the recipe with the limits that its data was prepared with, and the answers' limit that follows them."""
     chosen: dict[str, Any] = {key: prepared.manifest["input"][key] for key in KEYS.values()}
     data = recipe.data.model_copy(update=chosen)
-    tokens = new_tokens(recipe.evaluation, chosen[KEYS["target"]])
+    tokens = recipe.evaluation.answer_tokens(chosen[KEYS["target"]])
     evaluation = recipe.evaluation.model_copy(update={"max_new_tokens": tokens})
     return recipe.model_copy(update={"data": data, "evaluation": evaluation})
 
 
-def new_tokens(section: EvaluationSection, trained: int | None) -> int:
-    """Returns the length limit of answers: the recipe's; for ``auto`` that of the targets trained on, if any."""
-    limit = section.max_new_tokens
-    return (trained or _BASE_ALONE) if limit == AUTO else limit
-
-
 def warn_of_short_answers(recipe: Recipe, prepared: PreparedDataset) -> None:
     """Warns, before training, where answers stop before many of the targets that they are compared with do."""
-    limit = new_tokens(recipe.evaluation, prepared.manifest["input"][KEYS["target"]])
+    limit = recipe.evaluation.answer_tokens(prepared.manifest["input"][KEYS["target"]])
     for name in ("train", "validation", "test"):
         table = prepared.split(name)
         share = 0.0 if table is None else float((table.target_lengths > limit).mean())

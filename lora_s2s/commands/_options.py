@@ -22,6 +22,17 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one key of the recipe; repeats."),
 ]
+Data = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data",
+        metavar="FILE",
+        help="Training data instead of a recipe's; repeats. As a list: --set 'data.train=[a.csv, b.csv]'.",
+    ),
+]
+BaseName = Annotated[
+    str | None, typer.Option("--model", metavar="NAME", help="Base instead of a recipe's: folder, hub id, or demo.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Base = Annotated[
     str | None, typer.Option("--base", metavar="MODEL", help="A base to use in place of the one the adapter names.")

@@ -20,11 +20,10 @@ from torch import nn
 
 from lora_s2s import __version__, probe
 from lora_s2s.commands._defaults import advice_on, gather_facts, resolved_recipe
-from lora_s2s.commands._followed import recorded_sources
 from lora_s2s.commands._lengths import warn_of_short_answers, with_lengths
 from lora_s2s.commands._options import check_writable
-from lora_s2s.commands._prepared import data_line, prepare_data, sizes
-from lora_s2s.commands._show import limits_line, show_preview
+from lora_s2s.commands._prepared import data_line, prepare_data, sizes, sources_of
+from lora_s2s.commands._show import show_data, show_preview
 from lora_s2s.console import say, table, warn
 from lora_s2s.data.prepared import PreparedDataset, SplitTable
 from lora_s2s.errors import DataError, UsageError, nearest
@@ -95,12 +94,13 @@ def check_run_folder(recipe: Recipe, *, resume: bool, overwrite: bool) -> tuple[
 
 
 def train_adapter(
-    recipe: Recipe, *, resume: bool = False, anyway: bool = False, overwrite: bool = False,
-    deadline: float | None = None,
+    recipe: Recipe, *, prepared: PreparedDataset | None = None, resume: bool = False, anyway: bool = False,
+    overwrite: bool = False, deadline: float | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Prepares, trains and writes the adapter's folder; returns the ``--json`` object of ``train``.
 
     Args:
+        prepared: the data, prepared with this recipe; None prepares it.
         anyway: see ``resume_anyway`` of :func:`lora_s2s.training.loop.train`.
         deadline: on ``time.monotonic``'s clock; a run that ends there has ``stopped`` "deadline" and no adapter.
     """
@@ -109,11 +109,11 @@ def train_adapter(
     running, final = check_run_folder(recipe, resume=resume, overwrite=overwrite)
     resolve_dtype(recipe.model.dtype, resolve_device())  # refused before minutes go into preparing
     with main_process_first():
-        prepared = prepare_data(recipe)
-    sources = recorded_sources(recipe)  # as they were read
+        given, prepared = prepared, prepared or prepare_data(recipe)
+    sources = sources_of(recipe, prepared, just_made=given is None)
     with prepared.shown():
         say(data_line(prepared))
-        say(limits_line(prepared.report))
+        show_data(prepared.report)
         warn_of_short_answers(recipe, prepared)
     recipe = with_lengths(recipe, prepared)
     tokenizer, train_tokens = _tokenizer(recipe, prepared)
@@ -164,14 +164,15 @@ def train_adapter(
     return {"adapter": str(final), **asdict(result), **counts, "advice": advice_on(final, recipe, len(prepared.train))}
 
 
-def dry_run(recipe: Recipe) -> tuple[Recipe, dict[str, Any]]:
+def dry_run(recipe: Recipe, prepared: PreparedDataset | None = None) -> tuple[Recipe, dict[str, Any]]:
     """Counts rows, steps, tokens and parameters with nothing left on the disk.
 
     Returns:
         the resolved recipe, and the ``--json`` object.
     """
     with tempfile.TemporaryDirectory(prefix="lora-s2s-") as folder:
-        prepared = prepare_data(recipe, Path(folder) / "prepared")
+        prepared = prepared or prepare_data(recipe, Path(folder) / "prepared")
+        show_data(prepared.report)
         show_preview(prepared.preview)
         warn_of_short_answers(recipe, prepared)
         recipe = with_lengths(recipe, prepared)

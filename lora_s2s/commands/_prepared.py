@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lora_s2s.commands._followed import recorded_sources
 from lora_s2s.commands._lengths import bounds_of
-from lora_s2s.console import counted
-from lora_s2s.data.prepare import prepare
-from lora_s2s.data.prepared import PreparedDataset
+from lora_s2s.console import counted, warn
+from lora_s2s.data.prepare import made_from_same, prepare
+from lora_s2s.data.prepared import PreparedDataset, is_prepared, open_prepared
+from lora_s2s.errors import DataError, UsageError
+from lora_s2s.files import write_text
+from lora_s2s.recipe.catalogue import shipped
+from lora_s2s.recipe.load import load_recipe, recipe_to_yaml
 from lora_s2s.recipe.schema import Recipe
+from lora_s2s.tokens.tokenise import tokenizer_hash
+
+RECIPE = "recipe.yaml"
+_HEAD = "# The recipe that this data was prepared with. lora-s2s train FOLDER uses both.\n"
 
 
 def prepare_data(
@@ -23,7 +32,7 @@ def prepare_data(
         previews, strict: see :func:`lora_s2s.data.prepare.prepare`.
     """
     data = recipe.data
-    return prepare(
+    prepared = prepare(
         train=data.train, validation=data.validation, test=data.test, format=data.format,
         source_column=data.source_column, target_column=data.target_column, template=data.template,
         max_source_tokens=data.max_source_tokens, max_target_tokens=data.max_target_tokens,
@@ -36,6 +45,58 @@ def prepare_data(
         out=out or Path(recipe.output.dir).parent / "prepared" / str(recipe.output.name),
         bounds=bounds_of(recipe),
     )  # fmt: skip
+    _keep_recipe(prepared.path / RECIPE, recipe)
+    return prepared
+
+
+def _keep_recipe(path: Path, recipe: Recipe) -> None:
+    """Writes the recipe into a prepared folder, for ``train FOLDER``; keys that are ``auto`` stay so."""
+    text = _HEAD + recipe_to_yaml(recipe)
+    if not path.is_file() or path.read_bytes() != text.encode("utf-8", "surrogatepass"):
+        write_text(path, text)
+
+
+def is_folder_of_data(name: str) -> bool:
+    """Whether a word names a prepared folder, and no shipped recipe."""
+    return bool(name) and name not in shipped() and is_prepared(Path(name).expanduser())
+
+
+def sources_of(recipe: Recipe, prepared: PreparedDataset, *, just_made: bool) -> dict[str, Any]:
+    """Returns what an adapter's manifest holds of its data; nothing where the files are no longer those prepared.
+
+    Args:
+        just_made: the data was prepared, or compared with its files, in this run.
+    """
+    data = recipe.data
+    named = {"train": data.train, "validation": data.validation, "test": data.test}
+    if just_made or made_from_same(prepared, named, data.format):
+        return recorded_sources(recipe)
+    warn(f"the files that {prepared.path} was prepared from are missing or have changed: eval will need --data")
+    return {}
+
+
+def open_with_recipe(folder: Path, sets: Sequence[str]) -> tuple[Recipe, PreparedDataset]:
+    """Opens a prepared folder and the recipe it was prepared with, to train on it as it is.
+
+    Raises:
+        UsageError: an override of what went into the folder.
+        DataError: the folder is damaged, or the base's tokenizer has changed.
+    """
+    for word in sets:
+        if word.strip().startswith(("data.", "model.name", "model.revision")):
+            hint = f"prepare it anew: lora-s2s prepare {folder / RECIPE} --out FOLDER --set {word.strip()}"
+            raise UsageError(f"{word.strip()}: {folder} is prepared already", hint=hint)
+    if not (folder / RECIPE).is_file():
+        raise DataError(f"{folder} holds no {RECIPE}", hint="prepare the data again: lora-s2s prepare RECIPE")
+    folder = folder.expanduser()
+    recipe = load_recipe(str(folder / RECIPE), sets)
+    prepared = open_prepared(folder, reused=True)
+    identity = prepared.manifest.get("identity")
+    made_with = identity.get("tokenizer") if isinstance(identity, dict) else None
+    if made_with != tokenizer_hash(recipe.model.name, recipe.model.revision):
+        hint = f"prepare it anew: lora-s2s prepare {folder / RECIPE} --out FOLDER"
+        raise DataError(f"{folder} was prepared with another tokenizer than that of {recipe.model.name}", hint=hint)
+    return recipe, prepared
 
 
 def data_line(prepared: PreparedDataset) -> str:

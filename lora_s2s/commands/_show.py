@@ -79,6 +79,14 @@ def _show_added(counts: Mapping[str, Mapping[str, int]]) -> None:
         say(f"tokens of the base that are read as text (one id each: data.special_tokens=use): {short(listed['text'])}")
 
 
+def show_data(report: Mapping[str, Any]) -> None:
+    """Shows in a few lines what a run trains on: columns, limits, warnings."""
+    say(str(report["columns_line"]))
+    say(limits_line(report))
+    for sentence in report["warnings"]:
+        warn(sentence)
+
+
 def show_prepared(report: Mapping[str, Any], preview: Sequence[Mapping[str, Any]]) -> None:
     """Shows the report of ``prepare`` and some pairs."""
     points = ("p50", "p90", "p99", "max")
@@ -87,6 +95,7 @@ def show_prepared(report: Mapping[str, Any], preview: Sequence[Mapping[str, Any]
          f"{report['unknown_tokens'][side]:.2%}", f"{report['lost_characters'][side]['count']:,}"]
         for side in ("source", "target")
     ]  # fmt: skip
+    say(str(report["columns_line"]))
     say(limits_line(report))
     table("Tokens", ["side", "median", "90 %", "99 %", "longest", "cut", "unknown", "lost characters"], rows)
     for reason, count in report["rows"]["by_reason"].items():
@@ -98,6 +107,8 @@ def show_prepared(report: Mapping[str, Any], preview: Sequence[Mapping[str, Any]
         carried = " ".join(repr(text) for text in report["lossless_text"] if text)
         say(f"lossless text: spare rows of the base carry {carried}")
     _show_added(report["special_tokens"])
+    for sentence in report["warnings"]:
+        warn(sentence)
     for sentence in report["advice"]:
         say(f"note: {sentence}")
     show_preview(preview)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_s2s.commands._lengths import new_tokens
 from lora_s2s.console import ProgressLine, warn
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import jsonl_line, naming
@@ -253,7 +252,7 @@ def rendered(predictor: Predictor, inputs: Inputs) -> list[str]:
 
 def decoding_settings(section: EvaluationSection, trained_on: InputSettings) -> decoding.DecodingSettings:
     """Returns the decoding part of a recipe's evaluation section, its limit that of the targets where it is auto."""
-    limit = new_tokens(section, trained_on.max_target_tokens)
+    limit = section.answer_tokens(trained_on.max_target_tokens)
     return decoding.DecodingSettings(limit, num_beams=section.num_beams, batch_tokens=section.batch_tokens)
 
 

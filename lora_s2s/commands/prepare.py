@@ -7,17 +7,13 @@ from typing import Annotated
 
 import typer
 
-from lora_s2s.commands._options import Json, Sets
+from lora_s2s.commands._options import BaseName, Data, Json, Sets
 
 
 def prepare(
     recipe: Annotated[str, typer.Argument(metavar="[RECIPE]", help="A YAML file, or a shipped recipe's name.")] = "",
-    data: Annotated[
-        str | None, typer.Option("--data", metavar="FILE", help="Training data, instead of a recipe's.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="Whose tokenizer, instead of a recipe's.")
-    ] = None,
+    data: Data = None,
+    model: BaseName = None,
     out: Annotated[str | None, typer.Option("--out", metavar="DIR", help="Where to; prepared/NAME by default.")] = None,
     previews: Annotated[int, typer.Option("--previews", min=0, max=1000, help="How many pairs are shown.")] = 3,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be used.")] = False,
@@ -32,20 +28,17 @@ def prepare(
     """
     from lora_s2s.commands._lengths import warn_of_short_answers
     from lora_s2s.commands._prepared import data_line, prepare_data
+    from lora_s2s.commands._recipes import chosen_recipe, train_command
     from lora_s2s.commands._show import show_prepared
     from lora_s2s.console import say, write_json
-    from lora_s2s.errors import UsageError
-    from lora_s2s.recipe.load import load_recipe, recipe_from_settings
 
-    said = [f"data.train={data}"] * bool(data) + [f"model.name={model}"] * bool(model) + list(sets or ())
-    if not recipe and not (data and model and out):
-        raise UsageError("expected a RECIPE, or --data, --model and --out together", hint="lora-s2s prepare demo")
-    loaded = load_recipe(recipe, said) if recipe else recipe_from_settings("prepared", said)
+    loaded = chosen_recipe(recipe, data or (), model, sets or (), command="prepare", out=out)
     prepared = prepare_data(loaded, Path(out) if out else None, previews=previews, strict=strict)
     with prepared.shown():
         say(data_line(prepared))
         show_prepared(prepared.report, prepared.preview)
         warn_of_short_answers(loaded, prepared)
     say(f"report: {prepared.path / 'report.html'}")
+    say(f"next: {train_command(prepared.path)}")
     if json:
         write_json(prepared.report)

@@ -8,11 +8,15 @@ from typing import Annotated
 
 import typer
 
-from lora_s2s.commands._options import Json, RecipeName, Sets, seconds_of
+from lora_s2s.commands._options import BaseName, Data, Json, Sets, seconds_of
 
 
 def train(
-    recipe: RecipeName,
+    recipe: Annotated[
+        str, typer.Argument(metavar="[RECIPE|FOLDER]", help="A YAML file, a shipped recipe's name, or prepared data.")
+    ] = "",
+    data: Data = None,
+    model: BaseName = None,
     sets: Sets = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run of this name.")] = False,
     resume_anyway: Annotated[
@@ -37,25 +41,34 @@ def train(
 ) -> None:
     """Train an adapter; prepares the data first.
 
+    Takes a recipe, a folder that prepare wrote, or --data and --model alone.
+
     The adapter lands in adapters/NAME; data paths are relative to the current folder. Ctrl-C and SIGTERM save a
     checkpoint first (exit codes 130 and 143); a second one stops at once.
     """
     deadline = None if stop_after is None else time.monotonic() + seconds_of(stop_after)
-    from lora_s2s.commands import _pipeline
+    from lora_s2s.commands import _pipeline, _prepared
+    from lora_s2s.commands._recipes import chosen_recipe
     from lora_s2s.console import say, warn, write_json, write_out
     from lora_s2s.errors import RunError, UsageError
-    from lora_s2s.recipe.load import load_recipe, recipe_to_yaml
+    from lora_s2s.recipe.load import recipe_to_yaml
 
     resume = resume or resume_anyway
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other: keep one")
-    loaded = load_recipe(recipe, sets or ())
+    prepared = None
+    if _prepared.is_folder_of_data(recipe):
+        if data or model:
+            raise UsageError(f"{recipe} is prepared already: omit --data and --model", hint="lora-s2s prepare --help")
+        loaded, prepared = _prepared.open_with_recipe(Path(recipe), sets or ())
+    else:
+        loaded = chosen_recipe(recipe, data or (), model, sets or (), command="train")
     if dry_run:
-        resolved, counted = _pipeline.dry_run(loaded)
+        resolved, counted = _pipeline.dry_run(loaded, prepared)
         write_json(counted) if json else write_out(recipe_to_yaml(resolved).rstrip("\n"))
         return
     result = _pipeline.train_adapter(
-        loaded, resume=resume, anyway=resume_anyway, overwrite=overwrite, deadline=deadline
+        loaded, prepared=prepared, resume=resume, anyway=resume_anyway, overwrite=overwrite, deadline=deadline
     )
     if json:
         write_json(result)

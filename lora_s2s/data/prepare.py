@@ -14,11 +14,12 @@ from lora_s2s import __version__
 from lora_s2s.console import ProgressLine, counted, say, warn
 from lora_s2s.data import prepared
 from lora_s2s.data.characters import characters_report, tokenizer_for
+from lora_s2s.data.columns import ambiguity, column_warnings, columns_line
 from lora_s2s.data.encode import Encoding, encode_spool, rarely_collected
 from lora_s2s.data.limits import AUTO, KEYS, UNBOUNDED, Bounds, Chosen, Limit, choose_limits, sampled_lengths
 from lora_s2s.data.prepared import PreparedDataset, SplitTable, SplitWriter, open_prepared
 from lora_s2s.data.rejections import Rejections
-from lora_s2s.data.report import advice, pairs_shown, write_page
+from lora_s2s.data.report import advice, limit_warnings, pairs_shown, write_page
 from lora_s2s.data.split import DUPLICATE, REASONS, SPLITS, TRAIN, Decisions, decide
 from lora_s2s.data.spool import Spool
 from lora_s2s.data.survey import Tally, tokens_report
@@ -39,6 +40,7 @@ from lora_s2s.outputs import whole_folder
 from lora_s2s.reading.causes import hint_for
 from lora_s2s.reading.example import Example
 from lora_s2s.reading.readers import how_read, read_examples, user_function
+from lora_s2s.reading.record import Reading
 from lora_s2s.reading.shapes import DIALOGUES
 from lora_s2s.reading.template import Template
 from lora_s2s.tokens.added import added_tokens
@@ -97,7 +99,7 @@ def prepare(
         SetupError: the tokenizer cannot be had.
     """
     paths = _paths(train, validation, test)
-    reading = {
+    reading: dict[str, Any] = {
         "format": format, "source_column": source_column, "target_column": target_column, "template": template,
     }  # fmt: skip
     limits = {
@@ -106,26 +108,22 @@ def prepare(
     }  # fmt: skip
     modes = (lossless_text, special_tokens)
     languages = dict(zip(LANGUAGES, (source_language, target_language), strict=True))
-    identity = {
-        "format": prepared.FORMAT,
-        "code": code_hash(*_ROOMS),
-        "data": {name: _content(value, format, name) for name, value in paths.items()},
-        "tokenizer": tokenizer_hash(model_name, revision),
-        "function": _function_hash(format),
-        "settings": {**reading, **limits, **languages, "modes": modes, "previews": previews},
-        "split": [validation_fraction, max_rejected, seed, strict],
-    }
+    identity = _identity(
+        paths, format, tokenizer_hash(model_name, revision),
+        settings={**reading, **limits, **languages, "modes": modes, "previews": previews},
+        split=[validation_fraction, max_rejected, seed, strict],
+    )  # fmt: skip
     if (standing := _standing(Path(out), identity)) is not None:
         return standing
     tokenizer = load_tokenizer(model_name, revision, **languages)
     rows = embedding_rows(tokenizer, model_name, revision)
+    spare = spare_rows(tokenizer, rows) >= len(ALWAYS)
     with whole_folder(Path(out), replace=True) as staging, rarely_collected():
         with Rejections(staging / prepared.REJECTED) as rejected:
             with Spool(staging / _SPOOL, seed, added_tokens(tokenizer)) as spool:
                 _read(paths, reading, spool, rejected, seed=seed, strict=strict)
             rejected.check(spool.rows, max_rejected)
             decisions = _decided(spool, validation_fraction)
-            _require_space(staging, spool, decisions)
             made, carried, added = tokenizer_for(modes, tokenizer, rows, spool.characters)
             chosen = _limits(limits, spool.path, decisions, made, bounds, seed)
             limits |= {key: limit.tokens for key, limit in chosen.items()}
@@ -133,12 +131,25 @@ def prepare(
             rejected.check_targets(chosen[KEYS["target"]], max_rejected, tally)
         report = _report(rejected, decisions, sizes, tally, chosen) | {"special_tokens": added}
         report |= characters_report(made, carried, spool.characters)
-        report["advice"] = advice(report, limits, spare=spare_rows(tokenizer, rows) >= len(ALWAYS))
+        found = how_read(paths["train"], **reading)
+        report |= _told(found, decisions, report, limits, spare=spare)
         shown = pairs_shown(SplitTable(staging / "train.arrow"), made, carried, previews)
         write_page(staging / prepared.REPORT, report, shown)
-        settings = {**_input(paths["train"], reading, limits), **languages, "carried": carried}
+        settings = {**_input(found, limits), **languages, "carried": carried}
         write_json(staging / prepared.MANIFEST, _manifest(staging, identity, settings, report, shown))
     return open_prepared(Path(out))
+
+
+def _identity(paths: Mapping[str, Any], format: str, tokenizer: str, **settings: Any) -> dict[str, Any]:
+    """Returns all that a prepared folder depends on."""
+    return {
+        "format": prepared.FORMAT,
+        "code": code_hash(*_ROOMS),
+        "data": {name: _content(value, format, name) for name, value in paths.items()},
+        "tokenizer": tokenizer,
+        "function": _function_hash(format),
+        **settings,
+    }
 
 
 def _report(
@@ -177,6 +188,16 @@ def _content(paths: Any, format: str, split: str) -> list[Any]:
     if split != SPLITS[TRAIN] and any(origin.weight > 1 for origin in origins):
         warn(f"data.{split}: a weight above 1 counts as 1; below 1 it is the share of the rows that are taken")
     return [[origin.content_hash(), origin.weight] for origin in origins]
+
+
+def made_from_same(data: PreparedDataset, named: Mapping[str, Any], format: str) -> bool:
+    """Whether files of these names still hold what a folder was prepared from."""
+    identity = data.manifest.get("identity")
+    try:
+        content = {name: _content(value, format, name) for name, value in _paths(**named).items()}
+    except DataError:
+        return False
+    return isinstance(identity, dict) and identity.get("data") == content
 
 
 def _paths(train: Any, validation: Any, test: Any) -> dict[str, Any]:
@@ -277,13 +298,10 @@ def _limits(
     return {KEYS[side]: limit for side, limit in chosen.items()}
 
 
-def _require_space(folder: Path, spool: Spool, decisions: Decisions) -> None:
-    # A prepared row is its texts, as in the spool, and their ids.
-    require_space(folder.parent, int(spool.path.stat().st_size * decisions.kept))
-
-
 def _decided(spool: Spool, fraction: float) -> Decisions:
     decisions = decide(spool.keys(), fraction)
+    # A prepared row is its texts, as in the spool, and their ids.
+    require_space(spool.path.parent.parent, int(spool.path.stat().st_size * decisions.kept))
     if not (decisions.code == TRAIN).any():
         raise DataError(
             "nothing is left to train on: every source of the training data also stands in the validation or test data",
@@ -324,9 +342,23 @@ def _encode(
     return writer.rows, tally
 
 
-def _input(train: Any, reading: dict[str, Any], limits: dict[str, Any]) -> dict[str, Any]:
+def _told(
+    found: Reading, decisions: Decisions, report: Mapping[str, Any], limits: Mapping[str, Any], *, spare: bool
+) -> dict[str, Any]:
+    """Returns the parts of the report that are sentences: columns, warnings, advice."""
+    notes, warnings = ambiguity(found, decisions, report["splits"].get("train", 0))
+    return {
+        "columns": found.to_json(),
+        "columns_line": columns_line(found),
+        "several_targets": decisions.ambiguous,
+        "repeated_pairs": decisions.repeated,
+        "warnings": [*column_warnings(found), *warnings, *limit_warnings(report)],
+        "advice": [*found.notes, *notes, *advice(report, limits, spare=spare)],
+    }
+
+
+def _input(found: Reading, limits: Mapping[str, Any]) -> dict[str, Any]:
     """What inference needs to build a source the same way, with what was found out (``auto``, columns) spelled out."""
-    found = how_read(train, **reading)
     return {
         "template": found.template,
         "source_column": found.source_column,

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _PIECES = 300
+# Advice is given from this share of the rows on.
+_ADVISED = 0.01
+_LONG_TARGET = 256
 _OTHER_BASES = "a base that reads bytes (google/byt5-small) or more scripts (google/mt5-small) holds"
 
 
@@ -61,6 +64,27 @@ def advice(report: Mapping[str, Any], limits: Mapping[str, Any], *, spare: bool)
     if most > 0.9 * report["splits"]["train"]:
         said.append(f"one target makes up {most / report['splits']['train']:.0%} of the training rows")
     return [sentence for sentence in said if sentence]
+
+
+def limit_warnings(report: Mapping[str, Any]) -> list[str]:
+    """Returns warnings on long targets and on what a limit cuts."""
+    longer, limit = report["longer_than"]["target"], report["limits"]["max_target_tokens"]
+    long, rows = longer.get(str(_LONG_TARGET), 0), max(1, report["rows"]["kept"])
+    warnings = []
+    if long > _ADVISED:
+        warnings.append(
+            f"{long:.0%} of the targets have more than {_LONG_TARGET} tokens, "
+            f"the longest {report['target_tokens']['max']:,}: "
+            f"with data.max_target_tokens={limit['tokens']} training takes more memory, and an answer as many steps"
+        )
+    cut = report["truncated"]["target"] / rows
+    if cut > _ADVISED:
+        warnings.append(
+            f"{cut:.0%} of the targets are cut after {limit['tokens']:,} tokens, "
+            "and answers learn to go on without end: "
+            f"--set data.max_target_tokens={report['suggested']['max_target_tokens']}"
+        )
+    return warnings
 
 
 def _about_limit(report: Mapping[str, Any], side: str, limit: int) -> str:

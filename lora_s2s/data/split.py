@@ -25,10 +25,14 @@ _MOST_CLASSES, _LEAST_ROWS = 50, 10
 
 @dataclass
 class Keys:
-    """What decides about rows, (n,) each: hashes of source and target, the place (of 2^64), split code and weight."""
+    """What decides about rows, (n,) each.
+
+    Hashes of source, target and unused columns, the place (of 2^64), split code and weight.
+    """
 
     source: Hashes
     target: Hashes
+    rest: Hashes
     place: Hashes
     split: npt.NDArray[np.uint8]
     weight: npt.NDArray[np.float32]
@@ -58,6 +62,7 @@ def keys_of(examples: list[Example], splits: list[int], seed: int) -> Keys:
     return Keys(
         source=np.array(sources, np.uint64),
         target=np.array([_hash(example.target) for example in examples], np.uint64),
+        rest=np.array([example.rest for example in examples], np.uint64),
         place=np.array(places, np.uint64),
         split=np.array(splits, np.uint8),
         weight=np.array([example.weight for example in examples], np.float32),
@@ -84,12 +89,16 @@ class Decisions:
         copies: (n,) how often a row stands in its split: in train more than once where its file has a weight.
         leaked: held-out rows whose source stands in train too.
         classes: how many different targets there are, where they are few; else 0.
+        repeated: training rows whose pair stands before them in train, with other values in unused columns.
+        ambiguous: training rows whose source stands in train with another target too.
     """
 
     code: npt.NDArray[np.uint8]
     copies: npt.NDArray[np.int16]
     leaked: int
     classes: int
+    repeated: int = 0
+    ambiguous: int = 0
 
     @property
     def kept(self) -> float:
@@ -110,8 +119,11 @@ def decide(keys: Keys, fraction: float) -> Decisions:
         leaking = train & np.isin(keys.source, keys.source[held_out])
         leaked = int(np.isin(keys.source[held_out], keys.source[leaking]).sum())
         code[leaking] = LEAKED
-    code[_repeats(keys, train)] = DUPLICATE
+    duplicates = _repeats(keys, train, keys.rest)
+    repeated = len(_repeats(keys, train, None)) - len(duplicates) if keys.rest.any() else 0
+    code[duplicates] = DUPLICATE
     rows = np.flatnonzero(code == TRAIN)
+    ambiguous = _ambiguous(keys.source[rows], keys.target[rows])
     classes = _classes(keys.target[rows])
     if not (keys.split == VALIDATION).any():
         code[rows[held_out_rows(keys.place[rows], fraction, classes)]] = VALIDATION
@@ -120,20 +132,40 @@ def decide(keys: Keys, fraction: float) -> Decisions:
     # Of validation or test data with a weight below 1 a part is taken.
     copies = np.where(keys.split != TRAIN, np.minimum(weighted, 1), copies)
     code[copies == 0] = SET_ASIDE
-    return Decisions(code, copies, leaked, 0 if classes is None else int(classes.max(initial=-1)) + 1)
+    classes_found = 0 if classes is None else int(classes.max(initial=-1)) + 1
+    return Decisions(code, copies, leaked, classes_found, repeated, ambiguous)
 
 
-def _repeats(keys: Keys, among: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """Returns the rows whose pair stands before them among those asked for."""
+def _repeats(keys: Keys, among: npt.NDArray[np.bool_], rest: Hashes | None) -> npt.NDArray[np.int64]:
+    """Returns the rows whose pair stands before them among those asked for.
+
+    Args:
+        rest: what must be equal too; None looks at the pair alone.
+    """
     rows = np.flatnonzero(among)
     # One number a pair puts equal pairs side by side; whether they are equal is told by both hashes.
     mixed = keys.source[rows] * np.uint64(0x9E3779B97F4A7C15) ^ keys.target[rows]
+    if rest is not None:
+        mixed ^= rest[rows] * np.uint64(0xC2B2AE3D27D4EB4F)
     order = np.argsort(mixed, kind="stable")
     mixed = mixed[order]
     alike = np.flatnonzero(mixed[1:] == mixed[:-1])
     first, later = rows[order[alike]], rows[order[alike + 1]]
     same = (keys.source[first] == keys.source[later]) & (keys.target[first] == keys.target[later])
+    if rest is not None:
+        same &= rest[first] == rest[later]
     return np.asarray(later[same])
+
+
+def _ambiguous(sources: Hashes, targets: Hashes) -> int:
+    """Returns how many rows have a source that stands with several targets."""
+    if not len(sources):
+        return 0
+    order = np.argsort(sources, kind="stable")
+    sources, targets = sources[order], targets[order]
+    starts = np.flatnonzero(np.concatenate([[True], sources[1:] != sources[:-1]]))
+    several = np.minimum.reduceat(targets, starts) != np.maximum.reduceat(targets, starts)
+    return int(np.diff([*starts.tolist(), len(sources)])[several].sum()) if several.any() else 0
 
 
 def _classes(targets: Hashes) -> npt.NDArray[np.int64] | None:

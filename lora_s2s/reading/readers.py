@@ -270,7 +270,7 @@ def _converted(
 ) -> Iterator[Example | Rejected]:
     """Yields what comes of a file's rows; ``only`` those of one split."""
     weight = origin.weight
-    unused = [] if reading is None else [column.name for column in reading.unused]
+    unused = [] if reading is None else [column.name for column in reading.unused if not column.is_identifier]
     for item in items:
         if isinstance(item, Rejected):
             yield item

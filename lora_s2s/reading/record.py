@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,6 +12,7 @@ from lora_s2s.reading.shapes import Converter
 from lora_s2s.reading.template import Template
 
 _SAMPLE = 60
+_IDENTIFIER = re.compile(r"|_*id|idx|index|row|guid|uuid|uid|.+[_ -]id|unnamed: \d+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,11 @@ class UnusedColumn:
     distinct: float
     is_text: bool
     sample: str
+
+    @property
+    def is_identifier(self) -> bool:
+        """Whether the name says that the column numbers or names rows, which tells nothing of what they hold."""
+        return bool(_IDENTIFIER.fullmatch(self.name.strip()))
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ LANGUAGE = r"^[A-Za-z][A-Za-z0-9_-]{0,31}$"
 # A key with this value is set from the data and the base; the resolved recipe holds the number.
 Auto = Literal["auto"]
 AUTO: Auto = "auto"
+_BASE_ANSWER = 128
 _Value = TypeVar("_Value")
 
 
@@ -339,6 +340,10 @@ class EvaluationSection(Section):
         if AUTO in names and len(names) > 1:
             raise ValueError("auto stands alone: it chooses the whole list")
         return names
+
+    def answer_tokens(self, trained: int | None) -> int:
+        """Returns the length limit of answers; where it is ``auto``, that of the targets trained on."""
+        return (trained or _BASE_ANSWER) if self.max_new_tokens == AUTO else self.max_new_tokens
 
 
 class OutputSection(Section):

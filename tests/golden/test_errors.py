@@ -197,8 +197,19 @@ CASES = [
         2,
         "error: No such command 'trian'. Did you mean 'train'?\nhint: lora-s2s --help\n",
     ),
-    Case("unknown option", "train demo --nope", 2, "error: No such option: --nope\nhint: lora-s2s train --help\n"),
-    Case("missing argument", "train", 2, "error: Missing argument 'RECIPE'\nhint: lora-s2s train --help\n"),
+    Case(
+        "unknown option",
+        "train demo --nope",
+        2,
+        "error: No such option: --nope (Possible options: --model)\nhint: lora-s2s train --help\n",
+    ),
+    Case(
+        "missing argument",
+        "train",
+        2,
+        "error: expected a RECIPE, or --data and --model together\n"
+        "hint: lora-s2s train --data FILE --model demo, or lora-s2s train demo\n",
+    ),
     Case(
         "output in the way",
         f"train flan-t5-small {BASE}good.csv --set output.dir=good.csv",

@@ -1,0 +1,53 @@
+"""The recipe of a command line: a file or shipped name, or data and model alone; and the command that trains next."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from lora_s2s.errors import UsageError
+from lora_s2s.recipe.catalogue import shipped
+from lora_s2s.recipe.load import load_recipe, recipe_from_settings
+from lora_s2s.recipe.schema import Recipe
+
+_ENDINGS = re.compile(r"(\.[A-Za-z]+)?(\.(gz|zst|zip))?(@[0-9.]+)?$")
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+def chosen_recipe(
+    recipe: str, data: Sequence[str], model: str | None, sets: Sequence[str], *, command: str, out: str | None = None
+) -> Recipe:
+    """Returns the recipe that is named, with data and model over it, or one of data and model alone.
+
+    Args:
+        command: the command's name, for the hint.
+        out: the folder that names a recipe of data and model alone; by default the first file does.
+
+    Raises:
+        UsageError: neither a recipe, nor both data and model.
+    """
+    train = data[0] if len(data) == 1 else json.dumps(list(data), ensure_ascii=False)
+    said = [f"data.train={train}"] * bool(data) + [f"model.name={model}"] * bool(model) + list(sets)
+    if recipe:
+        return load_recipe(recipe, said)
+    if not (data and model):
+        hint = f"lora-s2s {command} --data FILE --model demo, or lora-s2s {command} demo"
+        raise UsageError("expected a RECIPE, or --data and --model together", hint=hint)
+    return recipe_from_settings(run_name(Path(out).name if out else data[0]), said)
+
+
+def run_name(path: str) -> str:
+    """Returns a name for a run on a file: ``my-file`` for ``data/my file.csv.gz``."""
+    name = path if path.startswith(("demo:", "hf:")) else _ENDINGS.sub("", Path(path).name)
+    return _NOT_IN_NAMES.sub("-", name).strip("-._")[:100] or "run"
+
+
+def train_command(folder: Path) -> str:
+    """Returns the command that trains on a prepared folder, ready to paste."""
+    name = str(folder)
+    if name.startswith("-") or name in shipped():
+        name = f"./{name}"
+    return f"lora-s2s train {shlex.quote(name)}"

@@ -1,0 +1,85 @@
+"""What a user should know about the columns of the data: which are used, which are not, and what that costs."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from lora_s2s.console import counted
+from lora_s2s.data.split import Decisions
+from lora_s2s.reading.record import Reading, UnusedColumn
+from lora_s2s.reading.shapes import SHAPES
+
+_LISTED = 20
+# A text column is missed where most rows fill it, and differently, with several words.
+_FILLED, _DISTINCT, _WORDS = 0.5, 0.5, 3
+# Of the training rows, how many may share their source with other targets until that is a warning.
+_AMBIGUOUS = 0.2
+
+
+def columns_line(reading: Reading) -> str:
+    """Returns one line: source, target, and every unused column with how full it is."""
+    shape = SHAPES.get(reading.format)
+    if shape is not None or reading.target_column is None:
+        used = f"read as {reading.format}"
+    elif reading.template is not None:
+        used = f"source from the template, target '{reading.target_column}'"
+    else:
+        used = f"source '{reading.source_column}', target '{reading.target_column}'"
+    if reading.split_column is not None:
+        used += f", split by column '{reading.split_column}'"
+    listed = ", ".join(f"'{column.name}' ({column.filled:.0%} filled)" for column in reading.unused[:_LISTED])
+    more = len(reading.unused) - _LISTED
+    unused = f"not used: {listed}{f' and {more:,} more' if more > 0 else ''}" if listed else "all columns are used"
+    return f"columns: {used}; {unused}"
+
+
+def column_warnings(reading: Reading) -> list[str]:
+    """Returns a warning where text columns are left out, with the template that would use them."""
+    missed = [column for column in reading.unused if _is_missed(column)]
+    template = _template(reading, [column.name for column in missed])
+    if not missed or template is None:
+        return list(reading.warnings)
+    names = ", ".join(f"'{column.name}'" for column in missed)
+    verb, pronoun = ("is", "it belongs") if len(missed) == 1 else ("are", "they belong")
+    setting = shlex.quote(f"data.template={template}")
+    noun = "column" if len(missed) == 1 else "columns"
+    return [
+        *reading.warnings,
+        f"the text {noun} {names} {verb} not used; if {pronoun} to the input: --set {setting}",
+    ]
+
+
+def ambiguity(reading: Reading, decisions: Decisions, rows: int) -> tuple[list[str], list[str]]:
+    """Returns notes and warnings on training rows that the source alone does not tell apart."""
+    notes, warnings = [], []
+    if decisions.repeated:
+        names = ", ".join(f"'{column.name}'" for column in reading.unused if not column.is_identifier)
+        repeated = f"{counted(decisions.repeated, 'row')} with the same source and target as another"
+        notes.append(f"{repeated}, but not the same unused columns ({names}): kept")
+    if decisions.ambiguous:
+        share = decisions.ambiguous / max(1, rows)
+        what = f"{decisions.ambiguous:,} training rows ({share:.0%}) have the same source as rows with other targets"
+        if share >= _AMBIGUOUS and reading.unused:
+            warnings.append(f"{what}: the task cannot be learnt from this source alone")
+        else:
+            notes.append(f"{what}: right where a source has several answers, else what tells them apart is missing")
+    return notes, warnings
+
+
+def _is_missed(column: UnusedColumn) -> bool:
+    filled = column.filled >= _FILLED and column.distinct >= _DISTINCT
+    return column.is_text and filled and not column.is_identifier and len(column.sample.split()) >= _WORDS
+
+
+def _template(reading: Reading, names: Sequence[str]) -> str | None:
+    """Returns a template with the unused columns before the source; None where the rows' own template decides."""
+    if reading.source_column is not None and reading.template is None:
+        columns = [*names, reading.source_column]
+        return None if any(set("{}") & set(name) for name in columns) else " ".join(f"{{{name}}}" for name in columns)
+    shape = SHAPES.get(reading.format)
+    if shape is None or shape.is_dialogue or reading.template != shape.template:
+        return None
+    if not all(name.isidentifier() for name in names):
+        return None
+    return " ".join([*(f"{{{{ {name} }}}}" for name in names), shape.template])

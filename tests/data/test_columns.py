@@ -1,0 +1,108 @@
+"""What is said of columns: which are used, which are not, and what the source alone does not tell apart."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_s2s.data.prepare import prepare
+from lora_s2s.data.prepared import PreparedDataset
+
+Write = Callable[[str, str], str]
+Prepare = Callable[..., PreparedDataset]
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Prepare:
+    def build(path: str, **settings: Any) -> PreparedDataset:
+        return prepare(train=path, model_name="demo", out=tmp_path / "out", validation_fraction=0.0, **settings)
+
+    return build
+
+
+def lines(rows: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def sums(count: int) -> list[dict[str, Any]]:
+    return [
+        {"id": n, "Body": f"Ann has {n} red pens and finds {n + 1} more", "Question": "How many now?",
+         "Equation": f"({n}+{n + 1})", "Answer": str(2 * n + 1), "note": "" if n % 4 else "seen"}
+        for n in range(count)
+    ]  # fmt: skip
+
+
+def test_every_unused_column_is_named_with_how_full_it_is(write: Write, prepared: Prepare) -> None:
+    report = prepared(write("a.jsonl", lines(sums(12)))).report
+    assert report["columns_line"] == (
+        "columns: source 'Question', target 'Answer'; not used: 'id' (100% filled), 'Body' (100% filled), "
+        "'Equation' (100% filled), 'note' (25% filled)"
+    )
+    assert report["several_targets"] == 12
+    assert any("12 training rows (100%) have the same source" in text for text in report["warnings"])
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_the_template_of_the_warning_uses_the_missed_column(suffix: str, write: Write, prepared: Prepare) -> None:
+    rows, text = sums(12), io.StringIO()
+    writer = csv.DictWriter(text, rows[0])
+    writer.writeheader()
+    writer.writerows(rows)
+    path = write(f"a.{suffix}", lines(rows) if suffix == "jsonl" else text.getvalue())
+    (warning,) = [text for text in prepared(path).report["warnings"] if "--set" in text]
+    assert "'Body'" in warning
+    (word,) = shlex.split(warning.partition("--set ")[2])
+    assert word == "data.template={Body} {Question}"
+    data = prepared(path, template=word.partition("=")[2])
+    assert data.train.sources()[0] == "Ann has 0 red pens and finds 1 more How many now?"
+    assert data.report["warnings"] == []
+    assert data.report["several_targets"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("id", "row {} of the old table"),
+        ("source_name", "the same words in every row"),
+        ("score", "{}"),
+        ("code", "x{}"),
+        ("rare", ""),
+    ],
+)
+def test_what_is_no_text_of_its_own_is_no_warning(name: str, value: str, write: Write, prepared: Prepare) -> None:
+    rows = [{name: value.format(n), "question": f"what is {n}", "answer": f"it is {n}"} for n in range(20)]
+    report = prepared(write("a.jsonl", lines(rows))).report
+    assert f"'{name}' (" in report["columns_line"]
+    assert report["warnings"] == []
+
+
+def test_where_all_columns_are_used_that_is_said(write: Write, prepared: Prepare) -> None:
+    rows = [{"question": f"what is {n}", "answer": f"it is {n}"} for n in range(4)]
+    assert prepared(write("a.jsonl", lines(rows))).report["columns_line"] == (
+        "columns: source 'question', target 'answer'; all columns are used"
+    )
+
+
+def test_duplicates_are_equal_in_every_column_but_an_identifier(write: Write, prepared: Prepare) -> None:
+    one = {"Body": "two cats and a dog", "Question": "how many?", "Answer": "3"}
+    rows = [{"id": 1, **one}, {"id": 2, **one}, {"id": 3, **one, "Body": "three dogs and no cat"}, {"id": 4, **one}]
+    report = prepared(write("a.jsonl", lines(rows))).report
+    assert (report["duplicates"], report["splits"]["train"], report["repeated_pairs"]) == (2, 2, 1)
+    assert (
+        "1 row with the same source and target as another, but not the same unused columns ('Body'): kept"
+        in (report["advice"])
+    )
+
+
+def test_several_right_answers_are_a_note(write: Write, prepared: Prepare) -> None:
+    rows = [{"mr": f"name[{n // 3}]", "ref": f"a place called {n}"} for n in range(30)]
+    report = prepared(write("a.jsonl", lines(rows))).report
+    assert report["warnings"] == []
+    assert report["advice"][0].startswith("30 training rows (100%) have the same source as rows with other targets")
