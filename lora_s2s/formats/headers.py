@@ -23,6 +23,12 @@ def names_without_header(width: int) -> list[str]:
     return list(_PAIR) if width == len(_PAIR) else [f"column{number}" for number in range(1, width + 1)]
 
 
+def are_known(names: Sequence[str]) -> bool:
+    """Says whether a name of a column is among those given."""
+    names = [normalised(name) for name in names]
+    return any(name in KNOWN for name in names) or all(map(language_of, names))
+
+
 def is_header(first: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
     """Says whether the first record names columns; True where nothing speaks against it.
 
@@ -31,7 +37,7 @@ def is_header(first: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
         rows: some records that follow, those of as many cells.
     """
     names = [normalised(cell) for cell in first]
-    if any(name in KNOWN for name in names) or all(map(language_of, names)) or not rows:
+    if are_known(names) or not rows:
         return True
     if any("_" in name and " " not in name for name in names) or _counts(names) or list(first) in map(list, rows):
         return True  # also where tables were joined with their headers
@@ -51,8 +57,10 @@ def _is_data(cell: str, column: Sequence[str]) -> bool:
         return False
     if _NUMBER.fullmatch(cell):
         return all(_NUMBER.fullmatch(below.strip()) or not below.strip() for below in column)
+    if cell.endswith(_SENTENCE_END) and any(text.strip().endswith(_SENTENCE_END) for text in column):
+        return True
     words, below = len(cell.split()), [len(text.split()) for text in column]
-    if (words >= _LONG_WORDS or len(cell) > _LONG or (words > 1 and cell.endswith(_SENTENCE_END))) and max(below) > 2:
+    if (words >= _LONG_WORDS or len(cell) > _LONG) and max(below) > 2:
         return True
     if words >= 3 and min(below) >= 2 and min(below) - 1 <= words <= max(below) + 1 and max(below) - min(below) <= 4:
         return True

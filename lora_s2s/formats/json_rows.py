@@ -304,8 +304,26 @@ def _object_rows(path: Path, parsing: Parsing) -> Iterator[Row | Rejected]:
     elif _are_columns(members):
         parsing.note(f"the file holds columns, a list each: {', '.join(member.key for member in members)}")
         yield from _column_rows(path, [member.key for member in members])
+    elif len(members) > 1 and all(member.kind == "object" for member in members):
+        yield from _objects_of(_Document(path).element(), parsing)
     else:
         yield _Document(path).element()
+
+
+def _objects_of(document: Row | Rejected, parsing: Parsing) -> Iterator[Row | Rejected]:
+    """Yields the rows of an object of objects with the same keys: records by their ids, or pandas' columns."""
+    objects = list(document.fields.values()) if isinstance(document, Row) else []
+    if not objects or any(one.keys() != objects[0].keys() for one in objects):
+        yield document
+    elif all(key.isdigit() for key in objects[0]):
+        names = list(document.fields) if isinstance(document, Row) else []
+        parsing.note(f"the file holds columns, an object each: {', '.join(names[:4])}")
+        for key in objects[0]:
+            yield Row(document.line, {name: one[key] for name, one in zip(names, objects, strict=True)})
+    else:
+        parsing.note("the file holds records under a key each")
+        for one in objects:
+            yield Row(document.line, one)
 
 
 def _are_columns(members: list[_Member]) -> bool:

@@ -201,7 +201,8 @@ def _origins(name: str, parallel: bool) -> list[Origin]:
             files = [Origin(str(file), file, parallel=parallel) for file in _readable(path)]
             files += [Origin(str(first), first, targets=tuple(rest)) for first, *rest in _families_in(path)]
             if not files:
-                raise DataError(f"{name} holds no file that can be read; files end in {endings()}")
+                hint = "of parallel lines name two files: --set 'data.train=[train.en, train.de]'"
+                raise DataError(f"{name} holds no file that can be read; files end in {endings()}", hint=hint)
             return files
         if os.path.lexists(path):
             what = "a device or a pipe" if os.path.exists(path) else "a link to nothing"

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from lora_s2s.errors import DataError
 from lora_s2s.formats import streams
-from lora_s2s.formats.headers import is_header, names_without_header
+from lora_s2s.formats.headers import are_known, is_header, names_without_header
 from lora_s2s.formats.rows import Parsing, Rejected, Row
 from lora_s2s.formats.streams import blocks, excerpt, head_of, text_lines
 
@@ -172,8 +172,15 @@ def _rows(path: Path, dialect: Dialect, parsing: Parsing) -> Iterator[Row | Reje
     if _has_header(names, following, parsing):
         header = _header(names, f"{path}:{first[0]}")
         parsing.header = tuple(names)
+        if len(names) > 1 and not parsing.columns and not are_known(names):
+            shown = ", ".join(f"'{name:.40}'" for name in names[:4])
+            parsing.note(
+                f"the first line ({shown}) was read as a header; where it is data: "
+                "--set data.source_column=column1 --set data.target_column=column2"
+            )
     else:
-        header = names_without_header(len(names))
+        numbered = _numbered(names)
+        header = numbered if _named_by_number(parsing, numbered) else names_without_header(len(names))
         streams.refuse_columns(header, str(path))
         following.insert(0, first)
         shown = ", ".join(f"'{name:.40}'" for name in names[:4])
@@ -184,12 +191,22 @@ def _rows(path: Path, dialect: Dialect, parsing: Parsing) -> Iterator[Row | Reje
     yield from _fields(path, header, itertools.chain(following, records))
 
 
+def _numbered(names: list[str]) -> list[str]:
+    return [f"column{number}" for number in range(1, len(names) + 1)]
+
+
+def _named_by_number(parsing: Parsing, numbered: list[str]) -> bool:
+    """Says whether the user named columns by numbers (``column1``), which only a table without a header has."""
+    asked = {name.strip().lower() for name in parsing.columns}
+    return bool(asked) and asked <= set(numbered)
+
+
 def _has_header(names: list[str], following: list[Record | Rejected], parsing: Parsing) -> bool:
     asked = {name.strip().lower() for name in parsing.columns}
     if not asked.isdisjoint(name.lower() for name in names):
         return True
-    if asked and asked <= set(names_without_header(len(names))) - set(names_without_header(2)):
-        return False  # column1 and the like, which only a table without a header has
+    if _named_by_number(parsing, _numbered(names)):
+        return False
     rows = [item[1] for item in following if isinstance(item, tuple)]
     return any(len(row) != len(names) for row in rows) or len(names) < 2 or is_header(names, rows)
 

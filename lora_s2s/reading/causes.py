@@ -96,7 +96,7 @@ def _json(item: Rejected) -> str:
         program = "import ast,json,sys; [print(json.dumps(ast.literal_eval(row))) for row in sys.stdin]"
         return (
             "the lines are Python dicts (single quotes, None, True), not JSON; convert them: "
-            f'python -c "{program}" < {item.file} > rows.json.jsonl'
+            f'python -c "{program}" < {item.file} > json-{Path(item.file).name}'
         )
     if not item.text.lstrip().startswith(("{", "[")):
         return "the lines are no JSON objects: name the file .csv, .tsv or .txt after what it holds"

@@ -183,7 +183,9 @@ def find_columns(
         # The partner of the source's name first, then whatever is known.
         partners = [last for first, last in KNOWN_PAIRS if source is not None and first == source.strip().lower()]
         others = [last for first, last in KNOWN_PAIRS if not needs_source or first in known]
-        target = _first_known("target", [*partners, *others, *TARGETS], known, source, names, where)
+        # A target leaves a column for the source: of 'query' and 'sql' it is the second.
+        free = [name for name in TARGETS if not needs_source or any(one in known and one != name for one in SOURCES)]
+        target = _first_known("target", [*partners, *others, *free], known, source, names, where)
     if needs_source:
         partners = [first for first, last in KNOWN_PAIRS if last == target.strip().lower()]
         source = _first_known("source", [*partners, *dict(KNOWN_PAIRS), *SOURCES], known, target, names, where)

@@ -261,7 +261,7 @@ def _mark(row: Row, column: str | None) -> str:
     value = str(row.fields.get(column))
     mark = SPLIT_OF.get(value.strip().lower())
     if mark is None:
-        raise Unusable(f"unknown split: {value:.40}")
+        raise Unusable(f"unknown split: {value.strip()[:40] or 'nothing'}")
     return mark
 
 

@@ -92,8 +92,8 @@ def looked_over(reading: Reading, rows: Sequence[Mapping[str, Any]], used: Itera
 def _divides(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
     if normalised(name) not in SPLIT_COLUMNS:
         return False
-    values = {str(row.get(name)).strip().lower() for row in rows}
-    return values <= SPLIT_OF.keys()
+    # A value of another kind is asked about: rows of a test must not train.
+    return any(str(row.get(name)).strip().lower() in SPLIT_OF for row in rows)
 
 
 def _about_languages(names: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

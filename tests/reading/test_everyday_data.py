@@ -130,6 +130,14 @@ def test_a_header_stays_a_header(header: str, write: Write) -> None:
     assert (how.source_column, how.notes) == (source, ())
 
 
+def test_a_first_line_that_may_be_either_is_told(write: Write) -> None:
+    path = write("a.csv", "hello,hallo\nworld,welt\nhouse,haus\n")
+    assert any("was read as a header" in note for note in how_read(path).notes)
+    assert len(pairs(path, source_column="column1", target_column="column2")) == 3
+    tatoeba = write("b.tsv", "Hello.\tHallo.\nGo!\tGeh!\n")
+    assert pairs(tatoeba)[0] == ("Hello.", "Hallo.")
+
+
 def test_three_columns_without_a_header_are_asked_for_by_number(write: Write) -> None:
     path = write("a.tsv", "A dog ran .\trun ( dog )\tplain\nA cat sat .\tsit ( cat )\tplain\n")
     assert pairs(path, source_column="column1", target_column="column2")[0] == ("A dog ran .", "run ( dog )")
@@ -175,6 +183,19 @@ def test_nested_instances(write: Write) -> None:
     assert [target for _, target in pairs(path)] == ["2", "0"]
     assert [source for source, _ in pairs(path)] == ["Add. Input: 1 1 Output:", "Add. Output:"]
     assert len(pairs(write("b.json", json.dumps(task)))) == 2
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"a1": {"source": "a", "target": "b"}, "a2": {"source": "c", "target": "d"}},
+        {"source": {"0": "a", "1": "c"}, "target": {"0": "b", "1": "d"}},
+    ],
+)
+def test_an_object_of_objects(document: Any, write: Write) -> None:
+    path = write("a.json", json.dumps(document))
+    assert pairs(path) == [("a", "b"), ("c", "d")]
+    assert how_read(path).notes
 
 
 # Turns.
@@ -283,6 +304,8 @@ def test_a_column_divides_the_table(column: str, write: Write) -> None:
     assert pairs(path, split="validation") == [("t1", "s1")]
     # A file of one split that says so throughout is what the user named it for.
     assert len(pairs(write("b.jsonl", lines(rows[0], rows[3])), split="test")) == 2
+    odd = write("d.jsonl", lines(*rows, {"text": "t", "summary": "s", column: "holdout"}))
+    assert [item.reason for item in left_out(odd)] == ["unknown split: holdout"]
     numbers = write("c.jsonl", lines({"text": "t", "summary": "s", column: "3"}))
     assert how_read(numbers).split_column is None
 
