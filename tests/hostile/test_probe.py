@@ -221,3 +221,23 @@ def test_an_order_reaches_the_child_whole(tmp_path: Path, tiny_model: Path, monk
     with pytest.raises(DataError) as caught:
         probe.check_tokenizer(odd)
     assert json.dumps(str(odd))[1:-1].split("\\n")[0].encode().decode("unicode_escape") in caught.value.message
+
+
+def test_what_the_child_refuses_is_opened_nowhere_else(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transformers
+
+    from lora_s2s.models.loading import load_base
+    from lora_s2s.tokens.tokenise import load_tokenizer
+
+    def opened(*_words: object, **_more: object) -> object:
+        raise AssertionError("it was opened")
+
+    bad = spoilt_copy(tiny_model, tmp_path, patched("config.json", unheard_of=1))
+    monkeypatch.setattr(probe, "_tried", lambda folder: probe.Failure("config", "signal", "SIGSEGV"))
+    monkeypatch.setattr(transformers.T5Config, "from_dict", opened)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", opened)
+    for load in (load_base, load_tokenizer):
+        with pytest.raises(DataError, match=r"no config can be loaded from bad: it ends the process .* \(SIGSEGV\)"):
+            load(str(bad))
