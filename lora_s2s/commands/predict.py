@@ -42,10 +42,13 @@ def predict(
 
     --set evaluation.num_beams=4 and the like change the decoding.
     """
+    from lora_s2s.console import plain, require_stdout, say, write_out
+
+    if not output:
+        require_stdout()
     from lora_s2s.commands._adapters import recipe_of
     from lora_s2s.commands._names import located
     from lora_s2s.commands._texts import answer, check_kind, read_inputs, refuse_file_names, rendered
-    from lora_s2s.console import plain, require_stdout, say, write_out
     from lora_s2s.inference.loading import load_predictor
     from lora_s2s.outputs import write_output
 
@@ -53,9 +56,7 @@ def predict(
     model = located(model)
     recipe = recipe_of(model, sets or ())
     inputs = read_inputs([*(texts or []), *(literal or [])], file, parallel=recipe.data.format == "parallel")
-    if not output:
-        require_stdout()
-    else:
+    if output:
         check_output(Path(output))
         check_kind(output, inputs)
     predictor = load_predictor(model, base=base, dtype=recipe.model.dtype)

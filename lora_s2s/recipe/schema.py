@@ -34,6 +34,7 @@ REFUSED_METHODS = {
     "qlora": "it is method lora with model.quantization nf4",
     **dict.fromkeys(("prompt", "prompt-tuning", "prefix", "prefix-tuning", "p-tuning"), _PROMPTS),
 }
+_LARGEST_NUMBER = 2**40
 LANGUAGE = r"^[A-Za-z][A-Za-z0-9_-]{0,31}$"
 # A key with this value is set from the data and the base; the resolved recipe holds the number.
 Auto = Literal["auto"]
@@ -83,9 +84,16 @@ def method_problem(name: str) -> str | None:
 
 
 class Section(BaseModel):
-    """A group of keys: frozen, no unknown keys, no NaN."""
+    """A group of keys: frozen, no unknown keys, no NaN, no number beyond what arrays of them hold."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+    @field_validator("*")
+    @classmethod
+    def _within_reason(cls, value: object) -> object:
+        if isinstance(value, int | float) and value > _LARGEST_NUMBER:
+            raise ValueError(f"should be less than or equal to {_LARGEST_NUMBER}")
+        return value
 
 
 class ModelSection(Section):

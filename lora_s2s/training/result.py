@@ -97,7 +97,8 @@ def state_problem(values: Mapping[str, Any]) -> str | None:
     for key, kind in kinds.items():
         value, allowed = values[key], get_args(kind) or (kind,)
         whole_for_float = type(value) is int and float in allowed
-        if (type(value) not in allowed and not whole_for_float) or (isinstance(value, int | float) and value < 0):
+        counted = not isinstance(value, int | float) or 0 <= value < 2**63
+        if not counted or (type(value) not in allowed and not whole_for_float):
             return f"the state's {key} is {str(value)[:40]!r}"
     return None
 

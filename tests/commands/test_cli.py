@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import pty
@@ -169,6 +170,69 @@ def test_sigterm_leaves_nothing_half_written(here: Path) -> None:
         run.terminate()
         assert run.wait(timeout=30) == 143
     assert list(here.iterdir()) == []
+
+
+def shell(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a line of the shell, where $lora is the program."""
+    environment = {**os.environ, "lora": f"{sys.executable} -m lora_s2s", "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.run(
+        ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell's redirections")
+@pytest.mark.parametrize(
+    ("script", "code", "said"),
+    [
+        ("$lora recipes --json >&-", 1, "stdout is closed"),
+        ("$lora recipes schema --json >/dev/full", 4, "out of disk space: No space left on device\n  at: stdout"),
+        ("$lora recipes 2>&-", 0, ""),
+        ("$lora recipes show nix 2>&-", 2, ""),
+        ("$lora adapters <&- >&- 2>&-", 0, ""),
+        ("$lora recipes show demo 2>/dev/full >out", 0, ""),
+        ("$lora recipes show nix 2>/dev/full", 2, ""),
+        ("$lora --help | head -1 >/dev/null; exit ${PIPESTATUS[0]}", None, ""),
+        ("mkdir gone; cd gone; rmdir ../gone; $lora predict demo hello", 2, "the current folder has been removed"),
+        ("PYTHONOPTIMIZE=2 $lora train demo", 5, "python -OO drops the docstrings"),
+        ("PYTHONOPTIMIZE=2 $lora recipes", 0, "Shipped recipes"),
+        ("TERM=dumb COLUMNS=1 LC_ALL=C $lora recipes", 0, ""),
+        ("LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 $lora adapters show café", 3, "no adapter 'caf\\xe9'"),
+        ("env -u HOME $lora adapters --dir '~nobody-here/x'", 0, "no adapter in"),
+    ],
+)
+def test_streams_and_surroundings_that_are_not_as_usual(here: Path, script: str, code: int | None, said: str) -> None:
+    if "/dev/full" in script and not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    run = shell(script, here)
+    assert code is None or run.returncode == code, run.stderr
+    assert said in run.stderr
+    assert "unforeseen" not in run.stderr
+    assert "Traceback" not in run.stderr
+    assert "Exception ignored" not in run.stderr
+
+
+@pytest.mark.parametrize("words", [["adapters", "show", "caf\udce9"], ["predict", "demo", "\udc80"],
+                                   ["train", "demo", "--set", "output.name=\udcff"], ["\udce9"]])  # fmt: skip
+def test_words_that_are_not_text_are_refused(invoke: Invoke, words: list[str]) -> None:
+    said = invoke(*words, code=2).stderr
+    assert f"error: argument {len(words)} is not UTF-8 text: " in said
+    assert "\\udc" in said
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EBADF, "Bad file descriptor"), "the system refused: Bad file descriptor"),
+        (io.UnsupportedOperation("not readable"), "the system refused: not readable"),
+        (FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/x']"), "no folder for temporary"),
+        (RuntimeError("Could not determine home directory."), "no such home folder is known here"),
+    ],
+)
+def test_whatever_the_system_refuses_is_one_message(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, error: BaseException, said: str
+) -> None:
+    raising(monkeypatch, error)
+    assert said in invoke("recipes", code=None).stderr
 
 
 def test_a_reader_that_goes_away_is_no_defect() -> None:

@@ -162,8 +162,9 @@ def failing_backend(*_: Any) -> Any:
     raise FileNotFoundError("no file or directory: 'gcc'")
 
 
-@pytest.mark.parametrize("broken", [no_compiler, no_triton, no_process, failing_backend])
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize(
+    ("broken", "dropout"), [(no_compiler, 0.1), (no_triton, 0.1), (no_process, 0.0), (failing_backend, 0.1)]
+)
 def test_pieces_that_cannot_be_compiled_run_as_they_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, broken: Any, dropout: float
 ) -> None:

@@ -593,6 +593,21 @@ ENVIRONMENT = [
     Case("environment: unknown verb", "\x1b[2Jtrain x", 2, "\\x1b[2J"),
     Case("environment: unknown option", "train demo --\x1b[2J", 2, "\\x1b[2J"),
     Case("environment: previews", "prepare demo --previews -1", 2, "previews"),
+    Case(
+        "environment: merge onto a link to nothing",
+        "merge ADAPTER --out nowhere",
+        2,
+        "nowhere is a link to nothing",
+        linked("nowhere", "gone"),
+    ),
+    Case("environment: merge onto a pipe", "merge ADAPTER --out pipe", 2, "pipe exists already", fifo("pipe")),
+    Case(
+        "environment: output is a link to nowhere",
+        "predict BASE hello --output gone/a/b.txt",
+        2,
+        "it is a file",
+        file("gone", ""),
+    ),
     Case("environment: output is a file", "train demo --set output.dir=x", 2, "it is a file", file("x", "")),
     Case("environment: no such type", "predict BASE hello --set model.dtype=float7", 2, "expected one of", plain=True),
     Case("environment: a report nobody wrote", "adapters show nix", 3, "no adapter"),
@@ -607,4 +622,4 @@ def prepared(case: Case, folder: Path, base: Path, good: Path) -> dict[str, str]
         spoilt_copy(base if case.name.startswith("model") else good, folder, case.spoil)
     else:
         case.spoil(folder)
-    return {"BASE": str(base), "BAD": "bad"}
+    return {"BASE": str(base), "BAD": "bad", "ADAPTER": str(good)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -287,3 +288,16 @@ def test_escapes_in_other_keys_stay_what_they_are(tmp_path: Path) -> None:
     text = LEAST + '  template: "a\\tb\\n{x}"\n'
     assert load_recipe(write(tmp_path, text)).data.template == "a\tb\n{x}"
     assert "not YAML" in problems_of(write(tmp_path, LEAST + "  template: [", "open.yaml"))[0]
+
+
+@pytest.mark.parametrize("value", ["100000000000000000000", "1e300", "9" * 400])
+def test_a_number_beyond_reason_is_refused_for_every_key(value: str) -> None:
+    numbers = [
+        f"{name}.{key}"
+        for name, section in Recipe.model_fields.items()
+        for key, field in section.annotation.model_fields.items()  # type: ignore[union-attr]
+        if {"int", "float"} & set(re.findall(r"\w+", str(field.annotation)))
+    ]
+    assert len(numbers) > 25
+    for key in numbers:
+        assert any(key in problem for problem in problems_of("demo", f"{key}={value}")), key

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from odd_shapes import spoilt
 from safetensors.torch import load_file
 from training_parts import Rows, adapter_of, in_step, metrics, run, saved_steps, tiny_model
 
 from lora_s2s.errors import DataError, ResourceError, Stopped, UsageError
+from lora_s2s.files import sha256_json
 from lora_s2s.lora import token_rows
 from lora_s2s.training import checkpoint as module
 from lora_s2s.training.checkpoint import newest_checkpoint, read_checkpoint
@@ -241,3 +243,50 @@ def test_a_stop_before_a_due_evaluation_leaves_it_to_the_resumed_run(tmp_path: P
     assert not [line for line in metrics(tmp_path) if "validation_loss" in line]
     run(tmp_path, rows=Rows(24), resume=True, evaluate=lambda _: scores)
     assert [line["step"] for line in metrics(tmp_path) if "validation_loss" in line] == [4, 8, 12]
+
+
+def test_another_device_is_noted_and_the_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path, max_steps=3, identity={"device": "CPU (AVX2), 8 threads"})
+    again = {"max_steps": 3, "identity": {"device": "CPU (AVX2), 1 thread"}, "resume": True}
+    assert run(tmp_path, **again).steps == 3
+    note = "made on another device: CPU (AVX2), 8 threads; now CPU (AVX2), 1 thread: last digits differ"
+    assert capsys.readouterr().err.count(note) == 1
+    # Beside what stops a resume it is one of the differences that are listed.
+    with pytest.raises(UsageError, match=r"device: checkpoint CPU \(AVX2\), 8 threads, now CPU") as told:
+        run(tmp_path, **{**again, "max_steps": 4})
+    assert "--resume-anyway" in str(told.value.hint)
+    # Older checkpoints do not say.
+    run(tmp_path / "older", max_steps=3)
+    capsys.readouterr()
+    run(tmp_path / "older", **again)
+    assert "another device:" not in capsys.readouterr().err
+
+
+def test_a_state_of_another_shape_is_a_damaged_checkpoint(tmp_path: Path) -> None:
+    run(tmp_path, max_steps=2)
+    folder = tmp_path / "checkpoints" / "step-000002"
+    content = json.loads((folder / "state.json").read_text())
+    del content["own_sha256"]
+    content["identity"] = {"dtype": content["identity"].get("dtype", "torch.float32")}
+    for what, changed in spoilt(content):
+        sealed = {**changed, "own_sha256": sha256_json(changed)} if isinstance(changed, dict) else changed
+        (folder / "state.json").write_text(json.dumps(sealed))
+        if what in HARMLESS:
+            assert read_checkpoint(folder).path == folder
+            continue
+        with pytest.raises(DataError):
+            read_checkpoint(folder)
+            pytest.fail(what)
+
+
+HARMLESS = {
+    "identity.dtype = 'x'", "identity.dtype = nothing",
+    *(f"state.{key} = None" for key in ("best_step", "best_validation_loss", "validation_loss", "forward")),
+    "state.forward = 'x'",
+}  # fmt: skip
+
+
+def test_numbers_as_large_as_a_recipe_takes_end_in_a_run(tmp_path: Path) -> None:
+    for number, options in enumerate([{"packing": True}, {"gradient_accumulation": 2**40}, {"warmup": 2**40}]):
+        result = run(tmp_path / str(number), max_steps=1, tokens_per_batch=2**40, batch_size=None, **options)
+        assert result.steps == 1

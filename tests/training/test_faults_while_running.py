@@ -258,3 +258,19 @@ def test_the_micro_step_is_finished_and_the_step_left(tmp_path: Path) -> None:
     assert len(seen) == 10
     run(tmp_path / "cut", model=cut, gradient_accumulation=4, resume=True, save_every=1)
     assert same(whole, cut, atol=0, rtol=0)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no terminals that hang up")
+def test_a_terminal_that_closes_saves_and_nohup_is_respected(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    hang_up = lambda: os.kill(os.getpid(), signal.SIGHUP)  # noqa: E731
+    try:
+        with in_step(3, hang_up), pytest.raises(Stopped) as stopped:
+            run(tmp_path)
+        assert (stopped.value.signal_name, stopped.value.exit_code) == ("SIGHUP", 143)
+        assert saved_steps(tmp_path) == [3]
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup leaves it
+        with in_step(2, hang_up):
+            assert run(tmp_path, resume=True).steps == 12
+    finally:
+        signal.signal(signal.SIGHUP, before)
