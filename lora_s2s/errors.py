@@ -73,7 +73,7 @@ class SetupError(ToolkitError):
 
 
 class Stopped(ToolkitError):
-    """Stopped by a signal after a checkpoint was saved: exit code 130 for SIGINT, 143 for SIGTERM and its like."""
+    """Stopped by a signal after a checkpoint was saved: exit code 130 for SIGINT, 143 for SIGTERM, SIGHUP, SIGUSR1."""
 
     def __init__(self, signal_number: int, message: str, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)

@@ -43,8 +43,8 @@ def train(
 
     Takes a recipe, a folder that prepare wrote, or --data and --model alone.
 
-    The adapter lands in adapters/NAME; data paths are relative to the current folder. Ctrl-C and SIGTERM save a
-    checkpoint first (exit codes 130 and 143); a second one stops at once.
+    The adapter lands in adapters/NAME; data paths are relative to the current folder. Ctrl-C (exit code
+    130), SIGTERM and a closed terminal (143) save a checkpoint first; a second one stops at once.
     """
     deadline = None if stop_after is None else time.monotonic() + seconds_of(stop_after)
     from lora_s2s.commands import _pipeline, _prepared

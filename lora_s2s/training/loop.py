@@ -74,7 +74,7 @@ def train(
         DataError: the table is empty, or every checkpoint is damaged.
         RunError: a loss or a gradient norm is not finite (see ``training.on_nonfinite``), or a loss is exactly 0; the
             last checkpoint is finite.
-        Stopped: SIGINT or SIGTERM came; a checkpoint was saved.
+        Stopped: SIGINT, SIGTERM, SIGHUP or SIGUSR1 came; a checkpoint was saved.
         SetupError, ResourceError: a tracker is not installed; memory or disk is full. Told before the first step where
             that can be known.
     """
