@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -114,7 +115,10 @@ def write_output(path: Path, text: str) -> None:
         with naming(path), path.open("wb") as stream:
             stream.write(content)
     else:
-        write_bytes(Path(os.path.realpath(path)), content)
+        target = Path(os.path.realpath(path))
+        if target.is_symlink():  # a link that leads to itself
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+        write_bytes(target, content)
 
 
 def is_special(path: Path) -> bool:
