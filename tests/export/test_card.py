@@ -143,7 +143,9 @@ def run_the_python_in(card: str, folder: Path, tmp_path: Path) -> str:
 
 def test_the_card_on_the_bundled_base_loads_as_written(invoke: Invoke, tmp_path: Path) -> None:
     folder = Path(__file__).parents[2] / "adapters" / "demo"
-    card = (folder / "README.md").read_text(encoding="utf-8")
+    shutil.copytree(folder, tmp_path / "again")
+    card = write_card(tmp_path / "again", name="demo").read_text(encoding="utf-8")
+    assert card.split("## Scores")[0] == (folder / "README.md").read_text(encoding="utf-8").split("## Scores")[0]
     answer = invoke("predict", str(folder), ASKED).stdout.strip()
     assert "Ana" in answer
     assert run_the_python_in(card, folder, tmp_path) == answer
