@@ -282,7 +282,7 @@ def test_an_untied_umt5_is_not_scaled(place: Path, tmp_path: Path) -> None:
     folder = write(tiny, tmp_path / "umt5")
     model = build(tiny)
     model.lm_head.weight = nn.Parameter(torch.randn_like(model.lm_head.weight))
-    model.config.tie_word_embeddings = False
+    model.config.tie_word_embeddings = model.config.scale_decoder_outputs = False
     model.save_pretrained(folder)
     settings = json.loads((folder / "config.json").read_text())
     write_json(folder / "config.json", {**settings, "tie_word_embeddings": False})
