@@ -5,13 +5,13 @@ Heavy to import.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lora_s2s.errors import DataError
 from lora_s2s.files import read_json
-from lora_s2s.formats.recorded import follow_recorded, record_data
+from lora_s2s.formats.recorded import Named, follow_recorded, is_pattern, record_data
 from lora_s2s.hub import is_local
 from lora_s2s.recipe.schema import Recipe
 
@@ -52,6 +52,11 @@ def followed(recipe: Recipe, model: str, overrides: Sequence[str] = ()) -> Recip
         _check_tokenizer(recipe, folder)
     value = names[0] if len(names) == 1 else names
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={split: value})})
+
+
+def has_pattern(named: Iterable[Named | None]) -> bool:
+    """Whether a name of data is a pattern, for which folders would be searched."""
+    return any(is_pattern(name) for value in named for name in ([value] if isinstance(value, str) else value or ()))
 
 
 def _keys(overrides: Sequence[str]) -> set[str]:

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lora_s2s.commands._followed import recorded_sources
+from lora_s2s.commands._followed import has_pattern, recorded_sources
 from lora_s2s.commands._lengths import bounds_of
 from lora_s2s.console import counted, warn
 from lora_s2s.data.prepare import made_from_same, prepare
 from lora_s2s.data.prepared import PreparedDataset, is_prepared, open_prepared
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import write_text
+from lora_s2s.hub import is_local, only_cache
 from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.load import load_recipe, recipe_to_yaml
 from lora_s2s.recipe.schema import Recipe
@@ -69,8 +70,10 @@ def sources_of(recipe: Recipe, prepared: PreparedDataset, *, just_made: bool) ->
     """
     data = recipe.data
     named = {"train": data.train, "validation": data.validation, "test": data.test}
-    if just_made or made_from_same(prepared, named, data.format):
-        return recorded_sources(recipe)
+    # The folder may be a stranger's: no pattern of its recipe is searched for, and nothing fetched.
+    with only_cache():
+        if just_made or (not has_pattern(named.values()) and made_from_same(prepared, named, data.format)):
+            return recorded_sources(recipe)
     warn(f"the files that {prepared.path} was prepared from are missing or have changed: eval will need --data")
     return {}
 
@@ -89,7 +92,13 @@ def open_with_recipe(folder: Path, sets: Sequence[str]) -> tuple[Recipe, Prepare
     if not (folder / RECIPE).is_file():
         raise DataError(f"{folder} holds no {RECIPE}", hint="prepare the data again: lora-s2s prepare RECIPE")
     folder = folder.expanduser()
-    recipe = load_recipe(str(folder / RECIPE), sets)
+    recipe = load_recipe(str(folder / RECIPE), sets, only_shipped=True)
+    if not is_local(recipe.model.name, recipe.model.revision):
+        raise DataError(
+            f"{folder} names the model '{recipe.model.name}', which is not on this machine; it is not fetched for that",
+            hint=f"if that is the model you want: hf download {recipe.model.name}",
+            where=str(folder / RECIPE),
+        )
     prepared = open_prepared(folder, reused=True)
     identity = prepared.manifest.get("identity")
     made_with = identity.get("tokenizer") if isinstance(identity, dict) else None

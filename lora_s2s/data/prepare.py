@@ -23,7 +23,7 @@ from lora_s2s.data.report import advice, limit_warnings, pairs_shown, write_page
 from lora_s2s.data.split import DUPLICATE, REASONS, SPLITS, TRAIN, Decisions, decide
 from lora_s2s.data.spool import Spool
 from lora_s2s.data.survey import Tally, tokens_report
-from lora_s2s.errors import DataError, UsageError
+from lora_s2s.errors import DataError, SetupError, UsageError
 from lora_s2s.files import (
     code_hash,
     described,
@@ -195,7 +195,7 @@ def made_from_same(data: PreparedDataset, named: Mapping[str, Any], format: str)
     identity = data.manifest.get("identity")
     try:
         content = {name: _content(value, format, name) for name, value in _paths(**named).items()}
-    except DataError:
+    except (DataError, SetupError):
         return False
     return isinstance(identity, dict) and identity.get("data") == content
 

@@ -59,15 +59,21 @@ def follow_recorded(named: Named, record: object, *, split: str, parallel: bool 
             raise _refused(split, name, "its manifest does not say what is in it")
         for path, sha256 in hashes[name].items():
             _check_content(split, name, path, sha256)
-        plain, weight = split_weight(name)
-        many = glob.has_magic(plain) and not os.path.isfile(os.path.expanduser(plain))
-        names += [f"{path}@{weight:g}" if weight != 1 else path for path in hashes[name]] if many else [name]
+        _, weight = split_weight(name)
+        files = [f"{path}@{weight:g}" if weight != 1 else path for path in hashes[name]]
+        names += files if is_pattern(name) else [name]
     recorded = {path for known in hashes.values() for path in known}
     for origin in find_origins(names, parallel=parallel):
         more = [path for path in _files(origin) if path not in recorded and not path.startswith("demo:")]
         if more:
             raise _refused(split, more[0], "its manifest does not say what is in it")
     return names
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a name of data is a pattern and no file."""
+    plain, _ = split_weight(name)
+    return glob.has_magic(plain) and not os.path.isfile(os.path.expanduser(plain))
 
 
 def _listed(named: Named) -> list[str]:

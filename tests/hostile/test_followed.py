@@ -217,3 +217,21 @@ def test_a_record_has_every_split_that_is_named(here: Path, write: Callable[[str
     record = recorded.record_data({"train": path, "test": None})
     assert [*record] == ["train"]
     assert len(record["train"][0]["sha256"][path]) == 64
+
+
+def test_a_prepared_folder_leads_nowhere_either(
+    invoke: Invoke, here: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(here / "train.csv")
+    invoke("prepare", "--data", "train.csv", "--model", str(tiny_model), "--out", "p", "--set", "output.name=it")
+    made = (here / "p" / "recipe.yaml").read_text()
+    (here / "p" / "recipe.yaml").write_text(made.replace("train: train.csv", "train: /**/*.csv"))
+    monkeypatch.setattr(origins.glob, "iglob", lambda *_words, **_more: pytest.fail("folders were searched"))
+    told = invoke("train", "p", *SHORT[:4]).stderr
+    assert "eval will need --data" in told
+    assert json.loads((here / "adapters" / "it" / "manifest.json").read_text())["sources"] == {}
+    (here / "p" / "recipe.yaml").write_text(made.replace(f"name: {tiny_model}", "name: someone/evil"))
+    told = invoke("train", "p", "--overwrite", *SHORT[:4], code=3).stderr
+    assert "names the model 'someone/evil', which is not on this machine" in told
+    (here / "p" / "recipe.yaml").write_text(f"extends: {here}/secret.yaml\n")
+    assert "extends shipped recipes alone" in invoke("train", "p", "--overwrite", *SHORT[:4], code=2).stderr
