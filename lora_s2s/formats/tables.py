@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
+from lora_s2s import limits
 from lora_s2s.errors import DataError
 from lora_s2s.formats import streams
 from lora_s2s.formats.headers import are_known, is_header, names_without_header
@@ -167,8 +168,10 @@ def _rows(path: Path, dialect: Dialect, parsing: Parsing) -> Iterator[Row | Reje
     if isinstance(first, Rejected):
         hint = "convert the file to UTF-8, or write a quote inside a quoted cell twice"
         raise DataError(f"{path}: the header cannot be read ({first.reason})", hint=hint, where=f"{path}:{first.line}")
+    if len(first[1]) > limits.MOST_COLUMNS:
+        streams.refuse_columns(first[1], f"{path}:{first[0]}")
     names = [name.strip() for name in first[1]]
-    following = list(itertools.islice(records, _RECORDS_LOOKED_AT))
+    following = _some(records)
     if _has_header(names, following, parsing):
         header = _header(names, f"{path}:{first[0]}")
         parsing.header = tuple(names)
@@ -189,6 +192,18 @@ def _rows(path: Path, dialect: Dialect, parsing: Parsing) -> Iterator[Row | Reje
             f"{', …' if len(header) > 4 else ''}; where it is a header, name a column of it as data.source_column"
         )
     yield from _fields(path, header, itertools.chain(following, records))
+
+
+def _some(records: Iterator[Record | Rejected]) -> list[Record | Rejected]:
+    """Takes some records, fewer where they are long."""
+    taken: list[Record | Rejected] = []
+    size = 0
+    for item in records:
+        taken.append(item)
+        size += sum(map(len, item[1])) + len(item[1]) if isinstance(item, tuple) else 0
+        if len(taken) == _RECORDS_LOOKED_AT or size > streams.BLOCK:
+            break
+    return taken
 
 
 def _numbered(names: list[str]) -> list[str]:

@@ -312,8 +312,17 @@ def _head(items: Iterator[Row | Rejected]) -> tuple[list[Row | Rejected], list[R
         head.append(item)
         if isinstance(item, Row):
             rows.append(item)
-            characters += sum(len(value) if isinstance(value, str) else 1000 for value in item.fields.values())
+            characters += _size(item.fields)
     return head, rows
+
+
+def _size(value: object) -> int:
+    """Returns about how many bytes a value holds."""
+    if isinstance(value, str):
+        return 50 + len(value)
+    if isinstance(value, Mapping):
+        return 50 + sum(map(_size, value.values()))
+    return 50 + sum(map(_size, value)) if isinstance(value, (list, tuple)) else 50
 
 
 def _excerpt(fields: Mapping[str, Any]) -> str:

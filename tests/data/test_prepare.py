@@ -444,3 +444,30 @@ def test_text_with_controls_and_surrogates_survives(write: Write, prepared: Prep
 def test_no_training_data_at_all_is_said(nothing: Any, prepared: Prepare, write: Write) -> None:
     with pytest.raises(DataError, match="no data is named"):
         prepared(nothing, test=write("a.jsonl", rows_of(3)))
+
+
+def test_rows_that_the_table_marks_as_test_never_train(write: Write, prepare_as_is: Prepare, tmp_path: Path) -> None:
+    marks = ["train"] * 6 + ["dev"] * 2 + ["test"] * 3
+    rows = [{"source": f"s{n}", "target": f"t{n}", "split": mark} for n, mark in enumerate(marks)]
+    path = write("a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    prepared = prepare_as_is(path)
+    assert prepared.report["splits"] == {"train": 6, "validation": 2, "test": 3}
+    test = prepared.split("test")
+    assert test is not None
+    assert sorted(test.targets()) == ["t10", "t8", "t9"]
+    # Beside test data of its own, the table's test rows are skipped, and no faults.
+    other = write("b.jsonl", json.dumps({"source": "x", "target": "y"}) + "\n")
+    prepared = prepare_as_is(path, test=other)
+    assert prepared.report["splits"] == {"train": 6, "validation": 2, "test": 1}
+    assert prepared.report["rows"]["by_reason"] == {"row of the test split, which has data of its own": 3}
+
+
+def test_a_part_of_a_validation_file(write: Write, prepare_as_is: Prepare) -> None:
+    def lines(name: str, count: int) -> str:
+        return "".join(json.dumps({"source": f"{name} {n}", "target": f"t{n}"}) + "\n" for n in range(count))
+
+    path, dev = write("a.jsonl", lines("a", 40)), write("dev.jsonl", lines("dev", 400))
+    for weight, least, most in (("0.25", 70, 130), ("0.5", 160, 240), ("3", 400, 400)):
+        splits = prepare_as_is(path, validation=f"{dev}@{weight}").report["splits"]
+        assert least <= splits["validation"] <= most
+        assert splits["train"] == 40

@@ -39,7 +39,7 @@ def read_through(path: Path) -> str:
 
 
 PARQUET: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "dictionary": ({"source": [LONG] * 200, "target": ["b"] * 200}, {}),
+    "dictionary": ({"source": pa.DictionaryArray.from_arrays([0] * 300, [LONG])}, {"store_schema": False}),
     "plain pages": ({"source": [LONG] * 100, "target": ["b"] * 100}, {"use_dictionary": False}),
     "nested dictionary": ({"conversations": TURNS}, {}),
     "delta": ({"source": [LONG] * 100}, {"use_dictionary": False, "column_encoding": {"source": "DELTA_BYTE_ARRAY"}}),
@@ -99,8 +99,8 @@ WIDE = 60_000
         ("a.csv", ",".join(f"c{n}" for n in range(WIDE)) + ",source,target\n" + ",".join("1" * WIDE) + ",a,b\n"),
         ("b.csv", "\n".join([",".join("1" * WIDE)] * 3)),
         ("c.tsv", "\t".join(["same"] * WIDE) + "\na\tb\n"),
-        ("d.jsonl", json.dumps({**{f"k{n}": 1 for n in range(300_000)}, "source": "a"})),
-        ("e.json", "[{" + ", ".join(f'"k{n}": 1' for n in range(300_000)) + ', "k7": 2}]'),
+        ("d.jsonl", json.dumps({**{f"k{n}": 1 for n in range(100_000)}, "source": "a"})),
+        ("e.json", "[{" + ", ".join(f'"k{n}": 1' for n in range(100_000)) + ', "k7": 2}]'),
         ("f.jsonl", "{" + ", ".join(f'"{"k" * 300}{n}": 1' for n in range(50_000)) + ', "a": 2, "a": 3}'),
     ],
     ids=lambda text: text[:6],
@@ -115,6 +115,26 @@ def test_wide_rows_take_time_in_proportion(name: str, text: str, write: Write) -
         assert item.kind in ("more than 4,096 fields", "duplicate key")
         assert len(item.reason) < 200
     assert time.process_time() - start < 4
+
+
+@pytest.mark.parametrize("line", [b"," * (20 << 20), b"a," * (10 << 20)])
+def test_a_header_of_very_many_columns_takes_little_memory(line: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(line + b"\na,b\n")
+    risen = rise()
+    assert "columns, at most 4,096 are read" in read_through(tmp_path / "a.csv")
+    assert risen() < 900 * limits.MIB
+
+
+def test_the_first_rows_are_held_up_to_a_size(tmp_path: Path) -> None:
+    from lora_s2s.reading.readers import how_read
+
+    turns = json.dumps({"conversations": [{"from": "human", "value": "x" * 4_000_000}, {"from": "gpt", "value": "y"}]})
+    (tmp_path / "a.jsonl").write_text(f"{turns}\n" * 40)
+    (tmp_path / "b.csv").write_text("source,target\n" + f"{'x' * 4_000_000},y\n" * 40)
+    risen = rise()
+    assert how_read(str(tmp_path / "a.jsonl")).format == "conversations"
+    assert how_read(str(tmp_path / "b.csv")).format == "pairs"
+    assert risen() < 120 * limits.MIB
 
 
 def test_the_nearest_name_is_not_looked_for_among_texts() -> None:
