@@ -43,6 +43,16 @@ def first_wrong_bytes(path: Path) -> Guess | None:
     return None
 
 
+def conversion_hint(path: Path) -> str:
+    """Returns what a file that is not UTF-8 probably is, and the command that converts it."""
+    guess = first_wrong_bytes(path) if path.is_file() else None
+    if guess is None:
+        return "convert the file to UTF-8: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW"
+    as_text = f"byte 0x{guess.byte:02X} in line {guess.line}; in {guess.encoding} it reads '{guess.text}'"
+    convert = f"iconv -f {guess.encoding.upper()} -t UTF-8 {path.name} > utf8-{path.name}"
+    return f"{as_text}: convert it ({convert}) or save it as UTF-8"
+
+
 def _word(before: str, after: str) -> str:
     """Returns the word that one text ends with and the other goes on with."""
     first, rest = re.search(r"\w*$", before), re.match(r"\W?\w*", after)

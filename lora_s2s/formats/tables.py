@@ -15,6 +15,7 @@ from typing import TypeAlias
 from lora_s2s import limits
 from lora_s2s.errors import DataError
 from lora_s2s.formats import streams
+from lora_s2s.formats.encodings import conversion_hint
 from lora_s2s.formats.headers import are_known, is_header, names_without_header
 from lora_s2s.formats.rows import Parsing, Rejected, Row
 from lora_s2s.formats.streams import blocks, excerpt, head_of, text_lines
@@ -166,7 +167,8 @@ def _rows(path: Path, dialect: Dialect, parsing: Parsing) -> Iterator[Row | Reje
     if first is None:
         return
     if isinstance(first, Rejected):
-        hint = "convert the file to UTF-8, or write a quote inside a quoted cell twice"
+        encoded = first.reason.startswith("invalid UTF-8")
+        hint = conversion_hint(path) if encoded else 'inside a quoted cell write a quote twice ("")'
         raise DataError(f"{path}: the header cannot be read ({first.reason})", hint=hint, where=f"{path}:{first.line}")
     if len(first[1]) > limits.MOST_COLUMNS:
         streams.refuse_columns(first[1], f"{path}:{first[0]}")

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from lora_s2s.formats.encodings import first_wrong_bytes
+from lora_s2s.formats.encodings import conversion_hint
 from lora_s2s.formats.rows import Rejected, Skipped
 
 _PLACES = 3
@@ -82,13 +82,7 @@ def hint_for(item: Rejected, *, others_are_right: bool = False) -> str | None:
 
 
 def _encoding(item: Rejected) -> str:
-    path = Path(item.file)
-    guess = first_wrong_bytes(path) if path.is_file() else None
-    if guess is None:
-        return "convert the file to UTF-8: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW"
-    as_text = f"byte 0x{guess.byte:02X} in line {guess.line}; in {guess.encoding} it reads '{guess.text}'"
-    convert = f"iconv -f {guess.encoding.upper()} -t UTF-8 {path.name} > utf8-{path.name}"
-    return f"{as_text}: convert it ({convert}) or save it as UTF-8"
+    return conversion_hint(Path(item.file))
 
 
 def _json(item: Rejected) -> str:

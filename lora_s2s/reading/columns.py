@@ -21,7 +21,7 @@ from lora_s2s.reading.example import Example, NotForThis, Unusable, checked
 from lora_s2s.reading.template import TURNS, PromptTemplate
 
 _ALPACA = {"instruction", "input", "output"}
-_TRANSLATION = "translation"
+TRANSLATION = "translation"
 
 
 def two_languages(source: str | None, target: str | None) -> bool:
@@ -106,7 +106,7 @@ def _with_languages(fields: Mapping[str, Any], *columns: str | None) -> Mapping[
 
 def unwrapped(fields: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns what stands under ``translation``, where the hub's data sets keep a row's languages, else the row."""
-    inner = fields.get(_TRANSLATION)
+    inner = fields.get(TRANSLATION)
     return inner if isinstance(inner, Mapping) else fields
 
 

@@ -12,11 +12,11 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from lora_s2s.errors import DataError, UsageError, nearest
-from lora_s2s.formats.names import SPLIT_OF
+from lora_s2s.formats.names import SPLIT_OF, language_of
 from lora_s2s.formats.origins import READERS, Origin, find_origins
 from lora_s2s.formats.rows import Parsing, Rejected, Row, reject
 from lora_s2s.reading.causes import Causes
-from lora_s2s.reading.columns import check_columns, find_columns, text_in, unwrapped
+from lora_s2s.reading.columns import TRANSLATION, check_columns, find_columns, text_in, unwrapped
 from lora_s2s.reading.example import Example, NotForThis, Unusable, checked
 from lora_s2s.reading.record import Reading, looked_over
 from lora_s2s.reading.shapes import SHAPES, Converter, shape_of
@@ -175,7 +175,11 @@ def _reading(
     pairs = found.pairs if prompt is None else partial(found.pairs, seed=seed)
     convert = (lambda fields, where: pairs(unwrapped(fields), where)) if wrapped else pairs
     used = {found.target, *([] if prompt is None else prompt.columns), *filter(None, [found.source])}
-    return looked_over(Reading(format, found.source, convert, template, found.target), records, used)
+    languages = {language_of(name) for name in (found.source, found.target) if name} - {None}
+    used |= {name for name in names if language_of(name) in languages}
+    around = [{**row.fields, **unwrapped(row.fields), TRANSLATION: None} for row in rows] if wrapped else records
+    reading = Reading(format, found.source, convert, template, found.target)
+    return looked_over(reading, around, {*used, TRANSLATION} if wrapped else used)
 
 
 def _shaped(format: str, rows: Sequence[Row], where: str, template: Template, seed: int) -> Reading:

@@ -274,6 +274,13 @@ def test_language_codes_match_each_other(write: Write) -> None:
     assert pairs(path, source_column="en-US", target_column="de_CH") == expected
 
 
+def test_translations_with_a_column_of_splits(write: Write) -> None:
+    rows = [{"translation": {"en": f"a{n}", "de": "b"}, "split": mark} for n, mark in enumerate(["train", "test"])]
+    path = write("a.jsonl", lines(*rows))
+    assert [item.split for item in read_examples(path) if isinstance(item, Example)] == ["train", "test"]
+    assert how_read(path).unused == ()
+
+
 def test_units_of_another_pair_are_skipped(write: Write) -> None:
     path = write("a.tmx", tmx(unit(en="a", de="b"), unit(en="c", fr="d"), unit(fr="e", de="f"), unit(en="g", de="")))
     named = {"source_column": "en", "target_column": "de"}
@@ -332,6 +339,8 @@ def test_an_encoding_is_guessed_and_its_conversion_named(encoding: str, text: st
     assert f"iconv -f {encoding.upper()} -t UTF-8" in str(error.hint)
     assert text.split()[0][:3] in str(error.hint)
     assert "source_column" not in str(error.hint)
+    path.write_bytes(f"{text};summary\na;x\n".encode(encoding))
+    assert f"iconv -f {encoding.upper()} -t UTF-8" in str(refusal(str(path)).hint)
 
 
 def test_escaped_quotes_are_read_where_all_rows_have_them(write: Write) -> None:
