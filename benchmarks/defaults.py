@@ -91,7 +91,7 @@ def run_cell(cell: str, data: Path, work: Path) -> None:
         "train_seconds": round(seconds, 1),
         "train_cpu_seconds": round(cpu_seconds, 1),
         "eval_seconds": round(time.monotonic() - began - seconds, 1),
-        "train": trained,
+        "train": {key: value for key, value in trained.items() if key != "adapter"},
         "validations": [[row["step"], round(row["validation_loss"], 4)] for row in curve if "validation_loss" in row],
         "device": {"machine": platform.machine(), "python": platform.python_version()},
     }
@@ -114,6 +114,8 @@ def recipe_settings(adapter: Path) -> dict[str, Any]:
 def gather(cells: Path) -> dict[str, Any]:
     """Returns every cell that is done, and for each task the plain path beside the best cell."""
     done = [json.loads(path.read_text("utf-8")) for path in sorted(cells.glob("*.json"))]
+    for cell in done:
+        cell.get("train", {}).pop("adapter", None)  # a path of the machine it ran on
     tasks: dict[str, Any] = {}
     for name in dict.fromkeys(cell["task"] for cell in done):
         mine = [cell for cell in done if cell["task"] == name]

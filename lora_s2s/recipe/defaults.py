@@ -1,9 +1,9 @@
 """What ``auto`` means: batch, passes, learning rate and validations from the data's size and the base's.
 
 ``resolve`` is pure: the same recipe and facts give the same numbers, so a run can be resumed or repeated. A key that
-the user sets is never changed. The rules were measured on the bundled base over many kinds of task
-(``benchmarks/defaults.py``, table in ``benchmarks/results/defaults-cpu.json``); for larger bases they follow published
-practice and are not measured.
+the user sets is never changed. The rate and the number of steps come from runs on the bundled base over
+several kinds of task (``benchmarks/defaults.py``, ``benchmarks/results/defaults-cpu.json``; what was not run stands in
+``benchmarks/LOG.md``); for larger bases they follow published practice and are not measured.
 """
 
 from __future__ import annotations
