@@ -115,7 +115,7 @@ def train_adapter(
         say(data_line(prepared))
         show_data(prepared.report)
         warn_of_short_answers(recipe, prepared)
-    recipe = with_lengths(recipe, prepared)
+        recipe = with_lengths(recipe, prepared)
     tokenizer, train_tokens = _tokenizer(recipe, prepared)
     base, model = _adapted_base(recipe, train_tokens)
     begin_answers(model, **first_ids(tokenizer))

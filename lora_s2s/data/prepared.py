@@ -213,7 +213,14 @@ def _check_manifest(path: Path, manifest: object) -> None:
         raise DataError(f"{path / MANIFEST} does not describe prepared data of this version", hint="prepare it again")
     allowed = {*(f"{split}.arrow" for split in SPLITS), REJECTED, REPORT}
     sound = all(isinstance(manifest.get(key), kind) for key, kind in _REQUIRED.items())
-    carried = manifest["input"].get("carried") if sound else None
-    sound = isinstance(carried, list) and all(isinstance(text, str) for text in carried)
-    if not sound or not allowed.issuperset(manifest["files"]):
+    if not sound or not _is_input(manifest["input"]) or not allowed.issuperset(manifest["files"]):
         raise DataError(f"{path / MANIFEST} is damaged", hint=f"remove {path} and prepare the data again")
+
+
+def _is_input(settings: dict[str, Any]) -> bool:
+    """Whether a manifest's ``input`` holds what training takes from it."""
+    limits = [settings.get(f"max_{side}_tokens") for side in ("source", "target")]
+    texts = [settings.get("carried"), settings.get("special_tokens", [])]
+    return all(type(limit) is int and 0 < limit < 2**31 for limit in limits) and all(
+        isinstance(listed, list) and all(isinstance(text, str) for text in listed) for listed in texts
+    )

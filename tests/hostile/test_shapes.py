@@ -14,7 +14,8 @@ from cli_parts import Invoke, write_csv
 from odd_shapes import spoilt
 
 from lora_s2s.commands._adapters import differences, find_adapter, list_adapters, show_adapter
-from lora_s2s.commands._pipeline import data_line
+from lora_s2s.commands._lengths import warn_of_short_answers, with_lengths
+from lora_s2s.commands._prepared import data_line
 from lora_s2s.commands._show import show_prepared
 from lora_s2s.console import write_json
 from lora_s2s.data.prepared import open_prepared
@@ -23,6 +24,7 @@ from lora_s2s.evaluation.plots import loss_curve
 from lora_s2s.evaluation.report import render_report, sample_rows
 from lora_s2s.export.card import write_card
 from lora_s2s.files import read_json
+from lora_s2s.recipe.load import load_recipe
 
 BUNDLED = Path(__file__).parents[2] / "adapters" / "demo"
 
@@ -105,13 +107,18 @@ def test_prepared_data_is_shown_or_refused(invoke: Invoke, here: Path, tiny_mode
     for key in ("histogram", "longer_than", "suggested", "characters", "classes"):
         document["report"].pop(key, None)
     for key in ("files", "identity", "input"):
-        document[key] = {name: document[key][name] for name in document[key] if name in ("train.arrow", "carried")}
+        kept = ("train.arrow", "carried", "max_source_tokens", "max_target_tokens", "special_tokens")
+        document[key] = {name: document[key][name] for name in document[key] if name in kept}
+
+    recipe = load_recipe("demo", [])
 
     def use() -> None:
         opened = open_prepared(here / "prepared")
         with opened.shown():
             data_line(opened)
             show_prepared(opened.report, opened.preview)
+            warn_of_short_answers(recipe, opened)
+        assert with_lengths(recipe, opened).data.max_source_tokens > 0
 
     assert each_is_told(path, document, use) > 50
 
