@@ -42,6 +42,9 @@ LARGEST_SAFETENSORS_HEADER = 8 * MIB
 # Weights that no file holds and a config asks for, such as tables of positions: Pegasus has two million.
 MOST_COMPUTED_WEIGHTS = 4_000_000
 
+# num_labels of a config, each of which becomes two entries of dictionaries.
+MOST_LABELS = 100_000
+
 # The child process that first opens a config and a tokenizer (lora_s2s/probe.py), beyond what its imports take: address
 # space where the system can limit it, CPU seconds, and seconds on the clock from its start.
 CHILD_MEMORY = 768 * MIB

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lora_s2s import limits
 from lora_s2s.errors import DataError
 
 IGNORED_LABEL = -100
 
 # Where these are null in a config, the model takes them from another size.
-_MAY_BE_NULL = {"num_decoder_layers", "decoder_vocab_size", "sliding_window"}
+_MAY_BE_NULL = {"num_labels", "num_decoder_layers", "decoder_vocab_size", "sliding_window"}
 _RATES = ("dropout", "attention_dropout", "activation_dropout")
 
 
@@ -28,7 +29,8 @@ def check_sizes(settings: Any, *, largest: Mapping[str, int], where: str) -> Non
     """
     if not isinstance(settings, Mapping):
         raise DataError("the config, or a part of it, is not an object", where=where)
-    for name, most in largest.items():
+    # The commonest way to ask for memory is refused at once; the child process finds others.
+    for name, most in {**largest, "num_labels": limits.MOST_LABELS}.items():
         value = settings.get(name, 1)
         if value is None and name in _MAY_BE_NULL:
             continue
