@@ -125,8 +125,10 @@ def test_eval_renders_a_file_as_training_did(write: Write, tiny_predictor: Build
     def rows(file: str, words: list[str], **settings: Any) -> tuple[list[str], list[str]]:
         recipe = recipe_from_settings("x", ["model.name=x", "data.train=y", *words])
         predictor = tiny_predictor(**settings)
-        _, sources, targets = _rows(recipe, predictor, file, columns_named=False)
-        return sources, targets
+        scored = _rows(recipe, predictor, file, columns_named=False)
+        pairs = zip(scored.sources, scored.references, strict=True)
+        found = [(source, text) for source, references in pairs for text in references]
+        return [source for source, _ in found], [text for _, text in found]
 
     greet = write("a.jsonl", json.dumps({"instruction": "w1", "output": "w2"}) + "\n")
     own = "{{ instruction }}!{% if input %} {{ input }}{% endif %}"
