@@ -21,6 +21,7 @@ th, td { padding: .45rem .9rem .45rem 0; border-bottom: 1px solid var(--line); v
 tr:last-child td { border-bottom: 0; } td { overflow-wrap: anywhere; }
 .text td { white-space: pre-wrap; width: 25%; font-size: .9rem; }
 .text td:first-child { width: 2rem; color: var(--quiet); }
+.scroll { overflow-x: auto; }
 .score { white-space: nowrap; } .bar { height: 5px; border-radius: 3px; background: var(--line); margin-top: .35rem; }
 .bar i { display: block; height: 5px; border-radius: 3px; background: var(--blue); }
 .base .bar i { background: var(--grey); }
@@ -34,6 +35,9 @@ img { width: 100%; height: auto; } pre { overflow-x: auto; margin: 0; font-size:
   white-space: pre-wrap; }
 .loss b { background: #d8ecf3; }
 .histogram { display: flex; align-items: flex-end; gap: 2px; height: 90px; margin: 0 0 1rem; }
+.axis i { font-style: normal; }
+.axis { display: flex; justify-content: space-between; font-size: .78rem; color: var(--quiet); margin: 0; }
+@media (max-width: 600px) { .score { white-space: normal; } section { padding: 1rem; } }
 .histogram i { flex: 1; background: var(--blue); min-height: 1px; }
 """
 
@@ -69,4 +73,5 @@ def html_table(heads: Sequence[str], rows: Iterable[str], *, kind: str = "") -> 
     """Returns a table; rows are HTML cells."""
     head = "".join(f"<th>{title}</th>" for title in heads)
     body = "".join(f"<tr>{row}</tr>" for row in rows)
-    return f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    table = f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="scroll">{table}</div>'

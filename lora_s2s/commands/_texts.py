@@ -24,6 +24,7 @@ from lora_s2s.formats.streams import COMPRESSED, BadLine, head_of, text_lines
 from lora_s2s.formats.tables import delimiter_of
 from lora_s2s.inference import decode as decoding
 from lora_s2s.inference.loading import InputSettings, Predictor
+from lora_s2s.reading.template import PromptTemplate
 from lora_s2s.recipe.schema import EvaluationSection
 
 STDIN = "-"
@@ -248,6 +249,23 @@ def rendered(predictor: Predictor, inputs: Inputs) -> list[str]:
         except DataError as error:
             raise DataError(error.message, hint=error.hint, where=place) from error
     return sources
+
+
+def template_lines(predictor: Predictor, inputs: Inputs) -> list[str]:
+    """Returns what a user should know of the template: which is applied, and to which texts it was already."""
+    settings = predictor.settings
+    template, listed = settings.first_template, settings.template
+    if template is None:
+        return []
+    which = f" 1 of {len(listed)}" if isinstance(listed, list | tuple) and len(listed) > 1 else ""
+    lines = [f"template{which}: {template}"]
+    one = PromptTemplate.of(template).templates[0]
+    begun = sum(one.begun({one.first: item} if isinstance(item, str) else item) for item in inputs.items)
+    if begun:
+        lines.append(
+            f"{begun:,} of {len(inputs.items):,} inputs begin with '{one.opening}' already: it stands once there"
+        )
+    return lines
 
 
 def decoding_settings(section: EvaluationSection, trained_on: InputSettings) -> decoding.DecodingSettings:

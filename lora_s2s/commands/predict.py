@@ -48,7 +48,7 @@ def predict(
         require_stdout()
     from lora_s2s.commands._adapters import recipe_of
     from lora_s2s.commands._names import located
-    from lora_s2s.commands._texts import answer, check_kind, read_inputs, refuse_file_names, rendered
+    from lora_s2s.commands._texts import answer, check_kind, read_inputs, refuse_file_names, rendered, template_lines
     from lora_s2s.inference.loading import load_predictor
     from lora_s2s.outputs import write_output
 
@@ -62,6 +62,8 @@ def predict(
     predictor = load_predictor(model, base=base, dtype=recipe.model.dtype)
     if predictor.not_used:
         say(f"not used from the checkpoint's generation_config: {predictor.not_used}")
+    for line in template_lines(predictor, inputs):
+        say(line)
     answers = answer(predictor, rendered(predictor, inputs), recipe.evaluation, label="predict")
     written = inputs.written(answers, output=output)
     if output:

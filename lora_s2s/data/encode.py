@@ -203,6 +203,7 @@ class _Outcome:
         self._kept: dict[str, list[KeptRow]] = {split: [] for split in SPLITS}
         self._lengths: dict[str, list[int]] = {side: [] for side in SIDES}
         self._alike: list[int] = []
+        self._forms: dict[str, list[int]] = {"train": [], "held": []}
         self._tally = Tally()
         frames, limits = encoding.frames, encoding.limits
         self._rooms = (
@@ -237,8 +238,11 @@ class _Outcome:
         split = SPLITS[row.code]
         kept = KeptRow(input_ids, labels, text, row.target, row.where)
         self._kept[split] += [kept] if row.copies == 1 else [kept] * row.copies
-        self._alike.append(_without_form(row))
+        source_form, pair_form = _without_form(row)
+        self._alike.append(pair_form)
+        self._forms["train" if split == "train" else "held"].append(source_form)
         self._tally.copied += row.target in text
+        self._tally.identical += row.target == row.source
         if self._encoding.classes and split == "train":
             self._tally.classes[row.target] += row.copies
 
@@ -248,6 +252,7 @@ class _Outcome:
         for side in SIDES:
             tally.lengths[side] = np.bincount(np.array(self._lengths[side], int) + len(getattr(frames, side)))
         tally.alike = [np.array(self._alike, np.uint64)]
+        tally.forms = {side: [np.array(forms, np.uint64)] for side, forms in self._forms.items()}
         tally.kept = len(self._alike)
         splits = {}
         for split, kept in self._kept.items():
@@ -261,7 +266,12 @@ class _Outcome:
         return Encoded(splits, self._rejected, tally, rows)
 
 
-def _without_form(row: _Row) -> int:
-    """Returns a hash of a pair without its case, spaces and (ASCII) punctuation."""
-    pair = f"{row.source}\0{row.target}".casefold().encode().translate(None, _FORM)
-    return int.from_bytes(blake2b(pair, digest_size=8).digest(), "little")
+def _without_form(row: _Row) -> tuple[int, int]:
+    """Returns hashes of a row's source and of its pair without their case, spaces and (ASCII) punctuation."""
+    source = row.source.casefold().encode().translate(None, _FORM)
+    pair = source + b"\0" + row.target.casefold().encode().translate(None, _FORM)
+    return _number(source), _number(pair)
+
+
+def _number(text: bytes) -> int:
+    return int.from_bytes(blake2b(text, digest_size=8).digest(), "little")

@@ -48,6 +48,7 @@ from lora_s2s.tokens.lossless import ALWAYS, spare_rows
 from lora_s2s.tokens.tokenise import LANGUAGES, encoder_of, frames_of, load_tokenizer, tokenizer_hash
 
 _SPOOL = "spool.arrow"
+_PAIRS = 12
 _ROOMS = ("formats", "reading", "tokens", "data")
 
 
@@ -132,9 +133,11 @@ def prepare(
         report = _report(rejected, decisions, sizes, tally, chosen) | {"special_tokens": added}
         report |= characters_report(made, carried, spool.characters)
         found = how_read(paths["train"], **reading)
+        report |= {"files": {split: _listed(value) for split, value in paths.items()}, **_heavy(report, bounds)}
         report |= _told(found, decisions, report, limits, spare=spare)
+        pairs = pairs_shown(SplitTable(staging / "train.arrow"), made, carried, max(previews, _PAIRS))
+        write_page(staging / prepared.REPORT, report, pairs)
         shown = pairs_shown(SplitTable(staging / "train.arrow"), made, carried, previews)
-        write_page(staging / prepared.REPORT, report, shown)
         settings = {**_input(found, limits), **languages, "carried": carried}
         write_json(staging / prepared.MANIFEST, _manifest(staging, identity, settings, report, shown))
     return open_prepared(Path(out))
@@ -340,6 +343,22 @@ def _encode(
             hint="raise data.max_target_tokens or data.max_source_tokens, or set data.long_targets=cut",
         )
     return writer.rows, tally
+
+
+def _listed(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else [*map(str, value)]
+
+
+def _heavy(report: Mapping[str, Any], bounds: Bounds) -> dict[str, Any]:
+    """Returns what one row of a suggested limit takes, by side, where this machine has not that much memory."""
+    needed = {}
+    for side, key in KEYS.items():
+        tokens = {other: limit["tokens"] for other, limit in report["limits"].items()}
+        tokens[key] = report["suggested"][key]
+        lengths = [tokens[each] for each in KEYS.values()]
+        if bounds.row_bytes is not None and not bounds.fits(lengths[0], lengths[1]):
+            needed[side] = bounds.row_bytes(lengths[0], lengths[1])
+    return {"suggested_bytes": needed}
 
 
 def _told(

@@ -21,6 +21,7 @@ _PIECES = 300
 # Advice is given from this share of the rows on.
 _ADVISED = 0.01
 _LONG_TARGET = 256
+_ONE_TARGET, _IMBALANCE = 0.9, 20
 _OTHER_BASES = "a base that reads bytes (google/byt5-small) or more scripts (google/mt5-small) holds"
 
 
@@ -58,12 +59,33 @@ def advice(report: Mapping[str, Any], limits: Mapping[str, Any], *, spare: bool)
     if report["near_duplicates"] > 0.01 * pairs:
         alike, verb = report["near_duplicates"], "differs" if report["near_duplicates"] == 1 else "differ"
         said.append(f"{counted(alike, 'pair')} {verb} from another in case, spaces or punctuation only")
-    if report["target_in_source"] > 0.5:
-        said.append(f"{report['target_in_source']:.0%} of the targets stand in their source: is copying what is meant?")
-    most = max(report["classes"].values(), default=0)
-    if most > 0.9 * report["splits"]["train"]:
-        said.append(f"one target makes up {most / report['splits']['train']:.0%} of the training rows")
+    if report["identical"] > _ADVISED * pairs:
+        said.append(f"{report['identical'] / pairs:.0%} of the targets equal their source: is copying what is meant?")
+    said += [_about_classes(report), _about_leaks(report)]
     return [sentence for sentence in said if sentence]
+
+
+def _about_classes(report: Mapping[str, Any]) -> str:
+    """One target in most rows, or labels of which the rarest is far behind the commonest."""
+    counts = sorted(report["classes"].values(), reverse=True)
+    rows = report["splits"]["train"]
+    if counts and counts[0] > _ONE_TARGET * rows:
+        return f"one target makes up {counts[0] / rows:.0%} of the training rows"
+    labels = report["labels"]
+    if labels and labels["least"] * _IMBALANCE < labels["most"]:
+        return (
+            f"{labels['count']:,} labels, the commonest in {counted(labels['most'], 'row')}, the rarest in "
+            f"{counted(labels['least'], 'row')}: compare macro-F1, not accuracy alone"
+        )
+    return ""
+
+
+def _about_leaks(report: Mapping[str, Any]) -> str:
+    leaks, held = report["near_leaks"], sum(n for split, n in report["splits"].items() if split != "train")
+    if leaks <= _ADVISED * held:
+        return ""
+    share = f"{counted(leaks, 'held-out row')} ({leaks / held:.0%})"
+    return f"{share} with a source that stands in train but for case, spaces or punctuation: scores may flatter"
 
 
 def limit_warnings(report: Mapping[str, Any]) -> list[str]:
@@ -92,7 +114,14 @@ def _about_limit(report: Mapping[str, Any], side: str, limit: int) -> str:
     if wanted <= limit or report[f"{side}_tokens"]["max"] <= limit:
         return ""
     share = f"{longer:.1%}" if longer else "some"
-    return f"{share} of the {side}s are longer than {limit} tokens: --set data.max_{side}_tokens={wanted} spares most"
+    cut = f"{share} of the {side}s are longer than {limit} tokens"
+    needed = report.get("suggested_bytes", {}).get(side)
+    if needed is None:
+        return f"{cut}: --set data.max_{side}_tokens={wanted} spares most"
+    return (
+        f"{cut}; {wanted:,} would spare most, but training on one such row takes about {needed / 1e9:,.0f} GB: "
+        "cut the texts into parts, a row each, or take a base for long inputs (google/long-t5-tglobal-base)"
+    )
 
 
 def _about_lost(report: Mapping[str, Any], side: str, *, spare: bool) -> str:
@@ -108,12 +137,15 @@ def _about_lost(report: Mapping[str, Any], side: str, *, spare: bool) -> str:
 
 
 def write_page(path: Path, report: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]]) -> None:
-    """Writes ``report.html``."""
+    """Writes ``report.html``; its title is the training data's."""
+    name = "Prepared data: " + ", ".join(Path(file).name for file in report["files"]["train"][:3])
     rows, splits = report["rows"], report["splits"]
     lead = ", ".join(f"{count:,} {split}" for split, count in splits.items())
     body = [
-        f'<h1>Prepared data</h1><p class="lead">{escaped(lead)}; {rows["rejected"]:,} of {rows["read"]:,} left out</p>',
-        section("Advice", "".join(f"<p>{escaped(sentence)}</p>" for sentence in report["advice"])),
+        f"<h1>{escaped(name)}</h1>",
+        f'<p class="lead">{escaped(lead)}; {rows["rejected"]:,} of {rows["read"]:,} left out</p>',
+        section("Advice", "".join(f"<p>{escaped(text)}</p>" for text in (*report["warnings"], *report["advice"]))),
+        section("Data", _data(report)),
         section("Pairs, as the model sees them", "".join(map(_pair, pairs))),
         section("Lengths", "".join(_lengths(report, side) for side in SIDES)),
         section("Left out", _counts(("Reason", "Rows"), rows["by_reason"])),
@@ -121,7 +153,21 @@ def write_page(path: Path, report: Mapping[str, Any], pairs: Sequence[Mapping[st
         section("Targets", _counts(("Target", "Rows"), report["classes"])),
         section("Facts", _facts(report)),
     ]
-    write_text(path, page("Prepared data", "\n".join(body)))
+    write_text(path, page(name, "\n".join(body)))
+
+
+def _data(report: Mapping[str, Any]) -> str:
+    """The files, columns and settings that a folder was prepared from."""
+    limits = [f"{key} {limit['tokens']:,} ({limit['by']})" for key, limit in report["limits"].items()]
+    columns = report["columns"]
+    facts = {
+        **{f"{split} files": ", ".join(files) for split, files in report["files"].items()},
+        "columns": report["columns_line"].removeprefix("columns: "),
+        "format": columns["format"],
+        "template": str(columns["template"] or "none"),
+        "limits": ", ".join(limits),
+    }
+    return fact_list(facts.items())
 
 
 def _pair(pair: Mapping[str, Any]) -> str:
@@ -136,6 +182,7 @@ def _pair(pair: Mapping[str, Any]) -> str:
 def _lengths(report: Mapping[str, Any], side: str) -> str:
     bars = report["histogram"][side]
     most = max((count for _, count in bars), default=1)
+    last = bars[-1][0] if bars else 0
     drawn = "".join(
         f'<i style="height:{100 * count / most:.1f}%" title="from {counted(first, "token")}: {counted(count, "row")}">'
         "</i>"
@@ -146,7 +193,9 @@ def _lengths(report: Mapping[str, Any], side: str) -> str:
     table = html_table(("Limit", "Longer than it"), longer) if longer else ""
     suggested = report["suggested"][f"max_{side}_tokens"]
     return (
-        f'<p>{side.title()} tokens: {quantiles}; suggested limit {suggested:,}</p><div class="histogram">{drawn}</div>'
+        f"<p>{side.title()} tokens: {quantiles}; suggested limit {suggested:,}</p>"
+        f'<p class="axis"><i>{counted(most, "row")}</i></p><div class="histogram">{drawn}</div>'
+        f'<p class="axis"><i>0 tokens</i><i>{last:,} and more</i></p>'
         f"{table}"
     )
 
@@ -175,7 +224,9 @@ def _facts(report: Mapping[str, Any]) -> str:
         "exact duplicates": f"{report['duplicates']:,}",
         "alike but for case, spaces, punctuation": f"{report['near_duplicates']:,}",
         "held-out rows whose source stood in train": f"{report['leaked']:,}",
+        "alike across splits but for case, spaces, punctuation": f"{report['near_leaks']:,} held-out rows",
         "targets that stand in their source": f"{report['target_in_source']:.1%}",
+        "targets that equal their source": f"{report['identical']:,}",
         "cut": ", ".join(counted(report["truncated"][side], side) for side in SIDES),
         "spaces side by side that become one": ", ".join(
             f"{report['lost_runs_of_spaces'][side]:,} in {side}s" for side in SIDES

@@ -20,7 +20,7 @@ TRAIN, VALIDATION, TEST, DUPLICATE, LEAKED, SET_ASIDE = range(6)
 # What becomes of a row, by its code: the split it goes to, or why it goes nowhere.
 REASONS = {DUPLICATE: "duplicate", LEAKED: "leaked", SET_ASIDE: "set aside by its file's weight"}
 # Targets are classes where there are few of them, each with many rows.
-_MOST_CLASSES, _LEAST_ROWS = 50, 10
+_MOST_CLASSES, _LEAST_ROWS = 1000, 5
 
 
 @dataclass
@@ -193,10 +193,11 @@ def held_out_rows(
     if not chosen.any():
         chosen = places == places.min()
     if classes is not None:
-        for own in (classes == number for number in range(int(classes.max()) + 1)):
-            lowest = places[own].min()
-            if not chosen[own].any() and lowest != places[own].max():
-                chosen |= places == lowest
+        order = np.argsort(classes, kind="stable")
+        starts = np.flatnonzero(np.diff(classes[order], prepend=-1))
+        lowest, highest = (bound.reduceat(places[order], starts) for bound in (np.minimum, np.maximum))
+        lacking = ~np.logical_or.reduceat(chosen[order], starts) & (lowest != highest)
+        chosen |= np.isin(places, lowest[lacking])
     return np.asarray(places != places.max() if chosen.all() else chosen)
 
 

@@ -60,6 +60,8 @@ class Tally:
         lengths: how many rows have 0, 1, 2, … tokens in their frames, kept or left out for it, before any cut.
         truncated, tokens, unknown: of the rows kept.
         alike: hashes of the pairs without case, spacing and punctuation.
+        forms: hashes of the sources without form, of train and of what is held out.
+        identical: rows whose target is their source.
         copied: rows whose target stands in their source.
         kept: rows that went into a split, each once.
     """
@@ -71,7 +73,9 @@ class Tally:
     classes: Counter[str] = field(default_factory=Counter)
     alike: list[npt.NDArray[np.uint64]] = field(default_factory=list)
     copied: int = 0
+    identical: int = 0
     kept: int = 0
+    forms: dict[str, list[npt.NDArray[np.uint64]]] = field(default_factory=lambda: {"train": [], "held": []})
 
     def add(self, other: Tally) -> None:
         """Adds another's counts."""
@@ -82,6 +86,9 @@ class Tally:
             getattr(self, name).update(getattr(other, name))
         self.alike += other.alike
         self.copied += other.copied
+        self.identical += other.identical
+        for side, hashes in other.forms.items():
+            self.forms[side] += hashes
         self.kept += other.kept
 
 
@@ -94,12 +101,28 @@ def tokens_report(tally: Tally) -> dict[str, Any]:
         "truncated": {side: tally.truncated[side] for side in SIDES},
         "unknown_tokens": {side: round(tally.unknown[side] / max(1, tally.tokens[side]), 6) for side in SIDES},
         "near_duplicates": len(alike) - len(np.unique(alike)),
+        "near_leaks": _near_leaks(tally),
+        "identical": tally.identical,
+        "labels": _labels(tally.classes),
         "target_in_source": round(tally.copied / max(1, tally.kept), 4),
         "classes": dict(tally.classes.most_common(_MOST_CLASSES_SHOWN)),
         "histogram": {side: histogram(lengths[side]) for side in SIDES},
         "longer_than": {side: _longer(lengths[side]) for side in SIDES},
         "suggested": {f"max_{side}_tokens": suggested_limit(tally, side) for side in SIDES},
     }
+
+
+def _near_leaks(tally: Tally) -> int:
+    """Held-out rows whose source stands in train in another form."""
+    train, held = (np.concatenate([*tally.forms[side], np.zeros(0, np.uint64)]) for side in ("train", "held"))
+    return int(np.isin(held, train).sum()) if len(held) else 0
+
+
+def _labels(classes: Counter[str]) -> dict[str, int]:
+    """How many labels there are, and the rows of the commonest and the rarest; empty where targets are many."""
+    if not classes:
+        return {}
+    return {"count": len(classes), "most": max(classes.values()), "least": min(classes.values())}
 
 
 def _quantiles(counts: Counts) -> dict[str, int]:

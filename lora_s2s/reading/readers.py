@@ -178,8 +178,18 @@ def _reading(
     languages = {language_of(name) for name in (found.source, found.target) if name} - {None}
     used |= {name for name in names if language_of(name) in languages}
     around = [{**row.fields, **unwrapped(row.fields), TRANSLATION: None} for row in rows] if wrapped else records
-    reading = Reading(format, found.source, convert, template, found.target)
+    notes = () if prompt is None else _begun(prompt, records, seed)
+    reading = Reading(format, found.source, convert, template, found.target, notes=notes)
     return looked_over(reading, around, {*used, TRANSLATION} if wrapped else used)
+
+
+def _begun(prompt: PromptTemplate, records: Sequence[Mapping[str, Any]], seed: int) -> tuple[str, ...]:
+    """Returns a note where texts begin with what the template puts before them."""
+    begun = [one for fields in records if (one := prompt.chosen(fields, seed)).begun(fields)]
+    if not begun:
+        return ()
+    share, opening = len(begun) / len(records), begun[0].opening
+    return (f"{share:.0%} of the first rows begin with the template's '{opening}' already: it stands once there",)
 
 
 def _shaped(format: str, rows: Sequence[Row], where: str, template: Template, seed: int) -> Reading:

@@ -68,7 +68,7 @@ class Shape:
                     raise NotForThis("a reply before the first user turn")
                 values = texts_of(given, prompt)
                 chosen = prompt.chosen(values, seed)
-                source = checked(chosen.fill(values), "source")
+                source = checked(chosen.once(values), "source")
                 found = list(dict.fromkeys(checked(text_of(target, "target"), "target") for target in targets))
             except Unusable as error:
                 fault = not isinstance(error, NotForThis)

@@ -83,6 +83,22 @@ class OneTemplate:
     columns: tuple[str, ...]
     optional: frozenset[str]
     fill: Callable[[Mapping[str, Any]], str]
+    opening: str = ""
+    first: str = ""
+
+    def begun(self, fields: Mapping[str, Any]) -> bool:
+        """Whether the first column's text begins with the template's own opening, such as ``summarize:``."""
+        value = fields.get(self.first)
+        if not self.opening or not isinstance(value, str):
+            return False
+        return value.lstrip()[: len(self.opening)].casefold() == self.opening.casefold()
+
+    def once(self, fields: Mapping[str, Any]) -> str:
+        """Fills the template in; an opening that the text has already is not put before it a second time."""
+        if self.begun(fields):
+            rest = fields[self.first].lstrip()[len(self.opening) :].lstrip()
+            fields = {**fields, self.first: rest} if rest else fields
+        return self.fill(fields)
 
 
 @dataclass(frozen=True)
@@ -128,7 +144,7 @@ class PromptTemplate:
             Unusable: a filled-in text that is not one, or too long.
         """
         try:
-            return self.chosen(fields, key).fill(fields)
+            return self.chosen(fields, key).once(fields)
         except KeyError as error:
             listed = ", ".join(f"'{column}'" for column in fields) or "none"
             raise DataError(f"the template names the column '{error.args[0]}', the row has {listed}") from error
@@ -154,7 +170,8 @@ def _places(template: str) -> OneTemplate:
         values = [*(fields[name] for name in names), ""]
         return "".join(part for pair in zip(literals, values, strict=True) for part in pair)
 
-    return OneTemplate(template, tuple(dict.fromkeys(names)), frozenset(), fill)
+    columns = tuple(dict.fromkeys(names))
+    return OneTemplate(template, columns, frozenset(), fill, _opening(literals[0]), "".join(names[:1]))
 
 
 def _jinja(template: str) -> OneTemplate:
@@ -183,7 +200,23 @@ def _jinja(template: str) -> OneTemplate:
             raise Unusable(f"the template cannot be filled in: {error}") from error
         return "".join(pieces)
 
-    return OneTemplate(template, columns, optional, fill)
+    return OneTemplate(template, columns, optional, fill, *_beginning(tree))
+
+
+def _opening(text: str) -> str:
+    """Returns a template's fixed beginning where it is unlike a text's own words: several, or one with a mark."""
+    opening = text.strip()
+    told = len(opening.split()) > 1 or (opening and not opening[-1].isalnum())
+    return opening if told and any(map(str.isalpha, opening)) else ""
+
+
+def _beginning(tree: nodes.Template) -> tuple[str, str]:
+    """Returns the text that a template begins with and the column that follows it; empty where it begins otherwise."""
+    first = tree.body[0].nodes[:2] if tree.body and isinstance(tree.body[0], nodes.Output) else []
+    if len(first) < 2 or not isinstance(first[0], nodes.TemplateData):
+        return "", ""
+    value = first[1].node if isinstance(first[1], nodes.Filter) else first[1]
+    return (_opening(first[0].data), value.name) if isinstance(value, nodes.Name) else ("", "")
 
 
 def _asked_for(tree: nodes.Node) -> Iterator[str]:

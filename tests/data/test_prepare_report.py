@@ -210,6 +210,7 @@ def report_of(**changes: Any) -> dict[str, Any]:
     none = {"count": 0, "different": 0, "characters": []}
     plain: dict[str, Any] = {
         "rows": {"kept": 1000}, "splits": {"train": 1000}, "near_duplicates": 0, "target_in_source": 0.0, "classes": {},
+        "identical": 0, "near_leaks": 0, "labels": {},
         "longer_than": {"source": {}, "target": {}}, "suggested": {"max_source_tokens": 64, "max_target_tokens": 32},
         "source_tokens": {"max": 60}, "target_tokens": {"max": 30}, "lossless_text": [],
         "lost_characters": {"source": none, "target": none},
@@ -239,7 +240,19 @@ LONG: dict[str, Any] = {
         ({"near_duplicates": 1, "rows": {"kept": 9}}, True,
          "1 pair differs from another in case, spaces or punctuation only"),
         ({"near_duplicates": 10}, True, None),
-        ({"target_in_source": 0.62}, True, "62% of the targets stand in their source: is copying what is meant?"),
+        ({"target_in_source": 0.62}, True, None),  # extractive answers
+        ({"identical": 10}, True, None),
+        ({"identical": 120}, True, "12% of the targets equal their source: is copying what is meant?"),
+        ({"near_leaks": 7, "splits": {"train": 930, "validation": 70}}, True,
+         "7 held-out rows (10%) with a source that stands in train but for case, spaces or punctuation: "
+         "scores may flatter"),
+        ({"classes": {"a": 500, "b": 480, "c": 20}, "labels": {"count": 3, "most": 500, "least": 20}}, True,
+         "3 labels, the commonest in 500 rows, the rarest in 20 rows: compare macro-F1, not accuracy alone"),
+        ({"classes": {"a": 500, "b": 475, "c": 25}, "labels": {"count": 3, "most": 500, "least": 25}}, True, None),
+        ({**LONG, "suggested_bytes": {"source": 140e9}}, True,
+         "3.2% of the sources are longer than 512 tokens; 1,024 would spare most, but training on one such row takes "
+         "about 140 GB: cut the texts into parts, a row each, or take a base for long inputs "
+         "(google/long-t5-tglobal-base)"),
         ({"classes": {"yes": 940, "no": 60}}, True, "one target makes up 94% of the training rows"),
         ({"classes": {"yes": 900, "no": 100}}, True, None),
         ({"lost_characters": lost("{")}, True,

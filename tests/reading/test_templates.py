@@ -131,3 +131,23 @@ def test_of_several_templates_each_row_keeps_its_own() -> None:
         PromptTemplate.of(["{a}"] * 101)
     with pytest.raises(UsageError, match="0 templates"):
         PromptTemplate.of([])
+
+
+@pytest.mark.parametrize(
+    ("template", "text", "source"),
+    [
+        ("summarize: {text}", "summarize: a cat", "summarize: a cat"),
+        ("summarize: {text}", "Summarize:a cat", "summarize: a cat"),
+        (
+            "translate English to German: {{ text }}",
+            " translate English to German: a",
+            "translate English to German: a",
+        ),
+        ("Q: {{ text | trim }} A:", "Q: who", "Q: who A:"),
+        ("The {text}", "the cat", "The the cat"),  # one plain word may be the text's own
+        ("{text} summarize:", "summarize: a", "summarize: a summarize:"),
+        ("summarize: {text}", "summarize:", "summarize: summarize:"),
+    ],
+)
+def test_a_template_is_applied_once(template: str, text: str, source: str) -> None:
+    assert PromptTemplate.of(template).render({"text": text}) == source
