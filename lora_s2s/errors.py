@@ -12,7 +12,8 @@ import re
 import signal
 from collections.abc import Iterable, Sequence
 
-_MOST_NAMES, _LONGEST_NAME = 2000, 100
+# Characters of one name, and of all names together (a vocabulary of 32,000 tokens has 200,000).
+_LONGEST_NAME, _LONGEST_NAMES = 100, 400_000
 
 
 class ToolkitError(Exception):
@@ -95,6 +96,8 @@ def ran_out_of_memory(error: BaseException) -> bool:
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns ``" (did you mean 'x'?)"`` for the closest known name, or an empty string."""
     # Comparing takes the product of the lengths: names that are data are not compared.
-    short = [one for one in itertools.islice(known, _MOST_NAMES) if len(one) <= _LONGEST_NAME >= len(name)]
-    close = difflib.get_close_matches(name, short, n=1, cutoff=0.6)
+    short = [other for other in known if len(other) <= _LONGEST_NAME >= len(name)]
+    lengths = itertools.accumulate(map(len, short))
+    compared = [other for other, length in zip(short, lengths, strict=True) if length <= _LONGEST_NAMES]
+    close = difflib.get_close_matches(name, compared, n=1, cutoff=0.6)
     return f" (did you mean '{close[0]}'?)" if close else ""

@@ -1,6 +1,6 @@
 """Every bound on untrusted input, in one table: what it limits, and why it is that much.
 
-`SECURITY.md` states these numbers; `tests/hostile/test_limits.py` compares the two.
+`SECURITY.md` states these numbers; `tests/hostile/test_security_table.py` compares the two.
 """
 
 from __future__ import annotations

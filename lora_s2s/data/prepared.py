@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -187,7 +188,8 @@ class PreparedDataset:
 
 def is_prepared(path: Path) -> bool:
     """Says whether a folder looks like prepared data."""
-    return (path / MANIFEST).is_file() and (path / "train.arrow").is_file()
+    # os.path's never raise, whatever the name.
+    return os.path.isfile(path / MANIFEST) and os.path.isfile(path / "train.arrow")
 
 
 def open_prepared(path: Path, *, reused: bool = False) -> PreparedDataset:

@@ -104,10 +104,10 @@ def test_each_weight_is_read_once_and_let_go_before_the_next(tmp_path: Path, mon
     read: list[tuple[str, weakref.ref[torch.Tensor]]] = []
     place = loading._place
 
-    def watched(model: Any, name: str, tensor: torch.Tensor) -> None:
+    def watched(model: Any, name: str, tensor: torch.Tensor, path: Path) -> None:
         assert not [other for other, tensor in read if tensor() is not None]
         read.append((name, weakref.ref(tensor)))
-        place(model, name, tensor)
+        place(model, name, tensor, path)
 
     monkeypatch.setattr(loading, "_place", watched)
     load_base(str(tmp_path), dtype="bfloat16", device="cpu")
