@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from lora_s2s.formats.names import is_language_code
+from lora_s2s.formats.names import is_language_code, language_of
 from lora_s2s.formats.streams import COMPRESSED
 
 _SOURCES = ("src", "source", "orig", "original", "complex", "normal", "input")
@@ -46,6 +46,15 @@ def line_families(files: Iterable[Path]) -> list[list[Path]]:
 def bare_name(file: Path) -> str:
     """Returns a file's name without the ending of a compression."""
     return (file.with_suffix("") if file.suffix.lower() in COMPRESSED else file).name
+
+
+def side_names(source: Path, targets: Sequence[Path], wanted: Sequence[str]) -> tuple[str, str]:
+    """Returns the columns of a family's rows: source and target, or the languages of two files where one is wanted."""
+    endings = [Path(bare_name(file)).suffix.removeprefix(".") for file in (source, *targets)]
+    languages = {language_of(ending) for ending in endings} - {None}
+    if len(languages) == len(endings) == 2 and not languages.isdisjoint(map(language_of, wanted)):
+        return endings[0], endings[1]
+    return "source", "target"
 
 
 def _directed(stem: str, files: Sequence[Path]) -> list[Path]:

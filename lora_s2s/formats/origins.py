@@ -16,7 +16,7 @@ from lora_s2s.demo import task
 from lora_s2s.errors import DataError, SetupError, UsageError, nearest
 from lora_s2s.files import sha256_file, sha256_json
 from lora_s2s.formats.choose import READERS, ending, endings, reader_of, refuse_what_is_no_data
-from lora_s2s.formats.families import bare_name, line_families
+from lora_s2s.formats.families import bare_name, line_families, side_names
 from lora_s2s.formats.names import SPLIT_NAMES
 from lora_s2s.formats.rows import Parsing, Rejected, Row
 from lora_s2s.formats.streams import head_of, reading
@@ -81,7 +81,7 @@ class Origin:
         names = ", ".join(file.name for file in self.targets)
         several = " (several references of each source)" if len(self.targets) > 1 else ""
         parsing.note(f"the sources are the lines of {path.name}, the targets those of {names}{several}")
-        return line_pairs(path, self.targets)
+        return line_pairs(path, self.targets, side_names(path, self.targets, parsing.columns))
 
     def content_hash(self, *, cached: bool = False) -> str:
         """Returns a hash that changes when the rows change.

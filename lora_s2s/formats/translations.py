@@ -91,8 +91,15 @@ def read_tmx(path: Path, _: Parsing) -> Iterator[Row | Rejected]:
         raise DataError(f"{path} has an encoding that cannot be read: {error}", hint="convert it to UTF-8") from error
 
 
-def line_pairs(first: Path, targets: Sequence[Path]) -> Iterator[Row | Rejected]:
+def line_pairs(
+    first: Path, targets: Sequence[Path], names: tuple[str, str] = ("source", "target")
+) -> Iterator[Row | Rejected]:
     """Yields line n of one file with line n of each other; of several targets a list, without those that are blank.
+
+    Args:
+        first: the file of the sources.
+        targets: one file, or several whose lines are references of one source.
+        names: the columns of the two sides.
 
     Raises:
         DataError: they differ in their number of lines.
@@ -108,7 +115,8 @@ def line_pairs(first: Path, targets: Sequence[Path]) -> Iterator[Row | Rejected]
             continue
         source, *others = (text.removesuffix("\r") for text in texts)
         references = [text for text in others if text.strip()] or others[:1]
-        yield Row(number, {"source": source, "target": references if len(references) > 1 else references[0]})
+        target = references if len(references) > 1 else references[0]
+        yield Row(number, dict(zip(names, (source, target), strict=True)))
 
 
 def _different_lengths(

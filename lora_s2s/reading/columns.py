@@ -220,16 +220,16 @@ def _two_columns(
 ) -> tuple[str, str] | None:
     """Returns both columns of a table that has two, besides numbers of rows and columns about the row."""
     about = {*ROW_NUMBERS, *SPLIT_COLUMNS, *(name for pair in LANGUAGE_COLUMNS for name in pair)}
-    named = {source, target} - {None}
+    named = {name for name in (source, target) if name is not None}
     left = [name for name in names if name in named or normalised(name) not in about]
     left = left if len(left) == 2 else list(names)
-    if len(left) != 2 or not named <= set(left):
+    free = [name for name in left if not any(_same_column(name, other) for other in named)]
+    if len(left) != 2 or len(free) + len(named) != 2:
         return None
-    first, second = left
     if named:
         # Of two columns the one that is not named is the other side.
-        other = second if first in named else first
-        return (source, other) if source is not None else (other, target)  # type: ignore[return-value]
+        return (source, free[0]) if source is not None else (free[0], target)  # type: ignore[return-value]
+    first, second = left
     if any(one in known and other in known for one, other in KNOWN_PAIRS):
         return None
     if any(normalised(name) in ROW_NUMBERS or name.isdigit() for name in left):
@@ -256,6 +256,11 @@ def _first_known(
             where=where,
         )
     return found
+
+
+def _same_column(name: str, other: str) -> bool:
+    """Whether two names mean one column: equal, or codes of one language."""
+    return name == other or (language_of(name) is not None and language_of(name) == language_of(other))
 
 
 def _named(column: str, known: Mapping[str, str], names: Sequence[str], where: str) -> str:

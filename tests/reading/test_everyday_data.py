@@ -96,6 +96,15 @@ def test_a_folder_of_two_line_files(files: tuple[str, str], source: str, write: 
     assert any("the sources are the lines of" in note for note in how_read(str(tmp_path / "d")).notes)
 
 
+@pytest.mark.parametrize(("source", "target"), [("de", "en"), ("en", "de"), ("en-US", "de_DE")])
+def test_the_languages_of_two_line_files_can_be_named(source: str, target: str, write: Write, tmp_path: Path) -> None:
+    for name in ("train.de", "train.en"):
+        write(f"d/{name}", f"{Path(name).suffix[1:]}\n")
+    expected = [(source[:2], target[:2])]
+    assert pairs(str(tmp_path / "d"), source_column=source, target_column=target) == expected
+    assert pairs(str(tmp_path / "d"), source_column=source) == expected
+
+
 # Tables without a header.
 
 
