@@ -135,7 +135,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Fine-tune encoder-decoder models (Flan-T5 first) with LoRA: prepare, train, score, merge, ship.",
-    epilog="Start with: lora-s2s demo. Any verb takes --debug, which shows the traceback of an error, and "
+    epilog="Start with: lora-s2s demo. Every command takes --debug, which shows the traceback of an error, and "
     "--offline, which forbids the network.",
 )
 app.command("demo")(demo)

@@ -207,12 +207,14 @@ def _steps(rows: SplitTable, settings: TrainingSettings) -> dict[str, Any]:
     plan.say_what_is_long()
     epochs = plan.total_steps / len(plan.steps(0))
     tokens_in_epoch = int(rows.source_lengths.sum() + rows.target_lengths.sum())
-    size = f"{settings.batch_size} rows" if settings.batch_size else f"up to {settings.tokens_per_batch:,} slots"
+    size = (
+        f"{settings.batch_size} rows" if settings.batch_size else f"up to {settings.tokens_per_batch:,} padded tokens"
+    )
     return {
         "steps": plan.total_steps,
         "epochs": round(epochs, 4),
         "tokens": round(tokens_in_epoch * epochs),
-        "batching": f"{size}, {'packed' if settings.packing else 'padded by length'}",
+        "batching": f"{size}, {'packed' if settings.packing else 'grouped by length'}",
     }
 
 

@@ -22,7 +22,9 @@ def train(
     resume_anyway: Annotated[
         bool,
         typer.Option(
-            "--resume-anyway", help="The same with other code, data of as many rows, rate or schedule: not bit for bit."
+            "--resume-anyway",
+            help="Resume although code, data (same row count), learning rate or schedule changed. "
+            "The result is not bit-identical.",
         ),
     ] = False,
     stop_after: Annotated[
@@ -30,7 +32,7 @@ def train(
         typer.Option(
             "--stop-after",
             metavar="TIME",
-            help="Past 3h, 90m or 45s save a checkpoint and end with exit code 1: not done, --resume goes on.",
+            help="Stop after TIME (3h, 90m, 45s), save a checkpoint and exit with code 1. Continue with --resume.",
         ),
     ] = None,
     dry_run: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
+# Not .json and .txt, which may hold YAML.
+_DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+
+
 def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
     """Returns the file of a shipped recipe's name or of a path.
 
@@ -29,13 +34,18 @@ def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
         beside: the folder that relative paths start from; the current one by default.
 
     Raises:
-        UsageError: there is no such recipe.
+        UsageError: there is no such recipe, or it is a data file.
     """
     known = shipped()
     if name_or_path in known:
         return known[name_or_path]
     path = (beside or Path()) / os.path.expanduser(name_or_path)
     if os.path.isfile(path):  # unlike Path's, it never raises
+        if beside is None and path.name.lower().removesuffix(".gz").endswith(_DATA_SUFFIXES):
+            raise UsageError(
+                f"a data file, not a recipe: '{name_or_path}'",
+                hint=f"name it as data: --data {shlex.quote(name_or_path)} --model google/flan-t5-base",
+            )
         return path
     kind = "a folder, not a recipe" if os.path.isdir(path) else "no such recipe"
     raise UsageError(

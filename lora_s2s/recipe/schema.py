@@ -135,11 +135,13 @@ class DataSection(Section):
     )
     max_source_tokens: SourceTokens = Field(
         default="auto",
-        description="Longest source in tokens, `</s>` included; auto: what 99 % of the sources need, at most 1,024.",
+        description="Longest source in tokens, `</s>` included; "
+        "auto: the longest source, or the 99th percentile if under half of it; at most 1,024.",
     )
     max_target_tokens: TargetTokens = Field(
         default="auto",
-        description="Longest target in tokens, `</s>` included; auto: what 99 % of the targets need, at most 512.",
+        description="Longest target in tokens, `</s>` included; "
+        "auto: the longest target, or the 99th percentile if under half of it; at most 512.",
     )
     truncate_source: Literal["left", "right", "drop"] = Field(
         default="right", description="Which end of a source that is too long is cut, or drop the row."
@@ -336,7 +338,7 @@ class EvaluationSection(Section):
         description="Longest prediction in tokens; auto: data.max_target_tokens, 128 for a base without an adapter.",
     )
     num_beams: int = Field(default=1, ge=1, le=64, description="Beams; 1 is greedy.")
-    batch_tokens: int = Field(default=8192, ge=16, description="Padded slots decoded at once.")
+    batch_tokens: int = Field(default=8192, ge=16, description="Padded tokens decoded at once.")
     limit: int | None = Field(
         default=None, ge=1, description="Score a random sample of so many sources, the same one every time."
     )

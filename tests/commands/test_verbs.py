@@ -84,7 +84,7 @@ def test_a_packed_run_is_planned_and_trained(invoke: Invoke, here: Path, tiny_mo
     write_csv(here / "train.csv")
     words = settings(tiny_model, "training.packing=true", "training.tokens_per_batch=64", "output.name=packed")
     planned = json.loads(invoke("train", "flan-t5-small", *words, "--dry-run", "--json").stdout)
-    assert planned["batching"] == "up to 64 slots, packed"
+    assert planned["batching"] == "up to 64 padded tokens, packed"
     assert json.loads(invoke("train", "flan-t5-small", *words, *QUICK[:2], "--json").stdout)["steps"] == 2
 
 

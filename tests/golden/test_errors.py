@@ -42,6 +42,13 @@ CASES = [
         3,
         f"error: no such file: god.csv (did you mean 'good.csv'?)\n{PATH_HINT}",
     ),
+    Case(
+        "data file as a recipe",
+        "train good.csv",
+        2,
+        "error: a data file, not a recipe: 'good.csv'\n"
+        "hint: name it as data: --data good.csv --model google/flan-t5-base\n",
+    ),
     Case("missing file, eval", "eval BASE --data nix.csv", 3, f"error: no such file: nix.csv\n{PATH_HINT}"),
     Case("missing file, predict", "predict BASE --input nix.txt", 3, f"error: no such file: nix.txt\n{PATH_HINT}"),
     Case(
