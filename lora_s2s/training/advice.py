@@ -80,13 +80,13 @@ def advise(curves: Curves, *, rows: int, learning_rate: float) -> list[Advice]:
         return [*_overfits(curves)]
     if parts[-1] > _FELL * curves.start():
         return [_never_fell(curves, parts, learning_rate)]
+    if steps < min(_FEW_STEPS, rows):  # a fifth of few steps is noise
+        return [_too_few(steps, rows)]
     if parts[-1] > _LEAPT * min(parts):
         message = f"the loss fell to {min(parts):.3f} and rose to {parts[-1]:.3f}: the learning rate is too high"
         return [Advice("rate_too_high", message, f"training.learning_rate={learning_rate / 3:.1e}")]
     if overfits := _overfits(curves):
         return overfits
-    if steps < min(_FEW_STEPS, rows):
-        return [_too_few(steps, rows)]
     if parts[-1] < _STILL * parts[-2] and parts[-2] > _STOOD * parts[1]:
         message = (
             f"the loss stood at {parts[1]:.3f} and fell to {parts[-1]:.3f} only with the learning rate: it is too high"

@@ -44,6 +44,8 @@ def test_few_steps_on_many_rows() -> None:
     assert (advice.kind, advice.setting) == ("too_few_steps", "training.max_steps=500")
     assert "144 steps are few for 13,000 rows" in advice.message
     assert kinds(Curves([3.0, 2.0], [])) == ["too_few_steps"]
+    noisy = [3.0] * 12 + [1.0] * 12 + [0.4] * 24 + [0.5] * 12
+    assert kinds(Curves(noisy, [])) == ["too_few_steps"]
     assert kinds(curve(144, lambda t: 4 * math.exp(-8 * t) + 0.4), rows=100) == []
 
 
