@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from lora_s2s.reading.template import TURNS, PromptTemplate
 
 _ALPACA = {"instruction", "input", "output"}
 TRANSLATION = "translation"
+_MOST_JOINED = 4  # columns in a template that a hint offers
 
 
 def two_languages(source: str | None, target: str | None) -> bool:
@@ -250,12 +252,23 @@ def _first_known(
 ) -> str:
     found = next((known[name] for name in wanted if name in known and known[name] != taken), None)
     if found is None:
-        raise DataError(
-            f"no {role} column is known by its name; the file has {_listed(names)}",
-            hint="name them: lora-s2s prepare … --set data.source_column=NAME --set data.target_column=NAME",
-            where=where,
-        )
+        if joined := _joined_source(names):
+            role, hint = "source", joined
+        else:
+            hint = "name them: lora-s2s prepare … --set data.source_column=NAME --set data.target_column=NAME"
+        raise DataError(f"no {role} column is known by its name; the file has {_listed(names)}", hint=hint, where=where)
     return found
+
+
+def _joined_source(names: Sequence[str]) -> str | None:
+    """Returns the setting that builds the source of all other columns, where one alone has the name of a target."""
+    targets = [name for name in names if normalised(name) in TARGETS]
+    others = [name for name in names if normalised(name) not in (*TARGETS, *ROW_NUMBERS, *SPLIT_COLUMNS)]
+    if len(targets) != 1 or not 2 <= len(others) <= _MOST_JOINED or set("{}") & set("".join(others)):
+        return None
+    target = shlex.quote(f"data.target_column={targets[0]}")
+    template = shlex.quote(f"data.template={' '.join(f'{{{name}}}' for name in others)}")
+    return f"name it with data.source_column, or build it of several: --set {target} --set {template}"
 
 
 def _same_column(name: str, other: str) -> bool:

@@ -105,6 +105,17 @@ def test_the_languages_of_two_line_files_can_be_named(source: str, target: str, 
     assert pairs(str(tmp_path / "d"), source_column=source) == expected
 
 
+def test_a_source_of_several_columns_is_offered_as_a_template(write: Write) -> None:
+    path = write("nli.csv", "id,premise,second part,label\n1,It rains.,It is wet.,yes\n2,It snows.,It is hot.,no\n")
+    with pytest.raises(DataError, match="no source column is known") as caught:
+        pairs(path)
+    assert caught.value.hint is not None
+    settings = caught.value.hint.partition("--set ")[2]
+    assert settings == "data.target_column=label --set 'data.template={premise} {second part}'"
+    template, target = "{premise} {second part}", "label"
+    assert pairs(path, template=template, target_column=target)[0] == ("It rains. It is wet.", "yes")
+
+
 # Tables without a header.
 
 
