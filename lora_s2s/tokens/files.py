@@ -63,7 +63,6 @@ def _check_pipeline(made: Mapping[str, Any], *, where: str) -> None:
     model = made.get("model") if isinstance(made.get("model"), dict) else {}
     settings = {key: value for key, value in (model or {}).items() if key not in ("vocab", "merges")}
     for name, part in {**parts, "model": settings}.items():
-        growth = 1.0
         for step in _objects(part):
             for key, value in step.items():
                 if key == "Regex":
@@ -72,7 +71,7 @@ def _check_pipeline(made: Mapping[str, Any], *, where: str) -> None:
                     _check_character_map(value, where)
                 elif isinstance(value, str) and len(value) > limits.LONGEST_TOKEN:
                     raise DataError(f"the {name}'s {key} has {len(value):,} characters", where=where)
-            growth *= _growth(step)
+        growth = _growth(part)
         if growth > limits.MOST_GROWTH:
             problem = f"the {name}'s rules make a text up to {growth:.3g} times as long, at most {limits.MOST_GROWTH:,}"
             raise DataError(problem, where=where)
@@ -83,14 +82,31 @@ def _check_pattern(pattern: object, where: str) -> None:
         raise DataError(f"a pattern that could take long: {pattern!r:.60}", where=where)
 
 
-def _growth(step: Mapping[str, Any]) -> float:
-    """Returns how many times longer one step of a pipeline can make a text."""
-    content, pattern = step.get("content"), step.get("pattern")
-    if step.get("type") != "Replace" or not isinstance(content, str):
-        return 1.0
-    replaced = pattern.get("String") if isinstance(pattern, dict) else None
-    # What a regular expression matches may be empty: then the content stands beside every character.
-    return max(1.0, len(content) / len(replaced)) if replaced else len(content) + 1.0
+def _growth(part: object) -> float:
+    """Returns how many times longer a pipeline's rules can make a text, at most.
+
+    From the last rule to the first, each character has the length that the rules behind make of it.
+    A rule's content has the sum of its characters' lengths, and so has what it replaces. A character
+    that no rule names has ``other``.
+    """
+    lengths: dict[str, float] = {}
+    other, added = 1.0, 0.0  # what is added to every length stands apart, so that a rule costs no more than its text
+    for step in _objects(part):  # the last first
+        content, pattern = step.get("content"), step.get("pattern")
+        if step.get("type") != "Replace" or not isinstance(content, str):
+            if step.get("type") not in (None, "Sequence"):  # may turn any character into any other
+                other = max(other, *lengths.values(), 0.0)
+                lengths.clear()
+            continue
+        made = sum(lengths.get(character, other) + added for character in content)
+        replaced = pattern.get("String") if isinstance(pattern, dict) else None
+        if isinstance(replaced, str) and replaced:
+            for character in set(replaced):
+                share = made / len(replaced) - added
+                lengths[character] = max(lengths.get(character, other), share)
+        else:  # what a regular expression matches may be empty: then the content stands beside every character
+            added += made
+    return max(other, *lengths.values(), 0.0) + added
 
 
 def _check_character_map(value: object, where: str) -> None:

@@ -317,3 +317,14 @@ def test_every_letter_within_reach_can_stand_beside_any_other(lossless: PreTrain
     within = [letter for letter in letters if letter not in lost]
     texts = [first + second for first in within for second in within]
     assert lossless.batch_decode(encode_texts(texts, lossless)) == texts
+
+
+def test_a_folder_that_carries_many_signs_opens_again(original: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    # A rule for each: what they make of a text adds up, and does not multiply.
+    signs = {chr(place): 5 for place in range(ord("а"), ord("я") + 1)} | dict.fromkeys("{}<>\\^~`", 9)
+    carried = carried_strings(original, ROWS, signs)
+    assert len(carried) > 20
+    lossless_tokenizer(original, carried).save_pretrained(tmp_path)
+    text = "find . -name \"*.txt\" | xargs -I{} sh -c 'echo ~ > {}' жук\n"
+    opened = load_tokenizer(str(tmp_path))
+    assert opened.decode(opened(text).input_ids[:-1], skip_special_tokens=False) == text
