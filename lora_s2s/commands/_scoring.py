@@ -17,7 +17,7 @@ from lora_s2s.commands._texts import decoding_settings
 from lora_s2s.console import ProgressLine, say, warn
 from lora_s2s.demo.task import examples
 from lora_s2s.errors import ToolkitError, UsageError
-from lora_s2s.evaluation.choice import AUTO, choose_metrics
+from lora_s2s.evaluation.choice import choose_metrics
 from lora_s2s.evaluation.evaluate import evaluate, group_references, record_scores
 from lora_s2s.evaluation.report import sample_rows, write_report
 from lora_s2s.export.card import write_card
@@ -28,7 +28,7 @@ from lora_s2s.reading.columns import two_languages
 from lora_s2s.reading.example import Example
 from lora_s2s.reading.readers import column_names, how_read, read_examples
 from lora_s2s.reading.shapes import SHAPES
-from lora_s2s.recipe.schema import DataSection, Recipe
+from lora_s2s.recipe.schema import AUTO, DataSection, Recipe
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 

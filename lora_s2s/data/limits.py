@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,10 +16,10 @@ import pyarrow as pa
 from lora_s2s.data.split import REASONS, Decisions
 from lora_s2s.data.spool import places
 from lora_s2s.data.survey import SIDES, Counts, quantile
+from lora_s2s.recipe.schema import AUTO, Auto
 from lora_s2s.tokens.tokenise import Frames, TextEncoder
 
-Limit = int | Literal["auto"]
-AUTO: Literal["auto"] = "auto"
+Limit = int | Auto
 KEYS = {side: f"max_{side}_tokens" for side in SIDES}
 # A row of both costs flan-t5-base about 1 GB while it trains; answers are decoded one token after the other.
 CAPS = {"source": 1024, "target": 512}

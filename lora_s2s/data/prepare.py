@@ -16,7 +16,7 @@ from lora_s2s.data import prepared
 from lora_s2s.data.characters import characters_report, tokenizer_for
 from lora_s2s.data.columns import ambiguity, column_warnings, columns_line
 from lora_s2s.data.encode import Encoding, encode_spool, rarely_collected
-from lora_s2s.data.limits import AUTO, KEYS, UNBOUNDED, Bounds, Chosen, Limit, choose_limits, sampled_lengths
+from lora_s2s.data.limits import KEYS, UNBOUNDED, Bounds, Chosen, Limit, choose_limits, sampled_lengths
 from lora_s2s.data.prepared import PreparedDataset, SplitTable, SplitWriter, open_prepared
 from lora_s2s.data.rejections import Rejections
 from lora_s2s.data.report import advice, limit_warnings, pairs_shown, write_page
@@ -43,6 +43,7 @@ from lora_s2s.reading.readers import how_read, read_examples, user_function
 from lora_s2s.reading.record import Reading
 from lora_s2s.reading.shapes import DIALOGUES
 from lora_s2s.reading.template import Template
+from lora_s2s.recipe.schema import AUTO
 from lora_s2s.tokens.added import added_tokens
 from lora_s2s.tokens.lossless import ALWAYS, spare_rows
 from lora_s2s.tokens.tokenise import LANGUAGES, encoder_of, frames_of, load_tokenizer, tokenizer_hash

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from lora_s2s.evaluation.labels import distinct_labels
 from lora_s2s.evaluation.metrics import References
 
-AUTO = "auto"
 # One right answer is of few words, in nearly all sources.
 _MOST_WORDS, _MOST_CHARACTERS, _SHARE_SHORT = 6, 60, 0.9
 
