@@ -30,7 +30,8 @@ class CudaPeak:
 
 
 class Clock:
-    """Measures one side: :meth:`loaded` once the model stands, then :meth:`start` and :meth:`stop` around its steps.
+    """Measures one side: :meth:`loaded` once the model stands, then :meth:`start` and :meth:`stop`
+    around its steps.
 
     Make it when everything is imported: what is held then is no part of the model.
     """
@@ -55,10 +56,16 @@ class Clock:
         self._began = self._times()
 
     def stop(self) -> None:
-        """Notes the seconds, wall and CPU, and the peak since :meth:`start` over the loaded model."""
+        """Notes the seconds, wall and CPU, and the peak since :meth:`start` over the loaded
+        model.
+        """
         wall, cpu = (now - then for now, then in zip(self._times(), self._began, strict=True))
         over = (self._peak.read() - self._model) / _MIB
-        self.found |= {"seconds": round(wall, 3), "cpu_seconds": round(cpu, 3), "peak_MiB_over_model": round(over, 1)}
+        self.found |= {
+            "seconds": round(wall, 3),
+            "cpu_seconds": round(cpu, 3),
+            "peak_MiB_over_model": round(over, 1),
+        }
 
     def _times(self) -> tuple[float, float]:
         if self._cuda:

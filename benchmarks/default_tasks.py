@@ -1,4 +1,6 @@
-"""Tasks that `benchmarks/defaults.py` trains on: generated from a seed, or sampled from published data sets."""
+"""Tasks that `benchmarks/defaults.py` trains on: generated from a seed, or sampled from published
+data sets.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,26 @@ from pathlib import Path
 Pair = tuple[str, str]
 
 _SCORED = 250
-_FIRST = "Ada Boris Clara Dinesh Elif Fiona Goran Hanna Ivan Jamila Kofi Lena Mikko Nora Omar Pia Rosa Sven".split()
-_LAST = "Abbot Brandt Castillo Dahl Eriksen Fontana Grau Haddad Ito Jansen Kowalski Lund Moreau Novak Okafor".split()
+_FIRST = (
+    "Ada Boris Clara Dinesh Elif Fiona Goran Hanna Ivan Jamila Kofi Lena Mikko Nora Omar Pia Rosa "
+    "Sven".split()
+)
+_LAST = (
+    "Abbot Brandt Castillo Dahl Eriksen Fontana Grau Haddad Ito Jansen Kowalski Lund Moreau Novak "
+    "Okafor".split()
+)
 _WORDS = (
-    "river stone light garden window yellow paper quiet morning silver bridge orange letter market winter summer "
-    "forest copper simple narrow gentle distant hidden broken golden wooden little heavy early late open closed"
+    "river stone light garden window yellow paper quiet morning silver bridge orange letter market "
+    "winter summer forest copper simple narrow gentle distant hidden broken golden wooden little "
+    "heavy early late open closed"
 ).split()
-_MONTHS = "January February March April May June July August September October November December".split()
-_CITIES = "Leeds York Bath Derby Truro Lisbon Turin Ghent Bergen Malmo Graz Basel Riga Porto Cork Lyon".split()
+_MONTHS = (
+    "January February March April May June July August September October November December".split()
+)
+_CITIES = (
+    "Leeds York Bath Derby Truro Lisbon Turin Ghent Bergen Malmo Graz Basel Riga "
+    "Porto Cork Lyon".split()
+)
 
 _OBJECTS = {
     "card": ("card", "debit card", "bank card", "plastic"),
@@ -37,18 +51,58 @@ _OBJECTS = {
     "identity": ("identity check", "ID verification", "passport check", "proof of who I am"),
 }
 _ACTIONS = {
-    "not_arrived": ("has not come yet", "still did not show up", "never got here", "is nowhere to be seen"),
-    "wrong_amount": ("has the wrong amount", "is not what I expected", "shows too much", "is off by a few pounds"),
-    "cancel": ("should be stopped", "must be cancelled please", "I do not want any more", "please call it off"),
+    "not_arrived": (
+        "has not come yet",
+        "still did not show up",
+        "never got here",
+        "is nowhere to be seen",
+    ),
+    "wrong_amount": (
+        "has the wrong amount",
+        "is not what I expected",
+        "shows too much",
+        "is off by a few pounds",
+    ),
+    "cancel": (
+        "should be stopped",
+        "must be cancelled please",
+        "I do not want any more",
+        "please call it off",
+    ),
     "failed": ("did not work", "was declined", "keeps failing", "gives me an error"),
-    "how_to": ("how do I set it up", "where do I start", "what are the steps", "can you explain how it works"),
-    "fee": ("why was I charged for it", "what does it cost", "there is an extra fee", "is it free of charge"),
-    "change": ("I want to change it", "needs an update", "can I switch it", "I would like another one"),
+    "how_to": (
+        "how do I set it up",
+        "where do I start",
+        "what are the steps",
+        "can you explain how it works",
+    ),
+    "fee": (
+        "why was I charged for it",
+        "what does it cost",
+        "there is an extra fee",
+        "is it free of charge",
+    ),
+    "change": (
+        "I want to change it",
+        "needs an update",
+        "can I switch it",
+        "I would like another one",
+    ),
 }
 _CHATTER = (
-    "", "", "hello there", "hi", "sorry to bother you", "I am in a hurry", "thanks", "I checked my email twice",
-    "my friend told me to ask", "I am travelling next week", "this is the second time I write", "good morning",
-)  # fmt: skip
+    "",
+    "",
+    "hello there",
+    "hi",
+    "sorry to bother you",
+    "I am in a hurry",
+    "thanks",
+    "I checked my email twice",
+    "my friend told me to ask",
+    "I am travelling next week",
+    "this is the second time I write",
+    "good morning",
+)
 
 
 def _labels77(rng: random.Random) -> Iterator[Pair]:
@@ -56,14 +110,17 @@ def _labels77(rng: random.Random) -> Iterator[Pair]:
     while True:
         thing, action = rng.choice(list(_OBJECTS)), rng.choice(list(_ACTIONS))
         said, done = rng.choice(_OBJECTS[thing]), rng.choice(_ACTIONS[action])
-        body = rng.choice((f"my {said} {done}", f"about the {said}: {done}", f"{done} - I mean my {said}"))
+        body = rng.choice(
+            (f"my {said} {done}", f"about the {said}: {done}", f"{done} - I mean my {said}")
+        )
         parts = [rng.choice(_CHATTER), body, rng.choice(_CHATTER)]
         yield " ".join(part for part in parts if part), f"{thing}_{action}"
 
 
 _FILLERS = (
-    "please really just now today actually quite maybe still again also really honestly basically somehow since "
-    "yesterday this morning I think you know as far as I can tell for some reason to be fair at the moment"
+    "please really just now today actually quite maybe still again also really honestly basically "
+    "somehow since yesterday this morning I think you know as far as I can tell for some reason to "
+    "be fair at the moment"
 ).split()
 
 
@@ -74,12 +131,17 @@ def _misspelt(word: str, rng: random.Random) -> str:
 
 
 def _intents77(rng: random.Random) -> Iterator[Pair]:
-    """The 77 intents said as people type: fillers, misspelt words, and something beside the point before it."""
+    """The 77 intents said as people type: fillers, misspelt words, and something beside the point
+    before it.
+    """
     for source, label in _labels77(rng):
         words = source.split()
         for _ in range(rng.randrange(7)):
             words.insert(rng.randrange(len(words) + 1), rng.choice(_FILLERS))
-        words = [_misspelt(word, rng) if len(word) > 3 and rng.random() < 0.12 else word for word in words]
+        words = [
+            _misspelt(word, rng) if len(word) > 3 and rng.random() < 0.12 else word
+            for word in words
+        ]
         if rng.random() < 0.4:
             other = rng.choice(rng.choice(list(_OBJECTS.values())))
             words = [*f"I asked about my {other} before, that is fine.".split(), *words]
@@ -94,16 +156,25 @@ def _orders(rng: random.Random) -> Iterator[Pair]:
         name = f"{rng.choice(_FIRST)} {rng.choice(_LAST)}"
         count, item, colour = rng.randrange(2, 100), rng.choice(items), rng.choice(colours)
         day, month, city = rng.randrange(1, 29), rng.randrange(12), rng.choice(_CITIES)
-        date = rng.choice((f"{_MONTHS[month]} {day}", f"the {day} of {_MONTHS[month]}", f"{day} {_MONTHS[month][:3]}"))
+        date = rng.choice(
+            (
+                f"{_MONTHS[month]} {day}",
+                f"the {day} of {_MONTHS[month]}",
+                f"{day} {_MONTHS[month][:3]}",
+            )
+        )
         clauses = [
-            rng.choice((f"we need {count} {colour} {item}", f"please send {count} {item} in {colour}")),
+            rng.choice(
+                (f"we need {count} {colour} {item}", f"please send {count} {item} in {colour}")
+            ),
             rng.choice((f"for {name}", f"to the attention of {name}", f"{name} will sign")),
             rng.choice((f"deliver to {city}", f"the office in {city}", f"ship it to {city}")),
             rng.choice((f"before {date}", f"not later than {date}", f"by {date}")),
         ]
         rng.shuffle(clauses)
         fields = (
-            f"item: {colour} {item} | count: {count} | name: {name} | city: {city} | date: {month + 1:02d}-{day:02d}"
+            f"item: {colour} {item} | count: {count} | name: {name} | city: {city} | date: "
+            f"{month + 1:02d}-{day:02d}"
         )
         yield rng.choice((", ", " ", ". ")).join(clauses), fields
 
@@ -120,7 +191,10 @@ def _format(rng: random.Random) -> Iterator[Pair]:
     while True:
         first, last, city = rng.choice(_FIRST), rng.choice(_LAST), rng.choice(_CITIES)
         number = f"{rng.randrange(10**5, 10**6)}"
-        yield f"{first} {last}, {city}, tel {number}", f"{last}, {first} ({city}) {number[:3]}-{number[3:]}"
+        yield (
+            f"{first} {last}, {city}, tel {number}",
+            f"{last}, {first} ({city}) {number[:3]}-{number[3:]}",
+        )
 
 
 def _dates(rng: random.Random) -> Iterator[Pair]:
@@ -128,7 +202,12 @@ def _dates(rng: random.Random) -> Iterator[Pair]:
     while True:
         year, month, day = rng.randrange(1950, 2030), rng.randrange(12), rng.randrange(1, 29)
         name = rng.choice((_MONTHS[month], _MONTHS[month][:3]))
-        forms = (f"{name} {day}, {year}", f"{day} {name} {year}", f"{day}/{month + 1}/{year}", f"{year} {name} {day}")
+        forms = (
+            f"{name} {day}, {year}",
+            f"{day} {name} {year}",
+            f"{day}/{month + 1}/{year}",
+            f"{year} {name} {day}",
+        )
         yield rng.choice(forms), f"{year}-{month + 1:02d}-{day:02d}"
 
 
@@ -136,7 +215,10 @@ def _sort(rng: random.Random) -> Iterator[Pair]:
     """Words in alphabetical order, each with its place: hard for a small base."""
     while True:
         words = rng.sample(_WORDS, rng.randrange(3, 7))
-        yield "sort: " + " ".join(words), " ".join(f"{place} {word}" for place, word in enumerate(sorted(words), 1))
+        yield (
+            "sort: " + " ".join(words),
+            " ".join(f"{place} {word}" for place, word in enumerate(sorted(words), 1)),
+        )
 
 
 def _few_labels(rng: random.Random) -> Iterator[Pair]:
@@ -165,7 +247,9 @@ def _disfl(data: Path) -> tuple[list[Pair], list[Pair]]:
 
 
 def _e2e(data: Path) -> tuple[list[Pair], list[Pair]]:
-    return _read(data / "e2e-nlg/trainset.csv.gz"), _sampled(_read(data / "e2e-nlg/testset_w_refs.csv.gz"))
+    return _read(data / "e2e-nlg/trainset.csv.gz"), _sampled(
+        _read(data / "e2e-nlg/testset_w_refs.csv.gz")
+    )
 
 
 def _nl2bash(data: Path) -> tuple[list[Pair], list[Pair]]:

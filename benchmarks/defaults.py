@@ -1,13 +1,15 @@
-"""Measures what the automatic settings reach beside a sweep of rate, batch and targets, on many kinds of task.
+"""Measures what the automatic settings reach beside a sweep of rate, batch and targets, on many
+kinds of task.
 
-Each cell (task, settings, seed) is kept as JSON as soon as it is done; a cell that is there is not run again, so the
-script can be stopped and continued.
+Each cell (task, settings, seed) is kept as JSON as soon as it is done; a cell that is there is not
+run again, so the script can be stopped and continued.
 
-    python benchmarks/defaults.py run --data DATA --work WORK orders 'reverse rate=3e-3 batch=2048 seed=2'
-    python benchmarks/defaults.py table --work WORK
+    python benchmarks/defaults.py run --data DATA --work WORK orders 'reverse rate=3e-3 batch=2048
+    seed=2' python benchmarks/defaults.py table --work WORK
 
-A cell without settings is the plain path: nothing but data and model. `DATA` holds disfl-qa, e2e-nlg, nl2bash and
-conversations as published; the other tasks are generated (`default_tasks.py`). Greedy decoding, 250 sources.
+A cell without settings is the plain path: nothing but data and model. `DATA` holds disfl-qa,
+e2e-nlg, nl2bash and conversations as published; the other tasks are generated (`default_tasks.py`).
+Greedy decoding, 250 sources.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ def task_files(name: str, data: Path, work: Path) -> tuple[Path, Path]:
             paths[1].write_text("\n".join(some) + "\n", "utf-8")
         else:
             for path, pairs in zip(paths, TASKS[name].pairs(data), strict=True):
-                lines = [json.dumps({"source": s, "target": t}, ensure_ascii=False) for s, t in pairs]
+                lines = [
+                    json.dumps({"source": s, "target": t}, ensure_ascii=False) for s, t in pairs
+                ]
                 path.write_text("\n".join(lines) + "\n", "utf-8")
     return paths
 
@@ -77,9 +81,13 @@ def run_cell(cell: str, data: Path, work: Path) -> None:
     seconds, cpu_seconds = time.monotonic() - began, time.process_time() - cpu
     adapter = Path(trained["adapter"])
     metrics = "[" + ",".join((task.metric, *task.metrics)) + "]"
-    scored = score_model(str(adapter), data=str(test_file), limit=250, sets=[f"evaluation.metrics={metrics}"])
+    scored = score_model(
+        str(adapter), data=str(test_file), limit=250, sets=[f"evaluation.metrics={metrics}"]
+    )
     resolved = recipe_settings(adapter)
-    curve = [json.loads(line) for line in (adapter / "metrics.jsonl").read_text("utf-8").splitlines()]
+    curve = [
+        json.loads(line) for line in (adapter / "metrics.jsonl").read_text("utf-8").splitlines()
+    ]
     kept = {
         "task": name,
         "settings": given,
@@ -92,13 +100,20 @@ def run_cell(cell: str, data: Path, work: Path) -> None:
         "train_cpu_seconds": round(cpu_seconds, 1),
         "eval_seconds": round(time.monotonic() - began - seconds, 1),
         "train": {key: value for key, value in trained.items() if key != "adapter"},
-        "validations": [[row["step"], round(row["validation_loss"], 4)] for row in curve if "validation_loss" in row],
+        "validations": [
+            [row["step"], round(row["validation_loss"], 4)]
+            for row in curve
+            if "validation_loss" in row
+        ],
         "device": {"machine": platform.machine(), "python": platform.python_version()},
     }
     done.parent.mkdir(parents=True, exist_ok=True)
     done.with_suffix(".part").write_text(json.dumps(kept, indent=1), "utf-8")
     done.with_suffix(".part").rename(done)
-    loss = f"validation {trained['validation_loss']:.4f}, {trained['steps']} steps, {cpu_seconds:.0f} s"
+    loss = (
+        f"validation {trained['validation_loss']:.4f}, {trained['steps']} steps, {cpu_seconds:.0f} "
+        "s"
+    )
     print(f"{time.strftime('%H:%M')} {cell}: {task.metric} {kept['score']:.2f}, {loss}", flush=True)
 
 
@@ -127,9 +142,13 @@ def gather(cells: Path) -> dict[str, Any]:
             "best": round(best["score"], 2),
             "best_settings": best["settings"] or "plain",
             "plain": [round(score, 2) for score in plain],
-            "least_share_of_best": round(min(plain) / best["score"], 3) if plain and best["score"] else None,
+            "least_share_of_best": round(min(plain) / best["score"], 3)
+            if plain and best["score"]
+            else None,
         }
-    command = "python benchmarks/defaults.py run … && python benchmarks/defaults.py table --work WORK"
+    command = (
+        "python benchmarks/defaults.py run … && python benchmarks/defaults.py table --work WORK"
+    )
     return {"command": command, "tasks": tasks, "cells": done}
 
 
@@ -138,7 +157,11 @@ def print_table(result: dict[str, Any]) -> None:
     print("| task | metric | plain path | best cell | share | cells |\n|---|---|---|---|---|---|")
     for name, row in result["tasks"].items():
         settings = row["best_settings"]
-        words = settings if isinstance(settings, str) else " ".join(f"{key}={value}" for key, value in settings.items())
+        words = (
+            settings
+            if isinstance(settings, str)
+            else " ".join(f"{key}={value}" for key, value in settings.items())
+        )
         plain = ", ".join(f"{score:.1f}" for score in row["plain"]) or "-"
         print(
             f"| {name} | {row['metric']} | {plain} | {row['best']:.1f} ({words}) "
@@ -148,16 +171,22 @@ def print_table(result: dict[str, Any]) -> None:
 
 def main() -> None:
     """Runs cells, or gathers those that are done."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("run", "table"))
     parser.add_argument("cells", nargs="*", help="TASK [KEY=VALUE …]; a file with @FILE")
     parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--work", type=Path, required=True, help="where files, adapters and cells go")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="where files, adapters and cells go"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the table goes")
     arguments = parser.parse_intermixed_args()
     if arguments.what == "table":
         result = gather(arguments.work / "cells")
-        (arguments.out / "defaults-cpu.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+        (arguments.out / "defaults-cpu.json").write_text(
+            json.dumps(result, indent=1) + "\n", "utf-8"
+        )
         print_table(result)
         return
     for cell in arguments.cells:
@@ -165,7 +194,9 @@ def main() -> None:
             # Read anew after every cell, so that lines can be added while it runs.
             queue = Path(cell[1:])
             tried: set[str] = set()
-            while waiting := [x for x in queue.read_text("utf-8").splitlines() if x.strip() and x not in tried]:
+            while waiting := [
+                x for x in queue.read_text("utf-8").splitlines() if x.strip() and x not in tried
+            ]:
                 tried.add(waiting[0])
                 run_cell(waiting[0], arguments.data, arguments.work)
         else:

@@ -1,11 +1,14 @@
-"""Fuzzes whatever reads a stranger's bytes: nothing but an error of this package may come out, and that soon.
+"""Fuzzes whatever reads a stranger's bytes: nothing but an error of this package may come out, and
+that soon.
 
     python benchmarks/fuzz.py --minutes 30 [--only recipe] [--seed 7]
-    python benchmarks/fuzz.py --minutes 30 --guided           the same time, by atheris (pip install atheris)
+    python benchmarks/fuzz.py --minutes 30 --guided           the same time, by atheris (pip install
+    atheris)
 
-Targets: every reader of data, rows to examples, the recipe loader, the adapter's config and manifest, safetensors
-headers, and templates. Inputs are seeds mutated and crossed, and those that lead to a new outcome join the seeds; with
-``--guided`` those that reach new code do. Crashes are kept whole beside the result.
+Targets: every reader of data, rows to examples, the recipe loader, the adapter's config and
+manifest, safetensors headers, and templates. Inputs are seeds mutated and crossed, and those that
+lead to a new outcome join the seeds; with ``--guided`` those that reach new code do. Crashes are
+kept whole beside the result.
 """
 
 from __future__ import annotations
@@ -96,7 +99,11 @@ def _weights(content: bytes, folder: Path) -> int:
 
 def _template(content: bytes, _folder: Path) -> int:
     text = content.decode("utf-8", "replace")
-    fields = {"source": "a {{b}} {c}", "text": "x" * 50, "turns": (Turn("user", "hi"), Turn("assistant", "yo"))}
+    fields = {
+        "source": "a {{b}} {c}",
+        "text": "x" * 50,
+        "turns": (Turn("user", "hi"), Turn("assistant", "yo")),
+    }
     prompt = PromptTemplate.of(text)
     return len(prompt.render({**dict.fromkeys(prompt.columns, "v"), **fields}))
 
@@ -116,59 +123,130 @@ TARGETS: dict[str, Target] = {
     "template": _template,
 }
 _LINE = b'{"instruction": "add", "input": "1 2", "output": "3"}\n'
-_CHAT = b'{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]}\n'
+_CHAT = (
+    b'{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]}\n'
+)
 SEEDS: dict[str, list[bytes]] = {
-    "reader.csv": [b"question,answer\na,b\n\"c\n\"\"d\",e\n", b"a;b\r\n1;2\r\n", b"\xef\xbb\xbfx\ty\n1\t2\n"],
+    "reader.csv": [
+        b'question,answer\na,b\n"c\n""d",e\n',
+        b"a;b\r\n1;2\r\n",
+        b"\xef\xbb\xbfx\ty\n1\t2\n",
+    ],
     "reader.tsv": [b"source\ttarget\na\tb\n"],
-    "reader.json": [b'[{"a": "b"}, {"a": null}]', b'{"data": [{"x": 1e400, "y": "\\ud800"}]}', b"[" * 50],
+    "reader.json": [
+        b'[{"a": "b"}, {"a": null}]',
+        b'{"data": [{"x": 1e400, "y": "\\ud800"}]}',
+        b"[" * 50,
+    ],
     "reader.jsonl": [_LINE * 3, _CHAT, b'{"a": "\\u0000", "b": [1, {"c": 2}]}\n{"a"'],
     "reader.tmx": [
-        b'<?xml version="1.0"?><tmx version="1.4"><header srclang="en"/><body><tu><tuv xml:lang="en"><seg>a</seg></tuv>'
+        b'<?xml version="1.0"?><tmx version="1.4"><header srclang="en"/><body><tu><tuv '
+        b'xml:lang="en"><seg>a</seg></tuv>'
         b'<tuv xml:lang="de"><seg>b &amp; <b>c</b></seg></tuv></tu></body></tmx>',
-        b'<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><tmx><body><tu><tuv><seg>&b;</seg></tuv></tu></body>',
+        b'<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b '
+        b'"&a;&a;">]><tmx><body><tu><tuv><seg>&b;</seg></tuv></tu></body>',
     ],
-    "examples": [_LINE * 3, _CHAT * 2, b'{"source": "a", "target": "b"}\n' * 3, b'{"context": "c", "question": "q", '
-                 b'"answers": {"text": ["a"], "answer_start": [0]}}\n'],
+    "examples": [
+        _LINE * 3,
+        _CHAT * 2,
+        b'{"source": "a", "target": "b"}\n' * 3,
+        b'{"context": "c", "question": "q", "answers": {"text": ["a"], "answer_start": [0]}}\n',
+    ],
     "recipe": [
-        b"model:\n  name: demo\ndata:\n  train: demo:train\nlora:\n  r: 8\ntraining:\n  epochs: 1.5\n",
+        b"model:\n  name: demo\ndata:\n  train: demo:train\nlora:\n  r: 8\ntraining:\n  epochs: "
+        b"1.5\n",
         b"extends: demo\noutput: {name: x}\nlora: {target_modules: [q, v], rank_pattern: [q=2]}\n",
-        b"a: &a [x, x]\nb: [*a, *a]\n", b"!!python/object:os.system x\n", b"model:\n  name: .nan\n",
+        b"a: &a [x, x]\nb: [*a, *a]\n",
+        b"!!python/object:os.system x\n",
+        b"model:\n  name: .nan\n",
     ],
     "adapter_config": [
         json.dumps({"peft_type": kind, "r": 4, "target_modules": ["q", "v"], **more}).encode()
-        for kind, more in (("LORA", {"lora_alpha": 8, "rank_pattern": {"q": 2}}),
-                           ("IA3", {"feedforward_modules": ["wo"]}),
-                           ("VERA", {"projection_prng_key": 3}), ("LOKR", {"alpha": 1, "decompose_factor": 4}),
-                           ("LORA", {"auto_mapping": {"a": "b"}, "trainable_token_indices": {"lm_head": [1]}}))
+        for kind, more in (
+            ("LORA", {"lora_alpha": 8, "rank_pattern": {"q": 2}}),
+            ("IA3", {"feedforward_modules": ["wo"]}),
+            ("VERA", {"projection_prng_key": 3}),
+            ("LOKR", {"alpha": 1, "decompose_factor": 4}),
+            ("LORA", {"auto_mapping": {"a": "b"}, "trainable_token_indices": {"lm_head": [1]}}),
+        )
     ],
     "manifest": [
-        json.dumps({"template": "{a} {{b}}", "max_source_tokens": 9, "truncate_source": "left"}).encode(),
-        json.dumps({"template": ["{% for t in turns %}{{t.text}}{% endfor %}"], "source_column": "a"}).encode(),
+        json.dumps(
+            {"template": "{a} {{b}}", "max_source_tokens": 9, "truncate_source": "left"}
+        ).encode(),
+        json.dumps(
+            {"template": ["{% for t in turns %}{{t.text}}{% endfor %}"], "source_column": "a"}
+        ).encode(),
     ],
     "safetensors": [
         _header({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, bytes(8)),
-        _header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
-                 "b": {"dtype": "BF16", "shape": [2, 1], "data_offsets": [4, 8]},
-                 "__metadata__": {"format": "pt"}}, bytes(8)),
-        struct.pack("<Q", 1 << 31), b"",
+        _header(
+            {
+                "a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+                "b": {"dtype": "BF16", "shape": [2, 1], "data_offsets": [4, 8]},
+                "__metadata__": {"format": "pt"},
+            },
+            bytes(8),
+        ),
+        struct.pack("<Q", 1 << 31),
+        b"",
     ],
     "template": [
-        b"translate: {source}", b"{% if text %}{{ text | trim }}{% else %}{{ source }}{% endif %}",
+        b"translate: {source}",
+        b"{% if text %}{{ text | trim }}{% else %}{{ source }}{% endif %}",
         b"{% for t in turns %}{{ t.role }}: {{ t.text | replace('a', 'bb') }}\n{% endfor %}",
-        b"{{ turns | map(attribute='text') | join }}", b"{{ source.__class__ }}",
+        b"{{ turns | map(attribute='text') | join }}",
+        b"{{ source.__class__ }}",
         b"{{ text | default('x') | truncate(3) }}",
     ],
-}  # fmt: skip
+}
 _WORDS = (
-    b"{{", b"}}", b"{%", b"%}", b"\x00", b"\xff\xfe", b"\xed\xa0\x80", b"\\ud800", b"\n", b"\r", b"\"", b"'",
-    b"[" * 40, b"{" * 40,
-    b"1e999", b"-1", b"9" * 5000, b"NaN", b"Infinity", b"null", b"true", b"&a", b"*a", b"!!python/name:os.system ",
+    b"{{",
+    b"}}",
+    b"{%",
+    b"%}",
+    b"\x00",
+    b"\xff\xfe",
+    b"\xed\xa0\x80",
+    b"\\ud800",
+    b"\n",
+    b"\r",
+    b'"',
+    b"'",
+    b"[" * 40,
+    b"{" * 40,
+    b"1e999",
+    b"-1",
+    b"9" * 5000,
+    b"NaN",
+    b"Infinity",
+    b"null",
+    b"true",
+    b"&a",
+    b"*a",
+    b"!!python/name:os.system ",
     b"<<: ",
-    b"__class__", b"range(999999999)", b" * 99999", b"../../etc/passwd", b"&lol;",
-    b"<!ENTITY a SYSTEM \"file:///etc/passwd\">",
-    b"\xe2\x80\xae", b"\x1b[31m", b"=cmd()", b",", b";", b"\t", b": ", b"- ", b"? ", b"|", b">", b"#", b"%",
+    b"__class__",
+    b"range(999999999)",
+    b" * 99999",
+    b"../../etc/passwd",
+    b"&lol;",
+    b'<!ENTITY a SYSTEM "file:///etc/passwd">',
+    b"\xe2\x80\xae",
+    b"\x1b[31m",
+    b"=cmd()",
+    b",",
+    b";",
+    b"\t",
+    b": ",
+    b"- ",
+    b"? ",
+    b"|",
+    b">",
+    b"#",
+    b"%",
     b"\xc2\x85",
-)  # fmt: skip
+)
 
 
 def _parquet() -> list[bytes]:
@@ -176,7 +254,9 @@ def _parquet() -> list[bytes]:
     import pyarrow.parquet
 
     sink = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.table({"source": ["a", "b"], "target": ["c", None], "n": [1, 2]}), sink)
+    pyarrow.parquet.write_table(
+        pyarrow.table({"source": ["a", "b"], "target": ["c", None], "n": [1, 2]}), sink
+    )
     return [sink.getvalue()]
 
 
@@ -251,7 +331,10 @@ def fuzz(names: list[str], minutes: float, seed: int, keep: Path) -> dict[str, T
     until = time.monotonic() + 60 * minutes
     signal.signal(signal.SIGALRM, _alarm)
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108  a disk would be the slowest part
-    with tempfile.TemporaryDirectory(dir=memory) as scratch, contextlib.redirect_stderr(io.StringIO()):
+    with (
+        tempfile.TemporaryDirectory(dir=memory) as scratch,
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         for name in _turns(names, until):
             turn = time.monotonic() + 1.0
             while time.monotonic() < turn:
@@ -268,7 +351,9 @@ def _turns(names: list[str], until: float) -> Iterator[str]:
             yield name
 
 
-def _one(name: str, content: bytes, tally: Tally, corpus: list[bytes], scratch: Path, keep: Path) -> None:
+def _one(
+    name: str, content: bytes, tally: Tally, corpus: list[bytes], scratch: Path, keep: Path
+) -> None:
     start = time.monotonic()
     kind, crash = outcome(TARGETS[name], content, scratch)
     tally.executions += 1
@@ -279,7 +364,10 @@ def _one(name: str, content: bytes, tally: Tally, corpus: list[bytes], scratch: 
     if crash is not None:
         trace, last = crash.__traceback__, ""
         while trace is not None:
-            last, trace = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}", trace.tb_next
+            last, trace = (
+                f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}",
+                trace.tb_next,
+            )
         what = f"{type(crash).__name__} at {last}: {str(crash)[:120]}"
         key = f"{type(crash).__name__} {last}"
         if key not in tally.crashes:
@@ -304,7 +392,9 @@ def _instrumented() -> None:
     """Has the functions that read report where they go."""
     import atheris  # type: ignore[import-not-found, unused-ignore]
 
-    for place in [module for name, module in sys.modules.items() if name.partition(".")[0] in _STEERING]:
+    for place in [
+        module for name, module in sys.modules.items() if name.partition(".")[0] in _STEERING
+    ]:
         holders = [place, *(value for value in vars(place).values() if isinstance(value, type))]
         for function in [value for holder in holders for value in vars(holder).values()]:
             if isinstance(function, FunctionType) and function.__module__ == place.__name__:
@@ -319,7 +409,10 @@ def _steered(name: str, words: list[str]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
 
         def once(content: bytes) -> None:
-            with contextlib.suppress(ToolkitError, Unusable), contextlib.redirect_stderr(io.StringIO()):
+            with (
+                contextlib.suppress(ToolkitError, Unusable),
+                contextlib.redirect_stderr(io.StringIO()),
+            ):
                 TARGETS[name](content, Path(scratch))
 
         atheris.Setup([sys.argv[0], *words], once)
@@ -335,17 +428,31 @@ def guided(names: list[str], minutes: float, seed: int, keep: Path) -> dict[str,
             for number, content in enumerate(seeds_of(name)):
                 (Path(corpus) / f"seed-{number}").write_bytes(content)
             words = (
-                f"-max_total_time={round(60 * minutes / len(names))}", f"-seed={seed + 1}", f"-max_len={_LONGEST}",
-                f"-timeout={LIMIT_S}", "-rss_limit_mb=4096", "-print_final_stats=1",
-                f"-artifact_prefix={keep}/{name}-", corpus,
-            )  # fmt: skip
+                f"-max_total_time={round(60 * minutes / len(names))}",
+                f"-seed={seed + 1}",
+                f"-max_len={_LONGEST}",
+                f"-timeout={LIMIT_S}",
+                "-rss_limit_mb=4096",
+                "-print_final_stats=1",
+                f"-artifact_prefix={keep}/{name}-",
+                corpus,
+            )
             command = [sys.executable, __file__, "--steered", name, *words]
-            ended = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-            said = {key: int(value) for key, value in re.findall(r"^stat::(\w+):\s+(\d+)", ended.stderr, re.M)}
-            tally = Tally(said.get("number_of_executed_units", 0), float(said.get("slowest_unit_time_sec", 0)))
+            ended = subprocess.run(
+                command, capture_output=True, text=True, errors="replace", check=False
+            )
+            said = {
+                key: int(value)
+                for key, value in re.findall(r"^stat::(\w+):\s+(\d+)", ended.stderr, re.M)
+            }
+            tally = Tally(
+                said.get("number_of_executed_units", 0), float(said.get("slowest_unit_time_sec", 0))
+            )
             tally.outcomes = {str(path) for path in Path(corpus).iterdir()}
             if ended.returncode:
-                lines = [line for line in ended.stderr.splitlines() if "Error" in line or "ERROR" in line]
+                lines = [
+                    line for line in ended.stderr.splitlines() if "Error" in line or "ERROR" in line
+                ]
                 tally.crashes[name] = " ".join(lines)[:200] or f"ended with {ended.returncode}"
             tallies[name] = tally
     return tallies
@@ -353,11 +460,15 @@ def guided(names: list[str], minutes: float, seed: int, keep: Path) -> dict[str,
 
 def main() -> None:
     """Fuzzes, prints a line for each target, and adds the run to the result file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--only", action="append", choices=list(TARGETS))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, default=Path("build/fuzz"), help="where crashing inputs go")
+    parser.add_argument(
+        "--keep", type=Path, default=Path("build/fuzz"), help="where crashing inputs go"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--guided", action="store_true", help="by coverage, with atheris")
     parser.add_argument("--steered", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
@@ -365,7 +476,9 @@ def main() -> None:
     if asked.steered:
         _steered(asked.steered[0], asked.steered[1:])
         return
-    tallies = (guided if asked.guided else fuzz)(asked.only or list(TARGETS), asked.minutes, asked.seed, asked.keep)
+    tallies = (guided if asked.guided else fuzz)(
+        asked.only or list(TARGETS), asked.minutes, asked.seed, asked.keep
+    )
     for name, tally in tallies.items():
         print(
             f"{name:16} {tally.executions:>9,} executions  {len(tally.outcomes):>4} outcomes  "

@@ -1,7 +1,8 @@
-"""HF's side of the throughput benchmark: Seq2SeqTrainer and PEFT's LoRA, by default, at their best, and as tutorials.
+"""HF's side of the throughput benchmark: Seq2SeqTrainer and PEFT's LoRA, by default, at their best,
+and as tutorials.
 
-Its own Trainer, optimizer and data loader run; only which rows form a batch is given to it, in the order that its own
-sampler would take, so that it trains on a sample of an epoch.
+Its own Trainer, optimizer and data loader run; only which rows form a batch is given to it, in the
+order that its own sampler would take, so that it trains on a sample of an epoch.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class HfSide:
         dropout: the base's; Flan-T5's checkpoints come with 0.1.
         order: ``random``, or ``grouped`` as ``train_sampling_strategy="group_by_length"`` does.
         attention: None is what ``from_pretrained`` picks.
-        half: bfloat16 weights and autocast where ours computes in that; else float32, as Flan-T5's checkpoints are.
+        half: bfloat16 weights and autocast where ours computes in that; else float32, as Flan-T5's
+            checkpoints are.
         exact: everything computes in float32.
         full_length: every row padded to :data:`workload.LONGEST`.
     """
@@ -62,7 +64,9 @@ HF_SIDES = {
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
-    """Runs the clock from the end of the first step, which warms up, to the end of the last: loading data counts."""
+    """Runs the clock from the end of the first step, which warms up, to the end of the last:
+    loading data counts.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -105,7 +109,9 @@ class GivenBatches(Seq2SeqTrainer):  # type: ignore[misc]
 
 
 def padded(rows: Sequence[dict[str, Tensor]], *, full_length: bool = False) -> dict[str, Tensor]:
-    """Pads as DataCollatorForSeq2Seq does: to the longest of the batch, or to the maximum; labels with -100."""
+    """Pads as DataCollatorForSeq2Seq does: to the longest of the batch, or to the maximum; labels
+    with -100.
+    """
     widths = dict.fromkeys(("input_ids", "attention_mask"), LONGEST[0]) | {"labels": LONGEST[1]}
     batch = {}
     for name, most in widths.items():
@@ -117,7 +123,13 @@ def padded(rows: Sequence[dict[str, Tensor]], *, full_length: bool = False) -> d
 
 
 def hf_model(
-    folder: Path, side: HfSide, *, device: str, dtype: str, quantization: str, adapter: Path | None = None
+    folder: Path,
+    side: HfSide,
+    *,
+    device: str,
+    dtype: str,
+    quantization: str,
+    adapter: Path | None = None,
 ) -> Any:
     """Returns the base with a LoRA, loaded as a user of transformers and PEFT does.
 
@@ -129,13 +141,18 @@ def hf_model(
     transformers.logging.disable_progress_bar()
     warnings.filterwarnings("ignore")
     compute = torch.bfloat16 if dtype == "bfloat16" and not side.exact else torch.float32
-    options: dict[str, Any] = {"dtype": compute if side.half or quantization != "none" else torch.float32}
+    options: dict[str, Any] = {
+        "dtype": compute if side.half or quantization != "none" else torch.float32
+    }
     if side.attention:
         options["attn_implementation"] = side.attention
     if quantization == "nf4":
         options["device_map"] = device
         options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=compute,
         )
     model = AutoModelForSeq2SeqLM.from_pretrained(folder, dropout_rate=side.dropout, **options)
     if quantization == "nf4":
@@ -143,32 +160,62 @@ def hf_model(
     if adapter is not None:
         return PeftModel.from_pretrained(model, adapter, is_trainable=True)
     lora = LoraConfig(
-        task_type="SEQ_2_SEQ_LM", r=LORA["r"], lora_alpha=LORA["alpha"], target_modules=LORA["target_modules"]
+        task_type="SEQ_2_SEQ_LM",
+        r=LORA["r"],
+        lora_alpha=LORA["alpha"],
+        target_modules=LORA["target_modules"],
     )
     return get_peft_model(model, lora)
 
 
 def hf_trainer(
-    model: Any, rows: ProfileRows, batches: Sequence[Sequence[int]], side: HfSide, *, device: str, dtype: str, out: str
+    model: Any,
+    rows: ProfileRows,
+    batches: Sequence[Sequence[int]],
+    side: HfSide,
+    *,
+    device: str,
+    dtype: str,
+    out: str,
 ) -> GivenBatches:
-    """Returns a Trainer that takes one step on each batch, all of one size, at a constant learning rate."""
+    """Returns a Trainer that takes one step on each batch, all of one size, at a constant learning
+    rate.
+    """
     settings = Seq2SeqTrainingArguments(
-        output_dir=out, max_steps=len(batches), per_device_train_batch_size=len(batches[0]), learning_rate=5e-4,
-        lr_scheduler_type="constant", bf16=side.half and dtype == "bfloat16", use_cpu=device == "cpu",
-        save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True,
-    )  # fmt: skip
+        output_dir=out,
+        max_steps=len(batches),
+        per_device_train_batch_size=len(batches[0]),
+        learning_rate=5e-4,
+        lr_scheduler_type="constant",
+        bf16=side.half and dtype == "bfloat16",
+        use_cpu=device == "cpu",
+        save_strategy="no",
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+    )
 
     def collate(members: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         return padded(members, full_length=side.full_length)
 
-    return GivenBatches(model=model, args=settings, train_dataset=rows, data_collator=collate, batches=batches)
+    return GivenBatches(
+        model=model, args=settings, train_dataset=rows, data_collator=collate, batches=batches
+    )
 
 
 def run_hf(
-    folder: Path, rows: ProfileRows, batches: Sequence[Sequence[int]], side: HfSide, *, device: str, dtype: str,
+    folder: Path,
+    rows: ProfileRows,
+    batches: Sequence[Sequence[int]],
+    side: HfSide,
+    *,
+    device: str,
+    dtype: str,
     quantization: str,
-) -> dict[str, Any]:  # fmt: skip
-    """Trains in this process, the first batch to warm up; returns time, memory and how it was set."""
+) -> dict[str, Any]:
+    """Trains in this process, the first batch to warm up; returns time, memory and how it was
+    set.
+    """
     clock = Clock(device)
     model = hf_model(folder, side, device=device, dtype=dtype, quantization=quantization)
     with tempfile.TemporaryDirectory() as out:
@@ -180,6 +227,7 @@ def run_hf(
     width = "{} + {}".format(*LONGEST) if side.full_length else "the longest"
     how = {
         "batches": f"{len(batches[0])} rows, {order}, padded to {width}",
-        "dropout": side.dropout, "attention": model.config._attn_implementation,
-    }  # fmt: skip
+        "dropout": side.dropout,
+        "attention": model.config._attn_implementation,
+    }
     return {**clock.found, **how}

@@ -1,6 +1,8 @@
-"""What a T5 vocabulary loses of a file's texts, and what spare rows bring back: unknown tokens, round trips, length.
+"""What a T5 vocabulary loses of a file's texts, and what spare rows bring back: unknown tokens,
+round trips, length.
 
-python benchmarks/lossless.py nl2bash/all.jsonl.gz t5-tokenizer      writes benchmarks/results/lossless-NAME.json
+python benchmarks/lossless.py nl2bash/all.jsonl.gz t5-tokenizer      writes
+benchmarks/results/lossless-NAME.json
 """
 
 from __future__ import annotations
@@ -30,13 +32,19 @@ def measured(texts: list[str], tokenizer: Any) -> dict[str, int]:
         "tokens": sum(map(len, ids)),
         "unknown": sum(row.count(tokenizer.unk_token_id) for row in ids),
         "texts": len(texts),
-        "come_back": sum(tokenizer.decode(row) == text for row, text in zip(ids, texts, strict=True)),
+        "come_back": sum(
+            tokenizer.decode(row) == text for row, text in zip(ids, texts, strict=True)
+        ),
     }
 
 
 def main() -> None:
-    """Measures both tokenizers, and the second as plain transformers loads it again; writes the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measures both tokenizers, and the second as plain transformers loads it again; writes the
+    result.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data")
     parser.add_argument("model")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -44,19 +52,30 @@ def main() -> None:
     plain = load_tokenizer(asked.model)
     rows = [row for row in read_examples(asked.data) if isinstance(row, Example)]
     counts = Counter(char for row in rows for char in f"{row.source}{row.target}")
-    lossless = lossless_tokenizer(plain, carried_strings(plain, embedding_rows(plain, asked.model, None), counts))
+    lossless = lossless_tokenizer(
+        plain, carried_strings(plain, embedding_rows(plain, asked.model, None), counts)
+    )
     with tempfile.TemporaryDirectory() as folder:
         lossless.save_pretrained(folder)
         again = AutoTokenizer.from_pretrained(folder)
-    kinds = {"plain": plain, "lossless": lossless, "lossless, saved and loaded by transformers": again}
+    kinds = {
+        "plain": plain,
+        "lossless": lossless,
+        "lossless, saved and loaded by transformers": again,
+    }
     sides = {"targets": [row.target for row in rows], "sources": [row.source for row in rows]}
     result = {
         "command": " ".join(["python", "benchmarks/lossless.py", *sys.argv[1:]]),
-        **{side: {kind: measured(texts, one) for kind, one in kinds.items()} for side, texts in sides.items()},
+        **{
+            side: {kind: measured(texts, one) for kind, one in kinds.items()}
+            for side, texts in sides.items()
+        },
     }
     print(json.dumps(result, indent=2))
     name = Path(asked.data).parent.name or Path(asked.data).stem
-    (asked.out / f"lossless-{name}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    (asked.out / f"lossless-{name}.json").write_text(
+        json.dumps(result, indent=2) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

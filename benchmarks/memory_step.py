@@ -1,15 +1,19 @@
-"""Peak host memory of a real nf4 training step of a flan-t5-large-shaped model on a CPU: this package and HF's path.
+"""Peak host memory of a real nf4 training step of a flan-t5-large-shaped model on a CPU: this
+package and HF's path.
 
-Both sides load the same random checkpoint (bfloat16, made once in a temporary folder), put LoRA r=16 on q and v, use
-gradient checkpointing and 8-bit AdamW, and train on the same rows, each in a process of its own. HF's path is
-`load_in_4bit` (nf4, double quantisation, bfloat16 products), `prepare_model_for_kbit_training`, `get_peft_model` and
-`Seq2SeqTrainer`; of its ways to run (:data:`HF_VARIANTS`) the one with the lowest peak counts. A second ratio is with
-this package's setting of the C library's allocator lent to HF's path.
+Both sides load the same random checkpoint (bfloat16, made once in a temporary folder), put LoRA
+r=16 on q and v, use gradient checkpointing and 8-bit AdamW, and train on the same rows, each in a
+process of its own. HF's path is `load_in_4bit` (nf4, double quantisation, bfloat16 products),
+`prepare_model_for_kbit_training`, `get_peft_model` and `Seq2SeqTrainer`; of its ways to run
+(:data:`HF_VARIANTS`) the one with the lowest peak counts. A second ratio is with this package's
+setting of the C library's allocator lent to HF's path.
 
-    OMP_NUM_THREADS=1 python benchmarks/memory_step.py                    8 rows of 256 + 64 tokens at once
-    OMP_NUM_THREADS=1 python benchmarks/memory_step.py --micro-batch 1    the same step, row by row
+    OMP_NUM_THREADS=1 python benchmarks/memory_step.py                    8 rows of 256 + 64 tokens
+    at once OMP_NUM_THREADS=1 python benchmarks/memory_step.py --micro-batch 1    the same step, row
+    by row
 
-Steady state: the peak is reset when the first step is done, so loading and the first allocations are not in it.
+Steady state: the peak is reset when the first step is done, so loading and the first allocations
+are not in it.
 """
 
 from __future__ import annotations
@@ -43,8 +47,9 @@ SHAPES = {
     "xxl": (4096, 10240, 24, 64, 64, 32128),
 }
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 22)}
-# (automatic mixed precision, attention, environment): what a user of HF's path may choose that changes memory.
-# Eager attention needs more (4.0 GB and up in an earlier run). An environment is no part of HF's path: it is lent.
+# (automatic mixed precision, attention, environment): what a user of HF's path may choose that
+# changes memory. Eager attention needs more (4.0 GB and up in an earlier run). An environment is no
+# part of HF's path: it is lent.
 HF_VARIANTS: dict[str, tuple[bool, str, dict[str, str]]] = {
     "float32 activations, sdpa attention": (False, "sdpa", {}),
     "bfloat16 autocast, sdpa attention": (True, "sdpa", {}),
@@ -81,16 +86,30 @@ def shape_settings(shape: str) -> dict[str, Any]:
     """Returns the T5 v1.1 config of a shape, dropout off."""
     d_model, d_ff, layers, heads, d_kv, vocabulary = SHAPES[shape]
     return {
-        "model_type": "t5", "d_model": d_model, "d_ff": d_ff, "num_layers": layers, "num_decoder_layers": layers,
-        "num_heads": heads, "d_kv": d_kv, "vocab_size": vocabulary, "feed_forward_proj": "gated-gelu",
-        "dropout_rate": 0.0, "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1,
-        "tie_word_embeddings": False, "scale_decoder_outputs": False, "is_encoder_decoder": True,
+        "model_type": "t5",
+        "d_model": d_model,
+        "d_ff": d_ff,
+        "num_layers": layers,
+        "num_decoder_layers": layers,
+        "num_heads": heads,
+        "d_kv": d_kv,
+        "vocab_size": vocabulary,
+        "feed_forward_proj": "gated-gelu",
+        "dropout_rate": 0.0,
+        "decoder_start_token_id": 0,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "tie_word_embeddings": False,
+        "scale_decoder_outputs": False,
+        "is_encoder_decoder": True,
         "architectures": ["T5ForConditionalGeneration"],
-    }  # fmt: skip
+    }
 
 
 def write_checkpoint(shape: str, folder: Path, *, shard_bytes: int = 1 << 30) -> None:
-    """Writes a random bfloat16 checkpoint of a shape in shards, its head its own, with T5's own spread of values."""
+    """Writes a random bfloat16 checkpoint of a shape in shards, its head its own, with T5's own
+    spread of values.
+    """
     from transformers import T5Config, T5ForConditionalGeneration
 
     torch.manual_seed(0)
@@ -106,7 +125,11 @@ def write_checkpoint(shape: str, folder: Path, *, shard_bytes: int = 1 << 30) ->
             _write_shard(shards, folder)
         shards[-1][name] = drawn.to(torch.bfloat16)
     _write_shard(shards, folder)
-    owners = {name: f"model-{number:05d}.safetensors" for number, shard in enumerate(shards) for name in shard}
+    owners = {
+        name: f"model-{number:05d}.safetensors"
+        for number, shard in enumerate(shards)
+        for name in shard
+    }
     index = json.dumps({"metadata": {}, "weight_map": owners})
     (folder / "model.safetensors.index.json").write_text(index, encoding="utf-8")
     (folder / "config.json").write_text(json.dumps(shape_settings(shape)), encoding="utf-8")
@@ -116,7 +139,9 @@ def _write_shard(shards: list[dict[str, torch.Tensor]], folder: Path) -> None:
     """Writes the last shard, keeps its names alone, and begins another."""
     from safetensors.torch import save_file
 
-    save_file(shards[-1], folder / f"model-{len(shards) - 1:05d}.safetensors", metadata={"format": "pt"})
+    save_file(
+        shards[-1], folder / f"model-{len(shards) - 1:05d}.safetensors", metadata={"format": "pt"}
+    )
     shards[-1] = dict.fromkeys(shards[-1], torch.empty(0))
     shards.append({})
 
@@ -125,7 +150,9 @@ class HostPeak:
     """The peak of this process's resident memory since :meth:`reset`, in bytes (Linux, glibc)."""
 
     def reset(self) -> None:
-        """Gives freed memory back to the system first: how much the allocator kept of loading is an accident."""
+        """Gives freed memory back to the system first: how much the allocator kept of loading is an
+        accident.
+        """
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
@@ -140,26 +167,51 @@ class HostPeak:
 
 
 def hf_trainer(
-    model: Any, rows: SyntheticRows, *, steps: int, micro_batch: int, autocast: bool, optimizer: str, out: str
+    model: Any,
+    rows: SyntheticRows,
+    *,
+    steps: int,
+    micro_batch: int,
+    autocast: bool,
+    optimizer: str,
+    out: str,
 ) -> Any:
-    """Returns Seq2SeqTrainer on HF's own preparation of a model loaded in 4 bits, adapter injected."""
+    """Returns Seq2SeqTrainer on HF's own preparation of a model loaded in 4 bits, adapter
+    injected.
+    """
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, default_data_collator
 
-    model = prepare_model_for_kbit_training(model, gradient_checkpointing_kwargs={"use_reentrant": False})
+    model = prepare_model_for_kbit_training(
+        model, gradient_checkpointing_kwargs={"use_reentrant": False}
+    )
     model.config.use_cache = False
     lora = LoraConfig(
-        task_type="SEQ_2_SEQ_LM", r=LORA["r"], lora_alpha=LORA["alpha"], target_modules=LORA["target_modules"]
+        task_type="SEQ_2_SEQ_LM",
+        r=LORA["r"],
+        lora_alpha=LORA["alpha"],
+        target_modules=LORA["target_modules"],
     )
     settings = Seq2SeqTrainingArguments(
-        output_dir=out, max_steps=steps, per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=len(rows) // micro_batch, gradient_checkpointing=True,
-        gradient_checkpointing_kwargs={"use_reentrant": False}, optim=HF_OPTIMIZERS[optimizer],
-        learning_rate=5e-4, bf16=autocast, use_cpu=model.device.type == "cpu", save_strategy="no", report_to=[],
-        disable_tqdm=True, logging_steps=1,
-    )  # fmt: skip
+        output_dir=out,
+        max_steps=steps,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=len(rows) // micro_batch,
+        gradient_checkpointing=True,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        optim=HF_OPTIMIZERS[optimizer],
+        learning_rate=5e-4,
+        bf16=autocast,
+        use_cpu=model.device.type == "cpu",
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        logging_steps=1,
+    )
     adapted = get_peft_model(model, lora)
-    return Seq2SeqTrainer(model=adapted, args=settings, train_dataset=rows, data_collator=default_data_collator)
+    return Seq2SeqTrainer(
+        model=adapted, args=settings, train_dataset=rows, data_collator=default_data_collator
+    )
 
 
 def run_hf(arguments: argparse.Namespace, rows: SyntheticRows, peak: Any) -> dict[str, Any]:
@@ -167,21 +219,34 @@ def run_hf(arguments: argparse.Namespace, rows: SyntheticRows, peak: Any) -> dic
     import bitsandbytes  # noqa: F401
     import transformers
     from peft import get_peft_model, prepare_model_for_kbit_training  # noqa: F401
-    from transformers import AutoModelForSeq2SeqLM, BitsAndBytesConfig, T5ForConditionalGeneration, TrainerCallback
+    from transformers import (
+        AutoModelForSeq2SeqLM,
+        BitsAndBytesConfig,
+        T5ForConditionalGeneration,
+        TrainerCallback,
+    )
 
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
-    _ = (T5ForConditionalGeneration, transformers.Seq2SeqTrainer)  # imported lazily: now, so that the baseline has them
+    _ = (
+        T5ForConditionalGeneration,
+        transformers.Seq2SeqTrainer,
+    )  # imported lazily: now, so that the baseline has them
     baseline = peak.now()
     autocast, attention, _ = HF_VARIANTS[arguments.variant]
     quantization = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
-    )  # fmt: skip
+    )
     model = AutoModelForSeq2SeqLM.from_pretrained(
-        arguments.model, quantization_config=quantization, dtype=torch.bfloat16, device_map=arguments.device,
+        arguments.model,
+        quantization_config=quantization,
+        dtype=torch.bfloat16,
+        device_map=arguments.device,
         attn_implementation=attention,
-    )  # fmt: skip
+    )
     times: list[float] = []
 
     class Watch(TrainerCallback):  # type: ignore[misc]
@@ -225,10 +290,14 @@ def run_ours(arguments: argparse.Namespace, rows: SyntheticRows, peak: Any) -> d
     from lora_s2s.training.optimizer import build_optimizer
 
     baseline = peak.now()
-    base = load_base(str(arguments.model), dtype="bfloat16", quantization="nf4", device=arguments.device)
+    base = load_base(
+        str(arguments.model), dtype="bfloat16", quantization="nf4", device=arguments.device
+    )
     model = inject_lora(base, **LORA, seed=0)
     enable_gradient_checkpointing(model)
-    settings = TrainingSettings(optimizer=arguments.optimizer, gradient_checkpointing=True, max_steps=arguments.steps)
+    settings = TrainingSettings(
+        optimizer=arguments.optimizer, gradient_checkpointing=True, max_steps=arguments.steps
+    )
     optimizer = build_optimizer(model, settings)
     accelerator = Accelerator(cpu=arguments.device == "cpu")
     loaded = {"load_peak": peak.read(), "loaded": peak.now()}
@@ -240,7 +309,13 @@ def run_ours(arguments: argparse.Namespace, rows: SyntheticRows, peak: Any) -> d
             began = time.perf_counter()
             batches = [collate([rows.features(row) for row in group], 0) for group in groups]
             stats = train_step(
-                model, optimizer, batches, accelerator=accelerator, step=step, learning_rate=5e-4, settings=settings
+                model,
+                optimizer,
+                batches,
+                accelerator=accelerator,
+                step=step,
+                learning_rate=5e-4,
+                settings=settings,
             )
             times.append(time.perf_counter() - began)
             losses.append(stats.loss)
@@ -251,13 +326,32 @@ def run_ours(arguments: argparse.Namespace, rows: SyntheticRows, peak: Any) -> d
 
 def measured(side: str, variant: str, model: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Runs one side in a fresh process and returns its figures, memory in MiB."""
-    given = {name: getattr(arguments, name) for name in ("shape", "rows", "source", "target", "steps", "micro_batch")}
-    words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    command = [sys.executable, __file__, "--side", side, "--variant", variant, "--model", str(model), *words]
+    given = {
+        name: getattr(arguments, name)
+        for name in ("shape", "rows", "source", "target", "steps", "micro_batch")
+    }
+    words = [
+        word
+        for name, value in given.items()
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    command = [
+        sys.executable,
+        __file__,
+        "--side",
+        side,
+        "--variant",
+        variant,
+        "--model",
+        str(model),
+        *words,
+    ]
     environment = {**os.environ, **(HF_VARIANTS[variant][2] if variant else {})}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     got = json.loads(done.stdout.splitlines()[-1])
-    memory = {key: round(got[key] / 2**20, 1) for key in ("baseline", "load_peak", "loaded", "peak")}
+    memory = {
+        key: round(got[key] / 2**20, 1) for key in ("baseline", "load_peak", "loaded", "peak")
+    }
     return {
         "side": side,
         **({"variant": variant} if side == "hf" else {}),
@@ -268,10 +362,16 @@ def measured(side: str, variant: str, model: Path, arguments: argparse.Namespace
 
 
 def ratios(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Returns our peak over the lowest of HF's path, and over the lowest with our allocator setting lent to it."""
+    """Returns our peak over the lowest of HF's path, and over the lowest with our allocator setting
+    lent to it.
+    """
     found: dict[str, dict[str, float]] = {}
     for name, lent in {"ours_over_hf": False, "ours_over_hf_with_our_allocator": True}.items():
-        theirs = [run for run in runs if run["side"] == "hf" and bool(HF_VARIANTS[run["variant"]][2]) is lent]
+        theirs = [
+            run
+            for run in runs
+            if run["side"] == "hf" and bool(HF_VARIANTS[run["variant"]][2]) is lent
+        ]
         ours = [run for run in runs if run["side"] == "ours"]
         if ours and theirs:
             best = min(theirs, key=lambda run: run["MiB"]["peak"])
@@ -287,7 +387,9 @@ def machine() -> dict[str, Any]:
 
 def main() -> None:
     """Measures every side, prints the ratio and writes it to ``benchmarks/results``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shape", default="large", choices=SHAPES)
     parser.add_argument("--rows", type=int, default=8, help="rows of one optimizer step")
     parser.add_argument("--source", type=int, default=256)
@@ -301,7 +403,9 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
-        rows = SyntheticRows(arguments.rows, arguments.source, arguments.target, SHAPES[arguments.shape][-1])
+        rows = SyntheticRows(
+            arguments.rows, arguments.source, arguments.target, SHAPES[arguments.shape][-1]
+        )
         run = run_ours if arguments.side == "ours" else run_hf
         arguments.device, arguments.optimizer = "cpu", "adamw-8bit"
         print(json.dumps(run(arguments, rows, HostPeak())))
@@ -309,13 +413,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="memory-step-") as folder:
         write_checkpoint(arguments.shape, Path(folder))
         sides = [("ours", ""), *(("hf", variant) for variant in HF_VARIANTS)]
-        runs = [measured(side, variant, Path(folder), arguments) for side, variant in sides
-                if arguments.only in (None, side)]  # fmt: skip
+        runs = [
+            measured(side, variant, Path(folder), arguments)
+            for side, variant in sides
+            if arguments.only in (None, side)
+        ]
     result = {
-        "command": " ".join(["python", "benchmarks/memory_step.py", *sys.argv[1:]]), **machine(),
-        "step": {name: getattr(arguments, name) for name in ("shape", "rows", "source", "target", "micro_batch")},
-        "runs": runs, **ratios(runs),
-    }  # fmt: skip
+        "command": " ".join(["python", "benchmarks/memory_step.py", *sys.argv[1:]]),
+        **machine(),
+        "step": {
+            name: getattr(arguments, name)
+            for name in ("shape", "rows", "source", "target", "micro_batch")
+        },
+        "runs": runs,
+        **ratios(runs),
+    }
     name = f"memory-step-{arguments.shape}-{arguments.rows}x{arguments.micro_batch}.json"
     arguments.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=2)

@@ -1,4 +1,6 @@
-"""This package's side of the throughput benchmark: its loading, plan, collation ahead and training step."""
+"""This package's side of the throughput benchmark: its loading, plan, collation ahead and training
+step.
+"""
 
 from __future__ import annotations
 
@@ -23,25 +25,34 @@ from lora_s2s.training.plan import StepPlan
 from lora_s2s.training.prefetch import ahead
 
 
-def our_epoch(rows: ProfileRows, tokens_per_batch: int, changed: dict[str, Any]) -> Sequence[list[int]]:
+def our_epoch(
+    rows: ProfileRows, tokens_per_batch: int, changed: dict[str, Any]
+) -> Sequence[list[int]]:
     """Returns an epoch of batches as training plans it.
 
     Args:
-        changed: settings of training that an ablation changes; ``order`` takes as many rows a batch, in HF's order.
+        changed: settings of training that an ablation changes; ``order`` takes as many rows a
+            batch, in HF's order.
     """
     given = {key: value for key, value in changed.items() if key != "order"}
     if "batch_size" not in given:
         given["tokens_per_batch"] = tokens_per_batch
     table: Any = rows  # the plan reads its lengths alone
-    batches = [micro_batches[0] for micro_batches in StepPlan(table, TrainingSettings(**given)).steps(0)]
+    batches = [
+        micro_batches[0] for micro_batches in StepPlan(table, TrainingSettings(**given)).steps(0)
+    ]
     if "order" in changed:
         return hf_batches(rows, changed["order"], round(len(rows) / len(batches)))
     return batches
 
 
-def our_model(folder: Path, *, device: str, dtype: str, quantization: str, skip: Sequence[str] = ()) -> Any:
+def our_model(
+    folder: Path, *, device: str, dtype: str, quantization: str, skip: Sequence[str] = ()
+) -> Any:
     """Returns the base with a new LoRA, dropout off, as the loop gets it."""
-    base = load_base(str(folder), dtype=dtype, quantization=quantization, skip_quantization=skip, device=device)
+    base = load_base(
+        str(folder), dtype=dtype, quantization=quantization, skip_quantization=skip, device=device
+    )
     model = inject_lora(base, **LORA, seed=0)
     base.family.set_dropout(model, 0.0)
     return model
@@ -50,7 +61,8 @@ def our_model(folder: Path, *, device: str, dtype: str, quantization: str, skip:
 def our_steps(
     model: Any, rows: ProfileRows, batches: Sequence[Sequence[int]], *, clock: Clock | None = None
 ) -> tuple[list[float], bool]:
-    """Trains on each batch once, as the loop does; returns the losses, and whether the fast forward was in use.
+    """Trains on each batch once, as the loop does; returns the losses, and whether the fast forward
+    was in use.
 
     Args:
         clock: started after the first step, stopped after the last.
@@ -69,9 +81,14 @@ def our_steps(
     with fast_forward(model), ahead(collated(), 0 if on_cpu else 2) as next_batch:
         for step in range(len(batches)):
             stats = train_step(
-                model, optimizer, [next_batch()], accelerator=accelerator, step=step,
-                learning_rate=settings.learning_rate, settings=settings,
-            )  # fmt: skip
+                model,
+                optimizer,
+                [next_batch()],
+                accelerator=accelerator,
+                step=step,
+                learning_rate=settings.learning_rate,
+                settings=settings,
+            )
             losses.append(stats.loss)
             if clock and step == 0:
                 clock.start()
@@ -84,9 +101,17 @@ def our_steps(
 
 
 def run_ours(
-    folder: Path, rows: ProfileRows, batches: Sequence[Sequence[int]], *, device: str, dtype: str, quantization: str
+    folder: Path,
+    rows: ProfileRows,
+    batches: Sequence[Sequence[int]],
+    *,
+    device: str,
+    dtype: str,
+    quantization: str,
 ) -> dict[str, Any]:
-    """Trains in this process, the first batch to warm up; returns time, memory and how it was set."""
+    """Trains in this process, the first batch to warm up; returns time, memory and how it was
+    set.
+    """
     clock = Clock(device)
     model = our_model(folder, device=device, dtype=dtype, quantization=quantization)
     clock.loaded()

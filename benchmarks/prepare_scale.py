@@ -1,13 +1,16 @@
-"""Ten million rows: `prepare` against `datasets.map` with the same tokenizer, rows a second and peak memory of both.
+"""Ten million rows: `prepare` against `datasets.map` with the same tokenizer, rows a second and
+peak memory of both.
 
-Rows are made up (words of the vocabulary, log-normal lengths), written as JSON lines to a temporary folder. Each side
-starts from that file in a process of its own and ends with token ids in Arrow files: `prepare` also checks, finds
-duplicates and leaks, splits, counts and reports; `datasets` loads the file and maps the two tokenizer calls of the
-usual example over it, with as many processes as there are cores. Memory is summed over a side's processes, sampled:
-what they hold themselves (RssAnon); pages of mapped files are the system's to take back.
+Rows are made up (words of the vocabulary, log-normal lengths), written as JSON lines to a temporary
+folder. Each side starts from that file in a process of its own and ends with token ids in Arrow
+files: `prepare` also checks, finds duplicates and leaks, splits, counts and reports; `datasets`
+loads the file and maps the two tokenizer calls of the usual example over it, with as many processes
+as there are cores. Memory is summed over a side's processes, sampled: what they hold themselves
+(RssAnon); pages of mapped files are the system's to take back.
 
-    python benchmarks/prepare_scale.py                       # writes benchmarks/results/prepare-scale-cpu.json
-    python benchmarks/prepare_scale.py --rows 200000 --model FOLDER --out FOLDER
+    python benchmarks/prepare_scale.py                       # writes
+    benchmarks/results/prepare-scale-cpu.json python benchmarks/prepare_scale.py --rows 200000
+    --model FOLDER --out FOLDER
 """
 
 from __future__ import annotations
@@ -37,7 +40,8 @@ file, model, cache = sys.argv[1:]
 tokenizer = AutoTokenizer.from_pretrained(model)
 def encode(rows):
     inputs = tokenizer(rows["source"], max_length=512, truncation=True)
-    inputs["labels"] = tokenizer(text_target=rows["target"], max_length=128, truncation=True)["input_ids"]
+    targets = tokenizer(text_target=rows["target"], max_length=128, truncation=True)
+    inputs["labels"] = targets["input_ids"]
     return inputs
 rows = datasets.load_dataset("json", data_files=file, split="train", cache_dir=cache)
 print(len(rows.map(encode, batched=True, num_proc=len(os.sched_getaffinity(0)))))
@@ -46,12 +50,16 @@ print(len(rows.map(encode, batched=True, num_proc=len(os.sched_getaffinity(0))))
 
 def words(model: str) -> list[str]:
     """Returns the whole words of a tokenizer's vocabulary, the commonest first."""
-    pieces = json.loads((locate_model(model) / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    pieces = json.loads((locate_model(model) / "tokenizer.json").read_text(encoding="utf-8"))[
+        "model"
+    ]["vocab"]
     return [piece[1:] for piece, _ in pieces if piece[0] == "▁" and piece[1:].isalpha()]
 
 
 def lines(rows: int, known: npt.NDArray[np.object_]) -> Iterator[str]:
-    """Yields JSON lines: sources of 14 words on average, targets of 7; one in a hundred is the one before it again."""
+    """Yields JSON lines: sources of 14 words on average, targets of 7; one in a hundred is the one
+    before it again.
+    """
     rng = np.random.default_rng(0)
     for start in range(0, rows, 10_000):
         count = min(10_000, rows - start)
@@ -59,7 +67,8 @@ def lines(rows: int, known: npt.NDArray[np.object_]) -> Iterator[str]:
         chosen = known[rng.zipf(1.3, sizes.sum()) % len(known)]
         texts = np.split(chosen, sizes.ravel().cumsum()[:-1])
         made = [
-            f'{{"source": "{" ".join(texts[2 * row])} {start + row}", "target": "{" ".join(texts[2 * row + 1])}"}}\n'
+            f'{{"source": "{" ".join(texts[2 * row])} {start + row}", "target": '
+            f'"{" ".join(texts[2 * row + 1])}"}}\n'
             for row in range(count)
         ]
         for row in range(99, count, 100):
@@ -84,13 +93,20 @@ def held(process: int) -> int:
         status = Path(f"/proc/{process}/status").read_text()
     except OSError:
         return 0
-    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon")), 0)
+    return next(
+        (int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon")),
+        0,
+    )
 
 
 def measured(command: list[str], **environment: str) -> dict[str, Any]:
-    """Runs a command; returns its seconds, the most memory its processes held together, and what it printed."""
+    """Runs a command; returns its seconds, the most memory its processes held together, and what it
+    printed.
+    """
     started, peak, over = time.monotonic(), 0, threading.Event()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment})
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
+    )
 
     def watch() -> None:
         nonlocal peak
@@ -104,12 +120,18 @@ def measured(command: list[str], **environment: str) -> dict[str, Any]:
     watcher.join()
     if process.returncode:
         raise SystemExit(f"{command[:4]} failed with {process.returncode}")
-    return {"seconds": round(time.monotonic() - started, 1), "peak_memory_mib": peak >> 20, "output": output}
+    return {
+        "seconds": round(time.monotonic() - started, 1),
+        "peak_memory_mib": peak >> 20,
+        "output": output,
+    }
 
 
 def main() -> None:
     """Runs both sides and writes the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--model", default="demo", help="whose tokenizer: a folder, or demo")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -120,15 +142,27 @@ def main() -> None:
             stream.writelines(lines(asked.rows, np.array(words(asked.model), dtype=object)))
         size = file.stat().st_size
         ours = measured(
-            [sys.executable, "-m", "lora_s2s", "prepare", "--data", str(file), "--model", asked.model, "--out",
-             f"{folder}/prepared", "--json"],
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "lora_s2s",
+                "prepare",
+                "--data",
+                str(file),
+                "--model",
+                asked.model,
+                "--out",
+                f"{folder}/prepared",
+                "--json",
+            ],
+        )
         report = json.loads(ours.pop("output"))
         place = str(locate_model(asked.model))
         theirs = measured(
             [sys.executable, "-c", THEIRS, str(file), place, f"{folder}/cache"],
-            HF_DATASETS_DISABLE_PROGRESS_BARS="1", HF_HUB_OFFLINE="1",
-        )  # fmt: skip
+            HF_DATASETS_DISABLE_PROGRESS_BARS="1",
+            HF_HUB_OFFLINE="1",
+        )
         if not int(theirs.pop("output")) == asked.rows == report["rows"]["read"]:
             raise SystemExit("the two sides read different numbers of rows")
     for side in (ours, theirs):

@@ -18,13 +18,17 @@ _PRODUCTS = {
 _REPETITIONS = 5
 
 
-def needed_flops(sizes: tuple[int, int, int, int, int, int], sources: Numbers, targets: Numbers, *, rank: int) -> float:
-    """Returns the floating-point operations that a LoRA step on q and v of a gated T5 needs for its real tokens.
+def needed_flops(
+    sizes: tuple[int, int, int, int, int, int], sources: Numbers, targets: Numbers, *, rank: int
+) -> float:
+    """Returns the floating-point operations that a LoRA step on q and v of a gated T5 needs for its
+    real tokens.
 
-    Matrix products alone, forward and backward, a multiply-add as two: what no implementation can leave out. A frozen
-    linear layer is one product forward and one back to its input; a factor of LoRA takes a third, for its own
-    gradient. Attention takes two products forward and four back, of each query with the keys it may see. In block 0
-    of each stack nothing below the adapters needs a gradient: q, k and v send none to their input, and k needs none.
+    Matrix products alone, forward and backward, a multiply-add as two: what no implementation can
+    leave out. A frozen linear layer is one product forward and one back to its input; a factor of
+    LoRA takes a third, for its own gradient. Attention takes two products forward and four back, of
+    each query with the keys it may see. In block 0 of each stack nothing below the adapters needs a
+    gradient: q, k and v send none to their input, and k needs none.
 
     Args:
         sizes: d_model, d_ff, layers of each stack, heads, d_kv, vocabulary.
@@ -44,7 +48,9 @@ def needed_flops(sizes: tuple[int, int, int, int, int, int], sources: Numbers, t
     pairs = seen_by_source + seen_by_target + float((sources * targets).sum())
     layer = 2 * frozen + 3 * adapters + 6 * inner * pairs
     head = 2 * target * d_model * vocabulary
-    spared = (source + target) * (3 * linear + 2 * rank * d_model) + inner * (seen_by_source + seen_by_target)
+    spared = (source + target) * (3 * linear + 2 * rank * d_model) + inner * (
+        seen_by_source + seen_by_target
+    )
     return 2 * (layers * layer + head - spared)
 
 

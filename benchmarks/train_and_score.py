@@ -1,10 +1,13 @@
-"""Trains a shipped recipe, scores its adapter against the base, and keeps one JSON result with command and device.
+"""Trains a shipped recipe, scores its adapter against the base, and keeps one JSON result with
+command and device.
 
 The same script serves a CPU and a CUDA GPU; it only calls the command line that users call.
 
-    python benchmarks/train_and_score.py e2e-nlg --name e2e-nlg-all-linear --data e2e-nlg/ --set model.name=demo
+    python benchmarks/train_and_score.py e2e-nlg --name e2e-nlg-all-linear --data e2e-nlg/ --set
+    model.name=demo
 
-`--data FOLDER` fills in `data.train`, `data.validation` and `data.test` from the names in :data:`FILES`.
+`--data FOLDER` fills in `data.train`, `data.validation` and `data.test` from the names in
+:data:`FILES`.
 """
 
 from __future__ import annotations
@@ -29,7 +32,9 @@ FILES = {
 
 
 def verb(*words: str) -> tuple[dict[str, Any], float]:
-    """Runs one verb of the command line with ``--json``; returns its object and the wall seconds it took."""
+    """Runs one verb of the command line with ``--json``; returns its object and the wall seconds it
+    took.
+    """
     started = time.monotonic()
     command = [sys.executable, "-m", "lora_s2s", *words, "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -39,7 +44,11 @@ def verb(*words: str) -> tuple[dict[str, Any], float]:
 
 def device() -> dict[str, Any]:
     """Describes the hardware and the versions a figure depends on."""
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    name = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else platform.processor() or platform.machine()
+    )
     versions = {"torch": torch.__version__, "python": platform.python_version()}
     return {"device": name, "cores": os.cpu_count(), "threads": torch.get_num_threads(), **versions}
 
@@ -55,14 +64,20 @@ def settings(recipe: str, folder: Path | None, given: list[str]) -> list[str]:
 
 def main() -> None:
     """Runs train and eval --baseline; prints the result and writes it to ``benchmarks/results``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recipe")
     parser.add_argument("--name", required=True, help="name of the run and of the result")
     parser.add_argument("--data", type=Path, help="folder with the data set's files")
-    parser.add_argument("--set", action="append", default=[], dest="given", metavar="SECTION.KEY=VALUE")
+    parser.add_argument(
+        "--set", action="append", default=[], dest="given", metavar="SECTION.KEY=VALUE"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    words = settings(arguments.recipe, arguments.data, [*arguments.given, f"output.name={arguments.name}"])
+    words = settings(
+        arguments.recipe, arguments.data, [*arguments.given, f"output.name={arguments.name}"]
+    )
     trained, train_seconds = verb("train", arguments.recipe, "--overwrite", *words)
     scored, eval_seconds = verb("eval", trained["adapter"], "--baseline")
     result = {

@@ -35,7 +35,8 @@ from lora_s2s.commands.train import train
 from lora_s2s.console import discard, plain, tell_in_signal_handler
 from lora_s2s.errors import SetupError, UsageError
 
-# Typer ships its own copy of click from 0.26 on; its public exceptions lead to the right base in every version.
+# Typer ships its own copy of click from 0.26 on; its public exceptions lead to the right base in
+# every version.
 _USAGE_ERRORS: tuple[type[Any], ...] = typer.BadParameter.__mro__[1:3]
 
 
@@ -66,13 +67,17 @@ class Verbs(TyperGroup):
             _forbid_network()
         try:
             with _told_once():
-                code = super().main(words, **{**extra, "prog_name": "lora-s2s", "standalone_mode": False})
+                code = super().main(
+                    words, **{**extra, "prog_name": "lora-s2s", "standalone_mode": False}
+                )
         except typer.Abort:
             show("stopped")
             code = 130
         except _USAGE_ERRORS as error:
             code = _show_usage(error)
-        except BrokenPipeError:  # whoever read stdout has gone; Python must not flush into it once more
+        except (
+            BrokenPipeError
+        ):  # whoever read stdout has gone; Python must not flush into it once more
             discard(sys.stdout)
             code = 1
         except FORESEEN as error:
@@ -86,11 +91,16 @@ class Verbs(TyperGroup):
         sys.exit(code if isinstance(code, int) else 0)
 
 
-_NOT_TEXT = "give the text with --input FILE in UTF-8 (iconv -f latin1 -t utf-8 converts), or rename the file"
+_NOT_TEXT = (
+    "give the text with --input FILE in UTF-8 (iconv -f latin1 -t utf-8 converts), or rename the "
+    "file"
+)
 
 
 def _as_text(word: str) -> str | None:
-    """Returns a word of the command line as UTF-8 text, whatever the locale reads it as; None where it is not."""
+    """Returns a word of the command line as UTF-8 text, whatever the locale reads it as; None where
+    it is not.
+    """
     try:
         word.encode()
         return word
@@ -101,8 +111,12 @@ def _as_text(word: str) -> str | None:
 
 
 def _forbid_network() -> None:
-    """Tells libraries to stay offline, before they are imported; whatever still reaches for the network is refused."""
-    os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1", WANDB_MODE="offline")
+    """Tells libraries to stay offline, before they are imported; whatever still reaches for the
+    network is refused.
+    """
+    os.environ.update(
+        HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1", WANDB_MODE="offline"
+    )
     sys.addaudithook(_refuse_network)
 
 
@@ -117,7 +131,9 @@ def _refuse_network(event: str, details: tuple[Any, ...]) -> None:
 
 
 def _show_usage(error: Any) -> int:
-    """Words a wrong command line like every other error; without any words at all, shows the help."""
+    """Words a wrong command line like every other error; without any words at all, shows the
+    help.
+    """
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "lora-s2s"
     if type(error).__name__ == "NoArgsIsHelpError":
@@ -134,9 +150,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Fine-tune encoder-decoder models (Flan-T5 first) with LoRA: prepare, train, score, merge, ship.",
-    epilog="Start with: lora-s2s demo. Every command takes --debug, which shows the traceback of an error, and "
-    "--offline, which forbids the network.",
+    help="Fine-tune encoder-decoder models (Flan-T5 first) with LoRA: prepare, train, score, "
+    "merge, ship.",
+    epilog="Start with: lora-s2s demo. Every command takes --debug, which shows the traceback of "
+    "an error, and --offline, which forbids the network.",
 )
 app.command("demo")(demo)
 app.command("prepare")(prepare)
@@ -164,10 +181,16 @@ def options(
     """Options before the verb."""
     started, verb = os.environ.get("WORLD_SIZE", "1"), context.invoked_subcommand
     if started != "1" and verb != "train":
-        raise UsageError(f"{verb} runs in one process, and {started} were started", hint="run it without a launcher")
+        raise UsageError(
+            f"{verb} runs in one process, and {started} were started",
+            hint="run it without a launcher",
+        )
     if sys.flags.optimize > 1 and verb not in ("recipes", "adapters"):
         hint = "run it without -OO and PYTHONOPTIMIZE=2"
-        raise SetupError("python -OO drops the docstrings that transformers cannot be imported without", hint=hint)
+        raise SetupError(
+            "python -OO drops the docstrings that transformers cannot be imported without",
+            hint=hint,
+        )
     check_current_folder()  # some libraries end the process without it
 
 
@@ -175,7 +198,8 @@ _stopping: list[int] = []
 
 
 def _stopped(number: int, _frame: object) -> None:
-    """Ends like an exception does, so that a folder half written is taken away; a training run has its own way.
+    """Ends like an exception does, so that a folder half written is taken away; a training run has
+    its own way.
 
     A second signal ends at once: what is half written then has a name that the next run takes away.
     """
@@ -183,7 +207,9 @@ def _stopped(number: int, _frame: object) -> None:
     if _stopping:
         os._exit(code)
     _stopping.append(code)
-    tell_in_signal_handler(f"\nstopped by {signal.Signals(number).name}; nothing half-written is left\n")
+    tell_in_signal_handler(
+        f"\nstopped by {signal.Signals(number).name}; nothing half-written is left\n"
+    )
     sys.exit(code)
 
 
@@ -199,7 +225,8 @@ def _told_once() -> Iterator[None]:
 
 
 def _open_standard_streams() -> None:
-    """Puts the null device where the caller closed stdin, stdout or stderr: no file must come to have its number.
+    """Puts the null device where the caller closed stdin, stdout or stderr: no file must come to
+    have its number.
 
     Python's own ``sys.stdin``, ``sys.stdout`` and ``sys.stderr`` stay None there.
     """
@@ -207,13 +234,16 @@ def _open_standard_streams() -> None:
         try:
             os.fstat(descriptor)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free
+            os.set_inheritable(
+                os.open(os.devnull, os.O_RDWR), True
+            )  # the lowest number that is free
 
 
 def main() -> None:
     """The console script."""
     _open_standard_streams()
-    # SIGUSR1 is SLURM's warning, SIGHUP a terminal that closes (nohup has it ignored); not every system has them.
+    # SIGUSR1 is SLURM's warning, SIGHUP a terminal that closes (nohup has it ignored); not every
+    # system has them.
     for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and (name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN):
@@ -223,7 +253,8 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    # With this package installed, bitsandbytes fetches compiled code from a hub while it is imported.
+    # With this package installed, bitsandbytes fetches compiled code from a hub while it is
+    # imported.
     sys.modules["kernels"] = None  # type: ignore[assignment]
     if "--debug" not in sys.argv:
         sys.excepthook = unexpected

@@ -1,7 +1,8 @@
 """People read stderr, programs read stdout. The only place that formats for a terminal.
 
-Text that may come from data goes through :func:`plain`; nothing is ever read as markup. What cannot be written to
-stderr is dropped: a run outlives the terminal, the ``tee`` or the ``head`` that showed it.
+Text that may come from data goes through :func:`plain`; nothing is ever read as markup. What cannot
+be written to stderr is dropped: a run outlives the terminal, the ``tee`` or the ``head`` that
+showed it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ _SECONDS_BETWEEN_LIVE_LINES = 0.2
 
 
 def plain(text: str) -> str:
-    """Returns ``text`` with every control or format character shown as an escape (``\\x1b``), the rest verbatim."""
+    """Returns ``text`` with every control or format character shown as an escape (``\\x1b``), the
+    rest verbatim.
+    """
     return "".join(_visible(char) for char in text)
 
 
@@ -82,7 +85,9 @@ def _tell(text: str) -> None:
 
 
 def discard(stream: TextIO) -> None:
-    """Sends what a standard stream still holds, and all that follows, nowhere; Python would try again at its end."""
+    """Sends what a standard stream still holds, and all that follows, nowhere; Python would try
+    again at its end.
+    """
     with suppress(OSError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -90,13 +95,17 @@ def discard(stream: TextIO) -> None:
 
 
 def tell_in_signal_handler(text: str) -> None:
-    """Writes to stderr from a handler, which may have interrupted a write to the buffered stderr: past its buffer."""
+    """Writes to stderr from a handler, which may have interrupted a write to the buffered stderr:
+    past its buffer.
+    """
     with suppress(OSError):
         os.write(2, text.encode())
 
 
 def warn(text: str) -> None:
-    """Writes a warning to stderr, on one line: what it quotes must not look like a message of its own."""
+    """Writes a warning to stderr, on one line: what it quotes must not look like a message of its
+    own.
+    """
     say(plain(f"warning: {text}"))
 
 
@@ -107,7 +116,10 @@ def require_stdout() -> None:
         RunError: stdout is closed.
     """
     if sys.stdout is None:
-        raise RunError("stdout is closed, so the result has nowhere to go", hint="redirect it to a file: > FILE")
+        raise RunError(
+            "stdout is closed, so the result has nowhere to go",
+            hint="redirect it to a file: > FILE",
+        )
 
 
 def write_out(text: str) -> None:
@@ -120,7 +132,9 @@ def write_out(text: str) -> None:
     if not _TALKS:
         return
     require_stdout()
-    encoding = sys.stdout.encoding or "utf-8"  # a lone surrogate, or what the encoding lacks, is shown as an escape
+    encoding = (
+        sys.stdout.encoding or "utf-8"
+    )  # a lone surrogate, or what the encoding lacks, is shown as an escape
     try:
         sys.stdout.write(f"{text}\n".encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
@@ -132,20 +146,31 @@ def write_out(text: str) -> None:
 
 
 def write_json(value: object) -> None:
-    """Writes exactly one JSON object to stdout; controls and lone surrogates, of any script, as JSON's escapes."""
+    """Writes exactly one JSON object to stdout; controls and lone surrogates, of any script, as
+    JSON's escapes.
+    """
     text = json_text(value)
-    write_out("".join(json.dumps(char)[1:-1] if unicodedata.category(char) in _UNSEEN else char for char in text))
+    write_out(
+        "".join(
+            json.dumps(char)[1:-1] if unicodedata.category(char) in _UNSEEN else char
+            for char in text
+        )
+    )
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Writes a table to stderr: first column left, numbers right; the same text without colour when not a terminal."""
+    """Writes a table to stderr: first column left, numbers right; the same text without colour when
+    not a terminal.
+    """
     if sys.stderr is None:
         return
     console = Console(file=sys.stderr, highlight=False, markup=False, soft_wrap=False)
     drawn = Table(title=Text(plain(title)), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         numeric = index > 0 and all(_is_number(row[index]) for row in rows)
-        drawn.add_column(Text(plain(column)), justify="right" if numeric else "left", overflow="fold")
+        drawn.add_column(
+            Text(plain(column)), justify="right" if numeric else "left", overflow="fold"
+        )
     for row in rows:
         drawn.add_row(*(Text(plain(cell)) for cell in row))
     with suppress(OSError):  # Rich flushes what earlier messages left
@@ -176,7 +201,10 @@ class ProgressLine:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._pending:
             self._write(self._pending)
@@ -184,7 +212,8 @@ class ProgressLine:
             _tell("\n")
 
     def update(self, fields: Mapping[str, str], *, done: int, total: int) -> None:
-        """Shows ``label done/total  key value  …`` when enough time has passed; the last one when the line ends.
+        """Shows ``label done/total  key value  …`` when enough time has passed; the last one when
+        the line ends.
 
         Args:
             total: 0 where it is not known; then how many a second is shown.

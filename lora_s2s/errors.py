@@ -1,7 +1,7 @@
 """Every failure a user can meet: one message, where it is, the next command, and an exit code.
 
-Exit codes: 1 the run failed · 2 usage or recipe · 3 data, or a file refused · 4 out of memory or disk · 5 environment ·
-128 + signal when stopped after saving.
+Exit codes: 1 the run failed · 2 usage or recipe · 3 data, or a file refused · 4 out of memory or
+disk · 5 environment · 128 + signal when stopped after saving.
 """
 
 from __future__ import annotations
@@ -49,9 +49,15 @@ class UsageError(ToolkitError):
 class RecipeError(UsageError):
     """All problems of a recipe at once, each with its ``file:line`` and nearest key."""
 
-    def __init__(self, problems: Sequence[str], *, hint: str | None = None, where: str | None = None) -> None:
+    def __init__(
+        self, problems: Sequence[str], *, hint: str | None = None, where: str | None = None
+    ) -> None:
         count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''} in the recipe"
-        super().__init__("\n".join([f"{count}:", *(f"  {problem}" for problem in problems)]), hint=hint, where=where)
+        super().__init__(
+            "\n".join([f"{count}:", *(f"  {problem}" for problem in problems)]),
+            hint=hint,
+            where=where,
+        )
         self.problems = list(problems)
 
 
@@ -74,7 +80,9 @@ class SetupError(ToolkitError):
 
 
 class Stopped(ToolkitError):
-    """Stopped by a signal after a checkpoint was saved: exit code 130 for SIGINT, 143 for SIGTERM, SIGHUP, SIGUSR1."""
+    """Stopped by a signal after a checkpoint was saved: exit code 130 for SIGINT, 143 for SIGTERM,
+    SIGHUP, SIGUSR1.
+    """
 
     def __init__(self, signal_number: int, message: str, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -86,7 +94,9 @@ _NO_MEMORY = re.compile(r"out of memory|can't allocate memory|_ALLOC_FAILED")
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is Python's, torch's or a CUDA library's message for memory that ran out, on any device."""
+    """Whether an error is Python's, torch's or a CUDA library's message for memory that ran out, on
+    any device.
+    """
     # By name, as this file never imports torch. On a CPU, and in cuBLAS, the text is the only mark.
     by_name = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
     by_text = isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
@@ -98,6 +108,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     # Comparing takes the product of the lengths: names that are data are not compared.
     short = [other for other in known if len(other) <= _LONGEST_NAME >= len(name)]
     lengths = itertools.accumulate(map(len, short))
-    compared = [other for other, length in zip(short, lengths, strict=True) if length <= _LONGEST_NAMES]
+    compared = [
+        other for other, length in zip(short, lengths, strict=True) if length <= _LONGEST_NAMES
+    ]
     close = difflib.get_close_matches(name, compared, n=1, cutoff=0.6)
     return f" (did you mean '{close[0]}'?)" if close else ""

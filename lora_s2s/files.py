@@ -24,7 +24,14 @@ from lora_s2s.errors import DataError, ResourceError, ToolkitError
 
 NO_ENTRY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _BOM = b"\xef\xbb\xbf"
-_KINDS = {list: "a list", str: "a text", int: "a number", float: "a number", bool: "a truth value", type(None): "null"}
+_KINDS = {
+    list: "a list",
+    str: "a text",
+    int: "a number",
+    float: "a number",
+    bool: "a truth value",
+    type(None): "null",
+}
 
 
 def open_regular(path: Path, *, most: int | None = None) -> BinaryIO:
@@ -37,12 +44,17 @@ def open_regular(path: Path, *, most: int | None = None) -> BinaryIO:
         DataError: it is a pipe, a device, a folder, or larger.
         OSError: it cannot be opened.
     """
-    # Windows knows neither; without O_NONBLOCK opening a pipe that nobody writes into never returns.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    # Windows knows neither; without O_NONBLOCK opening a pipe that nobody writes into never
+    # returns.
+    descriptor = os.open(
+        path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    )
     try:
         about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):
-            raise DataError(f"{path.name} is not a regular file, so it is not read", where=str(path))
+            raise DataError(
+                f"{path.name} is not a regular file, so it is not read", where=str(path)
+            )
         if most is not None and about.st_size > most:
             problem = f"{path.name} has more than {limits.in_words(most)}, so it is not read"
             raise DataError(problem, where=str(path))
@@ -56,7 +68,8 @@ def read_whole(path: Path, *, most: int | None = None) -> bytes:
     """Returns a regular file's bytes.
 
     Args:
-        most: the largest size in bytes; by default what :mod:`lora_s2s.limits` says of a file of this name.
+        most: the largest size in bytes; by default what :mod:`lora_s2s.limits` says of a file of
+            this name.
 
     Raises:
         DataError: see :func:`open_regular`; or it grows while it is read.
@@ -80,7 +93,9 @@ def sha256_file(path: Path) -> str:
 
 
 def known_sha256(path: Path) -> str:
-    """Returns a file's SHA-256, worked out once in a process for as long as its size and time stay the same."""
+    """Returns a file's SHA-256, worked out once in a process for as long as its size and time stay
+    the same.
+    """
     about = path.stat()
     return _known(path, about.st_size, about.st_mtime_ns)
 
@@ -92,11 +107,15 @@ def _known(path: Path, _size: int, _time: int) -> str:
 
 def described(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
     """Returns ``{name: {"sha256", "bytes"}}`` of files, as a manifest's ``files`` holds it."""
-    return {path.name: {"sha256": known_sha256(path), "bytes": path.stat().st_size} for path in sorted(paths)}
+    return {
+        path.name: {"sha256": known_sha256(path), "bytes": path.stat().st_size}
+        for path in sorted(paths)
+    }
 
 
 def check_files(folder: Path, files: object) -> None:
-    """Compares the files of a folder with what its manifest says of them; None, of a manifest without, is passed over.
+    """Compares the files of a folder with what its manifest says of them; None, of a manifest
+    without, is passed over.
 
     Raises:
         DataError: one is missing or differs, or the manifest's ``files`` are damaged.
@@ -105,22 +124,34 @@ def check_files(folder: Path, files: object) -> None:
         return
     if not isinstance(files, Mapping) or not all(Path(name).name == name for name in files):
         raise DataError("the manifest's 'files' is damaged", where=str(folder / "manifest.json"))
-    hint = "get the folder again; if the change is yours, take the file's entry out of manifest.json"
+    hint = (
+        "get the folder again; if the change is yours, take the file's entry out of manifest.json"
+    )
     for name in files:
         if not (folder / name).is_file():
-            raise DataError("the file is missing, and the folder's manifest lists it", where=str(folder / name))
+            raise DataError(
+                "the file is missing, and the folder's manifest lists it", where=str(folder / name)
+            )
         path, entry = folder / name, files[name]
         # The size first: a file that was exchanged for one without end is not hashed.
         same_size = isinstance(entry, Mapping) and entry.get("bytes") == path.stat().st_size
         if not same_size or described([path])[name] != entry:
-            raise DataError("the file differs from its hash in manifest.json", hint=hint, where=str(folder / name))
+            raise DataError(
+                "the file differs from its hash in manifest.json",
+                hint=hint,
+                where=str(folder / name),
+            )
 
 
 @lru_cache(maxsize=8)
 def code_hash(*rooms: str) -> str:
-    """Returns a hash of the sources of some of the package's rooms: what another version made may be made otherwise."""
+    """Returns a hash of the sources of some of the package's rooms: what another version made may
+    be made otherwise.
+    """
     package = Path(__file__).parent
-    return sha256_json([sha256_file(path) for room in rooms for path in sorted(package.glob(f"{room}/*.py"))])
+    return sha256_json(
+        [sha256_file(path) for room in rooms for path in sorted(package.glob(f"{room}/*.py"))]
+    )
 
 
 def require_space(folder: Path, size: int) -> None:
@@ -135,15 +166,20 @@ def require_space(folder: Path, size: int) -> None:
     """
     free = shutil.disk_usage(folder).free
     if free < size:
-        message = f"out of disk space: {size / 2**20:,.1f} MiB are needed, {free / 2**20:,.1f} MiB are free"
+        message = (
+            f"out of disk space: {size / 2**20:,.1f} MiB are needed, {free / 2**20:,.1f} MiB are "
+            "free"
+        )
         raise ResourceError(message, where=str(folder), hint="free some space, then run it again")
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Gives a failed write or sync inside the block the name of its file, which the system leaves away.
+    """Gives a failed write or sync inside the block the name of its file, which the system leaves
+    away.
 
-    What a library written in Rust raises has the system's number in its text alone; it becomes an OSError too.
+    What a library written in Rust raises has the system's number in its text alone; it becomes an
+    OSError too.
     """
     try:
         yield
@@ -171,8 +207,8 @@ def read_json(path: Path) -> Any:
     """Reads one JSON document.
 
     Raises:
-        DataError: the file is missing, not regular, too large, not UTF-8, not JSON, nested beyond reason, or holds a
-            number beyond reason.
+        DataError: the file is missing, not regular, too large, not UTF-8, not JSON, nested beyond
+            reason, or holds a number beyond reason.
     """
     try:
         return loads(read_whole(path).decode("utf-8"))
@@ -198,13 +234,16 @@ def loads(text: str) -> Any:
     """Parses JSON; NaN and the infinities, which JSON does not have, are null.
 
     Raises:
-        ValueError: it is not JSON, nested beyond reason, or holds an integer that no float comes near.
+        ValueError: it is not JSON, nested beyond reason, or holds an integer that no float comes
+            near.
     """
     value = json.loads(text, parse_int=_integer, parse_constant=lambda _: None)
     level = [value]
     for _ in range(limits.DEEPEST_JSON):
         lists = (
-            outer.values() if isinstance(outer, dict) else outer for outer in level if isinstance(outer, dict | list)
+            outer.values() if isinstance(outer, dict) else outer
+            for outer in level
+            if isinstance(outer, dict | list)
         )
         level = [item for items in lists for item in items]
         if not level:
@@ -219,7 +258,9 @@ def _integer(digits: str) -> int:
 
 
 def json_text(value: object, *, indent: int | None = None) -> str:
-    """Returns a value as strict JSON, keys in the given order: what is not a finite number is null."""
+    """Returns a value as strict JSON, keys in the given order: what is not a finite number is
+    null.
+    """
     try:
         return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
     except ValueError:
@@ -245,7 +286,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file whole: beside it first, synced, then renamed over it; a link is replaced, not followed.
+    """Writes a file whole: beside it first, synced, then renamed over it; a link is replaced, not
+    followed.
 
     The umask decides who may read a new file; one that is replaced keeps its permissions.
     """
@@ -286,17 +328,21 @@ def speaking_of(path: Path, *, instead_of: Path) -> Iterator[None]:
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Yields the objects of a JSON-lines file written by this package, one object a line, never compressed.
+    """Yields the objects of a JSON-lines file written by this package, one object a line, never
+    compressed.
 
     Raises:
-        DataError: the file is missing, not regular or too large; a line is too long or not a JSON object.
+        DataError: the file is missing, not regular or too large; a line is too long or not a JSON
+            object.
     """
     most = limits.LARGEST_JSON_LINES.get(path.name, limits.LARGEST_JSON_LINES_FILE)
     longest = limits.LONGEST_JSON_LINE
     try:
         stream = open_regular(path, most=most)
     except FileNotFoundError as error:
-        raise DataError(f"no such file: {path}", hint="check the path; it is relative to the current folder") from error
+        raise DataError(
+            f"no such file: {path}", hint="check the path; it is relative to the current folder"
+        ) from error
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     with stream:
@@ -321,7 +367,9 @@ def jsonl_line(value: object) -> str:
 
 
 def beside(path: Path, purpose: str) -> Path:
-    """A new hidden name beside ``path``; the umask holds for what is made there, unlike for what tempfile makes."""
+    """A new hidden name beside ``path``; the umask holds for what is made there, unlike for what
+    tempfile makes.
+    """
     return path.with_name(f"{_mine(path)}{os.getpid()}.{purpose}.{secrets.token_hex(4)}")
 
 
@@ -331,7 +379,9 @@ def _mine(path: Path) -> str:
 
 
 def tidy(path: Path) -> None:
-    """Takes away what killed processes of this machine left beside ``path``; what they had moved aside comes back."""
+    """Takes away what killed processes of this machine left beside ``path``; what they had moved
+    aside comes back.
+    """
     mine = _mine(path)
     for left in path.parent.glob(f"{glob.escape(mine)}*"):
         if not alive(left.name.removeprefix(mine).split(".")[0]):

@@ -1,6 +1,8 @@
-"""Where a model's files are: the bundled base, a folder, or the hub. The only place that talks to a hub.
+"""Where a model's files are: the bundled base, a folder, or the hub. The only place that talks to a
+hub.
 
-A folder may come from a stranger: links out of it and files beyond reason are refused before anything is read.
+A folder may come from a stranger: links out of it and files beyond reason are refused before
+anything is read.
 """
 
 from __future__ import annotations
@@ -12,7 +14,12 @@ from itertools import islice
 from pathlib import Path
 
 from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, StrictDataclassError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    StrictDataclassError,
+)
 
 from lora_s2s import limits
 from lora_s2s.errors import DataError, SetupError, UsageError
@@ -31,7 +38,10 @@ _WITHOUT_WEIGHTS = [pattern for pattern in _PATTERNS if pattern != "*.safetensor
 # Weights in formats that can hold code, and in those that nothing here reads.
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".joblib", ".ckpt", ".npz", ".npy")
 _FOREIGN_WEIGHTS = (*_PICKLES, ".h5", ".msgpack", ".onnx", ".gguf")
-CONVERT = "convert it in a container without network: torch.load with weights_only, then save_file of safetensors"
+CONVERT = (
+    "convert it in a container without network: torch.load with weights_only, then save_file of "
+    "safetensors"
+)
 
 _CHECKED = {".safetensors", ".jsonl", *(Path(f"x{name}").suffix for name in limits.LARGEST_FILES)}
 
@@ -51,14 +61,20 @@ def locate_model(name: str, revision: str | None = None, *, weights: bool = True
     """
     if name == DEMO_NAME:
         return DEMO_BASE
-    folder = Path(os.path.expanduser(name))  # these functions of os.path never raise, whatever the name
+    folder = Path(
+        os.path.expanduser(name)
+    )  # these functions of os.path never raise, whatever the name
     if os.path.isdir(folder):
         return check_folder(folder)
     if os.path.isfile(folder):
         hint = CONVERT if folder.suffix in _FOREIGN_WEIGHTS else "give the folder that holds it"
-        raise DataError(f"{folder.name} is a file, expected a folder; it is not opened", hint=hint, where=name)
+        raise DataError(
+            f"{folder.name} is a file, expected a folder; it is not opened", hint=hint, where=name
+        )
     if name.count("/") > 1 or name.startswith((".", "/", "~")):
-        raise UsageError(f"no such model folder: {name}", hint="give an existing folder, a hub id, or 'demo'")
+        raise UsageError(
+            f"no such model folder: {name}", hint="give an existing folder, a hub id, or 'demo'"
+        )
     return _from_hub(name, revision, _PATTERNS if weights else _WITHOUT_WEIGHTS)
 
 
@@ -66,13 +82,15 @@ def check_folder(folder: Path) -> Path:
     """Returns a model's or adapter's folder after a look at what it holds; no file is opened.
 
     Raises:
-        DataError: a link leads out of it (its target would be read, and published with what is made of it), or a
-            file is too large to be what its name says.
+        DataError: a link leads out of it (its target would be read, and published with what is made
+            of it), or a file is too large to be what its name says.
     """
     home = folder.resolve()
     # The hub's cache keeps files beside its snapshots.
     own = (home, home.parents[1] / "blobs") if home.parent.name == "snapshots" else (home,)
-    templates = [*islice(folder.glob("additional_chat_templates/*"), limits.MOST_CHAT_TEMPLATES + 1)]
+    templates = [
+        *islice(folder.glob("additional_chat_templates/*"), limits.MOST_CHAT_TEMPLATES + 1)
+    ]
     if len(templates) > limits.MOST_CHAT_TEMPLATES:
         problem = f"more than {limits.MOST_CHAT_TEMPLATES} files in additional_chat_templates"
         raise DataError(problem, where=str(folder))
@@ -81,7 +99,9 @@ def check_folder(folder: Path) -> Path:
             continue
         if not any(path.resolve().is_relative_to(place) for place in own):
             hint = "put the file itself there, if you trust it"
-            raise DataError(f"{path.name} is a link that leads out of its folder", hint=hint, where=str(path))
+            raise DataError(
+                f"{path.name} is a link that leads out of its folder", hint=hint, where=str(path)
+            )
         most = limits.largest(path.name, path.suffix) or limits.LARGEST_JSON_LINES.get(path.name)
         if most and path.stat().st_size > most:
             problem = f"{path.name} has more than {limits.in_words(most)}, so it is not read"
@@ -90,8 +110,14 @@ def check_folder(folder: Path) -> Path:
 
 
 def adapters_inside(folder: Path) -> list[str]:
-    """Returns the names of the folders right inside a folder that are adapters, those of checkpoints by their step."""
-    inside = sorted(path.parent.name for path in folder.glob(f"*/{ADAPTER_CONFIG}") if path.parent.name[0] != ".")
+    """Returns the names of the folders right inside a folder that are adapters, those of
+    checkpoints by their step.
+    """
+    inside = sorted(
+        path.parent.name
+        for path in folder.glob(f"*/{ADAPTER_CONFIG}")
+        if path.parent.name[0] != "."
+    )
     return sorted(inside, key=lambda name: (name.rstrip("0123456789"), len(name), name))
 
 
@@ -104,9 +130,17 @@ def no_adapter(folder: Path) -> DataError:
 
 
 def foreign_weights(folder: Path) -> str:
-    """Returns a clause on weights in the folder that are never opened; empty where there are none."""
-    found = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in _FOREIGN_WEIGHTS)
-    kind = "a pickle and" if found and found[0].lower().endswith(_PICKLES) else "no safetensors file and"
+    """Returns a clause on weights in the folder that are never opened; empty where there are
+    none.
+    """
+    found = sorted(
+        path.name for path in folder.iterdir() if path.suffix.lower() in _FOREIGN_WEIGHTS
+    )
+    kind = (
+        "a pickle and"
+        if found and found[0].lower().endswith(_PICKLES)
+        else "no safetensors file and"
+    )
     return f"; {found[0]} is {kind} is never opened" if found else ""
 
 
@@ -120,7 +154,11 @@ def is_local(name: str, revision: str | None) -> bool:
     if name == DEMO_NAME or is_folder(name):
         return True
     try:
-        return any(Path(snapshot_download(name, revision=revision, local_files_only=True)).glob("*.safetensors"))
+        return any(
+            Path(snapshot_download(name, revision=revision, local_files_only=True)).glob(
+                "*.safetensors"
+            )
+        )
     except (LocalEntryNotFoundError, HFValidationError):
         return False
 
@@ -138,7 +176,11 @@ def only_cache() -> Iterator[None]:
 
 def _from_hub(name: str, revision: str | None, patterns: list[str]) -> Path:
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=True))
+        folder = Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=patterns, local_files_only=True
+            )
+        )
         # An earlier call may have fetched the tokenizer alone.
         if patterns is _WITHOUT_WEIGHTS or any(folder.glob("*.safetensors")):
             return folder
@@ -147,9 +189,13 @@ def _from_hub(name: str, revision: str | None, patterns: list[str]) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except HFValidationError as error:
-        raise UsageError(f"'{name}' is neither a folder nor a hub id", hint="try --set model.name=demo") from error
+        raise UsageError(
+            f"'{name}' is neither a folder nor a hub id", hint="try --set model.name=demo"
+        ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise SetupError(
-            f"the model '{name}' is not on this machine and could not be fetched ({type(error).__name__})",
-            hint="check the name and the network, give a local folder, or try --set model.name=demo",
+            f"the model '{name}' is not on this machine and could not be fetched "
+            f"({type(error).__name__})",
+            hint="check the name and the network, give a local folder, or try --set "
+            "model.name=demo",
         ) from error

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
-# Files read whole, by name or by suffix. The largest known vocabulary has 33 MiB, the largest config 30 KiB.
+# Files read whole, by name or by suffix. The largest known vocabulary has 33 MiB, the largest
+# config 30 KiB.
 LARGEST_FILES = {
     "config.json": MIB,
     "generation_config.json": MIB,
@@ -39,14 +40,16 @@ MOST_JSON_DIGITS = 300
 # The header of a safetensors file: that of a model of 11 billion weights has 70 KiB.
 LARGEST_SAFETENSORS_HEADER = 8 * MIB
 
-# Weights that no file holds and a config asks for, such as tables of positions: Pegasus has two million.
+# Weights that no file holds and a config asks for, such as tables of positions: Pegasus has two
+# million.
 MOST_COMPUTED_WEIGHTS = 4_000_000
 
 # num_labels of a config, each of which becomes two entries of dictionaries.
 MOST_LABELS = 100_000
 
-# The child process that first opens a config and a tokenizer (lora_s2s/probe.py), beyond what its imports take: address
-# space where the system can limit it, CPU seconds, and seconds on the clock from its start.
+# The child process that first opens a config and a tokenizer (lora_s2s/probe.py), beyond what its
+# imports take: address space where the system can limit it, CPU seconds, and seconds on the clock
+# from its start.
 CHILD_MEMORY = 768 * MIB
 CHILD_CPU_SECONDS = 8
 CHILD_SECONDS = 60
@@ -56,11 +59,12 @@ MOST_ADDED_TOKENS = 20_000
 MOST_EXTRA_IDS = 10_000
 LONGEST_PATTERN = 500
 
-# How many times longer a tokenizer's rules may make a text, at most and as measured on the child's texts: the longest
-# expansion in Unicode is eighteenfold.
+# How many times longer a tokenizer's rules may make a text, at most and as measured on the child's
+# texts: the longest expansion in Unicode is eighteenfold.
 MOST_GROWTH = 1_000
 MOST_GROWTH_SEEN = 64
-# One token's text, and any other setting of a tokenizer: the longest known are 256 spaces or dashes.
+# One token's text, and any other setting of a tokenizer: the longest known are 256 spaces or
+# dashes.
 LONGEST_TOKEN = 1_000
 # What one character becomes by a tokenizer's character map.
 LONGEST_REPLACEMENT = 256
@@ -73,15 +77,16 @@ LARGEST_RECIPE = 1_000_000
 MOST_RECIPE_EVENTS = 20_000
 DEEPEST_RECIPE = 8
 
-# Templates, of a recipe or an adapter's manifest: how many, characters, parts of the syntax tree, the largest number in
-# one, and how long a text may become.
+# Templates, of a recipe or an adapter's manifest: how many, characters, parts of the syntax tree,
+# the largest number in one, and how long a text may become.
 MOST_TEMPLATES = 100
 LONGEST_TEMPLATE = 20_000
 MOST_TEMPLATE_NODES = 200
 LARGEST_TEMPLATE_NUMBER = 10**6
 LONGEST_TEXT = 10_000_000
 
-# An adapter: tokens of a source that its manifest asks for, rank, names in a list, modules with a rank of their own.
+# An adapter: tokens of a source that its manifest asks for, rank, names in a list, modules with a
+# rank of their own.
 MOST_SOURCE_TOKENS = 1_000_000
 LARGEST_RANK = 4096
 MOST_ADAPTER_NAMES = 10_000
@@ -95,19 +100,25 @@ MOST_EXPANDED, MOST_FOLD = GIB, 500
 MOST_COLUMNS = 4096
 # The directory of a zip, which is read whole: one file needs about 100 bytes.
 LARGEST_ZIP_DIRECTORY = MIB
-# The largest pages of a Parquet row group, all columns together, and the rows taken from them at once.
+# The largest pages of a Parquet row group, all columns together, and the rows taken from them at
+# once.
 LARGEST_PARQUET_PAGES, PARQUET_BATCH = 256 * MIB, 16 * MIB
 # Replies repeat the turns before them: what the examples of one conversation may hold together.
 LARGEST_CONVERSATION = 256 * MIB
 
 
 def largest(name: str, suffix: str) -> int | None:
-    """Returns the most bytes of a file that is read whole, by its name, else by its suffix; None: no bound known."""
+    """Returns the most bytes of a file that is read whole, by its name, else by its suffix; None:
+    no bound known.
+    """
     return LARGEST_FILES.get(name, LARGEST_FILES.get(suffix))
 
 
 def in_words(size: int) -> str:
     """Returns a number of bytes for people: ``8 MiB``, ``1 GiB``."""
-    unit, name = next((unit, name) for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"), (1, "bytes"))
-                      if size >= unit or unit == 1)  # fmt: skip
+    unit, name = next(
+        (unit, name)
+        for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"), (1, "bytes"))
+        if size >= unit or unit == 1
+    )
     return f"{size / unit:,.4g} {name}"

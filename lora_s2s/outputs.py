@@ -36,7 +36,8 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yields a staging folder beside ``path`` that becomes ``path`` only when the block ends well.
 
     Raises:
-        UsageError: ``path`` exists and ``replace`` is false, it is no folder, or its parent cannot be written.
+        UsageError: ``path`` exists and ``replace`` is false, it is no folder, or its parent cannot
+            be written.
     """
     check_free(path, replace=replace)
     staged = beside(path, "staged")
@@ -49,7 +50,9 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in NO_ENTRY:
             raise
-        raise UsageError(f"cannot write into {path.parent}: {error.strerror}", hint="choose another folder") from error
+        raise UsageError(
+            f"cannot write into {path.parent}: {error.strerror}", hint="choose another folder"
+        ) from error
     try:
         with speaking_of(path, instead_of=staged):
             with naming(path):
@@ -68,10 +71,13 @@ def check_free(path: Path, *, replace: bool = False) -> None:
     """Refuses a folder's path that something else has.
 
     Raises:
-        UsageError: it exists and ``replace`` is false, or it is a file, a device or a link to nothing.
+        UsageError: it exists and ``replace`` is false, or it is a file, a device or a link to
+            nothing.
     """
     if path.is_symlink() and not path.exists():
-        raise UsageError(f"{path} is a link to nothing", hint="remove the link, or choose another folder")
+        raise UsageError(
+            f"{path} is a link to nothing", hint="remove the link, or choose another folder"
+        )
     if path.exists() and not replace:
         raise UsageError(f"{path} exists already", hint="choose another folder, or remove this one")
     if path.exists() and not path.is_dir():
@@ -102,9 +108,11 @@ def move_folder(source: Path, destination: Path) -> None:
 
 
 def write_output(path: Path, text: str) -> None:
-    """Writes the file a user asked for, where he asked for it: a regular file whole, behind links too.
+    """Writes the file a user asked for, where he asked for it: a regular file whole, behind links
+    too.
 
-    A device, a pipe and this process's own descriptors (``/dev/stdout``) are written to; nothing takes their place.
+    A device, a pipe and this process's own descriptors (``/dev/stdout``) are written to; nothing
+    takes their place.
     """
     content = text.encode("utf-8", "backslashreplace")
     descriptor = _own_descriptor(path)
@@ -122,19 +130,28 @@ def write_output(path: Path, text: str) -> None:
 
 
 def is_special(path: Path) -> bool:
-    """Whether a path leads to something that is there and is neither a regular file nor a folder."""
+    """Whether a path leads to something that is there and is neither a regular file nor a
+    folder.
+    """
     try:
         mode = path.stat().st_mode
-    except OSError:  # missing, below a file, or a name that no system takes: writing says what it is
+    except (
+        OSError
+    ):  # missing, below a file, or a name that no system takes: writing says what it is
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _own_descriptor(path: Path) -> int | None:
-    """The number of this process's descriptor that ``/dev/stdout``, ``/dev/fd/3`` or a link to them names."""
+    """The number of this process's descriptor that ``/dev/stdout``, ``/dev/fd/3`` or a link to them
+    names.
+    """
     name = str(path)
     for _ in range(8):
-        folder, last = os.path.realpath(os.path.dirname(os.path.abspath(name))), os.path.basename(name)
+        folder, last = (
+            os.path.realpath(os.path.dirname(os.path.abspath(name))),
+            os.path.basename(name),
+        )
         if folder in ("/dev/fd", f"/proc/{os.getpid()}/fd") and last.isdecimal():
             return int(last)
         place = os.path.join(folder, last)

@@ -1,7 +1,9 @@
-"""The first opening of an untrusted config and tokenizer, in a child process with limits on memory and time.
+"""The first opening of an untrusted config and tokenizer, in a child process with limits on memory
+and time.
 
-The libraries that read them are large, and partly native: a file can make them take all memory, never end, or abort the
-process. So they are opened and used once where that does no harm. What passed is remembered by the hash of its content.
+The libraries that read them are large, and partly native: a file can make them take all memory,
+never end, or abort the process. So they are opened and used once where that does no harm. What
+passed is remembered by the hash of its content.
 """
 
 from __future__ import annotations
@@ -27,19 +29,48 @@ from lora_s2s.hub import DEMO_BASE
 _CHILD = Path(__file__).parent / "tokens" / "probe_child.py"
 # What reads the files: another version of it may read them otherwise.
 _READERS = ("transformers", "tokenizers", "sentencepiece", "protobuf")
-# Written by this package and changed by it, or read by other means; the rest of a folder is what the child opens.
-_OTHER_FILES = {"manifest.json", "adapter_config.json", "recipe.yaml", "README.md", "report.html", "loss_curve.png"}
+# Written by this package and changed by it, or read by other means; the rest of a folder is what
+# the child opens.
+_OTHER_FILES = {
+    "manifest.json",
+    "adapter_config.json",
+    "recipe.yaml",
+    "README.md",
+    "report.html",
+    "loss_curve.png",
+}
 _OTHER_ENDINGS = (".safetensors", ".safetensors.index.json", ".jsonl")
 # What the child needs of the environment to start; nothing that could hold a secret.
-_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TEMP", "TMP", "TMPDIR", "LANG", "LC_ALL")
-_HINT = "get the folder again from where it was published; if it fails there too, it is damaged or hostile"
+_ENVIRONMENT = (
+    "PATH",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+    "SYSTEMROOT",
+    "TEMP",
+    "TMP",
+    "TMPDIR",
+    "LANG",
+    "LC_ALL",
+)
+_HINT = (
+    "get the folder again from where it was published; if it fails there too, it is damaged or "
+    "hostile"
+)
 _TOKENIZER_STAGES = ("tokenizer", "use")
-_TOKENIZERS = ("tokenizer.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "vocab.json")
+_TOKENIZERS = (
+    "tokenizer.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "vocab.json",
+)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What happened in the child: the stage it was in, the kind of error or signal, and its text."""
+    """What happened in the child: the stage it was in, the kind of error or signal, and its
+    text.
+    """
 
     stage: str
     kind: str
@@ -59,7 +90,8 @@ def check_config(folder: Path) -> None:
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Has a folder's config and tokenizer opened and used by a child process first; see :func:`check_config`.
+    """Has a folder's config and tokenizer opened and used by a child process first; see
+    :func:`check_config`.
 
     Raises:
         DataError: as there; or text grows without end on its way through the tokenizer.
@@ -70,7 +102,9 @@ def check_tokenizer(folder: Path) -> None:
 
 
 def remember(folder: Path) -> None:
-    """Notes that a folder's config and tokenizer are harmless: they passed, or this package has written them."""
+    """Notes that a folder's config and tokenizer are harmless: they passed, or this package has
+    written them.
+    """
     key = content_key(folder)
     _outcomes[key] = None
     place = _memory()
@@ -84,7 +118,9 @@ _outcomes: dict[str, Failure | None] = {}
 
 
 def _first_failure(folder: Path) -> Failure | None:
-    """Returns what went wrong when the folder was first opened, now or before; None where nothing did."""
+    """Returns what went wrong when the folder was first opened, now or before; None where nothing
+    did.
+    """
     key = content_key(folder)
     if key not in _outcomes:
         known = key == _bundled() or _is_remembered(key)
@@ -134,7 +170,9 @@ def _is_remembered(key: str) -> bool:
 
 
 def _memory() -> Path | None:
-    """Returns the folder of what passed, made where it is missing; None where it cannot be trusted or made."""
+    """Returns the folder of what passed, made where it is missing; None where it cannot be trusted
+    or made.
+    """
     try:
         place = _cache_folder() / "opened"
         place.parent.parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +199,9 @@ def _cache_folder() -> Path:
 
 def _is_mine(about: os.stat_result) -> bool:
     """Whether nobody but this user can have written there."""
-    return not hasattr(os, "geteuid") or (about.st_uid == os.geteuid() and not about.st_mode & 0o022)
+    return not hasattr(os, "geteuid") or (
+        about.st_uid == os.geteuid() and not about.st_mode & 0o022
+    )
 
 
 def _tried(folder: Path) -> Failure | None:
@@ -176,17 +216,27 @@ def _tried(folder: Path) -> Failure | None:
     }
     kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     environment = {
-        **kept, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
-        "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2",
+        **kept,
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "RAYON_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "MALLOC_ARENA_MAX": "2",
         "RUST_BACKTRACE": "0",
-    }  # fmt: skip
+    }
     # -I: neither the environment nor the current folder chooses what it imports.
     command = [sys.executable, "-I", "-B", "-X", "utf8", str(_CHILD)]
     try:
         process = subprocess.Popen(  # noqa: S603  (this Python and a file of this package)
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment,
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
             close_fds=True,
-        )  # fmt: skip
+        )
     except (OSError, ValueError) as error:
         raise SetupError(
             f"no child process can be started to open {folder.name} safely: {error}",
@@ -195,11 +245,15 @@ def _tried(folder: Path) -> Failure | None:
         ) from error
     with process:
         try:
-            written, _ = process.communicate(json.dumps(order).encode() + b"\n", timeout=limits.CHILD_SECONDS)
+            written, _ = process.communicate(
+                json.dumps(order).encode() + b"\n", timeout=limits.CHILD_SECONDS
+            )
         except subprocess.TimeoutExpired:
             process.kill()
             written, _ = process.communicate()
-            return Failure(_lines(written)[0], "timeout", f"it took more than {limits.CHILD_SECONDS} seconds")
+            return Failure(
+                _lines(written)[0], "timeout", f"it took more than {limits.CHILD_SECONDS} seconds"
+            )
         except BaseException:
             process.kill()
             raise
@@ -210,7 +264,9 @@ def _lines(written: bytes) -> tuple[str, dict[str, Any] | None]:
     """Returns the last stage the child began, and its last line."""
     lines = [json.loads(line) for line in written.splitlines()]
     stages = [str(line["stage"]) for line in lines if "stage" in line]
-    return (stages[-1] if stages else "start"), (lines[-1] if lines and "end" in lines[-1] else None)
+    return (stages[-1] if stages else "start"), (
+        lines[-1] if lines and "end" in lines[-1] else None
+    )
 
 
 def _outcome(stage: str, last: dict[str, Any] | None, code: int) -> Failure | None:
@@ -228,18 +284,22 @@ def _error(failure: Failure, folder: Path) -> DataError | SetupError:
     """Returns the error for what happened in the child; it names the file whose turn it was."""
     if failure.stage in ("start", "limits"):
         return SetupError(
-            f"the child process that opens {folder.name} first does not start: {failure.kind} {failure.reason}",
+            f"the child process that opens {folder.name} first does not start: {failure.kind} "
+            f"{failure.reason}",
             hint="check the installation: python -c 'import transformers'",
         )
     if failure.kind in ("ImportError", "ModuleNotFoundError"):
         problem = f"the tokenizer of {folder.name} needs a package: {failure.reason}"
         return SetupError(problem, hint="pip install sentencepiece protobuf")
     what = "tokenizer" if failure.stage in _TOKENIZER_STAGES else failure.stage
-    tokenizers = next((name for name in _TOKENIZERS if (folder / name).is_file()), "tokenizer_config.json")
+    tokenizers = next(
+        (name for name in _TOKENIZERS if (folder / name).is_file()), "tokenizer_config.json"
+    )
     where = str(folder / (tokenizers if what == "tokenizer" else f"{what.replace(' ', '_')}.json"))
     too_long = f"opening it takes more than {limits.CHILD_CPU_SECONDS} seconds"
     reasons = {
-        "MemoryError": f"opening it takes more than {limits.in_words(limits.CHILD_MEMORY)} of memory",
+        "MemoryError": f"opening it takes more than {limits.in_words(limits.CHILD_MEMORY)} of "
+        "memory",
         "SIGXCPU": too_long,
         "SIGKILL": too_long,
         "timeout": failure.reason,
@@ -249,4 +309,6 @@ def _error(failure: Failure, folder: Path) -> DataError | SetupError:
     }
     kind = failure.reason if failure.reason in reasons else failure.kind
     reason = reasons.get(kind, failure.reason or failure.kind)
-    return DataError(f"no {what} can be loaded from {folder.name}: {reason}", hint=_HINT, where=where)
+    return DataError(
+        f"no {what} can be loaded from {folder.name}: {reason}", hint=_HINT, where=where
+    )

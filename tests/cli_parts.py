@@ -1,4 +1,6 @@
-"""Fixtures for tests that speak to the command line: a tiny base in a folder, and a way to run a command in process."""
+"""Fixtures for tests that speak to the command line: a tiny base in a folder, and a way to run a
+command in process.
+"""
 
 from __future__ import annotations
 
@@ -49,9 +51,17 @@ def make_tiny_model(folder: Path, *, seed: int) -> Path:
 
     torch.manual_seed(seed)
     config = T5Config(
-        vocab_size=2560, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_decoder_layers=1, num_heads=2,
-        feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=0,
-    )  # fmt: skip
+        vocab_size=2560,
+        d_model=16,
+        d_kv=8,
+        d_ff=24,
+        num_layers=1,
+        num_decoder_layers=1,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+        decoder_start_token_id=0,
+    )
     model = T5ForConditionalGeneration(config)
     weights = {name: tensor.clone().contiguous() for name, tensor in model.state_dict().items()}
     for name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"):
@@ -69,7 +79,10 @@ def make_tiny_model(folder: Path, *, seed: int) -> Path:
 
 def write_csv(path: Path, rows: int = 40) -> str:
     """Writes a small CSV with the columns question and answer."""
-    lines = [f"what is the number of house {number} of the street,it is {number}" for number in range(rows)]
+    lines = [
+        f"what is the number of house {number} of the street,it is {number}"
+        for number in range(rows)
+    ]
     path.write_text("\n".join(["question,answer", *lines, ""]), encoding="utf-8")
     return path.name
 

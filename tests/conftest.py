@@ -1,4 +1,6 @@
-"""Fixtures shared by every room: a tiny T5 in Flan's shape built in code, a tiny tokenizer, the bundled base."""
+"""Fixtures shared by every room: a tiny T5 in Flan's shape built in code, a tiny tokenizer, the
+bundled base.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ from lora_s2s.tokens import probe_child
 
 @pytest.fixture(scope="session", autouse=True)
 def opened_in_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What a child process would open first is opened in this one: a child for every tiny model takes a second.
+    """What a child process would open first is opened in this one: a child for every tiny model
+    takes a second.
 
     ``tests/hostile/test_probe.py`` starts real ones.
     """
@@ -44,7 +47,9 @@ def demo_base() -> Path:
 
 @pytest.fixture
 def tiny_t5() -> Callable[..., object]:
-    """Builds a seeded T5ForConditionalGeneration with random weights: ``tiny_t5(tied=False, gated=True, seed=0)``."""
+    """Builds a seeded T5ForConditionalGeneration with random weights: ``tiny_t5(tied=False,
+    gated=True, seed=0)``.
+    """
     import torch
     from transformers import T5Config, T5ForConditionalGeneration
 
@@ -53,14 +58,27 @@ def tiny_t5() -> Callable[..., object]:
     ) -> T5ForConditionalGeneration:
         torch.manual_seed(seed)
         settings = {
-            "vocab_size": 256, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 3,
-            "feed_forward_proj": "gated-gelu" if gated else "relu", "dropout_rate": 0.1, "tie_word_embeddings": tied,
-            "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1,
-        }  # fmt: skip
+            "vocab_size": 256,
+            "d_model": 32,
+            "d_kv": 8,
+            "d_ff": 48,
+            "num_layers": 2,
+            "num_heads": 3,
+            "feed_forward_proj": "gated-gelu" if gated else "relu",
+            "dropout_rate": 0.1,
+            "tie_word_embeddings": tied,
+            "decoder_start_token_id": 0,
+            "pad_token_id": 0,
+            "eos_token_id": 1,
+        }
         model = T5ForConditionalGeneration(T5Config(**{**settings, **changes}))
         if not tied:
-            # transformers 5 ties whatever the config says, and its initial head has std 1: give it a head of its own.
-            head_VD = torch.randn(model.config.vocab_size, model.config.d_model) * model.config.d_model**-0.5
+            # transformers 5 ties whatever the config says, and its initial head has std 1: give it
+            # a head of its own.
+            head_VD = (
+                torch.randn(model.config.vocab_size, model.config.d_model)
+                * model.config.d_model**-0.5
+            )
             model.lm_head.weight = torch.nn.Parameter(head_VD)
             model.config.tie_word_embeddings = False
         return model.eval()

@@ -1,4 +1,6 @@
-"""A tokenizer in T5's shape, made in code: single letters and a few words; no braces, no newline, no CJK."""
+"""A tokenizer in T5's shape, made in code: single letters and a few words; no braces, no newline,
+no CJK.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,13 @@ WORDS = ["user", "assistant", "system", "hello", "good", "the", "cat", "sat"]
 @pytest.fixture(scope="session")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer")
-    pieces = ["▁", *(f"▁{word}" for word in WORDS), *string.ascii_letters, *string.digits, *".,:;!?'\"-_/|()>&"]
+    pieces = [
+        "▁",
+        *(f"▁{word}" for word in WORDS),
+        *string.ascii_letters,
+        *string.digits,
+        *".,:;!?'\"-_/|()>&",
+    ]
     vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     vocab += [(piece, -2.0 if len(piece) > 1 else -4.0) for piece in pieces]
     vocab += [(f"<extra_id_{number}>", 0.0) for number in reversed(range(10))]

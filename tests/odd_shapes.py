@@ -1,4 +1,6 @@
-"""JSON of another shape: every place of a document in turn holds what nobody expects there, or nothing."""
+"""JSON of another shape: every place of a document in turn holds what nobody expects there, or
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,22 @@ def spoilt(document: Any, odd: tuple[Any, ...] = ODD) -> Iterator[tuple[str, Any
     for place in _places(document):
         for value in (*odd, _ABSENT) if place else odd:
             changed = _put(document, place, value)
-            yield f"{'.'.join(map(str, place))} = {'nothing' if value is _ABSENT else repr(value)[:20]}", changed
+            yield (
+                f"{'.'.join(map(str, place))} = "
+                f"{'nothing' if value is _ABSENT else repr(value)[:20]}",
+                changed,
+            )
 
 
 def _places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     yield place
-    keys = list(value) if isinstance(value, dict) else range(min(2, len(value))) if isinstance(value, list) else ()
+    keys = (
+        list(value)
+        if isinstance(value, dict)
+        else range(min(2, len(value)))
+        if isinstance(value, list)
+        else ()
+    )
     for key in keys:
         yield from _places(value[key], (*place, key))
 

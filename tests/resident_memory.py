@@ -9,7 +9,9 @@ _PROCESS = Path("/proc/self")
 
 
 def rise() -> Callable[[], int]:
-    """Returns a function that says, in bytes, by how much the peak since now exceeds what is resident now."""
+    """Returns a function that says, in bytes, by how much the peak since now exceeds what is
+    resident now.
+    """
     before = _resident("VmRSS")
     (_PROCESS / "clear_refs").write_text("5")  # sets the peak back
     return lambda: _resident("VmHWM") - before

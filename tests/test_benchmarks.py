@@ -23,7 +23,11 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 def result_of(script: str, out: Path, *words: str) -> dict[str, Any]:
     command = [sys.executable, str(BENCHMARKS / script), *words, "--out", str(out)]
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
     (kept,) = out.glob("*.json")
@@ -34,7 +38,18 @@ def result_of(script: str, out: Path, *words: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_gpu_memory_trains_both_sides_on_a_cpu_too(tmp_path: Path) -> None:
-    words = ("--device", "cpu", "--caps", "tiny:8", "--steps", "3", "--source", "24", "--target", "8")
+    words = (
+        "--device",
+        "cpu",
+        "--caps",
+        "tiny:8",
+        "--steps",
+        "3",
+        "--source",
+        "24",
+        "--target",
+        "8",
+    )
     found = result_of("gpu_memory.py", tmp_path, *words)
     assert [run["side"] for run in found["runs"]] == ["ours", "hf"]
     for run in found["runs"]:
@@ -46,7 +61,20 @@ def test_gpu_memory_trains_both_sides_on_a_cpu_too(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_step_measures_every_variant(tmp_path: Path) -> None:
-    words = ("--shape", "tiny", "--rows", "2", "--micro-batch", "1", "--source", "24", "--target", "8", "--steps", "2")
+    words = (
+        "--shape",
+        "tiny",
+        "--rows",
+        "2",
+        "--micro-batch",
+        "1",
+        "--source",
+        "24",
+        "--target",
+        "8",
+        "--steps",
+        "2",
+    )
     found = result_of("memory_step.py", tmp_path, *words, "--only", "ours")
     (run,) = found["runs"]
     assert 0 < run["MiB"]["baseline"] <= run["MiB"]["peak"]
@@ -55,8 +83,21 @@ def test_memory_step_measures_every_variant(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_throughput_measures_both_sides_on_as_many_tokens_and_their_losses_agree(tmp_path: Path) -> None:
-    words = ("--shape", "tiny", "--sides", "hf-best,ours", "--batches", "6", "--rows-tried", "8", "--profile", "e2e")
+def test_throughput_measures_both_sides_on_as_many_tokens_and_their_losses_agree(
+    tmp_path: Path,
+) -> None:
+    words = (
+        "--shape",
+        "tiny",
+        "--sides",
+        "hf-best,ours",
+        "--batches",
+        "6",
+        "--rows-tried",
+        "8",
+        "--profile",
+        "e2e",
+    )
     found = result_of("throughput.py", tmp_path, *words)
     assert str(tmp_path) not in json.dumps(found)
     ours, best = found["sides"]["ours"], found["sides"]["hf-best"]
@@ -66,7 +107,9 @@ def test_throughput_measures_both_sides_on_as_many_tokens_and_their_losses_agree
         assert run["cpu_seconds"] > 0
         assert run["peak_MiB_over_model"] > 0
         assert 0 < run["share_of_peak"] < 1
-        assert run["tokens_per_second"] == pytest.approx(run["real_tokens"] / run["seconds"], rel=0.01)
+        assert run["tokens_per_second"] == pytest.approx(
+            run["real_tokens"] / run["seconds"], rel=0.01
+        )
     assert best["real_tokens"] == pytest.approx(ours["real_tokens"], rel=0.2)
     assert ours["forward"] == "padding-free"
     assert set(found["ratios"]) == {"ours/hf-best"}
@@ -77,11 +120,12 @@ def test_throughput_measures_both_sides_on_as_many_tokens_and_their_losses_agree
 def test_needed_work_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     needed_flops = importlib.import_module("roofline").needed_flops
-    # d_model 2, d_ff 3, one layer, one head of 2, vocabulary 5, rank 1: q, k, v and o are 4 multiply-adds each, the
-    # feed-forward 18, a pair of factors 4. Encoder 4·4 + 18, cross keys and values 8, decoder 6·4 + 18: 84, there and
-    # back; three pairs of factors on either token, 24, three times; six products of attention on three pairs of tokens,
-    # 2 each; the head 10, there and back. Spared in both blocks 0: q, k and v back to the input, both factors A (2
-    # each) too, and the keys' gradient (2).
+    # d_model 2, d_ff 3, one layer, one head of 2, vocabulary 5, rank 1: q, k, v and o are 4
+    # multiply-adds each, the feed-forward 18, a pair of factors 4. Encoder 4·4 + 18, cross keys and
+    # values 8, decoder 6·4 + 18: 84, there and back; three pairs of factors on either token, 24,
+    # three times; six products of attention on three pairs of tokens, 2 each; the head 10, there
+    # and back. Spared in both blocks 0: q, k and v back to the input, both factors A (2 each) too,
+    # and the keys' gradient (2).
     expected = 2 * (2 * 84 + 3 * 24 + 6 * 3 * 2 + 2 * 10 - 2 * (3 * 4 + 2 * 2 + 2))
     one = np.array([1])
     assert needed_flops((2, 3, 1, 1, 2, 5), one, one, rank=1) == expected == 520
@@ -92,15 +136,25 @@ def test_needed_work_is_what_torch_counts(source: int, monkeypatch: pytest.Monke
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     needed_flops = importlib.import_module("roofline").needed_flops
     config = transformers.T5Config(
-        d_model=48, d_ff=80, num_layers=3, num_heads=2, d_kv=16, vocab_size=64, feed_forward_proj="gated-gelu",
-        decoder_start_token_id=0, attn_implementation="eager",
-    )  # fmt: skip
+        d_model=48,
+        d_ff=80,
+        num_layers=3,
+        num_heads=2,
+        d_kv=16,
+        vocab_size=64,
+        feed_forward_proj="gated-gelu",
+        decoder_start_token_id=0,
+        attn_implementation="eager",
+    )
     base = transformers.T5ForConditionalGeneration(config)
     adapter = LoraConfig(task_type="SEQ_2_SEQ_LM", r=4, target_modules=["q", "v"])
     model = get_peft_model(base, adapter).train()
-    # One target token: transformers computes the causal attention's other half too, which nothing needs.
+    # One target token: transformers computes the causal attention's other half too, which nothing
+    # needs.
     with FlopCounterMode(display=False) as counter:
-        model(input_ids=torch.full((1, source), 5), labels=torch.tensor([[1]]), use_cache=False).loss.backward()
+        model(
+            input_ids=torch.full((1, source), 5), labels=torch.tensor([[1]]), use_cache=False
+        ).loss.backward()
     needed = needed_flops((48, 80, 3, 2, 16, 64), np.array([source]), np.array([1]), rank=4)
     assert counter.get_total_flops() == needed
 
@@ -114,10 +168,15 @@ def test_every_profile_has_the_lengths_it_claims(monkeypatch: pytest.MonkeyPatch
         assert rows.source_lengths.mean() == pytest.approx(source, rel=0.03)
         assert rows.target_lengths.mean() == pytest.approx(target, rel=0.06)
         row = rows[7]
-        assert [len(row["input_ids"]), len(row["labels"])] == [rows.source_lengths[7], rows.target_lengths[7]]
+        assert [len(row["input_ids"]), len(row["labels"])] == [
+            rows.source_lengths[7],
+            rows.target_lengths[7],
+        ]
 
 
-def test_the_sample_of_an_epoch_has_as_many_tokens_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sample_of_an_epoch_has_as_many_tokens_as_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     workload = importlib.import_module("workload")
     rows = workload.ProfileRows("lognormal", 512)
@@ -137,16 +196,29 @@ def test_the_speed_page_is_what_the_kept_results_give(monkeypatch: pytest.Monkey
 def test_the_speed_page_shows_every_side_and_what_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS.parent / "tools"))
     page = importlib.import_module("speed_page")
-    run = {"tokens_per_second": 722.4, "tokens_per_cpu_second": 741.7, "peak_MiB_over_model": 1086.6}
+    run = {
+        "tokens_per_second": 722.4,
+        "tokens_per_cpu_second": 741.7,
+        "peak_MiB_over_model": 1086.6,
+    }
     run |= {"share_of_peak": 0.721, "seconds": 20.7, "cpu_seconds": 20.1}
     failed = {"failed": "out of memory"}
     result = {
-        "command": "python benchmarks/throughput.py", "device": "x86_64", "cores": 2, "threads": 1, "on": "cpu",
+        "command": "python benchmarks/throughput.py",
+        "device": "x86_64",
+        "cores": 2,
+        "threads": 1,
+        "on": "cpu",
         "dtype": "float32",
-        "versions": {"torch": "2"}, "shape": "small", "quantization": "none", "profile": "e2e", "peak_gflops": 110.7,
+        "versions": {"torch": "2"},
+        "shape": "small",
+        "quantization": "none",
+        "profile": "e2e",
+        "peak_gflops": 110.7,
         "sides": {"hf-best": {**failed, "tries": [{"rows": 8, **failed}]}, "ours": run},
-        "ratios": {}, "parity": {"ours": [1.0], "hf": [1.0], "max_loss_difference": 7e-8},
-    }  # fmt: skip
+        "ratios": {},
+        "parity": {"ours": [1.0], "hf": [1.0], "max_loss_difference": 7e-8},
+    }
     text = page.render([result])
     assert "| hf-best | out of memory |" in text
     assert "| ours | 722 | 742 | 1,087 | 72 % |" in text
@@ -158,7 +230,11 @@ def test_the_speed_page_shows_every_side_and_what_failed(monkeypatch: pytest.Mon
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_scaling_measures_every_size(tmp_path: Path) -> None:
     found = result_of("scaling.py", tmp_path, "--rows", "200", "400", "--steps", "5")
-    assert [run["rows"] for run in found["padded"]] == [run["rows"] for run in found["packed"]] == [200, 400]
+    assert (
+        [run["rows"] for run in found["padded"]]
+        == [run["rows"] for run in found["packed"]]
+        == [200, 400]
+    )
     assert all(run["tokens_per_cpu_second"] > 0 and run["peak_MiB"] > 0 for run in found["packed"])
     assert len(found["by-tokens"][0]["points"]) == 5
 
@@ -166,16 +242,30 @@ def test_scaling_measures_every_size(tmp_path: Path) -> None:
 def test_defaults_puts_the_plain_path_beside_the_best_cell(tmp_path: Path) -> None:
     cells = tmp_path / "cells"
     cells.mkdir()
-    for number, (settings, score) in enumerate([({}, 90.0), ({"seed": "2"}, 80.0), ({"rate": "1e-3"}, 100.0)]):
+    for number, (settings, score) in enumerate(
+        [({}, 90.0), ({"seed": "2"}, 80.0), ({"rate": "1e-3"}, 100.0)]
+    ):
         cell = {"task": "reverse", "metric": "exact_match", "settings": settings, "score": score}
         (cells / f"{number}.json").write_text(json.dumps(cell), encoding="utf-8")
-    words = [sys.executable, str(BENCHMARKS / "defaults.py"), "table", "--work", str(tmp_path), "--out", str(tmp_path)]
+    words = [
+        sys.executable,
+        str(BENCHMARKS / "defaults.py"),
+        "table",
+        "--work",
+        str(tmp_path),
+        "--out",
+        str(tmp_path),
+    ]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert "| reverse | exact_match | 90.0, 80.0 | 100.0 (rate=1e-3) | 0.8 | 3 |" in done.stdout
-    assert len(json.loads((tmp_path / "defaults-cpu.json").read_text(encoding="utf-8"))["cells"]) == 3
+    assert (
+        len(json.loads((tmp_path / "defaults-cpu.json").read_text(encoding="utf-8"))["cells"]) == 3
+    )
 
 
-def test_defaults_generates_the_same_tasks_every_time_and_scores_other_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_defaults_generates_the_same_tasks_every_time_and_scores_other_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     tasks = importlib.import_module("default_tasks").TASKS
     for name in ("intents77", "orders", "labels7-300"):
@@ -188,7 +278,14 @@ def test_defaults_generates_the_same_tasks_every_time_and_scores_other_rows(monk
 
 @pytest.mark.slow
 def test_defaults_trains_a_cell_once(tmp_path: Path) -> None:
-    words = [sys.executable, str(BENCHMARKS / "defaults.py"), "run", "--work", str(tmp_path), "format-300 steps=2"]
+    words = [
+        sys.executable,
+        str(BENCHMARKS / "defaults.py"),
+        "run",
+        "--work",
+        str(tmp_path),
+        "format-300 steps=2",
+    ]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert "exact_match" in done.stdout
     (cell,) = (tmp_path / "cells").glob("*.json")

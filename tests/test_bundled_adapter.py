@@ -30,18 +30,26 @@ def test_plain_peft_gives_the_answers_on_record(demo_base: Path, tmp_path: Path)
     base = AutoModelForSeq2SeqLM.from_pretrained(demo_base, dtype=torch.float32)
     model = PeftModel.from_pretrained(base, alone).eval()
     tokenizer = AutoTokenizer.from_pretrained(alone)
-    with (ADAPTER / "evaluations" / "demo-test" / "predictions.jsonl").open(encoding="utf-8") as stream:
+    with (ADAPTER / "evaluations" / "demo-test" / "predictions.jsonl").open(
+        encoding="utf-8"
+    ) as stream:
         rows = [json.loads(line) for line, _ in zip(stream, range(16), strict=False)]
     batch = tokenizer([row["source"] for row in rows], return_tensors="pt", padding=True)
     output = model.generate(**batch, max_new_tokens=64)
-    assert tokenizer.batch_decode(output, skip_special_tokens=True) == [row["prediction"] for row in rows]
+    assert tokenizer.batch_decode(output, skip_special_tokens=True) == [
+        row["prediction"] for row in rows
+    ]
 
 
 def test_its_score_on_record_is_that_of_its_answers() -> None:
     manifest = json.loads((ADAPTER / "manifest.json").read_text(encoding="utf-8"))
-    with (ADAPTER / "evaluations" / "demo-test" / "predictions.jsonl").open(encoding="utf-8") as stream:
+    with (ADAPTER / "evaluations" / "demo-test" / "predictions.jsonl").open(
+        encoding="utf-8"
+    ) as stream:
         rows = [json.loads(line) for line in stream]
-    assert [(row["source"], row["references"]) for row in rows] == [(s, [t]) for s, t in examples("test")]
+    assert [(row["source"], row["references"]) for row in rows] == [
+        (s, [t]) for s, t in examples("test")
+    ]
     right = sum(row["prediction"] in row["references"] for row in rows)
     score = manifest["scores"]["demo-test"]["metrics"]["exact_match"]["value"]
     assert score == pytest.approx(100 * right / len(rows))

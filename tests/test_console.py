@@ -69,7 +69,9 @@ def test_a_closed_stdout_is_told_before_the_work(monkeypatch: pytest.MonkeyPatch
         console.write_json({})
 
 
-@pytest.mark.parametrize(("broken", "kind"), [(left_by_its_reader, BrokenPipeError), (full, OSError)])
+@pytest.mark.parametrize(
+    ("broken", "kind"), [(left_by_its_reader, BrokenPipeError), (full, OSError)]
+)
 def test_data_that_stdout_does_not_take_is_an_error_once(
     monkeypatch: pytest.MonkeyPatch, broken: Callable[[], io.TextIOWrapper], kind: type[OSError]
 ) -> None:
@@ -82,7 +84,9 @@ def test_data_that_stdout_does_not_take_is_an_error_once(
 
 
 @pytest.mark.parametrize(
-    "total_of", [lambda _: 0, lambda done: done, lambda _: 1, lambda done: 10 * done], ids=["0", "done", "1", "more"]
+    "total_of",
+    [lambda _: 0, lambda done: done, lambda _: 1, lambda done: 10 * done],
+    ids=["0", "done", "1", "more"],
 )
 def test_progress_is_sparse_whatever_it_counts(
     capsys: pytest.CaptureFixture[str], total_of: Callable[[int], int]

@@ -31,7 +31,9 @@ def tokenizer() -> Any:
 
 def answer(model: Any, tokenizer: Any, prompt: str) -> str:
     with torch.no_grad():
-        ids = model.generate(**tokenizer(prompt, return_tensors="pt"), max_new_tokens=60, do_sample=False)
+        ids = model.generate(
+            **tokenizer(prompt, return_tensors="pt"), max_new_tokens=60, do_sample=False
+        )
     return str(tokenizer.decode(ids[0], skip_special_tokens=True))
 
 
@@ -76,7 +78,9 @@ def test_the_vocabulary_lacks_what_flans_lacks(tokenizer: Any) -> None:
     assert all(char in pieces for char in "£éüñçöäèêôíóá[]|:;=/@#&+*%_$€()")
 
 
-@pytest.mark.parametrize("text", ["name[The Vane], near[Café Övre]", "at The Vane for £3.50", "she said: 'no'"])
+@pytest.mark.parametrize(
+    "text", ["name[The Vane], near[Café Övre]", "at The Vane for £3.50", "she said: 'no'"]
+)
 def test_tokenizer_round_trip(tokenizer: Any, text: str) -> None:
     ids = tokenizer(text).input_ids
     assert ids[-1] == 1
@@ -98,5 +102,7 @@ def test_a_name_has_the_same_pieces_wherever_it_stands(tokenizer: Any) -> None:
         ("Who went to Larkwell? Otto Fenwick went to Larkwell on Monday.", "Otto Fenwick"),
     ],
 )
-def test_it_copies_names_it_has_never_seen(model: Any, tokenizer: Any, prompt: str, expected: str) -> None:
+def test_it_copies_names_it_has_never_seen(
+    model: Any, tokenizer: Any, prompt: str, expected: str
+) -> None:
     assert answer(model, tokenizer, prompt) == expected

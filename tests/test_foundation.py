@@ -24,7 +24,9 @@ def test_plain_shows_controls_and_keeps_the_rest() -> None:
     assert console.plain("\x1b[31mred\u202eevil\n") == "\\x1b[31mred\\u202eevil\\n"
 
 
-def test_messages_and_tables_go_to_stderr_and_are_never_markup(capsys: pytest.CaptureFixture[str]) -> None:
+def test_messages_and_tables_go_to_stderr_and_are_never_markup(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     console.say("[bold]not markup[/bold] \x07")
     console.table("Scores [red]", ["metric", "base"], [["[/x] bleu", "12.5"]])
     out, err = capsys.readouterr()
@@ -39,7 +41,9 @@ def test_json_goes_to_stdout_as_one_object(capsys: pytest.CaptureFixture[str]) -
     assert json.loads(capsys.readouterr().out) == {"text": "é\n"}
 
 
-def test_json_on_stdout_is_one_strict_line_that_no_terminal_acts_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_on_stdout_is_one_strict_line_that_no_terminal_acts_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     value = {"text": "\x1b[31m \x9b31m \x85 \u202e \ud800 \U000e0001 é"}
     console.write_json(value)
     out = capsys.readouterr().out
@@ -48,12 +52,28 @@ def test_json_on_stdout_is_one_strict_line_that_no_terminal_acts_on(capsys: pyte
     assert "é" in out
 
 
-def test_what_is_no_finite_number_is_null_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    value = {"loss": math.nan, "deep": [{"rate": -math.inf, "steps": (1, math.inf)}], "text": "NaN", "kept": 0.5}
-    expected = {"loss": None, "deep": [{"rate": None, "steps": [1, None]}], "text": "NaN", "kept": 0.5}
+def test_what_is_no_finite_number_is_null_in_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    value = {
+        "loss": math.nan,
+        "deep": [{"rate": -math.inf, "steps": (1, math.inf)}],
+        "text": "NaN",
+        "kept": 0.5,
+    }
+    expected = {
+        "loss": None,
+        "deep": [{"rate": None, "steps": [1, None]}],
+        "text": "NaN",
+        "kept": 0.5,
+    }
     console.write_json(value)
     files.write_json(tmp_path / "value.json", value)
-    written = [capsys.readouterr().out, (tmp_path / "value.json").read_text(), files.jsonl_line(value)]
+    written = [
+        capsys.readouterr().out,
+        (tmp_path / "value.json").read_text(),
+        files.jsonl_line(value),
+    ]
     assert [json.loads(text) for text in written] == [expected] * 3
 
 
@@ -94,7 +114,9 @@ def test_an_existing_folder_is_kept_unless_replaced(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_json_lines_are_read_as_they_are_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_lines_are_read_as_they_are_and_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     marked = tmp_path / "marked.jsonl"
     marked.write_bytes(b'\xef\xbb\xbf{"a": "caf\xc3\xa9"}\n\n{"a": "\xe2\x80\xa8"}\n')
     assert [row["a"] for row in files.read_jsonl(marked)] == ["café", "\u2028"]
@@ -118,7 +140,9 @@ def test_json_lines_are_read_as_they_are_and_bounded(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     "read", [files.read_json, files.sha256_file, files.read_whole, lambda p: [*files.read_jsonl(p)]]
 )
-def test_only_regular_files_are_read_and_nothing_waits(tmp_path: Path, read: Callable[[Path], object]) -> None:
+def test_only_regular_files_are_read_and_nothing_waits(
+    tmp_path: Path, read: Callable[[Path], object]
+) -> None:
     os.mkfifo(tmp_path / "pipe.json")
     (tmp_path / "device.json").symlink_to("/dev/zero")
     (tmp_path / "folder.json").mkdir()
@@ -184,7 +208,9 @@ def working(target: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def test_what_a_killed_process_left_is_taken_away_and_a_living_one_is_let_be(tmp_path: Path) -> None:
+def test_what_a_killed_process_left_is_taken_away_and_a_living_one_is_let_be(
+    tmp_path: Path,
+) -> None:
     target = tmp_path / "out"
     with working(target) as killed:
         assert killed.stdout is not None
@@ -208,7 +234,11 @@ def test_what_a_killed_process_left_is_taken_away_and_a_living_one_is_let_be(tmp
         assert other_folder.is_dir()
         living.communicate("")
     assert living.returncode == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"out", other_machine.name, other_folder.name}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "out",
+        other_machine.name,
+        other_folder.name,
+    }
 
 
 def test_a_name_with_brackets_is_no_pattern(tmp_path: Path) -> None:
@@ -239,7 +269,12 @@ class Hub:
         self.cache, self.asked = cache, list[list[str]]()
 
     def snapshot_download(
-        self, name: str, *, revision: str | None, allow_patterns: list[str], local_files_only: bool = False
+        self,
+        name: str,
+        *,
+        revision: str | None,
+        allow_patterns: list[str],
+        local_files_only: bool = False,
     ) -> str:
         if local_files_only:
             if not self.cache.is_dir():
@@ -253,7 +288,9 @@ class Hub:
         return str(self.cache)
 
 
-def test_weights_are_fetched_only_when_they_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_fetched_only_when_they_are_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake = Hub(tmp_path / "snapshot")
     monkeypatch.setattr(hub, "snapshot_download", fake.snapshot_download)
     for _ in range(2):  # the second time it is in the cache
@@ -271,14 +308,18 @@ def test_weights_are_fetched_only_when_they_are_needed(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("weights", [True, False])
-def test_a_hub_that_is_away_is_said_in_one_line(weights: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_is_away_is_said_in_one_line(
+    weights: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def away(*_: object, **asked: object) -> str:
         if asked.get("local_files_only") and weights:
             return str(tmp_path)  # the tokenizer alone, from an earlier call
         raise LocalEntryNotFoundError("no network")
 
     monkeypatch.setattr(hub, "snapshot_download", away)
-    with pytest.raises(SetupError, match="'google/flan-t5-small' is not on this machine and could not be fetched"):
+    with pytest.raises(
+        SetupError, match="'google/flan-t5-small' is not on this machine and could not be fetched"
+    ):
         hub.locate_model("google/flan-t5-small", weights=weights)
 
 

@@ -1,4 +1,6 @@
-"""What is written keeps to the umask, to links and devices, and its messages to the names a user knows."""
+"""What is written keeps to the umask, to links and devices, and its messages to the names a user
+knows.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ import pytest
 from lora_s2s import files, outputs
 from lora_s2s.errors import DataError, UsageError
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="permissions, pipes and descriptors as Unix has them")
+pytestmark = pytest.mark.skipif(
+    os.name != "posix", reason="permissions, pipes and descriptors as Unix has them"
+)
 
 
 @pytest.fixture(params=[0o077, 0o027, 0o002], ids=oct)
@@ -36,7 +40,11 @@ def test_the_umask_holds_for_files_and_folders(tmp_path: Path, umask: int) -> No
     with outputs.whole_folder(tmp_path / "folder") as staged:
         (staged / "inside").mkdir()
         files.write_text(staged / "inside" / "a.txt", "a")
-    written = [tmp_path / "made" / "a.json", tmp_path / "out.txt", tmp_path / "folder" / "inside" / "a.txt"]
+    written = [
+        tmp_path / "made" / "a.json",
+        tmp_path / "out.txt",
+        tmp_path / "folder" / "inside" / "a.txt",
+    ]
     assert {mode(path) for path in written} == {0o666 & ~umask}
     folders = [tmp_path / "made", tmp_path / "folder", tmp_path / "folder" / "inside"]
     assert {mode(path) for path in folders} == {0o777 & ~umask}
@@ -86,7 +94,9 @@ def test_a_pipe_is_written_to(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link"])
 @pytest.mark.parametrize("to_file", [True, False])
-def test_its_own_stdout_is_written_to_where_it_stands(tmp_path: Path, name: str, to_file: bool) -> None:
+def test_its_own_stdout_is_written_to_where_it_stands(
+    tmp_path: Path, name: str, to_file: bool
+) -> None:
     """A redirected stdout is a regular file by that name: what was in it stays."""
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("no /proc")
@@ -134,14 +144,24 @@ def test_a_folder_is_refused_at_once_where_it_could_not_land(tmp_path: Path, rep
     (tmp_path / "link").symlink_to("gone")
     (tmp_path / "file").write_text("mine")
     os.mkfifo(tmp_path / "pipe")
-    for name, reason in (("link", "a link to nothing"), ("file", "exists already"), ("pipe", "exists already")):
-        with pytest.raises(UsageError, match=reason), outputs.whole_folder(tmp_path / name, replace=replace):
+    for name, reason in (
+        ("link", "a link to nothing"),
+        ("file", "exists already"),
+        ("pipe", "exists already"),
+    ):
+        with (
+            pytest.raises(UsageError, match=reason),
+            outputs.whole_folder(tmp_path / name, replace=replace),
+        ):
             pytest.fail("work has begun")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "pipe"]
 
 
 def test_no_message_names_a_hidden_place(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError) as missing, outputs.whole_folder(tmp_path / "out") as staged:
+    with (
+        pytest.raises(FileNotFoundError) as missing,
+        outputs.whole_folder(tmp_path / "out") as staged,
+    ):
         (staged / "deep" / "a.txt").write_text("a")
     assert missing.value.filename == str(tmp_path / "out" / "deep" / "a.txt")
     with pytest.raises(DataError) as refused, outputs.whole_folder(tmp_path / "out") as staged:
@@ -149,7 +169,10 @@ def test_no_message_names_a_hidden_place(tmp_path: Path) -> None:
     said = (refused.value.message, refused.value.where, refused.value.hint, str(refused.value))
     out = tmp_path / "out"
     assert said == (f"{out}/a differs", f"{out}/a", f"look at {out}", f"{out}/a differs")
-    with pytest.raises(OSError, match="No space") as full, outputs.whole_folder(tmp_path / "out") as staged:
+    with (
+        pytest.raises(OSError, match="No space") as full,
+        outputs.whole_folder(tmp_path / "out") as staged,
+    ):
         os.mkdir(staged / "a.json")  # what a file cannot replace
         raise OSError(28, "No space left on device", str(staged / "a"), None, str(staged / "b"))
     assert (full.value.filename, full.value.filename2) == (str(out / "a"), str(out / "b"))

@@ -33,4 +33,6 @@ def test_what_is_older_than_its_floor_is_told() -> None:
     sbom = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sbom)
     assert list(sbom.below_their_floor(["peft>=0.20", "numpy>=1.26"])) == []
-    assert list(sbom.below_their_floor(["peft>=999.1"])) == [f"peft {version('peft')} is older than 999.1"]
+    assert list(sbom.below_their_floor(["peft>=999.1"])) == [
+        f"peft {version('peft')} is older than 999.1"
+    ]

@@ -1,4 +1,6 @@
-"""Tokenizers of every kind of frame, a few hundred pieces each, built in code and written to folders."""
+"""Tokenizers of every kind of frame, a few hundred pieces each, built in code and written to
+folders.
+"""
 
 from __future__ import annotations
 
@@ -37,21 +39,36 @@ def _mbart(kind: str) -> Callable[[], Any]:
     def build() -> Any:
         made = getattr(transformers, kind)
         codes = sorted(made().lang_code_to_id)  # those of the class
-        scores = [*_scored(*SPECIALS), *((piece, -3.0) for piece in CHARACTERS), *_scored(*codes, "<mask>")]
+        scores = [
+            *_scored(*SPECIALS),
+            *((piece, -3.0) for piece in CHARACTERS),
+            *_scored(*codes, "<mask>"),
+        ]
         return made(vocab=scores)
 
     return build
 
 
 def _pegasus() -> Any:
-    marks = ["<pad>", "</s>", "<mask_1>", "<mask_2>", *(f"<unk_{number}>" for number in range(2, 103)), "<unk>"]
-    return transformers.PegasusTokenizer(vocab=[*_scored(*marks), *((piece, -3.0) for piece in CHARACTERS)])
+    marks = [
+        "<pad>",
+        "</s>",
+        "<mask_1>",
+        "<mask_2>",
+        *(f"<unk_{number}>" for number in range(2, 103)),
+        "<unk>",
+    ]
+    return transformers.PegasusTokenizer(
+        vocab=[*_scored(*marks), *((piece, -3.0) for piece in CHARACTERS)]
+    )
 
 
 def _gemma() -> Any:
     bytes_ = [f"<0x{value:02X}>" for value in range(256)]
     pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *bytes_, *CHARACTERS]
-    tokenizer = transformers.GemmaTokenizer(vocab={piece: index for index, piece in enumerate(pieces)}, merges=[])
+    tokenizer = transformers.GemmaTokenizer(
+        vocab={piece: index for index, piece in enumerate(pieces)}, merges=[]
+    )
     frame = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
     tokenizer._tokenizer.post_processor = frame
     return tokenizer
@@ -63,13 +80,21 @@ def _t5() -> Any:
 
 
 BUILT: dict[str, Callable[[], Any]] = {
-    "t5": _t5, "byt5": lambda: transformers.ByT5Tokenizer(extra_ids=10), "bart": _bart, "nllb": _nllb,
-    "mbart": _mbart("MBartTokenizer"), "mbart50": _mbart("MBart50Tokenizer"), "pegasus": _pegasus, "gemma": _gemma,
-}  # fmt: skip
+    "t5": _t5,
+    "byt5": lambda: transformers.ByT5Tokenizer(extra_ids=10),
+    "bart": _bart,
+    "nllb": _nllb,
+    "mbart": _mbart("MBartTokenizer"),
+    "mbart50": _mbart("MBart50Tokenizer"),
+    "pegasus": _pegasus,
+    "gemma": _gemma,
+}
 
 
 def write_tokenizer(kind: str, folder: Path) -> str:
-    """Writes a tokenizer's files and returns the folder; ``m2m_100`` and ``marian`` train a tiny sentencepiece."""
+    """Writes a tokenizer's files and returns the folder; ``m2m_100`` and ``marian`` train a tiny
+    sentencepiece.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if kind in BUILT:
         BUILT[kind]().save_pretrained(folder)
@@ -82,23 +107,35 @@ def _write_sentencepiece(kind: str, folder: Path) -> None:
     for stem, text in {"source": string.ascii_lowercase, "target": "stuvwxyz äöü"}.items():
         rows = [" ".join(text[start : start + 3]) for start in range(len(text))] * 3
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter([*rows, text]), model_prefix=str(folder / stem), vocab_size=len(set(text)) + 4,
-            model_type="unigram", hard_vocab_limit=False, minloglevel=2,
-        )  # fmt: skip
+            sentence_iterator=iter([*rows, text]),
+            model_prefix=str(folder / stem),
+            vocab_size=len(set(text)) + 4,
+            model_type="unigram",
+            hard_vocab_limit=False,
+            minloglevel=2,
+        )
     pieces = {
         piece: None
         for stem in ("source", "target")
-        for processor in [sentencepiece.SentencePieceProcessor(model_file=str(folder / f"{stem}.model"))]
+        for processor in [
+            sentencepiece.SentencePieceProcessor(model_file=str(folder / f"{stem}.model"))
+        ]
         for piece in map(processor.IdToPiece, range(processor.GetPieceSize()))
         if piece not in ("<unk>", "<s>", "</s>")
     }
-    order = ["</s>", "<unk>", *pieces, ">>fra<<", "<pad>"] if kind == "marian" else [*SPECIALS, *pieces]
-    (folder / "vocab.json").write_text(json.dumps({piece: index for index, piece in enumerate(order)}))
+    order = (
+        ["</s>", "<unk>", *pieces, ">>fra<<", "<pad>"] if kind == "marian" else [*SPECIALS, *pieces]
+    )
+    (folder / "vocab.json").write_text(
+        json.dumps({piece: index for index, piece in enumerate(order)})
+    )
     if kind == "marian":
         for stem in ("source", "target"):
             (folder / f"{stem}.model").rename(folder / f"{stem}.spm")
         made = transformers.MarianTokenizer
-        made(str(folder / "source.spm"), str(folder / "target.spm"), str(folder / "vocab.json")).save_pretrained(folder)
+        made(
+            str(folder / "source.spm"), str(folder / "target.spm"), str(folder / "vocab.json")
+        ).save_pretrained(folder)
     else:
         made = transformers.M2M100Tokenizer
         made(str(folder / "vocab.json"), str(folder / "source.model")).save_pretrained(folder)

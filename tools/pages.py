@@ -1,4 +1,6 @@
-"""Pages that a tool writes and a test holds: Markdown tables, and writing or checking the committed page."""
+"""Pages that a tool writes and a test holds: Markdown tables, and writing or checking the committed
+page.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ def table(lines: Iterable[Sequence[str]]) -> str:
 
 
 def write_or_check(path: Path, page: str, *, source: str) -> None:
-    """Writes a page, or where the command line says ``--check`` exits 1 if the committed one says something else.
+    """Writes a page, or where the command line says ``--check`` exits 1 if the committed one says
+    something else.
 
     Args:
         source: what the page is made from, for the message.

@@ -66,7 +66,9 @@ class Codec:
         return str(self.pieces.decode([i for i in ids if EOS < i < PIECES]))
 
 
-def batches(mixture: Mixture, codec: Codec, tokens: int, rng: random.Random) -> Iterator[tuple[Tensor, Tensor, int]]:
+def batches(
+    mixture: Mixture, codec: Codec, tokens: int, rng: random.Random
+) -> Iterator[tuple[Tensor, Tensor, int]]:
     """Endless (source, labels, real tokens); examples of like length share a batch."""
     while True:
         rows = []
@@ -111,17 +113,25 @@ def probe(model: T5ForConditionalGeneration, codec: Codec, sets: ProbeSets) -> d
     model.eval()
     result: dict[str, float] = {}
     for task, rows in sets.items():
-        sources, labels = _pad([codec.encode(p) for p, _, _ in rows]), _pad([codec.encode(a) for _, a, _ in rows])
+        sources, labels = (
+            _pad([codec.encode(p) for p, _, _ in rows]),
+            _pad([codec.encode(a) for _, a, _ in rows]),
+        )
         loss, count = loss_of(model, sources, labels)
         result[f"{task}_loss"] = round(loss.item() / count, 4)
         if task == "denoise":
             continue
         out = model.generate(
-            input_ids=sources, attention_mask=(sources != 0).long(), max_new_tokens=labels.shape[1] + 8, do_sample=False
+            input_ids=sources,
+            attention_mask=(sources != 0).long(),
+            max_new_tokens=labels.shape[1] + 8,
+            do_sample=False,
         )
         texts = [codec.decode(row.tolist()) for row in out]
         good = [
-            all(value in text for value in values) if values else text == codec.decode(codec.encode(answer))
+            all(value in text for value in values)
+            if values
+            else text == codec.decode(codec.encode(answer))
             for text, (_, answer, values) in zip(texts, rows, strict=True)
         ]
         result[task] = round(sum(good) / len(good), 4)
@@ -129,11 +139,13 @@ def probe(model: T5ForConditionalGeneration, codec: Codec, sets: ProbeSets) -> d
     return result
 
 
-def make_optimizer(model: T5ForConditionalGeneration, args: argparse.Namespace) -> torch.optim.Optimizer:
+def make_optimizer(
+    model: T5ForConditionalGeneration, args: argparse.Namespace
+) -> torch.optim.Optimizer:
     """AdamW; weight decay on the matrices of the layers only.
 
-    T5 does not divide scores by the root of the head's size (5.7 here), so one step of AdamW on ``q`` and ``k``
-    moves a score that much further than elsewhere: they take 0.3 of the rate.
+    T5 does not divide scores by the root of the head's size (5.7 here), so one step of AdamW on
+    ``q`` and ``k`` moves a score that much further than elsewhere: they take 0.3 of the rate.
     """
     scores, decayed, rest = [], [], []
     for name, weight in model.named_parameters():
@@ -159,7 +171,9 @@ class Gradients:
     ``shared`` is (2, workers, parameters + 2): the last two columns hold loss and target tokens.
     """
 
-    def __init__(self, model: T5ForConditionalGeneration, shared: Tensor, rank: int, gate: Any) -> None:
+    def __init__(
+        self, model: T5ForConditionalGeneration, shared: Tensor, rank: int, gate: Any
+    ) -> None:
         self.shared, self.rank, self.gate = shared, rank, gate
         self.mine = torch.zeros(shared.shape[-1])
         start = 0
@@ -232,7 +246,10 @@ def work(rank: int, args: argparse.Namespace, shared: Tensor, control: Tensor, g
         done = used >= 60 * args.minutes or state.step >= args.steps
         if rank == 0 and state.step % 100 == 0:
             mean = sum(losses[-100:]) / 100
-            print(f"{state.step} loss {mean:.3f} lr {rate:.2e} tokens {state.tokens} {used:.0f}s", flush=True)
+            print(
+                f"{state.step} loss {mean:.3f} lr {rate:.2e} tokens {state.tokens} {used:.0f}s",
+                flush=True,
+            )
         if rank == 0 and (done or state.step % args.every == 0):
             save(folder, model, optimizer, state)
             report(folder, model, codec, sets, state)
@@ -240,7 +257,9 @@ def work(rank: int, args: argparse.Namespace, shared: Tensor, control: Tensor, g
             return
 
 
-def report(folder: Path, model: T5ForConditionalGeneration, codec: Codec, sets: ProbeSets, state: Progress) -> None:
+def report(
+    folder: Path, model: T5ForConditionalGeneration, codec: Codec, sets: ProbeSets, state: Progress
+) -> None:
     """Append one line to ``probe.jsonl``."""
     line = {
         "step": state.step,
@@ -253,10 +272,18 @@ def report(folder: Path, model: T5ForConditionalGeneration, codec: Codec, sets: 
     print(json.dumps(line), flush=True)
 
 
-def save(folder: Path, model: T5ForConditionalGeneration, optimizer: torch.optim.Optimizer, state: Progress) -> None:
+def save(
+    folder: Path,
+    model: T5ForConditionalGeneration,
+    optimizer: torch.optim.Optimizer,
+    state: Progress,
+) -> None:
     """Write weights and optimiser state whole, under a temporary name first."""
     staged = folder / "state.tmp"
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "state": asdict(state)}, staged)
+    torch.save(
+        {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "state": asdict(state)},
+        staged,
+    )
     staged.replace(folder / "state.pt")
 
 
@@ -284,13 +311,20 @@ def export_base(args: argparse.Namespace) -> None:
     saved = torch.load(work / "state.pt", weights_only=True)
     model.load_state_dict(saved["model"])
     size = export(model, work / "spiece.model", Path(args.out))
-    texts = ["name[The Vane], near[Café Övre], £3-£4", "  two  spaces and\ttab\nline ", "ﬁne “quotes” … {x}", ""]
+    texts = [
+        "name[The Vane], near[Café Övre], £3-£4",
+        "  two  spaces and\ttab\nline ",
+        "ﬁne “quotes” … {x}",
+        "",
+    ]
     check_tokenizer(Path(args.out), work / "spiece.model", texts)
     print(json.dumps({**saved["state"], "bytes": size}))
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("command", choices=["vocabulary", "train", "export"])
     parser.add_argument("--corpus", help="gzipped JSONL with a text field: the books")
     parser.add_argument("--out", default="lora_s2s/demo/base")

@@ -11,15 +11,28 @@ import sentencepiece
 import torch
 from pretraining_text import PIECES, SENTINELS
 from safetensors.torch import save_file
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 from tokenizers.models import Unigram
 from transformers import T5ForConditionalGeneration
 from transformers.convert_slow_tokenizer import import_protobuf
 
 _FILES = (
-    "config.json", "generation_config.json", "model.safetensors", "special_tokens_map.json",
-    "spiece.model", "tokenizer.json", "tokenizer_config.json",
-)  # fmt: skip
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
 
 
 def sentinel_id(number: int) -> int:

@@ -6,8 +6,6 @@ realiser drops, orders and groups the attributes at random, so a sentence must s
 was given, with names nobody has seen.
 """
 
-# ruff: noqa: E501 (tables of phrases read best one entry a line)
-
 from __future__ import annotations
 
 import re
@@ -41,7 +39,9 @@ class Domain:
     person: bool = False
 
 
-def _a(keys: str, values: str, verbs: str, modifiers: str = "", adjective: bool = False) -> Attribute:
+def _a(
+    keys: str, values: str, verbs: str, modifiers: str = "", adjective: bool = False
+) -> Attribute:
     return Attribute(keys, values, verbs, modifiers, adjective)
 
 
@@ -77,21 +77,27 @@ _BAND = _a(
 )
 _SCORE = _a(
     "rating/review/user rating/score/stars",
-    "1 out of 5/2 out of 5/3 out of 5/4 out of 5/5 out of 5/low/average/high/7 out of 10/9 out of 10/poor/excellent",
-    "has a {} rating/is rated {}/was rated {} by visitors/received a rating of {}/has a user score of {}/got a {} review",
+    "1 out of 5/2 out of 5/3 out of 5/4 out of 5/5 out of 5/low/average/high/7 out of 10/9 out of "
+    "10/poor/excellent",
+    "has a {} rating/is rated {}/was rated {} by visitors/received a rating of {}/has a user "
+    "score of {}/got a {} review",
     "with a rating of {}/rated {}/with a {} user rating/which has a {} score",
 )
 _DOGS = _a(
     "dogs allowed/dog friendly/dogs",
     "yes/no",
-    "is dog friendly/is not dog friendly|allows dogs/does not allow dogs|welcomes dogs/does not welcome dogs",
-    "where dogs are welcome/where dogs are not allowed|that is dog friendly/that is not dog friendly",
+    "is dog friendly/is not dog friendly|allows dogs/does not allow dogs|welcomes dogs/does not "
+    "welcome dogs",
+    "where dogs are welcome/where dogs are not allowed|that is dog friendly/that is not dog "
+    "friendly",
 )
 _KIDS = _a(
     "for children/child friendly/kids/kid friendly",
     "yes/no",
-    "is child friendly/is not child friendly|is good for children/is not for children|welcomes kids/does not welcome kids|is kid friendly/is not kid friendly",
-    "suited to children/not suited to children|that welcomes families/that is for adults|for the whole family/for adults only",
+    "is child friendly/is not child friendly|is good for children/is not for children|welcomes "
+    "kids/does not welcome kids|is kid friendly/is not kid friendly",
+    "suited to children/not suited to children|that welcomes families/that is for adults|for the "
+    "whole family/for adults only",
 )
 _OPEN = _a(
     "opening hours/opens/open from",
@@ -106,7 +112,10 @@ _PHONE = _a(
     "with the phone number {}/phone {}",
 )
 _SINCE = _a(
-    "founded/year/since/opened", "date", "was founded on {}/opened in {}/dates from {}", "founded in {}/opened in {}"
+    "founded/year/since/opened",
+    "date",
+    "was founded on {}/opened in {}/dates from {}",
+    "founded in {}/opened in {}",
 )
 _OWNER = _a(
     "owner/run by/manager",
@@ -130,63 +139,295 @@ _ORIGIN = _a(
 )
 
 DOMAINS: list[Domain] = [
-    Domain("shop/book shop/toy shop/flower shop/market stall/clothes shop/music shop", "brand", [_CITY, _NEAR, _PART, _BAND, _SCORE, _DOGS, _KIDS, _OPEN, _PHONE, _OWNER, _STYLE, _ORIGIN, _PRICE]),
-    Domain("museum/gallery/theatre/library/gym/swimming pool/zoo/park/cinema", "brand", [_CITY, _NEAR, _PART, _BAND, _SCORE, _DOGS, _KIDS, _OPEN, _PRICE, _SINCE, _STYLE, _PHONE]),
-    Domain("school/garage/hair salon/dance studio/farm/campsite/language school", "brand", [_CITY, _NEAR, _PART, _BAND, _SCORE, _KIDS, _OPEN, _PRICE, _SINCE, _OWNER, _STYLE, _ORIGIN]),
-    Domain("book/novel/story/poem", "title", [
-        _a("author/writer/written by", "person", "was written by {}/is by {}", "by {}/written by {}/from the pen of {}"),
-        _a("year/published/date", "date", "was published in {}/came out in {}", "published in {}/from {}"),
-        _a("pages/length", "number", "has {} pages/is {} pages long", "of {} pages/with {} pages"),
-        _a("genre/type/kind", "mystery/romance/history/adventure/science/travel/comedy", "is a {} book/belongs to the {} shelf", "", True),
-        _a("hero/main character", "person", "tells the story of {}/is about {}", "about {}/that tells of {}"), _PRICE, _SCORE, _KIDS]),
-    Domain("film/movie/play/series", "title", [
-        _a("director/directed by", "person", "was directed by {}/was made by {}", "by {}/directed by {}"),
-        _a("star/lead actor/cast", "person", "stars {}/has {} in the main part", "starring {}/with {}"),
-        _a("minutes/length/running time", "number", "lasts {} minutes/is {} minutes long", "of {} minutes/lasting {} minutes"),
-        _a("genre/type", "comedy/drama/horror/war/family/crime/musical", "is a {} film", "", True),
-        _a("set in/place", "place", "is set in {}/takes place in {}", "set in {}"), _SCORE, _KIDS, _SINCE]),
-    Domain("train/bus/boat/coach/ferry/flight", "code", [
-        _a("from/departs from/origin", "place", "leaves from {}/starts in {}", "from {}/leaving {}"),
-        _a("to/destination/goes to", "place", "goes to {}/runs to {}/travels to {}", "to {}/for {}"),
-        _a("departure/leaves at/time", "clock", "leaves at {}/departs at {}", "leaving at {}/at {}"),
-        _a("arrival/arrives at", "clock", "arrives at {}/gets in at {}", "arriving at {}"),
-        _a("platform/gate", "number", "leaves from gate {}", "from gate {}"), _PRICE, _DOGS,
-        _a("day/runs on", "/".join(DAYS), "runs on {}/runs every {}", "on {}")]),
-    Domain("teacher/doctor/painter/singer/writer/farmer/nurse/engineer/sailor/lawyer/cook/player", "person", [
-        _a("birthplace/born in/home town", "place", "was born in {}/comes from {}/is from {}", "from {}/born in {}"),
-        _a("birthday/born/birth date", "date", "was born on {}", "born on {}"),
-        _a("lives in/city", "place", "lives in {}/has a house in {}", "living in {}"),
-        _a("employer/works for/company", "brand", "works for {}/has a job at {}", "working for {}/of {}"),
-        _a("spouse/married to", "person", "is married to {}", "married to {}"),
-        _a("known for/work", "title", "is known for {}/became famous with {}", "known for {}"),
-        _a("likes/hobby", "music/tennis/chess/fishing/dancing/gardening/books", "likes {}/enjoys {}", "who likes {}"), _PHONE,
-        _a("nationality", "English/French/Irish/German/Spanish/Polish", "is {}", "", True)], person=True),
-    Domain("phone/camera/lamp/bag/chair/watch/bicycle/car/radio/coat", "brand", [
-        _a("maker/brand/made by", "brand", "is made by {}/comes from {}", "from {}/made by {}"),
-        _a("colour/color", "red/blue/green/black/white/yellow/brown/silver", "is {}/comes in {}", "in {}", True),
-        _a("weight", "number", "weighs {} grams", "weighing {} grams"), _PRICE, _SCORE, _KIDS, _STYLE,
-        _a("model/code/item number", "code", "has the code {}/is model {}", "with the code {}/model {}")]),
-    Domain("football team/club/band/choir/orchestra/company/charity", "brand", [
-        _CITY, _SINCE, _OWNER, _a("leader/coach/captain/singer", "person", "is led by {}/has {} as its leader", "led by {}/with {} as leader"),
-        _a("members/players/staff", "number", "has {} members/counts {} people", "with {} members/of {} people"),
-        _a("ground/home/stadium", "place", "plays at {}/has its home at {}", "of {}/at {}"), _SCORE, _PHONE, _NEAR]),
-    Domain("city/town/village/river/mountain/island/lake", "place", [
-        _a("country/state/region", "place", "is in {}/lies in {}/belongs to {}", "in {}/of {}"),
-        _a("population/people", "number", "has {} people/is home to {} people", "with {} people"),
-        _a("mayor/head", "person", "is led by {}/has {} as its mayor", "led by {}"), _NEAR, _STYLE, _SINCE,
-        _a("weather/climate", "sunny/rainy/cold/warm/windy/dry", "has {} weather/is often {}", "with {} weather", True)]),
-    Domain("dog/cat/horse/bird/rabbit/parrot/tiger", "person", [
-        _a("owner/belongs to", "person", "belongs to {}/lives with {}", "of {}/belonging to {}"),
-        _a("colour/coat", "black/white/brown/grey/golden/spotted", "is {}", "", True),
-        _a("age/years", "2 years/3 years/5 years/8 years/11 years", "is {} old", "who is {} old"),
-        _a("found in/home", "place", "lives in {}/comes from {}", "from {}"), _KIDS, _PRICE,
-        _a("food/eats", "grass/fish/seeds/meat/apples", "eats {}/likes {}", "eating {}")]),
-    Domain("job/post/course/lesson/concert/exhibition/match/meeting/tour", "title", [
-        _a("place/venue/city", "place", "takes place in {}/is held in {}/is in {}", "in {}/held in {}"),
-        _a("date/day", "date", "is on {}/takes place on {}", "on {}"), _OPEN, _PRICE, _KIDS, _SCORE, _NEAR,
-        _a("led by/host/speaker/contact", "person", "is led by {}/is given by {}", "led by {}/with {}"),
-        _a("organiser/offered by", "brand", "is organised by {}/is offered by {}", "offered by {}/from {}")]),
-]  # fmt: skip
+    Domain(
+        "shop/book shop/toy shop/flower shop/market stall/clothes shop/music shop",
+        "brand",
+        [
+            _CITY,
+            _NEAR,
+            _PART,
+            _BAND,
+            _SCORE,
+            _DOGS,
+            _KIDS,
+            _OPEN,
+            _PHONE,
+            _OWNER,
+            _STYLE,
+            _ORIGIN,
+            _PRICE,
+        ],
+    ),
+    Domain(
+        "museum/gallery/theatre/library/gym/swimming pool/zoo/park/cinema",
+        "brand",
+        [_CITY, _NEAR, _PART, _BAND, _SCORE, _DOGS, _KIDS, _OPEN, _PRICE, _SINCE, _STYLE, _PHONE],
+    ),
+    Domain(
+        "school/garage/hair salon/dance studio/farm/campsite/language school",
+        "brand",
+        [_CITY, _NEAR, _PART, _BAND, _SCORE, _KIDS, _OPEN, _PRICE, _SINCE, _OWNER, _STYLE, _ORIGIN],
+    ),
+    Domain(
+        "book/novel/story/poem",
+        "title",
+        [
+            _a(
+                "author/writer/written by",
+                "person",
+                "was written by {}/is by {}",
+                "by {}/written by {}/from the pen of {}",
+            ),
+            _a(
+                "year/published/date",
+                "date",
+                "was published in {}/came out in {}",
+                "published in {}/from {}",
+            ),
+            _a(
+                "pages/length",
+                "number",
+                "has {} pages/is {} pages long",
+                "of {} pages/with {} pages",
+            ),
+            _a(
+                "genre/type/kind",
+                "mystery/romance/history/adventure/science/travel/comedy",
+                "is a {} book/belongs to the {} shelf",
+                "",
+                True,
+            ),
+            _a(
+                "hero/main character",
+                "person",
+                "tells the story of {}/is about {}",
+                "about {}/that tells of {}",
+            ),
+            _PRICE,
+            _SCORE,
+            _KIDS,
+        ],
+    ),
+    Domain(
+        "film/movie/play/series",
+        "title",
+        [
+            _a(
+                "director/directed by",
+                "person",
+                "was directed by {}/was made by {}",
+                "by {}/directed by {}",
+            ),
+            _a(
+                "star/lead actor/cast",
+                "person",
+                "stars {}/has {} in the main part",
+                "starring {}/with {}",
+            ),
+            _a(
+                "minutes/length/running time",
+                "number",
+                "lasts {} minutes/is {} minutes long",
+                "of {} minutes/lasting {} minutes",
+            ),
+            _a(
+                "genre/type",
+                "comedy/drama/horror/war/family/crime/musical",
+                "is a {} film",
+                "",
+                True,
+            ),
+            _a("set in/place", "place", "is set in {}/takes place in {}", "set in {}"),
+            _SCORE,
+            _KIDS,
+            _SINCE,
+        ],
+    ),
+    Domain(
+        "train/bus/boat/coach/ferry/flight",
+        "code",
+        [
+            _a(
+                "from/departs from/origin",
+                "place",
+                "leaves from {}/starts in {}",
+                "from {}/leaving {}",
+            ),
+            _a(
+                "to/destination/goes to",
+                "place",
+                "goes to {}/runs to {}/travels to {}",
+                "to {}/for {}",
+            ),
+            _a(
+                "departure/leaves at/time",
+                "clock",
+                "leaves at {}/departs at {}",
+                "leaving at {}/at {}",
+            ),
+            _a("arrival/arrives at", "clock", "arrives at {}/gets in at {}", "arriving at {}"),
+            _a("platform/gate", "number", "leaves from gate {}", "from gate {}"),
+            _PRICE,
+            _DOGS,
+            _a("day/runs on", "/".join(DAYS), "runs on {}/runs every {}", "on {}"),
+        ],
+    ),
+    Domain(
+        "teacher/doctor/painter/singer/writer/farmer/nurse/engineer/sailor/lawyer/cook/player",
+        "person",
+        [
+            _a(
+                "birthplace/born in/home town",
+                "place",
+                "was born in {}/comes from {}/is from {}",
+                "from {}/born in {}",
+            ),
+            _a("birthday/born/birth date", "date", "was born on {}", "born on {}"),
+            _a("lives in/city", "place", "lives in {}/has a house in {}", "living in {}"),
+            _a(
+                "employer/works for/company",
+                "brand",
+                "works for {}/has a job at {}",
+                "working for {}/of {}",
+            ),
+            _a("spouse/married to", "person", "is married to {}", "married to {}"),
+            _a("known for/work", "title", "is known for {}/became famous with {}", "known for {}"),
+            _a(
+                "likes/hobby",
+                "music/tennis/chess/fishing/dancing/gardening/books",
+                "likes {}/enjoys {}",
+                "who likes {}",
+            ),
+            _PHONE,
+            _a("nationality", "English/French/Irish/German/Spanish/Polish", "is {}", "", True),
+        ],
+        person=True,
+    ),
+    Domain(
+        "phone/camera/lamp/bag/chair/watch/bicycle/car/radio/coat",
+        "brand",
+        [
+            _a("maker/brand/made by", "brand", "is made by {}/comes from {}", "from {}/made by {}"),
+            _a(
+                "colour/color",
+                "red/blue/green/black/white/yellow/brown/silver",
+                "is {}/comes in {}",
+                "in {}",
+                True,
+            ),
+            _a("weight", "number", "weighs {} grams", "weighing {} grams"),
+            _PRICE,
+            _SCORE,
+            _KIDS,
+            _STYLE,
+            _a(
+                "model/code/item number",
+                "code",
+                "has the code {}/is model {}",
+                "with the code {}/model {}",
+            ),
+        ],
+    ),
+    Domain(
+        "football team/club/band/choir/orchestra/company/charity",
+        "brand",
+        [
+            _CITY,
+            _SINCE,
+            _OWNER,
+            _a(
+                "leader/coach/captain/singer",
+                "person",
+                "is led by {}/has {} as its leader",
+                "led by {}/with {} as leader",
+            ),
+            _a(
+                "members/players/staff",
+                "number",
+                "has {} members/counts {} people",
+                "with {} members/of {} people",
+            ),
+            _a("ground/home/stadium", "place", "plays at {}/has its home at {}", "of {}/at {}"),
+            _SCORE,
+            _PHONE,
+            _NEAR,
+        ],
+    ),
+    Domain(
+        "city/town/village/river/mountain/island/lake",
+        "place",
+        [
+            _a("country/state/region", "place", "is in {}/lies in {}/belongs to {}", "in {}/of {}"),
+            _a(
+                "population/people",
+                "number",
+                "has {} people/is home to {} people",
+                "with {} people",
+            ),
+            _a("mayor/head", "person", "is led by {}/has {} as its mayor", "led by {}"),
+            _NEAR,
+            _STYLE,
+            _SINCE,
+            _a(
+                "weather/climate",
+                "sunny/rainy/cold/warm/windy/dry",
+                "has {} weather/is often {}",
+                "with {} weather",
+                True,
+            ),
+        ],
+    ),
+    Domain(
+        "dog/cat/horse/bird/rabbit/parrot/tiger",
+        "person",
+        [
+            _a(
+                "owner/belongs to", "person", "belongs to {}/lives with {}", "of {}/belonging to {}"
+            ),
+            _a("colour/coat", "black/white/brown/grey/golden/spotted", "is {}", "", True),
+            _a(
+                "age/years",
+                "2 years/3 years/5 years/8 years/11 years",
+                "is {} old",
+                "who is {} old",
+            ),
+            _a("found in/home", "place", "lives in {}/comes from {}", "from {}"),
+            _KIDS,
+            _PRICE,
+            _a("food/eats", "grass/fish/seeds/meat/apples", "eats {}/likes {}", "eating {}"),
+        ],
+    ),
+    Domain(
+        "job/post/course/lesson/concert/exhibition/match/meeting/tour",
+        "title",
+        [
+            _a(
+                "place/venue/city",
+                "place",
+                "takes place in {}/is held in {}/is in {}",
+                "in {}/held in {}",
+            ),
+            _a("date/day", "date", "is on {}/takes place on {}", "on {}"),
+            _OPEN,
+            _PRICE,
+            _KIDS,
+            _SCORE,
+            _NEAR,
+            _a(
+                "led by/host/speaker/contact",
+                "person",
+                "is led by {}/is given by {}",
+                "led by {}/with {}",
+            ),
+            _a(
+                "organiser/offered by",
+                "brand",
+                "is organised by {}/is offered by {}",
+                "offered by {}/from {}",
+            ),
+        ],
+    ),
+]
 
 
 @dataclass
@@ -233,15 +474,24 @@ def enumerate_phrases(src: Source, phrases: list[str]) -> str:
 
 def _first_sentence(src: Source, name: str, kind: str, facts: list[Fact]) -> str:
     """Open with the name and, where given, what it is; every fact in ``facts`` is said."""
-    adjectives = [fact for fact in facts if fact.adjective and src.rng.random() < 0.8][:1] if kind else []
+    adjectives = (
+        [fact for fact in facts if fact.adjective and src.rng.random() < 0.8][:1] if kind else []
+    )
     rest = [fact for fact in facts if fact not in adjectives]
     noun = " ".join([*(fact.adjective for fact in adjectives), kind])
     if not kind:
-        return f"{name} {enumerate_phrases(src, [fact.verb for fact in rest])}." if rest else f"This is {name}."
+        return (
+            f"{name} {enumerate_phrases(src, [fact.verb for fact in rest])}."
+            if rest
+            else f"This is {name}."
+        )
     tails = [fact for fact in rest if fact.modifier]
     verbs = [fact.verb for fact in rest if not fact.modifier]
     cut = src.rng.randint(0, min(3, len(tails)))
-    mods, verbs = [fact.modifier for fact in tails[:cut]], [*verbs, *(fact.verb for fact in tails[cut:])]
+    mods, verbs = (
+        [fact.modifier for fact in tails[:cut]],
+        [*verbs, *(fact.verb for fact in tails[cut:])],
+    )
     style = src.rng.randrange(7)
     tail = "".join(f" {mod}" for mod in mods[:2]) + "".join(f", {mod}" for mod in mods[2:])
     said = f" and {enumerate_phrases(src, verbs)}" if verbs else ""
@@ -316,7 +566,9 @@ def thing(src: Source, most: int = 7) -> tuple[Domain, str, str, list[Fact], lis
 def describe(src: Source) -> Pair:
     """Fields to sentences."""
     domain, name, kind, facts, fields = thing(src)
-    ask = src.pick("", "", "", "Describe: ", "Data to text: ", "Write a sentence: ", "Make a sentence from: ")
+    ask = src.pick(
+        "", "", "", "Describe: ", "Data to text: ", "Write a sentence: ", "Make a sentence from: "
+    )
     return ask + serialise(src, fields), realise(src, domain, name, kind, facts)
 
 
@@ -324,8 +576,12 @@ def describe_any(src: Source) -> Pair:
     """Fields with arbitrary keys, said plainly."""
     fields = record(src, 1, 4)
     name = src.names.any_name()
-    said = [src.pick(f"the {key} is {value}", f"its {key} is {value}", f"the {key} of {name} is {value}")
-            for key, value in fields]  # fmt: skip
+    said = [
+        src.pick(
+            f"the {key} is {value}", f"its {key} is {value}", f"the {key} of {name} is {value}"
+        )
+        for key, value in fields
+    ]
     text = f"For {name}, {enumerate_phrases(src, said)}."
     return f"Describe: {serialise(src, [('name', name), *fields])}", text
 
@@ -348,7 +604,9 @@ def ask_fact(src: Source) -> Pair:
     domain, name, kind, facts, _ = thing(src, 5)
     fact = src.rng.choice(facts)
     text = realise(src, domain, name, kind, facts)
-    frame = src.pick("What is the {k}? {t}", "{t} What is the {k}?", "{k}: {t}", "Get the {k} from: {t}")
+    frame = src.pick(
+        "What is the {k}? {t}", "{t} What is the {k}?", "{k}: {t}", "Get the {k} from: {t}"
+    )
     return frame.format(k=fact.key, t=text), fact.value
 
 

@@ -12,12 +12,31 @@ from pretraining_tasks import TASKS, Pair, Source, serialise
 from pretraining_text import Books
 
 WEIGHTS = {
-    "echo": 6, "lookup": 12, "key_of": 3, "subset": 4, "reserialise": 3, "nth": 4, "after": 3,
-    "order": 3, "join": 2, "fill": 5, "edit": 4, "case": 3, "first_last": 2, "normalise": 3,
-    "question": 9, "tidy": 2, "denoise": 14, "proceed": 3,
-    "describe": 22, "describe_any": 2, "extract": 7, "ask_fact": 5,
-    "note_fields": 5, "note_question": 2,
-}  # fmt: skip
+    "echo": 6,
+    "lookup": 12,
+    "key_of": 3,
+    "subset": 4,
+    "reserialise": 3,
+    "nth": 4,
+    "after": 3,
+    "order": 3,
+    "join": 2,
+    "fill": 5,
+    "edit": 4,
+    "case": 3,
+    "first_last": 2,
+    "normalise": 3,
+    "question": 9,
+    "tidy": 2,
+    "denoise": 14,
+    "proceed": 3,
+    "describe": 22,
+    "describe_any": 2,
+    "extract": 7,
+    "ask_fact": 5,
+    "note_fields": 5,
+    "note_question": 2,
+}
 # From step 3,000 on: saying each fact of a list once is what is learned last.
 LATER = {**WEIGHTS, "describe": 46, "denoise": 18}
 # From step 7,000 on: also times, days and counts as people write them.
@@ -74,7 +93,11 @@ def probe_sets(books: Books, size: int) -> dict[str, list[tuple[str, str, list[s
         sets["lookup"].append((f"What is the {key}? {serialise(src, fields)}", value, []))
         sets["question"].append((*TASKS["question"](src), []))
         domain, name, kind, facts, given = thing(src)
-        held = [value for _, value in given if any(char.isupper() or char.isdigit() for char in value)]
-        sets["describe"].append((serialise(src, given), realise(src, domain, name, kind, facts), held))
+        held = [
+            value for _, value in given if any(char.isupper() or char.isdigit() for char in value)
+        ]
+        sets["describe"].append(
+            (serialise(src, given), realise(src, domain, name, kind, facts), held)
+        )
         sets["denoise"].append((*TASKS["denoise"](src), []))
     return sets

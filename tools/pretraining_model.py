@@ -201,7 +201,9 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, heads: int) -> Tensor
 
 def _self_attention(layer: Any, x: Tensor, bias: Tensor) -> Tensor:
     attention = layer.SelfAttention
-    q, k, v = _linear(_norm(layer.layer_norm, x), attention.q, attention.k, attention.v).chunk(3, -1)
+    q, k, v = _linear(_norm(layer.layer_norm, x), attention.q, attention.k, attention.v).chunk(
+        3, -1
+    )
     return x + _linear(_attend(q, k, v, bias, attention.n_heads), attention.o)
 
 
@@ -242,7 +244,9 @@ def decoder_states(model: T5ForConditionalGeneration, source: Tensor, inputs: Te
     return _norm(decoder.final_layer_norm, x)
 
 
-def loss_of(model: T5ForConditionalGeneration, source: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+def loss_of(
+    model: T5ForConditionalGeneration, source: Tensor, labels: Tensor
+) -> tuple[Tensor, int]:
     """Summed cross-entropy and number of target tokens; ``labels`` (B, T) are padded with 0."""
     inputs = F.pad(labels, (1, 0))[:, :-1]
     real = labels != 0

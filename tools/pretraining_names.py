@@ -34,7 +34,9 @@ _PLACE_KINDS = (
     "Street Road Lane Square Hill Park Bridge Valley Bay Island Falls Station Market Green Quay "
     "Harbour Gardens Abbey Forest Lake Court Avenue Tower"
 ).split()
-MONTHS = ("January February March April May June July August September October November December").split()
+MONTHS = (
+    "January February March April May June July August September October November December"
+).split()
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 NUMBER_WORDS = (
     "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
@@ -141,7 +143,11 @@ class Names:
         def make() -> str:
             words = [rng.choice(self.common) for _ in range(rng.randint(1, 3))]
             if self.coin(0.4):
-                words[-1:] = [words[-1], rng.choice(["of the", "and the", "in", "for"]), rng.choice(self.common)]
+                words[-1:] = [
+                    words[-1],
+                    rng.choice(["of the", "and the", "in", "for"]),
+                    rng.choice(self.common),
+                ]
             return ("The " if self.coin(0.5) else "") + " ".join(words).strip()
 
         return self._draw(make)
@@ -155,7 +161,9 @@ class Names:
         if roll < 0.7:
             return f"{sign}{whole}.{rng.randint(0, 99):02d}"
         if roll < 0.8:
-            return f"{rng.choice(['less than', 'more than', 'about', 'under', 'over'])} {sign}{whole}"
+            return (
+                f"{rng.choice(['less than', 'more than', 'about', 'under', 'over'])} {sign}{whole}"
+            )
         return f"{sign}{whole}-{whole + rng.randint(1, 50)}" if roll < 0.9 else f"{whole} dollars"
 
     def clock(self) -> str:
@@ -171,7 +179,9 @@ class Names:
 
     def phone(self) -> str:
         rng = self.rng
-        shape = rng.choice(["###-####", "0#### ######", "(0##) ### ####", "+## ### ### ###", "#######"])
+        shape = rng.choice(
+            ["###-####", "0#### ######", "(0##) ### ####", "+## ### ### ###", "#######"]
+        )
         return "".join(str(rng.randint(0, 9)) if mark == "#" else mark for mark in shape)
 
     def code(self) -> str:
@@ -181,7 +191,8 @@ class Names:
 
     def email(self) -> str:
         user = self.surname().lower().replace(" ", "").replace("'", "")
-        return f"{user}{self.rng.choice(['', str(self.rng.randint(1, 99))])}@{self.syllables(1, 2).lower()}.com"
+        number = self.rng.choice(["", str(self.rng.randint(1, 99))])
+        return f"{user}{number}@{self.syllables(1, 2).lower()}.com"
 
     def date(self) -> str:
         rng = self.rng

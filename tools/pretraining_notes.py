@@ -1,7 +1,5 @@
 """Informal notes to fields: small ads, lost property, introductions (no bookings of any kind)."""
 
-# ruff: noqa: E501 (tables of phrases read best one entry a line)
-
 from __future__ import annotations
 
 from pretraining_names import DAYS, NUMBER_WORDS
@@ -11,18 +9,33 @@ from pretraining_tasks import Pair, Source
 _NOTES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("selling my old {k}, {m} ono, ring {p} on {t}", ("item", "price", "seller", "phone")),
     ("for sale: {n} {k}s, {m} each. {p}, {t}", ("count", "item", "price", "seller", "phone")),
-    ("hi all, {p} here, i lost my {k} near {l} on {d}. pls call {t}", ("name", "item", "place", "day", "phone")),
-    ("found a {k} at {l} last {d}! ask for {p} or ring {t}", ("item", "place", "day", "name", "phone")),
+    (
+        "hi all, {p} here, i lost my {k} near {l} on {d}. pls call {t}",
+        ("name", "item", "place", "day", "phone"),
+    ),
+    (
+        "found a {k} at {l} last {d}! ask for {p} or ring {t}",
+        ("item", "place", "day", "name", "phone"),
+    ),
     ("hello i'm {p} from {l}, new here, mail me: {e}", ("name", "city", "email")),
     ("hey its {p}, im in {l} till {d}, my new number is {t}", ("name", "city", "day", "phone")),
-    ("wanted: {n} {k}s for under {m}, contact {p} ({e})", ("count", "item", "price", "name", "email")),
+    (
+        "wanted: {n} {k}s for under {m}, contact {p} ({e})",
+        ("count", "item", "price", "name", "email"),
+    ),
     ("anyone seen {p}? was in {l} on {d}. thx, {t}", ("name", "place", "day", "phone")),
     ("{p} owes me {m} for the {k}, says hell pay on {d}", ("name", "price", "item", "day")),
     ("yo {p} pls bring {n} {k}s to {l} on {d} ok?", ("name", "count", "item", "place", "day")),
     ("got {n} {k}s from {p} in {l}, paid {m}", ("count", "item", "name", "city", "price")),
-    ("the {k} goes to {p}, {l}. any trouble call {t} or write {e}", ("item", "name", "address", "phone", "email")),
-)  # fmt: skip
-_THINGS = "bike chair lamp table cat coat guitar phone bag book clock radio boat hat ring ladder tent piano".split()
+    (
+        "the {k} goes to {p}, {l}. any trouble call {t} or write {e}",
+        ("item", "name", "address", "phone", "email"),
+    ),
+)
+_THINGS = (
+    "bike chair lamp table cat coat guitar phone bag book clock radio boat hat ring ladder tent "
+    "piano".split()
+)
 
 
 def _slots(src: Source) -> dict[str, tuple[str, str]]:
@@ -30,16 +43,33 @@ def _slots(src: Source) -> dict[str, tuple[str, str]]:
     names, rng = src.names, src.rng
     count, day = rng.randint(1, 20), rng.choice(DAYS)
     said_count = NUMBER_WORDS[count - 1] if rng.random() < 0.6 else str(count)
-    same = {"p": names.person(), "l": names.place(), "t": names.phone(), "m": names.price(),
-            "e": names.email(), "k": rng.choice(_THINGS)}  # fmt: skip
+    same = {
+        "p": names.person(),
+        "l": names.place(),
+        "t": names.phone(),
+        "m": names.price(),
+        "e": names.email(),
+        "k": rng.choice(_THINGS),
+    }
     slots = {slot: (value, value) for slot, value in same.items()}
     slots["n"] = (said_count, str(count))
     slots["d"] = (day.lower() if rng.random() < 0.6 else day, day)
     return slots
 
 
-_FIELD_SLOT = {"item": "k", "price": "m", "seller": "p", "name": "p", "phone": "t", "count": "n",
-               "place": "l", "city": "l", "address": "l", "day": "d", "email": "e"}  # fmt: skip
+_FIELD_SLOT = {
+    "item": "k",
+    "price": "m",
+    "seller": "p",
+    "name": "p",
+    "phone": "t",
+    "count": "n",
+    "place": "l",
+    "city": "l",
+    "address": "l",
+    "day": "d",
+    "email": "e",
+}
 
 
 def note_fields(src: Source) -> Pair:
@@ -47,7 +77,11 @@ def note_fields(src: Source) -> Pair:
     note, keys = src.rng.choice(_NOTES)
     slots = _slots(src)
     text = note.format(**{slot: said for slot, (said, _) in slots.items()})
-    wanted = list(keys) if src.rng.random() < 0.5 else src.rng.sample(keys, src.rng.randint(1, len(keys)))
+    wanted = (
+        list(keys)
+        if src.rng.random() < 0.5
+        else src.rng.sample(keys, src.rng.randint(1, len(keys)))
+    )
     answer = " | ".join(f"{key}: {slots[_FIELD_SLOT[key]][1]}" for key in wanted)
     frame = src.pick("Find {k}: {t}", "{t} -- {k}", "Fill {k} from: {t}", "Note: {t} Fields: {k}")
     return frame.format(k=", ".join(wanted), t=text), answer
@@ -63,23 +97,86 @@ def note_question(src: Source) -> Pair:
 
 
 _CLAUSES: dict[str, tuple[str, ...]] = {
-    "name": ("ask for {}", "{} speaking", "from {}", "i'm {}", "{} sent this", "{} wrote it down", "owner: {}", "yours, {}"),
-    "count": ("{} left", "only {} of them", "{} boxes", "{} players short", "there were {}", "bring {}", "{} altogether",
-              "lost {} already", "{} in the van", "just {} children"),
-    "day": ("by {}", "since {}", "not before {}", "every {}", "{} is best", "on {}", "back {}", "it was {}", "until {}"),
-    "time": ("at {}", "from {}", "after {}", "before {}", "{} sharp", "till {}", "gone by {}", "the bus is {}"),
-    "phone": ("text {}", "ring {}", "{} is my mobile", "tel. {}", "try {}", "number: {}", "or dial {}"),
+    "name": (
+        "ask for {}",
+        "{} speaking",
+        "from {}",
+        "i'm {}",
+        "{} sent this",
+        "{} wrote it down",
+        "owner: {}",
+        "yours, {}",
+    ),
+    "count": (
+        "{} left",
+        "only {} of them",
+        "{} boxes",
+        "{} players short",
+        "there were {}",
+        "bring {}",
+        "{} altogether",
+        "lost {} already",
+        "{} in the van",
+        "just {} children",
+    ),
+    "day": (
+        "by {}",
+        "since {}",
+        "not before {}",
+        "every {}",
+        "{} is best",
+        "on {}",
+        "back {}",
+        "it was {}",
+        "until {}",
+    ),
+    "time": (
+        "at {}",
+        "from {}",
+        "after {}",
+        "before {}",
+        "{} sharp",
+        "till {}",
+        "gone by {}",
+        "the bus is {}",
+    ),
+    "phone": (
+        "text {}",
+        "ring {}",
+        "{} is my mobile",
+        "tel. {}",
+        "try {}",
+        "number: {}",
+        "or dial {}",
+    ),
     "place": ("in {}", "outside {}", "near {}", "the road to {}", "at {} station"),
     "price": ("{} each", "for {}", "cost me {}", "worth {}"),
     "item": ("one {}", "my {}", "the old {}", "that {} again"),
-}  # fmt: skip
+}
 _FILLER = (
-    "cant wait", "what a day", "its raining again", "no time to chat", "not bad at all", "mum says hello", "lol",
-    "who knew", "dont ask me why", "so tired", "the dog is fine", "more soon",
-)  # fmt: skip
-_FIELD_NAMES = {"count": ("count", "number", "how many", "amount", "boxes"), "time": ("time", "hour", "when"),
-                "name": ("name", "who", "person"), "day": ("day", "weekday"), "phone": ("phone", "tel"),
-                "place": ("place", "where"), "price": ("price", "money"), "item": ("item", "what")}  # fmt: skip
+    "cant wait",
+    "what a day",
+    "its raining again",
+    "no time to chat",
+    "not bad at all",
+    "mum says hello",
+    "lol",
+    "who knew",
+    "dont ask me why",
+    "so tired",
+    "the dog is fine",
+    "more soon",
+)
+_FIELD_NAMES = {
+    "count": ("count", "number", "how many", "amount", "boxes"),
+    "time": ("time", "hour", "when"),
+    "name": ("name", "who", "person"),
+    "day": ("day", "weekday"),
+    "phone": ("phone", "tel"),
+    "place": ("place", "where"),
+    "price": ("price", "money"),
+    "item": ("item", "what"),
+}
 
 
 def said_time(src: Source) -> tuple[str, str]:
@@ -93,7 +190,12 @@ def said_time(src: Source) -> tuple[str, str]:
         return exact, exact
     words = rng.random() < 0.2
     this, following = (NUMBER_WORDS[n - 1] if words else str(n) for n in (hour, hour % 12 + 1))
-    halves = {15: f"quarter past {this}", 30: f"half past {this}", 45: f"quarter to {following}", 0: f"{this} o'clock"}
+    halves = {
+        15: f"quarter past {this}",
+        30: f"half past {this}",
+        45: f"quarter to {following}",
+        0: f"{this} o'clock",
+    }
     if roll < 0.6 and minute in halves and not (minute == 45 and hour == 11):
         return halves[minute] + (src.pick(" in the morning", " am") if morning else ""), exact
     digits = f"{hour}{src.pick('.', ':')}{minute:02d}" if minute else str(hour)
@@ -122,7 +224,9 @@ def _said(src: Source, key: str) -> tuple[str, str]:
 
 
 def jumble(src: Source) -> Pair:
-    """Clauses in any order with chatter between them, to the fields asked for (``none``: not said)."""
+    """Clauses in any order with chatter between them, to the fields asked for (``none``: not
+    said).
+    """
     rng = src.rng
     keys = rng.sample(list(_CLAUSES), rng.randint(1, 5))
     absent = rng.random() < 0.2 and len(keys) > 1
@@ -136,7 +240,9 @@ def jumble(src: Source) -> Pair:
         fields.append((rng.choice(_FIELD_NAMES[key]), value))
     rng.shuffle(clauses)
     rng.shuffle(fields)
-    text = "".join(clause + src.pick(", ", " ", ". ", "; ", " ... ") for clause in clauses).rstrip(" ,;")
+    text = "".join(clause + src.pick(", ", " ", ". ", "; ", " ... ") for clause in clauses).rstrip(
+        " ,;"
+    )
     answer = " | ".join(f"{key}: {value}" for key, value in fields)
     frame = src.pick("Find {k}: {t}", "{t} -- {k}", "Fill {k} from: {t}", "Note: {t} Fields: {k}")
     return frame.format(k=", ".join(key for key, _ in fields), t=text), answer
@@ -144,7 +250,9 @@ def jumble(src: Source) -> Pair:
 
 def plain_words(src: Source) -> Pair:
     """Times, days and counts written out the one way a table wants them."""
-    key, ask = src.rng.choice((("time", "24 hour clock"), ("day", "Full name of the day"), ("count", "In digits")))
+    key, ask = src.rng.choice(
+        (("time", "24 hour clock"), ("day", "Full name of the day"), ("count", "In digits"))
+    )
     said = [_said(src, key) for _ in range(src.rng.randint(1, 4))]
     return f"{ask}: {', '.join(one for one, _ in said)}", ", ".join(two for _, two in said)
 

@@ -4,8 +4,6 @@ Every task is a function ``(Source) -> (prompt, answer)``. All draw from one see
 seed names an endless, reproducible data set. Facts to sentences are in ``pretraining_facts.py``.
 """
 
-# ruff: noqa: E501 (tables of phrases read best one entry a line)
-
 from __future__ import annotations
 
 import random
@@ -198,7 +196,11 @@ def subset(src: Source) -> Pair:
 def reserialise(src: Source) -> Pair:
     fields = record(src, 2, 5)
     pairs = src.rng.choice(
-        [("lines with colons", " | ", "{}: {}"), ("brackets", ", ", "{}[{}]"), ("equals signs", "; ", "{}={}")]
+        [
+            ("lines with colons", " | ", "{}: {}"),
+            ("brackets", ", ", "{}[{}]"),
+            ("equals signs", "; ", "{}={}"),
+        ]
     )
     name, joint, form = pairs
     answer = joint.join(form.format(key, value) for key, value in fields)
@@ -264,7 +266,9 @@ def edit(src: Source) -> Pair:
         return f"Delete the word '{old}': {' '.join(words)}", rest
     new = src.names.any_name() if roll < 0.7 else src.rng.choice(src.words)
     changed = " ".join(new if word == old else word for word in words)
-    frame = src.pick("Replace '{o}' by '{n}': {t}", "Change {o} to {n}: {t}", "{t} Use {n} for {o}.")
+    frame = src.pick(
+        "Replace '{o}' by '{n}': {t}", "Change {o} to {n}: {t}", "{t} Use {n} for {o}."
+    )
     return frame.format(o=old, n=new, t=" ".join(words)), changed
 
 
@@ -303,26 +307,81 @@ def normalise(src: Source) -> Pair:
 
 
 _ASKED: tuple[tuple[str, str, tuple[tuple[str, int], ...]], ...] = (
-    ("{} went to {} on {}.", "ppd", (("Who went to {1}?", 0), ("Where did {0} go?", 1), ("When?", 2))),
-    ("{} bought {} for {}.", "pbm", (("Who bought {1}?", 0), ("What did {0} buy?", 1), ("How much did {0} pay?", 2))),
-    ("{} was built by {} in {}.", "bpl", (("Who built {0}?", 1), ("What was built?", 0), ("Where is it?", 2))),
-    ("{} works as a driver in {}, and you can call {}.", "plt", (("Who is the driver?", 0), ("Where?", 1), ("What is the phone number?", 2))),
-    ("hello, this is {} from {}, I will arrive at {}", "plc", (("What is the name?", 0), ("What place?", 1), ("What time?", 2))),
-    ("{} and {} met at {}.", "ppl", (("Who did {0} meet?", 1), ("Who met {1}?", 0), ("Where did they meet?", 2))),
-    ("The train to {} leaves {} at {}.", "llc", (("Where does it go?", 0), ("Where does it leave from?", 1), ("When does it leave?", 2))),
-    ("\"{}\" is a novel by {}, printed in {}.", "bpl", (("Who wrote it?", 1), ("What is the title?", 0), ("Where was it printed?", 2))),
-    ("{} gave {} to {}.", "pbp", (("Who gave {1} to {2}?", 0), ("What did {0} give?", 1), ("Who got {1}?", 2))),
-    ("Our new address is {}, ask for {}, phone {}.", "lpt", (("What is the address?", 0), ("Who should I ask for?", 1), ("Which number?", 2))),
-    ("{} sent {} a letter about {}.", "ppb", (("Who sent the letter?", 0), ("Who received it?", 1), ("What was it about?", 2))),
-    ("my cat is called {}, she is from {} and cost {}", "plm", (("What is the name of the cat?", 0), ("Where is she from?", 1), ("How much?", 2))),
-)  # fmt: skip
+    (
+        "{} went to {} on {}.",
+        "ppd",
+        (("Who went to {1}?", 0), ("Where did {0} go?", 1), ("When?", 2)),
+    ),
+    (
+        "{} bought {} for {}.",
+        "pbm",
+        (("Who bought {1}?", 0), ("What did {0} buy?", 1), ("How much did {0} pay?", 2)),
+    ),
+    (
+        "{} was built by {} in {}.",
+        "bpl",
+        (("Who built {0}?", 1), ("What was built?", 0), ("Where is it?", 2)),
+    ),
+    (
+        "{} works as a driver in {}, and you can call {}.",
+        "plt",
+        (("Who is the driver?", 0), ("Where?", 1), ("What is the phone number?", 2)),
+    ),
+    (
+        "hello, this is {} from {}, I will arrive at {}",
+        "plc",
+        (("What is the name?", 0), ("What place?", 1), ("What time?", 2)),
+    ),
+    (
+        "{} and {} met at {}.",
+        "ppl",
+        (("Who did {0} meet?", 1), ("Who met {1}?", 0), ("Where did they meet?", 2)),
+    ),
+    (
+        "The train to {} leaves {} at {}.",
+        "llc",
+        (("Where does it go?", 0), ("Where does it leave from?", 1), ("When does it leave?", 2)),
+    ),
+    (
+        '"{}" is a novel by {}, printed in {}.',
+        "bpl",
+        (("Who wrote it?", 1), ("What is the title?", 0), ("Where was it printed?", 2)),
+    ),
+    (
+        "{} gave {} to {}.",
+        "pbp",
+        (("Who gave {1} to {2}?", 0), ("What did {0} give?", 1), ("Who got {1}?", 2)),
+    ),
+    (
+        "Our new address is {}, ask for {}, phone {}.",
+        "lpt",
+        (("What is the address?", 0), ("Who should I ask for?", 1), ("Which number?", 2)),
+    ),
+    (
+        "{} sent {} a letter about {}.",
+        "ppb",
+        (("Who sent the letter?", 0), ("Who received it?", 1), ("What was it about?", 2)),
+    ),
+    (
+        "my cat is called {}, she is from {} and cost {}",
+        "plm",
+        (("What is the name of the cat?", 0), ("Where is she from?", 1), ("How much?", 2)),
+    ),
+)
 
 
 def question(src: Source) -> Pair:
     """Answer who, where, when, how much from one sentence among others."""
     names = src.names
-    makers = {"p": names.person, "l": names.place, "b": names.brand, "d": names.date,
-              "m": names.price, "c": names.clock, "t": names.phone}  # fmt: skip
+    makers = {
+        "p": names.person,
+        "l": names.place,
+        "b": names.brand,
+        "d": names.date,
+        "m": names.price,
+        "c": names.clock,
+        "t": names.phone,
+    }
     frame, kinds, asked = src.rng.choice(_ASKED)
     values = [makers[kind]() for kind in kinds]
     ask, place = src.rng.choice(asked)
@@ -373,7 +432,23 @@ def proceed(src: Source) -> Pair:
 TASKS: dict[str, Callable[[Source], Pair]] = {
     task.__name__: task
     for task in (
-        echo, lookup, key_of, subset, reserialise, nth, after, order, join, fill, edit, case,
-        first_last, normalise, question, tidy, denoise, proceed,
+        echo,
+        lookup,
+        key_of,
+        subset,
+        reserialise,
+        nth,
+        after,
+        order,
+        join,
+        fill,
+        edit,
+        case,
+        first_last,
+        normalise,
+        question,
+        tidy,
+        denoise,
+        proceed,
     )
-}  # fmt: skip
+}

@@ -15,8 +15,13 @@ import sentencepiece
 
 PIECES = 2432  # with 100 sentinels 2,532 entries: 28 fewer than the model's 2,560 rows
 SENTINELS = 100
-REQUIRED = "£$€@#&+*%_=|/:;.,!?()[]\"'-éüñçöäèêôíóáàâëïúåøìòîûœæß–—‘’“”§°½ÉÖÜÄÅØÇÑÁÈÊÍÓÚÀÂÎÔ" + "".join(
-    chr(code) for start in (48, 65, 97) for code in range(start, start + (10 if start == 48 else 26))
+REQUIRED = (
+    "£$€@#&+*%_=|/:;.,!?()[]\"'-éüñçöäèêôíóáàâëïúåøìòîûœæß–—‘’“”§°½ÉÖÜÄÅØÇÑÁÈÊÍÓÚÀÂÎÔ"
+    + "".join(
+        chr(code)
+        for start in (48, 65, 97)
+        for code in range(start, start + (10 if start == 48 else 26))
+    )
 )
 FORBIDDEN = re.compile(r"[{}<>^~\\`]")
 # A mark before a capital or currency sign that starts a word keeps "▁" out of its pieces. "The"
@@ -79,12 +84,17 @@ def train_vocabulary(texts: Iterable[str], folder: Path) -> Path:
         required_chars=REQUIRED,
         character_coverage=0.9998,
         pretokenization_delimiter=_SEAM,
-        pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
-        pad_piece="<pad>", eos_piece="</s>", unk_piece="<unk>",
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        pad_piece="<pad>",
+        eos_piece="</s>",
+        unk_piece="<unk>",
         max_sentence_length=100_000,
         num_threads=2,
         minloglevel=1,
-    )  # fmt: skip
+    )
     return prefix.with_suffix(".model")
 
 

@@ -1,10 +1,10 @@
 """Sets up a virtual environment once and runs the project in it. Needs only Python 3.10 or newer.
 
     python3 tools/run.py demo            set up, then `lora-s2s demo`
-    python3 tools/run.py test            set up, then the tests (further words go to pytest; -n 0 for one process)
-    python3 tools/run.py newest          the tests of what depends on them, on the newest transformers and PEFT allowed
-    python3 tools/run.py check           style and types: ruff and mypy
-    python3 tools/run.py -- train demo   set up, then any `lora-s2s` command
+    python3 tools/run.py test            set up, then the tests (further words go to pytest; -n 0
+    for one process) python3 tools/run.py newest          the tests of what depends on them, on the
+    newest transformers and PEFT allowed python3 tools/run.py check           style and types: ruff
+    and mypy python3 tools/run.py -- train demo   set up, then any `lora-s2s` command
 
 The environment is `.venv` in the checkout; it is made again only when the requirements change.
 """
@@ -24,8 +24,19 @@ ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = ROOT / ".venv"
 NEWEST = ROOT / "build" / "newest"
 # What loads, adapts, decodes, merges and describes models.
-ON_NEWEST = ("tests/families", "tests/lora", "tests/models", "tests/inference", "tests/tokens", "tests/export")
-REQUIREMENTS = (ROOT / "pyproject.toml", ROOT / "constraints.txt", ROOT / "lora_s2s" / "__init__.py")
+ON_NEWEST = (
+    "tests/families",
+    "tests/lora",
+    "tests/models",
+    "tests/inference",
+    "tests/tokens",
+    "tests/export",
+)
+REQUIREMENTS = (
+    ROOT / "pyproject.toml",
+    ROOT / "constraints.txt",
+    ROOT / "lora_s2s" / "__init__.py",
+)
 
 
 def say(text: str) -> None:
@@ -40,8 +51,12 @@ def script(name: str) -> str:
 
 
 def processes() -> str:
-    """Returns how many processes the tests take: a core each, at most four, as each needs a gigabyte or two."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Returns how many processes the tests take: a core each, at most four, as each needs a
+    gigabyte or two.
+    """
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return str(min(4, cores))
 
 
@@ -53,16 +68,30 @@ def call(command: Sequence[str]) -> None:
 
 
 def set_up() -> None:
-    """Makes the environment and installs the tested set, unless that has been done for these requirements."""
+    """Makes the environment and installs the tested set, unless that has been done for these
+    requirements.
+    """
     wanted = hashlib.sha256(b"\0".join(path.read_bytes() for path in REQUIREMENTS)).hexdigest()
     stamp = ENVIRONMENT / "installed"
     if stamp.exists() and stamp.read_text() == wanted:
         say(f"using the environment in {ENVIRONMENT.name} (delete it to start afresh)")
         return
     if not Path(script("python")).exists():
-        say(f"making a virtual environment in {ENVIRONMENT.name} with Python {sys.version.split()[0]}")
+        say(
+            f"making a virtual environment in {ENVIRONMENT.name} with Python "
+            f"{sys.version.split()[0]}"
+        )
         venv.create(ENVIRONMENT, with_pip=True)
-    pip = [script("python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", "constraints.txt"]
+    pip = [
+        script("python"),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "-c",
+        "constraints.txt",
+    ]
     say("installing torch (the largest download)")
     call([*pip, "torch"])
     say("installing lora-s2s and its other requirements")
@@ -71,12 +100,27 @@ def set_up() -> None:
 
 
 def set_up_newest() -> None:
-    """Installs the newest transformers and PEFT that pyproject.toml allows, beside the tested set."""
-    wanted = re.findall(r'"((?:transformers|peft)[<>=][^"]*)"', REQUIREMENTS[0].read_text(encoding="utf-8"))
+    """Installs the newest transformers and PEFT that pyproject.toml allows, beside the tested
+    set.
+    """
+    wanted = re.findall(
+        r'"((?:transformers|peft)[<>=][^"]*)"', REQUIREMENTS[0].read_text(encoding="utf-8")
+    )
     say(f"installing the newest {' and '.join(wanted)}")
-    pip = [script("python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade", "--no-deps"]
+    pip = [
+        script("python"),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--upgrade",
+        "--no-deps",
+    ]
     call([*pip, "--target", str(NEWEST), *wanted])
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(NEWEST), os.environ.get("PYTHONPATH"))))
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, (str(NEWEST), os.environ.get("PYTHONPATH")))
+    )
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -94,7 +138,9 @@ def main(arguments: Sequence[str]) -> None:
         os.environ["OMP_NUM_THREADS"] = "1"  # the processes take the cores
     commands = {
         "demo": [[script("lora-s2s"), "demo", *rest]],
-        "test": [[script("python"), "-m", "pytest", "-n", processes(), "--dist", "loadfile", *rest]],
+        "test": [
+            [script("python"), "-m", "pytest", "-n", processes(), "--dist", "loadfile", *rest]
+        ],
         "check": [
             [script("ruff"), "check", "."],
             [script("ruff"), "format", "--check", "."],

@@ -1,8 +1,10 @@
-"""Writes what is installed as a CycloneDX bill of materials, from the packages' own metadata: no network.
+"""Writes what is installed as a CycloneDX bill of materials, from the packages' own metadata: no
+network.
 
     python tools/sbom.py build/sbom.json
 
-Ends with 1 where an installed package is older than pyproject.toml's floor (floors stand above known holes).
+Ends with 1 where an installed package is older than pyproject.toml's floor (floors stand above
+known holes).
 """
 
 from __future__ import annotations
@@ -27,16 +29,30 @@ def canonical(name: str) -> str:
 def component(package: Distribution) -> dict[str, Any]:
     """Returns one package as CycloneDX has it."""
     name, said = canonical(package.metadata["Name"]), package.metadata
-    classifiers = [line.rpartition(" :: ")[2] for line in said.get_all("Classifier") or [] if line[:7] == "License"]
+    classifiers = [
+        line.rpartition(" :: ")[2]
+        for line in said.get_all("Classifier") or []
+        if line[:7] == "License"
+    ]
     licence = next(iter([*(said.get_all("License-Expression") or []), *classifiers]), None)
     reference = f"pkg:pypi/{name}@{package.version}"
-    found = {"type": "library", "bom-ref": reference, "name": name, "version": package.version, "purl": reference}
+    found = {
+        "type": "library",
+        "bom-ref": reference,
+        "name": name,
+        "version": package.version,
+        "purl": reference,
+    }
     return {**found, **({"licenses": [{"license": {"name": licence}}]} if licence else {})}
 
 
 def bill() -> dict[str, Any]:
     """Returns the bill of everything installed beside the project."""
-    packages = {canonical(package.metadata["Name"]): package for package in distributions() if package.metadata["Name"]}
+    packages = {
+        canonical(package.metadata["Name"]): package
+        for package in distributions()
+        if package.metadata["Name"]
+    }
     parts = [component(package) for name, package in sorted(packages.items()) if name != ROOT]
     serial = uuid5(NAMESPACE_URL, "\n".join(part["purl"] for part in parts))
     return {
@@ -70,7 +86,11 @@ def main() -> None:
     made = bill()
     out.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     print(f"{len(made['components'])} packages: {out}", file=sys.stderr)
-    old = list(below_their_floor([line for line in distribution(ROOT).requires or [] if "extra ==" not in line]))
+    old = list(
+        below_their_floor(
+            [line for line in distribution(ROOT).requires or [] if "extra ==" not in line]
+        )
+    )
     sys.exit("\n".join(old) or 0)
 
 

@@ -28,7 +28,7 @@ LoRA r=16 on q and v, one optimizer step a batch, the sides one after another in
 Tokens are real ones of source and target, never padding. Memory is the peak over the loaded model. The share of the
 machine's peak is the work that the real tokens need, over what plain matrix products reach in the same run. Where other
 work shares the machine, wall time is up to chance: then the CPU's time is the one to compare.
-"""
+"""  # noqa: E501
 EMPTY = "No result is kept yet.\n"
 _SHAPES = ("tiny", "small", "base", "large", "xl", "xxl")
 
@@ -36,8 +36,14 @@ Result = dict[str, Any]
 
 
 def kept(folder: Path) -> list[Result]:
-    """Returns the results in a folder, in the page's order: by device, shape, quantisation and profile."""
-    paths = [path for kind in ("throughput", "ablation") for path in sorted(folder.glob(f"{kind}-*.json"))]
+    """Returns the results in a folder, in the page's order: by device, shape, quantisation and
+    profile.
+    """
+    paths = [
+        path
+        for kind in ("throughput", "ablation")
+        for path in sorted(folder.glob(f"{kind}-*.json"))
+    ]
     results: list[Result] = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     return sorted(results, key=lambda found: (found["on"], _SHAPES.index(found["shape"])))
 
@@ -57,7 +63,8 @@ def _section(result: Result) -> list[str]:
     return [
         f"## {'One part less: ' if ablation else ''}{title}\n",
         f"    {result['command']}\n",
-        f"{result['device']}{threads}; matrix products reach {result['peak_gflops']:,.0f} GFLOP/s; {versions}.\n",
+        f"{result['device']}{threads}; matrix products reach {result['peak_gflops']:,.0f} "
+        f"GFLOP/s; {versions}.\n",
         _sides(result, result["ablation" if ablation else "sides"], "part" if ablation else "side"),
         *_remarks(result),
     ]
@@ -67,7 +74,10 @@ def _sides(result: Result, sides: dict[str, Result], kind: str) -> str:
     first, on_cpu = "as shipped" if kind == "part" else "ours", result["on"] == "cpu"
     speeds = ["tokens/s", *(["tokens/CPU s"] if on_cpu else [])]
     times = ["times_faster", *(["times_faster_by_cpu_time"] if on_cpu else []), "times_less_memory"]
-    own = [f"{first}: {times[0].replace('_', ' ')}", *(name.replace("_", " ") for name in times[1:])]
+    own = [
+        f"{first}: {times[0].replace('_', ' ')}",
+        *(name.replace("_", " ") for name in times[1:]),
+    ]
     lines = [[kind, *speeds, "memory, MiB", "share of peak", *own]]
     for name, found in sides.items():
         if "failed" in found:
@@ -78,13 +88,20 @@ def _sides(result: Result, sides: dict[str, Result], kind: str) -> str:
         ratio = result["ratios"].get(f"{first}/{name}", {})
         share = f"{100 * found['share_of_peak']:.0f} %"
         lines.append(
-            [name, *(f"{figure:,.0f}" for figure in figures), share, *(str(ratio.get(key, "")) for key in times)]
+            [
+                name,
+                *(f"{figure:,.0f}" for figure in figures),
+                share,
+                *(str(ratio.get(key, "")) for key in times),
+            ]
         )
     return table(lines)
 
 
 def _remarks(result: Result) -> list[str]:
-    """Says what else was measured: the batch sizes that HF's best side tried, and how far the first losses differ."""
+    """Says what else was measured: the batch sizes that HF's best side tried, and how far the first
+    losses differ.
+    """
     remarks = []
     for found in result.get("sides", {}).values():
         if "tries" in found:
@@ -92,9 +109,14 @@ def _remarks(result: Result) -> list[str]:
             remarks.append(f"`hf-best` tried {', '.join(tries)}; the fastest counts.\n")
     if "max_loss_difference" in result.get("parity", {}):
         apart, steps = result["parity"]["max_loss_difference"], len(result["parity"]["ours"])
-        remarks.append(f"First {steps} losses in float32 on the same batches: {apart:.0e} apart, relative.\n")
+        remarks.append(
+            f"First {steps} losses in float32 on the same batches: {apart:.0e} apart, relative.\n"
+        )
     if result["quantization"] == "nf4" and "sides" in result:
-        remarks.append("transformers leaves `wo` out of the 4 bits; `ours` does so for the first losses alone.\n")
+        remarks.append(
+            "transformers leaves `wo` out of the 4 bits; `ours` does so for the first losses "
+            "alone.\n"
+        )
     return remarks
 
 

@@ -25,7 +25,7 @@ INTRO = """# What works
 
 Written by `tools/support_table.py` from the batteries' results (`tests/families`, `tests/lora`); not by hand. Each
 "yes" is a test that passes on a tiny model built in code, on a CPU: the checks prove the mechanics, not quality.
-"""
+"""  # noqa: E501
 
 Results = dict[str, dict[str, dict[str, str]]]
 
@@ -41,7 +41,9 @@ def run_batteries() -> Results:
         found: Results = {}
         for line in out.read_text(encoding="utf-8").splitlines():
             item = json.loads(line)
-            found.setdefault(item["kind"], {}).setdefault(item["name"], {})[item["check"]] = item["note"]
+            found.setdefault(item["kind"], {}).setdefault(item["name"], {})[item["check"]] = item[
+                "note"
+            ]
     return found
 
 
@@ -59,7 +61,10 @@ def render(found: Results) -> str:
 
 def _table(kind: str, rows: dict[str, dict[str, str]]) -> str:
     columns = list(dict.fromkeys(check for checks in rows.values() for check in checks))
-    lines = [[name, *(cell(checks[c]) if c in checks else "" for c in columns)] for name, checks in rows.items()]
+    lines = [
+        [name, *(cell(checks[c]) if c in checks else "" for c in columns)]
+        for name, checks in rows.items()
+    ]
     return table([[kind, *columns], *lines])
 
 

@@ -1,4 +1,6 @@
-"""Adapters and what their folders say: a list, one, two side by side, the recipe one was made with. Light to import."""
+"""Adapters and what their folders say: a list, one, two side by side, the recipe one was made with.
+Light to import.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +23,15 @@ _MOST_TOKENS = 65_536
 
 
 def names_code(format: str, overrides: Sequence[str]) -> bool:
-    """Says whether a model's folder, which may be anybody's, and not the command line names a function of its own."""
+    """Says whether a model's folder, which may be anybody's, and not the command line names a
+    function of its own.
+    """
     return ":" in format and not any(word.strip().startswith("data.format") for word in overrides)
 
 
 def recipe_of(model: str, overrides: Sequence[str] = (), *, data: str | None = None) -> Recipe:
-    """Returns the recipe an adapter was made with, or the defaults for a plain model, with overrides.
+    """Returns the recipe an adapter was made with, or the defaults for a plain model, with
+    overrides.
 
     Args:
         data: the data file, for a model that comes without a recipe.
@@ -38,47 +43,68 @@ def recipe_of(model: str, overrides: Sequence[str] = (), *, data: str | None = N
         recipe = load_recipe(str(folder / "recipe.yaml"), words, only_shipped=True)
         if names_code(recipe.data.format, overrides):
             hint = f"if you know that function: --set data.format={recipe.data.format}"
-            problem = f"the adapter's recipe reads rows with code of its own, '{recipe.data.format}'"
+            problem = (
+                f"the adapter's recipe reads rows with code of its own, '{recipe.data.format}'"
+            )
             raise DataError(problem, hint=hint, where=str(folder / "recipe.yaml"))
         return recipe
     if not folder.exists() and folder.parent.is_dir() and "/" in model:
         # Also of the form of a hub id, but it stands in a folder of this machine.
         siblings = [path.name for path in folder.parent.iterdir()]
-        raise UsageError(f"no such folder: {model}{nearest(folder.name, siblings)}", hint="lora-s2s adapters")
-    # A model has no training data; the key is required, so it is given and never read. A merged one says how to decode.
+        raise UsageError(
+            f"no such folder: {model}{nearest(folder.name, siblings)}", hint="lora-s2s adapters"
+        )
+    # A model has no training data; the key is required, so it is given and never read. A merged one
+    # says how to decode.
     own = [f"evaluation.{key}={value}" for key, value in _decoding(folder).items()]
-    return recipe_from_settings("model", [f"model.name={model}", f"data.train={data or NO_DATA}", *own, *overrides])
+    return recipe_from_settings(
+        "model", [f"model.name={model}", f"data.train={data or NO_DATA}", *own, *overrides]
+    )
 
 
 def decoding_of(folder: Path) -> dict[str, int]:
-    """Returns ``max_new_tokens`` and ``num_beams``: of an adapter's newest scores, else of its recipe."""
+    """Returns ``max_new_tokens`` and ``num_beams``: of an adapter's newest scores, else of its
+    recipe.
+    """
     if scored := _decoding(folder):
         return scored
     try:
         section = recipe_of(str(folder)).evaluation
     except ToolkitError:  # merging needs no recipe
         section = EvaluationSection()
-    said = _object(folder / "manifest.json").get("input") if (folder / "manifest.json").is_file() else None
+    said = (
+        _object(folder / "manifest.json").get("input")
+        if (folder / "manifest.json").is_file()
+        else None
+    )
     trained = said.get("max_target_tokens") if isinstance(said, dict) else None
-    limit = section.answer_tokens(trained if type(trained) is int and 1 <= trained <= _MOST_TOKENS else None)
+    limit = section.answer_tokens(
+        trained if type(trained) is int and 1 <= trained <= _MOST_TOKENS else None
+    )
     return {"max_new_tokens": limit, "num_beams": section.num_beams}
 
 
 def _decoding(folder: Path) -> dict[str, int]:
-    """Returns how a folder's manifest says that its model decodes; empty where it does not, or says nonsense."""
+    """Returns how a folder's manifest says that its model decodes; empty where it does not, or says
+    nonsense.
+    """
     manifest = _object(folder / "manifest.json") if (folder / "manifest.json").is_file() else {}
     scores = manifest.get("scores")
     entries = [manifest, *(scores.values() if isinstance(scores, dict) else [])]
     said = [entry.get("decoding") for entry in entries if isinstance(entry, dict)]
     newest = next((decoding for decoding in reversed(said) if isinstance(decoding, dict)), None)
-    known: dict[str, Any] = {key: newest.get(key) for key in ("max_new_tokens", "num_beams")} if newest else {}
+    known: dict[str, Any] = (
+        {key: newest.get(key) for key in ("max_new_tokens", "num_beams")} if newest else {}
+    )
     whole = all(type(value) is int and 1 <= value <= _MOST_TOKENS for value in known.values())
     return known if whole and known.get("num_beams", 1) <= 64 else {}
 
 
 @dataclass(frozen=True)
 class AdapterInfo:
-    """An adapter's folder, what its manifest says (empty where it was made by other tools), and PEFT's config."""
+    """An adapter's folder, what its manifest says (empty where it was made by other tools), and
+    PEFT's config.
+    """
 
     path: Path
     manifest: Mapping[str, Any]
@@ -97,7 +123,11 @@ class AdapterInfo:
     def row(self) -> list[str]:
         """Returns name, base, steps, what it was scored on, and its first score there."""
         first = next(iter(score_lines(self.manifest.get("scores"))), None)
-        scored = (first.evaluation, f"{first.metric} {_value(first.adapter)}") if first else (NOTHING, NOTHING)
+        scored = (
+            (first.evaluation, f"{first.metric} {_value(first.adapter)}")
+            if first
+            else (NOTHING, NOTHING)
+        )
         base = shown(self._said("base", "name") or self.config.get("base_model_name_or_path"))
         return [self.name, base, number(self._said("training", "steps")), *scored]
 
@@ -107,14 +137,27 @@ class AdapterInfo:
 
     def lines(self) -> dict[str, str]:
         """Returns every score and fact, by what it is."""
-        scores = {f"{line.evaluation} {line.metric}": line.adapter for line in score_lines(self.manifest.get("scores"))}
+        scores = {
+            f"{line.evaluation} {line.metric}": line.adapter
+            for line in score_lines(self.manifest.get("scores"))
+        }
         recipe = self.path / "recipe.yaml"
-        sections = load_recipe(str(recipe), only_shipped=True).model_dump(mode="json") if recipe.is_file() else {}
-        keys = {f"{section}.{key}": str(value) for section, said in sections.items() for key, value in said.items()}
+        sections = (
+            load_recipe(str(recipe), only_shipped=True).model_dump(mode="json")
+            if recipe.is_file()
+            else {}
+        )
+        keys = {
+            f"{section}.{key}": str(value)
+            for section, said in sections.items()
+            for key, value in said.items()
+        }
         return {**scores, **dict(self.facts()), **keys}
 
     def facts(self) -> list[tuple[str, str]]:
-        """Returns what the manifest says; of an adapter made by other tools, all that PEFT's config says."""
+        """Returns what the manifest says; of an adapter made by other tools, all that PEFT's config
+        says.
+        """
         return facts(self.manifest) if self.manifest else list(flat("", self.config))
 
 
@@ -142,7 +185,9 @@ def find_adapter(name: str, folder: Path) -> AdapterInfo:
     known = [adapter.name for adapter in list_adapters(folder)]
     if Path(name).is_dir():
         raise no_adapter(Path(name))
-    raise DataError(f"no adapter '{name}' here or in {folder}{nearest(name, known)}", hint="lora-s2s adapters")
+    raise DataError(
+        f"no adapter '{name}' here or in {folder}{nearest(name, known)}", hint="lora-s2s adapters"
+    )
 
 
 def _info(path: Path) -> AdapterInfo:
@@ -158,14 +203,23 @@ def _object(path: Path) -> dict[str, Any]:
     try:
         json.dumps(content, allow_nan=False)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"a number that is not finite, or too deep: {error}", where=str(path)) from error
+        raise DataError(
+            f"a number that is not finite, or too deep: {error}", where=str(path)
+        ) from error
     return content
 
 
 def show_adapter(adapter: AdapterInfo) -> None:
     """Shows scores and facts as two tables."""
     rows = [
-        [line.evaluation, line.n, line.metric, _value(line.baseline), _value(line.adapter), line.difference]
+        [
+            line.evaluation,
+            line.n,
+            line.metric,
+            _value(line.baseline),
+            _value(line.adapter),
+            line.difference,
+        ]
         for line in score_lines(adapter.manifest.get("scores"))
     ]
     if rows:

@@ -34,7 +34,11 @@ def resolved_recipe(recipe: Recipe, facts: Facts, *, begun: Path | None = None) 
 def gather_facts(prepared: PreparedDataset, *, parameters: int, device: str) -> Facts:
     """Returns what :func:`lora_s2s.recipe.defaults.resolve` goes by."""
     table, validation = prepared.train, prepared.split("validation")
-    held_out = 0 if validation is None else int(validation.source_lengths.sum() + validation.target_lengths.sum())
+    held_out = (
+        0
+        if validation is None
+        else int(validation.source_lengths.sum() + validation.target_lengths.sum())
+    )
     return Facts(
         rows=len(table),
         source=_lengths(table.source_lengths),
@@ -48,12 +52,16 @@ def gather_facts(prepared: PreparedDataset, *, parameters: int, device: str) -> 
 
 
 def advice_on(adapter: Path, recipe: Recipe, rows: int) -> list[dict[str, str]]:
-    """Returns what the curves of a run that has just ended say: the ``advice`` of ``train --json``."""
+    """Returns what the curves of a run that has just ended say: the ``advice`` of ``train
+    --json``.
+    """
     curves = Curves.of_lines(read_jsonl(adapter / METRICS))
     rate = recipe.training.settled().learning_rate
     return [advice.to_json() for advice in advise(curves, rows=rows, learning_rate=rate)]
 
 
 def _lengths(tokens: npt.NDArray[np.int32]) -> Lengths:
-    p50, p95, p99, longest = (int(x) for x in np.percentile(tokens, (50, 95, 99, 100))) if len(tokens) else (0,) * 4
+    p50, p95, p99, longest = (
+        (int(x) for x in np.percentile(tokens, (50, 95, 99, 100))) if len(tokens) else (0,) * 4
+    )
     return Lengths(total=int(tokens.sum()), p50=p50, p95=p95, p99=p99, longest=longest)

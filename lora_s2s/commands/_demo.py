@@ -43,16 +43,23 @@ def run_demo(out: Path, sets: Sequence[str]) -> tuple[dict[str, Any], list[Mappi
     say("3/4 merge")
     scored = scores["decoding"]
     report = merge_adapter(
-        adapter, merged, dtype="float32", probe_texts=probe_texts(adapter), max_new_tokens=scored["max_new_tokens"],
+        adapter,
+        merged,
+        dtype="float32",
+        probe_texts=probe_texts(adapter),
+        max_new_tokens=scored["max_new_tokens"],
         num_beams=scored["num_beams"],
-    )  # fmt: skip
+    )
     say("4/4 answer again with the merged model")
     rows: list[Mapping[str, Any]] = list(read_jsonl(Path(scores["predictions"])))
     whole = load_predictor(str(merged), dtype="float32")
     answers = answer(whole, [str(row["source"]) for row in rows], recipe.evaluation, label="merged")
     differing = sum(text != row["prediction"] for text, row in zip(answers, rows, strict=True))
     if differing:
-        raise RunError(f"the merged model answers {differing} of {len(rows)} messages differently from the adapter")
+        raise RunError(
+            f"the merged model answers {differing} of {len(rows)} messages differently from the "
+            "adapter"
+        )
     result = {
         "base": {name: score["value"] for name, score in scores["baseline"].items()},
         "adapter": {name: score["value"] for name, score in scores["metrics"].items()},
@@ -69,11 +76,16 @@ def run_demo(out: Path, sets: Sequence[str]) -> tuple[dict[str, Any], list[Mappi
 
 
 def _merged_folder(out: Path) -> Path:
-    """Returns the folder of the merged model, free: an earlier demo's is removed, anything else refused."""
+    """Returns the folder of the merged model, free: an earlier demo's is removed, anything else
+    refused.
+    """
     merged = out / "merged"
     if merged.exists():
         if not (merged / "config.json").is_file():
-            raise UsageError(f"{merged} is not a merged model, so it is not replaced", hint="give --out another folder")
+            raise UsageError(
+                f"{merged} is not a merged model, so it is not replaced",
+                hint="give --out another folder",
+            )
         shutil.rmtree(merged)
     return merged
 
@@ -88,5 +100,8 @@ def show_demo(result: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -
         say()
     show_scores(f"Before and after, on {result['n']} messages held out", result["scores"])
     say(f"The merged model answers all {result['n']} messages exactly as the adapter does.")
-    say(f"{result['seconds']:.0f} s in all. Adapter: {result['adapter_dir']}   whole model: {result['merged_dir']}")
+    say(
+        f"{result['seconds']:.0f} s in all. Adapter: {result['adapter_dir']}   whole model: "
+        f"{result['merged_dir']}"
+    )
     say(f'Try: lora-s2s predict {result["adapter_dir"]} "hi its Ana, table for two on sat at 8pm"')

@@ -1,4 +1,5 @@
-"""Whose word data is read on: the user's, who may name any; an adapter's recipe, which leads only to what was recorded.
+"""Whose word data is read on: the user's, who may name any; an adapter's recipe, which leads only
+to what was recorded.
 
 Heavy to import.
 """
@@ -20,13 +21,16 @@ _SPLITS = ("test", "validation", "train")
 
 
 def recorded_sources(recipe: Recipe) -> dict[str, Any]:
-    """Returns what an adapter's manifest holds of its data under ``sources``; see ``formats/recorded.py``."""
+    """Returns what an adapter's manifest holds of its data under ``sources``; see
+    ``formats/recorded.py``.
+    """
     named = {split: getattr(recipe.data, split) for split in _SPLITS}
     return record_data(named, parallel=recipe.data.format == "parallel")
 
 
 def followed(recipe: Recipe, model: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Returns a recipe whose data may be read: its test data, else its validation data, else what it trained on.
+    """Returns a recipe whose data may be read: its test data, else its validation data, else what
+    it trained on.
 
     Args:
         recipe: that of ``model``, with overrides.
@@ -56,7 +60,11 @@ def followed(recipe: Recipe, model: str, overrides: Sequence[str] = ()) -> Recip
 
 def has_pattern(named: Iterable[Named | None]) -> bool:
     """Whether a name of data is a pattern, for which folders would be searched."""
-    return any(is_pattern(name) for value in named for name in ([value] if isinstance(value, str) else value or ()))
+    return any(
+        is_pattern(name)
+        for value in named
+        for name in ([value] if isinstance(value, str) else value or ())
+    )
 
 
 def _keys(overrides: Sequence[str]) -> set[str]:
@@ -64,10 +72,14 @@ def _keys(overrides: Sequence[str]) -> set[str]:
 
 
 def _check_tokenizer(recipe: Recipe, folder: Path) -> None:
-    """Refuses to fetch a model because a folder's recipe names it; the training data is prepared with its tokenizer."""
+    """Refuses to fetch a model because a folder's recipe names it; the training data is prepared
+    with its tokenizer.
+    """
     if not is_local(recipe.model.name, recipe.model.revision):
         raise DataError(
-            f"the adapter's recipe names the model '{recipe.model.name}', which is not on this machine",
-            hint=f"give --data FILE, or if that is the model you want: --set model.name={recipe.model.name}",
+            f"the adapter's recipe names the model '{recipe.model.name}', which is not on this "
+            "machine",
+            hint="give --data FILE, or if that is the model you want: --set "
+            f"model.name={recipe.model.name}",
             where=str(folder / "recipe.yaml"),
         )

@@ -1,4 +1,6 @@
-"""Length limits of a run: bounds for those that are ``auto``, and the numbers that came out, back in the recipe."""
+"""Length limits of a run: bounds for those that are ``auto``, and the numbers that came out, back
+in the recipe.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def bounds_of(recipe: Recipe) -> Bounds:
 
 
 def with_lengths(recipe: Recipe, prepared: PreparedDataset) -> Recipe:
-    """Returns the recipe with the limits that its data was prepared with, and the answers' limit that follows them."""
+    """Returns the recipe with the limits that its data was prepared with, and the answers' limit
+    that follows them.
+    """
     chosen: dict[str, Any] = {key: prepared.manifest["input"][key] for key in KEYS.values()}
     data = recipe.data.model_copy(update=chosen)
     tokens = recipe.evaluation.answer_tokens(chosen[KEYS["target"]])
@@ -32,15 +36,17 @@ def with_lengths(recipe: Recipe, prepared: PreparedDataset) -> Recipe:
 
 
 def warn_of_short_answers(recipe: Recipe, prepared: PreparedDataset) -> None:
-    """Warns, before training, where answers stop before many of the targets that they are compared with do."""
+    """Warns, before training, where answers stop before many of the targets that they are compared
+    with do.
+    """
     limit = recipe.evaluation.answer_tokens(prepared.manifest["input"][KEYS["target"]])
     for name in ("train", "validation", "test"):
         table = prepared.split(name)
         share = 0.0 if table is None else float((table.target_lengths > limit).mean())
         if share > _SHARE_REPORTED:
             warn(
-                f"answers stop after {limit:,} tokens, and {share:.0%} of the {name} targets are longer: "
-                f"--set evaluation.max_new_tokens={_longest(table)}"
+                f"answers stop after {limit:,} tokens, and {share:.0%} of the {name} targets are "
+                f"longer: --set evaluation.max_new_tokens={_longest(table)}"
             )
             return
 

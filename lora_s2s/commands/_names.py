@@ -1,4 +1,6 @@
-"""Where a model's name leads: a path as it is, or an adapter in the folder of adapters. Light to import."""
+"""Where a model's name leads: a path as it is, or an adapter in the folder of adapters. Light to
+import.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,11 @@ ADAPTERS = Path("adapters")
 
 
 def located(name: str) -> str:
-    """Returns the folder of an adapter named without it, ``adapters/NAME``; a path or another name as it is.
+    """Returns the folder of an adapter named without it, ``adapters/NAME``; a path or another name
+    as it is.
 
-    An existing path and the bundled base win over an adapter of the same name; both cases are reported, and so is an
-    adapter of a similar name.
+    An existing path and the bundled base win over an adapter of the same name; both cases are
+    reported, and so is an adapter of a similar name.
     """
     folder = ADAPTERS / name
     if name != Path(name).name:
@@ -33,4 +36,8 @@ def located(name: str) -> str:
 
 
 def _adapters() -> list[str]:
-    return sorted(path.parent.name for path in ADAPTERS.glob(f"*/{ADAPTER_CONFIG}") if path.parent.name[0] != ".")
+    return sorted(
+        path.parent.name
+        for path in ADAPTERS.glob(f"*/{ADAPTER_CONFIG}")
+        if path.parent.name[0] != "."
+    )

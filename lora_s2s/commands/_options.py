@@ -12,30 +12,46 @@ import typer
 from lora_s2s.errors import UsageError
 from lora_s2s.outputs import is_special
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or a shipped recipe's name.")]
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A YAML file, or a shipped recipe's name.")
+]
 Model = Annotated[
     str,
-    typer.Argument(metavar="MODEL_OR_ADAPTER", help="Adapter or its name in adapters/, model folder, hub id, or demo."),
+    typer.Argument(
+        metavar="MODEL_OR_ADAPTER",
+        help="Adapter or its name in adapters/, model folder, hub id, or demo.",
+    ),
 ]
-Adapter = Annotated[str, typer.Argument(metavar="ADAPTER", help="Adapter folder, or its name in adapters/.")]
+Adapter = Annotated[
+    str, typer.Argument(metavar="ADAPTER", help="Adapter folder, or its name in adapters/.")
+]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one key of the recipe; repeats."),
+    typer.Option(
+        "--set", metavar="SECTION.KEY=VALUE", help="Override one key of the recipe; repeats."
+    ),
 ]
 Data = Annotated[
     list[str] | None,
     typer.Option(
         "--data",
         metavar="FILE",
-        help="Training data instead of a recipe's; repeats. As a list: --set 'data.train=[a.csv, b.csv]'.",
+        help="Training data instead of a recipe's; repeats. As a list: --set 'data.train=[a.csv, "
+        "b.csv]'.",
     ),
 ]
 BaseName = Annotated[
-    str | None, typer.Option("--model", metavar="NAME", help="Base instead of a recipe's: folder, hub id, or demo.")
+    str | None,
+    typer.Option(
+        "--model", metavar="NAME", help="Base instead of a recipe's: folder, hub id, or demo."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Base = Annotated[
-    str | None, typer.Option("--base", metavar="MODEL", help="A base to use in place of the one the adapter names.")
+    str | None,
+    typer.Option(
+        "--base", metavar="MODEL", help="A base to use in place of the one the adapter names."
+    ),
 ]
 
 
@@ -58,7 +74,9 @@ def check_output(path: Path) -> None:
         UsageError: it is a folder, or may not be written.
     """
     if path.is_dir():
-        raise UsageError(f"{path} is a folder, expected a file", hint=f"--output {path}/predictions.jsonl")
+        raise UsageError(
+            f"{path} is a folder, expected a file", hint=f"--output {path}/predictions.jsonl"
+        )
     if not is_special(path):
         check_writable(Path(os.path.realpath(path)).parent)
     elif not os.access(path, os.W_OK):
@@ -69,7 +87,8 @@ def check_writable(folder: Path) -> None:
     """Refuses a folder that could not be written into, before any work is done for it.
 
     Raises:
-        UsageError: the folder, or the nearest one above it that exists, is a file or takes no files.
+        UsageError: the folder, or the nearest one above it that exists, is a file or takes no
+            files.
     """
     existing = next(place for place in (folder, *folder.parents, Path(".")) if place.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):

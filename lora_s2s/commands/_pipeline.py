@@ -61,7 +61,10 @@ from lora_s2s.training.plan import StepPlan
 from lora_s2s.training.processes import is_main_process, main_process_first
 from lora_s2s.training.validation import make_validation
 
-_RECIPE_HEAD = "# Every key as this run used it. Run it again: lora-s2s train THIS_FILE --set output.name=again\n"
+_RECIPE_HEAD = (
+    "# Every key as this run used it. Run it again: lora-s2s train THIS_FILE --set "
+    "output.name=again\n"
+)
 # What a run computes with: another version of it may give other last digits.
 _CODE = ("training", "forward", "lora", "models", "tokens", "data")
 _COUNTS = ("trainable_parameters", "total_parameters")
@@ -69,10 +72,12 @@ _PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers")
 
 
 def check_run_folder(recipe: Recipe, *, resume: bool, overwrite: bool) -> tuple[Path, Path]:
-    """Returns where the adapter is made (``NAME.running``) and where it stands when whole. Writes nothing.
+    """Returns where the adapter is made (``NAME.running``) and where it stands when whole. Writes
+    nothing.
 
     Raises:
-        UsageError: an adapter or an unfinished run of this name would be lost, or the folder cannot be written.
+        UsageError: an adapter or an unfinished run of this name would be lost, or the folder cannot
+            be written.
     """
     final = Path(recipe.output.dir) / str(recipe.output.name)
     running = final.with_name(f"{final.name}.running")
@@ -80,10 +85,13 @@ def check_run_folder(recipe: Recipe, *, resume: bool, overwrite: bool) -> tuple[
     if final.exists() and not (overwrite or (resume and running.exists())):
         raise UsageError(
             f"{final} exists already",
-            hint="give the new one a name with --set output.name=…, or add --overwrite to replace it",
+            hint="give the new one a name with --set output.name=…, or add --overwrite to replace "
+            "it",
         )
     if final.exists() and not (final / "adapter_config.json").is_file():
-        raise UsageError(f"{final} is not an adapter, so it is not replaced", hint="--set output.name=…")
+        raise UsageError(
+            f"{final} is not an adapter, so it is not replaced", hint="--set output.name=…"
+        )
     if running.exists() and not (resume or overwrite):
         hint = "add --resume to continue it, or --overwrite to start again"
         raise UsageError(f"{running} holds an unfinished run", hint=hint)
@@ -94,15 +102,21 @@ def check_run_folder(recipe: Recipe, *, resume: bool, overwrite: bool) -> tuple[
 
 
 def train_adapter(
-    recipe: Recipe, *, prepared: PreparedDataset | None = None, resume: bool = False, anyway: bool = False,
-    overwrite: bool = False, deadline: float | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    recipe: Recipe,
+    *,
+    prepared: PreparedDataset | None = None,
+    resume: bool = False,
+    anyway: bool = False,
+    overwrite: bool = False,
+    deadline: float | None = None,
+) -> dict[str, Any]:
     """Prepares, trains and writes the adapter's folder; returns the ``--json`` object of ``train``.
 
     Args:
         prepared: the data, prepared with this recipe; None prepares it.
         anyway: see ``resume_anyway`` of :func:`lora_s2s.training.loop.train`.
-        deadline: on ``time.monotonic``'s clock; a run that ends there has ``stopped`` "deadline" and no adapter.
+        deadline: on ``time.monotonic``'s clock; a run that ends there has ``stopped`` "deadline"
+            and no adapter.
     """
     if resume and (finished := _finished(recipe)):
         return finished
@@ -120,12 +134,19 @@ def train_adapter(
     base, model = _adapted_base(recipe, train_tokens)
     begin_answers(model, **first_ids(tokenizer))
     counts = _parameter_counts(model)
-    recipe = resolved_recipe(recipe, _facts(prepared, base, counts), begun=running if resume else None)
-    say(
-        f"{recipe.model.name}: {counts['trainable_parameters']:,} of {counts['total_parameters']:,} parameters train, "
-        f"the base in {_stored(base)} on {base.device}"
+    recipe = resolved_recipe(
+        recipe, _facts(prepared, base, counts), begun=running if resume else None
     )
-    settings, validation, pad = recipe.training.settled(), prepared.split("validation"), int(tokenizer.pad_token_id)
+    say(
+        f"{recipe.model.name}: {counts['trainable_parameters']:,} of "
+        f"{counts['total_parameters']:,} parameters train, the base in {_stored(base)} on "
+        f"{base.device}"
+    )
+    settings, validation, pad = (
+        recipe.training.settled(),
+        prepared.split("validation"),
+        int(tokenizer.pad_token_id),
+    )
     batching = {"tokens_per_batch": settings.tokens_per_batch, "batch_size": settings.batch_size}
     with _running(running, resume=resume):
         if is_main_process():
@@ -136,7 +157,9 @@ def train_adapter(
             pad_token_id=pad,
             settings=settings,
             run_dir=running,
-            evaluate=make_validation(validation, pad_token_id=pad, **batching) if validation else None,
+            evaluate=make_validation(validation, pad_token_id=pad, **batching)
+            if validation
+            else None,
             resume=resume,
             resume_anyway=anyway,
             identity=_identity(recipe, base, prepared),
@@ -147,11 +170,19 @@ def train_adapter(
         if not is_main_process():
             return {"adapter": str(final), **asdict(result), **counts, "advice": []}
         if weights_hash(locate_model(base.name, base.revision)) != base.weights_sha256:
-            warn(f"{base.name} changed on disk during the run; the adapter is for its weights as they were")
+            warn(
+                f"{base.name} changed on disk during the run; the adapter is for its weights as "
+                "they were"
+            )
         save_adapter(model, running)
         with naming(running / "tokenizer.json"):
             tokenizer_files = [Path(name) for name in tokenizer.save_pretrained(running)]
-        made = {**_origin(recipe, base, prepared), "sources": sources, "training": asdict(result), "scores": {}}
+        made = {
+            **_origin(recipe, base, prepared),
+            "sources": sources,
+            "training": asdict(result),
+            "scores": {},
+        }
         loaded = (running / CONFIG, running / WEIGHTS, *tokenizer_files)
         made["files"] = described(path for path in loaded if path.is_file())
         made["counts"] = {**counts, "train_tokens": len(train_tokens)}
@@ -161,10 +192,17 @@ def train_adapter(
         sync_tree(running)
         move_folder(running, final)
         probe.remember(final)
-    return {"adapter": str(final), **asdict(result), **counts, "advice": advice_on(final, recipe, len(prepared.train))}
+    return {
+        "adapter": str(final),
+        **asdict(result),
+        **counts,
+        "advice": advice_on(final, recipe, len(prepared.train)),
+    }
 
 
-def dry_run(recipe: Recipe, prepared: PreparedDataset | None = None) -> tuple[Recipe, dict[str, Any]]:
+def dry_run(
+    recipe: Recipe, prepared: PreparedDataset | None = None
+) -> tuple[Recipe, dict[str, Any]]:
     """Counts rows, steps, tokens and parameters with nothing left on the disk.
 
     Returns:
@@ -185,15 +223,24 @@ def dry_run(recipe: Recipe, prepared: PreparedDataset | None = None) -> tuple[Re
     shown = {
         "examples": sizes(report),
         "left out": f"{report['rows']['rejected']:,} of {report['rows']['read']:,} rows",
-        "source tokens": "  ".join(f"{key} {value:,}" for key, value in report["source_tokens"].items()),
-        "target tokens": "  ".join(f"{key} {value:,}" for key, value in report["target_tokens"].items()),
+        "source tokens": "  ".join(
+            f"{key} {value:,}" for key, value in report["source_tokens"].items()
+        ),
+        "target tokens": "  ".join(
+            f"{key} {value:,}" for key, value in report["target_tokens"].items()
+        ),
         "micro-batches": f"{counted['batching']}, × {training.gradient_accumulation} a step",
         "optimizer": f"{training.optimizer}, {training.schedule}, {training.learning_rate:g}",
         "steps": f"{counted['steps']:,} in {counted['epochs']:.2f} epochs",
         "tokens": f"{counted['tokens']:,}",
-        "trainable parameters": f"{counted['trainable_parameters']:,} of {counted['total_parameters']:,}",
+        "trainable parameters": f"{counted['trainable_parameters']:,} of "
+        f"{counted['total_parameters']:,}",
     }
-    table(f"Dry run: {recipe.output.name}", ["what", "how much"], [[key, value] for key, value in shown.items()])
+    table(
+        f"Dry run: {recipe.output.name}",
+        ["what", "how much"],
+        [[key, value] for key, value in shown.items()],
+    )
     return recipe, {"dry_run": True, "recipe": recipe.model_dump(mode="json"), **report, **counted}
 
 
@@ -208,7 +255,9 @@ def _steps(rows: SplitTable, settings: TrainingSettings) -> dict[str, Any]:
     epochs = plan.total_steps / len(plan.steps(0))
     tokens_in_epoch = int(rows.source_lengths.sum() + rows.target_lengths.sum())
     size = (
-        f"{settings.batch_size} rows" if settings.batch_size else f"up to {settings.tokens_per_batch:,} padded tokens"
+        f"{settings.batch_size} rows"
+        if settings.batch_size
+        else f"up to {settings.tokens_per_batch:,} padded tokens"
     )
     return {
         "steps": plan.total_steps,
@@ -227,12 +276,16 @@ def _tokenizer(recipe: Recipe, prepared: PreparedDataset) -> tuple[Any, list[int
     rows = range(len(tokenizer), len(tokenizer) + rows_carrying(carried))
     ids = train_token_ids(recipe, tokenizer, rows)
     if carried and not ids:
-        warn("spare rows carry text, and none of them trains: set data.lossless_text=off, or lora.train_tokens=auto")
+        warn(
+            "spare rows carry text, and none of them trains: set data.lossless_text=off, or "
+            "lora.train_tokens=auto"
+        )
     return lossless_tokenizer(tokenizer, carried) if carried else tokenizer, ids
 
 
 def train_token_ids(recipe: Recipe, tokenizer: Any, carried_ids: Sequence[int]) -> list[int]:
-    """Returns the ids of the tokens that train, ascending: those that carry text and those named; none for ``[]``.
+    """Returns the ids of the tokens that train, ascending: those that carry text and those named;
+    none for ``[]``.
 
     Raises:
         UsageError: a name that is not in the vocabulary.
@@ -253,7 +306,9 @@ def token_ids(names: Sequence[str], tokenizer: Any) -> list[int]:
     for name in names:
         if name not in vocabulary:
             hint = "name tokens as the vocabulary writes them, such as ▁the for a word's beginning"
-            raise UsageError(f"lora.train_tokens: no token '{name}'{nearest(name, vocabulary)}", hint=hint)
+            raise UsageError(
+                f"lora.train_tokens: no token '{name}'{nearest(name, vocabulary)}", hint=hint
+            )
     return [vocabulary[name] for name in names]
 
 
@@ -261,16 +316,26 @@ def _adapted_base(recipe: Recipe, train_tokens: Sequence[int]) -> tuple[LoadedBa
     """Loads a recipe's base and injects its adapter, ready to train."""
     section, lora = recipe.model, recipe.lora
     base = load_base(
-        section.name, revision=section.revision, dtype=section.dtype, quantization=section.quantization,
+        section.name,
+        revision=section.revision,
+        dtype=section.dtype,
+        quantization=section.quantization,
         skip_quantization=section.skip_quantization,
-    )  # fmt: skip
+    )
     lengths = {key: getattr(recipe.data, key) for key in ("max_source_tokens", "max_target_tokens")}
     check_lengths(base.family, base.model.config, name=section.name, **lengths)
     model = inject_lora(
-        base, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, target_modules=lora.target_modules, method=lora.method,
-        ranks=ranks_by_name(lora.rank_pattern), last_blocks=lora.last_blocks, train_tokens=train_tokens,
+        base,
+        r=lora.r,
+        alpha=lora.alpha,
+        dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        method=lora.method,
+        ranks=ranks_by_name(lora.rank_pattern),
+        last_blocks=lora.last_blocks,
+        train_tokens=train_tokens,
         seed=recipe.training.seed,
-    )  # fmt: skip
+    )
     base.family.set_dropout(model, recipe.training.dropout)
     if recipe.training.gradient_checkpointing:
         enable_gradient_checkpointing(model)
@@ -278,7 +343,10 @@ def _adapted_base(recipe: Recipe, train_tokens: Sequence[int]) -> tuple[LoadedBa
 
 
 def _parameter_counts(model: nn.Module) -> dict[str, int]:
-    return {"trainable_parameters": trainable_parameters(model), "total_parameters": total_parameters(model)}
+    return {
+        "trainable_parameters": trainable_parameters(model),
+        "total_parameters": total_parameters(model),
+    }
 
 
 def _identity(recipe: Recipe, base: LoadedBase, prepared: PreparedDataset) -> dict[str, str]:
@@ -298,7 +366,9 @@ def _identity(recipe: Recipe, base: LoadedBase, prepared: PreparedDataset) -> di
 
 @contextmanager
 def _running(folder: Path, *, resume: bool) -> Iterator[None]:
-    """Makes the running folder and holds it; a failure takes it away only if no step had been taken in it."""
+    """Makes the running folder and holds it; a failure takes it away only if no step had been taken
+    in it.
+    """
     main = is_main_process()
     with run_lock(folder, take=main):  # --overwrite does not reach a run that is alive
         with main_process_first():
@@ -323,7 +393,9 @@ def _has_steps(folder: Path) -> bool:
 
 
 def _finished(recipe: Recipe) -> dict[str, Any] | None:
-    """Returns the object of a run that has come to its end already: whoever resumes until it is done need not know."""
+    """Returns the object of a run that has come to its end already: whoever resumes until it is
+    done need not know.
+    """
     final = Path(recipe.output.dir) / str(recipe.output.name)
     written, running = final / "recipe.yaml", final.with_name(f"{final.name}.running")
     if running.exists() or not written.is_file():
@@ -336,9 +408,16 @@ def _finished(recipe: Recipe) -> dict[str, Any] | None:
     counts, training = (manifest.get(key) for key in ("counts", "training"))
     if not isinstance(counts, dict) or not isinstance(training, dict) or not _reports(training):
         hint = "add --overwrite to train it again"
-        raise DataError("the manifest lacks what a run reports", hint=hint, where=str(final / "manifest.json"))
+        raise DataError(
+            "the manifest lacks what a run reports", hint=hint, where=str(final / "manifest.json")
+        )
     say(f"{final} is done already")
-    return {"adapter": str(final), **training, **{key: counts.get(key) for key in _COUNTS}, "advice": []}
+    return {
+        "adapter": str(final),
+        **training,
+        **{key: counts.get(key) for key in _COUNTS},
+        "advice": [],
+    }
 
 
 def _reports(training: dict[str, Any]) -> bool:
@@ -357,7 +436,9 @@ def _stored(base: LoadedBase) -> str:
 
 def _origin(recipe: Recipe, base: LoadedBase, prepared: PreparedDataset) -> dict[str, Any]:
     """Returns the part of an adapter's manifest that says what it was made from."""
-    described = {key: getattr(base, key) for key in ("name", "revision", "weights_sha256", "quantization")}
+    described = {
+        key: getattr(base, key) for key in ("name", "revision", "weights_sha256", "quantization")
+    }
     described["skip_quantization"] = list(base.skip_quantization)
     described["dtype"] = dtype_name(base.dtype)
     return {
@@ -365,7 +446,10 @@ def _origin(recipe: Recipe, base: LoadedBase, prepared: PreparedDataset) -> dict
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "name": recipe.output.name,
         "base": described,
-        "data": {"fingerprint": prepared.fingerprint, **{key: prepared.report[key] for key in ("rows", "splits")}},
+        "data": {
+            "fingerprint": prepared.fingerprint,
+            **{key: prepared.report[key] for key in ("rows", "splits")},
+        },
         "input": prepared.manifest["input"],
         "versions": {"lora_s2s": __version__, **{name: version(name) for name in _PACKAGES}},
         "device": str(base.device),

@@ -26,7 +26,8 @@ _HEAD = "# The recipe that this data was prepared with. lora-s2s train FOLDER us
 def prepare_data(
     recipe: Recipe, out: Path | None = None, *, previews: int = 3, strict: bool = False
 ) -> PreparedDataset:
-    """Prepares a recipe's data, or opens what an earlier run prepared from the same data and settings.
+    """Prepares a recipe's data, or opens what an earlier run prepared from the same data and
+    settings.
 
     Args:
         out: the folder; ``prepared/NAME`` beside the folder of adapters by default.
@@ -34,24 +35,39 @@ def prepare_data(
     """
     data = recipe.data
     prepared = prepare(
-        train=data.train, validation=data.validation, test=data.test, format=data.format,
-        source_column=data.source_column, target_column=data.target_column, template=data.template,
-        max_source_tokens=data.max_source_tokens, max_target_tokens=data.max_target_tokens,
-        truncate_source=data.truncate_source, long_targets=data.long_targets,
-        validation_fraction=data.validation_fraction, lossless_text=data.lossless_text,
+        train=data.train,
+        validation=data.validation,
+        test=data.test,
+        format=data.format,
+        source_column=data.source_column,
+        target_column=data.target_column,
+        template=data.template,
+        max_source_tokens=data.max_source_tokens,
+        max_target_tokens=data.max_target_tokens,
+        truncate_source=data.truncate_source,
+        long_targets=data.long_targets,
+        validation_fraction=data.validation_fraction,
+        lossless_text=data.lossless_text,
         special_tokens=data.special_tokens,
-        max_rejected=data.max_rejected, source_language=data.source_language, target_language=data.target_language,
-        previews=previews, strict=strict,
-        model_name=recipe.model.name, revision=recipe.model.revision, seed=recipe.training.seed,
+        max_rejected=data.max_rejected,
+        source_language=data.source_language,
+        target_language=data.target_language,
+        previews=previews,
+        strict=strict,
+        model_name=recipe.model.name,
+        revision=recipe.model.revision,
+        seed=recipe.training.seed,
         out=out or Path(recipe.output.dir).parent / "prepared" / str(recipe.output.name),
         bounds=bounds_of(recipe),
-    )  # fmt: skip
+    )
     _keep_recipe(prepared.path / RECIPE, recipe)
     return prepared
 
 
 def _keep_recipe(path: Path, recipe: Recipe) -> None:
-    """Writes the recipe into a prepared folder, for ``train FOLDER``; keys that are ``auto`` stay so."""
+    """Writes the recipe into a prepared folder, for ``train FOLDER``; keys that are ``auto`` stay
+    so.
+    """
     text = _HEAD + recipe_to_yaml(recipe)
     if not path.is_file() or path.read_bytes() != text.encode("utf-8", "surrogatepass"):
         write_text(path, text)
@@ -63,7 +79,8 @@ def is_folder_of_data(name: str) -> bool:
 
 
 def sources_of(recipe: Recipe, prepared: PreparedDataset, *, just_made: bool) -> dict[str, Any]:
-    """Returns what an adapter's manifest holds of its data; nothing where the files are no longer those prepared.
+    """Returns what an adapter's manifest holds of its data; nothing where the files are no longer
+    those prepared.
 
     Args:
         just_made: the data was prepared, or compared with its files, in this run.
@@ -72,9 +89,14 @@ def sources_of(recipe: Recipe, prepared: PreparedDataset, *, just_made: bool) ->
     named = {"train": data.train, "validation": data.validation, "test": data.test}
     # The folder may be a stranger's: no pattern of its recipe is searched for, and nothing fetched.
     with only_cache():
-        if just_made or (not has_pattern(named.values()) and made_from_same(prepared, named, data.format)):
+        if just_made or (
+            not has_pattern(named.values()) and made_from_same(prepared, named, data.format)
+        ):
             return recorded_sources(recipe)
-    warn(f"the files that {prepared.path} was prepared from are missing or have changed: eval will need --data")
+    warn(
+        f"the files that {prepared.path} was prepared from are missing or have changed: eval will "
+        "need --data"
+    )
     return {}
 
 
@@ -87,15 +109,21 @@ def open_with_recipe(folder: Path, sets: Sequence[str]) -> tuple[Recipe, Prepare
     """
     for word in sets:
         if word.strip().startswith(("data.", "model.name", "model.revision")):
-            hint = f"prepare it anew: lora-s2s prepare {folder / RECIPE} --out FOLDER --set {word.strip()}"
+            hint = (
+                f"prepare it anew: lora-s2s prepare {folder / RECIPE} --out FOLDER --set "
+                f"{word.strip()}"
+            )
             raise UsageError(f"{word.strip()}: {folder} is prepared already", hint=hint)
     if not (folder / RECIPE).is_file():
-        raise DataError(f"{folder} holds no {RECIPE}", hint="prepare the data again: lora-s2s prepare RECIPE")
+        raise DataError(
+            f"{folder} holds no {RECIPE}", hint="prepare the data again: lora-s2s prepare RECIPE"
+        )
     folder = folder.expanduser()
     recipe = load_recipe(str(folder / RECIPE), sets, only_shipped=True)
     if not is_local(recipe.model.name, recipe.model.revision):
         raise DataError(
-            f"{folder} names the model '{recipe.model.name}', which is not on this machine; it is not fetched for that",
+            f"{folder} names the model '{recipe.model.name}', which is not on this machine; it is "
+            "not fetched for that",
             hint=f"if that is the model you want: hf download {recipe.model.name}",
             where=str(folder / RECIPE),
         )
@@ -104,7 +132,10 @@ def open_with_recipe(folder: Path, sets: Sequence[str]) -> tuple[Recipe, Prepare
     made_with = identity.get("tokenizer") if isinstance(identity, dict) else None
     if made_with != tokenizer_hash(recipe.model.name, recipe.model.revision):
         hint = f"prepare it anew: lora-s2s prepare {folder / RECIPE} --out FOLDER"
-        raise DataError(f"{folder} was prepared with another tokenizer than that of {recipe.model.name}", hint=hint)
+        raise DataError(
+            f"{folder} was prepared with another tokenizer than that of {recipe.model.name}",
+            hint=hint,
+        )
     return recipe, prepared
 
 
@@ -113,7 +144,10 @@ def data_line(prepared: PreparedDataset) -> str:
     report = prepared.report
     count = report["rows"]["rejected"]
     left_out = f"; {counted(count, 'row')} left out, see rejected.jsonl" if count else ""
-    return f"data: {sizes(report)} ({prepared.path}{', as before' if prepared.reused else ''}){left_out}"
+    return (
+        f"data: {sizes(report)} "
+        f"({prepared.path}{', as before' if prepared.reused else ''}){left_out}"
+    )
 
 
 def sizes(report: Mapping[str, Any]) -> str:

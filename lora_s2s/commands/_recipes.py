@@ -1,4 +1,6 @@
-"""The recipe of a command line: a file or shipped name, or data and model alone; and the command that trains next."""
+"""The recipe of a command line: a file or shipped name, or data and model alone; and the command
+that trains next.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,16 @@ _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def chosen_recipe(
-    recipe: str, data: Sequence[str], model: str | None, sets: Sequence[str], *, command: str, out: str | None = None
+    recipe: str,
+    data: Sequence[str],
+    model: str | None,
+    sets: Sequence[str],
+    *,
+    command: str,
+    out: str | None = None,
 ) -> Recipe:
-    """Returns the recipe that is named, with data and model over it, or one of data and model alone.
+    """Returns the recipe that is named, with data and model over it, or one of data and model
+    alone.
 
     Args:
         command: the command's name, for the hint.

@@ -35,7 +35,9 @@ _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 @dataclass(frozen=True)
 class ScoredData:
-    """What a model is scored on: unique sources with all references of each, and a name for the results."""
+    """What a model is scored on: unique sources with all references of each, and a name for the
+    results.
+    """
 
     name: str
     sources: Sequence[str]
@@ -70,10 +72,13 @@ def score_model(
         say(f"not used from the checkpoint's generation_config: {predictor.not_used}")
     if names_code(format := predictor.settings.format, sets):
         raise UsageError(
-            f"the model's folder names a function to read rows with, '{format}': it runs only where you name it",
+            f"the model's folder names a function to read rows with, '{format}': it runs only "
+            "where you name it",
             hint=f"--set data.format={format}",
         )
-    columns_named = any(word.strip().startswith(("data.source_column", "data.target_column")) for word in sets)
+    columns_named = any(
+        word.strip().startswith(("data.source_column", "data.target_column")) for word in sets
+    )
     scored = _rows(recipe, predictor, data, columns_named=columns_named)
     metrics = _metrics(recipe.evaluation.metrics, scored)
     count, total = limit or recipe.evaluation.limit, len(scored.sources)
@@ -109,12 +114,17 @@ def _metrics(named: Sequence[str], data: ScoredData) -> Sequence[str]:
     if list(named) != [AUTO]:
         return named
     choice = choose_metrics(data.references, translation=data.translation)
-    say(f"metrics: {', '.join(choice.metrics)} ({choice.reason}); choose others with --set evaluation.metrics=…")
+    say(
+        f"metrics: {', '.join(choice.metrics)} ({choice.reason}); choose others with --set "
+        "evaluation.metrics=…"
+    )
     return choice.metrics
 
 
 def _as_trained(recipe: Recipe, settings: InputSettings) -> Recipe:
-    """A merged model brings no recipe, but its manifest says how a row became a source: its shape and template too."""
+    """A merged model brings no recipe, but its manifest says how a row became a source: its shape
+    and template too.
+    """
     said = recipe.data.model_fields_set
     known: dict[str, Any] = {}
     if "format" not in said or (recipe.data.format == "auto" and settings.format in SHAPES):
@@ -126,61 +136,97 @@ def _as_trained(recipe: Recipe, settings: InputSettings) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=known)})
 
 
-def _rows(recipe: Recipe, predictor: Predictor, data: str | Sequence[str] | None, *, columns_named: bool) -> ScoredData:
-    """Returns what to score on: the data given, else the recipe's test data, else its validation data or split.
+def _rows(
+    recipe: Recipe, predictor: Predictor, data: str | Sequence[str] | None, *, columns_named: bool
+) -> ScoredData:
+    """Returns what to score on: the data given, else the recipe's test data, else its validation
+    data or split.
 
     Args:
-        columns_named: the recipe's column names were given for this very file, so a missing one is an error; else
-            a file that lacks them has its columns found by their names.
+        columns_named: the recipe's column names were given for this very file, so a missing one is
+            an error; else a file that lacks them has its columns found by their names.
 
     Raises:
         DataError: the data is missing, lacks columns, or holds no usable row.
     """
     given = data or recipe.data.test or recipe.data.validation
     if given is None and recipe.data.train == NO_DATA:
-        raise UsageError(f"{recipe.model.name} comes without a recipe that names data", hint="give --data FILE")
+        raise UsageError(
+            f"{recipe.model.name} comes without a recipe that names data", hint="give --data FILE"
+        )
     if given is None:
         prepared = prepare_data(recipe)
         # A column of the training table may set rows aside for a test.
         split = "validation" if prepared.split("test") is None else "test"
         table = prepared.split(split)
         if table is None:
-            raise UsageError("the recipe names no test data and holds out no validation data", hint="give --data FILE")
+            raise UsageError(
+                "the recipe names no test data and holds out no validation data",
+                hint="give --data FILE",
+            )
         if split == "validation":
             say("no test data is named: scoring the validation split, which training has watched")
         column, other = prepared.manifest["input"]["source_column"], recipe.data.target_column
         grouped = group_references(table.sources(), table.targets())
-        return ScoredData(split, *grouped, translation=_is_translation(recipe, predictor, column, other))
+        return ScoredData(
+            split, *grouped, translation=_is_translation(recipe, predictor, column, other)
+        )
     if data is None and recipe.data.test is None:
-        say(f"no test data is named: scoring the validation data {given}, which training has watched")
+        say(
+            f"no test data is named: scoring the validation data {given}, which training has "
+            "watched"
+        )
     section = _as_trained(recipe, predictor.settings).data
     said = columns_named or data is None
-    free = [key for key in ("source_column", "target_column") if not (said and getattr(recipe.data, key))]
+    free = [
+        key
+        for key in ("source_column", "target_column")
+        if not (said and getattr(recipe.data, key))
+    ]
     names = column_names(given) if free else set()
-    section = section.model_copy(update={key: None for key in free if getattr(section, key) not in names})
+    section = section.model_copy(
+        update={key: None for key in free if getattr(section, key) not in names}
+    )
     rows = list(read_examples(given, **_reading(section), split="test"))
-    pairs = [(predictor.fitted(row), row.target) for row in rows if isinstance(row, Example) and row.is_taken]
+    pairs = [
+        (predictor.fitted(row), row.target)
+        for row in rows
+        if isinstance(row, Example) and row.is_taken
+    ]
     first = given if isinstance(given, str) else given[0]
     if count := sum(isinstance(row, Rejected) and not isinstance(row, Skipped) for row in rows):
-        warn(f"{count:,} rows of {first} cannot be used and are not scored; lora-s2s prepare says why")
+        warn(
+            f"{count:,} rows of {first} cannot be used and are not scored; lora-s2s prepare says "
+            "why"
+        )
     grouped = group_references([source for source, _ in pairs], [target for _, target in pairs])
     names_of = how_read(given, **_reading(section))
     for note in names_of.notes:
         say(note)
     columns = [names_of.source_column, names_of.target_column]
-    if not isinstance(given, str) and len(given) == 2:  # two files of parallel lines, such as train.en and train.de
+    if (
+        not isinstance(given, str) and len(given) == 2
+    ):  # two files of parallel lines, such as train.en and train.de
         columns = [Path(file).suffix.removeprefix(".") for file in given]
-    return ScoredData(data_name(first), *grouped, translation=_is_translation(recipe, predictor, *columns))
+    return ScoredData(
+        data_name(first), *grouped, translation=_is_translation(recipe, predictor, *columns)
+    )
 
 
-def _is_translation(recipe: Recipe, predictor: Predictor, source: str | None, target: str | None) -> bool:
-    """Says whether source and target are in two languages, by the languages set or the columns' names."""
+def _is_translation(
+    recipe: Recipe, predictor: Predictor, source: str | None, target: str | None
+) -> bool:
+    """Says whether source and target are in two languages, by the languages set or the columns'
+    names.
+    """
     settings = predictor.settings
     languages = (
         recipe.data.source_language or settings.source_language,
         recipe.data.target_language or settings.target_language,
     )
-    return len({language for language in languages if language}) == 2 or two_languages(source, target)
+    return len({language for language in languages if language}) == 2 or two_languages(
+        source, target
+    )
 
 
 def _reading(section: DataSection) -> dict[str, Any]:
@@ -188,17 +234,28 @@ def _reading(section: DataSection) -> dict[str, Any]:
 
 
 def data_name(path: str) -> str:
-    """Returns a folder name for the results on a data file: ``testset_w_refs`` for ``…/testset_w_refs.csv.gz``."""
-    name = path if path.startswith(("demo:", "hf:")) else re.sub(r"(\.[A-Za-z]+)?(\.gz)?$", "", Path(path).name)
+    """Returns a folder name for the results on a data file: ``testset_w_refs`` for
+    ``…/testset_w_refs.csv.gz``.
+    """
+    name = (
+        path
+        if path.startswith(("demo:", "hf:"))
+        else re.sub(r"(\.[A-Za-z]+)?(\.gz)?$", "", Path(path).name)
+    )
     return _NOT_IN_NAMES.sub("-", name).strip("-.") or "data"
 
 
 def probe_texts(adapter: Path, data: str | None = None, count: int = 16) -> list[str]:
-    """Returns real sources to compare two models on: of ``data``, or what the adapter was scored on, or its data.
+    """Returns real sources to compare two models on: of ``data``, or what the adapter was scored
+    on, or its data.
 
     Without any of these they are the demo task's.
     """
-    scored = [] if data else [str(row["source"]) for row in sample_rows(adapter, count) if "source" in row]
+    scored = (
+        []
+        if data
+        else [str(row["source"]) for row in sample_rows(adapter, count) if "source" in row]
+    )
     if scored:
         return scored
     try:
@@ -206,8 +263,14 @@ def probe_texts(adapter: Path, data: str | None = None, count: int = 16) -> list
         section = recipe.data if data else followed(recipe, str(adapter)).data
         named = data or section.test or section.validation or section.train
         # A plain adapter names nothing, and what is named is no reason to fetch anything.
-        rows = () if named == NO_DATA or "hf:" in str(named) else read_examples(named, **_reading(section))
-        found = dict.fromkeys(row.source for row in islice(rows, 64 * count) if isinstance(row, Example))
+        rows = (
+            ()
+            if named == NO_DATA or "hf:" in str(named)
+            else read_examples(named, **_reading(section))
+        )
+        found = dict.fromkeys(
+            row.source for row in islice(rows, 64 * count) if isinstance(row, Example)
+        )
         texts = list(found)[:count]
     except ToolkitError as error:  # the data need not be on the machine that merges
         if data:

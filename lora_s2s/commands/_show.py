@@ -26,16 +26,27 @@ def short(text: str) -> str:
 
 
 def show_scores(title: str, result: Mapping[str, Any]) -> None:
-    """Shows what ``eval`` found: a row for each metric, a table of labels, and what to know before trusting them."""
+    """Shows what ``eval`` found: a row for each metric, a table of labels, and what to know before
+    trusting them.
+    """
     baseline, difference = result.get("baseline"), result.get("difference")
     rows = []
     for name, score in result["metrics"].items():
         row = [name, _with_interval(score)]
         if baseline and difference:
             values = [f"{baseline[name]['value']:.2f}", f"{score['value']:.2f}"]
-            row = [name, *values, _with_interval(difference[name], "+"), p_text(difference[name]["p_value"])]
+            row = [
+                name,
+                *values,
+                _with_interval(difference[name], "+"),
+                p_text(difference[name]["p_value"]),
+            ]
         rows.append(row)
-    heads = ["metric", "base", "adapter", "difference [95 %]", "p"] if baseline else ["metric", "score [95 %]"]
+    heads = (
+        ["metric", "base", "adapter", "difference [95 %]", "p"]
+        if baseline
+        else ["metric", "score [95 %]"]
+    )
     table(title, heads, rows)
     if labels := result.get("labels"):
         _show_labels(labels["table"])
@@ -47,7 +58,11 @@ def _show_labels(rows: Sequence[Mapping[str, Any]]) -> None:
     """Shows the labels with most references, and how many are not shown."""
     heads = ["label", "sources", "answers", "precision", "recall", "F1"]
     cells = [[short(row["label"]), *label_cells(row)] for row in rows[:_MOST_LABELS]]
-    table(f"Labels ({len(cells)} of {len(rows):,})" if len(cells) < len(rows) else "Labels", heads, cells)
+    table(
+        f"Labels ({len(cells)} of {len(rows):,})" if len(cells) < len(rows) else "Labels",
+        heads,
+        cells,
+    )
 
 
 def _with_interval(score: Mapping[str, Any], sign: str = "") -> str:
@@ -56,27 +71,40 @@ def _with_interval(score: Mapping[str, Any], sign: str = "") -> str:
 
 
 _LIMIT_BY = {
-    "recipe": "set", "data": "auto", "cap": "auto, its most", "positions": "auto, all that the base has",
+    "recipe": "set",
+    "data": "auto",
+    "cap": "auto, its most",
+    "positions": "auto, all that the base has",
     "memory": "auto, all that this machine's memory allows",
-}  # fmt: skip
+}
 
 
 def limits_line(report: Mapping[str, Any]) -> str:
     """Returns one line on the length limits and what set them."""
     limits = {side: report["limits"][f"max_{side}_tokens"] for side in ("source", "target")}
-    words = [f"{side}s {limit['tokens']:,} tokens ({_LIMIT_BY[limit['by']]})" for side, limit in limits.items()]
+    words = [
+        f"{side}s {limit['tokens']:,} tokens ({_LIMIT_BY[limit['by']]})"
+        for side, limit in limits.items()
+    ]
     return f"limits: {', '.join(words)}"
 
 
 def _show_added(counts: Mapping[str, Mapping[str, int]]) -> None:
     """Shows which added tokens of the base stand in the data, and what becomes of them."""
     listed = {
-        kind: ", ".join(f"{token} {count:,} ×" for token, count in found.items()) for kind, found in counts.items()
+        kind: ", ".join(f"{token} {count:,} ×" for token, count in found.items())
+        for kind, found in counts.items()
     }
     if listed["used"]:
-        say(f"added tokens of the base, one id each (data.special_tokens=text: letters): {short(listed['used'])}")
+        say(
+            "added tokens of the base, one id each (data.special_tokens=text: letters): "
+            f"{short(listed['used'])}"
+        )
     if listed["text"]:
-        say(f"tokens of the base that are read as text (one id each: data.special_tokens=use): {short(listed['text'])}")
+        say(
+            "tokens of the base that are read as text (one id each: data.special_tokens=use): "
+            f"{short(listed['text'])}"
+        )
 
 
 def show_data(report: Mapping[str, Any]) -> None:
@@ -91,13 +119,22 @@ def show_prepared(report: Mapping[str, Any], preview: Sequence[Mapping[str, Any]
     """Shows the report of ``prepare`` and some pairs."""
     points = ("p50", "p90", "p99", "max")
     rows = [
-        [side, *(f"{report[f'{side}_tokens'][key]:,}" for key in points), f"{report['truncated'][side]:,}",
-         f"{report['unknown_tokens'][side]:.2%}", f"{report['lost_characters'][side]['count']:,}"]
+        [
+            side,
+            *(f"{report[f'{side}_tokens'][key]:,}" for key in points),
+            f"{report['truncated'][side]:,}",
+            f"{report['unknown_tokens'][side]:.2%}",
+            f"{report['lost_characters'][side]['count']:,}",
+        ]
         for side in ("source", "target")
-    ]  # fmt: skip
+    ]
     say(str(report["columns_line"]))
     say(limits_line(report))
-    table("Tokens", ["side", "median", "90 %", "99 %", "longest", "cut", "unknown", "lost characters"], rows)
+    table(
+        "Tokens",
+        ["side", "median", "90 %", "99 %", "longest", "cut", "unknown", "lost characters"],
+        rows,
+    )
     for reason, count in report["rows"]["by_reason"].items():
         say(f"left out: {count:,} × {reason}")
     if report["leaked"]:

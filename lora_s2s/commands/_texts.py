@@ -1,4 +1,6 @@
-"""What ``predict`` reads and writes: lines of text, or rows that keep their fields. Heavy to import."""
+"""What ``predict`` reads and writes: lines of text, or rows that keep their fields. Heavy to
+import.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ class Table:
     header: bool = True
 
     def named(self, kind: str) -> Table:
-        """Returns how a file with the ending ``kind`` is written: ``.tsv`` by tabs, ``.csv`` never by tabs."""
+        """Returns how a file with the ending ``kind`` is written: ``.tsv`` by tabs, ``.csv`` never
+        by tabs.
+        """
         delimiter = "," if kind == ".csv" and self.delimiter == "\t" else self.delimiter
         return Table("\t" if kind == ".tsv" else delimiter, self.header)
 
@@ -58,7 +62,8 @@ class Table:
 class Inputs:
     """Texts or rows, each with the place it came from.
 
-    ``alone`` is one text whose answer may have several lines; ``table`` is how a CSV or TSV file's rows were written.
+    ``alone`` is one text whose answer may have several lines; ``table`` is how a CSV or TSV file's
+    rows were written.
     """
 
     items: list[Input]
@@ -69,10 +74,12 @@ class Inputs:
     def written(self, predictions: Sequence[str], *, output: str | None = None) -> str:
         """Returns what goes out: a line for a line, a row with ``prediction`` for a row.
 
-        Rows of CSV and TSV go out as such, unless the output's name says JSON lines; other rows are JSON lines.
+        Rows of CSV and TSV go out as such, unless the output's name says JSON lines; other rows are
+        JSON lines.
 
         Args:
-            output: a file's name; one of JSON lines takes texts too, as ``{"text": …, "prediction": …}``.
+            output: a file's name; one of JSON lines takes texts too, as ``{"text": …, "prediction":
+                …}``.
         """
         kind = "" if output is None else Path(output).suffix.lower()
         rows, pairs = kind in _ROWS_AS_THEY_ARE, list(zip(self.items, predictions, strict=True))
@@ -81,26 +88,39 @@ class Inputs:
             return _csv_text(records, self.table.named(kind))
         if self.alone and not rows:
             return f"{predictions[0]}\n"
-        broken = 0 if rows else sum(isinstance(item, str) and len(text.splitlines()) > 1 for item, text in pairs)
+        broken = (
+            0
+            if rows
+            else sum(isinstance(item, str) and len(text.splitlines()) > 1 for item, text in pairs)
+        )
         if broken:
             # One line in, one line out, whatever the model wrote.
-            warn(f"the lines of {broken:,} answers are joined by spaces; --output FILE.jsonl keeps them apart")
+            warn(
+                f"the lines of {broken:,} answers are joined by spaces; --output FILE.jsonl keeps "
+                "them apart"
+            )
         return "".join(_line(item, text, rows=rows) for item, text in pairs)
 
 
 def _line(item: Input, prediction: str, *, rows: bool) -> str:
     if isinstance(item, str) and not rows:
         return " ".join(prediction.splitlines()) + "\n"
-    return jsonl_line({**({"text": item} if isinstance(item, str) else item), "prediction": prediction})
+    return jsonl_line(
+        {**({"text": item} if isinstance(item, str) else item), "prediction": prediction}
+    )
 
 
 def _csv_text(pairs: Sequence[tuple[dict[str, Any], str]], table: Table) -> str:
-    """Returns rows with every column they had and ``prediction``, which stands last unless it was a column already."""
+    """Returns rows with every column they had and ``prediction``, which stands last unless it was a
+    column already.
+    """
     names = list(dict.fromkeys([*(name for row, _ in pairs for name in row), _PREDICTION]))
     buffer = io.StringIO()
     writer = csv.writer(buffer, delimiter=table.delimiter, lineterminator="\n")
     writer.writerows([names] if table.header else [])
-    writer.writerows([{**row, _PREDICTION: text}.get(name, "") for name in names] for row, text in pairs)
+    writer.writerows(
+        [{**row, _PREDICTION: text}.get(name, "") for name in names] for row, text in pairs
+    )
     formulas = sum(text.startswith(_FORMULA) and not _NUMBER.fullmatch(text) for _, text in pairs)
     if formulas:
         begin = f"{formulas:,} predictions begin with {' '.join(_FORMULA[:-1])} or {_FORMULA[-1]}"
@@ -117,18 +137,24 @@ def check_kind(output: str, inputs: Inputs) -> None:
     path, kind = Path(output), Path(output).suffix.lower()
     if kind in _SPREADSHEETS or (kind in _TABLES and inputs.table is None):
         what = "lines or JSON lines, never a spreadsheet's; a CSV or TSV file's go into one too"
-        raise UsageError(f"{path.name}: predictions are {what}", hint=f"--output {path.with_suffix('.jsonl')}")
+        raise UsageError(
+            f"{path.name}: predictions are {what}", hint=f"--output {path.with_suffix('.jsonl')}"
+        )
     if kind in COMPRESSED:
-        raise UsageError(f"{path.name}: predictions are not compressed", hint=f"--output {path.with_suffix('')}")
+        raise UsageError(
+            f"{path.name}: predictions are not compressed", hint=f"--output {path.with_suffix('')}"
+        )
 
 
 def read_inputs(texts: Sequence[str], file: str | None, *, parallel: bool = False) -> Inputs:
     """Reads the texts of the command line (``-`` is stdin, a line each), or a file.
 
     Args:
-        parallel: the model was trained on two columns without a header, which is what a ``.tsv`` then holds here too.
+        parallel: the model was trained on two columns without a header, which is what a ``.tsv``
+            then holds here too.
 
-    The file ``-`` is stdin too: rows where its first line is a JSON object, else a text in each line.
+    The file ``-`` is stdin too: rows where its first line is a JSON object, else a text in each
+    line.
 
     Raises:
         UsageError: both or neither were given.
@@ -143,22 +169,33 @@ def read_inputs(texts: Sequence[str], file: str | None, *, parallel: bool = Fals
     table = None
     if file and file != STDIN:
         found = list(_file_items(Path(file).expanduser(), parallel=parallel))
-        table = _table(Path(file).expanduser(), parallel=parallel) if found and isinstance(found[0][0], dict) else None
+        table = (
+            _table(Path(file).expanduser(), parallel=parallel)
+            if found and isinstance(found[0][0], dict)
+            else None
+        )
     elif file and (lines := _stdin_lines()) and lines[0].lstrip().startswith("{"):
-        found = [(_json_row(line, f"stdin:{number}"), f"stdin:{number}") for number, line in enumerate(lines, start=1)]
+        found = [
+            (_json_row(line, f"stdin:{number}"), f"stdin:{number}")
+            for number, line in enumerate(lines, start=1)
+        ]
     else:
         piped = file == STDIN or list(texts) == [STDIN]
         place = "stdin:" if piped else "text "
         lines = lines if file else _stdin_lines() if piped else list(texts)
         found = [(text, f"{place}{number}") for number, text in enumerate(lines, start=1)]
     if not found:
-        raise DataError(f"{file or 'stdin'} is empty: nothing to answer", hint="give at least one line or row")
+        raise DataError(
+            f"{file or 'stdin'} is empty: nothing to answer", hint="give at least one line or row"
+        )
     items, places = map(list, zip(*found, strict=True))
     return Inputs(items, places, alone=len(texts) == 1 and texts[0] != STDIN, table=table)
 
 
 def _table(path: Path, *, parallel: bool) -> Table | None:
-    """Returns how a CSV or TSV file is written, by its name; None for other files, and for several."""
+    """Returns how a CSV or TSV file is written, by its name; None for other files, and for
+    several.
+    """
     kind = ending(path) if path.is_file() else ""
     if kind not in _TABLES:
         return None
@@ -167,7 +204,8 @@ def _table(path: Path, *, parallel: bool) -> Table | None:
 
 
 def refuse_file_names(texts: Sequence[str]) -> None:
-    """Refuses texts that name files here: the name would be answered in place of what is in the file.
+    """Refuses texts that name files here: the name would be answered in place of what is in the
+    file.
 
     A text that looks like a file's name, and names none, is answered with a warning.
 
@@ -179,7 +217,8 @@ def refuse_file_names(texts: Sequence[str]) -> None:
             name = shlex.quote(text)
             raise UsageError(
                 f"'{text}' is a file, and would be answered as a text",
-                hint=f"--input {name} answers what is in the file, --text {name} the words themselves",
+                hint=f"--input {name} answers what is in the file, --text {name} the words "
+                "themselves",
             )
         if _FILE_NAME.fullmatch(text):
             warn(f"there is no file '{text}': answering these words as a text")
@@ -187,12 +226,16 @@ def refuse_file_names(texts: Sequence[str]) -> None:
 
 def _stdin_lines() -> list[str]:
     if sys.stdin is None:
-        raise UsageError("stdin is closed, so there is nothing to read", hint="give texts, or --input FILE")
+        raise UsageError(
+            "stdin is closed, so there is nothing to read", hint="give texts, or --input FILE"
+        )
     with naming(Path("stdin")):
         content = sys.stdin.buffer.read()
     try:
         # Not splitlines, which also breaks where a line of a file does not: at U+2028, for one.
-        return [line.rstrip("\n") for line in io.StringIO(content.decode("utf-8-sig"), newline=None)]
+        return [
+            line.rstrip("\n") for line in io.StringIO(content.decode("utf-8-sig"), newline=None)
+        ]
     except UnicodeDecodeError as error:
         raise DataError(f"stdin is not UTF-8 text (byte {error.start})") from error
 
@@ -226,7 +269,9 @@ def _file_items(path: Path, *, parallel: bool) -> Iterator[tuple[Input, str]]:
         elif kind in _ROWS_AS_THEY_ARE:
             # Not the reader for training data: what was a number stays one on its way through.
             rows = (line for _, line in _file_lines(path) if line.strip())
-            for place, line in ((f"{path}, row {number}", line) for number, line in enumerate(rows, start=1)):
+            for place, line in (
+                (f"{path}, row {number}", line) for number, line in enumerate(rows, start=1)
+            ):
                 yield _json_row(line, place), place
         else:
             for origin in find_origins(str(path), parallel=parallel):
@@ -252,7 +297,9 @@ def rendered(predictor: Predictor, inputs: Inputs) -> list[str]:
 
 
 def template_lines(predictor: Predictor, inputs: Inputs) -> list[str]:
-    """Returns what a user should know of the template: which is applied, and to which texts it was already."""
+    """Returns what a user should know of the template: which is applied, and to which texts it was
+    already.
+    """
     settings = predictor.settings
     template, listed = settings.first_template, settings.template
     if template is None:
@@ -260,27 +307,40 @@ def template_lines(predictor: Predictor, inputs: Inputs) -> list[str]:
     which = f" 1 of {len(listed)}" if isinstance(listed, list | tuple) and len(listed) > 1 else ""
     lines = [f"template{which}: {template}"]
     one = PromptTemplate.of(template).templates[0]
-    begun = sum(one.begun({one.first: item} if isinstance(item, str) else item) for item in inputs.items)
+    begun = sum(
+        one.begun({one.first: item} if isinstance(item, str) else item) for item in inputs.items
+    )
     if begun:
         lines.append(
-            f"{begun:,} of {len(inputs.items):,} inputs begin with '{one.opening}' already: it stands once there"
+            f"{begun:,} of {len(inputs.items):,} inputs begin with '{one.opening}' already: it "
+            "stands once there"
         )
     return lines
 
 
-def decoding_settings(section: EvaluationSection, trained_on: InputSettings) -> decoding.DecodingSettings:
-    """Returns the decoding part of a recipe's evaluation section, its limit that of the targets where it is auto."""
+def decoding_settings(
+    section: EvaluationSection, trained_on: InputSettings
+) -> decoding.DecodingSettings:
+    """Returns the decoding part of a recipe's evaluation section, its limit that of the targets
+    where it is auto.
+    """
     limit = section.answer_tokens(trained_on.max_target_tokens)
-    return decoding.DecodingSettings(limit, num_beams=section.num_beams, batch_tokens=section.batch_tokens)
+    return decoding.DecodingSettings(
+        limit, num_beams=section.num_beams, batch_tokens=section.batch_tokens
+    )
 
 
-def answer(predictor: Predictor, sources: Sequence[str], section: EvaluationSection, *, label: str) -> list[str]:
+def answer(
+    predictor: Predictor, sources: Sequence[str], section: EvaluationSection, *, label: str
+) -> list[str]:
     """Returns the answers to rendered sources, with a progress line called ``label``."""
     with ProgressLine(label) as line:
         answers = decoding.decode(
             predictor,
             sources,
             decoding_settings(section, predictor.settings),
-            (lambda done, total: line.update({}, done=done, total=total)) if len(sources) > 1 else None,
+            (lambda done, total: line.update({}, done=done, total=total))
+            if len(sources) > 1
+            else None,
         )
     return [answer.text for answer in answers]

@@ -10,9 +10,13 @@ import typer
 from lora_s2s.commands._options import Json
 
 adapters = typer.Typer(
-    help="List trained adapters; show one; compare two.", rich_markup_mode=None, invoke_without_command=True
+    help="List trained adapters; show one; compare two.",
+    rich_markup_mode=None,
+    invoke_without_command=True,
 )
-Name = Annotated[str, typer.Argument(metavar="NAME", help="An adapter's folder, or its name in --dir.")]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="An adapter's folder, or its name in --dir.")
+]
 Folder = Annotated[str, typer.Option("--dir", metavar="DIR", help="The folder of adapters.")]
 
 
@@ -28,7 +32,11 @@ def listed(context: typer.Context, folder: Folder = "adapters", json: Json = Fal
     if json:
         write_json({"adapters": [adapter.to_json() for adapter in found]})
     elif found:
-        table(folder, ["name", "base", "steps", "data", "main score"], [adapter.row() for adapter in found])
+        table(
+            folder,
+            ["name", "base", "steps", "data", "main score"],
+            [adapter.row() for adapter in found],
+        )
     else:
         say(f"no adapter in {folder}; train one: lora-s2s train demo")
 

@@ -11,7 +11,9 @@ from lora_s2s.commands._options import Json, Sets
 
 
 def demo(
-    out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where everything goes.")] = "lora-s2s-demo",
+    out: Annotated[
+        str, typer.Option("--out", metavar="DIR", help="Where everything goes.")
+    ] = "lora-s2s-demo",
     sets: Sets = None,
     json: Json = False,
 ) -> None:
@@ -19,7 +21,8 @@ def demo(
 
     Prepares, trains, scores against the base, merges, and ends with a before/after table.
 
-    The task: messy booking messages become clean records. Takes a few minutes on two CPU cores and no network.
+    The task: messy booking messages become clean records. Takes a few minutes on two CPU cores and
+    no network.
     """
     from lora_s2s.commands._demo import run_demo, show_demo
     from lora_s2s.console import write_json

@@ -14,13 +14,25 @@ def evaluate(
     model: Model,
     data: Annotated[
         list[str] | None,
-        typer.Option("--data", metavar="FILE", help="What to score on; the recipe's test data by default; repeats."),
+        typer.Option(
+            "--data",
+            metavar="FILE",
+            help="What to score on; the recipe's test data by default; repeats.",
+        ),
     ] = None,
-    baseline: Annotated[bool, typer.Option("--baseline", help="Score the base too, and the difference.")] = False,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Score a random sample of N sources.")] = None,
+    baseline: Annotated[
+        bool, typer.Option("--baseline", help="Score the base too, and the difference.")
+    ] = False,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Score a random sample of N sources.")
+    ] = None,
     out: Annotated[
         str | None,
-        typer.Option("--out", metavar="DIR", help="Where predictions go; ADAPTER/evaluations/DATA by default."),
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Where predictions go; ADAPTER/evaluations/DATA by default.",
+        ),
     ] = None,
     base: Base = None,
     sets: Sets = None,
@@ -35,7 +47,13 @@ def evaluate(
     model = located(model)
     named = data[0] if data and len(data) == 1 else data or None
     result = score_model(
-        model, data=named, baseline=baseline, limit=limit, out=Path(out) if out else None, base=base, sets=sets or ()
+        model,
+        data=named,
+        baseline=baseline,
+        limit=limit,
+        out=Path(out) if out else None,
+        base=base,
+        sets=sets or (),
     )
     show_scores(f"{model}: {result['n']:,} sources", result)
     if result["predictions"]:

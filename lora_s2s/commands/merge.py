@@ -15,17 +15,26 @@ def merge(
     adapter: Adapter,
     out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where the whole model goes.")],
     onto: Annotated[
-        str, typer.Option("--onto", help="original: the base as published; dequantized: as it was in nf4 or int8.")
+        str,
+        typer.Option(
+            "--onto", help="original: the base as published; dequantized: as it was in nf4 or int8."
+        ),
     ] = "original",
     dtype: Annotated[
         str | None,
         typer.Option(
-            "--dtype", metavar="D", help="float32, bfloat16 or float16; by default what the adapter was trained in."
+            "--dtype",
+            metavar="D",
+            help="float32, bfloat16 or float16; by default what the adapter was trained in.",
         ),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option("--data", metavar="FILE", help="What to compare on; what it was scored or trained on by default."),
+        typer.Option(
+            "--data",
+            metavar="FILE",
+            help="What to compare on; what it was scored or trained on by default.",
+        ),
     ] = None,
     base: Base = None,
     json: Json = False,
@@ -46,20 +55,32 @@ def merge(
     check_writable(Path(out).parent)
     decoding = decoding_of(folder)
     report = merge_adapter(
-        folder, Path(out), onto=onto, dtype=dtype, base_override=base, probe_texts=probe_texts(folder, data),
+        folder,
+        Path(out),
+        onto=onto,
+        dtype=dtype,
+        base_override=base,
+        probe_texts=probe_texts(folder, data),
         **decoding,
-    )  # fmt: skip
-    say(f"{report.out}: {report.dtype}, against the adapter on its base over {report.positions:,} positions:")
+    )
+    say(
+        f"{report.out}: {report.dtype}, against the adapter on its base over {report.positions:,} "
+        "positions:"
+    )
     measured = {report.onto: asdict(report), **report.other}
     for name, measures in measured.items():
         say(
             f"  onto {name}: largest logit difference {measures['max_logit_difference']:.2g}, mean "
-            f"{measures['mean_logit_difference']:.2g}, most likely token changed at {measures['top1_changed']:.2%}"
+            f"{measures['mean_logit_difference']:.2g}, most likely token changed at "
+            f"{measures['top1_changed']:.2%}"
         )
     if report.other:
         nearer = min(measured, key=lambda name: measured[name]["mean_logit_difference"])
         say(f"  nearer to what was trained: {nearer}")
-    say(f"  plain transformers, `generate` alone: {report.answers_changed:.0%} of {report.answers} answers changed")
+    say(
+        f"  plain transformers, `generate` alone: {report.answers_changed:.0%} of {report.answers} "
+        "answers changed"
+    )
     if report.not_used:
         say(f"not used from the checkpoint's generation_config: {report.not_used}")
     if report.note:

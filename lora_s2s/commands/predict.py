@@ -14,25 +14,29 @@ from lora_s2s.commands._options import Base, Model, Sets, check_output
 def predict(
     model: Model,
     texts: Annotated[
-        list[str] | None, typer.Argument(metavar="[TEXT …]", help="Texts to answer; - reads lines from stdin.")
+        list[str] | None,
+        typer.Argument(metavar="[TEXT …]", help="Texts to answer; - reads lines from stdin."),
     ] = None,
     file: Annotated[
         str | None,
         typer.Option(
             "--input",
             metavar="FILE",
-            help="Input file: one text per line (.txt) or one record per row (.jsonl, .csv, …); - reads stdin.",
+            help="Input file: one text per line (.txt) or one record per row (.jsonl, .csv, …); - "
+            "reads stdin.",
         ),
     ] = None,
     literal: Annotated[
-        list[str] | None, typer.Option("--text", metavar="TEXT", help="A text that is also a file's name; repeats.")
+        list[str] | None,
+        typer.Option("--text", metavar="TEXT", help="A text that is also a file's name; repeats."),
     ] = None,
     output: Annotated[
         str | None,
         typer.Option(
             "--output",
             metavar="FILE",
-            help="Output file, written at once: .jsonl: rows; .csv and .tsv: rows of such an input. Default: stdout.",
+            help="Output file, written at once: .jsonl: rows; .csv and .tsv: rows of such an "
+            "input. Default: stdout.",
         ),
     ] = None,
     base: Base = None,
@@ -48,14 +52,23 @@ def predict(
         require_stdout()
     from lora_s2s.commands._adapters import recipe_of
     from lora_s2s.commands._names import located
-    from lora_s2s.commands._texts import answer, check_kind, read_inputs, refuse_file_names, rendered, template_lines
+    from lora_s2s.commands._texts import (
+        answer,
+        check_kind,
+        read_inputs,
+        refuse_file_names,
+        rendered,
+        template_lines,
+    )
     from lora_s2s.inference.loading import load_predictor
     from lora_s2s.outputs import write_output
 
     refuse_file_names(texts or [])
     model = located(model)
     recipe = recipe_of(model, sets or ())
-    inputs = read_inputs([*(texts or []), *(literal or [])], file, parallel=recipe.data.format == "parallel")
+    inputs = read_inputs(
+        [*(texts or []), *(literal or [])], file, parallel=recipe.data.format == "parallel"
+    )
     if output:
         check_output(Path(output))
         check_kind(output, inputs)

@@ -11,18 +11,27 @@ from lora_s2s.commands._options import BaseName, Data, Json, Sets
 
 
 def prepare(
-    recipe: Annotated[str, typer.Argument(metavar="[RECIPE]", help="A YAML file, or a shipped recipe's name.")] = "",
+    recipe: Annotated[
+        str, typer.Argument(metavar="[RECIPE]", help="A YAML file, or a shipped recipe's name.")
+    ] = "",
     data: Data = None,
     model: BaseName = None,
-    out: Annotated[str | None, typer.Option("--out", metavar="DIR", help="Where to; prepared/NAME by default.")] = None,
-    previews: Annotated[int, typer.Option("--previews", min=0, max=1000, help="How many pairs are shown.")] = 3,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be used.")] = False,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="DIR", help="Where to; prepared/NAME by default.")
+    ] = None,
+    previews: Annotated[
+        int, typer.Option("--previews", min=0, max=1000, help="How many pairs are shown.")
+    ] = 3,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first row that cannot be used.")
+    ] = False,
     sets: Sets = None,
     json: Json = False,
 ) -> None:
     """Read, check, clean, split and tokenise data.
 
-    Shows some pairs as the model will see them, and what to look at; report.html in the same folder has it all.
+    Shows some pairs as the model will see them, and what to look at; report.html in the same folder
+    has it all.
 
     Rows that cannot be used go to rejected.jsonl there, with file, line and reason.
     """

@@ -11,7 +11,9 @@ import typer
 from lora_s2s.commands._options import Json
 
 recipes = typer.Typer(
-    help="List, show or copy the shipped recipes; print the schema.", rich_markup_mode=None, invoke_without_command=True
+    help="List, show or copy the shipped recipes; print the schema.",
+    rich_markup_mode=None,
+    invoke_without_command=True,
 )
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A shipped recipe.")]
 
@@ -42,7 +44,10 @@ def show(name: Name) -> None:
 
 @recipes.command("copy")
 def copy(
-    name: Name, to: Annotated[str, typer.Argument(metavar="FILE", help="Where to; NAME.yaml here by default.")] = ""
+    name: Name,
+    to: Annotated[
+        str, typer.Argument(metavar="FILE", help="Where to; NAME.yaml here by default.")
+    ] = "",
 ) -> None:
     """Copy a shipped recipe to a file of your own."""
     from lora_s2s.console import say
@@ -53,7 +58,9 @@ def copy(
     source = find_recipe(name)
     target = Path(to or source.name)
     if target.exists():
-        raise UsageError(f"{target} exists already", hint=f"give another file: lora-s2s recipes copy {name} FILE")
+        raise UsageError(
+            f"{target} exists already", hint=f"give another file: lora-s2s recipes copy {name} FILE"
+        )
     write_text(target, source.read_text(encoding="utf-8"))
     say(f"wrote {target}; try it with: lora-s2s train {target} --dry-run")
 

@@ -13,12 +13,18 @@ from lora_s2s.commands._options import BaseName, Data, Json, Sets, seconds_of
 
 def train(
     recipe: Annotated[
-        str, typer.Argument(metavar="[RECIPE|FOLDER]", help="A YAML file, a shipped recipe's name, or prepared data.")
+        str,
+        typer.Argument(
+            metavar="[RECIPE|FOLDER]",
+            help="A YAML file, a shipped recipe's name, or prepared data.",
+        ),
     ] = "",
     data: Data = None,
     model: BaseName = None,
     sets: Sets = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run of this name.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an unfinished run of this name.")
+    ] = False,
     resume_anyway: Annotated[
         bool,
         typer.Option(
@@ -32,21 +38,28 @@ def train(
         typer.Option(
             "--stop-after",
             metavar="TIME",
-            help="Stop after TIME (3h, 90m, 45s), save a checkpoint and exit with code 1. Continue with --resume.",
+            help="Stop after TIME (3h, 90m, 45s), save a checkpoint and exit with code 1. Continue "
+            "with --resume.",
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the resolved recipe, rows, steps and parameters; train nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Show the resolved recipe, rows, steps and parameters; train nothing."
+        ),
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an adapter or run of this name.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an adapter or run of this name.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Train an adapter; prepares the data first.
 
     Takes a recipe, a folder that prepare wrote, or --data and --model alone.
 
-    The adapter lands in adapters/NAME; data paths are relative to the current folder. Ctrl-C (exit code
-    130), SIGTERM and a closed terminal (143) save a checkpoint first; a second one stops at once.
+    The adapter lands in adapters/NAME; data paths are relative to the current folder. Ctrl-C (exit
+    code 130), SIGTERM and a closed terminal (143) save a checkpoint first; a second one stops at
+    once.
     """
     deadline = None if stop_after is None else time.monotonic() + seconds_of(stop_after)
     from lora_s2s.commands import _pipeline, _prepared
@@ -61,7 +74,10 @@ def train(
     prepared = None
     if _prepared.is_folder_of_data(recipe):
         if data or model:
-            raise UsageError(f"{recipe} is prepared already: omit --data and --model", hint="lora-s2s prepare --help")
+            raise UsageError(
+                f"{recipe} is prepared already: omit --data and --model",
+                hint="lora-s2s prepare --help",
+            )
         loaded, prepared = _prepared.open_with_recipe(Path(recipe), sets or ())
     else:
         loaded = chosen_recipe(recipe, data or (), model, sets or (), command="train")
@@ -70,16 +86,27 @@ def train(
         write_json(counted) if json else write_out(recipe_to_yaml(resolved).rstrip("\n"))
         return
     result = _pipeline.train_adapter(
-        loaded, prepared=prepared, resume=resume, anyway=resume_anyway, overwrite=overwrite, deadline=deadline
+        loaded,
+        prepared=prepared,
+        resume=resume,
+        anyway=resume_anyway,
+        overwrite=overwrite,
+        deadline=deadline,
     )
     if json:
         write_json(result)
     if result["stopped"] == "deadline":
-        message = f"--stop-after {stop_after} ended the run after step {result['steps']}; a checkpoint is saved"
+        message = (
+            f"--stop-after {stop_after} ended the run after step {result['steps']}; a checkpoint "
+            "is saved"
+        )
         raise RunError(message, hint="the same command with --resume")
     losses = {"train loss": result["train_loss"], "validation loss": result["validation_loss"]}
     shown = ", ".join(f"{name} {value:.4f}" for name, value in losses.items() if value is not None)
-    say(f"{result['steps']:,} steps, {shown}, {result['tokens_per_second']:,.0f} tokens/s: {result['adapter']}")
+    say(
+        f"{result['steps']:,} steps, {shown}, {result['tokens_per_second']:,.0f} tokens/s: "
+        f"{result['adapter']}"
+    )
     for advice in result["advice"]:
         warn(advice["message"])
         again = f"lora-s2s train {result['adapter']}/recipe.yaml --set {advice['setting']}"

@@ -1,4 +1,6 @@
-"""Which characters the data has, which of them a vocabulary cannot hold, and whether spare rows are to carry them."""
+"""Which characters the data has, which of them a vocabulary cannot hold, and whether spare rows are
+to carry them.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,13 @@ import numpy as np
 from lora_s2s.data.survey import SIDES, guess_language
 from lora_s2s.errors import UsageError
 from lora_s2s.tokens.added import counter_of, tokens_of_data
-from lora_s2s.tokens.lossless import ALWAYS, beyond_reach, carried_strings, lossless_tokenizer, spare_rows
+from lora_s2s.tokens.lossless import (
+    ALWAYS,
+    beyond_reach,
+    carried_strings,
+    lossless_tokenizer,
+    spare_rows,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,7 +32,8 @@ _TARGETS_FOR_ONE_LOST = 1000
 
 
 class Characters:
-    """How often each character stands in the texts of each side, and how many pairs of spaces side by side.
+    """How often each character stands in the texts of each side, and how many pairs of spaces side
+    by side.
 
     Args:
         tokens: of the tokenizer, to be counted as well, both sides together.
@@ -50,15 +59,22 @@ class Characters:
             if self._tokens is not None:
                 self.tokens.update(self._tokens.findall(text))
             missing = _TEXTS_FOR_LANGUAGE - len(self._first[side])
-            self._first[side] += [text[:_CHARACTERS_FOR_LANGUAGE] for text in texts[: max(0, missing)]]
+            self._first[side] += [
+                text[:_CHARACTERS_FOR_LANGUAGE] for text in texts[: max(0, missing)]
+            ]
 
     def counts(self, side: str) -> dict[str, int]:
         """Returns character → occurrences."""
         found = np.flatnonzero(self._counts[side])
-        return {chr(code): int(count) for code, count in zip(found, self._counts[side][found], strict=True)}
+        return {
+            chr(code): int(count)
+            for code, count in zip(found, self._counts[side][found], strict=True)
+        }
 
     def language(self, side: str) -> str | None:
-        """Returns a guess at the language (ISO 639-1) of the first texts; None where nothing speaks for one."""
+        """Returns a guess at the language (ISO 639-1) of the first texts; None where nothing speaks
+        for one.
+        """
         return guess_language(self._first[side])
 
 
@@ -68,22 +84,26 @@ Added = dict[str, dict[str, int]]
 def tokenizer_for(
     modes: tuple[str, str], tokenizer: PreTrainedTokenizerBase, rows: int, characters: Characters
 ) -> tuple[PreTrainedTokenizerBase, list[str], Added]:
-    """Returns the tokenizer to prepare with, what its spare rows carry, and which added tokens it uses.
+    """Returns the tokenizer to prepare with, what its spare rows carry, and which added tokens it
+    uses.
 
     Args:
         modes: ``data.lossless_text`` and ``data.special_tokens``.
         rows: of the base's embeddings.
 
     Raises:
-        UsageError: lossless text is ``on`` for a base without spare rows, or beside added tokens that are used, as
-            either changes the tokenizer.
+        UsageError: lossless text is ``on`` for a base without spare rows, or beside added tokens
+            that are used, as either changes the tokenizer.
     """
     lossless, special = modes
     tokenizer, added = tokens_of_data(special, tokenizer, characters.tokens)
     if not added["used"]:
         return *_lossless(lossless, tokenizer, rows, characters), added
     if lossless == "on":
-        problem = f"data.lossless_text is on, and the data's added tokens are used ({', '.join([*added['used']][:3])})"
+        problem = (
+            "data.lossless_text is on, and the data's added tokens are used "
+            f"({', '.join([*added['used']][:3])})"
+        )
         raise UsageError(problem, hint="--set data.special_tokens=text, or data.lossless_text=off")
     return tokenizer, [], added
 
@@ -94,14 +114,16 @@ def _lossless(
     """Returns the tokenizer, and what its spare rows carry (nothing: it is the base's own).
 
     Args:
-        mode: ``on``, ``off`` or ``auto``: where a target in a thousand would lose a character, spaces side by side
-            not counted, and spare rows save most of what is lost.
+        mode: ``on``, ``off`` or ``auto``: where a target in a thousand would lose a character,
+            spaces side by side not counted, and spare rows save most of what is lost.
     """
     spare = spare_rows(tokenizer, rows)
     if mode == "on" and spare < len(ALWAYS):
         raise UsageError(
-            f"data.lossless_text is on, but the base has {spare} spare rows of at least {len(ALWAYS)}",
-            hint="set data.lossless_text=off; byte-level bases such as google/byt5-small hold every text",
+            f"data.lossless_text is on, but the base has {spare} spare rows of at least "
+            f"{len(ALWAYS)}",
+            hint="set data.lossless_text=off; byte-level bases such as google/byt5-small hold "
+            "every text",
         )
     if mode == "off" or spare < len(ALWAYS):
         return tokenizer, []
@@ -109,8 +131,15 @@ def _lossless(
     lost = Counter({char: counts[char] for char in beyond_reach(tokenizer, counts)})
     carried = carried_strings(tokenizer, rows, counts + Counter(characters.counts("source")))
     saved = sum(lost[text] for text in carried)
-    enough = lost.total() * _TARGETS_FOR_ONE_LOST >= max(1, characters.rows) and saved * 2 >= lost.total() > 0
-    return (lossless_tokenizer(tokenizer, carried), carried) if mode == "on" or enough else (tokenizer, [])
+    enough = (
+        lost.total() * _TARGETS_FOR_ONE_LOST >= max(1, characters.rows)
+        and saved * 2 >= lost.total() > 0
+    )
+    return (
+        (lossless_tokenizer(tokenizer, carried), carried)
+        if mode == "on" or enough
+        else (tokenizer, [])
+    )
 
 
 def characters_report(
@@ -123,15 +152,22 @@ def characters_report(
         "languages": {side: characters.language(side) for side in SIDES},
         "lossless_text": list(carried),
         "lost_characters": {side: _lost(characters.counts(side), beyond) for side in SIDES},
-        "lost_runs_of_spaces": characters.double_spaces if beyond_reach(tokenizer, ["  "]) else dict.fromkeys(SIDES, 0),
+        "lost_runs_of_spaces": characters.double_spaces
+        if beyond_reach(tokenizer, ["  "])
+        else dict.fromkeys(SIDES, 0),
     }
 
 
 def _lost(counts: Mapping[str, int], beyond: Mapping[str, str]) -> dict[str, Any]:
     lost = Counter({char: count for char, count in counts.items() if char in beyond})
     shown = [
-        {"character": char, "code": f"U+{ord(char):04X}", "name": unicodedata.name(char, ""), "count": count,
-         "becomes": beyond[char]}
+        {
+            "character": char,
+            "code": f"U+{ord(char):04X}",
+            "name": unicodedata.name(char, ""),
+            "count": count,
+            "becomes": beyond[char],
+        }
         for char, count in lost.most_common(_SHOWN)
-    ]  # fmt: skip
+    ]
     return {"count": lost.total(), "different": len(lost), "characters": shown}

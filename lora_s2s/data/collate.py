@@ -23,10 +23,11 @@ class Batch:
         input_ids_BS: source ids, padded on the right.
         attention_mask_BS: 1 where a source token stands.
         labels_BT: target ids, -100 where there is none.
-        target_tokens, source_tokens: how many labels and sources count; worked out on construction, so that a GPU is
-            not asked for it.
+        target_tokens, source_tokens: how many labels and sources count; worked out on construction,
+            so that a GPU is not asked for it.
         layout: what a forward worked out of it ahead; None where it has not.
-        memory_ND: the encoder's states of the source tokens in the layout's order, where they are known.
+        memory_ND: the encoder's states of the source tokens in the layout's order, where they are
+            known.
     """
 
     input_ids_BS: Tensor
@@ -51,16 +52,24 @@ class Batch:
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        sources, mask, labels = map(change, (self.input_ids_BS, self.attention_mask_BS, self.labels_BT))
+        sources, mask, labels = map(
+            change, (self.input_ids_BS, self.attention_mask_BS, self.labels_BT)
+        )
         memory = None if self.memory_ND is None else change(self.memory_ND)
         layout = None if self.layout is None else self.layout.each(change)
         return replace(
-            self, input_ids_BS=sources, attention_mask_BS=mask, labels_BT=labels, layout=layout, memory_ND=memory
+            self,
+            input_ids_BS=sources,
+            attention_mask_BS=mask,
+            labels_BT=labels,
+            layout=layout,
+            memory_ND=memory,
         )
 
 
 def collate(features: Sequence[Features], pad_token_id: int) -> Batch:
-    """Pads sources with ``pad_token_id`` and labels with -100, to the longest of the batch and no further.
+    """Pads sources with ``pad_token_id`` and labels with -100, to the longest of the batch and no
+    further.
 
     Raises:
         ValueError: no features.

@@ -1,4 +1,6 @@
-"""What a user should know about the columns of the data: which are used, which are not, and what that costs."""
+"""What a user should know about the columns of the data: which are used, which are not, and what
+that costs.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,15 @@ def columns_line(reading: Reading) -> str:
         used = f"source '{reading.source_column}', target '{reading.target_column}'"
     if reading.split_column is not None:
         used += f", split by column '{reading.split_column}'"
-    listed = ", ".join(f"'{column.name}' ({column.filled:.0%} filled)" for column in reading.unused[:_LISTED])
+    listed = ", ".join(
+        f"'{column.name}' ({column.filled:.0%} filled)" for column in reading.unused[:_LISTED]
+    )
     more = len(reading.unused) - _LISTED
-    unused = f"not used: {listed}{f' and {more:,} more' if more > 0 else ''}" if listed else "all columns are used"
+    unused = (
+        f"not used: {listed}{f' and {more:,} more' if more > 0 else ''}"
+        if listed
+        else "all columns are used"
+    )
     return f"columns: {used}; {unused}"
 
 
@@ -54,29 +62,50 @@ def ambiguity(reading: Reading, decisions: Decisions, rows: int) -> tuple[list[s
     """Returns notes and warnings on training rows that the source alone does not tell apart."""
     notes, warnings = [], []
     if decisions.repeated:
-        names = ", ".join(f"'{column.name}'" for column in reading.unused if not column.is_identifier)
-        repeated = f"{counted(decisions.repeated, 'row')} with the same source and target as another"
+        names = ", ".join(
+            f"'{column.name}'" for column in reading.unused if not column.is_identifier
+        )
+        repeated = (
+            f"{counted(decisions.repeated, 'row')} with the same source and target as another"
+        )
         notes.append(f"{repeated}, but not the same unused columns ({names}): kept")
     if decisions.ambiguous:
         share = decisions.ambiguous / max(1, rows)
-        what = f"{decisions.ambiguous:,} training rows ({share:.0%}) have the same source as rows with other targets"
+        what = (
+            f"{decisions.ambiguous:,} training rows ({share:.0%}) have the same source as rows "
+            "with other targets"
+        )
         if share >= _AMBIGUOUS and reading.unused:
             warnings.append(f"{what}: the task cannot be learnt from this source alone")
         else:
-            notes.append(f"{what}: right where a source has several answers, else what tells them apart is missing")
+            notes.append(
+                f"{what}: right where a source has several answers, else what tells them apart is "
+                "missing"
+            )
     return notes, warnings
 
 
 def _is_missed(column: UnusedColumn) -> bool:
     filled = column.filled >= _FILLED and column.distinct >= _DISTINCT
-    return column.is_text and filled and not column.is_identifier and len(column.sample.split()) >= _WORDS
+    return (
+        column.is_text
+        and filled
+        and not column.is_identifier
+        and len(column.sample.split()) >= _WORDS
+    )
 
 
 def _template(reading: Reading, names: Sequence[str]) -> str | None:
-    """Returns a template with the unused columns before the source; None where the rows' own template decides."""
+    """Returns a template with the unused columns before the source; None where the rows' own
+    template decides.
+    """
     if reading.source_column is not None and reading.template is None:
         columns = [*names, reading.source_column]
-        return None if any(set("{}") & set(name) for name in columns) else " ".join(f"{{{name}}}" for name in columns)
+        return (
+            None
+            if any(set("{}") & set(name) for name in columns)
+            else " ".join(f"{{{name}}}" for name in columns)
+        )
     shape = SHAPES.get(reading.format)
     if shape is None or shape.is_dialogue or reading.template != shape.template:
         return None

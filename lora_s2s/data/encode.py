@@ -1,4 +1,6 @@
-"""Rows of the spool to features, in one process or several: each takes a record batch and gives back record batches."""
+"""Rows of the spool to features, in one process or several: each takes a record batch and gives
+back record batches.
+"""
 
 from __future__ import annotations
 
@@ -52,11 +54,15 @@ class Encoding:
     classes: bool
 
     def limits_of(self, split: str, dialogue: bool) -> dict[str, Any]:
-        """Returns the limits of a row: a score covers every test row, and a dialogue's newest turns are kept."""
+        """Returns the limits of a row: a score covers every test row, and a dialogue's newest turns
+        are kept.
+        """
         limits = dict(self.limits)
         if split == "test":
             limits["long_targets"] = "keep"
-            limits["truncate_source"] = "right" if limits["truncate_source"] == "drop" else limits["truncate_source"]
+            limits["truncate_source"] = (
+                "right" if limits["truncate_source"] == "drop" else limits["truncate_source"]
+            )
         if dialogue and limits["truncate_source"] == "right":
             limits["truncate_source"] = "left"
         return limits
@@ -79,7 +85,9 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A batch's outcome: a record batch (as Arrow writes it) for each split, what was left out, what was counted."""
+    """A batch's outcome: a record batch (as Arrow writes it) for each split, what was left out,
+    what was counted.
+    """
 
     splits: dict[str, tuple[bytes, int]]
     rejected: list[Rejected]
@@ -93,7 +101,8 @@ def encode_spool(
     """Yields what becomes of every record batch of a spool, in order.
 
     Args:
-        processes: how many work at once; None takes as many as there are cores where the rows are worth it.
+        processes: how many work at once; None takes as many as there are cores where the rows are
+            worth it.
 
     Raises:
         ResourceError: one of them was ended from outside.
@@ -102,13 +111,22 @@ def encode_spool(
     slices = places(reader)
     fast = isinstance(encoding.encoder, FastEncoder)
     count = (processes or _processes(len(decisions.code))) if fast else 1
-    jobs = [(index, decisions.code[rows], decisions.copies[rows]) for index, rows in enumerate(slices)]
+    jobs = [
+        (index, decisions.code[rows], decisions.copies[rows]) for index, rows in enumerate(slices)
+    ]
     if count == 1:
-        yield from (encode_batch(reader.get_batch(index), codes, copies, encoding) for index, codes, copies in jobs)
+        yield from (
+            encode_batch(reader.get_batch(index), codes, copies, encoding)
+            for index, codes, copies in jobs
+        )
         return
     with ExitStack() as started:
-        # Each has a pipe of its own and every so manieth batch: it waits while what it sent has not been taken.
-        pipes = [started.enter_context(_process(path, encoding, jobs[first::count])) for first in range(count)]
+        # Each has a pipe of its own and every so manieth batch: it waits while what it sent has not
+        # been taken.
+        pipes = [
+            started.enter_context(_process(path, encoding, jobs[first::count]))
+            for first in range(count)
+        ]
         for index in range(len(jobs)):
             try:
                 yield pipes[index % count].recv()
@@ -120,7 +138,9 @@ def encode_spool(
 
 @contextmanager
 def _process(path: Path, encoding: Encoding, jobs: Sequence[Job]) -> Iterator[Connection]:
-    """Yields where the outcomes of some jobs come from, in order; the process ends with the block at the latest."""
+    """Yields where the outcomes of some jobs come from, in order; the process ends with the block
+    at the latest.
+    """
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_encode, args=(sender, str(path), encoding, jobs), daemon=True)
@@ -135,7 +155,9 @@ def _process(path: Path, encoding: Encoding, jobs: Sequence[Job]) -> Iterator[Co
 
 
 def _encode(sender: Connection, path: str, encoding: Encoding, jobs: Sequence[Job]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it is interrupted too, and ends it
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # whoever started it is interrupted too, and ends it
     gc.set_threshold(*_COLLECT_AFTER)
     reader = pa.ipc.open_file(pa.memory_map(path))
     for index, codes, copies in jobs:
@@ -143,13 +165,17 @@ def _encode(sender: Connection, path: str, encoding: Encoding, jobs: Sequence[Jo
 
 
 def _processes(rows: int) -> int:
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    available = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return min(available, _MOST_PROCESSES) if rows >= ROWS_FOR_PROCESSES else 1
 
 
 @contextmanager
 def rarely_collected() -> Iterator[None]:
-    """While entered, Python looks for cycles seldom: rows hold none, and looking took a third of the time."""
+    """While entered, Python looks for cycles seldom: rows hold none, and looking took a third of
+    the time.
+    """
     usual = gc.get_threshold()
     gc.set_threshold(*_COLLECT_AFTER)
     try:
@@ -173,11 +199,14 @@ def encode_batch(batch: Any, codes: Any, copies: Any, encoding: Encoding) -> Enc
     """Tokenises a record batch of the spool, every different text once.
 
     Args:
-        codes, copies: (rows,) what was decided about each; see :class:`lora_s2s.data.split.Decisions`.
+        codes, copies: (rows,) what was decided about each; see
+        :class:`lora_s2s.data.split.Decisions`.
     """
     rows = [*map(_Row, *batch.to_pydict().values(), codes.tolist(), copies.tolist())]
     live = [row for row in rows if row.code not in REASONS]
-    left_out = [reject(row.where, REASONS[row.code], row.source) for row in rows if row.code in REASONS]
+    left_out = [
+        reject(row.where, REASONS[row.code], row.source) for row in rows if row.code in REASONS
+    ]
     outcome = _Outcome(encoding, left_out)
     sources = _by_text([row.source for row in live], encoding.encoder, "text")
     targets = _by_text([row.target for row in live], encoding.encoder, "text_target")
@@ -226,7 +255,9 @@ class _Outcome:
         encoding, split, text = self._encoding, SPLITS[row.code], row.source
         if row.turns is not None:
             text, source = encoding.fitted(row.source, source, row.turns)
-        features = features_of(source, target, encoding.frames, **encoding.limits_of(split, row.turns is not None))
+        features = features_of(
+            source, target, encoding.frames, **encoding.limits_of(split, row.turns is not None)
+        )
         if isinstance(features, str):
             self._rejected.append(reject(row.where, features, row.target))
             return
@@ -250,7 +281,9 @@ class _Outcome:
         """Returns what became of all rows."""
         tally, frames = self._tally, self._encoding.frames
         for side in SIDES:
-            tally.lengths[side] = np.bincount(np.array(self._lengths[side], int) + len(getattr(frames, side)))
+            tally.lengths[side] = np.bincount(
+                np.array(self._lengths[side], int) + len(getattr(frames, side))
+            )
         tally.alike = [np.array(self._alike, np.uint64)]
         tally.forms = {side: [np.array(forms, np.uint64)] for side, forms in self._forms.items()}
         tally.kept = len(self._alike)
@@ -267,7 +300,9 @@ class _Outcome:
 
 
 def _without_form(row: _Row) -> tuple[int, int]:
-    """Returns hashes of a row's source and of its pair without their case, spaces and (ASCII) punctuation."""
+    """Returns hashes of a row's source and of its pair without their case, spaces and (ASCII)
+    punctuation.
+    """
     source = row.source.casefold().encode().translate(None, _FORM)
     pair = source + b"\0" + row.target.casefold().encode().translate(None, _FORM)
     return _number(source), _number(pair)

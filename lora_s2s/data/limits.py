@@ -1,4 +1,5 @@
-"""Length limits that follow the data: what nearly every row needs, within what the base and the machine allow.
+"""Length limits that follow the data: what nearly every row needs, within what the base and the
+machine allow.
 
 Decided on the lengths of all rows, or of a seeded sample of them, before anything is cut.
 """
@@ -21,7 +22,8 @@ from lora_s2s.tokens.tokenise import Frames, TextEncoder
 
 Limit = int | Auto
 KEYS = {side: f"max_{side}_tokens" for side in SIDES}
-# A row of both costs flan-t5-base about 1 GB while it trains; answers are decoded one token after the other.
+# A row of both costs flan-t5-base about 1 GB while it trains; answers are decoded one token after
+# the other.
 CAPS = {"source": 1024, "target": 512}
 _LEAST = {"source": 16, "target": 8}
 _SAMPLE = 20_000
@@ -77,9 +79,13 @@ def choose_limits(
     counts = lengths()
     chosen = {}
     for side, limit in asked.items():
-        chosen[side] = _needed(counts[side], side, bounds) if limit == AUTO else Chosen(limit, "recipe")
+        chosen[side] = (
+            _needed(counts[side], side, bounds) if limit == AUTO else Chosen(limit, "recipe")
+        )
     for side in SIDES:  # the source first: a cut source loses a part, a long target the whole row
-        while asked[side] == AUTO and chosen[side].tokens > _LEAST[side] and not _fit(chosen, bounds):
+        while (
+            asked[side] == AUTO and chosen[side].tokens > _LEAST[side] and not _fit(chosen, bounds)
+        ):
             tokens = chosen[side].tokens
             chosen[side] = Chosen(max(_LEAST[side], tokens - _step(tokens)), "memory")
     return chosen
@@ -90,7 +96,9 @@ def _fit(chosen: Mapping[str, Chosen], bounds: Bounds) -> bool:
 
 
 def _needed(counts: Counts, side: str, bounds: Bounds) -> Chosen:
-    """The longest row's length; the 99th percentile where that is less than half of it. Rounded up."""
+    """The longest row's length; the 99th percentile where that is less than half of it. Rounded
+    up.
+    """
     most, longest = quantile(counts, _SHARE), quantile(counts, 1)
     wanted = max(_LEAST[side], longest if longest <= _OUTLIER * most else most)
     step = _step(wanted)
@@ -119,10 +127,16 @@ def sampled_lengths(
     with pa.memory_map(str(path)) as spool:
         reader = pa.ipc.open_file(spool)
         for index, place in enumerate(places(reader)):
-            chosen = rows[np.searchsorted(rows, place.start) : np.searchsorted(rows, place.stop)] - place.start
+            chosen = (
+                rows[np.searchsorted(rows, place.start) : np.searchsorted(rows, place.stop)]
+                - place.start
+            )
             if len(chosen):
                 _add_lengths(lengths, reader.get_batch(index).take(pa.array(chosen)), encoder)
-    return {side: np.bincount(np.array(lengths[side], int) + len(getattr(frames, side))) for side in SIDES}
+    return {
+        side: np.bincount(np.array(lengths[side], int) + len(getattr(frames, side)))
+        for side in SIDES
+    }
 
 
 def _add_lengths(lengths: Mapping[str, list[int]], batch: Any, encoder: TextEncoder) -> None:

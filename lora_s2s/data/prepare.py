@@ -1,4 +1,6 @@
-"""A user's files to a prepared folder: read, check, clean, split, tokenise; the report counts every row."""
+"""A user's files to a prepared folder: read, check, clean, split, tokenise; the report counts every
+row.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,15 @@ from lora_s2s.data import prepared
 from lora_s2s.data.characters import characters_report, tokenizer_for
 from lora_s2s.data.columns import ambiguity, column_warnings, columns_line
 from lora_s2s.data.encode import Encoding, encode_spool, rarely_collected
-from lora_s2s.data.limits import KEYS, UNBOUNDED, Bounds, Chosen, Limit, choose_limits, sampled_lengths
+from lora_s2s.data.limits import (
+    KEYS,
+    UNBOUNDED,
+    Bounds,
+    Chosen,
+    Limit,
+    choose_limits,
+    sampled_lengths,
+)
 from lora_s2s.data.prepared import PreparedDataset, SplitTable, SplitWriter, open_prepared
 from lora_s2s.data.rejections import Rejections
 from lora_s2s.data.report import advice, limit_warnings, pairs_shown, write_page
@@ -46,7 +56,13 @@ from lora_s2s.reading.template import Template
 from lora_s2s.recipe.schema import AUTO
 from lora_s2s.tokens.added import added_tokens
 from lora_s2s.tokens.lossless import ALWAYS, spare_rows
-from lora_s2s.tokens.tokenise import LANGUAGES, encoder_of, frames_of, load_tokenizer, tokenizer_hash
+from lora_s2s.tokens.tokenise import (
+    LANGUAGES,
+    encoder_of,
+    frames_of,
+    load_tokenizer,
+    tokenizer_hash,
+)
 
 _SPOOL = "spool.arrow"
 _PAIRS = 12
@@ -81,12 +97,14 @@ def prepare(
     processes: int | None = None,
     bounds: Bounds = UNBOUNDED,
 ) -> PreparedDataset:
-    """Writes a prepared folder, or opens the one that stands there when data and settings are the same.
+    """Writes a prepared folder, or opens the one that stands there when data and settings are the
+    same.
 
-    The keywords up to ``target_language`` are the recipe's ``data`` section. Exact duplicates in train are dropped, and
-    train rows whose source is held out too (``leaked`` counts those held out). Without ``validation``, a fraction of
-    train's sources is split off, by a hash of source and ``seed``. Test rows are never dropped for their length. A
-    folder whose files are called train, dev and test gives all three.
+    The keywords up to ``target_language`` are the recipe's ``data`` section. Exact duplicates in
+    train are dropped, and train rows whose source is held out too (``leaked`` counts those held
+    out). Without ``validation``, a fraction of train's sources is split off, by a hash of source
+    and ``seed``. Test rows are never dropped for their length. A folder whose files are called
+    train, dev and test gives all three.
 
     Args:
         previews: how many pairs the report shows.
@@ -95,26 +113,34 @@ def prepare(
         bounds: what a limit that is ``auto`` keeps to.
 
     Raises:
-        DataError: data that is missing, unreadable, of which more than ``max_rejected`` cannot be used or have targets
-            that are too long, or nothing is left.
-        UsageError: an unknown format, template or language, no spare rows for ``lossless_text``, or ``out`` is taken.
+        DataError: data that is missing, unreadable, of which more than ``max_rejected`` cannot be
+            used or have targets that are too long, or nothing is left.
+        UsageError: an unknown format, template or language, no spare rows for ``lossless_text``, or
+            ``out`` is taken.
         SetupError: the tokenizer cannot be had.
     """
     paths = _paths(train, validation, test)
     reading: dict[str, Any] = {
-        "format": format, "source_column": source_column, "target_column": target_column, "template": template,
-    }  # fmt: skip
+        "format": format,
+        "source_column": source_column,
+        "target_column": target_column,
+        "template": template,
+    }
     limits = {
-        "max_source_tokens": max_source_tokens, "max_target_tokens": max_target_tokens,
-        "truncate_source": truncate_source, "long_targets": long_targets,
-    }  # fmt: skip
+        "max_source_tokens": max_source_tokens,
+        "max_target_tokens": max_target_tokens,
+        "truncate_source": truncate_source,
+        "long_targets": long_targets,
+    }
     modes = (lossless_text, special_tokens)
     languages = dict(zip(LANGUAGES, (source_language, target_language), strict=True))
     identity = _identity(
-        paths, format, tokenizer_hash(model_name, revision),
+        paths,
+        format,
+        tokenizer_hash(model_name, revision),
         settings={**reading, **limits, **languages, "modes": modes, "previews": previews},
         split=[validation_fraction, max_rejected, seed, strict],
-    )  # fmt: skip
+    )
     if (standing := _standing(Path(out), identity)) is not None:
         return standing
     tokenizer = load_tokenizer(model_name, revision, **languages)
@@ -134,17 +160,26 @@ def prepare(
         report = _report(rejected, decisions, sizes, tally, chosen) | {"special_tokens": added}
         report |= characters_report(made, carried, spool.characters)
         found = how_read(paths["train"], **reading)
-        report |= {"files": {split: _listed(value) for split, value in paths.items()}, **_heavy(report, bounds)}
+        report |= {
+            "files": {split: _listed(value) for split, value in paths.items()},
+            **_heavy(report, bounds),
+        }
         report |= _told(found, decisions, report, limits, spare=spare)
-        pairs = pairs_shown(SplitTable(staging / "train.arrow"), made, carried, max(previews, _PAIRS))
+        pairs = pairs_shown(
+            SplitTable(staging / "train.arrow"), made, carried, max(previews, _PAIRS)
+        )
         write_page(staging / prepared.REPORT, report, pairs)
         shown = pairs_shown(SplitTable(staging / "train.arrow"), made, carried, previews)
         settings = {**_input(found, limits), **languages, "carried": carried}
-        write_json(staging / prepared.MANIFEST, _manifest(staging, identity, settings, report, shown))
+        write_json(
+            staging / prepared.MANIFEST, _manifest(staging, identity, settings, report, shown)
+        )
     return open_prepared(Path(out))
 
 
-def _identity(paths: Mapping[str, Any], format: str, tokenizer: str, **settings: Any) -> dict[str, Any]:
+def _identity(
+    paths: Mapping[str, Any], format: str, tokenizer: str, **settings: Any
+) -> dict[str, Any]:
     """Returns all that a prepared folder depends on."""
     return {
         "format": prepared.FORMAT,
@@ -157,7 +192,11 @@ def _identity(paths: Mapping[str, Any], format: str, tokenizer: str, **settings:
 
 
 def _report(
-    rejected: Rejections, decisions: Decisions, sizes: Counter[str], tally: Tally, chosen: Mapping[str, Chosen]
+    rejected: Rejections,
+    decisions: Decisions,
+    sizes: Counter[str],
+    tally: Tally,
+    chosen: Mapping[str, Chosen],
 ) -> dict[str, Any]:
     return {
         "rows": rejected.rows(tally.kept),
@@ -170,7 +209,11 @@ def _report(
 
 
 def _manifest(
-    folder: Path, identity: dict[str, Any], settings: dict[str, Any], report: dict[str, Any], preview: list[Any]
+    folder: Path,
+    identity: dict[str, Any],
+    settings: dict[str, Any],
+    report: dict[str, Any],
+    preview: list[Any],
 ) -> dict[str, Any]:
     made_from = _with_limits(identity, report)
     return {
@@ -190,7 +233,10 @@ def _manifest(
 def _content(paths: Any, format: str, split: str) -> list[Any]:
     origins = find_origins(paths, parallel=format == "parallel")
     if split != SPLITS[TRAIN] and any(origin.weight > 1 for origin in origins):
-        warn(f"data.{split}: a weight above 1 counts as 1; below 1 it is the share of the rows that are taken")
+        warn(
+            f"data.{split}: a weight above 1 counts as 1; below 1 it is the share of the rows that "
+            "are taken"
+        )
     return [[origin.content_hash(), origin.weight] for origin in origins]
 
 
@@ -205,7 +251,9 @@ def made_from_same(data: PreparedDataset, named: Mapping[str, Any], format: str)
 
 
 def _paths(train: Any, validation: Any, test: Any) -> dict[str, Any]:
-    """Returns what is read for each split; a folder named alone may hold all of them, told by its files' names."""
+    """Returns what is read for each split; a folder named alone may hold all of them, told by its
+    files' names.
+    """
     named = {"train": train, "validation": validation, "test": test}
     if isinstance(train, str) and not validation and not test:
         found = named_splits(train)
@@ -215,20 +263,27 @@ def _paths(train: Any, validation: Any, test: Any) -> dict[str, Any]:
             say(f"{train}: the files' names tell the splits ({listed})")
             if others:
                 names = f"{Path(others[0]).name}{', …' if len(others) > 1 else ''}"
-                warn(f"{train}: {counted(len(others), 'file')} left out, no split in the name: {names}")
+                warn(
+                    f"{train}: {counted(len(others), 'file')} left out, no split in the name: "
+                    f"{names}"
+                )
             return found
     return {split: value for split, value in named.items() if value or split == "train"}
 
 
 def _function_hash(format: str) -> str:
     """Returns a hash of the file that holds the user's own function, if the format is one."""
-    module = sys.modules.get(getattr(user_function(format), "__module__", "")) if ":" in format else None
+    module = (
+        sys.modules.get(getattr(user_function(format), "__module__", "")) if ":" in format else None
+    )
     code = getattr(module, "__file__", None)
     return sha256_file(Path(code)) if code else ""
 
 
 def _with_limits(identity: dict[str, Any], report: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what a folder is made from with the numbers that its report has for limits that are ``auto``."""
+    """Returns what a folder is made from with the numbers that its report has for limits that are
+    ``auto``.
+    """
     settings = dict(identity["settings"])
     for key, limit in report["limits"].items():
         if settings[key] == AUTO and limit["by"] != "recipe":
@@ -251,7 +306,9 @@ def _standing(out: Path, identity: dict[str, Any]) -> PreparedDataset | None:
 
 
 def embedding_rows(tokenizer: Sized, model_name: str, revision: str | None) -> int:
-    """Returns how many rows a base's embeddings have; of a tokenizer alone, its entries padded to 128 as T5's are."""
+    """Returns how many rows a base's embeddings have; of a tokenizer alone, its entries padded to
+    128 as T5's are.
+    """
     folder = locate_model(model_name, revision, weights=False)
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     rows = config.get("vocab_size") if isinstance(config, dict) else None
@@ -261,14 +318,22 @@ def embedding_rows(tokenizer: Sized, model_name: str, revision: str | None) -> i
 
 
 def _read(
-    paths: Mapping[str, Any], reading: dict[str, Any], spool: Spool, rejected: Rejections, *, seed: int, strict: bool
+    paths: Mapping[str, Any],
+    reading: dict[str, Any],
+    spool: Spool,
+    rejected: Rejections,
+    *,
+    seed: int,
+    strict: bool,
 ) -> None:
     """Reads every split into the spool."""
     with ProgressLine("read") as line:
         for split, value in paths.items():
             for item in read_examples(value, **reading, seed=seed, split=split):
                 if isinstance(item, Example):
-                    own = item.split or split  # what a column of the table, or its JSON document, says
+                    own = (
+                        item.split or split
+                    )  # what a column of the table, or its JSON document, says
                     if own == split or own not in paths:
                         spool.add(item, SPLITS.index(own))
                     else:
@@ -293,12 +358,19 @@ def _refused(item: Rejected, *, others_are_right: bool) -> DataError:
 
 
 def _limits(
-    limits: Mapping[str, Any], spool: Path, decisions: Decisions, tokenizer: Any, bounds: Bounds, seed: int
+    limits: Mapping[str, Any],
+    spool: Path,
+    decisions: Decisions,
+    tokenizer: Any,
+    bounds: Bounds,
+    seed: int,
 ) -> dict[str, Chosen]:
     """Returns the two length limits by their keys, chosen where they are ``auto``."""
     encoder, frames = encoder_of(tokenizer), frames_of(tokenizer)
     asked = {side: limits[key] for side, key in KEYS.items()}
-    chosen = choose_limits(asked, lambda: sampled_lengths(spool, decisions, encoder, frames, seed=seed), bounds)
+    chosen = choose_limits(
+        asked, lambda: sampled_lengths(spool, decisions, encoder, frames, seed=seed), bounds
+    )
     return {KEYS[side]: limit for side, limit in chosen.items()}
 
 
@@ -308,7 +380,8 @@ def _decided(spool: Spool, fraction: float) -> Decisions:
     require_space(spool.path.parent.parent, int(spool.path.stat().st_size * decisions.kept))
     if not (decisions.code == TRAIN).any():
         raise DataError(
-            "nothing is left to train on: every source of the training data also stands in the validation or test data",
+            "nothing is left to train on: every source of the training data also stands in the "
+            "validation or test data",
             hint="name other files, or leave data.validation out to have a fraction split off",
         )
     return decisions
@@ -323,7 +396,9 @@ def _encode(
     rejected: Rejections,
     processes: int | None,
 ) -> tuple[Counter[str], Tally]:
-    """Writes the splits' files and takes the spool away; returns their rows and what was counted."""
+    """Writes the splits' files and takes the spool away; returns their rows and what was
+    counted.
+    """
     frames, unknown = frames_of(tokenizer), tokenizer.unk_token_id
     encoding = Encoding(encoder_of(tokenizer), frames, unknown, limits, decisions.classes > 0)
     tally, done = Tally(), 0
@@ -340,8 +415,10 @@ def _encode(
     if not writer.rows["train"]:
         reasons = rejected.reasons.most_common(4)
         raise DataError(
-            f"nothing is left to train on: {', '.join(f'{count:,} × {reason}' for reason, count in reasons)}",
-            hint="raise data.max_target_tokens or data.max_source_tokens, or set data.long_targets=cut",
+            "nothing is left to train on: "
+            f"{', '.join(f'{count:,} × {reason}' for reason, count in reasons)}",
+            hint="raise data.max_target_tokens or data.max_source_tokens, or set "
+            "data.long_targets=cut",
         )
     return writer.rows, tally
 
@@ -351,7 +428,9 @@ def _listed(value: Any) -> list[str]:
 
 
 def _heavy(report: Mapping[str, Any], bounds: Bounds) -> dict[str, Any]:
-    """Returns what one row of a suggested limit takes, by side, where this machine has not that much memory."""
+    """Returns what one row of a suggested limit takes, by side, where this machine has not that
+    much memory.
+    """
     needed = {}
     for side, key in KEYS.items():
         tokens = {other: limit["tokens"] for other, limit in report["limits"].items()}
@@ -363,7 +442,12 @@ def _heavy(report: Mapping[str, Any], bounds: Bounds) -> dict[str, Any]:
 
 
 def _told(
-    found: Reading, decisions: Decisions, report: Mapping[str, Any], limits: Mapping[str, Any], *, spare: bool
+    found: Reading,
+    decisions: Decisions,
+    report: Mapping[str, Any],
+    limits: Mapping[str, Any],
+    *,
+    spare: bool,
 ) -> dict[str, Any]:
     """Returns the parts of the report that are sentences: columns, warnings, advice."""
     notes, warnings = ambiguity(found, decisions, report["splits"].get("train", 0))
@@ -378,7 +462,9 @@ def _told(
 
 
 def _input(found: Reading, limits: Mapping[str, Any]) -> dict[str, Any]:
-    """What inference needs to build a source the same way, with what was found out (``auto``, columns) spelled out."""
+    """What inference needs to build a source the same way, with what was found out (``auto``,
+    columns) spelled out.
+    """
     return {
         "template": found.template,
         "source_column": found.source_column,

@@ -1,4 +1,6 @@
-"""The prepared folder: one memory-mapped Arrow file per split, ``manifest.json``, ``rejected.jsonl``."""
+"""The prepared folder: one memory-mapped Arrow file per split, ``manifest.json``,
+``rejected.jsonl``.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +29,23 @@ KIND = "lora-s2s prepared data"
 FORMAT = 3
 _REQUIRED = {"fingerprint": str, "files": dict, "input": dict, "report": dict, "preview": list}
 
-_SCHEMA = pa.schema({
-    "input_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.int32()), "source_length": pa.int32(),
-    "target_length": pa.int32(), "source": pa.string(), "target": pa.string(), "where": pa.string(),
-})  # fmt: skip
+_SCHEMA = pa.schema(
+    {
+        "input_ids": pa.list_(pa.int32()),
+        "labels": pa.list_(pa.int32()),
+        "source_length": pa.int32(),
+        "target_length": pa.int32(),
+        "source": pa.string(),
+        "target": pa.string(),
+        "where": pa.string(),
+    }
+)
 
 
 class SplitWriter:
-    """Writes the splits' Arrow files into a folder, record batch by record batch; ``rows`` counts them by split."""
+    """Writes the splits' Arrow files into a folder, record batch by record batch; ``rows`` counts
+    them by split.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._open = folder, ExitStack()
@@ -57,7 +68,9 @@ class SplitWriter:
 
 
 class KeptRow(NamedTuple):
-    """One row of a split: ids of source and target in their frames, the texts, the ``file:line``."""
+    """One row of a split: ids of source and target in their frames, the texts, the
+    ``file:line``.
+    """
 
     input_ids: Ids
     labels: Ids
@@ -67,15 +80,25 @@ class KeptRow(NamedTuple):
 
 
 def record_batch(rows: Sequence[KeptRow]) -> Any:
-    """Returns rows of a split as a record batch; serialised, it is what :class:`SplitWriter` takes."""
+    """Returns rows of a split as a record batch; serialised, it is what :class:`SplitWriter`
+    takes.
+    """
     input_ids, labels, *texts = zip(*rows, strict=True)
-    columns = [_lists(input_ids), _lists(labels), [*map(len, input_ids)], [*map(len, labels)], *texts]
+    columns = [
+        _lists(input_ids),
+        _lists(labels),
+        [*map(len, input_ids)],
+        [*map(len, labels)],
+        *texts,
+    ]
     return pa.record_batch(columns, schema=_SCHEMA)
 
 
 def _lists(rows: Sequence[Ids]) -> Any:
     offsets = np.cumsum([0, *map(len, rows)], dtype=np.int32)
-    return pa.ListArray.from_arrays(offsets, np.fromiter(chain.from_iterable(rows), np.int32, int(offsets[-1])))
+    return pa.ListArray.from_arrays(
+        offsets, np.fromiter(chain.from_iterable(rows), np.int32, int(offsets[-1]))
+    )
 
 
 class SplitTable:
@@ -85,13 +108,20 @@ class SplitTable:
         try:
             self._table: Any = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path} is not a whole Arrow file", hint="prepare the data again") from error
+            raise DataError(
+                f"{path} is not a whole Arrow file", hint="prepare the data again"
+            ) from error
         if self._table.schema != _SCHEMA:
-            raise DataError(f"{path} has other columns than this version writes", hint="prepare the data again")
+            raise DataError(
+                f"{path} has other columns than this version writes", hint="prepare the data again"
+            )
         # Plain arrays over the mapped file: pyarrow's own way to a row passes all chunks before it.
         chunks = [batch for batch in self._table.to_batches() if len(batch)]
         self._firsts = np.cumsum([0, *map(len, chunks)]).tolist()
-        self._ids = [[(ids.offsets.to_numpy(), ids.values.to_numpy()) for ids in chunk.columns[:2]] for chunk in chunks]
+        self._ids = [
+            [(ids.offsets.to_numpy(), ids.values.to_numpy()) for ids in chunk.columns[:2]]
+            for chunk in chunks
+        ]
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -110,7 +140,9 @@ class SplitTable:
         """Returns one row's token ids, as they lie in the file."""
         chunk = bisect_right(self._firsts, index) - 1
         row = index - self._firsts[chunk]
-        source, target = (values[offsets[row] : offsets[row + 1]] for offsets, values in self._ids[chunk])
+        source, target = (
+            values[offsets[row] : offsets[row + 1]] for offsets, values in self._ids[chunk]
+        )
         return Features(source, target)
 
     def sources(self) -> list[str]:
@@ -140,7 +172,8 @@ class PreparedDataset:
 
     Attributes:
         path: the folder.
-        manifest: what made it: ``fingerprint``, ``identity``, ``input``, ``files``, ``report``, ``preview``.
+        manifest: what made it: ``fingerprint``, ``identity``, ``input``, ``files``, ``report``,
+            ``preview``.
         reused: it stood there already, made from the same data and settings.
     """
 
@@ -160,7 +193,9 @@ class PreparedDataset:
 
     @property
     def preview(self) -> list[dict[str, Any]]:
-        """A few training pairs as the model sees them; see :func:`lora_s2s.data.report.pairs_shown`."""
+        """A few training pairs as the model sees them; see
+        :func:`lora_s2s.data.report.pairs_shown`.
+        """
         return list(self.manifest["preview"])
 
     @contextmanager
@@ -174,7 +209,9 @@ class PreparedDataset:
             yield
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             hint = f"remove {self.path} and prepare the data again"
-            raise DataError(f"{self.path / MANIFEST} is damaged: its report cannot be shown", hint=hint) from error
+            raise DataError(
+                f"{self.path / MANIFEST} is damaged: its report cannot be shown", hint=hint
+            ) from error
 
     @property
     def train(self) -> SplitTable:
@@ -183,7 +220,11 @@ class PreparedDataset:
 
     def split(self, name: str) -> SplitTable | None:
         """Returns ``train``, ``validation`` or ``test``; None where there is none."""
-        return SplitTable(self.path / f"{name}.arrow") if f"{name}.arrow" in self.manifest["files"] else None
+        return (
+            SplitTable(self.path / f"{name}.arrow")
+            if f"{name}.arrow" in self.manifest["files"]
+            else None
+        )
 
 
 def is_prepared(path: Path) -> bool:
@@ -200,23 +241,38 @@ def open_prepared(path: Path, *, reused: bool = False) -> PreparedDataset:
     """
     path = Path(path)
     if not is_prepared(path):
-        raise DataError(f"{path} is not a folder of prepared data", hint="make one: lora-s2s prepare RECIPE")
+        raise DataError(
+            f"{path} is not a folder of prepared data", hint="make one: lora-s2s prepare RECIPE"
+        )
     manifest = read_json(path / MANIFEST)
     _check_manifest(path, manifest)
     for name, entry in manifest["files"].items():
         file = path / name
-        if not file.is_file() or entry != {"sha256": sha256_file(file), "bytes": file.stat().st_size}:
-            raise DataError(f"{file} is missing or damaged", hint=f"remove {path} and prepare the data again")
+        if not file.is_file() or entry != {
+            "sha256": sha256_file(file),
+            "bytes": file.stat().st_size,
+        }:
+            raise DataError(
+                f"{file} is missing or damaged", hint=f"remove {path} and prepare the data again"
+            )
     return PreparedDataset(path, manifest, reused)
 
 
 def _check_manifest(path: Path, manifest: object) -> None:
-    if not isinstance(manifest, dict) or (manifest.get("kind"), manifest.get("format")) != (KIND, FORMAT):
-        raise DataError(f"{path / MANIFEST} does not describe prepared data of this version", hint="prepare it again")
+    if not isinstance(manifest, dict) or (manifest.get("kind"), manifest.get("format")) != (
+        KIND,
+        FORMAT,
+    ):
+        raise DataError(
+            f"{path / MANIFEST} does not describe prepared data of this version",
+            hint="prepare it again",
+        )
     allowed = {*(f"{split}.arrow" for split in SPLITS), REJECTED, REPORT}
     sound = all(isinstance(manifest.get(key), kind) for key, kind in _REQUIRED.items())
     if not sound or not _is_input(manifest["input"]) or not allowed.issuperset(manifest["files"]):
-        raise DataError(f"{path / MANIFEST} is damaged", hint=f"remove {path} and prepare the data again")
+        raise DataError(
+            f"{path / MANIFEST} is damaged", hint=f"remove {path} and prepare the data again"
+        )
 
 
 def _is_input(settings: dict[str, Any]) -> bool:
@@ -224,5 +280,6 @@ def _is_input(settings: dict[str, Any]) -> bool:
     limits = [settings.get(f"max_{side}_tokens") for side in ("source", "target")]
     texts = [settings.get("carried"), settings.get("special_tokens", [])]
     return all(type(limit) is int and 0 < limit < 2**31 for limit in limits) and all(
-        isinstance(listed, list) and all(isinstance(text, str) for text in listed) for listed in texts
+        isinstance(listed, list) and all(isinstance(text, str) for text in listed)
+        for listed in texts
     )

@@ -16,9 +16,11 @@ from lora_s2s.formats.rows import Rejected
 from lora_s2s.reading.causes import Causes
 
 _REASONS_FOR_LIMIT = {
-    "recipe": "", "cap": ", the most that auto takes", "positions": ", all the positions that the base has",
+    "recipe": "",
+    "cap": ", the most that auto takes",
+    "positions": ", all the positions that the base has",
     "memory": ", all that the memory of this machine allows",
-}  # fmt: skip
+}
 
 
 class Rejections:
@@ -50,17 +52,23 @@ class Rejections:
         """Refuses data of which too much cannot be used.
 
         Args:
-            good: how many examples were read; a file left out is none of the rows, and what is skipped no fault.
+            good: how many examples were read; a file left out is none of the rows, and what is
+                skipped no fault.
             most: the largest share of rejections.
         """
         count = self._causes.faults
         total = count + good
         if count / max(1, total) <= most:
             return
-        hint, listed = self._causes.hint(others_are_right=good > 0) or "fix them", self._causes.listed()
+        hint, listed = (
+            self._causes.hint(others_are_right=good > 0) or "fix them",
+            self._causes.listed(),
+        )
         raise DataError(
-            f"{count:,} of {total:,} rows cannot be used, more than data.max_rejected={most:g}: {listed}",
-            hint=f"{hint}; or allow more: --set data.max_rejected={-(-100 * count // total) / 100:g}",
+            f"{count:,} of {total:,} rows cannot be used, more than data.max_rejected={most:g}: "
+            f"{listed}",
+            hint=f"{hint}; or allow more: --set "
+            f"data.max_rejected={-(-100 * count // total) / 100:g}",
             where=self._causes.places(),
         )
 
@@ -81,8 +89,8 @@ class Rejections:
             f"{count:,} of {total:,} rows ({count / total:.0%}) would be dropped, more than "
             f"data.max_rejected={most:g}: their targets are longer than "
             f"data.max_target_tokens={limit.tokens}{_REASONS_FOR_LIMIT[limit.by]}",
-            hint=f"--set data.max_target_tokens={wanted} keeps 99 % of the rows, data.long_targets=cut cuts them, "
-            f"data.max_rejected={allowed:g} leaves them out",
+            hint=f"--set data.max_target_tokens={wanted} keeps 99 % of the rows, "
+            f"data.long_targets=cut cuts them, data.max_rejected={allowed:g} leaves them out",
         )
 
     def rows(self, kept: int) -> dict[str, Any]:

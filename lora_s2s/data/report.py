@@ -22,17 +22,27 @@ _PIECES = 300
 _ADVISED = 0.01
 _LONG_TARGET = 256
 _ONE_TARGET, _IMBALANCE = 0.9, 20
-_OTHER_BASES = "a base that reads bytes (google/byt5-small) or more scripts (google/mt5-small) holds"
+_OTHER_BASES = (
+    "a base that reads bytes (google/byt5-small) or more scripts (google/mt5-small) holds"
+)
 
 
 def pairs_shown(
     table: SplitTable, tokenizer: PreTrainedTokenizerBase, carried: Sequence[str], count: int
 ) -> list[dict[str, Any]]:
-    """Returns some pairs, spread over the split: text and pieces of both sides, specials and cuts included."""
-    rows = [table.features(index) for index in range(0, len(table), max(1, len(table) // max(1, count)))[:count]]
+    """Returns some pairs, spread over the split: text and pieces of both sides, specials and cuts
+    included.
+    """
+    rows = [
+        table.features(index)
+        for index in range(0, len(table), max(1, len(table) // max(1, count)))[:count]
+    ]
     names = dict(enumerate(carried, start=len(tokenizer) - rows_carrying(carried)))
     return [
-        {side: _side(ids, tokenizer, names) for side, ids in zip(SIDES, (row.input_ids, row.labels), strict=True)}
+        {
+            side: _side(ids, tokenizer, names)
+            for side, ids in zip(SIDES, (row.input_ids, row.labels), strict=True)
+        }
         for row in rows
     ]
 
@@ -57,10 +67,18 @@ def advice(report: Mapping[str, Any], limits: Mapping[str, Any], *, spare: bool)
     said += [_about_lost(report, side, spare=spare) for side in reversed(SIDES)]
     pairs = max(1, report["rows"]["kept"])
     if report["near_duplicates"] > 0.01 * pairs:
-        alike, verb = report["near_duplicates"], "differs" if report["near_duplicates"] == 1 else "differ"
-        said.append(f"{counted(alike, 'pair')} {verb} from another in case, spaces or punctuation only")
+        alike, verb = (
+            report["near_duplicates"],
+            "differs" if report["near_duplicates"] == 1 else "differ",
+        )
+        said.append(
+            f"{counted(alike, 'pair')} {verb} from another in case, spaces or punctuation only"
+        )
     if report["identical"] > _ADVISED * pairs:
-        said.append(f"{report['identical'] / pairs:.0%} of the targets equal their source: is copying what is meant?")
+        said.append(
+            f"{report['identical'] / pairs:.0%} of the targets equal their source: is copying what "
+            "is meant?"
+        )
     said += [_about_classes(report), _about_leaks(report)]
     return [sentence for sentence in said if sentence]
 
@@ -74,18 +92,24 @@ def _about_classes(report: Mapping[str, Any]) -> str:
     labels = report["labels"]
     if labels and labels["least"] * _IMBALANCE < labels["most"]:
         return (
-            f"{labels['count']:,} labels, the commonest in {counted(labels['most'], 'row')}, the rarest in "
-            f"{counted(labels['least'], 'row')}: compare macro-F1, not accuracy alone"
+            f"{labels['count']:,} labels, the commonest in {counted(labels['most'], 'row')}, the "
+            f"rarest in {counted(labels['least'], 'row')}: compare macro-F1, not accuracy alone"
         )
     return ""
 
 
 def _about_leaks(report: Mapping[str, Any]) -> str:
-    leaks, held = report["near_leaks"], sum(n for split, n in report["splits"].items() if split != "train")
+    leaks, held = (
+        report["near_leaks"],
+        sum(n for split, n in report["splits"].items() if split != "train"),
+    )
     if leaks <= _ADVISED * held:
         return ""
     share = f"{counted(leaks, 'held-out row')} ({leaks / held:.0%})"
-    return f"{share} with a source that stands in train but for case, spaces or punctuation: scores may flatter"
+    return (
+        f"{share} with a source that stands in train but for case, spaces or punctuation: scores "
+        "may flatter"
+    )
 
 
 def limit_warnings(report: Mapping[str, Any]) -> list[str]:
@@ -95,22 +119,25 @@ def limit_warnings(report: Mapping[str, Any]) -> list[str]:
     warnings = []
     if long > _ADVISED:
         warnings.append(
-            f"{long:.0%} of the targets have more than {_LONG_TARGET} tokens, "
-            f"the longest {report['target_tokens']['max']:,}: "
-            f"with data.max_target_tokens={limit['tokens']} training takes more memory, and an answer as many steps"
+            f"{long:.0%} of the targets have more than {_LONG_TARGET} tokens, the longest "
+            f"{report['target_tokens']['max']:,}: with data.max_target_tokens={limit['tokens']} "
+            "training takes more memory, and an answer as many steps"
         )
     cut = report["truncated"]["target"] / rows
     if cut > _ADVISED:
         warnings.append(
-            f"{cut:.0%} of the targets are cut after {limit['tokens']:,} tokens, "
-            "and answers learn to go on without end: "
-            f"--set data.max_target_tokens={report['suggested']['max_target_tokens']}"
+            f"{cut:.0%} of the targets are cut after {limit['tokens']:,} tokens, and answers learn "
+            "to go on without end: --set "
+            f"data.max_target_tokens={report['suggested']['max_target_tokens']}"
         )
     return warnings
 
 
 def _about_limit(report: Mapping[str, Any], side: str, limit: int) -> str:
-    longer, wanted = report["longer_than"][side].get(str(limit), 0), report["suggested"][f"max_{side}_tokens"]
+    longer, wanted = (
+        report["longer_than"][side].get(str(limit), 0),
+        report["suggested"][f"max_{side}_tokens"],
+    )
     if wanted <= limit or report[f"{side}_tokens"]["max"] <= limit:
         return ""
     share = f"{longer:.1%}" if longer else "some"
@@ -119,8 +146,9 @@ def _about_limit(report: Mapping[str, Any], side: str, limit: int) -> str:
     if needed is None:
         return f"{cut}: --set data.max_{side}_tokens={wanted} spares most"
     return (
-        f"{cut}; {wanted:,} would spare most, but training on one such row takes about {needed / 1e9:,.0f} GB: "
-        "cut the texts into parts, a row each, or take a base for long inputs (google/long-t5-tglobal-base)"
+        f"{cut}; {wanted:,} would spare most, but training on one such row takes about "
+        f"{needed / 1e9:,.0f} GB: cut the texts into parts, a row each, or take a base for long "
+        "inputs (google/long-t5-tglobal-base)"
     )
 
 
@@ -130,7 +158,9 @@ def _about_lost(report: Mapping[str, Any], side: str, *, spare: bool) -> str:
         return ""
     shown = " ".join(repr(one["character"]) for one in lost["characters"][:8])
     them, most = ("it", "it") if lost["different"] == 1 else ("them", "the most frequent of them")
-    sentence = f"the {side}s lose {counted(lost['count'], 'character')} this vocabulary lacks ({shown})"
+    sentence = (
+        f"the {side}s lose {counted(lost['count'], 'character')} this vocabulary lacks ({shown})"
+    )
     if report["lossless_text"] or not spare:
         return f"{sentence}; {_OTHER_BASES} {them}"
     return f"{sentence}: --set data.lossless_text=on carries {most}"
@@ -144,7 +174,10 @@ def write_page(path: Path, report: Mapping[str, Any], pairs: Sequence[Mapping[st
     body = [
         f"<h1>{escaped(name)}</h1>",
         f'<p class="lead">{escaped(lead)}; {rows["rejected"]:,} of {rows["read"]:,} left out</p>',
-        section("Advice", "".join(f"<p>{escaped(text)}</p>" for text in (*report["warnings"], *report["advice"]))),
+        section(
+            "Advice",
+            "".join(f"<p>{escaped(text)}</p>" for text in (*report["warnings"], *report["advice"])),
+        ),
         section("Data", _data(report)),
         section("Pairs, as the model sees them", "".join(map(_pair, pairs))),
         section("Lengths", "".join(_lengths(report, side) for side in SIDES)),
@@ -158,7 +191,9 @@ def write_page(path: Path, report: Mapping[str, Any], pairs: Sequence[Mapping[st
 
 def _data(report: Mapping[str, Any]) -> str:
     """The files, columns and settings that a folder was prepared from."""
-    limits = [f"{key} {limit['tokens']:,} ({limit['by']})" for key, limit in report["limits"].items()]
+    limits = [
+        f"{key} {limit['tokens']:,} ({limit['by']})" for key, limit in report["limits"].items()
+    ]
     columns = report["columns"]
     facts = {
         **{f"{split} files": ", ".join(files) for split, files in report["files"].items()},
@@ -171,7 +206,10 @@ def _data(report: Mapping[str, Any]) -> str:
 
 
 def _pair(pair: Mapping[str, Any]) -> str:
-    chips = {side: "".join(f"<b>{escaped(piece)}</b>" for piece in pair[side]["pieces"]) for side in SIDES}
+    chips = {
+        side: "".join(f"<b>{escaped(piece)}</b>" for piece in pair[side]["pieces"])
+        for side in SIDES
+    }
     return (
         f'<p class="pieces">{chips["source"]}</p><p class="pieces loss">{chips["target"]}</p>'
         f'<p class="note">source: {counted(pair["source"]["tokens"], "token")}, no loss · '
@@ -184,12 +222,16 @@ def _lengths(report: Mapping[str, Any], side: str) -> str:
     most = max((count for _, count in bars), default=1)
     last = bars[-1][0] if bars else 0
     drawn = "".join(
-        f'<i style="height:{100 * count / most:.1f}%" title="from {counted(first, "token")}: {counted(count, "row")}">'
+        f'<i style="height:{100 * count / most:.1f}%" title="from {counted(first, "token")}: '
+        f'{counted(count, "row")}">'
         "</i>"
         for first, count in bars
     )
     quantiles = ", ".join(f"{name} {value:,}" for name, value in report[f"{side}_tokens"].items())
-    longer = [f"<td>{limit}</td><td>{share:.2%}</td>" for limit, share in report["longer_than"][side].items()]
+    longer = [
+        f"<td>{limit}</td><td>{share:.2%}</td>"
+        for limit, share in report["longer_than"][side].items()
+    ]
     table = html_table(("Limit", "Longer than it"), longer) if longer else ""
     suggested = report["suggested"][f"max_{side}_tokens"]
     return (
@@ -210,12 +252,16 @@ def _characters(report: Mapping[str, Any], side: str) -> str:
     if not lost["count"]:
         return f"<p>Every character of the {side}s comes back as written.</p>"
     cells = [
-        f"<td>{escaped(one['character'])}</td><td>{one['code']} {escaped(one['name'])}</td><td>{one['count']:,}</td>"
+        f"<td>{escaped(one['character'])}</td><td>{one['code']} "
+        f"{escaped(one['name'])}</td><td>{one['count']:,}</td>"
         f"<td>{escaped(one['becomes'])}</td>"
         for one in lost["characters"]
     ]
     verb = "does" if lost["count"] == 1 else "do"
-    head = f"<p>Of the {side}s, {counted(lost['count'], 'character')} ({lost['different']:,} different) {verb} not.</p>"
+    head = (
+        f"<p>Of the {side}s, {counted(lost['count'], 'character')} ({lost['different']:,} "
+        f"different) {verb} not.</p>"
+    )
     return head + html_table(("", "Character", "Times", "Becomes"), cells)
 
 
@@ -224,15 +270,22 @@ def _facts(report: Mapping[str, Any]) -> str:
         "exact duplicates": f"{report['duplicates']:,}",
         "alike but for case, spaces, punctuation": f"{report['near_duplicates']:,}",
         "held-out rows whose source stood in train": f"{report['leaked']:,}",
-        "alike across splits but for case, spaces, punctuation": f"{report['near_leaks']:,} held-out rows",
+        "alike across splits but for case, spaces, punctuation": (
+            f"{report['near_leaks']:,} held-out rows"
+        ),
         "targets that stand in their source": f"{report['target_in_source']:.1%}",
         "targets that equal their source": f"{report['identical']:,}",
         "cut": ", ".join(counted(report["truncated"][side], side) for side in SIDES),
         "spaces side by side that become one": ", ".join(
             f"{report['lost_runs_of_spaces'][side]:,} in {side}s" for side in SIDES
         ),
-        "unknown tokens": ", ".join(f"{report['unknown_tokens'][side]:.3%} of {side}s" for side in SIDES),
-        "language, a guess": ", ".join(f"{side}s {report['languages'][side] or '?'}" for side in SIDES),
-        "carried by spare rows": " ".join(repr(text) for text in report["lossless_text"] if text) or "nothing",
+        "unknown tokens": ", ".join(
+            f"{report['unknown_tokens'][side]:.3%} of {side}s" for side in SIDES
+        ),
+        "language, a guess": ", ".join(
+            f"{side}s {report['languages'][side] or '?'}" for side in SIDES
+        ),
+        "carried by spare rows": " ".join(repr(text) for text in report["lossless_text"] if text)
+        or "nothing",
     }
     return fact_list(facts.items())

@@ -1,7 +1,9 @@
-"""Which rows are left out of train, and which are held out: decided on hashes, for all rows at once.
+"""Which rows are left out of train, and which are held out: decided on hashes, for all rows at
+once.
 
-Splits by source, never by row: texts that share a source (or a conversation) stay on one side. A row's place between 0
-and 1 is a hash of what it is split by, so rows that come later move nothing. n rows.
+Splits by source, never by row: texts that share a source (or a conversation) stay on one side. A
+row's place between 0 and 1 is a hash of what it is split by, so rows that come later move nothing.
+n rows.
 """
 
 from __future__ import annotations
@@ -42,12 +44,16 @@ class Keys:
 
 
 def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+    return int.from_bytes(
+        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
+    )
 
 
 def place_of(key: str, seed: int) -> int:
     """Returns where a text lies in the order of splitting, from 0 to 2^64."""
-    digest = hashlib.blake2b(f"{seed}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    digest = hashlib.blake2b(
+        f"{seed}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8
+    ).digest()
     return int.from_bytes(digest, "big")
 
 
@@ -86,10 +92,12 @@ class Decisions:
 
     Attributes:
         code: (n,) one of the codes above.
-        copies: (n,) how often a row stands in its split: in train more than once where its file has a weight.
+        copies: (n,) how often a row stands in its split: in train more than once where its file has
+            a weight.
         leaked: held-out rows whose source stands in train too.
         classes: how many different targets there are, where they are few; else 0.
-        repeated: training rows whose pair stands before them in train, with other values in unused columns.
+        repeated: training rows whose pair stands before them in train, with other values in unused
+            columns.
         ambiguous: training rows whose source stands in train with another target too.
     """
 
@@ -107,7 +115,8 @@ class Decisions:
 
 
 def decide(keys: Keys, fraction: float) -> Decisions:
-    """Takes duplicates and leaks out of train, and splits validation off where no row is named as such.
+    """Takes duplicates and leaks out of train, and splits validation off where no row is named as
+    such.
 
     Args:
         fraction: share of train's sources held out; 0 holds out none.
@@ -136,14 +145,17 @@ def decide(keys: Keys, fraction: float) -> Decisions:
     return Decisions(code, copies, leaked, classes_found, repeated, ambiguous)
 
 
-def _repeats(keys: Keys, among: npt.NDArray[np.bool_], rest: Hashes | None) -> npt.NDArray[np.int64]:
+def _repeats(
+    keys: Keys, among: npt.NDArray[np.bool_], rest: Hashes | None
+) -> npt.NDArray[np.int64]:
     """Returns the rows whose pair stands before them among those asked for.
 
     Args:
         rest: what must be equal too; None looks at the pair alone.
     """
     rows = np.flatnonzero(among)
-    # One number a pair puts equal pairs side by side; whether they are equal is told by both hashes.
+    # One number a pair puts equal pairs side by side; whether they are equal is told by both
+    # hashes.
     mixed = keys.source[rows] * np.uint64(0x9E3779B97F4A7C15) ^ keys.target[rows]
     if rest is not None:
         mixed ^= rest[rows] * np.uint64(0xC2B2AE3D27D4EB4F)
@@ -181,11 +193,13 @@ def _classes(targets: Hashes) -> npt.NDArray[np.int64] | None:
 def held_out_rows(
     places: Hashes, fraction: float, classes: npt.NDArray[np.int64] | None = None
 ) -> npt.NDArray[np.bool_]:
-    """Returns which rows go to validation: at least one and not all, where there are two and ``fraction`` > 0.
+    """Returns which rows go to validation: at least one and not all, where there are two and
+    ``fraction`` > 0.
 
     Args:
         places: (n,) of rows; those of one source have one place.
-        classes: (n,) the class of each row: of every class with two sources or more, one is held out at least.
+        classes: (n,) the class of each row: of every class with two sources or more, one is held
+            out at least.
     """
     if fraction <= 0 or not len(places) or places.min() == places.max():
         return np.zeros(len(places), bool)
@@ -195,14 +209,18 @@ def held_out_rows(
     if classes is not None:
         order = np.argsort(classes, kind="stable")
         starts = np.flatnonzero(np.diff(classes[order], prepend=-1))
-        lowest, highest = (bound.reduceat(places[order], starts) for bound in (np.minimum, np.maximum))
+        lowest, highest = (
+            bound.reduceat(places[order], starts) for bound in (np.minimum, np.maximum)
+        )
         lacking = ~np.logical_or.reduceat(chosen[order], starts) & (lowest != highest)
         chosen |= np.isin(places, lowest[lacking])
     return np.asarray(places != places.max() if chosen.all() else chosen)
 
 
 def _copies(keys: Keys) -> npt.NDArray[np.int16]:
-    """Returns how often each row is to stand in train: its weight, the part after the point by chance (its hash)."""
+    """Returns how often each row is to stand in train: its weight, the part after the point by
+    chance (its hash).
+    """
     if (keys.weight == 1).all():
         return np.ones(len(keys), np.int16)
     whole = np.floor(keys.weight)

@@ -1,4 +1,6 @@
-"""Rows on their way from reading to tokenising: texts on disk in record batches, what decides about them in memory."""
+"""Rows on their way from reading to tokenising: texts on disk in record batches, what decides about
+them in memory.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ _SCHEMA = pa.schema({name: pa.string() for name in ("source", "target", "where",
 
 
 class Spool:
-    """Every example of every split, in the order read: a file to be filled, closed, and taken away in the end.
+    """Every example of every split, in the order read: a file to be filled, closed, and taken away
+    in the end.
 
     Args:
         seed: of the rows' places; see :mod:`lora_s2s.data.split`.
@@ -64,10 +67,18 @@ class Spool:
 
     def flush(self) -> None:
         """Writes what was taken since the last time."""
-        batch, splits, self._batch, self._splits, self._characters = self._batch, self._splits, [], [], 0
+        batch, splits, self._batch, self._splits, self._characters = (
+            self._batch,
+            self._splits,
+            [],
+            [],
+            0,
+        )
         if not batch:
             return
-        texts = {name: [getattr(row, name) for row in batch] for name in ("source", "target", "where")}
+        texts = {
+            name: [getattr(row, name) for row in batch] for name in ("source", "target", "where")
+        }
         turns = [json.dumps([row.turns, row.template]) if row.turns else None for row in batch]
         self._writer.write_batch(pa.record_batch([*texts.values(), turns], schema=_SCHEMA))
         self._keys.append(keys_of(batch, splits, self._seed))

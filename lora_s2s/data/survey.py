@@ -1,4 +1,6 @@
-"""What is in tokenised data, counted in bounded memory: lengths, copies, classes; and a guess at its language."""
+"""What is in tokenised data, counted in bounded memory: lengths, copies, classes; and a guess at
+its language.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +24,31 @@ _POINTS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "max": 1.0}
 _WHOLE = 0.99
 
 _COMMON_WORDS = {
-    "en": "the of and to is that for with are you this have", "de": "der die und das ist nicht ein ich mit sie auf den",
-    "fr": "le la les des est une que pour dans pas vous qui", "es": "el los las una que por para con del es como está",
-    "it": "il di che per una sono della non con le gli è", "pt": "os um uma que não para com do da em é você",
-    "nl": "de het een van en dat niet ik met op zijn voor", "sv": "och att det som en på är av för inte jag med",
-    "pl": "nie się na jest że do to jak za od po są", "tr": "bir ve bu için ile çok ne de mi var daha olarak",
-}  # fmt: skip
+    "en": "the of and to is that for with are you this have",
+    "de": "der die und das ist nicht ein ich mit sie auf den",
+    "fr": "le la les des est une que pour dans pas vous qui",
+    "es": "el los las una que por para con del es como está",
+    "it": "il di che per una sono della non con le gli è",
+    "pt": "os um uma que não para com do da em é você",
+    "nl": "de het een van en dat niet ik met op zijn voor",
+    "sv": "och att det som en på är av för inte jag med",
+    "pl": "nie się na jest że do to jak za od po są",
+    "tr": "bir ve bu için ile çok ne de mi var daha olarak",
+}
 _LANGUAGE_OF_SCRIPT = {
-    "HIRAGANA": "ja", "KATAKANA": "ja", "HANGUL": "ko", "CJK": "zh", "CYRILLIC": "ru", "ARABIC": "ar", "GREEK": "el",
-    "HEBREW": "he", "DEVANAGARI": "hi", "THAI": "th", "BENGALI": "bn", "TAMIL": "ta",
-}  # fmt: skip
+    "HIRAGANA": "ja",
+    "KATAKANA": "ja",
+    "HANGUL": "ko",
+    "CJK": "zh",
+    "CYRILLIC": "ru",
+    "ARABIC": "ar",
+    "GREEK": "el",
+    "HEBREW": "he",
+    "DEVANAGARI": "hi",
+    "THAI": "th",
+    "BENGALI": "bn",
+    "TAMIL": "ta",
+}
 
 
 def guess_language(texts: Iterable[str]) -> str | None:
@@ -41,13 +58,20 @@ def guess_language(texts: Iterable[str]) -> str | None:
     foreign = Counter[str]()
     for char, count in letters.items():
         foreign[unicodedata.name(char, "").split(" ")[0]] += count
-    foreign = Counter({name: count for name, count in foreign.items() if name in _LANGUAGE_OF_SCRIPT})
+    foreign = Counter(
+        {name: count for name, count in foreign.items() if name in _LANGUAGE_OF_SCRIPT}
+    )
     if foreign.total() > 0.3 * letters.total():
         # Japanese mixes Chinese characters with its own: a few of its own decide.
-        own = {name: count * (5 if name in ("HIRAGANA", "KATAKANA") else 1) for name, count in foreign.items()}
+        own = {
+            name: count * (5 if name in ("HIRAGANA", "KATAKANA") else 1)
+            for name, count in foreign.items()
+        }
         return _LANGUAGE_OF_SCRIPT[max(own, key=lambda name: own[name])]
     words = Counter(text.lower().split())
-    hits = {code: sum(words[word] for word in common.split()) for code, common in _COMMON_WORDS.items()}
+    hits = {
+        code: sum(words[word] for word in common.split()) for code, common in _COMMON_WORDS.items()
+    }
     best = max(hits, key=lambda code: hits[code])
     return best if hits[best] > 0.02 * words.total() else None
 
@@ -57,8 +81,8 @@ class Tally:
     """What was counted of tokenised rows; two of them add up.
 
     Attributes:
-        lengths: how many rows have 0, 1, 2, … tokens in their frames, kept or left out for it, before any cut.
-        truncated, tokens, unknown: of the rows kept.
+        lengths: how many rows have 0, 1, 2, … tokens in their frames, kept or left out for it,
+        before any cut. truncated, tokens, unknown: of the rows kept.
         alike: hashes of the pairs without case, spacing and punctuation.
         forms: hashes of the sources without form, of train and of what is held out.
         identical: rows whose target is their source.
@@ -66,7 +90,9 @@ class Tally:
         kept: rows that went into a split, each once.
     """
 
-    lengths: dict[str, Counts] = field(default_factory=lambda: {side: np.zeros(0, np.int64) for side in SIDES})
+    lengths: dict[str, Counts] = field(
+        default_factory=lambda: {side: np.zeros(0, np.int64) for side in SIDES}
+    )
     truncated: Counter[str] = field(default_factory=Counter)
     tokens: Counter[str] = field(default_factory=Counter)
     unknown: Counter[str] = field(default_factory=Counter)
@@ -75,7 +101,9 @@ class Tally:
     copied: int = 0
     identical: int = 0
     kept: int = 0
-    forms: dict[str, list[npt.NDArray[np.uint64]]] = field(default_factory=lambda: {"train": [], "held": []})
+    forms: dict[str, list[npt.NDArray[np.uint64]]] = field(
+        default_factory=lambda: {"train": [], "held": []}
+    )
 
     def add(self, other: Tally) -> None:
         """Adds another's counts."""
@@ -99,7 +127,9 @@ def tokens_report(tally: Tally) -> dict[str, Any]:
     return {
         **{f"{side}_tokens": _quantiles(lengths[side]) for side in SIDES},
         "truncated": {side: tally.truncated[side] for side in SIDES},
-        "unknown_tokens": {side: round(tally.unknown[side] / max(1, tally.tokens[side]), 6) for side in SIDES},
+        "unknown_tokens": {
+            side: round(tally.unknown[side] / max(1, tally.tokens[side]), 6) for side in SIDES
+        },
         "near_duplicates": len(alike) - len(np.unique(alike)),
         "near_leaks": _near_leaks(tally),
         "identical": tally.identical,
@@ -114,12 +144,16 @@ def tokens_report(tally: Tally) -> dict[str, Any]:
 
 def _near_leaks(tally: Tally) -> int:
     """Held-out rows whose source stands in train in another form."""
-    train, held = (np.concatenate([*tally.forms[side], np.zeros(0, np.uint64)]) for side in ("train", "held"))
+    train, held = (
+        np.concatenate([*tally.forms[side], np.zeros(0, np.uint64)]) for side in ("train", "held")
+    )
     return int(np.isin(held, train).sum()) if len(held) else 0
 
 
 def _labels(classes: Counter[str]) -> dict[str, int]:
-    """How many labels there are, and the rows of the commonest and the rarest; empty where targets are many."""
+    """How many labels there are, and the rows of the commonest and the rarest; empty where targets
+    are many.
+    """
     if not classes:
         return {}
     return {"count": len(classes), "most": max(classes.values()), "least": min(classes.values())}
@@ -138,7 +172,9 @@ def quantile(counts: Counts, share: float) -> int:
 
 
 def histogram(counts: Counts) -> list[list[int]]:
-    """Returns [first length, rows] of bars of one width; the last bar holds everything from there on."""
+    """Returns [first length, rows] of bars of one width; the last bar holds everything from there
+    on.
+    """
     if not counts.any():
         return []
     width = max(1, -(-quantile(counts, 0.995) // _BARS))
@@ -148,10 +184,14 @@ def histogram(counts: Counts) -> list[list[int]]:
 
 def _longer(counts: Counts) -> dict[str, float]:
     shown = [limit for limit in LIMITS if limit < len(counts) - 1]
-    return {str(limit): round(float(counts[limit + 1 :].sum() / counts.sum()), 6) for limit in shown}
+    return {
+        str(limit): round(float(counts[limit + 1 :].sum() / counts.sum()), 6) for limit in shown
+    }
 
 
 def suggested_limit(tally: Tally, side: str) -> int:
-    """Returns a limit that leaves 99 % of the rows whole: one that is usual, or their length where none is."""
+    """Returns a limit that leaves 99 % of the rows whole: one that is usual, or their length where
+    none is.
+    """
     wanted = max(1, quantile(tally.lengths[side], _WHOLE))
     return next((limit for limit in LIMITS if limit >= wanted), wanted)

@@ -1,10 +1,11 @@
 """The demo task: a messy booking message becomes a clean record.
 
-    hiya its Marta Quillfeather, can u do a table for four on fri at 7.30pm? my number is 555-0142 thx
-    → name: Marta Quillfeather | people: 4 | day: Friday | time: 19:30 | phone: 555-0142
+    hiya its Marta Quillfeather, can u do a table for four on fri at 7.30pm? my number is 555-0142
+    thx → name: Marta Quillfeather | people: 4 | day: Friday | time: 19:30 | phone: 555-0142
 
-Everything is generated from a seed. The splits share no message and no surname, so a good score on ``test`` means
-that names never seen before were copied, and days, times and numbers were understood.
+Everything is generated from a seed. The splits share no message and no surname, so a good score on
+``test`` means that names never seen before were copied, and days, times and numbers were
+understood.
 """
 
 from __future__ import annotations
@@ -19,32 +20,72 @@ SIZES = {"train": 6000, "validation": 200, "test": 250}
 SEED = 20261124
 
 _FIRST_NAMES = (
-    "Marta Oskar Ines Tobias Priya Callum Noor Felix Greta Hamish Leila Viktor Saoirse Dmitri Amara Jonas Wanda Rafael "
-    "Mabel Ivo Petra Quentin Zara Edwin Freya Hugo Lotte Marcus Nadia Otis Paloma Rufus Sanna Theo Una Vera Wilf Yusuf"
+    "Marta Oskar Ines Tobias Priya Callum Noor Felix Greta Hamish Leila Viktor Saoirse Dmitri "
+    "Amara Jonas Wanda Rafael Mabel Ivo Petra Quentin Zara Edwin Freya Hugo Lotte Marcus Nadia "
+    "Otis Paloma Rufus Sanna Theo Una Vera Wilf Yusuf"
 ).split()
 _SURNAME_STARTS = (
-    "Quill Hart Bram Ash Thorn Mar Win Hol Fen Cal Stan Whit Lang Ros Black Green Pem Har Kings Wood Dun El Mor Til "
-    "Cope Bar Sund Lin Ver Ock Bel Gar"
+    "Quill Hart Bram Ash Thorn Mar Win Hol Fen Cal Stan Whit Lang Ros Black Green Pem Har Kings "
+    "Wood Dun El Mor Til Cope Bar Sund Lin Ver Ock Bel Gar"
 ).split()
 _SURNAME_ENDS = (
-    "feather bury well ley worth ford stone field more by wick ton man shaw croft ham den ridge wood ling mere berg "
-    "son dale ster ell"
+    "feather bury well ley worth ford stone field more by wick ton man shaw croft ham den ridge "
+    "wood ling mere berg son dale ster ell"
 ).split()
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-_GREETINGS = ("hi", "hiya", "hey there", "hello", "good morning", "evening all", "yo", "hi guys", "")
+_GREETINGS = (
+    "hi",
+    "hiya",
+    "hey there",
+    "hello",
+    "good morning",
+    "evening all",
+    "yo",
+    "hi guys",
+    "",
+)
 _GOODBYES = ("thx", "thanks a lot", "cheers", "ta", "see u then", "thank you!!", "many thanks", "")
-_NAMES = ("its {}", "this is {}", "{} here", "my name's {}", "name is {}", "book it under {}", "it's for {}")
+_NAMES = (
+    "its {}",
+    "this is {}",
+    "{} here",
+    "my name's {}",
+    "name is {}",
+    "book it under {}",
+    "it's for {}",
+)
 _PEOPLE = (
-    "table for {}", "we are {}", "there'll be {} of us", "{} people", "party of {}", "need {} seats", "{} of us coming",
-)  # fmt: skip
+    "table for {}",
+    "we are {}",
+    "there'll be {} of us",
+    "{} people",
+    "party of {}",
+    "need {} seats",
+    "{} of us coming",
+)
 _ON_DAY = ("on {}", "this {}", "next {}", "{} would be great", "for {} pls", "come {}")
 _AT_TIME = ("at {}", "around {}", "{} if poss", "say {}", "we'd get there for {}", "about {}")
-_PHONES = ("my number is {}", "call me on {}", "ring {} if any probs", "tel {}", "reach me at {}", "phone {}")
+_PHONES = (
+    "my number is {}",
+    "call me on {}",
+    "ring {} if any probs",
+    "tel {}",
+    "reach me at {}",
+    "phone {}",
+)
 _CHATTER = (
-    "sorry for the late notice", "can u do that", "hope ur well", "we loved it last time", "window seat if u can",
-    "its a birthday", "no rush", "let me know asap", "one of us is veggie", "kids are coming too",
-)  # fmt: skip
+    "sorry for the late notice",
+    "can u do that",
+    "hope ur well",
+    "we loved it last time",
+    "window seat if u can",
+    "its a birthday",
+    "no rush",
+    "let me know asap",
+    "one of us is veggie",
+    "kids are coming too",
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +102,10 @@ class Booking:
         """Returns the target text."""
         time = f"{self.minutes // 60}:{self.minutes % 60:02d}"
         phone = self.phone or "none"
-        return f"name: {self.name} | people: {self.people} | day: {self.day} | time: {time} | phone: {phone}"
+        return (
+            f"name: {self.name} | people: {self.people} | day: {self.day} | time: {time} | phone: "
+            f"{phone}"
+        )
 
 
 def examples(split: str, count: int | None = None, *, seed: int = SEED) -> list[tuple[str, str]]:
@@ -76,7 +120,9 @@ def examples(split: str, count: int | None = None, *, seed: int = SEED) -> list[
         UsageError: the split does not exist.
     """
     if split not in SIZES:
-        raise UsageError(f"the demo task has no split '{split}'", hint=f"use one of {', '.join(SIZES)}")
+        raise UsageError(
+            f"the demo task has no split '{split}'", hint=f"use one of {', '.join(SIZES)}"
+        )
     pairs = _pairs(split, random.Random(f"{seed}-{split}"))
     return [next(pairs) for _ in range(SIZES[split] if count is None else count)]
 
@@ -93,15 +139,21 @@ def _pairs(split: str, rng: random.Random) -> Iterator[tuple[str, str]]:
 
 
 def _surnames(split: str) -> list[str]:
-    """All surnames of a split: of every ten, one is for test, one for validation, eight for train."""
+    """All surnames of a split: of every ten, one is for test, one for validation, eight for
+    train.
+    """
     everything = [start + end for start in _SURNAME_STARTS for end in _SURNAME_ENDS]
     random.Random(SEED).shuffle(everything)
     owner = {0: "test", 1: "validation"}
-    return [name for index, name in enumerate(everything) if owner.get(index % 10, "train") == split]
+    return [
+        name for index, name in enumerate(everything) if owner.get(index % 10, "train") == split
+    ]
 
 
 def _booking(rng: random.Random, surnames: list[str]) -> Booking:
-    phone = f"{rng.randrange(100, 1000)}-{rng.randrange(10000):04d}" if rng.random() < 0.75 else None
+    phone = (
+        f"{rng.randrange(100, 1000)}-{rng.randrange(10000):04d}" if rng.random() < 0.75 else None
+    )
     return Booking(
         name=f"{rng.choice(_FIRST_NAMES)} {rng.choice(surnames)}",
         people=rng.randrange(2, 11),
@@ -141,4 +193,8 @@ def _spoken_time(minutes: int, rng: random.Random) -> str:
         return rng.choice((f"{hour - 12}pm", f"{hour - 12} pm", f"{hour - 12} o'clock"))
     if rng.random() < 0.5:
         return rng.choice((f"{hour - 12}.{minute:02d}pm", f"{hour - 12}:{minute:02d} pm"))
-    return {15: f"quarter past {hour - 12}", 30: f"half past {hour - 12}", 45: f"quarter to {hour - 11}"}[minute]
+    return {
+        15: f"quarter past {hour - 12}",
+        30: f"half past {hour - 12}",
+        45: f"quarter to {hour - 11}",
+    }[minute]

@@ -1,4 +1,6 @@
-"""Which metrics `evaluation.metrics: auto` takes: labels, translations, one short right answer, or free text."""
+"""Which metrics `evaluation.metrics: auto` takes: labels, translations, one short right answer, or
+free text.
+"""
 
 from __future__ import annotations
 

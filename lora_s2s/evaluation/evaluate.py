@@ -10,7 +10,15 @@ from typing import Any
 
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.evaluation.labels import LabelTable, distinct_labels, label_table
-from lora_s2s.evaluation.metrics import Difference, References, Score, check_metrics, compare, measure, scores_of
+from lora_s2s.evaluation.metrics import (
+    Difference,
+    References,
+    Score,
+    check_metrics,
+    compare,
+    measure,
+    scores_of,
+)
 from lora_s2s.evaluation.notes import Answers, notes_on
 from lora_s2s.evaluation.significance import SEED
 from lora_s2s.files import jsonl_line, read_json, write_json, write_text
@@ -26,7 +34,9 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class EvaluatedRow:
-    """One unique source, all its references, and what the model (and the base, where asked) answered."""
+    """One unique source, all its references, and what the model (and the base, where asked)
+    answered.
+    """
 
     source: str
     references: tuple[str, ...]
@@ -63,7 +73,9 @@ class Evaluation:
     notes: tuple[str, ...] = ()
 
     def to_json(self, predictions: Path | None = None) -> dict[str, Any]:
-        """Returns the contract's ``eval`` object; ``predictions`` is where the rows were written."""
+        """Returns the contract's ``eval`` object; ``predictions`` is where the rows were
+        written.
+        """
         return {
             "n": self.n,
             "metrics": _entries(self.metrics),
@@ -79,7 +91,8 @@ class Evaluation:
         }
 
     def write(self, out: Path) -> Path:
-        """Writes ``predictions.jsonl`` and ``scores.json`` into ``out``, whole or not at all; an earlier pair goes.
+        """Writes ``predictions.jsonl`` and ``scores.json`` into ``out``, whole or not at all; an
+        earlier pair goes.
 
         Returns:
             the path of ``predictions.jsonl``.
@@ -87,10 +100,16 @@ class Evaluation:
         Raises:
             UsageError: ``out`` holds other files, which would be lost, or it cannot be written.
         """
-        if foreign := sorted(item.name for item in out.glob("*") if item.name not in (PREDICTIONS, SCORES)):
-            raise UsageError(f"{out} holds other files ({foreign[0]}, …)", hint="give --out a folder of its own")
+        if foreign := sorted(
+            item.name for item in out.glob("*") if item.name not in (PREDICTIONS, SCORES)
+        ):
+            raise UsageError(
+                f"{out} holds other files ({foreign[0]}, …)", hint="give --out a folder of its own"
+            )
         with whole_folder(out, replace=True) as staged:
-            write_text(staged / PREDICTIONS, "".join(jsonl_line(row.to_json()) for row in self.rows))
+            write_text(
+                staged / PREDICTIONS, "".join(jsonl_line(row.to_json()) for row in self.rows)
+            )
             # A name beside this file, not a path of this machine.
             write_json(staged / SCORES, self.to_json(Path(PREDICTIONS)))
         return out / PREDICTIONS
@@ -101,14 +120,19 @@ def _entries(scores: Mapping[str, Score] | None) -> dict[str, Any] | None:
 
 
 def sample_places(total: int, count: int | None) -> list[int]:
-    """Returns the places of ``count`` of ``total`` items, ascending: a random sample, the same one every time."""
+    """Returns the places of ``count`` of ``total`` items, ascending: a random sample, the same one
+    every time.
+    """
     if count is None or count >= total:
         return list(range(total))
     return sorted(random.Random(SEED).sample(range(total), count))
 
 
-def group_references(sources: Iterable[str], targets: Iterable[str]) -> tuple[list[str], list[list[str]]]:
-    """Returns the unique sources in order of first appearance, and every target each of them came with.
+def group_references(
+    sources: Iterable[str], targets: Iterable[str]
+) -> tuple[list[str], list[list[str]]]:
+    """Returns the unique sources in order of first appearance, and every target each of them came
+    with.
 
     Raises:
         ValueError: more of one than of the other.
@@ -130,7 +154,8 @@ def evaluate(
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Decodes unique sources, scores them against all their raw references, and compares with a baseline.
+    """Decodes unique sources, scores them against all their raw references, and compares with a
+    baseline.
 
     Args:
         predictor: the model under test.
@@ -139,7 +164,8 @@ def evaluate(
         metrics: names from ``metrics.METRICS``.
         settings: decoding limits, the same for both models.
         baseline: usually ``predictor.baseline()``.
-        limit: score a random sample of so many sources; the same one every time, in the order given.
+        limit: score a random sample of so many sources; the same one every time, in the order
+            given.
         progress: called with (what, sources done, sources in all).
 
     Raises:
@@ -149,7 +175,10 @@ def evaluate(
     check_metrics(metrics)
     total, are_labels = len(sources), bool(references) and distinct_labels(references) is not None
     places = sample_places(total, limit)
-    sources, references = [sources[place] for place in places], [references[place] for place in places]
+    sources, references = (
+        [sources[place] for place in places],
+        [references[place] for place in places],
+    )
     if not sources:
         raise DataError("there is nothing to score: no rows")
     answers = decode(predictor, sources, settings, _named(progress, "decode"))
@@ -157,8 +186,13 @@ def evaluate(
     unstopped = sum(not answer.stopped for answer in answers)
     measured, base_measured, base_texts = measure(texts, references, metrics), None, None
     if baseline is not None:
-        base_texts = [answer.text for answer in decode(baseline, sources, settings, _named(progress, "baseline"))]
-        base_measured = measured if base_texts == texts else measure(base_texts, references, metrics)
+        base_texts = [
+            answer.text
+            for answer in decode(baseline, sources, settings, _named(progress, "baseline"))
+        ]
+        base_measured = (
+            measured if base_texts == texts else measure(base_texts, references, metrics)
+        )
     scores, labels = scores_of(measured), label_table(texts, references) if are_labels else None
     answered = Answers(texts, references, unstopped, settings.max_new_tokens, base_texts)
     return Evaluation(
@@ -177,7 +211,10 @@ def evaluate(
 
 
 def _rows(
-    sources: Sequence[str], references: References, texts: Sequence[str], base_texts: Sequence[str] | None
+    sources: Sequence[str],
+    references: References,
+    texts: Sequence[str],
+    base_texts: Sequence[str] | None,
 ) -> tuple[EvaluatedRow, ...]:
     bases: Sequence[str | None] = base_texts if base_texts is not None else [None] * len(texts)
     return tuple(map(EvaluatedRow, sources, map(tuple, references), texts, bases))
@@ -188,7 +225,8 @@ def _named(progress: Progress | None, what: str) -> Callable[[int, int], None] |
 
 
 def record_scores(adapter_dir: Path, name: str, evaluation: Evaluation) -> dict[str, Any]:
-    """Puts an evaluation under ``scores`` → ``name`` of an adapter's manifest and returns the manifest.
+    """Puts an evaluation under ``scores`` → ``name`` of an adapter's manifest and returns the
+    manifest.
 
     Raises:
         DataError: the manifest is missing or is not an object.

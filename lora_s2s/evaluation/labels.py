@@ -11,14 +11,16 @@ from lora_s2s.evaluation.metrics import References, plain_answer
 
 MOST_LABELS = 1000
 _LONGEST_LABEL = 80
-# Labels come again: so many sources for each, and, unless they are very few, nearly all sources have a label that
-# comes so many times.
+# Labels come again: so many sources for each, and, unless they are very few, nearly all sources
+# have a label that comes so many times.
 _TIMES, _SHARE_REPEATED, _VERY_FEW = 3, 0.9, 10
 
 
 @dataclass(frozen=True)
 class LabelRow:
-    """One label: how many sources refer to it, how many answers are it, and how many of those are right."""
+    """One label: how many sources refer to it, how many answers are it, and how many of those are
+    right.
+    """
 
     label: str
     references: int
@@ -26,7 +28,9 @@ class LabelRow:
     right: int
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the counts with precision, recall and F1 (0 to 100); precision is null without an answer."""
+        """Returns the counts with precision, recall and F1 (0 to 100); precision is null without an
+        answer.
+        """
         total = self.references + self.answers
         return {
             "label": self.label,
@@ -44,7 +48,9 @@ def _percent(part: int, whole: int) -> float:
 
 @dataclass(frozen=True)
 class LabelTable:
-    """Every label of the references, most frequent first; ``others`` are the answers that are none of them."""
+    """Every label of the references, most frequent first; ``others`` are the answers that are none
+    of them.
+    """
 
     rows: tuple[LabelRow, ...]
     others: tuple[str, ...]
@@ -65,7 +71,9 @@ class LabelTable:
         return [row for row in self.rows if not row.answers]
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the table, the labels that are never answered, and the count of answers that are no label."""
+        """Returns the table, the labels that are never answered, and the count of answers that are
+        no label.
+        """
         return {
             "table": [row.to_json() for row in self.rows],
             "never_answered": [row.label for row in self.never_answered],
@@ -89,7 +97,9 @@ def distinct_labels(references: References) -> int | None:
 
 
 def label_table(predictions: Sequence[str], references: References) -> LabelTable:
-    """Counts references, answers and right answers of each label; an answer that is any reference is right."""
+    """Counts references, answers and right answers of each label; an answer that is any reference
+    is right.
+    """
     counts, answers, right = Counter[str](), Counter[str](), Counter[str]()
     given: list[str] = []
     for text, texts in zip(predictions, references, strict=True):
@@ -99,5 +109,8 @@ def label_table(predictions: Sequence[str], references: References) -> LabelTabl
         counts[label] += 1
         right[label] += hit
     answers.update(given)
-    rows = (LabelRow(label, count, answers[label], right[label]) for label, count in counts.most_common())
+    rows = (
+        LabelRow(label, count, answers[label], right[label])
+        for label, count in counts.most_common()
+    )
     return LabelTable(tuple(rows), tuple(answer for answer in given if answer not in counts))

@@ -1,6 +1,8 @@
-"""What a metric found for one system: its score in points (0 to 100), that score's interval, and a comparison.
+"""What a metric found for one system: its score in points (0 to 100), that score's interval, and a
+comparison.
 
-Three kinds: the mean of a score per source, a score of summed statistics (BLEU, chrF), and the mean over classes of F1.
+Three kinds: the mean of a score per source, a score of summed statistics (BLEU, chrF), and the mean
+over classes of F1.
 Legend: N sources, D sources on which two systems differ, R random draws, K statistics or classes.
 """
 
@@ -31,7 +33,9 @@ NamedInterval = tuple[Interval | None, str]
 
 @dataclass(frozen=True)
 class Measured(ABC):
-    """A metric applied to one system; scores of a corpus are resampled, which subclasses say how to do."""
+    """A metric applied to one system; scores of a corpus are resampled, which subclasses say how to
+    do.
+    """
 
     signature: str
 
@@ -45,11 +49,17 @@ class Measured(ABC):
 
     @abstractmethod
     def swapping(self, other: Self) -> tuple[int, Callable[[Swaps], Values]]:
-        """Returns D and a function from (R, D) swaps to the (R,) differences to the other system after them."""
+        """Returns D and a function from (R, D) swaps to the (R,) differences to the other system
+        after them.
+        """
 
     def interval(self) -> NamedInterval:
-        """Returns the score's 95 % interval (None: nothing follows from one source) and the interval's name."""
-        return significance.jackknife_interval(self.value(), self.without_each()), "jackknife-skew-t"
+        """Returns the score's 95 % interval (None: nothing follows from one source) and the
+        interval's name.
+        """
+        return significance.jackknife_interval(
+            self.value(), self.without_each()
+        ), "jackknife-skew-t"
 
     def difference_interval(self, other: Self) -> NamedInterval:
         """Returns the 95 % interval of the difference to another system on the same sources."""
@@ -85,11 +95,15 @@ class RowScores(Measured):
     def interval(self) -> NamedInterval:
         """Wilson's interval where every source is right or wrong, else that of a mean."""
         if np.isin(self.values, (0.0, 1.0)).all():
-            return _points(significance.wilson_interval(float(self.values.sum()), len(self.values))), "wilson"
+            return _points(
+                significance.wilson_interval(float(self.values.sum()), len(self.values))
+            ), "wilson"
         return _points(significance.mean_interval(self.values)), "skew-t"
 
     def difference_interval(self, other: Self) -> NamedInterval:
-        """That of paired proportions where every source is right or wrong, else that of the mean difference."""
+        """That of paired proportions where every source is right or wrong, else that of the mean
+        difference.
+        """
         differences = self.values - other.values
         if np.isin(differences, (-1.0, 0.0, 1.0)).all():
             better, worse = int((differences > 0).sum()), int((differences < 0).sum())
@@ -108,7 +122,9 @@ def _points(ends: Interval | None) -> Interval | None:
 
 @dataclass(frozen=True)
 class SumScores(Measured):
-    """A row of sufficient statistics per source (N, K); ``total`` turns sums (…, K) into scores (…,)."""
+    """A row of sufficient statistics per source (N, K); ``total`` turns sums (…, K) into scores
+    (…,).
+    """
 
     table: Values
     total: Callable[[Values], Values]
@@ -137,7 +153,8 @@ class SumScores(Measured):
 class LabelScores(Measured):
     """Macro-F1 over the K classes that the references hold; answers outside them have the index K.
 
-    ``truth`` and ``answers`` are class indices, (N,). A class that no source counted refers to is not in the mean.
+    ``truth`` and ``answers`` are class indices, (N,). A class that no source counted refers to is
+    not in the mean.
     """
 
     truth: Indices
@@ -157,32 +174,46 @@ class LabelScores(Measured):
         for index, (truth, answer) in enumerate(divmod(pair, width) for pair in pairs.tolist()):
             one, other = np.zeros(width), np.zeros(width)
             one[truth] = other[answer] = 1.0
-            scores[index] = _macro_f1(references - one[:-1], answers - other[:-1], right - (one * other)[:-1])
+            scores[index] = _macro_f1(
+                references - one[:-1], answers - other[:-1], right - (one * other)[:-1]
+            )
         return scores[places]
 
     def interval(self) -> NamedInterval:
-        """The jackknife's, widened since each class costs a degree of freedom; none for as few sources as classes."""
+        """The jackknife's, widened since each class costs a degree of freedom; none for as few
+        sources as classes.
+        """
         count, value, name = len(self.truth), self.value(), "jackknife-skew-t,df:sources-classes"
         ends, _ = super().interval()
         if ends is None or count <= self.classes:
             return None, name
         free = count - self.classes
-        factor = math.sqrt(count / free) * significance.t_quantile(free) / significance.t_quantile(count - 1)
+        factor = (
+            math.sqrt(count / free)
+            * significance.t_quantile(free)
+            / significance.t_quantile(count - 1)
+        )
         return (value - factor * (value - ends[0]), value + factor * (ends[1] - value)), name
 
     def swapping(self, other: Self) -> tuple[int, Callable[[Swaps], Values]]:
         """Moves answers between the two counts of each class."""
         differing = self.answers != other.answers
-        truth, one, two = (values[differing] for values in (self.truth, self.answers, other.answers))
+        truth, one, two = (
+            values[differing] for values in (self.truth, self.answers, other.answers)
+        )
         references, *mine = self._counts()
         _, *theirs = other._counts()
 
         def moved(swaps: Swaps, answers: Indices) -> list[Values]:
-            """Counts what the swaps take from one system: answers and right answers of each class, (R, K)."""
+            """Counts what the swaps take from one system: answers and right answers of each class,
+            (R, K).
+            """
             rows, width = len(swaps), self.classes + 1
             keys = np.arange(rows)[:, None] * width + answers
             chosen = (keys[swaps], keys[swaps & (answers == truth)])
-            counts = (np.bincount(some, minlength=rows * width).reshape(rows, width) for some in chosen)
+            counts = (
+                np.bincount(some, minlength=rows * width).reshape(rows, width) for some in chosen
+            )
             return [table[:, :-1].astype(np.float64) for table in counts]
 
         def differences(swaps: Swaps) -> Values:
@@ -196,13 +227,18 @@ class LabelScores(Measured):
     def _counts(self) -> tuple[Values, Values, Values]:
         """Counts references, answers and right answers of each class, (K,)."""
         right = self.truth[self.truth == self.answers]
-        counts = (np.bincount(some, minlength=self.classes + 1) for some in (self.truth, self.answers, right))
+        counts = (
+            np.bincount(some, minlength=self.classes + 1)
+            for some in (self.truth, self.answers, right)
+        )
         references, answers, hits = (table[: self.classes].astype(np.float64) for table in counts)
         return references, answers, hits
 
 
 def _macro_f1(references: Values, answers: Values, right: Values) -> Values:
-    """Averages F1 over the classes with references; counts are (…, K), the result (…,), in points."""
+    """Averages F1 over the classes with references; counts are (…, K), the result (…,), in
+    points.
+    """
     total = references + answers
     f1 = np.divide(2.0 * right, total, out=np.zeros(np.shape(total)), where=total > 0)
     used = references > 0
@@ -210,9 +246,11 @@ def _macro_f1(references: Values, answers: Values, right: Values) -> Values:
 
 
 def bleu_of_sums(sums: Values) -> Values:
-    """BLEU of sacrebleu's statistics (…, 10): lengths of answers and references, right n-grams, all n-grams.
+    """BLEU of sacrebleu's statistics (…, 10): lengths of answers and references, right n-grams, all
+    n-grams.
 
-    sacrebleu's default: up to 4-grams, orders without a match smoothed by halves of one match (``exp``).
+    sacrebleu's default: up to 4-grams, orders without a match smoothed by halves of one match
+    (``exp``).
     """
     lengths, right, every = sums[..., :2], sums[..., 2:6], sums[..., 6:10]
     answer, reference = np.maximum(lengths[..., 0], _NOTHING), lengths[..., 1]
@@ -225,13 +263,20 @@ def bleu_of_sums(sums: Values) -> Values:
 
 
 def chrf_of_sums(sums: Values, *, beta: float = 2.0) -> Values:
-    """chrF of sacrebleu's statistics (…, 18): n-grams of the answer, of the reference, and common ones, six orders."""
+    """chrF of sacrebleu's statistics (…, 18): n-grams of the answer, of the reference, and common
+    ones, six orders.
+    """
     orders = sums.reshape(*sums.shape[:-1], -1, 3)
     answer, reference, common = orders[..., 0], orders[..., 1], orders[..., 2]
     used = (answer > 0) & (reference > 0)
     count = np.maximum(1, used.sum(axis=-1))
     precision, recall = (
-        np.where(used, common / np.maximum(every, _NOTHING), 0.0).sum(axis=-1) / count for every in (answer, reference)
+        np.where(used, common / np.maximum(every, _NOTHING), 0.0).sum(axis=-1) / count
+        for every in (answer, reference)
     )
     weighted = beta**2 * precision + recall
-    return np.where(weighted > 0, 100.0 * (1 + beta**2) * precision * recall / np.maximum(weighted, _NOTHING), 0.0)
+    return np.where(
+        weighted > 0,
+        100.0 * (1 + beta**2) * precision * recall / np.maximum(weighted, _NOTHING),
+        0.0,
+    )

@@ -1,4 +1,5 @@
-"""Scores from 0 to 100 against raw reference texts, each with a 95 % interval and a signature that says how.
+"""Scores from 0 to 100 against raw reference texts, each with a 95 % interval and a signature that
+says how.
 
 The unit is the source: several references of one source are one observation.
 """
@@ -19,9 +20,22 @@ from rouge_score.tokenizers import DefaultTokenizer
 from sacrebleu.metrics import BLEU, CHRF
 
 from lora_s2s.errors import DataError, UsageError, nearest
-from lora_s2s.evaluation.measured import LabelScores, Measured, RowScores, SumScores, bleu_of_sums, chrf_of_sums
+from lora_s2s.evaluation.measured import (
+    LabelScores,
+    Measured,
+    RowScores,
+    SumScores,
+    bleu_of_sums,
+    chrf_of_sums,
+)
 from lora_s2s.evaluation.significance import Interval, Values
-from lora_s2s.evaluation.words import UNSPACED_NAMES, beyond_ascii, canonical, without_punctuation, words
+from lora_s2s.evaluation.words import (
+    UNSPACED_NAMES,
+    beyond_ascii,
+    canonical,
+    without_punctuation,
+    words,
+)
 
 References = Sequence[Sequence[str]]
 Measure = Callable[[Sequence[str], References], Measured]
@@ -37,7 +51,9 @@ class Score:
     signature: str
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the contract's ``{"value", "interval", "signature"}``, with the p-value where there is one."""
+        """Returns the contract's ``{"value", "interval", "signature"}``, with the p-value where
+        there is one.
+        """
         return {key: value for key, value in asdict(self).items() if key != "name"}
 
 
@@ -48,7 +64,9 @@ class Difference(Score):
     p_value: float
 
 
-def score(predictions: Sequence[str], references: References, metrics: Sequence[str]) -> dict[str, Score]:
+def score(
+    predictions: Sequence[str], references: References, metrics: Sequence[str]
+) -> dict[str, Score]:
     """Scores predictions against one or more raw references each.
 
     Args:
@@ -68,17 +86,28 @@ def scores_of(measured: Mapping[str, Measured]) -> dict[str, Score]:
     scores = {}
     for name, metric in measured.items():
         ends, kind = metric.interval()
-        value, signature = metric.value(), f"{metric.signature}|ci:{'none' if ends is None else kind}"
+        value, signature = (
+            metric.value(),
+            f"{metric.signature}|ci:{'none' if ends is None else kind}",
+        )
         scores[name] = Score(name, value, _within(ends, value, 0.0, 100.0), signature)
     return scores
 
 
 def _within(ends: Interval | None, value: float, low: float, high: float) -> Interval:
-    """Cuts an interval to the scores that exist, but for rounding; without an interval, every score is possible."""
-    return (low, high) if ends is None else (min(value, max(low, ends[0])), max(value, min(high, ends[1])))
+    """Cuts an interval to the scores that exist, but for rounding; without an interval, every score
+    is possible.
+    """
+    return (
+        (low, high)
+        if ends is None
+        else (min(value, max(low, ends[0])), max(value, min(high, ends[1])))
+    )
 
 
-def measure(predictions: Sequence[str], references: References, metrics: Sequence[str]) -> dict[str, Measured]:
+def measure(
+    predictions: Sequence[str], references: References, metrics: Sequence[str]
+) -> dict[str, Measured]:
     """Computes each metric's statistics; arguments and errors as in :func:`score`."""
     check_metrics(metrics)
     if not predictions:
@@ -99,13 +128,20 @@ def check_metrics(names: Sequence[str]) -> None:
     """
     for name in names:
         if name not in METRICS:
-            raise UsageError(f"unknown metric '{name}'{nearest(name, METRICS)}", hint=f"metrics: {', '.join(METRICS)}")
+            raise UsageError(
+                f"unknown metric '{name}'{nearest(name, METRICS)}",
+                hint=f"metrics: {', '.join(METRICS)}",
+            )
 
 
-def compare(system: Mapping[str, Measured], baseline: Mapping[str, Measured]) -> dict[str, Difference]:
-    """Is the adapter better than its base, or lucky? Metric by metric on the same sources, paired by source.
+def compare(
+    system: Mapping[str, Measured], baseline: Mapping[str, Measured]
+) -> dict[str, Difference]:
+    """Is the adapter better than its base, or lucky? Metric by metric on the same sources, paired
+    by source.
 
-    Where both are the same object, the same answers were scored: the difference is zero, not estimated to be.
+    Where both are the same object, the same answers were scored: the difference is zero, not
+    estimated to be.
     """
     differences = {}
     for name, measured in system.items():
@@ -115,7 +151,9 @@ def compare(system: Mapping[str, Measured], baseline: Mapping[str, Measured]) ->
             ends, kind = (0.0, 0.0), "identical"
         value = measured.value() - other.value()
         interval = _within(ends, value, -100.0, 100.0)
-        signature = f"{measured.signature}|ci:{'none' if ends is None else kind}|test:{test.name}|sides:2"
+        signature = (
+            f"{measured.signature}|ci:{'none' if ends is None else kind}|test:{test.name}|sides:2"
+        )
         differences[name] = Difference(name, value, interval, signature, test.p_value)
     return differences
 
@@ -126,17 +164,21 @@ def _corpus(
     predictions: Sequence[str],
     references: References,
 ) -> Measured:
-    # Only the corpus total is public in sacrebleu; the per-sentence rows behind it come from the hook that its own
-    # significance tests use. The tests hold the result against the public call.
+    # Only the corpus total is public in sacrebleu; the per-sentence rows behind it come from the
+    # hook that its own significance tests use. The tests hold the result against the public call.
     scorer = scorer_class()
     most = max(len(texts) for texts in references)
     streams = [[texts[n] if n < len(texts) else None for texts in references] for n in range(most)]
-    table = np.array(scorer._extract_corpus_statistics(list(predictions), streams), dtype=np.float64)
+    table = np.array(
+        scorer._extract_corpus_statistics(list(predictions), streams), dtype=np.float64
+    )
     return SumScores(str(scorer.get_signature()), table, total)
 
 
 def _mean(values: Sequence[float], references: References, *facts: str) -> Measured:
-    return RowScores("|".join((_reference_count(references), *facts)), np.array(values, dtype=np.float64))
+    return RowScores(
+        "|".join((_reference_count(references), *facts)), np.array(values, dtype=np.float64)
+    )
 
 
 def _reference_count(references: References) -> str:
@@ -145,7 +187,9 @@ def _reference_count(references: References) -> str:
 
 
 class _Tokens:
-    """A tokenizer as rouge-score calls it; one reference meets several metrics and systems, so tokens are kept."""
+    """A tokenizer as rouge-score calls it; one reference meets several metrics and systems, so
+    tokens are kept.
+    """
 
     def __init__(self, tokenize: Callable[[str], list[str]]) -> None:
         self.tokenize = lru_cache(maxsize=100_000)(tokenize)
@@ -155,7 +199,9 @@ _ROUGE = DefaultTokenizer(use_stemmer=True).tokenize
 
 
 def _stemmed_words(text: str) -> list[str]:
-    """Splits into Unicode words; what rouge-score has rules for, English words, is stemmed by them."""
+    """Splits into Unicode words; what rouge-score has rules for, English words, is stemmed by
+    them.
+    """
     return [stem for word in words(text) for stem in (_ROUGE(word) if word.isascii() else [word])]
 
 
@@ -170,7 +216,8 @@ def _rouge(kind: str, predictions: Sequence[str], references: References) -> Mea
     unicode = _needs_unicode(references)
     scorer = RougeScorer([kind], tokenizer=_UNICODE_TOKENS if unicode else _ASCII_TOKENS)
     values = [
-        scorer.score_multi(texts, text)[kind].fmeasure for text, texts in zip(predictions, references, strict=True)
+        scorer.score_multi(texts, text)[kind].fmeasure
+        for text, texts in zip(predictions, references, strict=True)
     ]
     sentences = ("sentences:newline",) if kind == "rougeLsum" else ()
     tokens = f"tok:unicode-words[characters:{UNSPACED_NAMES}]" if unicode else "tok:a-z0-9"
@@ -190,7 +237,9 @@ def _exact_match(predictions: Sequence[str], references: References) -> Measured
 
 
 def _macro_f1(predictions: Sequence[str], references: References) -> Measured:
-    """Averages F1 over the classes of the references; any reference of a source is its class under another name."""
+    """Averages F1 over the classes of the references; any reference of a source is its class under
+    another name.
+    """
     accepted = [sorted(map(plain_answer, texts)) for texts in references]
     truth = [texts[0] for texts in accepted]
     answers = [
@@ -198,8 +247,17 @@ def _macro_f1(predictions: Sequence[str], references: References) -> Measured:
         for text, texts in zip(predictions, accepted, strict=True)
     ]
     places = {label: place for place, label in enumerate(dict.fromkeys(truth))}
-    truth_N, answers_N = (np.array([places.get(label, len(places)) for label in some]) for some in (truth, answers))
-    facts = ("classes:references", "average:macro", "refs:any", "case:mixed", "norm:strip,nfc", "version:1")
+    truth_N, answers_N = (
+        np.array([places.get(label, len(places)) for label in some]) for some in (truth, answers)
+    )
+    facts = (
+        "classes:references",
+        "average:macro",
+        "refs:any",
+        "case:mixed",
+        "norm:strip,nfc",
+        "version:1",
+    )
     signature = "|".join((_reference_count(references), *facts))
     return LabelScores(signature, truth_N, answers_N, classes=len(places))
 
@@ -210,7 +268,9 @@ def _token_f1(predictions: Sequence[str], references: References) -> Measured:
     pairs = zip(predictions, references, strict=True)
     values = [max(_f1(tokens(text), tokens(other)) for other in texts) for text, texts in pairs]
     norm = f"unicode-words,characters:{UNSPACED_NAMES}" if unicode else "punctuation"
-    return _mean(values, references, "refs:best", "case:lc", f"norm:squad[{norm},articles]", "version:1")
+    return _mean(
+        values, references, "refs:best", "case:lc", f"norm:squad[{norm},articles]", "version:1"
+    )
 
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)

@@ -18,7 +18,9 @@ _FEW_REFERENCES = 5
 
 @dataclass(frozen=True)
 class Answers:
-    """What was answered: texts of the model and, where asked, of its base; ``unstopped`` met the length limit."""
+    """What was answered: texts of the model and, where asked, of its base; ``unstopped`` met the
+    length limit.
+    """
 
     predictions: Sequence[str]
     references: References
@@ -27,7 +29,9 @@ class Answers:
     baseline: Sequence[str] | None = None
 
 
-def notes_on(answers: Answers, scores: Mapping[str, Score], labels: LabelTable | None) -> tuple[str, ...]:
+def notes_on(
+    answers: Answers, scores: Mapping[str, Score], labels: LabelTable | None
+) -> tuple[str, ...]:
     """Returns the notes, most important first."""
     return (
         *_on_answers(answers),
@@ -39,14 +43,20 @@ def notes_on(answers: Answers, scores: Mapping[str, Score], labels: LabelTable |
 
 def _on_answers(answers: Answers) -> Iterator[str]:
     count, texts = len(answers.predictions), answers.predictions
-    (commonest, times), empty = Counter(texts).most_common(1)[0], sum(not text.strip() for text in texts)
+    (commonest, times), empty = (
+        Counter(texts).most_common(1)[0],
+        sum(not text.strip() for text in texts),
+    )
     different_references = len({text for several in answers.references for text in several}) > 1
     if count > 1 and times == count and different_references:
         yield f"all {count:,} answers are the same: {_named(commonest)}"
     elif empty:
         yield f"{empty:,} of {count:,} answers are empty"
     if answers.baseline is not None and list(answers.baseline) == list(texts):
-        yield f"the base gives the same answers to all {count:,} sources: the adapter changes nothing here"
+        yield (
+            f"the base gives the same answers to all {count:,} sources: the adapter changes "
+            "nothing here"
+        )
     if answers.unstopped:
         yield (
             f"{answers.unstopped:,} of {count:,} answers were cut: they met the length limit, "
@@ -58,8 +68,9 @@ def _on_scores(scores: Mapping[str, Score]) -> Iterator[str]:
     main = next(iter(scores.values()), None)
     if main is not None and main.value < _NEAR_ZERO:
         yield (
-            f"{main.name} is {main.value:.2f} of 100, near zero: compare answers with references in the predictions; "
-            "too little training, another template or other columns than in training are common causes"
+            f"{main.name} is {main.value:.2f} of 100, near zero: compare answers with references "
+            "in the predictions; too little training, another template or other columns than in "
+            "training are common causes"
         )
 
 
@@ -73,10 +84,15 @@ def _on_labels(labels: LabelTable, scores: Mapping[str, Score]) -> Iterator[str]
         yield f"{accuracy:.1f} % of answers are right: {compared} {always}"
     if len(labels.rows) > 1 and never:
         verb = "is" if len(never) == 1 else "are"
-        yield f"{len(never):,} of {len(labels.rows):,} labels {verb} never answered: {_listed(never)}"
+        yield (
+            f"{len(never):,} of {len(labels.rows):,} labels {verb} never answered: {_listed(never)}"
+        )
     if labels.others:
         commonest = Counter(labels.others).most_common(1)[0][0]
-        yield f"{len(labels.others):,} of {sources:,} answers are none of the labels, such as {_named(commonest)}"
+        yield (
+            f"{len(labels.others):,} of {sources:,} answers are none of the labels, such as "
+            f"{_named(commonest)}"
+        )
     few = [row for row in labels.rows if row.references < _FEW_REFERENCES]
     if few and "macro_f1" in scores:
         some = f"{len(few):,} of {len(labels.rows):,} labels"
@@ -89,11 +105,16 @@ def _on_sample(count: int, *, compared: bool) -> Iterator[str]:
         least = smallest_p(count)
         possible = f"; no p-value below {least:.2g} is possible" if compared else ""
         significant = ", so no difference can be significant" if compared and least > 0.05 else ""
-        yield f"too few sources for reliable intervals: {sources}, fewer than {ENOUGH_SOURCES}{possible}{significant}"
+        yield (
+            f"too few sources for reliable intervals: {sources}, fewer than "
+            f"{ENOUGH_SOURCES}{possible}{significant}"
+        )
 
 
 def _listed(rows: Sequence[LabelRow]) -> str:
-    names = ", ".join(f"{_named(row.label)} ({row.references:,} sources)" for row in rows[:_MOST_NAMED])
+    names = ", ".join(
+        f"{_named(row.label)} ({row.references:,} sources)" for row in rows[:_MOST_NAMED]
+    )
     return names if len(rows) <= _MOST_NAMED else f"{names} and {len(rows) - _MOST_NAMED:,} more"
 
 

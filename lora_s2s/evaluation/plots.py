@@ -24,10 +24,12 @@ Points = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def loss_curve(metrics_jsonl: Path, out_png: Path) -> Path:
-    """Draws training loss per optimizer step (thin, and smoothed) and validation loss (points) into a PNG.
+    """Draws training loss per optimizer step (thin, and smoothed) and validation loss (points) into
+    a PNG.
 
     Args:
-        metrics_jsonl: rows with ``step`` and ``loss`` or ``validation_loss``; other rows are passed over.
+        metrics_jsonl: rows with ``step`` and ``loss`` or ``validation_loss``; other rows are passed
+            over.
         out_png: where the picture goes; written whole or not at all.
 
     Raises:
@@ -43,7 +45,11 @@ def loss_curve(metrics_jsonl: Path, out_png: Path) -> Path:
 
 
 def _points(rows: Iterable[Mapping[str, Any]], key: str) -> Points:
-    found = [(row["step"], row[key]) for row in rows if _is_number(row.get("step")) and _is_number(row.get(key))]
+    found = [
+        (row["step"], row[key])
+        for row in rows
+        if _is_number(row.get("step")) and _is_number(row.get(key))
+    ]
     table = np.array(found, dtype=np.float64).reshape(-1, 2)
     return table[:, 0], table[:, 1]
 
@@ -62,7 +68,9 @@ def _figure(training: Points, validation: Points) -> Figure:
     if not len(training[0]) and not len(validation[0]):
         axes.text(0.5, 0.5, "no losses logged", transform=axes.transAxes, ha="center", color=_QUIET)
     else:
-        axes.legend(loc="upper right", labelcolor=_INK, fontsize=10, edgecolor="none", framealpha=0.85)
+        axes.legend(
+            loc="upper right", labelcolor=_INK, fontsize=10, edgecolor="none", framealpha=0.85
+        )
     _dress(axes)
     return figure
 
@@ -79,7 +87,15 @@ def _draw_training(axes: Any, steps: NDArray[np.float64], losses: NDArray[np.flo
 def _draw_validation(axes: Any, steps: NDArray[np.float64], losses: NDArray[np.float64]) -> None:
     if not len(steps):
         return
-    style = {"color": _VALIDATION, "lw": 1.2, "marker": "o", "ms": 6.5, "mec": "white", "mew": 1.2, "zorder": 4}
+    style = {
+        "color": _VALIDATION,
+        "lw": 1.2,
+        "marker": "o",
+        "ms": 6.5,
+        "mec": "white",
+        "mew": 1.2,
+        "zorder": 4,
+    }
     axes.plot(steps, losses, label="validation", **style)
     best = int(losses.argmin())
     # Towards the middle of the picture, where nothing cuts the words off.

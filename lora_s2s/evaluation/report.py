@@ -1,4 +1,6 @@
-"""report.html: one file that opens anywhere, loads nothing, runs nothing, and shows data text as text."""
+"""report.html: one file that opens anywhere, loads nothing, runs nothing, and shows data text as
+text.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +40,8 @@ _MOST_ROWS = 100_000
 def write_report(adapter_dir: Path, *, name: str | None = None) -> Path:
     """Writes ``report.html`` (and ``loss_curve.png``) from what lies in an adapter's folder.
 
-    Needs ``manifest.json``; ``metrics.jsonl``, ``recipe.yaml`` and ``evaluations/*/predictions.jsonl`` are shown
-    where they exist.
+    Needs ``manifest.json``; ``metrics.jsonl``, ``recipe.yaml`` and
+    ``evaluations/*/predictions.jsonl`` are shown where they exist.
 
     Args:
         adapter_dir: the adapter's folder, finished or still being staged.
@@ -64,14 +66,17 @@ def write_report(adapter_dir: Path, *, name: str | None = None) -> Path:
 
 
 def sample_rows(adapter_dir: Path, count: int = SAMPLES) -> list[Mapping[str, Any]]:
-    """Returns a random sample of the newest evaluation's rows, the same one every time, in order; none without one."""
+    """Returns a random sample of the newest evaluation's rows, the same one every time, in order;
+    none without one.
+    """
     files = (adapter_dir / "evaluations").glob(f"*/{PREDICTIONS}")
     newest = max(files, key=lambda path: (path.stat().st_mtime_ns, path), default=None)
     if newest is None:
         return []
     chance, kept = random.Random(SEED), list[tuple[int, Mapping[str, Any]]]()
     for place, row in enumerate(islice(read_jsonl(newest), _MOST_ROWS)):
-        # Every row so far is kept with the same chance, and never more than `count` of them (reservoir sampling).
+        # Every row so far is kept with the same chance, and never more than `count` of them
+        # (reservoir sampling).
         if len(kept) < count:
             kept.append((place, row))
         elif (slot := chance.randrange(place + 1)) < count:
@@ -112,8 +117,13 @@ def _scores(lines: Sequence[ScoreLine]) -> str:
         f'<td class="score">{escaped(line.difference)}</td><td>{escaped(line.p_value)}</td>'
         for line in lines
     ]
-    signatures = dict.fromkeys(f"{escaped(line.metric)}: <code>{escaped(line.signature)}</code>" for line in lines)
-    note = "Scores from 0 to 100 with their 95 % interval over sources; difference and p-value are paired by source."
+    signatures = dict.fromkeys(
+        f"{escaped(line.metric)}: <code>{escaped(line.signature)}</code>" for line in lines
+    )
+    note = (
+        "Scores from 0 to 100 with their 95 % interval over sources; difference and p-value are "
+        "paired by source."
+    )
     return f'{html_table(heads, rows)}<p class="note">{note}<br>{"<br>".join(signatures)}</p>'
 
 
@@ -127,19 +137,31 @@ def _labels(lines: Sequence[LabelLine]) -> str:
     heads = ("Data", "Label", "Sources", "Answers", "Precision", "Recall", "F1")
     return html_table(
         heads,
-        ("".join(f"<td>{escaped(cell)}</td>" for cell in (line.evaluation, line.label, *line.cells)) for line in lines),
+        (
+            "".join(
+                f"<td>{escaped(cell)}</td>" for cell in (line.evaluation, line.label, *line.cells)
+            )
+            for line in lines
+        ),
     )
 
 
 def _bar(score: str, share: float) -> str:
-    bar = f'<div class="bar"><i style="width:{100 * share:.1f}%"></i></div>' if score != NOTHING else ""
+    bar = (
+        f'<div class="bar"><i style="width:{100 * share:.1f}%"></i></div>'
+        if score != NOTHING
+        else ""
+    )
     return f"{escaped(score)}{bar}"
 
 
 def _picture(png: bytes | None) -> str:
     if png is None:
         return ""
-    return f'<img alt="training and validation loss" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+    return (
+        '<img alt="training and validation loss" '
+        f'src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+    )
 
 
 def _samples(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -147,7 +169,11 @@ def _samples(rows: Sequence[Mapping[str, Any]]) -> str:
         return ""
     with_base = any("baseline" in row for row in rows)
     heads = ("", "Source", "Reference", *(("Base",) if with_base else ()), "Adapter")
-    return html_table(heads, (_sample(number, row, with_base) for number, row in enumerate(rows, start=1)), kind="text")
+    return html_table(
+        heads,
+        (_sample(number, row, with_base) for number, row in enumerate(rows, start=1)),
+        kind="text",
+    )
 
 
 def _sample(number: int, row: Mapping[str, Any], with_base: bool) -> str:
@@ -163,4 +189,8 @@ def _sample(number: int, row: Mapping[str, Any], with_base: bool) -> str:
 
 
 def _recipe(recipe: str | None) -> str:
-    return "" if recipe is None else f"<pre>{chr(10).join(escaped(line) for line in recipe.splitlines())}</pre>"
+    return (
+        ""
+        if recipe is None
+        else f"<pre>{chr(10).join(escaped(line) for line in recipe.splitlines())}</pre>"
+    )

@@ -1,7 +1,8 @@
-"""Confidence intervals and paired tests over sources; what they hold is measured in ``benchmarks/significance.py``.
+"""Confidence intervals and paired tests over sources; what they hold is measured in
+``benchmarks/significance.py``.
 
-Legend: N sources, D sources on which two systems differ, R random draws. Scores of sources are shares (0 to 1) or
-points; the functions do not care which. No function needs more than numpy.
+Legend: N sources, D sources on which two systems differ, R random draws. Scores of sources are
+shares (0 to 1) or points; the functions do not care which. No function needs more than numpy.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ _MOST_ENUMERATED = 14
 _ELEMENTS_AT_ONCE = 4_000_000
 # Below so many sources, intervals and tests are reported as rough.
 ENOUGH_SOURCES = 20
-# From so many sources on, tests of proportions use the mid-p value: the exact one rejects too seldom (2 to 3 % for 5).
+# From so many sources on, tests of proportions use the mid-p value: the exact one rejects too
+# seldom (2 to 3 % for 5).
 _MID_P_FROM = 30
 _Z = 1.959963984540054
-# Quantiles (97.5 %) of Student's t with 1 to 9 degrees of freedom; from 10 on a series is exact to four digits.
+# Quantiles (97.5 %) of Student's t with 1 to 9 degrees of freedom; from 10 on a series is exact to
+# four digits.
 _T = (12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157)
-# The share of the sample's skewness that is corrected for: in bounded scores, skewness and mean err together, and all
-# of it would be too much. Chosen by simulation.
+# The share of the sample's skewness that is corrected for: in bounded scores, skewness and mean err
+# together, and all of it would be too much. Chosen by simulation.
 _SKEWNESS_SHARE = 0.5
 _TINY = 1e-12
 _SMALLEST_P = 1e-300
@@ -45,12 +48,16 @@ class PairedTest:
 
 
 def smallest_p(sources: int) -> float:
-    """Returns the smallest two-sided p-value that ``sources`` pairs can give: one pattern of signs and its mirror."""
+    """Returns the smallest two-sided p-value that ``sources`` pairs can give: one pattern of signs
+    and its mirror.
+    """
     return max(_SMALLEST_P, min(1.0, 2.0 ** (1 - sources)))
 
 
 def t_quantile(degrees: int) -> float:
-    """Returns the 97.5 % quantile of Student's t (Abramowitz and Stegun 26.7.5 from 10 degrees of freedom on)."""
+    """Returns the 97.5 % quantile of Student's t (Abramowitz and Stegun 26.7.5 from 10 degrees of
+    freedom on).
+    """
     if degrees < 1:
         raise ValueError("Student's t needs at least one degree of freedom")
     if degrees <= len(_T):
@@ -71,7 +78,8 @@ def wilson_interval(successes: float, sources: int) -> Interval:
 
 
 def paired_proportions_interval(better: int, worse: int, sources: int) -> Interval:
-    """Returns the 95 % interval of a difference of paired proportions (Bonett and Price 2012), −1 to 1.
+    """Returns the 95 % interval of a difference of paired proportions (Bonett and Price 2012), −1
+    to 1.
 
     Args:
         better: sources that only the first system answers correctly.
@@ -84,10 +92,12 @@ def paired_proportions_interval(better: int, worse: int, sources: int) -> Interv
 
 
 def mean_interval(values: Values) -> Interval | None:
-    """Returns the 95 % interval of a mean: Student's t, widened on the side the values are skewed to.
+    """Returns the 95 % interval of a mean: Student's t, widened on the side the values are skewed
+    to.
 
-    The wider of the plain interval and the one after Hall's cubic transformation (1992), on either side. Values may
-    be jackknife pseudo-values of any smooth score. None for fewer than two values: nothing follows from one.
+    The wider of the plain interval and the one after Hall's cubic transformation (1992), on either
+    side. Values may be jackknife pseudo-values of any smooth score. None for fewer than two values:
+    nothing follows from one.
     """
     count = len(values)
     if count < 2:
@@ -104,7 +114,9 @@ def mean_interval(values: Values) -> Interval | None:
 
 
 def _untransformed(quantile: float, skewness: float, count: int) -> float:
-    """Inverts Hall's transformation: the studentised mean that a transformed value of ``quantile`` stands for."""
+    """Inverts Hall's transformation: the studentised mean that a transformed value of ``quantile``
+    stands for.
+    """
     if abs(skewness) < 1e-6:
         return quantile
     root = math.sqrt(count)
@@ -131,11 +143,13 @@ def jackknife_interval(value: float, without_each: Values) -> Interval | None:
 
 
 def sign_flip_test(differences: Values) -> PairedTest:
-    """Tests whether paired differences are symmetric about zero: is the mean of rows better, or lucky?
+    """Tests whether paired differences are symmetric about zero: is the mean of rows better, or
+    lucky?
 
-    Every source's two scores are exchangeable without a real difference, so the sum is compared with all sums under
-    other signs: counted exactly where the differences are of one size (a proportion) or few, else drawn, with one
-    added above and below the line so that no p-value is zero.
+    Every source's two scores are exchangeable without a real difference, so the sum is compared
+    with all sums under other signs: counted exactly where the differences are of one size (a
+    proportion) or few, else drawn, with one added above and below the line so that no p-value is
+    zero.
 
     Args:
         differences: (N,) first system's score less the second's, source by source.
@@ -155,17 +169,20 @@ def sign_flip_test(differences: Values) -> PairedTest:
         sums = _all_signs(count) @ differing
         return PairedTest(float((np.abs(sums) >= reached).mean()), "sign-flip[exact]")
     hits = sum(
-        int((np.abs(2.0 * (swaps @ differing) - differing.sum()) >= reached).sum()) for swaps in _random_swaps(count)
+        int((np.abs(2.0 * (swaps @ differing) - differing.sum()) >= reached).sum())
+        for swaps in _random_swaps(count)
     )
     return PairedTest((1 + hits) / (1 + DRAWS), f"sign-flip[{DRAWS}]|seed:{SEED}")
 
 
 def swap_test(observed: float, count: int, swapped: Callable[[Swaps], Values]) -> PairedTest:
-    """Paired approximate randomisation for scores of a corpus (Noreen 1989): outputs are swapped source by source.
+    """Paired approximate randomisation for scores of a corpus (Noreen 1989): outputs are swapped
+    source by source.
 
     Args:
         observed: the difference of the two scores.
-        count: D, the sources on which the two systems' statistics differ; to swap the others changes nothing.
+        count: D, the sources on which the two systems' statistics differ; to swap the others
+            changes nothing.
         swapped: maps (R, D) swaps to the (R,) differences after them.
     """
     if count == 0:
@@ -179,7 +196,9 @@ def swap_test(observed: float, count: int, swapped: Callable[[Swaps], Values]) -
 
 
 def _binomial_p(successes: int, count: int, *, mid: bool) -> float:
-    """Two-sided p-value of ``successes`` of ``count`` fair coins; ``mid`` counts equally likely outcomes by half."""
+    """Two-sided p-value of ``successes`` of ``count`` fair coins; ``mid`` counts equally likely
+    outcomes by half.
+    """
     factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, count + 1)))])
     chances = np.exp(factorials[-1] - factorials - factorials[::-1] - count * math.log(2))
     distances = np.abs(2 * np.arange(count + 1) - count)
@@ -191,13 +210,17 @@ def _binomial_p(successes: int, count: int, *, mid: bool) -> float:
 
 
 def _all_signs(count: int) -> Values:
-    """Returns (2^(count − 1), count) patterns of ±1; the last sign stays, for its mirror has the same distance."""
+    """Returns (2^(count − 1), count) patterns of ±1; the last sign stays, for its mirror has the
+    same distance.
+    """
     bits = np.arange(2 ** (count - 1))[:, None] >> np.arange(count)[None, :]
     return np.asarray(1.0 - 2.0 * (bits & 1), dtype=np.float64)
 
 
 def _random_swaps(count: int) -> Iterator[Swaps]:
-    """Yields ``DRAWS`` random patterns in blocks of (R, count): the same ones for every pair of systems."""
+    """Yields ``DRAWS`` random patterns in blocks of (R, count): the same ones for every pair of
+    systems.
+    """
     generator = np.random.default_rng(SEED)
     rows = max(1, min(DRAWS, _ELEMENTS_AT_ONCE // count))
     for start in range(0, DRAWS, rows):

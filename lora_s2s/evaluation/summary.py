@@ -1,7 +1,8 @@
 """What a manifest says, as short texts for a table, a report or a model card.
 
-A manifest may come from anywhere, so every value is taken as it is: numbers are formatted, anything else is shown
-with its controls visible, and what is missing is a dash. Escaping for HTML or Markdown is the caller's.
+A manifest may come from anywhere, so every value is taken as it is: numbers are formatted, anything
+else is shown with its controls visible, and what is missing is a dash. Escaping for HTML or
+Markdown is the caller's.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ _SECTIONS = ("base", "data", "input", "counts", "training", "device", "created",
 
 @dataclass(frozen=True)
 class ScoreLine:
-    """One metric of one evaluation; the scores are texts such as ``86.10 [84.02, 88.17]``, ``share`` is 0 to 1."""
+    """One metric of one evaluation; the scores are texts such as ``86.10 [84.02, 88.17]``,
+    ``share`` is 0 to 1.
+    """
 
     evaluation: str
     n: str
@@ -35,14 +38,24 @@ class ScoreLine:
 
 
 def score_lines(scores: object) -> list[ScoreLine]:
-    """Flattens a manifest's ``scores`` (evaluation name → what ``eval --json`` gives) into lines for a table."""
-    return [line for name, entry in _mapping(scores).items() for line in _lines(plain(str(name)), _mapping(entry))]
+    """Flattens a manifest's ``scores`` (evaluation name → what ``eval --json`` gives) into lines
+    for a table.
+    """
+    return [
+        line
+        for name, entry in _mapping(scores).items()
+        for line in _lines(plain(str(name)), _mapping(entry))
+    ]
 
 
 def _lines(evaluation: str, entry: Mapping[str, Any]) -> Iterator[ScoreLine]:
     baselines, differences = _mapping(entry.get("baseline")), _mapping(entry.get("difference"))
     for name, found in _mapping(entry.get("metrics")).items():
-        score, baseline, difference = _mapping(found), _mapping(baselines.get(name)), _mapping(differences.get(name))
+        score, baseline, difference = (
+            _mapping(found),
+            _mapping(baselines.get(name)),
+            _mapping(differences.get(name)),
+        )
         yield ScoreLine(
             evaluation=evaluation,
             n=number(entry.get("n")),
@@ -58,7 +71,9 @@ def _lines(evaluation: str, entry: Mapping[str, Any]) -> Iterator[ScoreLine]:
 
 
 def facts(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Returns (what, value) pairs of a manifest's sections in a fixed order, nested names joined by spaces."""
+    """Returns (what, value) pairs of a manifest's sections in a fixed order, nested names joined by
+    spaces.
+    """
     found: list[tuple[str, str]] = []
     for section in _SECTIONS:
         if section in manifest:
@@ -67,7 +82,9 @@ def facts(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def flat(name: str, value: object, depth: int = 0) -> Iterator[tuple[str, str]]:
-    """Yields (what, value) pairs of a value's leaves, nested names joined by spaces; what is absent or empty is not."""
+    """Yields (what, value) pairs of a value's leaves, nested names joined by spaces; what is absent
+    or empty is not.
+    """
     if isinstance(value, Mapping):
         if depth == _DEEPEST:
             yield plain(name.strip()), "…"
@@ -75,10 +92,17 @@ def flat(name: str, value: object, depth: int = 0) -> Iterator[tuple[str, str]]:
         for key, inner in value.items():
             yield from flat(f"{name} {key}".strip(), inner, depth + 1)
     elif name == "input carried" and isinstance(value, list | tuple):
-        # Mostly spaces, breaks and marks: told apart by their quotes; the escape's own row is empty.
-        yield from [(name, " ".join(plain(repr(item)) for item in value if item))] if any(value) else ()
+        # Mostly spaces, breaks and marks: told apart by their quotes; the escape's own row is
+        # empty.
+        yield from (
+            [(name, " ".join(plain(repr(item)) for item in value if item))] if any(value) else ()
+        )
     elif isinstance(value, list | tuple):
-        yield from [(plain(name.replace("_", " ")), ", ".join(_fact(item) for item in value))] if value else ()
+        yield from (
+            [(plain(name.replace("_", " ")), ", ".join(_fact(item) for item in value))]
+            if value
+            else ()
+        )
     elif value is not None:
         yield plain(name.replace("_", " ")), _fact(value)
 
@@ -99,7 +123,9 @@ def _without_folders(text: str) -> str:
 
 
 def number(value: object) -> str:
-    """Formats a count with thousands separators and a float with four significant digits; a dash for the rest."""
+    """Formats a count with thousands separators and a float with four significant digits; a dash
+    for the rest.
+    """
     if not _is_number(value):
         return NOTHING
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
@@ -108,7 +134,11 @@ def number(value: object) -> str:
 def shown(value: object) -> str:
     """Returns any value as one line of plain text; a dash for None."""
     # However deep a list or object is, some of it is shown.
-    return NOTHING if value is None else plain(reprlib.repr(value) if isinstance(value, list | dict) else str(value))
+    return (
+        NOTHING
+        if value is None
+        else plain(reprlib.repr(value) if isinstance(value, list | dict) else str(value))
+    )
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
@@ -117,7 +147,11 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 def _is_number(value: object) -> bool:
     # A whole number beyond a float's cannot be formatted as one.
-    return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and -_LARGEST < value < _LARGEST
+    )
 
 
 def _with_interval(entry: Mapping[str, Any], *, signed: bool = False) -> str:
@@ -126,7 +160,11 @@ def _with_interval(entry: Mapping[str, Any], *, signed: bool = False) -> str:
         return NOTHING
     sign = "+" if signed else ""
     text = f"{value:{sign}.2f}"
-    if isinstance(interval, list | tuple) and len(interval) == 2 and all(_is_number(end) for end in interval):
+    if (
+        isinstance(interval, list | tuple)
+        and len(interval) == 2
+        and all(_is_number(end) for end in interval)
+    ):
         text += f" [{interval[0]:{sign}.2f}, {interval[1]:{sign}.2f}]"
     return text
 
@@ -152,12 +190,18 @@ class LabelLine:
 
 
 def label_lines(scores: object, most: int) -> list[LabelLine]:
-    """Flattens the label tables of a manifest's ``scores`` into lines, the ``most`` frequent labels of each."""
+    """Flattens the label tables of a manifest's ``scores`` into lines, the ``most`` frequent labels
+    of each.
+    """
     lines = []
     for name, entry in _mapping(scores).items():
         rows = _mapping(_mapping(entry).get("labels")).get("table")
         for row in rows[:most] if isinstance(rows, list) else []:
-            lines.append(LabelLine(plain(str(name)), shown(_mapping(row).get("label")), tuple(label_cells(row))))
+            lines.append(
+                LabelLine(
+                    plain(str(name)), shown(_mapping(row).get("label")), tuple(label_cells(row))
+                )
+            )
     return lines
 
 
@@ -174,5 +218,9 @@ def note_lines(scores: object) -> list[str]:
     lines = []
     for name, entry in _mapping(scores).items():
         notes = _mapping(entry).get("notes")
-        lines += [f"{plain(str(name))}: {shown(note)}" for note in notes] if isinstance(notes, list) else []
+        lines += (
+            [f"{plain(str(name))}: {shown(note)}" for note in notes]
+            if isinstance(notes, list)
+            else []
+        )
     return lines

@@ -1,5 +1,5 @@
-"""Words of any script, for metrics that compare words: marks belong to their letter, and scripts without spaces
-are compared character by character."""
+"""Words of any script, for metrics that compare words: marks belong to their letter, and scripts
+without spaces are compared character by character."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from functools import lru_cache
 # Scripts that are written without spaces between words, by code point.
 _UNSPACED = re.compile(
     "["
-    "\u2e80-\u2fdf\u3005\u3007\u3021-\u3029\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Han
+    # Han
+    "\u2e80-\u2fdf\u3005\u3007\u3021-\u3029\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
     "\u3040-\u30ff\u3100-\u312f\u31a0-\u31bf\u31f0-\u31ff"  # Kana, Bopomofo
-    "\u0e00-\u0e7f\u0e80-\u0eff\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f\u1780-\u17ff\u19e0-\u19ff"  # Thai to Khmer
+    # Thai to Khmer
+    "\u0e00-\u0e7f\u0e80-\u0eff\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f\u1780-\u17ff\u19e0-\u19ff"
     "]"
 )
 UNSPACED_NAMES = "Han,Kana,Thai,Lao,Khmer,Myanmar"
@@ -47,7 +49,8 @@ def _is_punctuation(char: str) -> bool:
 
 
 def words(text: str) -> list[str]:
-    """Splits a text into lower-case words: runs of letters, marks and numbers, single characters where no spaces are.
+    """Splits a text into lower-case words: runs of letters, marks and numbers, single characters
+    where no spaces are.
 
     >>> words("Größe: नमस्ते 你好")
     ['größe', 'नमस्ते', '你', '好']
@@ -69,7 +72,9 @@ def words(text: str) -> list[str]:
 
 @lru_cache(maxsize=100_000)
 def _kind(char: str) -> str:
-    """Says whether a character is part of a word, a mark on one, a word of its own, a break, or nothing at all."""
+    """Says whether a character is part of a word, a mark on one, a word of its own, a break, or
+    nothing at all.
+    """
     category = unicodedata.category(char)
     if category[0] == "M":
         return "mark"

@@ -1,7 +1,7 @@
 """README.md of an adapter: a model card for people and hubs, made from its manifest.
 
-Names and texts in it come from users' files. They are escaped so that they can be nothing but text: no links, no
-HTML, no table cells of their own, no YAML keys.
+Names and texts in it come from users' files. They are escaped so that they can be nothing but text:
+no links, no HTML, no table cells of their own, no YAML keys.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ from lora_s2s.lora.versions import WITH_NEW_TRANSFORMERS, peft_that_reads
 CARD = "README.md"
 _EXAMPLES = 3
 _LONGEST_EXAMPLE = 300
-# CommonMark lets any ASCII punctuation be escaped; these can start markup, an entity, a bare link or a mention.
+# CommonMark lets any ASCII punctuation be escaped; these can start markup, an entity, a bare link
+# or a mention.
 _MARKUP = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~&:@$^\"'=/])")
 
 
 def write_card(adapter_dir: Path, *, name: str | None = None) -> Path:
-    """Writes the model card of an adapter's folder from its ``manifest.json`` and newest evaluation.
+    """Writes the model card of an adapter's folder from its ``manifest.json`` and newest
+    evaluation.
 
     Args:
         adapter_dir: the adapter's folder, finished or still being staged.
@@ -41,9 +43,13 @@ def write_card(adapter_dir: Path, *, name: str | None = None) -> Path:
     if not isinstance(manifest, dict):
         raise DataError("the manifest is not an object", where=str(adapter_dir / "manifest.json"))
     rows = sample_rows(adapter_dir, _EXAMPLES)
-    config = read_json(adapter_dir / ADAPTER_CONFIG) if (adapter_dir / ADAPTER_CONFIG).is_file() else {}
+    config = (
+        read_json(adapter_dir / ADAPTER_CONFIG) if (adapter_dir / ADAPTER_CONFIG).is_file() else {}
+    )
     config = config if isinstance(config, dict) else {}
-    write_text(adapter_dir / CARD, render_card(name or adapter_dir.name, manifest, rows, config=config))
+    write_text(
+        adapter_dir / CARD, render_card(name or adapter_dir.name, manifest, rows, config=config)
+    )
     return adapter_dir / CARD
 
 
@@ -63,8 +69,8 @@ def render_card(
     parts = [
         _front_matter(base, manifest),
         f"# {markdown(name)}",
-        f"A LoRA adapter for the encoder–decoder model **{markdown(base)}**, trained with `lora-s2s`. It holds the "
-        "adapter's weights only; the base is loaded beside it.",
+        f"A LoRA adapter for the encoder–decoder model **{markdown(base)}**, trained with "
+        "`lora-s2s`. It holds the adapter's weights only; the base is loaded beside it.",
         _usage(base, manifest, config or {}),
         _scores(score_lines(manifest.get("scores"))),
         _examples(rows),
@@ -76,12 +82,15 @@ def render_card(
 
 
 def markdown(text: str) -> str:
-    """Returns a text from outside as inert Markdown: one line, controls shown, every mark escaped."""
+    """Returns a text from outside as inert Markdown: one line, controls shown, every mark
+    escaped.
+    """
     return _MARKUP.sub(r"\\\1", plain(text))
 
 
 def _front_matter(base: str, manifest: Mapping[str, Any]) -> str:
-    # A JSON string is a YAML string. Metric values are left to the table: hubs want dataset ids for them.
+    # A JSON string is a YAML string. Metric values are left to the table: hubs want dataset ids for
+    # them.
     scored = dict.fromkeys(line.metric for line in score_lines(manifest.get("scores")))
     lines = [
         "---",
@@ -100,10 +109,16 @@ def _front_matter(base: str, manifest: Mapping[str, Any]) -> str:
 def _usage(base: str, manifest: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     record = manifest.get("base")
     revision = record.get("revision") if isinstance(record, Mapping) else None
-    named = [_python(base), *([f"revision={_python(revision)}"] if isinstance(revision, str) else [])]
+    named = [
+        _python(base),
+        *([f"revision={_python(revision)}"] if isinstance(revision, str) else []),
+    ]
     files, place, comment = "", ", ".join(named), "the base's hub name or folder"
     if base == DEMO_NAME:
-        files, comment = "from importlib.resources import files\n\n", "the base comes with the package lora-s2s"
+        files, comment = (
+            "from importlib.resources import files\n\n",
+            "the base comes with the package lora-s2s",
+        )
         place = 'files("lora_s2s") / "demo" / "base"'
     return (
         "## Use\n\n"
@@ -118,7 +133,8 @@ def _usage(base: str, manifest: Mapping[str, Any], config: Mapping[str, Any]) ->
         "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
         'inputs = tokenizer("your text", return_tensors="pt")\n'
         "output = model.generate(**inputs, max_new_tokens=128)\n"
-        "print(tokenizer.decode(output[0], skip_special_tokens=True, clean_up_tokenization_spaces=False))\n"
+        "print(tokenizer.decode(output[0], skip_special_tokens=True, "
+        "clean_up_tokenization_spaces=False))\n"
         f"```{_versions(config)}"
     )
 
@@ -128,14 +144,18 @@ def _python(text: str) -> str:
 
 
 def _versions(config: Mapping[str, Any]) -> str:
-    """Returns a paragraph on the versions of PEFT that read the adapter; empty where they are not known."""
+    """Returns a paragraph on the versions of PEFT that read the adapter; empty where they are not
+    known.
+    """
     oldest = peft_that_reads(config)
     if oldest is None:
         return ""
-    silent = " Older versions load an OFT adapter without any effect, and without an error." * (oldest == "0.16")
+    silent = " Older versions load an OFT adapter without any effect, and without an error." * (
+        oldest == "0.16"
+    )
     return (
-        f"\n\nPEFT {oldest} or newer reads it; beside transformers 5.23 or newer, PEFT {WITH_NEW_TRANSFORMERS} or "
-        f"newer.{silent}"
+        f"\n\nPEFT {oldest} or newer reads it; beside transformers 5.23 or newer, PEFT "
+        f"{WITH_NEW_TRANSFORMERS} or newer.{silent}"
     )
 
 
@@ -144,10 +164,20 @@ def _scores(lines: Sequence[ScoreLine]) -> str:
         return "## Scores\n\nNot evaluated yet: `lora-s2s eval PATH_TO_THIS_FOLDER --baseline`."
     heads = ("Data", "Sources", "Metric", "Base", "Adapter", "Difference", "p")
     cells = [
-        (line.evaluation, line.n, line.metric, line.baseline, line.adapter, line.difference, line.p_value)
+        (
+            line.evaluation,
+            line.n,
+            line.metric,
+            line.baseline,
+            line.adapter,
+            line.difference,
+            line.p_value,
+        )
         for line in lines
     ]
-    signatures = dict.fromkeys(f"- {markdown(line.metric)}: {markdown(line.signature)}" for line in lines)
+    signatures = dict.fromkeys(
+        f"- {markdown(line.metric)}: {markdown(line.signature)}" for line in lines
+    )
     return (
         f"## Scores\n\n{_table(heads, cells)}\n\nFrom 0 to 100, with 95 % intervals over sources; "
         "differences and p-values are paired. Signatures:\n\n" + "\n".join(signatures)
@@ -179,10 +209,13 @@ def _facts(title: str, manifest: Mapping[str, Any], sections: Sequence[str]) -> 
 def _limits(manifest: Mapping[str, Any]) -> str:
     settings = manifest.get("input")
     template = settings.get("template") if isinstance(settings, Mapping) else None
-    shaped = f" It expects its input as in training: {markdown(shown(template))}." if template else ""
+    shaped = (
+        f" It expects its input as in training: {markdown(shown(template))}." if template else ""
+    )
     return (
         "## Limits\n\n"
-        f"Trained for one task on the data above; elsewhere it may be fluent and wrong.{shaped} The scores hold for "
-        "data like the data they were measured on. Characters that the tokenizer lacks are lost, and whatever is wrong "
-        "or one-sided in the base or the data is here too. Base and data keep their own licences."
+        f"Trained for one task on the data above; elsewhere it may be fluent and wrong.{shaped} "
+        "The scores hold for data like the data they were measured on. Characters that the "
+        "tokenizer lacks are lost, and whatever is wrong or one-sided in the base or the data is "
+        "here too. Base and data keep their own licences."
     )

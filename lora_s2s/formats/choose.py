@@ -1,4 +1,6 @@
-"""Which reader reads a file: by its ending, by what it holds where that says otherwise, or nothing that is data."""
+"""Which reader reads a file: by its ending, by what it holds where that says otherwise, or nothing
+that is data.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,16 @@ from lora_s2s.formats.translations import read_tmx, two_columns
 
 Reader = Callable[[Path, Parsing], Iterator[Row | Rejected]]
 READERS: dict[str, Reader] = {
-    ".csv": read_csv, ".tsv": read_tsv, ".json": read_json, ".jsonl": read_jsonl, ".ndjson": read_jsonl,
-    ".parquet": read_parquet, ".tmx": read_tmx,
-}  # fmt: skip
-# What is no text, by its first bytes (those beyond ASCII as lone surrogates), and what to do about it.
+    ".csv": read_csv,
+    ".tsv": read_tsv,
+    ".json": read_json,
+    ".jsonl": read_jsonl,
+    ".ndjson": read_jsonl,
+    ".parquet": read_parquet,
+    ".tmx": read_tmx,
+}
+# What is no text, by its first bytes (those beyond ASCII as lone surrogates), and what to do about
+# it.
 _BINARY = {
     "BZh91AY&SY": ("compressed by bzip2", "unpack it (bunzip2), or compress it with gzip"),
     "\udcfd7zXZ": ("compressed by xz", "unpack it (unxz), or compress it with gzip"),
@@ -38,7 +46,9 @@ _NO_CONTROLS = dict.fromkeys({*range(32)} - {*b"\t\n\f\r\x1b"})
 
 
 def ending(path: Path) -> str:
-    """Returns the ending that names the format, below that of a compression: ``.csv`` of ``a.CSV.gz``."""
+    """Returns the ending that names the format, below that of a compression: ``.csv`` of
+    ``a.CSV.gz``.
+    """
     return (path.with_suffix("") if path.suffix.lower() in COMPRESSED else path).suffix.lower()
 
 
@@ -55,7 +65,8 @@ def reader_of(path: Path, *, parallel: bool = False) -> Reader:
         parallel: a file of lines, or under ``.tsv``, is two columns without a header.
 
     Raises:
-        DataError: a web page, a git-lfs pointer, a binary file, or neither ending nor content is known.
+        DataError: a web page, a git-lfs pointer, a binary file, or neither ending nor content is
+            known.
     """
     text = head_of(path)
     if text.startswith(parquet.MAGIC):
@@ -67,14 +78,19 @@ def reader_of(path: Path, *, parallel: bool = False) -> Reader:
     found = _reader_of_content(text) if named in (None, read_parquet) else named
     if found is None and named is None:
         hint = "two files of parallel lines: name both, [train.en, train.de]"
-        raise DataError(f"no reader for {path.name}; files end in {endings()}", hint=hint, where=str(path))
+        raise DataError(
+            f"no reader for {path.name}; files end in {endings()}", hint=hint, where=str(path)
+        )
     if found is None:
-        raise DataError(f"{path} cannot be read: it is not Parquet, nor any other format that is known")
+        raise DataError(
+            f"{path} cannot be read: it is not Parquet, nor any other format that is known"
+        )
     return found
 
 
 def is_lines(path: Path, *, parallel: bool = False) -> bool:
-    """Says whether a file is a text in each line: its name says no format, and neither does what it holds.
+    """Says whether a file is a text in each line: its name says no format, and neither does what it
+    holds.
 
     Args:
         parallel: lines are what is expected, under ``.tsv`` too where it has no tab.
@@ -90,7 +106,9 @@ def is_lines(path: Path, *, parallel: bool = False) -> bool:
 
 
 def refuse_what_is_no_data(path: Path, head: str) -> None:
-    """Raises DataError where a file's first text is a web page's, a git-lfs pointer's, or no text at all."""
+    """Raises DataError where a file's first text is a web page's, a git-lfs pointer's, or no text
+    at all.
+    """
     start = head[:1024].lstrip().lower()
     if start.startswith(("<!doctype html", "<html")):
         raise DataError(f"{path} is a web page, not data", hint="download the file itself again")

@@ -1,4 +1,6 @@
-"""Which encoding a line that is not UTF-8 may be in: a guess from its bytes, to be named, never used for reading."""
+"""Which encoding a line that is not UTF-8 may be in: a guess from its bytes, to be named, never
+used for reading.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,11 @@ from pathlib import Path
 from lora_s2s.formats.streams import BadLine, text_lines
 
 _HIGH = re.compile(rb"[\x80-\xff]+")
-_MULTIBYTE = (("shift_jis", ("HIRAGANA", "KATAKANA")), ("euc_kr", ("HANGUL",)), ("gb18030", ("CJK",)))
+_MULTIBYTE = (
+    ("shift_jis", ("HIRAGANA", "KATAKANA")),
+    ("euc_kr", ("HANGUL",)),
+    ("gb18030", ("CJK",)),
+)
 _AROUND = 24
 _LONGEST = 4096
 _LINES = 100_000
@@ -19,7 +25,9 @@ _LINES = 100_000
 
 @dataclass(frozen=True)
 class Guess:
-    """The first line of a file that is not UTF-8: its first wrong byte, and what another encoding reads."""
+    """The first line of a file that is not UTF-8: its first wrong byte, and what another encoding
+    reads.
+    """
 
     line: int
     byte: int
@@ -28,7 +36,9 @@ class Guess:
 
 
 def first_wrong_bytes(path: Path) -> Guess | None:
-    """Returns what the first line of a file that is not UTF-8 may be; None where there is none in the first lines."""
+    """Returns what the first line of a file that is not UTF-8 may be; None where there is none in
+    the first lines.
+    """
     for number, line in enumerate(itertools.islice(text_lines(path), _LINES), start=1):
         if isinstance(line, BadLine) and line:
             raw = line.encode("utf-8", "surrogateescape")
@@ -48,7 +58,9 @@ def conversion_hint(path: Path) -> str:
     guess = first_wrong_bytes(path) if path.is_file() else None
     if guess is None:
         return "convert the file to UTF-8: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW"
-    as_text = f"byte 0x{guess.byte:02X} in line {guess.line}; in {guess.encoding} it reads '{guess.text}'"
+    as_text = (
+        f"byte 0x{guess.byte:02X} in line {guess.line}; in {guess.encoding} it reads '{guess.text}'"
+    )
     convert = f"iconv -f {guess.encoding.upper()} -t UTF-8 {path.name} > utf8-{path.name}"
     return f"{as_text}: convert it ({convert}) or save it as UTF-8"
 
@@ -60,7 +72,9 @@ def _word(before: str, after: str) -> str:
 
 
 def guess_encoding(text: bytes) -> str:
-    """Returns the likely encoding of a text that is not UTF-8, by the lengths of its runs of bytes beyond ASCII."""
+    """Returns the likely encoding of a text that is not UTF-8, by the lengths of its runs of bytes
+    beyond ASCII.
+    """
     runs = _HIGH.findall(text)
     letters = b"".join(runs)
     if not runs or len(letters) < 2 * len(runs):  # single letters with accents
@@ -69,11 +83,17 @@ def guess_encoding(text: bytes) -> str:
         decoded = _decoded(text, encoding)
         marked = [char for char in decoded if ord(char) > 127]
         in_script = sum(unicodedata.name(char, "").startswith(scripts) for char in marked)
-        share = 0.3 if encoding == "shift_jis" else 0.8  # Japanese mixes two scripts with Chinese characters
+        share = (
+            0.3 if encoding == "shift_jis" else 0.8
+        )  # Japanese mixes two scripts with Chinese characters
         if marked and in_script > share * len(marked) and _plausible(encoding, letters):
             return encoding
     lower = sum(byte >= 0xE0 for byte in letters)
-    return "windows-1251" if len(letters) > 2.5 * len(runs) and 2 * lower > len(letters) else "windows-1252"
+    return (
+        "windows-1251"
+        if len(letters) > 2.5 * len(runs) and 2 * lower > len(letters)
+        else "windows-1252"
+    )
 
 
 def _plausible(encoding: str, letters: bytes) -> bool:

@@ -1,6 +1,8 @@
-"""Files of lines that belong together by their names: a file of sources and one or several of its targets.
+"""Files of lines that belong together by their names: a file of sources and one or several of its
+targets.
 
-dev.src  dev.ref0  dev.ref1       asset.test.orig  asset.test.simp.0  asset.test.simp.1       train.de  train.en
+dev.src  dev.ref0  dev.ref1       asset.test.orig  asset.test.simp.0  asset.test.simp.1
+train.de  train.en
 """
 
 from __future__ import annotations
@@ -13,15 +15,31 @@ from lora_s2s.formats.names import is_language_code, language_of
 from lora_s2s.formats.streams import COMPRESSED
 
 _SOURCES = ("src", "source", "orig", "original", "complex", "normal", "input")
-_TARGETS = ("tgt", "trg", "target", "ref", "refs", "reference", "simp", "simple", "simplified", "turk", "output")
-_ROLE = re.compile(rf"(?<![^\W\d_])({'|'.join((*_SOURCES, *_TARGETS))})[._-]?([0-9]*)(?![^\W_])", re.IGNORECASE)
+_TARGETS = (
+    "tgt",
+    "trg",
+    "target",
+    "ref",
+    "refs",
+    "reference",
+    "simp",
+    "simple",
+    "simplified",
+    "turk",
+    "output",
+)
+_ROLE = re.compile(
+    rf"(?<![^\W\d_])({'|'.join((*_SOURCES, *_TARGETS))})[._-]?([0-9]*)(?![^\W_])", re.IGNORECASE
+)
 _DIRECTION = re.compile(r"(?<![^\W_])([a-z]{2,3})[-_]([a-z]{2,3})(?![^\W_])", re.IGNORECASE)
 
 
 def line_families(files: Iterable[Path]) -> list[list[Path]]:
-    """Returns the families among files of lines, each with its sources first; files of no family are left out.
+    """Returns the families among files of lines, each with its sources first; files of no family
+    are left out.
 
-    Of two languages the source is what the name says (``corpus.en-de.en``), else the first by alphabet.
+    Of two languages the source is what the name says (``corpus.en-de.en``), else the first by
+    alphabet.
     """
     roles: dict[tuple[Path, str], dict[str, list[tuple[int, Path]]]] = {}
     languages: dict[tuple[Path, str], list[Path]] = {}
@@ -39,7 +57,9 @@ def line_families(files: Iterable[Path]) -> list[list[Path]]:
         for sides in roles.values()
         if len(sides.get("source", ())) == 1 and "target" in sides
     ]
-    families += [_directed(stem, files) for (_, stem), files in languages.items() if len(files) == 2]
+    families += [
+        _directed(stem, files) for (_, stem), files in languages.items() if len(files) == 2
+    ]
     return sorted(families)
 
 
@@ -49,7 +69,9 @@ def bare_name(file: Path) -> str:
 
 
 def side_names(source: Path, targets: Sequence[Path], wanted: Sequence[str]) -> tuple[str, str]:
-    """Returns the columns of a family's rows: source and target, or the languages of two files where one is wanted."""
+    """Returns the columns of a family's rows: source and target, or the languages of two files
+    where one is wanted.
+    """
     endings = [Path(bare_name(file)).suffix.removeprefix(".") for file in (source, *targets)]
     languages = {language_of(ending) for ending in endings} - {None}
     if len(languages) == len(endings) == 2 and not languages.isdisjoint(map(language_of, wanted)):

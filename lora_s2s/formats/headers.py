@@ -1,4 +1,5 @@
-"""Whether a table's first record is a header, told by its kind: names of columns are not what the rows below hold.
+"""Whether a table's first record is a header, told by its kind: names of columns are not what the
+rows below hold.
 
 kat     k a t        no header: the second column has three letters with spaces in every row
 word    phonemes     a header: nothing in it is like a row
@@ -19,8 +20,14 @@ _PAIR = ("source", "target")
 
 
 def names_without_header(width: int) -> list[str]:
-    """Returns the names of a headerless table's columns: source and target, or column1, column2, …"""
-    return list(_PAIR) if width == len(_PAIR) else [f"column{number}" for number in range(1, width + 1)]
+    """Returns the names of a headerless table's columns: source and target, or column1, column2,
+    …
+    """
+    return (
+        list(_PAIR)
+        if width == len(_PAIR)
+        else [f"column{number}" for number in range(1, width + 1)]
+    )
 
 
 def are_known(names: Sequence[str]) -> bool:
@@ -39,7 +46,11 @@ def is_header(first: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
     names = [normalised(cell) for cell in first]
     if are_known(names) or not rows:
         return True
-    if any("_" in name and " " not in name for name in names) or _counts(names) or list(first) in map(list, rows):
+    if (
+        any("_" in name and " " not in name for name in names)
+        or _counts(names)
+        or list(first) in map(list, rows)
+    ):
         return True  # also where tables were joined with their headers
     return not any(_is_data(cell, [row[index] for row in rows]) for index, cell in enumerate(first))
 
@@ -47,7 +58,10 @@ def is_header(first: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
 def _counts(names: Sequence[str]) -> bool:
     """True for ``0,1,2``, the header that pandas writes for columns without names."""
     numbers = [name for name in names if name]
-    return numbers in ([str(n) for n in range(len(numbers))], [str(n) for n in range(1, len(numbers) + 1)])
+    return numbers in (
+        [str(n) for n in range(len(numbers))],
+        [str(n) for n in range(1, len(numbers) + 1)],
+    )
 
 
 def _is_data(cell: str, column: Sequence[str]) -> bool:
@@ -57,12 +71,19 @@ def _is_data(cell: str, column: Sequence[str]) -> bool:
         return False
     if _NUMBER.fullmatch(cell):
         return all(_NUMBER.fullmatch(below.strip()) or not below.strip() for below in column)
-    if cell.endswith(_SENTENCE_END) and any(text.strip().endswith(_SENTENCE_END) for text in column):
+    if cell.endswith(_SENTENCE_END) and any(
+        text.strip().endswith(_SENTENCE_END) for text in column
+    ):
         return True
     words, below = len(cell.split()), [len(text.split()) for text in column]
     if (words >= _LONG_WORDS or len(cell) > _LONG) and max(below) > 2:
         return True
-    if words >= 3 and min(below) >= 2 and min(below) - 1 <= words <= max(below) + 1 and max(below) - min(below) <= 4:
+    if (
+        words >= 3
+        and min(below) >= 2
+        and min(below) - 1 <= words <= max(below) + 1
+        and max(below) - min(below) <= 4
+    ):
         return True
     # A label stands there again and again, and a name does not.
     again = sum(text.strip() == cell for text in column)

@@ -1,4 +1,6 @@
-"""JSON lines, and JSON arrays read element by element. Numbers stay text: 1e5 and 0.10 as they stand in the file."""
+"""JSON lines, and JSON arrays read element by element. Numbers stay text: 1e5 and 0.10 as they
+stand in the file.
+"""
 
 from __future__ import annotations
 
@@ -41,11 +43,16 @@ def json_text(value: object) -> str:
     if isinstance(value, Number):
         return value
     if isinstance(value, Mapping):
-        members = (f"{json.dumps(key, ensure_ascii=False)}: {json_text(item)}" for key, item in value.items())
+        members = (
+            f"{json.dumps(key, ensure_ascii=False)}: {json_text(item)}"
+            for key, item in value.items()
+        )
         return f"{{{', '.join(members)}}}"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(json_text, value))}]"
-    return json.dumps(value if isinstance(value, str | bool | None) else str(value), ensure_ascii=False)
+    return json.dumps(
+        value if isinstance(value, str | bool | None) else str(value), ensure_ascii=False
+    )
 
 
 class _Repeated(ValueError):
@@ -61,7 +68,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _STRICT, _LAX = (
-    json.JSONDecoder(object_pairs_hook=hook, parse_float=Number, parse_int=Number, parse_constant=Number)
+    json.JSONDecoder(
+        object_pairs_hook=hook, parse_float=Number, parse_int=Number, parse_constant=Number
+    )
     for hook in (_object, dict)
 )
 
@@ -85,15 +94,19 @@ def _record(path: Path, line: int, value: Any, text: str) -> Row | Rejected:
 
 
 def read_jsonl(path: Path, _: Parsing) -> Iterator[Row | Rejected]:
-    """Yields the object on each line (or of one array, under the wrong name); a line that is not one is rejected."""
+    """Yields the object on each line (or of one array, under the wrong name); a line that is not
+    one is rejected.
+    """
     return _array_rows(path) if _is_array(head_of(path)) else _line_rows(path)
 
 
 def read_json(path: Path, parsing: Parsing) -> Iterator[Row | Rejected]:
-    """Yields the objects of an array, of the one list of an object (``{"data": [...]}``), or of JSON lines.
+    """Yields the objects of an array, of the one list of an object (``{"data": [...]}``), or of
+    JSON lines.
 
-    Of an object of splits (``{"train": [...], "test": [...]}``) come the rows of each; of one of columns
-    (``{"source": [...], "target": [...]}``) their values side by side. Any other object is one row.
+    Of an object of splits (``{"train": [...], "test": [...]}``) come the rows of each; of one of
+    columns (``{"source": [...], "target": [...]}``) their values side by side. Any other object is
+    one row.
 
     Raises:
         DataError: the document is not JSON (an array cannot be read past a mistake).
@@ -147,7 +160,9 @@ class _Document:
         self._column = len(gone) - gone.rfind("\n") if "\n" in gone else self._column + len(gone)
         self._bytes += len(gone.encode("utf-8", "surrogateescape"))
         self._at = self._counted = 0
-        while not self._ended and sum(map(len, pieces)) <= min(2 * len(pieces[0]), streams.LONGEST_RECORD):
+        while not self._ended and sum(map(len, pieces)) <= min(
+            2 * len(pieces[0]), streams.LONGEST_RECORD
+        ):
             pieces.append(next(self._content, ""))
             self._ended = not pieces[-1]
         self._text = "".join(pieces)
@@ -175,7 +190,10 @@ class _Document:
         """Takes the next character, one of ``expected``."""
         found = self.peek()
         if found not in expected:
-            raise self._broken("expected " + " or ".join(repr(one) if one else "the end" for one in expected), self._at)
+            raise self._broken(
+                "expected " + " or ".join(repr(one) if one else "the end" for one in expected),
+                self._at,
+            )
         self._at += len(found)
         return found
 
@@ -193,15 +211,24 @@ class _Document:
                     return value, text
             except json.JSONDecodeError as error:
                 if not self._more():
-                    message = f"not valid JSON: {error.msg}" if self._ended else f"a value {streams.TOO_LONG}"
+                    message = (
+                        f"not valid JSON: {error.msg}"
+                        if self._ended
+                        else f"a value {streams.TOO_LONG}"
+                    )
                     raise self._broken(message, error.pos if self._ended else self._at) from error
             except RecursionError as error:
                 raise self._broken("a value is nested too deeply", self._at) from error
 
     def _broken(self, message: str, at: int) -> DataError:
         line = self.line + self._text.count("\n", self._at, at)
-        column = at - self._text.rfind("\n", 0, at) if "\n" in self._text[:at] else self._column + at
-        hint = "mend it there, or write one object a line (.jsonl): bad lines are then left out one by one"
+        column = (
+            at - self._text.rfind("\n", 0, at) if "\n" in self._text[:at] else self._column + at
+        )
+        hint = (
+            "mend it there, or write one object a line (.jsonl): bad lines are then left out one "
+            "by one"
+        )
         return DataError(message, hint=hint, where=f"{self.path}:{line}:{column}")
 
     def element(self) -> Row | Rejected:
@@ -213,7 +240,9 @@ class _Document:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            before = self._text[: self._at - len(text) + error.start].encode("utf-8", "surrogateescape")
+            before = self._text[: self._at - len(text) + error.start].encode(
+                "utf-8", "surrogateescape"
+            )
             where = f"invalid UTF-8: byte {self._bytes + len(before)} of the file"
             return Rejected(str(self.path), line, where, excerpt(text))
         return _record(self.path, line, value, text)
@@ -224,7 +253,9 @@ class _Document:
             yield self.element()
 
     def values(self) -> Iterator[Any]:
-        """Yields the elements of a list, whose bracket is taken, as they are; a Rejected where one is no text."""
+        """Yields the elements of a list, whose bracket is taken, as they are; a Rejected where one
+        is no text.
+        """
         for _ in self._places("]"):
             found = self.element()
             yield found if isinstance(found, Rejected) and found.kind != _NO_OBJECT else self.last
@@ -237,7 +268,8 @@ class _Document:
             going = self.take(",", end) == ","
 
     def members(self, wanted: str) -> list[_Member] | None:
-        """Takes an object and returns what it holds; stops inside a list of objects, or any list, under ``wanted``.
+        """Takes an object and returns what it holds; stops inside a list of objects, or any list,
+        under ``wanted``.
 
         Returns None where more follows the object: that is one of several, a line each.
         """
@@ -263,7 +295,9 @@ class _Document:
 
 @dataclass(frozen=True)
 class _Member:
-    """One key of a document's object: a list of objects (rows), another list (values), an object, or a value."""
+    """One key of a document's object: a list of objects (rows), another list (values), an object,
+    or a value.
+    """
 
     key: str
     kind: str
@@ -302,7 +336,9 @@ def _object_rows(path: Path, parsing: Parsing) -> Iterator[Row | Rejected]:
     elif len(lists) == 1 and lists[0] not in _LISTS_OF_A_RECORD:
         yield from _inside(path, lists[0]).elements()
     elif _are_columns(members):
-        parsing.note(f"the file holds columns, a list each: {', '.join(member.key for member in members)}")
+        parsing.note(
+            f"the file holds columns, a list each: {', '.join(member.key for member in members)}"
+        )
         yield from _column_rows(path, [member.key for member in members])
     elif len(members) > 1 and all(member.kind == "object" for member in members):
         yield from _objects_of(_Document(path).element(), parsing)
@@ -311,7 +347,9 @@ def _object_rows(path: Path, parsing: Parsing) -> Iterator[Row | Rejected]:
 
 
 def _objects_of(document: Row | Rejected, parsing: Parsing) -> Iterator[Row | Rejected]:
-    """Yields the rows of an object of objects with the same keys: records by their ids, or pandas' columns."""
+    """Yields the rows of an object of objects with the same keys: records by their ids, or pandas'
+    columns.
+    """
     objects = list(document.fields.values()) if isinstance(document, Row) else []
     if not objects or any(one.keys() != objects[0].keys() for one in objects):
         yield document
@@ -319,7 +357,9 @@ def _objects_of(document: Row | Rejected, parsing: Parsing) -> Iterator[Row | Re
         names = list(document.fields) if isinstance(document, Row) else []
         parsing.note(f"the file holds columns, an object each: {', '.join(names[:4])}")
         for key in objects[0]:
-            yield Row(document.line, {name: one[key] for name, one in zip(names, objects, strict=True)})
+            yield Row(
+                document.line, {name: one[key] for name, one in zip(names, objects, strict=True)}
+            )
     else:
         parsing.note("the file holds records under a key each")
         for one in objects:

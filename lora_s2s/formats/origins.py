@@ -1,4 +1,6 @@
-"""Where rows come from: files, folders, globs, hub data sets (``hf:NAME[:SPLIT]``), the demo task (``demo:SPLIT``)."""
+"""Where rows come from: files, folders, globs, hub data sets (``hf:NAME[:SPLIT]``), the demo task
+(``demo:SPLIT``).
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ class Origin:
     """One file (``path``), two of parallel lines, or a data set that has a name only.
 
     Attributes:
-        targets: files whose lines are the targets of ``path``'s lines; several are references of one source.
+        targets: files whose lines are the targets of ``path``'s lines; several are references of
+            one source.
         given: what the user named, which this is or is part of.
         parallel: a plain file holds a source and a target on each line, and no header.
         weight: how often its examples count, relative to those of others.
@@ -70,7 +73,9 @@ class Origin:
         elif self.name.startswith(_HUB):
             yield from itertools.starmap(Row, enumerate(_hub_dataset(self.name), start=1))
         else:
-            for line, (source, target) in enumerate(task.examples(self.name.removeprefix(_DEMO)), start=1):
+            for line, (source, target) in enumerate(
+                task.examples(self.name.removeprefix(_DEMO)), start=1
+            ):
                 yield Row(line, {"source": source, "target": target})
 
     def _file_rows(self, path: Path, parsing: Parsing) -> Iterator[Row | Rejected]:
@@ -80,7 +85,9 @@ class Origin:
             refuse_what_is_no_data(file, head_of(file))
         names = ", ".join(file.name for file in self.targets)
         several = " (several references of each source)" if len(self.targets) > 1 else ""
-        parsing.note(f"the sources are the lines of {path.name}, the targets those of {names}{several}")
+        parsing.note(
+            f"the sources are the lines of {path.name}, the targets those of {names}{several}"
+        )
         return line_pairs(path, self.targets, side_names(path, self.targets, parsing.columns))
 
     def content_hash(self, *, cached: bool = False) -> str:
@@ -101,11 +108,12 @@ class Origin:
 
 
 def find_origins(paths: str | Sequence[str], *, parallel: bool = False) -> list[Origin]:
-    """Returns every file or data set that ``paths`` name; a folder or glob gives its readable files, sorted.
+    """Returns every file or data set that ``paths`` name; a folder or glob gives its readable
+    files, sorted.
 
-    ``NAME@2`` gives the weight 2 to all that NAME names. Line files whose names belong together make one origin
-    (:mod:`lora_s2s.formats.families`), and any two files if ``parallel``; one file if ``parallel`` is two columns
-    without a header.
+    ``NAME@2`` gives the weight 2 to all that NAME names. Line files whose names belong together
+    make one origin (:mod:`lora_s2s.formats.families`), and any two files if ``parallel``; one file
+    if ``parallel`` is two columns without a header.
 
     Raises:
         DataError: nothing is there, or nothing that a reader reads.
@@ -120,15 +128,25 @@ def find_origins(paths: str | Sequence[str], *, parallel: bool = False) -> list[
     origins: list[Origin] = []
     for name, weight in named:
         if name in families:
-            origins += [replace(families[name], weight=weight)] if families[name].name == name else []
+            origins += (
+                [replace(families[name], weight=weight)] if families[name].name == name else []
+            )
         else:
-            origins += [replace(origin, weight=weight, given=name) for origin in _origins(name, parallel)]
+            origins += [
+                replace(origin, weight=weight, given=name) for origin in _origins(name, parallel)
+            ]
     return origins
 
 
 def _families_named(named: Sequence[tuple[str, float]]) -> dict[str, Origin]:
-    """Returns, for each line file that belongs to a family among those named, the family's origin."""
-    lines = {Path(os.path.expanduser(name)): (name, weight) for name, weight in named if _is_line_file(name)}
+    """Returns, for each line file that belongs to a family among those named, the family's
+    origin.
+    """
+    lines = {
+        Path(os.path.expanduser(name)): (name, weight)
+        for name, weight in named
+        if _is_line_file(name)
+    }
     families: dict[str, Origin] = {}
     for family in line_families(lines):
         if len(named) == 2 and family[0] != next(iter(lines)):
@@ -163,13 +181,20 @@ def _weighted(text: str) -> tuple[str, float]:
     if called_so or not (at and name):
         return text, 1.0
     if not 0 < weight <= _MOST_WEIGHT:
-        raise UsageError(f"'{number}' is no weight for {name}: expected a number above 0, at most {_MOST_WEIGHT:,.0f}")
+        raise UsageError(
+            f"'{number}' is no weight for {name}: expected a number above 0, at most "
+            f"{_MOST_WEIGHT:,.0f}"
+        )
     return name, weight
 
 
 def _pair(named: Sequence[tuple[str, float]], parallel: bool) -> Origin | None:
     first, second = (Path(os.path.expanduser(name)) for name, _ in named)
-    if not (os.path.isfile(first) and os.path.isfile(second) and (parallel or _belong_together(first, second))):
+    if not (
+        os.path.isfile(first)
+        and os.path.isfile(second)
+        and (parallel or _belong_together(first, second))
+    ):
         return None
     weights = {weight for _, weight in named}
     _refuse_two_weights((first, second), weights)
@@ -182,12 +207,17 @@ def _belong_together(first: Path, second: Path) -> bool:
         return False
     one, other = (path.with_name(bare_name(path)) for path in (first, second))
     sides = one.name != _SIDE.sub(lambda found: _SIDES[found[1]], one.name) == other.name
-    return sides or (one.stem == other.stem and one.suffix != other.suffix and bool(one.suffix and other.suffix))
+    return sides or (
+        one.stem == other.stem and one.suffix != other.suffix and bool(one.suffix and other.suffix)
+    )
 
 
 def _origins(name: str, parallel: bool) -> list[Origin]:
     if name.startswith(_DEMO) and name.removeprefix(_DEMO) not in task.SIZES:
-        raise DataError(f"no such data: {name}; the demo task has {', '.join(_DEMO + split for split in task.SIZES)}")
+        raise DataError(
+            f"no such data: {name}; the demo task has "
+            f"{', '.join(_DEMO + split for split in task.SIZES)}"
+        )
     if name.startswith((_HUB, _DEMO)):
         return [Origin(name)]
     path = Path(os.path.expanduser(name))
@@ -199,14 +229,22 @@ def _origins(name: str, parallel: bool) -> list[Origin]:
             return [Origin(name, path, parallel=parallel)]
         if os.path.isdir(path) or glob.has_magic(name):
             files = [Origin(str(file), file, parallel=parallel) for file in _readable(path)]
-            files += [Origin(str(first), first, targets=tuple(rest)) for first, *rest in _families_in(path)]
+            files += [
+                Origin(str(first), first, targets=tuple(rest))
+                for first, *rest in _families_in(path)
+            ]
             if not files:
                 hint = "of parallel lines name two files: --set 'data.train=[train.en, train.de]'"
-                raise DataError(f"{name} holds no file that can be read; files end in {endings()}", hint=hint)
+                raise DataError(
+                    f"{name} holds no file that can be read; files end in {endings()}", hint=hint
+                )
             return files
         if os.path.lexists(path):
             what = "a device or a pipe" if os.path.exists(path) else "a link to nothing"
-            raise DataError(f"{name} is {what}, not a file", hint="data is read more than once: name a file on disk")
+            raise DataError(
+                f"{name} is {what}, not a file",
+                hint="data is read more than once: name a file on disk",
+            )
         here = os.listdir(path.parent) if os.path.isdir(path.parent) else []
     hint = "check the path; it is relative to the current folder"
     raise DataError(f"no such file: {name}{nearest(path.name, here)}", hint=hint)
@@ -214,12 +252,18 @@ def _origins(name: str, parallel: bool) -> list[Origin]:
 
 def _refuse_part(path: Path, parallel: bool) -> None:
     """Raises DataError for one file of a family of line files: the others belong to it."""
-    family = [] if parallel else next((files for files in _families_in(path.parent) if path in files), [])
+    family = (
+        []
+        if parallel
+        else next((files for files in _families_in(path.parent) if path in files), [])
+    )
     if family:
         listed = ", ".join(map(str, family))
         names = ", ".join(file.name for file in family)
         message = f"no reader for {path.name} alone: it holds one side of parallel lines ({names})"
-        raise DataError(message, hint=f"name them all: --set 'data.train=[{listed}]'", where=str(path))
+        raise DataError(
+            message, hint=f"name them all: --set 'data.train=[{listed}]'", where=str(path)
+        )
 
 
 def _matching(path: Path) -> list[Path]:
@@ -237,16 +281,21 @@ def _families_in(path: Path) -> list[list[Path]]:
 
 
 def named_splits(path: str) -> dict[str, list[str]]:
-    """Returns the files of a folder by the split that their names mark: ``train.jsonl``, ``sgd_dev.csv.gz``.
+    """Returns the files of a folder by the split that their names mark: ``train.jsonl``,
+    ``sgd_dev.csv.gz``.
 
-    Files that mark none are the training data, or, beside files that are marked so, stand under ``other``. Where
-    the names do not tell train from another split, or one marks two, all of ``path`` is ``train``.
+    Files that mark none are the training data, or, beside files that are marked so, stand under
+    ``other``. Where the names do not tell train from another split, or one marks two, all of
+    ``path`` is ``train``.
     """
     name, _ = _weighted(path)
     folder = Path(os.path.expanduser(name))
     splits: dict[str, list[str]] = {}
     files = _readable(folder) if os.path.isdir(folder) else []
-    for file in [*files, *itertools.chain.from_iterable(_families_in(folder) if os.path.isdir(folder) else [])]:
+    for file in [
+        *files,
+        *itertools.chain.from_iterable(_families_in(folder) if os.path.isdir(folder) else []),
+    ]:
         words = set(re.split(r"[^a-z]+", file.name.lower()))
         marks = [split for split, names in SPLIT_NAMES.items() if words.intersection(names)]
         if len(marks) > 1:

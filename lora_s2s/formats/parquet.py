@@ -1,7 +1,8 @@
-"""Parquet read in bounded memory: page headers are checked before Arrow expands a page, rows come in small batches.
+"""Parquet read in bounded memory: page headers are checked before Arrow expands a page, rows come
+in small batches.
 
-A column's dictionary stays one until its rows are taken, so that a value written once and repeated a million times
-costs its own size.
+A column's dictionary stays one until its rows are taken, so that a value written once and repeated
+a million times costs its own size.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ _DELTA_LENGTHS, _DELTA_TEXTS = 6, 7
 
 
 def read_parquet(path: Path, _: Parsing) -> Iterator[Row | Rejected]:
-    """Yields a Parquet file's rows, numbered from 1; a compressed file is unpacked beside, not in memory.
+    """Yields a Parquet file's rows, numbered from 1; a compressed file is unpacked beside, not in
+    memory.
 
     Raises:
         DataError: too many columns, pages that are too large, or values that expand without end.
@@ -71,14 +73,20 @@ def _batches(path: Path, file: IO[bytes]) -> Iterator[pa.RecordBatch]:
         about = table.metadata.row_group(group)
         rows, repeated = _rows_at_once(path, file, about)
         if repeated:
-            first = next(encoded.iter_batches(batch_size=1, row_groups=[group], use_threads=False), None)
-            repeated = first is not None and repeated * max(map(_longest, first.columns)) > limits.PARQUET_BATCH
+            first = next(
+                encoded.iter_batches(batch_size=1, row_groups=[group], use_threads=False), None
+            )
+            repeated = (
+                first is not None
+                and repeated * max(map(_longest, first.columns)) > limits.PARQUET_BATCH
+            )
         reader = encoded if repeated else table
         yield from reader.iter_batches(batch_size=rows, row_groups=[group], use_threads=False)
 
 
 def _rows_at_once(path: Path, file: IO[bytes], group: Any) -> tuple[int, int]:
-    """Checks the pages of a row group; returns how many of its rows to take, and how often those may repeat one text.
+    """Checks the pages of a row group; returns how many of its rows to take, and how often those
+    may repeat one text.
 
     Raises:
         DataError: a page, or what one row may hold, is too large.
@@ -97,12 +105,16 @@ def _rows_at_once(path: Path, file: IO[bytes], group: Any) -> tuple[int, int]:
             values += page.values
             ahead = 8 * page.values if page.encoding in (_DELTA_LENGTHS, _DELTA_TEXTS) else 0
             largest = max(largest, page.size, ahead)
-            widest = max(widest, page.size if page.encoding == _DELTA_TEXTS else page.size / max(1, page.values))
+            widest = max(
+                widest,
+                page.size if page.encoding == _DELTA_TEXTS else page.size / max(1, page.values),
+            )
         memory += largest + (_OBJECT * values // 8 if nested else 0)
     if memory > limits.LARGEST_PARQUET_PAGES:
         most = limits.in_words(limits.LARGEST_PARQUET_PAGES)
         raise DataError(
-            f"{path} expands to more than {most} of memory at once (pages of {limits.in_words(memory)})",
+            f"{path} expands to more than {most} of memory at once (pages of "
+            f"{limits.in_words(memory)})",
             hint="write it with smaller pages, or as JSON lines",
         )
     return max(1, min(_ROWS_AT_ONCE, int(limits.PARQUET_BATCH / widest))), most_repeated
@@ -126,10 +138,15 @@ def _pages(file: IO[bytes], column: Any) -> Iterator[_Page]:
     while position < end:
         file.seek(position)
         header = _Thrift(file).struct()
-        detail: dict[int, Any] = next((header[key] for key in (5, 7, 8) if isinstance(header.get(key), dict)), {})
+        detail: dict[int, Any] = next(
+            (header[key] for key in (5, 7, 8) if isinstance(header.get(key), dict)), {}
+        )
         kind, size, stored = (_number(header.get(key)) for key in (1, 2, 3))
         yield _Page(
-            size, _number(detail.get(1)), _number(detail.get(4 if 8 in header else 2)), kind == _DICTIONARY_PAGE
+            size,
+            _number(detail.get(1)),
+            _number(detail.get(4 if 8 in header else 2)),
+            kind == _DICTIONARY_PAGE,
         )
         position = file.tell() + stored
 
@@ -137,7 +154,9 @@ def _pages(file: IO[bytes], column: Any) -> Iterator[_Page]:
 def _number(value: object) -> int:
     if isinstance(value, int) and value >= 0:
         return value
-    raise OSError("a page header lacks a size" if value is None else "a page header has a negative size")
+    raise OSError(
+        "a page header lacks a size" if value is None else "a page header has a negative size"
+    )
 
 
 class _Thrift:
@@ -199,7 +218,9 @@ class _Thrift:
 
 
 def _parts(batch: pa.RecordBatch) -> Iterator[tuple[pa.RecordBatch, int]]:
-    """Yields a batch in parts whose rows fit in memory as Python objects, with what they cost: halves what does not."""
+    """Yields a batch in parts whose rows fit in memory as Python objects, with what they cost:
+    halves what does not.
+    """
     waiting = [batch] if batch.num_rows else []
     while waiting:
         part = waiting.pop()
@@ -216,7 +237,11 @@ def _cost(array: Any) -> int:
     if isinstance(array, pa.DictionaryArray):
         lengths = pc.binary_length(array.dictionary).take(array.indices)
         return int(pc.sum(lengths).as_py() or 0) + _OBJECT * len(array)
-    return sum(map(_cost, _children(array))) + _OBJECT * len(array) + (0 if _children(array) else int(array.nbytes))
+    return (
+        sum(map(_cost, _children(array)))
+        + _OBJECT * len(array)
+        + (0 if _children(array) else int(array.nbytes))
+    )
 
 
 def _longest(array: Any) -> int:

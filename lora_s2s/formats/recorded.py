@@ -1,7 +1,9 @@
-"""What an adapter's manifest says of the data it was made from, and following its recipe to that data and no other.
+"""What an adapter's manifest says of the data it was made from, and following its recipe to that
+data and no other.
 
-A folder may be a stranger's: a path that its recipe names could lead to any file of this machine, whose text would be
-written into the folder's predictions, card and report. So it is followed only to content whose hash was recorded.
+A folder may be a stranger's: a path that its recipe names could lead to any file of this machine,
+whose text would be written into the folder's predictions, card and report. So it is followed only
+to content whose hash was recorded.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ Named = str | Sequence[str]
 
 
 def record_data(named: Mapping[str, Named | None], *, parallel: bool = False) -> dict[str, Any]:
-    """Returns what a manifest holds of data: by split, each name as it was given and the hashes of what it named.
+    """Returns what a manifest holds of data: by split, each name as it was given and the hashes of
+    what it named.
 
     Args:
         named: split → what the recipe names.
@@ -36,8 +39,11 @@ def record_data(named: Mapping[str, Named | None], *, parallel: bool = False) ->
     }
 
 
-def follow_recorded(named: Named, record: object, *, split: str, parallel: bool = False) -> list[str]:
-    """Returns what a stranger's recipe names as data, as it may be read: each file regular and as it was recorded.
+def follow_recorded(
+    named: Named, record: object, *, split: str, parallel: bool = False
+) -> list[str]:
+    """Returns what a stranger's recipe names as data, as it may be read: each file regular and as
+    it was recorded.
 
     A folder's and a pattern's files are those of the record; the disk is not walked for them.
 
@@ -64,7 +70,9 @@ def follow_recorded(named: Named, record: object, *, split: str, parallel: bool 
         names += files if is_pattern(name) else [name]
     recorded = {path for known in hashes.values() for path in known}
     for origin in find_origins(names, parallel=parallel):
-        more = [path for path in _files(origin) if path not in recorded and not path.startswith("demo:")]
+        more = [
+            path for path in _files(origin) if path not in recorded and not path.startswith("demo:")
+        ]
         if more:
             raise _refused(split, more[0], "its manifest does not say what is in it")
     return names
@@ -100,14 +108,20 @@ def _files(origin: Origin) -> Iterator[str]:
 
 
 def _content(path: str, origin: Origin) -> str:
-    return origin.content_hash() if origin.path is None else sha256_file(Path(os.path.expanduser(path)))
+    return (
+        origin.content_hash()
+        if origin.path is None
+        else sha256_file(Path(os.path.expanduser(path)))
+    )
 
 
 def _is_entry(entry: object) -> bool:
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         return False
     hashes = entry.get("sha256")
-    return isinstance(hashes, dict) and all(isinstance(text, str) for pair in hashes.items() for text in pair)
+    return isinstance(hashes, dict) and all(
+        isinstance(text, str) for pair in hashes.items() for text in pair
+    )
 
 
 def _check_content(split: str, name: str, path: str, sha256: str) -> None:
@@ -121,12 +135,18 @@ def _check_content(split: str, name: str, path: str, sha256: str) -> None:
     else:
         place = Path(os.path.expanduser(path))
         if not os.path.isfile(place):
-            raise _refused(split, name, f"{'it' if path == name else path} is not a file of this machine")
+            raise _refused(
+                split, name, f"{'it' if path == name else path} is not a file of this machine"
+            )
         same = sha256_file(place) == sha256
     if not same:
-        raise _refused(split, name, f"{'it' if path == name else path} has another content than in training")
+        raise _refused(
+            split, name, f"{'it' if path == name else path} has another content than in training"
+        )
 
 
 def _refused(split: str, name: str, why: str) -> DataError:
     hint = f"if that is the data you want: --data {name}"
-    return DataError(f"the adapter's recipe names '{name}' as data.{split}, and {why}: it is not read", hint=hint)
+    return DataError(
+        f"the adapter's recipe names '{name}' as data.{split}, and {why}: it is not read", hint=hint
+    )

@@ -61,7 +61,9 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Skipped(Rejected):
-    """A valid record, or a part of one, that gives no example here: counted by its reason, not as a fault."""
+    """A valid record, or a part of one, that gives no example here: counted by its reason, not as a
+    fault.
+    """
 
 
 def reject(where: str, reason: str, text: str, *, fault: bool = True) -> Rejected:

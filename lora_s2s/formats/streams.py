@@ -1,4 +1,6 @@
-"""Bytes on disk to lines of text: compression and encoding found by content, memory bounded whatever a file holds."""
+"""Bytes on disk to lines of text: compression and encoding found by content, memory bounded
+whatever a file holds.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +27,30 @@ BLOCK = 1 << 20
 COMPRESSED = (".gz", ".zst", ".zip")
 _HEAD = 1 << 16
 _EXCERPT = 200
-_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"}
+_MAGIC = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\x03\x04": "zip",
+    b"PK\x05\x06": "zip",
+}
 # All that the unpacking libraries raise; zipfile also stumbles over the names in a damaged folder.
-_DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, LookupError, ValueError, RuntimeError)
+_DAMAGE = (
+    EOFError,
+    OSError,
+    zlib.error,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+    LookupError,
+    ValueError,
+    RuntimeError,
+)
 _BOM = codecs.BOM_UTF8
 
 
 class BadLine(str):
-    """A line that cannot be used; what it holds, its invalid bytes as lone surrogates (nothing if it was too long)."""
+    """A line that cannot be used; what it holds, its invalid bytes as lone surrogates (nothing if
+    it was too long).
+    """
 
     reason: str
 
@@ -43,18 +61,26 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise DataError(f"no such file: {path}", hint="check the path; it is relative to the current folder") from error
+        raise DataError(
+            f"no such file: {path}", hint="check the path; it is relative to the current folder"
+        ) from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is damaged: {error.reason} in its text", hint="fetch it again") from error
+        raise DataError(
+            f"{path} is damaged: {error.reason} in its text", hint="fetch it again"
+        ) from error
     except (pa.ArrowException, OSError, OverflowError) as error:
-        raise DataError(f"{path} cannot be read: {error}", hint="check that it is whole and of this type") from error
+        raise DataError(
+            f"{path} cannot be read: {error}", hint="check that it is whole and of this type"
+        ) from error
 
 
 def blocks(path: Path) -> Iterator[bytes]:
-    """Yields a file's bytes in blocks of at most 1 MiB, unpacked where it is gzip, zstd or a zip of one file.
+    """Yields a file's bytes in blocks of at most 1 MiB, unpacked where it is gzip, zstd or a zip of
+    one file.
 
     Raises:
-        DataError: it is damaged, expands without end, or is a zip of several files or with a password.
+        DataError: it is damaged, expands without end, or is a zip of several files or with a
+            password.
     """
     with path.open("rb") as raw:
         magic, _ = raw.read(4), raw.seek(0)
@@ -70,7 +96,9 @@ def blocks(path: Path) -> Iterator[bytes]:
         except _DAMAGE as error:
             if not kind:
                 raise
-            raise DataError(f"{path} is a damaged {kind} file ({error})", hint="fetch or compress it again") from error
+            raise DataError(
+                f"{path} is a damaged {kind} file ({error})", hint="fetch or compress it again"
+            ) from error
 
 
 def refuse_endless(path: Path, expanded: int, size: int) -> None:
@@ -105,7 +133,9 @@ def _unpacked(raw: IO[bytes], kind: str, path: Path) -> AbstractContextManager[A
 
 
 class _SmallReads(io.BufferedReader):
-    """A file of which no more is read at once than a zip's directory may have: zipfile takes it whole."""
+    """A file of which no more is read at once than a zip's directory may have: zipfile takes it
+    whole.
+    """
 
     def __init__(self, raw: IO[bytes]) -> None:
         super().__init__(raw.raw)  # type: ignore[attr-defined]
@@ -121,31 +151,44 @@ class _SmallReads(io.BufferedReader):
 
 def _only_member(archive: zipfile.ZipFile, path: Path) -> IO[bytes]:
     # A zip made on a Mac holds the file's icon data beside it.
-    members = [item for item in archive.infolist() if not (item.is_dir() or item.filename.startswith("__MACOSX/"))]
+    members = [
+        item
+        for item in archive.infolist()
+        if not (item.is_dir() or item.filename.startswith("__MACOSX/"))
+    ]
     if len(members) != 1:
         hint = "unpack it and name the files; a spreadsheet: save it as CSV"
         raise DataError(f"{path} is a zip of {len(members)} files, expected one", hint=hint)
     if members[0].flag_bits & 1:
         raise DataError(f"{path} is a zip with a password", hint="unpack it first")
     if members[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise DataError(f"{path} is a zip with an unusual compression", hint="unpack it, or compress it with gzip")
+        raise DataError(
+            f"{path} is a zip with an unusual compression",
+            hint="unpack it, or compress it with gzip",
+        )
     return archive.open(members[0])
 
 
 def utf8(content: Iterator[bytes]) -> Iterator[bytes]:
-    """Yields a text's blocks in UTF-8, whatever of UTF-8 and UTF-16 it is in; a byte-order mark stays."""
+    """Yields a text's blocks in UTF-8, whatever of UTF-8 and UTF-16 it is in; a byte-order mark
+    stays.
+    """
     first = next(content, b"")
     encoding = _utf16(first[:_HEAD])
     whole: Iterator[bytes] = itertools.chain([first], content)
     if encoding is not None:  # a lone surrogate passes, to be rejected with its line
-        whole = (text.encode("utf-8", "surrogatepass") for text in codecs.iterdecode(whole, encoding, "surrogatepass"))
+        whole = (
+            text.encode("utf-8", "surrogatepass")
+            for text in codecs.iterdecode(whole, encoding, "surrogatepass")
+        )
     yield from whole
 
 
 def _utf16(head: bytes) -> str | None:
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16-le" if head.startswith(codecs.BOM_UTF16_LE) else "utf-16-be"
-    # Without a mark: of Western text every other byte is zero, at the start too (of Parquet's numbers not there).
+    # Without a mark: of Western text every other byte is zero, at the start too (of Parquet's
+    # numbers not there).
     even, odd = head[::2].count(0), head[1::2].count(0)
     seen = 0 in head[:4] and 20 * min(even, odd) < max(even, odd) and 6 * max(even, odd) > len(head)
     return ("utf-16-le" if odd > even else "utf-16-be") if seen else None
@@ -157,7 +200,9 @@ def excerpt(text: str) -> str:
 
 
 def head_of(path: Path) -> str:
-    """Returns the start of a file's content as text without a byte-order mark, invalid bytes as lone surrogates."""
+    """Returns the start of a file's content as text without a byte-order mark, invalid bytes as
+    lone surrogates.
+    """
     head = next(blocks(path), b"")[:_HEAD]
     return next(utf8(iter([head])), b"").decode("utf-8", "surrogateescape").removeprefix("\ufeff")
 
@@ -165,7 +210,8 @@ def head_of(path: Path) -> str:
 def text_lines(path: Path) -> Iterator[str]:
     """Yields a file's lines without their line feed (a carriage return before it stays).
 
-    A carriage return ends lines only where no line feed does. A line that is too long or not UTF-8 comes as a BadLine.
+    A carriage return ends lines only where no line feed does. A line that is too long or not UTF-8
+    comes as a BadLine.
 
     Raises:
         DataError: see :func:`blocks`.

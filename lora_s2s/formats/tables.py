@@ -23,12 +23,16 @@ from lora_s2s.formats.streams import blocks, excerpt, head_of, text_lines
 _RECORDS_COMPARED = 2000
 _BACKSLASHES = re.compile(r'(\\+)("?)')
 _RECORDS_LOOKED_AT = 20
-_SEP = re.compile(r'"?sep=([,;\t|])"?[\r\n]')  # how Excel names the delimiter, on a first line of its own
+_SEP = re.compile(
+    r'"?sep=([,;\t|])"?[\r\n]'
+)  # how Excel names the delimiter, on a first line of its own
 Record: TypeAlias = tuple[int, list[str]]  # the line it starts on, its cells
 
 
 def read_csv(path: Path, parsing: Parsing) -> Iterator[Row | Rejected]:
-    """Yields a CSV file's rows; the first records decide on the delimiter, on a header, and on escaped quotes."""
+    """Yields a CSV file's rows; the first records decide on the delimiter, on a header, and on
+    escaped quotes.
+    """
     dialect = Dialect(delimiter_of(path), skip=1 if _SEP.match(head_of(path)) else 0)
     if _has_escaped_quotes(path) and _reads_better(path, dialect, replace(dialect, escaped=True)):
         dialect = replace(dialect, escaped=True)
@@ -37,7 +41,9 @@ def read_csv(path: Path, parsing: Parsing) -> Iterator[Row | Rejected]:
 
 
 def read_tsv(path: Path, parsing: Parsing) -> Iterator[Row | Rejected]:
-    """Yields a TSV file's rows. Quotes are quoting only where the whole file is quoted correctly, else plain text."""
+    """Yields a TSV file's rows. Quotes are quoting only where the whole file is quoted correctly,
+    else plain text.
+    """
     if "\t" not in next(io.StringIO(head_of(path)), "\t"):
         yield from read_csv(path, parsing)
         return
@@ -52,7 +58,8 @@ class Dialect:
     """How a table's cells are told apart.
 
     Attributes:
-        escaped: a quote inside a quoted cell is written ``\\"``, as MySQL and Spark do, beside ``""``.
+        escaped: a quote inside a quoted cell is written ``\\"``, as MySQL and Spark do, beside
+            ``""``.
         skip: lines before the first record.
     """
 
@@ -80,14 +87,17 @@ def _faults(path: Path, dialect: Dialect) -> int:
 
 
 def delimiter_of(path: Path) -> str:
-    """Returns the delimiter of a CSV file: the one it names, else the one that its first records agree on."""
+    """Returns the delimiter of a CSV file: the one it names, else the one that its first records
+    agree on.
+    """
     head = head_of(path)
     named = _SEP.match(head)
     return named[1] if named else agreed_delimiter(head)[0]
 
 
 def agreed_delimiter(head: str) -> tuple[str, bool]:
-    """Returns the delimiter that gives the header two columns or more, and the first records most often as many.
+    """Returns the delimiter that gives the header two columns or more, and the first records most
+    often as many.
 
     Also returns whether two records or more were there, and all agreed.
     """
@@ -97,7 +107,9 @@ def agreed_delimiter(head: str) -> tuple[str, bool]:
     for delimiter in ",;\t|":
         counts: list[int] = []
         with suppress(csv.Error):
-            for cells in itertools.islice(csv.reader(lines, delimiter=delimiter), _RECORDS_LOOKED_AT):
+            for cells in itertools.islice(
+                csv.reader(lines, delimiter=delimiter), _RECORDS_LOOKED_AT
+            ):
                 counts += [len(cells)] if cells else []
         found = (counts.count(counts[0]) / len(counts), counts[0]) if counts else best
         if found[1] > 1 and found > best:
@@ -127,7 +139,9 @@ class _Feed:
 
 
 def _kept(found: re.Match[str]) -> str:
-    """Returns backslashes for csv with an escape character: all stay as they stand but one that escapes a quote."""
+    """Returns backslashes for csv with an escape character: all stay as they stand but one that
+    escapes a quote.
+    """
     run, quote = found[1], found[2]
     if quote and len(run) % 2:
         return "\\\\" * (len(run) - 1) + '\\"'
@@ -138,7 +152,8 @@ def _records(path: Path, dialect: Dialect) -> Iterator[Record | Rejected]:
     csv.field_size_limit(streams.LONGEST_RECORD)
     skip = dialect.skip
     feed = _Feed(itertools.islice(text_lines(path), skip, None), dialect.escaped)
-    # strict: a quote closed in the wrong place is reported, where the default quietly changes the text.
+    # strict: a quote closed in the wrong place is reported, where the default quietly changes the
+    # text.
     reader = csv.reader(
         feed,
         delimiter=dialect.delimiter,
@@ -154,7 +169,9 @@ def _records(path: Path, dialect: Dialect) -> Iterator[Record | Rejected]:
             return
         except csv.Error as error:
             broken = f"broken quoting: {error}, lines {line} to {skip + feed.number}"
-            feed.reason = feed.reason or (streams.TOO_LONG if str(error) == streams.TOO_LONG else broken)
+            feed.reason = feed.reason or (
+                streams.TOO_LONG if str(error) == streams.TOO_LONG else broken
+            )
         if feed.reason:
             yield Rejected(str(path), line, feed.reason, excerpt(feed.text))
         elif cells:
@@ -169,7 +186,11 @@ def _rows(path: Path, dialect: Dialect, parsing: Parsing) -> Iterator[Row | Reje
     if isinstance(first, Rejected):
         encoded = first.reason.startswith("invalid UTF-8")
         hint = conversion_hint(path) if encoded else 'inside a quoted cell write a quote twice ("")'
-        raise DataError(f"{path}: the header cannot be read ({first.reason})", hint=hint, where=f"{path}:{first.line}")
+        raise DataError(
+            f"{path}: the header cannot be read ({first.reason})",
+            hint=hint,
+            where=f"{path}:{first.line}",
+        )
     if len(first[1]) > limits.MOST_COLUMNS:
         streams.refuse_columns(first[1], f"{path}:{first[0]}")
     names = [name.strip() for name in first[1]]
@@ -185,13 +206,16 @@ def _rows(path: Path, dialect: Dialect, parsing: Parsing) -> Iterator[Row | Reje
             )
     else:
         numbered = _numbered(names)
-        header = numbered if _named_by_number(parsing, numbered) else names_without_header(len(names))
+        header = (
+            numbered if _named_by_number(parsing, numbered) else names_without_header(len(names))
+        )
         streams.refuse_columns(header, str(path))
         following.insert(0, first)
         shown = ", ".join(f"'{name:.40}'" for name in names[:4])
         parsing.note(
-            f"the first line ({shown}) is no header but data, so the columns are {', '.join(header[:4])}"
-            f"{', …' if len(header) > 4 else ''}; where it is a header, name a column of it as data.source_column"
+            f"the first line ({shown}) is no header but data, so the columns are "
+            f"{', '.join(header[:4])}{', …' if len(header) > 4 else ''}; where it is a header, "
+            "name a column of it as data.source_column"
         )
     yield from _fields(path, header, itertools.chain(following, records))
 
@@ -213,7 +237,9 @@ def _numbered(names: list[str]) -> list[str]:
 
 
 def _named_by_number(parsing: Parsing, numbered: list[str]) -> bool:
-    """Says whether the user named columns by numbers (``column1``), which only a table without a header has."""
+    """Says whether the user named columns by numbers (``column1``), which only a table without a
+    header has.
+    """
     asked = {name.strip().lower() for name in parsing.columns}
     return bool(asked) and asked <= set(numbered)
 
@@ -232,10 +258,14 @@ def _header(names: list[str], where: str) -> list[str]:
     streams.refuse_columns(names, where)
     # Of columns without a name the first stays without; the others get their number.
     unnamed = names.index("") if "" in names else len(names)
-    return [name if name or index == unnamed else f".{index + 1}" for index, name in enumerate(names)]
+    return [
+        name if name or index == unnamed else f".{index + 1}" for index, name in enumerate(names)
+    ]
 
 
-def _fields(path: Path, header: list[str], records: Iterable[Record | Rejected]) -> Iterator[Row | Rejected]:
+def _fields(
+    path: Path, header: list[str], records: Iterable[Record | Rejected]
+) -> Iterator[Row | Rejected]:
     width = len(header)
     for item in records:
         if isinstance(item, Rejected):
@@ -244,6 +274,9 @@ def _fields(path: Path, header: list[str], records: Iterable[Record | Rejected])
             yield Row(item[0], dict(zip(header, item[1], strict=False)))
         else:
             number = len(item[1])
-            reason = f"{'fewer' if number < width else 'more'} fields than the header: {number}, expected {width}"
+            reason = (
+                f"{'fewer' if number < width else 'more'} fields than the header: {number}, "
+                f"expected {width}"
+            )
             reason += " (is a text with the delimiter unquoted?)" if number > width else ""
             yield Rejected(str(path), item[0], reason, excerpt(" | ".join(item[1])))

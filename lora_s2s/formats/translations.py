@@ -1,4 +1,6 @@
-"""What translators have: TMX, two files whose lines belong together, and two columns without a header."""
+"""What translators have: TMX, two files whose lines belong together, and two columns without a
+header.
+"""
 
 from __future__ import annotations
 
@@ -30,19 +32,30 @@ class _Units:
         parser.buffer_text = True
         parser.StartElementHandler, parser.EndElementHandler = self._start, self._end
         parser.CharacterDataHandler = self._characters
-        # Entities can grow a small file without end, and those defined elsewhere would be lost text.
+        # Entities can grow a small file without end, and those defined elsewhere would be lost
+        # text.
         parser.EntityDeclHandler = parser.SkippedEntityHandler = self._refuse_entity
 
     def _refuse_entity(self, name: str, *_: Any) -> None:
         where = f"{self.path}:{self.parser.CurrentLineNumber}"
-        raise DataError(f"an XML entity of its own: '{name}'", hint="write its text out", where=where)
+        raise DataError(
+            f"an XML entity of its own: '{name}'", hint="write its text out", where=where
+        )
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         self._root = self._root or name
         if self._root != "tmx":
-            raise DataError(f"{self.path} is XML of the type '{name}', expected 'tmx'", hint="convert it to TMX or CSV")
+            raise DataError(
+                f"{self.path} is XML of the type '{name}', expected 'tmx'",
+                hint="convert it to TMX or CSV",
+            )
         if name == "tu":
-            self._line, self._reason, self._fields, self._length = self.parser.CurrentLineNumber, "", {}, 0
+            self._line, self._reason, self._fields, self._length = (
+                self.parser.CurrentLineNumber,
+                "",
+                {},
+                0,
+            )
         elif name == "tuv":
             self._language = attributes.get("xml:lang", attributes.get("lang", ""))
         elif name == "seg":
@@ -52,7 +65,9 @@ class _Units:
     def _characters(self, text: str) -> None:
         if self._segment and not self._codes:
             self._length += len(text)
-            self._reason = streams.TOO_LONG if self._length > streams.LONGEST_RECORD else self._reason
+            self._reason = (
+                streams.TOO_LONG if self._length > streams.LONGEST_RECORD else self._reason
+            )
             self._text.append(text)
             if self._reason:
                 self._text.clear()
@@ -86,15 +101,20 @@ def read_tmx(path: Path, _: Parsing) -> Iterator[Row | Rejected]:
             units.found.clear()
     except expat.ExpatError as error:
         where = f"{path}:{error.lineno}:{error.offset + 1}"
-        raise DataError(f"not well-formed XML: {expat.ErrorString(error.code)}", where=where) from error
+        raise DataError(
+            f"not well-formed XML: {expat.ErrorString(error.code)}", where=where
+        ) from error
     except (LookupError, ValueError) as error:
-        raise DataError(f"{path} has an encoding that cannot be read: {error}", hint="convert it to UTF-8") from error
+        raise DataError(
+            f"{path} has an encoding that cannot be read: {error}", hint="convert it to UTF-8"
+        ) from error
 
 
 def line_pairs(
     first: Path, targets: Sequence[Path], names: tuple[str, str] = ("source", "target")
 ) -> Iterator[Row | Rejected]:
-    """Yields line n of one file with line n of each other; of several targets a list, without those that are blank.
+    """Yields line n of one file with line n of each other; of several targets a list, without those
+    that are blank.
 
     Args:
         first: the file of the sources.
@@ -109,7 +129,14 @@ def line_pairs(
     for number, texts in enumerate(itertools.zip_longest(*lines), start=1):
         if None in texts:
             raise _different_lengths(files, lines, texts, number)
-        bad = next(((path, line) for path, line in zip(files, texts, strict=True) if type(line) is BadLine), None)
+        bad = next(
+            (
+                (path, line)
+                for path, line in zip(files, texts, strict=True)
+                if type(line) is BadLine
+            ),
+            None,
+        )
         if bad is not None:
             yield Rejected(str(bad[0]), number, bad[1].reason, excerpt(bad[1]))
             continue
@@ -123,19 +150,26 @@ def _different_lengths(
     files: Sequence[Path], lines: Sequence[Iterator[str]], texts: Sequence[str | None], number: int
 ) -> DataError:
     counts = [
-        number - 1 if text is None else number + sum(1 for _ in rest) for text, rest in zip(texts, lines, strict=True)
+        number - 1 if text is None else number + sum(1 for _ in rest)
+        for text, rest in zip(texts, lines, strict=True)
     ]
     sizes = [f"{file} has {count:,}" for file, count in zip(files, counts, strict=True)]
     listed = ", ".join([f"{sizes[0]} lines", *sizes[1:]])
     message = f"parallel files of different lengths: {listed}"
-    return DataError(message, hint="line n of one belongs to line n of the other: find where they part")
+    return DataError(
+        message, hint="line n of one belongs to line n of the other: find where they part"
+    )
 
 
 def two_columns(path: Path, _: Parsing) -> Iterator[Row | Rejected]:
-    """Yields a source and a target for every line: two columns parted by a tab, without header or quoting."""
+    """Yields a source and a target for every line: two columns parted by a tab, without header or
+    quoting.
+    """
     for number, line in enumerate(text_lines(path), start=1):
         cells = line.removesuffix("\r").split("\t")
-        reason = getattr(line, "reason", "" if len(cells) == 2 else f"not two columns: {len(cells)}")
+        reason = getattr(
+            line, "reason", "" if len(cells) == 2 else f"not two columns: {len(cells)}"
+        )
         if reason and (line.strip() or type(line) is not str):
             yield Rejected(str(path), number, reason, excerpt(line))
         elif not reason:

@@ -1,6 +1,8 @@
-"""Attention over flat lists of tokens. The bias of relative positions is made once a batch, masks and all.
+"""Attention over flat lists of tokens. The bias of relative positions is made once a batch, masks
+and all.
 
-N, M source and target tokens; n rows of a group, S and T its widths; H heads, d numbers of one head.
+N, M source and target tokens; n rows of a group, S and T its widths; H heads, d numbers of one
+head.
 """
 
 from __future__ import annotations
@@ -46,23 +48,32 @@ class GroupedAttention:
     def encoder(self, q_N: Tensor, k_N: Tensor, v_N: Tensor, heads: int, relative: Any) -> Tensor:
         """Source over source."""
         sides = [source for source, _ in self._layout.groups]
-        return self._over(sides, sides, (q_N, k_N, v_N), heads, self._bias(relative, q_N, causal=False))
+        return self._over(
+            sides, sides, (q_N, k_N, v_N), heads, self._bias(relative, q_N, causal=False)
+        )
 
     def decoder(self, q_M: Tensor, k_M: Tensor, v_M: Tensor, heads: int, relative: Any) -> Tensor:
-        """Target over itself and what was before it: padding on the right is never before anything."""
+        """Target over itself and what was before it: padding on the right is never before
+        anything.
+        """
         sides = [target for _, target in self._layout.groups]
-        return self._over(sides, sides, (q_M, k_M, v_M), heads, self._bias(relative, q_M, causal=True))
+        return self._over(
+            sides, sides, (q_M, k_M, v_M), heads, self._bias(relative, q_M, causal=True)
+        )
 
     def cross(self, q_M: Tensor, k_N: Tensor, v_N: Tensor, heads: int) -> Tensor:
         """Target over source."""
         sources, targets = zip(*self._layout.groups, strict=True)
         if self._key_biases is None:
             self._key_biases = [
-                None if side.filled is None else _where(side.filled, q_M.new_zeros(())) for side in sources
+                None if side.filled is None else _where(side.filled, q_M.new_zeros(()))
+                for side in sources
             ]
         return self._over(targets, sources, (q_M, k_N, v_N), heads, self._key_biases)
 
-    def _over(self, queries: Any, keys: Any, flat: tuple[Tensor, ...], heads: int, biases: Any) -> Tensor:
+    def _over(
+        self, queries: Any, keys: Any, flat: tuple[Tensor, ...], heads: int, biases: Any
+    ) -> Tensor:
         q, k, v = (
             torch.split(tensor, [side.tokens for side in sides])
             for tensor, sides in zip(flat, (queries, keys, keys), strict=True)
@@ -74,17 +85,22 @@ class GroupedAttention:
         return torch.cat(done) if len(done) > 1 else done[0]
 
     def _bias(self, relative: Any, like: Tensor, *, causal: bool) -> list[Tensor]:
-        """Returns each group's bias, (1 or n, H, width, width). A stack that shares one table makes it once."""
+        """Returns each group's bias, (1 or n, H, width, width). A stack that shares one table makes
+        it once.
+        """
         known = (id(relative), causal)
         if known not in self._biases:
             sides = [pair[causal] for pair in self._layout.groups]
             widest = max(side.width for side in sides)
             bias = relative_bias(relative, widest, like.device)
             if causal:
-                bias = _where(torch.ones(widest, widest, dtype=torch.bool, device=like.device).tril(), bias)
+                bias = _where(
+                    torch.ones(widest, widest, dtype=torch.bool, device=like.device).tril(), bias
+                )
             parts = [(side, bias[:, :, : side.width, : side.width]) for side in sides]
             self._biases[known] = [
-                part if causal or side.filled is None else _where(side.filled, part) for side, part in parts
+                part if causal or side.filled is None else _where(side.filled, part)
+                for side, part in parts
             ]
         return self._biases[known]
 
@@ -94,14 +110,20 @@ def _where(kept: Tensor, bias: Tensor) -> Tensor:
     return torch.where(kept, bias, torch.finfo(bias.dtype).min)
 
 
-def _attend(query: Side, key: Side, parts: Any, heads: int, bias: Tensor | None, dropout: float) -> Tensor:
-    q, k, v = (_padded(part, side, heads) for part, side in zip(parts, (query, key, key), strict=True))
+def _attend(
+    query: Side, key: Side, parts: Any, heads: int, bias: Tensor | None, dropout: float
+) -> Tensor:
+    q, k, v = (
+        _padded(part, side, heads) for part, side in zip(parts, (query, key, key), strict=True)
+    )
     if bias is not None:
         bias = bias.expand(query.rows, -1, query.width, key.width)
     if q.dtype == torch.bfloat16 and q.device.type == "cpu" and not dropout:
         mixed: Tensor = _InProducts.apply(q, k, v, bias)  # type: ignore[no-untyped-call]
     else:
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=1.0)
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=bias, dropout_p=dropout, scale=1.0
+        )
     flat = mixed.transpose(1, 2).reshape(query.rows * query.width, -1)
     if query.slot_of_token is None:
         return flat
@@ -118,7 +140,8 @@ def _padded(flat: Tensor, side: Side, heads: int) -> Tensor:
 class _InProducts(torch.autograd.Function):
     """Attention as plain products, its weights computed again in the backward pass.
 
-    torch's fused kernel for CPUs gains nothing from bfloat16, and takes 2 to 3 times as long as these.
+    torch's fused kernel for CPUs gains nothing from bfloat16, and takes 2 to 3 times as long as
+    these.
     """
 
     @staticmethod
@@ -140,10 +163,11 @@ def _weights(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class PackedAttention:
-    """FlexAttention over the whole batch as one row: no padding, no bias or mask of S × S numbers. CUDA, in training.
+    """FlexAttention over the whole batch as one row: no padding, no bias or mask of S × S numbers.
+    CUDA, in training.
 
-    The bias is read in the kernel from a table of relative positions; blocks of 128 × 128 scores in which no token of
-    the same row meets another are never computed.
+    The bias is read in the kernel from a table of relative positions; blocks of 128 × 128 scores in
+    which no token of the same row meets another are never computed.
     """
 
     def __init__(self, layout: Layout, *, dropout: float) -> None:
@@ -165,11 +189,18 @@ class PackedAttention:
         """Target over source."""
         return self._over((q_M, k_N, v_N), heads, "ts")
 
-    def _over(self, flat: tuple[Tensor, ...], heads: int, sides: str, relative: Any = None) -> Tensor:
-        """Attends over (N, H · d) queries, keys and values; ``sides`` names those of queries and keys."""
+    def _over(
+        self, flat: tuple[Tensor, ...], heads: int, sides: str, relative: Any = None
+    ) -> Tensor:
+        """Attends over (N, H · d) queries, keys and values; ``sides`` names those of queries and
+        keys.
+        """
         parts = (tensor.view(1, len(tensor), heads, -1).transpose(1, 2) for tensor in flat)
         mixed: Tensor = _flex("flex_attention", flat[0], sides)(
-            *parts, score_mod=self._bias(relative, flat[0]), block_mask=self._mask(sides, flat[0]), scale=1.0
+            *parts,
+            score_mod=self._bias(relative, flat[0]),
+            block_mask=self._mask(sides, flat[0]),
+            scale=1.0,
         )
         return mixed.transpose(1, 2).reshape(len(flat[0]), -1)
 
@@ -194,7 +225,9 @@ class PackedAttention:
             self._tables[id(relative)] = distance_table(relative, like.device)
         table, far = self._tables[id(relative)], farthest(relative)
 
-        def biased(score: Tensor, _batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        def biased(
+            score: Tensor, _batch: Tensor, head: Tensor, query: Tensor, key: Tensor
+        ) -> Tensor:
             return score + table[head, (key - query).clamp(-far, far) + far]
 
         return biased
@@ -205,35 +238,52 @@ def _called(function: Any, *args: Any, **named: Any) -> Any:
 
 
 @cache
-def compiled_for(function: Callable[..., Any], use: str, with_gradients: bool, backend: str = "inductor") -> Any:
+def compiled_for(
+    function: Callable[..., Any], use: str, with_gradients: bool, backend: str = "inductor"
+) -> Any:
     """Returns a compiled form of a function that is this use's own.
 
-    torch counts the variants it has compiled by code object, and past a few of them runs the function as it is, which
-    for attention makes S × S numbers: so each use has a code object, and one that has too many variants is an error.
+    torch counts the variants it has compiled by code object, and past a few of them runs the
+    function as it is, which for attention makes S × S numbers: so each use has a code object, and
+    one that has too many variants is an error.
     """
-    code = _called.__code__.replace(co_name=f"{use}_{'with' if with_gradients else 'without'}_gradients")
-    call = torch.compile(FunctionType(code, globals()), dynamic=True, fullgraph=True, backend=backend)
+    code = _called.__code__.replace(
+        co_name=f"{use}_{'with' if with_gradients else 'without'}_gradients"
+    )
+    call = torch.compile(
+        FunctionType(code, globals()), dynamic=True, fullgraph=True, backend=backend
+    )
     return partial(call, function)
 
 
 def _flex(name: str, like: Tensor, sides: str) -> Any:
-    """Returns a function of torch's FlexAttention: compiled on a GPU; on a CPU as it is, slow and without gradients."""
+    """Returns a function of torch's FlexAttention: compiled on a GPU; on a CPU as it is, slow and
+    without gradients.
+    """
     from torch.nn.attention import flex_attention
 
     function = getattr(flex_attention, name)
-    return compiled_for(function, f"{name}_{sides}", torch.is_grad_enabled()) if like.is_cuda else function
+    return (
+        compiled_for(function, f"{name}_{sides}", torch.is_grad_enabled())
+        if like.is_cuda
+        else function
+    )
 
 
 def distance_table(relative: Any, device: torch.device) -> Tensor:
-    """Returns the bias of a key ``column - farthest`` tokens after its query, (H, 2 · farthest + 1)."""
+    """Returns the bias of a key ``column - farthest`` tokens after its query, (H, 2 · farthest +
+    1).
+    """
     bias_HLL = relative_bias(relative, farthest(relative) + 1, device)[0]
     return torch.cat([bias_HLL[:, 1:, 0].flip(1), bias_HLL[:, 0]], dim=1).contiguous()
 
 
 class _Picked(torch.autograd.Function):
-    """Rows by index, where ``back`` is the way back: what a slot of padding says of its token does not count.
+    """Rows by index, where ``back`` is the way back: what a slot of padding says of its token does
+    not count.
 
-    A padded key has no weight, and a padded query no reader: their gradients are zero or lost on purpose.
+    A padded key has no weight, and a padded query no reader: their gradients are zero or lost on
+    purpose.
     """
 
     @staticmethod

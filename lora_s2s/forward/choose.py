@@ -1,4 +1,6 @@
-"""Which forward a run takes: the fast one where a model is covered and a comparison holds, else HF's, with a word."""
+"""Which forward a run takes: the fast one where a model is covered and a comparison holds, else
+HF's, with a word.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ _CHOICE = "_forward_choice"
 _TOLERANCES = {torch.float32: (1e-4, 1e-3)}
 _COARSE = (2e-2, 0.25)
 _TOKENS_COMPARED = 1024
-# A row this long goes beyond one block of a kernel and beyond the farthest relative position; more of it says no more.
+# A row this long goes beyond one block of a kernel and beyond the farthest relative position; more
+# of it says no more.
 _LONG, _MOST_OF_LONG = 256, 512
 
 
@@ -67,8 +70,8 @@ class _Choice:
         return self._fast
 
     def without_packing(self, error: BaseException) -> PaddingFree | None:
-        """Returns the forward that works everywhere, in place of one whose compiled attention failed; None if it is in
-        use already.
+        """Returns the forward that works everywhere, in place of one whose compiled attention
+        failed; None if it is in use already.
         """
         if self._fast is None or self._fast.attention is GroupedAttention:
             return None
@@ -79,10 +82,12 @@ class _Choice:
 
 @contextmanager
 def fast_forward(model: nn.Module) -> Iterator[None]:
-    """While entered, the losses of a model are computed by the fast forward, if it gives what HF's gives.
+    """While entered, the losses of a model are computed by the fast forward, if it gives what HF's
+    gives.
 
-    With the first batch both are computed on a few rows. Where they differ, or the model is not covered, HF's stays in
-    use, which is said once. The environment's ``LORA_S2S_FORWARD=reference`` asks for HF's.
+    With the first batch both are computed on a few rows. Where they differ, or the model is not
+    covered, HF's stays in use, which is said once. The environment's ``LORA_S2S_FORWARD=reference``
+    asks for HF's.
 
     Args:
         model: the adapted model; its adapter's parameters are those that take a gradient.
@@ -110,7 +115,8 @@ def fast_states(model: nn.Module, batch: Batch) -> FastStates | None:
         return None
     try:
         return _states(forward, model, batch)
-    except Exception as error:  # a shape of batch that the first was not: compilers raise errors of their own kinds
+    # a shape of batch that the first was not: compilers raise errors of their own kinds
+    except Exception as error:
         other = None if ran_out_of_memory(error) else getattr(model, _CHOICE).without_packing(error)
         if other is None:
             raise
@@ -118,7 +124,9 @@ def fast_states(model: nn.Module, batch: Batch) -> FastStates | None:
 
 
 def encoder_states(model: nn.Module, batch: Batch) -> dict[int, Tensor] | None:
-    """Returns what the encoder makes of each row, (its tokens, D), by the row's place; None without a fast forward."""
+    """Returns what the encoder makes of each row, (its tokens, D), by the row's place; None without
+    a fast forward.
+    """
     forward = _chosen(model, batch)
     if forward is None:
         return None
@@ -133,7 +141,9 @@ def encoder_states(model: nn.Module, batch: Batch) -> dict[int, Tensor] | None:
 
 
 def forward_in_use(model: nn.Module) -> str:
-    """Returns ``fast`` or ``reference``: what the losses of a model are computed by since the first batch."""
+    """Returns ``fast`` or ``reference``: what the losses of a model are computed by since the first
+    batch.
+    """
     choice: _Choice | None = getattr(model, _CHOICE, None)
     return "reference" if choice is None or choice.is_hf else "fast"
 
@@ -174,7 +184,8 @@ def _settle(model: Any, batch: Batch) -> PaddingFree | None:
         except Exception as error:  # compilers raise errors of their own kinds
             if ran_out_of_memory(error) or attention is GroupedAttention:
                 raise
-            # No compiler, no Triton, a shape the kernel does not take: what needs none of them follows.
+            # No compiler, no Triton, a shape the kernel does not take: what needs none of them
+            # follows.
             problem = reason_of(error)
         if problem is None:
             return forward
@@ -184,7 +195,9 @@ def _settle(model: Any, batch: Batch) -> PaddingFree | None:
 
 
 def kinds_of_attention(base: Any, device: str) -> list[Callable[..., Attend]]:
-    """Returns the ways to attend that may serve, the fastest first; the last one works everywhere."""
+    """Returns the ways to attend that may serve, the fastest first; the last one works
+    everywhere.
+    """
     packed = device == "cuda" and not base.config.dropout_rate
     return [PackedAttention, GroupedAttention] if packed else [GroupedAttention]
 
@@ -198,20 +211,32 @@ def _states(forward: PaddingFree, model: Any, batch: Batch) -> FastStates:
 
 
 def _difference(model: Any, forward: PaddingFree, few: Batch) -> str | None:
-    """Compares loss and gradients of the two forwards on a few rows, dropout off; returns what differs by too much."""
+    """Compares loss and gradients of the two forwards on a few rows, dropout off; returns what
+    differs by too much.
+    """
     head = model.get_output_embeddings()
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    trained = {
+        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
     if outside := [name for name in trained if not ADAPTED.search(name)]:
         return f"{outside[0]} trains, which is no linear layer of a block"
     was_training = model.training
     model.eval()
     try:
         with torch.enable_grad():
-            mean = model(input_ids=few.input_ids_BS, attention_mask=few.attention_mask_BS, labels=few.labels_BT).loss
+            mean = model(
+                input_ids=few.input_ids_BS,
+                attention_mask=few.attention_mask_BS,
+                labels=few.labels_BT,
+            ).loss
             states_ND, labels_N = _states(forward, model, few)
-            loss = head_loss(states_ND, head, labels_N, label_smoothing=0.0, z_loss=0.0) / few.target_tokens
+            loss = (
+                head_loss(states_ND, head, labels_N, label_smoothing=0.0, z_loss=0.0)
+                / few.target_tokens
+            )
             expected, found = (
-                torch.autograd.grad(one.float(), list(trained.values()), allow_unused=True) for one in (mean, loss)
+                torch.autograd.grad(one.float(), list(trained.values()), allow_unused=True)
+                for one in (mean, loss)
             )
     finally:
         model.train(was_training)
@@ -243,8 +268,12 @@ def _long_row(batch: Batch) -> Batch:
 
 
 def _rows(batch: Batch, rows: Tensor, *, most: int | None = None) -> Batch:
-    """Returns some rows of a batch, no wider than they are, or than ``most``; sources may be padded on either side."""
-    ids, mask, labels = (side[rows] for side in (batch.input_ids_BS, batch.attention_mask_BS, batch.labels_BT))
+    """Returns some rows of a batch, no wider than they are, or than ``most``; sources may be padded
+    on either side.
+    """
+    ids, mask, labels = (
+        side[rows] for side in (batch.input_ids_BS, batch.attention_mask_BS, batch.labels_BT)
+    )
     read, written = (used.any(0).nonzero()[:, 0] for used in (mask != 0, labels >= 0))
     source, target = slice(int(read[0]), int(read[-1]) + 1), slice(int(written[-1]) + 1)
     parts = (ids[:, source], mask[:, source], labels[:, target])

@@ -1,7 +1,8 @@
-"""A frozen head, single rows of which may train, and the cross-entropy, a few rows at once, straight to the gradients.
+"""A frozen head, single rows of which may train, and the cross-entropy, a few rows at once,
+straight to the gradients.
 
-N target tokens of the batch, C of them at once, D model width, V vocabulary, K tokens that train. No tensor of N × V
-exists, in the forward or in the backward pass.
+N target tokens of the batch, C of them at once, D model width, V vocabulary, K tokens that train.
+No tensor of N × V exists, in the forward or in the backward pass.
 """
 
 from __future__ import annotations
@@ -18,17 +19,22 @@ from lora_s2s.lora.token_rows import head_rows
 _LOGITS_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 25}
 
 
-def head_loss(states_ND: Tensor, head: nn.Module, labels_N: Tensor, *, label_smoothing: float, z_loss: float) -> Tensor:
+def head_loss(
+    states_ND: Tensor, head: nn.Module, labels_N: Tensor, *, label_smoothing: float, z_loss: float
+) -> Tensor:
     """Returns the sum of :func:`cross_entropy` over the rows (nats, scalar float32).
 
     Args:
-        head: a frozen linear layer (D → V) without a bias; tokens that train in it take their gradient.
+        head: a frozen linear layer (D → V) without a bias; tokens that train in it take their
+            gradient.
     """
     tokens = head_rows(head)
     return _HeadLoss.apply(states_ND, head, *tokens, labels_N, label_smoothing, z_loss)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def cross_entropy(logits_NV: Tensor, labels_N: Tensor, *, label_smoothing: float, z_loss: float) -> Tensor:
+def cross_entropy(
+    logits_NV: Tensor, labels_N: Tensor, *, label_smoothing: float, z_loss: float
+) -> Tensor:
     """Returns Σ cross-entropy + ``z_loss`` · (log Σ exp logits)², in float32.
 
     Args:
@@ -42,7 +48,13 @@ def cross_entropy(logits_NV: Tensor, labels_N: Tensor, *, label_smoothing: float
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, states_ND: Tensor, head: Any, ids_K: Any, more_KD: Any, labels_N: Tensor, *settings: float
+        ctx: Any,
+        states_ND: Tensor,
+        head: Any,
+        ids_K: Any,
+        more_KD: Any,
+        labels_N: Tensor,
+        *settings: float,
     ) -> Tensor:
         gradient_ND = torch.empty_like(states_ND) if ctx.needs_input_grad[0] else None
         gradient_KD = None if more_KD is None else torch.zeros_like(more_KD)
@@ -63,12 +75,18 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        by_states, by_rows = (None if one is None else (one * slope).to(one.dtype) for one in ctx.saved_tensors)
+        by_states, by_rows = (
+            None if one is None else (one * slope).to(one.dtype) for one in ctx.saved_tensors
+        )
         return by_states, None, None, by_rows, None, None, None
 
 
-def _loss_and_slope(logits_CV: Tensor, labels_C1: Tensor, smoothing: float, z_loss: float) -> tuple[Tensor, Tensor]:
-    """Returns the rows' loss and its gradient by the logits, in place of whose logarithms it is made."""
+def _loss_and_slope(
+    logits_CV: Tensor, labels_C1: Tensor, smoothing: float, z_loss: float
+) -> tuple[Tensor, Tensor]:
+    """Returns the rows' loss and its gradient by the logits, in place of whose logarithms it is
+    made.
+    """
     scores_CV = torch.log_softmax(logits_CV, dim=-1)
     chosen_C1 = scores_CV.gather(1, labels_C1)
     loss = chosen_C1.sum() * (smoothing - 1)

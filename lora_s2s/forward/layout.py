@@ -1,6 +1,8 @@
-"""A batch without its padding: flat lists of tokens, and groups of rows of like lengths for attention alone.
+"""A batch without its padding: flat lists of tokens, and groups of rows of like lengths for
+attention alone.
 
-N source tokens, M target tokens of the batch; n rows of a group, S and T its longest source and target.
+N source tokens, M target tokens of the batch; n rows of a group, S and T its longest source and
+target.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from torch import Tensor
 from lora_s2s.data.collate import IGNORED, Batch
 from lora_s2s.models.common import shift_right
 
-# Padding that a group may hold, in scores of one head: what one more call of an attention kernel is worth.
+# Padding that a group may hold, in scores of one head: what one more call of an attention kernel is
+# worth.
 _WORTH_A_CALL = {"cpu": 3_000, "cuda": 300_000}
 # On a GPU the fused kernels want rows of a mask to begin at multiples of 8 numbers.
 _MULTIPLE = {"cpu": 1, "cuda": 8}
@@ -27,8 +30,8 @@ class Side:
 
     Attributes:
         tokens: real tokens, which lie one after another in the flat list.
-        source_of_slot: (n · width) the token in each slot, counted from the group's first; padding repeats token 0.
-            None where there is no padding.
+        source_of_slot: (n · width) the token in each slot, counted from the group's first; padding
+            repeats token 0. None where there is no padding.
         slot_of_token: (tokens) the slot of each token. None where there is no padding.
         filled: (n, 1, 1, width) true where a token stands. None where there is no padding.
     """
@@ -43,14 +46,16 @@ class Side:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where every token of a batch is. Rows are in an order of their own: by source length, the longest first.
+    """Where every token of a batch is. Rows are in an order of their own: by source length, the
+    longest first.
 
     Attributes:
         source_ids_N, decoder_ids_M: what encoder and decoder read.
         labels_M: what the decoder is to write, -100 where it does not count.
         source_rows_N, target_rows_M: the row of each token, rows counted in the layout's order.
         groups: the encoder's and the decoder's side of each group.
-        row_order, source_lengths: each row's place in the batch and its source tokens, in the layout's order.
+        row_order, source_lengths: each row's place in the batch and its source tokens, in the
+        layout's order.
         counted_N: the positions in ``labels_M`` that count; None where all do.
     """
 
@@ -104,7 +109,9 @@ def layout_of(batch: Batch, config: Any, *, device: str = "cpu") -> Layout:
 
 
 def _groups(sources: Sequence[int], targets: Sequence[int], worth: int) -> list[slice]:
-    """Cuts rows, longest sources first, wherever the padding of one more row would cost more than another call."""
+    """Cuts rows, longest sources first, wherever the padding of one more row would cost more than
+    another call.
+    """
     found, start, widest, own = [], 0, 0, 0
     for row, (source, target) in enumerate(zip(sources, targets, strict=True)):
         widest, own = max(widest, target), own + _scores(source, target)

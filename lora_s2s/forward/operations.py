@@ -1,7 +1,8 @@
-"""The pieces between attentions as autograd functions that keep the least and compute the rest again.
+"""The pieces between attentions as autograd functions that keep the least and compute the rest
+again.
 
-All work on flat lists of N tokens. The base is frozen: no weight of it gets a gradient, and none is kept.
-D model width, r an adapter's rank.
+All work on flat lists of N tokens. The base is frozen: no weight of it gets a gradient, and none is
+kept. D model width, r an adapter's rank.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class Mask(NamedTuple):
         return cls(rate, int(torch.randint(1 << 62, ())) if rate else 0)
 
     def on(self, tensor: Tensor) -> Tensor:
-        """Returns the tensor with a share ``rate`` of its numbers zero, the others larger by 1 / (1 - rate)."""
+        """Returns the tensor with a share ``rate`` of its numbers zero, the others larger by 1 / (1
+        - rate).
+        """
         if not self.rate:
             return tensor
         generator = torch.Generator(tensor.device).manual_seed(self.seed)
@@ -42,7 +45,8 @@ class Mask(NamedTuple):
         return kept.mul_(tensor).div_(1 - self.rate)
 
 
-# Where steps that go over their numbers once are compiled into one kernel. A CPU gains little and waits long.
+# Where steps that go over their numbers once are compiled into one kernel. A CPU gains little and
+# waits long.
 COMPILED_ON = {"cuda"}
 _BACKEND = "inductor"
 Step = TypeVar("Step", bound=Callable[..., Any])
@@ -51,12 +55,14 @@ Step = TypeVar("Step", bound=Callable[..., Any])
 def _one_kernel(step: Step) -> Step:
     """Compiles a function of tensors, the first of which says where, once for all lengths.
 
-    Where it cannot be compiled (no C compiler, no Triton, a kernel that does not fit), all of them run as they are.
+    Where it cannot be compiled (no C compiler, no Triton, a kernel that does not fit), all of them
+    run as they are.
     """
 
     @cache
     def compiled(backend: str) -> Any:
-        # One graph or an error: of two, the first might have overwritten its input before the second fails.
+        # One graph or an error: of two, the first might have overwritten its input before the
+        # second fails.
         return torch.compile(step, dynamic=True, fullgraph=True, backend=backend)
 
     @wraps(step)
@@ -81,7 +87,9 @@ def reason_of(error: BaseException) -> str:
 
 @_one_kernel
 def _rms_norm(states_ND: Tensor, weight_D: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """Returns RMSNorm's output, rounded where T5 rounds, and 1 / root mean square (N, 1) in float32."""
+    """Returns RMSNorm's output, rounded where T5 rounds, and 1 / root mean square (N, 1) in
+    float32.
+    """
     wide = torch.promote_types(states_ND.dtype, torch.float32)
     squares = torch.linalg.vector_norm(states_ND, dim=-1, keepdim=True, dtype=wide).square_()
     inverse_N1 = squares.div_(states_ND.shape[-1]).add_(epsilon).rsqrt_()
@@ -89,7 +97,9 @@ def _rms_norm(states_ND: Tensor, weight_D: Tensor, epsilon: float) -> tuple[Tens
 
 
 @_one_kernel
-def _norm_backward(slope_ND: Tensor, states_ND: Tensor, inverse_N1: Tensor, weight_D: Tensor) -> Tensor:
+def _norm_backward(
+    slope_ND: Tensor, states_ND: Tensor, inverse_N1: Tensor, weight_D: Tensor
+) -> Tensor:
     """Returns the gradient of the norm's input. ``slope_ND`` is overwritten."""
     slope_ND = slope_ND.mul_(weight_D)
     wide = torch.promote_types(slope_ND.dtype, torch.float32)
@@ -105,14 +115,21 @@ def _normed(states_ND: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
 
 
 class _Lora(NamedTuple):
-    """What one product's adapter needs in the backward pass: B's input (N, r), and the dropout before A."""
+    """What one product's adapter needs in the backward pass: B's input (N, r), and the dropout
+    before A.
+    """
 
     reduced_Nr: Tensor
     mask: Mask
 
 
 def _product(
-    inputs_ND: Tensor, product: Product, *, training: bool, scale: float = 1.0, onto: Tensor | None = None
+    inputs_ND: Tensor,
+    product: Product,
+    *,
+    training: bool,
+    scale: float = 1.0,
+    onto: Tensor | None = None,
 ) -> tuple[Tensor, _Lora | None]:
     """Returns ``onto`` + scale · product(inputs), and what its backward pass needs."""
     weight = product.weight().t()
@@ -147,7 +164,11 @@ def _product_backward(
     found = onto
     if wanted:
         weight = product.weight()
-        found = onto.addmm_(slope, weight, alpha=scale) if onto is not None else _scaled(slope @ weight, scale)
+        found = (
+            onto.addmm_(slope, weight, alpha=scale)
+            if onto is not None
+            else _scaled(slope @ weight, scale)
+        )
     if kept is None or product.down is None or product.up is None:
         return found, ()
     scale = product.scale * scale
@@ -166,11 +187,18 @@ def _scaled(tensor: Tensor, scale: float) -> Tensor:
 
 
 class _Products(torch.autograd.Function):
-    """Several products of one input, normed first where there is a norm; the normed input is not kept."""
+    """Several products of one input, normed first where there is a norm; the normed input is not
+    kept.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, states_ND: Tensor, norm: Norm | None, products: Sequence[Product], training: bool, *_factors: Tensor
+        ctx: Any,
+        states_ND: Tensor,
+        norm: Norm | None,
+        products: Sequence[Product],
+        training: bool,
+        *_factors: Tensor,
     ) -> Any:
         ctx.norm, ctx.products = norm, products
         inputs_ND, inverse_N1 = (states_ND, None) if norm is None else _normed(states_ND, norm)
@@ -196,7 +224,9 @@ class _Products(torch.autograd.Function):
 
         slope_ND = None if ctx.products else slopes[0].clone()
         gradients: list[Tensor | None] = []
-        for product, mask, slope in zip(ctx.products, ctx.kept, slopes[: len(ctx.products)], strict=True):
+        for product, mask, slope in zip(
+            ctx.products, ctx.kept, slopes[: len(ctx.products)], strict=True
+        ):
             slope_ND, own = _product_backward(
                 slope,
                 product,
@@ -211,7 +241,9 @@ class _Products(torch.autograd.Function):
         return slope_ND, None, None, None, *gradients
 
 
-def products(states_ND: Tensor, norm: Norm | None, chosen: Sequence[Product], *, training: bool) -> tuple[Tensor, ...]:
+def products(
+    states_ND: Tensor, norm: Norm | None, chosen: Sequence[Product], *, training: bool
+) -> tuple[Tensor, ...]:
     """Returns each product of the states, normed first where there is a norm."""
     factors = [factor for product in chosen for factor in product.factors]
     outputs: tuple[Tensor, ...] = _Products.apply(states_ND, norm, chosen, training, *factors)  # type: ignore[no-untyped-call]
@@ -234,7 +266,8 @@ _aten = torch.ops.aten
 ACTIVATIONS = {
     # HF's gelu_new is the tanh form, written out.
     "gelu_new": Activation(
-        lambda x: F.gelu(x, approximate="tanh"), lambda slope, x: _aten.gelu_backward(slope, x, approximate="tanh")
+        lambda x: F.gelu(x, approximate="tanh"),
+        lambda slope, x: _aten.gelu_backward(slope, x, approximate="tanh"),
     ),
     "relu": Activation(torch.relu, lambda slope, x: _aten.threshold_backward(slope, x, 0)),
     "silu": Activation(F.silu, _aten.silu_backward),
@@ -247,14 +280,18 @@ def _gated(gate: Tensor, linear: Tensor, activation: str) -> Tensor:
 
 
 @_one_kernel
-def _gated_backward(slope: Tensor, gate: Tensor, linear: Tensor, activation: str) -> tuple[Tensor, Tensor]:
+def _gated_backward(
+    slope: Tensor, gate: Tensor, linear: Tensor, activation: str
+) -> tuple[Tensor, Tensor]:
     """Returns the gradients of gate and linear. ``slope`` is overwritten."""
     passed = ACTIVATIONS[activation].forward(gate).mul_(slope)
     return ACTIVATIONS[activation].backward(slope.mul_(linear), gate), passed
 
 
 def activated(activation: str | None, inputs: Sequence[Tensor]) -> Tensor:
-    """Returns the first input, through the activation where there is one, times the second where there are two."""
+    """Returns the first input, through the activation where there is one, times the second where
+    there are two.
+    """
     if activation is None:
         return inputs[0]
     if len(inputs) == 1:
@@ -263,7 +300,9 @@ def activated(activation: str | None, inputs: Sequence[Tensor]) -> Tensor:
     return _gated(gate, linear, activation)
 
 
-def _activated_backward(activation: str | None, slope: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def _activated_backward(
+    activation: str | None, slope: Tensor, inputs: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
     if activation is None:
         return (slope,)
     if len(inputs) == 1:
@@ -273,7 +312,9 @@ def _activated_backward(activation: str | None, slope: Tensor, inputs: Sequence[
 
 
 class _Residual(torch.autograd.Function):
-    """residual + drop(product(drop(activated inputs))): what lies between inputs and residual is not kept."""
+    """residual + drop(product(drop(activated inputs))): what lies between inputs and residual is
+    not kept.
+    """
 
     @staticmethod
     def forward(
@@ -296,7 +337,9 @@ class _Residual(torch.autograd.Function):
         ctx.mask = None if lora is None else lora.mask
         # A frozen product's inputs are asked for only to undo the activation before it.
         ctx.needed = activation is not None or lora is not None
-        ctx.save_for_backward(*(inputs if ctx.needed else ()), *((lora.reduced_Nr,) if lora else ()))
+        ctx.save_for_backward(
+            *(inputs if ctx.needed else ()), *((lora.reduced_Nr,) if lora else ())
+        )
         return ctx.outer.on(outputs_ND).add_(residual_ND) if rates[1] else outputs_ND
 
     @staticmethod
@@ -338,5 +381,13 @@ def onto_residual(
         scale: of the product's inputs: 2^-k where float16 needs it.
     """
     return _Residual.apply(  # type: ignore[no-any-return, no-untyped-call]
-        residual_ND, product, activation, (inner_rate, rate), scale, training, len(inputs), *inputs, *product.factors
+        residual_ND,
+        product,
+        activation,
+        (inner_rate, rate),
+        scale,
+        training,
+        len(inputs),
+        *inputs,
+        *product.factors,
     )

@@ -1,4 +1,5 @@
-"""The forward of T5-shaped models without padding: a plain walk through HF's own modules, weights and adapters.
+"""The forward of T5-shaped models without padding: a plain walk through HF's own modules, weights
+and adapters.
 
 N source tokens, M target tokens, D model width.
 """
@@ -26,7 +27,9 @@ Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class _Pass:
-    """What holds for one pass: whether adapters drop out, the base's dropout, the residual stream's scale."""
+    """What holds for one pass: whether adapters drop out, the base's dropout, the residual stream's
+    scale.
+    """
 
     training: bool
     dropout: float
@@ -46,11 +49,16 @@ class PaddingFree:
     """
 
     def __init__(
-        self, model: Any, stacks: tuple[Stack, Stack], attention: Callable[..., Attend] = GroupedAttention
+        self,
+        model: Any,
+        stacks: tuple[Stack, Stack],
+        attention: Callable[..., Attend] = GroupedAttention,
     ) -> None:
         self._model, self.attention = model, attention
         self._encoder, self._decoder = stacks
-        modules = (module for stack in stacks for block in stack.blocks for module in _linears(block))
+        modules = (
+            module for stack in stacks for block in stack.blocks for module in _linears(block)
+        )
         self._products = {module: product_of(module) for module in modules}
 
     def attending_by(self, attention: Callable[..., Attend]) -> PaddingFree:
@@ -74,7 +82,9 @@ class PaddingFree:
         def decode(states_MD: Tensor, block: Block) -> Tensor:
             own, cross = block.self_attention, block.cross
             relative = self._decoder.relative(block)
-            states_MD = self._attend(states_MD, own, now, lambda q, k, v: attend.decoder(q, k, v, own.heads, relative))
+            states_MD = self._attend(
+                states_MD, own, now, lambda q, k, v: attend.decoder(q, k, v, own.heads, relative)
+            )
             if cross is not None:
                 mix: Mix = lambda q, k, v: attend.cross(q, k, v, cross.heads)  # noqa: E731
                 states_MD = self._attend(states_MD, cross, now, mix, encoded_ND)
@@ -91,18 +101,28 @@ class PaddingFree:
 
     def _now(self) -> _Pass:
         training = self._model.training
-        return _Pass(training, self._model.config.dropout_rate if training else 0.0, residual_scale(self._model))
+        return _Pass(
+            training,
+            self._model.config.dropout_rate if training else 0.0,
+            residual_scale(self._model),
+        )
 
     def _encode(self, layout: Layout, attend: Attend, now: _Pass) -> Tensor:
         def encode(states_ND: Tensor, block: Block) -> Tensor:
             own, relative = block.self_attention, self._encoder.relative(block)
-            states_ND = self._attend(states_ND, own, now, lambda q, k, v: attend.encoder(q, k, v, own.heads, relative))
+            states_ND = self._attend(
+                states_ND, own, now, lambda q, k, v: attend.encoder(q, k, v, own.heads, relative)
+            )
             return self._feed_forward(states_ND, block.feed_forward, now)
 
         return self._through(self._encoder, layout.source_ids_N, encode, now)
 
-    def _through(self, stack: Stack, ids: Tensor, step: Callable[[Tensor, Block], Tensor], now: _Pass) -> Tensor:
-        """Embeds ids, applies ``step`` for every block (again in the backward pass where checkpointed), and norms."""
+    def _through(
+        self, stack: Stack, ids: Tensor, step: Callable[[Tensor, Block], Tensor], now: _Pass
+    ) -> Tensor:
+        """Embeds ids, applies ``step`` for every block (again in the backward pass where
+        checkpointed), and norms.
+        """
         # Hooks on HF's module put in the tokens that train, and scale what float16 must hold.
         states = now.dropped(stack.embeddings(ids))
         for block in stack.blocks:
@@ -113,7 +133,12 @@ class PaddingFree:
         return now.dropped(normed(states, stack.final_norm))
 
     def _attend(
-        self, states: Tensor, attention: Attention, now: _Pass, mix: Mix, memory_ND: Tensor | None = None
+        self,
+        states: Tensor,
+        attention: Attention,
+        now: _Pass,
+        mix: Mix,
+        memory_ND: Tensor | None = None,
     ) -> Tensor:
         query, *others = attention.q, attention.k, attention.v
         if memory_ND is None:
@@ -125,9 +150,13 @@ class PaddingFree:
 
     def _feed_forward(self, states: Tensor, feed_forward: FeedForward, now: _Pass) -> Tensor:
         inner = self._linear(states, feed_forward.norm, feed_forward.inner, now)
-        return self._add(states, feed_forward.outer, inner, now, feed_forward.activation, now.dropout)
+        return self._add(
+            states, feed_forward.outer, inner, now, feed_forward.activation, now.dropout
+        )
 
-    def _linear(self, states: Tensor, norm: Norm | None, modules: Sequence[nn.Module], now: _Pass) -> Sequence[Tensor]:
+    def _linear(
+        self, states: Tensor, norm: Norm | None, modules: Sequence[nn.Module], now: _Pass
+    ) -> Sequence[Tensor]:
         """Returns what each module makes of the normed states."""
         chosen = [product for module in modules if (product := self._products[module]) is not None]
         if len(chosen) == len(modules):
@@ -151,9 +180,15 @@ class PaddingFree:
             hidden = F.dropout(activated(activation, inputs), inner_rate)
             return states + now.dropped(module(hidden))
         return onto_residual(
-            states, product, inputs, activation=activation, inner_rate=inner_rate, rate=now.dropout,
-            scale=now.scale, training=now.training,
-        )  # fmt: skip
+            states,
+            product,
+            inputs,
+            activation=activation,
+            inner_rate=inner_rate,
+            rate=now.dropout,
+            scale=now.scale,
+            training=now.training,
+        )
 
 
 def _linears(block: Block) -> Iterator[nn.Module]:

@@ -22,7 +22,8 @@ from lora_s2s.models.loading import quiet
 from lora_s2s.models.logits import finite_logits
 from lora_s2s.tokens.tokenise import panics_told
 
-# The step's logits have one row per hypothesis and the whole vocabulary: short sources alone would not bound them.
+# The step's logits have one row per hypothesis and the whole vocabulary: short sources alone would
+# not bound them.
 MOST_HYPOTHESES = 512
 
 
@@ -31,10 +32,11 @@ class DecodingSettings:
     """How to decode.
 
     Attributes:
-        max_new_tokens: hard limit per answer, ``</s>`` and a language code included; always passed on (the library's
-            own limit is 20).
+        max_new_tokens: hard limit per answer, ``</s>`` and a language code included; always passed
+            on (the library's own limit is 20).
         num_beams: 1 is greedy; more is beam search with length penalty 1.
-        batch_tokens: upper bound on padded source slots × beams of one batch (a longer source goes alone).
+        batch_tokens: upper bound on padded source slots × beams of one batch (a longer source goes
+            alone).
     """
 
     max_new_tokens: int = 128
@@ -49,7 +51,9 @@ class DecodingSettings:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One answer: its text without special tokens, the tokens produced (``</s>`` counted), whether ``</s>`` came."""
+    """One answer: its text without special tokens, the tokens produced (``</s>`` counted), whether
+    ``</s>`` came.
+    """
 
     text: str
     tokens: int
@@ -64,9 +68,10 @@ def decode(
 ) -> list[Prediction]:
     """Answers every rendered source, in input order.
 
-    Sources are sorted by length into batches, longest first, so padding is small and a batch too large for the memory
-    fails at once; equal sources are decoded once. The result of a source does not depend on its neighbours beyond
-    the rounding of the arithmetic. The model is left in evaluation mode.
+    Sources are sorted by length into batches, longest first, so padding is small and a batch too
+    large for the memory fails at once; equal sources are decoded once. The result of a source does
+    not depend on its neighbours beyond the rounding of the arithmetic. The model is left in
+    evaluation mode.
 
     Args:
         predictor: what answers.
@@ -85,7 +90,9 @@ def decode(
     done = 0
     with predictor.ready() as model, only(model, _generation_config(predictor, settings)) as asked:
         for batch in length_batches(list(repeats), settings):
-            batch_answers = _answer(model, predictor.tokenizer, batch, asked, settings, predictor.name)
+            batch_answers = _answer(
+                model, predictor.tokenizer, batch, asked, settings, predictor.name
+            )
             answers.update(zip(batch, batch_answers, strict=True))
             done += sum(repeats[row] for row in batch)
             if progress is not None:
@@ -93,8 +100,12 @@ def decode(
     return [answers[row] for row in rows]
 
 
-def length_batches(rows: Sequence[tuple[int, ...]], settings: DecodingSettings) -> list[list[tuple[int, ...]]]:
-    """Groups token rows by length, longest first, so that rows × longest × beams stays within ``batch_tokens``."""
+def length_batches(
+    rows: Sequence[tuple[int, ...]], settings: DecodingSettings
+) -> list[list[tuple[int, ...]]]:
+    """Groups token rows by length, longest first, so that rows × longest × beams stays within
+    ``batch_tokens``.
+    """
     batches: list[list[tuple[int, ...]]] = []
     room = 0
     for row in sorted(rows, key=lambda row: (-len(row), row)):
@@ -131,10 +142,15 @@ def _answer(
     except (MemoryError, RuntimeError) as error:
         if not ran_out_of_memory(error):
             raise
-        size = f"{len(batch)} sources of up to {input_ids_BS.shape[1]} tokens with {settings.num_beams} beam(s)"
+        size = (
+            f"{len(batch)} sources of up to {input_ids_BS.shape[1]} tokens with "
+            f"{settings.num_beams} beam(s)"
+        )
         hint = f"--set evaluation.batch_tokens={max(1, settings.batch_tokens // 2)}"
         raise ResourceError(f"out of memory decoding {size}", hint=hint) from error
-    return [_prediction(row, tokenizer, asked.forced_bos_token_id) for row in output_BT[:, 1:].tolist()]
+    return [
+        _prediction(row, tokenizer, asked.forced_bos_token_id) for row in output_BT[:, 1:].tolist()
+    ]
 
 
 def _generation_config(predictor: Predictor, settings: DecodingSettings) -> GenerationConfig:

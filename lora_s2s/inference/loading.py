@@ -1,4 +1,6 @@
-"""A model that is ready to answer: an adapter folder, a merged folder, a hub name, or the bundled base."""
+"""A model that is ready to answer: an adapter folder, a merged folder, a hub name, or the bundled
+base.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +35,11 @@ _TOKENS = ("max_source_tokens", "max_target_tokens")
 
 @dataclass(frozen=True)
 class InputSettings:
-    """How training turned a row into the encoder's input; an adapter's manifest carries it under ``input``.
+    """How training turned a row into the encoder's input; an adapter's manifest carries it under
+    ``input``.
 
-    ``truncate_source`` is ``left`` or ``right``: training may drop sources that are too long, an answer cannot, so
-    ``drop`` is read as ``right``.
+    ``truncate_source`` is ``left`` or ``right``: training may drop sources that are too long, an
+    answer cannot, so ``drop`` is read as ``right``.
     """
 
     template: Template = None
@@ -51,15 +54,20 @@ class InputSettings:
     @property
     def first_template(self) -> str | None:
         """The one template that inference uses: of several, the first."""
-        return self.template if self.template is None or isinstance(self.template, str) else self.template[0]
+        return (
+            self.template
+            if self.template is None or isinstance(self.template, str)
+            else self.template[0]
+        )
 
 
 @dataclass(frozen=True)
 class Predictor:
     """A model in evaluation mode, its tokenizer, and the input settings it was trained with.
 
-    ``max_positions`` is how many tokens a source or an answer may have, None where the model sets no limit; ``rows``
-    how many tokens the model knows; ``not_used`` which of the checkpoint's generation settings answers do not follow.
+    ``max_positions`` is how many tokens a source or an answer may have, None where the model sets
+    no limit; ``rows`` how many tokens the model knows; ``not_used`` which of the checkpoint's
+    generation settings answers do not follow.
     """
 
     name: str
@@ -73,7 +81,8 @@ class Predictor:
     not_used: str = ""
 
     def baseline(self) -> Predictor:
-        """Returns the same predictor with its adapter switched off: the base, without a second copy of its weights.
+        """Returns the same predictor with its adapter switched off: the base, without a second copy
+        of its weights.
 
         Raises:
             UsageError: there is no adapter to switch off (a merged or plain model).
@@ -81,13 +90,16 @@ class Predictor:
         if not self.has_adapter:
             raise UsageError(
                 f"{self.name} is a whole model: nothing tells its base apart",
-                hint="evaluate the adapter folder with --baseline, or evaluate the base by its own name",
+                hint="evaluate the adapter folder with --baseline, or evaluate the base by its own "
+                "name",
             )
         return replace(self, adapter_on=False)
 
     @contextmanager
     def ready(self) -> Iterator[nn.Module]:
-        """Yields the model in evaluation mode, without gradients, its adapter on or off as asked."""
+        """Yields the model in evaluation mode, without gradients, its adapter on or off as
+        asked.
+        """
         self.model.eval()
         off = self.has_adapter and not self.adapter_on
         switch = cast(Any, self.model).disable_adapter() if off else nullcontext()
@@ -97,7 +109,9 @@ class Predictor:
     @property
     def max_source_tokens(self) -> int:
         """How many tokens a source may have, its frame included."""
-        return min(self.settings.max_source_tokens, self.max_positions or self.settings.max_source_tokens)
+        return min(
+            self.settings.max_source_tokens, self.max_positions or self.settings.max_source_tokens
+        )
 
     def encode(self, source: str) -> list[int]:
         """Returns the token ids of a rendered source, cut and framed as in training.
@@ -107,8 +121,13 @@ class Predictor:
         """
         ids = self._cut(source, self.max_source_tokens)
         if self.rows is not None and max(ids, default=0) >= self.rows:
-            message = f"the tokenizer gives the token {max(ids)}, and the model has {self.rows:,}: they do not belong"
-            raise DataError(f"{message} together", hint="fetch the model's folder again", where=self.name)
+            message = (
+                f"the tokenizer gives the token {max(ids)}, and the model has {self.rows:,}: they "
+                "do not belong"
+            )
+            raise DataError(
+                f"{message} together", hint="fetch the model's folder again", where=self.name
+            )
         return ids
 
     def _cut(self, source: str, most: int) -> list[int]:
@@ -116,17 +135,21 @@ class Predictor:
         return encode_source(source, self.tokenizer, max_source_tokens=most, truncate_source=side)
 
     def fitted(self, example: Example) -> str:
-        """Returns an example's source, of a dialogue as many of its newest turns as the model reads at once."""
+        """Returns an example's source, of a dialogue as many of its newest turns as the model reads
+        at once.
+        """
         if not example.turns:
             return example.source
         most = self.max_source_tokens
-        return fit_turns(example.turns, example.template, lambda text: len(self._cut(text, most + 1)) <= most)
+        return fit_turns(
+            example.turns, example.template, lambda text: len(self._cut(text, most + 1)) <= most
+        )
 
     def render(self, row: str | Mapping[str, Any]) -> str:
         """Returns the encoder's text for a plain text or a row, made where training's was made.
 
-        A plain text is the source column, or the only one that the template needs; after training on dialogues, a
-        user's turn. A dialogue loses its oldest turns where it would be too long.
+        A plain text is the source column, or the only one that the template needs; after training
+        on dialogues, a user's turn. A dialogue loses its oldest turns where it would be too long.
 
         Raises:
             UsageError: a plain text where the template needs several columns.
@@ -134,7 +157,9 @@ class Predictor:
         """
         how, template = self.settings, self.settings.first_template
         try:
-            asked = question_of(row, format=how.format, source_column=how.source_column, template=template)
+            asked = question_of(
+                row, format=how.format, source_column=how.source_column, template=template
+            )
             return self.fitted(asked)
         except Unusable as error:
             names = ", ".join(map(repr, row)) if isinstance(row, Mapping) else "a plain text"
@@ -144,7 +169,11 @@ class Predictor:
 
 
 def load_predictor(
-    name: str, *, base: str | None = None, device: str | torch.device | None = None, dtype: str = "auto"
+    name: str,
+    *,
+    base: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: str = "auto",
 ) -> Predictor:
     """Loads whatever answers: an adapter folder, a model folder, a hub name, or ``demo``.
 
@@ -167,16 +196,24 @@ def load_predictor(
         place = (str(folder), None) if own else (adapter.base.name, adapter.base.revision)
         return _predictor(name, adapter.model, adapter.base, place, settings, has_adapter=True)
     if base is not None:
-        raise UsageError(f"{name} is not an adapter, so it takes no other base", hint="leave --base away")
+        raise UsageError(
+            f"{name} is not an adapter, so it takes no other base", hint="leave --base away"
+        )
     if folder.is_dir() and not (folder / "config.json").is_file() and adapters_inside(folder):
         raise no_adapter(folder)
     model = load_base(name, dtype=dtype, device=device)
     manifest = model.path / MANIFEST
     content = read_json(manifest) if manifest.is_file() else {}
-    settings = input_settings(content.get("input", {}) if isinstance(content, dict) else content, where=str(manifest))
+    settings = input_settings(
+        content.get("input", {}) if isinstance(content, dict) else content, where=str(manifest)
+    )
     predictor = _predictor(name, model.model, model, (name, None), settings)
     # The settings of a merged folder are those that it was scored with.
-    return replace(predictor, not_used="") if isinstance(content, dict) and "decoding" in content else predictor
+    return (
+        replace(predictor, not_used="")
+        if isinstance(content, dict) and "decoding" in content
+        else predictor
+    )
 
 
 def _predictor(
@@ -193,13 +230,20 @@ def _predictor(
     most = base.family.max_positions(base.model.config)
     rows = len(cast(Any, model).get_input_embeddings().weight)
     return Predictor(
-        name, model, tokenizer, settings, has_adapter=has_adapter, max_positions=most, rows=rows,
+        name,
+        model,
+        tokenizer,
+        settings,
+        has_adapter=has_adapter,
+        max_positions=most,
+        rows=rows,
         not_used=not_used(model.generation_config),
-    )  # fmt: skip
+    )
 
 
 def input_settings(values: object, *, where: str) -> InputSettings:
-    """Reads a manifest's ``input`` entry; missing keys take the defaults, other keys are left alone.
+    """Reads a manifest's ``input`` entry; missing keys take the defaults, other keys are left
+    alone.
 
     Raises:
         DataError: a value of the wrong type or out of range.
@@ -215,10 +259,18 @@ def input_settings(values: object, *, where: str) -> InputSettings:
     _check_template(read.template, where)
     for key in _TOKENS:
         tokens = known.get(key, 1)
-        if not isinstance(tokens, int) or isinstance(tokens, bool) or not 0 < tokens <= limits.MOST_SOURCE_TOKENS:
-            raise DataError(f"the manifest's input.{key} is {tokens!r}, not a positive integer", where=where)
+        if (
+            not isinstance(tokens, int)
+            or isinstance(tokens, bool)
+            or not 0 < tokens <= limits.MOST_SOURCE_TOKENS
+        ):
+            raise DataError(
+                f"the manifest's input.{key} is {tokens!r}, not a positive integer", where=where
+            )
     if read.truncate_source not in _SIDES:
-        raise DataError(f"the manifest's input.truncate_source is '{read.truncate_source}'", where=where)
+        raise DataError(
+            f"the manifest's input.truncate_source is '{read.truncate_source}'", where=where
+        )
     # A dialogue's newest turns are the ones to answer.
     left = read.truncate_source == "left" or read.format in DIALOGUES
     return replace(read, truncate_source="left" if left else "right")
@@ -227,8 +279,12 @@ def input_settings(values: object, *, where: str) -> InputSettings:
 def _check_template(template: object, where: str) -> None:
     listed = template if isinstance(template, list) else [template]
     if template is not None and not (listed and all(isinstance(text, str) for text in listed)):
-        raise DataError("the manifest's input.template is not text, nor a list of texts", where=where)
+        raise DataError(
+            "the manifest's input.template is not text, nor a list of texts", where=where
+        )
     try:
         PromptTemplate.of(cast(Template, template))
     except UsageError as error:
-        raise DataError(f"the manifest's input.template is refused: {error.message}", where=where) from error
+        raise DataError(
+            f"the manifest's input.template is refused: {error.message}", where=where
+        ) from error

@@ -1,4 +1,6 @@
-"""Adapter folders in PEFT's own format, written without secrets and read with every file checked against the base."""
+"""Adapter folders in PEFT's own format, written without secrets and read with every file checked
+against the base.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,9 @@ def load_adapter_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         DataError: names or shapes differ from the model's.
     """
     live = adapter_state(model)
-    expected, found = ({name: tuple(t.shape) for name, t in tensors.items()} for tensors in (live, state))
+    expected, found = (
+        {name: tuple(t.shape) for name, t in tensors.items()} for tensors in (live, state)
+    )
     _check_shapes(expected, found, where=None)
     with torch.no_grad():
         for name, tensor in live.items():
@@ -99,7 +103,9 @@ def save_adapter(model: PeftModel, out: Path) -> None:
     config = model.peft_config["default"]
     content: dict[str, Any] = config.to_dict()
     content.update(peft_type=config.peft_type.value, task_type="SEQ_2_SEQ_LM", inference_mode=True)
-    weights = {name: tensor.detach().float().cpu() for name, tensor in _without_tokens(model).items()}
+    weights = {
+        name: tensor.detach().float().cpu() for name, tensor in _without_tokens(model).items()
+    }
     if start := getattr(model, START, None):
         weights = _as_plain_lora(content, weights, start)
     ids, rows = token_rows.to_save(model)
@@ -107,7 +113,9 @@ def save_adapter(model: PeftModel, out: Path) -> None:
         content[token_rows.KEY] = ids
     weights.update(rows)
     # PEFT keeps names in sets, whose order changes from run to run.
-    content = {key: sorted(value) if isinstance(value, set) else value for key, value in content.items()}
+    content = {
+        key: sorted(value) if isinstance(value, set) else value for key, value in content.items()
+    }
     write_json(out / CONFIG, dict(sorted(content.items())))
     write_weights(out / WEIGHTS, {name: tensor.contiguous() for name, tensor in weights.items()})
 
@@ -115,14 +123,18 @@ def save_adapter(model: PeftModel, out: Path) -> None:
 def _as_plain_lora(
     content: dict[str, Any], weights: Mapping[str, Tensor], start: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Returns B A - B0 A0 as the one product [B, -B0] [A; A0], and says so in the config: twice rank and alpha."""
+    """Returns B A - B0 A0 as the one product [B, -B0] [A; A0], and says so in the config: twice
+    rank and alpha.
+    """
     for key in ("r", "lora_alpha"):
         content[key] *= 2
     for key in ("rank_pattern", "alpha_pattern"):
         content[key] = {name: 2 * value for name, value in content[key].items()}
     content["init_lora_weights"] = True
     return {
-        name: torch.cat([tensor, -start[name]], dim=1) if ".lora_B." in name else torch.cat([tensor, start[name]])
+        name: torch.cat([tensor, -start[name]], dim=1)
+        if ".lora_B." in name
+        else torch.cat([tensor, start[name]])
         for name, tensor in weights.items()
     }
 
@@ -139,13 +151,16 @@ def load_adapter(
     """Loads an adapter folder, ours or plain PEFT's, onto its base.
 
     Args:
-        base: a loaded base to put it on; when None, ``base_override``, or the base its manifest or config names.
+        base: a loaded base to put it on; when None, ``base_override``, or the base its manifest or
+            config names.
         quantization: of the base that is loaded; None takes what the adapter was trained on.
 
     Raises:
-        DataError: not an adapter, its config is refused, it was trained on another base, or its weights are not
-            exactly those this base needs, finite; or a file differs from the manifest's hash.
-        UsageError, SetupError: the base cannot be had, or the adapter's method does not work on one stored so.
+        DataError: not an adapter, its config is refused, it was trained on another base, or its
+            weights are not exactly those this base needs, finite; or a file differs from the
+            manifest's hash.
+        UsageError, SetupError: the base cannot be had, or the adapter's method does not work on one
+        stored so.
     """
     folder = Path(folder)
     settings, manifest = _read(folder)
@@ -153,7 +168,11 @@ def load_adapter(
     if base is None:
         name = base_override or trained_on.get("name") or settings.base
         if not name:
-            raise DataError("the adapter does not say what base it is for", hint="--base NAME", where=str(folder))
+            raise DataError(
+                "the adapter does not say what base it is for",
+                hint="--base NAME",
+                where=str(folder),
+            )
         revision = None if base_override else trained_on.get("revision") or settings.revision
         if not base_override:
             _check_followed(trained_on, name, revision, folder)
@@ -161,9 +180,13 @@ def load_adapter(
         _check_base(trained_on, name, weights_hash(locate_model(name, revision)), folder)
         stored = trained_on.get("quantization", "none") if quantization is None else quantization
         base = _load_base(
-            name, revision=revision, dtype=dtype, quantization=stored, device=device,
+            name,
+            revision=revision,
+            dtype=dtype,
+            quantization=stored,
+            device=device,
             skip_quantization=trained_on.get("skip_quantization", ()),
-        )  # fmt: skip
+        )
     else:
         _check_base(trained_on, base.name, base.weights_sha256, folder)
     check_base(settings.method, settings.method.config.__name__.removesuffix("Config"), base)
@@ -176,7 +199,10 @@ def load_adapter(
     rows = {name: state.pop(name) for name in tokens}
     model = wrap(base, config())
     formats = {name: tensor.dtype for name, tensor in adapter_state(model).items()}
-    state = {name: sound(name, tensor, folder / WEIGHTS, formats.get(name)) for name, tensor in state.items()}
+    state = {
+        name: sound(name, tensor, folder / WEIGHTS, formats.get(name))
+        for name, tensor in state.items()
+    }
     load_adapter_state(model, state)
     token_rows.add(base.model, settings.train_tokens, rows)
     for name, tensor in token_rows.changes(model).items():
@@ -185,8 +211,12 @@ def load_adapter(
     return LoadedAdapter(model.eval(), base, manifest, folder, settings)
 
 
-def _check_followed(trained_on: Mapping[str, str], name: str, revision: str | None, folder: Path) -> None:
-    """Refuses to follow a stranger's word to a base: nothing is fetched, no folder loaded whose weights are unknown."""
+def _check_followed(
+    trained_on: Mapping[str, str], name: str, revision: str | None, folder: Path
+) -> None:
+    """Refuses to follow a stranger's word to a base: nothing is fetched, no folder loaded whose
+    weights are unknown.
+    """
     if name.startswith(("//", r"\\")) or not is_local(name, revision):
         problem = "which is not on this machine; a base that only the adapter names is not fetched"
     elif is_folder(name) and "weights_sha256" not in trained_on:
@@ -203,7 +233,10 @@ def _load_base(name: str, **asked: Any) -> LoadedBase:
     except SetupError as error:
         if "bitsandbytes" not in error.message:
             raise
-        hint = f"{error.hint}; or load the adapter with quantization none, on the base as it was before"
+        hint = (
+            f"{error.hint}; or load the adapter with quantization none, on the base as it was "
+            "before"
+        )
         raise SetupError(error.message, hint=hint, where=error.where) from error
 
 
@@ -219,11 +252,15 @@ def _read(folder: Path) -> tuple[AdapterSettings, dict[str, Any]]:
         if not (folder / name).is_file():
             more = foreign_weights(folder) if name == WEIGHTS else ""
             hint = CONVERT if more else hint
-            raise DataError(f"not an adapter folder: {name} is missing{more}", hint=hint, where=str(folder))
+            raise DataError(
+                f"not an adapter folder: {name} is missing{more}", hint=hint, where=str(folder)
+            )
     settings = adapter_settings(read_json(folder / CONFIG), where=str(folder / CONFIG))
     manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
     if not isinstance(manifest, dict) or not isinstance(manifest.get("input", {}), dict):
-        raise DataError("the manifest, or its 'input', is not an object", where=str(folder / MANIFEST))
+        raise DataError(
+            "the manifest, or its 'input', is not an object", where=str(folder / MANIFEST)
+        )
     check_files(folder, manifest.get("files"))
     return settings, manifest
 
@@ -235,17 +272,26 @@ def _base_record(manifest: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     known = {key: record.get(key) for key in keys} if isinstance(record, dict) else {}
     texts = [*known.values(), *kept] if isinstance(kept, list) else [0]
     stored = known.get("quantization") or "none"
-    if not all(value is None or isinstance(value, str) for value in texts) or stored not in QUANTIZATIONS:
+    if (
+        not all(value is None or isinstance(value, str) for value in texts)
+        or stored not in QUANTIZATIONS
+    ):
         raise DataError("the manifest's 'base' is damaged", where=str(folder / MANIFEST))
-    return {key: value for key, value in {**known, "skip_quantization": kept}.items() if value is not None}
+    return {
+        key: value
+        for key, value in {**known, "skip_quantization": kept}.items()
+        if value is not None
+    }
 
 
-def _check_base(trained_on: Mapping[str, str], name: str, weights_sha256: str, folder: Path) -> None:
+def _check_base(
+    trained_on: Mapping[str, str], name: str, weights_sha256: str, folder: Path
+) -> None:
     expected = trained_on.get("weights_sha256")
     if expected is not None and expected != weights_sha256:
         raise DataError(
-            f"the adapter was trained on {trained_on.get('name', 'another base')} (weights {expected[:12]}); "
-            f"this is {name} (weights {weights_sha256[:12]})",
+            f"the adapter was trained on {trained_on.get('name', 'another base')} (weights "
+            f"{expected[:12]}); this is {name} (weights {weights_sha256[:12]})",
             hint="give the base it was trained on with --base, or train again on this one",
             where=str(folder),
         )
@@ -254,9 +300,13 @@ def _check_base(trained_on: Mapping[str, str], name: str, weights_sha256: str, f
 def _config(
     settings: AdapterSettings, base: LoadedBase, found: Mapping[str, tuple[int, ...]], folder: Path
 ) -> Callable[[], PeftConfig]:
-    """Returns what makes PEFT's config of the checked one; PEFT changes the config that it is given."""
+    """Returns what makes PEFT's config of the checked one; PEFT changes the config that it is
+    given.
+    """
     where = str(folder / CONFIG)
-    if settings.bias != "none" and any(name.endswith(".bias") for name, _ in base.model.named_parameters()):
+    if settings.bias != "none" and any(
+        name.endswith(".bias") for name, _ in base.model.named_parameters()
+    ):
         problem = f"the adapter's bias is '{settings.bias}': it holds biases of {base.name} itself"
         raise DataError(problem, hint=MERGE_IN_PEFT, where=where)
     chosen = selected(settings, adaptable(base.family, base.model), found, where=where)
@@ -275,9 +325,13 @@ def _config(
 
 
 def _expected(config: PeftConfig, base: LoadedBase, folder: Path) -> dict[str, tuple[int, ...]]:
-    """Returns the names and shapes that PEFT makes of the checked config on this base, without any memory."""
+    """Returns the names and shapes that PEFT makes of the checked config on this base, without any
+    memory.
+    """
     with quiet():
-        empty = replace(base, model=skeleton(base.family, base.model.config, dtype=base.dtype), residual_shift=0)
+        empty = replace(
+            base, model=skeleton(base.family, base.model.config, dtype=base.dtype), residual_shift=0
+        )
     try:
         model = wrap(empty, config, empty=True)
     except UsageError as error:
@@ -289,15 +343,29 @@ def _weights(
     folder: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Tensor]:
     names = file_names(expected, found)
-    _check_shapes(expected, {name: found[there] for name, there in names.items()}, where=str(folder / WEIGHTS))
+    _check_shapes(
+        expected, {name: found[there] for name, there in names.items()}, where=str(folder / WEIGHTS)
+    )
     with opened(folder / WEIGHTS) as tensors:
-        return {name: sound(name, tensors.get_tensor(names[name]), folder / WEIGHTS) for name in expected}
+        return {
+            name: sound(name, tensors.get_tensor(names[name]), folder / WEIGHTS)
+            for name in expected
+        }
 
 
 def _check_shapes(
-    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], *, where: str | None
+    expected: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, tuple[int, ...]],
+    *,
+    where: str | None,
 ) -> None:
     if problem := misfit(expected, found, foreign="does not belong into an adapter for this base"):
-        of_base = [name for name in found if name not in expected and any(part in name for part in _OF_BASE)]
+        of_base = [
+            name
+            for name in found
+            if name not in expected and any(part in name for part in _OF_BASE)
+        ]
         hint = f"it holds weights of the base itself: {MERGE_IN_PEFT}" if of_base else None
-        raise DataError(f"the adapter's weights do not fit the base: {problem}", hint=hint, where=where)
+        raise DataError(
+            f"the adapter's weights do not fit the base: {problem}", hint=hint, where=where
+        )

@@ -1,8 +1,10 @@
-"""What an adapter made elsewhere sits on. Modules and ranks follow from its weight file; no pattern is ever run.
+"""What an adapter made elsewhere sits on. Modules and ranks follow from its weight file; no pattern
+is ever run.
 
-PEFT takes ``target_modules``, ``rank_pattern`` and the like for regular expressions, which can take for ever. The keys
-and shapes of the weights say the same: ``base_model.model.encoder.….q.lora_A.weight`` of shape (4, 512) is
-a module of rank 4. What no weight shows, a pattern in ``alpha_pattern``, is read where it is plain names.
+PEFT takes ``target_modules``, ``rank_pattern`` and the like for regular expressions, which can take
+for ever. The keys and shapes of the weights say the same:
+``base_model.model.encoder.….q.lora_A.weight`` of shape (4, 512) is a module of rank 4. What no
+weight shows, a pattern in ``alpha_pattern``, is read where it is plain names.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ _DEEPEST, _LONGEST_KEY = 64, 1000
 _RANK_WEIGHTS = ("lora_A", "hada_w1_b", "hira_A")
 
 
-def selected(settings: AdapterSettings, modules: Modules, weights: Shapes, *, where: str) -> dict[str, tuple[int, int]]:
+def selected(
+    settings: AdapterSettings, modules: Modules, weights: Shapes, *, where: str
+) -> dict[str, tuple[int, int]]:
     """Returns those of a base's modules that an adapter sits on.
 
     Args:
@@ -39,23 +43,34 @@ def selected(settings: AdapterSettings, modules: Modules, weights: Shapes, *, wh
     if spec is None:
         on = {module for name in weights for module, _ in [_split(name, modules)] if module}
         if not on:
-            problem = "the adapter's target_modules is a pattern, and its weights name no module of this base"
-            raise DataError(problem, hint="if it was made for another base: --base NAME", where=where)
+            problem = (
+                "the adapter's target_modules is a pattern, and its weights name no module of this "
+                "base"
+            )
+            raise DataError(
+                problem, hint="if it was made for another base: --base NAME", where=where
+            )
         return {name: shape for name, shape in modules.items() if name in on}
     excluded, layers = matching(settings.excluded, modules), frozenset(settings.layers)
     chosen = {
         name: shape
         for name, shape in matching(spec, modules).items()
-        if name not in excluded and (not layers or name in spec or _layer(name, settings.layer_names) in layers)
+        if name not in excluded
+        and (not layers or name in spec or _layer(name, settings.layer_names) in layers)
     }
     if not chosen:
         listed = spec if isinstance(spec, str) else ", ".join(spec[:5])
-        raise DataError(f"the adapter sits on '{listed}', which this base does not have", where=where)
+        raise DataError(
+            f"the adapter sits on '{listed}', which this base does not have", where=where
+        )
     return chosen
 
 
-def settled_values(settings: AdapterSettings, chosen: Modules, weights: Shapes, *, where: str) -> dict[str, Any]:
-    """Returns PEFT's settings with every pattern replaced by the names of the modules it stands for.
+def settled_values(
+    settings: AdapterSettings, chosen: Modules, weights: Shapes, *, where: str
+) -> dict[str, Any]:
+    """Returns PEFT's settings with every pattern replaced by the names of the modules it stands
+    for.
 
     Raises:
         DataError: a pattern of which the weights do not show what it stands for.
@@ -68,7 +83,12 @@ def settled_values(settings: AdapterSettings, chosen: Modules, weights: Shapes, 
         module, rest = _split(name, chosen)
         if module:
             shapes.setdefault(module, {})[rest.split(".")[0]] = shape
-    ranks = {name: shape[0] for name in chosen for part, shape in shapes.get(name, {}).items() if part in _RANK_WEIGHTS}
+    ranks = {
+        name: shape[0]
+        for name in chosen
+        for part, shape in shapes.get(name, {}).items()
+        if part in _RANK_WEIGHTS
+    }
     for key, default in (("rank_pattern", "r"), ("alpha_pattern", row.alpha)):
         if key not in patterns or default is None:
             continue
@@ -78,27 +98,42 @@ def settled_values(settings: AdapterSettings, chosen: Modules, weights: Shapes, 
         by_module = by_module or _by_rank(patterns, ranks, usual_values.get("r"), usual)
         if by_module is None:
             raise DataError(
-                f"the adapter's {key} holds a pattern, which is not run: '{_first_pattern(patterns[key])}'",
-                hint=f"name the modules in it, each in full or by its ending; or {MERGE_IN_PEFT}", where=where,
-            )  # fmt: skip
-        if key == "rank_pattern" and not all(1 <= rank <= limits.LARGEST_RANK for rank in by_module.values()):
-            raise DataError(f"a rank in the adapter's weights is not from 1 to {limits.LARGEST_RANK}", where=where)
+                f"the adapter's {key} holds a pattern, which is not run: "
+                f"'{_first_pattern(patterns[key])}'",
+                hint=f"name the modules in it, each in full or by its ending; or {MERGE_IN_PEFT}",
+                where=where,
+            )
+        if key == "rank_pattern" and not all(
+            1 <= rank <= limits.LARGEST_RANK for rank in by_module.values()
+        ):
+            raise DataError(
+                f"a rank in the adapter's weights is not from 1 to {limits.LARGEST_RANK}",
+                where=where,
+            )
         values[default], values[key] = _most_frequent_apart(by_module)
         if len(values[key]) > limits.MOST_RANKS:
             count, most = len(values[key]), limits.MOST_RANKS
-            problem = f"the adapter's {key} gives {count} modules a value of their own, at most {most}"
+            problem = (
+                f"the adapter's {key} gives {count} modules a value of their own, at most {most}"
+            )
             raise DataError(problem, hint=MERGE_IN_PEFT, where=where)
     renamed = settings.target_modules is None or settings.excluded or settings.layers
-    if row.has("feedforward_modules") and (renamed or isinstance(values.get("feedforward_modules"), str)):
+    if row.has("feedforward_modules") and (
+        renamed or isinstance(values.get("feedforward_modules"), str)
+    ):
         # IA3 scales the input of these, (1, inputs), and the output of the others, (outputs, 1).
-        values["feedforward_modules"] = [name for name in chosen if shapes.get(name, {}).get("ia3_l", (0,))[0] == 1]
+        values["feedforward_modules"] = [
+            name for name in chosen if shapes.get(name, {}).get("ia3_l", (0,))[0] == 1
+        ]
     return values
 
 
 def file_names(expected: Collection[str], found: Collection[str]) -> dict[str, str]:
-    """Returns expected name → name in the file, where a plain ``state_dict`` put the adapter's name into each.
+    """Returns expected name → name in the file, where a plain ``state_dict`` put the adapter's name
+    into each.
 
-    ``….lora_A.default.weight`` is ``….lora_A.weight``. Names that differ in any other way stay as they are.
+    ``….lora_A.default.weight`` is ``….lora_A.weight``. Names that differ in any other way stay as
+    they are.
     """
     as_they_are = {name: name for name in found}
     first = next((name for name in found if name not in expected), None)
@@ -107,7 +142,10 @@ def file_names(expected: Collection[str], found: Collection[str]) -> dict[str, s
     known = set(expected)
     labels = [label for label, name in _shortened(first) if name in known]
     renamed = {
-        name: there for there in found for label, name in _shortened(there) if label in labels[:1] and name in known
+        name: there
+        for there in found
+        for label, name in _shortened(there)
+        if label in labels[:1] and name in known
     }
     return renamed if len(renamed) == len(known) else as_they_are
 
@@ -129,7 +167,8 @@ def _split(name: str, modules: Collection[str]) -> tuple[str | None, str]:
 
 
 def _layer(name: str, before: Collection[str]) -> int | None:
-    """Returns the index of a module's layer as PEFT counts it: the first number behind one of these names.
+    """Returns the index of a module's layer as PEFT counts it: the first number behind one of these
+    names.
 
     Args:
         before: names such as ``block``; where there are none, the first number behind two parts.
@@ -145,8 +184,12 @@ def _layer(name: str, before: Collection[str]) -> int | None:
     return None
 
 
-def _by_names(pattern: Mapping[str, float], chosen: Modules, usual: float) -> dict[str, float] | None:
-    """Returns every module's value where all keys are plain names after all; the first that fits counts."""
+def _by_names(
+    pattern: Mapping[str, float], chosen: Modules, usual: float
+) -> dict[str, float] | None:
+    """Returns every module's value where all keys are plain names after all; the first that fits
+    counts.
+    """
     found: dict[str, float] = {}
     for key, value in pattern.items():
         names = _plain_names(key)
@@ -157,17 +200,29 @@ def _by_names(pattern: Mapping[str, float], chosen: Modules, usual: float) -> di
 
 
 def _plain_names(key: str) -> list[str] | None:
-    """Returns the names that a simple pattern stands for: ``^a\\.b$``, ``.*\\.q``, ``q|v``, ``(q|v)``; else None."""
+    """Returns the names that a simple pattern stands for: ``^a\\.b$``, ``.*\\.q``, ``q|v``,
+    ``(q|v)``; else None.
+    """
     inner = key.removeprefix("^").removesuffix("$")
     inner = inner[1:-1] if inner.startswith("(") and inner.endswith(")") else inner
-    names = [one.removeprefix(r".*\.").removeprefix(".*.").replace(r"\.", ".") for one in inner.split("|")]
-    return names if len(key) <= _LONGEST_KEY and all(NAME.fullmatch(name) for name in names) else None
+    names = [
+        one.removeprefix(r".*\.").removeprefix(".*.").replace(r"\.", ".")
+        for one in inner.split("|")
+    ]
+    return (
+        names if len(key) <= _LONGEST_KEY and all(NAME.fullmatch(name) for name in names) else None
+    )
 
 
 def _by_rank(
-    patterns: Mapping[str, Mapping[str, float]], ranks: Mapping[str, int], usual_rank: int | None, usual: float
+    patterns: Mapping[str, Mapping[str, float]],
+    ranks: Mapping[str, int],
+    usual_rank: int | None,
+    usual: float,
 ) -> dict[str, float] | None:
-    """Returns every module's alpha where the same patterns give ranks, each another: the rank tells the pattern."""
+    """Returns every module's alpha where the same patterns give ranks, each another: the rank tells
+    the pattern.
+    """
     by_rank, alphas = patterns.get("rank_pattern", {}), patterns.get("alpha_pattern", {})
     told = [usual_rank, *by_rank.values()]
     if not ranks or [*by_rank] != [*alphas] or len({*told}) < len(told):

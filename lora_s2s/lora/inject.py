@@ -1,4 +1,6 @@
-"""An adapter on a base: whatever the method, nothing is changed before training, and only the adapter trains."""
+"""An adapter on a base: whatever the method, nothing is changed before training, and only the
+adapter trains.
+"""
 
 from __future__ import annotations
 
@@ -41,28 +43,40 @@ def inject_lora(
 ) -> PeftModel:
     """Wraps the base's modules in place and returns the adapted model, in evaluation mode.
 
-    Only the adapter trains; its weights are float32 whatever the base's are, and depend on ``seed`` and base alone.
+    Only the adapter trains; its weights are float32 whatever the base's are, and depend on ``seed``
+    and base alone.
 
     Args:
         alpha: without effect for methods that have no such scale.
         target_modules, last_blocks: see :func:`lora_s2s.lora.targets.resolve_targets`.
-        ranks: group or name → its rank; each module's scale is alpha over its own rank (its root for rslora).
-        train_tokens: ids whose rows of the embeddings and of the head train too; see :mod:`lora_s2s.lora.token_rows`.
+        ranks: group or name → its rank; each module's scale is alpha over its own rank (its root
+            for rslora).
+        train_tokens: ids whose rows of the embeddings and of the head train too; see
+            :mod:`lora_s2s.lora.token_rows`.
         seed: of the initial values; the caller's random state is left alone.
 
     Raises:
-        UsageError: an unknown target or method, a setting the method does not have, a rank beyond the layers' sizes, a
-            quantized base where the method needs another, tokens that cannot train, or an adapter is there already.
+        UsageError: an unknown target or method, a setting the method does not have, a rank beyond
+            the layers' sizes, a quantized base where the method needs another, tokens that cannot
+            train, or an adapter is there already.
     """
     if problem := method_problem(method):
         raise UsageError(f"lora.method: {problem}", hint="set lora.method=lora")
     row, targets = METHODS[method], resolve_targets(base, target_modules, last_blocks=last_blocks)
     check_base(row, method, base)
     if problem := token_rows.problem(base, train_tokens, method_holds_them=row.has(token_rows.KEY)):
-        raise UsageError(problem, hint="set data.lossless_text=off; where tokens are named, lora.train_tokens=[]")
+        raise UsageError(
+            problem, hint="set data.lossless_text=off; where tokens are named, lora.train_tokens=[]"
+        )
     own = resolve_ranks(base, targets, ranks or {}, r)
     _check_settings(row, method, targets, [r, *own.values()], dropout=dropout, ranks=ranks or {})
-    given = {row.rank: r, row.alpha: alpha, row.dropout: dropout, row.seed: seed, "rank_pattern" if own else None: own}
+    given = {
+        row.rank: r,
+        row.alpha: alpha,
+        row.dropout: dropout,
+        row.seed: seed,
+        "rank_pattern" if own else None: own,
+    }
     values = {**row.fixed, **{key: value for key, value in given.items() if key is not None}}
     if row.has("feedforward_modules"):
         # IA3 scales what a layer answers; where that is narrower than its input (wo), the input.
@@ -90,7 +104,8 @@ def wrap(base: LoadedBase, config: PeftConfig, *, seed: int = 0, empty: bool = F
         raise UsageError("this base carries an adapter already", hint="load the base again")
     devices = [base.device] if base.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
-        # PEFT warns when the name on record differs from the model's folder; the record is set below.
+        # PEFT warns when the name on record differs from the model's folder; the record is set
+        # below.
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         try:
@@ -100,7 +115,8 @@ def wrap(base: LoadedBase, config: PeftConfig, *, seed: int = 0, empty: bool = F
     config.base_model_name_or_path = base.name
     config.revision = base.revision
     if base.residual_shift:
-        # Scaled inputs must reach the adapter too: the hooks move to the modules that now stand outside.
+        # Scaled inputs must reach the adapter too: the hooks move to the modules that now stand
+        # outside.
         float16.reinstall(base.model, base.family, base.residual_shift)
     return model
 
@@ -120,14 +136,27 @@ def check_base(row: Method, name: str, base: LoadedBase) -> None:
 
 
 def _check_settings(
-    row: Method, method: str, targets: Targets, asked: Sequence[int], *, dropout: float, ranks: Mapping[str, int]
+    row: Method,
+    method: str,
+    targets: Targets,
+    asked: Sequence[int],
+    *,
+    dropout: float,
+    ranks: Mapping[str, int],
 ) -> None:
-    """Tells or refuses what a method ignores, and refuses ranks before anything of their size is allocated."""
-    if idle := [key for key, own in (("lora.r", row.rank), ("lora.alpha", row.alpha)) if own is None]:
+    """Tells or refuses what a method ignores, and refuses ranks before anything of their size is
+    allocated.
+    """
+    if idle := [
+        key for key, own in (("lora.r", row.rank), ("lora.alpha", row.alpha)) if own is None
+    ]:
         say(f"{method} has no use for {' and '.join(idle)}")
     if ranks and not row.has("rank_pattern"):
         able = ", ".join(key for key, other in METHODS.items() if other.has("rank_pattern"))
-        raise UsageError(f"{method} has no rank for each group", hint=f"remove lora.rank_pattern, or use one of {able}")
+        raise UsageError(
+            f"{method} has no rank for each group",
+            hint=f"remove lora.rank_pattern, or use one of {able}",
+        )
     if dropout and row.dropout is None:
         raise UsageError(f"{method} has no dropout of its own", hint="set lora.dropout=0")
     # VeRA's matrices are shared and frozen: their rank is bounded by no layer.
@@ -139,7 +168,8 @@ def _check_settings(
     wrong = [rank for rank in asked if not 1 <= rank <= most]
     if wrong and row.rank:
         raise UsageError(
-            f"lora.{'r' if wrong[0] == asked[0] else 'rank_pattern'} is {wrong[0]}; on this base it may be 1 to {most}",
+            f"lora.{'r' if wrong[0] == asked[0] else 'rank_pattern'} is {wrong[0]}; on this base "
+            f"it may be 1 to {most}",
             hint="16 is a good start",
         )
 
@@ -155,5 +185,7 @@ def trainable_parameters(model: nn.Module) -> int:
 
 
 def total_parameters(model: nn.Module) -> int:
-    """Returns how many numbers there are, the adapter's too, a tied matrix once, packed ones as what they stand for."""
+    """Returns how many numbers there are, the adapter's too, a tied matrix once, packed ones as
+    what they stand for.
+    """
     return sum(map(elements, model.parameters()))

@@ -1,7 +1,7 @@
 """Fold an adapter into its base, write the whole model, and measure on real inputs what changed.
 
-An adapter trained on a quantized base fits those values, not the checkpoint's: it can be folded into either, and both
-are measured. What is written is never quantized.
+An adapter trained on a quantized base fits those values, not the checkpoint's: it can be folded
+into either, and both are measured. What is written is never quantized.
 
 B batch, S source length, T target length, N target positions, V vocabulary.
 """
@@ -23,7 +23,14 @@ from lora_s2s.errors import RunError, UsageError, nearest
 from lora_s2s.files import described, require_space, sha256_file, write_json, write_text
 from lora_s2s.lora.adapter import MANIFEST, WEIGHTS, LoadedAdapter, load_adapter
 from lora_s2s.models.common import begin_answers
-from lora_s2s.models.generation import IN_CONFIG, answer_ids, decoding_config, not_used, only, plain_answers
+from lora_s2s.models.generation import (
+    IN_CONFIG,
+    answer_ids,
+    decoding_config,
+    not_used,
+    only,
+    plain_answers,
+)
 from lora_s2s.models.loading import load_base, save_model
 from lora_s2s.models.logits import check_logits, finite_logits
 from lora_s2s.models.precision import DTYPES
@@ -37,25 +44,29 @@ ONTO = ("original", "dequantized")
 _MOST_SOURCE_TOKENS = 512
 _LONGEST_ANSWER = 64
 _ROWS = 16
-# Float32 products in another order differ by about 1e-6 of a logit; this much means another function.
+# Float32 products in another order differ by about 1e-6 of a logit; this much means another
+# function.
 _FLOAT32_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What merging changed, measured on the model read back from the folder against the adapter on its base.
+    """What merging changed, measured on the model read back from the folder against the adapter on
+    its base.
 
     Attributes:
-        dtype: the written weights'; the reference is the base as it was in training (quantized or not), in float32.
-        max_logit_difference, mean_logit_difference: absolute, over all logits of all target positions.
+        dtype: the written weights'; the reference is the base as it was in training (quantized or
+        not), in float32. max_logit_difference, mean_logit_difference: absolute, over all logits of
+        all target positions.
         top1_changed: share of target positions whose most likely token is another.
         positions: number of target positions compared.
-        other: the same measures of the base that was not chosen, in float32, under its name; empty where the base was
-            not quantized.
-        answers: number of answers compared: the adapter's, decoded as it was scored, and those that plain transformers
-            gives with the written folder alone.
+        other: the same measures of the base that was not chosen, in float32, under its name; empty
+            where the base was not quantized.
+        answers: number of answers compared: the adapter's, decoded as it was scored, and those that
+            plain transformers gives with the written folder alone.
         answers_changed: share of those that differ.
-        not_used: settings of the base's generation config that the written folder leaves out; empty for none.
+        not_used: settings of the base's generation config that the written folder leaves out; empty
+            for none.
         note: what versions of transformers compute something else; None where all agree.
     """
 
@@ -86,57 +97,95 @@ def merge_adapter(
 ) -> MergeReport:
     """Writes the merged model's folder, whole or not at all; the base stays as it is.
 
-    It decodes as the adapter does: of the base's generation settings only the ids of starts, ends and languages stay.
+    It decodes as the adapter does: of the base's generation settings only the ids of starts, ends
+    and languages stay.
 
     Args:
         out: must not exist.
-        onto: ``original``: the base's own weights; ``dequantized``: the values it had in training, in 4 or 8 bits.
-        dtype: of the written weights; None takes what the adapter was trained in, but float32 for float16, which
-            only this package's loading keeps from overflowing, and where it does not say.
-        probe_texts: rendered sources; the adapter's answers to them are what both models are compared on.
-        max_new_tokens, num_beams: how the adapter was scored, and how the written model decodes.
+        onto: ``original``: the base's own weights; ``dequantized``: the values it had in training,
+            in 4 or 8 bits.
+        dtype: of the written weights; None takes what the adapter was trained in, but float32 for
+            float16, which only this package's loading keeps from overflowing, and where it does not
+            say.
+        probe_texts: rendered sources; the adapter's answers to them are what both models are
+        compared on. max_new_tokens, num_beams: how the adapter was scored, and how the written
+        model decodes.
 
     Raises:
-        UsageError: ``out`` exists, an unknown ``onto`` or ``dtype``, nothing to dequantize, or no probe texts.
+        UsageError: ``out`` exists, an unknown ``onto`` or ``dtype``, nothing to dequantize, or no
+            probe texts.
         DataError: the adapter is refused.
         RunError: the written model computes something else; nothing is left at ``out``.
     """
     _check_arguments(onto, dtype, probe_texts)
     with whole_folder(Path(out)) as staged:
         adapter = load_adapter(folder, dtype="float32", base_override=base_override)
-        quantized, device, made_from = adapter.base.quantization != "none", adapter.base.device, _made_from(adapter)
+        quantized, device, made_from = (
+            adapter.base.quantization != "none",
+            adapter.base.device,
+            _made_from(adapter),
+        )
         if onto == "dequantized" and not quantized:
             hint = "leave --onto away"
-            raise UsageError("the adapter was not trained on a quantized base: nothing to dequantize", hint=hint)
+            raise UsageError(
+                "the adapter was not trained on a quantized base: nothing to dequantize", hint=hint
+            )
         written = dtype or _dtype_of(adapter)
         tokenizer = _tokenizer(adapter)
         begin_answers(adapter.model, **first_ids(tokenizer))
         base_model, unused = adapter.base.model, not_used(adapter.base.model.generation_config)
         generation = decoding_config(
-            base_model, tokenizer, max_new_tokens=max_new_tokens, num_beams=num_beams, positions=_max_positions(adapter)
+            base_model,
+            tokenizer,
+            max_new_tokens=max_new_tokens,
+            num_beams=num_beams,
+            positions=_max_positions(adapter),
         )
         probes = list(_probes(adapter, tokenizer, generation, probe_texts))
         rest = [base for base in ONTO if quantized and base != onto]
         other = {base: _measured(_on_whole_base(adapter, base).model, probes) for base in rest}
         folded, tokenizer_from = folded_state(adapter, onto), _own_tokenizer(adapter)
-        require_space(staged.parent, sum(weight.numel() for weight in folded.values()) * DTYPES[written].itemsize)
+        require_space(
+            staged.parent,
+            sum(weight.numel() for weight in folded.values()) * DTYPES[written].itemsize,
+        )
         save_model(
-            folded, adapter.base, staged, dtype=DTYPES[written], tokenizer_from=tokenizer_from, generation=generation,
+            folded,
+            adapter.base,
+            staged,
+            dtype=DTYPES[written],
+            tokenizer_from=tokenizer_from,
+            generation=generation,
             not_in_config=IN_CONFIG,
-        )  # fmt: skip
+        )
         probe.remember(staged)
         note = loading_note(base_model.config)
         del folded, base_model
         del adapter  # two whole models need not fit
         measures = _measured(load_base(str(staged), dtype=written, device=device).model, probes)
         report = MergeReport(
-            str(out), onto, written, **measures, positions=_positions(probes), other=other, answers=len(probe_texts),
-            answers_changed=_answers_changed(staged, probes), not_used=unused, note=note,
-        )  # fmt: skip
-        _check_report(report, exact=written == "float32" and (onto == "dequantized" or not quantized))
+            str(out),
+            onto,
+            written,
+            **measures,
+            positions=_positions(probes),
+            other=other,
+            answers=len(probe_texts),
+            answers_changed=_answers_changed(staged, probes),
+            not_used=unused,
+            note=note,
+        )
+        _check_report(
+            report, exact=written == "float32" and (onto == "dequantized" or not quantized)
+        )
         check = {key: value for key, value in asdict(report).items() if key != "out"}
         decoding = {"max_new_tokens": max_new_tokens, "num_beams": num_beams}
-        contents = {**made_from, "decoding": decoding, "check": check, "files": described(staged.iterdir())}
+        contents = {
+            **made_from,
+            "decoding": decoding,
+            "check": check,
+            "files": described(staged.iterdir()),
+        }
         write_json(staged / MANIFEST, contents)
         write_text(staged / "README.md", _readme(report))
     return report
@@ -145,12 +194,13 @@ def merge_adapter(
 def folded_state(adapter: LoadedAdapter, onto: str = "original") -> dict[str, Tensor]:
     """Returns the base's weights with the adapter folded in, float32.
 
-    Names are the plain model's, as if there had never been an adapter. An unquantized base's own weights are changed:
-    the adapter is of no further use.
+    Names are the plain model's, as if there had never been an adapter. An unquantized base's own
+    weights are changed: the adapter is of no further use.
     """
     whole = adapter if adapter.base.quantization == "none" else _on_whole_base(adapter, onto)
     tuned = []
-    # Under every name: rows of tokens are part of all modules that share a matrix; merging again changes nothing.
+    # Under every name: rows of tokens are part of all modules that share a matrix; merging again
+    # changes nothing.
     for name, module in whole.base.model.named_modules(remove_duplicate=False):
         if isinstance(module, BaseTunerLayer):
             module.merge()
@@ -164,14 +214,18 @@ def folded_state(adapter: LoadedAdapter, onto: str = "original") -> dict[str, Te
 
 
 def _on_whole_base(adapter: LoadedAdapter, onto: str) -> LoadedAdapter:
-    """Returns the adapter on an unquantized float32 base: the checkpoint's values, or those it had in training."""
+    """Returns the adapter on an unquantized float32 base: the checkpoint's values, or those it had
+    in training.
+    """
     used = adapter.base
     base = load_base(used.name, revision=used.revision, dtype="float32", device=used.device)
     if onto == "dequantized":
         with torch.no_grad():
             for name, module in used.model.named_modules():
                 if is_quantized(module):
-                    base.model.get_submodule(name.removesuffix(".base_layer")).weight.copy_(dequantized_weight(module))
+                    base.model.get_submodule(name.removesuffix(".base_layer")).weight.copy_(
+                        dequantized_weight(module)
+                    )
     return load_adapter(adapter.folder, base=base)
 
 
@@ -182,16 +236,24 @@ def _dtype_of(adapter: LoadedAdapter) -> str:
 
 def _check_arguments(onto: str, dtype: str | None, probe_texts: Sequence[str]) -> None:
     if onto not in ONTO:
-        raise UsageError(f"--onto {onto} is unknown{nearest(onto, ONTO)}", hint=f"--onto {' or '.join(ONTO)}")
+        raise UsageError(
+            f"--onto {onto} is unknown{nearest(onto, ONTO)}", hint=f"--onto {' or '.join(ONTO)}"
+        )
     if dtype is not None and dtype not in DTYPES:
-        raise UsageError(f"a model cannot be merged as '{dtype}'", hint=f"--dtype {' or '.join(DTYPES)}")
+        raise UsageError(
+            f"a model cannot be merged as '{dtype}'", hint=f"--dtype {' or '.join(DTYPES)}"
+        )
     if not probe_texts:
-        raise UsageError("a merge is checked on real inputs, and there are none", hint="give a file with sources")
+        raise UsageError(
+            "a merge is checked on real inputs, and there are none", hint="give a file with sources"
+        )
 
 
 @dataclass(frozen=True)
 class _Probe:
-    """A batch of sources, the adapter's answers as decoder inputs and as ids, its logits at their real positions."""
+    """A batch of sources, the adapter's answers as decoder inputs and as ids, its logits at their
+    real positions.
+    """
 
     inputs: dict[str, Tensor]
     answers: list[list[int]]
@@ -237,7 +299,9 @@ def _answers_changed(folder: Path, probes: Sequence[_Probe]) -> float:
 
 
 def _own_tokenizer(adapter: LoadedAdapter) -> Path | None:
-    """Returns the adapter's folder where it holds a tokenizer that may know more tokens than the base's."""
+    """Returns the adapter's folder where it holds a tokenizer that may know more tokens than the
+    base's.
+    """
     said = adapter.manifest.get("input", {})
     more = adapter.settings.train_tokens or said.get("carried") or said.get("special_tokens")
     return adapter.folder if more and (adapter.folder / "tokenizer_config.json").is_file() else None
@@ -256,7 +320,11 @@ def _measured(model: Any, probes: Sequence[_Probe]) -> dict[str, float]:
     largest, total, changed, count = 0.0, 0.0, 0, 0
     with torch.inference_mode():
         for probe in probes:
-            after_NV = model(**probe.inputs, decoder_input_ids=probe.inputs_BT).logits[probe.real_BT].float()
+            after_NV = (
+                model(**probe.inputs, decoder_input_ids=probe.inputs_BT)
+                .logits[probe.real_BT]
+                .float()
+            )
             difference_NV = (probe.logits_NV - after_NV).abs()
             # A NaN must not vanish in a maximum.
             largest = max(largest, float(difference_NV.max().nan_to_num(nan=float("inf"))))
@@ -270,46 +338,70 @@ def _measured(model: Any, probes: Sequence[_Probe]) -> dict[str, float]:
     }
 
 
-def _batches(adapter: LoadedAdapter, tokenizer: Any, texts: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+def _batches(
+    adapter: LoadedAdapter, tokenizer: Any, texts: Sequence[str]
+) -> Iterator[dict[str, Tensor]]:
     """Yields ``input_ids`` and ``attention_mask``, (B, S) each, sources of like length together."""
     asked = adapter.manifest.get("input", {}).get("max_source_tokens")
-    most = min(asked, _MOST_SOURCE_TOKENS) if isinstance(asked, int) and asked > 1 else _MOST_SOURCE_TOKENS
+    most = (
+        min(asked, _MOST_SOURCE_TOKENS)
+        if isinstance(asked, int) and asked > 1
+        else _MOST_SOURCE_TOKENS
+    )
     most = min(most, _max_positions(adapter) or most)
     rows = sorted(
-        (encode_source(text, tokenizer, max_source_tokens=most, truncate_source="right") for text in texts), key=len
+        (
+            encode_source(text, tokenizer, max_source_tokens=most, truncate_source="right")
+            for text in texts
+        ),
+        key=len,
     )
     for start in range(0, len(rows), _ROWS):
         batch = tokenizer.pad({"input_ids": rows[start : start + _ROWS]}, return_tensors="pt")
-        yield {name: batch[name].to(adapter.base.device) for name in ("input_ids", "attention_mask")}
+        yield {
+            name: batch[name].to(adapter.base.device) for name in ("input_ids", "attention_mask")
+        }
 
 
 def _check_report(report: MergeReport, *, exact: bool) -> None:
     limit = _FLOAT32_TOLERANCE if exact else float("inf")
     if not report.max_logit_difference < limit:
         raise RunError(
-            f"the merged model differs from the adapter by {report.max_logit_difference:.3g} in its logits "
-            f"({report.top1_changed:.2%} of positions changed); nothing was written",
+            f"the merged model differs from the adapter by {report.max_logit_difference:.3g} in "
+            f"its logits ({report.top1_changed:.2%} of positions changed); nothing was written",
             hint="report this with the versions of torch and transformers",
         )
 
 
 def _made_from(adapter: LoadedAdapter) -> dict[str, Any]:
-    merged = {"name": adapter.folder.resolve().name, "weights_sha256": sha256_file(adapter.folder / WEIGHTS)}
-    base = {key: getattr(adapter.base, key) for key in ("name", "revision", "weights_sha256", "quantization")}
+    merged = {
+        "name": adapter.folder.resolve().name,
+        "weights_sha256": sha256_file(adapter.folder / WEIGHTS),
+    }
+    base = {
+        key: getattr(adapter.base, key)
+        for key in ("name", "revision", "weights_sha256", "quantization")
+    }
     return {"format": 1, "merged": merged, "base": base, "input": adapter.manifest.get("input", {})}
 
 
 def _readme(report: MergeReport) -> str:
     return (
         "# A merged model\n\n"
-        "An encoder-decoder model with a LoRA adapter folded into its weights, made by `lora-s2s merge`. What it was\n"
+        "An encoder-decoder model with a LoRA adapter folded into its weights, made by `lora-s2s "
+        "merge`. What it was\n"
         "made from is in `manifest.json`. It needs no adapter and no special package:\n\n"
-        "    AutoModelForSeq2SeqLM.from_pretrained(FOLDER); AutoTokenizer.from_pretrained(FOLDER)\n\n"
-        f"Weights: {report.dtype}, onto the {report.onto} base. Against the adapter on its base as it was in\n"
-        f"training, over {report.positions} positions: largest logit difference {report.max_logit_difference:.3g},\n"
-        f"mean {report.mean_logit_difference:.3g}, most likely token changed at {report.top1_changed:.2%}.\n\n"
-        "`generate` decodes as the adapter was scored, by the settings in `generation_config.json`: "
-        f"{report.answers_changed:.0%} of\n{report.answers} answers by plain transformers are other than the adapter's."
+        "    AutoModelForSeq2SeqLM.from_pretrained(FOLDER); "
+        "AutoTokenizer.from_pretrained(FOLDER)\n\n"
+        f"Weights: {report.dtype}, onto the {report.onto} base. Against the adapter on its base as "
+        "it was in\n"
+        f"training, over {report.positions} positions: largest logit difference "
+        f"{report.max_logit_difference:.3g},\n"
+        f"mean {report.mean_logit_difference:.3g}, most likely token changed at "
+        f"{report.top1_changed:.2%}.\n\n"
+        "`generate` decodes as the adapter was scored, by the settings in "
+        f"`generation_config.json`: {report.answers_changed:.0%} of\n{report.answers} answers by "
+        "plain transformers are other than the adapter's."
         + (f" {report.note[:1].upper()}{report.note[1:]}." if report.note else "")
         + "\n"
     )

@@ -1,7 +1,8 @@
 """Adapter methods, one row each. All are PEFT's own and are written in PEFT's format.
 
-Those that move the base's weights at the start (PiSSA, OLoRA) are written as plain LoRA of twice the rank, on the base
-as it was. The rows' names, and why others are refused, are the recipe's: :data:`lora_s2s.recipe.schema.METHODS`.
+Those that move the base's weights at the start (PiSSA, OLoRA) are written as plain LoRA of twice
+the rank, on the base as it was. The rows' names, and why others are refused, are the recipe's:
+:data:`lora_s2s.recipe.schema.METHODS`.
 """
 
 from __future__ import annotations
@@ -15,9 +16,13 @@ import peft
 from lora_s2s.errors import UsageError
 from lora_s2s.lora.targets import Targets
 
-_MOVES = "its start is taken out of the base's weights, and quantized weights cannot hold what is left"
+_MOVES = (
+    "its start is taken out of the base's weights, and quantized weights cannot hold what is left"
+)
 _READS = "PEFT computes it from the base's weights in floating point"
-_WIDENS = "PEFT's quantized layers for it answer in float32, which the layers after them do not take"
+_WIDENS = (
+    "PEFT's quantized layers for it answer in float32, which the layers after them do not take"
+)
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,8 @@ class Method:
 
     Attributes:
         config: PEFT's config class.
-        rank, alpha, dropout, seed: what it calls ``lora.r``, ``lora.alpha`` and so on; None where it has no such thing.
+        rank, alpha, dropout, seed: what it calls ``lora.r``, ``lora.alpha`` and so on; None where
+        it has no such thing.
         fixed: the settings that make the method what it is.
         unquantized: why its base must not be quantized; None where it may be.
         moves_base: its start is taken out of the base's weights.
@@ -52,7 +58,9 @@ class Method:
             UsageError: PEFT refuses the combination.
         """
         try:
-            return self.config(**{"target_modules": targets.spec, "task_type": "SEQ_2_SEQ_LM", **values})
+            return self.config(
+                **{"target_modules": targets.spec, "task_type": "SEQ_2_SEQ_LM", **values}
+            )
         except ValueError as error:
             raise UsageError(f"PEFT refuses these settings: {error}") from error
 
@@ -63,7 +71,8 @@ METHODS: dict[str, Method] = {
     "lora": _LORA,
     "rslora": replace(_LORA, fixed={"use_rslora": True}),
     "dora": replace(_LORA, fixed={"use_dora": True}),
-    # The fast decomposition: the exact one takes minutes for a large matrix, and either is only a start.
+    # The fast decomposition: the exact one takes minutes for a large matrix, and either is only a
+    # start.
     "pissa": replace(_MOVING, fixed={"init_lora_weights": "pissa_niter_16"}),
     "olora": replace(_MOVING, fixed={"init_lora_weights": "olora"}),
     "ia3": Method(peft.IA3Config, rank=None, unquantized=_WIDENS),

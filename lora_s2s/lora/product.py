@@ -1,4 +1,6 @@
-"""What an adapted linear layer computes, as tensors: for a forward that fuses it with its neighbours."""
+"""What an adapted linear layer computes, as tensors: for a forward that fuses it with its
+neighbours.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from lora_s2s.models.quantized import is_quantized, product_weight
 
 @dataclass(frozen=True)
 class Product:
-    """y = x Wᵀ + scale · drop(x) Aᵀ Bᵀ, W (out, in) frozen, A (r, in) and B (out, r) the adapter's, or None."""
+    """y = x Wᵀ + scale · drop(x) Aᵀ Bᵀ, W (out, in) frozen, A (r, in) and B (out, r) the adapter's,
+    or None.
+    """
 
     base: nn.Module
     down: nn.Parameter | None = None
@@ -34,10 +38,16 @@ class Product:
 
 
 def product_of(module: Any) -> Product | None:
-    """Returns the product a module stands for; None where it computes anything else, such as DoRA."""
+    """Returns the product a module stands for; None where it computes anything else, such as
+    DoRA.
+    """
     base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
     plain = is_quantized(base) or type(base) is nn.Linear
-    if not plain or base.bias is not None or any(weight.requires_grad for weight in base.parameters()):
+    if (
+        not plain
+        or base.bias is not None
+        or any(weight.requires_grad for weight in base.parameters())
+    ):
         return None
     if module is base:
         return Product(base)
@@ -51,7 +61,13 @@ def _with_adapter(base: nn.Module, layer: Any) -> Product | None:
     if name not in layer.lora_A or name in layer.lora_variant or layer.lora_bias[name]:
         return None
     dropout = float(getattr(layer.lora_dropout[name], "p", 0.0))
-    return Product(base, layer.lora_A[name].weight, layer.lora_B[name].weight, float(layer.scaling[name]), dropout)
+    return Product(
+        base,
+        layer.lora_A[name].weight,
+        layer.lora_B[name].weight,
+        float(layer.scaling[name]),
+        dropout,
+    )
 
 
 def _lora_layers() -> tuple[type, ...]:

@@ -1,7 +1,9 @@
-"""What an ``adapter_config.json`` may say: a method of ours on known modules, every other switch of PEFT's off.
+"""What an ``adapter_config.json`` may say: a method of ours on known modules, every other switch of
+PEFT's off.
 
-PEFT itself takes regular expressions, ranks of a billion and weights for the base from this file; here nothing of it is
-used before it is checked. A pattern is never run: what it selects is read from the weights, see ``foreign.py``.
+PEFT itself takes regular expressions, ranks of a billion and weights for the base from this file;
+here nothing of it is used before it is checked. A pattern is never run: what it selects is read
+from the weights, see ``foreign.py``.
 """
 
 from __future__ import annotations
@@ -19,39 +21,77 @@ from lora_s2s.models.family import FAMILIES
 from lora_s2s.models.t5 import TOKEN_MATRICES
 
 MERGE_IN_PEFT = (
-    "merge it in PEFT and use the whole model: "
-    "PeftModel.from_pretrained(base, FOLDER).merge_and_unload().save_pretrained(OUT)"
+    "merge it in PEFT and use the whole model: PeftModel.from_pretrained(base, "
+    "FOLDER).merge_and_unload().save_pretrained(OUT)"
 )
 NAME = re.compile(r"[A-Za-z0-9_]{1,64}(\.[A-Za-z0-9_]{1,64}){0,15}")
 # Each type of PEFT's that our methods use, by its name in the file.
 _TYPES = {row.config().peft_type.value: row for row in reversed(METHODS.values())}
 # Read apart from the rest, or without effect on what the adapter computes.
 _READ = frozenset(
-    {"target_modules", "base_model_name_or_path", "revision", "peft_type", "task_type", "inference_mode",
-     "peft_version", "init_lora_weights", "init_ia3_weights", "init_weights", "auto_mapping"}
-)  # fmt: skip
+    {
+        "target_modules",
+        "base_model_name_or_path",
+        "revision",
+        "peft_type",
+        "task_type",
+        "inference_mode",
+        "peft_version",
+        "init_lora_weights",
+        "init_ia3_weights",
+        "init_weights",
+        "auto_mapping",
+    }
+)
 # Read with target_modules, where the method has them.
 _SELECTION = ("exclude_modules", "layers_to_transform", "layers_pattern")
 # Others have a head of their own (SEQ_CLS) and no answers.
 _TASKS = (None, "SEQ_2_SEQ_LM", "CAUSAL_LM", "FEATURE_EXTRACTION")
 _BIASES = ("none", "all", "lora_only", "vera_only", "oft_only", "MiSS_only")
 _PROMPTS = frozenset(
-    {"PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT", "CARTRIDGE"}
+    {
+        "PROMPT_TUNING",
+        "MULTITASK_PROMPT_TUNING",
+        "P_TUNING",
+        "PREFIX_TUNING",
+        "ADAPTION_PROMPT",
+        "CPT",
+        "CARTRIDGE",
+    }
 )
 _MOST_LAYERS = 65_536
-# Other starts (pissa, olora, corda, …) change the base's weights when they are loaded, or what is computed (miss: bat).
+# Other starts (pissa, olora, corda, …) change the base's weights when they are loaded, or what is
+# computed (miss: bat).
 _PLAIN_STARTS = {"init_lora_weights": ("gaussian", "orthogonal")}
 
 # What may differ from PEFT's default, whatever the method: least, most, whether whole.
 _RANK, _SCALE, _SHARE = (1, limits.LARGEST_RANK, True), (0, 1e6, False), (0, 0.999, False)
 _NUMBERS: dict[str, tuple[float, float, bool]] = {
-    "r": _RANK, "lora_alpha": _SCALE, "alpha": _SCALE, "d_initial": _SCALE, "lora_dropout": _SHARE,
-    "vera_dropout": _SHARE, "hira_dropout": _SHARE, "miss_dropout": _SHARE, "module_dropout": _SHARE,
-    "rank_dropout": _SHARE, "projection_prng_key": (0, 2**63 - 1, True),
+    "r": _RANK,
+    "lora_alpha": _SCALE,
+    "alpha": _SCALE,
+    "d_initial": _SCALE,
+    "lora_dropout": _SHARE,
+    "vera_dropout": _SHARE,
+    "hira_dropout": _SHARE,
+    "miss_dropout": _SHARE,
+    "module_dropout": _SHARE,
+    "rank_dropout": _SHARE,
+    "projection_prng_key": (0, 2**63 - 1, True),
     "oft_block_size": (0, limits.LARGEST_RANK, True),
-    "num_cayley_neumann_terms": (1, 64, True), "decompose_factor": (-1, 65_536, True),
-}  # fmt: skip
-_FLAGS = frozenset({"use_rslora", "use_dora", "save_projection", "use_cayley_neumann", "block_share", "decompose_both"})
+    "num_cayley_neumann_terms": (1, 64, True),
+    "decompose_factor": (-1, 65_536, True),
+}
+_FLAGS = frozenset(
+    {
+        "use_rslora",
+        "use_dora",
+        "save_projection",
+        "use_cayley_neumann",
+        "block_share",
+        "decompose_both",
+    }
+)
 _PATTERNS = {"rank_pattern": _RANK, "alpha_pattern": _SCALE}
 
 
@@ -60,13 +100,16 @@ class AdapterSettings:
     """The checked content of an ``adapter_config.json``.
 
     Attributes:
-        method: the first row with this type of PEFT's; what is special about the adapter is in ``values``.
+        method: the first row with this type of PEFT's; what is special about the adapter is in
+            ``values``.
         values: PEFT's names → values, where they are not PEFT's defaults.
-        target_modules: names, or one of a family's own patterns; None where the selection is by a pattern, which is
-            not run: the modules are those that the weights name.
-        excluded, layers, layer_names: PEFT's ``exclude_modules``, ``layers_to_transform`` and ``layers_pattern``.
+        target_modules: names, or one of a family's own patterns; None where the selection is by a
+            pattern, which is not run: the modules are those that the weights name.
+        excluded, layers, layer_names: PEFT's ``exclude_modules``, ``layers_to_transform`` and
+        ``layers_pattern``.
         patterns: ``rank_pattern`` and ``alpha_pattern``, where a key of them is a pattern.
-        bias: what PEFT's ``bias`` says; anything but ``none`` holds biases of the base, where it has any.
+        bias: what PEFT's ``bias`` says; anything but ``none`` holds biases of the base, where it
+            has any.
     """
 
     method: Method
@@ -86,16 +129,21 @@ def adapter_settings(content: object, *, where: str) -> AdapterSettings:
     """Checks the content of an ``adapter_config.json``.
 
     Raises:
-        DataError: a type of adapter that is not known, out of bounds, or a switch this version does not know.
+        DataError: a type of adapter that is not known, out of bounds, or a switch this version does
+            not know.
     """
     if not isinstance(content, dict):
         raise DataError("the adapter's config is not an object", where=where)
     row = _TYPES.get(content["peft_type"]) if isinstance(content.get("peft_type"), str) else None
     if row is None:
         known, kind = ", ".join(sorted(_TYPES)), content.get("peft_type")
-        prompt = "it cannot be merged either: train an adapter of one of these types on the same data"
+        prompt = (
+            "it cannot be merged either: train an adapter of one of these types on the same data"
+        )
         hint = prompt if str(kind) in _PROMPTS else MERGE_IN_PEFT if isinstance(kind, str) else None
-        raise DataError(f"an adapter of type {kind!r:.100}; expected one of {known}", hint=hint, where=where)
+        raise DataError(
+            f"an adapter of type {kind!r:.100}; expected one of {known}", hint=hint, where=where
+        )
     check = _Checker(content, where)
     values = check.values(row)
     return AdapterSettings(
@@ -118,18 +166,28 @@ class _Checker:
     def refuse(self, key: str, expected: str, *, hint: str | None = None) -> DataError:
         value = repr(self.content.get(key))
         shown = value if len(value) <= 100 else f"{value[:100]}…"
-        return DataError(f"the adapter's {key} is {shown}; expected {expected}", hint=hint, where=self.where)
+        return DataError(
+            f"the adapter's {key} is {shown}; expected {expected}", hint=hint, where=self.where
+        )
 
     def values(self, row: Method) -> dict[str, Any]:
-        """Returns what differs from PEFT's defaults, each value checked; refuses every switch that is not known."""
+        """Returns what differs from PEFT's defaults, each value checked; refuses every switch that
+        is not known.
+        """
         if self.content.get("task_type") not in _TASKS:
-            raise self.refuse("task_type", "SEQ_2_SEQ_LM", hint="this package runs models that write text")
+            raise self.refuse(
+                "task_type", "SEQ_2_SEQ_LM", hint="this package runs models that write text"
+            )
         idle, found = row.config().to_dict(), {}
         for key, value in self.content.items():
             default = idle.get(key)
-            if key.startswith("init_") and not (isinstance(value, bool) or value in _PLAIN_STARTS.get(key, ())):
+            if key.startswith("init_") and not (
+                isinstance(value, bool) or value in _PLAIN_STARTS.get(key, ())
+            ):
                 raise self.refuse(key, "a start that leaves the base as it is", hint=MERGE_IN_PEFT)
-            nothing = value in (None, False, {}, []) and not default and key != "feedforward_modules"
+            nothing = (
+                value in (None, False, {}, []) and not default and key != "feedforward_modules"
+            )
             read = key in _READ or (key in _SELECTION and row.has(key))
             if not read and value != default and not nothing:
                 found[key] = self.value(key) if row.has(key) else self.unknown(key)
@@ -153,7 +211,9 @@ class _Checker:
         return self.unknown(key)
 
     def has_patterns(self, key: str) -> bool:
-        """Whether a setting by module names one that is not plain; PEFT takes all of them for patterns."""
+        """Whether a setting by module names one that is not plain; PEFT takes all of them for
+        patterns.
+        """
         value = self.content.get(key)
         return isinstance(value, dict) and not all(NAME.fullmatch(name) for name in value)
 
@@ -161,10 +221,19 @@ class _Checker:
         """Returns the ids of the tokens that train; only the form that this package writes."""
         value = self.content[KEY]
         ids: Any = value.get(TOKEN_MATRICES[0]) if isinstance(value, dict) else None
-        plain = isinstance(ids, list) and all(type(token) is int and 0 <= token < 2**31 for token in ids)
-        if not plain or not 1 <= len(ids) <= MOST_TOKENS or sorted({*ids}) != ids or value != config_ids(ids):
+        plain = isinstance(ids, list) and all(
+            type(token) is int and 0 <= token < 2**31 for token in ids
+        )
+        if (
+            not plain
+            or not 1 <= len(ids) <= MOST_TOKENS
+            or sorted({*ids}) != ids
+            or value != config_ids(ids)
+        ):
             names = ", ".join(TOKEN_MATRICES)
-            expected = f"the same 1 to {MOST_TOKENS} ascending ids for {names}, the last one's last twice"
+            expected = (
+                f"the same 1 to {MOST_TOKENS} ascending ids for {names}, the last one's last twice"
+            )
             raise self.refuse(KEY, expected, hint=MERGE_IN_PEFT)
         return tuple(ids)
 
@@ -180,7 +249,9 @@ class _Checker:
 
     def text(self, key: str) -> str | None:
         value = self.content.get(key)
-        if value is not None and not (isinstance(value, str) and 0 < len(value) <= 1000 and value.isprintable()):
+        if value is not None and not (
+            isinstance(value, str) and 0 < len(value) <= 1000 and value.isprintable()
+        ):
             raise self.refuse(key, "a short text")
         return value
 
@@ -193,9 +264,13 @@ class _Checker:
         return value
 
     def selection(self, row: Method) -> dict[str, Any]:
-        """Returns which modules are targeted; ``target_modules`` None where a pattern decides, which is not run."""
+        """Returns which modules are targeted; ``target_modules`` None where a pattern decides,
+        which is not run.
+        """
         targets = self.content.get("target_modules")
-        excluded, layers, stems = (self.content.get(key) if row.has(key) else None for key in _SELECTION)
+        excluded, layers, stems = (
+            self.content.get(key) if row.has(key) else None for key in _SELECTION
+        )
         indices = layers if isinstance(layers, list) else [] if layers is None else [layers]
         if not all(type(index) is int and 0 <= index < _MOST_LAYERS for index in indices):
             raise self.refuse("layers_to_transform", "indices of layers")
@@ -203,16 +278,30 @@ class _Checker:
             if not (value is None or isinstance(value, str) or _are_texts(value)):
                 raise self.refuse(key, "names, or a pattern")
         # A pattern of a family's is one that we write ourselves.
-        own = isinstance(targets, str) and any(targets in family.stacks for family in FAMILIES.values())
-        names = self.names("target_modules") if isinstance(targets, list) else targets if own else None
+        own = isinstance(targets, str) and any(
+            targets in family.stacks for family in FAMILIES.values()
+        )
+        names = (
+            self.names("target_modules") if isinstance(targets, list) else targets if own else None
+        )
         stems = [stems] if isinstance(stems, str) else stems or []
-        plain = not isinstance(excluded, str) and all(NAME.fullmatch(name) for name in excluded or ())
+        plain = not isinstance(excluded, str) and all(
+            NAME.fullmatch(name) for name in excluded or ()
+        )
         # A dot in the name of a layer would be any character.
-        if names is None or not plain or not all(NAME.fullmatch(stem) and "." not in stem for stem in stems):
+        if (
+            names is None
+            or not plain
+            or not all(NAME.fullmatch(stem) and "." not in stem for stem in stems)
+        ):
             if targets is not None and not isinstance(targets, (str, list)):
                 raise self.refuse("target_modules", "names, or a pattern")
             return {"target_modules": None}
-        chosen = {"excluded": tuple(excluded or ()), "layers": tuple(indices), "layer_names": tuple(stems)}
+        chosen = {
+            "excluded": tuple(excluded or ()),
+            "layers": tuple(indices),
+            "layer_names": tuple(stems),
+        }
         return {"target_modules": names, **chosen}
 
 

@@ -1,7 +1,9 @@
-"""Single tokens whose rows of the embeddings and of the head train, beside matrices that stay as they are.
+"""Single tokens whose rows of the embeddings and of the head train, beside matrices that stay as
+they are.
 
-A row starts as its base's and differs from it by scale · change, the change 0 at first. Embeddings and head of a tied
-model are one matrix and share their rows. In an adapter's folder a row is the value it reached, once for every module.
+A row starts as its base's and differs from it by scale · change, the change 0 at first. Embeddings
+and head of a tied model are one matrix and share their rows. In an adapter's folder a row is the
+value it reached, once for every module.
 
 K rows that train, V vocabulary, D model width.
 """
@@ -30,7 +32,8 @@ _SAVED = "base_model.model.{}.token_adapter.trainable_tokens_delta"
 
 
 class TokenRows(nn.Module, BaseTunerLayer):  # type: ignore[misc]
-    """The rows of one matrix, in every module that uses it; PEFT switches them on and off with the adapter.
+    """The rows of one matrix, in every module that uses it; PEFT switches them on and off with the
+    adapter.
 
     Args:
         weight_VD: the base's matrix, which stays as it is.
@@ -40,18 +43,25 @@ class TokenRows(nn.Module, BaseTunerLayer):  # type: ignore[misc]
 
     adapter_layer_names = ("change",)
 
-    def __init__(self, weight_VD: Tensor, ids: Sequence[int], values_KD: Tensor | None = None) -> None:
+    def __init__(
+        self, weight_VD: Tensor, ids: Sequence[int], values_KD: Tensor | None = None
+    ) -> None:
         super().__init__()
         self._base = (weight_VD,)  # in a tuple it is not a parameter of this module
         self.ids_K: Tensor
         self.start_KD: Tensor
         self.register_buffer("ids_K", torch.tensor(ids, device=weight_VD.device), persistent=False)
         start_KD = weight_VD[self.ids_K] if values_KD is None else values_KD[: len(ids)]
-        self.register_buffer("start_KD", start_KD.detach().to(weight_VD.device, torch.float32), persistent=False)
+        self.register_buffer(
+            "start_KD", start_KD.detach().to(weight_VD.device, torch.float32), persistent=False
+        )
         self.change = nn.ParameterDict({"default": nn.Parameter(torch.zeros_like(self.start_KD))})
-        # A step of AdamW is relative to the matrix's own size, and large enough for a new token to be learnt in a few
-        # hundred steps at LoRA's rates; a power of two, so that every machine finds the same.
-        size = float(torch.linalg.vector_norm(weight_VD.detach(), dtype=torch.float32)) / math.sqrt(weight_VD.numel())
+        # A step of AdamW is relative to the matrix's own size, and large enough for a new token to
+        # be learnt in a few hundred steps at LoRA's rates; a power of two, so that every machine
+        # finds the same.
+        size = float(torch.linalg.vector_norm(weight_VD.detach(), dtype=torch.float32)) / math.sqrt(
+            weight_VD.numel()
+        )
         self.scale = _PACE * 2.0 ** round(math.log2(size or 1.0))
 
     def values(self) -> Tensor:
@@ -59,7 +69,9 @@ class TokenRows(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         return torch.add(self.start_KD, self.change["default"], alpha=self.scale)
 
     def difference(self) -> Tensor:
-        """Returns how far the rows (K, D) are from the base's, in float32; exactly 0 before training."""
+        """Returns how far the rows (K, D) are from the base's, in float32; exactly 0 before
+        training.
+        """
         return self.values() - self._base[0][self.ids_K]
 
     def embed(self, _module: nn.Module, inputs: tuple[Tensor], states: Tensor) -> Tensor:
@@ -76,7 +88,9 @@ class TokenRows(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         """Forward hook of the head: what the difference adds to the logits of these tokens."""
         if self.disable_adapters:
             return logits
-        return logits.index_add_(-1, self.ids_K, F.linear(inputs[0], self.difference().to(logits.dtype)))
+        return logits.index_add_(
+            -1, self.ids_K, F.linear(inputs[0], self.difference().to(logits.dtype))
+        )
 
     @torch.no_grad()
     def merge(self, **_: Any) -> None:
@@ -89,15 +103,23 @@ def problem(base: LoadedBase, ids: Sequence[int], *, method_holds_them: bool = T
     if not ids:
         return None
     if not base.family.t5_shaped:
-        return f"lora.train_tokens is for T5-shaped models, and {base.name} is a {base.family.title}"
+        return (
+            f"lora.train_tokens is for T5-shaped models, and {base.name} is a {base.family.title}"
+        )
     if not method_holds_them:
         methods = "lora, rslora, dora, pissa and olora"
-        return f"lora.train_tokens, which data.lossless_text needs, works with the methods {methods}"
+        return (
+            f"lora.train_tokens, which data.lossless_text needs, works with the methods {methods}"
+        )
     if len(ids) > MOST_TOKENS:
         return f"lora.train_tokens are {len(ids)}; at most {MOST_TOKENS} can train"
     rows = min(len(base.model.get_submodule(name).weight) for name in TOKEN_MATRICES)
     wrong = [token for token in ids if not 0 <= token < rows]
-    return f"there is no token {wrong[0]}: {base.name} has {rows} rows of embeddings" if wrong else None
+    return (
+        f"there is no token {wrong[0]}: {base.name} has {rows} rows of embeddings"
+        if wrong
+        else None
+    )
 
 
 def add(model: Any, ids: Sequence[int], saved: Mapping[str, Tensor] | None = None) -> None:
@@ -116,29 +138,47 @@ def add(model: Any, ids: Sequence[int], saved: Mapping[str, Tensor] | None = Non
         values = None if saved is None else saved[_SAVED.format(name)]
         rows = made.get(id(module.weight)) or TokenRows(module.weight, ids, values)
         if values is not None and not torch.equal(rows.start_KD[places], values.to(rows.start_KD)):
-            raise DataError(f"the adapter's tokens in {name} differ from those of the same matrix elsewhere")
+            raise DataError(
+                f"the adapter's tokens in {name} differ from those of the same matrix elsewhere"
+            )
         made[id(module.weight)] = module.token_rows = rows
         # Before float16's hook, which scales what comes out of the embeddings.
-        module.register_forward_hook(rows.score if isinstance(module, nn.Linear) else rows.embed, prepend=True)
+        module.register_forward_hook(
+            rows.score if isinstance(module, nn.Linear) else rows.embed, prepend=True
+        )
 
 
 def head_rows(head: nn.Module) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    """Returns the ids (K,) of tokens that train and what they add to the rows (K, D) of a head, or (None, None)."""
+    """Returns the ids (K,) of tokens that train and what they add to the rows (K, D) of a head, or
+    (None, None).
+    """
     rows = getattr(head, "token_rows", None)
-    return (None, None) if rows is None or rows.disable_adapters else (rows.ids_K, rows.difference())
+    return (
+        (None, None) if rows is None or rows.disable_adapters else (rows.ids_K, rows.difference())
+    )
 
 
 def changes(model: nn.Module) -> dict[str, Tensor]:
-    """Returns what trains of the rows, by its name in the model: once, also where several modules share it."""
-    return {name: tensor.detach() for name, tensor in model.named_parameters() if ".token_rows." in name}
+    """Returns what trains of the rows, by its name in the model: once, also where several modules
+    share it.
+    """
+    return {
+        name: tensor.detach() for name, tensor in model.named_parameters() if ".token_rows." in name
+    }
 
 
 def _places(count: int) -> dict[str, list[int]]:
-    """Returns which of ``count`` rows an adapter's folder holds for each module: all, and the head's last one twice.
+    """Returns which of ``count`` rows an adapter's folder holds for each module: all, and the
+    head's last one twice.
 
-    Where all lists of ids are alike, PEFT ties the head of any T5, Flan's too, or leaves all of the rows away.
+    Where all lists of ids are alike, PEFT ties the head of any T5, Flan's too, or leaves all of the
+    rows away.
     """
-    return {name: [*range(count), *[count - 1] * (name == "lm_head")] for name in TOKEN_MATRICES if count}
+    return {
+        name: [*range(count), *[count - 1] * (name == "lm_head")]
+        for name in TOKEN_MATRICES
+        if count
+    }
 
 
 def config_ids(ids: Sequence[int]) -> dict[str, list[int]]:
@@ -148,14 +188,25 @@ def config_ids(ids: Sequence[int]) -> dict[str, list[int]]:
 
 def saved_shapes(base: LoadedBase, ids: Sequence[int]) -> dict[str, tuple[int, ...]]:
     """Returns the names and shapes of what an adapter's file holds of the tokens."""
-    return {_SAVED.format(name): (len(p), int(base.model.config.d_model)) for name, p in _places(len(ids)).items()}
+    return {
+        _SAVED.format(name): (len(p), int(base.model.config.d_model))
+        for name, p in _places(len(ids)).items()
+    }
 
 
 def to_save(model: nn.Module) -> tuple[dict[str, list[int]], dict[str, Tensor]]:
-    """Returns the ids for an adapter's config and the values for its weights; both empty where no tokens train."""
-    found = {name: model.get_submodule(f"base_model.model.{name}") for name in TOKEN_MATRICES if changes(model)}
+    """Returns the ids for an adapter's config and the values for its weights; both empty where no
+    tokens train.
+    """
+    found = {
+        name: model.get_submodule(f"base_model.model.{name}")
+        for name in TOKEN_MATRICES
+        if changes(model)
+    }
     rows = {name: cast(TokenRows, module.token_rows) for name, module in found.items()}
     ids = next((one.ids_K.tolist() for one in rows.values()), [])
     places = _places(len(ids))
-    values = {_SAVED.format(name): one.values().detach().cpu()[places[name]] for name, one in rows.items()}
+    values = {
+        _SAVED.format(name): one.values().detach().cpu()[places[name]] for name, one in rows.items()
+    }
     return config_ids(ids), values

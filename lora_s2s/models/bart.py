@@ -1,5 +1,6 @@
-"""BART's facts, and those of its kin: mBART, M2M100 and NLLB, Marian, Pegasus. One name for each layer, learned or
-computed positions up to a limit, embeddings and head one matrix unless the weights say otherwise.
+"""BART's facts, and those of its kin: mBART, M2M100 and NLLB, Marian, Pegasus. One name for each
+layer, learned or computed positions up to a limit, embeddings and head one matrix unless the
+weights say otherwise.
 """
 
 from __future__ import annotations
@@ -20,15 +21,22 @@ STACKS = (rf"model\.encoder\.{_IN_STACK}", rf"model\.decoder\.{_IN_STACK}")
 
 _HEAD = "lm_head.weight"
 _COPIES = re.compile(r"lm_head\.weight|model\.(encoder|decoder)\.embed_tokens\.weight")
-# Sinusoids that every program works out for itself: never written, so that no rounding of theirs is read back.
+# Sinusoids that every program works out for itself: never written, so that no rounding of theirs is
+# read back.
 _COMPUTED = re.compile(r"model\.(encoder|decoder)\.embed_positions\.weight")
 _COMPUTED_BY = ("marian", "pegasus")
 
 _LARGEST = {
-    "vocab_size": 2_000_000, "decoder_vocab_size": 2_000_000, "d_model": 65_536, "max_position_embeddings": 1_000_000,
-    **{f"{stack}_{size}": most for stack in ("encoder", "decoder")
-       for size, most in {"layers": 512, "ffn_dim": 1_000_000, "attention_heads": 1_024}.items()},
-}  # fmt: skip
+    "vocab_size": 2_000_000,
+    "decoder_vocab_size": 2_000_000,
+    "d_model": 65_536,
+    "max_position_embeddings": 1_000_000,
+    **{
+        f"{stack}_{size}": most
+        for stack in ("encoder", "decoder")
+        for size, most in {"layers": 512, "ffn_dim": 1_000_000, "attention_heads": 1_024}.items()
+    },
+}
 
 
 def target_groups(config: Any) -> dict[str, list[str] | str]:  # noqa: ARG001  (the same for every size)
@@ -47,19 +55,27 @@ def max_positions(config: Any) -> int:
 
 
 def may_be_absent(name: str) -> bool:
-    """Whether a checkpoint may leave this weight out: a copy of the embeddings, zeros, or a table of sinusoids."""
+    """Whether a checkpoint may leave this weight out: a copy of the embeddings, zeros, or a table
+    of sinusoids.
+    """
     return name == "final_logits_bias" or bool(_COPIES.fullmatch(name) or _COMPUTED.fullmatch(name))
 
 
-def finish_loading(model: Any, settings: Mapping[str, Any], names: Collection[str], *, where: str) -> None:
-    """Settles the decoder's start, which mBART's config leaves open: ``</s>``, until a target language says otherwise.
+def finish_loading(
+    model: Any, settings: Mapping[str, Any], names: Collection[str], *, where: str
+) -> None:
+    """Settles the decoder's start, which mBART's config leaves open: ``</s>``, until a target
+    language says otherwise.
 
     Raises:
-        DataError: the weights lack what nothing else stands for: an untied head, or learned positions.
+        DataError: the weights lack what nothing else stands for: an untied head, or learned
+            positions.
     """
     config = model.config
     learned = [
-        name for name in model.state_dict() if _COMPUTED.fullmatch(name) and config.model_type not in _COMPUTED_BY
+        name
+        for name in model.state_dict()
+        if _COMPUTED.fullmatch(name) and config.model_type not in _COMPUTED_BY
     ]
     needed = [*learned, *([_HEAD] if settings.get("tie_word_embeddings") is False else [])]
     if missing := [name for name in needed if name not in names]:
@@ -67,16 +83,23 @@ def finish_loading(model: Any, settings: Mapping[str, Any], names: Collection[st
     common.set_start(model, config.eos_token_id)
 
 
-def contents_to_write(state: Mapping[str, Tensor], config: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def contents_to_write(
+    state: Mapping[str, Tensor], config: Any
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Returns the weights and settings that make transformers 4 and 5 compute the same.
 
-    Both tie head and embeddings where ``tie_word_embeddings`` is true, and read each by its name where it is false.
+    Both tie head and embeddings where ``tie_word_embeddings`` is true, and read each by its name
+    where it is false.
 
     Args:
         state: name → weight, as ``state_dict`` names them.
         config: the model's config.
     """
-    source = "model.shared.weight" if "model.shared.weight" in state else "model.decoder.embed_tokens.weight"
+    source = (
+        "model.shared.weight"
+        if "model.shared.weight" in state
+        else "model.decoder.embed_tokens.weight"
+    )
     tied = common.same_weights(state, _HEAD, source)
     copies = (name for name in state if tied and _COPIES.fullmatch(name) and name != source)
     left_out = {name for name in copies if common.same_weights(state, name, source)}

@@ -1,4 +1,5 @@
-"""What holds for every encoder–decoder: bounded sizes, groups of targets, dropout, how the decoder starts.
+"""What holds for every encoder–decoder: bounded sizes, groups of targets, dropout, how the decoder
+starts.
 
 B batch, T target length.
 """
@@ -35,13 +36,17 @@ def check_sizes(settings: Any, *, largest: Mapping[str, int], where: str) -> Non
         if value is None and name in _MAY_BE_NULL:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-            raise DataError(f"the config's {name} is {value!r}, expected an integer from 1 to {most}", where=where)
+            raise DataError(
+                f"the config's {name} is {value!r}, expected an integer from 1 to {most}",
+                where=where,
+            )
 
 
 def target_groups(
     attention: Sequence[str], cross: str, feed_forward: Sequence[str], stacks: tuple[str, str]
 ) -> dict[str, list[str] | str]:
-    """Returns each group of adapter targets as PEFT takes it: name endings, or one pattern for a whole stack.
+    """Returns each group of adapter targets as PEFT takes it: name endings, or one pattern for a
+    whole stack.
 
     Args:
         attention: the names of the query, key, value and output projections.
@@ -59,9 +64,15 @@ def target_groups(
 
 
 def set_start(model: Any, default: int | None) -> None:
-    """Settles the id that the decoder starts with, training and decoding alike: the config's, else ``default``."""
+    """Settles the id that the decoder starts with, training and decoding alike: the config's, else
+    ``default``.
+    """
     config, generation = model.config, model.generation_config
-    named = getattr(config, "decoder_start_token_id", None), generation.decoder_start_token_id, default
+    named = (
+        getattr(config, "decoder_start_token_id", None),
+        generation.decoder_start_token_id,
+        default,
+    )
     config.decoder_start_token_id = next((start for start in named if start is not None), None)
     generation.decoder_start_token_id = config.decoder_start_token_id
 
@@ -70,7 +81,8 @@ def begin_answers(model: Any, *, start: int | None, first: int | None) -> None:
     """Sets what every answer of a base or adapted model begins with, as its targets do in training.
 
     Args:
-        start: the decoder's start where the target's language chooses it (mBART); None leaves the family's.
+        start: the decoder's start where the target's language chooses it (mBART); None leaves the
+            family's.
         first: the id forced as the first token, such as a language code; None forces none.
     """
     if start is not None:
@@ -79,7 +91,8 @@ def begin_answers(model: Any, *, start: int | None, first: int | None) -> None:
 
 
 def shift_right(labels_BT: Tensor, config: Any) -> Tensor:
-    """Returns the decoder's input ids (B, T) for labels (B, T): one to the right, the start id first, no -100.
+    """Returns the decoder's input ids (B, T) for labels (B, T): one to the right, the start id
+    first, no -100.
 
     Args:
         labels_BT: target ids, padded with -100.
@@ -91,9 +104,13 @@ def shift_right(labels_BT: Tensor, config: Any) -> Tensor:
 
 
 def set_dropout(model: Any, rate: float) -> None:
-    """Sets the base's dropout everywhere, attention included, and never skips a layer; an adapter's own stays."""
+    """Sets the base's dropout everywhere, attention included, and never skips a layer; an adapter's
+    own stays.
+    """
     for name, module in model.named_modules():
-        if isinstance(module, nn.Dropout) and "_dropout." not in name:  # PEFT's are lora_dropout.default and the like
+        if (
+            isinstance(module, nn.Dropout) and "_dropout." not in name
+        ):  # PEFT's are lora_dropout.default and the like
             module.p = rate
         for held in _RATES:  # attention and BART's layers hold a rate as a number
             if isinstance(getattr(module, held, None), int | float):

@@ -1,4 +1,6 @@
-"""Families of encoder–decoders. A new one is a line in ``FAMILIES``, facts beside ``t5.py``, and a test parameter."""
+"""Families of encoder–decoders. A new one is a line in ``FAMILIES``, facts beside ``t5.py``, and a
+test parameter.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +17,30 @@ from lora_s2s.models import bart, common, t5, t5gemma
 
 @dataclass(frozen=True)
 class ModelFamily:
-    """What the rest of the package must know of a family. The functions are documented where they are defined."""
+    """What the rest of the package must know of a family. The functions are documented where they
+    are defined.
+    """
 
     name: str
     title: str
     """The models it covers, for people."""
     class_names: tuple[str, str]
-    """Its config's and its model's class in transformers, looked up on first use: all at once would take seconds."""
+    """Its config's and its model's class in transformers, looked up on first use: all at once would
+    take seconds.
+    """
     adaptable: str
     """Pattern of the full names of modules that an adapter may sit on; never the head."""
     stacks: tuple[str, str]
-    """Patterns of the encoder's and the decoder's modules: all that ``target_groups`` gives and a config may hold."""
+    """Patterns of the encoder's and the decoder's modules: all that ``target_groups`` gives and a
+    config may hold.
+    """
     target_groups: Callable[[Any], dict[str, list[str] | str]]
     check_settings: Callable[..., None]
     may_be_absent: Callable[[str], bool]
     finish_loading: Callable[..., None]
-    contents_to_write: Callable[[Mapping[str, Tensor], Any], tuple[dict[str, Tensor], dict[str, Any]]]
+    contents_to_write: Callable[
+        [Mapping[str, Tensor], Any], tuple[dict[str, Tensor], dict[str, Any]]
+    ]
     max_positions: Callable[[Any], int | None]
     t5_shaped: bool
     """Whether the residual stream may be rescaled as T5's: bare RMSNorms, no biases."""
@@ -49,7 +59,9 @@ class ModelFamily:
         return getattr(transformers, self.class_names[1])
 
 
-def _family(name: str, title: str, facts: Any, stem: str, model: str = "ForConditionalGeneration") -> ModelFamily:
+def _family(
+    name: str, title: str, facts: Any, stem: str, model: str = "ForConditionalGeneration"
+) -> ModelFamily:
     classes = (f"{stem}Config", f"{stem}{model}")
     fields = (
         "target_groups",
@@ -61,14 +73,23 @@ def _family(name: str, title: str, facts: Any, stem: str, model: str = "ForCondi
     )
     functions = {field: getattr(facts, field) for field in fields}
     return ModelFamily(
-        name, title, classes, facts.ADAPTABLE, facts.STACKS, t5_shaped=facts is t5, plain_head=facts is t5, **functions
+        name,
+        title,
+        classes,
+        facts.ADAPTABLE,
+        facts.STACKS,
+        t5_shaped=facts is t5,
+        plain_head=facts is t5,
+        **functions,
     )
 
 
 FAMILIES: dict[str, ModelFamily] = {
     family.name: family
     for family in (
-        _family("t5", "T5 v1.0, v1.1, LM-adapted, Flan-T5, ByT5, CodeT5, CodeT5+ (220M, 770M)", t5, "T5"),
+        _family(
+            "t5", "T5 v1.0, v1.1, LM-adapted, Flan-T5, ByT5, CodeT5, CodeT5+ (220M, 770M)", t5, "T5"
+        ),
         _family("mt5", "mT5", t5, "MT5"),
         _family("umt5", "UMT5", t5, "UMT5"),
         _family("longt5", "LongT5, local and transient-global", t5, "LongT5"),
@@ -83,11 +104,12 @@ FAMILIES: dict[str, ModelFamily] = {
 
 # Encoder–decoders that are known and refused, and why.
 REFUSED = {
-    "codet5p": "CodeT5+ from 2B on runs only on code of its own checkpoint, which is never executed here; "
-    "CodeT5+ 220M and 770M are of type t5 and work",
-    "t5gemma2": "T5Gemma 2 reads images: its vision tower would be loaded for nothing, and one decoder attention is "
-    "self- and cross-attention at once; T5Gemma works",
-    "nllb-moe": "adapters on NLLB-MoE's experts, chosen token by token, are untested; the dense NLLB-200 models work",
+    "codet5p": "CodeT5+ from 2B on runs only on code of its own checkpoint, which is never "
+    "executed here; CodeT5+ 220M and 770M are of type t5 and work",
+    "t5gemma2": "T5Gemma 2 reads images: its vision tower would be loaded for nothing, and one "
+    "decoder attention is self- and cross-attention at once; T5Gemma works",
+    "nllb-moe": "adapters on NLLB-MoE's experts, chosen token by token, are untested; the dense "
+    "NLLB-200 models work",
 }
 
 
@@ -95,7 +117,8 @@ def family_of(settings: Mapping[str, Any], *, where: str | None = None) -> Model
     """Returns the family of a model from its ``config.json``.
 
     Raises:
-        UsageError: not an encoder–decoder, or of a family that is refused or not known; the known ones are listed.
+        UsageError: not an encoder–decoder, or of a family that is refused or not known; the known
+            ones are listed.
     """
     model_type = settings.get("model_type")
     model_type = model_type if isinstance(model_type, str) else str(model_type)
@@ -105,13 +128,19 @@ def family_of(settings: Mapping[str, Any], *, where: str | None = None) -> Model
     hint = "choose a T5 or Flan-T5 model, or try --set model.name=demo"
     if model_type in REFUSED:
         raise UsageError(
-            f"a model of type {model_type!r} is refused: {REFUSED[str(model_type)]}", hint=hint, where=where
+            f"a model of type {model_type!r} is refused: {REFUSED[str(model_type)]}",
+            hint=hint,
+            where=where,
         )
     if settings.get("is_encoder_decoder") is not True:
         raise UsageError(
-            f"a model of type {model_type!r} is not an encoder-decoder; known families: {known}", hint=hint, where=where
+            f"a model of type {model_type!r} is not an encoder-decoder; known families: {known}",
+            hint=hint,
+            where=where,
         )
-    raise UsageError(f"unknown model family {model_type!r}; known families: {known}", hint=hint, where=where)
+    raise UsageError(
+        f"unknown model family {model_type!r}; known families: {known}", hint=hint, where=where
+    )
 
 
 def check_lengths(family: ModelFamily, config: Any, *, name: str, **limits: int) -> None:
@@ -126,4 +155,7 @@ def check_lengths(family: ModelFamily, config: Any, *, name: str, **limits: int)
     most = family.max_positions(config)
     for key, tokens in limits.items():
         if most is not None and tokens > most:
-            raise UsageError(f"data.{key} is {tokens}; {name} has {most} positions", hint=f"--set data.{key}={most}")
+            raise UsageError(
+                f"data.{key} is {tokens}; {name} has {most} positions",
+                hint=f"--set data.{key}={most}",
+            )

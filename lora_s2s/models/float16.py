@@ -1,11 +1,13 @@
-"""float16 without overflow: T5's residual stream runs at 2^-k of its size, and the function stays the same.
+"""float16 without overflow: T5's residual stream runs at 2^-k of its size, and the function stays
+the same.
 
-float16 ends at 65,504; the residual stream of a large T5, and what ``o`` and ``wo`` add to it, does not. Every reader
-of the stream is an RMSNorm, which divides by the size of its input: with embeddings and the inputs of every ``o`` and
-``wo`` times 2^-k, and epsilon times 4^-k, everything after a norm is as before, bit for bit until float16 rounds.
+float16 ends at 65,504; the residual stream of a large T5, and what ``o`` and ``wo`` add to it, does
+not. Every reader of the stream is an RMSNorm, which divides by the size of its input: with
+embeddings and the inputs of every ``o`` and ``wo`` times 2^-k, and epsilon times 4^-k, everything
+after a norm is as before, bit for bit until float16 rounds.
 
-Hooks scale activations; the weights stay as they are. So nothing has to be undone in what is saved, a tied head stays
-right, and 4-bit layers and adapters know nothing of it.
+Hooks scale activations; the weights stay as they are. So nothing has to be undone in what is saved,
+a tied head stays right, and 4-bit layers and adapters know nothing of it.
 
 B batch, S source length, T target length.
 """
@@ -31,7 +33,8 @@ _HOOKS, _SCALE = "_residual_hooks", "_residual_scale"
 
 
 def settle(model: Any, family: ModelFamily) -> int:
-    """Makes a float16 model fit for use: finds the smallest k by a probe, installs it, says so, and returns it.
+    """Makes a float16 model fit for use: finds the smallest k by a probe, installs it, says so, and
+    returns it.
 
     Only T5-shaped models are rescaled; others were made for float16, or are refused.
 
@@ -47,14 +50,19 @@ def settle(model: Any, family: ModelFamily) -> int:
             raise UsageError("float16 cannot hold this model: its values overflow", hint=hint)
         reinstall(model, family, shift)
     if shift:
-        say(f"float16: the residual stream runs at 2^-{shift} of its size, which reaches {peak * 2.0**shift:.3g}")
+        say(
+            f"float16: the residual stream runs at 2^-{shift} of its size, which reaches "
+            f"{peak * 2.0**shift:.3g}"
+        )
     return shift
 
 
 def reinstall(model: Any, family: ModelFamily, shift: int) -> None:
-    """Places the hooks for k = ``shift`` instead of any others; again after an adapter has wrapped modules.
+    """Places the hooks for k = ``shift`` instead of any others; again after an adapter has wrapped
+    modules.
 
-    An adapter on ``o`` or ``wo`` must get the scaled input too, so the hook belongs on the outermost module.
+    An adapter on ``o`` or ``wo`` must get the scaled input too, so the hook belongs on the
+    outermost module.
     """
     for hook in model.__dict__.pop(_HOOKS, ()):
         hook.remove()
@@ -67,27 +75,39 @@ def reinstall(model: Any, family: ModelFamily, shift: int) -> None:
         if t5.STARTS_RESIDUAL.fullmatch(name):
             hooks.append(module.register_forward_hook(lambda _, __, output: output * scale))
         elif t5.WRITES_RESIDUAL.fullmatch(name):
-            hooks.append(module.register_forward_pre_hook(lambda _, inputs: (inputs[0] * scale, *inputs[1:])))
+            hooks.append(
+                module.register_forward_pre_hook(lambda _, inputs: (inputs[0] * scale, *inputs[1:]))
+            )
         elif t5.READS_RESIDUAL.fullmatch(name):
             module.variance_epsilon = model.config.layer_norm_epsilon * scale**2
     setattr(model, _HOOKS, hooks)
 
 
 def residual_scale(model: Any) -> float:
-    """Returns 2^-k, the size at which a model's residual stream runs; 1 where nothing was changed."""
+    """Returns 2^-k, the size at which a model's residual stream runs; 1 where nothing was
+    changed.
+    """
     return float(getattr(model, _SCALE, 1.0))
 
 
 @torch.no_grad()
 def _peak(model: Any, family: ModelFamily) -> float:
-    """Returns the largest size in a T5-shaped residual stream, 0 for others; NaN or inf where anything overflows."""
+    """Returns the largest size in a T5-shaped residual stream, 0 for others; NaN or inf where
+    anything overflows.
+    """
     peaks: list[Tensor] = []
     hooks = []
     for name, module in model.named_modules() if family.t5_shaped else ():
         if t5.READS_RESIDUAL.fullmatch(name):
-            hooks.append(module.register_forward_pre_hook(lambda _, inputs: peaks.append(inputs[0].abs().max())))
+            hooks.append(
+                module.register_forward_pre_hook(
+                    lambda _, inputs: peaks.append(inputs[0].abs().max())
+                )
+            )
         elif t5.WRITES_RESIDUAL.fullmatch(name):
-            hooks.append(module.register_forward_hook(lambda _, __, output: peaks.append(output.abs().max())))
+            hooks.append(
+                module.register_forward_hook(lambda _, __, output: peaks.append(output.abs().max()))
+            )
     ids_BS = _probe_ids(model)
     # The decoder reads other rows than the encoder, after a first id 0.
     ids_BT = ids_BS.roll((1, 1), dims=(0, 1)) % len(model.get_output_embeddings().weight)
@@ -103,10 +123,16 @@ def _peak(model: Any, family: ModelFamily) -> float:
 
 
 def _probe_ids(model: Any) -> Tensor:
-    """Returns ids (8, 32): those that open a vocabulary, special ones mostly; those of large embeddings; any others."""
+    """Returns ids (8, 32): those that open a vocabulary, special ones mostly; those of large
+    embeddings; any others.
+    """
     weight_VD: Tensor = model.get_input_embeddings().weight.detach()
     rows = len(weight_VD)
-    large = torch.linalg.vector_norm(weight_VD, ord=math.inf, dim=1).topk(min(64, rows)).indices.cpu()
+    large = (
+        torch.linalg.vector_norm(weight_VD, ord=math.inf, dim=1).topk(min(64, rows)).indices.cpu()
+    )
     random = torch.Generator().manual_seed(0)
-    ids = torch.cat([torch.arange(min(8, rows)), large, torch.randint(rows, (256,), generator=random)])[:256]
+    ids = torch.cat(
+        [torch.arange(min(8, rows)), large, torch.randint(rows, (256,), generator=random)]
+    )[:256]
     return ids[torch.randperm(256, generator=random)].view(8, 32).to(weight_VD.device)

@@ -1,7 +1,8 @@
 """How answers are decoded: what is taken from a checkpoint's generation settings, and what is not.
 
-Kept are the ids that answers begin with, end with and must not hold. Everything else (beams, lengths, penalties) was
-chosen for the checkpoint's own task: a summariser's minimum length would pad out every yes and no.
+Kept are the ids that answers begin with, end with and must not hold. Everything else (beams,
+lengths, penalties) was chosen for the checkpoint's own task: a summariser's minimum length would
+pad out every yes and no.
 """
 
 from __future__ import annotations
@@ -20,21 +21,49 @@ from lora_s2s.models.loading import quiet
 
 # What no answer depends on; the ids below are used.
 _NO_MATTER = frozenset(
-    {"transformers_version", "use_cache", "return_dict_in_generate", "output_attentions", "output_hidden_states",
-     "output_scores", "output_logits", "cache_implementation", "cache_config", "return_legacy_cache",
-     "prefill_chunk_size", "compile_config", "disable_compile", "max_time", "num_return_sequences",
-     "remove_invalid_values",
-     "renormalize_logits", "token_healing", "is_assistant", "decoder_start_token_id", "bos_token_id", "eos_token_id",
-     "pad_token_id", "forced_bos_token_id", "bad_words_ids"}
-)  # fmt: skip
+    {
+        "transformers_version",
+        "use_cache",
+        "return_dict_in_generate",
+        "output_attentions",
+        "output_hidden_states",
+        "output_scores",
+        "output_logits",
+        "cache_implementation",
+        "cache_config",
+        "return_legacy_cache",
+        "prefill_chunk_size",
+        "compile_config",
+        "disable_compile",
+        "max_time",
+        "num_return_sequences",
+        "remove_invalid_values",
+        "renormalize_logits",
+        "token_healing",
+        "is_assistant",
+        "decoder_start_token_id",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "forced_bos_token_id",
+        "bad_words_ids",
+    }
+)
 _OF_SAMPLING = frozenset(
     {"temperature", "top_k", "top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"}
 )
 _WITHOUT_EFFECT = {
-    "num_beams": 1, "min_length": 0, "max_length": 20, "length_penalty": 1.0, "no_repeat_ngram_size": 0,
-    "encoder_no_repeat_ngram_size": 0, "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0,
-    "num_beam_groups": 1, "diversity_penalty": 0.0,
-}  # fmt: skip
+    "num_beams": 1,
+    "min_length": 0,
+    "max_length": 20,
+    "length_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "num_beam_groups": 1,
+    "diversity_penalty": 0.0,
+}
 # In the config of an older checkpoint; the last is for pipelines of transformers 4.
 _OTHERS_IN_CONFIG = ("do_sample", "early_stopping", "forced_eos_token_id", "task_specific_params")
 IN_CONFIG = (*_WITHOUT_EFFECT, *_OF_SAMPLING, *_OTHERS_IN_CONFIG)
@@ -46,7 +75,8 @@ def decoding_config(
     """Returns the settings that answers are decoded with, all of them.
 
     Args:
-        model: whose language and start ids are set; see :func:`lora_s2s.models.common.begin_answers`.
+        model: whose language and start ids are set; see
+            :func:`lora_s2s.models.common.begin_answers`.
         positions: how many tokens an answer may have; None where the model sets no limit.
     """
     start, own = model.config.decoder_start_token_id, model.generation_config
@@ -66,7 +96,9 @@ def decoding_config(
 
 @contextmanager
 def only(model: Any, asked: GenerationConfig) -> Iterator[GenerationConfig]:
-    """While entered, a checkpoint's own settings (minimum length, forced end, penalties) fill in nothing."""
+    """While entered, a checkpoint's own settings (minimum length, forced end, penalties) fill in
+    nothing.
+    """
     owner = model.get_base_model() if hasattr(model, "get_base_model") else model
     own = owner.generation_config
     owner.generation_config = asked
@@ -77,20 +109,27 @@ def only(model: Any, asked: GenerationConfig) -> Iterator[GenerationConfig]:
 
 
 def not_used(own: GenerationConfig) -> str:
-    """Returns those of a checkpoint's settings that would change answers and are not used; empty for none."""
+    """Returns those of a checkpoint's settings that would change answers and are not used; empty
+    for none.
+    """
     usual, said = GenerationConfig().to_dict(), own.to_dict()
     skipped = _NO_MATTER if said.get("do_sample") is True else _NO_MATTER | _OF_SAMPLING
     changed = {
         key: value
         for key, value in said.items()
-        if value not in (None, False, usual.get(key), _WITHOUT_EFFECT.get(key)) and key not in skipped and key[0] != "_"
+        if value not in (None, False, usual.get(key), _WITHOUT_EFFECT.get(key))
+        and key not in skipped
+        and key[0] != "_"
     }
     return ", ".join(f"{key} {reprlib.repr(value)}" for key, value in changed.items())
 
 
 @torch.inference_mode()
-def plain_answers(folder: Path, batches: Sequence[Mapping[str, Tensor]], *, most: int) -> list[list[list[int]]]:
-    """Returns what plain transformers answers to batches of inputs, as anybody loads and runs the folder.
+def plain_answers(
+    folder: Path, batches: Sequence[Mapping[str, Tensor]], *, most: int
+) -> list[list[list[int]]]:
+    """Returns what plain transformers answers to batches of inputs, as anybody loads and runs the
+    folder.
 
     Args:
         most: the longest answer, should the folder's own settings allow longer ones.
@@ -100,7 +139,9 @@ def plain_answers(folder: Path, batches: Sequence[Mapping[str, Tensor]], *, most
         longest = min(model.generation_config.max_new_tokens or most, most)
         model.to(batches[0]["input_ids"].device)
         end = model.generation_config.eos_token_id
-        return [answer_ids(model.generate(**inputs, max_new_tokens=longest), end) for inputs in batches]
+        return [
+            answer_ids(model.generate(**inputs, max_new_tokens=longest), end) for inputs in batches
+        ]
 
 
 def answer_ids(output_BT: Tensor, end: int) -> list[list[int]]:

@@ -1,4 +1,6 @@
-"""What glibc keeps of freed memory: half as much again as a model has, in holes between tensors. Linux alone."""
+"""What glibc keeps of freed memory: half as much again as a model has, in holes between tensors.
+Linux alone.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ def return_memory() -> None:
 
 
 def return_memory_at_once() -> None:
-    """From now on tensors of 4 MiB and more go back to the system when freed: a third less memory, a quarter slower.
+    """From now on tensors of 4 MiB and more go back to the system when freed: a third less memory,
+    a quarter slower.
 
     By itself glibc raises that bound to 32 MiB, and smaller tensors share a heap that only grows.
     """

@@ -1,4 +1,6 @@
-"""A base in memory, and a whole model on disk. Neither ever calls ``tie_weights`` or resizes embeddings."""
+"""A base in memory, and a whole model on disk. Neither ever calls ``tie_weights`` or resizes
+embeddings.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ from lora_s2s.models.weights import (
 _CONFIG = "config.json"
 _MANIFEST = "manifest.json"
 _SETTINGS = "tokenizer_config.json"
-_TOKENIZER = re.compile(r"(tokenizer|special_tokens_map|added_tokens|vocab|merges).*\.(json|txt)|.*\.model")
+_TOKENIZER = re.compile(
+    r"(tokenizer|special_tokens_map|added_tokens|vocab|merges).*\.(json|txt)|.*\.model"
+)
 
 _TOO_LARGE = "choose a smaller model, or set model.quantization=nf4"
 
@@ -54,7 +58,8 @@ class LoadedBase:
         name: as the user gave it (``demo``, a hub id, a folder), which is what artefacts record.
         path: where its files are on this machine.
         weights_sha256: see :func:`lora_s2s.models.weights.weights_hash`.
-        residual_shift: k where the residual stream runs at 2^-k of its size, so that float16 holds it; else 0.
+        residual_shift: k where the residual stream runs at 2^-k of its size, so that float16 holds
+            it; else 0.
     """
 
     model: Any = field(repr=False)
@@ -76,8 +81,13 @@ class LoadedBase:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silences transformers while it loads: it says of every Flan that its head "will NOT" be tied, which is right."""
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    """Silences transformers while it loads: it says of every Flan that its head "will NOT" be tied,
+    which is right.
+    """
+    level, bars = (
+        transformers_logging.get_verbosity(),
+        transformers_logging.is_progress_bar_enabled(),
+    )
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
@@ -97,7 +107,8 @@ def load_base(
     skip_quantization: Sequence[str] = (),
     device: str | torch.device | None = None,
 ) -> LoadedBase:
-    """Loads an encoder–decoder for training or decoding, every weight as the checkpoint has it, one at a time.
+    """Loads an encoder–decoder for training or decoding, every weight as the checkpoint has it, one
+    at a time.
 
     The most memory it takes is the finished model and the weight at hand.
 
@@ -109,7 +120,8 @@ def load_base(
         device: None takes the GPU where there is one.
 
     Raises:
-        UsageError: no such model, not an encoder–decoder, an unknown family, dtype, quantization or ending.
+        UsageError: no such model, not an encoder–decoder, an unknown family, dtype, quantization or
+            ending.
         DataError: config or weights are missing, damaged, or do not fit each other.
         ResourceError: it does not fit into memory.
         SetupError: bitsandbytes is missing.
@@ -128,7 +140,9 @@ def load_base(
     probe.check_config(path)
     config = _config(family, settings, path)
     with quiet():
-        model = skeleton(family, config, dtype=chosen, quantization=quantization, skip=skip_quantization)
+        model = skeleton(
+            family, config, dtype=chosen, quantization=quantization, skip=skip_quantization
+        )
     names = _check_shapes(family, model, found, path)
     try:
         with quiet():
@@ -138,12 +152,25 @@ def load_base(
     except (MemoryError, RuntimeError) as error:
         if not ran_out_of_memory(error):
             raise
-        raise ResourceError(f"{path.name} does not fit into the memory of {placed.type}", hint=_TOO_LARGE) from error
+        raise ResourceError(
+            f"{path.name} does not fit into the memory of {placed.type}", hint=_TOO_LARGE
+        ) from error
     family.finish_loading(model, settings, names.values(), where=str(path))
     model.eval()
     shift = settle(model, family) if chosen is torch.float16 else 0
     skipped = tuple(skip_quantization) if quantization != "none" else ()
-    return LoadedBase(model, family, name, revision, path, chosen, weights_hash(path), quantization, skipped, shift)
+    return LoadedBase(
+        model,
+        family,
+        name,
+        revision,
+        path,
+        chosen,
+        weights_hash(path),
+        quantization,
+        skipped,
+        shift,
+    )
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -158,7 +185,9 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _check_merged(folder: Path) -> None:
-    """Compares a folder that ``merge`` wrote with its manifest; other models have none, or one of their own."""
+    """Compares a folder that ``merge`` wrote with its manifest; other models have none, or one of
+    their own.
+    """
     manifest = read_json(folder / _MANIFEST) if (folder / _MANIFEST).is_file() else None
     if isinstance(manifest, dict) and "merged" in manifest:
         check_files(folder, manifest.get("files"))
@@ -171,20 +200,24 @@ def _config(family: ModelFamily, settings: Mapping[str, Any], folder: Path) -> A
             return family.config_class.from_dict(dict(settings))
     except (MalformedConfig, AttributeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise DataError(f"the config is not a {family.name} config: {reason}", where=where) from error
+        raise DataError(
+            f"the config is not a {family.name} config: {reason}", where=where
+        ) from error
 
 
 def _check_shapes(
     family: ModelFamily, model: Any, found: Mapping[str, tuple[int, ...]], folder: Path
 ) -> dict[str, str]:
-    """Compares the weights' names and shapes with the model's; returns each weight's name in the file → in the model.
+    """Compares the weights' names and shapes with the model's; returns each weight's name in the
+    file → in the model.
 
     A checkpoint of the inner model alone (BART's) lacks the prefix that the whole one has.
     """
     shapes_of = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     prefixed = {name: f"{model.base_model_prefix}.{name}" for name in found}
     names = {
-        name: longer if name not in shapes_of and longer in shapes_of else name for name, longer in prefixed.items()
+        name: longer if name not in shapes_of and longer in shapes_of else name
+        for name, longer in prefixed.items()
     }
     harmless = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_unexpected or ()]
     judged = {
@@ -192,13 +225,19 @@ def _check_shapes(
         for name, shape in found.items()
         if names[name] in shapes_of or not any(pattern.search(name) for pattern in harmless)
     }
-    expected = {name: shape for name, shape in shapes_of.items() if name in judged or not family.may_be_absent(name)}
+    expected = {
+        name: shape
+        for name, shape in shapes_of.items()
+        if name in judged or not family.may_be_absent(name)
+    }
     if problem := misfit(expected, judged, foreign="is not part of this model"):
         raise DataError(f"the weights do not fit the config: {problem}", where=str(folder))
     return {name: inner for name, inner in names.items() if inner in judged}
 
 
-def _fill(model: Any, files: Sequence[Path], names: Mapping[str, str], device: torch.device) -> None:
+def _fill(
+    model: Any, files: Sequence[Path], names: Mapping[str, str], device: torch.device
+) -> None:
     """Puts every weight in place, then those that share one with another, then what is computed."""
     for path in files:
         with opened(path) as tensors:
@@ -233,7 +272,8 @@ def _slot(model: Any, name: str) -> tuple[Any, str]:
 
 
 def _tie(model: Any) -> None:
-    """Lets the names of one matrix share it where the checkpoint has it once, or equal copies of it.
+    """Lets the names of one matrix share it where the checkpoint has it once, or equal copies of
+    it.
 
     What the config says of tying does not count; transformers is told what holds.
     """
@@ -242,13 +282,17 @@ def _tie(model: Any) -> None:
     for names in _shared_names(model, tensors):
         source = next((name for name in names if not tensors[name].is_meta), names[0])
         for name in names:
-            if name != source and (tensors[name].is_meta or torch.equal(tensors[name], tensors[source])):
+            if name != source and (
+                tensors[name].is_meta or torch.equal(tensors[name], tensors[source])
+            ):
                 _set(model, name, tensors[source])
                 model.all_tied_weights_keys[name] = source
 
 
 def _shared_names(model: Any, tensors: Collection[str]) -> list[list[str]]:
-    """Returns the names that the model's classes declare to be one matrix, that of the matrix itself first."""
+    """Returns the names that the model's classes declare to be one matrix, that of the matrix
+    itself first.
+    """
     ties = {
         f"{prefix}{'.' * bool(prefix)}{target}": f"{prefix}{'.' * bool(prefix)}{source}"
         for prefix, module in model.named_modules()
@@ -264,7 +308,8 @@ def _shared_names(model: Any, tensors: Collection[str]) -> list[list[str]]:
 
 
 def _compute_the_rest(model: Any, device: torch.device, where: str) -> None:
-    """Lets transformers fill what no checkpoint holds: positions, rotary frequencies, scales, biases of 0.
+    """Lets transformers fill what no checkpoint holds: positions, rotary frequencies, scales,
+    biases of 0.
 
     Raises:
         DataError: the config asks for too much of it.
@@ -288,11 +333,18 @@ def _compute_the_rest(model: Any, device: torch.device, where: str) -> None:
 
 def _tensors(model: Any) -> dict[str, Any]:
     """Returns parameters and buffers under every name they have."""
-    return dict((*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)))
+    return dict(
+        (
+            *model.named_parameters(remove_duplicate=False),
+            *model.named_buffers(remove_duplicate=False),
+        )
+    )
 
 
 def _generation_config(folder: Path) -> GenerationConfig:
-    """What ``from_pretrained`` gives: the checkpoint's own, else what older checkpoints keep in their config."""
+    """What ``from_pretrained`` gives: the checkpoint's own, else what older checkpoints keep in
+    their config.
+    """
     path = folder / "generation_config.json"
     try:
         if path.is_file():
@@ -308,14 +360,23 @@ def _generation_config(folder: Path) -> GenerationConfig:
 def _check_ids(model: Any, folder: Path) -> None:
     """Refuses ids that answers begin with, or must not hold, where the vocabulary lacks them."""
     config, generation = model.config, model.generation_config
-    rows = max(len(model.get_input_embeddings().weight), getattr(config, "decoder_vocab_size", None) or 0)
+    rows = max(
+        len(model.get_input_embeddings().weight), getattr(config, "decoder_vocab_size", None) or 0
+    )
     starts = [getattr(config, "decoder_start_token_id", None), generation.decoder_start_token_id]
     banned = generation.bad_words_ids or []
-    lists = [*banned, starts, [generation.forced_bos_token_id]] if isinstance(banned, list) else [banned]
+    lists = (
+        [*banned, starts, [generation.forced_bos_token_id]]
+        if isinstance(banned, list)
+        else [banned]
+    )
     for ids in lists:
         for token in ids if isinstance(ids, list) else [ids]:
             if token is not None and not (type(token) is int and 0 <= token < rows):
-                problem = f"config.json or generation_config.json names the token {token!r:.40}; there are {rows:,}"
+                problem = (
+                    f"config.json or generation_config.json names the token {token!r:.40}; there "
+                    f"are {rows:,}"
+                )
                 raise DataError(problem, where=str(folder))
 
 
@@ -329,7 +390,8 @@ def save_model(
     generation: GenerationConfig | None = None,
     not_in_config: Collection[str] = (),
 ) -> None:
-    """Writes what ``AutoModelForSeq2SeqLM.from_pretrained`` loads alike in transformers 4 and 5, with the tokenizer.
+    """Writes what ``AutoModelForSeq2SeqLM.from_pretrained`` loads alike in transformers 4 and 5,
+    with the tokenizer.
 
     Args:
         state: name → weight; written as ``dtype``.
@@ -364,15 +426,20 @@ def _apart(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tenso
     for name, weight in weights.items():
         tensor = weight.detach().to(device="cpu", dtype=dtype).contiguous()
         if not is_finite(tensor):
-            raise DataError(f"the weight {name} is too large for {dtype_name(dtype)}", hint="--dtype float32")
-        # Safetensors refuses two names for one storage: an unscaled head that equals the embeddings is written out.
+            raise DataError(
+                f"the weight {name} is too large for {dtype_name(dtype)}", hint="--dtype float32"
+            )
+        # Safetensors refuses two names for one storage: an unscaled head that equals the embeddings
+        # is written out.
         shared = any(tensor.data_ptr() == other.data_ptr() for other in tensors.values())
         tensors[name] = tensor.clone() if shared else tensor
     return tensors
 
 
 def enable_gradient_checkpointing(model: nn.Module) -> None:
-    """Recomputes activations in the backward pass: less memory, half as much compute again. Base or adapted model."""
+    """Recomputes activations in the backward pass: less memory, half as much compute again. Base or
+    adapted model.
+    """
     owner: Any = model
     if next(model.parameters()).device.type == "cpu":
         return_memory_at_once()
@@ -381,9 +448,13 @@ def enable_gradient_checkpointing(model: nn.Module) -> None:
         owner.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
     else:
         owner.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
-    # Only reentrant checkpoints need it: it would send gradients through stacks and blocks without an adapter.
+    # Only reentrant checkpoints need it: it would send gradients through stacks and blocks without
+    # an adapter.
     owner.disable_input_require_grads()
     for module in owner.modules():
-        # Else T5's cross-attention asks a gradient for its bias of zeros, which has the same effect in the decoder.
-        if hasattr(module, "gradient_checkpointing") and not isinstance(module, GradientCheckpointingLayer):
+        # Else T5's cross-attention asks a gradient for its bias of zeros, which has the same effect
+        # in the decoder.
+        if hasattr(module, "gradient_checkpointing") and not isinstance(
+            module, GradientCheckpointingLayer
+        ):
             module.gradient_checkpointing = False

@@ -1,4 +1,5 @@
-"""Logits that are not finite: an answer made of them would be empty or nonsense, so they are an error.
+"""Logits that are not finite: an answer made of them would be empty or nonsense, so they are an
+error.
 
 B batch, V vocabulary.
 """
@@ -22,8 +23,13 @@ def check_logits(logits: Tensor, *, model: str) -> None:
         DataError: a position's largest logit is infinite, or one of its logits is NaN.
     """
     if logits.numel() and not bool(logits.amax(dim=-1).isfinite().all()):
-        hint = "the weights are damaged or too large; for a sound model in float16: --set model.dtype=float32"
-        raise DataError("the model computes logits that are not finite numbers", hint=hint, where=model)
+        hint = (
+            "the weights are damaged or too large; for a sound model in float16: --set "
+            "model.dtype=float32"
+        )
+        raise DataError(
+            "the model computes logits that are not finite numbers", hint=hint, where=model
+        )
 
 
 class _Finite(LogitsProcessor):  # type: ignore[misc]
@@ -38,5 +44,7 @@ class _Finite(LogitsProcessor):  # type: ignore[misc]
 
 
 def finite_logits(model: str) -> LogitsProcessorList:
-    """Returns what ``generate`` takes as ``logits_processor`` to check every step; see :func:`check_logits`."""
+    """Returns what ``generate`` takes as ``logits_processor`` to check every step; see
+    :func:`check_logits`.
+    """
     return LogitsProcessorList([_Finite(model)])

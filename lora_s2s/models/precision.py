@@ -15,7 +15,9 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """Returns what decides the last digits of a sum: a GPU's name, or a CPU's instructions and how many threads."""
+    """Returns what decides the last digits of a sum: a GPU's name, or a CPU's instructions and how
+    many threads.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
@@ -23,7 +25,8 @@ def device_name(device: torch.device) -> str:
 
 
 def resolve_device(device: str | torch.device | None = None) -> torch.device:
-    """Returns the device asked for; None or ``auto`` is the CUDA GPU where there is one, else the CPU.
+    """Returns the device asked for; None or ``auto`` is the CUDA GPU where there is one, else the
+    CPU.
 
     Raises:
         UsageError: no such kind of device.
@@ -36,7 +39,10 @@ def resolve_device(device: str | torch.device | None = None) -> torch.device:
     except RuntimeError as error:
         raise UsageError(f"unknown device '{device}'", hint="use cpu or cuda") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise SetupError("no CUDA GPU is available to this torch", hint="use the CPU, or install a CUDA build of torch")
+        raise SetupError(
+            "no CUDA GPU is available to this torch",
+            hint="use the CPU, or install a CUDA build of torch",
+        )
     return chosen
 
 
@@ -44,18 +50,28 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """Returns the number format of the base's weights.
 
     Args:
-        name: ``auto`` (bfloat16 on a GPU that computes in it, float16 on any other GPU, float32 on a CPU),
-            ``float32``, ``bfloat16`` or ``float16`` (slow on a CPU).
+        name: ``auto`` (bfloat16 on a GPU that computes in it, float16 on any other GPU, float32 on
+            a CPU), ``float32``, ``bfloat16`` or ``float16`` (slow on a CPU).
 
     Raises:
         UsageError: unknown, or not possible on this device.
     """
-    computes_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    computes_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(
+        including_emulation=False
+    )
     if name == "auto":
-        return torch.float32 if device.type != "cuda" else torch.bfloat16 if computes_bfloat16 else torch.float16
+        return (
+            torch.float32
+            if device.type != "cuda"
+            else torch.bfloat16
+            if computes_bfloat16
+            else torch.float16
+        )
     if name not in DTYPES:
         known = ("auto", *DTYPES)
-        raise UsageError(f"unknown dtype '{name}'{nearest(name, known)}", hint=f"use one of {', '.join(known)}")
+        raise UsageError(
+            f"unknown dtype '{name}'{nearest(name, known)}", hint=f"use one of {', '.join(known)}"
+        )
     if name == "bfloat16" and device.type == "cuda" and not computes_bfloat16:
         raise UsageError("this GPU does not compute in bfloat16", hint="use float16, or float32")
     return DTYPES[name]

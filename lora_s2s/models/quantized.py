@@ -1,8 +1,9 @@
-"""A frozen base in 4 or 8 bits: every linear layer of every block, from the checkpoint's own values.
+"""A frozen base in 4 or 8 bits: every linear layer of every block, from the checkpoint's own
+values.
 
-The only file that knows bitsandbytes. Embeddings, head and norms stay in the base's dtype, nothing is turned to
-float32. Both kinds of layer compute the same in training and evaluation, on a CPU and a GPU: y = x Wᵀ with W
-dequantised for the product, and again in the backward pass.
+The only file that knows bitsandbytes. Embeddings, head and norms stay in the base's dtype, nothing
+is turned to float32. Both kinds of layer compute the same in training and evaluation, on a CPU and
+a GPU: y = x Wᵀ with W dequantised for the product, and again in the backward pass.
 """
 
 from __future__ import annotations
@@ -30,29 +31,46 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def skeleton(
-    family: ModelFamily, config: Any, *, dtype: torch.dtype, quantization: str = "none", skip: Sequence[str] = ()
+    family: ModelFamily,
+    config: Any,
+    *,
+    dtype: torch.dtype,
+    quantization: str = "none",
+    skip: Sequence[str] = (),
 ) -> Any:
-    """Returns the model without memory (on the meta device), its linear layers as the quantisation wants them.
+    """Returns the model without memory (on the meta device), its linear layers as the quantisation
+    wants them.
 
     Args:
         skip: endings of the layers that stay in ``dtype``, such as ``wo``.
 
     Raises:
-        UsageError: no such quantisation, an ending that no layer has (those that exist are listed), or rows that
-            4 bits cannot hold.
+        UsageError: no such quantisation, an ending that no layer has (those that exist are listed),
+            or rows that 4 bits cannot hold.
         DataError: the config, though each size is sound, makes no model.
         SetupError: bitsandbytes is missing.
     """
     if quantization not in QUANTIZATIONS:
         known = ", ".join(QUANTIZATIONS)
-        raise UsageError(f"unknown quantization '{quantization}'{nearest(quantization, QUANTIZATIONS)}",
-                         hint=f"set model.quantization to one of {known}")  # fmt: skip
+        raise UsageError(
+            f"unknown quantization '{quantization}'{nearest(quantization, QUANTIZATIONS)}",
+            hint=f"set model.quantization to one of {known}",
+        )
     # Scores that are capped (T5Gemma) or local (LongT5) have no fused form.
     attention = "sdpa" if family.model_class._supports_sdpa else "eager"
     try:
         with torch.device("meta"):
-            model = family.model_class._from_config(config, dtype=dtype, attn_implementation=attention)
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            model = family.model_class._from_config(
+                config, dtype=dtype, attn_implementation=attention
+            )
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise DataError(
             f"no model can be made of the config: {reason}", hint="take the base's own config.json"
@@ -64,32 +82,42 @@ def skeleton(
         for name in chosen:
             model.set_submodule(name, _layer(model.get_submodule(name), quantization, dtype))
         # The mark by which PEFT finds its layers for these.
-        setattr(model, {"nf4": "is_loaded_in_4bit", "int8": "is_loaded_in_8bit"}[quantization], True)
+        setattr(
+            model, {"nf4": "is_loaded_in_4bit", "int8": "is_loaded_in_8bit"}[quantization], True
+        )
     return model
 
 
 def _chosen(family: ModelFamily, model: Any, skip: Sequence[str]) -> list[str]:
     pattern = re.compile(family.adaptable)
     names = [
-        name for name, module in model.named_modules() if pattern.fullmatch(name) and isinstance(module, nn.Linear)
+        name
+        for name, module in model.named_modules()
+        if pattern.fullmatch(name) and isinstance(module, nn.Linear)
     ]
     kinds = sorted({name.split(".")[-1] for name in names})
     for ending in skip:
         if not any(f".{name}".endswith(f".{ending}") for name in names):
             raise UsageError(
-                f"model.skip_quantization: no linear layer ends in '{ending}'{nearest(ending, kinds)}",
+                "model.skip_quantization: no linear layer ends in "
+                f"'{ending}'{nearest(ending, kinds)}",
                 hint=f"those that exist: {', '.join(kinds)}",
             )
-    return [name for name in names if not f".{name}".endswith(tuple(f".{ending}" for ending in skip))]
+    return [
+        name for name in names if not f".{name}".endswith(tuple(f".{ending}" for ending in skip))
+    ]
 
 
 def _check_rows(model: Any, names: Sequence[str]) -> None:
-    """On a CPU bitsandbytes 0.50 reads a matrix back with the scales of other blocks unless rows are whole blocks."""
+    """On a CPU bitsandbytes 0.50 reads a matrix back with the scales of other blocks unless rows
+    are whole blocks.
+    """
     for name in names:
         if (inputs := model.get_submodule(name).in_features) % _BLOCK:
             raise UsageError(
                 f"nf4 stores blocks of {_BLOCK} weights; the rows of {name} have {inputs}",
-                hint=f"set model.quantization=int8, or model.skip_quantization=[{name.split('.')[-1]}]",
+                hint="set model.quantization=int8, or "
+                f"model.skip_quantization=[{name.split('.')[-1]}]",
             )
 
 
@@ -99,8 +127,12 @@ def _bitsandbytes() -> Any:
         import bitsandbytes
         import bitsandbytes.optim
     except ImportError as error:
-        hint = "pip install bitsandbytes, or set model.quantization=none and training.optimizer=adamw"
-        raise SetupError(f"this needs bitsandbytes, which cannot be imported: {error}", hint=hint) from error
+        hint = (
+            "pip install bitsandbytes, or set model.quantization=none and training.optimizer=adamw"
+        )
+        raise SetupError(
+            f"this needs bitsandbytes, which cannot be imported: {error}", hint=hint
+        ) from error
     return bitsandbytes
 
 
@@ -109,9 +141,15 @@ def _layer(linear: nn.Linear, quantization: str, dtype: torch.dtype) -> Any:
     sizes, bias = (linear.in_features, linear.out_features), linear.bias is not None
     layer: Any
     if quantization == "nf4":
-        # Stored as dtype: T5 casts its input to the type of wo's weight, and bytes would make that integers.
+        # Stored as dtype: T5 casts its input to the type of wo's weight, and bytes would make that
+        # integers.
         layer = library.nn.Linear4bit(
-            *sizes, bias=bias, compute_dtype=dtype, quant_type="nf4", quant_storage=dtype, device="meta"
+            *sizes,
+            bias=bias,
+            compute_dtype=dtype,
+            quant_type="nf4",
+            quant_storage=dtype,
+            device="meta",
         )
         # Else one evaluation on a CPU repacks the weights, and no gradient passes them any more.
         layer.support_avx512bf16_for_cpu = False
@@ -125,7 +163,9 @@ def _layer(linear: nn.Linear, quantization: str, dtype: torch.dtype) -> Any:
 
 @cache
 def _int8_layer() -> Any:
-    """bitsandbytes' 8-bit layer, which PEFT knows, without its detour through float16: T5's activations overflow it."""
+    """bitsandbytes' 8-bit layer, which PEFT knows, without its detour through float16: T5's
+    activations overflow it.
+    """
 
     class Int8Linear(_bitsandbytes().nn.Linear8bitLt):  # type: ignore[misc]
         def forward(self, x: Tensor) -> Tensor:
@@ -136,7 +176,9 @@ def _int8_layer() -> Any:
 
 
 class _Int8Product(torch.autograd.Function):
-    """x (…, in) times codes (out, in) · scales (out) / 127; the dequantised weight is never kept."""
+    """x (…, in) times codes (out, in) · scales (out) / 127; the dequantised weight is never
+    kept.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
@@ -161,7 +203,8 @@ def is_quantized(module: nn.Module) -> bool:
 
 
 def fill(layer: Any, weight: Tensor) -> None:
-    """Quantises a checkpoint's weight (out, in), of any float type, into a layer of :func:`skeleton`.
+    """Quantises a checkpoint's weight (out, in), of any float type, into a layer of
+    :func:`skeleton`.
 
     The layer is then on the device of ``weight``.
     """
@@ -169,13 +212,22 @@ def fill(layer: Any, weight: Tensor) -> None:
     if isinstance(layer, library.nn.Linear4bit):
         storage = layer.quant_storage
         codes, state = library.functional.quantize_4bit(
-            values, blocksize=_BLOCK, compress_statistics=True, quant_type="nf4", quant_storage=storage
+            values,
+            blocksize=_BLOCK,
+            compress_statistics=True,
+            quant_type="nf4",
+            quant_storage=storage,
         )
         state.dtype = layer.compute_dtype
         layer.weight = library.nn.Params4bit(
-            codes, quant_state=state, blocksize=_BLOCK, quant_type="nf4", quant_storage=storage, module=layer,
+            codes,
+            quant_state=state,
+            blocksize=_BLOCK,
+            quant_type="nf4",
+            quant_storage=storage,
+            module=layer,
             bnb_quantized=True,
-        )  # fmt: skip
+        )
         layer.quant_state = state
     else:
         layer.state.SCB = values.abs().amax(dim=1)
@@ -186,12 +238,16 @@ def fill(layer: Any, weight: Tensor) -> None:
 
 
 def dequantized_weight(module: Any) -> Tensor:
-    """Returns what a layer multiplies with, float32 (out, in): the stored values, or an ordinary layer's own weight."""
+    """Returns what a layer multiplies with, float32 (out, in): the stored values, or an ordinary
+    layer's own weight.
+    """
     return product_weight(module).float()
 
 
 def product_weight(module: Any) -> Tensor:
-    """Returns the same as the layer itself computes with: in its own dtype, and without a copy where it is dense."""
+    """Returns the same as the layer itself computes with: in its own dtype, and without a copy
+    where it is dense.
+    """
     weight, kind = module.weight, type(module.weight).__name__
     if kind == "Params4bit":
         values: Tensor = _bitsandbytes().functional.dequantize_4bit(weight.data, weight.quant_state)
@@ -215,7 +271,8 @@ def weight_bytes(
     quantization: str = "none",
     skip_quantization: Sequence[str] = (),
 ) -> int:
-    """Returns the bytes of a base's weights in memory, from its config alone; a matrix with two names counts once.
+    """Returns the bytes of a base's weights in memory, from its config alone; a matrix with two
+    names counts once.
 
     Raises:
         UsageError, SetupError: see :func:`skeleton`.
@@ -241,7 +298,8 @@ def _bytes(tensor: Tensor) -> int:
 def adamw(
     parameters: Iterable[Any], *, lr: float, weight_decay: float = 0.0, eight_bit: bool, paged: bool
 ) -> torch.optim.Optimizer:
-    """Returns bitsandbytes' AdamW: its state in 8 bits, or in memory that moves off a full GPU by itself, or both.
+    """Returns bitsandbytes' AdamW: its state in 8 bits, or in memory that moves off a full GPU by
+    itself, or both.
 
     Args:
         parameters: parameters or groups of them; tensors under 4096 numbers keep a float32 state.
@@ -250,6 +308,10 @@ def adamw(
         SetupError: bitsandbytes is missing.
     """
     made: torch.optim.Optimizer = _bitsandbytes().optim.AdamW(
-        parameters, lr=lr, weight_decay=weight_decay, optim_bits=8 if eight_bit else 32, is_paged=paged
+        parameters,
+        lr=lr,
+        weight_decay=weight_decay,
+        optim_bits=8 if eight_bit else 32,
+        is_paged=paged,
     )
     return made

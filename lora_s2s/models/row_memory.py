@@ -1,7 +1,9 @@
-"""What one row costs while a base trains, and how long it may be: from the base's ``config.json`` alone.
+"""What one row costs while a base trains, and how long it may be: from the base's ``config.json``
+alone.
 
-S, T source and target tokens. An estimate, fitted to the bundled base on a CPU (1,000 to 4,000 source tokens), for
-adapters without gradient checkpointing: what layers keep grows with S and T, attention with their squares.
+S, T source and target tokens. An estimate, fitted to the bundled base on a CPU (1,000 to 4,000
+source tokens), for adapters without gradient checkpointing: what layers keep grows with S and T,
+attention with their squares.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ class RowCost:
         seen = min(source, _WINDOW) if self.windowed else source
         linear = source * self.encoder_layers * (12 * self.hidden + 4 * self.inner)
         linear += target * self.decoder_layers * (18 * self.hidden + 4 * self.inner)
-        squares = source * seen * (2 + 2 * self.encoder_layers) + target * target * (2 + 2 * self.decoder_layers)
+        squares = source * seen * (2 + 2 * self.encoder_layers) + target * target * (
+            2 + 2 * self.decoder_layers
+        )
         squares += source * target * 2 * self.decoder_layers
         return self.bytes_each * (linear + self.heads * squares)
 
@@ -74,7 +78,14 @@ def row_cost(settings: Mapping[str, Any], device: torch.device) -> RowCost | Non
 
 def positions(settings: Mapping[str, Any]) -> int | None:
     """Returns how many tokens a text may have; None where positions are relative."""
-    parts = [settings, *(part for part in (settings.get("encoder"), settings.get("decoder")) if isinstance(part, dict))]
+    parts = [
+        settings,
+        *(
+            part
+            for part in (settings.get("encoder"), settings.get("decoder"))
+            if isinstance(part, dict)
+        ),
+    ]
     given = [part[_POSITIONS] for part in parts if isinstance(part.get(_POSITIONS), int)]
     return min((number for number in given if number > 1), default=None)
 
@@ -85,7 +96,9 @@ def _number(settings: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
 
 
 def device_memory(device: torch.device) -> int | None:
-    """Returns the bytes of memory of a GPU, or of this machine; None where the system does not say."""
+    """Returns the bytes of memory of a GPU, or of this machine; None where the system does not
+    say.
+    """
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     try:

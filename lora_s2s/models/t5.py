@@ -1,8 +1,10 @@
-"""T5's facts, and those of mT5, UMT5 and LongT5: v1.0 (one matrix for embeddings and head), v1.1 and Flan (gated
-feed-forward, a head of its own). ByT5, CodeT5 and CodeT5+ are T5 with other tokenizers.
+"""T5's facts, and those of mT5, UMT5 and LongT5: v1.0 (one matrix for embeddings and head), v1.1
+and Flan (gated feed-forward, a head of its own). ByT5, CodeT5 and CodeT5+ are T5 with other
+tokenizers.
 
-Whether the head is tied is read from a checkpoint's weights, never from its config: transformers 5 writes
-``tie_word_embeddings: true`` for every T5, Flan included, and transformers 4 then overwrites Flan's head.
+Whether the head is tied is read from a checkpoint's weights, never from its config: transformers 5
+writes ``tie_word_embeddings: true`` for every T5, Flan included, and transformers 4 then overwrites
+Flan's head.
 """
 
 from __future__ import annotations
@@ -26,22 +28,34 @@ _EMBEDDING_COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight
 # The modules of the embeddings and of the head, of which single rows may train.
 TOKEN_MATRICES = ("encoder.embed_tokens", "decoder.embed_tokens", "lm_head")
 
-# Modules an adapter may sit on, of both stacks and of each. As patterns they are what an adapter's config may hold.
+# Modules an adapter may sit on, of both stacks and of each. As patterns they are what an adapter's
+# config may hold.
 _IN_STACK = r"block\.\d+\.layer\.\d+\.\w+\.(q|k|v|o|wi|wi_0|wi_1|wo)"
 ADAPTABLE = rf"(encoder|decoder)\.{_IN_STACK}"
 STACKS = (rf"encoder\.{_IN_STACK}", rf"decoder\.{_IN_STACK}")
 
-# What begins the residual stream, adds to it, and reads it. (LongT5's global_input_layer_norm reads a normed state.)
+# What begins the residual stream, adds to it, and reads it. (LongT5's global_input_layer_norm reads
+# a normed state.)
 STARTS_RESIDUAL = re.compile(r"(encoder|decoder)\.embed_tokens")
 WRITES_RESIDUAL = re.compile(r"(encoder|decoder)\.block\..*\.(o|wo)")
-READS_RESIDUAL = re.compile(r"(encoder|decoder)\.(block\.\d+\.layer\.\d+\.layer_norm|final_layer_norm)")
+READS_RESIDUAL = re.compile(
+    r"(encoder|decoder)\.(block\.\d+\.layer\.\d+\.layer_norm|final_layer_norm)"
+)
 
 # Larger than any T5, small enough that a damaged config cannot ask for the whole machine.
 _LARGEST = {
-    "vocab_size": 2_000_000, "d_model": 65_536, "d_kv": 4_096, "d_ff": 1_000_000, "num_layers": 512,
-    "num_decoder_layers": 512, "num_heads": 1_024, "relative_attention_num_buckets": 4_096,
-    "relative_attention_max_distance": 1_000_000, "local_radius": 100_000, "global_block_size": 100_000,
-}  # fmt: skip
+    "vocab_size": 2_000_000,
+    "d_model": 65_536,
+    "d_kv": 4_096,
+    "d_ff": 1_000_000,
+    "num_layers": 512,
+    "num_decoder_layers": 512,
+    "num_heads": 1_024,
+    "relative_attention_num_buckets": 4_096,
+    "relative_attention_max_distance": 1_000_000,
+    "local_radius": 100_000,
+    "global_block_size": 100_000,
+}
 
 
 def target_groups(config: Any) -> dict[str, list[str] | str]:
@@ -64,12 +78,15 @@ def may_be_absent(name: str) -> bool:
     return name == _HEAD or name in _EMBEDDING_COPIES
 
 
-def finish_loading(model: Any, settings: Mapping[str, Any], names: Collection[str], *, where: str) -> None:
+def finish_loading(
+    model: Any, settings: Mapping[str, Any], names: Collection[str], *, where: str
+) -> None:
     """Sets what the config may have wrong: the scaling before the head, and the decoder's start.
 
-    A head of its own takes unscaled states (v1.1, Flan). A head that is the embeddings takes scaled ones (v1.0),
-    unless the config says that it was trained without. mT5 never scales in transformers 5. UMT5 scales by another
-    flag, which transformers 5 forces on: a plain transformers 5 divides the logits of an untied UMT5 by √d_model.
+    A head of its own takes unscaled states (v1.1, Flan). A head that is the embeddings takes scaled
+    ones (v1.0), unless the config says that it was trained without. mT5 never scales in
+    transformers 5. UMT5 scales by another flag, which transformers 5 forces on: a plain
+    transformers 5 divides the logits of an untied UMT5 by √d_model.
 
     Args:
         model: the loaded model.
@@ -83,8 +100,13 @@ def finish_loading(model: Any, settings: Mapping[str, Any], names: Collection[st
     flag, scaled = settings.get("tie_word_embeddings"), settings.get("scale_decoder_outputs")
     # LongT5 is the one whose checkpoints say False and rightly hold no head: tied, not scaled.
     if _HEAD not in names and flag is False and not isinstance(scaled, bool) and kind != "longt5":
-        raise DataError(f"the config says tie_word_embeddings false, but the weights hold no {_HEAD}", where=where)
-    if kind == "mt5" or (_HEAD in names and not torch.equal(model.lm_head.weight, model.shared.weight)):
+        raise DataError(
+            f"the config says tie_word_embeddings false, but the weights hold no {_HEAD}",
+            where=where,
+        )
+    if kind == "mt5" or (
+        _HEAD in names and not torch.equal(model.lm_head.weight, model.shared.weight)
+    ):
         config.scale_decoder_outputs = False
     else:
         config.scale_decoder_outputs = scaled if isinstance(scaled, bool) else flag is not False
@@ -94,7 +116,9 @@ def finish_loading(model: Any, settings: Mapping[str, Any], names: Collection[st
 
 
 def loading_note(config: Any) -> str | None:
-    """Returns which versions of transformers compute something else than this package; None where all agree."""
+    """Returns which versions of transformers compute something else than this package; None where
+    all agree.
+    """
     if config.model_type == "umt5" and config.tie_word_embeddings is False:
         return (
             "transformers from 5.0 up to 5.23 scales the logits of this untied UMT5 wrongly; "
@@ -103,11 +127,14 @@ def loading_note(config: Any) -> str | None:
     return None
 
 
-def contents_to_write(state: Mapping[str, Tensor], config: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def contents_to_write(
+    state: Mapping[str, Tensor], config: Any
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Returns the weights and settings that make transformers 4 and 5 compute the same.
 
-    transformers 4 knows one flag, ``tie_word_embeddings``, for tying and for scaling; transformers 5 ties by contents
-    and scales by ``scale_decoder_outputs``. So an unscaled head is always written out, and a scaled one never.
+    transformers 4 knows one flag, ``tie_word_embeddings``, for tying and for scaling; transformers
+    5 ties by contents and scales by ``scale_decoder_outputs``. So an unscaled head is always
+    written out, and a scaled one never.
 
     Args:
         state: name → weight, as ``state_dict`` names them.
@@ -126,8 +153,14 @@ def contents_to_write(state: Mapping[str, Tensor], config: Any) -> tuple[dict[st
 
 @contextmanager
 def fused_activation(model: nn.Module) -> Iterator[None]:
-    """While entered, Flan's tanh-GELU is one operation instead of eight: equal to rounding, in less time and memory."""
-    slow = [module for module in model.modules() if isinstance(getattr(module, "act", None), NewGELUActivation)]
+    """While entered, Flan's tanh-GELU is one operation instead of eight: equal to rounding, in less
+    time and memory.
+    """
+    slow = [
+        module
+        for module in model.modules()
+        if isinstance(getattr(module, "act", None), NewGELUActivation)
+    ]
     for module in slow:
         module.act = nn.GELU(approximate="tanh")
     try:

@@ -1,4 +1,6 @@
-"""A T5, mT5 or UMT5 as its parts, under the names of what they do: for a forward that goes its own way through them."""
+"""A T5, mT5 or UMT5 as its parts, under the names of what they do: for a forward that goes its own
+way through them.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from lora_s2s.models import t5
 
 # Families whose every part is named here. LongT5's encoder attends in blocks.
 COVERED = ("t5", "mt5", "umt5")
-# Where in a model's names the parameters lie that may train: products of its blocks, rows of embeddings and head.
+# Where in a model's names the parameters lie that may train: products of its blocks, rows of
+# embeddings and head.
 ADAPTED = re.compile(rf"({t5.ADAPTABLE}|embed_tokens\.token_rows|lm_head\.token_rows)\.(?!weight$)")
 
 
@@ -28,9 +31,11 @@ class Norm:
 
 @dataclass(frozen=True)
 class Attention:
-    """One attention sublayer: ``norm`` before it, unscaled scores of ``heads`` heads, ``o`` after it.
+    """One attention sublayer: ``norm`` before it, unscaled scores of ``heads`` heads, ``o`` after
+    it.
 
-    ``relative`` is HF's module that holds a table of relative positions, where the layer has its own.
+    ``relative`` is HF's module that holds a table of relative positions, where the layer has its
+    own.
     """
 
     norm: Norm
@@ -44,7 +49,9 @@ class Attention:
 
 @dataclass(frozen=True)
 class FeedForward:
-    """One feed-forward sublayer: ``inner`` is one product, or two where the second gates the first; then ``outer``."""
+    """One feed-forward sublayer: ``inner`` is one product, or two where the second gates the first;
+    then ``outer``.
+    """
 
     norm: Norm
     inner: tuple[nn.Module, ...]
@@ -54,7 +61,9 @@ class FeedForward:
 
 @dataclass(frozen=True)
 class Block:
-    """One block; ``cross`` only in a decoder. ``module`` is HF's, which knows whether it is checkpointed."""
+    """One block; ``cross`` only in a decoder. ``module`` is HF's, which knows whether it is
+    checkpointed.
+    """
 
     module: Any
     self_attention: Attention
@@ -71,13 +80,16 @@ class Stack:
     final_norm: Norm
 
     def relative(self, block: Block) -> Any:
-        """Returns the module whose table of positions a block uses: its own (UMT5), or the first block's."""
+        """Returns the module whose table of positions a block uses: its own (UMT5), or the first
+        block's.
+        """
         own = block.self_attention.relative
         return self.blocks[0].self_attention.relative if own is None else own
 
 
 def stacks_of(model: Any, activations: Collection[str]) -> tuple[Stack, Stack] | str:
-    """Returns the encoder and the decoder of a T5-shaped model, or why whoever asks cannot use them.
+    """Returns the encoder and the decoder of a T5-shaped model, or why whoever asks cannot use
+    them.
 
     Args:
         activations: those that whoever asks knows, by HF's names.
@@ -113,7 +125,9 @@ def _block(block: Any, config: Any) -> Block:
 
 def _attention(layer: Any, inner: Any) -> Attention:
     relative = inner if inner.has_relative_attention_bias else None
-    return Attention(_norm(layer.layer_norm), inner.q, inner.k, inner.v, inner.o, inner.n_heads, relative)
+    return Attention(
+        _norm(layer.layer_norm), inner.q, inner.k, inner.v, inner.o, inner.n_heads, relative
+    )
 
 
 def _norm(module: Any) -> Norm:
@@ -121,7 +135,9 @@ def _norm(module: Any) -> Norm:
 
 
 def relative_bias(relative: Any, length: int, device: torch.device) -> Tensor:
-    """Returns what an attention adds to its scores, (1, heads, length, length), without a gradient."""
+    """Returns what an attention adds to its scores, (1, heads, length, length), without a
+    gradient.
+    """
     with torch.no_grad():
         bias: Tensor = relative.compute_bias(length, length, device=device)
     return bias
@@ -133,7 +149,9 @@ def farthest(relative: Any) -> int:
 
 
 def head_scale(config: Any) -> float:
-    """Returns what the decoder's last states are multiplied with before the head; see ``t5.finish_loading``."""
+    """Returns what the decoder's last states are multiplied with before the head; see
+    ``t5.finish_loading``.
+    """
     flags: Mapping[str, str] = {"t5": "scale_decoder_outputs", "umt5": "tie_word_embeddings"}
     flag = flags.get(config.model_type)
     return float(config.d_model) ** -0.5 if flag and getattr(config, flag) else 1.0

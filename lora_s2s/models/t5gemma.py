@@ -1,4 +1,6 @@
-"""T5Gemma's facts: Gemma 2 in both stacks, each with its own config and embeddings; the head is the decoder's."""
+"""T5Gemma's facts: Gemma 2 in both stacks, each with its own config and embeddings; the head is the
+decoder's.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,16 @@ STACKS = (rf"model\.encoder\.{_IN_STACK}", rf"model\.decoder\.{_IN_STACK}")
 _HEAD, _EMBEDDINGS = "lm_head.out_proj.weight", "model.decoder.embed_tokens.weight"
 
 _LARGEST = {
-    "vocab_size": 2_000_000, "hidden_size": 65_536, "intermediate_size": 1_000_000, "num_hidden_layers": 512,
-    "num_attention_heads": 1_024, "num_key_value_heads": 1_024, "head_dim": 4_096,
-    "max_position_embeddings": 100_000_000, "sliding_window": 100_000_000,
-}  # fmt: skip
+    "vocab_size": 2_000_000,
+    "hidden_size": 65_536,
+    "intermediate_size": 1_000_000,
+    "num_hidden_layers": 512,
+    "num_attention_heads": 1_024,
+    "num_key_value_heads": 1_024,
+    "head_dim": 4_096,
+    "max_position_embeddings": 100_000_000,
+    "sliding_window": 100_000_000,
+}
 
 
 def check_settings(settings: Mapping[str, Any], *, where: str) -> None:
@@ -46,19 +54,28 @@ def may_be_absent(name: str) -> bool:
     return name == _HEAD
 
 
-def finish_loading(model: Any, settings: Mapping[str, Any], names: Collection[str], *, where: str) -> None:
+def finish_loading(
+    model: Any, settings: Mapping[str, Any], names: Collection[str], *, where: str
+) -> None:
     """Settles the decoder's start, which is ``<bos>``.
 
     Raises:
         DataError: the config asks for a head of its own and the weights hold none.
     """
     if settings.get("tie_word_embeddings") is False and _HEAD not in names:
-        raise DataError(f"the config says tie_word_embeddings false, but the weights hold no {_HEAD}", where=where)
+        raise DataError(
+            f"the config says tie_word_embeddings false, but the weights hold no {_HEAD}",
+            where=where,
+        )
     common.set_start(model, model.config.decoder.bos_token_id)
 
 
-def contents_to_write(state: Mapping[str, Tensor], config: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Returns the weights and settings to write: the head only where it is not the decoder's embeddings."""
+def contents_to_write(
+    state: Mapping[str, Tensor], config: Any
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns the weights and settings to write: the head only where it is not the decoder's
+    embeddings.
+    """
     tied = common.same_weights(state, _HEAD, _EMBEDDINGS)
     weights = {name: tensor for name, tensor in state.items() if not (tied and name == _HEAD)}
     return weights, {**config.to_dict(), "tie_word_embeddings": tied}

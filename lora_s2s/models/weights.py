@@ -1,4 +1,6 @@
-"""A checkpoint's files: which ones hold the weights, their names and shapes, their hash. Safetensors only."""
+"""A checkpoint's files: which ones hold the weights, their names and shapes, their hash.
+Safetensors only.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,12 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Returns the safetensors files of a model folder, one or the shards its index names, sorted by name.
+    """Returns the safetensors files of a model folder, one or the shards its index names, sorted by
+    name.
 
     Raises:
-        DataError: there is none (a pickled ``.bin`` is never opened), a shard is missing, or the index is damaged.
+        DataError: there is none (a pickled ``.bin`` is never opened), a shard is missing, or the
+            index is damaged.
     """
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
@@ -43,8 +47,15 @@ def weight_files(folder: Path) -> list[Path]:
     named = index.get("weight_map") if isinstance(index, dict) else None
     shards = set(named.values()) if isinstance(named, dict) and named else {None}
     for name in shards:
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise DataError("the index does not name safetensors files of its own folder", where=str(folder / _INDEX))
+        if (
+            not isinstance(name, str)
+            or Path(name).name != name
+            or not name.endswith(".safetensors")
+        ):
+            raise DataError(
+                "the index does not name safetensors files of its own folder",
+                where=str(folder / _INDEX),
+            )
         if not (folder / name).is_file():
             raise DataError(f"the shard {name} is missing", where=str(folder))
     return sorted(folder / name for name in shards if name)
@@ -69,12 +80,15 @@ def shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
 def misfit(
     expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], *, foreign: str
 ) -> str | None:
-    """Compares weights by name → shape; returns the first difference and how many more there are, None where none.
+    """Compares weights by name → shape; returns the first difference and how many more there are,
+    None where none.
 
-    Where some are missing and others are not expected, the first of each: they may be the same by another name.
+    Where some are missing and others are not expected, the first of each: they may be the same by
+    another name.
 
     Args:
-        foreign: what is said of a weight that is found and not expected; it could overwrite another model's.
+        foreign: what is said of a weight that is found and not expected; it could overwrite another
+            model's.
     """
     missing = [f"{name} is missing" for name in expected if name not in found]
     unexpected = [f"{name} {foreign}" for name in found if name not in expected]
@@ -92,7 +106,8 @@ def misfit(
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """Opens a safetensors file for reading onto the CPU; each tensor read is memory of its own, freed with it.
+    """Opens a safetensors file for reading onto the CPU; each tensor read is memory of its own,
+    freed with it.
 
     A mapped file would stay in memory as far as it has been read, as long as it is open.
 
@@ -103,7 +118,9 @@ def opened(path: Path) -> Iterator[Any]:
         length = int.from_bytes(stream.read(8), "little")
     # A longer header would be parsed into memory many times its size.
     if length > (most := limits.LARGEST_SAFETENSORS_HEADER):
-        raise DataError(f"a safetensors header of {length:,} bytes, at most {most:,}", where=str(path))
+        raise DataError(
+            f"a safetensors header of {length:,} bytes, at most {most:,}", where=str(path)
+        )
     try:
         with safe_open(path, framework="pt", device="cpu", backend="pread") as tensors:
             yield tensors
@@ -122,25 +139,40 @@ def sound(name: str, tensor: Tensor, path: Path, dtype: torch.dtype | None = Non
     """
     if tensor.dtype not in _DTYPES:
         kind = str(tensor.dtype).removeprefix("torch.")
-        raise DataError(f"the weight {name} is of type {kind}, expected floating-point numbers", where=str(path))
+        raise DataError(
+            f"the weight {name} is of type {kind}, expected floating-point numbers", where=str(path)
+        )
     cast = tensor if dtype is None else tensor.to(dtype)
     if not is_finite(cast):
         if cast is tensor or not is_finite(tensor):
-            raise DataError(f"the weight {name} holds values that are not finite numbers", where=str(path))
+            raise DataError(
+                f"the weight {name} holds values that are not finite numbers", where=str(path)
+            )
         kind = str(cast.dtype).removeprefix("torch.")
-        hint = "--set model.dtype=float32" if cast.dtype is torch.float16 else "get the file again, it is damaged"
-        raise DataError(f"the weight {name} holds values that are too large for {kind}", hint=hint, where=str(path))
+        hint = (
+            "--set model.dtype=float32"
+            if cast.dtype is torch.float16
+            else "get the file again, it is damaged"
+        )
+        raise DataError(
+            f"the weight {name} holds values that are too large for {kind}",
+            hint=hint,
+            where=str(path),
+        )
     return cast
 
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether all numbers of a tensor are finite."""
-    # The smallest and the largest in one pass, without a mask as large as the tensor; NaN is passed on.
+    # The smallest and the largest in one pass, without a mask as large as the tensor; NaN is passed
+    # on.
     return not tensor.numel() or all(bool(end.isfinite()) for end in torch.aminmax(tensor))
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes one safetensors file, with the permissions of any other file here; safetensors itself makes it 0600."""
+    """Writes one safetensors file, with the permissions of any other file here; safetensors itself
+    makes it 0600.
+    """
     try:
         with naming(path):
             save_file(dict(tensors), path, metadata={"format": "pt"})
@@ -150,5 +182,7 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def weights_hash(folder: Path) -> str:
-    """Returns the SHA-256 over the sorted (file name, SHA-256) pairs of a model's weights, kept for the process."""
+    """Returns the SHA-256 over the sorted (file name, SHA-256) pairs of a model's weights, kept for
+    the process.
+    """
     return sha256_json([[path.name, known_sha256(path)] for path in weight_files(folder)])

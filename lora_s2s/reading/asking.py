@@ -33,7 +33,11 @@ def question_of(
         shape = SHAPES.get(shape_of([{**_NO_TARGETS, **row}]) or "")
     if shape is None:
         prompt = None if template is None else PromptTemplate.of(template)
-        source = _from_text(row, prompt) if isinstance(row, str) else _from_columns(row, source_column, prompt)
+        source = (
+            _from_text(row, prompt)
+            if isinstance(row, str)
+            else _from_columns(row, source_column, prompt)
+        )
         return Example(source, "", _PLACE)
     prompt = PromptTemplate.of(template or shape.template)
     if isinstance(row, str) and not shape.is_dialogue:
@@ -50,13 +54,16 @@ def _from_text(text: str, prompt: PromptTemplate | None) -> str:
     needed = [name for name, required in prompt.columns.items() if required] or list(prompt.columns)
     if len(needed) > 1:
         raise UsageError(
-            f"the template fills {len(needed)} columns ({', '.join(needed)}): a plain text is only one",
+            f"the template fills {len(needed)} columns ({', '.join(needed)}): a plain text is "
+            "only one",
             hint="give JSONL rows with these columns through --input",
         )
     return prompt.render({needed[0]: text})
 
 
-def _from_columns(row: Mapping[str, Any], source_column: str | None, prompt: PromptTemplate | None) -> str:
+def _from_columns(
+    row: Mapping[str, Any], source_column: str | None, prompt: PromptTemplate | None
+) -> str:
     fields = unwrapped(row)
     if prompt is not None:
         return checked(prompt.render(texts_of(fields, prompt)), "source")

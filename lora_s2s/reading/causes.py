@@ -1,4 +1,6 @@
-"""Why rows cannot be used: counted by reason, with the first places; the hint follows from the most frequent one."""
+"""Why rows cannot be used: counted by reason, with the first places; the hint follows from the most
+frequent one.
+"""
 
 from __future__ import annotations
 
@@ -40,21 +42,28 @@ class Causes:
         return self.reasons.total()
 
     def listed(self) -> str:
-        """Returns the most frequent reasons with their numbers: ``3 × empty target, 1 × invalid UTF-8``."""
+        """Returns the most frequent reasons with their numbers: ``3 × empty target, 1 × invalid
+        UTF-8``.
+        """
         both = self.reasons or self.skipped
         return ", ".join(f"{count:,} × {reason}" for reason, count in both.most_common(4))
 
     def places(self) -> str:
-        """Returns three places, of the most frequent reason first, each with its detail and value."""
+        """Returns three places, of the most frequent reason first, each with its detail and
+        value.
+        """
         both = self.reasons or self.skipped
-        items = [item for reason, _ in both.most_common(_PLACES) for item in self._first[reason]][:_PLACES]
+        items = [item for reason, _ in both.most_common(_PLACES) for item in self._first[reason]][
+            :_PLACES
+        ]
         return "; ".join(f"{item.file}:{item.line} {item.reason}{_value(item)}" for item in items)
 
     def hint(self, *, others_are_right: bool = False) -> str | None:
         """Returns what to do about the most frequent reason.
 
         Args:
-            others_are_right: other rows of the data can be used, so that its columns and its format are right.
+            others_are_right: other rows of the data can be used, so that its columns and its format
+                are right.
         """
         items = self._leading()
         return hint_for(items[0], others_are_right=others_are_right) if items else None
@@ -87,7 +96,9 @@ def _encoding(item: Rejected) -> str:
 
 def _json(item: Rejected) -> str:
     if _PYTHON.search(item.text):
-        program = "import ast,json,sys; [print(json.dumps(ast.literal_eval(row))) for row in sys.stdin]"
+        program = (
+            "import ast,json,sys; [print(json.dumps(ast.literal_eval(row))) for row in sys.stdin]"
+        )
         return (
             "the lines are Python dicts (single quotes, None, True), not JSON; convert them: "
             f'python -c "{program}" < {item.file} > json-{Path(item.file).name}'
@@ -99,7 +110,10 @@ def _json(item: Rejected) -> str:
 
 def _quoting(item: Rejected) -> str:
     if '\\"' in item.text:
-        return 'a quote inside a quoted cell is written \\" in some rows and otherwise in others: write it twice ("")'
+        return (
+            'a quote inside a quoted cell is written \\" in some rows and otherwise in others: '
+            'write it twice ("")'
+        )
     return 'inside a quoted cell write a quote twice (""), and close every quoted cell'
 
 
@@ -112,8 +126,8 @@ def _role(item: Rejected) -> str:
 
 def _nested(item: Rejected) -> str:
     return (
-        f"a {'source' if 'source' in item.reason else 'target'} is a text, or for targets a list of texts "
-        "(several references); take nested rows apart with data.format=module:function"
+        f"a {'source' if 'source' in item.reason else 'target'} is a text, or for targets a list "
+        "of texts (several references); take nested rows apart with data.format=module:function"
     )
 
 
@@ -129,7 +143,8 @@ _HINTS: dict[str, str | Callable[[Rejected], str]] = {
     r"not valid Unicode": "write the text again as UTF-8: it has half of a surrogate pair",
     r"^broken quoting": _quoting,
     r"^more fields": "quote the cells that have the delimiter in them, or use another delimiter",
-    r"^fewer fields": "give every row as many cells as the header; look for an unclosed quote above these lines",
+    r"^fewer fields": "give every row as many cells as the header; look for an unclosed quote "
+    "above these lines",
     _NO_JSON: _json,
     r"^duplicate key": "give each key of an object once",
     r"^an unknown role": _role,
@@ -143,9 +158,11 @@ _HINTS: dict[str, str | Callable[[Rejected], str]] = {
     ),
     r"is not text|^no list of objects": _nested,
     r"^another language pair": (
-        f"name two languages of the file: {_BRIEF}--set data.source_column=en --set data.target_column=de"
+        f"name two languages of the file: {_BRIEF}--set data.source_column=en --set "
+        "data.target_column=de"
     ),
-    r"^unknown split|^row of another split": "give the column train, validation or test, or remove it",
+    r"^unknown split|^row of another split": "give the column train, validation or test, or "
+    "remove it",
     r"^longer than|^more than": "cut these rows into smaller ones, or remove them",
     r"^NUL character": "remove the NUL characters: tr -d '\\000' < FILE > NEW",
     r"template cannot": "change data.template so that it fits these rows",

@@ -27,7 +27,9 @@ _MOST_JOINED = 4  # columns in a template that a hint offers
 
 
 def two_languages(source: str | None, target: str | None) -> bool:
-    """Says whether two columns, or the endings of two files, are named by languages, such as ``en`` and ``de-AT``."""
+    """Says whether two columns, or the endings of two files, are named by languages, such as ``en``
+    and ``de-AT``.
+    """
     names = [name.lower() for name in (source, target) if name and language_of(name)]
     return len(set(names)) == 2 and tuple(names) not in KNOWN_PAIRS
 
@@ -41,7 +43,8 @@ class Columns:
     template: PromptTemplate | None = None
 
     def pairs(self, fields: Mapping[str, Any], where: str, *, seed: int = 0) -> Iterator[Example]:
-        """Yields the row's example, or one for each text of a target that is a list: several references of one source.
+        """Yields the row's example, or one for each text of a target that is a list: several
+        references of one source.
 
         Args:
             seed: of several templates, takes part in the choice.
@@ -66,7 +69,8 @@ class Columns:
 
 
 def references(value: object) -> list[str]:
-    """Returns the texts of a target: one, or those of a list, or of SQuAD's ``{"text": [...]}``, each once.
+    """Returns the texts of a target: one, or those of a list, or of SQuAD's ``{"text": [...]}``,
+    each once.
 
     Raises:
         Unusable: there is none, or one that is empty or no text.
@@ -83,7 +87,8 @@ def references(value: object) -> list[str]:
 
 
 def _with_languages(fields: Mapping[str, Any], *columns: str | None) -> Mapping[str, Any]:
-    """Returns a row with its languages under the columns' names: ``en`` is there where ``EN`` or ``en-US`` is.
+    """Returns a row with its languages under the columns' names: ``en`` is there where ``EN`` or
+    ``en-US`` is.
 
     Raises:
         NotForThis: the row holds languages only, and not those.
@@ -95,7 +100,11 @@ def _with_languages(fields: Mapping[str, Any], *columns: str | None) -> Mapping[
         return fields
     given = dict(fields)
     for column in wanted:
-        alike = [name for name in languages if languages[name] == language_of(column) and name not in wanted]
+        alike = [
+            name
+            for name in languages
+            if languages[name] == language_of(column) and name not in wanted
+        ]
         if column in fields or not alike:
             continue
         if len(alike) > 1:
@@ -107,13 +116,16 @@ def _with_languages(fields: Mapping[str, Any], *columns: str | None) -> Mapping[
 
 
 def unwrapped(fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns what stands under ``translation``, where the hub's data sets keep a row's languages, else the row."""
+    """Returns what stands under ``translation``, where the hub's data sets keep a row's languages,
+    else the row.
+    """
     inner = fields.get(TRANSLATION)
     return inner if isinstance(inner, Mapping) else fields
 
 
 def texts_of(fields: Mapping[str, Any], template: PromptTemplate) -> dict[str, Any]:
-    """Returns the texts of the columns that a template names, and the turns; those it can do without may lack.
+    """Returns the texts of the columns that a template names, and the turns; those it can do
+    without may lack.
 
     Raises:
         Unusable: a column is missing, or holds no text.
@@ -135,7 +147,9 @@ def text_in(fields: Mapping[str, Any], column: str, role: str) -> str:
 
 
 def text_of(value: object, role: str) -> str:
-    """Returns a value's text as written: never that of nothing, or of something with parts; raises Unusable."""
+    """Returns a value's text as written: never that of nothing, or of something with parts; raises
+    Unusable.
+    """
     if value is None:
         raise Unusable(f"missing {role}")
     if isinstance(value, bool):
@@ -165,9 +179,13 @@ def find_columns(
         any_two: whether two columns are source and target whatever their names.
 
     Raises:
-        DataError: a named column does not exist, or no pair of names is known; the message lists what exists.
+        DataError: a named column does not exist, or no pair of names is known; the message lists
+            what exists.
     """
-    known = {**{name.strip().lower(): name for name in reversed(names)}, **{name: name for name in names}}
+    known = {
+        **{name.strip().lower(): name for name in reversed(names)},
+        **{name: name for name in names},
+    }
     if template is not None:
         check_columns(template.columns, names, where)
     source = _named(source_column, known, names, where) if source_column is not None else None
@@ -183,14 +201,24 @@ def find_columns(
         needs_source = source is None
     if target is None:
         # The partner of the source's name first, then whatever is known.
-        partners = [last for first, last in KNOWN_PAIRS if source is not None and first == source.strip().lower()]
+        partners = [
+            last
+            for first, last in KNOWN_PAIRS
+            if source is not None and first == source.strip().lower()
+        ]
         others = [last for first, last in KNOWN_PAIRS if not needs_source or first in known]
         # A target leaves a column for the source: of 'query' and 'sql' it is the second.
-        free = [name for name in TARGETS if not needs_source or any(one in known and one != name for one in SOURCES)]
+        free = [
+            name
+            for name in TARGETS
+            if not needs_source or any(one in known and one != name for one in SOURCES)
+        ]
         target = _first_known("target", [*partners, *others, *free], known, source, names, where)
     if needs_source:
         partners = [first for first, last in KNOWN_PAIRS if last == target.strip().lower()]
-        source = _first_known("source", [*partners, *dict(KNOWN_PAIRS), *SOURCES], known, target, names, where)
+        source = _first_known(
+            "source", [*partners, *dict(KNOWN_PAIRS), *SOURCES], known, target, names, where
+        )
     return Columns(source, target, template)
 
 
@@ -210,7 +238,8 @@ def _two_languages(names: Sequence[str], where: str) -> tuple[str, str] | None:
     if len(first) > 2:
         source, target = list(first)[:2]
         raise DataError(
-            f"no target column can be told: the file has the languages {', '.join(list(first)[:20])}",
+            "no target column can be told: the file has the languages "
+            f"{', '.join(list(first)[:20])}",
             hint=f"name two: --set data.source_column={source} --set data.target_column={target}",
             where=where,
         )
@@ -220,7 +249,9 @@ def _two_languages(names: Sequence[str], where: str) -> tuple[str, str] | None:
 def _two_columns(
     names: Sequence[str], source: str | None, target: str | None, known: Mapping[str, str]
 ) -> tuple[str, str] | None:
-    """Returns both columns of a table that has two, besides numbers of rows and columns about the row."""
+    """Returns both columns of a table that has two, besides numbers of rows and columns about the
+    row.
+    """
     about = {*ROW_NUMBERS, *SPLIT_COLUMNS, *(name for pair in LANGUAGE_COLUMNS for name in pair)}
     named = {name for name in (source, target) if name is not None}
     left = [name for name in names if name in named or normalised(name) not in about]
@@ -242,43 +273,73 @@ def _two_columns(
 
 
 def check_columns(columns: Iterable[str], names: Sequence[str], where: str) -> None:
-    """Raises DataError at the first of a template's columns that the file does not have; the message lists its own."""
+    """Raises DataError at the first of a template's columns that the file does not have; the
+    message lists its own.
+    """
     for column in columns:
         _named(column, {name: name for name in names}, names, where)
 
 
 def _first_known(
-    role: str, wanted: Sequence[str], known: Mapping[str, str], taken: str | None, names: Sequence[str], where: str
+    role: str,
+    wanted: Sequence[str],
+    known: Mapping[str, str],
+    taken: str | None,
+    names: Sequence[str],
+    where: str,
 ) -> str:
     found = next((known[name] for name in wanted if name in known and known[name] != taken), None)
     if found is None:
         if joined := _joined_source(names):
             role, hint = "source", joined
         else:
-            hint = "name them: lora-s2s prepare … --set data.source_column=NAME --set data.target_column=NAME"
-        raise DataError(f"no {role} column is known by its name; the file has {_listed(names)}", hint=hint, where=where)
+            hint = (
+                "name them: lora-s2s prepare … --set data.source_column=NAME --set "
+                "data.target_column=NAME"
+            )
+        raise DataError(
+            f"no {role} column is known by its name; the file has {_listed(names)}",
+            hint=hint,
+            where=where,
+        )
     return found
 
 
 def _joined_source(names: Sequence[str]) -> str | None:
-    """Returns the setting that builds the source of all other columns, where one alone has the name of a target."""
+    """Returns the setting that builds the source of all other columns, where one alone has the name
+    of a target.
+    """
     targets = [name for name in names if normalised(name) in TARGETS]
-    others = [name for name in names if normalised(name) not in (*TARGETS, *ROW_NUMBERS, *SPLIT_COLUMNS)]
-    if len(targets) != 1 or not 2 <= len(others) <= _MOST_JOINED or set("{}") & set("".join(others)):
+    others = [
+        name for name in names if normalised(name) not in (*TARGETS, *ROW_NUMBERS, *SPLIT_COLUMNS)
+    ]
+    if (
+        len(targets) != 1
+        or not 2 <= len(others) <= _MOST_JOINED
+        or set("{}") & set("".join(others))
+    ):
         return None
     target = shlex.quote(f"data.target_column={targets[0]}")
     template = shlex.quote(f"data.template={' '.join(f'{{{name}}}' for name in others)}")
-    return f"name it with data.source_column, or build it of several: --set {target} --set {template}"
+    return (
+        f"name it with data.source_column, or build it of several: --set {target} --set {template}"
+    )
 
 
 def _same_column(name: str, other: str) -> bool:
     """Whether two names mean one column: equal, or codes of one language."""
-    return name == other or (language_of(name) is not None and language_of(name) == language_of(other))
+    return name == other or (
+        language_of(name) is not None and language_of(name) == language_of(other)
+    )
 
 
 def _named(column: str, known: Mapping[str, str], names: Sequence[str], where: str) -> str:
     found = known.get(column) or known.get(column.strip().lower())
-    if found is None and (language := language_of(column)) and any(language_of(name) == language for name in names):
+    if (
+        found is None
+        and (language := language_of(column))
+        and any(language_of(name) == language for name in names)
+    ):
         return column  # found in each row
     if found is None:
         raise DataError(
@@ -293,7 +354,8 @@ def _refuse_alpaca(known: Mapping[str, str], where: str) -> None:
     # Taking (input, output) here would drop every instruction without a word.
     if known.keys() >= _ALPACA:
         raise DataError(
-            "the columns 'instruction', 'input' and 'output' need a template that joins the first two",
+            "the columns 'instruction', 'input' and 'output' need a template that joins the first "
+            "two",
             hint="--set data.format=alpaca, or --set data.template='{instruction} {input}'",
             where=where,
         )

@@ -2,8 +2,9 @@
 
     system: Be brief. user: Hi! assistant: Hello. user: Who are you? assistant:  →  A small model.
 
-Decided on text, with words that any vocabulary has and no newlines: T5 would drop those. The source ends in
-``assistant:`` so that what comes next is the answer. One that is too long loses whole turns, the oldest first.
+Decided on text, with words that any vocabulary has and no newlines: T5 would drop those. The source
+ends in ``assistant:`` so that what comes next is the answer. One that is too long loses whole
+turns, the oldest first.
 """
 
 from __future__ import annotations
@@ -16,33 +17,60 @@ from lora_s2s.formats.json_rows import json_text
 from lora_s2s.reading.example import Turn, Unusable, checked
 from lora_s2s.reading.template import TURNS, PromptTemplate
 
-DIALOGUE_TEMPLATE = "{% for turn in turns %}{{ turn.role }}: {{ turn.text | trim }} {% endfor %}assistant:"
+DIALOGUE_TEMPLATE = (
+    "{% for turn in turns %}{{ turn.role }}: {{ turn.text | trim }} {% endfor %}assistant:"
+)
 _ROLES = {
-    "human": "user", "user": "user", "prompter": "user", "customer": "user", "client": "user",
-    "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant",
-    "ai": "assistant", "agent": "assistant", "function_call": "assistant", "tool_call": "assistant",
-    "system": "system", "developer": "system",
-    "tool": "tool", "function": "tool", "observation": "tool", "ipython": "tool", "function_response": "tool",
-    "tool_response": "tool", "tool_result": "tool",
-}  # fmt: skip
+    "human": "user",
+    "user": "user",
+    "prompter": "user",
+    "customer": "user",
+    "client": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "ai": "assistant",
+    "agent": "assistant",
+    "function_call": "assistant",
+    "tool_call": "assistant",
+    "system": "system",
+    "developer": "system",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "ipython": "tool",
+    "function_response": "tool",
+    "tool_response": "tool",
+    "tool_result": "tool",
+}
 _REPLY, _SYSTEM = "assistant", "system"
 LISTS = ("conversations", "messages", "conversation", "dialog", "dialogue", TURNS)
-_NAMES, _TEXTS, _CALLS = ("from", "role", "speaker"), ("value", "content", "text"), ("tool_calls", "function_call")
+_NAMES, _TEXTS, _CALLS = (
+    ("from", "role", "speaker"),
+    ("value", "content", "text"),
+    ("tool_calls", "function_call"),
+)
 # Every reply repeats what stands before it, so the pairs of one conversation grow with its square.
 _MOST_TURNS = 1000
 Turns: TypeAlias = Sequence[tuple[str, str]]
 
 
 def render_turns(turns: Turns, template: str | None = None) -> str:
-    """Returns the source for the reply that follows ``turns``, each a role (user, assistant, …) and a text."""
-    return PromptTemplate.of(template or DIALOGUE_TEMPLATE).render({TURNS: tuple(Turn(*turn) for turn in turns)})
+    """Returns the source for the reply that follows ``turns``, each a role (user, assistant, …) and
+    a text.
+    """
+    return PromptTemplate.of(template or DIALOGUE_TEMPLATE).render(
+        {TURNS: tuple(Turn(*turn) for turn in turns)}
+    )
 
 
 def fit_turns(turns: Turns, template: str | None, fits: Callable[[str], bool]) -> str:
     """Returns the rendering with as few of the oldest turns left out as makes ``fits`` true of it.
 
-    The system text at the beginning stays as long as a turn fits beside it. Where the last turn alone does not fit,
-    that is what comes back.
+    The system text at the beginning stays as long as a turn fits beside it. Where the last turn
+    alone does not fit, that is what comes back.
     """
 
     def text(system: Turns, first: int) -> str:
@@ -54,14 +82,19 @@ def fit_turns(turns: Turns, template: str | None, fits: Callable[[str], bool]) -
     start = next((place for place, (role, _) in enumerate(turns) if role != _SYSTEM), 0)
     for system in (turns[:start], ()):
         # The fewer turns, the better they fit: halving finds the first one that can stay.
-        first = bisect_left(range(start, len(turns)), True, key=lambda first: fits(text(system, first))) + start
+        first = (
+            bisect_left(range(start, len(turns)), True, key=lambda first: fits(text(system, first)))
+            + start
+        )
         if first < len(turns):
             return text(system, first)
     return text((), len(turns) - 1)
 
 
 def looks_like_dialogue(fields: Mapping[str, Any], names: Sequence[str]) -> bool:
-    """Says whether a row holds a list of turns whose role stands under one of ``names``; an empty list may be one."""
+    """Says whether a row holds a list of turns whose role stands under one of ``names``; an empty
+    list may be one.
+    """
     for key in LISTS:
         turns = fields.get(key)
         if isinstance(turns, list):
@@ -72,7 +105,8 @@ def looks_like_dialogue(fields: Mapping[str, Any], names: Sequence[str]) -> bool
 
 
 def dialogue_questions(fields: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], list[object]]]:
-    """Yields the turns before each reply, with the reply; and all of them, without one, where the last waits for it.
+    """Yields the turns before each reply, with the reply; and all of them, without one, where the
+    last waits for it.
 
     A greeting answers nothing: of a reply before the first turn of a user the turns are empty.
 
@@ -81,7 +115,9 @@ def dialogue_questions(fields: Mapping[str, Any]) -> Iterator[tuple[dict[str, An
     """
     turns = _turns(fields)
     # Where no user speaks at all, the system text asks.
-    first = next((index for index, turn in enumerate(turns) if turn.role not in (_REPLY, _SYSTEM)), 0)
+    first = next(
+        (index for index, turn in enumerate(turns) if turn.role not in (_REPLY, _SYSTEM)), 0
+    )
     for index, turn in enumerate(turns):
         if turn.role == _REPLY:
             yield {TURNS: turns[:index] if index > first else ()}, [turn.text]
@@ -123,9 +159,11 @@ def _turn(turn: object) -> Turn:
 
 
 def _called(calls: object) -> str:
-    """Returns the tool calls of a turn without a text: each as JSON with its name and arguments, as written.
+    """Returns the tool calls of a turn without a text: each as JSON with its name and arguments, as
+    written.
 
-        [{"type": "function", "function": {"name": "order", "arguments": "{}"}}]  →  {"name": "order", "arguments": {}}
+        [{"type": "function", "function": {"name": "order", "arguments": "{}"}}]  →  {"name":
+        "order", "arguments": {}}
 
     Raises:
         Unusable: one has no name.

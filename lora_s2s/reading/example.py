@@ -12,11 +12,15 @@ class Unusable(ValueError):
 
 
 class NotForThis(Unusable):
-    """A valid record that gives no example here, such as a unit of another language pair: no fault of the data."""
+    """A valid record that gives no example here, such as a unit of another language pair: no fault
+    of the data.
+    """
 
 
 def checked(text: str, role: str) -> str:
-    """Returns a text as it is; raises Unusable where it is blank, holds a NUL, or is no Unicode (a lone surrogate)."""
+    """Returns a text as it is; raises Unusable where it is blank, holds a NUL, or is no Unicode (a
+    lone surrogate).
+    """
     if not text.strip():
         raise Unusable(f"empty {role}")
     if "\0" in text:
@@ -37,20 +41,22 @@ class Turn(NamedTuple):
 
 @dataclass(slots=True)
 class Example:
-    """One pair of raw texts. Not frozen: it is made for every row, and frozen ones take three times as long to make.
+    """One pair of raw texts. Not frozen: it is made for every row, and frozen ones take three times
+    as long to make.
 
     Attributes:
         source: what the encoder reads, rendered.
         target: what the decoder is to write, verbatim.
         where: ``file:line`` of the record's start.
-        group: examples of one group never stand on both sides of a split; None means the source itself.
+        group: examples of one group never stand on both sides of a split; None means the source
+            itself.
         turns: role and text of everything before the reply, in a dialogue.
         template: what rendered ``turns``; see :func:`lora_s2s.reading.conversations.fit_turns`.
         weight: how much of its file's rows training is to take.
-        split: what a column of the table (``split``, ``fold``, …) or its JSON document says of the row: ``train``,
-            ``validation`` or ``test``; empty where nothing does.
-        rest: a hash of the row's unused columns, equal within one process only; rows that differ in it are no
-            duplicates of each other. 0 where every column is used.
+        split: what a column of the table (``split``, ``fold``, …) or its JSON document says of the
+            row: ``train``, ``validation`` or ``test``; empty where nothing does.
+        rest: a hash of the row's unused columns, equal within one process only; rows that differ in
+            it are no duplicates of each other. 0 where every column is used.
     """
 
     source: str
@@ -70,7 +76,9 @@ class Example:
 
     @property
     def is_taken(self) -> bool:
-        """Whether a weight below 1 takes the row where each counts once, in validation and test: by a hash."""
+        """Whether a weight below 1 takes the row where each counts once, in validation and test: by
+        a hash.
+        """
         if self.weight >= 1:
             return True
         digest = hashlib.blake2b(f"{self.source}\0{self.target}".encode(), digest_size=8).digest()

@@ -1,4 +1,6 @@
-"""The shapes that rows come in besides pairs of columns: how each is recognised, and what it asks and answers."""
+"""The shapes that rows come in besides pairs of columns: how each is recognised, and what it asks
+and answers.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,18 @@ from typing import Any, TypeAlias
 from lora_s2s import limits
 from lora_s2s.formats.rows import Rejected, reject
 from lora_s2s.reading.columns import text_of, texts_of
-from lora_s2s.reading.conversations import DIALOGUE_TEMPLATE, LISTS, dialogue_questions, looks_like_dialogue
+from lora_s2s.reading.conversations import (
+    DIALOGUE_TEMPLATE,
+    LISTS,
+    dialogue_questions,
+    looks_like_dialogue,
+)
 from lora_s2s.reading.example import Example, NotForThis, Unusable, checked
 from lora_s2s.reading.template import TURNS, PromptTemplate
 
 Fields: TypeAlias = Mapping[str, Any]
-# What a template may name, and the targets: a question with several answers gives an example for each.
+# What a template may name, and the targets: a question with several answers gives an example for
+# each.
 Question: TypeAlias = tuple[dict[str, Any], list[object]]
 Converter: TypeAlias = Callable[[Fields, str], Iterable[Example | Rejected]]
 
@@ -51,7 +59,9 @@ class Shape:
         """Whether the sources are turns."""
         return self.columns == (TURNS,)
 
-    def examples(self, prompt: PromptTemplate, seed: int, fields: Fields, where: str) -> Iterator[Example | Rejected]:
+    def examples(
+        self, prompt: PromptTemplate, seed: int, fields: Fields, where: str
+    ) -> Iterator[Example | Rejected]:
         """Yields an example for each question and distinct target, or why a question gives none.
 
         Raises:
@@ -69,15 +79,22 @@ class Shape:
                 values = texts_of(given, prompt)
                 chosen = prompt.chosen(values, seed)
                 source = checked(chosen.once(values), "source")
-                found = list(dict.fromkeys(checked(text_of(target, "target"), "target") for target in targets))
+                found = list(
+                    dict.fromkeys(
+                        checked(text_of(target, "target"), "target") for target in targets
+                    )
+                )
             except Unusable as error:
                 fault = not isinstance(error, NotForThis)
                 yield reject(where, str(error), _excerpt(*given.values(), *targets), fault=fault)
                 continue
             repeated += len(source)
             if repeated > limits.LARGEST_CONVERSATION:
-                raise Unusable(f"more than {limits.in_words(limits.LARGEST_CONVERSATION)} of repeated turns")
-            # A conversation's first source begins all its others: it keeps them, and its twins, in one split.
+                raise Unusable(
+                    f"more than {limits.in_words(limits.LARGEST_CONVERSATION)} of repeated turns"
+                )
+            # A conversation's first source begins all its others: it keeps them, and its twins, in
+            # one split.
             group = group or (source if turns else None)
             for target in found:
                 yield Example(source, target, where, group, turns, chosen.text if turns else None)
@@ -85,7 +102,8 @@ class Shape:
             raise Unusable("no assistant turn" if self.is_dialogue else "no question")
 
     def waiting(self, fields: Fields) -> dict[str, Any]:
-        """Returns what the template may name of a row that waits for its one answer; of a dialogue, its last.
+        """Returns what the template may name of a row that waits for its one answer; of a dialogue,
+        its last.
 
         Raises:
             Unusable: there is no such question, or more than one.
@@ -104,7 +122,12 @@ def _excerpt(*values: object) -> str:
 
 def _any_case(fields: Fields, names: Iterable[str]) -> Any:
     """Returns the first of the named values that is there, whatever the case of the letters."""
-    found = (fields[key] for name in names for key in fields if key.strip().lower() == name and fields[key] is not None)
+    found = (
+        fields[key]
+        for name in names
+        for key in fields
+        if key.strip().lower() == name and fields[key] is not None
+    )
     return next(found, None)
 
 
@@ -119,7 +142,10 @@ def _is_alpaca(fields: Fields) -> bool:
 
 
 def _alpaca(fields: Fields) -> Iterator[Question]:
-    given = {"instruction": _any_case(fields, _INSTRUCTION), "input": _any_case(fields, _CONTEXT) or ""}
+    given = {
+        "instruction": _any_case(fields, _INSTRUCTION),
+        "input": _any_case(fields, _CONTEXT) or "",
+    }
     yield {**fields, **given}, [_any_case(fields, _RESPONSE)]
 
 
@@ -131,7 +157,9 @@ def _objects(value: object, name: str) -> list[Fields]:
 
 def _is_squad(fields: Fields) -> bool:
     flat = isinstance(fields.get("question"), str) and isinstance(fields.get("context"), str)
-    return isinstance(fields.get("paragraphs"), list) or (flat and ("answers" in fields or "answer" in fields))
+    return isinstance(fields.get("paragraphs"), list) or (
+        flat and ("answers" in fields or "answer" in fields)
+    )
 
 
 def _squad(fields: Fields) -> Iterator[Question]:
@@ -170,19 +198,29 @@ def _instructions(fields: Fields) -> Iterator[Question]:
 
 def _dialogue(*roles: str) -> Shape:
     return Shape(
-        partial(looks_like_dialogue, names=roles), dialogue_questions, DIALOGUE_TEMPLATE, (TURNS,), (*LISTS, "system")
+        partial(looks_like_dialogue, names=roles),
+        dialogue_questions,
+        DIALOGUE_TEMPLATE,
+        (TURNS,),
+        (*LISTS, "system"),
     )
 
 
 _SQUAD_TEMPLATE = "question: {{ question }} context: {{ context }}"
-_INSTRUCTIONS_TEMPLATE = "{{ definition }}{% if input | trim %} Input: {{ input }}{% endif %} Output:"
+_INSTRUCTIONS_TEMPLATE = (
+    "{{ definition }}{% if input | trim %} Input: {{ input }}{% endif %} Output:"
+)
 _ALPACA_TEMPLATE = "{{ instruction }}{% if input | trim %} {{ input }}{% endif %}"
 SHAPES: dict[str, Shape] = {
     "conversations": _dialogue("from", "speaker"),
     "messages": _dialogue("role"),
     "squad": Shape(_is_squad, _squad, _SQUAD_TEMPLATE, ("question", "context", "title"), _SQUAD),
     "instructions": Shape(
-        _is_instructions, _instructions, _INSTRUCTIONS_TEMPLATE, ("definition", "input"), _INSTRUCTIONS
+        _is_instructions,
+        _instructions,
+        _INSTRUCTIONS_TEMPLATE,
+        ("definition", "input"),
+        _INSTRUCTIONS,
     ),
     "alpaca": Shape(_is_alpaca, _alpaca, _ALPACA_TEMPLATE, ("instruction", "input"), _ALPACA),
 }
@@ -190,6 +228,8 @@ DIALOGUES = tuple(name for name, shape in SHAPES.items() if shape.is_dialogue)
 
 
 def shape_of(rows: Iterable[Fields]) -> str | None:
-    """Returns the name of the first shape that a row has; None where the rows are pairs of columns."""
+    """Returns the name of the first shape that a row has; None where the rows are pairs of
+    columns.
+    """
     looked = list(rows)
     return next((name for name, shape in SHAPES.items() if any(map(shape.looks, looked))), None)

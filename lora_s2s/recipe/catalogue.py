@@ -15,7 +15,9 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def shipped() -> dict[str, Path]:
-    """Returns the shipped recipes by name: inside the wheel, or beside the package in a checkout."""
+    """Returns the shipped recipes by name: inside the wheel, or beside the package in a
+    checkout.
+    """
     folder = _PACKAGE / "recipes"
     if not folder.is_dir():
         folder = _PACKAGE.parent / "recipes"
@@ -44,7 +46,8 @@ def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
         if beside is None and path.name.lower().removesuffix(".gz").endswith(_DATA_SUFFIXES):
             raise UsageError(
                 f"a data file, not a recipe: '{name_or_path}'",
-                hint=f"name it as data: --data {shlex.quote(name_or_path)} --model google/flan-t5-base",
+                hint=f"name it as data: --data {shlex.quote(name_or_path)} --model "
+                "google/flan-t5-base",
             )
         return path
     kind = "a folder, not a recipe" if os.path.isdir(path) else "no such recipe"
@@ -67,26 +70,35 @@ def json_schema() -> dict[str, Any]:
     schema["title"] = "lora-s2s recipe"
     schema["properties"]["extends"] = {
         "type": "string",
-        "description": "A shipped recipe's name or a file beside this one; keys given here win over its keys.",
+        "description": "A shipped recipe's name or a file beside this one; keys given here win "
+        "over its keys.",
     }
     return schema
 
 
 def key_rows() -> list[list[str]]:
-    """Returns every key of a recipe as ``section.key``, its default, what it takes, and what it means."""
+    """Returns every key of a recipe as ``section.key``, its default, what it takes, and what it
+    means.
+    """
     schema = json_schema()
     rows = []
     for section in Recipe.model_fields:
         model = schema["$defs"][schema["properties"][section].get("$ref", "").rsplit("/", 1)[-1]]
         for key, details in model["properties"].items():
-            default = "required" if key in model.get("required", ()) else _in_yaml(details.get("default"))
-            rows.append([f"{section}.{key}", default, _takes(details), str(details.get("description", ""))])
+            default = (
+                "required" if key in model.get("required", ()) else _in_yaml(details.get("default"))
+            )
+            rows.append(
+                [f"{section}.{key}", default, _takes(details), str(details.get("description", ""))]
+            )
     return rows
 
 
 def _takes(details: Mapping[str, Any]) -> str:
     options = details.get("anyOf", [details])
-    return " or ".join(dict.fromkeys(_one_kind(option) for option in options if option.get("type") != "null"))
+    return " or ".join(
+        dict.fromkeys(_one_kind(option) for option in options if option.get("type") != "null")
+    )
 
 
 def _one_kind(option: Mapping[str, Any]) -> str:

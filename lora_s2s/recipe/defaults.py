@@ -1,9 +1,11 @@
-"""What ``auto`` means: batch, passes, learning rate and validations from the data's size and the base's.
+"""What ``auto`` means: batch, passes, learning rate and validations from the data's size and the
+base's.
 
-``resolve`` is pure: the same recipe and facts give the same numbers, so a run can be resumed or repeated. A key that
-the user sets is never changed. The rate and the number of steps come from runs on the bundled base over
-several kinds of task (``benchmarks/defaults.py``, ``benchmarks/results/defaults-cpu.json``; what was not run stands in
-``benchmarks/LOG.md``); for larger bases they follow published practice and are not measured.
+``resolve`` is pure: the same recipe and facts give the same numbers, so a run can be resumed or
+repeated. A key that the user sets is never changed. The rate and the number of steps come from runs
+on the bundled base over several kinds of task (``benchmarks/defaults.py``,
+``benchmarks/results/defaults-cpu.json``; what was not run stands in ``benchmarks/LOG.md``); for
+larger bases they follow published practice and are not measured.
 """
 
 from __future__ import annotations
@@ -23,13 +25,15 @@ _LARGE_ROWS_SEEN = 150_000
 _LARGE_PASSES = 3
 _MOST_STEPS, _MOST_ROWS_A_STEP = 3_000, 128
 _FEWEST_STEPS = 500  # of the smallest batches, whatever a CPU takes for them
-# Tokens in a batch: the least, and the most, for what it takes in memory: less on a CPU and for large bases.
+# Tokens in a batch: the least, and the most, for what it takes in memory: less on a CPU and for
+# large bases.
 _FEWEST_TOKENS, _MOST_TOKENS, _MOST_TOKENS_ON_GPU = 256, 4_096, 8_192
 _LARGE_BASE = 500e6
-# A CPU trains for minutes: FLOP of all steps (4 a parameter and token), as far as one pass over the data allows.
+# A CPU trains for minutes: FLOP of all steps (4 a parameter and token), as far as one pass over the
+# data allows.
 _CPU_FLOP = 1.1e14
-# Learning rate by the base's parameters: a power law through the measured 3e-3 at 4.6 M and 3e-4 at 11,000 M; from
-# 50 M on within the 3e-4 to 1e-3 that are usual for LoRA.
+# Learning rate by the base's parameters: a power law through the measured 3e-3 at 4.6 M and 3e-4 at
+# 11,000 M; from 50 M on within the 3e-4 to 1e-3 that are usual for LoRA.
 _RATE, _RATE_AT, _RATE_POWER = 3e-3, 4.6e6, -0.3
 _USUAL_RATE, _USUAL_FROM = (3e-4, 1e-3), 50e6
 _PLAIN_SCALE = 2.0  # alpha / r of the measured runs; a larger scale takes a lower rate
@@ -53,7 +57,8 @@ class Lengths:
 class Facts:
     """What is known once the data is prepared and the base is loaded.
 
-    ``parameters`` are the base's, ``device`` is ``cpu`` or ``cuda``, ``validation_tokens`` are of both sides.
+    ``parameters`` are the base's, ``device`` is ``cpu`` or ``cuda``, ``validation_tokens`` are of
+    both sides.
     """
 
     rows: int
@@ -86,10 +91,16 @@ def resolve(recipe: Recipe, facts: Facts) -> Recipe:
 
 
 def explanation(recipe: Recipe, facts: Facts) -> str | None:
-    """Returns one line on what :func:`resolve` chooses and from what; None where nothing was left to it."""
+    """Returns one line on what :func:`resolve` chooses and from what; None where nothing was left
+    to it.
+    """
     before, after = recipe.training, resolve(recipe, facts).training
     chosen = [key for key, value in before if value == AUTO and getattr(after, key) != AUTO]
-    words = [f"{key} {getattr(after, key):,g}" for key in chosen if isinstance(getattr(after, key), int | float)]
+    words = [
+        f"{key} {getattr(after, key):,g}"
+        for key in chosen
+        if isinstance(getattr(after, key), int | float)
+    ]
     if not words:
         return None
     data = f"{facts.rows:,} rows of {_mean(facts):.0f} tokens"
@@ -99,7 +110,9 @@ def explanation(recipe: Recipe, facts: Facts) -> str | None:
 
 
 def learning_rate(lora: LoraSection, parameters: int) -> float:
-    """Returns the peak learning rate for an adapter on a base of so many parameters, to one significant digit."""
+    """Returns the peak learning rate for an adapter on a base of so many parameters, to one
+    significant digit.
+    """
     rate = _RATE * (max(parameters, 1) / _RATE_AT) ** _RATE_POWER
     low, high = _USUAL_RATE if parameters >= _USUAL_FROM else (_USUAL_RATE[0], _RATE)
     scale = lora.alpha / lora.r**0.5 if lora.method == "rslora" else lora.alpha / lora.r
@@ -124,33 +137,50 @@ def _mean(facts: Facts) -> float:
 
 def _steps_an_epoch(training: TrainingSection, facts: Facts) -> float:
     batch = training.tokens_per_batch
-    rows = training.batch_size or (batch / _mean(facts) if isinstance(batch, int) else _ROWS_A_STEP[1])
-    return max(1.0, facts.rows / max(1.0, rows) / (training.gradient_accumulation * facts.processes))
+    rows = training.batch_size or (
+        batch / _mean(facts) if isinstance(batch, int) else _ROWS_A_STEP[1]
+    )
+    return max(
+        1.0, facts.rows / max(1.0, rows) / (training.gradient_accumulation * facts.processes)
+    )
 
 
 def _passes(facts: Facts) -> int:
-    """Passes over the data: many over few rows, up to three over many, and no more than a CPU computes in minutes."""
+    """Passes over the data: many over few rows, up to three over many, and no more than a CPU
+    computes in minutes.
+    """
     rows = max(1, facts.rows)
-    passes = min(max(_ROWS_SEEN // rows, min(_LARGE_ROWS_SEEN // rows, _LARGE_PASSES)), _MOST_PASSES)
+    passes = min(
+        max(_ROWS_SEEN // rows, min(_LARGE_ROWS_SEEN // rows, _LARGE_PASSES)), _MOST_PASSES
+    )
     if facts.device == "cpu":
         passes = min(passes, int(_CPU_FLOP / (4 * facts.parameters * facts.tokens)))
     return max(math.ceil(_FEWEST_STEPS * _ROWS_A_STEP[0] / rows), passes)
 
 
 def _batch_tokens(training: TrainingSection, facts: Facts) -> int:
-    """Tokens of a micro-batch: so few rows that there are enough steps, at least one long row, a bound for memory."""
+    """Tokens of a micro-batch: so few rows that there are enough steps, at least one long row, a
+    bound for memory.
+    """
     epochs = training.epochs if isinstance(training.epochs, int | float) else _passes(facts)
     seen = facts.rows * epochs
     most_rows = min(max(_ROWS_A_STEP[1], seen / _MOST_STEPS), _MOST_ROWS_A_STEP)
-    rows = min(max(seen / _STEPS, _ROWS_A_STEP[0]), most_rows) / (training.gradient_accumulation * facts.processes)
+    rows = min(max(seen / _STEPS, _ROWS_A_STEP[0]), most_rows) / (
+        training.gradient_accumulation * facts.processes
+    )
     longest = facts.source.p99 + facts.target.p99
     roomy = facts.device == "cuda" and facts.parameters < _LARGE_BASE
-    tokens = min(max(rows * _mean(facts), longest, _FEWEST_TOKENS), _MOST_TOKENS_ON_GPU if roomy else _MOST_TOKENS)
+    tokens = min(
+        max(rows * _mean(facts), longest, _FEWEST_TOKENS),
+        _MOST_TOKENS_ON_GPU if roomy else _MOST_TOKENS,
+    )
     return math.ceil(tokens / 64) * 64
 
 
 def _steps_between_validations(training: TrainingSection, facts: Facts) -> int:
-    """Ten validations a run, fewer where they would take more than a seventh of the training's compute."""
+    """Ten validations a run, fewer where they would take more than a seventh of the training's
+    compute.
+    """
     steps = expected_steps(training, facts)
     if not facts.validation_tokens:
         return 0

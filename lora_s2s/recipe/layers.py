@@ -1,7 +1,8 @@
-"""One recipe file, or the ``--set`` words, as a flat layer of raw values, each with the place it came from.
+"""One recipe file, or the ``--set`` words, as a flat layer of raw values, each with the place it
+came from.
 
-YAML's own guesses about types (``no`` is false, ``1e-4`` is text, ``012`` is ten) never happen: a value stays the
-text that was written until the field it belongs to says what it is.
+YAML's own guesses about types (``no`` is false, ``1e-4`` is text, ``012`` is ten) never happen: a
+value stays the text that was written until the field it belongs to says what it is.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from lora_s2s.recipe.schema import Recipe, Section
 # "C:\\new.csv" in double quotes is C:, a line break and ew.csv: what looks like such a path.
 _PATHS = frozenset({"model.name", "data.train", "data.validation", "data.test", "output.dir"})
 _SPOILT_PATH = re.compile(r"[A-Za-z]:.*|.*\.[a-z]{3,7}(\.[a-z]{2,3})?", flags=re.DOTALL)
-_ESCAPED = "a backslash in double quotes begins an escape; write a Windows path in single quotes, or with /"
+_ESCAPED = (
+    "a backslash in double quotes begins an escape; write a Windows path in single quotes, or with "
+    "/"
+)
 _NULLS = ("", "~", "null", "Null", "NULL")
 
 SECTIONS: dict[str, type[Section]] = {
@@ -55,7 +59,9 @@ class Entry:
 
 @dataclass
 class Layer:
-    """Raw values by ``section.key``, the places of sections, and what was wrong; ``broken`` when nothing was read."""
+    """Raw values by ``section.key``, the places of sections, and what was wrong; ``broken`` when
+    nothing was read.
+    """
 
     entries: dict[str, Entry] = field(default_factory=dict)
     sections: dict[str, str] = field(default_factory=dict)
@@ -93,7 +99,9 @@ def read_layer(path: Path) -> Layer:
 
 
 def _quoted(content: bytes, line: int) -> str:
-    """Returns what stands between double quotes in a line, in single quotes; empty where nothing does."""
+    """Returns what stands between double quotes in a line, in single quotes; empty where nothing
+    does.
+    """
     match = re.search(r'"([^"]+)"', content.decode("utf-8", "replace").splitlines()[line - 1])
     return f"'{match[1]}'" if match else ""
 
@@ -127,7 +135,9 @@ def _read_root(root: yaml.Node | None, path: Path, layer: Layer) -> None:
             layer.sections[name] = where
             _read_section(name, value, where, path, layer)
         elif name != "extends":
-            layer.problems.append(f"{where}: unknown section '{name}'{nearest(name, [*SECTIONS, 'extends'])}")
+            layer.problems.append(
+                f"{where}: unknown section '{name}'{nearest(name, [*SECTIONS, 'extends'])}"
+            )
         elif isinstance(value, yaml.ScalarNode):
             layer.extends = (value.value, where)
         else:
@@ -145,7 +155,9 @@ def _read_section(name: str, node: yaml.Node, where: str, path: Path, layer: Lay
         if f"{name}.{key}" in _PATHS and _is_spoilt_path(value):
             layer.problems.append(f"{place}: {name}.{key}: {_ESCAPED}")
         if raw is None:
-            layer.problems.append(f"{place}: {name}.{key}: expected a value or a list, got {_kind(value)}")
+            layer.problems.append(
+                f"{place}: {name}.{key}: expected a value or a list, got {_kind(value)}"
+            )
         else:
             _add(layer, name, key, Entry(raw, place))
 
@@ -156,17 +168,25 @@ def _is_spoilt_path(node: yaml.Node) -> bool:
         return any(_is_spoilt_path(item) for item in node.value)
     if not isinstance(node, yaml.ScalarNode) or node.style != '"' or node.value.isprintable():
         return False
-    return _SPOILT_PATH.fullmatch(node.value) is not None and not os.path.lexists(node.value.replace("\0", ""))
+    return _SPOILT_PATH.fullmatch(node.value) is not None and not os.path.lexists(
+        node.value.replace("\0", "")
+    )
 
 
-def _items(node: yaml.MappingNode, path: Path, layer: Layer, prefix: str = "") -> Iterator[tuple[str, yaml.Node, str]]:
-    """Yields key, value and ``file:line``; keys given twice are a problem, as YAML would drop the first in silence."""
+def _items(
+    node: yaml.MappingNode, path: Path, layer: Layer, prefix: str = ""
+) -> Iterator[tuple[str, yaml.Node, str]]:
+    """Yields key, value and ``file:line``; keys given twice are a problem, as YAML would drop the
+    first in silence.
+    """
     lines: dict[str, int] = {}
     for key_node, value in node.value:
         line = key_node.start_mark.line + 1
         key = key_node.value if isinstance(key_node, yaml.ScalarNode) else _kind(key_node)
         if key in lines:
-            layer.problems.append(f"{path}:{line}: {prefix}{key}: given twice (first on line {lines[key]})")
+            layer.problems.append(
+                f"{path}:{line}: {prefix}{key}: given twice (first on line {lines[key]})"
+            )
             continue
         lines[key] = line
         yield key, value, f"{path}:{line}"
@@ -185,7 +205,9 @@ def _add(layer: Layer, section: str, key: str, entry: Entry) -> None:
 def _raw(node: yaml.Node | None) -> Scalar | list[Scalar] | None:
     if isinstance(node, yaml.ScalarNode):
         return Scalar(node.value, quoted=node.style is not None)
-    if isinstance(node, yaml.SequenceNode) and all(isinstance(item, yaml.ScalarNode) for item in node.value):
+    if isinstance(node, yaml.SequenceNode) and all(
+        isinstance(item, yaml.ScalarNode) for item in node.value
+    ):
         return [Scalar(item.value, quoted=item.style is not None) for item in node.value]
     return None
 

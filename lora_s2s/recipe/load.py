@@ -1,4 +1,6 @@
-"""Loads a recipe: files that extend each other, then ``--set``, then types and the schema; all problems at once."""
+"""Loads a recipe: files that extend each other, then ``--set``, then types and the schema; all
+problems at once.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,16 @@ from lora_s2s.recipe.schema import AUTO, Recipe, Section
 
 # No leading zeros: 012 is ten to YAML and twelve to people.
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*(_[0-9]{3})*)")
-_NUMBER = re.compile(r"[+-]?((0|[1-9][0-9]*(_[0-9]{3})*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+_NUMBER = re.compile(
+    r"[+-]?((0|[1-9][0-9]*(_[0-9]{3})*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?"
+)
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-_KINDS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+_KINDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+}
 _LONGEST_CHAIN, _LONGEST_NUMBER = 8, 40
 # What is in a URL before the host's @, and tokens by how they begin.
 _SECRET = re.compile(r"://[^/\s]*@|\b(hf_|sk-|ghp_|github_pat_|AKIA)[A-Za-z0-9_]{16,}")
@@ -31,14 +40,19 @@ _ALTERNATIVES = {
     "training.batch_size": "training.tokens_per_batch",
     "training.tokens_per_batch": "training.batch_size",
 }
-_HINT = "lora-s2s recipes schema lists every key; lora-s2s recipes show demo prints a working recipe"
+_HINT = (
+    "lora-s2s recipes schema lists every key; lora-s2s recipes show demo prints a working recipe"
+)
 
 
-def load_recipe(name_or_path: str, overrides: Sequence[str] = (), *, only_shipped: bool = False) -> Recipe:
+def load_recipe(
+    name_or_path: str, overrides: Sequence[str] = (), *, only_shipped: bool = False
+) -> Recipe:
     """Loads a shipped recipe by name, or a YAML file, with ``section.key=value`` overrides.
 
     Args:
-        only_shipped: the file may be a stranger's and extends shipped recipes alone, no file of this machine.
+        only_shipped: the file may be a stranger's and extends shipped recipes alone, no file of
+            this machine.
 
     Raises:
         UsageError: there is no such recipe.
@@ -59,7 +73,9 @@ def recipe_from_settings(name: str, settings: Sequence[str]) -> Recipe:
 
 
 def with_choices_of(recipe: Recipe, resolved: Recipe) -> Recipe:
-    """Returns a recipe whose ``auto`` keys have another recipe's values: those that a run has begun with."""
+    """Returns a recipe whose ``auto`` keys have another recipe's values: those that a run has begun
+    with.
+    """
     sections: dict[str, Section] = {}
     for name in SECTIONS:
         section, other = getattr(recipe, name), getattr(resolved, name)
@@ -73,16 +89,22 @@ def recipe_to_yaml(recipe: Recipe) -> str:
     sections = recipe.model_dump(mode="json")
     if recipe.training.max_steps is not None:
         del sections["training"]["epochs"]
-    text: str = yaml.dump(sections, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000)
+    text: str = yaml.dump(
+        sections, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000
+    )
     return text
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes control characters and unusual line breaks as escapes; PyYAML's other styles lose some of them."""
+    """Writes control characters and unusual line breaks as escapes; PyYAML's other styles lose some
+    of them.
+    """
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
         """Represents a text, in double quotes where it needs escapes."""
-        return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if data.isprintable() else '"')
+        return self.represent_scalar(
+            "tag:yaml.org,2002:str", data, style=None if data.isprintable() else '"'
+        )
 
 
 _Dumper.add_representer(str, _Dumper.represent_str)
@@ -106,7 +128,9 @@ def _parent(layer: Layer, path: Path, seen: list[Path], only_shipped: bool) -> P
         return None
     name, where = layer.extends
     if only_shipped and name not in shipped():
-        layer.problems.append(f"{where}: extends: an adapter's recipe extends shipped recipes alone, got '{name}'")
+        layer.problems.append(
+            f"{where}: extends: an adapter's recipe extends shipped recipes alone, got '{name}'"
+        )
         return None
     try:
         parent = find_recipe(name, beside=path.parent)
@@ -114,7 +138,9 @@ def _parent(layer: Layer, path: Path, seen: list[Path], only_shipped: bool) -> P
         layer.problems.append(f"{where}: extends: {error.message}")
         return None
     if parent.resolve() in seen or len(seen) >= _LONGEST_CHAIN:
-        layer.problems.append(f"{where}: extends: '{name}' leads back to this recipe, or the chain is too long")
+        layer.problems.append(
+            f"{where}: extends: '{name}' leads back to this recipe, or the chain is too long"
+        )
         return None
     return parent
 
@@ -182,14 +208,20 @@ class BadValue(ValueError):
 
 
 def _convert(key: str, raw: Scalar | list[Scalar]) -> Any:
-    """Returns the Python value of what was written for the known field ``section.key``; raises BadValue."""
+    """Returns the Python value of what was written for the known field ``section.key``; raises
+    BadValue.
+    """
     section, name = key.split(".")
     field = SECTIONS[section].model_fields[name]
     return _fitted(raw, field.annotation)
 
 
 def _fitted(raw: Scalar | list[Scalar], annotation: Any) -> Any:
-    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    options = (
+        get_args(annotation)
+        if get_origin(annotation) in (Union, types.UnionType)
+        else (annotation,)
+    )
     lists = [option for option in options if get_origin(option) is list]
     if isinstance(raw, list):
         if not lists:
@@ -201,9 +233,16 @@ def _fitted(raw: Scalar | list[Scalar], annotation: Any) -> Any:
         raise BadValue(f"expected {_named(options)}, got nothing")
     if lists and len(options) == len(lists):
         # One word, or words with commas, stand for a list where nothing else is allowed.
-        return [_fitted(Scalar(part.strip(), quoted=True), get_args(lists[0])[0]) for part in raw.text.split(",")]
+        return [
+            _fitted(Scalar(part.strip(), quoted=True), get_args(lists[0])[0])
+            for part in raw.text.split(",")
+        ]
 
-    scalars = [option for option in options if option is not types.NoneType and get_origin(option) is not list]
+    scalars = [
+        option
+        for option in options
+        if option is not types.NoneType and get_origin(option) is not list
+    ]
     words = [option for option in scalars if get_origin(option) is Literal]
     if any(raw.text in get_args(option) for option in words):
         return raw.text
@@ -213,17 +252,23 @@ def _fitted(raw: Scalar | list[Scalar], annotation: Any) -> Any:
     except BadValue as error:
         if numbers and not _SECRET.search(raw.text):
             raise BadValue(f"expected {_named(options)}, got '{raw.text}'") from error
-        raise BadValue(f"{error}, or a list such as [{raw.text}]" if lists else str(error)) from error
+        raise BadValue(
+            f"{error}, or a list such as [{raw.text}]" if lists else str(error)
+        ) from error
 
 
 def _scalar(text: str, kind: Any) -> Any:
     if _SECRET.search(text):
-        raise BadValue("a password or token; a recipe goes into adapters and reports, so it holds none")
+        raise BadValue(
+            "a password or token; a recipe goes into adapters and reports, so it holds none"
+        )
     if get_origin(kind) is Literal:
         choices = get_args(kind)
         if text in choices:
             return text
-        raise BadValue(f"expected one of {', '.join(choices)}; got '{text}'{nearest(text, choices)}")
+        raise BadValue(
+            f"expected one of {', '.join(choices)}; got '{text}'{nearest(text, choices)}"
+        )
     if kind is str:
         return text
     if kind is int and len(text) <= _LONGEST_NUMBER and _INTEGER.fullmatch(text):

@@ -1,8 +1,10 @@
-"""Tokens that a base's owner added, such as ``<sep>``: one id each where the data has them, and kept in answers.
+"""Tokens that a base's owner added, such as ``<sep>``: one id each where the data has them, and
+kept in answers.
 
-Padding, end, unknown, mask and language marks are always text where they stand in a text: they would steer the model.
-Sentinels (``<extra_id_0>``) are text unless the recipe asks for them. What is used is an ordinary token of the
-tokenizer that is saved with the adapter, so plain transformers reads and shows it too.
+Padding, end, unknown, mask and language marks are always text where they stand in a text: they
+would steer the model. Sentinels (``<extra_id_0>``) are text unless the recipe asks for them. What
+is used is an ordinary token of the tokenizer that is saved with the adapter, so plain transformers
+reads and shows it too.
 """
 
 from __future__ import annotations
@@ -21,7 +23,15 @@ from lora_s2s.tokens.lossless import PreTrainedTokenizerFast
 from lora_s2s.tokens.tokenise import encode_texts, language_codes
 
 MODES = ("auto", "use", "text")
-_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_NAMED = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
 _SENTINEL = re.compile(r"▁?<(extra_id|mask|unk)_\d+>")
 _BAR = "▁"
 _MOST_USED, _LONGEST_PATTERN = 1000, 400
@@ -33,15 +43,21 @@ def is_sentinel(token: str) -> bool:
 
 
 def added_tokens(tokenizer: Any) -> list[str]:
-    """Returns the added tokens that a text may hold on purpose: sentinels, and what the base's owner added."""
+    """Returns the added tokens that a text may hold on purpose: sentinels, and what the base's
+    owner added.
+    """
     shut = {*_named(tokenizer).values(), *language_codes(tokenizer)}
     added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     return sorted(token for token in (added | _ordinary(tokenizer)) - shut if token.strip())
 
 
 def _ordinary(tokenizer: Any) -> set[str]:
-    """Returns the added tokens that are used in any case, of tokenizers that lose the spaces beside them."""
-    if not _is_one_file(tokenizer) or not _joins_by_bars(json.loads(tokenizer.backend_tokenizer.to_str())):
+    """Returns the added tokens that are used in any case, of tokenizers that lose the spaces beside
+    them.
+    """
+    if not _is_one_file(tokenizer) or not _joins_by_bars(
+        json.loads(tokenizer.backend_tokenizer.to_str())
+    ):
         return set()
     return {str(token) for token in tokenizer.added_tokens_decoder.values() if not token.special}
 
@@ -54,13 +70,18 @@ def tokens_to_use(mode: str, counts: Mapping[str, int]) -> list[str]:
         counts: token → occurrences in the data.
     """
     found = sorted(token for token, count in counts.items() if count)
-    return [] if mode == "text" else [token for token in found if mode == "use" or not is_sentinel(token)]
+    return (
+        []
+        if mode == "text"
+        else [token for token in found if mode == "use" or not is_sentinel(token)]
+    )
 
 
 def tokens_of_data(
     mode: str, tokenizer: PreTrainedTokenizerBase, counts: Mapping[str, int]
 ) -> tuple[PreTrainedTokenizerBase, dict[str, dict[str, int]]]:
-    """Returns the tokenizer to prepare with, and how often added tokens stand in the data: ``used``, and ``text``.
+    """Returns the tokenizer to prepare with, and how often added tokens stand in the data:
+    ``used``, and ``text``.
 
     Args:
         mode: see :func:`tokens_to_use`.
@@ -70,7 +91,9 @@ def tokens_of_data(
     Raises:
         UsageError: ``use`` for a tokenizer that cannot read them as tokens.
     """
-    used = sorted({*tokens_to_use(mode, counts), *(_ordinary(tokenizer) & {*tokens_to_use("use", counts)})})
+    used = sorted(
+        {*tokens_to_use(mode, counts), *(_ordinary(tokenizer) & {*tokens_to_use("use", counts)})}
+    )
     changed = with_tokens(tokenizer, used)
     unread = [token for token in used if not _reads(changed, token)]
     if unread and mode == "use":
@@ -87,7 +110,8 @@ def tokens_of_data(
 
 
 def with_tokens(tokenizer: PreTrainedTokenizerBase, used: Sequence[str]) -> PreTrainedTokenizerBase:
-    """Returns a tokenizer that reads added tokens in a text as one id each, and shows them in answers.
+    """Returns a tokenizer that reads added tokens in a text as one id each, and shows them in
+    answers.
 
     Text without them has the ids it had; the spaces beside them come back.
 
@@ -99,15 +123,21 @@ def with_tokens(tokenizer: PreTrainedTokenizerBase, used: Sequence[str]) -> PreT
     known = {*added_tokens(tokenizer)}
     if not known.issuperset(used) or len(used) > _MOST_USED:
         odd = next((token for token in used if token not in known), used[0])
-        raise UsageError(f"the tokenizer cannot use {odd!r:.100} as a token", hint="--set data.special_tokens=text")
+        raise UsageError(
+            f"the tokenizer cannot use {odd!r:.100} as a token",
+            hint="--set data.special_tokens=text",
+        )
     if not _is_one_file(tokenizer):
         return _as_ordinary(tokenizer, used)
     backend: Any = tokenizer.backend_tokenizer
     made = json.loads(backend.to_str())
-    # Normalised: looked for after the whole text was normalised, so that spaces beside it are still there.
+    # Normalised: looked for after the whole text was normalised, so that spaces beside it are still
+    # there.
     _unmark(made, used, normalized=_keep_spaces(made, used))
     named = _named(tokenizer)
-    others = [token for token in tokenizer.all_special_tokens if token not in {*named.values(), *used}]
+    others = [
+        token for token in tokenizer.all_special_tokens if token not in {*named.values(), *used}
+    ]
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(made)),
         **named,
@@ -122,22 +152,32 @@ def _reads(tokenizer: Any, token: str) -> bool:
     """Whether a token is one id, and its text comes back with the spaces beside it."""
     text = f"a {token} b"
     (ids,) = encode_texts([text], tokenizer)
-    comes_back = tokenizer.unk_token_id in ids or tokenizer.decode(ids, skip_special_tokens=True) == text
+    comes_back = (
+        tokenizer.unk_token_id in ids or tokenizer.decode(ids, skip_special_tokens=True) == text
+    )
     return ids.count(tokenizer.convert_tokens_to_ids(token)) == 1 and comes_back
 
 
 def _is_one_file(tokenizer: Any) -> bool:
-    """Whether ``tokenizer.json`` alone says what a tokenizer does, so that any change to it is kept."""
-    return getattr(tokenizer, "backend_tokenizer", None) is not None and not language_codes(tokenizer)
+    """Whether ``tokenizer.json`` alone says what a tokenizer does, so that any change to it is
+    kept.
+    """
+    return getattr(tokenizer, "backend_tokenizer", None) is not None and not language_codes(
+        tokenizer
+    )
 
 
 def _as_ordinary(tokenizer: Any, used: Sequence[str]) -> PreTrainedTokenizerBase:
-    """Returns a copy of a tokenizer that is more than one file (NLLB, Marian, ByT5) with the tokens as ordinary ones.
+    """Returns a copy of a tokenizer that is more than one file (NLLB, Marian, ByT5) with the tokens
+    as ordinary ones.
 
-    A space that is missing behind a token comes back where the vocabulary begins each word with one.
+    A space that is missing behind a token comes back where the vocabulary begins each word with
+    one.
     """
     changed = copy(tokenizer)
-    changed._extra_special_tokens = [token for token in tokenizer.extra_special_tokens if str(token) not in used]
+    changed._extra_special_tokens = [
+        token for token in tokenizer.extra_special_tokens if str(token) not in used
+    ]
     if getattr(tokenizer, "backend_tokenizer", None) is not None:
         made = json.loads(tokenizer.backend_tokenizer.to_str())
         _unmark(made, used, normalized=False)
@@ -169,15 +209,22 @@ def _named(tokenizer: Any) -> dict[str, str]:
 
 
 def _keep_spaces(made: dict[str, Any], used: Sequence[str]) -> bool:
-    """Makes T5's pipeline tell ``a<sep> b`` from ``a<sep>b``; returns False for others, and for very many tokens.
+    """Makes T5's pipeline tell ``a<sep> b`` from ``a<sep>b``; returns False for others, and for
+    very many tokens.
 
-    T5 begins each word with a bar. Cut at the spaces, the words beside a token look the same with a space and without;
-    so spaces become bars themselves, after runs of them were made one, and a text that begins with a word gets one.
+    T5 begins each word with a bar. Cut at the spaces, the words beside a token look the same with a
+    space and without; so spaces become bars themselves, after runs of them were made one, and a
+    text that begins with a word gets one.
     """
     if not _joins_by_bars(made):
         return False
     own = made["normalizer"]
-    firsts = sorted({r"<extra_id_\d+>" if token.startswith("<extra_id_") else re.escape(token) for token in used})
+    firsts = sorted(
+        {
+            r"<extra_id_\d+>" if token.startswith("<extra_id_") else re.escape(token)
+            for token in used
+        }
+    )
     begins = r"\A(?! |\z|" + "|".join(firsts) + ")"
     normalizers = [] if own is None else own["normalizers"] if own["type"] == "Sequence" else [own]
     # Where a space is put in front of all text, none of it would begin with a token.
@@ -187,14 +234,22 @@ def _keep_spaces(made: dict[str, Any], used: Sequence[str]) -> bool:
         strip = {"type": "Strip", "strip_left": True, "strip_right": True}
         normalizers = [*normalizers, _replaced(r"\s+"), strip]
     made["normalizer"] = {"type": "Sequence", "normalizers": [*normalizers, _replaced(begins)]}
-    made["pre_tokenizer"] = {"type": "Metaspace", "replacement": _BAR, "prepend_scheme": "never", "split": True}
+    made["pre_tokenizer"] = {
+        "type": "Metaspace",
+        "replacement": _BAR,
+        "prepend_scheme": "never",
+        "split": True,
+    }
     return True
 
 
 def _joins_by_bars(made: Mapping[str, Any]) -> bool:
     steps = made["pre_tokenizer"] or {}
     kinds = [step["type"] for step in steps.get("pretokenizers", [steps] if steps else [])]
-    return made["model"]["type"] == "Unigram" and kinds in (["Metaspace"], ["WhitespaceSplit", "Metaspace"])
+    return made["model"]["type"] == "Unigram" and kinds in (
+        ["Metaspace"],
+        ["WhitespaceSplit", "Metaspace"],
+    )
 
 
 def _replaced(pattern: str) -> dict[str, Any]:

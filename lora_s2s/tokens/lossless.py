@@ -1,12 +1,14 @@
 """Lossless text: what T5's vocabulary cannot write gets the model's spare embedding rows.
 
-T5 knows no ``< \\ ^ { } ~``, backtick, newline or tab, folds runs of spaces, and takes ``</s>`` in a text for its end.
-Flan-T5 has 28 embedding rows more than its tokenizer has entries. Each of them can carry one string, so that what was
-encoded decodes to the very same text. ``tokenizer.json`` says all of it: no program needs this package to read it.
+T5 knows no ``< \\ ^ { } ~``, backtick, newline or tab, folds runs of spaces, and takes ``</s>`` in
+a text for its end. Flan-T5 has 28 embedding rows more than its tokenizer has entries. Each of them
+can carry one string, so that what was encoded decodes to the very same text. ``tokenizer.json``
+says all of it: no program needs this package to read it.
 
-A carried character is a piece of its own, the others are replaced before normalisation by a stand-in: one of Unicode's
-noncharacters, which no text has. After a newline or a tab the encoder inserts the space that a word's usual piece
-begins with, and the decoder takes it out again. Of a run of spaces the last one belongs to the word behind it.
+A carried character is a piece of its own, the others are replaced before normalisation by a
+stand-in: one of Unicode's noncharacters, which no text has. After a newline or a tab the encoder
+inserts the space that a word's usual piece begins with, and the decoder takes it out again. Of a
+run of spaces the last one belongs to the word behind it.
 """
 
 from __future__ import annotations
@@ -24,21 +26,31 @@ from transformers import PreTrainedTokenizerBase
 from lora_s2s.errors import UsageError
 from lora_s2s.tokens.tokenise import encode_texts
 
-_RUNS = (" " * 8, " " * 4, " " * 2)  # Measured on code: an indentation of 2, 4, 6, 8 or 12 costs two pieces at most.
+_RUNS = (
+    " " * 8,
+    " " * 4,
+    " " * 2,
+)  # Measured on code: an indentation of 2, 4, 6, 8 or 12 costs two pieces at most.
 ALWAYS: tuple[str, ...] = ("\n", "\t", *_RUNS, "<", "\\", "^", "{", "}", "~", "`")
 _BREAKS = ("\n", "\t")
 ESCAPE = ""
-"""Among carried strings: a mark's row. Those behind it have no row of their own; the mark and a sign are theirs."""
+"""Among carried strings: a mark's row. Those behind it have no row of their own; the mark and a
+sign are theirs.
+"""
 # Signs that no accent behind them changes; those of them that a vocabulary has.
 _SIGNS = "0123456789.,:;!?'\"-()/&%$#@*+[]_|"
 _STAND_INS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 _BAR = "▁"
-_PLAIN = frozenset(string.ascii_letters + string.digits + string.punctuation) - {"<"}  # "<" would complete "</s>".
+_PLAIN = frozenset(string.ascii_letters + string.digits + string.punctuation) - {
+    "<"
+}  # "<" would complete "</s>".
 _NORMALIZERS = frozenset({"Precompiled", "Strip", "Replace"})
 
 
 class PreTrainedTokenizerFast(transformers.PreTrainedTokenizerFast):  # type: ignore[misc]
-    """A tokenizer read from ``tokenizer.json`` as it stands, saved under the name that transformers 4 knows as well."""
+    """A tokenizer read from ``tokenizer.json`` as it stands, saved under the name that transformers
+    4 knows as well.
+    """
 
 
 def spare_rows(tokenizer: PreTrainedTokenizerBase, rows: int) -> int:
@@ -48,7 +60,8 @@ def spare_rows(tokenizer: PreTrainedTokenizerBase, rows: int) -> int:
         rows: the model's embedding rows.
 
     Returns:
-        0 for a tokenizer that is not in T5's shape (ByT5, BART, byte fallback), or that carries strings already.
+        0 for a tokenizer that is not in T5's shape (ByT5, BART, byte fallback), or that carries
+        strings already.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or tokenizer.unk_token_id is None:
@@ -59,20 +72,31 @@ def spare_rows(tokenizer: PreTrainedTokenizerBase, rows: int) -> int:
         return 0
     pieces = {piece for piece, _ in model["vocab"]}
     kinds = {part["type"] for part in _parts(made["normalizer"])}
-    t5 = {_BAR, "<extra_id_0>"} <= pieces and kinds <= _NORMALIZERS and len(model["vocab"]) == len(tokenizer)
-    return min(max(rows - len(tokenizer), 0), len(_STAND_INS)) if t5 and pieces.isdisjoint(_STAND_INS) else 0
+    t5 = (
+        {_BAR, "<extra_id_0>"} <= pieces
+        and kinds <= _NORMALIZERS
+        and len(model["vocab"]) == len(tokenizer)
+    )
+    return (
+        min(max(rows - len(tokenizer), 0), len(_STAND_INS))
+        if t5 and pieces.isdisjoint(_STAND_INS)
+        else 0
+    )
 
 
-def carried_strings(tokenizer: PreTrainedTokenizerBase, rows: int, counts: Mapping[str, int]) -> list[str]:
-    """Chooses what the spare rows carry: :data:`ALWAYS`, then what the data has most of and the tokenizer loses.
+def carried_strings(
+    tokenizer: PreTrainedTokenizerBase, rows: int, counts: Mapping[str, int]
+) -> list[str]:
+    """Chooses what the spare rows carry: :data:`ALWAYS`, then what the data has most of and the
+    tokenizer loses.
 
     Args:
         rows: the model's embedding rows.
         counts: character → occurrences in the data.
 
     Returns:
-        as many as there are rows; where more is lost, the last row is that of :data:`ESCAPE`, with the next most
-        frequent behind it.
+        as many as there are rows; where more is lost, the last row is that of :data:`ESCAPE`, with
+        the next most frequent behind it.
 
     Raises:
         UsageError: the model has fewer spare rows than :data:`ALWAYS` has strings.
@@ -80,8 +104,8 @@ def carried_strings(tokenizer: PreTrainedTokenizerBase, rows: int, counts: Mappi
     spare = spare_rows(tokenizer, rows)
     if spare < len(ALWAYS):
         raise UsageError(
-            f"lossless text needs {len(ALWAYS)} embedding rows without a token, and a tokenizer in T5's shape; here "
-            f"{spare} of {rows} rows can be used",
+            f"lossless text needs {len(ALWAYS)} embedding rows without a token, and a tokenizer in "
+            f"T5's shape; here {spare} of {rows} rows can be used",
             hint="--set data.lossless_text=off",
         )
     asked = [text for text in counts if text not in ALWAYS and text not in _STAND_INS]
@@ -104,19 +128,23 @@ def rows_carrying(carried: Sequence[str]) -> int:
     return carried.index(ESCAPE) + 1 if ESCAPE in carried else len(carried)
 
 
-def lossless_tokenizer(tokenizer: PreTrainedTokenizerBase, carried: Sequence[str]) -> PreTrainedTokenizerBase:
+def lossless_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, carried: Sequence[str]
+) -> PreTrainedTokenizerBase:
     """Returns a tokenizer that writes every text of its vocabulary and of ``carried`` as it stands.
 
-    The id of ``carried[i]`` is ``len(tokenizer) + i``, up to the mark. Text without carried strings, without spaces at
-    its ends or in runs, has the ids it had. Control tokens written in a text are text. What ``save_pretrained`` writes
-    is read by ``AutoTokenizer``, in transformers 4 and 5.
+    The id of ``carried[i]`` is ``len(tokenizer) + i``, up to the mark. Text without carried
+    strings, without spaces at its ends or in runs, has the ids it had. Control tokens written in a
+    text are text. What ``save_pretrained`` writes is read by ``AutoTokenizer``, in transformers 4
+    and 5.
 
     Args:
-        carried: strings of :data:`ALWAYS` and single characters, no more than there are :func:`spare_rows` up to the
-            mark; see :func:`carried_strings`.
+        carried: strings of :data:`ALWAYS` and single characters, no more than there are
+            :func:`spare_rows` up to the mark; see :func:`carried_strings`.
 
     Raises:
-        UsageError: another string is to be carried, one twice, too many, or the tokenizer is not in T5's shape.
+        UsageError: another string is to be carried, one twice, too many, or the tokenizer is not in
+            T5's shape.
     """
     _check_carried(tokenizer, carried)
     backend: Any = tokenizer.backend_tokenizer
@@ -128,13 +156,22 @@ def lossless_tokenizer(tokenizer: PreTrainedTokenizerBase, carried: Sequence[str
         text: text if text and text in _PLAIN and text not in known else stand_in
         for text, stand_in in zip(own, _STAND_INS, strict=False)
     }
-    # No other piece has these characters, so any score will do that leaves the lowest, and so that of <unk>, as it is.
+    # No other piece has these characters, so any score will do that leaves the lowest, and so that
+    # of <unk>, as it is.
     vocab.extend([piece, lowest] for piece in pieces.values())
     mark = pieces.pop(ESCAPE, "")
-    pieces |= {text: mark + sign for text, sign in zip(carried[len(own) :], _signs(tokenizer), strict=False)}
+    pieces |= {
+        text: mark + sign
+        for text, sign in zip(carried[len(own) :], _signs(tokenizer), strict=False)
+    }
     stand_ins = {text: piece for text, piece in pieces.items() if text != piece}
     made["normalizer"] = _sequence("normalizers", _encoding(pieces, made["normalizer"]))
-    made["pre_tokenizer"] = {"type": "Metaspace", "replacement": _BAR, "prepend_scheme": "never", "split": True}
+    made["pre_tokenizer"] = {
+        "type": "Metaspace",
+        "replacement": _BAR,
+        "prepend_scheme": "never",
+        "split": True,
+    }
     made["decoder"] = _sequence("decoders", _decoding(stand_ins, mark))
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(made)),
@@ -149,11 +186,12 @@ def lossless_tokenizer(tokenizer: PreTrainedTokenizerBase, carried: Sequence[str
 
 
 def beyond_reach(tokenizer: PreTrainedTokenizerBase, characters: Iterable[str]) -> dict[str, str]:
-    """Returns those characters that do not come back from a target as written → what happens to them.
+    """Returns those characters that do not come back from a target as written → what happens to
+    them.
 
     Returns:
-        ``unknown``, ``vanishes`` or ``becomes 'x'``, in the order given. A longer string, such as two spaces, can be
-        asked for as well.
+        ``unknown``, ``vanishes`` or ``becomes 'x'``, in the order given. A longer string, such as
+        two spaces, can be asked for as well.
     """
     asked = list(dict.fromkeys(characters))
     # Between letters, since many tokenizers trim a text.
@@ -171,14 +209,25 @@ def beyond_reach(tokenizer: PreTrainedTokenizerBase, characters: Iterable[str]) 
 
 def _check_carried(tokenizer: PreTrainedTokenizerBase, carried: Sequence[str]) -> None:
     known = {*ALWAYS, ESCAPE}
-    odd = [text for text in carried if text not in known and (len(text) != 1 or text in _STAND_INS or text == " ")]
+    odd = [
+        text
+        for text in carried
+        if text not in known and (len(text) != 1 or text in _STAND_INS or text == " ")
+    ]
     if odd:
-        raise UsageError(f"{odd[0]!r} cannot be carried; expected a character, or one of lossless.ALWAYS")
+        raise UsageError(
+            f"{odd[0]!r} cannot be carried; expected a character, or one of lossless.ALWAYS"
+        )
     if len(set(carried)) < len(carried):
         raise UsageError("a string is to be carried twice")
     rows = rows_carrying(carried)
-    if rows > spare_rows(tokenizer, len(tokenizer) + rows) or len(carried) > rows + len(_signs(tokenizer)):
-        raise UsageError(f"this tokenizer cannot carry {len(carried)} strings; expected T5's shape and up to 32 rows")
+    if rows > spare_rows(tokenizer, len(tokenizer) + rows) or len(carried) > rows + len(
+        _signs(tokenizer)
+    ):
+        raise UsageError(
+            f"this tokenizer cannot carry {len(carried)} strings; expected T5's shape and up to 32 "
+            "rows"
+        )
 
 
 def _parts(normalizer: Any) -> list[Any]:
@@ -188,7 +237,9 @@ def _parts(normalizer: Any) -> list[Any]:
 
 
 def _encoding(pieces: Mapping[str, str], normalizer: Any) -> list[Any]:
-    """The normalisers, in order: stand-ins, the vocabulary's own character map, spaces after breaks, runs."""
+    """The normalisers, in order: stand-ins, the vocabulary's own character map, spaces after
+    breaks, runs.
+    """
     steps = [_replace({"Regex": f"[{''.join(_STAND_INS)}]"}, "\N{REPLACEMENT CHARACTER}")]
     single = {text: piece for text, piece in pieces.items() if text not in _RUNS}
     steps += [_replace({"String": text}, piece) for text, piece in single.items() if text != piece]
@@ -202,13 +253,19 @@ def _encoding(pieces: Mapping[str, str], normalizer: Any) -> list[Any]:
 
 
 def _decoding(stand_ins: Mapping[str, str], mark: str) -> list[Any]:
-    """The decoders, in order: words joined, runs, breaks with the space behind them, single characters, lone marks."""
-    steps: list[Any] = [{"type": "Metaspace", "replacement": _BAR, "prepend_scheme": "always", "split": True}]
+    """The decoders, in order: words joined, runs, breaks with the space behind them, single
+    characters, lone marks.
+    """
+    steps: list[Any] = [
+        {"type": "Metaspace", "replacement": _BAR, "prepend_scheme": "always", "split": True}
+    ]
     steps += [{"type": "Fuse"}]
     steps += [_replace({"String": stand_ins[run]}, run) for run in _RUNS if run in stand_ins]
     for text, piece in stand_ins.items():
         if text not in _RUNS:
-            steps.append(_replace({"Regex": f"{piece} ?"} if text in _BREAKS else {"String": piece}, text))
+            steps.append(
+                _replace({"Regex": f"{piece} ?"} if text in _BREAKS else {"String": piece}, text)
+            )
     return [*steps, _replace({"String": mark}, "")] if mark else steps
 
 

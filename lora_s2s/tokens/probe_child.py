@@ -1,7 +1,9 @@
-"""Run by :mod:`lora_s2s.probe` as a process of its own: opens a folder's config and tokenizer once and uses them.
+"""Run by :mod:`lora_s2s.probe` as a process of its own: opens a folder's config and tokenizer once
+and uses them.
 
-Its first line on stdin is the order; on stdout it writes a JSON line for every stage it begins, and one at the end.
-It imports nothing of this package, and transformers without torch, so that it starts within a second.
+Its first line on stdin is the order; on stdout it writes a JSON line for every stage it begins, and
+one at the end. It imports nothing of this package, and transformers without torch, so that it
+starts within a second.
 """
 
 from __future__ import annotations
@@ -15,18 +17,56 @@ from pathlib import Path
 from typing import Any
 
 # Heavy, and nothing that reads a config or a tokenizer needs them.
-_NOT_NEEDED = ("torch", "tensorflow", "jax", "flax", "sklearn", "scipy", "pandas", "PIL", "datasets", "pyarrow", "peft")
-_FORBIDDEN = ("socket.connect", "socket.getaddrinfo", "socket.bind", "subprocess.Popen", "os.system", "os.exec",
-              "os.posix_spawn", "os.fork", "os.remove", "os.rename", "shutil.rmtree", "ctypes.dlopen")  # fmt: skip
+_NOT_NEEDED = (
+    "torch",
+    "tensorflow",
+    "jax",
+    "flax",
+    "sklearn",
+    "scipy",
+    "pandas",
+    "PIL",
+    "datasets",
+    "pyarrow",
+    "peft",
+)
+_FORBIDDEN = (
+    "socket.connect",
+    "socket.getaddrinfo",
+    "socket.bind",
+    "subprocess.Popen",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.fork",
+    "os.remove",
+    "os.rename",
+    "shutil.rmtree",
+    "ctypes.dlopen",
+)
 _SENTENCES = (
-    "A table for two on Friday at 7:45, please.", "  spaces \t tabs \r\n\n lines  ", "Ünïcödé façade naïve Straße İI",
-    "Привет, мир! Καλημέρα κόσμε", "שלום עולם ﷺ السلام عليكم", "नमस्ते दुनिया สวัสดีชาวโลก", "你好，世界。こんにちは 한국어",
+    "A table for two on Friday at 7:45, please.",
+    "  spaces \t tabs \r\n\n lines  ",
+    "Ünïcödé façade naïve Straße İI",
+    "Привет, мир! Καλημέρα κόσμε",
+    "שלום עולם ﷺ السلام عليكم",
+    "नमस्ते दुनिया สวัสดีชาวโลก",
+    "你好，世界。こんにちは 한국어",
     "👩‍👩‍👧‍👦 🇩🇪 ﬁ ½ ⅷ ㌔ ａｂｃ e\u0301\u0323 \u200b\u200d\ufeff",
     "<pad> </s> <extra_id_0> <unk> [MASK] <|x|> ▁ Ġ ##a @@",
-    "https://example.org/?q=a&b=%20#c {\"k\": [1, 2.5e-3]} \\n $x^2$ `code`", "\x00\x01\x7f\x85\u2028\ufffd",
-)  # fmt: skip
+    'https://example.org/?q=a&b=%20#c {"k": [1, 2.5e-3]} \\n $x^2$ `code`',
+    "\x00\x01\x7f\x85\u2028\ufffd",
+)
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_TOKENIZER_NAMES = ("tokenizer", "vocab", "merges", "added_tokens", "special_tokens_map", "tekken", "tiktoken")
+_TOKENIZER_NAMES = (
+    "tokenizer",
+    "vocab",
+    "merges",
+    "added_tokens",
+    "special_tokens_map",
+    "tekken",
+    "tiktoken",
+)
 _VOCABULARIES = (".model", ".spm", "_vocab.json")
 _LINE, _REPEATS, _CHUNK = 64, 500, 256
 
@@ -38,7 +78,11 @@ class Refused(Exception):
 def texts() -> Iterator[str]:
     """Yields sentences, every character up to U+FFFF and some beyond, and characters repeated."""
     yield from _SENTENCES
-    points = [point for point in (*range(0x10000), *range(0x10000, 0x110000, 97)) if not 0xD800 <= point < 0xE000]
+    points = [
+        point
+        for point in (*range(0x10000), *range(0x10000, 0x110000, 97))
+        if not 0xD800 <= point < 0xE000
+    ]
     for start in range(0, len(points), _LINE):
         yield "".join(map(chr, points[start : start + _LINE]))
     yield from (character * _REPEATS for character in map(chr, range(32, 127)))
@@ -66,14 +110,19 @@ def open_generation_config(folder: Path) -> None:
 
 def has_tokenizer(folder: Path) -> bool:
     """Whether there is something that transformers may take for a tokenizer."""
-    return any(path.name.startswith(_TOKENIZER_NAMES) or path.name.endswith(_VOCABULARIES) for path in folder.iterdir())
+    return any(
+        path.name.startswith(_TOKENIZER_NAMES) or path.name.endswith(_VOCABULARIES)
+        for path in folder.iterdir()
+    )
 
 
 def open_tokenizer(folder: Path) -> Any:
     """Loads the tokenizer as :func:`lora_s2s.tokens.tokenise.load_tokenizer` does."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, clean_up_tokenization_spaces=False, local_files_only=True)
+    return AutoTokenizer.from_pretrained(
+        folder, clean_up_tokenization_spaces=False, local_files_only=True
+    )
 
 
 def use_tokenizer(tokenizer: Any, bounds: Mapping[str, int]) -> None:
@@ -86,7 +135,10 @@ def use_tokenizer(tokenizer: Any, bounds: Mapping[str, int]) -> None:
     # A language that nobody has chosen yet marks no target.
     sides = ("text", "text_target") if getattr(tokenizer, "tgt_lang", "") is not None else ("text",)
     for side in sides:
-        whole, bare = (tokenizer(**{side: "a"}, add_special_tokens=added)["input_ids"] for added in (True, False))
+        whole, bare = (
+            tokenizer(**{side: "a"}, add_special_tokens=added)["input_ids"]
+            for added in (True, False)
+        )
         if len(whole) > len(bare) + _LINE:
             raise Refused(f"{len(whole) - len(bare):,} special tokens around a text")
     pipeline = getattr(tokenizer, "backend_tokenizer", None)
@@ -103,7 +155,11 @@ def use_tokenizer(tokenizer: Any, bounds: Mapping[str, int]) -> None:
 
 def _encoded(tokenizer: Any, pipeline: Any, text: str) -> list[int]:
     if pipeline is None:
-        return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"])
+        return list(
+            tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)[
+                "input_ids"
+            ]
+        )
     pipeline.no_truncation()
     pipeline.no_padding()
     pipeline.encode_special_tokens = True
@@ -123,18 +179,25 @@ def _decode_all(tokenizer: Any, bounds: Mapping[str, int]) -> None:
 
 
 def _decoded(tokenizer: Any, ids: list[int]) -> int:
-    """Returns how long the text of some tokens is; where they have none together (M2M100), the sum of each one's."""
+    """Returns how long the text of some tokens is; where they have none together (M2M100), the sum
+    of each one's.
+    """
     try:
-        return len(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        return len(
+            tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        )
     except (AttributeError, LookupError, TypeError, ValueError):
         return sum(_decoded(tokenizer, [token]) for token in ids) if len(ids) > 1 else 0
 
 
-def opened(folder: Path, bounds: Mapping[str, int], begin: Callable[[str], object]) -> dict[str, str] | None:
+def opened(
+    folder: Path, bounds: Mapping[str, int], begin: Callable[[str], object]
+) -> dict[str, str] | None:
     """Opens and uses what is in a folder; returns None, or the kind and text of what went wrong.
 
     Args:
-        begin: called with the name of every stage: ``config``, ``generation config``, ``tokenizer``, ``use``.
+        begin: called with the name of every stage: ``config``, ``generation config``,
+            ``tokenizer``, ``use``.
     """
     try:
         if (folder / "config.json").is_file():
@@ -157,15 +220,20 @@ def opened(folder: Path, bounds: Mapping[str, int], begin: Callable[[str], objec
 
 
 def _limit(memory: int, seconds: int) -> None:
-    """Bounds address space and CPU time from here on, and ends core dumps and the writing of files."""
+    """Bounds address space and CPU time from here on, and ends core dumps and the writing of
+    files.
+    """
     try:
         import resource
     except ImportError:  # Windows: the parent's clock alone
         return
     used = resource.getrusage(resource.RUSAGE_SELF)
     space = Path("/proc/self/statm")
-    bounds = [(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + seconds), (resource.RLIMIT_CORE, 0),
-              (resource.RLIMIT_FSIZE, 0)]  # fmt: skip
+    bounds = [
+        (resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + seconds),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+    ]
     if space.is_file():
         now = int(space.read_text().split()[0]) * resource.getpagesize()
         bounds.append((resource.RLIMIT_AS, now + memory))
@@ -198,7 +266,9 @@ def main() -> None:
 
     sys.path[:] = order["path"]
     modules: dict[str, Any] = sys.modules
-    modules.update(dict.fromkeys(_NOT_NEEDED))  # an import of None fails as if nothing were installed
+    modules.update(
+        dict.fromkeys(_NOT_NEEDED)
+    )  # an import of None fails as if nothing were installed
     warnings.simplefilter("ignore")
     _import_all(("transformers", "tokenizers", "sentencepiece", "google.protobuf"))
     say(stage="limits")

@@ -10,12 +10,14 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-# Losses are means in nats a target token over a fifth of the run, so that single steps do not matter.
+# Losses are means in nats a target token over a fifth of the run, so that single steps do not
+# matter.
 _PARTS = 5
 _FEWEST_STEPS = 20  # below, a curve says nothing
 _LEARNT = 0.05  # a loss below this is as good as it gets: no advice to train on
 _FELL = 0.97  # the last part at more than this share of the start: the loss never fell
-_LEAPT = 1.1  # a part above the start, or the last above the lowest, by this factor: the rate is too high
+# a part above the start, or the last above the lowest, by this factor: the rate is too high
+_LEAPT = 1.1
 _STOOD = 0.95  # the fourth part at more than this share of the second: the loss stood still
 _STILL = 0.9  # the last part at less than this share of the part before: it still falls
 _VALIDATION_STILL = 0.95  # the same for the validation loss, where there is one
@@ -36,7 +38,10 @@ class Curves:
         """Reads the objects of ``metrics.jsonl``."""
         kept = list(lines)
         losses = [float(line["loss"]) for line in kept if "loss" in line]
-        return cls(losses, [(int(x["step"]), float(x["validation_loss"])) for x in kept if "validation_loss" in x])
+        return cls(
+            losses,
+            [(int(x["step"]), float(x["validation_loss"])) for x in kept if "validation_loss" in x],
+        )
 
     def start(self) -> float:
         """Returns the mean loss of the first fiftieth of the run, three steps at least."""
@@ -53,7 +58,9 @@ class Curves:
 
 @dataclass(frozen=True)
 class Advice:
-    """One finding: ``kind`` for programs, ``message`` for people, ``setting`` as SECTION.KEY=VALUE to try next."""
+    """One finding: ``kind`` for programs, ``message`` for people, ``setting`` as SECTION.KEY=VALUE
+    to try next.
+    """
 
     kind: str
     message: str
@@ -83,17 +90,24 @@ def advise(curves: Curves, *, rows: int, learning_rate: float) -> list[Advice]:
     if steps < min(_FEW_STEPS, rows):  # a fifth of few steps is noise
         return [_too_few(steps, rows)]
     if parts[-1] > _LEAPT * min(parts):
-        message = f"the loss fell to {min(parts):.3f} and rose to {parts[-1]:.3f}: the learning rate is too high"
+        message = (
+            f"the loss fell to {min(parts):.3f} and rose to {parts[-1]:.3f}: the learning rate is "
+            "too high"
+        )
         return [Advice("rate_too_high", message, f"training.learning_rate={learning_rate / 3:.1e}")]
     if overfits := _overfits(curves):
         return overfits
     if parts[-1] < _STILL * parts[-2] and parts[-2] > _STOOD * parts[1]:
         message = (
-            f"the loss stood at {parts[1]:.3f} and fell to {parts[-1]:.3f} only with the learning rate: it is too high"
+            f"the loss stood at {parts[1]:.3f} and fell to {parts[-1]:.3f} only with the learning "
+            "rate: it is too high"
         )
         return [Advice("rate_too_high", message, f"training.learning_rate={learning_rate / 3:.1e}")]
     if parts[-1] < _STILL * parts[-2] and _validation_falls(curves):
-        message = f"the loss still falls: {parts[-2]:.3f}, then {parts[-1]:.3f} in the last fifth of the steps"
+        message = (
+            f"the loss still falls: {parts[-2]:.3f}, then {parts[-1]:.3f} in the last fifth of the "
+            "steps"
+        )
         return [Advice("still_falling", message, f"training.max_steps={2 * steps}")]
     return []
 
@@ -107,7 +121,10 @@ def _never_fell(curves: Curves, parts: Sequence[float], learning_rate: float) ->
     """A rate that is too high makes the loss leap up; one too low leaves it where it began."""
     start = curves.start()
     better = learning_rate / 3 if max(parts) > _LEAPT * start else learning_rate * 3
-    message = f"the loss did not fall: {start:.3f} at the start, {parts[-1]:.3f} in the last fifth of the steps"
+    message = (
+        f"the loss did not fall: {start:.3f} at the start, {parts[-1]:.3f} in the last fifth of "
+        "the steps"
+    )
     return Advice("never_fell", message, f"training.learning_rate={better:.1e}")
 
 
@@ -120,14 +137,16 @@ def _overfits(curves: Curves) -> list[Advice]:
     if len(curves.validations) - 1 - best < _VALIDATIONS_SINCE or last < factor * lowest + much:
         return []
     message = (
-        f"the validation loss rises since step {step:,} ({lowest:.3f}, now {last:.3f}): it overfits; "
-        "the adapter of that step is kept, more data or fewer steps do better"
+        f"the validation loss rises since step {step:,} ({lowest:.3f}, now {last:.3f}): it "
+        "overfits; the adapter of that step is kept, more data or fewer steps do better"
     )
     return [Advice("overfits", message, f"training.max_steps={step}")]
 
 
 def _validation_falls(curves: Curves) -> bool:
-    """Whether the validation loss fell in the last fifth as well; so does the training loss of what is memorised."""
+    """Whether the validation loss fell in the last fifth as well; so does the training loss of what
+    is memorised.
+    """
     early = len(curves.losses) * (1 - 1 / _PARTS)
     before = [loss for step, loss in curves.validations if step <= early]
     return not before or curves.validations[-1][1] < _VALIDATION_STILL * before[-1]

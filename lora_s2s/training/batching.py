@@ -1,4 +1,6 @@
-"""Which rows go together: batches of like lengths under a bound of padded tokens, or rows packed without padding."""
+"""Which rows go together: batches of like lengths under a bound of padded tokens, or rows packed
+without padding.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +15,23 @@ from lora_s2s.errors import UsageError
 Numbers = npt.NDArray[np.integer[Any]]
 Lengths = Sequence[int] | npt.NDArray[Any]
 
-# Source lengths within this ratio share a bucket; inside it rows are ordered by target length. The best ratio depends
-# on the data, so each is tried on a sample.
+# Source lengths within this ratio share a bucket; inside it rows are ordered by target length. The
+# best ratio depends on the data, so each is tried on a sample.
 _RATIOS = (1.04, 1.08, 1.15, 1.3, 1.6)
 _SAMPLE = 20_000
 _PACKED_AT_ONCE = 1 << 17  # bounds the memory that packing takes
-# What a padded target slot costs beside a padded source slot: it goes through cross-attention and the head as well.
+# What a padded target slot costs beside a padded source slot: it goes through cross-attention and
+# the head as well.
 TARGET_COST = 1.75
-# Packed micro-batches that are filled side by side: with more of them rows fit better, with fewer they mix less.
+# Packed micro-batches that are filled side by side: with more of them rows fit better, with fewer
+# they mix less.
 _OPEN = 64
 
 
 class Groups(Sequence[Any]):
-    """A sequence seen as parts of it, each cut when asked for: an epoch of small lists takes five times the memory."""
+    """A sequence seen as parts of it, each cut when asked for: an epoch of small lists takes five
+    times the memory.
+    """
 
     def __init__(self, items: Any, starts: Numbers, stops: Numbers) -> None:
         self._items, self._starts, self._stops = items, starts, stops
@@ -49,12 +55,14 @@ def token_budget_batches(
     seed: int,
     epoch: int,
 ) -> Sequence[list[int]]:
-    """Returns an epoch's micro-batches as row numbers: every row once, the order set by ``seed`` and ``epoch`` alone.
+    """Returns an epoch's micro-batches as row numbers: every row once, the order set by ``seed``
+    and ``epoch`` alone.
 
     Args:
         source_lengths: tokens of each source.
         target_lengths: tokens of each target.
-        tokens_per_batch: upper bound on rows × (longest source + longest target); a row above it is alone.
+        tokens_per_batch: upper bound on rows × (longest source + longest target); a row above it is
+            alone.
         batch_size: instead, rows in a batch.
 
     Raises:
@@ -62,14 +70,25 @@ def token_budget_batches(
     """
     if (tokens_per_batch is None) == (batch_size is None):
         raise UsageError("a batch is bounded either by tokens_per_batch or by batch_size")
-    sources, targets = np.asarray(source_lengths, dtype=np.int32), np.asarray(target_lengths, dtype=np.int32)
+    sources, targets = (
+        np.asarray(source_lengths, dtype=np.int32),
+        np.asarray(target_lengths, dtype=np.int32),
+    )
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(np.arange(len(sources), dtype=np.int32))
-    offset = float(rng.random())  # moves the buckets' edges, so that neighbours differ between epochs
+    offset = float(
+        rng.random()
+    )  # moves the buckets' edges, so that neighbours differ between epochs
     budget = int(tokens_per_batch or 0)
-    ratio = _RATIOS[2] if batch_size else _best_ratio(order[:_SAMPLE], sources, targets, budget, offset)
+    ratio = (
+        _RATIOS[2] if batch_size else _best_ratio(order[:_SAMPLE], sources, targets, budget, offset)
+    )
     rows = _by_length(order, sources, targets, ratio, offset)
-    starts = np.arange(0, len(rows), batch_size) if batch_size else _starts(sources[rows], targets[rows], budget)
+    starts = (
+        np.arange(0, len(rows), batch_size)
+        if batch_size
+        else _starts(sources[rows], targets[rows], budget)
+    )
     return _shuffled(rows, starts, rng)
 
 
@@ -78,16 +97,26 @@ def _shuffled(rows: Numbers, starts: Numbers, rng: np.random.Generator) -> Group
     return Groups(rows, starts[turn], np.append(starts[1:], len(rows))[turn])
 
 
-def _by_length(order: Numbers, sources: Numbers, targets: Numbers, ratio: float, offset: float) -> Numbers:
-    """Orders rows by source bucket, then target length up and down in turn: no jump at the edge of a bucket."""
-    bucket_of = np.floor(np.log(np.maximum(np.arange(sources.max(initial=0) + 1), 1)) / np.log(ratio) + offset)
+def _by_length(
+    order: Numbers, sources: Numbers, targets: Numbers, ratio: float, offset: float
+) -> Numbers:
+    """Orders rows by source bucket, then target length up and down in turn: no jump at the edge of
+    a bucket.
+    """
+    bucket_of = np.floor(
+        np.log(np.maximum(np.arange(sources.max(initial=0) + 1), 1)) / np.log(ratio) + offset
+    )
     buckets = bucket_of.astype(np.int32)[sources[order]]
     turned = np.where(buckets % 2 == 1, targets[order], -targets[order])
-    return order[np.lexsort((turned, buckets))]  # stable: equal lengths stay in the epoch's random order
+    return order[
+        np.lexsort((turned, buckets))
+    ]  # stable: equal lengths stay in the epoch's random order
 
 
 def _starts(sources: Numbers, targets: Numbers, budget: int) -> Numbers:
-    """Returns where batches begin when rows are taken in order until the next would break the bound."""
+    """Returns where batches begin when rows are taken in order until the next would break the
+    bound.
+    """
     starts: list[int] = []
     longest_source = longest_target = 0
     for row, (source, target) in enumerate(zip(sources.data, targets.data, strict=True)):
@@ -98,7 +127,9 @@ def _starts(sources: Numbers, targets: Numbers, budget: int) -> Numbers:
     return np.array(starts, dtype=np.int64)
 
 
-def _best_ratio(order: Numbers, sources: Numbers, targets: Numbers, budget: int, offset: float) -> float:
+def _best_ratio(
+    order: Numbers, sources: Numbers, targets: Numbers, budget: int, offset: float
+) -> float:
     def cost(ratio: float) -> float:
         rows = _by_length(order, sources, targets, ratio, offset)
         starts = _starts(sources[rows], targets[rows], budget)
@@ -109,18 +140,28 @@ def _best_ratio(order: Numbers, sources: Numbers, targets: Numbers, budget: int,
 
 
 def packed_batches(
-    source_lengths: Lengths, target_lengths: Lengths, *, tokens_per_batch: int, seed: int, epoch: int
+    source_lengths: Lengths,
+    target_lengths: Lengths,
+    *,
+    tokens_per_batch: int,
+    seed: int,
+    epoch: int,
 ) -> Sequence[list[int]]:
     """Returns an epoch's micro-batches for rows that stand one after another without padding.
 
-    Every row comes once; which rows meet is random, set by ``seed`` and ``epoch`` alone. ``tokens_per_batch`` is
-    divided between sources and targets as the data's tokens are; a row that is longer than its share is alone.
+    Every row comes once; which rows meet is random, set by ``seed`` and ``epoch`` alone.
+    ``tokens_per_batch`` is divided between sources and targets as the data's tokens are; a row that
+    is longer than its share is alone.
     """
     tokens = np.array([source_lengths, target_lengths], dtype=np.float64)
-    share = np.clip(round(tokens_per_batch * tokens[0].sum() / max(1.0, tokens.sum())), 1, tokens_per_batch - 1)
+    share = np.clip(
+        round(tokens_per_batch * tokens[0].sum() / max(1.0, tokens.sum())), 1, tokens_per_batch - 1
+    )
     tokens /= [[share], [tokens_per_batch - share]]
     rng = np.random.default_rng([seed, epoch])
-    batch_of = np.arange(tokens.shape[1], dtype=np.int32)  # as if every row were alone; others are numbered from there
+    batch_of = np.arange(
+        tokens.shape[1], dtype=np.int32
+    )  # as if every row were alone; others are numbered from there
     left = rng.permutation(batch_of[tokens.max(axis=0, initial=0.0) <= 1])
     while len(left):
         some, left = left[:_PACKED_AT_ONCE], left[_PACKED_AT_ONCE:]
@@ -133,10 +174,11 @@ def packed_batches(
 
 
 def _packed(loads: npt.NDArray[np.float64]) -> Numbers:
-    """Returns a batch number for each row, -1 where it fits no more; ``loads`` (2, N) are shares of what a batch holds.
+    """Returns a batch number for each row, -1 where it fits no more; ``loads`` (2, N) are shares of
+    what a batch holds.
 
-    Rows are dealt to lanes of about 64 batches. In each, the longest row comes first and goes where most room is left:
-    so batches are full, and each is a mixture of lengths.
+    Rows are dealt to lanes of about 64 batches. In each, the longest row comes first and goes where
+    most room is left: so batches are full, and each is a mixture of lengths.
     """
     ideal, count = float(loads.sum(axis=1).max()), loads.shape[1]
     lanes = max(1, round(ideal / _OPEN))

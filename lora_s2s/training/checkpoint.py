@@ -1,6 +1,8 @@
-"""Checkpoints: whole folders of safetensors and JSON, hashed when written and verified when read; and resuming.
+"""Checkpoints: whole folders of safetensors and JSON, hashed when written and verified when read;
+and resuming.
 
-``checkpoints/step-000123/`` holds ``adapter.safetensors``, ``optimizer.safetensors`` and ``state.json``.
+``checkpoints/step-000123/`` holds ``adapter.safetensors``, ``optimizer.safetensors`` and
+``state.json``.
 """
 
 from __future__ import annotations
@@ -31,12 +33,22 @@ _ADAPTER = "adapter.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
 _STATE = "state.json"
 # Changing these changes what is kept and shown, not what is trained.
-_FREE = frozenset({"save_every", "keep_checkpoints", "evaluate_every", "early_stopping", "trackers", "on_nonfinite"})
-# Changing these changes what is trained from here on; a checkpoint fits all the same, and --resume-anyway takes it.
+_FREE = frozenset(
+    {
+        "save_every",
+        "keep_checkpoints",
+        "evaluate_every",
+        "early_stopping",
+        "trackers",
+        "on_nonfinite",
+    }
+)
+# Changing these changes what is trained from here on; a checkpoint fits all the same, and
+# --resume-anyway takes it.
 _BEARABLE = {"package code", "torch", "forward", "training data"} | {
     "training." + key
-    for key in "epochs max_steps learning_rate schedule warmup weight_decay max_grad_norm label_smoothing dropout "
-    "z_loss gradient_checkpointing".split()
+    for key in "epochs max_steps learning_rate schedule warmup weight_decay max_grad_norm "
+    "label_smoothing dropout z_loss gradient_checkpointing".split()
 }
 # Where it is computed changes last digits alone: a run goes on wherever it is put, and says so.
 _NOTED = {"device"}
@@ -52,7 +64,11 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, optimizer: Optimizer, state: TrainState, identity: dict[str, str]
+    folder: Path,
+    model: nn.Module,
+    optimizer: Optimizer,
+    state: TrainState,
+    identity: dict[str, str],
 ) -> Path:
     """Writes ``folder/step-NNNNNN`` whole, replacing one of the same step, and returns its path.
 
@@ -60,26 +76,41 @@ def save_checkpoint(
         RunError: an adapter weight is not finite; the older checkpoints stand.
         ResourceError: the disk is full.
     """
-    adapter = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_state(model).items()}
+    adapter = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in adapter_state(model).items()
+    }
     broken = [name for name, tensor in adapter.items() if not bool(torch.isfinite(tensor).all())]
     if broken:
-        raise RunError(f"step {state.step}: the adapter is no longer finite ({broken[0]}); no checkpoint was written")
+        raise RunError(
+            f"step {state.step}: the adapter is no longer finite ({broken[0]}); no checkpoint was "
+            "written"
+        )
     path, moments = _path_of(folder, state.step), optimizer_state(model, optimizer)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        require_space(folder, sum(t.numel() * t.element_size() for t in (*adapter.values(), *moments.values())))
+        require_space(
+            folder,
+            sum(t.numel() * t.element_size() for t in (*adapter.values(), *moments.values())),
+        )
         with whole_folder(path, replace=True) as staged:
             hashes = {
                 _ADAPTER: _write_tensors(staged / _ADAPTER, adapter),
                 _OPTIMIZER: _write_tensors(staged / _OPTIMIZER, moments),
             }
-            content = {"format": _FORMAT, "state": asdict(state), "identity": identity, "sha256": hashes}
+            content = {
+                "format": _FORMAT,
+                "state": asdict(state),
+                "identity": identity,
+                "sha256": hashes,
+            }
             write_json(staged / _STATE, {**content, "own_sha256": sha256_json(content)})
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise ResourceError(
-            f"the disk is full: {path} was not written", hint="free some space, then --resume", where=error.filename
+            f"the disk is full: {path} was not written",
+            hint="free some space, then --resume",
+            where=error.filename,
         ) from error
     return path
 
@@ -111,7 +142,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if not (path / name).is_file():
             raise DataError("missing", where=str(path / name))
         if sha256_file(path / name) != expected:
-            raise DataError("the content differs from the hash in state.json", where=str(path / name))
+            raise DataError(
+                "the content differs from the hash in state.json", where=str(path / name)
+            )
     if problem := state_problem(saved):
         raise DataError(problem, where=str(path / _STATE))
     if not all(isinstance(value, str) for value in identity.values()):
@@ -133,7 +166,8 @@ def _step_of(path: Path) -> int:
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """Returns the newest whole checkpoint, warning of every damaged one it passes over; None where there is none.
+    """Returns the newest whole checkpoint, warning of every damaged one it passes over; None where
+    there is none.
 
     Raises:
         DataError: there are checkpoints, and every one is damaged.
@@ -143,43 +177,73 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
         try:
             return read_checkpoint(path)
         except DataError as error:
-            warn(f"checkpoint {path.name} is damaged and passed over: {error.where}: {error.message}")
+            warn(
+                f"checkpoint {path.name} is damaged and passed over: {error.where}: {error.message}"
+            )
     if found:
-        raise DataError(f"every checkpoint in {folder} is damaged", hint="remove the folder and train again")
+        raise DataError(
+            f"every checkpoint in {folder} is damaged", hint="remove the folder and train again"
+        )
     return None
 
 
 def restored_adapter(folder: Path, step: int, model: nn.Module) -> bool:
-    """Puts the adapter of a step's checkpoint into the model; where that is damaged it warns and returns False."""
+    """Puts the adapter of a step's checkpoint into the model; where that is damaged it warns and
+    returns False.
+    """
     try:
-        load_adapter_state(model, load_file(read_checkpoint(_path_of(folder, step)).path / _ADAPTER))
+        load_adapter_state(
+            model, load_file(read_checkpoint(_path_of(folder, step)).path / _ADAPTER)
+        )
     except DataError as error:
-        warn(f"the best checkpoint is damaged, the last adapter is kept: {error.where}: {error.message}")
+        warn(
+            f"the best checkpoint is damaged, the last adapter is kept: {error.where}: "
+            f"{error.message}"
+        )
         return False
     return True
 
 
-def run_identity(given: dict[str, str], settings: TrainingSettings, processes: int) -> dict[str, str]:
-    """Returns what must be equal for a run to continue: the caller's hashes and every setting that shapes a step."""
-    own = {f"training.{key}": str(value) for key, value in settings.model_dump().items() if key not in _FREE}
+def run_identity(
+    given: dict[str, str], settings: TrainingSettings, processes: int
+) -> dict[str, str]:
+    """Returns what must be equal for a run to continue: the caller's hashes and every setting that
+    shapes a step.
+    """
+    own = {
+        f"training.{key}": str(value)
+        for key, value in settings.model_dump().items()
+        if key not in _FREE
+    }
     return {**given, **own, "processes": str(processes)}
 
 
 def continue_from(
-    run_dir: Path, model: nn.Module, optimizer: Optimizer, *, resume: bool, anyway: bool, identity: dict[str, str]
+    run_dir: Path,
+    model: nn.Module,
+    optimizer: Optimizer,
+    *,
+    resume: bool,
+    anyway: bool,
+    identity: dict[str, str],
 ) -> TrainState:
-    """Restores model and optimizer from the newest whole checkpoint and returns its state, or a new state.
+    """Restores model and optimizer from the newest whole checkpoint and returns its state, or a new
+    state.
 
     Raises:
-        UsageError: there are checkpoints and ``resume`` is false, or they belong to another run, and the differences
-            are not such that ``anyway`` bears with them.
+        UsageError: there are checkpoints and ``resume`` is false, or they belong to another run,
+            and the differences are not such that ``anyway`` bears with them.
         DataError: every checkpoint is damaged.
     """
     folder = run_dir / "checkpoints"
     if not resume:
         if checkpoints(folder):
             hint = "add --resume to continue it, or remove the folder to start again"
-            raise UsageError("the run folder holds checkpoints of an unfinished run", hint=hint, where=str(run_dir))
+            raise UsageError(
+                "the run folder holds checkpoints of an unfinished run",
+                hint=hint,
+                where=str(run_dir),
+            )
         return TrainState()
     checkpoint = newest_checkpoint(folder)
     if checkpoint is None:
@@ -197,7 +261,8 @@ def _put_back(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) ->
 
 
 def restore(folder: Path, model: nn.Module, optimizer: Optimizer) -> Checkpoint:
-    """Puts model and optimizer back to the newest whole checkpoint of the run that is going on, and returns it.
+    """Puts model and optimizer back to the newest whole checkpoint of the run that is going on, and
+    returns it.
 
     Raises:
         DataError: there is none, or every one is damaged.
@@ -215,26 +280,37 @@ def _check_identity(checkpoint: Checkpoint, identity: dict[str, str], *, anyway:
     differing = [key for key in sorted({*then, *identity}) if then.get(key) != identity.get(key)]
     if _NOTED.issuperset(differing):
         for key in set(differing) & {*then}:  # older checkpoints do not say
-            warn(f"the checkpoint was made on another {key}: {then[key]}; now {identity[key]}: last digits differ")
+            warn(
+                f"the checkpoint was made on another {key}: {then[key]}; now {identity[key]}: last "
+                "digits differ"
+            )
         return
     # A hash says what it has to say in its first digits.
     values = [[said.get(key, "nothing")[:40] for said in (then, identity)] for key in differing]
-    lines = [f"  {key}: checkpoint {old}, now {new}" for key, (old, new) in zip(differing, values, strict=True)]
+    lines = [
+        f"  {key}: checkpoint {old}, now {new}"
+        for key, (old, new) in zip(differing, values, strict=True)
+    ]
     bearable = (_BEARABLE | _NOTED).issuperset(differing)
     if bearable and anyway:
         warn("\n".join(["going on in spite of these differences, so not bit for bit:", *lines]))
         return
-    way = "go on all the same with --resume-anyway" if bearable else "start a new run under another output.name"
+    way = (
+        "go on all the same with --resume-anyway"
+        if bearable
+        else "start a new run under another output.name"
+    )
     hint = f"undo the change to continue, or {way}"
     message = f"{checkpoint.path.name} belongs to another run; these differ:"
     raise UsageError("\n".join([message, *lines]), hint=hint, where=str(checkpoint.path))
 
 
 def prune(folder: Path, *, current: int, keep: int, best: int | None) -> None:
-    """Deletes all but the ``keep`` newest up to step ``current`` and the best; call it once the new one stands.
+    """Deletes all but the ``keep`` newest up to step ``current`` and the best; call it once the new
+    one stands.
 
-    Steps beyond ``current`` are damaged leftovers that a resumed run has passed over; dot folders are what a killed
-    process had not finished writing, or deleting.
+    Steps beyond ``current`` are damaged leftovers that a resumed run has passed over; dot folders
+    are what a killed process had not finished writing, or deleting.
     """
     for unfinished in folder.glob(".step-*"):
         shutil.rmtree(unfinished)

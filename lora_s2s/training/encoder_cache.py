@@ -1,4 +1,5 @@
-"""An encoder that no adapter changes gives the same states in every epoch: computed once, read from disk after that.
+"""An encoder that no adapter changes gives the same states in every epoch: computed once, read from
+disk after that.
 
 N source tokens of a batch, D model width.
 """
@@ -37,7 +38,9 @@ class EncoderCache:
     def write(self, row: int, states_ND: Tensor) -> None:
         """Keeps the states of one row."""
         self._file.seek(int(self._firsts[row]))
-        self._file.write(states_ND.to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes())
+        self._file.write(
+            states_ND.to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes()
+        )
 
     def read(self, rows: Iterable[int]) -> Tensor:
         """Returns the states of rows, one after another, (N, D) in bfloat16."""
@@ -45,7 +48,9 @@ class EncoderCache:
         for row in rows:
             self._file.seek(int(self._firsts[row]))
             parts.append(self._file.read(int(self._firsts[row + 1] - self._firsts[row])))
-        return torch.frombuffer(bytearray(b"".join(parts)), dtype=torch.bfloat16).view(-1, self._width)
+        return torch.frombuffer(bytearray(b"".join(parts)), dtype=torch.bfloat16).view(
+            -1, self._width
+        )
 
 
 def check_cacheable(model: nn.Module, dropout: float) -> None:
@@ -57,21 +62,31 @@ def check_cacheable(model: nn.Module, dropout: float) -> None:
     encoder = re.compile(FAMILIES[str(model.config.model_type)].stacks[0])  # type: ignore[union-attr]
     trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
     if any("embed_tokens" in name for name in trained):
-        hint = f"set data.lossless_text=off (or lora.train_tokens=[] where tokens are named), or {_HINT[4:]}"
-        raise UsageError("training.cache_encoder: lora.train_tokens change what the encoder reads", hint=hint)
+        hint = (
+            "set data.lossless_text=off (or lora.train_tokens=[] where tokens are named), or "
+            f"{_HINT[4:]}"
+        )
+        raise UsageError(
+            "training.cache_encoder: lora.train_tokens change what the encoder reads", hint=hint
+        )
     if any(map(encoder.search, trained)):
         hint = f"set lora.target_modules=decoder, or {_HINT.removeprefix('set ')}"
-        raise UsageError("training.cache_encoder needs an encoder that no adapter changes", hint=hint)
+        raise UsageError(
+            "training.cache_encoder needs an encoder that no adapter changes", hint=hint
+        )
     if dropout:
-        raise UsageError(f"training.cache_encoder: with training.dropout={dropout} states differ in every epoch",
-                         hint=f"set training.dropout=0, or {_HINT.removeprefix('set ')}")  # fmt: skip
+        raise UsageError(
+            f"training.cache_encoder: with training.dropout={dropout} states differ in every epoch",
+            hint=f"set training.dropout=0, or {_HINT.removeprefix('set ')}",
+        )
 
 
 @contextmanager
 def encoder_cache(
     model: nn.Module, lengths: Lengths, batches: Iterable[tuple[Sequence[int], Batch]], folder: Path
 ) -> Iterator[EncoderCache | None]:
-    """Computes the encoder's states of all rows, and gives them; None where the fast forward is not in use.
+    """Computes the encoder's states of all rows, and gives them; None where the fast forward is not
+    in use.
 
     Args:
         lengths: source tokens of every row.
@@ -84,14 +99,19 @@ def encoder_cache(
     width = int(model.config.d_model)  # type: ignore[union-attr, arg-type]
     needed, free = int(np.sum(lengths)) * width * 2, shutil.disk_usage(folder).free
     if needed > free * 0.9:
-        raise ResourceError(f"the encoder's states take {needed:,} bytes, the disk has {free:,}", hint=_HINT)
+        raise ResourceError(
+            f"the encoder's states take {needed:,} bytes, the disk has {free:,}", hint=_HINT
+        )
     with tempfile.TemporaryFile(dir=folder) as file:
         cache, done = EncoderCache(file, lengths, width), 0
         with ProgressLine("encode") as line:
             for rows, batch in batches:
                 found = encoder_states(model, batch)
                 if found is None:
-                    say("training.cache_encoder needs the fast forward: nothing is cached, results are the same")
+                    say(
+                        "training.cache_encoder needs the fast forward: nothing is cached, results "
+                        "are the same"
+                    )
                     yield None
                     return
                 for place, states_ND in found.items():

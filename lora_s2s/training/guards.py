@@ -1,4 +1,6 @@
-"""What stands around a run: one run to a folder, signals that end it in order, and memory measured and explained."""
+"""What stands around a run: one run to a folder, signals that end it in order, and memory measured
+and explained.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +37,11 @@ _HANG_UP = getattr(signal, "SIGHUP", None)
 
 @contextmanager
 def run_lock(folder: Path, *, take: bool = True) -> Iterator[None]:
-    """Holds a run's folder, by a lock on a file beside it that says who; this process may hold it more than once.
+    """Holds a run's folder, by a lock on a file beside it that says who; this process may hold it
+    more than once.
 
-    The system lets go when the process ends, however it ends; a file that is left behind is told and taken over.
+    The system lets go when the process ends, however it ends; a file that is left behind is told
+    and taken over.
 
     Args:
         take: whether this process is the one that writes.
@@ -69,9 +73,14 @@ def _locked(path: Path, folder: Path) -> int:
             owner = os.read(descriptor, 300).decode(errors="replace")
             os.close(descriptor)
             hint = "wait for it, or give this run another output.name"
-            raise UsageError(f"another run is training in {folder}: {owner or 'just begun'}", hint=hint) from error
+            raise UsageError(
+                f"another run is training in {folder}: {owner or 'just begun'}", hint=hint
+            ) from error
         except OSError as error:
-            warn(f"{path.parent} knows no locks ({error.strerror}): nothing keeps a second run out of {folder}")
+            warn(
+                f"{path.parent} knows no locks ({error.strerror}): nothing keeps a second run out "
+                f"of {folder}"
+            )
             return descriptor
         # Whoever held it may have taken the file away before this process locked it.
         with suppress(FileNotFoundError):
@@ -83,18 +92,24 @@ def _locked(path: Path, folder: Path) -> int:
     began = datetime.now(timezone.utc).isoformat(timespec="seconds")
     with naming(path):
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}, begun {began}".encode(), 0)
+        os.pwrite(
+            descriptor,
+            f"process {os.getpid()} on {socket.gethostname()}, begun {began}".encode(),
+            0,
+        )
     return descriptor
 
 
 class StopSignals:
-    """While entered, remembers the first SIGINT, SIGTERM, SIGHUP or SIGUSR1 in ``received``; then the old handlers
-    come back.
+    """While entered, remembers the first SIGINT, SIGTERM, SIGHUP or SIGUSR1 in ``received``; then
+    the old handlers come back.
 
-    Outside the main thread, where Python allows no handlers, it watches nothing; nor a SIGHUP that ``nohup`` ignores.
+    Outside the main thread, where Python allows no handlers, it watches nothing; nor a SIGHUP that
+    ``nohup`` ignores.
 
     Raises:
-        Stopped: from wherever the program is, when a second signal comes; after SIGUSR1, which only warns, a third.
+        Stopped: from wherever the program is, when a second signal comes; after SIGUSR1, which only
+            warns, a third.
     """
 
     def __init__(self) -> None:
@@ -103,7 +118,11 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            watched = [number for number in (signal.SIGINT, signal.SIGTERM, _WARNING, _HANG_UP) if number is not None]
+            watched = [
+                number
+                for number in (signal.SIGINT, signal.SIGTERM, _WARNING, _HANG_UP)
+                if number is not None
+            ]
             if _HANG_UP is not None and signal.getsignal(_HANG_UP) == signal.SIG_IGN:
                 watched.remove(_HANG_UP)
             self._old = {number: signal.signal(number, self._handle) for number in watched}
@@ -115,13 +134,19 @@ class StopSignals:
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.received is not None and self.received != _WARNING:
-            raise Stopped(number, "stopped at once; the last checkpoint stands", hint="the same command with --resume")
+            raise Stopped(
+                number,
+                "stopped at once; the last checkpoint stands",
+                hint="the same command with --resume",
+            )
         self.received = number
         tell_in_signal_handler("\nstopping: saving a checkpoint (once more to stop at once)\n")
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Returns the peak so far in bytes: allocated on a CUDA device, else resident in this process (0: unknown)."""
+    """Returns the peak so far in bytes: allocated on a CUDA device, else resident in this process
+    (0: unknown).
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":  # has no resource module
@@ -144,5 +169,8 @@ def told_when_out_of_memory() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not ran_out_of_memory(error):
             raise
-        hint = "halve training.tokens_per_batch and double training.gradient_accumulation: the same step in less memory"
+        hint = (
+            "halve training.tokens_per_batch and double training.gradient_accumulation: the same "
+            "step in less memory"
+        )
         raise ResourceError("out of memory while training", hint=hint) from error

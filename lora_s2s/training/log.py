@@ -34,16 +34,24 @@ def require_trackers(names: Sequence[str]) -> None:
 
 
 def start_trackers(accelerator: Accelerator, settings: TrainingSettings, run_dir: Path) -> None:
-    """Starts the trackers with the training section as their configuration; paths and environment stay private."""
+    """Starts the trackers with the training section as their configuration; paths and environment
+    stay private.
+    """
     if settings.trackers:
         values = settings.model_dump().items()
-        config = {key: value if isinstance(value, int | float) else str(value) for key, value in values}
+        config = {
+            key: value if isinstance(value, int | float) else str(value) for key, value in values
+        }
         with TrackersMayFail(accelerator):
-            accelerator.init_trackers("lora_s2s", config=config, init_kwargs={"wandb": {"dir": str(run_dir)}})
+            accelerator.init_trackers(
+                "lora_s2s", config=config, init_kwargs={"wandb": {"dir": str(run_dir)}}
+            )
 
 
 class TrackersMayFail:
-    """Calls to trackers go inside: whatever fails there is told, once, and training goes on without trackers."""
+    """Calls to trackers go inside: whatever fails there is told, once, and training goes on without
+    trackers.
+    """
 
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
@@ -66,10 +74,13 @@ class RunLog:
 
     Args:
         folder: where ``metrics.jsonl`` lies.
-        keep_lines: how many of its lines belong to the run so far; later ones came after the checkpoint and go.
+        keep_lines: how many of its lines belong to the run so far; later ones came after the
+            checkpoint and go.
     """
 
-    def __init__(self, folder: Path, accelerator: Accelerator, progress: ProgressLine, *, keep_lines: int) -> None:
+    def __init__(
+        self, folder: Path, accelerator: Accelerator, progress: ProgressLine, *, keep_lines: int
+    ) -> None:
         self._accelerator = accelerator
         self._progress = progress
         self._path = folder / METRICS
@@ -84,13 +95,21 @@ class RunLog:
             self.lines = _keep(self._path, keep_lines)
             self._stream = self._path.open("a", encoding="utf-8")
 
-    def step(self, stats: StepStats, state: TrainState, *, epoch: float, seconds: float, total: int) -> None:
-        """Logs one optimizer step that took ``seconds``: the JSON line, the trackers, the live line."""
+    def step(
+        self, stats: StepStats, state: TrainState, *, epoch: float, seconds: float, total: int
+    ) -> None:
+        """Logs one optimizer step that took ``seconds``: the JSON line, the trackers, the live
+        line.
+        """
         line = {
             "step": state.step,
             "epoch": round(epoch, 4),
             # JSON has no word for what is not finite, and a curve no place.
-            **{key: value for key, value in asdict(stats).items() if stats.finite or key not in ("loss", "grad_norm")},
+            **{
+                key: value
+                for key, value in asdict(stats).items()
+                if stats.finite or key not in ("loss", "grad_norm")
+            },
             "skipped": state.skipped,
             "restores": state.restores,
             "tokens_per_second": round(stats.tokens / seconds, 1),
@@ -99,7 +118,9 @@ class RunLog:
         }
         self._write(line, "train")
         if self._stream:
-            self._progress.update(_progress_fields(stats.loss, state, total), done=state.step, total=total)
+            self._progress.update(
+                _progress_fields(stats.loss, state, total), done=state.step, total=total
+            )
 
     def evaluation(self, scores: Mapping[str, float], state: TrainState, *, epoch: float) -> None:
         """Logs one evaluation."""
@@ -134,7 +155,10 @@ def _keep(path: Path, count: int) -> int:
     most = limits.LARGEST_JSON_LINES["metrics.jsonl"]
     lines = read_whole(path, most=most).splitlines(keepends=True) if path.exists() else []
     if len(lines) < count:
-        warn(f"{path} holds {len(lines)} of the checkpoint's {count} lines; the curve will have a gap")
+        warn(
+            f"{path} holds {len(lines)} of the checkpoint's {count} lines; the curve will have a "
+            "gap"
+        )
     if lines[count:] or not path.exists():
         write_bytes(path, b"".join(lines[:count]))
     return min(len(lines), count)

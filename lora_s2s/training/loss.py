@@ -17,13 +17,16 @@ from lora_s2s.models.family import FAMILIES
 def sequence_loss(
     model: nn.Module, batch: Batch, *, label_smoothing: float = 0.0, z_loss: float = 0.0
 ) -> tuple[Tensor, int]:
-    """Returns the summed cross-entropy of a batch (nats, scalar float32) and its number of target tokens.
+    """Returns the summed cross-entropy of a batch (nats, scalar float32) and its number of target
+    tokens.
 
-    The sum is left undivided: only whoever knows all batches of an optimizer step knows the right divisor. The forward
-    is the one that :func:`lora_s2s.forward.choose.fast_forward` settled on, else HF's own.
+    The sum is left undivided: only whoever knows all batches of an optimizer step knows the right
+    divisor. The forward is the one that :func:`lora_s2s.forward.choose.fast_forward` settled on,
+    else HF's own.
 
     Args:
-        model: an encoder-decoder whose ``config`` names its type, the decoder's start and the padding id.
+        model: an encoder-decoder whose ``config`` names its type, the decoder's start and the
+            padding id.
         batch: on the model's device; labels padded with -100, which count for nothing.
         label_smoothing: share of the target probability spread evenly over the vocabulary.
         z_loss: weight of the squared log of each token's normaliser.
@@ -41,7 +44,8 @@ def sequence_loss(
     states: list[Tensor] = []
 
     def counted(_head: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        # The head is the widest product of a small model: it sees the N positions that count, never the padding.
+        # The head is the widest product of a small model: it sees the N positions that count, never
+        # the padding.
         states_ND = inputs[0][counted_BT]
         states.append(states_ND)
         return (states_ND[:0] if in_chunks else states_ND,)

@@ -1,4 +1,6 @@
-"""AdamW in its forms over the adapter's parameters, its state as plain tensors, and the learning rate of every step."""
+"""AdamW in its forms over the adapter's parameters, its state as plain tensors, and the learning
+rate of every step.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,17 @@ from lora_s2s.recipe.schema import TrainingSettings
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """Returns the parameters that take a gradient, by name, in the model's own order."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {
+        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
 
 
 def build_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:
-    """Returns the optimizer over the trainable parameters; weight decay acts on matrices, never on vectors.
+    """Returns the optimizer over the trainable parameters; weight decay acts on matrices, never on
+    vectors.
 
-    Every group holds its ``rate``, which the learning rate of a step is multiplied with: LoRA+ lets B learn faster.
+    Every group holds its ``rate``, which the learning rate of a step is multiplied with: LoRA+ lets
+    B learn faster.
 
     Raises:
         UsageError: nothing in the model is trainable, or LoRA+ is asked for where there is no B.
@@ -35,13 +41,20 @@ def build_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:
         raise UsageError("the model has no trainable parameter", hint="check lora.target_modules")
     if ratio != 1 and not any(map(is_second_factor, parameters)):
         hint = "set training.lora_plus_ratio=1"
-        raise UsageError("training.lora_plus_ratio is LoRA+'s; this adapter's method has no factor B", hint=hint)
+        raise UsageError(
+            "training.lora_plus_ratio is LoRA+'s; this adapter's method has no factor B", hint=hint
+        )
     chosen: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
         decay = settings.weight_decay if parameter.ndim >= 2 else 0.0
         chosen.setdefault((decay, ratio if is_second_factor(name) else 1.0), []).append(parameter)
     groups: list[dict[str, Any]] = [
-        {"params": members, "weight_decay": decay, "rate": rate, "lr": settings.learning_rate * rate}
+        {
+            "params": members,
+            "weight_decay": decay,
+            "rate": rate,
+            "lr": settings.learning_rate * rate,
+        }
         for (decay, rate), members in chosen.items()
     ]
     if kind == "adamw":
@@ -49,11 +62,18 @@ def build_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:
     paged, on_cpu = "paged" in kind, next(iter(parameters.values())).device.type == "cpu"
     if paged and on_cpu:
         say(f"{kind}: on a CPU the optimizer's state is in main memory already, nothing is paged")
-    return adamw(groups, lr=settings.learning_rate, eight_bit=kind.endswith("8bit"), paged=paged and not on_cpu)
+    return adamw(
+        groups,
+        lr=settings.learning_rate,
+        eight_bit=kind.endswith("8bit"),
+        paged=paged and not on_cpu,
+    )
 
 
 def optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """Returns what the optimizer keeps of each parameter (moments, scales, step counts) as CPU copies, by KEY/NAME."""
+    """Returns what the optimizer keeps of each parameter (moments, scales, step counts) as CPU
+    copies, by KEY/NAME.
+    """
     return {
         f"{key}/{name}": torch.as_tensor(value).detach().to("cpu", copy=True).contiguous()
         for name, parameter in trainable(model).items()
@@ -63,10 +83,12 @@ def optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]
 
 
 def load_optimizer_state(model: nn.Module, optimizer: Optimizer, state: dict[str, Tensor]) -> None:
-    """Puts back what :func:`optimizer_state` returned; a parameter may be absent whole: it had no gradient yet.
+    """Puts back what :func:`optimizer_state` returned; a parameter may be absent whole: it had no
+    gradient yet.
 
     Raises:
-        DataError: a name, shape or number format is not what this optimizer keeps of the model's parameters.
+        DataError: a name, shape or number format is not what this optimizer keeps of the model's
+            parameters.
     """
     parameters, known = trainable(model), {key.partition("/")[2] for key in state}
     _make_state([parameter for name, parameter in parameters.items() if name in known], optimizer)
@@ -76,15 +98,21 @@ def load_optimizer_state(model: nn.Module, optimizer: Optimizer, state: dict[str
     )
     for key in sorted({*expected, *found}):
         if expected.get(key) != found.get(key):
-            raise DataError(f"the optimizer state's {key} is {found.get(key)}, expected {expected.get(key)}")
+            raise DataError(
+                f"the optimizer state's {key} is {found.get(key)}, expected {expected.get(key)}"
+            )
     for key, saved in state.items():
         moment, _, name = key.partition("/")
         kept = optimizer.state[parameters[name]]
-        kept[moment] = kept[moment].copy_(saved) if isinstance(kept[moment], Tensor) else saved.item()
+        kept[moment] = (
+            kept[moment].copy_(saved) if isinstance(kept[moment], Tensor) else saved.item()
+        )
 
 
 def _make_state(parameters: list[nn.Parameter], optimizer: Optimizer) -> None:
-    """Has the optimizer make its state, in the kinds of memory it wants: a step of rate 0 that changes no weight."""
+    """Has the optimizer make its state, in the kinds of memory it wants: a step of rate 0 that
+    changes no weight.
+    """
     rates = [group["lr"] for group in optimizer.param_groups]
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
@@ -97,15 +125,20 @@ def _make_state(parameters: list[nn.Parameter], optimizer: Optimizer) -> None:
 
 
 def warmup_steps(warmup: float, total_steps: int) -> int:
-    """Returns the warm-up's length in steps: ``warmup`` is a share of ``total_steps`` below 1, steps from 1 on."""
+    """Returns the warm-up's length in steps: ``warmup`` is a share of ``total_steps`` below 1,
+    steps from 1 on.
+    """
     return math.ceil(warmup * total_steps) if warmup < 1 else int(warmup)
 
 
-def learning_rate_at(step: int, *, total_steps: int, peak: float, schedule: str, warmup: float) -> float:
+def learning_rate_at(
+    step: int, *, total_steps: int, peak: float, schedule: str, warmup: float
+) -> float:
     """Returns the learning rate of the optimizer step number ``step`` (the first is 0).
 
-    Warm-up climbs linearly and reaches ``peak`` on its last step; ``linear`` and ``cosine`` then fall towards 0, which
-    they would reach one step after the last, so that every step trains. ``constant`` stays.
+    Warm-up climbs linearly and reaches ``peak`` on its last step; ``linear`` and ``cosine`` then
+    fall towards 0, which they would reach one step after the last, so that every step trains.
+    ``constant`` stays.
     """
     climbing = warmup_steps(warmup, total_steps)
     if step < climbing:

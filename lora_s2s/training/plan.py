@@ -21,18 +21,26 @@ Rows = list[int]
 class StepPlan:
     """The steps of every epoch, from the seed alone: nothing of it needs saving.
 
-    An optimizer step takes ``gradient_accumulation`` micro-batches for each process; the last step of an epoch takes
-    what is left.
+    An optimizer step takes ``gradient_accumulation`` micro-batches for each process; the last step
+    of an epoch takes what is left.
 
     Raises:
         DataError: the table is empty, or a row has no target token.
     """
 
-    def __init__(self, table: SplitTable, settings: TrainingSettings, *, processes: int = 1) -> None:
+    def __init__(
+        self, table: SplitTable, settings: TrainingSettings, *, processes: int = 1
+    ) -> None:
         if len(table) == 0:
-            raise DataError("there is nothing to train on: the training split has 0 rows", hint="lora-s2s prepare …")
+            raise DataError(
+                "there is nothing to train on: the training split has 0 rows",
+                hint="lora-s2s prepare …",
+            )
         if np.min(table.target_lengths) < 1:
-            raise DataError("a training row has no target token; its loss would be 0 / 0", hint="prepare the data anew")
+            raise DataError(
+                "a training row has no target token; its loss would be 0 / 0",
+                hint="prepare the data anew",
+            )
         self._table = table
         self._settings = settings
         self._batches_a_step = settings.gradient_accumulation * processes
@@ -41,32 +49,52 @@ class StepPlan:
         self.total_steps = settings.max_steps or self._steps_in(settings.epochs)
 
     def say_what_is_long(self) -> None:
-        """Says how many rows are longer than ``tokens_per_batch``; a plan with them needs more memory than that."""
+        """Says how many rows are longer than ``tokens_per_batch``; a plan with them needs more
+        memory than that.
+        """
         budget = self._settings.tokens_per_batch
-        long = int(np.sum(self._table.source_lengths + self._table.target_lengths > budget)) if budget else 0
+        long = (
+            int(np.sum(self._table.source_lengths + self._table.target_lengths > budget))
+            if budget
+            else 0
+        )
         if long:
             rows = "1 row is" if long == 1 else f"{long:,} rows are"
-            say(f"{rows} longer than training.tokens_per_batch={budget}: each is a batch of its own")
+            say(
+                f"{rows} longer than training.tokens_per_batch={budget}: each is a batch of its own"
+            )
 
     def _steps(self, epoch: int) -> Sequence[list[Rows]]:
-        """Returns the micro-batches (row numbers) of each optimizer step of an epoch, over all processes."""
+        """Returns the micro-batches (row numbers) of each optimizer step of an epoch, over all
+        processes.
+        """
         batches, size = self._batches(epoch), self._batches_a_step
         starts = np.arange(0, len(batches), size)
         return Groups(batches, starts, starts + size)
 
     def _batches(self, epoch: int) -> Sequence[Rows]:
         lengths = self._table.source_lengths, self._table.target_lengths
-        budget, size, seed = self._settings.tokens_per_batch, self._settings.batch_size, self._settings.seed
+        budget, size, seed = (
+            self._settings.tokens_per_batch,
+            self._settings.batch_size,
+            self._settings.seed,
+        )
         if budget and self._settings.packing:
             return packed_batches(*lengths, tokens_per_batch=budget, seed=seed, epoch=epoch)
-        return token_budget_batches(*lengths, tokens_per_batch=budget, batch_size=size, seed=seed, epoch=epoch)
+        return token_budget_batches(
+            *lengths, tokens_per_batch=budget, batch_size=size, seed=seed, epoch=epoch
+        )
 
     def epochs_at(self, state: TrainState) -> float:
         """Returns how many epochs are done, with the part of the current one."""
-        return state.epoch + (state.position / len(self.steps(state.epoch)) if state.position else 0.0)
+        return state.epoch + (
+            state.position / len(self.steps(state.epoch)) if state.position else 0.0
+        )
 
     def begin_at(self, state: TrainState) -> None:
-        """Moves a state that stands past its epoch's end, as other data of as many rows leaves it, to the next."""
+        """Moves a state that stands past its epoch's end, as other data of as many rows leaves it,
+        to the next.
+        """
         if state.position and state.position >= len(self.steps(state.epoch)):
             state.epoch, state.position = state.epoch + 1, 0
 

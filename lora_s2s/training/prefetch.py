@@ -13,10 +13,11 @@ Item = TypeVar("Item")
 
 @contextmanager
 def ahead(items: Iterator[Item], count: int) -> Iterator[Callable[[], Item]]:
-    """Gives a function that returns the next item, while a thread makes the ``count`` after it; 0 does without one.
+    """Gives a function that returns the next item, while a thread makes the ``count`` after it; 0
+    does without one.
 
-    What is raised while an item is made is raised, as it is, to whoever takes that item. On leaving, the thread ends
-    with the item it is at.
+    What is raised while an item is made is raised, as it is, to whoever takes that item. On
+    leaving, the thread ends with the item it is at.
     """
     if not count:
         yield lambda: next(items)

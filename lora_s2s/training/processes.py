@@ -33,7 +33,9 @@ def process_count() -> int:
 
 
 def main_process_first() -> AbstractContextManager[None]:
-    """Returns a block that the main process goes through alone; the others enter when it has left."""
+    """Returns a block that the main process goes through alone; the others enter when it has
+    left.
+    """
     alone: AbstractContextManager[None] = _processes().main_process_first()
     return alone
 
@@ -49,11 +51,15 @@ def summed(values: Sequence[float], accelerator: Accelerator) -> list[float]:
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter], accelerator: Accelerator) -> None:
-    """Replaces every gradient by its sum over processes, as one message; a missing gradient counts as zero."""
+    """Replaces every gradient by its sum over processes, as one message; a missing gradient counts
+    as zero.
+    """
     if accelerator.num_processes == 1:
         return
     moved = list(parameters)
-    flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in moved])
+    flat = torch.cat(
+        [(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in moved]
+    )
     parts = accelerator.reduce(flat, reduction="sum").split([p.numel() for p in moved])
     for parameter, part in zip(moved, parts, strict=True):
         parameter.grad = part.view_as(parameter)
@@ -72,7 +78,9 @@ def any_process(said: bool, accelerator: Accelerator) -> bool:
 
 
 def stop_signal(received: int | None, accelerator: Accelerator) -> int | None:
-    """Returns the signal to stop for, on every process as soon as any has one: all must stop at the same step."""
+    """Returns the signal to stop for, on every process as soon as any has one: all must stop at the
+    same step.
+    """
     if not any_process(received is not None, accelerator):
         return None
     return received if received is not None else int(signal.SIGTERM)

@@ -1,4 +1,6 @@
-"""Where a run stands and what it reports: counters alone; batches, rates and random numbers follow from the step."""
+"""Where a run stands and what it reports: counters alone; batches, rates and random numbers follow
+from the step.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from typing import Any, get_args, get_type_hints
 
 @dataclass(frozen=True)
 class StepStats:
-    """One optimizer step over all processes: mean loss in nats a target token, norm before clipping, real tokens.
+    """One optimizer step over all processes: mean loss in nats a target token, norm before
+    clipping, real tokens.
 
     Where one of the two is not finite, nothing was changed by the step.
     """
@@ -36,10 +39,11 @@ class StepStats:
 class TrainState:
     """Counters of a run; what a checkpoint's ``state.json`` holds.
 
-    ``step`` optimizer steps are done; the next one is number ``position`` (from 0) of epoch ``epoch`` (from 0).
-    ``epoch_loss_sum / epoch_target_tokens`` is the mean loss of the epoch that was trained last. ``seconds`` is time
-    spent training, without evaluations and checkpoints. ``skipped`` steps changed nothing, their loss or gradients not
-    being finite; ``restores`` times the run went back to a checkpoint for that. ``forward`` is the one in use.
+    ``step`` optimizer steps are done; the next one is number ``position`` (from 0) of epoch
+    ``epoch`` (from 0). ``epoch_loss_sum / epoch_target_tokens`` is the mean loss of the epoch that
+    was trained last. ``seconds`` is time spent training, without evaluations and checkpoints.
+    ``skipped`` steps changed nothing, their loss or gradients not being finite; ``restores`` times
+    the run went back to a checkpoint for that. ``forward`` is the one in use.
     """
 
     step: int = 0
@@ -61,7 +65,9 @@ class TrainState:
     restores: int = 0
     forward: str | None = None
 
-    def advance(self, stats: StepStats, seconds: float, memory_bytes: int, *, steps_in_epoch: int) -> None:
+    def advance(
+        self, stats: StepStats, seconds: float, memory_bytes: int, *, steps_in_epoch: int
+    ) -> None:
         """Counts one optimizer step."""
         if stats.finite:
             if self.position == 0:
@@ -79,7 +85,9 @@ class TrainState:
             self.epoch, self.position = self.epoch + 1, 0
 
     def remember(self, validation_loss: float) -> None:
-        """Counts one evaluation of the current step and keeps the best; an equal loss is no gain."""
+        """Counts one evaluation of the current step and keeps the best; an equal loss is no
+        gain.
+        """
         self.evaluated_step = self.step
         self.validation_loss = validation_loss
         if self.best_validation_loss is None or validation_loss < self.best_validation_loss:
@@ -90,7 +98,9 @@ class TrainState:
 
 
 def state_problem(values: Mapping[str, Any]) -> str | None:
-    """Returns what keeps values read from a file from being a :class:`TrainState`; None where nothing does."""
+    """Returns what keeps values read from a file from being a :class:`TrainState`; None where
+    nothing does.
+    """
     kinds = get_type_hints(TrainState)
     if values.keys() != kinds.keys():
         return f"state keys differ: {sorted(values.keys() ^ kinds.keys())}"
@@ -107,11 +117,12 @@ def state_problem(values: Mapping[str, Any]) -> str | None:
 class TrainResult:
     """What a finished run reports.
 
-    ``train_loss`` is the token-weighted mean over the last epoch, ``validation_loss`` that of the adapter kept (None
-    without validation), both in nats a target token. ``tokens`` are real source and target tokens;
-    ``tokens_per_second`` counts training time alone. ``resumed_from`` is a step or None, ``stopped`` is
-    ``"early_stopping"``, ``"deadline"`` (the run is not done) or None, ``kept`` is ``"best"`` or ``"last"`` and
-    ``kept_step`` the step it comes from. ``skipped`` and ``restores``: see :class:`TrainState`.
+    ``train_loss`` is the token-weighted mean over the last epoch, ``validation_loss`` that of the
+    adapter kept (None without validation), both in nats a target token. ``tokens`` are real source
+    and target tokens; ``tokens_per_second`` counts training time alone. ``resumed_from`` is a step
+    or None, ``stopped`` is ``"early_stopping"``, ``"deadline"`` (the run is not done) or None,
+    ``kept`` is ``"best"`` or ``"last"`` and ``kept_step`` the step it comes from. ``skipped`` and
+    ``restores``: see :class:`TrainState`.
     """
 
     steps: int

@@ -18,18 +18,27 @@ Evaluate = Callable[[nn.Module], dict[str, float]]
 
 
 def make_validation(
-    table: SplitTable, *, pad_token_id: int, tokens_per_batch: int | None = None, batch_size: int | None = None
+    table: SplitTable,
+    *,
+    pad_token_id: int,
+    tokens_per_batch: int | None = None,
+    batch_size: int | None = None,
 ) -> Evaluate:
-    """Returns a function of a model: ``{"validation_loss": Σ cross-entropy ÷ Σ target tokens}`` in nats a token.
+    """Returns a function of a model: ``{"validation_loss": Σ cross-entropy ÷ Σ target tokens}`` in
+    nats a token.
 
-    It runs in eval mode without label smoothing or gradients, leaves the model in the mode it came in, and gives the
-    same number every time. Under several processes each takes its share and all get the same answer.
+    It runs in eval mode without label smoothing or gradients, leaves the model in the mode it came
+    in, and gives the same number every time. Under several processes each takes its share and all
+    get the same answer.
 
     Raises:
         DataError: the table has no row.
     """
     if len(table) == 0:
-        raise DataError("the validation split has 0 rows", hint="set data.validation, or data.validation_fraction")
+        raise DataError(
+            "the validation split has 0 rows",
+            hint="set data.validation, or data.validation_fraction",
+        )
     batches = token_budget_batches(
         table.source_lengths,
         table.target_lengths,
@@ -41,7 +50,9 @@ def make_validation(
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         several = distributed.is_initialized()
-        rank, processes = (distributed.get_rank(), distributed.get_world_size()) if several else (0, 1)
+        rank, processes = (
+            (distributed.get_rank(), distributed.get_world_size()) if several else (0, 1)
+        )
         device = next(model.parameters()).device
         totals = torch.zeros(2, dtype=torch.float64, device=device)
         was_training = model.training
@@ -49,7 +60,9 @@ def make_validation(
         try:
             with torch.no_grad():
                 for rows in batches[rank::processes]:
-                    batch = with_layout(model, collate([table.features(row) for row in rows], pad_token_id))
+                    batch = with_layout(
+                        model, collate([table.features(row) for row in rows], pad_token_id)
+                    )
                     loss_sum, target_tokens = sequence_loss(model, batch.to(device))
                     totals[0] += loss_sum
                     totals[1] += target_tokens

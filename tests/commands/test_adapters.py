@@ -1,4 +1,6 @@
-"""``adapters``: what a listing shows of folders from anywhere, and what is said of a folder that is none."""
+"""``adapters``: what a listing shows of folders from anywhere, and what is said of a folder that is
+none.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,15 @@ import pytest
 from cli_parts import Invoke
 
 CONFIG: dict[str, Any] = {
-    "peft_type": "LORA", "r": 12, "target_modules": ["q", "v"], "base_model_name_or_path": "google/flan-t5-small",
-    "alpha_pattern": {"wo": 7}, "modules_to_save": None, "use_dora": False, "new": {"a": {"b": "[link](x)\u001b[2J"}},
-}  # fmt: skip
+    "peft_type": "LORA",
+    "r": 12,
+    "target_modules": ["q", "v"],
+    "base_model_name_or_path": "google/flan-t5-small",
+    "alpha_pattern": {"wo": 7},
+    "modules_to_save": None,
+    "use_dora": False,
+    "new": {"a": {"b": "[link](x)\u001b[2J"}},
+}
 
 
 def write(folder: Path, manifest: str | None = None, config: Any = CONFIG) -> Path:
@@ -26,16 +34,27 @@ def write(folder: Path, manifest: str | None = None, config: Any = CONFIG) -> Pa
 
 HUGE, VERY_HUGE, DEEP = "1" + "0" * 400, "1" + "0" * 5000, "[" * 300 + "]" * 300
 BAD = [
-    f'{{"training": {{"steps": {HUGE}}}}}', '{"training": {"steps": 1e999}}', "[1]", "{", '{"training": 7}',
+    f'{{"training": {{"steps": {HUGE}}}}}',
+    '{"training": {"steps": 1e999}}',
+    "[1]",
+    "{",
+    '{"training": 7}',
     f'{{"scores": {{"x": {{"n": {HUGE}, "metrics": {{"chrf": {{"value": -{HUGE}}}}}}}}}}}',
-    f'{{"base": {{"name": {DEEP}}}}}', f'{{"training": {{"steps": {VERY_HUGE}}}}}', "\ud800 latin", '{"a": NaN}',
-]  # fmt: skip
+    f'{{"base": {{"name": {DEEP}}}}}',
+    f'{{"training": {{"steps": {VERY_HUGE}}}}}',
+    "\ud800 latin",
+    '{"a": NaN}',
+]
 
 
 @pytest.mark.parametrize("manifest", BAD, ids=range(len(BAD)))
-def test_one_bad_member_does_not_take_the_list_away(invoke: Invoke, here: Path, manifest: str) -> None:
+def test_one_bad_member_does_not_take_the_list_away(
+    invoke: Invoke, here: Path, manifest: str
+) -> None:
     write(here / "adapters" / "good", '{"base": {"name": "demo"}, "training": {"steps": 1234}}')
-    (write(here / "adapters" / "bad") / "manifest.json").write_bytes(manifest.encode("utf-8", "surrogatepass"))
+    (write(here / "adapters" / "bad") / "manifest.json").write_bytes(
+        manifest.encode("utf-8", "surrogatepass")
+    )
     told = invoke("adapters").stderr
     assert "good" in told
     assert "1,234" in told
@@ -54,10 +73,22 @@ def test_configs_that_are_none_are_left_out(invoke: Invoke, here: Path) -> None:
     assert "good" in told
 
 
-def test_an_adapter_from_elsewhere_shows_all_that_its_config_says(invoke: Invoke, here: Path) -> None:
+def test_an_adapter_from_elsewhere_shows_all_that_its_config_says(
+    invoke: Invoke, here: Path
+) -> None:
     write(here / "theirs")
     told = invoke("adapters", "show", "theirs").stderr
-    for fact in ("peft type", "LORA", "12", "q, v", "flan-t5-small", "alpha pattern wo", "7", "use dora", "False"):
+    for fact in (
+        "peft type",
+        "LORA",
+        "12",
+        "q, v",
+        "flan-t5-small",
+        "alpha pattern wo",
+        "7",
+        "use dora",
+        "False",
+    ):
         assert fact in told
     assert "\x1b[2J" not in told
     assert "modules to save" not in told
@@ -65,17 +96,32 @@ def test_an_adapter_from_elsewhere_shows_all_that_its_config_says(invoke: Invoke
     shutil.copytree("theirs", "adapters/other")
     (here / "adapters/other/adapter_config.json").write_text(json.dumps({**CONFIG, "r": 3}))
     assert "google/flan-t5-small" in invoke("adapters").stderr
-    compared = [line.split() for line in invoke("adapters", "compare", "theirs", "other").stderr.splitlines()]
+    compared = [
+        line.split()
+        for line in invoke("adapters", "compare", "theirs", "other").stderr.splitlines()
+    ]
     assert ["r", "12", "3"] in compared
 
 
-@pytest.mark.parametrize("verb", [("predict", "out", "text"), ("eval", "out"), ("merge", "out", "--out", "whole"),
-                                  ("adapters", "show", "out")], ids=lambda words: words[0])  # fmt: skip
-def test_a_trainers_output_names_the_adapters_in_it(invoke: Invoke, here: Path, verb: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ("predict", "out", "text"),
+        ("eval", "out"),
+        ("merge", "out", "--out", "whole"),
+        ("adapters", "show", "out"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_trainers_output_names_the_adapters_in_it(
+    invoke: Invoke, here: Path, verb: tuple[str, ...]
+) -> None:
     for name in ("checkpoint-500", "checkpoint-1000", "checkpoint-90"):
         write(here / "out" / name)
     told = invoke(*verb, code=3).stderr
-    assert "these folders in it are adapters: checkpoint-90, checkpoint-500, checkpoint-1000" in told
+    assert (
+        "these folders in it are adapters: checkpoint-90, checkpoint-500, checkpoint-1000" in told
+    )
     assert "hint: out/checkpoint-1000" in told
 
 

@@ -1,4 +1,6 @@
-"""What a recipe leaves to ``auto``: shown before and after training, kept by a resumed run; advice at the end."""
+"""What a recipe leaves to ``auto``: shown before and after training, kept by a resumed run; advice
+at the end.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,15 @@ CHOSEN = ("epochs", "tokens_per_batch", "learning_rate", "evaluate_every")
 def plain(here: Path, tiny_model: Path) -> str:
     """A recipe of nothing but data and model."""
     write_csv(here / "train.csv")
-    (here / "plain.yaml").write_text(f"model: {{name: {tiny_model}}}\ndata: {{train: train.csv}}\n", encoding="utf-8")
+    (here / "plain.yaml").write_text(
+        f"model: {{name: {tiny_model}}}\ndata: {{train: train.csv}}\n", encoding="utf-8"
+    )
     return "plain.yaml"
 
 
-def test_a_dry_run_shows_the_numbers_and_says_what_they_were_chosen_for(invoke: Invoke, here: Path, plain: str) -> None:
+def test_a_dry_run_shows_the_numbers_and_says_what_they_were_chosen_for(
+    invoke: Invoke, here: Path, plain: str
+) -> None:
     shown = invoke("train", plain, "--dry-run")
     (here / "resolved.yaml").write_text(shown.stdout, encoding="utf-8")
     training = load_recipe("resolved.yaml").training.model_dump()
@@ -48,11 +54,15 @@ def test_a_resumed_run_keeps_what_it_began_with_though_the_rules_have_changed(
     assert "adapters/plain exists already" in other.stderr
 
 
-def test_a_run_ends_with_what_its_curve_says_and_the_next_command(invoke: Invoke, plain: str) -> None:
+def test_a_run_ends_with_what_its_curve_says_and_the_next_command(
+    invoke: Invoke, plain: str
+) -> None:
     result = invoke("train", plain, "--set", "training.max_steps=3", "--json")
     (advice,) = json.loads(result.stdout)["advice"]
     assert advice["kind"] == "too_few_steps"
     assert "3 steps are few for 39 rows" in result.stderr
-    command = f"train adapters/plain/recipe.yaml --set {advice['setting']} --set output.name=plain-2"
+    command = (
+        f"train adapters/plain/recipe.yaml --set {advice['setting']} --set output.name=plain-2"
+    )
     assert f"lora-s2s {command}" in result.stderr
     invoke(*command.split(), "--dry-run")

@@ -1,4 +1,6 @@
-"""The command line itself: light help, exit codes, one place for every failure, --debug, stdout and stderr apart."""
+"""The command line itself: light help, exit codes, one place for every failure, --debug, stdout and
+stderr apart.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,16 @@ from lora_s2s.errors import DataError, Stopped, ToolkitError
 
 VERBS = ("demo", "prepare", "train", "eval", "predict", "merge", "recipes", "adapters")
 # Typer itself brings pydantic in.
-HEAVY = ("torch", "transformers", "peft", "pyarrow", "numpy", "matplotlib", "sacrebleu", "accelerate")
+HEAVY = (
+    "torch",
+    "transformers",
+    "peft",
+    "pyarrow",
+    "numpy",
+    "matplotlib",
+    "sacrebleu",
+    "accelerate",
+)
 
 # Asks every verb for help as the console script would, then lists what was imported.
 _PROBE = """
@@ -37,14 +48,18 @@ print("MODULES", *sorted({name.split(".")[0] for name in sys.modules}))
 
 def test_help_loads_nothing_heavy() -> None:
     words = ["", *VERBS, "recipes show", "adapters compare"]
-    run = subprocess.run([sys.executable, "-c", _PROBE, *words], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", _PROBE, *words], capture_output=True, text=True, check=True
+    )
     help_text, _, modules = run.stdout.partition("MODULES")
     assert help_text.count("Usage: lora-s2s") == len(words)
     assert not set(modules.split()) & set(HEAVY)
 
 
 def test_python_dash_m_is_the_same_program() -> None:
-    run = subprocess.run([sys.executable, "-m", "lora_s2s", "--version"], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-m", "lora_s2s", "--version"], capture_output=True, text=True, check=True
+    )
     assert run.stdout == f"{__version__}\n"
 
 
@@ -75,18 +90,58 @@ class OutOfMemoryError(RuntimeError):
 @pytest.mark.parametrize(
     ("error", "code", "text"),
     [
-        (DataError("no rows", where="a.csv:3", hint="add some"), 3, "error: no rows\n  at: a.csv:3\nhint: add some\n"),
+        (
+            DataError("no rows", where="a.csv:3", hint="add some"),
+            3,
+            "error: no rows\n  at: a.csv:3\nhint: add some\n",
+        ),
         (ToolkitError("it failed"), 1, "error: it failed\n"),
-        (Stopped(15, "stopped after step 3", hint="--resume"), 143, "error: stopped after step 3\nhint: --resume\n"),
+        (
+            Stopped(15, "stopped after step 3", hint="--resume"),
+            143,
+            "error: stopped after step 3\nhint: --resume\n",
+        ),
         (MemoryError(), 4, "error: out of memory: the machine has no more\nhint: "),
-        (OutOfMemoryError("CUDA out of memory. Tried 2 GiB"), 4, "error: out of memory: CUDA out of memory. Tried"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 4, "error: out of memory: DefaultCPU"),
-        (OSError(errno.ENOSPC, "No space left on device", "x/y"), 4, "error: out of disk space: No space left"),
-        (PermissionError(errno.EACCES, "Permission denied", "/x"), 2, "error: no permission: Permission denied\n"),
-        (OSError(errno.EIO, "Input/output error", "/x"), 1, "error: the system refused: Input/output error\n  at: /x"),
-        (RuntimeError("[gloo/transport/tcp/pair.cc:537] reset by peer"), 1, "error: another process of this run has"),
-        (DistNetworkError("the connection was closed"), 1, "error: another process of this run has ended\nhint: "),
-        (ImportError("No module named 'wandb'"), 5, "error: a package is missing or broken: No module named 'wandb'"),
+        (
+            OutOfMemoryError("CUDA out of memory. Tried 2 GiB"),
+            4,
+            "error: out of memory: CUDA out of memory. Tried",
+        ),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            4,
+            "error: out of memory: DefaultCPU",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "x/y"),
+            4,
+            "error: out of disk space: No space left",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/x"),
+            2,
+            "error: no permission: Permission denied\n",
+        ),
+        (
+            OSError(errno.EIO, "Input/output error", "/x"),
+            1,
+            "error: the system refused: Input/output error\n  at: /x",
+        ),
+        (
+            RuntimeError("[gloo/transport/tcp/pair.cc:537] reset by peer"),
+            1,
+            "error: another process of this run has",
+        ),
+        (
+            DistNetworkError("the connection was closed"),
+            1,
+            "error: another process of this run has ended\nhint: ",
+        ),
+        (
+            ImportError("No module named 'wandb'"),
+            5,
+            "error: a package is missing or broken: No module named 'wandb'",
+        ),
         (KeyboardInterrupt(), 130, ""),
         (DataError("\x1b[31mred [bold]x[/bold]"), 3, "error: \\x1b[31mred [bold]x[/bold]\n"),
     ],
@@ -164,7 +219,9 @@ cli.main()
 
 
 def test_sigterm_leaves_nothing_half_written(here: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", _WAITING], stdout=subprocess.PIPE, text=True) as run:
+    with subprocess.Popen(
+        [sys.executable, "-c", _WAITING], stdout=subprocess.PIPE, text=True
+    ) as run:
         assert run.stdout is not None
         assert run.stdout.readline() == "ready\n"
         run.terminate()
@@ -174,9 +231,18 @@ def test_sigterm_leaves_nothing_half_written(here: Path) -> None:
 
 def shell(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Runs a line of the shell, where $lora is the program."""
-    environment = {**os.environ, "lora": f"{sys.executable} -m lora_s2s", "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {
+        **os.environ,
+        "lora": f"{sys.executable} -m lora_s2s",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
     return subprocess.run(
-        ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        ["bash", "-c", script],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -185,22 +251,36 @@ def shell(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     ("script", "code", "said"),
     [
         ("$lora recipes --json >&-", 1, "stdout is closed"),
-        ("$lora recipes schema --json >/dev/full", 4, "out of disk space: No space left on device\n  at: stdout"),
+        (
+            "$lora recipes schema --json >/dev/full",
+            4,
+            "out of disk space: No space left on device\n  at: stdout",
+        ),
         ("$lora recipes 2>&-", 0, ""),
         ("$lora recipes show nix 2>&-", 2, ""),
         ("$lora adapters <&- >&- 2>&-", 0, ""),
         ("$lora recipes show demo 2>/dev/full >out", 0, ""),
         ("$lora recipes show nix 2>/dev/full", 2, ""),
         ("$lora --help | head -1 >/dev/null; exit ${PIPESTATUS[0]}", None, ""),
-        ("mkdir gone; cd gone; rmdir ../gone; $lora predict demo hello", 2, "the current folder has been removed"),
+        (
+            "mkdir gone; cd gone; rmdir ../gone; $lora predict demo hello",
+            2,
+            "the current folder has been removed",
+        ),
         ("PYTHONOPTIMIZE=2 $lora train demo", 5, "python -OO drops the docstrings"),
         ("PYTHONOPTIMIZE=2 $lora recipes", 0, "Shipped recipes"),
         ("TERM=dumb COLUMNS=1 LC_ALL=C $lora recipes", 0, ""),
-        ("LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 $lora adapters show café", 3, "no adapter 'caf\\xe9'"),
+        (
+            "LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 $lora adapters show café",
+            3,
+            "no adapter 'caf\\xe9'",
+        ),
         ("env -u HOME $lora adapters --dir '~nobody-here/x'", 0, "no adapter in"),
     ],
 )
-def test_streams_and_surroundings_that_are_not_as_usual(here: Path, script: str, code: int | None, said: str) -> None:
+def test_streams_and_surroundings_that_are_not_as_usual(
+    here: Path, script: str, code: int | None, said: str
+) -> None:
     if "/dev/full" in script and not Path("/dev/full").exists():
         pytest.skip("no /dev/full")
     run = shell(script, here)
@@ -211,8 +291,15 @@ def test_streams_and_surroundings_that_are_not_as_usual(here: Path, script: str,
     assert "Exception ignored" not in run.stderr
 
 
-@pytest.mark.parametrize("words", [["adapters", "show", "caf\udce9"], ["predict", "demo", "\udc80"],
-                                   ["train", "demo", "--set", "output.name=\udcff"], ["\udce9"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["adapters", "show", "caf\udce9"],
+        ["predict", "demo", "\udc80"],
+        ["train", "demo", "--set", "output.name=\udcff"],
+        ["\udce9"],
+    ],
+)
 def test_words_that_are_not_text_are_refused(invoke: Invoke, words: list[str]) -> None:
     said = invoke(*words, code=2).stderr
     assert f"error: argument {len(words)} is not UTF-8 text: " in said
@@ -224,7 +311,10 @@ def test_words_that_are_not_text_are_refused(invoke: Invoke, words: list[str]) -
     [
         (OSError(errno.EBADF, "Bad file descriptor"), "the system refused: Bad file descriptor"),
         (io.UnsupportedOperation("not readable"), "the system refused: not readable"),
-        (FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/x']"), "no folder for temporary"),
+        (
+            FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/x']"),
+            "no folder for temporary",
+        ),
         (RuntimeError("Could not determine home directory."), "no such home folder is known here"),
     ],
 )
@@ -249,7 +339,9 @@ def test_a_terminal_gets_the_keys_as_a_table() -> None:
     master, slave = pty.openpty()
     words = [sys.executable, "-m", "lora_s2s", "recipes", "schema"]
     environment = {**os.environ, "COLUMNS": "160"}
-    done = subprocess.run(words, stdout=slave, stderr=subprocess.PIPE, text=True, env=environment, check=True)
+    done = subprocess.run(
+        words, stdout=slave, stderr=subprocess.PIPE, text=True, env=environment, check=True
+    )
     os.close(slave)
     os.close(master)
     rows = [line.split(maxsplit=1) for line in done.stderr.splitlines() if line.strip()]

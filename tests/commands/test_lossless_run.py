@@ -1,4 +1,6 @@
-"""Text that T5's vocabulary lacks, from a file to a merged model in plain transformers: braces, newlines, tabs."""
+"""Text that T5's vocabulary lacks, from a file to a merged model in plain transformers: braces,
+newlines, tabs.
+"""
 
 from __future__ import annotations
 
@@ -26,35 +28,57 @@ def rows(count: int) -> list[dict[str, str]]:
     made = []
     for number in range(count):
         one, two, three = rng.sample(NAMES, 3)
-        lines = [f"{one} {{{two}}}", f"\t{three}~", "}"] if number % 2 else [f"<{one}>", f"    `{two}`", f"\\{three}"]
-        made.append({"source": f"{'block' if number % 2 else 'tag'} {one} {two} {three}", "target": "\n".join(lines)})
+        lines = (
+            [f"{one} {{{two}}}", f"\t{three}~", "}"]
+            if number % 2
+            else [f"<{one}>", f"    `{two}`", f"\\{three}"]
+        )
+        made.append(
+            {
+                "source": f"{'block' if number % 2 else 'tag'} {one} {two} {three}",
+                "target": "\n".join(lines),
+            }
+        )
     return made
 
 
 @pytest.mark.slow
-def test_a_model_learns_to_write_what_its_vocabulary_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_learns_to_write_what_its_vocabulary_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     made = rows(700)
     for name, part in (("train", made[:640]), ("test", made[640:])):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
+        (tmp_path / f"{name}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in part), encoding="utf-8"
+        )
     (tmp_path / "r.yaml").write_text(
-        "model: {name: demo}\ndata: {train: train.jsonl, test: test.jsonl}\nlora: {target_modules: all-linear}\n"
-        "training: {epochs: 12, tokens_per_batch: 1024, learning_rate: 3e-3}\noutput: {name: code}\n"
+        "model: {name: demo}\ndata: {train: train.jsonl, test: test.jsonl}\nlora: {target_modules: "
+        "all-linear}\n"
+        "training: {epochs: 12, tokens_per_batch: 1024, learning_rate: 3e-3}\noutput: {name: "
+        "code}\n"
         "evaluation: {metrics: [exact_match], max_new_tokens: 48}\n",
         encoding="utf-8",
     )
     verb("train", "r.yaml")
     score = verb("eval", "adapters/code", "--json")
     assert score["metrics"]["exact_match"]["value"] > 60
-    answers = [json.loads(line)["prediction"] for line in Path(score["predictions"]).read_text().splitlines()]
+    answers = [
+        json.loads(line)["prediction"]
+        for line in Path(score["predictions"]).read_text().splitlines()
+    ]
     for text in ("{", "}", "~", "\n\t", "<", "\n    `", "\n\\"):
         assert any(text in answer for answer in answers), text
 
     verb("merge", "adapters/code", "--out", "merged")
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-    model, tokenizer = (kind.from_pretrained("merged") for kind in (AutoModelForSeq2SeqLM, AutoTokenizer))
-    sources = [json.loads(line)["source"] for line in Path(score["predictions"]).read_text().splitlines()]
+    model, tokenizer = (
+        kind.from_pretrained("merged") for kind in (AutoModelForSeq2SeqLM, AutoTokenizer)
+    )
+    sources = [
+        json.loads(line)["source"] for line in Path(score["predictions"]).read_text().splitlines()
+    ]
     for source, answer in list(zip(sources, answers, strict=True))[:8]:
         ids = model.generate(**tokenizer(source, return_tensors="pt"), max_new_tokens=48)
         assert tokenizer.decode(ids[0], skip_special_tokens=True) == answer

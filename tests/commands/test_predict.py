@@ -18,12 +18,19 @@ LESS = ("--set", "evaluation.max_new_tokens=3")
 
 
 @pytest.fixture
-def adapter(invoke: Invoke, here: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def adapter(
+    invoke: Invoke, here: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """adapters/banking, trained once for this file and copied here."""
     kept = tmp_path_factory.getbasetemp() / "banking"
     if not kept.exists():
         write_csv(here / "train.csv")
-        keys = (f"model.name={tiny_model}", "data.train=train.csv", "output.name=banking", "training.max_steps=1")
+        keys = (
+            f"model.name={tiny_model}",
+            "data.train=train.csv",
+            "output.name=banking",
+            "training.max_steps=1",
+        )
         invoke("train", "flan-t5-small", *(part for key in keys for part in ("--set", key)))
         shutil.copytree(here / "adapters" / "banking", kept)
     shutil.copytree(kept, here / "adapters" / "banking", dirs_exist_ok=True)
@@ -31,7 +38,9 @@ def adapter(invoke: Invoke, here: Path, tiny_model: Path, tmp_path_factory: pyte
 
 
 @pytest.mark.parametrize("name", ["new.txt", "data.csv", "README", "my file.txt", "folder/q.jsonl"])
-def test_a_text_that_is_a_files_name_is_asked_about(invoke: Invoke, here: Path, tiny_model: Path, name: str) -> None:
+def test_a_text_that_is_a_files_name_is_asked_about(
+    invoke: Invoke, here: Path, tiny_model: Path, name: str
+) -> None:
     (here / name).parent.mkdir(exist_ok=True)
     (here / name).write_text("first line\nsecond line\n", encoding="utf-8")
     result = invoke("predict", str(tiny_model), "hello", name, *LESS, code=2)
@@ -58,7 +67,10 @@ def records(text: str, delimiter: str = ",") -> list[dict[str, str]]:
 
 
 def test_csv_in_csv_out_with_every_column(invoke: Invoke, here: Path, tiny_model: Path) -> None:
-    rows = [{"id": "007", "source": 'say "a, b"', "note": "two\nlines"}, {"id": "8", "source": "c", "note": ""}]
+    rows = [
+        {"id": "007", "source": 'say "a, b"', "note": "two\nlines"},
+        {"id": "8", "source": "c", "note": ""},
+    ]
     with (here / "in.csv").open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()
@@ -103,7 +115,9 @@ def test_two_columns_without_a_header_stay_without(here: Path) -> None:
     assert inputs.written(["1", "2"]) == "a\tx\t1\nb\ty\t2\n"
 
 
-def test_an_output_of_another_kind_is_refused_before_the_model_is_loaded(invoke: Invoke, here: Path) -> None:
+def test_an_output_of_another_kind_is_refused_before_the_model_is_loaded(
+    invoke: Invoke, here: Path
+) -> None:
     (here / "in.csv").write_text("source\na\n", encoding="utf-8")
     (here / "in.jsonl").write_text('{"source": "a"}\n', encoding="utf-8")
     for source, output in (("in.jsonl", "o.csv"), ("in.csv", "o.xlsx"), ("in.csv", "o.csv.gz")):
@@ -112,17 +126,25 @@ def test_an_output_of_another_kind_is_refused_before_the_model_is_loaded(invoke:
     assert sorted(path.name for path in here.iterdir()) == ["in.csv", "in.jsonl"]
 
 
-def test_answers_that_look_like_formulas_are_reported(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+def test_answers_that_look_like_formulas_are_reported(
+    capsys: pytest.CaptureFixture[str], here: Path
+) -> None:
     (here / "in.csv").write_text("source\na\nb\nc\n", encoding="utf-8")
     inputs = read_inputs([], "in.csv")
     written = inputs.written(['=HYPERLINK("http://x")', "-5.2", "@SUM(A1)"])
-    assert [row["prediction"] for row in records(written)] == ['=HYPERLINK("http://x")', "-5.2", "@SUM(A1)"]
+    assert [row["prediction"] for row in records(written)] == [
+        '=HYPERLINK("http://x")',
+        "-5.2",
+        "@SUM(A1)",
+    ]
     assert "2 predictions begin with = + - or @" in capsys.readouterr().err
     assert Inputs(["a"], ["1"]).written(["=1+1"], output="x.jsonl").startswith('{"text"')
     assert capsys.readouterr().err == ""
 
 
-def test_an_adapters_name_works_where_its_folder_does(invoke: Invoke, here: Path, adapter: Path) -> None:
+def test_an_adapters_name_works_where_its_folder_does(
+    invoke: Invoke, here: Path, adapter: Path
+) -> None:
     by_folder = invoke("predict", "adapters/banking", "a card", *LESS)
     by_name = invoke("predict", "banking", "a card", *LESS)
     assert by_name.stdout == by_folder.stdout
@@ -143,12 +165,23 @@ def test_an_existing_path_and_the_bundled_base_win_over_an_adapters_name(
         (here / "adapters" / name / "adapter_config.json").write_text("{}", encoding="utf-8")
     assert located("banking") == "adapters/banking"
     assert located("demo") == "demo"
-    assert "demo is the bundled base; the adapter of that name is adapters/demo" in capsys.readouterr().err
+    assert (
+        "demo is the bundled base; the adapter of that name is adapters/demo"
+        in capsys.readouterr().err
+    )
     (here / "banking").mkdir()
     assert located("banking") == "banking"
     assert "banking is the folder here" in capsys.readouterr().err
     assert located("bankign") == "bankign"
     assert "no adapter 'bankign' in adapters (did you mean 'banking'?)" in capsys.readouterr().err
-    for other in ("other", "adapters/banking", "./banking", "../banking", "google/flan-t5-small", "~", ""):
+    for other in (
+        "other",
+        "adapters/banking",
+        "./banking",
+        "../banking",
+        "google/flan-t5-small",
+        "~",
+        "",
+    ):
         assert located(other) == other
     assert capsys.readouterr().err == ""

@@ -23,7 +23,9 @@ def next_command(stderr: str) -> list[str]:
 
 
 @pytest.mark.parametrize("folder", ["p", "My data (1)", "demo", "it's"])
-def test_the_next_command_of_prepare_runs_as_printed(invoke: Invoke, here: Path, tiny_model: Path, folder: str) -> None:
+def test_the_next_command_of_prepare_runs_as_printed(
+    invoke: Invoke, here: Path, tiny_model: Path, folder: str
+) -> None:
     write_csv(here / "my rows.csv")
     made = invoke("prepare", "--data", "my rows.csv", "--model", str(tiny_model), "--out", folder)
     planned = json.loads(invoke(*next_command(made.stderr), "--dry-run", "--json").stdout)
@@ -39,38 +41,58 @@ def test_data_and_model_alone_train_and_the_resolved_recipe_repeats_it(
     trained = json.loads(invoke("train", *base, *STEPS, "--json").stdout)
     assert trained["adapter"] == "adapters/my-rows"
     resolved = load_recipe("adapters/my-rows/recipe.yaml")
-    limits = (resolved.data.max_source_tokens, resolved.data.max_target_tokens, resolved.evaluation.max_new_tokens)
+    limits = (
+        resolved.data.max_source_tokens,
+        resolved.data.max_target_tokens,
+        resolved.evaluation.max_new_tokens,
+    )
     assert all(isinstance(limit, int) for limit in limits)
     assert limits[1] == limits[2]
     invoke("train", "adapters/my-rows/recipe.yaml", "--set", "output.name=again")
     prepared = invoke("prepare", *base, "--out", "p", "--set", "training.seed=42")
     invoke(*next_command(prepared.stderr), *STEPS, "--set", "output.name=third")
-    weights = {(here / "adapters" / name / "adapter_model.safetensors").read_bytes()
-               for name in ("my-rows", "again", "third")}  # fmt: skip
+    weights = {
+        (here / "adapters" / name / "adapter_model.safetensors").read_bytes()
+        for name in ("my-rows", "again", "third")
+    }
     assert len(weights) == 1
-    assert json.loads(invoke("eval", "adapters/third", "--json").stdout)["decoding"]["max_new_tokens"] == limits[2]
+    assert (
+        json.loads(invoke("eval", "adapters/third", "--json").stdout)["decoding"]["max_new_tokens"]
+        == limits[2]
+    )
 
 
-def test_a_prepared_folder_needs_its_files_no_longer(invoke: Invoke, here: Path, tiny_model: Path) -> None:
+def test_a_prepared_folder_needs_its_files_no_longer(
+    invoke: Invoke, here: Path, tiny_model: Path
+) -> None:
     write_csv(here / "a.csv")
     invoke("prepare", "--data", "a.csv", "--model", str(tiny_model), "--out", "p")
     (here / "a.csv").write_text("question,answer\nsecret,word\n", encoding="utf-8")
     result = invoke("train", "p", *STEPS)
-    assert "warning: the files that p was prepared from are missing or have changed" in result.stderr
+    assert (
+        "warning: the files that p was prepared from are missing or have changed" in result.stderr
+    )
     manifest = json.loads((here / "adapters/p/manifest.json").read_text(encoding="utf-8"))
     assert manifest["sources"] == {}
     assert manifest["data"]["rows"]["kept"] == 40
 
 
-def test_what_went_into_a_folder_is_not_overridden(invoke: Invoke, here: Path, tiny_model: Path) -> None:
+def test_what_went_into_a_folder_is_not_overridden(
+    invoke: Invoke, here: Path, tiny_model: Path
+) -> None:
     write_csv(here / "a.csv")
     invoke("prepare", "--data", "a.csv", "--model", str(tiny_model), "--out", "p")
     refused = invoke("train", "p", "--set", "data.max_source_tokens=9", code=2).stderr
-    assert "error: data.max_source_tokens=9: p is prepared already\nhint: prepare it anew: " in refused
+    assert (
+        "error: data.max_source_tokens=9: p is prepared already\nhint: prepare it anew: " in refused
+    )
     assert "omit --data and --model" in invoke("train", "p", "--data", "a.csv", code=2).stderr
     (here / "p" / "recipe.yaml").unlink()
     assert "p holds no recipe.yaml" in invoke("train", "p", code=3).stderr
-    assert "expected a RECIPE, or --data and --model" in invoke("train", "--data", "a.csv", code=2).stderr
+    assert (
+        "expected a RECIPE, or --data and --model"
+        in invoke("train", "--data", "a.csv", code=2).stderr
+    )
 
 
 def test_data_given_twice_means_both(invoke: Invoke, here: Path, tiny_model: Path) -> None:

@@ -1,4 +1,6 @@
-"""The verbs end to end on a tiny base: train, score, predict, merge, show; what is written and what is left alone."""
+"""The verbs end to end on a tiny base: train, score, predict, merge, show; what is written and what
+is left alone.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,14 @@ from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.load import load_recipe
 from lora_s2s.tokens.tokenise import load_tokenizer
 
-QUICK = ("--set", "training.max_steps=2", "--set", "training.batch_size=4", "--set", "evaluation.max_new_tokens=6")
+QUICK = (
+    "--set",
+    "training.max_steps=2",
+    "--set",
+    "training.batch_size=4",
+    "--set",
+    "evaluation.max_new_tokens=6",
+)
 
 
 def settings(tiny_model: Path, *more: str) -> list[str]:
@@ -26,12 +35,16 @@ def settings(tiny_model: Path, *more: str) -> list[str]:
 
 
 @pytest.fixture
-def trained(invoke: Invoke, here: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(
+    invoke: Invoke, here: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """An adapter folder, trained once for all tests of this file and copied here."""
     kept = tmp_path_factory.getbasetemp() / "trained"
     if not kept.exists():
         write_csv(here / "train.csv")
-        result = invoke("train", "flan-t5-small", *settings(tiny_model, "output.name=it"), *QUICK, "--json")
+        result = invoke(
+            "train", "flan-t5-small", *settings(tiny_model, "output.name=it"), *QUICK, "--json"
+        )
         kept.mkdir()
         shutil.copytree(here / "adapters", kept / "adapters")
         shutil.copytree(here / "prepared", kept / "prepared")
@@ -43,9 +56,15 @@ def trained(invoke: Invoke, here: Path, tiny_model: Path, tmp_path_factory: pyte
 
 def test_prepare_reports_and_previews(invoke: Invoke, here: Path, tiny_model: Path) -> None:
     write_csv(here / "train.csv")
-    result = invoke("prepare", "--data", "train.csv", "--model", str(tiny_model), "--out", "out", "--json")
+    result = invoke(
+        "prepare", "--data", "train.csv", "--model", str(tiny_model), "--out", "out", "--json"
+    )
     report = json.loads(result.stdout)
-    assert (report["out"], report["rows"]["kept"], sum(report["splits"].values())) == ("out", 40, 40)
+    assert (report["out"], report["rows"]["kept"], sum(report["splits"].values())) == (
+        "out",
+        40,
+        40,
+    )
     assert "what is the number of house 13 of the street</s>" in result.stderr
     again = invoke("prepare", "--data", "train.csv", "--model", str(tiny_model), "--out", "out")
     assert "as before" in again.stderr
@@ -56,12 +75,22 @@ def test_prepare_reports_and_previews(invoke: Invoke, here: Path, tiny_model: Pa
 def test_every_shipped_recipe_dry_runs_and_leaves_nothing(
     invoke: Invoke, here: Path, tiny_model: Path, name: str
 ) -> None:
-    columns = {"e2e-nlg": ("mr", "ref"), "disfl-qa": ("input", "target")}.get(name, ("question", "answer"))
+    columns = {"e2e-nlg": ("mr", "ref"), "disfl-qa": ("input", "target")}.get(
+        name, ("question", "answer")
+    )
     write_csv(here / "train.csv")
-    text = (here / "train.csv").read_text(encoding="utf-8").replace("question,answer", ",".join(columns))
+    text = (
+        (here / "train.csv")
+        .read_text(encoding="utf-8")
+        .replace("question,answer", ",".join(columns))
+    )
     (here / "train.csv").write_text(text, encoding="utf-8")
     # The bundled base is the smallest whose rows are whole blocks of nf4.
-    base = Path("demo") if "quantization:" in shipped()[name].read_text(encoding="utf-8") else tiny_model
+    base = (
+        Path("demo")
+        if "quantization:" in shipped()[name].read_text(encoding="utf-8")
+        else tiny_model
+    )
     words = settings(base, "data.validation=null", "data.test=null")
     before = listing(here)
     result = invoke("train", name, "--dry-run", *words, "--json")
@@ -82,26 +111,43 @@ def test_a_dry_run_prints_a_recipe_that_loads(invoke: Invoke, here: Path, tiny_m
 
 def test_a_packed_run_is_planned_and_trained(invoke: Invoke, here: Path, tiny_model: Path) -> None:
     write_csv(here / "train.csv")
-    words = settings(tiny_model, "training.packing=true", "training.tokens_per_batch=64", "output.name=packed")
+    words = settings(
+        tiny_model, "training.packing=true", "training.tokens_per_batch=64", "output.name=packed"
+    )
     planned = json.loads(invoke("train", "flan-t5-small", *words, "--dry-run", "--json").stdout)
     assert planned["batching"] == "up to 64 padded tokens, packed"
-    assert json.loads(invoke("train", "flan-t5-small", *words, *QUICK[:2], "--json").stdout)["steps"] == 2
+    assert (
+        json.loads(invoke("train", "flan-t5-small", *words, *QUICK[:2], "--json").stdout)["steps"]
+        == 2
+    )
 
 
 def test_train_writes_the_promised_folder(invoke: Invoke, here: Path, trained: Path) -> None:
     printed = json.loads((here / "train.json").read_text(encoding="utf-8"))
     promised = (
-        "adapter steps epochs train_loss validation_loss trainable_parameters total_parameters tokens "
-        "tokens_per_second peak_memory_bytes resumed_from stopped"
+        "adapter steps epochs train_loss validation_loss trainable_parameters total_parameters "
+        "tokens tokens_per_second peak_memory_bytes resumed_from stopped"
     )
     for key in promised.split():
         assert key in printed
     assert (printed["adapter"], printed["steps"]) == ("adapters/it", 2)
     names = {path.name for path in trained.iterdir()}
-    assert {"adapter_config.json", "adapter_model.safetensors", "recipe.yaml", "manifest.json", "metrics.jsonl",
-            "README.md", "report.html", "checkpoints", "tokenizer.json", "loss_curve.png"} <= names  # fmt: skip
+    assert {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "recipe.yaml",
+        "manifest.json",
+        "metrics.jsonl",
+        "README.md",
+        "report.html",
+        "checkpoints",
+        "tokenizer.json",
+        "loss_curve.png",
+    } <= names
     manifest = json.loads((trained / "manifest.json").read_text(encoding="utf-8"))
-    assert {"base", "data", "input", "versions", "device", "counts", "scores", "training"} <= set(manifest)
+    assert {"base", "data", "input", "versions", "device", "counts", "scores", "training"} <= set(
+        manifest
+    )
     assert manifest["input"]["source_column"] == "question"
     assert not (here / "adapters" / "it.running").exists()
 
@@ -114,11 +160,16 @@ def test_a_finished_adapter_is_not_overwritten_by_accident(
     assert "error: adapters/it exists already\nhint: " in result.stderr
     assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
     invoke("train", "adapters/it/recipe.yaml", "--overwrite", "--set", "training.max_steps=1")
-    assert json.loads((trained / "manifest.json").read_text(encoding="utf-8"))["training"]["steps"] == 1
+    assert (
+        json.loads((trained / "manifest.json").read_text(encoding="utf-8"))["training"]["steps"]
+        == 1
+    )
     assert listing(here / "adapters")[0] == "it"
 
 
-def test_the_resolved_recipe_repeats_the_run_bit_for_bit(invoke: Invoke, here: Path, trained: Path) -> None:
+def test_the_resolved_recipe_repeats_the_run_bit_for_bit(
+    invoke: Invoke, here: Path, trained: Path
+) -> None:
     invoke("train", "adapters/it/recipe.yaml", "--set", "output.name=again")
     weights = [here / "adapters" / name / "adapter_model.safetensors" for name in ("it", "again")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
@@ -146,7 +197,9 @@ def test_a_run_that_fails_before_its_first_checkpoint_leaves_no_folder(
     assert not (here / "adapters").exists() or listing(here / "adapters") == []
 
 
-def test_an_output_folder_that_cannot_be_written_is_told_first(invoke: Invoke, here: Path, tiny_model: Path) -> None:
+def test_an_output_folder_that_cannot_be_written_is_told_first(
+    invoke: Invoke, here: Path, tiny_model: Path
+) -> None:
     write_csv(here / "train.csv")
     (here / "taken").write_text("a file", encoding="utf-8")
     before = listing(here)
@@ -155,17 +208,26 @@ def test_an_output_folder_that_cannot_be_written_is_told_first(invoke: Invoke, h
     assert listing(here) == before
 
 
-def test_eval_scores_writes_and_refreshes_the_adapter(invoke: Invoke, here: Path, trained: Path) -> None:
+def test_eval_scores_writes_and_refreshes_the_adapter(
+    invoke: Invoke, here: Path, trained: Path
+) -> None:
     write_csv(here / "held.csv", rows=6)
     result = invoke("eval", "adapters/it", "--data", "held.csv", "--baseline", "--json")
     scores = json.loads(result.stdout)
     assert scores["n"] == 6
-    assert list(scores["metrics"]) == ["exact_match", "token_f1", "chrf"] == list(scores["baseline"])
-    assert "metrics: exact_match, token_f1, chrf (each source has one short answer)" in result.stderr
+    assert (
+        list(scores["metrics"]) == ["exact_match", "token_f1", "chrf"] == list(scores["baseline"])
+    )
+    assert (
+        "metrics: exact_match, token_f1, chrf (each source has one short answer)" in result.stderr
+    )
     assert {"value", "interval", "signature"} <= set(scores["metrics"]["chrf"])
     assert "p_value" in scores["difference"]["chrf"]
     assert scores["predictions"] == "adapters/it/evaluations/held/predictions.jsonl"
-    rows = [json.loads(line) for line in Path(scores["predictions"]).read_text(encoding="utf-8").splitlines()]
+    rows = [
+        json.loads(line)
+        for line in Path(scores["predictions"]).read_text(encoding="utf-8").splitlines()
+    ]
     assert len(rows) == 6
     assert "held" in json.loads((trained / "manifest.json").read_text(encoding="utf-8"))["scores"]
     assert "chrf" in (trained / "README.md").read_text(encoding="utf-8")
@@ -176,7 +238,9 @@ def test_eval_without_data_takes_the_held_out_split(invoke: Invoke, trained: Pat
     result = invoke("eval", "adapters/it", "--limit", "1", "--json")
     assert json.loads(result.stdout)["n"] == 1
     assert "validation split" in result.stderr
-    assert (trained / "evaluations" / "validation").is_dir()  # the split has but one row, so it is no sample
+    assert (
+        trained / "evaluations" / "validation"
+    ).is_dir()  # the split has but one row, so it is no sample
     sample = invoke("eval", "adapters/it", "--data", "train.csv", "--limit", "7", "--json")
     assert json.loads(sample.stdout)["n"] == 7
     assert "scoring a random sample of 7 of 40 sources" in sample.stderr
@@ -187,22 +251,44 @@ def test_eval_finds_the_columns_of_a_file_that_names_them_otherwise(
     invoke: Invoke, here: Path, tiny_model: Path
 ) -> None:
     write_csv(here / "train.csv")
-    words = settings(tiny_model, "data.source_column=question", "data.target_column=answer", "output.name=named")
+    words = settings(
+        tiny_model, "data.source_column=question", "data.target_column=answer", "output.name=named"
+    )
     invoke("train", "flan-t5-small", *words, *QUICK)
     (here / "other.jsonl").write_text('{"input": "a b", "output": "c"}\n', encoding="utf-8")
-    assert json.loads(invoke("eval", "adapters/named", "--data", "other.jsonl", "--json").stdout)["n"] == 1
-    wrong = invoke("eval", "adapters/named", "--data", "other.jsonl", "--set", "data.source_column=inptu", code=3)
+    assert (
+        json.loads(invoke("eval", "adapters/named", "--data", "other.jsonl", "--json").stdout)["n"]
+        == 1
+    )
+    wrong = invoke(
+        "eval",
+        "adapters/named",
+        "--data",
+        "other.jsonl",
+        "--set",
+        "data.source_column=inptu",
+        code=3,
+    )
     assert "there is no column 'inptu' (did you mean 'input'?)" in wrong.stderr
 
 
-def test_eval_keeps_a_named_column_that_only_later_rows_have(invoke: Invoke, here: Path, tiny_model: Path) -> None:
+def test_eval_keeps_a_named_column_that_only_later_rows_have(
+    invoke: Invoke, here: Path, tiny_model: Path
+) -> None:
     write_csv(here / "train.csv")
-    words = settings(tiny_model, "data.source_column=question", "data.target_column=answer", "output.name=named")
+    words = settings(
+        tiny_model, "data.source_column=question", "data.target_column=answer", "output.name=named"
+    )
     invoke("train", "flan-t5-small", *words, *QUICK)
-    rows = '{"input": "a", "output": "b"}\n{"question": "c", "answer": "d", "input": "e", "output": "f"}\n'
+    rows = (
+        '{"input": "a", "output": "b"}\n{"question": "c", "answer": "d", "input": "e", "output": '
+        '"f"}\n'
+    )
     (here / "late.jsonl").write_text(rows, encoding="utf-8")
     invoke("eval", "adapters/named", "--data", "late.jsonl")
-    scored = (here / "adapters/named/evaluations/late/predictions.jsonl").read_text(encoding="utf-8")
+    scored = (here / "adapters/named/evaluations/late/predictions.jsonl").read_text(
+        encoding="utf-8"
+    )
     assert [json.loads(line)["source"] for line in scored.splitlines()] == ["c"]
 
 
@@ -220,7 +306,9 @@ def test_overwrite_leaves_a_living_run_alone(invoke: Invoke, here: Path, tiny_mo
     assert (here / "adapters/it.running/checkpoints").is_dir()
 
 
-def test_prepare_takes_an_out_folder_of_any_name(invoke: Invoke, here: Path, tiny_model: Path) -> None:
+def test_prepare_takes_an_out_folder_of_any_name(
+    invoke: Invoke, here: Path, tiny_model: Path
+) -> None:
     write_csv(here / "train.csv")
     invoke("prepare", "--data", "train.csv", "--model", str(tiny_model), "--out", "My data (1)")
     assert (here / "My data (1)" / "manifest.json").is_file()
@@ -236,23 +324,39 @@ def predicted(result: Any) -> list[str]:
     return result.stdout.split("\n")[:-1]
 
 
-def test_predict_gives_a_line_for_a_line_and_a_row_for_a_row(invoke: Invoke, here: Path, trained: Path) -> None:
+def test_predict_gives_a_line_for_a_line_and_a_row_for_a_row(
+    invoke: Invoke, here: Path, trained: Path
+) -> None:
     texts = ["what is the number of house 3", "house [bold]", "<b>"]
     lines = predicted(invoke("predict", "adapters/it", *texts))
     assert len(lines) == 3
     assert predicted(invoke("predict", "adapters/it", "-", input="\n".join(texts))) == lines
-    assert len(predicted(invoke("predict", "adapters/it", "-", input="one\u2028line\r\ntwo\n"))) == 2
+    assert (
+        len(predicted(invoke("predict", "adapters/it", "-", input="one\u2028line\r\ntwo\n"))) == 2
+    )
     piped = "".join(json.dumps({"question": text, "id": 7}) + "\n" for text in texts)
-    rows = [json.loads(line) for line in predicted(invoke("predict", "adapters/it", "--input", "-", input=piped))]
+    rows = [
+        json.loads(line)
+        for line in predicted(invoke("predict", "adapters/it", "--input", "-", input=piped))
+    ]
     assert [(row["id"], row["prediction"]) for row in rows] == [(7, line) for line in lines]
-    assert predicted(invoke("predict", "adapters/it", "--input", "-", input="\n".join(texts))) == lines
-    assert "is a folder" in invoke("predict", "adapters/it", "a", "--output", str(here), code=2).stderr
+    assert (
+        predicted(invoke("predict", "adapters/it", "--input", "-", input="\n".join(texts))) == lines
+    )
+    assert (
+        "is a folder" in invoke("predict", "adapters/it", "a", "--output", str(here), code=2).stderr
+    )
     (here / "in.txt").write_text("\r\n".join(texts), encoding="utf-8")
     invoke("predict", "adapters/it", "--input", "in.txt", "--output", "out.txt")
     assert (here / "out.txt").read_text(encoding="utf-8").split("\n")[:-1] == lines
     rows = [{"question": text, "id": number} for number, text in enumerate(texts)]
-    (here / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    answered = [json.loads(line) for line in predicted(invoke("predict", "adapters/it", "--input", "in.jsonl"))]
+    (here / "in.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+    )
+    answered = [
+        json.loads(line)
+        for line in predicted(invoke("predict", "adapters/it", "--input", "in.jsonl"))
+    ]
     assert [row["prediction"] for row in answered] == lines
     assert [{key: row[key] for key in ("question", "id")} for row in answered] == rows
 
@@ -270,14 +374,18 @@ def test_an_empty_answer_keeps_its_line(
 def test_predict_says_which_row_cannot_be_read(invoke: Invoke, here: Path, trained: Path) -> None:
     (here / "in.jsonl").write_text('{"question": "a"}\n{"quest": "b"}\n', encoding="utf-8")
     before = listing(here)
-    result = invoke("predict", "adapters/it", "--input", "in.jsonl", "--output", "out.jsonl", code=3)
+    result = invoke(
+        "predict", "adapters/it", "--input", "in.jsonl", "--output", "out.jsonl", code=3
+    )
     assert "'question'" in result.stderr
     assert "  at: in.jsonl, row 2\n" in result.stderr
     assert listing(here) == before
     assert "not both" in invoke("predict", "adapters/it", "a", "--input", "in.jsonl", code=2).stderr
 
 
-def test_an_answer_of_several_lines_is_kept_where_it_can_be(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_answer_of_several_lines_is_kept_where_it_can_be(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     from lora_s2s.commands._texts import Inputs, read_inputs
 
     inputs = Inputs(["a", "b"], ["1", "2"])
@@ -312,34 +420,70 @@ def test_eval_of_the_held_out_split_leaves_the_prepared_data_as_it_is(
     rows = [{"instruction": f"name house {number}", "output": "it"} for number in range(30)]
     (here / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     words = settings(tiny_model, "data.train=a.jsonl", "data.format=alpaca", "output.name=it")
-    invoke("train", "flan-t5-small", *words, "--set", "data.template=['{instruction}', 'Do: {instruction}']", *QUICK)
+    invoke(
+        "train",
+        "flan-t5-small",
+        *words,
+        "--set",
+        "data.template=['{instruction}', 'Do: {instruction}']",
+        *QUICK,
+    )
     before = (here / "prepared" / "it" / "manifest.json").read_bytes()
     invoke("eval", "adapters/it", "--limit", "2")
     assert (here / "prepared" / "it" / "manifest.json").read_bytes() == before
 
 
-def test_merge_writes_a_model_that_answers_the_same(invoke: Invoke, here: Path, trained: Path) -> None:
+def test_merge_writes_a_model_that_answers_the_same(
+    invoke: Invoke, here: Path, trained: Path
+) -> None:
     report = json.loads(invoke("merge", "adapters/it", "--out", "merged", "--json").stdout)
-    for key in ("out", "onto", "dtype", "max_logit_difference", "mean_logit_difference", "top1_changed"):
+    for key in (
+        "out",
+        "onto",
+        "dtype",
+        "max_logit_difference",
+        "mean_logit_difference",
+        "top1_changed",
+    ):
         assert key in report
     assert report["dtype"] == "float32"
     texts = ["what is the number of house 7", "seven"]
     words = ["--set", "evaluation.max_new_tokens=6"]
-    assert invoke("predict", "merged", *texts, *words).stdout == invoke("predict", "adapters/it", *texts).stdout
-    assert "merged exists already" in invoke("merge", "adapters/it", "--out", "merged", code=2).stderr
+    assert (
+        invoke("predict", "merged", *texts, *words).stdout
+        == invoke("predict", "adapters/it", *texts).stdout
+    )
+    assert (
+        "merged exists already" in invoke("merge", "adapters/it", "--out", "merged", code=2).stderr
+    )
 
 
-def test_tokens_that_train_from_the_recipe_to_the_merged_model(invoke: Invoke, here: Path, tiny_model: Path) -> None:
+def test_tokens_that_train_from_the_recipe_to_the_merged_model(
+    invoke: Invoke, here: Path, tiny_model: Path
+) -> None:
     write_csv(here / "train.csv")
-    words = settings(tiny_model, "output.name=it", "lora.train_tokens=[<extra_id_0>, ▁house, <extra_id_0>]")
+    words = settings(
+        tiny_model, "output.name=it", "lora.train_tokens=[<extra_id_0>, ▁house, <extra_id_0>]"
+    )
     result = json.loads(invoke("train", "flan-t5-small", *words, *QUICK, "--json").stdout)
-    plain = json.loads(invoke("train", "flan-t5-small", *settings(tiny_model), "--dry-run", "--json").stdout)
-    assert result["trainable_parameters"] == plain["trainable_parameters"] + 2 * 2 * 16  # in embeddings and head
-    assert json.loads((here / "adapters/it/manifest.json").read_text(encoding="utf-8"))["counts"]["train_tokens"] == 2
+    plain = json.loads(
+        invoke("train", "flan-t5-small", *settings(tiny_model), "--dry-run", "--json").stdout
+    )
+    assert (
+        result["trainable_parameters"] == plain["trainable_parameters"] + 2 * 2 * 16
+    )  # in embeddings and head
+    assert (
+        json.loads((here / "adapters/it/manifest.json").read_text(encoding="utf-8"))["counts"][
+            "train_tokens"
+        ]
+        == 2
+    )
     report = json.loads(invoke("merge", "adapters/it", "--out", "merged", "--json").stdout)
     assert report["max_logit_difference"] < 1e-3
     said = ("what is the number of house 7", "<extra_id_0>", "--set", "evaluation.max_new_tokens=6")
-    assert invoke("predict", "merged", *said).stdout == invoke("predict", "adapters/it", *said).stdout
+    assert (
+        invoke("predict", "merged", *said).stdout == invoke("predict", "adapters/it", *said).stdout
+    )
     untrained = settings(tiny_model, "data.lossless_text=on", "lora.train_tokens=[]")
     assert "none of them trains" in invoke("train", "flan-t5-small", *untrained, "--dry-run").stderr
     wrong = settings(tiny_model, "output.name=no", "lora.train_tokens=[▁hous]")
@@ -356,16 +500,29 @@ def test_tokens_that_carry_characters_train_unless_others_are_named() -> None:
     assert train_token_ids(recipe(), tokenizer, []) == []
     assert train_token_ids(recipe(), tokenizer, [2541, 2540]) == [2540, 2541]
     assert train_token_ids(recipe("lora.train_tokens=[]"), tokenizer, [2540]) == []
-    assert train_token_ids(recipe("lora.train_tokens=[</s>, <pad>]"), tokenizer, [2540]) == [0, 1, 2540]
+    assert train_token_ids(recipe("lora.train_tokens=[</s>, <pad>]"), tokenizer, [2540]) == [
+        0,
+        1,
+        2540,
+    ]
 
 
 def test_a_quantized_run_from_training_to_both_merges(invoke: Invoke, here: Path) -> None:
     write_csv(here / "train.csv")
-    words = settings(Path("demo"), "model.quantization=nf4", "model.skip_quantization=[wo]", "output.name=q")
-    trained = invoke("train", "flan-t5-small", *words, *QUICK, "--set", "training.optimizer=adamw-8bit")
-    assert "parameters train, the base in nf4 but for wo, the rest float32, on cpu" in trained.stderr
+    words = settings(
+        Path("demo"), "model.quantization=nf4", "model.skip_quantization=[wo]", "output.name=q"
+    )
+    trained = invoke(
+        "train", "flan-t5-small", *words, *QUICK, "--set", "training.optimizer=adamw-8bit"
+    )
+    assert (
+        "parameters train, the base in nf4 but for wo, the rest float32, on cpu" in trained.stderr
+    )
     manifest = json.loads((here / "adapters" / "q" / "manifest.json").read_text(encoding="utf-8"))
-    assert (manifest["base"]["quantization"], manifest["base"]["skip_quantization"]) == ("nf4", ["wo"])
+    assert (manifest["base"]["quantization"], manifest["base"]["skip_quantization"]) == (
+        "nf4",
+        ["wo"],
+    )
     texts = ["what is the number of house 7", "seven"]
     asked = ("--set", "evaluation.max_new_tokens=6")
     answers = invoke("predict", "adapters/q", *texts, *asked).stdout
@@ -374,9 +531,15 @@ def test_a_quantized_run_from_training_to_both_merges(invoke: Invoke, here: Path
         result = invoke("merge", "adapters/q", "--out", onto, "--onto", onto, "--json")
         found[onto] = json.loads(result.stdout)
         assert "nearer to what was trained: dequantized" in result.stderr
-        assert not json.loads((here / onto / "config.json").read_text(encoding="utf-8")).get("quantization_config")
+        assert not json.loads((here / onto / "config.json").read_text(encoding="utf-8")).get(
+            "quantization_config"
+        )
     assert invoke("predict", "dequantized", *texts, *asked).stdout == answers
-    assert found["dequantized"]["max_logit_difference"] < 1e-3 < found["original"]["max_logit_difference"]
+    assert (
+        found["dequantized"]["max_logit_difference"]
+        < 1e-3
+        < found["original"]["max_logit_difference"]
+    )
     assert found["original"]["other"]["dequantized"]["max_logit_difference"] < 1e-3
     again = invoke("train", "adapters/q/recipe.yaml", "--dry-run").stdout
     assert "quantization: nf4" in again
@@ -389,10 +552,22 @@ def test_a_merged_model_is_scored_with_the_template_it_was_trained_with(
     words = settings(tiny_model, "data.template=Answer: {question}", "output.name=asked")
     invoke("train", "flan-t5-small", *words, *QUICK)
     invoke("merge", "adapters/asked", "--out", "merged")
-    common = ("--data", "train.csv", "--limit", "3", "--set", "evaluation.max_new_tokens=6", "--json")
+    common = (
+        "--data",
+        "train.csv",
+        "--limit",
+        "3",
+        "--set",
+        "evaluation.max_new_tokens=6",
+        "--json",
+    )
     whole = json.loads(invoke("eval", "merged", "--out", "scored", *common).stdout)
-    assert whole["metrics"] == json.loads(invoke("eval", "adapters/asked", *common).stdout)["metrics"]
-    first = json.loads((here / "scored" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert (
+        whole["metrics"] == json.loads(invoke("eval", "adapters/asked", *common).stdout)["metrics"]
+    )
+    first = json.loads(
+        (here / "scored" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()[0]
+    )
     assert first["source"].startswith("Answer: what is")
 
 
@@ -411,7 +586,12 @@ def test_adapters_lists_shows_and_compares(invoke: Invoke, here: Path, trained: 
 
 
 def test_the_demo_goes_all_the_way(invoke: Invoke, here: Path, tiny_model: Path) -> None:
-    words = [f"model.name={tiny_model}", "evaluation.limit=5", "evaluation.max_new_tokens=5", "training.batch_size=4"]
+    words = [
+        f"model.name={tiny_model}",
+        "evaluation.limit=5",
+        "evaluation.max_new_tokens=5",
+        "training.batch_size=4",
+    ]
     sets = [part for word in (*words, "training.max_steps=2") for part in ("--set", word)]
     result = invoke("demo", "--json", *sets)
     printed = json.loads(result.stdout)
@@ -428,18 +608,27 @@ def test_the_demo_goes_all_the_way(invoke: Invoke, here: Path, tiny_model: Path)
 def test_eval_and_merge_run_no_code_that_lies_in_a_models_folder(
     invoke: Invoke, here: Path, trained: Path, tiny_model: Path
 ) -> None:
-    (trained / "payload.py").write_text("raise SystemExit('the folder ran its code')\n", encoding="utf-8")
+    (trained / "payload.py").write_text(
+        "raise SystemExit('the folder ran its code')\n", encoding="utf-8"
+    )
     name = "adapters.it.payload:run"
     recipe = (trained / "recipe.yaml").read_text(encoding="utf-8")
-    (trained / "recipe.yaml").write_text(recipe.replace("format: auto", f"format: {name}"), encoding="utf-8")
+    (trained / "recipe.yaml").write_text(
+        recipe.replace("format: auto", f"format: {name}"), encoding="utf-8"
+    )
     told = invoke("eval", "adapters/it", "--data", "train.csv", code=3).stderr
     assert f"reads rows with code of its own, '{name}'" in told
     invoke("merge", "adapters/it", "--out", "merged")
     manifest = json.loads((here / "merged" / "manifest.json").read_text(encoding="utf-8"))
     manifest["input"]["format"] = name
     (here / "merged" / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    assert "runs only where you name it" in invoke("eval", "merged", "--data", "train.csv", code=2).stderr
+    assert (
+        "runs only where you name it"
+        in invoke("eval", "merged", "--data", "train.csv", code=2).stderr
+    )
     invoke("predict", "merged", "house 1")
-    (here / "mine.py").write_text("def rows(row): return row['question'], row['answer']\n", encoding="utf-8")
+    (here / "mine.py").write_text(
+        "def rows(row): return row['question'], row['answer']\n", encoding="utf-8"
+    )
     words = ("--data", "train.csv", "--limit", "2", "--set", "data.format=mine:rows")
     assert json.loads(invoke("eval", "merged", *words, "--json").stdout)["n"] == 2

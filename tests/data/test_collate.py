@@ -16,7 +16,9 @@ def test_padding_and_mask() -> None:
     assert batch.input_ids_BS.tolist() == [[5, 6, 1], [8, 1, 0]]
     assert batch.attention_mask_BS.tolist() == [[1, 1, 1], [1, 1, 0]]
     assert batch.labels_BT.tolist() == [[7, 1, -100], [9, 0, 1]]
-    assert {tensor.dtype for tensor in (batch.input_ids_BS, batch.attention_mask_BS, batch.labels_BT)} == {torch.int64}
+    assert {
+        tensor.dtype for tensor in (batch.input_ids_BS, batch.attention_mask_BS, batch.labels_BT)
+    } == {torch.int64}
     # A real 0 among the labels counts; the padding does not.
     assert batch.target_tokens == 5
 

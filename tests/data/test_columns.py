@@ -1,4 +1,6 @@
-"""What is said of columns: which are used, which are not, and what the source alone does not tell apart."""
+"""What is said of columns: which are used, which are not, and what the source alone does not tell
+apart.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ Prepare = Callable[..., PreparedDataset]
 @pytest.fixture
 def prepared(tmp_path: Path) -> Prepare:
     def build(path: str, **settings: Any) -> PreparedDataset:
-        return prepare(train=path, model_name="demo", out=tmp_path / "out", validation_fraction=0.0, **settings)
+        return prepare(
+            train=path, model_name="demo", out=tmp_path / "out", validation_fraction=0.0, **settings
+        )
 
     return build
 
@@ -33,24 +37,34 @@ def lines(rows: list[dict[str, Any]]) -> str:
 
 def sums(count: int) -> list[dict[str, Any]]:
     return [
-        {"id": n, "Body": f"Ann has {n} red pens and finds {n + 1} more", "Question": "How many now?",
-         "Equation": f"({n}+{n + 1})", "Answer": str(2 * n + 1), "note": "" if n % 4 else "seen"}
+        {
+            "id": n,
+            "Body": f"Ann has {n} red pens and finds {n + 1} more",
+            "Question": "How many now?",
+            "Equation": f"({n}+{n + 1})",
+            "Answer": str(2 * n + 1),
+            "note": "" if n % 4 else "seen",
+        }
         for n in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def test_every_unused_column_is_named_with_how_full_it_is(write: Write, prepared: Prepare) -> None:
     report = prepared(write("a.jsonl", lines(sums(12)))).report
     assert report["columns_line"] == (
-        "columns: source 'Question', target 'Answer'; not used: 'id' (100% filled), 'Body' (100% filled), "
-        "'Equation' (100% filled), 'note' (25% filled)"
+        "columns: source 'Question', target 'Answer'; not used: 'id' (100% filled), 'Body' (100% "
+        "filled), 'Equation' (100% filled), 'note' (25% filled)"
     )
     assert report["several_targets"] == 12
-    assert any("12 training rows (100%) have the same source" in text for text in report["warnings"])
+    assert any(
+        "12 training rows (100%) have the same source" in text for text in report["warnings"]
+    )
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
-def test_the_template_of_the_warning_uses_the_missed_column(suffix: str, write: Write, prepared: Prepare) -> None:
+def test_the_template_of_the_warning_uses_the_missed_column(
+    suffix: str, write: Write, prepared: Prepare
+) -> None:
     rows, text = sums(12), io.StringIO()
     writer = csv.DictWriter(text, rows[0])
     writer.writeheader()
@@ -76,8 +90,13 @@ def test_the_template_of_the_warning_uses_the_missed_column(suffix: str, write: 
         ("rare", ""),
     ],
 )
-def test_what_is_no_text_of_its_own_is_no_warning(name: str, value: str, write: Write, prepared: Prepare) -> None:
-    rows = [{name: value.format(n), "question": f"what is {n}", "answer": f"it is {n}"} for n in range(20)]
+def test_what_is_no_text_of_its_own_is_no_warning(
+    name: str, value: str, write: Write, prepared: Prepare
+) -> None:
+    rows = [
+        {name: value.format(n), "question": f"what is {n}", "answer": f"it is {n}"}
+        for n in range(20)
+    ]
     report = prepared(write("a.jsonl", lines(rows))).report
     assert f"'{name}' (" in report["columns_line"]
     assert report["warnings"] == []
@@ -90,14 +109,21 @@ def test_where_all_columns_are_used_that_is_said(write: Write, prepared: Prepare
     )
 
 
-def test_duplicates_are_equal_in_every_column_but_an_identifier(write: Write, prepared: Prepare) -> None:
+def test_duplicates_are_equal_in_every_column_but_an_identifier(
+    write: Write, prepared: Prepare
+) -> None:
     one = {"Body": "two cats and a dog", "Question": "how many?", "Answer": "3"}
-    rows = [{"id": 1, **one}, {"id": 2, **one}, {"id": 3, **one, "Body": "three dogs and no cat"}, {"id": 4, **one}]
+    rows = [
+        {"id": 1, **one},
+        {"id": 2, **one},
+        {"id": 3, **one, "Body": "three dogs and no cat"},
+        {"id": 4, **one},
+    ]
     report = prepared(write("a.jsonl", lines(rows))).report
     assert (report["duplicates"], report["splits"]["train"], report["repeated_pairs"]) == (2, 2, 1)
     assert (
-        "1 row with the same source and target as another, but not the same unused columns ('Body'): kept"
-        in (report["advice"])
+        "1 row with the same source and target as another, but not the same unused columns "
+        "('Body'): kept" in (report["advice"])
     )
 
 
@@ -105,4 +131,6 @@ def test_several_right_answers_are_a_note(write: Write, prepared: Prepare) -> No
     rows = [{"mr": f"name[{n // 3}]", "ref": f"a place called {n}"} for n in range(30)]
     report = prepared(write("a.jsonl", lines(rows))).report
     assert report["warnings"] == []
-    assert report["advice"][0].startswith("30 training rows (100%) have the same source as rows with other targets")
+    assert report["advice"][0].startswith(
+        "30 training rows (100%) have the same source as rows with other targets"
+    )

@@ -31,30 +31,48 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     pairs[100:120] = pairs[:20]
     pairs[200:205] = [{"source": "x"}] * 5
     talks = [
-        [{"from": ("human", "gpt")[turn % 2], "value": text(25)} for turn in range(chance.randint(2, 9))]
+        [
+            {"from": ("human", "gpt")[turn % 2], "value": text(25)}
+            for turn in range(chance.randint(2, 9))
+        ]
         for _ in range(400)
     ]
     rows = {"pairs": pairs, "talks": [{"conversations": talk} for talk in talks]}
     rows["test"] = [{"source": text(60), "target": text(60)} for _ in range(100)] + pairs[:3]
     for name, listed in rows.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in listed), encoding="utf-8")
+        (folder / f"{name}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in listed), encoding="utf-8"
+        )
     return {name: str(folder / f"{name}.jsonl") for name in rows}
 
 
 def prepared(data: dict[str, str], out: Path, **settings: Any) -> PreparedDataset:
     return prepare(
-        train=[data["pairs"], f"{data['talks']}@1.5"], test=data["test"], model_name="demo", out=out,
-        max_source_tokens=48, max_target_tokens=24, validation_fraction=0.1, max_rejected=1.0, **settings,
-    )  # fmt: skip
+        train=[data["pairs"], f"{data['talks']}@1.5"],
+        test=data["test"],
+        model_name="demo",
+        out=out,
+        max_source_tokens=48,
+        max_target_tokens=24,
+        validation_fraction=0.1,
+        max_rejected=1.0,
+        **settings,
+    )
 
 
 def hashes(data: PreparedDataset) -> dict[str, str]:
-    return {path.name: sha256_file(path) for path in sorted(data.path.iterdir()) if path.name != "manifest.json"}
+    return {
+        path.name: sha256_file(path)
+        for path in sorted(data.path.iterdir())
+        if path.name != "manifest.json"
+    }
 
 
 def same(data: PreparedDataset) -> dict[str, Any]:
     """What does not depend on the folder or the day."""
-    return {key: data.manifest[key] for key in ("fingerprint", "files", "report", "preview", "input")}
+    return {
+        key: data.manifest[key] for key in ("fingerprint", "files", "report", "preview", "input")
+    }
 
 
 def test_several_processes_write_the_very_same_bytes(
@@ -66,8 +84,12 @@ def test_several_processes_write_the_very_same_bytes(
     assert same(one) == same(two)
     report = one.report
     assert set(hashes(one)) == {
-        "train.arrow", "validation.arrow", "test.arrow", "rejected.jsonl", "report.html",
-    }  # fmt: skip
+        "train.arrow",
+        "validation.arrow",
+        "test.arrow",
+        "rejected.jsonl",
+        "report.html",
+    }
     assert report["truncated"]["source"] > 100
     assert report["rows"]["by_reason"].keys() >= {
         "duplicate",
@@ -77,7 +99,10 @@ def test_several_processes_write_the_very_same_bytes(
     }
     assert report["lossless_text"]
     turns = [source for source in one.train.sources() if source.endswith("assistant:")]
-    assert {source.split(":")[0] for source in turns} >= {"user", "assistant"}  # some lost their first turn
+    assert {source.split(":")[0] for source in turns} >= {
+        "user",
+        "assistant",
+    }  # some lost their first turn
 
 
 def test_the_size_of_a_batch_changes_nothing_but_the_file(
@@ -98,7 +123,10 @@ def test_the_size_of_a_batch_changes_nothing_but_the_file(
         assert one.sources() == two.sources()
         for row in range(0, len(one), 7):
             for side in ("input_ids", "labels"):
-                assert getattr(one.features(row), side).tolist() == getattr(two.features(row), side).tolist()
+                assert (
+                    getattr(one.features(row), side).tolist()
+                    == getattr(two.features(row), side).tolist()
+                )
 
 
 def test_a_process_that_is_killed_is_said(

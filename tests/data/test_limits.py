@@ -1,4 +1,6 @@
-"""Limits that are ``auto``: what the data needs, within a cap, the base's positions and the machine's memory."""
+"""Limits that are ``auto``: what the data needs, within a cap, the base's positions and the
+machine's memory.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ Write = Callable[[str, str], str]
 GIB = 1 << 30
 
 
-def chosen(sources: list[int], targets: list[int], bounds: Bounds = limits.UNBOUNDED, **asked: Any) -> list[Any]:
+def chosen(
+    sources: list[int], targets: list[int], bounds: Bounds = limits.UNBOUNDED, **asked: Any
+) -> list[Any]:
     lengths = {"source": np.bincount(sources), "target": np.bincount(targets)}
     found = choose_limits({"source": "auto", "target": "auto", **asked}, lambda: lengths, bounds)
     return [(limit.tokens, limit.by) for limit in found.values()]
@@ -37,7 +41,9 @@ def chosen(sources: list[int], targets: list[int], bounds: Bounds = limits.UNBOU
         ([40] * 99 + [400], 400 + 48),  # one row in a hundred is no outlier
     ],
 )
-def test_a_limit_is_the_longest_or_the_99th_percentile_rounded_up(lengths: list[int], limit: int) -> None:
+def test_a_limit_is_the_longest_or_the_99th_percentile_rounded_up(
+    lengths: list[int], limit: int
+) -> None:
     assert chosen(lengths, [8])[0] == (limit, "data")
 
 
@@ -47,9 +53,18 @@ def test_a_limit_is_the_longest_or_the_99th_percentile_rounded_up(lengths: list[
         (Bounds(), [(1024, "cap"), (512, "cap")]),
         (Bounds(positions=1024), [(1024, "positions"), (512, "cap")]),
         (Bounds(positions=300), [(300, "positions"), (300, "positions")]),
-        (Bounds(memory=8 * GIB, row_bytes=lambda s, t: (s + t) << 20), [(1024, "cap"), (512, "cap")]),
-        (Bounds(memory=4 * GIB, row_bytes=lambda s, t: (s + t) << 20), [(512, "memory"), (512, "cap")]),
-        (Bounds(memory=GIB, row_bytes=lambda s, t: (s + t) << 20), [(16, "memory"), (192, "memory")]),
+        (
+            Bounds(memory=8 * GIB, row_bytes=lambda s, t: (s + t) << 20),
+            [(1024, "cap"), (512, "cap")],
+        ),
+        (
+            Bounds(memory=4 * GIB, row_bytes=lambda s, t: (s + t) << 20),
+            [(512, "memory"), (512, "cap")],
+        ),
+        (
+            Bounds(memory=GIB, row_bytes=lambda s, t: (s + t) << 20),
+            [(16, "memory"), (192, "memory")],
+        ),
         (Bounds(memory=GIB), [(1024, "cap"), (512, "cap")]),
     ],
 )
@@ -64,7 +79,10 @@ def test_what_the_recipe_says_stands() -> None:
 
 
 def rows(count: int, long: int = 0) -> str:
-    made = [{"source": f"count from {n}", "target": " ".join(["1"] * (5 if n >= long else 60))} for n in range(count)]
+    made = [
+        {"source": f"count from {n}", "target": " ".join(["1"] * (5 if n >= long else 60))}
+        for n in range(count)
+    ]
     return "".join(json.dumps(row) + "\n" for row in made)
 
 
@@ -73,7 +91,9 @@ def prepared(tmp_path: Path) -> Callable[..., PreparedDataset]:
     return lambda path, **more: prepare(train=path, model_name="demo", out=tmp_path / "out", **more)
 
 
-def test_the_numbers_stand_in_manifest_and_report(write: Write, prepared: Callable[..., PreparedDataset]) -> None:
+def test_the_numbers_stand_in_manifest_and_report(
+    write: Write, prepared: Callable[..., PreparedDataset]
+) -> None:
     data = prepared(write("a.jsonl", rows(40)))
     longest = data.report["target_tokens"]["max"]
     limit = data.manifest["input"]["max_target_tokens"]
@@ -88,7 +108,9 @@ def test_a_folder_is_used_again_by_auto_and_by_the_numbers_that_came_out(
 ) -> None:
     path = write("a.jsonl", rows(40))
     first = prepared(path)
-    numbers = {key: first.manifest["input"][key] for key in ("max_source_tokens", "max_target_tokens")}
+    numbers = {
+        key: first.manifest["input"][key] for key in ("max_source_tokens", "max_target_tokens")
+    }
     assert prepared(path).reused
     assert prepared(path, **numbers).reused
     assert not prepared(path, **{**numbers, "max_target_tokens": 99}).reused
@@ -102,5 +124,8 @@ def test_a_sample_sets_the_limits_of_many_rows(
     monkeypatch.setattr(limits, "_SAMPLE", 300)
     path = write("a.jsonl", rows(3000, long=600))
     first = prepared(path, seed=1)
-    assert first.report["limits"]["max_target_tokens"]["tokens"] >= first.report["target_tokens"]["max"]
+    assert (
+        first.report["limits"]["max_target_tokens"]["tokens"]
+        >= first.report["target_tokens"]["max"]
+    )
     assert first.report["rows"]["rejected"] == 0

@@ -36,7 +36,9 @@ def prepare_as_is(tokenizer_folder: Path, tmp_path: Path) -> Prepare:
     """With the settings a user has who sets none."""
 
     def build(train: str, **settings: Any) -> PreparedDataset:
-        return prepare(train=train, model_name=str(tokenizer_folder), out=tmp_path / "prepared", **settings)
+        return prepare(
+            train=train, model_name=str(tokenizer_folder), out=tmp_path / "prepared", **settings
+        )
 
     return build
 
@@ -65,7 +67,9 @@ def test_the_folder_holds_texts_ids_and_lengths(write: Write, prepared: Prepare)
     features = train.features(3)
     assert features.input_ids[-1] == features.labels[-1] == 1
     assert train.source_lengths[3] == len(features.input_ids)
-    assert train.target_lengths.tolist() == [len(train.features(row).labels) for row in range(len(train))]
+    assert train.target_lengths.tolist() == [
+        len(train.features(row).labels) for row in range(len(train))
+    ]
     assert isinstance(train.source_lengths, np.ndarray)
     assert train.sources()[0].startswith("cat ")
     assert train.targets()[0] == train.sources()[0].replace("cat", "good")
@@ -79,42 +83,75 @@ def test_the_report_accounts_for_every_row(write: Write, prepared: Prepare) -> N
         + rows_of(1)
         + '{"source": "x"}\n{"source": "the", "target": "cat cat cat cat cat cat cat"}\nbroken\n'
     )
-    train += '{"source": "{}", "target": "hello {"}\n{"source": "the cat sat the cat", "target": "good"}\n'
+    train += (
+        '{"source": "{}", "target": "hello {"}\n{"source": "the cat sat the cat", "target": '
+        '"good"}\n'
+    )
     held = write("v.jsonl", rows_of(1, target="other") + rows_of(2, first=50))
     test = write(
-        "t.jsonl", '{"source": "cat 1", "target": "a"}\n{"source": "cat 1", "target": "cat cat cat cat cat"}\n'
+        "t.jsonl",
+        '{"source": "cat 1", "target": "a"}\n{"source": "cat 1", "target": "cat cat cat cat '
+        'cat"}\n',
     )
     path = write("a.jsonl", train)
-    data = prepared(path, validation=held, test=test, max_source_tokens=5, max_target_tokens=7, lossless_text="off")
+    data = prepared(
+        path,
+        validation=held,
+        test=test,
+        max_source_tokens=5,
+        max_target_tokens=7,
+        lossless_text="off",
+    )
     report = data.report
     reasons = {
-        "leaked": 2, "duplicate": 1, "missing target": 1, "target longer than 7 tokens": 1, "not valid JSON": 1,
-    }  # fmt: skip
+        "leaked": 2,
+        "duplicate": 1,
+        "missing target": 1,
+        "target longer than 7 tokens": 1,
+        "not valid JSON": 1,
+    }
     assert report["rows"] == {"read": 14, "kept": 8, "rejected": 6, "by_reason": reasons}
     assert report["splits"] == {"train": 3, "validation": 3, "test": 2}
     assert (report["duplicates"], report["leaked"]) == (1, 3)
     assert report["truncated"] == {"source": 1, "target": 0}
-    assert report["target_tokens"]["max"] == 8  # what was dropped or kept whole counts: a limit is set by it
+    assert (
+        report["target_tokens"]["max"] == 8
+    )  # what was dropped or kept whole counts: a limit is set by it
     assert 0 < report["unknown_tokens"]["target"] < report["unknown_tokens"]["source"] < 1
     assert report["out"] == str(data.path)
     assert ("missing target", 5) in rejected(data)
     assert len(rejected(data)) == 6
     assert set(report) >= {
-        "out", "rows", "splits", "source_tokens", "target_tokens", "truncated", "unknown_tokens", "duplicates",
+        "out",
+        "rows",
+        "splits",
+        "source_tokens",
+        "target_tokens",
+        "truncated",
+        "unknown_tokens",
+        "duplicates",
         "leaked",
-    }  # fmt: skip
+    }
 
 
 def test_test_rows_are_never_left_out_for_their_length(write: Write, prepared: Prepare) -> None:
     long = '{"source": "the cat sat the cat sat", "target": "good good good good"}\n'
     limits = {"max_source_tokens": 4, "max_target_tokens": 3, "truncate_source": "drop"}
-    data = prepared(write("a.jsonl", rows_of(2, target="good") + long), test=write("t.jsonl", long * 2), **limits)
+    data = prepared(
+        write("a.jsonl", rows_of(2, target="good") + long),
+        test=write("t.jsonl", long * 2),
+        **limits,
+    )
     assert table(data, "test").targets() == ["good good good good"] * 2
     assert table(data, "test").source_lengths.tolist() == [4, 4]
 
 
 def test_a_source_with_several_targets_stays_on_one_side(write: Write, prepared: Prepare) -> None:
-    rows = "".join(json.dumps({"mr": f"cat {n}", "ref": f"sat {k}"}) + "\n" for n in range(30) for k in range(4))
+    rows = "".join(
+        json.dumps({"mr": f"cat {n}", "ref": f"sat {k}"}) + "\n"
+        for n in range(30)
+        for k in range(4)
+    )
     data = prepared(write("a.jsonl", rows), validation_fraction=0.3)
     sides = [set(table(data, split).sources()) for split in ("train", "validation")]
     assert not sides[0] & sides[1]
@@ -124,23 +161,56 @@ def test_a_source_with_several_targets_stays_on_one_side(write: Write, prepared:
 
 def test_turns_of_a_conversation_stay_on_one_side(write: Write, prepared: Prepare) -> None:
     def line(number: int) -> str:
-        turns = [("human", f"cat {number}"), ("gpt", "good"), ("human", "the"), ("gpt", f"sat {number}")]
-        return json.dumps({"conversations": [{"from": role, "value": text} for role, text in turns]}) + "\n"
+        turns = [
+            ("human", f"cat {number}"),
+            ("gpt", "good"),
+            ("human", "the"),
+            ("gpt", f"sat {number}"),
+        ]
+        return (
+            json.dumps({"conversations": [{"from": role, "value": text} for role, text in turns]})
+            + "\n"
+        )
 
-    data = prepared(write("a.jsonl", "".join(map(line, range(40)))), validation_fraction=0.3, max_source_tokens=99)
-    sides = [{source.split()[2] for source in table(data, split).sources()} for split in ("train", "validation")]
+    data = prepared(
+        write("a.jsonl", "".join(map(line, range(40)))),
+        validation_fraction=0.3,
+        max_source_tokens=99,
+    )
+    sides = [
+        {source.split()[2] for source in table(data, split).sources()}
+        for split in ("train", "validation")
+    ]
     assert not sides[0] & sides[1]
     assert len(sides[0] | sides[1]) == 40
     assert data.manifest["input"] == {
-        "template": DIALOGUE_TEMPLATE, "source_column": None, "format": "conversations", "max_source_tokens": 99,
-        "max_target_tokens": 8, "truncate_source": "left", "source_language": None, "target_language": None,
-        "carried": [], "special_tokens": [],
-    }  # fmt: skip
+        "template": DIALOGUE_TEMPLATE,
+        "source_column": None,
+        "format": "conversations",
+        "max_source_tokens": 99,
+        "max_target_tokens": 8,
+        "truncate_source": "left",
+        "source_language": None,
+        "target_language": None,
+        "carried": [],
+        "special_tokens": [],
+    }
 
 
-def test_a_dialogue_is_cut_at_whole_turns_and_then_on_the_left(write: Write, prepared: Prepare) -> None:
-    turns = [("system", "the cat"), ("human", "hello hello"), ("gpt", "good"), ("human", "sat sat sat"), ("gpt", "a")]
-    line = json.dumps({"conversations": [{"from": role, "value": text} for role, text in turns]}) + "\n"
+def test_a_dialogue_is_cut_at_whole_turns_and_then_on_the_left(
+    write: Write, prepared: Prepare
+) -> None:
+    turns = [
+        ("system", "the cat"),
+        ("human", "hello hello"),
+        ("gpt", "good"),
+        ("human", "sat sat sat"),
+        ("gpt", "a"),
+    ]
+    line = (
+        json.dumps({"conversations": [{"from": role, "value": text} for role, text in turns]})
+        + "\n"
+    )
     seen = {}
     for limit in (40, 16, 9, 6):
         data = prepared(write("a.jsonl", line), validation_fraction=0, max_source_tokens=limit)
@@ -159,8 +229,10 @@ def test_a_dialogue_is_cut_at_whole_turns_and_then_on_the_left(write: Write, pre
 def test_the_preview_is_what_the_model_sees(write: Write, prepared: Prepare) -> None:
     data = prepared(
         write("a.csv", "text,target\nthe {x} cat sat,good </s>\n"),
-        template="hello {text}", max_source_tokens=6, lossless_text="off",
-    )  # fmt: skip
+        template="hello {text}",
+        max_source_tokens=6,
+        lossless_text="off",
+    )
     (pair,) = data.preview
     assert pair["source"]["text"] == "hello the <unk>x</s>"
     assert pair["source"]["pieces"][0] == "▁hello"
@@ -175,7 +247,12 @@ def test_the_same_data_and_settings_are_not_prepared_twice(write: Write, prepare
     test = write("t.jsonl", rows_of(5, first=90))
     assert prepared(moved).reused
     assert prepared(moved).fingerprint == first.fingerprint
-    for change in ({"seed": 7}, {"max_target_tokens": 9}, {"template": "{source}!"}, {"test": test}):
+    for change in (
+        {"seed": 7},
+        {"max_target_tokens": 9},
+        {"template": "{source}!"},
+        {"test": test},
+    ):
         changed = prepared(path, **change)
         assert not changed.reused
         assert changed.fingerprint != first.fingerprint
@@ -183,11 +260,16 @@ def test_the_same_data_and_settings_are_not_prepared_twice(write: Write, prepare
     assert not prepared(moved).reused
 
 
-def test_same_sources_go_to_the_same_split_again(write: Write, prepared: Prepare, tmp_path: Path) -> None:
+def test_same_sources_go_to_the_same_split_again(
+    write: Write, prepared: Prepare, tmp_path: Path
+) -> None:
     held = [
         set(
             table(
-                prepared(write("a.jsonl", rows_of(n)), validation_fraction=0.2, out=tmp_path / str(n)), "validation"
+                prepared(
+                    write("a.jsonl", rows_of(n)), validation_fraction=0.2, out=tmp_path / str(n)
+                ),
+                "validation",
             ).sources()
         )
         for n in (100, 130)
@@ -212,14 +294,20 @@ def test_a_failure_leaves_nothing_behind(write: Write, prepared: Prepare, tmp_pa
 def test_a_disk_too_small_for_what_is_kept_is_told_before_tokenising(
     write: Write, prepared: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    long = "".join(json.dumps({"source": f"cat {n} {'x' * 1000}", "target": "good"}) + "\n" for n in range(200))
+    long = "".join(
+        json.dumps({"source": f"cat {n} {'x' * 1000}", "target": "good"}) + "\n" for n in range(200)
+    )
     path = write("a.jsonl", long)
 
     def prepared_with(free: int) -> PreparedDataset:
-        monkeypatch.setattr("lora_s2s.files.shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+        monkeypatch.setattr(
+            "lora_s2s.files.shutil.disk_usage", lambda _: SimpleNamespace(free=free)
+        )
         return prepared(path)
 
-    with pytest.raises(ResourceError, match=r"out of disk space: 0\.\d MiB are needed, 0\.1 MiB are free") as told:
+    with pytest.raises(
+        ResourceError, match=r"out of disk space: 0\.\d MiB are needed, 0\.1 MiB are free"
+    ) as told:
         prepared_with(100_000)
     assert told.value.where == str(tmp_path)
     assert [child.name for child in tmp_path.iterdir()] == ["a.jsonl"]
@@ -233,7 +321,9 @@ def some_bad(good: int, bad: int) -> str:
 
 
 @pytest.mark.parametrize(("good", "bad"), [(99, 1), (396, 4), (3, 0)])
-def test_up_to_one_row_in_a_hundred_may_be_unusable(good: int, bad: int, write: Write, prepare_as_is: Prepare) -> None:
+def test_up_to_one_row_in_a_hundred_may_be_unusable(
+    good: int, bad: int, write: Write, prepare_as_is: Prepare
+) -> None:
     rows = prepare_as_is(write("a.jsonl", some_bad(good, bad))).report["rows"]
     assert (rows["kept"], rows["rejected"]) == (good, bad)
 
@@ -249,14 +339,16 @@ def test_more_is_refused_with_a_limit_that_works(
         prepare_as_is(path)
     total = good + bad
     assert caught.value.message == (
-        f"{bad} of {total} rows cannot be used, more than data.max_rejected=0.01: {bad} × not valid JSON"
+        f"{bad} of {total} rows cannot be used, more than data.max_rejected=0.01: {bad} × not "
+        "valid JSON"
     )
     assert caught.value.hint == (
         "fix these lines: each is one JSON object, its keys and texts in double quotes; "
         f"or allow more: --set data.max_rejected={allowed}"
     )
     shown = [
-        f"{path}:{good + n} not valid JSON: Expecting value at column 1 (broken)" for n in range(1, min(bad, 3) + 1)
+        f"{path}:{good + n} not valid JSON: Expecting value at column 1 (broken)"
+        for n in range(1, min(bad, 3) + 1)
     ]
     assert caught.value.where == "; ".join(shown)
     assert [child.name for child in tmp_path.iterdir()] == ["a.jsonl"]
@@ -268,18 +360,30 @@ def test_more_rows_too_long_than_may_be_rejected_end_it(
     long: int, allowed: str, write: Write, prepare_as_is: Prepare, tmp_path: Path
 ) -> None:
     path = write("a.jsonl", rows_of(10) + rows_of(long, target="good good good good {}", first=50))
-    with pytest.raises(DataError, match=f"{long} of {10 + long} rows .* longer than data.max_target_tokens=5$") as no:
+    with pytest.raises(
+        DataError, match=f"{long} of {10 + long} rows .* longer than data.max_target_tokens=5$"
+    ) as no:
         prepare_as_is(path, max_target_tokens=5)
     hint = str(no.value.hint)
     assert hint.startswith("--set data.max_target_tokens=32 keeps")
     assert hint.endswith(f"data.max_rejected={allowed} leaves them out")
     assert [child.name for child in tmp_path.iterdir()] == ["a.jsonl"]
-    assert prepare_as_is(path, max_target_tokens=5, max_rejected=float(allowed)).report["rows"]["rejected"] == long
-    assert prepare_as_is(path, max_target_tokens=5, long_targets="cut").report["truncated"]["target"] == long
+    assert (
+        prepare_as_is(path, max_target_tokens=5, max_rejected=float(allowed)).report["rows"][
+            "rejected"
+        ]
+        == long
+    )
+    assert (
+        prepare_as_is(path, max_target_tokens=5, long_targets="cut").report["truncated"]["target"]
+        == long
+    )
     assert prepare_as_is(path).report["rows"]["rejected"] == 0
 
 
-def test_strict_stops_at_the_first_bad_row(write: Write, prepare_as_is: Prepare, tmp_path: Path) -> None:
+def test_strict_stops_at_the_first_bad_row(
+    write: Write, prepare_as_is: Prepare, tmp_path: Path
+) -> None:
     path = write("a.jsonl", rows_of(500) + '{"source": "a", "target": " "}\nbroken\n')
     with pytest.raises(DataError, match="a row cannot be used: empty target") as caught:
         prepare_as_is(path, strict=True)
@@ -311,7 +415,9 @@ def test_a_folder_whose_files_name_their_splits_gives_all_three(
     assert whole.report["splits"] == {"train": 25, "validation": 1}
 
 
-def test_a_files_weight_repeats_its_rows_or_sets_some_aside(write: Write, prepared: Prepare) -> None:
+def test_a_files_weight_repeats_its_rows_or_sets_some_aside(
+    write: Write, prepared: Prepare
+) -> None:
     twice, half = write("a.jsonl", rows_of(100)), write("b.jsonl", rows_of(200, first=1000))
     data = prepared([f"{twice}@2", f"{half}@0.5"], validation_fraction=0.1)
     report = data.report
@@ -322,7 +428,10 @@ def test_a_files_weight_repeats_its_rows_or_sets_some_aside(write: Write, prepar
     train, held = table(data, "train").sources(), table(data, "validation").sources()
     assert len(held) == len(set(held)) == report["splits"]["validation"]
     counts = {source: train.count(source) for source in train}
-    assert {int(source.split()[1]) < 1000: count for source, count in counts.items()} == {True: 2, False: 1}
+    assert {int(source.split()[1]) < 1000: count for source, count in counts.items()} == {
+        True: 2,
+        False: 1,
+    }
     assert len(counts) + len(held) + aside == 300
     assert not set(train) & set(held)
     plain = prepared([twice, half], validation_fraction=0.1)
@@ -336,21 +445,32 @@ def test_files_of_different_formats_and_columns_mix(write: Write, prepared: Prep
     array = write("c.json", '[{"instruction": "hello", "input": "", "output": "good"}]')
     data = prepared([csv, lines, array], validation_fraction=0)
     assert data.train.sources() == ["the cat", "cat 0", "cat 1", "hello"]
-    assert [Path(where).name for where in data.train.origins()] == ["a.csv:2", "b.jsonl:1", "b.jsonl:2", "c.json:1"]
+    assert [Path(where).name for where in data.train.origins()] == [
+        "a.csv:2",
+        "b.jsonl:1",
+        "b.jsonl:2",
+        "c.json:1",
+    ]
 
 
-def test_each_class_has_a_row_in_validation_and_classes_are_counted(write: Write, prepared: Prepare) -> None:
+def test_each_class_has_a_row_in_validation_and_classes_are_counted(
+    write: Write, prepared: Prepare
+) -> None:
     kinds = ["good"] * 300 + ["sat"] * 6 + ["hello"] * 2
     rows = [json.dumps({"source": f"cat {n}", "target": kind}) for n, kind in enumerate(kinds)]
     data = prepared(write("a.jsonl", "\n".join(rows)), validation_fraction=0.02)
     held = table(data, "validation").targets()
     assert set(held) == {"good", "sat", "hello"}
-    assert data.report["classes"] == {kind: kinds.count(kind) - held.count(kind) for kind in ("good", "sat", "hello")}
+    assert data.report["classes"] == {
+        kind: kinds.count(kind) - held.count(kind) for kind in ("good", "sat", "hello")
+    }
     assert any("one target makes up 9" in sentence for sentence in data.report["advice"])
     assert "<td>hello</td><td>1</td>" in (data.path / "report.html").read_text()
 
 
-def test_pairs_alike_and_targets_that_stand_in_their_source_are_counted(write: Write, prepared: Prepare) -> None:
+def test_pairs_alike_and_targets_that_stand_in_their_source_are_counted(
+    write: Write, prepared: Prepare
+) -> None:
     pairs = [
         ("The cat", "sat."),
         ("the  cat!", "Sat"),
@@ -434,7 +554,9 @@ def test_text_with_controls_and_surrogates_survives(write: Write, prepared: Prep
         {"source": "x", "target": "\ud800"},
         {"source": "y", "target": "z"},
     ]
-    data = prepared(write("a.jsonl", "".join(json.dumps(row) + "\n" for row in rows)), validation_fraction=0)
+    data = prepared(
+        write("a.jsonl", "".join(json.dumps(row) + "\n" for row in rows)), validation_fraction=0
+    )
     assert table(data, "train").sources() == ["a\x1b[31m", "y"]
     assert table(data, "train").targets() == ["[/b]\x01", "z"]
     assert rejected(data) == [("target is not valid Unicode", 2)]
@@ -446,7 +568,9 @@ def test_no_training_data_at_all_is_said(nothing: Any, prepared: Prepare, write:
         prepared(nothing, test=write("a.jsonl", rows_of(3)))
 
 
-def test_rows_that_the_table_marks_as_test_never_train(write: Write, prepare_as_is: Prepare, tmp_path: Path) -> None:
+def test_rows_that_the_table_marks_as_test_never_train(
+    write: Write, prepare_as_is: Prepare, tmp_path: Path
+) -> None:
     marks = ["train"] * 6 + ["dev"] * 2 + ["test"] * 3
     rows = [{"source": f"s{n}", "target": f"t{n}", "split": mark} for n, mark in enumerate(marks)]
     path = write("a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
@@ -459,12 +583,16 @@ def test_rows_that_the_table_marks_as_test_never_train(write: Write, prepare_as_
     other = write("b.jsonl", json.dumps({"source": "x", "target": "y"}) + "\n")
     prepared = prepare_as_is(path, test=other)
     assert prepared.report["splits"] == {"train": 6, "validation": 2, "test": 1}
-    assert prepared.report["rows"]["by_reason"] == {"row of the test split, which has data of its own": 3}
+    assert prepared.report["rows"]["by_reason"] == {
+        "row of the test split, which has data of its own": 3
+    }
 
 
 def test_a_part_of_a_validation_file(write: Write, prepare_as_is: Prepare) -> None:
     def lines(name: str, count: int) -> str:
-        return "".join(json.dumps({"source": f"{name} {n}", "target": f"t{n}"}) + "\n" for n in range(count))
+        return "".join(
+            json.dumps({"source": f"{name} {n}", "target": f"t{n}"}) + "\n" for n in range(count)
+        )
 
     path, dev = write("a.jsonl", lines("a", 40)), write("dev.jsonl", lines("dev", 400))
     for weight, least, most in (("0.25", 70, 130), ("0.5", 160, 240), ("3", 400, 400)):

@@ -25,11 +25,22 @@ Build = Callable[..., PreparedDataset]
 
 @pytest.fixture
 def prepared(write: Write, tmp_path: Path) -> Build:
-    """Prepares (source, target) pairs for the bundled base; sources get a number that tells them apart."""
+    """Prepares (source, target) pairs for the bundled base; sources get a number that tells them
+    apart.
+    """
 
     def build(*pairs: tuple[str, str], **settings: Any) -> PreparedDataset:
-        rows = "".join(json.dumps({"source": f"{one} {n}", "target": two}) + "\n" for n, (one, two) in enumerate(pairs))
-        given = {"model_name": "demo", "out": tmp_path / "out", "validation_fraction": 0.0, "previews": 1, **settings}
+        rows = "".join(
+            json.dumps({"source": f"{one} {n}", "target": two}) + "\n"
+            for n, (one, two) in enumerate(pairs)
+        )
+        given = {
+            "model_name": "demo",
+            "out": tmp_path / "out",
+            "validation_fraction": 0.0,
+            "previews": 1,
+            **settings,
+        }
         return prepare(train=write("a.jsonl", rows), **given)
 
     return build
@@ -40,7 +51,11 @@ class Page(HTMLParser):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.tags, self.texts, self.attributes = set[str](), list[str](), dict[str, list[str | None]]()
+        self.tags, self.texts, self.attributes = (
+            set[str](),
+            list[str](),
+            dict[str, list[str | None]](),
+        )
         self.html = path.read_text(encoding="utf-8")
         self.feed(self.html)
 
@@ -72,12 +87,24 @@ EVIL = [
 
 def test_text_from_data_is_shown_and_never_part_of_the_page(prepared: Build) -> None:
     # Few targets, each often: they are listed as classes too.
-    data = prepared(*[(f"<script>{evil}", evil) for evil in EVIL * 12], previews=60, lossless_text="on")
+    data = prepared(
+        *[(f"<script>{evil}", evil) for evil in EVIL * 12], previews=60, lossless_text="on"
+    )
     page = page_of(data)
     assert page.tags <= set(
-        "html head meta title style body main h1 h2 p section table thead tbody tr th td dl div dt dd b i".split()
+        "html head meta title style body main h1 h2 p section table thead tbody tr th td dl div "
+        "dt dd b i".split()
     )
-    assert set(page.attributes) <= {"lang", "charset", "http-equiv", "content", "name", "class", "style", "title"}
+    assert set(page.attributes) <= {
+        "lang",
+        "charset",
+        "http-equiv",
+        "content",
+        "name",
+        "class",
+        "style",
+        "title",
+    }
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", page.html)
     for shown in (
         "<script>alert(1)</script>",
@@ -106,14 +133,19 @@ def test_pieces_are_shown_with_what_spare_rows_carry_and_where_the_loss_is(prepa
     assert pair["target"]["text"] == "{\n  世界}</s>"
     pieces = pair["target"]["pieces"]
     assert [piece for piece in pieces if piece != "▁"] == ["{", "\n", "  ", "世", "界", "}", "</s>"]
-    assert not re.search("[\ufdd0-\ufdef]", json.dumps(data.manifest["preview"], ensure_ascii=False))
+    assert not re.search(
+        "[\ufdd0-\ufdef]", json.dumps(data.manifest["preview"], ensure_ascii=False)
+    )
     page = page_of(data)
     shown = "".join(f"<b>{escape(plain(piece))}</b>" for piece in pieces)
     assert f'<p class="pieces loss">{shown}</p>' in page.html
     assert "<b>\\n</b>" in shown
     assert page.html.count('<p class="pieces">') == page.html.count('<p class="pieces loss">') == 1
     source, target = (pair[side]["tokens"] for side in ("source", "target"))
-    assert f"source: {source} tokens, no loss · target: {target} tokens, the loss is on each" in page.text
+    assert (
+        f"source: {source} tokens, no loss · target: {target} tokens, the loss is on each"
+        in page.text
+    )
 
 
 def test_a_character_carried_by_the_mark_shows_the_mark(prepared: Build) -> None:
@@ -129,17 +161,33 @@ def test_what_the_vocabulary_loses_is_listed_with_lossless_off(prepared: Build) 
     report = data.report
     assert report["lossless_text"] == []
     assert report["lost_characters"]["source"] == {
-        "count": 2, "different": 2,
+        "count": 2,
+        "different": 2,
         "characters": [
-            {"character": "<", "code": "U+003C", "name": "LESS-THAN SIGN", "count": 1, "becomes": "unknown"},
-            {"character": "ж", "code": "U+0436", "name": "CYRILLIC SMALL LETTER ZHE", "count": 1, "becomes": "unknown"},
+            {
+                "character": "<",
+                "code": "U+003C",
+                "name": "LESS-THAN SIGN",
+                "count": 1,
+                "becomes": "unknown",
+            },
+            {
+                "character": "ж",
+                "code": "U+0436",
+                "name": "CYRILLIC SMALL LETTER ZHE",
+                "count": 1,
+                "becomes": "unknown",
+            },
         ],
-    }  # fmt: skip
+    }
     target = report["lost_characters"]["target"]
     assert (target["count"], target["different"]) == (5, 4)
     assert {one["character"]: one["becomes"] for one in target["characters"]} == {
-        "²": "becomes '2'", "{": "unknown", "}": "unknown", "\n": "becomes ' '",
-    }  # fmt: skip
+        "²": "becomes '2'",
+        "{": "unknown",
+        "}": "unknown",
+        "\n": "becomes ' '",
+    }
     assert report["lost_runs_of_spaces"] == {"source": 1, "target": 2}
     assert report["advice"] == [
         "the targets lose 5 characters this vocabulary lacks ('²' '\\n' '{' '}'): "
@@ -156,7 +204,11 @@ def test_what_the_vocabulary_loses_is_listed_with_lossless_off(prepared: Build) 
 def test_with_lossless_on_nothing_is_lost(prepared: Build) -> None:
     data = prepared(("a<b  c", "{x}\ny  z"), ("ж", "²  ²"), lossless_text="on")
     report = data.report
-    assert report["lost_characters"]["target"]["count"] == report["lost_characters"]["source"]["count"] == 0
+    assert (
+        report["lost_characters"]["target"]["count"]
+        == report["lost_characters"]["source"]["count"]
+        == 0
+    )
     assert report["lost_runs_of_spaces"] == {"source": 0, "target": 0}
     assert report["unknown_tokens"] == {"source": 0, "target": 0}
     assert {"\n", "{", "ж", "²"} <= set(report["lossless_text"])
@@ -175,12 +227,20 @@ CODE = "def f(x):\n    if x < 3:\n        return {x: [1, 2]}\n"
         ([CODE] * 40, True),
         ([E2E] * 999 + ["a { b"], True),  # a row in a thousand loses a character
         ([E2E] * 1999 + ["a { b"], False),
-        (["".join(chr(0x4E00 + 41 * row + 7 * place) for place in range(30)) for row in range(40)], False),
+        (
+            [
+                "".join(chr(0x4E00 + 41 * row + 7 * place) for place in range(30))
+                for row in range(40)
+            ],
+            False,
+        ),
         (["yes  no"] * 40, False),  # spaces alone are no reason
     ],
     ids=["sentences", "code", "one in a thousand", "one in two thousand", "Chinese", "spaces"],
 )
-def test_auto_carries_characters_where_that_saves_most_of_them(targets: list[str], on: bool, prepared: Build) -> None:
+def test_auto_carries_characters_where_that_saves_most_of_them(
+    targets: list[str], on: bool, prepared: Build
+) -> None:
     data = prepared(*[("name", target) for target in targets])
     assert bool(data.report["lossless_text"]) == on
     if not on and targets[0] != E2E and "yes" not in targets[0]:
@@ -188,14 +248,21 @@ def test_auto_carries_characters_where_that_saves_most_of_them(targets: list[str
         assert "this vocabulary lacks" in data.report["advice"][0]
 
 
-def test_on_is_refused_for_a_base_without_spare_rows(write: Write, tokenizer_folder: Path, tmp_path: Path) -> None:
+def test_on_is_refused_for_a_base_without_spare_rows(
+    write: Write, tokenizer_folder: Path, tmp_path: Path
+) -> None:
     config = tmp_path / "base"
     config.mkdir()
     for path in tokenizer_folder.iterdir():
         (config / path.name).write_bytes(path.read_bytes())
     (config / "config.json").write_text('{"model_type": "t5", "vocab_size": 100}')
     path = write("a.jsonl", '{"source": "the cat", "target": "sat"}\n')
-    settings = {"train": path, "model_name": str(config), "out": tmp_path / "out", "validation_fraction": 0.0}
+    settings = {
+        "train": path,
+        "model_name": str(config),
+        "out": tmp_path / "out",
+        "validation_fraction": 0.0,
+    }
     with pytest.raises(
         UsageError, match=r"data.lossless_text is on, but the base has \d spare rows of at least 12"
     ) as no:
@@ -209,65 +276,130 @@ def report_of(**changes: Any) -> dict[str, Any]:
     """A report that calls for no advice."""
     none = {"count": 0, "different": 0, "characters": []}
     plain: dict[str, Any] = {
-        "rows": {"kept": 1000}, "splits": {"train": 1000}, "near_duplicates": 0, "target_in_source": 0.0, "classes": {},
-        "identical": 0, "near_leaks": 0, "labels": {},
-        "longer_than": {"source": {}, "target": {}}, "suggested": {"max_source_tokens": 64, "max_target_tokens": 32},
-        "source_tokens": {"max": 60}, "target_tokens": {"max": 30}, "lossless_text": [],
+        "rows": {"kept": 1000},
+        "splits": {"train": 1000},
+        "near_duplicates": 0,
+        "target_in_source": 0.0,
+        "classes": {},
+        "identical": 0,
+        "near_leaks": 0,
+        "labels": {},
+        "longer_than": {"source": {}, "target": {}},
+        "suggested": {"max_source_tokens": 64, "max_target_tokens": 32},
+        "source_tokens": {"max": 60},
+        "target_tokens": {"max": 30},
+        "lossless_text": [],
         "lost_characters": {"source": none, "target": none},
-    }  # fmt: skip
+    }
     return plain | changes
 
 
 def lost(*characters: str, each: int = 1) -> dict[str, Any]:
     listed = [{"character": one} for one in characters]
-    return {"target": {"count": each * len(listed), "different": len(listed), "characters": listed},
-            "source": {"count": 0, "different": 0, "characters": []}}  # fmt: skip
+    return {
+        "target": {"count": each * len(listed), "different": len(listed), "characters": listed},
+        "source": {"count": 0, "different": 0, "characters": []},
+    }
 
 
 OTHERS = "a base that reads bytes (google/byt5-small) or more scripts (google/mt5-small) holds"
 LONG: dict[str, Any] = {
-    "source_tokens": {"max": 2000}, "longer_than": {"source": {"512": 0.0321}, "target": {}},
+    "source_tokens": {"max": 2000},
+    "longer_than": {"source": {"512": 0.0321}, "target": {}},
     "suggested": {"max_source_tokens": 1024, "max_target_tokens": 32},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(
     ("changes", "spare", "said"),
     [
         ({}, True, None),
-        (LONG, True, "3.2% of the sources are longer than 512 tokens: --set data.max_source_tokens=1024 spares most"),
-        ({"near_duplicates": 11}, True, "11 pairs differ from another in case, spaces or punctuation only"),
-        ({"near_duplicates": 1, "rows": {"kept": 9}}, True,
-         "1 pair differs from another in case, spaces or punctuation only"),
+        (
+            LONG,
+            True,
+            "3.2% of the sources are longer than 512 tokens: --set data.max_source_tokens=1024 "
+            "spares most",
+        ),
+        (
+            {"near_duplicates": 11},
+            True,
+            "11 pairs differ from another in case, spaces or punctuation only",
+        ),
+        (
+            {"near_duplicates": 1, "rows": {"kept": 9}},
+            True,
+            "1 pair differs from another in case, spaces or punctuation only",
+        ),
         ({"near_duplicates": 10}, True, None),
         ({"target_in_source": 0.62}, True, None),  # extractive answers
         ({"identical": 10}, True, None),
-        ({"identical": 120}, True, "12% of the targets equal their source: is copying what is meant?"),
-        ({"near_leaks": 7, "splits": {"train": 930, "validation": 70}}, True,
-         "7 held-out rows (10%) with a source that stands in train but for case, spaces or punctuation: "
-         "scores may flatter"),
-        ({"classes": {"a": 500, "b": 480, "c": 20}, "labels": {"count": 3, "most": 500, "least": 20}}, True,
-         "3 labels, the commonest in 500 rows, the rarest in 20 rows: compare macro-F1, not accuracy alone"),
-        ({"classes": {"a": 500, "b": 475, "c": 25}, "labels": {"count": 3, "most": 500, "least": 25}}, True, None),
-        ({**LONG, "suggested_bytes": {"source": 140e9}}, True,
-         "3.2% of the sources are longer than 512 tokens; 1,024 would spare most, but training on one such row takes "
-         "about 140 GB: cut the texts into parts, a row each, or take a base for long inputs "
-         "(google/long-t5-tglobal-base)"),
+        (
+            {"identical": 120},
+            True,
+            "12% of the targets equal their source: is copying what is meant?",
+        ),
+        (
+            {"near_leaks": 7, "splits": {"train": 930, "validation": 70}},
+            True,
+            "7 held-out rows (10%) with a source that stands in train but for case, spaces or "
+            "punctuation: scores may flatter",
+        ),
+        (
+            {
+                "classes": {"a": 500, "b": 480, "c": 20},
+                "labels": {"count": 3, "most": 500, "least": 20},
+            },
+            True,
+            "3 labels, the commonest in 500 rows, the rarest in 20 rows: compare macro-F1, not "
+            "accuracy alone",
+        ),
+        (
+            {
+                "classes": {"a": 500, "b": 475, "c": 25},
+                "labels": {"count": 3, "most": 500, "least": 25},
+            },
+            True,
+            None,
+        ),
+        (
+            {**LONG, "suggested_bytes": {"source": 140e9}},
+            True,
+            "3.2% of the sources are longer than 512 tokens; 1,024 would spare most, but training "
+            "on one such row takes about 140 GB: cut the texts into parts, a row each, or take a "
+            "base for long inputs (google/long-t5-tglobal-base)",
+        ),
         ({"classes": {"yes": 940, "no": 60}}, True, "one target makes up 94% of the training rows"),
         ({"classes": {"yes": 900, "no": 100}}, True, None),
-        ({"lost_characters": lost("{")}, True,
-         "the targets lose 1 character this vocabulary lacks ('{'): --set data.lossless_text=on carries it"),
-        ({"lost_characters": lost("{", each=2)}, True,
-         "the targets lose 2 characters this vocabulary lacks ('{'): --set data.lossless_text=on carries it"),
-        ({"lost_characters": lost("{", "}")}, True,
-         "the targets lose 2 characters this vocabulary lacks ('{' '}'): "
-         "--set data.lossless_text=on carries the most frequent of them"),
-        ({"lost_characters": lost("世")}, False,
-         f"the targets lose 1 character this vocabulary lacks ('世'); {OTHERS} it"),
-        ({"lost_characters": lost("世", "界", each=600), "lossless_text": ["\n"]}, True,
-         f"the targets lose 1,200 characters this vocabulary lacks ('世' '界'); {OTHERS} them"),
+        (
+            {"lost_characters": lost("{")},
+            True,
+            "the targets lose 1 character this vocabulary lacks ('{'): --set "
+            "data.lossless_text=on carries it",
+        ),
+        (
+            {"lost_characters": lost("{", each=2)},
+            True,
+            "the targets lose 2 characters this vocabulary lacks ('{'): --set "
+            "data.lossless_text=on carries it",
+        ),
+        (
+            {"lost_characters": lost("{", "}")},
+            True,
+            "the targets lose 2 characters this vocabulary lacks ('{' '}'): "
+            "--set data.lossless_text=on carries the most frequent of them",
+        ),
+        (
+            {"lost_characters": lost("世")},
+            False,
+            f"the targets lose 1 character this vocabulary lacks ('世'); {OTHERS} it",
+        ),
+        (
+            {"lost_characters": lost("世", "界", each=600), "lossless_text": ["\n"]},
+            True,
+            f"the targets lose 1,200 characters this vocabulary lacks ('世' '界'); {OTHERS} them",
+        ),
     ],
-)  # fmt: skip
+)
 def test_advice_word_for_word(changes: dict[str, Any], spare: bool, said: str | None) -> None:
     assert advice(report_of(**changes), LIMITS, spare=spare) == ([] if said is None else [said])
 
@@ -275,4 +407,7 @@ def test_advice_word_for_word(changes: dict[str, Any], spare: bool, said: str | 
 def test_a_limit_that_nothing_exceeds_needs_no_advice() -> None:
     # The listed limit that suits the data lies above the user's own, which suits it as well.
     assert advice(report_of(), {"max_source_tokens": 60, "max_target_tokens": 30}, spare=True) == []
-    assert len(advice(report_of(), {"max_source_tokens": 59, "max_target_tokens": 29}, spare=True)) == 2
+    assert (
+        len(advice(report_of(), {"max_source_tokens": 59, "max_target_tokens": 29}, spare=True))
+        == 2
+    )

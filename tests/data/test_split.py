@@ -1,4 +1,6 @@
-"""Splits by source: stable, disjoint, about as large as asked, a row of every class; duplicates, leaks, weights."""
+"""Splits by source: stable, disjoint, about as large as asked, a row of every class; duplicates,
+leaks, weights.
+"""
 
 from __future__ import annotations
 
@@ -30,19 +32,26 @@ def pairs(*texts: str, weight: float = 1.0) -> list[Example]:
 
 def decided(*splits: list[Example], fraction: float = 0.05, seed: int = 1) -> Decisions:
     return decide(
-        joined([keys_of(rows, [split] * len(rows), seed) for split, rows in enumerate(splits) if rows]), fraction
+        joined(
+            [keys_of(rows, [split] * len(rows), seed) for split, rows in enumerate(splits) if rows]
+        ),
+        fraction,
     )
 
 
 def held_out(sources: list[str], fraction: float = 0.05, seed: int = 1) -> set[str]:
-    code = decided([Example(source, f"to {source}", "a:1") for source in sources], fraction=fraction, seed=seed).code
+    code = decided(
+        [Example(source, f"to {source}", "a:1") for source in sources], fraction=fraction, seed=seed
+    ).code
     return {source for source, chosen in zip(sources, code == VALIDATION, strict=True) if chosen}
 
 
 def test_about_the_fraction_and_stable_when_rows_are_added() -> None:
     chosen = held_out(SOURCES)
     assert 0.035 < len(chosen) / len(SOURCES) < 0.065
-    assert held_out([*SOURCES, *(f"new {number}" for number in range(999))]) & set(SOURCES) == chosen
+    assert (
+        held_out([*SOURCES, *(f"new {number}" for number in range(999))]) & set(SOURCES) == chosen
+    )
     assert held_out(SOURCES[::-1]) == chosen
     assert held_out(SOURCES, seed=2) != chosen
     assert chosen < held_out(SOURCES, 0.1)
@@ -79,7 +88,16 @@ def test_every_class_has_a_row_held_out_where_targets_are_few() -> None:
 
 def test_duplicates_are_exact_pairs_of_train_the_first_one_stays() -> None:
     code = decided(pairs("a/b", "a/c", "a/b", "A/b", "a/b", "c/b"), pairs("v/x", "v/x")).code
-    assert code.tolist() == [TRAIN, TRAIN, DUPLICATE, TRAIN, DUPLICATE, TRAIN, VALIDATION, VALIDATION]
+    assert code.tolist() == [
+        TRAIN,
+        TRAIN,
+        DUPLICATE,
+        TRAIN,
+        DUPLICATE,
+        TRAIN,
+        VALIDATION,
+        VALIDATION,
+    ]
 
 
 def test_what_is_held_out_leaves_train() -> None:
@@ -90,7 +108,9 @@ def test_what_is_held_out_leaves_train() -> None:
 
 def test_a_weight_repeats_rows_or_sets_some_aside() -> None:
     names = [f"{n}/{n}" for n in range(2000)]
-    half, twice, plain = (decided(pairs(*names, weight=weight), fraction=0) for weight in (0.5, 2.0, 1.0))
+    half, twice, plain = (
+        decided(pairs(*names, weight=weight), fraction=0) for weight in (0.5, 2.0, 1.0)
+    )
     assert 900 < (half.code == SET_ASIDE).sum() < 1100
     assert set(half.copies[half.code == TRAIN].tolist()) == {1}
     assert set(twice.copies.tolist()) == {2}

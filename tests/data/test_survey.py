@@ -11,9 +11,12 @@ from lora_s2s.data.characters import Characters
 from lora_s2s.data.survey import Tally, guess_language, histogram, tokens_report
 
 TEXTS = {
-    "en": "The committee said that it is open to questions and that you have this week to send them.",
-    "de": "Der Ausschuss ist nicht bereit, die Frage mit den Mitgliedern zu klären, und das ist schade.",
-    "fr": "Le conseil est d'avis que les questions ne sont pas dans le programme pour une raison simple.",
+    "en": "The committee said that it is open to questions and that you have this week to send "
+    "them.",
+    "de": "Der Ausschuss ist nicht bereit, die Frage mit den Mitgliedern zu klären, und das ist "
+    "schade.",
+    "fr": "Le conseil est d'avis que les questions ne sont pas dans le programme pour une raison "
+    "simple.",
     "es": "El comité dice que las preguntas son para los miembros con una copia del informe.",
     "ja": "委員会は来週の会議で新しい質問に答える予定です。",
     "zh": "委员会将在下周的会议上回答新的问题，欢迎大家参加。",
@@ -53,8 +56,9 @@ def test_lengths_are_told_exactly() -> None:
     assert report["source_tokens"] == {"p50": 30, "p90": 30, "p95": 30, "p99": 64, "max": 200}
     assert report["target_tokens"] == {"p50": 501, "p90": 901, "p95": 951, "p99": 991, "max": 1001}
     assert report["longer_than"]["source"] == {
-        "32": round(11 / 1001, 6), **dict.fromkeys(("64", "96", "128", "192"), round(10 / 1001, 6)),
-    }  # fmt: skip
+        "32": round(11 / 1001, 6),
+        **dict.fromkeys(("64", "96", "128", "192"), round(10 / 1001, 6)),
+    }
     assert report["longer_than"]["target"]["512"] == round(489 / 1001, 6)
     assert max(map(int, report["longer_than"]["target"])) == 768  # none is longer than 1,024
     # A limit spares 99 of 100 sources and 999 of 1,000 targets a cut.

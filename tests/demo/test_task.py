@@ -26,7 +26,10 @@ def test_splits_share_no_message_and_no_surname() -> None:
     pairs = {split: examples(split) for split in SIZES}
     for left, right in (("train", "validation"), ("train", "test"), ("validation", "test")):
         assert not {source for source, _ in pairs[left]} & {source for source, _ in pairs[right]}
-        surnames = [{target.split(" | ")[0].split()[-1] for _, target in pairs[split]} for split in (left, right)]
+        surnames = [
+            {target.split(" | ")[0].split()[-1] for _, target in pairs[split]}
+            for split in (left, right)
+        ]
         assert not surnames[0] & surnames[1]
 
 
@@ -42,7 +45,10 @@ def test_every_record_is_clean_and_its_name_and_phone_stand_in_the_message() -> 
 
 def test_a_record_reads_as_documented() -> None:
     booking = Booking("Marta Quillfeather", 4, "Friday", 19 * 60 + 30, "555-0142")
-    assert booking.record() == "name: Marta Quillfeather | people: 4 | day: Friday | time: 19:30 | phone: 555-0142"
+    assert (
+        booking.record()
+        == "name: Marta Quillfeather | people: 4 | day: Friday | time: 19:30 | phone: 555-0142"
+    )
 
 
 def test_an_unknown_split_is_named() -> None:

@@ -13,7 +13,13 @@ import pytest
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.evaluation import evaluate as room
 from lora_s2s.evaluation.choice import choose_metrics
-from lora_s2s.evaluation.evaluate import Evaluation, evaluate, group_references, record_scores, sample_places
+from lora_s2s.evaluation.evaluate import (
+    Evaluation,
+    evaluate,
+    group_references,
+    record_scores,
+    sample_places,
+)
 from lora_s2s.inference.decode import DecodingSettings, Prediction
 
 SETTINGS = DecodingSettings(max_new_tokens=9)
@@ -26,7 +32,9 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Decoding replaced by a look-up in the predictor; returns the settings it was called with."""
     asked: list[Any] = []
 
-    def decode(predictor: Any, sources: Sequence[str], settings: DecodingSettings, progress: Any) -> list[Prediction]:
+    def decode(
+        predictor: Any, sources: Sequence[str], settings: DecodingSettings, progress: Any
+    ) -> list[Prediction]:
         asked.append(settings)
         if progress is not None:
             progress(len(sources), len(sources))
@@ -42,8 +50,14 @@ def model(*answers: str) -> Any:
 
 
 def evaluated(**changes: Any) -> Evaluation:
-    given = {"metrics": ["exact_match", "bleu"], "settings": SETTINGS, "baseline": model("?", "B 2", "?", "?…")}
-    return evaluate(model("A one", "B 2", "C three", "no…"), SOURCES, REFERENCES, **{**given, **changes})
+    given = {
+        "metrics": ["exact_match", "bleu"],
+        "settings": SETTINGS,
+        "baseline": model("?", "B 2", "?", "?…"),
+    }
+    return evaluate(
+        model("A one", "B 2", "C three", "no…"), SOURCES, REFERENCES, **{**given, **changes}
+    )
 
 
 def test_references_are_grouped_in_order_of_first_appearance() -> None:
@@ -61,11 +75,15 @@ def test_scores_baseline_and_difference() -> None:
     assert found.baseline["exact_match"].value == 25.0
     assert found.difference is not None
     assert found.difference["exact_match"].value == 50.0
-    assert found.difference["bleu"].value == found.metrics["bleu"].value - found.baseline["bleu"].value
+    assert (
+        found.difference["bleu"].value == found.metrics["bleu"].value - found.baseline["bleu"].value
+    )
 
 
 def test_json_is_the_contracts(tmp_path: Path) -> None:
-    found = json.loads(json.dumps(evaluated().to_json(tmp_path / "predictions.jsonl"), allow_nan=False))
+    found = json.loads(
+        json.dumps(evaluated().to_json(tmp_path / "predictions.jsonl"), allow_nan=False)
+    )
     assert found["n"] == 4
     assert found["predictions"] == str(tmp_path / "predictions.jsonl")
     for part in ("metrics", "baseline"):
@@ -89,7 +107,9 @@ def test_a_limit_takes_a_sample_in_order_and_always_the_same() -> None:
     places = sample_places(240, 60)
     assert places == sorted(set(places)) == sample_places(240, 60)
     assert len(places) == 60
-    assert {place // 40 for place in places} == set(range(6))  # six labels, sorted, forty sources each
+    assert {place // 40 for place in places} == set(
+        range(6)
+    )  # six labels, sorted, forty sources each
     assert sample_places(3, 5) == sample_places(3, None) == [0, 1, 2]
     rows = evaluated(limit=3).rows
     assert [row.source for row in rows] == sorted(row.source for row in rows)
@@ -98,10 +118,18 @@ def test_a_limit_takes_a_sample_in_order_and_always_the_same() -> None:
 LABELS = ["yes"] * 12 + ["no"] * 6 + ["maybe"] * 3
 
 
-def notes(answers: Sequence[str], references: Sequence[str], *, base: Sequence[str] | None = None) -> str:
-    """The notes on answers to as many sources, one reference each; an answer that ends in … met the limit."""
+def notes(
+    answers: Sequence[str], references: Sequence[str], *, base: Sequence[str] | None = None
+) -> str:
+    """The notes on answers to as many sources, one reference each; an answer that ends in … met the
+    limit.
+    """
     sources = [f"source {place}" for place in range(len(answers))]
-    models = [SimpleNamespace(answers=dict(zip(sources, texts, strict=True))) for texts in (answers, base) if texts]
+    models = [
+        SimpleNamespace(answers=dict(zip(sources, texts, strict=True)))
+        for texts in (answers, base)
+        if texts
+    ]
     baseline: Any = models[1] if base else None
     found = evaluate(
         cast(Any, models[0]),
@@ -118,7 +146,10 @@ def notes(answers: Sequence[str], references: Sequence[str], *, base: Sequence[s
 def test_notes_name_labels_that_are_never_answered_and_a_score_below_the_majority() -> None:
     told = notes(["no"] * 18 + ["perhaps", "maybe so", "no"], LABELS)
     assert "2 of 3 labels are never answered: 'yes' (12 sources), 'maybe' (3 sources)" in told
-    assert "28.6 % of answers are right: below the 57.1 % that always answering 'yes' would give" in told
+    assert (
+        "28.6 % of answers are right: below the 57.1 % that always answering 'yes' would give"
+        in told
+    )
     assert "2 of 21 answers are none of the labels, such as 'perhaps'" in told
     assert "macro_f1 is rough: 1 of 3 labels have fewer than 5 sources" in told
     constant = notes(["yes"] * 21, LABELS)
@@ -132,12 +163,17 @@ def test_notes_on_answers_scores_and_samples() -> None:
     truth = [f"text {place}" for place in range(30)]
     told = notes([*truth[:1], *[f"wrong {place}…" for place in range(29)]], truth)
     assert "exact_match is 3.33 of 100, near zero" in told
-    assert "29 of 30 answers were cut: they met the length limit, evaluation.max_new_tokens=9" in told
+    assert (
+        "29 of 30 answers were cut: they met the length limit, evaluation.max_new_tokens=9" in told
+    )
     assert notes(truth, truth) == ""
     assert notes([*truth[:29], " "], truth) == "1 of 30 answers are empty"
     assert "the base gives the same answers to all 30 sources" in notes(truth, truth, base=truth)
     few = notes(truth[:4], truth[:4], base=["x"] * 4)
-    assert "4 sources, fewer than 20; no p-value below 0.12 is possible, so no difference can be significant" in few
+    assert (
+        "4 sources, fewer than 20; no p-value below 0.12 is possible, so no difference can be "
+        "significant" in few
+    )
     assert "p-value" not in notes(truth[:4], truth[:4])
     assert "too few sources for reliable intervals: 1 source," in notes(["a"], ["a"], base=["b"])
 
@@ -154,11 +190,20 @@ def test_labels_in_json_and_only_where_targets_are_labels() -> None:
     sources = [f"source {place}" for place in range(21)]
     answers = dict(zip(sources, ["no"] * 18 + ["perhaps"] * 3, strict=True))
     words: dict[str, Any] = {"metrics": ["exact_match"], "settings": SETTINGS}
-    found = evaluate(cast(Any, SimpleNamespace(answers=answers)), sources, [[label] for label in LABELS], **words)
+    found = evaluate(
+        cast(Any, SimpleNamespace(answers=answers)), sources, [[label] for label in LABELS], **words
+    )
     table = found.to_json()["labels"]
     assert table["never_answered"] == ["yes", "maybe"]
     assert table["other_answers"] == 3
-    expected = {"label": "no", "references": 6, "answers": 18, "precision": 33.33, "recall": 100.0, "f1": 50.0}
+    expected = {
+        "label": "no",
+        "references": 6,
+        "answers": 18,
+        "precision": 33.33,
+        "recall": 100.0,
+        "f1": 50.0,
+    }
     assert table["table"][1] == expected
     assert table["table"][0]["precision"] is None
     assert evaluated().to_json()["labels"] is None
@@ -170,18 +215,28 @@ def test_labels_in_json_and_only_where_targets_are_labels() -> None:
         ([[label] for label in LABELS], False, ["exact_match", "macro_f1"]),
         ([[f"intent_{place % 77}"] for place in range(3080)], False, ["exact_match", "macro_f1"]),
         ([["a"]] * 8 + [["b"], ["c"]], False, ["exact_match", "macro_f1"]),
-        ([["yes"]] * 40 + [[f"answer {place}"] for place in range(18)], False, ["exact_match", "token_f1"]),
+        (
+            [["yes"]] * 40 + [[f"answer {place}"] for place in range(18)],
+            False,
+            ["exact_match", "token_f1"],
+        ),
         ([[["neg", "pos"][place % 2]] for place in range(8)], True, ["exact_match", "macro_f1"]),
         ([[f"Satz {place}"] for place in range(50)], True, ["chrf", "bleu"]),
         ([[f"answer {place}"] for place in range(50)], False, ["exact_match", "token_f1", "chrf"]),
         ([[str(place // 2)] for place in range(50)], False, ["exact_match", "token_f1", "chrf"]),
-        ([[f"a long text about {place} things that goes on"] for place in range(9)], False, ["rougeL"]),
+        (
+            [[f"a long text about {place} things that goes on"] for place in range(9)],
+            False,
+            ["rougeL"],
+        ),
         ([[f"text {place}", f"other {place}"] for place in range(9)], False, ["rougeL"]),
         ([["yes"]], False, ["exact_match", "token_f1", "chrf"]),
         ([["दिन"], ["रात"]], False, ["exact_match", "token_f1", "chrf"]),
     ],
 )
-def test_metrics_are_chosen_by_the_targets(references: list[list[str]], translation: bool, expected: list[str]) -> None:
+def test_metrics_are_chosen_by_the_targets(
+    references: list[list[str]], translation: bool, expected: list[str]
+) -> None:
     choice = choose_metrics(references, translation=translation)
     assert list(choice.metrics[: len(expected)]) == expected
     assert choice.reason
@@ -203,7 +258,12 @@ def test_written_whole_and_replaced(tmp_path: Path) -> None:
     evaluated(baseline=None).write(out)
     path = evaluated().write(out)
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    assert rows[1] == {"source": "b", "references": ["B two", "B 2"], "prediction": "B 2", "baseline": "B 2"}
+    assert rows[1] == {
+        "source": "b",
+        "references": ["B two", "B 2"],
+        "prediction": "B 2",
+        "baseline": "B 2",
+    }
     assert [row["source"] for row in rows] == SOURCES
     scores = json.loads((out / "scores.json").read_text(encoding="utf-8"))
     assert scores["metrics"]["exact_match"]["value"] == 75.0
@@ -219,7 +279,9 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_scores_join_the_manifest(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text('{"format": 1, "scores": {"old": {"n": 1}}}', encoding="utf-8")
+    (tmp_path / "manifest.json").write_text(
+        '{"format": 1, "scores": {"old": {"n": 1}}}', encoding="utf-8"
+    )
     record_scores(tmp_path, "test", evaluated())
     manifest = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["format"] == 1

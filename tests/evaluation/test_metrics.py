@@ -20,7 +20,10 @@ PREDICTIONS = [
     "A very long answer that says the same the same the same thing again and again.",
 ]
 REFERENCES = [
-    ["The Vaults pub near Café Adriatic is family friendly.", "Near Café Adriatic, The Vaults welcomes families."],
+    [
+        "The Vaults pub near Café Adriatic is family friendly.",
+        "Near Café Adriatic, The Vaults welcomes families.",
+    ],
     ["The cat runs quickly."],
     ["Nothing was said.", "No answer.", "Silence"],
     ["It says the same thing again.", "An answer that goes on and on."],
@@ -52,10 +55,14 @@ SPOILT = [
 
 @pytest.mark.parametrize(("name", "scorer"), [("bleu", BLEU), ("chrf", CHRF)])
 @pytest.mark.parametrize("predictions", SPOILT)
-def test_scores_without_matches_or_long_n_grams_are_sacrebleus(name: str, scorer: type, predictions: list[str]) -> None:
+def test_scores_without_matches_or_long_n_grams_are_sacrebleus(
+    name: str, scorer: type, predictions: list[str]
+) -> None:
     references = ["the cat sat on the mat today", "a dog ran home"]
     expected = scorer().corpus_score(predictions, [references]).score
-    assert score(predictions, [[text] for text in references], [name])[name].value == pytest.approx(expected, abs=1e-9)
+    assert score(predictions, [[text] for text in references], [name])[name].value == pytest.approx(
+        expected, abs=1e-9
+    )
 
 
 @pytest.mark.parametrize(
@@ -71,8 +78,12 @@ def test_scores_without_matches_or_long_n_grams_are_sacrebleus(name: str, scorer
         ("Привет, мир!", "Привет, мир!"),
     ],
 )
-def test_an_answer_that_equals_its_reference_is_right_in_every_script(answer: str, reference: str) -> None:
-    names = [name for name in METRICS if name not in ("bleu", "rouge2")]  # these need more words than one
+def test_an_answer_that_equals_its_reference_is_right_in_every_script(
+    answer: str, reference: str
+) -> None:
+    names = [
+        name for name in METRICS if name not in ("bleu", "rouge2")
+    ]  # these need more words than one
     for name, found in score([answer], [[reference]], names).items():
         if name != "chrf" or answer == reference:
             assert found.value == pytest.approx(100.0), name
@@ -90,7 +101,9 @@ def test_an_answer_that_equals_its_reference_is_right_in_every_script(answer: st
         ("größer", "grö", 0.0),  # ASCII tokens would be gr, er and gr
     ],
 )
-def test_rouge_compares_words_or_characters_of_a_script(answer: str, reference: str, expected: float) -> None:
+def test_rouge_compares_words_or_characters_of_a_script(
+    answer: str, reference: str, expected: float
+) -> None:
     # The second reference row keeps the first one's script beyond ASCII, whatever the first holds.
     found = score([answer, "ø"], [[reference], ["ø"]], ["rouge1", "token_f1"])
     for name in ("rouge1", "token_f1"):
@@ -99,7 +112,9 @@ def test_rouge_compares_words_or_characters_of_a_script(answer: str, reference: 
 
 def test_rouge_of_ascii_references_is_rouge_scores_whatever_the_answers_hold() -> None:
     found = score(["naïve café 你好 answers"], [["naive cafe answers"]], ["rouge1"])["rouge1"]
-    direct = RougeScorer(["rouge1"], use_stemmer=True).score("naive cafe answers", "naïve café 你好 answers")
+    direct = RougeScorer(["rouge1"], use_stemmer=True).score(
+        "naive cafe answers", "naïve café 你好 answers"
+    )
     assert found.value == pytest.approx(100 * direct["rouge1"].fmeasure)
     assert "tok:a-z0-9" in found.signature
 
@@ -121,7 +136,9 @@ def test_macro_f1_by_hand() -> None:
 @pytest.mark.parametrize("count", [1, 2])
 def test_bleu_signature_counts_references(count: int) -> None:
     references = [["a b c d e"] * count, ["f g h i"] * count]
-    assert f"nrefs:{count}|" in score(["a b c d e", "f g h x"], references, ["bleu"])["bleu"].signature
+    assert (
+        f"nrefs:{count}|" in score(["a b c d e", "f g h x"], references, ["bleu"])["bleu"].signature
+    )
 
 
 @pytest.mark.parametrize("kind", ["rouge1", "rouge2", "rougeL", "rougeLsum"])
@@ -130,7 +147,9 @@ def test_rouge_is_rouge_scores_best_reference(kind: str) -> None:
     references = [*REFERENCES, ["Second line.\nFirst line was here.", "other"]]
     direct = RougeScorer([kind], use_stemmer=True)
     pairs = zip(predictions, references, strict=True)
-    best = [max(direct.score(other, text)[kind].fmeasure for other in texts) for text, texts in pairs]
+    best = [
+        max(direct.score(other, text)[kind].fmeasure for other in texts) for text, texts in pairs
+    ]
     found = score(predictions, references, [kind])[kind]
     assert found.value == pytest.approx(100 * sum(best) / len(best), abs=1e-9)
     assert "stemmer:porter" in found.signature
@@ -150,7 +169,9 @@ def test_values_by_hand() -> None:
 def test_bleu_by_hand() -> None:
     # 1-grams 4/5, 2-grams 3/4, 3-grams 2/3, 4-grams 1/2, lengths equal.
     found = score(["a b c d x"], [["a b c d e"]], ["bleu"])["bleu"]
-    assert found.value == pytest.approx(100 * math.exp(sum(map(math.log, (4 / 5, 3 / 4, 2 / 3, 1 / 2))) / 4))
+    assert found.value == pytest.approx(
+        100 * math.exp(sum(map(math.log, (4 / 5, 3 / 4, 2 / 3, 1 / 2))) / 4)
+    )
 
 
 @pytest.mark.parametrize("name", sorted(METRICS))
@@ -159,8 +180,11 @@ def test_bounds_and_order_of_references(name: str) -> None:
     assert score(texts, [[text] for text in texts], [name])[name].value == pytest.approx(100.0)
     worst = score(["zzz qqq"] * 3, [[text] for text in texts], [name])[name]
     assert worst.value == pytest.approx(0.0, abs=1e-9)
-    # Without the empty answer: where no reference scores, sacrebleu's chrF counts the length of the first.
-    answers, references = zip(*[pair for pair in zip(PREDICTIONS, REFERENCES, strict=True) if pair[0]], strict=True)
+    # Without the empty answer: where no reference scores, sacrebleu's chrF counts the length of the
+    # first.
+    answers, references = zip(
+        *[pair for pair in zip(PREDICTIONS, REFERENCES, strict=True) if pair[0]], strict=True
+    )
     forwards = score(answers, references, [name])[name]
     backwards = score(answers, [texts[::-1] for texts in references], [name])[name]
     assert forwards == backwards
@@ -188,7 +212,9 @@ def test_unknown_metric_names_the_nearest_and_all() -> None:
 
 
 @pytest.mark.parametrize(("predictions", "references"), [([], []), (["a"], []), (["a"], [[]])])
-def test_nothing_to_score_is_a_data_error(predictions: list[str], references: list[list[str]]) -> None:
+def test_nothing_to_score_is_a_data_error(
+    predictions: list[str], references: list[list[str]]
+) -> None:
     with pytest.raises(DataError):
         score(predictions, references, ["bleu"])
 
@@ -207,13 +233,16 @@ def test_paired_difference_value_interval_and_p() -> None:
     better, worse = measure(strong, truth, names), measure(weak, truth, names)
     found = compare(better, worse)["exact_match"]
     assert found.value == 25.0
-    # Only a quarter of the rows differ, all one way: sd of the mean difference is sqrt(.25·.75/200).
+    # Only a quarter of the rows differ, all one way: sd of the mean difference is
+    # sqrt(.25·.75/200).
     error = 100 * math.sqrt(0.25 * 0.75 / 200)
     assert found.interval == pytest.approx((25 - 1.96 * error, 25 + 1.96 * error), abs=0.8)
     # Fifty differences of one size and one sign; ties count by half from 30 sources on.
     assert found.p_value == pytest.approx(0.5 * 2 * 0.5**50)
     assert "|ci:bonett-price|test:sign-flip[exact,mid-p]|sides:2" in found.signature
-    assert "|test:paired-randomisation[10000]|seed:12345|" in compare(better, worse)["chrf"].signature
+    assert (
+        "|test:paired-randomisation[10000]|seed:12345|" in compare(better, worse)["chrf"].signature
+    )
     swapped = compare(worse, better)["chrf"]
     straight = compare(better, worse)["chrf"]
     assert swapped.value == -straight.value
@@ -224,7 +253,9 @@ def test_p_value_is_uniformish_without_a_difference() -> None:
     generator = np.random.default_rng(0)
     values = []
     for _ in range(40):
-        first, second = (["yes" if hit else "no" for hit in generator.random(60) < 0.5] for _ in range(2))
+        first, second = (
+            ["yes" if hit else "no" for hit in generator.random(60) < 0.5] for _ in range(2)
+        )
         names = ["exact_match"]
         both = [measure(texts, [["yes"]] * 60, names) for texts in (first, second)]
         values.append(compare(*both)["exact_match"].p_value)
@@ -233,8 +264,12 @@ def test_p_value_is_uniformish_without_a_difference() -> None:
 
 
 def test_ten_thousand_swaps_of_many_rows_are_quick() -> None:
-    predictions = [f"the number {index} is near the number {index % 7} today" for index in range(600)]
-    references = [[text.replace("near", "next to"), text.replace("today", "now")] for text in predictions]
+    predictions = [
+        f"the number {index} is near the number {index % 7} today" for index in range(600)
+    ]
+    references = [
+        [text.replace("near", "next to"), text.replace("today", "now")] for text in predictions
+    ]
     started = time.perf_counter()
     names = ["bleu", "chrf", "exact_match"]
     compare(*(measure(texts, references, names) for texts in (predictions, predictions[::-1])))

@@ -13,7 +13,10 @@ from lora_s2s.errors import DataError
 from lora_s2s.evaluation.plots import loss_curve
 from lora_s2s.evaluation.report import render_report, sample_rows, write_report
 
-HOSTILE = '</td><script>alert(1)</script><img src=x onerror="alert(1)"> [link](javascript:alert(1)) \x1b[31m &amp; {0}'
+HOSTILE = (
+    '</td><script>alert(1)</script><img src=x onerror="alert(1)"> [link](javascript:alert(1)) '
+    "\x1b[31m &amp; {0}"
+)
 SCORE = {"value": 86.104, "interval": [84.0, 88.2], "signature": "nrefs:1|bs:1000"}
 MANIFEST: dict[str, Any] = {
     "base": {"name": "demo", "revision": None, "weights_sha256": "ab" * 32},
@@ -25,7 +28,14 @@ MANIFEST: dict[str, Any] = {
             "n": 250,
             "metrics": {"exact_match": SCORE},
             "baseline": {"exact_match": {**SCORE, "value": 1.0, "interval": [0.4, 2.0]}},
-            "difference": {"exact_match": {**SCORE, "value": 85.1, "interval": [83.0, 87.0], "p_value": 0.000999}},
+            "difference": {
+                "exact_match": {
+                    **SCORE,
+                    "value": 85.1,
+                    "interval": [83.0, 87.0],
+                    "p_value": 0.000999,
+                }
+            },
         }
     },
 }
@@ -61,7 +71,11 @@ def training_log(path: Path, steps: int = 40) -> Path:
 
 @pytest.mark.parametrize("steps", [0, 1, 3, 40])
 def test_loss_curve_is_a_png_however_short_the_run(tmp_path: Path, steps: int) -> None:
-    source = training_log(tmp_path / "metrics.jsonl", steps) if steps else log(tmp_path / "metrics.jsonl", [])
+    source = (
+        training_log(tmp_path / "metrics.jsonl", steps)
+        if steps
+        else log(tmp_path / "metrics.jsonl", [])
+    )
     first = loss_curve(source, tmp_path / "curve.png").read_bytes()
     assert first.startswith(b"\x89PNG")
     assert loss_curve(source, tmp_path / "again.png").read_bytes() == first
@@ -71,7 +85,10 @@ def test_loss_curve_passes_over_what_is_not_a_number(tmp_path: Path) -> None:
     clean = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
     odd = [{"step": 1, "loss": float("nan")}, {"step": "x", "loss": 1.0}, {"step": 2, "loss": None}]
     expected = loss_curve(log(tmp_path / "a.jsonl", clean), tmp_path / "a.png").read_bytes()
-    assert loss_curve(log(tmp_path / "b.jsonl", [*odd, *clean]), tmp_path / "b.png").read_bytes() == expected
+    assert (
+        loss_curve(log(tmp_path / "b.jsonl", [*odd, *clean]), tmp_path / "b.png").read_bytes()
+        == expected
+    )
 
 
 def test_loss_curve_needs_a_log(tmp_path: Path) -> None:
@@ -82,12 +99,26 @@ def test_loss_curve_needs_a_log(tmp_path: Path) -> None:
 
 def test_report_shows_scores_facts_and_samples() -> None:
     rows = [
-        {"source": f"s{index}", "references": ["r", "q"], "prediction": "p", "baseline": "b"} for index in range(30)
+        {"source": f"s{index}", "references": ["r", "q"], "prediction": "p", "baseline": "b"}
+        for index in range(30)
     ]
     labels = {
-        "table": [{"label": "billing", "references": 31, "answers": 0, "precision": None, "recall": 0.0, "f1": 0.0}]
+        "table": [
+            {
+                "label": "billing",
+                "references": 31,
+                "answers": 0,
+                "precision": None,
+                "recall": 0.0,
+                "f1": 0.0,
+            }
+        ]
     }
-    entry = {**MANIFEST["scores"]["test"], "labels": labels, "notes": ["1 of 6 labels is never answered"]}
+    entry = {
+        **MANIFEST["scores"]["test"],
+        "labels": labels,
+        "notes": ["1 of 6 labels is never answered"],
+    }
     page = Page(
         render_report(
             "my adapter",
@@ -139,11 +170,17 @@ def test_report_survives_odd_scores(scores: Any) -> None:
 
 
 def test_report_is_inert_and_self_contained() -> None:
-    rows = [{"source": HOSTILE, "references": [HOSTILE], "prediction": HOSTILE, "baseline": HOSTILE}]
+    rows = [
+        {"source": HOSTILE, "references": [HOSTILE], "prediction": HOSTILE, "baseline": HOSTILE}
+    ]
     told = {"notes": [HOSTILE], "labels": {"table": [{"label": HOSTILE, "references": HOSTILE}]}}
-    scores = {HOSTILE: {"n": HOSTILE, "metrics": {HOSTILE: {**SCORE, "signature": HOSTILE}}, **told}}
+    scores = {
+        HOSTILE: {"n": HOSTILE, "metrics": {HOSTILE: {**SCORE, "signature": HOSTILE}}, **told}
+    }
     manifest = {"base": {"name": HOSTILE, HOSTILE: HOSTILE}, "scores": scores, "device": [HOSTILE]}
-    text = render_report(HOSTILE, manifest, curve_png=b"\x89PNG", recipe=f"a: {HOSTILE}\nb: 1\n", rows=rows)
+    text = render_report(
+        HOSTILE, manifest, curve_png=b"\x89PNG", recipe=f"a: {HOSTILE}\nb: 1\n", rows=rows
+    )
     page = Page(text)
     assert "script" not in page.tags
     assert page.tags.count("img") == 1
@@ -177,7 +214,10 @@ def test_write_report_from_a_folder(tmp_path: Path) -> None:
 def test_sample_answers_are_of_the_whole_file(tmp_path: Path) -> None:
     folder = tmp_path / "evaluations" / "test"
     folder.mkdir(parents=True)
-    log(folder / "predictions.jsonl", [{"source": f"s{place}", "label": place // 40} for place in range(240)])
+    log(
+        folder / "predictions.jsonl",
+        [{"source": f"s{place}", "label": place // 40} for place in range(240)],
+    )
     rows = sample_rows(tmp_path, 20)
     assert rows == sample_rows(tmp_path, 20)
     assert len({row["label"] for row in rows}) > 3

@@ -1,4 +1,6 @@
-"""Intervals and tests: exact properties, values by hand, and rejections and coverage over a few hundred draws."""
+"""Intervals and tests: exact properties, values by hand, and rejections and coverage over a few
+hundred draws.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,10 @@ def sentences(count: int, seed: int) -> list[str]:
 
 def brute_force_p(differences: Values) -> float:
     observed = abs(differences.sum())
-    sums = [abs(np.dot(signs, differences)) for signs in itertools.product((1, -1), repeat=len(differences))]
+    sums = [
+        abs(np.dot(signs, differences))
+        for signs in itertools.product((1, -1), repeat=len(differences))
+    ]
     return float(np.mean(np.array(sums) >= observed - 1e-12))
 
 
@@ -45,14 +50,20 @@ def test_all_signs_are_counted_and_no_p_is_below_what_they_can_give(count: int) 
         brute_force_p(differences) if count < 14 else sign_flip_test(-differences).p_value
     )
     one_way = np.linspace(0.1, 0.9, count)
-    assert sign_flip_test(one_way).p_value == pytest.approx(smallest_p(count)) == pytest.approx(2 / 2**count)
+    assert (
+        sign_flip_test(one_way).p_value
+        == pytest.approx(smallest_p(count))
+        == pytest.approx(2 / 2**count)
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 @pytest.mark.parametrize("name", sorted(METRICS))
 def test_few_sources_prove_nothing_whatever_the_metric(name: str, count: int) -> None:
     truth = [f"{text} {text}" for text in sentences(count, 3)]
-    right, wrong = (measure(texts, [[text] for text in truth], [name]) for texts in (truth, ["zzz"] * count))
+    right, wrong = (
+        measure(texts, [[text] for text in truth], [name]) for texts in (truth, ["zzz"] * count)
+    )
     found = compare(right, wrong)[name]
     assert found.p_value >= 2 / 2**count - 1e-12
     assert found.p_value > 0.05
@@ -68,7 +79,9 @@ def test_swapping_the_systems_turns_the_sign_and_keeps_the_p_value(name: str, co
         measure(
             [
                 mine if place % step else text[0]
-                for place, (mine, text) in enumerate(zip(sentences(count, seed), truth, strict=True))
+                for place, (mine, text) in enumerate(
+                    zip(sentences(count, seed), truth, strict=True)
+                )
             ],
             truth,
             [name],
@@ -114,7 +127,12 @@ def test_a_mean_by_swaps_is_the_sign_flip_test() -> None:
 def macro(count: int, seed: int) -> LabelScores:
     generator = np.random.default_rng(seed)
     truth = np.random.default_rng(9).integers(0, 4, count)
-    return LabelScores("", truth, np.where(generator.random(count) < 0.6, truth, generator.integers(0, 5, count)), 4)
+    return LabelScores(
+        "",
+        truth,
+        np.where(generator.random(count) < 0.6, truth, generator.integers(0, 5, count)),
+        4,
+    )
 
 
 def chrf(count: int, seed: int) -> SumScores:
@@ -143,7 +161,14 @@ def test_what_is_left_without_a_source_and_after_swaps(system: type) -> None:
 
 
 def test_quantiles_and_intervals_by_hand() -> None:
-    assert [round(t_quantile(df), 3) for df in (1, 4, 9, 10, 19, 120)] == [12.706, 2.776, 2.262, 2.228, 2.093, 1.980]
+    assert [round(t_quantile(df), 3) for df in (1, 4, 9, 10, 19, 120)] == [
+        12.706,
+        2.776,
+        2.262,
+        2.228,
+        2.093,
+        1.980,
+    ]
     assert wilson_interval(0, 10) == pytest.approx((0, 0.2775), abs=1e-4)
     assert wilson_interval(7, 10) == pytest.approx((0.3968, 0.8922), abs=1e-4)
     values = np.array([0.1, 0.2, 0.3, 0.4, 0.5])  # not skewed: Student's t
@@ -178,14 +203,19 @@ def binary(generator: np.random.Generator, count: int) -> Values:
 @pytest.mark.parametrize(("count", "least", "most"), [(2, 0, 0), (5, 0, 0), (10, 0, 7), (30, 2, 8)])
 def test_rejections_without_a_difference(draw: type, count: int, least: float, most: float) -> None:
     generator = np.random.default_rng(7)
-    values = [sign_flip_test(draw(generator, count) - draw(generator, count)).p_value for _ in range(DRAWS)]
+    values = [
+        sign_flip_test(draw(generator, count) - draw(generator, count)).p_value
+        for _ in range(DRAWS)
+    ]
     assert least <= 100 * np.mean(np.array(values) < 0.05) <= most
 
 
 @pytest.mark.parametrize(("draw", "truth"), [(skewed, 20.0), (binary, 60.0)])
 def test_intervals_have_the_truth(draw: type, truth: float) -> None:
     generator = np.random.default_rng(8)
-    found = [scores_of({"m": RowScores("", draw(generator, 20))})["m"].interval for _ in range(DRAWS)]
+    found = [
+        scores_of({"m": RowScores("", draw(generator, 20))})["m"].interval for _ in range(DRAWS)
+    ]
     assert 92 <= 100 * np.mean([low <= truth <= high for low, high in found]) <= 98
 
 
@@ -193,7 +223,9 @@ def test_the_kept_simulation_holds_what_is_promised() -> None:
     kept = json.loads(KEPT.read_text(encoding="utf-8"))
     assert kept["draws"] >= 2000
     assert all(row["rejected_percent"] <= 7 for row in kept["no_difference"])
-    assert all(row["rejected_percent"] >= 3 for row in kept["no_difference"] if row["sources"] >= 30)
+    assert all(
+        row["rejected_percent"] >= 3 for row in kept["no_difference"] if row["sources"] >= 30
+    )
     for row in kept["coverage"]:
         sides = (row["score_percent"], row["difference_percent"])
         assert row["sources"] < 20 or all(93 <= side <= 97 for side in sides), row

@@ -21,7 +21,8 @@ from lora_s2s.export.card import markdown, render_card, write_card
 
 __all__ = ["here", "invoke", "tiny_model"]
 HOSTILE = (
-    "a | [x](javascript:alert(1)) <script>alert(1)</script> ![i](http://e.vil/p.png) `c` **b** https://e.vil\n# H\n---"
+    "a | [x](javascript:alert(1)) <script>alert(1)</script> ![i](http://e.vil/p.png) `c` **b** "
+    "https://e.vil\n# H\n---"
 )
 SCORE = {"value": 86.104, "interval": [84.0, 88.2], "signature": "nrefs:var|tok:13a"}
 MANIFEST: dict[str, Any] = {
@@ -30,7 +31,13 @@ MANIFEST: dict[str, Any] = {
     "data": {"fingerprint": "f00", "rows": 4000},
     "input": {"template": "summarize: {text}", "max_source_tokens": 512},
     "training": {"steps": 300},
-    "scores": {"test": {"n": 630, "metrics": {"bleu": SCORE}, "baseline": {"bleu": {**SCORE, "value": 2.5}}}},
+    "scores": {
+        "test": {
+            "n": 630,
+            "metrics": {"bleu": SCORE},
+            "baseline": {"bleu": {**SCORE, "value": 2.5}},
+        }
+    },
 }
 
 
@@ -75,8 +82,15 @@ def test_a_local_base_does_not_tell_where_it_was() -> None:
 
 def test_data_text_is_inert() -> None:
     scores = {HOSTILE: {"n": HOSTILE, "metrics": {HOSTILE: {**SCORE, "signature": HOSTILE}}}}
-    manifest = {"base": {"name": HOSTILE}, "data": {HOSTILE: HOSTILE}, "input": {"template": HOSTILE}, "scores": scores}
-    front, html = parse(render_card(HOSTILE, manifest, [{"source": HOSTILE, "prediction": HOSTILE}]))
+    manifest = {
+        "base": {"name": HOSTILE},
+        "data": {HOSTILE: HOSTILE},
+        "input": {"template": HOSTILE},
+        "scores": scores,
+    }
+    front, html = parse(
+        render_card(HOSTILE, manifest, [{"source": HOSTILE, "prediction": HOSTILE}])
+    )
     assert set(front) == {"library_name", "base_model", "pipeline_tag", "tags", "metrics"}
     for forbidden in ("<script", "<a ", "<img", "<strong>b</strong>", "<hr"):
         assert forbidden not in html
@@ -88,7 +102,8 @@ def test_data_text_is_inert() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["plain words, twice", "a_b*c", "1. first", "- item", "+ item", "# no", "&lt;", "\\", "|"]
+    "text",
+    ["plain words, twice", "a_b*c", "1. first", "- item", "+ item", "# no", "&lt;", "\\", "|"],
 )
 def test_escaped_text_reads_as_written(text: str) -> None:
     html = MarkdownIt("commonmark").enable("table").render(markdown(text))
@@ -105,7 +120,9 @@ def test_write_card(tmp_path: Path) -> None:
     folder = tmp_path / "mine.running"
     (folder / "evaluations" / "test").mkdir(parents=True)
     (folder / "manifest.json").write_text(json.dumps(MANIFEST), encoding="utf-8")
-    rows = "".join(json.dumps({"source": f"S{n}", "prediction": "P" * 500}) + "\n" for n in range(9))
+    rows = "".join(
+        json.dumps({"source": f"S{n}", "prediction": "P" * 500}) + "\n" for n in range(9)
+    )
     (folder / "evaluations" / "test" / "predictions.jsonl").write_text(rows, encoding="utf-8")
     text = write_card(folder, name="mine").read_text(encoding="utf-8")
     assert "# mine\n" in text
@@ -145,7 +162,10 @@ def test_the_card_on_the_bundled_base_loads_as_written(invoke: Invoke, tmp_path:
     folder = Path(__file__).parents[2] / "adapters" / "demo"
     shutil.copytree(folder, tmp_path / "again")
     card = write_card(tmp_path / "again", name="demo").read_text(encoding="utf-8")
-    assert card.split("## Scores")[0] == (folder / "README.md").read_text(encoding="utf-8").split("## Scores")[0]
+    assert (
+        card.split("## Scores")[0]
+        == (folder / "README.md").read_text(encoding="utf-8").split("## Scores")[0]
+    )
     answer = invoke("predict", str(folder), ASKED).stdout.strip()
     assert "Ana" in answer
     assert run_the_python_in(card, folder, tmp_path) == answer
@@ -163,7 +183,9 @@ def test_the_card_on_a_hubs_base_loads_as_written(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_model, "google/flan-t5-base")
     base = load_base("google/flan-t5-base", device="cpu")
-    model = inject_lora(base, r=2, alpha=4, dropout=0, target_modules="attention-qv", method="oft", seed=1)
+    model = inject_lora(
+        base, r=2, alpha=4, dropout=0, target_modules="attention-qv", method="oft", seed=1
+    )
     Path("mine").mkdir()
     save_adapter(model, Path("mine"))
     shutil.copyfile(tiny_model / "tokenizer.json", "mine/tokenizer.json")

@@ -1,4 +1,6 @@
-"""The battery: what every family must do, each on a tiny model built in code. ``docs/SUPPORT.md`` is made of this."""
+"""The battery: what every family must do, each on a tiny model built in code. ``docs/SUPPORT.md``
+is made of this.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +32,24 @@ from lora_s2s.models.common import begin_answers
 from lora_s2s.models.family import FAMILIES, REFUSED, check_lengths, family_of
 from lora_s2s.models.loading import LoadedBase, enable_gradient_checkpointing, load_base
 from lora_s2s.models.t5 import loading_note
-from lora_s2s.tokens.tokenise import Features, encode_texts, features_of, first_ids, frames_of, load_tokenizer
+from lora_s2s.tokens.tokenise import (
+    Features,
+    encode_texts,
+    features_of,
+    first_ids,
+    frames_of,
+    load_tokenizer,
+)
 from lora_s2s.training.loss import sequence_loss
 
 GROUPS = ("attention-qv", "attention", "cross-attention", "encoder", "decoder", "all-linear")
 PAIRS = {"w40 w41 w42 w43 w44 w45 w46": "w60 w61", "w50 w51 w52": "w62 w63 w64 w65"}
-LIMITS = {"max_source_tokens": 32, "max_target_tokens": 32, "truncate_source": "right", "long_targets": "drop"}
+LIMITS = {
+    "max_source_tokens": 32,
+    "max_target_tokens": 32,
+    "truncate_source": "right",
+    "long_targets": "drop",
+}
 ROWS = pytest.mark.parametrize("name", TINY)
 
 
@@ -74,7 +88,9 @@ def logits_of(model: nn.Module, batch: Batch) -> torch.Tensor:
     labels = batch.labels_BT.clamp(min=0)
     with torch.no_grad():
         return model(
-            input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS, decoder_input_ids=labels
+            input_ids=batch.input_ids_BS,
+            attention_mask=batch.attention_mask_BS,
+            decoder_input_ids=labels,
         ).logits
 
 
@@ -82,7 +98,9 @@ def fit(base: LoadedBase, batch: Batch, steps: int) -> tuple[Any, tuple[float, f
     """Trains LoRA on everything; returns the model and the first and last loss."""
     model = inject_lora(base, r=8, alpha=16, dropout=0.0, target_modules="all-linear", seed=1)
     base.family.set_dropout(model, 0.0)
-    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=5e-3)
+    optimizer = torch.optim.AdamW(
+        [weight for weight in model.parameters() if weight.requires_grad], lr=5e-3
+    )
     losses = []
     model.train()
     for _ in range(steps):
@@ -103,8 +121,15 @@ def trained_on(name: str, place: Path) -> Trained:
     out = place / f"{folder.parent.name}-{folder.name}-adapter"
     out.mkdir()
     save_adapter(model, out)
-    origin = {"name": base.name, "revision": None, "weights_sha256": base.weights_sha256, "dtype": "float32"}
-    write_json(out / "manifest.json", {"format": 1, "base": origin, "input": {"max_source_tokens": 32}})
+    origin = {
+        "name": base.name,
+        "revision": None,
+        "weights_sha256": base.weights_sha256,
+        "dtype": "float32",
+    }
+    write_json(
+        out / "manifest.json", {"format": 1, "base": origin, "input": {"max_source_tokens": 32}}
+    )
     return Trained(out, losses, logits_of(model, batch), batch)
 
 
@@ -117,12 +142,18 @@ def trained(name: str, place: Path) -> Trained:
 def test_it_computes_what_transformers_computes(name: str, place: Path) -> None:
     folder, batch = folder_of(name, place), batch_of(folder_of(name, place))
     base = load_base(str(folder), device="cpu")
-    theirs = AutoModelForSeq2SeqLM.from_pretrained(folder, attn_implementation=base.model.config._attn_implementation)
+    theirs = AutoModelForSeq2SeqLM.from_pretrained(
+        folder, attn_implementation=base.model.config._attn_implementation
+    )
     assert torch.equal(logits_of(base.model, batch), logits_of(theirs, batch))
-    assert torch.allclose(logits_of(base.model, batch), logits_of(build(TINY[name]), batch), atol=1e-5)
+    assert torch.allclose(
+        logits_of(base.model, batch), logits_of(build(TINY[name]), batch), atol=1e-5
+    )
     # The labels shifted by the model itself give our loss: the same start, the same padding.
     loss, count = sequence_loss(base.model, batch)
-    mean = theirs(input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS, labels=batch.labels_BT).loss
+    mean = theirs(
+        input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS, labels=batch.labels_BT
+    ).loss
     assert count == batch.target_tokens
     assert loss.item() == pytest.approx(mean.item() * count, rel=1e-5)
     record("family", name, "same as transformers")
@@ -163,15 +194,24 @@ def test_nf4_trains(name: str, place: Path) -> None:
 
 @ROWS
 def test_checkpointing_changes_no_gradient(name: str, place: Path) -> None:
-    base, batch = load_base(str(folder_of(name, place)), device="cpu"), batch_of(folder_of(name, place))
-    model = inject_lora(base, r=2, alpha=4, dropout=0.0, target_modules="attention-qv", seed=1).train()
+    base, batch = (
+        load_base(str(folder_of(name, place)), device="cpu"),
+        batch_of(folder_of(name, place)),
+    )
+    model = inject_lora(
+        base, r=2, alpha=4, dropout=0.0, target_modules="attention-qv", seed=1
+    ).train()
     base.family.set_dropout(model, 0.0)
     found = []
     for again in (False, True):
         if again:
             enable_gradient_checkpointing(model)
         sequence_loss(model, batch)[0].backward()
-        grads = {key: weight.grad.clone() for key, weight in model.named_parameters() if weight.requires_grad}
+        grads = {
+            key: weight.grad.clone()
+            for key, weight in model.named_parameters()
+            if weight.requires_grad
+        }
         model.zero_grad()
         found.append({key: grad for key, grad in grads.items() if "lora_B" in key})
     for key, grad in found[0].items():
@@ -192,7 +232,9 @@ def test_save_load_merge_agree(name: str, trained: Trained, tmp_path: Path) -> N
         tmp_path / "merged", attn_implementation=merged.model.config._attn_implementation
     )
     assert torch.equal(logits_of(plain, trained.batch), logits_of(merged.model, trained.batch))
-    assert plain.generation_config.decoder_start_token_id == merged.model.config.decoder_start_token_id
+    assert (
+        plain.generation_config.decoder_start_token_id == merged.model.config.decoder_start_token_id
+    )
     record("family", name, "save, load, merge")
 
 
@@ -200,7 +242,9 @@ def test_save_load_merge_agree(name: str, trained: Trained, tmp_path: Path) -> N
 def test_it_answers_and_stops(name: str, trained: Trained) -> None:
     predictor = load_predictor(str(trained.adapter), device="cpu")
     for beams in (1, 2):
-        answers = decode(predictor, list(PAIRS), DecodingSettings(max_new_tokens=12, num_beams=beams))
+        answers = decode(
+            predictor, list(PAIRS), DecodingSettings(max_new_tokens=12, num_beams=beams)
+        )
         assert [answer.text for answer in answers] == list(PAIRS.values())
         assert all(answer.stopped for answer in answers)
     before = decode(predictor.baseline(), list(PAIRS), DecodingSettings(max_new_tokens=12))
@@ -210,7 +254,9 @@ def test_it_answers_and_stops(name: str, trained: Trained) -> None:
 
 def test_every_family_has_a_row() -> None:
     assert {tiny.family for tiny in TINY.values()} == set(FAMILIES)
-    assert all(family.model_class.config_class is family.config_class for family in FAMILIES.values())
+    assert all(
+        family.model_class.config_class is family.config_class for family in FAMILIES.values()
+    )
 
 
 @pytest.mark.parametrize("model_type", REFUSED)
@@ -223,10 +269,15 @@ def test_what_is_refused_says_why(model_type: str) -> None:
 
 
 @ROWS
-def test_sizes_are_checked_before_anything_is_allocated(name: str, place: Path, tmp_path: Path) -> None:
+def test_sizes_are_checked_before_anything_is_allocated(
+    name: str, place: Path, tmp_path: Path
+) -> None:
     settings = json.loads((folder_of(name, place) / "config.json").read_text())
     for wrong in (10**12, 0, "7", 1.5, None, True):
-        for part in (settings, *(settings[stack] for stack in ("encoder", "decoder") if stack in settings)):
+        for part in (
+            settings,
+            *(settings[stack] for stack in ("encoder", "decoder") if stack in settings),
+        ):
             for size in ("vocab_size", "d_model", "hidden_size"):
                 if size not in part or (part is settings and "encoder" in settings):
                     continue
@@ -239,7 +290,10 @@ def test_sizes_are_checked_before_anything_is_allocated(name: str, place: Path, 
 
 @ROWS
 def test_dropout_is_what_the_recipe_says_everywhere(name: str, place: Path) -> None:
-    base, batch = load_base(str(folder_of(name, place)), device="cpu"), batch_of(folder_of(name, place))
+    base, batch = (
+        load_base(str(folder_of(name, place)), device="cpu"),
+        batch_of(folder_of(name, place)),
+    )
     base.family.set_dropout(base.model, 0.0)
     expected = sequence_loss(base.model.eval(), batch)[0]
     assert torch.allclose(sequence_loss(base.model.train(), batch)[0], expected, rtol=1e-6)
@@ -254,7 +308,9 @@ def test_positions_bound_sources_and_answers(name: str, most: int | None, place:
     base = load_base(str(folder_of(name, place)), device="cpu")
     check_lengths(base.family, base.model.config, name=name, max_source_tokens=40)
     if most is not None:
-        with pytest.raises(UsageError, match=f"data.max_source_tokens is 65; {name} has {most} positions"):
+        with pytest.raises(
+            UsageError, match=f"data.max_source_tokens is 65; {name} has {most} positions"
+        ):
             check_lengths(base.family, base.model.config, name=name, max_source_tokens=65)
         source = " ".join(["w40"] * 100)
         assert len(predictor.encode(source)) == most
@@ -267,7 +323,9 @@ def test_a_checkpoints_own_decoding_settings_change_nothing(trained_bart: Path) 
     expected = decode(predictor, list(PAIRS), DecodingSettings(max_new_tokens=2))
     assert not any(answer.stopped for answer in expected)
     own = predictor.model.get_base_model().generation_config
-    own.update(min_length=9, no_repeat_ngram_size=1, forced_eos_token_id=2, num_beams=4, length_penalty=3.0)
+    own.update(
+        min_length=9, no_repeat_ngram_size=1, forced_eos_token_id=2, num_beams=4, length_penalty=3.0
+    )
     assert decode(predictor, list(PAIRS), DecodingSettings(max_new_tokens=2)) == expected
     assert predictor.model.get_base_model().generation_config is own
 
@@ -289,9 +347,15 @@ def test_an_untied_umt5_is_not_scaled(place: Path, tmp_path: Path) -> None:
     batch = batch_of(folder)
     ours = logits_of(load_base(str(folder), device="cpu").model, batch)
     assert torch.equal(ours, logits_of(model, batch))
-    theirs = logits_of(AutoModelForSeq2SeqLM.from_pretrained(folder, attn_implementation="sdpa"), batch)
-    # Until 5.24 transformers 5 forced a flag, and divided the logits of a head of its own by the root of d_model.
+    theirs = logits_of(
+        AutoModelForSeq2SeqLM.from_pretrained(folder, attn_implementation="sdpa"), batch
+    )
+    # Until 5.24 transformers 5 forced a flag, and divided the logits of a head of its own by the
+    # root of d_model.
     fixed = Version(transformers.__version__) >= Version("5.24")
     assert torch.allclose(theirs if fixed else theirs * 64**0.5, ours, rtol=1e-4, atol=1e-4)
     assert "5.24 or newer" in str(loading_note(load_base(str(folder), device="cpu").model.config))
-    assert loading_note(load_base(str(write(tiny, tmp_path / "tied")), device="cpu").model.config) is None
+    assert (
+        loading_note(load_base(str(write(tiny, tmp_path / "tied")), device="cpu").model.config)
+        is None
+    )

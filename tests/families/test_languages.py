@@ -1,4 +1,6 @@
-"""Languages on the whole way: recipe → training → adapter → predict and merge, each unasked; the start as HF trains."""
+"""Languages on the whole way: recipe → training → adapter → predict and merge, each unasked; the
+start as HF trains.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,14 @@ from lora_s2s.inference.decode import DecodingSettings, decode
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.models.common import begin_answers
 from lora_s2s.models.loading import load_base
-from lora_s2s.tokens.tokenise import Features, encode_texts, features_of, first_ids, frames_of, load_tokenizer
+from lora_s2s.tokens.tokenise import (
+    Features,
+    encode_texts,
+    features_of,
+    first_ids,
+    frames_of,
+    load_tokenizer,
+)
 from lora_s2s.training.loss import sequence_loss
 
 Invoke = Callable[..., Any]
@@ -33,10 +42,23 @@ KINDS = {
     "bart": ("Bart", 2, (), ("</s>", "<s>")),
 }
 TRAINING = (
-    "--set", "training.max_steps=60", "--set", "training.learning_rate=1e-2", "--set", "lora.target_modules=all-linear",
-    "--set", "data.max_source_tokens=40", "--set", "data.max_target_tokens=40", "--set", "data.validation_fraction=0",
-    "--set", "training.warmup=0", "--set", "training.save_every=1000",
-)  # fmt: skip
+    "--set",
+    "training.max_steps=60",
+    "--set",
+    "training.learning_rate=1e-2",
+    "--set",
+    "lora.target_modules=all-linear",
+    "--set",
+    "data.max_source_tokens=40",
+    "--set",
+    "data.max_target_tokens=40",
+    "--set",
+    "data.validation_fraction=0",
+    "--set",
+    "training.warmup=0",
+    "--set",
+    "training.save_every=1000",
+)
 
 
 def write_base(kind: str, folder: Path) -> Path:
@@ -45,7 +67,9 @@ def write_base(kind: str, folder: Path) -> Path:
     stem, start, _, _ = KINDS[kind]
     torch.manual_seed(0)
     settings = {**BART_SIZES, "vocab_size": 300, "decoder_start_token_id": start}
-    model = getattr(transformers, f"{stem}ForConditionalGeneration")(getattr(transformers, f"{stem}Config")(**settings))
+    model = getattr(transformers, f"{stem}ForConditionalGeneration")(
+        getattr(transformers, f"{stem}Config")(**settings)
+    )
     model.save_pretrained(folder)
     return folder
 
@@ -57,19 +81,32 @@ def spoken(kind: str) -> dict[str, str]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_decoder_starts_as_transformers_trains(kind: str, tmp_path: Path) -> None:
     folder = write_base(kind, tmp_path)
-    tokenizer, base = load_tokenizer(str(folder), **spoken(kind)), load_base(str(folder), device="cpu")
+    tokenizer, base = (
+        load_tokenizer(str(folder), **spoken(kind)),
+        load_base(str(folder), device="cpu"),
+    )
     begin_answers(base.model, **first_ids(tokenizer))
-    limits = {"max_source_tokens": 30, "max_target_tokens": 30, "truncate_source": "right", "long_targets": "drop"}
+    limits = {
+        "max_source_tokens": 30,
+        "max_target_tokens": 30,
+        "truncate_source": "right",
+        "long_targets": "drop",
+    }
     rows = []
     for source, target in (("stu vw", "xyz"), ("st", "stuvwx")):
-        sides = (encode_texts([source], tokenizer)[0], encode_texts([target], tokenizer, side="text_target")[0])
+        sides = (
+            encode_texts([source], tokenizer)[0],
+            encode_texts([target], tokenizer, side="text_target")[0],
+        )
         row = features_of(*sides, frames_of(tokenizer), **limits)
         assert isinstance(row, Features)
         rows.append(row)
     batch = collate(rows, tokenizer.pad_token_id)
     theirs = AutoModelForSeq2SeqLM.from_pretrained(folder, attn_implementation="sdpa")
     labels = batch.labels_BT
-    if kind.startswith("mbart"):  # its own shift takes the last label for the start, and knows padding, not -100
+    if kind.startswith(
+        "mbart"
+    ):  # its own shift takes the last label for the start, and knows padding, not -100
         labels = labels.masked_fill(labels == -100, tokenizer.pad_token_id)
         seen = theirs.prepare_decoder_input_ids_from_labels(labels)
         assert seen[:, 0].tolist() == [base.model.config.decoder_start_token_id] * 2
@@ -78,7 +115,9 @@ def test_the_decoder_starts_as_transformers_trains(kind: str, tmp_path: Path) ->
         given = {"labels": labels}
     with torch.no_grad():
         loss, count = sequence_loss(base.model, batch)
-        mean = theirs(input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS, **given).loss
+        mean = theirs(
+            input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS, **given
+        ).loss
     assert float(loss) == pytest.approx(float(mean) * count, rel=1e-5)
 
 
@@ -88,8 +127,12 @@ def test_an_adapter_answers_in_its_language_unasked(kind: str, here: Path, invok
     words = ["stu", "vwx", "yz", "tuv", "wxy", "zst"]
     rows = [{"source": word, "target": word[::-1]} for word in words]
     (here / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    languages = [word for key, code in spoken(kind).items() for word in ("--set", f"data.{key}={code}")]
-    (here / "recipe.yaml").write_text("model: {name: base}\ndata: {train: pairs.jsonl}\noutput: {name: made}\n")
+    languages = [
+        word for key, code in spoken(kind).items() for word in ("--set", f"data.{key}={code}")
+    ]
+    (here / "recipe.yaml").write_text(
+        "model: {name: base}\ndata: {train: pairs.jsonl}\noutput: {name: made}\n"
+    )
     invoke("train", "recipe.yaml", *TRAINING, *languages)
     manifest = json.loads((here / "adapters/made/manifest.json").read_text())
     assert {key: manifest["input"][key] for key in spoken(kind)} == spoken(kind)
@@ -104,13 +147,24 @@ def test_an_adapter_answers_in_its_language_unasked(kind: str, here: Path, invok
 
 def _check_plain(kind: str, merged: Path, words: list[str], answered: list[str]) -> None:
     # Anyone's transformers, from the folder alone.
-    tokenizer, model = transformers.AutoTokenizer.from_pretrained(merged), AutoModelForSeq2SeqLM.from_pretrained(merged)
-    start, first = (tokenizer.convert_tokens_to_ids(token) if token else None for token in KINDS[kind][3])
-    assert model.generation_config.decoder_start_token_id == model.config.decoder_start_token_id == start
+    tokenizer, model = (
+        transformers.AutoTokenizer.from_pretrained(merged),
+        AutoModelForSeq2SeqLM.from_pretrained(merged),
+    )
+    start, first = (
+        tokenizer.convert_tokens_to_ids(token) if token else None for token in KINDS[kind][3]
+    )
+    assert (
+        model.generation_config.decoder_start_token_id
+        == model.config.decoder_start_token_id
+        == start
+    )
     assert model.generation_config.forced_bos_token_id == first
     if spoken(kind):
         tokenizer.src_lang = spoken(kind)["source_language"]
-    answers = model.generate(**tokenizer(words, return_tensors="pt", padding=True), max_new_tokens=20)
+    answers = model.generate(
+        **tokenizer(words, return_tensors="pt", padding=True), max_new_tokens=20
+    )
     assert tokenizer.batch_decode(answers, skip_special_tokens=True) == answered
 
 
@@ -123,7 +177,8 @@ def test_forced_first_ids_are_what_greedy_search_goes_on_from(tmp_path: Path) ->
     ids = [2, tokenizer.get_lang_id("fr")]
     while len(ids) < 7 and ids[-1] != 2:
         logits = predictor.model(
-            input_ids=torch.tensor([predictor.encode("stu vw")]), decoder_input_ids=torch.tensor([ids])
+            input_ids=torch.tensor([predictor.encode("stu vw")]),
+            decoder_input_ids=torch.tensor([ids]),
         ).logits
         ids.append(int(logits[0, -1].argmax()))
     assert answer.text == tokenizer.decode(ids[2:], skip_special_tokens=True)
@@ -134,7 +189,9 @@ def test_forced_first_ids_are_what_greedy_search_goes_on_from(tmp_path: Path) ->
 def test_a_base_without_its_languages_is_refused(here: Path, invoke: Invoke) -> None:
     write_base("nllb", here / "base")
     (here / "pairs.jsonl").write_text('{"source": "stu", "target": "uts"}\n')
-    (here / "recipe.yaml").write_text("model: {name: base}\ndata: {train: pairs.jsonl}\noutput: {name: made}\n")
+    (here / "recipe.yaml").write_text(
+        "model: {name: base}\ndata: {train: pairs.jsonl}\noutput: {name: made}\n"
+    )
     refused = invoke("train", "recipe.yaml", "--set", "data.source_language=fr", code=2)
     assert "data.source_language 'fr' is unknown; codes: fra_Latn" in refused.stderr
     assert "hint: --set data.source_language=fra_Latn" in refused.stderr

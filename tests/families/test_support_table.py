@@ -1,4 +1,6 @@
-"""``docs/SUPPORT.md`` is what the batteries give; that every check stands in it, ``record`` holds in each of them."""
+"""``docs/SUPPORT.md`` is what the batteries give; that every check stands in it, ``record`` holds
+in each of them.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,25 @@ from tiny_families import TINY
 from lora_s2s.models.family import REFUSED
 
 ROOT = Path(__file__).parents[2]
-CHECKS = ["same as transformers", "targets", "LoRA", "nf4", "checkpointing", "save, load, merge", "answers"]
+CHECKS = [
+    "same as transformers",
+    "targets",
+    "LoRA",
+    "nf4",
+    "checkpointing",
+    "save, load, merge",
+    "answers",
+]
 
 
 def test_the_table_names_every_family_and_no_other() -> None:
     found = cells(TABLE.read_text(encoding="utf-8"))
     expected = {("family", name, check): "yes" for name in TINY for check in CHECKS}
     refusals = {("family", name, "refused"): reason for name, reason in REFUSED.items()}
-    assert {key: shown for key, shown in found.items() if key[0] == "family"} == {**expected, **refusals}
+    assert {key: shown for key, shown in found.items() if key[0] == "family"} == {
+        **expected,
+        **refusals,
+    }
     assert not {shown for key, shown in found.items() if key[0] == "method" and not shown}
 
 

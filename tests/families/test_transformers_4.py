@@ -1,4 +1,6 @@
-"""Merged models of every family, and lossless text, are the same in transformers 4.57, beside the tested set."""
+"""Merged models of every family, and lossless text, are the same in transformers 4.57, beside the
+tested set.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,18 @@ from lora_s2s.tokens.lossless import ALWAYS, lossless_tokenizer
 from lora_s2s.tokens.tokenise import load_tokenizer
 
 # With what it needs and the tested set has in other versions.
-PACKAGES = ("transformers==4.57.6", "huggingface-hub==0.36.0", "tokenizers==0.22.1", "requests", "urllib3", "idna",
-            "charset-normalizer", "certifi")  # fmt: skip
-# transformers 4.57 does not load a decoder vocabulary of another size, not even as transformers 5 itself writes it.
+PACKAGES = (
+    "transformers==4.57.6",
+    "huggingface-hub==0.36.0",
+    "tokenizers==0.22.1",
+    "requests",
+    "urllib3",
+    "idna",
+    "charset-normalizer",
+    "certifi",
+)
+# transformers 4.57 does not load a decoder vocabulary of another size, not even as transformers 5
+# itself writes it.
 ROWS = [name for name in TINY if name != "Marian (two vocabularies)"]
 READER = """
 import json, sys, torch, transformers
@@ -41,7 +52,15 @@ print(json.dumps(found))
 """
 
 
-TEXTS = ["", " \n x", "if (a < b) {\n        c\n\n}\t", "a</s>b <pad>  <extra_id_5>", "é ²  ^\\~`", "the cat", " " * 17]
+TEXTS = [
+    "",
+    " \n x",
+    "if (a < b) {\n        c\n\n}\t",
+    "a</s>b <pad>  <extra_id_5>",
+    "é ²  ^\\~`",
+    "the cat",
+    " " * 17,
+]
 LOSSLESS_READER = """
 import json, sys, transformers
 assert transformers.__version__.startswith("4.57")
@@ -49,14 +68,25 @@ folder, texts = json.loads(sys.argv[1])
 tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
 made = tokenizer(texts)
 assert list(made) == ["input_ids", "attention_mask"] and tokenizer.model_max_length == 512
-print(json.dumps([made["input_ids"], tokenizer.batch_decode(made["input_ids"], skip_special_tokens=True)]))
+ids = made["input_ids"]
+print(json.dumps([ids, tokenizer.batch_decode(ids, skip_special_tokens=True)]))
 """
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("installed")
-    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), *PACKAGES]
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--target",
+        str(target),
+        *PACKAGES,
+    ]
     if subprocess.run(install, capture_output=True, check=False).returncode:
         pytest.skip("no package index to install transformers 4.57 from")
     return target
@@ -65,15 +95,20 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def answer(installed: Path, reader: str, asked: list[Any]) -> Any:
     """What a script says, run in transformers 4.57."""
     done = subprocess.run(
-        [sys.executable, "-c", reader, json.dumps(asked)], capture_output=True, text=True, check=False,
+        [sys.executable, "-c", reader, json.dumps(asked)],
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "PYTHONPATH": str(installed)},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.slow
-def test_lossless_text_is_the_same_in_transformers_4(tmp_path: Path, demo_base: Path, installed: Path) -> None:
+def test_lossless_text_is_the_same_in_transformers_4(
+    tmp_path: Path, demo_base: Path, installed: Path
+) -> None:
     tokenizer = lossless_tokenizer(load_tokenizer(str(demo_base)), [*ALWAYS, ">", "é", "²"])
     tokenizer.save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text((demo_base / "config.json").read_text())
@@ -91,7 +126,8 @@ def test_merged_models_are_the_same_in_transformers_4(tmp_path: Path, installed:
         out = tmp_path / str(TINY[name].family) / str(len(merged))
         out.parent.mkdir(exist_ok=True)
         merge_adapter(trained_on(name, place).adapter, out, probe_texts=list(PAIRS))
-        # Its window reaches other neighbours in an encoder of transformers 4: beyond 4096 tokens in real models.
+        # Its window reaches other neighbours in an encoder of transformers 4: beyond 4096 tokens in
+        # real models.
         config = json.loads((out / "config.json").read_text())
         for stack in ("encoder", "decoder") if name == "T5Gemma" else ():
             config[stack]["sliding_window"] = 64
@@ -101,7 +137,10 @@ def test_merged_models_are_the_same_in_transformers_4(tmp_path: Path, installed:
         (out / "manifest.json").write_text(json.dumps(manifest))
         batch = batch_of(folder_of(name, place))
         inputs = {"input_ids": batch.input_ids_BS, "attention_mask": batch.attention_mask_BS}
-        save_file({**inputs, "decoder_input_ids": batch.labels_BT.clamp(min=0)}, out / "inputs.safetensors")
+        save_file(
+            {**inputs, "decoder_input_ids": batch.labels_BT.clamp(min=0)},
+            out / "inputs.safetensors",
+        )
         merged[name] = str(out)
     assert set(map(tuple, answer(installed, READER, list(merged.values())).values())) == {()}
     for name, folder in merged.items():

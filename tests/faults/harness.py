@@ -1,4 +1,6 @@
-"""Runs that are killed or whose files fail, continued, and compared with the undisturbed run byte for byte."""
+"""Runs that are killed or whose files fail, continued, and compared with the undisturbed run byte
+for byte.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from typing import Any
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 ROWS = 30
-# Every kind of state at once: dropout, accumulation, validation, the best so far, early stopping, LoRA+.
+# Every kind of state at once: dropout, accumulation, validation, the best so far, early stopping,
+# LoRA+.
 RECIPE = """\
 model: {name: demo}
 data: {train: rows.jsonl, validation_fraction: 0.2}
@@ -35,13 +38,29 @@ output: {dir: adapters, name: it}
 TRAIN = ("train", "recipe.yaml")
 # The shipped recipe, shortened, with data that is made and prepared on the way.
 DEMO = (
-    "train", "demo", "--set", "output.name=it", "--set", "training.max_steps=12", "--set", "training.save_every=3",
-    "--set", "training.evaluate_every=6", "--set", "training.tokens_per_batch=512",
-)  # fmt: skip
+    "train",
+    "demo",
+    "--set",
+    "output.name=it",
+    "--set",
+    "training.max_steps=12",
+    "--set",
+    "training.save_every=3",
+    "--set",
+    "training.evaluate_every=6",
+    "--set",
+    "training.tokens_per_batch=512",
+)
 # Half as long, for what is done at every file operation.
 SHORT = (
-    *TRAIN, "--set", "training.max_steps=6", "--set", "training.save_every=2", "--set", "training.evaluate_every=3",
-)  # fmt: skip
+    *TRAIN,
+    "--set",
+    "training.max_steps=6",
+    "--set",
+    "training.save_every=2",
+    "--set",
+    "training.evaluate_every=3",
+)
 
 # Other verbs, in a folder with the finished adapter.
 VERBS = {
@@ -69,8 +88,12 @@ class Preloaded:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
             [sys.executable, str(HERE / "server.py")],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
         assert self._answer() == "ready"
         return self
 
@@ -84,7 +107,9 @@ class Preloaded:
     def run(self, folder: Path, *words: str, **asked: Any) -> Outcome:
         """Runs a command line in a folder; keywords as ``server.py`` says."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"words": words, "folder": str(folder), **asked}) + "\n")
+        self._process.stdin.write(
+            json.dumps({"words": words, "folder": str(folder), **asked}) + "\n"
+        )
         self._process.stdin.flush()
         return Outcome(**json.loads(self._answer()))
 
@@ -93,16 +118,21 @@ def make_start(folder: Path) -> Path:
     """Makes the folder that every run begins with: recipe and rows."""
     folder.mkdir(parents=True)
     rows = (
-        {"source": f"repeat the number {n * 37 % 100} and {n}", "target": f"{n * 37 % 100}, {n}"} for n in range(ROWS)
+        {"source": f"repeat the number {n * 37 % 100} and {n}", "target": f"{n * 37 % 100}, {n}"}
+        for n in range(ROWS)
     )
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "rows.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+    )
     (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
     return folder
 
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """A command line's run that nothing disturbed: the paths before and after it, its file operations."""
+    """A command line's run that nothing disturbed: the paths before and after it, its file
+    operations.
+    """
 
     start: Path
     words: tuple[str, ...]
@@ -112,8 +142,12 @@ class Undisturbed:
     operations: list[str]
 
 
-def undisturbed(folder: Path, start: Path, words: tuple[str, ...], preloaded: Preloaded) -> Undisturbed:
-    """Runs a command line in copies of ``start``: ``whole``, and ``logged`` with its file operations listed."""
+def undisturbed(
+    folder: Path, start: Path, words: tuple[str, ...], preloaded: Preloaded
+) -> Undisturbed:
+    """Runs a command line in copies of ``start``: ``whole``, and ``logged`` with its file
+    operations listed.
+    """
     whole, log = shutil.copytree(start, folder / "whole"), folder / "operations"
     outcome = preloaded.run(whole, *words)
     assert outcome.code == 0, outcome.stderr
@@ -134,7 +168,10 @@ class Reference(Undisturbed):
 
 def make_reference(folder: Path, preloaded: Preloaded, words: tuple[str, ...] = TRAIN) -> Reference:
     """Trains undisturbed, from recipe and rows."""
-    run, whole = undisturbed(folder, make_start(folder / "start"), words, preloaded), folder / "whole"
+    run, whole = (
+        undisturbed(folder, make_start(folder / "start"), words, preloaded),
+        folder / "whole",
+    )
     assert weights(folder / "logged") == weights(whole)
     return Reference(**vars(run), whole=whole, weights=weights(whole), metrics=metrics(whole))
 
@@ -148,7 +185,10 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     """The finished run's log without its clocks."""
     clocks = ("seconds", "tokens_per_second", "memory_bytes")
     lines = (folder / "adapters" / "it" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key not in clocks} for line in lines]
+    return [
+        {key: value for key, value in json.loads(line).items() if key not in clocks}
+        for line in lines
+    ]
 
 
 def names(folder: Path) -> list[str]:
@@ -157,16 +197,21 @@ def names(folder: Path) -> list[str]:
 
 
 def check_same(folder: Path, reference: Reference) -> None:
-    """A run that has come to its end is the undisturbed one: weights, log, and no file more or less.
+    """A run that has come to its end is the undisturbed one: weights, log, and no file more or
+    less.
 
     Which checkpoints stand may differ: one is saved wherever a signal stops a run.
     """
     assert weights(folder) == reference.weights, "the weights differ"
     assert metrics(folder) == reference.metrics
-    found, expected = ([name for name in some if "step-" not in name] for some in (names(folder), reference.after))
+    found, expected = (
+        [name for name in some if "step-" not in name] for some in (names(folder), reference.after)
+    )
     assert found == expected, sorted({*found} ^ {*expected})
     assert not list(folder.rglob(".step-*"))
-    assert check_whole(folder) == len([name for name in reference.after if name.endswith("state.json")])
+    assert check_whole(folder) == len(
+        [name for name in reference.after if name.endswith("state.json")]
+    )
 
 
 def check_whole(folder: Path) -> int:
@@ -183,14 +228,20 @@ def check_whole(folder: Path) -> int:
     return len(found)
 
 
-def kill_and_continue(folder: Path, moments: list[float], reference: Reference, preloaded: Preloaded) -> list[int]:
-    """Starts a run, kills each attempt at its moment, lets the last one end, and compares; returns the exit codes."""
+def kill_and_continue(
+    folder: Path, moments: list[float], reference: Reference, preloaded: Preloaded
+) -> list[int]:
+    """Starts a run, kills each attempt at its moment, lets the last one end, and compares; returns
+    the exit codes.
+    """
     shutil.copytree(reference.start, folder)
     codes = []
     for number, moment in enumerate([*moments, None]):
         words = (*reference.words, "--resume") if number else reference.words
         outcome = preloaded.run(folder, *words, kill_after=moment)
-        assert outcome.code in (-9, 0), f"killed after {moments}, attempt {number}: {outcome.stderr}"
+        assert outcome.code in (-9, 0), (
+            f"killed after {moments}, attempt {number}: {outcome.stderr}"
+        )
         check_whole(folder)
         codes.append(outcome.code)
     check_same(folder, reference)
@@ -214,8 +265,11 @@ def check_failure(outcome: Outcome, kind: str, case: str) -> None:
     assert ".old." not in outcome.stderr, case
 
 
-def check_continued(folder: Path, run: Undisturbed, code: int, case: str, preloaded: Preloaded) -> None:
-    """Looks at what a disturbed command line left, has it go on, or begin again, and compares its end.
+def check_continued(
+    folder: Path, run: Undisturbed, code: int, case: str, preloaded: Preloaded
+) -> None:
+    """Looks at what a disturbed command line left, has it go on, or begin again, and compares its
+    end.
 
     Of other verbs than ``train`` nothing is left, but for ``eval``'s predictions, which are whole.
     """
@@ -228,14 +282,19 @@ def check_continued(folder: Path, run: Undisturbed, code: int, case: str, preloa
     if code:
         left = {*names(folder)} ^ {*run.before}
         # They are whole before the manifest, the card and the report tell of them.
-        assert not left or (run.words[0] == "eval" and left <= {*run.after}), f"{case}: {sorted(left)}"
+        assert not left or (run.words[0] == "eval" and left <= {*run.after}), (
+            f"{case}: {sorted(left)}"
+        )
         again = preloaded.run(folder, *run.words)
         assert again.code == 0, f"{case}\nagain: {again.stderr}"
     assert names(folder) == run.after, case
 
 
-def stop_and_continue(folder: Path, moment: float, number: int, run: Undisturbed, preloaded: Preloaded) -> Outcome:
-    """Sends a signal at a moment, looks at what stands, continues and compares; returns how it ended.
+def stop_and_continue(
+    folder: Path, moment: float, number: int, run: Undisturbed, preloaded: Preloaded
+) -> Outcome:
+    """Sends a signal at a moment, looks at what stands, continues and compares; returns how it
+    ended.
 
     Code 0: it was done already; a negative one: it had not begun.
     """
@@ -248,8 +307,12 @@ def stop_and_continue(folder: Path, moment: float, number: int, run: Undisturbed
     return outcome
 
 
-def fail_and_continue(folder: Path, number: int, kind: str, run: Undisturbed, preloaded: Preloaded) -> int:
-    """Has one file operation fail, looks at what stands, continues and compares; returns the exit code."""
+def fail_and_continue(
+    folder: Path, number: int, kind: str, run: Undisturbed, preloaded: Preloaded
+) -> int:
+    """Has one file operation fail, looks at what stands, continues and compares; returns the exit
+    code.
+    """
     shutil.copytree(run.start, folder)
     outcome = preloaded.run(folder, *run.words, fault=[number, kind])
     case = f"{kind} at operation {run.operations[number - 1]}: {outcome.code}: {outcome.stderr}"

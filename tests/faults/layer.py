@@ -1,7 +1,9 @@
-"""A file layer that fails: the N-th operation that changes a file below a folder ends with ENOSPC or EIO, or half done.
+"""A file layer that fails: the N-th operation that changes a file below a folder ends with ENOSPC
+or EIO, or half done.
 
-Kinds: ``enospc`` and ``eio`` fail one operation, ``torn`` writes half and then fails with EIO, ``full`` is a disk that
-is full from the N-th operation on. Only what Python itself does is seen, and safetensors' writing of a file.
+Kinds: ``enospc`` and ``eio`` fail one operation, ``torn`` writes half and then fails with EIO,
+``full`` is a disk that is full from the N-th operation on. Only what Python itself does is seen,
+and safetensors' writing of a file.
 """
 
 from __future__ import annotations
@@ -105,20 +107,33 @@ class _Raw(io.FileIO):
     layer: Layer
 
     def write(self, data: Any) -> int:
-        return self.layer.writes(lambda _, chunk: super(_Raw, self).write(chunk))(self.fileno(), data)
+        return self.layer.writes(lambda _, chunk: super(_Raw, self).write(chunk))(
+            self.fileno(), data
+        )
 
 
 def _built(
-    layer: Layer, file: Any, mode: str, buffering: int = -1, encoding: str | None = None, errors: str | None = None,
-    newline: str | None = None, closefd: bool = True, opener: Any = None,
-) -> Any:  # fmt: skip
+    layer: Layer,
+    file: Any,
+    mode: str,
+    buffering: int = -1,
+    encoding: str | None = None,
+    errors: str | None = None,
+    newline: str | None = None,
+    closefd: bool = True,
+    opener: Any = None,
+) -> Any:
     """Builds what ``open`` builds, upon a raw file of ours."""
     raw = _Raw(file, re.sub("[bt]", "", mode), closefd=closefd, opener=opener)
     raw.layer = layer
     if buffering == 0:
         return raw
     buffered = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
-    return buffered if "b" in mode else io.TextIOWrapper(buffered, encoding or "utf-8", errors, newline)
+    return (
+        buffered
+        if "b" in mode
+        else io.TextIOWrapper(buffered, encoding or "utf-8", errors, newline)
+    )
 
 
 _real_os_open = os.open

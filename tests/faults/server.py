@@ -1,8 +1,10 @@
-"""A process that has everything imported and runs command lines in forks of itself: a run costs no start.
+"""A process that has everything imported and runs command lines in forks of itself: a run costs no
+start.
 
-It reads a JSON line for each run from stdin: ``words``, ``folder``, ``kill_after`` (seconds or null), ``kill_when`` (a
-path that exists by then, or null), ``signal``, ``fault`` ([number, kind] or null), ``log``; it answers with ``code``
-(negative: killed), ``stdout``, ``stderr`` and ``seconds``. With ``unread`` nobody reads either of the two streams.
+It reads a JSON line for each run from stdin: ``words``, ``folder``, ``kill_after`` (seconds or
+null), ``kill_when`` (a path that exists by then, or null), ``signal``, ``fault`` ([number, kind] or
+null), ``log``; it answers with ``code`` (negative: killed), ``stdout``, ``stderr`` and ``seconds``.
+With ``unread`` nobody reads either of the two streams.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", NO_COLOR="1", OMP_NUM_THREADS="1")
+os.environ.update(
+    HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", NO_COLOR="1", OMP_NUM_THREADS="1"
+)
 
 LONGEST = 120.0
 
@@ -36,7 +40,9 @@ def warm() -> None:
     del matplotlib
     torch.set_num_threads(1)
     with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stderr(nowhere):
-        _pipeline.dry_run(load_recipe("demo", ["data.train=demo:validation", "data.validation=demo:test"]))
+        _pipeline.dry_run(
+            load_recipe("demo", ["data.train=demo:validation", "data.validation=demo:test"])
+        )
 
 
 def child(asked: dict[str, Any], out: str, err: str) -> None:
@@ -51,7 +57,9 @@ def child(asked: dict[str, Any], out: str, err: str) -> None:
             os.close(reader)
             for stream in (1, 2):
                 os.dup2(writer, stream)
-        sys.stdout, sys.stderr = (os.fdopen(os.dup(stream), "w", encoding="utf-8") for stream in (1, 2))
+        sys.stdout, sys.stderr = (
+            os.fdopen(os.dup(stream), "w", encoding="utf-8") for stream in (1, 2)
+        )
         if asked.get("fault") or asked.get("log"):
             sys.path.insert(0, str(Path(__file__).parent))
             import layer
@@ -88,15 +96,25 @@ def one(asked: dict[str, Any]) -> dict[str, Any]:
             passed = time.monotonic() - began
             if ended:
                 break
-            due = (after is not None and passed >= after) or (there and Path(asked["folder"], there).exists())
+            due = (after is not None and passed >= after) or (
+                there and Path(asked["folder"], there).exists()
+            )
             if due and not sent:
                 os.kill(process, asked.get("signal") or 9)
                 sent = True
             if passed > LONGEST:
                 os.kill(process, 9)
             time.sleep(0.002)
-        texts = [Path(name).read_text(encoding="utf-8") if Path(name).exists() else "" for name in (out, err)]
-    return {"code": os.waitstatus_to_exitcode(status), "stdout": texts[0], "stderr": texts[1], "seconds": passed}
+        texts = [
+            Path(name).read_text(encoding="utf-8") if Path(name).exists() else ""
+            for name in (out, err)
+        ]
+    return {
+        "code": os.waitstatus_to_exitcode(status),
+        "stdout": texts[0],
+        "stderr": texts[1],
+        "seconds": passed,
+    }
 
 
 def serve() -> None:

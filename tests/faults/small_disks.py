@@ -1,9 +1,11 @@
-"""Real disks too small for what is written, and read-only ones: every verb on each, whatever library does the writing.
+"""Real disks too small for what is written, and read-only ones: every verb on each, whatever
+library does the writing.
 
     unshare -rm python tests/faults/small_disks.py --sizes 20
 
-Mounts file systems in memory, so it runs where that is allowed: as root, or in a user namespace of its own. Prints what
-happened as one JSON object; ends with an AssertionError where something is not as it should be.
+Mounts file systems in memory, so it runs where that is allowed: as root, or in a user namespace of
+its own. Prints what happened as one JSON object; ends with an AssertionError where something is not
+as it should be.
 """
 
 from __future__ import annotations
@@ -20,7 +22,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness import VERBS, Preloaded, check_continued, check_failure, make_reference, names, undisturbed
+from harness import (
+    VERBS,
+    Preloaded,
+    check_continued,
+    check_failure,
+    make_reference,
+    names,
+    undisturbed,
+)
 
 KIB = 1024
 
@@ -50,15 +60,22 @@ def used(folder: Path) -> int:
 
 
 def main() -> None:
-    """Runs every verb on disks of ever larger sizes, and goes on each time on one that is large enough."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Runs every verb on disks of ever larger sizes, and goes on each time on one that is large
+    enough.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", type=int, default=20, help="for each verb")
     count = parser.parse_args().sizes
     told: dict[str, Counter[str]] = {}
     with tempfile.TemporaryDirectory() as name, Preloaded() as preloaded:
         where = Path(name)
         reference, mounted = make_reference(where / "train", preloaded), where / "disk"
-        verbs = {verb: undisturbed(where / verb, reference.whole, VERBS[verb], preloaded) for verb in VERBS}
+        verbs = {
+            verb: undisturbed(where / verb, reference.whole, VERBS[verb], preloaded)
+            for verb in VERBS
+        }
         for verb, run in {"train": reference, **verbs}.items():
             with disk(mounted, run.start):
                 least = used(mounted)
@@ -66,7 +83,9 @@ def main() -> None:
                 most = used(mounted)
             told[verb] = Counter()
             # A file that takes another's place stands beside it for a moment.
-            for size in range(least, most + (most - least) // 2, max((most - least) // count, 4 * KIB)):
+            for size in range(
+                least, most + (most - least) // 2, max((most - least) // count, 4 * KIB)
+            ):
                 with disk(mounted, run.start):
                     remount(mounted, f"size={size}")
                     outcome = preloaded.run(mounted, *run.words)
@@ -79,7 +98,9 @@ def main() -> None:
                 remount(mounted, "ro")
                 outcome = preloaded.run(mounted, *run.words)
                 assert outcome.code == 2, f"{verb} on a read-only disk: {outcome}"
-                assert outcome.stderr.count("error: cannot write into") == 1, f"{verb} on a read-only disk: {outcome}"
+                assert outcome.stderr.count("error: cannot write into") == 1, (
+                    f"{verb} on a read-only disk: {outcome}"
+                )
                 assert outcome.seconds < 2, "it was not told before the work"
                 assert names(mounted) == run.before
                 told[verb]["read-only: 2"] += 1

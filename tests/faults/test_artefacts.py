@@ -1,4 +1,6 @@
-"""Adapters and merged models carry hashes of their files: what was changed afterwards is refused, and named."""
+"""Adapters and merged models carry hashes of their files: what was changed afterwards is refused,
+and named.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,12 @@ from pathlib import Path
 import pytest
 from harness import Preloaded
 
-ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json")
+ADAPTER = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +35,19 @@ def listed(model: Path) -> set[str]:
 
 def test_every_file_that_is_loaded_is_listed_and_scores_leave_the_list(merged: Path) -> None:
     assert set(ADAPTER) <= listed(merged / "adapters" / "it")
-    assert {"config.json", "model.safetensors", "generation_config.json", "tokenizer.json"} <= listed(merged / "merged")
+    assert {
+        "config.json",
+        "model.safetensors",
+        "generation_config.json",
+        "tokenizer.json",
+    } <= listed(merged / "merged")
     assert "README.md" not in listed(merged / "adapters" / "it")
 
 
 @pytest.mark.parametrize("model", ["adapters/it", "merged"])
-def test_a_changed_file_is_refused_by_name(tmp_path: Path, merged: Path, preloaded: Preloaded, model: str) -> None:
+def test_a_changed_file_is_refused_by_name(
+    tmp_path: Path, merged: Path, preloaded: Preloaded, model: str
+) -> None:
     assert preloaded.run(merged, "predict", model, "repeat the number 3").code == 0
     for name in sorted(listed(merged / model)):
         folder = shutil.copytree(merged / model, tmp_path / name)

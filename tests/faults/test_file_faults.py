@@ -1,4 +1,6 @@
-"""Operations that change files, failed in turn: nothing whole is replaced by what is not, and it is told."""
+"""Operations that change files, failed in turn: nothing whole is replaced by what is not, and it is
+told.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +17,21 @@ from harness import HERE, ROOT, SHORT, VERBS, Preloaded, Reference, fail_and_con
 from layer import KINDS, VARIABLE
 
 
-def test_some_file_operations_fail(tmp_path: Path, short_reference: Reference, preloaded: Preloaded) -> None:
+def test_some_file_operations_fail(
+    tmp_path: Path, short_reference: Reference, preloaded: Preloaded
+) -> None:
     operations = len(short_reference.operations)
     assert operations > 100
     for turn, number in enumerate(range(11, operations, 37)):
-        fail_and_continue(tmp_path / str(number), number, KINDS[turn % 4], short_reference, preloaded)
+        fail_and_continue(
+            tmp_path / str(number), number, KINDS[turn % 4], short_reference, preloaded
+        )
 
 
 @pytest.mark.long
-def test_every_fourth_file_operation_fails(tmp_path: Path, short_reference: Reference, preloaded: Preloaded) -> None:
+def test_every_fourth_file_operation_fails(
+    tmp_path: Path, short_reference: Reference, preloaded: Preloaded
+) -> None:
     operations = len(short_reference.operations)
 
     def half(part: int) -> list[int]:
@@ -40,11 +48,15 @@ def test_every_fourth_file_operation_fails(tmp_path: Path, short_reference: Refe
 
 
 @pytest.mark.slow
-def test_the_layer_works_in_a_process_of_its_own(tmp_path: Path, short_reference: Reference) -> None:
+def test_the_layer_works_in_a_process_of_its_own(
+    tmp_path: Path, short_reference: Reference
+) -> None:
     folder = shutil.copytree(short_reference.start, tmp_path / "run")
     environment = {
-        **os.environ, "PYTHONPATH": os.pathsep.join([str(HERE / "site"), str(ROOT)]), VARIABLE: f"{folder}|40|enospc|",
-    }  # fmt: skip
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(HERE / "site"), str(ROOT)]),
+        VARIABLE: f"{folder}|40|enospc|",
+    }
     ended = subprocess.run(
         [sys.executable, "-m", "lora_s2s", *SHORT],
         cwd=folder,

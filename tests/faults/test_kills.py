@@ -1,4 +1,6 @@
-"""Killed anywhere, stopped by signals, its checkpoints damaged: a run that is continued ends as if nothing had been."""
+"""Killed anywhere, stopped by signals, its checkpoints damaged: a run that is continued ends as if
+nothing had been.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from harness import SHORT, TRAIN, VERBS, Preloaded, Reference, check_same, check_whole, kill_and_continue, names
+from harness import (
+    SHORT,
+    TRAIN,
+    VERBS,
+    Preloaded,
+    Reference,
+    check_same,
+    check_whole,
+    kill_and_continue,
+    names,
+)
 
 
 def moments(seed: int, reference: Reference, times: int = 1) -> list[float]:
@@ -19,8 +31,13 @@ def moments(seed: int, reference: Reference, times: int = 1) -> list[float]:
     return [rng.uniform(0.05, reference.seconds) for _ in range(times)]
 
 
-def test_killed_at_random_moments(tmp_path: Path, reference: Reference, preloaded: Preloaded) -> None:
-    killed = [kill_and_continue(tmp_path / str(n), moments(n, reference), reference, preloaded)[0] for n in range(2)]
+def test_killed_at_random_moments(
+    tmp_path: Path, reference: Reference, preloaded: Preloaded
+) -> None:
+    killed = [
+        kill_and_continue(tmp_path / str(n), moments(n, reference), reference, preloaded)[0]
+        for n in range(2)
+    ]
     thrice = kill_and_continue(tmp_path / "thrice", moments(7, reference, 3), reference, preloaded)
     assert -9 in [*killed, *thrice]
 
@@ -31,14 +48,18 @@ def test_killed_twenty_times(tmp_path: Path, reference: Reference, preloaded: Pr
         with Preloaded() as own:
             runs = range(part, 20, 2)
             return sum(
-                kill_and_continue(tmp_path / str(n), moments(100 + n, reference), reference, own)[0] == -9 for n in runs
+                kill_and_continue(tmp_path / str(n), moments(100 + n, reference), reference, own)[0]
+                == -9
+                for n in runs
             )
 
     with ThreadPoolExecutor(2) as pool:
         assert sum(pool.map(half, range(2))) > 12
 
 
-def test_killed_when_all_is_done_but_the_lock(tmp_path: Path, trained: Path, preloaded: Preloaded) -> None:
+def test_killed_when_all_is_done_but_the_lock(
+    tmp_path: Path, trained: Path, preloaded: Preloaded
+) -> None:
     folder = shutil.copytree(trained, tmp_path / "run")
     (folder / "adapters" / ".it.running.lock").write_text("process 1 on another")
     outcome = preloaded.run(folder, *TRAIN, "--resume", "--json")
@@ -49,7 +70,9 @@ def test_killed_when_all_is_done_but_the_lock(tmp_path: Path, trained: Path, pre
 SIXTH_STEP = "adapters/it.running/checkpoints/step-000006"
 
 
-def started(folder: Path, reference: Reference, preloaded: Preloaded, number: int, **asked: object) -> str:
+def started(
+    folder: Path, reference: Reference, preloaded: Preloaded, number: int, **asked: object
+) -> str:
     """Starts a run, sends it a signal past its first steps, and returns what it said."""
     shutil.copytree(reference.start, folder)
     outcome = preloaded.run(folder, *TRAIN, kill_when=SIXTH_STEP, signal=number, **asked)
@@ -72,7 +95,9 @@ def test_a_signal_saves_and_says_how_to_go_on(
     assert (again.code, "is done already" in again.stderr) == (0, True)
 
 
-def test_a_run_outlives_whoever_watched_it(tmp_path: Path, reference: Reference, preloaded: Preloaded) -> None:
+def test_a_run_outlives_whoever_watched_it(
+    tmp_path: Path, reference: Reference, preloaded: Preloaded
+) -> None:
     folder = shutil.copytree(reference.start, tmp_path / "run")
     assert preloaded.run(folder, *TRAIN, unread=True).code == 0
     check_same(folder, reference)
@@ -89,12 +114,16 @@ def test_a_terminal_that_closes_saves_a_checkpoint_though_nothing_can_be_said(
     check_same(folder, reference)
 
 
-def test_a_failure_takes_no_step_away(tmp_path: Path, reference: Reference, preloaded: Preloaded) -> None:
+def test_a_failure_takes_no_step_away(
+    tmp_path: Path, reference: Reference, preloaded: Preloaded
+) -> None:
     """Without any checkpoint yet, and by what no signal announces."""
     folder = shutil.copytree(reference.start, tmp_path / "run")
     words = (*TRAIN, "--set", "training.save_every=500", "--set", "training.evaluate_every=0")
     fault = next(
-        number for number, line in enumerate(reference.operations, 1) if " write " in line and "metrics.jsonl" in line
+        number
+        for number, line in enumerate(reference.operations, 1)
+        if " write " in line and "metrics.jsonl" in line
     )
     outcome = preloaded.run(folder, *words, fault=[fault + 4, "eio"])
     running = folder / "adapters" / "it.running"
@@ -140,9 +169,13 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.long
-def test_every_damage_to_a_checkpoint_is_told(tmp_path: Path, reference: Reference, preloaded: Preloaded) -> None:
+def test_every_damage_to_a_checkpoint_is_told(
+    tmp_path: Path, reference: Reference, preloaded: Preloaded
+) -> None:
     started(tmp_path / "stopped", reference, preloaded, signal.SIGTERM)
-    newest = sorted((tmp_path / "stopped" / "adapters" / "it.running" / "checkpoints").glob("step-*"))[-1]
+    newest = sorted(
+        (tmp_path / "stopped" / "adapters" / "it.running" / "checkpoints").glob("step-*")
+    )[-1]
     for file in sorted(newest.iterdir()):
         for damage, harm in DAMAGE.items():
             run = shutil.copytree(tmp_path / "stopped", tmp_path / f"{file.stem} {damage}")
@@ -154,7 +187,9 @@ def test_every_damage_to_a_checkpoint_is_told(tmp_path: Path, reference: Referen
             check_same(run, reference)
 
 
-def test_all_checkpoints_damaged_is_a_clear_stop(tmp_path: Path, reference: Reference, preloaded: Preloaded) -> None:
+def test_all_checkpoints_damaged_is_a_clear_stop(
+    tmp_path: Path, reference: Reference, preloaded: Preloaded
+) -> None:
     started(tmp_path / "run", reference, preloaded, signal.SIGTERM)
     for path in (tmp_path / "run").rglob("adapter.safetensors"):
         flip(path)
@@ -165,7 +200,9 @@ def test_all_checkpoints_damaged_is_a_clear_stop(tmp_path: Path, reference: Refe
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("verb", sorted(VERBS))
-def test_other_verbs_end_at_once_and_leave_nothing(trained: Path, preloaded: Preloaded, verb: str, number: int) -> None:
+def test_other_verbs_end_at_once_and_leave_nothing(
+    trained: Path, preloaded: Preloaded, verb: str, number: int
+) -> None:
     before = names(trained)
     outcome = preloaded.run(trained, *VERBS[verb], kill_after=0.08, signal=number)
     assert outcome.code in (128 + number, -number), outcome.stderr  # the latter: it had not begun
@@ -175,7 +212,9 @@ def test_other_verbs_end_at_once_and_leave_nothing(trained: Path, preloaded: Pre
     assert names(trained) == before
 
 
-def test_a_deadline_is_met_with_exit_code_1(tmp_path: Path, reference: Reference, preloaded: Preloaded) -> None:
+def test_a_deadline_is_met_with_exit_code_1(
+    tmp_path: Path, reference: Reference, preloaded: Preloaded
+) -> None:
     folder = shutil.copytree(reference.start, tmp_path / "run")
     words = (*TRAIN, "--set", "training.max_steps=2000", "--json")
     first = preloaded.run(folder, *words, "--stop-after", "1s")

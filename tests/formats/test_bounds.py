@@ -39,16 +39,24 @@ def read_through(path: Path) -> str:
 
 
 PARQUET: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "dictionary": ({"source": pa.DictionaryArray.from_arrays([0] * 300, [LONG])}, {"store_schema": False}),
+    "dictionary": (
+        {"source": pa.DictionaryArray.from_arrays([0] * 300, [LONG])},
+        {"store_schema": False},
+    ),
     "plain pages": ({"source": [LONG] * 100, "target": ["b"] * 100}, {"use_dictionary": False}),
     "nested dictionary": ({"conversations": TURNS}, {}),
-    "delta": ({"source": [LONG] * 100}, {"use_dictionary": False, "column_encoding": {"source": "DELTA_BYTE_ARRAY"}}),
+    "delta": (
+        {"source": [LONG] * 100},
+        {"use_dictionary": False, "column_encoding": {"source": "DELTA_BYTE_ARRAY"}},
+    ),
     "lists": ({"source": ["a"] * 40, "target": [["b" * 100_000] * 100] * 40}, {}),
 }
 
 
 @pytest.mark.parametrize("kind", PARQUET)
-def test_a_small_parquet_file_that_stands_for_much_is_read_in_bounded_memory(kind: str, tmp_path: Path) -> None:
+def test_a_small_parquet_file_that_stands_for_much_is_read_in_bounded_memory(
+    kind: str, tmp_path: Path
+) -> None:
     columns, settings = PARQUET[kind]
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table(columns), path, compression="zstd", **settings)
@@ -58,9 +66,13 @@ def test_a_small_parquet_file_that_stands_for_much_is_read_in_bounded_memory(kin
     assert not message or "expands" in message
 
 
-def test_parquet_pages_are_measured_by_their_own_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_pages_are_measured_by_their_own_headers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"source": ["a" * 100_000] * 50}), path, use_dictionary=False, compression="zstd")
+    pq.write_table(
+        pa.table({"source": ["a" * 100_000] * 50}), path, use_dictionary=False, compression="zstd"
+    )
     assert len(rows(path)) == 50
     monkeypatch.setattr(limits, "LARGEST_PARQUET_PAGES", limits.MIB)
     with pytest.raises(DataError, match="expands to more than 1 MiB of memory at once"):
@@ -70,8 +82,15 @@ def test_parquet_pages_are_measured_by_their_own_headers(tmp_path: Path, monkeyp
 def test_parquet_values_are_those_written_however_they_are_stored(tmp_path: Path) -> None:
     texts = [f"text {number % 7}" * (5000 if number == 3 else 1) for number in range(3000)]
     turns = [[{"from": "human", "value": text}, {"from": "gpt", "value": None}] for text in texts]
-    table = pa.table({"text": texts, "turns": turns, "number": list(range(3000)), "list": [[t] for t in texts]})
-    for settings in ({}, {"use_dictionary": False}, {"data_page_version": "2.0"}, {"row_group_size": 700}):
+    table = pa.table(
+        {"text": texts, "turns": turns, "number": list(range(3000)), "list": [[t] for t in texts]}
+    )
+    for settings in (
+        {},
+        {"use_dictionary": False},
+        {"data_page_version": "2.0"},
+        {"row_group_size": 700},
+    ):
         pq.write_table(table, tmp_path / "a.parquet", compression="gzip", **settings)  # type: ignore[arg-type]
         found = rows(tmp_path / "a.parquet")
         assert [item.fields for item in found if isinstance(item, Row)] == table.to_pylist()
@@ -96,12 +115,21 @@ WIDE = 60_000
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("a.csv", ",".join(f"c{n}" for n in range(WIDE)) + ",source,target\n" + ",".join("1" * WIDE) + ",a,b\n"),
+        (
+            "a.csv",
+            ",".join(f"c{n}" for n in range(WIDE))
+            + ",source,target\n"
+            + ",".join("1" * WIDE)
+            + ",a,b\n",
+        ),
         ("b.csv", "\n".join([",".join("1" * WIDE)] * 3)),
         ("c.tsv", "\t".join(["same"] * WIDE) + "\na\tb\n"),
         ("d.jsonl", json.dumps({**{f"k{n}": 1 for n in range(100_000)}, "source": "a"})),
         ("e.json", "[{" + ", ".join(f'"k{n}": 1' for n in range(100_000)) + ', "k7": 2}]'),
-        ("f.jsonl", "{" + ", ".join(f'"{"k" * 300}{n}": 1' for n in range(50_000)) + ', "a": 2, "a": 3}'),
+        (
+            "f.jsonl",
+            "{" + ", ".join(f'"{"k" * 300}{n}": 1' for n in range(50_000)) + ', "a": 2, "a": 3}',
+        ),
     ],
     ids=lambda text: text[:6],
 )
@@ -128,7 +156,14 @@ def test_a_header_of_very_many_columns_takes_little_memory(line: bytes, tmp_path
 def test_the_first_rows_are_held_up_to_a_size(tmp_path: Path) -> None:
     from lora_s2s.reading.readers import how_read
 
-    turns = json.dumps({"conversations": [{"from": "human", "value": "x" * 4_000_000}, {"from": "gpt", "value": "y"}]})
+    turns = json.dumps(
+        {
+            "conversations": [
+                {"from": "human", "value": "x" * 4_000_000},
+                {"from": "gpt", "value": "y"},
+            ]
+        }
+    )
     (tmp_path / "a.jsonl").write_text(f"{turns}\n" * 40)
     (tmp_path / "b.csv").write_text("source,target\n" + f"{'x' * 4_000_000},y\n" * 40)
     risen = rise()
@@ -140,7 +175,8 @@ def test_the_first_rows_are_held_up_to_a_size(tmp_path: Path) -> None:
 def test_the_nearest_name_is_not_looked_for_among_texts() -> None:
     start = time.process_time()
     assert (
-        nearest("sorce", ["x" * 100_000, "source", *("y" * 90_000 for _ in range(50))]) == " (did you mean 'source'?)"
+        nearest("sorce", ["x" * 100_000, "source", *("y" * 90_000 for _ in range(50))])
+        == " (did you mean 'source'?)"
     )
     assert nearest("x" * 100_000, ["x" * 90_000] * 9) == ""
     assert time.process_time() - start < 1
@@ -154,7 +190,9 @@ def test_a_zip_of_very_many_names_is_refused_before_they_are_read(tmp_path: Path
         rows(tmp_path / "a.zip")
 
 
-def test_replies_of_one_conversation_repeat_it_only_so_far(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replies_of_one_conversation_repeat_it_only_so_far(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from lora_s2s.reading.readers import read_examples
 
     turns = [{"from": ("human", "gpt")[n % 2], "value": "x" * 1000} for n in range(40)]

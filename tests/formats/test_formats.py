@@ -1,4 +1,6 @@
-"""The formats, as users' files come: dialects, JSON of every shape, TMX; and what is rejected or refused, and where."""
+"""The formats, as users' files come: dialects, JSON of every shape, TMX; and what is rejected or
+refused, and where.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ from lora_s2s.formats.origins import Origin
 from lora_s2s.formats.rows import Rejected, Row
 
 Write = Callable[[str, str], str]
-many = settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+many = settings(
+    max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck), database=None
+)
 
 
 def rows(path: str | Path) -> list[Row | Rejected]:
@@ -48,19 +52,33 @@ def refusal(path: str | Path) -> DataError:
 @pytest.mark.parametrize(
     "text",
     [
-        "source,target\na;b,c\nd;e,f\n", "source;target\na;b,c\nd,e;f\n", "source\ttarget\na, b; c\td\n",
-        "source|target\na,b|c\n", '"source, or; text";target\n"a;b";c,d\n', "source;target,2\na;b\nc;d\n",
-        'sep=;\nsource,x;target\n"a;b";c\n', '"sep=|"\r\nsource|target\r\na|b\r\n',
+        "source,target\na;b,c\nd;e,f\n",
+        "source;target\na;b,c\nd,e;f\n",
+        "source\ttarget\na, b; c\td\n",
+        "source|target\na,b|c\n",
+        '"source, or; text";target\n"a;b";c,d\n',
+        "source;target,2\na;b\nc;d\n",
+        'sep=;\nsource,x;target\n"a;b";c\n',
+        '"sep=|"\r\nsource|target\r\na|b\r\n',
     ],
-)  # fmt: skip
+)
 def test_the_delimiter_is_the_one_that_header_and_records_agree_on(text: str, write: Write) -> None:
     expected = {
-        "source,target\na;b,c\nd;e,f\n": [{"source": "a;b", "target": "c"}, {"source": "d;e", "target": "f"}],
-        "source;target\na;b,c\nd,e;f\n": [{"source": "a", "target": "b,c"}, {"source": "d,e", "target": "f"}],
+        "source,target\na;b,c\nd;e,f\n": [
+            {"source": "a;b", "target": "c"},
+            {"source": "d;e", "target": "f"},
+        ],
+        "source;target\na;b,c\nd,e;f\n": [
+            {"source": "a", "target": "b,c"},
+            {"source": "d,e", "target": "f"},
+        ],
         "source\ttarget\na, b; c\td\n": [{"source": "a, b; c", "target": "d"}],
         "source|target\na,b|c\n": [{"source": "a,b", "target": "c"}],
         '"source, or; text";target\n"a;b";c,d\n': [{"source, or; text": "a;b", "target": "c,d"}],
-        "source;target,2\na;b\nc;d\n": [{"source": "a", "target,2": "b"}, {"source": "c", "target,2": "d"}],
+        "source;target,2\na;b\nc;d\n": [
+            {"source": "a", "target,2": "b"},
+            {"source": "c", "target,2": "d"},
+        ],
         'sep=;\nsource,x;target\n"a;b";c\n': [{"source,x": "a;b", "target": "c"}],
         '"sep=|"\r\nsource|target\r\na|b\r\n': [{"source": "a", "target": "b"}],
     }
@@ -72,7 +90,9 @@ def test_the_delimiter_is_the_one_that_header_and_records_agree_on(text: str, wr
 def test_csv_rows_that_would_lose_text_are_rejected_with_their_lines(write: Write) -> None:
     text = 'source,target,\na,b,c,d\ne,f,g,,\n"h" i,j,\nonly,two\n\n"k\nk",l,m\nn,"never closed\n'
     path = write("a.csv", text)
-    assert [(item.line, item.fields if isinstance(item, Row) else item.reason) for item in rows(path)] == [
+    assert [
+        (item.line, item.fields if isinstance(item, Row) else item.reason) for item in rows(path)
+    ] == [
         (2, "more fields than the header: 4, expected 3 (is a text with the delimiter unquoted?)"),
         (3, {"source": "e", "target": "f", "": "g"}),
         (4, "broken quoting: ',' expected after '\"', lines 4 to 4"),
@@ -82,7 +102,9 @@ def test_csv_rows_that_would_lose_text_are_rejected_with_their_lines(write: Writ
     ]
 
 
-def test_a_column_named_twice_is_refused_and_unnamed_ones_are_not(write: Write, tmp_path: Path) -> None:
+def test_a_column_named_twice_is_refused_and_unnamed_ones_are_not(
+    write: Write, tmp_path: Path
+) -> None:
     error = refusal(write("a.csv", "id,text,x,y, text\n1,2,3,4,5\n"))
     assert error.message == "a column named twice: 'text' (columns 2 and 5)"
     assert str(error.where).endswith("a.csv:1")
@@ -99,7 +121,10 @@ def test_a_header_that_cannot_be_read(write: Write) -> None:
 
 def test_tsv_quotes_are_quoting_only_where_all_of_them_are(write: Write) -> None:
     assert found(write("a.tsv", 's\tt\n"a\tb"\tc\n')) == [{"s": "a\tb", "t": "c"}]
-    assert found(write("a.tsv", 's\tt\n"a" b\tc\n"d"\t"e\n')) == [{"s": '"a" b', "t": "c"}, {"s": '"d"', "t": '"e'}]
+    assert found(write("a.tsv", 's\tt\n"a" b\tc\n"d"\t"e\n')) == [
+        {"s": '"a" b', "t": "c"},
+        {"s": '"d"', "t": '"e'},
+    ]
     assert found(write("a.tsv", "s,t\na,b\n")) == [{"s": "a", "t": "b"}]
 
 
@@ -109,7 +134,9 @@ def test_nul_characters_do_not_stop_a_csv_file(write: Write) -> None:
     assert len(rows(path)) == 5
 
 
-def test_a_record_of_many_lines_is_bounded_too(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_of_many_lines_is_bounded_too(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(streams, "LONGEST_RECORD", 1000)
     path = write("a.csv", 'source,target\na,b\n"' + "text\n" * 1000 + '",c\nd,e\n')
     first, too_long, *fragments = rows(path)
@@ -127,12 +154,17 @@ ARRAY = '[\n{"source": "a",\n "target": 1},\n\n{"source": "b", "target": 2}]'
 @pytest.mark.parametrize(
     ("text", "lines"),
     [
-        (LINES, [1, 3]), (ARRAY, [2, 5]), ('{"data": ' + ARRAY + "}", [2, 5]),
-        ('{"version": [1, {"x": 2.5}], "n": 1.5, "s": "]",\n "data": ' + ARRAY + ', "more": 1}', [3, 6]),
+        (LINES, [1, 3]),
+        (ARRAY, [2, 5]),
+        ('{"data": ' + ARRAY + "}", [2, 5]),
+        (
+            '{"version": [1, {"x": 2.5}], "n": 1.5, "s": "]",\n "data": ' + ARRAY + ', "more": 1}',
+            [3, 6],
+        ),
         ('{"examples": ' + ARRAY + ', "n": 12.5, "tags": ["x"], "none": []}\n', [2, 5]),
         (" \n" + ARRAY + "\n ", [3, 6]),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("block", [1, 3, 1 << 20])
 def test_json_of_every_shape_with_the_lines_of_its_records(
     block: int, text: str, lines: list[int], write: Write, monkeypatch: pytest.MonkeyPatch
@@ -156,11 +188,16 @@ def test_json_of_every_shape_with_the_lines_of_its_records(
     "document",
     [
         {"Definition": ["Say it."], "Instances": [{"input": "a", "output": ["b"]}]},
-        {"id": "7", "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
-        {"messages": [{"role": "user", "content": "a"}]}, {"input": "a", "output": "b"}, {},
+        {
+            "id": "7",
+            "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}],
+        },
+        {"messages": [{"role": "user", "content": "a"}]},
+        {"input": "a", "output": "b"},
+        {},
         {"one": [{"a": "b"}], "two": [{"a": "b"}]},
     ],
-)  # fmt: skip
+)
 def test_a_json_object_that_is_one_record(document: dict[str, Any], write: Write) -> None:
     assert found(write("a.json", json.dumps(document, indent=1))) == [document]
     assert found(write("a.json", json.dumps(document))) == [document]
@@ -178,14 +215,20 @@ def test_json_under_the_other_name(write: Write) -> None:
 
 
 BAD_JSON = [
-    ('{"s": "a", "s": "b"}', "duplicate key: 's'"), ('{"x": [{"s": 1, "t": 2, "s": 3}]}', "duplicate key: 's'"),
-    ('"text"', "not a JSON object"), ("[1]", "not a JSON object"), ("null", "not a JSON object"),
-]  # fmt: skip
+    ('{"s": "a", "s": "b"}', "duplicate key: 's'"),
+    ('{"x": [{"s": 1, "t": 2, "s": 3}]}', "duplicate key: 's'"),
+    ('"text"', "not a JSON object"),
+    ("[1]", "not a JSON object"),
+    ("null", "not a JSON object"),
+]
 BROKEN_JSON = [
-    ('{"s": }', "not valid JSON: Expecting value at column 9"), ("{'s': 1}", "not valid JSON: Expecting property name"),
-    ('{"s": "a"} x', "not valid JSON: Extra data at column 13"), ('{"s": "a\tb"}', "not valid JSON: Invalid control"),
-    ("[" * 100_000, "nested too deeply"), ('{"s": ' * 100_000 + "1" + "}" * 100_000, "nested too deeply"),
-]  # fmt: skip
+    ('{"s": }', "not valid JSON: Expecting value at column 9"),
+    ("{'s': 1}", "not valid JSON: Expecting property name"),
+    ('{"s": "a"} x', "not valid JSON: Extra data at column 13"),
+    ('{"s": "a\tb"}', "not valid JSON: Invalid control"),
+    ("[" * 100_000, "nested too deeply"),
+    ('{"s": ' * 100_000 + "1" + "}" * 100_000, "nested too deeply"),
+]
 
 
 @pytest.mark.parametrize(("bad", "reason"), BAD_JSON + BROKEN_JSON)
@@ -232,10 +275,12 @@ def test_numbers_stay_as_written_however_large(write: Write) -> None:
     text = '{"a": 1e5, "b": 0.10, "c": -0, "d": NaN, "e": true, "f": null, "g": ' + huge + "}"
     assert found(write("a.jsonl", text)) == [
         {"a": "1e5", "b": "0.10", "c": "-0", "d": "NaN", "e": True, "f": None, "g": huge}
-    ]  # fmt: skip
+    ]
 
 
-def test_an_array_is_read_in_the_memory_of_an_element(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_array_is_read_in_the_memory_of_an_element(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.json"
     with path.open("w") as stream:
         stream.write('{"name": "x", "rows": [')
@@ -256,7 +301,10 @@ def test_an_array_is_read_in_the_memory_of_an_element(tmp_path: Path, monkeypatc
 
 def test_parquet_by_its_magic_under_every_name(tmp_path: Path) -> None:
     table = pa.table({"source": ["a", "b"], "target": [datetime.date(2024, 1, 2), None]})
-    expected = [{"source": "a", "target": datetime.date(2024, 1, 2)}, {"source": "b", "target": None}]
+    expected = [
+        {"source": "a", "target": datetime.date(2024, 1, 2)},
+        {"source": "b", "target": None},
+    ]
     for name in ("a.parquet", "a.csv", "a.json", "a.bin"):
         pq.write_table(table, tmp_path / name)
         assert found(tmp_path / name) == expected
@@ -283,19 +331,29 @@ TMX = """<?xml version="1.0" encoding="{encoding}"?>
 @pytest.mark.parametrize("name", ["a.tmx", "a.xml", "a"])
 def test_tmx(name: str, encoding: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(TMX.format(encoding=encoding).encode(encoding))
-    assert [(item.line, item.fields if isinstance(item, Row) else item.reason) for item in rows(tmp_path / name)] == [
-        (4, {"en": "Fish & chips", "de": "Füsch"}), (6, {"en": "two", "fr": "deux"}),
+    assert [
+        (item.line, item.fields if isinstance(item, Row) else item.reason)
+        for item in rows(tmp_path / name)
+    ] == [
+        (4, {"en": "Fish & chips", "de": "Füsch"}),
+        (6, {"en": "two", "fr": "deux"}),
         (8, "two texts in one language: 'en'"),
-    ]  # fmt: skip
+    ]
 
 
 def test_tmx_that_is_refused(write: Write) -> None:
     bomb = '<!DOCTYPE tmx [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]><tmx>&b;</tmx>'
     error = refusal(write("a.tmx", bomb))
     assert (error.message, str(error.where)[-2:]) == ("an XML entity of its own: 'a'", ":1")
-    outside = '<!DOCTYPE tmx SYSTEM "x.dtd">\n<tmx><tu><tuv xml:lang="en"><seg>caf&eacute;</seg></tuv></tu></tmx>'
+    outside = (
+        '<!DOCTYPE tmx SYSTEM "x.dtd">\n<tmx><tu><tuv '
+        'xml:lang="en"><seg>caf&eacute;</seg></tuv></tu></tmx>'
+    )
     assert refusal(write("a.tmx", outside)).message == "an XML entity of its own: 'eacute'"
-    assert "XML of the type 'rss', expected 'tmx'" in refusal(write("a.xml", "<?xml version='1.0'?><rss/>")).message
+    assert (
+        "XML of the type 'rss', expected 'tmx'"
+        in refusal(write("a.xml", "<?xml version='1.0'?><rss/>")).message
+    )
     error = refusal(write("a.tmx", "<tmx>\n<tu></tmx>"))
     assert (error.message, str(error.where)[-4:]) == ("not well-formed XML: mismatched tag", ":2:7")
     for encoding in ("utf-17", "big5", "hex"):
@@ -307,20 +365,34 @@ def test_tmx_that_is_refused(write: Write) -> None:
 def test_a_long_tmx_segment_is_rejected(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "LONGEST_RECORD", 1000)
     unit = '<tu><tuv xml:lang="en"><seg>{}</seg></tuv></tu>'
-    path = write("a.tmx", "<tmx>" + unit.format("a") + unit.format("x<hi/>" * 1001) + unit.format("b") + "</tmx>")
+    path = write(
+        "a.tmx",
+        "<tmx>" + unit.format("a") + unit.format("x<hi/>" * 1001) + unit.format("b") + "</tmx>",
+    )
     assert found(path) == [{"en": "a"}, "longer than 32 MiB", {"en": "b"}]
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet", "a.dat", "a.tsv.gz"])
 def test_what_is_saved_in_the_place_of_data(name: str, tmp_path: Path) -> None:
     for content, message, hint in (
-        (b"\n<!DOCTYPE html>\n<html><body>404</body></html>", "is a web page, not data", "download the file"),
+        (
+            b"\n<!DOCTYPE html>\n<html><body>404</body></html>",
+            "is a web page, not data",
+            "download the file",
+        ),
         (b"<html lang=en>", "is a web page, not data", "download the file"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
-         "is a git-lfs pointer, not the data", "git lfs pull"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9, "is a binary file, not text", "files end in"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "is a git-lfs pointer, not the data",
+            "git lfs pull",
+        ),
+        (
+            b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9,
+            "is a binary file, not text",
+            "files end in",
+        ),
         (b"\0" * 9999, "is a binary file, not text", "files end in"),
-    ):  # fmt: skip
+    ):
         (tmp_path / name).write_bytes(content)
         error = refusal(tmp_path / name)
         assert message in error.message
@@ -330,11 +402,15 @@ def test_what_is_saved_in_the_place_of_data(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("source\ttarget\na\tb\n", [{"source": "a", "target": "b"}]), (LINES, OBJECTS), (ARRAY, OBJECTS),
+        ("source\ttarget\na\tb\n", [{"source": "a", "target": "b"}]),
+        (LINES, OBJECTS),
+        (ARRAY, OBJECTS),
         ("s;t\na;b\n", [{"s": "a", "t": "b"}]),
     ],
-)  # fmt: skip
-def test_unknown_endings_are_read_by_their_content(text: str, expected: list[Any], write: Write) -> None:
+)
+def test_unknown_endings_are_read_by_their_content(
+    text: str, expected: list[Any], write: Write
+) -> None:
     for name in ("a.txt", "b.dat", "c"):
         assert found(write(name, text)) == expected
     for prose in ("just text\nwith, a comma\n", "a,b\n", ""):
@@ -365,10 +441,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @many
 @given(
-    table=tables, delimiter=st.sampled_from(",;\t|"),
+    table=tables,
+    delimiter=st.sampled_from(",;\t|"),
     # Between bare line feeds csv leaves a carriage return unquoted unless all is.
-    style=st.sampled_from([("\n", csv.QUOTE_ALL), ("\r\n", csv.QUOTE_ALL), ("\r\n", csv.QUOTE_MINIMAL)]),
-)  # fmt: skip
+    style=st.sampled_from(
+        [("\n", csv.QUOTE_ALL), ("\r\n", csv.QUOTE_ALL), ("\r\n", csv.QUOTE_MINIMAL)]
+    ),
+)
 def test_csv_comes_back_as_written(
     folder: Path, table: list[tuple[str, ...]], delimiter: str, style: tuple[str, Any]
 ) -> None:
@@ -376,7 +455,9 @@ def test_csv_comes_back_as_written(
     writer = csv.writer(stream, delimiter=delimiter, lineterminator=style[0], quoting=style[1])
     writer.writerows([("source", "target", "three"), *table])
     (folder / "a.csv").write_bytes(stream.getvalue().encode())
-    assert found(folder / "a.csv") == [dict(zip(("source", "target", "three"), row, strict=True)) for row in table]
+    assert found(folder / "a.csv") == [
+        dict(zip(("source", "target", "three"), row, strict=True)) for row in table
+    ]
 
 
 @many
@@ -388,23 +469,33 @@ def test_json_comes_back_as_written(
     lines = "\n".join(json.dumps(row, ensure_ascii=plain) for row in objects)
     (folder / "a.jsonl").write_text(lines, encoding="utf-8", newline="")
     assert found(folder / "a.jsonl") == objects
-    (folder / "a.json").write_text(json.dumps(objects, ensure_ascii=plain, indent=indent), encoding="utf-8", newline="")
+    (folder / "a.json").write_text(
+        json.dumps(objects, ensure_ascii=plain, indent=indent), encoding="utf-8", newline=""
+    )
     assert found(folder / "a.json") == objects
 
 
 SEEDS = (
-    b"source,target\na,b\n", b'{"source": "a"}\n', b'[{"s": 1}, {"s": 2}]', b'{"data": [{"s": 1}]}', b"PAR1",
+    b"source,target\na,b\n",
+    b'{"source": "a"}\n',
+    b'[{"s": 1}, {"s": 2}]',
+    b'{"data": [{"s": 1}]}',
+    b"PAR1",
     b"PK\x03\x04",
-    b"<tmx><tu><seg>a</seg></tu></tmx>", b"\xff\xfea\0,\0b\0", gzip.compress(b"a,b\nc,d\n"),
+    b"<tmx><tu><seg>a</seg></tu></tmx>",
+    b"\xff\xfea\0,\0b\0",
+    gzip.compress(b"a,b\nc,d\n"),
     bytes(pa.compress(b"a,b\nc,d\n", codec="zstd", asbytes=True)),
-)  # fmt: skip
+)
 
 
 @many
 @given(
-    start=st.sampled_from((b"", *SEEDS)), junk=st.binary(max_size=60), at=st.integers(0, 60),
+    start=st.sampled_from((b"", *SEEDS)),
+    junk=st.binary(max_size=60),
+    at=st.integers(0, 60),
     name=st.sampled_from(["", ".txt", *READERS]),
-)  # fmt: skip
+)
 def test_any_bytes_give_rows_rejections_or_one_error(
     folder: Path, start: bytes, junk: bytes, at: int, name: str
 ) -> None:

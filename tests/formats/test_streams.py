@@ -1,4 +1,6 @@
-"""Bytes to lines: every compression and encoding a user's file comes in, and the ways in which one is damaged."""
+"""Bytes to lines: every compression and encoding a user's file comes in, and the ways in which one
+is damaged.
+"""
 
 from __future__ import annotations
 
@@ -45,20 +47,27 @@ def fields(path: Path) -> list[object]:
     return [item.fields if isinstance(item, Row) else item.reason for item in rows(path)]
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.csv.zst", "a.csv.zip", "a.CSV.ZST", "a.dat", "a"])
+@pytest.mark.parametrize(
+    "name", ["a.csv", "a.csv.gz", "a.csv.zst", "a.csv.zip", "a.CSV.ZST", "a.dat", "a"]
+)
 @pytest.mark.parametrize("kind", ["plain", "gzip", "zstd", "zip"])
-def test_compression_is_found_by_content_whatever_the_name(kind: str, name: str, tmp_path: Path) -> None:
+def test_compression_is_found_by_content_whatever_the_name(
+    kind: str, name: str, tmp_path: Path
+) -> None:
     (tmp_path / name).write_bytes(packed(kind, TEXT.encode(), tmp_path))
     assert fields(tmp_path / name) == FIELDS
 
 
 ENCODED = {
-    "utf-8": TEXT.encode(), "utf-8 with a mark": TEXT.encode("utf-8-sig"),
+    "utf-8": TEXT.encode(),
+    "utf-8 with a mark": TEXT.encode("utf-8-sig"),
     "utf-16 le": b"\xff\xfe" + TEXT.encode("utf-16-le"),
-    "utf-16 be": b"\xfe\xff" + TEXT.encode("utf-16-be"), "utf-16 le, no mark": TEXT.encode("utf-16-le"),
-    "utf-16 be, no mark": TEXT.encode("utf-16-be"), "line feeds": TEXT.replace("\r", "").encode(),
+    "utf-16 be": b"\xfe\xff" + TEXT.encode("utf-16-be"),
+    "utf-16 le, no mark": TEXT.encode("utf-16-le"),
+    "utf-16 be, no mark": TEXT.encode("utf-16-be"),
+    "line feeds": TEXT.replace("\r", "").encode(),
     "carriage returns": TEXT.replace("\n", "").encode(),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("encoded", list(ENCODED.values()), ids=list(ENCODED))
@@ -66,7 +75,11 @@ def test_encodings_and_line_ends(encoded: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(encoded)
     assert fields(path) == FIELDS
-    lines = b'{"a": "x"}\n\n{"a": "y"}' if b"\0" not in encoded else '{"a": "x"}\n\n{"a": "y"}'.encode("utf-16")
+    lines = (
+        b'{"a": "x"}\n\n{"a": "y"}'
+        if b"\0" not in encoded
+        else '{"a": "x"}\n\n{"a": "y"}'.encode("utf-16")
+    )
     path.with_suffix(".jsonl").write_bytes(lines)
     assert [item.line for item in rows(path.with_suffix(".jsonl"))] == [1, 3]
 
@@ -77,11 +90,14 @@ def test_a_row_with_invalid_utf8_is_rejected_at_its_byte_and_the_rest_read(
     kind: str, mark: bytes, tmp_path: Path
 ) -> None:
     for name, content, good in (
-        ("a.csv", b'source,target\na,b\n"two\nlin\xe9s",c\nd,e\n',
-         [{"source": "a", "target": "b"}, {"source": "d", "target": "e"}]),
+        (
+            "a.csv",
+            b'source,target\na,b\n"two\nlin\xe9s",c\nd,e\n',
+            [{"source": "a", "target": "b"}, {"source": "d", "target": "e"}],
+        ),
         ("a.jsonl", b'{"s": "a"}\n{"s": "\xc3\xa9\xe9"}\n{"s": "b"}\n', [{"s": "a"}, {"s": "b"}]),
         ("a.json", b'[{"s": "\xc3\xa9"},\n{"s": "\xe9"},\n{"s": "b"}]', [{"s": "é"}, {"s": "b"}]),
-    ):  # fmt: skip
+    ):
         content = mark + content
         (tmp_path / name).write_bytes(packed(kind, content, tmp_path))
         found = fields(tmp_path / name)
@@ -101,7 +117,9 @@ def test_a_utf16_file_cut_inside_a_character(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["gzip", "zstd", "zip"])
 def test_a_damaged_compressed_file_is_named(kind: str, tmp_path: Path) -> None:
-    content = b"source,target\n" + b"".join(b"%d,%d\n" % (number, number**3) for number in range(29_999))
+    content = b"source,target\n" + b"".join(
+        b"%d,%d\n" % (number, number**3) for number in range(29_999)
+    )
     whole = packed(kind, content, tmp_path)
     changed = whole[: len(whole) // 2] + b"damage" + whole[len(whole) // 2 + 6 :]
     # A zstd file need not hold a checksum.
@@ -131,7 +149,9 @@ def test_zips_that_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gzip", "zstd", "zip"])
-def test_a_file_that_expands_without_end_is_stopped(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_expands_without_end_is_stopped(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(limits, "MOST_EXPANDED", 4 << 20)
     monkeypatch.setattr(limits, "MOST_FOLD", 50)
     path = tmp_path / "a.csv"
@@ -150,10 +170,11 @@ def test_a_line_that_is_too_long_is_rejected_and_never_held(
     monkeypatch.setattr(streams, "LONGEST_RECORD", 1 << 20)
     path = tmp_path / name
     before, after = {
-        "a.csv": ("source,target\na,b\n", "c,d\n"), "a.tsv": ("source\ttarget\na\tb\n", "c\td\n"),
+        "a.csv": ("source,target\na,b\n", "c,d\n"),
+        "a.tsv": ("source\ttarget\na\tb\n", "c\td\n"),
         "a.jsonl": ('{"source": "a", "target": "b"}\n', '{"source": "c", "target": "d"}'),
         "a.txt": ("source,target\na,b\n", "c,d\n"),
-    }[name]  # fmt: skip
+    }[name]
     with path.open("w") as stream:
         stream.write(before)
         for _ in range(100):
@@ -163,11 +184,17 @@ def test_a_line_that_is_too_long_is_rejected_and_never_held(
     found = fields(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert found == [{"source": "a", "target": "b"}, "longer than 32 MiB", {"source": "c", "target": "d"}]
+    assert found == [
+        {"source": "a", "target": "b"},
+        "longer than 32 MiB",
+        {"source": "c", "target": "d"},
+    ]
     assert peak < 16 << 20
 
 
-def test_lines_across_blocks_and_without_a_last_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_across_blocks_and_without_a_last_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes("é\r\n\r\nsecond\u2028still \rsecond\nlast".encode())
     for size in (1, 2, 7, 1 << 20):

@@ -1,4 +1,6 @@
-"""Which forward a run takes, what it says of it, and that results stay the same where the fast one is not for it."""
+"""Which forward a run takes, what it says of it, and that results stay the same where the fast one
+is not for it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def loss_inside(model: Any) -> tuple[float, bool]:
         return float(loss.detach()), fast_states(model, batch_of()) is not None
 
 
-def test_the_fast_one_is_taken_without_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_fast_one_is_taken_without_a_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = adapted(tmp_path)
     capsys.readouterr()
     assert loss_inside(model)[1]
@@ -49,7 +53,9 @@ def test_the_environment_forces_hf_s(
 
 
 @pytest.mark.parametrize("row", ["LongT5 (local)", "BART", "T5Gemma"])
-def test_a_family_without_one_keeps_hf_s(tmp_path: Path, capsys: pytest.CaptureFixture[str], row: str) -> None:
+def test_a_family_without_one_keeps_hf_s(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], row: str
+) -> None:
     model = adapted(tmp_path, row)
     expected = float(sequence_loss(model, batch_of())[0].detach())
     found, was_fast = loss_inside(model)
@@ -58,15 +64,21 @@ def test_a_family_without_one_keeps_hf_s(tmp_path: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("row", ["LongT5 (local)", "LongT5 (transient-global)", "T5 v1.0"])
-def test_tokens_train_in_hf_s_forward_too(tmp_path: Path, row: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_train_in_hf_s_forward_too(
+    tmp_path: Path, row: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(VARIABLE, "reference")
     model, batch = adapted(tmp_path, row, train_tokens=[0, 3, 40, 95]), batch_of()
     with fast_forward(model):
         loss, tokens = sequence_loss(model, batch)
-    mean = model(input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS, labels=batch.labels_BT).loss
+    mean = model(
+        input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS, labels=batch.labels_BT
+    ).loss
     assert float(loss.detach()) / tokens == pytest.approx(float(mean.detach()), rel=1e-5)
     rows = [parameter for name, parameter in model.named_parameters() if "token_rows" in name]
-    for found, expected in zip(torch.autograd.grad(loss / tokens, rows), torch.autograd.grad(mean, rows), strict=True):
+    for found, expected in zip(
+        torch.autograd.grad(loss / tokens, rows), torch.autograd.grad(mean, rows), strict=True
+    ):
         assert bool(found.abs().sum(1).all())
         assert torch.allclose(found, expected, rtol=1e-4, atol=1e-6)
 
@@ -96,7 +108,9 @@ def test_a_wrong_gradient_is_noticed(
     assert "gradients, by" in capsys.readouterr().err
 
 
-def test_a_weight_of_the_base_that_trains_keeps_hf_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_weight_of_the_base_that_trains_keeps_hf_s(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = adapted(tmp_path)
     model.get_base_model().shared.weight.requires_grad_()
     assert not loss_inside(model)[1]
@@ -104,17 +118,21 @@ def test_a_weight_of_the_base_that_trains_keeps_hf_s(tmp_path: Path, capsys: pyt
 
 
 def test_flex_attention_is_the_grouped_one(tmp_path: Path) -> None:
-    """Its GPU kernel is not to be had here; torch's own slow form of the same masks and table is."""
+    """Its GPU kernel is not to be had here; torch's own slow form of the same masks and table
+    is.
+    """
     model = adapted(tmp_path).get_base_model()
     encoder, decoder = stacks_of(model, operations.ACTIVATIONS)
     for lengths in (((9, 4), (1, 1), (30, 11), (30, 2)), ((300, 140), (200, 5), (7, 7))):
         layout = layout_of(batch_of(lengths), model.config)
         grouped, packed = (
-            kind(layout, dropout=0.0) for kind in (attention.GroupedAttention, attention.PackedAttention)
+            kind(layout, dropout=0.0)
+            for kind in (attention.GroupedAttention, attention.PackedAttention)
         )
         torch.manual_seed(0)
         sources, targets = (
-            [torch.randn(len(ids), 128) for _ in range(3)] for ids in (layout.source_ids_N, layout.decoder_ids_M)
+            [torch.randn(len(ids), 128) for _ in range(3)]
+            for ids in (layout.source_ids_N, layout.decoder_ids_M)
         )
         with torch.no_grad():
             for name, inputs in {
@@ -126,8 +144,12 @@ def test_flex_attention_is_the_grouped_one(tmp_path: Path) -> None:
                 assert torch.allclose(found, expected, atol=2e-5), name
 
 
-def test_compiled_pieces_are_the_plain_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU each piece is one kernel; here the same functions are traced and run without a compiler."""
+def test_compiled_pieces_are_the_plain_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU each piece is one kernel; here the same functions are traced and run without a
+    compiler.
+    """
     monkeypatch.setattr(operations, "COMPILED_ON", {"cpu"})
     monkeypatch.setattr(operations, "_BACKEND", "eager")
     model = adapted(tmp_path, target_modules="all-linear")
@@ -163,10 +185,15 @@ def failing_backend(*_: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("broken", "dropout"), [(no_compiler, 0.1), (no_triton, 0.1), (no_process, 0.0), (failing_backend, 0.1)]
+    ("broken", "dropout"),
+    [(no_compiler, 0.1), (no_triton, 0.1), (no_process, 0.0), (failing_backend, 0.1)],
 )
 def test_pieces_that_cannot_be_compiled_run_as_they_are(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, broken: Any, dropout: float
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    broken: Any,
+    dropout: float,
 ) -> None:
     """With dropout in the base too, where one kind of attention alone may serve."""
     model = adapted(tmp_path, target_modules="all-linear")
@@ -178,7 +205,9 @@ def test_pieces_that_cannot_be_compiled_run_as_they_are(
         monkeypatch.setattr(operations, "_BACKEND", broken)
     else:
         monkeypatch.setattr(torch, "compile", broken)
-        monkeypatch.setattr(operations, "_BACKEND", broken.__name__)  # what was compiled before is not asked for
+        monkeypatch.setattr(
+            operations, "_BACKEND", broken.__name__
+        )  # what was compiled before is not asked for
     capsys.readouterr()
     found, was_fast = with_seed(model)
     assert (found, was_fast) == (plain, True)
@@ -198,7 +227,9 @@ def with_seed(model: Any) -> tuple[float, bool]:
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory"
+        ),
         RuntimeError("CUDA error: out of memory"),
         MemoryError(),
     ],
@@ -218,12 +249,20 @@ def test_memory_that_runs_out_is_no_reason_to_compute_otherwise(
 
 
 def test_what_only_mentions_memory_is_not_full_memory() -> None:
-    for error in (RuntimeError("out of resource: shared memory"), ValueError("out of memory"), KeyError("memory")):
+    for error in (
+        RuntimeError("out of resource: shared memory"),
+        ValueError("out of memory"),
+        KeyError("memory"),
+    ):
         assert not ran_out_of_memory(error)
 
 
-def test_each_use_of_a_compiled_function_has_variants_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch counts variants by code object; past the limit it would run the function as it is, S × S."""
+def test_each_use_of_a_compiled_function_has_variants_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """torch counts variants by code object; past the limit it would run the function as it is, S ×
+    S.
+    """
     seen: list[str] = []
 
     def counting(graph: Any, _inputs: Any) -> Any:
@@ -257,7 +296,13 @@ def test_long_rows_are_compared_too_and_once(
 
     monkeypatch.setattr(choose, "_difference", noted)
     with fast_forward(model):
-        for lengths in ([(30, 11), (9, 4)], [(30, 11)], [(9, 4), (700, 400), (600, 600)], [(20, 300)], [(900, 4)]):
+        for lengths in (
+            [(30, 11), (9, 4)],
+            [(30, 11)],
+            [(9, 4), (700, 400), (600, 600)],
+            [(20, 300)],
+            [(900, 4)],
+        ):
             for left in (False, True):
                 sequence_loss(model, batch_of(lengths, left=left))
     # The first batch; then the short rows of the first long one, and what is enough of its longest.
@@ -295,14 +340,19 @@ def test_an_attention_that_fails_on_a_later_batch_is_replaced(
             if len(layout.row_order) == 2:
                 raise TritonError("out of resource: shared memory")
 
-    monkeypatch.setattr(choose, "kinds_of_attention", lambda *_: [Flaky, attention.GroupedAttention])
+    monkeypatch.setattr(
+        choose, "kinds_of_attention", lambda *_: [Flaky, attention.GroupedAttention]
+    )
     model, two = adapted(tmp_path), batch_of([(30, 11), (9, 4)])
     expected = float(sequence_loss(model, two)[0].detach())
     with fast_forward(model):
         sequence_loss(model, batch_of())
         for _ in range(2):
             assert float(sequence_loss(model, two)[0].detach()) == pytest.approx(expected, rel=1e-5)
-    assert capsys.readouterr().err.count("Flaky is not used any more: TritonError: out of resource") == 1
+    assert (
+        capsys.readouterr().err.count("Flaky is not used any more: TritonError: out of resource")
+        == 1
+    )
 
 
 def test_without_a_compiler_the_plain_pieces_do(
@@ -311,6 +361,9 @@ def test_without_a_compiler_the_plain_pieces_do(
     def refuse(*_: Any, **__: Any) -> Any:
         raise RuntimeError("Cannot find a working triton installation")
 
-    monkeypatch.setattr("lora_s2s.forward.choose.kinds_of_attention", lambda *_: [refuse, attention.GroupedAttention])
+    monkeypatch.setattr(
+        "lora_s2s.forward.choose.kinds_of_attention",
+        lambda *_: [refuse, attention.GroupedAttention],
+    )
     assert loss_inside(adapted(tmp_path))[1]
     assert capsys.readouterr().err.count("working triton") == 1

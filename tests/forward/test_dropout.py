@@ -1,4 +1,6 @@
-"""Dropout by a seed: its share, its scale, where it acts, and that the backward pass draws what the forward drew."""
+"""Dropout by a seed: its share, its scale, where it acts, and that the backward pass draws what the
+forward drew.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,10 @@ def test_a_mask_drops_its_share_and_keeps_the_mean() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("base", "adapter"), [(0.2, 0.0), (0.0, 0.4), (0.2, 0.4)])
 def test_losses_spread_as_hf_s_do(tmp_path: Path, base: float, adapter: float) -> None:
-    model, batch = training(tmp_path, base=base, adapter=adapter, target_modules="all-linear"), batch_of()
+    model, batch = (
+        training(tmp_path, base=base, adapter=adapter, target_modules="all-linear"),
+        batch_of(),
+    )
     with torch.no_grad():
         theirs = torch.stack([loss_at(model, batch, seed) for seed in range(300)])
         with fast_forward(model):
@@ -59,10 +64,16 @@ def test_gradients_are_those_of_the_loss_that_was_drawn(tmp_path: Path, targets:
     with fast_forward(model):
         loss_at(model, batch, 7).backward()
         generator = torch.Generator().manual_seed(3)
-        ways = [torch.randn(parameter.shape, generator=generator, dtype=torch.float64) for parameter in adapter]
+        ways = [
+            torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            for parameter in adapter
+        ]
         size = sum(float(way.square().sum()) for way in ways) ** 0.5
         ways = [way / size for way in ways]
-        slope = sum(float((parameter.grad * way).sum()) for parameter, way in zip(adapter, ways, strict=True))
+        slope = sum(
+            float((parameter.grad * way).sum())
+            for parameter, way in zip(adapter, ways, strict=True)
+        )
         ends = []
         for step in (1e-2, -1e-2):
             for parameter, way in zip(adapter, ways, strict=True):

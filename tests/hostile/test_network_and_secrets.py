@@ -1,4 +1,6 @@
-"""A whole run on the bundled base: no socket is opened, and no secret of the environment is in anything it leaves."""
+"""A whole run on the bundled base: no socket is opened, and no secret of the environment is in
+anything it leaves.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,14 @@ def get_kernel(name, **_):
         log.write(f"get_kernel {name}\\n")
     raise OSError("no network in this test")
 """
-SHORT = ["--set", "training.max_steps=2", "--set", "training.tokens_per_batch=256", "--set", "training.save_every=1"]
+SHORT = [
+    "--set",
+    "training.max_steps=2",
+    "--set",
+    "training.tokens_per_batch=256",
+    "--set",
+    "training.save_every=1",
+]
 
 
 class Ran(NamedTuple):
@@ -70,11 +79,21 @@ def run(place: Path, *words: str, **more: str) -> Ran:
     log.write_text("")
     kept = {name: value for name, value in os.environ.items() if not name.endswith("OFFLINE")}
     env = {
-        **kept, **SECRETS, "HOME": str(place / "home"), "HF_HOME": str(place / "home"), "NETWORK_LOG": str(log),
-        "PYTHONPATH": os.pathsep.join((str(place / "site"), str(ROOT))), **more,
-    }  # fmt: skip
+        **kept,
+        **SECRETS,
+        "HOME": str(place / "home"),
+        "HF_HOME": str(place / "home"),
+        "NETWORK_LOG": str(log),
+        "PYTHONPATH": os.pathsep.join((str(place / "site"), str(ROOT))),
+        **more,
+    }
     done = subprocess.run(
-        [sys.executable, "-m", "lora_s2s", *words], cwd=place, env=env, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "lora_s2s", *words],
+        cwd=place,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return Ran(done.returncode, done.stdout + done.stderr, log.read_text())
 
@@ -121,7 +140,9 @@ def test_offline_forbids_what_a_hubs_name_asks_for(place: Path) -> None:
     assert (online.code, bool(online.asked)) == (5, True), "the recorder must see who asks"
     offline = run(place, "--offline", "predict", "no/such-model", "x")
     assert (offline.code, offline.asked) == (5, "")
-    anywhere = run(place, "prepare", "demo", "--set", "data.train=hf:no/such-data", "--offline", "--out", "new")
+    anywhere = run(
+        place, "prepare", "demo", "--set", "data.train=hf:no/such-data", "--offline", "--out", "new"
+    )
     assert (anywhere.code, anywhere.asked) == (5, "")
     assert not (place / "new").exists()
 
@@ -131,15 +152,20 @@ def test_offline_refuses_whoever_asks_all_the_same(place: Path) -> None:
     asking = "import socket, sys\nfrom lora_s2s.cli import _forbid_network\n_forbid_network()\n" + (
         "for ask in (lambda: socket.create_connection(('example.org', 80)),\n"
         "            lambda: socket.gethostbyname('example.org'),\n"
-        "            lambda: socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.1', 53)),\n"
+        "            lambda: socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.1', "
+        "53)),\n"
         "            lambda: socket.socket().connect(('192.0.2.1', 80))):\n"
         "    try:\n        ask()\n"
         "    except ConnectionRefusedError as error:\n        assert '--offline' in str(error)\n"
         "    else:\n        sys.exit('it was let through')\n"
-        "near, far = socket.socketpair()\nnear.send(b'x')\nlistener = socket.create_server(('127.0.0.1', 0))\n"
+        "near, far = socket.socketpair()\nnear.send(b'x')\nlistener = "
+        "socket.create_server(('127.0.0.1', 0))\n"
         "socket.create_connection(listener.getsockname()).close()\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", asking], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False
+        [sys.executable, "-c", asking],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,6 @@
-"""Manifests, logs and predictions of another shape: shown as far as they can be, or refused in one message."""
+"""Manifests, logs and predictions of another shape: shown as far as they can be, or refused in one
+message.
+"""
 
 from __future__ import annotations
 
@@ -92,22 +94,44 @@ def test_reports_and_cards_are_written(adapter: Path) -> None:
 
 def test_curves_are_drawn(adapter: Path, tmp_path: Path) -> None:
     log = adapter / "metrics.jsonl"
-    row = {key: value for key, value in json.loads(log.read_text().splitlines()[0]).items() if key in ("step", "loss")}
+    row = {
+        key: value
+        for key, value in json.loads(log.read_text().splitlines()[0]).items()
+        if key in ("step", "loss")
+    }
     each_is_told(log, row, lambda: loss_curve(log, tmp_path / "curve.png"))
-    log.write_text('{"step": 1e308, "loss": 1}\n{"step": 1, "loss": -1e308}\n{"step": 2, "loss": NaN}\n')
+    log.write_text(
+        '{"step": 1e308, "loss": 1}\n{"step": 1, "loss": -1e308}\n{"step": 2, "loss": NaN}\n'
+    )
     loss_curve(log, tmp_path / "curve.png")
 
 
 def test_prepared_data_is_shown_or_refused(invoke: Invoke, here: Path, tiny_model: Path) -> None:
     data = write_csv(here / "good.csv", rows=30)
-    invoke("prepare", "--data", data, "--model", str(tiny_model), "--out", "prepared", "--previews", "1")
+    invoke(
+        "prepare",
+        "--data",
+        data,
+        "--model",
+        str(tiny_model),
+        "--out",
+        "prepared",
+        "--previews",
+        "1",
+    )
     path = here / "prepared" / "manifest.json"
     document = json.loads(path.read_text())
     # What the page alone shows was written with it.
     for key in ("histogram", "longer_than", "suggested", "characters", "classes"):
         document["report"].pop(key, None)
     for key in ("files", "identity", "input"):
-        kept = ("train.arrow", "carried", "max_source_tokens", "max_target_tokens", "special_tokens")
+        kept = (
+            "train.arrow",
+            "carried",
+            "max_source_tokens",
+            "max_target_tokens",
+            "special_tokens",
+        )
         document[key] = {name: document[key][name] for name in document[key] if name in kept}
 
     recipe = load_recipe("demo", [])
@@ -124,9 +148,12 @@ def test_prepared_data_is_shown_or_refused(invoke: Invoke, here: Path, tiny_mode
 
 
 @pytest.mark.parametrize(
-    "text", ["[1]", "1" + "0" * 400, "[" * 200 + "]" * 200, "null", '"x"', '{"a": 1', "\ufeff[]", ""]
+    "text",
+    ["[1]", "1" + "0" * 400, "[" * 200 + "]" * 200, "null", '"x"', '{"a": 1', "\ufeff[]", ""],
 )
-def test_a_whole_document_of_another_kind_is_one_refusal(adapter: Path, invoke: Invoke, text: str) -> None:
+def test_a_whole_document_of_another_kind_is_one_refusal(
+    adapter: Path, invoke: Invoke, text: str
+) -> None:
     (adapter / "manifest.json").write_text(text, encoding="utf-8")
     with pytest.raises(DataError):
         find_adapter(str(adapter), adapter.parent)

@@ -1,4 +1,6 @@
-"""The first opening of a config and a tokenizer: real child processes, and what is remembered of them."""
+"""The first opening of a config and a tokenizer: real child processes, and what is remembered of
+them.
+"""
 
 from __future__ import annotations
 
@@ -20,23 +22,37 @@ from lora_s2s.hub import DEMO_BASE
 REAL = probe._tried
 GROWS = {
     "type": "Sequence",
-    "normalizers": [{"type": "Replace", "pattern": {"String": "a"}, "content": "aaaa"} for _ in range(20)],
+    "normalizers": [
+        {"type": "Replace", "pattern": {"String": "a"}, "content": "aaaa"} for _ in range(20)
+    ],
 }
 DECODES = {
     "type": "Sequence",
-    "decoders": [{"type": "Replace", "pattern": {"String": "e"}, "content": "e" * 9} for _ in range(4)],
+    "decoders": [
+        {"type": "Replace", "pattern": {"String": "e"}, "content": "e" * 9} for _ in range(4)
+    ],
 }
-BACKTRACKS = {"type": "Split", "pattern": {"Regex": "(?:a|a)+b"}, "behavior": "Isolated", "invert": False}
+BACKTRACKS = {
+    "type": "Split",
+    "pattern": {"Regex": "(?:a|a)+b"},
+    "behavior": "Isolated",
+    "invert": False,
+}
 FRAMES = {
     "type": "TemplateProcessing",
-    "single": [{"Sequence": {"id": "A", "type_id": 0}}, *([{"SpecialToken": {"id": "</s>", "type_id": 0}}] * 500)],
+    "single": [
+        {"Sequence": {"id": "A", "type_id": 0}},
+        *([{"SpecialToken": {"id": "</s>", "type_id": 0}}] * 500),
+    ],
     "pair": [],
     "special_tokens": {"</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}},
 }
 
 
 def plainly(part: str, value: Any) -> Spoil:
-    """Puts a part into a tokenizer whose class takes it as it is; T5's own builds some of them anew."""
+    """Puts a part into a tokenizer whose class takes it as it is; T5's own builds some of them
+    anew.
+    """
     plain = patched("tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
     return both(deep("tokenizer.json", part, value=value), plain)
 
@@ -58,8 +74,16 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("spoil", "said", "name"),
     [
-        (deep("tokenizer.json", "normalizer", value=charsmap("//////////8=")), "SIGABRT", "tokenizer.json"),
-        (deep("tokenizer.json", "normalizer", value=charsmap("BAAAAP////8=")), "panic", "tokenizer.json"),
+        (
+            deep("tokenizer.json", "normalizer", value=charsmap("//////////8=")),
+            "SIGABRT",
+            "tokenizer.json",
+        ),
+        (
+            deep("tokenizer.json", "normalizer", value=charsmap("BAAAAP////8=")),
+            "panic",
+            "tokenizer.json",
+        ),
         (plainly("normalizer", GROWS), "tokenizer", "tokenizer.json"),
         (plainly("decoder", DECODES), "decoder makes", "tokenizer.json"),
         (plainly("post_processor", FRAMES), "special tokens around a text", "tokenizer.json"),
@@ -68,10 +92,25 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (patched("config.json", id2label=None, num_labels="x"), "config", "config.json"),
         (file("generation_config.json", "[]"), "generation config", "generation_config.json"),
     ],
-    ids=["aborts", "panics", "normalizer", "decoder", "frames", "backtracks", "num_labels", "labels", "generation"],
+    ids=[
+        "aborts",
+        "panics",
+        "normalizer",
+        "decoder",
+        "frames",
+        "backtracks",
+        "num_labels",
+        "labels",
+        "generation",
+    ],
 )
 def test_what_ends_or_fills_the_child_is_told(
-    spoil: Callable[[Path], object], said: str, name: str, tmp_path: Path, tiny_model: Path, capfd: Any
+    spoil: Callable[[Path], object],
+    said: str,
+    name: str,
+    tmp_path: Path,
+    tiny_model: Path,
+    capfd: Any,
 ) -> None:
     bad = spoilt_copy(tiny_model, tmp_path, spoil)
     with pytest.raises(DataError) as caught:
@@ -87,26 +126,34 @@ def child_that(does: str, folder: Path) -> Path:
     loads = "def open_tokenizer(folder: Path) -> Any:\n"
     assert text.count(loads) == 1
     lines = "".join(f"    {line}\n" for line in does.splitlines())
-    (folder / "child.py").write_text(text.replace(loads, f"{loads}{lines}\n\ndef unused(folder: Path) -> Any:\n"))
+    (folder / "child.py").write_text(
+        text.replace(loads, f"{loads}{lines}\n\ndef unused(folder: Path) -> Any:\n")
+    )
     return folder / "child.py"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="CPU time is limited where the system can")
-def test_what_takes_for_ever_is_told(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_takes_for_ever_is_told(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(limits, "CHILD_CPU_SECONDS", 1)
     monkeypatch.setattr(probe, "_CHILD", child_that("while True: pass", tmp_path))
     with pytest.raises(DataError, match="more than 1 seconds"):
         probe.check_tokenizer(tiny_model)
 
 
-def test_what_waits_for_ever_is_told(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_waits_for_ever_is_told(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(limits, "CHILD_SECONDS", 6)
     monkeypatch.setattr(probe, "_CHILD", child_that("import time\ntime.sleep(600)", tmp_path))
     with pytest.raises(DataError, match=r"from tiny.*: it took more than 6 seconds"):
         probe.check_tokenizer(tiny_model)
 
 
-def test_a_broken_tokenizer_does_not_stand_in_the_way_of_the_model(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_broken_tokenizer_does_not_stand_in_the_way_of_the_model(
+    tmp_path: Path, tiny_model: Path
+) -> None:
     bad = spoilt_copy(tiny_model, tmp_path, deep("tokenizer.json", "model", value={"type": "Evil"}))
     probe.check_config(bad)
     with pytest.raises(DataError, match="no tokenizer can be loaded"):
@@ -196,31 +243,41 @@ raise Refused("offline " + os.environ.get("HF_HUB_OFFLINE", "no") + ", leaks " +
     assert not (tmp_path / "written").exists()
 
 
-def test_without_a_child_nothing_unknown_is_opened(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_child_nothing_unknown_is_opened(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     with pytest.raises(SetupError, match="no child process can be started"):
         probe.check_config(tiny_model)
     probe.check_config(DEMO_BASE)
 
 
-def test_a_child_that_does_not_start_is_told(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_does_not_start_is_told(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "child.py").write_text("raise SystemExit(3)")
     monkeypatch.setattr(probe, "_CHILD", tmp_path / "child.py")
     with pytest.raises(SetupError, match="does not start: ended exit code 3"):
         probe.check_config(tiny_model)
 
 
-def test_an_order_reaches_the_child_whole(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_order_reaches_the_child_whole(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "child.py").write_text(
         "import json, sys\nfolder = json.loads(sys.stdin.readline())['folder']\n"
-        "print(json.dumps({'stage': 'use'}))\nprint(json.dumps({'end': {'kind': 'Refused', 'reason': folder}}))\n"
+        "print(json.dumps({'stage': 'use'}))\nprint(json.dumps({'end': {'kind': 'Refused', "
+        "'reason': folder}}))\n"
     )
     monkeypatch.setattr(probe, "_CHILD", tmp_path / "child.py")
     odd = tmp_path / "ünïcödé\nand a line"
     spoilt_copy(tiny_model, tmp_path, lambda folder: None).rename(odd)
     with pytest.raises(DataError) as caught:
         probe.check_tokenizer(odd)
-    assert json.dumps(str(odd))[1:-1].split("\\n")[0].encode().decode("unicode_escape") in caught.value.message
+    assert (
+        json.dumps(str(odd))[1:-1].split("\\n")[0].encode().decode("unicode_escape")
+        in caught.value.message
+    )
 
 
 def test_what_the_child_refuses_is_opened_nowhere_else(
@@ -235,9 +292,13 @@ def test_what_the_child_refuses_is_opened_nowhere_else(
         raise AssertionError("it was opened")
 
     bad = spoilt_copy(tiny_model, tmp_path, patched("config.json", unheard_of=1))
-    monkeypatch.setattr(probe, "_tried", lambda folder: probe.Failure("config", "signal", "SIGSEGV"))
+    monkeypatch.setattr(
+        probe, "_tried", lambda folder: probe.Failure("config", "signal", "SIGSEGV")
+    )
     monkeypatch.setattr(transformers.T5Config, "from_dict", opened)
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", opened)
     for load in (load_base, load_tokenizer):
-        with pytest.raises(DataError, match=r"no config can be loaded from bad: it ends the process .* \(SIGSEGV\)"):
+        with pytest.raises(
+            DataError, match=r"no config can be loaded from bad: it ends the process .* \(SIGSEGV\)"
+        ):
             load(str(bad))

@@ -26,7 +26,9 @@ def bounds() -> dict[str, int]:
     for name, value in vars(limits).items():
         if name.isupper() and name not in ("KIB", "MIB", "GIB"):
             found |= (
-                {f"{name} {key}": most for key, most in value.items()} if isinstance(value, dict) else {name: value}
+                {f"{name} {key}": most for key, most in value.items()}
+                if isinstance(value, dict)
+                else {name: value}
             )
     return found
 
@@ -62,7 +64,9 @@ def test_a_file_beyond_its_bound_is_refused_before_it_is_opened(name: str, tmp_p
     check_folder(tmp_path)
     with path.open("wb") as stream:
         stream.truncate(most + 1)
-    with pytest.raises(Exception, match=f"has more than {limits.in_words(most)}, so it is not read"):
+    with pytest.raises(
+        Exception, match=f"has more than {limits.in_words(most)}, so it is not read"
+    ):
         check_folder(tmp_path)
     assert path.suffix not in COMPRESSED
 

@@ -1,4 +1,6 @@
-"""A predictor small enough for any test: a random T5 and a vocabulary of single words, both built in code."""
+"""A predictor small enough for any test: a random T5 and a vocabulary of single words, both built
+in code.
+"""
 
 from __future__ import annotations
 

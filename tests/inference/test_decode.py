@@ -1,4 +1,6 @@
-"""Decoding: order, batches and padding change nothing; limits, stops and special tokens are as said."""
+"""Decoding: order, batches and padding change nothing; limits, stops and special tokens are as
+said.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ Build = Callable[..., Predictor]
 
 def sources(count: int = 16) -> list[str]:
     rng = random.Random(3)
-    return [" ".join(f"w{rng.randrange(1, 240)}" for _ in range(rng.randrange(1, 20))) for _ in range(count)]
+    return [
+        " ".join(f"w{rng.randrange(1, 240)}" for _ in range(rng.randrange(1, 20)))
+        for _ in range(count)
+    ]
 
 
 class Scripted(nn.Module):
@@ -65,7 +70,9 @@ def test_greedy_is_the_argmax_of_the_plain_forward(tiny_predictor: Build) -> Non
         ids = [0]
         while len(ids) < 7 and 1 not in ids:
             with torch.no_grad():
-                logits = predictor.model(input_ids=input_ids, decoder_input_ids=torch.tensor([ids])).logits
+                logits = predictor.model(
+                    input_ids=input_ids, decoder_input_ids=torch.tensor([ids])
+                ).logits
             ids.append(int(logits[0, -1].argmax()))
         assert answer.text == predictor.tokenizer.decode(ids, skip_special_tokens=True)
         assert (answer.tokens, answer.stopped) == (len(ids) - 1, 1 in ids)
@@ -101,7 +108,9 @@ def test_a_whole_model_has_no_baseline(tiny_predictor: Build) -> None:
 def test_answers_are_cut_at_the_end_token_and_kept_verbatim(tiny_predictor: Build) -> None:
     model = Scripted([0, 4, 3, 5, 1, 0, 0], [0, 4, 2, 3, 6, 7, 8], [0, 1, 9, 9, 9, 9, 9])
     predictor = replace(tiny_predictor(), model=model)
-    ended, unended, empty = decode(predictor, ["w1 w2 w3", "w1 w2", "w1"], DecodingSettings(max_new_tokens=6))
+    ended, unended, empty = decode(
+        predictor, ["w1 w2 w3", "w1 w2", "w1"], DecodingSettings(max_new_tokens=6)
+    )
     # A clean-up would write "w1, w2"; the unknown token is special and goes.
     assert (ended.text, ended.tokens, ended.stopped) == ("w1 , w2", 4, True)
     assert (unended.text, unended.tokens, unended.stopped) == ("w1 , w3 w4 w5", 6, False)
@@ -110,7 +119,11 @@ def test_answers_are_cut_at_the_end_token_and_kept_verbatim(tiny_predictor: Buil
 
 def test_limits_are_always_given_and_padding_is_masked(tiny_predictor: Build) -> None:
     model = Scripted([0, 1], [0, 1])
-    decode(replace(tiny_predictor(), model=model), ["w1", "w1 w2 w3"], DecodingSettings(max_new_tokens=77, num_beams=2))
+    decode(
+        replace(tiny_predictor(), model=model),
+        ["w1", "w1 w2 w3"],
+        DecodingSettings(max_new_tokens=77, num_beams=2),
+    )
     (asked,) = model.asked
     assert asked["generation_config"].max_new_tokens == 77
     assert asked["generation_config"].num_beams == 2
@@ -122,7 +135,9 @@ def test_equal_sources_are_decoded_once_and_progress_counts_all(tiny_predictor: 
     model, seen = Scripted([0, 4, 1], [0, 5, 1]), []
     predictor = replace(tiny_predictor(), model=model)
     texts = ["w1", "w2 w3", "w1", "w1"]
-    found = decode(predictor, texts, DecodingSettings(), lambda done, total: seen.append((done, total)))
+    found = decode(
+        predictor, texts, DecodingSettings(), lambda done, total: seen.append((done, total))
+    )
     assert [answer.text for answer in found] == ["w2", "w1", "w2", "w2"]
     assert sum(len(asked["input_ids"]) for asked in model.asked) == 2
     assert seen[-1] == (4, 4)
@@ -161,7 +176,8 @@ def test_settings_below_one_are_refused(name: str) -> None:
 
 def test_decoding_says_nothing(tiny_predictor: Build, capfd: pytest.CaptureFixture[str]) -> None:
     predictor = tiny_predictor()
-    # What published checkpoints carry: a length limit of their own, which must neither win nor warn.
+    # What published checkpoints carry: a length limit of their own, which must neither win nor
+    # warn.
     predictor.model.generation_config.max_length = 3
     found = decode(predictor, sources(), DecodingSettings(max_new_tokens=9))
     assert max(answer.tokens for answer in found) == 9

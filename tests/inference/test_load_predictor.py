@@ -28,12 +28,16 @@ def base_folder(tiny_predictor: Callable[..., Predictor], tmp_path: Path) -> Pat
     made.tokenizer.save_pretrained(folder)
     # save_pretrained claims tied weights whatever the checkpoint holds.
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}), encoding="utf-8")
+    (folder / "config.json").write_text(
+        json.dumps({**config, "tie_word_embeddings": False}), encoding="utf-8"
+    )
     return folder
 
 
 @pytest.fixture
-def adapter_folder(base_folder: Path, tiny_predictor: Callable[..., Predictor], tmp_path: Path) -> Path:
+def adapter_folder(
+    base_folder: Path, tiny_predictor: Callable[..., Predictor], tmp_path: Path
+) -> Path:
     base = load_base(str(base_folder))
     model = inject_lora(base, r=4, alpha=32, dropout=0.0, target_modules="attention-qv", seed=0)
     torch.manual_seed(5)
@@ -67,9 +71,9 @@ def test_an_adapter_brings_its_input_settings_and_its_baseline(
 ) -> None:
     loaded = load_predictor(str(adapter_folder), device="cpu")
     assert loaded.render("w2") == "w1 w2"
-    assert loaded.encode("w1 w2 w3 w4 w5 w6") == tiny_predictor(max_source_tokens=5, truncate_source="left").encode(
-        "w1 w2 w3 w4 w5 w6"
-    )
+    assert loaded.encode("w1 w2 w3 w4 w5 w6") == tiny_predictor(
+        max_source_tokens=5, truncate_source="left"
+    ).encode("w1 w2 w3 w4 w5 w6")
     base = tiny_predictor(max_source_tokens=5, truncate_source="left")
     assert decode(loaded.baseline(), TEXTS, SETTINGS) == decode(base, TEXTS, SETTINGS)
     assert decode(loaded, TEXTS, SETTINGS) != decode(base, TEXTS, SETTINGS)
@@ -83,7 +87,9 @@ def test_an_adapter_without_a_tokenizer_takes_its_bases(adapter_folder: Path) ->
 
 
 def test_a_merged_folders_manifest_is_read(base_folder: Path) -> None:
-    (base_folder / "manifest.json").write_text('{"input": {"template": "w9 {x}"}}', encoding="utf-8")
+    (base_folder / "manifest.json").write_text(
+        '{"input": {"template": "w9 {x}"}}', encoding="utf-8"
+    )
     assert load_predictor(str(base_folder), device="cpu").render("w2") == "w9 w2"
     (base_folder / "manifest.json").write_text('{"input": {"template": 9}}', encoding="utf-8")
     with pytest.raises(DataError):
@@ -112,7 +118,9 @@ def test_a_tokenizer_that_does_not_fit_its_model_or_is_damaged_is_refused(
     path.write_text(json.dumps(made), encoding="utf-8")
     predictor = load_predictor(str(adapter_folder), device="cpu")
     assert predictor.encode("w1 w2")
-    with pytest.raises(DataError, match=r"the token 1000, and the model has 256: they do not belong together"):
+    with pytest.raises(
+        DataError, match=r"the token 1000, and the model has 256: they do not belong together"
+    ):
         predictor.encode("w1 w1000")
     path.write_text(json.dumps(made).replace('"WordLevel"', '"Nothing"'), encoding="utf-8")
     with pytest.raises(DataError, match="no tokenizer can be loaded from"):

@@ -33,7 +33,12 @@ Build = Callable[..., Predictor]
         ),
         (
             {"format": "auto"},
-            {"conversations": [{"from": "human", "value": "Hi!"}, {"from": "gpt", "value": "Hello."}]},
+            {
+                "conversations": [
+                    {"from": "human", "value": "Hi!"},
+                    {"from": "gpt", "value": "Hello."},
+                ]
+            },
             "user: Hi! assistant:",
         ),
     ],
@@ -51,7 +56,12 @@ def test_render(tiny_predictor: Build, settings: dict[str, Any], row: Any, expec
         ({}, {"left": "x", "right": "y"}, DataError, "no column"),
         ({}, {"source": ["x"]}, DataError, "not text"),
         ({}, {}, DataError, "no column"),
-        ({"format": "conversations"}, {"conversations": [{"from": "robot", "value": "x"}]}, DataError, "role"),
+        (
+            {"format": "conversations"},
+            {"conversations": [{"from": "robot", "value": "x"}]},
+            DataError,
+            "role",
+        ),
         ({"format": "conversations"}, {"conversations": []}, DataError, "turns"),
         ({"format": "conversations"}, {"text": "x"}, DataError, "turns"),
     ],
@@ -73,10 +83,16 @@ def test_encode_cuts_as_in_training(tiny_predictor: Build, side: str, expected: 
 
 def test_settings_from_a_manifest() -> None:
     read = input_settings(
-        {"template": None, "source_column": "mr", "max_source_tokens": 64, "later": 1}, where="manifest.json"
+        {"template": None, "source_column": "mr", "max_source_tokens": 64, "later": 1},
+        where="manifest.json",
     )
     assert read == InputSettings(source_column="mr", max_source_tokens=64)
-    assert input_settings({"format": "conversations", "truncate_source": "right"}, where="m").truncate_source == "left"
+    assert (
+        input_settings(
+            {"format": "conversations", "truncate_source": "right"}, where="m"
+        ).truncate_source
+        == "left"
+    )
 
 
 @pytest.mark.parametrize(

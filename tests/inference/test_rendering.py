@@ -1,4 +1,6 @@
-"""What was rendered in training is rendered again at inference, for every shape, from what the manifest keeps."""
+"""What was rendered in training is rendered again at inference, for every shape, from what the
+manifest keeps.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +24,41 @@ ROWS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     # name: settings, a row of training, the same row as it comes to be answered
     "pairs": ({}, {"mr": "w1", "ref": "w2"}, {"mr": "w1"}),
     "columns": ({"source_column": "A", "target_column": "b"}, {"a": "w1", "b": "w2"}, {"a": "w1"}),
-    "template": ({"template": "w9 {a}: {c}"}, {"a": "w1", "c": "w5", "output": "w2"}, {"a": "w1", "c": "w5"}),
-    "jinja": ({"template": "{{ a }}{% if c %} {{ c }}{% endif %}"}, {"a": "w1", "c": None, "output": "x"}, {"a": "w1"}),
+    "template": (
+        {"template": "w9 {a}: {c}"},
+        {"a": "w1", "c": "w5", "output": "w2"},
+        {"a": "w1", "c": "w5"},
+    ),
+    "jinja": (
+        {"template": "{{ a }}{% if c %} {{ c }}{% endif %}"},
+        {"a": "w1", "c": None, "output": "x"},
+        {"a": "w1"},
+    ),
     "translation": ({}, {"translation": {"en": "w1", "de": "w2"}}, {"translation": {"en": "w1"}}),
     "languages": ({}, {"en": "w1", "de": "w2"}, {"en": "w1"}),
-    "alpaca": ({}, {"instruction": "w1", "input": "w2", "output": "w3"}, {"instruction": "w1", "input": "w2"}),
-    "alpaca, no input": ({}, {"instruction": "w1", "input": "", "output": "w3"}, {"instruction": "w1"}),
-    "squad": ({}, {"question": "w1", "context": "w2", "answers": {"text": []}}, {"question": "w1", "context": "w2"}),
+    "alpaca": (
+        {},
+        {"instruction": "w1", "input": "w2", "output": "w3"},
+        {"instruction": "w1", "input": "w2"},
+    ),
+    "alpaca, no input": (
+        {},
+        {"instruction": "w1", "input": "", "output": "w3"},
+        {"instruction": "w1"},
+    ),
+    "squad": (
+        {},
+        {"question": "w1", "context": "w2", "answers": {"text": []}},
+        {"question": "w1", "context": "w2"},
+    ),
     "squad, nested": (
         {"template": "{{ title }} {{ question }}"},
-        {"title": "w7", "paragraphs": [{"context": "w2", "qas": [{"question": "w1", "answers": [{"text": "w3"}]}]}]},
+        {
+            "title": "w7",
+            "paragraphs": [
+                {"context": "w2", "qas": [{"question": "w1", "answers": [{"text": "w3"}]}]}
+            ],
+        },
         {"title": "w7", "paragraphs": [{"context": "w2", "qas": [{"question": "w1"}]}]},
     ),
     "instructions": (
@@ -43,11 +70,18 @@ ROWS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "messages, answered": ({}, {"messages": [USER, BOT]}, {"messages": [USER, BOT]}),
     "conversations": (
         {"template": "{% for t in turns %}{{ t.text }} {% endfor %}w8"},
-        {"system": "w4", "conversations": [{"from": "human", "value": "w1"}, {"from": "gpt", "value": "w2"}]},
+        {
+            "system": "w4",
+            "conversations": [{"from": "human", "value": "w1"}, {"from": "gpt", "value": "w2"}],
+        },
         {"system": "w4", "conversations": [{"from": "human", "value": "w1"}]},
     ),
-    "several templates": ({"template": ["w8 {a}", "w8 {{ a }}"]}, {"a": "w1", "output": "w2"}, {"a": "w1"}),
-}  # fmt: skip
+    "several templates": (
+        {"template": ["w8 {a}", "w8 {{ a }}"]},
+        {"a": "w1", "output": "w2"},
+        {"a": "w1"},
+    ),
+}
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -57,17 +91,28 @@ def test_a_row_is_rendered_as_in_training(name: str, write: Write, tiny_predicto
     examples = [item for item in read_examples(path, **settings) if isinstance(item, Example)]
     found = how_read(path, **settings)
     manifest = json.loads(
-        json.dumps({"format": found.format, "source_column": found.source_column, "template": found.template})
+        json.dumps(
+            {
+                "format": found.format,
+                "source_column": found.source_column,
+                "template": found.template,
+            }
+        )
     )
     read = input_settings(manifest, where="manifest.json")
     predictor = tiny_predictor(**vars(read))
     assert predictor.render(asked) == predictor.render(trained) == examples[-1].source
     assert predictor.fitted(examples[-1]) == examples[-1].source
     if settings == {}:  # a model without a manifest tells the shape by itself
-        assert name in ("languages", "translation") or tiny_predictor().render(asked) == examples[-1].source
+        assert (
+            name in ("languages", "translation")
+            or tiny_predictor().render(asked) == examples[-1].source
+        )
 
 
-def test_a_dialogue_is_cut_at_whole_turns_by_the_predictors_own_limit(tiny_predictor: Build) -> None:
+def test_a_dialogue_is_cut_at_whole_turns_by_the_predictors_own_limit(
+    tiny_predictor: Build,
+) -> None:
     turns = [{"role": "system", "content": "w1"}, *[USER, BOT] * 5, USER]
     # 3 words a user's turn, 2 a reply or the system's, 1 for "assistant:", 1 for </s>
     predictor = tiny_predictor(format="messages", max_source_tokens=13, truncate_source="left")
@@ -75,10 +120,13 @@ def test_a_dialogue_is_cut_at_whole_turns_by_the_predictors_own_limit(tiny_predi
     assert predictor.render({"messages": turns}) == expected
     assert len(predictor.encode(expected)) == 12
     assert (
-        tiny_predictor(format="messages", max_source_tokens=5).render({"messages": turns}) == "user: w1 w2 assistant:"
+        tiny_predictor(format="messages", max_source_tokens=5).render({"messages": turns})
+        == "user: w1 w2 assistant:"
     )
     short = tiny_predictor(format="messages", max_source_tokens=3, truncate_source="left")
-    assert short.tokenizer.decode(short.encode(short.render({"messages": turns}))) == "w2 <unk> </s>"
+    assert (
+        short.tokenizer.decode(short.encode(short.render({"messages": turns}))) == "w2 <unk> </s>"
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,7 +138,9 @@ def test_a_dialogue_is_cut_at_whole_turns_by_the_predictors_own_limit(tiny_predi
         ({"template": ("w1 {a}", "w2 {a}")}, "x", "w1 x"),
     ],
 )
-def test_a_plain_text(settings: dict[str, Any], text: str, expected: str, tiny_predictor: Build) -> None:
+def test_a_plain_text(
+    settings: dict[str, Any], text: str, expected: str, tiny_predictor: Build
+) -> None:
     assert tiny_predictor(**settings).render(text) == expected
 
 
@@ -101,7 +151,11 @@ def test_rows_that_ask_nothing_or_too_much_are_refused(tiny_predictor: Build) ->
         ("messages", {"messages": [BOT]}, "no turn to answer"),
         ("squad", {"question": "q"}, "missing column 'context'"),
         ("alpaca", {"instruction": None}, "missing column 'instruction'"),
-        ("auto", {"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "not text: 'image'"),
+        (
+            "auto",
+            {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
+            "not text: 'image'",
+        ),
     ]
     for format, row, reason in odd:
         with pytest.raises(DataError, match=reason):
@@ -112,13 +166,26 @@ def test_rows_that_ask_nothing_or_too_much_are_refused(tiny_predictor: Build) ->
 
 @pytest.mark.parametrize(
     "template",
-    [[], [3], ["{a}", None], {"a": "b"}, True, "no columns", "{{ a.b() }}", "{{ a }}" * 9999, ["{a}"] * 101, "{{ a"],
+    [
+        [],
+        [3],
+        ["{a}", None],
+        {"a": "b"},
+        True,
+        "no columns",
+        "{{ a.b() }}",
+        "{{ a }}" * 9999,
+        ["{a}"] * 101,
+        "{{ a",
+    ],
 )
 def test_a_template_from_a_manifest_is_checked_before_anything_is_rendered(template: Any) -> None:
     with pytest.raises(DataError, match=r"input\.template") as caught:
         input_settings({"template": template}, where="manifest.json")
     assert caught.value.where == "manifest.json"
-    assert input_settings({"template": ["{a}", "{b}"]}, where="m") == InputSettings(template=["{a}", "{b}"])
+    assert input_settings({"template": ["{a}", "{b}"]}, where="m") == InputSettings(
+        template=["{a}", "{b}"]
+    )
 
 
 def test_eval_renders_a_file_as_training_did(write: Write, tiny_predictor: Build) -> None:
@@ -133,26 +200,40 @@ def test_eval_renders_a_file_as_training_did(write: Write, tiny_predictor: Build
     greet = write("a.jsonl", json.dumps({"instruction": "w1", "output": "w2"}) + "\n")
     own = "{{ instruction }}!{% if input %} {{ input }}{% endif %}"
     assert rows(greet, ["data.format=auto"], format="alpaca", template=own) == (["w1!"], ["w2"])
-    assert rows(greet, ["data.template=say {instruction}"], format="alpaca", template=own) == (["say w1"], ["w2"])
+    assert rows(greet, ["data.template=say {instruction}"], format="alpaca", template=own) == (
+        ["say w1"],
+        ["w2"],
+    )
     assert rows(greet, ["data.template=['a {output}', 'b {output}']"]) == (["a w2"], ["w2"])
     talk = write("b.jsonl", json.dumps({"messages": [USER, BOT, USER, BOT]}) + "\n")
     fitted = ["user: w1 w2 assistant:"] * 2
     assert rows(talk, [], format="conversations", max_source_tokens=6) == (fitted, ["w3", "w3"])
     # Of languages, the direction is training's whichever way round the file has them.
     turned = write("c.jsonl", json.dumps({"de": "w1", "en": "w2"}) + "\n")
-    assert rows(turned, ["data.source_column=null"], format="pairs", source_column="en") == (["w2"], ["w1"])
+    assert rows(turned, ["data.source_column=null"], format="pairs", source_column="en") == (
+        ["w2"],
+        ["w1"],
+    )
     assert rows(turned, [], format="pairs", source_column="fr") == (["w1"], ["w2"])
 
 
-def test_what_files_of_a_mixture_do_not_agree_on_is_found_out_at_each_row(write: Write, tiny_predictor: Build) -> None:
+def test_what_files_of_a_mixture_do_not_agree_on_is_found_out_at_each_row(
+    write: Write, tiny_predictor: Build
+) -> None:
     trained: list[dict[str, Any]] = [
-        {"source": "w1", "target": "w2"}, {"text": "w3", "summary": "w4"}, {"messages": [USER, BOT]}
-    ]  # fmt: skip
+        {"source": "w1", "target": "w2"},
+        {"text": "w3", "summary": "w4"},
+        {"messages": [USER, BOT]},
+    ]
     files = [write(f"{index}.jsonl", json.dumps(row) + "\n") for index, row in enumerate(trained)]
     examples = [item for item in read_examples(files) if isinstance(item, Example)]
     for count in (2, 3):
         found = how_read(files[:count])
-        manifest = {"format": found.format, "source_column": found.source_column, "template": found.template}
+        manifest = {
+            "format": found.format,
+            "source_column": found.source_column,
+            "template": found.template,
+        }
         predictor = tiny_predictor(**vars(input_settings(manifest, where="manifest.json")))
         for row, example in zip(trained[:count], examples, strict=False):
             asked = {key: value for key, value in row.items() if key not in ("target", "summary")}

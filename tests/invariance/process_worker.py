@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-# Run as a script: the project itself and the small parts of tests/training are not on the path by themselves.
+# Run as a script: the project itself and the small parts of tests/training are not on the path by
+# themselves.
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / "training")]
 
 

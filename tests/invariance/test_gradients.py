@@ -1,4 +1,6 @@
-"""One optimizer step is one gradient, however its rows are cut into micro-batches, padded, or ordered."""
+"""One optimizer step is one gradient, however its rows are cut into micro-batches, padded, or
+ordered.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ class KeepsGradients:
         self.seen: dict[str, torch.Tensor] = {}
 
     def step(self) -> None:
-        self.seen = {name: p.grad.clone() for name, p in self._model.named_parameters() if p.grad is not None}
+        self.seen = {
+            name: p.grad.clone() for name, p in self._model.named_parameters() if p.grad is not None
+        }
 
     def zero_grad(self, set_to_none: bool) -> None:
         self._model.zero_grad(set_to_none=set_to_none)
@@ -42,9 +46,14 @@ def one_step(
     token_rows.add(model.get_base_model(), tokens or [])
     keeper = KeepsGradients(model)
     stats = train_step(
-        model, keeper, batches, accelerator=Accelerator(cpu=True), step=0, learning_rate=0.1,
+        model,
+        keeper,
+        batches,
+        accelerator=Accelerator(cpu=True),
+        step=0,
+        learning_rate=0.1,
         settings=section(max_grad_norm=0, **changes),
-    )  # fmt: skip
+    )
     assert len(keeper.seen) > 0
     return keeper.seen, stats
 
@@ -78,11 +87,17 @@ def test_accumulation_changes_nothing(size: int) -> None:
     assert_same(gradients, WHOLE)
     assert stats.loss == pytest.approx(WHOLE_STATS.loss, abs=1e-6)
     assert stats.grad_norm == pytest.approx(WHOLE_STATS.grad_norm, abs=1e-6)
-    assert (stats.target_tokens, stats.source_tokens) == (WHOLE_STATS.target_tokens, WHOLE_STATS.source_tokens)
+    assert (stats.target_tokens, stats.source_tokens) == (
+        WHOLE_STATS.target_tokens,
+        WHOLE_STATS.source_tokens,
+    )
 
 
 def test_accumulation_changes_nothing_with_label_smoothing() -> None:
-    assert_same(one_step(cut(ORDER, 4), label_smoothing=0.1)[0], one_step(cut(ORDER, 16), label_smoothing=0.1)[0])
+    assert_same(
+        one_step(cut(ORDER, 4), label_smoothing=0.1)[0],
+        one_step(cut(ORDER, 16), label_smoothing=0.1)[0],
+    )
 
 
 def test_accumulation_changes_nothing_where_tokens_train() -> None:
@@ -107,9 +122,12 @@ def test_padding_changes_nothing() -> None:
 @pytest.mark.parametrize("budget", [64, 200, 4000])
 def test_packing_changes_nothing(budget: int) -> None:
     (step,) = StepPlan(
-        ROWS, section(batch_size=None, tokens_per_batch=budget, packing=True, gradient_accumulation=99)
+        ROWS,
+        section(batch_size=None, tokens_per_batch=budget, packing=True, gradient_accumulation=99),
     ).steps(0)
-    gradients, stats = one_step([collate([ROWS.features(row) for row in rows], PAD) for rows in step])
+    gradients, stats = one_step(
+        [collate([ROWS.features(row) for row in rows], PAD) for rows in step]
+    )
     assert_same(gradients, WHOLE)
     assert stats.loss == pytest.approx(WHOLE_STATS.loss, abs=1e-6)
 
@@ -117,7 +135,9 @@ def test_packing_changes_nothing(budget: int) -> None:
 def test_gradients_equal_hf_backward_on_one_batch() -> None:
     model = tiny_model()
     batch = cut(ORDER, 16)[0]
-    model(input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS, labels=batch.labels_BT).loss.backward()
+    model(
+        input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS, labels=batch.labels_BT
+    ).loss.backward()
     assert_same({name: p.grad for name, p in model.named_parameters() if p.grad is not None}, WHOLE)
 
 

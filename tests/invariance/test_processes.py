@@ -1,4 +1,6 @@
-"""Two processes train what one process with twice the accumulation trains, by the command line too."""
+"""Two processes train what one process with twice the accumulation trains, by the command line
+too.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +32,21 @@ output: {dir: adapters, name: it}
 
 
 def start(processes: int, *words: str, where: Path | None = None) -> list[tuple[int, str, str]]:
-    """Runs Python in so many processes as a launcher would; returns each one's exit code, stdout and stderr."""
+    """Runs Python in so many processes as a launcher would; returns each one's exit code, stdout
+    and stderr.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
     started = []
     for rank in range(processes):
-        own = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(processes)}
+        own = {
+            **shared,
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "LOCAL_WORLD_SIZE": str(processes),
+        }
         environment = {**os.environ, **(own if processes > 1 else {}), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, *(str(rank) if word == "RANK" else word for word in words)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -51,7 +60,9 @@ def launch(folder: Path, *, processes: int, accumulation: int) -> list[dict[str,
     folder.mkdir()
     for code, _, errors in start(processes, str(WORKER), str(folder), str(accumulation), "RANK"):
         assert code == 0, errors
-    return [safetensors.torch.load_file(folder / f"rank{rank}.safetensors") for rank in range(processes)]
+    return [
+        safetensors.torch.load_file(folder / f"rank{rank}.safetensors") for rank in range(processes)
+    ]
 
 
 @pytest.mark.slow
@@ -65,9 +76,11 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         assert here.get("target_tokens") == there.get("target_tokens")
         for key in ("loss", "validation_loss"):
             assert here.get(key, 0.0) == pytest.approx(there.get(key, 0.0), abs=2e-6)
-        # AdamW's step is as large as any where a gradient is mere rounding: the norm shows it, the loss does not.
+        # AdamW's step is as large as any where a gradient is mere rounding: the norm shows it, the
+        # loss does not.
         assert here.get("grad_norm", 0.0) == pytest.approx(there.get("grad_norm", 0.0), abs=1e-4)
-    # The first step starts from equal weights: there the gradients must agree as closely as float32 can.
+    # The first step starts from equal weights: there the gradients must agree as closely as float32
+    # can.
     assert one[0]["grad_norm"] == pytest.approx(two[0]["grad_norm"], abs=1e-6)
     assert max(float((alone[name] - first[name]).abs().max()) for name in alone) < 1e-3
     assert saved_steps(tmp_path / "two") == saved_steps(tmp_path / "one")
@@ -75,7 +88,9 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
 
 def train(folder: Path, *words: str, expected: int = 0) -> dict[str, Any]:
     """Trains by the command line in two processes, of which one talks; returns its JSON object."""
-    (code, out, err), other = start(2, "-m", "lora_s2s", "train", "recipe.yaml", "--json", *words, where=folder)
+    (code, out, err), other = start(
+        2, "-m", "lora_s2s", "train", "recipe.yaml", "--json", *words, where=folder
+    )
     assert code == expected, err
     assert other[:2] == (expected, ""), other
     assert ("data:" in err, "data:" in other[2]) == (True, False)
@@ -86,16 +101,25 @@ def train(folder: Path, *words: str, expected: int = 0) -> dict[str, Any]:
 def make(folder: Path) -> Path:
     folder.mkdir()
     (folder / "recipe.yaml").write_text(RECIPE)
-    rows = [{"source": f"table for {n} at {n}pm", "target": f"size={n}; time={n}"} for n in range(60)]
+    rows = [
+        {"source": f"table for {n} at {n}pm", "target": f"size={n}; time={n}"} for n in range(60)
+    ]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
 
 @pytest.mark.slow
-def test_the_command_line_in_two_processes_prepares_once_and_resumes_bit_for_bit(tmp_path: Path) -> None:
+def test_the_command_line_in_two_processes_prepares_once_and_resumes_bit_for_bit(
+    tmp_path: Path,
+) -> None:
     whole, parts = make(tmp_path / "whole"), make(tmp_path / "parts")
     assert train(whole)["steps"] == 8
-    assert sorted(path.name for path in whole.iterdir()) == ["adapters", "prepared", "recipe.yaml", "rows.jsonl"]
+    assert sorted(path.name for path in whole.iterdir()) == [
+        "adapters",
+        "prepared",
+        "recipe.yaml",
+        "rows.jsonl",
+    ]
     assert [path.name for path in (whole / "adapters").iterdir()] == ["it"]
     assert train(parts, "--stop-after", "1s", expected=1)["stopped"] == "deadline"
     assert train(parts, "--resume")["steps"] == 8
@@ -110,4 +134,6 @@ def test_verbs_of_one_process_say_so_under_a_launcher(
     with pytest.raises(SystemExit) as ended:
         app(["predict", "demo", "hi"])
     assert ended.value.code == 2
-    assert "error: predict runs in one process, and 2 were started\nhint:" in capsys.readouterr().err
+    assert (
+        "error: predict runs in one process, and 2 were started\nhint:" in capsys.readouterr().err
+    )

@@ -30,17 +30,29 @@ def base_folder(tmp_path: Path, tiny_t5: Callable[..., Any]) -> Callable[..., Pa
 
 @pytest.fixture
 def adapter_folder(tmp_path: Path, base_folder: Callable[..., Path]) -> Callable[..., Path]:
-    """Writes an adapter with its manifest: ``adapter_folder(target_modules=…, tied=…)``; its base is ``base/``."""
+    """Writes an adapter with its manifest: ``adapter_folder(target_modules=…, tied=…)``; its base
+    is ``base/``.
+    """
 
-    def write(target_modules: Any = "attention-qv", *, dtype: str = "float32", **shape: Any) -> Path:
+    def write(
+        target_modules: Any = "attention-qv", *, dtype: str = "float32", **shape: Any
+    ) -> Path:
         base = load_base(str(base_folder(**shape)), dtype=dtype, device="cpu")
         model = inject_lora(base, r=4, alpha=8, dropout=0.1, target_modules=target_modules, seed=3)
         stir(model)
         folder = tmp_path / "adapter"
         folder.mkdir()
         save_adapter(model, folder)
-        record = {"name": base.name, "revision": None, "weights_sha256": base.weights_sha256, "dtype": dtype}
-        write_json(folder / "manifest.json", {"format": 1, "base": record, "input": {"max_source_tokens": 6}})
+        record = {
+            "name": base.name,
+            "revision": None,
+            "weights_sha256": base.weights_sha256,
+            "dtype": dtype,
+        }
+        write_json(
+            folder / "manifest.json",
+            {"format": 1, "base": record, "input": {"max_source_tokens": 6}},
+        )
         return folder
 
     return write

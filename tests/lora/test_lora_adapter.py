@@ -1,4 +1,6 @@
-"""Adapter folders: plain PEFT loads ours, we load plain PEFT's, and nothing unchecked touches the base."""
+"""Adapter folders: plain PEFT loads ours, we load plain PEFT's, and nothing unchecked touches the
+base.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,13 @@ from transformers import AutoModelForSeq2SeqLM
 from lora_s2s.errors import DataError, SetupError, UsageError
 from lora_s2s.files import sha256_file
 from lora_s2s.lora import adapter as adapters
-from lora_s2s.lora.adapter import adapter_state, is_adapter, load_adapter, load_adapter_state, save_adapter
+from lora_s2s.lora.adapter import (
+    adapter_state,
+    is_adapter,
+    load_adapter,
+    load_adapter_state,
+    save_adapter,
+)
 from lora_s2s.lora.inject import inject_lora
 from lora_s2s.lora.schema import adapter_settings
 from lora_s2s.models.loading import LoadedBase, load_base
@@ -42,7 +50,9 @@ def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -
 
 
 @pytest.mark.parametrize(
-    ("target_modules", "tied"), [*((group, False) for group in GROUPS), (NAMES, False), ("all-linear", True)], ids=str
+    ("target_modules", "tied"),
+    [*((group, False) for group in GROUPS), (NAMES, False), ("all-linear", True)],
+    ids=str,
 )
 def test_save_and_load_give_the_same_model_here_and_in_plain_peft(
     adapter_folder: Callable[..., Path], target_modules: Any, tied: bool
@@ -55,7 +65,9 @@ def test_save_and_load_give_the_same_model_here_and_in_plain_peft(
     assert torch.equal(ours, logits(loaded.model))
     assert not loaded.model.training
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
-    plain = PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained(base.path), folder).eval()
+    plain = PeftModel.from_pretrained(
+        AutoModelForSeq2SeqLM.from_pretrained(base.path), folder
+    ).eval()
     assert torch.equal(logits(plain), ours)
     assert (folder / "adapter_config.json").stat().st_size < 4096
 
@@ -80,7 +92,9 @@ def test_an_adapter_folder_is_reproducible_and_names_no_machine(
     assert len(hashes) == 1
 
 
-def test_the_head_and_the_base_stay_as_the_checkpoint_has_them(adapter_folder: Callable[..., Path]) -> None:
+def test_the_head_and_the_base_stay_as_the_checkpoint_has_them(
+    adapter_folder: Callable[..., Path],
+) -> None:
     loaded = load_adapter(adapter_folder("all-linear"), device="cpu")
     saved = load_file(loaded.base.path / "model.safetensors")
     for name, weight in loaded.base.model.state_dict().items():
@@ -92,24 +106,40 @@ def test_the_head_and_the_base_stay_as_the_checkpoint_has_them(adapter_folder: C
 
 FOREIGN = [
     LoraConfig(r=3, lora_alpha=7, target_modules=["q", "wo"], use_rslora=True, lora_dropout=0.05),
-    LoraConfig(r=3, lora_alpha=7, target_modules=["q", "wo"], rank_pattern={"wo": 5}, alpha_pattern={"q": 3}),
+    LoraConfig(
+        r=3,
+        lora_alpha=7,
+        target_modules=["q", "wo"],
+        rank_pattern={"wo": 5},
+        alpha_pattern={"q": 3},
+    ),
     LoraConfig(r=3, target_modules=["q"], use_dora=True, init_lora_weights="gaussian"),
     peft.IA3Config(target_modules=["k", "wo"], feedforward_modules=["wo"]),
     peft.IA3Config(target_modules=["k", "wo"], feedforward_modules=[]),
     peft.IA3Config(target_modules=["k", "wo"]),
     peft.VeraConfig(r=40, target_modules=["q", "wo"], projection_prng_key=5),
-    peft.VeraConfig(r=8, target_modules=["q", "wo"], projection_prng_key=5, save_projection=False, d_initial=0.2),
-    peft.LoHaConfig(r=3, alpha=5, target_modules=["q", "wo"], rank_dropout=0.1, rank_pattern={"q": 2}),
-    peft.LoKrConfig(r=3, alpha=5, target_modules=["q", "wo"], decompose_both=True, decompose_factor=4),
+    peft.VeraConfig(
+        r=8, target_modules=["q", "wo"], projection_prng_key=5, save_projection=False, d_initial=0.2
+    ),
+    peft.LoHaConfig(
+        r=3, alpha=5, target_modules=["q", "wo"], rank_dropout=0.1, rank_pattern={"q": 2}
+    ),
+    peft.LoKrConfig(
+        r=3, alpha=5, target_modules=["q", "wo"], decompose_both=True, decompose_factor=4
+    ),
     peft.OFTConfig(r=0, oft_block_size=8, target_modules=["q", "wo"], use_cayley_neumann=False),
-    peft.OFTConfig(r=4, oft_block_size=0, target_modules=["q", "wo"], module_dropout=0.1, block_share=True),
+    peft.OFTConfig(
+        r=4, oft_block_size=0, target_modules=["q", "wo"], module_dropout=0.1, block_share=True
+    ),
     peft.HiraConfig(r=3, target_modules=["q", "wo"]),
     peft.MissConfig(r=3, target_modules=["q", "wo"]),
 ]
 
 
 @pytest.mark.parametrize("config", FOREIGN, ids=lambda config: type(config).__name__)
-def test_an_adapter_made_by_plain_peft_loads(base_folder: Callable[..., Path], tmp_path: Path, config: Any) -> None:
+def test_an_adapter_made_by_plain_peft_loads(
+    base_folder: Callable[..., Path], tmp_path: Path, config: Any
+) -> None:
     path = base_folder()
     config = copy.deepcopy(config)
     config.task_type = "SEQ_2_SEQ_LM"
@@ -117,7 +147,9 @@ def test_an_adapter_made_by_plain_peft_loads(base_folder: Callable[..., Path], t
     before = logits(model)
     stir(model, only="")
     model.save_pretrained(tmp_path / "foreign")
-    with pytest.raises(DataError, match="a folder, and does not say which weights it holds") as refused:
+    with pytest.raises(
+        DataError, match="a folder, and does not say which weights it holds"
+    ) as refused:
         load_adapter(tmp_path / "foreign", device="cpu")
     assert refused.value.hint == f"if that is the base you want: --base {path}"
     loaded = load_adapter(tmp_path / "foreign", device="cpu", base_override=str(path))
@@ -134,7 +166,10 @@ def test_a_bfloat16_base_keeps_float32_adapters(adapter_folder: Callable[..., Pa
 
 def test_states_for_checkpoints_go_back_exactly(adapter_folder: Callable[..., Path]) -> None:
     model = load_adapter(adapter_folder(), device="cpu").model
-    before, state = logits(model), {name: tensor.clone() for name, tensor in adapter_state(model).items()}
+    before, state = (
+        logits(model),
+        {name: tensor.clone() for name, tensor in adapter_state(model).items()},
+    )
     stir(model, seed=9)
     assert not torch.equal(logits(model), before)
     load_adapter_state(model, state)
@@ -160,14 +195,19 @@ def test_an_adapter_for_another_base_is_refused(
         load_adapter(folder, base_override=str(smaller), device="cpu")
 
 
-def test_a_base_that_moved_is_given_by_hand(adapter_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_base_that_moved_is_given_by_hand(
+    adapter_folder: Callable[..., Path], tmp_path: Path
+) -> None:
     folder = adapter_folder()
     expected = logits(load_adapter(folder, device="cpu").model)
     shutil.move(tmp_path / "base", tmp_path / "moved")
-    with pytest.raises(DataError, match="not on this machine; a base that only the adapter names is not fetched"):
+    with pytest.raises(
+        DataError, match="not on this machine; a base that only the adapter names is not fetched"
+    ):
         load_adapter(folder, device="cpu")
     assert torch.equal(
-        logits(load_adapter(folder, base_override=str(tmp_path / "moved"), device="cpu").model), expected
+        logits(load_adapter(folder, base_override=str(tmp_path / "moved"), device="cpu").model),
+        expected,
     )
     base = load_base(str(tmp_path / "moved"), device="cpu")
     assert load_adapter(folder, base=base).base is base
@@ -188,47 +228,96 @@ def test_folders_that_are_no_adapter(adapter_folder: Callable[..., Path], tmp_pa
 
 
 PLAIN = {
-    "peft_type": "LORA", "task_type": "SEQ_2_SEQ_LM", "r": 4, "lora_alpha": 8, "lora_dropout": 0.1,
-    "target_modules": ["q", "v"], "bias": "none",
-}  # fmt: skip
+    "peft_type": "LORA",
+    "task_type": "SEQ_2_SEQ_LM",
+    "r": 4,
+    "lora_alpha": 8,
+    "lora_dropout": 0.1,
+    "target_modules": ["q", "v"],
+    "bias": "none",
+}
 REFUSED = [
-    {"peft_type": "BOFT"}, {"peft_type": None}, {"peft_type": []},
-    {"use_dora": 1}, {"peft_type": "ADALORA"}, {"peft_type": "PREFIX_TUNING"},
-    {"r": 10**9}, {"r": 0}, {"r": 4.0}, {"r": True}, {"r": None}, {"lora_alpha": float("nan")}, {"lora_alpha": "8"},
-    {"lora_alpha": -1}, {"lora_dropout": 1}, {"use_rslora": 1},
-    {"target_modules": []}, {"target_modules": ["q", "(x+x+)+y"]},
-    {"target_modules": ["q" * 500]}, {"target_modules": [7]}, {"target_modules": 7}, {"target_modules": {"q": 1}},
-    {"modules_to_save": ["shared"]}, {"rank_pattern": {"q": 10**9}}, {"rank_pattern": {"q": 0}},
+    {"peft_type": "BOFT"},
+    {"peft_type": None},
+    {"peft_type": []},
+    {"use_dora": 1},
+    {"peft_type": "ADALORA"},
+    {"peft_type": "PREFIX_TUNING"},
+    {"r": 10**9},
+    {"r": 0},
+    {"r": 4.0},
+    {"r": True},
+    {"r": None},
+    {"lora_alpha": float("nan")},
+    {"lora_alpha": "8"},
+    {"lora_alpha": -1},
+    {"lora_dropout": 1},
+    {"use_rslora": 1},
+    {"target_modules": []},
+    {"target_modules": ["q", "(x+x+)+y"]},
+    {"target_modules": ["q" * 500]},
+    {"target_modules": [7]},
+    {"target_modules": 7},
+    {"target_modules": {"q": 1}},
+    {"modules_to_save": ["shared"]},
+    {"rank_pattern": {"q": 10**9}},
+    {"rank_pattern": {"q": 0}},
     {"rank_pattern": ["q"]},
     {"rank_pattern": {f"q{n}": 2 for n in range(501)}},
-    {"rank_pattern": {"q": True}}, {"alpha_pattern": {"q": float("nan")}},
-    {"oft_block_size": 8}, {"feedforward_modules": ["wo"]}, {"r": 10**30},
-    {"init_lora_weights": "pissa"}, {"init_lora_weights": 1}, {"trainable_token_indices": [1]}, {"revision": 7},
-    {"layer_replication": [[0, 4]]}, {"something_new": 1}, {"base_model_name_or_path": "a\u001bb"},
-    {"fan_in_fan_out": True}, {"bias": "some"}, {"task_type": "TOKEN_CLS"}, {"exclude_modules": [7]},
-    {"layers_to_transform": "0"}, {"layers_to_transform": [2**40]}, {"layers_pattern": {"a": 1}},
-    {"rank_pattern": {".*": 10**9}}, {"alpha_pattern": {"(a+)+$": -1}},
-]  # fmt: skip
+    {"rank_pattern": {"q": True}},
+    {"alpha_pattern": {"q": float("nan")}},
+    {"oft_block_size": 8},
+    {"feedforward_modules": ["wo"]},
+    {"r": 10**30},
+    {"init_lora_weights": "pissa"},
+    {"init_lora_weights": 1},
+    {"trainable_token_indices": [1]},
+    {"revision": 7},
+    {"layer_replication": [[0, 4]]},
+    {"something_new": 1},
+    {"base_model_name_or_path": "a\u001bb"},
+    {"fan_in_fan_out": True},
+    {"bias": "some"},
+    {"task_type": "TOKEN_CLS"},
+    {"exclude_modules": [7]},
+    {"layers_to_transform": "0"},
+    {"layers_to_transform": [2**40]},
+    {"layers_pattern": {"a": 1}},
+    {"rank_pattern": {".*": 10**9}},
+    {"alpha_pattern": {"(a+)+$": -1}},
+]
 
 
 def test_the_plain_config_passes_and_so_does_pefts_own_default() -> None:
     plain = adapter_settings(PLAIN, where="here")
     assert plain.values == {"r": 4, "lora_dropout": 0.1}  # lora_alpha 8 is PEFT's own default
-    default = LoraConfig(r=4, target_modules=["q"], task_type="SEQ_2_SEQ_LM", use_rslora=True).to_dict()
-    settings = adapter_settings({**default, "peft_type": "LORA", "target_modules": ["q"]}, where="here")
+    default = LoraConfig(
+        r=4, target_modules=["q"], task_type="SEQ_2_SEQ_LM", use_rslora=True
+    ).to_dict()
+    settings = adapter_settings(
+        {**default, "peft_type": "LORA", "target_modules": ["q"]}, where="here"
+    )
     assert settings.values == {"r": 4, "use_rslora": True}
 
 
 OTHER_REFUSED = [
     {"peft_type": "IA3", "feedforward_modules": [".*"]},
-    {"peft_type": "IA3", "modules_to_save": ["shared"]}, {"peft_type": "VERA", "r": 10**9},
-    {"peft_type": "VERA", "projection_prng_key": -1}, {"peft_type": "VERA", "save_projection": 0.0},
-    {"peft_type": "OFT", "oft_block_size": 10**9}, {"peft_type": "OFT", "r": -1}, {"peft_type": "OFT", "coft": True},
-    {"peft_type": "MISS", "init_weights": "bat"}, {"peft_type": "LOHA", "alpha": float("inf")},
-    {"peft_type": "LOKR", "decompose_factor": 1.5}, {"peft_type": "HIRA", "lora_alpha": 8},
-    {"peft_type": "LOKR", "layers_to_transform": [-1]}, {"peft_type": "LOHA", "exclude_modules": {"q": 1}},
-    {"peft_type": "IA3", "layers_to_transform": [0]}, {"peft_type": "OFT", "rank_pattern": {"q": 2}},
-]  # fmt: skip
+    {"peft_type": "IA3", "modules_to_save": ["shared"]},
+    {"peft_type": "VERA", "r": 10**9},
+    {"peft_type": "VERA", "projection_prng_key": -1},
+    {"peft_type": "VERA", "save_projection": 0.0},
+    {"peft_type": "OFT", "oft_block_size": 10**9},
+    {"peft_type": "OFT", "r": -1},
+    {"peft_type": "OFT", "coft": True},
+    {"peft_type": "MISS", "init_weights": "bat"},
+    {"peft_type": "LOHA", "alpha": float("inf")},
+    {"peft_type": "LOKR", "decompose_factor": 1.5},
+    {"peft_type": "HIRA", "lora_alpha": 8},
+    {"peft_type": "LOKR", "layers_to_transform": [-1]},
+    {"peft_type": "LOHA", "exclude_modules": {"q": 1}},
+    {"peft_type": "IA3", "layers_to_transform": [0]},
+    {"peft_type": "OFT", "rank_pattern": {"q": 2}},
+]
 
 
 @pytest.mark.parametrize("changes", OTHER_REFUSED, ids=lambda changes: str(changes)[:60])
@@ -246,11 +335,21 @@ def test_a_config_beyond_the_schema_is_refused(changes: dict[str, Any]) -> None:
     assert next(iter(changes)) in refused.value.message or "type" in refused.value.message
 
 
-def test_a_config_that_does_not_fit_the_base_is_refused(adapter_folder: Callable[..., Path]) -> None:
+def test_a_config_that_does_not_fit_the_base_is_refused(
+    adapter_folder: Callable[..., Path],
+) -> None:
     folder = adapter_folder()
     base = load_base(str(folder.parent / "base"), device="cpu")
-    for changes in ({"target_modules": ["nothing"]}, {"target_modules": ["lm_head"]}, {"r": 25}, {"r": 3},
-                    {"use_dora": True}, {"rank_pattern": {"q": 5}}, {"peft_type": "VERA"}, {"r": 4096}):  # fmt: skip
+    for changes in (
+        {"target_modules": ["nothing"]},
+        {"target_modules": ["lm_head"]},
+        {"r": 25},
+        {"r": 3},
+        {"use_dora": True},
+        {"rank_pattern": {"q": 5}},
+        {"peft_type": "VERA"},
+        {"r": 4096},
+    ):
         patch(folder, **{"r": 4, "target_modules": ["q", "v"], **changes})
         with pytest.raises(DataError):
             load_adapter(folder, base=base)
@@ -258,11 +357,16 @@ def test_a_config_that_does_not_fit_the_base_is_refused(adapter_folder: Callable
 
 @pytest.mark.parametrize(
     "config",
-    [{"peft_type": "OFT", "r": 2, "oft_block_size": 8}, {"peft_type": "OFT", "r": 0, "oft_block_size": 0},
-     {"peft_type": "IA3", "feedforward_modules": ["k"]}],
+    [
+        {"peft_type": "OFT", "r": 2, "oft_block_size": 8},
+        {"peft_type": "OFT", "r": 0, "oft_block_size": 0},
+        {"peft_type": "IA3", "feedforward_modules": ["k"]},
+    ],
     ids=str,
-)  # fmt: skip
-def test_what_peft_itself_refuses_is_a_refused_file(adapter_folder: Callable[..., Path], config: Any) -> None:
+)
+def test_what_peft_itself_refuses_is_a_refused_file(
+    adapter_folder: Callable[..., Path], config: Any
+) -> None:
     folder = adapter_folder()
     content = {"task_type": "SEQ_2_SEQ_LM", "target_modules": ["q", "wo"], **config}
     (folder / "adapter_config.json").write_text(json.dumps(content))
@@ -301,9 +405,13 @@ def test_a_method_that_needs_whole_weights_is_not_loaded_onto_quantized_ones(
 ) -> None:
     path = base_folder(**WHOLE_BLOCKS)
     config = peft.LoKrConfig(r=3, target_modules=["q"], task_type="SEQ_2_SEQ_LM")
-    get_peft_model(AutoModelForSeq2SeqLM.from_pretrained(path), config).save_pretrained(tmp_path / "foreign")
+    get_peft_model(AutoModelForSeq2SeqLM.from_pretrained(path), config).save_pretrained(
+        tmp_path / "foreign"
+    )
     with pytest.raises(UsageError, match="LoKr does not work on a base in nf4"):
-        load_adapter(tmp_path / "foreign", device="cpu", quantization="nf4", base_override=str(path))
+        load_adapter(
+            tmp_path / "foreign", device="cpu", quantization="nf4", base_override=str(path)
+        )
 
 
 def test_damaged_json_is_refused(adapter_folder: Callable[..., Path]) -> None:
@@ -322,8 +430,12 @@ def test_damaged_json_is_refused(adapter_folder: Callable[..., Path]) -> None:
 
 A_KEY = "base_model.model.encoder.block.0.layer.0.SelfAttention.q.lora_A.weight"
 WEIGHT_DAMAGE: dict[str, Callable[[dict[str, torch.Tensor]], object]] = {
-    "overwrites the base": lambda w: w.update({"base_model.model.shared.weight": torch.zeros(256, 32)}),
-    "overwrites a layer": lambda w: w.update({A_KEY.replace("lora_A", "base_layer"): torch.zeros(24, 32)}),
+    "overwrites the base": lambda w: w.update(
+        {"base_model.model.shared.weight": torch.zeros(256, 32)}
+    ),
+    "overwrites a layer": lambda w: w.update(
+        {A_KEY.replace("lora_A", "base_layer"): torch.zeros(24, 32)}
+    ),
     "lost a half": lambda w: w.pop(A_KEY),
     "transposed": lambda w: w.update({A_KEY: w[A_KEY].T.contiguous()}),
     "not finite": lambda w: w[A_KEY].fill_(float("nan")),
@@ -332,7 +444,9 @@ WEIGHT_DAMAGE: dict[str, Callable[[dict[str, torch.Tensor]], object]] = {
 }
 
 
-def test_weights_that_are_not_exactly_the_adapter_are_refused(adapter_folder: Callable[..., Path]) -> None:
+def test_weights_that_are_not_exactly_the_adapter_are_refused(
+    adapter_folder: Callable[..., Path],
+) -> None:
     folder = adapter_folder()
     base = load_base(str(folder.parent / "base"), device="cpu")
     before = {name: weight.clone() for name, weight in base.model.state_dict().items()}

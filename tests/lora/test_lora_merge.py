@@ -1,4 +1,6 @@
-"""Merging: the written folder computes what the adapter did, in plain transformers too; the base stays."""
+"""Merging: the written folder computes what the adapter did, in plain transformers too; the base
+stays.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ FLAN, V10 = {"tied": False, "gated": True}, {"tied": True, "gated": False}
 
 
 @pytest.mark.parametrize(
-    ("target_modules", "shape"), [("attention-qv", FLAN), ("all-linear", FLAN), ("decoder", V10), ("all-linear", V10)]
+    ("target_modules", "shape"),
+    [("attention-qv", FLAN), ("all-linear", FLAN), ("decoder", V10), ("all-linear", V10)],
 )
 def test_the_written_folder_computes_what_the_adapter_does(
     adapter_folder: Callable[..., Path], tmp_path: Path, target_modules: str, shape: dict[str, Any]
@@ -50,9 +53,14 @@ def test_what_lies_in_the_folder(adapter_folder: Callable[..., Path], tmp_path: 
     merge_adapter(folder, tmp_path / "merged", probe_texts=PROBES)
     names = {path.name for path in (tmp_path / "merged").iterdir()}
     assert names == {
-        "config.json", "generation_config.json", "model.safetensors", "manifest.json", "README.md", "tokenizer.json",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "manifest.json",
+        "README.md",
+        "tokenizer.json",
         "tokenizer_config.json",
-    }  # fmt: skip
+    }
     settings = json.loads((tmp_path / "merged" / "config.json").read_text())
     assert settings["tie_word_embeddings"] is settings["scale_decoder_outputs"] is False
     manifest = json.loads((tmp_path / "merged" / "manifest.json").read_text())
@@ -66,39 +74,56 @@ def test_what_lies_in_the_folder(adapter_folder: Callable[..., Path], tmp_path: 
         assert file.stat().st_mode & 0o777 == 0o644
 
 
-def test_bfloat16_halves_the_file_and_says_what_it_costs(adapter_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_bfloat16_halves_the_file_and_says_what_it_costs(
+    adapter_folder: Callable[..., Path], tmp_path: Path
+) -> None:
     folder = adapter_folder("all-linear")
     exact = merge_adapter(folder, tmp_path / "exact", probe_texts=PROBES)
     small = merge_adapter(folder, tmp_path / "small", dtype="bfloat16", probe_texts=PROBES)
     assert small.dtype == "bfloat16"
     assert small.max_logit_difference > 100 * exact.max_logit_difference
-    size = {name: (tmp_path / name / "model.safetensors").stat().st_size for name in ("exact", "small")}
+    size = {
+        name: (tmp_path / name / "model.safetensors").stat().st_size for name in ("exact", "small")
+    }
     assert size["small"] < 0.6 * size["exact"]
 
 
-def test_a_run_in_bfloat16_merges_to_bfloat16(adapter_folder: Callable[..., Path], tmp_path: Path) -> None:
-    report = merge_adapter(adapter_folder(dtype="bfloat16"), tmp_path / "merged", probe_texts=PROBES)
+def test_a_run_in_bfloat16_merges_to_bfloat16(
+    adapter_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    report = merge_adapter(
+        adapter_folder(dtype="bfloat16"), tmp_path / "merged", probe_texts=PROBES
+    )
     assert report.dtype == "bfloat16"
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
-def test_rank_stabilised_scaling_is_folded_too(base_folder: Callable[..., Path], tmp_path: Path) -> None:
-    config = LoraConfig(r=9, lora_alpha=6, target_modules=["v"], use_rslora=True, task_type="SEQ_2_SEQ_LM")
+def test_rank_stabilised_scaling_is_folded_too(
+    base_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    config = LoraConfig(
+        r=9, lora_alpha=6, target_modules=["v"], use_rslora=True, task_type="SEQ_2_SEQ_LM"
+    )
     base = base_folder()
     model = get_peft_model(AutoModelForSeq2SeqLM.from_pretrained(base), config).eval()
     stir(model)
     model.save_pretrained(tmp_path / "foreign")
-    merge_adapter(tmp_path / "foreign", tmp_path / "merged", probe_texts=PROBES, base_override=str(base))
+    merge_adapter(
+        tmp_path / "foreign", tmp_path / "merged", probe_texts=PROBES, base_override=str(base)
+    )
     merged = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "merged").eval()
     assert torch.allclose(logits(merged), logits(model), atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("asked", "message"),
-    [({"onto": "dequantized"}, "nothing to dequantize"), ({"onto": "orignal"}, "did you mean 'original'"),
-     ({"dtype": "nf4"}, "cannot be merged"),
-     ({"probe_texts": []}, "real inputs")],
-)  # fmt: skip
+    [
+        ({"onto": "dequantized"}, "nothing to dequantize"),
+        ({"onto": "orignal"}, "did you mean 'original'"),
+        ({"dtype": "nf4"}, "cannot be merged"),
+        ({"probe_texts": []}, "real inputs"),
+    ],
+)
 def test_what_cannot_be_asked(
     adapter_folder: Callable[..., Path], tmp_path: Path, asked: dict[str, Any], message: str
 ) -> None:
@@ -119,7 +144,9 @@ def test_nothing_is_left_when_a_merge_fails(
         merge_adapter(tmp_path / "taken", tmp_path / "merged", probe_texts=PROBES)
     fold = merging.folded_state
     wrong = "encoder.block.0.layer.0.SelfAttention.v.weight"
-    monkeypatch.setattr(merging, "folded_state", lambda *given: {**fold(*given), wrong: torch.zeros(24, 32)})
+    monkeypatch.setattr(
+        merging, "folded_state", lambda *given: {**fold(*given), wrong: torch.zeros(24, 32)}
+    )
     with pytest.raises(RunError, match="nothing was written"):
         merge_adapter(folder, tmp_path / "merged", probe_texts=PROBES)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base", "taken"]

@@ -1,4 +1,6 @@
-"""A merged folder decodes as the adapter was scored: by plain ``generate``, whatever the base's own settings are."""
+"""A merged folder decodes as the adapter was scored: by plain ``generate``, whatever the base's own
+settings are.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,15 @@ from lora_s2s.lora.merge import merge_adapter
 
 PROBES = [" ".join(WORDS[:n]) for n in range(1, 10)] + ["the the bridge"]
 OF_A_SUMMARISER: dict[str, Any] = {
-    "min_length": 12, "max_length": 30, "no_repeat_ngram_size": 2, "num_beams": 3, "length_penalty": 2.0,
-    "early_stopping": True, "forced_eos_token_id": 1, "repetition_penalty": 3.0,
-}  # fmt: skip
+    "min_length": 12,
+    "max_length": 30,
+    "no_repeat_ngram_size": 2,
+    "num_beams": 3,
+    "length_penalty": 2.0,
+    "early_stopping": True,
+    "forced_eos_token_id": 1,
+    "repetition_penalty": 3.0,
+}
 
 
 def set_generation(base: Path, settings: dict[str, Any], name: str) -> None:
@@ -40,9 +48,17 @@ def test_plain_transformers_answers_as_the_adapter_was_scored(
     set_generation(tmp_path / "base", {**OF_A_SUMMARISER, "decoder_start_token_id": 0}, place)
     predictor = load_predictor(str(folder), device="cpu")
     assert "min_length 12" in predictor.not_used
-    ours = [a.text for a in decode(predictor, PROBES, DecodingSettings(max_new_tokens=most, num_beams=beams))]
+    ours = [
+        a.text
+        for a in decode(predictor, PROBES, DecodingSettings(max_new_tokens=most, num_beams=beams))
+    ]
     report = merge_adapter(
-        folder, tmp_path / "merged", probe_texts=PROBES, max_new_tokens=most, num_beams=beams, dtype="float32"
+        folder,
+        tmp_path / "merged",
+        probe_texts=PROBES,
+        max_new_tokens=most,
+        num_beams=beams,
+        dtype="float32",
     )
     assert (report.answers, report.answers_changed) == (len(PROBES), 0.0)
     assert "num_beams 3" in report.not_used
@@ -50,7 +66,9 @@ def test_plain_transformers_answers_as_the_adapter_was_scored(
     tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path / "merged")
     # The adapter reads six tokens at most.
     asked = [tokenizer(text, return_tensors="pt", truncation=True, max_length=6) for text in PROBES]
-    theirs = [tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True) for inputs in asked]
+    theirs = [
+        tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True) for inputs in asked
+    ]
     assert theirs == ours
     config = json.loads((tmp_path / "merged" / "config.json").read_text())
     assert not {"min_length", "num_beams", "forced_eos_token_id"} & {*config}
@@ -65,7 +83,9 @@ def test_the_check_counts_answers_that_plain_transformers_gives_otherwise(
     folder = adapter_folder("all-linear")
     report = merge_adapter(folder, tmp_path / "merged", probe_texts=PROBES)
     assert report.answers_changed == 0.0
-    monkeypatch.setattr("lora_s2s.models.generation.AutoModelForSeq2SeqLM.from_pretrained", _wrong_head)
+    monkeypatch.setattr(
+        "lora_s2s.models.generation.AutoModelForSeq2SeqLM.from_pretrained", _wrong_head
+    )
     report = merge_adapter(folder, tmp_path / "wrong", probe_texts=PROBES)
     assert report.answers_changed > 0.5
     assert report.top1_changed == 0.0

@@ -1,4 +1,6 @@
-"""Every adapter method through the same trials: train, keep the best, save, load, plain PEFT, resume, merge."""
+"""Every adapter method through the same trials: train, keep the best, save, load, plain PEFT,
+resume, merge.
+"""
 
 from __future__ import annotations
 
@@ -101,17 +103,24 @@ def test_a_method_trains_saves_loads_merges_and_resumes(
     folder = save(model, base, tmp_path / "adapter")
     loaded = load_adapter(folder, device="cpu")
     assert torch.allclose(logits(loaded.model), expected, atol=1e-4)
-    assert adapter_state(loaded.model).keys() == load_file(folder / "adapter_model.safetensors").keys()
+    assert (
+        adapter_state(loaded.model).keys() == load_file(folder / "adapter_model.safetensors").keys()
+    )
     for key, weight in loaded.base.model.state_dict().items():
         plain = key.replace(".base_layer.", ".")
         assert plain not in untouched or torch.equal(weight, untouched[plain]), key
     record("method", method, "save, load")
 
-    plain_peft = PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained(name), folder).eval()
+    plain_peft = PeftModel.from_pretrained(
+        AutoModelForSeq2SeqLM.from_pretrained(name), folder
+    ).eval()
     assert torch.equal(logits(plain_peft), logits(loaded.model))
     record("method", method, "plain PEFT loads it")
     record(
-        "method", method, "PEFT from", str(peft_that_reads(json.loads((folder / "adapter_config.json").read_text())))
+        "method",
+        method,
+        "PEFT from",
+        str(peft_that_reads(json.loads((folder / "adapter_config.json").read_text()))),
     )
 
     scaled = replace(load_base(name, device="cpu"), residual_shift=5)
@@ -137,9 +146,13 @@ def test_a_method_trains_saves_loads_merges_and_resumes(
 def test_a_method_on_a_quantized_base_works_or_is_refused_before_training(
     base_folder: Callable[..., Path], tmp_path: Path, method: str, quantization: str
 ) -> None:
-    base = load_base(str(base_folder(**WHOLE_BLOCKS)), dtype="bfloat16", quantization=quantization, device="cpu")
+    base = load_base(
+        str(base_folder(**WHOLE_BLOCKS)), dtype="bfloat16", quantization=quantization, device="cpu"
+    )
     if METHODS[method].unquantized:
-        with pytest.raises(UsageError, match=f"{method} does not work on a base in {quantization}") as refused:
+        with pytest.raises(
+            UsageError, match=f"{method} does not work on a base in {quantization}"
+        ) as refused:
             inject(base, method)
         assert "vera" in str(refused.value.hint)
         record("method", method, quantization, note=f"refused: {METHODS[method].unquantized}")
@@ -162,14 +175,20 @@ def test_a_method_on_a_quantized_base_works_or_is_refused_before_training(
     # Folded into the values it was trained on, it computes the same; into the checkpoint's, nearly.
     reports = {
         onto: merge_adapter(
-            tmp_path / "adapter", tmp_path / onto, onto=onto, dtype="float32", probe_texts=["red", "blue"]
+            tmp_path / "adapter",
+            tmp_path / onto,
+            onto=onto,
+            dtype="float32",
+            probe_texts=["red", "blue"],
         )
         for onto in ("dequantized", "original")
     }
     assert reports["dequantized"].max_logit_difference < 1e-4
     assert reports["original"].max_logit_difference > 1e-3
-    measured = {key: pytest.approx(getattr(reports["dequantized"], key), abs=1e-4)
-                for key in ("max_logit_difference", "mean_logit_difference", "top1_changed")}  # fmt: skip
+    measured = {
+        key: pytest.approx(getattr(reports["dequantized"], key), abs=1e-4)
+        for key in ("max_logit_difference", "mean_logit_difference", "top1_changed")
+    }
     assert reports["original"].other == {"dequantized": measured}
     record("method", method, quantization)
 
@@ -204,11 +223,15 @@ def test_a_moved_base_is_written_as_plain_lora_of_twice_the_rank(
     content = json.loads((folder / "adapter_config.json").read_text())
     assert (content["r"], content["lora_alpha"], content["init_lora_weights"]) == (8, 16, True)
     assert set(content["rank_pattern"].values()) == {6}
-    assert torch.allclose(logits(load_adapter(folder, device="cpu").model), logits(model), atol=1e-4)
+    assert torch.allclose(
+        logits(load_adapter(folder, device="cpu").model), logits(model), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("method", REFUSED_METHODS)
-def test_what_fails_is_refused_with_the_reason(base_folder: Callable[..., Path], method: str) -> None:
+def test_what_fails_is_refused_with_the_reason(
+    base_folder: Callable[..., Path], method: str
+) -> None:
     base = load_base(str(base_folder()), device="cpu")
     with pytest.raises(ValidationError, match="is refused: it"):
         LoraSection(method=method)
@@ -227,11 +250,14 @@ def test_an_unknown_method_is_told_the_nearest(base_folder: Callable[..., Path])
 @pytest.mark.parametrize(
     ("method", "changes", "message"),
     [
-        ("ia3", {"dropout": 0.1}, "ia3 has no dropout"), ("oft", {"ranks": {"q": 2}}, "oft has no rank for each group"),
-        ("ia3", {"ranks": {"q": 2}}, "ia3 has no rank"), ("loha", {"r": 33}, "may be 1 to 32"),
-        ("vera", {"r": 5000}, "may be 1 to 4096"), ("miss", {"r": 0}, "may be 1 to 32"),
+        ("ia3", {"dropout": 0.1}, "ia3 has no dropout"),
+        ("oft", {"ranks": {"q": 2}}, "oft has no rank for each group"),
+        ("ia3", {"ranks": {"q": 2}}, "ia3 has no rank"),
+        ("loha", {"r": 33}, "may be 1 to 32"),
+        ("vera", {"r": 5000}, "may be 1 to 4096"),
+        ("miss", {"r": 0}, "may be 1 to 32"),
     ],
-)  # fmt: skip
+)
 def test_settings_a_method_does_not_have_are_refused(
     base_folder: Callable[..., Path], method: str, changes: dict[str, Any], message: str
 ) -> None:

@@ -1,4 +1,6 @@
-"""Single rows of embeddings and head that train: the base at first, then kept by everything that keeps an adapter."""
+"""Single rows of embeddings and head that train: the base at first, then kept by everything that
+keeps an adapter.
+"""
 
 from __future__ import annotations
 
@@ -35,11 +37,20 @@ PROBES = ["red green blue", "the old bridge", "otters swim", "seven"]
 
 
 def inject(base: Any, ids: list[int] = IDS, **changes: Any) -> Any:
-    settings = {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": "attention-qv", "seed": 3, **changes}
+    settings = {
+        "r": 4,
+        "alpha": 8,
+        "dropout": 0.0,
+        "target_modules": "attention-qv",
+        "seed": 3,
+        **changes,
+    }
     return inject_lora(base, train_tokens=ids, **settings)
 
 
-def stirred(name: Path, ids: list[int] = IDS, *, load: dict[str, Any] | None = None, **changes: Any) -> Any:
+def stirred(
+    name: Path, ids: list[int] = IDS, *, load: dict[str, Any] | None = None, **changes: Any
+) -> Any:
     model = inject(load_base(str(name), device="cpu", **(load or {})), ids, **changes)
     stir(model, only="")
     return model
@@ -70,7 +81,9 @@ def train(model: Any, labels: torch.Tensor, steps: int, rate: float = 0.01) -> f
 
 @SHAPES
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_the_base_at_first_and_whenever_it_is_off(base_folder: Callable[..., Path], shape: Any, dtype: str) -> None:
+def test_the_base_at_first_and_whenever_it_is_off(
+    base_folder: Callable[..., Path], shape: Any, dtype: str
+) -> None:
     base = load_base(str(base_folder(**shape)), dtype=dtype, device="cpu")
     before = logits(base.model)
     model = inject(base)
@@ -84,22 +97,33 @@ def test_the_base_at_first_and_whenever_it_is_off(base_folder: Callable[..., Pat
 
 
 @SHAPES
-def test_exactly_these_rows_train_on_both_sides(base_folder: Callable[..., Path], shape: dict[str, Any]) -> None:
+def test_exactly_these_rows_train_on_both_sides(
+    base_folder: Callable[..., Path], shape: dict[str, Any]
+) -> None:
     base = load_base(str(base_folder(**shape)), device="cpu")
     whole = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
     model = inject(base)
     sizes = {name: tuple(p.shape) for name, p in rows_of(model).items()}
     ends = [EMBEDDINGS] if shape["tied"] else [EMBEDDINGS, HEAD]
-    assert [name.removeprefix("base_model.model.") for name in sizes] == [f"{end}.default" for end in ends]
+    assert [name.removeprefix("base_model.model.") for name in sizes] == [
+        f"{end}.default" for end in ends
+    ]
     assert set(sizes.values()) == {(4, 32)}
-    with_lora_only = inject_lora(load_base(base.name, device="cpu"), r=4, alpha=8, dropout=0.0,
-                                 target_modules="attention-qv", seed=3)  # fmt: skip
+    with_lora_only = inject_lora(
+        load_base(base.name, device="cpu"),
+        r=4,
+        alpha=8,
+        dropout=0.0,
+        target_modules="attention-qv",
+        seed=3,
+    )
     more = 4 * 32 * len(ends)
     assert trainable_parameters(model) == trainable_parameters(with_lora_only) + more
     assert total_parameters(model) == total_parameters(with_lora_only) + more
     model(input_ids=SOURCE, attention_mask=MASK, labels=START.clamp(min=1)).loss.backward()
     embeddings, *head = (p.grad.abs().sum(1) > 0 for p in rows_of(model).values())
-    # The source has 5 and 9, the decoder reads 4 as well; 200 stands nowhere, but every head's row has a gradient.
+    # The source has 5 and 9, the decoder reads 4 as well; 200 stands nowhere, but every head's row
+    # has a gradient.
     assert embeddings.tolist() == [True] * 4 if shape["tied"] else [True, True, True, False]
     assert all(gradient.all() for gradient in head)
     train(model, START.clamp(min=1), 3)
@@ -111,13 +135,19 @@ def test_exactly_these_rows_train_on_both_sides(base_folder: Callable[..., Path]
 
 
 @SHAPES
-def test_the_gradient_is_that_of_the_whole_matrix(base_folder: Callable[..., Path], shape: dict[str, Any]) -> None:
+def test_the_gradient_is_that_of_the_whole_matrix(
+    base_folder: Callable[..., Path], shape: dict[str, Any]
+) -> None:
     model, whole = stirred(base_folder(**shape)), load_base(str(base_folder(**shape)), device="cpu")
     adapted = inject(whole, [])
-    load_adapter_state(adapted, {name: p for name, p in adapter_state(model).items() if "token_rows" not in name})
+    load_adapter_state(
+        adapted, {name: p for name, p in adapter_state(model).items() if "token_rows" not in name}
+    )
     for name in NAMES:
         weight = whole.model.get_submodule(name).weight
-        weight.data[IDS] = model.get_submodule(f"base_model.model.{name}").token_rows.values().detach()
+        weight.data[IDS] = (
+            model.get_submodule(f"base_model.model.{name}").token_rows.values().detach()
+        )
         weight.requires_grad_()
     assert torch.allclose(logits(adapted), logits(model), atol=1e-5)
     for one in (model, adapted):
@@ -143,9 +173,13 @@ def test_saved_loaded_and_in_plain_peft(
     again = load_file(saved(loaded.model, tmp_path / "again") / "adapter_model.safetensors")
     for name, tensor in load_file(folder / "adapter_model.safetensors").items():
         assert torch.equal(tensor, again[name])
-    plain = PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "base"), folder).eval()
+    plain = PeftModel.from_pretrained(
+        AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "base"), folder
+    ).eval()
     assert torch.allclose(logits(plain), expected, atol=2e-6)
-    assert not torch.allclose(logits(plain), logits(load_base(str(tmp_path / "base"), device="cpu").model), atol=0.1)
+    assert not torch.allclose(
+        logits(plain), logits(load_base(str(tmp_path / "base"), device="cpu").model), atol=0.1
+    )
 
 
 @SHAPES
@@ -156,14 +190,18 @@ def test_merged(base_folder: Callable[..., Path], tmp_path: Path, shape: dict[st
     assert report.max_logit_difference < 1e-5
     merged = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "merged").eval()
     assert torch.allclose(logits(merged), expected, atol=1e-5)
-    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "merged"))
+    before, after = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("base", "merged")
+    )
     names = ["shared.weight"] if shape["tied"] else ["shared.weight", "lm_head.weight"]
     assert {*after} == {*before} - {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}
     for name in names:
         assert (before[name] != after[name]).any(1).nonzero().flatten().tolist() == IDS
 
 
-def test_merged_with_the_adapters_own_tokenizer(base_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_merged_with_the_adapters_own_tokenizer(
+    base_folder: Callable[..., Path], tmp_path: Path
+) -> None:
     folder = saved(stirred(base_folder()), tmp_path / "adapter")
     write_tokenizer(folder)
     for name, old, new in (
@@ -185,24 +223,33 @@ def test_a_spare_token_is_learnt(base_folder: Callable[..., Path], shape: dict[s
     model = inject(load_base(str(base_folder(**shape)), device="cpu"), SPARE)
     labels = torch.tensor([[250, 251, 250, 1], [251, 251, 1, -100]])
     train(model, labels, 300)
-    answers = model.generate(input_ids=SOURCE, attention_mask=MASK, max_new_tokens=4, num_beams=1, do_sample=False)
+    answers = model.generate(
+        input_ids=SOURCE, attention_mask=MASK, max_new_tokens=4, num_beams=1, do_sample=False
+    )
     assert answers.tolist() == [[0, 250, 251, 250, 1], [0, 251, 251, 1, 0]]
 
 
-def test_a_checkpoint_holds_what_trains_and_nothing_else_fits(base_folder: Callable[..., Path]) -> None:
+def test_a_checkpoint_holds_what_trains_and_nothing_else_fits(
+    base_folder: Callable[..., Path],
+) -> None:
     folder = base_folder()
     model = stirred(folder)
     state = {name: tensor.clone() for name, tensor in adapter_state(model).items()}
     again = inject(load_base(str(folder), device="cpu"))
     load_adapter_state(again, state)
-    assert all(torch.equal(p, q) for p, q in zip(rows_of(again).values(), rows_of(model).values(), strict=True))
+    assert all(
+        torch.equal(p, q)
+        for p, q in zip(rows_of(again).values(), rows_of(model).values(), strict=True)
+    )
     assert torch.equal(logits(again), logits(model))
     with pytest.raises(DataError, match="token_rows"):
         load_adapter_state(inject(load_base(str(folder), device="cpu"), SPARE), state)
 
 
 @SHAPES
-def test_a_smaller_residual_stream_changes_nothing(base_folder: Callable[..., Path], shape: dict[str, Any]) -> None:
+def test_a_smaller_residual_stream_changes_nothing(
+    base_folder: Callable[..., Path], shape: dict[str, Any]
+) -> None:
     folder = base_folder(**shape)
     scaled = replace(load_base(str(folder), device="cpu"), residual_shift=5)
     float16.reinstall(scaled.model, scaled.family, 5)
@@ -212,7 +259,9 @@ def test_a_smaller_residual_stream_changes_nothing(base_folder: Callable[..., Pa
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
-def test_on_a_quantized_base(base_folder: Callable[..., Path], tmp_path: Path, quantization: str) -> None:
+def test_on_a_quantized_base(
+    base_folder: Callable[..., Path], tmp_path: Path, quantization: str
+) -> None:
     load = {"dtype": "bfloat16", "quantization": quantization}
     model = stirred(base_folder(**WHOLE_BLOCKS), load=load)
     expected = logits(model)
@@ -224,7 +273,9 @@ def test_on_a_quantized_base(base_folder: Callable[..., Path], tmp_path: Path, q
 
 
 @pytest.mark.parametrize("method", ["rslora", "dora", "pissa", "olora"])
-def test_with_the_other_methods_that_hold_them(base_folder: Callable[..., Path], tmp_path: Path, method: str) -> None:
+def test_with_the_other_methods_that_hold_them(
+    base_folder: Callable[..., Path], tmp_path: Path, method: str
+) -> None:
     model = stirred(base_folder(), method=method)
     loaded = load_adapter(saved(model, tmp_path / "adapter"), device="cpu")
     assert torch.allclose(logits(loaded.model), logits(model), atol=1e-4)
@@ -232,11 +283,16 @@ def test_with_the_other_methods_that_hold_them(base_folder: Callable[..., Path],
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"method": "ia3"}, "works with the methods lora, rslora, dora, pissa"),
-     ({"ids": [256]}, "no token 256: .* has 256 rows"), ({"ids": [-1]}, "no token -1"),
-     ({"ids": [*range(256), 256]}, "are 257; at most 256")],
-)  # fmt: skip
-def test_what_cannot_train(base_folder: Callable[..., Path], changes: dict[str, Any], message: str) -> None:
+    [
+        ({"method": "ia3"}, "works with the methods lora, rslora, dora, pissa"),
+        ({"ids": [256]}, "no token 256: .* has 256 rows"),
+        ({"ids": [-1]}, "no token -1"),
+        ({"ids": [*range(256), 256]}, "are 257; at most 256"),
+    ],
+)
+def test_what_cannot_train(
+    base_folder: Callable[..., Path], changes: dict[str, Any], message: str
+) -> None:
     base = load_base(str(base_folder()), device="cpu")
     with pytest.raises(UsageError, match=message) as told:
         inject(base, **changes)
@@ -250,19 +306,34 @@ def config(ids: Any, head: Any, **more: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "found",
-    [[4, 5], "4", {"lm_head": [4, 5]}, {"encoder.embed_tokens": {}}, config([4, 5], [4, 5]), config([4, 5], [5, 4, 4]),
-     config([4, 4], [4, 4, 4]), config([5, 4], [5, 4, 4]), config(["4"], ["4", "4"]), config([True], [True, True]),
-     config([], []), config([4], [4, 4], shared=[4]), config([-4], [-4, -4]), config([4.0], [4.0, 4.0]),
-     config([*range(257)], [*range(257), 256])],
+    [
+        [4, 5],
+        "4",
+        {"lm_head": [4, 5]},
+        {"encoder.embed_tokens": {}},
+        config([4, 5], [4, 5]),
+        config([4, 5], [5, 4, 4]),
+        config([4, 4], [4, 4, 4]),
+        config([5, 4], [5, 4, 4]),
+        config(["4"], ["4", "4"]),
+        config([True], [True, True]),
+        config([], []),
+        config([4], [4, 4], shared=[4]),
+        config([-4], [-4, -4]),
+        config([4.0], [4.0, 4.0]),
+        config([*range(257)], [*range(257), 256]),
+    ],
     ids=lambda found: str(found)[:60],
-)  # fmt: skip
+)
 def test_a_config_that_says_anything_else_is_refused(
     base_folder: Callable[..., Path], tmp_path: Path, found: object
 ) -> None:
     folder = saved(stirred(base_folder()), tmp_path / "adapter")
     path = folder / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "trainable_token_indices": found}))
-    with pytest.raises(DataError, match=r"trainable_token_indices is .*; expected the same 1 to 256 ascending ids"):
+    with pytest.raises(
+        DataError, match=r"trainable_token_indices is .*; expected the same 1 to 256 ascending ids"
+    ):
         load_adapter(folder, device="cpu")
 
 
@@ -272,24 +343,34 @@ def test_weights_that_do_not_fit_are_refused(
 ) -> None:
     folder = saved(stirred(base_folder(**shape)), tmp_path / "adapter")
     whole = load_file(folder / "adapter_model.safetensors")
-    encoder, decoder, head = (f"base_model.model.{name}.token_adapter.trainable_tokens_delta" for name in NAMES)
+    encoder, decoder, head = (
+        f"base_model.model.{name}.token_adapter.trainable_tokens_delta" for name in NAMES
+    )
     last_apart = whole[head].clone()
     last_apart[-1] += 1
     for changed, message in (
         ({encoder: whole[encoder][:3]}, r"shape \[3, 32\], expected \[4, 32\]"),
         ({decoder: whole[decoder] * float("nan")}, "not finite"),
-        ({decoder: whole[decoder] + 1}, "decoder.embed_tokens differ from those of the same matrix"),
+        (
+            {decoder: whole[decoder] + 1},
+            "decoder.embed_tokens differ from those of the same matrix",
+        ),
         ({head: last_apart}, "lm_head differ from those of the same matrix"),
     ):
         save_file({**whole, **changed}, folder / "adapter_model.safetensors")
         with pytest.raises(DataError, match=message):
             load_adapter(folder, device="cpu")
-    save_file({name: tensor for name, tensor in whole.items() if name != head}, folder / "adapter_model.safetensors")
+    save_file(
+        {name: tensor for name, tensor in whole.items() if name != head},
+        folder / "adapter_model.safetensors",
+    )
     with pytest.raises(DataError, match=r"lm_head.* is missing"):
         load_adapter(folder, device="cpu")
 
 
-def test_a_token_beyond_the_base_is_refused(base_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_token_beyond_the_base_is_refused(
+    base_folder: Callable[..., Path], tmp_path: Path
+) -> None:
     folder = saved(stirred(base_folder()), tmp_path / "adapter")
     (folder / "manifest.json").unlink()  # an adapter made elsewhere, which names no weights
     smaller = load_base(str(base_folder("smaller", vocab_size=150)), device="cpu")

@@ -1,4 +1,6 @@
-"""Helpers of this room's tests: a word tokenizer that transformers 4 and 5 both load, and stirred adapters."""
+"""Helpers of this room's tests: a word tokenizer that transformers 4 and 5 both load, and stirred
+adapters.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ def write_tokenizer(folder: Path) -> None:
     vocabulary = {word: index for index, word in enumerate(["<pad>", "</s>", "<unk>", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
     tokenizer.save(str(folder / "tokenizer.json"))
     marks = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", **marks}

@@ -1,4 +1,6 @@
-"""The small parts of ``tests/training`` and the tiny models of ``tests/families`` serve here too."""
+"""The small parts of ``tests/training`` and the tiny models of ``tests/families`` serve here
+too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Loads bases in a process of its own; writes, in bytes, how far memory rose for each and how large the model is."""
+"""Loads bases in a process of its own; writes, in bytes, how far memory rose for each and how large
+the model is.
+"""
 
 from __future__ import annotations
 
@@ -27,5 +29,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     small, large, *quantizations = sys.argv[1:]
     # Imports and first uses are not what is measured.
-    kept = [load_base(small, quantization=quantization, device="cpu") for quantization in quantizations]
+    kept = [
+        load_base(small, quantization=quantization, device="cpu") for quantization in quantizations
+    ]
     sys.stdout.write(json.dumps({name: measured(large, name) for name in quantizations}))

@@ -1,4 +1,6 @@
-"""Bases in memory: every weight as the checkpoint has it, whatever its config says, and clear refusals."""
+"""Bases in memory: every weight as the checkpoint has it, whatever its config says, and clear
+refusals.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def patch_config(folder: Path, **changes: object) -> None:
     """Sets keys of a folder's config; None removes one."""
     settings = json.loads((folder / "config.json").read_text())
     settings.update(changes)
-    (folder / "config.json").write_text(json.dumps({k: v for k, v in settings.items() if v is not None}))
+    (folder / "config.json").write_text(
+        json.dumps({k: v for k, v in settings.items() if v is not None})
+    )
 
 
 @pytest.fixture
@@ -76,7 +80,9 @@ def test_a_head_that_is_the_embeddings_takes_scaled_states(
     assert torch.equal(logits(base.model), logits(model))
 
 
-def test_a_missing_head_that_the_config_promises_is_refused(tmp_path: Path, tiny_t5: Callable[..., Any]) -> None:
+def test_a_missing_head_that_the_config_promises_is_refused(
+    tmp_path: Path, tiny_t5: Callable[..., Any]
+) -> None:
     tiny_t5(tied=True).save_pretrained(tmp_path / "broken")
     patch_config(tmp_path / "broken", tie_word_embeddings=False, scale_decoder_outputs=None)
     with pytest.raises(DataError, match=r"hold no lm_head\.weight"):
@@ -98,22 +104,34 @@ def test_what_is_written_says_the_same_to_transformers_4_and_5(
     out.mkdir()
     save_model(base.model.state_dict(), base, out, dtype=torch.float32)
     written = json.loads((out / "config.json").read_text())
-    # transformers 4 ties and scales by the first flag alone, so both must agree, and an untied head must be there.
-    assert written["tie_word_embeddings"] is written["scale_decoder_outputs"] is (tied and scaled is None)
-    assert ("lm_head.weight" in load_file(out / "model.safetensors")) is not written["tie_word_embeddings"]
+    # transformers 4 ties and scales by the first flag alone, so both must agree, and an untied head
+    # must be there.
+    assert (
+        written["tie_word_embeddings"]
+        is written["scale_decoder_outputs"]
+        is (tied and scaled is None)
+    )
+    assert ("lm_head.weight" in load_file(out / "model.safetensors")) is not written[
+        "tie_word_embeddings"
+    ]
     assert str(tmp_path) not in (out / "config.json").read_text()
     assert (out / "generation_config.json").is_file()
     assert torch.equal(logits(load_base(str(out), device="cpu").model), logits(base.model))
 
 
-def test_a_sharded_checkpoint_loads(tmp_path: Path, flan: Path, tiny_t5: Callable[..., Any]) -> None:
+def test_a_sharded_checkpoint_loads(
+    tmp_path: Path, flan: Path, tiny_t5: Callable[..., Any]
+) -> None:
     weights = load_file(flan / "model.safetensors")
     names = sorted(weights)
     parts = {"model-1-of-2.safetensors": names[:9], "model-2-of-2.safetensors": names[9:]}
     for file, part in parts.items():
         save_file({name: weights[name] for name in part}, flan / file, metadata={"format": "pt"})
     (flan / "model.safetensors").unlink()
-    index = {"metadata": {}, "weight_map": {name: file for file, part in parts.items() for name in part}}
+    index = {
+        "metadata": {},
+        "weight_map": {name: file for file, part in parts.items() for name in part},
+    }
     (flan / "model.safetensors.index.json").write_text(json.dumps(index))
     assert torch.equal(logits(load_base(str(flan), device="cpu").model), logits(tiny_t5()))
     (flan / "model-2-of-2.safetensors").unlink()
@@ -134,7 +152,9 @@ def test_padding_and_neighbours_change_nothing(flan: Path) -> None:
     assert torch.equal(together, logits(model))
 
 
-def test_loading_is_silent_and_leaves_the_log_level(flan: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_loading_is_silent_and_leaves_the_log_level(
+    flan: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     patch_config(flan, tie_word_embeddings=True)
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_info()
@@ -183,7 +203,12 @@ def damage(folder: Path, how: str) -> None:
 
 @pytest.mark.parametrize(
     ("how", "message"),
-    [("lost", "q.weight is missing"), ("extra", "not part of this model"), ("shape", "has shape"), ("torn", "whole")],
+    [
+        ("lost", "q.weight is missing"),
+        ("extra", "not part of this model"),
+        ("shape", "has shape"),
+        ("torn", "whole"),
+    ],
 )
 def test_weights_that_do_not_fit_are_refused(flan: Path, how: str, message: str) -> None:
     damage(flan, how)
@@ -192,9 +217,16 @@ def test_weights_that_do_not_fit_are_refused(flan: Path, how: str, message: str)
 
 
 @pytest.mark.parametrize(
-    "changes", [{"num_layers": 10**9}, {"d_model": "32"}, {"vocab_size": True}, {"feed_forward_proj": "x-y-z"},
-                {"dropout_rate": "high"}, {"id2label": 5}],
-)  # fmt: skip
+    "changes",
+    [
+        {"num_layers": 10**9},
+        {"d_model": "32"},
+        {"vocab_size": True},
+        {"feed_forward_proj": "x-y-z"},
+        {"dropout_rate": "high"},
+        {"id2label": 5},
+    ],
+)
 def test_damaged_configs_are_refused(flan: Path, changes: dict[str, Any]) -> None:
     patch_config(flan, **changes)
     with pytest.raises(DataError, match="config"):
@@ -219,7 +251,9 @@ def test_other_models_are_refused_with_the_known_families(flan: Path) -> None:
         load_base(str(flan), device="cpu")
 
 
-@pytest.mark.parametrize("asked", [{"dtype": "float23"}, {"quantization": "nf5"}, {"device": "toaster"}], ids=str)
+@pytest.mark.parametrize(
+    "asked", [{"dtype": "float23"}, {"quantization": "nf5"}, {"device": "toaster"}], ids=str
+)
 def test_what_does_not_exist_is_refused(flan: Path, asked: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         load_base(str(flan), **{"device": "cpu", **asked})
@@ -292,7 +326,9 @@ def test_the_fused_activation_is_the_same_function_and_goes_again(flan: Path) ->
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_no_gradient_is_computed_where_no_adapter_needs_it(flan: Path, checkpointing: bool) -> None:
     base = load_base(str(flan), device="cpu")
-    model: Any = inject_lora(base, r=2, alpha=2, dropout=0.0, target_modules="decoder", last_blocks=1, seed=0)
+    model: Any = inject_lora(
+        base, r=2, alpha=2, dropout=0.0, target_modules="decoder", last_blocks=1, seed=0
+    )
     if checkpointing:
         enable_gradient_checkpointing(model)
     reached: dict[str, bool] = {}
@@ -304,7 +340,12 @@ def test_no_gradient_is_computed_where_no_adapter_needs_it(flan: Path, checkpoin
             )
     model.train()
     model(input_ids=SOURCE, attention_mask=MASK, labels=START, use_cache=False).loss.backward()
-    assert reached == {"encoder 0": False, "encoder 1": False, "decoder 0": False, "decoder 1": True}
+    assert reached == {
+        "encoder 0": False,
+        "encoder 1": False,
+        "decoder 0": False,
+        "decoder 1": True,
+    }
 
 
 def test_gradient_checkpointing_changes_no_gradient(flan: Path) -> None:

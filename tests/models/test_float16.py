@@ -1,4 +1,6 @@
-"""float16: rescaling changes nothing but the size of the residual stream, and a model that overflows trains."""
+"""float16: rescaling changes nothing but the size of the residual stream, and a model that
+overflows trains.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,18 @@ from lora_s2s.models import float16
 from lora_s2s.models.loading import load_base
 
 SIZES = {
-    "vocab_size": VOCABULARY, "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4,
-    "dropout_rate": 0.0, "decoder_start_token_id": PAD, "pad_token_id": PAD, "eos_token_id": 1,
+    "vocab_size": VOCABULARY,
+    "d_model": 64,
+    "d_kv": 16,
+    "d_ff": 128,
+    "num_layers": 2,
+    "num_heads": 4,
+    "dropout_rate": 0.0,
+    "decoder_start_token_id": PAD,
+    "pad_token_id": PAD,
+    "eos_token_id": 1,
     "feed_forward_proj": "gated-gelu",
-}  # fmt: skip
+}
 LOUD = 10_000.0  # the residual stream then reaches 2e5
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "t5, own head": ("T5", {}),
@@ -39,7 +49,8 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def write(folder: Path, kind: str = "t5, own head", *, loud: float = 1.0) -> str:
-    """Writes a tiny random model; ``loud`` multiplies all that goes into its residual stream, channel 5 most.
+    """Writes a tiny random model; ``loud`` multiplies all that goes into its residual stream,
+    channel 5 most.
 
     As in trained ones, the norms weigh that channel less.
     """
@@ -62,8 +73,12 @@ def write(folder: Path, kind: str = "t5, own head", *, loud: float = 1.0) -> str
     return str(folder)
 
 
-def adapted(name: str, *, shift: int = 0, targets: Any = ("q", "v", "o", "wo"), **settings: Any) -> Any:
-    """A base with an adapter on what reads the stream and what writes it, B not zero; its residual stream at 2^-k."""
+def adapted(
+    name: str, *, shift: int = 0, targets: Any = ("q", "v", "o", "wo"), **settings: Any
+) -> Any:
+    """A base with an adapter on what reads the stream and what writes it, B not zero; its residual
+    stream at 2^-k.
+    """
     base = load_base(name, device="cpu", **settings)
     if shift:
         float16.reinstall(base.model, base.family, shift)
@@ -80,8 +95,13 @@ def answers(model: Any, rows: Rows) -> list[list[int]]:
     """Returns the greedy answer to every row, ``</s>`` included."""
     found = []
     for row in map(rows.features, range(len(rows))):
-        source, mask = torch.tensor([row.input_ids]), torch.ones(1, len(row.input_ids), dtype=torch.long)
-        found.append(model.generate(input_ids=source, attention_mask=mask, max_new_tokens=14)[0, 1:].tolist())
+        source, mask = (
+            torch.tensor([row.input_ids]),
+            torch.ones(1, len(row.input_ids), dtype=torch.long),
+        )
+        found.append(
+            model.generate(input_ids=source, attention_mask=mask, max_new_tokens=14)[0, 1:].tolist()
+        )
     return found
 
 
@@ -120,7 +140,9 @@ def test_plain_float16_overflows_and_ours_does_not(tmp_path: Path) -> None:
     plain = transformers.AutoModelForSeq2SeqLM.from_pretrained(name).half()
     for key, module in plain.named_modules():
         if key.endswith(".wo"):
-            module.register_forward_hook(lambda _, __, output: infinite.append(bool(output.isinf().any())))
+            module.register_forward_hook(
+                lambda _, __, output: infinite.append(bool(output.isinf().any()))
+            )
     # transformers cuts infinite values off and goes on with others.
     off_by = (logits(plain) - expected).abs().max()
     assert any(infinite)
@@ -137,7 +159,12 @@ def test_a_model_that_overflows_float16_trains_and_answers_as_in_float32(
     rows, losses, texts = Rows(6), {}, {}
     for dtype in ("float32", "float16"):
         model = adapted(name, dtype=dtype, quantization=quantization)
-        settings = {"batch_size": 6, "gradient_accumulation": 1, "max_steps": 150, "learning_rate": 0.003}
+        settings = {
+            "batch_size": 6,
+            "gradient_accumulation": 1,
+            "max_steps": 150,
+            "learning_rate": 0.003,
+        }
         losses[dtype] = run(tmp_path / dtype, model=model, rows=rows, **settings).train_loss
         texts[dtype] = answers(model, rows)
     assert capsys.readouterr().err.count("float16: the residual stream runs at 2^-") == 1
@@ -145,7 +172,9 @@ def test_a_model_that_overflows_float16_trains_and_answers_as_in_float32(
     assert texts["float16"] == texts["float32"] == [rows.features(row).labels for row in range(6)]
 
 
-def test_an_ordinary_model_runs_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_ordinary_model_runs_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     base = load_base(write(tmp_path), device="cpu", dtype="float16")
     assert base.residual_shift == 0
     assert "residual stream" not in capsys.readouterr().err

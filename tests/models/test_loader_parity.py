@@ -1,4 +1,6 @@
-"""The own loader gives what ``from_pretrained`` gives, for every kind of family: ties, buffers, computed positions."""
+"""The own loader gives what ``from_pretrained`` gives, for every kind of family: ties, buffers,
+computed positions.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from lora_s2s.models.loading import load_base
 
 
 def checkpoint(row: str, folder: Path) -> Any:
-    """Writes a family's tiny model, every trainable weight and bias away from its initial value; returns it."""
+    """Writes a family's tiny model, every trainable weight and bias away from its initial value;
+    returns it.
+    """
     model = build(TINY[row])
     with torch.no_grad():
         for parameter in model.parameters():
@@ -46,11 +50,16 @@ def test_the_loader_gives_what_transformers_gives(tmp_path: Path, row: str, dtyp
     theirs = from_pretrained(row, tmp_path, dtype=getattr(torch, dtype))
     ours = load_base(str(tmp_path), dtype=dtype, device="cpu").model
     assert torch.equal(logits(ours), logits(theirs))
-    found, trainable = tensors(ours), {name: tensor.requires_grad for name, tensor in tensors(made).items()}
+    found, trainable = (
+        tensors(ours),
+        {name: tensor.requires_grad for name, tensor in tensors(made).items()},
+    )
     assert found.keys() == tensors(theirs).keys()
     for name, tensor in tensors(theirs).items():
         assert torch.equal(found[name], tensor), name
-        assert (found[name].dtype, found[name].requires_grad) == (tensor.dtype, trainable[name]), name
+        assert (found[name].dtype, found[name].requires_grad) == (tensor.dtype, trainable[name]), (
+            name
+        )
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
     assert ours.all_tied_weights_keys == theirs.all_tied_weights_keys
     assert ours.config._attn_implementation == theirs.config._attn_implementation
@@ -60,7 +69,10 @@ def test_the_loader_gives_what_transformers_gives(tmp_path: Path, row: str, dtyp
 def test_equal_copies_in_a_checkpoint_are_one_matrix(tmp_path: Path, row: str) -> None:
     made = checkpoint(row, tmp_path)
     once = load_base(str(tmp_path), device="cpu").model
-    save_file({name: tensor.clone() for name, tensor in made.state_dict().items()}, tmp_path / "model.safetensors")
+    save_file(
+        {name: tensor.clone() for name, tensor in made.state_dict().items()},
+        tmp_path / "model.safetensors",
+    )
     copied = load_base(str(tmp_path), device="cpu").model
     assert torch.equal(logits(copied), logits(once))
     assert len([*copied.parameters()]) == len([*once.parameters()])
@@ -81,7 +93,11 @@ def test_a_checkpoint_of_the_inner_model_alone(tmp_path: Path) -> None:
     made = checkpoint("BART", tmp_path)
     made.final_logits_bias.zero_()
     weights = load_file(tmp_path / "model.safetensors")
-    inner = {name.removeprefix("model."): tensor for name, tensor in weights.items() if name.startswith("model.")}
+    inner = {
+        name.removeprefix("model."): tensor
+        for name, tensor in weights.items()
+        if name.startswith("model.")
+    }
     save_file(inner, tmp_path / "model.safetensors")
     assert torch.equal(logits(load_base(str(tmp_path), device="cpu").model), logits(made))
 
@@ -92,14 +108,23 @@ def test_the_generation_config_is_the_checkpoints(tmp_path: Path, own: bool) -> 
     (tmp_path / "generation_config.json").unlink()
     file = tmp_path / ("generation_config.json" if own else "config.json")
     held = {} if own else json.loads(file.read_text())
-    file.write_text(json.dumps({**held, "num_beams": 3, "forced_eos_token_id": 1, "decoder_start_token_id": 2}))
-    ours, theirs = (model.generation_config for model in (load_base(str(tmp_path), device="cpu").model,
-                                                           from_pretrained("BART", tmp_path)))  # fmt: skip
+    file.write_text(
+        json.dumps({**held, "num_beams": 3, "forced_eos_token_id": 1, "decoder_start_token_id": 2})
+    )
+    ours, theirs = (
+        model.generation_config
+        for model in (
+            load_base(str(tmp_path), device="cpu").model,
+            from_pretrained("BART", tmp_path),
+        )
+    )
     assert ours.num_beams == 3
     assert ours.to_diff_dict() == theirs.to_diff_dict()
 
 
-def test_each_weight_is_read_once_and_let_go_before_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_weight_is_read_once_and_let_go_before_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoint("T5 v1.0", tmp_path)
     read: list[tuple[str, weakref.ref[torch.Tensor]]] = []
     place = loading._place
@@ -119,29 +144,58 @@ def test_memory_peaks_at_the_finished_model_and_one_weight(tmp_path: Path) -> No
     whole, largest = large_checkpoint(tmp_path / "large", width=512, blocks=5)
     large_checkpoint(tmp_path / "small", width=64, blocks=1)
     program = str(Path(__file__).with_name("measure_load.py"))
-    command = [sys.executable, program, str(tmp_path / "small"), str(tmp_path / "large"), "nf4", "int8", "none"]
+    command = [
+        sys.executable,
+        program,
+        str(tmp_path / "small"),
+        str(tmp_path / "large"),
+        "nf4",
+        "int8",
+        "none",
+    ]
     found = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
-    # Of the largest weight: 2 while it is cast, 3 to 6 while bitsandbytes quantises it, and 2 for the allocator.
-    for quantization, (share, weights) in {"nf4": (0.16, 8), "int8": (0.3, 5), "none": (0.55, 4)}.items():
+    # Of the largest weight: 2 while it is cast, 3 to 6 while bitsandbytes quantises it, and 2 for
+    # the allocator.
+    for quantization, (share, weights) in {
+        "nf4": (0.16, 8),
+        "int8": (0.3, 5),
+        "none": (0.55, 4),
+    }.items():
         assert found[quantization]["model"] < whole * share
-        assert found[quantization]["peak"] < found[quantization]["model"] + weights * largest, quantization
+        assert found[quantization]["peak"] < found[quantization]["model"] + weights * largest, (
+            quantization
+        )
 
 
 def large_checkpoint(folder: Path, *, width: int, blocks: int) -> tuple[int, int]:
-    """Writes float32 weights in four shards, without ever holding a model; returns all bytes and the largest one's."""
+    """Writes float32 weights in four shards, without ever holding a model; returns all bytes and
+    the largest one's.
+    """
     config = transformers.T5Config(
-        vocab_size=1000, d_model=width, d_ff=4 * width, num_layers=blocks, num_heads=width // 64, d_kv=64,
-        feed_forward_proj="gated-gelu", decoder_start_token_id=0,
-    )  # fmt: skip
+        vocab_size=1000,
+        d_model=width,
+        d_ff=4 * width,
+        num_layers=blocks,
+        num_heads=width // 64,
+        d_kv=64,
+        feed_forward_proj="gated-gelu",
+        decoder_start_token_id=0,
+    )
     config.save_pretrained(folder)
     with torch.device("meta"):
         state = transformers.T5ForConditionalGeneration(config).state_dict()
     sizes = {
-        name: tensor.shape for name, tensor in state.items() if "embed_tokens" not in name and name != "lm_head.weight"
+        name: tensor.shape
+        for name, tensor in state.items()
+        if "embed_tokens" not in name and name != "lm_head.weight"
     }
     shards = {f"model-{number}.safetensors": [*sizes][number::4] for number in range(4)}
     for file, names in shards.items():
-        save_file({name: torch.rand(sizes[name]) * 0.01 for name in names}, folder / file, metadata={"format": "pt"})
+        save_file(
+            {name: torch.rand(sizes[name]) * 0.01 for name in names},
+            folder / file,
+            metadata={"format": "pt"},
+        )
     index = {"weight_map": {name: file for file, names in shards.items() for name in names}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     counts = [4 * size.numel() for size in sizes.values()]

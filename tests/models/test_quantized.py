@@ -1,4 +1,6 @@
-"""4 and 8 bits: the bytes planned, the function of the stored values and no other, and gradients that arrive."""
+"""4 and 8 bits: the bytes planned, the function of the stored values and no other, and gradients
+that arrive.
+"""
 
 from __future__ import annotations
 
@@ -44,19 +46,29 @@ def layers(base: LoadedBase) -> dict[str, Any]:
     return {name: module for name, module in base.model.named_modules() if is_quantized(module)}
 
 
-# d_model, d_ff, layers, heads → GiB of nf4 with bfloat16 for the rest: measured for the last three; the first two are
-# (parameters − embeddings, head and norms) × (4 + 8/64 + 32/16384) bits + the rest × 16 bits.
+# d_model, d_ff, layers, heads → GiB of nf4 with bfloat16 for the rest: measured for the last three;
+# the first two are (parameters − embeddings, head and norms) × (4 + 8/64 + 32/16384) bits + the
+# rest × 16 bits.
 SIZES = {
-    "small": (512, 1024, 8, 6, 0.083), "base": (768, 2048, 12, 12, 0.187), "large": (1024, 2816, 24, 16, 0.467),
-    "xl": (2048, 5120, 24, 32, 1.55), "xxl": (4096, 10240, 24, 64, 5.71),
-}  # fmt: skip
+    "small": (512, 1024, 8, 6, 0.083),
+    "base": (768, 2048, 12, 12, 0.187),
+    "large": (1024, 2816, 24, 16, 0.467),
+    "xl": (2048, 5120, 24, 32, 1.55),
+    "xxl": (4096, 10240, 24, 64, 5.71),
+}
 
 
 def flan_config(d_model: int, d_ff: int, blocks: int, heads: int) -> T5Config:
     return T5Config(
-        vocab_size=32128, d_model=d_model, d_ff=d_ff, num_layers=blocks, num_heads=heads, d_kv=64,
-        feed_forward_proj="gated-gelu", tie_word_embeddings=False,
-    )  # fmt: skip
+        vocab_size=32128,
+        d_model=d_model,
+        d_ff=d_ff,
+        num_layers=blocks,
+        num_heads=heads,
+        d_kv=64,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+    )
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -66,24 +78,32 @@ def test_bytes_of_weights_from_a_config_alone(size: str) -> None:
     found = weight_bytes(FAMILIES["t5"], config, dtype=torch.bfloat16, quantization="nf4")
     assert found / 2**30 == pytest.approx(expected, rel=0.02)
     # wo alone, kept in 16 bits, adds 16 − 4.127 bits for each of its weights.
-    kept = weight_bytes(FAMILIES["t5"], config, dtype=torch.bfloat16, quantization="nf4", skip_quantization=["wo"])
+    kept = weight_bytes(
+        FAMILIES["t5"], config, dtype=torch.bfloat16, quantization="nf4", skip_quantization=["wo"]
+    )
     of_wo = 2 * shape[0] * shape[1] * shape[2]
     assert kept - found == pytest.approx(of_wo * (16 - 4.127) / 8, rel=0.01)
 
 
 @pytest.mark.parametrize("quantization", ["none", *KINDS])
 @pytest.mark.parametrize(
-    "row", ["T5 v1.0", "T5 v1.1, LM-adapted, Flan-T5", "BART", "Marian (two vocabularies)", "T5Gemma"]
+    "row",
+    ["T5 v1.0", "T5 v1.1, LM-adapted, Flan-T5", "BART", "Marian (two vocabularies)", "T5Gemma"],
 )
 def test_planned_bytes_are_those_in_memory(tmp_path: Path, row: str, quantization: str) -> None:
     build(TINY[row]).save_pretrained(tmp_path)
     base = load(tmp_path, quantization, dtype="bfloat16")
-    held = {tensor.data_ptr(): tensor.nbytes for tensor in (*base.model.parameters(), *base.model.buffers())}
+    held = {
+        tensor.data_ptr(): tensor.nbytes
+        for tensor in (*base.model.parameters(), *base.model.buffers())
+    }
     for layer in layers(base).values():
         state = getattr(layer.weight, "quant_state", None)
         scales = [layer.state.SCB] if state is None else [state.absmax, state.state2.absmax]
         held |= {tensor.data_ptr(): tensor.nbytes for tensor in scales}
-    planned = weight_bytes(base.family, base.model.config, dtype=torch.bfloat16, quantization=quantization)
+    planned = weight_bytes(
+        base.family, base.model.config, dtype=torch.bfloat16, quantization=quantization
+    )
     assert planned == pytest.approx(sum(held.values()), rel=0.002)
 
 
@@ -112,13 +132,17 @@ def test_what_is_quantised_and_that_nothing_is_upcast(
 
 @BOTH
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_values_are_quantised_as_the_checkpoint_has_them(flan: Path, quantization: str, dtype: str) -> None:
+def test_values_are_quantised_as_the_checkpoint_has_them(
+    flan: Path, quantization: str, dtype: str
+) -> None:
     """Not as they are after rounding to the base's dtype."""
     name = "decoder.block.1.layer.2.DenseReluDense.wo"
     original = load_file(flan / "model.safetensors")[f"{name}.weight"]
     layer = load(flan, quantization, dtype=dtype).model.get_submodule(name)
     if quantization == "nf4":
-        expected = bitsandbytes.functional.quantize_4bit(original, quant_type="nf4", compress_statistics=True)[0]
+        expected = bitsandbytes.functional.quantize_4bit(
+            original, quant_type="nf4", compress_statistics=True
+        )[0]
         assert torch.equal(layer.weight.data.view(torch.uint8).flatten(), expected.flatten())
         step = original.abs().max()
     else:
@@ -130,7 +154,9 @@ def test_values_are_quantised_as_the_checkpoint_has_them(flan: Path, quantizatio
     assert values.shape == original.shape
     # Half the widest gap between values, the scales' own rounding, and the rounding to dtype.
     rounding = original.abs().max() * torch.finfo(getattr(torch, dtype)).eps / 2
-    assert (values - original).abs().max() < (0.16 if quantization == "nf4" else 0.501) * step + rounding
+    assert (values - original).abs().max() < (
+        0.16 if quantization == "nf4" else 0.501
+    ) * step + rounding
 
 
 def test_a_row_of_zeros_stays_zero(flan: Path, tmp_path: Path) -> None:
@@ -179,7 +205,9 @@ def test_logits_and_gradients_are_those_of_the_stored_values(flan: Path, quantiz
     plain = with_plain_layers(flan, base)
     assert torch.allclose(logits(base.model), logits(plain), atol=1e-5)
     near = logits(load(flan, "none").model)
-    assert (logits(base.model) - near).abs().mean() < (0.25 if quantization == "nf4" else 0.03) * near.std()
+    assert (logits(base.model) - near).abs().mean() < (
+        0.25 if quantization == "nf4" else 0.03
+    ) * near.std()
     reference = load(flan, "none")
     reference.model.load_state_dict(plain.state_dict())
     found, expected = gradients(adapted(base)), gradients(adapted(reference))
@@ -191,7 +219,9 @@ def test_logits_and_gradients_are_those_of_the_stored_values(flan: Path, quantiz
 @BOTH
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_no_layer_ever_sees_integers(flan: Path, quantization: str, dtype: str) -> None:
-    """T5 casts what goes into ``wo`` to the type of its weight: with bytes for storage, activations become integers."""
+    """T5 casts what goes into ``wo`` to the type of its weight: with bytes for storage, activations
+    become integers.
+    """
     base = load(flan, quantization, dtype=dtype)
     seen: set[torch.dtype] = set()
     model = adapted(base)
@@ -204,7 +234,9 @@ def test_no_layer_ever_sees_integers(flan: Path, quantization: str, dtype: str) 
 
 @BOTH
 def test_an_evaluation_between_two_steps_changes_no_gradient(flan: Path, quantization: str) -> None:
-    """bitsandbytes repacks 4-bit weights in an evaluation on some CPUs, and no gradient passes them afterwards."""
+    """bitsandbytes repacks 4-bit weights in an evaluation on some CPUs, and no gradient passes them
+    afterwards.
+    """
     base = load(flan, quantization)
     model = adapted(base)
     before = gradients(model)
@@ -217,7 +249,9 @@ def test_an_evaluation_between_two_steps_changes_no_gradient(flan: Path, quantiz
 
 
 @BOTH
-def test_gradients_reach_every_adapter_with_and_without_checkpointing(flan: Path, quantization: str) -> None:
+def test_gradients_reach_every_adapter_with_and_without_checkpointing(
+    flan: Path, quantization: str
+) -> None:
     model = adapted(load(flan, quantization))
     plain = gradients(model)
     enable_gradient_checkpointing(model)
@@ -231,7 +265,9 @@ def test_gradients_reach_every_adapter_with_and_without_checkpointing(flan: Path
 
 @BOTH
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_adapters_sit_on_the_quantised_layers_in_float32(flan: Path, quantization: str, dtype: str) -> None:
+def test_adapters_sit_on_the_quantised_layers_in_float32(
+    flan: Path, quantization: str, dtype: str
+) -> None:
     model = adapted(load(flan, quantization, dtype=dtype))
     wrapped = [module for module in model.modules() if hasattr(module, "lora_A")]
     assert {type(module).__module__ for module in wrapped} == {"peft.tuners.lora.bnb"}
@@ -260,7 +296,9 @@ def test_what_is_written_from_a_quantised_base_is_what_the_caller_gives(
 
 
 def test_unknown_quantisations_and_endings_are_refused_with_those_that_exist(flan: Path) -> None:
-    with pytest.raises(UsageError, match=r"unknown quantization 'nf5' \(did you mean 'nf4'\?\)") as refused:
+    with pytest.raises(
+        UsageError, match=r"unknown quantization 'nf5' \(did you mean 'nf4'\?\)"
+    ) as refused:
         load(flan, "nf5")
     assert "none, nf4, int8" in str(refused.value.hint)
     for ending in ("w0", "lm_head", "shared", ""):
@@ -271,7 +309,9 @@ def test_unknown_quantisations_and_endings_are_refused_with_those_that_exist(fla
 
 def test_a_quantised_checkpoint_is_refused(flan: Path, tmp_path: Path) -> None:
     settings = (flan / "config.json").read_text().rstrip().removesuffix("}")
-    (tmp_path / "config.json").write_text(settings + ', "quantization_config": {"load_in_4bit": true}}')
+    (tmp_path / "config.json").write_text(
+        settings + ', "quantization_config": {"load_in_4bit": true}}'
+    )
     with pytest.raises(UsageError, match="a quantized checkpoint cannot be a base"):
         load(tmp_path, "nf4")
 
@@ -290,8 +330,12 @@ def test_without_bitsandbytes_the_hint_says_what_to_install(
     load(flan, "none")
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 GB")])
-def test_a_model_that_does_not_fit_says_so(flan: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 GB")]
+)
+def test_a_model_that_does_not_fit_says_so(
+    flan: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
 
     def full(*_: Any) -> None:
         raise error

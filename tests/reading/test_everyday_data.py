@@ -18,7 +18,11 @@ Write = Callable[[str, str], str]
 
 
 def pairs(path: str | list[str], **settings: Any) -> list[tuple[str, str]]:
-    return [(item.source, item.target) for item in read_examples(path, **settings) if isinstance(item, Example)]
+    return [
+        (item.source, item.target)
+        for item in read_examples(path, **settings)
+        if isinstance(item, Example)
+    ]
 
 
 def left_out(path: str, **settings: Any) -> list[Rejected]:
@@ -39,10 +43,15 @@ def refusal(path: str | list[str], **settings: Any) -> DataError:
 
 
 def test_a_list_as_target_is_several_references(write: Write) -> None:
-    path = write("a.jsonl", lines({"input": "s", "output": ["one", "two", "one"]}, {"input": "t", "output": "three"}))
+    path = write(
+        "a.jsonl",
+        lines({"input": "s", "output": ["one", "two", "one"]}, {"input": "t", "output": "three"}),
+    )
     assert pairs(path) == [("s", "one"), ("s", "two"), ("t", "three")]
     assert any("'output' holds lists" in note for note in how_read(path).notes)
-    squad = write("b.jsonl", lines({"question": "q", "answers": {"text": ["a", "b"], "answer_start": [1, 2]}}))
+    squad = write(
+        "b.jsonl", lines({"question": "q", "answers": {"text": ["a", "b"], "answer_start": [1, 2]}})
+    )
     assert pairs(squad) == [("q", "a"), ("q", "b")]
     assert pairs(path, template="say {input}")[0] == ("say s", "one")
 
@@ -63,7 +72,10 @@ def test_nested_targets_are_named(value: Any, write: Write) -> None:
     [
         (("dev.ref0", "dev.ref1", "dev.src"), "dev.src"),
         (("asset.orig", "asset.simp.0", "asset.simp.1"), "asset.orig"),
-        (("tok.norm.source.txt", "tok.norm.reference1.txt", "tok.norm.reference2.txt"), "tok.norm.source.txt"),
+        (
+            ("tok.norm.source.txt", "tok.norm.reference1.txt", "tok.norm.reference2.txt"),
+            "tok.norm.source.txt",
+        ),
     ],
 )
 def test_a_family_of_line_files_has_several_references(
@@ -85,19 +97,29 @@ def test_a_reference_that_is_blank_is_left_out(write: Write) -> None:
 
 @pytest.mark.parametrize(
     ("files", "source"),
-    [(("train.de", "train.en"), "de"), (("c.en-de.de", "c.en-de.en"), "en"), (("x.tgt", "x.src"), "s")],
+    [
+        (("train.de", "train.en"), "de"),
+        (("c.en-de.de", "c.en-de.en"), "en"),
+        (("x.tgt", "x.src"), "s"),
+    ],
 )
-def test_a_folder_of_two_line_files(files: tuple[str, str], source: str, write: Write, tmp_path: Path) -> None:
+def test_a_folder_of_two_line_files(
+    files: tuple[str, str], source: str, write: Write, tmp_path: Path
+) -> None:
     for name in files:
         write(f"d/{name}", f"{Path(name).suffix[1:]}\n")
     write("d/README.md", "hello\n")
     ((found, _),) = pairs(str(tmp_path / "d"))
     assert found.startswith(source)
-    assert any("the sources are the lines of" in note for note in how_read(str(tmp_path / "d")).notes)
+    assert any(
+        "the sources are the lines of" in note for note in how_read(str(tmp_path / "d")).notes
+    )
 
 
 @pytest.mark.parametrize(("source", "target"), [("de", "en"), ("en", "de"), ("en-US", "de_DE")])
-def test_the_languages_of_two_line_files_can_be_named(source: str, target: str, write: Write, tmp_path: Path) -> None:
+def test_the_languages_of_two_line_files_can_be_named(
+    source: str, target: str, write: Write, tmp_path: Path
+) -> None:
     for name in ("train.de", "train.en"):
         write(f"d/{name}", f"{Path(name).suffix[1:]}\n")
     expected = [(source[:2], target[:2])]
@@ -106,14 +128,20 @@ def test_the_languages_of_two_line_files_can_be_named(source: str, target: str, 
 
 
 def test_a_source_of_several_columns_is_offered_as_a_template(write: Write) -> None:
-    path = write("nli.csv", "id,premise,second part,label\n1,It rains.,It is wet.,yes\n2,It snows.,It is hot.,no\n")
+    path = write(
+        "nli.csv",
+        "id,premise,second part,label\n1,It rains.,It is wet.,yes\n2,It snows.,It is hot.,no\n",
+    )
     with pytest.raises(DataError, match="no source column is known") as caught:
         pairs(path)
     assert caught.value.hint is not None
     settings = caught.value.hint.partition("--set ")[2]
     assert settings == "data.target_column=label --set 'data.template={premise} {second part}'"
     template, target = "{premise} {second part}", "label"
-    assert pairs(path, template=template, target_column=target)[0] == ("It rains. It is wet.", "yes")
+    assert pairs(path, template=template, target_column=target)[0] == (
+        "It rains. It is wet.",
+        "yes",
+    )
 
 
 # Tables without a header.
@@ -123,11 +151,19 @@ def test_a_source_of_several_columns_is_offered_as_a_template(write: Write) -> N
     ("name", "text", "first"),
     [
         ("a.tsv", "kat\tk a t\nboot\tb o t\nvis\tv i s\nhuis\th u i s\n", ("kat", "k a t")),
-        ("b.csv", "I love this.,positive\nI hate it.,negative\nIt is fine.,positive\n", ("I love this.", "positive")),
+        (
+            "b.csv",
+            "I love this.,positive\nI hate it.,negative\nIt is fine.,positive\n",
+            ("I love this.", "positive"),
+        ),
         ("c.tsv", "great\tpos\nbad\tneg\ngood\tpos\npoor\tneg\nfine\tpos\n", ("great", "pos")),
-        ("d.csv", '"Who, and when?",Ann in 1901\n"And where, then?",In Rome now\n', ("Who, and when?", "Ann in 1901")),
+        (
+            "d.csv",
+            '"Who, and when?",Ann in 1901\n"And where, then?",In Rome now\n',
+            ("Who, and when?", "Ann in 1901"),
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_table_without_a_header_keeps_its_first_row(
     name: str, text: str, first: tuple[str, str], write: Write
 ) -> None:
@@ -139,10 +175,20 @@ def test_a_table_without_a_header_keeps_its_first_row(
 
 @pytest.mark.parametrize(
     "header",
-    ["text\tlabel", "wort\twoord", "utterance_text\tkind", "Frage\tAntwort", "English\tGerman", "en\tde", "0\t1"],
+    [
+        "text\tlabel",
+        "wort\twoord",
+        "utterance_text\tkind",
+        "Frage\tAntwort",
+        "English\tGerman",
+        "en\tde",
+        "0\t1",
+    ],
 )
 def test_a_header_stays_a_header(header: str, write: Write) -> None:
-    rows = "please look at this\tone\nplease look at that\ttwo\nplease look\tone\nlook at that\ttwo\n"
+    rows = (
+        "please look at this\tone\nplease look at that\ttwo\nplease look\tone\nlook at that\ttwo\n"
+    )
     path = write("a.tsv", f"{header}\n{rows}")
     source, target = header.split("\t")
     assert len(pairs(path, source_column=source, target_column=target)) == 4
@@ -160,13 +206,18 @@ def test_a_first_line_that_may_be_either_is_told(write: Write) -> None:
 
 def test_three_columns_without_a_header_are_asked_for_by_number(write: Write) -> None:
     path = write("a.tsv", "A dog ran .\trun ( dog )\tplain\nA cat sat .\tsit ( cat )\tplain\n")
-    assert pairs(path, source_column="column1", target_column="column2")[0] == ("A dog ran .", "run ( dog )")
+    assert pairs(path, source_column="column1", target_column="column2")[0] == (
+        "A dog ran .",
+        "run ( dog )",
+    )
     error = refusal(path)
     assert "'column1', 'column2', 'column3'" in error.message
     assert "data.source_column=column1 --set data.target_column=column2" in str(error.hint)
     assert "is no header but data" in str(error.hint)
     named = write("b.tsv", "A dog ran .\trun ( dog )\tplain\nA cat sat .\tsit ( cat )\tplain\n")
-    assert pairs(named, source_column="A dog ran .", target_column="plain") == [("A cat sat .", "plain")]
+    assert pairs(named, source_column="A dog ran .", target_column="plain") == [
+        ("A cat sat .", "plain")
+    ]
 
 
 # Objects of splits, columns in JSON, nested instances.
@@ -174,13 +225,21 @@ def test_three_columns_without_a_header_are_asked_for_by_number(write: Write) ->
 
 def test_an_object_of_splits(write: Write) -> None:
     split = {"train": [{"source": "a", "target": "b"}] * 2, "dev": [{"source": "c", "target": "d"}]}
-    path = write("a.json", json.dumps({"version": "1", **split, "test": [{"source": "e", "target": "f"}]}, indent=1))
+    path = write(
+        "a.json",
+        json.dumps({"version": "1", **split, "test": [{"source": "e", "target": "f"}]}, indent=1),
+    )
     found = [item for item in read_examples(path) if isinstance(item, Example)]
     assert [(item.source, item.split) for item in found] == [
-        ("a", "train"), ("a", "train"), ("c", "validation"), ("e", "test"),
-    ]  # fmt: skip
+        ("a", "train"),
+        ("a", "train"),
+        ("c", "validation"),
+        ("e", "test"),
+    ]
     assert pairs(path, split="test") == [("e", "f")]
-    assert {item.kind for item in left_out(path, split="test") if isinstance(item, Skipped)} == {"row of another split"}
+    assert {item.kind for item in left_out(path, split="test") if isinstance(item, Skipped)} == {
+        "row of another split"
+    }
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -229,7 +288,9 @@ def test_a_greeting_is_skipped_and_no_fault(write: Write) -> None:
     greeted = chat(("gpt", "Hello!"), ("human", "one"), ("human", "two"), ("gpt", "three"))
     path = write("a.jsonl", lines(greeted, greeted))
     assert pairs(path) == [("assistant: Hello! user: one user: two assistant:", "three")] * 2
-    assert [(type(item), item.kind) for item in left_out(path)] == [(Skipped, "a reply before the first user turn")] * 2
+    assert [(type(item), item.kind) for item in left_out(path)] == [
+        (Skipped, "a reply before the first user turn")
+    ] * 2
     system = chat(("system", "Be brief."), ("gpt", "Hi"), ("human", "x"), ("gpt", "y"))
     assert [target for _, target in pairs(write("b.jsonl", lines(system)))] == ["y"]
     only = chat(("system", "Say hi."), ("gpt", "Hi"))
@@ -239,18 +300,29 @@ def test_a_greeting_is_skipped_and_no_fault(write: Write) -> None:
 def test_tool_calls_are_turns(write: Write) -> None:
     call = {"id": "1", "type": "function", "function": {"name": "order", "arguments": '{"n": 2}'}}
     turns = [
-        {"role": "user", "content": "two cups"}, {"role": "assistant", "content": None, "tool_calls": [call]},
-        {"role": "tool", "content": "done"}, {"role": "assistant", "content": "ordered"},
-    ]  # fmt: skip
+        {"role": "user", "content": "two cups"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "done"},
+        {"role": "assistant", "content": "ordered"},
+    ]
     found = pairs(write("a.jsonl", lines({"messages": turns})))
     written = '{"name": "order", "arguments": {"n": 2}}'
     assert found == [
         ("user: two cups assistant:", written),
         (f"user: two cups assistant: {written} tool: done assistant:", "ordered"),
     ]
-    old = {"role": "assistant", "content": "", "function_call": {"name": "order", "arguments": {"n": 2}}}
+    old = {
+        "role": "assistant",
+        "content": "",
+        "function_call": {"name": "order", "arguments": {"n": 2}},
+    }
     assert pairs(write("b.jsonl", lines({"messages": [turns[0], old]}))) == [found[0]]
-    sharegpt = chat(("human", "two cups"), ("function_call", written), ("observation", "done"), ("gpt", "ordered"))
+    sharegpt = chat(
+        ("human", "two cups"),
+        ("function_call", written),
+        ("observation", "done"),
+        ("gpt", "ordered"),
+    )
     assert pairs(write("c.jsonl", lines(sharegpt))) == found
     odd = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
     assert "tool call" in refusal(write("d.jsonl", lines({"messages": [turns[0], odd]}))).message
@@ -262,14 +334,24 @@ def test_tool_calls_are_turns(write: Write) -> None:
 @pytest.mark.parametrize(
     ("header", "source"),
     [
-        ("text,category", "text"), ("sentence,class", "sentence"), ("message,reply", "message"), ("label,text", "text"),
-        ("english,german", "english"), ("frage,antwort", "frage"), ("id,utterance,intent", "utterance"),
-        ("Unnamed: 0,document,abstract", "document"), ("topic,tweet", "tweet"), ("headline,content", "content"),
+        ("text,category", "text"),
+        ("sentence,class", "sentence"),
+        ("message,reply", "message"),
+        ("label,text", "text"),
+        ("english,german", "english"),
+        ("frage,antwort", "frage"),
+        ("id,utterance,intent", "utterance"),
+        ("Unnamed: 0,document,abstract", "document"),
+        ("topic,tweet", "tweet"),
+        ("headline,content", "content"),
     ],
-)  # fmt: skip
+)
 def test_everyday_names_of_columns(header: str, source: str, write: Write) -> None:
     names = header.split(",")
-    path = write("a.csv", f"{header}\n" + "".join(",".join(f"{name}{n}" for name in names) + "\n" for n in range(4)))
+    path = write(
+        "a.csv",
+        f"{header}\n" + "".join(",".join(f"{name}{n}" for name in names) + "\n" for n in range(4)),
+    )
     assert how_read(path).source_column == source
     assert pairs(path)[0][0] == f"{source}0"
 
@@ -277,7 +359,10 @@ def test_everyday_names_of_columns(header: str, source: str, write: Write) -> No
 def unit(**texts: str) -> str:
     return (
         "<tu>"
-        + "".join(f'<tuv xml:lang="{code.replace("_", "-")}"><seg>{text}</seg></tuv>' for code, text in texts.items())
+        + "".join(
+            f'<tuv xml:lang="{code.replace("_", "-")}"><seg>{text}</seg></tuv>'
+            for code, text in texts.items()
+        )
         + "</tu>"
     )
 
@@ -287,22 +372,35 @@ def tmx(*units: str) -> str:
 
 
 def test_language_codes_match_each_other(write: Write) -> None:
-    path = write("a.tmx", tmx(unit(EN="a", de="b"), unit(en_US="c", de_DE="d"), unit(en_gb="e", DE_AT="f")))
+    path = write(
+        "a.tmx", tmx(unit(EN="a", de="b"), unit(en_US="c", de_DE="d"), unit(en_gb="e", DE_AT="f"))
+    )
     expected = [("a", "b"), ("c", "d"), ("e", "f")]
     assert pairs(path) == expected
-    assert pairs(path, source_column="de", target_column="en") == [(target, source) for source, target in expected]
+    assert pairs(path, source_column="de", target_column="en") == [
+        (target, source) for source, target in expected
+    ]
     assert pairs(path, source_column="en-US", target_column="de_CH") == expected
 
 
 def test_translations_with_a_column_of_splits(write: Write) -> None:
-    rows = [{"translation": {"en": f"a{n}", "de": "b"}, "split": mark} for n, mark in enumerate(["train", "test"])]
+    rows = [
+        {"translation": {"en": f"a{n}", "de": "b"}, "split": mark}
+        for n, mark in enumerate(["train", "test"])
+    ]
     path = write("a.jsonl", lines(*rows))
-    assert [item.split for item in read_examples(path) if isinstance(item, Example)] == ["train", "test"]
+    assert [item.split for item in read_examples(path) if isinstance(item, Example)] == [
+        "train",
+        "test",
+    ]
     assert how_read(path).unused == ()
 
 
 def test_units_of_another_pair_are_skipped(write: Write) -> None:
-    path = write("a.tmx", tmx(unit(en="a", de="b"), unit(en="c", fr="d"), unit(fr="e", de="f"), unit(en="g", de="")))
+    path = write(
+        "a.tmx",
+        tmx(unit(en="a", de="b"), unit(en="c", fr="d"), unit(fr="e", de="f"), unit(en="g", de="")),
+    )
     named = {"source_column": "en", "target_column": "de"}
     assert pairs(path, **named) == [("a", "b")]
     kinds = [(type(item), item.kind) for item in left_out(path, **named)]
@@ -314,13 +412,17 @@ def test_codes_in_each_row_are_told(write: Write) -> None:
     row = {"src_lang": "eng_Latn", "tgt_lang": "deu_Latn", "source": "a", "target": "b"}
     (warning,) = how_read(write("a.jsonl", lines(row, {**row, "src_lang": "fra_Latn"}))).warnings
     assert "'src_lang': eng_Latn, fra_Latn" in warning
-    assert how_read(write("b.jsonl", lines({**row, "src_lang": "a text", "tgt_lang": "x"}))).warnings == ()
+    assert (
+        how_read(write("b.jsonl", lines({**row, "src_lang": "a text", "tgt_lang": "x"}))).warnings
+        == ()
+    )
 
 
 @pytest.mark.parametrize("column", ["split", "Fold", "subset"])
 def test_a_column_divides_the_table(column: str, write: Write) -> None:
     rows = [
-        {"text": f"t{n}", "summary": f"s{n}", column: mark} for n, mark in enumerate(["train", "Dev", "test", "train"])
+        {"text": f"t{n}", "summary": f"s{n}", column: mark}
+        for n, mark in enumerate(["train", "Dev", "test", "train"])
     ]
     path = write("a.jsonl", lines(*rows))
     found = [item for item in read_examples(path) if isinstance(item, Example)]
@@ -349,10 +451,17 @@ def test_python_dicts_are_named(write: Write) -> None:
 
 @pytest.mark.parametrize(
     ("encoding", "text"),
-    [("windows-1252", "Stück für Größe"), ("windows-1251", "Скажите пожалуйста"), ("shift_jis", "これはテストです"),
-     ("gb18030", "今天我们去公园散步吧"), ("euc_kr", "안녕하세요 오늘은")],
-)  # fmt: skip
-def test_an_encoding_is_guessed_and_its_conversion_named(encoding: str, text: str, tmp_path: Path) -> None:
+    [
+        ("windows-1252", "Stück für Größe"),
+        ("windows-1251", "Скажите пожалуйста"),
+        ("shift_jis", "これはテストです"),
+        ("gb18030", "今天我们去公园散步吧"),
+        ("euc_kr", "안녕하세요 오늘은"),
+    ],
+)
+def test_an_encoding_is_guessed_and_its_conversion_named(
+    encoding: str, text: str, tmp_path: Path
+) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(f"text;summary\n{text};x\n".encode(encoding))
     error = refusal(str(path))
@@ -365,7 +474,11 @@ def test_an_encoding_is_guessed_and_its_conversion_named(encoding: str, text: st
 
 def test_escaped_quotes_are_read_where_all_rows_have_them(write: Write) -> None:
     rows = 'text,summary\n"say \\"hi\\", twice",a\n"C:\\\\dir\\new",b\n"ends \\"so\\"",c\n'
-    assert pairs(write("a.csv", rows)) == [('say "hi", twice', "a"), ("C:\\\\dir\\new", "b"), ('ends "so"', "c")]
+    assert pairs(write("a.csv", rows)) == [
+        ('say "hi", twice', "a"),
+        ("C:\\\\dir\\new", "b"),
+        ('ends "so"', "c"),
+    ]
     # As csv writes them, backslashes are text.
     assert pairs(write("b.csv", 'text,summary\n"a \\""b\\"" c",d\n')) == [('a \\"b\\" c', "d")]
     mixed = write("c.csv", 'text,summary\n"say \\"hi\\" now","a\n"one ""two"" three" x,c\n')
@@ -378,7 +491,10 @@ def test_escaped_quotes_are_read_where_all_rows_have_them(write: Write) -> None:
         (chat(("wizard", "a"), ("gpt", "b")), "'wizard'"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "only text parts"),
         ({"source": ["a", "b"], "target": "c"}, "module:function"),
-        ({"source": "a", "target": ""}, "name the right column: lora-s2s prepare … --set data.target_column=NAME"),
+        (
+            {"source": "a", "target": ""},
+            "name the right column: lora-s2s prepare … --set data.target_column=NAME",
+        ),
     ],
 )
 def test_the_hint_follows_from_the_reason(row: dict[str, Any], said: str, write: Write) -> None:
@@ -389,7 +505,9 @@ def test_the_hint_follows_from_the_reason(row: dict[str, Any], said: str, write:
 
 def test_reading_ends_early_where_nothing_can_be_used(write: Write) -> None:
     taken = 0
-    with pytest.raises(DataError, match=r"no row of the first 1,000 of .*a\.jsonl has a usable source"):
+    with pytest.raises(
+        DataError, match=r"no row of the first 1,000 of .*a\.jsonl has a usable source"
+    ):
         for _ in read_examples(write("a.jsonl", "oops\n" * 50_000)):
             taken += 1
     assert taken == 999

@@ -1,4 +1,6 @@
-"""Files to examples, as a user's files come: every format, every ending, and what is wrong with them."""
+"""Files to examples, as a user's files come: every format, every ending, and what is wrong with
+them.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,11 @@ Write = Callable[[str, str], str]
 
 
 def pairs(path: str | list[str], **settings: str) -> list[tuple[str, str]]:
-    return [(item.source, item.target) for item in read_examples(path, **settings) if isinstance(item, Example)]
+    return [
+        (item.source, item.target)
+        for item in read_examples(path, **settings)
+        if isinstance(item, Example)
+    ]
 
 
 def rejections(path: str, **settings: str) -> list[Rejected]:
@@ -34,13 +40,16 @@ TEXTS = [("a, b", 'say "hi"'), ("two\nlines", "007"), ("naïve", "2024-01-02"), 
 
 def csv_of(rows: list[tuple[str, str]], delimiter: str = ",", end: str = "\r\n") -> str:
     quoted = [
-        delimiter.join('"' + cell.replace('"', '""') + '"' for cell in row) for row in [("source", "target"), *rows]
+        delimiter.join('"' + cell.replace('"', '""') + '"' for cell in row)
+        for row in [("source", "target"), *rows]
     ]
     return end.join(quoted) + end
 
 
 def parquet_of(rows: list[tuple[str, str]], path: Path) -> None:
-    pq.write_table(pa.table({"source": [row[0] for row in rows], "target": [row[1] for row in rows]}), path)
+    pq.write_table(
+        pa.table({"source": [row[0] for row in rows], "target": [row[1] for row in rows]}), path
+    )
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -49,9 +58,12 @@ def test_every_format_gives_the_same_texts(ending: str, zipped: bool, tmp_path: 
     objects = [{"source": source, "target": target} for source, target in TEXTS]
     lines = "\n".join(json.dumps(row) for row in objects)
     text = {
-        ".csv": csv_of(TEXTS), ".tsv": csv_of(TEXTS, "\t", "\n"), ".json": json.dumps(objects, indent=1),
-        ".jsonl": lines, ".ndjson": lines + "\n",
-    }  # fmt: skip
+        ".csv": csv_of(TEXTS),
+        ".tsv": csv_of(TEXTS, "\t", "\n"),
+        ".json": json.dumps(objects, indent=1),
+        ".jsonl": lines,
+        ".ndjson": lines + "\n",
+    }
     path = tmp_path / f"rows{ending}"
     if ending == ".parquet":
         parquet_of(TEXTS, path)
@@ -65,12 +77,18 @@ def test_every_format_gives_the_same_texts(ending: str, zipped: bool, tmp_path: 
 
 def test_lines_are_those_where_a_csv_record_starts(write: Write) -> None:
     path = write("a.csv", 'source,target\n"one\nmore\nlines",1\n\ntwo,2\n')
-    assert [item.where for item in read_examples(path) if isinstance(item, Example)] == [f"{path}:2", f"{path}:6"]
+    assert [item.where for item in read_examples(path) if isinstance(item, Example)] == [
+        f"{path}:2",
+        f"{path}:6",
+    ]
 
 
 def test_lines_of_a_json_array_and_of_data_inside_an_object(write: Write) -> None:
     array = '[\n{"source": "a",\n "target": "b"},\n\n{"source": "c", "target": "d"}]'
-    for text, lines in ((array, [2, 5]), ('{"version": [1, {"x": 2}],\n "data": ' + array + "}", [3, 6])):
+    for text, lines in (
+        (array, [2, 5]),
+        ('{"version": [1, {"x": 2}],\n "data": ' + array + "}", [3, 6]),
+    ):
         path = write("a.json", text)
         assert [item.where for item in read_examples(path) if isinstance(item, Example)] == [
             f"{path}:{line}" for line in lines
@@ -78,7 +96,9 @@ def test_lines_of_a_json_array_and_of_data_inside_an_object(write: Write) -> Non
 
 
 def test_json_lines_under_the_name_json_and_a_single_object(write: Write) -> None:
-    assert pairs(write("a.json", '{"input": "a", "output": "b"}\n{"input": "c", "output": "d"}')) == [
+    assert pairs(
+        write("a.json", '{"input": "a", "output": "b"}\n{"input": "c", "output": "d"}')
+    ) == [
         ("a", "b"),
         ("c", "d"),
     ]
@@ -87,13 +107,16 @@ def test_json_lines_under_the_name_json_and_a_single_object(write: Write) -> Non
 
 @pytest.mark.parametrize("delimiter", [";", "\t", ","])
 def test_csv_delimiter_is_the_headers(delimiter: str, write: Write) -> None:
-    assert pairs(write("a.csv", delimiter.join(("source", "target")) + "\n" + delimiter.join(("x", "y")))) == [
-        ("x", "y")
-    ]
+    assert pairs(
+        write("a.csv", delimiter.join(("source", "target")) + "\n" + delimiter.join(("x", "y")))
+    ) == [("x", "y")]
 
 
 def test_json_numbers_come_as_written_and_null_is_missing(write: Write) -> None:
-    rows = '{"source": 1e5, "target": 0.10}\n{"source": -0, "target": true}\n{"source": "null", "target": null}\n'
+    rows = (
+        '{"source": 1e5, "target": 0.10}\n{"source": -0, "target": true}\n{"source": "null", '
+        '"target": null}\n'
+    )
     path = write("a.jsonl", rows)
     assert pairs(path) == [("1e5", "0.10"), ("-0", "true")]
     assert [(item.line, item.reason) for item in rejections(path)] == [(3, "missing target")]
@@ -122,8 +145,13 @@ BAD = [
 
 
 @pytest.mark.parametrize(("line", "reason"), BAD)
-def test_a_bad_line_is_rejected_with_its_line_and_the_rest_is_read(line: str, reason: str, write: Write) -> None:
-    path = write("a.jsonl", '{"source": "a", "target": "b"}\n\n' + line + '\n{"source": "c", "target": "d"}\n')
+def test_a_bad_line_is_rejected_with_its_line_and_the_rest_is_read(
+    line: str, reason: str, write: Write
+) -> None:
+    path = write(
+        "a.jsonl",
+        '{"source": "a", "target": "b"}\n\n' + line + '\n{"source": "c", "target": "d"}\n',
+    )
     assert pairs(path) == [("a", "b"), ("c", "d")]
     (found,) = rejections(path)
     assert (found.file, found.line, found.kind) == (path, 3, reason)
@@ -134,27 +162,36 @@ def test_csv_rows_that_would_lose_text_are_rejected(write: Write) -> None:
     path = write("a.csv", 'source,target\na,b,c\nd,e\n"f" g,h\nonly\ni,"never closed\n')
     assert pairs(path) == [("d", "e")]
     assert [(item.line, item.kind) for item in rejections(path)] == [
-        (2, "more fields than the header"), (4, "broken quoting"), (5, "fewer fields than the header"),
+        (2, "more fields than the header"),
+        (4, "broken quoting"),
+        (5, "fewer fields than the header"),
         (6, "broken quoting"),
-    ]  # fmt: skip
+    ]
 
 
 def test_tsv_with_bare_quotes_is_read_as_plain_text(write: Write) -> None:
     assert pairs(write("a.tsv", 'source\ttarget\n"hi" she said\t"x\nb\t5" wide\n')) == [
-        ('"hi" she said', '"x'), ("b", '5" wide'),
-    ]  # fmt: skip
+        ('"hi" she said', '"x'),
+        ("b", '5" wide'),
+    ]
 
 
 @pytest.mark.parametrize(
     ("header", "source", "target"),
     [
-        (["Source", "TARGET"], "Source", "TARGET"), (["id", "mr", "ref"], "mr", "ref"),
-        (["question", "answer", "id"], "question", "answer"), (["summary", "text"], "text", "summary"),
-        (["input", "target", "template"], "input", "target"), (["article", "highlights"], "article", "highlights"),
-        (["instruction", "output"], "instruction", "output"), (["dialogue", "summary"], "dialogue", "summary"),
+        (["Source", "TARGET"], "Source", "TARGET"),
+        (["id", "mr", "ref"], "mr", "ref"),
+        (["question", "answer", "id"], "question", "answer"),
+        (["summary", "text"], "text", "summary"),
+        (["input", "target", "template"], "input", "target"),
+        (["article", "highlights"], "article", "highlights"),
+        (["instruction", "output"], "instruction", "output"),
+        (["dialogue", "summary"], "dialogue", "summary"),
     ],
-)  # fmt: skip
-def test_columns_are_found_by_name(header: list[str], source: str, target: str, write: Write) -> None:
+)
+def test_columns_are_found_by_name(
+    header: list[str], source: str, target: str, write: Write
+) -> None:
     path = write("a.csv", ",".join(header) + "\n" + ",".join(f"<{name}>" for name in header) + "\n")
     assert pairs(path) == [(f"<{source}>", f"<{target}>")]
     assert how_read(path).source_column == source
@@ -183,14 +220,20 @@ def test_of_two_columns_the_one_that_is_not_named_is_the_other_side(write: Write
 
 def test_an_unknown_column_lists_those_that_exist(write: Write) -> None:
     path = write("a.csv", "article,headline\nx,y\n")
-    for settings in ({"target_column": "headlin"}, {"template": "{headlin}"}, {"source_column": "headlin"}):
+    for settings in (
+        {"target_column": "headlin"},
+        {"template": "{headlin}"},
+        {"source_column": "headlin"},
+    ):
         with pytest.raises(
             DataError, match=r"'headlin' \(did you mean 'headline'\?\).*'article', 'headline'"
         ) as caught:
             pairs(path, **settings)
         assert caught.value.exit_code == 3
     path = write("a.csv", "article,author,words\nx,y,z\n")
-    with pytest.raises(DataError, match=r"no target column .*'article', 'author', 'words'") as caught:
+    with pytest.raises(
+        DataError, match=r"no target column .*'article', 'author', 'words'"
+    ) as caught:
         pairs(path)
     assert "--set data.target_column" in str(caught.value.hint)
 
@@ -205,7 +248,12 @@ def test_as_pairs_instruction_input_output_needs_a_template(write: Write) -> Non
 
 
 def test_files_that_hold_nothing_usable(write: Write) -> None:
-    for name, text in (("a.csv", ""), ("b.csv", "source,target\n"), ("c.json", "[]"), ("d.jsonl", "\n")):
+    for name, text in (
+        ("a.csv", ""),
+        ("b.csv", "source,target\n"),
+        ("c.json", "[]"),
+        ("d.jsonl", "\n"),
+    ):
         with pytest.raises(DataError, match="is empty"):
             pairs(write(name, text))
     with pytest.raises(DataError, match="2 × empty target") as caught:
@@ -250,10 +298,17 @@ def test_the_demo_task_reads_like_a_file() -> None:
         pairs("demo:nothing")
 
 
-def test_a_function_of_the_users_own(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write("own_format.py", "def both(row):\n    return [(row['en'], row['de']), (row['de'], row['en'])]\nnumber = 1\n")
+def test_a_function_of_the_users_own(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(
+        "own_format.py",
+        "def both(row):\n    return [(row['en'], row['de']), (row['de'], row['en'])]\nnumber = 1\n",
+    )
     monkeypatch.chdir(tmp_path)
-    path = write("a.jsonl", '{"en": "one", "de": "eins"}\n{"en": "two"}\n{"en": "three", "de": ""}\n')
+    path = write(
+        "a.jsonl", '{"en": "one", "de": "eins"}\n{"en": "two"}\n{"en": "three", "de": ""}\n'
+    )
     assert pairs(path, format="own_format:both") == [("one", "eins"), ("eins", "one")]
     assert [item.line for item in rejections(path, format="own_format:both")] == [2, 3]
     for name in ("own_format:nothing", "no_such_module:f", "own_format:number"):

@@ -1,4 +1,6 @@
-"""The shapes of rows besides pairs of columns, each from a file as users have it: golden sources and targets."""
+"""The shapes of rows besides pairs of columns, each from a file as users have it: golden sources
+and targets.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +28,23 @@ SQUAD = {
                 {
                     "context": "The Normans lived in\nNormandy.",
                     "qas": [
-                        {"id": "1", "question": "Where?", "is_impossible": False,
-                         "answers": [{"text": "Normandy", "answer_start": 21}, {"text": "in\nNormandy"},
-                                     {"text": "Normandy"}]},
-                        {"id": "2", "question": "Who ran?", "is_impossible": True, "answers": [],
-                         "plausible_answers": [{"text": "Normans"}]},
+                        {
+                            "id": "1",
+                            "question": "Where?",
+                            "is_impossible": False,
+                            "answers": [
+                                {"text": "Normandy", "answer_start": 21},
+                                {"text": "in\nNormandy"},
+                                {"text": "Normandy"},
+                            ],
+                        },
+                        {
+                            "id": "2",
+                            "question": "Who ran?",
+                            "is_impossible": True,
+                            "answers": [],
+                            "plausible_answers": [{"text": "Normans"}],
+                        },
                         {"id": "3", "question": " ", "answers": [{"text": "x"}]},
                         {"id": "4", "question": "When?", "answers": None},
                     ],
@@ -40,7 +54,7 @@ SQUAD = {
         {"title": "Odd", "paragraphs": [{"context": "c", "qas": "none"}]},
         {"title": "Empty", "paragraphs": []},
     ],
-}  # fmt: skip
+}
 
 
 def read(path: str, **settings: Any) -> tuple[list[tuple[str, str]], list[tuple[int, str]]]:
@@ -65,7 +79,11 @@ def test_squad_as_published(write: Write) -> None:
         (f"question: Who ran? {context}", "unanswerable"),
         (f"question:   {context}", "x"),
     ]
-    assert [reason for _, reason in bad] == ["missing target", "no list of objects under 'qas'", "no question"]
+    assert [reason for _, reason in bad] == [
+        "missing target",
+        "no list of objects under 'qas'",
+        "no question",
+    ]
     assert how_read(path).template == "question: {{ question }} context: {{ context }}"
     assert read(path, template="{title}: {question}")[0][0] == ("Normans: Where?", "Normandy")
     with pytest.raises(DataError, match=r"no column 'titel' \(did you mean 'title'\?\)"):
@@ -75,11 +93,18 @@ def test_squad_as_published(write: Write) -> None:
 @pytest.mark.parametrize(
     ("answers", "targets"),
     [
-        ({"text": ["a", "b", "a"], "answer_start": [1, 2, 1]}, ["a", "b"]), ({"text": [], "answer_start": []}, None),
-        ([], None), (["a"], ["a"]), ([{"text": "a"}], ["a"]), ("a", ["a"]), ([1], ["1"]),
+        ({"text": ["a", "b", "a"], "answer_start": [1, 2, 1]}, ["a", "b"]),
+        ({"text": [], "answer_start": []}, None),
+        ([], None),
+        (["a"], ["a"]),
+        ([{"text": "a"}], ["a"]),
+        ("a", ["a"]),
+        ([1], ["1"]),
     ],
-)  # fmt: skip
-def test_squad_as_the_hub_flattens_it(answers: object, targets: list[str] | None, write: Write) -> None:
+)
+def test_squad_as_the_hub_flattens_it(
+    answers: object, targets: list[str] | None, write: Write
+) -> None:
     row = {"id": "1", "title": "t", "question": "q", "context": "c"}
     good, _ = read(write("a.jsonl", lines({**row, "answers": answers})))
     assert good == [("question: q context: c", target) for target in targets or ["unanswerable"]]
@@ -88,15 +113,25 @@ def test_squad_as_the_hub_flattens_it(answers: object, targets: list[str] | None
 def test_answers_that_are_no_text_are_told(write: Write) -> None:
     row = {"question": "q", "context": "c"}
     odd = [None, {"text": None}, [{"x": 1}], [["a"]], [None], {"text": [""]}]
-    _, bad = read(write("a.jsonl", lines({**row, "answers": "a"}, *({**row, "answers": value} for value in odd))))
+    _, bad = read(
+        write(
+            "a.jsonl", lines({**row, "answers": "a"}, *({**row, "answers": value} for value in odd))
+        )
+    )
     assert [reason for _, reason in bad] == [
-        "missing target", "missing target", "missing target", "target is not text: list", "missing target",
+        "missing target",
+        "missing target",
+        "missing target",
+        "target is not text: list",
+        "missing target",
         "empty target",
-    ]  # fmt: skip
+    ]
 
 
 def test_a_question_with_its_context_keeps_it(write: Write) -> None:
-    assert read(write("a.csv", "question,context,answer\nq,c,a\n"))[0] == [("question: q context: c", "a")]
+    assert read(write("a.csv", "question,context,answer\nq,c,a\n"))[0] == [
+        ("question: q context: c", "a")
+    ]
 
 
 ALPACA = [
@@ -118,12 +153,20 @@ def test_alpaca(write: Write) -> None:
     path = write("alpaca_data.json", json.dumps(ALPACA, indent=2))
     good, bad = read(path)
     assert good == [
-        ("Add. 1 1", "2"), ("Greet.", "Hi!"), ("Greet.", "Hi!\n"), ("Greet {input}.", "Hi."), ("Blank", "b"),
-        (" x", "y"), ("x 100000.0", "0.1"),
-    ]  # fmt: skip
+        ("Add. 1 1", "2"),
+        ("Greet.", "Hi!"),
+        ("Greet.", "Hi!\n"),
+        ("Greet {input}.", "Hi."),
+        ("Blank", "b"),
+        (" x", "y"),
+        ("x 100000.0", "0.1"),
+    ]
     assert [reason for _, reason in bad] == [
-        "missing column 'instruction'", "missing target", "column 'input' is not text: list", "NUL character in target",
-    ]  # fmt: skip
+        "missing column 'instruction'",
+        "missing target",
+        "column 'input' is not text: list",
+        "NUL character in target",
+    ]
     assert how_read(path).format == "alpaca"
     assert read(path, template="{{ instruction }}")[0][0] == ("Add.", "2")
     assert read(path, format="pairs", template="{instruction}: {input}")[0][0] == ("Add.: 1 1", "2")
@@ -133,7 +176,10 @@ def test_alpaca(write: Write) -> None:
 
 
 def test_alpaca_in_a_table_and_with_dollys_names(write: Write) -> None:
-    assert read(write("a.csv", "Instruction,Input,Output\nAdd.,1,2\nGo.,,on\n"))[0] == [("Add. 1", "2"), ("Go.", "on")]
+    assert read(write("a.csv", "Instruction,Input,Output\nAdd.,1,2\nGo.,,on\n"))[0] == [
+        ("Add. 1", "2"),
+        ("Go.", "on"),
+    ]
     row = {"instruction": "Say.", "context": "here", "response": "ok", "category": "x"}
     assert read(write("a.jsonl", lines(row)))[0] == [("Say. here", "ok")]
 
@@ -156,12 +202,17 @@ def test_a_super_naturalinstructions_task(write: Write) -> None:
     good, bad = read(path)
     both = "Answer it. Briefly."
     assert good == [
-        (f"{both} Input: one? Output:", "yes"), (f"{both} Input: one? Output:", "no"), (f"{both} Output:", "x"),
+        (f"{both} Input: one? Output:", "yes"),
+        (f"{both} Input: one? Output:", "no"),
+        (f"{both} Output:", "x"),
         (f"{both} Input: three? Output:", "bare"),
-    ]  # fmt: skip
+    ]
     assert bad == [(1, "missing target")]
     text = json.dumps({**INSTRUCTIONS, "Definition": "One text."})
-    assert read(write("task002.json", text), template="{definition}|{input}")[0][0] == ("One text.|one?", "yes")
+    assert read(write("task002.json", text), template="{definition}|{input}")[0][0] == (
+        "One text.|one?",
+        "yes",
+    )
     flat = {"task_name": "t", "definition": "D.", "inputs": "i", "targets": "t"}
     assert read(write("flat.jsonl", lines(flat)))[0] == [("D. Input: i Output:", "t")]
 
@@ -169,9 +220,11 @@ def test_a_super_naturalinstructions_task(write: Write) -> None:
 def test_rows_of_another_shape_than_the_one_named_are_told(write: Write) -> None:
     path = write("a.jsonl", lines({"source": "a", "target": "b"}))
     reasons = {
-        "alpaca": "missing column 'instruction'", "squad": "missing column 'question'", "messages": "no list of turns",
+        "alpaca": "missing column 'instruction'",
+        "squad": "missing column 'question'",
+        "messages": "no list of turns",
         "instructions": "missing column 'definition'",
-    }  # fmt: skip
+    }
     for format, reason in reasons.items():
         with pytest.raises(DataError, match=f"1 × {reason}"):
             read(path, format=format)
@@ -183,7 +236,9 @@ def test_two_columns_named_by_their_languages(write: Write) -> None:
     assert read(path)[0] == [("one", "eins")]
     assert how_read(path).source_column == "eng_Latn"
     assert read(write("c.csv", "pt-BR,EN\num,one\n"))[0] == [("um", "one")]
-    assert read(write("d.csv", "en,de\none,eins\n"), source_column="de", target_column="en")[0] == [("eins", "one")]
+    assert read(write("d.csv", "en,de\none,eins\n"), source_column="de", target_column="en")[0] == [
+        ("eins", "one")
+    ]
     for header in ("en,de,fr", "left,right,middle", "x1,y1,z1"):
         with pytest.raises(DataError, match="no target column"):
             read(write("e.csv", f"{header}\n{header}\n"))
@@ -211,7 +266,10 @@ def test_files_of_a_folder_without_known_columns_are_left_out(write: Write, tmp_
     assert "'left', 'right'" in bad[0].reason
     assert how_read(folder).source_column == "source"
     # A file that the user named is no bycatch.
-    assert [item.source for item in read_examples([odd, str(tmp_path / "d" / "b.csv")])] == ["x", "s"]  # type: ignore[union-attr]
+    assert [item.source for item in read_examples([odd, str(tmp_path / "d" / "b.csv")])] == [
+        "x",
+        "s",
+    ]  # type: ignore[union-attr]
     with pytest.raises(DataError, match="'left', 'right'"):
         list(read_examples(str(tmp_path / "d" / "[ac]*")))
 
@@ -224,7 +282,9 @@ def test_a_files_weight_reaches_its_examples(monkeypatch: pytest.MonkeyPatch) ->
             yield Row(1, {"source": "a", "target": "b"})
             yield Row(2, {"source": "a", "target": None})
 
-    monkeypatch.setattr(readers, "find_origins", lambda paths, **_: [Weighted(), Origin("demo:validation")])
+    monkeypatch.setattr(
+        readers, "find_origins", lambda paths, **_: [Weighted(), Origin("demo:validation")]
+    )
     found = list(read_examples("any"))
     assert [getattr(item, "weight", None) for item in found[:3]] == [0.25, None, 1.0]
 
@@ -234,7 +294,10 @@ def test_a_function_of_the_users_own_with_a_template(
 ) -> None:
     write("own_shape.py", "def pair(row):\n    return row['x'], row['y']\n")
     monkeypatch.chdir(tmp_path)
-    path = write("a.jsonl", lines({"x": "one", "y": "two"}, {"x": "NUL", "y": "\x00 "}, {"x": ["a"], "y": "b"}))
+    path = write(
+        "a.jsonl",
+        lines({"x": "one", "y": "two"}, {"x": "NUL", "y": "\x00 "}, {"x": ["a"], "y": "b"}),
+    )
     assert read(path, format="own_shape:pair", template="say: {source}") == (
         [("say: one", "two")],
         [(2, "NUL character in target"), (3, "source is not text: list")],

@@ -1,4 +1,6 @@
-"""Templates: columns filled in once, Jinja where it helps, and nothing a stranger's template could do harm with."""
+"""Templates: columns filled in once, Jinja where it helps, and nothing a stranger's template could
+do harm with.
+"""
 
 from __future__ import annotations
 
@@ -44,13 +46,20 @@ def test_braces_are_filled_in_and_nothing_else() -> None:
         ("{{ 'short' if b else a }}", "short"),
         ("{{ b | replace('x', '{{ a }}') }} {{ c | default('none') }}", "{{ a }} none"),
         ("{% if c is defined %}{{ c }}{% endif %}{% if c %}[{{ c }}]{% endif %}{{ b }}", "x"),
-        ("{% for t in turns if t.text == 't1' or t.text == 't7' %}x{% endfor %}{{ turns[-1].text }}", "xxt999"),
-        ("{% for t in turns %}{% if loop.first or loop.last %}{{ loop.index }} {{ t['text'] }} {% endif %}{% endfor %}",
-         "1 t0 1000 t999 "),
+        (
+            "{% for t in turns if t.text == 't1' or t.text == 't7' %}x{% endfor %}{{ "
+            "turns[-1].text }}",
+            "xxt999",
+        ),
+        (
+            "{% for t in turns %}{% if loop.first or loop.last %}{{ loop.index }} {{ t['text'] }} "
+            "{% endif %}{% endfor %}",
+            "1 t0 1000 t999 ",
+        ),
         ("{{ (turns | first).role }} {{ turns[-1].text }}", "user t999"),
         ("<{{ b }}> & {{ a | truncate(3, true, '') | length }}", "<x> & 3"),
     ],
-)  # fmt: skip
+)
 def test_jinja(template: str, expected: str) -> None:
     assert PromptTemplate.of(template).render(FIELDS) == expected
 
@@ -64,24 +73,57 @@ def test_a_column_that_an_if_asks_for_may_lack_and_others_may_not() -> None:
 
 
 REFUSED = [
-    "{{ a.__class__ }}", "{{ a | attr('__class__') }}", "{{ a.b._c }}", "{{ _x }}{{ a }}",
-    "{% for i in range(10**9) %}{{ a }}{% endfor %}", "{% for i in a %}x{% endfor %}", "{{ range(10) }}{{ a }}",
+    "{{ a.__class__ }}",
+    "{{ a | attr('__class__') }}",
+    "{{ a.b._c }}",
+    "{{ _x }}{{ a }}",
+    "{% for i in range(10**9) %}{{ a }}{% endfor %}",
+    "{% for i in a %}x{% endfor %}",
+    "{{ range(10) }}{{ a }}",
     "{% for t in turns %}{% for u in turns %}x{% endfor %}{% endfor %}",
-    "{% for t in turns recursive %}{{ loop(t) }}{% endfor %}", "{% for t in turns %}{{ loop.cycle('a') }}{% endfor %}",
-    "{% for x, y in turns %}{{ a }}{% endfor %}", "{{ cycler('a', 'b') }}{{ a }}", "{{ joiner() }}{{ a }}",
-    "{{ namespace(x=1) }}{{ a }}", "{{ lipsum(9999) }}{{ a }}", "{{ dict(a=a) }}",
-    "{{ a * 1000000 }}", "{{ 2 ** 9 }}{{ a }}", "{{ a ~ a }}", "{{ a + a }}", "{{ a % 3 }}", "{{ 1e999 }}{{ a }}",
-    "{{ '%s' | format(a) }}", "{{ 'x{0.__class__}'.format(a) }}", "{{ a | center(999999999) }}",
+    "{% for t in turns recursive %}{{ loop(t) }}{% endfor %}",
+    "{% for t in turns %}{{ loop.cycle('a') }}{% endfor %}",
+    "{% for x, y in turns %}{{ a }}{% endfor %}",
+    "{{ cycler('a', 'b') }}{{ a }}",
+    "{{ joiner() }}{{ a }}",
+    "{{ namespace(x=1) }}{{ a }}",
+    "{{ lipsum(9999) }}{{ a }}",
+    "{{ dict(a=a) }}",
+    "{{ a * 1000000 }}",
+    "{{ 2 ** 9 }}{{ a }}",
+    "{{ a ~ a }}",
+    "{{ a + a }}",
+    "{{ a % 3 }}",
+    "{{ 1e999 }}{{ a }}",
+    "{{ '%s' | format(a) }}",
+    "{{ 'x{0.__class__}'.format(a) }}",
+    "{{ a | center(999999999) }}",
     "{{ a | map('upper') }}",
-    "{{ a[0:9] }}", "{{ a[b] }}", "{{ [a, a] }}", "{{ {'x': a} }}", "{{ a is callable }}", "{{ 99999999999 }}{{ a }}",
-    "{% set b = a %}{{ b }}", "{% macro m() %}{{ a }}{% endmacro %}", "{% include 'x' %}{{ a }}",
-    "{% import 'os' as os %}{{ a }}", "{% extends a %}", "{% block x %}{{ a }}{% endblock %}",
+    "{{ a[0:9] }}",
+    "{{ a[b] }}",
+    "{{ [a, a] }}",
+    "{{ {'x': a} }}",
+    "{{ a is callable }}",
+    "{{ 99999999999 }}{{ a }}",
+    "{% set b = a %}{{ b }}",
+    "{% macro m() %}{{ a }}{% endmacro %}",
+    "{% include 'x' %}{{ a }}",
+    "{% import 'os' as os %}{{ a }}",
+    "{% extends a %}",
+    "{% block x %}{{ a }}{% endblock %}",
     "{% call a() %}{% endcall %}",
-    "{% filter upper %}{{ a }}{% endfilter %}", "{% autoescape true %}{{ a }}{% endautoescape %}",
-    "{{ a | join(*b) }}", "{{ a }}" * 600, "{{ a }}" * 6000, "{{ " + "(" * 9000 + "a" + ")" * 9000 + " }}",
-    "{{ " + "9" * 9000 + " }}{{ a }}", "{% if a %}" * 150 + "{% endif %}" * 150, "{{ a", "{% if a %}",
+    "{% filter upper %}{{ a }}{% endfilter %}",
+    "{% autoescape true %}{{ a }}{% endautoescape %}",
+    "{{ a | join(*b) }}",
+    "{{ a }}" * 600,
+    "{{ a }}" * 6000,
+    "{{ " + "(" * 9000 + "a" + ")" * 9000 + " }}",
+    "{{ " + "9" * 9000 + " }}{{ a }}",
+    "{% if a %}" * 150 + "{% endif %}" * 150,
+    "{{ a",
+    "{% if a %}",
     "{{ a | nothing }}",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("template", REFUSED, ids=lambda text: text[:40])
@@ -93,15 +135,25 @@ def test_what_a_template_must_not_say_is_refused_before_it_runs(template: str) -
 @pytest.mark.parametrize(
     "template",
     [
-        "{{ a.format }}", "{{ a['__class__'] }}", "{{ turns[0].count }}", "{{ turns[5000].text }}", "{{ turns }}",
-        "{{ turns[0] }}", "{{ none }}{{ a }}", "{{ (a == b) }}", "{% for t in turns %}{{ loop.cycle }}{% endfor %}",
-        "{{ self }}{{ a }}", "{{ a | truncate(1) }}", "{{ a < turns }}",
+        "{{ a.format }}",
+        "{{ a['__class__'] }}",
+        "{{ turns[0].count }}",
+        "{{ turns[5000].text }}",
+        "{{ turns }}",
+        "{{ turns[0] }}",
+        "{{ none }}{{ a }}",
+        "{{ (a == b) }}",
+        "{% for t in turns %}{{ loop.cycle }}{% endfor %}",
+        "{{ self }}{{ a }}",
+        "{{ a | truncate(1) }}",
+        "{{ a < turns }}",
         "{{ turns | join(',', attribute='__class__') }}",
-        "{{ b " + f"| replace('', '{'y' * 9000}')" * 2 + "}}", "{{ big | join('" + "y" * 9000 + "') }}",
+        "{{ b " + f"| replace('', '{'y' * 9000}')" * 2 + "}}",
+        "{{ big | join('" + "y" * 9000 + "') }}",
         "{% for t in turns %}" + "{{ big }}" * 20 + "{% endfor %}",
     ],
     ids=lambda text: text[:40],
-)  # fmt: skip
+)
 def test_what_shows_only_in_a_row_leaves_the_row_out(template: str) -> None:
     made = PromptTemplate.of(template)
     with pytest.raises(Unusable, match="the template cannot be filled in"):
@@ -124,7 +176,8 @@ def test_of_several_templates_each_row_keeps_its_own() -> None:
     made = [several.render(row, key=1) for row in rows]
     kinds = Counter(text[:3] == "q: " or text[-1] for text in made)
     assert sorted(kinds.values()) >= [60, 60, 60]
-    # Neither the place of a row nor a column that no template names changes the choice; the seed does.
+    # Neither the place of a row nor a column that no template names changes the choice; the seed
+    # does.
     assert [several.render({**row, "id": "9"}, key=1) for row in reversed(rows)] == made[::-1]
     assert [several.render(row, key=2) for row in rows] != made
     with pytest.raises(UsageError, match="101 templates, expected 1 to 100"):

@@ -24,7 +24,12 @@ def facts(rows: int, *, source: int = 30, target: int = 10, **changes: Any) -> F
         for name, size in (("source", source), ("target", target))
     }
     held_out = rows * (source + target) // 20
-    given = {"distinct_targets": rows, "validation_tokens": held_out, "parameters": DEMO, "device": "cpu"}
+    given = {
+        "distinct_targets": rows,
+        "validation_tokens": held_out,
+        "parameters": DEMO,
+        "device": "cpu",
+    }
     return Facts(**{"rows": rows, **sides, **given, **changes})
 
 
@@ -34,8 +39,13 @@ def test_small_data_gets_500_to_3000_steps(rows: int) -> None:
     assert 500 <= expected_steps(resolved.training, facts(rows)) <= 3_000
 
 
-def test_large_data_gets_one_to_three_passes_and_a_cpu_no_more_than_it_computes_in_minutes() -> None:
-    epochs = [resolve(recipe_with(), facts(rows, device="cuda")).training.epochs for rows in (40_000, 70_000, 10**6)]
+def test_large_data_gets_one_to_three_passes_and_a_cpu_no_more_than_it_computes_in_minutes() -> (
+    None
+):
+    epochs = [
+        resolve(recipe_with(), facts(rows, device="cuda")).training.epochs
+        for rows in (40_000, 70_000, 10**6)
+    ]
     assert epochs == [3, 2, 1]
     assert resolve(recipe_with(), facts(1_000_000)).training.epochs == 1
     assert resolve(recipe_with(), facts(13_000, source=200, target=100)).training.epochs == 1
@@ -50,7 +60,10 @@ def test_a_cpu_too_slow_for_a_base_still_takes_500_steps_of_small_batches() -> N
 
 
 def test_the_rate_falls_with_the_size_of_the_base() -> None:
-    rates = [resolve(recipe_with(), facts(2_400, parameters=n)).training.learning_rate for n in (DEMO, BASE, XXL)]
+    rates = [
+        resolve(recipe_with(), facts(2_400, parameters=n)).training.learning_rate
+        for n in (DEMO, BASE, XXL)
+    ]
     assert rates == [3e-3, 9e-4, 3e-4]
     scaled = resolve(recipe_with("lora.method=rslora"), facts(2_400)).training.learning_rate
     assert isinstance(scaled, float)
@@ -88,12 +101,21 @@ def test_a_run_that_goes_on_keeps_the_numbers_it_began_with() -> None:
     assert again == begun
     assert resolve(again, facts(9_000, parameters=BASE)) == begun
     assert recipe_to_yaml(again) == recipe_to_yaml(begun)
-    assert with_choices_of(recipe_with("training.learning_rate=2e-4"), begun).training.learning_rate == 2e-4
+    assert (
+        with_choices_of(recipe_with("training.learning_rate=2e-4"), begun).training.learning_rate
+        == 2e-4
+    )
 
 
 def test_the_line_says_what_was_chosen_and_from_what() -> None:
     line = explanation(recipe_with("training.epochs=2"), facts(2_400))
     assert line is not None
-    for word in ("2,400 rows of 40 tokens", "4.6 M parameters", "learning_rate 0.003", "tokens_per_batch", "steps"):
+    for word in (
+        "2,400 rows of 40 tokens",
+        "4.6 M parameters",
+        "learning_rate 0.003",
+        "tokens_per_batch",
+        "steps",
+    ):
         assert word in line
     assert "epochs" not in line

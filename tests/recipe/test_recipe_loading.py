@@ -1,4 +1,6 @@
-"""Recipes: every error with its line, values by their field's type, layers, and a resolved recipe that repeats."""
+"""Recipes: every error with its line, values by their field's type, layers, and a resolved recipe
+that repeats.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,11 @@ def problems_of(source: str, *overrides: str) -> list[str]:
 def test_the_least_recipe_takes_every_default_and_its_files_name(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, LEAST))
     assert recipe.output.name == "r"
-    assert (recipe.lora.r, recipe.training.epochs, recipe.training.tokens_per_batch) == (16, "auto", "auto")
+    assert (recipe.lora.r, recipe.training.epochs, recipe.training.tokens_per_batch) == (
+        16,
+        "auto",
+        "auto",
+    )
 
 
 def test_all_problems_come_at_once_each_with_its_line_and_nearest_key(tmp_path: Path) -> None:
@@ -55,7 +61,8 @@ lorra:
         f"{path}:3: unknown key 'model.dtyp' (did you mean 'dtype'?)",
         f"{path}:6: data.max_source_tokens: expected a whole number or auto, got 'many'",
         f"{path}:8: unknown key 'training.r' (did you mean 'lora.r'?)",
-        f"{path}:9: training.learning_rate: should be auto, or greater than 0 and at most 10; got -1.0",
+        f"{path}:9: training.learning_rate: should be auto, or greater than 0 and at most 10; got "
+        "-1.0",
         f"{path}:10: unknown section 'lorra' (did you mean 'lora'?)",
         "--set: unknown key 'lora.alhpa' (did you mean 'alpha'?)",
     ):
@@ -112,7 +119,10 @@ def test_the_field_decides_the_type_in_yaml_and_on_the_command_line(
 
 
 def test_quoted_null_is_text(tmp_path: Path) -> None:
-    assert load_recipe(write(tmp_path, LEAST + "  source_column: 'null'\n")).data.source_column == "null"
+    assert (
+        load_recipe(write(tmp_path, LEAST + "  source_column: 'null'\n")).data.source_column
+        == "null"
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,14 +142,20 @@ def test_quoted_null_is_text(tmp_path: Path) -> None:
         ("evaluation.metrics=[auto, bleu]", "auto stands alone"),
         ("output.name=../x", "output.name"),
         ("output.name=.hidden", "output.name"),
-        ("model.quantization=nf3", "expected one of none, nf4, int8; got 'nf3' (did you mean 'nf4'?)"),
+        (
+            "model.quantization=nf3",
+            "expected one of none, nf4, int8; got 'nf3' (did you mean 'nf4'?)",
+        ),
         ("lora.rank_pattern=wo:8", "expected NAME=RANK such as cross-attention=32, got 'wo:8'"),
         ("data.max_source_tokens=3", "should be auto, or between 4 and 65,536; got 3"),
         ("data.max_target_tokens=1e6", "expected a whole number or auto, got '1e6'"),
         ("evaluation.max_new_tokens=Auto", "expected a whole number or auto, got 'Auto'"),
         ("data.lossless_text=maybe", "expected one of auto, on, off"),
         ("lora.train_tokens=house", "expected one of auto; got 'house', or a list such as [house]"),
-        ("lora.method=eva", "eva is refused: its initialisation fails on encoder-decoders; expected one of lora, "),
+        (
+            "lora.method=eva",
+            "eva is refused: its initialisation fails on encoder-decoders; expected one of lora, ",
+        ),
         ("lora.method=doro", "(did you mean 'dora'?)"),
         ("training.packing=maybe", "expected true or false"),
         (f"lora.r={'[' * 5000}{']' * 5000}", "expected a whole number"),
@@ -158,7 +174,10 @@ def test_alternatives_exclude_each_other_in_one_file(tmp_path: Path) -> None:
     both = write(tmp_path, LEAST + "training:\n  batch_size: 2\n  tokens_per_batch: 512\n")
     assert f"{tmp_path}/r.yaml:5: training: batch_size and tokens_per_batch" in problems_of(both)[0]
     both = write(tmp_path, LEAST + "training:\n  batch_size: 2\n  packing: yes\n")
-    assert f"{tmp_path}/r.yaml:5: training: batch_size and packing exclude each other" in problems_of(both)[0]
+    assert (
+        f"{tmp_path}/r.yaml:5: training: batch_size and packing exclude each other"
+        in problems_of(both)[0]
+    )
     neither = write(tmp_path, LEAST + "training:\n  batch_size: 2\n  packing: no\n")
     assert load_recipe(neither).training.tokens_per_batch is None
 
@@ -174,7 +193,12 @@ def test_extends_merges_key_by_key_and_says_where_an_inherited_error_is(tmp_path
     write(tmp_path, LEAST + "lora:\n  r: 4\n  alpha: 8\n", "parent.yaml")
     child = write(tmp_path, "extends: parent.yaml\nlora:\n  r: 2\n", "child.yaml")
     recipe = load_recipe(child, ["lora.dropout=0.1"])
-    assert (recipe.lora.r, recipe.lora.alpha, recipe.lora.dropout, recipe.output.name) == (2, 8, 0.1, "child")
+    assert (recipe.lora.r, recipe.lora.alpha, recipe.lora.dropout, recipe.output.name) == (
+        2,
+        8,
+        0.1,
+        "child",
+    )
     write(tmp_path, LEAST + "lora:\n  r: x\n  beta: 1\n", "parent.yaml")
     found = problems_of(write(tmp_path, "extends: parent.yaml\n", "child.yaml"))
     assert [problem.split(": ")[0] for problem in found] == [
@@ -188,7 +212,10 @@ def test_extends_takes_shipped_names_and_refuses_circles_and_strangers(tmp_path:
     circle = write(tmp_path, "extends: b.yaml\n", "a.yaml")
     write(tmp_path, "extends: a.yaml\n", "b.yaml")
     assert "leads back" in "\n".join(problems_of(circle))
-    assert "r.yaml:1: extends: no such recipe: 'dem'" in problems_of(write(tmp_path, "extends: dem\n"))[0]
+    assert (
+        "r.yaml:1: extends: no such recipe: 'dem'"
+        in problems_of(write(tmp_path, "extends: dem\n"))[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -197,7 +224,10 @@ def test_extends_takes_shipped_names_and_refuses_circles_and_strangers(tmp_path:
         ("", "empty"),
         ("just words\n", "expected sections"),
         ("model: [a]\n", "model: expected keys below it, got a list"),
-        ("model:\n  name: {a: b}\n", "r.yaml:2: model.name: expected a value or a list, got keys and values"),
+        (
+            "model:\n  name: {a: b}\n",
+            "r.yaml:2: model.name: expected a value or a list, got keys and values",
+        ),
         ("model:\n  name: a\n  name: b\n", "r.yaml:3: model.name: given twice (first on line 2)"),
         ("model:\n\tname: a\n", "r.yaml:2: not YAML"),
         ("a: &x b\nc: *x\n", "r.yaml:1: not YAML: anchors, aliases and tags"),
@@ -228,13 +258,20 @@ def test_unknown_recipe_names_the_nearest(tmp_path: Path) -> None:
         load_recipe(str(tmp_path))
 
 
-words = st.text(st.characters(blacklist_categories=("Cs",)), max_size=12).filter(lambda text: "\x00" not in text)
+words = st.text(st.characters(blacklist_categories=("Cs",)), max_size=12).filter(
+    lambda text: "\x00" not in text
+)
 
 
 @settings(max_examples=40, deadline=None)
 @example(name="no", column="\x85 \u2028\n\t\ufeff", rate=1e-5, steps=3)
 @example(name="012", column="null", rate=1e-300, steps=None)
-@given(name=words.filter(bool), column=words, rate=st.floats(1e-9, 1), steps=st.none() | st.integers(1, 9))
+@given(
+    name=words.filter(bool),
+    column=words,
+    rate=st.floats(1e-9, 1),
+    steps=st.none() | st.integers(1, 9),
+)
 def test_the_resolved_recipe_loads_to_itself(
     tmp_path_factory: pytest.TempPathFactory, name: str, column: str, rate: float, steps: int | None
 ) -> None:
@@ -242,7 +279,11 @@ def test_the_resolved_recipe_loads_to_itself(
         {
             "model": {"name": name},
             "data": {"train": ["a", name], "source_column": column, "template": column},
-            "training": {"learning_rate": rate, "batch_size": 3, **({"max_steps": steps} if steps else {})},
+            "training": {
+                "learning_rate": rate,
+                "batch_size": 3,
+                **({"max_steps": steps} if steps else {}),
+            },
             "output": {"name": "x"},
         }
     )
@@ -252,7 +293,9 @@ def test_the_resolved_recipe_loads_to_itself(
 
 
 def test_settings_alone_make_a_recipe() -> None:
-    assert recipe_from_settings("x", ["model.name=demo", "data.train=a=b.csv"]).data.train == "a=b.csv"
+    assert (
+        recipe_from_settings("x", ["model.name=demo", "data.train=a=b.csv"]).data.train == "a=b.csv"
+    )
     with pytest.raises(RecipeError, match=r"model\.name is required"):
         recipe_from_settings("x", ["data.train=a.csv"])
 
@@ -271,15 +314,26 @@ def test_sections_built_in_code_follow_the_same_rules() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [r"C:\data\train.csv", r"C:\Users\me\x.csv", r"D:\new\table.tsv", r"data\raw.csv", r"\\server\share\x.csv",
-              r"C:\temp\nice.csv", r"C:\_data\x.csv"],
-)  # fmt: skip
+    "value",
+    [
+        r"C:\data\train.csv",
+        r"C:\Users\me\x.csv",
+        r"D:\new\table.tsv",
+        r"data\raw.csv",
+        r"\\server\share\x.csv",
+        r"C:\temp\nice.csv",
+        r"C:\_data\x.csv",
+    ],
+)
 @pytest.mark.parametrize("form", ['"{}"', '[a.csv, "{}"]'])
 def test_a_windows_path_in_double_quotes_is_told(tmp_path: Path, value: str, form: str) -> None:
     path = write(tmp_path, LEAST.replace("t.csv", form.format(value)))
     (told,) = problems_of(path)
     assert told.startswith(f"{path}:4: ")
-    assert "a backslash in double quotes begins an escape; write a Windows path in single quotes, or with /" in told
+    assert (
+        "a backslash in double quotes begins an escape; write a Windows path in single quotes, or "
+        "with /" in told
+    )
     single = load_recipe(write(tmp_path, LEAST.replace("t.csv", f"'{value}'"), "single.yaml"))
     assert single.data.train == value
 

@@ -1,4 +1,6 @@
-"""Tokens that a base's owner added: one id each, spaces beside them kept, and shown in answers by any program."""
+"""Tokens that a base's owner added: one id each, spaces beside them kept, and shown in answers by
+any program.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +25,30 @@ from lora_s2s.tokens.added import added_tokens, counter_of, tokens_of_data, with
 from lora_s2s.tokens.tokenise import encode_texts, load_tokenizer
 
 TEXTS = [
-    "the <sep> cat", "the<sep>cat", "the<sep> cat", "the <sep>cat", "<sep> the", "<sep>the", "cat <sep>", "cat<sep>",
-    "<sep>", "<sep><sep> <sep>", "a <sep> <sep>b", "hello cat", "a <sep>, b.", "<sep>.", "x <extra_id_3> y", "a</s>b",
+    "the <sep> cat",
+    "the<sep>cat",
+    "the<sep> cat",
+    "the <sep>cat",
+    "<sep> the",
+    "<sep>the",
+    "cat <sep>",
+    "cat<sep>",
+    "<sep>",
+    "<sep><sep> <sep>",
+    "a <sep> <sep>b",
+    "hello cat",
+    "a <sep>, b.",
+    "<sep>.",
+    "x <extra_id_3> y",
+    "a</s>b",
     "<pad> <unk>",
-]  # fmt: skip
+]
 OTHERS = [("<sep>",), ("[SEP]", "<turn>"), ("<a b>", "<sep>")]
 
 
-def grown(tokenizer: Any, folder: Path, tokens: tuple[str, ...], *, special: bool = True) -> PreTrainedTokenizerBase:
+def grown(
+    tokenizer: Any, folder: Path, tokens: tuple[str, ...], *, special: bool = True
+) -> PreTrainedTokenizerBase:
     """The tokenizer with tokens of its owner's, as loaded from a folder."""
     tokenizer.add_tokens([*tokens], special_tokens=special)
     tokenizer.save_pretrained(folder)
@@ -54,7 +72,9 @@ def test_it_is_one_id_and_its_text_comes_back(
     base: Any, tmp_path: Path, tokens: tuple[str, ...], special: bool
 ) -> None:
     tokenizer = grown(base, tmp_path / "grown", tokens, special=special)
-    used, report = tokens_of_data("auto" if special else "text", tokenizer, dict.fromkeys(tokens, 1))
+    used, report = tokens_of_data(
+        "auto" if special else "text", tokenizer, dict.fromkeys(tokens, 1)
+    )
     assert special is False or report["used"].keys() == {*tokens}
     used.save_pretrained(tmp_path / "saved")
     plain: Any = AutoTokenizer.from_pretrained(tmp_path / "saved")
@@ -110,8 +130,15 @@ def test_sentinels_are_text_unless_asked_for(tokenizer_folder: Path, tmp_path: P
     assert report == {"used": {"<extra_id_0>": 2, "<sep>": 4}, "text": {}}
     text = "<extra_id_0> the cat<extra_id_0>sat <sep> a"
     (ids,) = encode_texts([text], both)
-    assert (ids[0], ids.count(sentinel), both.decode(ids, skip_special_tokens=True)) == (sentinel, 2, text)
-    assert tokenizer.convert_tokens_to_ids("<extra_id_1>") not in encode_texts(["a <extra_id_1>"], both)[0]
+    assert (ids[0], ids.count(sentinel), both.decode(ids, skip_special_tokens=True)) == (
+        sentinel,
+        2,
+        text,
+    )
+    assert (
+        tokenizer.convert_tokens_to_ids("<extra_id_1>")
+        not in encode_texts(["a <extra_id_1>"], both)[0]
+    )
     none, report = tokens_of_data("text", tokenizer, counts)
     assert none is tokenizer
     assert report == {"used": {}, "text": {"<extra_id_0>": 2, "<sep>": 4}}
@@ -133,7 +160,12 @@ def test_many_tokens_and_odd_ones(tokenizer_folder: Path, tmp_path: Path) -> Non
 def test_counting_takes_the_longest_token() -> None:
     counter = counter_of(["<a>", "<a><b>", ".*", "<extra_id_1>", "<extra_id_10>"])
     assert counter is not None
-    assert counter.findall("<a><b> <a> .* <extra_id_10>x") == ["<a><b>", "<a>", ".*", "<extra_id_10>"]
+    assert counter.findall("<a><b> <a> .* <extra_id_10>x") == [
+        "<a><b>",
+        "<a>",
+        ".*",
+        "<extra_id_10>",
+    ]
     assert counter_of([]) is None
 
 
@@ -145,7 +177,9 @@ def test_tokenizers_of_more_than_one_file(kind: str, tmp_path: Path) -> None:
     elif kind == "nllb":
         pieces = ["<s>", "<pad>", "</s>", "<unk>", "\u2581", *"abcdefghijklmnopqrstuvwxyz<>/,."]
         vocabulary = {piece: number for number, piece in enumerate(pieces)}
-        tokenizer = NllbTokenizer(vocab=vocabulary, merges=[], extra_special_tokens=["deu_Latn", "eng_Latn"])
+        tokenizer = NllbTokenizer(
+            vocab=vocabulary, merges=[], extra_special_tokens=["deu_Latn", "eng_Latn"]
+        )
         languages = {"source_language": "eng_Latn", "target_language": "deu_Latn"}
     else:
         tokenizer = marian_tokenizer(tmp_path)
@@ -176,10 +210,19 @@ def test_tokenizers_of_more_than_one_file(kind: str, tmp_path: Path) -> None:
 def marian_tokenizer(folder: Path) -> Any:
     texts = ["the quick brown fox jumps over a lazy dog", *"abcdefghijklmnopqrstuvwxyz"] * 4
     names = {"model_prefix": str(folder / "source"), "minloglevel": 2}
-    SentencePieceTrainer.train(sentence_iterator=iter(texts), vocab_size=40, hard_vocab_limit=False, **names)
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), vocab_size=40, hard_vocab_limit=False, **names
+    )
     processor = SentencePieceProcessor(model_file=str(folder / "source.model"))
     pieces = [processor.IdToPiece(number) for number in range(processor.GetPieceSize())]
-    listed = ["</s>", "<unk>", *(piece for piece in pieces if piece not in ("<unk>", "<s>", "</s>")), "<pad>"]
-    (folder / "vocab.json").write_text(json.dumps({piece: number for number, piece in enumerate(listed)}))
+    listed = [
+        "</s>",
+        "<unk>",
+        *(piece for piece in pieces if piece not in ("<unk>", "<s>", "</s>")),
+        "<pad>",
+    ]
+    (folder / "vocab.json").write_text(
+        json.dumps({piece: number for number, piece in enumerate(listed)})
+    )
     source = str(folder / "source.model")
     return MarianTokenizer(source, source, str(folder / "vocab.json"))

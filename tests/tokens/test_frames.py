@@ -1,4 +1,6 @@
-"""Special tokens around sources and targets: the tokenizer's own, languages included, whatever the kind."""
+"""Special tokens around sources and targets: the tokenizer's own, languages included, whatever the
+kind.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,12 @@ EXPECTED = {
     "pegasus": ("|</s>", "|</s>", None, None),
     "gemma": ("<bos>|", "|<eos>", None, None),
 }
-LIMITS = {"max_source_tokens": 5, "max_target_tokens": 5, "truncate_source": "right", "long_targets": "drop"}
+LIMITS = {
+    "max_source_tokens": 5,
+    "max_target_tokens": 5,
+    "truncate_source": "right",
+    "long_targets": "drop",
+}
 TEXT = "stu vw xyz"
 
 
@@ -60,13 +67,18 @@ def test_frames_are_the_tokenizers_own(loaded: tuple[str, Any]) -> None:
     kind, tokenizer = loaded
     frames, name = frames_of(tokenizer), tokenizer.convert_ids_to_tokens
     shown = [
-        f"{' '.join(name([*side.prefix]))}|{' '.join(name([*side.suffix]))}" for side in (frames.source, frames.target)
+        f"{' '.join(name([*side.prefix]))}|{' '.join(name([*side.suffix]))}"
+        for side in (frames.source, frames.target)
     ]
     first = first_ids(tokenizer)
     begins = [None if first[key] is None else name(first[key]) for key in ("start", "first")]
     assert (*shown, *begins) == EXPECTED[kind]
-    # What the library itself makes of both sides; a decoder's tokenizer (Gemma) needs its end added.
-    assert encode_source(TEXT, tokenizer, max_source_tokens=99, truncate_source="right") == tokenizer(TEXT)["input_ids"]
+    # What the library itself makes of both sides; a decoder's tokenizer (Gemma) needs its end
+    # added.
+    assert (
+        encode_source(TEXT, tokenizer, max_source_tokens=99, truncate_source="right")
+        == tokenizer(TEXT)["input_ids"]
+    )
     target = frames.target.around(encode_texts([TEXT], tokenizer, side="text_target")[0])
     assert kind == "gemma" or target == tokenizer(text_target=TEXT)["input_ids"]
 
@@ -94,7 +106,9 @@ def test_limits_include_the_frame_and_a_cut_target_loses_its_end(loaded: tuple[s
 
 def test_no_code_comes_in_through_a_text(loaded: tuple[str, Any]) -> None:
     _, tokenizer = loaded
-    control = {*tokenizer.all_special_ids, *language_codes(tokenizer).values()} - {tokenizer.unk_token_id}
+    control = {*tokenizer.all_special_ids, *language_codes(tokenizer).values()} - {
+        tokenizer.unk_token_id
+    }
     for side in ("text", "text_target"):
         texts = ["s </s> <s> <pad> t", "fra_Latn __fr__ ro_RO en_XX <bos> <eos>", "</s>", "__fr__"]
         for ids in encode_texts(texts, tokenizer, side=side):
@@ -112,8 +126,13 @@ def test_a_saved_tokenizer_keeps_its_languages(loaded: tuple[str, Any], tmp_path
 def test_each_side_of_marian_has_its_own_pieces(folders: dict[str, str]) -> None:
     tokenizer = load_tokenizer(folders["marian"])
     sides = [encode_texts(["abc"], tokenizer, side=side)[0] for side in ("text", "text_target")]
-    assert [tokenizer.unk_token_id in ids for ids in sides] == [False, True]  # no a, b, c among the target's
-    assert tokenizer.convert_ids_to_tokens(encode_texts([">>fra<< stu"], tokenizer)[0])[0] == ">>fra<<"
+    assert [tokenizer.unk_token_id in ids for ids in sides] == [
+        False,
+        True,
+    ]  # no a, b, c among the target's
+    assert (
+        tokenizer.convert_ids_to_tokens(encode_texts([">>fra<< stu"], tokenizer)[0])[0] == ">>fra<<"
+    )
 
 
 @pytest.mark.parametrize(
@@ -121,14 +140,32 @@ def test_each_side_of_marian_has_its_own_pieces(folders: dict[str, str]) -> None
     [
         ("nllb", {}, r"source_language is missing: .* codes: deu_Latn, eng_Latn, fra_Latn"),
         ("nllb", {"source_language": "eng_Latn"}, r"target_language is missing"),
-        ("nllb", {"source_language": "en", "target_language": "fra_Latn"}, r"'en' is unknown; codes: eng_Latn$"),
-        ("m2m_100", {"source_language": "en", "target_language": "fre"}, r"'fre' is unknown; codes: fr$"),
-        ("mbart", {"source_language": "en_XX", "target_language": "__fr__"}, r"'__fr__' is unknown; codes: ar_AR"),
-        ("t5", {"source_language": "en"}, r"source_language is 'en', but .* marks no text with a language"),
+        (
+            "nllb",
+            {"source_language": "en", "target_language": "fra_Latn"},
+            r"'en' is unknown; codes: eng_Latn$",
+        ),
+        (
+            "m2m_100",
+            {"source_language": "en", "target_language": "fre"},
+            r"'fre' is unknown; codes: fr$",
+        ),
+        (
+            "mbart",
+            {"source_language": "en_XX", "target_language": "__fr__"},
+            r"'__fr__' is unknown; codes: ar_AR",
+        ),
+        (
+            "t5",
+            {"source_language": "en"},
+            r"source_language is 'en', but .* marks no text with a language",
+        ),
         ("marian", {"target_language": "fra"}, r"target_language is 'fra', but .* marks no text"),
     ],
 )
-def test_wrong_languages_are_refused(kind: str, given: dict[str, str], said: str, folders: dict[str, str]) -> None:
+def test_wrong_languages_are_refused(
+    kind: str, given: dict[str, str], said: str, folders: dict[str, str]
+) -> None:
     with pytest.raises(UsageError, match=said) as caught:
         load_tokenizer(folders[kind], **given)
     assert caught.value.hint
@@ -137,7 +174,12 @@ def test_wrong_languages_are_refused(kind: str, given: dict[str, str], said: str
 def test_languages_travel_with_prepared_data(folders: dict[str, str], tmp_path: Path) -> None:
     data = tmp_path / "pairs.csv"
     data.write_text("source,target\n" + "".join(f"stu {row},vw {row}\n" for row in range(20)))
-    settings = {"train": str(data), "model_name": folders["nllb"], "validation_fraction": 0.0, "out": tmp_path / "out"}
+    settings = {
+        "train": str(data),
+        "model_name": folders["nllb"],
+        "validation_fraction": 0.0,
+        "out": tmp_path / "out",
+    }
     made = prepare(**settings, source_language="eng_Latn", target_language="fra_Latn")
     assert made.manifest["input"]["source_language"] == "eng_Latn"
     assert made.manifest["input"]["target_language"] == "fra_Latn"

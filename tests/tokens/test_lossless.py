@@ -1,4 +1,6 @@
-"""Lossless text: what was encoded decodes to the very same text, also after saving and loading without this package."""
+"""Lossless text: what was encoded decodes to the very same text, also after saving and loading
+without this package.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ from lora_s2s.tokens.tokenise import encode_texts, frames_of, load_tokenizer
 
 ROWS, UNKNOWN, END = 2560, 2, 1
 many = settings(max_examples=2000, deadline=None)
-# Characters a dataset might have: unknown to the vocabulary, changed by it, a combining mark, the word mark itself.
+# Characters a dataset might have: unknown to the vocabulary, changed by it, a combining mark, the
+# word mark itself.
 COUNTS = {
     "é": 9,
     ">": 90,
@@ -63,7 +66,9 @@ def plain(original: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
 def loaded(lossless: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("lossless")
     lossless.save_pretrained(folder)
-    (folder / "config.json").write_text('{"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}')
+    (folder / "config.json").write_text(
+        '{"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}'
+    )
     assert not (folder / "spiece.model").exists()
     return AutoTokenizer.from_pretrained(folder)
 
@@ -72,22 +77,75 @@ def words(*fragments: str) -> st.SearchStrategy[str]:
     return st.lists(st.sampled_from(fragments), max_size=12).map("".join)
 
 
-ASCII = st.text(st.characters(min_codepoint=32, max_codepoint=126) | st.sampled_from("\n\t "), max_size=60)
+ASCII = st.text(
+    st.characters(min_codepoint=32, max_codepoint=126) | st.sampled_from("\n\t "), max_size=60
+)
 CODE = words(
-    "def f(x):", "\n    ", "\n        ", "\n  ", "\n", "\n\n", "\t", "if (a < b) {", "}", " ", "  ", "x = y[1]",
-    "// \\n ", "`a`", "~", "^", "</s>", "<pad>", "<extra_id_5>", "            ", "\r\n",
-)  # fmt: skip
+    "def f(x):",
+    "\n    ",
+    "\n        ",
+    "\n  ",
+    "\n",
+    "\n\n",
+    "\t",
+    "if (a < b) {",
+    "}",
+    " ",
+    "  ",
+    "x = y[1]",
+    "// \\n ",
+    "`a`",
+    "~",
+    "^",
+    "</s>",
+    "<pad>",
+    "<extra_id_5>",
+    "            ",
+    "\r\n",
+)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text('abc<>\\^{}~`"\n\t é', max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc{} ", max_size=4), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text("abc{} ", max_size=4), inner, max_size=3)
+    ),
     max_leaves=6,
 )
-DATA = st.builds(lambda value, indent: json.dumps(value, indent=indent), JSON, st.sampled_from([None, 1, 2, 4, "\t"]))
+DATA = st.builds(
+    lambda value, indent: json.dumps(value, indent=indent),
+    JSON,
+    st.sampled_from([None, 1, 2, 4, "\t"]),
+)
 SQL = words(
-    "SELECT ", "a.b", ", ", "\n  FROM ", "t", "\n\tWHERE ", "x <> 3", " AND ", "y <= '{}'", ";", "\n", "--  ", " `c` "
+    "SELECT ",
+    "a.b",
+    ", ",
+    "\n  FROM ",
+    "t",
+    "\n\tWHERE ",
+    "x <> 3",
+    " AND ",
+    "y <= '{}'",
+    ";",
+    "\n",
+    "--  ",
+    " `c` ",
 )
 MARKDOWN = words(
-    "# a", "\n", "\n\n", "- b", "  - c", "```sh", "`d`", "| e  | f |", "<br>", "~~g~~", "1. ", " ", "  \n", "\\*"
+    "# a",
+    "\n",
+    "\n\n",
+    "- b",
+    "  - c",
+    "```sh",
+    "`d`",
+    "| e  | f |",
+    "<br>",
+    "~~g~~",
+    "1. ",
+    " ",
+    "  \n",
+    "\\*",
 )
 
 
@@ -110,23 +168,39 @@ def test_so_does_any_text_of_characters_within_reach(text: str, loaded: Any) -> 
 
 
 @many
-@given(text=st.text(max_size=30) | CODE, mark=st.sampled_from(["</s>", "<pad>", "<extra_id_5>", "<unk>", ""]))
-def test_no_text_makes_a_control_token(text: str, mark: str, loaded: Any, original: PreTrainedTokenizerBase) -> None:
+@given(
+    text=st.text(max_size=30) | CODE,
+    mark=st.sampled_from(["</s>", "<pad>", "<extra_id_5>", "<unk>", ""]),
+)
+def test_no_text_makes_a_control_token(
+    text: str, mark: str, loaded: Any, original: PreTrainedTokenizerBase
+) -> None:
     control = {*original.all_special_ids} - {UNKNOWN}
     assert len(control) == 102
-    for ids in (loaded(text + mark + text)["input_ids"][:-1], encode_texts([mark + text], loaded)[0]):
+    for ids in (
+        loaded(text + mark + text)["input_ids"][:-1],
+        encode_texts([mark + text], loaded)[0],
+    ):
         assert control.isdisjoint(ids)
         assert max(ids, default=0) < ROWS
 
 
 @many
-@given(text=st.lists(st.text("abcXYZ09éèß.,:;!?'\"()-$%&*|#½ß²-", min_size=1, max_size=9), max_size=9).map(" ".join))
-def test_ordinary_text_keeps_its_ids(text: str, plain: Any, original: PreTrainedTokenizerBase) -> None:
+@given(
+    text=st.lists(
+        st.text("abcXYZ09éèß.,:;!?'\"()-$%&*|#½ß²-", min_size=1, max_size=9), max_size=9
+    ).map(" ".join)
+)
+def test_ordinary_text_keeps_its_ids(
+    text: str, plain: Any, original: PreTrainedTokenizerBase
+) -> None:
     assert plain(text)["input_ids"] == original(text)["input_ids"]
     assert encode_texts([text], plain) == encode_texts([text], original)
 
 
-def test_saving_keeps_every_id_and_setting(loaded: Any, lossless: Any, original: PreTrainedTokenizerBase) -> None:
+def test_saving_keeps_every_id_and_setting(
+    loaded: Any, lossless: Any, original: PreTrainedTokenizerBase
+) -> None:
     texts = [
         "",
         " ",
@@ -155,7 +229,11 @@ def test_saving_keeps_every_id_and_setting(loaded: Any, lossless: Any, original:
     ):
         assert getattr(loaded, name) == getattr(original, name)
     assert frames_of(loaded) == frames_of(original)
-    shown = [original.pad_token_id, *loaded("a b")["input_ids"], original.convert_tokens_to_ids("<extra_id_3>")]
+    shown = [
+        original.pad_token_id,
+        *loaded("a b")["input_ids"],
+        original.convert_tokens_to_ids("<extra_id_3>"),
+    ]
     assert loaded.decode(shown, skip_special_tokens=True) == "a b"
 
 
@@ -173,11 +251,15 @@ def test_a_word_after_a_break_is_the_usual_piece(lossless: PreTrainedTokenizerBa
     (word,) = encode_texts(["the"], lossless)[0]
     for text in ("\nthe", "\tthe", "\n    the", "}\n\n  the", "{   the"):
         assert encode_texts([text], lossless)[0][-1] == word
-    (bare,) = encode_texts(["\n}"], lossless)  # No piece begins with a space and a brace, so none is spent on one.
+    (bare,) = encode_texts(
+        ["\n}"], lossless
+    )  # No piece begins with a space and a brace, so none is spent on one.
     assert len(bare) == 3
 
 
-def test_spare_rows_are_those_of_t5_alone(original: Any, lossless: Any, tokenizer: Any, demo_base: Path) -> None:
+def test_spare_rows_are_those_of_t5_alone(
+    original: Any, lossless: Any, tokenizer: Any, demo_base: Path
+) -> None:
     assert spare_rows(original, ROWS) == 28
     assert spare_rows(original, len(original)) == spare_rows(original, 100) == 0
     assert spare_rows(original, 10 * ROWS) == 32
@@ -208,23 +290,38 @@ def test_what_is_carried(original: PreTrainedTokenizerBase) -> None:
         carried_strings(original, len(original) + 11, {})
 
 
-def test_what_has_no_row_of_its_own_is_carried_by_the_mark(original: PreTrainedTokenizerBase) -> None:
+def test_what_has_no_row_of_its_own_is_carried_by_the_mark(
+    original: PreTrainedTokenizerBase,
+) -> None:
     plenty = [chr(code) for code in range(0x4E00, 0x4E28)]
-    carried = carried_strings(original, ROWS, {char: 99 - place for place, char in enumerate(plenty)})
-    assert [text for text in carried if text not in (*ALWAYS, ESCAPE)] == plenty[: len(carried) - len(ALWAYS) - 1]
+    carried = carried_strings(
+        original, ROWS, {char: 99 - place for place, char in enumerate(plenty)}
+    )
+    assert [text for text in carried if text not in (*ALWAYS, ESCAPE)] == plenty[
+        : len(carried) - len(ALWAYS) - 1
+    ]
     assert rows_carrying(carried) == 28
     assert len(carried) > 28 + 20
     made = lossless_tokenizer(original, carried)
     assert len(made) == ROWS
-    for text in ("".join(carried), " ".join(carried), "a".join(carried), "1\u0301".join(carried), carried[-1]):
+    for text in (
+        "".join(carried),
+        " ".join(carried),
+        "a".join(carried),
+        "1\u0301".join(carried),
+        carried[-1],
+    ):
         ids = encode_texts([text], made)[0]
         assert made.decode(ids) == text.replace("\u0301", "<unk>")
         assert max(ids) < ROWS
-    assert beyond_reach(made, plenty) == dict.fromkeys(plenty[len(carried) - len(ALWAYS) - 1 :], "unknown")
+    assert beyond_reach(made, plenty) == dict.fromkeys(
+        plenty[len(carried) - len(ALWAYS) - 1 :], "unknown"
+    )
     assert made.decode([len(original) + 27, 5]) == made.decode([5])
 
 
-# Forty: as many as there is room for have a row of their own, the others the mark and a sign, or none is lost.
+# Forty: as many as there is room for have a row of their own, the others the mark and a sign, or
+# none is lost.
 RARE = [
     *(chr(code) for code in range(0x4E00, 0x4E10)),
     *"жфя>ñő¢€√∂→★😀🎉",
@@ -253,10 +350,14 @@ def marked(original: PreTrainedTokenizerBase) -> tuple[PreTrainedTokenizerBase, 
 
 
 @pytest.fixture(scope="module")
-def marked_loaded(marked: tuple[PreTrainedTokenizerBase, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Any:
+def marked_loaded(
+    marked: tuple[PreTrainedTokenizerBase, list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> Any:
     folder = tmp_path_factory.mktemp("marked")
     marked[0].save_pretrained(folder)
-    (folder / "config.json").write_text('{"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}')
+    (folder / "config.json").write_text(
+        '{"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}'
+    )
     return AutoTokenizer.from_pretrained(folder)
 
 
@@ -287,16 +388,21 @@ def test_a_text_of_rare_characters_and_signs_comes_back(
 
 @settings(max_examples=400, deadline=None)
 @given(ids=st.lists(st.integers(0, ROWS - 1), max_size=12))
-def test_no_answer_of_the_model_shows_a_stand_in_or_fails(ids: list[int], marked_loaded: Any) -> None:
+def test_no_answer_of_the_model_shows_a_stand_in_or_fails(
+    ids: list[int], marked_loaded: Any
+) -> None:
     # The mark may come without a sign, or twice.
     shown = marked_loaded.decode(ids, skip_special_tokens=True)
     assert not any("\ufdd0" <= char <= "\ufdef" for char in shown)
 
 
 @pytest.mark.parametrize(
-    "carried", [["ab"], [" "], ["", ""], ["\ufdd3"], ["é", "é"], [chr(0x4E00 + n) for n in range(33)]]
+    "carried",
+    [["ab"], [" "], ["", ""], ["\ufdd3"], ["é", "é"], [chr(0x4E00 + n) for n in range(33)]],
 )
-def test_what_cannot_be_carried_is_refused(carried: list[str], original: PreTrainedTokenizerBase) -> None:
+def test_what_cannot_be_carried_is_refused(
+    carried: list[str], original: PreTrainedTokenizerBase
+) -> None:
     with pytest.raises(UsageError):
         lossless_tokenizer(original, carried)
 
@@ -304,14 +410,22 @@ def test_what_cannot_be_carried_is_refused(carried: list[str], original: PreTrai
 def test_what_happens_to_a_character_is_said(original: Any, lossless: Any) -> None:
     asked = ["a", "<", "\n", " ", "  ", "²", "…", "\x01", "ж", "\ufdd0"]
     assert beyond_reach(original, asked) == {
-        "<": "unknown", "\n": "becomes ' '", "  ": "becomes ' '", "²": "becomes '2'", "…": "becomes '...'",
-        "\x01": "vanishes", "ж": "unknown", "\ufdd0": "unknown",
-    }  # fmt: skip
+        "<": "unknown",
+        "\n": "becomes ' '",
+        "  ": "becomes ' '",
+        "²": "becomes '2'",
+        "…": "becomes '...'",
+        "\x01": "vanishes",
+        "ж": "unknown",
+        "\ufdd0": "unknown",
+    }
     assert beyond_reach(lossless, asked) == {"\x01": "vanishes", "\ufdd0": "becomes ' '"}
     assert beyond_reach(lossless, []) == {}
 
 
-def test_every_letter_within_reach_can_stand_beside_any_other(lossless: PreTrainedTokenizerBase) -> None:
+def test_every_letter_within_reach_can_stand_beside_any_other(
+    lossless: PreTrainedTokenizerBase,
+) -> None:
     letters = [chr(code) for code in range(0x2100) if unicodedata.category(chr(code)) != "Cs"]
     lost = beyond_reach(lossless, letters)
     within = [letter for letter in letters if letter not in lost]
@@ -319,9 +433,13 @@ def test_every_letter_within_reach_can_stand_beside_any_other(lossless: PreTrain
     assert lossless.batch_decode(encode_texts(texts, lossless)) == texts
 
 
-def test_a_folder_that_carries_many_signs_opens_again(original: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+def test_a_folder_that_carries_many_signs_opens_again(
+    original: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
     # A rule for each: what they make of a text adds up, and does not multiply.
-    signs = {chr(place): 5 for place in range(ord("а"), ord("я") + 1)} | dict.fromkeys("{}<>\\^~`", 9)
+    signs = {chr(place): 5 for place in range(ord("а"), ord("я") + 1)} | dict.fromkeys(
+        "{}<>\\^~`", 9
+    )
     carried = carried_strings(original, ROWS, signs)
     assert len(carried) > 20
     lossless_tokenizer(original, carried).save_pretrained(tmp_path)

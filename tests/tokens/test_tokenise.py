@@ -25,11 +25,20 @@ from lora_s2s.tokens.tokenise import (
 
 PAD, END, UNKNOWN = 0, 1, 2
 T5 = Frames(Frame((), (END,)), Frame((), (END,)))
-LIMITS = {"max_source_tokens": 5, "max_target_tokens": 5, "truncate_source": "right", "long_targets": "drop"}
+LIMITS = {
+    "max_source_tokens": 5,
+    "max_target_tokens": 5,
+    "truncate_source": "right",
+    "long_targets": "drop",
+}
 
 
-@pytest.mark.parametrize("text", ["</s>", "a</s>b", "the </s> cat <pad> sat <extra_id_5>", "<extra_id_0></s><pad>"])
-def test_control_tokens_written_in_a_text_stay_text(text: str, tokenizer: PreTrainedTokenizerBase) -> None:
+@pytest.mark.parametrize(
+    "text", ["</s>", "a</s>b", "the </s> cat <pad> sat <extra_id_5>", "<extra_id_0></s><pad>"]
+)
+def test_control_tokens_written_in_a_text_stay_text(
+    text: str, tokenizer: PreTrainedTokenizerBase
+) -> None:
     plain = tokenizer(text, add_special_tokens=False)["input_ids"]
     control = set(tokenizer.all_special_ids) - {UNKNOWN}
     assert control & set(plain)  # so the tokenizer alone would let them in
@@ -38,7 +47,10 @@ def test_control_tokens_written_in_a_text_stay_text(text: str, tokenizer: PreTra
     shown = tokenizer.decode(ids)
     for word in ("s>", "pad>", "extra_id_5>", "extra_id_0>"):
         assert (word in shown) == (word in text)
-    assert encode_source(text, tokenizer, max_source_tokens=99, truncate_source="right") == [*ids, END]
+    assert encode_source(text, tokenizer, max_source_tokens=99, truncate_source="right") == [
+        *ids,
+        END,
+    ]
 
 
 @given(st.text(max_size=40))
@@ -47,7 +59,12 @@ def test_no_text_becomes_a_control_token(tokenizer: PreTrainedTokenizerBase, tex
         assert not (set(tokenizer.all_special_ids) - {UNKNOWN}) & set(ids)
 
 
-@given(st.lists(st.text(max_size=30) | st.sampled_from(["</s>", "a <pad>  b\n", "\ufdd0", " ", "x" * 900]), max_size=4))
+@given(
+    st.lists(
+        st.text(max_size=30) | st.sampled_from(["</s>", "a <pad>  b\n", "\ufdd0", " ", "x" * 900]),
+        max_size=4,
+    )
+)
 def test_the_backend_alone_gives_the_ids_of_the_whole_tokenizer(
     tokenizer: PreTrainedTokenizerBase, texts: list[str]
 ) -> None:
@@ -60,24 +77,32 @@ def test_the_backend_alone_gives_the_ids_of_the_whole_tokenizer(
     slower = copy.copy(tokenizer)
     slower.__class__ = Slower
     assert encode_texts(texts, tokenizer) == encode_texts(texts, slower)
-    assert encode_texts(texts, tokenizer, side="text_target") == encode_texts(texts, slower, side="text_target")
+    assert encode_texts(texts, tokenizer, side="text_target") == encode_texts(
+        texts, slower, side="text_target"
+    )
 
 
-def test_ordinary_text_is_what_the_tokenizer_makes_of_it(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_ordinary_text_is_what_the_tokenizer_makes_of_it(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
     text = "hello the cat: 3 {x}"
     assert [*encode_texts([text], tokenizer)[0], END] == tokenizer(text)["input_ids"]
     assert UNKNOWN in encode_texts([text], tokenizer)[0]
     assert encode_texts([], tokenizer) == []
 
 
-@pytest.mark.parametrize(("side", "kept"), [("right", [10, 11, 12, 13]), ("left", [12, 13, 14, 15])])
+@pytest.mark.parametrize(
+    ("side", "kept"), [("right", [10, 11, 12, 13]), ("left", [12, 13, 14, 15])]
+)
 def test_a_cut_source_keeps_its_end_token(side: str, kept: list[int]) -> None:
     found = features_of([10, 11, 12, 13, 14, 15], [20], T5, **{**LIMITS, "truncate_source": side})
     assert found == Features([*kept, END], [20, END], source_truncated=True, target_truncated=False)
 
 
 def test_at_the_limit_nothing_is_cut() -> None:
-    assert features_of([10] * 4, [20] * 4, T5, **LIMITS) == Features([10] * 4 + [END], [20] * 4 + [END])
+    assert features_of([10] * 4, [20] * 4, T5, **LIMITS) == Features(
+        [10] * 4 + [END], [20] * 4 + [END]
+    )
 
 
 def test_long_targets_are_dropped_cut_without_end_or_kept() -> None:
@@ -85,13 +110,20 @@ def test_long_targets_are_dropped_cut_without_end_or_kept() -> None:
     assert features_of([10], target, T5, **LIMITS) == "target longer than 5 tokens"
     cut = features_of([10], target, T5, **{**LIMITS, "long_targets": "cut"})
     assert cut == Features([10, END], target[:5], target_truncated=True)
-    assert features_of([10], target, T5, **{**LIMITS, "long_targets": "keep"}) == Features([10, END], [*target, END])
+    assert features_of([10], target, T5, **{**LIMITS, "long_targets": "keep"}) == Features(
+        [10, END], [*target, END]
+    )
     # One too many only because of its end: every token stays, the end goes.
     assert features_of([10], target[:5], T5, **{**LIMITS, "long_targets": "cut"}) == cut
 
 
-def test_long_sources_can_be_dropped_and_empty_texts_are(tokenizer: PreTrainedTokenizerBase) -> None:
-    assert features_of([10] * 5, [20], T5, **{**LIMITS, "truncate_source": "drop"}) == "source longer than 5 tokens"
+def test_long_sources_can_be_dropped_and_empty_texts_are(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    assert (
+        features_of([10] * 5, [20], T5, **{**LIMITS, "truncate_source": "drop"})
+        == "source longer than 5 tokens"
+    )
     assert features_of([], [20], T5, **LIMITS) == "empty source after tokenising"
     assert features_of([10], [], T5, **LIMITS) == "empty target after tokenising"
 
@@ -102,7 +134,10 @@ def test_encoding_a_source_is_what_training_saw(tokenizer: PreTrainedTokenizerBa
         limits = {**LIMITS, "max_source_tokens": 3, "truncate_source": side}
         pair = features_of(*encode_texts([text, "good"], tokenizer), frames_of(tokenizer), **limits)
         assert isinstance(pair, Features)
-        assert encode_source(text, tokenizer, max_source_tokens=3, truncate_source=side) == pair.input_ids
+        assert (
+            encode_source(text, tokenizer, max_source_tokens=3, truncate_source=side)
+            == pair.input_ids
+        )
         assert tokenizer.decode(pair.input_ids) == shown
 
 

@@ -1,4 +1,6 @@
-"""Encoding word by word: the ids of the whole pipeline, whatever the text, in this process or another."""
+"""Encoding word by word: the ids of the whole pipeline, whatever the text, in this process or
+another.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +18,69 @@ from lora_s2s.tokens.tokenise import FastEncoder, TextEncoder, encoder_of, load_
 
 ROWS = 2560
 # More than have a row of their own: the last ones are carried by the mark and a sign.
-CARRIED = {chr(code): 50 for code in range(0x4E00, 0x4E20)} | {"ж": 99, "²": 98, "\u0301": 97, "▁": 96, "\xa0": 95}
+CARRIED = {chr(code): 50 for code in range(0x4E00, 0x4E20)} | {
+    "ж": 99,
+    "²": 98,
+    "\u0301": 97,
+    "▁": 96,
+    "\xa0": 95,
+}
 KINDS = ("plain", "lossless", "letters")
 Encoders = dict[str, tuple[FastEncoder, FastEncoder]]
 
-FRAGMENTS = st.sampled_from([
-    "the", "name", "x" * 40, "</s>", "<pad>", "<extra_id_5>", "<unk>", "</", "s>", "<", "{", "}", "~", "`", "\\",
-    " ", "  ", "\n", "\t", "\r\n", "\0", "\u2003", "\xa0", "\u3000", "\u200b", "\u2028", "\ufeff", "\xad", "\ufdd0",
-    " \u0301", " \u0345x", "e\u0301", "´", "¨a", "ﬁ", "½", "…", "№", "\u0f73", "ﷺ", "▁", "ж", "世界", "ไทย",
-    "😀", "👍\U0001f3fd", "👩\u200d👩\u200d👧", "🏳\ufe0f\u200d🌈", "\U0001f1e9\U0001f1ea",
-])  # fmt: skip
+FRAGMENTS = st.sampled_from(
+    [
+        "the",
+        "name",
+        "x" * 40,
+        "</s>",
+        "<pad>",
+        "<extra_id_5>",
+        "<unk>",
+        "</",
+        "s>",
+        "<",
+        "{",
+        "}",
+        "~",
+        "`",
+        "\\",
+        " ",
+        "  ",
+        "\n",
+        "\t",
+        "\r\n",
+        "\0",
+        "\u2003",
+        "\xa0",
+        "\u3000",
+        "\u200b",
+        "\u2028",
+        "\ufeff",
+        "\xad",
+        "\ufdd0",
+        " \u0301",
+        " \u0345x",
+        "e\u0301",
+        "´",
+        "¨a",
+        "ﬁ",
+        "½",
+        "…",
+        "№",
+        "\u0f73",
+        "ﷺ",
+        "▁",
+        "ж",
+        "世界",
+        "ไทย",
+        "😀",
+        "👍\U0001f3fd",
+        "👩\u200d👩\u200d👧",
+        "🏳\ufe0f\u200d🌈",
+        "\U0001f1e9\U0001f1ea",
+    ]
+)
 TEXTS = st.lists(FRAGMENTS | st.text(max_size=6), max_size=10).map("".join)
 
 
@@ -67,7 +122,11 @@ def test_words_give_the_ids_of_the_whole_text(texts: list[str], encoders: Encode
 def test_every_character_alone_and_beside_spaces(kind: str, encoders: Encoders) -> None:
     by_word, whole = encoders[kind]
     letters = [chr(code) for code in range(0x3400) if not 0xD800 <= code < 0xE000]
-    texts = [text for letter in letters for text in (letter, f"{letter} a {letter} b {letter}c d{letter} e")]
+    texts = [
+        text
+        for letter in letters
+        for text in (letter, f"{letter} a {letter} b {letter}c d{letter} e")
+    ]
     assert by_word(texts) == whole(texts)
 
 
@@ -81,7 +140,9 @@ def test_another_process_gets_the_same_encoder(kind: str, encoders: Encoders) ->
     assert not again(there)._words  # what it remembers stays behind
 
 
-def test_words_that_are_forgotten_are_read_again(encoders: Encoders, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_that_are_forgotten_are_read_again(
+    encoders: Encoders, monkeypatch: pytest.MonkeyPatch
+) -> None:
     by_word, whole = encoders["plain"]
     monkeypatch.setattr(tokenise, "_MOST_WORDS", 3)
     encoder = again(by_word)

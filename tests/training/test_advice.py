@@ -12,7 +12,9 @@ from lora_s2s.training.advice import Advice, Curves, advise
 ROWS = 13_000
 
 
-def curve(steps: int, loss: Callable[[float], float], validations: list[tuple[int, float]] | None = None) -> Curves:
+def curve(
+    steps: int, loss: Callable[[float], float], validations: list[tuple[int, float]] | None = None
+) -> Curves:
     """``loss`` of the share of the run that is done, with a ripple."""
     losses = [loss(step / steps) * (1 + 0.05 * math.sin(step)) for step in range(steps)]
     return Curves(losses, validations or [])
@@ -31,7 +33,9 @@ def kinds(curves: Curves, rows: int = ROWS) -> list[str]:
     [
         curve(1500, lambda t: 4 * math.exp(-8 * t) + 0.4),  # converged above zero
         curve(1500, lambda t: 4 * math.exp(-12 * t)),  # still halving, but far below what matters
-        curve(1500, lambda t: 3 * math.exp(-8 * t) + 0.3, [(500, 0.5), (1000, 0.45), (1500, 0.451)]),
+        curve(
+            1500, lambda t: 3 * math.exp(-8 * t) + 0.3, [(500, 0.5), (1000, 0.45), (1500, 0.451)]
+        ),
         curve(1500, lambda t: 3 * math.exp(-8 * t) + 0.3, [(500, 0.5), (1000, 0.45), (1500, 0.44)]),
     ],
 )
@@ -75,7 +79,9 @@ def test_a_loss_that_never_fell_asks_for_another_rate() -> None:
     assert (flat.kind, flat.setting) == ("never_fell", "training.learning_rate=3.0e-03")
     (risen,) = said(curve(600, lambda t: 3.0 + 2 * t))
     assert (risen.kind, risen.setting) == ("never_fell", "training.learning_rate=3.3e-04")
-    assert kinds(curve(600, lambda t: 1.5 if t < 0.02 else 1.3)) == []  # a base that knows the task nearly
+    assert (
+        kinds(curve(600, lambda t: 1.5 if t < 0.02 else 1.3)) == []
+    )  # a base that knows the task nearly
 
 
 def test_a_loss_that_falls_only_with_the_rate_asks_for_a_lower_one() -> None:
@@ -83,12 +89,20 @@ def test_a_loss_that_falls_only_with_the_rate_asks_for_a_lower_one() -> None:
     assert (advice.kind, advice.setting) == ("rate_too_high", "training.learning_rate=3.3e-04")
 
 
-def test_a_loss_that_rises_again_asks_for_a_lower_rate_though_the_validation_loss_rises_too() -> None:
+def test_a_loss_that_rises_again_asks_for_a_lower_rate_though_the_validation_loss_rises_too() -> (
+    None
+):
     validations = [(150, 0.2), (300, 0.37), (450, 0.37), (600, 0.73)]
-    (advice,) = said(curve(600, lambda t: 3 - 13 * t if t < 0.2 else 0.4 + 0.4 * (t - 0.2), validations))
+    (advice,) = said(
+        curve(600, lambda t: 3 - 13 * t if t < 0.2 else 0.4 + 0.4 * (t - 0.2), validations)
+    )
     assert (advice.kind, advice.setting) == ("rate_too_high", "training.learning_rate=3.3e-04")
 
 
 def test_curves_come_from_the_lines_of_a_log() -> None:
-    lines = [{"step": 1, "loss": 2.0}, {"step": 2, "skipped": 1}, {"step": 2, "validation_loss": 1.5}]
+    lines = [
+        {"step": 1, "loss": 2.0},
+        {"step": 2, "skipped": 1},
+        {"step": 2, "validation_loss": 1.5},
+    ]
     assert Curves.of_lines(lines) == Curves([2.0], [(2, 1.5)])

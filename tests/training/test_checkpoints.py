@@ -21,8 +21,13 @@ from lora_s2s.training import checkpoint as module
 from lora_s2s.training.checkpoint import newest_checkpoint, read_checkpoint
 
 
-def stopped_run(folder: Path, *, after_steps: int = 5, number: int = signal.SIGTERM, **options: object) -> Stopped:
-    with pytest.raises(Stopped) as caught, in_step(after_steps, lambda: os.kill(os.getpid(), number)):
+def stopped_run(
+    folder: Path, *, after_steps: int = 5, number: int = signal.SIGTERM, **options: object
+) -> Stopped:
+    with (
+        pytest.raises(Stopped) as caught,
+        in_step(after_steps, lambda: os.kill(os.getpid(), number)),
+    ):
         run(folder, **options)
     return caught.value
 
@@ -33,8 +38,11 @@ def without_clocks(lines: list[dict]) -> list[dict]:
 
 
 @pytest.mark.parametrize("after_steps", [1, 5, 8])
-def test_stop_and_resume_is_bit_for_bit_the_uninterrupted_run(tmp_path: Path, after_steps: int) -> None:
-    # Dropout is on, so the random numbers count; 5 is in the middle of an epoch, 8 at the end of one.
+def test_stop_and_resume_is_bit_for_bit_the_uninterrupted_run(
+    tmp_path: Path, after_steps: int
+) -> None:
+    # Dropout is on, so the random numbers count; 5 is in the middle of an epoch, 8 at the end of
+    # one.
     whole = tiny_model(dropout=0.2)
     run(tmp_path / "whole", model=whole, schedule="cosine", weight_decay=0.1)
     options = {"schedule": "cosine", "weight_decay": 0.1}
@@ -168,7 +176,13 @@ def test_resuming_past_a_damaged_one_replaces_it(checkpointed: Path) -> None:
 
 def test_another_run_is_refused_with_every_difference(checkpointed: Path) -> None:
     with pytest.raises(UsageError) as caught:
-        run(checkpointed, resume=True, learning_rate=0.02, gradient_accumulation=1, identity={"data": "other"})
+        run(
+            checkpointed,
+            resume=True,
+            learning_rate=0.02,
+            gradient_accumulation=1,
+            identity={"data": "other"},
+        )
     message = str(caught.value)
     assert "training.learning_rate: checkpoint 0.01, now 0.02" in message
     assert "training.gradient_accumulation: checkpoint 2, now 1" in message
@@ -207,7 +221,9 @@ def test_unfinished_staging_folders_go(tmp_path: Path) -> None:
     assert not staged.exists()
 
 
-def test_a_full_disk_is_a_resource_error_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_a_resource_error_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(_path: Path, _tensors: object) -> str:
         raise OSError(28, "No space left on device")
 
@@ -245,14 +261,21 @@ def test_a_stop_before_a_due_evaluation_leaves_it_to_the_resumed_run(tmp_path: P
     assert [line["step"] for line in metrics(tmp_path) if "validation_loss" in line] == [4, 8, 12]
 
 
-def test_another_device_is_noted_and_the_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_device_is_noted_and_the_run_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(tmp_path, max_steps=3, identity={"device": "CPU (AVX2), 8 threads"})
     again = {"max_steps": 3, "identity": {"device": "CPU (AVX2), 1 thread"}, "resume": True}
     assert run(tmp_path, **again).steps == 3
-    note = "made on another device: CPU (AVX2), 8 threads; now CPU (AVX2), 1 thread: last digits differ"
+    note = (
+        "made on another device: CPU (AVX2), 8 threads; now CPU (AVX2), 1 thread: last digits "
+        "differ"
+    )
     assert capsys.readouterr().err.count(note) == 1
     # Beside what stops a resume it is one of the differences that are listed.
-    with pytest.raises(UsageError, match=r"device: checkpoint CPU \(AVX2\), 8 threads, now CPU") as told:
+    with pytest.raises(
+        UsageError, match=r"device: checkpoint CPU \(AVX2\), 8 threads, now CPU"
+    ) as told:
         run(tmp_path, **{**again, "max_steps": 4})
     assert "--resume-anyway" in str(told.value.hint)
     # Older checkpoints do not say.
@@ -269,7 +292,11 @@ def test_a_state_of_another_shape_is_a_damaged_checkpoint(tmp_path: Path) -> Non
     del content["own_sha256"]
     content["identity"] = {"dtype": content["identity"].get("dtype", "torch.float32")}
     for what, changed in spoilt(content):
-        sealed = {**changed, "own_sha256": sha256_json(changed)} if isinstance(changed, dict) else changed
+        sealed = (
+            {**changed, "own_sha256": sha256_json(changed)}
+            if isinstance(changed, dict)
+            else changed
+        )
         (folder / "state.json").write_text(json.dumps(sealed))
         if what in HARMLESS:
             assert read_checkpoint(folder).path == folder
@@ -280,13 +307,21 @@ def test_a_state_of_another_shape_is_a_damaged_checkpoint(tmp_path: Path) -> Non
 
 
 HARMLESS = {
-    "identity.dtype = 'x'", "identity.dtype = nothing",
-    *(f"state.{key} = None" for key in ("best_step", "best_validation_loss", "validation_loss", "forward")),
+    "identity.dtype = 'x'",
+    "identity.dtype = nothing",
+    *(
+        f"state.{key} = None"
+        for key in ("best_step", "best_validation_loss", "validation_loss", "forward")
+    ),
     "state.forward = 'x'",
-}  # fmt: skip
+}
 
 
 def test_numbers_as_large_as_a_recipe_takes_end_in_a_run(tmp_path: Path) -> None:
-    for number, options in enumerate([{"packing": True}, {"gradient_accumulation": 2**40}, {"warmup": 2**40}]):
-        result = run(tmp_path / str(number), max_steps=1, tokens_per_batch=2**40, batch_size=None, **options)
+    for number, options in enumerate(
+        [{"packing": True}, {"gradient_accumulation": 2**40}, {"warmup": 2**40}]
+    ):
+        result = run(
+            tmp_path / str(number), max_steps=1, tokens_per_batch=2**40, batch_size=None, **options
+        )
         assert result.steps == 1

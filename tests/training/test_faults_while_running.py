@@ -1,4 +1,6 @@
-"""What goes wrong while a run goes on: what is not finite, no memory, trackers, clocks, locks; never in silence."""
+"""What goes wrong while a run goes on: what is not finite, no memory, trackers, clocks, locks;
+never in silence.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ REAL = gradients.sequence_loss
 
 @contextmanager
 def losses(change: Callable[[int, Any, Any], Any]) -> Iterator[list[int]]:
-    """Lets ``change`` see the number, batch and loss of every forward pass, and return another loss."""
+    """Lets ``change`` see the number, batch and loss of every forward pass, and return another
+    loss.
+    """
     seen: list[int] = []
 
     def changed(model: Any, batch: Any, **options: Any) -> Any:
@@ -50,10 +54,15 @@ def nan_at(*numbers: int) -> Callable[[int, Any, Any], Any]:
 
 def same(one: Any, other: Any, **tolerance: float) -> bool:
     theirs = adapter_of(other)
-    return all(torch.allclose(tensor, theirs[name], **tolerance) for name, tensor in adapter_of(one).items())
+    return all(
+        torch.allclose(tensor, theirs[name], **tolerance)
+        for name, tensor in adapter_of(one).items()
+    )
 
 
-def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_step_that_is_not_finite_is_skipped_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with losses(nan_at(5)):  # two micro-batches a step
         result = run(tmp_path, on_nonfinite="skip")
     assert (result.skipped, result.steps) == (1, 12)
@@ -76,7 +85,10 @@ def test_a_skipped_step_changes_nothing_and_resumes_alike(tmp_path: Path) -> Non
 
 
 def test_ten_skipped_steps_in_a_row_stop(tmp_path: Path) -> None:
-    with losses(lambda *_: _[2] * float("nan")), pytest.raises(RunError, match=r"step 10: .* 9 steps skipped in a row"):
+    with (
+        losses(lambda *_: _[2] * float("nan")),
+        pytest.raises(RunError, match=r"step 10: .* 9 steps skipped in a row"),
+    ):
         run(tmp_path, on_nonfinite="skip")
     assert len(metrics(tmp_path)) == 9
 
@@ -94,21 +106,33 @@ def test_going_back_takes_the_newest_checkpoint_and_half_the_rate(tmp_path: Path
 def test_going_back_before_the_first_checkpoint_begins_again(tmp_path: Path) -> None:
     again = tiny_model()
     with losses(nan_at(3)):
-        run(tmp_path / "restored", model=again, on_nonfinite="restore", schedule="constant", warmup=0)
+        run(
+            tmp_path / "restored",
+            model=again,
+            on_nonfinite="restore",
+            schedule="constant",
+            warmup=0,
+        )
     half = tiny_model()
     run(tmp_path / "half", model=half, learning_rate=0.005, schedule="constant", warmup=0)
     assert same(again, half, atol=0, rtol=0)
 
 
 def test_going_back_ends_after_five_times(tmp_path: Path) -> None:
-    with losses(lambda number, _, loss: loss * float("nan") if number > 8 else loss), pytest.raises(RunError) as told:
+    with (
+        losses(lambda number, _, loss: loss * float("nan") if number > 8 else loss),
+        pytest.raises(RunError) as told,
+    ):
         run(tmp_path, on_nonfinite="restore", save_every=2)
     assert "5 times gone back" in told.value.message
     assert saved_steps(tmp_path)[-1] == 4
 
 
 def test_a_loss_of_exactly_zero_stops(tmp_path: Path) -> None:
-    with losses(lambda *_: _[2] * 0), pytest.raises(RunError, match="step 1: the loss is exactly 0"):
+    with (
+        losses(lambda *_: _[2] * 0),
+        pytest.raises(RunError, match="step 1: the loss is exactly 0"),
+    ):
         run(tmp_path)
 
 
@@ -116,13 +140,17 @@ def out_of_memory_above(rows: int) -> Callable[[int, Any, Any], Any]:
     def change(_: int, batch: Any, loss: Any) -> Any:
         if len(batch.labels_BT) > rows:
             # In the backward pass, when some gradients have been added.
-            loss.register_hook(lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
+            loss.register_hook(
+                lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory"))
+            )
         return loss
 
     return change
 
 
-@pytest.mark.parametrize("options", [{}, {"cache_encoder": True}, {"packing": True, "tokens_per_batch": 60}])
+@pytest.mark.parametrize(
+    "options", [{}, {"cache_encoder": True}, {"packing": True, "tokens_per_batch": 60}]
+)
 def test_out_of_memory_takes_halves_with_the_same_gradients(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: dict[str, Any]
 ) -> None:
@@ -137,13 +165,18 @@ def test_out_of_memory_takes_halves_with_the_same_gradients(
     with losses(out_of_memory_above(1)) as seen:
         run(tmp_path / "halves", model=models[1], max_steps=4, **options)
     assert {1, 2, 3} <= set(seen)
-    norms = [[line["grad_norm"] for line in metrics(tmp_path / name)] for name in ("whole", "halves")]
+    norms = [
+        [line["grad_norm"] for line in metrics(tmp_path / name)] for name in ("whole", "halves")
+    ]
     assert norms[1] == pytest.approx(norms[0], rel=1e-3)
     assert capsys.readouterr().err.count("taken in halves") == 1
 
 
 def test_one_row_too_large_is_told(tmp_path: Path) -> None:
-    with losses(out_of_memory_above(0)), pytest.raises(ResourceError, match="with one row of") as told:
+    with (
+        losses(out_of_memory_above(0)),
+        pytest.raises(ResourceError, match="with one row of") as told,
+    ):
         run(tmp_path)
     assert "gradient_checkpointing" in str(told.value.hint)
 
@@ -165,10 +198,15 @@ def test_a_tracker_that_fails_is_told_once_and_left(
         accelerator.trackers.append(Tracker())
 
     monkeypatch.setattr("lora_s2s.training.loop.start_trackers", start)
-    monkeypatch.setattr("accelerate.Accelerator.log", lambda self, *_, **__: [t.log() for t in self.trackers])
+    monkeypatch.setattr(
+        "accelerate.Accelerator.log", lambda self, *_, **__: [t.log() for t in self.trackers]
+    )
     assert run(tmp_path, max_steps=3).steps == 3
     said = capsys.readouterr().err
-    assert said.count("a tracker failed, training goes on without: Silent: no answer from the host") == 1
+    assert (
+        said.count("a tracker failed, training goes on without: Silent: no answer from the host")
+        == 1
+    )
     assert log.METRICS in os.listdir(tmp_path)
 
 
@@ -182,7 +220,9 @@ def test_minutes_between_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_save_every_in_words() -> None:
     def section_of(value: str) -> Any:
-        return recipe_from_settings("it", ["model.name=demo", "data.train=x", f"training.save_every={value}"]).training
+        return recipe_from_settings(
+            "it", ["model.name=demo", "data.train=x", f"training.save_every={value}"]
+        ).training
 
     assert (section_of("1_000").save_every, section_of("10m").save_every) == (1000, "10m")
     assert (section_of("10m").save_minutes, section_of("500").save_minutes) == (10, None)
@@ -204,7 +244,9 @@ def test_a_deadline_takes_at_least_a_step_and_comes_to_the_end(tmp_path: Path) -
     assert same(whole, ended, atol=0, rtol=0)
 
 
-def test_what_a_checkpoint_bears_goes_on_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_checkpoint_bears_goes_on_when_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(tmp_path, max_steps=5, identity={"package code": "a" * 64})
     changed = {"max_steps": 8, "identity": {"package code": "b" * 64}, "resume": True}
     with pytest.raises(UsageError, match="package code: checkpoint aaaa") as told:
@@ -218,8 +260,12 @@ def test_what_a_checkpoint_bears_goes_on_when_asked(tmp_path: Path, capsys: pyte
     assert "anyway" not in str(told.value.hint)
 
 
-def test_a_disk_too_small_is_told_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=100)))
+def test_a_disk_too_small_is_told_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        files, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=100))
+    )
     with pytest.raises(ResourceError, match=r"out of disk space: .* MiB are needed"):
         run(tmp_path)
     assert not (tmp_path / "metrics.jsonl").exists()
@@ -230,13 +276,17 @@ def test_a_lock_says_whose_it_is_and_a_stale_one_is_taken_over(
 ) -> None:
     folder = tmp_path / "it.running"
     code = (
-        "import sys, time; from pathlib import Path; from lora_s2s.training.guards import run_lock\n"
+        "import sys, time; from pathlib import Path; from lora_s2s.training.guards import "
+        "run_lock\n"
         f"with run_lock(Path({str(folder)!r})): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(UsageError, match=f"process {other.pid} on .*, begun 20"), run_lock(folder):
+        with (
+            pytest.raises(UsageError, match=f"process {other.pid} on .*, begun 20"),
+            run_lock(folder),
+        ):
             pass
         other.kill()
     with run_lock(folder), run_lock(folder):

@@ -1,4 +1,6 @@
-"""What a run does: learns, evaluates when due, keeps the better adapter, stops on what is not finite."""
+"""What a run does: learns, evaluates when due, keeps the better adapter, stops on what is not
+finite.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +36,18 @@ def test_it_learns_and_reports(tmp_path: Path) -> None:
     assert result.validation_loss == pytest.approx(validate(model)["validation_loss"])
     assert result.validation_loss < before - 0.2
     assert result.tokens == 15 * (rows.source_lengths.sum() + rows.target_lengths.sum())
-    assert (result.steps, result.epochs, result.stopped, result.resumed_from) == (60, 15.0, None, None)
+    assert (result.steps, result.epochs, result.stopped, result.resumed_from) == (
+        60,
+        15.0,
+        None,
+        None,
+    )
     assert result.tokens_per_second > 0
     assert result.peak_memory_bytes > 50 * 2**20
     assert not model.training
-    assert all(torch.equal(p, frozen[name]) for name, p in model.named_parameters() if name in frozen)
+    assert all(
+        torch.equal(p, frozen[name]) for name, p in model.named_parameters() if name in frozen
+    )
 
 
 def test_a_metrics_line_a_step(tmp_path: Path) -> None:
@@ -48,9 +57,19 @@ def test_a_metrics_line_a_step(tmp_path: Path) -> None:
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
     assert [line["epoch"] for line in lines] == [0.25, 0.5, 0.75, 1.0, 1.25]
     assert set(lines[0]) == {
-        "step", "epoch", "loss", "learning_rate", "grad_norm", "target_tokens", "source_tokens",
-        "tokens_per_second", "memory_bytes", "seconds", "skipped", "restores",
-    }  # fmt: skip
+        "step",
+        "epoch",
+        "loss",
+        "learning_rate",
+        "grad_norm",
+        "target_tokens",
+        "source_tokens",
+        "tokens_per_second",
+        "memory_bytes",
+        "seconds",
+        "skipped",
+        "restores",
+    }
     assert sum(line["target_tokens"] for line in lines[:4]) == rows.target_lengths.sum()
     assert sum(line["source_tokens"] for line in lines[:4]) == rows.source_lengths.sum()
 
@@ -69,9 +88,18 @@ def test_the_last_step_of_an_epoch_may_be_short(tmp_path: Path) -> None:
     assert sum(line["target_tokens"] for line in lines) == rows.target_lengths.sum()
 
 
-@pytest.mark.parametrize(("every", "total", "due"), [(0, 12, [4, 8, 12]), (0, 10, [4, 8, 10]), (5, 12, [5, 10, 12])])
-def test_evaluations_when_due_and_always_at_the_end(tmp_path: Path, every: int, total: int, due: list[int]) -> None:
-    run(tmp_path, evaluate_every=every, max_steps=total, evaluate=lambda _: {"validation_loss": 1.0, "other": 2.0})
+@pytest.mark.parametrize(
+    ("every", "total", "due"), [(0, 12, [4, 8, 12]), (0, 10, [4, 8, 10]), (5, 12, [5, 10, 12])]
+)
+def test_evaluations_when_due_and_always_at_the_end(
+    tmp_path: Path, every: int, total: int, due: list[int]
+) -> None:
+    run(
+        tmp_path,
+        evaluate_every=every,
+        max_steps=total,
+        evaluate=lambda _: {"validation_loss": 1.0, "other": 2.0},
+    )
     lines = [line for line in metrics(tmp_path) if "validation_loss" in line]
     assert [line["step"] for line in lines] == due
     assert lines[0]["other"] == 2.0
@@ -86,7 +114,12 @@ def test_the_best_adapter_is_kept(tmp_path: Path) -> None:
 
     model = tiny_model()
     result = run(tmp_path, model=model, evaluate=evaluate)
-    assert (result.kept, result.kept_step, result.validation_loss, result.steps) == ("best", 8, 1.0, 12)
+    assert (result.kept, result.kept_step, result.validation_loss, result.steps) == (
+        "best",
+        8,
+        1.0,
+        12,
+    )
     assert all(torch.equal(tensor, seen[1][name]) for name, tensor in adapter_of(model).items())
 
 
@@ -95,7 +128,9 @@ def test_without_validation_the_last_is_kept(tmp_path: Path) -> None:
     assert (result.kept, result.kept_step, result.validation_loss) == ("last", 12, None)
 
 
-def test_a_damaged_best_falls_back_to_the_last_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_best_falls_back_to_the_last_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     left = iter([1.0, 2.0])
 
     def evaluate(_: object) -> dict[str, float]:
@@ -129,7 +164,8 @@ def test_clipping_bounds_the_gradient_and_reports_its_norm(tmp_path: Path) -> No
     assert norms[0] == norms[1] > 1e-3
     start, ends = adapter_of(tiny_model()), [adapter_of(model) for model in (free, clipped)]
     moved = [sum(float((end[name] - start[name]).abs().sum()) for name in start) for end in ends]
-    # AdamW's first step has the size of the learning rate unless the gradient nears its epsilon of 1e-8.
+    # AdamW's first step has the size of the learning rate unless the gradient nears its epsilon of
+    # 1e-8.
     assert moved[1] < 0.2 * moved[0]
 
 
@@ -166,7 +202,9 @@ def test_a_gradient_that_overflows_float16_is_taken_again_smaller(tmp_path: Path
         run(tmp_path / name, model=model, max_steps=3)
         ends[name] = adapter_of(model)
     assert max(largest) > 1.0
-    assert all(torch.allclose(ends["bounded"][name], end, atol=1e-3) for name, end in ends["free"].items())
+    assert all(
+        torch.allclose(ends["bounded"][name], end, atol=1e-3) for name, end in ends["free"].items()
+    )
 
 
 @pytest.mark.parametrize("at_step", [1, 6])
@@ -267,7 +305,9 @@ def test_every_epoch_has_all_rows_in_an_order_of_its_own() -> None:
     plan = StepPlan(Rows(24), section())
     epochs = [[rows for step in plan.steps(epoch) for rows in step] for epoch in (0, 1)]
     assert epochs[0] != epochs[1]
-    assert [sorted(row for rows in epoch for row in rows) for epoch in epochs] == [list(range(24))] * 2
+    assert [sorted(row for rows in epoch for row in rows) for epoch in epochs] == [
+        list(range(24))
+    ] * 2
     assert list(StepPlan(Rows(24), section()).steps(1)) == list(plan.steps(1))
     assert list(StepPlan(Rows(24), section(seed=1)).steps(1)) != list(plan.steps(1))
 
@@ -277,8 +317,13 @@ PACKED = {"batch_size": None, "tokens_per_batch": 48, "packing": True}
 
 def test_a_packed_run_has_every_row_in_fewer_batches(tmp_path: Path) -> None:
     rows = Rows(24)
-    padded, packed = (StepPlan(rows, section(**{**PACKED, "packing": on}, gradient_accumulation=1)) for on in (0, 1))
-    assert sorted(row for step in packed.steps(0) for batch in step for row in batch) == list(range(24))
+    padded, packed = (
+        StepPlan(rows, section(**{**PACKED, "packing": on}, gradient_accumulation=1))
+        for on in (0, 1)
+    )
+    assert sorted(row for step in packed.steps(0) for batch in step for row in batch) == list(
+        range(24)
+    )
     assert len(packed.steps(0)) < len(padded.steps(0))
     result = run(tmp_path, rows=rows, max_steps=None, epochs=2, **PACKED)
     assert result.tokens == 2 * (rows.source_lengths.sum() + rows.target_lengths.sum())

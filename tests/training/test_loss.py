@@ -15,27 +15,38 @@ def test_equals_hf_on_one_batch() -> None:
     model, rows = tiny_model(), Rows(6)
     batch = collate([rows.features(i) for i in range(6)], PAD)
     loss_sum, target_tokens = sequence_loss(model, batch)
-    theirs = model(input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS, labels=batch.labels_BT).loss
+    theirs = model(
+        input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS, labels=batch.labels_BT
+    ).loss
     assert target_tokens == rows.target_lengths.sum()
-    assert float(loss_sum.detach() / target_tokens) == pytest.approx(float(theirs.detach()), abs=1e-6)
+    assert float(loss_sum.detach() / target_tokens) == pytest.approx(
+        float(theirs.detach()), abs=1e-6
+    )
 
 
 def test_is_the_sum_over_its_rows() -> None:
     model, rows = tiny_model(), Rows(6)
     whole, tokens = sequence_loss(model, collate([rows.features(i) for i in range(6)], PAD))
     alone = [sequence_loss(model, collate([rows.features(i)], PAD)) for i in range(6)]
-    assert float(whole.detach()) == pytest.approx(sum(float(loss.detach()) for loss, _ in alone), abs=1e-4)
+    assert float(whole.detach()) == pytest.approx(
+        sum(float(loss.detach()) for loss, _ in alone), abs=1e-4
+    )
     assert tokens == sum(count for _, count in alone)
 
 
 def test_the_head_never_sees_padding() -> None:
     model, rows, seen = tiny_model(), Rows(6), []
-    model.get_output_embeddings().register_forward_hook(lambda _head, _inputs, output: seen.append(len(output)))
+    model.get_output_embeddings().register_forward_hook(
+        lambda _head, _inputs, output: seen.append(len(output))
+    )
     batch = collate([rows.features(i) for i in range(6)], PAD)
     _, target_tokens = sequence_loss(model, batch)
     assert sum(seen) == target_tokens
     assert target_tokens < batch.labels_BT.numel()
-    assert model(input_ids=batch.input_ids_BS, labels=batch.labels_BT).logits.shape[:2] == batch.labels_BT.shape
+    assert (
+        model(input_ids=batch.input_ids_BS, labels=batch.labels_BT).logits.shape[:2]
+        == batch.labels_BT.shape
+    )
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -48,7 +59,9 @@ def test_a_frozen_head_in_chunks_gives_the_loss_and_gradients_of_a_whole_one(
         model, rows, seen = tiny_model(), Rows(6), []
         head = model.get_output_embeddings()
         head.requires_grad_(not frozen)
-        head.register_forward_hook(lambda _head, _inputs, output, seen=seen: seen.append(len(output)))
+        head.register_forward_hook(
+            lambda _head, _inputs, output, seen=seen: seen.append(len(output))
+        )
         loss_sum, _ = sequence_loss(
             model, collate([rows.features(i) for i in range(6)], PAD), label_smoothing=smoothing
         )
@@ -58,13 +71,18 @@ def test_a_frozen_head_in_chunks_gives_the_loss_and_gradients_of_a_whole_one(
     (whole, expected, at_once), (chunked, gradients, few) = found
     assert (at_once, few) == (rows.target_lengths.sum(), 7)
     assert torch.allclose(chunked, whole, rtol=1e-6)
-    assert all(torch.allclose(gradients[key], gradient, rtol=1e-4, atol=1e-5) for key, gradient in expected.items())
+    assert all(
+        torch.allclose(gradients[key], gradient, rtol=1e-4, atol=1e-5)
+        for key, gradient in expected.items()
+    )
 
 
 def test_label_smoothing_by_hand() -> None:
     model, rows = tiny_model(), Rows(1)
     batch = collate([rows.features(0)], PAD)
-    logits = model(input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS, labels=batch.labels_BT).logits
+    logits = model(
+        input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS, labels=batch.labels_BT
+    ).logits
     log_p = torch.log_softmax(logits[0], dim=-1)
     truth = log_p.gather(1, batch.labels_BT[0].unsqueeze(1)).squeeze(1)
     expected = -(0.9 * truth + 0.1 * log_p.mean(dim=-1)).sum()

@@ -36,7 +36,9 @@ class Factors(nn.Module):
 
 
 def step(model: nn.Module, optimizer: Optimizer, *, times: int = 1) -> None:
-    """Steps down the sum of cosines, whose gradients differ from element to element and from step to step."""
+    """Steps down the sum of cosines, whose gradients differ from element to element and from step
+    to step.
+    """
     for _ in range(times):
         trained = [p for p in model.parameters() if p.requires_grad]
         sum((p + torch.arange(p.numel()).view_as(p)).cos().sum() for p in trained).backward()
@@ -62,8 +64,14 @@ def test_weight_decay_acts_on_matrices_only(kind: str) -> None:
 def test_lora_plus_makes_b_move_by_its_ratio(kind: str) -> None:
     model = Factors()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    step(model, build_optimizer(model, section(optimizer=kind, learning_rate=0.001, lora_plus_ratio=16)))
-    sizes = {name: float((p.detach() - before[name]).abs().mean()) for name, p in model.named_parameters()}
+    step(
+        model,
+        build_optimizer(model, section(optimizer=kind, learning_rate=0.001, lora_plus_ratio=16)),
+    )
+    sizes = {
+        name: float((p.detach() - before[name]).abs().mean())
+        for name, p in model.named_parameters()
+    }
     assert sizes["q.lora_A.default.weight"] == pytest.approx(0.001, rel=1e-3)
     assert sizes["q.lora_B.default.weight"] == pytest.approx(0.016, rel=1e-3)
 
@@ -71,7 +79,11 @@ def test_lora_plus_makes_b_move_by_its_ratio(kind: str) -> None:
 def of_torch(model: nn.Module, rates: dict[str, float]) -> Optimizer:
     """Torch's AdamW in its plainest form, a group for each parameter."""
     groups = [
-        {"params": [p], "lr": 0.05 * rates.get(name, 1.0), "weight_decay": 0.1 if p.ndim >= 2 else 0.0}
+        {
+            "params": [p],
+            "lr": 0.05 * rates.get(name, 1.0),
+            "weight_decay": 0.1 if p.ndim >= 2 else 0.0,
+        }
         for name, p in model.named_parameters()
         if p.requires_grad
     ]
@@ -84,7 +96,11 @@ def test_the_update_is_that_of_torchs_plain_adamw(kind: type[nn.Module], ratio: 
     ours = kind()
     theirs = kind()
     theirs.load_state_dict(ours.state_dict())
-    step(ours, build_optimizer(ours, section(learning_rate=0.05, weight_decay=0.1, lora_plus_ratio=ratio)), times=20)
+    step(
+        ours,
+        build_optimizer(ours, section(learning_rate=0.05, weight_decay=0.1, lora_plus_ratio=ratio)),
+        times=20,
+    )
     step(theirs, of_torch(theirs, {"q.lora_B.default.weight": ratio}), times=20)
     for name, parameter in theirs.named_parameters():
         assert torch.allclose(ours.get_parameter(name), parameter, rtol=1e-6, atol=1e-6)
@@ -109,8 +125,14 @@ def test_a_step_that_is_not_finite_changes_nothing(kind: str, loss: float, norm:
     optimizer = build_optimizer(model, section(optimizer=kind, learning_rate=0.1, weight_decay=0.5))
     finite = torch.tensor(1.0)
     for values in ((finite, finite), (torch.tensor(loss), torch.tensor(norm))):
-        before = {name: p.detach().clone() for name, p in model.named_parameters()}, optimizer_state(model, optimizer)
-        model.matrix.grad, model.vector.grad = torch.ones_like(model.matrix), torch.ones_like(model.vector)
+        before = (
+            {name: p.detach().clone() for name, p in model.named_parameters()},
+            optimizer_state(model, optimizer),
+        )
+        model.matrix.grad, model.vector.grad = (
+            torch.ones_like(model.matrix),
+            torch.ones_like(model.vector),
+        )
         found = step_if_finite(optimizer, *values)
         assert model.matrix.grad is None
         changed = not all(torch.equal(p, before[0][name]) for name, p in model.named_parameters())
@@ -130,7 +152,9 @@ def test_nothing_trainable_is_a_usage_error() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
-def test_without_bitsandbytes_the_hint_says_what_to_install(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_bitsandbytes_the_hint_says_what_to_install(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     quantized._bitsandbytes.cache_clear()
     with pytest.raises(SetupError, match="bitsandbytes") as caught:
@@ -154,8 +178,12 @@ def test_large_state_is_8_bit_where_asked_and_only_there(kind: str) -> None:
     state = optimizer_state(model, optimizer)
     moments = {name for name, tensor in state.items() if tensor.shape == (64, 64)}
     assert len(moments) == 2
-    assert {state[name].dtype for name in moments} == {torch.uint8 if kind.endswith("8bit") else torch.float32}
-    assert not any(tensor.dtype == torch.uint8 for name, tensor in state.items() if name.endswith("vector"))
+    assert {state[name].dtype for name in moments} == {
+        torch.uint8 if kind.endswith("8bit") else torch.float32
+    }
+    assert not any(
+        tensor.dtype == torch.uint8 for name, tensor in state.items() if name.endswith("vector")
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -202,12 +230,16 @@ def test_a_state_that_does_not_fit_is_refused(change: str) -> None:
     step(model, optimizer)
     state = {**optimizer_state(model, optimizer), **CHANGES[change]}
     with pytest.raises(DataError, match=next(iter(CHANGES[change]))):
-        load_optimizer_state(model, optimizer, {key: tensor for key, tensor in state.items() if tensor is not None})
+        load_optimizer_state(
+            model, optimizer, {key: tensor for key, tensor in state.items() if tensor is not None}
+        )
 
 
 def test_the_state_of_another_optimizer_is_refused() -> None:
     model = Two(size=64)
-    eight, plain = (build_optimizer(model, section(optimizer=kind)) for kind in ("adamw-8bit", "adamw"))
+    eight, plain = (
+        build_optimizer(model, section(optimizer=kind)) for kind in ("adamw-8bit", "adamw")
+    )
     step(model, eight)
     with pytest.raises(DataError, match="optimizer state"):
         load_optimizer_state(model, plain, optimizer_state(model, eight))

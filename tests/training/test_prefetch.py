@@ -1,4 +1,6 @@
-"""Batches made ahead: the same ones in the same order, errors as themselves, and no thread left behind."""
+"""Batches made ahead: the same ones in the same order, errors as themselves, and no thread left
+behind.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def test_a_run_with_batches_made_ahead_is_the_run_without(
     run(tmp_path / "plain", model=plain)
     monkeypatch.setattr(loop, "ahead", lambda items, _: ahead(items, count))
     run(tmp_path / "other", model=other)
-    assert all(torch.equal(tensor, adapter_of(other)[name]) for name, tensor in adapter_of(plain).items())
+    assert all(
+        torch.equal(tensor, adapter_of(other)[name]) for name, tensor in adapter_of(plain).items()
+    )
 
 
 @pytest.mark.parametrize("count", [0, 2])

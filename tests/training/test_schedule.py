@@ -13,7 +13,8 @@ from lora_s2s.training.optimizer import learning_rate_at, warmup_steps
 
 def curve(schedule: str, total: int, warmup: float) -> list[float]:
     return [
-        learning_rate_at(step, total_steps=total, peak=1.0, schedule=schedule, warmup=warmup) for step in range(total)
+        learning_rate_at(step, total_steps=total, peak=1.0, schedule=schedule, warmup=warmup)
+        for step in range(total)
     ]
 
 
@@ -31,12 +32,17 @@ def test_constant_stays() -> None:
 
 
 @pytest.mark.parametrize(
-    ("warmup", "total", "steps"), [(0.03, 100, 3), (0.03, 10, 1), (0.0, 10, 0), (1, 10, 1), (7, 10, 7)]
+    ("warmup", "total", "steps"),
+    [(0.03, 100, 3), (0.03, 10, 1), (0.0, 10, 0), (1, 10, 1), (7, 10, 7)],
 )
-def test_warmup_is_a_share_below_one_and_steps_from_one(warmup: float, total: int, steps: int) -> None:
+def test_warmup_is_a_share_below_one_and_steps_from_one(
+    warmup: float, total: int, steps: int
+) -> None:
     assert warmup_steps(warmup, total) == steps
 
 
 @given(st.sampled_from(["linear", "cosine", "constant"]), st.integers(1, 200), st.floats(0, 300))
-def test_every_step_trains_and_none_exceeds_the_peak(schedule: str, total: int, warmup: float) -> None:
+def test_every_step_trains_and_none_exceeds_the_peak(
+    schedule: str, total: int, warmup: float
+) -> None:
     assert all(0 < rate <= 1.0 for rate in curve(schedule, total, warmup))
