@@ -34,13 +34,13 @@ from types import FunctionType
 from typing import Any
 
 from lora_s2s.errors import ToolkitError
-from lora_s2s.formats.origins import READERS, find_origins
+from lora_s2s.examples.example import Turn, Unusable
+from lora_s2s.examples.readers import read_examples
+from lora_s2s.examples.template import PromptTemplate
 from lora_s2s.inference.loading import input_settings
 from lora_s2s.lora.schema import adapter_settings
 from lora_s2s.models.weights import opened, shapes
-from lora_s2s.reading.example import Turn, Unusable
-from lora_s2s.reading.readers import read_examples
-from lora_s2s.reading.template import PromptTemplate
+from lora_s2s.readers.origins import READERS, find_origins
 from lora_s2s.recipe.load import load_recipe
 
 RESULTS = Path(__file__).parent / "results" / "fuzz-cpu.json"

@@ -19,8 +19,8 @@ from train_and_score import RESULTS
 from transformers import AutoTokenizer
 
 from lora_s2s.data.prepare import embedding_rows
-from lora_s2s.reading.example import Example
-from lora_s2s.reading.readers import read_examples
+from lora_s2s.examples.example import Example
+from lora_s2s.examples.readers import read_examples
 from lora_s2s.tokens.lossless import carried_strings, lossless_tokenizer
 from lora_s2s.tokens.tokenise import encode_texts, load_tokenizer
 

@@ -282,7 +282,7 @@ def run_ours(arguments: argparse.Namespace, rows: SyntheticRows, peak: Any) -> d
     from transformers import T5ForConditionalGeneration  # noqa: F401  (imported lazily: now, for the baseline)
 
     from lora_s2s.data.collate import collate
-    from lora_s2s.forward.choose import fast_forward
+    from lora_s2s.fast_t5.choose import fast_forward
     from lora_s2s.lora.inject import inject_lora
     from lora_s2s.models.loading import enable_gradient_checkpointing, load_base
     from lora_s2s.recipe.schema import TrainingSettings

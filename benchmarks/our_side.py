@@ -15,7 +15,7 @@ from memory_step import LORA
 from workload import ProfileRows, hf_batches
 
 from lora_s2s.data.collate import Batch, collate
-from lora_s2s.forward.choose import fast_forward, fast_states, with_layout
+from lora_s2s.fast_t5.choose import fast_forward, fast_states, with_layout
 from lora_s2s.lora.inject import inject_lora
 from lora_s2s.models.loading import load_base
 from lora_s2s.recipe.schema import TrainingSettings

@@ -12,8 +12,8 @@ from typing import Any
 
 from lora_s2s.errors import DataError
 from lora_s2s.files import read_json
-from lora_s2s.formats.recorded import Named, follow_recorded, is_pattern, record_data
 from lora_s2s.hub import is_local
+from lora_s2s.readers.recorded import Named, follow_recorded, is_pattern, record_data
 from lora_s2s.recipe.schema import Recipe
 
 SOURCES = "sources"
@@ -22,7 +22,7 @@ _SPLITS = ("test", "validation", "train")
 
 def recorded_sources(recipe: Recipe) -> dict[str, Any]:
     """Returns what an adapter's manifest holds of its data under ``sources``; see
-    ``formats/recorded.py``.
+    ``readers/recorded.py``.
     """
     named = {split: getattr(recipe.data, split) for split in _SPLITS}
     return record_data(named, parallel=recipe.data.format == "parallel")

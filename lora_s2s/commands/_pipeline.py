@@ -66,7 +66,7 @@ _RECIPE_HEAD = (
     "output.name=again\n"
 )
 # What a run computes with: another version of it may give other last digits.
-_CODE = ("training", "forward", "lora", "models", "tokens", "data")
+_CODE = ("training", "fast_t5", "lora", "models", "tokens", "data")
 _COUNTS = ("trainable_parameters", "total_parameters")
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers")
 

@@ -20,14 +20,14 @@ from lora_s2s.errors import ToolkitError, UsageError
 from lora_s2s.evaluation.choice import choose_metrics
 from lora_s2s.evaluation.evaluate import evaluate, group_references, record_scores
 from lora_s2s.evaluation.report import sample_rows, write_report
+from lora_s2s.examples.columns import two_languages
+from lora_s2s.examples.example import Example
+from lora_s2s.examples.readers import column_names, how_read, read_examples
+from lora_s2s.examples.shapes import SHAPES
 from lora_s2s.export.card import write_card
-from lora_s2s.formats.origins import find_origins
-from lora_s2s.formats.rows import Rejected, Skipped
 from lora_s2s.inference.loading import InputSettings, Predictor, load_predictor
-from lora_s2s.reading.columns import two_languages
-from lora_s2s.reading.example import Example
-from lora_s2s.reading.readers import column_names, how_read, read_examples
-from lora_s2s.reading.shapes import SHAPES
+from lora_s2s.readers.origins import find_origins
+from lora_s2s.readers.rows import Rejected, Skipped
 from lora_s2s.recipe.schema import AUTO, DataSection, Recipe
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from lora_s2s.console import counted
 from lora_s2s.data.split import Decisions
-from lora_s2s.reading.record import Reading, UnusedColumn
-from lora_s2s.reading.shapes import SHAPES
+from lora_s2s.examples.record import Reading, UnusedColumn
+from lora_s2s.examples.shapes import SHAPES
 
 _LISTED = 20
 # A text column is missed where most rows fill it, and differently, with several words.

@@ -26,8 +26,8 @@ from lora_s2s.data.split import REASONS, SPLITS, Decisions
 from lora_s2s.data.spool import places
 from lora_s2s.data.survey import SIDES, Tally
 from lora_s2s.errors import ResourceError
-from lora_s2s.formats.rows import Rejected, reject
-from lora_s2s.reading.conversations import fit_turns
+from lora_s2s.examples.conversations import fit_turns
+from lora_s2s.readers.rows import Rejected, reject
 from lora_s2s.tokens.tokenise import FastEncoder, Frames, Ids, TextEncoder, features_of
 
 # A process takes seconds to start: what fewer rows take in one.

@@ -34,6 +34,12 @@ from lora_s2s.data.split import DUPLICATE, REASONS, SPLITS, TRAIN, Decisions, de
 from lora_s2s.data.spool import Spool
 from lora_s2s.data.survey import Tally, tokens_report
 from lora_s2s.errors import DataError, SetupError, UsageError
+from lora_s2s.examples.causes import hint_for
+from lora_s2s.examples.example import Example
+from lora_s2s.examples.readers import how_read, read_examples, user_function
+from lora_s2s.examples.record import Reading
+from lora_s2s.examples.shapes import DIALOGUES
+from lora_s2s.examples.template import Template
 from lora_s2s.files import (
     code_hash,
     described,
@@ -43,16 +49,10 @@ from lora_s2s.files import (
     sha256_json,
     write_json,
 )
-from lora_s2s.formats.origins import find_origins, named_splits
-from lora_s2s.formats.rows import Rejected, Skipped, reject
 from lora_s2s.hub import locate_model
 from lora_s2s.outputs import whole_folder
-from lora_s2s.reading.causes import hint_for
-from lora_s2s.reading.example import Example
-from lora_s2s.reading.readers import how_read, read_examples, user_function
-from lora_s2s.reading.record import Reading
-from lora_s2s.reading.shapes import DIALOGUES
-from lora_s2s.reading.template import Template
+from lora_s2s.readers.origins import find_origins, named_splits
+from lora_s2s.readers.rows import Rejected, Skipped, reject
 from lora_s2s.recipe.schema import AUTO
 from lora_s2s.tokens.added import added_tokens
 from lora_s2s.tokens.lossless import ALWAYS, spare_rows
@@ -66,7 +66,7 @@ from lora_s2s.tokens.tokenise import (
 
 _SPOOL = "spool.arrow"
 _PAIRS = 12
-_ROOMS = ("formats", "reading", "tokens", "data")
+_ROOMS = ("readers", "examples", "tokens", "data")
 
 
 def prepare(

@@ -11,9 +11,9 @@ from lora_s2s.console import warn
 from lora_s2s.data.limits import Chosen
 from lora_s2s.data.survey import Tally, suggested_limit
 from lora_s2s.errors import DataError
+from lora_s2s.examples.causes import Causes
 from lora_s2s.files import jsonl_line
-from lora_s2s.formats.rows import Rejected
-from lora_s2s.reading.causes import Causes
+from lora_s2s.readers.rows import Rejected
 
 _REASONS_FOR_LIMIT = {
     "recipe": "",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lora_s2s.reading.example import Example
+from lora_s2s.examples.example import Example
 
 Hashes = npt.NDArray[np.uint64]
 SPLITS = ("train", "validation", "test")

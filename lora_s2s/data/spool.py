@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from lora_s2s.data.characters import Characters
 from lora_s2s.data.split import Keys, joined, keys_of
-from lora_s2s.reading.example import Example
+from lora_s2s.examples.example import Example
 
 ROWS = 4096
 # Replies of long conversations repeat all before them: a batch is bounded by its characters too.

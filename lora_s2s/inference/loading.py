@@ -15,17 +15,17 @@ from torch import nn
 
 from lora_s2s import limits
 from lora_s2s.errors import DataError, UsageError
+from lora_s2s.examples.asking import question_of
+from lora_s2s.examples.conversations import fit_turns
+from lora_s2s.examples.example import Example, Unusable
+from lora_s2s.examples.shapes import DIALOGUES
+from lora_s2s.examples.template import PromptTemplate, Template
 from lora_s2s.files import read_json
 from lora_s2s.hub import adapters_inside, no_adapter
 from lora_s2s.lora.adapter import is_adapter, load_adapter
 from lora_s2s.models.common import begin_answers
 from lora_s2s.models.generation import not_used
 from lora_s2s.models.loading import LoadedBase, load_base
-from lora_s2s.reading.asking import question_of
-from lora_s2s.reading.conversations import fit_turns
-from lora_s2s.reading.example import Example, Unusable
-from lora_s2s.reading.shapes import DIALOGUES
-from lora_s2s.reading.template import PromptTemplate, Template
 from lora_s2s.tokens.tokenise import LANGUAGES, encode_source, first_ids, load_tokenizer
 
 MANIFEST = "manifest.json"

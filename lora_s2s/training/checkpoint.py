@@ -26,7 +26,7 @@ from lora_s2s.lora.adapter import adapter_state, load_adapter_state
 from lora_s2s.outputs import whole_folder
 from lora_s2s.recipe.schema import TrainingSettings
 from lora_s2s.training.optimizer import load_optimizer_state, optimizer_state
-from lora_s2s.training.result import TrainState, state_problem
+from lora_s2s.training.state import TrainState, state_problem
 
 _FORMAT = 2
 _ADAPTER = "adapter.safetensors"

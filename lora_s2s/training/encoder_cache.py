@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lora_s2s.console import ProgressLine, say
 from lora_s2s.data.collate import Batch
 from lora_s2s.errors import ResourceError, UsageError
-from lora_s2s.forward.choose import encoder_states
+from lora_s2s.fast_t5.choose import encoder_states
 from lora_s2s.models.family import FAMILIES
 from lora_s2s.training.batching import Lengths
 

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from lora_s2s.console import warn
 from lora_s2s.data.collate import IGNORED, Batch
 from lora_s2s.errors import ResourceError, ran_out_of_memory
-from lora_s2s.forward.choose import with_layout
+from lora_s2s.fast_t5.choose import with_layout
 from lora_s2s.recipe.schema import TrainingSettings
 from lora_s2s.training.loss import sequence_loss
 

@@ -16,7 +16,7 @@ from lora_s2s.console import ProgressLine, warn
 from lora_s2s.errors import SetupError
 from lora_s2s.files import jsonl_line, naming, read_whole, write_bytes
 from lora_s2s.recipe.schema import TrainingSettings
-from lora_s2s.training.result import StepStats, TrainState
+from lora_s2s.training.state import StepStats, TrainState
 
 METRICS = "metrics.jsonl"
 

@@ -25,8 +25,8 @@ from lora_s2s.console import ProgressLine, warn
 from lora_s2s.data.collate import Batch, collate
 from lora_s2s.data.prepared import SplitTable
 from lora_s2s.errors import RunError, Stopped, UsageError
+from lora_s2s.fast_t5.choose import fast_forward, forward_in_use, with_layout
 from lora_s2s.files import require_space
-from lora_s2s.forward.choose import fast_forward, forward_in_use, with_layout
 from lora_s2s.recipe.schema import TrainingSettings
 from lora_s2s.training.checkpoint import (
     continue_from,
@@ -49,7 +49,7 @@ from lora_s2s.training.optimizer import build_optimizer, learning_rate_at, train
 from lora_s2s.training.plan import StepPlan
 from lora_s2s.training.prefetch import ahead
 from lora_s2s.training.processes import any_process, same_start, stop_signal, sum_gradients, summed
-from lora_s2s.training.result import StepStats, TrainResult, TrainState
+from lora_s2s.training.state import StepStats, TrainResult, TrainState
 from lora_s2s.training.validation import Evaluate
 
 _MOST_SKIPPED_IN_A_ROW = 10

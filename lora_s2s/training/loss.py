@@ -8,8 +8,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from lora_s2s.data.collate import IGNORED, Batch
-from lora_s2s.forward.choose import fast_states
-from lora_s2s.forward.head import cross_entropy, head_loss
+from lora_s2s.fast_t5.choose import fast_states
+from lora_s2s.fast_t5.head import cross_entropy, head_loss
 from lora_s2s.models.common import shift_right
 from lora_s2s.models.family import FAMILIES
 
@@ -21,7 +21,7 @@ def sequence_loss(
     tokens.
 
     The sum is left undivided: only whoever knows all batches of an optimizer step knows the right
-    divisor. The forward is the one that :func:`lora_s2s.forward.choose.fast_forward` settled on,
+    divisor. The forward is the one that :func:`lora_s2s.fast_t5.choose.fast_forward` settled on,
     else HF's own.
 
     Args:

@@ -13,7 +13,7 @@ from lora_s2s.data.prepared import SplitTable
 from lora_s2s.errors import DataError
 from lora_s2s.recipe.schema import TrainingSettings
 from lora_s2s.training.batching import Groups, packed_batches, token_budget_batches
-from lora_s2s.training.result import TrainState
+from lora_s2s.training.state import TrainState
 
 Rows = list[int]
 

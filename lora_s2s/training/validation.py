@@ -10,7 +10,7 @@ from torch import distributed, nn
 from lora_s2s.data.collate import collate
 from lora_s2s.data.prepared import SplitTable
 from lora_s2s.errors import DataError
-from lora_s2s.forward.choose import with_layout
+from lora_s2s.fast_t5.choose import with_layout
 from lora_s2s.training.batching import token_budget_batches
 from lora_s2s.training.loss import sequence_loss
 

@@ -16,7 +16,7 @@ import pytest
 from lora_s2s.data.prepare import prepare
 from lora_s2s.data.prepared import PreparedDataset, SplitTable, open_prepared
 from lora_s2s.errors import DataError, ResourceError, UsageError
-from lora_s2s.reading.conversations import DIALOGUE_TEMPLATE
+from lora_s2s.examples.conversations import DIALOGUE_TEMPLATE
 
 Write = Callable[[str, str], str]
 Prepare = Callable[..., PreparedDataset]

@@ -21,7 +21,7 @@ from lora_s2s.data.split import (
     joined,
     keys_of,
 )
-from lora_s2s.reading.example import Example
+from lora_s2s.examples.example import Example
 
 SOURCES = [f"source {number}" for number in range(4000)]
 

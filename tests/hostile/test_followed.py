@@ -14,8 +14,8 @@ import pytest
 from cli_parts import Invoke, write_csv
 
 from lora_s2s.errors import DataError, SetupError
-from lora_s2s.formats import origins, recorded
-from lora_s2s.formats.recorded import follow_recorded, record_data
+from lora_s2s.readers import origins, recorded
+from lora_s2s.readers.recorded import follow_recorded, record_data
 
 ROWS = (
     '{"source": "a table for two", "target": "SECRET-one"}\n{"source": "SECRET-two", "target": '

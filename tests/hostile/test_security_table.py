@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from lora_s2s import limits
-from lora_s2s.formats.streams import COMPRESSED
 from lora_s2s.hub import check_folder
+from lora_s2s.readers.streams import COMPRESSED
 
 SECURITY = (Path(__file__).parents[2] / "SECURITY.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| ([^|]+) \| ([^|]+) \| `(\w+)`(?: `([\w.]+)`)? \|$", flags=re.MULTILINE)

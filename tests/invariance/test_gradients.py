@@ -16,7 +16,7 @@ from lora_s2s.data.collate import Batch, collate
 from lora_s2s.lora import token_rows
 from lora_s2s.training.loop import train_step
 from lora_s2s.training.plan import StepPlan
-from lora_s2s.training.result import StepStats
+from lora_s2s.training.state import StepStats
 
 ROWS = Rows(16, seed=3, longest=40)
 

@@ -11,7 +11,7 @@ import torch
 from training_parts import Rows, adapter_of, metrics, run, tiny_model
 
 from lora_s2s.errors import ResourceError, UsageError
-from lora_s2s.forward.t5 import PaddingFree
+from lora_s2s.fast_t5.t5 import PaddingFree
 from lora_s2s.lora import token_rows
 from lora_s2s.training import encoder_cache
 

@@ -7,7 +7,7 @@ import torch
 from training_parts import PAD, VOCABULARY, Rows, tiny_model
 
 from lora_s2s.data.collate import collate
-from lora_s2s.forward import head as head_room
+from lora_s2s.fast_t5 import head as head_room
 from lora_s2s.training.loss import sequence_loss
 
 

@@ -20,7 +20,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from lora_s2s.recipe.schema import TrainingSettings
 from lora_s2s.training.loop import train
-from lora_s2s.training.result import TrainResult
+from lora_s2s.training.state import TrainResult
 
 VOCABULARY = 96
 OPTIONS = ("evaluate", "resume", "resume_anyway", "identity", "deadline")

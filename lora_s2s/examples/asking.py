@@ -1,0 +1,78 @@
+"""Rows and texts that wait for their answer, rendered as training's rows were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lora_s2s.errors import UsageError
+from lora_s2s.examples.columns import text_in, texts_of, unwrapped
+from lora_s2s.examples.example import Example, Turn, Unusable, checked
+from lora_s2s.examples.shapes import SHAPES, shape_of
+from lora_s2s.examples.template import TURNS, PromptTemplate
+from lora_s2s.readers.names import KNOWN_PAIRS
+
+_PLACE = "row:1"
+# What a row that waits for its answer lacks, for telling its shape.
+_NO_TARGETS: dict[str, Any] = {"output": "", "answers": [], "targets": ""}
+
+
+def question_of(
+    row: str | Mapping[str, Any], *, format: str, source_column: str | None, template: str | None
+) -> Example:
+    """Returns the example of a row or plain text without its target, which is empty.
+
+    A plain text is the source column, the one column that the template needs, or a user's turn.
+
+    Raises:
+        UsageError: a plain text where the template needs several columns.
+        Unusable: the row lacks a column, holds no text in it, or asks nothing.
+    """
+    shape = SHAPES.get(format)
+    if format == "auto" and template is None and not isinstance(row, str):
+        shape = SHAPES.get(shape_of([{**_NO_TARGETS, **row}]) or "")
+    if shape is None:
+        prompt = None if template is None else PromptTemplate.of(template)
+        source = (
+            _from_text(row, prompt)
+            if isinstance(row, str)
+            else _from_columns(row, source_column, prompt)
+        )
+        return Example(source, "", _PLACE)
+    prompt = PromptTemplate.of(template or shape.template)
+    if isinstance(row, str) and not shape.is_dialogue:
+        return Example(_from_text(row, prompt), "", _PLACE)
+    given = {TURNS: (Turn("user", row),)} if isinstance(row, str) else shape.waiting(row)
+    source = checked(prompt.render(texts_of(given, prompt)), "source")
+    turns = given[TURNS] if shape.is_dialogue else ()
+    return Example(source, "", _PLACE, turns=turns, template=prompt.templates[0].text)
+
+
+def _from_text(text: str, prompt: PromptTemplate | None) -> str:
+    if prompt is None:
+        return text
+    needed = [name for name, required in prompt.columns.items() if required] or list(prompt.columns)
+    if len(needed) > 1:
+        raise UsageError(
+            f"the template fills {len(needed)} columns ({', '.join(needed)}): a plain text is "
+            "only one",
+            hint="give JSONL rows with these columns through --input",
+        )
+    return prompt.render({needed[0]: text})
+
+
+def _from_columns(
+    row: Mapping[str, Any], source_column: str | None, prompt: PromptTemplate | None
+) -> str:
+    fields = unwrapped(row)
+    if prompt is not None:
+        return checked(prompt.render(texts_of(fields, prompt)), "source")
+    return text_in(fields, _source_column(fields, source_column), "source")
+
+
+def _source_column(fields: Mapping[str, Any], named: str | None) -> str:
+    known = {name.strip().lower(): name for name in fields}
+    for column in (named.strip().lower(),) if named else (source for source, _ in KNOWN_PAIRS):
+        if column in known:
+            return known[column]
+    raise Unusable(f"no column '{named}'" if named else "no column is known as a source")

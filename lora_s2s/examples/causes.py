@@ -1,0 +1,177 @@
+"""Why rows cannot be used: counted by reason, with the first places; the hint follows from the most
+frequent one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from lora_s2s.readers.encodings import conversion_hint
+from lora_s2s.readers.rows import Rejected, Skipped
+
+_PLACES = 3
+_VALUE = 60
+_PYTHON = re.compile(r"^\s*[\[{(]\s*(u?'|\(|\{\s*u?')|:\s*(None|True|False|u?')")
+_BRIEF = "lora-s2s prepare … "
+
+
+class Causes:
+    """Rejections while they come in: how many of each reason, and the first of each."""
+
+    def __init__(self) -> None:
+        self.reasons = Counter[str]()
+        self.skipped = Counter[str]()
+        self._first: dict[str, list[Rejected]] = {}
+
+    def add(self, item: Rejected) -> None:
+        """Counts one; what is skipped for an ordinary reason counts apart."""
+        if isinstance(item, Skipped):
+            self.skipped[item.kind] += 1
+        else:
+            self.reasons[item.kind] += 1
+        first = self._first.setdefault(item.kind, [])
+        if len(first) < _PLACES:
+            first.append(item)
+
+    @property
+    def faults(self) -> int:
+        """How many are no ordinary material."""
+        return self.reasons.total()
+
+    def listed(self) -> str:
+        """Returns the most frequent reasons with their numbers: ``3 × empty target, 1 × invalid
+        UTF-8``.
+        """
+        both = self.reasons or self.skipped
+        return ", ".join(f"{count:,} × {reason}" for reason, count in both.most_common(4))
+
+    def places(self) -> str:
+        """Returns three places, of the most frequent reason first, each with its detail and
+        value.
+        """
+        both = self.reasons or self.skipped
+        items = [item for reason, _ in both.most_common(_PLACES) for item in self._first[reason]][
+            :_PLACES
+        ]
+        return "; ".join(f"{item.file}:{item.line} {item.reason}{_value(item)}" for item in items)
+
+    def hint(self, *, others_are_right: bool = False) -> str | None:
+        """Returns what to do about the most frequent reason.
+
+        Args:
+            others_are_right: other rows of the data can be used, so that its columns and its format
+                are right.
+        """
+        items = self._leading()
+        return hint_for(items[0], others_are_right=others_are_right) if items else None
+
+    def _leading(self) -> list[Rejected]:
+        both = self.reasons or self.skipped
+        return self._first[both.most_common(1)[0][0]] if both else []
+
+
+def _value(item: Rejected) -> str:
+    shown = " ".join(item.text[: 2 * _VALUE].split())
+    if not shown or item.kind.startswith(("missing", "an unknown role")) or "\ufffd" in shown:
+        return ""
+    return f" ({shown[:_VALUE]}{'…' if len(shown) > _VALUE else ''})"
+
+
+def hint_for(item: Rejected, *, others_are_right: bool = False) -> str | None:
+    """Returns what to do about a rejection; see :meth:`Causes.hint`."""
+    for pattern, hint in _HINTS.items():
+        if re.search(pattern, item.reason):
+            if others_are_right and pattern in _OF_THE_WHOLE:
+                return _OF_THE_WHOLE[pattern]
+            return hint(item) if callable(hint) else hint
+    return None
+
+
+def _encoding(item: Rejected) -> str:
+    return conversion_hint(Path(item.file))
+
+
+def _json(item: Rejected) -> str:
+    if _PYTHON.search(item.text):
+        program = (
+            "import ast,json,sys; [print(json.dumps(ast.literal_eval(row))) for row in sys.stdin]"
+        )
+        return (
+            "the lines are Python dicts (single quotes, None, True), not JSON; convert them: "
+            f'python -c "{program}" < {item.file} > json-{Path(item.file).name}'
+        )
+    if not item.text.lstrip().startswith(("{", "[")):
+        return "the lines are no JSON objects: name the file .csv, .tsv or .txt after what it holds"
+    return "write one JSON object on each line, its keys and texts in double quotes"
+
+
+def _quoting(item: Rejected) -> str:
+    if '\\"' in item.text:
+        return (
+            'a quote inside a quoted cell is written \\" in some rows and otherwise in others: '
+            'write it twice ("")'
+        )
+    return 'inside a quoted cell write a quote twice (""), and close every quoted cell'
+
+
+def _role(item: Rejected) -> str:
+    return (
+        f"{item.reason}: use user, assistant, system or tool (or human, gpt, …), "
+        "or convert the rows with data.format=module:function"
+    )
+
+
+def _nested(item: Rejected) -> str:
+    return (
+        f"a {'source' if 'source' in item.reason else 'target'} is a text, or for targets a list "
+        "of texts (several references); take nested rows apart with data.format=module:function"
+    )
+
+
+def _column(role: str) -> Callable[[Rejected], str]:
+    return lambda _: f"name the right column: {_BRIEF}--set data.{role}_column=NAME"
+
+
+_NO_SOURCE, _NO_TARGET = r"(missing|empty).*source", r"(missing|empty).*target"
+_NO_JSON = r"^not valid JSON|^not a JSON object|^nested too deeply"
+# In this order: a pattern that the reason has, and the hint or what finds it out.
+_HINTS: dict[str, str | Callable[[Rejected], str]] = {
+    r"^invalid UTF-8": _encoding,
+    r"not valid Unicode": "write the text again as UTF-8: it has half of a surrogate pair",
+    r"^broken quoting": _quoting,
+    r"^more fields": "quote the cells that have the delimiter in them, or use another delimiter",
+    r"^fewer fields": "give every row as many cells as the header; look for an unclosed quote "
+    "above these lines",
+    _NO_JSON: _json,
+    r"^duplicate key": "give each key of an object once",
+    r"^an unknown role": _role,
+    r"^not two columns": f"keep two columns; or, with a header: {_BRIEF}--set data.format=pairs",
+    r"tool call": "give a tool call its name and arguments under tool_calls or function_call",
+    r"^a part of a turn": "leave images and audio out: only text parts are read",
+    r"^a turn|^an empty turn": "give each turn a role (role or from) and a text (content or value)",
+    r"^no list of turns|^no assistant turn|nothing before": (
+        f"a conversation is a list of turns in which the assistant replies; for columns: {_BRIEF}"
+        "--set data.format=pairs"
+    ),
+    r"is not text|^no list of objects": _nested,
+    r"^another language pair": (
+        f"name two languages of the file: {_BRIEF}--set data.source_column=en --set "
+        "data.target_column=de"
+    ),
+    r"^unknown split|^row of another split": "give the column train, validation or test, or "
+    "remove it",
+    r"^longer than|^more than": "cut these rows into smaller ones, or remove them",
+    r"^NUL character": "remove the NUL characters: tr -d '\\000' < FILE > NEW",
+    r"template cannot": "change data.template so that it fits these rows",
+    _NO_SOURCE: _column("source"),
+    _NO_TARGET: _column("target"),
+}
+# Of rows among others that can be used.
+_OF_THE_WHOLE = {
+    _NO_SOURCE: "give these rows a source, or remove them",
+    _NO_TARGET: "give these rows a target, or remove them",
+    _NO_JSON: "fix these lines: each is one JSON object, its keys and texts in double quotes",
+}

@@ -1,0 +1,366 @@
+"""Which columns are the source and the target: named by the user, or known by their names."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lora_s2s.errors import DataError, nearest
+from lora_s2s.examples.example import Example, NotForThis, Unusable, checked
+from lora_s2s.examples.template import TURNS, PromptTemplate
+from lora_s2s.readers.names import (
+    KNOWN_PAIRS,
+    LANGUAGE_COLUMNS,
+    ROW_NUMBERS,
+    SOURCES,
+    SPLIT_COLUMNS,
+    TARGETS,
+    language_of,
+    normalised,
+)
+
+_ALPACA = {"instruction", "input", "output"}
+TRANSLATION = "translation"
+_MOST_JOINED = 4  # columns in a template that a hint offers
+
+
+def two_languages(source: str | None, target: str | None) -> bool:
+    """Says whether two columns, or the endings of two files, are named by languages, such as ``en``
+    and ``de-AT``.
+    """
+    names = [name.lower() for name in (source, target) if name and language_of(name)]
+    return len(set(names)) == 2 and tuple(names) not in KNOWN_PAIRS
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of one file: the source's (unless a template builds it) and the target's."""
+
+    source: str | None
+    target: str
+    template: PromptTemplate | None = None
+
+    def pairs(self, fields: Mapping[str, Any], where: str, *, seed: int = 0) -> Iterator[Example]:
+        """Yields the row's example, or one for each text of a target that is a list: several
+        references of one source.
+
+        Args:
+            seed: of several templates, takes part in the choice.
+
+        Raises:
+            NotForThis: a unit of other languages than the columns' two.
+            Unusable: a source or target that is missing, empty or not text.
+        """
+        value = fields.get(self.target)
+        if value is None or (self.source is not None and self.source not in fields):
+            fields = _with_languages(fields, self.source, self.target)
+            value = fields.get(self.target)
+        targets = [checked(value, "target")] if isinstance(value, str) else references(value)
+        if self.template is not None:
+            source = checked(self.template.render(texts_of(fields, self.template), seed), "source")
+        elif self.source is not None:
+            source = text_in(fields, self.source, "source")
+        else:
+            return
+        for target in targets:
+            yield Example(source, target, where)
+
+
+def references(value: object) -> list[str]:
+    """Returns the texts of a target: one, or those of a list, or of SQuAD's ``{"text": [...]}``,
+    each once.
+
+    Raises:
+        Unusable: there is none, or one that is empty or no text.
+    """
+    if isinstance(value, Mapping) and isinstance(value.get("text"), list):
+        value = value["text"]
+    if not isinstance(value, list):
+        return [checked(text_of(value, "target"), "target")]
+    if not value:
+        raise Unusable("empty target")
+    if any(isinstance(item, (Mapping, list)) for item in value):
+        raise Unusable("target is not text: a list of objects or lists")
+    return list(dict.fromkeys(checked(text_of(item, "target"), "target") for item in value))
+
+
+def _with_languages(fields: Mapping[str, Any], *columns: str | None) -> Mapping[str, Any]:
+    """Returns a row with its languages under the columns' names: ``en`` is there where ``EN`` or
+    ``en-US`` is.
+
+    Raises:
+        NotForThis: the row holds languages only, and not those.
+        Unusable: two of its columns are of one language.
+    """
+    wanted = [column for column in columns if column is not None and language_of(column)]
+    languages = {name: language for name in fields if (language := language_of(name))}
+    if len(wanted) < sum(column is not None for column in columns) or not languages:
+        return fields
+    given = dict(fields)
+    for column in wanted:
+        alike = [
+            name
+            for name in languages
+            if languages[name] == language_of(column) and name not in wanted
+        ]
+        if column in fields or not alike:
+            continue
+        if len(alike) > 1:
+            raise Unusable(f"several texts in one language: {', '.join(alike)}")
+        given[column] = fields[alike[0]]
+    if len(languages) == len(fields) and not all(column in given for column in wanted):
+        raise NotForThis(f"another language pair: {', '.join(list(fields)[:4])}")
+    return given
+
+
+def unwrapped(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns what stands under ``translation``, where the hub's data sets keep a row's languages,
+    else the row.
+    """
+    inner = fields.get(TRANSLATION)
+    return inner if isinstance(inner, Mapping) else fields
+
+
+def texts_of(fields: Mapping[str, Any], template: PromptTemplate) -> dict[str, Any]:
+    """Returns the texts of the columns that a template names, and the turns; those it can do
+    without may lack.
+
+    Raises:
+        Unusable: a column is missing, or holds no text.
+    """
+    texts: dict[str, Any] = {}
+    for name, needed in template.columns.items():
+        value = fields.get(name)
+        if isinstance(value, tuple) and name == TURNS:
+            texts[name] = value
+        elif needed or value is not None:
+            texts[name] = text_of(value, f"column '{name}'")
+    return texts
+
+
+def text_in(fields: Mapping[str, Any], column: str, role: str) -> str:
+    """Returns a field's text verbatim; ``role`` names it in the reason when there is none."""
+    value = fields.get(column)
+    return checked(value if isinstance(value, str) else text_of(value, role), role)
+
+
+def text_of(value: object, role: str) -> str:
+    """Returns a value's text as written: never that of nothing, or of something with parts; raises
+    Unusable.
+    """
+    if value is None:
+        raise Unusable(f"missing {role}")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (Mapping, list, tuple, bytes)):
+        raise Unusable(f"{role} is not text: {type(value).__name__}")
+    return str(value)
+
+
+def find_columns(
+    names: Sequence[str],
+    *,
+    where: str,
+    source_column: str | None = None,
+    target_column: str | None = None,
+    template: PromptTemplate | None = None,
+    any_two: bool = True,
+) -> Columns:
+    """Chooses the columns of a file that has the columns ``names``.
+
+    Args:
+        names: the file's columns, in order.
+        where: the file, for messages.
+        source_column: named by the user.
+        target_column: named by the user.
+        template: builds the source instead of a column.
+        any_two: whether two columns are source and target whatever their names.
+
+    Raises:
+        DataError: a named column does not exist, or no pair of names is known; the message lists
+            what exists.
+    """
+    known = {
+        **{name.strip().lower(): name for name in reversed(names)},
+        **{name: name for name in names},
+    }
+    if template is not None:
+        check_columns(template.columns, names, where)
+    source = _named(source_column, known, names, where) if source_column is not None else None
+    target = _named(target_column, known, names, where) if target_column is not None else None
+    needs_source = source is None and template is None
+    if needs_source and target is None and (languages := _two_languages(names, where)):
+        return Columns(*languages, template)
+    if needs_source:
+        _refuse_alpaca(known, where)
+    if template is None and (needs_source or target is None):
+        two = _two_columns(names, source, target, known) if any_two or source or target else None
+        source, target = two or (source, target)
+        needs_source = source is None
+    if target is None:
+        # The partner of the source's name first, then whatever is known.
+        partners = [
+            last
+            for first, last in KNOWN_PAIRS
+            if source is not None and first == source.strip().lower()
+        ]
+        others = [last for first, last in KNOWN_PAIRS if not needs_source or first in known]
+        # A target leaves a column for the source: of 'query' and 'sql' it is the second.
+        free = [
+            name
+            for name in TARGETS
+            if not needs_source or any(one in known and one != name for one in SOURCES)
+        ]
+        target = _first_known("target", [*partners, *others, *free], known, source, names, where)
+    if needs_source:
+        partners = [first for first, last in KNOWN_PAIRS if last == target.strip().lower()]
+        source = _first_known(
+            "source", [*partners, *dict(KNOWN_PAIRS), *SOURCES], known, target, names, where
+        )
+    return Columns(source, target, template)
+
+
+def _two_languages(names: Sequence[str], where: str) -> tuple[str, str] | None:
+    """Returns the first columns of two languages, where all columns are languages.
+
+    Raises:
+        DataError: they are more than two.
+    """
+    first: dict[str, str] = {}
+    for name in names:
+        if (language := language_of(name)) is None:
+            return None
+        first.setdefault(language, name)
+    if len(names) == 2 and tuple(normalised(name) for name in names) not in KNOWN_PAIRS:
+        return names[0], names[1]
+    if len(first) > 2:
+        source, target = list(first)[:2]
+        raise DataError(
+            "no target column can be told: the file has the languages "
+            f"{', '.join(list(first)[:20])}",
+            hint=f"name two: --set data.source_column={source} --set data.target_column={target}",
+            where=where,
+        )
+    return tuple(first.values()) if len(first) == 2 else None  # type: ignore[return-value]
+
+
+def _two_columns(
+    names: Sequence[str], source: str | None, target: str | None, known: Mapping[str, str]
+) -> tuple[str, str] | None:
+    """Returns both columns of a table that has two, besides numbers of rows and columns about the
+    row.
+    """
+    about = {*ROW_NUMBERS, *SPLIT_COLUMNS, *(name for pair in LANGUAGE_COLUMNS for name in pair)}
+    named = {name for name in (source, target) if name is not None}
+    left = [name for name in names if name in named or normalised(name) not in about]
+    left = left if len(left) == 2 else list(names)
+    free = [name for name in left if not any(_same_column(name, other) for other in named)]
+    if len(left) != 2 or len(free) + len(named) != 2:
+        return None
+    if named:
+        # Of two columns the one that is not named is the other side.
+        return (source, free[0]) if source is not None else (free[0], target)  # type: ignore[return-value]
+    first, second = left
+    if any(one in known and other in known for one, other in KNOWN_PAIRS):
+        return None
+    if any(normalised(name) in ROW_NUMBERS or name.isdigit() for name in left):
+        return None
+    one, other = normalised(first), normalised(second)
+    swapped = (one in TARGETS and other not in TARGETS) or (other in SOURCES and one not in SOURCES)
+    return (second, first) if swapped else (first, second)
+
+
+def check_columns(columns: Iterable[str], names: Sequence[str], where: str) -> None:
+    """Raises DataError at the first of a template's columns that the file does not have; the
+    message lists its own.
+    """
+    for column in columns:
+        _named(column, {name: name for name in names}, names, where)
+
+
+def _first_known(
+    role: str,
+    wanted: Sequence[str],
+    known: Mapping[str, str],
+    taken: str | None,
+    names: Sequence[str],
+    where: str,
+) -> str:
+    found = next((known[name] for name in wanted if name in known and known[name] != taken), None)
+    if found is None:
+        if joined := _joined_source(names):
+            role, hint = "source", joined
+        else:
+            hint = (
+                "name them: lora-s2s prepare … --set data.source_column=NAME --set "
+                "data.target_column=NAME"
+            )
+        raise DataError(
+            f"no {role} column is known by its name; the file has {_listed(names)}",
+            hint=hint,
+            where=where,
+        )
+    return found
+
+
+def _joined_source(names: Sequence[str]) -> str | None:
+    """Returns the setting that builds the source of all other columns, where one alone has the name
+    of a target.
+    """
+    targets = [name for name in names if normalised(name) in TARGETS]
+    others = [
+        name for name in names if normalised(name) not in (*TARGETS, *ROW_NUMBERS, *SPLIT_COLUMNS)
+    ]
+    if (
+        len(targets) != 1
+        or not 2 <= len(others) <= _MOST_JOINED
+        or set("{}") & set("".join(others))
+    ):
+        return None
+    target = shlex.quote(f"data.target_column={targets[0]}")
+    template = shlex.quote(f"data.template={' '.join(f'{{{name}}}' for name in others)}")
+    return (
+        f"name it with data.source_column, or build it of several: --set {target} --set {template}"
+    )
+
+
+def _same_column(name: str, other: str) -> bool:
+    """Whether two names mean one column: equal, or codes of one language."""
+    return name == other or (
+        language_of(name) is not None and language_of(name) == language_of(other)
+    )
+
+
+def _named(column: str, known: Mapping[str, str], names: Sequence[str], where: str) -> str:
+    found = known.get(column) or known.get(column.strip().lower())
+    if (
+        found is None
+        and (language := language_of(column))
+        and any(language_of(name) == language for name in names)
+    ):
+        return column  # found in each row
+    if found is None:
+        raise DataError(
+            f"there is no column '{column}'{nearest(column, names)}; the file has {_listed(names)}",
+            hint="name one of them, or leave it out to have the columns found by their names",
+            where=where,
+        )
+    return found
+
+
+def _refuse_alpaca(known: Mapping[str, str], where: str) -> None:
+    # Taking (input, output) here would drop every instruction without a word.
+    if known.keys() >= _ALPACA:
+        raise DataError(
+            "the columns 'instruction', 'input' and 'output' need a template that joins the first "
+            "two",
+            hint="--set data.format=alpaca, or --set data.template='{instruction} {input}'",
+            where=where,
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(f"'{name:.60}'" for name in names[:20])
+    return (f"the columns {shown}" if names else "no columns") + (", …" if len(names) > 20 else "")

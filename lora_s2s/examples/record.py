@@ -1,0 +1,157 @@
+"""How a file is read: its format, the columns that are used and not used, and what a user should
+know about that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from lora_s2s.examples.shapes import Converter
+from lora_s2s.examples.template import Template
+from lora_s2s.readers.names import (
+    LANGUAGE_COLUMNS,
+    SPLIT_COLUMNS,
+    SPLIT_OF,
+    is_language_code,
+    normalised,
+)
+
+_SAMPLE = 60
+_IDENTIFIER = re.compile(r"|_*id|idx|index|row|guid|uuid|uid|.+[_ -]id|unnamed: \d+", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class UnusedColumn:
+    """A column that no example is made of, measured on the first rows.
+
+    Attributes:
+        filled: share of the rows that have a value in it.
+        distinct: different values, as a share of those.
+        is_text: whether its values are texts with letters, rather than numbers, lists or objects.
+        sample: the start of its first value.
+    """
+
+    name: str
+    filled: float
+    distinct: float
+    is_text: bool
+    sample: str
+
+    @property
+    def is_identifier(self) -> bool:
+        """Whether the name says that the column numbers or names rows, which tells nothing of what
+        they hold.
+        """
+        return bool(_IDENTIFIER.fullmatch(self.name.strip()))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file's rows become examples, decided on its first rows; a shape's own template is
+    spelled out.
+
+    Attributes:
+        source_column: None where a template builds the source, or the format has columns of its
+            own.
+        target_column: None where the format has columns of its own.
+        convert: makes a row's examples.
+        unused: columns that no example is made of.
+        split_column: the column that divides the table into train, validation and test.
+        notes: what else was decided, one sentence each.
+        warnings: what probably needs a change, one sentence each.
+    """
+
+    format: str
+    source_column: str | None
+    convert: Converter = field(repr=False, compare=False)
+    template: Template = None
+    target_column: str | None = None
+    unused: tuple[UnusedColumn, ...] = ()
+    split_column: str | None = None
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns all but the converter, as a manifest stores it."""
+        kept = ("format", "source_column", "target_column", "template", "split_column")
+        unused = [
+            {"name": column.name, "filled": column.filled, "distinct": column.distinct}
+            for column in self.unused
+        ]
+        lists = {"unused": unused, "notes": list(self.notes), "warnings": list(self.warnings)}
+        return {**{name: getattr(self, name) for name in kept}, **lists}
+
+
+def looked_over(
+    reading: Reading, rows: Sequence[Mapping[str, Any]], used: Iterable[str]
+) -> Reading:
+    """Returns a reading with what the first rows show besides: unused columns, a column of splits,
+    languages, lists.
+    """
+    taken = set(used)
+    names = dict.fromkeys(name for row in rows for name in row if name not in taken)
+    split = next((name for name in names if _divides(name, rows)), None)
+    unused = tuple(
+        _measured(name, [row.get(name) for row in rows]) for name in names if name != split
+    )
+    notes = list(reading.notes)
+    if split is not None:
+        marks = dict.fromkeys(str(row.get(split)) for row in rows)
+        notes.append(f"the column '{split}' divides the rows: {', '.join(marks)}")
+    if reading.target_column and any(
+        isinstance(row.get(reading.target_column), list) for row in rows
+    ):
+        notes.append(
+            f"'{reading.target_column}' holds lists: each text is a target of its own in training, "
+            "and one of several references in eval"
+        )
+    warnings = (*reading.warnings, *_about_languages(names, rows))
+    return replace(
+        reading, unused=unused, split_column=split, notes=tuple(notes), warnings=warnings
+    )
+
+
+def _divides(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    if normalised(name) not in SPLIT_COLUMNS:
+        return False
+    # A value of another kind is asked about: rows of a test must not train.
+    return any(str(row.get(name)).strip().lower() in SPLIT_OF for row in rows)
+
+
+def _about_languages(names: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yields a warning where unused columns hold a language code for each row."""
+    by_name = {normalised(name): name for name in names}
+    for pair in LANGUAGE_COLUMNS:
+        columns = [by_name[name] for name in dict.fromkeys(pair) if name in by_name]
+        codes = [dict.fromkeys(str(row.get(name)) for row in rows) for name in columns]
+        if columns and all(all(map(is_language_code, values)) for values in codes):
+            listed = "; ".join(
+                f"'{name}': {', '.join(list(of)[:6])}"
+                for name, of in zip(columns, codes, strict=True)
+            )
+            yield (
+                f"columns with a language code in each row are not used ({listed}): "
+                "data.source_language and data.target_language hold for all rows, so keep one "
+                "pair of languages in a file"
+            )
+            return
+
+
+def _measured(name: str, values: Sequence[object]) -> UnusedColumn:
+    filled = [value for value in values if value is not None and value not in ("", [], {})]
+    texts = [
+        value
+        for value in filled
+        if isinstance(value, str) and any(char.isalpha() for char in value)
+    ]
+    shown = filled[0] if filled else ""
+    return UnusedColumn(
+        name,
+        filled=round(len(filled) / max(1, len(values)), 4),
+        distinct=round(len({repr(value) for value in filled}) / max(1, len(filled)), 4),
+        is_text=2 * len(texts) > len(filled),
+        sample=(shown if isinstance(shown, str) else f"({type(shown).__name__})")[:_SAMPLE],
+    )

@@ -1,0 +1,235 @@
+"""The shapes that rows come in besides pairs of columns: how each is recognised, and what it asks
+and answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+from lora_s2s import limits
+from lora_s2s.examples.columns import text_of, texts_of
+from lora_s2s.examples.conversations import (
+    DIALOGUE_TEMPLATE,
+    LISTS,
+    dialogue_questions,
+    looks_like_dialogue,
+)
+from lora_s2s.examples.example import Example, NotForThis, Unusable, checked
+from lora_s2s.examples.template import TURNS, PromptTemplate
+from lora_s2s.readers.rows import Rejected, reject
+
+Fields: TypeAlias = Mapping[str, Any]
+# What a template may name, and the targets: a question with several answers gives an example for
+# each.
+Question: TypeAlias = tuple[dict[str, Any], list[object]]
+Converter: TypeAlias = Callable[[Fields, str], Iterable[Example | Rejected]]
+
+UNANSWERABLE = "unanswerable"
+_INSTRUCTION, _CONTEXT, _RESPONSE = ("instruction",), ("input", "context"), ("output", "response")
+_DEFINITION, _INPUT, _OUTPUT = ("definition",), ("input", "inputs"), ("output", "targets")
+_SQUAD = ("paragraphs", "title", "context", "question", "answers", "answer", "is_impossible")
+_TASK, _INSTANCES = (*_DEFINITION, *_INSTRUCTION), ("instances",)
+_INSTRUCTIONS = (*_TASK, *_INPUT, *_OUTPUT, *_INSTANCES)
+_ALPACA = (*_INSTRUCTION, *_CONTEXT, *_RESPONSE)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One shape of a row.
+
+    Attributes:
+        looks: says whether a row has this shape.
+        questions: yields what the template may name with the targets; raises Unusable.
+        template: renders a source where the user names no other.
+        columns: what the template may name besides the row's own.
+        reads: the row's keys that examples are made of, in lower case.
+    """
+
+    looks: Callable[[Fields], bool]
+    questions: Callable[[Fields], Iterator[Question]]
+    template: str
+    columns: tuple[str, ...]
+    reads: tuple[str, ...]
+
+    @property
+    def is_dialogue(self) -> bool:
+        """Whether the sources are turns."""
+        return self.columns == (TURNS,)
+
+    def examples(
+        self, prompt: PromptTemplate, seed: int, fields: Fields, where: str
+    ) -> Iterator[Example | Rejected]:
+        """Yields an example for each question and distinct target, or why a question gives none.
+
+        Raises:
+            Unusable: the row has another shape, or nothing in it has a target.
+        """
+        group, lacking, repeated = None, True, 0
+        for given, targets in self.questions(fields):
+            if not targets:
+                continue
+            lacking = False
+            turns = given.get(TURNS, ()) if self.is_dialogue else ()
+            try:
+                if self.is_dialogue and not turns:
+                    raise NotForThis("a reply before the first user turn")
+                values = texts_of(given, prompt)
+                chosen = prompt.chosen(values, seed)
+                source = checked(chosen.once(values), "source")
+                found = list(
+                    dict.fromkeys(
+                        checked(text_of(target, "target"), "target") for target in targets
+                    )
+                )
+            except Unusable as error:
+                fault = not isinstance(error, NotForThis)
+                yield reject(where, str(error), _excerpt(*given.values(), *targets), fault=fault)
+                continue
+            repeated += len(source)
+            if repeated > limits.LARGEST_CONVERSATION:
+                raise Unusable(
+                    f"more than {limits.in_words(limits.LARGEST_CONVERSATION)} of repeated turns"
+                )
+            # A conversation's first source begins all its others: it keeps them, and its twins, in
+            # one split.
+            group = group or (source if turns else None)
+            for target in found:
+                yield Example(source, target, where, group, turns, chosen.text if turns else None)
+        if lacking:
+            raise Unusable("no assistant turn" if self.is_dialogue else "no question")
+
+    def waiting(self, fields: Fields) -> dict[str, Any]:
+        """Returns what the template may name of a row that waits for its one answer; of a dialogue,
+        its last.
+
+        Raises:
+            Unusable: there is no such question, or more than one.
+        """
+        found = [given for given, _ in self.questions(fields)]
+        if not found or (self.is_dialogue and not found[-1][TURNS]):
+            raise Unusable("no turn to answer" if self.is_dialogue else "no question")
+        if len(found) > 1 and not self.is_dialogue:
+            raise Unusable(f"{len(found)} questions in one row, expected one")
+        return found[-1]
+
+
+def _excerpt(*values: object) -> str:
+    return " | ".join(value for value in values if isinstance(value, str))
+
+
+def _any_case(fields: Fields, names: Iterable[str]) -> Any:
+    """Returns the first of the named values that is there, whatever the case of the letters."""
+    found = (
+        fields[key]
+        for name in names
+        for key in fields
+        if key.strip().lower() == name and fields[key] is not None
+    )
+    return next(found, None)
+
+
+def _has(fields: Fields, *groups: tuple[str, ...]) -> bool:
+    """Says whether a row has a column of each group, whatever the case of the letters."""
+    names = {key.strip().lower() for key in fields}
+    return all(not names.isdisjoint(group) for group in groups)
+
+
+def _is_alpaca(fields: Fields) -> bool:
+    return _has(fields, _INSTRUCTION, _CONTEXT, _RESPONSE)
+
+
+def _alpaca(fields: Fields) -> Iterator[Question]:
+    given = {
+        "instruction": _any_case(fields, _INSTRUCTION),
+        "input": _any_case(fields, _CONTEXT) or "",
+    }
+    yield {**fields, **given}, [_any_case(fields, _RESPONSE)]
+
+
+def _objects(value: object, name: str) -> list[Fields]:
+    if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
+        raise Unusable(f"no list of objects under '{name}'")
+    return value
+
+
+def _is_squad(fields: Fields) -> bool:
+    flat = isinstance(fields.get("question"), str) and isinstance(fields.get("context"), str)
+    return isinstance(fields.get("paragraphs"), list) or (
+        flat and ("answers" in fields or "answer" in fields)
+    )
+
+
+def _squad(fields: Fields) -> Iterator[Question]:
+    if "paragraphs" not in fields:
+        yield dict(fields), _answers(fields)
+        return
+    for paragraph in _objects(fields["paragraphs"], "paragraphs"):
+        for asked in _objects(paragraph.get("qas"), "qas"):
+            given = {"title": fields.get("title"), "context": paragraph.get("context")}
+            yield {**given, "question": asked.get("question")}, _answers(asked)
+
+
+def _answers(asked: Fields) -> list[object]:
+    answers = asked["answers"] if "answers" in asked else asked.get("answer")
+    found = answers.get("text") if isinstance(answers, Mapping) else answers
+    listed = found if isinstance(found, list) else [found]
+    if asked.get("is_impossible") is True or not listed:
+        return [UNANSWERABLE]
+    return [item.get("text") if isinstance(item, Mapping) else item for item in listed]
+
+
+def _is_instructions(fields: Fields) -> bool:
+    nested = isinstance(_any_case(fields, _INSTANCES), list)
+    return (nested and _has(fields, _TASK)) or _has(fields, _DEFINITION, _INPUT, _OUTPUT)
+
+
+def _instructions(fields: Fields) -> Iterator[Question]:
+    definition, nested = _any_case(fields, _TASK), _any_case(fields, _INSTANCES)
+    if isinstance(definition, list):
+        definition = " ".join(text_of(part, "definition") for part in definition)
+    for instance in [fields] if nested is None else _objects(nested, "instances"):
+        output = _any_case(instance, _OUTPUT)
+        given = {"definition": definition, "input": _any_case(instance, _INPUT)}
+        yield given, output if isinstance(output, list) and output else [output or None]
+
+
+def _dialogue(*roles: str) -> Shape:
+    return Shape(
+        partial(looks_like_dialogue, names=roles),
+        dialogue_questions,
+        DIALOGUE_TEMPLATE,
+        (TURNS,),
+        (*LISTS, "system"),
+    )
+
+
+_SQUAD_TEMPLATE = "question: {{ question }} context: {{ context }}"
+_INSTRUCTIONS_TEMPLATE = (
+    "{{ definition }}{% if input | trim %} Input: {{ input }}{% endif %} Output:"
+)
+_ALPACA_TEMPLATE = "{{ instruction }}{% if input | trim %} {{ input }}{% endif %}"
+SHAPES: dict[str, Shape] = {
+    "conversations": _dialogue("from", "speaker"),
+    "messages": _dialogue("role"),
+    "squad": Shape(_is_squad, _squad, _SQUAD_TEMPLATE, ("question", "context", "title"), _SQUAD),
+    "instructions": Shape(
+        _is_instructions,
+        _instructions,
+        _INSTRUCTIONS_TEMPLATE,
+        ("definition", "input"),
+        _INSTRUCTIONS,
+    ),
+    "alpaca": Shape(_is_alpaca, _alpaca, _ALPACA_TEMPLATE, ("instruction", "input"), _ALPACA),
+}
+DIALOGUES = tuple(name for name, shape in SHAPES.items() if shape.is_dialogue)
+
+
+def shape_of(rows: Iterable[Fields]) -> str | None:
+    """Returns the name of the first shape that a row has; None where the rows are pairs of
+    columns.
+    """
+    looked = list(rows)
+    return next((name for name, shape in SHAPES.items() if any(map(shape.looks, looked))), None)

@@ -1,0 +1,301 @@
+"""Attention over flat lists of tokens. The bias of relative positions is made once a batch, masks
+and all.
+
+N, M source and target tokens; n rows of a group, S and T its widths; H heads, d numbers of one
+head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+from types import FunctionType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lora_s2s.fast_t5.layout import Layout, Side
+from lora_s2s.models.t5_parts import farthest, relative_bias
+
+
+class Attend(Protocol):
+    """Softmax(q kᵀ + bias) v within each row, heads side by side in the last dimension."""
+
+    def encoder(self, q_N: Tensor, k_N: Tensor, v_N: Tensor, heads: int, relative: Any) -> Tensor:
+        """Source over source."""
+
+    def decoder(self, q_M: Tensor, k_M: Tensor, v_M: Tensor, heads: int, relative: Any) -> Tensor:
+        """Target over itself and what was before it."""
+
+    def cross(self, q_M: Tensor, k_N: Tensor, v_N: Tensor, heads: int) -> Tensor:
+        """Target over source."""
+
+
+class GroupedAttention:
+    """torch's fused attention, once for each group of rows of like lengths. Works everywhere.
+
+    Args:
+        dropout: of the attention's weights; 0 outside training.
+    """
+
+    def __init__(self, layout: Layout, *, dropout: float) -> None:
+        self._layout, self._dropout = layout, dropout
+        self._biases: dict[tuple[int, bool], list[Tensor]] = {}
+        self._key_biases: list[Tensor | None] | None = None
+
+    def encoder(self, q_N: Tensor, k_N: Tensor, v_N: Tensor, heads: int, relative: Any) -> Tensor:
+        """Source over source."""
+        sides = [source for source, _ in self._layout.groups]
+        return self._over(
+            sides, sides, (q_N, k_N, v_N), heads, self._bias(relative, q_N, causal=False)
+        )
+
+    def decoder(self, q_M: Tensor, k_M: Tensor, v_M: Tensor, heads: int, relative: Any) -> Tensor:
+        """Target over itself and what was before it: padding on the right is never before
+        anything.
+        """
+        sides = [target for _, target in self._layout.groups]
+        return self._over(
+            sides, sides, (q_M, k_M, v_M), heads, self._bias(relative, q_M, causal=True)
+        )
+
+    def cross(self, q_M: Tensor, k_N: Tensor, v_N: Tensor, heads: int) -> Tensor:
+        """Target over source."""
+        sources, targets = zip(*self._layout.groups, strict=True)
+        if self._key_biases is None:
+            self._key_biases = [
+                None if side.filled is None else _where(side.filled, q_M.new_zeros(()))
+                for side in sources
+            ]
+        return self._over(targets, sources, (q_M, k_N, v_N), heads, self._key_biases)
+
+    def _over(
+        self, queries: Any, keys: Any, flat: tuple[Tensor, ...], heads: int, biases: Any
+    ) -> Tensor:
+        q, k, v = (
+            torch.split(tensor, [side.tokens for side in sides])
+            for tensor, sides in zip(flat, (queries, keys, keys), strict=True)
+        )
+        done = [
+            _attend(query, key, parts, heads, bias, self._dropout)
+            for query, key, bias, *parts in zip(queries, keys, biases, q, k, v, strict=True)
+        ]
+        return torch.cat(done) if len(done) > 1 else done[0]
+
+    def _bias(self, relative: Any, like: Tensor, *, causal: bool) -> list[Tensor]:
+        """Returns each group's bias, (1 or n, H, width, width). A stack that shares one table makes
+        it once.
+        """
+        known = (id(relative), causal)
+        if known not in self._biases:
+            sides = [pair[causal] for pair in self._layout.groups]
+            widest = max(side.width for side in sides)
+            bias = relative_bias(relative, widest, like.device)
+            if causal:
+                bias = _where(
+                    torch.ones(widest, widest, dtype=torch.bool, device=like.device).tril(), bias
+                )
+            parts = [(side, bias[:, :, : side.width, : side.width]) for side in sides]
+            self._biases[known] = [
+                part if causal or side.filled is None else _where(side.filled, part)
+                for side, part in parts
+            ]
+        return self._biases[known]
+
+
+def _where(kept: Tensor, bias: Tensor) -> Tensor:
+    # Not -inf: a query without any key would be NaN.
+    return torch.where(kept, bias, torch.finfo(bias.dtype).min)
+
+
+def _attend(
+    query: Side, key: Side, parts: Any, heads: int, bias: Tensor | None, dropout: float
+) -> Tensor:
+    q, k, v = (
+        _padded(part, side, heads) for part, side in zip(parts, (query, key, key), strict=True)
+    )
+    if bias is not None:
+        bias = bias.expand(query.rows, -1, query.width, key.width)
+    if q.dtype == torch.bfloat16 and q.device.type == "cpu" and not dropout:
+        mixed: Tensor = _InProducts.apply(q, k, v, bias)  # type: ignore[no-untyped-call]
+    else:
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=bias, dropout_p=dropout, scale=1.0
+        )
+    flat = mixed.transpose(1, 2).reshape(query.rows * query.width, -1)
+    if query.slot_of_token is None:
+        return flat
+    return _Picked.apply(flat, query.slot_of_token, query.source_of_slot)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _padded(flat: Tensor, side: Side, heads: int) -> Tensor:
+    """Returns (n, H, width, d) of a group's flat tokens."""
+    if side.source_of_slot is not None:
+        flat = _Picked.apply(flat, side.source_of_slot, side.slot_of_token)  # type: ignore[no-untyped-call]
+    return flat.view(side.rows, side.width, heads, -1).transpose(1, 2)
+
+
+class _InProducts(torch.autograd.Function):
+    """Attention as plain products, its weights computed again in the backward pass.
+
+    torch's fused kernel for CPUs gains nothing from bfloat16, and takes 2 to 3 times as long as
+    these.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(q, k, v, bias)
+        return _weights(q, k, bias) @ v
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        q, k, v, bias = ctx.saved_tensors
+        weights = _weights(q, k, bias)
+        scores = torch._softmax_backward_data(slope @ v.transpose(2, 3), weights, -1, weights.dtype)
+        return scores @ k, scores.transpose(2, 3) @ q, weights.transpose(2, 3) @ slope, None
+
+
+def _weights(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
+    scores = q @ k.transpose(2, 3)
+    return torch.softmax(scores if bias is None else scores.add_(bias), dim=-1)
+
+
+class PackedAttention:
+    """FlexAttention over the whole batch as one row: no padding, no bias or mask of S × S numbers.
+    CUDA, in training.
+
+    The bias is read in the kernel from a table of relative positions; blocks of 128 × 128 scores in
+    which no token of the same row meets another are never computed.
+    """
+
+    def __init__(self, layout: Layout, *, dropout: float) -> None:
+        if dropout:
+            raise RuntimeError("it has no dropout of its own")
+        self._rows = {"s": layout.source_rows_N, "t": layout.target_rows_M}
+        self._masks: dict[str, Any] = {}
+        self._tables: dict[int, Tensor] = {}
+
+    def encoder(self, q_N: Tensor, k_N: Tensor, v_N: Tensor, heads: int, relative: Any) -> Tensor:
+        """Source over source."""
+        return self._over((q_N, k_N, v_N), heads, "ss", relative)
+
+    def decoder(self, q_M: Tensor, k_M: Tensor, v_M: Tensor, heads: int, relative: Any) -> Tensor:
+        """Target over itself and what was before it."""
+        return self._over((q_M, k_M, v_M), heads, "tt", relative)
+
+    def cross(self, q_M: Tensor, k_N: Tensor, v_N: Tensor, heads: int) -> Tensor:
+        """Target over source."""
+        return self._over((q_M, k_N, v_N), heads, "ts")
+
+    def _over(
+        self, flat: tuple[Tensor, ...], heads: int, sides: str, relative: Any = None
+    ) -> Tensor:
+        """Attends over (N, H · d) queries, keys and values; ``sides`` names those of queries and
+        keys.
+        """
+        parts = (tensor.view(1, len(tensor), heads, -1).transpose(1, 2) for tensor in flat)
+        mixed: Tensor = _flex("flex_attention", flat[0], sides)(
+            *parts,
+            score_mod=self._bias(relative, flat[0]),
+            block_mask=self._mask(sides, flat[0]),
+            scale=1.0,
+        )
+        return mixed.transpose(1, 2).reshape(len(flat[0]), -1)
+
+    def _mask(self, sides: str, like: Tensor) -> Any:
+        """Returns the blocks in which queries meet keys of their own row; made once a batch."""
+        if sides not in self._masks:
+            queries, keys = (self._rows[side] for side in sides)
+
+            def met(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+                same = queries[query] == keys[key]
+                return same & (key <= query) if sides == "tt" else same
+
+            self._masks[sides] = _flex("create_block_mask", like, sides)(
+                met, None, None, len(queries), len(keys), device=like.device
+            )
+        return self._masks[sides]
+
+    def _bias(self, relative: Any, like: Tensor) -> Any:
+        if relative is None:
+            return None
+        if id(relative) not in self._tables:
+            self._tables[id(relative)] = distance_table(relative, like.device)
+        table, far = self._tables[id(relative)], farthest(relative)
+
+        def biased(
+            score: Tensor, _batch: Tensor, head: Tensor, query: Tensor, key: Tensor
+        ) -> Tensor:
+            return score + table[head, (key - query).clamp(-far, far) + far]
+
+        return biased
+
+
+def _called(function: Any, *args: Any, **named: Any) -> Any:
+    return function(*args, **named)
+
+
+@cache
+def compiled_for(
+    function: Callable[..., Any], use: str, with_gradients: bool, backend: str = "inductor"
+) -> Any:
+    """Returns a compiled form of a function that is this use's own.
+
+    torch counts the variants it has compiled by code object, and past a few of them runs the
+    function as it is, which for attention makes S × S numbers: so each use has a code object, and
+    one that has too many variants is an error.
+    """
+    code = _called.__code__.replace(
+        co_name=f"{use}_{'with' if with_gradients else 'without'}_gradients"
+    )
+    call = torch.compile(
+        FunctionType(code, globals()), dynamic=True, fullgraph=True, backend=backend
+    )
+    return partial(call, function)
+
+
+def _flex(name: str, like: Tensor, sides: str) -> Any:
+    """Returns a function of torch's FlexAttention: compiled on a GPU; on a CPU as it is, slow and
+    without gradients.
+    """
+    from torch.nn.attention import flex_attention
+
+    function = getattr(flex_attention, name)
+    return (
+        compiled_for(function, f"{name}_{sides}", torch.is_grad_enabled())
+        if like.is_cuda
+        else function
+    )
+
+
+def distance_table(relative: Any, device: torch.device) -> Tensor:
+    """Returns the bias of a key ``column - farthest`` tokens after its query, (H, 2 · farthest +
+    1).
+    """
+    bias_HLL = relative_bias(relative, farthest(relative) + 1, device)[0]
+    return torch.cat([bias_HLL[:, 1:, 0].flip(1), bias_HLL[:, 0]], dim=1).contiguous()
+
+
+class _Picked(torch.autograd.Function):
+    """Rows by index, where ``back`` is the way back: what a slot of padding says of its token does
+    not count.
+
+    A padded key has no weight, and a padded query no reader: their gradients are zero or lost on
+    purpose.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(index, back)
+        ctx.count = len(rows)
+        return rows.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor, None, None]:
+        index, back = ctx.saved_tensors
+        if len(index) > ctx.count:  # tokens to slots: each token takes its own slot's
+            return slopes.index_select(0, back), None, None
+        found = slopes.new_zeros(ctx.count, slopes.shape[1])
+        return found.index_copy_(0, index, slopes), None, None

@@ -1,0 +1,292 @@
+"""Which forward a run takes: the fast one where a model is covered and a comparison holds, else
+HF's, with a word.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lora_s2s.console import say
+from lora_s2s.data.collate import Batch
+from lora_s2s.errors import UsageError, ran_out_of_memory
+from lora_s2s.fast_t5.attention import Attend, GroupedAttention, PackedAttention
+from lora_s2s.fast_t5.head import head_loss
+from lora_s2s.fast_t5.layout import Layout, layout_of
+from lora_s2s.fast_t5.operations import ACTIVATIONS, reason_of
+from lora_s2s.fast_t5.t5 import PaddingFree
+from lora_s2s.models.t5 import fused_activation
+from lora_s2s.models.t5_parts import ADAPTED, stacks_of
+
+VARIABLE = "LORA_S2S_FORWARD"
+_CHOICE = "_forward_choice"
+# Of the loss and of the adapter's gradient, relative: far above rounding, far below any mistake.
+_TOLERANCES = {torch.float32: (1e-4, 1e-3)}
+_COARSE = (2e-2, 0.25)
+_TOKENS_COMPARED = 1024
+# A row this long goes beyond one block of a kernel and beyond the farthest relative position; more
+# of it says no more.
+_LONG, _MOST_OF_LONG = 256, 512
+
+
+class FastStates(NamedTuple):
+    """The decoder's states (N, D) and the labels (N) of the target tokens that count."""
+
+    states_ND: Tensor
+    labels_N: Tensor
+
+
+class _Choice:
+    """The forward of a model inside :func:`fast_forward`: open until the first batch comes."""
+
+    def __init__(self, until: ExitStack) -> None:
+        self._until = until
+        self._settled = self._compared_long = False
+        self._fast: PaddingFree | None = None
+
+    @property
+    def is_hf(self) -> bool:
+        """Whether it is settled that HF's forward is used."""
+        return self._settled and self._fast is None
+
+    def forward(self, model: nn.Module, batch: Batch) -> PaddingFree | None:
+        """Returns the fast forward; None where HF's is to be used.
+
+        The two are compared with the first batch, and once more with the first that has a long row.
+        """
+        undecided = not self._settled or (self._fast is not None and not self._compared_long)
+        if not self._settled or (undecided and _is_long(batch)):
+            self._settled, self._compared_long = True, _is_long(batch)
+            self._fast = _settle(model, batch)
+            if self._fast is None:
+                self._until.enter_context(fused_activation(model))
+        return self._fast
+
+    def without_packing(self, error: BaseException) -> PaddingFree | None:
+        """Returns the forward that works everywhere, in place of one whose compiled attention
+        failed; None if it is in use already.
+        """
+        if self._fast is None or self._fast.attention is GroupedAttention:
+            return None
+        say(f"forward: {self._fast.attention.__name__} is not used any more: {reason_of(error)}")
+        self._fast = self._fast.attending_by(GroupedAttention)
+        return self._fast
+
+
+@contextmanager
+def fast_forward(model: nn.Module) -> Iterator[None]:
+    """While entered, the losses of a model are computed by the fast forward, if it gives what HF's
+    gives.
+
+    With the first batch both are computed on a few rows. Where they differ, or the model is not
+    covered, HF's stays in use, which is said once. The environment's ``LORA_S2S_FORWARD=reference``
+    asks for HF's.
+
+    Args:
+        model: the adapted model; its adapter's parameters are those that take a gradient.
+
+    Raises:
+        UsageError: the environment asks for a forward that does not exist.
+    """
+    asked = os.environ.get(VARIABLE, "fast")
+    if asked not in ("fast", "reference"):
+        raise UsageError(f"{VARIABLE} is '{asked}', expected fast or reference")
+    with ExitStack() as until:
+        if asked == "reference":
+            say(f"forward: transformers' own, as {VARIABLE} asks")
+            until.enter_context(fused_activation(model))
+        else:
+            setattr(model, _CHOICE, _Choice(until))
+            until.callback(delattr, model, _CHOICE)
+        yield
+
+
+def fast_states(model: nn.Module, batch: Batch) -> FastStates | None:
+    """Returns a batch's states by the fast forward; None where HF's is to be used."""
+    forward = _chosen(model, batch)
+    if forward is None:
+        return None
+    try:
+        return _states(forward, model, batch)
+    # a shape of batch that the first was not: compilers raise errors of their own kinds
+    except Exception as error:
+        other = None if ran_out_of_memory(error) else getattr(model, _CHOICE).without_packing(error)
+        if other is None:
+            raise
+    return _states(other, model, batch)
+
+
+def encoder_states(model: nn.Module, batch: Batch) -> dict[int, Tensor] | None:
+    """Returns what the encoder makes of each row, (its tokens, D), by the row's place; None without
+    a fast forward.
+    """
+    forward = _chosen(model, batch)
+    if forward is None:
+        return None
+    layout, was_training = _layout(model, batch), model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            parts = torch.split(forward.memory(layout), list(layout.source_lengths))
+    finally:
+        model.train(was_training)
+    return dict(zip(layout.row_order, parts, strict=True))
+
+
+def forward_in_use(model: nn.Module) -> str:
+    """Returns ``fast`` or ``reference``: what the losses of a model are computed by since the first
+    batch.
+    """
+    choice: _Choice | None = getattr(model, _CHOICE, None)
+    return "reference" if choice is None or choice.is_hf else "fast"
+
+
+def with_layout(model: nn.Module, batch: Batch) -> Batch:
+    """Returns the batch with what the fast forward needs to know of it, made ahead on the CPU."""
+    choice: _Choice | None = getattr(model, _CHOICE, None)
+    if choice is None or choice.is_hf:
+        return batch
+    device = next(model.parameters()).device.type
+    return replace(batch, layout=layout_of(batch, model.config, device=device))
+
+
+def _chosen(model: nn.Module, batch: Batch) -> PaddingFree | None:
+    choice: _Choice | None = getattr(model, _CHOICE, None)
+    return None if choice is None else choice.forward(model, batch)
+
+
+def _layout(model: Any, batch: Batch) -> Layout:
+    if isinstance(batch.layout, Layout):
+        return batch.layout
+    device = batch.input_ids_BS.device
+    return layout_of(batch, model.config, device=device.type).each(lambda tensor: tensor.to(device))
+
+
+def _settle(model: Any, batch: Batch) -> PaddingFree | None:
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    stacks = stacks_of(base, ACTIVATIONS)
+    if isinstance(stacks, str):
+        say(f"forward: transformers' own; the fast one is not for this base: {stacks}")
+        return None
+    for attention in kinds_of_attention(base, batch.input_ids_BS.device.type):
+        forward = PaddingFree(base, stacks, attention)
+        try:
+            problem = _difference(model, forward, _few_rows(batch))
+            if problem is None and _is_long(batch) and (long := _long_row(batch)).target_tokens:
+                problem = _difference(model, forward, long)
+        except Exception as error:  # compilers raise errors of their own kinds
+            if ran_out_of_memory(error) or attention is GroupedAttention:
+                raise
+            # No compiler, no Triton, a shape the kernel does not take: what needs none of them
+            # follows.
+            problem = reason_of(error)
+        if problem is None:
+            return forward
+        say(f"forward: {attention.__name__} is not used: {problem}")
+    say("forward: transformers' own is used")
+    return None
+
+
+def kinds_of_attention(base: Any, device: str) -> list[Callable[..., Attend]]:
+    """Returns the ways to attend that may serve, the fastest first; the last one works
+    everywhere.
+    """
+    packed = device == "cuda" and not base.config.dropout_rate
+    return [PackedAttention, GroupedAttention] if packed else [GroupedAttention]
+
+
+def _states(forward: PaddingFree, model: Any, batch: Batch) -> FastStates:
+    layout, memory_ND = _layout(model, batch), batch.memory_ND
+    states_ND, labels_N = forward.states(layout, memory_ND), layout.labels_M
+    if layout.counted_N is not None:
+        states_ND, labels_N = states_ND[layout.counted_N], labels_N[layout.counted_N]
+    return FastStates(states_ND, labels_N)
+
+
+def _difference(model: Any, forward: PaddingFree, few: Batch) -> str | None:
+    """Compares loss and gradients of the two forwards on a few rows, dropout off; returns what
+    differs by too much.
+    """
+    head = model.get_output_embeddings()
+    trained = {
+        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
+    if outside := [name for name in trained if not ADAPTED.search(name)]:
+        return f"{outside[0]} trains, which is no linear layer of a block"
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.enable_grad():
+            mean = model(
+                input_ids=few.input_ids_BS,
+                attention_mask=few.attention_mask_BS,
+                labels=few.labels_BT,
+            ).loss
+            states_ND, labels_N = _states(forward, model, few)
+            loss = (
+                head_loss(states_ND, head, labels_N, label_smoothing=0.0, z_loss=0.0)
+                / few.target_tokens
+            )
+            expected, found = (
+                torch.autograd.grad(one.float(), list(trained.values()), allow_unused=True)
+                for one in (mean, loss)
+            )
+    finally:
+        model.train(was_training)
+    loss_tolerance, tolerance = _TOLERANCES.get(states_ND.dtype, _COARSE)
+    theirs, ours = float(mean.detach()), float(loss.detach())
+    if not abs(ours - theirs) <= loss_tolerance * max(1.0, abs(theirs)):
+        return f"a loss of {ours:.6g} against {theirs:.6g}"
+    off = _distance(found, expected)
+    return None if off <= tolerance else f"gradients, by {off:.1%}"
+
+
+def _few_rows(batch: Batch) -> Batch:
+    """Returns the shortest rows of a batch, as few as make a comparison."""
+    lengths = batch.attention_mask_BS.sum(1) + (batch.labels_BT >= 0).sum(1)
+    order = lengths.argsort()
+    count = max(1, int((lengths[order].cumsum(0) <= _TOKENS_COMPARED).sum()))
+    return _rows(batch, order[:count])
+
+
+def _is_long(batch: Batch) -> bool:
+    # A batch is as wide as its longest row; to ask for more would wait for the GPU.
+    return max(batch.input_ids_BS.shape[1], batch.labels_BT.shape[1]) >= _LONG
+
+
+def _long_row(batch: Batch) -> Batch:
+    """Returns the longest row of a batch, or the beginning that is enough of it."""
+    longest = (batch.attention_mask_BS.sum(1) + (batch.labels_BT >= 0).sum(1)).argmax()
+    return _rows(batch, longest[None], most=_MOST_OF_LONG)
+
+
+def _rows(batch: Batch, rows: Tensor, *, most: int | None = None) -> Batch:
+    """Returns some rows of a batch, no wider than they are, or than ``most``; sources may be padded
+    on either side.
+    """
+    ids, mask, labels = (
+        side[rows] for side in (batch.input_ids_BS, batch.attention_mask_BS, batch.labels_BT)
+    )
+    read, written = (used.any(0).nonzero()[:, 0] for used in (mask != 0, labels >= 0))
+    source, target = slice(int(read[0]), int(read[-1]) + 1), slice(int(written[-1]) + 1)
+    parts = (ids[:, source], mask[:, source], labels[:, target])
+    ids, mask, labels = (part[:, :most].contiguous() for part in parts)
+    return Batch(ids, mask, labels)
+
+
+def _distance(found: Any, expected: Any) -> float:
+    """Returns ‖found - expected‖ ÷ ‖expected‖ over all tensors together; a missing one is zero."""
+    apart, size = 0.0, 0.0
+    for one, other in zip(found, expected, strict=True):
+        if one is not None or other is not None:
+            a = torch.zeros_like(other) if one is None else one.float()
+            b = torch.zeros_like(one) if other is None else other.float()
+            apart, size = apart + float((a - b).square().sum()), size + float(b.square().sum())
+    return math.sqrt(apart / size if size else apart)

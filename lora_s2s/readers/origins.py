@@ -1,0 +1,334 @@
+"""Where rows come from: files, folders, globs, hub data sets (``hf:NAME[:SPLIT]``), the demo task
+(``demo:SPLIT``).
+"""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lora_s2s.demo import task
+from lora_s2s.errors import DataError, SetupError, UsageError, nearest
+from lora_s2s.files import sha256_file, sha256_json
+from lora_s2s.hub import only_cache
+from lora_s2s.readers.choose import READERS, ending, endings, reader_of, refuse_what_is_no_data
+from lora_s2s.readers.families import bare_name, line_families, side_names
+from lora_s2s.readers.names import SPLIT_NAMES
+from lora_s2s.readers.rows import Parsing, Rejected, Row
+from lora_s2s.readers.streams import head_of, reading
+from lora_s2s.readers.translations import line_pairs
+
+__all__ = ["READERS", "Origin", "find_origins", "named_splits", "reading"]
+
+_HUB, _DEMO = "hf:", "demo:"
+_MOST_WEIGHT = 1000.0
+_SIDES = {"src": "tgt", "source": "target"}
+_SIDE = re.compile(r"(?<![^\W\d_])(src|source)(?![^\W\d_])")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """One file (``path``), two of parallel lines, or a data set that has a name only.
+
+    Attributes:
+        targets: files whose lines are the targets of ``path``'s lines; several are references of
+            one source.
+        given: what the user named, which this is or is part of.
+        parallel: a plain file holds a source and a target on each line, and no header.
+        weight: how often its examples count, relative to those of others.
+    """
+
+    name: str
+    path: Path | None = None
+    targets: tuple[Path, ...] = ()
+    given: str = field(default="", compare=False)
+    parallel: bool = False
+    weight: float = 1.0
+
+    @property
+    def more_files(self) -> tuple[Path, ...]:
+        """The files that are read beside ``path``."""
+        return self.targets
+
+    def rows(self, parsing: Parsing | None = None) -> Iterator[Row | Rejected]:
+        """Yields the records, each with its line.
+
+        Args:
+            parsing: names of columns that help, and what takes notes about the file's shape.
+
+        Raises:
+            DataError: what is there cannot be read at all.
+            SetupError: a hub data set that cannot be had.
+        """
+        if self.path is not None:
+            with reading(self.path):
+                yield from self._file_rows(self.path, parsing or Parsing())
+        elif self.name.startswith(_HUB):
+            yield from itertools.starmap(Row, enumerate(_hub_dataset(self.name), start=1))
+        else:
+            for line, (source, target) in enumerate(
+                task.examples(self.name.removeprefix(_DEMO)), start=1
+            ):
+                yield Row(line, {"source": source, "target": target})
+
+    def _file_rows(self, path: Path, parsing: Parsing) -> Iterator[Row | Rejected]:
+        if not self.targets:
+            return reader_of(path, parallel=self.parallel)(path, parsing)
+        for file in (path, *self.targets):
+            refuse_what_is_no_data(file, head_of(file))
+        names = ", ".join(file.name for file in self.targets)
+        several = " (several references of each source)" if len(self.targets) > 1 else ""
+        parsing.note(
+            f"the sources are the lines of {path.name}, the targets those of {names}{several}"
+        )
+        return line_pairs(path, self.targets, side_names(path, self.targets, parsing.columns))
+
+    def content_hash(self, *, cached: bool = False) -> str:
+        """Returns a hash that changes when the rows change.
+
+        Args:
+            cached: a hub's data is not fetched.
+
+        Raises:
+            SetupError: a hub data set that cannot be had.
+        """
+        if self.path is not None:
+            hashes = [sha256_file(file) for file in (self.path, *self.targets)]
+            return sha256_json(hashes) if self.targets else hashes[0]
+        if self.name.startswith(_HUB):
+            return str(_hub_dataset(self.name, cached=cached)._fingerprint)
+        return sha256_json(task.examples(self.name.removeprefix(_DEMO)))
+
+
+def find_origins(paths: str | Sequence[str], *, parallel: bool = False) -> list[Origin]:
+    """Returns every file or data set that ``paths`` name; a folder or glob gives its readable
+    files, sorted.
+
+    ``NAME@2`` gives the weight 2 to all that NAME names. Line files whose names belong together
+    make one origin (:mod:`lora_s2s.readers.families`), and any two files if ``parallel``; one file
+    if ``parallel`` is two columns without a header.
+
+    Raises:
+        DataError: nothing is there, or nothing that a reader reads.
+        UsageError: a weight that is no number above 0 and up to 1,000.
+    """
+    named = [_weighted(name) for name in ([paths] if isinstance(paths, str) else paths) if name]
+    if not named:
+        raise DataError("no data is named", hint="name a file: --set data.train=FILE")
+    if len(named) == 2 and (pair := _pair(named, parallel)):
+        return [pair]
+    families = _families_named(named)
+    origins: list[Origin] = []
+    for name, weight in named:
+        if name in families:
+            origins += (
+                [replace(families[name], weight=weight)] if families[name].name == name else []
+            )
+        else:
+            origins += [
+                replace(origin, weight=weight, given=name) for origin in _origins(name, parallel)
+            ]
+    return origins
+
+
+def _families_named(named: Sequence[tuple[str, float]]) -> dict[str, Origin]:
+    """Returns, for each line file that belongs to a family among those named, the family's
+    origin.
+    """
+    lines = {
+        Path(os.path.expanduser(name)): (name, weight)
+        for name, weight in named
+        if _is_line_file(name)
+    }
+    families: dict[str, Origin] = {}
+    for family in line_families(lines):
+        if len(named) == 2 and family[0] != next(iter(lines)):
+            continue  # a pair is read in the order given, or not at all
+        weights = {lines[file][1] for file in family}
+        _refuse_two_weights(family, weights)
+        first = lines[family[0]][0]
+        origin = Origin(first, family[0], targets=tuple(family[1:]), given=first)
+        families |= {lines[file][0]: origin for file in family}
+    return families
+
+
+def _is_line_file(name: str) -> bool:
+    path = Path(os.path.expanduser(name))
+    return ending(path) not in READERS and os.path.isfile(path)
+
+
+def _refuse_two_weights(files: Sequence[Path], weights: set[float]) -> None:
+    if len(weights) > 1:
+        names = " and ".join(file.name for file in files[:2])
+        raise UsageError(f"{names} are one data set, and have two weights")
+
+
+def _weighted(text: str) -> tuple[str, float]:
+    name, at, number = text.rpartition("@")
+    exists, called_so = (os.path.exists(os.path.expanduser(path)) for path in (name, text))
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = 0.0
+        called_so = called_so or not exists
+    if called_so or not (at and name):
+        return text, 1.0
+    if not 0 < weight <= _MOST_WEIGHT:
+        raise UsageError(
+            f"'{number}' is no weight for {name}: expected a number above 0, at most "
+            f"{_MOST_WEIGHT:,.0f}"
+        )
+    return name, weight
+
+
+def _pair(named: Sequence[tuple[str, float]], parallel: bool) -> Origin | None:
+    first, second = (Path(os.path.expanduser(name)) for name, _ in named)
+    if not (
+        os.path.isfile(first)
+        and os.path.isfile(second)
+        and (parallel or _belong_together(first, second))
+    ):
+        return None
+    weights = {weight for _, weight in named}
+    _refuse_two_weights((first, second), weights)
+    return Origin(named[0][0], first, targets=(second,), given=named[0][0], weight=weights.pop())
+
+
+def _belong_together(first: Path, second: Path) -> bool:
+    """True for ``train.en`` and ``train.de``, ``src-train.txt`` and ``tgt-train.txt``."""
+    if ending(first) in READERS or ending(second) in READERS:
+        return False
+    one, other = (path.with_name(bare_name(path)) for path in (first, second))
+    sides = one.name != _SIDE.sub(lambda found: _SIDES[found[1]], one.name) == other.name
+    return sides or (
+        one.stem == other.stem and one.suffix != other.suffix and bool(one.suffix and other.suffix)
+    )
+
+
+def _origins(name: str, parallel: bool) -> list[Origin]:
+    if name.startswith(_DEMO) and name.removeprefix(_DEMO) not in task.SIZES:
+        raise DataError(
+            f"no such data: {name}; the demo task has "
+            f"{', '.join(_DEMO + split for split in task.SIZES)}"
+        )
+    if name.startswith((_HUB, _DEMO)):
+        return [Origin(name)]
+    path = Path(os.path.expanduser(name))
+    with reading(path):
+        if os.path.isfile(path):
+            if ending(path) not in READERS:
+                _refuse_part(path, parallel)
+                reader_of(path, parallel=parallel)  # tells at once where there is none
+            return [Origin(name, path, parallel=parallel)]
+        if os.path.isdir(path) or glob.has_magic(name):
+            files = [Origin(str(file), file, parallel=parallel) for file in _readable(path)]
+            files += [
+                Origin(str(first), first, targets=tuple(rest))
+                for first, *rest in _families_in(path)
+            ]
+            if not files:
+                hint = "of parallel lines name two files: --set 'data.train=[train.en, train.de]'"
+                raise DataError(
+                    f"{name} holds no file that can be read; files end in {endings()}", hint=hint
+                )
+            return files
+        if os.path.lexists(path):
+            what = "a device or a pipe" if os.path.exists(path) else "a link to nothing"
+            raise DataError(
+                f"{name} is {what}, not a file",
+                hint="data is read more than once: name a file on disk",
+            )
+        here = os.listdir(path.parent) if os.path.isdir(path.parent) else []
+    hint = "check the path; it is relative to the current folder"
+    raise DataError(f"no such file: {name}{nearest(path.name, here)}", hint=hint)
+
+
+def _refuse_part(path: Path, parallel: bool) -> None:
+    """Raises DataError for one file of a family of line files: the others belong to it."""
+    family = (
+        []
+        if parallel
+        else next((files for files in _families_in(path.parent) if path in files), [])
+    )
+    if family:
+        listed = ", ".join(map(str, family))
+        names = ", ".join(file.name for file in family)
+        message = f"no reader for {path.name} alone: it holds one side of parallel lines ({names})"
+        raise DataError(
+            message, hint=f"name them all: --set 'data.train=[{listed}]'", where=str(path)
+        )
+
+
+def _matching(path: Path) -> list[Path]:
+    """Returns the files of a folder or glob, sorted; hidden ones are not matched."""
+    pattern = f"{glob.escape(str(path))}/*" if os.path.isdir(path) else str(path)
+    return sorted(file for file in map(Path, glob.iglob(pattern, recursive=True)) if file.is_file())
+
+
+def _readable(path: Path) -> list[Path]:
+    return [file for file in _matching(path) if ending(file) in READERS]
+
+
+def _families_in(path: Path) -> list[list[Path]]:
+    return line_families(file for file in _matching(path) if ending(file) not in READERS)
+
+
+def named_splits(path: str) -> dict[str, list[str]]:
+    """Returns the files of a folder by the split that their names mark: ``train.jsonl``,
+    ``sgd_dev.csv.gz``.
+
+    Files that mark none are the training data, or, beside files that are marked so, stand under
+    ``other``. Where the names do not tell train from another split, or one marks two, all of
+    ``path`` is ``train``.
+    """
+    name, _ = _weighted(path)
+    folder = Path(os.path.expanduser(name))
+    splits: dict[str, list[str]] = {}
+    files = _readable(folder) if os.path.isdir(folder) else []
+    for file in [
+        *files,
+        *itertools.chain.from_iterable(_families_in(folder) if os.path.isdir(folder) else []),
+    ]:
+        words = set(re.split(r"[^a-z]+", file.name.lower()))
+        marks = [split for split, names in SPLIT_NAMES.items() if words.intersection(names)]
+        if len(marks) > 1:
+            return {"train": [path]}
+        splits.setdefault(marks[0] if marks else "other", []).append(f"{file}{path[len(name) :]}")
+    if "train" not in splits and "other" in splits:
+        splits["train"] = splits.pop("other")
+    if "train" not in splits or not splits.keys() & {"validation", "test"}:
+        return {"train": [path]}
+    return {split: splits[split] for split in (*SPLIT_NAMES, "other") if split in splits}
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name of data is that of a hub's data set."""
+    return name.startswith(_HUB)
+
+
+def split_weight(name: str) -> tuple[str, float]:
+    """Returns a name of data without its weight, and the weight; see :func:`find_origins`."""
+    return _weighted(name)
+
+
+def _hub_dataset(name: str, *, cached: bool = False) -> Any:
+    # A second to import, and only hub data needs it.
+    import datasets
+
+    dataset, _, split = name.removeprefix(_HUB).partition(":")
+    try:
+        with only_cache() if cached else nullcontext():
+            return datasets.load_dataset(dataset, split=split or "train")
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise SetupError(
+            f"the data set '{dataset}' could not be had: {reason}",
+            hint="check the name, the split (hf:NAME:SPLIT) and the network, or give a local file",
+        ) from error

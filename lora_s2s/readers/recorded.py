@@ -1,0 +1,152 @@
+"""What an adapter's manifest says of the data it was made from, and following its recipe to that
+data and no other.
+
+A folder may be a stranger's: a path that its recipe names could lead to any file of this machine,
+whose text would be written into the folder's predictions, card and report. So it is followed only
+to content whose hash was recorded.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lora_s2s.errors import DataError, ToolkitError
+from lora_s2s.files import sha256_file
+from lora_s2s.readers.origins import Origin, find_origins, is_hub_name, split_weight
+
+Named = str | Sequence[str]
+
+
+def record_data(named: Mapping[str, Named | None], *, parallel: bool = False) -> dict[str, Any]:
+    """Returns what a manifest holds of data: by split, each name as it was given and the hashes of
+    what it named.
+
+    Args:
+        named: split → what the recipe names.
+        parallel: see :func:`lora_s2s.readers.origins.find_origins`.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    return {
+        split: [{"name": name, "sha256": _hashes(name, parallel)} for name in _listed(value)]
+        for split, value in named.items()
+        if value
+    }
+
+
+def follow_recorded(
+    named: Named, record: object, *, split: str, parallel: bool = False
+) -> list[str]:
+    """Returns what a stranger's recipe names as data, as it may be read: each file regular and as
+    it was recorded.
+
+    A folder's and a pattern's files are those of the record; the disk is not walked for them.
+
+    Args:
+        record: what :func:`record_data` gave for the split, as the stranger's manifest has it.
+        split: for the message.
+
+    Raises:
+        DataError: the record lacks a name, or what it names is missing or has other content.
+    """
+    entries = record if isinstance(record, list) else []
+    hashes = {entry["name"]: entry["sha256"] for entry in entries if _is_entry(entry)}
+    names: list[str] = []
+    for name in _listed(named):
+        if name.startswith("demo:"):
+            names.append(name)
+            continue
+        if name not in hashes:
+            raise _refused(split, name, "its manifest does not say what is in it")
+        for path, sha256 in hashes[name].items():
+            _check_content(split, name, path, sha256)
+        _, weight = split_weight(name)
+        files = [f"{path}@{weight:g}" if weight != 1 else path for path in hashes[name]]
+        names += files if is_pattern(name) else [name]
+    recorded = {path for known in hashes.values() for path in known}
+    for origin in find_origins(names, parallel=parallel):
+        more = [
+            path for path in _files(origin) if path not in recorded and not path.startswith("demo:")
+        ]
+        if more:
+            raise _refused(split, more[0], "its manifest does not say what is in it")
+    return names
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a name of data is a pattern and no file."""
+    plain, _ = split_weight(name)
+    return glob.has_magic(plain) and not os.path.isfile(os.path.expanduser(plain))
+
+
+def _listed(named: Named) -> list[str]:
+    return [named] if isinstance(named, str) else list(named)
+
+
+def _hashes(name: str, parallel: bool) -> dict[str, str]:
+    plain, _ = split_weight(name)
+    if name.startswith("demo:"):
+        return {}
+    if os.path.isfile(os.path.expanduser(plain)):
+        return {plain: sha256_file(Path(os.path.expanduser(plain)))}
+    origins = find_origins(name, parallel=parallel)
+    return {path: _content(path, origin) for origin in origins for path in _files(origin)}
+
+
+def _files(origin: Origin) -> Iterator[str]:
+    """Yields the names of all files that an origin reads; the name alone of a hub's."""
+    if origin.path is None:
+        yield origin.name
+        return
+    yield origin.name if os.path.expanduser(origin.name) == str(origin.path) else str(origin.path)
+    yield from (str(path) for path in origin.more_files)
+
+
+def _content(path: str, origin: Origin) -> str:
+    return (
+        origin.content_hash()
+        if origin.path is None
+        else sha256_file(Path(os.path.expanduser(path)))
+    )
+
+
+def _is_entry(entry: object) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        return False
+    hashes = entry.get("sha256")
+    return isinstance(hashes, dict) and all(
+        isinstance(text, str) for pair in hashes.items() for text in pair
+    )
+
+
+def _check_content(split: str, name: str, path: str, sha256: str) -> None:
+    if is_hub_name(path):
+        if os.path.exists(path.removeprefix("hf:").partition(":")[0]):
+            raise _refused(split, name, "it is a file or folder of this machine")
+        try:
+            same = Origin(path).content_hash(cached=True) == sha256
+        except ToolkitError as error:
+            raise _refused(split, name, "it is not in the local cache") from error
+    else:
+        place = Path(os.path.expanduser(path))
+        if not os.path.isfile(place):
+            raise _refused(
+                split, name, f"{'it' if path == name else path} is not a file of this machine"
+            )
+        same = sha256_file(place) == sha256
+    if not same:
+        raise _refused(
+            split, name, f"{'it' if path == name else path} has another content than in training"
+        )
+
+
+def _refused(split: str, name: str, why: str) -> DataError:
+    hint = f"if that is the data you want: --data {name}"
+    return DataError(
+        f"the adapter's recipe names '{name}' as data.{split}, and {why}: it is not read", hint=hint
+    )

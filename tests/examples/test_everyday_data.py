@@ -1,0 +1,515 @@
+"""Data as people have it: read as meant, or named with what to change."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_s2s.errors import DataError
+from lora_s2s.examples.example import Example
+from lora_s2s.examples.readers import how_read, read_examples
+from lora_s2s.readers.rows import Rejected, Skipped
+
+Write = Callable[[str, str], str]
+
+
+def pairs(path: str | list[str], **settings: Any) -> list[tuple[str, str]]:
+    return [
+        (item.source, item.target)
+        for item in read_examples(path, **settings)
+        if isinstance(item, Example)
+    ]
+
+
+def left_out(path: str, **settings: Any) -> list[Rejected]:
+    return [item for item in read_examples(path, **settings) if isinstance(item, Rejected)]
+
+
+def lines(*rows: Any) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def refusal(path: str | list[str], **settings: Any) -> DataError:
+    with pytest.raises(DataError) as caught:
+        list(read_examples(path, **settings))
+    return caught.value
+
+
+# Several references.
+
+
+def test_a_list_as_target_is_several_references(write: Write) -> None:
+    path = write(
+        "a.jsonl",
+        lines({"input": "s", "output": ["one", "two", "one"]}, {"input": "t", "output": "three"}),
+    )
+    assert pairs(path) == [("s", "one"), ("s", "two"), ("t", "three")]
+    assert any("'output' holds lists" in note for note in how_read(path).notes)
+    squad = write(
+        "b.jsonl", lines({"question": "q", "answers": {"text": ["a", "b"], "answer_start": [1, 2]}})
+    )
+    assert pairs(squad) == [("q", "a"), ("q", "b")]
+    assert pairs(path, template="say {input}")[0] == ("say s", "one")
+
+
+@pytest.mark.parametrize("value", [[["a"]], [{"text": "a"}], {"x": "a"}])
+def test_nested_targets_are_named(value: Any, write: Write) -> None:
+    error = refusal(write("a.jsonl", lines({"source": "s", "target": value})))
+    assert "target is not text" in error.message
+    assert "several references" in str(error.hint)
+    assert "name the right column" not in str(error.hint)
+
+
+# Families of line files.
+
+
+@pytest.mark.parametrize(
+    ("names", "sources"),
+    [
+        (("dev.ref0", "dev.ref1", "dev.src"), "dev.src"),
+        (("asset.orig", "asset.simp.0", "asset.simp.1"), "asset.orig"),
+        (
+            ("tok.norm.source.txt", "tok.norm.reference1.txt", "tok.norm.reference2.txt"),
+            "tok.norm.source.txt",
+        ),
+    ],
+)
+def test_a_family_of_line_files_has_several_references(
+    names: tuple[str, ...], sources: str, write: Write, tmp_path: Path
+) -> None:
+    paths = [write(f"d/{name}", f"{name} 1\n{name} 2\n") for name in names]
+    targets = [name for name in names if name != sources]
+    expected = [(f"{sources} {n}", f"{target} {n}") for n in (1, 2) for target in targets]
+    for given in (paths, paths[::-1], str(tmp_path / "d"), str(tmp_path / "d" / "*")):
+        assert pairs(given) == expected
+    error = refusal(paths[0])
+    assert all(name in str(error.hint) for name in names)
+
+
+def test_a_reference_that_is_blank_is_left_out(write: Write) -> None:
+    paths = [write("a.src", "s\nt\n"), write("a.ref0", "one\n\n"), write("a.ref1", "\n\n")]
+    assert pairs(paths) == [("s", "one")]
+
+
+@pytest.mark.parametrize(
+    ("files", "source"),
+    [
+        (("train.de", "train.en"), "de"),
+        (("c.en-de.de", "c.en-de.en"), "en"),
+        (("x.tgt", "x.src"), "s"),
+    ],
+)
+def test_a_folder_of_two_line_files(
+    files: tuple[str, str], source: str, write: Write, tmp_path: Path
+) -> None:
+    for name in files:
+        write(f"d/{name}", f"{Path(name).suffix[1:]}\n")
+    write("d/README.md", "hello\n")
+    ((found, _),) = pairs(str(tmp_path / "d"))
+    assert found.startswith(source)
+    assert any(
+        "the sources are the lines of" in note for note in how_read(str(tmp_path / "d")).notes
+    )
+
+
+@pytest.mark.parametrize(("source", "target"), [("de", "en"), ("en", "de"), ("en-US", "de_DE")])
+def test_the_languages_of_two_line_files_can_be_named(
+    source: str, target: str, write: Write, tmp_path: Path
+) -> None:
+    for name in ("train.de", "train.en"):
+        write(f"d/{name}", f"{Path(name).suffix[1:]}\n")
+    expected = [(source[:2], target[:2])]
+    assert pairs(str(tmp_path / "d"), source_column=source, target_column=target) == expected
+    assert pairs(str(tmp_path / "d"), source_column=source) == expected
+
+
+def test_a_source_of_several_columns_is_offered_as_a_template(write: Write) -> None:
+    path = write(
+        "nli.csv",
+        "id,premise,second part,label\n1,It rains.,It is wet.,yes\n2,It snows.,It is hot.,no\n",
+    )
+    with pytest.raises(DataError, match="no source column is known") as caught:
+        pairs(path)
+    assert caught.value.hint is not None
+    settings = caught.value.hint.partition("--set ")[2]
+    assert settings == "data.target_column=label --set 'data.template={premise} {second part}'"
+    template, target = "{premise} {second part}", "label"
+    assert pairs(path, template=template, target_column=target)[0] == (
+        "It rains. It is wet.",
+        "yes",
+    )
+
+
+# Tables without a header.
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "first"),
+    [
+        ("a.tsv", "kat\tk a t\nboot\tb o t\nvis\tv i s\nhuis\th u i s\n", ("kat", "k a t")),
+        (
+            "b.csv",
+            "I love this.,positive\nI hate it.,negative\nIt is fine.,positive\n",
+            ("I love this.", "positive"),
+        ),
+        ("c.tsv", "great\tpos\nbad\tneg\ngood\tpos\npoor\tneg\nfine\tpos\n", ("great", "pos")),
+        (
+            "d.csv",
+            '"Who, and when?",Ann in 1901\n"And where, then?",In Rome now\n',
+            ("Who, and when?", "Ann in 1901"),
+        ),
+    ],
+)
+def test_a_table_without_a_header_keeps_its_first_row(
+    name: str, text: str, first: tuple[str, str], write: Write
+) -> None:
+    path = write(name, text)
+    assert pairs(path)[0] == first
+    assert len(pairs(path)) == text.count("\n")
+    assert any("is no header but data" in note for note in how_read(path).notes)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "text\tlabel",
+        "wort\twoord",
+        "utterance_text\tkind",
+        "Frage\tAntwort",
+        "English\tGerman",
+        "en\tde",
+        "0\t1",
+    ],
+)
+def test_a_header_stays_a_header(header: str, write: Write) -> None:
+    rows = (
+        "please look at this\tone\nplease look at that\ttwo\nplease look\tone\nlook at that\ttwo\n"
+    )
+    path = write("a.tsv", f"{header}\n{rows}")
+    source, target = header.split("\t")
+    assert len(pairs(path, source_column=source, target_column=target)) == 4
+    how = how_read(path, target_column=target)
+    assert (how.source_column, how.notes) == (source, ())
+
+
+def test_a_first_line_that_may_be_either_is_told(write: Write) -> None:
+    path = write("a.csv", "hello,hallo\nworld,welt\nhouse,haus\n")
+    assert any("was read as a header" in note for note in how_read(path).notes)
+    assert len(pairs(path, source_column="column1", target_column="column2")) == 3
+    tatoeba = write("b.tsv", "Hello.\tHallo.\nGo!\tGeh!\n")
+    assert pairs(tatoeba)[0] == ("Hello.", "Hallo.")
+
+
+def test_three_columns_without_a_header_are_asked_for_by_number(write: Write) -> None:
+    path = write("a.tsv", "A dog ran .\trun ( dog )\tplain\nA cat sat .\tsit ( cat )\tplain\n")
+    assert pairs(path, source_column="column1", target_column="column2")[0] == (
+        "A dog ran .",
+        "run ( dog )",
+    )
+    error = refusal(path)
+    assert "'column1', 'column2', 'column3'" in error.message
+    assert "data.source_column=column1 --set data.target_column=column2" in str(error.hint)
+    assert "is no header but data" in str(error.hint)
+    named = write("b.tsv", "A dog ran .\trun ( dog )\tplain\nA cat sat .\tsit ( cat )\tplain\n")
+    assert pairs(named, source_column="A dog ran .", target_column="plain") == [
+        ("A cat sat .", "plain")
+    ]
+
+
+# Objects of splits, columns in JSON, nested instances.
+
+
+def test_an_object_of_splits(write: Write) -> None:
+    split = {"train": [{"source": "a", "target": "b"}] * 2, "dev": [{"source": "c", "target": "d"}]}
+    path = write(
+        "a.json",
+        json.dumps({"version": "1", **split, "test": [{"source": "e", "target": "f"}]}, indent=1),
+    )
+    found = [item for item in read_examples(path) if isinstance(item, Example)]
+    assert [(item.source, item.split) for item in found] == [
+        ("a", "train"),
+        ("a", "train"),
+        ("c", "validation"),
+        ("e", "test"),
+    ]
+    assert pairs(path, split="test") == [("e", "f")]
+    assert {item.kind for item in left_out(path, split="test") if isinstance(item, Skipped)} == {
+        "row of another split"
+    }
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_columns_as_lists(indent: int | None, write: Write) -> None:
+    columns = {"source": ["a", "b", "c"], "target": ["x", ["y", "z"], None]}
+    path = write("a.json", json.dumps(columns, indent=indent))
+    assert pairs(path) == [("a", "x"), ("b", "y"), ("b", "z")]
+    assert [item.reason for item in left_out(path)] == ["missing target"]
+    one = write("b.json", json.dumps({"question": "q", "answers": ["a", "b"]}))
+    assert pairs(one) == [("q", "a"), ("q", "b")]
+
+
+def test_nested_instances(write: Write) -> None:
+    task = {
+        "id": "1",
+        "instruction": "Add.",
+        "instances": [{"input": "1 1", "output": "2"}, {"input": "", "output": "0"}],
+    }
+    path = write("a.jsonl", lines(task))
+    assert [target for _, target in pairs(path)] == ["2", "0"]
+    assert [source for source, _ in pairs(path)] == ["Add. Input: 1 1 Output:", "Add. Output:"]
+    assert len(pairs(write("b.json", json.dumps(task)))) == 2
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"a1": {"source": "a", "target": "b"}, "a2": {"source": "c", "target": "d"}},
+        {"source": {"0": "a", "1": "c"}, "target": {"0": "b", "1": "d"}},
+    ],
+)
+def test_an_object_of_objects(document: Any, write: Write) -> None:
+    path = write("a.json", json.dumps(document))
+    assert pairs(path) == [("a", "b"), ("c", "d")]
+    assert how_read(path).notes
+
+
+# Turns.
+
+
+def chat(*turns: tuple[str, Any]) -> dict[str, Any]:
+    return {"conversations": [{"from": role, "value": text} for role, text in turns]}
+
+
+def test_a_greeting_is_skipped_and_no_fault(write: Write) -> None:
+    greeted = chat(("gpt", "Hello!"), ("human", "one"), ("human", "two"), ("gpt", "three"))
+    path = write("a.jsonl", lines(greeted, greeted))
+    assert pairs(path) == [("assistant: Hello! user: one user: two assistant:", "three")] * 2
+    assert [(type(item), item.kind) for item in left_out(path)] == [
+        (Skipped, "a reply before the first user turn")
+    ] * 2
+    system = chat(("system", "Be brief."), ("gpt", "Hi"), ("human", "x"), ("gpt", "y"))
+    assert [target for _, target in pairs(write("b.jsonl", lines(system)))] == ["y"]
+    only = chat(("system", "Say hi."), ("gpt", "Hi"))
+    assert pairs(write("c.jsonl", lines(only))) == [("system: Say hi. assistant:", "Hi")]
+
+
+def test_tool_calls_are_turns(write: Write) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "order", "arguments": '{"n": 2}'}}
+    turns = [
+        {"role": "user", "content": "two cups"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "done"},
+        {"role": "assistant", "content": "ordered"},
+    ]
+    found = pairs(write("a.jsonl", lines({"messages": turns})))
+    written = '{"name": "order", "arguments": {"n": 2}}'
+    assert found == [
+        ("user: two cups assistant:", written),
+        (f"user: two cups assistant: {written} tool: done assistant:", "ordered"),
+    ]
+    old = {
+        "role": "assistant",
+        "content": "",
+        "function_call": {"name": "order", "arguments": {"n": 2}},
+    }
+    assert pairs(write("b.jsonl", lines({"messages": [turns[0], old]}))) == [found[0]]
+    sharegpt = chat(
+        ("human", "two cups"),
+        ("function_call", written),
+        ("observation", "done"),
+        ("gpt", "ordered"),
+    )
+    assert pairs(write("c.jsonl", lines(sharegpt))) == found
+    odd = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
+    assert "tool call" in refusal(write("d.jsonl", lines({"messages": [turns[0], odd]}))).message
+
+
+# Names of columns, languages, splits.
+
+
+@pytest.mark.parametrize(
+    ("header", "source"),
+    [
+        ("text,category", "text"),
+        ("sentence,class", "sentence"),
+        ("message,reply", "message"),
+        ("label,text", "text"),
+        ("english,german", "english"),
+        ("frage,antwort", "frage"),
+        ("id,utterance,intent", "utterance"),
+        ("Unnamed: 0,document,abstract", "document"),
+        ("topic,tweet", "tweet"),
+        ("headline,content", "content"),
+    ],
+)
+def test_everyday_names_of_columns(header: str, source: str, write: Write) -> None:
+    names = header.split(",")
+    path = write(
+        "a.csv",
+        f"{header}\n" + "".join(",".join(f"{name}{n}" for name in names) + "\n" for n in range(4)),
+    )
+    assert how_read(path).source_column == source
+    assert pairs(path)[0][0] == f"{source}0"
+
+
+def unit(**texts: str) -> str:
+    return (
+        "<tu>"
+        + "".join(
+            f'<tuv xml:lang="{code.replace("_", "-")}"><seg>{text}</seg></tuv>'
+            for code, text in texts.items()
+        )
+        + "</tu>"
+    )
+
+
+def tmx(*units: str) -> str:
+    return f'<?xml version="1.0"?><tmx version="1.4"><header/><body>{"".join(units)}</body></tmx>'
+
+
+def test_language_codes_match_each_other(write: Write) -> None:
+    path = write(
+        "a.tmx", tmx(unit(EN="a", de="b"), unit(en_US="c", de_DE="d"), unit(en_gb="e", DE_AT="f"))
+    )
+    expected = [("a", "b"), ("c", "d"), ("e", "f")]
+    assert pairs(path) == expected
+    assert pairs(path, source_column="de", target_column="en") == [
+        (target, source) for source, target in expected
+    ]
+    assert pairs(path, source_column="en-US", target_column="de_CH") == expected
+
+
+def test_translations_with_a_column_of_splits(write: Write) -> None:
+    rows = [
+        {"translation": {"en": f"a{n}", "de": "b"}, "split": mark}
+        for n, mark in enumerate(["train", "test"])
+    ]
+    path = write("a.jsonl", lines(*rows))
+    assert [item.split for item in read_examples(path) if isinstance(item, Example)] == [
+        "train",
+        "test",
+    ]
+    assert how_read(path).unused == ()
+
+
+def test_units_of_another_pair_are_skipped(write: Write) -> None:
+    path = write(
+        "a.tmx",
+        tmx(unit(en="a", de="b"), unit(en="c", fr="d"), unit(fr="e", de="f"), unit(en="g", de="")),
+    )
+    named = {"source_column": "en", "target_column": "de"}
+    assert pairs(path, **named) == [("a", "b")]
+    kinds = [(type(item), item.kind) for item in left_out(path, **named)]
+    assert kinds == [(Skipped, "another language pair")] * 2 + [(Rejected, "empty target")]
+    assert "--set data.source_column=en --set data.target_column=de" in str(refusal(path).hint)
+
+
+def test_codes_in_each_row_are_told(write: Write) -> None:
+    row = {"src_lang": "eng_Latn", "tgt_lang": "deu_Latn", "source": "a", "target": "b"}
+    (warning,) = how_read(write("a.jsonl", lines(row, {**row, "src_lang": "fra_Latn"}))).warnings
+    assert "'src_lang': eng_Latn, fra_Latn" in warning
+    assert (
+        how_read(write("b.jsonl", lines({**row, "src_lang": "a text", "tgt_lang": "x"}))).warnings
+        == ()
+    )
+
+
+@pytest.mark.parametrize("column", ["split", "Fold", "subset"])
+def test_a_column_divides_the_table(column: str, write: Write) -> None:
+    rows = [
+        {"text": f"t{n}", "summary": f"s{n}", column: mark}
+        for n, mark in enumerate(["train", "Dev", "test", "train"])
+    ]
+    path = write("a.jsonl", lines(*rows))
+    found = [item for item in read_examples(path) if isinstance(item, Example)]
+    assert [item.split for item in found] == ["train", "validation", "test", "train"]
+    reading = how_read(path)
+    assert (reading.split_column, reading.unused) == (column, ())
+    assert any(f"the column '{column}' divides the rows" in note for note in reading.notes)
+    assert pairs(path, split="validation") == [("t1", "s1")]
+    # A file of one split that says so throughout is what the user named it for.
+    assert len(pairs(write("b.jsonl", lines(rows[0], rows[3])), split="test")) == 2
+    odd = write("d.jsonl", lines(*rows, {"text": "t", "summary": "s", column: "holdout"}))
+    assert [item.reason for item in left_out(odd)] == ["unknown split: holdout"]
+    numbers = write("c.jsonl", lines({"text": "t", "summary": "s", column: "3"}))
+    assert how_read(numbers).split_column is None
+
+
+# Hints by cause.
+
+
+def test_python_dicts_are_named(write: Write) -> None:
+    path = write("a.jsonl", "".join(f"{ {'id': n, 'text': None, 'ok': True} }\n" for n in range(5)))
+    error = refusal(path)
+    assert "Python dicts" in str(error.hint)
+    assert [f"{path}:{n} " in str(error.where) for n in (1, 2, 3, 4)] == [True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("windows-1252", "Stück für Größe"),
+        ("windows-1251", "Скажите пожалуйста"),
+        ("shift_jis", "これはテストです"),
+        ("gb18030", "今天我们去公园散步吧"),
+        ("euc_kr", "안녕하세요 오늘은"),
+    ],
+)
+def test_an_encoding_is_guessed_and_its_conversion_named(
+    encoding: str, text: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(f"text;summary\n{text};x\n".encode(encoding))
+    error = refusal(str(path))
+    assert f"iconv -f {encoding.upper()} -t UTF-8" in str(error.hint)
+    assert text.split()[0][:3] in str(error.hint)
+    assert "source_column" not in str(error.hint)
+    path.write_bytes(f"{text};summary\na;x\n".encode(encoding))
+    assert f"iconv -f {encoding.upper()} -t UTF-8" in str(refusal(str(path)).hint)
+
+
+def test_escaped_quotes_are_read_where_all_rows_have_them(write: Write) -> None:
+    rows = 'text,summary\n"say \\"hi\\", twice",a\n"C:\\\\dir\\new",b\n"ends \\"so\\"",c\n'
+    assert pairs(write("a.csv", rows)) == [
+        ('say "hi", twice', "a"),
+        ("C:\\\\dir\\new", "b"),
+        ('ends "so"', "c"),
+    ]
+    # As csv writes them, backslashes are text.
+    assert pairs(write("b.csv", 'text,summary\n"a \\""b\\"" c",d\n')) == [('a \\"b\\" c', "d")]
+    mixed = write("c.csv", 'text,summary\n"say \\"hi\\" now","a\n"one ""two"" three" x,c\n')
+    assert "quot" in str(refusal(mixed).hint)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (chat(("wizard", "a"), ("gpt", "b")), "'wizard'"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "only text parts"),
+        ({"source": ["a", "b"], "target": "c"}, "module:function"),
+        (
+            {"source": "a", "target": ""},
+            "name the right column: lora-s2s prepare … --set data.target_column=NAME",
+        ),
+    ],
+)
+def test_the_hint_follows_from_the_reason(row: dict[str, Any], said: str, write: Write) -> None:
+    error = refusal(write("a.jsonl", lines(row)))
+    assert said in str(error.hint)
+    assert "a.jsonl:1" in str(error.where)
+
+
+def test_reading_ends_early_where_nothing_can_be_used(write: Write) -> None:
+    taken = 0
+    with pytest.raises(
+        DataError, match=r"no row of the first 1,000 of .*a\.jsonl has a usable source"
+    ):
+        for _ in read_examples(write("a.jsonl", "oops\n" * 50_000)):
+            taken += 1
+    assert taken == 999
+    good = "oops\n" * 900 + lines({"source": "a", "target": "b"}) + "oops\n" * 3000
+    assert len(left_out(write("b.jsonl", good))) == 3900
