@@ -67,8 +67,8 @@ def run_cell(cell: str, data: Path, work: Path) -> None:
     done = work / "cells" / f"{'_'.join([name, *sorted(words)])}.json"
     if done.exists():
         return
-    from lora_s2s.commands._pipeline import train_adapter
-    from lora_s2s.commands._scoring import score_model
+    from lora_s2s.pipeline.evaluate import score_model
+    from lora_s2s.pipeline.train import train_adapter
     from lora_s2s.recipe.load import recipe_from_settings
 
     train_file, test_file = task_files(name, data, work)

@@ -24,7 +24,6 @@ from accelerate import Accelerator
 from torch import nn
 from train_and_score import FILES, RESULTS, device
 
-from lora_s2s.commands._prepared import prepare_data
 from lora_s2s.data.collate import collate
 from lora_s2s.evaluation.evaluate import evaluate, group_references
 from lora_s2s.examples.readers import read_examples
@@ -33,6 +32,7 @@ from lora_s2s.inference.decode import DecodingSettings
 from lora_s2s.inference.loading import Predictor
 from lora_s2s.lora.inject import inject_lora, trainable_parameters
 from lora_s2s.models.loading import load_base
+from lora_s2s.pipeline.prepare import prepare_data
 from lora_s2s.recipe.load import load_recipe
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.tokens.tokenise import load_tokenizer

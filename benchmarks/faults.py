@@ -178,7 +178,7 @@ def cost(asked: argparse.Namespace) -> dict[str, Any]:
     """
     import os
 
-    from lora_s2s.commands import _pipeline
+    from lora_s2s.pipeline import train
     from lora_s2s.recipe.load import load_recipe
     from lora_s2s.training import checkpoint, loop
 
@@ -197,18 +197,18 @@ def cost(asked: argparse.Namespace) -> dict[str, Any]:
         setattr(module, name, clocked)
 
     timed("checkpoints", loop.Run, "save")
-    timed("adapter files", _pipeline, "described")
-    timed("adapter files", _pipeline, "sync_tree")
-    timed("code", _pipeline, "code_hash")
-    timed("base checked again", _pipeline, "weights_hash")
+    timed("adapter files", train, "described")
+    timed("adapter files", train, "sync_tree")
+    timed("code", train, "code_hash")
+    timed("base checked again", train, "weights_hash")
     timed("one checkpoint read", checkpoint, "read_checkpoint")
     here = Path.cwd()
     with tempfile.TemporaryDirectory() as name:
         os.chdir(name)
         recipe = load_recipe("demo", [f"training.max_steps={asked.steps}"])
-        _pipeline.prepare_data(recipe)
+        train.prepare_data(recipe)
         began = time.perf_counter()
-        result = _pipeline.train_adapter(recipe)
+        result = train.train_adapter(recipe)
         whole = time.perf_counter() - began
         checkpoint.read_checkpoint(
             Path(result["adapter"]) / "checkpoints" / f"step-{asked.steps:06d}"

@@ -84,6 +84,19 @@ def check_free(path: Path, *, replace: bool = False) -> None:
         raise UsageError(f"{path} exists already and is not a folder", hint="choose another folder")
 
 
+def check_writable(folder: Path) -> None:
+    """Refuses a folder that could not be written into, before any work is done for it.
+
+    Raises:
+        UsageError: the folder, or the nearest one above it that exists, is a file or takes no
+            files.
+    """
+    existing = next(place for place in (folder, *folder.parents, Path(".")) if place.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        reason = "no permission" if existing.is_dir() else "it is a file"
+        raise UsageError(f"cannot write into {existing}: {reason}", hint="choose another folder")
+
+
 def move_folder(source: Path, destination: Path) -> None:
     """Renames a folder into place; what stood there goes only after the new one stands."""
     tidy(destination)

@@ -39,9 +39,10 @@ RANKS = {
     "inference": 9,
     "evaluation": 10,
     "export": 11,
-    "commands": 12,
-    "cli": 13,
-    "__main__": 14,
+    "pipeline": 12,
+    "commands": 13,
+    "cli": 14,
+    "__main__": 15,
 }
 
 HOMES = {

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from lora_s2s.errors import UsageError
-from lora_s2s.outputs import is_special
+from lora_s2s.outputs import check_writable, is_special
 
 RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A YAML file, or a shipped recipe's name.")
@@ -81,16 +81,3 @@ def check_output(path: Path) -> None:
         check_writable(Path(os.path.realpath(path)).parent)
     elif not os.access(path, os.W_OK):
         raise UsageError(f"cannot write to {path}: no permission", hint="choose another file")
-
-
-def check_writable(folder: Path) -> None:
-    """Refuses a folder that could not be written into, before any work is done for it.
-
-    Raises:
-        UsageError: the folder, or the nearest one above it that exists, is a file or takes no
-            files.
-    """
-    existing = next(place for place in (folder, *folder.parents, Path(".")) if place.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        reason = "no permission" if existing.is_dir() else "it is a file"
-        raise UsageError(f"cannot write into {existing}: {reason}", hint="choose another folder")

@@ -5,24 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lora_s2s.console import counted, plain, say, table, warn
-from lora_s2s.evaluation.summary import label_cells, p_text
+from lora_s2s.console import counted, say, table, warn
+from lora_s2s.evaluation.summary import label_cells, p_text, score_lines
+from lora_s2s.pipeline.adapters import AdapterInfo, without_interval
+from lora_s2s.pipeline.notices import limits_line, short, show_preview
 
-_LONGEST = 400
 _MOST_LABELS = 20
-
-
-def show_preview(pairs: Sequence[Mapping[str, Any]]) -> None:
-    """Shows some training pairs as the model sees them, and what the loss is on."""
-    for number, pair in enumerate(pairs, start=1):
-        source, target = pair["source"], pair["target"]
-        say(f"  {number}. {short(source['text'])}  [{source['tokens']:,} tokens, no loss]")
-        say(f"     → {short(target['text'])}  [{target['tokens']:,} tokens, all in the loss]")
-
-
-def short(text: str) -> str:
-    """Returns a text on one line, cut where it is long."""
-    return plain(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
 
 
 def show_scores(title: str, result: Mapping[str, Any]) -> None:
@@ -70,25 +58,6 @@ def _with_interval(score: Mapping[str, Any], sign: str = "") -> str:
     return f"{score['value']:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
 
 
-_LIMIT_BY = {
-    "recipe": "set",
-    "data": "auto",
-    "cap": "auto, its most",
-    "positions": "auto, all that the base has",
-    "memory": "auto, all that this machine's memory allows",
-}
-
-
-def limits_line(report: Mapping[str, Any]) -> str:
-    """Returns one line on the length limits and what set them."""
-    limits = {side: report["limits"][f"max_{side}_tokens"] for side in ("source", "target")}
-    words = [
-        f"{side}s {limit['tokens']:,} tokens ({_LIMIT_BY[limit['by']]})"
-        for side, limit in limits.items()
-    ]
-    return f"limits: {', '.join(words)}"
-
-
 def _show_added(counts: Mapping[str, Mapping[str, int]]) -> None:
     """Shows which added tokens of the base stand in the data, and what becomes of them."""
     listed = {
@@ -105,14 +74,6 @@ def _show_added(counts: Mapping[str, Mapping[str, int]]) -> None:
             "tokens of the base that are read as text (one id each: data.special_tokens=use): "
             f"{short(listed['text'])}"
         )
-
-
-def show_data(report: Mapping[str, Any]) -> None:
-    """Shows in a few lines what a run trains on: columns, limits, warnings."""
-    say(str(report["columns_line"]))
-    say(limits_line(report))
-    for sentence in report["warnings"]:
-        warn(sentence)
 
 
 def show_prepared(report: Mapping[str, Any], preview: Sequence[Mapping[str, Any]]) -> None:
@@ -149,3 +110,38 @@ def show_prepared(report: Mapping[str, Any], preview: Sequence[Mapping[str, Any]
     for sentence in report["advice"]:
         say(f"note: {sentence}")
     show_preview(preview)
+
+
+def show_demo(result: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> None:
+    """Shows the scores before and after, and some messages with both answers."""
+    say()
+    for row in samples:
+        say(f"message  {short(row['source'])}")
+        say(f"base     {short(row['baseline'])}")
+        say(f"adapter  {short(row['prediction'])}")
+        say()
+    show_scores(f"Before and after, on {result['n']} messages held out", result["scores"])
+    say(f"The merged model answers all {result['n']} messages exactly as the adapter does.")
+    say(
+        f"{result['seconds']:.0f} s in all. Adapter: {result['adapter_dir']}   whole model: "
+        f"{result['merged_dir']}"
+    )
+    say(f'Try: lora-s2s predict {result["adapter_dir"]} "hi its Ana, table for two on sat at 8pm"')
+
+
+def show_adapter(adapter: AdapterInfo) -> None:
+    """Shows scores and facts as two tables."""
+    rows = [
+        [
+            line.evaluation,
+            line.n,
+            line.metric,
+            without_interval(line.baseline),
+            without_interval(line.adapter),
+            line.difference,
+        ]
+        for line in score_lines(adapter.manifest.get("scores"))
+    ]
+    if rows:
+        table("Scores", ["data", "sources", "metric", "base", "adapter", "difference"], rows)
+    table(str(adapter.path), ["what", "value"], [list(fact) for fact in adapter.facts()])

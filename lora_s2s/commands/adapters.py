@@ -25,8 +25,8 @@ def listed(context: typer.Context, folder: Folder = "adapters", json: Json = Fal
     """List trained adapters; show one; compare two."""
     if context.invoked_subcommand is not None:
         return
-    from lora_s2s.commands._adapters import list_adapters
     from lora_s2s.console import say, table, write_json
+    from lora_s2s.pipeline.adapters import list_adapters
 
     found = list_adapters(Path(folder))
     if json:
@@ -44,8 +44,9 @@ def listed(context: typer.Context, folder: Folder = "adapters", json: Json = Fal
 @adapters.command("show")
 def show(name: Name, folder: Folder = "adapters", json: Json = False) -> None:
     """Show what an adapter was made of and how it scored."""
-    from lora_s2s.commands._adapters import find_adapter, show_adapter
+    from lora_s2s.commands._show import show_adapter
     from lora_s2s.console import write_json
+    from lora_s2s.pipeline.adapters import find_adapter
 
     found = find_adapter(name, Path(folder))
     write_json(found.to_json()) if json else show_adapter(found)
@@ -59,8 +60,8 @@ def compare(
     json: Json = False,
 ) -> None:
     """Show where two adapters differ: scores, settings, data."""
-    from lora_s2s.commands._adapters import differences, find_adapter
     from lora_s2s.console import table, write_json
+    from lora_s2s.pipeline.adapters import differences, find_adapter
 
     two = [find_adapter(name, Path(folder)) for name in (one, other)]
     if json:

@@ -24,8 +24,9 @@ def demo(
     The task: messy booking messages become clean records. Takes a few minutes on two CPU cores and
     no network.
     """
-    from lora_s2s.commands._demo import run_demo, show_demo
+    from lora_s2s.commands._show import show_demo
     from lora_s2s.console import write_json
+    from lora_s2s.pipeline.demo import run_demo
 
     result, samples = run_demo(Path(out), sets or ())
     show_demo(result, samples)

@@ -39,10 +39,10 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Score a model or adapter against all references of each source, with 95 % intervals."""
-    from lora_s2s.commands._names import located
-    from lora_s2s.commands._scoring import score_model
     from lora_s2s.commands._show import show_scores
     from lora_s2s.console import say, write_json
+    from lora_s2s.pipeline.evaluate import score_model
+    from lora_s2s.pipeline.names import located
 
     model = located(model)
     named = data[0] if data and len(data) == 1 else data or None

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lora_s2s.commands._options import Adapter, Base, Json, check_writable
+from lora_s2s.commands._options import Adapter, Base, Json
 
 
 def merge(
@@ -45,11 +45,12 @@ def merge(
     training in nf4 or int8 both bases are compared. The result loads with
     AutoModelForSeq2SeqLM.from_pretrained; the base is left as it is.
     """
-    from lora_s2s.commands._adapters import decoding_of
-    from lora_s2s.commands._names import located
-    from lora_s2s.commands._scoring import probe_texts
     from lora_s2s.console import say, warn, write_json
     from lora_s2s.lora.merge import merge_adapter
+    from lora_s2s.outputs import check_writable
+    from lora_s2s.pipeline.adapters import decoding_of
+    from lora_s2s.pipeline.evaluate import probe_texts
+    from lora_s2s.pipeline.names import located
 
     folder = Path(located(adapter))
     check_writable(Path(out).parent)

@@ -50,9 +50,11 @@ def predict(
 
     if not output:
         require_stdout()
-    from lora_s2s.commands._adapters import recipe_of
-    from lora_s2s.commands._names import located
-    from lora_s2s.commands._texts import (
+    from lora_s2s.inference.loading import load_predictor
+    from lora_s2s.outputs import write_output
+    from lora_s2s.pipeline.adapters import recipe_of
+    from lora_s2s.pipeline.names import located
+    from lora_s2s.pipeline.predict import (
         answer,
         check_kind,
         read_inputs,
@@ -60,8 +62,6 @@ def predict(
         rendered,
         template_lines,
     )
-    from lora_s2s.inference.loading import load_predictor
-    from lora_s2s.outputs import write_output
 
     refuse_file_names(texts or [])
     model = located(model)

@@ -35,11 +35,11 @@ def prepare(
 
     Rows that cannot be used go to rejected.jsonl there, with file, line and reason.
     """
-    from lora_s2s.commands._lengths import warn_of_short_answers
-    from lora_s2s.commands._prepared import data_line, prepare_data
-    from lora_s2s.commands._recipes import chosen_recipe, train_command
     from lora_s2s.commands._show import show_prepared
     from lora_s2s.console import say, write_json
+    from lora_s2s.pipeline.lengths import warn_of_short_answers
+    from lora_s2s.pipeline.prepare import data_line, prepare_data
+    from lora_s2s.pipeline.recipes import chosen_recipe, train_command
 
     loaded = chosen_recipe(recipe, data or (), model, sets or (), command="prepare", out=out)
     prepared = prepare_data(loaded, Path(out) if out else None, previews=previews, strict=strict)

@@ -62,30 +62,31 @@ def train(
     once.
     """
     deadline = None if stop_after is None else time.monotonic() + seconds_of(stop_after)
-    from lora_s2s.commands import _pipeline, _prepared
-    from lora_s2s.commands._recipes import chosen_recipe
     from lora_s2s.console import say, warn, write_json, write_out
     from lora_s2s.errors import RunError, UsageError
+    from lora_s2s.pipeline import prepare as preparing
+    from lora_s2s.pipeline import train as training
+    from lora_s2s.pipeline.recipes import chosen_recipe
     from lora_s2s.recipe.load import recipe_to_yaml
 
     resume = resume or resume_anyway
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other: keep one")
     prepared = None
-    if _prepared.is_folder_of_data(recipe):
+    if preparing.is_folder_of_data(recipe):
         if data or model:
             raise UsageError(
                 f"{recipe} is prepared already: omit --data and --model",
                 hint="lora-s2s prepare --help",
             )
-        loaded, prepared = _prepared.open_with_recipe(Path(recipe), sets or ())
+        loaded, prepared = preparing.open_with_recipe(Path(recipe), sets or ())
     else:
         loaded = chosen_recipe(recipe, data or (), model, sets or (), command="train")
     if dry_run:
-        resolved, counted = _pipeline.dry_run(loaded, prepared)
+        resolved, counted = training.dry_run(loaded, prepared)
         write_json(counted) if json else write_out(recipe_to_yaml(resolved).rstrip("\n"))
         return
-    result = _pipeline.train_adapter(
+    result = training.train_adapter(
         loaded,
         prepared=prepared,
         resume=resume,

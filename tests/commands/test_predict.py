@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from cli_parts import Invoke, write_csv
 
-from lora_s2s.commands._names import located
-from lora_s2s.commands._texts import Inputs, read_inputs
+from lora_s2s.pipeline.names import located
+from lora_s2s.pipeline.predict import Inputs, read_inputs
 
 LESS = ("--set", "evaluation.max_new_tokens=3")
 

@@ -16,11 +16,11 @@ import pytest
 import yaml
 from cli_parts import Invoke
 
-from lora_s2s.commands._scoring import data_name
 from lora_s2s.console import say, warn, write_json, write_out
 from lora_s2s.evaluation.report import write_report
 from lora_s2s.export.card import write_card
 from lora_s2s.hub import DEMO_BASE
+from lora_s2s.pipeline.evaluate import data_name
 
 EVIL = (
     "\x1b]0;pwned\x07\x9b2J\u202e[bold]x[/bold] <script>alert(1)</script> <img src=x "
@@ -214,7 +214,7 @@ def test_what_an_adapter_links_to_is_not_published_by_merging(
 def test_an_adapters_recipe_does_not_choose_where_files_go(
     invoke: Invoke, here: Path, good_adapter: Path
 ) -> None:
-    from lora_s2s.commands._adapters import recipe_of
+    from lora_s2s.pipeline.adapters import recipe_of
 
     shutil.copytree(good_adapter, here / "adapters" / "mine")
     (here / "adapters" / "mine" / "recipe.yaml").write_text(

@@ -15,10 +15,7 @@ import pytest
 from cli_parts import Invoke, write_csv
 from odd_shapes import spoilt
 
-from lora_s2s.commands._adapters import differences, find_adapter, list_adapters, show_adapter
-from lora_s2s.commands._lengths import warn_of_short_answers, with_lengths
-from lora_s2s.commands._prepared import data_line
-from lora_s2s.commands._show import show_prepared
+from lora_s2s.commands._show import show_adapter, show_prepared
 from lora_s2s.console import write_json
 from lora_s2s.data.prepared import open_prepared
 from lora_s2s.errors import DataError, ToolkitError
@@ -26,6 +23,9 @@ from lora_s2s.evaluation.plots import loss_curve
 from lora_s2s.evaluation.report import render_report, sample_rows
 from lora_s2s.export.card import write_card
 from lora_s2s.files import read_json
+from lora_s2s.pipeline.adapters import differences, find_adapter, list_adapters
+from lora_s2s.pipeline.lengths import warn_of_short_answers, with_lengths
+from lora_s2s.pipeline.prepare import data_line
 from lora_s2s.recipe.load import load_recipe
 
 BUNDLED = Path(__file__).parents[2] / "adapters" / "demo"

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lora_s2s.commands._followed import has_pattern, recorded_sources
-from lora_s2s.commands._lengths import bounds_of
 from lora_s2s.console import counted, warn
 from lora_s2s.data.prepare import made_from_same, prepare
 from lora_s2s.data.prepared import PreparedDataset, is_prepared, open_prepared
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import write_text
 from lora_s2s.hub import is_local, only_cache
+from lora_s2s.pipeline.followed import has_pattern, recorded_sources
+from lora_s2s.pipeline.lengths import bounds_of
 from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.load import load_recipe, recipe_to_yaml
 from lora_s2s.recipe.schema import Recipe

@@ -9,11 +9,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lora_s2s.commands._adapters import NO_DATA, names_code, recipe_of
-from lora_s2s.commands._followed import followed
-from lora_s2s.commands._options import check_writable
-from lora_s2s.commands._prepared import prepare_data
-from lora_s2s.commands._texts import decoding_settings
 from lora_s2s.console import ProgressLine, say, warn
 from lora_s2s.demo.task import examples
 from lora_s2s.errors import ToolkitError, UsageError
@@ -26,6 +21,11 @@ from lora_s2s.examples.readers import column_names, how_read, read_examples
 from lora_s2s.examples.shapes import SHAPES
 from lora_s2s.export.card import write_card
 from lora_s2s.inference.loading import InputSettings, Predictor, load_predictor
+from lora_s2s.outputs import check_writable
+from lora_s2s.pipeline.adapters import NO_DATA, names_code, recipe_of
+from lora_s2s.pipeline.followed import followed
+from lora_s2s.pipeline.predict import decoding_settings
+from lora_s2s.pipeline.prepare import prepare_data
 from lora_s2s.readers.origins import find_origins
 from lora_s2s.readers.rows import Rejected, Skipped
 from lora_s2s.recipe.schema import AUTO, DataSection, Recipe

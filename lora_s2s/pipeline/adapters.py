@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_s2s.console import table, warn
+from lora_s2s.console import warn
 from lora_s2s.errors import DataError, ToolkitError, UsageError, nearest
 from lora_s2s.evaluation.summary import NOTHING, facts, flat, number, score_lines, shown
 from lora_s2s.files import read_json
@@ -124,7 +124,7 @@ class AdapterInfo:
         """Returns name, base, steps, what it was scored on, and its first score there."""
         first = next(iter(score_lines(self.manifest.get("scores"))), None)
         scored = (
-            (first.evaluation, f"{first.metric} {_value(first.adapter)}")
+            (first.evaluation, f"{first.metric} {without_interval(first.adapter)}")
             if first
             else (NOTHING, NOTHING)
         )
@@ -209,25 +209,7 @@ def _object(path: Path) -> dict[str, Any]:
     return content
 
 
-def show_adapter(adapter: AdapterInfo) -> None:
-    """Shows scores and facts as two tables."""
-    rows = [
-        [
-            line.evaluation,
-            line.n,
-            line.metric,
-            _value(line.baseline),
-            _value(line.adapter),
-            line.difference,
-        ]
-        for line in score_lines(adapter.manifest.get("scores"))
-    ]
-    if rows:
-        table("Scores", ["data", "sources", "metric", "base", "adapter", "difference"], rows)
-    table(str(adapter.path), ["what", "value"], [list(fact) for fact in adapter.facts()])
-
-
-def _value(score: str) -> str:
+def without_interval(score: str) -> str:
     """Returns a score without its interval."""
     return score.split(" [")[0]
 

@@ -8,15 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lora_s2s.commands._pipeline import check_run_folder, train_adapter
-from lora_s2s.commands._scoring import probe_texts, score_model
-from lora_s2s.commands._show import short, show_scores
-from lora_s2s.commands._texts import answer
 from lora_s2s.console import say
 from lora_s2s.errors import RunError, UsageError
 from lora_s2s.files import read_jsonl
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.lora.merge import merge_adapter
+from lora_s2s.pipeline.evaluate import probe_texts, score_model
+from lora_s2s.pipeline.predict import answer
+from lora_s2s.pipeline.train import check_run_folder, train_adapter
 from lora_s2s.recipe.load import load_recipe
 
 _SAMPLES = 3
@@ -88,20 +87,3 @@ def _merged_folder(out: Path) -> Path:
             )
         shutil.rmtree(merged)
     return merged
-
-
-def show_demo(result: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> None:
-    """Shows the scores before and after, and some messages with both answers."""
-    say()
-    for row in samples:
-        say(f"message  {short(row['source'])}")
-        say(f"base     {short(row['baseline'])}")
-        say(f"adapter  {short(row['prediction'])}")
-        say()
-    show_scores(f"Before and after, on {result['n']} messages held out", result["scores"])
-    say(f"The merged model answers all {result['n']} messages exactly as the adapter does.")
-    say(
-        f"{result['seconds']:.0f} s in all. Adapter: {result['adapter_dir']}   whole model: "
-        f"{result['merged_dir']}"
-    )
-    say(f'Try: lora-s2s predict {result["adapter_dir"]} "hi its Ana, table for two on sat at 8pm"')

@@ -19,11 +19,6 @@ from typing import Any
 from torch import nn
 
 from lora_s2s import __version__, probe
-from lora_s2s.commands._defaults import advice_on, gather_facts, resolved_recipe
-from lora_s2s.commands._lengths import warn_of_short_answers, with_lengths
-from lora_s2s.commands._options import check_writable
-from lora_s2s.commands._prepared import data_line, prepare_data, sizes, sources_of
-from lora_s2s.commands._show import show_data, show_preview
 from lora_s2s.console import say, table, warn
 from lora_s2s.data.prepared import PreparedDataset, SplitTable
 from lora_s2s.errors import DataError, UsageError, nearest
@@ -47,7 +42,11 @@ from lora_s2s.models.family import check_lengths
 from lora_s2s.models.loading import LoadedBase, enable_gradient_checkpointing, load_base
 from lora_s2s.models.precision import device_name, dtype_name, resolve_device, resolve_dtype
 from lora_s2s.models.weights import weights_hash
-from lora_s2s.outputs import check_free, move_folder, sync_tree
+from lora_s2s.outputs import check_free, check_writable, move_folder, sync_tree
+from lora_s2s.pipeline.choices import advice_on, gather_facts, resolved_recipe
+from lora_s2s.pipeline.lengths import warn_of_short_answers, with_lengths
+from lora_s2s.pipeline.notices import show_data, show_preview
+from lora_s2s.pipeline.prepare import data_line, prepare_data, sizes, sources_of
 from lora_s2s.recipe.defaults import Facts
 from lora_s2s.recipe.load import load_recipe, recipe_to_yaml, with_choices_of
 from lora_s2s.recipe.schema import Recipe, TrainingSettings, ranks_by_name
