@@ -17,7 +17,7 @@ import pyarrow as pa
 from lora_s2s.data.split import REASONS, Decisions
 from lora_s2s.data.spool import places
 from lora_s2s.data.survey import SIDES, Counts, quantile
-from lora_s2s.recipe.schema import AUTO, Auto
+from lora_s2s.recipe.fields import AUTO, Auto
 from lora_s2s.tokens.tokenise import Frames, TextEncoder
 
 Limit = int | Auto

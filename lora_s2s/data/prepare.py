@@ -53,7 +53,7 @@ from lora_s2s.hub import locate_model
 from lora_s2s.outputs import whole_folder
 from lora_s2s.readers.origins import find_origins, named_splits
 from lora_s2s.readers.rows import Rejected, Skipped, reject
-from lora_s2s.recipe.schema import AUTO
+from lora_s2s.recipe.fields import AUTO
 from lora_s2s.tokens.added import added_tokens
 from lora_s2s.tokens.lossless import ALWAYS, spare_rows
 from lora_s2s.tokens.tokenise import (

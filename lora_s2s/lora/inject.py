@@ -22,7 +22,7 @@ from lora_s2s.lora.targets import Targets, resolve_ranks, resolve_targets
 from lora_s2s.models import float16
 from lora_s2s.models.loading import LoadedBase
 from lora_s2s.models.quantized import elements
-from lora_s2s.recipe.schema import method_problem
+from lora_s2s.recipe.fields import method_problem
 
 START = "start_of_adapter"
 """Attribute of a model whose base was moved: the adapter's first weights, on the CPU."""

@@ -28,7 +28,8 @@ from lora_s2s.pipeline.predict import decoding_settings
 from lora_s2s.pipeline.prepare import prepare_data
 from lora_s2s.readers.origins import find_origins
 from lora_s2s.readers.rows import Rejected, Skipped
-from lora_s2s.recipe.schema import AUTO, DataSection, Recipe
+from lora_s2s.recipe.fields import AUTO
+from lora_s2s.recipe.schema import DataSection, Recipe
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 

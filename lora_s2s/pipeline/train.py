@@ -48,8 +48,9 @@ from lora_s2s.pipeline.lengths import warn_of_short_answers, with_lengths
 from lora_s2s.pipeline.notices import show_data, show_preview
 from lora_s2s.pipeline.prepare import data_line, prepare_data, sizes, sources_of
 from lora_s2s.recipe.defaults import Facts
+from lora_s2s.recipe.fields import ranks_by_name
 from lora_s2s.recipe.load import load_recipe, recipe_to_yaml, with_choices_of
-from lora_s2s.recipe.schema import Recipe, TrainingSettings, ranks_by_name
+from lora_s2s.recipe.schema import Recipe, TrainingSettings
 from lora_s2s.tokens.added import with_tokens
 from lora_s2s.tokens.lossless import lossless_tokenizer, rows_carrying
 from lora_s2s.tokens.tokenise import LANGUAGES, first_ids, load_tokenizer

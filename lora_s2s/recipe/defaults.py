@@ -13,7 +13,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lora_s2s.recipe.schema import AUTO, LoraSection, Recipe, TrainingSection
+from lora_s2s.recipe.fields import AUTO
+from lora_s2s.recipe.schema import LoraSection, Recipe, TrainingSection
 
 # Small data: rows seen over all passes, at most so many passes, and steps to spread them over.
 _ROWS_SEEN = 64_000

@@ -18,7 +18,8 @@ import yaml
 
 from lora_s2s import limits
 from lora_s2s.errors import nearest
-from lora_s2s.recipe.schema import Recipe, Section
+from lora_s2s.recipe.fields import Section
+from lora_s2s.recipe.schema import Recipe
 
 # "C:\\new.csv" in double quotes is C:, a line break and ew.csv: what looks like such a path.
 _PATHS = frozenset({"model.name", "data.train", "data.validation", "data.test", "output.dir"})

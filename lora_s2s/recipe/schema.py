@@ -5,136 +5,34 @@ Sections are frozen; the layers below get sections or plain values, never the wh
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from lora_s2s.errors import nearest
+from lora_s2s.recipe.fields import (
+    AUTO,
+    METHODS,
+    BatchTokens,
+    Beams,
+    Epochs,
+    Format,
+    Interval,
+    Language,
+    Method,
+    Metrics,
+    NewTokens,
+    Quantization,
+    RankPattern,
+    Rate,
+    SaveEvery,
+    Section,
+    SourceTokens,
+    TargetTokens,
+    Tracker,
+    Truncation,
+)
 
-Metric = Literal[
-    "auto",
-    "bleu",
-    "chrf",
-    "rouge1",
-    "rouge2",
-    "rougeL",
-    "rougeLsum",
-    "exact_match",
-    "macro_f1",
-    "token_f1",
-]
-Tracker = Literal["tensorboard", "wandb", "trackio"]
-_RANK_OF = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,99}=[1-9][0-9]{0,3}")
-FORMATS = (
-    "auto",
-    "pairs",
-    "parallel",
-    "conversations",
-    "messages",
-    "squad",
-    "instructions",
-    "alpaca",
-)
-# One row of lora/methods.py each; and what cannot be had, with the reason.
-METHODS = (
-    "lora",
-    "rslora",
-    "dora",
-    "pissa",
-    "olora",
-    "ia3",
-    "vera",
-    "hira",
-    "miss",
-    "oft",
-    "loha",
-    "lokr",
-)
-_PROMPTS = (
-    "it puts vectors before the input instead of changing weights, so there is nothing to merge"
-)
-REFUSED_METHODS = {
-    "eva": "its initialisation fails on encoder-decoders",
-    "loftq": "its start needs scipy and a quantization of its own; lora with model.quantization "
-    "nf4 does without",
-    "adalora": "it fails when it is loaded again and run with labels",
-    "lora+": "it is method lora with training.lora_plus_ratio above 1",
-    "qlora": "it is method lora with model.quantization nf4",
-    **dict.fromkeys(("prompt", "prompt-tuning", "prefix", "prefix-tuning", "p-tuning"), _PROMPTS),
-}
-_LARGEST_NUMBER = 2**40
-LANGUAGE = r"^[A-Za-z][A-Za-z0-9_-]{0,31}$"
-# A key with this value is set from the data and the base; the resolved recipe holds the number.
-Auto = Literal["auto"]
-AUTO: Auto = "auto"
 _BASE_ANSWER = 128
-_Value = TypeVar("_Value")
-
-
-def _between(low: float, high: float, *, above: bool = False) -> Callable[[_Value], _Value]:
-    """Returns a validator for a number or `auto`; a bound on a union would be reported once per
-    member.
-
-    Args:
-        low, high: the bounds.
-        above: ``low`` itself is excluded.
-    """
-
-    def check(value: _Value) -> _Value:
-        if isinstance(value, (int, float)) and (
-            not low <= value <= high or (above and value == low)
-        ):
-            bounds = (
-                f"greater than {low:,} and at most {high:,}"
-                if above
-                else f"between {low:,} and {high:,}"
-            )
-            raise ValueError(f"should be auto, or {bounds}")
-        return value
-
-    return check
-
-
-SourceTokens = Annotated[int | Auto, AfterValidator(_between(4, 65_536))]
-TargetTokens = Annotated[int | Auto, AfterValidator(_between(2, 65_536))]
-NewTokens = Annotated[int | Auto, AfterValidator(_between(1, 65_536))]
-Epochs = Annotated[float | Auto, AfterValidator(_between(0, 10_000, above=True))]
-BatchTokens = Annotated[int | Auto | None, AfterValidator(_between(8, 2**40))]
-Rate = Annotated[float | Auto, AfterValidator(_between(0, 10, above=True))]
-Interval = Annotated[int | Auto, AfterValidator(_between(0, 10**9))]
-
-
-def ranks_by_name(words: Sequence[str]) -> dict[str, int]:
-    """Returns ``lora.rank_pattern`` as name → rank; the last one said of a name counts."""
-    return {name: int(rank) for name, _, rank in (word.partition("=") for word in words)}
-
-
-def method_problem(name: str) -> str | None:
-    """Returns why an adapter method cannot be had; None where it can."""
-    if name in METHODS:
-        return None
-    if reason := REFUSED_METHODS.get(name.lower().replace("_", "-")):
-        return f"{name} is refused: {reason}; expected one of {', '.join(METHODS)}"
-    return f"expected one of {', '.join(METHODS)}{nearest(name, METHODS)}"
-
-
-class Section(BaseModel):
-    """A group of keys: frozen, no unknown keys, no NaN, no number beyond what arrays of them
-    hold.
-    """
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
-    )
-
-    @field_validator("*")
-    @classmethod
-    def _within_reason(cls, value: object) -> object:
-        if isinstance(value, int | float) and value > _LARGEST_NUMBER:
-            raise ValueError(f"should be less than or equal to {_LARGEST_NUMBER}")
-        return value
 
 
 class ModelSection(Section):
@@ -147,7 +45,7 @@ class ModelSection(Section):
         description="Precision of the base; auto: bfloat16 on a GPU, float16 where it lacks that; "
         "float32 on a CPU.",
     )
-    quantization: Literal["none", "nf4", "int8"] = Field(
+    quantization: Quantization = Field(
         default="none",
         description="Storage of the frozen base's linear layers: nf4 is 4 bits, int8 is 8.",
     )
@@ -172,7 +70,7 @@ class DataSection(Section):
     test: str | list[str] | None = Field(
         default=None, description="The same for `eval`; never seen in training."
     )
-    format: str = Field(
+    format: Format = Field(
         default="auto",
         description="Shape of a row: auto, pairs (a source and a target column), parallel (two "
         "files side by side), conversations or messages (a list of turns), alpaca, squad, "
@@ -199,7 +97,7 @@ class DataSection(Section):
         description="Longest target in tokens, `</s>` included; "
         "auto: the longest target, or the 99th percentile if under half of it; at most 512.",
     )
-    truncate_source: Literal["left", "right", "drop"] = Field(
+    truncate_source: Truncation = Field(
         default="right",
         description="Which end of a source that is too long is cut, or drop the row.",
     )
@@ -213,14 +111,12 @@ class DataSection(Section):
         lt=1,
         description="Share of distinct sources held out when `validation` is absent.",
     )
-    source_language: str | None = Field(
+    source_language: Language | None = Field(
         default=None,
-        pattern=LANGUAGE,
         description="Language code of the sources, for multilingual translation bases.",
     )
-    target_language: str | None = Field(
+    target_language: Language | None = Field(
         default=None,
-        pattern=LANGUAGE,
         description="Language code of the targets; answers begin with it too.",
     )
     lossless_text: Literal["auto", "on", "off"] = Field(
@@ -243,15 +139,6 @@ class DataSection(Section):
         description="Share of rows that may be unusable; more of them end `prepare`.",
     )
 
-    @field_validator("format")
-    @classmethod
-    def _known_format(cls, value: str) -> str:
-        if value in FORMATS or re.fullmatch(r"[\w.]+:\w+", value):
-            return value
-        raise ValueError(
-            f"expected {', '.join(FORMATS)} or module:function{nearest(value, FORMATS)}"
-        )
-
 
 class LoraSection(Section):
     """The adapter."""
@@ -271,33 +158,18 @@ class LoraSection(Section):
         ge=1,
         description="Only the last so many blocks of each stack take an adapter; all when absent.",
     )
-    rank_pattern: list[str] = Field(
+    rank_pattern: RankPattern = Field(
         default=[],
         description="Other ranks, as GROUP=RANK or MODULE=RANK, such as [cross-attention=32, "
         "wo=8].",
     )
-    method: str = Field(
+    method: Method = Field(
         default="lora", description=f"How the update is built: {', '.join(METHODS)}."
     )
     train_tokens: Literal["auto"] | list[str] = Field(
         default="auto",
         description="Tokens whose embeddings train too; auto: those of text the vocabulary lacks.",
     )
-
-    @field_validator("method")
-    @classmethod
-    def _known_method(cls, value: str) -> str:
-        if problem := method_problem(value):
-            raise ValueError(problem)
-        return value
-
-    @field_validator("rank_pattern")
-    @classmethod
-    def _name_and_rank(cls, value: list[str]) -> list[str]:
-        for word in value:
-            if not _RANK_OF.fullmatch(word):
-                raise ValueError(f"expected NAME=RANK such as cross-attention=32, got '{word}'")
-        return value
 
 
 class TrainingSection(Section):
@@ -373,7 +245,7 @@ class TrainingSection(Section):
     gradient_checkpointing: bool = Field(
         default=False, description="Less memory for half as much compute again."
     )
-    save_every: str | int = Field(
+    save_every: SaveEvery = Field(
         default=500,
         description="Optimizer steps between checkpoints, such as 500, or minutes, such as 10m.",
     )
@@ -402,16 +274,6 @@ class TrainingSection(Section):
         default=[], description="Where metrics go besides metrics.jsonl."
     )
 
-    @field_validator("save_every", mode="before")
-    @classmethod
-    def _steps_or_minutes(cls, value: object) -> str | int:
-        text = str(value).replace("_", "")
-        if isinstance(value, bool) or not re.fullmatch(r"[1-9][0-9]{0,8}m?", text):
-            raise ValueError(
-                "should be a number of steps of at least 1, or of minutes, such as 10m"
-            )
-        return text if text.endswith("m") else int(text)
-
     @property
     def save_minutes(self) -> int | None:
         """Minutes between checkpoints, where ``save_every`` counts them."""
@@ -419,7 +281,7 @@ class TrainingSection(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _alternatives(cls, values: Any) -> Any:
+    def _alternatives(cls, values: object) -> object:
         """One of each pair: epochs or max_steps, tokens_per_batch or batch_size, packing or
         batch_size.
         """
@@ -465,7 +327,7 @@ class TrainingSettings(TrainingSection):
 class EvaluationSection(Section):
     """Decoding and scores."""
 
-    metrics: list[Metric] = Field(
+    metrics: Metrics = Field(
         default=["auto"],
         min_length=1,
         description="Scores; the first is the main one. auto chooses by the targets: labels, a "
@@ -476,21 +338,13 @@ class EvaluationSection(Section):
         description="Longest prediction in tokens; auto: data.max_target_tokens, 128 for a base "
         "without an adapter.",
     )
-    num_beams: int = Field(default=1, ge=1, le=64, description="Beams; 1 is greedy.")
+    num_beams: Beams = Field(default=1, description="Beams; 1 is greedy.")
     batch_tokens: int = Field(default=8192, ge=16, description="Padded tokens decoded at once.")
     limit: int | None = Field(
         default=None,
         ge=1,
         description="Score a random sample of so many sources, the same one every time.",
     )
-
-    @field_validator("metrics")
-    @classmethod
-    def _auto_alone(cls, names: list[Metric]) -> list[Metric]:
-        """Refuses `auto` beside named metrics."""
-        if AUTO in names and len(names) > 1:
-            raise ValueError("auto stands alone: it chooses the whole list")
-        return names
 
     def answer_tokens(self, trained: int | None) -> int:
         """Returns the length limit of answers; where it is ``auto``, that of the targets trained

@@ -30,8 +30,9 @@ from lora_s2s.lora.methods import METHODS
 from lora_s2s.lora.versions import peft_that_reads
 from lora_s2s.models import float16
 from lora_s2s.models.loading import LoadedBase, load_base
-from lora_s2s.recipe.schema import METHODS as KNOWN
-from lora_s2s.recipe.schema import REFUSED_METHODS, LoraSection
+from lora_s2s.recipe.fields import METHODS as KNOWN
+from lora_s2s.recipe.fields import REFUSED_METHODS
+from lora_s2s.recipe.schema import LoraSection
 
 TARGETS = ["q", "v", "o", "wi_0", "wo"]
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from lora_s2s.recipe.defaults import Facts, Lengths, expected_steps, explanation, resolve
+from lora_s2s.recipe.fields import AUTO
 from lora_s2s.recipe.load import recipe_from_settings, recipe_to_yaml, with_choices_of
-from lora_s2s.recipe.schema import AUTO, Recipe
+from lora_s2s.recipe.schema import Recipe
 
 DEMO, BASE, XXL = 4_559_488, 247_577_856, 11_135_332_352
 

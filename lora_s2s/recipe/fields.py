@@ -1,0 +1,182 @@
+"""Types of a recipe's values, each with its bounds, and the base class of its sections.
+
+`records.py` reads files that repeat such a value with the same types.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from lora_s2s.errors import nearest
+
+Metric = Literal[
+    "auto",
+    "bleu",
+    "chrf",
+    "rouge1",
+    "rouge2",
+    "rougeL",
+    "rougeLsum",
+    "exact_match",
+    "macro_f1",
+    "token_f1",
+]
+Tracker = Literal["tensorboard", "wandb", "trackio"]
+Quantization = Literal["none", "nf4", "int8"]
+Truncation = Literal["left", "right", "drop"]
+FORMATS = (
+    "auto",
+    "pairs",
+    "parallel",
+    "conversations",
+    "messages",
+    "squad",
+    "instructions",
+    "alpaca",
+)
+# One row of lora/methods.py each; and what cannot be had, with the reason.
+METHODS = (
+    "lora",
+    "rslora",
+    "dora",
+    "pissa",
+    "olora",
+    "ia3",
+    "vera",
+    "hira",
+    "miss",
+    "oft",
+    "loha",
+    "lokr",
+)
+_PROMPTS = (
+    "it puts vectors before the input instead of changing weights, so there is nothing to merge"
+)
+REFUSED_METHODS = {
+    "eva": "its initialisation fails on encoder-decoders",
+    "loftq": "its start needs scipy and a quantization of its own; lora with model.quantization "
+    "nf4 does without",
+    "adalora": "it fails when it is loaded again and run with labels",
+    "lora+": "it is method lora with training.lora_plus_ratio above 1",
+    "qlora": "it is method lora with model.quantization nf4",
+    **dict.fromkeys(("prompt", "prompt-tuning", "prefix", "prefix-tuning", "p-tuning"), _PROMPTS),
+}
+_LARGEST_NUMBER = 2**40
+_RANK_OF = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,99}=[1-9][0-9]{0,3}")
+Language = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
+# A key with this value is set from the data and the base; the resolved recipe holds the number.
+Auto = Literal["auto"]
+AUTO: Auto = "auto"
+_Value = TypeVar("_Value")
+
+
+def _between(low: float, high: float, *, above: bool = False) -> Callable[[_Value], _Value]:
+    """Returns a validator for a number or `auto`; a bound on a union would be reported once per
+    member.
+
+    Args:
+        low, high: the bounds.
+        above: ``low`` itself is excluded.
+    """
+
+    def check(value: _Value) -> _Value:
+        if isinstance(value, (int, float)) and (
+            not low <= value <= high or (above and value == low)
+        ):
+            bounds = (
+                f"greater than {low:,} and at most {high:,}"
+                if above
+                else f"between {low:,} and {high:,}"
+            )
+            raise ValueError(f"should be auto, or {bounds}")
+        return value
+
+    return check
+
+
+_MOST_TOKENS = 65_536
+SourceLimit = Annotated[int, Field(ge=4, le=_MOST_TOKENS)]
+TargetLimit = Annotated[int, Field(ge=2, le=_MOST_TOKENS)]
+AnswerLimit = Annotated[int, Field(ge=1, le=_MOST_TOKENS)]
+Beams = Annotated[int, Field(ge=1, le=64)]
+SourceTokens = Annotated[int | Auto, AfterValidator(_between(4, _MOST_TOKENS))]
+TargetTokens = Annotated[int | Auto, AfterValidator(_between(2, _MOST_TOKENS))]
+NewTokens = Annotated[int | Auto, AfterValidator(_between(1, _MOST_TOKENS))]
+Epochs = Annotated[float | Auto, AfterValidator(_between(0, 10_000, above=True))]
+BatchTokens = Annotated[int | Auto | None, AfterValidator(_between(8, 2**40))]
+Rate = Annotated[float | Auto, AfterValidator(_between(0, 10, above=True))]
+Interval = Annotated[int | Auto, AfterValidator(_between(0, 10**9))]
+
+
+def ranks_by_name(words: Sequence[str]) -> dict[str, int]:
+    """Returns ``lora.rank_pattern`` as name → rank; the last one said of a name counts."""
+    return {name: int(rank) for name, _, rank in (word.partition("=") for word in words)}
+
+
+def method_problem(name: str) -> str | None:
+    """Returns why an adapter method cannot be had; None where it can."""
+    if name in METHODS:
+        return None
+    if reason := REFUSED_METHODS.get(name.lower().replace("_", "-")):
+        return f"{name} is refused: {reason}; expected one of {', '.join(METHODS)}"
+    return f"expected one of {', '.join(METHODS)}{nearest(name, METHODS)}"
+
+
+def _known_format(value: str) -> str:
+    if value in FORMATS or re.fullmatch(r"[\w.]+:\w+", value):
+        return value
+    raise ValueError(f"expected {', '.join(FORMATS)} or module:function{nearest(value, FORMATS)}")
+
+
+def _known_method(value: str) -> str:
+    if problem := method_problem(value):
+        raise ValueError(problem)
+    return value
+
+
+def _names_and_ranks(words: list[str]) -> list[str]:
+    for word in words:
+        if not _RANK_OF.fullmatch(word):
+            raise ValueError(f"expected NAME=RANK such as cross-attention=32, got '{word}'")
+    return words
+
+
+def _auto_alone(names: list[Metric]) -> list[Metric]:
+    if AUTO in names and len(names) > 1:
+        raise ValueError("auto stands alone: it chooses the whole list")
+    return names
+
+
+def _steps_or_minutes(value: object) -> str | int:
+    text = str(value).replace("_", "")
+    if isinstance(value, bool) or not re.fullmatch(r"[1-9][0-9]{0,8}m?", text):
+        raise ValueError("should be a number of steps of at least 1, or of minutes, such as 10m")
+    return text if text.endswith("m") else int(text)
+
+
+Format = Annotated[str, AfterValidator(_known_format)]
+Method = Annotated[str, AfterValidator(_known_method)]
+RankPattern = Annotated[list[str], AfterValidator(_names_and_ranks)]
+Metrics = Annotated[list[Metric], AfterValidator(_auto_alone)]
+SaveEvery = Annotated[str | int, BeforeValidator(_steps_or_minutes)]
+
+
+class Section(BaseModel):
+    """A group of keys: frozen, no unknown keys, no NaN, no number beyond what arrays of them
+    hold.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+    )
+
+    @field_validator("*")
+    @classmethod
+    def _within_reason(cls, value: object) -> object:
+        if isinstance(value, int | float) and value > _LARGEST_NUMBER:
+            raise ValueError(f"should be less than or equal to {_LARGEST_NUMBER}")
+        return value
