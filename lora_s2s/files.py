@@ -13,7 +13,7 @@ import secrets
 import shutil
 import socket
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -103,44 +103,6 @@ def known_sha256(path: Path) -> str:
 @lru_cache(maxsize=256)
 def _known(path: Path, _size: int, _time: int) -> str:
     return sha256_file(path)
-
-
-def described(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
-    """Returns ``{name: {"sha256", "bytes"}}`` of files, as a manifest's ``files`` holds it."""
-    return {
-        path.name: {"sha256": known_sha256(path), "bytes": path.stat().st_size}
-        for path in sorted(paths)
-    }
-
-
-def check_files(folder: Path, files: object) -> None:
-    """Compares the files of a folder with what its manifest says of them; None, of a manifest
-    without, is passed over.
-
-    Raises:
-        DataError: one is missing or differs, or the manifest's ``files`` are damaged.
-    """
-    if files is None:
-        return
-    if not isinstance(files, Mapping) or not all(Path(name).name == name for name in files):
-        raise DataError("the manifest's 'files' is damaged", where=str(folder / "manifest.json"))
-    hint = (
-        "get the folder again; if the change is yours, take the file's entry out of manifest.json"
-    )
-    for name in files:
-        if not (folder / name).is_file():
-            raise DataError(
-                "the file is missing, and the folder's manifest lists it", where=str(folder / name)
-            )
-        path, entry = folder / name, files[name]
-        # The size first: a file that was exchanged for one without end is not hashed.
-        same_size = isinstance(entry, Mapping) and entry.get("bytes") == path.stat().st_size
-        if not same_size or described([path])[name] != entry:
-            raise DataError(
-                "the file differs from its hash in manifest.json",
-                hint=hint,
-                where=str(folder / name),
-            )
 
 
 @lru_cache(maxsize=8)

@@ -85,9 +85,7 @@ MOST_TEMPLATE_NODES = 200
 LARGEST_TEMPLATE_NUMBER = 10**6
 LONGEST_TEXT = 10_000_000
 
-# An adapter: tokens of a source that its manifest asks for, rank, names in a list, modules with a
-# rank of their own.
-MOST_SOURCE_TOKENS = 1_000_000
+# An adapter: rank, names in a list, modules with a rank of their own.
 LARGEST_RANK = 4096
 MOST_ADAPTER_NAMES = 10_000
 MOST_RANKS = 500

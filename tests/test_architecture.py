@@ -31,6 +31,7 @@ RANKS = {
     "readers": 4,
     "tokens": 4,
     "examples": 5,
+    "records": 5,
     "data": 6,
     "models": 6,
     "lora": 7,
@@ -48,7 +49,7 @@ RANKS = {
 HOMES = {
     "peft": ("lora",),
     "bitsandbytes": ("models",),
-    "pydantic": ("recipe",),
+    "pydantic": ("recipe", "records"),
     "yaml": ("recipe",),
     "rich": ("console",),
     "huggingface_hub": ("hub",),
@@ -142,6 +143,17 @@ def test_no_import_cycles() -> None:
 
     for name in edges:
         visit(name, ())
+
+
+def test_one_module_opens_a_manifest() -> None:
+    """Others name the file in a table of bounds or of files, or not at all."""
+    named = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in FILES
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Constant) and node.value in ("manifest.json", "state.json")
+    }
+    assert named == {"records.py", "limits.py", "probe.py"}
 
 
 @pytest.mark.parametrize("library", sorted(HOMES))

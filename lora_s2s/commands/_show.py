@@ -9,6 +9,7 @@ from lora_s2s.console import counted, say, table, warn
 from lora_s2s.evaluation.summary import label_cells, p_text, score_lines
 from lora_s2s.pipeline.adapters import AdapterInfo, without_interval
 from lora_s2s.pipeline.notices import limits_line, short, show_preview
+from lora_s2s.records import AddedTokens, DataReport, PairSide, Side, Sides
 
 _MOST_LABELS = 20
 
@@ -58,38 +59,36 @@ def _with_interval(score: Mapping[str, Any], sign: str = "") -> str:
     return f"{score['value']:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
 
 
-def _show_added(counts: Mapping[str, Mapping[str, int]]) -> None:
-    """Shows which added tokens of the base stand in the data, and what becomes of them."""
-    listed = {
-        kind: ", ".join(f"{token} {count:,} ×" for token, count in found.items())
-        for kind, found in counts.items()
-    }
-    if listed["used"]:
-        say(
-            "added tokens of the base, one id each (data.special_tokens=text: letters): "
-            f"{short(listed['used'])}"
-        )
-    if listed["text"]:
-        say(
-            "tokens of the base that are read as text (one id each: data.special_tokens=use): "
-            f"{short(listed['text'])}"
-        )
+def _show_added(tokens: AddedTokens) -> None:
+    """Shows which added tokens of the base are in the data, and how they are read."""
+    if tokens["used"]:
+        what = "added tokens of the base, one id each (data.special_tokens=text: letters)"
+        say(f"{what}: {_counted(tokens['used'])}")
+    if tokens["text"]:
+        what = "tokens of the base that are read as text (one id each: data.special_tokens=use)"
+        say(f"{what}: {_counted(tokens['text'])}")
 
 
-def show_prepared(report: Mapping[str, Any], preview: Sequence[Mapping[str, Any]]) -> None:
-    """Shows the report of ``prepare`` and some pairs."""
-    points = ("p50", "p90", "p99", "max")
-    rows = [
-        [
-            side,
-            *(f"{report[f'{side}_tokens'][key]:,}" for key in points),
-            f"{report['truncated'][side]:,}",
-            f"{report['unknown_tokens'][side]:.2%}",
-            f"{report['lost_characters'][side]['count']:,}",
-        ]
-        for side in ("source", "target")
+def _counted(tokens: Mapping[str, int]) -> str:
+    return short(", ".join(f"{token} {count:,} ×" for token, count in tokens.items()))
+
+
+def _tokens(report: DataReport, side: Side) -> list[str]:
+    counts = report["source_tokens"] if side == "source" else report["target_tokens"]
+    lengths = [counts["p50"], counts["p90"], counts["p99"], counts["max"]]
+    return [
+        side,
+        *(f"{length:,}" for length in lengths),
+        f"{report['truncated'][side]:,}",
+        f"{report['unknown_tokens'][side]:.2%}",
+        f"{report['lost_characters'][side]['count']:,}",
     ]
-    say(str(report["columns_line"]))
+
+
+def show_prepared(report: DataReport, preview: Sequence[Sides[PairSide]]) -> None:
+    """Shows the report of ``prepare`` and some pairs."""
+    rows = [_tokens(report, "source"), _tokens(report, "target")]
+    say(report["columns_line"])
     say(limits_line(report))
     table(
         "Tokens",

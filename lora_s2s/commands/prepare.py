@@ -43,10 +43,9 @@ def prepare(
 
     loaded = chosen_recipe(recipe, data or (), model, sets or (), command="prepare", out=out)
     prepared = prepare_data(loaded, Path(out) if out else None, previews=previews, strict=strict)
-    with prepared.shown():
-        say(data_line(prepared))
-        show_prepared(prepared.report, prepared.preview)
-        warn_of_short_answers(loaded, prepared)
+    say(data_line(prepared))
+    show_prepared(prepared.manifest.report, prepared.preview)
+    warn_of_short_answers(loaded, prepared)
     say(f"report: {prepared.path / 'report.html'}")
     say(f"next: {train_command(prepared.path)}")
     if json:

@@ -42,18 +42,17 @@ from lora_s2s.examples.shapes import DIALOGUES
 from lora_s2s.examples.template import Template
 from lora_s2s.files import (
     code_hash,
-    described,
     read_json,
     require_space,
     sha256_file,
     sha256_json,
-    write_json,
 )
 from lora_s2s.hub import locate_model
 from lora_s2s.outputs import whole_folder
 from lora_s2s.readers.origins import find_origins, named_splits
 from lora_s2s.readers.rows import Rejected, Skipped, reject
 from lora_s2s.recipe.fields import AUTO
+from lora_s2s.records import PreparedManifest, described, write
 from lora_s2s.tokens.added import added_tokens
 from lora_s2s.tokens.lossless import ALWAYS, spare_rows
 from lora_s2s.tokens.tokenise import (
@@ -171,9 +170,7 @@ def prepare(
         write_page(staging / prepared.REPORT, report, pairs)
         shown = pairs_shown(SplitTable(staging / "train.arrow"), made, carried, previews)
         settings = {**_input(found, limits), **languages, "carried": carried}
-        write_json(
-            staging / prepared.MANIFEST, _manifest(staging, identity, settings, report, shown)
-        )
+        write(staging, _manifest(staging, identity, settings, report, shown))
     return open_prepared(Path(out))
 
 
@@ -182,7 +179,7 @@ def _identity(
 ) -> dict[str, Any]:
     """Returns all that a prepared folder depends on."""
     return {
-        "format": prepared.FORMAT,
+        "format": PreparedManifest.version["format"],
         "code": code_hash(*_ROOMS),
         "data": {name: _content(value, format, name) for name, value in paths.items()},
         "tokenizer": tokenizer,
@@ -217,8 +214,7 @@ def _manifest(
 ) -> dict[str, Any]:
     made_from = _with_limits(identity, report)
     return {
-        "kind": prepared.KIND,
-        "format": prepared.FORMAT,
+        **PreparedManifest.version,
         "version": __version__,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "fingerprint": sha256_json(made_from),
@@ -242,12 +238,11 @@ def _content(paths: Any, format: str, split: str) -> list[Any]:
 
 def made_from_same(data: PreparedDataset, named: Mapping[str, Any], format: str) -> bool:
     """Whether files of these names still hold what a folder was prepared from."""
-    identity = data.manifest.get("identity")
     try:
         content = {name: _content(value, format, name) for name, value in _paths(**named).items()}
     except (DataError, SetupError):
         return False
-    return isinstance(identity, dict) and identity.get("data") == content
+    return data.manifest.identity.data == content
 
 
 def _paths(train: Any, validation: Any, test: Any) -> dict[str, Any]:

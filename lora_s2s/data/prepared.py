@@ -7,12 +7,12 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +21,10 @@ import pyarrow.compute as pc
 
 from lora_s2s.data.split import SPLITS
 from lora_s2s.errors import DataError
-from lora_s2s.files import read_json, sha256_file
+from lora_s2s.records import PairSide, PreparedManifest, Sides, has_manifest, verify
 from lora_s2s.tokens.tokenise import Features, Ids
 
-MANIFEST, REJECTED, REPORT = "manifest.json", "rejected.jsonl", "report.html"
-KIND = "lora-s2s prepared data"
-FORMAT = 3
-_REQUIRED = {"fingerprint": str, "files": dict, "input": dict, "report": dict, "preview": list}
+REJECTED, REPORT = "rejected.jsonl", "report.html"
 
 _SCHEMA = pa.schema(
     {
@@ -172,46 +169,30 @@ class PreparedDataset:
 
     Attributes:
         path: the folder.
-        manifest: what made it: ``fingerprint``, ``identity``, ``input``, ``files``, ``report``,
-            ``preview``.
+        manifest: what made it, and what was found.
         reused: it stood there already, made from the same data and settings.
     """
 
     path: Path
-    manifest: dict[str, Any] = field(repr=False)
+    manifest: PreparedManifest = field(repr=False)
     reused: bool = False
 
     @property
     def fingerprint(self) -> str:
         """A hash over data, tokenizer, template, lengths and seed."""
-        return str(self.manifest["fingerprint"])
+        return self.manifest.fingerprint
 
     @property
-    def report(self) -> dict[str, Any]:
-        """What was read, kept, cut and left out: the JSON object of ``prepare``."""
-        return {"out": str(self.path), **self.manifest["report"]}
+    def report(self) -> dict[str, object]:
+        """The JSON object of ``prepare``: the folder, and the whole report as it stands."""
+        return {"out": str(self.path), **cast(dict[str, object], self.manifest.content["report"])}
 
     @property
-    def preview(self) -> list[dict[str, Any]]:
+    def preview(self) -> list[Sides[PairSide]]:
         """A few training pairs as the model sees them; see
         :func:`lora_s2s.data.report.pairs_shown`.
         """
-        return list(self.manifest["preview"])
-
-    @contextmanager
-    def shown(self) -> Iterator[None]:
-        """Turns what a report of another shape breaks, while it is shown, into one refusal.
-
-        Raises:
-            DataError: the report or the preview is not what this version writes.
-        """
-        try:
-            yield
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            hint = f"remove {self.path} and prepare the data again"
-            raise DataError(
-                f"{self.path / MANIFEST} is damaged: its report cannot be shown", hint=hint
-            ) from error
+        return self.manifest.preview
 
     @property
     def train(self) -> SplitTable:
@@ -222,15 +203,14 @@ class PreparedDataset:
         """Returns ``train``, ``validation`` or ``test``; None where there is none."""
         return (
             SplitTable(self.path / f"{name}.arrow")
-            if f"{name}.arrow" in self.manifest["files"]
+            if f"{name}.arrow" in self.manifest.files
             else None
         )
 
 
 def is_prepared(path: Path) -> bool:
     """Says whether a folder looks like prepared data."""
-    # os.path's never raise, whatever the name.
-    return os.path.isfile(path / MANIFEST) and os.path.isfile(path / "train.arrow")
+    return has_manifest(path) and os.path.isfile(path / "train.arrow")
 
 
 def open_prepared(path: Path, *, reused: bool = False) -> PreparedDataset:
@@ -244,42 +224,11 @@ def open_prepared(path: Path, *, reused: bool = False) -> PreparedDataset:
         raise DataError(
             f"{path} is not a folder of prepared data", hint="make one: lora-s2s prepare RECIPE"
         )
-    manifest = read_json(path / MANIFEST)
-    _check_manifest(path, manifest)
-    for name, entry in manifest["files"].items():
-        file = path / name
-        if not file.is_file() or entry != {
-            "sha256": sha256_file(file),
-            "bytes": file.stat().st_size,
-        }:
-            raise DataError(
-                f"{file} is missing or damaged", hint=f"remove {path} and prepare the data again"
-            )
-    return PreparedDataset(path, manifest, reused)
-
-
-def _check_manifest(path: Path, manifest: object) -> None:
-    if not isinstance(manifest, dict) or (manifest.get("kind"), manifest.get("format")) != (
-        KIND,
-        FORMAT,
-    ):
-        raise DataError(
-            f"{path / MANIFEST} does not describe prepared data of this version",
-            hint="prepare it again",
-        )
+    hint = f"remove {path} and prepare the data again"
+    manifest = PreparedManifest.read(path, hint=hint)
     allowed = {*(f"{split}.arrow" for split in SPLITS), REJECTED, REPORT}
-    sound = all(isinstance(manifest.get(key), kind) for key, kind in _REQUIRED.items())
-    if not sound or not _is_input(manifest["input"]) or not allowed.issuperset(manifest["files"]):
-        raise DataError(
-            f"{path / MANIFEST} is damaged", hint=f"remove {path} and prepare the data again"
-        )
-
-
-def _is_input(settings: dict[str, Any]) -> bool:
-    """Whether a manifest's ``input`` holds what training takes from it."""
-    limits = [settings.get(f"max_{side}_tokens") for side in ("source", "target")]
-    texts = [settings.get("carried"), settings.get("special_tokens", [])]
-    return all(type(limit) is int and 0 < limit < 2**31 for limit in limits) and all(
-        isinstance(listed, list) and all(isinstance(text, str) for text in listed)
-        for listed in texts
-    )
+    if others := sorted(manifest.files.keys() - allowed):
+        problem = f"the manifest lists '{others[0]:.40}', which prepared data has not"
+        raise DataError(problem, hint=hint, where=str(path))
+    verify(path, manifest.files, hint=hint)
+    return PreparedDataset(path, manifest, reused)

@@ -21,10 +21,11 @@ from lora_s2s.evaluation.metrics import (
 )
 from lora_s2s.evaluation.notes import Answers, notes_on
 from lora_s2s.evaluation.significance import SEED
-from lora_s2s.files import jsonl_line, read_json, write_json, write_text
+from lora_s2s.files import jsonl_line, write_json, write_text
 from lora_s2s.inference.decode import DecodingSettings, decode
-from lora_s2s.inference.loading import MANIFEST, Predictor
+from lora_s2s.inference.loading import Predictor
 from lora_s2s.outputs import whole_folder
+from lora_s2s.records import add_scores
 
 PREDICTIONS = "predictions.jsonl"
 SCORES = "scores.json"
@@ -224,19 +225,11 @@ def _named(progress: Progress | None, what: str) -> Callable[[int, int], None] |
     return None if progress is None else lambda done, total: progress(what, done, total)
 
 
-def record_scores(adapter_dir: Path, name: str, evaluation: Evaluation) -> dict[str, Any]:
-    """Puts an evaluation under ``scores`` → ``name`` of an adapter's manifest and returns the
-    manifest.
+def record_scores(adapter_dir: Path, name: str, evaluation: Evaluation) -> None:
+    """Puts an evaluation under ``scores`` → ``name`` of an adapter's manifest.
 
     Raises:
         DataError: the manifest is missing or is not an object.
     """
-    path = adapter_dir / MANIFEST
-    manifest = read_json(path)
-    if not isinstance(manifest, dict):
-        raise DataError("the manifest is not an object", where=str(path))
-    scores = manifest.get("scores")
     entry = {key: value for key, value in evaluation.to_json().items() if key != "predictions"}
-    manifest["scores"] = {**(scores if isinstance(scores, dict) else {}), name: entry}
-    write_json(path, manifest)
-    return manifest
+    add_scores(adapter_dir, name, entry)

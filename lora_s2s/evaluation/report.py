@@ -25,9 +25,9 @@ from lora_s2s.evaluation.summary import (
     score_lines,
     shown,
 )
-from lora_s2s.files import read_json, read_jsonl, read_whole, write_text
-from lora_s2s.inference.loading import MANIFEST
+from lora_s2s.files import read_jsonl, read_whole, write_text
 from lora_s2s.page import escaped, fact_list, html_table, page, section
+from lora_s2s.records import manifest_content
 
 REPORT = "report.html"
 CURVE = "loss_curve.png"
@@ -56,7 +56,7 @@ def write_report(adapter_dir: Path, *, name: str | None = None) -> Path:
     recipe = adapter_dir / "recipe.yaml"
     text = render_report(
         name or adapter_dir.name,
-        read_json(adapter_dir / MANIFEST),
+        manifest_content(adapter_dir),
         curve_png=curve,
         recipe=read_whole(recipe).decode("utf-8", "replace") if recipe.is_file() else None,
         rows=sample_rows(adapter_dir),

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from lora_s2s.console import plain
-from lora_s2s.errors import DataError
 from lora_s2s.evaluation.report import sample_rows
 from lora_s2s.evaluation.summary import ScoreLine, base_name, facts, score_lines, shown
 from lora_s2s.files import read_json, write_text
 from lora_s2s.hub import ADAPTER_CONFIG, DEMO_NAME
 from lora_s2s.lora.versions import WITH_NEW_TRANSFORMERS, peft_that_reads
+from lora_s2s.records import manifest_content
 
 CARD = "README.md"
 _EXAMPLES = 3
@@ -39,9 +39,7 @@ def write_card(adapter_dir: Path, *, name: str | None = None) -> Path:
     Raises:
         DataError: the manifest is missing or is not an object.
     """
-    manifest = read_json(adapter_dir / "manifest.json")
-    if not isinstance(manifest, dict):
-        raise DataError("the manifest is not an object", where=str(adapter_dir / "manifest.json"))
+    manifest = manifest_content(adapter_dir)
     rows = sample_rows(adapter_dir, _EXAMPLES)
     config = (
         read_json(adapter_dir / ADAPTER_CONFIG) if (adapter_dir / ADAPTER_CONFIG).is_file() else {}

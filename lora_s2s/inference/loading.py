@@ -13,52 +13,19 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from lora_s2s import limits
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.examples.asking import question_of
 from lora_s2s.examples.conversations import fit_turns
 from lora_s2s.examples.example import Example, Unusable
 from lora_s2s.examples.shapes import DIALOGUES
-from lora_s2s.examples.template import PromptTemplate, Template
-from lora_s2s.files import read_json
+from lora_s2s.examples.template import PromptTemplate
 from lora_s2s.hub import adapters_inside, no_adapter
 from lora_s2s.lora.adapter import is_adapter, load_adapter
 from lora_s2s.models.common import begin_answers
 from lora_s2s.models.generation import not_used
 from lora_s2s.models.loading import LoadedBase, load_base
+from lora_s2s.records import AdapterManifest, InputSettings, ModelManifest, checked
 from lora_s2s.tokens.tokenise import LANGUAGES, encode_source, first_ids, load_tokenizer
-
-MANIFEST = "manifest.json"
-_SIDES = ("left", "right", "drop")
-_TOKENS = ("max_source_tokens", "max_target_tokens")
-
-
-@dataclass(frozen=True)
-class InputSettings:
-    """How training turned a row into the encoder's input; an adapter's manifest carries it under
-    ``input``.
-
-    ``truncate_source`` is ``left`` or ``right``: training may drop sources that are too long, an
-    answer cannot, so ``drop`` is read as ``right``.
-    """
-
-    template: Template = None
-    source_column: str | None = None
-    format: str = "auto"
-    max_source_tokens: int = 512
-    max_target_tokens: int | None = None
-    truncate_source: str = "right"
-    source_language: str | None = None
-    target_language: str | None = None
-
-    @property
-    def first_template(self) -> str | None:
-        """The one template that inference uses: of several, the first."""
-        return (
-            self.template
-            if self.template is None or isinstance(self.template, str)
-            else self.template[0]
-        )
 
 
 @dataclass(frozen=True)
@@ -73,7 +40,7 @@ class Predictor:
     name: str
     model: nn.Module = field(repr=False)
     tokenizer: Any = field(repr=False)
-    settings: InputSettings = InputSettings()
+    settings: InputSettings = field(default_factory=InputSettings)
     has_adapter: bool = False
     adapter_on: bool = True
     max_positions: int | None = None
@@ -190,7 +157,7 @@ def load_predictor(
     folder = Path(name).expanduser()
     if folder.is_dir() and is_adapter(folder):
         adapter = load_adapter(folder, dtype=dtype, device=device, base_override=base)
-        settings = input_settings(adapter.manifest.get("input", {}), where=str(folder / MANIFEST))
+        settings = input_settings(adapter.manifest.input, where=str(AdapterManifest.path(folder)))
         # Adapters made by plain PEFT come without a tokenizer; theirs is the base's.
         own = (folder / "tokenizer_config.json").is_file()
         place = (str(folder), None) if own else (adapter.base.name, adapter.base.revision)
@@ -202,18 +169,11 @@ def load_predictor(
     if folder.is_dir() and not (folder / "config.json").is_file() and adapters_inside(folder):
         raise no_adapter(folder)
     model = load_base(name, dtype=dtype, device=device)
-    manifest = model.path / MANIFEST
-    content = read_json(manifest) if manifest.is_file() else {}
-    settings = input_settings(
-        content.get("input", {}) if isinstance(content, dict) else content, where=str(manifest)
-    )
+    manifest = ModelManifest.read(model.path)
+    settings = input_settings(manifest.input, where=str(ModelManifest.path(model.path)))
     predictor = _predictor(name, model.model, model, (name, None), settings)
     # The settings of a merged folder are those that it was scored with.
-    return (
-        replace(predictor, not_used="")
-        if isinstance(content, dict) and "decoding" in content
-        else predictor
-    )
+    return replace(predictor, not_used="") if manifest.decoding else predictor
 
 
 def _predictor(
@@ -242,49 +202,17 @@ def _predictor(
 
 
 def input_settings(values: object, *, where: str) -> InputSettings:
-    """Reads a manifest's ``input`` entry; missing keys take the defaults, other keys are left
-    alone.
+    """Reads a manifest's ``input`` entry for answering: no answer drops its source, and of a
+    dialogue the newest turns are kept.
 
     Raises:
-        DataError: a value of the wrong type or out of range.
+        DataError: a value of the wrong type or out of range, or a template that is refused.
     """
-    default = InputSettings()
-    if not isinstance(values, dict):
-        raise DataError("the manifest's 'input' is not an object", where=where)
-    known = {key: values[key] for key in vars(default) if values.get(key) is not None}
-    for key, value in known.items():
-        if key not in (*_TOKENS, "template") and not isinstance(value, str):
-            raise DataError(f"the manifest's input.{key} is not text", where=where)
-    read = replace(default, **known)
-    _check_template(read.template, where)
-    for key in _TOKENS:
-        tokens = known.get(key, 1)
-        if (
-            not isinstance(tokens, int)
-            or isinstance(tokens, bool)
-            or not 0 < tokens <= limits.MOST_SOURCE_TOKENS
-        ):
-            raise DataError(
-                f"the manifest's input.{key} is {tokens!r}, not a positive integer", where=where
-            )
-    if read.truncate_source not in _SIDES:
-        raise DataError(
-            f"the manifest's input.truncate_source is '{read.truncate_source}'", where=where
-        )
-    # A dialogue's newest turns are the ones to answer.
-    left = read.truncate_source == "left" or read.format in DIALOGUES
-    return replace(read, truncate_source="left" if left else "right")
-
-
-def _check_template(template: object, where: str) -> None:
-    listed = template if isinstance(template, list) else [template]
-    if template is not None and not (listed and all(isinstance(text, str) for text in listed)):
-        raise DataError(
-            "the manifest's input.template is not text, nor a list of texts", where=where
-        )
+    read = checked(AdapterManifest, {"input": values}, Path(where)).input
     try:
-        PromptTemplate.of(cast(Template, template))
+        PromptTemplate.of(read.template)
     except UsageError as error:
-        raise DataError(
-            f"the manifest's input.template is refused: {error.message}", where=where
-        ) from error
+        problem = f"the manifest's input.template is refused: {error.message}"
+        raise DataError(problem, where=where) from error
+    left = read.truncate_source == "left" or read.format in DIALOGUES
+    return read.model_copy(update={"truncate_source": "left" if left else "right"})

@@ -14,7 +14,7 @@ from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from torch import Tensor, nn
 
 from lora_s2s.errors import DataError, SetupError, UsageError
-from lora_s2s.files import check_files, read_json, write_json
+from lora_s2s.files import read_json, write_json
 from lora_s2s.hub import (
     ADAPTER_CONFIG,
     CONVERT,
@@ -32,12 +32,12 @@ from lora_s2s.lora.inject import START, check_base, wrap
 from lora_s2s.lora.schema import MERGE_IN_PEFT, AdapterSettings, adapter_settings
 from lora_s2s.lora.targets import Targets, adaptable
 from lora_s2s.models.loading import LoadedBase, load_base, quiet
-from lora_s2s.models.quantized import QUANTIZATIONS, skeleton
+from lora_s2s.models.quantized import skeleton
 from lora_s2s.models.weights import misfit, opened, shapes, sound, weights_hash, write_weights
+from lora_s2s.records import AdapterManifest, Base, verify
 
 CONFIG = ADAPTER_CONFIG
 WEIGHTS = "adapter_model.safetensors"
-MANIFEST = "manifest.json"
 # In names of weights that are the base's own: grown embeddings, a trained head, biases.
 _OF_BASE = (".embed_tokens.", ".shared.", ".lm_head.", ".base_layer.", ".modules_to_save.", ".bias")
 
@@ -47,13 +47,13 @@ class LoadedAdapter:
     """An adapter on its base, in evaluation mode, nothing trainable.
 
     Attributes:
-        manifest: the folder's ``manifest.json``; empty for an adapter made elsewhere.
+        manifest: empty for an adapter made elsewhere.
         settings: what its config said, checked.
     """
 
     model: PeftModel = field(repr=False)
     base: LoadedBase
-    manifest: dict[str, Any] = field(repr=False)
+    manifest: AdapterManifest = field(repr=False)
     folder: Path
     settings: AdapterSettings
 
@@ -164,28 +164,28 @@ def load_adapter(
     """
     folder = Path(folder)
     settings, manifest = _read(folder)
-    trained_on = _base_record(manifest, folder)
+    trained_on = manifest.base
     if base is None:
-        name = base_override or trained_on.get("name") or settings.base
+        name = base_override or trained_on.name or settings.base
         if not name:
             raise DataError(
                 "the adapter does not say what base it is for",
                 hint="--base NAME",
                 where=str(folder),
             )
-        revision = None if base_override else trained_on.get("revision") or settings.revision
+        revision = None if base_override else trained_on.revision or settings.revision
         if not base_override:
             _check_followed(trained_on, name, revision, folder)
         # Hashed before it is loaded: a wrong base is told at once.
         _check_base(trained_on, name, weights_hash(locate_model(name, revision)), folder)
-        stored = trained_on.get("quantization", "none") if quantization is None else quantization
+        stored = quantization or trained_on.quantization or "none"
         base = _load_base(
             name,
             revision=revision,
             dtype=dtype,
             quantization=stored,
             device=device,
-            skip_quantization=trained_on.get("skip_quantization", ()),
+            skip_quantization=trained_on.skip_quantization or (),
         )
     else:
         _check_base(trained_on, base.name, base.weights_sha256, folder)
@@ -211,15 +211,13 @@ def load_adapter(
     return LoadedAdapter(model.eval(), base, manifest, folder, settings)
 
 
-def _check_followed(
-    trained_on: Mapping[str, str], name: str, revision: str | None, folder: Path
-) -> None:
+def _check_followed(trained_on: Base, name: str, revision: str | None, folder: Path) -> None:
     """Refuses to follow a stranger's word to a base: nothing is fetched, no folder loaded whose
     weights are unknown.
     """
     if name.startswith(("//", r"\\")) or not is_local(name, revision):
         problem = "which is not on this machine; a base that only the adapter names is not fetched"
-    elif is_folder(name) and "weights_sha256" not in trained_on:
+    elif is_folder(name) and trained_on.weights_sha256 is None:
         problem = "a folder, and does not say which weights it holds"
     else:
         return
@@ -240,7 +238,7 @@ def _load_base(name: str, **asked: Any) -> LoadedBase:
         raise SetupError(error.message, hint=hint, where=error.where) from error
 
 
-def _read(folder: Path) -> tuple[AdapterSettings, dict[str, Any]]:
+def _read(folder: Path) -> tuple[AdapterSettings, AdapterManifest]:
     hint = "an adapter folder is what 'lora-s2s train' writes; 'lora-s2s adapters' lists yours"
     if not folder.is_dir():
         more = "; a file is not opened: name its folder" if folder.is_file() else ""
@@ -256,41 +254,16 @@ def _read(folder: Path) -> tuple[AdapterSettings, dict[str, Any]]:
                 f"not an adapter folder: {name} is missing{more}", hint=hint, where=str(folder)
             )
     settings = adapter_settings(read_json(folder / CONFIG), where=str(folder / CONFIG))
-    manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("input", {}), dict):
-        raise DataError(
-            "the manifest, or its 'input', is not an object", where=str(folder / MANIFEST)
-        )
-    check_files(folder, manifest.get("files"))
+    manifest = AdapterManifest.read(folder)
+    verify(folder, manifest.files)
     return settings, manifest
 
 
-def _base_record(manifest: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    record = manifest.get("base", {})
-    kept = record.get("skip_quantization") or [] if isinstance(record, dict) else None
-    keys = ("name", "revision", "weights_sha256", "quantization")
-    known = {key: record.get(key) for key in keys} if isinstance(record, dict) else {}
-    texts = [*known.values(), *kept] if isinstance(kept, list) else [0]
-    stored = known.get("quantization") or "none"
-    if (
-        not all(value is None or isinstance(value, str) for value in texts)
-        or stored not in QUANTIZATIONS
-    ):
-        raise DataError("the manifest's 'base' is damaged", where=str(folder / MANIFEST))
-    return {
-        key: value
-        for key, value in {**known, "skip_quantization": kept}.items()
-        if value is not None
-    }
-
-
-def _check_base(
-    trained_on: Mapping[str, str], name: str, weights_sha256: str, folder: Path
-) -> None:
-    expected = trained_on.get("weights_sha256")
+def _check_base(trained_on: Base, name: str, weights_sha256: str, folder: Path) -> None:
+    expected = trained_on.weights_sha256
     if expected is not None and expected != weights_sha256:
         raise DataError(
-            f"the adapter was trained on {trained_on.get('name', 'another base')} (weights "
+            f"the adapter was trained on {trained_on.name or 'another base'} (weights "
             f"{expected[:12]}); this is {name} (weights {weights_sha256[:12]})",
             hint="give the base it was trained on with --base, or train again on this one",
             where=str(folder),

@@ -20,8 +20,8 @@ from transformers import GenerationConfig
 
 from lora_s2s import probe
 from lora_s2s.errors import RunError, UsageError, nearest
-from lora_s2s.files import described, require_space, sha256_file, write_json, write_text
-from lora_s2s.lora.adapter import MANIFEST, WEIGHTS, LoadedAdapter, load_adapter
+from lora_s2s.files import require_space, sha256_file, write_text
+from lora_s2s.lora.adapter import WEIGHTS, LoadedAdapter, load_adapter
 from lora_s2s.models.common import begin_answers
 from lora_s2s.models.generation import (
     IN_CONFIG,
@@ -37,6 +37,7 @@ from lora_s2s.models.precision import DTYPES
 from lora_s2s.models.quantized import dequantized_weight, is_quantized
 from lora_s2s.models.t5 import loading_note
 from lora_s2s.outputs import whole_folder
+from lora_s2s.records import described, write
 from lora_s2s.tokens.tokenise import LANGUAGES, encode_source, first_ids, load_tokenizer
 
 ONTO = ("original", "dequantized")
@@ -186,7 +187,7 @@ def merge_adapter(
             "check": check,
             "files": described(staged.iterdir()),
         }
-        write_json(staged / MANIFEST, contents)
+        write(staged, contents)
         write_text(staged / "README.md", _readme(report))
     return report
 
@@ -230,7 +231,7 @@ def _on_whole_base(adapter: LoadedAdapter, onto: str) -> LoadedAdapter:
 
 
 def _dtype_of(adapter: LoadedAdapter) -> str:
-    trained = str(adapter.manifest.get("base", {}).get("dtype"))
+    trained = adapter.manifest.base.dtype
     return trained if trained in DTYPES and trained != "float16" else "float32"
 
 
@@ -263,8 +264,7 @@ class _Probe:
 
 
 def _tokenizer(adapter: LoadedAdapter) -> Any:
-    said = adapter.manifest.get("input", {})
-    languages = {key: said[key] for key in LANGUAGES if isinstance(said.get(key), str)}
+    languages = {key: getattr(adapter.manifest.input, key) for key in LANGUAGES}
     own = _own_tokenizer(adapter)
     place = (adapter.base.name, adapter.base.revision) if own is None else (str(own), None)
     return load_tokenizer(*place, **languages)
@@ -302,8 +302,8 @@ def _own_tokenizer(adapter: LoadedAdapter) -> Path | None:
     """Returns the adapter's folder where it holds a tokenizer that may know more tokens than the
     base's.
     """
-    said = adapter.manifest.get("input", {})
-    more = adapter.settings.train_tokens or said.get("carried") or said.get("special_tokens")
+    trained = adapter.manifest.input
+    more = adapter.settings.train_tokens or trained.carried or trained.special_tokens
     return adapter.folder if more and (adapter.folder / "tokenizer_config.json").is_file() else None
 
 
@@ -342,12 +342,7 @@ def _batches(
     adapter: LoadedAdapter, tokenizer: Any, texts: Sequence[str]
 ) -> Iterator[dict[str, Tensor]]:
     """Yields ``input_ids`` and ``attention_mask``, (B, S) each, sources of like length together."""
-    asked = adapter.manifest.get("input", {}).get("max_source_tokens")
-    most = (
-        min(asked, _MOST_SOURCE_TOKENS)
-        if isinstance(asked, int) and asked > 1
-        else _MOST_SOURCE_TOKENS
-    )
+    most = min(adapter.manifest.input.max_source_tokens, _MOST_SOURCE_TOKENS)
     most = min(most, _max_positions(adapter) or most)
     rows = sorted(
         (
@@ -382,7 +377,8 @@ def _made_from(adapter: LoadedAdapter) -> dict[str, Any]:
         key: getattr(adapter.base, key)
         for key in ("name", "revision", "weights_sha256", "quantization")
     }
-    return {"format": 1, "merged": merged, "base": base, "input": adapter.manifest.get("input", {})}
+    trained_with = adapter.manifest.content.get("input", {})
+    return {"format": 1, "merged": merged, "base": base, "input": trained_with}
 
 
 def _readme(report: MergeReport) -> str:

@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from lora_s2s import limits, probe
 from lora_s2s.errors import DataError, ResourceError, UsageError, ran_out_of_memory
-from lora_s2s.files import check_files, read_json, write_json
+from lora_s2s.files import read_json, write_json
 from lora_s2s.hub import MalformedConfig, locate_model
 from lora_s2s.models.family import ModelFamily, family_of
 from lora_s2s.models.float16 import settle
@@ -38,9 +38,9 @@ from lora_s2s.models.weights import (
     weights_hash,
     write_weights,
 )
+from lora_s2s.records import ModelManifest, verify
 
 _CONFIG = "config.json"
-_MANIFEST = "manifest.json"
 _SETTINGS = "tokenizer_config.json"
 _TOKENIZER = re.compile(
     r"(tokenizer|special_tokens_map|added_tokens|vocab|merges).*\.(json|txt)|.*\.model"
@@ -130,7 +130,7 @@ def load_base(
     chosen = resolve_dtype(dtype, placed)
     path = locate_model(name, revision)
     settings = _settings(path)
-    _check_merged(path)
+    verify(path, ModelManifest.read(path).files)
     family = family_of(settings, where=str(path))
     if "quantization_config" in settings:
         raise UsageError("a quantized checkpoint cannot be a base in this version", where=str(path))
@@ -182,15 +182,6 @@ def _settings(folder: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise DataError("the config is not an object", where=str(path))
     return settings
-
-
-def _check_merged(folder: Path) -> None:
-    """Compares a folder that ``merge`` wrote with its manifest; other models have none, or one of
-    their own.
-    """
-    manifest = read_json(folder / _MANIFEST) if (folder / _MANIFEST).is_file() else None
-    if isinstance(manifest, dict) and "merged" in manifest:
-        check_files(folder, manifest.get("files"))
 
 
 def _config(family: ModelFamily, settings: Mapping[str, Any], folder: Path) -> Any:

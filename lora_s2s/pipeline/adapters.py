@@ -4,7 +4,6 @@ Light to import.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +12,13 @@ from typing import Any
 from lora_s2s.console import warn
 from lora_s2s.errors import DataError, ToolkitError, UsageError, nearest
 from lora_s2s.evaluation.summary import NOTHING, facts, flat, number, score_lines, shown
-from lora_s2s.files import read_json
+from lora_s2s.files import read_object
 from lora_s2s.hub import ADAPTER_CONFIG, check_folder, no_adapter
 from lora_s2s.recipe.load import load_recipe, recipe_from_settings
 from lora_s2s.recipe.schema import EvaluationSection, Recipe
+from lora_s2s.records import AdapterManifest, ModelManifest, has_manifest, manifest_content
 
 NO_DATA = "none"
-_MOST_TOKENS = 65_536
 
 
 def names_code(format: str, overrides: Sequence[str]) -> bool:
@@ -72,32 +71,15 @@ def decoding_of(folder: Path) -> dict[str, int]:
         section = recipe_of(str(folder)).evaluation
     except ToolkitError:  # merging needs no recipe
         section = EvaluationSection()
-    said = (
-        _object(folder / "manifest.json").get("input")
-        if (folder / "manifest.json").is_file()
-        else None
-    )
-    trained = said.get("max_target_tokens") if isinstance(said, dict) else None
-    limit = section.answer_tokens(
-        trained if type(trained) is int and 1 <= trained <= _MOST_TOKENS else None
-    )
+    limit = section.answer_tokens(AdapterManifest.read(folder).input.max_target_tokens)
     return {"max_new_tokens": limit, "num_beams": section.num_beams}
 
 
 def _decoding(folder: Path) -> dict[str, int]:
-    """Returns how a folder's manifest says that its model decodes; empty where it does not, or says
-    nonsense.
-    """
-    manifest = _object(folder / "manifest.json") if (folder / "manifest.json").is_file() else {}
-    scores = manifest.get("scores")
-    entries = [manifest, *(scores.values() if isinstance(scores, dict) else [])]
-    said = [entry.get("decoding") for entry in entries if isinstance(entry, dict)]
-    newest = next((decoding for decoding in reversed(said) if isinstance(decoding, dict)), None)
-    known: dict[str, Any] = (
-        {key: newest.get(key) for key in ("max_new_tokens", "num_beams")} if newest else {}
-    )
-    whole = all(type(value) is int and 1 <= value <= _MOST_TOKENS for value in known.values())
-    return known if whole and known.get("num_beams", 1) <= 64 else {}
+    """Returns how a folder's manifest says that its model decodes; empty where it does not."""
+    kind = AdapterManifest if (folder / ADAPTER_CONFIG).is_file() else ModelManifest
+    decoding = kind.read(folder).decoding
+    return decoding.model_dump() if decoding else {}
 
 
 @dataclass(frozen=True)
@@ -192,21 +174,8 @@ def find_adapter(name: str, folder: Path) -> AdapterInfo:
 
 def _info(path: Path) -> AdapterInfo:
     check_folder(path)
-    manifest = _object(path / "manifest.json") if (path / "manifest.json").is_file() else {}
-    return AdapterInfo(path, manifest, _object(path / ADAPTER_CONFIG))
-
-
-def _object(path: Path) -> dict[str, Any]:
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise DataError("not a JSON object", where=str(path))
-    try:
-        json.dumps(content, allow_nan=False)
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"a number that is not finite, or too deep: {error}", where=str(path)
-        ) from error
-    return content
+    manifest = manifest_content(path) if has_manifest(path) else {}
+    return AdapterInfo(path, manifest, read_object(path / ADAPTER_CONFIG))
 
 
 def without_interval(score: str) -> str:

@@ -20,7 +20,7 @@ from lora_s2s.examples.example import Example
 from lora_s2s.examples.readers import column_names, how_read, read_examples
 from lora_s2s.examples.shapes import SHAPES
 from lora_s2s.export.card import write_card
-from lora_s2s.inference.loading import InputSettings, Predictor, load_predictor
+from lora_s2s.inference.loading import Predictor, load_predictor
 from lora_s2s.outputs import check_writable
 from lora_s2s.pipeline.adapters import NO_DATA, names_code, recipe_of
 from lora_s2s.pipeline.followed import followed
@@ -30,6 +30,7 @@ from lora_s2s.readers.origins import find_origins
 from lora_s2s.readers.rows import Rejected, Skipped
 from lora_s2s.recipe.fields import AUTO
 from lora_s2s.recipe.schema import DataSection, Recipe
+from lora_s2s.records import InputSettings, has_manifest
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -103,7 +104,7 @@ def score_model(
             progress=lambda what, done, total: line.update({"": what}, done=done, total=total),
         )
     written = evaluation.write(folder) if folder is not None else None
-    if home and (home / "manifest.json").is_file():  # other tools' adapters have none
+    if home and has_manifest(home):  # other tools' adapters have none
         record_scores(home, name, evaluation)
         write_report(home)
         write_card(home)
@@ -167,7 +168,7 @@ def _rows(
             )
         if split == "validation":
             say("no test data is named: scoring the validation split, which training has watched")
-        column, other = prepared.manifest["input"]["source_column"], recipe.data.target_column
+        column, other = prepared.manifest.input.source_column, recipe.data.target_column
         grouped = group_references(table.sources(), table.targets())
         return ScoredData(
             split, *grouped, translation=_is_translation(recipe, predictor, column, other)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from lora_s2s.errors import DataError
-from lora_s2s.files import read_json
 from lora_s2s.hub import is_local
 from lora_s2s.readers.recorded import Named, follow_recorded, is_pattern, record_data
 from lora_s2s.recipe.schema import Recipe
+from lora_s2s.records import AdapterManifest
 
 SOURCES = "sources"
 _SPLITS = ("test", "validation", "train")
@@ -44,11 +44,9 @@ def followed(recipe: Recipe, model: str, overrides: Sequence[str] = ()) -> Recip
     split = next(split for split in _SPLITS if getattr(recipe.data, split))
     if not (folder / "recipe.yaml").is_file() or f"data.{split}" in _keys(overrides):
         return recipe
-    manifest = read_json(folder / "manifest.json") if (folder / "manifest.json").is_file() else {}
-    sources = manifest.get(SOURCES) if isinstance(manifest, dict) else None
     names = follow_recorded(
         getattr(recipe.data, split),
-        sources.get(split) if isinstance(sources, dict) else None,
+        AdapterManifest.read(folder).sources.get(split),
         split=split,
         parallel=recipe.data.format == "parallel",
     )

@@ -28,7 +28,7 @@ def with_lengths(recipe: Recipe, prepared: PreparedDataset) -> Recipe:
     """Returns the recipe with the limits that its data was prepared with, and the answers' limit
     that follows them.
     """
-    chosen: dict[str, Any] = {key: prepared.manifest["input"][key] for key in KEYS.values()}
+    chosen = {key: getattr(prepared.manifest.input, key) for key in KEYS.values()}
     data = recipe.data.model_copy(update=chosen)
     tokens = recipe.evaluation.answer_tokens(chosen[KEYS["target"]])
     evaluation = recipe.evaluation.model_copy(update={"max_new_tokens": tokens})
@@ -39,7 +39,7 @@ def warn_of_short_answers(recipe: Recipe, prepared: PreparedDataset) -> None:
     """Warns, before training, where answers stop before many of the targets that they are compared
     with do.
     """
-    limit = recipe.evaluation.answer_tokens(prepared.manifest["input"][KEYS["target"]])
+    limit = recipe.evaluation.answer_tokens(prepared.manifest.input.max_target_tokens)
     for name in ("train", "validation", "test"):
         table = prepared.split(name)
         share = 0.0 if table is None else float((table.target_lengths > limit).mean())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from lora_s2s.console import plain, say, warn
+from lora_s2s.records import DataReport, Limit, PairSide, Sides
 
 _LONGEST = 400
 _LIMIT_BY = {
@@ -17,25 +17,26 @@ _LIMIT_BY = {
 }
 
 
-def limits_line(report: Mapping[str, Any]) -> str:
+def limits_line(report: DataReport) -> str:
     """Returns one line on the length limits and what set them."""
-    limits = {side: report["limits"][f"max_{side}_tokens"] for side in ("source", "target")}
-    words = [
-        f"{side}s {limit['tokens']:,} tokens ({_LIMIT_BY[limit['by']]})"
-        for side, limit in limits.items()
-    ]
-    return f"limits: {', '.join(words)}"
+    limits = report["limits"]
+    source, target = _limit(limits["max_source_tokens"]), _limit(limits["max_target_tokens"])
+    return f"limits: sources {source}, targets {target}"
 
 
-def show_data(report: Mapping[str, Any]) -> None:
+def _limit(limit: Limit) -> str:
+    return f"{limit['tokens']:,} tokens ({_LIMIT_BY[limit['by']]})"
+
+
+def show_data(report: DataReport) -> None:
     """Shows in a few lines what a run trains on: columns, limits, warnings."""
-    say(str(report["columns_line"]))
+    say(report["columns_line"])
     say(limits_line(report))
     for sentence in report["warnings"]:
         warn(sentence)
 
 
-def show_preview(pairs: Sequence[Mapping[str, Any]]) -> None:
+def show_preview(pairs: Sequence[Sides[PairSide]]) -> None:
     """Shows some training pairs as the model sees them, and what the loss is on."""
     for number, pair in enumerate(pairs, start=1):
         source, target = pair["source"], pair["target"]

@@ -21,13 +21,14 @@ from lora_s2s.errors import DataError, UsageError
 from lora_s2s.examples.template import PromptTemplate
 from lora_s2s.files import jsonl_line, naming
 from lora_s2s.inference import decode as decoding
-from lora_s2s.inference.loading import InputSettings, Predictor
+from lora_s2s.inference.loading import Predictor
 from lora_s2s.readers.choose import ending, is_lines
 from lora_s2s.readers.origins import find_origins, reading
 from lora_s2s.readers.rows import Row
 from lora_s2s.readers.streams import COMPRESSED, BadLine, head_of, text_lines
 from lora_s2s.readers.tables import delimiter_of
 from lora_s2s.recipe.schema import EvaluationSection
+from lora_s2s.records import InputSettings
 
 STDIN = "-"
 _LINES = (".txt", ".text")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from lora_s2s.pipeline.lengths import bounds_of
 from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.load import load_recipe, recipe_to_yaml
 from lora_s2s.recipe.schema import Recipe
+from lora_s2s.records import DataReport
 from lora_s2s.tokens.tokenise import tokenizer_hash
 
 RECIPE = "recipe.yaml"
@@ -128,9 +129,8 @@ def open_with_recipe(folder: Path, sets: Sequence[str]) -> tuple[Recipe, Prepare
             where=str(folder / RECIPE),
         )
     prepared = open_prepared(folder, reused=True)
-    identity = prepared.manifest.get("identity")
-    made_with = identity.get("tokenizer") if isinstance(identity, dict) else None
-    if made_with != tokenizer_hash(recipe.model.name, recipe.model.revision):
+    tokenizer = tokenizer_hash(recipe.model.name, recipe.model.revision)
+    if prepared.manifest.identity.tokenizer != tokenizer:
         hint = f"prepare it anew: lora-s2s prepare {folder / RECIPE} --out FOLDER"
         raise DataError(
             f"{folder} was prepared with another tokenizer than that of {recipe.model.name}",
@@ -141,7 +141,7 @@ def open_with_recipe(folder: Path, sets: Sequence[str]) -> tuple[Recipe, Prepare
 
 def data_line(prepared: PreparedDataset) -> str:
     """Returns one line on what is in a prepared folder."""
-    report = prepared.report
+    report = prepared.manifest.report
     count = report["rows"]["rejected"]
     left_out = f"; {counted(count, 'row')} left out, see rejected.jsonl" if count else ""
     return (
@@ -150,6 +150,6 @@ def data_line(prepared: PreparedDataset) -> str:
     )
 
 
-def sizes(report: Mapping[str, Any]) -> str:
+def sizes(report: DataReport) -> str:
     """Returns the rows of each split, in words."""
     return ", ".join(f"{count:,} {name}" for name, count in report["splits"].items())

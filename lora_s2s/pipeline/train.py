@@ -14,24 +14,21 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
 from lora_s2s import __version__, probe
 from lora_s2s.console import say, table, warn
 from lora_s2s.data.prepared import PreparedDataset, SplitTable
-from lora_s2s.errors import DataError, UsageError, nearest
+from lora_s2s.errors import UsageError, nearest
 from lora_s2s.evaluation.report import write_report
 from lora_s2s.export.card import write_card
 from lora_s2s.files import (
     code_hash,
-    described,
     naming,
-    read_object,
     read_whole,
     sha256_json,
-    write_json,
     write_text,
 )
 from lora_s2s.hub import locate_model
@@ -51,6 +48,7 @@ from lora_s2s.recipe.defaults import Facts
 from lora_s2s.recipe.fields import ranks_by_name
 from lora_s2s.recipe.load import load_recipe, recipe_to_yaml, with_choices_of
 from lora_s2s.recipe.schema import Recipe, TrainingSettings
+from lora_s2s.records import FinishedManifest, described, write
 from lora_s2s.tokens.added import with_tokens
 from lora_s2s.tokens.lossless import lossless_tokenizer, rows_carrying
 from lora_s2s.tokens.tokenise import LANGUAGES, first_ids, load_tokenizer
@@ -67,7 +65,6 @@ _RECIPE_HEAD = (
 )
 # What a run computes with: another version of it may give other last digits.
 _CODE = ("training", "fast_t5", "lora", "models", "tokens", "data")
-_COUNTS = ("trainable_parameters", "total_parameters")
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers")
 
 
@@ -125,11 +122,10 @@ def train_adapter(
     with main_process_first():
         given, prepared = prepared, prepared or prepare_data(recipe)
     sources = sources_of(recipe, prepared, just_made=given is None)
-    with prepared.shown():
-        say(data_line(prepared))
-        show_data(prepared.report)
-        warn_of_short_answers(recipe, prepared)
-        recipe = with_lengths(recipe, prepared)
+    say(data_line(prepared))
+    show_data(prepared.manifest.report)
+    warn_of_short_answers(recipe, prepared)
+    recipe = with_lengths(recipe, prepared)
     tokenizer, train_tokens = _tokenizer(recipe, prepared)
     base, model = _adapted_base(recipe, train_tokens)
     begin_answers(model, **first_ids(tokenizer))
@@ -186,7 +182,7 @@ def train_adapter(
         loaded = (running / CONFIG, running / WEIGHTS, *tokenizer_files)
         made["files"] = described(path for path in loaded if path.is_file())
         made["counts"] = {**counts, "train_tokens": len(train_tokens)}
-        write_json(running / "manifest.json", made)
+        write(running, made)
         write_report(running, name=final.name)
         write_card(running, name=final.name)
         sync_tree(running)
@@ -210,7 +206,8 @@ def dry_run(
     """
     with tempfile.TemporaryDirectory(prefix="lora-s2s-") as folder:
         prepared = prepared or prepare_data(recipe, Path(folder) / "prepared")
-        show_data(prepared.report)
+        report = prepared.manifest.report
+        show_data(report)
         show_preview(prepared.preview)
         warn_of_short_answers(recipe, prepared)
         recipe = with_lengths(recipe, prepared)
@@ -219,7 +216,7 @@ def dry_run(
         recipe = resolved_recipe(recipe, _facts(prepared, base, counts))
         training = recipe.training.settled()
         counted = {**_steps(prepared.train, training), **counts}
-        report = {key: value for key, value in prepared.report.items() if key != "out"}
+        whole = {key: value for key, value in prepared.report.items() if key != "out"}
     shown = {
         "examples": sizes(report),
         "left out": f"{report['rows']['rejected']:,} of {report['rows']['read']:,} rows",
@@ -241,7 +238,7 @@ def dry_run(
         ["what", "how much"],
         [[key, value] for key, value in shown.items()],
     )
-    return recipe, {"dry_run": True, "recipe": recipe.model_dump(mode="json"), **report, **counted}
+    return recipe, {"dry_run": True, "recipe": recipe.model_dump(mode="json"), **whole, **counted}
 
 
 def _facts(prepared: PreparedDataset, base: LoadedBase, counts: dict[str, int]) -> Facts:
@@ -271,8 +268,8 @@ def _tokenizer(recipe: Recipe, prepared: PreparedDataset) -> tuple[Any, list[int
     """Returns the tokenizer that prepared the data, and the ids of the tokens whose rows train."""
     languages = {key: getattr(recipe.data, key) for key in LANGUAGES}
     tokenizer = load_tokenizer(recipe.model.name, recipe.model.revision, **languages)
-    said = prepared.manifest["input"]
-    tokenizer, carried = with_tokens(tokenizer, said.get("special_tokens", [])), said["carried"]
+    given = prepared.manifest.input
+    tokenizer, carried = with_tokens(tokenizer, given.special_tokens), given.carried
     rows = range(len(tokenizer), len(tokenizer) + rows_carrying(carried))
     ids = train_token_ids(recipe, tokenizer, rows)
     if carried and not ids:
@@ -404,27 +401,16 @@ def _finished(recipe: Recipe) -> dict[str, Any] | None:
     if text != _RECIPE_HEAD + recipe_to_yaml(with_choices_of(recipe, load_recipe(str(written)))):
         return None
     with run_lock(running, take=is_main_process()):  # takes away a lock that a killed process left
-        manifest = read_object(final / "manifest.json")
-    counts, training = (manifest.get(key) for key in ("counts", "training"))
-    if not isinstance(counts, dict) or not isinstance(training, dict) or not _reports(training):
         hint = "add --overwrite to train it again"
-        raise DataError(
-            "the manifest lacks what a run reports", hint=hint, where=str(final / "manifest.json")
-        )
+        manifest = FinishedManifest.read(final, hint=hint)
     say(f"{final} is done already")
+    training = cast(dict[str, Any], manifest.content["training"])
     return {
         "adapter": str(final),
         **training,
-        **{key: counts.get(key) for key in _COUNTS},
+        **manifest.counts.model_dump(),
         "advice": [],
     }
-
-
-def _reports(training: dict[str, Any]) -> bool:
-    numbers = [training.get(key) for key in ("steps", "train_loss", "tokens_per_second")]
-    if training.get("validation_loss") is not None:
-        numbers.append(training["validation_loss"])
-    return "stopped" in training and all(type(number) in (int, float) for number in numbers)
 
 
 def _stored(base: LoadedBase) -> str:
@@ -450,7 +436,7 @@ def _origin(recipe: Recipe, base: LoadedBase, prepared: PreparedDataset) -> dict
             "fingerprint": prepared.fingerprint,
             **{key: prepared.report[key] for key in ("rows", "splits")},
         },
-        "input": prepared.manifest["input"],
+        "input": prepared.manifest.content["input"],
         "versions": {"lora_s2s": __version__, **{name: version(name) for name in _PACKAGES}},
         "device": str(base.device),
     }

@@ -12,7 +12,6 @@ import hashlib
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
@@ -21,17 +20,17 @@ from torch.optim import Optimizer
 
 from lora_s2s.console import say, warn
 from lora_s2s.errors import DataError, ResourceError, RunError, UsageError
-from lora_s2s.files import naming, read_object, require_space, sha256_file, sha256_json, write_json
+from lora_s2s.files import naming, require_space, sha256_file, sha256_json, write_json
 from lora_s2s.lora.adapter import adapter_state, load_adapter_state
 from lora_s2s.outputs import whole_folder
 from lora_s2s.recipe.schema import TrainingSettings
+from lora_s2s.records import CheckpointFile, complete
 from lora_s2s.training.optimizer import load_optimizer_state, optimizer_state
-from lora_s2s.training.state import TrainState, state_problem
+from lora_s2s.training.state import TrainState
 
-_FORMAT = 2
 _ADAPTER = "adapter.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
-_STATE = "state.json"
+_STATE = CheckpointFile.file
 # Changing these changes what is kept and shown, not what is trained.
 _FREE = frozenset(
     {
@@ -98,7 +97,7 @@ def save_checkpoint(
                 _OPTIMIZER: _write_tensors(staged / _OPTIMIZER, moments),
             }
             content = {
-                "format": _FORMAT,
+                **CheckpointFile.version,
                 "state": asdict(state),
                 "identity": identity,
                 "sha256": hashes,
@@ -129,27 +128,22 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         DataError: a file is missing, its hash differs, or the state is not this version's.
     """
-    content = read_object(path / _STATE)
-    if content.get("format") != _FORMAT:
-        raise DataError("not a checkpoint of this version", where=str(path / _STATE))
+    record = CheckpointFile.read(path)
+    content = dict(record.content)
     if content.pop("own_sha256", None) != sha256_json(content):
         raise DataError("the content differs from its own hash", where=str(path / _STATE))
-    parts: list[Any] = [content.get(key) for key in ("sha256", "state", "identity")]
-    hashes, saved, identity = parts
-    if not all(isinstance(part, dict) for part in parts) or {*hashes} != {_ADAPTER, _OPTIMIZER}:
-        raise DataError("the state lacks what a checkpoint has", where=str(path / _STATE))
-    for name, expected in hashes.items():
+    if {*record.sha256} != {_ADAPTER, _OPTIMIZER}:
+        problem = f"the state should have hashes of {_ADAPTER} and {_OPTIMIZER}"
+        raise DataError(problem, where=str(path / _STATE))
+    for name, expected in record.sha256.items():
         if not (path / name).is_file():
             raise DataError("missing", where=str(path / name))
         if sha256_file(path / name) != expected:
             raise DataError(
                 "the content differs from the hash in state.json", where=str(path / name)
             )
-    if problem := state_problem(saved):
-        raise DataError(problem, where=str(path / _STATE))
-    if not all(isinstance(value, str) for value in identity.values()):
-        raise DataError("the identity holds something other than text", where=str(path / _STATE))
-    return Checkpoint(path, TrainState(**saved), identity)
+    state = complete(TrainState, record.state, path / _STATE)
+    return Checkpoint(path, state, record.identity)
 
 
 def checkpoints(folder: Path) -> list[Path]:

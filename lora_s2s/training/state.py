@@ -5,9 +5,9 @@ from the step.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_args, get_type_hints
+
+from lora_s2s.records import Amount, Count
 
 
 @dataclass(frozen=True)
@@ -46,23 +46,23 @@ class TrainState:
     the run went back to a checkpoint for that. ``forward`` is the one in use.
     """
 
-    step: int = 0
-    epoch: int = 0
-    position: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    epoch_loss_sum: float = 0.0
-    epoch_target_tokens: int = 0
-    evaluated_step: int = 0
-    validation_loss: float | None = None
-    best_step: int | None = None
-    best_validation_loss: float | None = None
-    evaluations_without_gain: int = 0
-    metrics_lines: int = 0
-    peak_memory_bytes: int = 0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    restores: int = 0
+    step: Count = 0
+    epoch: Count = 0
+    position: Count = 0
+    tokens: Count = 0
+    seconds: Amount = 0.0
+    epoch_loss_sum: Amount = 0.0
+    epoch_target_tokens: Count = 0
+    evaluated_step: Count = 0
+    validation_loss: Amount | None = None
+    best_step: Count | None = None
+    best_validation_loss: Amount | None = None
+    evaluations_without_gain: Count = 0
+    metrics_lines: Count = 0
+    peak_memory_bytes: Count = 0
+    skipped: Count = 0
+    skipped_in_a_row: Count = 0
+    restores: Count = 0
     forward: str | None = None
 
     def advance(
@@ -95,22 +95,6 @@ class TrainState:
             self.evaluations_without_gain = 0
         else:
             self.evaluations_without_gain += 1
-
-
-def state_problem(values: Mapping[str, Any]) -> str | None:
-    """Returns what keeps values read from a file from being a :class:`TrainState`; None where
-    nothing does.
-    """
-    kinds = get_type_hints(TrainState)
-    if values.keys() != kinds.keys():
-        return f"state keys differ: {sorted(values.keys() ^ kinds.keys())}"
-    for key, kind in kinds.items():
-        value, allowed = values[key], get_args(kind) or (kind,)
-        whole_for_float = type(value) is int and float in allowed
-        counted = not isinstance(value, int | float) or 0 <= value < 2**63
-        if not counted or (type(value) not in allowed and not whole_for_float):
-            return f"the state's {key} is {str(value)[:40]!r}"
-    return None
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,8 @@ def hashes(data: PreparedDataset) -> dict[str, str]:
 def same(data: PreparedDataset) -> dict[str, Any]:
     """What does not depend on the folder or the day."""
     return {
-        key: data.manifest[key] for key in ("fingerprint", "files", "report", "preview", "input")
+        key: data.manifest.content[key]
+        for key in ("fingerprint", "files", "report", "preview", "input")
     }
 
 

@@ -96,9 +96,9 @@ def test_the_numbers_stand_in_manifest_and_report(
 ) -> None:
     data = prepared(write("a.jsonl", rows(40)))
     longest = data.report["target_tokens"]["max"]
-    limit = data.manifest["input"]["max_target_tokens"]
+    limit = data.manifest.input.max_target_tokens
     assert longest <= limit < longest + 8
-    assert data.manifest["input"]["max_source_tokens"] == 16
+    assert data.manifest.input.max_source_tokens == 16
     assert data.report["limits"]["max_target_tokens"] == {"tokens": limit, "by": "data"}
     assert data.report["truncated"] == {"source": 0, "target": 0}
 
@@ -109,7 +109,8 @@ def test_a_folder_is_used_again_by_auto_and_by_the_numbers_that_came_out(
     path = write("a.jsonl", rows(40))
     first = prepared(path)
     numbers = {
-        key: first.manifest["input"][key] for key in ("max_source_tokens", "max_target_tokens")
+        key: getattr(first.manifest.input, key)
+        for key in ("max_source_tokens", "max_target_tokens")
     }
     assert prepared(path).reused
     assert prepared(path, **numbers).reused

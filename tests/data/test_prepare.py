@@ -156,7 +156,7 @@ def test_a_source_with_several_targets_stays_on_one_side(write: Write, prepared:
     sides = [set(table(data, split).sources()) for split in ("train", "validation")]
     assert not sides[0] & sides[1]
     assert len(sides[0] | sides[1]) == 30
-    assert data.manifest["input"]["source_column"] == "mr"
+    assert data.manifest.input.source_column == "mr"
 
 
 def test_turns_of_a_conversation_stay_on_one_side(write: Write, prepared: Prepare) -> None:
@@ -183,7 +183,7 @@ def test_turns_of_a_conversation_stay_on_one_side(write: Write, prepared: Prepar
     ]
     assert not sides[0] & sides[1]
     assert len(sides[0] | sides[1]) == 40
-    assert data.manifest["input"] == {
+    assert data.manifest.content["input"] == {
         "template": DIALOGUE_TEMPLATE,
         "source_column": None,
         "format": "conversations",

@@ -133,9 +133,7 @@ def test_pieces_are_shown_with_what_spare_rows_carry_and_where_the_loss_is(prepa
     assert pair["target"]["text"] == "{\n  世界}</s>"
     pieces = pair["target"]["pieces"]
     assert [piece for piece in pieces if piece != "▁"] == ["{", "\n", "  ", "世", "界", "}", "</s>"]
-    assert not re.search(
-        "[\ufdd0-\ufdef]", json.dumps(data.manifest["preview"], ensure_ascii=False)
-    )
+    assert not re.search("[\ufdd0-\ufdef]", json.dumps(data.preview, ensure_ascii=False))
     page = page_of(data)
     shown = "".join(f"<b>{escape(plain(piece))}</b>" for piece in pieces)
     assert f'<p class="pieces loss">{shown}</p>' in page.html

@@ -216,7 +216,7 @@ def check_same(folder: Path, reference: Reference) -> None:
 
 def check_whole(folder: Path) -> int:
     """Whatever has its final name is whole; returns how many checkpoints stand."""
-    from lora_s2s.files import check_files, read_json
+    from lora_s2s.records import AdapterManifest, verify
     from lora_s2s.training.checkpoint import read_checkpoint
 
     adapters = folder / "adapters"
@@ -224,7 +224,7 @@ def check_whole(folder: Path) -> int:
     for path in found:
         read_checkpoint(path)
     if (adapters / "it").exists():
-        check_files(adapters / "it", read_json(adapters / "it" / "manifest.json")["files"])
+        verify(adapters / "it", AdapterManifest.read(adapters / "it").files)
     return len(found)
 
 

@@ -489,9 +489,9 @@ ADAPTERS = [
     manifest("a base with ..", "base.name", "../../../../../nix", "is not fetched"),
     manifest("a base with a long name", "base.name", "x" * 5000, "is not fetched"),
     manifest("a base with other weights", "base.weights_sha256", "0" * 64, "was trained on"),
-    manifest("base is a list", "base", ["demo"], "'base' is damaged"),
-    manifest("base's name is a number", "base.name", 3, "'base' is damaged"),
-    manifest("input is a list", "input", [], "'input'"),
+    manifest("base is a list", "base", ["demo"], "is damaged: base should be"),
+    manifest("base's name is a number", "base.name", 3, "is damaged: base.name should be"),
+    manifest("input is a list", "input", [], "is damaged: input should be"),
     manifest(
         "input's template reaches attributes",
         "input",
@@ -509,7 +509,12 @@ ADAPTERS = [
         "input's tokens are 1e12", "input", {"max_source_tokens": 10**12}, "max_source_tokens"
     ),
     manifest("input's side", "input", {"truncate_source": "up"}, "truncate_source"),
-    manifest("quantized in an unknown way", "base.quantization", "evil", "'base' is damaged"),
+    manifest(
+        "quantized in an unknown way",
+        "base.quantization",
+        "evil",
+        "is damaged: base.quantization should be",
+    ),
     adapter("manifest is a list", file(MANIFEST, "[]"), "not a JSON object"),
     adapter("manifest of 9 MB", sparse(MANIFEST, 9 * 2**20), "more than 8 MiB"),
     adapter(

@@ -138,10 +138,9 @@ def test_prepared_data_is_shown_or_refused(invoke: Invoke, here: Path, tiny_mode
 
     def use() -> None:
         opened = open_prepared(here / "prepared")
-        with opened.shown():
-            data_line(opened)
-            show_prepared(opened.report, opened.preview)
-            warn_of_short_answers(recipe, opened)
+        data_line(opened)
+        show_prepared(opened.manifest.report, opened.preview)
+        warn_of_short_answers(recipe, opened)
         assert with_lengths(recipe, opened).data.max_source_tokens > 0
 
     assert each_is_told(path, document, use) > 50

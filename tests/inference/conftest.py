@@ -33,6 +33,6 @@ def tiny_predictor(tiny_t5: Callable[..., torch.nn.Module]) -> Callable[..., Pre
         with torch.no_grad():
             # Some answers end, some run on: both must be told apart.
             model.lm_head.weight[1] *= 4
-        return Predictor("tiny", model, tiny_tokenizer(), InputSettings(**settings))
+        return Predictor("tiny", model, tiny_tokenizer(), InputSettings.model_construct(**settings))
 
     return build

@@ -153,7 +153,7 @@ def test_an_adapter_made_by_plain_peft_loads(
         load_adapter(tmp_path / "foreign", device="cpu")
     assert refused.value.hint == f"if that is the base you want: --base {path}"
     loaded = load_adapter(tmp_path / "foreign", device="cpu", base_override=str(path))
-    assert loaded.manifest == {}
+    assert loaded.manifest.content == {}
     assert not torch.allclose(before, logits(model), atol=1e-3)
     assert torch.equal(logits(loaded.model), logits(model))
 
@@ -396,7 +396,7 @@ def test_a_base_is_loaded_as_the_adapter_was_trained_on_it(
     assert "quantization none" in str(told.value.hint)
     for damage in ({"quantization": 4}, {"skip_quantization": "wo"}, {"skip_quantization": [1]}):
         (folder / "manifest.json").write_text(json.dumps({"base": {**manifest["base"], **damage}}))
-        with pytest.raises(DataError, match="'base' is damaged"):
+        with pytest.raises(DataError, match=r"is damaged: base\."):
             load_adapter(folder, device="cpu")
 
 

@@ -181,8 +181,8 @@ def test_languages_travel_with_prepared_data(folders: dict[str, str], tmp_path: 
         "out": tmp_path / "out",
     }
     made = prepare(**settings, source_language="eng_Latn", target_language="fra_Latn")
-    assert made.manifest["input"]["source_language"] == "eng_Latn"
-    assert made.manifest["input"]["target_language"] == "fra_Latn"
+    assert made.manifest.input.source_language == "eng_Latn"
+    assert made.manifest.input.target_language == "fra_Latn"
     assert made.preview[0]["source"]["text"].startswith("eng_Latn")
     assert made.preview[0]["target"]["text"].startswith("fra_Latn")
     assert made.report["source_tokens"]["max"] == max(made.train.source_lengths)

@@ -1,0 +1,500 @@
+"""Typed records of every JSON document that the package writes and reads back: read, write, verify.
+
+No other module opens a manifest. A value that a recipe has too is read within the recipe's bounds,
+unknown keys are ignored, and the first missing or wrong key is one :class:`DataError` that names
+it. ``content`` is the document as it stands in the file, for what shows or copies all of it.
+
+>>> checked(Decoding, {"max_new_tokens": 64, "num_beams": 0}, Path("manifest.json"))
+Traceback (most recent call last):
+lora_s2s.errors.DataError: `manifest.json` is damaged: num_beams should be at least 1, not 0
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, ClassVar, Generic, Literal, TypeVar, get_type_hints
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+from typing_extensions import Self, TypedDict
+
+from lora_s2s.errors import DataError
+from lora_s2s.files import known_sha256, read_object, write_json
+from lora_s2s.recipe.fields import (
+    AnswerLimit,
+    Beams,
+    Language,
+    Quantization,
+    SourceLimit,
+    TargetLimit,
+    Truncation,
+)
+
+_MANIFEST = "manifest.json"
+_Kind = TypeVar("_Kind")
+_Value = TypeVar("_Value")
+
+Count = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+Amount = Annotated[float, Field(strict=True, ge=0, lt=2**63)]
+Side = Literal["source", "target"]
+Split = Literal["train", "validation", "test"]
+
+
+def _texts(value: object) -> object:
+    texts = value if isinstance(value, list) and value else [value]
+    if value is not None and not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"should be text, or a list of texts, not {value!r:.40}")
+    return value
+
+
+Template = Annotated[str | list[str] | None, BeforeValidator(_texts)]
+
+
+class Record(BaseModel):
+    """An object of a JSON document: frozen, and strict, so that ``"1"`` and ``true`` are no
+    numbers.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=(), defer_build=True
+    )
+
+
+class Document(Record):
+    """A whole file: ``file`` is its name in its folder, ``version`` what it must say of itself.
+
+    ``optional``: a folder without the file is read as an empty document. ``hint`` is the next
+    command where it is damaged.
+    """
+
+    file: ClassVar[str] = _MANIFEST
+    version: ClassVar[Mapping[str, object]] = {}
+    about: ClassVar[str] = ""
+    optional: ClassVar[bool] = False
+    hint: ClassVar[str | None] = None
+    _content: dict[str, object] = PrivateAttr(default_factory=dict)
+
+    @property
+    def content(self) -> dict[str, object]:
+        """The document as it stands in the file, unknown keys too."""
+        return self._content
+
+    @classmethod
+    def path(cls, folder: Path) -> Path:
+        """Returns where a folder has the file, for messages."""
+        return folder / cls.file
+
+    @classmethod
+    def read(cls, folder: Path, *, hint: str | None = None) -> Self:
+        """Reads the folder's file.
+
+        Raises:
+            DataError: it is missing, damaged or of another version; see
+                :func:`lora_s2s.files.read_object`.
+        """
+        path = cls.path(folder)
+        content = {} if cls.optional and not path.exists() else read_object(path)
+        if any(content.get(key) != value for key, value in cls.version.items()):
+            problem = f"`{cls.file}` does not describe {cls.about} of this version"
+            raise DataError(problem, hint=hint or cls.hint, where=str(path))
+        record = checked(cls, cls._part(content), path, hint=hint or cls.hint)
+        record._content = content
+        return record
+
+    @classmethod
+    def _part(cls, content: dict[str, object]) -> dict[str, object]:
+        """Returns what is validated of the file's content."""
+        return content
+
+
+class FileEntry(Record):
+    """What a manifest says of one file beside it."""
+
+    sha256: str
+    bytes: Count
+
+
+Files = dict[str, FileEntry]
+
+
+class Base(Record):
+    """The base that an adapter was trained on; ``name`` is as the user gave it."""
+
+    name: str | None = None
+    revision: str | None = None
+    weights_sha256: str | None = None
+    quantization: Quantization | None = None
+    skip_quantization: list[str] | None = None
+    dtype: str | None = None
+
+
+class InputSettings(Record):
+    """How training turned a row into the encoder's input; null takes the default.
+
+    ``truncate_source``: training may drop sources that are too long, an answer cannot.
+    ``carried`` are texts on unused embedding rows, ``special_tokens`` added tokens of one id each.
+    """
+
+    template: Template = None
+    source_column: str | None = None
+    format: str = "auto"
+    max_source_tokens: SourceLimit = 512
+    max_target_tokens: TargetLimit | None = None
+    truncate_source: Truncation = "right"
+    source_language: Language | None = None
+    target_language: Language | None = None
+    carried: list[str] = []
+    special_tokens: list[str] = []
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_null(cls, values: object) -> object:
+        if not isinstance(values, dict):
+            return values
+        return {key: value for key, value in values.items() if value is not None}
+
+    @property
+    def first_template(self) -> str | None:
+        """The template that inference uses: the first of several."""
+        if self.template is None or isinstance(self.template, str):
+            return self.template
+        return self.template[0]
+
+
+class Decoding(Record):
+    """How a model was scored, and how a merged one answers."""
+
+    max_new_tokens: AnswerLimit
+    num_beams: Beams
+
+
+class Scored(Record):
+    """What is read back of one evaluation; its scores are shown as they stand."""
+
+    decoding: Decoding | None = None
+
+
+class Counts(Record):
+    """Parameters of an adapter on its base."""
+
+    trainable_parameters: Count
+    total_parameters: Count
+
+
+class Training(Record):
+    """What is read back of a finished run's report."""
+
+    steps: Count
+    train_loss: Amount
+    validation_loss: Amount | None = None
+    tokens_per_second: Amount
+    stopped: str | None
+
+
+class AdapterManifest(Document):
+    """``manifest.json`` of an adapter; adapters made by other tools have none."""
+
+    optional = True
+    hint = "get the folder again, or train the adapter again"
+
+    base: Base = Base.model_construct()
+    input: InputSettings = InputSettings.model_construct()
+    sources: dict[str, object] = {}
+    scores: dict[str, Scored] = {}
+    files: Files | None = None
+
+    @property
+    def decoding(self) -> Decoding | None:
+        """That of the newest evaluation."""
+        return next((one.decoding for one in reversed(self.scores.values()) if one.decoding), None)
+
+
+class FinishedManifest(AdapterManifest):
+    """``manifest.json`` of an adapter, with what its run reported."""
+
+    optional = False
+
+    training: Training
+    counts: Counts
+
+
+class ModelManifest(Document):
+    """``manifest.json`` of a folder that ``merge`` wrote; a model from elsewhere may have one of
+    its own, of which the input settings count alone.
+    """
+
+    optional = True
+    hint = "get the folder again, or merge the adapter again"
+
+    merged: dict[str, object] | None = None
+    input: InputSettings = InputSettings.model_construct()
+    decoding: Decoding | None = None
+    files: Files | None = None
+
+    @classmethod
+    def _part(cls, content: dict[str, object]) -> dict[str, object]:
+        ours = "merged" in content
+        return content if ours else {key: content[key] for key in content if key == "input"}
+
+
+class PreparedInput(InputSettings):
+    """The input settings of prepared data, whose limits are numbers."""
+
+    max_source_tokens: SourceLimit
+    max_target_tokens: TargetLimit
+    carried: list[str]
+
+
+class Identity(Record):
+    """What prepared data was made from, as far as it is compared again."""
+
+    data: dict[str, list[object]] | None = None
+    tokenizer: str | None = None
+
+
+class RowCounts(TypedDict):
+    """Rows of the files: read, kept, and left out with the reasons."""
+
+    read: Count
+    kept: Count
+    rejected: Count
+    by_reason: dict[str, Count]
+
+
+class TokenCounts(TypedDict):
+    """Quantiles of the tokens of a row."""
+
+    p50: Count
+    p90: Count
+    p95: Count
+    p99: Count
+    max: Count
+
+
+class Limit(TypedDict):
+    """A length limit, and what set it."""
+
+    tokens: Count
+    by: Literal["recipe", "data", "cap", "positions", "memory"]
+
+
+class Limits(TypedDict):
+    """The limits of both sides."""
+
+    max_source_tokens: Limit
+    max_target_tokens: Limit
+
+
+class Sides(TypedDict, Generic[_Value]):
+    """A value for sources and one for targets."""
+
+    source: _Value
+    target: _Value
+
+
+class LostCharacters(TypedDict):
+    """How many characters the vocabulary lacks."""
+
+    count: Count
+
+
+class AddedTokens(TypedDict):
+    """Added tokens of the base in the data: those of one id, and those that are read as text."""
+
+    used: dict[str, Count]
+    text: dict[str, Count]
+
+
+class DataReport(TypedDict):
+    """What ``prepare`` reports, as far as it is shown again."""
+
+    rows: RowCounts
+    splits: dict[Split, Count]
+    source_tokens: TokenCounts
+    target_tokens: TokenCounts
+    truncated: Sides[Count]
+    unknown_tokens: Sides[Amount]
+    duplicates: Count
+    leaked: Count
+    limits: Limits
+    special_tokens: AddedTokens
+    lossless_text: list[str]
+    lost_characters: Sides[LostCharacters]
+    columns_line: str
+    warnings: list[str]
+    advice: list[str]
+
+
+class PairSide(TypedDict):
+    """One side of a training pair as the model sees it."""
+
+    text: str
+    pieces: list[str]
+    tokens: Count
+
+
+class PreparedManifest(Document):
+    """``manifest.json`` of prepared data."""
+
+    version = {"kind": "lora-s2s prepared data", "format": 3}
+    about = "prepared data"
+    hint = "remove the folder and prepare the data again"
+
+    fingerprint: str
+    identity: Identity = Identity.model_construct()
+    input: PreparedInput
+    files: Files
+    report: DataReport
+    preview: list[Sides[PairSide]]
+
+
+class CheckpointFile(Document):
+    """``state.json`` of a checkpoint; :func:`complete` makes the run's counters of ``state``."""
+
+    file = "state.json"
+    version = {"format": 2}
+    about = "a checkpoint"
+
+    state: dict[str, object]
+    identity: dict[str, str]
+    sha256: dict[str, str]
+
+
+def manifest_content(folder: Path) -> dict[str, object]:
+    """Returns a folder's manifest as it stands, to be shown: every value may be anything.
+
+    Raises:
+        DataError: it is missing, or not a JSON object.
+    """
+    return read_object(folder / _MANIFEST)
+
+
+def has_manifest(folder: Path) -> bool:
+    """Whether a folder holds a manifest, of whatever kind."""
+    return os.path.isfile(folder / _MANIFEST)  # never raises, whatever the name
+
+
+def write(folder: Path, content: Mapping[str, object]) -> None:
+    """Writes a folder's manifest, keys in the given order."""
+    write_json(folder / _MANIFEST, content)
+
+
+def add_scores(folder: Path, name: str, scores: Mapping[str, object]) -> None:
+    """Puts an evaluation's scores into an adapter's manifest, whose other content stays.
+
+    Raises:
+        DataError: the manifest is missing or damaged.
+    """
+    content = manifest_content(folder)
+    others = content.get("scores")
+    write(
+        folder,
+        {**content, "scores": {**(others if isinstance(others, dict) else {}), name: scores}},
+    )
+
+
+def described(paths: Iterable[Path]) -> dict[str, dict[str, str | int]]:
+    """Returns ``{name: {"sha256", "bytes"}}`` of files, as a manifest's ``files`` holds it."""
+    return {
+        path.name: {"sha256": known_sha256(path), "bytes": path.stat().st_size}
+        for path in sorted(paths)
+    }
+
+
+def verify(folder: Path, files: Files | None, *, hint: str | None = None) -> None:
+    """Compares the files of a folder with what its manifest says of them; None is not compared.
+
+    Raises:
+        DataError: one is missing or differs, or is not in the folder itself.
+    """
+    hint = hint or (
+        "get the folder again; if the change is yours, take the file's entry out of manifest.json"
+    )
+    for name, entry in (files or {}).items():
+        path = folder / name
+        if path.name != name:
+            problem = (
+                f"`{_MANIFEST}` is damaged: files names '{name:.40}', not a file of the folder"
+            )
+            raise DataError(problem, hint=hint, where=str(folder / _MANIFEST))
+        if not path.is_file():
+            problem = f"the file is missing, and `{_MANIFEST}` lists it"
+            raise DataError(problem, hint=hint, where=str(path))
+        # The size first: a file that was exchanged for one without end is not hashed.
+        if entry.bytes != path.stat().st_size or entry.sha256 != known_sha256(path):
+            problem = f"the file differs from its hash in `{_MANIFEST}`"
+            raise DataError(problem, hint=hint, where=str(path))
+
+
+def checked(kind: type[_Kind], content: object, path: Path, *, hint: str | None = None) -> _Kind:
+    """Returns the record that a document's content is.
+
+    Args:
+        path: the document, for the message.
+
+    Raises:
+        DataError: a key is missing or wrong.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        problem = _problem(error.errors(include_url=False)[0])
+    raise DataError(f"`{path.name}` is damaged: {problem}", hint=hint, where=str(path))
+
+
+def complete(kind: type[_Kind], values: Mapping[str, object], path: Path) -> _Kind:
+    """Returns a dataclass of counters; none of them begins again at its default.
+
+    Raises:
+        DataError: a field is missing or wrong.
+    """
+    if missing := sorted(get_type_hints(kind).keys() - values.keys()):
+        raise DataError(f"`{path.name}` is damaged: {missing[0]} is missing", where=str(path))
+    return checked(kind, dict(values), path)
+
+
+_KINDS = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_pattern_mismatch": "a language code",
+    "list_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "dataclass_type": "an object",
+}
+_BOUNDS = {
+    "greater_than_equal": ("at least", "ge"),
+    "less_than_equal": ("at most", "le"),
+    "less_than": ("less than", "lt"),
+}
+
+
+def _problem(error: ErrorDetails) -> str:
+    key = ".".join(f"{part:.40}" if isinstance(part, str) else str(part) for part in error["loc"])
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "missing":
+        return f"{key} is missing"
+    if kind == "value_error":
+        return f"{key} {context['error']}"
+    if kind in _BOUNDS:
+        word, bound = _BOUNDS[kind]
+        expected = f"should be {word} {context[bound]:,}"
+    elif kind == "literal_error":
+        expected = f"should be {context['expected']}"
+    else:
+        expected = f"should be {_KINDS[kind]}" if kind in _KINDS else error["msg"]
+    return f"{key} {expected}, not {error['input']!r:.40}"
