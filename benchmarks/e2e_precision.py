@@ -26,7 +26,7 @@ from train_and_score import FILES, RESULTS, device
 
 from lora_s2s.data.collate import collate
 from lora_s2s.evaluation.evaluate import evaluate, group_references
-from lora_s2s.examples.readers import read_examples
+from lora_s2s.examples.read import Examples
 from lora_s2s.fast_t5.choose import fast_forward
 from lora_s2s.inference.decode import DecodingSettings
 from lora_s2s.inference.loading import Predictor
@@ -35,7 +35,7 @@ from lora_s2s.models.loading import load_base
 from lora_s2s.pipeline.prepare import prepare_data
 from lora_s2s.recipe.load import load_recipe
 from lora_s2s.recipe.schema import Recipe
-from lora_s2s.tokens.tokenise import load_tokenizer
+from lora_s2s.tokens.loading import load_tokenizer
 from lora_s2s.training.loop import train_step
 from lora_s2s.training.optimizer import build_optimizer, learning_rate_at
 from lora_s2s.training.plan import StepPlan
@@ -157,7 +157,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "tokens_per_second": round(speed, 1),
     }
     if not arguments.no_scores:
-        rows = list(read_examples(str(recipe.data.test), source_column="mr", target_column="ref"))
+        columns = {"source_column": "mr", "target_column": "ref"}
+        rows = list(Examples(recipe.data.model_copy(update=columns), "test"))
         sources, references = group_references(
             [row.source for row in rows], [row.target for row in rows]
         )

@@ -35,13 +35,14 @@ from typing import Any
 
 from lora_s2s.errors import ToolkitError
 from lora_s2s.examples.example import Turn, Unusable
-from lora_s2s.examples.readers import read_examples
+from lora_s2s.examples.read import Examples
 from lora_s2s.examples.template import PromptTemplate
 from lora_s2s.inference.loading import input_settings
 from lora_s2s.lora.schema import adapter_settings
 from lora_s2s.models.weights import opened, shapes
 from lora_s2s.readers.origins import READERS, find_origins
 from lora_s2s.recipe.load import load_recipe
+from lora_s2s.recipe.schema import DataSection
 
 RESULTS = Path(__file__).parent / "results" / "fuzz-cpu.json"
 LIMIT_S, SLOW_S = 10, 1
@@ -63,7 +64,7 @@ def _rows(suffix: str) -> Target:
 def _examples(content: bytes, folder: Path) -> int:
     path = folder / "examples.jsonl"
     path.write_bytes(content)
-    return sum(1 for _ in islice(read_examples(str(path)), _ROWS))
+    return sum(1 for _ in islice(Examples(DataSection(train=str(path))), _ROWS))
 
 
 def _recipe(content: bytes, folder: Path) -> object:

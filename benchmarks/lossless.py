@@ -18,11 +18,12 @@ from typing import Any
 from train_and_score import RESULTS
 from transformers import AutoTokenizer
 
-from lora_s2s.data.prepare import embedding_rows
 from lora_s2s.examples.example import Example
-from lora_s2s.examples.readers import read_examples
+from lora_s2s.examples.read import Examples
+from lora_s2s.recipe.schema import DataSection
+from lora_s2s.tokens.encoder import encode_texts
+from lora_s2s.tokens.loading import embedding_rows, load_tokenizer
 from lora_s2s.tokens.lossless import carried_strings, lossless_tokenizer
-from lora_s2s.tokens.tokenise import encode_texts, load_tokenizer
 
 
 def measured(texts: list[str], tokenizer: Any) -> dict[str, int]:
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
     plain = load_tokenizer(asked.model)
-    rows = [row for row in read_examples(asked.data) if isinstance(row, Example)]
+    rows = [row for row in Examples(DataSection(train=asked.data)) if isinstance(row, Example)]
     counts = Counter(char for row in rows for char in f"{row.source}{row.target}")
     lossless = lossless_tokenizer(
         plain, carried_strings(plain, embedding_rows(plain, asked.model, None), counts)

@@ -65,7 +65,7 @@ def write_split(path: Path, made: Iterator[list[KeptRow]]) -> None:
     """Writes a split's Arrow file."""
     with SplitWriter(path.parent) as writer:
         for chunk in made:
-            writer.add(path.stem, record_batch(chunk).serialize().to_pybytes(), len(chunk))
+            writer.add(path.stem, record_batch(chunk))
 
 
 def tiny_model() -> Any:

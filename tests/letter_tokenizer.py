@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerBase, T5Tokenizer
 
-from lora_s2s.tokens.tokenise import load_tokenizer
+from lora_s2s.tokens.loading import load_tokenizer
 
 WORDS = ["user", "assistant", "system", "hello", "good", "the", "cat", "sat"]
 

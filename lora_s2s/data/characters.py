@@ -7,12 +7,14 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lora_s2s.data.survey import SIDES, guess_language
 from lora_s2s.errors import UsageError
+from lora_s2s.recipe.schema import DataSection
 from lora_s2s.tokens.added import counter_of, tokens_of_data
 from lora_s2s.tokens.lossless import (
     ALWAYS,
@@ -78,34 +80,43 @@ class Characters:
         return guess_language(self._first[side])
 
 
-Added = dict[str, dict[str, int]]
+@dataclass(frozen=True)
+class DataTokenizer:
+    """The tokenizer that some data is prepared with.
+
+    Attributes:
+        carried: the strings that its added tokens hold in unused embedding rows of the base; empty
+            where the base's own tokenizer does.
+        added: tokens of the base's owner, how often each stands in the data: ``used`` and ``text``.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    carried: list[str]
+    added: dict[str, dict[str, int]]
 
 
 def tokenizer_for(
-    modes: tuple[str, str], tokenizer: PreTrainedTokenizerBase, rows: int, characters: Characters
-) -> tuple[PreTrainedTokenizerBase, list[str], Added]:
-    """Returns the tokenizer to prepare with, what its spare rows carry, and which added tokens it
-    uses.
+    data: DataSection, tokenizer: PreTrainedTokenizerBase, rows: int, characters: Characters
+) -> DataTokenizer:
+    """Returns the tokenizer to prepare with, as ``lossless_text`` and ``special_tokens`` say.
 
     Args:
-        modes: ``data.lossless_text`` and ``data.special_tokens``.
         rows: of the base's embeddings.
 
     Raises:
-        UsageError: lossless text is ``on`` for a base without spare rows, or beside added tokens
-            that are used, as either changes the tokenizer.
+        UsageError: lossless text is ``on`` for a base without unused embedding rows, or beside
+            added tokens that are used, as either changes the tokenizer.
     """
-    lossless, special = modes
-    tokenizer, added = tokens_of_data(special, tokenizer, characters.tokens)
+    tokenizer, added = tokens_of_data(data.special_tokens, tokenizer, characters.tokens)
     if not added["used"]:
-        return *_lossless(lossless, tokenizer, rows, characters), added
-    if lossless == "on":
+        return DataTokenizer(*_lossless(data.lossless_text, tokenizer, rows, characters), added)
+    if data.lossless_text == "on":
         problem = (
             "data.lossless_text is on, and the data's added tokens are used "
             f"({', '.join([*added['used']][:3])})"
         )
         raise UsageError(problem, hint="--set data.special_tokens=text, or data.lossless_text=off")
-    return tokenizer, [], added
+    return DataTokenizer(tokenizer, [], added)
 
 
 def _lossless(
@@ -142,18 +153,16 @@ def _lossless(
     )
 
 
-def characters_report(
-    tokenizer: PreTrainedTokenizerBase, carried: Sequence[str], characters: Characters
-) -> dict[str, Any]:
+def characters_report(made: DataTokenizer, characters: Characters) -> dict[str, Any]:
     """Returns the part of the report of ``prepare`` that is about characters and languages."""
     present = {char for side in SIDES for char in characters.counts(side)}
-    beyond = beyond_reach(tokenizer, present)
+    beyond = beyond_reach(made.tokenizer, present)
     return {
         "languages": {side: characters.language(side) for side in SIDES},
-        "lossless_text": list(carried),
+        "lossless_text": list(made.carried),
         "lost_characters": {side: _lost(characters.counts(side), beyond) for side in SIDES},
         "lost_runs_of_spaces": characters.double_spaces
-        if beyond_reach(tokenizer, ["  "])
+        if beyond_reach(made.tokenizer, ["  "])
         else dict.fromkeys(SIDES, 0),
     }
 

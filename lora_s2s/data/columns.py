@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from lora_s2s.console import counted
 from lora_s2s.data.split import Decisions
-from lora_s2s.examples.record import Reading, UnusedColumn
+from lora_s2s.examples.reading import Reading, UnusedColumn
 from lora_s2s.examples.shapes import SHAPES
 
 _LISTED = 20
@@ -62,9 +62,7 @@ def ambiguity(reading: Reading, decisions: Decisions, rows: int) -> tuple[list[s
     """Returns notes and warnings on training rows that the source alone does not tell apart."""
     notes, warnings = [], []
     if decisions.repeated:
-        names = ", ".join(
-            f"'{column.name}'" for column in reading.unused if not column.is_identifier
-        )
+        names = ", ".join(f"'{name}'" for name in reading.distinguishing)
         repeated = (
             f"{counted(decisions.repeated, 'row')} with the same source and target as another"
         )

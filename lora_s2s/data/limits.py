@@ -18,7 +18,8 @@ from lora_s2s.data.split import REASONS, Decisions
 from lora_s2s.data.spool import places
 from lora_s2s.data.survey import SIDES, Counts, quantile
 from lora_s2s.recipe.fields import AUTO, Auto
-from lora_s2s.tokens.tokenise import Frames, TextEncoder
+from lora_s2s.tokens.encoder import TextEncoder
+from lora_s2s.tokens.special_tokens import SpecialTokenTemplates
 
 Limit = int | Auto
 KEYS = {side: f"max_{side}_tokens" for side in SIDES}
@@ -113,7 +114,12 @@ def _step(tokens: int) -> int:
 
 
 def sampled_lengths(
-    path: Path, decisions: Decisions, encoder: TextEncoder, frames: Frames, *, seed: int
+    path: Path,
+    decisions: Decisions,
+    encoder: TextEncoder,
+    templates: SpecialTokenTemplates,
+    *,
+    seed: int,
 ) -> dict[str, Counts]:
     """Returns how many rows of a spool have 0, 1, 2, … tokens, of those that go to a split.
 
@@ -127,14 +133,12 @@ def sampled_lengths(
     with pa.memory_map(str(path)) as spool:
         reader = pa.ipc.open_file(spool)
         for index, place in enumerate(places(reader)):
-            chosen = (
-                rows[np.searchsorted(rows, place.start) : np.searchsorted(rows, place.stop)]
-                - place.start
-            )
+            first, end = np.searchsorted(rows, (place.start, place.stop))
+            chosen = rows[first:end] - place.start
             if len(chosen):
                 _add_lengths(lengths, reader.get_batch(index).take(pa.array(chosen)), encoder)
     return {
-        side: np.bincount(np.array(lengths[side], int) + len(getattr(frames, side)))
+        side: np.bincount(np.array(lengths[side], int) + len(getattr(templates, side)))
         for side in SIDES
     }
 

@@ -55,17 +55,17 @@ class SplitWriter:
     def __exit__(self, *failure: object) -> None:
         self._open.close()
 
-    def add(self, split: str, batch: bytes, rows: int) -> None:
-        """Appends what :func:`record_batch` gave, serialised."""
+    def add(self, split: str, batch: pa.RecordBatch) -> None:
+        """Appends what :func:`record_batch` gave."""
         if split not in self._writers:
             sink = self._open.enter_context(pa.OSFile(str(self._folder / f"{split}.arrow"), "wb"))
             self._writers[split] = self._open.enter_context(pa.ipc.new_file(sink, _SCHEMA))
-        self._writers[split].write_batch(pa.ipc.read_record_batch(pa.py_buffer(batch), _SCHEMA))
-        self.rows[split] += rows
+        self._writers[split].write_batch(batch)
+        self.rows[split] += len(batch)
 
 
 class KeptRow(NamedTuple):
-    """One row of a split: ids of source and target in their frames, the texts, the
+    """One row of a split: ids of source and target with their special tokens, the texts, the
     ``file:line``.
     """
 
@@ -76,10 +76,8 @@ class KeptRow(NamedTuple):
     where: str
 
 
-def record_batch(rows: Sequence[KeptRow]) -> Any:
-    """Returns rows of a split as a record batch; serialised, it is what :class:`SplitWriter`
-    takes.
-    """
+def record_batch(rows: Sequence[KeptRow]) -> pa.RecordBatch:
+    """Returns rows of a split as a record batch, as :class:`SplitWriter` takes it."""
     input_ids, labels, *texts = zip(*rows, strict=True)
     columns = [
         _lists(input_ids),

@@ -57,13 +57,13 @@ def _side(ids: Ids, tokenizer: Any, names: Mapping[int, str]) -> dict[str, Any]:
     }
 
 
-def advice(report: Mapping[str, Any], limits: Mapping[str, Any], *, spare: bool) -> list[str]:
+def advice(report: Mapping[str, Any], *, spare: bool) -> list[str]:
     """Returns what a user might do about the data, a sentence each.
 
     Args:
         spare: whether the base has spare rows for ``data.lossless_text``.
     """
-    said = [_about_limit(report, side, limits[f"max_{side}_tokens"]) for side in SIDES]
+    said = [_about_limit(report, side) for side in SIDES]
     said += [_about_lost(report, side, spare=spare) for side in reversed(SIDES)]
     pairs = max(1, report["rows"]["kept"])
     if report["near_duplicates"] > 0.01 * pairs:
@@ -133,11 +133,10 @@ def limit_warnings(report: Mapping[str, Any]) -> list[str]:
     return warnings
 
 
-def _about_limit(report: Mapping[str, Any], side: str, limit: int) -> str:
-    longer, wanted = (
-        report["longer_than"][side].get(str(limit), 0),
-        report["suggested"][f"max_{side}_tokens"],
-    )
+def _about_limit(report: Mapping[str, Any], side: str) -> str:
+    key = f"max_{side}_tokens"
+    limit, wanted = report["limits"][key]["tokens"], report["suggested"][key]
+    longer = report["longer_than"][side].get(str(limit), 0)
     if wanted <= limit or report[f"{side}_tokens"]["max"] <= limit:
         return ""
     share = f"{longer:.1%}" if longer else "some"

@@ -20,6 +20,7 @@ from lora_s2s.readers.names import (
     language_of,
     normalised,
 )
+from lora_s2s.recipe.schema import DataSection
 
 _ALPACA = {"instruction", "input", "output"}
 TRANSLATION = "translation"
@@ -161,10 +162,9 @@ def text_of(value: object, role: str) -> str:
 
 def find_columns(
     names: Sequence[str],
+    data: DataSection,
     *,
     where: str,
-    source_column: str | None = None,
-    target_column: str | None = None,
     template: PromptTemplate | None = None,
     any_two: bool = True,
 ) -> Columns:
@@ -172,9 +172,8 @@ def find_columns(
 
     Args:
         names: the file's columns, in order.
+        data: what the user named: ``source_column`` and ``target_column``.
         where: the file, for messages.
-        source_column: named by the user.
-        target_column: named by the user.
         template: builds the source instead of a column.
         any_two: whether two columns are source and target whatever their names.
 
@@ -188,8 +187,10 @@ def find_columns(
     }
     if template is not None:
         check_columns(template.columns, names, where)
-    source = _named(source_column, known, names, where) if source_column is not None else None
-    target = _named(target_column, known, names, where) if target_column is not None else None
+    source, target = (
+        None if column is None else _named(column, known, names, where)
+        for column in (data.source_column, data.target_column)
+    )
     needs_source = source is None and template is None
     if needs_source and target is None and (languages := _two_languages(names, where)):
         return Columns(*languages, template)

@@ -20,7 +20,7 @@ from lora_s2s.inference.loading import Predictor
 from lora_s2s.models.generation import decoding_config, only
 from lora_s2s.models.loading import quiet
 from lora_s2s.models.logits import finite_logits
-from lora_s2s.tokens.tokenise import panics_told
+from lora_s2s.tokens.encoder import panics_as_errors
 
 # The step's logits have one row per hypothesis and the whole vocabulary: short sources alone would
 # not bound them.
@@ -169,6 +169,6 @@ def _prediction(ids: list[int], tokenizer: Any, first: int | None) -> Prediction
         ids = ids[: ids.index(tokenizer.eos_token_id) + 1]
     # M2M100 does not count its language codes among the special tokens.
     shown = ids[1:] if ids[:1] == [first] else ids
-    with panics_told():
+    with panics_as_errors():
         text = tokenizer.decode(shown, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return Prediction(text=text, tokens=len(ids), stopped=stopped)

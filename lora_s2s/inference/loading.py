@@ -25,7 +25,9 @@ from lora_s2s.models.common import begin_answers
 from lora_s2s.models.generation import not_used
 from lora_s2s.models.loading import LoadedBase, load_base
 from lora_s2s.records import AdapterManifest, InputSettings, ModelManifest, checked
-from lora_s2s.tokens.tokenise import LANGUAGES, encode_source, first_ids, load_tokenizer
+from lora_s2s.tokens.loading import LANGUAGES, load_tokenizer
+from lora_s2s.tokens.special_tokens import first_ids
+from lora_s2s.tokens.tokenise import encode_source
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,9 @@ from lora_s2s.models.quantized import dequantized_weight, is_quantized
 from lora_s2s.models.t5 import loading_note
 from lora_s2s.outputs import whole_folder
 from lora_s2s.records import described, write
-from lora_s2s.tokens.tokenise import LANGUAGES, encode_source, first_ids, load_tokenizer
+from lora_s2s.tokens.loading import LANGUAGES, load_tokenizer
+from lora_s2s.tokens.special_tokens import first_ids
+from lora_s2s.tokens.tokenise import encode_source
 
 ONTO = ("original", "dequantized")
 

@@ -17,7 +17,7 @@ from lora_s2s.evaluation.evaluate import evaluate, group_references, record_scor
 from lora_s2s.evaluation.report import sample_rows, write_report
 from lora_s2s.examples.columns import two_languages
 from lora_s2s.examples.example import Example
-from lora_s2s.examples.readers import column_names, how_read, read_examples
+from lora_s2s.examples.read import Examples
 from lora_s2s.examples.shapes import SHAPES
 from lora_s2s.export.card import write_card
 from lora_s2s.inference.loading import Predictor, load_predictor
@@ -29,7 +29,7 @@ from lora_s2s.pipeline.prepare import prepare_data
 from lora_s2s.readers.origins import find_origins
 from lora_s2s.readers.rows import Rejected, Skipped
 from lora_s2s.recipe.fields import AUTO
-from lora_s2s.recipe.schema import DataSection, Recipe
+from lora_s2s.recipe.schema import Recipe
 from lora_s2s.records import InputSettings, has_manifest
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
@@ -185,11 +185,8 @@ def _rows(
         for key in ("source_column", "target_column")
         if not (said and getattr(recipe.data, key))
     ]
-    names = column_names(given) if free else set()
-    section = section.model_copy(
-        update={key: None for key in free if getattr(section, key) not in names}
-    )
-    rows = list(read_examples(given, **_reading(section), split="test"))
+    examples = Examples(section.model_copy(update={"test": given}), "test", optional=free)
+    rows = list(examples)
     pairs = [
         (predictor.fitted(row), row.target)
         for row in rows
@@ -202,10 +199,10 @@ def _rows(
             "why"
         )
     grouped = group_references([source for source, _ in pairs], [target for _, target in pairs])
-    names_of = how_read(given, **_reading(section))
-    for note in names_of.notes:
+    reading = examples.reading
+    for note in reading.notes:
         say(note)
-    columns = [names_of.source_column, names_of.target_column]
+    columns = [reading.source_column, reading.target_column]
     if (
         not isinstance(given, str) and len(given) == 2
     ):  # two files of parallel lines, such as train.en and train.de
@@ -229,10 +226,6 @@ def _is_translation(
     return len({language for language in languages if language}) == 2 or two_languages(
         source, target
     )
-
-
-def _reading(section: DataSection) -> dict[str, Any]:
-    return section.model_dump(include={"format", "source_column", "target_column", "template"})
 
 
 def data_name(path: str) -> str:
@@ -268,7 +261,7 @@ def probe_texts(adapter: Path, data: str | None = None, count: int = 16) -> list
         rows = (
             ()
             if named == NO_DATA or "hf:" in str(named)
-            else read_examples(named, **_reading(section))
+            else Examples(section.model_copy(update={"train": named}))
         )
         found = dict.fromkeys(
             row.source for row in islice(rows, 64 * count) if isinstance(row, Example)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lora_s2s.console import counted, warn
-from lora_s2s.data.prepare import made_from_same, prepare
+from lora_s2s.data.identity import made_from_same
+from lora_s2s.data.prepare import prepare
 from lora_s2s.data.prepared import PreparedDataset, is_prepared, open_prepared
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import write_text
@@ -18,7 +19,7 @@ from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.load import load_recipe, recipe_to_yaml
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.records import DataReport
-from lora_s2s.tokens.tokenise import tokenizer_hash
+from lora_s2s.tokens.loading import tokenizer_hash
 
 RECIPE = "recipe.yaml"
 _HEAD = "# The recipe that this data was prepared with. lora-s2s train FOLDER uses both.\n"
@@ -34,31 +35,13 @@ def prepare_data(
         out: the folder; ``prepared/NAME`` beside the folder of adapters by default.
         previews, strict: see :func:`lora_s2s.data.prepare.prepare`.
     """
-    data = recipe.data
     prepared = prepare(
-        train=data.train,
-        validation=data.validation,
-        test=data.test,
-        format=data.format,
-        source_column=data.source_column,
-        target_column=data.target_column,
-        template=data.template,
-        max_source_tokens=data.max_source_tokens,
-        max_target_tokens=data.max_target_tokens,
-        truncate_source=data.truncate_source,
-        long_targets=data.long_targets,
-        validation_fraction=data.validation_fraction,
-        lossless_text=data.lossless_text,
-        special_tokens=data.special_tokens,
-        max_rejected=data.max_rejected,
-        source_language=data.source_language,
-        target_language=data.target_language,
+        recipe.data,
+        recipe.model,
+        out=out or Path(recipe.output.dir).parent / "prepared" / str(recipe.output.name),
+        seed=recipe.training.seed,
         previews=previews,
         strict=strict,
-        model_name=recipe.model.name,
-        revision=recipe.model.revision,
-        seed=recipe.training.seed,
-        out=out or Path(recipe.output.dir).parent / "prepared" / str(recipe.output.name),
         bounds=bounds_of(recipe),
     )
     _keep_recipe(prepared.path / RECIPE, recipe)
@@ -90,9 +73,7 @@ def sources_of(recipe: Recipe, prepared: PreparedDataset, *, just_made: bool) ->
     named = {"train": data.train, "validation": data.validation, "test": data.test}
     # The folder may be a stranger's: no pattern of its recipe is searched for, and nothing fetched.
     with only_cache():
-        if just_made or (
-            not has_pattern(named.values()) and made_from_same(prepared, named, data.format)
-        ):
+        if just_made or (not has_pattern(named.values()) and made_from_same(prepared, data)):
             return recorded_sources(recipe)
     warn(
         f"the files that {prepared.path} was prepared from are missing or have changed: eval will "

@@ -50,8 +50,9 @@ from lora_s2s.recipe.load import load_recipe, recipe_to_yaml, with_choices_of
 from lora_s2s.recipe.schema import Recipe, TrainingSettings
 from lora_s2s.records import FinishedManifest, described, write
 from lora_s2s.tokens.added import with_tokens
+from lora_s2s.tokens.loading import LANGUAGES, load_tokenizer
 from lora_s2s.tokens.lossless import lossless_tokenizer, rows_carrying
-from lora_s2s.tokens.tokenise import LANGUAGES, first_ids, load_tokenizer
+from lora_s2s.tokens.special_tokens import first_ids
 from lora_s2s.training.guards import run_lock
 from lora_s2s.training.log import METRICS
 from lora_s2s.training.loop import train

@@ -139,6 +139,13 @@ class DataSection(Section):
         description="Share of rows that may be unusable; more of them end `prepare`.",
     )
 
+    def named(self, split: str) -> str | list[str]:
+        """Returns what is named for ``train``, ``validation`` or ``test``; an empty list where
+        nothing is.
+        """
+        files = {"train": self.train, "validation": self.validation, "test": self.test}
+        return files[split] or []
+
 
 class LoraSection(Section):
     """The adapter."""

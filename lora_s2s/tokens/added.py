@@ -19,8 +19,9 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from lora_s2s.errors import UsageError
+from lora_s2s.tokens.encoder import encode_texts
+from lora_s2s.tokens.loading import language_codes
 from lora_s2s.tokens.lossless import PreTrainedTokenizerFast
-from lora_s2s.tokens.tokenise import encode_texts, language_codes
 
 MODES = ("auto", "use", "text")
 _NAMED = (

@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from lora_s2s.errors import UsageError
-from lora_s2s.tokens.tokenise import encode_texts
+from lora_s2s.tokens.encoder import encode_texts
 
 _RUNS = (
     " " * 8,

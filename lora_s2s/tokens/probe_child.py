@@ -117,7 +117,7 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def open_tokenizer(folder: Path) -> Any:
-    """Loads the tokenizer as :func:`lora_s2s.tokens.tokenise.load_tokenizer` does."""
+    """Loads the tokenizer as :func:`lora_s2s.tokens.loading.load_tokenizer` does."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(

@@ -17,7 +17,7 @@ from lora_s2s.errors import DataError
 from lora_s2s.pipeline.train import train_token_ids
 from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.load import load_recipe
-from lora_s2s.tokens.tokenise import load_tokenizer
+from lora_s2s.tokens.loading import load_tokenizer
 
 QUICK = (
     "--set",

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from read_and_prepare import prepare
 
-from lora_s2s.data.prepare import prepare
 from lora_s2s.data.prepared import PreparedDataset
 
 Write = Callable[[str, str], str]

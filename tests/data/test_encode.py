@@ -1,20 +1,17 @@
-"""Tokenising in one process or several, batch by batch: the same bytes."""
+"""Tokenising batch by batch: the same rows, whatever the size of a batch."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
+from read_and_prepare import prepare
 
 from lora_s2s.data import spool
-from lora_s2s.data.prepare import prepare
 from lora_s2s.data.prepared import PreparedDataset
-from lora_s2s.errors import ResourceError
-from lora_s2s.files import sha256_file
 
 WORDS = "the name of a place near that river where people eat and drink { } é 世 <b> </s>".split()
 
@@ -60,37 +57,12 @@ def prepared(data: dict[str, str], out: Path, **settings: Any) -> PreparedDatase
     )
 
 
-def hashes(data: PreparedDataset) -> dict[str, str]:
-    return {
-        path.name: sha256_file(path)
-        for path in sorted(data.path.iterdir())
-        if path.name != "manifest.json"
-    }
-
-
-def same(data: PreparedDataset) -> dict[str, Any]:
-    """What does not depend on the folder or the day."""
-    return {
-        key: data.manifest.content[key]
-        for key in ("fingerprint", "files", "report", "preview", "input")
-    }
-
-
-def test_several_processes_write_the_very_same_bytes(
-    data: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(spool, "ROWS", 256)
-    one, two = (prepared(data, tmp_path / str(count), processes=count) for count in (1, 2))
-    assert hashes(one) == hashes(two)
-    assert same(one) == same(two)
+def test_every_row_is_accounted_for(data: dict[str, str], tmp_path: Path) -> None:
+    one = prepared(data, tmp_path / "out")
     report = one.report
-    assert set(hashes(one)) == {
-        "train.arrow",
-        "validation.arrow",
-        "test.arrow",
-        "rejected.jsonl",
-        "report.html",
-    }
+    files = {path.name for path in one.path.iterdir()} - {"manifest.json"}
+    arrow = {f"{split}.arrow" for split in ("train", "validation", "test")}
+    assert files == {*arrow, "rejected.jsonl", "report.html"}
     assert report["truncated"]["source"] > 100
     assert report["rows"]["by_reason"].keys() >= {
         "duplicate",
@@ -100,10 +72,8 @@ def test_several_processes_write_the_very_same_bytes(
     }
     assert report["lossless_text"]
     turns = [source for source in one.train.sources() if source.endswith("assistant:")]
-    assert {source.split(":")[0] for source in turns} >= {
-        "user",
-        "assistant",
-    }  # some lost their first turn
+    # Some lost their first turn.
+    assert {source.split(":")[0] for source in turns} >= {"user", "assistant"}
 
 
 def test_the_size_of_a_batch_changes_nothing_but_the_file(
@@ -130,26 +100,8 @@ def test_the_size_of_a_batch_changes_nothing_but_the_file(
                 )
 
 
-def test_a_process_that_is_killed_is_said(
-    data: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(spool, "ROWS", 64)
-
-    def kill(*_: object) -> None:
-        for child in multiprocessing.active_children():
-            child.kill()
-
-    monkeypatch.setattr("lora_s2s.data.prepared.SplitWriter.add", kill)
-    with pytest.raises(ResourceError, match="a process that tokenises was ended") as caught:
-        prepared(data, tmp_path / "out", processes=2)
-    assert caught.value.exit_code == 4
-    assert caught.value.hint
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("processes", [1, 2])
 def test_a_failure_in_the_middle_leaves_nothing(
-    processes: int, data: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spool, "ROWS", 64)
 
@@ -158,5 +110,5 @@ def test_a_failure_in_the_middle_leaves_nothing(
 
     monkeypatch.setattr("lora_s2s.data.prepared.SplitWriter.add", full)
     with pytest.raises(OSError, match="No space"):
-        prepared(data, tmp_path / "out", processes=processes)
+        prepared(data, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from read_and_prepare import prepare
 
 from lora_s2s.data import limits
 from lora_s2s.data.limits import Bounds, choose_limits
-from lora_s2s.data.prepare import prepare
 from lora_s2s.data.prepared import PreparedDataset
 
 Write = Callable[[str, str], str]

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from read_and_prepare import prepare
 
-from lora_s2s.data.prepare import prepare
 from lora_s2s.data.prepared import PreparedDataset, SplitTable, open_prepared
 from lora_s2s.errors import DataError, ResourceError, UsageError
 from lora_s2s.examples.conversations import DIALOGUE_TEMPLATE

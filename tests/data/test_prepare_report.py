@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from read_and_prepare import prepare
 
 from lora_s2s.console import plain
-from lora_s2s.data.prepare import prepare
 from lora_s2s.data.prepared import PreparedDataset
 from lora_s2s.data.report import advice
 from lora_s2s.errors import UsageError
 
 Write = Callable[[str, str], str]
-LIMITS = {"max_source_tokens": 512, "max_target_tokens": 128}
 Build = Callable[..., PreparedDataset]
 
 
@@ -270,6 +269,11 @@ def test_on_is_refused_for_a_base_without_spare_rows(
     assert prepare(**settings, lossless_text="auto").report["lossless_text"] == []
 
 
+def limits(source: int, target: int) -> dict[str, Any]:
+    sides = {"max_source_tokens": source, "max_target_tokens": target}
+    return {key: {"tokens": tokens, "by": "recipe"} for key, tokens in sides.items()}
+
+
 def report_of(**changes: Any) -> dict[str, Any]:
     """A report that calls for no advice."""
     none = {"count": 0, "different": 0, "characters": []}
@@ -282,6 +286,7 @@ def report_of(**changes: Any) -> dict[str, Any]:
         "identical": 0,
         "near_leaks": 0,
         "labels": {},
+        "limits": limits(512, 128),
         "longer_than": {"source": {}, "target": {}},
         "suggested": {"max_source_tokens": 64, "max_target_tokens": 32},
         "source_tokens": {"max": 60},
@@ -399,13 +404,10 @@ LONG: dict[str, Any] = {
     ],
 )
 def test_advice_word_for_word(changes: dict[str, Any], spare: bool, said: str | None) -> None:
-    assert advice(report_of(**changes), LIMITS, spare=spare) == ([] if said is None else [said])
+    assert advice(report_of(**changes), spare=spare) == ([] if said is None else [said])
 
 
 def test_a_limit_that_nothing_exceeds_needs_no_advice() -> None:
     # The listed limit that suits the data lies above the user's own, which suits it as well.
-    assert advice(report_of(), {"max_source_tokens": 60, "max_target_tokens": 30}, spare=True) == []
-    assert (
-        len(advice(report_of(), {"max_source_tokens": 59, "max_target_tokens": 29}, spare=True))
-        == 2
-    )
+    assert advice(report_of(limits=limits(60, 30)), spare=True) == []
+    assert len(advice(report_of(limits=limits(59, 29)), spare=True)) == 2

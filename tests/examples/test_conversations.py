@@ -9,11 +9,11 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from read_and_prepare import how_read, read_examples
 
 from lora_s2s.errors import DataError
 from lora_s2s.examples.conversations import DIALOGUE_TEMPLATE, fit_turns, render_turns
 from lora_s2s.examples.example import Example, Unusable
-from lora_s2s.examples.readers import how_read, read_examples
 from lora_s2s.examples.shapes import SHAPES
 from lora_s2s.examples.template import PromptTemplate
 from lora_s2s.readers.rows import Rejected

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from read_and_prepare import how_read, read_examples
 
 from lora_s2s.errors import DataError
 from lora_s2s.examples.example import Example
-from lora_s2s.examples.readers import how_read, read_examples
 from lora_s2s.readers.rows import Rejected, Skipped
 
 Write = Callable[[str, str], str]

@@ -13,11 +13,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from read_and_prepare import how_read, read_examples
 
 from lora_s2s.demo import task
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.examples.example import Example
-from lora_s2s.examples.readers import READERS, how_read, read_examples
+from lora_s2s.readers.origins import READERS
 from lora_s2s.readers.rows import Rejected
 
 Write = Callable[[str, str], str]
@@ -314,5 +315,5 @@ def test_a_function_of_the_users_own(
     for name in ("own_format:nothing", "no_such_module:f", "own_format:number"):
         with pytest.raises(UsageError):
             pairs(path, format=name)
-    with pytest.raises(UsageError, match=r"did you mean 'pairs'"):
+    with pytest.raises(ValueError, match=r"did you mean 'pairs'"):
         pairs(path, format="pair")

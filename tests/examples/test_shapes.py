@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from read_and_prepare import how_read, read_examples
 
 from lora_s2s.errors import DataError, UsageError
-from lora_s2s.examples import readers
+from lora_s2s.examples import read as read_module
 from lora_s2s.examples.example import Example
-from lora_s2s.examples.readers import how_read, read_examples
 from lora_s2s.readers.origins import Origin
 from lora_s2s.readers.rows import Rejected, Row
 
@@ -283,7 +283,7 @@ def test_a_files_weight_reaches_its_examples(monkeypatch: pytest.MonkeyPatch) ->
             yield Row(2, {"source": "a", "target": None})
 
     monkeypatch.setattr(
-        readers, "find_origins", lambda paths, **_: [Weighted(), Origin("demo:validation")]
+        read_module, "find_origins", lambda paths, **_: [Weighted(), Origin("demo:validation")]
     )
     found = list(read_examples("any"))
     assert [getattr(item, "weight", None) for item in found[:3]] == [0.25, None, 1.0]

@@ -32,24 +32,15 @@ from lora_s2s.models.common import begin_answers
 from lora_s2s.models.family import FAMILIES, REFUSED, check_lengths, family_of
 from lora_s2s.models.loading import LoadedBase, enable_gradient_checkpointing, load_base
 from lora_s2s.models.t5 import loading_note
-from lora_s2s.tokens.tokenise import (
-    Features,
-    encode_texts,
-    features_of,
-    first_ids,
-    frames_of,
-    load_tokenizer,
-)
+from lora_s2s.tokens.encoder import encode_texts
+from lora_s2s.tokens.loading import load_tokenizer
+from lora_s2s.tokens.special_tokens import first_ids, special_token_templates
+from lora_s2s.tokens.tokenise import Features, LengthRules, features_of
 from lora_s2s.training.loss import sequence_loss
 
 GROUPS = ("attention-qv", "attention", "cross-attention", "encoder", "decoder", "all-linear")
 PAIRS = {"w40 w41 w42 w43 w44 w45 w46": "w60 w61", "w50 w51 w52": "w62 w63 w64 w65"}
-LIMITS = {
-    "max_source_tokens": 32,
-    "max_target_tokens": 32,
-    "truncate_source": "right",
-    "long_targets": "drop",
-}
+RULES = LengthRules(32, 32, truncate_source="right", long_targets="drop")
 ROWS = pytest.mark.parametrize("name", TINY)
 
 
@@ -75,9 +66,9 @@ def folder_of(name: str, place: Path) -> Path:
 
 def batch_of(folder: Path) -> Batch:
     tokenizer = load_tokenizer(str(folder))
-    frames, rows = frames_of(tokenizer), []
+    templates, rows = special_token_templates(tokenizer), []
     for source, target in PAIRS.items():
-        row = features_of(*encode_texts([source, target], tokenizer), frames, **LIMITS)
+        row = features_of(*encode_texts([source, target], tokenizer), templates, RULES)
         assert isinstance(row, Features)
         rows.append(row)
     return collate(rows, tokenizer.pad_token_id)

@@ -22,14 +22,10 @@ from lora_s2s.inference.decode import DecodingSettings, decode
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.models.common import begin_answers
 from lora_s2s.models.loading import load_base
-from lora_s2s.tokens.tokenise import (
-    Features,
-    encode_texts,
-    features_of,
-    first_ids,
-    frames_of,
-    load_tokenizer,
-)
+from lora_s2s.tokens.encoder import encode_texts
+from lora_s2s.tokens.loading import load_tokenizer
+from lora_s2s.tokens.special_tokens import first_ids, special_token_templates
+from lora_s2s.tokens.tokenise import Features, LengthRules, features_of
 from lora_s2s.training.loss import sequence_loss
 
 Invoke = Callable[..., Any]
@@ -86,19 +82,14 @@ def test_the_decoder_starts_as_transformers_trains(kind: str, tmp_path: Path) ->
         load_base(str(folder), device="cpu"),
     )
     begin_answers(base.model, **first_ids(tokenizer))
-    limits = {
-        "max_source_tokens": 30,
-        "max_target_tokens": 30,
-        "truncate_source": "right",
-        "long_targets": "drop",
-    }
+    rules = LengthRules(30, 30, truncate_source="right", long_targets="drop")
     rows = []
     for source, target in (("stu vw", "xyz"), ("st", "stuvwx")):
         sides = (
             encode_texts([source], tokenizer)[0],
             encode_texts([target], tokenizer, side="text_target")[0],
         )
-        row = features_of(*sides, frames_of(tokenizer), **limits)
+        row = features_of(*sides, special_token_templates(tokenizer), rules)
         assert isinstance(row, Features)
         rows.append(row)
     batch = collate(rows, tokenizer.pad_token_id)

@@ -19,8 +19,8 @@ from tiny_families import TINY
 
 from lora_s2s.lora.merge import merge_adapter
 from lora_s2s.models.loading import load_base
+from lora_s2s.tokens.loading import load_tokenizer
 from lora_s2s.tokens.lossless import ALWAYS, lossless_tokenizer
-from lora_s2s.tokens.tokenise import load_tokenizer
 
 # With what it needs and the tested set has in other versions.
 PACKAGES = (

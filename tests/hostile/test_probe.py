@@ -286,7 +286,7 @@ def test_what_the_child_refuses_is_opened_nowhere_else(
     import transformers
 
     from lora_s2s.models.loading import load_base
-    from lora_s2s.tokens.tokenise import load_tokenizer
+    from lora_s2s.tokens.loading import load_tokenizer
 
     def opened(*_words: object, **_more: object) -> object:
         raise AssertionError("it was opened")

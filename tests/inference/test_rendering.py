@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from read_and_prepare import how_read, read_examples
 
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.examples.example import Example
-from lora_s2s.examples.readers import how_read, read_examples
 from lora_s2s.inference.loading import InputSettings, Predictor, input_settings
 from lora_s2s.pipeline.evaluate import _rows
 from lora_s2s.recipe.load import recipe_from_settings

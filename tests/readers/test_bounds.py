@@ -154,7 +154,12 @@ def test_a_header_of_very_many_columns_takes_little_memory(line: bytes, tmp_path
 
 
 def test_the_first_rows_are_held_up_to_a_size(tmp_path: Path) -> None:
-    from lora_s2s.examples.readers import how_read
+    from read_and_prepare import read_examples
+
+    def first_format(name: str) -> str:
+        examples = read_examples(str(tmp_path / name))
+        next(iter(examples))
+        return examples.reading.format
 
     turns = json.dumps(
         {
@@ -167,8 +172,8 @@ def test_the_first_rows_are_held_up_to_a_size(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(f"{turns}\n" * 40)
     (tmp_path / "b.csv").write_text("source,target\n" + f"{'x' * 4_000_000},y\n" * 40)
     risen = rise()
-    assert how_read(str(tmp_path / "a.jsonl")).format == "conversations"
-    assert how_read(str(tmp_path / "b.csv")).format == "pairs"
+    assert first_format("a.jsonl") == "conversations"
+    assert first_format("b.csv") == "pairs"
     assert risen() < 120 * limits.MIB
 
 
@@ -193,7 +198,7 @@ def test_a_zip_of_very_many_names_is_refused_before_they_are_read(tmp_path: Path
 def test_replies_of_one_conversation_repeat_it_only_so_far(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lora_s2s.examples.readers import read_examples
+    from read_and_prepare import read_examples
 
     turns = [{"from": ("human", "gpt")[n % 2], "value": "x" * 1000} for n in range(40)]
     path = write("a.jsonl", json.dumps({"conversations": turns}) + "\n")

@@ -22,7 +22,8 @@ from transformers import (
 
 from lora_s2s.errors import UsageError
 from lora_s2s.tokens.added import added_tokens, counter_of, tokens_of_data, with_tokens
-from lora_s2s.tokens.tokenise import encode_texts, load_tokenizer
+from lora_s2s.tokens.encoder import encode_texts
+from lora_s2s.tokens.loading import load_tokenizer
 
 TEXTS = [
     "the <sep> cat",

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lora_s2s.errors import UsageError
+from lora_s2s.tokens.encoder import encode_texts
+from lora_s2s.tokens.loading import load_tokenizer
 from lora_s2s.tokens.lossless import (
     ALWAYS,
     ESCAPE,
@@ -24,7 +26,7 @@ from lora_s2s.tokens.lossless import (
     rows_carrying,
     spare_rows,
 )
-from lora_s2s.tokens.tokenise import encode_texts, frames_of, load_tokenizer
+from lora_s2s.tokens.special_tokens import special_token_templates
 
 ROWS, UNKNOWN, END = 2560, 2, 1
 many = settings(max_examples=2000, deadline=None)
@@ -228,7 +230,7 @@ def test_saving_keeps_every_id_and_setting(
         "padding_side",
     ):
         assert getattr(loaded, name) == getattr(original, name)
-    assert frames_of(loaded) == frames_of(original)
+    assert special_token_templates(loaded) == special_token_templates(original)
     shown = [
         original.pad_token_id,
         *loaded("a b")["input_ids"],

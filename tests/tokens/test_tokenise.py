@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +13,19 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from lora_s2s.errors import DataError, ToolkitError
-from lora_s2s.tokens.tokenise import (
-    Features,
-    Frame,
-    Frames,
-    encode_source,
-    encode_texts,
-    features_of,
-    frames_of,
-    load_tokenizer,
+from lora_s2s.tokens.encoder import encode_texts
+from lora_s2s.tokens.loading import load_tokenizer
+from lora_s2s.tokens.special_tokens import (
+    SpecialTokenTemplate,
+    SpecialTokenTemplates,
+    special_token_templates,
 )
+from lora_s2s.tokens.tokenise import Features, LengthRules, encode_source, features_of
 
 PAD, END, UNKNOWN = 0, 1, 2
-T5 = Frames(Frame((), (END,)), Frame((), (END,)))
-LIMITS = {
-    "max_source_tokens": 5,
-    "max_target_tokens": 5,
-    "truncate_source": "right",
-    "long_targets": "drop",
-}
+END_ONLY = SpecialTokenTemplate((), (END,))
+T5 = SpecialTokenTemplates(END_ONLY, END_ONLY)
+RULES = LengthRules(5, 5, truncate_source="right", long_targets="drop")
 
 
 @pytest.mark.parametrize(
@@ -95,44 +90,46 @@ def test_ordinary_text_is_what_the_tokenizer_makes_of_it(
     ("side", "kept"), [("right", [10, 11, 12, 13]), ("left", [12, 13, 14, 15])]
 )
 def test_a_cut_source_keeps_its_end_token(side: str, kept: list[int]) -> None:
-    found = features_of([10, 11, 12, 13, 14, 15], [20], T5, **{**LIMITS, "truncate_source": side})
+    found = features_of([10, 11, 12, 13, 14, 15], [20], T5, replace(RULES, truncate_source=side))
     assert found == Features([*kept, END], [20, END], source_truncated=True, target_truncated=False)
 
 
 def test_at_the_limit_nothing_is_cut() -> None:
-    assert features_of([10] * 4, [20] * 4, T5, **LIMITS) == Features(
+    assert features_of([10] * 4, [20] * 4, T5, RULES) == Features(
         [10] * 4 + [END], [20] * 4 + [END]
     )
 
 
 def test_long_targets_are_dropped_cut_without_end_or_kept() -> None:
     target = [20, 21, 22, 23, 24, 25]
-    assert features_of([10], target, T5, **LIMITS) == "target longer than 5 tokens"
-    cut = features_of([10], target, T5, **{**LIMITS, "long_targets": "cut"})
+    assert features_of([10], target, T5, RULES) == "target longer than 5 tokens"
+    cut = features_of([10], target, T5, replace(RULES, long_targets="cut"))
     assert cut == Features([10, END], target[:5], target_truncated=True)
-    assert features_of([10], target, T5, **{**LIMITS, "long_targets": "keep"}) == Features(
+    assert features_of([10], target, T5, replace(RULES, long_targets="keep")) == Features(
         [10, END], [*target, END]
     )
     # One too many only because of its end: every token stays, the end goes.
-    assert features_of([10], target[:5], T5, **{**LIMITS, "long_targets": "cut"}) == cut
+    assert features_of([10], target[:5], T5, replace(RULES, long_targets="cut")) == cut
 
 
 def test_long_sources_can_be_dropped_and_empty_texts_are(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     assert (
-        features_of([10] * 5, [20], T5, **{**LIMITS, "truncate_source": "drop"})
+        features_of([10] * 5, [20], T5, replace(RULES, truncate_source="drop"))
         == "source longer than 5 tokens"
     )
-    assert features_of([], [20], T5, **LIMITS) == "empty source after tokenising"
-    assert features_of([10], [], T5, **LIMITS) == "empty target after tokenising"
+    assert features_of([], [20], T5, RULES) == "empty source after tokenising"
+    assert features_of([10], [], T5, RULES) == "empty target after tokenising"
 
 
 def test_encoding_a_source_is_what_training_saw(tokenizer: PreTrainedTokenizerBase) -> None:
     text = "the cat sat hello good"
     for side, shown in (("left", "hello good</s>"), ("right", "the cat</s>")):
-        limits = {**LIMITS, "max_source_tokens": 3, "truncate_source": side}
-        pair = features_of(*encode_texts([text, "good"], tokenizer), frames_of(tokenizer), **limits)
+        rules = replace(RULES, max_source_tokens=3, truncate_source=side)
+        pair = features_of(
+            *encode_texts([text, "good"], tokenizer), special_token_templates(tokenizer), rules
+        )
         assert isinstance(pair, Features)
         assert (
             encode_source(text, tokenizer, max_source_tokens=3, truncate_source=side)

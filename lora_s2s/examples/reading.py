@@ -20,6 +20,9 @@ from lora_s2s.readers.names import (
 )
 
 _SAMPLE = 60
+# What is open where several files do not agree on it; what of all files is listed.
+_DECIDED = ("source_column", "target_column", "template", "split_column")
+_LISTED = ("notes", "warnings")
 _IDENTIFIER = re.compile(r"|_*id|idx|index|row|guid|uuid|uid|.+[_ -]id|unnamed: \d+", re.IGNORECASE)
 
 
@@ -74,6 +77,15 @@ class Reading:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
+    @property
+    def distinguishing(self) -> list[str]:
+        """Unused columns that tell rows apart: not those that only number them."""
+        return [column.name for column in self.unused if not column.is_identifier]
+
+    def with_notes(self, notes: Iterable[str]) -> Reading:
+        """Returns the reading with notes before its own."""
+        return replace(self, notes=(*notes, *self.notes))
+
     def to_json(self) -> dict[str, Any]:
         """Returns all but the converter, as a manifest stores it."""
         kept = ("format", "source_column", "target_column", "template", "split_column")
@@ -85,7 +97,29 @@ class Reading:
         return {**{name: getattr(self, name) for name in kept}, **lists}
 
 
-def looked_over(
+def agreed(readings: Sequence[Reading]) -> Reading:
+    """Returns how several files are read: what they do not agree on is open (``auto``, None).
+
+    Unused columns, notes and warnings stand once each.
+
+    Raises:
+        ValueError: no reading.
+    """
+    if not readings:
+        raise ValueError("no file was read")
+    first = readings[0]
+    open_values: dict[str, Any] = {"format": "auto", **dict.fromkeys(_DECIDED)}
+    for key in list(open_values):
+        if all(getattr(one, key) == getattr(first, key) for one in readings):
+            del open_values[key]
+    unused = {column.name: column for one in reversed(readings) for column in one.unused}
+    for key in _LISTED:
+        texts = (text for one in readings for text in getattr(one, key))
+        open_values[key] = tuple(dict.fromkeys(texts))
+    return replace(first, unused=tuple(unused.values()), **open_values)
+
+
+def with_other_columns(
     reading: Reading, rows: Sequence[Mapping[str, Any]], used: Iterable[str]
 ) -> Reading:
     """Returns a reading with what the first rows show besides: unused columns, a column of splits,

@@ -4,24 +4,19 @@ kind.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from read_and_prepare import prepare
 from tiny_tokenizers import BUILT, write_tokenizer
 
-from lora_s2s.data.prepare import prepare
 from lora_s2s.errors import UsageError
-from lora_s2s.tokens.tokenise import (
-    Features,
-    encode_source,
-    encode_texts,
-    features_of,
-    first_ids,
-    frames_of,
-    language_codes,
-    load_tokenizer,
-)
+from lora_s2s.tokens.encoder import encode_texts
+from lora_s2s.tokens.loading import language_codes, load_tokenizer
+from lora_s2s.tokens.special_tokens import first_ids, special_token_templates
+from lora_s2s.tokens.tokenise import Features, LengthRules, encode_source, features_of
 
 LANGUAGES = {"nllb": ("eng_Latn", "fra_Latn"), "m2m_100": ("en", "fr"), "mbart": ("en_XX", "ro_RO")}
 LANGUAGES["mbart50"] = LANGUAGES["mbart"]
@@ -39,12 +34,7 @@ EXPECTED = {
     "pegasus": ("|</s>", "|</s>", None, None),
     "gemma": ("<bos>|", "|<eos>", None, None),
 }
-LIMITS = {
-    "max_source_tokens": 5,
-    "max_target_tokens": 5,
-    "truncate_source": "right",
-    "long_targets": "drop",
-}
+RULES = LengthRules(5, 5, truncate_source="right", long_targets="drop")
 TEXT = "stu vw xyz"
 
 
@@ -63,12 +53,12 @@ def loaded(request: pytest.FixtureRequest, folders: dict[str, str]) -> tuple[str
     return request.param, load_tokenizer(folders[request.param], **languages(request.param))
 
 
-def test_frames_are_the_tokenizers_own(loaded: tuple[str, Any]) -> None:
+def test_templates_are_the_tokenizers_own(loaded: tuple[str, Any]) -> None:
     kind, tokenizer = loaded
-    frames, name = frames_of(tokenizer), tokenizer.convert_ids_to_tokens
+    templates, name = special_token_templates(tokenizer), tokenizer.convert_ids_to_tokens
     shown = [
         f"{' '.join(name([*side.prefix]))}|{' '.join(name([*side.suffix]))}"
-        for side in (frames.source, frames.target)
+        for side in (templates.source, templates.target)
     ]
     first = first_ids(tokenizer)
     begins = [None if first[key] is None else name(first[key]) for key in ("start", "first")]
@@ -79,29 +69,33 @@ def test_frames_are_the_tokenizers_own(loaded: tuple[str, Any]) -> None:
         encode_source(TEXT, tokenizer, max_source_tokens=99, truncate_source="right")
         == tokenizer(TEXT)["input_ids"]
     )
-    target = frames.target.around(encode_texts([TEXT], tokenizer, side="text_target")[0])
+    target = templates.target.around(encode_texts([TEXT], tokenizer, side="text_target")[0])
     assert kind == "gemma" or target == tokenizer(text_target=TEXT)["input_ids"]
 
 
-def test_limits_include_the_frame_and_a_cut_target_loses_its_end(loaded: tuple[str, Any]) -> None:
+def test_limits_include_the_special_tokens_and_a_cut_target_loses_its_end(
+    loaded: tuple[str, Any],
+) -> None:
     _, tokenizer = loaded
-    frames = frames_of(tokenizer)
+    templates = special_token_templates(tokenizer)
     ids = [50, 51, 52, 53, 54, 55]
-    made = features_of(ids, ids, frames, **{**LIMITS, "long_targets": "cut"})
+    made = features_of(ids, ids, templates, replace(RULES, long_targets="cut"))
     assert isinstance(made, Features)
     assert made.source_truncated
     assert len(made.input_ids) == len(made.labels) == 5
-    room = 5 - len(frames.source)
-    assert made.input_ids == frames.source.around(ids[:room])
-    left = features_of(ids, ids[:1], frames, **{**LIMITS, "truncate_source": "left"})
+    most = 5 - len(templates.source)
+    assert made.input_ids == templates.source.around(ids[:most])
+    left = features_of(ids, ids[:1], templates, replace(RULES, truncate_source="left"))
     assert isinstance(left, Features)
-    assert left.input_ids == frames.source.around(ids[6 - room :])
-    assert made.labels == [*frames.target.prefix, *ids][:5]
-    assert features_of(ids[:2], ids, frames, **LIMITS) == "target longer than 5 tokens"
-    fitting = ids[: 5 - len(frames.target)]
-    assert features_of(ids[:2], fitting, frames, **LIMITS).labels == frames.target.around(fitting)  # type: ignore[union-attr]
+    assert left.input_ids == templates.source.around(ids[6 - most :])
+    assert made.labels == [*templates.target.prefix, *ids][:5]
+    assert features_of(ids[:2], ids, templates, RULES) == "target longer than 5 tokens"
+    fitting = ids[: 5 - len(templates.target)]
+    fits = features_of(ids[:2], fitting, templates, RULES)
+    assert isinstance(fits, Features)
+    assert fits.labels == templates.target.around(fitting)
     short = encode_source(TEXT, tokenizer, max_source_tokens=1, truncate_source="right")
-    assert short == frames.source.around([]) or len(short) == 1
+    assert short == templates.source.around([]) or len(short) == 1
 
 
 def test_no_code_comes_in_through_a_text(loaded: tuple[str, Any]) -> None:
@@ -119,7 +113,7 @@ def test_a_saved_tokenizer_keeps_its_languages(loaded: tuple[str, Any], tmp_path
     kind, tokenizer = loaded
     tokenizer.save_pretrained(tmp_path)
     again = load_tokenizer(str(tmp_path), **languages(kind))
-    assert frames_of(again) == frames_of(tokenizer)
+    assert special_token_templates(again) == special_token_templates(tokenizer)
     assert again(TEXT)["input_ids"] == tokenizer(TEXT)["input_ids"]
 
 

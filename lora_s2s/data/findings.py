@@ -1,0 +1,92 @@
+"""The report of ``prepare``: what was read, kept, cut and omitted, and what to do about it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lora_s2s.data.characters import Characters, DataTokenizer, characters_report
+from lora_s2s.data.columns import ambiguity, column_warnings, columns_line
+from lora_s2s.data.identity import splits_named
+from lora_s2s.data.limits import KEYS, Bounds, Chosen
+from lora_s2s.data.report import advice, limit_warnings
+from lora_s2s.data.split import SPLITS, Decisions
+from lora_s2s.data.survey import Tally, tokens_report
+from lora_s2s.examples.reading import Reading
+from lora_s2s.recipe.schema import DataSection
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What came of all rows.
+
+    Attributes:
+        rows: the report's counts of rows.
+        sizes: split → rows.
+        limits: the two length limits by their keys.
+        lossless_possible: whether the base has unused embedding rows for ``data.lossless_text``.
+    """
+
+    reading: Reading
+    decisions: Decisions
+    characters: Characters
+    tokenizer: DataTokenizer
+    limits: Mapping[str, Chosen]
+    sizes: Counter[str]
+    tally: Tally
+    rows: Mapping[str, Any]
+    duplicates: int
+    lossless_possible: bool
+
+
+def report_of(data: DataSection, findings: Findings, bounds: Bounds) -> dict[str, Any]:
+    """Returns the JSON object of ``prepare``."""
+    sizes, limits = findings.sizes, findings.limits
+    report: dict[str, Any] = {
+        "rows": findings.rows,
+        "splits": {split: sizes[split] for split in SPLITS if sizes[split]},
+        **tokens_report(findings.tally),
+        "duplicates": findings.duplicates,
+        "leaked": findings.decisions.leaked,
+        "limits": {key: asdict(limit) for key, limit in limits.items()},
+        "special_tokens": findings.tokenizer.added,
+        **characters_report(findings.tokenizer, findings.characters),
+        "files": {split: _listed(data.named(split)) for split in splits_named(data)},
+    }
+    report["suggested_bytes"] = _suggested_bytes(report, bounds)
+    return {**report, **_sentences(findings, report)}
+
+
+def _listed(named: str | list[str]) -> list[str]:
+    return [named] if isinstance(named, str) else named
+
+
+def _suggested_bytes(report: Mapping[str, Any], bounds: Bounds) -> dict[str, int]:
+    """Returns what one row of a suggested limit takes, by side, where this machine has not that
+    much memory.
+    """
+    needed = {}
+    for side, key in KEYS.items():
+        tokens = {other: limit["tokens"] for other, limit in report["limits"].items()}
+        tokens[key] = report["suggested"][key]
+        source, target = (tokens[each] for each in KEYS.values())
+        if bounds.row_bytes is not None and not bounds.fits(source, target):
+            needed[side] = bounds.row_bytes(source, target)
+    return needed
+
+
+def _sentences(findings: Findings, report: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the parts of the report that are sentences: columns, warnings, advice."""
+    reading, decisions = findings.reading, findings.decisions
+    notes, warnings = ambiguity(reading, decisions, report["splits"].get("train", 0))
+    hints = advice(report, spare=findings.lossless_possible)
+    return {
+        "columns": reading.to_json(),
+        "columns_line": columns_line(reading),
+        "several_targets": decisions.ambiguous,
+        "repeated_pairs": decisions.repeated,
+        "warnings": [*column_warnings(reading), *warnings, *limit_warnings(report)],
+        "advice": [*reading.notes, *notes, *hints],
+    }

@@ -1,0 +1,270 @@
+"""Files to examples: rows of any format, through columns, a known shape or the user's function."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from lora_s2s.errors import DataError
+from lora_s2s.examples.causes import Causes
+from lora_s2s.examples.choose import choose_reading
+from lora_s2s.examples.columns import unwrapped
+from lora_s2s.examples.example import Example, NotForThis, Unusable
+from lora_s2s.examples.reading import Reading, agreed
+from lora_s2s.examples.shapes import SHAPES
+from lora_s2s.examples.template import PromptTemplate
+from lora_s2s.readers.names import SPLIT_OF
+from lora_s2s.readers.origins import Origin, find_origins
+from lora_s2s.readers.rows import Parsing, Rejected, Row, reject
+from lora_s2s.recipe.schema import DataSection
+
+TRAIN = "train"
+_COLUMNS = ("source_column", "target_column")
+# The first rows decide how a file is read; if none of the first faults leaves a row, reading ends.
+_ROWS_LOOKED_AT, _CHARACTERS_LOOKED_AT = 1000, 1 << 25
+_FAULTS_IN_A_ROW = 1000
+
+
+class Examples:
+    """The examples of one split of a recipe's data, read once from the files, in their order.
+
+    Iterating gives an example or a rejection for every record; of a target that is a list, one for
+    each text in it. Of several files of one folder or glob, those whose columns are unknown are
+    omitted, each with one rejection. A column ``split``, ``fold`` or ``subset`` whose values name
+    splits marks the examples (:class:`lora_s2s.examples.example.Example`).
+
+    Args:
+        data: files, format, columns and template. Of several templates each row has one, chosen by
+            what it holds and ``seed``.
+        split: which of the section's files to read. Of a table that has rows of this split by its
+            own mark, validation and test data are those rows only; as training data all rows come,
+            with their marks.
+        optional: ``source_column`` and ``target_column``, where a file may lack the column that
+            ``data`` names; there it is guessed.
+
+    Raises:
+        DataError: no such file or column, a file that cannot be read, or no usable row in all of
+            them.
+        UsageError: a function that cannot be imported, or a template that is refused.
+    """
+
+    def __init__(
+        self,
+        data: DataSection,
+        split: str = TRAIN,
+        *,
+        seed: int = 0,
+        optional: Collection[str] = (),
+    ) -> None:
+        self._data, self._split, self._seed, self._optional = data, split, seed, optional
+        self._groups = _groups(data, split)
+        self._columns = _columns_named(data, optional)
+        self._readings: list[Reading] = []
+
+    @property
+    def reading(self) -> Reading:
+        """How the files read so far were read; what they do not agree on is open (``auto``, None).
+
+        Complete once all examples were taken.
+        """
+        return agreed(self._readings)
+
+    def __iter__(self) -> Iterator[Example | Rejected]:
+        self._readings.clear()
+        good, causes = 0, Causes()
+        name = ", ".join(origin.name for group in self._groups for origin in group[:3])
+        for item in itertools.chain.from_iterable(map(self._of_group, self._groups)):
+            if isinstance(item, Rejected):
+                causes.add(item)
+                if not good and causes.faults >= _FAULTS_IN_A_ROW:
+                    raise _nothing_usable(f"the first {causes.faults:,} of {name}", causes)
+            else:
+                good += 1
+            yield item
+        if not good:
+            raise _nothing_usable(name, causes)
+
+    def _of_group(self, origins: Sequence[Origin]) -> Iterator[Example | Rejected]:
+        refused: DataError | None = None
+        usable = False
+        for origin in origins:
+            parsing = Parsing(self._columns)
+            items = origin.rows(parsing)
+            head, rows = _head(items)
+            try:
+                reading = self._reading(rows, origin, parsing, any_two=len(origins) == 1)
+            except DataError as error:
+                refused = refused or _about_header(error, parsing)
+                if len(origins) > 1:
+                    reason = f"no columns known in this file: {error.message}"
+                    yield Rejected(origin.name, 0, reason, "")
+                continue
+            usable = usable or reading is not None
+            only = None
+            if reading is not None and self._split != TRAIN:
+                only = self._split if _divided(origin, reading, rows, self._split) else None
+            yield from _converted(itertools.chain(head, items), reading, origin, only)
+        if refused is not None and not usable:
+            raise refused
+
+    def _reading(
+        self, rows: Sequence[Row], origin: Origin, parsing: Parsing, *, any_two: bool
+    ) -> Reading | None:
+        """Decides how a file is read; None where it has no rows."""
+        if not rows:
+            return None
+        data = _without_missing(self._data, rows, self._optional)
+        reading = choose_reading(rows, origin.name, data, seed=self._seed, any_two=any_two)
+        self._readings.append(reading.with_notes(parsing.notes))
+        return reading
+
+
+def _groups(data: DataSection, split: str) -> list[list[Origin]]:
+    """Returns the origins of each path: those of one folder or glob together."""
+    parallel = data.format == "parallel"
+    origins = find_origins(data.named(split), parallel=parallel)
+    if parallel:
+        return [origins]
+    return [list(group) for _, group in itertools.groupby(origins, key=lambda origin: origin.given)]
+
+
+def _columns_named(data: DataSection, optional: Collection[str]) -> tuple[str, ...]:
+    """Returns the columns that a file must have: a first line that has one of them is a header."""
+    by_template = data.template is not None and data.format not in SHAPES
+    columns = list(PromptTemplate.of(data.template).columns) if by_template else []
+    named = [getattr(data, key) for key in _COLUMNS if key not in optional]
+    return tuple(name for name in (*named, *columns) if name)
+
+
+def _without_missing(
+    data: DataSection, rows: Sequence[Row], optional: Collection[str]
+) -> DataSection:
+    """Returns the section without those optional columns that the rows do not have."""
+    if not optional:
+        return data
+    names = {name for row in rows for name in unwrapped(row.fields)}
+    missing = [key for key in optional if getattr(data, key) not in names]
+    return data.model_copy(update=dict.fromkeys(missing))
+
+
+def _about_header(error: DataError, parsing: Parsing) -> DataError:
+    """Adds, where columns are unknown, how the first line was read, which may be why."""
+    if parsing.header and error.hint and "NAME" in error.hint:
+        error.hint += (
+            "; the first line was read as a header: where it is data, use "
+            "data.source_column=column1 and data.target_column=column2"
+        )
+    elif parsing.notes and error.hint:
+        error.hint = (
+            f"{error.hint.replace('=NAME', '=column1', 1).replace('=NAME', '=column2')}; "
+            f"{parsing.notes[0]}"
+        )
+    return error
+
+
+def _divided(origin: Origin, reading: Reading, rows: Sequence[Row], split: str) -> bool:
+    """Whether a table has rows that it marks as of this split."""
+    if reading.split_column is None and not any(row.split for row in rows):
+        return False
+    everywhere = (item for item in origin.rows() if isinstance(item, Row))
+    return any(
+        _mark(row, reading.split_column) == split for row in itertools.chain(rows, everywhere)
+    )
+
+
+def _mark(row: Row, column: str | None) -> str:
+    """Returns the split that a row is marked with, or an empty text.
+
+    Raises:
+        Unusable: an unknown mark.
+    """
+    if column is None:
+        return row.split
+    value = str(row.fields.get(column))
+    mark = SPLIT_OF.get(value.strip().lower())
+    if mark is None:
+        raise Unusable(f"unknown split: {value.strip()[:40] or 'nothing'}")
+    return mark
+
+
+def _converted(
+    items: Iterator[Row | Rejected], reading: Reading | None, origin: Origin, only: str | None
+) -> Iterator[Example | Rejected]:
+    """Yields the examples of a file's rows; ``only`` those of one split."""
+    unused = [] if reading is None else reading.distinguishing
+    for item in items:
+        if isinstance(item, Rejected):
+            yield item
+        elif reading is not None:
+            where = f"{origin.name}:{item.line}"
+            try:
+                split = ""
+                if reading.split_column or item.split:
+                    split = _mark(item, reading.split_column)
+                if only is not None and split != only:
+                    raise NotForThis(f"row of another split: {split}")
+                rest = _rest(item.fields, unused) if unused else 0
+                for made in reading.convert(item.fields, where):
+                    if isinstance(made, Example):
+                        made.weight, made.rest, made.split = origin.weight, rest, split
+                    yield made
+            except Unusable as error:
+                fault = not isinstance(error, NotForThis)
+                yield reject(where, str(error), _excerpt(item.fields), fault=fault)
+
+
+def _rest(fields: Mapping[str, Any], unused: Sequence[str]) -> int:
+    """Returns a hash of a row's unused columns; see :class:`Example`."""
+    values = tuple(map(fields.get, unused))
+    try:
+        number = hash(values)
+    except TypeError:  # lists and objects
+        number = hash(repr(values))
+    return number & (1 << 64) - 1 or 1
+
+
+def _head(items: Iterator[Row | Rejected]) -> tuple[list[Row | Rejected], list[Row]]:
+    """Takes items until enough rows, or enough text, are among them; returns all, and the rows."""
+    head: list[Row | Rejected] = []
+    rows: list[Row] = []
+    characters = 0
+    while (
+        len(rows) < _ROWS_LOOKED_AT
+        and len(head) < 2 * _ROWS_LOOKED_AT
+        and characters < _CHARACTERS_LOOKED_AT
+    ):
+        item = next(items, None)
+        if item is None:
+            break
+        head.append(item)
+        if isinstance(item, Row):
+            rows.append(item)
+            characters += _size(item.fields)
+    return head, rows
+
+
+def _size(value: object) -> int:
+    """Returns about how many bytes a value holds."""
+    if isinstance(value, str):
+        return 50 + len(value)
+    if isinstance(value, Mapping):
+        return 50 + sum(map(_size, value.values()))
+    return 50 + sum(map(_size, value)) if isinstance(value, (list, tuple)) else 50
+
+
+def _excerpt(fields: Mapping[str, Any]) -> str:
+    texts = (
+        value if isinstance(value, str) else f"({type(value).__name__})"
+        for value in fields.values()
+    )
+    return " | ".join(texts)
+
+
+def _nothing_usable(name: str, causes: Causes) -> DataError:
+    listed = causes.listed()
+    if not listed:
+        hint = "give a file with a header or keys, and rows"
+        return DataError(f"{name} is empty: no row in it", hint=hint)
+    message = f"no row of {name} has a usable source and target: {listed}"
+    return DataError(message, hint=causes.hint(), where=causes.places())

@@ -1,0 +1,36 @@
+"""Files read and prepared with a recipe's settings as keywords."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lora_s2s.data import prepare as preparing
+from lora_s2s.data.prepared import PreparedDataset
+from lora_s2s.examples.read import Examples
+from lora_s2s.examples.reading import Reading
+from lora_s2s.recipe.schema import DataSection, ModelSection
+
+
+def read_examples(paths: Any, *, split: str = "train", seed: int = 0, **settings: Any) -> Examples:
+    """The examples of files; keywords are keys of ``data``."""
+    data = DataSection(**{"train": paths, split: paths, **settings})
+    return Examples(data, split, seed=seed)
+
+
+def how_read(paths: Any, **settings: Any) -> Reading:
+    """How files are read, decided on their first rows."""
+    examples = read_examples(paths, **settings)
+    for _ in examples:
+        pass
+    return examples.reading
+
+
+def prepare(
+    *, train: Any, model_name: str = "demo", revision: str | None = None, **settings: Any
+) -> PreparedDataset:
+    """A prepared folder; keywords are keys of ``data``, or those of ``prepare``."""
+    keys = DataSection.model_fields.keys() & settings
+    data = DataSection(train=train, **{key: settings.pop(key) for key in keys})
+    model = ModelSection(name=model_name, revision=revision)
+    return preparing.prepare(data, model, out=Path(settings.pop("out")), **settings)
