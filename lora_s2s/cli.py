@@ -250,7 +250,7 @@ def main() -> None:
             signal.signal(number, _stopped)
     # Libraries' own progress bars and advice would drown what this package says.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # With this package installed, bitsandbytes fetches compiled code from a hub while it is

@@ -14,8 +14,9 @@ import numpy as np
 
 from lora_s2s.data.survey import SIDES, guess_language
 from lora_s2s.errors import UsageError
-from lora_s2s.recipe.schema import DataSection
-from lora_s2s.tokens.added import counter_of, tokens_of_data
+from lora_s2s.recipe.schema import DataSection, ModelSection
+from lora_s2s.tokens.added import added_tokens, counter_of, tokens_of_data
+from lora_s2s.tokens.loading import LANGUAGES, embedding_rows, load_tokenizer
 from lora_s2s.tokens.lossless import (
     ALWAYS,
     beyond_reach,
@@ -81,6 +82,31 @@ class Characters:
 
 
 @dataclass(frozen=True)
+class BaseTokenizer:
+    """A base's tokenizer, and how many rows its embeddings have."""
+
+    tokenizer: PreTrainedTokenizerBase
+    rows: int
+
+    @staticmethod
+    def load(data: DataSection, model: ModelSection) -> BaseTokenizer:
+        """Loads it with the languages of the data set; raises what :func:`load_tokenizer` does."""
+        languages = {key: getattr(data, key) for key in LANGUAGES}
+        tokenizer = load_tokenizer(model.name, model.revision, **languages)
+        return BaseTokenizer(tokenizer, embedding_rows(tokenizer, model.name, model.revision))
+
+    @property
+    def added_tokens(self) -> list[str]:
+        """Tokens of the base's owner that a text may hold on purpose."""
+        return added_tokens(self.tokenizer)
+
+    @property
+    def can_be_lossless(self) -> bool:
+        """Whether there are unused embedding rows enough for ``data.lossless_text``."""
+        return spare_rows(self.tokenizer, self.rows) >= len(ALWAYS)
+
+
+@dataclass(frozen=True)
 class DataTokenizer:
     """The tokenizer that some data is prepared with.
 
@@ -95,21 +121,17 @@ class DataTokenizer:
     added: dict[str, dict[str, int]]
 
 
-def tokenizer_for(
-    data: DataSection, tokenizer: PreTrainedTokenizerBase, rows: int, characters: Characters
-) -> DataTokenizer:
+def tokenizer_for(data: DataSection, base: BaseTokenizer, characters: Characters) -> DataTokenizer:
     """Returns the tokenizer to prepare with, as ``lossless_text`` and ``special_tokens`` say.
-
-    Args:
-        rows: of the base's embeddings.
 
     Raises:
         UsageError: lossless text is ``on`` for a base without unused embedding rows, or beside
             added tokens that are used, as either changes the tokenizer.
     """
-    tokenizer, added = tokens_of_data(data.special_tokens, tokenizer, characters.tokens)
+    tokenizer, added = tokens_of_data(data.special_tokens, base.tokenizer, characters.tokens)
     if not added["used"]:
-        return DataTokenizer(*_lossless(data.lossless_text, tokenizer, rows, characters), added)
+        lossless = _lossless(data.lossless_text, tokenizer, base.rows, characters)
+        return DataTokenizer(*lossless, added)
     if data.lossless_text == "on":
         problem = (
             "data.lossless_text is on, and the data's added tokens are used "

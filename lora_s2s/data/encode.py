@@ -5,26 +5,35 @@ from __future__ import annotations
 import gc
 import json
 import string
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lora_s2s.data.prepared import KeptRow, record_batch
+from lora_s2s.console import ProgressLine
+from lora_s2s.data.limits import KEYS
+from lora_s2s.data.prepared import KeptRow, SplitWriter, record_batch
+from lora_s2s.data.rejections import Rejections
 from lora_s2s.data.split import REASONS, SPLITS, Decisions
-from lora_s2s.data.spool import places
+from lora_s2s.data.spool import Spool, places
 from lora_s2s.data.survey import SIDES, Tally
+from lora_s2s.errors import DataError
 from lora_s2s.examples.conversations import fit_turns
 from lora_s2s.readers.rows import Rejected, reject
-from lora_s2s.tokens.encoder import TextEncoder
-from lora_s2s.tokens.special_tokens import SpecialTokenTemplates
+from lora_s2s.recipe.schema import DataSection
+from lora_s2s.tokens.encoder import TextEncoder, encoder_of
+from lora_s2s.tokens.special_tokens import SpecialTokenTemplates, special_token_templates
 from lora_s2s.tokens.tokenise import Ids, LengthRules, features_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _COLLECT_AFTER = (500_000, 50, 50)
 _FORM = f"{string.punctuation}{string.whitespace}".encode()
@@ -80,6 +89,49 @@ class Encoded:
     rejected: list[Rejected]
     tally: Tally
     rows: int
+
+
+def write_splits(
+    spool: Spool,
+    decisions: Decisions,
+    tokenizer: PreTrainedTokenizerBase,
+    data: DataSection,
+    rejected: Rejections,
+) -> tuple[Counter[str], Tally]:
+    """Writes the splits' files beside the spool and removes it; returns their rows and what was
+    counted.
+
+    Args:
+        data: with the limits as numbers.
+    """
+    source, target = (int(getattr(data, key)) for key in KEYS.values())
+    encoding = Encoding(
+        encoder_of(tokenizer),
+        special_token_templates(tokenizer),
+        tokenizer.unk_token_id,
+        LengthRules(source, target, data.truncate_source, data.long_targets),
+        classes=decisions.classes > 0,
+    )
+    tally, done = Tally(), 0
+    with SplitWriter(spool.path.parent) as writer, ProgressLine("tokenise") as line:
+        for encoded in encode_spool(spool.path, decisions, encoding):
+            for split, batch in encoded.splits.items():
+                writer.add(split, batch)
+            for item in encoded.rejected:
+                rejected.add(item)
+            tally.add(encoded.tally)
+            done += encoded.rows
+            line.update({}, done=done, total=spool.rows)
+    spool.path.unlink()
+    if not writer.rows["train"]:
+        reasons = rejected.reasons.most_common(4)
+        listed = ", ".join(f"{count:,} × {reason}" for reason, count in reasons)
+        raise DataError(
+            f"nothing is left to train on: {listed}",
+            hint="raise data.max_target_tokens or data.max_source_tokens, or set "
+            "data.long_targets=cut",
+        )
+    return writer.rows, tally
 
 
 def encode_spool(path: Path, decisions: Decisions, encoding: Encoding) -> Iterator[Encoded]:

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lora_s2s.data.characters import Characters, DataTokenizer, characters_report
+from lora_s2s.data.characters import BaseTokenizer, Characters, DataTokenizer, characters_report
 from lora_s2s.data.columns import ambiguity, column_warnings, columns_line
-from lora_s2s.data.identity import splits_named
+from lora_s2s.data.gather import splits_named
 from lora_s2s.data.limits import KEYS, Bounds, Chosen
+from lora_s2s.data.rejections import Rejections
 from lora_s2s.data.report import advice, limit_warnings
-from lora_s2s.data.split import SPLITS, Decisions
+from lora_s2s.data.split import DUPLICATE, REASONS, SPLITS, Decisions
 from lora_s2s.data.survey import Tally, tokens_report
 from lora_s2s.examples.reading import Reading
 from lora_s2s.recipe.schema import DataSection
@@ -23,32 +24,29 @@ class Findings:
     """What came of all rows.
 
     Attributes:
-        rows: the report's counts of rows.
         sizes: split → rows.
         limits: the two length limits by their keys.
-        lossless_possible: whether the base has unused embedding rows for ``data.lossless_text``.
     """
 
     reading: Reading
     decisions: Decisions
     characters: Characters
+    base: BaseTokenizer
     tokenizer: DataTokenizer
     limits: Mapping[str, Chosen]
     sizes: Counter[str]
     tally: Tally
-    rows: Mapping[str, Any]
-    duplicates: int
-    lossless_possible: bool
+    rejected: Rejections
 
 
 def report_of(data: DataSection, findings: Findings, bounds: Bounds) -> dict[str, Any]:
     """Returns the JSON object of ``prepare``."""
     sizes, limits = findings.sizes, findings.limits
     report: dict[str, Any] = {
-        "rows": findings.rows,
+        "rows": findings.rejected.rows(findings.tally.kept),
         "splits": {split: sizes[split] for split in SPLITS if sizes[split]},
         **tokens_report(findings.tally),
-        "duplicates": findings.duplicates,
+        "duplicates": findings.rejected.reasons[REASONS[DUPLICATE]],
         "leaked": findings.decisions.leaked,
         "limits": {key: asdict(limit) for key, limit in limits.items()},
         "special_tokens": findings.tokenizer.added,
@@ -81,7 +79,7 @@ def _sentences(findings: Findings, report: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the parts of the report that are sentences: columns, warnings, advice."""
     reading, decisions = findings.reading, findings.decisions
     notes, warnings = ambiguity(reading, decisions, report["splits"].get("train", 0))
-    hints = advice(report, spare=findings.lossless_possible)
+    hints = advice(report, spare=findings.base.can_be_lossless)
     return {
         "columns": reading.to_json(),
         "columns_line": columns_line(reading),

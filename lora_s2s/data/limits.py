@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +18,13 @@ from lora_s2s.data.split import REASONS, Decisions
 from lora_s2s.data.spool import places
 from lora_s2s.data.survey import SIDES, Counts, quantile
 from lora_s2s.recipe.fields import AUTO, Auto
-from lora_s2s.tokens.encoder import TextEncoder
-from lora_s2s.tokens.special_tokens import SpecialTokenTemplates
+from lora_s2s.recipe.schema import DataSection
+from lora_s2s.tokens.encoder import TextEncoder, encoder_of
+from lora_s2s.tokens.special_tokens import SpecialTokenTemplates, special_token_templates
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 Limit = int | Auto
 KEYS = {side: f"max_{side}_tokens" for side in SIDES}
@@ -64,6 +69,27 @@ class Chosen:
 
     tokens: int
     by: str
+
+
+def limits_of(
+    data: DataSection,
+    spool: Path,
+    decisions: Decisions,
+    tokenizer: PreTrainedTokenizerBase,
+    bounds: Bounds,
+    seed: int,
+) -> dict[str, Chosen]:
+    """Returns the two length limits by their keys, chosen where they are ``auto``.
+
+    Args:
+        seed: of the sample of rows that is measured.
+    """
+    encoder, templates = encoder_of(tokenizer), special_token_templates(tokenizer)
+    asked = {side: getattr(data, key) for side, key in KEYS.items()}
+    chosen = choose_limits(
+        asked, lambda: sampled_lengths(spool, decisions, encoder, templates, seed=seed), bounds
+    )
+    return {KEYS[side]: limit for side, limit in chosen.items()}
 
 
 def choose_limits(

@@ -4,50 +4,30 @@ row.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
-from lora_s2s import __version__
-from lora_s2s.console import ProgressLine
-from lora_s2s.data import prepared
-from lora_s2s.data.characters import DataTokenizer, tokenizer_for
-from lora_s2s.data.encode import Encoding, encode_spool, rarely_collected
+from lora_s2s.data.characters import BaseTokenizer, tokenizer_for
+from lora_s2s.data.encode import rarely_collected, write_splits
 from lora_s2s.data.findings import Findings, report_of
-from lora_s2s.data.identity import (
-    Identity,
-    identity_of,
-    reusable,
-    splits_named,
-    with_chosen_limits,
-    with_split_files,
+from lora_s2s.data.gather import gather, with_split_files
+from lora_s2s.data.limits import KEYS, UNBOUNDED, Bounds, limits_of
+from lora_s2s.data.manifest import identity_of, input_settings, manifest_of, reusable
+from lora_s2s.data.prepared import (
+    REJECTED,
+    REPORT,
+    PreparedDataset,
+    SplitTable,
+    open_prepared,
 )
-from lora_s2s.data.limits import KEYS, UNBOUNDED, Bounds, Chosen, choose_limits, sampled_lengths
-from lora_s2s.data.prepared import PreparedDataset, SplitTable, SplitWriter, open_prepared
 from lora_s2s.data.rejections import Rejections
 from lora_s2s.data.report import pairs_shown, write_page
-from lora_s2s.data.split import DUPLICATE, REASONS, SPLITS, TRAIN, Decisions, decide
+from lora_s2s.data.split import TRAIN, Decisions, decide
 from lora_s2s.data.spool import Spool
-from lora_s2s.data.survey import Tally
 from lora_s2s.errors import DataError
-from lora_s2s.examples.causes import hint_for
-from lora_s2s.examples.example import Example
-from lora_s2s.examples.read import Examples
-from lora_s2s.examples.reading import Reading
-from lora_s2s.examples.shapes import DIALOGUES
-from lora_s2s.files import require_space, sha256_json
+from lora_s2s.files import require_space
 from lora_s2s.outputs import whole_folder
-from lora_s2s.readers.rows import Rejected, Skipped, reject
 from lora_s2s.recipe.schema import DataSection, ModelSection
-from lora_s2s.records import PreparedManifest, described, write
-from lora_s2s.tokens.added import added_tokens
-from lora_s2s.tokens.encoder import encoder_of
-from lora_s2s.tokens.loading import LANGUAGES, embedding_rows, load_tokenizer
-from lora_s2s.tokens.lossless import ALWAYS, spare_rows
-from lora_s2s.tokens.special_tokens import special_token_templates
-from lora_s2s.tokens.tokenise import LengthRules
+from lora_s2s.records import write
 
 _SPOOL = "spool.arrow"
 _PAIRS = 12
@@ -87,76 +67,28 @@ def prepare(
     identity = identity_of(data, model, seed=seed, previews=previews, strict=strict)
     if (existing := reusable(out, identity)) is not None:
         return existing
-    languages = {key: getattr(data, key) for key in LANGUAGES}
-    tokenizer = load_tokenizer(model.name, model.revision, **languages)
-    rows = embedding_rows(tokenizer, model.name, model.revision)
-    with whole_folder(out, replace=True) as staging, rarely_collected():
-        with Rejections(staging / prepared.REJECTED) as rejected:
-            with Spool(staging / _SPOOL, seed, added_tokens(tokenizer)) as spool:
-                reading = _read(data, spool, rejected, seed=seed, strict=strict)
+    base = BaseTokenizer.load(data, model)
+    with whole_folder(out, replace=True) as folder, rarely_collected():
+        with Rejections(folder / REJECTED) as rejected:
+            with Spool(folder / _SPOOL, seed, base.added_tokens) as spool:
+                reading = gather(data, spool, rejected, seed=seed, strict=strict)
             rejected.check(spool.rows, data.max_rejected)
             decisions = _decided(spool, data.validation_fraction)
-            made = tokenizer_for(data, tokenizer, rows, spool.characters)
-            chosen = _limits(data, spool.path, decisions, made, bounds, seed)
-            data = data.model_copy(update={key: limit.tokens for key, limit in chosen.items()})
-            sizes, tally = _encode(spool, decisions, made, data, rejected)
-            rejected.check_targets(chosen[KEYS["target"]], data.max_rejected, tally)
+            made = tokenizer_for(data, base, spool.characters)
+            limits = limits_of(data, spool.path, decisions, made.tokenizer, bounds, seed)
+            data = data.model_copy(update={key: limit.tokens for key, limit in limits.items()})
+            sizes, tally = write_splits(spool, decisions, made.tokenizer, data, rejected)
+            rejected.check_targets(limits[KEYS["target"]], data.max_rejected, tally)
         findings = Findings(
-            reading,
-            decisions,
-            spool.characters,
-            made,
-            chosen,
-            sizes,
-            tally,
-            rejected.rows(tally.kept),
-            rejected.reasons[REASONS[DUPLICATE]],
-            lossless_possible=spare_rows(tokenizer, rows) >= len(ALWAYS),
+            reading, decisions, spool.characters, base, made, limits, sizes, tally, rejected
         )
         report = report_of(data, findings, bounds)
-        train = SplitTable(staging / "train.arrow")
-        pairs = pairs_shown(train, made.tokenizer, made.carried, max(previews, _PAIRS))
-        write_page(staging / prepared.REPORT, report, pairs)
-        preview = pairs_shown(train, made.tokenizer, made.carried, previews)
-        settings = {**_input(reading, data), **languages, "carried": made.carried}
-        write(staging, _manifest(staging, identity, settings, report, preview))
+        pairs = pairs_shown(SplitTable(folder / "train.arrow"), made, max(previews, _PAIRS))
+        write_page(folder / REPORT, report, pairs)
+        settings = input_settings(data, reading, made.carried)
+        preview = pairs_shown(SplitTable(folder / "train.arrow"), made, previews)
+        write(folder, manifest_of(folder, identity, settings, report, preview))
     return open_prepared(out)
-
-
-def _read(
-    data: DataSection, spool: Spool, rejected: Rejections, *, seed: int, strict: bool
-) -> Reading:
-    """Reads every split into the spool; returns how the training data was read."""
-    splits = splits_named(data)
-    read = {split: Examples(data, split, seed=seed) for split in splits}
-    with ProgressLine("read") as line:
-        for split, examples in read.items():
-            for item in examples:
-                if isinstance(item, Example):
-                    # What a column of the table, or its JSON document, says.
-                    marked = item.split or split
-                    if marked == split or marked not in splits:
-                        spool.add(item, SPLITS.index(marked))
-                    else:
-                        reason = f"row of the {marked} split, which has data of its own"
-                        rejected.add(reject(item.where, reason, item.source, fault=False))
-                elif strict and not isinstance(item, Skipped):
-                    raise _refused(item, others_are_right=spool.rows + spool.waiting > 0)
-                else:
-                    rejected.add(item)
-                if not spool.waiting:
-                    line.update({"split": split}, done=spool.rows, total=0)
-            spool.flush()
-    return read[SPLITS[TRAIN]].reading
-
-
-def _refused(item: Rejected, *, others_are_right: bool) -> DataError:
-    hint = hint_for(item, others_are_right=others_are_right) or "fix it"
-    return DataError(
-        f"a row cannot be used: {item.reason}",
-        where=f"{item.file}:{item.line}",
-        hint=f"{hint}; or omit --strict to have such rows listed and left out",
-    )
 
 
 def _decided(spool: Spool, fraction: float) -> Decisions:
@@ -170,98 +102,3 @@ def _decided(spool: Spool, fraction: float) -> Decisions:
             hint="name other files, or omit data.validation to have a fraction split off",
         )
     return decisions
-
-
-def _limits(
-    data: DataSection,
-    spool: Path,
-    decisions: Decisions,
-    made: DataTokenizer,
-    bounds: Bounds,
-    seed: int,
-) -> dict[str, Chosen]:
-    """Returns the two length limits by their keys, chosen where they are ``auto``."""
-    encoder, templates = encoder_of(made.tokenizer), special_token_templates(made.tokenizer)
-    asked = {side: getattr(data, key) for side, key in KEYS.items()}
-    chosen = choose_limits(
-        asked, lambda: sampled_lengths(spool, decisions, encoder, templates, seed=seed), bounds
-    )
-    return {KEYS[side]: limit for side, limit in chosen.items()}
-
-
-def _encode(
-    spool: Spool, decisions: Decisions, made: DataTokenizer, data: DataSection, rejected: Rejections
-) -> tuple[Counter[str], Tally]:
-    """Writes the splits' files beside the spool and removes it; returns their rows and what was
-    counted.
-
-    Args:
-        data: with the limits as numbers.
-    """
-    encoding = Encoding(
-        encoder_of(made.tokenizer),
-        special_token_templates(made.tokenizer),
-        made.tokenizer.unk_token_id,
-        _rules(data),
-        classes=decisions.classes > 0,
-    )
-    tally, done = Tally(), 0
-    with SplitWriter(spool.path.parent) as writer, ProgressLine("tokenise") as line:
-        for encoded in encode_spool(spool.path, decisions, encoding):
-            for split, batch in encoded.splits.items():
-                writer.add(split, batch)
-            for item in encoded.rejected:
-                rejected.add(item)
-            tally.add(encoded.tally)
-            done += encoded.rows
-            line.update({}, done=done, total=spool.rows)
-    spool.path.unlink()
-    if not writer.rows["train"]:
-        reasons = rejected.reasons.most_common(4)
-        listed = ", ".join(f"{count:,} × {reason}" for reason, count in reasons)
-        raise DataError(
-            f"nothing is left to train on: {listed}",
-            hint="raise data.max_target_tokens or data.max_source_tokens, or set "
-            "data.long_targets=cut",
-        )
-    return writer.rows, tally
-
-
-def _rules(data: DataSection) -> LengthRules:
-    source, target = (int(getattr(data, key)) for key in KEYS.values())
-    return LengthRules(source, target, data.truncate_source, data.long_targets)
-
-
-def _input(reading: Reading, data: DataSection) -> dict[str, Any]:
-    """Returns what inference needs to build a source the same way: format, columns and limits as
-    they were chosen.
-    """
-    return {
-        "template": reading.template,
-        "source_column": reading.source_column,
-        "format": reading.format,
-        "max_source_tokens": data.max_source_tokens,
-        "max_target_tokens": data.max_target_tokens,
-        "truncate_source": "left" if reading.format in DIALOGUES else data.truncate_source,
-    }
-
-
-def _manifest(
-    folder: Path,
-    identity: Identity,
-    settings: Mapping[str, Any],
-    report: Mapping[str, Any],
-    preview: list[Any],
-) -> dict[str, Any]:
-    made_from = with_chosen_limits(identity, report["limits"])
-    return {
-        **PreparedManifest.version,
-        "version": __version__,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "fingerprint": sha256_json(made_from),
-        "identity": made_from,
-        "input": {**settings, "special_tokens": [*report["special_tokens"]["used"]]},
-        "files": described(path for path in folder.iterdir() if path.name[0] != "."),
-        "report": report,
-        "preview": preview,
-    }

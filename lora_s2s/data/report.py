@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_s2s.console import counted
+from lora_s2s.data.characters import DataTokenizer
 from lora_s2s.data.prepared import SplitTable
 from lora_s2s.data.survey import SIDES
 from lora_s2s.files import write_text
 from lora_s2s.page import escaped, fact_list, html_table, page, section
 from lora_s2s.tokens.lossless import rows_carrying
 from lora_s2s.tokens.tokenise import Ids
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 _PIECES = 300
 # Advice is given from this share of the rows on.
@@ -27,9 +25,7 @@ _OTHER_BASES = (
 )
 
 
-def pairs_shown(
-    table: SplitTable, tokenizer: PreTrainedTokenizerBase, carried: Sequence[str], count: int
-) -> list[dict[str, Any]]:
+def pairs_shown(table: SplitTable, made: DataTokenizer, count: int) -> list[dict[str, Any]]:
     """Returns some pairs, spread over the split: text and pieces of both sides, specials and cuts
     included.
     """
@@ -37,6 +33,7 @@ def pairs_shown(
         table.features(index)
         for index in range(0, len(table), max(1, len(table) // max(1, count)))[:count]
     ]
+    tokenizer, carried = made.tokenizer, made.carried
     names = dict(enumerate(carried, start=len(tokenizer) - rows_carrying(carried)))
     return [
         {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_s2s.console import counted, warn
-from lora_s2s.data.identity import made_from_same
+from lora_s2s.data.manifest import made_from_same
 from lora_s2s.data.prepare import prepare
 from lora_s2s.data.prepared import PreparedDataset, is_prepared, open_prepared
 from lora_s2s.errors import DataError, UsageError

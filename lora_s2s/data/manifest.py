@@ -1,23 +1,29 @@
-"""What a prepared folder is made from: the same data and settings are not prepared twice."""
+"""``manifest.json`` of a prepared folder: what it is made from, which saves preparing it twice, and
+how inference builds a source.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from lora_s2s.console import counted, say, warn
-from lora_s2s.data import prepared
-from lora_s2s.data.prepared import PreparedDataset, open_prepared
+from lora_s2s import __version__
+from lora_s2s.console import warn
+from lora_s2s.data.gather import splits_named, with_split_files
+from lora_s2s.data.prepared import PreparedDataset, is_prepared, open_prepared
 from lora_s2s.data.split import SPLITS, TRAIN
 from lora_s2s.errors import DataError, SetupError, UsageError
 from lora_s2s.examples.custom import user_function
+from lora_s2s.examples.reading import Reading
+from lora_s2s.examples.shapes import DIALOGUES
 from lora_s2s.files import code_hash, sha256_file, sha256_json
-from lora_s2s.readers.origins import find_origins, named_splits
+from lora_s2s.readers.origins import find_origins
 from lora_s2s.recipe.fields import AUTO
 from lora_s2s.recipe.schema import DataSection, ModelSection
-from lora_s2s.records import PreparedManifest
+from lora_s2s.records import PreparedManifest, described
 from lora_s2s.tokens.loading import LANGUAGES, tokenizer_hash
 
 _PACKAGES = ("readers", "examples", "tokens", "data")
@@ -25,30 +31,6 @@ _ROW_KEYS = ("format", "source_column", "target_column", "template")
 _LENGTH_KEYS = ("max_source_tokens", "max_target_tokens", "truncate_source", "long_targets")
 
 Identity = dict[str, Any]
-
-
-def with_split_files(data: DataSection) -> DataSection:
-    """Returns the section with the files of each split: a folder named alone may hold all of them,
-    by its files' names.
-    """
-    if not isinstance(data.train, str) or data.validation or data.test:
-        return data
-    files = named_splits(data.train)
-    others = files.pop("other", [])
-    if len(files) < 2:
-        return data
-    listed = ", ".join(f"{split} {len(named)}" for split, named in files.items())
-    say(f"{data.train}: the files' names tell the splits ({listed})")
-    if others:
-        names = f"{Path(others[0]).name}{', …' if len(others) > 1 else ''}"
-        count = counted(len(others), "file")
-        warn(f"{data.train}: {count} left out, no split in the name: {names}")
-    return data.model_copy(update=files)
-
-
-def splits_named(data: DataSection) -> list[str]:
-    """Returns train, and the other splits that have files of their own."""
-    return [split for split in SPLITS if split == SPLITS[TRAIN] or data.named(split)]
 
 
 def identity_of(
@@ -112,7 +94,7 @@ def reusable(out: Path, identity: Identity) -> PreparedDataset | None:
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
-    if not prepared.is_prepared(out):
+    if not is_prepared(out):
         hint = "choose another folder, or remove this one"
         raise UsageError(f"{out} exists and is not a folder of prepared data", hint=hint)
     try:
@@ -130,3 +112,47 @@ def made_from_same(existing: PreparedDataset, data: DataSection) -> bool:
     except (DataError, SetupError):
         return False
     return existing.manifest.identity.data == contents
+
+
+def input_settings(data: DataSection, reading: Reading, carried: list[str]) -> dict[str, Any]:
+    """Returns what inference needs to build a source the same way: format, columns and limits as
+    they were chosen.
+    """
+    return {
+        "template": reading.template,
+        "source_column": reading.source_column,
+        "format": reading.format,
+        "max_source_tokens": data.max_source_tokens,
+        "max_target_tokens": data.max_target_tokens,
+        "truncate_source": "left" if reading.format in DIALOGUES else data.truncate_source,
+        **{key: getattr(data, key) for key in LANGUAGES},
+        "carried": carried,
+    }
+
+
+def manifest_of(
+    folder: Path,
+    identity: Identity,
+    settings: Mapping[str, Any],
+    report: Mapping[str, Any],
+    preview: list[Any],
+) -> dict[str, Any]:
+    """Returns the content of ``manifest.json``.
+
+    Args:
+        folder: all other files of the prepared folder.
+        settings: see :func:`input_settings`.
+        preview: some pairs as the model sees them.
+    """
+    made_from = with_chosen_limits(identity, report["limits"])
+    return {
+        **PreparedManifest.version,
+        "version": __version__,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "fingerprint": sha256_json(made_from),
+        "identity": made_from,
+        "input": {**settings, "special_tokens": [*report["special_tokens"]["used"]]},
+        "files": described(path for path in folder.iterdir() if path.name[0] != "."),
+        "report": report,
+        "preview": preview,
+    }

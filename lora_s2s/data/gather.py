@@ -1,0 +1,78 @@
+"""The files of every split, read into the spool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lora_s2s.console import ProgressLine, counted, say, warn
+from lora_s2s.data.rejections import Rejections
+from lora_s2s.data.split import SPLITS, TRAIN
+from lora_s2s.data.spool import Spool
+from lora_s2s.errors import DataError
+from lora_s2s.examples.causes import hint_for
+from lora_s2s.examples.example import Example
+from lora_s2s.examples.read import Examples
+from lora_s2s.examples.reading import Reading
+from lora_s2s.readers.origins import named_splits
+from lora_s2s.readers.rows import Rejected, Skipped, reject
+from lora_s2s.recipe.schema import DataSection
+
+
+def with_split_files(data: DataSection) -> DataSection:
+    """Returns the section with the files of each split: a folder named alone may hold all of them,
+    by its files' names.
+    """
+    if not isinstance(data.train, str) or data.validation or data.test:
+        return data
+    files = named_splits(data.train)
+    others = files.pop("other", [])
+    if len(files) < 2:
+        return data
+    listed = ", ".join(f"{split} {len(named)}" for split, named in files.items())
+    say(f"{data.train}: the files' names tell the splits ({listed})")
+    if others:
+        names = f"{Path(others[0]).name}{', …' if len(others) > 1 else ''}"
+        count = counted(len(others), "file")
+        warn(f"{data.train}: {count} left out, no split in the name: {names}")
+    return data.model_copy(update=files)
+
+
+def splits_named(data: DataSection) -> list[str]:
+    """Returns train, and the other splits that have files of their own."""
+    return [split for split in SPLITS if split == SPLITS[TRAIN] or data.named(split)]
+
+
+def gather(
+    data: DataSection, spool: Spool, rejected: Rejections, *, seed: int, strict: bool
+) -> Reading:
+    """Reads every split into the spool; returns how the training data was read."""
+    splits = splits_named(data)
+    read = {split: Examples(data, split, seed=seed) for split in splits}
+    with ProgressLine("read") as line:
+        for split, examples in read.items():
+            for item in examples:
+                if isinstance(item, Example):
+                    # What a column of the table, or its JSON document, says.
+                    marked = item.split or split
+                    if marked == split or marked not in splits:
+                        spool.add(item, SPLITS.index(marked))
+                    else:
+                        reason = f"row of the {marked} split, which has data of its own"
+                        rejected.add(reject(item.where, reason, item.source, fault=False))
+                elif strict and not isinstance(item, Skipped):
+                    raise _refused(item, others_are_right=spool.rows + spool.waiting > 0)
+                else:
+                    rejected.add(item)
+                if not spool.waiting:
+                    line.update({"split": split}, done=spool.rows, total=0)
+            spool.flush()
+    return read[SPLITS[TRAIN]].reading
+
+
+def _refused(item: Rejected, *, others_are_right: bool) -> DataError:
+    hint = hint_for(item, others_are_right=others_are_right) or "fix it"
+    return DataError(
+        f"a row cannot be used: {item.reason}",
+        where=f"{item.file}:{item.line}",
+        hint=f"{hint}; or omit --strict to have such rows listed and left out",
+    )
