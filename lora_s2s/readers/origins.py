@@ -28,6 +28,7 @@ from lora_s2s.readers.translations import line_pairs
 __all__ = ["READERS", "Origin", "find_origins", "named_splits", "reading"]
 
 _HUB, _DEMO = "hf:", "demo:"
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _MOST_WEIGHT = 1000.0
 _SIDES = {"src": "tgt", "source": "target"}
 _SIDE = re.compile(r"(?<![^\W\d_])(src|source)(?![^\W\d_])")
@@ -313,6 +314,22 @@ def is_hub_name(name: str) -> bool:
     return name.startswith(_HUB)
 
 
+def hub_name_problem(name: str) -> str | None:
+    """Says why ``hf:NAME`` would open files of this machine; None where NAME is one of the hub.
+
+    The ``datasets`` library takes a folder's path for a name too, and the name of a file format
+    for all files of that format below the current folder, which some versions unpickle.
+    """
+    dataset = name.removeprefix(_HUB).partition(":")[0]
+    if os.path.lexists(dataset):
+        return "it is a file or folder of this machine"
+    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
+
+    if not _HUB_ID.fullmatch(dataset) or dataset in _PACKAGED_DATASETS_MODULES:
+        return "it is not the name of a data set on the hub"
+    return None
+
+
 def split_weight(name: str) -> tuple[str, float]:
     """Returns a name of data without its weight, and the weight; see :func:`find_origins`."""
     return _weighted(name)
@@ -322,6 +339,10 @@ def _hub_dataset(name: str, *, cached: bool = False) -> Any:
     # A second to import, and only hub data needs it.
     import datasets
 
+    if problem := hub_name_problem(name):
+        raise DataError(
+            f"'{name}' is not read: {problem}", hint="expected hf:OWNER/NAME, or a file's own name"
+        )
     dataset, _, split = name.removeprefix(_HUB).partition(":")
     try:
         with only_cache() if cached else nullcontext():

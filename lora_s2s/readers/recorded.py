@@ -16,7 +16,13 @@ from typing import Any
 
 from lora_s2s.errors import DataError, ToolkitError
 from lora_s2s.files import sha256_file
-from lora_s2s.readers.origins import Origin, find_origins, is_hub_name, split_weight
+from lora_s2s.readers.origins import (
+    Origin,
+    find_origins,
+    hub_name_problem,
+    is_hub_name,
+    split_weight,
+)
 
 Named = str | Sequence[str]
 
@@ -57,6 +63,7 @@ def follow_recorded(
     entries = record if isinstance(record, list) else []
     hashes = {entry["name"]: entry["sha256"] for entry in entries if _is_entry(entry)}
     names: list[str] = []
+    checked: set[str] = set()
     for name in _listed(named):
         if name.startswith("demo:"):
             names.append(name)
@@ -65,13 +72,13 @@ def follow_recorded(
             raise _refused(split, name, "its manifest does not say what is in it")
         for path, sha256 in hashes[name].items():
             _check_content(split, name, path, sha256)
+            checked.add(path)
         _, weight = split_weight(name)
         files = [f"{path}@{weight:g}" if weight != 1 else path for path in hashes[name]]
         names += files if is_pattern(name) else [name]
-    recorded = {path for known in hashes.values() for path in known}
     for origin in find_origins(names, parallel=parallel):
         more = [
-            path for path in _files(origin) if path not in recorded and not path.startswith("demo:")
+            path for path in _files(origin) if path not in checked and not path.startswith("demo:")
         ]
         if more:
             raise _refused(split, more[0], "its manifest does not say what is in it")
@@ -126,8 +133,8 @@ def _is_entry(entry: object) -> bool:
 
 def _check_content(split: str, name: str, path: str, sha256: str) -> None:
     if is_hub_name(path):
-        if os.path.exists(path.removeprefix("hf:").partition(":")[0]):
-            raise _refused(split, name, "it is a file or folder of this machine")
+        if problem := hub_name_problem(path):
+            raise _refused(split, name, problem)
         try:
             same = Origin(path).content_hash(cached=True) == sha256
         except ToolkitError as error:

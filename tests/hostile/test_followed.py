@@ -108,6 +108,10 @@ def test_what_only_an_adapter_names_is_not_read(
         [{"name": "private/keys.jsonl", "sha256": {"private/keys.jsonl": None}}],
         [{"name": "private/keys.jsonl", "sha256": {"recipe.yaml": "0" * 64}}],
         [{"name": ["private/keys.jsonl"], "sha256": {}}],
+        [
+            {"name": "private/keys.jsonl", "sha256": {}},
+            {"name": "another", "sha256": {"private/keys.jsonl": "0" * 64}},
+        ],
     ],
     ids=str,
 )
@@ -186,6 +190,22 @@ def test_a_hubs_data_is_followed_in_the_cache_alone(
     (here / "someone" / "some").mkdir()
     with pytest.raises(DataError, match="file or folder of this machine"):
         follow_recorded("hf:someone/some", record["test"], split="test")
+
+
+@pytest.mark.parametrize("name", ["csv", "pandas", "private", "./private", "../x", "buckets/a/b/c"])
+def test_a_hubs_name_opens_no_files_of_the_machine(
+    name: str, invoke: Invoke, here: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    opened = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_words, **_more: opened.append(name))
+    recipe(adapter, test=f"hf:{name}")
+    sources(adapter, {"test": [{"name": f"hf:{name}", "sha256": {f"hf:{name}": "0" * 16}}]})
+    assert f"names 'hf:{name}' as data.test" in invoke("eval", "ad", code=3).stderr
+    told = invoke("prepare", "demo", "--set", f"data.train=hf:{name}", "--out", "p", code=3).stderr
+    assert f"'hf:{name}' is not read" in told
+    assert opened == []
 
 
 def test_ones_own_adapter_needs_no_flags_until_its_data_changes(
