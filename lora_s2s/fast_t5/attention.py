@@ -7,26 +7,34 @@ head.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import cache, partial
 from types import FunctionType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from lora_s2s.fast_t5.layout import Layout, Side
+from lora_s2s.fast_t5.operations import Compiled, Context
 from lora_s2s.models.t5_parts import farthest, relative_bias
+
+if TYPE_CHECKING:
+    from lora_s2s.models.t5_parts import RelativePositions
 
 
 class Attend(Protocol):
     """Softmax(q kᵀ + bias) v within each row, heads side by side in the last dimension."""
 
-    def encoder(self, q_N: Tensor, k_N: Tensor, v_N: Tensor, heads: int, relative: Any) -> Tensor:
+    def encoder(
+        self, q_N: Tensor, k_N: Tensor, v_N: Tensor, heads: int, relative: RelativePositions
+    ) -> Tensor:
         """Source over source."""
 
-    def decoder(self, q_M: Tensor, k_M: Tensor, v_M: Tensor, heads: int, relative: Any) -> Tensor:
+    def decoder(
+        self, q_M: Tensor, k_M: Tensor, v_M: Tensor, heads: int, relative: RelativePositions
+    ) -> Tensor:
         """Target over itself and what was before it."""
 
     def cross(self, q_M: Tensor, k_N: Tensor, v_N: Tensor, heads: int) -> Tensor:
@@ -45,14 +53,18 @@ class GroupedAttention:
         self._biases: dict[tuple[int, bool], list[Tensor]] = {}
         self._key_biases: list[Tensor | None] | None = None
 
-    def encoder(self, q_N: Tensor, k_N: Tensor, v_N: Tensor, heads: int, relative: Any) -> Tensor:
+    def encoder(
+        self, q_N: Tensor, k_N: Tensor, v_N: Tensor, heads: int, relative: RelativePositions
+    ) -> Tensor:
         """Source over source."""
         sides = [source for source, _ in self._layout.groups]
         return self._over(
             sides, sides, (q_N, k_N, v_N), heads, self._bias(relative, q_N, causal=False)
         )
 
-    def decoder(self, q_M: Tensor, k_M: Tensor, v_M: Tensor, heads: int, relative: Any) -> Tensor:
+    def decoder(
+        self, q_M: Tensor, k_M: Tensor, v_M: Tensor, heads: int, relative: RelativePositions
+    ) -> Tensor:
         """Target over itself and what was before it: padding on the right is never before
         anything.
         """
@@ -72,7 +84,12 @@ class GroupedAttention:
         return self._over(targets, sources, (q_M, k_N, v_N), heads, self._key_biases)
 
     def _over(
-        self, queries: Any, keys: Any, flat: tuple[Tensor, ...], heads: int, biases: Any
+        self,
+        queries: Sequence[Side],
+        keys: Sequence[Side],
+        flat: tuple[Tensor, ...],
+        heads: int,
+        biases: Sequence[Tensor | None],
     ) -> Tensor:
         q, k, v = (
             torch.split(tensor, [side.tokens for side in sides])
@@ -84,7 +101,7 @@ class GroupedAttention:
         ]
         return torch.cat(done) if len(done) > 1 else done[0]
 
-    def _bias(self, relative: Any, like: Tensor, *, causal: bool) -> list[Tensor]:
+    def _bias(self, relative: RelativePositions, like: Tensor, *, causal: bool) -> list[Tensor]:
         """Returns each group's bias, (1 or n, H, width, width). A stack that shares one table makes
         it once.
         """
@@ -111,7 +128,7 @@ def _where(kept: Tensor, bias: Tensor) -> Tensor:
 
 
 def _attend(
-    query: Side, key: Side, parts: Any, heads: int, bias: Tensor | None, dropout: float
+    query: Side, key: Side, parts: Sequence[Tensor], heads: int, bias: Tensor | None, dropout: float
 ) -> Tensor:
     q, k, v = (
         _padded(part, side, heads) for part, side in zip(parts, (query, key, key), strict=True)
@@ -145,12 +162,12 @@ class _InProducts(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Context, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(q, k, v, bias)
         return _weights(q, k, bias) @ v
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Context, slope: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         q, k, v, bias = ctx.saved_tensors
         weights = _weights(q, k, bias)
         scores = torch._softmax_backward_data(slope @ v.transpose(2, 3), weights, -1, weights.dtype)
@@ -174,14 +191,18 @@ class PackedAttention:
         if dropout:
             raise RuntimeError("it has no dropout of its own")
         self._rows = {"s": layout.source_rows_N, "t": layout.target_rows_M}
-        self._masks: dict[str, Any] = {}
+        self._masks: dict[str, object] = {}
         self._tables: dict[int, Tensor] = {}
 
-    def encoder(self, q_N: Tensor, k_N: Tensor, v_N: Tensor, heads: int, relative: Any) -> Tensor:
+    def encoder(
+        self, q_N: Tensor, k_N: Tensor, v_N: Tensor, heads: int, relative: RelativePositions
+    ) -> Tensor:
         """Source over source."""
         return self._over((q_N, k_N, v_N), heads, "ss", relative)
 
-    def decoder(self, q_M: Tensor, k_M: Tensor, v_M: Tensor, heads: int, relative: Any) -> Tensor:
+    def decoder(
+        self, q_M: Tensor, k_M: Tensor, v_M: Tensor, heads: int, relative: RelativePositions
+    ) -> Tensor:
         """Target over itself and what was before it."""
         return self._over((q_M, k_M, v_M), heads, "tt", relative)
 
@@ -190,7 +211,11 @@ class PackedAttention:
         return self._over((q_M, k_N, v_N), heads, "ts")
 
     def _over(
-        self, flat: tuple[Tensor, ...], heads: int, sides: str, relative: Any = None
+        self,
+        flat: tuple[Tensor, ...],
+        heads: int,
+        sides: str,
+        relative: RelativePositions | None = None,
     ) -> Tensor:
         """Attends over (N, H · d) queries, keys and values; ``sides`` names those of queries and
         keys.
@@ -204,7 +229,7 @@ class PackedAttention:
         )
         return mixed.transpose(1, 2).reshape(len(flat[0]), -1)
 
-    def _mask(self, sides: str, like: Tensor) -> Any:
+    def _mask(self, sides: str, like: Tensor) -> object:
         """Returns the blocks in which queries meet keys of their own row; made once a batch."""
         if sides not in self._masks:
             queries, keys = (self._rows[side] for side in sides)
@@ -218,7 +243,7 @@ class PackedAttention:
             )
         return self._masks[sides]
 
-    def _bias(self, relative: Any, like: Tensor) -> Any:
+    def _bias(self, relative: RelativePositions | None, like: Tensor) -> object:
         if relative is None:
             return None
         if id(relative) not in self._tables:
@@ -233,14 +258,14 @@ class PackedAttention:
         return biased
 
 
-def _called(function: Any, *args: Any, **named: Any) -> Any:
+def _called(function: Compiled, *args: object, **named: object) -> object:
     return function(*args, **named)
 
 
 @cache
 def compiled_for(
-    function: Callable[..., Any], use: str, with_gradients: bool, backend: str = "inductor"
-) -> Any:
+    function: Compiled, use: str, with_gradients: bool, backend: str = "inductor"
+) -> Compiled:
     """Returns a compiled form of a function that is this use's own.
 
     torch counts the variants it has compiled by code object, and past a few of them runs the
@@ -256,7 +281,7 @@ def compiled_for(
     return partial(call, function)
 
 
-def _flex(name: str, like: Tensor, sides: str) -> Any:
+def _flex(name: str, like: Tensor, sides: str) -> Compiled:
     """Returns a function of torch's FlexAttention: compiled on a GPU; on a CPU as it is, slow and
     without gradients.
     """
@@ -270,7 +295,7 @@ def _flex(name: str, like: Tensor, sides: str) -> Any:
     )
 
 
-def distance_table(relative: Any, device: torch.device) -> Tensor:
+def distance_table(relative: RelativePositions, device: torch.device) -> Tensor:
     """Returns the bias of a key ``column - farthest`` tokens after its query, (H, 2 · farthest +
     1).
     """
@@ -287,13 +312,13 @@ class _Picked(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, index: Tensor, back: Tensor) -> Tensor:
+    def forward(ctx: Context, rows: Tensor, index: Tensor, back: Tensor) -> Tensor:
         ctx.save_for_backward(index, back)
         ctx.count = len(rows)
         return rows.index_select(0, index)
 
     @staticmethod
-    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Context, slopes: Tensor) -> tuple[Tensor, None, None]:
         index, back = ctx.saved_tensors
         if len(index) > ctx.count:  # tokens to slots: each token takes its own slot's
             return slopes.index_select(0, back), None, None

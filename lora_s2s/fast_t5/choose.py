@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ from lora_s2s.fast_t5.operations import ACTIVATIONS, reason_of
 from lora_s2s.fast_t5.t5 import PaddingFree
 from lora_s2s.models.t5 import fused_activation
 from lora_s2s.models.t5_parts import ADAPTED, stacks_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 VARIABLE = "LORA_S2S_FORWARD"
 _CHOICE = "_forward_choice"
@@ -162,14 +165,14 @@ def _chosen(model: nn.Module, batch: Batch) -> PaddingFree | None:
     return None if choice is None else choice.forward(model, batch)
 
 
-def _layout(model: Any, batch: Batch) -> Layout:
+def _layout(model: PreTrainedModel, batch: Batch) -> Layout:
     if isinstance(batch.layout, Layout):
         return batch.layout
     device = batch.input_ids_BS.device
     return layout_of(batch, model.config, device=device.type).each(lambda tensor: tensor.to(device))
 
 
-def _settle(model: Any, batch: Batch) -> PaddingFree | None:
+def _settle(model: PreTrainedModel, batch: Batch) -> PaddingFree | None:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     stacks = stacks_of(base, ACTIVATIONS)
     if isinstance(stacks, str):
@@ -194,7 +197,7 @@ def _settle(model: Any, batch: Batch) -> PaddingFree | None:
     return None
 
 
-def kinds_of_attention(base: Any, device: str) -> list[Callable[..., Attend]]:
+def kinds_of_attention(base: PreTrainedModel, device: str) -> list[Callable[..., Attend]]:
     """Returns the ways to attend that may serve, the fastest first; the last one works
     everywhere.
     """
@@ -202,7 +205,7 @@ def kinds_of_attention(base: Any, device: str) -> list[Callable[..., Attend]]:
     return [PackedAttention, GroupedAttention] if packed else [GroupedAttention]
 
 
-def _states(forward: PaddingFree, model: Any, batch: Batch) -> FastStates:
+def _states(forward: PaddingFree, model: PreTrainedModel, batch: Batch) -> FastStates:
     layout, memory_ND = _layout(model, batch), batch.memory_ND
     states_ND, labels_N = forward.states(layout, memory_ND), layout.labels_M
     if layout.counted_N is not None:
@@ -210,7 +213,7 @@ def _states(forward: PaddingFree, model: Any, batch: Batch) -> FastStates:
     return FastStates(states_ND, labels_N)
 
 
-def _difference(model: Any, forward: PaddingFree, few: Batch) -> str | None:
+def _difference(model: PreTrainedModel, forward: PaddingFree, few: Batch) -> str | None:
     """Compares loss and gradients of the two forwards on a few rows, dropout off; returns what
     differs by too much.
     """
@@ -281,7 +284,7 @@ def _rows(batch: Batch, rows: Tensor, *, most: int | None = None) -> Batch:
     return Batch(ids, mask, labels)
 
 
-def _distance(found: Any, expected: Any) -> float:
+def _distance(found: Iterable[Any], expected: Iterable[Any]) -> float:
     """Returns ‖found - expected‖ ÷ ‖expected‖ over all tensors together; a missing one is zero."""
     apart, size = 0.0, 0.0
     for one, other in zip(found, expected, strict=True):

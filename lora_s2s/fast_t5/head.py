@@ -7,12 +7,11 @@ No tensor of N × V exists, in the forward or in the backward pass.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lora_s2s.fast_t5.operations import Context
 from lora_s2s.lora.token_rows import head_rows
 
 # A GPU needs more rows at once to be busy.
@@ -48,11 +47,11 @@ def cross_entropy(
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: Context,
         states_ND: Tensor,
-        head: Any,
-        ids_K: Any,
-        more_KD: Any,
+        head: nn.Linear,
+        ids_K: Tensor | None,
+        more_KD: Tensor | None,
         labels_N: Tensor,
         *settings: float,
     ) -> Tensor:
@@ -66,7 +65,7 @@ class _HeadLoss(torch.autograd.Function):
             loss_sum += loss
             if gradient_ND is not None:
                 gradient_ND[some] = slope_CV.to(states_ND.dtype) @ head.weight
-                if gradient_KD is not None:
+                if more_KD is not None and gradient_KD is not None:
                     slope_CK = slope_CV[:, ids_K]
                     gradient_ND[some] += (slope_CK @ more_KD).to(states_ND.dtype)
                     gradient_KD.addmm_(slope_CK.T, states_ND[some].to(torch.float32))
@@ -74,7 +73,7 @@ class _HeadLoss(torch.autograd.Function):
         return loss_sum
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, slope: Tensor) -> tuple[Tensor | None, ...]:
         by_states, by_rows = (
             None if one is None else (one * slope).to(one.dtype) for one in ctx.saved_tensors
         )

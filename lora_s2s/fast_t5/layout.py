@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from lora_s2s.data.collate import IGNORED, Batch
 from lora_s2s.models.common import shift_right
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 # Padding that a group may hold, in scores of one head: what one more call of an attention kernel is
 # worth.
@@ -74,7 +77,7 @@ class Layout:
         return _changed(self, change)  # type: ignore[no-any-return]
 
 
-def layout_of(batch: Batch, config: Any, *, device: str = "cpu") -> Layout:
+def layout_of(batch: Batch, config: PreTrainedConfig, *, device: str = "cpu") -> Layout:
     """Returns a batch's layout, made on the CPU. Sources may be padded on either side.
 
     Args:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache, wraps
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -49,7 +49,10 @@ class Mask(NamedTuple):
 # waits long.
 COMPILED_ON = {"cuda"}
 _BACKEND = "inductor"
-Step = TypeVar("Step", bound=Callable[..., Any])
+Compiled: TypeAlias = Callable[..., Any]
+Step = TypeVar("Step", bound=Compiled)
+# autograd's: a function sets attributes of its own on it.
+Context: TypeAlias = Any
 
 
 def _one_kernel(step: Step) -> Step:
@@ -60,13 +63,13 @@ def _one_kernel(step: Step) -> Step:
     """
 
     @cache
-    def compiled(backend: str) -> Any:
+    def compiled(backend: str) -> Compiled:
         # One graph or an error: of two, the first might have overwritten its input before the
         # second fails.
         return torch.compile(step, dynamic=True, fullgraph=True, backend=backend)
 
     @wraps(step)
-    def call(first: Tensor, *others: Any) -> Any:
+    def call(first: Tensor, *others: object) -> object:
         if first.device.type in COMPILED_ON:
             try:
                 return compiled(_BACKEND)(first, *others)
@@ -193,13 +196,13 @@ class _Products(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: Context,
         states_ND: Tensor,
         norm: Norm | None,
         products: Sequence[Product],
         training: bool,
         *_factors: Tensor,
-    ) -> Any:
+    ) -> Tensor | tuple[Tensor, ...]:
         ctx.norm, ctx.products = norm, products
         inputs_ND, inverse_N1 = (states_ND, None) if norm is None else _normed(states_ND, norm)
         if not products:
@@ -212,7 +215,7 @@ class _Products(torch.autograd.Function):
         return tuple(outputs for outputs, _ in made)
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> Gradients:
+    def backward(ctx: Context, *slopes: Tensor) -> Gradients:
         states_ND, inverse_N1, *reduced = ctx.saved_tensors
         rows = iter(reduced)
         again: list[Tensor] = []
@@ -318,7 +321,7 @@ class _Residual(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: Context,
         residual_ND: Tensor,
         product: Product,
         activation: str | None,
@@ -343,7 +346,7 @@ class _Residual(torch.autograd.Function):
         return ctx.outer.on(outputs_ND).add_(residual_ND) if rates[1] else outputs_ND
 
     @staticmethod
-    def backward(ctx: Any, slope_ND: Tensor) -> Gradients:
+    def backward(ctx: Context, slope_ND: Tensor) -> Gradients:
         saved = ctx.saved_tensors  # asked for once: a checkpoint makes them anew at every asking
         inputs, reduced = (saved[: ctx.count], saved[ctx.count :]) if ctx.needed else ((), ())
         dropped_ND = ctx.outer.on(slope_ND)

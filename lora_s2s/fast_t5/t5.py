@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from lora_s2s.fast_t5.operations import activated, normed, onto_residual, produc
 from lora_s2s.lora.product import product_of
 from lora_s2s.models.float16 import residual_scale
 from lora_s2s.models.t5_parts import Attention, Block, FeedForward, Norm, Stack, head_scale
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -50,7 +53,7 @@ class PaddingFree:
 
     def __init__(
         self,
-        model: Any,
+        model: PreTrainedModel,
         stacks: tuple[Stack, Stack],
         attention: Callable[..., Attend] = GroupedAttention,
     ) -> None:

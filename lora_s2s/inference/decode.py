@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from lora_s2s.models.generation import decoding_config, only
 from lora_s2s.models.loading import quiet
 from lora_s2s.models.logits import finite_logits
 from lora_s2s.tokens.encoder import panics_as_errors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # The step's logits have one row per hypothesis and the whole vocabulary: short sources alone would
 # not bound them.
@@ -120,7 +123,7 @@ def length_batches(
 
 def _answer(
     model: nn.Module,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     batch: Sequence[tuple[int, ...]],
     asked: GenerationConfig,
     settings: DecodingSettings,
@@ -163,7 +166,9 @@ def _generation_config(predictor: Predictor, settings: DecodingSettings) -> Gene
     )
 
 
-def _prediction(ids: list[int], tokenizer: Any, first: int | None) -> Prediction:
+def _prediction(
+    ids: list[int], tokenizer: PreTrainedTokenizerBase, first: int | None
+) -> Prediction:
     stopped = tokenizer.eos_token_id in ids
     if stopped:
         ids = ids[: ids.index(tokenizer.eos_token_id) + 1]

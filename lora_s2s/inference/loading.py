@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -29,6 +29,9 @@ from lora_s2s.tokens.loading import LANGUAGES, load_tokenizer
 from lora_s2s.tokens.special_tokens import first_ids
 from lora_s2s.tokens.tokenise import encode_source
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 @dataclass(frozen=True)
 class Predictor:
@@ -41,7 +44,7 @@ class Predictor:
 
     name: str
     model: nn.Module = field(repr=False)
-    tokenizer: Any = field(repr=False)
+    tokenizer: PreTrainedTokenizerBase = field(repr=False)
     settings: InputSettings = field(default_factory=InputSettings)
     has_adapter: bool = False
     adapter_on: bool = True
@@ -180,7 +183,7 @@ def load_predictor(
 
 def _predictor(
     name: str,
-    model: Any,
+    model: PreTrainedModel,
     base: LoadedBase,
     place: tuple[str, str | None],
     settings: InputSettings,

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
 
 from lora_s2s import limits
 from lora_s2s.errors import DataError
+from lora_s2s.lora.methods import Values
 from lora_s2s.lora.schema import MERGE_IN_PEFT, NAME, AdapterSettings
 from lora_s2s.lora.targets import matching
 
@@ -68,7 +68,7 @@ def selected(
 
 def settled_values(
     settings: AdapterSettings, chosen: Modules, weights: Shapes, *, where: str
-) -> dict[str, Any]:
+) -> Values:
     """Returns PEFT's settings with every pattern replaced by the names of the modules it stands
     for.
 

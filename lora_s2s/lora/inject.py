@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
@@ -23,6 +23,9 @@ from lora_s2s.models import float16
 from lora_s2s.models.loading import LoadedBase
 from lora_s2s.models.quantized import elements
 from lora_s2s.recipe.fields import method_problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 START = "start_of_adapter"
 """Attribute of a model whose base was moved: the adapter's first weights, on the CPU."""
@@ -109,7 +112,7 @@ def wrap(base: LoadedBase, config: PeftConfig, *, seed: int = 0, empty: bool = F
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         try:
-            model: Any = get_peft_model(base.model, config, low_cpu_mem_usage=empty)
+            model: PreTrainedModel = get_peft_model(base.model, config, low_cpu_mem_usage=empty)
         except (ValueError, TypeError) as error:
             raise UsageError(f"PEFT refuses these settings on {base.name}: {error}") from error
     config.base_model_name_or_path = base.name

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -41,6 +41,9 @@ from lora_s2s.records import described, write
 from lora_s2s.tokens.loading import LANGUAGES, load_tokenizer
 from lora_s2s.tokens.special_tokens import first_ids
 from lora_s2s.tokens.tokenise import encode_source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ONTO = ("original", "dequantized")
 
@@ -265,7 +268,7 @@ class _Probe:
     logits_NV: Tensor
 
 
-def _tokenizer(adapter: LoadedAdapter) -> Any:
+def _tokenizer(adapter: LoadedAdapter) -> PreTrainedTokenizerBase:
     languages = {key: getattr(adapter.manifest.input, key) for key in LANGUAGES}
     own = _own_tokenizer(adapter)
     place = (adapter.base.name, adapter.base.revision) if own is None else (str(own), None)
@@ -273,7 +276,10 @@ def _tokenizer(adapter: LoadedAdapter) -> Any:
 
 
 def _probes(
-    adapter: LoadedAdapter, tokenizer: Any, generation: GenerationConfig, texts: Sequence[str]
+    adapter: LoadedAdapter,
+    tokenizer: PreTrainedTokenizerBase,
+    generation: GenerationConfig,
+    texts: Sequence[str],
 ) -> Iterator[_Probe]:
     answer: Any = adapter.model.generate
     longest = min(_LONGEST_ANSWER, generation.max_new_tokens)
@@ -317,7 +323,7 @@ def _positions(probes: Sequence[_Probe]) -> int:
     return sum(len(probe.logits_NV) for probe in probes)
 
 
-def _measured(model: Any, probes: Sequence[_Probe]) -> dict[str, float]:
+def _measured(model: PreTrainedModel, probes: Sequence[_Probe]) -> dict[str, float]:
     """Returns the report's three measures of a model against the adapter's logits."""
     largest, total, changed, count = 0.0, 0.0, 0, 0
     with torch.inference_mode():
@@ -341,7 +347,7 @@ def _measured(model: Any, probes: Sequence[_Probe]) -> dict[str, float]:
 
 
 def _batches(
-    adapter: LoadedAdapter, tokenizer: Any, texts: Sequence[str]
+    adapter: LoadedAdapter, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
 ) -> Iterator[dict[str, Tensor]]:
     """Yields ``input_ids`` and ``attention_mask``, (B, S) each, sources of like length together."""
     most = min(adapter.manifest.input.max_source_tokens, _MOST_SOURCE_TOKENS)
@@ -370,7 +376,7 @@ def _check_report(report: MergeReport, *, exact: bool) -> None:
         )
 
 
-def _made_from(adapter: LoadedAdapter) -> dict[str, Any]:
+def _made_from(adapter: LoadedAdapter) -> dict[str, object]:
     merged = {
         "name": adapter.folder.resolve().name,
         "weights_sha256": sha256_file(adapter.folder / WEIGHTS),

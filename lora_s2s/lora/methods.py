@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import peft
 
@@ -23,6 +23,9 @@ _READS = "PEFT computes it from the base's weights in floating point"
 _WIDENS = (
     "PEFT's quantized layers for it answer in float32, which the layers after them do not take"
 )
+
+# PEFT's names of settings → values, of as many types as PEFT has.
+Values: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Method:
     alpha: str | None = None
     dropout: str | None = None
     seed: str | None = None
-    fixed: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Values = field(default_factory=dict)
     unquantized: str | None = None
     moves_base: bool = False
 
@@ -51,7 +54,7 @@ class Method:
         """Whether PEFT's config of this method has such a setting."""
         return key in self.config.__dataclass_fields__
 
-    def build(self, targets: Targets, values: Mapping[str, Any]) -> peft.PeftConfig:
+    def build(self, targets: Targets, values: Values) -> peft.PeftConfig:
         """Returns PEFT's config: checked values, by PEFT's names, for the targets.
 
         Raises:

@@ -5,9 +5,8 @@ neighbours.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from peft.tuners.lora import bnb
+from peft.tuners.lora import LoraLayer, bnb
 from peft.tuners.lora.layer import Linear as DenseLora
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -37,7 +36,7 @@ class Product:
         return () if self.down is None or self.up is None else (self.down, self.up)
 
 
-def product_of(module: Any) -> Product | None:
+def product_of(module: nn.Module) -> Product | None:
     """Returns the product a module stands for; None where it computes anything else, such as
     DoRA.
     """
@@ -54,7 +53,7 @@ def product_of(module: Any) -> Product | None:
     return _with_adapter(base, module) if isinstance(module, _lora_layers()) else None
 
 
-def _with_adapter(base: nn.Module, layer: Any) -> Product | None:
+def _with_adapter(base: nn.Module, layer: LoraLayer) -> Product | None:
     if len(layer.active_adapters) != 1 or layer.merged or layer.disable_adapters:
         return None
     (name,) = layer.active_adapters

@@ -11,11 +11,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NoReturn
 
 from lora_s2s import limits
 from lora_s2s.errors import DataError
-from lora_s2s.lora.methods import METHODS, Method
+from lora_s2s.lora.methods import METHODS, Method, Values
 from lora_s2s.lora.token_rows import KEY, MOST_TOKENS, config_ids
 from lora_s2s.models.family import FAMILIES
 from lora_s2s.models.t5 import TOKEN_MATRICES
@@ -113,7 +113,7 @@ class AdapterSettings:
     """
 
     method: Method
-    values: dict[str, Any]
+    values: Values
     target_modules: list[str] | str | None
     base: str | None
     revision: str | None
@@ -145,7 +145,7 @@ def adapter_settings(content: object, *, where: str) -> AdapterSettings:
             f"an adapter of type {kind!r:.100}; expected one of {known}", hint=hint, where=where
         )
     check = _Checker(content, where)
-    values = check.values(row)
+    values = dict(check.values(row))
     return AdapterSettings(
         method=row,
         train_tokens=values.pop(KEY, ()),
@@ -159,7 +159,7 @@ def adapter_settings(content: object, *, where: str) -> AdapterSettings:
 
 
 class _Checker:
-    def __init__(self, content: Mapping[str, Any], where: str) -> None:
+    def __init__(self, content: Values, where: str) -> None:
         self.content = content
         self.where = where
 
@@ -170,7 +170,7 @@ class _Checker:
             f"the adapter's {key} is {shown}; expected {expected}", hint=hint, where=self.where
         )
 
-    def values(self, row: Method) -> dict[str, Any]:
+    def values(self, row: Method) -> Values:
         """Returns what differs from PEFT's defaults, each value checked; refuses every switch that
         is not known.
         """
@@ -193,7 +193,7 @@ class _Checker:
                 found[key] = self.value(key) if row.has(key) else self.unknown(key)
         return found
 
-    def value(self, key: str) -> Any:
+    def value(self, key: str) -> object:
         """Returns the checked value of a setting that may differ."""
         value = self.content[key]
         if key in _NUMBERS:
@@ -220,12 +220,10 @@ class _Checker:
     def tokens(self) -> tuple[int, ...]:
         """Returns the ids of the tokens that train; only the form that this package writes."""
         value = self.content[KEY]
-        ids: Any = value.get(TOKEN_MATRICES[0]) if isinstance(value, dict) else None
-        plain = isinstance(ids, list) and all(
-            type(token) is int and 0 <= token < 2**31 for token in ids
-        )
+        ids = value.get(TOKEN_MATRICES[0]) if isinstance(value, dict) else None
         if (
-            not plain
+            not isinstance(ids, list)
+            or not all(type(token) is int and 0 <= token < 2**31 for token in ids)
             or not 1 <= len(ids) <= MOST_TOKENS
             or sorted({*ids}) != ids
             or value != config_ids(ids)
@@ -237,7 +235,7 @@ class _Checker:
             raise self.refuse(KEY, expected, hint=MERGE_IN_PEFT)
         return tuple(ids)
 
-    def unknown(self, key: str) -> Any:
+    def unknown(self, key: str) -> NoReturn:
         """Refuses a setting."""
         raise self.refuse(key, "nothing: this version does not know it", hint=MERGE_IN_PEFT)
 
@@ -263,7 +261,7 @@ class _Checker:
             raise self.refuse(key, "plain module names")
         return value
 
-    def selection(self, row: Method) -> dict[str, Any]:
+    def selection(self, row: Method) -> Values:
         """Returns which modules are targeted; ``target_modules`` None where a pattern decides,
         which is not run.
         """

@@ -7,12 +7,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lora_s2s import limits
 from lora_s2s.errors import UsageError, nearest
 from lora_s2s.models.family import ModelFamily
 from lora_s2s.models.loading import LoadedBase
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 """PEFT tries every entry as a pattern on every module, fast only while Python keeps all of them
 compiled.
@@ -100,7 +103,7 @@ def resolve_ranks(
     return other
 
 
-def adaptable(family: ModelFamily, model: Any) -> dict[str, tuple[int, int]]:
+def adaptable(family: ModelFamily, model: PreTrainedModel) -> dict[str, tuple[int, int]]:
     """Returns full name → (output size, input size) of every linear layer an adapter may sit on;
     never the head.
     """

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -22,6 +22,9 @@ from torch.nn import functional as F
 from lora_s2s.errors import DataError
 from lora_s2s.models.loading import LoadedBase
 from lora_s2s.models.t5 import TOKEN_MATRICES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 MOST_TOKENS = 256
 KEY = "trainable_token_indices"
@@ -93,7 +96,7 @@ class TokenRows(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         )
 
     @torch.no_grad()
-    def merge(self, **_: Any) -> None:
+    def merge(self, **_: object) -> None:
         """Writes the rows into the base's matrix."""
         self._base[0][self.ids_K] = self.values().to(self._base[0].dtype)
 
@@ -122,7 +125,9 @@ def problem(base: LoadedBase, ids: Sequence[int], *, method_holds_them: bool = T
     )
 
 
-def add(model: Any, ids: Sequence[int], saved: Mapping[str, Tensor] | None = None) -> None:
+def add(
+    model: PreTrainedModel, ids: Sequence[int], saved: Mapping[str, Tensor] | None = None
+) -> None:
     """Lets tokens train in a base's model whose adapter is in place.
 
     Args:

@@ -9,7 +9,6 @@ did not train; both load without effect and without an error.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 # By the type in adapter_config.json; the oldest release that was measured to read them, on
 # transformers 4.57.
@@ -28,7 +27,7 @@ _TRAINED_ROWS = "0.18"
 WITH_NEW_TRANSFORMERS = "0.21"
 
 
-def peft_that_reads(config: Mapping[str, Any]) -> str | None:
+def peft_that_reads(config: Mapping[str, object]) -> str | None:
     """Returns the oldest version of PEFT that reads an adapter, by its ``adapter_config.json``;
     None where unknown.
     """

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from lora_s2s.errors import DataError
 from lora_s2s.models import common
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 _IN_STACK = rf"layers\.\d+\.((self_attn|encoder_attn)\.({'|'.join(_ATTENTION)})|fc1|fc2)"
@@ -39,17 +42,17 @@ _LARGEST = {
 }
 
 
-def target_groups(config: Any) -> dict[str, list[str] | str]:  # noqa: ARG001  (the same for every size)
+def target_groups(config: PreTrainedConfig) -> dict[str, list[str] | str]:  # noqa: ARG001  (the same for every size)
     """Returns the groups of adapter targets; see :func:`lora_s2s.models.common.target_groups`."""
     return common.target_groups(_ATTENTION, "encoder_attn", ["fc1", "fc2"], STACKS)
 
 
-def check_settings(settings: Mapping[str, Any], *, where: str) -> None:
+def check_settings(settings: Mapping[str, object], *, where: str) -> None:
     """Checks the sizes in a ``config.json``; see :func:`lora_s2s.models.common.check_sizes`."""
     common.check_sizes(settings, largest=_LARGEST, where=where)
 
 
-def max_positions(config: Any) -> int:
+def max_positions(config: PreTrainedConfig) -> int:
     """Returns how many tokens a source or a target may have."""
     return int(config.max_position_embeddings)
 
@@ -62,7 +65,7 @@ def may_be_absent(name: str) -> bool:
 
 
 def finish_loading(
-    model: Any, settings: Mapping[str, Any], names: Collection[str], *, where: str
+    model: PreTrainedModel, settings: Mapping[str, object], names: Collection[str], *, where: str
 ) -> None:
     """Settles the decoder's start, which mBART's config leaves open: ``</s>``, until a target
     language says otherwise.
@@ -84,8 +87,8 @@ def finish_loading(
 
 
 def contents_to_write(
-    state: Mapping[str, Tensor], config: Any
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    state: Mapping[str, Tensor], config: PreTrainedConfig
+) -> tuple[dict[str, Tensor], dict[str, object]]:
     """Returns the weights and settings that make transformers 4 and 5 compute the same.
 
     Both tie head and embeddings where ``tie_word_embeddings`` is true, and read each by its name

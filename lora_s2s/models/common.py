@@ -7,13 +7,16 @@ B batch, T target length.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from lora_s2s import limits
 from lora_s2s.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 IGNORED_LABEL = -100
 
@@ -22,7 +25,7 @@ _MAY_BE_NULL = {"num_labels", "num_decoder_layers", "decoder_vocab_size", "slidi
 _RATES = ("dropout", "attention_dropout", "activation_dropout")
 
 
-def check_sizes(settings: Any, *, largest: Mapping[str, int], where: str) -> None:
+def check_sizes(settings: object, *, largest: Mapping[str, int], where: str) -> None:
     """Checks the sizes in a ``config.json`` before anything is allocated.
 
     Raises:
@@ -63,7 +66,7 @@ def target_groups(
     }
 
 
-def set_start(model: Any, default: int | None) -> None:
+def set_start(model: PreTrainedModel, default: int | None) -> None:
     """Settles the id that the decoder starts with, training and decoding alike: the config's, else
     ``default``.
     """
@@ -77,7 +80,7 @@ def set_start(model: Any, default: int | None) -> None:
     generation.decoder_start_token_id = config.decoder_start_token_id
 
 
-def begin_answers(model: Any, *, start: int | None, first: int | None) -> None:
+def begin_answers(model: PreTrainedModel, *, start: int | None, first: int | None) -> None:
     """Sets what every answer of a base or adapted model begins with, as its targets do in training.
 
     Args:
@@ -90,7 +93,7 @@ def begin_answers(model: Any, *, start: int | None, first: int | None) -> None:
     model.generation_config.forced_bos_token_id = first
 
 
-def shift_right(labels_BT: Tensor, config: Any) -> Tensor:
+def shift_right(labels_BT: Tensor, config: PreTrainedConfig) -> Tensor:
     """Returns the decoder's input ids (B, T) for labels (B, T): one to the right, the start id
     first, no -100.
 
@@ -103,7 +106,7 @@ def shift_right(labels_BT: Tensor, config: Any) -> Tensor:
     return inputs_BT.masked_fill_(inputs_BT == IGNORED_LABEL, config.pad_token_id)
 
 
-def set_dropout(model: Any, rate: float) -> None:
+def set_dropout(model: PreTrainedModel, rate: float) -> None:
     """Sets the base's dropout everywhere, attention included, and never skips a layer; an adapter's
     own stays.
     """

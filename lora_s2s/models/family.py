@@ -6,13 +6,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import transformers
 from torch import Tensor
 
 from lora_s2s.errors import UsageError
 from lora_s2s.models import bart, common, t5, t5gemma
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -34,33 +38,35 @@ class ModelFamily:
     """Patterns of the encoder's and the decoder's modules: all that ``target_groups`` gives and a
     config may hold.
     """
-    target_groups: Callable[[Any], dict[str, list[str] | str]]
+    target_groups: Callable[[PreTrainedConfig], dict[str, list[str] | str]]
     check_settings: Callable[..., None]
     may_be_absent: Callable[[str], bool]
     finish_loading: Callable[..., None]
     contents_to_write: Callable[
-        [Mapping[str, Tensor], Any], tuple[dict[str, Tensor], dict[str, Any]]
+        [Mapping[str, Tensor], PreTrainedConfig], tuple[dict[str, Tensor], dict[str, object]]
     ]
-    max_positions: Callable[[Any], int | None]
+    max_positions: Callable[[PreTrainedConfig], int | None]
     t5_shaped: bool
     """Whether the residual stream may be rescaled as T5's: bare RMSNorms, no biases."""
     plain_head: bool
     """Whether logits are what the head gives, without a bias or a cap after it."""
-    set_dropout: Callable[[Any, float], None] = common.set_dropout
+    set_dropout: Callable[[PreTrainedModel, float], None] = common.set_dropout
 
     @property
-    def config_class(self) -> Any:
+    def config_class(self) -> type[PreTrainedConfig]:
         """The config's class in transformers."""
-        return getattr(transformers, self.class_names[0])
+        config: type[PreTrainedConfig] = getattr(transformers, self.class_names[0])
+        return config
 
     @property
-    def model_class(self) -> Any:
+    def model_class(self) -> type[PreTrainedModel]:
         """The model's class in transformers."""
-        return getattr(transformers, self.class_names[1])
+        model: type[PreTrainedModel] = getattr(transformers, self.class_names[1])
+        return model
 
 
 def _family(
-    name: str, title: str, facts: Any, stem: str, model: str = "ForConditionalGeneration"
+    name: str, title: str, facts: ModuleType, stem: str, model: str = "ForConditionalGeneration"
 ) -> ModelFamily:
     classes = (f"{stem}Config", f"{stem}{model}")
     fields = (
@@ -113,7 +119,7 @@ REFUSED = {
 }
 
 
-def family_of(settings: Mapping[str, Any], *, where: str | None = None) -> ModelFamily:
+def family_of(settings: Mapping[str, object], *, where: str | None = None) -> ModelFamily:
     """Returns the family of a model from its ``config.json``.
 
     Raises:
@@ -143,7 +149,9 @@ def family_of(settings: Mapping[str, Any], *, where: str | None = None) -> Model
     )
 
 
-def check_lengths(family: ModelFamily, config: Any, *, name: str, **limits: int) -> None:
+def check_lengths(
+    family: ModelFamily, config: PreTrainedConfig, *, name: str, **limits: int
+) -> None:
     """Checks a recipe's lengths against the base's positions, before hours go into training.
 
     Args:

@@ -15,7 +15,7 @@ B batch, S source length, T target length.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ from lora_s2s.errors import UsageError
 from lora_s2s.models import t5
 from lora_s2s.models.family import ModelFamily
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 _LARGEST = 65504.0
 # Real text and a trained adapter may go beyond what the probe shows.
 _HEADROOM = 16.0
@@ -32,7 +35,7 @@ _MOST_SHIFT = 24
 _HOOKS, _SCALE = "_residual_hooks", "_residual_scale"
 
 
-def settle(model: Any, family: ModelFamily) -> int:
+def settle(model: PreTrainedModel, family: ModelFamily) -> int:
     """Makes a float16 model fit for use: finds the smallest k by a probe, installs it, says so, and
     returns it.
 
@@ -57,7 +60,7 @@ def settle(model: Any, family: ModelFamily) -> int:
     return shift
 
 
-def reinstall(model: Any, family: ModelFamily, shift: int) -> None:
+def reinstall(model: PreTrainedModel, family: ModelFamily, shift: int) -> None:
     """Places the hooks for k = ``shift`` instead of any others; again after an adapter has wrapped
     modules.
 
@@ -83,7 +86,7 @@ def reinstall(model: Any, family: ModelFamily, shift: int) -> None:
     setattr(model, _HOOKS, hooks)
 
 
-def residual_scale(model: Any) -> float:
+def residual_scale(model: PreTrainedModel) -> float:
     """Returns 2^-k, the size at which a model's residual stream runs; 1 where nothing was
     changed.
     """
@@ -91,7 +94,7 @@ def residual_scale(model: Any) -> float:
 
 
 @torch.no_grad()
-def _peak(model: Any, family: ModelFamily) -> float:
+def _peak(model: PreTrainedModel, family: ModelFamily) -> float:
     """Returns the largest size in a T5-shaped residual stream, 0 for others; NaN or inf where
     anything overflows.
     """
@@ -122,7 +125,7 @@ def _peak(model: Any, family: ModelFamily) -> float:
     return float(torch.stack([peak.float() for peak in peaks]).max())
 
 
-def _probe_ids(model: Any) -> Tensor:
+def _probe_ids(model: PreTrainedModel) -> Tensor:
     """Returns ids (8, 32): those that open a vocabulary, special ones mostly; those of large
     embeddings; any others.
     """

@@ -11,13 +11,16 @@ import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, GenerationConfig
 
 from lora_s2s.models.loading import quiet
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # What no answer depends on; the ids below are used.
 _NO_MATTER = frozenset(
@@ -70,7 +73,12 @@ IN_CONFIG = (*_WITHOUT_EFFECT, *_OF_SAMPLING, *_OTHERS_IN_CONFIG)
 
 
 def decoding_config(
-    model: Any, tokenizer: Any, *, max_new_tokens: int, num_beams: int, positions: int | None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_new_tokens: int,
+    num_beams: int,
+    positions: int | None,
 ) -> GenerationConfig:
     """Returns the settings that answers are decoded with, all of them.
 
@@ -95,7 +103,7 @@ def decoding_config(
 
 
 @contextmanager
-def only(model: Any, asked: GenerationConfig) -> Iterator[GenerationConfig]:
+def only(model: PreTrainedModel, asked: GenerationConfig) -> Iterator[GenerationConfig]:
     """While entered, a checkpoint's own settings (minimum length, forced end, penalties) fill in
     nothing.
     """
@@ -135,7 +143,9 @@ def plain_answers(
         most: the longest answer, should the folder's own settings allow longer ones.
     """
     with quiet():
-        model: Any = AutoModelForSeq2SeqLM.from_pretrained(folder, local_files_only=True).eval()
+        model: PreTrainedModel = AutoModelForSeq2SeqLM.from_pretrained(
+            folder, local_files_only=True
+        ).eval()
         longest = min(model.generation_config.max_new_tokens or most, most)
         model.to(batches[0]["input_ids"].device)
         end = model.generation_config.eos_token_id

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,9 @@ from lora_s2s.models.weights import (
 )
 from lora_s2s.records import ModelManifest, verify
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
 _CONFIG = "config.json"
 _SETTINGS = "tokenizer_config.json"
 _TOKENIZER = re.compile(
@@ -62,7 +65,7 @@ class LoadedBase:
             it; else 0.
     """
 
-    model: Any = field(repr=False)
+    model: PreTrainedModel = field(repr=False)
     family: ModelFamily = field(repr=False)
     name: str
     revision: str | None
@@ -173,7 +176,7 @@ def load_base(
     )
 
 
-def _settings(folder: Path) -> dict[str, Any]:
+def _settings(folder: Path) -> dict[str, object]:
     path = folder / _CONFIG
     if not path.is_file():
         hint = "give the folder that holds config.json"
@@ -184,7 +187,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def _config(family: ModelFamily, settings: Mapping[str, Any], folder: Path) -> Any:
+def _config(family: ModelFamily, settings: Mapping[str, object], folder: Path) -> PreTrainedConfig:
     where = str(folder / _CONFIG)
     try:
         with quiet():
@@ -197,7 +200,7 @@ def _config(family: ModelFamily, settings: Mapping[str, Any], folder: Path) -> A
 
 
 def _check_shapes(
-    family: ModelFamily, model: Any, found: Mapping[str, tuple[int, ...]], folder: Path
+    family: ModelFamily, model: PreTrainedModel, found: Mapping[str, tuple[int, ...]], folder: Path
 ) -> dict[str, str]:
     """Compares the weights' names and shapes with the model's; returns each weight's name in the
     file → in the model.
@@ -227,7 +230,7 @@ def _check_shapes(
 
 
 def _fill(
-    model: Any, files: Sequence[Path], names: Mapping[str, str], device: torch.device
+    model: PreTrainedModel, files: Sequence[Path], names: Mapping[str, str], device: torch.device
 ) -> None:
     """Puts every weight in place, then those that share one with another, then what is computed."""
     for path in files:
@@ -240,7 +243,7 @@ def _fill(
     _compute_the_rest(model, device, str(files[0].parent / _CONFIG))
 
 
-def _place(model: Any, name: str, tensor: Tensor, path: Path) -> None:
+def _place(model: PreTrainedModel, name: str, tensor: Tensor, path: Path) -> None:
     """Puts a checkpoint's tensor into the model, in the format that the skeleton has there."""
     module, leaf = _slot(model, name)
     if leaf == "weight" and is_quantized(module):
@@ -250,19 +253,19 @@ def _place(model: Any, name: str, tensor: Tensor, path: Path) -> None:
         _set(model, name, sound(name, tensor, path, getattr(module, leaf).dtype))
 
 
-def _set(model: Any, name: str, tensor: Tensor) -> None:
+def _set(model: PreTrainedModel, name: str, tensor: Tensor) -> None:
     module, leaf = _slot(model, name)
     old = getattr(module, leaf)
     parameter = isinstance(old, nn.Parameter) and not isinstance(tensor, nn.Parameter)
     setattr(module, leaf, nn.Parameter(tensor, old.requires_grad) if parameter else tensor)
 
 
-def _slot(model: Any, name: str) -> tuple[Any, str]:
+def _slot(model: PreTrainedModel, name: str) -> tuple[nn.Module, str]:
     parent, _, leaf = name.rpartition(".")
     return model.get_submodule(parent), leaf
 
 
-def _tie(model: Any) -> None:
+def _tie(model: PreTrainedModel) -> None:
     """Lets the names of one matrix share it where the checkpoint has it once, or equal copies of
     it.
 
@@ -280,7 +283,7 @@ def _tie(model: Any) -> None:
                 model.all_tied_weights_keys[name] = source
 
 
-def _shared_names(model: Any, tensors: Collection[str]) -> list[list[str]]:
+def _shared_names(model: PreTrainedModel, tensors: Collection[str]) -> list[list[str]]:
     """Returns the names that the model's classes declare to be one matrix, that of the matrix
     itself first.
     """
@@ -298,7 +301,7 @@ def _shared_names(model: Any, tensors: Collection[str]) -> list[list[str]]:
     return [[name for name in names if name in tensors] for names in groups.values()]
 
 
-def _compute_the_rest(model: Any, device: torch.device, where: str) -> None:
+def _compute_the_rest(model: PreTrainedModel, device: torch.device, where: str) -> None:
     """Lets transformers fill what no checkpoint holds: positions, rotary frequencies, scales,
     biases of 0.
 
@@ -315,14 +318,14 @@ def _compute_the_rest(model: Any, device: torch.device, where: str) -> None:
             absent.append(name)
             _set(model, name, torch.empty_like(tensor, device=device))
         else:
-            tensor._is_hf_initialized = True
+            vars(tensor)["_is_hf_initialized"] = True
     owners = {name.rpartition(".")[0] for name in absent}
     for name, module in model.named_modules():
         module._is_hf_initialized = name not in owners
     model.initialize_weights()
 
 
-def _tensors(model: Any) -> dict[str, Any]:
+def _tensors(model: PreTrainedModel) -> dict[str, Tensor]:
     """Returns parameters and buffers under every name they have."""
     return dict(
         (
@@ -348,7 +351,7 @@ def _generation_config(folder: Path) -> GenerationConfig:
         raise DataError(f"not a generation config: {error}", where=str(path)) from error
 
 
-def _check_ids(model: Any, folder: Path) -> None:
+def _check_ids(model: PreTrainedModel, folder: Path) -> None:
     """Refuses ids that answers begin with, or must not hold, where the vocabulary lacks them."""
     config, generation = model.config, model.generation_config
     rows = max(
@@ -431,7 +434,7 @@ def enable_gradient_checkpointing(model: nn.Module) -> None:
     """Recomputes activations in the backward pass: less memory, half as much compute again. Base or
     adapted model.
     """
-    owner: Any = model
+    owner = cast("PreTrainedModel", model)
     if next(model.parameters()).device.type == "cpu":
         return_memory_at_once()
     settings = {"use_reentrant": False}

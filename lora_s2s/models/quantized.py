@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,16 @@ from torch import Tensor, nn
 from lora_s2s.errors import DataError, SetupError, UsageError, nearest
 from lora_s2s.models.family import ModelFamily
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
 QUANTIZATIONS = ("none", "nf4", "int8")
 
 # Weights that share one absmax, and absmax values that share one scale of their own.
 _BLOCK, _NESTED_BLOCK = 64, 256
+
+# A dense linear layer, or one of bitsandbytes, whose attributes depend on its bits.
+Layer: TypeAlias = Any
 
 # On import it says that a faster kernel for CPUs could be fetched; peft imports it too.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -32,12 +38,12 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 def skeleton(
     family: ModelFamily,
-    config: Any,
+    config: PreTrainedConfig,
     *,
     dtype: torch.dtype,
     quantization: str = "none",
     skip: Sequence[str] = (),
-) -> Any:
+) -> PreTrainedModel:
     """Returns the model without memory (on the meta device), its linear layers as the quantisation
     wants them.
 
@@ -88,7 +94,7 @@ def skeleton(
     return model
 
 
-def _chosen(family: ModelFamily, model: Any, skip: Sequence[str]) -> list[str]:
+def _chosen(family: ModelFamily, model: PreTrainedModel, skip: Sequence[str]) -> list[str]:
     pattern = re.compile(family.adaptable)
     names = [
         name
@@ -108,7 +114,7 @@ def _chosen(family: ModelFamily, model: Any, skip: Sequence[str]) -> list[str]:
     ]
 
 
-def _check_rows(model: Any, names: Sequence[str]) -> None:
+def _check_rows(model: PreTrainedModel, names: Sequence[str]) -> None:
     """On a CPU bitsandbytes 0.50 reads a matrix back with the scales of other blocks unless rows
     are whole blocks.
     """
@@ -136,10 +142,9 @@ def _bitsandbytes() -> Any:
     return bitsandbytes
 
 
-def _layer(linear: nn.Linear, quantization: str, dtype: torch.dtype) -> Any:
+def _layer(linear: nn.Linear, quantization: str, dtype: torch.dtype) -> Layer:
     library = _bitsandbytes()
     sizes, bias = (linear.in_features, linear.out_features), linear.bias is not None
-    layer: Any
     if quantization == "nf4":
         # Stored as dtype: T5 casts its input to the type of wo's weight, and bytes would make that
         # integers.
@@ -162,7 +167,7 @@ def _layer(linear: nn.Linear, quantization: str, dtype: torch.dtype) -> Any:
 
 
 @cache
-def _int8_layer() -> Any:
+def _int8_layer() -> type[Layer]:
     """bitsandbytes' 8-bit layer, which PEFT knows, without its detour through float16: T5's
     activations overflow it.
     """
@@ -202,7 +207,7 @@ def is_quantized(module: nn.Module) -> bool:
     return type(module._parameters.get("weight")).__name__ in ("Params4bit", "Int8Params")
 
 
-def fill(layer: Any, weight: Tensor) -> None:
+def fill(layer: Layer, weight: Tensor) -> None:
     """Quantises a checkpoint's weight (out, in), of any float type, into a layer of
     :func:`skeleton`.
 
@@ -237,14 +242,14 @@ def fill(layer: Any, weight: Tensor) -> None:
         layer.weight = library.nn.Int8Params(codes, requires_grad=False)
 
 
-def dequantized_weight(module: Any) -> Tensor:
+def dequantized_weight(module: Layer) -> Tensor:
     """Returns what a layer multiplies with, float32 (out, in): the stored values, or an ordinary
     layer's own weight.
     """
     return product_weight(module).float()
 
 
-def product_weight(module: Any) -> Tensor:
+def product_weight(module: Layer) -> Tensor:
     """Returns the same as the layer itself computes with: in its own dtype, and without a copy
     where it is dense.
     """
@@ -265,7 +270,7 @@ def elements(parameter: Tensor) -> int:
 
 def weight_bytes(
     family: ModelFamily,
-    config: Any,
+    config: PreTrainedConfig,
     *,
     dtype: torch.dtype,
     quantization: str = "none",
@@ -296,7 +301,12 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def adamw(
-    parameters: Iterable[Any], *, lr: float, weight_decay: float = 0.0, eight_bit: bool, paged: bool
+    parameters: Iterable[Tensor] | Iterable[dict[str, object]],
+    *,
+    lr: float,
+    weight_decay: float = 0.0,
+    eight_bit: bool,
+    paged: bool,
 ) -> torch.optim.Optimizer:
     """Returns bitsandbytes' AdamW: its state in 8 bits, or in memory that moves off a full GPU by
     itself, or both.

@@ -12,7 +12,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -57,14 +56,14 @@ class RowCost:
         return self.bytes_each * (linear + self.heads * squares)
 
 
-def read_config(name: str, revision: str | None = None) -> dict[str, Any]:
+def read_config(name: str, revision: str | None = None) -> dict[str, object]:
     """Returns the config of a model; empty where a folder holds a tokenizer alone."""
     path: Path = locate_model(name, revision, weights=False) / _CONFIG
     settings = read_json(path) if path.is_file() else {}
     return settings if isinstance(settings, dict) else {}
 
 
-def row_cost(settings: Mapping[str, Any], device: torch.device) -> RowCost | None:
+def row_cost(settings: Mapping[str, object], device: torch.device) -> RowCost | None:
     """Returns what a row costs a model; None where its config does not say."""
     encoder = settings.get("encoder")
     given = {**settings, **encoder} if isinstance(encoder, dict) else settings
@@ -76,7 +75,7 @@ def row_cost(settings: Mapping[str, Any], device: torch.device) -> RowCost | Non
     return RowCost(**known, windowed=settings.get("model_type") == "longt5", bytes_each=each)
 
 
-def positions(settings: Mapping[str, Any]) -> int | None:
+def positions(settings: Mapping[str, object]) -> int | None:
     """Returns how many tokens a text may have; None where positions are relative."""
     parts = [
         settings,
@@ -90,9 +89,9 @@ def positions(settings: Mapping[str, Any]) -> int | None:
     return min((number for number in given if number > 1), default=None)
 
 
-def _number(settings: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
-    numbers = (settings[name] for name in names if isinstance(settings.get(name), int))
-    return next((number for number in numbers if 0 < number < _MOST), None)
+def _number(settings: Mapping[str, object], names: tuple[str, ...]) -> int | None:
+    numbers = [settings.get(name) for name in names]
+    return next((n for n in numbers if isinstance(n, int) and 0 < n < _MOST), None)
 
 
 def device_memory(device: torch.device) -> int | None:

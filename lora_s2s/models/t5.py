@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from transformers.activations import NewGELUActivation
 
 from lora_s2s.errors import DataError
 from lora_s2s.models import common
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 _SHARED = "shared.weight"
 _HEAD = "lm_head.weight"
@@ -58,18 +61,18 @@ _LARGEST = {
 }
 
 
-def target_groups(config: Any) -> dict[str, list[str] | str]:
+def target_groups(config: PreTrainedConfig) -> dict[str, list[str] | str]:
     """Returns the groups of adapter targets; see :func:`lora_s2s.models.common.target_groups`."""
     feed_forward = ["wi_0", "wi_1", "wo"] if config.is_gated_act else ["wi", "wo"]
     return common.target_groups("qkvo", "EncDecAttention", feed_forward, STACKS)
 
 
-def check_settings(settings: Mapping[str, Any], *, where: str) -> None:
+def check_settings(settings: Mapping[str, object], *, where: str) -> None:
     """Checks the sizes in a ``config.json``; see :func:`lora_s2s.models.common.check_sizes`."""
     common.check_sizes(settings, largest=_LARGEST, where=where)
 
 
-def max_positions(config: Any) -> None:
+def max_positions(config: PreTrainedConfig) -> None:
     """Returns None: positions are relative, and 512 is a tokenizer's default, not a limit."""
 
 
@@ -79,7 +82,7 @@ def may_be_absent(name: str) -> bool:
 
 
 def finish_loading(
-    model: Any, settings: Mapping[str, Any], names: Collection[str], *, where: str
+    model: PreTrainedModel, settings: Mapping[str, object], names: Collection[str], *, where: str
 ) -> None:
     """Sets what the config may have wrong: the scaling before the head, and the decoder's start.
 
@@ -115,7 +118,7 @@ def finish_loading(
     common.set_start(model, config.pad_token_id)
 
 
-def loading_note(config: Any) -> str | None:
+def loading_note(config: PreTrainedConfig) -> str | None:
     """Returns which versions of transformers compute something else than this package; None where
     all agree.
     """
@@ -128,8 +131,8 @@ def loading_note(config: Any) -> str | None:
 
 
 def contents_to_write(
-    state: Mapping[str, Tensor], config: Any
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    state: Mapping[str, Tensor], config: PreTrainedConfig
+) -> tuple[dict[str, Tensor], dict[str, object]]:
     """Returns the weights and settings that make transformers 4 and 5 compute the same.
 
     transformers 4 knows one flag, ``tie_word_embeddings``, for tying and for scaling; transformers

@@ -7,12 +7,18 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from lora_s2s.models import t5
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers.models.t5.modeling_t5 import T5Attention, T5Block, T5LayerNorm, T5Stack
+
+    RelativePositions: TypeAlias = T5Attention
 
 # Families whose every part is named here. LongT5's encoder attends in blocks.
 COVERED = ("t5", "mt5", "umt5")
@@ -44,7 +50,7 @@ class Attention:
     v: nn.Module
     o: nn.Module
     heads: int
-    relative: Any | None
+    relative: RelativePositions | None
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ class Block:
     checkpointed.
     """
 
-    module: Any
+    module: T5Block
     self_attention: Attention
     cross: Attention | None
     feed_forward: FeedForward
@@ -79,7 +85,7 @@ class Stack:
     blocks: tuple[Block, ...]
     final_norm: Norm
 
-    def relative(self, block: Block) -> Any:
+    def relative(self, block: Block) -> RelativePositions:
         """Returns the module whose table of positions a block uses: its own (UMT5), or the first
         block's.
         """
@@ -87,7 +93,7 @@ class Stack:
         return self.blocks[0].self_attention.relative if own is None else own
 
 
-def stacks_of(model: Any, activations: Collection[str]) -> tuple[Stack, Stack] | str:
+def stacks_of(model: PreTrainedModel, activations: Collection[str]) -> tuple[Stack, Stack] | str:
     """Returns the encoder and the decoder of a T5-shaped model, or why whoever asks cannot use
     them.
 
@@ -102,7 +108,7 @@ def stacks_of(model: Any, activations: Collection[str]) -> tuple[Stack, Stack] |
     return _stack(model.encoder, config), _stack(model.decoder, config)
 
 
-def _stack(stack: Any, config: Any) -> Stack:
+def _stack(stack: T5Stack, config: PreTrainedConfig) -> Stack:
     return Stack(
         stack.embed_tokens,
         tuple(_block(block, config) for block in stack.block),
@@ -110,7 +116,7 @@ def _stack(stack: Any, config: Any) -> Stack:
     )
 
 
-def _block(block: Any, config: Any) -> Block:
+def _block(block: T5Block, config: PreTrainedConfig) -> Block:
     own, *between, last = block.layer
     dense = last.DenseReluDense
     inner = (dense.wi_0, dense.wi_1) if config.is_gated_act else (dense.wi,)
@@ -123,18 +129,18 @@ def _block(block: Any, config: Any) -> Block:
     )
 
 
-def _attention(layer: Any, inner: Any) -> Attention:
+def _attention(layer: T5Block, inner: T5Attention) -> Attention:
     relative = inner if inner.has_relative_attention_bias else None
     return Attention(
         _norm(layer.layer_norm), inner.q, inner.k, inner.v, inner.o, inner.n_heads, relative
     )
 
 
-def _norm(module: Any) -> Norm:
+def _norm(module: T5LayerNorm) -> Norm:
     return Norm(module.weight, module.variance_epsilon)
 
 
-def relative_bias(relative: Any, length: int, device: torch.device) -> Tensor:
+def relative_bias(relative: RelativePositions, length: int, device: torch.device) -> Tensor:
     """Returns what an attention adds to its scores, (1, heads, length, length), without a
     gradient.
     """
@@ -143,12 +149,12 @@ def relative_bias(relative: Any, length: int, device: torch.device) -> Tensor:
     return bias
 
 
-def farthest(relative: Any) -> int:
+def farthest(relative: RelativePositions) -> int:
     """Returns the distance in tokens from which on all positions share one value."""
     return int(relative.relative_attention_max_distance)
 
 
-def head_scale(config: Any) -> float:
+def head_scale(config: PreTrainedConfig) -> float:
     """Returns what the decoder's last states are multiplied with before the head; see
     ``t5.finish_loading``.
     """

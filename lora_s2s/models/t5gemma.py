@@ -5,12 +5,15 @@ decoder's.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from lora_s2s.errors import DataError
 from lora_s2s.models import common
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 _FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
@@ -33,18 +36,18 @@ _LARGEST = {
 }
 
 
-def check_settings(settings: Mapping[str, Any], *, where: str) -> None:
+def check_settings(settings: Mapping[str, object], *, where: str) -> None:
     """Checks both stacks' sizes; see :func:`lora_s2s.models.common.check_sizes`."""
     for stack in ("encoder", "decoder"):
         common.check_sizes(settings.get(stack), largest=_LARGEST, where=where)
 
 
-def target_groups(config: Any) -> dict[str, list[str] | str]:  # noqa: ARG001  (the same for every size)
+def target_groups(config: PreTrainedConfig) -> dict[str, list[str] | str]:  # noqa: ARG001  (the same for every size)
     """Returns the groups of adapter targets; see :func:`lora_s2s.models.common.target_groups`."""
     return common.target_groups(_ATTENTION, "cross_attn", _FEED_FORWARD, STACKS)
 
 
-def max_positions(config: Any) -> int:
+def max_positions(config: PreTrainedConfig) -> int:
     """Returns how many tokens a source or a target may have."""
     return int(min(config.encoder.max_position_embeddings, config.decoder.max_position_embeddings))
 
@@ -55,7 +58,7 @@ def may_be_absent(name: str) -> bool:
 
 
 def finish_loading(
-    model: Any, settings: Mapping[str, Any], names: Collection[str], *, where: str
+    model: PreTrainedModel, settings: Mapping[str, object], names: Collection[str], *, where: str
 ) -> None:
     """Settles the decoder's start, which is ``<bos>``.
 
@@ -71,8 +74,8 @@ def finish_loading(
 
 
 def contents_to_write(
-    state: Mapping[str, Tensor], config: Any
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    state: Mapping[str, Tensor], config: PreTrainedConfig
+) -> tuple[dict[str, Tensor], dict[str, object]]:
     """Returns the weights and settings to write: the head only where it is not the decoder's
     embeddings.
     """
