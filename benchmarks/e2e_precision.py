@@ -80,15 +80,7 @@ def build(recipe: Recipe, variant: str) -> nn.Module:
     if variant == "full":
         model: nn.Module = base.model.requires_grad_(True)
         return model
-    lora = recipe.lora
-    return inject_lora(
-        base,
-        r=lora.r,
-        alpha=lora.alpha,
-        dropout=lora.dropout,
-        target_modules=lora.target_modules,
-        seed=recipe.training.seed,
-    )
+    return inject_lora(base, recipe.lora, seed=recipe.training.seed)
 
 
 def train(model: nn.Module, recipe: Recipe, table: Any, pad: int) -> tuple[float, float]:

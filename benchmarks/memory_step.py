@@ -285,7 +285,7 @@ def run_ours(arguments: argparse.Namespace, rows: SyntheticRows, peak: Any) -> d
     from lora_s2s.fast_t5.choose import fast_forward
     from lora_s2s.lora.inject import inject_lora
     from lora_s2s.models.loading import enable_gradient_checkpointing, load_base
-    from lora_s2s.recipe.schema import TrainingSettings
+    from lora_s2s.recipe.schema import LoraSection, TrainingSettings
     from lora_s2s.training.loop import train_step
     from lora_s2s.training.optimizer import build_optimizer
 
@@ -293,7 +293,7 @@ def run_ours(arguments: argparse.Namespace, rows: SyntheticRows, peak: Any) -> d
     base = load_base(
         str(arguments.model), dtype="bfloat16", quantization="nf4", device=arguments.device
     )
-    model = inject_lora(base, **LORA, seed=0)
+    model = inject_lora(base, LoraSection(**LORA), seed=0)
     enable_gradient_checkpointing(model)
     settings = TrainingSettings(
         optimizer=arguments.optimizer, gradient_checkpointing=True, max_steps=arguments.steps

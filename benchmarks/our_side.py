@@ -18,7 +18,7 @@ from lora_s2s.data.collate import Batch, collate
 from lora_s2s.fast_t5.choose import fast_forward, fast_states, with_layout
 from lora_s2s.lora.inject import inject_lora
 from lora_s2s.models.loading import load_base
-from lora_s2s.recipe.schema import TrainingSettings
+from lora_s2s.recipe.schema import LoraSection, TrainingSettings
 from lora_s2s.training.loop import train_step
 from lora_s2s.training.optimizer import build_optimizer
 from lora_s2s.training.plan import StepPlan
@@ -53,7 +53,7 @@ def our_model(
     base = load_base(
         str(folder), dtype=dtype, quantization=quantization, skip_quantization=skip, device=device
     )
-    model = inject_lora(base, **LORA, seed=0)
+    model = inject_lora(base, LoraSection(**LORA), seed=0)
     base.family.set_dropout(model, 0.0)
     return model
 

@@ -48,7 +48,6 @@ _Value = TypeVar("_Value")
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 Amount = Annotated[float, Field(strict=True, ge=0, lt=2**63)]
 Side = Literal["source", "target"]
-Split = Literal["train", "validation", "test"]
 
 
 def _texts(value: object) -> object:
@@ -320,7 +319,7 @@ class DataReport(TypedDict):
     """What ``prepare`` reports, as far as it is shown again."""
 
     rows: RowCounts
-    splits: dict[Split, Count]
+    splits: dict[str, Count]
     source_tokens: TokenCounts
     target_tokens: TokenCounts
     truncated: Sides[Count]

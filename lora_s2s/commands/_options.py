@@ -12,9 +12,6 @@ import typer
 from lora_s2s.errors import UsageError
 from lora_s2s.outputs import check_writable, is_special
 
-RecipeName = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A YAML file, or a shipped recipe's name.")
-]
 Model = Annotated[
     str,
     typer.Argument(

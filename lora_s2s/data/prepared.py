@@ -19,7 +19,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lora_s2s.data.split import SPLITS
 from lora_s2s.errors import DataError
 from lora_s2s.records import PairSide, PreparedManifest, Sides, has_manifest, verify
 from lora_s2s.tokens.tokenise import Features, Ids
@@ -224,9 +223,5 @@ def open_prepared(path: Path, *, reused: bool = False) -> PreparedDataset:
         )
     hint = f"remove {path} and prepare the data again"
     manifest = PreparedManifest.read(path, hint=hint)
-    allowed = {*(f"{split}.arrow" for split in SPLITS), REJECTED, REPORT}
-    if others := sorted(manifest.files.keys() - allowed):
-        problem = f"the manifest lists '{others[0]:.40}', which prepared data has not"
-        raise DataError(problem, hint=hint, where=str(path))
     verify(path, manifest.files, hint=hint)
     return PreparedDataset(path, manifest, reused)

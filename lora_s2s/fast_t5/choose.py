@@ -9,10 +9,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from lora_s2s.console import say
 from lora_s2s.data.collate import Batch
@@ -24,9 +25,6 @@ from lora_s2s.fast_t5.operations import ACTIVATIONS, reason_of
 from lora_s2s.fast_t5.t5 import PaddingFree
 from lora_s2s.models.t5 import fused_activation
 from lora_s2s.models.t5_parts import ADAPTED, stacks_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 VARIABLE = "LORA_S2S_FORWARD"
 _CHOICE = "_forward_choice"

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 
 from lora_s2s.fast_t5.attention import Attend, GroupedAttention
 from lora_s2s.fast_t5.layout import Layout
@@ -21,9 +21,6 @@ from lora_s2s.fast_t5.operations import activated, normed, onto_residual, produc
 from lora_s2s.lora.product import product_of
 from lora_s2s.models.float16 import residual_scale
 from lora_s2s.models.t5_parts import Attention, Block, FeedForward, Norm, Stack, head_scale
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
 

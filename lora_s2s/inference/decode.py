@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from lora_s2s.errors import ResourceError, UsageError, ran_out_of_memory
 from lora_s2s.inference.loading import Predictor
@@ -21,9 +21,6 @@ from lora_s2s.models.generation import decoding_config, only
 from lora_s2s.models.loading import quiet
 from lora_s2s.models.logits import finite_logits
 from lora_s2s.tokens.encoder import panics_as_errors
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 # The step's logits have one row per hypothesis and the whole vocabulary: short sources alone would
 # not bound them.

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.examples.asking import question_of
@@ -28,9 +29,6 @@ from lora_s2s.records import AdapterManifest, InputSettings, ModelManifest, chec
 from lora_s2s.tokens.loading import LANGUAGES, load_tokenizer
 from lora_s2s.tokens.special_tokens import first_ids
 from lora_s2s.tokens.tokenise import encode_source
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)

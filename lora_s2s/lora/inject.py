@@ -5,7 +5,7 @@ adapter trains.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,7 +22,8 @@ from lora_s2s.lora.targets import Targets, resolve_ranks, resolve_targets
 from lora_s2s.models import float16
 from lora_s2s.models.loading import LoadedBase
 from lora_s2s.models.quantized import elements
-from lora_s2s.recipe.fields import method_problem
+from lora_s2s.recipe.fields import method_problem, ranks_by_name
+from lora_s2s.recipe.schema import LoraSection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,51 +33,42 @@ START = "start_of_adapter"
 
 
 def inject_lora(
-    base: LoadedBase,
-    *,
-    r: int,
-    alpha: float,
-    dropout: float,
-    target_modules: str | Sequence[str],
-    method: str = "lora",
-    ranks: Mapping[str, int] | None = None,
-    last_blocks: int | None = None,
-    train_tokens: Sequence[int] = (),
-    seed: int,
+    base: LoadedBase, lora: LoraSection, *, train_tokens: Sequence[int] = (), seed: int
 ) -> PeftModel:
     """Wraps the base's modules in place and returns the adapted model, in evaluation mode.
 
     Only the adapter trains; its weights are float32 whatever the base's are, and depend on ``seed``
     and base alone.
 
+    Each module's scale is alpha over its own rank (its square root for rslora).
+
     Args:
-        alpha: without effect for methods that have no such scale.
-        target_modules, last_blocks: see :func:`lora_s2s.lora.targets.resolve_targets`.
-        ranks: group or name → its rank; each module's scale is alpha over its own rank (its root
-            for rslora).
+        lora: a recipe's section; for its modules see
+            :func:`lora_s2s.lora.targets.resolve_targets`.
         train_tokens: ids whose rows of the embeddings and of the head train too; see
             :mod:`lora_s2s.lora.token_rows`.
-        seed: of the initial values; the caller's random state is left alone.
+        seed: of the initial values; the global random state stays as it is.
 
     Raises:
         UsageError: an unknown target or method, a setting the method does not have, a rank beyond
             the layers' sizes, a quantized base where the method needs another, tokens that cannot
             train, or an adapter is there already.
     """
-    if problem := method_problem(method):
+    if problem := method_problem(lora.method):
         raise UsageError(f"lora.method: {problem}", hint="set lora.method=lora")
-    row, targets = METHODS[method], resolve_targets(base, target_modules, last_blocks=last_blocks)
-    check_base(row, method, base)
+    row = METHODS[lora.method]
+    targets = resolve_targets(base, lora.target_modules, last_blocks=lora.last_blocks)
+    check_base(row, lora.method, base)
     if problem := token_rows.problem(base, train_tokens, method_holds_them=row.has(token_rows.KEY)):
         raise UsageError(
             problem, hint="set data.lossless_text=off; where tokens are named, lora.train_tokens=[]"
         )
-    own = resolve_ranks(base, targets, ranks or {}, r)
-    _check_settings(row, method, targets, [r, *own.values()], dropout=dropout, ranks=ranks or {})
+    own = resolve_ranks(base, targets, ranks_by_name(lora.rank_pattern), lora.r)
+    _check_settings(row, lora, targets, [lora.r, *own.values()])
     given = {
-        row.rank: r,
-        row.alpha: alpha,
-        row.dropout: dropout,
+        row.rank: lora.r,
+        row.alpha: lora.alpha,
+        row.dropout: lora.dropout,
         row.seed: seed,
         "rank_pattern" if own else None: own,
     }
@@ -138,40 +130,32 @@ def check_base(row: Method, name: str, base: LoadedBase) -> None:
         )
 
 
-def _check_settings(
-    row: Method,
-    method: str,
-    targets: Targets,
-    asked: Sequence[int],
-    *,
-    dropout: float,
-    ranks: Mapping[str, int],
-) -> None:
+def _check_settings(row: Method, lora: LoraSection, targets: Targets, ranks: Sequence[int]) -> None:
     """Tells or refuses what a method ignores, and refuses ranks before anything of their size is
     allocated.
     """
     if idle := [
         key for key, own in (("lora.r", row.rank), ("lora.alpha", row.alpha)) if own is None
     ]:
-        say(f"{method} has no use for {' and '.join(idle)}")
-    if ranks and not row.has("rank_pattern"):
+        say(f"{lora.method} has no use for {' and '.join(idle)}")
+    if lora.rank_pattern and not row.has("rank_pattern"):
         able = ", ".join(key for key, other in METHODS.items() if other.has("rank_pattern"))
         raise UsageError(
-            f"{method} has no rank for each group",
+            f"{lora.method} has no rank for each group",
             hint=f"remove lora.rank_pattern, or use one of {able}",
         )
-    if dropout and row.dropout is None:
-        raise UsageError(f"{method} has no dropout of its own", hint="set lora.dropout=0")
+    if lora.dropout and row.dropout is None:
+        raise UsageError(f"{lora.method} has no dropout of its own", hint="set lora.dropout=0")
     # VeRA's matrices are shared and frozen: their rank is bounded by no layer.
     most = (
         limits.LARGEST_RANK
         if row.seed
         else min(limits.LARGEST_RANK, max(min(shape) for shape in targets.shapes.values()))
     )
-    wrong = [rank for rank in asked if not 1 <= rank <= most]
+    wrong = [rank for rank in ranks if not 1 <= rank <= most]
     if wrong and row.rank:
         raise UsageError(
-            f"lora.{'r' if wrong[0] == asked[0] else 'rank_pattern'} is {wrong[0]}; on this base "
+            f"lora.{'r' if wrong[0] == lora.r else 'rank_pattern'} is {wrong[0]}; on this base "
             f"it may be 1 to {most}",
             hint="16 is a good start",
         )

@@ -2,37 +2,27 @@
 
 An adapter trained on a quantized base fits those values, not the checkpoint's: it can be folded
 into either, and both are measured. What is written is never quantized.
-
-B batch, S source length, T target length, N target positions, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import PreTrainedTokenizerBase
 
 from lora_s2s import probe
 from lora_s2s.errors import RunError, UsageError, nearest
 from lora_s2s.files import require_space, sha256_file, write_text
 from lora_s2s.lora.adapter import WEIGHTS, LoadedAdapter, load_adapter
+from lora_s2s.lora.compare import Probe, answers_changed, measured, position_count, probes_of
 from lora_s2s.models.common import begin_answers
-from lora_s2s.models.generation import (
-    IN_CONFIG,
-    answer_ids,
-    decoding_config,
-    not_used,
-    only,
-    plain_answers,
-)
+from lora_s2s.models.generation import IN_CONFIG, decoding_config, not_used
 from lora_s2s.models.loading import load_base, save_model
-from lora_s2s.models.logits import check_logits, finite_logits
 from lora_s2s.models.precision import DTYPES
 from lora_s2s.models.quantized import dequantized_weight, is_quantized
 from lora_s2s.models.t5 import loading_note
@@ -40,16 +30,9 @@ from lora_s2s.outputs import whole_folder
 from lora_s2s.records import described, write
 from lora_s2s.tokens.loading import LANGUAGES, load_tokenizer
 from lora_s2s.tokens.special_tokens import first_ids
-from lora_s2s.tokens.tokenise import encode_source
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ONTO = ("original", "dequantized")
 
-_MOST_SOURCE_TOKENS = 512
-_LONGEST_ANSWER = 64
-_ROWS = 16
 # Float32 products in another order differ by about 1e-6 of a logit; this much means another
 # function.
 _FLOAT32_TOLERANCE = 1e-3
@@ -124,77 +107,92 @@ def merge_adapter(
         RunError: the written model computes something else; nothing is left at ``out``.
     """
     _check_arguments(onto, dtype, probe_texts)
+    decoding = {"max_new_tokens": max_new_tokens, "num_beams": num_beams}
     with whole_folder(Path(out)) as staged:
-        adapter = load_adapter(folder, dtype="float32", base_override=base_override)
-        quantized, device, made_from = (
-            adapter.base.quantization != "none",
-            adapter.base.device,
-            _made_from(adapter),
-        )
-        if onto == "dequantized" and not quantized:
-            hint = "leave --onto away"
-            raise UsageError(
-                "the adapter was not trained on a quantized base: nothing to dequantize", hint=hint
-            )
-        written = dtype or _dtype_of(adapter)
-        tokenizer = _tokenizer(adapter)
-        begin_answers(adapter.model, **first_ids(tokenizer))
-        base_model, unused = adapter.base.model, not_used(adapter.base.model.generation_config)
-        generation = decoding_config(
-            base_model,
-            tokenizer,
-            max_new_tokens=max_new_tokens,
-            num_beams=num_beams,
-            positions=_max_positions(adapter),
-        )
-        probes = list(_probes(adapter, tokenizer, generation, probe_texts))
-        rest = [base for base in ONTO if quantized and base != onto]
-        other = {base: _measured(_on_whole_base(adapter, base).model, probes) for base in rest}
-        folded, tokenizer_from = folded_state(adapter, onto), _own_tokenizer(adapter)
-        require_space(
-            staged.parent,
-            sum(weight.numel() for weight in folded.values()) * DTYPES[written].itemsize,
-        )
-        save_model(
-            folded,
-            adapter.base,
+        # The adapter and its base are freed with this call's frame: two models need not fit.
+        made = _write_model(
+            load_adapter(folder, dtype="float32", base_override=base_override),
             staged,
-            dtype=DTYPES[written],
-            tokenizer_from=tokenizer_from,
-            generation=generation,
-            not_in_config=IN_CONFIG,
+            onto=onto,
+            dtype=dtype,
+            decoding=decoding,
+            probe_texts=probe_texts,
         )
-        probe.remember(staged)
-        note = loading_note(base_model.config)
-        del folded, base_model
-        del adapter  # two whole models need not fit
-        measures = _measured(load_base(str(staged), dtype=written, device=device).model, probes)
+        merged = load_base(str(staged), dtype=made.dtype, device=made.device)
         report = MergeReport(
             str(out),
             onto,
-            written,
-            **measures,
-            positions=_positions(probes),
-            other=other,
+            made.dtype,
+            **measured(merged.model, made.probes),
+            positions=position_count(made.probes),
+            other=made.other,
             answers=len(probe_texts),
-            answers_changed=_answers_changed(staged, probes),
-            not_used=unused,
-            note=note,
+            answers_changed=answers_changed(staged, made.probes),
+            not_used=made.not_used,
+            note=made.note,
         )
-        _check_report(
-            report, exact=written == "float32" and (onto == "dequantized" or not quantized)
-        )
+        _check_report(report, exact=made.exact)
         check = {key: value for key, value in asdict(report).items() if key != "out"}
-        decoding = {"max_new_tokens": max_new_tokens, "num_beams": num_beams}
-        contents = {
-            **made_from,
-            "decoding": decoding,
-            "check": check,
-            "files": described(staged.iterdir()),
-        }
-        write(staged, contents)
+        files = described(staged.iterdir())
+        write(staged, {**made.origin, "decoding": decoding, "check": check, "files": files})
         write_text(staged / "README.md", _readme(report))
     return report
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What is known of a merged model once its adapter is freed; ``exact``: it should compute the
+    same but for rounding.
+    """
+
+    origin: dict[str, object]
+    device: torch.device
+    dtype: str
+    exact: bool
+    probes: list[Probe]
+    other: dict[str, dict[str, float]]
+    not_used: str
+    note: str | None
+
+
+def _write_model(
+    adapter: LoadedAdapter,
+    staged: Path,
+    *,
+    onto: str,
+    dtype: str | None,
+    decoding: Mapping[str, int],
+    probe_texts: Sequence[str],
+) -> _Written:
+    """Measures the adapter, folds it in and writes the model's files."""
+    base, quantized = adapter.base, adapter.base.quantization != "none"
+    if onto == "dequantized" and not quantized:
+        problem = "the adapter was not trained on a quantized base: nothing to dequantize"
+        raise UsageError(problem, hint="omit `--onto`")
+    written, tokenizer = dtype or _dtype_of(adapter), _tokenizer(adapter)
+    begin_answers(adapter.model, **first_ids(tokenizer))
+    unused, note = not_used(base.model.generation_config), loading_note(base.model.config)
+    positions = base.family.max_positions(base.model.config)
+    generation = decoding_config(base.model, tokenizer, **decoding, positions=positions)
+    probes = list(probes_of(adapter, tokenizer, generation, probe_texts))
+    rest = [name for name in ONTO if quantized and name != onto]
+    other = {name: measured(_on_whole_base(adapter, name).model, probes) for name in rest}
+    folded = folded_state(adapter, onto)
+    numbers = sum(weight.numel() for weight in folded.values())
+    require_space(staged.parent, numbers * DTYPES[written].itemsize)
+    save_model(
+        folded,
+        base,
+        staged,
+        dtype=DTYPES[written],
+        tokenizer_from=_own_tokenizer(adapter),
+        generation=generation,
+        not_in_config=IN_CONFIG,
+    )
+    probe.remember(staged)
+    exact = written == "float32" and (onto == "dequantized" or not quantized)
+    origin = _made_from(adapter)
+    return _Written(origin, base.device, written, exact, probes, other, unused, note)
 
 
 def folded_state(adapter: LoadedAdapter, onto: str = "original") -> dict[str, Tensor]:
@@ -255,55 +253,11 @@ def _check_arguments(onto: str, dtype: str | None, probe_texts: Sequence[str]) -
         )
 
 
-@dataclass(frozen=True)
-class _Probe:
-    """A batch of sources, the adapter's answers as decoder inputs and as ids, its logits at their
-    real positions.
-    """
-
-    inputs: dict[str, Tensor]
-    answers: list[list[int]]
-    inputs_BT: Tensor
-    real_BT: Tensor
-    logits_NV: Tensor
-
-
 def _tokenizer(adapter: LoadedAdapter) -> PreTrainedTokenizerBase:
     languages = {key: getattr(adapter.manifest.input, key) for key in LANGUAGES}
     own = _own_tokenizer(adapter)
     place = (adapter.base.name, adapter.base.revision) if own is None else (str(own), None)
     return load_tokenizer(*place, **languages)
-
-
-def _probes(
-    adapter: LoadedAdapter,
-    tokenizer: PreTrainedTokenizerBase,
-    generation: GenerationConfig,
-    texts: Sequence[str],
-) -> Iterator[_Probe]:
-    answer: Any = adapter.model.generate
-    longest = min(_LONGEST_ANSWER, generation.max_new_tokens)
-    with torch.inference_mode(), only(adapter.model, generation):
-        for inputs in _batches(adapter, tokenizer, texts):
-            # The start id comes first.
-            checks = finite_logits(str(adapter.folder))
-            inputs_BT = answer(**inputs, max_new_tokens=longest, logits_processor=checks)
-            real_BT = (inputs_BT != tokenizer.pad_token_id) & (inputs_BT != tokenizer.eos_token_id)
-            real_BT[:, 0] = True  # the start id, which may be the padding id
-            logits_BTV = adapter.model(**inputs, decoder_input_ids=inputs_BT).logits
-            check_logits(logits_BTV, model=str(adapter.folder))
-            answers = answer_ids(inputs_BT, tokenizer.eos_token_id)
-            yield _Probe(inputs, answers, inputs_BT, real_BT, logits_BTV[real_BT].float())
-
-
-def _answers_changed(folder: Path, probes: Sequence[_Probe]) -> float:
-    theirs = plain_answers(folder, [probe.inputs for probe in probes], most=_LONGEST_ANSWER)
-    pairs = [
-        (own, other)
-        for probe, rows in zip(probes, theirs, strict=True)
-        for own, other in zip(probe.answers, rows, strict=True)
-    ]
-    return sum(own != other for own, other in pairs) / len(pairs)
 
 
 def _own_tokenizer(adapter: LoadedAdapter) -> Path | None:
@@ -313,57 +267,6 @@ def _own_tokenizer(adapter: LoadedAdapter) -> Path | None:
     trained = adapter.manifest.input
     more = adapter.settings.train_tokens or trained.carried or trained.special_tokens
     return adapter.folder if more and (adapter.folder / "tokenizer_config.json").is_file() else None
-
-
-def _max_positions(adapter: LoadedAdapter) -> int | None:
-    return adapter.base.family.max_positions(adapter.base.model.config)
-
-
-def _positions(probes: Sequence[_Probe]) -> int:
-    return sum(len(probe.logits_NV) for probe in probes)
-
-
-def _measured(model: PreTrainedModel, probes: Sequence[_Probe]) -> dict[str, float]:
-    """Returns the report's three measures of a model against the adapter's logits."""
-    largest, total, changed, count = 0.0, 0.0, 0, 0
-    with torch.inference_mode():
-        for probe in probes:
-            after_NV = (
-                model(**probe.inputs, decoder_input_ids=probe.inputs_BT)
-                .logits[probe.real_BT]
-                .float()
-            )
-            difference_NV = (probe.logits_NV - after_NV).abs()
-            # A NaN must not vanish in a maximum.
-            largest = max(largest, float(difference_NV.max().nan_to_num(nan=float("inf"))))
-            total += float(difference_NV.sum(dtype=torch.float64))
-            count += difference_NV.numel()
-            changed += int((probe.logits_NV.argmax(dim=-1) != after_NV.argmax(dim=-1)).sum())
-    return {
-        "max_logit_difference": largest,
-        "mean_logit_difference": total / count,
-        "top1_changed": changed / _positions(probes),
-    }
-
-
-def _batches(
-    adapter: LoadedAdapter, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
-) -> Iterator[dict[str, Tensor]]:
-    """Yields ``input_ids`` and ``attention_mask``, (B, S) each, sources of like length together."""
-    most = min(adapter.manifest.input.max_source_tokens, _MOST_SOURCE_TOKENS)
-    most = min(most, _max_positions(adapter) or most)
-    rows = sorted(
-        (
-            encode_source(text, tokenizer, max_source_tokens=most, truncate_source="right")
-            for text in texts
-        ),
-        key=len,
-    )
-    for start in range(0, len(rows), _ROWS):
-        batch = tokenizer.pad({"input_ids": rows[start : start + _ROWS]}, return_tensors="pt")
-        yield {
-            name: batch[name].to(adapter.base.device) for name in ("input_ids", "attention_mask")
-        }
 
 
 def _check_report(report: MergeReport, *, exact: bool) -> None:

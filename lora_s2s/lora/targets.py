@@ -7,15 +7,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedModel
 
 from lora_s2s import limits
 from lora_s2s.errors import UsageError, nearest
 from lora_s2s.models.family import ModelFamily
 from lora_s2s.models.loading import LoadedBase
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 """PEFT tries every entry as a pattern on every module, fast only while Python keeps all of them
 compiled.

@@ -12,19 +12,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from lora_s2s.errors import DataError
 from lora_s2s.models.loading import LoadedBase
 from lora_s2s.models.t5 import TOKEN_MATRICES
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 MOST_TOKENS = 256
 KEY = "trainable_token_indices"

@@ -7,16 +7,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 import transformers
 from torch import Tensor
 
 from lora_s2s.errors import UsageError
 from lora_s2s.models import bart, common, t5, t5gemma
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -38,30 +34,31 @@ class ModelFamily:
     """Patterns of the encoder's and the decoder's modules: all that ``target_groups`` gives and a
     config may hold.
     """
-    target_groups: Callable[[PreTrainedConfig], dict[str, list[str] | str]]
+    target_groups: Callable[[transformers.PreTrainedConfig], dict[str, list[str] | str]]
     check_settings: Callable[..., None]
     may_be_absent: Callable[[str], bool]
     finish_loading: Callable[..., None]
     contents_to_write: Callable[
-        [Mapping[str, Tensor], PreTrainedConfig], tuple[dict[str, Tensor], dict[str, object]]
+        [Mapping[str, Tensor], transformers.PreTrainedConfig],
+        tuple[dict[str, Tensor], dict[str, object]],
     ]
-    max_positions: Callable[[PreTrainedConfig], int | None]
+    max_positions: Callable[[transformers.PreTrainedConfig], int | None]
     t5_shaped: bool
     """Whether the residual stream may be rescaled as T5's: bare RMSNorms, no biases."""
     plain_head: bool
     """Whether logits are what the head gives, without a bias or a cap after it."""
-    set_dropout: Callable[[PreTrainedModel, float], None] = common.set_dropout
+    set_dropout: Callable[[transformers.PreTrainedModel, float], None] = common.set_dropout
 
     @property
-    def config_class(self) -> type[PreTrainedConfig]:
+    def config_class(self) -> type[transformers.PreTrainedConfig]:
         """The config's class in transformers."""
-        config: type[PreTrainedConfig] = getattr(transformers, self.class_names[0])
+        config: type[transformers.PreTrainedConfig] = getattr(transformers, self.class_names[0])
         return config
 
     @property
-    def model_class(self) -> type[PreTrainedModel]:
+    def model_class(self) -> type[transformers.PreTrainedModel]:
         """The model's class in transformers."""
-        model: type[PreTrainedModel] = getattr(transformers, self.class_names[1])
+        model: type[transformers.PreTrainedModel] = getattr(transformers, self.class_names[1])
         return model
 
 
@@ -150,7 +147,7 @@ def family_of(settings: Mapping[str, object], *, where: str | None = None) -> Mo
 
 
 def check_lengths(
-    family: ModelFamily, config: PreTrainedConfig, *, name: str, **limits: int
+    family: ModelFamily, config: transformers.PreTrainedConfig, *, name: str, **limits: int
 ) -> None:
     """Checks a recipe's lengths against the base's positions, before hours go into training.
 

@@ -15,18 +15,15 @@ B batch, S source length, T target length.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from lora_s2s.console import say
 from lora_s2s.errors import UsageError
 from lora_s2s.models import t5
 from lora_s2s.models.family import ModelFamily
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 _LARGEST = 65504.0
 # Real text and a trained adapter may go beyond what the probe shows.

@@ -13,21 +13,20 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from lora_s2s.errors import DataError, SetupError, UsageError, nearest
 from lora_s2s.models.family import ModelFamily
+from lora_s2s.recipe.fields import Quantization
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+QUANTIZATIONS = get_args(Quantization)
 
-QUANTIZATIONS = ("none", "nf4", "int8")
-
-# Weights that share one absmax, and absmax values that share one scale of their own.
-_BLOCK, _NESTED_BLOCK = 64, 256
+# Weights that share one absmax.
+_BLOCK = 64
 
 # A dense linear layer, or one of bitsandbytes, whose attributes depend on its bits.
 Layer: TypeAlias = Any
@@ -266,38 +265,6 @@ def elements(parameter: Tensor) -> int:
     """Returns how many numbers a parameter stands for, also where several are packed into one."""
     state = getattr(parameter, "quant_state", None)
     return parameter.numel() if state is None else math.prod(state.shape)
-
-
-def weight_bytes(
-    family: ModelFamily,
-    config: PreTrainedConfig,
-    *,
-    dtype: torch.dtype,
-    quantization: str = "none",
-    skip_quantization: Sequence[str] = (),
-) -> int:
-    """Returns the bytes of a base's weights in memory, from its config alone; a matrix with two
-    names counts once.
-
-    Raises:
-        UsageError, SetupError: see :func:`skeleton`.
-    """
-    model = skeleton(family, config, dtype=dtype, quantization=quantization, skip=skip_quantization)
-    counted = sum(_bytes(tensor) for tensor in (*model.parameters(), *model.buffers()))
-    head = model.get_output_embeddings().weight
-    # transformers 5 says of every T5 that its head is tied; the older flag tells Flan's own head.
-    apart = getattr(config, "scale_decoder_outputs", config.tie_word_embeddings) is False
-    return counted + _bytes(head) * (apart and head is model.get_input_embeddings().weight)
-
-
-def _bytes(tensor: Tensor) -> int:
-    count, kind = tensor.numel(), type(tensor).__name__
-    if kind == "Params4bit":
-        blocks = math.ceil(count / _BLOCK)
-        return count // 2 + blocks + 4 * math.ceil(blocks / _NESTED_BLOCK)
-    if kind == "Int8Params":
-        return count + 4 * tensor.shape[0]
-    return count * tensor.element_size()
 
 
 def adamw(

@@ -12,17 +12,14 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.activations import NewGELUActivation
 
 from lora_s2s.errors import DataError
 from lora_s2s.models import common
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
 
 _SHARED = "shared.weight"
 _HEAD = "lm_head.weight"

@@ -45,7 +45,6 @@ from lora_s2s.pipeline.lengths import warn_of_short_answers, with_lengths
 from lora_s2s.pipeline.notices import show_data, show_preview
 from lora_s2s.pipeline.prepare import data_line, prepare_data, sizes, sources_of
 from lora_s2s.recipe.defaults import Facts
-from lora_s2s.recipe.fields import ranks_by_name
 from lora_s2s.recipe.load import load_recipe, recipe_to_yaml, with_choices_of
 from lora_s2s.recipe.schema import Recipe, TrainingSettings
 from lora_s2s.records import FinishedManifest, described, write
@@ -312,7 +311,7 @@ def token_ids(names: Sequence[str], tokenizer: Any) -> list[int]:
 
 def _adapted_base(recipe: Recipe, train_tokens: Sequence[int]) -> tuple[LoadedBase, nn.Module]:
     """Loads a recipe's base and injects its adapter, ready to train."""
-    section, lora = recipe.model, recipe.lora
+    section = recipe.model
     base = load_base(
         section.name,
         revision=section.revision,
@@ -322,18 +321,7 @@ def _adapted_base(recipe: Recipe, train_tokens: Sequence[int]) -> tuple[LoadedBa
     )
     lengths = {key: getattr(recipe.data, key) for key in ("max_source_tokens", "max_target_tokens")}
     check_lengths(base.family, base.model.config, name=section.name, **lengths)
-    model = inject_lora(
-        base,
-        r=lora.r,
-        alpha=lora.alpha,
-        dropout=lora.dropout,
-        target_modules=lora.target_modules,
-        method=lora.method,
-        ranks=ranks_by_name(lora.rank_pattern),
-        last_blocks=lora.last_blocks,
-        train_tokens=train_tokens,
-        seed=recipe.training.seed,
-    )
+    model = inject_lora(base, recipe.lora, train_tokens=train_tokens, seed=recipe.training.seed)
     base.family.set_dropout(model, recipe.training.dropout)
     if recipe.training.gradient_checkpointing:
         enable_gradient_checkpointing(model)

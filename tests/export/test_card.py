@@ -176,14 +176,15 @@ def test_the_card_on_a_hubs_base_loads_as_written(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder of that name in the current one stands for the hub's."""
+    from adapting import adapt
+
     from lora_s2s.lora.adapter import save_adapter
-    from lora_s2s.lora.inject import inject_lora
     from lora_s2s.models.loading import load_base
 
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_model, "google/flan-t5-base")
     base = load_base("google/flan-t5-base", device="cpu")
-    model = inject_lora(
+    model = adapt(
         base, r=2, alpha=4, dropout=0, target_modules="attention-qv", method="oft", seed=1
     )
     Path("mine").mkdir()

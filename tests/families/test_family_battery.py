@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from adapting import adapt
 from packaging.version import Version
 from support import record
 from tiny_families import TINY, build, write
@@ -25,7 +26,7 @@ from lora_s2s.files import write_json
 from lora_s2s.inference.decode import DecodingSettings, decode
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.lora.adapter import load_adapter, save_adapter
-from lora_s2s.lora.inject import inject_lora, trainable_parameters
+from lora_s2s.lora.inject import trainable_parameters
 from lora_s2s.lora.merge import merge_adapter
 from lora_s2s.lora.targets import resolve_targets
 from lora_s2s.models.common import begin_answers
@@ -87,7 +88,7 @@ def logits_of(model: nn.Module, batch: Batch) -> torch.Tensor:
 
 def fit(base: LoadedBase, batch: Batch, steps: int) -> tuple[Any, tuple[float, float]]:
     """Trains LoRA on everything; returns the model and the first and last loss."""
-    model = inject_lora(base, r=8, alpha=16, dropout=0.0, target_modules="all-linear", seed=1)
+    model = adapt(base, r=8, alpha=16, dropout=0.0, target_modules="all-linear", seed=1)
     base.family.set_dropout(model, 0.0)
     optimizer = torch.optim.AdamW(
         [weight for weight in model.parameters() if weight.requires_grad], lr=5e-3
@@ -189,9 +190,7 @@ def test_checkpointing_changes_no_gradient(name: str, place: Path) -> None:
         load_base(str(folder_of(name, place)), device="cpu"),
         batch_of(folder_of(name, place)),
     )
-    model = inject_lora(
-        base, r=2, alpha=4, dropout=0.0, target_modules="attention-qv", seed=1
-    ).train()
+    model = adapt(base, r=2, alpha=4, dropout=0.0, target_modules="attention-qv", seed=1).train()
     base.family.set_dropout(model, 0.0)
     found = []
     for again in (False, True):

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from adapting import adapt
 from tiny_families import TINY, VOCABULARY, write
 from torch import Tensor
 
 from lora_s2s.data.collate import IGNORED, Batch
 from lora_s2s.fast_t5.choose import fast_forward, fast_states
-from lora_s2s.lora.inject import inject_lora
 from lora_s2s.models.loading import load_base
 from lora_s2s.training.loss import sequence_loss
 
@@ -33,7 +33,7 @@ def adapted(
     """
     base = load_base(str(write(TINY[row], folder)), device="cpu", **(model or {}))
     chosen = {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": "attention-qv", **lora}
-    found = inject_lora(base, **chosen, seed=0)
+    found = adapt(base, **chosen, seed=0)
     base.family.set_dropout(found, 0.0)
     generator = torch.Generator().manual_seed(1)
     for parameter in found.parameters():

@@ -483,8 +483,9 @@ def prepare_folder(folder: Path) -> None:
 @pytest.fixture(scope="session")
 def foreign(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """An adapter whose manifest names a base with other weights than those now at that place."""
+    from adapting import adapt
+
     from lora_s2s.lora.adapter import save_adapter
-    from lora_s2s.lora.inject import inject_lora
     from lora_s2s.models.loading import load_base
 
     other = make_tiny_model(tmp_path_factory.mktemp("other"), seed=1)
@@ -492,7 +493,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     folder = tmp_path_factory.mktemp("adapters") / "foreign"
     folder.mkdir()
     save_adapter(
-        inject_lora(base, r=2, alpha=4, dropout=0, target_modules="attention-qv", seed=0), folder
+        adapt(base, r=2, alpha=4, dropout=0, target_modules="attention-qv", seed=0), folder
     )
     record = {"name": str(tiny_model), "revision": None, "weights_sha256": base.weights_sha256}
     (folder / "manifest.json").write_text(

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from adapting import adapt
 
 from lora_s2s.errors import DataError, ToolkitError, UsageError
 from lora_s2s.inference.decode import DecodingSettings, decode
 from lora_s2s.inference.loading import Predictor, load_predictor
 from lora_s2s.lora.adapter import save_adapter
-from lora_s2s.lora.inject import inject_lora
 from lora_s2s.models.loading import load_base
 
 TEXTS = ["w1 w2 w3", "w9", "w7 w7 w20 w31 w4 w5"]
@@ -39,7 +39,7 @@ def adapter_folder(
     base_folder: Path, tiny_predictor: Callable[..., Predictor], tmp_path: Path
 ) -> Path:
     base = load_base(str(base_folder))
-    model = inject_lora(base, r=4, alpha=32, dropout=0.0, target_modules="attention-qv", seed=0)
+    model = adapt(base, r=4, alpha=32, dropout=0.0, target_modules="attention-qv", seed=0)
     torch.manual_seed(5)
     with torch.no_grad():
         for name, weight in model.named_parameters():

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from adapting import adapt
 from tiny_adapters import stir, write_tokenizer
 
 from lora_s2s.files import write_json
 from lora_s2s.lora.adapter import save_adapter
-from lora_s2s.lora.inject import inject_lora
 from lora_s2s.models.loading import load_base
 
 
@@ -38,7 +38,7 @@ def adapter_folder(tmp_path: Path, base_folder: Callable[..., Path]) -> Callable
         target_modules: Any = "attention-qv", *, dtype: str = "float32", **shape: Any
     ) -> Path:
         base = load_base(str(base_folder(**shape)), dtype=dtype, device="cpu")
-        model = inject_lora(base, r=4, alpha=8, dropout=0.1, target_modules=target_modules, seed=3)
+        model = adapt(base, r=4, alpha=8, dropout=0.1, target_modules=target_modules, seed=3)
         stir(model)
         folder = tmp_path / "adapter"
         folder.mkdir()

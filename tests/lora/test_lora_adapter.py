@@ -14,6 +14,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from adapting import adapt
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny_adapters import WHOLE_BLOCKS, stir
@@ -30,7 +31,6 @@ from lora_s2s.lora.adapter import (
     load_adapter_state,
     save_adapter,
 )
-from lora_s2s.lora.inject import inject_lora
 from lora_s2s.lora.schema import adapter_settings
 from lora_s2s.models.loading import LoadedBase, load_base
 
@@ -79,7 +79,7 @@ def test_an_adapter_folder_is_reproducible_and_names_no_machine(
     hashes = set()
     for run in ("one", "two"):
         base = load_base(str(tmp_path / "base"), device="cpu")
-        model = inject_lora(base, r=4, alpha=8, dropout=0.0, target_modules="all-linear", seed=3)
+        model = adapt(base, r=4, alpha=8, dropout=0.0, target_modules="all-linear", seed=3)
         object.__setattr__(base, "name", "demo")
         model.peft_config["default"].base_model_name_or_path = base.name
         (tmp_path / run).mkdir()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from adapting import adapt
 from safetensors.torch import load_file
 from tiny_inputs import logits
 
@@ -17,7 +18,6 @@ from lora_s2s import limits
 from lora_s2s.errors import UsageError
 from lora_s2s.lora.adapter import adapter_state
 from lora_s2s.lora.inject import (
-    inject_lora,
     is_second_factor,
     total_parameters,
     trainable_parameters,
@@ -42,7 +42,7 @@ def base(base_folder: Callable[..., Path]) -> LoadedBase:
 
 def inject(base: LoadedBase, target_modules: Any = "attention-qv", **changes: Any) -> Any:
     settings = {"r": 4, "alpha": 8, "dropout": 0.1, "seed": 3, **changes}
-    return inject_lora(base, target_modules=target_modules, **settings)
+    return adapt(base, target_modules=target_modules, **settings)
 
 
 @pytest.mark.parametrize("group", EXPECTED)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from adapting import adapt
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from pydantic import ValidationError
@@ -24,7 +25,7 @@ from transformers import AutoModelForSeq2SeqLM
 from lora_s2s.errors import UsageError
 from lora_s2s.files import write_json
 from lora_s2s.lora.adapter import adapter_state, load_adapter, load_adapter_state, save_adapter
-from lora_s2s.lora.inject import inject_lora, total_parameters, trainable_parameters
+from lora_s2s.lora.inject import total_parameters, trainable_parameters
 from lora_s2s.lora.merge import merge_adapter
 from lora_s2s.lora.methods import METHODS
 from lora_s2s.lora.versions import peft_that_reads
@@ -39,7 +40,7 @@ TARGETS = ["q", "v", "o", "wi_0", "wo"]
 
 def inject(base: LoadedBase, method: str, **changes: Any) -> Any:
     settings = {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": TARGETS, "seed": 3, **changes}
-    return inject_lora(base, method=method, **settings)
+    return adapt(base, method=method, **settings)
 
 
 def train(model: Any, steps: int) -> list[float]:

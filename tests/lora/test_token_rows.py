@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from adapting import adapt
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from tiny_adapters import WHOLE_BLOCKS, stir, write_tokenizer
@@ -21,7 +22,7 @@ from transformers import AutoModelForSeq2SeqLM
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import write_json
 from lora_s2s.lora.adapter import adapter_state, load_adapter, load_adapter_state, save_adapter
-from lora_s2s.lora.inject import inject_lora, total_parameters, trainable_parameters
+from lora_s2s.lora.inject import total_parameters, trainable_parameters
 from lora_s2s.lora.merge import merge_adapter
 from lora_s2s.models import float16
 from lora_s2s.models.loading import load_base
@@ -45,7 +46,7 @@ def inject(base: Any, ids: list[int] = IDS, **changes: Any) -> Any:
         "seed": 3,
         **changes,
     }
-    return inject_lora(base, train_tokens=ids, **settings)
+    return adapt(base, train_tokens=ids, **settings)
 
 
 def stirred(
@@ -109,7 +110,7 @@ def test_exactly_these_rows_train_on_both_sides(
         f"{end}.default" for end in ends
     ]
     assert set(sizes.values()) == {(4, 32)}
-    with_lora_only = inject_lora(
+    with_lora_only = adapt(
         load_base(base.name, device="cpu"),
         r=4,
         alpha=8,

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from adapting import adapt
 from safetensors.torch import load_file, save_file
 from tiny_inputs import MASK, SOURCE, START, logits
 from transformers.utils import logging as transformers_logging
 
 from lora_s2s.errors import DataError, SetupError, UsageError
-from lora_s2s.lora.inject import inject_lora
 from lora_s2s.models.common import shift_right
 from lora_s2s.models.family import FAMILIES, family_of
 from lora_s2s.models.loading import enable_gradient_checkpointing, load_base, save_model
@@ -326,7 +326,7 @@ def test_the_fused_activation_is_the_same_function_and_goes_again(flan: Path) ->
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_no_gradient_is_computed_where_no_adapter_needs_it(flan: Path, checkpointing: bool) -> None:
     base = load_base(str(flan), device="cpu")
-    model: Any = inject_lora(
+    model: Any = adapt(
         base, r=2, alpha=2, dropout=0.0, target_modules="decoder", last_blocks=1, seed=0
     )
     if checkpointing:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from adapting import adapt
 from safetensors.torch import load_file
 from tiny_families import TINY, build
 from tiny_inputs import MASK, SOURCE, START, logits
@@ -17,7 +18,6 @@ from torch import Tensor
 from training_parts import PAD, VOCABULARY, Rows, run
 
 from lora_s2s.errors import UsageError
-from lora_s2s.lora.inject import inject_lora
 from lora_s2s.models import float16
 from lora_s2s.models.loading import load_base
 
@@ -83,7 +83,7 @@ def adapted(
     if shift:
         float16.reinstall(base.model, base.family, shift)
         object.__setattr__(base, "residual_shift", shift)
-    model = inject_lora(base, r=8, alpha=16, dropout=0.0, target_modules=targets, seed=0)
+    model = adapt(base, r=8, alpha=16, dropout=0.0, target_modules=targets, seed=0)
     generator = torch.Generator().manual_seed(1)
     for parameter_name, parameter in model.named_parameters():
         if "lora_B" in parameter_name:
