@@ -22,9 +22,10 @@ from lora_s2s.lora.adapter import WEIGHTS, LoadedAdapter, load_adapter
 from lora_s2s.lora.compare import Probe, answers_changed, measured, position_count, probes_of
 from lora_s2s.models.common import begin_answers
 from lora_s2s.models.generation import IN_CONFIG, decoding_config, not_used
-from lora_s2s.models.loading import load_base, save_model
+from lora_s2s.models.loading import load_base
 from lora_s2s.models.precision import DTYPES
 from lora_s2s.models.quantized import dequantized_weight, is_quantized
+from lora_s2s.models.saving import save_model
 from lora_s2s.models.t5 import loading_note
 from lora_s2s.outputs import whole_folder
 from lora_s2s.records import described, write

@@ -1,50 +1,39 @@
-"""A base in memory, and a whole model on disk. Neither ever calls ``tie_weights`` or resizes
-embeddings.
-"""
+"""A base in memory: its config, its weights, and what is checked of both before they are used."""
 
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
-from lora_s2s import limits, probe
+from lora_s2s import probe
 from lora_s2s.errors import DataError, ResourceError, UsageError, ran_out_of_memory
-from lora_s2s.files import read_json, write_json
+from lora_s2s.files import read_json
 from lora_s2s.hub import MalformedConfig, locate_model
 from lora_s2s.models.family import ModelFamily, family_of
+from lora_s2s.models.filling import put_weights
 from lora_s2s.models.float16 import settle
-from lora_s2s.models.host_memory import return_memory, return_memory_at_once
-from lora_s2s.models.precision import dtype_name, resolve_device, resolve_dtype
-from lora_s2s.models.quantized import fill, is_quantized, skeleton
+from lora_s2s.models.host_memory import return_memory_at_once
+from lora_s2s.models.precision import resolve_device, resolve_dtype
+from lora_s2s.models.quantized import skeleton
 from lora_s2s.models.weights import (
-    WEIGHTS,
-    is_finite,
     misfit,
-    opened,
     shapes,
-    sound,
     weight_files,
     weights_hash,
-    write_weights,
 )
 from lora_s2s.records import ModelManifest, verify
 
 _CONFIG = "config.json"
-_SETTINGS = "tokenizer_config.json"
-_TOKENIZER = re.compile(
-    r"(tokenizer|special_tokens_map|added_tokens|vocab|merges).*\.(json|txt)|.*\.model"
-)
 
 _TOO_LARGE = "choose a smaller model, or set model.quantization=nf4"
 
@@ -146,7 +135,7 @@ def load_base(
     names = _check_shapes(family, model, found, path)
     try:
         with quiet():
-            _fill(model, files, names, placed)
+            put_weights(model, files, names, placed)
             model.generation_config = _generation_config(path)
         _check_ids(model, path)
     except (MemoryError, RuntimeError) as error:
@@ -226,112 +215,6 @@ def _check_shapes(
     return {name: inner for name, inner in names.items() if inner in judged}
 
 
-def _fill(
-    model: PreTrainedModel, files: Sequence[Path], names: Mapping[str, str], device: torch.device
-) -> None:
-    """Puts every weight in place, then those that share one with another, then what is computed."""
-    for path in files:
-        with opened(path) as tensors:
-            for name in tensors.keys():  # noqa: SIM118  (a reader, not a dict)
-                if name in names:
-                    _place(model, names[name], tensors.get_tensor(name).to(device), path)
-                    return_memory()
-    _tie(model)
-    _compute_the_rest(model, device, str(files[0].parent / _CONFIG))
-
-
-def _place(model: PreTrainedModel, name: str, tensor: Tensor, path: Path) -> None:
-    """Puts a checkpoint's tensor into the model, in the format that the skeleton has there."""
-    module, leaf = _slot(model, name)
-    if leaf == "weight" and is_quantized(module):
-        sound(name, tensor, path, model.dtype)
-        fill(module, tensor)
-    else:
-        _set(model, name, sound(name, tensor, path, getattr(module, leaf).dtype))
-
-
-def _set(model: PreTrainedModel, name: str, tensor: Tensor) -> None:
-    module, leaf = _slot(model, name)
-    old = getattr(module, leaf)
-    parameter = isinstance(old, nn.Parameter) and not isinstance(tensor, nn.Parameter)
-    setattr(module, leaf, nn.Parameter(tensor, old.requires_grad) if parameter else tensor)
-
-
-def _slot(model: PreTrainedModel, name: str) -> tuple[nn.Module, str]:
-    parent, _, leaf = name.rpartition(".")
-    return model.get_submodule(parent), leaf
-
-
-def _tie(model: PreTrainedModel) -> None:
-    """Lets the names of one matrix share it where the checkpoint has it once, or equal copies of
-    it.
-
-    What the config says of tying does not count; transformers is told what holds.
-    """
-    model.all_tied_weights_keys = {}
-    tensors = _tensors(model)
-    for names in _shared_names(model, tensors):
-        source = next((name for name in names if not tensors[name].is_meta), names[0])
-        for name in names:
-            if name != source and (
-                tensors[name].is_meta or torch.equal(tensors[name], tensors[source])
-            ):
-                _set(model, name, tensors[source])
-                model.all_tied_weights_keys[name] = source
-
-
-def _shared_names(model: PreTrainedModel, tensors: Collection[str]) -> list[list[str]]:
-    """Returns the names that the model's classes declare to be one matrix, that of the matrix
-    itself first.
-    """
-    ties = {
-        f"{prefix}{'.' * bool(prefix)}{target}": f"{prefix}{'.' * bool(prefix)}{source}"
-        for prefix, module in model.named_modules()
-        for target, source in (getattr(module, "_tied_weights_keys", None) or {}).items()
-    }
-    groups: dict[str, list[str]] = {}
-    for target in ties:
-        root = target
-        while root in ties:
-            root = ties[root]
-        groups.setdefault(root, [root]).append(target)
-    return [[name for name in names if name in tensors] for names in groups.values()]
-
-
-def _compute_the_rest(model: PreTrainedModel, device: torch.device, where: str) -> None:
-    """Lets transformers fill what no checkpoint holds: positions, rotary frequencies, scales,
-    biases of 0.
-
-    Raises:
-        DataError: the config asks for too much of it.
-    """
-    computed = sum(tensor.numel() for tensor in _tensors(model).values() if tensor.is_meta)
-    if computed > limits.MOST_COMPUTED_WEIGHTS:
-        problem = f"the config asks for {computed:,} computed weights (positions), at most "
-        raise DataError(f"{problem}{limits.MOST_COMPUTED_WEIGHTS:,}", where=where)
-    absent = []
-    for name, tensor in _tensors(model).items():
-        if tensor.is_meta:
-            absent.append(name)
-            _set(model, name, torch.empty_like(tensor, device=device))
-        else:
-            vars(tensor)["_is_hf_initialized"] = True
-    owners = {name.rpartition(".")[0] for name in absent}
-    for name, module in model.named_modules():
-        module._is_hf_initialized = name not in owners
-    model.initialize_weights()
-
-
-def _tensors(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Returns parameters and buffers under every name they have."""
-    return dict(
-        (
-            *model.named_parameters(remove_duplicate=False),
-            *model.named_buffers(remove_duplicate=False),
-        )
-    )
-
-
 def _generation_config(folder: Path) -> GenerationConfig:
     """What ``from_pretrained`` gives: the checkpoint's own, else what older checkpoints keep in
     their config.
@@ -369,62 +252,6 @@ def _check_ids(model: PreTrainedModel, folder: Path) -> None:
                     f"are {rows:,}"
                 )
                 raise DataError(problem, where=str(folder))
-
-
-def save_model(
-    state: Mapping[str, Tensor],
-    base: LoadedBase,
-    out: Path,
-    *,
-    dtype: torch.dtype,
-    tokenizer_from: Path | None = None,
-    generation: GenerationConfig | None = None,
-    not_in_config: Collection[str] = (),
-) -> None:
-    """Writes what ``AutoModelForSeq2SeqLM.from_pretrained`` loads alike in transformers 4 and 5,
-    with the tokenizer.
-
-    Args:
-        state: name → weight; written as ``dtype``.
-        base: whose family, config, generation config and tokenizer files go along.
-        out: an existing, empty folder (see :func:`lora_s2s.outputs.whole_folder`).
-        tokenizer_from: a folder with tokenizer files; the base's own when None.
-        generation: how the model decodes; as the base does when None.
-        not_in_config: keys of the base's config that are left out.
-    """
-    weights, settings = base.family.contents_to_write(state, base.model.config)
-    write_weights(out / WEIGHTS, _apart(weights, dtype))
-    # The machine's folder is nobody's business; the version is that of whoever loads it.
-    omitted = {"_name_or_path", "transformers_version", *not_in_config}
-    written = {key: value for key, value in settings.items() if key not in omitted}
-    kind = base.family.model_class.__name__
-    write_json(out / _CONFIG, {**written, "architectures": [kind], "dtype": dtype_name(dtype)})
-    with quiet():
-        (generation or base.model.generation_config).save_pretrained(out)
-    for path in sorted((tokenizer_from or base.path).iterdir()):
-        if path.is_file() and _TOKENIZER.fullmatch(path.name):
-            shutil.copyfile(path, out / path.name)
-    marks = read_json(out / _SETTINGS) if (out / _SETTINGS).is_file() else {}
-    if isinstance(marks.get("extra_special_tokens"), list):
-        # As transformers 5 writes it, and 4 cannot read it; both read this.
-        marks["additional_special_tokens"] = marks.pop("extra_special_tokens")
-        write_json(out / _SETTINGS, marks)
-
-
-def _apart(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Returns the weights on the CPU as ``dtype``, copied only where needed."""
-    tensors: dict[str, Tensor] = {}
-    for name, weight in weights.items():
-        tensor = weight.detach().to(device="cpu", dtype=dtype).contiguous()
-        if not is_finite(tensor):
-            raise DataError(
-                f"the weight {name} is too large for {dtype_name(dtype)}", hint="--dtype float32"
-            )
-        # Safetensors refuses two names for one storage: an unscaled head that equals the embeddings
-        # is written out.
-        shared = any(tensor.data_ptr() == other.data_ptr() for other in tensors.values())
-        tensors[name] = tensor.clone() if shared else tensor
-    return tensors
 
 
 def enable_gradient_checkpointing(model: nn.Module) -> None:

@@ -20,8 +20,9 @@ from transformers.utils import logging as transformers_logging
 from lora_s2s.errors import DataError, SetupError, UsageError
 from lora_s2s.models.common import shift_right
 from lora_s2s.models.family import FAMILIES, family_of
-from lora_s2s.models.loading import enable_gradient_checkpointing, load_base, save_model
+from lora_s2s.models.loading import enable_gradient_checkpointing, load_base
 from lora_s2s.models.precision import resolve_device, resolve_dtype
+from lora_s2s.models.saving import save_model
 from lora_s2s.models.t5 import fused_activation
 from lora_s2s.models.weights import weights_hash
 

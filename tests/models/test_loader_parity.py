@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from tiny_families import TINY, build
 from tiny_inputs import logits
 
-from lora_s2s.models import loading
+from lora_s2s.models import filling
 from lora_s2s.models.loading import load_base
 
 
@@ -127,14 +127,14 @@ def test_each_weight_is_read_once_and_let_go_before_the_next(
 ) -> None:
     checkpoint("T5 v1.0", tmp_path)
     read: list[tuple[str, weakref.ref[torch.Tensor]]] = []
-    place = loading._place
+    place = filling._place
 
     def watched(model: Any, name: str, tensor: torch.Tensor, path: Path) -> None:
         assert not [other for other, tensor in read if tensor() is not None]
         read.append((name, weakref.ref(tensor)))
         place(model, name, tensor, path)
 
-    monkeypatch.setattr(loading, "_place", watched)
+    monkeypatch.setattr(filling, "_place", watched)
     load_base(str(tmp_path), dtype="bfloat16", device="cpu")
     assert sorted(name for name, _ in read) == sorted(load_file(tmp_path / "model.safetensors"))
 

@@ -20,10 +20,11 @@ from torch import nn
 from transformers import T5Config
 
 from lora_s2s.errors import ResourceError, SetupError, UsageError
-from lora_s2s.models import loading, quantized
+from lora_s2s.models import filling, quantized
 from lora_s2s.models.family import FAMILIES
-from lora_s2s.models.loading import LoadedBase, enable_gradient_checkpointing, load_base, save_model
+from lora_s2s.models.loading import LoadedBase, enable_gradient_checkpointing, load_base
 from lora_s2s.models.quantized import dequantized_weight, elements, is_quantized, skeleton
+from lora_s2s.models.saving import save_model
 from lora_s2s.models.t5 import fused_activation
 
 KINDS = ["nf4", "int8"]
@@ -372,7 +373,7 @@ def test_a_model_that_does_not_fit_says_so(
     def full(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(loading, "fill", full)
+    monkeypatch.setattr(filling, "fill", full)
     with pytest.raises(ResourceError, match="does not fit into the memory of cpu") as caught:
         load(flan, "nf4")
     assert caught.value.exit_code == 4

@@ -1,0 +1,132 @@
+"""A checkpoint's weights put into a model without memory, one at a time.
+
+``tie_weights`` is never called: the checkpoint's contents decide which names share a matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lora_s2s import limits
+from lora_s2s.errors import DataError
+from lora_s2s.models.host_memory import return_memory
+from lora_s2s.models.quantized import fill, is_quantized
+from lora_s2s.models.weights import opened, sound
+
+
+def put_weights(
+    model: PreTrainedModel, files: Sequence[Path], names: Mapping[str, str], device: torch.device
+) -> None:
+    """Puts every weight in place, then those that share one with another, then what is computed.
+
+    Args:
+        names: each weight's name in the files → in the model; others are skipped.
+
+    Raises:
+        DataError: a weight is not finite, or the config asks for too many computed weights.
+    """
+    for path in files:
+        with opened(path) as tensors:
+            for name in tensors.keys():  # noqa: SIM118  (a reader, not a dict)
+                if name in names:
+                    _place(model, names[name], tensors.get_tensor(name).to(device), path)
+                    return_memory()
+    _tie(model)
+    _compute_the_rest(model, device, str(files[0].parent / "config.json"))
+
+
+def _place(model: PreTrainedModel, name: str, tensor: Tensor, path: Path) -> None:
+    """Puts a checkpoint's tensor into the model, in the format that the skeleton has there."""
+    module, leaf = _slot(model, name)
+    if leaf == "weight" and is_quantized(module):
+        sound(name, tensor, path, model.dtype)
+        fill(module, tensor)
+    else:
+        _set(model, name, sound(name, tensor, path, getattr(module, leaf).dtype))
+
+
+def _set(model: PreTrainedModel, name: str, tensor: Tensor) -> None:
+    module, leaf = _slot(model, name)
+    old = getattr(module, leaf)
+    parameter = isinstance(old, nn.Parameter) and not isinstance(tensor, nn.Parameter)
+    setattr(module, leaf, nn.Parameter(tensor, old.requires_grad) if parameter else tensor)
+
+
+def _slot(model: PreTrainedModel, name: str) -> tuple[nn.Module, str]:
+    parent, _, leaf = name.rpartition(".")
+    return model.get_submodule(parent), leaf
+
+
+def _tie(model: PreTrainedModel) -> None:
+    """Lets the names of one matrix share it where the checkpoint has it once, or equal copies of
+    it.
+
+    What the config says of tying does not count; transformers is told what holds.
+    """
+    model.all_tied_weights_keys = {}
+    tensors = _tensors(model)
+    for names in _shared_names(model, tensors):
+        source = next((name for name in names if not tensors[name].is_meta), names[0])
+        for name in names:
+            if name != source and (
+                tensors[name].is_meta or torch.equal(tensors[name], tensors[source])
+            ):
+                _set(model, name, tensors[source])
+                model.all_tied_weights_keys[name] = source
+
+
+def _shared_names(model: PreTrainedModel, tensors: Collection[str]) -> list[list[str]]:
+    """Returns the names that the model's classes declare to be one matrix, that of the matrix
+    itself first.
+    """
+    ties = {
+        f"{prefix}{'.' * bool(prefix)}{target}": f"{prefix}{'.' * bool(prefix)}{source}"
+        for prefix, module in model.named_modules()
+        for target, source in (getattr(module, "_tied_weights_keys", None) or {}).items()
+    }
+    groups: dict[str, list[str]] = {}
+    for target in ties:
+        root = target
+        while root in ties:
+            root = ties[root]
+        groups.setdefault(root, [root]).append(target)
+    return [[name for name in names if name in tensors] for names in groups.values()]
+
+
+def _compute_the_rest(model: PreTrainedModel, device: torch.device, where: str) -> None:
+    """Lets transformers fill what no checkpoint holds: positions, rotary frequencies, scales,
+    biases of 0.
+
+    Raises:
+        DataError: the config asks for too much of it.
+    """
+    computed = sum(tensor.numel() for tensor in _tensors(model).values() if tensor.is_meta)
+    if computed > limits.MOST_COMPUTED_WEIGHTS:
+        problem = f"the config asks for {computed:,} computed weights (positions), at most "
+        raise DataError(f"{problem}{limits.MOST_COMPUTED_WEIGHTS:,}", where=where)
+    absent = []
+    for name, tensor in _tensors(model).items():
+        if tensor.is_meta:
+            absent.append(name)
+            _set(model, name, torch.empty_like(tensor, device=device))
+        else:
+            vars(tensor)["_is_hf_initialized"] = True
+    owners = {name.rpartition(".")[0] for name in absent}
+    for name, module in model.named_modules():
+        module._is_hf_initialized = name not in owners
+    model.initialize_weights()
+
+
+def _tensors(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Returns parameters and buffers under every name they have."""
+    return dict(
+        (
+            *model.named_parameters(remove_duplicate=False),
+            *model.named_buffers(remove_duplicate=False),
+        )
+    )

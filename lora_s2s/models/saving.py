@@ -1,0 +1,81 @@
+"""A whole model on disk, as plain transformers loads it. Embeddings are never resized."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from lora_s2s.errors import DataError
+from lora_s2s.files import read_object, write_json
+from lora_s2s.models.loading import LoadedBase, quiet
+from lora_s2s.models.precision import dtype_name
+from lora_s2s.models.weights import WEIGHTS, is_finite, write_weights
+
+_SETTINGS = "tokenizer_config.json"
+_TOKENIZER = re.compile(
+    r"(tokenizer|special_tokens_map|added_tokens|vocab|merges).*\.(json|txt)|.*\.model"
+)
+
+
+def save_model(
+    state: Mapping[str, Tensor],
+    base: LoadedBase,
+    out: Path,
+    *,
+    dtype: torch.dtype,
+    tokenizer_from: Path | None = None,
+    generation: GenerationConfig | None = None,
+    not_in_config: Collection[str] = (),
+) -> None:
+    """Writes what ``AutoModelForSeq2SeqLM.from_pretrained`` loads alike in transformers 4 and 5,
+    with the tokenizer.
+
+    Args:
+        state: name → weight; written as ``dtype``.
+        base: whose family, config, generation config and tokenizer files go along.
+        out: an existing, empty folder (see :func:`lora_s2s.outputs.whole_folder`).
+        tokenizer_from: a folder with tokenizer files; the base's own when None.
+        generation: how the model decodes; as the base does when None.
+        not_in_config: keys of the base's config that are left out.
+    """
+    weights, settings = base.family.contents_to_write(state, base.model.config)
+    write_weights(out / WEIGHTS, _apart(weights, dtype))
+    # The machine's folder is nobody's business; the version is that of whoever loads it.
+    omitted = {"_name_or_path", "transformers_version", *not_in_config}
+    written = {key: value for key, value in settings.items() if key not in omitted}
+    kind = base.family.model_class.__name__
+    write_json(
+        out / "config.json", {**written, "architectures": [kind], "dtype": dtype_name(dtype)}
+    )
+    with quiet():
+        (generation or base.model.generation_config).save_pretrained(out)
+    for path in sorted((tokenizer_from or base.path).iterdir()):
+        if path.is_file() and _TOKENIZER.fullmatch(path.name):
+            shutil.copyfile(path, out / path.name)
+    marks = read_object(out / _SETTINGS) if (out / _SETTINGS).is_file() else {}
+    if isinstance(marks.get("extra_special_tokens"), list):
+        # As transformers 5 writes it, and 4 cannot read it; both read this.
+        marks["additional_special_tokens"] = marks.pop("extra_special_tokens")
+        write_json(out / _SETTINGS, marks)
+
+
+def _apart(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Returns the weights on the CPU as ``dtype``, copied only where needed."""
+    tensors: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        tensor = weight.detach().to(device="cpu", dtype=dtype).contiguous()
+        if not is_finite(tensor):
+            raise DataError(
+                f"the weight {name} is too large for {dtype_name(dtype)}", hint="--dtype float32"
+            )
+        # Safetensors refuses two names for one storage: an unscaled head that equals the embeddings
+        # is written out.
+        shared = any(tensor.data_ptr() == other.data_ptr() for other in tensors.values())
+        tensors[name] = tensor.clone() if shared else tensor
+    return tensors
