@@ -120,7 +120,7 @@ def _forbid_network() -> None:
     sys.addaudithook(_refuse_network)
 
 
-def _refuse_network(event: str, details: tuple[Any, ...]) -> None:
+def _refuse_network(event: str, details: tuple[object, ...]) -> None:
     if event not in (*_LOOK_UPS, "socket.connect", "socket.sendto", "socket.sendmsg"):
         return
     place = details[0] if event in _LOOK_UPS else details[1]

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from lora_s2s import limits
 from lora_s2s.errors import DataError, SetupError
@@ -260,7 +259,7 @@ def _tried(folder: Path) -> Failure | None:
     return _outcome(*_lines(written), process.returncode)
 
 
-def _lines(written: bytes) -> tuple[str, dict[str, Any] | None]:
+def _lines(written: bytes) -> tuple[str, dict[str, dict[str, str] | None] | None]:
     """Returns the last stage the child began, and its last line."""
     lines = [json.loads(line) for line in written.splitlines()]
     stages = [str(line["stage"]) for line in lines if "stage" in line]
@@ -269,7 +268,9 @@ def _lines(written: bytes) -> tuple[str, dict[str, Any] | None]:
     )
 
 
-def _outcome(stage: str, last: dict[str, Any] | None, code: int) -> Failure | None:
+def _outcome(
+    stage: str, last: dict[str, dict[str, str] | None] | None, code: int
+) -> Failure | None:
     if last is not None:
         end = last["end"]
         return None if end is None else Failure(stage, str(end["kind"]), str(end["reason"]))

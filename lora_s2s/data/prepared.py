@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +45,7 @@ class SplitWriter:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._open = folder, ExitStack()
-        self._writers: dict[str, Any] = {}
+        self._writers: dict[str, pa.RecordBatchFileWriter] = {}
         self.rows = Counter[str]()
 
     def __enter__(self) -> SplitWriter:
@@ -88,7 +88,7 @@ def record_batch(rows: Sequence[KeptRow]) -> pa.RecordBatch:
     return pa.record_batch(columns, schema=_SCHEMA)
 
 
-def _lists(rows: Sequence[Ids]) -> Any:
+def _lists(rows: Sequence[Ids]) -> pa.Array:
     offsets = np.cumsum([0, *map(len, rows)], dtype=np.int32)
     return pa.ListArray.from_arrays(
         offsets, np.fromiter(chain.from_iterable(rows), np.int32, int(offsets[-1]))
@@ -100,7 +100,7 @@ class SplitTable:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._table: Any = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+            self._table: pa.Table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         except (pa.ArrowException, OSError) as error:
             raise DataError(
                 f"{path} is not a whole Arrow file", hint="prepare the data again"

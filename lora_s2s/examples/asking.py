@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from lora_s2s.errors import UsageError
@@ -11,6 +10,7 @@ from lora_s2s.examples.example import Example, Turn, Unusable, checked
 from lora_s2s.examples.shapes import SHAPES, shape_of
 from lora_s2s.examples.template import TURNS, PromptTemplate
 from lora_s2s.readers.names import KNOWN_PAIRS
+from lora_s2s.readers.rows import Fields
 
 _PLACE = "row:1"
 # What a row that waits for its answer lacks, for telling its shape.
@@ -18,7 +18,7 @@ _NO_TARGETS: dict[str, Any] = {"output": "", "answers": [], "targets": ""}
 
 
 def question_of(
-    row: str | Mapping[str, Any], *, format: str, source_column: str | None, template: str | None
+    row: str | Fields, *, format: str, source_column: str | None, template: str | None
 ) -> Example:
     """Returns the example of a row or plain text without its target, which is empty.
 
@@ -61,16 +61,14 @@ def _from_text(text: str, prompt: PromptTemplate | None) -> str:
     return prompt.render({needed[0]: text})
 
 
-def _from_columns(
-    row: Mapping[str, Any], source_column: str | None, prompt: PromptTemplate | None
-) -> str:
+def _from_columns(row: Fields, source_column: str | None, prompt: PromptTemplate | None) -> str:
     fields = unwrapped(row)
     if prompt is not None:
         return checked(prompt.render(texts_of(fields, prompt)), "source")
     return text_in(fields, _source_column(fields, source_column), "source")
 
 
-def _source_column(fields: Mapping[str, Any], named: str | None) -> str:
+def _source_column(fields: Fields, named: str | None) -> str:
     known = {name.strip().lower(): name for name in fields}
     for column in (named.strip().lower(),) if named else (source for source, _ in KNOWN_PAIRS):
         if column in known:

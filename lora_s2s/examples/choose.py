@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any
 
 from lora_s2s.errors import UsageError, nearest
 from lora_s2s.examples.columns import (
@@ -19,7 +18,7 @@ from lora_s2s.examples.reading import Reading, with_other_columns
 from lora_s2s.examples.shapes import SHAPES, shape_of
 from lora_s2s.examples.template import PromptTemplate
 from lora_s2s.readers.names import language_of
-from lora_s2s.readers.rows import Row
+from lora_s2s.readers.rows import Fields, Row
 from lora_s2s.recipe.fields import FORMATS
 from lora_s2s.recipe.schema import DataSection
 
@@ -105,9 +104,7 @@ def _used(columns: Columns, prompt: PromptTemplate | None, names: Iterable[str])
     return used | {name for name in names if language_of(name) in languages}
 
 
-def _openings(
-    prompt: PromptTemplate, records: Sequence[Mapping[str, Any]], seed: int
-) -> tuple[str, ...]:
+def _openings(prompt: PromptTemplate, records: Sequence[Fields], seed: int) -> tuple[str, ...]:
     """Returns a note where texts begin with what the template puts before them."""
     begun = [one for fields in records if (one := prompt.chosen(fields, seed)).begun(fields)]
     if not begun:

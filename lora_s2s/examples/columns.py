@@ -20,6 +20,7 @@ from lora_s2s.readers.names import (
     language_of,
     normalised,
 )
+from lora_s2s.readers.rows import Fields
 from lora_s2s.recipe.schema import DataSection
 
 _ALPACA = {"instruction", "input", "output"}
@@ -43,7 +44,7 @@ class Columns:
     target: str
     template: PromptTemplate | None = None
 
-    def pairs(self, fields: Mapping[str, Any], where: str, *, seed: int = 0) -> Iterator[Example]:
+    def pairs(self, fields: Fields, where: str, *, seed: int = 0) -> Iterator[Example]:
         """Yields the row's example, or one for each text of a target that is a list: several
         references of one source.
 
@@ -87,7 +88,7 @@ def references(value: object) -> list[str]:
     return list(dict.fromkeys(checked(text_of(item, "target"), "target") for item in value))
 
 
-def _with_languages(fields: Mapping[str, Any], *columns: str | None) -> Mapping[str, Any]:
+def _with_languages(fields: Fields, *columns: str | None) -> Fields:
     """Returns a row with its languages under the columns' names: ``en`` is there where ``EN`` or
     ``en-US`` is.
 
@@ -116,7 +117,7 @@ def _with_languages(fields: Mapping[str, Any], *columns: str | None) -> Mapping[
     return given
 
 
-def unwrapped(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+def unwrapped(fields: Fields) -> Fields:
     """Returns what stands under ``translation``, where the hub's data sets keep a row's languages,
     else the row.
     """
@@ -124,7 +125,7 @@ def unwrapped(fields: Mapping[str, Any]) -> Mapping[str, Any]:
     return inner if isinstance(inner, Mapping) else fields
 
 
-def texts_of(fields: Mapping[str, Any], template: PromptTemplate) -> dict[str, Any]:
+def texts_of(fields: Fields, template: PromptTemplate) -> dict[str, Any]:
     """Returns the texts of the columns that a template names, and the turns; those it can do
     without may lack.
 
@@ -141,7 +142,7 @@ def texts_of(fields: Mapping[str, Any], template: PromptTemplate) -> dict[str, A
     return texts
 
 
-def text_in(fields: Mapping[str, Any], column: str, role: str) -> str:
+def text_in(fields: Fields, column: str, role: str) -> str:
     """Returns a field's text verbatim; ``role`` names it in the reason when there is none."""
     value = fields.get(column)
     return checked(value if isinstance(value, str) else text_of(value, role), role)

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 from lora_s2s.examples.example import Turn, Unusable, checked
 from lora_s2s.examples.template import TURNS, PromptTemplate
 from lora_s2s.readers.json_rows import json_text
+from lora_s2s.readers.rows import Fields
 
 DIALOGUE_TEMPLATE = (
     "{% for turn in turns %}{{ turn.role }}: {{ turn.text | trim }} {% endfor %}assistant:"
@@ -91,7 +92,7 @@ def fit_turns(turns: Turns, template: str | None, fits: Callable[[str], bool]) -
     return text((), len(turns) - 1)
 
 
-def looks_like_dialogue(fields: Mapping[str, Any], names: Sequence[str]) -> bool:
+def looks_like_dialogue(fields: Fields, names: Sequence[str]) -> bool:
     """Says whether a row holds a list of turns whose role stands under one of ``names``; an empty
     list may be one.
     """
@@ -104,7 +105,7 @@ def looks_like_dialogue(fields: Mapping[str, Any], names: Sequence[str]) -> bool
     return False
 
 
-def dialogue_questions(fields: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], list[object]]]:
+def dialogue_questions(fields: Fields) -> Iterator[tuple[dict[str, Any], list[object]]]:
     """Yields the turns before each reply, with the reply; and all of them, without one, where the
     last waits for it.
 
@@ -125,7 +126,7 @@ def dialogue_questions(fields: Mapping[str, Any]) -> Iterator[tuple[dict[str, An
         yield {TURNS: turns}, []
 
 
-def _turns(fields: Mapping[str, Any]) -> tuple[Turn, ...]:
+def _turns(fields: Fields) -> tuple[Turn, ...]:
     raw = next((fields[key] for key in LISTS if isinstance(fields.get(key), list)), None)
     if not raw:
         raise Unusable("no list of turns")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from lora_s2s.errors import UsageError
@@ -13,6 +13,7 @@ from lora_s2s.examples.columns import text_in
 from lora_s2s.examples.example import Example, Unusable, checked
 from lora_s2s.examples.shapes import Converter
 from lora_s2s.examples.template import PromptTemplate, Template
+from lora_s2s.readers.rows import Fields
 
 
 def user_function(name: str) -> Callable[..., Any]:
@@ -47,7 +48,7 @@ def custom_converter(name: str, template: Template, seed: int) -> Converter:
     function = user_function(name)
     prompt = PromptTemplate.of(template)
 
-    def convert(fields: Mapping[str, Any], where: str) -> Iterator[Example]:
+    def convert(fields: Fields, where: str) -> Iterator[Example]:
         try:
             result = function(dict(fields))
             is_pair = isinstance(result, tuple) and len(result) == 2

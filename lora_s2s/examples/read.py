@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
 
 from lora_s2s.errors import DataError
 from lora_s2s.examples.causes import Causes
@@ -16,7 +15,7 @@ from lora_s2s.examples.shapes import SHAPES
 from lora_s2s.examples.template import PromptTemplate
 from lora_s2s.readers.names import SPLIT_OF
 from lora_s2s.readers.origins import Origin, find_origins
-from lora_s2s.readers.rows import Parsing, Rejected, Row, reject
+from lora_s2s.readers.rows import Fields, Parsing, Rejected, Row, reject
 from lora_s2s.recipe.schema import DataSection
 
 TRAIN = "train"
@@ -214,7 +213,7 @@ def _converted(
                 yield reject(where, str(error), _excerpt(item.fields), fault=fault)
 
 
-def _rest(fields: Mapping[str, Any], unused: Sequence[str]) -> int:
+def _rest(fields: Fields, unused: Sequence[str]) -> int:
     """Returns a hash of a row's unused columns; see :class:`Example`."""
     values = tuple(map(fields.get, unused))
     try:
@@ -253,7 +252,7 @@ def _size(value: object) -> int:
     return 50 + sum(map(_size, value)) if isinstance(value, (list, tuple)) else 50
 
 
-def _excerpt(fields: Mapping[str, Any]) -> str:
+def _excerpt(fields: Fields) -> str:
     texts = (
         value if isinstance(value, str) else f"({type(value).__name__})"
         for value in fields.values()

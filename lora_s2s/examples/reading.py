@@ -5,7 +5,7 @@ know about that.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from lora_s2s.readers.names import (
     is_language_code,
     normalised,
 )
+from lora_s2s.readers.rows import Fields
 
 _SAMPLE = 60
 # What is open where several files do not agree on it; what of all files is listed.
@@ -119,9 +120,7 @@ def agreed(readings: Sequence[Reading]) -> Reading:
     return replace(first, unused=tuple(unused.values()), **open_values)
 
 
-def with_other_columns(
-    reading: Reading, rows: Sequence[Mapping[str, Any]], used: Iterable[str]
-) -> Reading:
+def with_other_columns(reading: Reading, rows: Sequence[Fields], used: Iterable[str]) -> Reading:
     """Returns a reading with what the first rows show besides: unused columns, a column of splits,
     languages, lists.
     """
@@ -148,14 +147,14 @@ def with_other_columns(
     )
 
 
-def _divides(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+def _divides(name: str, rows: Sequence[Fields]) -> bool:
     if normalised(name) not in SPLIT_COLUMNS:
         return False
     # A value of another kind is asked about: rows of a test must not train.
     return any(str(row.get(name)).strip().lower() in SPLIT_OF for row in rows)
 
 
-def _about_languages(names: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _about_languages(names: Iterable[str], rows: Sequence[Fields]) -> Iterator[str]:
     """Yields a warning where unused columns hold a language code for each row."""
     by_name = {normalised(name): name for name in names}
     for pair in LANGUAGE_COLUMNS:

@@ -19,9 +19,8 @@ from lora_s2s.examples.conversations import (
 )
 from lora_s2s.examples.example import Example, NotForThis, Unusable, checked
 from lora_s2s.examples.template import TURNS, PromptTemplate
-from lora_s2s.readers.rows import Rejected, reject
+from lora_s2s.readers.rows import Fields, Rejected, reject
 
-Fields: TypeAlias = Mapping[str, Any]
 # What a template may name, and the targets: a question with several answers gives an example for
 # each.
 Question: TypeAlias = tuple[dict[str, Any], list[object]]
@@ -120,7 +119,7 @@ def _excerpt(*values: object) -> str:
     return " | ".join(value for value in values if isinstance(value, str))
 
 
-def _any_case(fields: Fields, names: Iterable[str]) -> Any:
+def _any_case(fields: Fields, names: Iterable[str]) -> object:
     """Returns the first of the named values that is there, whatever the case of the letters."""
     found = (
         fields[key]

@@ -10,7 +10,7 @@ read as a template again.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, TypeAlias
@@ -24,6 +24,7 @@ from lora_s2s import limits
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.examples.example import Turn, Unusable
 from lora_s2s.files import sha256_json
+from lora_s2s.readers.rows import Fields
 
 Template: TypeAlias = str | Sequence[str] | None
 TURNS = "turns"
@@ -108,11 +109,11 @@ class OneTemplate:
     text: str
     columns: tuple[str, ...]
     optional: frozenset[str]
-    fill: Callable[[Mapping[str, Any]], str]
+    fill: Callable[[Fields], str]
     opening: str = ""
     first: str = ""
 
-    def begun(self, fields: Mapping[str, Any]) -> bool:
+    def begun(self, fields: Fields) -> bool:
         """Whether the first column's text begins with the template's own opening, such as
         ``summarize:``.
         """
@@ -121,7 +122,7 @@ class OneTemplate:
             return False
         return value.lstrip()[: len(self.opening)].casefold() == self.opening.casefold()
 
-    def once(self, fields: Mapping[str, Any]) -> str:
+    def once(self, fields: Fields) -> str:
         """Fills the template in; an opening that the text has already is not put before it a second
         time.
         """
@@ -166,14 +167,14 @@ class PromptTemplate:
             for name in named
         }
 
-    def chosen(self, fields: Mapping[str, Any], key: object = "") -> OneTemplate:
+    def chosen(self, fields: Fields, key: object = "") -> OneTemplate:
         """Returns the template for a row: of several, the same texts and key have the same one."""
         if len(self.templates) == 1:
             return self.templates[0]
         number = int(sha256_json([key, {name: fields.get(name) for name in self.columns}]), 16)
         return self.templates[number % len(self.templates)]
 
-    def render(self, fields: Mapping[str, Any], key: object = "") -> str:
+    def render(self, fields: Fields, key: object = "") -> str:
         """Returns the encoder's text.
 
         Args:
@@ -212,7 +213,7 @@ def _compiled(template: str) -> OneTemplate:
 def _places(template: str) -> OneTemplate:
     literals, names = _PLACEHOLDER.split(template)[::2], _PLACEHOLDER.findall(template)
 
-    def fill(fields: Mapping[str, Any]) -> str:
+    def fill(fields: Fields) -> str:
         values = [*(fields[name] for name in names), ""]
         return "".join(part for pair in zip(literals, values, strict=True) for part in pair)
 
@@ -239,7 +240,7 @@ def _jinja(template: str) -> OneTemplate:
     )
     optional = frozenset(_asked_for(tree)).intersection(columns)
 
-    def fill(fields: Mapping[str, Any]) -> str:
+    def fill(fields: Fields) -> str:
         gaps = {name: Undefined(name=name) for name in optional if name not in fields}
         values = {name: gaps[name] if name in gaps else fields[name] for name in columns}
         pieces, size = [], 0

@@ -84,7 +84,7 @@ def _batches(path: Path, file: IO[bytes]) -> Iterator[pa.RecordBatch]:
         yield from reader.iter_batches(batch_size=rows, row_groups=[group], use_threads=False)
 
 
-def _rows_at_once(path: Path, file: IO[bytes], group: Any) -> tuple[int, int]:
+def _rows_at_once(path: Path, file: IO[bytes], group: pq.RowGroupMetaData) -> tuple[int, int]:
     """Checks the pages of a row group; returns how many of its rows to take, and how often those
     may repeat one text.
 
@@ -130,7 +130,7 @@ class _Page:
     is_dictionary: bool
 
 
-def _pages(file: IO[bytes], column: Any) -> Iterator[_Page]:
+def _pages(file: IO[bytes], column: pq.ColumnChunkMetaData) -> Iterator[_Page]:
     """Yields the pages of a column chunk, where Arrow will look for them."""
     start, first = column.data_page_offset, column.dictionary_page_offset
     position = min(start, first) if first else start
@@ -232,7 +232,7 @@ def _parts(batch: pa.RecordBatch) -> Iterator[tuple[pa.RecordBatch, int]]:
             yield part, cost
 
 
-def _cost(array: Any) -> int:
+def _cost(array: pa.Array) -> int:
     """Returns about how many bytes an array takes as Python objects, without making them."""
     if isinstance(array, pa.DictionaryArray):
         lengths = pc.binary_length(array.dictionary).take(array.indices)
@@ -244,14 +244,14 @@ def _cost(array: Any) -> int:
     )
 
 
-def _longest(array: Any) -> int:
+def _longest(array: pa.Array) -> int:
     """Returns the bytes of the longest text that a dictionary in an array holds."""
     if isinstance(array, pa.DictionaryArray):
         return int(pc.max(pc.binary_length(array.dictionary)).as_py() or 0)
     return max(map(_longest, _children(array)), default=0)
 
 
-def _children(array: Any) -> list[Any]:
+def _children(array: pa.Array) -> list[pa.Array]:
     if isinstance(array, (pa.ListArray, pa.LargeListArray, pa.FixedSizeListArray)):
         return [array.flatten()]
     return array.flatten() if isinstance(array, pa.StructArray) else []

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 _EXCERPT = 200
+# A record's fields as written: whatever JSON, a table or a database holds.
+Fields: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +22,7 @@ class Row:
     """
 
     line: int
-    fields: Mapping[str, Any]
+    fields: Fields
     split: str = ""
 
 

@@ -8,10 +8,11 @@ import re
 import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from lora_s2s.errors import RecipeError, UsageError, nearest
 from lora_s2s.recipe.catalogue import find_recipe, shipped
@@ -25,7 +26,7 @@ _NUMBER = re.compile(
     r"[+-]?((0|[1-9][0-9]*(_[0-9]{3})*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?"
 )
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-_KINDS: dict[Any, str] = {
+_KINDS: dict[object, str] = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
@@ -163,7 +164,7 @@ def _merge(layers: Sequence[Layer]) -> Layer:
 
 def _build(layers: Sequence[Layer], *, name: str, where: str) -> Recipe:
     merged = _merge(layers)
-    values: dict[str, dict[str, Any]] = {section: {} for section in Recipe.model_fields}
+    values: dict[str, dict[str, object]] = {section: {} for section in Recipe.model_fields}
     problems, spoilt = list(merged.problems), set()
     for key, entry in merged.entries.items():
         section, field = key.split(".")
@@ -188,11 +189,11 @@ def _build(layers: Sequence[Layer], *, name: str, where: str) -> Recipe:
     raise RecipeError(problems, hint=_HINT)
 
 
-def _key(details: Any) -> str:
+def _key(details: ErrorDetails) -> str:
     return ".".join(str(part) for part in details["loc"][:2])
 
 
-def _problem(details: Any, merged: Layer, where: str) -> str:
+def _problem(details: ErrorDetails, merged: Layer, where: str) -> str:
     """Words one of pydantic's findings, with the line its value stands on."""
     key = _key(details)
     entry: Entry | None = merged.entries.get(key)
@@ -208,7 +209,7 @@ class BadValue(ValueError):
     """The text does not fit its field; the message says what was expected and got."""
 
 
-def _convert(key: str, raw: Scalar | list[Scalar]) -> Any:
+def _convert(key: str, raw: Scalar | list[Scalar]) -> object:
     """Returns the Python value of what was written for the known field ``section.key``; raises
     BadValue.
     """
@@ -217,7 +218,7 @@ def _convert(key: str, raw: Scalar | list[Scalar]) -> Any:
     return _fitted(raw, field.annotation)
 
 
-def _fitted(raw: Scalar | list[Scalar], annotation: Any) -> Any:
+def _fitted(raw: Scalar | list[Scalar], annotation: object) -> object:
     options = (
         get_args(annotation)
         if get_origin(annotation) in (Union, types.UnionType)
@@ -258,7 +259,7 @@ def _fitted(raw: Scalar | list[Scalar], annotation: Any) -> Any:
         ) from error
 
 
-def _scalar(text: str, kind: Any) -> Any:
+def _scalar(text: str, kind: object) -> object:
     if _SECRET.search(text):
         raise BadValue(
             "a password or token; a recipe goes into adapters and reports, so it holds none"
@@ -281,12 +282,12 @@ def _scalar(text: str, kind: Any) -> Any:
     raise BadValue(f"expected {_KINDS.get(kind, 'true or false')}, got '{text}'")
 
 
-def _named(options: tuple[Any, ...]) -> str:
+def _named(options: tuple[object, ...]) -> str:
     words = [_kind_of(option) for option in options if option is not types.NoneType]
     return " or ".join(words)
 
 
-def _kind_of(option: Any) -> str:
+def _kind_of(option: object) -> str:
     if get_origin(option) is Literal:
         return ", ".join(get_args(option))
     return "a list" if get_origin(option) is list else _KINDS.get(option, "one of its words")

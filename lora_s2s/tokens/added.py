@@ -43,7 +43,7 @@ def is_sentinel(token: str) -> bool:
     return _SENTINEL.fullmatch(token) is not None
 
 
-def added_tokens(tokenizer: Any) -> list[str]:
+def added_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Returns the added tokens that a text may hold on purpose: sentinels, and what the base's
     owner added.
     """
@@ -52,7 +52,7 @@ def added_tokens(tokenizer: Any) -> list[str]:
     return sorted(token for token in (added | _ordinary(tokenizer)) - shut if token.strip())
 
 
-def _ordinary(tokenizer: Any) -> set[str]:
+def _ordinary(tokenizer: PreTrainedTokenizerBase) -> set[str]:
     """Returns the added tokens that are used in any case, of tokenizers that lose the spaces beside
     them.
     """
@@ -149,7 +149,7 @@ def with_tokens(tokenizer: PreTrainedTokenizerBase, used: Sequence[str]) -> PreT
     )
 
 
-def _reads(tokenizer: Any, token: str) -> bool:
+def _reads(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
     """Whether a token is one id, and its text comes back with the spaces beside it."""
     text = f"a {token} b"
     (ids,) = encode_texts([text], tokenizer)
@@ -159,7 +159,7 @@ def _reads(tokenizer: Any, token: str) -> bool:
     return ids.count(tokenizer.convert_tokens_to_ids(token)) == 1 and comes_back
 
 
-def _is_one_file(tokenizer: Any) -> bool:
+def _is_one_file(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether ``tokenizer.json`` alone says what a tokenizer does, so that any change to it is
     kept.
     """
@@ -168,7 +168,9 @@ def _is_one_file(tokenizer: Any) -> bool:
     )
 
 
-def _as_ordinary(tokenizer: Any, used: Sequence[str]) -> PreTrainedTokenizerBase:
+def _as_ordinary(
+    tokenizer: PreTrainedTokenizerBase, used: Sequence[str]
+) -> PreTrainedTokenizerBase:
     """Returns a copy of a tokenizer that is more than one file (NLLB, Marian, ByT5) with the tokens
     as ordinary ones.
 
@@ -204,7 +206,7 @@ def counter_of(tokens: Collection[str]) -> re.Pattern[str] | None:
     return re.compile("|".join(map(re.escape, longest_first))) if tokens else None
 
 
-def _named(tokenizer: Any) -> dict[str, str]:
+def _named(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     named = {name: getattr(tokenizer, name, None) for name in _NAMED}
     return {name: str(token) for name, token in named.items() if token is not None}
 

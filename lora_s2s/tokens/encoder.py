@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 from unicodedata import category
 
 from tokenizers import Tokenizer
@@ -144,7 +144,7 @@ def encoder_of(tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
 
 
 def _with_added_tokens(
-    encode: TextEncoder, tokenizer: Any, control: Collection[int]
+    encode: TextEncoder, tokenizer: PreTrainedTokenizerBase, control: Collection[int]
 ) -> TextEncoder:
     """Returns an encoder that reads a slow tokenizer's ordinary added tokens as one id each."""
     tokens = tokenizer.added_tokens_decoder.items()
@@ -170,7 +170,7 @@ def _with_added_tokens(
     return encode_around
 
 
-def _only_pipeline(tokenizer: Any) -> bool:
+def _only_pipeline(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether nothing but its Rust part makes this tokenizer's ids, sources' and targets' alike."""
     from transformers import PreTrainedTokenizerFast
 
@@ -181,7 +181,7 @@ def _only_pipeline(tokenizer: Any) -> bool:
     )
 
 
-def _spelling(tokenizer: Any) -> dict[int, tuple[int, ...]]:
+def _spelling(tokenizer: PreTrainedTokenizerBase) -> dict[int, tuple[int, ...]]:
     """Returns control id → the ids of its letters."""
     codes = language_codes(tokenizer).values()
     control = {*tokenizer.all_special_ids, *codes} - {tokenizer.unk_token_id}

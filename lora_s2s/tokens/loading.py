@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sized
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lora_s2s import probe
 from lora_s2s.errors import DataError, SetupError, ToolkitError, UsageError
@@ -78,7 +78,7 @@ def _opened(folder: Path, model_name: str) -> PreTrainedTokenizerBase:
         transformers_logging.set_verbosity(level)
 
 
-def language_codes(tokenizer: Any) -> dict[str, int]:
+def language_codes(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """Returns language code → id of a tokenizer that marks every text with one; empty for any
     other.
     """
@@ -92,7 +92,9 @@ def language_codes(tokenizer: Any) -> dict[str, int]:
     return {code: token for code, token in sorted(named.items()) if token != tokenizer.unk_token_id}
 
 
-def _set_languages(tokenizer: Any, asked: Mapping[str, str | None], name: str) -> None:
+def _set_languages(
+    tokenizer: PreTrainedTokenizerBase, asked: Mapping[str, str | None], name: str
+) -> None:
     codes = language_codes(tokenizer)
     for key, code in asked.items():
         if not codes and code is not None:

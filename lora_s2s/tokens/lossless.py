@@ -118,7 +118,7 @@ def carried_strings(
     return [*ALWAYS, *lost[: room - 1], ESCAPE, *lost[room - 1 : room - 1 + len(_signs(tokenizer))]]
 
 
-def _signs(tokenizer: Any) -> list[str]:
+def _signs(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     vocabulary = tokenizer.get_vocab()
     return [sign for sign in _SIGNS if sign in vocabulary]
 

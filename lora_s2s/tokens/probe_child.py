@@ -14,7 +14,10 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Heavy, and nothing that reads a config or a tokenizer needs them.
 _NOT_NEEDED = (
@@ -125,7 +128,7 @@ def open_tokenizer(folder: Path) -> Any:
     )
 
 
-def use_tokenizer(tokenizer: Any, bounds: Mapping[str, int]) -> None:
+def use_tokenizer(tokenizer: PreTrainedTokenizerBase, bounds: Mapping[str, int]) -> None:
     """Encodes all texts and decodes all tokens.
 
     Raises:
@@ -153,7 +156,7 @@ def use_tokenizer(tokenizer: Any, bounds: Mapping[str, int]) -> None:
     _decode_all(tokenizer, bounds)
 
 
-def _encoded(tokenizer: Any, pipeline: Any, text: str) -> list[int]:
+def _encoded(tokenizer: PreTrainedTokenizerBase, pipeline: Any, text: str) -> list[int]:
     if pipeline is None:
         return list(
             tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)[
@@ -166,7 +169,7 @@ def _encoded(tokenizer: Any, pipeline: Any, text: str) -> list[int]:
     return list(pipeline.encode_batch_fast([text], add_special_tokens=False)[0].ids)
 
 
-def _decode_all(tokenizer: Any, bounds: Mapping[str, int]) -> None:
+def _decode_all(tokenizer: PreTrainedTokenizerBase, bounds: Mapping[str, int]) -> None:
     ids = sorted(set(tokenizer.get_vocab().values()))
     for start in range(0, len(ids), _CHUNK):
         chunk = ids[start : start + _CHUNK]
@@ -178,7 +181,7 @@ def _decode_all(tokenizer: Any, bounds: Mapping[str, int]) -> None:
             raise Refused(f"its decoder makes {made:,} characters of {len(chunk):,} tokens")
 
 
-def _decoded(tokenizer: Any, ids: list[int]) -> int:
+def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> int:
     """Returns how long the text of some tokens is; where they have none together (M2M100), the sum
     of each one's.
     """

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class SpecialTokenTemplates:
     target: SpecialTokenTemplate
 
 
-def special_token_templates(tokenizer: Any) -> SpecialTokenTemplates:
+def special_token_templates(tokenizer: PreTrainedTokenizerBase) -> SpecialTokenTemplates:
     """Returns the tokenizer's templates, with a final ``</s>`` where it puts none.
 
     A tokenizer that puts no end on targets (Gemma's ``<bos> x``) was made for decoders: its targets
@@ -46,7 +49,7 @@ def special_token_templates(tokenizer: Any) -> SpecialTokenTemplates:
     )
 
 
-def _template(tokenizer: Any, side: str) -> SpecialTokenTemplate:
+def _template(tokenizer: PreTrainedTokenizerBase, side: str) -> SpecialTokenTemplate:
     full, bare = (
         tokenizer(**{side: "a"}, add_special_tokens=added)["input_ids"] for added in (True, False)
     )
@@ -54,7 +57,7 @@ def _template(tokenizer: Any, side: str) -> SpecialTokenTemplate:
     return SpecialTokenTemplate(tuple(full[:start]), tuple(full[start + len(bare) :]))
 
 
-def first_ids(tokenizer: Any) -> dict[str, int | None]:
+def first_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
     """Returns what answers begin with, as :func:`lora_s2s.models.common.begin_answers` takes it.
 
     ``start`` is set where the target ends in its language (mBART: ``x </s> ro_RO``), which then
