@@ -68,7 +68,7 @@ def run_cell(cell: str, data: Path, work: Path) -> None:
     if done.exists():
         return
     from lora_s2s.pipeline.evaluate import score_model
-    from lora_s2s.pipeline.train import train_adapter
+    from lora_s2s.pipeline.train import RunOptions, train_adapter
     from lora_s2s.recipe.load import recipe_from_settings
 
     train_file, test_file = task_files(name, data, work)
@@ -77,9 +77,9 @@ def run_cell(cell: str, data: Path, work: Path) -> None:
     named = [f"data.train={train_file}", "model.name=demo", f"output.dir={work / 'adapters'}"]
     recipe = recipe_from_settings(name, [*named, *sets])
     began, cpu = time.monotonic(), time.process_time()
-    trained = train_adapter(recipe, overwrite=True)
+    trained = train_adapter(recipe, options=RunOptions(overwrite=True))
     seconds, cpu_seconds = time.monotonic() - began, time.process_time() - cpu
-    adapter = Path(trained["adapter"])
+    adapter = Path(recipe.output.dir) / str(recipe.output.name)
     metrics = "[" + ",".join((task.metric, *task.metrics)) + "]"
     scored = score_model(
         str(adapter), data=str(test_file), limit=250, sets=[f"evaluation.metrics={metrics}"]
@@ -93,9 +93,9 @@ def run_cell(cell: str, data: Path, work: Path) -> None:
         "settings": given,
         "resolved": resolved,
         "metric": task.metric,
-        "score": scored["metrics"][task.metric]["value"],
-        "interval": scored["metrics"][task.metric]["interval"],
-        "scores": {key: entry["value"] for key, entry in scored["metrics"].items()},
+        "score": scored.metrics[task.metric].value,
+        "interval": scored.metrics[task.metric].interval,
+        "scores": {key: entry.value for key, entry in scored.metrics.items()},
         "train_seconds": round(seconds, 1),
         "train_cpu_seconds": round(cpu_seconds, 1),
         "eval_seconds": round(time.monotonic() - began - seconds, 1),
@@ -110,10 +110,7 @@ def run_cell(cell: str, data: Path, work: Path) -> None:
     done.parent.mkdir(parents=True, exist_ok=True)
     done.with_suffix(".part").write_text(json.dumps(kept, indent=1), "utf-8")
     done.with_suffix(".part").rename(done)
-    loss = (
-        f"validation {trained['validation_loss']:.4f}, {trained['steps']} steps, {cpu_seconds:.0f} "
-        "s"
-    )
+    loss = f"validation {trained.validation_loss:.4f}, {trained.steps} steps, {cpu_seconds:.0f} s"
     print(f"{time.strftime('%H:%M')} {cell}: {task.metric} {kept['score']:.2f}, {loss}", flush=True)
 
 

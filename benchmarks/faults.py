@@ -178,7 +178,7 @@ def cost(asked: argparse.Namespace) -> dict[str, Any]:
     """
     import os
 
-    from lora_s2s.pipeline import train
+    from lora_s2s.pipeline import adapter_folder, train
     from lora_s2s.recipe.load import load_recipe
     from lora_s2s.training import checkpoint, loop
 
@@ -197,10 +197,10 @@ def cost(asked: argparse.Namespace) -> dict[str, Any]:
         setattr(module, name, clocked)
 
     timed("checkpoints", loop.Run, "save")
-    timed("adapter files", train, "described")
-    timed("adapter files", train, "sync_tree")
-    timed("code", train, "code_hash")
-    timed("base checked again", train, "weights_hash")
+    timed("adapter files", adapter_folder, "described")
+    timed("adapter files", adapter_folder, "sync_tree")
+    timed("code", adapter_folder, "code_hash")
+    timed("base checked again", adapter_folder, "weights_hash")
     timed("one checkpoint read", checkpoint, "read_checkpoint")
     here = Path.cwd()
     with tempfile.TemporaryDirectory() as name:
@@ -211,10 +211,10 @@ def cost(asked: argparse.Namespace) -> dict[str, Any]:
         result = train.train_adapter(recipe)
         whole = time.perf_counter() - began
         checkpoint.read_checkpoint(
-            Path(result["adapter"]) / "checkpoints" / f"step-{asked.steps:06d}"
+            Path(str(result.adapter)) / "checkpoints" / f"step-{asked.steps:06d}"
         )
         os.chdir(here)
-    training = result["tokens"] / result["tokens_per_second"]
+    training = result.tokens / result.tokens_per_second
     parts = {what: round(seconds, 4) for what, seconds in spent.items()}
     share = sum(spent.values()) / training
     return {

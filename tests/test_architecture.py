@@ -65,7 +65,7 @@ HOMES = {
 }
 
 # Stated in ARCHITECTURE.md; a feature raises it by what it needs.
-CODE_TOKENS = 150_000
+CODE_TOKENS = 155_000
 
 NEVER = {"pickle", "dill", "cloudpickle", "marshal", "shelve"}
 

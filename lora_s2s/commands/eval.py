@@ -46,7 +46,7 @@ def evaluate(
 
     model = located(model)
     named = data[0] if data and len(data) == 1 else data or None
-    result = score_model(
+    scores = score_model(
         model,
         data=named,
         baseline=baseline,
@@ -55,8 +55,8 @@ def evaluate(
         base=base,
         sets=sets or (),
     )
-    show_scores(f"{model}: {result['n']:,} sources", result)
-    if result["predictions"]:
-        say(f"predictions: {result['predictions']}")
+    show_scores(f"{model}: {scores.n:,} sources", scores.to_dict())
+    if scores.predictions:
+        say(f"predictions: {scores.predictions}")
     if json:
-        write_json(result)
+        write_json(scores.to_dict())

@@ -46,24 +46,11 @@ def merge(
     AutoModelForSeq2SeqLM.from_pretrained; the base is left as it is.
     """
     from lora_s2s.console import say, warn, write_json
-    from lora_s2s.lora.merge import merge_adapter
-    from lora_s2s.outputs import check_writable
-    from lora_s2s.pipeline.adapters import decoding_of
-    from lora_s2s.pipeline.evaluate import probe_texts
+    from lora_s2s.pipeline.merge import merge_model
     from lora_s2s.pipeline.names import located
 
-    folder = Path(located(adapter))
-    check_writable(Path(out).parent)
-    decoding = decoding_of(folder)
-    report = merge_adapter(
-        folder,
-        Path(out),
-        onto=onto,
-        dtype=dtype,
-        base_override=base,
-        probe_texts=probe_texts(folder, data),
-        **decoding,
-    )
+    folder = located(adapter)
+    report = merge_model(folder, Path(out), onto=onto, dtype=dtype, data=data, base=base)
     say(
         f"{report.out}: {report.dtype}, against the adapter on its base over {report.positions:,} "
         "positions:"

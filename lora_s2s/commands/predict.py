@@ -54,14 +54,8 @@ def predict(
     from lora_s2s.outputs import write_output
     from lora_s2s.pipeline.adapters import recipe_of
     from lora_s2s.pipeline.names import located
-    from lora_s2s.pipeline.predict import (
-        answer,
-        check_kind,
-        read_inputs,
-        refuse_file_names,
-        rendered,
-        template_lines,
-    )
+    from lora_s2s.pipeline.predict import answer, rendered, template_lines
+    from lora_s2s.pipeline.texts import check_kind, read_inputs, refuse_file_names
 
     refuse_file_names(texts or [])
     model = located(model)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lora_s2s.commands._options import BaseName, Data, Json, Sets, seconds_of
+
+if TYPE_CHECKING:
+    from lora_s2s.pipeline.dry_run import DryRun
+    from lora_s2s.pipeline.train import TrainedAdapter
+    from lora_s2s.records import TokenCounts
 
 
 def train(
@@ -62,54 +67,80 @@ def train(
     once.
     """
     deadline = None if stop_after is None else time.monotonic() + seconds_of(stop_after)
-    from lora_s2s.console import say, warn, write_json, write_out
+    from lora_s2s.console import write_json, write_out
     from lora_s2s.errors import RunError, UsageError
-    from lora_s2s.pipeline import prepare as preparing
-    from lora_s2s.pipeline import train as training
+    from lora_s2s.pipeline import dry_run as dry
+    from lora_s2s.pipeline.prepare import is_folder_of_data, open_with_recipe
     from lora_s2s.pipeline.recipes import chosen_recipe
+    from lora_s2s.pipeline.train import RunOptions, train_adapter
     from lora_s2s.recipe.load import recipe_to_yaml
 
     resume = resume or resume_anyway
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other: keep one")
     prepared = None
-    if preparing.is_folder_of_data(recipe):
+    if is_folder_of_data(recipe):
         if data or model:
             raise UsageError(
                 f"{recipe} is prepared already: omit --data and --model",
                 hint="lora-s2s prepare --help",
             )
-        loaded, prepared = preparing.open_with_recipe(Path(recipe), sets or ())
+        loaded, prepared = open_with_recipe(Path(recipe), sets or ())
     else:
         loaded = chosen_recipe(recipe, data or (), model, sets or (), command="train")
     if dry_run:
-        resolved, counted = training.dry_run(loaded, prepared)
-        write_json(counted) if json else write_out(recipe_to_yaml(resolved).rstrip("\n"))
+        planned = dry.dry_run(loaded, prepared)
+        _show_dry_run(planned)
+        text = recipe_to_yaml(planned.recipe).rstrip("\n")
+        write_json(planned.to_dict()) if json else write_out(text)
         return
-    result = training.train_adapter(
-        loaded,
-        prepared=prepared,
-        resume=resume,
-        anyway=resume_anyway,
-        overwrite=overwrite,
-        deadline=deadline,
-    )
+    options = RunOptions(resume, resume_anyway, overwrite, deadline)
+    result = train_adapter(loaded, prepared=prepared, options=options)
     if json:
-        write_json(result)
-    if result["stopped"] == "deadline":
+        write_json(result.to_dict())
+    if result.stopped == "deadline":
         message = (
-            f"--stop-after {stop_after} ended the run after step {result['steps']}; a checkpoint "
+            f"--stop-after {stop_after} ended the run after step {result.steps}; a checkpoint "
             "is saved"
         )
         raise RunError(message, hint="the same command with --resume")
-    losses = {"train loss": result["train_loss"], "validation loss": result["validation_loss"]}
+    _show_result(result)
+
+
+def _show_result(result: TrainedAdapter) -> None:
+    from lora_s2s.console import say, warn
+
+    losses = {"train loss": result.train_loss, "validation loss": result.validation_loss}
     shown = ", ".join(f"{name} {value:.4f}" for name, value in losses.items() if value is not None)
-    say(
-        f"{result['steps']:,} steps, {shown}, {result['tokens_per_second']:,.0f} tokens/s: "
-        f"{result['adapter']}"
-    )
-    for advice in result["advice"]:
+    rate = f"{result.tokens_per_second:,.0f} tokens/s"
+    say(f"{result.steps:,} steps, {shown}, {rate}: {result.adapter}")
+    for advice in result.advice:
         warn(advice["message"])
-        again = f"lora-s2s train {result['adapter']}/recipe.yaml --set {advice['setting']}"
-        say(f"try: {again} --set output.name={Path(result['adapter']).name}-2")
-    say(f"next: lora-s2s eval {result['adapter']} --baseline")
+        again = f"lora-s2s train {result.adapter}/recipe.yaml --set {advice['setting']}"
+        say(f"try: {again} --set output.name={Path(str(result.adapter)).name}-2")
+    say(f"next: lora-s2s eval {result.adapter} --baseline")
+
+
+def _show_dry_run(planned: DryRun) -> None:
+    from lora_s2s.console import table
+    from lora_s2s.pipeline.prepare import sizes
+
+    report, counted, training = planned.report, planned.counted, planned.recipe.training
+    shown = {
+        "examples": sizes(report),
+        "left out": f"{report['rows']['rejected']:,} of {report['rows']['read']:,} rows",
+        "source tokens": _quantiles(report["source_tokens"]),
+        "target tokens": _quantiles(report["target_tokens"]),
+        "micro-batches": f"{counted['batching']}, × {training.gradient_accumulation} a step",
+        "optimizer": f"{training.optimizer}, {training.schedule}, {training.learning_rate:g}",
+        "steps": f"{counted['steps']:,} in {counted['epochs']:.2f} epochs",
+        "tokens": f"{counted['tokens']:,}",
+        "trainable parameters": f"{counted['trainable_parameters']:,} of "
+        f"{counted['total_parameters']:,}",
+    }
+    rows = [[key, value] for key, value in shown.items()]
+    table(f"Dry run: {planned.recipe.output.name}", ["what", "how much"], rows)
+
+
+def _quantiles(tokens: TokenCounts) -> str:
+    return "  ".join(f"{key} {value:,}" for key, value in tokens.items())

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from lora_s2s.console import say
 from lora_s2s.data.prepared import PreparedDataset
 from lora_s2s.files import read_jsonl
+from lora_s2s.pipeline.adapted import AdaptedBase
 from lora_s2s.recipe.defaults import Facts, Lengths, explanation, resolve
 from lora_s2s.recipe.load import load_recipe, with_choices_of
 from lora_s2s.recipe.schema import Recipe
@@ -31,8 +32,9 @@ def resolved_recipe(recipe: Recipe, facts: Facts, *, begun: Path | None = None) 
     return resolve(recipe, facts)
 
 
-def gather_facts(prepared: PreparedDataset, *, parameters: int, device: str) -> Facts:
+def gather_facts(prepared: PreparedDataset, adapted: AdaptedBase) -> Facts:
     """Returns what :func:`lora_s2s.recipe.defaults.resolve` goes by."""
+    counts = adapted.counts
     table, validation = prepared.train, prepared.split("validation")
     held_out = (
         0
@@ -45,8 +47,8 @@ def gather_facts(prepared: PreparedDataset, *, parameters: int, device: str) -> 
         target=_lengths(table.target_lengths),
         distinct_targets=table.distinct_targets(),
         validation_tokens=held_out,
-        parameters=parameters,
-        device="cpu" if device == "cpu" else "cuda",
+        parameters=counts["total_parameters"] - counts["trainable_parameters"],
+        device="cpu" if adapted.base.device.type == "cpu" else "cuda",
         processes=process_count(),
     )
 

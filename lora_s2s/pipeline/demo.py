@@ -10,12 +10,12 @@ from typing import Any
 
 from lora_s2s.console import say
 from lora_s2s.errors import RunError, UsageError
-from lora_s2s.files import read_jsonl
 from lora_s2s.inference.loading import load_predictor
-from lora_s2s.lora.merge import merge_adapter
-from lora_s2s.pipeline.evaluate import probe_texts, score_model
+from lora_s2s.pipeline.evaluate import score_model
+from lora_s2s.pipeline.merge import merge_model
 from lora_s2s.pipeline.predict import answer
-from lora_s2s.pipeline.train import check_run_folder, train_adapter
+from lora_s2s.pipeline.runs import check_run_folder
+from lora_s2s.pipeline.train import RunOptions, train_adapter
 from lora_s2s.recipe.load import load_recipe
 
 _SAMPLES = 3
@@ -35,43 +35,36 @@ def run_demo(out: Path, sets: Sequence[str]) -> tuple[dict[str, Any], list[Mappi
     check_run_folder(recipe, resume=False, overwrite=True)
     merged = _merged_folder(out)
     say("1/4 prepare and train")
-    trained = train_adapter(recipe, overwrite=True)
-    adapter = Path(trained["adapter"])
+    trained = train_adapter(recipe, options=RunOptions(overwrite=True))
+    adapter = Path(recipe.output.dir) / str(recipe.output.name)
     say("2/4 score the adapter and its base on messages neither has seen")
     scores = score_model(str(adapter), baseline=True)
     say("3/4 merge")
-    scored = scores["decoding"]
-    report = merge_adapter(
-        adapter,
-        merged,
-        dtype="float32",
-        probe_texts=probe_texts(adapter),
-        max_new_tokens=scored["max_new_tokens"],
-        num_beams=scored["num_beams"],
-    )
+    report = merge_model(str(adapter), merged, dtype="float32")
     say("4/4 answer again with the merged model")
-    rows: list[Mapping[str, Any]] = list(read_jsonl(Path(scores["predictions"])))
+    rows = scores.rows
     whole = load_predictor(str(merged), dtype="float32")
-    answers = answer(whole, [str(row["source"]) for row in rows], recipe.evaluation, label="merged")
-    differing = sum(text != row["prediction"] for text, row in zip(answers, rows, strict=True))
+    answers = answer(whole, [row.source for row in rows], recipe.evaluation, label="merged")
+    differing = sum(text != row.prediction for text, row in zip(answers, rows, strict=True))
     if differing:
         raise RunError(
             f"the merged model answers {differing} of {len(rows)} messages differently from the "
             "adapter"
         )
+    shown = scores.to_dict()
     result = {
-        "base": {name: score["value"] for name, score in scores["baseline"].items()},
-        "adapter": {name: score["value"] for name, score in scores["metrics"].items()},
-        "difference": scores["difference"],
-        "n": scores["n"],
+        "base": {name: score.value for name, score in (scores.baseline or {}).items()},
+        "adapter": {name: score.value for name, score in scores.metrics.items()},
+        "difference": shown["difference"],
+        "n": scores.n,
         "merged_equal": True,
         "max_logit_difference": report.max_logit_difference,
         "seconds": round(time.perf_counter() - began, 1),
-        "training_seconds": round(trained["tokens"] / trained["tokens_per_second"], 1),
+        "training_seconds": round(trained.tokens / trained.tokens_per_second, 1),
         "adapter_dir": str(adapter),
         "merged_dir": str(merged),
     }
-    return {**result, "scores": scores}, rows[:_SAMPLES]
+    return {**result, "scores": shown}, [row.to_json() for row in rows[:_SAMPLES]]
 
 
 def _merged_folder(out: Path) -> Path:

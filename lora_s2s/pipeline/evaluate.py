@@ -1,50 +1,46 @@
-"""What a model or adapter is scored on, and where the scores go."""
+"""Scores a model or an adapter, and says where the scores go. Heavy to import."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lora_s2s.console import ProgressLine, say, warn
-from lora_s2s.demo.task import examples
-from lora_s2s.errors import ToolkitError, UsageError
+from lora_s2s.console import ProgressLine, say
+from lora_s2s.errors import UsageError
 from lora_s2s.evaluation.choice import choose_metrics
-from lora_s2s.evaluation.evaluate import evaluate, group_references, record_scores
-from lora_s2s.evaluation.report import sample_rows, write_report
-from lora_s2s.examples.columns import two_languages
-from lora_s2s.examples.example import Example
-from lora_s2s.examples.read import Examples
-from lora_s2s.examples.shapes import SHAPES
+from lora_s2s.evaluation.evaluate import Evaluation, evaluate, record_scores
+from lora_s2s.evaluation.report import write_report
 from lora_s2s.export.card import write_card
-from lora_s2s.inference.loading import Predictor, load_predictor
+from lora_s2s.inference.loading import load_predictor
 from lora_s2s.outputs import check_writable
 from lora_s2s.pipeline.adapters import NO_DATA, names_code, recipe_of
 from lora_s2s.pipeline.followed import followed
 from lora_s2s.pipeline.predict import decoding_settings
-from lora_s2s.pipeline.prepare import prepare_data
+from lora_s2s.pipeline.scored_data import ScoredData, scored_data
 from lora_s2s.readers.origins import find_origins
-from lora_s2s.readers.rows import Rejected, Skipped
 from lora_s2s.recipe.fields import AUTO
-from lora_s2s.recipe.schema import Recipe
-from lora_s2s.records import InputSettings, has_manifest
-
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
+from lora_s2s.records import has_manifest
 
 
-@dataclass(frozen=True)
-class ScoredData:
-    """What a model is scored on: unique sources with all references of each, and a name for the
-    results.
+@dataclass(frozen=True, kw_only=True)
+class Scores(Evaluation):
+    """What a model scored, and where its predictions are.
+
+    Attributes:
+        predictions: the file of sources, references and answers; None where none was written.
     """
 
-    name: str
-    sources: Sequence[str]
-    references: Sequence[Sequence[str]]
-    translation: bool
+    predictions: Path | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object of ``eval --json``."""
+        return self.to_json(self.predictions)
+
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{name} {score.value:.2f}" for name, score in self.metrics.items())
+        return f"Scores({scores}; n={self.n})"
 
 
 def score_model(
@@ -56,13 +52,10 @@ def score_model(
     out: Path | None = None,
     base: str | None = None,
     sets: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> Scores:
     """Decodes and scores; writes predictions and refreshes the adapter's manifest, card and report.
 
     Results on another base (``base``) stay out of the adapter's folder: they are not its own.
-
-    Returns:
-        the ``--json`` object of ``eval``.
     """
     if data is not None:
         find_origins(data)  # a wrong path is told before a model is loaded
@@ -81,7 +74,7 @@ def score_model(
     columns_named = any(
         word.strip().startswith(("data.source_column", "data.target_column")) for word in sets
     )
-    scored = _rows(recipe, predictor, data, columns_named=columns_named)
+    scored = scored_data(recipe, predictor, data, columns_named=columns_named)
     metrics = _metrics(recipe.evaluation.metrics, scored)
     count, total = limit or recipe.evaluation.limit, len(scored.sources)
     name = scored.name
@@ -108,7 +101,7 @@ def score_model(
         record_scores(home, name, evaluation)
         write_report(home)
         write_card(home)
-    return evaluation.to_json(written)
+    return Scores(**vars(evaluation), predictions=written)
 
 
 def _metrics(named: Sequence[str], data: ScoredData) -> Sequence[str]:
@@ -121,155 +114,3 @@ def _metrics(named: Sequence[str], data: ScoredData) -> Sequence[str]:
         "evaluation.metrics=…"
     )
     return choice.metrics
-
-
-def _as_trained(recipe: Recipe, settings: InputSettings) -> Recipe:
-    """A merged model brings no recipe, but its manifest says how a row became a source: its shape
-    and template too.
-    """
-    said = recipe.data.model_fields_set
-    known: dict[str, Any] = {}
-    if "format" not in said or (recipe.data.format == "auto" and settings.format in SHAPES):
-        known["format"] = settings.format
-    # Found out in training: another file may have the languages the other way round.
-    known["source_column"] = recipe.data.source_column or settings.source_column
-    template = recipe.data.template or settings.template
-    known["template"] = template if template is None or isinstance(template, str) else template[0]
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update=known)})
-
-
-def _rows(
-    recipe: Recipe, predictor: Predictor, data: str | Sequence[str] | None, *, columns_named: bool
-) -> ScoredData:
-    """Returns what to score on: the data given, else the recipe's test data, else its validation
-    data or split.
-
-    Args:
-        columns_named: the recipe's column names were given for this very file, so a missing one is
-            an error; else a file that lacks them has its columns found by their names.
-
-    Raises:
-        DataError: the data is missing, lacks columns, or holds no usable row.
-    """
-    given = data or recipe.data.test or recipe.data.validation
-    if given is None and recipe.data.train == NO_DATA:
-        raise UsageError(
-            f"{recipe.model.name} comes without a recipe that names data", hint="give --data FILE"
-        )
-    if given is None:
-        prepared = prepare_data(recipe)
-        # A column of the training table may set rows aside for a test.
-        split = "validation" if prepared.split("test") is None else "test"
-        table = prepared.split(split)
-        if table is None:
-            raise UsageError(
-                "the recipe names no test data and holds out no validation data",
-                hint="give --data FILE",
-            )
-        if split == "validation":
-            say("no test data is named: scoring the validation split, which training has watched")
-        column, other = prepared.manifest.input.source_column, recipe.data.target_column
-        grouped = group_references(table.sources(), table.targets())
-        return ScoredData(
-            split, *grouped, translation=_is_translation(recipe, predictor, column, other)
-        )
-    if data is None and recipe.data.test is None:
-        say(
-            f"no test data is named: scoring the validation data {given}, which training has "
-            "watched"
-        )
-    section = _as_trained(recipe, predictor.settings).data
-    said = columns_named or data is None
-    free = [
-        key
-        for key in ("source_column", "target_column")
-        if not (said and getattr(recipe.data, key))
-    ]
-    examples = Examples(section.model_copy(update={"test": given}), "test", optional=free)
-    rows = list(examples)
-    pairs = [
-        (predictor.fitted(row), row.target)
-        for row in rows
-        if isinstance(row, Example) and row.is_taken
-    ]
-    first = given if isinstance(given, str) else given[0]
-    if count := sum(isinstance(row, Rejected) and not isinstance(row, Skipped) for row in rows):
-        warn(
-            f"{count:,} rows of {first} cannot be used and are not scored; lora-s2s prepare says "
-            "why"
-        )
-    grouped = group_references([source for source, _ in pairs], [target for _, target in pairs])
-    reading = examples.reading
-    for note in reading.notes:
-        say(note)
-    columns = [reading.source_column, reading.target_column]
-    if (
-        not isinstance(given, str) and len(given) == 2
-    ):  # two files of parallel lines, such as train.en and train.de
-        columns = [Path(file).suffix.removeprefix(".") for file in given]
-    return ScoredData(
-        data_name(first), *grouped, translation=_is_translation(recipe, predictor, *columns)
-    )
-
-
-def _is_translation(
-    recipe: Recipe, predictor: Predictor, source: str | None, target: str | None
-) -> bool:
-    """Says whether source and target are in two languages, by the languages set or the columns'
-    names.
-    """
-    settings = predictor.settings
-    languages = (
-        recipe.data.source_language or settings.source_language,
-        recipe.data.target_language or settings.target_language,
-    )
-    return len({language for language in languages if language}) == 2 or two_languages(
-        source, target
-    )
-
-
-def data_name(path: str) -> str:
-    """Returns a folder name for the results on a data file: ``testset_w_refs`` for
-    ``…/testset_w_refs.csv.gz``.
-    """
-    name = (
-        path
-        if path.startswith(("demo:", "hf:"))
-        else re.sub(r"(\.[A-Za-z]+)?(\.gz)?$", "", Path(path).name)
-    )
-    return _NOT_IN_NAMES.sub("-", name).strip("-.") or "data"
-
-
-def probe_texts(adapter: Path, data: str | None = None, count: int = 16) -> list[str]:
-    """Returns real sources to compare two models on: of ``data``, or what the adapter was scored
-    on, or its data.
-
-    Without any of these they are the demo task's.
-    """
-    scored = (
-        []
-        if data
-        else [str(row["source"]) for row in sample_rows(adapter, count) if "source" in row]
-    )
-    if scored:
-        return scored
-    try:
-        recipe = recipe_of(str(adapter), data=data)
-        section = recipe.data if data else followed(recipe, str(adapter)).data
-        named = data or section.test or section.validation or section.train
-        # A plain adapter names nothing, and what is named is no reason to fetch anything.
-        rows = (
-            ()
-            if named == NO_DATA or "hf:" in str(named)
-            else Examples(section.model_copy(update={"train": named}))
-        )
-        found = dict.fromkeys(
-            row.source for row in islice(rows, 64 * count) if isinstance(row, Example)
-        )
-        texts = list(found)[:count]
-    except ToolkitError as error:  # the data need not be on the machine that merges
-        if data:
-            raise
-        warn(f"compared on the demo task's sources: {error.message}; --data FILE names others")
-        texts = []
-    return texts or [source for source, _ in examples("test", count)]

@@ -12,7 +12,7 @@ import pytest
 from cli_parts import Invoke, write_csv
 
 from lora_s2s.pipeline.names import located
-from lora_s2s.pipeline.predict import Inputs, read_inputs
+from lora_s2s.pipeline.texts import Inputs, read_inputs
 
 LESS = ("--set", "evaluation.max_new_tokens=3")
 

@@ -14,7 +14,7 @@ import pytest
 from cli_parts import Invoke, listing, write_csv
 
 from lora_s2s.errors import DataError
-from lora_s2s.pipeline.train import train_token_ids
+from lora_s2s.pipeline.adapted import train_token_ids
 from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.load import load_recipe
 from lora_s2s.tokens.loading import load_tokenizer
@@ -386,7 +386,7 @@ def test_predict_says_which_row_cannot_be_read(invoke: Invoke, here: Path, train
 def test_an_answer_of_several_lines_is_kept_where_it_can_be(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from lora_s2s.pipeline.predict import Inputs, read_inputs
+    from lora_s2s.pipeline.texts import Inputs, read_inputs
 
     inputs = Inputs(["a", "b"], ["1", "2"])
     answers = ["one\ntwo\u2028three\r", "four"]
@@ -399,7 +399,7 @@ def test_an_answer_of_several_lines_is_kept_where_it_can_be(
 
 
 def test_predict_reads_files_of_lines_and_headerless_columns(here: Path) -> None:
-    from lora_s2s.pipeline.predict import read_inputs
+    from lora_s2s.pipeline.texts import read_inputs
 
     (here / "dev.en").write_text("a cat, and\nb\n", encoding="utf-8")
     assert read_inputs([], "dev.en").items == ["a cat, and", "b"]

@@ -30,17 +30,17 @@ LONGEST = 120.0
 def warm() -> None:
     """Imports what a run imports, without a thread of its own that a fork would lose."""
     from lora_s2s import cli
-    from lora_s2s.pipeline import train
+    from lora_s2s.pipeline import dry_run, train
     from lora_s2s.recipe.load import load_recipe
 
-    del cli
+    del cli, train
     import matplotlib.backends.backend_agg
     import torch
 
     del matplotlib
     torch.set_num_threads(1)
     with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stderr(nowhere):
-        train.dry_run(
+        dry_run.dry_run(
             load_recipe("demo", ["data.train=demo:validation", "data.validation=demo:test"])
         )
 

@@ -128,7 +128,7 @@ HEAVY = [
 CHILD = """
 import contextlib, io, json, os, resource, signal, sys
 import typer, torch, transformers
-import lora_s2s.pipeline.train, lora_s2s.pipeline.evaluate, lora_s2s.pipeline.predict
+import lora_s2s.pipeline.train, lora_s2s.pipeline.evaluate, lora_s2s.pipeline.merge
 from lora_s2s.cli import app
 from lora_s2s.hub import DEMO_BASE
 from lora_s2s.models.loading import load_base

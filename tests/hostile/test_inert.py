@@ -20,7 +20,7 @@ from lora_s2s.console import say, warn, write_json, write_out
 from lora_s2s.evaluation.report import write_report
 from lora_s2s.export.card import write_card
 from lora_s2s.hub import DEMO_BASE
-from lora_s2s.pipeline.evaluate import data_name
+from lora_s2s.pipeline.scored_data import data_name
 
 EVIL = (
     "\x1b]0;pwned\x07\x9b2J\u202e[bold]x[/bold] <script>alert(1)</script> <img src=x "

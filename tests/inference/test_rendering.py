@@ -14,7 +14,7 @@ from read_and_prepare import how_read, read_examples
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.examples.example import Example
 from lora_s2s.inference.loading import InputSettings, Predictor, input_settings
-from lora_s2s.pipeline.evaluate import _rows
+from lora_s2s.pipeline.scored_data import scored_data
 from lora_s2s.recipe.load import recipe_from_settings
 
 Build = Callable[..., Predictor]
@@ -192,7 +192,7 @@ def test_eval_renders_a_file_as_training_did(write: Write, tiny_predictor: Build
     def rows(file: str, words: list[str], **settings: Any) -> tuple[list[str], list[str]]:
         recipe = recipe_from_settings("x", ["model.name=x", "data.train=y", *words])
         predictor = tiny_predictor(**settings)
-        scored = _rows(recipe, predictor, file, columns_named=False)
+        scored = scored_data(recipe, predictor, file, columns_named=False)
         pairs = zip(scored.sources, scored.references, strict=True)
         found = [(source, text) for source, references in pairs for text in references]
         return [source for source, _ in found], [text for _, text in found]

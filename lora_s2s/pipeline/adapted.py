@@ -1,0 +1,136 @@
+"""A recipe's base with its adapter and tokenizer, ready to train."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from lora_s2s.console import warn
+from lora_s2s.data.prepared import PreparedDataset
+from lora_s2s.errors import UsageError, nearest
+from lora_s2s.lora.inject import inject_lora, total_parameters, trainable_parameters
+from lora_s2s.models.common import begin_answers
+from lora_s2s.models.family import check_lengths
+from lora_s2s.models.loading import LoadedBase, enable_gradient_checkpointing, load_base
+from lora_s2s.models.precision import dtype_name
+from lora_s2s.recipe.schema import Recipe
+from lora_s2s.tokens.added import with_tokens
+from lora_s2s.tokens.loading import LANGUAGES, load_tokenizer
+from lora_s2s.tokens.lossless import lossless_tokenizer, rows_carrying
+from lora_s2s.tokens.special_tokens import first_ids
+
+
+@dataclass(frozen=True)
+class AdaptedBase:
+    """A base, the model with the adapter in it, the tokenizer that prepared the data, and the
+    tokens whose embedding rows train.
+    """
+
+    base: LoadedBase
+    model: nn.Module
+    tokenizer: Any
+    train_tokens: Sequence[int]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many parameters train, and how many there are."""
+        return {
+            "trainable_parameters": trainable_parameters(self.model),
+            "total_parameters": total_parameters(self.model),
+        }
+
+    @property
+    def line(self) -> str:
+        """What trains, and how the base is held in memory, in one line."""
+        counts, base = self.counts, self.base
+        return (
+            f"{counts['trainable_parameters']:,} of {counts['total_parameters']:,} parameters "
+            f"train, the base in {_stored(base)} on {base.device}"
+        )
+
+
+def adapted_base(recipe: Recipe, prepared: PreparedDataset) -> AdaptedBase:
+    """Loads a recipe's base and injects its adapter, ready to train.
+
+    Raises:
+        UsageError: a token to train that is not in the vocabulary, or a setting that the base does
+            not take.
+    """
+    tokenizer, train_tokens = _tokenizer(recipe, prepared)
+    base, model = _injected(recipe, train_tokens)
+    begin_answers(model, **first_ids(tokenizer))
+    return AdaptedBase(base, model, tokenizer, train_tokens)
+
+
+def _tokenizer(recipe: Recipe, prepared: PreparedDataset) -> tuple[Any, list[int]]:
+    """Returns the tokenizer that prepared the data, and the ids of the tokens whose rows train."""
+    languages = {key: getattr(recipe.data, key) for key in LANGUAGES}
+    tokenizer = load_tokenizer(recipe.model.name, recipe.model.revision, **languages)
+    given = prepared.manifest.input
+    tokenizer, carried = with_tokens(tokenizer, given.special_tokens), given.carried
+    rows = range(len(tokenizer), len(tokenizer) + rows_carrying(carried))
+    ids = train_token_ids(recipe, tokenizer, rows)
+    if carried and not ids:
+        warn(
+            "spare rows carry text, and none of them trains: set data.lossless_text=off, or "
+            "lora.train_tokens=auto"
+        )
+    return lossless_tokenizer(tokenizer, carried) if carried else tokenizer, ids
+
+
+def train_token_ids(recipe: Recipe, tokenizer: Any, carried_ids: Sequence[int]) -> list[int]:
+    """Returns the ids of the tokens that train, ascending: those that carry text and those named;
+    none for ``[]``.
+
+    Raises:
+        UsageError: a name that is not in the vocabulary.
+    """
+    wanted = recipe.lora.train_tokens
+    named = [] if wanted == "auto" else token_ids(wanted, tokenizer)
+    # A row that nobody has trained says nothing: what carries text trains with what is named.
+    return sorted({*named, *(carried_ids if wanted else ())})
+
+
+def token_ids(names: Sequence[str], tokenizer: Any) -> list[int]:
+    """Returns the ids of tokens, given as they stand in the vocabulary.
+
+    Raises:
+        UsageError: one is not in it; the nearest is named.
+    """
+    vocabulary = tokenizer.get_vocab()
+    for name in names:
+        if name not in vocabulary:
+            hint = "name tokens as the vocabulary writes them, such as ▁the for a word's beginning"
+            raise UsageError(
+                f"lora.train_tokens: no token '{name}'{nearest(name, vocabulary)}", hint=hint
+            )
+    return [vocabulary[name] for name in names]
+
+
+def _injected(recipe: Recipe, train_tokens: Sequence[int]) -> tuple[LoadedBase, nn.Module]:
+    """Loads a recipe's base and injects its adapter."""
+    section = recipe.model
+    base = load_base(
+        section.name,
+        revision=section.revision,
+        dtype=section.dtype,
+        quantization=section.quantization,
+        skip_quantization=section.skip_quantization,
+    )
+    lengths = {key: getattr(recipe.data, key) for key in ("max_source_tokens", "max_target_tokens")}
+    check_lengths(base.family, base.model.config, name=section.name, **lengths)
+    model = inject_lora(base, recipe.lora, train_tokens=train_tokens, seed=recipe.training.seed)
+    base.family.set_dropout(model, recipe.training.dropout)
+    if recipe.training.gradient_checkpointing:
+        enable_gradient_checkpointing(model)
+    return base, model
+
+
+def _stored(base: LoadedBase) -> str:
+    """How a base is held in memory: its number format, and what of it is quantized."""
+    dtype = dtype_name(base.dtype)
+    kept = f" but for {', '.join(base.skip_quantization)}" if base.skip_quantization else ""
+    return dtype if base.quantization == "none" else f"{base.quantization}{kept}, the rest {dtype},"

@@ -1,0 +1,109 @@
+"""A run's folder: ``NAME.running`` while it trains, ``NAME`` when it is done."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lora_s2s.console import say
+from lora_s2s.errors import UsageError
+from lora_s2s.files import read_whole
+from lora_s2s.outputs import check_free, check_writable
+from lora_s2s.recipe.load import load_recipe, recipe_to_yaml, with_choices_of
+from lora_s2s.recipe.schema import Recipe
+from lora_s2s.records import FinishedManifest, checked
+from lora_s2s.training.guards import run_lock
+from lora_s2s.training.log import METRICS
+from lora_s2s.training.processes import is_main_process, main_process_first
+from lora_s2s.training.state import TrainResult
+
+_RECIPE_HEAD = (
+    "# Every key as this run used it. Run it again: lora-s2s train THIS_FILE --set "
+    "output.name=again\n"
+)
+
+
+def check_run_folder(recipe: Recipe, *, resume: bool, overwrite: bool) -> tuple[Path, Path]:
+    """Returns where the adapter is made (``NAME.running``) and where it stands when whole. Writes
+    nothing.
+
+    Raises:
+        UsageError: an adapter or an unfinished run of this name would be lost, or the folder cannot
+            be written.
+    """
+    final = Path(recipe.output.dir) / str(recipe.output.name)
+    running = final.with_name(f"{final.name}.running")
+    # A run and an adapter of one name: the run began with --overwrite.
+    if final.exists() and not (overwrite or (resume and running.exists())):
+        raise UsageError(
+            f"{final} exists already",
+            hint="give the new one a name with --set output.name=…, or add --overwrite to replace "
+            "it",
+        )
+    if final.exists() and not (final / "adapter_config.json").is_file():
+        raise UsageError(
+            f"{final} is not an adapter, so it is not replaced", hint="--set output.name=…"
+        )
+    if running.exists() and not (resume or overwrite):
+        hint = "add --resume to continue it, or --overwrite to start again"
+        raise UsageError(f"{running} holds an unfinished run", hint=hint)
+    for place in (running, final):
+        check_free(place, replace=True)
+    check_writable(final.parent)
+    return running, final
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """The ``recipe.yaml`` of a run: every key as it was resolved."""
+    return _RECIPE_HEAD + recipe_to_yaml(recipe)
+
+
+@contextmanager
+def running_folder(folder: Path, *, resume: bool) -> Iterator[None]:
+    """Makes the running folder and holds it; a failure takes it away only if no step had been taken
+    in it.
+    """
+    main = is_main_process()
+    with run_lock(folder, take=main):  # --overwrite does not reach a run that is alive
+        with main_process_first():
+            if main and folder.exists() and not resume:
+                folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
+            fresh = main and not folder.exists()
+            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            yield
+        except BaseException as error:
+            saved = any(folder.glob("checkpoints/step-*"))
+            if fresh and not saved and not _has_steps(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+            elif main and saved and isinstance(error, KeyboardInterrupt | SystemExit | OSError):
+                say(f"{folder} holds what is done: continue with --resume")
+            raise
+
+
+def _has_steps(folder: Path) -> bool:
+    log = folder / METRICS
+    return log.is_file() and log.stat().st_size > 0
+
+
+def finished_run(recipe: Recipe) -> dict[str, Any] | None:
+    """Returns what a run that has come to its end already reported: whoever resumes until it is
+    done need not know.
+    """
+    final = Path(recipe.output.dir) / str(recipe.output.name)
+    written, running = final / "recipe.yaml", final.with_name(f"{final.name}.running")
+    if running.exists() or not written.is_file():
+        return None
+    text = read_whole(written).decode("utf-8", "replace")
+    if text != recipe_text(with_choices_of(recipe, load_recipe(str(written)))):
+        return None
+    with run_lock(running, take=is_main_process()):  # takes away a lock that a killed process left
+        hint = "add --overwrite to train it again"
+        manifest = FinishedManifest.read(final, hint=hint)
+        path = FinishedManifest.path(final)
+        result = checked(TrainResult, manifest.content["training"], path, hint=hint)
+    say(f"{final} is done already")
+    return {"adapter": final, **vars(result), **manifest.counts.model_dump()}
