@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from lora_s2s.console import counted
 from lora_s2s.data.split import Decisions
 from lora_s2s.examples.reading import Reading, UnusedColumn
-from lora_s2s.examples.shapes import SHAPES
+from lora_s2s.examples.shapes import FORMATS
 
 _LISTED = 20
 # A text column is missed where most rows fill it, and differently, with several words.
@@ -21,7 +21,7 @@ _AMBIGUOUS = 0.2
 
 def columns_line(reading: Reading) -> str:
     """Returns one line: source, target, and every unused column with how full it is."""
-    shape = SHAPES.get(reading.format)
+    shape = FORMATS.get(reading.format)
     if shape is not None or reading.target_column is None:
         used = f"read as {reading.format}"
     elif reading.template is not None:
@@ -104,7 +104,7 @@ def _template(reading: Reading, names: Sequence[str]) -> str | None:
             if any(set("{}") & set(name) for name in columns)
             else " ".join(f"{{{name}}}" for name in columns)
         )
-    shape = SHAPES.get(reading.format)
+    shape = FORMATS.get(reading.format)
     if shape is None or shape.is_dialogue or reading.template != shape.template:
         return None
     if not all(name.isidentifier() for name in names):

@@ -7,7 +7,7 @@ from typing import Any
 from lora_s2s.errors import UsageError
 from lora_s2s.examples.columns import text_in, texts_of, unwrapped
 from lora_s2s.examples.example import Example, Turn, Unusable, checked
-from lora_s2s.examples.shapes import SHAPES, shape_of
+from lora_s2s.examples.shapes import FORMATS, shape_of
 from lora_s2s.examples.template import TURNS, PromptTemplate
 from lora_s2s.readers.names import KNOWN_PAIRS
 from lora_s2s.readers.rows import Fields
@@ -28,9 +28,9 @@ def question_of(
         UsageError: a plain text where the template needs several columns.
         Unusable: the row lacks a column, holds no text in it, or asks nothing.
     """
-    shape = SHAPES.get(format)
+    shape = FORMATS.get(format)
     if format == "auto" and template is None and not isinstance(row, str):
-        shape = SHAPES.get(shape_of([{**_NO_TARGETS, **row}]) or "")
+        shape = FORMATS.get(shape_of([{**_NO_TARGETS, **row}]) or "")
     if shape is None:
         prompt = None if template is None else PromptTemplate.of(template)
         source = (

@@ -15,11 +15,11 @@ from lora_s2s.examples.columns import (
 )
 from lora_s2s.examples.custom import custom_converter
 from lora_s2s.examples.reading import Reading, with_other_columns
-from lora_s2s.examples.shapes import SHAPES, shape_of
+from lora_s2s.examples.shapes import FORMATS, shape_of
 from lora_s2s.examples.template import PromptTemplate
 from lora_s2s.readers.names import language_of
 from lora_s2s.readers.rows import Fields, Row
-from lora_s2s.recipe.fields import FORMATS
+from lora_s2s.recipe.fields import FORMAT_NAMES
 from lora_s2s.recipe.schema import DataSection
 
 _ROWS_THAT_DECIDE = 100
@@ -48,12 +48,12 @@ def choose_reading(
     if format == "auto":
         deciding = [row.fields for row in rows[:_ROWS_THAT_DECIDE]]
         format = (None if any(columns) else shape_of(deciding)) or "pairs"
-    if format not in FORMATS:  # a manifest of another version may have it
+    if format not in FORMAT_NAMES:  # a manifest of another version may have it
         raise UsageError(
-            f"the format '{format}' is not in this version{nearest(format, FORMATS)}",
-            hint=f"use {', '.join(FORMATS)}, or module:function",
+            f"the format '{format}' is not in this version{nearest(format, FORMAT_NAMES)}",
+            hint=f"use {', '.join(FORMAT_NAMES)}, or module:function",
         )
-    if format not in SHAPES:
+    if format not in FORMATS:
         return _pairs(rows, where, data.model_copy(update={"format": format}), seed, any_two)
     if any(columns):
         raise UsageError(
@@ -65,7 +65,7 @@ def choose_reading(
 
 
 def _shaped(format: str, rows: Sequence[Row], where: str, data: DataSection, seed: int) -> Reading:
-    shape = SHAPES[format]
+    shape = FORMATS[format]
     template = data.template or shape.template
     prompt = PromptTemplate.of(template)
     names = list(dict.fromkeys(name for row in rows for name in row.fields))

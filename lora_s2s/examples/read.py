@@ -11,7 +11,7 @@ from lora_s2s.examples.choose import choose_reading
 from lora_s2s.examples.columns import unwrapped
 from lora_s2s.examples.example import Example, NotForThis, Unusable
 from lora_s2s.examples.reading import Reading, agreed
-from lora_s2s.examples.shapes import SHAPES
+from lora_s2s.examples.shapes import FORMATS
 from lora_s2s.examples.template import PromptTemplate
 from lora_s2s.readers.names import SPLIT_OF
 from lora_s2s.readers.origins import Origin, find_origins
@@ -130,7 +130,7 @@ def _groups(data: DataSection, split: str) -> list[list[Origin]]:
 
 def _columns_named(data: DataSection, optional: Collection[str]) -> tuple[str, ...]:
     """Returns the columns that a file must have: a first line that has one of them is a header."""
-    by_template = data.template is not None and data.format not in SHAPES
+    by_template = data.template is not None and data.format not in FORMATS
     columns = list(PromptTemplate.of(data.template).columns) if by_template else []
     named = [getattr(data, key) for key in _COLUMNS if key not in optional]
     return tuple(name for name in (*named, *columns) if name)

@@ -210,7 +210,7 @@ _INSTRUCTIONS_TEMPLATE = (
     "{{ definition }}{% if input | trim %} Input: {{ input }}{% endif %} Output:"
 )
 _ALPACA_TEMPLATE = "{{ instruction }}{% if input | trim %} {{ input }}{% endif %}"
-SHAPES: dict[str, Shape] = {
+FORMATS: dict[str, Shape] = {
     "conversations": _dialogue("from", "speaker"),
     "messages": _dialogue("role"),
     "squad": Shape(_is_squad, _squad, _SQUAD_TEMPLATE, ("question", "context", "title"), _SQUAD),
@@ -223,7 +223,7 @@ SHAPES: dict[str, Shape] = {
     ),
     "alpaca": Shape(_is_alpaca, _alpaca, _ALPACA_TEMPLATE, ("instruction", "input"), _ALPACA),
 }
-DIALOGUES = tuple(name for name, shape in SHAPES.items() if shape.is_dialogue)
+DIALOGUES = tuple(name for name, shape in FORMATS.items() if shape.is_dialogue)
 
 
 def shape_of(rows: Iterable[Fields]) -> str | None:
@@ -231,4 +231,4 @@ def shape_of(rows: Iterable[Fields]) -> str | None:
     columns.
     """
     looked = list(rows)
-    return next((name for name, shape in SHAPES.items() if any(map(shape.looks, looked))), None)
+    return next((name for name, shape in FORMATS.items() if any(map(shape.looks, looked))), None)

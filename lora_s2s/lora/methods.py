@@ -2,7 +2,7 @@
 
 Those that move the base's weights at the start (PiSSA, OLoRA) are written as plain LoRA of twice
 the rank, on the base as it was. The rows' names, and why others are refused, are the recipe's:
-:data:`lora_s2s.recipe.fields.METHODS`.
+:data:`lora_s2s.recipe.fields.METHOD_NAMES`.
 """
 
 from __future__ import annotations

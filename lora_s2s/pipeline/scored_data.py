@@ -14,7 +14,7 @@ from lora_s2s.evaluation.evaluate import group_references
 from lora_s2s.examples.columns import two_languages
 from lora_s2s.examples.example import Example
 from lora_s2s.examples.read import Examples
-from lora_s2s.examples.shapes import SHAPES
+from lora_s2s.examples.shapes import FORMATS
 from lora_s2s.inference.loading import Predictor
 from lora_s2s.pipeline.adapters import NO_DATA
 from lora_s2s.pipeline.prepare import prepare_data
@@ -117,7 +117,7 @@ def _as_trained(recipe: Recipe, settings: InputSettings) -> Recipe:
     """
     said = recipe.data.model_fields_set
     known: dict[str, Any] = {}
-    if "format" not in said or (recipe.data.format == "auto" and settings.format in SHAPES):
+    if "format" not in said or (recipe.data.format == "auto" and settings.format in FORMATS):
         known["format"] = settings.format
     # Found out in training: another file may have the languages the other way round.
     known["source_column"] = recipe.data.source_column or settings.source_column

@@ -28,7 +28,8 @@ Metric = Literal[
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 Quantization = Literal["none", "nf4", "int8"]
 Truncation = Literal["left", "right", "drop"]
-FORMATS = (
+# What a recipe may say; FORMATS of examples/shapes.py has the layouts of those that have their own.
+FORMAT_NAMES = (
     "auto",
     "pairs",
     "parallel",
@@ -38,8 +39,8 @@ FORMATS = (
     "instructions",
     "alpaca",
 )
-# One row of lora/methods.py each; and what cannot be had, with the reason.
-METHODS = (
+# METHODS of lora/methods.py has an entry for each; and what is refused, with the reason.
+METHOD_NAMES = (
     "lora",
     "rslora",
     "dora",
@@ -119,17 +120,19 @@ def ranks_by_name(words: Sequence[str]) -> dict[str, int]:
 
 def method_problem(name: str) -> str | None:
     """Returns why an adapter method cannot be had; None where it can."""
-    if name in METHODS:
+    if name in METHOD_NAMES:
         return None
     if reason := REFUSED_METHODS.get(name.lower().replace("_", "-")):
-        return f"{name} is refused: {reason}; expected one of {', '.join(METHODS)}"
-    return f"expected one of {', '.join(METHODS)}{nearest(name, METHODS)}"
+        return f"{name} is refused: {reason}; expected one of {', '.join(METHOD_NAMES)}"
+    return f"expected one of {', '.join(METHOD_NAMES)}{nearest(name, METHOD_NAMES)}"
 
 
 def _known_format(value: str) -> str:
-    if value in FORMATS or re.fullmatch(r"[\w.]+:\w+", value):
+    if value in FORMAT_NAMES or re.fullmatch(r"[\w.]+:\w+", value):
         return value
-    raise ValueError(f"expected {', '.join(FORMATS)} or module:function{nearest(value, FORMATS)}")
+    raise ValueError(
+        f"expected {', '.join(FORMAT_NAMES)} or module:function{nearest(value, FORMAT_NAMES)}"
+    )
 
 
 def _known_method(value: str) -> str:

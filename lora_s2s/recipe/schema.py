@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from lora_s2s.recipe.fields import (
     AUTO,
-    METHODS,
+    METHOD_NAMES,
     BatchTokens,
     Beams,
     Epochs,
@@ -171,7 +171,7 @@ class LoraSection(Section):
         "wo=8].",
     )
     method: Method = Field(
-        default="lora", description=f"How the update is built: {', '.join(METHODS)}."
+        default="lora", description=f"How the update is built: {', '.join(METHOD_NAMES)}."
     )
     train_tokens: Literal["auto"] | list[str] = Field(
         default="auto",

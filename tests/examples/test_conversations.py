@@ -14,7 +14,7 @@ from read_and_prepare import how_read, read_examples
 from lora_s2s.errors import DataError
 from lora_s2s.examples.conversations import DIALOGUE_TEMPLATE, fit_turns, render_turns
 from lora_s2s.examples.example import Example, Unusable
-from lora_s2s.examples.shapes import SHAPES
+from lora_s2s.examples.shapes import FORMATS
 from lora_s2s.examples.template import PromptTemplate
 from lora_s2s.readers.rows import Rejected
 
@@ -313,7 +313,7 @@ roles = st.sampled_from(["human", "gpt", "system", "tool", "user", "Assistant"])
 @settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(roles, texts), min_size=1, max_size=9), st.integers(0, 40))
 def test_any_conversation(turns: list[tuple[str, str]], words: int) -> None:
-    shape = SHAPES["conversations"]
+    shape = FORMATS["conversations"]
     prompt = PromptTemplate.of(DIALOGUE_TEMPLATE)
     row = conversation(turns)
     replies = [place for place, (role, _) in enumerate(turns) if role in ("gpt", "Assistant")]

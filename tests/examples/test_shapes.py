@@ -15,8 +15,10 @@ from read_and_prepare import how_read, read_examples
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.examples import read as read_module
 from lora_s2s.examples.example import Example
+from lora_s2s.examples.shapes import FORMATS
 from lora_s2s.readers.origins import Origin
 from lora_s2s.readers.rows import Rejected, Row
+from lora_s2s.recipe.fields import FORMAT_NAMES
 
 Write = Callable[[str, str], str]
 SQUAD = {
@@ -67,6 +69,10 @@ def read(path: str, **settings: Any) -> tuple[list[tuple[str, str]], list[tuple[
 
 def lines(*rows: object) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def test_a_recipe_knows_every_format() -> None:
+    assert set(FORMAT_NAMES) == {"auto", "pairs", "parallel", *FORMATS}
 
 
 def test_squad_as_published(write: Write) -> None:

@@ -31,8 +31,7 @@ from lora_s2s.lora.methods import METHODS
 from lora_s2s.lora.versions import peft_that_reads
 from lora_s2s.models import float16
 from lora_s2s.models.loading import LoadedBase, load_base
-from lora_s2s.recipe.fields import METHODS as KNOWN
-from lora_s2s.recipe.fields import REFUSED_METHODS
+from lora_s2s.recipe.fields import METHOD_NAMES, REFUSED_METHODS
 from lora_s2s.recipe.schema import LoraSection
 
 TARGETS = ["q", "v", "o", "wi_0", "wo"]
@@ -74,7 +73,7 @@ def save(model: Any, base: LoadedBase, folder: Path) -> Path:
 
 
 def test_the_recipe_knows_exactly_the_rows() -> None:
-    assert tuple(METHODS) == KNOWN
+    assert tuple(METHODS) == METHOD_NAMES
 
 
 @pytest.mark.parametrize("method", METHODS)
