@@ -1,12 +1,8 @@
 """Typed records of every JSON document that the package writes and reads back: read, write, verify.
 
-No other module opens a manifest. A value that a recipe has too is read within the recipe's bounds,
-unknown keys are ignored, and the first missing or wrong key is one :class:`DataError` that names
-it. ``content`` is the document as it stands in the file, for what shows or copies all of it.
-
->>> checked(Decoding, {"max_new_tokens": 64, "num_beams": 0}, Path("manifest.json"))
-Traceback (most recent call last):
-lora_s2s.errors.DataError: `manifest.json` is damaged: num_beams should be at least 1, not 0
+No other module opens a manifest. A value that a recipe has too is read within the recipe's bounds;
+unknown keys are ignored. ``content`` is the document as it stands in the file, for what shows or
+copies all of it.
 """
 
 from __future__ import annotations
@@ -14,21 +10,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Generic, Literal, TypeVar, get_type_hints
+from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
-    PrivateAttr,
-    TypeAdapter,
-    ValidationError,
     model_validator,
 )
-from pydantic_core import ErrorDetails
-from typing_extensions import Self, TypedDict
+from typing_extensions import TypedDict
 
+from lora_s2s.documents import Amount, Count, Document, Record
 from lora_s2s.errors import DataError
 from lora_s2s.files import known_sha256, read_object, write_json
 from lora_s2s.recipe.fields import (
@@ -42,11 +33,8 @@ from lora_s2s.recipe.fields import (
 )
 
 _MANIFEST = "manifest.json"
-_Kind = TypeVar("_Kind")
 _Value = TypeVar("_Value")
 
-Count = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
-Amount = Annotated[float, Field(strict=True, ge=0, lt=2**63)]
 Side = Literal["source", "target"]
 
 
@@ -58,63 +46,6 @@ def _texts(value: object) -> object:
 
 
 Template = Annotated[str | list[str] | None, BeforeValidator(_texts)]
-
-
-class Record(BaseModel):
-    """An object of a JSON document: frozen, and strict, so that ``"1"`` and ``true`` are no
-    numbers.
-    """
-
-    model_config = ConfigDict(
-        frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=(), defer_build=True
-    )
-
-
-class Document(Record):
-    """A whole file: ``file`` is its name in its folder, ``version`` what it must say of itself.
-
-    ``optional``: a folder without the file is read as an empty document. ``hint`` is the next
-    command where it is damaged.
-    """
-
-    file: ClassVar[str] = _MANIFEST
-    version: ClassVar[Mapping[str, object]] = {}
-    about: ClassVar[str] = ""
-    optional: ClassVar[bool] = False
-    hint: ClassVar[str | None] = None
-    _content: dict[str, object] = PrivateAttr(default_factory=dict)
-
-    @property
-    def content(self) -> dict[str, object]:
-        """The document as it stands in the file, unknown keys too."""
-        return self._content
-
-    @classmethod
-    def path(cls, folder: Path) -> Path:
-        """Returns where a folder has the file, for messages."""
-        return folder / cls.file
-
-    @classmethod
-    def read(cls, folder: Path, *, hint: str | None = None) -> Self:
-        """Reads the folder's file.
-
-        Raises:
-            DataError: it is missing, damaged or of another version; see
-                :func:`lora_s2s.files.read_object`.
-        """
-        path = cls.path(folder)
-        content = {} if cls.optional and not path.exists() else read_object(path)
-        if any(content.get(key) != value for key, value in cls.version.items()):
-            problem = f"`{cls.file}` does not describe {cls.about} of this version"
-            raise DataError(problem, hint=hint or cls.hint, where=str(path))
-        record = checked(cls, cls._part(content), path, hint=hint or cls.hint)
-        record._content = content
-        return record
-
-    @classmethod
-    def _part(cls, content: dict[str, object]) -> dict[str, object]:
-        """Returns what is validated of the file's content."""
-        return content
 
 
 class FileEntry(Record):
@@ -153,8 +84,8 @@ class InputSettings(Record):
     truncate_source: Truncation = "right"
     source_language: Language | None = None
     target_language: Language | None = None
-    carried: list[str] = []
-    special_tokens: list[str] = []
+    carried: list[str] = Field(default=[])
+    special_tokens: list[str] = Field(default=[])
 
     @model_validator(mode="before")
     @classmethod
@@ -204,13 +135,14 @@ class Training(Record):
 class AdapterManifest(Document):
     """``manifest.json`` of an adapter; adapters made by other tools have none."""
 
+    file = _MANIFEST
     optional = True
     hint = "get the folder again, or train the adapter again"
 
     base: Base = Base.model_construct()
     input: InputSettings = InputSettings.model_construct()
-    sources: dict[str, object] = {}
-    scores: dict[str, Scored] = {}
+    sources: dict[str, object] = Field(default={})
+    scores: dict[str, Scored] = Field(default={})
     files: Files | None = None
 
     @property
@@ -233,6 +165,7 @@ class ModelManifest(Document):
     its own, of which the input settings count alone.
     """
 
+    file = _MANIFEST
     optional = True
     hint = "get the folder again, or merge the adapter again"
 
@@ -346,7 +279,8 @@ class PairSide(TypedDict):
 class PreparedManifest(Document):
     """``manifest.json`` of prepared data."""
 
-    version = {"kind": "lora-s2s prepared data", "format": 3}
+    file = _MANIFEST
+    version = (("kind", "lora-s2s prepared data"), ("format", 3))
     about = "prepared data"
     hint = "remove the folder and prepare the data again"
 
@@ -362,7 +296,7 @@ class CheckpointFile(Document):
     """``state.json`` of a checkpoint; :func:`complete` makes the run's counters of ``state``."""
 
     file = "state.json"
-    version = {"format": 2}
+    version = (("format", 2),)
     about = "a checkpoint"
 
     state: dict[str, object]
@@ -434,66 +368,3 @@ def verify(folder: Path, files: Files | None, *, hint: str | None = None) -> Non
         if entry.bytes != path.stat().st_size or entry.sha256 != known_sha256(path):
             problem = f"the file differs from its hash in `{_MANIFEST}`"
             raise DataError(problem, hint=hint, where=str(path))
-
-
-def checked(kind: type[_Kind], content: object, path: Path, *, hint: str | None = None) -> _Kind:
-    """Returns the record that a document's content is.
-
-    Args:
-        path: the document, for the message.
-
-    Raises:
-        DataError: a key is missing or wrong.
-    """
-    try:
-        return TypeAdapter(kind).validate_python(content)
-    except ValidationError as error:
-        problem = _problem(error.errors(include_url=False)[0])
-    raise DataError(f"`{path.name}` is damaged: {problem}", hint=hint, where=str(path))
-
-
-def complete(kind: type[_Kind], values: Mapping[str, object], path: Path) -> _Kind:
-    """Returns a dataclass of counters; none of them begins again at its default.
-
-    Raises:
-        DataError: a field is missing or wrong.
-    """
-    if missing := sorted(get_type_hints(kind).keys() - values.keys()):
-        raise DataError(f"`{path.name}` is damaged: {missing[0]} is missing", where=str(path))
-    return checked(kind, dict(values), path)
-
-
-_KINDS = {
-    "string_type": "text",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "string_pattern_mismatch": "a language code",
-    "list_type": "a list",
-    "dict_type": "an object",
-    "model_type": "an object",
-    "dataclass_type": "an object",
-}
-_BOUNDS = {
-    "greater_than_equal": ("at least", "ge"),
-    "less_than_equal": ("at most", "le"),
-    "less_than": ("less than", "lt"),
-}
-
-
-def _problem(error: ErrorDetails) -> str:
-    key = ".".join(f"{part:.40}" if isinstance(part, str) else str(part) for part in error["loc"])
-    kind, context = error["type"], error.get("ctx", {})
-    if kind == "missing":
-        return f"{key} is missing"
-    if kind == "value_error":
-        return f"{key} {context['error']}"
-    if kind in _BOUNDS:
-        word, bound = _BOUNDS[kind]
-        expected = f"should be {word} {context[bound]:,}"
-    elif kind == "literal_error":
-        expected = f"should be {context['expected']}"
-    else:
-        expected = f"should be {_KINDS[kind]}" if kind in _KINDS else error["msg"]
-    return f"{key} {expected}, not {error['input']!r:.40}"

@@ -25,6 +25,7 @@ RANKS = {
     "console": 2,
     "demo": 2,
     "outputs": 2,
+    "documents": 2,
     "page": 3,
     "probe": 3,
     "recipe": 4,
@@ -49,7 +50,7 @@ RANKS = {
 HOMES = {
     "peft": ("lora",),
     "bitsandbytes": ("models",),
-    "pydantic": ("recipe", "records"),
+    "pydantic": ("recipe", "documents", "records"),
     "yaml": ("recipe",),
     "rich": ("console",),
     "huggingface_hub": ("hub",),

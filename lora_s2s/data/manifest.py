@@ -40,7 +40,7 @@ def identity_of(
     modes = (data.lossless_text, data.special_tokens)
     keys = {*_ROW_KEYS, *_LENGTH_KEYS, *LANGUAGES}
     return {
-        "format": PreparedManifest.version["format"],
+        "format": dict(PreparedManifest.version)["format"],
         "code": code_hash(*_PACKAGES),
         "data": _contents(data),
         "tokenizer": tokenizer_hash(model.name, model.revision),
@@ -146,7 +146,7 @@ def manifest_of(
     """
     made_from = with_chosen_limits(identity, report["limits"])
     return {
-        **PreparedManifest.version,
+        **dict(PreparedManifest.version),
         "version": __version__,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "fingerprint": sha256_json(made_from),

@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
-from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lora_s2s.errors import ResourceError, UsageError, ran_out_of_memory
 from lora_s2s.inference.loading import Predictor
@@ -119,7 +117,7 @@ def length_batches(
 
 
 def _answer(
-    model: nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     batch: Sequence[tuple[int, ...]],
     asked: GenerationConfig,
@@ -130,10 +128,9 @@ def _answer(
     rows = [torch.tensor(row, dtype=torch.long) for row in batch]
     input_ids_BS = pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
     attention_mask_BS = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-    generate = cast("Callable[..., Tensor]", model.generate)
     try:
         with quiet():
-            output_BT = generate(
+            output_BT = model.generate(
                 input_ids=input_ids_BS.to(device),
                 attention_mask=attention_mask_BS.to(device),
                 generation_config=asked,

@@ -8,12 +8,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lora_s2s.documents import checked
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.examples.asking import question_of
 from lora_s2s.examples.conversations import fit_turns
@@ -25,7 +24,8 @@ from lora_s2s.lora.adapter import is_adapter, load_adapter
 from lora_s2s.models.common import begin_answers
 from lora_s2s.models.generation import not_used
 from lora_s2s.models.loading import LoadedBase, load_base
-from lora_s2s.records import AdapterManifest, InputSettings, ModelManifest, checked
+from lora_s2s.readers.rows import Fields
+from lora_s2s.records import AdapterManifest, InputSettings, ModelManifest
 from lora_s2s.tokens.loading import LANGUAGES, load_tokenizer
 from lora_s2s.tokens.special_tokens import first_ids
 from lora_s2s.tokens.tokenise import encode_source
@@ -41,7 +41,7 @@ class Predictor:
     """
 
     name: str
-    model: nn.Module = field(repr=False)
+    model: PreTrainedModel = field(repr=False)
     tokenizer: PreTrainedTokenizerBase = field(repr=False)
     settings: InputSettings = field(default_factory=InputSettings)
     has_adapter: bool = False
@@ -66,13 +66,13 @@ class Predictor:
         return replace(self, adapter_on=False)
 
     @contextmanager
-    def ready(self) -> Iterator[nn.Module]:
+    def ready(self) -> Iterator[PreTrainedModel]:
         """Yields the model in evaluation mode, without gradients, its adapter on or off as
         asked.
         """
         self.model.eval()
         off = self.has_adapter and not self.adapter_on
-        switch = cast(Any, self.model).disable_adapter() if off else nullcontext()
+        switch = self.model.disable_adapter() if off else nullcontext()
         with torch.inference_mode(), switch:
             yield self.model
 
@@ -115,7 +115,7 @@ class Predictor:
             example.turns, example.template, lambda text: len(self._cut(text, most + 1)) <= most
         )
 
-    def render(self, row: str | Mapping[str, Any]) -> str:
+    def render(self, row: str | Fields) -> str:
         """Returns the encoder's text for a plain text or a row, made where training's was made.
 
         A plain text is the source column, or the only one that the template needs; after training
@@ -191,7 +191,7 @@ def _predictor(
     tokenizer = load_tokenizer(*place, **{key: getattr(settings, key) for key in LANGUAGES})
     begin_answers(model, **first_ids(tokenizer))
     most = base.family.max_positions(base.model.config)
-    rows = len(cast(Any, model).get_input_embeddings().weight)
+    rows = len(model.get_input_embeddings().weight)
     return Predictor(
         name,
         model,

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from lora_s2s.console import say
+from lora_s2s.documents import checked
 from lora_s2s.errors import UsageError
 from lora_s2s.files import read_whole
 from lora_s2s.outputs import check_free, check_writable
 from lora_s2s.recipe.load import load_recipe, recipe_to_yaml, with_choices_of
 from lora_s2s.recipe.schema import Recipe
-from lora_s2s.records import FinishedManifest, checked
+from lora_s2s.records import FinishedManifest
 from lora_s2s.training.guards import run_lock
 from lora_s2s.training.log import METRICS
 from lora_s2s.training.processes import is_main_process, main_process_first

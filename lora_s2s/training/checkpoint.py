@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lora_s2s.console import say, warn
+from lora_s2s.documents import complete
 from lora_s2s.errors import DataError, ResourceError, RunError, UsageError
 from lora_s2s.files import naming, require_space, sha256_file, sha256_json, write_json
 from lora_s2s.lora.adapter import adapter_state, load_adapter_state
 from lora_s2s.outputs import whole_folder
 from lora_s2s.recipe.schema import TrainingSettings
-from lora_s2s.records import CheckpointFile, complete
+from lora_s2s.records import CheckpointFile
 from lora_s2s.training.optimizer import load_optimizer_state, optimizer_state
 from lora_s2s.training.state import TrainState
 
@@ -97,7 +98,7 @@ def save_checkpoint(
                 _OPTIMIZER: _write_tensors(staged / _OPTIMIZER, moments),
             }
             content = {
-                **CheckpointFile.version,
+                **dict(CheckpointFile.version),
                 "state": asdict(state),
                 "identity": identity,
                 "sha256": hashes,

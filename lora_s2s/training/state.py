@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lora_s2s.records import Amount, Count
+from lora_s2s.documents import Amount, Count
 
 
 @dataclass(frozen=True)
