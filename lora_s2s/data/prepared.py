@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 import os
+import struct
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
@@ -19,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lora_s2s.data.split import SPLITS
 from lora_s2s.errors import DataError
 from lora_s2s.records import PairSide, PreparedManifest, Sides, has_manifest, verify
 from lora_s2s.tokens.tokenise import Features, Ids
@@ -36,6 +38,8 @@ _SCHEMA = pa.schema(
         "where": pa.string(),
     }
 )
+# An Arrow file is its stream of messages between these.
+_START, _END = b"ARROW1\0\0", b"ARROW1"
 
 
 class SplitWriter:
@@ -99,16 +103,12 @@ class SplitTable:
     """One split, memory-mapped: lengths, token ids and raw texts by row number."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         try:
-            self._table: pa.Table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(
-                f"{path} is not a whole Arrow file", hint="prepare the data again"
-            ) from error
-        if self._table.schema != _SCHEMA:
-            raise DataError(
-                f"{path} has other columns than this version writes", hint="prepare the data again"
-            )
+            self._table: pa.Table = pa.Table.from_batches(_batches(path), schema=_SCHEMA)
+            self._table.validate()
+        except (pa.ArrowException, OSError, struct.error) as error:
+            raise self._damaged("no whole Arrow file as this version writes it") from error
         # Plain arrays over the mapped file: pyarrow's own way to a row passes all chunks before it.
         chunks = [batch for batch in self._table.to_batches() if len(batch)]
         self._firsts = np.cumsum([0, *map(len, chunks)]).tolist()
@@ -119,6 +119,50 @@ class SplitTable:
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
+
+    def check(self) -> None:
+        """Compares the columns with each other: Arrow itself follows offsets as it finds them.
+
+        Raises:
+            DataError: offsets that lead elsewhere, texts that are not UTF-8, gaps, lengths that are
+                not those of the ids, a row without a token, a negative id, no row at all.
+        """
+        try:
+            self._table.validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise self._damaged(f"invalid columns: {error}") from error
+        if not len(self) or any(column.null_count for column in self._table.columns):
+            raise self._damaged("it holds no row, or a row lacks a value")
+        for ids, length in (("input_ids", "source_length"), ("labels", "target_length")):
+            lengths = pc.list_value_length(self._table[ids])
+            if (
+                not lengths.equals(self._table[length])
+                or not pc.all(pc.greater(lengths, 0)).as_py()
+            ):
+                raise self._damaged(f"{length} is not how many {ids} a row has, or is 0")
+            tokens = pc.list_flatten(self._table[ids])
+            if tokens.null_count or pc.min(tokens).as_py() < 0:
+                raise self._damaged(f"{ids} holds something other than a token")
+
+    def check_vocabulary(self, size: int) -> None:
+        """Compares the token ids with the size of a model's vocabulary.
+
+        Raises:
+            DataError: one is beyond it.
+        """
+        for ids in ("input_ids", "labels"):
+            largest = pc.max(pc.list_flatten(self._table[ids])).as_py()
+            if largest >= size:
+                raise self._damaged(
+                    f"{ids} holds token {largest}, the model's vocabulary has {size:,}"
+                )
+
+    def _damaged(self, problem: str) -> DataError:
+        return DataError(
+            f"{self._path.name} is damaged: {problem}",
+            hint="prepare the data again",
+            where=str(self._path),
+        )
 
     @property
     def source_lengths(self) -> npt.NDArray[np.int32]:
@@ -158,6 +202,46 @@ class SplitTable:
     def _texts(self, column: str) -> list[str]:
         texts: list[str] = self._table[column].to_pylist()
         return texts
+
+
+def _batches(path: Path) -> Iterator[pa.RecordBatch]:
+    """Yields the record batches of an Arrow file, which lie in it as they are used.
+
+    Raises:
+        pa.ArrowException, struct.error: it is none, is cut off, or has other columns.
+    """
+    mapped = pa.memory_map(str(path))
+    start = mapped.read(len(_START))
+    mapped.seek(max(0, mapped.size() - len(_END)))
+    if (start, mapped.read()) != (_START, _END):
+        raise pa.ArrowInvalid("not a whole file")
+    mapped.seek(len(_START))
+    messages = iter(pa.ipc.MessageReader.open_stream(mapped))
+    schema = next(messages, None)
+    if schema is None or schema.type != "schema" or pa.ipc.read_schema(schema) != _SCHEMA:
+        raise pa.ArrowInvalid("other columns")
+    for message in messages:
+        if message.type != "record batch" or _is_compressed(message.metadata.to_pybytes()):
+            raise pa.ArrowInvalid("compressed, and so of any size")
+        yield pa.ipc.read_record_batch(message, _SCHEMA)
+
+
+def _is_compressed(message: bytes) -> bool:
+    """Whether a record batch's columns are compressed, which pyarrow does not say: by the fields
+    of ``Message.fbs``, ``Message.header`` (2) and ``RecordBatch.compression`` (3).
+    """
+    root: int = struct.unpack_from("<I", message)[0]
+    header = _field(message, root, 2)
+    batch: int = header + struct.unpack_from("<I", message, header)[0]
+    return _field(message, batch, 3) != batch
+
+
+def _field(content: bytes, table: int, number: int) -> int:
+    """Returns where a flatbuffer's table has a field; the table's own place where it has none."""
+    fields: int = table - struct.unpack_from("<i", content, table)[0]
+    size, place = struct.unpack_from("<H", content, fields)[0], 4 + 2 * number
+    offset: int = struct.unpack_from("<H", content, fields + place)[0] if place < size else 0
+    return table + offset
 
 
 @dataclass(frozen=True)
@@ -204,6 +288,10 @@ class PreparedDataset:
             else None
         )
 
+    def tables(self) -> list[SplitTable]:
+        """Returns all splits."""
+        return [table for table in map(self.split, SPLITS) if table is not None]
+
 
 def is_prepared(path: Path) -> bool:
     """Says whether a folder looks like prepared data."""
@@ -223,5 +311,10 @@ def open_prepared(path: Path, *, reused: bool = False) -> PreparedDataset:
         )
     hint = f"remove {path} and prepare the data again"
     manifest = PreparedManifest.read(path, hint=hint)
+    if "train.arrow" not in manifest.files:
+        raise DataError("the manifest does not list train.arrow", hint=hint, where=str(path))
     verify(path, manifest.files, hint=hint)
-    return PreparedDataset(path, manifest, reused)
+    prepared = PreparedDataset(path, manifest, reused)
+    for table in prepared.tables():
+        table.check()
+    return prepared

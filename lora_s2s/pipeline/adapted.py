@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -58,9 +58,13 @@ def adapted_base(recipe: Recipe, prepared: PreparedDataset) -> AdaptedBase:
     Raises:
         UsageError: a token to train that is not in the vocabulary, or a setting that the base does
             not take.
+        DataError: the data holds a token that the base's vocabulary does not have.
     """
     tokenizer, train_tokens = _tokenizer(recipe, prepared)
     base, model = _injected(recipe, train_tokens)
+    vocabulary = len(cast(Any, model).get_input_embeddings().weight)
+    for split in prepared.tables():
+        split.check_vocabulary(vocabulary)
     begin_answers(model, **first_ids(tokenizer))
     return AdaptedBase(base, model, tokenizer, train_tokens)
 
