@@ -1,5 +1,5 @@
-"""Adapter folders in PEFT's own format, written without secrets and read with every file checked
-against the base.
+"""Adapter folders in PEFT's format: written without secrets, read with every file checked against
+the base.
 """
 
 from __future__ import annotations
@@ -33,7 +33,14 @@ from lora_s2s.lora.schema import MERGE_IN_PEFT, AdapterSettings, adapter_setting
 from lora_s2s.lora.targets import Targets, adaptable
 from lora_s2s.models.loading import LoadedBase, load_base, quiet
 from lora_s2s.models.quantized import skeleton
-from lora_s2s.models.weights import misfit, opened, shapes, sound, weights_hash, write_weights
+from lora_s2s.models.weights import (
+    finite_weight,
+    misfit,
+    opened,
+    shapes,
+    weights_hash,
+    write_weights,
+)
 from lora_s2s.records import AdapterManifest, Base, verify
 
 CONFIG = ADAPTER_CONFIG
@@ -48,7 +55,7 @@ class LoadedAdapter:
 
     Attributes:
         manifest: empty for an adapter made elsewhere.
-        settings: what its config said, checked.
+        settings: its checked config.
     """
 
     model: PeftModel = field(repr=False)
@@ -59,14 +66,15 @@ class LoadedAdapter:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder claims to be an adapter."""
+    """Whether a folder has an adapter's config."""
     return (folder / CONFIG).is_file()
 
 
 def adapter_state(model: nn.Module) -> dict[str, Tensor]:
     """Returns the adapter's weights, which share the model's memory.
 
-    They are named as in ``adapter_model.safetensors``, but for what trains of single tokens.
+    The names are those in ``adapter_model.safetensors``, except for embedding rows of single
+    tokens.
     """
     return {**_without_tokens(model), **token_rows.changes(model)}
 
@@ -95,7 +103,7 @@ def load_adapter_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 def save_adapter(model: PeftModel, out: Path) -> None:
     """Writes ``adapter_config.json`` and ``adapter_model.safetensors``, which plain PEFT loads too.
 
-    The base is recorded by the name the user gave it, never by where it lies on this machine.
+    The base is recorded by the name the user gave it, never by its path on this machine.
 
     Args:
         out: an existing folder.
@@ -123,8 +131,8 @@ def save_adapter(model: PeftModel, out: Path) -> None:
 def _as_plain_lora(
     content: dict[str, Any], weights: Mapping[str, Tensor], start: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Returns B A - B0 A0 as the one product [B, -B0] [A; A0], and says so in the config: twice
-    rank and alpha.
+    """Returns B A - B0 A0 as one product, [B, -B0] [A; A0], and doubles rank and alpha in the
+    config.
     """
     for key in ("r", "lora_alpha"):
         content[key] *= 2
@@ -159,8 +167,8 @@ def load_adapter(
         DataError: not an adapter, its config is refused, it was trained on another base, or its
             weights are not exactly those this base needs, finite; or a file differs from the
             manifest's hash.
-        UsageError, SetupError: the base cannot be had, or the adapter's method does not work on one
-        stored so.
+        UsageError, SetupError: the base cannot be loaded, or the adapter's method does not support
+            its quantization.
     """
     folder = Path(folder)
     settings, manifest = _read(folder)
@@ -169,14 +177,14 @@ def load_adapter(
         name = base_override or trained_on.name or settings.base
         if not name:
             raise DataError(
-                "the adapter does not say what base it is for",
+                "the adapter names no base",
                 hint="--base NAME",
                 where=str(folder),
             )
         revision = None if base_override else trained_on.revision or settings.revision
         if not base_override:
             _check_followed(trained_on, name, revision, folder)
-        # Hashed before it is loaded: a wrong base is told at once.
+        # Hashed before it is loaded, so that a wrong base is reported at once.
         _check_base(trained_on, name, weights_hash(locate_model(name, revision)), folder)
         stored = quantization or trained_on.quantization or "none"
         base = _load_base(
@@ -200,23 +208,25 @@ def load_adapter(
     model = wrap(base, config())
     formats = {name: tensor.dtype for name, tensor in adapter_state(model).items()}
     state = {
-        name: sound(name, tensor, folder / WEIGHTS, formats.get(name))
+        name: finite_weight(name, tensor, folder / WEIGHTS, formats.get(name))
         for name, tensor in state.items()
     }
     load_adapter_state(model, state)
     token_rows.add(base.model, settings.train_tokens, rows)
     for name, tensor in token_rows.changes(model).items():
-        sound(name, tensor, folder / WEIGHTS)
+        finite_weight(name, tensor, folder / WEIGHTS)
     model.requires_grad_(False)
     return LoadedAdapter(model.eval(), base, manifest, folder, settings)
 
 
 def _check_followed(trained_on: Base, name: str, revision: str | None, folder: Path) -> None:
-    """Refuses to follow a stranger's word to a base: nothing is fetched, no folder loaded whose
-    weights are unknown.
+    """Refuses a base that only an untrusted adapter names: nothing is downloaded, and no folder is
+    loaded without the hash of its weights.
     """
     if name.startswith(("//", r"\\")) or not is_local(name, revision):
-        problem = "which is not on this machine; a base that only the adapter names is not fetched"
+        problem = (
+            "which is not on this machine; a base that only the adapter names is not downloaded"
+        )
     elif is_folder(name) and trained_on.weights_sha256 is None:
         problem = "a folder, and does not say which weights it holds"
     else:
@@ -273,9 +283,7 @@ def _check_base(trained_on: Base, name: str, weights_sha256: str, folder: Path) 
 def _config(
     settings: AdapterSettings, base: LoadedBase, found: Mapping[str, tuple[int, ...]], folder: Path
 ) -> Callable[[], PeftConfig]:
-    """Returns what makes PEFT's config of the checked one; PEFT changes the config that it is
-    given.
-    """
+    """Returns a function that builds PEFT's config, since PEFT changes the one it is given."""
     where = str(folder / CONFIG)
     if settings.bias != "none" and any(
         name.endswith(".bias") for name, _ in base.model.named_parameters()
@@ -298,8 +306,8 @@ def _config(
 
 
 def _expected(config: PeftConfig, base: LoadedBase, folder: Path) -> dict[str, tuple[int, ...]]:
-    """Returns the names and shapes that PEFT makes of the checked config on this base, without any
-    memory.
+    """Returns the names and shapes that PEFT creates for the checked config on this base, on the
+    meta device.
     """
     with quiet():
         empty = replace(
@@ -321,7 +329,7 @@ def _weights(
     )
     with opened(folder / WEIGHTS) as tensors:
         return {
-            name: sound(name, tensors.get_tensor(names[name]), folder / WEIGHTS)
+            name: finite_weight(name, tensors.get_tensor(names[name]), folder / WEIGHTS)
             for name in expected
         }
 
@@ -332,7 +340,7 @@ def _check_shapes(
     *,
     where: str | None,
 ) -> None:
-    if problem := misfit(expected, found, foreign="does not belong into an adapter for this base"):
+    if problem := misfit(expected, found, foreign="does not belong in an adapter for this base"):
         of_base = [
             name
             for name in found

@@ -1,8 +1,8 @@
-"""What an adapter made elsewhere sits on. Modules and ranks follow from its weight file; no pattern
-is ever run.
+"""Modules and ranks of an adapter made elsewhere, read from its weight file; no pattern is ever
+evaluated.
 
-PEFT takes ``target_modules``, ``rank_pattern`` and the like for regular expressions, which can take
-for ever. The keys and shapes of the weights say the same:
+PEFT takes ``target_modules``, ``rank_pattern`` and the like as regular expressions, whose matching
+may never end. The keys and shapes of the weights hold the same:
 ``base_model.model.encoder.….q.lora_A.weight`` of shape (4, 512) is a module of rank 4. What no
 weight shows, a pattern in ``alpha_pattern``, is read where it is plain names.
 """
@@ -30,14 +30,14 @@ _RANK_WEIGHTS = ("lora_A", "hada_w1_b", "hira_A")
 def selected(
     settings: AdapterSettings, modules: Modules, weights: Shapes, *, where: str
 ) -> dict[str, tuple[int, int]]:
-    """Returns those of a base's modules that an adapter sits on.
+    """Returns the modules of a base that an adapter is applied to.
 
     Args:
         modules: every module an adapter may sit on.
         weights: name → shape of the adapter's weights, as its file has them.
 
     Raises:
-        DataError: it sits on a module that is none of these, or on none at all.
+        DataError: it is applied to a module that the base lacks, or to none at all.
     """
     spec = settings.target_modules
     if spec is None:
@@ -61,7 +61,7 @@ def selected(
     if not chosen:
         listed = spec if isinstance(spec, str) else ", ".join(spec[:5])
         raise DataError(
-            f"the adapter sits on '{listed}', which this base does not have", where=where
+            f"the adapter targets '{listed}', which this base does not have", where=where
         )
     return chosen
 

@@ -1,4 +1,4 @@
-"""An adapter on a base: whatever the method, nothing is changed before training, and only the
+"""An adapter on a base: whatever the method, it changes nothing before training, and only the
 adapter trains.
 """
 
@@ -93,10 +93,10 @@ def wrap(base: LoadedBase, config: PeftConfig, *, seed: int = 0, empty: bool = F
         empty: the adapter gets names and shapes, and no memory.
 
     Raises:
-        UsageError: the base carries an adapter already, or PEFT refuses the config on this base.
+        UsageError: the base already has an adapter, or PEFT refuses the config on this base.
     """
     if any(isinstance(module, BaseTunerLayer) for module in base.model.modules()):
-        raise UsageError("this base carries an adapter already", hint="load the base again")
+        raise UsageError("this base already has an adapter", hint="load the base again")
     devices = [base.device] if base.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
         # PEFT warns when the name on record differs from the model's folder; the record is set
@@ -117,7 +117,7 @@ def wrap(base: LoadedBase, config: PeftConfig, *, seed: int = 0, empty: bool = F
 
 
 def check_base(row: Method, name: str, base: LoadedBase) -> None:
-    """Checks that a method works on the base as it is stored.
+    """Checks that a method supports the base's quantization.
 
     Raises:
         UsageError: it needs a base that is not quantized.
@@ -131,13 +131,13 @@ def check_base(row: Method, name: str, base: LoadedBase) -> None:
 
 
 def _check_settings(row: Method, lora: LoraSection, targets: Targets, ranks: Sequence[int]) -> None:
-    """Tells or refuses what a method ignores, and refuses ranks before anything of their size is
-    allocated.
+    """Reports or refuses settings that a method ignores, and checks ranks before anything of their
+    size is allocated.
     """
     if idle := [
         key for key, own in (("lora.r", row.rank), ("lora.alpha", row.alpha)) if own is None
     ]:
-        say(f"{lora.method} has no use for {' and '.join(idle)}")
+        say(f"{lora.method} ignores {' and '.join(idle)}")
     if lora.rank_pattern and not row.has("rank_pattern"):
         able = ", ".join(key for key, other in METHODS.items() if other.has("rank_pattern"))
         raise UsageError(

@@ -55,7 +55,7 @@ class MergeReport:
         answers: number of answers compared: the adapter's, decoded as it was scored, and those that
             plain transformers gives with the written folder alone.
         answers_changed: share of those that differ.
-        not_used: settings of the base's generation config that the written folder leaves out; empty
+        not_used: settings of the base's generation config that the written folder omits; empty
             for none.
         note: what versions of transformers compute something else; None where all agree.
     """
@@ -105,7 +105,7 @@ def merge_adapter(
         UsageError: ``out`` exists, an unknown ``onto`` or ``dtype``, nothing to dequantize, or no
             probe texts.
         DataError: the adapter is refused.
-        RunError: the written model computes something else; nothing is left at ``out``.
+        RunError: the written model computes something else; nothing remains at ``out``.
     """
     _check_arguments(onto, dtype, probe_texts)
     decoding = {"max_new_tokens": max_new_tokens, "num_beams": num_beams}
@@ -200,7 +200,7 @@ def folded_state(adapter: LoadedAdapter, onto: str = "original") -> dict[str, Te
     """Returns the base's weights with the adapter folded in, float32.
 
     Names are the plain model's, as if there had never been an adapter. An unquantized base's own
-    weights are changed: the adapter is of no further use.
+    weights are changed: the adapter cannot be used any more.
     """
     whole = adapter if adapter.base.quantization == "none" else _on_whole_base(adapter, onto)
     tuned = []
@@ -309,7 +309,7 @@ def _readme(report: MergeReport) -> str:
         f"{report.top1_changed:.2%}.\n\n"
         "`generate` decodes as the adapter was scored, by the settings in "
         f"`generation_config.json`: {report.answers_changed:.0%} of\n{report.answers} answers by "
-        "plain transformers are other than the adapter's."
+        "plain transformers differ from the adapter's."
         + (f" {report.note[:1].upper()}{report.note[1:]}." if report.note else "")
         + "\n"
     )

@@ -1,4 +1,4 @@
-"""Adapter methods, one row each. All are PEFT's own and are written in PEFT's format.
+"""Adapter methods, one entry each. All are PEFT's and are saved in PEFT's format.
 
 Those that move the base's weights at the start (PiSSA, OLoRA) are written as plain LoRA of twice
 the rank, on the base as it was. The rows' names, and why others are refused, are the recipe's:
@@ -35,7 +35,7 @@ class Method:
     Attributes:
         config: PEFT's config class.
         rank, alpha, dropout, seed: what it calls ``lora.r``, ``lora.alpha`` and so on; None where
-        it has no such thing.
+        it lacks the setting.
         fixed: the settings that make the method what it is.
         unquantized: why its base must not be quantized; None where it may be.
         moves_base: its start is taken out of the base's weights.

@@ -1,9 +1,9 @@
-"""What an ``adapter_config.json`` may say: a method of ours on known modules, every other switch of
-PEFT's off.
+"""What an ``adapter_config.json`` may contain: a supported method on known modules, with every
+other switch of PEFT off.
 
 PEFT itself takes regular expressions, ranks of a billion and weights for the base from this file;
-here nothing of it is used before it is checked. A pattern is never run: what it selects is read
-from the weights, see ``foreign.py``.
+here nothing of it is used before it is checked. A pattern is never evaluated: what it selects
+is read from the weights, see ``foreign.py``.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Which modules an adapter sits on: a family's groups, or names; resolved against the model before
-anything is made.
+"""Target modules: a family's groups, or names, resolved against the model before anything is
+created.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def resolve_targets(
     A name is a module's full name or its ending after a dot.
 
     Args:
-        last_blocks: only those in the last so many blocks of their stack; a shorter stack counts
-            whole.
+        last_blocks: only modules in that many last blocks of each stack; a shorter stack counts
+            in full.
 
     Raises:
         UsageError: an unknown group, a name that no adaptable module has (those that exist are
@@ -58,7 +58,7 @@ def resolve_targets(
     found = ", ".join(f"{stack} has {depth}" for stack, depth in depths.items())
     if not 1 <= last_blocks <= max(depths.values()):
         raise UsageError(
-            f"lora.last_blocks is {last_blocks}; {found}", hint="leave it away for all blocks"
+            f"lora.last_blocks is {last_blocks}; {found}", hint="omit it for all blocks"
         )
     kept = {
         name: shape

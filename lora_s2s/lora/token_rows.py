@@ -1,5 +1,4 @@
-"""Single tokens whose rows of the embeddings and of the head train, beside matrices that stay as
-they are.
+"""Single tokens whose embedding and head rows train, while the matrices stay frozen.
 
 A row starts as its base's and differs from it by scale · change, the change 0 at first. Embeddings
 and head of a tied model are one matrix and share their rows. In an adapter's folder a row is the
@@ -116,11 +115,7 @@ def problem(base: LoadedBase, ids: Sequence[int], *, method_holds_them: bool = T
         return f"lora.train_tokens are {len(ids)}; at most {MOST_TOKENS} can train"
     rows = min(len(base.model.get_submodule(name).weight) for name in TOKEN_MATRICES)
     wrong = [token for token in ids if not 0 <= token < rows]
-    return (
-        f"there is no token {wrong[0]}: {base.name} has {rows} rows of embeddings"
-        if wrong
-        else None
-    )
+    return f"there is no token {wrong[0]}: {base.name} has {rows} embedding rows" if wrong else None
 
 
 def add(
@@ -174,8 +169,8 @@ def _places(count: int) -> dict[str, list[int]]:
     """Returns which of ``count`` rows an adapter's folder holds for each module: all, and the
     head's last one twice.
 
-    Where all lists of ids are alike, PEFT ties the head of any T5, Flan's too, or leaves all of the
-    rows away.
+    Where all lists of ids are alike, PEFT ties the head of any T5, Flan's too, or omits all of the
+    rows.
     """
     return {
         name: [*range(count), *[count - 1] * (name == "lm_head")]

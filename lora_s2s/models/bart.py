@@ -67,8 +67,8 @@ def may_be_absent(name: str) -> bool:
 def finish_loading(
     model: PreTrainedModel, settings: Mapping[str, object], names: Collection[str], *, where: str
 ) -> None:
-    """Settles the decoder's start, which mBART's config leaves open: ``</s>``, until a target
-    language says otherwise.
+    """Sets the decoder's start, which mBART's config leaves open: ``</s>``, unless a target
+    language sets another.
 
     Raises:
         DataError: the weights lack what nothing else stands for: an untied head, or learned

@@ -94,7 +94,7 @@ def begin_answers(model: PreTrainedModel, *, start: int | None, first: int | Non
 
 
 def shift_right(labels_BT: Tensor, config: PreTrainedConfig) -> Tensor:
-    """Returns the decoder's input ids (B, T) for labels (B, T): one to the right, the start id
+    """Returns the decoder's input ids (B, T) for labels (B, T): shifted right by one, the start id
     first, no -100.
 
     Args:

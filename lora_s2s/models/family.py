@@ -17,8 +17,8 @@ from lora_s2s.models import bart, common, t5, t5gemma
 
 @dataclass(frozen=True)
 class ModelFamily:
-    """What the rest of the package must know of a family. The functions are documented where they
-    are defined.
+    """What the rest of the package needs to know about a family. The functions are documented where
+    they are defined.
     """
 
     name: str

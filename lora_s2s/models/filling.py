@@ -16,7 +16,7 @@ from lora_s2s import limits
 from lora_s2s.errors import DataError
 from lora_s2s.models.host_memory import return_memory
 from lora_s2s.models.quantized import fill, is_quantized
-from lora_s2s.models.weights import opened, sound
+from lora_s2s.models.weights import finite_weight, opened
 
 
 def put_weights(
@@ -44,10 +44,10 @@ def _place(model: PreTrainedModel, name: str, tensor: Tensor, path: Path) -> Non
     """Puts a checkpoint's tensor into the model, in the format that the skeleton has there."""
     module, leaf = _slot(model, name)
     if leaf == "weight" and is_quantized(module):
-        sound(name, tensor, path, model.dtype)
+        finite_weight(name, tensor, path, model.dtype)
         fill(module, tensor)
     else:
-        _set(model, name, sound(name, tensor, path, getattr(module, leaf).dtype))
+        _set(model, name, finite_weight(name, tensor, path, getattr(module, leaf).dtype))
 
 
 def _set(model: PreTrainedModel, name: str, tensor: Tensor) -> None:

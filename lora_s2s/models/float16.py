@@ -7,7 +7,7 @@ embeddings and the inputs of every ``o`` and ``wo`` times 2^-k, and epsilon time
 after a norm is as before, bit for bit until float16 rounds.
 
 Hooks scale activations; the weights stay as they are. So nothing has to be undone in what is saved,
-a tied head stays right, and 4-bit layers and adapters know nothing of it.
+a tied head stays right, and 4-bit layers and adapters are not affected.
 
 B batch, S source length, T target length.
 """
@@ -33,8 +33,8 @@ _HOOKS, _SCALE = "_residual_hooks", "_residual_scale"
 
 
 def settle(model: PreTrainedModel, family: ModelFamily) -> int:
-    """Makes a float16 model fit for use: finds the smallest k by a probe, installs it, says so, and
-    returns it.
+    """Prepares a float16 model: finds the smallest k by a probe, installs it, logs it, and returns
+    it.
 
     Only T5-shaped models are rescaled; others were made for float16, or are refused.
 

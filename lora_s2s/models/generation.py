@@ -137,8 +137,8 @@ def not_used(own: GenerationConfig) -> str:
 def plain_answers(
     folder: Path, batches: Sequence[Mapping[str, Tensor]], *, most: int
 ) -> list[list[list[int]]]:
-    """Returns what plain transformers answers to batches of inputs, as anybody loads and runs the
-    folder.
+    """Returns what plain transformers answers to batches of inputs, as any user would load and run
+    the folder.
 
     Args:
         most: the longest answer, should the folder's own settings allow longer ones.

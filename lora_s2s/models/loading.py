@@ -70,8 +70,8 @@ class LoadedBase:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silences transformers while it loads: it says of every Flan that its head "will NOT" be tied,
-    which is right.
+    """Silences transformers while it loads: it warns for every Flan-T5 that the head "will NOT" be
+    tied, which is intended.
     """
     level, bars = (
         transformers_logging.get_verbosity(),

@@ -24,7 +24,7 @@ def check_logits(logits: Tensor, *, model: str) -> None:
     """
     if logits.numel() and not bool(logits.amax(dim=-1).isfinite().all()):
         hint = (
-            "the weights are damaged or too large; for a sound model in float16: --set "
+            "the weights are damaged or too large; for a valid model in float16: --set "
             "model.dtype=float32"
         )
         raise DataError(

@@ -31,7 +31,7 @@ _BLOCK = 64
 # A dense linear layer, or one of bitsandbytes, whose attributes depend on its bits.
 Layer: TypeAlias = Any
 
-# On import it says that a faster kernel for CPUs could be fetched; peft imports it too.
+# On import it logs that a faster kernel for CPUs could be downloaded; peft imports it too.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
@@ -52,7 +52,7 @@ def skeleton(
     Raises:
         UsageError: no such quantisation, an ending that no layer has (those that exist are listed),
             or rows that 4 bits cannot hold.
-        DataError: the config, though each size is sound, makes no model.
+        DataError: no model can be built from the config, though each size is valid.
         SetupError: bitsandbytes is missing.
     """
     if quantization not in QUANTIZATIONS:

@@ -46,7 +46,7 @@ def save_model(
     """
     weights, settings = base.family.contents_to_write(state, base.model.config)
     write_weights(out / WEIGHTS, _apart(weights, dtype))
-    # The machine's folder is nobody's business; the version is that of whoever loads it.
+    # No path of this machine is written; the version is that of whoever loads it.
     omitted = {"_name_or_path", "transformers_version", *not_in_config}
     written = {key: value for key, value in settings.items() if key not in omitted}
     kind = base.family.model_class.__name__

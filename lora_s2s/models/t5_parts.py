@@ -1,6 +1,4 @@
-"""A T5, mT5 or UMT5 as its parts, under the names of what they do: for a forward that goes its own
-way through them.
-"""
+"""A T5, mT5 or UMT5 as its parts, named after what they do, for a forward pass of our own."""
 
 from __future__ import annotations
 
@@ -40,7 +38,7 @@ class Attention:
     """One attention sublayer: ``norm`` before it, unscaled scores of ``heads`` heads, ``o`` after
     it.
 
-    ``relative`` is HF's module that holds a table of relative positions, where the layer has its
+    ``relative`` is transformers' module with a table of relative positions, where the layer has its
     own.
     """
 
@@ -67,8 +65,8 @@ class FeedForward:
 
 @dataclass(frozen=True)
 class Block:
-    """One block; ``cross`` only in a decoder. ``module`` is HF's, which knows whether it is
-    checkpointed.
+    """One block; ``cross`` only in a decoder. ``module`` is transformers', which knows whether it
+    is checkpointed.
     """
 
     module: T5Block
@@ -94,11 +92,10 @@ class Stack:
 
 
 def stacks_of(model: PreTrainedModel, activations: Collection[str]) -> tuple[Stack, Stack] | str:
-    """Returns the encoder and the decoder of a T5-shaped model, or why whoever asks cannot use
-    them.
+    """Returns the encoder and the decoder of a T5-shaped model, or why they are not supported.
 
     Args:
-        activations: those that whoever asks knows, by HF's names.
+        activations: supported activation functions, by transformers' names.
     """
     config = model.config
     if config.model_type not in COVERED:

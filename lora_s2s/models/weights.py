@@ -72,7 +72,7 @@ def shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
         with opened(path) as tensors:
             for name in tensors.keys():  # noqa: SIM118  (a reader, not a dict)
                 if name in found:
-                    raise DataError(f"the weight {name} is there twice", where=str(path))
+                    raise DataError(f"the weight {name} occurs twice", where=str(path))
                 found[name] = tuple(tensors.get_slice(name).get_shape())
     return found
 
@@ -87,7 +87,7 @@ def misfit(
     another name.
 
     Args:
-        foreign: what is said of a weight that is found and not expected; it could overwrite another
+        foreign: the message for a weight that is found but not expected; it could overwrite another
             model's.
     """
     missing = [f"{name} is missing" for name in expected if name not in found]
@@ -125,10 +125,12 @@ def opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt", device="cpu", backend="pread") as tensors:
             yield tensors
     except SafetensorError as error:
-        raise DataError(f"not a whole safetensors file: {error}", where=str(path)) from error
+        raise DataError(f"not a valid safetensors file: {error}", where=str(path)) from error
 
 
-def sound(name: str, tensor: Tensor, path: Path, dtype: torch.dtype | None = None) -> Tensor:
+def finite_weight(
+    name: str, tensor: Tensor, path: Path, dtype: torch.dtype | None = None
+) -> Tensor:
     """Returns a weight as it is computed with: all of it finite floating-point numbers.
 
     Args:

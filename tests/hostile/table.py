@@ -382,8 +382,8 @@ ADAPTERS = [
         "header of",
     ),
     adapter("no weights", removed(WEIGHTS), "adapter_model.safetensors is missing"),
-    adapter("empty weights", file(WEIGHTS, b""), "not a whole safetensors file"),
-    adapter("halved weights", cut(WEIGHTS, 0.5), "not a whole safetensors file"),
+    adapter("empty weights", file(WEIGHTS, b""), "not a valid safetensors file"),
+    adapter("halved weights", cut(WEIGHTS, 0.5), "not a valid safetensors file"),
     adapter(
         "more bytes than said",
         lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes() + b"x"),
@@ -398,10 +398,10 @@ ADAPTERS = [
     adapter(
         "header that is no JSON",
         tensors(WEIGHTS, lambda h: b"{" * 64),
-        "not a whole safetensors file",
+        "not a valid safetensors file",
     ),
     adapter(
-        "deep header", tensors(WEIGHTS, lambda h: b'{"a":' * 20_000), "not a whole safetensors file"
+        "deep header", tensors(WEIGHTS, lambda h: b'{"a":' * 20_000), "not a valid safetensors file"
     ),
     adapter(
         "overlapping tensors",
@@ -430,7 +430,7 @@ ADAPTERS = [
     adapter(
         "weights of the base",
         weights(WEIGHTS, lambda s: s.update({"base_model.model.shared.weight": s[QUERY].clone()})),
-        "does not belong into an adapter",
+        "does not belong in an adapter",
     ),
     adapter(
         "another shape",
@@ -479,15 +479,15 @@ ADAPTERS = [
     adapter(
         "another base, only in the config",
         both(removed(MANIFEST), patched(CONFIG, base_model_name_or_path="evil/base")),
-        "is not fetched",
+        "is not downloaded",
     ),
     adapter(
         "a folder as base, of unknown weights", removed(MANIFEST), "does not say which weights"
     ),
-    manifest("a hub's base that is not here", "base.name", "evil/base", "is not fetched"),
-    manifest("a base on the network", "base.name", "//host/share/base", "is not fetched"),
-    manifest("a base with ..", "base.name", "../../../../../nix", "is not fetched"),
-    manifest("a base with a long name", "base.name", "x" * 5000, "is not fetched"),
+    manifest("a hub's base that is not here", "base.name", "evil/base", "is not downloaded"),
+    manifest("a base on the network", "base.name", "//host/share/base", "is not downloaded"),
+    manifest("a base with ..", "base.name", "../../../../../nix", "is not downloaded"),
+    manifest("a base with a long name", "base.name", "x" * 5000, "is not downloaded"),
     manifest("a base with other weights", "base.weights_sha256", "0" * 64, "was trained on"),
     manifest("base is a list", "base", ["demo"], "is damaged: base should be"),
     manifest("base's name is a number", "base.name", 3, "is damaged: base.name should be"),
@@ -678,7 +678,7 @@ MODELS = [
         sparse(M, 2**31 + 8, (2**31).to_bytes(8, "little")),
         "a safetensors header of",
     ),
-    model("halved", cut(M, 0.5), "not a whole safetensors file"),
+    model("halved", cut(M, 0.5), "not a valid safetensors file"),
     model("NaN", weights(M, lambda s: s[HEAD].fill_(float("nan"))), "not finite"),
     model(
         "whole numbers", weights(M, lambda s: s.update({HEAD: s[HEAD].long()})), "is of type int64"

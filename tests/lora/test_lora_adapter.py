@@ -202,7 +202,7 @@ def test_a_base_that_moved_is_given_by_hand(
     expected = logits(load_adapter(folder, device="cpu").model)
     shutil.move(tmp_path / "base", tmp_path / "moved")
     with pytest.raises(
-        DataError, match="not on this machine; a base that only the adapter names is not fetched"
+        DataError, match="not on this machine; a base that only the adapter names is not downloaded"
     ):
         load_adapter(folder, device="cpu")
     assert torch.equal(
@@ -458,7 +458,7 @@ def test_weights_that_are_not_exactly_the_adapter_are_refused(
             load_adapter(folder, base=base)
         path.write_bytes(whole)
     path.write_bytes(whole[:-64])
-    with pytest.raises(DataError, match="not a whole safetensors file"):
+    with pytest.raises(DataError, match="not a valid safetensors file"):
         load_adapter(folder, base=base)
     after = base.model.state_dict()
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
