@@ -89,6 +89,17 @@ def test_the_wrong_key_is_named(tmp_path: Path, content: object, problem: str) -
     assert caught.value.hint
 
 
+def test_the_newest_evaluation_says_how_to_decode(tmp_path: Path) -> None:
+    scores = {
+        "a": {"decoding": {"max_new_tokens": 1, "num_beams": 1}},
+        "b": {"decoding": {"max_new_tokens": 2, "num_beams": 4}},
+        "c": {"n": 1},
+    }
+    decoding = AdapterManifest.read(write(tmp_path, {"scores": scores})).decoding
+    assert decoding is not None
+    assert decoding.model_dump() == {"max_new_tokens": 2, "num_beams": 4}
+
+
 def test_unknown_keys_and_null_are_ignored(tmp_path: Path) -> None:
     content = {"later": 1, "input": {"later": 1, "format": None, "carried": None}}
     manifest = AdapterManifest.read(write(tmp_path, content))

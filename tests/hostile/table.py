@@ -387,7 +387,7 @@ ADAPTERS = [
     adapter(
         "more bytes than said",
         lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes() + b"x"),
-        "not a whole",
+        "not a valid",
     ),
     adapter(
         "header of 2 GB",
@@ -406,23 +406,23 @@ ADAPTERS = [
     adapter(
         "overlapping tensors",
         tensors(WEIGHTS, lambda h: _first(h).update(data_offsets=[0, 4])),
-        "not a whole",
+        "not a valid",
     ),
     adapter(
         "absurd shape",
         tensors(WEIGHTS, lambda h: _first(h).update(shape=[2**62, 2**62])),
-        "not a whole",
+        "not a valid",
     ),
     adapter(
-        "negative shape", tensors(WEIGHTS, lambda h: _first(h).update(shape=[-1, 3])), "not a whole"
+        "negative shape", tensors(WEIGHTS, lambda h: _first(h).update(shape=[-1, 3])), "not a valid"
     ),
     adapter(
         "offsets beyond the end",
         tensors(WEIGHTS, lambda h: _first(h).update(data_offsets=[0, 2**40])),
-        "not a whole",
+        "not a valid",
     ),
     adapter(
-        "unknown type", tensors(WEIGHTS, lambda h: _first(h).update(dtype="F33")), "not a whole"
+        "unknown type", tensors(WEIGHTS, lambda h: _first(h).update(dtype="F33")), "not a valid"
     ),
     adapter(
         "a weight's other name", weights(WEIGHTS, lambda s: s.update(x=s.pop(QUERY))), "is missing"
