@@ -27,6 +27,7 @@ from lora_s2s.commands._failures import (
 from lora_s2s.commands.adapters import adapters
 from lora_s2s.commands.demo import demo
 from lora_s2s.commands.eval import evaluate
+from lora_s2s.commands.export import export
 from lora_s2s.commands.merge import merge
 from lora_s2s.commands.predict import predict
 from lora_s2s.commands.prepare import prepare
@@ -161,6 +162,7 @@ app.command("train")(train)
 app.command("eval")(evaluate)
 app.command("predict")(predict)
 app.command("merge")(merge)
+app.command("export")(export)
 app.add_typer(recipes, name="recipes")
 app.add_typer(adapters, name="adapters")
 

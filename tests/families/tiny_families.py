@@ -176,11 +176,9 @@ def build(tiny: Tiny, seed: int = 0) -> Any:
 def write(tiny: Tiny, folder: Path, seed: int = 0) -> Path:
     """Writes a row's model and tokenizer as a hub's folder would hold them."""
     build(tiny, seed).save_pretrained(folder)
-    words = [f"w{number}" for number in range(len(tiny.marks), VOCABULARY)]
-    vocabulary = {
-        **tiny.marks,
-        **{word: number for number, word in enumerate(words, len(tiny.marks))},
-    }
+    taken = set(tiny.marks.values())
+    words = {f"w{number}": number for number in range(VOCABULARY) if number not in taken}
+    vocabulary = {**tiny.marks, **words}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(

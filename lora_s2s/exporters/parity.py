@@ -1,0 +1,288 @@
+"""Whether an exported model answers as the model it was made from, and how fast.
+
+Three comparisons on real sources: the log-probability of every token of the reference's own
+answers, greedy answers, and answers with four beams. Both sides stop a beam search as soon as it
+has as many finished answers as beams (``early_stopping``), the rule of other runtimes.
+
+B batch, T target length, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from lora_s2s.errors import RunError
+from lora_s2s.inference.loading import Predictor
+from lora_s2s.models.generation import answer_ids, decoding_config, only
+
+BEAMS = 4
+_BATCH = 16
+# Answers that the reference itself scores alike, in nats over the whole answer.
+_TIE = 1e-3
+
+
+class Engine(Protocol):
+    """A model in any runtime: token ids in, token ids out."""
+
+    def answers(
+        self, sources: Sequence[Sequence[int]], *, num_beams: int, max_new_tokens: int
+    ) -> list[list[int]]:
+        """Returns the ids of each answer without start and ``</s>``."""
+
+    def log_probs(
+        self, sources: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        """Returns the log-probability of each answer's tokens, ``</s>`` included, in nats."""
+
+    def vocabulary(self) -> list[str]:
+        """Returns the token of each id."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What an export may differ by: log-probabilities in nats a token, shares of equal answers."""
+
+    max_log_prob: float
+    mean_log_prob: float
+    equal_answers: float
+
+
+_HALF = Thresholds(max_log_prob=1.0, mean_log_prob=0.02, equal_answers=0.9)
+_INT8 = Thresholds(max_log_prob=4.0, mean_log_prob=0.1, equal_answers=0.7)
+THRESHOLDS = {
+    "float32": Thresholds(max_log_prob=1e-3, mean_log_prob=1e-4, equal_answers=1.0),
+    "float16": _HALF,
+    "bfloat16": Thresholds(max_log_prob=2.0, mean_log_prob=0.1, equal_answers=0.7),
+    "int8": _INT8,
+    "int8_float32": _INT8,
+    "int8_float16": _INT8,
+}
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Of greedy answers: tokens a second in batches, and milliseconds for one source alone."""
+
+    tokens_per_second: float
+    latency_p50: float
+    latency_p95: float
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What was compared and found.
+
+    Attributes:
+        sources: number of sources; ``tokens`` of the reference's greedy answers together.
+        max_log_prob_difference, mean_log_prob_difference: absolute, in nats a token.
+        greedy_equal, beam_equal: shares of answers that are the same tokens, or that the reference
+            scores the same to 1e-3.
+        reference, export: how fast both were, on this machine and these sources.
+    """
+
+    sources: int
+    tokens: int
+    max_log_prob_difference: float
+    mean_log_prob_difference: float
+    greedy_equal: float
+    beam_equal: float
+    reference: Speed
+    export: Speed
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the entry ``parity`` of ``export --json``."""
+        return asdict(self)
+
+
+class Reference:
+    """The float32 model in torch, behind the same functions."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        """Takes a whole model, or an adapter on its base."""
+        self.predictor = predictor
+        self.end = int(predictor.tokenizer.eos_token_id)
+
+    @torch.inference_mode()
+    def answers(
+        self, sources: Sequence[Sequence[int]], *, num_beams: int, max_new_tokens: int
+    ) -> list[list[int]]:
+        """See :class:`Engine`."""
+        predictor, found = self.predictor, []
+        settings = decoding_config(
+            predictor.model,
+            predictor.tokenizer,
+            max_new_tokens=max_new_tokens,
+            num_beams=num_beams,
+            positions=predictor.max_positions,
+        )
+        settings.early_stopping = True
+        with predictor.ready() as model, only(model, settings):
+            generate: Any = model.generate
+            for start in range(0, len(sources), _BATCH):
+                output_BT = generate(**self._inputs(sources[start : start + _BATCH]))
+                found += answer_ids(output_BT, self.end)
+        return [[token for token in answer if token != self.end] for answer in found]
+
+    @torch.inference_mode()
+    def log_probs(
+        self, sources: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        """See :class:`Engine`."""
+        start_id = self.predictor.model.config.decoder_start_token_id  # type: ignore[union-attr]
+        begin = self.predictor.tokenizer.pad_token_id if start_id is None else start_id
+        rows = []
+        with self.predictor.ready() as model:
+            for source, answer in zip(sources, answers, strict=True):
+                decoder_ids_BT = torch.tensor([[begin, *answer]])
+                labels_T = torch.tensor([*answer, self.end])
+                logits_BTV = model(
+                    **self._inputs([source]), decoder_input_ids=decoder_ids_BT
+                ).logits
+                logits_BTV[..., self._never()] = -torch.inf
+                log_probs_TV = logits_BTV[0].float().log_softmax(dim=-1)
+                rows.append(log_probs_TV.gather(1, labels_T[:, None])[:, 0].tolist())
+        return rows
+
+    def vocabulary(self) -> list[str]:
+        """See :class:`Engine`."""
+        tokenizer = self.predictor.tokenizer
+        tokens: list[str] = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+        return tokens
+
+    def _never(self) -> list[int]:
+        """Ids that no answer holds, such as Marian's padding; other runtimes leave them out of the
+        softmax.
+        """
+        model: Any = self.predictor.model
+        banned = model.generation_config.bad_words_ids or []
+        return [ids[0] for ids in banned if len(ids) == 1]
+
+    def _inputs(self, sources: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+        rows = [torch.tensor(list(source)) for source in sources]
+        pad = self.predictor.tokenizer.pad_token_id
+        mask = [torch.ones_like(row) for row in rows]
+        return {
+            "input_ids": pad_sequence(rows, batch_first=True, padding_value=pad),
+            "attention_mask": pad_sequence(mask, batch_first=True),
+        }
+
+
+def compare(
+    reference: Reference,
+    export: Engine,
+    sources: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+) -> Parity:
+    """Compares an export with its reference.
+
+    Args:
+        reference: the model in float32.
+        export: the same model in another runtime.
+        sources: token ids, special tokens included.
+        max_new_tokens: of each answer.
+    """
+    sources = sorted(sources, key=len)
+    greedy, reference_speed = _timed(reference, sources, max_new_tokens)
+    answers, export_speed = _timed(export, sources, max_new_tokens)
+    expected = reference.log_probs(sources, greedy)
+    found = export.log_probs(sources, greedy)
+    differences = [
+        abs(a - b)
+        for row, other in zip(expected, found, strict=True)
+        for a, b in zip(row, other, strict=True)
+    ]
+    searched = {"num_beams": BEAMS, "max_new_tokens": max_new_tokens}
+    beam, other_beam = reference.answers(sources, **searched), export.answers(sources, **searched)
+    return Parity(
+        sources=len(sources),
+        tokens=sum(len(answer) + 1 for answer in greedy),
+        # A NaN must not vanish in a maximum.
+        max_log_prob_difference=max(
+            (float("inf") if value != value else value for value in differences), default=0.0
+        ),
+        mean_log_prob_difference=statistics.fmean(differences),
+        greedy_equal=_equal(reference, sources, greedy, answers),
+        beam_equal=_equal(reference, sources, beam, other_beam),
+        reference=reference_speed,
+        export=export_speed,
+    )
+
+
+def check(parity: Parity, reference: Reference, export: Engine, precision: str) -> None:
+    """Refuses an export that differs by more than its precision explains.
+
+    Raises:
+        RunError: with what differs, and by how much.
+    """
+    tokens, converted = reference.vocabulary(), export.vocabulary()
+    padding = reference.predictor.tokenizer.pad_token
+    for token_id, token in enumerate(tokens):
+        other = converted[token_id] if token_id < len(converted) else None
+        # Marian's padding begins every answer by a flag of its own, and has no entry.
+        if other != token and not (other is None and token == padding):
+            raise RunError(f"the export reads token {token_id} as {other!r}, not {token!r}")
+    most = THRESHOLDS[precision]
+    measures = (
+        ("largest log-probability difference", parity.max_log_prob_difference, most.max_log_prob),
+        ("mean log-probability difference", parity.mean_log_prob_difference, most.mean_log_prob),
+        ("greedy answers that differ", 1 - parity.greedy_equal, 1 - most.equal_answers),
+        (f"answers with {BEAMS} beams that differ", 1 - parity.beam_equal, 1 - most.equal_answers),
+    )
+    wrong = [
+        f"{name} {value:.3g} (at most {limit:.3g})"
+        for name, value, limit in measures
+        if not value <= limit + 1e-9
+    ]
+    if wrong:
+        raise RunError(
+            f"the {precision} export does not answer as the model does: {'; '.join(wrong)}",
+            hint="try --precision float32, or report this with the versions of the libraries",
+        )
+
+
+def _timed(
+    engine: Engine, sources: Sequence[Sequence[int]], max_new_tokens: int
+) -> tuple[list[list[int]], Speed]:
+    """Greedy answers to all sources in batches, and the time of some alone."""
+    limits = {"num_beams": 1, "max_new_tokens": max_new_tokens}
+    engine.answers(sources[:1], **limits)  # first calls set buffers up
+    began = time.perf_counter()
+    answers = engine.answers(sources, **limits)
+    seconds = time.perf_counter() - began
+    alone = []
+    for source in sources[:: max(1, len(sources) // 16)]:
+        began_alone = time.perf_counter()
+        engine.answers([source], **limits)
+        alone.append(1000 * (time.perf_counter() - began_alone))
+    alone.sort()
+    tokens = sum(len(answer) + 1 for answer in answers)
+    return answers, Speed(
+        tokens_per_second=tokens / seconds,
+        latency_p50=statistics.median(alone),
+        latency_p95=alone[min(len(alone) - 1, int(0.95 * len(alone)))],
+    )
+
+
+def _equal(
+    reference: Reference,
+    sources: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    others: Sequence[Sequence[int]],
+) -> float:
+    """The share of answers that are the same, or that the reference scores alike."""
+    equal = 0
+    for source, answer, other in zip(sources, answers, others, strict=True):
+        if list(answer) == list(other):
+            equal += 1
+        else:
+            scores = reference.log_probs([source, source], [answer, other])
+            equal += abs(sum(scores[0]) - sum(scores[1])) <= _TIE
+    return equal / len(sources)
