@@ -68,7 +68,7 @@ HOMES = {
 }
 
 # Stated in ARCHITECTURE.md; a feature raises it by what it needs.
-CODE_TOKENS = 155_000
+CODE_TOKENS = 158_000
 
 NEVER = {"pickle", "dill", "cloudpickle", "marshal", "shelve"}
 

@@ -10,14 +10,15 @@ from typing import Any
 from lora_s2s.console import say
 from lora_s2s.errors import UsageError, nearest
 from lora_s2s.exporters import ct2, parity
-from lora_s2s.files import described, require_space, write_json, write_text
+from lora_s2s.files import require_space, write_text
 from lora_s2s.hub import locate_model
 from lora_s2s.inference.loading import Predictor, load_predictor
 from lora_s2s.lora.adapter import is_adapter
 from lora_s2s.lora.merge import merge_adapter
 from lora_s2s.outputs import whole_folder
 from lora_s2s.pipeline.adapters import decoding_of
-from lora_s2s.pipeline.evaluate import probe_texts
+from lora_s2s.pipeline.merge import probe_texts
+from lora_s2s.records import described, write
 
 FORMATS = {"ct2": ct2.PRECISIONS}
 _SOURCES = 64
@@ -138,7 +139,7 @@ def _describe(
         "parity": report.parity.to_dict(),
         "files": described(staged.iterdir()),
     }
-    write_json(staged / "manifest.json", contents)
+    write(staged, contents)
     write_text(staged / "README.md", _README.format(precision=report.precision, **decoding))
 
 
