@@ -135,7 +135,7 @@ class Reference:
         self, sources: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
     ) -> list[list[float]]:
         """See :class:`Engine`."""
-        start_id = self.predictor.model.config.decoder_start_token_id  # type: ignore[union-attr]
+        start_id = self.predictor.model.config.decoder_start_token_id
         begin = self.predictor.tokenizer.pad_token_id if start_id is None else start_id
         rows = []
         with self.predictor.ready() as model:
