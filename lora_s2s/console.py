@@ -56,18 +56,15 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _lines(text: str) -> str:
-    return "\n".join(plain(line) for line in text.split("\n"))
-
-
 def say(text: str = "", *, failure: bool = False) -> None:
-    """Writes a message for people to stderr; controls are shown, newlines kept.
+    """Writes a message for people to stderr, on one line: what it quotes must not look like a
+    message of its own.
 
     Args:
         failure: it is told by every process that meets it.
     """
     if _TALKS or failure:
-        _tell(_lines(text) + "\n")
+        _tell(plain(text) + "\n")
 
 
 def _tell(text: str) -> None:
@@ -103,10 +100,8 @@ def tell_in_signal_handler(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """Writes a warning to stderr, on one line: what it quotes must not look like a message of its
-    own.
-    """
-    say(plain(f"warning: {text}"))
+    """Writes a warning to stderr."""
+    say(f"warning: {text}")
 
 
 def require_stdout() -> None:

@@ -25,6 +25,7 @@ from lora_s2s import limits
 from lora_s2s.errors import DataError, SetupError, UsageError
 
 ADAPTER_CONFIG = "adapter_config.json"
+EVALUATIONS = "evaluations"
 DEMO_NAME = "demo"
 DEMO_BASE = Path(__file__).parent / "demo" / "base"
 
@@ -83,7 +84,7 @@ def check_folder(folder: Path) -> Path:
 
     Raises:
         DataError: a link leads out of it (its target would be read, and published with what is made
-            of it), or a file is too large to be what its name says.
+            of it; or written to), or a file is too large to be what its name says.
     """
     home = folder.resolve()
     # The hub's cache keeps files beside its snapshots.
@@ -95,7 +96,8 @@ def check_folder(folder: Path) -> Path:
         problem = f"more than {limits.MOST_CHAT_TEMPLATES} files in additional_chat_templates"
         raise DataError(problem, where=str(folder))
     for path in (*folder.iterdir(), *folder.glob("evaluations/*/*"), *templates):
-        if path.suffix not in _CHECKED or not path.is_file():
+        is_read = path.suffix in _CHECKED and path.is_file()
+        if not is_read and path != folder / EVALUATIONS:  # scores are written below it
             continue
         if not any(path.resolve().is_relative_to(place) for place in own):
             hint = "put the file itself there, if you trust it"

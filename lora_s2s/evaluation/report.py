@@ -26,6 +26,7 @@ from lora_s2s.evaluation.summary import (
     shown,
 )
 from lora_s2s.files import read_jsonl, read_whole, write_text
+from lora_s2s.hub import EVALUATIONS
 from lora_s2s.page import escaped, fact_list, html_table, page, section
 from lora_s2s.records import manifest_content
 
@@ -69,7 +70,7 @@ def sample_rows(adapter_dir: Path, count: int = SAMPLES) -> list[Mapping[str, An
     """Returns a random sample of the newest evaluation's rows, the same one every time, in order;
     none without one.
     """
-    files = (adapter_dir / "evaluations").glob(f"*/{PREDICTIONS}")
+    files = (adapter_dir / EVALUATIONS).glob(f"*/{PREDICTIONS}")
     newest = max(files, key=lambda path: (path.stat().st_mtime_ns, path), default=None)
     if newest is None:
         return []

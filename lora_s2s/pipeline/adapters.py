@@ -147,11 +147,12 @@ def list_adapters(folder: Path) -> list[AdapterInfo]:
     """Returns the adapters in a folder, by name; a damaged one is left out with a warning."""
     found = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if (path / ADAPTER_CONFIG).is_file() and not path.name.startswith("."):
-            try:
+        try:
+            if not path.name.startswith(".") and (path / ADAPTER_CONFIG).is_file():
                 found.append(_info(path))
-            except DataError as error:
-                warn(f"{path.name} is left out: {error.message}")
+        except (DataError, OSError) as error:
+            reason = error.message if isinstance(error, DataError) else error.strerror
+            warn(f"{path.name} is left out: {reason}")
     return found
 
 

@@ -13,6 +13,7 @@ from lora_s2s.evaluation.choice import choose_metrics
 from lora_s2s.evaluation.evaluate import Evaluation, evaluate, record_scores
 from lora_s2s.evaluation.report import write_report
 from lora_s2s.export.card import write_card
+from lora_s2s.hub import EVALUATIONS
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.outputs import check_writable
 from lora_s2s.pipeline.adapters import NO_DATA, names_code, recipe_of
@@ -82,7 +83,7 @@ def score_model(
         name = f"{name}-sample-{count}"
         say(f"scoring a random sample of {count:,} of {total:,} sources, the same one every time")
     home = Path(model).expanduser() if predictor.has_adapter and base is None else None
-    folder = out or (home / "evaluations" / name if home else None)
+    folder = out or (home / EVALUATIONS / name if home else None)
     if folder is not None:
         check_writable(folder.parent)
     with ProgressLine("eval") as line:

@@ -10,8 +10,8 @@ from typing import Any
 
 from lora_s2s.console import say
 from lora_s2s.documents import checked
-from lora_s2s.errors import UsageError
-from lora_s2s.files import read_whole
+from lora_s2s.errors import SetupError, UsageError
+from lora_s2s.files import read_whole, write_bytes, write_text
 from lora_s2s.outputs import check_free, check_writable
 from lora_s2s.recipe.load import load_recipe, recipe_to_yaml, with_choices_of
 from lora_s2s.recipe.schema import Recipe
@@ -60,6 +60,23 @@ def check_run_folder(recipe: Recipe, *, resume: bool, overwrite: bool) -> tuple[
 def recipe_text(recipe: Recipe) -> str:
     """The ``recipe.yaml`` of a run: every key as it was resolved."""
     return _RECIPE_HEAD + recipe_to_yaml(recipe)
+
+
+@contextmanager
+def recipe_of_run(folder: Path, recipe: Recipe) -> Iterator[None]:
+    """Writes a run's ``recipe.yaml``. Where the block refuses to continue a run, its own comes
+    back, from which the next attempt takes what ``auto`` chose.
+    """
+    path = folder / "recipe.yaml"
+    before = read_whole(path) if path.is_file() else None
+    if is_main_process():
+        write_text(path, recipe_text(recipe))
+    try:
+        yield
+    except (UsageError, SetupError):
+        if before is not None and is_main_process():
+            write_bytes(path, before)
+        raise
 
 
 @contextmanager

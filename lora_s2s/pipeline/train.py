@@ -9,7 +9,6 @@ from typing import Any
 
 from lora_s2s.console import say
 from lora_s2s.data.prepared import PreparedDataset
-from lora_s2s.files import write_text
 from lora_s2s.models.precision import resolve_device, resolve_dtype
 from lora_s2s.pipeline.adapted import AdaptedBase, adapted_base
 from lora_s2s.pipeline.adapter_folder import identity, origin, write_adapter
@@ -17,7 +16,12 @@ from lora_s2s.pipeline.choices import advice_on, gather_facts, resolved_recipe
 from lora_s2s.pipeline.lengths import warn_of_short_answers, with_lengths
 from lora_s2s.pipeline.notices import show_data
 from lora_s2s.pipeline.prepare import data_line, prepare_data, sources_of
-from lora_s2s.pipeline.runs import check_run_folder, finished_run, recipe_text, running_folder
+from lora_s2s.pipeline.runs import (
+    check_run_folder,
+    finished_run,
+    recipe_of_run,
+    running_folder,
+)
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.training.loop import train
 from lora_s2s.training.processes import is_main_process, main_process_first
@@ -96,9 +100,7 @@ def train_adapter(
     facts = gather_facts(prepared, adapted)
     recipe = resolved_recipe(recipe, facts, begun=running if resume else None)
     say(f"{recipe.model.name}: {adapted.line}")
-    with running_folder(running, resume=resume):
-        if is_main_process():
-            write_text(running / "recipe.yaml", recipe_text(recipe))
+    with running_folder(running, resume=resume), recipe_of_run(running, recipe):
         result = _trained(recipe, adapted, prepared, running, options)
         if is_main_process() and result.stopped != "deadline":
             made_from = {**origin(recipe, adapted.base, prepared), "sources": sources}

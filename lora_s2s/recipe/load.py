@@ -33,8 +33,19 @@ _KINDS: dict[object, str] = {
     str: "text",
 }
 _LONGEST_CHAIN, _LONGEST_NUMBER = 8, 40
-# What is in a URL before the host's @, and tokens by how they begin.
-_SECRET = re.compile(r"://[^/\s]*@|\b(hf_|sk-|ghp_|github_pat_|AKIA)[A-Za-z0-9_]{16,}")
+# What is in a URL before the host's @, or signs it; and tokens by how they begin.
+_SECRET = re.compile(
+    r"""
+    ://[^/\s]*@
+    | [?&][\w-]*(?i:token|secret|password|signature|sig|credential|key)=[^&\s]
+    | (?<![A-Za-z0-9])(?:
+        (?:hf|gh[opsur]|npm|api_org)_[A-Za-z0-9]{16} | hf_oauth_ | github_pat_\w{16}
+        | sk-(?:(?:proj|ant|or|svcacct|admin)-[\w-]{16} | [A-Za-z0-9]{16})
+        | glpat-[\w-]{16} | xox[a-z]-[\w-]{10} | pypi-AgE | A[KS]IA[A-Z0-9]{12}
+        | AIza[\w-]{30} | eyJ[\w-]{10,}\.eyJ
+    )""",
+    flags=re.VERBOSE,
+)
 # Saying one of these in a later layer takes back the other from an earlier one.
 _ALTERNATIVES = {
     "training.epochs": "training.max_steps",
@@ -229,6 +240,10 @@ def _fitted(raw: Scalar | list[Scalar], annotation: object) -> object:
         if not lists:
             raise BadValue(f"expected {_named(options)}, got a list")
         return [_fitted(item, get_args(lists[0])[0]) for item in raw]
+    if _SECRET.search(raw.text):
+        raise BadValue(
+            "a password or token; a recipe goes into adapters and reports, so it holds none"
+        )
     if raw.is_null:
         if types.NoneType in options:
             return None
@@ -252,7 +267,7 @@ def _fitted(raw: Scalar | list[Scalar], annotation: object) -> object:
     try:
         return _scalar(raw.text, (numbers or scalars)[0])
     except BadValue as error:
-        if numbers and not _SECRET.search(raw.text):
+        if numbers:
             raise BadValue(f"expected {_named(options)}, got '{raw.text}'") from error
         raise BadValue(
             f"{error}, or a list such as [{raw.text}]" if lists else str(error)
@@ -260,10 +275,6 @@ def _fitted(raw: Scalar | list[Scalar], annotation: object) -> object:
 
 
 def _scalar(text: str, kind: object) -> object:
-    if _SECRET.search(text):
-        raise BadValue(
-            "a password or token; a recipe goes into adapters and reports, so it holds none"
-        )
     if get_origin(kind) is Literal:
         choices = get_args(kind)
         if text in choices:

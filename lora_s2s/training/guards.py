@@ -21,6 +21,7 @@ import torch
 from lora_s2s.console import say, tell_in_signal_handler, warn
 from lora_s2s.errors import ResourceError, Stopped, UsageError, ran_out_of_memory
 from lora_s2s.files import naming
+from lora_s2s.outputs import is_special
 
 try:
     import fcntl
@@ -66,7 +67,11 @@ def run_lock(folder: Path, *, take: bool = True) -> Iterator[None]:
 def _locked(path: Path, folder: Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if path.is_symlink() or is_special(path):
+            raise UsageError(
+                f"{path} is not a regular file, so it locks nothing", hint=f"rm {path}"
+            )
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

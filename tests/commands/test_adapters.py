@@ -47,6 +47,22 @@ BAD = [
 ]
 
 
+def test_a_folder_that_may_not_be_read_does_not_take_the_list_away(
+    invoke: Invoke, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(here / "adapters" / "good")
+    write(here / "adapters" / "bad")
+
+    def refuse(path: Path) -> None:
+        if path.name == "bad":
+            raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("lora_s2s.pipeline.adapters.check_folder", refuse)
+    told = invoke("adapters").stderr
+    assert "bad is left out: Permission denied" in told
+    assert "good" in told
+
+
 @pytest.mark.parametrize("manifest", BAD, ids=range(len(BAD)))
 def test_one_bad_member_does_not_take_the_list_away(
     invoke: Invoke, here: Path, manifest: str

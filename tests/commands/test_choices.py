@@ -45,6 +45,8 @@ def test_a_resumed_run_keeps_what_it_began_with_though_the_rules_have_changed(
 ) -> None:
     invoke("train", plain, "--stop-after", "1s", code=1)
     begun = load_recipe("adapters/plain.running/recipe.yaml")
+    changed = ("--set", "training.learning_rate=1e-5")
+    assert "belongs to another run" in invoke("train", plain, *changed, "--resume", code=2).stderr
     monkeypatch.setattr(defaults, "_RATE", 1e-3)
     monkeypatch.setattr(defaults, "_MOST_PASSES", 7)
     invoke("train", plain, "--resume")

@@ -452,6 +452,7 @@ ADAPTERS = [
     adapter(
         "tokenizer links out", linked("tokenizer.json", "/etc/hostname"), "a link that leads out"
     ),
+    adapter("scores link out", linked("evaluations", "/etc"), "evaluations is a link that leads"),
     adapter("weights are a pipe", fifo(WEIGHTS), "is missing"),
     adapter("config is no JSON", file(CONFIG, "{"), "not a JSON document"),
     adapter("config is a list", file(CONFIG, "[]"), "not an object"),

@@ -160,6 +160,7 @@ def test_the_terminal_gets_text_and_nothing_else(
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\u2028\ud800]", said)
     assert said.splitlines()[-1].startswith("warning: \\x1b]0;pwned\\x07")
     assert "[bold]x[/bold]" in said
+    assert len(said.splitlines()) == 2
     shown = invoke("adapters", "show", str(evil_adapter))
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\u2028]", shown.stderr)
     assert "[bold]x[/bold]" in re.sub(r"\s+", "", shown.stderr) or "bold" in shown.stderr

@@ -355,3 +355,48 @@ def test_a_number_beyond_reason_is_refused_for_every_key(value: str) -> None:
     assert len(numbers) > 25
     for key in numbers:
         assert any(key in problem for problem in problems_of("demo", f"{key}={value}")), key
+
+
+KEY = "abcdefghij0123456789ABCDEFGHIJ0123456789"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(start + KEY for start in ("hf_", "my_hf_", "api_org_", "ghp_", "gho_", "ghs_", "npm_")),
+        *(start + KEY for start in ("github_pat_", "glpat-", "sk-", "AIza", "pypi-AgE", "xoxb-1-")),
+        "sk-proj-Ab_cdefgh-0123456789",
+        "sk-ant-api03-abcdefghij-0123456789",
+        "AKIAABCDEFGHIJKLMNOP",
+        "ASIAABCDEFGHIJKLMNOP",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc",
+        "https://me:hunter2@host/x.csv",
+        "postgres://me:hunter2@host/x",
+        "https://host/x.csv?token=hunter2",
+        "https://host/x.csv?v=1&X-Amz-Signature=0af3",
+        "https://host/x.csv?sv=2020&sig=a%2Fb",
+        "https://host/x.csv?api_key=hunter2",
+    ],
+)
+def test_a_recipe_holds_no_secret(text: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipe_from_settings("r", ["model.name=demo", f"data.train={text}"])
+    assert "a password or token" in caught.value.problems[0]
+    assert text not in str(caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "data/sk-en_newstest2020_training_pairs.tsv",
+        "corpora/sk-cs.europarl.v7.train.gz",
+        "hf_conversations_cleaned.jsonl",
+        "hf:owner/ghost_stories_2020:train[:10%]",
+        "task-sk-administration-letters.csv",
+        "what?config=1&design=2.csv",
+        "me@host/x.csv@2",
+    ],
+)
+def test_ordinary_names_are_no_secrets(text: str) -> None:
+    settings = ["model.name=demo", f"data.train={text}"]
+    assert recipe_from_settings("r", settings).data.train == text

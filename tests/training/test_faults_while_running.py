@@ -271,6 +271,20 @@ def test_a_disk_too_small_is_told_before_the_first_step(
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="no locks and links")
+def test_a_lock_is_written_into_no_other_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    lock = tmp_path / ".it.running.lock"
+    lock.symlink_to(tmp_path / "mine.txt")
+    with pytest.raises(UsageError, match="not a regular file"), run_lock(tmp_path / "it.running"):
+        pass
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    lock.unlink()
+    os.mkfifo(lock)
+    with pytest.raises(UsageError, match="not a regular file"), run_lock(tmp_path / "it.running"):
+        pass
+
+
 def test_a_lock_says_whose_it_is_and_a_stale_one_is_taken_over(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
