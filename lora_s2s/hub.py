@@ -8,12 +8,12 @@ anything is read.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import ModelCardData, constants, snapshot_download
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -174,6 +174,21 @@ def only_cache() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+def card_head(base: str, *, tags: Sequence[str], metrics: Sequence[str]) -> str:
+    """Returns the YAML head of an adapter's model card, as hubs read it.
+
+    Values of metrics are left out: hubs want ids of datasets for them.
+    """
+    head = ModelCardData(
+        base_model=base,
+        library_name="peft",
+        metrics=list(metrics) or None,
+        pipeline_tag="text2text-generation",
+        tags=list(tags),
+    )
+    return str(head.to_yaml()).strip()
 
 
 def _from_hub(name: str, revision: str | None, patterns: list[str]) -> Path:

@@ -13,6 +13,8 @@ from pathlib import Path
 from lora_s2s.errors import UsageError
 from lora_s2s.files import NO_ENTRY, beside, naming, speaking_of, tidy, write_bytes
 
+PREDICTIONS = "predictions.jsonl"  # in the folder of an evaluation
+
 
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))

@@ -30,7 +30,7 @@ ON_NEWEST = (
     "tests/models",
     "tests/inference",
     "tests/tokens",
-    "tests/export",
+    "tests/reports",
 )
 REQUIREMENTS = (
     ROOT / "pyproject.toml",

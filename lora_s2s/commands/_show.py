@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_s2s.console import counted, say, table, warn
-from lora_s2s.evaluation.summary import label_cells, p_text, score_lines
 from lora_s2s.pipeline.adapters import AdapterInfo, without_interval
 from lora_s2s.pipeline.notices import limits_line, short, show_preview
 from lora_s2s.records import AddedTokens, DataReport, PairSide, Side, Sides
+from lora_s2s.reports.summary import label_cells, p_text, score_lines
 
 _MOST_LABELS = 20
 

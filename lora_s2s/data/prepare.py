@@ -20,7 +20,7 @@ from lora_s2s.data.prepared import (
     open_prepared,
 )
 from lora_s2s.data.rejections import Rejections
-from lora_s2s.data.report import pairs_shown, write_page
+from lora_s2s.data.report import pairs_shown
 from lora_s2s.data.split import TRAIN, Decisions, decide
 from lora_s2s.data.spool import Spool
 from lora_s2s.errors import DataError
@@ -28,6 +28,7 @@ from lora_s2s.files import require_space
 from lora_s2s.outputs import whole_folder
 from lora_s2s.recipe.schema import DataSection, ModelSection
 from lora_s2s.records import write
+from lora_s2s.reports.data_page import write_data_page
 
 _SPOOL = "spool.arrow"
 _PAIRS = 12
@@ -84,7 +85,7 @@ def prepare(
         )
         report = report_of(data, findings, bounds)
         pairs = pairs_shown(SplitTable(folder / "train.arrow"), made, max(previews, _PAIRS))
-        write_page(folder / REPORT, report, pairs)
+        write_data_page(folder / REPORT, report, pairs)
         settings = input_settings(data, reading, made.carried)
         preview = pairs_shown(SplitTable(folder / "train.arrow"), made, previews)
         write(folder, manifest_of(folder, identity, settings, report, preview))

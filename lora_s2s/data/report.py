@@ -1,17 +1,14 @@
-"""What ``prepare`` found, for people: pairs as the model sees them, advice, and ``report.html``."""
+"""What ``prepare`` reports to people: pairs as the model sees them, warnings and advice."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from lora_s2s.console import counted
 from lora_s2s.data.characters import DataTokenizer
 from lora_s2s.data.prepared import SplitTable
 from lora_s2s.data.survey import SIDES
-from lora_s2s.files import write_text
-from lora_s2s.page import escaped, fact_list, html_table, page, section
 from lora_s2s.tokens.lossless import rows_carrying
 from lora_s2s.tokens.tokenise import Ids
 
@@ -160,128 +157,3 @@ def _about_lost(report: Mapping[str, Any], side: str, *, spare: bool) -> str:
     if report["lossless_text"] or not spare:
         return f"{sentence}; {_OTHER_BASES} {them}"
     return f"{sentence}: --set data.lossless_text=on carries {most}"
-
-
-def write_page(path: Path, report: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]]) -> None:
-    """Writes ``report.html``; its title is the training data's."""
-    name = "Prepared data: " + ", ".join(Path(file).name for file in report["files"]["train"][:3])
-    rows, splits = report["rows"], report["splits"]
-    lead = ", ".join(f"{count:,} {split}" for split, count in splits.items())
-    body = [
-        f"<h1>{escaped(name)}</h1>",
-        f'<p class="lead">{escaped(lead)}; {rows["rejected"]:,} of {rows["read"]:,} left out</p>',
-        section(
-            "Advice",
-            "".join(f"<p>{escaped(text)}</p>" for text in (*report["warnings"], *report["advice"])),
-        ),
-        section("Data", _data(report)),
-        section("Pairs, as the model sees them", "".join(map(_pair, pairs))),
-        section("Lengths", "".join(_lengths(report, side) for side in SIDES)),
-        section("Left out", _counts(("Reason", "Rows"), rows["by_reason"])),
-        section("Characters", "".join(_characters(report, side) for side in SIDES)),
-        section("Targets", _counts(("Target", "Rows"), report["classes"])),
-        section("Facts", _facts(report)),
-    ]
-    write_text(path, page(name, "\n".join(body)))
-
-
-def _data(report: Mapping[str, Any]) -> str:
-    """The files, columns and settings that a folder was prepared from."""
-    limits = [
-        f"{key} {limit['tokens']:,} ({limit['by']})" for key, limit in report["limits"].items()
-    ]
-    columns = report["columns"]
-    facts = {
-        **{f"{split} files": ", ".join(files) for split, files in report["files"].items()},
-        "columns": report["columns_line"].removeprefix("columns: "),
-        "format": columns["format"],
-        "template": str(columns["template"] or "none"),
-        "limits": ", ".join(limits),
-    }
-    return fact_list(facts.items())
-
-
-def _pair(pair: Mapping[str, Any]) -> str:
-    chips = {
-        side: "".join(f"<b>{escaped(piece)}</b>" for piece in pair[side]["pieces"])
-        for side in SIDES
-    }
-    return (
-        f'<p class="pieces">{chips["source"]}</p><p class="pieces loss">{chips["target"]}</p>'
-        f'<p class="note">source: {counted(pair["source"]["tokens"], "token")}, no loss · '
-        f"target: {counted(pair['target']['tokens'], 'token')}, the loss is on each</p>"
-    )
-
-
-def _lengths(report: Mapping[str, Any], side: str) -> str:
-    bars = report["histogram"][side]
-    most = max((count for _, count in bars), default=1)
-    last = bars[-1][0] if bars else 0
-    drawn = "".join(
-        f'<i style="height:{100 * count / most:.1f}%" title="from {counted(first, "token")}: '
-        f'{counted(count, "row")}">'
-        "</i>"
-        for first, count in bars
-    )
-    quantiles = ", ".join(f"{name} {value:,}" for name, value in report[f"{side}_tokens"].items())
-    longer = [
-        f"<td>{limit}</td><td>{share:.2%}</td>"
-        for limit, share in report["longer_than"][side].items()
-    ]
-    table = html_table(("Limit", "Longer than it"), longer) if longer else ""
-    suggested = report["suggested"][f"max_{side}_tokens"]
-    return (
-        f"<p>{side.title()} tokens: {quantiles}; suggested limit {suggested:,}</p>"
-        f'<p class="axis"><i>{counted(most, "row")}</i></p><div class="histogram">{drawn}</div>'
-        f'<p class="axis"><i>0 tokens</i><i>{last:,} and more</i></p>'
-        f"{table}"
-    )
-
-
-def _counts(heads: tuple[str, str], counts: Mapping[str, int]) -> str:
-    cells = [f"<td>{escaped(name)}</td><td>{count:,}</td>" for name, count in counts.items()]
-    return html_table(heads, cells) if cells else ""
-
-
-def _characters(report: Mapping[str, Any], side: str) -> str:
-    lost = report["lost_characters"][side]
-    if not lost["count"]:
-        return f"<p>Every character of the {side}s comes back as written.</p>"
-    cells = [
-        f"<td>{escaped(one['character'])}</td><td>{one['code']} "
-        f"{escaped(one['name'])}</td><td>{one['count']:,}</td>"
-        f"<td>{escaped(one['becomes'])}</td>"
-        for one in lost["characters"]
-    ]
-    verb = "does" if lost["count"] == 1 else "do"
-    head = (
-        f"<p>Of the {side}s, {counted(lost['count'], 'character')} ({lost['different']:,} "
-        f"different) {verb} not.</p>"
-    )
-    return head + html_table(("", "Character", "Times", "Becomes"), cells)
-
-
-def _facts(report: Mapping[str, Any]) -> str:
-    facts = {
-        "exact duplicates": f"{report['duplicates']:,}",
-        "alike but for case, spaces, punctuation": f"{report['near_duplicates']:,}",
-        "held-out rows whose source stood in train": f"{report['leaked']:,}",
-        "alike across splits but for case, spaces, punctuation": (
-            f"{report['near_leaks']:,} held-out rows"
-        ),
-        "targets that stand in their source": f"{report['target_in_source']:.1%}",
-        "targets that equal their source": f"{report['identical']:,}",
-        "cut": ", ".join(counted(report["truncated"][side], side) for side in SIDES),
-        "spaces side by side that become one": ", ".join(
-            f"{report['lost_runs_of_spaces'][side]:,} in {side}s" for side in SIDES
-        ),
-        "unknown tokens": ", ".join(
-            f"{report['unknown_tokens'][side]:.3%} of {side}s" for side in SIDES
-        ),
-        "language, a guess": ", ".join(
-            f"{side}s {report['languages'][side] or '?'}" for side in SIDES
-        ),
-        "carried by spare rows": " ".join(repr(text) for text in report["lossless_text"] if text)
-        or "nothing",
-    }
-    return fact_list(facts.items())

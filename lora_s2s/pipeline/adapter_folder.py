@@ -12,8 +12,6 @@ from typing import Any
 from lora_s2s import __version__, probe
 from lora_s2s.console import warn
 from lora_s2s.data.prepared import PreparedDataset
-from lora_s2s.evaluation.report import write_report
-from lora_s2s.export.card import write_card
 from lora_s2s.files import code_hash, naming, sha256_json
 from lora_s2s.hub import locate_model
 from lora_s2s.lora.adapter import CONFIG, WEIGHTS, save_adapter
@@ -24,6 +22,8 @@ from lora_s2s.outputs import move_folder, sync_tree
 from lora_s2s.pipeline.adapted import AdaptedBase
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.records import described, write
+from lora_s2s.reports.adapter_page import write_report
+from lora_s2s.reports.card import write_card
 from lora_s2s.training.state import TrainResult
 
 # What a run computes with: another version of it may give other last digits.
@@ -32,9 +32,18 @@ _PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers")
 
 
 def write_adapter(
-    running: Path, final: Path, adapted: AdaptedBase, result: TrainResult, made_from: dict[str, Any]
+    running: Path,
+    final: Path,
+    adapted: AdaptedBase,
+    result: TrainResult,
+    made_from: dict[str, Any],
+    max_new_tokens: int,
 ) -> None:
-    """Completes the folder of a run that has come to its end, and moves it into place."""
+    """Completes the folder of a run that has come to its end, and moves it into place.
+
+    Args:
+        max_new_tokens: the length limit of answers, for the card.
+    """
     base = adapted.base
     if weights_hash(locate_model(base.name, base.revision)) != base.weights_sha256:
         warn(
@@ -50,7 +59,7 @@ def write_adapter(
     made["counts"] = {**adapted.counts, "train_tokens": len(adapted.train_tokens)}
     write(running, made)
     write_report(running, name=final.name)
-    write_card(running, name=final.name)
+    write_card(running, name=final.name, max_new_tokens=max_new_tokens)
     sync_tree(running)
     move_folder(running, final)
     probe.remember(final)

@@ -11,12 +11,12 @@ from typing import Any
 
 from lora_s2s.console import warn
 from lora_s2s.errors import DataError, ToolkitError, UsageError, nearest
-from lora_s2s.evaluation.summary import NOTHING, facts, flat, number, score_lines, shown
 from lora_s2s.files import read_object
 from lora_s2s.hub import ADAPTER_CONFIG, check_folder, no_adapter
 from lora_s2s.recipe.load import load_recipe, recipe_from_settings
 from lora_s2s.recipe.schema import EvaluationSection, Recipe
 from lora_s2s.records import AdapterManifest, ModelManifest, has_manifest, manifest_content
+from lora_s2s.reports.summary import NOTHING, facts, flat, number, score_lines, shown
 
 NO_DATA = "none"
 

@@ -11,8 +11,6 @@ from lora_s2s.console import ProgressLine, say
 from lora_s2s.errors import UsageError
 from lora_s2s.evaluation.choice import choose_metrics
 from lora_s2s.evaluation.evaluate import Evaluation, evaluate, record_scores
-from lora_s2s.evaluation.report import write_report
-from lora_s2s.export.card import write_card
 from lora_s2s.hub import EVALUATIONS
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.outputs import check_writable
@@ -23,6 +21,8 @@ from lora_s2s.pipeline.scored_data import ScoredData, scored_data
 from lora_s2s.readers.origins import find_origins
 from lora_s2s.recipe.fields import AUTO
 from lora_s2s.records import has_manifest
+from lora_s2s.reports.adapter_page import write_report
+from lora_s2s.reports.card import write_card
 
 
 @dataclass(frozen=True, kw_only=True)

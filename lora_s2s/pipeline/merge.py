@@ -8,13 +8,13 @@ from pathlib import Path
 from lora_s2s.console import warn
 from lora_s2s.demo.task import examples
 from lora_s2s.errors import ToolkitError
-from lora_s2s.evaluation.report import sample_rows
 from lora_s2s.examples.example import Example
 from lora_s2s.examples.read import Examples
 from lora_s2s.lora.merge import MergeReport, merge_adapter
 from lora_s2s.outputs import check_writable
 from lora_s2s.pipeline.adapters import NO_DATA, decoding_of, recipe_of
 from lora_s2s.pipeline.followed import followed
+from lora_s2s.reports.samples import sample_rows
 
 
 def merge_model(

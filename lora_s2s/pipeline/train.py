@@ -104,7 +104,8 @@ def train_adapter(
         result = _trained(recipe, adapted, prepared, running, options)
         if is_main_process() and result.stopped != "deadline":
             made_from = {**origin(recipe, adapted.base, prepared), "sources": sources}
-            write_adapter(running, final, adapted, result, made_from)
+            limit = recipe.evaluation.answer_tokens(prepared.manifest.input.max_target_tokens)
+            write_adapter(running, final, adapted, result, made_from, limit)
     counts, done, main = adapted.counts, result.stopped != "deadline", is_main_process()
     return TrainedAdapter(
         **vars(result),

@@ -193,7 +193,7 @@ def test_what_the_vocabulary_loses_is_listed_with_lossless_off(prepared: Build) 
         "--set data.lossless_text=on carries the most frequent of them",
     ]
     page = page_of(data)
-    assert "Of the targets, 5 characters (4 different) do not." in page.text
+    assert "The vocabulary lacks 5 characters of the targets (4 different)." in page.text
     assert "1 in sources, 2 in targets" in page.text
     assert "CYRILLIC SMALL LETTER ZHE" in page.text
 

@@ -13,14 +13,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-import yaml
 from cli_parts import Invoke
+from huggingface_hub import ModelCard
 
 from lora_s2s.console import say, warn, write_json, write_out
-from lora_s2s.evaluation.report import write_report
-from lora_s2s.export.card import write_card
 from lora_s2s.hub import DEMO_BASE
 from lora_s2s.pipeline.scored_data import data_name
+from lora_s2s.reports.adapter_page import write_report
+from lora_s2s.reports.card import write_card
 
 EVIL = (
     "\x1b]0;pwned\x07\x9b2J\u202e[bold]x[/bold] <script>alert(1)</script> <img src=x "
@@ -93,9 +93,10 @@ def test_a_report_holds_text_and_nothing_else(evil_adapter: Path) -> None:
 
 def test_a_card_holds_text_and_nothing_else(evil_adapter: Path) -> None:
     text = write_card(evil_adapter, name=EVIL).read_text(encoding="utf-8")
-    _, front, body = text.split("---\n", 2)
-    loaded = yaml.safe_load(front)
-    assert set(loaded) == {"library_name", "base_model", "pipeline_tag", "tags", "metrics"}
+    card = ModelCard(text)
+    body = card.text
+    keys = {"library_name", "base_model", "pipeline_tag", "tags", "metrics"}
+    assert set(card.data.to_dict()) == keys
     assert not CONTROLS.search(text)
     # Outside fenced code nothing that could start markup stands without a backslash.
     prose = re.sub(r"```.*?```", "", body, flags=re.DOTALL)

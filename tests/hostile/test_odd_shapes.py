@@ -19,14 +19,15 @@ from lora_s2s.commands._show import show_adapter, show_prepared
 from lora_s2s.console import write_json
 from lora_s2s.data.prepared import open_prepared
 from lora_s2s.errors import DataError, ToolkitError
-from lora_s2s.evaluation.plots import loss_curve
-from lora_s2s.evaluation.report import render_report, sample_rows
-from lora_s2s.export.card import write_card
 from lora_s2s.files import read_json
 from lora_s2s.pipeline.adapters import differences, find_adapter, list_adapters
 from lora_s2s.pipeline.lengths import warn_of_short_answers, with_lengths
 from lora_s2s.pipeline.prepare import data_line
 from lora_s2s.recipe.load import load_recipe
+from lora_s2s.reports.adapter_page import render_report
+from lora_s2s.reports.card import write_card
+from lora_s2s.reports.plots import loss_curve
+from lora_s2s.reports.samples import sample_rows
 
 BUNDLED = Path(__file__).parents[2] / "adapters" / "demo"
 
@@ -79,7 +80,7 @@ def test_adapters_are_listed_shown_and_compared(adapter: Path) -> None:
 
 
 def test_reports_and_cards_are_written(adapter: Path) -> None:
-    path, rows = adapter / "manifest.json", sample_rows(adapter)
+    path, rows = adapter / "manifest.json", sample_rows(adapter, 20)
 
     def use() -> None:
         write_card(adapter)
@@ -89,7 +90,7 @@ def test_reports_and_cards_are_written(adapter: Path) -> None:
     path.write_text((BUNDLED / "manifest.json").read_text())
     predictions = next(adapter.glob("evaluations/*/predictions.jsonl"))
     row = json.loads(predictions.read_text().splitlines()[0])
-    each_is_told(predictions, row, lambda: render_report("demo", {}, rows=sample_rows(adapter)))
+    each_is_told(predictions, row, lambda: render_report("demo", {}, rows=sample_rows(adapter, 20)))
 
 
 def test_curves_are_drawn(adapter: Path, tmp_path: Path) -> None:

@@ -28,11 +28,11 @@ from lora_s2s.lora.adapter import adapter_state, load_adapter, load_adapter_stat
 from lora_s2s.lora.inject import total_parameters, trainable_parameters
 from lora_s2s.lora.merge import merge_adapter
 from lora_s2s.lora.methods import METHODS
-from lora_s2s.lora.versions import peft_that_reads
 from lora_s2s.models import float16
 from lora_s2s.models.loading import LoadedBase, load_base
 from lora_s2s.recipe.fields import METHOD_NAMES, REFUSED_METHODS
 from lora_s2s.recipe.schema import LoraSection
+from lora_s2s.reports.peft_versions import peft_that_reads
 
 TARGETS = ["q", "v", "o", "wi_0", "wo"]
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from lora_s2s.errors import DataError
-from lora_s2s.evaluation.plots import loss_curve
-from lora_s2s.evaluation.report import render_report, sample_rows, write_report
+from lora_s2s.reports.adapter_page import render_report, write_report
+from lora_s2s.reports.plots import loss_curve
+from lora_s2s.reports.samples import sample_rows
 
 HOSTILE = (
     '</td><script>alert(1)</script><img src=x onerror="alert(1)"> [link](javascript:alert(1)) '

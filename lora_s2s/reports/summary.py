@@ -8,7 +8,7 @@ Markdown is the caller's.
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,8 @@ _SECTIONS = ("base", "data", "input", "counts", "training", "device", "created",
 @dataclass(frozen=True)
 class ScoreLine:
     """One metric of one evaluation; the scores are texts such as ``86.10 [84.02, 88.17]``,
-    ``share`` is 0 to 1.
+    ``share`` is 0 to
+    1, None without a score.
     """
 
     evaluation: str
@@ -33,8 +34,8 @@ class ScoreLine:
     difference: str
     p_value: str
     signature: str
-    share: float
-    baseline_share: float
+    share: float | None
+    baseline_share: float | None
 
 
 def score_lines(scores: object) -> list[ScoreLine]:
@@ -68,6 +69,11 @@ def _lines(evaluation: str, entry: Mapping[str, Any]) -> Iterator[ScoreLine]:
             share=_share(score.get("value")),
             baseline_share=_share(baseline.get("value")),
         )
+
+
+def signatures(lines: Iterable[ScoreLine]) -> list[tuple[str, str]]:
+    """Returns (metric, signature) pairs of the lines, each once."""
+    return list(dict.fromkeys((line.metric, line.signature) for line in lines))
 
 
 def facts(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -176,8 +182,8 @@ def p_text(value: object) -> str:
     return f"{value:.3f}" if value >= 0.001 else "<0.001"
 
 
-def _share(value: Any) -> float:
-    return min(1.0, max(0.0, value / 100.0)) if _is_number(value) else 0.0
+def _share(value: Any) -> float | None:
+    return min(1.0, max(0.0, value / 100.0)) if _is_number(value) else None
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from cli_parts import Invoke, here, invoke, tiny_model
+from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 from lora_s2s.errors import DataError
-from lora_s2s.evaluation.summary import facts
-from lora_s2s.export.card import markdown, render_card, write_card
+from lora_s2s.reports.card import render_card, write_card
+from lora_s2s.reports.render import markdown
+from lora_s2s.reports.summary import facts
 
 __all__ = ["here", "invoke", "tiny_model"]
 HOSTILE = (
@@ -42,9 +43,10 @@ MANIFEST: dict[str, Any] = {
 
 
 def parse(card: str) -> tuple[dict[str, Any], str]:
-    _, front, body = card.split("---\n", 2)
-    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(body)
-    return yaml.safe_load(front), html
+    """The head as the hub's own library reads it, and the body as HTML."""
+    read = ModelCard(card)
+    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(read.text)
+    return read.data.to_dict(), html
 
 
 def test_card_says_what_it_is_and_how_to_use_it() -> None:
@@ -169,7 +171,7 @@ def test_the_card_on_the_bundled_base_loads_as_written(invoke: Invoke, tmp_path:
     answer = invoke("predict", str(folder), ASKED).stdout.strip()
     assert "Ana" in answer
     assert run_the_python_in(card, folder, tmp_path) == answer
-    assert "PEFT 0.14 or newer reads it" in card
+    assert "Needs PEFT 0.14 or newer" in card
 
 
 def test_the_card_on_a_hubs_base_loads_as_written(
@@ -196,5 +198,5 @@ def test_the_card_on_a_hubs_base_loads_as_written(
     card = write_card(tmp_path / "mine").read_text(encoding="utf-8")
     assert 'from_pretrained("google/flan-t5-base", revision="main")' in card
     run_the_python_in(card, tmp_path / "mine", tmp_path)
-    assert "PEFT 0.16 or newer reads it" in card
+    assert "Needs PEFT 0.16 or newer" in card
     assert "without any effect" in card

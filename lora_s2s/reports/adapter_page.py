@@ -1,0 +1,111 @@
+"""``report.html`` of an adapter: scores, labels, loss curve, sample answers, facts and recipe."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lora_s2s.files import read_whole, write_text
+from lora_s2s.records import manifest_content
+from lora_s2s.reports.plots import loss_curve
+from lora_s2s.reports.render import render
+from lora_s2s.reports.samples import sample_rows
+from lora_s2s.reports.summary import (
+    NOTHING,
+    base_name,
+    facts,
+    label_lines,
+    note_lines,
+    score_lines,
+    shown,
+    signatures,
+)
+
+REPORT = "report.html"
+CURVE = "loss_curve.png"
+SAMPLES = 20
+_MOST_LABELS = 50
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One source with its answers; ``more`` counts the references that are not shown."""
+
+    source: str
+    reference: str
+    more: int
+    base: str
+    answer: str
+    same: bool
+
+
+def write_report(adapter_dir: Path, *, name: str | None = None) -> Path:
+    """Writes ``report.html`` (and ``loss_curve.png``) from what lies in an adapter's folder.
+
+    Needs ``manifest.json``; ``metrics.jsonl``, ``recipe.yaml`` and
+    ``evaluations/*/predictions.jsonl`` are shown where they exist.
+
+    Args:
+        adapter_dir: the adapter's folder, finished or still being staged.
+        name: the adapter's name where the folder's is not yet it.
+
+    Raises:
+        DataError: a file that exists cannot be read.
+    """
+    curve = None
+    if (adapter_dir / "metrics.jsonl").is_file():
+        curve = loss_curve(adapter_dir / "metrics.jsonl", adapter_dir / CURVE).read_bytes()
+    recipe = adapter_dir / "recipe.yaml"
+    page = render_report(
+        name or adapter_dir.name,
+        manifest_content(adapter_dir),
+        curve_png=curve,
+        recipe=read_whole(recipe).decode("utf-8", "replace") if recipe.is_file() else None,
+        rows=sample_rows(adapter_dir, SAMPLES),
+    )
+    write_text(adapter_dir / REPORT, page)
+    return adapter_dir / REPORT
+
+
+def render_report(
+    name: str,
+    manifest: Mapping[str, Any],
+    *,
+    curve_png: bytes | None = None,
+    recipe: str | None = None,
+    rows: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """Returns the page; every part but the scores may be missing."""
+    scores = manifest.get("scores")
+    lines = score_lines(scores)
+    labels = label_lines(scores, _MOST_LABELS)
+    return render(
+        "adapter.html",
+        title=name,
+        base=base_name(manifest),
+        scores=lines,
+        signatures=signatures(lines),
+        notes=note_lines(scores),
+        labels=[(line.evaluation, line.label, *line.cells) for line in labels],
+        curve=base64.b64encode(curve_png or b"").decode(),
+        samples=[_sample(row) for row in rows[:SAMPLES]],
+        with_base=any("baseline" in row for row in rows),
+        run_facts=facts(manifest),
+        recipe_lines=(recipe or "").splitlines(),
+    )
+
+
+def _sample(row: Mapping[str, Any]) -> Sample:
+    references = row.get("references")
+    texts = [str(text) for text in references] if isinstance(references, list) else []
+    return Sample(
+        source=shown(row.get("source")),
+        reference=texts[0] if texts else NOTHING,
+        more=max(0, len(texts) - 1),
+        base=shown(row.get("baseline")),
+        answer=shown(row.get("prediction")),
+        same=row.get("prediction") in texts,
+    )
