@@ -406,6 +406,7 @@ def test_what_is_saved_in_the_place_of_data(name: str, tmp_path: Path) -> None:
         (LINES, OBJECTS),
         (ARRAY, OBJECTS),
         ("s;t\na;b\n", [{"s": "a", "t": "b"}]),
+        (f"{'s' * 9000};t\na;b\n", [{"s" * 9000: "a", "t": "b"}]),
     ],
 )
 def test_unknown_endings_are_read_by_their_content(
