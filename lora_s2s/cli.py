@@ -1,4 +1,4 @@
-"""The Typer app. Nothing heavy is imported until a verb runs."""
+"""The Typer app. Nothing heavy is imported until a command runs."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ _ANYWHERE = ("--debug", "--offline")
 _LOOK_UPS = ("socket.getaddrinfo", "socket.gethostbyname")
 
 
-class Verbs(TyperGroup):
-    """All verbs, with one place where every failure becomes a message and an exit code."""
+class Commands(TyperGroup):
+    """All commands; every failure becomes a message and an exit code here."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Runs ``args``, or the process's own words, and exits.
+        """Runs ``args``, or the process's arguments, and exits.
 
-        ``--debug`` and ``--offline`` may stand anywhere before a ``--``.
+        ``--debug`` and ``--offline`` can appear anywhere before ``--``.
         """
         given: Sequence[str] | None = args[0] if args else extra.pop("args", None)
         words = []
@@ -67,7 +67,7 @@ class Verbs(TyperGroup):
         if offline:
             _forbid_network()
         try:
-            with _told_once():
+            with _reported_once():
                 code = super().main(
                     words, **{**extra, "prog_name": "lora-s2s", "standalone_mode": False}
                 )
@@ -76,9 +76,7 @@ class Verbs(TyperGroup):
             code = 130
         except _USAGE_ERRORS as error:
             code = _show_usage(error)
-        except (
-            BrokenPipeError
-        ):  # whoever read stdout has gone; Python must not flush into it once more
+        except BrokenPipeError:  # the reader of stdout is gone; Python must not flush again
             discard(sys.stdout)
             code = 1
         except FORESEEN as error:
@@ -99,13 +97,11 @@ _NOT_TEXT = (
 
 
 def _as_text(word: str) -> str | None:
-    """Returns a word of the command line as UTF-8 text, whatever the locale reads it as; None where
-    it is not.
-    """
+    """Returns an argument as UTF-8 text, whatever the locale; None if it is not UTF-8."""
     try:
         word.encode()
         return word
-    except UnicodeEncodeError:  # bytes that the locale's encoding lacks came as lone surrogates
+    except UnicodeEncodeError:  # bytes outside the locale's encoding arrive as lone surrogates
         with suppress(UnicodeError):
             return os.fsencode(word).decode()
     return None
@@ -145,7 +141,7 @@ def _show_usage(error: Any) -> int:
 
 
 app = typer.Typer(
-    cls=Verbs,
+    cls=Commands,
     rich_markup_mode=None,
     no_args_is_help=True,
     add_completion=False,
@@ -180,14 +176,14 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Options before the verb."""
-    started, verb = os.environ.get("WORLD_SIZE", "1"), context.invoked_subcommand
-    if started != "1" and verb != "train":
+    """Options before the command."""
+    started, command = os.environ.get("WORLD_SIZE", "1"), context.invoked_subcommand
+    if started != "1" and command != "train":
         raise UsageError(
-            f"{verb} runs in one process, and {started} were started",
+            f"{command} runs in one process, and {started} were started",
             hint="run it without a launcher",
         )
-    if sys.flags.optimize > 1 and verb not in ("recipes", "adapters"):
+    if sys.flags.optimize > 1 and command not in ("recipes", "adapters"):
         hint = "run it without -OO and PYTHONOPTIMIZE=2"
         raise SetupError(
             "python -OO drops the docstrings that transformers cannot be imported without",
@@ -200,10 +196,9 @@ _stopping: list[int] = []
 
 
 def _stopped(number: int, _frame: object) -> None:
-    """Ends like an exception does, so that a folder half written is taken away; a training run has
-    its own way.
+    """Ends the process through an exception, so that incomplete folders are removed.
 
-    A second signal ends at once: what is half written then has a name that the next run takes away.
+    A second signal ends it at once; the next run removes what is left. Training handles its own.
     """
     code = 128 + (number if number == signal.SIGINT else signal.SIGTERM)
     if _stopping:
@@ -216,8 +211,8 @@ def _stopped(number: int, _frame: object) -> None:
 
 
 @contextmanager
-def _told_once() -> Iterator[None]:
-    """What a library raises because a signal came in its midst is not told: the signal was."""
+def _reported_once() -> Iterator[None]:
+    """Suppresses errors that libraries raise because of a signal: the signal was reported."""
     try:
         yield
     except Exception:
@@ -227,38 +222,35 @@ def _told_once() -> Iterator[None]:
 
 
 def _open_standard_streams() -> None:
-    """Puts the null device where the caller closed stdin, stdout or stderr: no file must come to
-    have its number.
+    """Opens the null device in place of closed standard streams, so that no file gets their number.
 
-    Python's own ``sys.stdin``, ``sys.stdout`` and ``sys.stderr`` stay None there.
+    ``sys.stdin``, ``sys.stdout`` and ``sys.stderr`` stay None.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.set_inheritable(
-                os.open(os.devnull, os.O_RDWR), True
-            )  # the lowest number that is free
+            # open() returns the lowest free number.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
 def main() -> None:
     """The console script."""
     _open_standard_streams()
-    # SIGUSR1 is SLURM's warning, SIGHUP a terminal that closes (nohup has it ignored); not every
-    # system has them.
+    # SIGUSR1: SLURM's warning; SIGHUP: a closed terminal (ignored under nohup). Some systems lack
+    # them.
     for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and (name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN):
             signal.signal(number, _stopped)
-    # Libraries' own progress bars and advice would drown what this package says.
+    # Progress bars and advice of libraries would hide this package's messages.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    # With this package installed, bitsandbytes fetches compiled code from a hub while it is
-    # imported.
+    # If `kernels` is installed, bitsandbytes downloads compiled code from a hub on import.
     sys.modules["kernels"] = None  # type: ignore[assignment]
     if "--debug" not in sys.argv:
         sys.excepthook = unexpected
-    # Not app(): Typer would put its own excepthook in place.
+    # Not app(): Typer would install its own excepthook.
     typer.main.get_command(app)()

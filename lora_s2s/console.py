@@ -1,8 +1,7 @@
-"""People read stderr, programs read stdout. The only place that formats for a terminal.
+"""Output: stderr for people, stdout for data. The only module that formats for a terminal.
 
-Text that may come from data goes through :func:`plain`; nothing is ever read as markup. What cannot
-be written to stderr is dropped: a run outlives the terminal, the ``tee`` or the ``head`` that
-showed it.
+Text from data passes through :func:`plain` and is never interpreted as markup. Output that stderr
+rejects is dropped, so that a run survives the end of its terminal, ``tee`` or ``head``.
 """
 
 from __future__ import annotations
@@ -26,18 +25,16 @@ from rich.text import Text
 from lora_s2s.errors import RunError
 from lora_s2s.files import json_text
 
-# Controls, invisible format characters such as bidi overrides, lone surrogates.
+# Control characters, invisible format characters such as bidi overrides, lone surrogates.
 _UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-# Of the processes that a launcher starts for one run, the first talks.
+# Of the processes that a launcher starts for one run, only the first writes messages.
 _TALKS = os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 _SECONDS_BETWEEN_PLAIN_LINES = 10.0
 _SECONDS_BETWEEN_LIVE_LINES = 0.2
 
 
 def plain(text: str) -> str:
-    """Returns ``text`` with every control or format character shown as an escape (``\\x1b``), the
-    rest verbatim.
-    """
+    """Returns ``text`` with control and format characters escaped (``\\x1b``)."""
     return "".join(_visible(char) for char in text)
 
 
@@ -57,18 +54,17 @@ def counted(number: int, noun: str) -> str:
 
 
 def say(text: str = "", *, failure: bool = False) -> None:
-    """Writes a message for people to stderr, on one line: what it quotes must not look like a
-    message of its own.
+    """Writes a message to stderr on one line, so that quoted text cannot imitate a message.
 
     Args:
-        failure: it is told by every process that meets it.
+        failure: written by every process of a run, not only the first.
     """
     if _TALKS or failure:
         _tell(plain(text) + "\n")
 
 
 def _tell(text: str) -> None:
-    """Writes to stderr, unless its reader has gone, its terminal is closed or its disk is full."""
+    """Writes to stderr; does nothing if its reader or terminal is gone or its disk is full."""
     stream: TextIO | None = sys.stderr
     if stream is None:
         return
@@ -76,15 +72,13 @@ def _tell(text: str) -> None:
         stream.write(text)
         stream.flush()
     except BlockingIOError:
-        pass  # what is held goes out with the next message
+        pass  # the buffered text is written with the next message
     except OSError:
         discard(stream)
 
 
 def discard(stream: TextIO) -> None:
-    """Sends what a standard stream still holds, and all that follows, nowhere; Python would try
-    again at its end.
-    """
+    """Redirects a standard stream to the null device; Python would flush it again at exit."""
     with suppress(OSError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -92,9 +86,7 @@ def discard(stream: TextIO) -> None:
 
 
 def tell_in_signal_handler(text: str) -> None:
-    """Writes to stderr from a handler, which may have interrupted a write to the buffered stderr:
-    past its buffer.
-    """
+    """Writes to stderr unbuffered: the handler may have interrupted a buffered write."""
     with suppress(OSError):
         os.write(2, text.encode())
 
@@ -105,7 +97,7 @@ def warn(text: str) -> None:
 
 
 def require_stdout() -> None:
-    """Refuses to begin work whose result nobody could be given.
+    """Checks that stdout is open before work begins whose result goes there.
 
     Raises:
         RunError: stdout is closed.
@@ -122,14 +114,13 @@ def write_out(text: str) -> None:
 
     Raises:
         RunError: stdout is closed.
-        OSError: it cannot be written; BrokenPipeError where its reader has gone.
+        OSError: the write failed; BrokenPipeError if the reader is gone.
     """
     if not _TALKS:
         return
     require_stdout()
-    encoding = (
-        sys.stdout.encoding or "utf-8"
-    )  # a lone surrogate, or what the encoding lacks, is shown as an escape
+    # Lone surrogates, and characters that the encoding lacks, are escaped.
+    encoding = sys.stdout.encoding or "utf-8"
     try:
         sys.stdout.write(f"{text}\n".encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
@@ -141,9 +132,7 @@ def write_out(text: str) -> None:
 
 
 def write_json(value: object) -> None:
-    """Writes exactly one JSON object to stdout; controls and lone surrogates, of any script, as
-    JSON's escapes.
-    """
+    """Writes one JSON object to stdout; control characters and lone surrogates as JSON escapes."""
     text = json_text(value)
     write_out(
         "".join(
@@ -154,9 +143,7 @@ def write_json(value: object) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Writes a table to stderr: first column left, numbers right; the same text without colour when
-    not a terminal.
-    """
+    """Writes a table to stderr: first column left-aligned, numbers right-aligned."""
     if sys.stderr is None:
         return
     console = Console(file=sys.stderr, highlight=False, markup=False, soft_wrap=False)
@@ -168,7 +155,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         )
     for row in rows:
         drawn.add_row(*(Text(plain(cell)) for cell in row))
-    with suppress(OSError):  # Rich flushes what earlier messages left
+    with suppress(OSError):  # Rich flushes earlier messages
         with console.capture() as text:
             console.print(drawn)
         _tell(text.get())
@@ -179,7 +166,7 @@ def _is_number(cell: str) -> bool:
 
 
 class ProgressLine:
-    """A live line on a terminal; elsewhere a plain line every few seconds. Always on stderr.
+    """Progress on stderr: a live line on a terminal, otherwise a plain line every few seconds.
 
     >>> with ProgressLine("train") as line:
     ...     line.update({"loss": "1.23"}, done=10, total=100)
@@ -207,11 +194,10 @@ class ProgressLine:
             _tell("\n")
 
     def update(self, fields: Mapping[str, str], *, done: int, total: int) -> None:
-        """Shows ``label done/total  key value  …`` when enough time has passed; the last one when
-        the line ends.
+        """Shows ``label done/total  key value  …``, at most every few seconds and at the end.
 
         Args:
-            total: 0 where it is not known; then how many a second is shown.
+            total: 0 if unknown; then the rate is shown.
         """
         share = f"{100 * done // total:3d}% {done}/{total}" if total else self._rate(done)
         shown = "  ".join(f"{key} {value}" for key, value in fields.items())

@@ -1,4 +1,4 @@
-"""Every failure a user can meet: one message, where it is, the next command, and an exit code.
+"""Errors that users see: one message, where it occurred, the next command, and an exit code.
 
 Exit codes: 1 the run failed · 2 usage or recipe · 3 data, or a file refused · 4 out of memory or
 disk · 5 environment · 128 + signal when stopped after saving.
@@ -17,10 +17,10 @@ _LONGEST_NAME, _LONGEST_NAMES = 100, 400_000
 
 
 class ToolkitError(Exception):
-    """A failure told to the user without a traceback.
+    """An error that is shown without a traceback.
 
     Args:
-        message: what was got and what was expected, in one sentence.
+        message: what was given and what was expected, in one sentence.
         hint: the next command or change to try.
         where: ``file:line``, a row or a key.
     """
@@ -35,13 +35,13 @@ class ToolkitError(Exception):
 
 
 class RunError(ToolkitError):
-    """The run itself failed (a loss that is not finite, a failed check)."""
+    """The run failed (a loss that is not finite, a failed check)."""
 
     exit_code = 1
 
 
 class UsageError(ToolkitError):
-    """The command line or a setting asks for something that does not exist."""
+    """The command line or a setting is wrong."""
 
     exit_code = 2
 
@@ -62,7 +62,7 @@ class RecipeError(UsageError):
 
 
 class DataError(ToolkitError):
-    """Data that cannot be used, or a file (adapter, model, checkpoint) that is refused."""
+    """Unusable data, or a refused file (adapter, model, checkpoint)."""
 
     exit_code = 3
 
@@ -74,7 +74,7 @@ class ResourceError(ToolkitError):
 
 
 class SetupError(ToolkitError):
-    """The environment lacks something: a package, a device, the network."""
+    """The environment lacks a package, a device or the network."""
 
     exit_code = 5
 
@@ -94,10 +94,8 @@ _NO_MEMORY = re.compile(r"out of memory|can't allocate memory|_ALLOC_FAILED")
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is Python's, torch's or a CUDA library's message for memory that ran out, on
-    any device.
-    """
-    # By name, as this file never imports torch. On a CPU, and in cuBLAS, the text is the only mark.
+    """Whether an error of Python, torch or a CUDA library means that memory ran out."""
+    # By name, since this module does not import torch. On a CPU, and in cuBLAS, only the text says.
     by_name = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
     by_text = isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
     return isinstance(error, MemoryError) or by_name or by_text
@@ -105,7 +103,7 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns ``" (did you mean 'x'?)"`` for the closest known name, or an empty string."""
-    # Comparing takes the product of the lengths: names that are data are not compared.
+    # Comparison takes time in the product of the lengths, so long names (from data) are skipped.
     short = [other for other in known if len(other) <= _LONGEST_NAME >= len(name)]
     lengths = itertools.accumulate(map(len, short))
     compared = [

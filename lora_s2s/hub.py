@@ -1,8 +1,6 @@
-"""Where a model's files are: the bundled base, a folder, or the hub. The only place that talks to a
-hub.
+"""Locates a model's files: bundled base, folder, or hub. The only module that uses a hub.
 
-A folder may come from a stranger: links out of it and files beyond reason are refused before
-anything is read.
+Folders are untrusted: links out of them and oversized files are refused before anything is read.
 """
 
 from __future__ import annotations
@@ -32,11 +30,11 @@ DEMO_BASE = Path(__file__).parent / "demo" / "base"
 # What a model's config raises when a field has the wrong type or value.
 MalformedConfig = StrictDataclassError
 
-# Weights only as safetensors: pickled checkpoints are never fetched.
+# Weights only as safetensors: pickled checkpoints are never downloaded.
 _PATTERNS = ["*.json", "*.safetensors", "*.model", "*.spm", "*.txt", "LICENSE*"]
 _WITHOUT_WEIGHTS = [pattern for pattern in _PATTERNS if pattern != "*.safetensors"]
 
-# Weights in formats that can hold code, and in those that nothing here reads.
+# Weights in formats that can contain code, and in formats that this package does not read.
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".joblib", ".ckpt", ".npz", ".npy")
 _FOREIGN_WEIGHTS = (*_PICKLES, ".h5", ".msgpack", ".onnx", ".gguf")
 CONVERT = (
@@ -53,18 +51,17 @@ def locate_model(name: str, revision: str | None = None, *, weights: bool = True
     Args:
         name: ``demo`` for the bundled base, a folder, or a hub id such as ``google/flan-t5-base``.
         revision: a hub branch, tag or commit.
-        weights: false where config and tokenizer do, so that gigabytes are not fetched for them.
+        weights: false if config and tokenizer suffice, to avoid downloading gigabytes.
 
     Raises:
         UsageError: the name is neither a folder nor a valid hub id.
         DataError: the folder is refused, see :func:`check_folder`, or a file is in its place.
-        SetupError: the hub does not have it or cannot be reached, and the local cache lacks it.
+        SetupError: neither the local cache nor the hub has it, or the hub is unreachable.
     """
     if name == DEMO_NAME:
         return DEMO_BASE
-    folder = Path(
-        os.path.expanduser(name)
-    )  # these functions of os.path never raise, whatever the name
+    # These functions of os.path never raise, whatever the name.
+    folder = Path(os.path.expanduser(name))
     if os.path.isdir(folder):
         return check_folder(folder)
     if os.path.isfile(folder):
@@ -80,11 +77,11 @@ def locate_model(name: str, revision: str | None = None, *, weights: bool = True
 
 
 def check_folder(folder: Path) -> Path:
-    """Returns a model's or adapter's folder after a look at what it holds; no file is opened.
+    """Checks the files of a model's or adapter's folder without opening them; returns the folder.
 
     Raises:
-        DataError: a link leads out of it (its target would be read, and published with what is made
-            of it; or written to), or a file is too large to be what its name says.
+        DataError: a link leads out of it (its target would be read and published, or written to),
+            or a file is too large for its kind.
     """
     home = folder.resolve()
     # The hub's cache keeps files beside its snapshots.
@@ -112,9 +109,7 @@ def check_folder(folder: Path) -> Path:
 
 
 def adapters_inside(folder: Path) -> list[str]:
-    """Returns the names of the folders right inside a folder that are adapters, those of
-    checkpoints by their step.
-    """
+    """Returns the names of the adapters directly inside a folder, checkpoints ordered by step."""
     inside = sorted(
         path.parent.name
         for path in folder.glob(f"*/{ADAPTER_CONFIG}")
@@ -124,7 +119,7 @@ def adapters_inside(folder: Path) -> list[str]:
 
 
 def no_adapter(folder: Path) -> DataError:
-    """Returns the error about a folder that is no adapter, naming those inside it."""
+    """Returns the error for a folder that is not an adapter; it names adapters inside it."""
     inside = adapters_inside(folder)
     listed = f"; these folders in it are adapters: {', '.join(inside[-5:])}" if inside else ""
     hint = str(folder / inside[-1]) if inside else "lora-s2s adapters"
@@ -132,9 +127,7 @@ def no_adapter(folder: Path) -> DataError:
 
 
 def foreign_weights(folder: Path) -> str:
-    """Returns a clause on weights in the folder that are never opened; empty where there are
-    none.
-    """
+    """Returns a clause about weights in the folder that are never opened; empty if none."""
     found = sorted(
         path.name for path in folder.iterdir() if path.suffix.lower() in _FOREIGN_WEIGHTS
     )
@@ -147,12 +140,12 @@ def foreign_weights(folder: Path) -> str:
 
 
 def is_folder(name: str) -> bool:
-    """Whether a model's name is that of a folder."""
+    """Whether a model's name is a folder."""
     return name != DEMO_NAME and os.path.isdir(os.path.expanduser(name))
 
 
 def is_local(name: str, revision: str | None) -> bool:
-    """Whether a model can be had without the network."""
+    """Whether a model can be loaded without the network."""
     if name == DEMO_NAME or is_folder(name):
         return True
     try:
@@ -167,7 +160,7 @@ def is_local(name: str, revision: str | None) -> bool:
 
 @contextmanager
 def only_cache() -> Iterator[None]:
-    """Keeps what asks a hub inside the block to the local cache."""
+    """Restricts hub access inside the block to the local cache."""
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = True
     try:
@@ -198,7 +191,7 @@ def _from_hub(name: str, revision: str | None, patterns: list[str]) -> Path:
                 name, revision=revision, allow_patterns=patterns, local_files_only=True
             )
         )
-        # An earlier call may have fetched the tokenizer alone.
+        # An earlier call may have downloaded only the tokenizer.
         if patterns is _WITHOUT_WEIGHTS or any(folder.glob("*.safetensors")):
             return folder
     except (LocalEntryNotFoundError, HFValidationError):

@@ -1,9 +1,8 @@
-"""The first opening of an untrusted config and tokenizer, in a child process with limits on memory
-and time.
+"""Opens untrusted configs and tokenizers in a child process first, with limited memory and time.
 
-The libraries that read them are large, and partly native: a file can make them take all memory,
-never end, or abort the process. So they are opened and used once where that does no harm. What
-passed is remembered by the hash of its content.
+The libraries that read these files are large and partly native: a file can make them exhaust
+memory, loop for ever, or abort the process. So the files are opened and used once where that does
+no harm. Folders that passed are remembered by the hash of their content.
 """
 
 from __future__ import annotations
@@ -26,10 +25,9 @@ from lora_s2s.files import sha256_file, sha256_json
 from lora_s2s.hub import DEMO_BASE
 
 _CHILD = Path(__file__).parent / "tokens" / "probe_child.py"
-# What reads the files: another version of it may read them otherwise.
+# The libraries that read the files: another version may behave differently.
 _READERS = ("transformers", "tokenizers", "sentencepiece", "protobuf")
-# Written by this package and changed by it, or read by other means; the rest of a folder is what
-# the child opens.
+# Files that this package writes and changes, or reads by other means; the child opens the others.
 _OTHER_FILES = {
     "manifest.json",
     "adapter_config.json",
@@ -39,7 +37,7 @@ _OTHER_FILES = {
     "loss_curve.png",
 }
 _OTHER_ENDINGS = (".safetensors", ".safetensors.index.json", ".jsonl")
-# What the child needs of the environment to start; nothing that could hold a secret.
+# Variables that the child needs to start; none can hold a secret.
 _ENVIRONMENT = (
     "PATH",
     "LD_LIBRARY_PATH",
@@ -67,9 +65,7 @@ _TOKENIZERS = (
 
 @dataclass(frozen=True)
 class Failure:
-    """What happened in the child: the stage it was in, the kind of error or signal, and its
-    text.
-    """
+    """A failure in the child: its stage, the kind of error or signal, and its text."""
 
     stage: str
     kind: str
@@ -77,10 +73,10 @@ class Failure:
 
 
 def check_config(folder: Path) -> None:
-    """Has a folder's config opened by a child process first, unless it is known to be harmless.
+    """Opens a folder's config in a child process first, unless it has passed before.
 
     Raises:
-        DataError: it ends the child, takes too much memory or time, or cannot be opened.
+        DataError: it kills the child, uses too much memory or time, or cannot be opened.
         SetupError: no child process can be started.
     """
     failure = _first_failure(folder)
@@ -89,21 +85,18 @@ def check_config(folder: Path) -> None:
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Has a folder's config and tokenizer opened and used by a child process first; see
-    :func:`check_config`.
+    """Opens and uses a folder's config and tokenizer in a child process first.
 
     Raises:
-        DataError: as there; or text grows without end on its way through the tokenizer.
-        SetupError: as there; or a package to read the tokenizer is missing.
+        DataError: see :func:`check_config`; or the tokenizer expands text beyond bounds.
+        SetupError: see :func:`check_config`; or a package to read the tokenizer is missing.
     """
     if (failure := _first_failure(folder)) is not None:
         raise _error(failure, folder)
 
 
 def remember(folder: Path) -> None:
-    """Notes that a folder's config and tokenizer are harmless: they passed, or this package has
-    written them.
-    """
+    """Records a folder's config and tokenizer as safe: they passed, or this package wrote them."""
     key = content_key(folder)
     _outcomes[key] = None
     place = _memory()
@@ -117,9 +110,7 @@ _outcomes: dict[str, Failure | None] = {}
 
 
 def _first_failure(folder: Path) -> Failure | None:
-    """Returns what went wrong when the folder was first opened, now or before; None where nothing
-    did.
-    """
+    """Returns the failure of first opening the folder, now or earlier; None if there was none."""
     key = content_key(folder)
     if key not in _outcomes:
         known = key == _bundled() or _is_remembered(key)
@@ -130,13 +121,13 @@ def _first_failure(folder: Path) -> Failure | None:
 
 
 def content_key(folder: Path) -> str:
-    """Returns a hash of all that the child opens, and of the versions of what opens it."""
+    """Returns a hash of the files that the child opens and of the libraries' versions."""
     files = []
     for path in sorted(folder.iterdir()):
         if path.name in _OTHER_FILES or path.name.endswith(_OTHER_ENDINGS) or not path.is_file():
             continue
         size = path.stat().st_size
-        # A larger one is refused where it is read.
+        # Larger files are refused when they are read.
         files.append([path.name, size, sha256_file(path) if size <= limits.LARGEST_FILE else None])
     return sha256_json([_reader(), files])
 
@@ -169,9 +160,7 @@ def _is_remembered(key: str) -> bool:
 
 
 def _memory() -> Path | None:
-    """Returns the folder of what passed, made where it is missing; None where it cannot be trusted
-    or made.
-    """
+    """Returns the cache folder, created if missing; None if it cannot be trusted or created."""
     try:
         place = _cache_folder() / "opened"
         place.parent.parent.mkdir(parents=True, exist_ok=True)
@@ -197,14 +186,14 @@ def _cache_folder() -> Path:
 
 
 def _is_mine(about: os.stat_result) -> bool:
-    """Whether nobody but this user can have written there."""
+    """Whether only this user can have written there."""
     return not hasattr(os, "geteuid") or (
         about.st_uid == os.geteuid() and not about.st_mode & 0o022
     )
 
 
 def _tried(folder: Path) -> Failure | None:
-    """Runs the child; returns what went wrong, or None."""
+    """Runs the child; returns its failure, or None."""
     bounds = {"growth": limits.MOST_GROWTH_SEEN, "token": limits.LONGEST_TOKEN}
     order = {
         "path": [str(Path(entry).absolute()) for entry in sys.path],
@@ -225,7 +214,7 @@ def _tried(folder: Path) -> Failure | None:
         "MALLOC_ARENA_MAX": "2",
         "RUST_BACKTRACE": "0",
     }
-    # -I: neither the environment nor the current folder chooses what it imports.
+    # -I: neither the environment nor the current folder decides what is imported.
     command = [sys.executable, "-I", "-B", "-X", "utf8", str(_CHILD)]
     try:
         process = subprocess.Popen(  # noqa: S603  (this Python and a file of this package)
@@ -260,7 +249,7 @@ def _tried(folder: Path) -> Failure | None:
 
 
 def _lines(written: bytes) -> tuple[str, dict[str, dict[str, str] | None] | None]:
-    """Returns the last stage the child began, and its last line."""
+    """Returns the last stage that the child started, and its last line."""
     lines = [json.loads(line) for line in written.splitlines()]
     stages = [str(line["stage"]) for line in lines if "stage" in line]
     return (stages[-1] if stages else "start"), (
@@ -282,7 +271,7 @@ def _outcome(
 
 
 def _error(failure: Failure, folder: Path) -> DataError | SetupError:
-    """Returns the error for what happened in the child; it names the file whose turn it was."""
+    """Returns the error for a failure in the child; it names the file being opened."""
     if failure.stage in ("start", "limits"):
         return SetupError(
             f"the child process that opens {folder.name} first does not start: {failure.kind} "

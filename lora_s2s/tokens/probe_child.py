@@ -1,9 +1,9 @@
-"""Run by :mod:`lora_s2s.probe` as a process of its own: opens a folder's config and tokenizer once
-and uses them.
+"""Run by :mod:`lora_s2s.probe` in a separate process: opens and uses a folder's config and
+tokenizer once.
 
-Its first line on stdin is the order; on stdout it writes a JSON line for every stage it begins, and
-one at the end. It imports nothing of this package, and transformers without torch, so that it
-starts within a second.
+The first line on stdin is the request; on stdout there is a JSON line for every stage, and one at
+the end. It imports nothing from this package, and transformers without torch, so that it starts
+within a second.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Heavy, and nothing that reads a config or a tokenizer needs them.
+# Heavy packages that reading a config or a tokenizer does not need.
 _NOT_NEEDED = (
     "torch",
     "tensorflow",
@@ -75,7 +75,7 @@ _LINE, _REPEATS, _CHUNK = 64, 500, 256
 
 
 class Refused(Exception):
-    """What was opened does something that no config or tokenizer needs."""
+    """The file does something that no config or tokenizer needs."""
 
 
 def texts() -> Iterator[str]:
@@ -98,9 +98,9 @@ def open_config(folder: Path) -> None:
 
     try:
         config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except ValueError:  # a type that transformers does not know: a tokenizer may do without
+    except ValueError:  # an unknown model type, which a tokenizer does not need
         config = PreTrainedConfig.from_pretrained(folder, local_files_only=True)
-    # It is copied, compared and written: what is made of it must not be far larger than itself.
+    # Configs are copied, compared and written, so their serialised form must stay small.
     json.dumps(config.to_dict(), default=str)
 
 
@@ -112,7 +112,7 @@ def open_generation_config(folder: Path) -> None:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether there is something that transformers may take for a tokenizer."""
+    """Whether the folder has a file that transformers could read as a tokenizer."""
     return any(
         path.name.startswith(_TOKENIZER_NAMES) or path.name.endswith(_VOCABULARIES)
         for path in folder.iterdir()
@@ -132,10 +132,10 @@ def use_tokenizer(tokenizer: PreTrainedTokenizerBase, bounds: Mapping[str, int])
     """Encodes all texts and decodes all tokens.
 
     Raises:
-        Refused: text grows beyond the bounds on its way.
+        Refused: text expands beyond the bounds.
     """
     growth = bounds["growth"]
-    # A language that nobody has chosen yet marks no target.
+    # Without a target language there is no target side to encode.
     sides = ("text", "text_target") if getattr(tokenizer, "tgt_lang", "") is not None else ("text",)
     for side in sides:
         whole, bare = (
@@ -182,9 +182,7 @@ def _decode_all(tokenizer: PreTrainedTokenizerBase, bounds: Mapping[str, int]) -
 
 
 def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> int:
-    """Returns how long the text of some tokens is; where they have none together (M2M100), the sum
-    of each one's.
-    """
+    """Returns the length of the decoded tokens, one by one if they do not decode together."""
     try:
         return len(
             tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
@@ -196,10 +194,10 @@ def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> int:
 def opened(
     folder: Path, bounds: Mapping[str, int], begin: Callable[[str], object]
 ) -> dict[str, str] | None:
-    """Opens and uses what is in a folder; returns None, or the kind and text of what went wrong.
+    """Opens and uses the files of a folder; returns None, or the kind and text of the failure.
 
     Args:
-        begin: called with the name of every stage: ``config``, ``generation config``,
+        begin: called with the name of each stage: ``config``, ``generation config``,
             ``tokenizer``, ``use``.
     """
     try:
@@ -215,7 +213,7 @@ def opened(
             begin("use")
             use_tokenizer(tokenizer, bounds)
     except BaseException as error:
-        # The Rust part panics with a BaseException; this process ends here whatever it was.
+        # A panic in Rust code is a BaseException; this process ends here in any case.
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
         return {"kind": type(error).__name__, "reason": " ".join(str(error).split())[:300]}
@@ -223,12 +221,10 @@ def opened(
 
 
 def _limit(memory: int, seconds: int) -> None:
-    """Bounds address space and CPU time from here on, and ends core dumps and the writing of
-    files.
-    """
+    """Limits address space and CPU time from here on; disables core dumps and writing files."""
     try:
         import resource
-    except ImportError:  # Windows: the parent's clock alone
+    except ImportError:  # Windows: only the parent's timeout applies
         return
     used = resource.getrusage(resource.RUSAGE_SELF)
     space = Path("/proc/self/statm")
@@ -252,7 +248,7 @@ def _forbid(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _quiet() -> int:
-    """Sends what libraries print to nowhere; returns a descriptor of what was stdout."""
+    """Discards the output of libraries; returns a descriptor of the original stdout."""
     report, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
         os.dup2(nowhere, descriptor)
@@ -260,7 +256,7 @@ def _quiet() -> int:
 
 
 def main() -> None:
-    """Reads the order, limits itself, opens and uses, reports."""
+    """Reads the request, limits the process, opens and uses the files, and reports."""
     order = json.loads(sys.stdin.readline())
     report = _quiet()
 
@@ -269,9 +265,8 @@ def main() -> None:
 
     sys.path[:] = order["path"]
     modules: dict[str, Any] = sys.modules
-    modules.update(
-        dict.fromkeys(_NOT_NEEDED)
-    )  # an import of None fails as if nothing were installed
+    # Importing a module that is None fails as if it were not installed.
+    modules.update(dict.fromkeys(_NOT_NEEDED))
     warnings.simplefilter("ignore")
     _import_all(("transformers", "tokenizers", "sentencepiece", "google.protobuf"))
     say(stage="limits")
@@ -287,7 +282,7 @@ def _import_all(names: Iterable[str]) -> None:
     for name in names:
         with suppress(ImportError):
             import_module(name)
-    # Lazy in transformers: named so that they are read before the limits.
+    # transformers imports lazily: accessed here so that they load before the limits apply.
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     del AutoConfig, AutoTokenizer, GenerationConfig
