@@ -99,7 +99,7 @@ def _decided(spool: Spool, fraction: float) -> Decisions:
     if not (decisions.code == TRAIN).any():
         raise DataError(
             "nothing is left to train on: every source of the training data also stands in the "
-            "validation or test data",
+            "validation or test data, or its split column marks every row as one of these",
             hint="name other files, or omit data.validation to have a fraction split off",
         )
     return decisions

@@ -47,6 +47,11 @@ def merge_model(
     )
 
 
+def _is_text(value: object) -> bool:
+    """Whether a value is text that a tokenizer takes: half a surrogate pair is none."""
+    return isinstance(value, str) and value == value.encode(errors="ignore").decode()
+
+
 def probe_texts(adapter: Path, data: str | None = None, count: int = 16) -> list[str]:
     """Returns real sources to compare two models on: of ``data``, or what the adapter was scored
     on, or its data.
@@ -56,7 +61,7 @@ def probe_texts(adapter: Path, data: str | None = None, count: int = 16) -> list
     scored = (
         []
         if data
-        else [str(row["source"]) for row in sample_rows(adapter, count) if "source" in row]
+        else [row["source"] for row in sample_rows(adapter, count) if _is_text(row.get("source"))]
     )
     if scored:
         return scored

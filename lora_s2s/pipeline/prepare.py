@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -102,6 +104,7 @@ def open_with_recipe(folder: Path, sets: Sequence[str]) -> tuple[Recipe, Prepare
         )
     folder = folder.expanduser()
     recipe = load_recipe(str(folder / RECIPE), sets, only_shipped=True)
+    _check_output(folder, recipe.output.dir, sets)
     if not is_local(recipe.model.name, recipe.model.revision):
         raise DataError(
             f"{folder} names the model '{recipe.model.name}', which is not on this machine; it is "
@@ -118,6 +121,19 @@ def open_with_recipe(folder: Path, sets: Sequence[str]) -> tuple[Recipe, Prepare
             hint=hint,
         )
     return recipe, prepared
+
+
+def _check_output(folder: Path, place: str, sets: Sequence[str]) -> None:
+    """Refuses to write outside the current folder because a prepared folder, which may be
+    anybody's, says so.
+    """
+    named = any(word.strip().startswith("output.dir=") for word in sets)
+    if not named and not Path(os.path.abspath(place)).is_relative_to(Path.cwd()):
+        raise DataError(
+            f"{folder} names the output folder '{place}', outside the current one",
+            hint=f"if that is the folder you want: --set output.dir={shlex.quote(place)}",
+            where=str(folder / RECIPE),
+        )
 
 
 def data_line(prepared: PreparedDataset) -> str:

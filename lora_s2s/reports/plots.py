@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from lora_s2s.files import read_jsonl, write_bytes
 
 _INK, _QUIET, _GRID = "#1f2933", "#66727f", "#e4e9ee"
 _THIN, _TRAINING, _VALIDATION = "#a9c7d6", "#12698a", "#d1495b"
+# The picture is no reason to read all of anything; smoothing takes the square of its points.
+_MOST_ROWS, _MOST_POINTS = 1_000_000, 20_000
 # Below this many steps a smoothed line would say more than the data.
 _FEW = 12
 
@@ -35,8 +39,8 @@ def loss_curve(metrics_jsonl: Path, out_png: Path) -> Path:
     Raises:
         DataError: the log is missing or is not JSON lines.
     """
-    rows = list(read_jsonl(metrics_jsonl))
-    figure = _figure(_points(rows, "loss"), _points(rows, "validation_loss"))
+    training, validation = _points(metrics_jsonl, ("loss", "validation_loss"))
+    figure = _figure(training, validation)
     picture = io.BytesIO()
     # No software version inside: the same log gives the same bytes.
     figure.savefig(picture, format="png", dpi=160, metadata={"Software": None})
@@ -44,13 +48,22 @@ def loss_curve(metrics_jsonl: Path, out_png: Path) -> Path:
     return out_png
 
 
-def _points(rows: Iterable[Mapping[str, Any]], key: str) -> Points:
-    found = [
-        (row["step"], row[key])
-        for row in rows
-        if _is_number(row.get("step")) and _is_number(row.get(key))
-    ]
-    table = np.array(found, dtype=np.float64).reshape(-1, 2)
+def _points(metrics_jsonl: Path, keys: Sequence[str]) -> list[Points]:
+    """Returns steps and values of each key, thinned where there are more than a picture shows."""
+    found = {key: array("d") for key in keys}
+    for row in islice(read_jsonl(metrics_jsonl), _MOST_ROWS):
+        for key, numbers in found.items():
+            if _is_number(row.get("step")) and _is_number(row.get(key)):
+                numbers.extend((row["step"], row[key]))
+    return [_thinned(np.array(numbers).reshape(-1, 2)) for numbers in found.values()]
+
+
+def _thinned(table: NDArray[np.float64]) -> Points:
+    """Returns the columns of a table, of a long one the means of as many neighbours as it takes."""
+    together = -(-len(table) // _MOST_POINTS)
+    if together > 1:
+        whole = len(table) - len(table) % together
+        table = table[:whole].reshape(-1, together, 2).mean(axis=1)
     return table[:, 0], table[:, 1]
 
 

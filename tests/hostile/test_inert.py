@@ -238,3 +238,13 @@ def test_links_within_a_hubs_cache_are_its_own(invoke: Invoke, here: Path) -> No
     assert invoke(
         "predict", str(snapshot), "a table for two", "--set", "evaluation.max_new_tokens=2"
     ).stdout
+
+
+def test_scored_sources_that_are_no_text_do_not_end_a_merge(
+    invoke: Invoke, here: Path, good_adapter: Path
+) -> None:
+    shutil.copytree(good_adapter, here / "odd")
+    scored = here / "odd" / "evaluations" / "x"
+    scored.mkdir(parents=True)
+    (scored / "predictions.jsonl").write_text('{"source": "\\ud800"}\n{"source": [1]}\n')
+    invoke("merge", "odd", "--out", "merged")

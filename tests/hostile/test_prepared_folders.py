@@ -133,6 +133,18 @@ def test_no_byte_of_an_arrow_file_ends_the_process(invoke: Invoke, prepared: Pat
     invoke("train", "p", "--dry-run", code=3)
 
 
+@pytest.mark.parametrize("place", ["/nowhere/deep", "../outside", "adapters/../../outside"])
+def test_a_prepared_folder_writes_nowhere_else(
+    place: str, invoke: Invoke, here: Path, prepared: Path
+) -> None:
+    made = (prepared / "recipe.yaml").read_text()
+    (prepared / "recipe.yaml").write_text(made.replace("dir: adapters", f"dir: {place}"))
+    told = invoke("train", "p", "--dry-run", code=3).stderr
+    assert f"the output folder '{place}', outside the current one" in told
+    assert f"hint: if that is the folder you want: --set output.dir={place}" in told
+    invoke("train", "p", "--dry-run", "--set", f"output.dir={place}")
+
+
 def test_a_file_that_the_manifest_passes_over(invoke: Invoke, prepared: Path) -> None:
     manifest = json.loads((prepared / "manifest.json").read_text())
     del manifest["files"]["train.arrow"]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lora_s2s.errors import DataError
+from lora_s2s.reports import plots
 from lora_s2s.reports.adapter_page import render_report, write_report
 from lora_s2s.reports.plots import loss_curve
 from lora_s2s.reports.samples import sample_rows
@@ -90,6 +91,18 @@ def test_loss_curve_passes_over_what_is_not_a_number(tmp_path: Path) -> None:
         loss_curve(log(tmp_path / "b.jsonl", [*odd, *clean]), tmp_path / "b.png").read_bytes()
         == expected
     )
+
+
+def test_loss_curve_of_a_long_log_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = [{"step": step, "loss": float(loss)} for step, loss in enumerate([8, 6, 4, 2, 1])]
+    means = [{"step": 0.5, "loss": 7.0}, {"step": 2.5, "loss": 3.0}]
+    expected = loss_curve(log(tmp_path / "a.jsonl", means), tmp_path / "a.png").read_bytes()
+    monkeypatch.setattr(plots, "_MOST_ROWS", 4)
+    monkeypatch.setattr(plots, "_MOST_POINTS", 2)
+    drawn = loss_curve(log(tmp_path / "b.jsonl", steps), tmp_path / "b.png").read_bytes()
+    assert drawn == expected
 
 
 def test_loss_curve_needs_a_log(tmp_path: Path) -> None:
