@@ -1,4 +1,4 @@
-"""Reading, hashing, and writing files so that a folder appears whole or not at all."""
+"""Bounded reads, hashes, and atomic writes of files."""
 
 from __future__ import annotations
 
@@ -35,17 +35,16 @@ _KINDS = {
 
 
 def open_regular(path: Path, *, most: int | None = None) -> BinaryIO:
-    """Opens a regular file for reading, without waiting for the other end of a pipe.
+    """Opens a regular file for reading; never blocks on a pipe.
 
     Args:
-        most: the largest size in bytes; None: any.
+        most: maximum size in bytes; None for no limit.
 
     Raises:
         DataError: it is a pipe, a device, a folder, or larger.
         OSError: it cannot be opened.
     """
-    # Windows knows neither; without O_NONBLOCK opening a pipe that nobody writes into never
-    # returns.
+    # Windows has neither flag; without O_NONBLOCK, opening a pipe without a writer never returns.
     descriptor = os.open(
         path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     )
@@ -68,11 +67,10 @@ def read_whole(path: Path, *, most: int | None = None) -> bytes:
     """Returns a regular file's bytes.
 
     Args:
-        most: the largest size in bytes; by default what :mod:`lora_s2s.limits` says of a file of
-            this name.
+        most: maximum size in bytes; by default the limit in :mod:`lora_s2s.limits` for this name.
 
     Raises:
-        DataError: see :func:`open_regular`; or it grows while it is read.
+        DataError: see :func:`open_regular`; or the file grows during the read.
         OSError: it cannot be read.
     """
     most = most or limits.largest(path.name, path.suffix) or limits.LARGEST_FILE
@@ -93,9 +91,7 @@ def sha256_file(path: Path) -> str:
 
 
 def known_sha256(path: Path) -> str:
-    """Returns a file's SHA-256, worked out once in a process for as long as its size and time stay
-    the same.
-    """
+    """Returns a file's SHA-256, cached while its size and modification time stay the same."""
     about = path.stat()
     return _known(path, about.st_size, about.st_mtime_ns)
 
@@ -106,25 +102,23 @@ def _known(path: Path, _size: int, _time: int) -> str:
 
 
 @lru_cache(maxsize=8)
-def code_hash(*rooms: str) -> str:
-    """Returns a hash of the sources of some of the package's rooms: what another version made may
-    be made otherwise.
-    """
-    package = Path(__file__).parent
+def code_hash(*packages: str) -> str:
+    """Returns a hash of the source code of some packages: results of other versions may differ."""
+    root = Path(__file__).parent
     return sha256_json(
-        [sha256_file(path) for room in rooms for path in sorted(package.glob(f"{room}/*.py"))]
+        [sha256_file(path) for name in packages for path in sorted(root.glob(f"{name}/*.py"))]
     )
 
 
 def require_space(folder: Path, size: int) -> None:
-    """Asks for disk space before anything is written.
+    """Checks for free disk space before anything is written.
 
     Args:
-        folder: where to; an existing one.
-        size: in bytes.
+        folder: an existing folder on the disk.
+        size: required bytes.
 
     Raises:
-        ResourceError: there is less.
+        ResourceError: less is free.
     """
     free = shutil.disk_usage(folder).free
     if free < size:
@@ -137,11 +131,9 @@ def require_space(folder: Path, size: int) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Gives a failed write or sync inside the block the name of its file, which the system leaves
-    away.
+    """Adds the file's name to an OSError raised inside the block, which the system omits.
 
-    What a library written in Rust raises has the system's number in its text alone; it becomes an
-    OSError too.
+    Errors of Rust libraries carry the system's number only in their text; they become an OSError.
     """
     try:
         yield
@@ -169,8 +161,8 @@ def read_json(path: Path) -> Any:
     """Reads one JSON document.
 
     Raises:
-        DataError: the file is missing, not regular, too large, not UTF-8, not JSON, nested beyond
-            reason, or holds a number beyond reason.
+        DataError: the file is missing, not regular, too large, not UTF-8, not JSON, too deeply
+            nested, or contains too large a number.
     """
     try:
         return loads(read_whole(path).decode("utf-8"))
@@ -181,10 +173,10 @@ def read_json(path: Path) -> Any:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Reads a JSON document that is an object.
+    """Reads a JSON object.
 
     Raises:
-        DataError: see :func:`read_json`; or it is something else.
+        DataError: see :func:`read_json`; or the document is not an object.
     """
     content = read_json(path)
     if not isinstance(content, dict):
@@ -193,11 +185,10 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def loads(text: str) -> Any:
-    """Parses JSON; NaN and the infinities, which JSON does not have, are null.
+    """Parses JSON; NaN and infinities, which are not valid JSON, become null.
 
     Raises:
-        ValueError: it is not JSON, nested beyond reason, or holds an integer that no float comes
-            near.
+        ValueError: not JSON, too deeply nested, or an integer far beyond the range of floats.
     """
     value = json.loads(text, parse_int=_integer, parse_constant=lambda _: None)
     level = [value]
@@ -220,9 +211,7 @@ def _integer(digits: str) -> int:
 
 
 def json_text(value: object, *, indent: int | None = None) -> str:
-    """Returns a value as strict JSON, keys in the given order: what is not a finite number is
-    null.
-    """
+    """Returns a value as strict JSON, keys in the given order; NaN and infinities become null."""
     try:
         return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
     except ValueError:
@@ -243,15 +232,14 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 file whole: beside it first, then renamed over it."""
+    """Writes a UTF-8 file atomically."""
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file whole: beside it first, synced, then renamed over it; a link is replaced, not
-    followed.
+    """Writes a file atomically: staged, synced, renamed. Links are replaced, not followed.
 
-    The umask decides who may read a new file; one that is replaced keeps its permissions.
+    A new file gets the permissions of the umask; a replaced one keeps its own.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     tidy(path)
@@ -272,7 +260,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextmanager
 def speaking_of(path: Path, *, instead_of: Path) -> Iterator[None]:
-    """Has errors name ``path`` and not the hidden place where it is made until it is whole."""
+    """Makes errors name ``path`` instead of the hidden path where it is staged."""
     hidden = str(instead_of)
     try:
         yield
@@ -290,8 +278,7 @@ def speaking_of(path: Path, *, instead_of: Path) -> Iterator[None]:
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Yields the objects of a JSON-lines file written by this package, one object a line, never
-    compressed.
+    """Yields the objects of a JSON-lines file written by this package; never decompresses.
 
     Raises:
         DataError: the file is missing, not regular or too large; a line is too long or not a JSON
@@ -329,21 +316,17 @@ def jsonl_line(value: object) -> str:
 
 
 def beside(path: Path, purpose: str) -> Path:
-    """A new hidden name beside ``path``; the umask holds for what is made there, unlike for what
-    tempfile makes.
-    """
+    """Returns a new hidden name beside ``path``; unlike with tempfile, the umask applies to it."""
     return path.with_name(f"{_mine(path)}{os.getpid()}.{purpose}.{secrets.token_hex(4)}")
 
 
 def _mine(path: Path) -> str:
-    """The name of a file or folder at work says for what, and who works in it."""
+    """The prefix of staged names: the path they are for and the machine that writes them."""
     return f".{path.name}.{socket.gethostname()[:32]}."
 
 
 def tidy(path: Path) -> None:
-    """Takes away what killed processes of this machine left beside ``path``; what they had moved
-    aside comes back.
-    """
+    """Removes what killed processes left beside ``path``; restores what they had moved aside."""
     mine = _mine(path)
     for left in path.parent.glob(f"{glob.escape(mine)}*"):
         if not alive(left.name.removeprefix(mine).split(".")[0]):
@@ -356,9 +339,9 @@ def tidy(path: Path) -> None:
 
 
 def alive(process: str) -> bool:
-    """Whether a process of this machine, by its id, may still run."""
+    """Whether a process of this machine, by its id, may still be running."""
     try:
-        if os.name == "posix":  # elsewhere signal 0 is no question
+        if os.name == "posix":  # elsewhere signal 0 is not a harmless query
             os.kill(int(process), 0)
     except (ProcessLookupError, OverflowError):
         return False

@@ -1,4 +1,4 @@
-"""Where results land: folders that appear whole or not at all, and the files that a user names."""
+"""Outputs: folders that appear complete or not at all, and files that a user names."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def sync_tree(folder: Path) -> None:
 
 @contextmanager
 def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Yields a staging folder beside ``path`` that becomes ``path`` only when the block ends well.
+    """Yields a staging folder that is renamed to ``path`` if the block succeeds.
 
     Raises:
-        UsageError: ``path`` exists and ``replace`` is false, it is no folder, or its parent cannot
-            be written.
+        UsageError: ``path`` exists and ``replace`` is false, it is not a folder, or its parent is
+            not writable.
     """
     check_free(path, replace=replace)
     staged = beside(path, "staged")
@@ -63,18 +63,17 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             move_folder(staged, path)
     except BaseException:
         shutil.rmtree(staged, ignore_errors=True)
-        with suppress(OSError):  # those that others use by now stay
+        with suppress(OSError):  # parents that others use by now stay
             for folder in made:
                 folder.rmdir()
         raise
 
 
 def check_free(path: Path, *, replace: bool = False) -> None:
-    """Refuses a folder's path that something else has.
+    """Checks that a folder can be created at ``path``.
 
     Raises:
-        UsageError: it exists and ``replace`` is false, or it is a file, a device or a link to
-            nothing.
+        UsageError: it exists and ``replace`` is false, or it is a file, device or dangling link.
     """
     if path.is_symlink() and not path.exists():
         raise UsageError(
@@ -87,11 +86,10 @@ def check_free(path: Path, *, replace: bool = False) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Refuses a folder that could not be written into, before any work is done for it.
+    """Checks that a folder is writable before work begins.
 
     Raises:
-        UsageError: the folder, or the nearest one above it that exists, is a file or takes no
-            files.
+        UsageError: the folder, or its nearest existing parent, is a file or not writable.
     """
     existing = next(place for place in (folder, *folder.parents, Path(".")) if place.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
@@ -100,7 +98,7 @@ def check_writable(folder: Path) -> None:
 
 
 def move_folder(source: Path, destination: Path) -> None:
-    """Renames a folder into place; what stood there goes only after the new one stands."""
+    """Renames a folder into place; a replaced folder is removed only afterwards."""
     tidy(destination)
     replaces = destination.exists()
     aside = beside(destination, "old") if replaces else destination
@@ -123,11 +121,9 @@ def move_folder(source: Path, destination: Path) -> None:
 
 
 def write_output(path: Path, text: str) -> None:
-    """Writes the file a user asked for, where he asked for it: a regular file whole, behind links
-    too.
+    """Writes an output file that a user named: a regular file atomically, following links.
 
-    A device, a pipe and this process's own descriptors (``/dev/stdout``) are written to; nothing
-    takes their place.
+    A device, a pipe and this process's descriptors (``/dev/stdout``) are written to, not replaced.
     """
     content = text.encode("utf-8", "backslashreplace")
     descriptor = _own_descriptor(path)
@@ -145,22 +141,16 @@ def write_output(path: Path, text: str) -> None:
 
 
 def is_special(path: Path) -> bool:
-    """Whether a path leads to something that is there and is neither a regular file nor a
-    folder.
-    """
+    """Whether a path exists and is neither a regular file nor a folder."""
     try:
         mode = path.stat().st_mode
-    except (
-        OSError
-    ):  # missing, below a file, or a name that no system takes: writing says what it is
+    except OSError:  # missing, below a file, or an invalid name: writing reports which
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _own_descriptor(path: Path) -> int | None:
-    """The number of this process's descriptor that ``/dev/stdout``, ``/dev/fd/3`` or a link to them
-    names.
-    """
+    """The descriptor of this process that ``/dev/stdout``, ``/dev/fd/3`` or a link names."""
     name = str(path)
     for _ in range(8):
         folder, last = (
