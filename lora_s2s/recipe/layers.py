@@ -17,9 +17,8 @@ from typing import cast
 import yaml
 
 from lora_s2s import limits
-from lora_s2s.errors import nearest
-from lora_s2s.recipe.fields import Section
-from lora_s2s.recipe.schema import Recipe
+from lora_s2s.recipe.meanings import key_hint, section_hint
+from lora_s2s.recipe.schema import SECTIONS
 
 # "C:\\new.csv" in double quotes is C:, a line break and ew.csv: what looks like such a path.
 _PATHS = frozenset({"model.name", "data.train", "data.validation", "data.test", "output.dir"})
@@ -29,12 +28,6 @@ _ESCAPED = (
     "/"
 )
 _NULLS = ("", "~", "null", "Null", "NULL")
-
-SECTIONS: dict[str, type[Section]] = {
-    name: info.annotation
-    for name, info in Recipe.model_fields.items()
-    if isinstance(info.annotation, type) and issubclass(info.annotation, Section)
-}
 
 
 @dataclass(frozen=True)
@@ -136,9 +129,7 @@ def _read_root(root: yaml.Node | None, path: Path, layer: Layer) -> None:
             layer.sections[name] = where
             _read_section(name, value, where, path, layer)
         elif name != "extends":
-            layer.problems.append(
-                f"{where}: unknown section '{name}'{nearest(name, [*SECTIONS, 'extends'])}"
-            )
+            layer.problems.append(_unknown(name, where, is_section=_is_mapping(value)))
         elif isinstance(value, yaml.ScalarNode):
             layer.extends = (value.value, where)
         else:
@@ -194,13 +185,23 @@ def _items(
 
 
 def _add(layer: Layer, section: str, key: str, entry: Entry) -> None:
-    known = SECTIONS[section].model_fields
-    if key in known:
+    if key in SECTIONS[section].model_fields:
         layer.entries[f"{section}.{key}"] = entry
-        return
-    elsewhere = [f"{other}.{key}" for other, model in SECTIONS.items() if key in model.model_fields]
-    guess = f" (did you mean '{elsewhere[0]}'?)" if elsewhere else nearest(key, known)
-    layer.problems.append(f"{entry.where}: unknown key '{section}.{key}'{guess}")
+    else:
+        problem = f"unknown key '{section}.{key}'{key_hint(key, section)}"
+        layer.problems.append(f"{entry.where}: {problem}")
+
+
+def _is_mapping(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.MappingNode)
+
+
+def _unknown(name: str, where: str, *, is_section: bool) -> str:
+    """Words a problem with a name that stands where sections do."""
+    hint = key_hint(name)
+    if is_section or not hint:
+        return f"{where}: unknown section '{name}'{section_hint(name)}"
+    return f"{where}: expected a section, got the key '{name}'{hint}"
 
 
 def _raw(node: yaml.Node | None) -> Scalar | list[Scalar] | None:
@@ -225,11 +226,12 @@ def set_layer(overrides: Sequence[str]) -> Layer:
     for word in overrides:
         match = re.fullmatch(r"\s*([\w-]+)\.([\w-]+)\s*=(.*)", word, flags=re.DOTALL)
         if not match:
-            layer.problems.append(f"--set {word}: expected section.key=value")
+            hint = key_hint(word.partition("=")[0].strip())
+            layer.problems.append(f"--set {word}: expected section.key=value{hint}")
             continue
         section, key, text = match[1], match[2], match[3].strip()
         if section not in SECTIONS:
-            layer.problems.append(f"--set: unknown section '{section}'{nearest(section, SECTIONS)}")
+            layer.problems.append(_unknown(section, "--set", is_section=True))
             continue
         _add(layer, section, key, Entry(_set_value(text), "--set"))
     return layer

@@ -17,8 +17,8 @@ from pydantic_core import ErrorDetails
 from lora_s2s.errors import RecipeError, UsageError, nearest
 from lora_s2s.recipe.catalogue import find_recipe, shipped
 from lora_s2s.recipe.fields import AUTO, Section
-from lora_s2s.recipe.layers import SECTIONS, Entry, Layer, Scalar, read_layer, set_layer
-from lora_s2s.recipe.schema import Recipe
+from lora_s2s.recipe.layers import Entry, Layer, Scalar, read_layer, set_layer
+from lora_s2s.recipe.schema import SECTIONS, Recipe
 
 # No leading zeros: 012 is ten to YAML and twelve to people.
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*(_[0-9]{3})*)")

@@ -85,7 +85,7 @@ CASES = [
         "train unknown.yaml",
         2,
         "error: 3 problems in the recipe:\n"
-        "  unknown.yaml:6: unknown key 'lora.rank'\n"
+        "  unknown.yaml:6: unknown key 'lora.rank' (did you mean 'lora.r'?)\n"
         "  unknown.yaml:8: unknown key 'training.learning_rte' (did you mean 'learning_rate'?)\n"
         "  unknown.yaml:9: unknown key 'training.lora'\n" + RECIPE_HINT,
     ),

@@ -9,8 +9,8 @@ import pytest
 
 import lora_s2s
 from lora_s2s.recipe.catalogue import json_schema, shipped, summary
-from lora_s2s.recipe.layers import SECTIONS
 from lora_s2s.recipe.load import load_recipe, recipe_to_yaml
+from lora_s2s.recipe.schema import SECTIONS
 
 PACKAGE = Path(lora_s2s.__file__).parent
 KEYS = [(section, key) for section, model in SECTIONS.items() for key in model.model_fields]

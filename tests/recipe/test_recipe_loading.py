@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from lora_s2s.errors import RecipeError, UsageError
 from lora_s2s.recipe.load import load_recipe, recipe_from_settings, recipe_to_yaml
-from lora_s2s.recipe.schema import Recipe, TrainingSection
+from lora_s2s.recipe.meanings import KEYS, OMITTED, THEIR_SECTIONS
+from lora_s2s.recipe.schema import SECTIONS, Recipe, TrainingSection
 
 LEAST = "model:\n  name: demo\ndata:\n  train: t.csv\n"
 
@@ -68,6 +69,39 @@ lorra:
     ):
         assert line in found
     assert found.count("\n") == 5
+
+
+def test_keys_of_flat_files_lead_to_ours(tmp_path: Path) -> None:
+    """As axolotl writes them: without sections, or with sections of other names."""
+    text = "base_model: x\nload_in_4bit: true\nlora_alpha: 8\npeft_config:\n  r: 8\nbias: none\n"
+    path = write(tmp_path, text)
+    found = problems_of(path)
+    assert found[:5] == [
+        f"{path}:1: expected a section, got the key 'base_model' (did you mean 'model.name'?)",
+        f"{path}:2: expected a section, got the key 'load_in_4bit' "
+        "(did you mean 'model.quantization=nf4'?)",
+        f"{path}:3: expected a section, got the key 'lora_alpha' (did you mean 'lora.alpha'?)",
+        f"{path}:4: unknown section 'peft_config' (did you mean 'lora'?)",
+        f"{path}:6: expected a section, got the key 'bias' (omit it: bias terms are not trained)",
+    ]
+
+
+@pytest.mark.parametrize("meant", sorted(set(KEYS.values())))
+def test_what_is_suggested_is_a_key_of_a_recipe(meant: str, tmp_path: Path) -> None:
+    key, _, value = meant.partition("=")
+    section, name = key.split(".")
+    assert name in SECTIONS[section].model_fields
+    if value:
+        assert problems_of(write(tmp_path, "lora:\n  r: 0\n"), meant) == problems_of(
+            write(tmp_path, "lora:\n  r: 0\n")
+        )
+
+
+def test_a_name_has_one_meaning_and_none_of_ours_another() -> None:
+    ours = {name for section in SECTIONS.values() for name in section.model_fields}
+    assert not ours & (KEYS.keys() | OMITTED.keys())
+    assert not KEYS.keys() & OMITTED.keys()
+    assert set(THEIR_SECTIONS.values()) <= set(SECTIONS)
 
 
 def test_missing_required_keys_are_named(tmp_path: Path) -> None:
@@ -160,7 +194,23 @@ def test_quoted_null_is_text(tmp_path: Path) -> None:
         ("training.packing=maybe", "expected true or false"),
         (f"lora.r={'[' * 5000}{']' * 5000}", "expected a whole number"),
         ("lora.train_tokens=some", "lora.train_tokens"),
-        ("learning_rate=1", "expected section.key=value"),
+        ("learning_rate=1", "=value (did you mean 'training.learning_rate'?)"),
+        ("lr=1e-4", "=value (did you mean 'training.learning_rate'?)"),
+        ("lora.r", "expected section.key=value"),
+        ("peft.r=8", "unknown section 'peft' (did you mean 'lora'?)"),
+        ("lora.rank=8", "unknown key 'lora.rank' (did you mean 'lora.r'?)"),
+        ("training.load_in_4bit=true", "(did you mean 'model.quantization=nf4'?)"),
+        ("training.fp16=true", "(did you mean 'model.dtype=float16'?)"),
+        ("training.bf16=true", "(did you mean 'model.dtype=bfloat16'?)"),
+        ("training.num_train_epochs=3", "(did you mean 'training.epochs'?)"),
+        ("training.per-device-train-batch-size=8", "(did you mean 'training.batch_size'?)"),
+        ("training.gradient_accumulation_steps=8", "'training.gradient_accumulation'?)"),
+        ("training.lr_scheduler_type=cosine", "(did you mean 'training.schedule'?)"),
+        ("training.warmup_ratio=0.1", "(did you mean 'training.warmup'?)"),
+        ("training.eval_steps=9", "(did you mean 'training.evaluate_every'?)"),
+        ("model.max_seq_length=9", "(did you mean 'data.max_source_tokens'?)"),
+        ("data.input_column=q", "(did you mean 'data.source_column'?)"),
+        ("lora.task_type=SEQ_2_SEQ_LM", "(omit it: the task is always text to text)"),
         ("trainin.seed=1", "unknown section 'trainin' (did you mean 'training'?)"),
     ],
 )

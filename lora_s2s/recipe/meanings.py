@@ -1,0 +1,143 @@
+"""What keys of other tools mean here: Hugging Face's arguments, PEFT, TRL, axolotl, Unsloth,
+LLaMA-Factory.
+"""
+
+from __future__ import annotations
+
+from lora_s2s.errors import nearest
+from lora_s2s.recipe.schema import SECTIONS
+
+# Our key → theirs. With `=value` where theirs says the same in another form.
+_THEIRS = {
+    "model.name": "base_model model_id model_name model_name_or_path model_path pretrained "
+    "pretrained_model_name_or_path tokenizer_name",
+    "model.revision": "model_revision",
+    "model.dtype": "compute_dtype model_dtype precision torch_dtype",
+    "model.dtype=float16": "fp16 half half_precision",
+    "model.dtype=bfloat16": "bf16",
+    "model.dtype=float32": "float32 fp32 tf32",
+    "model.quantization": "bits quantization_bit quantization_config quantization_method",
+    "model.quantization=nf4": "4bit bnb_4bit_quant_type load_in_4bit qlora use_4bit",
+    "model.quantization=int8": "8bit load_in_8bit use_8bit",
+    "model.skip_quantization": "llm_int8_skip_modules modules_to_not_convert",
+    "data.train": "data_files data_path dataset dataset_name dataset_path datasets train_data "
+    "train_dataset train_file training_file",
+    "data.validation": "dev_file eval_data eval_dataset eval_file test_datasets val_data val_file "
+    "validation_data validation_file",
+    "data.test": "test_data test_dataset test_file",
+    "data.format": "chat_template data_format dataset_type formatting",
+    "data.source_column": "article_column context_column document_column input_column input_field "
+    "instruction_column prompt_column question_column source source_field text_column",
+    "data.target_column": "answer_column completion_column label_column output_column "
+    "output_field response_column summary_column target target_field",
+    "data.template": "formatting_func instruction_template prompt prompt_format prompt_template "
+    "source_prefix",
+    "data.max_source_tokens": "cutoff_len max_input_length max_length max_prompt_length "
+    "max_seq_len max_seq_length max_sequence_length max_source_length model_max_length seq_length "
+    "sequence_len source_max_len",
+    "data.max_target_tokens": "max_completion_length max_label_length max_output_length "
+    "max_target_length target_max_len",
+    "data.truncate_source": "truncation truncation_side",
+    "data.validation_fraction": "dev_fraction eval_split test_size val_set_size val_size "
+    "validation_size validation_split_percentage",
+    "data.source_language": "source_lang src_lang",
+    "data.target_language": "forced_bos_token target_lang tgt_lang",
+    "lora.r": "lora_r lora_rank rank",
+    "lora.alpha": "lora_alpha scaling",
+    "lora.dropout": "lora_dropout",
+    "lora.target_modules": "lora_modules lora_target lora_target_modules modules",
+    "lora.target_modules=all-linear": "lora_target_linear target_linear",
+    "lora.last_blocks": "layers_to_transform num_layer_trainable",
+    "lora.method": "adapter adapter_type finetuning_type init_lora_weights peft_method peft_type",
+    "lora.method=dora": "use_dora",
+    "lora.method=rslora": "use_rslora",
+    "lora.train_tokens": "additional_target lora_modules_to_save modules_to_save "
+    "trainable_token_indices",
+    "training.epochs": "max_epochs n_epochs num_epochs num_train_epochs train_epochs",
+    "training.max_steps": "iters max_iters num_training_steps steps total_steps train_steps",
+    "training.batch_size": "micro_batch_size per_device_batch_size per_device_train_batch_size "
+    "per_gpu_train_batch_size train_batch_size",
+    "training.tokens_per_batch": "max_tokens",
+    "training.gradient_accumulation": "accumulate_grad_batches grad_accum grad_accumulation_steps "
+    "gradient_accumulation_steps",
+    "training.learning_rate": "lr max_lr peak_lr",
+    "training.schedule": "lr_schedule lr_scheduler lr_scheduler_type scheduler scheduler_type",
+    "training.warmup": "num_warmup_steps warmup_ratio warmup_steps",
+    "training.weight_decay": "adam_weight_decay decay wd",
+    "training.optimizer": "optim optimizer_type",
+    "training.lora_plus_ratio": "loraplus_lr_ratio loraplus_ratio",
+    "training.max_grad_norm": "clip_grad_norm grad_clip gradient_clip gradient_clip_val "
+    "gradient_clipping",
+    "training.label_smoothing": "label_smoothing_factor",
+    "training.dropout": "dropout_rate",
+    "training.packing": "multipack pack pack_sequences sample_packing",
+    "training.gradient_checkpointing": "activation_checkpointing grad_checkpoint "
+    "use_gradient_checkpointing",
+    "training.save_every": "checkpoint_every save_interval save_steps save_strategy",
+    "training.keep_checkpoints": "save_total_limit",
+    "training.evaluate_every": "eval_every eval_interval eval_steps eval_strategy "
+    "evaluation_strategy val_check_interval",
+    "training.early_stopping": "early_stopping_patience patience",
+    "training.seed": "data_seed random_seed random_state",
+    "training.trackers": "log_with logger report_to",
+    "training.trackers=[wandb]": "use_wandb wandb_project",
+    "evaluation.metrics": "compute_metrics metric",
+    "evaluation.max_new_tokens": "generation_max_length generation_max_new_tokens "
+    "val_max_target_length",
+    "evaluation.num_beams": "beams beam_size generation_num_beams",
+    "evaluation.batch_tokens": "eval_batch_size per_device_eval_batch_size",
+    "evaluation.limit": "max_eval_samples max_samples",
+    "output.dir": "logging_dir output_dir output_path save_dir",
+    "output.name": "adapter_name experiment_name hub_model_id run_name",
+}
+_OMITTED = {
+    "attention and kernels are chosen by the model": "attn_implementation flash_attention "
+    "flash_attn use_flash_attention xformers_attention",
+    "bias terms are not trained": "bias lora_bias",
+    "every step is logged": "logging_steps logging_strategy",
+    "rows of similar length share a batch": "group_by_length length_column_name",
+    "start it with `accelerate launch`": "ddp_find_unused_parameters deepspeed fsdp fsdp_config",
+    "the checkpoint with the lowest validation loss is kept": "greater_is_better "
+    "load_best_model_at_end metric_for_best_model",
+    "the command decides": "do_eval do_predict do_train overwrite_output_dir stage",
+    "the task is always text to text": "is_encoder_decoder model_type task task_type",
+    "training goes on with `train --resume`": "auto_resume_from_checkpoints resume "
+    "resume_from_checkpoint",
+}
+_THEIR_SECTIONS = {
+    "data": "data_args dataset dataset_args dataset_config datasets",
+    "evaluation": "eval generate generation generation_config",
+    "lora": "adapter lora_config peft peft_config",
+    "model": "base base_model model_args model_config",
+    "output": "outputs save",
+    "training": "args optim optimizer train trainer training_args training_arguments",
+}
+
+
+def _by_name(table: dict[str, str]) -> dict[str, str]:
+    return {name: ours for ours, names in table.items() for name in names.split()}
+
+
+KEYS, OMITTED, THEIR_SECTIONS = map(_by_name, (_THEIRS, _OMITTED, _THEIR_SECTIONS))
+
+
+def key_hint(key: str, section: str | None = None) -> str:
+    """Returns what an unknown key means here, such as ``" (did you mean 'lora.r'?)"``; empty where
+    that cannot be told.
+
+    Args:
+        section: where the key was found; None for one without a section.
+    """
+    name = key.lower().replace("-", "_")
+    ours = [f"{one}.{name}" for one, model in SECTIONS.items() if name in model.model_fields]
+    if meant := ours[0] if ours else KEYS.get(name):
+        return f" (did you mean '{meant}'?)"
+    if name in OMITTED:
+        return f" (omit it: {OMITTED[name]})"
+    return nearest(key, SECTIONS[section].model_fields if section else ())
+
+
+def section_hint(name: str) -> str:
+    """Returns what an unknown section means here; empty where that cannot be told."""
+    meant = THEIR_SECTIONS.get(name.lower().replace("-", "_"))
+    return f" (did you mean '{meant}'?)" if meant else nearest(name, [*SECTIONS, "extends"])
