@@ -82,8 +82,8 @@ class InputSettings(Record):
     max_source_tokens: SourceLimit = 512
     max_target_tokens: TargetLimit | None = None
     truncate_source: Truncation = "right"
-    source_language: Language | None = None
-    target_language: Language | None = None
+    source_language: Language = None
+    target_language: Language = None
     carried: list[str] = Field(default=[])
     special_tokens: list[str] = Field(default=[])
 

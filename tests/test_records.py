@@ -155,9 +155,10 @@ def test_files_are_verified(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("1")
     files = {"files": records.described([tmp_path / "a"])}
     verify(tmp_path, AdapterManifest.read(write(tmp_path, files)).files)
-    (tmp_path / "a").write_text("22")
-    with pytest.raises(DataError, match="differs from its hash"):
-        verify(tmp_path, AdapterManifest.read(tmp_path).files)
+    for changed in ("2", "11"):
+        (tmp_path / "a").write_text(changed)
+        with pytest.raises(DataError, match="differs from its hash"):
+            verify(tmp_path, AdapterManifest.read(tmp_path).files)
     (tmp_path / "a").unlink()
     with pytest.raises(DataError, match=r"is missing, and `manifest\.json` lists it"):
         verify(tmp_path, AdapterManifest.read(tmp_path).files)

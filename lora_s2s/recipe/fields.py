@@ -68,7 +68,7 @@ REFUSED_METHODS = {
 }
 _LARGEST_NUMBER = 2**40
 _RANK_OF = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,99}=[1-9][0-9]{0,3}")
-Language = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
+Language = Annotated[str | None, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
 # A key with this value is set from the data and the base; the resolved recipe holds the number.
 Auto = Literal["auto"]
 AUTO: Auto = "auto"

@@ -111,11 +111,11 @@ class DataSection(Section):
         lt=1,
         description="Share of distinct sources held out when `validation` is absent.",
     )
-    source_language: Language | None = Field(
+    source_language: Language = Field(
         default=None,
         description="Language code of the sources, for multilingual translation bases.",
     )
-    target_language: Language | None = Field(
+    target_language: Language = Field(
         default=None,
         description="Language code of the targets; answers begin with it too.",
     )

@@ -128,6 +128,8 @@ def test_missing_required_keys_are_named(tmp_path: Path) -> None:
         ("data.source_column", "1e-4", "1e-4"),
         ("data.source_column", "null", None),
         ("data.source_column", "", None),
+        ("data.source_language", "de_DE", "de_DE"),
+        ("data.target_language", "null", None),
         ("data.lossless_text", "off", "off"),
         ("data.validation", "[a.csv, b.csv]", ["a.csv", "b.csv"]),
         ("data.validation", "a,b.csv", "a,b.csv"),
