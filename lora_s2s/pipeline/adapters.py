@@ -4,6 +4,7 @@ Light to import.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from lora_s2s.recipe.schema import EvaluationSection, Recipe
 from lora_s2s.records import AdapterManifest, ModelManifest, has_manifest, manifest_content
 from lora_s2s.reports.summary import NOTHING, facts, flat, number, score_lines, shown
 
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 NO_DATA = "none"
 
 
@@ -38,7 +40,9 @@ def recipe_of(model: str, overrides: Sequence[str] = (), *, data: str | None = N
     folder = Path(model).expanduser()
     if (folder / "recipe.yaml").is_file():
         check_folder(folder)
-        words = [*overrides, f"output.dir={folder.parent}"]
+        # Its data may be prepared for a score, in a folder of this name: not in another run's.
+        name = _NOT_IN_NAMES.sub("-", folder.absolute().name).lstrip("-._")[:100] or "adapter"
+        words = [*overrides, f"output.dir={folder.parent}", f"output.name={name}"]
         recipe = load_recipe(str(folder / "recipe.yaml"), words, only_shipped=True)
         if names_code(recipe.data.format, overrides):
             hint = f"if you know that function: --set data.format={recipe.data.format}"

@@ -220,9 +220,11 @@ def test_an_adapters_recipe_does_not_choose_where_files_go(
 
     shutil.copytree(good_adapter, here / "adapters" / "mine")
     (here / "adapters" / "mine" / "recipe.yaml").write_text(
-        f"extends: demo\noutput:\n  dir: {here}/elsewhere/x\n"
+        f"extends: demo\noutput:\n  dir: {here}/elsewhere/x\n  name: another\n"
     )
-    assert Path(recipe_of("adapters/mine").output.dir) == Path("adapters")
+    output = recipe_of("adapters/mine").output
+    # Where data would be prepared for a score: beside that of other runs, not in its place.
+    assert (Path(output.dir), output.name) == (Path("adapters"), "mine")
 
 
 def test_links_within_a_hubs_cache_are_its_own(invoke: Invoke, here: Path) -> None:
