@@ -68,7 +68,8 @@ def run_cell(cell: str, data: Path, work: Path) -> None:
     if done.exists():
         return
     from lora_s2s.pipeline.evaluate import score_model
-    from lora_s2s.pipeline.train import RunOptions, train_adapter
+    from lora_s2s.pipeline.train import train_adapter
+    from lora_s2s.pipeline.trained import RunOptions
     from lora_s2s.recipe.load import recipe_from_settings
 
     train_file, test_file = task_files(name, data, work)
@@ -82,7 +83,7 @@ def run_cell(cell: str, data: Path, work: Path) -> None:
     adapter = Path(recipe.output.dir) / str(recipe.output.name)
     metrics = "[" + ",".join((task.metric, *task.metrics)) + "]"
     scored = score_model(
-        str(adapter), data=str(test_file), limit=250, sets=[f"evaluation.metrics={metrics}"]
+        str(adapter), data=str(test_file), limit=250, overrides=[f"evaluation.metrics={metrics}"]
     )
     resolved = recipe_settings(adapter)
     curve = [

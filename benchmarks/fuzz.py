@@ -33,7 +33,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-from lora_s2s.errors import ToolkitError
+from lora_s2s.errors import Error
 from lora_s2s.examples.example import Turn, Unusable
 from lora_s2s.examples.read import Examples
 from lora_s2s.examples.template import PromptTemplate
@@ -77,7 +77,7 @@ def _json(content: bytes) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError):
-        raise ToolkitError("not JSON") from None  # what files.read_json says
+        raise Error("not JSON") from None  # what files.read_json says
 
 
 def _adapter(content: bytes, _folder: Path) -> object:
@@ -304,7 +304,7 @@ def outcome(target: Target, content: bytes, folder: Path) -> tuple[str, BaseExce
     signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
     try:
         return f"ok {str(target(content, folder))[:1]}", None
-    except (ToolkitError, Unusable) as error:
+    except (Error, Unusable) as error:
         return re.sub(r"\d+|'.*'", "", f"{type(error).__name__} {error}")[:80], None
     except BaseException as error:
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
@@ -411,7 +411,7 @@ def _steered(name: str, words: list[str]) -> None:
 
         def once(content: bytes) -> None:
             with (
-                contextlib.suppress(ToolkitError, Unusable),
+                contextlib.suppress(Error, Unusable),
                 contextlib.redirect_stderr(io.StringIO()),
             ):
                 TARGETS[name](content, Path(scratch))

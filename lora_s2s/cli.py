@@ -15,15 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from lora_s2s import __version__
-from lora_s2s.commands._failures import (
-    FORESEEN,
-    check_current_folder,
-    show,
-    show_failure,
-    show_traceback,
-    told,
-    unexpected,
-)
+from lora_s2s.commands._failures import show, show_failure, show_traceback, unexpected
 from lora_s2s.commands.adapters import adapters
 from lora_s2s.commands.demo import demo
 from lora_s2s.commands.eval import evaluate
@@ -34,7 +26,14 @@ from lora_s2s.commands.prepare import prepare
 from lora_s2s.commands.recipes import recipes
 from lora_s2s.commands.train import train
 from lora_s2s.console import discard, plain, tell_in_signal_handler
-from lora_s2s.errors import SetupError, UsageError
+from lora_s2s.errors import UsageError
+from lora_s2s.pipeline.failures import (
+    FORESEEN,
+    check_current_folder,
+    check_interpreter,
+    failure_of,
+)
+from lora_s2s.pipeline.surroundings import LIBRARY_SETTINGS, hide_kernels
 
 # Typer ships its own copy of click from 0.26 on; its public exceptions lead to the right base in
 # every version.
@@ -80,7 +79,7 @@ class Commands(TyperGroup):
             discard(sys.stdout)
             code = 1
         except FORESEEN as error:
-            failure = told(error)
+            failure = failure_of(error)
             if debug:
                 show_traceback(error)
             if failure is None:
@@ -183,12 +182,8 @@ def options(
             f"{command} runs in one process, and {started} were started",
             hint="run it without a launcher",
         )
-    if sys.flags.optimize > 1 and command not in ("recipes", "adapters"):
-        hint = "run it without -OO and PYTHONOPTIMIZE=2"
-        raise SetupError(
-            "python -OO drops the docstrings that transformers cannot be imported without",
-            hint=hint,
-        )
+    if command not in ("recipes", "adapters"):
+        check_interpreter()
     check_current_folder()  # some libraries end the process without it
 
 
@@ -243,13 +238,10 @@ def main() -> None:
         number = getattr(signal, name, None)
         if number is not None and (name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN):
             signal.signal(number, _stopped)
-    # Progress bars and advice of libraries would hide this package's messages.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for name, value in LIBRARY_SETTINGS.items():
+        os.environ.setdefault(name, value)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    # If `kernels` is installed, bitsandbytes downloads compiled code from a hub on import.
-    sys.modules["kernels"] = None  # type: ignore[assignment]
+    hide_kernels()
     if "--debug" not in sys.argv:
         sys.excepthook = unexpected
     # Not app(): Typer would install its own excepthook.

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lora_s2s.display import current
 from lora_s2s.errors import RunError
 from lora_s2s.files import json_text
 
@@ -54,13 +55,14 @@ def counted(number: int, noun: str) -> str:
 
 
 def say(text: str = "", *, failure: bool = False) -> None:
-    """Writes a message to stderr on one line, so that quoted text cannot imitate a message.
+    """Shows a message, on stderr by default, on one line, so that quoted text cannot imitate a
+    message.
 
     Args:
         failure: written by every process of a run, not only the first.
     """
     if _TALKS or failure:
-        _tell(plain(text) + "\n")
+        (current() or Terminal()).message(plain(text))
 
 
 def _tell(text: str) -> None:
@@ -87,12 +89,13 @@ def discard(stream: TextIO) -> None:
 
 def tell_in_signal_handler(text: str) -> None:
     """Writes to stderr unbuffered: the handler may have interrupted a buffered write."""
-    with suppress(OSError):
-        os.write(2, text.encode())
+    if current() is None:
+        with suppress(OSError):
+            os.write(2, text.encode())
 
 
 def warn(text: str) -> None:
-    """Writes a warning to stderr."""
+    """Shows a warning."""
     say(f"warning: {text}")
 
 
@@ -165,8 +168,38 @@ def _is_number(cell: str) -> bool:
     return not cell or cell[0] in "+-−0123456789"
 
 
+class Terminal:
+    """Messages and progress on stderr: a live line on a terminal, elsewhere a plain line every few
+    seconds.
+    """
+
+    def __init__(self) -> None:
+        self._live = sys.stderr is not None and sys.stderr.isatty()
+        self._open = False
+
+    @property
+    def seconds(self) -> float:
+        """The least time between two progress lines."""
+        return _SECONDS_BETWEEN_LIVE_LINES if self._live else _SECONDS_BETWEEN_PLAIN_LINES
+
+    def message(self, text: str) -> None:
+        """Writes a message, newlines kept."""
+        _tell(f"{text}\n")
+
+    def progress(self, text: str) -> None:
+        """Writes a progress line, on a terminal over the last one."""
+        _tell(f"\r{text}\x1b[K" if self._live else f"{text}\n")
+        self._open = self._live
+
+    def end(self) -> None:
+        """Ends the line that is open."""
+        if self._open:
+            _tell("\n")
+        self._open = False
+
+
 class ProgressLine:
-    """Progress on stderr: a live line on a terminal, otherwise a plain line every few seconds.
+    """Progress on the current display.
 
     >>> with ProgressLine("train") as line:
     ...     line.update({"loss": "1.23"}, done=10, total=100)
@@ -174,9 +207,8 @@ class ProgressLine:
 
     def __init__(self, label: str) -> None:
         self.label = label
-        self._live = sys.stderr is not None and sys.stderr.isatty()
+        self._display = current() or Terminal()
         self._start, self._last = time.monotonic(), -math.inf
-        self._open = False
         self._pending = ""
 
     def __enter__(self) -> ProgressLine:
@@ -190,8 +222,7 @@ class ProgressLine:
     ) -> None:
         if self._pending:
             self._write(self._pending)
-        if self._open:
-            _tell("\n")
+        self._display.end()
 
     def update(self, fields: Mapping[str, str], *, done: int, total: int) -> None:
         """Shows ``label done/total  key value  …``, at most every few seconds and at the end.
@@ -202,8 +233,7 @@ class ProgressLine:
         share = f"{100 * done // total:3d}% {done}/{total}" if total else self._rate(done)
         shown = "  ".join(f"{key} {value}" for key, value in fields.items())
         self._pending = plain(f"{self.label} {share}  {shown}")
-        wait = _SECONDS_BETWEEN_LIVE_LINES if self._live else _SECONDS_BETWEEN_PLAIN_LINES
-        if time.monotonic() - self._last >= wait:
+        if time.monotonic() - self._last >= self._display.seconds:
             self._write(self._pending)
 
     def _rate(self, done: int) -> str:
@@ -212,7 +242,5 @@ class ProgressLine:
     def _write(self, text: str) -> None:
         self._last = time.monotonic()
         self._pending = ""
-        if not _TALKS:
-            return
-        _tell(f"\r{text}\x1b[K" if self._live else f"{text}\n")
-        self._open = self._live
+        if _TALKS:
+            self._display.progress(text)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 _LONGEST_NAME, _LONGEST_NAMES = 100, 400_000
 
 
-class ToolkitError(Exception):
+class Error(Exception):
     """An error that is shown without a traceback.
 
     Args:
@@ -34,13 +34,13 @@ class ToolkitError(Exception):
         self.where = where
 
 
-class RunError(ToolkitError):
+class RunError(Error):
     """The run failed (a loss that is not finite, a failed check)."""
 
     exit_code = 1
 
 
-class UsageError(ToolkitError):
+class UsageError(Error):
     """The command line or a setting is wrong."""
 
     exit_code = 2
@@ -61,25 +61,25 @@ class RecipeError(UsageError):
         self.problems = list(problems)
 
 
-class DataError(ToolkitError):
+class DataError(Error):
     """Unusable data, or a refused file (adapter, model, checkpoint)."""
 
     exit_code = 3
 
 
-class ResourceError(ToolkitError):
+class ResourceError(Error):
     """Out of memory or disk."""
 
     exit_code = 4
 
 
-class SetupError(ToolkitError):
+class SetupError(Error):
     """The environment lacks a package, a device or the network."""
 
     exit_code = 5
 
 
-class Stopped(ToolkitError):
+class Stopped(Error):
     """Stopped by a signal after a checkpoint was saved: exit code 130 for SIGINT, 143 for SIGTERM,
     SIGHUP, SIGUSR1.
     """

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lora_s2s import limits
-from lora_s2s.errors import DataError, ResourceError, ToolkitError
+from lora_s2s.errors import DataError, Error, ResourceError
 
 NO_ENTRY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _BOM = b"\xef\xbb\xbf"
@@ -269,7 +269,7 @@ def speaking_of(path: Path, *, instead_of: Path) -> Iterator[None]:
             if isinstance(value := getattr(error, name), str | os.PathLike):
                 setattr(error, name, str(value).replace(hidden, str(path)))
         raise
-    except ToolkitError as error:
+    except Error as error:
         for name in ("message", "where", "hint"):
             if value := getattr(error, name):
                 setattr(error, name, value.replace(hidden, str(path)))

@@ -20,6 +20,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 RANKS = {
     "errors": 0,
     "limits": 0,
+    "display": 0,
     "files": 1,
     "hub": 1,
     "console": 2,
@@ -68,7 +69,7 @@ HOMES = {
 }
 
 # Stated in ARCHITECTURE.md; a feature raises it by what it needs.
-CODE_TOKENS = 158_000
+CODE_TOKENS = 164_000
 
 NEVER = {"pickle", "dill", "cloudpickle", "marshal", "shelve"}
 

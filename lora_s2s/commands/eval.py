@@ -53,7 +53,7 @@ def evaluate(
         limit=limit,
         out=Path(out) if out else None,
         base=base,
-        sets=sets or (),
+        overrides=sets or (),
     )
     show_scores(f"{model}: {scores.n:,} sources", scores.to_dict())
     if scores.predictions:

@@ -50,9 +50,9 @@ def predict(
 
     if not output:
         require_stdout()
-    from lora_s2s.inference.loading import load_predictor
     from lora_s2s.outputs import write_output
     from lora_s2s.pipeline.adapters import recipe_of
+    from lora_s2s.pipeline.model import predictor_of
     from lora_s2s.pipeline.names import located
     from lora_s2s.pipeline.predict import answer, rendered, template_lines
     from lora_s2s.pipeline.texts import check_kind, read_inputs, refuse_file_names
@@ -66,9 +66,7 @@ def predict(
     if output:
         check_output(Path(output))
         check_kind(output, inputs)
-    predictor = load_predictor(model, base=base, dtype=recipe.model.dtype)
-    if predictor.not_used:
-        say(f"not used from the checkpoint's generation_config: {predictor.not_used}")
+    predictor = predictor_of(model, recipe, base)
     for line in template_lines(predictor, inputs):
         say(line)
     answers = answer(predictor, rendered(predictor, inputs), recipe.evaluation, label="predict")

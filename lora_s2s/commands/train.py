@@ -12,7 +12,7 @@ from lora_s2s.commands._options import BaseName, Data, Json, Sets, seconds_of
 
 if TYPE_CHECKING:
     from lora_s2s.pipeline.dry_run import DryRun
-    from lora_s2s.pipeline.train import TrainedAdapter
+    from lora_s2s.pipeline.trained import TrainedAdapter
     from lora_s2s.records import TokenCounts
 
 
@@ -72,12 +72,11 @@ def train(
     from lora_s2s.pipeline import dry_run as dry
     from lora_s2s.pipeline.prepare import is_folder_of_data, open_with_recipe
     from lora_s2s.pipeline.recipes import chosen_recipe
-    from lora_s2s.pipeline.train import RunOptions, train_adapter
+    from lora_s2s.pipeline.train import train_adapter
+    from lora_s2s.pipeline.trained import RunOptions
     from lora_s2s.recipe.load import recipe_to_yaml
 
-    resume = resume or resume_anyway
-    if resume and overwrite:
-        raise UsageError("--resume and --overwrite exclude each other: keep one")
+    options = RunOptions(resume or resume_anyway, resume_anyway, overwrite, deadline)
     prepared = None
     if is_folder_of_data(recipe):
         if data or model:
@@ -94,7 +93,6 @@ def train(
         text = recipe_to_yaml(planned.recipe).rstrip("\n")
         write_json(planned.to_dict()) if json else write_out(text)
         return
-    options = RunOptions(resume, resume_anyway, overwrite, deadline)
     result = train_adapter(loaded, prepared=prepared, options=options)
     if json:
         write_json(result.to_dict())

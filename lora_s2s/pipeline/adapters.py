@@ -5,15 +5,16 @@ Light to import.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lora_s2s.console import warn
-from lora_s2s.errors import DataError, ToolkitError, UsageError, nearest
+from lora_s2s.errors import DataError, Error, UsageError, nearest
 from lora_s2s.files import read_object
 from lora_s2s.hub import ADAPTER_CONFIG, check_folder, no_adapter
+from lora_s2s.recipe.layers import Overrides, overridden_keys
 from lora_s2s.recipe.load import load_recipe, recipe_from_settings
 from lora_s2s.recipe.schema import EvaluationSection, Recipe
 from lora_s2s.records import AdapterManifest, ModelManifest, has_manifest, manifest_content
@@ -23,14 +24,14 @@ _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 NO_DATA = "none"
 
 
-def names_code(format: str, overrides: Sequence[str]) -> bool:
+def names_code(format: str, overrides: Overrides) -> bool:
     """Says whether a model's folder, which may be anybody's, and not the command line names a
     function of its own.
     """
-    return ":" in format and not any(word.strip().startswith("data.format") for word in overrides)
+    return ":" in format and "data.format" not in overridden_keys(overrides)
 
 
-def recipe_of(model: str, overrides: Sequence[str] = (), *, data: str | None = None) -> Recipe:
+def recipe_of(model: str, overrides: Overrides = (), *, data: str | None = None) -> Recipe:
     """Returns the recipe an adapter was made with, or the defaults for a plain model, with
     overrides.
 
@@ -42,8 +43,8 @@ def recipe_of(model: str, overrides: Sequence[str] = (), *, data: str | None = N
         check_folder(folder)
         # Its data may be prepared for a score, in a folder of this name: not in another run's.
         name = _NOT_IN_NAMES.sub("-", folder.absolute().name).lstrip("-._")[:100] or "adapter"
-        words = [*overrides, f"output.dir={folder.parent}", f"output.name={name}"]
-        recipe = load_recipe(str(folder / "recipe.yaml"), words, only_shipped=True)
+        own = {"output.dir": folder.parent, "output.name": name}
+        recipe = load_recipe(str(folder / "recipe.yaml"), overrides, own, only_shipped=True)
         if names_code(recipe.data.format, overrides):
             hint = f"if you know that function: --set data.format={recipe.data.format}"
             problem = (
@@ -59,10 +60,8 @@ def recipe_of(model: str, overrides: Sequence[str] = (), *, data: str | None = N
         )
     # A model has no training data; the key is required, so it is given and never read. A merged one
     # says how to decode.
-    own = [f"evaluation.{key}={value}" for key, value in _decoding(folder).items()]
-    return recipe_from_settings(
-        "model", [f"model.name={model}", f"data.train={data or NO_DATA}", *own, *overrides]
-    )
+    given = {"model.name": model, "data.train": data or NO_DATA, "evaluation": _decoding(folder)}
+    return recipe_from_settings("model", given, overrides)
 
 
 def decoding_of(folder: Path) -> dict[str, int]:
@@ -73,7 +72,7 @@ def decoding_of(folder: Path) -> dict[str, int]:
         return scored
     try:
         section = recipe_of(str(folder)).evaluation
-    except ToolkitError:  # merging needs no recipe
+    except Error:  # merging needs no recipe
         section = EvaluationSection()
     limit = section.answer_tokens(AdapterManifest.read(folder).input.max_target_tokens)
     return {"max_new_tokens": limit, "num_beams": section.num_beams}

@@ -15,7 +15,8 @@ from lora_s2s.pipeline.evaluate import score_model
 from lora_s2s.pipeline.merge import merge_model
 from lora_s2s.pipeline.predict import answer
 from lora_s2s.pipeline.runs import check_run_folder
-from lora_s2s.pipeline.train import RunOptions, train_adapter
+from lora_s2s.pipeline.train import train_adapter
+from lora_s2s.pipeline.trained import RunOptions
 from lora_s2s.recipe.load import load_recipe
 
 _SAMPLES = 3

@@ -9,20 +9,21 @@ from typing import Any
 
 from lora_s2s.console import ProgressLine, say
 from lora_s2s.errors import UsageError
-from lora_s2s.evaluation.choice import choose_metrics
 from lora_s2s.evaluation.evaluate import Evaluation, evaluate, record_scores
 from lora_s2s.hub import EVALUATIONS
-from lora_s2s.inference.loading import load_predictor
 from lora_s2s.outputs import check_writable
+from lora_s2s.pipeline import html
 from lora_s2s.pipeline.adapters import NO_DATA, names_code, recipe_of
 from lora_s2s.pipeline.followed import followed
+from lora_s2s.pipeline.model import predictor_of
 from lora_s2s.pipeline.predict import decoding_settings
-from lora_s2s.pipeline.scored_data import ScoredData, scored_data
-from lora_s2s.readers.origins import find_origins
-from lora_s2s.recipe.fields import AUTO
+from lora_s2s.pipeline.scored_data import check_files, chosen_metrics, scored_data
+from lora_s2s.recipe.layers import Overrides, overridden_keys
 from lora_s2s.records import has_manifest
 from lora_s2s.reports.adapter_page import write_report
 from lora_s2s.reports.card import write_card
+
+_COLUMNS = {"data.source_column", "data.target_column"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,9 @@ class Scores(Evaluation):
         """The object of ``eval --json``."""
         return self.to_json(self.predictions)
 
+    def _repr_html_(self) -> str:
+        return html.scored(self.to_dict())
+
     def __repr__(self) -> str:
         scores = ", ".join(f"{name} {score.value:.2f}" for name, score in self.metrics.items())
         return f"Scores({scores}; n={self.n})"
@@ -52,31 +56,29 @@ def score_model(
     limit: int | None = None,
     out: Path | None = None,
     base: str | None = None,
-    sets: Sequence[str] = (),
+    overrides: Overrides = (),
 ) -> Scores:
     """Decodes and scores; writes predictions and refreshes the adapter's manifest, card and report.
 
     Results on another base (``base``) stay out of the adapter's folder: they are not its own.
     """
     if data is not None:
-        find_origins(data)  # a wrong path is told before a model is loaded
-    recipe = recipe_of(model, sets, data=data if data is None or isinstance(data, str) else data[0])
+        check_files(data)
+    recipe = recipe_of(
+        model, overrides, data=data if data is None or isinstance(data, str) else data[0]
+    )
     if data is None and recipe.data.train != NO_DATA:
-        recipe = followed(recipe, model, sets)
-    predictor = load_predictor(model, base=base, dtype=recipe.model.dtype)
-    if predictor.not_used:
-        say(f"not used from the checkpoint's generation_config: {predictor.not_used}")
-    if names_code(format := predictor.settings.format, sets):
+        recipe = followed(recipe, model, overrides)
+    predictor = predictor_of(model, recipe, base)
+    if names_code(format := predictor.settings.format, overrides):
         raise UsageError(
             f"the model's folder names a function to read rows with, '{format}': it runs only "
             "where you name it",
             hint=f"--set data.format={format}",
         )
-    columns_named = any(
-        word.strip().startswith(("data.source_column", "data.target_column")) for word in sets
-    )
+    columns_named = not _COLUMNS.isdisjoint(overridden_keys(overrides))
     scored = scored_data(recipe, predictor, data, columns_named=columns_named)
-    metrics = _metrics(recipe.evaluation.metrics, scored)
+    metrics = chosen_metrics(recipe.evaluation.metrics, scored)
     count, total = limit or recipe.evaluation.limit, len(scored.sources)
     name = scored.name
     if count and count < total:
@@ -103,15 +105,3 @@ def score_model(
         write_report(home)
         write_card(home)
     return Scores(**vars(evaluation), predictions=written)
-
-
-def _metrics(named: Sequence[str], data: ScoredData) -> Sequence[str]:
-    """Returns the metrics that a recipe names, or those chosen by the references at hand."""
-    if list(named) != [AUTO]:
-        return named
-    choice = choose_metrics(data.references, translation=data.translation)
-    say(
-        f"metrics: {', '.join(choice.metrics)} ({choice.reason}); choose others with --set "
-        "evaluation.metrics=…"
-    )
-    return choice.metrics

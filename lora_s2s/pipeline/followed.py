@@ -6,13 +6,14 @@ Heavy to import.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from lora_s2s.errors import DataError
 from lora_s2s.hub import is_local
 from lora_s2s.readers.recorded import Named, follow_recorded, is_pattern, record_data
+from lora_s2s.recipe.layers import Overrides, overridden_keys
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.records import AdapterManifest
 
@@ -28,7 +29,7 @@ def recorded_sources(recipe: Recipe) -> dict[str, Any]:
     return record_data(named, parallel=recipe.data.format == "parallel")
 
 
-def followed(recipe: Recipe, model: str, overrides: Sequence[str] = ()) -> Recipe:
+def followed(recipe: Recipe, model: str, overrides: Overrides = ()) -> Recipe:
     """Returns a recipe whose data may be read: its test data, else its validation data, else what
     it trained on.
 
@@ -42,7 +43,7 @@ def followed(recipe: Recipe, model: str, overrides: Sequence[str] = ()) -> Recip
     """
     folder = Path(model).expanduser()
     split = next(split for split in _SPLITS if getattr(recipe.data, split))
-    if not (folder / "recipe.yaml").is_file() or f"data.{split}" in _keys(overrides):
+    if not (folder / "recipe.yaml").is_file() or f"data.{split}" in overridden_keys(overrides):
         return recipe
     names = follow_recorded(
         getattr(recipe.data, split),
@@ -50,7 +51,7 @@ def followed(recipe: Recipe, model: str, overrides: Sequence[str] = ()) -> Recip
         split=split,
         parallel=recipe.data.format == "parallel",
     )
-    if split == "train" and "model.name" not in _keys(overrides):
+    if split == "train" and "model.name" not in overridden_keys(overrides):
         _check_tokenizer(recipe, folder)
     value = names[0] if len(names) == 1 else names
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={split: value})})
@@ -63,10 +64,6 @@ def has_pattern(named: Iterable[Named | None]) -> bool:
         for value in named
         for name in ([value] if isinstance(value, str) else value or ())
     )
-
-
-def _keys(overrides: Sequence[str]) -> set[str]:
-    return {word.strip().partition("=")[0].strip() for word in overrides}
 
 
 def _check_tokenizer(recipe: Recipe, folder: Path) -> None:

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from lora_s2s.console import warn
 from lora_s2s.demo.task import examples
-from lora_s2s.errors import ToolkitError
+from lora_s2s.errors import Error
 from lora_s2s.examples.example import Example
 from lora_s2s.examples.read import Examples
 from lora_s2s.lora.merge import MergeReport, merge_adapter
 from lora_s2s.outputs import check_writable
+from lora_s2s.pipeline import html
 from lora_s2s.pipeline.adapters import NO_DATA, decoding_of, recipe_of
 from lora_s2s.pipeline.followed import followed
 from lora_s2s.reports.samples import sample_rows
+
+
+@dataclass(frozen=True)
+class MergedModel(MergeReport):
+    """What merging changed; ``out`` is the merged model's folder."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object of ``merge --json``."""
+        return asdict(self)
+
+    def _repr_html_(self) -> str:
+        return html.merged(self)
 
 
 def merge_model(
@@ -25,7 +40,7 @@ def merge_model(
     dtype: str | None = None,
     data: str | None = None,
     base: str | None = None,
-) -> MergeReport:
+) -> MergedModel:
     """Writes the merged model; it decodes as the adapter was scored.
 
     Args:
@@ -36,7 +51,7 @@ def merge_model(
     folder = Path(adapter)
     check_writable(out.parent)
     decoding = decoding_of(folder)
-    return merge_adapter(
+    report = merge_adapter(
         folder,
         out,
         onto=onto,
@@ -45,6 +60,7 @@ def merge_model(
         probe_texts=probe_texts(folder, data),
         **decoding,
     )
+    return MergedModel(**vars(report))
 
 
 def _is_text(value: object) -> bool:
@@ -79,7 +95,7 @@ def probe_texts(adapter: Path, data: str | None = None, count: int = 16) -> list
             row.source for row in islice(rows, 64 * count) if isinstance(row, Example)
         )
         texts = list(found)[:count]
-    except ToolkitError as error:  # the data need not be on the machine that merges
+    except Error as error:  # the data need not be on the machine that merges
         if data:
             raise
         warn(f"compared on the demo task's sources: {error.message}; --data FILE names others")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,45 @@ from lora_s2s.data.prepared import PreparedDataset, is_prepared, open_prepared
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import write_text
 from lora_s2s.hub import is_local, only_cache
+from lora_s2s.pipeline import html
 from lora_s2s.pipeline.followed import has_pattern, recorded_sources
 from lora_s2s.pipeline.lengths import bounds_of
 from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.load import load_recipe, recipe_to_yaml
 from lora_s2s.recipe.schema import Recipe
-from lora_s2s.records import DataReport
+from lora_s2s.records import DataReport, PairSide, Sides
 from lora_s2s.tokens.loading import tokenizer_hash
 
 RECIPE = "recipe.yaml"
 _HEAD = "# The recipe that this data was prepared with. lora-s2s train FOLDER uses both.\n"
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """Prepared data.
+
+    Attributes:
+        path: the folder, which ``train`` takes too.
+        report: what was read, kept, cut and left out: the object of ``prepare --json``.
+        preview: a few training pairs as the model sees them.
+    """
+
+    path: Path
+    report: Mapping[str, Any] = field(repr=False)
+    preview: Sequence[Sides[PairSide]] = field(repr=False)
+
+    @property
+    def splits(self) -> Mapping[str, int]:
+        """The rows of each split."""
+        splits: Mapping[str, int] = self.report["splits"]
+        return splits
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object of ``prepare --json``."""
+        return dict(self.report)
+
+    def _repr_html_(self) -> str:
+        return html.prepared(self.report, self.preview)
 
 
 def prepare_data(

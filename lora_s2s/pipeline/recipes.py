@@ -5,13 +5,15 @@ that trains next.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lora_s2s.errors import UsageError
 from lora_s2s.recipe.catalogue import shipped
+from lora_s2s.recipe.layers import flat_keys
 from lora_s2s.recipe.load import load_recipe, recipe_from_settings
 from lora_s2s.recipe.schema import Recipe
 
@@ -46,6 +48,14 @@ def chosen_recipe(
         hint = f"lora-s2s {command} --data FILE --model demo, or lora-s2s {command} demo"
         raise UsageError("expected a RECIPE, or --data and --model together", hint=hint)
     return recipe_from_settings(run_name(Path(out).name if out else data[0]), said)
+
+
+def recipe_of_mapping(recipe: Mapping[str, object], overrides: Mapping[str, object]) -> Recipe:
+    """Returns the recipe that mappings say, named after its first file where they do not."""
+    data = dict(flat_keys({**recipe, **overrides})).get("data.train")
+    first = data[0] if isinstance(data, list | tuple) and data else data
+    named = first if isinstance(first, str | os.PathLike) else recipe.get("extends", "run")
+    return recipe_from_settings(run_name(str(named)), recipe, overrides)
 
 
 def run_name(path: str) -> str:

@@ -57,8 +57,7 @@ def check_run_folder(recipe: Recipe, *, resume: bool, overwrite: bool) -> tuple[
     return running, final
 
 
-def recipe_text(recipe: Recipe) -> str:
-    """The ``recipe.yaml`` of a run: every key as it was resolved."""
+def _recipe_text(recipe: Recipe) -> str:
     return _RECIPE_HEAD + recipe_to_yaml(recipe)
 
 
@@ -70,7 +69,7 @@ def recipe_of_run(folder: Path, recipe: Recipe) -> Iterator[None]:
     path = folder / "recipe.yaml"
     before = read_whole(path) if path.is_file() else None
     if is_main_process():
-        write_text(path, recipe_text(recipe))
+        write_text(path, _recipe_text(recipe))
     try:
         yield
     except (UsageError, SetupError):
@@ -116,7 +115,7 @@ def finished_run(recipe: Recipe) -> dict[str, Any] | None:
     if running.exists() or not written.is_file():
         return None
     text = read_whole(written).decode("utf-8", "replace")
-    if text != recipe_text(with_choices_of(recipe, load_recipe(str(written)))):
+    if text != _recipe_text(with_choices_of(recipe, load_recipe(str(written)))):
         return None
     with run_lock(running, take=is_main_process()):  # takes away a lock that a killed process left
         hint = "add --overwrite to train it again"

@@ -10,6 +10,7 @@ from typing import Any
 
 from lora_s2s.console import say, warn
 from lora_s2s.errors import UsageError
+from lora_s2s.evaluation.choice import choose_metrics
 from lora_s2s.evaluation.evaluate import group_references
 from lora_s2s.examples.columns import two_languages
 from lora_s2s.examples.example import Example
@@ -18,7 +19,9 @@ from lora_s2s.examples.shapes import FORMATS
 from lora_s2s.inference.loading import Predictor
 from lora_s2s.pipeline.adapters import NO_DATA
 from lora_s2s.pipeline.prepare import prepare_data
+from lora_s2s.readers.origins import find_origins
 from lora_s2s.readers.rows import Rejected, Skipped
+from lora_s2s.recipe.fields import AUTO
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.records import InputSettings
 
@@ -35,6 +38,15 @@ class ScoredData:
     sources: Sequence[str]
     references: Sequence[Sequence[str]]
     translation: bool
+
+
+def check_files(data: str | Sequence[str]) -> None:
+    """Refuses a wrong path before a model is loaded.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    find_origins(data)
 
 
 def scored_data(
@@ -152,3 +164,15 @@ def data_name(path: str) -> str:
         else re.sub(r"(\.[A-Za-z]+)?(\.gz)?$", "", Path(path).name)
     )
     return _NOT_IN_NAMES.sub("-", name).strip("-.") or "data"
+
+
+def chosen_metrics(named: Sequence[str], data: ScoredData) -> Sequence[str]:
+    """Returns the metrics that a recipe names, or those chosen by the references at hand."""
+    if list(named) != [AUTO]:
+        return named
+    choice = choose_metrics(data.references, translation=data.translation)
+    say(
+        f"metrics: {', '.join(choice.metrics)} ({choice.reason}); choose others with --set "
+        "evaluation.metrics=…"
+    )
+    return choice.metrics

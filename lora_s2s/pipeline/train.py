@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from lora_s2s.console import say
 from lora_s2s.data.prepared import PreparedDataset
@@ -22,6 +19,7 @@ from lora_s2s.pipeline.runs import (
     recipe_of_run,
     running_folder,
 )
+from lora_s2s.pipeline.trained import RunOptions, TrainedAdapter
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.training.loop import train
 from lora_s2s.training.processes import is_main_process, main_process_first
@@ -29,61 +27,18 @@ from lora_s2s.training.state import TrainResult
 from lora_s2s.training.validation import make_validation
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainedAdapter(TrainResult):
-    """What a run reports, and where its adapter is.
-
-    Attributes:
-        adapter: the adapter's folder; None where a deadline ended the run first.
-        advice: what the curves suggest to change, each with ``message`` and ``setting``.
-    """
-
-    adapter: Path | None
-    trainable_parameters: int
-    total_parameters: int
-    advice: Sequence[Mapping[str, str]] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """The object of ``train --json``."""
-        result = {field.name: getattr(self, field.name) for field in fields(TrainResult)}
-        return {
-            "adapter": None if self.adapter is None else str(self.adapter),
-            **result,
-            "trainable_parameters": self.trainable_parameters,
-            "total_parameters": self.total_parameters,
-            "advice": [dict(advice) for advice in self.advice],
-        }
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How a run begins and ends.
-
-    Attributes:
-        resume: continue an unfinished run of this name.
-        anyway: see ``resume_anyway`` of :func:`lora_s2s.training.loop.train`.
-        overwrite: replace an adapter or a run of this name.
-        deadline: on ``time.monotonic``'s clock; a run that ends there has ``stopped`` "deadline"
-            and no adapter.
-    """
-
-    resume: bool = False
-    anyway: bool = False
-    overwrite: bool = False
-    deadline: float | None = None
-
-
 def train_adapter(
     recipe: Recipe,
     *,
     prepared: PreparedDataset | None = None,
-    options: RunOptions = RunOptions(),
+    options: RunOptions | None = None,
 ) -> TrainedAdapter:
     """Prepares, trains and writes the adapter's folder.
 
     Args:
         prepared: the data, prepared with this recipe; None prepares it.
     """
+    options = options or RunOptions()
     resume = options.resume
     if resume and (finished := finished_run(recipe)):
         return TrainedAdapter(**finished)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lora_s2s.errors import DataError, ToolkitError
+from lora_s2s.errors import DataError, Error
 from lora_s2s.files import sha256_file
 from lora_s2s.readers.origins import (
     Origin,
@@ -137,7 +137,7 @@ def _check_content(split: str, name: str, path: str, sha256: str) -> None:
             raise _refused(split, name, problem)
         try:
             same = Origin(path).content_hash(cached=True) == sha256
-        except ToolkitError as error:
+        except Error as error:
             raise _refused(split, name, "it is not in the local cache") from error
     else:
         place = Path(os.path.expanduser(path))

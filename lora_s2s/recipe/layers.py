@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -27,6 +27,8 @@ _ESCAPED = (
     "a backslash in double quotes begins an escape; write a Windows path in single quotes, or with "
     "/"
 )
+# ``section.key=value`` words as after --set, or a mapping of keys (or sections) to Python values.
+Overrides = Sequence[str] | Mapping[str, object]
 _NULLS = ("", "~", "null", "Null", "NULL")
 
 
@@ -218,6 +220,65 @@ def _kind(node: yaml.Node) -> str:
     if isinstance(node, yaml.ScalarNode):
         return f"'{node.value}'"
     return "a list" if isinstance(node, yaml.SequenceNode) else "keys and values"
+
+
+def override_layer(overrides: Overrides, where: str = "overrides") -> Layer:
+    """Turns overrides of either form into a layer."""
+    if isinstance(overrides, Mapping):
+        return mapping_layer(overrides, where)
+    return set_layer(overrides)
+
+
+def overridden_keys(overrides: Overrides) -> set[str]:
+    """The keys that overrides name, known or not."""
+    if isinstance(overrides, Mapping):
+        return {key for key, _ in flat_keys(overrides)}
+    return {word.strip().partition("=")[0].strip() for word in overrides}
+
+
+def mapping_layer(values: Mapping[str, object], where: str) -> Layer:
+    """Turns a mapping into a layer: ``{"training.seed": 1}`` or ``{"training": {"seed": 1}}``.
+
+    A text is taken as it is, never as null or as a list.
+    """
+    layer = Layer()
+    for name, value in flat_keys(values):
+        section, dot, key = name.partition(".")
+        raw = _raw_value(value)
+        if section not in SECTIONS:
+            layer.problems.append(_unknown(section, where, is_section=bool(dot)))
+        elif not dot:
+            layer.problems.append(f"{where}: {section}: expected keys below it, got {value!r:.40}")
+        elif raw is None:
+            kind = type(value).__name__
+            layer.problems.append(f"{where}: {name}: expected a value or a list, got {kind}")
+        else:
+            _add(layer, section, key, Entry(raw, where))
+    return layer
+
+
+def flat_keys(values: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """Yields ``section.key`` and value, whether sections are mappings of their own or not."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}.{key}", inner) for key, inner in value.items())
+        else:
+            yield str(name), value
+
+
+def _raw_value(value: object) -> Scalar | list[Scalar] | None:
+    if isinstance(value, list | tuple):
+        items = [_scalar(item) for item in value]
+        return [item for item in items if item is not None] if None not in items else None
+    return _scalar(value)
+
+
+def _scalar(value: object) -> Scalar | None:
+    if value is None:
+        return Scalar("null")
+    if isinstance(value, str | os.PathLike):
+        return Scalar(str(os.fspath(value)), quoted=True)
+    return Scalar(str(value).lower()) if isinstance(value, bool | int | float) else None
 
 
 def set_layer(overrides: Sequence[str]) -> Layer:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Union, get_args, get_origin
 
@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 from lora_s2s.errors import RecipeError, UsageError, nearest
 from lora_s2s.recipe.catalogue import find_recipe, shipped
 from lora_s2s.recipe.fields import AUTO, Section
-from lora_s2s.recipe.layers import Entry, Layer, Scalar, read_layer, set_layer
+from lora_s2s.recipe.layers import Entry, Layer, Overrides, Scalar, override_layer, read_layer
 from lora_s2s.recipe.schema import SECTIONS, Recipe
 
 # No leading zeros: 012 is ten to YAML and twelve to people.
@@ -59,9 +59,9 @@ _HINT = (
 
 
 def load_recipe(
-    name_or_path: str, overrides: Sequence[str] = (), *, only_shipped: bool = False
+    name_or_path: str, overrides: Overrides = (), *more: Overrides, only_shipped: bool = False
 ) -> Recipe:
-    """Loads a shipped recipe by name, or a YAML file, with ``section.key=value`` overrides.
+    """Loads a shipped recipe by name, or a YAML file, with overrides, of which the last wins.
 
     Args:
         only_shipped: the file may be a stranger's and extends shipped recipes alone, no file of
@@ -72,17 +72,35 @@ def load_recipe(
         RecipeError: everything that is wrong with it, each with its place.
     """
     path = find_recipe(name_or_path)
-    layers = [*_chain(path, only_shipped), set_layer(overrides)]
+    layers = [*_chain(path, only_shipped), *map(override_layer, (overrides, *more))]
     return _build(layers, name=path.stem, where=str(path))
 
 
-def recipe_from_settings(name: str, settings: Sequence[str]) -> Recipe:
-    """Builds a recipe from ``section.key=value`` words alone.
+def recipe_from_settings(name: str, *settings: Overrides) -> Recipe:
+    """Builds a recipe from ``section.key=value`` words or mappings alone, of which the last wins.
 
     Raises:
         RecipeError: everything that is wrong with them.
     """
-    return _build([set_layer(settings)], name=name, where="the command line")
+    mapped = any(isinstance(given, Mapping) for given in settings)
+    where = "recipe" if mapped else "the command line"
+    layers: list[Layer] = []
+    for number, given in enumerate(settings):
+        if isinstance(given, Mapping) and isinstance(parent := given.get("extends"), str):
+            layers += _chain(find_recipe(parent), only_shipped=False)
+            given = {key: value for key, value in given.items() if key != "extends"}
+        layers.append(override_layer(given, "overrides" if number else where))
+    return _build(layers, name=name, where=where)
+
+
+def with_overrides(recipe: Recipe, *overrides: Overrides) -> Recipe:
+    """Returns a recipe with other values for some of its keys.
+
+    Raises:
+        RecipeError: everything that is wrong with them.
+    """
+    given = recipe.model_dump(mode="json", exclude_unset=True)
+    return recipe_from_settings(str(recipe.output.name), given, *overrides)
 
 
 def with_choices_of(recipe: Recipe, resolved: Recipe) -> Recipe:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_s2s import probe
-from lora_s2s.errors import DataError, SetupError, ToolkitError, UsageError
+from lora_s2s.errors import DataError, Error, SetupError, UsageError
 from lora_s2s.files import read_json, sha256_file, sha256_json
 from lora_s2s.hub import locate_model
 from lora_s2s.tokens.files import NO_TOKENIZER, TOKENIZER_FILES, check_tokenizer_files
@@ -69,7 +69,7 @@ def _opened(folder: Path, model_name: str) -> PreTrainedTokenizerBase:
     except BaseException as error:
         # Whatever else goes wrong over these files is in them; the Rust part raises bare
         # Exceptions, and panics.
-        if isinstance(error, (ToolkitError, MemoryError, KeyboardInterrupt, SystemExit)):
+        if isinstance(error, (Error, MemoryError, KeyboardInterrupt, SystemExit)):
             raise
         reason = str(error).strip().split("\n")[0][:200]
         problem = f"no tokenizer can be loaded from {model_name}: {reason}"

@@ -17,7 +17,7 @@ import pytest
 from cli_parts import Invoke
 
 from lora_s2s import __version__
-from lora_s2s.errors import DataError, Stopped, ToolkitError
+from lora_s2s.errors import DataError, Error, Stopped
 
 VERBS = ("demo", "prepare", "train", "eval", "predict", "merge", "recipes", "adapters")
 # Typer itself brings pydantic in.
@@ -95,7 +95,7 @@ class OutOfMemoryError(RuntimeError):
             3,
             "error: no rows\n  at: a.csv:3\nhint: add some\n",
         ),
-        (ToolkitError("it failed"), 1, "error: it failed\n"),
+        (Error("it failed"), 1, "error: it failed\n"),
         (
             Stopped(15, "stopped after step 3", hint="--resume"),
             143,

@@ -18,7 +18,7 @@ from odd_shapes import spoilt
 from lora_s2s.commands._show import show_adapter, show_prepared
 from lora_s2s.console import write_json
 from lora_s2s.data.prepared import open_prepared
-from lora_s2s.errors import DataError, ToolkitError
+from lora_s2s.errors import DataError, Error
 from lora_s2s.files import read_json
 from lora_s2s.pipeline.adapters import differences, find_adapter, list_adapters
 from lora_s2s.pipeline.lengths import warn_of_short_answers, with_lengths
@@ -58,7 +58,7 @@ def each_is_told(path: Path, document: Any, use: Callable[[], object]) -> int:
         path.write_text(json.dumps(changed) + "\n", encoding="utf-8")
         try:
             use()
-        except ToolkitError:
+        except Error:
             refused += 1
         except Exception as error:
             raise AssertionError(f"{path.name}: {what}") from error

@@ -10,7 +10,7 @@ import pytest
 import torch
 from adapting import adapt
 
-from lora_s2s.errors import DataError, ToolkitError, UsageError
+from lora_s2s.errors import DataError, Error, UsageError
 from lora_s2s.inference.decode import DecodingSettings, decode
 from lora_s2s.inference.loading import Predictor, load_predictor
 from lora_s2s.lora.adapter import save_adapter
@@ -104,7 +104,7 @@ def test_a_base_for_something_that_is_no_adapter_is_refused(base_folder: Path) -
 def test_an_empty_folder_and_a_missing_one_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("empty", "missing"):
-        with pytest.raises(ToolkitError) as caught:
+        with pytest.raises(Error) as caught:
             load_predictor(str(tmp_path / name))
         assert caught.value.exit_code in (2, 3)
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from lora_s2s.errors import DataError, ToolkitError
+from lora_s2s.errors import DataError, Error
 from lora_s2s.tokens.encoder import encode_texts
 from lora_s2s.tokens.loading import load_tokenizer
 from lora_s2s.tokens.special_tokens import (
@@ -149,5 +149,5 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
     for damaged in ('{"a":', '{"a": 1}', "[]"):
         (tmp_path / "tokenizer.json").write_text(damaged)
-        with pytest.raises(ToolkitError):
+        with pytest.raises(Error):
             load_tokenizer(str(tmp_path))

@@ -1,0 +1,284 @@
+"""The Python API: what ``import lora_s2s`` offers. Each function does what the command of its name
+does.
+
+Heavy parts are imported inside :func:`called`, where libraries are quiet. The hint of an
+:class:`lora_s2s.Error` may name a command's option; the arguments here have the same names.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_s2s.display import Display
+from lora_s2s.pipeline.names import located
+from lora_s2s.pipeline.surroundings import called
+
+if TYPE_CHECKING:
+    from lora_s2s.data.prepared import PreparedDataset
+    from lora_s2s.pipeline.evaluate import Scores
+    from lora_s2s.pipeline.merge import MergedModel
+    from lora_s2s.pipeline.model import Model
+    from lora_s2s.pipeline.prepare import PreparedData
+    from lora_s2s.pipeline.trained import TrainedAdapter
+    from lora_s2s.recipe.schema import Recipe
+
+    Name = str | os.PathLike[str]
+    Overrides = Mapping[str, object]
+    AnyRecipe = Recipe | Name | Overrides
+
+
+def load_recipe(recipe: AnyRecipe, overrides: Overrides | None = None) -> Recipe:
+    """Loads a recipe: a shipped one's name, a YAML file, or a mapping.
+
+    >>> import lora_s2s
+    >>> recipe = lora_s2s.load_recipe("demo", {"training.max_steps": 2, "output.name": "short"})
+    >>> recipe.training.max_steps
+    2
+    >>> rows = {"model": {"name": "demo"}, "data": {"train": "my rows.csv"}}
+    >>> lora_s2s.load_recipe(rows).output.name
+    'my-rows'
+
+    Args:
+        recipe: also a recipe that is loaded already.
+        overrides: keys such as ``training.seed`` and their values.
+
+    Raises:
+        Error: no such recipe, or all that is wrong with it, each with its place.
+    """
+    from lora_s2s.pipeline.recipes import recipe_of_mapping
+    from lora_s2s.recipe import load
+    from lora_s2s.recipe.schema import Recipe
+
+    given = overrides or {}
+    with called():
+        if isinstance(recipe, Recipe):
+            return load.with_overrides(recipe, given)
+        if isinstance(recipe, Mapping):
+            return recipe_of_mapping(recipe, given)
+        return load.load_recipe(os.fspath(recipe), given)
+
+
+def prepare(
+    recipe: AnyRecipe,
+    out: Name | None = None,
+    *,
+    previews: int = 3,
+    strict: bool = False,
+    progress: bool | Display = True,
+) -> PreparedData:
+    """Reads, checks, splits and tokenises a recipe's data; what an earlier call made of the same
+    data and settings is taken as it is.
+
+    >>> import lora_s2s
+    >>> rows = {"data.train": "demo:validation", "data.validation": "demo:test"}
+    >>> data = lora_s2s.prepare(lora_s2s.load_recipe("demo", rows), progress=False)
+    >>> sorted(data.splits)
+    ['test', 'train', 'validation']
+    >>> data.report["rows"]["rejected"]
+    0
+
+    Args:
+        recipe: what :func:`load_recipe` takes or returns.
+        out: the folder; ``prepared/NAME`` by default.
+        previews: how many pairs are kept to be shown.
+        strict: stop at the first row that cannot be used.
+        progress: False shows nothing; or an object like :class:`lora_s2s.display.Display`.
+
+    Raises:
+        Error: as the command ends.
+    """
+    with called(progress):
+        from lora_s2s.pipeline.prepare import PreparedData, prepare_data
+
+        folder = None if out is None else Path(out)
+        made = prepare_data(load_recipe(recipe), folder, previews=previews, strict=strict)
+        return PreparedData(made.path, made.report, made.preview)
+
+
+def train(
+    recipe: AnyRecipe | PreparedData,
+    *,
+    resume: bool = False,
+    resume_anyway: bool = False,
+    overwrite: bool = False,
+    stop_after: float | None = None,
+    progress: bool | Display = True,
+) -> TrainedAdapter:
+    """Trains an adapter; prepares the data first where that has not been done.
+
+    >>> import lora_s2s
+    >>> rows = {"data.train": "demo:validation", "data.validation": "demo:test"}
+    >>> few = {"training.max_steps": 2, "evaluation.limit": 4, "output.name": "short"}
+    >>> run = lora_s2s.train(lora_s2s.load_recipe("demo", {**rows, **few}), progress=False)
+    >>> run.adapter.name, run.steps
+    ('short', 2)
+    >>> 0 < run.train_loss < 10
+    True
+
+    Args:
+        recipe: what :func:`load_recipe` takes or returns, or data that :func:`prepare` returned
+            (or its folder).
+        resume: continue an unfinished run of this name.
+        resume_anyway: resume although code, data (same row count), learning rate or schedule
+            changed. The result is not bit-identical.
+        overwrite: replace an adapter or run of this name.
+        stop_after: seconds after which the run ends with a checkpoint and without an adapter.
+        progress: see :func:`prepare`.
+
+    Raises:
+        Error: as the command ends; ``Stopped`` after Ctrl-C, with a checkpoint saved.
+    """
+    deadline = None if stop_after is None else time.monotonic() + stop_after
+    with called(progress):
+        from lora_s2s.pipeline.train import train_adapter
+        from lora_s2s.pipeline.trained import RunOptions
+
+        options = RunOptions(resume or resume_anyway, resume_anyway, overwrite, deadline)
+        loaded, prepared = _recipe_and_data(recipe)
+        return train_adapter(loaded, prepared=prepared, options=options)
+
+
+def _recipe_and_data(
+    recipe: AnyRecipe | PreparedData,
+) -> tuple[Recipe, PreparedDataset | None]:
+    from lora_s2s.pipeline.prepare import PreparedData, is_folder_of_data, open_with_recipe
+
+    if isinstance(recipe, PreparedData):
+        recipe = recipe.path.resolve()
+    if isinstance(recipe, str | os.PathLike) and is_folder_of_data(os.fspath(recipe)):
+        return open_with_recipe(Path(recipe), ())
+    return load_recipe(recipe), None
+
+
+def evaluate(
+    model: Name,
+    data: Name | Sequence[Name] | None = None,
+    *,
+    baseline: bool = False,
+    limit: int | None = None,
+    out: Name | None = None,
+    base: Name | None = None,
+    overrides: Overrides | None = None,
+    progress: bool | Display = True,
+) -> Scores:
+    """Scores a model or adapter against all references of each source, with 95 % intervals.
+
+    >>> import lora_s2s
+    >>> scores = lora_s2s.evaluate("adapters/short", limit=4, baseline=True, progress=False)
+    >>> scores.n, sorted(scores.metrics)
+    (4, ['exact_match', 'rougeL', 'token_f1'])
+    >>> low, high = scores.metrics["rougeL"].interval
+    >>> low <= scores.metrics["rougeL"].value <= high
+    True
+
+    Args:
+        model: an adapter, its name in ``adapters/``, a model folder, a hub id, or ``demo``.
+        data: what to score on; the recipe's test data by default.
+        baseline: score the base too, and the difference.
+        limit: score a random sample of so many sources.
+        out: where predictions go; in the adapter's folder by default.
+        base: a base in place of the one that the adapter names.
+        overrides: such as ``{"evaluation.num_beams": 4}``.
+        progress: see :func:`prepare`.
+
+    Raises:
+        Error: as the command ends.
+    """
+    with called(progress):
+        from lora_s2s.pipeline.evaluate import score_model
+
+        return score_model(
+            located(os.fspath(model)),
+            data=_names(data),
+            baseline=baseline,
+            limit=limit,
+            out=None if out is None else Path(out),
+            base=None if base is None else os.fspath(base),
+            overrides=overrides or {},
+        )
+
+
+def load(
+    model: Name,
+    *,
+    base: Name | None = None,
+    overrides: Overrides | None = None,
+    progress: bool | Display = True,
+) -> Model:
+    """Loads a model that answers texts and rows: an adapter, a base or a merged model.
+
+    >>> import lora_s2s
+    >>> model = lora_s2s.load("adapters/short", progress=False)
+    >>> type(model("table for two on friday"))
+    <class 'str'>
+    >>> len(model(["table for two", "a table for 4"], num_beams=2, max_new_tokens=8))
+    2
+
+    Args:
+        model, base, overrides: see :func:`evaluate`.
+        progress: see :func:`prepare`; of loading, and of lists that are answered.
+
+    Raises:
+        Error: as ``predict`` ends.
+    """
+    with called(progress):
+        from lora_s2s.pipeline.model import open_model
+
+        named = None if base is None else os.fspath(base)
+        name = located(os.fspath(model))
+        return open_model(name, base=named, overrides=overrides or {}, progress=progress)
+
+
+def merge(
+    adapter: Name,
+    out: Name,
+    *,
+    onto: str = "original",
+    dtype: str | None = None,
+    data: Name | None = None,
+    base: Name | None = None,
+    progress: bool | Display = True,
+) -> MergedModel:
+    """Folds an adapter into its base, and measures what changed.
+
+    >>> import lora_s2s
+    >>> report = lora_s2s.merge("adapters/short", "merged", progress=False)
+    >>> report.dtype, report.top1_changed
+    ('float32', 0.0)
+    >>> type(lora_s2s.load("merged", progress=False)("table for two"))
+    <class 'str'>
+
+    Args:
+        adapter: its folder, or its name in ``adapters/``.
+        out: the folder of the merged model, which must not exist.
+        onto: ``original``, or ``dequantized``: the base as it was in 4 or 8 bits.
+        dtype: float32, bfloat16 or float16; by default what the adapter was trained in.
+        data: what to compare on; what the adapter was scored or trained on by default.
+        base: a base in place of the one that the adapter names.
+        progress: see :func:`prepare`.
+
+    Raises:
+        Error: as the command ends.
+    """
+    with called(progress):
+        from lora_s2s.pipeline.merge import merge_model
+
+        return merge_model(
+            located(os.fspath(adapter)),
+            Path(out),
+            onto=onto,
+            dtype=dtype,
+            data=None if data is None else os.fspath(data),
+            base=None if base is None else os.fspath(base),
+        )
+
+
+def _names(data: Name | Sequence[Name] | None) -> str | list[str] | None:
+    if data is None or isinstance(data, str | os.PathLike):
+        return None if data is None else os.fspath(data)
+    names = [os.fspath(name) for name in data]
+    return names[0] if len(names) == 1 else names or None

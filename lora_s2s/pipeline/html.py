@@ -1,0 +1,117 @@
+"""How results show themselves in a notebook. Every text is escaped: it may come from data."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from lora_s2s.console import plain
+from lora_s2s.pipeline.notices import short
+
+if TYPE_CHECKING:
+    from lora_s2s.lora.merge import MergeReport
+    from lora_s2s.pipeline.trained import TrainedAdapter
+    from lora_s2s.records import PairSide, Sides
+
+_POINTS = ("p50", "p95", "max")
+_CURVE = "loss_curve.png"
+
+
+def prepared(report: Mapping[str, Any], preview: Sequence[Sides[PairSide]]) -> str:
+    """The data report: rows of each split, tokens of a row, warnings, some pairs."""
+    splits = [[name, f"{count:,}"] for name, count in report["splits"].items()]
+    tokens = [_tokens(report, side) for side in ("source", "target")]
+    pairs = [[short(pair["source"]["text"]), short(pair["target"]["text"])] for pair in preview]
+    return "".join(
+        [
+            _table(f"Prepared data: {report['out']}", ["split", "rows"], splits),
+            _table("Tokens of a row", ["side", "median", "95 %", "longest", "cut"], tokens),
+            _list([*report["warnings"], *report["advice"]]),
+            _table("Pairs as the model sees them", ["source", "target"], pairs),
+        ]
+    )
+
+
+def _tokens(report: Mapping[str, Any], side: str) -> list[str]:
+    counts = report[f"{side}_tokens"]
+    lengths = [f"{counts[point]:,}" for point in _POINTS]
+    return [side, *lengths, f"{report['truncated'][side]:,}"]
+
+
+def trained(run: TrainedAdapter) -> str:
+    """The run's figures and its loss curve."""
+    losses = {"train loss": run.train_loss, "validation loss": run.validation_loss}
+    figures = {
+        "steps": f"{run.steps:,}",
+        **{name: f"{loss:.4f}" for name, loss in losses.items() if loss is not None},
+        "trainable parameters": f"{run.trainable_parameters:,} of {run.total_parameters:,}",
+        "tokens a second": f"{run.tokens_per_second:,.0f}",
+    }
+    title = f"Adapter: {run.adapter}" if run.adapter else "Stopped before its end"
+    table = _table(title, ["what", "value"], [list(item) for item in figures.items()])
+    return table + _curve(run) + _list([advice["message"] for advice in run.advice])
+
+
+def _curve(run: TrainedAdapter) -> str:
+    path = run.adapter and run.adapter / _CURVE
+    if not path or not path.is_file():
+        return ""
+    picture = base64.b64encode(path.read_bytes()).decode()
+    source = f"data:image/png;base64,{picture}"
+    return f'<img alt="training and validation loss" style="max-width: 100%" src="{source}">'
+
+
+def scored(scores: Mapping[str, Any]) -> str:
+    """The score table, beside the base where it was scored too, and what to know of it."""
+    baseline, difference = scores["baseline"], scores["difference"]
+    rows = []
+    for name, score in scores["metrics"].items():
+        row = [name, _with_interval(score)]
+        if baseline and difference:
+            change = difference[name]
+            row += [f"{baseline[name]['value']:.2f}", _with_interval(change, "+")]
+            row.append(f"{change['p_value']:.2g}")
+        rows.append(row)
+    more = ["base", "difference [95 %]", "p"] if baseline and difference else []
+    heads = ["metric", "score [95 %]", *more]
+    return _table(f"Scores on {scores['n']:,} sources", heads, rows) + _list(scores["notes"])
+
+
+def _with_interval(score: Mapping[str, Any], sign: str = "") -> str:
+    low, high = score["interval"]
+    return f"{score['value']:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
+
+
+def merged(report: MergeReport) -> str:
+    """What merging changed."""
+    rows = [
+        ["folded into", report.onto],
+        ["written in", report.dtype],
+        ["largest logit difference", f"{report.max_logit_difference:.2g}"],
+        ["most likely token changed", f"{report.top1_changed:.2%} of {report.positions:,}"],
+        ["answers changed", f"{report.answers_changed:.0%} of {report.answers:,}"],
+    ]
+    notes = [note for note in (report.not_used, report.note) if note]
+    return _table(f"Merged model: {report.out}", ["what", "value"], rows) + _list(notes)
+
+
+def _table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    head = "".join(f"<th>{_escaped(name)}</th>" for name in heads)
+    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    caption = f"<caption>{_escaped(title)}</caption>"
+    return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(text: str) -> str:
+    return f'<td style="text-align: left">{_escaped(text)}</td>'
+
+
+def _list(texts: Sequence[str]) -> str:
+    items = "".join(f"<li>{_escaped(text)}</li>" for text in texts)
+    return f"<ul>{items}</ul>" if items else ""
+
+
+def _escaped(text: str) -> str:
+    return escape(plain(text))

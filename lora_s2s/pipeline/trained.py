@@ -1,0 +1,63 @@
+"""What a run is asked for, and what it reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from lora_s2s.errors import UsageError
+from lora_s2s.pipeline import html
+from lora_s2s.training.state import TrainResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedAdapter(TrainResult):
+    """What a run reports, and where its adapter is.
+
+    Attributes:
+        adapter: the adapter's folder; None where a deadline ended the run first.
+        advice: what the curves suggest to change, each with ``message`` and ``setting``.
+    """
+
+    adapter: Path | None
+    trainable_parameters: int
+    total_parameters: int
+    advice: Sequence[Mapping[str, str]] = ()
+
+    def _repr_html_(self) -> str:
+        return html.trained(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object of ``train --json``."""
+        result = {field.name: getattr(self, field.name) for field in fields(TrainResult)}
+        return {
+            "adapter": None if self.adapter is None else str(self.adapter),
+            **result,
+            "trainable_parameters": self.trainable_parameters,
+            "total_parameters": self.total_parameters,
+            "advice": [dict(advice) for advice in self.advice],
+        }
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run begins and ends.
+
+    Attributes:
+        resume: continue an unfinished run of this name.
+        anyway: see ``resume_anyway`` of :func:`lora_s2s.training.loop.train`.
+        overwrite: replace an adapter or a run of this name.
+        deadline: on ``time.monotonic``'s clock; a run that ends there has ``stopped`` "deadline"
+            and no adapter.
+    """
+
+    resume: bool = False
+    anyway: bool = False
+    overwrite: bool = False
+    deadline: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.resume and self.overwrite:
+            raise UsageError("--resume and --overwrite exclude each other: keep one")
