@@ -23,7 +23,8 @@ if TYPE_CHECKING:
         Stopped,
         UsageError,
     )
-    from lora_s2s.pipeline.api import evaluate, load, load_recipe, merge, prepare, train
+    from lora_s2s.pipeline.api import evaluate, load, merge, prepare, train
+    from lora_s2s.pipeline.recipes import load_recipe
 
 __version__ = "0.1.0"
 __all__ = [
@@ -48,7 +49,8 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'lora_s2s' has no attribute '{name}'")
-    home = "lora_s2s.errors" if name[0].isupper() else "lora_s2s.pipeline.api"
+    module = {"load_recipe": "pipeline.recipes"}.get(name, "pipeline.api")
+    home = f"lora_s2s.{'errors' if name[0].isupper() else module}"
     return getattr(importlib.import_module(home), name)
 
 

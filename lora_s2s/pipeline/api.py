@@ -15,51 +15,15 @@ from typing import TYPE_CHECKING
 
 from lora_s2s.display import Display
 from lora_s2s.pipeline.names import located
+from lora_s2s.pipeline.recipes import AnyRecipe, Name, load_recipe
 from lora_s2s.pipeline.surroundings import called
 
 if TYPE_CHECKING:
-    from lora_s2s.data.prepared import PreparedDataset
     from lora_s2s.pipeline.evaluate import Scores
     from lora_s2s.pipeline.merge import MergedModel
     from lora_s2s.pipeline.model import Model
     from lora_s2s.pipeline.prepare import PreparedData
     from lora_s2s.pipeline.trained import TrainedAdapter
-    from lora_s2s.recipe.schema import Recipe
-
-    Name = str | os.PathLike[str]
-    Overrides = Mapping[str, object]
-    AnyRecipe = Recipe | Name | Overrides
-
-
-def load_recipe(recipe: AnyRecipe, overrides: Overrides | None = None) -> Recipe:
-    """Loads a recipe: a shipped one's name, a YAML file, or a mapping.
-
-    >>> import lora_s2s
-    >>> recipe = lora_s2s.load_recipe("demo", {"training.max_steps": 2, "output.name": "short"})
-    >>> recipe.training.max_steps
-    2
-    >>> rows = {"model": {"name": "demo"}, "data": {"train": "my rows.csv"}}
-    >>> lora_s2s.load_recipe(rows).output.name
-    'my-rows'
-
-    Args:
-        recipe: also a recipe that is loaded already.
-        overrides: keys such as ``training.seed`` and their values.
-
-    Raises:
-        Error: no such recipe, or all that is wrong with it, each with its place.
-    """
-    from lora_s2s.pipeline.recipes import recipe_of_mapping
-    from lora_s2s.recipe import load
-    from lora_s2s.recipe.schema import Recipe
-
-    given = overrides or {}
-    with called():
-        if isinstance(recipe, Recipe):
-            return load.with_overrides(recipe, given)
-        if isinstance(recipe, Mapping):
-            return recipe_of_mapping(recipe, given)
-        return load.load_recipe(os.fspath(recipe), given)
 
 
 def prepare(
@@ -134,24 +98,13 @@ def train(
     """
     deadline = None if stop_after is None else time.monotonic() + stop_after
     with called(progress):
+        from lora_s2s.pipeline.prepare import recipe_and_data
         from lora_s2s.pipeline.train import train_adapter
         from lora_s2s.pipeline.trained import RunOptions
 
         options = RunOptions(resume or resume_anyway, resume_anyway, overwrite, deadline)
-        loaded, prepared = _recipe_and_data(recipe)
+        loaded, prepared = recipe_and_data(recipe)
         return train_adapter(loaded, prepared=prepared, options=options)
-
-
-def _recipe_and_data(
-    recipe: AnyRecipe | PreparedData,
-) -> tuple[Recipe, PreparedDataset | None]:
-    from lora_s2s.pipeline.prepare import PreparedData, is_folder_of_data, open_with_recipe
-
-    if isinstance(recipe, PreparedData):
-        recipe = recipe.path.resolve()
-    if isinstance(recipe, str | os.PathLike) and is_folder_of_data(os.fspath(recipe)):
-        return open_with_recipe(Path(recipe), ())
-    return load_recipe(recipe), None
 
 
 def evaluate(
@@ -162,7 +115,7 @@ def evaluate(
     limit: int | None = None,
     out: Name | None = None,
     base: Name | None = None,
-    overrides: Overrides | None = None,
+    overrides: Mapping[str, object] | None = None,
     progress: bool | Display = True,
 ) -> Scores:
     """Scores a model or adapter against all references of each source, with 95 % intervals.
@@ -206,7 +159,7 @@ def load(
     model: Name,
     *,
     base: Name | None = None,
-    overrides: Overrides | None = None,
+    overrides: Mapping[str, object] | None = None,
     progress: bool | Display = True,
 ) -> Model:
     """Loads a model that answers texts and rows: an adapter, a base or a merged model.

@@ -12,13 +12,44 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lora_s2s.errors import UsageError
+from lora_s2s.pipeline.surroundings import called
+from lora_s2s.recipe import load
 from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.layers import flat_keys
-from lora_s2s.recipe.load import load_recipe, recipe_from_settings
 from lora_s2s.recipe.schema import Recipe
+
+Name = str | os.PathLike[str]
+AnyRecipe = Recipe | Name | Mapping[str, object]
 
 _ENDINGS = re.compile(r"(\.[A-Za-z]+)?(\.(gz|zst|zip))?(@[0-9.]+)?$")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+def load_recipe(recipe: AnyRecipe, overrides: Mapping[str, object] | None = None) -> Recipe:
+    """Loads a recipe: a shipped one's name, a YAML file, or a mapping.
+
+    >>> import lora_s2s
+    >>> recipe = lora_s2s.load_recipe("demo", {"training.max_steps": 2, "output.name": "short"})
+    >>> recipe.training.max_steps
+    2
+    >>> rows = {"model": {"name": "demo"}, "data": {"train": "my rows.csv"}}
+    >>> lora_s2s.load_recipe(rows).output.name
+    'my-rows'
+
+    Args:
+        recipe: also a recipe that is loaded already.
+        overrides: keys such as ``training.seed`` and their values.
+
+    Raises:
+        Error: no such recipe, or all that is wrong with it, each with its place.
+    """
+    given = overrides or {}
+    with called(progress=False):
+        if isinstance(recipe, Recipe):
+            return load.with_overrides(recipe, given)
+        if isinstance(recipe, Mapping):
+            return _recipe_of_mapping(recipe, given)
+        return load.load_recipe(os.fspath(recipe), given)
 
 
 def chosen_recipe(
@@ -43,19 +74,19 @@ def chosen_recipe(
     train = data[0] if len(data) == 1 else json.dumps(list(data), ensure_ascii=False)
     said = [f"data.train={train}"] * bool(data) + [f"model.name={model}"] * bool(model) + list(sets)
     if recipe:
-        return load_recipe(recipe, said)
+        return load.load_recipe(recipe, said)
     if not (data and model):
         hint = f"lora-s2s {command} --data FILE --model demo, or lora-s2s {command} demo"
         raise UsageError("expected a RECIPE, or --data and --model together", hint=hint)
-    return recipe_from_settings(run_name(Path(out).name if out else data[0]), said)
+    return load.recipe_from_settings(run_name(Path(out).name if out else data[0]), said)
 
 
-def recipe_of_mapping(recipe: Mapping[str, object], overrides: Mapping[str, object]) -> Recipe:
+def _recipe_of_mapping(recipe: Mapping[str, object], overrides: Mapping[str, object]) -> Recipe:
     """Returns the recipe that mappings say, named after its first file where they do not."""
     data = dict(flat_keys({**recipe, **overrides})).get("data.train")
     first = data[0] if isinstance(data, list | tuple) and data else data
     named = first if isinstance(first, str | os.PathLike) else recipe.get("extends", "run")
-    return recipe_from_settings(run_name(str(named)), recipe, overrides)
+    return load.recipe_from_settings(run_name(str(named)), recipe, overrides)
 
 
 def run_name(path: str) -> str:
