@@ -1,19 +1,21 @@
-"""How results show themselves in a notebook. Every text is escaped: it may come from data."""
+"""How results show themselves in a notebook, by a template that escapes every text."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lora_s2s.console import plain
 from lora_s2s.pipeline.notices import short
+from lora_s2s.reports.render import render
 
 if TYPE_CHECKING:
     from lora_s2s.lora.merge import MergeReport
     from lora_s2s.pipeline.trained import TrainedAdapter
     from lora_s2s.records import PairSide, Sides
+
+# A title, the heads of the columns, and the rows.
+Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 
 _POINTS = ("p50", "p95", "max")
 _CURVE = "loss_curve.png"
@@ -24,14 +26,12 @@ def prepared(report: Mapping[str, Any], preview: Sequence[Sides[PairSide]]) -> s
     splits = [[name, f"{count:,}"] for name, count in report["splits"].items()]
     tokens = [_tokens(report, side) for side in ("source", "target")]
     pairs = [[short(pair["source"]["text"]), short(pair["target"]["text"])] for pair in preview]
-    return "".join(
-        [
-            _table(f"Prepared data: {report['out']}", ["split", "rows"], splits),
-            _table("Tokens of a row", ["side", "median", "95 %", "longest", "cut"], tokens),
-            _list([*report["warnings"], *report["advice"]]),
-            _table("Pairs as the model sees them", ["source", "target"], pairs),
-        ]
-    )
+    tables = [
+        (f"Prepared data: {report['out']}", ["split", "rows"], splits),
+        ("Tokens of a row", ["side", "median", "95 %", "longest", "cut"], tokens),
+        ("Pairs as the model sees them", ["source", "target"], pairs),
+    ]
+    return _shown(tables, [*report["warnings"], *report["advice"]])
 
 
 def _tokens(report: Mapping[str, Any], side: str) -> list[str]:
@@ -50,17 +50,15 @@ def trained(run: TrainedAdapter) -> str:
         "tokens a second": f"{run.tokens_per_second:,.0f}",
     }
     title = f"Adapter: {run.adapter}" if run.adapter else "Stopped before its end"
-    table = _table(title, ["what", "value"], [list(item) for item in figures.items()])
-    return table + _curve(run) + _list([advice["message"] for advice in run.advice])
+    table = (title, ["what", "value"], [list(item) for item in figures.items()])
+    return _shown([table], [advice["message"] for advice in run.advice], _curve(run))
 
 
 def _curve(run: TrainedAdapter) -> str:
     path = run.adapter and run.adapter / _CURVE
     if not path or not path.is_file():
         return ""
-    picture = base64.b64encode(path.read_bytes()).decode()
-    source = f"data:image/png;base64,{picture}"
-    return f'<img alt="training and validation loss" style="max-width: 100%" src="{source}">'
+    return base64.b64encode(path.read_bytes()).decode()
 
 
 def scored(scores: Mapping[str, Any]) -> str:
@@ -76,7 +74,7 @@ def scored(scores: Mapping[str, Any]) -> str:
         rows.append(row)
     more = ["base", "difference [95 %]", "p"] if baseline and difference else []
     heads = ["metric", "score [95 %]", *more]
-    return _table(f"Scores on {scores['n']:,} sources", heads, rows) + _list(scores["notes"])
+    return _shown([(f"Scores on {scores['n']:,} sources", heads, rows)], scores["notes"])
 
 
 def _with_interval(score: Mapping[str, Any], sign: str = "") -> str:
@@ -94,24 +92,8 @@ def merged(report: MergeReport) -> str:
         ["answers changed", f"{report.answers_changed:.0%} of {report.answers:,}"],
     ]
     notes = [note for note in (report.not_used, report.note) if note]
-    return _table(f"Merged model: {report.out}", ["what", "value"], rows) + _list(notes)
+    return _shown([(f"Merged model: {report.out}", ["what", "value"], rows)], notes)
 
 
-def _table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{_escaped(name)}</th>" for name in heads)
-    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-    caption = f"<caption>{_escaped(title)}</caption>"
-    return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _cell(text: str) -> str:
-    return f'<td style="text-align: left">{_escaped(text)}</td>'
-
-
-def _list(texts: Sequence[str]) -> str:
-    items = "".join(f"<li>{_escaped(text)}</li>" for text in texts)
-    return f"<ul>{items}</ul>" if items else ""
-
-
-def _escaped(text: str) -> str:
-    return escape(plain(text))
+def _shown(tables: Sequence[Table], notes: Sequence[str], curve: str = "") -> str:
+    return render("notebook.html", tables=tables, notes=notes, curve=curve)
