@@ -113,7 +113,8 @@ def require_stdout() -> None:
 
 
 def write_out(text: str) -> None:
-    """Writes data to stdout, with a newline.
+    """Writes data to stdout, with a newline. A terminal, which acts on control characters, gets
+    them as escapes; a pipe or a file gets the text as it is.
 
     Raises:
         RunError: stdout is closed.
@@ -124,6 +125,8 @@ def write_out(text: str) -> None:
     require_stdout()
     # Lone surrogates, and characters that the encoding lacks, are escaped.
     encoding = sys.stdout.encoding or "utf-8"
+    if sys.stdout.isatty():
+        text = "\n".join(map(plain, text.split("\n")))
     try:
         sys.stdout.write(f"{text}\n".encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -46,7 +45,7 @@ def predict(
 
     --set evaluation.num_beams=4 and the like change the decoding.
     """
-    from lora_s2s.console import plain, require_stdout, say, write_out
+    from lora_s2s.console import require_stdout, say, write_out
 
     if not output:
         require_stdout()
@@ -75,6 +74,4 @@ def predict(
         write_output(Path(output), written)
         say(f"{len(answers):,} predictions: {output}")
         return
-    lines = written.removesuffix("\n").split("\n")
-    # A terminal acts on control characters; a pipe gets the text as it is.
-    write_out("\n".join(map(plain, lines) if sys.stdout.isatty() else lines))
+    write_out(written.removesuffix("\n"))

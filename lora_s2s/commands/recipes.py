@@ -37,9 +37,9 @@ def listed(context: typer.Context, json: Json = False) -> None:
 def show(name: Name) -> None:
     """Print a shipped recipe, comments and all."""
     from lora_s2s.console import write_out
-    from lora_s2s.recipe.catalogue import find_recipe
+    from lora_s2s.recipe.catalogue import find_recipe, text_of
 
-    write_out(find_recipe(name).read_text(encoding="utf-8").rstrip("\n"))
+    write_out(text_of(find_recipe(name)).rstrip("\n"))
 
 
 @recipes.command("copy")
@@ -53,7 +53,7 @@ def copy(
     from lora_s2s.console import say
     from lora_s2s.errors import UsageError
     from lora_s2s.files import write_text
-    from lora_s2s.recipe.catalogue import find_recipe
+    from lora_s2s.recipe.catalogue import find_recipe, text_of
 
     source = find_recipe(name)
     target = Path(to or source.name)
@@ -61,7 +61,7 @@ def copy(
         raise UsageError(
             f"{target} exists already", hint=f"give another file: lora-s2s recipes copy {name} FILE"
         )
-    write_text(target, source.read_text(encoding="utf-8"))
+    write_text(target, text_of(source))
     say(f"wrote {target}; try it with: lora-s2s train {target} --dry-run")
 
 

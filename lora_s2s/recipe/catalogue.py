@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lora_s2s.errors import UsageError, nearest
+from lora_s2s import limits
+from lora_s2s.errors import DataError, UsageError, nearest
+from lora_s2s.files import read_whole
 from lora_s2s.recipe.schema import Recipe
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -55,6 +57,18 @@ def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
         f"{kind}: '{name_or_path}'{nearest(name_or_path, known)}",
         hint=f"give a YAML file or one of {', '.join(known)}; see them with: lora-s2s recipes",
     )
+
+
+def text_of(path: Path) -> str:
+    """Returns what stands in a recipe's file, comments too.
+
+    Raises:
+        DataError: it is too large, no regular file, or not UTF-8 text.
+    """
+    try:
+        return read_whole(path, most=limits.LARGEST_RECIPE).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8 text (byte {error.start})", where=str(path)) from error
 
 
 def summary(path: Path) -> str:

@@ -51,6 +51,9 @@ LAUGHS = "a: &a [lol, lol]\n" + "".join(
 )
 RECIPES = [
     recipe("empty", "", "empty"),
+    Case(
+        "recipe: not UTF-8, shown", "recipes show r.yaml", 3, "not UTF-8", file("r.yaml", b"\xff")
+    ),
     recipe("comments only", "# nothing\n", "empty"),
     recipe("not UTF-8", b"model:\n  name: \xff\xfe\n", "not UTF-8 text (byte"),
     recipe("binary", bytes(range(256)), "not UTF-8"),

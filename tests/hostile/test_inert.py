@@ -187,7 +187,9 @@ def test_stdout_takes_any_text_and_a_terminal_only_what_does_not_act(
         monkeypatch.setattr(sys, "stdout", out)
         write_json({"text": EVIL})
         write_out("lone \ud800 surrogate")
-        first, second, _ = out.buffer.getvalue().decode("utf-8").split("\n")
+        write_out("\x1b[31mred\x07")
+        first, second, third, _ = out.buffer.getvalue().decode("utf-8").split("\n")
+        assert third == ("\\x1b[31mred\\x07" if terminal else "\x1b[31mred\x07")
         assert json.loads(first)["text"] == EVIL
         assert second == "lone \\ud800 surrogate"
         assert not terminal or first.isascii()
