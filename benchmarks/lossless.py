@@ -23,7 +23,7 @@ from lora_s2s.examples.read import Examples
 from lora_s2s.recipe.schema import DataSection
 from lora_s2s.tokens.encoder import encode_texts
 from lora_s2s.tokens.loading import embedding_rows, load_tokenizer
-from lora_s2s.tokens.lossless import carried_strings, lossless_tokenizer
+from lora_s2s.tokens.lossless import lossless_tokenizer, lossless_tokens
 
 
 def measured(texts: list[str], tokenizer: Any) -> dict[str, int]:
@@ -54,7 +54,7 @@ def main() -> None:
     rows = [row for row in Examples(DataSection(train=asked.data)) if isinstance(row, Example)]
     counts = Counter(char for row in rows for char in f"{row.source}{row.target}")
     lossless = lossless_tokenizer(
-        plain, carried_strings(plain, embedding_rows(plain, asked.model, None), counts)
+        plain, lossless_tokens(plain, embedding_rows(plain, asked.model, None), counts)
     )
     with tempfile.TemporaryDirectory() as folder:
         lossless.save_pretrained(folder)

@@ -1,5 +1,5 @@
-"""Which characters the data has, which of them a vocabulary cannot hold, and whether spare rows are
-to carry them.
+"""Which characters the data has, which of them a vocabulary lacks, and whether they become added
+tokens.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from lora_s2s.tokens.loading import LANGUAGES, embedding_rows, load_tokenizer
 from lora_s2s.tokens.lossless import (
     ALWAYS,
     beyond_reach,
-    carried_strings,
     lossless_tokenizer,
-    spare_rows,
+    lossless_tokens,
+    unused_rows,
 )
 
 if TYPE_CHECKING:
@@ -30,16 +30,15 @@ if TYPE_CHECKING:
 
 _SHOWN = 50
 _TEXTS_FOR_LANGUAGE, _CHARACTERS_FOR_LANGUAGE = 400, 1000
-# With auto, rows are spent on this where one target in so many loses a character.
+# With auto, tokens are added where one target in so many loses a character.
 _TARGETS_FOR_ONE_LOST = 1000
 
 
 class Characters:
-    """How often each character stands in the texts of each side, and how many pairs of spaces side
-    by side.
+    """How often each character occurs in the texts of each side, and how many pairs of spaces.
 
     Args:
-        tokens: of the tokenizer, to be counted as well, both sides together.
+        tokens: of the tokenizer, counted as well, both sides together.
     """
 
     def __init__(self, tokens: Sequence[str] = ()) -> None:
@@ -68,11 +67,9 @@ class Characters:
 
     def counts(self, side: str) -> dict[str, int]:
         """Returns character → occurrences."""
-        found = np.flatnonzero(self._counts[side])
-        return {
-            chr(code): int(count)
-            for code, count in zip(found, self._counts[side][found], strict=True)
-        }
+        counts = self._counts[side]
+        codes = np.flatnonzero(counts)
+        return {chr(code): int(count) for code, count in zip(codes, counts[codes], strict=True)}
 
     def language(self, side: str) -> str | None:
         """Returns a guess at the language (ISO 639-1) of the first texts; None where nothing speaks
@@ -103,7 +100,7 @@ class BaseTokenizer:
     @property
     def can_be_lossless(self) -> bool:
         """Whether there are unused embedding rows enough for ``data.lossless_text``."""
-        return spare_rows(self.tokenizer, self.rows) >= len(ALWAYS)
+        return unused_rows(self.tokenizer, self.rows) >= len(ALWAYS)
 
 
 @dataclass(frozen=True)
@@ -111,13 +108,12 @@ class DataTokenizer:
     """The tokenizer that some data is prepared with.
 
     Attributes:
-        carried: the strings that its added tokens hold in unused embedding rows of the base; empty
-            where the base's own tokenizer does.
-        added: tokens of the base's owner, how often each stands in the data: ``used`` and ``text``.
+        lossless: the tokens added on unused embedding rows; empty for the base's own tokenizer.
+        added: tokens of the base's owner with their occurrences in the data: ``used``, ``text``.
     """
 
     tokenizer: PreTrainedTokenizerBase
-    carried: list[str]
+    lossless: list[str]
     added: dict[str, dict[str, int]]
 
 
@@ -144,32 +140,32 @@ def tokenizer_for(data: DataSection, base: BaseTokenizer, characters: Characters
 def _lossless(
     mode: str, tokenizer: PreTrainedTokenizerBase, rows: int, characters: Characters
 ) -> tuple[PreTrainedTokenizerBase, list[str]]:
-    """Returns the tokenizer, and what its spare rows carry (nothing: it is the base's own).
+    """Returns the tokenizer and the tokens added to it (none: it is the base's own).
 
     Args:
-        mode: ``on``, ``off`` or ``auto``: where a target in a thousand would lose a character,
-            spaces side by side not counted, and spare rows save most of what is lost.
+        mode: ``on``, ``off`` or ``auto``: where a target in a thousand would lose a character, runs
+            of spaces not counted, and added tokens keep most of what would be lost.
     """
-    spare = spare_rows(tokenizer, rows)
-    if mode == "on" and spare < len(ALWAYS):
+    unused = unused_rows(tokenizer, rows)
+    if mode == "on" and unused < len(ALWAYS):
         raise UsageError(
-            f"data.lossless_text is on, but the base has {spare} spare rows of at least "
-            f"{len(ALWAYS)}",
+            f"data.lossless_text is on, but the base has {unused} unused embedding rows, at least "
+            f"{len(ALWAYS)} are needed",
             hint="set data.lossless_text=off; byte-level bases such as google/byt5-small hold "
             "every text",
         )
-    if mode == "off" or spare < len(ALWAYS):
+    if mode == "off" or unused < len(ALWAYS):
         return tokenizer, []
     counts = Counter(characters.counts("target"))
     lost = Counter({char: counts[char] for char in beyond_reach(tokenizer, counts)})
-    carried = carried_strings(tokenizer, rows, counts + Counter(characters.counts("source")))
-    saved = sum(lost[text] for text in carried)
+    tokens = lossless_tokens(tokenizer, rows, counts + Counter(characters.counts("source")))
+    kept = sum(lost[text] for text in tokens)
     enough = (
         lost.total() * _TARGETS_FOR_ONE_LOST >= max(1, characters.rows)
-        and saved * 2 >= lost.total() > 0
+        and kept * 2 >= lost.total() > 0
     )
     return (
-        (lossless_tokenizer(tokenizer, carried), carried)
+        (lossless_tokenizer(tokenizer, tokens), tokens)
         if mode == "on" or enough
         else (tokenizer, [])
     )
@@ -181,7 +177,7 @@ def characters_report(made: DataTokenizer, characters: Characters) -> dict[str, 
     beyond = beyond_reach(made.tokenizer, present)
     return {
         "languages": {side: characters.language(side) for side in SIDES},
-        "lossless_text": list(made.carried),
+        "lossless_text": list(made.lossless),
         "lost_characters": {side: _lost(characters.counts(side), beyond) for side in SIDES},
         "lost_runs_of_spaces": characters.double_spaces
         if beyond_reach(made.tokenizer, ["  "])

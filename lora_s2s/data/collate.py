@@ -21,11 +21,11 @@ class Batch:
 
     Attributes:
         input_ids_BS: source ids, padded on the right.
-        attention_mask_BS: 1 where a source token stands.
+        attention_mask_BS: 1 for a source token, 0 for padding.
         labels_BT: target ids, -100 where there is none.
-        target_tokens, source_tokens: how many labels and sources count; worked out on construction,
-            so that a GPU is not asked for it.
-        layout: what a forward worked out of it ahead; None where it has not.
+        target_tokens, source_tokens: how many labels and source tokens count; computed on
+            construction, so that a GPU need not be.
+        layout: what the fast forward computed ahead; None where it has not.
         memory_ND: the encoder's states of the source tokens in the layout's order, where they are
             known.
     """
@@ -44,11 +44,11 @@ class Batch:
             self.source_tokens = int(self.attention_mask_BS.sum())
 
     def to(self, device: torch.device | str) -> Batch:
-        """Returns the batch on a device; from pinned memory nothing waits for the copy."""
+        """Returns the batch on a device; from pinned memory the copy is asynchronous."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> Batch:
-        """Returns the batch in memory that a GPU copies from by itself."""
+        """Returns the batch in pinned memory."""
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:

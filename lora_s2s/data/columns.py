@@ -1,6 +1,4 @@
-"""What a user should know about the columns of the data: which are used, which are not, and what
-that costs.
-"""
+"""What a user should know about the columns: which are used, which are not, and what that costs."""
 
 from __future__ import annotations
 
@@ -13,9 +11,9 @@ from lora_s2s.examples.reading import Reading, UnusedColumn
 from lora_s2s.examples.shapes import FORMATS
 
 _LISTED = 20
-# A text column is missed where most rows fill it, and differently, with several words.
+# A text column is reported where most rows have a value of several words, and mostly distinct.
 _FILLED, _DISTINCT, _WORDS = 0.5, 0.5, 3
-# Of the training rows, how many may share their source with other targets until that is a warning.
+# Share of training rows with an ambiguous source from which on that is a warning.
 _AMBIGUOUS = 0.2
 
 
@@ -43,7 +41,7 @@ def columns_line(reading: Reading) -> str:
 
 
 def column_warnings(reading: Reading) -> list[str]:
-    """Returns a warning where text columns are left out, with the template that would use them."""
+    """Returns a warning where text columns are unused, with the template that would use them."""
     missed = [column for column in reading.unused if _is_missed(column)]
     template = _template(reading, [column.name for column in missed])
     if not missed or template is None:
@@ -59,14 +57,15 @@ def column_warnings(reading: Reading) -> list[str]:
 
 
 def ambiguity(reading: Reading, decisions: Decisions, rows: int) -> tuple[list[str], list[str]]:
-    """Returns notes and warnings on training rows that the source alone does not tell apart."""
+    """Returns notes and warnings on training rows that the source does not distinguish."""
     notes, warnings = [], []
     if decisions.repeated:
         names = ", ".join(f"'{name}'" for name in reading.distinguishing)
-        repeated = (
-            f"{counted(decisions.repeated, 'row')} with the same source and target as another"
+        repeated = counted(decisions.repeated, "row")
+        notes.append(
+            f"{repeated} with the same source and target as another, but different unused columns "
+            f"({names}): kept"
         )
-        notes.append(f"{repeated}, but not the same unused columns ({names}): kept")
     if decisions.ambiguous:
         share = decisions.ambiguous / max(1, rows)
         what = (
@@ -77,8 +76,8 @@ def ambiguity(reading: Reading, decisions: Decisions, rows: int) -> tuple[list[s
             warnings.append(f"{what}: the task cannot be learnt from this source alone")
         else:
             notes.append(
-                f"{what}: right where a source has several answers, else what tells them apart is "
-                "missing"
+                f"{what}: correct if a source has several answers; if not, the source lacks what "
+                "distinguishes them"
             )
     return notes, warnings
 
@@ -94,8 +93,8 @@ def _is_missed(column: UnusedColumn) -> bool:
 
 
 def _template(reading: Reading, names: Sequence[str]) -> str | None:
-    """Returns a template with the unused columns before the source; None where the rows' own
-    template decides.
+    """Returns a template with the unused columns before the source; None where the format has its
+    own.
     """
     if reading.source_column is not None and reading.template is None:
         columns = [*names, reading.source_column]

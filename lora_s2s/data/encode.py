@@ -83,7 +83,7 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A batch's outcome: a record batch for each split, the rows left out, what was counted."""
+    """A batch's outcome: a record batch for each split, the omitted rows, what was counted."""
 
     splits: dict[str, pa.RecordBatch]
     rejected: list[Rejected]
@@ -144,8 +144,8 @@ def encode_spool(path: Path, decisions: Decisions, encoding: Encoding) -> Iterat
 
 @contextmanager
 def rarely_collected() -> Iterator[None]:
-    """While entered, Python looks for cycles seldom: rows hold none, and looking took a third of
-    the time.
+    """While entered, Python's garbage collector runs seldom: rows have no cycles, and looking for
+    them took a third of the time.
     """
     usual = gc.get_threshold()
     gc.set_threshold(*_COLLECT_AFTER)
@@ -180,10 +180,10 @@ def encode_batch(
     """
     rows = [*map(_Row, *batch.to_pydict().values(), codes.tolist(), copies.tolist())]
     live = [row for row in rows if row.code not in REASONS]
-    left_out = [
+    omitted = [
         reject(row.where, REASONS[row.code], row.source) for row in rows if row.code in REASONS
     ]
-    outcome = _Outcome(encoding, left_out)
+    outcome = _Outcome(encoding, omitted)
     sources = _by_text([row.source for row in live], encoding.encoder, "text")
     targets = _by_text([row.target for row in live], encoding.encoder, "text_target")
     for row, source, target in zip(live, sources, targets, strict=True):
@@ -215,7 +215,7 @@ class _Outcome:
         self._most_target = rules.max_target_tokens - len(templates.target)
 
     def take(self, row: _Row, source: list[int], target: list[int]) -> None:
-        """Takes one row with the ids of its texts, nothing cut yet."""
+        """Adds one row with the ids of its texts, nothing cut yet."""
         self._lengths["source"].append(len(source))
         self._lengths["target"].append(len(target))
         if 0 < len(source) <= self._most_source and 0 < len(target) <= self._most_target:

@@ -29,11 +29,11 @@ def with_split_files(data: DataSection) -> DataSection:
     if len(files) < 2:
         return data
     listed = ", ".join(f"{split} {len(named)}" for split, named in files.items())
-    say(f"{data.train}: the files' names tell the splits ({listed})")
+    say(f"{data.train}: splits by file names ({listed})")
     if others:
         names = f"{Path(others[0]).name}{', …' if len(others) > 1 else ''}"
         count = counted(len(others), "file")
-        warn(f"{data.train}: {count} left out, no split in the name: {names}")
+        warn(f"{data.train}: {count} omitted, no split in the name: {names}")
     return data.model_copy(update=files)
 
 
@@ -52,7 +52,7 @@ def gather(
         for split, examples in read.items():
             for item in examples:
                 if isinstance(item, Example):
-                    # What a column of the table, or its JSON document, says.
+                    # By a column of the table, or its JSON document.
                     marked = item.split or split
                     if marked == split or marked not in splits:
                         spool.add(item, SPLITS.index(marked))
@@ -74,5 +74,5 @@ def _refused(item: Rejected, *, others_are_right: bool) -> DataError:
     return DataError(
         f"a row cannot be used: {item.reason}",
         where=f"{item.file}:{item.line}",
-        hint=f"{hint}; or omit --strict to have such rows listed and left out",
+        hint=f"{hint}; or omit --strict to have such rows listed and dropped",
     )

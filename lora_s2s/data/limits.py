@@ -1,5 +1,5 @@
-"""Length limits that follow the data: what nearly every row needs, within what the base and the
-machine allow.
+"""Length limits chosen from the data: what nearly every row needs, within the bounds of base and
+machine.
 
 Decided on the lengths of all rows, or of a seeded sample of them, before anything is cut.
 """
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 
 Limit = int | Auto
 KEYS = {side: f"max_{side}_tokens" for side in SIDES}
-# A row of both costs flan-t5-base about 1 GB while it trains; answers are decoded one token after
-# the other.
+# Training flan-t5-base on a row of both takes about 1 GB; answers are decoded token by token.
 CAPS = {"source": 1024, "target": 512}
 _LEAST = {"source": 16, "target": 8}
 _SAMPLE = 20_000
@@ -41,7 +40,7 @@ _MEMORY_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a base and a machine allow.
+    """Upper bounds that a base and a machine set.
 
     Attributes:
         positions: how many tokens a text may have; None where positions are relative.
@@ -95,7 +94,7 @@ def limits_of(
 def choose_limits(
     asked: Mapping[str, Limit], lengths: Callable[[], Mapping[str, Counts]], bounds: Bounds
 ) -> dict[str, Chosen]:
-    """Returns each side's limit: what the recipe says, or for ``auto`` what the data needs.
+    """Returns each side's limit: the recipe's, or for ``auto`` what the data needs.
 
     Args:
         asked: side → tokens or ``auto``.
@@ -109,7 +108,7 @@ def choose_limits(
         chosen[side] = (
             _needed(counts[side], side, bounds) if limit == AUTO else Chosen(limit, "recipe")
         )
-    for side in SIDES:  # the source first: a cut source loses a part, a long target the whole row
+    for side in SIDES:  # the source first: a cut source loses a part, a long target drops the row
         while (
             asked[side] == AUTO and chosen[side].tokens > _LEAST[side] and not _fit(chosen, bounds)
         ):

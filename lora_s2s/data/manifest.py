@@ -100,7 +100,7 @@ def reusable(out: Path, identity: Identity) -> PreparedDataset | None:
     try:
         existing = open_prepared(out, reused=True)
     except DataError:
-        return None  # damaged or of another version: made again, in its place
+        return None  # damaged or of another version: replaced
     expected = with_chosen_limits(identity, existing.manifest.report["limits"])
     return existing if existing.fingerprint == sha256_json(expected) else None
 
@@ -114,9 +114,12 @@ def made_from_same(existing: PreparedDataset, data: DataSection) -> bool:
     return existing.manifest.identity.data == contents
 
 
-def input_settings(data: DataSection, reading: Reading, carried: list[str]) -> dict[str, Any]:
+def input_settings(data: DataSection, reading: Reading, tokens: list[str]) -> dict[str, Any]:
     """Returns what inference needs to build a source the same way: format, columns and limits as
     they were chosen.
+
+    Args:
+        tokens: added for lossless text.
     """
     return {
         "template": reading.template,
@@ -126,7 +129,7 @@ def input_settings(data: DataSection, reading: Reading, carried: list[str]) -> d
         "max_target_tokens": data.max_target_tokens,
         "truncate_source": "left" if reading.format in DIALOGUES else data.truncate_source,
         **{key: getattr(data, key) for key in LANGUAGES},
-        "carried": carried,
+        "carried": tokens,
     }
 
 

@@ -86,7 +86,7 @@ def prepare(
         report = report_of(data, findings, bounds)
         pairs = pairs_shown(SplitTable(folder / "train.arrow"), made, max(previews, _PAIRS))
         write_data_page(folder / REPORT, report, pairs)
-        settings = input_settings(data, reading, made.carried)
+        settings = input_settings(data, reading, made.lossless)
         preview = pairs_shown(SplitTable(folder / "train.arrow"), made, previews)
         write(folder, manifest_of(folder, identity, settings, report, preview))
     return open_prepared(out)

@@ -108,8 +108,8 @@ class SplitTable:
             self._table: pa.Table = pa.Table.from_batches(_batches(path), schema=_SCHEMA)
             self._table.validate()
         except (pa.ArrowException, OSError, struct.error) as error:
-            raise self._damaged("no whole Arrow file as this version writes it") from error
-        # Plain arrays over the mapped file: pyarrow's own way to a row passes all chunks before it.
+            raise self._damaged("not a complete Arrow file of this version") from error
+        # Plain arrays over the mapped file: pyarrow's access to a row walks all chunks before it.
         chunks = [batch for batch in self._table.to_batches() if len(batch)]
         self._firsts = np.cumsum([0, *map(len, chunks)]).tolist()
         self._ids = [
@@ -175,7 +175,7 @@ class SplitTable:
         return np.asarray(self._table["target_length"].to_numpy(), dtype=np.int32)
 
     def features(self, index: int) -> Features:
-        """Returns one row's token ids, as they lie in the file."""
+        """Returns one row's token ids, without a copy."""
         chunk = bisect_right(self._firsts, index) - 1
         row = index - self._firsts[chunk]
         source, target = (
@@ -251,7 +251,7 @@ class PreparedDataset:
     Attributes:
         path: the folder.
         manifest: what made it, and what was found.
-        reused: it stood there already, made from the same data and settings.
+        reused: it existed already, made from the same data and settings.
     """
 
     path: Path
@@ -265,7 +265,7 @@ class PreparedDataset:
 
     @property
     def report(self) -> dict[str, object]:
-        """The JSON object of ``prepare``: the folder, and the whole report as it stands."""
+        """The JSON object of ``prepare``: the folder, and the report as it is in the file."""
         return {"out": str(self.path), **cast(dict[str, object], self.manifest.content["report"])}
 
     @property
@@ -294,7 +294,7 @@ class PreparedDataset:
 
 
 def is_prepared(path: Path) -> bool:
-    """Says whether a folder looks like prepared data."""
+    """Whether a folder looks like prepared data."""
     return has_manifest(path) and os.path.isfile(path / "train.arrow")
 
 

@@ -1,4 +1,4 @@
-"""``rejected.jsonl``: every row left out, with its reason; and when there are too many of them."""
+"""``rejected.jsonl``: every omitted row with its reason, and an error where they are too many."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from lora_s2s.readers.rows import Rejected
 
 _REASONS_FOR_LIMIT = {
     "recipe": "",
-    "cap": ", the most that auto takes",
-    "positions": ", all the positions that the base has",
-    "memory": ", all that the memory of this machine allows",
+    "cap": ", the most that auto chooses",
+    "positions": ", the number of positions of the base",
+    "memory": ", the most that the memory of this machine allows",
 }
 
 
@@ -46,24 +46,21 @@ class Rejections:
             self._causes.add(item)
         else:  # a whole file of a folder
             self._files += 1
-            warn(f"{item.file} is left out: {item.reason}")
+            warn(f"{item.file} is omitted: {item.reason}")
 
     def check(self, good: int, most: float) -> None:
-        """Refuses data of which too much cannot be used.
+        """Raises DataError where too many rows cannot be used.
 
         Args:
-            good: how many examples were read; a file left out is none of the rows, and what is
-                skipped no fault.
+            good: how many examples were read; omitted files and skipped rows do not count.
             most: the largest share of rejections.
         """
         count = self._causes.faults
         total = count + good
         if count / max(1, total) <= most:
             return
-        hint, listed = (
-            self._causes.hint(others_are_right=good > 0) or "fix them",
-            self._causes.listed(),
-        )
+        listed = self._causes.listed()
+        hint = self._causes.hint(others_are_right=good > 0) or "fix them"
         raise DataError(
             f"{count:,} of {total:,} rows cannot be used, more than data.max_rejected={most:g}: "
             f"{listed}",
@@ -73,10 +70,10 @@ class Rejections:
         )
 
     def check_targets(self, limit: Chosen, most: float, tally: Tally) -> None:
-        """Refuses data of which too much is left out for targets that are too long.
+        """Raises DataError where too many rows are dropped for targets that are too long.
 
         Args:
-            limit: what they are longer than; one that the data itself set leaves out few.
+            limit: what they are longer than; one chosen from the data itself drops few.
             most: the largest share.
         """
         count = self.reasons[f"target longer than {limit.tokens} tokens"]
@@ -90,11 +87,11 @@ class Rejections:
             f"data.max_rejected={most:g}: their targets are longer than "
             f"data.max_target_tokens={limit.tokens}{_REASONS_FOR_LIMIT[limit.by]}",
             hint=f"--set data.max_target_tokens={wanted} keeps 99 % of the rows, "
-            f"data.long_targets=cut cuts them, data.max_rejected={allowed:g} leaves them out",
+            f"data.long_targets=cut cuts them, data.max_rejected={allowed:g} drops them",
         )
 
     def rows(self, kept: int) -> dict[str, Any]:
         """Returns the report's counts of rows."""
-        left_out = self.reasons.total()
+        omitted = self.reasons.total()
         by_reason = dict(self.reasons.most_common())
-        return {"read": kept + left_out, "kept": kept, "rejected": left_out, "by_reason": by_reason}
+        return {"read": kept + omitted, "kept": kept, "rejected": omitted, "by_reason": by_reason}

@@ -9,7 +9,7 @@ from lora_s2s.console import counted
 from lora_s2s.data.characters import DataTokenizer
 from lora_s2s.data.prepared import SplitTable
 from lora_s2s.data.survey import SIDES
-from lora_s2s.tokens.lossless import rows_carrying
+from lora_s2s.tokens.lossless import rows_taken
 from lora_s2s.tokens.tokenise import Ids
 
 _PIECES = 300
@@ -18,7 +18,7 @@ _ADVISED = 0.01
 _LONG_TARGET = 256
 _ONE_TARGET, _IMBALANCE = 0.9, 20
 _OTHER_BASES = (
-    "a base that reads bytes (google/byt5-small) or more scripts (google/mt5-small) holds"
+    "a base that reads bytes (google/byt5-small) or more scripts (google/mt5-small) keeps"
 )
 
 
@@ -30,8 +30,8 @@ def pairs_shown(table: SplitTable, made: DataTokenizer, count: int) -> list[dict
         table.features(index)
         for index in range(0, len(table), max(1, len(table) // max(1, count)))[:count]
     ]
-    tokenizer, carried = made.tokenizer, made.carried
-    names = dict(enumerate(carried, start=len(tokenizer) - rows_carrying(carried)))
+    tokenizer, tokens = made.tokenizer, made.lossless
+    names = dict(enumerate(tokens, start=len(tokenizer) - rows_taken(tokens)))
     return [
         {
             side: _side(ids, tokenizer, names)
@@ -55,26 +55,24 @@ def advice(report: Mapping[str, Any], *, spare: bool) -> list[str]:
     """Returns what a user might do about the data, a sentence each.
 
     Args:
-        spare: whether the base has spare rows for ``data.lossless_text``.
+        spare: whether the base has unused embedding rows for ``data.lossless_text``.
     """
-    said = [_about_limit(report, side) for side in SIDES]
-    said += [_about_lost(report, side, spare=spare) for side in reversed(SIDES)]
+    sentences = [_about_limit(report, side) for side in SIDES]
+    sentences += [_about_lost(report, side, spare=spare) for side in reversed(SIDES)]
     pairs = max(1, report["rows"]["kept"])
     if report["near_duplicates"] > 0.01 * pairs:
-        alike, verb = (
-            report["near_duplicates"],
-            "differs" if report["near_duplicates"] == 1 else "differ",
-        )
-        said.append(
+        alike = report["near_duplicates"]
+        verb = "differs" if alike == 1 else "differ"
+        sentences.append(
             f"{counted(alike, 'pair')} {verb} from another in case, spaces or punctuation only"
         )
     if report["identical"] > _ADVISED * pairs:
-        said.append(
-            f"{report['identical'] / pairs:.0%} of the targets equal their source: is copying what "
-            "is meant?"
+        sentences.append(
+            f"{report['identical'] / pairs:.0%} of the targets equal their source: is copying "
+            "intended?"
         )
-    said += [_about_classes(report), _about_leaks(report)]
-    return [sentence for sentence in said if sentence]
+    sentences += [_about_classes(report), _about_leaks(report)]
+    return [sentence for sentence in sentences if sentence]
 
 
 def _about_classes(report: Mapping[str, Any]) -> str:
@@ -93,16 +91,14 @@ def _about_classes(report: Mapping[str, Any]) -> str:
 
 
 def _about_leaks(report: Mapping[str, Any]) -> str:
-    leaks, held = (
-        report["near_leaks"],
-        sum(n for split, n in report["splits"].items() if split != "train"),
-    )
+    leaks = report["near_leaks"]
+    held = sum(count for split, count in report["splits"].items() if split != "train")
     if leaks <= _ADVISED * held:
         return ""
     share = f"{counted(leaks, 'held-out row')} ({leaks / held:.0%})"
     return (
-        f"{share} with a source that stands in train but for case, spaces or punctuation: scores "
-        "may flatter"
+        f"{share} with a source that is in train but for case, spaces or punctuation: scores may "
+        "be too high"
     )
 
 
@@ -115,13 +111,13 @@ def limit_warnings(report: Mapping[str, Any]) -> list[str]:
         warnings.append(
             f"{long:.0%} of the targets have more than {_LONG_TARGET} tokens, the longest "
             f"{report['target_tokens']['max']:,}: with data.max_target_tokens={limit['tokens']} "
-            "training takes more memory, and an answer as many steps"
+            "training takes more memory, and each answer that many steps"
         )
     cut = report["truncated"]["target"] / rows
     if cut > _ADVISED:
         warnings.append(
-            f"{cut:.0%} of the targets are cut after {limit['tokens']:,} tokens, and answers learn "
-            "to go on without end: --set "
+            f"{cut:.0%} of the targets are cut after {limit['tokens']:,} tokens, so answers learn "
+            "not to end: --set "
             f"data.max_target_tokens={report['suggested']['max_target_tokens']}"
         )
     return warnings
@@ -137,11 +133,11 @@ def _about_limit(report: Mapping[str, Any], side: str) -> str:
     cut = f"{share} of the {side}s are longer than {limit} tokens"
     needed = report.get("suggested_bytes", {}).get(side)
     if needed is None:
-        return f"{cut}: --set data.max_{side}_tokens={wanted} spares most"
+        return f"{cut}: --set data.max_{side}_tokens={wanted} keeps most of them"
     return (
-        f"{cut}; {wanted:,} would spare most, but training on one such row takes about "
-        f"{needed / 1e9:,.0f} GB: cut the texts into parts, a row each, or take a base for long "
-        "inputs (google/long-t5-tglobal-base)"
+        f"{cut}; {wanted:,} would keep most of them, but training on one such row takes about "
+        f"{needed / 1e9:,.0f} GB: split the texts into several rows, or use a base for long inputs "
+        "(google/long-t5-tglobal-base)"
     )
 
 
@@ -149,11 +145,11 @@ def _about_lost(report: Mapping[str, Any], side: str, *, spare: bool) -> str:
     lost = report["lost_characters"][side]
     if not lost["count"]:
         return ""
-    shown = " ".join(repr(one["character"]) for one in lost["characters"][:8])
+    listed = " ".join(repr(one["character"]) for one in lost["characters"][:8])
     them, most = ("it", "it") if lost["different"] == 1 else ("them", "the most frequent of them")
     sentence = (
-        f"the {side}s lose {counted(lost['count'], 'character')} this vocabulary lacks ({shown})"
+        f"the {side}s lose {counted(lost['count'], 'character')} this vocabulary lacks ({listed})"
     )
     if report["lossless_text"] or not spare:
         return f"{sentence}; {_OTHER_BASES} {them}"
-    return f"{sentence}: --set data.lossless_text=on carries {most}"
+    return f"{sentence}: --set data.lossless_text=on keeps {most}"

@@ -1,4 +1,4 @@
-"""Which rows are left out of train, and which are held out: decided on hashes, for all rows at
+"""Which rows are dropped from train, and which are held out: decided on hashes, for all rows at
 once.
 
 Splits by source, never by row: texts that share a source (or a conversation) stay on one side. A
@@ -60,7 +60,7 @@ def place_of(key: str, seed: int) -> int:
 def keys_of(examples: list[Example], splits: list[int], seed: int) -> Keys:
     """Returns the keys of rows, each of its split."""
     places = [place_of(example.split_key, seed) for example in examples]
-    # The place tells sources apart too, where a row is split by its source.
+    # Where a row is split by its source, the place is a hash of the source already.
     sources = [
         place if example.group is None else _hash(example.source)
         for place, example in zip(places, examples, strict=True)
@@ -76,14 +76,14 @@ def keys_of(examples: list[Example], splits: list[int], seed: int) -> Keys:
 
 
 def joined(parts: list[Keys]) -> Keys:
-    """Returns the keys of all rows, in order; the parts are let go, column by column."""
+    """Returns the keys of all rows, in order; the parts are freed, column by column."""
     columns = [[getattr(part, name) for part in parts] for name in Keys.__dataclass_fields__]
     parts.clear()
-    whole = []
+    joined_columns = []
     for column in columns:
-        whole.append(np.concatenate(column))
+        joined_columns.append(np.concatenate(column))
         column.clear()
-    return Keys(*whole)
+    return Keys(*joined_columns)
 
 
 @dataclass
@@ -92,13 +92,12 @@ class Decisions:
 
     Attributes:
         code: (n,) one of the codes above.
-        copies: (n,) how often a row stands in its split: in train more than once where its file has
-            a weight.
-        leaked: held-out rows whose source stands in train too.
+        copies: (n,) how often a row is in its split: in train more than once where its file has a
+            weight.
+        leaked: held-out rows whose source is in train too.
         classes: how many different targets there are, where they are few; else 0.
-        repeated: training rows whose pair stands before them in train, with other values in unused
-            columns.
-        ambiguous: training rows whose source stands in train with another target too.
+        repeated: training rows that repeat an earlier pair with other values in unused columns.
+        ambiguous: training rows whose source has another target in train too.
     """
 
     code: npt.NDArray[np.uint8]
@@ -115,8 +114,7 @@ class Decisions:
 
 
 def decide(keys: Keys, fraction: float) -> Decisions:
-    """Takes duplicates and leaks out of train, and splits validation off where no row is named as
-    such.
+    """Drops duplicates and leaks from train, and holds out validation rows where none are named.
 
     Args:
         fraction: share of train's sources held out; 0 holds out none.
@@ -223,6 +221,6 @@ def _copies(keys: Keys) -> npt.NDArray[np.int16]:
     """
     if (keys.weight == 1).all():
         return np.ones(len(keys), np.int16)
-    whole = np.floor(keys.weight)
+    times = np.floor(keys.weight)
     chance = (keys.source ^ keys.target).astype(np.float64) / 2.0**64
-    return np.asarray((whole + (chance < keys.weight - whole)).astype(np.int16))
+    return np.asarray((times + (chance < keys.weight - times)).astype(np.int16))

@@ -1,6 +1,4 @@
-"""Rows on their way from reading to tokenising: texts on disk in record batches, what decides about
-them in memory.
-"""
+"""Rows between reading and tokenising: texts on disk in record batches, their hashes in memory."""
 
 from __future__ import annotations
 
@@ -19,14 +17,14 @@ from lora_s2s.data.split import Keys, joined, keys_of
 from lora_s2s.examples.example import Example
 
 ROWS = 4096
-# Replies of long conversations repeat all before them: a batch is bounded by its characters too.
+# Replies of long conversations repeat all earlier turns: a batch is bounded in characters too.
 _CHARACTERS = 1 << 24
 _SCHEMA = pa.schema({name: pa.string() for name in ("source", "target", "where", "turns")})
 
 
 class Spool:
-    """Every example of every split, in the order read: a file to be filled, closed, and taken away
-    in the end.
+    """Every example of every split, in the order read: a file to be filled, closed, and removed in
+    the end.
 
     Args:
         seed: of the rows' places; see :mod:`lora_s2s.data.split`.
@@ -54,11 +52,11 @@ class Spool:
 
     @property
     def waiting(self) -> int:
-        """How many examples are taken and not yet written."""
+        """How many examples are not written yet."""
         return len(self._batch)
 
     def add(self, example: Example, split: int) -> None:
-        """Takes one example of a split; :meth:`flush` writes the last ones."""
+        """Adds one example of a split; :meth:`flush` writes the last ones."""
         self._batch.append(example)
         self._splits.append(split)
         self._characters += len(example.source) + len(example.target)
@@ -66,14 +64,9 @@ class Spool:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what was taken since the last time."""
-        batch, splits, self._batch, self._splits, self._characters = (
-            self._batch,
-            self._splits,
-            [],
-            [],
-            0,
-        )
+        """Writes what was added since the last time."""
+        batch, splits = self._batch, self._splits
+        self._batch, self._splits, self._characters = [], [], 0
         if not batch:
             return
         texts = {
@@ -86,7 +79,7 @@ class Spool:
         self.rows += len(batch)
 
     def keys(self) -> Keys:
-        """Returns the keys of all rows, once: nothing is held twice."""
+        """Returns the keys of all rows, once: they are not kept."""
         return joined(self._keys)
 
 

@@ -20,8 +20,8 @@ LIMITS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
 _MOST_CLASSES_SHOWN = 20
 _BARS = 24
 _POINTS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "max": 1.0}
-# Of the rows, how many a suggested limit leaves whole.
-_WHOLE = 0.99
+# Share of the rows that a suggested limit does not cut.
+_UNCUT = 0.99
 
 _COMMON_WORDS = {
     "en": "the of and to is that for with are you this have",
@@ -81,12 +81,13 @@ class Tally:
     """What was counted of tokenised rows; two of them add up.
 
     Attributes:
-        lengths: how many rows have 0, 1, 2, … tokens in their frames, kept or left out for it,
-        before any cut. truncated, tokens, unknown: of the rows kept.
+        lengths: how many rows have 0, 1, 2, … tokens, special tokens included, before any cut;
+            rows dropped for their length count.
+        truncated, tokens, unknown: of the rows kept.
         alike: hashes of the pairs without case, spacing and punctuation.
-        forms: hashes of the sources without form, of train and of what is held out.
+        forms: the same of the sources, of train and of the held-out rows.
         identical: rows whose target is their source.
-        copied: rows whose target stands in their source.
+        copied: rows whose source contains their target.
         kept: rows that went into a split, each once.
     """
 
@@ -143,7 +144,7 @@ def tokens_report(tally: Tally) -> dict[str, Any]:
 
 
 def _near_leaks(tally: Tally) -> int:
-    """Held-out rows whose source stands in train in another form."""
+    """Counts held-out rows whose source is in train but for case, spaces and punctuation."""
     train, held = (
         np.concatenate([*tally.forms[side], np.zeros(0, np.uint64)]) for side in ("train", "held")
     )
@@ -166,7 +167,7 @@ def _quantiles(counts: Counts) -> dict[str, int]:
 def quantile(counts: Counts, share: float) -> int:
     """Returns the length that at least this share of the rows do not exceed."""
     below = np.cumsum(counts)
-    # One of n rows stands at the place (n - 1) · share, rounded up.
+    # The quantile of n rows is at the place (n - 1) · share, rounded up.
     place = math.ceil((below[-1] - 1) * share) + 1 if below.size and below[-1] else 0
     return int(np.searchsorted(below, place)) if place else 0
 
@@ -190,8 +191,8 @@ def _longer(counts: Counts) -> dict[str, float]:
 
 
 def suggested_limit(tally: Tally, side: str) -> int:
-    """Returns a limit that leaves 99 % of the rows whole: one that is usual, or their length where
-    none is.
+    """Returns the smallest usual limit that does not cut 99 % of the rows; their length where none
+    does.
     """
-    wanted = max(1, quantile(tally.lengths[side], _WHOLE))
+    wanted = max(1, quantile(tally.lengths[side], _UNCUT))
     return next((limit for limit in LIMITS if limit >= wanted), wanted)

@@ -1,4 +1,4 @@
-"""Rows and texts that wait for their answer, rendered as training's rows were."""
+"""Rows and texts to be answered, rendered as training's rows were."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lora_s2s.readers.names import KNOWN_PAIRS
 from lora_s2s.readers.rows import Fields
 
 _PLACE = "row:1"
-# What a row that waits for its answer lacks, for telling its shape.
+# What a row without its answer lacks for recognising its shape.
 _NO_TARGETS: dict[str, Any] = {"output": "", "answers": [], "targets": ""}
 
 
@@ -54,9 +54,8 @@ def _from_text(text: str, prompt: PromptTemplate | None) -> str:
     needed = [name for name, required in prompt.columns.items() if required] or list(prompt.columns)
     if len(needed) > 1:
         raise UsageError(
-            f"the template fills {len(needed)} columns ({', '.join(needed)}): a plain text is "
-            "only one",
-            hint="give JSONL rows with these columns through --input",
+            f"the template needs {len(needed)} columns ({', '.join(needed)}); a plain text is one",
+            hint="give JSONL rows with these columns by --input",
         )
     return prompt.render({needed[0]: text})
 
@@ -69,8 +68,8 @@ def _from_columns(row: Fields, source_column: str | None, prompt: PromptTemplate
 
 
 def _source_column(fields: Fields, named: str | None) -> str:
-    known = {name.strip().lower(): name for name in fields}
+    by_name = {name.strip().lower(): name for name in fields}
     for column in (named.strip().lower(),) if named else (source for source, _ in KNOWN_PAIRS):
-        if column in known:
-            return known[column]
-    raise Unusable(f"no column '{named}'" if named else "no column is known as a source")
+        if column in by_name:
+            return by_name[column]
+    raise Unusable(f"no column '{named}'" if named else "cannot guess the source column")

@@ -1,6 +1,4 @@
-"""Why rows cannot be used: counted by reason, with the first places; the hint follows from the most
-frequent one.
-"""
+"""Why rows cannot be used: counted by reason, with places and a hint for the commonest."""
 
 from __future__ import annotations
 
@@ -38,7 +36,7 @@ class Causes:
 
     @property
     def faults(self) -> int:
-        """How many are no ordinary material."""
+        """How many are faults of the data, skipped records apart."""
         return self.reasons.total()
 
     def listed(self) -> str:
@@ -84,8 +82,8 @@ def hint_for(item: Rejected, *, others_are_right: bool = False) -> str | None:
     """Returns what to do about a rejection; see :meth:`Causes.hint`."""
     for pattern, hint in _HINTS.items():
         if re.search(pattern, item.reason):
-            if others_are_right and pattern in _OF_THE_WHOLE:
-                return _OF_THE_WHOLE[pattern]
+            if others_are_right and pattern in _FOR_SINGLE_ROWS:
+                return _FOR_SINGLE_ROWS[pattern]
             return hint(item) if callable(hint) else hint
     return None
 
@@ -104,30 +102,27 @@ def _json(item: Rejected) -> str:
             f'python -c "{program}" < {item.file} > json-{Path(item.file).name}'
         )
     if not item.text.lstrip().startswith(("{", "[")):
-        return "the lines are no JSON objects: name the file .csv, .tsv or .txt after what it holds"
+        return "the lines are not JSON objects: rename the file to .csv, .tsv or .txt as fits"
     return "write one JSON object on each line, its keys and texts in double quotes"
 
 
 def _quoting(item: Rejected) -> str:
     if '\\"' in item.text:
-        return (
-            'a quote inside a quoted cell is written \\" in some rows and otherwise in others: '
-            'write it twice ("")'
-        )
-    return 'inside a quoted cell write a quote twice (""), and close every quoted cell'
+        return 'quotes inside cells are escaped as \\" in some rows only: double them ("")'
+    return 'double quotes inside quoted cells (""), and close every quoted cell'
 
 
 def _role(item: Rejected) -> str:
     return (
         f"{item.reason}: use user, assistant, system or tool (or human, gpt, …), "
-        "or convert the rows with data.format=module:function"
+        "or convert the rows by data.format=module:function"
     )
 
 
 def _nested(item: Rejected) -> str:
     return (
         f"a {'source' if 'source' in item.reason else 'target'} is a text, or for targets a list "
-        "of texts (several references); take nested rows apart with data.format=module:function"
+        "of texts (several references); flatten nested rows by data.format=module:function"
     )
 
 
@@ -137,20 +132,20 @@ def _column(role: str) -> Callable[[Rejected], str]:
 
 _NO_SOURCE, _NO_TARGET = r"(missing|empty).*source", r"(missing|empty).*target"
 _NO_JSON = r"^not valid JSON|^not a JSON object|^nested too deeply"
-# In this order: a pattern that the reason has, and the hint or what finds it out.
+# Tried in this order: a pattern of the reason, and the hint or a function that makes it.
 _HINTS: dict[str, str | Callable[[Rejected], str]] = {
     r"^invalid UTF-8": _encoding,
-    r"not valid Unicode": "write the text again as UTF-8: it has half of a surrogate pair",
+    r"not valid Unicode": "write the text as UTF-8 again: it contains half of a surrogate pair",
     r"^broken quoting": _quoting,
-    r"^more fields": "quote the cells that have the delimiter in them, or use another delimiter",
+    r"^more fields": "quote cells that contain the delimiter, or use another delimiter",
     r"^fewer fields": "give every row as many cells as the header; look for an unclosed quote "
-    "above these lines",
+    "before these lines",
     _NO_JSON: _json,
-    r"^duplicate key": "give each key of an object once",
+    r"^duplicate key": "use each key of an object once",
     r"^an unknown role": _role,
     r"^not two columns": f"keep two columns; or, with a header: {_BRIEF}--set data.format=pairs",
     r"tool call": "give a tool call its name and arguments under tool_calls or function_call",
-    r"^a part of a turn": "leave images and audio out: only text parts are read",
+    r"^a part of a turn": "remove images and audio: only text parts are read",
     r"^a turn|^an empty turn": "give each turn a role (role or from) and a text (content or value)",
     r"^no list of turns|^no assistant turn|nothing before": (
         f"a conversation is a list of turns in which the assistant replies; for columns: {_BRIEF}"
@@ -158,19 +153,19 @@ _HINTS: dict[str, str | Callable[[Rejected], str]] = {
     ),
     r"is not text|^no list of objects": _nested,
     r"^another language pair": (
-        f"name two languages of the file: {_BRIEF}--set data.source_column=en --set "
+        f"name two of the file's languages: {_BRIEF}--set data.source_column=en --set "
         "data.target_column=de"
     ),
     r"^unknown split|^row of another split": "give the column train, validation or test, or "
     "remove it",
     r"^longer than|^more than": "cut these rows into smaller ones, or remove them",
     r"^NUL character": "remove the NUL characters: tr -d '\\000' < FILE > NEW",
-    r"template cannot": "change data.template so that it fits these rows",
+    r"template cannot": "change data.template to fit these rows",
     _NO_SOURCE: _column("source"),
     _NO_TARGET: _column("target"),
 }
-# Of rows among others that can be used.
-_OF_THE_WHOLE = {
+# For single rows, where others can be used.
+_FOR_SINGLE_ROWS = {
     _NO_SOURCE: "give these rows a source, or remove them",
     _NO_TARGET: "give these rows a target, or remove them",
     _NO_JSON: "fix these lines: each is one JSON object, its keys and texts in double quotes",

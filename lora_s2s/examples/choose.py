@@ -110,7 +110,5 @@ def _openings(prompt: PromptTemplate, records: Sequence[Fields], seed: int) -> t
     if not begun:
         return ()
     share, opening = len(begun) / len(records), begun[0].opening
-    return (
-        f"{share:.0%} of the first rows begin with the template's '{opening}' already: it stands "
-        "once there",
-    )
+    note = f"{share:.0%} of the first rows already begin with the template's '{opening}'"
+    return (f"{note}, which is not repeated",)

@@ -1,4 +1,4 @@
-"""Which columns are the source and the target: named by the user, or known by their names."""
+"""Which columns are the source and the target: named by the user, or guessed by their names."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _MOST_JOINED = 4  # columns in a template that a hint offers
 
 
 def two_languages(source: str | None, target: str | None) -> bool:
-    """Says whether two columns, or the endings of two files, are named by languages, such as ``en``
-    and ``de-AT``.
+    """Whether two columns, or the endings of two files, are languages, such as ``en`` and
+    ``de-AT``.
     """
     names = [name.lower() for name in (source, target) if name and language_of(name)]
     return len(set(names)) == 2 and tuple(names) not in KNOWN_PAIRS
@@ -126,8 +126,8 @@ def unwrapped(fields: Fields) -> Fields:
 
 
 def texts_of(fields: Fields, template: PromptTemplate) -> dict[str, Any]:
-    """Returns the texts of the columns that a template names, and the turns; those it can do
-    without may lack.
+    """Returns the texts of the columns that a template names, and the turns; optional ones may be
+    missing.
 
     Raises:
         Unusable: a column is missing, or holds no text.
@@ -179,47 +179,47 @@ def find_columns(
         any_two: whether two columns are source and target whatever their names.
 
     Raises:
-        DataError: a named column does not exist, or no pair of names is known; the message lists
-            what exists.
+        DataError: a named column does not exist, or the columns cannot be guessed; the message
+            lists the file's.
     """
-    known = {
+    by_name = {
         **{name.strip().lower(): name for name in reversed(names)},
         **{name: name for name in names},
     }
     if template is not None:
         check_columns(template.columns, names, where)
     source, target = (
-        None if column is None else _named(column, known, names, where)
+        None if column is None else _named(column, by_name, names, where)
         for column in (data.source_column, data.target_column)
     )
     needs_source = source is None and template is None
     if needs_source and target is None and (languages := _two_languages(names, where)):
         return Columns(*languages, template)
     if needs_source:
-        _refuse_alpaca(known, where)
+        _refuse_alpaca(by_name, where)
     if template is None and (needs_source or target is None):
-        two = _two_columns(names, source, target, known) if any_two or source or target else None
+        two = _two_columns(names, source, target, by_name) if any_two or source or target else None
         source, target = two or (source, target)
         needs_source = source is None
     if target is None:
-        # The partner of the source's name first, then whatever is known.
+        # The partner of the source's name first, then any usual name.
         partners = [
             last
             for first, last in KNOWN_PAIRS
             if source is not None and first == source.strip().lower()
         ]
-        others = [last for first, last in KNOWN_PAIRS if not needs_source or first in known]
-        # A target leaves a column for the source: of 'query' and 'sql' it is the second.
+        others = [last for first, last in KNOWN_PAIRS if not needs_source or first in by_name]
+        # One column must remain for the source: of 'query' and 'sql' the target is the second.
         free = [
             name
             for name in TARGETS
-            if not needs_source or any(one in known and one != name for one in SOURCES)
+            if not needs_source or any(one in by_name and one != name for one in SOURCES)
         ]
-        target = _first_known("target", [*partners, *others, *free], known, source, names, where)
+        target = _first_known("target", [*partners, *others, *free], by_name, source, names, where)
     if needs_source:
         partners = [first for first, last in KNOWN_PAIRS if last == target.strip().lower()]
         source = _first_known(
-            "source", [*partners, *dict(KNOWN_PAIRS), *SOURCES], known, target, names, where
+            "source", [*partners, *dict(KNOWN_PAIRS), *SOURCES], by_name, target, names, where
         )
     return Columns(source, target, template)
 
@@ -240,7 +240,7 @@ def _two_languages(names: Sequence[str], where: str) -> tuple[str, str] | None:
     if len(first) > 2:
         source, target = list(first)[:2]
         raise DataError(
-            "no target column can be told: the file has the languages "
+            f"cannot guess the target column; the file has the languages "
             f"{', '.join(list(first)[:20])}",
             hint=f"name two: --set data.source_column={source} --set data.target_column={target}",
             where=where,
@@ -249,23 +249,25 @@ def _two_languages(names: Sequence[str], where: str) -> tuple[str, str] | None:
 
 
 def _two_columns(
-    names: Sequence[str], source: str | None, target: str | None, known: Mapping[str, str]
+    names: Sequence[str], source: str | None, target: str | None, by_name: Mapping[str, str]
 ) -> tuple[str, str] | None:
-    """Returns both columns of a table that has two, besides numbers of rows and columns about the
-    row.
-    """
-    about = {*ROW_NUMBERS, *SPLIT_COLUMNS, *(name for pair in LANGUAGE_COLUMNS for name in pair)}
+    """Returns both columns of a table that has two, besides row numbers, splits and languages."""
+    about_row = {
+        *ROW_NUMBERS,
+        *SPLIT_COLUMNS,
+        *(name for pair in LANGUAGE_COLUMNS for name in pair),
+    }
     named = {name for name in (source, target) if name is not None}
-    left = [name for name in names if name in named or normalised(name) not in about]
+    left = [name for name in names if name in named or normalised(name) not in about_row]
     left = left if len(left) == 2 else list(names)
     free = [name for name in left if not any(_same_column(name, other) for other in named)]
     if len(left) != 2 or len(free) + len(named) != 2:
         return None
     if named:
-        # Of two columns the one that is not named is the other side.
+        # The column that is not named is the other side.
         return (source, free[0]) if source is not None else (free[0], target)  # type: ignore[return-value]
     first, second = left
-    if any(one in known and other in known for one, other in KNOWN_PAIRS):
+    if any(one in by_name and other in by_name for one, other in KNOWN_PAIRS):
         return None
     if any(normalised(name) in ROW_NUMBERS or name.isdigit() for name in left):
         return None
@@ -285,13 +287,14 @@ def check_columns(columns: Iterable[str], names: Sequence[str], where: str) -> N
 def _first_known(
     role: str,
     wanted: Sequence[str],
-    known: Mapping[str, str],
+    by_name: Mapping[str, str],
     taken: str | None,
     names: Sequence[str],
     where: str,
 ) -> str:
-    found = next((known[name] for name in wanted if name in known and known[name] != taken), None)
-    if found is None:
+    columns = (by_name[name] for name in wanted if name in by_name)
+    column = next((column for column in columns if column != taken), None)
+    if column is None:
         if joined := _joined_source(names):
             role, hint = "source", joined
         else:
@@ -300,11 +303,11 @@ def _first_known(
                 "data.target_column=NAME"
             )
         raise DataError(
-            f"no {role} column is known by its name; the file has {_listed(names)}",
+            f"cannot guess the {role} column; the file has {_listed(names)}",
             hint=hint,
             where=where,
         )
-    return found
+    return column
 
 
 def _joined_source(names: Sequence[str]) -> str | None:
@@ -324,7 +327,8 @@ def _joined_source(names: Sequence[str]) -> str | None:
     target = shlex.quote(f"data.target_column={targets[0]}")
     template = shlex.quote(f"data.template={' '.join(f'{{{name}}}' for name in others)}")
     return (
-        f"name it with data.source_column, or build it of several: --set {target} --set {template}"
+        "name it with data.source_column, or build it from several columns: --set "
+        f"{target} --set {template}"
     )
 
 
@@ -335,26 +339,23 @@ def _same_column(name: str, other: str) -> bool:
     )
 
 
-def _named(column: str, known: Mapping[str, str], names: Sequence[str], where: str) -> str:
-    found = known.get(column) or known.get(column.strip().lower())
-    if (
-        found is None
-        and (language := language_of(column))
-        and any(language_of(name) == language for name in names)
-    ):
-        return column  # found in each row
-    if found is None:
-        raise DataError(
-            f"there is no column '{column}'{nearest(column, names)}; the file has {_listed(names)}",
-            hint="name one of them, or leave it out to have the columns found by their names",
-            where=where,
-        )
-    return found
+def _named(column: str, by_name: Mapping[str, str], names: Sequence[str], where: str) -> str:
+    name = by_name.get(column) or by_name.get(column.strip().lower())
+    if name is not None:
+        return name
+    language = language_of(column)
+    if language and any(language_of(name) == language for name in names):
+        return column  # looked up in each row
+    raise DataError(
+        f"there is no column '{column}'{nearest(column, names)}; the file has {_listed(names)}",
+        hint="name one of them, or omit it to have the columns guessed by their names",
+        where=where,
+    )
 
 
-def _refuse_alpaca(known: Mapping[str, str], where: str) -> None:
-    # Taking (input, output) here would drop every instruction without a word.
-    if known.keys() >= _ALPACA:
+def _refuse_alpaca(by_name: Mapping[str, str], where: str) -> None:
+    # Taking (input, output) here would silently drop every instruction.
+    if by_name.keys() >= _ALPACA:
         raise DataError(
             "the columns 'instruction', 'input' and 'output' need a template that joins the first "
             "two",
@@ -364,5 +365,6 @@ def _refuse_alpaca(known: Mapping[str, str], where: str) -> None:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(f"'{name:.60}'" for name in names[:20])
-    return (f"the columns {shown}" if names else "no columns") + (", …" if len(names) > 20 else "")
+    columns = ", ".join(f"'{name:.60}'" for name in names[:20])
+    more = ", …" if len(names) > 20 else ""
+    return f"{columns}{more}" if names else "no columns"

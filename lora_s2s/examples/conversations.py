@@ -3,8 +3,8 @@
     system: Be brief. user: Hi! assistant: Hello. user: Who are you? assistant:  →  A small model.
 
 Decided on text, with words that any vocabulary has and no newlines: T5 would drop those. The source
-ends in ``assistant:`` so that what comes next is the answer. One that is too long loses whole
-turns, the oldest first.
+ends in ``assistant:`` so that the answer follows. One that is too long loses entire turns, the
+oldest first.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ def fit_turns(turns: Turns, template: str | None, fits: Callable[[str], bool]) -
     def text(system: Turns, first: int) -> str:
         return render_turns([*system, *turns[first:]], template)
 
-    whole = text((), 0)
-    if fits(whole):
-        return whole
+    everything = text((), 0)
+    if fits(everything):
+        return everything
     start = next((place for place, (role, _) in enumerate(turns) if role != _SYSTEM), 0)
     for system in (turns[:start], ()):
         # The fewer turns, the better they fit: halving finds the first one that can stay.
@@ -93,9 +93,7 @@ def fit_turns(turns: Turns, template: str | None, fits: Callable[[str], bool]) -
 
 
 def looks_like_dialogue(fields: Fields, names: Sequence[str]) -> bool:
-    """Says whether a row holds a list of turns whose role stands under one of ``names``; an empty
-    list may be one.
-    """
+    """Whether a row has a list of turns with their role under one of ``names``; it may be empty."""
     for key in LISTS:
         turns = fields.get(key)
         if isinstance(turns, list):
@@ -112,10 +110,10 @@ def dialogue_questions(fields: Fields) -> Iterator[tuple[dict[str, Any], list[ob
     A greeting answers nothing: of a reply before the first turn of a user the turns are empty.
 
     Raises:
-        Unusable: the whole conversation is odd; the message says how.
+        Unusable: the conversation is malformed; the message is the reason.
     """
     turns = _turns(fields)
-    # Where no user speaks at all, the system text asks.
+    # Without any user turn, the system text is the question.
     first = next(
         (index for index, turn in enumerate(turns) if turn.role not in (_REPLY, _SYSTEM)), 0
     )

@@ -52,9 +52,9 @@ class Example:
             itself.
         turns: role and text of everything before the reply, in a dialogue.
         template: what rendered ``turns``; see :func:`lora_s2s.examples.conversations.fit_turns`.
-        weight: how much of its file's rows training is to take.
-        split: what a column of the table (``split``, ``fold``, …) or its JSON document says of the
-            row: ``train``, ``validation`` or ``test``; empty where nothing does.
+        weight: how often training is to take the rows of its file.
+        split: the row's split by a column of the table (``split``, ``fold``, …) or by its JSON
+            document: ``train``, ``validation`` or ``test``; empty without either.
         rest: a hash of the row's unused columns, equal within one process only; rows that differ in
             it are no duplicates of each other. 0 where every column is used.
     """

@@ -1,5 +1,5 @@
-"""How a file is read: its format, the columns that are used and not used, and what a user should
-know about that.
+"""How a file is read: its format, the used and unused columns, and what a user should know about
+that.
 """
 
 from __future__ import annotations
@@ -46,16 +46,13 @@ class UnusedColumn:
 
     @property
     def is_identifier(self) -> bool:
-        """Whether the name says that the column numbers or names rows, which tells nothing of what
-        they hold.
-        """
+        """Whether by its name the column only numbers or names rows."""
         return bool(_IDENTIFIER.fullmatch(self.name.strip()))
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a file's rows become examples, decided on its first rows; a shape's own template is
-    spelled out.
+    """How a file's rows become examples, decided on its first rows.
 
     Attributes:
         source_column: None where a template builds the source, or the format has columns of its
@@ -80,7 +77,7 @@ class Reading:
 
     @property
     def distinguishing(self) -> list[str]:
-        """Unused columns that tell rows apart: not those that only number them."""
+        """Unused columns that distinguish rows: not those that only number them."""
         return [column.name for column in self.unused if not column.is_identifier]
 
     def with_notes(self, notes: Iterable[str]) -> Reading:
@@ -121,9 +118,7 @@ def agreed(readings: Sequence[Reading]) -> Reading:
 
 
 def with_other_columns(reading: Reading, rows: Sequence[Fields], used: Iterable[str]) -> Reading:
-    """Returns a reading with what the first rows show besides: unused columns, a column of splits,
-    languages, lists.
-    """
+    """Adds what else the first rows show: unused columns, a column of splits, languages, lists."""
     taken = set(used)
     names = dict.fromkeys(name for row in rows for name in row if name not in taken)
     split = next((name for name in names if _divides(name, rows)), None)
@@ -133,12 +128,12 @@ def with_other_columns(reading: Reading, rows: Sequence[Fields], used: Iterable[
     notes = list(reading.notes)
     if split is not None:
         marks = dict.fromkeys(str(row.get(split)) for row in rows)
-        notes.append(f"the column '{split}' divides the rows: {', '.join(marks)}")
+        notes.append(f"the column '{split}' assigns rows to splits: {', '.join(marks)}")
     if reading.target_column and any(
         isinstance(row.get(reading.target_column), list) for row in rows
     ):
         notes.append(
-            f"'{reading.target_column}' holds lists: each text is a target of its own in training, "
+            f"'{reading.target_column}' contains lists: each text is a separate target in training "
             "and one of several references in eval"
         )
     warnings = (*reading.warnings, *_about_languages(names, rows))
@@ -150,7 +145,7 @@ def with_other_columns(reading: Reading, rows: Sequence[Fields], used: Iterable[
 def _divides(name: str, rows: Sequence[Fields]) -> bool:
     if normalised(name) not in SPLIT_COLUMNS:
         return False
-    # A value of another kind is asked about: rows of a test must not train.
+    # One usual value is enough: rows of a test must not train.
     return any(str(row.get(name)).strip().lower() in SPLIT_OF for row in rows)
 
 
@@ -167,8 +162,8 @@ def _about_languages(names: Iterable[str], rows: Sequence[Fields]) -> Iterator[s
             )
             yield (
                 f"columns with a language code in each row are not used ({listed}): "
-                "data.source_language and data.target_language hold for all rows, so keep one "
-                "pair of languages in a file"
+                "data.source_language and data.target_language apply to all rows, so use one pair "
+                "of languages per file"
             )
             return
 

@@ -1,5 +1,5 @@
-"""The shapes that rows come in besides pairs of columns: how each is recognised, and what it asks
-and answers.
+"""The formats of rows besides pairs of columns: how each is recognised, and its questions and
+answers.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Shape:
     """One shape of a row.
 
     Attributes:
-        looks: says whether a row has this shape.
+        looks: whether a row has this shape.
         questions: yields what the template may name with the targets; raises Unusable.
         template: renders a source where the user names no other.
         columns: what the template may name besides the row's own.
@@ -101,8 +101,7 @@ class Shape:
             raise Unusable("no assistant turn" if self.is_dialogue else "no question")
 
     def waiting(self, fields: Fields) -> dict[str, Any]:
-        """Returns what the template may name of a row that waits for its one answer; of a dialogue,
-        its last.
+        """Returns what the template may name of a row without its answer; of a dialogue, the last.
 
         Raises:
             Unusable: there is no such question, or more than one.
@@ -120,7 +119,7 @@ def _excerpt(*values: object) -> str:
 
 
 def _any_case(fields: Fields, names: Iterable[str]) -> object:
-    """Returns the first of the named values that is there, whatever the case of the letters."""
+    """Returns the first value under one of the names, in any case."""
     found = (
         fields[key]
         for name in names
@@ -131,7 +130,7 @@ def _any_case(fields: Fields, names: Iterable[str]) -> object:
 
 
 def _has(fields: Fields, *groups: tuple[str, ...]) -> bool:
-    """Says whether a row has a column of each group, whatever the case of the letters."""
+    """Whether a row has a column of each group, in any case."""
     names = {key.strip().lower() for key in fields}
     return all(not names.isdisjoint(group) for group in groups)
 

@@ -1,10 +1,10 @@
 """A source text from a row's columns: ``{column}`` places, or a Jinja template that can do little
 else.
 
-A template may come with a stranger's adapter, so what Jinja lets it say is listed below and checked
-on its syntax tree before it is compiled: no calls, no arithmetic, no attributes of Python's, one
-loop over ``turns``, and an end to what a text may grow to. What a column holds is text: it is never
-read as a template again.
+A template may come with an untrusted adapter, so the allowed parts of Jinja are listed below and
+checked on its syntax tree before it is compiled: no calls, no arithmetic, no Python attributes, one
+loop over ``turns``, and a bound on the length of the text. A column's text is never read as a
+template itself.
 """
 
 from __future__ import annotations
@@ -36,9 +36,7 @@ _LOOP = {"first", "last", "index", "index0", "length"}
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """Names inside a value are a turn's role and text, or a loop's own; nothing else of
-    Python's.
-    """
+    """Attributes are a turn's role and text, or a loop's; nothing else of Python's."""
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         known = (
@@ -140,10 +138,10 @@ class PromptTemplate:
 
     @staticmethod
     def of(template: Template) -> PromptTemplate:
-        """Compiles what a recipe or a manifest says; None is the column ``source`` as it is.
+        """Compiles a recipe's or a manifest's template; None is the column ``source`` unchanged.
 
         Raises:
-            UsageError: it names no column, or is no template, or says what a template must not say.
+            UsageError: it names no column, is not a template, or has parts that are not allowed.
         """
         texts = (
             ["{source}"]
@@ -198,8 +196,8 @@ class PromptTemplate:
 def _compiled(template: str) -> OneTemplate:
     if len(template) > limits.LONGEST_TEMPLATE:
         raise UsageError(
-            f"a template of {len(template):,} characters, expected {limits.LONGEST_TEMPLATE:,} at "
-            "most"
+            f"a template of {len(template):,} characters, expected at most "
+            f"{limits.LONGEST_TEMPLATE:,}"
         )
     made = _jinja(template) if "{{" in template or "{%" in template else _places(template)
     if not made.columns:
@@ -261,8 +259,8 @@ def _opening(text: str) -> str:
     with a mark.
     """
     opening = text.strip()
-    told = len(opening.split()) > 1 or (opening and not opening[-1].isalnum())
-    return opening if told and any(map(str.isalpha, opening)) else ""
+    distinct = len(opening.split()) > 1 or (opening and not opening[-1].isalnum())
+    return opening if distinct and any(map(str.isalpha, opening)) else ""
 
 
 def _beginning(tree: nodes.Template) -> tuple[str, str]:
@@ -310,7 +308,7 @@ def _is_one_loop(node: nodes.For) -> bool:
     return over_turns and not node.recursive and not any(node.find_all(nodes.For))
 
 
-# All that a template may be made of, and what must hold of it.
+# The allowed nodes, each with its condition.
 _ALLOWED: dict[type[nodes.Node], Callable[[Any], bool]] = {
     **dict.fromkeys(
         (
@@ -340,15 +338,15 @@ _ALLOWED: dict[type[nodes.Node], Callable[[Any], bool]] = {
 
 
 def _check(tree: nodes.Node) -> None:
-    """Raises UsageError at the first thing in a syntax tree that a template must not say."""
+    """Raises UsageError at the first part of a syntax tree that is not allowed."""
     for count, node in enumerate(tree.find_all(nodes.Node), start=1):
         allowed = _ALLOWED.get(type(node))
         if allowed is None or not allowed(node) or count > limits.MOST_TEMPLATE_NODES:
             name = getattr(node, "name", None) or getattr(node, "attr", None) or ""
+            part = f"{type(node).__name__.lower()} {name}".strip()
             raise UsageError(
-                f"a template must not say '{f'{type(node).__name__.lower()} {name}'.strip()}' as "
-                "this one does",
-                hint=f"it may have names, if, one loop over {TURNS}, and the filters "
-                f"{', '.join(sorted(_FILTERS))}; {limits.MOST_TEMPLATE_NODES} of these in all",
+                f"not allowed in a template: '{part}'",
+                hint=f"allowed are names, if, one loop over {TURNS}, and the filters "
+                f"{', '.join(sorted(_FILTERS))}; {limits.MOST_TEMPLATE_NODES} of these at most",
                 where=f"template:{node.lineno}",
             )

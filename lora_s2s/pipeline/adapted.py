@@ -19,7 +19,7 @@ from lora_s2s.models.precision import dtype_name
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.tokens.added import with_tokens
 from lora_s2s.tokens.loading import LANGUAGES, load_tokenizer
-from lora_s2s.tokens.lossless import lossless_tokenizer, rows_carrying
+from lora_s2s.tokens.lossless import lossless_tokenizer, rows_taken
 from lora_s2s.tokens.special_tokens import first_ids
 
 
@@ -75,7 +75,7 @@ def _tokenizer(recipe: Recipe, prepared: PreparedDataset) -> tuple[Any, list[int
     tokenizer = load_tokenizer(recipe.model.name, recipe.model.revision, **languages)
     given = prepared.manifest.input
     tokenizer, carried = with_tokens(tokenizer, given.special_tokens), given.carried
-    rows = range(len(tokenizer), len(tokenizer) + rows_carrying(carried))
+    rows = range(len(tokenizer), len(tokenizer) + rows_taken(carried))
     ids = train_token_ids(recipe, tokenizer, rows)
     if carried and not ids:
         warn(

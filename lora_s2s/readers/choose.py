@@ -1,6 +1,4 @@
-"""Which reader reads a file: by its ending, by what it holds where that says otherwise, or nothing
-that is data.
-"""
+"""Which reader a file gets: by its ending, or by its content where that differs."""
 
 from __future__ import annotations
 
@@ -27,8 +25,7 @@ READERS: dict[str, Reader] = {
     ".parquet": read_parquet,
     ".tmx": read_tmx,
 }
-# What is no text, by its first bytes (those beyond ASCII as lone surrogates), and what to do about
-# it.
+# Binary formats by their first bytes (those beyond ASCII as lone surrogates), each with its hint.
 _BINARY = {
     "BZh91AY&SY": ("compressed by bzip2", "unpack it (bunzip2), or compress it with gzip"),
     "\udcfd7zXZ": ("compressed by xz", "unpack it (unxz), or compress it with gzip"),
@@ -75,28 +72,25 @@ def reader_of(path: Path, *, parallel: bool = False) -> Reader:
     named = READERS.get(ending(path))
     if parallel and named in (None, read_tsv):
         return two_columns
-    found = _reader_of_content(text) if named in (None, read_parquet) else named
-    if found is None and named is None:
+    reader = _reader_of_content(text) if named in (None, read_parquet) else named
+    if reader is None and named is None:
         hint = "two files of parallel lines: name both, [train.en, train.de]"
         raise DataError(
             f"no reader for {path.name}; files end in {endings()}", hint=hint, where=str(path)
         )
-    if found is None:
-        raise DataError(
-            f"{path} cannot be read: it is not Parquet, nor any other format that is known"
-        )
-    return found
+    if reader is None:
+        raise DataError(f"{path} cannot be read: neither Parquet nor another known format")
+    return reader
 
 
 def is_lines(path: Path, *, parallel: bool = False) -> bool:
-    """Says whether a file is a text in each line: its name says no format, and neither does what it
-    holds.
+    """Whether a file is one text per line: neither its name nor its content is of another format.
 
     Args:
         parallel: lines are what is expected, under ``.tsv`` too where it has no tab.
 
     Raises:
-        DataError: it is no text at all.
+        DataError: it is not text.
     """
     text, named = head_of(path), READERS.get(ending(path))
     refuse_what_is_no_data(path, text)
@@ -111,12 +105,13 @@ def refuse_what_is_no_data(path: Path, head: str) -> None:
     """
     start = head[:1024].lstrip().lower()
     if start.startswith(("<!doctype html", "<html")):
-        raise DataError(f"{path} is a web page, not data", hint="download the file itself again")
+        raise DataError(f"{path} is a web page, not data", hint="download the file itself")
     if start.startswith("version https://git-lfs"):
         raise DataError(f"{path} is a git-lfs pointer, not the data", hint="git lfs pull")
-    kind, hint = next((said for magic, said in _BINARY.items() if head.startswith(magic)), ("", ""))
+    entries = (entry for magic, entry in _BINARY.items() if head.startswith(magic))
+    kind, hint = next(entries, ("", ""))
     if kind:
-        raise DataError(f"{path} is {kind}, which is not read", hint=hint)
+        raise DataError(f"{path} is {kind}, which is not supported", hint=hint)
     controls = len(head) - len(head.translate(_NO_CONTROLS))
     broken = _INVALID.search(head, 0, len(head) - 3)  # the last character may be cut
     if 10 * head.count("\0") > 3 * len(head) or (broken and 100 * controls > 3 * len(head)):

@@ -59,7 +59,7 @@ def conversion_hint(path: Path) -> str:
     if guess is None:
         return "convert the file to UTF-8: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW"
     as_text = (
-        f"byte 0x{guess.byte:02X} in line {guess.line}; in {guess.encoding} it reads '{guess.text}'"
+        f"byte 0x{guess.byte:02X} in line {guess.line} reads '{guess.text}' in {guess.encoding}"
     )
     convert = f"iconv -f {guess.encoding.upper()} -t UTF-8 {path.name} > utf8-{path.name}"
     return f"{as_text}: convert it ({convert}) or save it as UTF-8"

@@ -38,7 +38,7 @@ def line_families(files: Iterable[Path]) -> list[list[Path]]:
     """Returns the families among files of lines, each with its sources first; files of no family
     are left out.
 
-    Of two languages the source is what the name says (``corpus.en-de.en``), else the first by
+    Of two languages the source is the first of the name (``corpus.en-de.en``), else the first by
     alphabet.
     """
     roles: dict[tuple[Path, str], dict[str, list[tuple[int, Path]]]] = {}

@@ -1,5 +1,4 @@
-"""Whether a table's first record is a header, told by its kind: names of columns are not what the
-rows below hold.
+"""Whether a table's first record is a header: names of columns look unlike the rows below.
 
 kat     k a t        no header: the second column has three letters with spaces in every row
 word    phonemes     a header: nothing in it is like a row
@@ -31,13 +30,13 @@ def names_without_header(width: int) -> list[str]:
 
 
 def are_known(names: Sequence[str]) -> bool:
-    """Says whether a name of a column is among those given."""
+    """Whether one of the names is a usual column name, or all are languages."""
     names = [normalised(name) for name in names]
     return any(name in KNOWN for name in names) or all(map(language_of, names))
 
 
 def is_header(first: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
-    """Says whether the first record names columns; True where nothing speaks against it.
+    """Whether the first record names columns; True unless something speaks against it.
 
     Args:
         first: the first record's cells.
@@ -65,7 +64,7 @@ def _counts(names: Sequence[str]) -> bool:
 
 
 def _is_data(cell: str, column: Sequence[str]) -> bool:
-    """Says whether a first cell is of the kind that stands below it, and no name."""
+    """Whether a first cell looks like the cells below it rather than like a name."""
     cell = cell.strip()
     if not cell:
         return False
@@ -85,6 +84,6 @@ def _is_data(cell: str, column: Sequence[str]) -> bool:
         and max(below) - min(below) <= 4
     ):
         return True
-    # A label stands there again and again, and a name does not.
+    # A label repeats in its column, a name does not.
     again = sum(text.strip() == cell for text in column)
     return again > 0 and len(column) >= _ROWS_FOR_LABELS and 2 * len(set(column)) <= len(column)

@@ -1,5 +1,8 @@
-"""JSON lines, and JSON arrays read element by element. Numbers stay text: 1e5 and 0.10 as they
-stand in the file.
+"""JSON lines, and JSON arrays read element by element.
+
+Not ``ijson``: it is six times as fast at a step that takes 2 % of ``prepare``, but gives no line
+numbers, keeps the last of two equal keys, and changes numbers, which are text here: 1e5 and 0.10 as
+written.
 """
 
 from __future__ import annotations
@@ -31,11 +34,11 @@ _MOST_JSON_COLUMNS = 64
 
 
 class Number(str):
-    """A number as it stands in the file: a text that JSON writes without quotes."""
+    """A number as written in the file: text that JSON writes without quotes."""
 
 
 def json_text(value: object) -> str:
-    """Returns a value that was read as JSON, its numbers as they stood.
+    """Returns a value that was read as JSON, its numbers as written.
 
     Raises:
         RecursionError: it is nested too deeply.
@@ -142,18 +145,18 @@ def _line_rows(path: Path) -> Iterator[Row | Rejected]:
 
 
 class _Document:
-    """A JSON text of any length, of which no more is held than the value that is read."""
+    """A JSON text of any length, of which only the value being read is in memory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._content = codecs.iterdecode(utf8(blocks(path)), "utf-8", "surrogateescape")
         self._text, self._at, self._ended = "", 0, False
-        # Up to where lines are counted, and what stood before the text that is held.
+        # Up to where lines are counted, and what came before the text in memory.
         self._counted, self._line, self._column, self._bytes = 0, 1, 1, 0
         self.last: Any = None  # the element taken last
 
     def _more(self) -> bool:
-        """Reads on, as much as is held; False at the end of the file and at the longest record."""
+        """Doubles the text in memory; False at the end of the file and at the longest record."""
         if self._ended or len(self._text) - self._at > streams.LONGEST_RECORD:
             return False
         self._line, gone, pieces = self.line, self._text[: self._at], [self._text[self._at :]]
@@ -203,7 +206,7 @@ class _Document:
         while True:
             try:
                 value, end = _value_at(self._text, self._at)
-                # Whole when something follows that cannot be more of it (12 may go on as 12.5).
+                # Complete if what follows cannot be more of it (12 may go on as 12.5).
                 after = self._space_after(end)
                 if self._text[after : after + 1] in (",", ":", "]", "}") or not self._more():
                     text = self._text[self._at : end]
@@ -226,8 +229,8 @@ class _Document:
             at - self._text.rfind("\n", 0, at) if "\n" in self._text[:at] else self._column + at
         )
         hint = (
-            "mend it there, or write one object a line (.jsonl): bad lines are then left out one "
-            "by one"
+            "fix it there, or write one object per line (.jsonl), so that only bad lines are "
+            "omitted"
         )
         return DataError(message, hint=hint, where=f"{self.path}:{line}:{column}")
 

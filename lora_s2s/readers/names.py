@@ -1,6 +1,4 @@
-"""Column names that tell what a column holds, in lower case: one table for headers and for the
-choice of columns.
-"""
+"""Usual column names, in lower case: one table for detecting headers and for guessing columns."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ KNOWN_PAIRS = _pairs("""
     original>simplified original>simple complex>simple question>query question>sql context>response
     nl>cmd problem>solution question>response
 """)
-# Where no pair is there: one column known as a source and one known as a target.
+# Without such a pair: one usual name of a source and one of a target.
 SOURCES = (
     *dict.fromkeys(source for source, _ in KNOWN_PAIRS),
     *"""
@@ -40,7 +38,7 @@ TARGETS = (
 )
 # Numbers of rows, as spreadsheets and pandas leave them.
 ROW_NUMBERS = ("", "unnamed: 0", *"id idx index guid uid uuid row row_id no no. #".split())
-# A column that divides a table, and what stands in it.
+# A column of splits, and its values.
 SPLIT_COLUMNS = tuple("split fold subset partition set data_split dataset_split".split())
 SPLIT_NAMES = {
     "train": ("train", "training", "trainset"),
@@ -97,8 +95,6 @@ def normalised(name: str) -> str:
 
 
 def is_language_code(text: str) -> bool:
-    """Says whether a text is a code such as ``en``, ``pt-BR`` or ``eng_Latn``, of a language that
-    exists.
-    """
+    """Whether a text is a code such as ``en``, ``pt-BR`` or ``eng_Latn``, of a real language."""
     found = _CODE.fullmatch(text.strip())
     return found is not None and (found[3] is not None or found[1].lower() in _ISO)

@@ -41,7 +41,7 @@ class Origin:
     Attributes:
         targets: files whose lines are the targets of ``path``'s lines; several are references of
             one source.
-        given: what the user named, which this is or is part of.
+        given: the user's name that this belongs to.
         parallel: a plain file holds a source and a target on each line, and no header.
         weight: how often its examples count, relative to those of others.
     """
@@ -66,7 +66,7 @@ class Origin:
 
         Raises:
             DataError: what is there cannot be read at all.
-            SetupError: a hub data set that cannot be had.
+            SetupError: a hub data set that cannot be loaded.
         """
         if self.path is not None:
             with reading(self.path):
@@ -86,9 +86,7 @@ class Origin:
             refuse_what_is_no_data(file, head_of(file))
         names = ", ".join(file.name for file in self.targets)
         several = " (several references of each source)" if len(self.targets) > 1 else ""
-        parsing.note(
-            f"the sources are the lines of {path.name}, the targets those of {names}{several}"
-        )
+        parsing.note(f"sources are the lines of {path.name}, targets those of {names}{several}")
         return line_pairs(path, self.targets, side_names(path, self.targets, parsing.columns))
 
     def content_hash(self, *, cached: bool = False) -> str:
@@ -98,7 +96,7 @@ class Origin:
             cached: a hub's data is not fetched.
 
         Raises:
-            SetupError: a hub data set that cannot be had.
+            SetupError: a hub data set that cannot be loaded.
         """
         if self.path is not None:
             hashes = [sha256_file(file) for file in (self.path, *self.targets)]
@@ -122,7 +120,7 @@ def find_origins(paths: str | Sequence[str], *, parallel: bool = False) -> list[
     """
     named = [_weighted(name) for name in ([paths] if isinstance(paths, str) else paths) if name]
     if not named:
-        raise DataError("no data is named", hint="name a file: --set data.train=FILE")
+        raise DataError("no data given", hint="name a file: --set data.train=FILE")
     if len(named) == 2 and (pair := _pair(named, parallel)):
         return [pair]
     families = _families_named(named)
@@ -168,7 +166,7 @@ def _is_line_file(name: str) -> bool:
 def _refuse_two_weights(files: Sequence[Path], weights: set[float]) -> None:
     if len(weights) > 1:
         names = " and ".join(file.name for file in files[:2])
-        raise UsageError(f"{names} are one data set, and have two weights")
+        raise UsageError(f"{names} are one data set but have different weights")
 
 
 def _weighted(text: str) -> tuple[str, float]:
@@ -183,7 +181,7 @@ def _weighted(text: str) -> tuple[str, float]:
         return text, 1.0
     if not 0 < weight <= _MOST_WEIGHT:
         raise UsageError(
-            f"'{number}' is no weight for {name}: expected a number above 0, at most "
+            f"invalid weight '{number}' for {name}: expected a number above 0, at most "
             f"{_MOST_WEIGHT:,.0f}"
         )
     return name, weight
@@ -226,7 +224,7 @@ def _origins(name: str, parallel: bool) -> list[Origin]:
         if os.path.isfile(path):
             if ending(path) not in READERS:
                 _refuse_part(path, parallel)
-                reader_of(path, parallel=parallel)  # tells at once where there is none
+                reader_of(path, parallel=parallel)  # raises at once where there is none
             return [Origin(name, path, parallel=parallel)]
         if os.path.isdir(path) or glob.has_magic(name):
             files = [Origin(str(file), file, parallel=parallel) for file in _readable(path)]
@@ -235,16 +233,16 @@ def _origins(name: str, parallel: bool) -> list[Origin]:
                 for first, *rest in _families_in(path)
             ]
             if not files:
-                hint = "of parallel lines name two files: --set 'data.train=[train.en, train.de]'"
+                hint = "name both files of parallel lines: --set 'data.train=[train.en, train.de]'"
                 raise DataError(
-                    f"{name} holds no file that can be read; files end in {endings()}", hint=hint
+                    f"{name} contains no readable file; files end in {endings()}", hint=hint
                 )
             return files
         if os.path.lexists(path):
             what = "a device or a pipe" if os.path.exists(path) else "a link to nothing"
             raise DataError(
                 f"{name} is {what}, not a file",
-                hint="data is read more than once: name a file on disk",
+                hint="data is read more than once: use a file on disk",
             )
         here = os.listdir(path.parent) if os.path.isdir(path.parent) else []
     hint = "check the path; it is relative to the current folder"
@@ -285,9 +283,8 @@ def named_splits(path: str) -> dict[str, list[str]]:
     """Returns the files of a folder by the split that their names mark: ``train.jsonl``,
     ``sgd_dev.csv.gz``.
 
-    Files that mark none are the training data, or, beside files that are marked so, stand under
-    ``other``. Where the names do not tell train from another split, or one marks two, all of
-    ``path`` is ``train``.
+    Files that mark none are the training data, or ``other`` beside files marked as train. Where the
+    names mark no second split, or one marks two, all of ``path`` is ``train``.
     """
     name, _ = _weighted(path)
     folder = Path(os.path.expanduser(name))
@@ -350,6 +347,6 @@ def _hub_dataset(name: str, *, cached: bool = False) -> Any:
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().split("\n")[0][:200]
         raise SetupError(
-            f"the data set '{dataset}' could not be had: {reason}",
+            f"could not load the data set '{dataset}': {reason}",
             hint="check the name, the split (hf:NAME:SPLIT) and the network, or give a local file",
         ) from error

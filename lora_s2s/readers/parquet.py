@@ -42,9 +42,9 @@ def read_parquet(path: Path, _: Parsing) -> Iterator[Row | Rejected]:
         DataError: too many columns, pages that are too large, or values that expand without end.
     """
     with path.open("rb") as plain, tempfile.TemporaryFile() as unpacked:
-        whole = plain.read(len(MAGIC)) == MAGIC.encode()
-        unpacked.writelines([] if whole else blocks(path))
-        yield from _rows(path, plain if whole else unpacked)
+        uncompressed = plain.read(len(MAGIC)) == MAGIC.encode()
+        unpacked.writelines([] if uncompressed else blocks(path))
+        yield from _rows(path, plain if uncompressed else unpacked)
 
 
 def _rows(path: Path, file: IO[bytes]) -> Iterator[Row | Rejected]:
@@ -122,7 +122,7 @@ def _rows_at_once(path: Path, file: IO[bytes], group: pq.RowGroupMetaData) -> tu
 
 @dataclass(frozen=True)
 class _Page:
-    """What a page's header says: its size when expanded, its values and their encoding."""
+    """A page's header: its size when expanded, its values and their encoding."""
 
     size: int
     values: int

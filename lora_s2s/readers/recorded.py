@@ -1,7 +1,7 @@
-"""What an adapter's manifest says of the data it was made from, and following its recipe to that
-data and no other.
+"""The data that an adapter's manifest records, and reading what its recipe names only where it is
+that data.
 
-A folder may be a stranger's: a path that its recipe names could lead to any file of this machine,
+The folder may be untrusted: a path that its recipe names could lead to any file of this machine,
 whose text would be written into the folder's predictions, card and report. So it is followed only
 to content whose hash was recorded.
 """
@@ -48,13 +48,12 @@ def record_data(named: Mapping[str, Named | None], *, parallel: bool = False) ->
 def follow_recorded(
     named: Named, record: object, *, split: str, parallel: bool = False
 ) -> list[str]:
-    """Returns what a stranger's recipe names as data, as it may be read: each file regular and as
-    it was recorded.
+    """Returns what an untrusted recipe names as data: regular files with the recorded content.
 
     A folder's and a pattern's files are those of the record; the disk is not walked for them.
 
     Args:
-        record: what :func:`record_data` gave for the split, as the stranger's manifest has it.
+        record: what :func:`record_data` gave for the split, as the untrusted manifest has it.
         split: for the message.
 
     Raises:
@@ -69,7 +68,7 @@ def follow_recorded(
             names.append(name)
             continue
         if name not in hashes:
-            raise _refused(split, name, "its manifest does not say what is in it")
+            raise _refused(split, name, "its manifest does not record its content")
         for path, sha256 in hashes[name].items():
             _check_content(split, name, path, sha256)
             checked.add(path)
@@ -81,7 +80,7 @@ def follow_recorded(
             path for path in _files(origin) if path not in checked and not path.startswith("demo:")
         ]
         if more:
-            raise _refused(split, more[0], "its manifest does not say what is in it")
+            raise _refused(split, more[0], "its manifest does not record its content")
     return names
 
 
@@ -143,17 +142,17 @@ def _check_content(split: str, name: str, path: str, sha256: str) -> None:
         place = Path(os.path.expanduser(path))
         if not os.path.isfile(place):
             raise _refused(
-                split, name, f"{'it' if path == name else path} is not a file of this machine"
+                split, name, f"{'it' if path == name else path} is not a file on this machine"
             )
         same = sha256_file(place) == sha256
     if not same:
         raise _refused(
-            split, name, f"{'it' if path == name else path} has another content than in training"
+            split, name, f"{'it' if path == name else path} differs from the file used in training"
         )
 
 
 def _refused(split: str, name: str, why: str) -> DataError:
     hint = f"if that is the data you want: --data {name}"
     return DataError(
-        f"the adapter's recipe names '{name}' as data.{split}, and {why}: it is not read", hint=hint
+        f"the adapter's recipe names '{name}' as data.{split}, but {why}: not read", hint=hint
     )

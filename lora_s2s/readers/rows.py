@@ -18,7 +18,7 @@ class Row:
     Attributes:
         line: the line it starts on, from 1; the row's number in Parquet.
         fields: its fields as written.
-        split: which split of a JSON document it stands under; empty where there are none.
+        split: the split of a JSON document that it is in; empty where there are none.
     """
 
     line: int
@@ -28,12 +28,12 @@ class Row:
 
 @dataclass
 class Parsing:
-    """What a reader is asked, and what it reports about the shape of the file.
+    """A reader's settings, and its notes about the shape of the file.
 
     Attributes:
         columns: names that the user gave: a first record that has one of them is a header.
-        notes: what was decided, a sentence each.
-        header: the first record, where it was taken for a header by its kind alone.
+        notes: what was decided, one sentence each.
+        header: the first record, where it was guessed to be a header.
     """
 
     columns: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class Parsing:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """One record left out: where it stands, why, and the start of what it holds."""
+    """One omitted record: its place, the reason, and the start of its content."""
 
     file: str
     line: int

@@ -48,9 +48,7 @@ _BOM = codecs.BOM_UTF8
 
 
 class BadLine(str):
-    """A line that cannot be used; what it holds, its invalid bytes as lone surrogates (nothing if
-    it was too long).
-    """
+    """A line that cannot be used, its invalid bytes as lone surrogates; empty if too long."""
 
     reason: str
 
@@ -66,11 +64,11 @@ def reading(path: Path) -> Iterator[None]:
         ) from error
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{path} is damaged: {error.reason} in its text", hint="fetch it again"
+            f"{path} is damaged: {error.reason} in its text", hint="download it again"
         ) from error
     except (pa.ArrowException, OSError, OverflowError) as error:
         raise DataError(
-            f"{path} cannot be read: {error}", hint="check that it is whole and of this type"
+            f"{path} cannot be read: {error}", hint="check that it is complete and of this type"
         ) from error
 
 
@@ -97,7 +95,7 @@ def blocks(path: Path) -> Iterator[bytes]:
             if not kind:
                 raise
             raise DataError(
-                f"{path} is a damaged {kind} file ({error})", hint="fetch or compress it again"
+                f"{path} is a damaged {kind} file ({error})", hint="download or compress it again"
             ) from error
 
 
@@ -133,8 +131,8 @@ def _unpacked(raw: IO[bytes], kind: str, path: Path) -> AbstractContextManager[A
 
 
 class _SmallReads(io.BufferedReader):
-    """A file of which no more is read at once than a zip's directory may have: zipfile takes it
-    whole.
+    """A file of which no more is read at once than a zip's directory may have: zipfile reads it
+    all.
     """
 
     def __init__(self, raw: IO[bytes]) -> None:
@@ -175,13 +173,11 @@ def utf8(content: Iterator[bytes]) -> Iterator[bytes]:
     """
     first = next(content, b"")
     encoding = _utf16(first[:_HEAD])
-    whole: Iterator[bytes] = itertools.chain([first], content)
+    chained: Iterator[bytes] = itertools.chain([first], content)
     if encoding is not None:  # a lone surrogate passes, to be rejected with its line
-        whole = (
-            text.encode("utf-8", "surrogatepass")
-            for text in codecs.iterdecode(whole, encoding, "surrogatepass")
-        )
-    yield from whole
+        decoded = codecs.iterdecode(chained, encoding, "surrogatepass")
+        chained = (text.encode("utf-8", "surrogatepass") for text in decoded)
+    yield from chained
 
 
 def _utf16(head: bytes) -> str | None:

@@ -36,14 +36,12 @@ def read_csv(path: Path, parsing: Parsing) -> Iterator[Row | Rejected]:
     dialect = Dialect(delimiter_of(path), skip=1 if _SEP.match(head_of(path)) else 0)
     if _has_escaped_quotes(path) and _reads_better(path, dialect, replace(dialect, escaped=True)):
         dialect = replace(dialect, escaped=True)
-        parsing.note('quotes inside cells are written \\" here; other backslashes are text')
+        parsing.note('quotes inside cells are escaped as \\"; other backslashes are text')
     yield from _rows(path, dialect, parsing)
 
 
 def read_tsv(path: Path, parsing: Parsing) -> Iterator[Row | Rejected]:
-    """Yields a TSV file's rows. Quotes are quoting only where the whole file is quoted correctly,
-    else plain text.
-    """
+    """Yields a TSV file's rows. Quotes are text unless the entire file is quoted correctly."""
     if "\t" not in next(io.StringIO(head_of(path)), "\t"):
         yield from read_csv(path, parsing)
         return
@@ -55,7 +53,7 @@ def read_tsv(path: Path, parsing: Parsing) -> Iterator[Row | Rejected]:
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a table's cells are told apart.
+    """How a table's cells are separated.
 
     Attributes:
         escaped: a quote inside a quoted cell is written ``\\"``, as MySQL and Spark do, beside
@@ -74,7 +72,7 @@ def _has_escaped_quotes(path: Path) -> bool:
 
 
 def _reads_better(path: Path, plain: Dialect, escaped: Dialect) -> bool:
-    """Says whether the first records are all in order with escaped quotes, and not without."""
+    """Whether the first records are all valid with escaped quotes, and not without."""
     return _faults(path, escaped) == 0 < _faults(path, plain)
 
 
@@ -152,8 +150,7 @@ def _records(path: Path, dialect: Dialect) -> Iterator[Record | Rejected]:
     csv.field_size_limit(streams.LONGEST_RECORD)
     skip = dialect.skip
     feed = _Feed(itertools.islice(text_lines(path), skip, None), dialect.escaped)
-    # strict: a quote closed in the wrong place is reported, where the default quietly changes the
-    # text.
+    # strict: reports a misplaced quote, where the default silently changes the text.
     reader = csv.reader(
         feed,
         delimiter=dialect.delimiter,
@@ -201,7 +198,7 @@ def _rows(path: Path, dialect: Dialect, parsing: Parsing) -> Iterator[Row | Reje
         if len(names) > 1 and not parsing.columns and not are_known(names):
             shown = ", ".join(f"'{name:.40}'" for name in names[:4])
             parsing.note(
-                f"the first line ({shown}) was read as a header; where it is data: "
+                f"the first line ({shown}) was read as a header; if it is data: "
                 "--set data.source_column=column1 --set data.target_column=column2"
             )
     else:
@@ -213,9 +210,9 @@ def _rows(path: Path, dialect: Dialect, parsing: Parsing) -> Iterator[Row | Reje
         following.insert(0, first)
         shown = ", ".join(f"'{name:.40}'" for name in names[:4])
         parsing.note(
-            f"the first line ({shown}) is no header but data, so the columns are "
-            f"{', '.join(header[:4])}{', …' if len(header) > 4 else ''}; where it is a header, "
-            "name a column of it as data.source_column"
+            f"the first line ({shown}) was read as data, not as a header, so the columns are "
+            f"{', '.join(header[:4])}{', …' if len(header) > 4 else ''}; if it is a header, name a "
+            "column of it as data.source_column"
         )
     yield from _fields(path, header, itertools.chain(following, records))
 
@@ -237,8 +234,8 @@ def _numbered(names: list[str]) -> list[str]:
 
 
 def _named_by_number(parsing: Parsing, numbered: list[str]) -> bool:
-    """Says whether the user named columns by numbers (``column1``), which only a table without a
-    header has.
+    """Whether the user named columns by number (``column1``), as only a table without a header has
+    them.
     """
     asked = {name.strip().lower() for name in parsing.columns}
     return bool(asked) and asked <= set(numbered)

@@ -21,7 +21,7 @@ _CODES = {"bpt", "ept", "it", "ph", "ut"}
 
 
 class _Units:
-    """What expat calls while it parses: collects the translation units that are whole."""
+    """Expat's callbacks: collects the complete translation units."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.found = path, list[Row | Rejected]()
@@ -39,7 +39,7 @@ class _Units:
     def _refuse_entity(self, name: str, *_: Any) -> None:
         where = f"{self.path}:{self.parser.CurrentLineNumber}"
         raise DataError(
-            f"an XML entity of its own: '{name}'", hint="write its text out", where=where
+            f"the file defines the XML entity '{name}'", hint="write out its text", where=where
         )
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
@@ -157,7 +157,7 @@ def _different_lengths(
     listed = ", ".join([f"{sizes[0]} lines", *sizes[1:]])
     message = f"parallel files of different lengths: {listed}"
     return DataError(
-        message, hint="line n of one belongs to line n of the other: find where they part"
+        message, hint="line n of one must belong to line n of the other: find where they diverge"
     )
 
 

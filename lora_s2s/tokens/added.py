@@ -1,10 +1,10 @@
 """Tokens that a base's owner added, such as ``<sep>``: one id each where the data has them, and
 kept in answers.
 
-Padding, end, unknown, mask and language marks are always text where they stand in a text: they
-would steer the model. Sentinels (``<extra_id_0>``) are text unless the recipe asks for them. What
-is used is an ordinary token of the tokenizer that is saved with the adapter, so plain transformers
-reads and shows it too.
+Padding, end, unknown, mask and language marks in a text are always read as text: they would steer
+the model. Sentinels (``<extra_id_0>``) are text unless the recipe asks for them. A used token is an
+ordinary token of the tokenizer that is saved with the adapter, so plain transformers reads and
+shows it too.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _MOST_USED, _LONGEST_PATTERN = 1000, 400
 
 
 def is_sentinel(token: str) -> bool:
-    """Whether a token stands for a gap in a text, as in the training of T5, CodeT5 or Pegasus."""
+    """Whether a token marks a gap in a text, as in the pretraining of T5, CodeT5 or Pegasus."""
     return _SENTINEL.fullmatch(token) is not None
 
 
@@ -47,9 +47,9 @@ def added_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Returns the added tokens that a text may hold on purpose: sentinels, and what the base's
     owner added.
     """
-    shut = {*_named(tokenizer).values(), *language_codes(tokenizer)}
+    control = {*_named(tokenizer).values(), *language_codes(tokenizer)}
     added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return sorted(token for token in (added | _ordinary(tokenizer)) - shut if token.strip())
+    return sorted(token for token in (added | _ordinary(tokenizer)) - control if token.strip())
 
 
 def _ordinary(tokenizer: PreTrainedTokenizerBase) -> set[str]:
@@ -98,7 +98,7 @@ def tokens_of_data(
     changed = with_tokens(tokenizer, used)
     unread = [token for token in used if not _reads(changed, token)]
     if unread and mode == "use":
-        problem = f"data.special_tokens is use, and the tokenizer reads {unread[0]!r:.100} as text"
+        problem = f"data.special_tokens is use, but the tokenizer reads {unread[0]!r:.100} as text"
         raise UsageError(problem, hint="--set data.special_tokens=auto")
     if unread:
         changed, used = tokenizer, []
@@ -132,8 +132,7 @@ def with_tokens(tokenizer: PreTrainedTokenizerBase, used: Sequence[str]) -> PreT
         return _as_ordinary(tokenizer, used)
     backend: Any = tokenizer.backend_tokenizer
     made = json.loads(backend.to_str())
-    # Normalised: looked for after the whole text was normalised, so that spaces beside it are still
-    # there.
+    # Normalised: searched for after all text was normalised, so that adjacent spaces are kept.
     _unmark(made, used, normalized=_keep_spaces(made, used))
     named = _named(tokenizer)
     others = [
@@ -160,9 +159,7 @@ def _reads(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
 
 
 def _is_one_file(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether ``tokenizer.json`` alone says what a tokenizer does, so that any change to it is
-    kept.
-    """
+    """Whether ``tokenizer.json`` alone defines a tokenizer, so that any change to it is kept."""
     return getattr(tokenizer, "backend_tokenizer", None) is not None and not language_codes(
         tokenizer
     )
@@ -212,8 +209,8 @@ def _named(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
 
 
 def _keep_spaces(made: dict[str, Any], used: Sequence[str]) -> bool:
-    """Makes T5's pipeline tell ``a<sep> b`` from ``a<sep>b``; returns False for others, and for
-    very many tokens.
+    """Makes T5's pipeline distinguish ``a<sep> b`` from ``a<sep>b``; returns False for others, and
+    for very many tokens.
 
     T5 begins each word with a bar. Cut at the spaces, the words beside a token look the same with a
     space and without; so spaces become bars themselves, after runs of them were made one, and a

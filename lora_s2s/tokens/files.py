@@ -1,6 +1,4 @@
-"""A tokenizer's files, before anything else reads them: whose code, which files, how much they ask
-for.
-"""
+"""A tokenizer's files, checked before anything else reads them: code, paths, sizes."""
 
 from __future__ import annotations
 
@@ -43,21 +41,19 @@ def check_tokenizer_files(folder: Path) -> None:
     read.
 
     Raises:
-        DataError: it is there, or a file is damaged.
+        DataError: one of these, or a damaged file.
     """
     for name in ("config.json", "tokenizer_config.json"):
         settings = _object(folder / name)
         where = str(folder / name)
         if settings.get("auto_map"):
-            raise DataError(
-                "auto_map names code of the model's own, which is never run", where=where
-            )
+            raise DataError("auto_map names code of the model, which is never run", where=where)
         for key, value in settings.items():
             names_file = key.endswith(
                 ("vocab_file", "merges_file", "tokenizer_file", "spm", "model_file")
             )
             if names_file and isinstance(value, str) and Path(value).name != value:
-                raise DataError(f"{key} leads out of the folder", where=where)
+                raise DataError(f"{key} points outside the folder", where=where)
         if settings.get("fast_tokenizer_files") not in (None, ["tokenizer.json"]):
             raise DataError(
                 "fast_tokenizer_files names other files than tokenizer.json", where=where
@@ -68,10 +64,8 @@ def check_tokenizer_files(folder: Path) -> None:
                     f"{key} is {settings[key]:.4g}, at most {limits.MOST_EXTRA_IDS:,}", where=where
                 )
     if not any((folder / name).is_file() for name in _VOCABULARIES) and "ByT5" not in str(settings):
-        # Transformers makes up a vocabulary of nothing.
-        raise DataError(
-            "no tokenizer: none of its vocabularies is there", hint=NO_TOKENIZER, where=str(folder)
-        )
+        # Transformers would build an empty vocabulary.
+        raise DataError("no tokenizer: no vocabulary file", hint=NO_TOKENIZER, where=str(folder))
     made = _object(folder / "tokenizer.json")
     added = [made.get("added_tokens"), _object(folder / "added_tokens.json"), *settings.values()]
     added += _object(folder / "special_tokens_map.json").values()

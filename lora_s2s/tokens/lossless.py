@@ -1,14 +1,14 @@
-"""Lossless text: what T5's vocabulary cannot write gets the model's spare embedding rows.
+"""Lossless text: what T5's vocabulary lacks becomes added tokens on unused embedding rows.
 
-T5 knows no ``< \\ ^ { } ~``, backtick, newline or tab, folds runs of spaces, and takes ``</s>`` in
-a text for its end. Flan-T5 has 28 embedding rows more than its tokenizer has entries. Each of them
-can carry one string, so that what was encoded decodes to the very same text. ``tokenizer.json``
-says all of it: no program needs this package to read it.
+T5 has no ``< \\ ^ { } ~``, backtick, newline or tab, folds runs of spaces, and takes ``</s>`` in a
+text for its end. Flan-T5 has 28 embedding rows more than its tokenizer has entries. Each of them
+can stand for one string, so that ids decode to exactly the text that was encoded.
+``tokenizer.json`` holds all of it: no program needs this package to read it.
 
-A carried character is a piece of its own, the others are replaced before normalisation by a
-stand-in: one of Unicode's noncharacters, which no text has. After a newline or a tab the encoder
-inserts the space that a word's usual piece begins with, and the decoder takes it out again. Of a
-run of spaces the last one belongs to the word behind it.
+An ASCII character is added as a piece of its own; any other string is replaced before normalisation
+by a stand-in: one of Unicode's noncharacters, which no text has. After a newline or a tab the
+encoder inserts the space that a word's usual piece begins with, and the decoder removes it. Of a
+run of spaces the last one belongs to the next word.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _RUNS = (
 ALWAYS: tuple[str, ...] = ("\n", "\t", *_RUNS, "<", "\\", "^", "{", "}", "~", "`")
 _BREAKS = ("\n", "\t")
 ESCAPE = ""
-"""Among carried strings: a mark's row. Those behind it have no row of their own; the mark and a
-sign are theirs.
+"""Among the tokens: a mark's row. Those after it have no row of their own: they are written as the
+mark and a sign.
 """
-# Signs that no accent behind them changes; those of them that a vocabulary has.
+# Signs that no following accent changes; used are those that a vocabulary has.
 _SIGNS = "0123456789.,:;!?'\"-()/&%$#@*+[]_|"
 _STAND_INS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 _BAR = "▁"
@@ -53,15 +53,15 @@ class PreTrainedTokenizerFast(transformers.PreTrainedTokenizerFast):  # type: ig
     """
 
 
-def spare_rows(tokenizer: PreTrainedTokenizerBase, rows: int) -> int:
-    """Returns how many ids from ``len(tokenizer)`` on could carry a string.
+def unused_rows(tokenizer: PreTrainedTokenizerBase, rows: int) -> int:
+    """Returns how many ids from ``len(tokenizer)`` on could be added tokens.
 
     Args:
         rows: the model's embedding rows.
 
     Returns:
-        0 for a tokenizer that is not in T5's shape (ByT5, BART, byte fallback), or that carries
-        strings already.
+        0 for a tokenizer that is not in T5's shape (ByT5, BART, byte fallback), or that has such
+        tokens already.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or tokenizer.unk_token_id is None:
@@ -84,38 +84,39 @@ def spare_rows(tokenizer: PreTrainedTokenizerBase, rows: int) -> int:
     )
 
 
-def carried_strings(
+def lossless_tokens(
     tokenizer: PreTrainedTokenizerBase, rows: int, counts: Mapping[str, int]
 ) -> list[str]:
-    """Chooses what the spare rows carry: :data:`ALWAYS`, then what the data has most of and the
-    tokenizer loses.
+    """Chooses the tokens to add: :data:`ALWAYS`, then what the data has most of and the tokenizer
+    loses.
 
     Args:
         rows: the model's embedding rows.
         counts: character → occurrences in the data.
 
     Returns:
-        as many as there are rows; where more is lost, the last row is that of :data:`ESCAPE`, with
-        the next most frequent behind it.
+        as many as there are unused rows; where more is lost, the last row is that of
+        :data:`ESCAPE`, followed by the next most frequent ones.
 
     Raises:
-        UsageError: the model has fewer spare rows than :data:`ALWAYS` has strings.
+        UsageError: the model has fewer unused rows than :data:`ALWAYS` has strings.
     """
-    spare = spare_rows(tokenizer, rows)
-    if spare < len(ALWAYS):
+    unused = unused_rows(tokenizer, rows)
+    if unused < len(ALWAYS):
         raise UsageError(
-            f"lossless text needs {len(ALWAYS)} embedding rows without a token, and a tokenizer in "
-            f"T5's shape; here {spare} of {rows} rows can be used",
+            f"lossless text needs {len(ALWAYS)} unused embedding rows and a tokenizer in T5's "
+            f"shape; here {unused} of {rows} rows can be used",
             hint="--set data.lossless_text=off",
         )
     asked = [text for text in counts if text not in ALWAYS and text not in _STAND_INS]
     lost = sorted(beyond_reach(tokenizer, asked), key=lambda text: (-counts[text], text))
-    room = spare - len(ALWAYS)
-    if len(lost) <= room:
+    free = unused - len(ALWAYS)
+    if len(lost) <= free:
         return [*ALWAYS, *lost]
-    if not room:
+    if not free:
         return [*ALWAYS]
-    return [*ALWAYS, *lost[: room - 1], ESCAPE, *lost[room - 1 : room - 1 + len(_signs(tokenizer))]]
+    with_row, others = lost[: free - 1], lost[free - 1 :]
+    return [*ALWAYS, *with_row, ESCAPE, *others[: len(_signs(tokenizer))]]
 
 
 def _signs(tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -123,38 +124,37 @@ def _signs(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return [sign for sign in _SIGNS if sign in vocabulary]
 
 
-def rows_carrying(carried: Sequence[str]) -> int:
-    """Returns how many rows carried strings take: up to the mark, if there is one."""
-    return carried.index(ESCAPE) + 1 if ESCAPE in carried else len(carried)
+def rows_taken(tokens: Sequence[str]) -> int:
+    """Returns how many rows these tokens take: up to the mark, if there is one."""
+    return tokens.index(ESCAPE) + 1 if ESCAPE in tokens else len(tokens)
 
 
 def lossless_tokenizer(
-    tokenizer: PreTrainedTokenizerBase, carried: Sequence[str]
+    tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]
 ) -> PreTrainedTokenizerBase:
-    """Returns a tokenizer that writes every text of its vocabulary and of ``carried`` as it stands.
+    """Returns a tokenizer whose ids decode to the same text, for all text of its vocabulary and of
+    ``tokens``.
 
-    The id of ``carried[i]`` is ``len(tokenizer) + i``, up to the mark. Text without carried
-    strings, without spaces at its ends or in runs, has the ids it had. Control tokens written in a
-    text are text. What ``save_pretrained`` writes is read by ``AutoTokenizer``, in transformers 4
-    and 5.
+    The id of ``tokens[i]`` is ``len(tokenizer) + i``, up to the mark. Text without these tokens,
+    without spaces at its ends or in runs, has the ids it had. Control tokens written in a text are
+    text. What ``save_pretrained`` writes is read by ``AutoTokenizer``, in transformers 4 and 5.
 
     Args:
-        carried: strings of :data:`ALWAYS` and single characters, no more than there are
-            :func:`spare_rows` up to the mark; see :func:`carried_strings`.
+        tokens: strings of :data:`ALWAYS` and single characters, no more than there are
+            :func:`unused_rows` up to the mark; see :func:`lossless_tokens`.
 
     Raises:
-        UsageError: another string is to be carried, one twice, too many, or the tokenizer is not in
-            T5's shape.
+        UsageError: another string, one twice, too many, or the tokenizer is not in T5's shape.
     """
-    _check_carried(tokenizer, carried)
+    _check_tokens(tokenizer, tokens)
     backend: Any = tokenizer.backend_tokenizer
     made = json.loads(backend.to_str())
     vocab = made["model"]["vocab"]
-    known, lowest = {piece for piece, _ in vocab}, min(score for _, score in vocab)
-    own = carried[: rows_carrying(carried)]
+    vocabulary, lowest = {piece for piece, _ in vocab}, min(score for _, score in vocab)
+    with_row = tokens[: rows_taken(tokens)]
     pieces = {
-        text: text if text and text in _PLAIN and text not in known else stand_in
-        for text, stand_in in zip(own, _STAND_INS, strict=False)
+        text: text if text and text in _PLAIN and text not in vocabulary else stand_in
+        for text, stand_in in zip(with_row, _STAND_INS, strict=False)
     }
     # No other piece has these characters, so any score will do that leaves the lowest, and so that
     # of <unk>, as it is.
@@ -162,7 +162,7 @@ def lossless_tokenizer(
     mark = pieces.pop(ESCAPE, "")
     pieces |= {
         text: mark + sign
-        for text, sign in zip(carried[len(own) :], _signs(tokenizer), strict=False)
+        for text, sign in zip(tokens[len(with_row) :], _signs(tokenizer), strict=False)
     }
     stand_ins = {text: piece for text, piece in pieces.items() if text != piece}
     made["normalizer"] = _sequence("normalizers", _encoding(pieces, made["normalizer"]))
@@ -207,25 +207,26 @@ def beyond_reach(tokenizer: PreTrainedTokenizerBase, characters: Iterable[str]) 
     return lost
 
 
-def _check_carried(tokenizer: PreTrainedTokenizerBase, carried: Sequence[str]) -> None:
-    known = {*ALWAYS, ESCAPE}
+def _check_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> None:
+    allowed = {*ALWAYS, ESCAPE}
     odd = [
         text
-        for text in carried
-        if text not in known and (len(text) != 1 or text in _STAND_INS or text == " ")
+        for text in tokens
+        if text not in allowed and (len(text) != 1 or text in _STAND_INS or text == " ")
     ]
     if odd:
         raise UsageError(
-            f"{odd[0]!r} cannot be carried; expected a character, or one of lossless.ALWAYS"
+            f"{odd[0]!r} cannot be added as a token; expected a character, or one of "
+            "lossless.ALWAYS"
         )
-    if len(set(carried)) < len(carried):
-        raise UsageError("a string is to be carried twice")
-    rows = rows_carrying(carried)
-    if rows > spare_rows(tokenizer, len(tokenizer) + rows) or len(carried) > rows + len(
+    if len(set(tokens)) < len(tokens):
+        raise UsageError("a token is to be added twice")
+    rows = rows_taken(tokens)
+    if rows > unused_rows(tokenizer, len(tokenizer) + rows) or len(tokens) > rows + len(
         _signs(tokenizer)
     ):
         raise UsageError(
-            f"this tokenizer cannot carry {len(carried)} strings; expected T5's shape and up to 32 "
+            f"cannot add {len(tokens)} tokens to this tokenizer; expected T5's shape and up to 32 "
             "rows"
         )
 
@@ -245,7 +246,7 @@ def _encoding(pieces: Mapping[str, str], normalizer: Any) -> list[Any]:
     steps += [_replace({"String": text}, piece) for text, piece in single.items() if text != piece]
     steps += [part for part in _parts(normalizer) if part["type"] == "Precompiled"]
     breaks = "".join(pieces[text] for text in _BREAKS if text in pieces)
-    if breaks:  # No space where a carried character follows: none of them begins a word's piece.
+    if breaks:  # No space where an added character follows: none of them begins a word's piece.
         firsts = re.escape("".join(dict.fromkeys(piece[0] for piece in single.values())))
         steps.append(_replace({"Regex": rf"(?<=[{breaks}])(?![{firsts}]|\z)"}, " "))
     steps += [_replace({"Regex": f"{run}(?= )"}, pieces[run]) for run in _RUNS if run in pieces]

@@ -122,7 +122,7 @@ def test_duplicates_are_equal_in_every_column_but_an_identifier(
     report = prepared(write("a.jsonl", lines(rows))).report
     assert (report["duplicates"], report["splits"]["train"], report["repeated_pairs"]) == (2, 2, 1)
     assert (
-        "1 row with the same source and target as another, but not the same unused columns "
+        "1 row with the same source and target as another, but different unused columns "
         "('Body'): kept" in (report["advice"])
     )
 

@@ -366,7 +366,7 @@ def test_more_rows_too_long_than_may_be_rejected_end_it(
         prepare_as_is(path, max_target_tokens=5)
     hint = str(no.value.hint)
     assert hint.startswith("--set data.max_target_tokens=32 keeps")
-    assert hint.endswith(f"data.max_rejected={allowed} leaves them out")
+    assert hint.endswith(f"data.max_rejected={allowed} drops them")
     assert [child.name for child in tmp_path.iterdir()] == ["a.jsonl"]
     assert (
         prepare_as_is(path, max_target_tokens=5, max_rejected=float(allowed)).report["rows"][
@@ -408,7 +408,7 @@ def test_a_folder_whose_files_name_their_splits_gives_all_three(
     assert data.report["splits"] == {"train": 10, "validation": 4, "test": 2}
     assert table(data, "test").sources() == ["cat 200", "cat 201"]
     said = capsys.readouterr().err
-    assert "the files' names tell the splits (train 2, validation 1, test 1)" in said
+    assert "splits by file names (train 2, validation 1, test 1)" in said
     assert f"warning: {tmp_path / 'd'}: 1 file left out, no split in the name: more.jsonl\n" in said
     # Named beside a validation of its own, the folder is training data as a whole.
     whole = prepared(str(tmp_path / "d"), validation=write("v.jsonl", rows_of(1, first=999)))
@@ -564,7 +564,7 @@ def test_text_with_controls_and_surrogates_survives(write: Write, prepared: Prep
 
 @pytest.mark.parametrize("nothing", ["", [], [""]])
 def test_no_training_data_at_all_is_said(nothing: Any, prepared: Prepare, write: Write) -> None:
-    with pytest.raises(DataError, match="no data is named"):
+    with pytest.raises(DataError, match="no data given"):
         prepared(nothing, test=write("a.jsonl", rows_of(3)))
 
 

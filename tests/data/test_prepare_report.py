@@ -188,9 +188,9 @@ def test_what_the_vocabulary_loses_is_listed_with_lossless_off(prepared: Build) 
     assert report["lost_runs_of_spaces"] == {"source": 1, "target": 2}
     assert report["advice"] == [
         "the targets lose 5 characters this vocabulary lacks ('²' '\\n' '{' '}'): "
-        "--set data.lossless_text=on carries the most frequent of them",
+        "--set data.lossless_text=on keeps the most frequent of them",
         "the sources lose 2 characters this vocabulary lacks ('<' 'ж'): "
-        "--set data.lossless_text=on carries the most frequent of them",
+        "--set data.lossless_text=on keeps the most frequent of them",
     ]
     page = page_of(data)
     assert "The vocabulary lacks 5 characters of the targets (4 different)." in page.text
@@ -261,7 +261,8 @@ def test_on_is_refused_for_a_base_without_spare_rows(
         "validation_fraction": 0.0,
     }
     with pytest.raises(
-        UsageError, match=r"data.lossless_text is on, but the base has \d spare rows of at least 12"
+        UsageError,
+        match=r"data.lossless_text is on, but the base has \d unused embedding rows, at least 12",
     ) as no:
         prepare(**settings, lossless_text="on")
     assert "data.lossless_text=off" in str(no.value.hint)
@@ -305,7 +306,7 @@ def lost(*characters: str, each: int = 1) -> dict[str, Any]:
     }
 
 
-OTHERS = "a base that reads bytes (google/byt5-small) or more scripts (google/mt5-small) holds"
+OTHERS = "a base that reads bytes (google/byt5-small) or more scripts (google/mt5-small) keeps"
 LONG: dict[str, Any] = {
     "source_tokens": {"max": 2000},
     "longer_than": {"source": {"512": 0.0321}, "target": {}},
@@ -321,7 +322,7 @@ LONG: dict[str, Any] = {
             LONG,
             True,
             "3.2% of the sources are longer than 512 tokens: --set data.max_source_tokens=1024 "
-            "spares most",
+            "keeps most of them",
         ),
         (
             {"near_duplicates": 11},
@@ -339,13 +340,13 @@ LONG: dict[str, Any] = {
         (
             {"identical": 120},
             True,
-            "12% of the targets equal their source: is copying what is meant?",
+            "12% of the targets equal their source: is copying intended?",
         ),
         (
             {"near_leaks": 7, "splits": {"train": 930, "validation": 70}},
             True,
-            "7 held-out rows (10%) with a source that stands in train but for case, spaces or "
-            "punctuation: scores may flatter",
+            "7 held-out rows (10%) with a source that is in train but for case, spaces or "
+            "punctuation: scores may be too high",
         ),
         (
             {
@@ -367,9 +368,9 @@ LONG: dict[str, Any] = {
         (
             {**LONG, "suggested_bytes": {"source": 140e9}},
             True,
-            "3.2% of the sources are longer than 512 tokens; 1,024 would spare most, but training "
-            "on one such row takes about 140 GB: cut the texts into parts, a row each, or take a "
-            "base for long inputs (google/long-t5-tglobal-base)",
+            "3.2% of the sources are longer than 512 tokens; 1,024 would keep most of them, but "
+            "training on one such row takes about 140 GB: split the texts into several rows, or "
+            "use a base for long inputs (google/long-t5-tglobal-base)",
         ),
         ({"classes": {"yes": 940, "no": 60}}, True, "one target makes up 94% of the training rows"),
         ({"classes": {"yes": 900, "no": 100}}, True, None),
@@ -377,19 +378,19 @@ LONG: dict[str, Any] = {
             {"lost_characters": lost("{")},
             True,
             "the targets lose 1 character this vocabulary lacks ('{'): --set "
-            "data.lossless_text=on carries it",
+            "data.lossless_text=on keeps it",
         ),
         (
             {"lost_characters": lost("{", each=2)},
             True,
             "the targets lose 2 characters this vocabulary lacks ('{'): --set "
-            "data.lossless_text=on carries it",
+            "data.lossless_text=on keeps it",
         ),
         (
             {"lost_characters": lost("{", "}")},
             True,
             "the targets lose 2 characters this vocabulary lacks ('{' '}'): "
-            "--set data.lossless_text=on carries the most frequent of them",
+            "--set data.lossless_text=on keeps the most frequent of them",
         ),
         (
             {"lost_characters": lost("世")},

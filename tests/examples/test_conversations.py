@@ -114,7 +114,7 @@ def test_a_reply_that_opens_is_left_out_but_heard(write: Write) -> None:
 def test_the_format_is_found_out_and_can_be_named(write: Write) -> None:
     path = write("c.jsonl", json.dumps(conversation(GOOD)))
     assert how_read(path).format == "conversations"
-    with pytest.raises(DataError, match="no target column"):
+    with pytest.raises(DataError, match="cannot guess the target column"):
         list(read_examples(path, format="pairs"))
     with pytest.raises(DataError, match="no list of turns"):
         list(

@@ -48,7 +48,7 @@ def test_a_list_as_target_is_several_references(write: Write) -> None:
         lines({"input": "s", "output": ["one", "two", "one"]}, {"input": "t", "output": "three"}),
     )
     assert pairs(path) == [("s", "one"), ("s", "two"), ("t", "three")]
-    assert any("'output' holds lists" in note for note in how_read(path).notes)
+    assert any("'output' contains lists" in note for note in how_read(path).notes)
     squad = write(
         "b.jsonl", lines({"question": "q", "answers": {"text": ["a", "b"], "answer_start": [1, 2]}})
     )
@@ -111,9 +111,7 @@ def test_a_folder_of_two_line_files(
     write("d/README.md", "hello\n")
     ((found, _),) = pairs(str(tmp_path / "d"))
     assert found.startswith(source)
-    assert any(
-        "the sources are the lines of" in note for note in how_read(str(tmp_path / "d")).notes
-    )
+    assert any("sources are the lines of" in note for note in how_read(str(tmp_path / "d")).notes)
 
 
 @pytest.mark.parametrize(("source", "target"), [("de", "en"), ("en", "de"), ("en-US", "de_DE")])
@@ -132,7 +130,7 @@ def test_a_source_of_several_columns_is_offered_as_a_template(write: Write) -> N
         "nli.csv",
         "id,premise,second part,label\n1,It rains.,It is wet.,yes\n2,It snows.,It is hot.,no\n",
     )
-    with pytest.raises(DataError, match="no source column is known") as caught:
+    with pytest.raises(DataError, match="cannot guess the source column") as caught:
         pairs(path)
     assert caught.value.hint is not None
     settings = caught.value.hint.partition("--set ")[2]
@@ -170,7 +168,7 @@ def test_a_table_without_a_header_keeps_its_first_row(
     path = write(name, text)
     assert pairs(path)[0] == first
     assert len(pairs(path)) == text.count("\n")
-    assert any("is no header but data" in note for note in how_read(path).notes)
+    assert any("was read as data, not as a header" in note for note in how_read(path).notes)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +211,7 @@ def test_three_columns_without_a_header_are_asked_for_by_number(write: Write) ->
     error = refusal(path)
     assert "'column1', 'column2', 'column3'" in error.message
     assert "data.source_column=column1 --set data.target_column=column2" in str(error.hint)
-    assert "is no header but data" in str(error.hint)
+    assert "was read as data, not as a header" in str(error.hint)
     named = write("b.tsv", "A dog ran .\trun ( dog )\tplain\nA cat sat .\tsit ( cat )\tplain\n")
     assert pairs(named, source_column="A dog ran .", target_column="plain") == [
         ("A cat sat .", "plain")
@@ -429,7 +427,7 @@ def test_a_column_divides_the_table(column: str, write: Write) -> None:
     assert [item.split for item in found] == ["train", "validation", "test", "train"]
     reading = how_read(path)
     assert (reading.split_column, reading.unused) == (column, ())
-    assert any(f"the column '{column}' divides the rows" in note for note in reading.notes)
+    assert any(f"the column '{column}' assigns rows to splits" in note for note in reading.notes)
     assert pairs(path, split="validation") == [("t1", "s1")]
     # A file of one split that says so throughout is what the user named it for.
     assert len(pairs(write("b.jsonl", lines(rows[0], rows[3])), split="test")) == 2

@@ -246,7 +246,7 @@ def test_two_columns_named_by_their_languages(write: Write) -> None:
         ("eins", "one")
     ]
     for header in ("en,de,fr", "left,right,middle", "x1,y1,z1"):
-        with pytest.raises(DataError, match="no target column"):
+        with pytest.raises(DataError, match="cannot guess the target column"):
             read(write("e.csv", f"{header}\n{header}\n"))
 
 

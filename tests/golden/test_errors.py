@@ -40,7 +40,7 @@ RECIPE_HINT = (
 )
 NO_RECIPE_HINT = f"hint: give a YAML file or one of {SHIPPED}; see them with: lora-s2s recipes\n"
 PATH_HINT = "hint: check the path; it is relative to the current folder\n"
-COLUMNS = "the file has the columns 'question', 'answer'"
+COLUMNS = "the file has 'question', 'answer'"
 
 CASES = [
     Case(
@@ -132,13 +132,13 @@ CASES = [
         3,
         f"error: there is no column 'qestion' (did you mean 'question'?); {COLUMNS}\n  at: "
         "good.csv\n"
-        "hint: name one of them, or leave it out to have the columns found by their names\n",
+        "hint: name one of them, or omit it to have the columns guessed by their names\n",
     ),
     Case(
         "columns of no known name",
         f"prepare flan-t5-small {BASE}odd.csv",
         3,
-        "error: no target column is known by its name; the file has the columns 'first', 'second', "
+        "error: cannot guess the target column; the file has 'first', 'second', "
         "'third'\n"
         "  at: odd.csv\n"
         "hint: name them: lora-s2s prepare … --set data.source_column=NAME --set "
@@ -278,9 +278,9 @@ CASES = [
 ]
 
 TO = "--model BASE --out prepared/x"
-MEND = (
-    "hint: mend it there, or write one object a line (.jsonl): bad lines are then left out one by "
-    "one\n"
+FIX = (
+    "hint: fix it there, or write one object per line (.jsonl), so that only bad lines are "
+    "omitted\n"
 )
 TOO_MANY = "rows cannot be used, more than data.max_rejected=0.01:"
 ALLOW = "; or allow more: --set data.max_rejected="
@@ -294,23 +294,23 @@ DATA = [
         "array.json",
         "",
         3,
-        f"not valid JSON: Expecting ',' delimiter\n  at: array.json:3:18\n{MEND}",
+        f"not valid JSON: Expecting ',' delimiter\n  at: array.json:3:18\n{FIX}",
     ),
-    ("deep.json", "", 3, f"a value is nested too deeply\n  at: deep.json:1:2\n{MEND}"),
+    ("deep.json", "", 3, f"a value is nested too deeply\n  at: deep.json:1:2\n{FIX}"),
     (
         "latin.jsonl",
         "",
         3,
         f"1 of 4 {TOO_MANY} 1 × invalid UTF-8\n"
         f"  at: latin.jsonl:4 invalid UTF-8: byte 141 of the file\n"
-        "hint: byte 0xE9 in line 4; in windows-1252 it reads 'café': convert it (iconv -f "
+        "hint: byte 0xE9 in line 4 reads 'café' in windows-1252: convert it (iconv -f "
         f"WINDOWS-1252 -t UTF-8 latin.jsonl > utf8-latin.jsonl) or save it as UTF-8{ALLOW}0.25\n",
     ),
     (
         "page.jsonl",
         "",
         3,
-        "page.jsonl is a web page, not data\nhint: download the file itself again\n",
+        "page.jsonl is a web page, not data\nhint: download the file itself\n",
     ),
     (
         "pointer.parquet",
@@ -323,7 +323,7 @@ DATA = [
         "",
         3,
         "cut.jsonl.gz is a damaged gzip file (Compressed file ended before the end-of-stream "
-        "marker was reached)\nhint: fetch or compress it again\n",
+        "marker was reached)\nhint: download or compress it again\n",
     ),
     (
         "two.zip",
@@ -347,8 +347,7 @@ DATA = [
         "  at: ragged.csv:3 more fields than the header: 3, expected 2 (is a text with the "
         "delimiter unquoted?) "
         "(a | b | c); ragged.csv:4 fewer fields than the header: 1, expected 2 (x)\n"
-        "hint: quote the cells that have the delimiter in them, or use another "
-        f"delimiter{ALLOW}0.5\n",
+        f"hint: quote cells that contain the delimiter, or use another delimiter{ALLOW}0.5\n",
     ),
     (
         "zero.csv",
@@ -371,7 +370,7 @@ DATA = [
         3,
         "a row cannot be used: missing target\n  at: bad.jsonl:98\n"
         "hint: give these rows a target, or remove them; or omit --strict to have such rows "
-        "listed and left out\n",
+        "listed and dropped\n",
     ),
     (
         "keys.jsonl",
@@ -380,7 +379,7 @@ DATA = [
         f"1 of 10 {TOO_MANY} 1 × duplicate key\n"
         f'  at: keys.jsonl:10 duplicate key: \'source\' ({{"source": "a", "source": "b", "target": '
         f'"c"}})\n'
-        f"hint: give each key of an object once{ALLOW}0.1\n",
+        f"hint: use each key of an object once{ALLOW}0.1\n",
     ),
     (
         "deep.jsonl",
@@ -405,15 +404,15 @@ DATA = [
         3,
         f"1 of 10 {TOO_MANY} 1 × target is not valid Unicode\n"
         f"  at: lone.jsonl:10 target is not valid Unicode (a | \\ud800)\n"
-        f"hint: write the text again as UTF-8: it has half of a surrogate pair{ALLOW}0.1\n",
+        f"hint: write the text as UTF-8 again: it contains half of a surrogate pair{ALLOW}0.1\n",
     ),
     (
         "good.csv",
         "--set data.template={{question.__class__}}",
         2,
-        "a template must not say 'getattr __class__' as this one does\n  at: template:1\n"
-        f"hint: it may have names, if, one loop over turns, and the filters {FILTERS}; 200 of "
-        "these in all\n",
+        "not allowed in a template: 'getattr __class__'\n  at: template:1\n"
+        f"hint: allowed are names, if, one loop over turns, and the filters {FILTERS}; 200 of "
+        "these at most\n",
     ),
 ]
 CASES += [
@@ -583,7 +582,7 @@ def test_a_folder_of_different_columns_works_and_lists_the_file_left_out(
     assert rows["by_reason"] == {"no columns known in this file": 1}
     (item,) = rejected(here / "out")
     assert item["file"] == "mixed/odd.csv"
-    assert item["reason"].endswith("the file has the columns 'first', 'second'")
+    assert item["reason"].endswith("the file has 'first', 'second'")
 
 
 def test_a_file_edited_within_the_second_and_of_the_same_size_is_prepared_again(

@@ -277,7 +277,7 @@ DATA = [
         2,
     ),
     data("no such demo data", "demo:nix", lambda folder: None, "no such data"),
-    data("a hub's data, offline", "hf:no/such-data", lambda folder: None, "could not be had", 5),
+    data("a hub's data, offline", "hf:no/such-data", lambda folder: None, "could not load", 5),
     data(
         "code that is not there",
         "x.csv",

@@ -267,7 +267,7 @@ def test_a_broken_document_says_where(text: str, message: str, where: str, write
     error = refusal(path)
     assert error.message == message
     assert error.where == f"{path}:{where}"
-    assert "write one object a line" in str(error.hint)
+    assert "write one object per line" in str(error.hint)
 
 
 def test_numbers_stay_as_written_however_large(write: Write) -> None:
@@ -344,12 +344,12 @@ def test_tmx(name: str, encoding: str, tmp_path: Path) -> None:
 def test_tmx_that_is_refused(write: Write) -> None:
     bomb = '<!DOCTYPE tmx [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]><tmx>&b;</tmx>'
     error = refusal(write("a.tmx", bomb))
-    assert (error.message, str(error.where)[-2:]) == ("an XML entity of its own: 'a'", ":1")
+    assert (error.message, str(error.where)[-2:]) == ("the file defines the XML entity 'a'", ":1")
     outside = (
         '<!DOCTYPE tmx SYSTEM "x.dtd">\n<tmx><tu><tuv '
         'xml:lang="en"><seg>caf&eacute;</seg></tuv></tu></tmx>'
     )
-    assert refusal(write("a.tmx", outside)).message == "an XML entity of its own: 'eacute'"
+    assert refusal(write("a.tmx", outside)).message == "the file defines the XML entity 'eacute'"
     assert (
         "XML of the type 'rss', expected 'tmx'"
         in refusal(write("a.xml", "<?xml version='1.0'?><rss/>")).message

@@ -52,7 +52,7 @@ def test_folders_and_globs_give_their_readable_files_sorted(write: Write, tmp_pa
     (tmp_path / "empty").mkdir()
     for nothing in ("empty", "d/*.parquet"):
         with pytest.raises(
-            DataError, match=r"holds no file that can be read; files end in .csv,.*\.zst"
+            DataError, match=r"contains no readable file; files end in .csv,.*\.zst"
         ):
             find_origins(str(tmp_path / nothing))
 
@@ -63,7 +63,7 @@ def test_what_is_not_there(write: Write, tmp_path: Path) -> None:
         DataError, match=r"no such file: .*trian.csv \(did you mean 'train.csv'\?\)"
     ):
         find_origins(str(tmp_path / "trian.csv"))
-    with pytest.raises(DataError, match="no data is named"):
+    with pytest.raises(DataError, match="no data given"):
         find_origins(["", ""])
     with pytest.raises(DataError, match="demo:train"):
         find_origins("demo:nothing")
@@ -107,7 +107,7 @@ def test_weights(write: Write, tmp_path: Path) -> None:
     for bad in ("0", "-1", "nan", "inf", "1001", "1e9", "two", ""):
         with pytest.raises(
             UsageError,
-            match=rf"'{bad}' is no weight for .*a.csv: expected a number above 0, at most 1,000",
+            match=rf"invalid weight '{bad}' for .*a.csv: expected a number above 0, at most 1,000",
         ):
             find_origins(f"{path}@{bad}")
     with pytest.raises(DataError, match=r"no such file: .*me@home\.csv"):
@@ -139,7 +139,7 @@ def test_parallel_files_are_known_by_their_names(first: str, second: str, tmp_pa
     ]
     (origin,) = find_origins([f"{paths[0]}@3", f"{paths[1]}@3"])
     assert (origin.name, origin.weight) == (paths[0], 3.0)
-    with pytest.raises(UsageError, match="are one data set, and have two weights"):
+    with pytest.raises(UsageError, match="are one data set but have different weights"):
         find_origins([f"{paths[0]}@3", paths[1]])
 
 

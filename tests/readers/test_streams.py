@@ -127,7 +127,7 @@ def test_a_damaged_compressed_file_is_named(kind: str, tmp_path: Path) -> None:
         (tmp_path / "a.csv").write_bytes(damaged)
         with pytest.raises(DataError, match=f"is a damaged {kind} file") as caught:
             rows(tmp_path / "a.csv")
-        assert caught.value.hint == "fetch or compress it again"
+        assert caught.value.hint == "download or compress it again"
 
 
 def test_zips_that_are_refused(tmp_path: Path) -> None:

@@ -21,10 +21,10 @@ from lora_s2s.tokens.lossless import (
     ALWAYS,
     ESCAPE,
     beyond_reach,
-    carried_strings,
     lossless_tokenizer,
-    rows_carrying,
-    spare_rows,
+    lossless_tokens,
+    rows_taken,
+    unused_rows,
 )
 from lora_s2s.tokens.special_tokens import special_token_templates
 
@@ -56,7 +56,7 @@ def original(demo_base: Path) -> PreTrainedTokenizerBase:
 
 @pytest.fixture(scope="module")
 def lossless(original: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    return lossless_tokenizer(original, carried_strings(original, ROWS, COUNTS))
+    return lossless_tokenizer(original, lossless_tokens(original, ROWS, COUNTS))
 
 
 @pytest.fixture(scope="module")
@@ -262,47 +262,47 @@ def test_a_word_after_a_break_is_the_usual_piece(lossless: PreTrainedTokenizerBa
 def test_spare_rows_are_those_of_t5_alone(
     original: Any, lossless: Any, tokenizer: Any, demo_base: Path
 ) -> None:
-    assert spare_rows(original, ROWS) == 28
-    assert spare_rows(original, len(original)) == spare_rows(original, 100) == 0
-    assert spare_rows(original, 10 * ROWS) == 32
-    assert spare_rows(lossless, 10 * ROWS) == 0
-    assert spare_rows(tokenizer, 128) == 128 - len(tokenizer)
+    assert unused_rows(original, ROWS) == 28
+    assert unused_rows(original, len(original)) == unused_rows(original, 100) == 0
+    assert unused_rows(original, 10 * ROWS) == 32
+    assert unused_rows(lossless, 10 * ROWS) == 0
+    assert unused_rows(tokenizer, 128) == 128 - len(tokenizer)
     with_more = load_tokenizer(str(demo_base))
     with_more.add_tokens(["<mine>"])
-    assert spare_rows(with_more, ROWS) == 0
+    assert unused_rows(with_more, ROWS) == 0
 
 
 def test_other_kinds_of_tokenizers_have_none(tmp_path: Path) -> None:
     from transformers import ByT5Tokenizer
 
     byt5 = ByT5Tokenizer()
-    assert spare_rows(byt5, 384) == 0
+    assert unused_rows(byt5, 384) == 0
     assert beyond_reach(byt5, "\n\t<{é😀") == {}
     with pytest.raises(UsageError, match="T5's shape"):
         lossless_tokenizer(byt5, ALWAYS)
 
 
 def test_what_is_carried(original: PreTrainedTokenizerBase) -> None:
-    carried = carried_strings(original, ROWS, COUNTS)
+    carried = lossless_tokens(original, ROWS, COUNTS)
     assert carried[: len(ALWAYS)] == list(ALWAYS)
     assert carried[len(ALWAYS) :] == [">", "\u0301", "…", "ж", "²", "\xa0", "▁", "\r", "😀", "ф"]
-    assert rows_carrying(carried) == len(carried)
-    assert carried_strings(original, ROWS, {"\ufdd0": 9}) == list(ALWAYS)
-    with pytest.raises(UsageError, match="needs 12 embedding rows"):
-        carried_strings(original, len(original) + 11, {})
+    assert rows_taken(carried) == len(carried)
+    assert lossless_tokens(original, ROWS, {"\ufdd0": 9}) == list(ALWAYS)
+    with pytest.raises(UsageError, match="needs 12 unused embedding rows"):
+        lossless_tokens(original, len(original) + 11, {})
 
 
 def test_what_has_no_row_of_its_own_is_carried_by_the_mark(
     original: PreTrainedTokenizerBase,
 ) -> None:
     plenty = [chr(code) for code in range(0x4E00, 0x4E28)]
-    carried = carried_strings(
+    carried = lossless_tokens(
         original, ROWS, {char: 99 - place for place, char in enumerate(plenty)}
     )
     assert [text for text in carried if text not in (*ALWAYS, ESCAPE)] == plenty[
         : len(carried) - len(ALWAYS) - 1
     ]
-    assert rows_carrying(carried) == 28
+    assert rows_taken(carried) == 28
     assert len(carried) > 28 + 20
     made = lossless_tokenizer(original, carried)
     assert len(made) == ROWS
@@ -347,7 +347,7 @@ BESIDE = st.sampled_from(RARE) | st.sampled_from(SIGNS) | OFTEN
 @pytest.fixture(scope="module")
 def marked(original: PreTrainedTokenizerBase) -> tuple[PreTrainedTokenizerBase, list[str]]:
     """A tokenizer that carries some by the mark, and what it carries."""
-    carried = carried_strings(original, ROWS, {char: 99 - place for place, char in enumerate(RARE)})
+    carried = lossless_tokens(original, ROWS, {char: 99 - place for place, char in enumerate(RARE)})
     return lossless_tokenizer(original, carried), carried
 
 
@@ -366,7 +366,7 @@ def marked_loaded(
 def test_of_forty_rare_characters_each_has_a_row_or_a_sign(marked: tuple[Any, list[str]]) -> None:
     tokenizer, carried = marked
     assert len(RARE) == 40
-    rows = rows_carrying(carried)
+    rows = rows_taken(carried)
     assert rows == 28
     assert carried[rows - 1] == ESCAPE
     assert len(carried) - rows > 15
@@ -442,7 +442,7 @@ def test_a_folder_that_carries_many_signs_opens_again(
     signs = {chr(place): 5 for place in range(ord("а"), ord("я") + 1)} | dict.fromkeys(
         "{}<>\\^~`", 9
     )
-    carried = carried_strings(original, ROWS, signs)
+    carried = lossless_tokens(original, ROWS, signs)
     assert len(carried) > 20
     lossless_tokenizer(original, carried).save_pretrained(tmp_path)
     text = "find . -name \"*.txt\" | xargs -I{} sh -c 'echo ~ > {}' жук\n"

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from lora_s2s.tokens import encoder as encoding
 from lora_s2s.tokens.encoder import FastEncoder, TextEncoder, encoder_of
 from lora_s2s.tokens.loading import load_tokenizer
-from lora_s2s.tokens.lossless import carried_strings, lossless_tokenizer
+from lora_s2s.tokens.lossless import lossless_tokenizer, lossless_tokens
 
 ROWS = 2560
 # More than have a row of their own: the last ones are carried by the mark and a sign.
@@ -86,7 +86,7 @@ TEXTS = st.lists(FRAGMENTS | st.text(max_size=6), max_size=10).map("".join)
 def encoders(demo_base: Path, tokenizer: PreTrainedTokenizerBase) -> Encoders:
     """The encoder, and one that reads texts whole."""
     plain = load_tokenizer(str(demo_base))
-    lossless = lossless_tokenizer(plain, carried_strings(plain, ROWS, CARRIED))
+    lossless = lossless_tokenizer(plain, lossless_tokens(plain, ROWS, CARRIED))
     found = {}
     for kind, made in zip(KINDS, (plain, lossless, tokenizer), strict=True):
         by_word = fast(encoder_of(made))
