@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lora_s2s.data.survey import SIDES, guess_language
+from lora_s2s.data.survey import SIDES
 from lora_s2s.errors import UsageError
 from lora_s2s.recipe.schema import DataSection, ModelSection
 from lora_s2s.tokens.added import added_tokens, counter_of, tokens_of_data
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _SHOWN = 50
-_TEXTS_FOR_LANGUAGE, _CHARACTERS_FOR_LANGUAGE = 400, 1000
 # With auto, tokens are added where one target in so many loses a character.
 _TARGETS_FOR_ONE_LOST = 1000
 
@@ -47,7 +46,6 @@ class Characters:
         self._counts = {side: np.zeros(0x110000, np.int64) for side in SIDES}
         self.double_spaces = dict.fromkeys(SIDES, 0)
         self.rows = 0
-        self._first: dict[str, list[str]] = {side: [] for side in SIDES}
 
     def add(self, sources: Sequence[str], targets: Sequence[str]) -> None:
         """Counts some rows."""
@@ -60,22 +58,12 @@ class Characters:
             self.double_spaces[side] += text.count("  ")
             if self._tokens is not None:
                 self.tokens.update(self._tokens.findall(text))
-            missing = _TEXTS_FOR_LANGUAGE - len(self._first[side])
-            self._first[side] += [
-                text[:_CHARACTERS_FOR_LANGUAGE] for text in texts[: max(0, missing)]
-            ]
 
     def counts(self, side: str) -> dict[str, int]:
         """Returns character → occurrences."""
         counts = self._counts[side]
         codes = np.flatnonzero(counts)
         return {chr(code): int(count) for code, count in zip(codes, counts[codes], strict=True)}
-
-    def language(self, side: str) -> str | None:
-        """Returns a guess at the language (ISO 639-1) of the first texts; None where nothing speaks
-        for one.
-        """
-        return guess_language(self._first[side])
 
 
 @dataclass(frozen=True)
@@ -172,11 +160,10 @@ def _lossless(
 
 
 def characters_report(made: DataTokenizer, characters: Characters) -> dict[str, Any]:
-    """Returns the part of the report of ``prepare`` that is about characters and languages."""
+    """Returns the part of the report of ``prepare`` that is about characters."""
     present = {char for side in SIDES for char in characters.counts(side)}
     beyond = beyond_reach(made.tokenizer, present)
     return {
-        "languages": {side: characters.language(side) for side in SIDES},
         "lossless_text": list(made.lossless),
         "lost_characters": {side: _lost(characters.counts(side), beyond) for side in SIDES},
         "lost_runs_of_spaces": characters.double_spaces

@@ -1,13 +1,9 @@
-"""What is in tokenised data, counted in bounded memory: lengths, copies, classes; and a guess at
-its language.
-"""
+"""What is in tokenised data, counted in bounded memory: lengths, copies, classes."""
 
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -22,58 +18,6 @@ _BARS = 24
 _POINTS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "max": 1.0}
 # Share of the rows that a suggested limit does not cut.
 _UNCUT = 0.99
-
-_COMMON_WORDS = {
-    "en": "the of and to is that for with are you this have",
-    "de": "der die und das ist nicht ein ich mit sie auf den",
-    "fr": "le la les des est une que pour dans pas vous qui",
-    "es": "el los las una que por para con del es como está",
-    "it": "il di che per una sono della non con le gli è",
-    "pt": "os um uma que não para com do da em é você",
-    "nl": "de het een van en dat niet ik met op zijn voor",
-    "sv": "och att det som en på är av för inte jag med",
-    "pl": "nie się na jest że do to jak za od po są",
-    "tr": "bir ve bu için ile çok ne de mi var daha olarak",
-}
-_LANGUAGE_OF_SCRIPT = {
-    "HIRAGANA": "ja",
-    "KATAKANA": "ja",
-    "HANGUL": "ko",
-    "CJK": "zh",
-    "CYRILLIC": "ru",
-    "ARABIC": "ar",
-    "GREEK": "el",
-    "HEBREW": "he",
-    "DEVANAGARI": "hi",
-    "THAI": "th",
-    "BENGALI": "bn",
-    "TAMIL": "ta",
-}
-
-
-def guess_language(texts: Iterable[str]) -> str | None:
-    """Returns the language whose script or commonest words stand out; a guess, by counting."""
-    text = " ".join(texts)
-    letters = Counter(char for char in text if char.isalpha())
-    foreign = Counter[str]()
-    for char, count in letters.items():
-        foreign[unicodedata.name(char, "").split(" ")[0]] += count
-    foreign = Counter(
-        {name: count for name, count in foreign.items() if name in _LANGUAGE_OF_SCRIPT}
-    )
-    if foreign.total() > 0.3 * letters.total():
-        # Japanese mixes Chinese characters with its own: a few of its own decide.
-        own = {
-            name: count * (5 if name in ("HIRAGANA", "KATAKANA") else 1)
-            for name, count in foreign.items()
-        }
-        return _LANGUAGE_OF_SCRIPT[max(own, key=lambda name: own[name])]
-    words = Counter(text.lower().split())
-    hits = {
-        code: sum(words[word] for word in common.split()) for code, common in _COMMON_WORDS.items()
-    }
-    best = max(hits, key=lambda code: hits[code])
-    return best if hits[best] > 0.02 * words.total() else None
 
 
 @dataclass

@@ -71,7 +71,6 @@ def _counts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
             "unknown tokens",
             _by_side(lambda side: f"{report['unknown_tokens'][side]:.3%} of {side}s"),
         ),
-        ("language (guess)", _by_side(lambda side: f"{side}s {report['languages'][side] or '?'}")),
         ("added tokens for lost characters", " ".join(added) or "none"),
     ]
 

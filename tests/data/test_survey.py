@@ -5,49 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pytest
 
-from lora_s2s.data.characters import Characters
-from lora_s2s.data.survey import Tally, guess_language, histogram, tokens_report
-
-TEXTS = {
-    "en": "The committee said that it is open to questions and that you have this week to send "
-    "them.",
-    "de": "Der Ausschuss ist nicht bereit, die Frage mit den Mitgliedern zu klären, und das ist "
-    "schade.",
-    "fr": "Le conseil est d'avis que les questions ne sont pas dans le programme pour une raison "
-    "simple.",
-    "es": "El comité dice que las preguntas son para los miembros con una copia del informe.",
-    "ja": "委員会は来週の会議で新しい質問に答える予定です。",
-    "zh": "委员会将在下周的会议上回答新的问题，欢迎大家参加。",
-    "ko": "위원회는 다음 주 회의에서 새로운 질문에 답할 예정입니다.",
-    "ru": "Комитет ответит на новые вопросы на заседании в понедельник.",
-    "el": "Η επιτροπή θα απαντήσει στις νέες ερωτήσεις την επόμενη εβδομάδα.",
-    "ar": "ستجيب اللجنة على الأسئلة الجديدة في اجتماع الأسبوع المقبل",
-}
+from lora_s2s.data.survey import Tally, histogram, tokens_report
 
 
 def tally_of(sources: list[int], targets: list[int], **more: Any) -> Tally:
     lengths = {"source": np.bincount(sources), "target": np.bincount(targets)}
     return Tally(lengths=lengths, kept=len(sources), **more)
-
-
-@pytest.mark.parametrize("code", TEXTS)
-def test_a_language_is_guessed_by_its_script_or_commonest_words(code: str) -> None:
-    assert guess_language([TEXTS[code]]) == code
-    assert guess_language(["name[Aromi], area[centre]", *[TEXTS[code]] * 5]) == code
-
-
-@pytest.mark.parametrize("texts", [[], [""], ["12 + 30 = 42", "!?"], ["x1 q7 zz9 wqk"]])
-def test_where_nothing_speaks_for_a_language_none_is_guessed(texts: list[str]) -> None:
-    assert guess_language(texts) is None
-
-
-def test_a_few_long_texts_do_not_decide_the_language() -> None:
-    characters = Characters()
-    characters.add([TEXTS["de"] * 9999, *[TEXTS["fr"]] * 30], ["x"] * 31)
-    assert characters.language("source") == "fr"
-    assert characters.language("target") is None
 
 
 def test_lengths_are_told_exactly() -> None:

@@ -120,7 +120,7 @@ def test_columns_that_contradict_each_other_or_the_model(
 def test_a_compressed_file_is_not_expanded(invoke: Invoke, prepared: Path) -> None:
     rewrite(prepared, columns_of(prepared / "train.arrow"), compression="zstd")
     told = invoke("train", "p", "--dry-run", code=3).stderr
-    assert "train.arrow is damaged: no whole Arrow file as this version writes it" in told
+    assert "train.arrow is damaged: not a complete Arrow file of this version" in told
 
 
 def test_no_byte_of_an_arrow_file_ends_the_process(invoke: Invoke, prepared: Path) -> None:

@@ -86,7 +86,6 @@ def data_page(evil: str, folder: Path) -> str:
         "lost_characters": {"source": losses, "target": losses},
         "classes": {evil: 4},
         "lossless_text": [evil],
-        "languages": {"source": evil, "target": None},
         "truncated": {"source": 1, "target": 2},
         "lost_runs_of_spaces": {"source": 1, "target": 2},
         "unknown_tokens": {"source": 0.1, "target": 0.0},
