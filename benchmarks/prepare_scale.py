@@ -1,4 +1,4 @@
-"""Ten million rows: `prepare` against `datasets.map` with the same tokenizer, rows a second and
+"""Many rows: `prepare` against `datasets.map` with the same tokenizer: rows a second, CPU time and
 peak memory of both.
 
 Rows are made up (words of the vocabulary, log-normal lengths), written as JSON lines to a temporary
@@ -8,9 +8,8 @@ loads the file and maps the two tokenizer calls of the usual example over it, wi
 as there are cores. Memory is summed over a side's processes, sampled: what they hold themselves
 (RssAnon); pages of mapped files are the system's to take back.
 
-    python benchmarks/prepare_scale.py                       # writes
-    benchmarks/results/prepare-scale-cpu.json python benchmarks/prepare_scale.py --rows 200000
-    --model FOLDER --out FOLDER
+    python benchmarks/prepare_scale.py  # writes benchmarks/results/prepare-scale-cpu.json
+    python benchmarks/prepare_scale.py --rows 200000 --model FOLDER --out FOLDER
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -99,10 +99,17 @@ def held(process: int) -> int:
     )
 
 
+def cpu_seconds() -> float:
+    """Returns the CPU time of all ended child processes."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def measured(command: list[str], **environment: str) -> dict[str, Any]:
-    """Runs a command; returns its seconds, the most memory its processes held together, and what it
-    printed.
+    """Runs a command; returns its seconds, its CPU seconds, the most memory its processes held
+    together, and what it printed.
     """
+    before = cpu_seconds()
     started, peak, over = time.monotonic(), 0, threading.Event()
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
@@ -122,6 +129,7 @@ def measured(command: list[str], **environment: str) -> dict[str, Any]:
         raise SystemExit(f"{command[:4]} failed with {process.returncode}")
     return {
         "seconds": round(time.monotonic() - started, 1),
+        "cpu_seconds": round(cpu_seconds() - before, 1),
         "peak_memory_mib": peak >> 20,
         "output": output,
     }

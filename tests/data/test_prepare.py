@@ -409,7 +409,7 @@ def test_a_folder_whose_files_name_their_splits_gives_all_three(
     assert table(data, "test").sources() == ["cat 200", "cat 201"]
     said = capsys.readouterr().err
     assert "splits by file names (train 2, validation 1, test 1)" in said
-    assert f"warning: {tmp_path / 'd'}: 1 file left out, no split in the name: more.jsonl\n" in said
+    assert f"warning: {tmp_path / 'd'}: 1 file omitted, no split in the name: more.jsonl\n" in said
     # Named beside a validation of its own, the folder is training data as a whole.
     whole = prepared(str(tmp_path / "d"), validation=write("v.jsonl", rows_of(1, first=999)))
     assert whole.report["splits"] == {"train": 25, "validation": 1}
