@@ -216,6 +216,44 @@ def test_sizes() -> None:
     assert not [name for name, _, length in functions() if length > 110]
 
 
+def test_functions_take_few_parameters() -> None:
+    # Typer reads a command's options from its signature: nothing can group them.
+    allowed = {"commands/train.py:train", "training/loop.py:train"}
+    many = set()
+    for name, node, _ in functions():
+        arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        named = [argument for argument in arguments if argument.arg not in ("self", "cls")]
+        if len(named) > 8:
+            many.add(name)
+    assert many <= allowed
+
+
+@pytest.mark.parametrize("package", ["commands", "pipeline"])
+def test_modules_import_few_others(package: str) -> None:
+    for path in FILES:
+        if room_of(path) == package:
+            modules = {
+                node.module
+                for node in ast.walk(tree_of(path))
+                if isinstance(node, ast.ImportFrom) and str(node.module).startswith("lora_s2s")
+            }
+            assert len(modules) <= 16, path
+
+
+def test_the_pipeline_neither_prints_nor_knows_typer() -> None:
+    shows = {"say", "warn", "ProgressLine", "plain", "counted"}
+    for path in FILES:
+        if room_of(path) != "pipeline":
+            continue
+        assert not set(imports(path)) & {"typer", "rich"}, path
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.ImportFrom) and node.module == "lora_s2s.console":
+                assert {alias.name for alias in node.names} <= shows, path
+            name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            assert name != "print", path
+            assert not name.startswith(("sys.stdout", "sys.stderr")), path
+
+
 def test_the_training_step_is_short() -> None:
     found = {name: length for name, _, length in functions() if name.endswith(":train_step")}
     assert found, "train_step has gone"

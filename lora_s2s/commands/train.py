@@ -11,8 +11,12 @@ import typer
 from lora_s2s.commands._options import BaseName, Data, Json, Sets, seconds_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lora_s2s.data.prepared import PreparedDataset
     from lora_s2s.pipeline.dry_run import DryRun
     from lora_s2s.pipeline.trained import TrainedAdapter
+    from lora_s2s.recipe.schema import Recipe
     from lora_s2s.records import TokenCounts
 
 
@@ -68,25 +72,14 @@ def train(
     """
     deadline = None if stop_after is None else time.monotonic() + seconds_of(stop_after)
     from lora_s2s.console import write_json, write_out
-    from lora_s2s.errors import RunError, UsageError
+    from lora_s2s.errors import RunError
     from lora_s2s.pipeline import dry_run as dry
-    from lora_s2s.pipeline.prepare import is_folder_of_data, open_with_recipe
-    from lora_s2s.pipeline.recipes import chosen_recipe
     from lora_s2s.pipeline.train import train_adapter
     from lora_s2s.pipeline.trained import RunOptions
     from lora_s2s.recipe.load import recipe_to_yaml
 
     options = RunOptions(resume or resume_anyway, resume_anyway, overwrite, deadline)
-    prepared = None
-    if is_folder_of_data(recipe):
-        if data or model:
-            raise UsageError(
-                f"{recipe} is prepared already: omit --data and --model",
-                hint="lora-s2s prepare --help",
-            )
-        loaded, prepared = open_with_recipe(Path(recipe), sets or ())
-    else:
-        loaded = chosen_recipe(recipe, data or (), model, sets or (), command="train")
+    loaded, prepared = _chosen(recipe, data or (), model, sets or ())
     if dry_run:
         planned = dry.dry_run(loaded, prepared)
         _show_dry_run(planned)
@@ -103,6 +96,24 @@ def train(
         )
         raise RunError(message, hint="the same command with --resume")
     _show_result(result)
+
+
+def _chosen(
+    recipe: str, data: Sequence[str], model: str | None, sets: Sequence[str]
+) -> tuple[Recipe, PreparedDataset | None]:
+    """The recipe, and its data if a prepared folder is named."""
+    from lora_s2s.errors import UsageError
+    from lora_s2s.pipeline.prepare import is_folder_of_data, open_with_recipe
+    from lora_s2s.pipeline.recipes import chosen_recipe
+
+    if not is_folder_of_data(recipe):
+        return chosen_recipe(recipe, data, model, sets, command="train"), None
+    if data or model:
+        raise UsageError(
+            f"{recipe} is prepared already: omit --data and --model",
+            hint="lora-s2s prepare --help",
+        )
+    return open_with_recipe(Path(recipe), sets)
 
 
 def _show_result(result: TrainedAdapter) -> None:
