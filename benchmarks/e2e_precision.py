@@ -98,13 +98,7 @@ def train(model: nn.Module, recipe: Recipe, table: Any, pad: int) -> tuple[float
     tokens, began = 0, time.perf_counter()
     with fast_forward(model):
         for step in range(plan.total_steps):
-            rate = learning_rate_at(
-                step,
-                total_steps=plan.total_steps,
-                peak=settings.learning_rate,
-                schedule=settings.schedule,
-                warmup=settings.warmup,
-            )
+            rate = learning_rate_at(step, plan.total_steps, settings)
             batches = [
                 collate([table.features(row) for row in rows], pad) for rows in plan.steps(0)[step]
             ]

@@ -180,7 +180,7 @@ def cost(asked: argparse.Namespace) -> dict[str, Any]:
 
     from lora_s2s.pipeline import adapter_folder, train
     from lora_s2s.recipe.load import load_recipe
-    from lora_s2s.training import checkpoint, loop
+    from lora_s2s.training import checkpoint, run
 
     spent: Counter[str] = Counter()
 
@@ -196,7 +196,7 @@ def cost(asked: argparse.Namespace) -> dict[str, Any]:
 
         setattr(module, name, clocked)
 
-    timed("checkpoints", loop.Run, "save")
+    timed("checkpoints", run.Run, "save")
     timed("adapter files", adapter_folder, "described")
     timed("adapter files", adapter_folder, "sync_tree")
     timed("code", adapter_folder, "code_hash")

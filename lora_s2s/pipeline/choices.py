@@ -26,7 +26,7 @@ def resolved_recipe(recipe: Recipe, facts: Facts, *, begun: Path | None = None) 
         begun: the folder of a run that is resumed; what was chosen when it began stays.
     """
     if begun is not None and (begun / "recipe.yaml").is_file():
-        recipe = with_choices_of(recipe, load_recipe(str(begun / "recipe.yaml")))
+        recipe = with_choices_of(recipe, load_recipe(str(begun / "recipe.yaml"), only_shipped=True))
     if line := explanation(recipe, facts):
         say(line)
     return resolve(recipe, facts)

@@ -16,9 +16,9 @@ from lora_s2s.outputs import check_free, check_writable
 from lora_s2s.recipe.load import load_recipe, recipe_to_yaml, with_choices_of
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.records import FinishedManifest
-from lora_s2s.training.guards import run_lock
 from lora_s2s.training.log import METRICS
 from lora_s2s.training.processes import is_main_process, main_process_first
+from lora_s2s.training.run_lock import run_lock
 from lora_s2s.training.state import TrainResult
 
 _RECIPE_HEAD = (
@@ -115,7 +115,8 @@ def finished_run(recipe: Recipe) -> dict[str, Any] | None:
     if running.exists() or not written.is_file():
         return None
     text = read_whole(written).decode("utf-8", "replace")
-    if text != _recipe_text(with_choices_of(recipe, load_recipe(str(written)))):
+    recorded = load_recipe(str(written), only_shipped=True)
+    if text != _recipe_text(with_choices_of(recipe, recorded)):
         return None
     with run_lock(running, take=is_main_process()):  # takes away a lock that a killed process left
         hint = "add --overwrite to train it again"

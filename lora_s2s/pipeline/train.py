@@ -23,7 +23,7 @@ from lora_s2s.pipeline.trained import RunOptions, TrainedAdapter
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.training.loop import train
 from lora_s2s.training.processes import is_main_process, main_process_first
-from lora_s2s.training.state import TrainResult
+from lora_s2s.training.state import LoopOptions, TrainResult
 from lora_s2s.training.validation import make_validation
 
 
@@ -89,8 +89,10 @@ def _trained(
         settings=settings,
         run_dir=running,
         evaluate=watched,
-        resume=options.resume,
-        resume_anyway=options.anyway,
-        identity=identity(recipe, adapted.base, prepared),
-        deadline=options.deadline,
+        options=LoopOptions(
+            resume=options.resume,
+            resume_anyway=options.anyway,
+            identity=identity(recipe, adapted.base, prepared),
+            deadline=options.deadline,
+        ),
     )

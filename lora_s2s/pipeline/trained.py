@@ -47,7 +47,7 @@ class RunOptions:
 
     Attributes:
         resume: continue an unfinished run of this name.
-        anyway: see ``resume_anyway`` of :func:`lora_s2s.training.loop.train`.
+        anyway: see ``resume_anyway`` of :class:`lora_s2s.training.state.LoopOptions`.
         overwrite: replace an adapter or a run of this name.
         deadline: on ``time.monotonic``'s clock; a run that ends there has ``stopped`` "deadline"
             and no adapter.

@@ -53,6 +53,12 @@ _ALTERNATIVES = {
     "training.batch_size": "training.tokens_per_batch",
     "training.tokens_per_batch": "training.batch_size",
 }
+# Values of earlier versions, with what to write instead. Where a run recorded one, the default
+# applies.
+_REMOVED = {
+    ("training.on_nonfinite", "restore"): "restore was removed: write stop, and continue a stopped "
+    "run with --resume-anyway at half the training.learning_rate; or write skip"
+}
 _HINT = (
     "lora-s2s recipes schema lists every key; lora-s2s recipes show demo prints a working recipe"
 )
@@ -64,8 +70,8 @@ def load_recipe(
     """Loads a shipped recipe by name, or a YAML file, with overrides, of which the last wins.
 
     Args:
-        only_shipped: the file may be a stranger's and extends shipped recipes alone, no file of
-            this machine.
+        only_shipped: the file was recorded by a run, perhaps an untrusted one: it may extend
+            shipped recipes only, and hold values that were removed since.
 
     Raises:
         UsageError: there is no such recipe.
@@ -73,7 +79,7 @@ def load_recipe(
     """
     path = find_recipe(name_or_path)
     layers = [*_chain(path, only_shipped), *map(override_layer, (overrides, *more))]
-    return _build(layers, name=path.stem, where=str(path))
+    return _build(layers, name=path.stem, where=str(path), recorded=only_shipped)
 
 
 def recipe_from_settings(name: str, *settings: Overrides) -> Recipe:
@@ -191,13 +197,20 @@ def _merge(layers: Sequence[Layer]) -> Layer:
     return merged
 
 
-def _build(layers: Sequence[Layer], *, name: str, where: str) -> Recipe:
+def _build(layers: Sequence[Layer], *, name: str, where: str, recorded: bool = False) -> Recipe:
     merged = _merge(layers)
     values: dict[str, dict[str, object]] = {section: {} for section in Recipe.model_fields}
     problems, spoilt = list(merged.problems), set()
     for key, entry in merged.entries.items():
         section, field = key.split(".")
+        removed = None
+        if isinstance(entry.value, Scalar):
+            removed = _REMOVED.get((key, entry.value.text))
+        if removed and recorded:
+            continue
         try:
+            if removed:
+                raise BadValue(removed)
             values[section][field] = _convert(key, entry.value)
         except BadValue as error:
             problems.append(f"{entry.where}: {key}: {error}")

@@ -269,10 +269,8 @@ class TrainingSection(Section):
         ge=0,
         description="Validations in a row without a lower validation loss until the end; 0 is off.",
     )
-    on_nonfinite: Literal["stop", "skip", "restore"] = Field(
-        default="stop",
-        description="Loss or gradient not finite: stop, skip the step, or go back to a checkpoint "
-        "at half the rate.",
+    on_nonfinite: Literal["stop", "skip"] = Field(
+        default="stop", description="When loss or gradients are not finite: stop, or skip the step."
     )
     seed: int = Field(
         default=42, ge=0, le=2**32 - 1, description="Seed of initial weights, order and dropout."

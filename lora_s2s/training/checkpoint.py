@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,8 +27,8 @@ from lora_s2s.lora.adapter import adapter_state, load_adapter_state
 from lora_s2s.outputs import whole_folder
 from lora_s2s.recipe.schema import TrainingSettings
 from lora_s2s.records import CheckpointFile
-from lora_s2s.training.optimizer import load_optimizer_state, optimizer_state
-from lora_s2s.training.state import TrainState
+from lora_s2s.training.optimizer import load_optimizer_state, optimizer_state, trainable
+from lora_s2s.training.state import LoopOptions, TrainState
 
 _ADAPTER = "adapter.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
@@ -123,6 +124,18 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def check_space(folder: Path, model: nn.Module) -> None:
+    """Checks that the disk has room for two checkpoints, as the new one is written before the old
+    one is deleted.
+
+    Raises:
+        ResourceError: it has not.
+    """
+    weights = trainable(model).values()
+    # The adapter and the optimizer's two moments, twice.
+    require_space(folder, 6 * sum(weight.numel() * weight.element_size() for weight in weights))
+
+
 def read_checkpoint(path: Path) -> Checkpoint:
     """Reads and verifies one checkpoint.
 
@@ -200,7 +213,7 @@ def restored_adapter(folder: Path, step: int, model: nn.Module) -> bool:
 
 
 def run_identity(
-    given: dict[str, str], settings: TrainingSettings, processes: int
+    given: Mapping[str, str], settings: TrainingSettings, processes: int
 ) -> dict[str, str]:
     """Returns what must be equal for a run to continue: the caller's hashes and every setting that
     shapes a step.
@@ -217,21 +230,19 @@ def continue_from(
     run_dir: Path,
     model: nn.Module,
     optimizer: Optimizer,
-    *,
-    resume: bool,
-    anyway: bool,
     identity: dict[str, str],
+    options: LoopOptions,
 ) -> TrainState:
     """Restores model and optimizer from the newest whole checkpoint and returns its state, or a new
     state.
 
     Raises:
-        UsageError: there are checkpoints and ``resume`` is false, or they belong to another run,
-            and the differences are not such that ``anyway`` bears with them.
+        UsageError: there are checkpoints and ``resume`` is false, or they belong to another run
+            and ``resume_anyway`` does not allow the differences.
         DataError: every checkpoint is damaged.
     """
     folder = run_dir / "checkpoints"
-    if not resume:
+    if not options.resume:
         if checkpoints(folder):
             hint = "add --resume to continue it, or remove the folder to start again"
             raise UsageError(
@@ -244,7 +255,7 @@ def continue_from(
     if checkpoint is None:
         say(f"no checkpoint in {run_dir}: training from the start")
         return TrainState()
-    _check_identity(checkpoint, identity, anyway=anyway)
+    _check_identity(checkpoint, identity, anyway=options.resume_anyway)
     _put_back(checkpoint, model, optimizer)
     say(f"resuming after step {checkpoint.state.step} ({checkpoint.path})")
     return checkpoint.state
@@ -253,21 +264,6 @@ def continue_from(
 def _put_back(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
     load_adapter_state(model, load_file(checkpoint.path / _ADAPTER))
     load_optimizer_state(model, optimizer, load_file(checkpoint.path / _OPTIMIZER))
-
-
-def restore(folder: Path, model: nn.Module, optimizer: Optimizer) -> Checkpoint:
-    """Puts model and optimizer back to the newest whole checkpoint of the run that is going on, and
-    returns it.
-
-    Raises:
-        DataError: there is none, or every one is damaged.
-    """
-    checkpoint = newest_checkpoint(folder)
-    if checkpoint is None:
-        raise DataError("there is no checkpoint to go back to", where=str(folder))
-    optimizer.state.clear()
-    _put_back(checkpoint, model, optimizer)
-    return checkpoint
 
 
 def _check_identity(checkpoint: Checkpoint, identity: dict[str, str], *, anyway: bool) -> None:

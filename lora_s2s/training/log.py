@@ -16,6 +16,7 @@ from lora_s2s.console import ProgressLine, warn
 from lora_s2s.errors import SetupError
 from lora_s2s.files import jsonl_line, naming, read_whole, write_bytes
 from lora_s2s.recipe.schema import TrainingSettings
+from lora_s2s.training.plan import StepPlan
 from lora_s2s.training.state import StepStats, TrainState
 
 METRICS = "metrics.jsonl"
@@ -95,15 +96,13 @@ class RunLog:
             self.lines = _keep(self._path, keep_lines)
             self._stream = self._path.open("a", encoding="utf-8")
 
-    def step(
-        self, stats: StepStats, state: TrainState, *, epoch: float, seconds: float, total: int
-    ) -> None:
+    def step(self, stats: StepStats, state: TrainState, plan: StepPlan, *, seconds: float) -> None:
         """Logs one optimizer step that took ``seconds``: the JSON line, the trackers, the live
         line.
         """
         line = {
             "step": state.step,
-            "epoch": round(epoch, 4),
+            "epoch": plan.epochs_at(state),
             # JSON has no word for what is not finite, and a curve no place.
             **{
                 key: value
@@ -111,20 +110,18 @@ class RunLog:
                 if stats.finite or key not in ("loss", "grad_norm")
             },
             "skipped": state.skipped,
-            "restores": state.restores,
             "tokens_per_second": round(stats.tokens / seconds, 1),
             "memory_bytes": state.peak_memory_bytes,
             "seconds": round(state.seconds, 3),
         }
         self._write(line, "train")
         if self._stream:
-            self._progress.update(
-                _progress_fields(stats.loss, state, total), done=state.step, total=total
-            )
+            fields = _progress_fields(stats.loss, state, plan.total_steps)
+            self._progress.update(fields, done=state.step, total=plan.total_steps)
 
-    def evaluation(self, scores: Mapping[str, float], state: TrainState, *, epoch: float) -> None:
+    def evaluation(self, scores: Mapping[str, float], state: TrainState, plan: StepPlan) -> None:
         """Logs one evaluation."""
-        self._write({"step": state.step, "epoch": round(epoch, 4), **scores}, "validation")
+        self._write({"step": state.step, "epoch": plan.epochs_at(state), **scores}, "validation")
 
     def sync(self) -> int:
         """Puts every line on the disk and returns how many there are."""

@@ -70,6 +70,12 @@ def build_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:
     )
 
 
+def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
+    """Sets every group's learning rate for the next step."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group["rate"]
+
+
 def optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     """Returns what the optimizer keeps of each parameter (moments, scales, step counts) as CPU
     copies, by KEY/NAME.
@@ -131,20 +137,18 @@ def warmup_steps(warmup: float, total_steps: int) -> int:
     return math.ceil(warmup * total_steps) if warmup < 1 else int(warmup)
 
 
-def learning_rate_at(
-    step: int, *, total_steps: int, peak: float, schedule: str, warmup: float
-) -> float:
-    """Returns the learning rate of the optimizer step number ``step`` (the first is 0).
+def learning_rate_at(step: int, total_steps: int, settings: TrainingSettings) -> float:
+    """Learning rate of the optimizer step number ``step`` (the first is 0).
 
-    Warm-up climbs linearly and reaches ``peak`` on its last step; ``linear`` and ``cosine`` then
+    Warm-up rises linearly and reaches the peak on its last step; ``linear`` and ``cosine`` then
     fall towards 0, which they would reach one step after the last, so that every step trains.
     ``constant`` stays.
     """
-    climbing = warmup_steps(warmup, total_steps)
-    if step < climbing:
-        return peak * (step + 1) / climbing
-    done = (step - climbing) / max(1, total_steps - climbing)
-    return peak * _decay(schedule, min(done, 1.0))
+    peak, rising = settings.learning_rate, warmup_steps(settings.warmup, total_steps)
+    if step < rising:
+        return peak * (step + 1) / rising
+    done = (step - rising) / max(1, total_steps - rising)
+    return peak * _decay(settings.schedule, min(done, 1.0))
 
 
 def _decay(schedule: str, done: float) -> float:

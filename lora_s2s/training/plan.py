@@ -86,10 +86,9 @@ class StepPlan:
         )
 
     def epochs_at(self, state: TrainState) -> float:
-        """Returns how many epochs are done, with the part of the current one."""
-        return state.epoch + (
-            state.position / len(self.steps(state.epoch)) if state.position else 0.0
-        )
+        """How many epochs are done, with the fraction of the current one, to four digits."""
+        part = state.position / len(self.steps(state.epoch)) if state.position else 0.0
+        return round(state.epoch + part, 4)
 
     def begin_at(self, state: TrainState) -> None:
         """Moves a state that stands past its epoch's end, as other data of as many rows leaves it,

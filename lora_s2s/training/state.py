@@ -5,9 +5,30 @@ from the step.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from lora_s2s.documents import Amount, Count
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """How the training loop starts and when it must end.
+
+    Attributes:
+        resume: continue from the newest valid checkpoint; start over if there is none.
+        resume_anyway: continue despite differences that leave the checkpoint usable.
+        identity: what the run is made of (hashes of base and data, adapter settings), compared on
+            resume.
+        deadline: on ``time.monotonic``'s clock. After it a checkpoint is saved and the result's
+            ``stopped`` is "deadline". At least one step is taken, so that a run which is continued
+            again and again reaches its end.
+    """
+
+    resume: bool = False
+    resume_anyway: bool = False
+    identity: Mapping[str, str] = field(default_factory=dict)
+    deadline: float | None = None
 
 
 @dataclass(frozen=True)
@@ -42,8 +63,8 @@ class TrainState:
     ``step`` optimizer steps are done; the next one is number ``position`` (from 0) of epoch
     ``epoch`` (from 0). ``epoch_loss_sum / epoch_target_tokens`` is the mean loss of the epoch that
     was trained last. ``seconds`` is time spent training, without evaluations and checkpoints.
-    ``skipped`` steps changed nothing, their loss or gradients not being finite; ``restores`` times
-    the run went back to a checkpoint for that. ``forward`` is the one in use.
+    ``skipped`` steps changed nothing, as their loss or gradients were not finite. ``forward`` is
+    the one in use.
     """
 
     step: Count = 0
@@ -62,7 +83,6 @@ class TrainState:
     peak_memory_bytes: Count = 0
     skipped: Count = 0
     skipped_in_a_row: Count = 0
-    restores: Count = 0
     forward: str | None = None
 
     def advance(
@@ -105,8 +125,8 @@ class TrainResult:
     adapter kept (None without validation), both in nats a target token. ``tokens`` are real source
     and target tokens; ``tokens_per_second`` counts training time alone. ``resumed_from`` is a step
     or None, ``stopped`` is ``"early_stopping"``, ``"deadline"`` (the run is not done) or None,
-    ``kept`` is ``"best"`` or ``"last"`` and ``kept_step`` the step it comes from. ``skipped`` and
-    ``restores``: see :class:`TrainState`.
+    ``kept`` is ``"best"`` or ``"last"`` and ``kept_step`` the step it comes from. ``skipped``: see
+    :class:`TrainState`.
     """
 
     steps: int
@@ -121,4 +141,3 @@ class TrainResult:
     kept: str
     kept_step: int
     skipped: int = 0
-    restores: int = 0

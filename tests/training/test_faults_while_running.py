@@ -22,11 +22,11 @@ from training_parts import adapter_of, in_step, metrics, run, saved_steps, tiny_
 from lora_s2s import files
 from lora_s2s.errors import RecipeError, ResourceError, RunError, Stopped, UsageError
 from lora_s2s.recipe.load import recipe_from_settings
-from lora_s2s.training import gradients, log
-from lora_s2s.training.guards import run_lock
+from lora_s2s.training import log, loop
+from lora_s2s.training.run_lock import run_lock
 
 ROOT = Path(__file__).parents[2]
-REAL = gradients.sequence_loss
+REAL = loop.sequence_loss
 
 
 @contextmanager
@@ -41,11 +41,11 @@ def losses(change: Callable[[int, Any, Any], Any]) -> Iterator[list[int]]:
         seen.append(len(batch.labels_BT))
         return change(len(seen), batch, loss), tokens
 
-    gradients.sequence_loss = changed
+    loop.sequence_loss = changed
     try:
         yield seen
     finally:
-        gradients.sequence_loss = REAL
+        loop.sequence_loss = REAL
 
 
 def nan_at(*numbers: int) -> Callable[[int, Any, Any], Any]:
@@ -93,41 +93,6 @@ def test_ten_skipped_steps_in_a_row_stop(tmp_path: Path) -> None:
     assert len(metrics(tmp_path)) == 9
 
 
-def test_going_back_takes_the_newest_checkpoint_and_half_the_rate(tmp_path: Path) -> None:
-    with losses(nan_at(13)):  # in step 7
-        result = run(tmp_path, on_nonfinite="restore", save_every=4, schedule="constant", warmup=0)
-    assert (result.restores, result.steps) == (1, 12)
-    lines = metrics(tmp_path)
-    assert [line["step"] for line in lines] == list(range(1, 13))
-    assert [line["learning_rate"] for line in lines] == [0.01] * 4 + [0.005] * 8
-    assert [line["restores"] for line in lines] == [0] * 4 + [1] * 8
-
-
-def test_going_back_before_the_first_checkpoint_begins_again(tmp_path: Path) -> None:
-    again = tiny_model()
-    with losses(nan_at(3)):
-        run(
-            tmp_path / "restored",
-            model=again,
-            on_nonfinite="restore",
-            schedule="constant",
-            warmup=0,
-        )
-    half = tiny_model()
-    run(tmp_path / "half", model=half, learning_rate=0.005, schedule="constant", warmup=0)
-    assert same(again, half, atol=0, rtol=0)
-
-
-def test_going_back_ends_after_five_times(tmp_path: Path) -> None:
-    with (
-        losses(lambda number, _, loss: loss * float("nan") if number > 8 else loss),
-        pytest.raises(RunError) as told,
-    ):
-        run(tmp_path, on_nonfinite="restore", save_every=2)
-    assert "5 times gone back" in told.value.message
-    assert saved_steps(tmp_path)[-1] == 4
-
-
 def test_a_loss_of_exactly_zero_stops(tmp_path: Path) -> None:
     with (
         losses(lambda *_: _[2] * 0),
@@ -169,7 +134,7 @@ def test_out_of_memory_takes_halves_with_the_same_gradients(
         [line["grad_norm"] for line in metrics(tmp_path / name)] for name in ("whole", "halves")
     ]
     assert norms[1] == pytest.approx(norms[0], rel=1e-3)
-    assert capsys.readouterr().err.count("taken in halves") == 1
+    assert capsys.readouterr().err.count("splitting it in halves") == 1
 
 
 def test_one_row_too_large_is_told(tmp_path: Path) -> None:
@@ -197,7 +162,7 @@ def test_a_tracker_that_fails_is_told_once_and_left(
     def start(accelerator: Any, *_: object) -> None:
         accelerator.trackers.append(Tracker())
 
-    monkeypatch.setattr("lora_s2s.training.loop.start_trackers", start)
+    monkeypatch.setattr("lora_s2s.training.run.start_trackers", start)
     monkeypatch.setattr(
         "accelerate.Accelerator.log", lambda self, *_, **__: [t.log() for t in self.trackers]
     )
@@ -213,7 +178,7 @@ def test_a_tracker_that_fails_is_told_once_and_left(
 def test_minutes_between_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 10_000, 20))  # each look at it takes 20 seconds
     clocks = SimpleNamespace(monotonic=lambda: next(clock), perf_counter=time.perf_counter)
-    monkeypatch.setattr("lora_s2s.training.loop.time", clocks)
+    monkeypatch.setattr("lora_s2s.training.run.time", clocks)
     run(tmp_path, save_every="1m", keep_checkpoints=20)
     assert saved_steps(tmp_path) == [2, 5, 8, 11, 12]
 
@@ -290,7 +255,7 @@ def test_a_lock_says_whose_it_is_and_a_stale_one_is_taken_over(
 ) -> None:
     folder = tmp_path / "it.running"
     code = (
-        "import sys, time; from pathlib import Path; from lora_s2s.training.guards import "
+        "import sys, time; from pathlib import Path; from lora_s2s.training.run_lock import "
         "run_lock\n"
         f"with run_lock(Path({str(folder)!r})): print('held', flush=True); time.sleep(60)"
     )
@@ -298,13 +263,13 @@ def test_a_lock_says_whose_it_is_and_a_stale_one_is_taken_over(
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
         with (
-            pytest.raises(UsageError, match=f"process {other.pid} on .*, begun 20"),
+            pytest.raises(UsageError, match=f"process {other.pid} on .*, started 20"),
             run_lock(folder),
         ):
             pass
         other.kill()
     with run_lock(folder), run_lock(folder):
-        assert f"has ended without a word (process {other.pid} on" in capsys.readouterr().err
+        assert f"taking over: the previous run (process {other.pid} on" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

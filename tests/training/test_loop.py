@@ -68,7 +68,6 @@ def test_a_metrics_line_a_step(tmp_path: Path) -> None:
         "memory_bytes",
         "seconds",
         "skipped",
-        "restores",
     }
     assert sum(line["target_tokens"] for line in lines[:4]) == rows.target_lengths.sum()
     assert sum(line["source_tokens"] for line in lines[:4]) == rows.source_lengths.sum()
@@ -271,7 +270,7 @@ def test_another_runtime_error_is_not_called_out_of_memory(tmp_path: Path) -> No
 
 def test_one_run_to_a_folder(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from lora_s2s.training.guards import run_lock\n"
+        "import sys; from pathlib import Path; from lora_s2s.training.run_lock import run_lock\n"
         f"with run_lock(Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -13,7 +13,7 @@ from training_parts import section
 
 from lora_s2s.errors import DataError, SetupError, UsageError
 from lora_s2s.models import quantized
-from lora_s2s.training.loop import step_if_finite
+from lora_s2s.training.gradients import step_if_finite
 from lora_s2s.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state
 
 KINDS = ["adamw", "adamw-8bit", "adamw-paged", "adamw-paged-8bit"]

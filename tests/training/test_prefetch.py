@@ -14,7 +14,7 @@ import pytest
 import torch
 from training_parts import Rows, adapter_of, run, tiny_model
 
-from lora_s2s.training import loop
+from lora_s2s.training import loader
 from lora_s2s.training.prefetch import ahead
 
 
@@ -59,7 +59,7 @@ def test_a_run_with_batches_made_ahead_is_the_run_without(
 ) -> None:
     plain, other = tiny_model(dropout=0.1), tiny_model(dropout=0.1)
     run(tmp_path / "plain", model=plain)
-    monkeypatch.setattr(loop, "ahead", lambda items, _: ahead(items, count))
+    monkeypatch.setattr(loader, "ahead", lambda items, _: ahead(items, count))
     run(tmp_path / "other", model=other)
     assert all(
         torch.equal(tensor, adapter_of(other)[name]) for name, tensor in adapter_of(plain).items()
@@ -76,6 +76,6 @@ def test_a_row_that_cannot_be_read_ends_the_run_with_its_own_error(
                 raise OSError("the disk is gone")
             return super().features(index)
 
-    monkeypatch.setattr(loop, "ahead", lambda items, _: ahead(items, count))
+    monkeypatch.setattr(loader, "ahead", lambda items, _: ahead(items, count))
     with pytest.raises(OSError, match="the disk is gone"):
         run(tmp_path, rows=Broken(24))

@@ -7,15 +7,14 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from training_parts import section
 
 from lora_s2s.training.optimizer import learning_rate_at, warmup_steps
 
 
 def curve(schedule: str, total: int, warmup: float) -> list[float]:
-    return [
-        learning_rate_at(step, total_steps=total, peak=1.0, schedule=schedule, warmup=warmup)
-        for step in range(total)
-    ]
+    settings = section(schedule=schedule, warmup=warmup, learning_rate=1.0)
+    return [learning_rate_at(step, total, settings) for step in range(total)]
 
 
 def test_linear_with_warmup() -> None:

@@ -20,10 +20,10 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from lora_s2s.recipe.schema import TrainingSettings
 from lora_s2s.training.loop import train
-from lora_s2s.training.state import TrainResult
+from lora_s2s.training.state import LoopOptions, TrainResult
 
 VOCABULARY = 96
-OPTIONS = ("evaluate", "resume", "resume_anyway", "identity", "deadline")
+OPTIONS = ("resume", "resume_anyway", "identity", "deadline")
 PAD = 0
 
 
@@ -105,14 +105,16 @@ def run(
     folder: Path, *, model: Any = None, rows: Rows | None = None, **options: Any
 ) -> TrainResult:
     """Trains; keywords that are settings go to the settings, the others to ``train``."""
-    mine = {key: options.pop(key) for key in OPTIONS if key in options}
+    evaluate = options.pop("evaluate", None)
+    how = LoopOptions(**{key: options.pop(key) for key in OPTIONS if key in options})
     return train(
         model if model is not None else tiny_model(),
         rows if rows is not None else Rows(24),
         pad_token_id=PAD,
         settings=section(**options),
         run_dir=folder,
-        **mine,
+        evaluate=evaluate,
+        options=how,
     )
 
 

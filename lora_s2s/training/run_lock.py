@@ -1,0 +1,87 @@
+"""One run per folder: an advisory lock on a file beside it that names its owner."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+from pathlib import Path
+
+from lora_s2s.console import say, warn
+from lora_s2s.errors import UsageError
+from lora_s2s.files import naming
+from lora_s2s.outputs import is_special
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows: no advisory lock on a folder, so none is taken
+    fcntl = None  # type: ignore[assignment]
+
+_held: set[Path] = set()
+
+
+@contextmanager
+def run_lock(folder: Path, *, take: bool = True) -> Iterator[None]:
+    """Locks a run's folder; the process that holds the lock may enter again.
+
+    The system releases the lock when the process ends, however it ends. A lock file left behind is
+    reported and taken over.
+
+    Args:
+        take: whether this process is the one that writes.
+
+    Raises:
+        UsageError: another process holds the lock.
+    """
+    path = folder.resolve().with_name(f".{folder.resolve().name}.lock")
+    if fcntl is None or not take or path in _held:
+        yield
+        return
+    descriptor = _lock(path, folder)
+    _held.add(path)
+    try:
+        yield
+    finally:
+        _held.discard(path)
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _lock(path: Path, folder: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        if path.is_symlink() or is_special(path):
+            raise UsageError(
+                f"{path} is not a regular file and cannot serve as a lock", hint=f"rm {path}"
+            )
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.read(descriptor, 300).decode(errors="replace")
+            os.close(descriptor)
+            raise UsageError(
+                f"another run is training in {folder}: {owner or 'just started'}",
+                hint="wait for it, or choose another output.name",
+            ) from error
+        except OSError as error:
+            warn(
+                f"{path.parent} does not support locks ({error.strerror}): "
+                f"a second run in {folder} would not be noticed"
+            )
+            return descriptor
+        # The previous owner may have deleted the file before this process locked it.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                break
+        os.close(descriptor)
+    if previous := os.read(descriptor, 300).decode(errors="replace"):
+        say(f"{folder}: taking over: the previous run ({previous}) was killed")
+    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    owner = f"process {os.getpid()} on {socket.gethostname()}, started {started}"
+    with naming(path):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, owner.encode(), 0)
+    return descriptor

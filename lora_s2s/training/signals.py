@@ -1,0 +1,55 @@
+"""Signals that end a run in order: remembered when they arrive, acted on between two steps."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from lora_s2s.console import tell_in_signal_handler
+from lora_s2s.errors import Stopped
+
+# SLURM sends it before the time limit, if the job asks for it.
+_WARNING = getattr(signal, "SIGUSR1", None)
+# The terminal was closed or the connection lost.
+_HANG_UP = getattr(signal, "SIGHUP", None)
+
+
+class StopSignals:
+    """Stores the first SIGINT, SIGTERM, SIGHUP or SIGUSR1 in ``received`` while entered.
+
+    On leaving, the previous handlers are restored. Outside the main thread, where Python allows no
+    handlers, it does nothing; a SIGHUP that ``nohup`` ignores stays ignored.
+
+    Raises:
+        Stopped: from wherever the program is, at the second signal; SIGUSR1, which only warns, does
+            not count as the first.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            candidates = (signal.SIGINT, signal.SIGTERM, _WARNING, _HANG_UP)
+            handled = [number for number in candidates if number is not None]
+            if _HANG_UP is not None and signal.getsignal(_HANG_UP) == signal.SIG_IGN:
+                handled.remove(_HANG_UP)
+            self._previous = {number: signal.signal(number, self._handle) for number in handled}
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self.received is not None and self.received != _WARNING:
+            raise Stopped(
+                number,
+                "stopped at once; the last checkpoint is kept",
+                hint="continue with --resume",
+            )
+        self.received = number
+        tell_in_signal_handler("\nstopping: saving a checkpoint (once more to stop at once)\n")
