@@ -171,6 +171,7 @@ def test_quoted_null_is_text(tmp_path: Path) -> None:
         ("training.learning_rate=nan", "expected a number"),
         ("training.learning_rate=inf", "expected a number"),
         ("training.gradient_checkpointing=maybe", "expected true or false"),
+        ("training.on_nonfinite=restore", "restore was removed: write stop, and continue"),
         ("training.schedule=cosin", "did you mean 'cosine'"),
         ("training.seed=null", "expected a whole number, got nothing"),
         ("lora.r=[1, 2]", "got a list"),
@@ -452,3 +453,14 @@ def test_a_recipe_holds_no_secret(text: str) -> None:
 def test_ordinary_names_are_no_secrets(text: str) -> None:
     settings = ["model.name=demo", f"data.train={text}"]
     assert recipe_from_settings("r", settings).data.train == text
+
+
+def test_a_recorded_recipe_with_a_removed_value_still_reads(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "model: {name: demo}\ndata: {train: x}\ntraining: {on_nonfinite: restore, epochs: 2}\n"
+    )
+    training = load_recipe(str(path), only_shipped=True).training
+    assert (training.on_nonfinite, training.epochs) == ("stop", 2)
+    with pytest.raises(RecipeError, match=r"recipe.yaml:3: training.on_nonfinite: restore was"):
+        load_recipe(str(path))

@@ -254,10 +254,21 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
 
 
 def test_a_stop_before_a_due_evaluation_leaves_it_to_the_resumed_run(tmp_path: Path) -> None:
-    scores = {"validation_loss": 1.0}
-    stopped_run(tmp_path, after_steps=4, evaluate=lambda _: scores)
+    def evaluate(_: object) -> dict[str, float]:
+        evaluations.append(1.0)
+        return {"validation_loss": 1.0}
+
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    evaluations: list[float] = []
+    stopped_run(tmp_path, after_steps=4, evaluate=evaluate)
     assert not [line for line in metrics(tmp_path) if "validation_loss" in line]
-    run(tmp_path, rows=Rows(24), resume=True, evaluate=lambda _: scores)
+    # The resumed run evaluates and saves that, so that it is not done again after a kill.
+    with pytest.raises(KeyboardInterrupt), in_step(1, die):
+        run(tmp_path, resume=True, evaluate=evaluate)
+    run(tmp_path, rows=Rows(24), resume=True, evaluate=evaluate)
+    assert len(evaluations) == 3
     assert [line["step"] for line in metrics(tmp_path) if "validation_loss" in line] == [4, 8, 12]
 
 

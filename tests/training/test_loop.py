@@ -8,14 +8,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from training_parts import Rows, adapter_of, metrics, run, saved_steps, section, tiny_model
 
+from lora_s2s.data.collate import collate
 from lora_s2s.errors import DataError, ResourceError, RunError, SetupError, UsageError
 from lora_s2s.training.checkpoint import newest_checkpoint
+from lora_s2s.training.loop import train_step
 from lora_s2s.training.plan import StepPlan
 from lora_s2s.training.validation import make_validation
 
@@ -298,6 +301,35 @@ def test_dropout_is_active_while_training(tmp_path: Path) -> None:
     run(tmp_path / "quiet", model=quiet, max_steps=1)
     run(tmp_path / "noisy", model=noisy, max_steps=1)
     assert metrics(tmp_path / "quiet")[0]["loss"] != metrics(tmp_path / "noisy")[0]["loss"]
+
+
+def test_every_step_draws_its_own_dropout(tmp_path: Path) -> None:
+    # One row and a rate that moves nothing: only the random numbers of the steps differ.
+    one_row = {"rows": Rows(1), "batch_size": 1, "gradient_accumulation": 1}
+    run(tmp_path, model=tiny_model(dropout=0.3), learning_rate=1e-30, max_steps=4, **one_row)
+    assert len({line["loss"] for line in metrics(tmp_path)}) == 4
+
+
+def test_every_process_draws_its_own_dropout() -> None:
+    model, rows = tiny_model(dropout=0.3), Rows(3)
+    batch = collate([rows.features(row) for row in range(3)], 0)
+    optimizer = torch.optim.SGD([{"params": [*adapter_parameters(model)], "rate": 1.0}], lr=0.0)
+
+    def loss(rank: int) -> float:
+        process = SimpleNamespace(
+            device=torch.device("cpu"),
+            process_index=rank,
+            num_processes=1,
+            reduce=lambda tensor, reduction: tensor,
+        )
+        options = {"step": 3, "learning_rate": 0.0, "settings": section()}
+        return train_step(model, optimizer, [batch], accelerator=process, **options).loss
+
+    assert loss(0) == loss(0) != loss(1)
+
+
+def adapter_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def test_every_epoch_has_all_rows_in_an_order_of_its_own() -> None:

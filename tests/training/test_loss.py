@@ -49,9 +49,9 @@ def test_the_head_never_sees_padding() -> None:
     )
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(("smoothing", "z_loss"), [(0.0, 0.0), (0.1, 0.0), (0.1, 0.05)])
 def test_a_frozen_head_in_chunks_gives_the_loss_and_gradients_of_a_whole_one(
-    monkeypatch: pytest.MonkeyPatch, smoothing: float
+    monkeypatch: pytest.MonkeyPatch, smoothing: float, z_loss: float
 ) -> None:
     monkeypatch.setitem(head_room._LOGITS_AT_ONCE, "cpu", 7 * VOCABULARY)
     found = []
@@ -62,9 +62,8 @@ def test_a_frozen_head_in_chunks_gives_the_loss_and_gradients_of_a_whole_one(
         head.register_forward_hook(
             lambda _head, _inputs, output, seen=seen: seen.append(len(output))
         )
-        loss_sum, _ = sequence_loss(
-            model, collate([rows.features(i) for i in range(6)], PAD), label_smoothing=smoothing
-        )
+        batch = collate([rows.features(i) for i in range(6)], PAD)
+        loss_sum, _ = sequence_loss(model, batch, label_smoothing=smoothing, z_loss=z_loss)
         (loss_sum / 3).backward()
         gradients = {key: p.grad for key, p in model.named_parameters() if "lora_" in key}
         found.append((loss_sum.detach(), gradients, max(seen)))
