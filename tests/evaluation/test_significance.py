@@ -119,7 +119,7 @@ def test_drawn_signs_agree_with_all_of_them(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_mean_by_swaps_is_the_sign_flip_test() -> None:
     generator = np.random.default_rng(5)
     for count in (6, 60):
-        one, two = (RowScores("", generator.random(count)) for _ in range(2))
+        one, two = (RowScores("", generator.random(count) ** power) for power in (1, 1.8))
         by_swaps = swap_test(one.value() - two.value(), *one.swapping(two))
         assert by_swaps.p_value == pytest.approx(one.test(two).p_value, abs=0.02)
 

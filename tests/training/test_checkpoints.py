@@ -265,7 +265,7 @@ def test_a_stop_before_a_due_evaluation_leaves_it_to_the_resumed_run(tmp_path: P
     stopped_run(tmp_path, after_steps=4, evaluate=evaluate)
     assert not [line for line in metrics(tmp_path) if "validation_loss" in line]
     # The resumed run evaluates and saves that, so that it is not done again after a kill.
-    with pytest.raises(KeyboardInterrupt), in_step(1, die):
+    with pytest.raises(KeyboardInterrupt), in_step(2, die):  # the first restores the optimizer
         run(tmp_path, resume=True, evaluate=evaluate)
     run(tmp_path, rows=Rows(24), resume=True, evaluate=evaluate)
     assert len(evaluations) == 3
