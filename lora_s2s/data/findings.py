@@ -39,7 +39,7 @@ class Findings:
     rejected: Rejections
 
 
-def report_of(data: DataSection, findings: Findings, bounds: Bounds) -> dict[str, Any]:
+def report_of(data: DataSection, findings: Findings, bounds: Bounds) -> dict[str, object]:
     """Returns the JSON object of ``prepare``."""
     sizes, limits = findings.sizes, findings.limits
     report: dict[str, Any] = {
@@ -75,7 +75,7 @@ def _suggested_bytes(report: Mapping[str, Any], bounds: Bounds) -> dict[str, int
     return needed
 
 
-def _sentences(findings: Findings, report: Mapping[str, Any]) -> dict[str, Any]:
+def _sentences(findings: Findings, report: Mapping[str, Any]) -> dict[str, object]:
     """Returns the parts of the report that are sentences: columns, warnings, advice."""
     reading, decisions = findings.reading, findings.decisions
     notes, warnings = ambiguity(reading, decisions, report["splits"].get("train", 0))

@@ -50,7 +50,7 @@ def identity_of(
     }
 
 
-def _contents(data: DataSection) -> dict[str, Any]:
+def _contents(data: DataSection) -> dict[str, list[list[object]]]:
     """Returns a hash and a weight for each file of each split."""
     contents = {}
     for split in splits_named(data):
@@ -114,7 +114,7 @@ def made_from_same(existing: PreparedDataset, data: DataSection) -> bool:
     return existing.manifest.identity.data == contents
 
 
-def input_settings(data: DataSection, reading: Reading, tokens: list[str]) -> dict[str, Any]:
+def input_settings(data: DataSection, reading: Reading, tokens: list[str]) -> dict[str, object]:
     """Returns what inference needs to build a source the same way: format, columns and limits as
     they were chosen.
 
@@ -139,7 +139,7 @@ def manifest_of(
     settings: Mapping[str, Any],
     report: Mapping[str, Any],
     preview: list[Any],
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Returns the content of ``manifest.json``.
 
     Args:

@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.evaluation.labels import LabelTable, distinct_labels, label_table
@@ -43,7 +42,7 @@ class EvaluatedRow:
     prediction: str
     baseline: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Returns the row of ``predictions.jsonl``; ``baseline`` only where there is one."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
@@ -72,7 +71,7 @@ class Evaluation:
     labels: LabelTable | None = None
     notes: tuple[str, ...] = ()
 
-    def to_json(self, predictions: Path | None = None) -> dict[str, Any]:
+    def to_json(self, predictions: Path | None = None) -> dict[str, object]:
         """Returns the contract's ``eval`` object; ``predictions`` is where the rows were
         written.
         """
@@ -115,7 +114,7 @@ class Evaluation:
         return out / PREDICTIONS
 
 
-def _entries(scores: Mapping[str, Score] | None) -> dict[str, Any] | None:
+def _entries(scores: Mapping[str, Score] | None) -> dict[str, object] | None:
     return None if scores is None else {name: entry.to_json() for name, entry in scores.items()}
 
 

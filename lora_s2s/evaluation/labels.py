@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lora_s2s.evaluation.metrics import References, plain_answer
 
@@ -27,7 +26,7 @@ class LabelRow:
     answers: int
     right: int
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Returns the counts with precision, recall and F1 (0 to 100); precision is null without an
         answer.
         """
@@ -70,7 +69,7 @@ class LabelTable:
         """The labels that no answer is, most frequent first."""
         return [row for row in self.rows if not row.answers]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Returns the table, the labels that are never answered, and the count of answers that are
         no label.
         """

@@ -50,7 +50,7 @@ class Score:
     interval: Interval
     signature: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Returns the contract's ``{"value", "interval", "signature"}``, with the p-value where
         there is one.
         """

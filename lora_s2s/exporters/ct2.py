@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from lora_s2s.errors import SetupError, UsageError
 from lora_s2s.files import naming, read_json
 from lora_s2s.inference.loading import Predictor
@@ -95,7 +97,7 @@ def _converter(predictor: Predictor, folder: Path) -> Any:
             return predictor.tokenizer
 
         def _load(self) -> Any:
-            config: Any = predictor.model.config
+            config = predictor.model.config
             for name, value in _EXPECTED_SETTINGS[config.model_type].items():
                 if not hasattr(config, name):
                     setattr(config, name, value)
@@ -110,7 +112,7 @@ def _converter(predictor: Predictor, folder: Path) -> Any:
 
 def _name_special_tokens(config: Any, predictor: Predictor) -> None:
     """Sets the special tokens that a tokenizer does not name from the model's ids."""
-    model_config: Any = predictor.model.config
+    model_config = predictor.model.config
     for name in ("bos_token", "eos_token"):
         if getattr(config, name) is None:
             token_id = getattr(model_config, f"{name}_id", None)
@@ -132,7 +134,7 @@ class Ct2Engine:
     """
 
     folder: Path
-    tokenizer: Any = field(repr=False)
+    tokenizer: PreTrainedTokenizerBase = field(repr=False)
     prefix: Sequence[int] = ()
     never: Sequence[Sequence[int]] = ()
     threads: int = 0
@@ -199,7 +201,7 @@ def engine_of(predictor: Predictor, folder: Path, *, threads: int = 0) -> Ct2Eng
     Args:
         threads: of each product; 0 lets CTranslate2 choose.
     """
-    model: Any = predictor.model
+    model = predictor.model
     first, banned = (
         model.generation_config.forced_bos_token_id,
         model.generation_config.bad_words_ids,

@@ -13,7 +13,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -96,7 +96,7 @@ class Parity:
     reference: Speed
     export: Speed
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Returns the entry ``parity`` of ``export --json``."""
         return asdict(self)
 
@@ -124,7 +124,7 @@ class Reference:
         )
         settings.early_stopping = True
         with predictor.ready() as model, only(model, settings):
-            generate: Any = model.generate
+            generate = model.generate
             for start in range(0, len(sources), _BATCH):
                 output_BT = generate(**self._inputs(sources[start : start + _BATCH]))
                 found += answer_ids(output_BT, self.end)
@@ -160,7 +160,7 @@ class Reference:
         """Ids that no answer holds, such as Marian's padding; other runtimes leave them out of the
         softmax.
         """
-        model: Any = self.predictor.model
+        model = self.predictor.model
         banned = model.generation_config.bad_words_ids or []
         return [ids[0] for ids in banned if len(ids) == 1]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from lora_s2s.console import warn
 from lora_s2s.data.prepared import PreparedDataset
@@ -31,7 +31,7 @@ class AdaptedBase:
 
     base: LoadedBase
     model: nn.Module
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     train_tokens: Sequence[int]
 
     @property
@@ -62,14 +62,16 @@ def adapted_base(recipe: Recipe, prepared: PreparedDataset) -> AdaptedBase:
     """
     tokenizer, train_tokens = _tokenizer(recipe, prepared)
     base, model = _injected(recipe, train_tokens)
-    vocabulary = len(cast(Any, model).get_input_embeddings().weight)
+    vocabulary = len(base.model.get_input_embeddings().weight)
     for split in prepared.tables():
         split.check_vocabulary(vocabulary)
     begin_answers(model, **first_ids(tokenizer))
     return AdaptedBase(base, model, tokenizer, train_tokens)
 
 
-def _tokenizer(recipe: Recipe, prepared: PreparedDataset) -> tuple[Any, list[int]]:
+def _tokenizer(
+    recipe: Recipe, prepared: PreparedDataset
+) -> tuple[PreTrainedTokenizerBase, list[int]]:
     """Returns the tokenizer that prepared the data, and the ids of the tokens whose rows train."""
     languages = {key: getattr(recipe.data, key) for key in LANGUAGES}
     tokenizer = load_tokenizer(recipe.model.name, recipe.model.revision, **languages)
@@ -85,7 +87,9 @@ def _tokenizer(recipe: Recipe, prepared: PreparedDataset) -> tuple[Any, list[int
     return lossless_tokenizer(tokenizer, carried) if carried else tokenizer, ids
 
 
-def train_token_ids(recipe: Recipe, tokenizer: Any, carried_ids: Sequence[int]) -> list[int]:
+def train_token_ids(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, carried_ids: Sequence[int]
+) -> list[int]:
     """Returns the ids of the tokens that train, ascending: those that carry text and those named;
     none for ``[]``.
 
@@ -98,7 +102,7 @@ def train_token_ids(recipe: Recipe, tokenizer: Any, carried_ids: Sequence[int]) 
     return sorted({*named, *(carried_ids if wanted else ())})
 
 
-def token_ids(names: Sequence[str], tokenizer: Any) -> list[int]:
+def token_ids(names: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Returns the ids of tokens, given as they stand in the vocabulary.
 
     Raises:

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from lora_s2s import __version__, probe
 from lora_s2s.console import warn
@@ -36,7 +35,7 @@ def write_adapter(
     final: Path,
     adapted: AdaptedBase,
     result: TrainResult,
-    made_from: dict[str, Any],
+    made_from: dict[str, object],
     max_new_tokens: int,
 ) -> None:
     """Completes the folder of a run that has come to its end, and moves it into place.
@@ -65,7 +64,7 @@ def write_adapter(
     probe.remember(final)
 
 
-def origin(recipe: Recipe, base: LoadedBase, prepared: PreparedDataset) -> dict[str, Any]:
+def origin(recipe: Recipe, base: LoadedBase, prepared: PreparedDataset) -> dict[str, object]:
     """Returns the part of an adapter's manifest that says what it was made from."""
     described = {
         key: getattr(base, key) for key in ("name", "revision", "weights_sha256", "quantization")

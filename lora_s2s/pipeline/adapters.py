@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lora_s2s.console import warn
 from lora_s2s.errors import DataError, Error, UsageError, nearest
@@ -92,15 +91,15 @@ class AdapterInfo:
     """
 
     path: Path
-    manifest: Mapping[str, Any]
-    config: Mapping[str, Any]
+    manifest: Mapping[str, object]
+    config: Mapping[str, object]
 
     @property
     def name(self) -> str:
         """The folder's name."""
         return self.path.name
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Returns name, path, manifest and PEFT's config."""
         contents = {"manifest": dict(self.manifest), "config": dict(self.config)}
         return {"name": self.name, "path": str(self.path), **contents}
@@ -116,7 +115,7 @@ class AdapterInfo:
         base = shown(self._said("base", "name") or self.config.get("base_model_name_or_path"))
         return [self.name, base, number(self._said("training", "steps")), *scored]
 
-    def _said(self, section: str, key: str) -> Any:
+    def _said(self, section: str, key: str) -> object:
         found = self.manifest.get(section)
         return found.get(key) if isinstance(found, Mapping) else None
 

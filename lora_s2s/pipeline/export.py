@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lora_s2s.console import say
 from lora_s2s.errors import UsageError, nearest
@@ -36,7 +35,7 @@ class ExportReport:
     bytes: int
     parity: parity.Parity
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Returns the object of ``export --json``."""
         return {**vars(self), "parity": self.parity.to_dict()}
 
@@ -124,7 +123,7 @@ def _whole_model(model: str, work: Path, texts: list[str], base: str | None) -> 
 
 
 def _model_type(predictor: Predictor) -> str:
-    config: Any = predictor.model.config
+    config = predictor.model.config
     return str(config.model_type)
 
 

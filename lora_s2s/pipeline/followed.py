@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from lora_s2s.errors import DataError
 from lora_s2s.hub import is_local
@@ -21,7 +20,7 @@ SOURCES = "sources"
 _SPLITS = ("test", "validation", "train")
 
 
-def recorded_sources(recipe: Recipe) -> dict[str, Any]:
+def recorded_sources(recipe: Recipe) -> dict[str, object]:
     """Returns what an adapter's manifest holds of its data under ``sources``; see
     ``readers/recorded.py``.
     """

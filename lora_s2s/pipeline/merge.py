@@ -77,7 +77,9 @@ def probe_texts(adapter: Path, data: str | None = None, count: int = 16) -> list
     scored = (
         []
         if data
-        else [row["source"] for row in sample_rows(adapter, count) if _is_text(row.get("source"))]
+        else [
+            str(row["source"]) for row in sample_rows(adapter, count) if _is_text(row.get("source"))
+        ]
     )
     if scored:
         return scored

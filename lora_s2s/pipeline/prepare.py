@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from lora_s2s.console import counted, warn
 from lora_s2s.data.manifest import made_from_same
@@ -95,7 +94,7 @@ def is_folder_of_data(name: str) -> bool:
     return bool(name) and name not in shipped() and is_prepared(Path(name).expanduser())
 
 
-def sources_of(recipe: Recipe, prepared: PreparedDataset, *, just_made: bool) -> dict[str, Any]:
+def sources_of(recipe: Recipe, prepared: PreparedDataset, *, just_made: bool) -> dict[str, object]:
     """Returns what an adapter's manifest holds of its data; nothing where the files are no longer
     those prepared.
 

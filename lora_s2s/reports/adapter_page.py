@@ -6,7 +6,6 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lora_s2s.files import read_whole, write_text
 from lora_s2s.records import manifest_content
@@ -72,11 +71,11 @@ def write_report(adapter_dir: Path, *, name: str | None = None) -> Path:
 
 def render_report(
     name: str,
-    manifest: Mapping[str, Any],
+    manifest: Mapping[str, object],
     *,
     curve_png: bytes | None = None,
     recipe: str | None = None,
-    rows: Sequence[Mapping[str, Any]] = (),
+    rows: Sequence[Mapping[str, object]] = (),
 ) -> str:
     """Returns the page; every part but the scores may be missing."""
     scores = manifest.get("scores")
@@ -98,7 +97,7 @@ def render_report(
     )
 
 
-def _sample(row: Mapping[str, Any]) -> Sample:
+def _sample(row: Mapping[str, object]) -> Sample:
     references = row.get("references")
     texts = [str(text) for text in references] if isinstance(references, list) else []
     return Sample(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from lora_s2s.files import read_json, write_text
 from lora_s2s.hub import ADAPTER_CONFIG, DEMO_NAME, card_head
@@ -57,10 +56,10 @@ def write_card(
 
 def render_card(
     name: str,
-    manifest: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]] = (),
+    manifest: Mapping[str, object],
+    rows: Sequence[Mapping[str, object]] = (),
     *,
-    config: Mapping[str, Any] | None = None,
+    config: Mapping[str, object] | None = None,
     max_new_tokens: int | None = None,
 ) -> str:
     """Returns the card as Markdown with YAML front matter.
@@ -92,12 +91,12 @@ def render_card(
     )
 
 
-def _entry(manifest: Mapping[str, Any], section: str, key: str) -> object:
+def _entry(manifest: Mapping[str, object], section: str, key: str) -> object:
     record = manifest.get(section)
     return record.get(key) if isinstance(record, Mapping) else None
 
 
-def _answer_tokens(manifest: Mapping[str, Any]) -> int:
+def _answer_tokens(manifest: Mapping[str, object]) -> int:
     scores = manifest.get("scores")
     entries = scores.values() if isinstance(scores, Mapping) else ()
     records = [entry for entry in entries if isinstance(entry, Mapping)]
@@ -107,7 +106,7 @@ def _answer_tokens(manifest: Mapping[str, Any]) -> int:
     return valid[-1] if valid else _ANSWER_TOKENS
 
 
-def _facts(manifest: Mapping[str, Any], sections: Sequence[str]) -> list[tuple[str, str]]:
+def _facts(manifest: Mapping[str, object], sections: Sequence[str]) -> list[tuple[str, str]]:
     return facts({section: manifest[section] for section in sections if section in manifest})
 
 

@@ -7,9 +7,9 @@ from array import array
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -88,7 +88,7 @@ def _figure(training: Points, validation: Points) -> Figure:
     return figure
 
 
-def _draw_training(axes: Any, steps: NDArray[np.float64], losses: NDArray[np.float64]) -> None:
+def _draw_training(axes: Axes, steps: NDArray[np.float64], losses: NDArray[np.float64]) -> None:
     if len(steps) < _FEW:
         if len(steps):
             axes.plot(steps, losses, color=_TRAINING, lw=2, marker="o", ms=4, label="training")
@@ -97,19 +97,21 @@ def _draw_training(axes: Any, steps: NDArray[np.float64], losses: NDArray[np.flo
     axes.plot(steps, _smooth(losses), color=_TRAINING, lw=2.2, label="training, smoothed")
 
 
-def _draw_validation(axes: Any, steps: NDArray[np.float64], losses: NDArray[np.float64]) -> None:
+def _draw_validation(axes: Axes, steps: NDArray[np.float64], losses: NDArray[np.float64]) -> None:
     if not len(steps):
         return
-    style = {
-        "color": _VALIDATION,
-        "lw": 1.2,
-        "marker": "o",
-        "ms": 6.5,
-        "mec": "white",
-        "mew": 1.2,
-        "zorder": 4,
-    }
-    axes.plot(steps, losses, label="validation", **style)
+    axes.plot(
+        steps,
+        losses,
+        label="validation",
+        color=_VALIDATION,
+        lw=1.2,
+        marker="o",
+        ms=6.5,
+        mec="white",
+        mew=1.2,
+        zorder=4,
+    )
     best = int(losses.argmin())
     # Towards the middle of the picture, where nothing cuts the words off.
     left = steps[best] > sum(axes.get_xlim()) / 2
@@ -135,7 +137,7 @@ def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.convolve(values, window, mode="same") / weights)
 
 
-def _dress(axes: Any) -> None:
+def _dress(axes: Axes) -> None:
     axes.set_title("Loss", loc="left", color=_INK, fontsize=13, fontweight="bold", pad=10)
     axes.set_xlabel("optimizer step", color=_QUIET, fontsize=10)
     axes.set_ylabel("nats per target token", color=_QUIET, fontsize=10)

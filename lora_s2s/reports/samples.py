@@ -6,7 +6,6 @@ import random
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from lora_s2s.files import read_jsonl
 from lora_s2s.hub import EVALUATIONS
@@ -17,7 +16,7 @@ _SEED = 12345
 _MOST_ROWS = 100_000
 
 
-def sample_rows(adapter_dir: Path, count: int) -> list[Mapping[str, Any]]:
+def sample_rows(adapter_dir: Path, count: int) -> list[Mapping[str, object]]:
     """Draws rows from an adapter's newest evaluation: random, the same every time, in file order;
     none without an evaluation.
 
@@ -28,7 +27,7 @@ def sample_rows(adapter_dir: Path, count: int) -> list[Mapping[str, Any]]:
     newest = max(files, key=lambda path: (path.stat().st_mtime_ns, path), default=None)
     if newest is None:
         return []
-    chance, kept = random.Random(_SEED), list[tuple[int, Mapping[str, Any]]]()
+    chance, kept = random.Random(_SEED), list[tuple[int, Mapping[str, object]]]()
     for place, row in enumerate(islice(read_jsonl(newest), _MOST_ROWS)):
         # Reservoir sampling: every row so far is kept with the same probability.
         if len(kept) < count:

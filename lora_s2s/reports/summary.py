@@ -10,7 +10,6 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from lora_s2s.console import plain
 
@@ -49,7 +48,7 @@ def score_lines(scores: object) -> list[ScoreLine]:
     ]
 
 
-def _lines(evaluation: str, entry: Mapping[str, Any]) -> Iterator[ScoreLine]:
+def _lines(evaluation: str, entry: Mapping[str, object]) -> Iterator[ScoreLine]:
     baselines, differences = _mapping(entry.get("baseline")), _mapping(entry.get("difference"))
     for name, found in _mapping(entry.get("metrics")).items():
         score, baseline, difference = (
@@ -76,7 +75,7 @@ def signatures(lines: Iterable[ScoreLine]) -> list[tuple[str, str]]:
     return list(dict.fromkeys((line.metric, line.signature) for line in lines))
 
 
-def facts(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+def facts(manifest: Mapping[str, object]) -> list[tuple[str, str]]:
     """Returns (what, value) pairs of a manifest's sections in a fixed order, nested names joined by
     spaces.
     """
@@ -113,7 +112,7 @@ def flat(name: str, value: object, depth: int = 0) -> Iterator[tuple[str, str]]:
         yield plain(name.replace("_", " ")), _fact(value)
 
 
-def base_name(manifest: Mapping[str, Any]) -> str:
+def base_name(manifest: Mapping[str, object]) -> str:
     """Returns the name of the base that a manifest gives; a dash where it gives none."""
     return _without_folders(shown(_mapping(manifest.get("base")).get("name")))
 
@@ -147,7 +146,7 @@ def shown(value: object) -> str:
     )
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
+def _mapping(value: object) -> Mapping[str, object]:
     return value if isinstance(value, Mapping) else {}
 
 
@@ -160,7 +159,7 @@ def _is_number(value: object) -> bool:
     )
 
 
-def _with_interval(entry: Mapping[str, Any], *, signed: bool = False) -> str:
+def _with_interval(entry: Mapping[str, object], *, signed: bool = False) -> str:
     value, interval = entry.get("value"), entry.get("interval")
     if not _is_number(value):
         return NOTHING
@@ -182,8 +181,10 @@ def p_text(value: object) -> str:
     return f"{value:.3f}" if value >= 0.001 else "<0.001"
 
 
-def _share(value: Any) -> float | None:
-    return min(1.0, max(0.0, value / 100.0)) if _is_number(value) else None
+def _share(value: object) -> float | None:
+    if not isinstance(value, int | float) or not _is_number(value):
+        return None
+    return min(1.0, max(0.0, value / 100.0))
 
 
 @dataclass(frozen=True)
