@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lora_s2s.console import counted, warn
 from lora_s2s.data.manifest import made_from_same
