@@ -180,6 +180,11 @@ def test_nothing_unpickles() -> None:
         assert not forbidden, f"{path}: {forbidden}"
 
 
+def test_the_ignored_label_is_defined_once() -> None:
+    written = [path for path in FILES if re.search(r"= -100$", path.read_text("utf-8"), re.M)]
+    assert written == [PACKAGE / "tokens" / "labels.py"]
+
+
 def test_t5_facts_live_in_one_room() -> None:
     for path in FILES:
         source = path.read_text(encoding="utf-8")

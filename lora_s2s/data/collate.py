@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lora_s2s.tokens.labels import IGNORE_INDEX
 from lora_s2s.tokens.tokenise import Features, Ids
-
-IGNORED = -100
 
 
 @dataclass
@@ -22,7 +21,7 @@ class Batch:
     Attributes:
         input_ids_BS: source ids, padded on the right.
         attention_mask_BS: 1 for a source token, 0 for padding.
-        labels_BT: target ids, -100 where there is none.
+        labels_BT: target ids, IGNORE_INDEX where there is none.
         target_tokens, source_tokens: how many labels and source tokens count; computed on
             construction, so that a GPU need not be.
         layout: what the fast forward computed ahead; None where it has not.
@@ -40,7 +39,7 @@ class Batch:
 
     def __post_init__(self) -> None:
         if self.target_tokens < 0 or self.source_tokens < 0:
-            self.target_tokens = int((self.labels_BT != IGNORED).sum())
+            self.target_tokens = int((self.labels_BT != IGNORE_INDEX).sum())
             self.source_tokens = int(self.attention_mask_BS.sum())
 
     def to(self, device: torch.device | str) -> Batch:
@@ -68,8 +67,7 @@ class Batch:
 
 
 def collate(features: Sequence[Features], pad_token_id: int) -> Batch:
-    """Pads sources with ``pad_token_id`` and labels with -100, to the longest of the batch and no
-    further.
+    """Pads sources with ``pad_token_id`` and labels with IGNORE_INDEX, to the longest of the batch.
 
     Raises:
         ValueError: no features.
@@ -78,7 +76,7 @@ def collate(features: Sequence[Features], pad_token_id: int) -> Batch:
         raise ValueError("a batch needs at least one example")
     sources, targets = [row.input_ids for row in features], [row.labels for row in features]
     mask = [np.ones(len(source), np.int32) for source in sources]
-    return Batch(_padded(sources, pad_token_id), _padded(mask, 0), _padded(targets, IGNORED))
+    return Batch(_padded(sources, pad_token_id), _padded(mask, 0), _padded(targets, IGNORE_INDEX))
 
 
 def _padded(rows: Sequence[Ids], filler: int) -> Tensor:

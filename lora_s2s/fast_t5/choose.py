@@ -25,6 +25,7 @@ from lora_s2s.fast_t5.operations import ACTIVATIONS, reason_of
 from lora_s2s.fast_t5.t5 import PaddingFree
 from lora_s2s.models.t5 import fused_activation
 from lora_s2s.models.t5_parts import ADAPTED, stacks_of
+from lora_s2s.tokens.labels import IGNORE_INDEX
 
 VARIABLE = "LORA_S2S_FORWARD"
 _CHOICE = "_forward_choice"
@@ -251,7 +252,7 @@ def _difference(model: PreTrainedModel, forward: PaddingFree, few: Batch) -> str
 
 def _few_rows(batch: Batch) -> Batch:
     """Returns the shortest rows of a batch, as few as make a comparison."""
-    lengths = batch.attention_mask_BS.sum(1) + (batch.labels_BT >= 0).sum(1)
+    lengths = batch.attention_mask_BS.sum(1) + (batch.labels_BT != IGNORE_INDEX).sum(1)
     order = lengths.argsort()
     count = max(1, int((lengths[order].cumsum(0) <= _TOKENS_COMPARED).sum()))
     return _rows(batch, order[:count])
@@ -264,7 +265,7 @@ def _is_long(batch: Batch) -> bool:
 
 def _long_row(batch: Batch) -> Batch:
     """Returns the longest row of a batch, or the beginning that is enough of it."""
-    longest = (batch.attention_mask_BS.sum(1) + (batch.labels_BT >= 0).sum(1)).argmax()
+    longest = (batch.attention_mask_BS.sum(1) + (batch.labels_BT != IGNORE_INDEX).sum(1)).argmax()
     return _rows(batch, longest[None], most=_MOST_OF_LONG)
 
 
@@ -275,7 +276,7 @@ def _rows(batch: Batch, rows: Tensor, *, most: int | None = None) -> Batch:
     ids, mask, labels = (
         side[rows] for side in (batch.input_ids_BS, batch.attention_mask_BS, batch.labels_BT)
     )
-    read, written = (used.any(0).nonzero()[:, 0] for used in (mask != 0, labels >= 0))
+    read, written = (used.any(0).nonzero()[:, 0] for used in (mask != 0, labels != IGNORE_INDEX))
     source, target = slice(int(read[0]), int(read[-1]) + 1), slice(int(written[-1]) + 1)
     parts = (ids[:, source], mask[:, source], labels[:, target])
     ids, mask, labels = (part[:, :most].contiguous() for part in parts)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lora_s2s.data.collate import IGNORED, Batch
+from lora_s2s.data.collate import Batch
 from lora_s2s.models.common import shift_right
+from lora_s2s.tokens.labels import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -54,7 +55,7 @@ class Layout:
 
     Attributes:
         source_ids_N, decoder_ids_M: what encoder and decoder read.
-        labels_M: what the decoder is to write, -100 where it does not count.
+        labels_M: what the decoder is to write, IGNORE_INDEX where it does not count.
         source_rows_N, target_rows_M: the row of each token, rows counted in the layout's order.
         groups: the encoder's and the decoder's side of each group.
         row_order, source_lengths: each row's place in the batch and its source tokens, in the
@@ -86,7 +87,7 @@ def layout_of(batch: Batch, config: PreTrainedConfig, *, device: str = "cpu") ->
     """
     mask_BS, labels_BT = batch.attention_mask_BS.cpu() != 0, batch.labels_BT.cpu()
     # Up to the last label that counts: one before it that does not is still read by the decoder.
-    spoken_BT = (labels_BT != IGNORED).flip(1).cumsum(1).flip(1) > 0
+    spoken_BT = (labels_BT != IGNORE_INDEX).flip(1).cumsum(1).flip(1) > 0
     decoder_BT = shift_right(labels_BT, config)
     sources, targets = mask_BS.sum(1).tolist(), spoken_BT.sum(1).tolist()
     order = sorted(range(len(sources)), key=lambda row: (-sources[row], -targets[row]))
@@ -97,7 +98,7 @@ def layout_of(batch: Batch, config: PreTrainedConfig, *, device: str = "cpu") ->
     ]
     picked, spoken = mask_BS[order], spoken_BT[order]
     labels_M = labels_BT[order][spoken]
-    counted_M = labels_M != IGNORED
+    counted_M = labels_M != IGNORE_INDEX
     return Layout(
         batch.input_ids_BS.cpu()[order][picked],
         decoder_BT[order][spoken],

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from lora_s2s import limits
 from lora_s2s.errors import DataError
+from lora_s2s.tokens.labels import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-IGNORED_LABEL = -100
 
 # Where these are null in a config, the model takes them from another size.
 _MAY_BE_NULL = {"num_labels", "num_decoder_layers", "decoder_vocab_size", "sliding_window"}
@@ -95,15 +95,15 @@ def begin_answers(model: PreTrainedModel, *, start: int | None, first: int | Non
 
 def shift_right(labels_BT: Tensor, config: PreTrainedConfig) -> Tensor:
     """Returns the decoder's input ids (B, T) for labels (B, T): shifted right by one, the start id
-    first, no -100.
+    first, no IGNORE_INDEX.
 
     Args:
-        labels_BT: target ids, padded with -100.
+        labels_BT: target ids, padded with IGNORE_INDEX.
         config: names ``decoder_start_token_id`` and ``pad_token_id``.
     """
     inputs_BT = labels_BT.new_full(labels_BT.shape, config.decoder_start_token_id)
     inputs_BT[:, 1:] = labels_BT[:, :-1]
-    return inputs_BT.masked_fill_(inputs_BT == IGNORED_LABEL, config.pad_token_id)
+    return inputs_BT.masked_fill_(inputs_BT == IGNORE_INDEX, config.pad_token_id)
 
 
 def set_dropout(model: PreTrainedModel, rate: float) -> None:

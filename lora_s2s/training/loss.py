@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lora_s2s.data.collate import IGNORED, Batch
+from lora_s2s.data.collate import Batch
 from lora_s2s.fast_t5.choose import fast_states
 from lora_s2s.fast_t5.head import cross_entropy, head_loss
 from lora_s2s.models.common import shift_right
 from lora_s2s.models.family import FAMILIES
+from lora_s2s.tokens.labels import IGNORE_INDEX
 
 
 def sequence_loss(
@@ -27,7 +28,7 @@ def sequence_loss(
     Args:
         model: an encoder-decoder whose ``config`` names its type, the decoder's start and the
             padding id.
-        batch: on the model's device; labels padded with -100, which count for nothing.
+        batch: on the model's device; labels padded with IGNORE_INDEX.
         label_smoothing: share of the target probability spread evenly over the vocabulary.
         z_loss: weight of the squared log of each token's normaliser.
     """
@@ -40,7 +41,7 @@ def sequence_loss(
     # Of the head itself: rows of single tokens may train in it either way.
     frozen = not any(weight.requires_grad for weight in head.parameters(recurse=False))
     in_chunks = FAMILIES[str(model_type)].plain_head and frozen
-    labels_N = batch.labels_BT[counted_BT := batch.labels_BT != IGNORED]
+    labels_N = batch.labels_BT[counted_BT := batch.labels_BT != IGNORE_INDEX]
     states: list[Tensor] = []
 
     def counted(_head: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:

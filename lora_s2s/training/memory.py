@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from lora_s2s.console import warn
-from lora_s2s.data.collate import IGNORED, Batch
+from lora_s2s.data.collate import Batch
 from lora_s2s.errors import ResourceError, ran_out_of_memory
 from lora_s2s.fast_t5.choose import with_layout
+from lora_s2s.tokens.labels import IGNORE_INDEX
 
 _WARNED = "_warned_of_halves"
 
@@ -133,7 +134,7 @@ def halves(model: nn.Module, batch: Batch) -> list[Batch]:
     parts = []
     for first, last in ((0, rows // 2), (rows // 2, rows)):
         mask_BS, labels_BT = batch.attention_mask_BS[first:last], batch.labels_BT[first:last]
-        source, target = _width(mask_BS != 0), _width(labels_BT != IGNORED)
+        source, target = _width(mask_BS != 0), _width(labels_BT != IGNORE_INDEX)
         input_ids_BS = batch.input_ids_BS[first:last, :source]
         part = Batch(input_ids_BS, mask_BS[:, :source], labels_BT[:, :target])
         part = with_layout(model, part)

@@ -11,9 +11,10 @@ from adapting import adapt
 from tiny_families import TINY, VOCABULARY, write
 from torch import Tensor
 
-from lora_s2s.data.collate import IGNORED, Batch
+from lora_s2s.data.collate import Batch
 from lora_s2s.fast_t5.choose import fast_forward, fast_states
 from lora_s2s.models.loading import load_base
+from lora_s2s.tokens.labels import IGNORE_INDEX
 from lora_s2s.training.loss import sequence_loss
 
 PAD = 0
@@ -48,7 +49,7 @@ def batch_of(lengths: Lengths = MIXED, *, seed: int = 0, left: bool = False) -> 
     wide = max(source for source, _ in lengths) + 2, max(target for _, target in lengths) + 3
     ids, labels = (
         torch.full((len(lengths), wide[0]), PAD),
-        torch.full((len(lengths), wide[1]), IGNORED),
+        torch.full((len(lengths), wide[1]), IGNORE_INDEX),
     )
     mask = torch.zeros_like(ids)
     for row, (source, target) in enumerate(lengths):
