@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from lora_s2s.data.split import SPLITS
 from lora_s2s.errors import DataError
+from lora_s2s.examples.template import check_recorded
 from lora_s2s.records import PairSide, PreparedManifest, Sides, has_manifest, verify
 from lora_s2s.tokens.tokenise import Features, Ids
 
@@ -314,6 +315,7 @@ def open_prepared(path: Path, *, reused: bool = False) -> PreparedDataset:
     if "train.arrow" not in manifest.files:
         raise DataError("the manifest does not list train.arrow", hint=hint, where=str(path))
     verify(path, manifest.files, hint=hint)
+    check_recorded(manifest.input.template, where=str(PreparedManifest.path(path)))
     prepared = PreparedDataset(path, manifest, reused)
     for table in prepared.tables():
         table.check()

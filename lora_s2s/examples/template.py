@@ -192,6 +192,19 @@ class PromptTemplate:
             ) from error
 
 
+def check_recorded(template: Template, *, where: str) -> None:
+    """Checks a template that a manifest holds.
+
+    Raises:
+        DataError: a recipe could not have it.
+    """
+    try:
+        PromptTemplate.of(template)
+    except UsageError as error:
+        problem = f"the manifest's input.template is refused: {error.message}"
+        raise DataError(problem, where=where) from error
+
+
 @lru_cache(maxsize=256)
 def _compiled(template: str) -> OneTemplate:
     if len(template) > limits.LONGEST_TEMPLATE:

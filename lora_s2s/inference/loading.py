@@ -18,7 +18,7 @@ from lora_s2s.examples.asking import question_of
 from lora_s2s.examples.conversations import fit_turns
 from lora_s2s.examples.example import Example, Unusable
 from lora_s2s.examples.shapes import DIALOGUES
-from lora_s2s.examples.template import PromptTemplate
+from lora_s2s.examples.template import check_recorded
 from lora_s2s.hub import adapters_inside, no_adapter
 from lora_s2s.lora.adapter import is_adapter, load_adapter
 from lora_s2s.models.common import begin_answers
@@ -212,10 +212,6 @@ def input_settings(values: object, *, where: str) -> InputSettings:
         DataError: a value of the wrong type or out of range, or a template that is refused.
     """
     read = checked(AdapterManifest, {"input": values}, Path(where)).input
-    try:
-        PromptTemplate.of(read.template)
-    except UsageError as error:
-        problem = f"the manifest's input.template is refused: {error.message}"
-        raise DataError(problem, where=where) from error
+    check_recorded(read.template, where=where)
     left = read.truncate_source == "left" or read.format in DIALOGUES
     return read.model_copy(update={"truncate_source": "left" if left else "right"})

@@ -145,6 +145,17 @@ def test_a_prepared_folder_writes_nowhere_else(
     invoke("train", "p", "--dry-run", "--set", f"output.dir={place}")
 
 
+@pytest.mark.parametrize("template", ["{{ source.__class__ }}", "no column", ["{x}"] * 101])
+def test_a_template_that_no_adapter_may_have_is_refused_before_training(
+    template: object, invoke: Invoke, prepared: Path
+) -> None:
+    manifest = json.loads((prepared / "manifest.json").read_text())
+    manifest["input"]["template"] = template
+    (prepared / "manifest.json").write_text(json.dumps(manifest))
+    told = invoke("train", "p", "--dry-run", code=3).stderr
+    assert "the manifest's input.template is refused" in told
+
+
 def test_a_file_that_the_manifest_passes_over(invoke: Invoke, prepared: Path) -> None:
     manifest = json.loads((prepared / "manifest.json").read_text())
     del manifest["files"]["train.arrow"]
