@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         Stopped,
         UsageError,
     )
-    from lora_s2s.pipeline.api import evaluate, load, merge, prepare, train
+    from lora_s2s.pipeline.api import evaluate, export, load, merge, prepare, train
     from lora_s2s.pipeline.recipes import load_recipe
 
 __version__ = "0.1.0"
@@ -38,6 +38,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "evaluate",
+    "export",
     "load",
     "load_recipe",
     "merge",

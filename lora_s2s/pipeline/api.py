@@ -20,6 +20,7 @@ from lora_s2s.pipeline.surroundings import called
 
 if TYPE_CHECKING:
     from lora_s2s.pipeline.evaluate import Scores
+    from lora_s2s.pipeline.export import ExportReport
     from lora_s2s.pipeline.merge import MergedModel
     from lora_s2s.pipeline.model import Model
     from lora_s2s.pipeline.prepare import PreparedData
@@ -225,6 +226,49 @@ def merge(
             Path(out),
             onto=onto,
             dtype=dtype,
+            data=None if data is None else os.fspath(data),
+            base=None if base is None else os.fspath(base),
+        )
+
+
+def export(
+    model: Name,
+    format: str,
+    out: Name,
+    *,
+    precision: str = "float32",
+    data: Name | None = None,
+    base: Name | None = None,
+    progress: bool | Display = True,
+) -> ExportReport:
+    """Writes a model or adapter in another runtime's format, and keeps it only if it answers the
+    same.
+
+    >>> import lora_s2s
+    >>> report = lora_s2s.export("adapters/short", "ct2", "short-ct2", progress=False)
+    >>> report.parity.greedy_equal
+    1.0
+
+    Args:
+        model: see :func:`evaluate`; an adapter is merged first.
+        format: ``ct2`` (CTranslate2; needs ``pip install 'lora-s2s[ct2]'``).
+        out: the new folder.
+        precision: float32, float16, bfloat16, int8, int8_float32 or int8_float16.
+        data: what to compare on; by default what the adapter was scored or trained on.
+        base: a base in place of the one that the adapter names.
+        progress: see :func:`prepare`.
+
+    Raises:
+        Error: as the command ends; ``RunError`` if the export answers differently.
+    """
+    with called(progress):
+        from lora_s2s.pipeline.export import export_model
+
+        return export_model(
+            located(os.fspath(model)),
+            Path(out),
+            format=format,
+            precision=precision,
             data=None if data is None else os.fspath(data),
             base=None if base is None else os.fspath(base),
         )

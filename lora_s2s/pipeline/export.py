@@ -15,6 +15,7 @@ from lora_s2s.inference.loading import Predictor, load_predictor
 from lora_s2s.lora.adapter import is_adapter
 from lora_s2s.lora.merge import merge_adapter
 from lora_s2s.outputs import whole_folder
+from lora_s2s.pipeline import html
 from lora_s2s.pipeline.adapters import decoding_of
 from lora_s2s.pipeline.merge import probe_texts
 from lora_s2s.records import described, write
@@ -38,6 +39,9 @@ class ExportReport:
     def to_dict(self) -> dict[str, object]:
         """Returns the object of ``export --json``."""
         return {**vars(self), "parity": self.parity.to_dict()}
+
+    def _repr_html_(self) -> str:
+        return html.exported(self)
 
 
 def export_model(

@@ -11,6 +11,7 @@ from lora_s2s.reports.render import render
 
 if TYPE_CHECKING:
     from lora_s2s.lora.merge import MergeReport
+    from lora_s2s.pipeline.export import ExportReport
     from lora_s2s.pipeline.trained import TrainedAdapter
     from lora_s2s.records import PairSide, Sides
 
@@ -80,6 +81,28 @@ def scored(scores: Mapping[str, Any]) -> str:
 def _with_interval(score: Mapping[str, Any], sign: str = "") -> str:
     low, high = score["interval"]
     return f"{score['value']:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
+
+
+def exported(report: ExportReport) -> str:
+    """Size, agreement and speed of an export beside the model in transformers."""
+    found = report.parity
+    agreement = {
+        "size": f"{report.bytes / 2**20:,.1f} MiB",
+        "log-probability difference, mean": f"{found.mean_log_prob_difference:.2g}",
+        "log-probability difference, largest": f"{found.max_log_prob_difference:.2g}",
+        "equal answers, greedy": f"{found.greedy_equal:.0%}",
+        "equal answers, 4 beams": f"{found.beam_equal:.0%}",
+    }
+    speeds = [
+        [name, f"{speed.tokens_per_second:,.0f}", f"{speed.latency_p50:.0f}"]
+        for name, speed in (("transformers", found.reference), (report.format, found.export))
+    ]
+    title = f"{report.format} in {report.precision}: {report.out}"
+    tables = [
+        (title, ["what", "value"], [list(item) for item in agreement.items()]),
+        ("Greedy answers", ["runtime", "tokens/s", "one source, ms (p50)"], speeds),
+    ]
+    return _shown(tables, [])
 
 
 def merged(report: MergeReport) -> str:

@@ -18,6 +18,7 @@ import torch
 from tiny_families import BART_SIZES, TINY, Tiny, write
 from transformers import AutoTokenizer
 
+import lora_s2s
 from lora_s2s.errors import RunError, SetupError, UsageError
 from lora_s2s.exporters import ct2, parity
 from lora_s2s.inference.loading import Predictor, load_predictor
@@ -160,6 +161,14 @@ def test_wrong_choices(words: list[str], message: str, hint: str, tmp_path: Path
     assert message in done.stderr
     assert f"hint: {hint}" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_from_python_it_shows_itself(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    report = lora_s2s.export(ADAPTER, "ct2", out, progress=False)
+    assert (report.precision, report.parity.beam_equal) == ("float32", 1.0)
+    assert "ct2 in float32" in report._repr_html_()
+    assert report.to_dict()["parity"]["greedy_equal"] == 1.0
 
 
 def test_without_the_extra_the_install_command_is_given(

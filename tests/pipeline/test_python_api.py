@@ -91,7 +91,9 @@ assert dict(os.environ) == before
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
-@pytest.mark.parametrize("name", ["load_recipe", "prepare", "train", "evaluate", "load", "merge"])
+@pytest.mark.parametrize(
+    "name", ["load_recipe", "prepare", "train", "evaluate", "load", "merge", "export"]
+)
 def test_every_function_has_an_example(name: str) -> None:
     assert ">>> import lora_s2s" in str(getattr(lora_s2s, name).__doc__)
 
@@ -103,7 +105,16 @@ def test_the_examples_run(here: Path) -> None:
         for module in (api, recipes, lora_s2s)
         for test in finder.find(module, module.__name__)
     }
-    for name in ("load_recipe", "prepare", "train", "evaluate", "load", "merge", "lora_s2s"):
+    for name in (
+        "load_recipe",
+        "prepare",
+        "train",
+        "evaluate",
+        "load",
+        "merge",
+        "export",
+        "lora_s2s",
+    ):
         runner.run(examples[name])
     assert runner.failures == 0
     assert runner.tries > 20
