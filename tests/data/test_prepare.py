@@ -159,6 +159,13 @@ def test_a_source_with_several_targets_stays_on_one_side(write: Write, prepared:
     assert data.manifest.input.source_column == "mr"
 
 
+def test_inference_reads_rows_as_training_data_was_read(write: Write, prepared: Prepare) -> None:
+    train = "".join(f'{{"question": "cat {n}", "answer": "good"}}\n' for n in range(20))
+    data = prepared(write("a.jsonl", train), test=write("b.jsonl", rows_of(5, first=50)))
+    assert data.report["splits"]["test"] == 5
+    assert data.manifest.input.source_column == "question"
+
+
 def test_turns_of_a_conversation_stay_on_one_side(write: Write, prepared: Prepare) -> None:
     def line(number: int) -> str:
         turns = [

@@ -18,8 +18,10 @@ from read_and_prepare import how_read, read_examples
 from lora_s2s.demo import task
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.examples.example import Example
+from lora_s2s.examples.read import Examples
 from lora_s2s.readers.origins import READERS
 from lora_s2s.readers.rows import Rejected
+from lora_s2s.recipe.schema import DataSection
 
 Write = Callable[[str, str], str]
 
@@ -317,3 +319,21 @@ def test_a_function_of_the_users_own(
             pairs(path, format=name)
     with pytest.raises(ValueError, match=r"did you mean 'pairs'"):
         pairs(path, format="pair")
+    newer = DataSection(train=path).model_copy(update={"format": "sqad"})
+    with pytest.raises(UsageError, match=r"'sqad' is not in this version \(did you mean 'squad'"):
+        list(Examples(newer))
+
+
+def test_a_column_that_a_file_may_lack_does_not_decide_on_its_header(write: Write) -> None:
+    rows = "word,sounds\nkat,k a t\nboot,b o t\nvis,v i s\nhuis,h u i s\n"
+    numbered = DataSection(
+        train=write("a.csv", rows), source_column="column1", target_column="column2"
+    )
+    found = Examples(numbered, optional=("source_column", "target_column"))
+    assert [item.source for item in found if isinstance(item, Example)] == [
+        "kat",
+        "boot",
+        "vis",
+        "huis",
+    ]
+    assert (found.reading.source_column, found.reading.target_column) == ("word", "sounds")
