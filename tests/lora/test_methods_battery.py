@@ -264,3 +264,12 @@ def test_settings_a_method_does_not_have_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         inject(load_base(str(base_folder()), device="cpu"), method, **changes)
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.seed])
+def test_the_seed_of_shared_matrices_is_saved(
+    base_folder: Callable[..., Path], method: str
+) -> None:
+    base = load_base(str(base_folder()), device="cpu")
+    config = inject(base, method, seed=7).peft_config["default"]
+    assert getattr(config, str(METHODS[method].seed)) == 7
