@@ -20,6 +20,7 @@ import lora_s2s
 from lora_s2s.display import Notebook
 from lora_s2s.pipeline import api, recipes
 from lora_s2s.pipeline.prepare import PreparedData
+from lora_s2s.pipeline.surroundings import LIBRARY_SETTINGS
 
 HEAVY = ("torch", "transformers", "numpy", "pydantic", "rich", "typer", "pyarrow")
 
@@ -52,10 +53,15 @@ def fresh(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Runs code in a new interpreter, as a script without a ``__main__`` guard."""
     script = folder / "script.py"
     script.write_text(code, encoding="utf-8")
-    path = {"PYTHONPATH": str(Path(lora_s2s.__file__).parents[1])}
-    command = [sys.executable, str(script)]
+    inherited = {name: os.environ[name] for name in os.environ if name not in LIBRARY_SETTINGS}
+    package = str(Path(lora_s2s.__file__).parents[1])
     return subprocess.run(
-        command, cwd=folder, env={**os.environ, **path}, capture_output=True, text=True, check=False
+        [sys.executable, str(script)],
+        cwd=folder,
+        env={**inherited, "PYTHONPATH": package},
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -135,6 +141,7 @@ def test_results_are_what_the_commands_print(there: Path, invoke: Invoke) -> Non
     run = lora_s2s.train(recipe, resume=True, progress=False)
     assert as_json(run) == json.loads(invoke("train", recipe, "--resume", "--json").stdout)
     assert (run.adapter, run.steps) == (Path("adapters/train"), 2)
+    assert as_json(run)["advice"] == []
 
     scores = lora_s2s.evaluate(run.adapter, limit=5, baseline=True, progress=False)
     words = ("eval", "train", "--limit", "5", "--baseline", "--json")
@@ -221,6 +228,7 @@ def test_recipes_from_mappings(here: Path) -> None:
         "demo",
     )
     assert (recipe.training.gradient_checkpointing, recipe.lora.dropout) == (True, 1e-05)
+    assert lora_s2s.load_recipe("demo", {"data.template": "~"}).data.template == "~"
     rows = {"model.name": "demo", "data.train": [here / "my rows.csv.gz", "b.csv"]}
     assert lora_s2s.load_recipe(rows).output.name == "my-rows"
     assert lora_s2s.load_recipe(recipe) == recipe
