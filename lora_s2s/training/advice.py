@@ -1,6 +1,6 @@
-"""What the curves of a finished run say, and which setting to change; nothing where all is well.
+"""Advice from the loss curves of a finished run: what to change, if anything.
 
-The thresholds stand here and nowhere else.
+All thresholds are in this file.
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-# Losses are means in nats a target token over a fifth of the run, so that single steps do not
+# Losses are means over a fifth of the run in nats per target token, so that single steps do not
 # matter.
 _PARTS = 5
-_FEWEST_STEPS = 20  # below, a curve says nothing
-_LEARNT = 0.05  # a loss below this is as good as it gets: no advice to train on
+_FEWEST_STEPS = 20  # a shorter curve is too noisy
+_LEARNT = 0.05  # below this loss there is no advice to train longer
 _FELL = 0.97  # the last part at more than this share of the start: the loss never fell
 # a part above the start, or the last above the lowest, by this factor: the rate is too high
 _LEAPT = 1.1
-_STOOD = 0.95  # the fourth part at more than this share of the second: the loss stood still
-_STILL = 0.9  # the last part at less than this share of the part before: it still falls
+_STOOD = 0.95  # the fourth part at more than this share of the second: the loss stagnated
+_STILL = 0.9  # the last part at less than this share of the one before: it still falls
 _VALIDATION_STILL = 0.95  # the same for the validation loss, where there is one
 _ROSE = (1.05, 0.02)  # the last validation above the best by this factor and this much: it overfits
-_VALIDATIONS_SINCE = 2  # so many of them after the best
-_FEW_STEPS = 300  # fewer leave much unlearnt, where there are as many rows
+_VALIDATIONS_SINCE = 2  # at least this many validations after the best
+_FEW_STEPS = 300  # fewer are not enough, unless there are fewer rows
 
 
 @dataclass(frozen=True)
 class Curves:
-    """A run's losses: of every step, and of every validation with its step."""
+    """A run's losses: one per step, and one per validation with its step."""
 
     losses: Sequence[float]
     validations: Sequence[tuple[int, float]]
@@ -44,12 +44,12 @@ class Curves:
         )
 
     def start(self) -> float:
-        """Returns the mean loss of the first fiftieth of the run, three steps at least."""
+        """Mean loss of the first fiftieth of the run, at least three steps."""
         first = self.losses[: max(3, len(self.losses) // 50)]
         return sum(first) / len(first)
 
     def parts(self) -> list[float]:
-        """Returns the mean loss of each fifth of the run."""
+        """Mean loss of each fifth of the run."""
         size = len(self.losses) / _PARTS
         cuts = [round(place * size) for place in range(_PARTS + 1)]
         pieces = [self.losses[start:stop] for start, stop in pairwise(cuts)]
@@ -58,9 +58,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class Advice:
-    """One finding: ``kind`` for programs, ``message`` for people, ``setting`` as SECTION.KEY=VALUE
-    to try next.
-    """
+    """``kind`` for programs, ``message`` for people, ``setting`` as SECTION.KEY=VALUE to try."""
 
     kind: str
     message: str
@@ -72,12 +70,12 @@ class Advice:
 
 
 def advise(curves: Curves, *, rows: int, learning_rate: float) -> list[Advice]:
-    """Returns what is to be said of a run, the most important first.
+    """Returns the advice on a run, the most important first.
 
     Args:
         curves: the run's losses.
-        rows: how many rows it was trained on.
-        learning_rate: its peak.
+        rows: number of training rows.
+        learning_rate: the peak.
     """
     steps = len(curves.losses)
     if steps < _FEWEST_STEPS:
@@ -118,7 +116,7 @@ def _too_few(steps: int, rows: int) -> Advice:
 
 
 def _never_fell(curves: Curves, parts: Sequence[float], learning_rate: float) -> Advice:
-    """A rate that is too high makes the loss leap up; one too low leaves it where it began."""
+    """If the rate is too high, the loss jumps up; if it is too low, it stays."""
     start = curves.start()
     better = learning_rate / 3 if max(parts) > _LEAPT * start else learning_rate * 3
     message = (
@@ -144,9 +142,7 @@ def _overfits(curves: Curves) -> list[Advice]:
 
 
 def _validation_falls(curves: Curves) -> bool:
-    """Whether the validation loss fell in the last fifth as well; so does the training loss of what
-    is memorised.
-    """
+    """Whether the validation loss fell in the last fifth too; memorising lowers only the other."""
     early = len(curves.losses) * (1 - 1 / _PARTS)
     before = [loss for step, loss in curves.validations if step <= early]
     return not before or curves.validations[-1][1] < _VALIDATION_STILL * before[-1]

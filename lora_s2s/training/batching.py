@@ -1,4 +1,4 @@
-"""Which rows go together: batches of like lengths under a bound of padded tokens, or rows packed
+"""Which rows form a micro-batch: similar lengths up to a number of padded tokens, or rows packed
 without padding.
 """
 
@@ -20,18 +20,16 @@ Lengths = Sequence[int] | npt.NDArray[Any]
 _RATIOS = (1.04, 1.08, 1.15, 1.3, 1.6)
 _SAMPLE = 20_000
 _PACKED_AT_ONCE = 1 << 17  # bounds the memory that packing takes
-# What a padded target slot costs beside a padded source slot: it goes through cross-attention and
+# Cost of a padded target token relative to a padded source token: it passes cross-attention and
 # the head as well.
 TARGET_COST = 1.75
-# Packed micro-batches that are filled side by side: with more of them rows fit better, with fewer
-# they mix less.
+# Packed micro-batches that are filled at the same time: more of them fit rows better and mix them
+# more.
 _OPEN = 64
 
 
 class Groups(Sequence[Any]):
-    """A sequence seen as parts of it, each cut when asked for: an epoch of small lists takes five
-    times the memory.
-    """
+    """Slices of a sequence, made on access: an epoch of small lists takes five times the memory."""
 
     def __init__(self, items: Any, starts: Numbers, stops: Numbers) -> None:
         self._items, self._starts, self._stops = items, starts, stops
@@ -55,21 +53,21 @@ def token_budget_batches(
     seed: int,
     epoch: int,
 ) -> Sequence[list[int]]:
-    """Returns an epoch's micro-batches as row numbers: every row once, the order set by ``seed``
-    and ``epoch`` alone.
+    """Returns an epoch's micro-batches as row numbers: every row once, in an order that depends on
+    ``seed`` and ``epoch`` only.
 
     Args:
         source_lengths: tokens of each source.
         target_lengths: tokens of each target.
-        tokens_per_batch: upper bound on rows × (longest source + longest target); a row above it is
-            alone.
-        batch_size: instead, rows in a batch.
+        tokens_per_batch: upper bound on rows × (longest source + longest target); a longer row is a
+            batch of its own.
+        batch_size: alternatively, rows per batch.
 
     Raises:
-        UsageError: both bounds, or none.
+        UsageError: both bounds or neither are given.
     """
     if (tokens_per_batch is None) == (batch_size is None):
-        raise UsageError("a batch is bounded either by tokens_per_batch or by batch_size")
+        raise UsageError("set either tokens_per_batch or batch_size")
     sources, targets = (
         np.asarray(source_lengths, dtype=np.int32),
         np.asarray(target_lengths, dtype=np.int32),
@@ -78,7 +76,7 @@ def token_budget_batches(
     order = rng.permutation(np.arange(len(sources), dtype=np.int32))
     offset = float(
         rng.random()
-    )  # moves the buckets' edges, so that neighbours differ between epochs
+    )  # shifts the bucket edges, so that neighbours differ between epochs
     budget = int(tokens_per_batch or 0)
     ratio = (
         _RATIOS[2] if batch_size else _best_ratio(order[:_SAMPLE], sources, targets, budget, offset)
@@ -100,8 +98,8 @@ def _shuffled(rows: Numbers, starts: Numbers, rng: np.random.Generator) -> Group
 def _by_length(
     order: Numbers, sources: Numbers, targets: Numbers, ratio: float, offset: float
 ) -> Numbers:
-    """Orders rows by source bucket, then target length up and down in turn: no jump at the edge of
-    a bucket.
+    """Orders rows by source bucket, then by target length, alternately rising and falling, so that
+    it does not jump at a bucket's edge.
     """
     bucket_of = np.floor(
         np.log(np.maximum(np.arange(sources.max(initial=0) + 1), 1)) / np.log(ratio) + offset
@@ -114,8 +112,8 @@ def _by_length(
 
 
 def _starts(sources: Numbers, targets: Numbers, budget: int) -> Numbers:
-    """Returns where batches begin when rows are taken in order until the next would break the
-    bound.
+    """Returns where batches start if rows are added in order until the next would exceed the
+    budget.
     """
     starts: list[int] = []
     longest_source = longest_target = 0
@@ -147,11 +145,11 @@ def packed_batches(
     seed: int,
     epoch: int,
 ) -> Sequence[list[int]]:
-    """Returns an epoch's micro-batches for rows that stand one after another without padding.
+    """Returns an epoch's micro-batches of rows that are concatenated without padding.
 
-    Every row comes once; which rows meet is random, set by ``seed`` and ``epoch`` alone.
-    ``tokens_per_batch`` is divided between sources and targets as the data's tokens are; a row that
-    is longer than its share is alone.
+    Every row occurs once; which rows share a batch is random and depends on ``seed`` and ``epoch``
+    only. ``tokens_per_batch`` is split between sources and targets in the data's proportion; a row
+    that exceeds its share is a batch of its own.
     """
     tokens = np.array([source_lengths, target_lengths], dtype=np.float64)
     share = np.clip(
@@ -165,31 +163,31 @@ def packed_batches(
     left = rng.permutation(batch_of[tokens.max(axis=0, initial=0.0) <= 1])
     while len(left):
         some, left = left[:_PACKED_AT_ONCE], left[_PACKED_AT_ONCE:]
-        found = _packed(tokens[:, some])
-        placed = found >= 0
-        batch_of[some[placed]] = batch_of.max() + 1 + found[placed]
+        numbers = _packed(tokens[:, some])
+        placed = numbers >= 0
+        batch_of[some[placed]] = batch_of.max() + 1 + numbers[placed]
         left = np.append(left, some[~placed])
     rows = np.argsort(batch_of, kind="stable").astype(np.int32)
     return _shuffled(rows, np.flatnonzero(np.diff(batch_of[rows], prepend=-1)), rng)
 
 
 def _packed(loads: npt.NDArray[np.float64]) -> Numbers:
-    """Returns a batch number for each row, -1 where it fits no more; ``loads`` (2, N) are shares of
-    what a batch holds.
+    """Returns a batch number for each row, -1 if none has room; ``loads`` (2, N) are fractions of a
+    batch.
 
-    Rows are dealt to lanes of about 64 batches. In each, the longest row comes first and goes where
-    most room is left: so batches are full, and each is a mixture of lengths.
+    Rows are dealt to lanes of about 64 batches. In each, the longest row comes first and goes to
+    the emptiest batch: batches become full, and each mixes lengths.
     """
     ideal, count = float(loads.sum(axis=1).max()), loads.shape[1]
     lanes = max(1, round(ideal / _OPEN))
     depth, batches, lane = -(-count // lanes), max(1, int(np.ceil(ideal / lanes))), np.arange(lanes)
     dealt = np.pad(loads, ((0, 0), (0, depth * lanes - count))).reshape(2, depth, lanes)
-    filled, found = np.zeros((2, lanes, batches)), np.empty((depth, lanes), dtype=np.int64)
+    filled, numbers = np.zeros((2, lanes, batches)), np.empty((depth, lanes), dtype=np.int64)
     for place in np.argsort(-dealt.max(axis=0), axis=0, kind="stable"):
         row = dealt[:, place, lane]
         fullest = (filled + row[:, :, None]).max(axis=0)
         best = fullest.argmin(axis=1)
         fits = fullest[lane, best] <= 1
         filled[:, lane, best] += row * fits
-        found[place, lane] = np.where(fits, lane * batches + best, -1)
-    return found.ravel()[:count]
+        numbers[place, lane] = np.where(fits, lane * batches + best, -1)
+    return numbers.ravel()[:count]

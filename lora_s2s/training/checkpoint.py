@@ -1,5 +1,5 @@
-"""Checkpoints: whole folders of safetensors and JSON, hashed when written and verified when read;
-and resuming.
+"""Checkpoints, folders of safetensors and JSON that are hashed when written and verified when
+read; and resuming from them.
 
 ``checkpoints/step-000123/`` holds ``adapter.safetensors``, ``optimizer.safetensors`` and
 ``state.json``.
@@ -33,7 +33,7 @@ from lora_s2s.training.state import LoopOptions, TrainState
 _ADAPTER = "adapter.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
 _STATE = CheckpointFile.file
-# Changing these changes what is kept and shown, not what is trained.
+# Changes of these settings affect what is kept and shown, not what is trained.
 _FREE = frozenset(
     {
         "save_every",
@@ -44,14 +44,14 @@ _FREE = frozenset(
         "on_nonfinite",
     }
 )
-# Changing these changes what is trained from here on; a checkpoint fits all the same, and
-# --resume-anyway takes it.
-_BEARABLE = {"package code", "torch", "forward", "training data"} | {
+# Changes of these affect the rest of the training; the checkpoint still fits, and --resume-anyway
+# accepts it.
+_ACCEPTABLE = {"package code", "torch", "forward", "training data"} | {
     "training." + key
     for key in "epochs max_steps learning_rate schedule warmup weight_decay max_grad_norm "
     "label_smoothing dropout z_loss gradient_checkpointing".split()
 }
-# Where it is computed changes last digits alone: a run goes on wherever it is put, and says so.
+# Another device changes only the last digits: the run continues, with a warning.
 _NOTED = {"device"}
 
 
@@ -71,10 +71,10 @@ def save_checkpoint(
     state: TrainState,
     identity: dict[str, str],
 ) -> Path:
-    """Writes ``folder/step-NNNNNN`` whole, replacing one of the same step, and returns its path.
+    """Writes ``folder/step-NNNNNN`` atomically, replacing one of the same step; returns its path.
 
     Raises:
-        RunError: an adapter weight is not finite; the older checkpoints stand.
+        RunError: an adapter weight is not finite; older checkpoints are kept.
         ResourceError: the disk is full.
     """
     adapter = {
@@ -117,7 +117,7 @@ def save_checkpoint(
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
-    # Serialised first so that a full disk is an OSError with its number, not safetensors' own text.
+    # Serialised first so that a full disk is an OSError with an errno, not safetensors' own error.
     content = save(tensors)
     with naming(path):
         path.write_bytes(content)
@@ -174,21 +174,19 @@ def _step_of(path: Path) -> int:
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """Returns the newest whole checkpoint, warning of every damaged one it passes over; None where
-    there is none.
+    """Returns the newest valid checkpoint, with a warning for every damaged one it skips; None if
+    there are none.
 
     Raises:
         DataError: there are checkpoints, and every one is damaged.
     """
-    found = checkpoints(folder)
-    for path in reversed(found):
+    paths = checkpoints(folder)
+    for path in reversed(paths):
         try:
             return read_checkpoint(path)
         except DataError as error:
-            warn(
-                f"checkpoint {path.name} is damaged and passed over: {error.where}: {error.message}"
-            )
-    if found:
+            warn(f"skipping the damaged checkpoint {path.name}: {error.where}: {error.message}")
+    if paths:
         raise DataError(
             f"every checkpoint in {folder} is damaged", hint="remove the folder and train again"
         )
@@ -196,16 +194,14 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 def restored_adapter(folder: Path, step: int, model: nn.Module) -> bool:
-    """Puts the adapter of a step's checkpoint into the model; where that is damaged it warns and
-    returns False.
-    """
+    """Loads the adapter of a step's checkpoint; if that is damaged, warns and returns False."""
     try:
         load_adapter_state(
             model, load_file(read_checkpoint(_path_of(folder, step)).path / _ADAPTER)
         )
     except DataError as error:
         warn(
-            f"the best checkpoint is damaged, the last adapter is kept: {error.where}: "
+            f"the best checkpoint is damaged, keeping the last adapter: {error.where}: "
             f"{error.message}"
         )
         return False
@@ -215,8 +211,8 @@ def restored_adapter(folder: Path, step: int, model: nn.Module) -> bool:
 def run_identity(
     given: Mapping[str, str], settings: TrainingSettings, processes: int
 ) -> dict[str, str]:
-    """Returns what must be equal for a run to continue: the caller's hashes and every setting that
-    shapes a step.
+    """Returns what must not change for a run to continue: the caller's hashes and every setting
+    that affects a step.
     """
     own = {
         f"training.{key}": str(value)
@@ -233,8 +229,8 @@ def continue_from(
     identity: dict[str, str],
     options: LoopOptions,
 ) -> TrainState:
-    """Restores model and optimizer from the newest whole checkpoint and returns its state, or a new
-    state.
+    """Restores model and optimizer from the newest valid checkpoint and returns its state, or a new
+    one.
 
     Raises:
         UsageError: there are checkpoints and ``resume`` is false, or they belong to another run
@@ -270,25 +266,25 @@ def _check_identity(checkpoint: Checkpoint, identity: dict[str, str], *, anyway:
     then = checkpoint.identity
     differing = [key for key in sorted({*then, *identity}) if then.get(key) != identity.get(key)]
     if _NOTED.issuperset(differing):
-        for key in set(differing) & {*then}:  # older checkpoints do not say
+        for key in set(differing) & {*then}:  # older checkpoints do not record it
             warn(
                 f"the checkpoint was made on another {key}: {then[key]}; now {identity[key]}: last "
                 "digits differ"
             )
         return
-    # A hash says what it has to say in its first digits.
-    values = [[said.get(key, "nothing")[:40] for said in (then, identity)] for key in differing]
+    # The first digits of a hash suffice.
+    values = [[side.get(key, "nothing")[:40] for side in (then, identity)] for key in differing]
     lines = [
         f"  {key}: checkpoint {old}, now {new}"
         for key, (old, new) in zip(differing, values, strict=True)
     ]
-    bearable = (_BEARABLE | _NOTED).issuperset(differing)
-    if bearable and anyway:
-        warn("\n".join(["going on in spite of these differences, so not bit for bit:", *lines]))
+    acceptable = (_ACCEPTABLE | _NOTED).issuperset(differing)
+    if acceptable and anyway:
+        warn("\n".join(["continuing despite these differences, so not bit-identical:", *lines]))
         return
     way = (
-        "go on all the same with --resume-anyway"
-        if bearable
+        "continue anyway with --resume-anyway"
+        if acceptable
         else "start a new run under another output.name"
     )
     hint = f"undo the change to continue, or {way}"
@@ -297,16 +293,15 @@ def _check_identity(checkpoint: Checkpoint, identity: dict[str, str], *, anyway:
 
 
 def prune(folder: Path, *, current: int, keep: int, best: int | None) -> None:
-    """Deletes all but the ``keep`` newest up to step ``current`` and the best; call it once the new
-    one stands.
+    """Deletes all but the ``keep`` newest up to step ``current`` and the best, after saving.
 
-    Steps beyond ``current`` are damaged leftovers that a resumed run has passed over; dot folders
-    are what a killed process had not finished writing, or deleting.
+    Steps after ``current`` are damaged ones that a resumed run skipped; dot folders are what a
+    killed process had not finished writing or deleting.
     """
     for unfinished in folder.glob(".step-*"):
         shutil.rmtree(unfinished)
-    found = checkpoints(folder)
-    newest = [path for path in found if _step_of(path) <= current][-max(keep, 1) :]
-    for path in found:
+    paths = checkpoints(folder)
+    newest = [path for path in paths if _step_of(path) <= current][-max(keep, 1) :]
+    for path in paths:
         if path not in newest and _step_of(path) != best:
             shutil.rmtree(path.rename(path.with_name(f".{path.name}.deleted")))

@@ -1,5 +1,4 @@
-"""An encoder that no adapter changes gives the same states in every epoch: computed once, read from
-disk after that.
+"""Caches the encoder's states on disk: without adapters they are the same in every epoch.
 
 N source tokens of a batch, D model width.
 """
@@ -29,21 +28,21 @@ _HINT = "set training.cache_encoder=false"
 
 
 class EncoderCache:
-    """States of every row of a split, in bfloat16, in a file that goes when the run does."""
+    """States of every row of a split in bfloat16, in a file that is deleted with the run."""
 
     def __init__(self, file: BinaryIO, lengths: Lengths, width: int) -> None:
         self._file, self._width = file, width
         self._firsts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]) * width * 2
 
     def write(self, row: int, states_ND: Tensor) -> None:
-        """Keeps the states of one row."""
+        """Stores the states of one row."""
         self._file.seek(int(self._firsts[row]))
         self._file.write(
             states_ND.to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes()
         )
 
     def read(self, rows: Iterable[int]) -> Tensor:
-        """Returns the states of rows, one after another, (N, D) in bfloat16."""
+        """Concatenated states of rows, (N, D) in bfloat16."""
         parts = []
         for row in rows:
             self._file.seek(int(self._firsts[row]))
@@ -54,10 +53,10 @@ class EncoderCache:
 
 
 def check_cacheable(model: nn.Module, dropout: float) -> None:
-    """Checks that the encoder gives the same in every epoch.
+    """Checks that the encoder's states are the same in every epoch.
 
     Raises:
-        UsageError: it trains, or drops out.
+        UsageError: the encoder trains or has dropout.
     """
     encoder = re.compile(FAMILIES[str(model.config.model_type)].stacks[0])  # type: ignore[union-attr]
     trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
@@ -85,13 +84,13 @@ def check_cacheable(model: nn.Module, dropout: float) -> None:
 def encoder_cache(
     model: nn.Module, lengths: Lengths, batches: Iterable[tuple[Sequence[int], Batch]], folder: Path
 ) -> Iterator[EncoderCache | None]:
-    """Computes the encoder's states of all rows, and gives them; None where the fast forward is not
-    in use.
+    """Computes the encoder's states of all rows and yields them; None if the fast forward is not
+    used.
 
     Args:
         lengths: source tokens of every row.
         batches: every row once: row numbers, and their batch on the model's device.
-        folder: where the file is made, without a name.
+        folder: where the unnamed file is created.
 
     Raises:
         ResourceError: the disk is too small for it.
@@ -106,15 +105,15 @@ def encoder_cache(
         cache, done = EncoderCache(file, lengths, width), 0
         with ProgressLine("encode") as line:
             for rows, batch in batches:
-                found = encoder_states(model, batch)
-                if found is None:
+                states = encoder_states(model, batch)
+                if states is None:
                     say(
                         "training.cache_encoder needs the fast forward: nothing is cached, results "
                         "are the same"
                     )
                     yield None
                     return
-                for place, states_ND in found.items():
+                for place, states_ND in states.items():
                     cache.write(rows[place], states_ND)
                 done += len(rows)
                 line.update({"encode": "once"}, done=done, total=len(lengths))

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl for programs, a live line for people, trackers for dashboards."""
+"""A run's log: metrics.jsonl for programs, a progress line for people, trackers for dashboards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ METRICS = "metrics.jsonl"
 
 
 def require_trackers(names: Sequence[str]) -> None:
-    """Checks that every tracker asked for is installed.
+    """Checks that every requested tracker is installed.
 
     Raises:
         SetupError: one is not.
@@ -35,9 +35,7 @@ def require_trackers(names: Sequence[str]) -> None:
 
 
 def start_trackers(accelerator: Accelerator, settings: TrainingSettings, run_dir: Path) -> None:
-    """Starts the trackers with the training section as their configuration; paths and environment
-    stay private.
-    """
+    """Starts the trackers with the training section as their configuration; no paths."""
     if settings.trackers:
         values = settings.model_dump().items()
         config = {
@@ -50,9 +48,7 @@ def start_trackers(accelerator: Accelerator, settings: TrainingSettings, run_dir
 
 
 class TrackersMayFail:
-    """Calls to trackers go inside: whatever fails there is told, once, and training goes on without
-    trackers.
-    """
+    """Wraps calls to trackers: if one fails, warns once and continues without trackers."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
@@ -61,22 +57,22 @@ class TrackersMayFail:
         pass
 
     def __exit__(self, _kind: object, error: object, _trace: object) -> bool:
-        # They raise errors of their own kinds, and none of them is worth a run.
+        # They raise their own error types, and none should end a run.
         if not isinstance(error, Exception):
             return False
         self._accelerator.trackers.clear()
         reason = " ".join(str(error).split())[:200]
-        warn(f"a tracker failed, training goes on without: {type(error).__name__}: {reason}")
+        warn(f"a tracker failed, continuing without: {type(error).__name__}: {reason}")
         return True
 
 
 class RunLog:
-    """Writes on the main process; the others keep silent.
+    """Writes on the main process only.
 
     Args:
-        folder: where ``metrics.jsonl`` lies.
-        keep_lines: how many of its lines belong to the run so far; later ones came after the
-            checkpoint and go.
+        folder: the folder of ``metrics.jsonl``.
+        keep_lines: how many of its lines belong to the run so far; later ones, written after the
+            checkpoint, are deleted.
     """
 
     def __init__(
@@ -89,7 +85,7 @@ class RunLog:
         self.cut(keep_lines)
 
     def cut(self, keep_lines: int) -> None:
-        """Goes on after the first ``keep_lines`` lines."""
+        """Continues after the first ``keep_lines`` lines."""
         self.close()
         self.lines = keep_lines
         if self._accelerator.is_main_process:
@@ -103,7 +99,7 @@ class RunLog:
         line = {
             "step": state.step,
             "epoch": plan.epochs_at(state),
-            # JSON has no word for what is not finite, and a curve no place.
+            # JSON has no value for numbers that are not finite, and a curve no place.
             **{
                 key: value
                 for key, value in asdict(stats).items()
@@ -124,7 +120,7 @@ class RunLog:
         self._write({"step": state.step, "epoch": plan.epochs_at(state), **scores}, "validation")
 
     def sync(self) -> int:
-        """Puts every line on the disk and returns how many there are."""
+        """Flushes every line to disk and returns their number."""
         if self._stream:
             with naming(self._path):
                 self._stream.flush()

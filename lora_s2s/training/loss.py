@@ -1,4 +1,4 @@
-"""The one loss: a sum of cross-entropies and the number of target tokens it is a sum over.
+"""The loss: summed cross-entropy, and the number of target tokens.
 
 B batch, T target length, N target tokens of the batch, D model width, V vocabulary.
 """
@@ -21,16 +21,16 @@ def sequence_loss(
     """Returns the summed cross-entropy of a batch (nats, scalar float32) and its number of target
     tokens.
 
-    The sum is left undivided: only whoever knows all batches of an optimizer step knows the right
-    divisor. The forward is the one that :func:`lora_s2s.fast_t5.choose.fast_forward` settled on,
-    else HF's own.
+    The sum is not divided: the divisor depends on all batches of the optimizer step. The forward is
+    the one that :func:`lora_s2s.fast_t5.choose.fast_forward` chose,
+    else transformers'.
 
     Args:
         model: an encoder-decoder whose ``config`` names its type, the decoder's start and the
             padding id.
         batch: on the model's device; labels padded with IGNORE_INDEX.
         label_smoothing: share of the target probability spread evenly over the vocabulary.
-        z_loss: weight of the squared log of each token's normaliser.
+        z_loss: weight of each token's squared log-normaliser.
     """
     model_type = model.config.model_type  # type: ignore[union-attr]
     head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
@@ -38,15 +38,14 @@ def sequence_loss(
     fast = fast_states(model, batch)
     if fast is not None:
         return head_loss(fast.states_ND, head, fast.labels_N, **extra), batch.target_tokens
-    # Of the head itself: rows of single tokens may train in it either way.
+    # Only the head's own weight: embedding rows that train may be in it either way.
     frozen = not any(weight.requires_grad for weight in head.parameters(recurse=False))
     in_chunks = FAMILIES[str(model_type)].plain_head and frozen
     labels_N = batch.labels_BT[counted_BT := batch.labels_BT != IGNORE_INDEX]
     states: list[Tensor] = []
 
     def counted(_head: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        # The head is the widest product of a small model: it sees the N positions that count, never
-        # the padding.
+        # The head is a small model's largest product: it gets the N labelled positions only.
         states_ND = inputs[0][counted_BT]
         states.append(states_ND)
         return (states_ND[:0] if in_chunks else states_ND,)

@@ -1,6 +1,4 @@
-"""AdamW in its forms over the adapter's parameters, its state as plain tensors, and the learning
-rate of every step.
-"""
+"""The optimizer over the adapter's parameters, its state as tensors, and the learning rate."""
 
 from __future__ import annotations
 
@@ -19,22 +17,22 @@ from lora_s2s.recipe.schema import TrainingSettings
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Returns the parameters that take a gradient, by name, in the model's own order."""
+    """Returns the trainable parameters by name, in the model's order."""
     return {
         name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
     }
 
 
 def build_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:
-    """Returns the optimizer over the trainable parameters; weight decay acts on matrices, never on
-    vectors.
+    """Returns the optimizer over the trainable parameters; weight decay applies to matrices, not
+    to vectors.
 
-    Every group holds its ``rate``, which the learning rate of a step is multiplied with: LoRA+ lets
-    B learn faster.
+    Each group has a ``rate`` that the step's learning rate is multiplied by: with LoRA+, B learns
+    faster.
 
     Raises:
-        UsageError: nothing in the model is trainable, or LoRA+ is asked for where there is no B.
-        SetupError: an 8-bit or paged form is asked for and bitsandbytes is not installed.
+        UsageError: nothing in the model is trainable, or LoRA+ is requested without a factor B.
+        SetupError: an 8-bit or paged optimizer is requested and bitsandbytes is not installed.
     """
     parameters, ratio, kind = trainable(model), settings.lora_plus_ratio, settings.optimizer
     if not parameters:
@@ -61,7 +59,7 @@ def build_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:
         return AdamW(groups, fused=True)
     paged, on_cpu = "paged" in kind, next(iter(parameters.values())).device.type == "cpu"
     if paged and on_cpu:
-        say(f"{kind}: on a CPU the optimizer's state is in main memory already, nothing is paged")
+        say(f"{kind}: on a CPU the optimizer's state is in main memory anyway, so nothing is paged")
     return adamw(
         groups,
         lr=settings.learning_rate,
@@ -77,9 +75,7 @@ def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
 
 
 def optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """Returns what the optimizer keeps of each parameter (moments, scales, step counts) as CPU
-    copies, by KEY/NAME.
-    """
+    """Returns CPU copies of the optimizer's state (moments, scales, step counts) by KEY/NAME."""
     return {
         f"{key}/{name}": torch.as_tensor(value).detach().to("cpu", copy=True).contiguous()
         for name, parameter in trainable(model).items()
@@ -89,12 +85,11 @@ def optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]
 
 
 def load_optimizer_state(model: nn.Module, optimizer: Optimizer, state: dict[str, Tensor]) -> None:
-    """Puts back what :func:`optimizer_state` returned; a parameter may be absent whole: it had no
-    gradient yet.
+    """Loads what :func:`optimizer_state` returned; a parameter without any gradient yet may be
+    absent.
 
     Raises:
-        DataError: a name, shape or number format is not what this optimizer keeps of the model's
-            parameters.
+        DataError: a name, shape or number format does not fit this optimizer and model.
     """
     parameters, known = trainable(model), {key.partition("/")[2] for key in state}
     _make_state([parameter for name, parameter in parameters.items() if name in known], optimizer)
@@ -116,9 +111,7 @@ def load_optimizer_state(model: nn.Module, optimizer: Optimizer, state: dict[str
 
 
 def _make_state(parameters: list[nn.Parameter], optimizer: Optimizer) -> None:
-    """Has the optimizer make its state, in the kinds of memory it wants: a step of rate 0 that
-    changes no weight.
-    """
+    """Lets the optimizer allocate its state where it wants it, by a step of rate 0."""
     rates = [group["lr"] for group in optimizer.param_groups]
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
@@ -131,8 +124,8 @@ def _make_state(parameters: list[nn.Parameter], optimizer: Optimizer) -> None:
 
 
 def warmup_steps(warmup: float, total_steps: int) -> int:
-    """Returns the warm-up's length in steps: ``warmup`` is a share of ``total_steps`` below 1,
-    steps from 1 on.
+    """Length of the warm-up in steps: ``warmup`` is a share of ``total_steps`` if below 1, else
+    steps.
     """
     return math.ceil(warmup * total_steps) if warmup < 1 else int(warmup)
 

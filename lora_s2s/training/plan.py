@@ -1,4 +1,4 @@
-"""Which rows form each micro-batch of each optimizer step, known before the step begins."""
+"""Which rows form each micro-batch of each optimizer step, known in advance."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Rows = list[int]
 
 
 class StepPlan:
-    """The steps of every epoch, from the seed alone: nothing of it needs saving.
+    """The steps of every epoch; they follow from the seed, so nothing needs saving.
 
-    An optimizer step takes ``gradient_accumulation`` micro-batches for each process; the last step
-    of an epoch takes what is left.
+    An optimizer step takes ``gradient_accumulation`` micro-batches per process; the last step of
+    an epoch takes the rest.
 
     Raises:
         DataError: the table is empty, or a row has no target token.
@@ -39,19 +39,17 @@ class StepPlan:
         if np.min(table.target_lengths) < 1:
             raise DataError(
                 "a training row has no target token; its loss would be 0 / 0",
-                hint="prepare the data anew",
+                hint="prepare the data again",
             )
         self._table = table
         self._settings = settings
         self._batches_a_step = settings.gradient_accumulation * processes
-        # Two, since batches are made ahead: of the next epoch before this one is done.
+        # Two, since batches of the next epoch are prefetched before this one is done.
         self.steps = lru_cache(maxsize=2)(self._steps)
         self.total_steps = settings.max_steps or self._steps_in(settings.epochs)
 
     def say_what_is_long(self) -> None:
-        """Says how many rows are longer than ``tokens_per_batch``; a plan with them needs more
-        memory than that.
-        """
+        """Reports how many rows are longer than ``tokens_per_batch`` and so need more memory."""
         budget = self._settings.tokens_per_batch
         long = (
             int(np.sum(self._table.source_lengths + self._table.target_lengths > budget))
@@ -65,9 +63,7 @@ class StepPlan:
             )
 
     def _steps(self, epoch: int) -> Sequence[list[Rows]]:
-        """Returns the micro-batches (row numbers) of each optimizer step of an epoch, over all
-        processes.
-        """
+        """Micro-batches (row numbers) of each optimizer step of an epoch, over all processes."""
         batches, size = self._batches(epoch), self._batches_a_step
         starts = np.arange(0, len(batches), size)
         return Groups(batches, starts, starts + size)
@@ -91,9 +87,7 @@ class StepPlan:
         return round(state.epoch + part, 4)
 
     def begin_at(self, state: TrainState) -> None:
-        """Moves a state that stands past its epoch's end, as other data of as many rows leaves it,
-        to the next.
-        """
+        """Moves a state that is past its epoch's end (the data changed) to the next epoch."""
         if state.position and state.position >= len(self.steps(state.epoch)):
             state.epoch, state.position = state.epoch + 1, 0
 

@@ -1,4 +1,4 @@
-"""Work done ahead in one background thread, in order."""
+"""Prefetching in one background thread, in order."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Item = TypeVar("Item")
 
 @contextmanager
 def ahead(items: Iterator[Item], count: int) -> Iterator[Callable[[], Item]]:
-    """Gives a function that returns the next item, while a thread makes the ``count`` after it; 0
-    does without one.
+    """Yields a function that returns the next item, while a thread makes the ``count`` after it; 0
+    uses no thread.
 
-    What is raised while an item is made is raised, as it is, to whoever takes that item. On
-    leaving, the thread ends with the item it is at.
+    An error while making an item is raised unchanged when that item is taken. On leaving, the
+    thread ends after its current item.
     """
     if not count:
         yield lambda: next(items)

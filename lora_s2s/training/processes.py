@@ -1,4 +1,4 @@
-"""What several processes agree on. With one process every function here is the identity."""
+"""Communication between processes; with one process every function does nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from lora_s2s.models.precision import resolve_device
 
-# The others wait while one prepares the data; a process that dies is noticed by its launcher.
+# The others wait while one prepares the data; the launcher notices a process that dies.
 _LONGEST_WAIT = timedelta(days=1)
 
 
@@ -23,25 +23,23 @@ def _processes() -> PartialState:
 
 
 def is_main_process() -> bool:
-    """Says whether this process is the one that writes files and talks to people."""
+    """Whether this process is the one that writes files and messages."""
     return bool(_processes().is_main_process)
 
 
 def process_count() -> int:
-    """Returns how many processes train together."""
+    """Number of processes that train together."""
     return int(_processes().num_processes)
 
 
 def main_process_first() -> AbstractContextManager[None]:
-    """Returns a block that the main process goes through alone; the others enter when it has
-    left.
-    """
+    """A block that the main process runs first, alone, and then the others."""
     alone: AbstractContextManager[None] = _processes().main_process_first()
     return alone
 
 
 def summed(values: Sequence[float], accelerator: Accelerator) -> list[float]:
-    """Returns the element-wise sum over processes; counts stay exact up to 2**53."""
+    """Element-wise sum over processes; counts are exact up to 2**53."""
     if accelerator.num_processes == 1:
         return list(values)
     total: torch.Tensor = accelerator.reduce(
@@ -51,9 +49,7 @@ def summed(values: Sequence[float], accelerator: Accelerator) -> list[float]:
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter], accelerator: Accelerator) -> None:
-    """Replaces every gradient by its sum over processes, as one message; a missing gradient counts
-    as zero.
-    """
+    """Replaces every gradient by its sum over processes, in one message; a missing one is zero."""
     if accelerator.num_processes == 1:
         return
     moved = list(parameters)
@@ -66,21 +62,19 @@ def sum_gradients(parameters: Iterable[nn.Parameter], accelerator: Accelerator) 
 
 
 def same_start(parameters: Iterable[nn.Parameter], accelerator: Accelerator) -> None:
-    """Gives every process the main process's values, whatever its own initialisation was."""
+    """Copies the main process's values to every process."""
     if accelerator.num_processes > 1:
         for parameter in parameters:
             parameter.data.copy_(broadcast(parameter.data.contiguous()))
 
 
-def any_process(said: bool, accelerator: Accelerator) -> bool:
-    """Says whether any process says so; all must ask at the same step."""
-    return summed([float(said)], accelerator)[0] > 0
+def any_process(value: bool, accelerator: Accelerator) -> bool:
+    """Whether the value is true on any process; all must call it at the same step."""
+    return summed([float(value)], accelerator)[0] > 0
 
 
 def stop_signal(received: int | None, accelerator: Accelerator) -> int | None:
-    """Returns the signal to stop for, on every process as soon as any has one: all must stop at the
-    same step.
-    """
+    """Returns the signal to stop for, on all processes once any has one: they stop together."""
     if not any_process(received is not None, accelerator):
         return None
     return received if received is not None else int(signal.SIGTERM)

@@ -1,6 +1,4 @@
-"""Where a run stands and what it reports: counters alone; batches, rates and random numbers follow
-from the step.
-"""
+"""A run's counters and result; batches, rates and random numbers follow from the step."""
 
 from __future__ import annotations
 
@@ -33,10 +31,10 @@ class LoopOptions:
 
 @dataclass(frozen=True)
 class StepStats:
-    """One optimizer step over all processes: mean loss in nats a target token, norm before
-    clipping, real tokens.
+    """One optimizer step over all processes: mean loss in nats per target token, gradient norm
+    before clipping, tokens without padding.
 
-    Where one of the two is not finite, nothing was changed by the step.
+    If one of the first two is not finite, the step changed nothing.
     """
 
     loss: float
@@ -47,22 +45,22 @@ class StepStats:
 
     @property
     def tokens(self) -> int:
-        """Real source and target tokens."""
+        """Source and target tokens without padding."""
         return self.source_tokens + self.target_tokens
 
     @property
     def finite(self) -> bool:
-        """Whether loss and gradients are numbers."""
+        """Whether loss and gradients are finite."""
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
 @dataclass
 class TrainState:
-    """Counters of a run; what a checkpoint's ``state.json`` holds.
+    """Counters of a run, stored in a checkpoint's ``state.json``.
 
     ``step`` optimizer steps are done; the next one is number ``position`` (from 0) of epoch
-    ``epoch`` (from 0). ``epoch_loss_sum / epoch_target_tokens`` is the mean loss of the epoch that
-    was trained last. ``seconds`` is time spent training, without evaluations and checkpoints.
+    ``epoch`` (from 0). ``epoch_loss_sum / epoch_target_tokens`` is the mean loss of the last
+    epoch. ``seconds`` is time spent training, without evaluations and checkpoints.
     ``skipped`` steps changed nothing, as their loss or gradients were not finite. ``forward`` is
     the one in use.
     """
@@ -105,9 +103,7 @@ class TrainState:
             self.epoch, self.position = self.epoch + 1, 0
 
     def remember(self, validation_loss: float) -> None:
-        """Counts one evaluation of the current step and keeps the best; an equal loss is no
-        gain.
-        """
+        """Counts an evaluation of the current step and keeps the best; an equal loss is no gain."""
         self.evaluated_step = self.step
         self.validation_loss = validation_loss
         if self.best_validation_loss is None or validation_loss < self.best_validation_loss:
@@ -122,8 +118,8 @@ class TrainResult:
     """What a finished run reports.
 
     ``train_loss`` is the token-weighted mean over the last epoch, ``validation_loss`` that of the
-    adapter kept (None without validation), both in nats a target token. ``tokens`` are real source
-    and target tokens; ``tokens_per_second`` counts training time alone. ``resumed_from`` is a step
+    adapter kept (None without validation), both in nats per target token. ``tokens`` are
+    without padding; ``tokens_per_second`` counts training time only. ``resumed_from`` is a step
     or None, ``stopped`` is ``"early_stopping"``, ``"deadline"`` (the run is not done) or None,
     ``kept`` is ``"best"`` or ``"last"`` and ``kept_step`` the step it comes from. ``skipped``: see
     :class:`TrainState`.

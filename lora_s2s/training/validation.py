@@ -25,11 +25,10 @@ def make_validation(
     batch_size: int | None = None,
 ) -> Evaluate:
     """Returns a function of a model: ``{"validation_loss": Σ cross-entropy ÷ Σ target tokens}`` in
-    nats a token.
+    nats per token.
 
-    It runs in eval mode without label smoothing or gradients, leaves the model in the mode it came
-    in, and gives the same number every time. Under several processes each takes its share and all
-    get the same answer.
+    It runs in eval mode without label smoothing or gradients, restores the model's mode, and is
+    deterministic. Several processes share the rows and get the same result.
 
     Raises:
         DataError: the table has no row.

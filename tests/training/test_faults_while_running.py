@@ -168,10 +168,7 @@ def test_a_tracker_that_fails_is_told_once_and_left(
     )
     assert run(tmp_path, max_steps=3).steps == 3
     said = capsys.readouterr().err
-    assert (
-        said.count("a tracker failed, training goes on without: Silent: no answer from the host")
-        == 1
-    )
+    assert said.count("a tracker failed, continuing without: Silent: no answer from the host") == 1
     assert log.METRICS in os.listdir(tmp_path)
 
 
