@@ -1,5 +1,5 @@
-"""Fixtures shared by every room: a tiny T5 in Flan's shape built in code, a tiny tokenizer, the
-bundled base.
+"""Fixtures of all tests: a tiny T5 in Flan's shape built in code, a tiny tokenizer, the bundled
+base, the command line.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ os.environ["NO_COLOR"] = "1"
 from lora_s2s import limits, probe
 from lora_s2s.hub import DEMO_BASE
 from lora_s2s.tokens import probe_child
+
+pytest_plugins = ("cli_parts", "letter_tokenizer")
 
 
 @pytest.fixture(scope="session", autouse=True)

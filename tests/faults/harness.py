@@ -85,7 +85,7 @@ class Preloaded:
     """Talks to ``server.py``; a context manager."""
 
     def __enter__(self) -> Preloaded:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         self._process = subprocess.Popen(
             [sys.executable, str(HERE / "server.py")],
             stdin=subprocess.PIPE,

@@ -19,7 +19,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
 os.environ.update(
     HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", NO_COLOR="1", OMP_NUM_THREADS="1"
 )
@@ -61,7 +60,6 @@ def child(asked: dict[str, Any], out: str, err: str) -> None:
             os.fdopen(os.dup(stream), "w", encoding="utf-8") for stream in (1, 2)
         )
         if asked.get("fault") or asked.get("log"):
-            sys.path.insert(0, str(Path(__file__).parent))
             import layer
 
             at, kind = asked.get("fault") or (0, "eio")

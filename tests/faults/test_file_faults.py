@@ -54,7 +54,7 @@ def test_the_layer_works_in_a_process_of_its_own(
     folder = shutil.copytree(short_reference.start, tmp_path / "run")
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(HERE / "site"), str(ROOT)]),
+        "PYTHONPATH": os.pathsep.join([str(HERE / "site"), str(HERE), str(ROOT)]),
         VARIABLE: f"{folder}|40|enospc|",
     }
     ended = subprocess.run(

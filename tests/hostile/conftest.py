@@ -1,4 +1,4 @@
-"""The command-line fixtures, a good adapter to spoil, and the bounds of every refusal."""
+"""A good adapter to spoil, and the bounds of every refusal."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_parts import here, invoke, tiny_model
 from resident_memory import rise
-
-__all__ = ["good_adapter", "here", "invoke", "tiny_model"]
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-# Run as a script: the project itself and the small parts of tests/training are not on the path by
-# themselves.
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / "training")]
-
 
 def main(folder: Path, accumulation: int, rank: int) -> None:
     import safetensors.torch

@@ -5,13 +5,13 @@ too.
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import programs
 import pytest
 import safetensors.torch
 import torch
@@ -47,7 +47,7 @@ def start(processes: int, *words: str, where: Path | None = None) -> list[tuple[
             "LOCAL_RANK": str(rank),
             "LOCAL_WORLD_SIZE": str(processes),
         }
-        environment = {**os.environ, **(own if processes > 1 else {}), "OMP_NUM_THREADS": "1"}
+        environment = programs.environment(**(own if processes > 1 else {}), OMP_NUM_THREADS="1")
         command = [sys.executable, *(str(rank) if word == "RANK" else word for word in words)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         started.append(subprocess.Popen(command, env=environment, cwd=where, **pipes))

@@ -6,12 +6,8 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import torch
-
-# Run as a script: the parts of tests/ are not on the path by themselves.
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from resident_memory import rise
 
 

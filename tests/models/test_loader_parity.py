@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from programs import environment
 from safetensors.torch import load_file, save_file
 from tiny_families import TINY, build
 from tiny_inputs import logits
@@ -153,7 +154,8 @@ def test_memory_peaks_at_the_finished_model_and_one_weight(tmp_path: Path) -> No
         "int8",
         "none",
     ]
-    found = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+    pipes: dict[str, Any] = {"capture_output": True, "text": True, "env": environment()}
+    found = json.loads(subprocess.run(command, check=True, **pipes).stdout)
     # Of the largest weight: 2 while it is cast, 3 to 6 while bitsandbytes quantises it, and 2 for
     # the allocator.
     for quantization, (share, weights) in {

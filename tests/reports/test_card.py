@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_parts import Invoke, here, invoke, tiny_model
+from cli_parts import Invoke
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
@@ -20,7 +20,6 @@ from lora_s2s.reports.card import render_card, write_card
 from lora_s2s.reports.render import markdown
 from lora_s2s.reports.summary import facts
 
-__all__ = ["here", "invoke", "tiny_model"]
 HOSTILE = (
     "a | [x](javascript:alert(1)) <script>alert(1)</script> ![i](http://e.vil/p.png) `c` **b** "
     "https://e.vil\n# H\n---"

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 RESULTS = "SUPPORT_RESULTS"
-TABLE = Path(__file__).parents[1] / "docs" / "SUPPORT.md"
+TABLE = Path(__file__).parents[2] / "docs" / "SUPPORT.md"
 WORKS, REFUSED = "works", "refused"
 
 

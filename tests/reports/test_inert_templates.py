@@ -16,6 +16,7 @@ import lora_s2s.reports
 from lora_s2s.reports.adapter_page import render_report
 from lora_s2s.reports.card import render_card
 from lora_s2s.reports.data_page import write_data_page
+from lora_s2s.reports.render import render
 
 TEMPLATES = Path(lora_s2s.reports.__file__).parent / "templates"
 PARTS = {"layout.html", "parts.html", "style.css"}
@@ -96,10 +97,16 @@ def data_page(evil: str, folder: Path) -> str:
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
+def notebook(evil: str, folder: Path) -> str:
+    tables = [(evil, [evil], [[evil, evil]])]
+    return render("notebook.html", tables=tables, notes=[evil], curve="")
+
+
 RENDERED: dict[str, Callable[[str, Path], str]] = {
     "adapter.html": adapter_page,
     "card.md": card,
     "data.html": data_page,
+    "notebook.html": notebook,
 }
 
 

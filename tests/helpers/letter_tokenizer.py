@@ -6,17 +6,20 @@ from __future__ import annotations
 
 import string
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from transformers import PreTrainedTokenizerBase, T5Tokenizer
 
-from lora_s2s.tokens.loading import load_tokenizer
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 WORDS = ["user", "assistant", "system", "hello", "good", "the", "cat", "sat"]
 
 
 @pytest.fixture(scope="session")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import T5Tokenizer
+
     folder = tmp_path_factory.mktemp("tokenizer")
     pieces = [
         "▁",
@@ -34,4 +37,6 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer(tokenizer_folder: Path) -> PreTrainedTokenizerBase:
+    from lora_s2s.tokens.loading import load_tokenizer
+
     return load_tokenizer(str(tokenizer_folder))
