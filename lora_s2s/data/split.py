@@ -152,7 +152,7 @@ def _repeats(
         rest: what must be equal too; None looks at the pair alone.
     """
     rows = np.flatnonzero(among)
-    # One number a pair puts equal pairs side by side; whether they are equal is told by both
+    # One number a pair puts equal pairs side by side; whether they are equal is decided by both
     # hashes.
     mixed = keys.source[rows] * np.uint64(0x9E3779B97F4A7C15) ^ keys.target[rows]
     if rest is not None:

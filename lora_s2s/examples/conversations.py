@@ -68,7 +68,7 @@ def render_turns(turns: Turns, template: str | None = None) -> str:
 
 
 def fit_turns(turns: Turns, template: str | None, fits: Callable[[str], bool]) -> str:
-    """Returns the rendering with as few of the oldest turns left out as makes ``fits`` true of it.
+    """Returns the rendering without the oldest turns: as few as needed for ``fits`` to be true.
 
     The system text at the beginning stays as long as a turn fits beside it. Where the last turn
     alone does not fit, that is what comes back.

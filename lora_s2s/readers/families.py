@@ -36,7 +36,7 @@ _DIRECTION = re.compile(r"(?<![^\W_])([a-z]{2,3})[-_]([a-z]{2,3})(?![^\W_])", re
 
 def line_families(files: Iterable[Path]) -> list[list[Path]]:
     """Returns the families among files of lines, each with its sources first; files of no family
-    are left out.
+    are omitted.
 
     Of two languages the source is the first of the name (``corpus.en-de.en``), else the first by
     alphabet.
