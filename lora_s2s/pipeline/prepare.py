@@ -145,6 +145,7 @@ def open_with_recipe(folder: Path, sets: Sequence[str]) -> tuple[Recipe, Prepare
     folder = folder.expanduser()
     recipe = load_recipe(str(folder / RECIPE), sets, only_shipped=True)
     _check_output(folder, recipe.output.dir, sets)
+    _check_trackers(folder, recipe.training.trackers, sets)
     if not is_local(recipe.model.name, recipe.model.revision):
         raise DataError(
             f"{folder} names the model '{recipe.model.name}', which is not on this machine; it is "
@@ -172,6 +173,19 @@ def _check_output(folder: Path, place: str, sets: Sequence[str]) -> None:
         raise DataError(
             f"{folder} names the output folder '{place}', outside the current one",
             hint=f"if that is the folder you want: --set output.dir={shlex.quote(place)}",
+            where=str(folder / RECIPE),
+        )
+
+
+def _check_trackers(folder: Path, trackers: Sequence[str], sets: Sequence[str]) -> None:
+    """Refuses to send a run's figures away because an untrusted prepared folder says so."""
+    named = any(word.strip().startswith("training.trackers=") for word in sets)
+    remote = [tracker for tracker in trackers if tracker != "tensorboard"]
+    if remote and not named:
+        chosen = f"training.trackers=[{', '.join(trackers)}]"
+        raise DataError(
+            f"{folder} names the tracker '{remote[0]}', which can send data to another machine",
+            hint=f"if that is what you want: --set {shlex.quote(chosen)}",
             where=str(folder / RECIPE),
         )
 

@@ -117,6 +117,18 @@ def test_columns_that_contradict_each_other_or_the_model(
     assert problem in told
 
 
+def test_a_tracker_of_the_folder_is_not_started(invoke: Invoke, prepared: Path) -> None:
+    recipe = prepared / "recipe.yaml"
+    lines = recipe.read_text("utf-8").splitlines()
+    changed = ["  trackers: [wandb]" if "trackers:" in line else line for line in lines]
+    assert changed != lines
+    recipe.write_text("\n".join(changed), "utf-8")
+    message = invoke("train", "p", "--dry-run", code=3).stderr
+    assert "p names the tracker 'wandb', which can send data to another machine" in message
+    assert "hint: if that is what you want: --set 'training.trackers=[wandb]'" in message
+    invoke("train", "p", "--dry-run", "--set", "training.trackers=[]")
+
+
 def test_a_compressed_file_is_not_expanded(invoke: Invoke, prepared: Path) -> None:
     rewrite(prepared, columns_of(prepared / "train.arrow"), compression="zstd")
     told = invoke("train", "p", "--dry-run", code=3).stderr
