@@ -1,5 +1,4 @@
-"""Attention over flat lists of tokens. The bias of relative positions is made once a batch, masks
-and all.
+"""Attention over flat lists of tokens. Relative position bias and masks are made once per batch.
 
 N, M source and target tokens; n rows of a group, S and T its widths; H heads, d numbers of one
 head.
@@ -123,7 +122,7 @@ class GroupedAttention:
 
 
 def _where(kept: Tensor, bias: Tensor) -> Tensor:
-    # Not -inf: a query without any key would be NaN.
+    # Not -inf: a query without any key would become NaN.
     return torch.where(kept, bias, torch.finfo(bias.dtype).min)
 
 

@@ -1,5 +1,5 @@
-"""Which forward a run takes: the fast one where a model is covered and a comparison holds, else
-HF's, with a word.
+"""Chooses the forward pass: ours if the model is supported and agrees with transformers' on the
+first batch, otherwise theirs, with a log line.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from lora_s2s.tokens.labels import IGNORE_INDEX
 
 VARIABLE = "LORA_S2S_FORWARD"
 _CHOICE = "_forward_choice"
-# Of the loss and of the adapter's gradient, relative: far above rounding, far below any mistake.
+# Relative tolerances of loss and adapter gradients: far above rounding, far below any mistake.
 _TOLERANCES = {torch.float32: (1e-4, 1e-3)}
 _COARSE = (2e-2, 0.25)
 _TOKENS_COMPARED = 1024
-# A row this long goes beyond one block of a kernel and beyond the farthest relative position; more
-# of it says no more.
+# A row this long exceeds a kernel's block and the farthest relative position; a longer one would
+# show no more.
 _LONG, _MOST_OF_LONG = 256, 512
 
 
@@ -46,7 +46,7 @@ class FastStates(NamedTuple):
 
 
 class _Choice:
-    """The forward of a model inside :func:`fast_forward`: open until the first batch comes."""
+    """The forward of a model inside :func:`fast_forward`; chosen at the first batch."""
 
     def __init__(self, until: ExitStack) -> None:
         self._until = until
@@ -55,13 +55,13 @@ class _Choice:
 
     @property
     def is_hf(self) -> bool:
-        """Whether it is settled that HF's forward is used."""
+        """Whether transformers' forward was chosen."""
         return self._settled and self._fast is None
 
     def forward(self, model: nn.Module, batch: Batch) -> PaddingFree | None:
-        """Returns the fast forward; None where HF's is to be used.
+        """Returns the fast forward, or None for transformers'.
 
-        The two are compared with the first batch, and once more with the first that has a long row.
+        They are compared on the first batch, and again on the first one with a long row.
         """
         undecided = not self._settled or (self._fast is not None and not self._compared_long)
         if not self._settled or (undecided and _is_long(batch)):
@@ -72,8 +72,8 @@ class _Choice:
         return self._fast
 
     def without_packing(self, error: BaseException) -> PaddingFree | None:
-        """Returns the forward that works everywhere, in place of one whose compiled attention
-        failed; None if it is in use already.
+        """Replaces a forward whose compiled attention failed by the one that works everywhere;
+        None if that is in use already.
         """
         if self._fast is None or self._fast.attention is GroupedAttention:
             return None
@@ -84,18 +84,18 @@ class _Choice:
 
 @contextmanager
 def fast_forward(model: nn.Module) -> Iterator[None]:
-    """While entered, the losses of a model are computed by the fast forward, if it gives what HF's
-    gives.
+    """Computes the model's losses by the fast forward while entered, if it agrees with
+    transformers'.
 
-    With the first batch both are computed on a few rows. Where they differ, or the model is not
-    covered, HF's stays in use, which is said once. The environment's ``LORA_S2S_FORWARD=reference``
-    asks for HF's.
+    Both are computed for a few rows of the first batch. If they differ, or the model is not
+    supported, transformers' is used and the reason logged once. ``LORA_S2S_FORWARD=reference`` in
+    the environment requests transformers'.
 
     Args:
         model: the adapted model; its adapter's parameters are those that take a gradient.
 
     Raises:
-        UsageError: the environment asks for a forward that does not exist.
+        UsageError: the environment requests an unknown forward.
     """
     asked = os.environ.get(VARIABLE, "fast")
     if asked not in ("fast", "reference"):
@@ -111,13 +111,13 @@ def fast_forward(model: nn.Module) -> Iterator[None]:
 
 
 def fast_states(model: nn.Module, batch: Batch) -> FastStates | None:
-    """Returns a batch's states by the fast forward; None where HF's is to be used."""
+    """Returns a batch's states by the fast forward, or None if transformers' is used."""
     forward = _chosen(model, batch)
     if forward is None:
         return None
     try:
         return _states(forward, model, batch)
-    # a shape of batch that the first was not: compilers raise errors of their own kinds
+    # a batch of another shape than the first: compilers raise errors of many types
     except Exception as error:
         other = None if ran_out_of_memory(error) else getattr(model, _CHOICE).without_packing(error)
         if other is None:
@@ -143,15 +143,13 @@ def encoder_states(model: nn.Module, batch: Batch) -> dict[int, Tensor] | None:
 
 
 def forward_in_use(model: nn.Module) -> str:
-    """Returns ``fast`` or ``reference``: what the losses of a model are computed by since the first
-    batch.
-    """
+    """Returns ``fast`` or ``reference``: the forward chosen at the first batch."""
     choice: _Choice | None = getattr(model, _CHOICE, None)
     return "reference" if choice is None or choice.is_hf else "fast"
 
 
 def with_layout(model: nn.Module, batch: Batch) -> Batch:
-    """Returns the batch with what the fast forward needs to know of it, made ahead on the CPU."""
+    """Returns the batch with the layout that the fast forward needs, computed on the CPU."""
     choice: _Choice | None = getattr(model, _CHOICE, None)
     if choice is None or choice.is_hf:
         return batch
@@ -183,11 +181,10 @@ def _settle(model: PreTrainedModel, batch: Batch) -> PaddingFree | None:
             problem = _difference(model, forward, _few_rows(batch))
             if problem is None and _is_long(batch) and (long := _long_row(batch)).target_tokens:
                 problem = _difference(model, forward, long)
-        except Exception as error:  # compilers raise errors of their own kinds
+        except Exception as error:  # compilers raise errors of many types
             if ran_out_of_memory(error) or attention is GroupedAttention:
                 raise
-            # No compiler, no Triton, a shape the kernel does not take: what needs none of them
-            # follows.
+            # No compiler, no Triton, an unsupported shape: try the attention that needs none.
             problem = reason_of(error)
         if problem is None:
             return forward
@@ -197,9 +194,7 @@ def _settle(model: PreTrainedModel, batch: Batch) -> PaddingFree | None:
 
 
 def kinds_of_attention(base: PreTrainedModel, device: str) -> list[Callable[..., Attend]]:
-    """Returns the ways to attend that may serve, the fastest first; the last one works
-    everywhere.
-    """
+    """Returns the usable kinds of attention, fastest first; the last works everywhere."""
     packed = device == "cuda" and not base.config.dropout_rate
     return [PackedAttention, GroupedAttention] if packed else [GroupedAttention]
 
@@ -213,8 +208,8 @@ def _states(forward: PaddingFree, model: PreTrainedModel, batch: Batch) -> FastS
 
 
 def _difference(model: PreTrainedModel, forward: PaddingFree, few: Batch) -> str | None:
-    """Compares loss and gradients of the two forwards on a few rows, dropout off; returns what
-    differs by too much.
+    """Compares loss and gradients of both forwards on a few rows without dropout; returns what
+    differs too much.
     """
     head = model.get_output_embeddings()
     trained = {
@@ -251,7 +246,7 @@ def _difference(model: PreTrainedModel, forward: PaddingFree, few: Batch) -> str
 
 
 def _few_rows(batch: Batch) -> Batch:
-    """Returns the shortest rows of a batch, as few as make a comparison."""
+    """Returns the shortest rows of a batch, enough for a comparison."""
     lengths = batch.attention_mask_BS.sum(1) + (batch.labels_BT != IGNORE_INDEX).sum(1)
     order = lengths.argsort()
     count = max(1, int((lengths[order].cumsum(0) <= _TOKENS_COMPARED).sum()))
@@ -259,18 +254,18 @@ def _few_rows(batch: Batch) -> Batch:
 
 
 def _is_long(batch: Batch) -> bool:
-    # A batch is as wide as its longest row; to ask for more would wait for the GPU.
+    # A batch is as wide as its longest row; anything more would wait for the GPU.
     return max(batch.input_ids_BS.shape[1], batch.labels_BT.shape[1]) >= _LONG
 
 
 def _long_row(batch: Batch) -> Batch:
-    """Returns the longest row of a batch, or the beginning that is enough of it."""
+    """Returns the longest row of a batch, cut to what a comparison needs."""
     longest = (batch.attention_mask_BS.sum(1) + (batch.labels_BT != IGNORE_INDEX).sum(1)).argmax()
     return _rows(batch, longest[None], most=_MOST_OF_LONG)
 
 
 def _rows(batch: Batch, rows: Tensor, *, most: int | None = None) -> Batch:
-    """Returns some rows of a batch, no wider than they are, or than ``most``; sources may be padded
+    """Returns some rows of a batch without surplus padding, cut to ``most``; sources may be padded
     on either side.
     """
     ids, mask, labels = (

@@ -1,5 +1,5 @@
-"""A frozen head, single rows of which may train, and the cross-entropy, a few rows at once,
-straight to the gradients.
+"""The frozen head with its cross-entropy, computed in chunks of rows together with the gradients.
+Single embedding rows of it may train.
 
 N target tokens of the batch, C of them at once, D model width, V vocabulary, K tokens that train.
 No tensor of N × V exists, in the forward or in the backward pass.

@@ -1,5 +1,4 @@
-"""A batch without its padding: flat lists of tokens, and groups of rows of like lengths for
-attention alone.
+"""A batch without padding: flat lists of tokens, and groups of similar lengths for attention.
 
 N source tokens, M target tokens of the batch; n rows of a group, S and T its longest source and
 target.
@@ -21,16 +20,16 @@ from lora_s2s.tokens.labels import IGNORE_INDEX
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-# Padding that a group may hold, in scores of one head: what one more call of an attention kernel is
-# worth.
+# How much padding a group may have, in scores of one head, before another call of the attention
+# kernel is cheaper.
 _WORTH_A_CALL = {"cpu": 3_000, "cuda": 300_000}
-# On a GPU the fused kernels want rows of a mask to begin at multiples of 8 numbers.
+# On a GPU the fused kernels need rows of a mask to start at multiples of 8 numbers.
 _MULTIPLE = {"cpu": 1, "cuda": 8}
 
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a group: n rows, padded to ``width`` slots each.
+    """One side of a group: n rows, each padded to ``width`` tokens.
 
     Attributes:
         tokens: real tokens, which lie one after another in the flat list.
@@ -50,8 +49,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where every token of a batch is. Rows are in an order of their own: by source length, the
-    longest first.
+    """Where every token of a batch is. Rows are sorted by source length, longest first.
 
     Attributes:
         source_ids_N, decoder_ids_M: what encoder and decoder read.
@@ -113,9 +111,7 @@ def layout_of(batch: Batch, config: PreTrainedConfig, *, device: str = "cpu") ->
 
 
 def _groups(sources: Sequence[int], targets: Sequence[int], worth: int) -> list[slice]:
-    """Cuts rows, longest sources first, wherever the padding of one more row would cost more than
-    another call.
-    """
+    """Splits rows, longest first, where padding one more would cost more than a call."""
     found, start, widest, own = [], 0, 0, 0
     for row, (source, target) in enumerate(zip(sources, targets, strict=True)):
         widest, own = max(widest, target), own + _scores(source, target)

@@ -1,5 +1,4 @@
-"""The pieces between attentions as autograd functions that keep the least and compute the rest
-again.
+"""The operations between attentions as autograd functions that save little and recompute the rest.
 
 All work on flat lists of N tokens. The base is frozen: no weight of it gets a gradient, and none is
 kept. D model width, r an adapter's rank.
@@ -45,8 +44,7 @@ class Mask(NamedTuple):
         return kept.mul_(tensor).div_(1 - self.rate)
 
 
-# Where steps that go over their numbers once are compiled into one kernel. A CPU gains little and
-# waits long.
+# Where elementwise steps are compiled into one kernel. On a CPU it gains little and takes long.
 COMPILED_ON = {"cuda"}
 _BACKEND = "inductor"
 Compiled: TypeAlias = Callable[..., Any]
@@ -58,14 +56,13 @@ Context: TypeAlias = Any
 def _one_kernel(step: Step) -> Step:
     """Compiles a function of tensors, the first of which says where, once for all lengths.
 
-    Where it cannot be compiled (no C compiler, no Triton, a kernel that does not fit), all of them
-    run as they are.
+    If one cannot be compiled (no C compiler, no Triton, a kernel that does not fit), all run
+    uncompiled.
     """
 
     @cache
     def compiled(backend: str) -> Compiled:
-        # One graph or an error: of two, the first might have overwritten its input before the
-        # second fails.
+        # One graph or an error: the first of two might overwrite its input before the second fails.
         return torch.compile(step, dynamic=True, fullgraph=True, backend=backend)
 
     @wraps(step)
@@ -73,7 +70,7 @@ def _one_kernel(step: Step) -> Step:
         if first.device.type in COMPILED_ON:
             try:
                 return compiled(_BACKEND)(first, *others)
-            except Exception as error:  # compilers raise errors of their own kinds
+            except Exception as error:  # compilers raise errors of many types
                 if ran_out_of_memory(error):
                     raise
                 COMPILED_ON.clear()
@@ -84,7 +81,7 @@ def _one_kernel(step: Step) -> Step:
 
 
 def reason_of(error: BaseException) -> str:
-    """Returns what an error says, on one short line."""
+    """An error's type and message on one short line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 

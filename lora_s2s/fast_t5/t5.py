@@ -1,5 +1,4 @@
-"""The forward of T5-shaped models without padding: a plain walk through HF's own modules, weights
-and adapters.
+"""The padding-free forward of T5-shaped models, over transformers' modules and weights.
 
 N source tokens, M target tokens, D model width.
 """
@@ -40,7 +39,7 @@ class _Pass:
 
 
 class PaddingFree:
-    """A T5-shaped model's way from token ids to the states before its head.
+    """A T5-shaped model from token ids to the states before its head.
 
     Args:
         model: the model under its adapter; adapters of any method.
@@ -123,7 +122,7 @@ class PaddingFree:
         """Embeds ids, applies ``step`` for every block (again in the backward pass where
         checkpointed), and norms.
         """
-        # Hooks on HF's module put in the tokens that train, and scale what float16 must hold.
+        # Hooks on transformers' module insert the embedding rows that train and scale for float16.
         states = now.dropped(stack.embeddings(ids))
         for block in stack.blocks:
             if now.training and block.module.gradient_checkpointing and torch.is_grad_enabled():
@@ -176,7 +175,7 @@ class PaddingFree:
         """Returns states + dropout(module(dropout(activated inputs)))."""
         product = self._products[module]
         if product is None:
-            # Where float16 needs a smaller input, a hook on the module gives it.
+            # If float16 needs a smaller input, a hook on the module scales it.
             hidden = F.dropout(activated(activation, inputs), inner_rate)
             return states + now.dropped(module(hidden))
         return onto_residual(
