@@ -1,8 +1,8 @@
 """Make the bundled base model: ``vocabulary``, ``train``, ``export``, in this order.
 
-    python tools/pretrain_base.py vocabulary --corpus chapters.jsonl.gz --work run
-    python tools/pretrain_base.py train      --corpus chapters.jsonl.gz --work run --minutes 50
-    python tools/pretrain_base.py export     --work run --out lora_s2s/demo/base
+    python pretrain_base.py vocabulary --corpus chapters.jsonl.gz --work run
+    python pretrain_base.py train      --corpus chapters.jsonl.gz --work run --minutes 50
+    python pretrain_base.py export     --work run --out ../../lora_s2s/demo/base
 
 The learning rate warms up, stays, and decays in the last part of the time (``--decay-from`` as a
 share of ``--minutes``). The state is saved at every probe, so a run may be stopped and resumed
