@@ -21,9 +21,8 @@ from lora_s2s.data.prepared import (
 )
 from lora_s2s.data.rejections import Rejections
 from lora_s2s.data.report import pairs_shown
-from lora_s2s.data.split import TRAIN, Decisions, decide
+from lora_s2s.data.split import Decisions, decide
 from lora_s2s.data.spool import Spool
-from lora_s2s.errors import DataError
 from lora_s2s.files import require_space
 from lora_s2s.outputs import whole_folder
 from lora_s2s.recipe.schema import DataSection, ModelSection
@@ -96,10 +95,4 @@ def _decided(spool: Spool, fraction: float) -> Decisions:
     decisions = decide(spool.keys(), fraction)
     # A prepared row is its texts, as in the spool, and their ids.
     require_space(spool.path.parent.parent, int(spool.path.stat().st_size * decisions.kept))
-    if not (decisions.code == TRAIN).any():
-        raise DataError(
-            "nothing is left to train on: every source of the training data also stands in the "
-            "validation or test data, or its split column marks every row as one of these",
-            hint="name other files, or omit data.validation to have a fraction split off",
-        )
     return decisions

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lora_s2s.errors import DataError
 from lora_s2s.examples.example import Example
 
 Hashes = npt.NDArray[np.uint64]
@@ -118,6 +119,9 @@ def decide(keys: Keys, fraction: float) -> Decisions:
 
     Args:
         fraction: share of train's sources held out; 0 holds out none.
+
+    Raises:
+        DataError: no row is left to train on.
     """
     code = keys.split.copy()
     train, held_out = code == TRAIN, code != TRAIN
@@ -139,6 +143,12 @@ def decide(keys: Keys, fraction: float) -> Decisions:
     # Of validation or test data with a weight below 1 a part is taken.
     copies = np.where(keys.split != TRAIN, np.minimum(weighted, 1), copies)
     code[copies == 0] = SET_ASIDE
+    if not (code == TRAIN).any():
+        raise DataError(
+            "nothing is left to train on: every source of the training data also stands in the "
+            "validation or test data, or its split column marks every row as one of these",
+            hint="name other files, or omit data.validation to have a fraction split off",
+        )
     classes_found = 0 if classes is None else int(classes.max(initial=-1)) + 1
     return Decisions(code, copies, leaked, classes_found, repeated, ambiguous)
 

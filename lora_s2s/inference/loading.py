@@ -24,7 +24,6 @@ from lora_s2s.lora.adapter import is_adapter, load_adapter
 from lora_s2s.models.common import begin_answers
 from lora_s2s.models.generation import not_used
 from lora_s2s.models.loading import LoadedBase, load_base
-from lora_s2s.readers.rows import Fields
 from lora_s2s.records import AdapterManifest, InputSettings, ModelManifest
 from lora_s2s.tokens.loading import LANGUAGES, load_tokenizer
 from lora_s2s.tokens.special_tokens import first_ids
@@ -115,7 +114,7 @@ class Predictor:
             example.turns, example.template, lambda text: len(self._cut(text, most + 1)) <= most
         )
 
-    def render(self, row: str | Fields) -> str:
+    def render(self, row: str | Mapping[str, object]) -> str:
         """Returns the encoder's text for a plain text or a row, made where training's was made.
 
         A plain text is the source column, or the only one that the template needs; after training
