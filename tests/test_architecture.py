@@ -1,4 +1,4 @@
-"""The walls of ARCHITECTURE.md, held by a test: layers, one home per library, sizes, annotations,
+"""The boundaries of ARCHITECTURE.md: layers, one home per library, annotations,
 no broad excepts.
 """
 
@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "lora_s2s"
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 
-# A room may import rooms of a lower rank only; rooms of one rank never see each other.
+# A package imports packages of a lower rank only, never of its own.
 RANKS = {
     "errors": 0,
     "limits": 0,
@@ -69,7 +69,7 @@ HOMES = {
 NEVER = {"pickle", "dill", "cloudpickle", "marshal", "shelve"}
 
 
-def room_of(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
@@ -101,14 +101,14 @@ def functions() -> list[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef, int]]
 def test_imports_go_one_way() -> None:
     wrong = []
     for path in FILES:
-        room = room_of(path)
-        if room == "__init__":
+        package = package_of(path)
+        if package == "__init__":
             continue
         for name in imports(path):
             parts = name.split(".")
             if parts[0] != "lora_s2s" or len(parts) < 2 or parts[1] == "__version__":
                 continue
-            if parts[1] != room and RANKS[parts[1]] >= RANKS[room]:
+            if parts[1] != package and RANKS[parts[1]] >= RANKS[package]:
                 wrong.append(f"{path.relative_to(PACKAGE)} imports {name}")
     assert not wrong
 
@@ -158,7 +158,10 @@ def test_one_module_opens_a_manifest() -> None:
 @pytest.mark.parametrize("library", sorted(HOMES))
 def test_each_library_has_one_home(library: str) -> None:
     users = {
-        room_of(path) for path in FILES for name in imports(path) if name.split(".")[0] == library
+        package_of(path)
+        for path in FILES
+        for name in imports(path)
+        if name.split(".")[0] == library
     }
     assert users <= set(HOMES[library])
 
@@ -180,17 +183,19 @@ def test_the_ignored_label_is_defined_once() -> None:
     assert written == [PACKAGE / "tokens" / "labels.py"]
 
 
-def test_t5_facts_live_in_one_room() -> None:
+def test_t5_facts_live_in_one_package() -> None:
     for path in FILES:
         source = path.read_text(encoding="utf-8")
-        if room_of(path) != "models" and ("SelfAttention" in source or "EncDecAttention" in source):
+        if package_of(path) != "models" and (
+            "SelfAttention" in source or "EncDecAttention" in source
+        ):
             raise AssertionError(f"{path} names T5's modules; that belongs to models/t5*.py")
 
 
 def test_the_pipeline_neither_prints_nor_knows_typer() -> None:
     shows = {"say", "warn", "ProgressLine", "plain", "counted"}
     for path in FILES:
-        if room_of(path) != "pipeline":
+        if package_of(path) != "pipeline":
             continue
         assert not set(imports(path)) & {"typer", "rich"}, path
         for node in ast.walk(tree_of(path)):
