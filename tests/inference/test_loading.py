@@ -53,9 +53,9 @@ def test_render(tiny_predictor: Build, settings: dict[str, Any], row: Any, expec
         ({"template": "{a} {b}"}, "text", UsageError, "2 columns"),
         ({"template": "{a} {b}"}, {"a": "x"}, DataError, "'b'"),
         ({"source_column": "mr"}, {"source": "x"}, DataError, "'mr'"),
-        ({}, {"left": "x", "right": "y"}, DataError, "no column"),
+        ({}, {"left": "x", "right": "y"}, DataError, "cannot guess the source column"),
         ({}, {"source": ["x"]}, DataError, "not text"),
-        ({}, {}, DataError, "no column"),
+        ({}, {}, DataError, "cannot guess the source column"),
         (
             {"format": "conversations"},
             {"conversations": [{"from": "robot", "value": "x"}]},
