@@ -101,7 +101,7 @@ CASES = [
         "train demo --set training.epochs=three --set lora.r=0 --set lr=1",
         2,
         "error: 3 problems in the recipe:\n"
-        "  --set lr=1: expected section.key=value\n"
+        "  --set lr=1: expected section.key=value (did you mean 'training.learning_rate'?)\n"
         "  --set: training.epochs: expected a number or auto, got 'three'\n"
         "  --set: lora.r: should be greater than or equal to 1; got 0\n" + RECIPE_HINT,
     ),
