@@ -92,7 +92,7 @@ def train(
     if result.stopped == "deadline":
         message = (
             f"--stop-after {stop_after} ended the run after step {result.steps}; a checkpoint "
-            "is saved"
+            "was saved"
         )
         raise RunError(message, hint="the same command with --resume")
     _show_result(result)

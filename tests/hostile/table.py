@@ -169,14 +169,22 @@ TEMPLATES = [
     )
     for name, text, said in (
         ("no column", "hello", "names no column"),
-        ("a call", "{{question.upper()}}", "must not say"),
-        ("an attribute of Python", "{{question.__class__}}", "must not say"),
-        ("a long loop", "{%for\xa0i\xa0in\xa0range(9**9)%}{{question}}{%endfor%}", "must not say"),
-        ("a large product", "{{question*999999999}}", "must not say"),
-        ("an import", "{%\xa0import\xa0'os'\xa0as\xa0o\xa0%}{{question}}", "must not say"),
-        ("an include", "{%include'/etc/passwd'%}{{question}}", "must not say"),
+        ("a call", "{{question.upper()}}", "not allowed in a template"),
+        ("an attribute of Python", "{{question.__class__}}", "not allowed in a template"),
+        (
+            "a long loop",
+            "{%for\xa0i\xa0in\xa0range(9**9)%}{{question}}{%endfor%}",
+            "not allowed in a template",
+        ),
+        ("a large product", "{{question*999999999}}", "not allowed in a template"),
+        (
+            "an import",
+            "{%\xa0import\xa0'os'\xa0as\xa0o\xa0%}{{question}}",
+            "not allowed in a template",
+        ),
+        ("an include", "{%include'/etc/passwd'%}{{question}}", "not allowed in a template"),
         ("unclosed", "{{question", "not Jinja"),
-        ("long", "{question}" * 3000, "20,000 at most"),
+        ("long", "{question}" * 3000, "at most 20,000"),
         ("deep", "{{" + "(" * 3000 + "question" + ")" * 3000 + "}}", "template"),
     )
 ]
@@ -219,8 +227,8 @@ DATA = [
         "version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
         "git-lfs pointer",
     ),
-    data("empty folder", "x", lambda folder: (folder / "x").mkdir(), "no file that can be read"),
-    data("glob of nothing", "*.csv", lambda folder: None, "no file that can be read"),
+    data("empty folder", "x", lambda folder: (folder / "x").mkdir(), "contains no readable file"),
+    data("glob of nothing", "*.csv", lambda folder: None, "contains no readable file"),
     data("ring of links", "x.csv", linked("x.csv", "x.csv"), "x.csv"),
     data("pipe", "x.csv", fifo("x.csv"), "x.csv"),
     data("device", "/dev/zero", lambda folder: None, "/dev/zero"),
@@ -235,7 +243,7 @@ DATA = [
         "column",
     ),
     data("cut parquet", "x.parquet", b"PAR1" + bytes(50) + b"PAR1", "cannot be read"),
-    data("no parquet", "x.parquet", "hello", "not Parquet"),
+    data("no parquet", "x.parquet", "hello", "neither Parquet nor"),
     data("JSON that is no table", "x.json", "3", "x.json"),
     data("cut JSON", "x.json", '[{"question": "a", "answer": "b"}, {"quest', "x.json"),
     data("deep JSON", "x.json", '{"a":' * 50_000, "x.json"),
@@ -244,7 +252,12 @@ DATA = [
     data(
         "rows without targets", "x.jsonl", '{"question": "a", "answer": ""}\n' * 3, "empty target"
     ),
-    data("columns of no known name", "x.csv", "first,second,third\na,b,c\n", "no target column"),
+    data(
+        "columns of no known name",
+        "x.csv",
+        "first,second,third\na,b,c\n",
+        "cannot guess the target column",
+    ),
     data("columns with escapes", "x.csv", f"{ESCAPE},b,c\n1,2,x\n", "\\x1b[31mred"),
     data(
         "a column that forges a hint",
@@ -273,7 +286,7 @@ DATA = [
         "a weight that is none",
         "x.csv@-3",
         file("x.csv", "question,answer\na,b\n"),
-        "is no weight",
+        "invalid weight",
         2,
     ),
     data("no such demo data", "demo:nix", lambda folder: None, "no such data"),
@@ -848,7 +861,7 @@ MODELS = [
     model(
         "vocabulary elsewhere",
         patched("tokenizer_config.json", vocab_file="/etc/passwd"),
-        "leads out of the folder",
+        "points outside the folder",
     ),
     model("tokenizer config is a list", file("tokenizer_config.json", "[]"), "not a JSON object"),
     model(

@@ -141,7 +141,7 @@ def test_only_regular_files_are_followed(here: Path, adapter: Path) -> None:
     record = record_data({"test": "private/keys.jsonl"})
     (here / "private" / "keys.jsonl").unlink()
     os.mkfifo(here / "private" / "keys.jsonl")
-    with pytest.raises(DataError, match="is not a file of this machine"):
+    with pytest.raises(DataError, match="is not a file on this machine"):
         follow_recorded("private/keys.jsonl", record["test"], split="test")
 
 
@@ -157,7 +157,7 @@ def test_the_disk_is_not_walked(adapter: Path, monkeypatch: pytest.MonkeyPatch) 
         }
     ]
     assert follow_recorded("/**/*.jsonl", record, split="test") == ["private/keys.jsonl"]
-    with pytest.raises(DataError, match="its manifest does not say what is in it"):
+    with pytest.raises(DataError, match="its manifest does not record its content"):
         follow_recorded("/**/*.jsonl", [], split="test")
 
 
@@ -181,7 +181,7 @@ def test_a_hubs_data_is_followed_in_the_cache_alone(
     assert follow_recorded("hf:someone/some", record["test"], split="test") == ["hf:someone/some"]
     assert asked == [False, True]
     other = [{"name": "hf:someone/some", "sha256": {"hf:someone/some": "abd"}}]
-    with pytest.raises(DataError, match="another content than in training"):
+    with pytest.raises(DataError, match="differs from the file used in training"):
         follow_recorded("hf:someone/some", other, split="test")
     absent = [{"name": "hf:someone/absent", "sha256": {"hf:someone/absent": "abc"}}]
     with pytest.raises(DataError, match="not in the local cache"):
@@ -231,13 +231,13 @@ def test_ones_own_adapter_needs_no_flags_until_its_data_changes(
     (here / "held.csv").write_text("question,answer\nanother question,another answer\n")
     changed = invoke("eval", "adapters/it", *short, code=3).stderr
     assert (
-        "the adapter's recipe names 'held.csv' as data.test, and it has another content than in "
+        "the adapter's recipe names 'held.csv' as data.test, but it differs from the file used in "
         "training" in changed
     )
     assert "hint: if that is the data you want: --data held.csv" in changed
     (here / "held.csv").rename(here / "renamed.csv")
     assert (
-        "it is not a file of this machine" in invoke("eval", "adapters/it", *short, code=3).stderr
+        "it is not a file on this machine" in invoke("eval", "adapters/it", *short, code=3).stderr
     )
     assert (
         json.loads(invoke("eval", "adapters/it", "--data", "renamed.csv", "--json", *short).stdout)[

@@ -286,7 +286,7 @@ def test_with_the_other_methods_that_hold_them(
     ("changes", "message"),
     [
         ({"method": "ia3"}, "works with the methods lora, rslora, dora, pissa"),
-        ({"ids": [256]}, "no token 256: .* has 256 rows"),
+        ({"ids": [256]}, "no token 256: .* has 256 embedding rows"),
         ({"ids": [-1]}, "no token -1"),
         ({"ids": [*range(256), 256]}, "are 257; at most 256"),
     ],
@@ -375,5 +375,5 @@ def test_a_token_beyond_the_base_is_refused(
     folder = saved(stirred(base_folder()), tmp_path / "adapter")
     (folder / "manifest.json").unlink()  # an adapter made elsewhere, which names no weights
     smaller = load_base(str(base_folder("smaller", vocab_size=150)), device="cpu")
-    with pytest.raises(DataError, match=r"no token 200: .* has 150 rows"):
+    with pytest.raises(DataError, match=r"no token 200: .* has 150 embedding rows"):
         load_adapter(folder, base=smaller)
