@@ -96,13 +96,13 @@ def show_prepared(report: DataReport, preview: Sequence[Sides[PairSide]]) -> Non
         rows,
     )
     for reason, count in report["rows"]["by_reason"].items():
-        say(f"left out: {count:,} × {reason}")
+        say(f"dropped: {count:,} × {reason}")
     if report["leaked"]:
         leaked = counted(report["leaked"], "held-out row")
-        say(f"{leaked} with a source that also stands in train: it was taken out of train")
+        say(f"{leaked} with a source that also occurs in train: dropped from train")
     if report["lossless_text"]:
         carried = " ".join(repr(text) for text in report["lossless_text"] if text)
-        say(f"lossless text: spare rows of the base carry {carried}")
+        say(f"lossless text: unused embedding rows encode {carried}")
     _show_added(report["special_tokens"])
     for sentence in report["warnings"]:
         warn(sentence)

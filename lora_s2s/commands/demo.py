@@ -1,4 +1,4 @@
-"""``demo``: the whole job on the bundled base, offline, on a CPU."""
+"""``demo``: all steps on the bundled base, offline, on a CPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def demo(
     sets: Sets = None,
     json: Json = False,
 ) -> None:
-    """Do the whole job on a small bundled model, offline.
+    """Run all steps on a small bundled model, offline.
 
     Prepares, trains, scores against the base, merges, and ends with a before/after table.
 

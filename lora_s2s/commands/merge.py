@@ -13,7 +13,9 @@ from lora_s2s.commands._options import Adapter, Base, Json
 
 def merge(
     adapter: Adapter,
-    out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where the whole model goes.")],
+    out: Annotated[
+        str, typer.Option("--out", metavar="DIR", help="Output folder of the merged model.")
+    ],
     onto: Annotated[
         str,
         typer.Option(

@@ -81,7 +81,8 @@ def _tokenizer(
     ids = train_token_ids(recipe, tokenizer, rows)
     if carried and not ids:
         warn(
-            "spare rows carry text, and none of them trains: set data.lossless_text=off, or "
+            "unused embedding rows encode text, and none of them trains: set "
+            "data.lossless_text=off, or "
             "lora.train_tokens=auto"
         )
     return lossless_tokenizer(tokenizer, carried) if carried else tokenizer, ids

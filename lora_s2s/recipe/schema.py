@@ -1,6 +1,6 @@
-"""What a user may say: six sections, every key documented here and nowhere else.
+"""The recipe: six sections; every key is documented here and nowhere else.
 
-Sections are frozen; the layers below get sections or plain values, never the whole recipe.
+Sections are frozen; the packages below receive sections or plain values, never the whole recipe.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class ModelSection(Section):
     revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
-        description="Precision of the base; auto: bfloat16 on a GPU, float16 where it lacks that; "
-        "float32 on a CPU.",
+        description="Precision of the base; auto: bfloat16 on a GPU (float16 if it lacks "
+        "bfloat16), float32 on a CPU.",
     )
     quantization: Quantization = Field(
         default="none",
@@ -51,41 +51,41 @@ class ModelSection(Section):
     )
     skip_quantization: list[str] = Field(
         default=[],
-        description="Linear layers kept in dtype all the same, by their ending, such as wo.",
+        description="Linear layers kept in dtype nevertheless, by the end of their name, such as "
+        "wo.",
     )
 
 
 class DataSection(Section):
-    """Where the examples are and how they become token ids. Paths are relative to the current
-    folder.
-    """
+    """The data and how it becomes token ids. Paths are relative to the current folder."""
 
     train: str | list[str] = Field(
         description="File, folder, glob, `hf:NAME[:SPLIT]` or `demo:train`; or a list."
     )
     validation: str | list[str] | None = Field(
         default=None,
-        description="The same for validation; without it a share of the training data is held out.",
+        description="The same for validation; by default a fraction of the training data is held "
+        "out.",
     )
     test: str | list[str] | None = Field(
         default=None, description="The same for `eval`; never seen in training."
     )
     format: Format = Field(
         default="auto",
-        description="Shape of a row: auto, pairs (a source and a target column), parallel (two "
-        "files side by side), conversations or messages (a list of turns), alpaca, squad, "
-        "instructions (a Super-NaturalInstructions task), or `module:function` of your own.",
+        description="Layout of a row: auto, pairs (a source and a target column), parallel (two "
+        "aligned files), conversations or messages (a list of turns), alpaca, squad, "
+        "instructions (a Super-NaturalInstructions task), or your own `module:function`.",
     )
     source_column: str | None = Field(
-        default=None, description="Input column; found by its name when absent."
+        default=None, description="Input column; by default recognized by name."
     )
     target_column: str | None = Field(
-        default=None, description="Output column; found by its name when absent."
+        default=None, description="Output column; by default recognized by name."
     )
     template: str | list[str] | None = Field(
         default=None,
-        description="Source text with `{column}` places, or Jinja; of a list each row has one, by "
-        "a hash.",
+        description="Source text with `{column}` placeholders, or Jinja; of a list, a hash selects "
+        "one per row.",
     )
     max_source_tokens: SourceTokens = Field(
         default="auto",
@@ -99,17 +99,17 @@ class DataSection(Section):
     )
     truncate_source: Truncation = Field(
         default="right",
-        description="Which end of a source that is too long is cut, or drop the row.",
+        description="Side on which sources that are too long are truncated, or drop the row.",
     )
     long_targets: Literal["drop", "cut", "keep"] = Field(
         default="drop",
-        description="What happens to a target that is too long; a cut one gets no `</s>`.",
+        description="Targets that are too long: drop, cut (without `</s>`) or keep.",
     )
     validation_fraction: float = Field(
         default=0.05,
         ge=0,
         lt=1,
-        description="Share of distinct sources held out when `validation` is absent.",
+        description="Fraction of distinct sources held out if `validation` is not set.",
     )
     source_language: Language = Field(
         default=None,
@@ -117,32 +117,28 @@ class DataSection(Section):
     )
     target_language: Language = Field(
         default=None,
-        description="Language code of the targets; answers begin with it too.",
+        description="Language code of the targets; answers start with it too.",
     )
     lossless_text: Literal["auto", "on", "off"] = Field(
         default="auto",
-        description="Spare rows of T5's embeddings carry newlines, braces and what else the "
-        "vocabulary lacks; auto: where targets need it.",
+        description="Encode newlines, braces and other text that T5's vocabulary lacks in unused "
+        "embedding rows; auto: if targets need it.",
     )
     special_tokens: Literal["auto", "use", "text"] = Field(
         default="auto",
-        description="Tokens added to the base's vocabulary, where the data has them: auto: one id "
-        "each, "
-        "but sentinels "
-        "(`<extra_id_0>`) are text; use: sentinels too; text: none. Pad, end and language marks "
-        "are always text.",
+        description="Tokens added to the base's vocabulary, in the data: auto: one id each, but "
+        "sentinels (`<extra_id_0>`) are text; use: sentinels too; text: all are text. Padding, end "
+        "and language tokens are always text.",
     )
     max_rejected: float = Field(
         default=0.01,
         ge=0,
         le=1,
-        description="Share of rows that may be unusable; more of them end `prepare`.",
+        description="Fraction of rows that may be rejected; `prepare` stops above it.",
     )
 
     def named(self, split: str) -> str | list[str]:
-        """Returns what is named for ``train``, ``validation`` or ``test``; an empty list where
-        nothing is.
-        """
+        """Returns the files of ``train``, ``validation`` or ``test``; an empty list if not set."""
         files = {"train": self.train, "validation": self.validation, "test": self.test}
         return files[split] or []
 
@@ -163,7 +159,7 @@ class LoraSection(Section):
     last_blocks: int | None = Field(
         default=None,
         ge=1,
-        description="Only the last so many blocks of each stack take an adapter; all when absent.",
+        description="Adapt only this many last blocks of each stack; by default all.",
     )
     rank_pattern: RankPattern = Field(
         default=[],
@@ -175,35 +171,32 @@ class LoraSection(Section):
     )
     train_tokens: Literal["auto"] | list[str] = Field(
         default="auto",
-        description="Tokens whose embeddings train too; auto: those of text the vocabulary lacks.",
+        description="Tokens whose embeddings are trained; auto: those of text the vocabulary "
+        "lacks.",
     )
 
 
 class TrainingSection(Section):
-    """The loop. Keys that are ``auto`` are chosen when the data is prepared and the base is
-    known.
-    """
+    """Training. Keys that are ``auto`` are chosen once data and base are known."""
 
     epochs: Epochs = Field(
         default=AUTO,
-        description="Passes over the training data; or set max_steps. auto: as many as make about "
-        "500 to 3,000 steps of small data, one to three of large data, within what a CPU computes "
-        "in minutes.",
+        description="Passes over the training data; or set max_steps. auto: about 500 to 3,000 "
+        "steps on small data, one to three passes over large data, bounded to minutes on a CPU.",
     )
     max_steps: int | None = Field(
         default=None, ge=1, description="Optimizer steps, instead of epochs."
     )
     tokens_per_batch: BatchTokens = Field(
         default=AUTO,
-        description="Padded tokens in a micro-batch, at most; or set batch_size. auto: 8 to 32 "
-        "rows of the data's mean length, fewer where there are few rows, so that there are enough "
-        "steps.",
+        description="Maximum padded tokens in a micro-batch; or set batch_size. auto: 8 to 32 rows "
+        "of mean length, fewer if there are few rows, so that there are enough steps.",
     )
     batch_size: int | None = Field(
-        default=None, ge=1, description="Rows in a micro-batch, instead of tokens_per_batch."
+        default=None, ge=1, description="Rows per micro-batch, instead of tokens_per_batch."
     )
     gradient_accumulation: int = Field(
-        default=1, ge=1, description="Micro-batches in one optimizer step."
+        default=1, ge=1, description="Micro-batches per optimizer step."
     )
     learning_rate: Rate = Field(
         default=AUTO,
@@ -214,14 +207,16 @@ class TrainingSection(Section):
         default="linear", description="Decay after warm-up."
     )
     warmup: float = Field(
-        default=0.03, ge=0, description="Share of all steps when below 1, else a number of steps."
+        default=0.03,
+        ge=0,
+        description="Fraction of all steps if below 1, otherwise a number of steps.",
     )
     weight_decay: float = Field(
         default=0.0, ge=0, lt=1, description="AdamW's decoupled weight decay."
     )
     optimizer: Literal["adamw", "adamw-8bit", "adamw-paged", "adamw-paged-8bit"] = Field(
         default="adamw",
-        description="AdamW; its 8-bit and paged forms keep less of its state in GPU memory.",
+        description="AdamW; the 8-bit and paged variants need less GPU memory.",
     )
     lora_plus_ratio: float = Field(
         default=1.0,
@@ -230,7 +225,7 @@ class TrainingSection(Section):
         description="LoRA+: learning rate of B over that of A; 1 is plain LoRA.",
     )
     max_grad_norm: float = Field(
-        default=1.0, ge=0, description="Gradients are clipped to this norm; 0 is off."
+        default=1.0, ge=0, description="Clip gradients to this norm; 0: off."
     )
     label_smoothing: float = Field(
         default=0.0, ge=0, lt=1, description="Probability mass spread over the vocabulary."
@@ -238,58 +233,56 @@ class TrainingSection(Section):
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout inside the base.")
     packing: bool = Field(
         default=False,
-        description="Several examples in one row without padding, in random order; needs "
-        "tokens_per_batch.",
+        description="Pack examples of mixed lengths into batches without padding, in random order; "
+        "needs tokens_per_batch.",
     )
     z_loss: float = Field(
-        default=0.0, ge=0, lt=1, description="Weight of the squared log of each token's normaliser."
+        default=0.0, ge=0, lt=1, description="Weight of the squared log-partition (z-loss)."
     )
     cache_encoder: bool = Field(
         default=False,
-        description="States of an encoder without adapters: once to disk, then read in every "
-        "epoch.",
+        description="Compute the states of an encoder without adapters once, and read them from "
+        "disk in every epoch.",
     )
     gradient_checkpointing: bool = Field(
-        default=False, description="Less memory for half as much compute again."
+        default=False, description="Recompute activations: less memory, about 50 % more compute."
     )
     save_every: SaveEvery = Field(
         default=500,
         description="Optimizer steps between checkpoints, such as 500, or minutes, such as 10m.",
     )
     keep_checkpoints: int = Field(
-        default=2, ge=1, description="How many checkpoints stay, besides the best."
+        default=2, ge=1, description="Number of checkpoints kept, besides the best."
     )
     evaluate_every: Interval = Field(
         default=AUTO,
-        description="Optimizer steps between validations; 0 is every epoch. auto: ten validations "
-        "a run, fewer where they would take long.",
+        description="Optimizer steps between validations; 0: every epoch. auto: ten per run, fewer "
+        "if they take long.",
     )
     early_stopping: int = Field(
         default=0,
         ge=0,
-        description="Validations in a row without a lower validation loss until the end; 0 is off.",
+        description="Stop after this many validations without a lower loss; 0: off.",
     )
     on_nonfinite: Literal["stop", "skip"] = Field(
-        default="stop", description="When loss or gradients are not finite: stop, or skip the step."
+        default="stop", description="If loss or gradients are not finite: stop, or skip the step."
     )
     seed: int = Field(
         default=42, ge=0, le=2**32 - 1, description="Seed of initial weights, order and dropout."
     )
     trackers: list[Tracker] = Field(
-        default=[], description="Where metrics go besides metrics.jsonl."
+        default=[], description="Trackers that receive metrics besides metrics.jsonl."
     )
 
     @property
     def save_minutes(self) -> int | None:
-        """Minutes between checkpoints, where ``save_every`` counts them."""
+        """Minutes between checkpoints, if ``save_every`` is in minutes."""
         return int(self.save_every[:-1]) if isinstance(self.save_every, str) else None
 
     @model_validator(mode="before")
     @classmethod
     def _alternatives(cls, values: object) -> object:
-        """One of each pair: epochs or max_steps, tokens_per_batch or batch_size, packing or
-        batch_size.
-        """
+        """Checks keys that exclude each other."""
         if not isinstance(values, dict):
             return values
         given = {
@@ -313,7 +306,7 @@ class TrainingSection(Section):
         }
 
     def settled(self) -> TrainingSettings:
-        """This section for a run; raises ValueError where a key is still ``auto``."""
+        """This section for a run; raises ValueError if a key is still ``auto``."""
         values = self.model_dump()
         if self.max_steps is not None:
             del values["epochs"]
@@ -335,8 +328,8 @@ class EvaluationSection(Section):
     metrics: Metrics = Field(
         default=["auto"],
         min_length=1,
-        description="Scores; the first is the main one. auto chooses by the targets: labels, a "
-        "translation, one short answer or a text.",
+        description="Metrics; the first is the main one. auto: chosen by the targets (labels, a "
+        "translation, one short answer, or text).",
     )
     max_new_tokens: NewTokens = Field(
         default="auto",
@@ -348,31 +341,31 @@ class EvaluationSection(Section):
     limit: int | None = Field(
         default=None,
         ge=1,
-        description="Score a random sample of so many sources, the same one every time.",
+        description="Score a fixed random sample of this many sources.",
     )
 
     def answer_tokens(self, trained: int | None) -> int:
-        """Returns the length limit of answers; where it is ``auto``, that of the targets trained
-        on.
-        """
+        """Returns the length limit of answers; if ``auto``, that of the training targets."""
         return (trained or _BASE_ANSWER) if self.max_new_tokens == AUTO else self.max_new_tokens
 
 
 class OutputSection(Section):
-    """Where the adapter goes."""
+    """The adapter's folder."""
 
     dir: str = Field(
-        default="adapters", min_length=1, description="Folder of adapters, from the current folder."
+        default="adapters",
+        min_length=1,
+        description="Folder for adapters, relative to the current one.",
     )
     name: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
-        description="Name of the adapter's folder; the recipe's own name when absent.",
+        description="Name of the adapter's folder; by default the recipe's name.",
     )
 
 
 class Recipe(Section):
-    """A whole run, as loaded; nothing writes into it afterwards."""
+    """A run's settings, as loaded and never changed."""
 
     model: ModelSection
     data: DataSection
