@@ -262,7 +262,7 @@ class TrainingSection(Section):
     early_stopping: int = Field(
         default=0,
         ge=0,
-        description="Stop after this many validations without a lower loss; 0: off.",
+        description="Stop after this many validations without a lower validation loss; 0: off.",
     )
     on_nonfinite: Literal["stop", "skip"] = Field(
         default="stop", description="If loss or gradients are not finite: stop, or skip the step."
