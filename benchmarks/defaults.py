@@ -67,24 +67,23 @@ def run_cell(cell: str, data: Path, work: Path) -> None:
     done = work / "cells" / f"{'_'.join([name, *sorted(words)])}.json"
     if done.exists():
         return
-    from lora_s2s.pipeline.evaluate import score_model
-    from lora_s2s.pipeline.train import train_adapter
-    from lora_s2s.pipeline.trained import RunOptions
-    from lora_s2s.recipe.load import recipe_from_settings
+    import lora_s2s
 
     train_file, test_file = task_files(name, data, work)
     task, given = TASKS[name], dict(word.split("=") for word in words)
-    sets = [f"{KEYS[key]}={value}" for key, value in given.items()]
-    named = [f"data.train={train_file}", "model.name=demo", f"output.dir={work / 'adapters'}"]
-    recipe = recipe_from_settings(name, [*named, *sets])
+    settings = {
+        "data.train": str(train_file),
+        "model.name": "demo",
+        "output.name": name,
+        "output.dir": str(work / "adapters"),
+        **{KEYS[key]: value for key, value in given.items()},
+    }
     began, cpu = time.monotonic(), time.process_time()
-    trained = train_adapter(recipe, options=RunOptions(overwrite=True))
+    run = lora_s2s.train(lora_s2s.load_recipe(settings), overwrite=True)
     seconds, cpu_seconds = time.monotonic() - began, time.process_time() - cpu
-    adapter = Path(recipe.output.dir) / str(recipe.output.name)
-    metrics = "[" + ",".join((task.metric, *task.metrics)) + "]"
-    scored = score_model(
-        str(adapter), data=str(test_file), limit=250, overrides=[f"evaluation.metrics={metrics}"]
-    )
+    adapter = Path(str(run.adapter))
+    metrics = {"evaluation.metrics": [task.metric, *task.metrics]}
+    scored = lora_s2s.evaluate(adapter, test_file, limit=250, overrides=metrics)
     resolved = recipe_settings(adapter)
     curve = [
         json.loads(line) for line in (adapter / "metrics.jsonl").read_text("utf-8").splitlines()
@@ -100,7 +99,7 @@ def run_cell(cell: str, data: Path, work: Path) -> None:
         "train_seconds": round(seconds, 1),
         "train_cpu_seconds": round(cpu_seconds, 1),
         "eval_seconds": round(time.monotonic() - began - seconds, 1),
-        "train": {key: value for key, value in trained.items() if key != "adapter"},
+        "train": {key: value for key, value in run.to_dict().items() if key != "adapter"},
         "validations": [
             [row["step"], round(row["validation_loss"], 4)]
             for row in curve
@@ -111,7 +110,7 @@ def run_cell(cell: str, data: Path, work: Path) -> None:
     done.parent.mkdir(parents=True, exist_ok=True)
     done.with_suffix(".part").write_text(json.dumps(kept, indent=1), "utf-8")
     done.with_suffix(".part").rename(done)
-    loss = f"validation {trained.validation_loss:.4f}, {trained.steps} steps, {cpu_seconds:.0f} s"
+    loss = f"validation {run.validation_loss:.4f}, {run.steps} steps, {cpu_seconds:.0f} s"
     print(f"{time.strftime('%H:%M')} {cell}: {task.metric} {kept['score']:.2f}, {loss}", flush=True)
 
 
