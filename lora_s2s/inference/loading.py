@@ -168,6 +168,11 @@ def load_predictor(
         raise UsageError(
             f"{name} is not an adapter, so it takes no other base", hint="leave --base away"
         )
+    if any((folder / f"{side}_vocabulary.json").is_file() for side in ("shared", "target")):
+        raise UsageError(
+            f"{name} is an export for CTranslate2, which only that library runs",
+            hint="name the adapter or model that it was made from; see README.md in it",
+        )
     if folder.is_dir() and not (folder / "config.json").is_file() and adapters_inside(folder):
         raise no_adapter(folder)
     model = load_base(name, dtype=dtype, device=device)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_s2s.display import Display
+from lora_s2s.errors import UsageError
 from lora_s2s.pipeline.names import located
 from lora_s2s.pipeline.recipes import AnyRecipe, Name, load_recipe
 from lora_s2s.pipeline.surroundings import called
@@ -146,12 +147,12 @@ def evaluate(
         from lora_s2s.pipeline.evaluate import score_model
 
         return score_model(
-            located(os.fspath(model)),
+            located(_path("model", model)),
             data=_names(data),
             baseline=baseline,
             limit=limit,
             out=None if out is None else Path(out),
-            base=None if base is None else os.fspath(base),
+            base=None if base is None else _path("base", base),
             overrides=overrides or {},
         )
 
@@ -182,8 +183,8 @@ def load(
     with called(progress):
         from lora_s2s.pipeline.model import open_model
 
-        named = None if base is None else os.fspath(base)
-        name = located(os.fspath(model))
+        named = None if base is None else _path("base", base)
+        name = located(_path("model", model))
         return open_model(name, base=named, overrides=overrides or {}, progress=progress)
 
 
@@ -222,12 +223,12 @@ def merge(
         from lora_s2s.pipeline.merge import merge_model
 
         return merge_model(
-            located(os.fspath(adapter)),
-            Path(out),
+            located(_path("adapter", adapter)),
+            Path(_path("out", out)),
             onto=onto,
             dtype=dtype,
-            data=None if data is None else os.fspath(data),
-            base=None if base is None else os.fspath(base),
+            data=None if data is None else _path("data", data),
+            base=None if base is None else _path("base", base),
         )
 
 
@@ -265,17 +266,27 @@ def export(
         from lora_s2s.pipeline.export import export_model
 
         return export_model(
-            located(os.fspath(model)),
-            Path(out),
+            located(_path("model", model)),
+            Path(_path("out", out)),
             format=format,
             precision=precision,
-            data=None if data is None else os.fspath(data),
-            base=None if base is None else os.fspath(base),
+            data=None if data is None else _path("data", data),
+            base=None if base is None else _path("base", base),
         )
 
 
+def _path(argument: str, value: object) -> str:
+    """Returns a path or name as text; an error names the argument of another type."""
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else value
+    if not isinstance(text, str):
+        raise UsageError(f"{argument}: expected a path or a name, got {type(value).__name__}")
+    if not text:
+        raise UsageError(f"{argument} is empty: expected a path or a name")
+    return text
+
+
 def _names(data: Name | Sequence[Name] | None) -> str | list[str] | None:
-    if data is None or isinstance(data, str | os.PathLike):
-        return None if data is None else os.fspath(data)
-    names = [os.fspath(name) for name in data]
+    if data is None or isinstance(data, str | os.PathLike) or not isinstance(data, Sequence):
+        return None if data is None else _path("data", data)
+    names = [_path("data", name) for name in data]
     return names[0] if len(names) == 1 else names or None

@@ -14,7 +14,7 @@ from lora_s2s.hub import locate_model
 from lora_s2s.inference.loading import Predictor, load_predictor
 from lora_s2s.lora.adapter import is_adapter
 from lora_s2s.lora.merge import merge_adapter
-from lora_s2s.outputs import whole_folder
+from lora_s2s.outputs import check_writable, whole_folder
 from lora_s2s.pipeline import html
 from lora_s2s.pipeline.adapters import decoding_of
 from lora_s2s.pipeline.merge import probe_texts
@@ -71,6 +71,9 @@ def export_model(
     """
     _check_choices(format, precision)
     folder = Path(model).expanduser()
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise UsageError(f"{out} is inside the model's folder", hint="choose another folder")
+    check_writable(out.parent)
     texts = probe_texts(folder, data, count=_SOURCES)
     decoding = decoding_of(folder)
     with whole_folder(out) as staged:
@@ -101,12 +104,12 @@ def export_model(
 def _check_choices(format: str, precision: str) -> None:
     if format not in FORMATS:
         raise UsageError(
-            f"unknown format '{format}'{nearest(format, FORMATS)}",
+            f"unknown format '{format}'{nearest(str(format), FORMATS)}",
             hint=f"--format {' or '.join(FORMATS)}",
         )
     if precision not in FORMATS[format]:
         raise UsageError(
-            f"{format} has no precision '{precision}'{nearest(precision, FORMATS[format])}",
+            f"{format} has no precision '{precision}'{nearest(str(precision), FORMATS[format])}",
             hint=f"--precision {', '.join(FORMATS[format])}",
         )
 

@@ -169,6 +169,25 @@ def test_from_python_it_shows_itself(tmp_path: Path) -> None:
     assert (report.precision, report.parity.beam_equal) == ("float32", 1.0)
     assert "ct2 in float32" in report._repr_html_()
     assert report.to_dict()["parity"]["greedy_equal"] == 1.0
+    with pytest.raises(UsageError, match="is an export for CTranslate2"):
+        lora_s2s.load(out, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((None, "ct2", "x"), "model: expected a path or a name, got NoneType"),
+        (("demo", "ct2", None), "out: expected a path or a name, got NoneType"),
+        (("demo", "ct2", ""), "out is empty"),
+        (("demo", None, "x"), "unknown format 'None'"),
+        ((ADAPTER, "ct2", ADAPTER / "ct2"), "is inside the model's folder"),
+        ((ADAPTER, "ct2", Path(__file__) / "x"), "cannot write into"),
+    ],
+)
+def test_wrong_arguments_from_python(arguments: tuple[Any, Any, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        lora_s2s.export(*arguments, progress=False)
+    assert message in caught.value.message
 
 
 def test_without_the_extra_the_install_command_is_given(
