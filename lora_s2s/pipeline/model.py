@@ -133,7 +133,9 @@ def _items(inputs: object) -> Inputs:
         if not isinstance(item, str | Mapping):
             kind = type(item).__name__
             raise UsageError(
-                f"expected a text or a row (a dict), got {kind}", where=f"item {number}"
+                f"expected a text or a row (a dict), got {kind}",
+                hint="give a text, a row, or a list of them: model(list(texts))",
+                where=f"item {number}" if isinstance(inputs, list | tuple) else None,
             )
         items.append(item if isinstance(item, str) else dict(item))
     return Inputs(items, [f"item {number}" for number in range(1, len(items) + 1)])

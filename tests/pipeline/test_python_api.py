@@ -13,6 +13,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from cli_parts import Invoke, write_csv
 
@@ -204,6 +205,10 @@ def test_failures_are_errors_with_a_hint(there: Path, monkeypatch: pytest.Monkey
     assert row.value.where == "item 2"
     with pytest.raises(lora_s2s.UsageError, match="got int"):
         model([1])  # type: ignore[call-overload]
+    with pytest.raises(lora_s2s.UsageError, match="got ndarray") as array:
+        model(np.array(["a"]))
+    assert "model(list(texts))" in str(array.value.hint)
+    assert array.value.where is None
     with pytest.raises(lora_s2s.RecipeError, match="num_beams"):
         model("a", num_beams=0)
 
