@@ -20,7 +20,7 @@ from lora_s2s.pipeline.adapters import decoding_of
 from lora_s2s.pipeline.merge import probe_texts
 from lora_s2s.records import described, write
 
-FORMATS = {"ct2": ct2.PRECISIONS}
+RUNTIMES = {"ct2": ct2.PRECISIONS}
 _SOURCES = 64
 _LONGEST_ANSWER = 128
 _SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -58,7 +58,7 @@ def export_model(
     Args:
         model: an adapter's folder (merged on the way), a model's folder, a hub name, or ``demo``.
         out: the new folder.
-        format: a key of :data:`FORMATS`.
+        format: a key of :data:`RUNTIMES`.
         precision: of the weights; see :data:`lora_s2s.exporters.ct2.PRECISIONS`.
         data: what to compare on; by default what the adapter was scored or trained on.
         base: a base in place of the one that an adapter names.
@@ -102,15 +102,15 @@ def export_model(
 
 
 def _check_choices(format: str, precision: str) -> None:
-    if format not in FORMATS:
+    if format not in RUNTIMES:
         raise UsageError(
-            f"unknown format '{format}'{nearest(str(format), FORMATS)}",
-            hint=f"--format {' or '.join(FORMATS)}",
+            f"unknown format '{format}'{nearest(str(format), RUNTIMES)}",
+            hint=f"--format {' or '.join(RUNTIMES)}",
         )
-    if precision not in FORMATS[format]:
+    if precision not in RUNTIMES[format]:
         raise UsageError(
-            f"{format} has no precision '{precision}'{nearest(str(precision), FORMATS[format])}",
-            hint=f"--precision {', '.join(FORMATS[format])}",
+            f"{format} has no precision '{precision}'{nearest(str(precision), RUNTIMES[format])}",
+            hint=f"--precision {', '.join(RUNTIMES[format])}",
         )
 
 
