@@ -74,7 +74,12 @@ def convert(predictor: Predictor, folder: Path, out: Path, precision: str) -> No
         ) from error
 
 
-def _library() -> Any:
+def library() -> Any:
+    """Returns the module ``ctranslate2`` with its converters.
+
+    Raises:
+        SetupError: it is not installed.
+    """
     try:
         import ctranslate2
         import ctranslate2.converters.transformers
@@ -85,9 +90,9 @@ def _library() -> Any:
 
 def _converter(predictor: Predictor, folder: Path) -> Any:
     """CTranslate2's converter on a model and tokenizer that are loaded already."""
-    library = _library()
-    base: Any = library.converters.TransformersConverter
-    optional = library.specs.model_spec.OPTIONAL
+    ctranslate2 = library()
+    base: Any = ctranslate2.converters.TransformersConverter
+    optional = ctranslate2.specs.model_spec.OPTIONAL
 
     class Converter(base):  # type: ignore[misc]
         def load_model(self, *_: object, **__: object) -> Any:
@@ -141,7 +146,7 @@ class Ct2Engine:
     _translator: Any = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        translator = _library().Translator(
+        translator = library().Translator(
             str(self.folder), device="cpu", intra_threads=self.threads
         )
         object.__setattr__(self, "_translator", translator)

@@ -152,7 +152,7 @@ def evaluate(
             baseline=baseline,
             limit=limit,
             out=None if out is None else Path(out),
-            base=None if base is None else _path("base", base),
+            base=_optional("base", base),
             overrides=overrides or {},
         )
 
@@ -183,7 +183,7 @@ def load(
     with called(progress):
         from lora_s2s.pipeline.model import open_model
 
-        named = None if base is None else _path("base", base)
+        named = _optional("base", base)
         name = located(_path("model", model))
         return open_model(name, base=named, overrides=overrides or {}, progress=progress)
 
@@ -227,8 +227,8 @@ def merge(
             Path(_path("out", out)),
             onto=onto,
             dtype=dtype,
-            data=None if data is None else _path("data", data),
-            base=None if base is None else _path("base", base),
+            data=_optional("data", data),
+            base=_optional("base", base),
         )
 
 
@@ -270,8 +270,8 @@ def export(
             Path(_path("out", out)),
             format=format,
             precision=precision,
-            data=None if data is None else _path("data", data),
-            base=None if base is None else _path("base", base),
+            data=_optional("data", data),
+            base=_optional("base", base),
         )
 
 
@@ -285,8 +285,12 @@ def _path(argument: str, value: object) -> str:
     return text
 
 
+def _optional(argument: str, value: object) -> str | None:
+    return None if value is None else _path(argument, value)
+
+
 def _names(data: Name | Sequence[Name] | None) -> str | list[str] | None:
     if data is None or isinstance(data, str | os.PathLike) or not isinstance(data, Sequence):
-        return None if data is None else _path("data", data)
+        return _optional("data", data)
     names = [_path("data", name) for name in data]
     return names[0] if len(names) == 1 else names or None

@@ -11,14 +11,14 @@ from lora_s2s.errors import UsageError, nearest
 from lora_s2s.exporters import ct2, parity
 from lora_s2s.files import require_space, write_text
 from lora_s2s.hub import locate_model
-from lora_s2s.inference.loading import Predictor, load_predictor
+from lora_s2s.inference.loading import load_predictor
 from lora_s2s.lora.adapter import is_adapter
 from lora_s2s.lora.merge import merge_adapter
 from lora_s2s.outputs import check_writable, whole_folder
 from lora_s2s.pipeline import html
 from lora_s2s.pipeline.adapters import decoding_of
 from lora_s2s.pipeline.merge import probe_texts
-from lora_s2s.records import described, write
+from lora_s2s.records import InputSettings, described, write
 
 RUNTIMES = {"ct2": ct2.PRECISIONS}
 _SOURCES = 64
@@ -70,8 +70,9 @@ def export_model(
         SetupError: the runtime is not installed.
     """
     _check_choices(format, precision)
+    ct2.library()  # before minutes go into merging
     folder = Path(model).expanduser()
-    if out.resolve().is_relative_to(folder.resolve()):
+    if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
         raise UsageError(f"{out} is inside the model's folder", hint="choose another folder")
     check_writable(out.parent)
     texts = probe_texts(folder, data, count=_SOURCES)
@@ -79,7 +80,7 @@ def export_model(
     with whole_folder(out) as staged:
         whole = _whole_model(model, staged / "work", texts, base)
         predictor = load_predictor(whole, dtype="float32", device="cpu")
-        ct2.check_family(_model_type(predictor))
+        ct2.check_family(predictor.model.config.model_type)
         parameters = sum(weight.numel() for weight in predictor.model.parameters())
         require_space(staged.parent, parameters * _SIZES.get(precision, 1))
         ct2.convert(predictor, locate_model(whole), staged / "work" / "ct2", precision)
@@ -87,6 +88,9 @@ def export_model(
         engine = ct2.engine_of(predictor, staged / "work" / "ct2")
         reference = parity.Reference(predictor)
         sources = [predictor.encode(text) for text in dict.fromkeys(texts)]
+        if predictor.max_positions is not None:  # the start takes one
+            most = min(decoding["max_new_tokens"], predictor.max_positions - 1)
+            decoding = {**decoding, "max_new_tokens": most}
         most = min(decoding["max_new_tokens"], _LONGEST_ANSWER)
         say(f"comparing {len(sources)} sources with the float32 model")
         measured = parity.compare(reference, engine, sources, max_new_tokens=most)
@@ -97,7 +101,7 @@ def export_model(
         shutil.rmtree(staged / "work")
         size = sum(path.stat().st_size for path in staged.iterdir())
         report = ExportReport(str(out), format, precision, size, measured)
-        _describe(staged, report, predictor, decoding)
+        _describe(staged, report, engine, predictor.settings, decoding)
     return report
 
 
@@ -129,24 +133,26 @@ def _whole_model(model: str, work: Path, texts: list[str], base: str | None) -> 
     return str(merged)
 
 
-def _model_type(predictor: Predictor) -> str:
-    config = predictor.model.config
-    return str(config.model_type)
-
-
 def _describe(
-    staged: Path, report: ExportReport, predictor: Predictor, decoding: dict[str, int]
+    staged: Path,
+    report: ExportReport,
+    engine: ct2.Ct2Engine,
+    settings: InputSettings,
+    decoding: dict[str, int],
 ) -> None:
     contents = {
         "format": 1,
         "export": {"format": report.format, "precision": report.precision},
-        "input": vars(predictor.settings),
+        "input": vars(settings),
         "decoding": decoding,
         "parity": report.parity.to_dict(),
         "files": described(staged.iterdir()),
     }
     write(staged, contents)
-    write_text(staged / "README.md", _README.format(precision=report.precision, **decoding))
+    prefix = engine.tokenizer.convert_ids_to_tokens(list(engine.prefix))
+    begins = f"    target_prefix=[{prefix!r}],\n" if prefix else ""
+    text = _README.format(precision=report.precision, target_prefix=begins, **decoding)
+    write_text(staged / "README.md", text)
 
 
 _README = """# A CTranslate2 model
@@ -162,7 +168,10 @@ translator = ctranslate2.Translator("FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 tokens = tokenizer.convert_ids_to_tokens(tokenizer("your text").input_ids)
 result = translator.translate_batch(
-    [tokens], beam_size={num_beams}, max_decoding_length={max_new_tokens}, min_decoding_length=0
+    [tokens],
+{target_prefix}    beam_size={num_beams},
+    max_decoding_length={max_new_tokens},
+    min_decoding_length=0,
 )
 ids = tokenizer.convert_tokens_to_ids(result[0].hypotheses[0])
 print(tokenizer.decode(ids, skip_special_tokens=True))

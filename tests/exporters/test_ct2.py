@@ -198,3 +198,21 @@ def test_without_the_extra_the_install_command_is_given(
         export_model(str(ADAPTER), tmp_path / "out")
     assert caught.value.hint == "pip install 'lora-s2s[ct2]'"
     assert not list(tmp_path.iterdir())
+
+
+def test_the_readme_names_the_language_that_answers_begin_with(tmp_path: Path) -> None:
+    folder = write(FAMILIES["BART"], tmp_path / "model")
+    model: Any = load_predictor(str(folder), device="cpu").model
+    assert model.generation_config.forced_bos_token_id == 0  # <s>
+    lora_s2s.export(folder, "ct2", tmp_path / "out", progress=False)
+    readme = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "    target_prefix=[['<s>']],\n    beam_size=1,\n" in readme
+
+
+def test_an_export_may_have_the_name_of_the_bundled_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    report = lora_s2s.export("demo", "ct2", "demo", progress=False)
+    assert (tmp_path / "demo" / "model.bin").is_file()
+    assert report.parity.greedy_equal == 1.0
