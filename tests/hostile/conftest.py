@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from case import MEMORY, SECONDS
 from resident_memory import rise
 
 
@@ -32,18 +33,18 @@ def good_adapter(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> 
 
 
 def _late(*_signal: object) -> None:
-    raise AssertionError("more than ten seconds")
+    raise AssertionError(f"more than {SECONDS} seconds")
 
 
 @pytest.fixture
 def bounded() -> Iterator[None]:
-    """At most ten seconds and 1 GB, on Linux."""
+    """At most ``SECONDS`` and ``MEMORY``, on Linux."""
     if sys.platform != "linux":  # others have no such account, Windows no such alarm
         yield
         return
     risen, handler = rise(), signal.signal(signal.SIGALRM, _late)
-    signal.alarm(10)
+    signal.alarm(SECONDS)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, handler)
-    assert risen() < 10**9
+    assert risen() < MEMORY

@@ -13,25 +13,9 @@ import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 Spoil = Callable[[Path], object]
-
-
-class Case(NamedTuple):
-    """A command in a folder that ``spoil`` made; BASE, ADAPTER stand for good ones, BAD for a
-    spoilt copy.
-
-    ``said`` is a part of what stderr must say; ``plain`` where the message is complete without
-    place or hint.
-    """
-
-    name: str
-    command: str
-    code: int
-    said: str
-    spoil: Spoil = lambda folder: None
-    plain: bool = False
 
 
 def file(name: str, content: bytes | str) -> Spoil:

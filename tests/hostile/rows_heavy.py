@@ -1,22 +1,16 @@
-"""Files made to fill the memory or to take for ever: refused within 1 GB over the imports, and
-within ten seconds.
-
-All in one process of their own, as the imports take longest.
-"""
+"""Files made to fill the memory or to take very long."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-from spoiling import Case, both, deep, file, patched, removed, sparse, tensors
-from table import CONFIG, LAUGHS, MANIFEST, WEIGHTS, M, adapter, model, recipe
+from case import Case
+from rows_adapters import CONFIG, MANIFEST, WEIGHTS, adapter
+from rows_models import M, model
+from rows_recipes import LAUGHS, recipe
+from spoiling import both, deep, file, patched, removed, sparse, tensors
 
 HUGE = (2**31).to_bytes(8, "little")
 
@@ -37,7 +31,7 @@ def _many_tensors(header: dict[str, Any]) -> None:
     )
 
 
-HEAVY = [
+_HEAVY = [
     adapter("header of 2 GB", sparse(WEIGHTS, 2**31 + 8, HUGE), "a safetensors header of"),
     adapter("a hundred thousand tensors", tensors(WEIGHTS, _many_tensors), "weights"),
     adapter(
@@ -124,73 +118,4 @@ HEAVY = [
     recipe("900 KB of question marks", "? " * 450_000, "r.yaml"),
     Case("recipe: 2 GB", "train r.yaml", 2, "larger than 1 MB", sparse("r.yaml", 2**31)),
 ]
-
-CHILD = """
-import contextlib, io, json, os, resource, signal, sys
-import typer, torch, transformers
-import lora_s2s.pipeline.train, lora_s2s.pipeline.evaluate, lora_s2s.pipeline.merge
-from lora_s2s.cli import app
-from lora_s2s.hub import DEMO_BASE
-from lora_s2s.models.loading import load_base
-load_base(str(DEMO_BASE), device="cpu")
-used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 1_000_000_000,) * 2)
-for line in sys.stdin:
-    folder, *words = json.loads(line)
-    os.chdir(folder)
-    err = io.StringIO()
-    signal.alarm(10)
-    with contextlib.redirect_stderr(err):
-        try:
-            code = typer.main.get_command(app)(words)
-        except SystemExit as end:
-            code = end.code
-        except BaseException as error:
-            code = repr(error)
-    signal.alarm(0)
-    print(json.dumps([code, err.getvalue()]), flush=True)
-"""
-
-
-@pytest.fixture(scope="module")
-def child() -> Any:
-    """A process with the imports done and its memory bounded; ten seconds a command, then it
-    dies.
-    """
-    if not Path("/proc/self/statm").is_file():
-        pytest.skip("memory is bounded through Linux's /proc")
-    root = str(Path(__file__).parents[2])
-    env = {**os.environ, "PYTHONPATH": root, "RUST_BACKTRACE": "0"}
-    with subprocess.Popen(
-        [sys.executable, "-c", CHILD],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=env,
-    ) as process:
-        yield process
-        assert process.stdin
-        process.stdin.close()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", HEAVY, ids=lambda case: case.name)
-def test_heavy_input_is_refused_in_bounded_time_and_memory(
-    case: Case, child: Any, here: Path, tiny_model: Path, good_adapter: Path
-) -> None:
-    target = here
-    if case.name.startswith(("adapter", "model")):
-        target = here / "bad"
-        shutil.copytree(tiny_model if case.name.startswith("model") else good_adapter, target)
-    case.spoil(target)
-    child.stdin.write(
-        json.dumps(
-            [str(here), *("bad" if word == "BAD" else word for word in case.command.split())]
-        )
-        + "\n"
-    )
-    child.stdin.flush()
-    answer = child.stdout.readline()
-    assert answer, "it took more than ten seconds"
-    code, said = json.loads(answer)
-    assert (code, case.said in said) == (case.code, True), said
+HEAVY = [case._replace(name=f"heavy {case.name}", heavy=True) for case in _HEAVY]
