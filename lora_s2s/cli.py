@@ -24,6 +24,7 @@ from lora_s2s.commands.merge import merge
 from lora_s2s.commands.predict import predict
 from lora_s2s.commands.prepare import prepare
 from lora_s2s.commands.recipes import recipes
+from lora_s2s.commands.serve import serve
 from lora_s2s.commands.train import train
 from lora_s2s.console import discard, plain, tell_in_signal_handler
 from lora_s2s.errors import UsageError
@@ -158,6 +159,7 @@ app.command("eval")(evaluate)
 app.command("predict")(predict)
 app.command("merge")(merge)
 app.command("export")(export)
+app.command("serve")(serve)
 app.add_typer(recipes, name="recipes")
 app.add_typer(adapters, name="adapters")
 

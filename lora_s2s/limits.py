@@ -101,6 +101,11 @@ LARGEST_PARQUET_PAGES, PARQUET_BATCH = 256 * MIB, 16 * MIB
 # Every reply repeats the turns before it: all examples of one conversation together.
 LARGEST_CONVERSATION = 256 * MIB
 
+# A request to the server: bytes of its body, seconds until it has arrived, texts of one
+# completion, messages of a conversation, characters of a stop string.
+LARGEST_REQUEST, REQUEST_SECONDS = MIB, 30
+MOST_PROMPTS, MOST_MESSAGES, LONGEST_STOP = 64, 1000, 200
+
 
 def largest(name: str, suffix: str) -> int | None:
     """Returns the maximum bytes of a file, by its name, else by its suffix; None if not listed."""

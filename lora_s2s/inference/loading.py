@@ -109,10 +109,12 @@ class Predictor:
         """
         if not example.turns:
             return example.source
+        return fit_turns(example.turns, example.template, self.fits)
+
+    def fits(self, source: str) -> bool:
+        """Whether a rendered source is read without being truncated."""
         most = self.max_source_tokens
-        return fit_turns(
-            example.turns, example.template, lambda text: len(self._cut(text, most + 1)) <= most
-        )
+        return len(self._cut(source, most + 1)) <= most
 
     def render(self, row: str | Mapping[str, object]) -> str:
         """Returns the encoder's text for a plain text or a row, made where training's was made.
@@ -124,12 +126,15 @@ class Predictor:
             UsageError: a plain text where the template needs several columns.
             DataError: the row lacks the column, or it does not hold text.
         """
+        return self.fitted(self.question(row))
+
+    def question(self, row: str | Mapping[str, object]) -> Example:
+        """Returns the example that :meth:`render` fits, with its whole source; raises likewise."""
         how, template = self.settings, self.settings.first_template
         try:
-            asked = question_of(
+            return question_of(
                 row, format=how.format, source_column=how.source_column, template=template
             )
-            return self.fitted(asked)
         except Unusable as error:
             names = ", ".join(map(repr, row)) if isinstance(row, Mapping) else "a plain text"
             raise DataError(

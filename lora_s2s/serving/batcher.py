@@ -1,0 +1,235 @@
+"""Requests to batches: a bounded queue on the event loop, one thread that computes.
+
+While a batch is computed, others wait; the next one is the oldest request and as many behind it, of
+the same model and settings, as fit the bound on padded source tokens. Nothing waits for company.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from lora_s2s.errors import DataError, UsageError
+from lora_s2s.inference.decode import MOST_HYPOTHESES, DecodingSettings, Prediction, decode
+from lora_s2s.serving.models import Served
+
+_Result = TypeVar("_Result")
+
+
+class QueueFull(Exception):
+    """No place is free; ``seconds`` is about how long until one is."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("the queue is full")
+        self.seconds = seconds
+
+
+class Stopping(Exception):
+    """The server takes no more requests."""
+
+
+class Unreadable(Exception):
+    """No source can be made of a row; the message says why."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer and its true counts.
+
+    Attributes:
+        finish: ``stop`` where the answer is complete, ``length`` where the limit ended it.
+        read: tokens that the encoder read.
+        produced: tokens that the decoder produced.
+        truncated: whether the source was too long.
+    """
+
+    text: str
+    finish: str
+    read: int
+    produced: int
+    truncated: bool
+
+
+@dataclass(eq=False)
+class Job:
+    """One source to be answered; ``result`` gets the answer, or is cancelled by whoever waits."""
+
+    served: Served
+    row: str | Mapping[str, object]
+    settings: DecodingSettings
+    result: asyncio.Future[Answer]
+    stops: tuple[str, ...] = ()
+    source: str | None = None
+    tokens: int = 0
+    truncated: bool = False
+
+    def read(self) -> None:
+        """Renders and measures the source, as ``predict`` does.
+
+        Raises:
+            Unreadable: no source can be made of the row.
+        """
+        predictor = self.served.predictor
+        try:
+            question = predictor.question(self.row)
+        except (UsageError, DataError) as error:
+            raise Unreadable(error.message) from error
+        try:
+            question.source.encode()
+        except UnicodeEncodeError as error:  # JSON can spell half a character
+            raise Unreadable("the text is not valid Unicode") from error
+        source = predictor.fitted(question)
+        self.tokens = len(predictor.encode(source))
+        self.truncated = source != question.source or not predictor.fits(source)
+        self.source = source
+
+    def joins(self, other: Job) -> bool:
+        """Whether one batch can hold both."""
+        return self.served is other.served and self.settings == other.settings
+
+    def answer(self, prediction: Prediction) -> Answer:
+        """Returns the answer, cut before the first stop string."""
+        text = prediction.text
+        ends = [place for stop in self.stops if (place := text.find(stop)) >= 0]
+        finish = "stop" if ends or prediction.stopped else "length"
+        text = text[: min(ends)] if ends else text
+        return Answer(text, finish, self.tokens, prediction.tokens, self.truncated)
+
+
+class Batcher:
+    """Answers jobs in batches, one at a time.
+
+    Args:
+        most_waiting: places of the queue.
+        report: called with each batch's size and seconds.
+    """
+
+    def __init__(self, most_waiting: int, report: Callable[[int, float], None]) -> None:
+        self.most_waiting = most_waiting
+        self.stopping = False
+        self._report = report
+        self._waiting: deque[Job] = deque()
+        self._running: list[Job] = []
+        self._arrived = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._seconds = 1.0
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to answer, on the running event loop."""
+        self._task = asyncio.get_running_loop().create_task(self._work())
+
+    async def close(self) -> None:
+        """Ends after the batch that is being computed."""
+        self.stopping = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        self._thread.shutdown(cancel_futures=True)
+
+    @property
+    def waiting(self) -> int:
+        """Jobs in the queue."""
+        return len(self._waiting)
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is waiting or being computed."""
+        return bool(self._waiting or self._running)
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Puts all jobs of a request into the queue, or none.
+
+        Raises:
+            Stopping, QueueFull: they are not taken.
+        """
+        if self.stopping:
+            raise Stopping
+        if len(self._waiting) + len(jobs) > self.most_waiting:
+            raise QueueFull(self._seconds)
+        for job in jobs:
+            self._waiting.append(job)
+            job.result.add_done_callback(lambda _, job=job: self._leave(job))  # type: ignore[misc]
+        self._arrived.set()
+
+    def _leave(self, job: Job) -> None:
+        """Frees the place of a job whose client has gone."""
+        if job in self._waiting:
+            self._waiting.remove(job)
+
+    async def _work(self) -> None:
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._waiting:
+                for job in [job for job in self._waiting if job.source is None]:
+                    await self._read(job)
+                self._running = self._next_batch()
+                if self._running:
+                    await self._answer(self._running)
+                    self._running = []
+
+    async def _read(self, job: Job) -> None:
+        if not job.result.done():
+            outcome = await self._in_thread(job.read)
+            if isinstance(outcome, BaseException):
+                _fail(job, outcome)
+                self._leave(job)
+
+    def _next_batch(self) -> list[Job]:
+        """Takes the oldest job that is read, and those behind it that fit beside it."""
+        batch: list[Job] = []
+        longest = 0
+        for job in self._waiting:
+            if job.source is None or job.result.done() or (batch and not job.joins(batch[0])):
+                continue
+            padded = max(longest, job.tokens)
+            if not batch or _fits(padded, len(batch) + 1, job.settings):
+                batch.append(job)
+                longest = padded
+        for job in batch:
+            self._waiting.remove(job)
+        return batch
+
+    async def _answer(self, batch: Sequence[Job]) -> None:
+        """Answers a batch; where it fails, each job alone, so that only those at fault fail."""
+        start = time.monotonic()
+        outcome = await self._in_thread(lambda: _predictions(batch))
+        self._seconds = time.monotonic() - start
+        self._report(len(batch), self._seconds)
+        if not isinstance(outcome, BaseException):
+            for job, prediction in zip(batch, outcome, strict=True):
+                if not job.result.done():
+                    job.result.set_result(job.answer(prediction))
+        elif len(batch) == 1:
+            _fail(batch[0], outcome)
+        else:
+            for job in batch:
+                if not job.result.done():
+                    await self._answer([job])
+
+    async def _in_thread(self, compute: Callable[[], _Result]) -> _Result | BaseException:
+        """Returns what a call gives in the model's thread, or its exception, whatever it is."""
+        future = asyncio.get_running_loop().run_in_executor(self._thread, compute)
+        await asyncio.wait([future])
+        return future.exception() or future.result()
+
+
+def _fits(padded: int, count: int, settings: DecodingSettings) -> bool:
+    hypotheses = count * settings.num_beams
+    return padded * hypotheses <= settings.batch_tokens and hypotheses <= MOST_HYPOTHESES
+
+
+def _predictions(batch: Sequence[Job]) -> list[Prediction]:
+    sources = [job.source or "" for job in batch]
+    return decode(batch[0].served.predictor, sources, batch[0].settings)
+
+
+def _fail(job: Job, error: BaseException) -> None:
+    if not job.result.done():
+        job.result.set_exception(error)

@@ -1,0 +1,220 @@
+"""The queue under load: bounded, fair, and nobody pays for another's fault."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from lora_s2s.errors import ResourceError
+from lora_s2s.inference.decode import DecodingSettings, Prediction
+from lora_s2s.inference.decode import decode as real_decode
+from lora_s2s.serving.service import Limits
+
+Start = Callable[..., Any]
+Answering = Callable[..., None]
+
+
+class Held:
+    """Decoding that waits until it may go on, and keeps the batches it got."""
+
+    def __init__(self) -> None:
+        self.go, self.batches = threading.Event(), []
+
+    def __call__(self, _model: object, sources: Sequence[str], _settings: object) -> Any:
+        self.batches.append([*sources])
+        assert self.go.wait(20)
+        return [Prediction(source, 1, True) for source in sources]
+
+
+@contextmanager
+def asking(running: Any, *texts: str, **more: object) -> Iterator[list[Any]]:
+    """Requests at once; their responses are there at the end."""
+    responses: list[Any] = []
+    with ThreadPoolExecutor(64) as pool:
+        futures = [pool.submit(running.complete, text, **more) for text in texts]
+        yield responses
+        responses.extend(future.result(30) for future in futures)
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_answers_are_never_mixed(start: Start) -> None:
+    running = start({}, {"template": "w7 {text}"})
+    texts = [f"w{a} w{b} w{a}" for a in range(1, 21) for b in (3, 50)]
+    with ThreadPoolExecutor(32) as pool:
+        asked = [(text, number) for text in texts for number in (0, 1)]
+        futures = [pool.submit(running.complete, text, model=f"m{m}") for text, m in asked]
+        answers = [future.result().json()["choices"][0]["text"] for future in futures]
+    assert answers == [running.expected(text, number).text for text, number in asked]
+    assert len(set(answers)) > 10
+
+
+def test_what_arrives_while_a_batch_is_computed_is_the_next_one(
+    start: Start, answering: Answering
+) -> None:
+    running, held = start(), Held()
+    answering(held)
+    with asking(running, "w1") as first:
+        until(lambda: held.batches == [["w1"]])
+        with asking(running, "w2", "w3", "w4") as more:
+            until(lambda: running.service.batcher.waiting == 3)
+            held.go.set()
+    assert sorted(held.batches[1]) == ["w2", "w3", "w4"]
+    assert [r.json()["choices"][0]["text"] for r in [*first, *more]] == ["w1", "w2", "w3", "w4"]
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_batches_keep_to_the_bound(start: Start, answering: Answering, num_beams: int) -> None:
+    running, held = start(), Held()
+    served = running.served[0]
+    settings = DecodingSettings(max_new_tokens=8, num_beams=num_beams, batch_tokens=12)
+    running.service.models["m0"] = replace(served, settings=settings)
+    answering(held)
+    long, short = "w1 w2 w3 w4 w5 w6 w7 w8", [f"w{number}" for number in range(10, 20)]
+    with asking(running, "w9"):
+        until(lambda: len(held.batches) == 1)
+        with asking(running, *short, long):
+            until(lambda: running.service.batcher.waiting == 11)
+            held.go.set()
+    later = [source for batch in held.batches[1:] for source in batch]
+    assert sorted(later) == sorted([*short, long])
+    for batch in held.batches:
+        padded = max(len(source.split()) + 1 for source in batch) * len(batch) * num_beams
+        assert padded <= 12 or len(batch) == 1
+    assert max(map(len, held.batches)) == 6 // num_beams
+
+
+def test_a_full_queue_refuses_and_recovers(start: Start, answering: Answering) -> None:
+    running, held = start(limits=Limits(queue=2)), Held()
+    answering(held)
+    with asking(running, "w1") as first:
+        until(lambda: len(held.batches) == 1)
+        with asking(running, "w2", "w3") as more:
+            until(lambda: running.service.batcher.waiting == 2)
+            refused = running.complete("w4")
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
+            assert int(refused.headers["retry-after"]) >= 1
+            held.go.set()
+    assert {response.status_code for response in [*first, *more]} == {200}
+    assert running.complete("w4").status_code == 200
+    # All prompts of a request are taken, or none.
+    assert running.complete(["w1", "w2", "w3"]).status_code == 429
+
+
+def test_a_slow_answer_is_given_up_and_frees_its_place(start: Start, answering: Answering) -> None:
+    running, held = start(limits=Limits(seconds=0.2)), Held()
+    answering(held)
+    responses = [running.complete("w1"), running.complete("w2")]
+    assert [response.status_code for response in responses] == [504, 504]
+    until(lambda: running.service.batcher.waiting == 0)
+    held.go.set()
+    until(lambda: not running.service.batcher.busy)
+    assert held.batches == [["w1"]]
+    assert running.complete("w3").status_code == 200
+
+
+def test_only_the_request_at_fault_fails(start: Start, answering: Answering) -> None:
+    running, held = start(), Held()
+
+    def failing(model: Any, sources: Sequence[str], settings: Any) -> list[Prediction]:
+        if held.batches:
+            if "w5" in sources:
+                raise RuntimeError("the text w5 is at fault")
+            return real_decode(model, sources, settings)
+        return held(model, sources, settings)
+
+    answering(failing)
+    texts = ["w2", "w3", "w5", "w7"]
+    with asking(running, "w1"):
+        until(lambda: bool(held.batches))
+        with asking(running, *texts) as responses:
+            until(lambda: running.service.batcher.waiting == 4)
+            held.go.set()
+    assert [response.status_code for response in responses] == [200, 200, 500, 200]
+    error = responses[2].json()["error"]
+    assert (error["type"], "w5" in error["message"]) == ("server_error", False)
+    right = [response.json()["choices"][0]["text"] for response in responses if response.is_success]
+    assert right == [running.expected(text).text for text in texts if text != "w5"]
+
+
+def test_a_batch_too_large_for_the_memory_is_answered_one_by_one(
+    start: Start, answering: Answering
+) -> None:
+    running, held = start(), Held()
+
+    def small(model: Any, sources: Sequence[str], settings: Any) -> list[Prediction]:
+        if len(sources) > 1:
+            raise ResourceError("out of memory")
+        return held(model, sources, settings)
+
+    answering(small)
+    with asking(running, "w1"):
+        until(lambda: bool(held.batches))
+        with asking(running, "w2", "w3") as responses:
+            until(lambda: running.service.batcher.waiting == 2)
+            held.go.set()
+    assert [response.json()["choices"][0]["text"] for response in responses] == ["w2", "w3"]
+
+
+def test_a_stopping_server_finishes_what_it_took(start: Start, answering: Answering) -> None:
+    running, held = start(), Held()
+    answering(held)
+    with asking(running, "w1", "w2") as taken:
+        # The second may come in time for the first one's batch.
+        until(lambda: sum(map(len, held.batches)) + running.service.batcher.waiting == 2)
+        running.service.batcher.stopping = True
+        refused = running.complete("w3")
+        assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
+        health = running.client.get("/health")
+        assert (health.status_code, health.json()["status"]) == (503, "stopping")
+        held.go.set()
+    assert {response.status_code for response in taken} == {200}
+
+
+@pytest.mark.parametrize("log_text", [False, True])
+def test_texts_are_logged_only_when_asked(
+    start: Start, capsys: pytest.CaptureFixture[str], log_text: bool, answering: Answering
+) -> None:
+    running = start(limits=Limits(log_text=log_text))
+    running.complete("w1 \x1b[31m w2")
+    running.client.get("/w1?w2")
+    answered = capsys.readouterr().err
+
+    def failing(*_: object) -> None:
+        raise RuntimeError("w1 is at fault")
+
+    answering(failing)
+    running.complete("w1 w2")
+    failed = capsys.readouterr().err
+    assert "/v1/completions 200" in answered
+    assert "\x1b" not in answered
+    assert ("w1" in answered.replace("/w1", "")) is log_text
+    assert "RuntimeError at" in failed
+    assert "w1" not in failed
+
+
+def test_metrics_count_requests_tokens_and_batches(start: Start) -> None:
+    running = start()
+    usage = running.complete("w1 w2").json()["usage"]
+    running.complete("w1", n=2)
+    running.client.get("/" + "x" * 3000)
+    text = running.client.get("/metrics").text
+    assert 'requests_total{path="/v1/completions",status="200"} 1.0' in text
+    assert 'requests_total{path="/v1/completions",status="422"} 1.0' in text
+    assert 'requests_total{path="other",status="404"} 1.0' in text
+    assert f'tokens_total{{kind="prompt",model="m0"}} {usage["prompt_tokens"]}.0' in text
+    assert f'tokens_total{{kind="completion",model="m0"}} {usage["completion_tokens"]}.0' in text
+    assert "lora_s2s_batch_rows_sum 1.0" in text
+    assert "xxx" not in text
