@@ -28,8 +28,9 @@ from lora_s2s.data.collate import collate
 from lora_s2s.evaluation.evaluate import evaluate, group_references
 from lora_s2s.examples.read import Examples
 from lora_s2s.fast_t5.choose import fast_forward
-from lora_s2s.inference.decode import DecodingSettings
-from lora_s2s.inference.loading import Predictor
+from lora_s2s.inference.engine import DecodingSettings
+from lora_s2s.inference.predictor import Predictor
+from lora_s2s.inference.torch_engine import TorchEngine
 from lora_s2s.lora.inject import inject_lora, trainable_parameters
 from lora_s2s.models.loading import load_base
 from lora_s2s.pipeline.prepare import prepare_data
@@ -148,7 +149,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         sources, references = group_references(
             [row.source for row in rows], [row.target for row in rows]
         )
-        predictor = Predictor("e2e", model.eval(), tokenizer)
+        engine = TorchEngine("e2e", model.eval(), tokenizer)
+        predictor = Predictor("e2e", engine, tokenizer)
         settings = DecodingSettings(max_new_tokens=128, num_beams=arguments.beams)
         scored = evaluate(
             predictor, sources, references, metrics=["bleu", "rougeL"], settings=settings

@@ -12,11 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Generic, Literal, TypeVar
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, model_validator
 from typing_extensions import TypedDict
 
 from lora_s2s.documents import Amount, Count, Document, Record
@@ -107,6 +103,7 @@ class Decoding(Record):
 
     max_new_tokens: AnswerLimit
     num_beams: Beams
+    early_stopping: bool | None = None
 
 
 class Scored(Record):
@@ -178,6 +175,33 @@ class ModelManifest(Document):
     def _part(cls, content: dict[str, object]) -> dict[str, object]:
         ours = "merged" in content
         return content if ours else {key: content[key] for key in content if key == "input"}
+
+
+class Export(Record):
+    """What an exported folder was made for."""
+
+    format: str
+    precision: str
+
+
+class ExportManifest(Document):
+    """``manifest.json`` of a folder that ``export`` wrote.
+
+    ``positions`` is how many tokens a source or an answer may have, ``never`` the sequences of ids
+    that no answer holds.
+    """
+
+    file = _MANIFEST
+    version = (("format", 1),)
+    about = "an export"
+    hint = "get the folder again, or export the model again"
+
+    export: Export
+    input: InputSettings
+    decoding: Decoding
+    positions: Count | None = None
+    never: list[list[Count]] = Field(default=[])
+    files: Files
 
 
 class PreparedInput(InputSettings):
@@ -316,6 +340,11 @@ def manifest_content(folder: Path) -> dict[str, object]:
 def has_manifest(folder: Path) -> bool:
     """Whether a folder holds a manifest, of whatever kind."""
     return os.path.isfile(folder / _MANIFEST)  # never raises, whatever the name
+
+
+def is_export(folder: Path) -> bool:
+    """Whether ``export`` wrote a folder."""
+    return has_manifest(folder) and "export" in manifest_content(folder)
 
 
 def write(folder: Path, content: Mapping[str, object]) -> None:

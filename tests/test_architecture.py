@@ -64,7 +64,7 @@ HOMES = {
     "rouge_score": ("evaluation",),
     "matplotlib": ("reports",),
     "accelerate": ("training",),
-    "ctranslate2": ("exporters",),
+    "ctranslate2": ("inference",),
     "jinja2": ("examples", "reports"),
     "markupsafe": ("reports",),
     "tokenizers": ("tokens",),

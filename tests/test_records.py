@@ -97,7 +97,7 @@ def test_the_newest_evaluation_says_how_to_decode(tmp_path: Path) -> None:
     }
     decoding = AdapterManifest.read(write(tmp_path, {"scores": scores})).decoding
     assert decoding is not None
-    assert decoding.model_dump() == {"max_new_tokens": 2, "num_beams": 4}
+    assert decoding.model_dump(exclude_none=True) == {"max_new_tokens": 2, "num_beams": 4}
 
 
 def test_unknown_keys_and_null_are_ignored(tmp_path: Path) -> None:

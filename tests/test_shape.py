@@ -14,7 +14,7 @@ TEXTS = {path: path.read_text(encoding="utf-8") for path in FILES}
 TREES = {path: ast.parse(text) for path, text in TEXTS.items()}
 
 # The first is stated in ARCHITECTURE.md; a feature raises it by what it needs.
-CODE_TOKENS = 170_000
+CODE_TOKENS = 190_000
 TOKENS_PER_LINE = 8.8
 LINE_LENGTH = 100
 FILE_LINES = 400
@@ -22,9 +22,13 @@ FUNCTION_LINES = 80
 MEDIAN_FUNCTION_LINES = 15
 PARAMETERS = 8
 # Typer reads a command's options from its signature.
-MANY_PARAMETERS = {"commands/train.py:train"}
+MANY_PARAMETERS = {
+    "commands/train.py:train",
+    "commands/eval.py:evaluate",
+    "pipeline/api.py:evaluate",
+}
 FAN_OUT = 16
-CLASSES = 233
+CLASSES = 250
 ANY = 200
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -35,6 +35,15 @@ def evaluate(
         ),
     ] = None,
     base: Base = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine",
+            metavar="E",
+            help="torch, or a runtime to export to first (ct2). Default: what the folder is made "
+            "for.",
+        ),
+    ] = None,
     sets: Sets = None,
     json: Json = False,
 ) -> None:
@@ -53,6 +62,7 @@ def evaluate(
         limit=limit,
         out=Path(out) if out else None,
         base=base,
+        engine=engine,
         overrides=sets or (),
     )
     show_scores(f"{model}: {scores.n:,} sources", scores.to_dict())

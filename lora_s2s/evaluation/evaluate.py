@@ -21,8 +21,9 @@ from lora_s2s.evaluation.metrics import (
 from lora_s2s.evaluation.notes import Answers, notes_on
 from lora_s2s.evaluation.significance import SEED
 from lora_s2s.files import jsonl_line, write_json, write_text
-from lora_s2s.inference.decode import DecodingSettings, decode
-from lora_s2s.inference.loading import Predictor
+from lora_s2s.inference.decode import decode
+from lora_s2s.inference.engine import DecodingSettings
+from lora_s2s.inference.predictor import Predictor
 from lora_s2s.outputs import PREDICTIONS, whole_folder
 from lora_s2s.records import add_scores
 

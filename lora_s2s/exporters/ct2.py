@@ -1,4 +1,4 @@
-"""CTranslate2: writes a model in its format, and answers from there.
+"""CTranslate2: writes a model in its format.
 
 The weights go through CTranslate2's own converter. Where that one relies on settings that
 transformers 5 no longer has, or that it gives another meaning, they are set from the loaded model:
@@ -7,19 +7,16 @@ otherwise Flan-T5's logits are divided by √d_model, and BART is refused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
-from lora_s2s.errors import SetupError, UsageError
-from lora_s2s.files import naming, read_json
-from lora_s2s.inference.loading import Predictor
+from lora_s2s.errors import UsageError
+from lora_s2s.files import naming
+from lora_s2s.inference.ct2_engine import Ct2Engine, library
+from lora_s2s.inference.predictor import Predictor
+from lora_s2s.tokens.special_tokens import first_ids
 
 PRECISIONS = ("float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16")
-INSTALL = "pip install 'lora-s2s[ct2]'"
 
 # Families that CTranslate2 computes, with the settings that its converter expects in the config
 # and that transformers 5 has dropped.
@@ -74,20 +71,6 @@ def convert(predictor: Predictor, folder: Path, out: Path, precision: str) -> No
         ) from error
 
 
-def library() -> Any:
-    """Returns the module ``ctranslate2`` with its converters.
-
-    Raises:
-        SetupError: it is not installed.
-    """
-    try:
-        import ctranslate2
-        import ctranslate2.converters.transformers
-    except ImportError as error:
-        raise SetupError(f"CTranslate2 is missing: {error}", hint=INSTALL) from error
-    return ctranslate2
-
-
 def _converter(predictor: Predictor, folder: Path) -> Any:
     """CTranslate2's converter on a model and tokenizer that are loaded already."""
     ctranslate2 = library()
@@ -96,13 +79,13 @@ def _converter(predictor: Predictor, folder: Path) -> Any:
 
     class Converter(base):  # type: ignore[misc]
         def load_model(self, *_: object, **__: object) -> Any:
-            return predictor.model
+            return predictor.torch.model
 
         def load_tokenizer(self, *_: object, **__: object) -> Any:
             return predictor.tokenizer
 
         def _load(self) -> Any:
-            config = predictor.model.config
+            config = predictor.torch.model.config
             for name, value in _EXPECTED_SETTINGS[config.model_type].items():
                 if not hasattr(config, name):
                     setattr(config, name, value)
@@ -117,7 +100,7 @@ def _converter(predictor: Predictor, folder: Path) -> Any:
 
 def _name_special_tokens(config: Any, predictor: Predictor) -> None:
     """Sets the special tokens that a tokenizer does not name from the model's ids."""
-    model_config = predictor.model.config
+    model_config = predictor.torch.model.config
     for name in ("bos_token", "eos_token"):
         if getattr(config, name) is None:
             token_id = getattr(model_config, f"{name}_id", None)
@@ -129,94 +112,27 @@ def _name_special_tokens(config: Any, predictor: Predictor) -> None:
         config.decoder_start_token = predictor.tokenizer.convert_ids_to_tokens(start)
 
 
-@dataclass(frozen=True)
-class Ct2Engine:
-    """A converted model that answers, on a CPU.
-
-    Attributes:
-        prefix: tokens that every answer begins with: the target language, where a family needs one.
-        never: sequences of tokens that no answer holds.
-    """
-
-    folder: Path
-    tokenizer: PreTrainedTokenizerBase = field(repr=False)
-    prefix: Sequence[int] = ()
-    never: Sequence[Sequence[int]] = ()
-    threads: int = 0
-    _translator: Any = field(default=None, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        translator = library().Translator(
-            str(self.folder), device="cpu", intra_threads=self.threads
-        )
-        object.__setattr__(self, "_translator", translator)
-
-    def answers(
-        self, sources: Sequence[Sequence[int]], *, num_beams: int, max_new_tokens: int
-    ) -> list[list[int]]:
-        """Returns the ids of each answer, a language token in front included, ``</s>`` not."""
-        results = self._translator.translate_batch(
-            [self._tokens(source) for source in sources],
-            target_prefix=[self._tokens(self.prefix)] * len(sources) if self.prefix else None,
-            beam_size=num_beams,
-            min_decoding_length=0,
-            max_decoding_length=max_new_tokens,
-            max_input_length=0,
-            suppress_sequences=[self._tokens(ids) for ids in self.never] or None,
-            max_batch_size=8192,
-            batch_type="tokens",
-        )
-        return [self._ids(result.hypotheses[0]) for result in results]
-
-    def log_probs(
-        self, sources: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
-    ) -> list[list[float]]:
-        """Returns the log-probability of each token of given answers, of the ``</s>`` after it too,
-        in nats.
-        """
-        scored = self._translator.score_batch(
-            [self._tokens(source) for source in sources],
-            [self._tokens(answer) for answer in answers],
-            max_input_length=0,
-            max_batch_size=8192,
-            batch_type="tokens",
-        )
-        return [list(result.log_probs) for result in scored]
-
-    def vocabulary(self) -> list[str]:
-        """Returns the token of each id, as the converted model knows it."""
-        # One file where both sides share it, else one for each.
-        shared = self.folder / "shared_vocabulary.json"
-        path = shared if shared.is_file() else self.folder / "target_vocabulary.json"
-        tokens: list[str] = read_json(path)
-        return tokens
-
-    def _tokens(self, ids: Sequence[int]) -> list[str]:
-        tokens: list[str] = self.tokenizer.convert_ids_to_tokens(list(ids))
-        return tokens
-
-    def _ids(self, tokens: Sequence[str]) -> list[int]:
-        ids: list[int] = self.tokenizer.convert_tokens_to_ids(list(tokens))
-        return ids
-
-
 def engine_of(predictor: Predictor, folder: Path, *, threads: int = 0) -> Ct2Engine:
-    """Returns a converted folder's engine, with the answers' fixed beginnings of its model.
+    """Returns a converted folder's engine.
 
     Args:
+        predictor: the model that it was made from.
         threads: of each product; 0 lets CTranslate2 choose.
     """
-    model = predictor.model
-    first, banned = (
-        model.generation_config.forced_bos_token_id,
-        model.generation_config.bad_words_ids,
-    )
-    # Marian's padding has no entry in the converted vocabulary, so nothing has to forbid it.
-    padding = predictor.tokenizer.pad_token_id if model.config.model_type == "marian" else None
+    first = first_ids(predictor.tokenizer)["first"]
     return Ct2Engine(
         folder,
         predictor.tokenizer,
         prefix=() if first is None else (first,),
-        never=[ids for ids in banned or () if padding not in ids],
+        never=never_of(predictor),
         threads=threads,
     )
+
+
+def never_of(predictor: Predictor) -> list[list[int]]:
+    """Returns the sequences of ids that no answer of a model may hold."""
+    model = predictor.torch.model
+    banned = model.generation_config.bad_words_ids or []
+    # Marian's padding has no entry in the converted vocabulary, so nothing has to forbid it.
+    padding = predictor.tokenizer.pad_token_id if model.config.model_type == "marian" else None
+    return [list(ids) for ids in banned if padding not in ids]

@@ -16,11 +16,10 @@ from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from lora_s2s.errors import RunError
-from lora_s2s.inference.loading import Predictor
-from lora_s2s.models.generation import answer_ids, decoding_config, only
+from lora_s2s.inference.engine import DecodingSettings, Engine
+from lora_s2s.inference.predictor import Predictor
 
 BEAMS = 4
 _BATCH = 16
@@ -28,18 +27,15 @@ _BATCH = 16
 _TIE = 1e-3
 
 
-class Engine(Protocol):
-    """A model in any runtime: token ids in, token ids out."""
-
-    def answers(
-        self, sources: Sequence[Sequence[int]], *, num_beams: int, max_new_tokens: int
-    ) -> list[list[int]]:
-        """Returns the ids of each answer without start and ``</s>``."""
+class ScoringEngine(Engine, Protocol):
+    """An engine that also gives the probabilities of given answers."""
 
     def log_probs(
         self, sources: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
     ) -> list[list[float]]:
-        """Returns the log-probability of each answer's tokens, ``</s>`` included, in nats."""
+        """Returns the log-probability of each answer's tokens, ``</s>`` included, in nats; the
+        answers come without it.
+        """
 
     def vocabulary(self) -> list[str]:
         """Returns the token of each id."""
@@ -104,54 +100,43 @@ class Parity:
 class Reference:
     """The float32 model in torch, behind the same functions."""
 
+    runtime = "torch"
+
     def __init__(self, predictor: Predictor) -> None:
         """Takes a whole model, or an adapter on its base."""
-        self.predictor = predictor
+        self.predictor, self.engine = predictor, predictor.torch
         self.end = int(predictor.tokenizer.eos_token_id)
 
-    @torch.inference_mode()
     def answers(
-        self, sources: Sequence[Sequence[int]], *, num_beams: int, max_new_tokens: int
+        self, sources: Sequence[Sequence[int]], settings: DecodingSettings
     ) -> list[list[int]]:
-        """See :class:`Engine`."""
-        predictor, found = self.predictor, []
-        settings = decoding_config(
-            predictor.model,
-            predictor.tokenizer,
-            max_new_tokens=max_new_tokens,
-            num_beams=num_beams,
-            positions=predictor.max_positions,
-        )
-        settings.early_stopping = True
-        with predictor.ready() as model, only(model, settings):
-            generate = model.generate
-            for start in range(0, len(sources), _BATCH):
-                output_BT = generate(**self._inputs(sources[start : start + _BATCH]))
-                found += answer_ids(output_BT, self.end)
-        return [[token for token in answer if token != self.end] for answer in found]
+        """See :class:`lora_s2s.inference.engine.Engine`."""
+        answers = []
+        for start in range(0, len(sources), _BATCH):
+            answers += self.engine.answers(sources[start : start + _BATCH], settings)
+        return answers
 
     @torch.inference_mode()
     def log_probs(
         self, sources: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
     ) -> list[list[float]]:
-        """See :class:`Engine`."""
-        start_id = self.predictor.model.config.decoder_start_token_id
+        """See :class:`ScoringEngine`."""
+        start_id = self.engine.model.config.decoder_start_token_id
         begin = self.predictor.tokenizer.pad_token_id if start_id is None else start_id
         rows = []
-        with self.predictor.ready() as model:
+        with self.engine.ready() as model:
             for source, answer in zip(sources, answers, strict=True):
                 decoder_ids_BT = torch.tensor([[begin, *answer]])
                 labels_T = torch.tensor([*answer, self.end])
-                logits_BTV = model(
-                    **self._inputs([source]), decoder_input_ids=decoder_ids_BT
-                ).logits
+                inputs = self.engine.inputs([source])
+                logits_BTV = model(**inputs, decoder_input_ids=decoder_ids_BT).logits
                 logits_BTV[..., self._never()] = -torch.inf
                 log_probs_TV = logits_BTV[0].float().log_softmax(dim=-1)
                 rows.append(log_probs_TV.gather(1, labels_T[:, None])[:, 0].tolist())
         return rows
 
     def vocabulary(self) -> list[str]:
-        """See :class:`Engine`."""
+        """See :class:`ScoringEngine`."""
         tokenizer = self.predictor.tokenizer
         tokens: list[str] = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         return tokens
@@ -160,23 +145,13 @@ class Reference:
         """Ids that no answer holds, such as Marian's padding; other runtimes leave them out of the
         softmax.
         """
-        model = self.predictor.model
-        banned = model.generation_config.bad_words_ids or []
+        banned = self.engine.model.generation_config.bad_words_ids or []
         return [ids[0] for ids in banned if len(ids) == 1]
-
-    def _inputs(self, sources: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
-        rows = [torch.tensor(list(source)) for source in sources]
-        pad = self.predictor.tokenizer.pad_token_id
-        mask = [torch.ones_like(row) for row in rows]
-        return {
-            "input_ids": pad_sequence(rows, batch_first=True, padding_value=pad),
-            "attention_mask": pad_sequence(mask, batch_first=True),
-        }
 
 
 def compare(
     reference: Reference,
-    export: Engine,
+    export: ScoringEngine,
     sources: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
@@ -190,8 +165,10 @@ def compare(
         max_new_tokens: of each answer.
     """
     sources = sorted(sources, key=len)
-    greedy, reference_speed = _timed(reference, sources, max_new_tokens)
-    answers, export_speed = _timed(export, sources, max_new_tokens)
+    settings = DecodingSettings(max_new_tokens)
+    greedy, reference_speed = _timed(reference, sources, settings)
+    answers, export_speed = _timed(export, sources, settings)
+    greedy, answers = without_end(greedy, reference.end), without_end(answers, reference.end)
     expected = reference.log_probs(sources, greedy)
     found = export.log_probs(sources, greedy)
     differences = [
@@ -199,8 +176,9 @@ def compare(
         for row, other in zip(expected, found, strict=True)
         for a, b in zip(row, other, strict=True)
     ]
-    searched = {"num_beams": BEAMS, "max_new_tokens": max_new_tokens}
-    beam, other_beam = reference.answers(sources, **searched), export.answers(sources, **searched)
+    search = DecodingSettings(max_new_tokens, num_beams=BEAMS, early_stopping=True)
+    beam = without_end(reference.answers(sources, search), reference.end)
+    other_beam = without_end(export.answers(sources, search), reference.end)
     return Parity(
         sources=len(sources),
         tokens=sum(len(answer) + 1 for answer in greedy),
@@ -216,7 +194,7 @@ def compare(
     )
 
 
-def check(parity: Parity, reference: Reference, export: Engine, precision: str) -> None:
+def check(parity: Parity, reference: Reference, export: ScoringEngine, precision: str) -> None:
     """Refuses an export that differs by more than its precision explains.
 
     Raises:
@@ -248,22 +226,26 @@ def check(parity: Parity, reference: Reference, export: Engine, precision: str) 
         )
 
 
+def without_end(answers: Sequence[Sequence[int]], end: int) -> list[list[int]]:
+    """Returns answers without their ``</s>``."""
+    return [[token for token in answer if token != end] for answer in answers]
+
+
 def _timed(
-    engine: Engine, sources: Sequence[Sequence[int]], max_new_tokens: int
+    engine: Engine, sources: Sequence[Sequence[int]], settings: DecodingSettings
 ) -> tuple[list[list[int]], Speed]:
     """Greedy answers to all sources in batches, and the time of some alone."""
-    limits = {"num_beams": 1, "max_new_tokens": max_new_tokens}
-    engine.answers(sources[:1], **limits)  # first calls set buffers up
+    engine.answers(sources[:1], settings)  # first calls set buffers up
     began = time.perf_counter()
-    answers = engine.answers(sources, **limits)
+    answers = engine.answers(sources, settings)
     seconds = time.perf_counter() - began
     alone = []
     for source in sources[:: max(1, len(sources) // 16)]:
         began_alone = time.perf_counter()
-        engine.answers([source], **limits)
+        engine.answers([source], settings)
         alone.append(1000 * (time.perf_counter() - began_alone))
     alone.sort()
-    tokens = sum(len(answer) + 1 for answer in answers)
+    tokens = sum(map(len, answers))
     return answers, Speed(
         tokens_per_second=tokens / seconds,
         latency_p50=statistics.median(alone),

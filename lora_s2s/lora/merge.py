@@ -174,7 +174,13 @@ def _write_model(
     begin_answers(adapter.model, **first_ids(tokenizer))
     unused, note = not_used(base.model.generation_config), loading_note(base.model.config)
     positions = base.family.max_positions(base.model.config)
-    generation = decoding_config(base.model, tokenizer, **decoding, positions=positions)
+    generation = decoding_config(
+        base.model,
+        tokenizer,
+        max_new_tokens=decoding["max_new_tokens"],
+        num_beams=decoding["num_beams"],
+        positions=positions,
+    )
     probes = list(probes_of(adapter, tokenizer, generation, probe_texts))
     rest = [name for name in ONTO if quantized and name != onto]
     other = {name: measured(_on_whole_base(adapter, name).model, probes) for name in rest}

@@ -79,19 +79,21 @@ def decoding_config(
     *,
     max_new_tokens: int,
     num_beams: int,
-    positions: int | None,
+    early_stopping: bool | None = None,
+    positions: int | None = None,
 ) -> GenerationConfig:
     """Returns the settings that answers are decoded with, all of them.
 
     Args:
         model: whose language and start ids are set; see
             :func:`lora_s2s.models.common.begin_answers`.
-        positions: how many tokens an answer may have; None where the model sets no limit.
+        positions: how many tokens an answer may have, its start included; None for no limit.
     """
     start, own = model.config.decoder_start_token_id, model.generation_config
     return GenerationConfig(
         max_new_tokens=min(max_new_tokens, positions - 1) if positions else max_new_tokens,
         num_beams=num_beams,
+        early_stopping=early_stopping,
         do_sample=False,
         use_cache=True,
         pad_token_id=tokenizer.pad_token_id,

@@ -16,7 +16,14 @@ from lora_s2s.hub import ADAPTER_CONFIG, check_folder, no_adapter
 from lora_s2s.recipe.layers import Overrides, overridden_keys
 from lora_s2s.recipe.load import load_recipe, recipe_from_settings
 from lora_s2s.recipe.schema import EvaluationSection, Recipe
-from lora_s2s.records import AdapterManifest, ModelManifest, has_manifest, manifest_content
+from lora_s2s.records import (
+    AdapterManifest,
+    ExportManifest,
+    ModelManifest,
+    has_manifest,
+    is_export,
+    manifest_content,
+)
 from lora_s2s.reports.summary import NOTHING, facts, flat, number, score_lines, shown
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
@@ -68,7 +75,7 @@ def decoding_of(folder: Path) -> dict[str, int]:
     recipe.
     """
     if scored := _decoding(folder):
-        return scored
+        return {name: scored[name] for name in ("max_new_tokens", "num_beams")}
     try:
         section = recipe_of(str(folder)).evaluation
     except Error:  # merging needs no recipe
@@ -80,8 +87,8 @@ def decoding_of(folder: Path) -> dict[str, int]:
 def _decoding(folder: Path) -> dict[str, int]:
     """Returns how a folder's manifest says that its model decodes; empty where it does not."""
     kind = AdapterManifest if (folder / ADAPTER_CONFIG).is_file() else ModelManifest
-    decoding = kind.read(folder).decoding
-    return decoding.model_dump() if decoding else {}
+    decoding = (ExportManifest if is_export(folder) else kind).read(folder).decoding
+    return decoding.model_dump(exclude_none=True) if decoding else {}
 
 
 @dataclass(frozen=True)

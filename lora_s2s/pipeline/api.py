@@ -117,6 +117,7 @@ def evaluate(
     limit: int | None = None,
     out: Name | None = None,
     base: Name | None = None,
+    engine: str | None = None,
     overrides: Mapping[str, object] | None = None,
     progress: bool | Display = True,
 ) -> Scores:
@@ -131,12 +132,15 @@ def evaluate(
     True
 
     Args:
-        model: an adapter, its name in ``adapters/``, a model folder, a hub id, or ``demo``.
+        model: an adapter, its name in ``adapters/``, a model or exported folder, a hub id, or
+            ``demo``.
         data: what to score on; the recipe's test data by default.
         baseline: score the base too, and the difference.
         limit: score a random sample of so many sources.
         out: where predictions go; in the adapter's folder by default.
         base: a base in place of the one that the adapter names.
+        engine: ``torch``, or a runtime that the model is exported to first (``ct2``); by default
+            what the folder is made for.
         overrides: such as ``{"evaluation.num_beams": 4}``.
         progress: see :func:`prepare`.
 
@@ -153,6 +157,7 @@ def evaluate(
             limit=limit,
             out=None if out is None else Path(out),
             base=_optional("base", base),
+            engine=_optional("engine", engine),
             overrides=overrides or {},
         )
 
@@ -164,7 +169,7 @@ def load(
     overrides: Mapping[str, object] | None = None,
     progress: bool | Display = True,
 ) -> Model:
-    """Loads a model that answers texts and rows: an adapter, a base or a merged model.
+    """Loads a model that answers texts and rows: an adapter, a base, a merged or an exported model.
 
     >>> import lora_s2s
     >>> model = lora_s2s.load("adapters/short", progress=False)

@@ -11,11 +11,12 @@ from lora_s2s.console import ProgressLine, say
 from lora_s2s.errors import UsageError
 from lora_s2s.evaluation.evaluate import Evaluation, evaluate, record_scores
 from lora_s2s.hub import EVALUATIONS
+from lora_s2s.lora.adapter import is_adapter
 from lora_s2s.outputs import check_writable
 from lora_s2s.pipeline import html
 from lora_s2s.pipeline.adapters import NO_DATA, names_code, recipe_of
+from lora_s2s.pipeline.engines import predictor_on
 from lora_s2s.pipeline.followed import followed
-from lora_s2s.pipeline.model import predictor_of
 from lora_s2s.pipeline.predict import decoding_settings
 from lora_s2s.pipeline.scored_data import check_files, chosen_metrics, scored_data
 from lora_s2s.recipe.layers import Overrides, overridden_keys
@@ -56,11 +57,16 @@ def score_model(
     limit: int | None = None,
     out: Path | None = None,
     base: str | None = None,
+    engine: str | None = None,
     overrides: Overrides = (),
 ) -> Scores:
     """Decodes and scores; writes predictions and refreshes the adapter's manifest, card and report.
 
     Results on another base (``base``) stay out of the adapter's folder: they are not its own.
+
+    Args:
+        engine: ``torch``, or a runtime that the model is exported to first, in float32; by default
+            what the folder is made for.
     """
     if data is not None:
         check_files(data)
@@ -69,7 +75,7 @@ def score_model(
     )
     if data is None and recipe.data.train != NO_DATA:
         recipe = followed(recipe, model, overrides)
-    predictor = predictor_of(model, recipe, base)
+    predictor = predictor_on(engine, model, recipe, base=base, data=data)
     if names_code(format := predictor.settings.format, overrides):
         raise UsageError(
             f"the model's folder names a function to read rows with, '{format}': it runs only "
@@ -84,7 +90,8 @@ def score_model(
     if count and count < total:
         name = f"{name}-sample-{count}"
         say(f"scoring a random sample of {count:,} of {total:,} sources, the same one every time")
-    home = Path(model).expanduser() if predictor.has_adapter and base is None else None
+    path = Path(model).expanduser()
+    home = path if path.is_dir() and is_adapter(path) and base is None else None
     folder = out or (home / EVALUATIONS / name if home else None)
     if folder is not None:
         check_writable(folder.parent)

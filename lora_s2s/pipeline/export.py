@@ -11,14 +11,17 @@ from lora_s2s.errors import UsageError, nearest
 from lora_s2s.exporters import ct2, parity
 from lora_s2s.files import require_space, write_text
 from lora_s2s.hub import locate_model
+from lora_s2s.inference.ct2_engine import Ct2Engine, library
+from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.loading import load_predictor
+from lora_s2s.inference.predictor import Predictor
 from lora_s2s.lora.adapter import is_adapter
 from lora_s2s.lora.merge import merge_adapter
 from lora_s2s.outputs import check_writable, whole_folder
 from lora_s2s.pipeline import html
 from lora_s2s.pipeline.adapters import decoding_of
 from lora_s2s.pipeline.merge import probe_texts
-from lora_s2s.records import InputSettings, described, write
+from lora_s2s.records import described, write
 
 RUNTIMES = {"ct2": ct2.PRECISIONS}
 _SOURCES = 64
@@ -70,7 +73,7 @@ def export_model(
         SetupError: the runtime is not installed.
     """
     _check_choices(format, precision)
-    ct2.library()  # before minutes go into merging
+    library()  # before minutes go into merging
     folder = Path(model).expanduser()
     if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
         raise UsageError(f"{out} is inside the model's folder", hint="choose another folder")
@@ -80,18 +83,17 @@ def export_model(
     with whole_folder(out) as staged:
         whole = _whole_model(model, staged / "work", texts, base)
         predictor = load_predictor(whole, dtype="float32", device="cpu")
-        ct2.check_family(predictor.model.config.model_type)
-        parameters = sum(weight.numel() for weight in predictor.model.parameters())
+        ct2.check_family(predictor.torch.model.config.model_type)
+        parameters = sum(weight.numel() for weight in predictor.torch.model.parameters())
         require_space(staged.parent, parameters * _SIZES.get(precision, 1))
         ct2.convert(predictor, locate_model(whole), staged / "work" / "ct2", precision)
         predictor = load_predictor(whole, dtype="float32", device="cpu")
         engine = ct2.engine_of(predictor, staged / "work" / "ct2")
         reference = parity.Reference(predictor)
         sources = [predictor.encode(text) for text in dict.fromkeys(texts)]
-        if predictor.max_positions is not None:  # the start takes one
-            most = min(decoding["max_new_tokens"], predictor.max_positions - 1)
-            decoding = {**decoding, "max_new_tokens": most}
-        most = min(decoding["max_new_tokens"], _LONGEST_ANSWER)
+        limits = predictor.within_positions(DecodingSettings(decoding["max_new_tokens"]))
+        decoding = {**decoding, "max_new_tokens": limits.max_new_tokens}
+        most = min(limits.max_new_tokens, _LONGEST_ANSWER)
         say(f"comparing {len(sources)} sources with the float32 model")
         measured = parity.compare(reference, engine, sources, max_new_tokens=most)
         parity.check(measured, reference, engine, precision)
@@ -101,7 +103,7 @@ def export_model(
         shutil.rmtree(staged / "work")
         size = sum(path.stat().st_size for path in staged.iterdir())
         report = ExportReport(str(out), format, precision, size, measured)
-        _describe(staged, report, engine, predictor.settings, decoding)
+        _describe(staged, report, engine, predictor, decoding)
     return report
 
 
@@ -136,15 +138,17 @@ def _whole_model(model: str, work: Path, texts: list[str], base: str | None) -> 
 def _describe(
     staged: Path,
     report: ExportReport,
-    engine: ct2.Ct2Engine,
-    settings: InputSettings,
+    engine: Ct2Engine,
+    predictor: Predictor,
     decoding: dict[str, int],
 ) -> None:
     contents = {
         "format": 1,
         "export": {"format": report.format, "precision": report.precision},
-        "input": vars(settings),
+        "input": vars(predictor.settings),
         "decoding": decoding,
+        "positions": predictor.max_positions,
+        "never": list(engine.never),
         "parity": report.parity.to_dict(),
         "files": described(staged.iterdir()),
     }

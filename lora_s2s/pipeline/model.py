@@ -9,7 +9,8 @@ from typing import Any, overload
 from lora_s2s.console import say
 from lora_s2s.display import Display
 from lora_s2s.errors import UsageError
-from lora_s2s.inference.loading import Predictor, load_predictor
+from lora_s2s.inference.loading import load_predictor
+from lora_s2s.inference.predictor import Predictor
 from lora_s2s.pipeline.adapters import recipe_of
 from lora_s2s.pipeline.predict import answer, rendered
 from lora_s2s.pipeline.surroundings import called

@@ -8,7 +8,8 @@ from lora_s2s.console import ProgressLine
 from lora_s2s.errors import DataError
 from lora_s2s.examples.template import PromptTemplate
 from lora_s2s.inference import decode as decoding
-from lora_s2s.inference.loading import Predictor
+from lora_s2s.inference.engine import DecodingSettings
+from lora_s2s.inference.predictor import Predictor
 from lora_s2s.pipeline.texts import Inputs
 from lora_s2s.recipe.schema import EvaluationSection
 from lora_s2s.records import InputSettings
@@ -51,15 +52,16 @@ def template_lines(predictor: Predictor, inputs: Inputs) -> list[str]:
     return lines
 
 
-def decoding_settings(
-    section: EvaluationSection, trained_on: InputSettings
-) -> decoding.DecodingSettings:
+def decoding_settings(section: EvaluationSection, trained_on: InputSettings) -> DecodingSettings:
     """Returns the decoding part of a recipe's evaluation section, its limit that of the targets
     where it is auto.
     """
     limit = section.answer_tokens(trained_on.max_target_tokens)
-    return decoding.DecodingSettings(
-        limit, num_beams=section.num_beams, batch_tokens=section.batch_tokens
+    return DecodingSettings(
+        limit,
+        num_beams=section.num_beams,
+        batch_tokens=section.batch_tokens,
+        early_stopping=section.early_stopping,
     )
 
 

@@ -16,7 +16,7 @@ from lora_s2s.examples.columns import two_languages
 from lora_s2s.examples.example import Example
 from lora_s2s.examples.read import Examples
 from lora_s2s.examples.shapes import FORMATS
-from lora_s2s.inference.loading import Predictor
+from lora_s2s.inference.predictor import Predictor
 from lora_s2s.pipeline.adapters import NO_DATA
 from lora_s2s.pipeline.prepare import prepare_data
 from lora_s2s.readers.origins import find_origins

@@ -337,6 +337,11 @@ class EvaluationSection(Section):
         "without an adapter.",
     )
     num_beams: Beams = Field(default=1, description="Beams; 1 is greedy.")
+    early_stopping: bool | None = Field(
+        default=None,
+        description="End a beam search with as many answers as beams; null: as the runtime does "
+        "(torch: no, ct2: yes).",
+    )
     batch_tokens: int = Field(default=8192, ge=16, description="Padded tokens decoded at once.")
     limit: int | None = Field(
         default=None,

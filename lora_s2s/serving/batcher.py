@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from lora_s2s.errors import DataError, UsageError
-from lora_s2s.inference.decode import MOST_HYPOTHESES, DecodingSettings, Prediction, decode
+from lora_s2s.inference.decode import MOST_HYPOTHESES, Prediction, decode
+from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.serving.models import Served
 
 _Result = TypeVar("_Result")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from lora_s2s.errors import UsageError
 from lora_s2s.examples.shapes import DIALOGUES
-from lora_s2s.inference.decode import DecodingSettings
-from lora_s2s.inference.loading import Predictor
+from lora_s2s.inference.engine import DecodingSettings
+from lora_s2s.inference.predictor import Predictor
 from lora_s2s.pipeline.adapters import recipe_of
 from lora_s2s.pipeline.model import predictor_of
 from lora_s2s.pipeline.names import located

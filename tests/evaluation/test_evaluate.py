@@ -20,7 +20,8 @@ from lora_s2s.evaluation.evaluate import (
     record_scores,
     sample_places,
 )
-from lora_s2s.inference.decode import DecodingSettings, Prediction
+from lora_s2s.inference.decode import Prediction
+from lora_s2s.inference.engine import DecodingSettings
 
 SETTINGS = DecodingSettings(max_new_tokens=9)
 SOURCES = ["a", "b", "c", "d"]

@@ -23,7 +23,8 @@ from transformers import AutoModelForSeq2SeqLM
 from lora_s2s.data.collate import Batch, collate
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import write_json
-from lora_s2s.inference.decode import DecodingSettings, decode
+from lora_s2s.inference.decode import decode
+from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.lora.adapter import load_adapter, save_adapter
 from lora_s2s.lora.inject import trainable_parameters
@@ -312,12 +313,12 @@ def test_a_checkpoints_own_decoding_settings_change_nothing(trained_bart: Path) 
     predictor = load_predictor(str(trained_bart), device="cpu")
     expected = decode(predictor, list(PAIRS), DecodingSettings(max_new_tokens=2))
     assert not any(answer.stopped for answer in expected)
-    own = predictor.model.get_base_model().generation_config
+    own = predictor.torch.model.get_base_model().generation_config
     own.update(
         min_length=9, no_repeat_ngram_size=1, forced_eos_token_id=2, num_beams=4, length_penalty=3.0
     )
     assert decode(predictor, list(PAIRS), DecodingSettings(max_new_tokens=2)) == expected
-    assert predictor.model.get_base_model().generation_config is own
+    assert predictor.torch.model.get_base_model().generation_config is own
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from tiny_tokenizers import write_tokenizer
 from transformers import AutoModelForSeq2SeqLM
 
 from lora_s2s.data.collate import collate
-from lora_s2s.inference.decode import DecodingSettings, decode
+from lora_s2s.inference.decode import decode
+from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.models.common import begin_answers
 from lora_s2s.models.loading import load_base
@@ -167,7 +168,7 @@ def test_forced_first_ids_are_what_greedy_search_goes_on_from(tmp_path: Path) ->
     tokenizer = predictor.tokenizer
     ids = [2, tokenizer.get_lang_id("fr")]
     while len(ids) < 7 and ids[-1] != 2:
-        logits = predictor.model(
+        logits = predictor.torch.model(
             input_ids=torch.tensor([predictor.encode("stu vw")]),
             decoder_input_ids=torch.tensor([ids]),
         ).logits

@@ -11,7 +11,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from lora_s2s.inference.loading import InputSettings, Predictor
+from lora_s2s.inference.predictor import Predictor
+from lora_s2s.inference.torch_engine import TorchEngine
+from lora_s2s.records import InputSettings
 
 WORDS = [",", *(f"w{index}" for index in range(1, 240))]
 
@@ -33,6 +35,8 @@ def tiny_predictor(tiny_t5: Callable[..., torch.nn.Module]) -> Callable[..., Pre
         with torch.no_grad():
             # Some answers end, some run on: both must be told apart.
             model.lm_head.weight[1] *= 4
-        return Predictor("tiny", model, tiny_tokenizer(), InputSettings.model_construct(**settings))
+        tokenizer = tiny_tokenizer()
+        engine = TorchEngine("tiny", model, tokenizer)
+        return Predictor("tiny", engine, tokenizer, InputSettings.model_construct(**settings))
 
     return build

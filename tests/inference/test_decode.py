@@ -17,8 +17,9 @@ from torch import nn
 from transformers import GenerationConfig
 
 from lora_s2s.errors import ResourceError, UsageError
-from lora_s2s.inference.decode import DecodingSettings, decode, length_batches
-from lora_s2s.inference.loading import Predictor
+from lora_s2s.inference.decode import decode, length_batches
+from lora_s2s.inference.engine import DecodingSettings
+from lora_s2s.inference.predictor import Predictor
 
 Build = Callable[..., Predictor]
 
@@ -48,6 +49,10 @@ class Scripted(nn.Module):
         return torch.tensor([self.answers[index] for index in range(len(asked["input_ids"]))])
 
 
+def with_model(predictor: Predictor, model: Any, **engine: bool) -> Predictor:
+    return replace(predictor, engine=replace(predictor.torch, model=model, **engine))
+
+
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_batch_and_order_change_nothing(tiny_predictor: Build, num_beams: int) -> None:
     predictor, texts = tiny_predictor(), sources()
@@ -70,7 +75,7 @@ def test_greedy_is_the_argmax_of_the_plain_forward(tiny_predictor: Build) -> Non
         ids = [0]
         while len(ids) < 7 and 1 not in ids:
             with torch.no_grad():
-                logits = predictor.model(
+                logits = predictor.torch.model(
                     input_ids=input_ids, decoder_input_ids=torch.tensor([ids])
                 ).logits
             ids.append(int(logits[0, -1].argmax()))
@@ -81,9 +86,9 @@ def test_greedy_is_the_argmax_of_the_plain_forward(tiny_predictor: Build) -> Non
 def test_train_mode_and_gradients_do_not_leak_in(tiny_predictor: Build) -> None:
     predictor = tiny_predictor()
     expected = decode(predictor, sources(), DecodingSettings(max_new_tokens=8))
-    predictor.model.train()
+    predictor.torch.model.train()
     assert decode(predictor, sources(), DecodingSettings(max_new_tokens=8)) == expected
-    assert not predictor.model.training
+    assert not predictor.torch.model.training
 
 
 def test_baseline_is_the_base_without_its_adapter(tiny_predictor: Build) -> None:
@@ -92,8 +97,8 @@ def test_baseline_is_the_base_without_its_adapter(tiny_predictor: Build) -> None
     expected = decode(plain, sources(), settings)
     torch.manual_seed(1)
     config = peft.LoraConfig(target_modules=["q", "v"], r=4, lora_alpha=64, init_lora_weights=False)
-    adapted = peft.get_peft_model(tiny_predictor().model, config)
-    predictor = replace(plain, model=adapted, has_adapter=True)
+    adapted = peft.get_peft_model(tiny_predictor().torch.model, config)
+    predictor = with_model(plain, adapted, has_adapter=True)
     changed = decode(predictor, sources(), settings)
     assert changed != expected
     assert decode(predictor.baseline(), sources(), settings) == expected
@@ -107,7 +112,7 @@ def test_a_whole_model_has_no_baseline(tiny_predictor: Build) -> None:
 
 def test_answers_are_cut_at_the_end_token_and_kept_verbatim(tiny_predictor: Build) -> None:
     model = Scripted([0, 4, 3, 5, 1, 0, 0], [0, 4, 2, 3, 6, 7, 8], [0, 1, 9, 9, 9, 9, 9])
-    predictor = replace(tiny_predictor(), model=model)
+    predictor = with_model(tiny_predictor(), model)
     ended, unended, empty = decode(
         predictor, ["w1 w2 w3", "w1 w2", "w1"], DecodingSettings(max_new_tokens=6)
     )
@@ -120,7 +125,7 @@ def test_answers_are_cut_at_the_end_token_and_kept_verbatim(tiny_predictor: Buil
 def test_limits_are_always_given_and_padding_is_masked(tiny_predictor: Build) -> None:
     model = Scripted([0, 1], [0, 1])
     decode(
-        replace(tiny_predictor(), model=model),
+        with_model(tiny_predictor(), model),
         ["w1", "w1 w2 w3"],
         DecodingSettings(max_new_tokens=77, num_beams=2),
     )
@@ -133,7 +138,7 @@ def test_limits_are_always_given_and_padding_is_masked(tiny_predictor: Build) ->
 
 def test_equal_sources_are_decoded_once_and_progress_counts_all(tiny_predictor: Build) -> None:
     model, seen = Scripted([0, 4, 1], [0, 5, 1]), []
-    predictor = replace(tiny_predictor(), model=model)
+    predictor = with_model(tiny_predictor(), model)
     texts = ["w1", "w2 w3", "w1", "w1"]
     found = decode(
         predictor, texts, DecodingSettings(), lambda done, total: seen.append((done, total))
@@ -162,7 +167,7 @@ def test_nothing_in_nothing_out(tiny_predictor: Build) -> None:
 
 
 def test_out_of_memory_says_what_to_do(tiny_predictor: Build) -> None:
-    predictor = replace(tiny_predictor(), model=Scripted(error=torch.OutOfMemoryError("boom")))
+    predictor = with_model(tiny_predictor(), Scripted(error=torch.OutOfMemoryError("boom")))
     with pytest.raises(ResourceError) as caught:
         decode(predictor, ["w1"], DecodingSettings(batch_tokens=100))
     assert caught.value.hint == "--set evaluation.batch_tokens=50"
@@ -178,7 +183,7 @@ def test_decoding_says_nothing(tiny_predictor: Build, capfd: pytest.CaptureFixtu
     predictor = tiny_predictor()
     # What published checkpoints carry: a length limit of their own, which must neither win nor
     # warn.
-    predictor.model.generation_config.max_length = 3
+    predictor.torch.model.generation_config.max_length = 3
     found = decode(predictor, sources(), DecodingSettings(max_new_tokens=9))
     assert max(answer.tokens for answer in found) == 9
     captured = capfd.readouterr()

@@ -11,8 +11,10 @@ import torch
 from adapting import adapt
 
 from lora_s2s.errors import DataError, Error, UsageError
-from lora_s2s.inference.decode import DecodingSettings, decode
-from lora_s2s.inference.loading import Predictor, load_predictor
+from lora_s2s.inference.decode import decode
+from lora_s2s.inference.engine import DecodingSettings
+from lora_s2s.inference.loading import load_predictor
+from lora_s2s.inference.predictor import Predictor
 from lora_s2s.lora.adapter import save_adapter
 from lora_s2s.models.loading import load_base
 
@@ -24,7 +26,7 @@ SETTINGS = DecodingSettings(max_new_tokens=8)
 def base_folder(tiny_predictor: Callable[..., Predictor], tmp_path: Path) -> Path:
     made = tiny_predictor()
     folder = tmp_path / "base"
-    made.model.save_pretrained(folder)
+    made.torch.model.save_pretrained(folder)
     made.tokenizer.save_pretrained(folder)
     # save_pretrained claims tied weights whatever the checkpoint holds.
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from lora_s2s.errors import DataError, UsageError
-from lora_s2s.inference.loading import InputSettings, Predictor, input_settings
+from lora_s2s.inference.loading import InputSettings, input_settings
+from lora_s2s.inference.predictor import Predictor
 
 Build = Callable[..., Predictor]
 

@@ -13,7 +13,8 @@ from read_and_prepare import how_read, read_examples
 
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.examples.example import Example
-from lora_s2s.inference.loading import InputSettings, Predictor, input_settings
+from lora_s2s.inference.loading import InputSettings, input_settings
+from lora_s2s.inference.predictor import Predictor
 from lora_s2s.pipeline.scored_data import scored_data
 from lora_s2s.recipe.load import recipe_from_settings
 

@@ -14,7 +14,8 @@ import torch
 from tiny_adapters import WORDS
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from lora_s2s.inference.decode import DecodingSettings, decode
+from lora_s2s.inference.decode import decode
+from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.lora.merge import merge_adapter
 

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from tiny_predictors import tiny_predictor as tiny_predictor
 
 from lora_s2s.inference.decode import DecodingSettings, Prediction, decode
-from lora_s2s.inference.loading import Predictor
+from lora_s2s.inference.predictor import Predictor
 from lora_s2s.serving import batcher
 from lora_s2s.serving.app import create_app
 from lora_s2s.serving.models import Served

@@ -1,0 +1,132 @@
+"""The engine that runs a folder of CTranslate2's, on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from lora_s2s.errors import DataError, SetupError, UsageError
+from lora_s2s.files import read_json
+from lora_s2s.inference.engine import DecodingSettings
+from lora_s2s.records import ExportManifest
+from lora_s2s.tokens.special_tokens import first_ids
+
+INSTALL = "pip install 'lora-s2s[ct2]'"
+
+
+def library() -> Any:
+    """Returns the module ``ctranslate2`` with its converters.
+
+    Raises:
+        SetupError: it is not installed.
+    """
+    try:
+        import ctranslate2
+        import ctranslate2.converters.transformers
+    except ImportError as error:
+        raise SetupError(f"CTranslate2 is missing: {error}", hint=INSTALL) from error
+    return ctranslate2
+
+
+@dataclass(frozen=True)
+class Ct2Engine:
+    """A converted model.
+
+    Attributes:
+        prefix: tokens that every answer begins with: the target language, where a family needs one.
+        never: sequences of tokens that no answer holds.
+    """
+
+    folder: Path
+    tokenizer: PreTrainedTokenizerBase = field(repr=False)
+    prefix: Sequence[int] = ()
+    never: Sequence[Sequence[int]] = ()
+    threads: int = 0
+    runtime: str = "ct2"
+    _translator: Any = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        ctranslate2 = library()
+        try:
+            translator = ctranslate2.Translator(
+                str(self.folder), device="cpu", intra_threads=self.threads
+            )
+        except (RuntimeError, ValueError, IndexError) as error:
+            problem = f"CTranslate2 cannot load the model: {error}"
+            raise DataError(problem, hint="export it again", where=str(self.folder)) from error
+        object.__setattr__(self, "_translator", translator)
+
+    def answers(
+        self, sources: Sequence[Sequence[int]], settings: DecodingSettings
+    ) -> list[list[int]]:
+        """See :class:`lora_s2s.inference.engine.Engine`; ``early_stopping`` is always on."""
+        if settings.num_beams > 1 and settings.early_stopping is False:
+            raise UsageError(
+                "CTranslate2 ends a beam search as soon as it has as many answers as beams",
+                hint="--set evaluation.early_stopping=true, or answer with the model itself",
+            )
+        prefixes = [self._tokens(self.prefix)] * len(sources) if self.prefix else None
+        results = self._translator.translate_batch(
+            [self._tokens(source) for source in sources],
+            target_prefix=prefixes,
+            beam_size=settings.num_beams,
+            min_decoding_length=0,
+            max_decoding_length=settings.max_new_tokens,
+            max_input_length=0,
+            suppress_sequences=[self._tokens(ids) for ids in self.never] or None,
+            return_end_token=True,
+        )
+        return [self._ids(result.hypotheses[0]) for result in results]
+
+    def log_probs(
+        self, sources: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        """Returns the log-probability of each token of given answers, of the ``</s>`` after it too,
+        in nats.
+        """
+        scored = self._translator.score_batch(
+            [self._tokens(source) for source in sources],
+            [self._tokens(answer) for answer in answers],
+            max_input_length=0,
+            max_batch_size=8192,
+            batch_type="tokens",
+        )
+        return [list(result.log_probs) for result in scored]
+
+    def vocabulary(self) -> list[str]:
+        """Returns the token of each id, as the converted model knows it."""
+        # One file where both sides share it, else one for each.
+        shared = self.folder / "shared_vocabulary.json"
+        path = shared if shared.is_file() else self.folder / "target_vocabulary.json"
+        tokens: list[str] = read_json(path)
+        return tokens
+
+    def _tokens(self, ids: Sequence[int]) -> list[str]:
+        tokens: list[str] = self.tokenizer.convert_ids_to_tokens(list(ids))
+        return tokens
+
+    def _ids(self, tokens: Sequence[str]) -> list[int]:
+        ids: list[int] = self.tokenizer.convert_tokens_to_ids(list(tokens))
+        return ids
+
+
+def open_folder(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, manifest: ExportManifest
+) -> Ct2Engine:
+    """Opens what ``export --format ct2`` wrote, its files verified already.
+
+    Raises:
+        DataError: the manifest does not list the weights, or CTranslate2 refuses them.
+        SetupError: CTranslate2 is not installed.
+    """
+    if "model.bin" not in manifest.files:
+        problem = "`manifest.json` is damaged: files lacks model.bin"
+        raise DataError(problem, hint=manifest.hint, where=str(manifest.path(folder)))
+    first = first_ids(tokenizer)["first"]
+    return Ct2Engine(
+        folder, tokenizer, prefix=() if first is None else (first,), never=manifest.never
+    )

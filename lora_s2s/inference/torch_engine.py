@@ -1,0 +1,90 @@
+"""The engine that runs transformers' ``generate``: any family, with or without an adapter.
+
+Legend: B batch, S source length, T target length; ``_BS`` and ``_BT`` name the axes of a tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lora_s2s.errors import ResourceError, ran_out_of_memory
+from lora_s2s.inference.engine import DecodingSettings
+from lora_s2s.models.generation import answer_ids, decoding_config, only
+from lora_s2s.models.loading import quiet
+from lora_s2s.models.logits import finite_logits
+
+
+@dataclass(frozen=True)
+class TorchEngine:
+    """A model in torch; ``name`` is for messages.
+
+    ``has_adapter``: PEFT wraps the model, and ``adapter_on`` says whether it answers with its
+    adapter.
+    """
+
+    name: str
+    model: PreTrainedModel = field(repr=False)
+    tokenizer: PreTrainedTokenizerBase = field(repr=False)
+    has_adapter: bool = False
+    adapter_on: bool = True
+    runtime: str = "torch"
+
+    def without_adapter(self) -> TorchEngine:
+        """Returns the same model with its adapter switched off, without a second copy."""
+        return replace(self, adapter_on=False)
+
+    @contextmanager
+    def ready(self) -> Iterator[PreTrainedModel]:
+        """Yields the model in evaluation mode, without gradients, its adapter on or off."""
+        self.model.eval()
+        off = self.has_adapter and not self.adapter_on
+        switch = self.model.disable_adapter() if off else nullcontext()
+        with torch.inference_mode(), switch:
+            yield self.model
+
+    def inputs(self, sources: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+        """Returns ``input_ids`` and ``attention_mask`` (B, S), padded on the right."""
+        device = next(self.model.parameters()).device
+        rows = [torch.tensor(list(source), dtype=torch.long) for source in sources]
+        pad = self.tokenizer.pad_token_id
+        input_ids_BS = pad_sequence(rows, batch_first=True, padding_value=pad)
+        mask_BS = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        return {"input_ids": input_ids_BS.to(device), "attention_mask": mask_BS.to(device)}
+
+    def answers(
+        self, sources: Sequence[Sequence[int]], settings: DecodingSettings
+    ) -> list[list[int]]:
+        """See :class:`Engine`; ``early_stopping`` is off by default.
+
+        Raises:
+            DataError: the model's logits are not finite.
+        """
+        inputs = self.inputs(sources)
+        config = decoding_config(
+            self.model,
+            self.tokenizer,
+            max_new_tokens=settings.max_new_tokens,
+            num_beams=settings.num_beams,
+            early_stopping=settings.early_stopping,
+        )
+        try:
+            with self.ready() as model, only(model, config), quiet():
+                output_BT = model.generate(
+                    **inputs, generation_config=config, logits_processor=finite_logits(self.name)
+                )
+        except (MemoryError, RuntimeError) as error:
+            if not ran_out_of_memory(error):
+                raise
+            size = (
+                f"{len(sources)} sources of up to {inputs['input_ids'].shape[1]} tokens with "
+                f"{settings.num_beams} beam(s)"
+            )
+            hint = f"--set evaluation.batch_tokens={max(1, settings.batch_tokens // 2)}"
+            raise ResourceError(f"out of memory decoding {size}", hint=hint) from error
+        return answer_ids(output_BT, self.tokenizer.eos_token_id)

@@ -1,0 +1,64 @@
+"""A model on the engine that a user names."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from lora_s2s.console import say
+from lora_s2s.errors import UsageError, nearest
+from lora_s2s.inference.loading import ENGINES, load_predictor
+from lora_s2s.inference.predictor import Predictor
+from lora_s2s.pipeline.export import export_model
+from lora_s2s.pipeline.model import predictor_of
+from lora_s2s.recipe.schema import Recipe
+from lora_s2s.records import ExportManifest, is_export
+
+TORCH = "torch"
+
+
+def predictor_on(
+    engine: str | None,
+    model: str,
+    recipe: Recipe,
+    *,
+    base: str | None,
+    data: str | Sequence[str] | None,
+) -> Predictor:
+    """Loads a model on an engine; for another runtime it is exported first, in float32, into a
+    temporary folder.
+
+    Args:
+        engine: ``torch`` or a key of :data:`lora_s2s.inference.loading.ENGINES`; None for what the
+            folder is made for.
+        data: what the export is compared on; what the adapter was scored or trained on if None.
+
+    Raises:
+        UsageError: an unknown engine, or another than the folder was exported for.
+        RunError: the export answers differently from the model.
+    """
+    if engine is None:
+        return predictor_of(model, recipe, base)
+    known = [TORCH, *ENGINES]
+    if engine not in known:
+        raise UsageError(
+            f"unknown engine '{engine}'{nearest(engine, known)}",
+            hint=f"--engine {' or '.join(known)}",
+        )
+    folder = Path(model).expanduser()
+    if is_export(folder):
+        made_for = ExportManifest.read(folder).export.format
+        if engine != made_for:
+            raise UsageError(
+                f"{model} was exported for {made_for}, so {engine} cannot run it",
+                hint="leave --engine away, or name the adapter or model that it was made from",
+            )
+    if engine == TORCH or is_export(folder):
+        return predictor_of(model, recipe, base)
+    compared = data if data is None or isinstance(data, str) else data[0]
+    with tempfile.TemporaryDirectory() as work:
+        out = Path(work) / engine
+        export_model(model, out, format=engine, data=compared, base=base)
+        say(f"answering with {engine} in float32: it answers as the model does")
+        return load_predictor(str(out))

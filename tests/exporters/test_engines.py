@@ -1,0 +1,135 @@
+"""An exported folder answers wherever a model does: predict, eval, load."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import lora_s2s
+from lora_s2s.errors import DataError, UsageError
+
+ADAPTER = Path(__file__).parents[2] / "adapters" / "demo"
+TEXTS = ["hi there'll be 4 of us, at 7pm. for Sat pls, my name's Lotte Winwick", "table for two"]
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("export") / "demo"
+    lora_s2s.export(ADAPTER, "ct2", out, progress=False)
+    return out
+
+
+@pytest.fixture
+def copied(export: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(export, tmp_path / "copied"))
+
+
+@pytest.mark.parametrize("num_beams", [1, 4])
+def test_an_export_answers_as_its_adapter(export: Path, num_beams: int) -> None:
+    adapter = lora_s2s.load(ADAPTER, overrides={"evaluation.early_stopping": True}, progress=False)
+    exported = lora_s2s.load(export, progress=False)
+    assert exported(TEXTS, num_beams=num_beams) == adapter(TEXTS, num_beams=num_beams)
+
+
+def test_an_export_keeps_the_answer_limit_and_reports_a_cut_answer(export: Path) -> None:
+    exported = lora_s2s.load(export, progress=False)
+    short = exported(TEXTS[0], max_new_tokens=3)
+    assert exported(TEXTS[0]).startswith(short)
+    data = {"data": "demo:test", "limit": 4, "progress": False}
+    cut = lora_s2s.evaluate(export, overrides={"evaluation.max_new_tokens": 3}, **data)
+    assert cut.unstopped == 4
+    assert lora_s2s.evaluate(export, **data).unstopped == 0
+
+
+def test_eval_exports_first_and_scores_the_same(tmp_path: Path) -> None:
+    data = {"data": "demo:test", "limit": 40, "progress": False}
+    on_torch = lora_s2s.evaluate(ADAPTER, out=tmp_path / "torch", engine="torch", **data)
+    on_ct2 = lora_s2s.evaluate(ADAPTER, out=tmp_path / "ct2", engine="ct2", **data)
+    assert on_ct2.metrics == on_torch.metrics
+    assert on_ct2.rows == on_torch.rows
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"engine": "ctranslate"}, "unknown engine 'ctranslate'"),
+        ({"engine": "torch"}, "was exported for ct2, so torch cannot run it"),
+        ({"baseline": True}, "is a whole model"),
+        ({"base": "demo"}, "is not an adapter"),
+        ({"overrides": {"model.dtype": "float16"}}, "was exported in float32"),
+        (
+            {"overrides": {"evaluation.early_stopping": False, "evaluation.num_beams": 2}},
+            "ends a beam search as soon as it has as many answers as beams",
+        ),
+    ],
+)
+def test_what_an_export_cannot_do_is_refused(
+    export: Path, arguments: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        lora_s2s.evaluate(export, "demo:test", limit=2, progress=False, **arguments)  # type: ignore[arg-type]
+    assert message in caught.value.message
+
+
+def test_an_export_is_not_exported_again(export: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is an export for another runtime"):
+        lora_s2s.export(export, "ct2", tmp_path / "again", data="demo:test", progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def spoil_weights(folder: Path) -> None:
+    path = folder / "model.bin"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def drop_weights(folder: Path) -> None:
+    (folder / "model.bin").unlink()
+
+
+def hide_weights(folder: Path) -> None:
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text("utf-8"))
+    del manifest["files"]["model.bin"]
+    path.write_text(json.dumps(manifest), "utf-8")
+
+
+def other_runtime(folder: Path) -> None:
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text("utf-8"))
+    manifest["export"]["format"] = "../evil"
+    path.write_text(json.dumps(manifest), "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoil_weights, "the file differs from its hash"),
+        (drop_weights, "the file is missing"),
+        (hide_weights, "files lacks model.bin"),
+        (other_runtime, "which this version does not run"),
+    ],
+)
+def test_a_damaged_export_is_refused(copied: Path, spoil: object, message: str) -> None:
+    spoil(copied)  # type: ignore[operator]
+    with pytest.raises((DataError, UsageError)) as caught:
+        lora_s2s.load(copied, progress=False)
+    assert message in caught.value.message
+
+
+def test_weights_that_the_runtime_refuses_end_in_one_line(copied: Path) -> None:
+    (copied / "model.bin").write_bytes(b"\0" * 64)
+    path = copied / "manifest.json"
+    manifest = json.loads(path.read_text("utf-8"))
+    del manifest["files"]["model.bin"]
+    manifest["files"]["model.bin"] = {
+        "bytes": 64,
+        "sha256": "f5a5fd42d16a20302798ef6ed309979b43003d2320d9f0e8ea9831a92759fb4b",
+    }
+    path.write_text(json.dumps(manifest), "utf-8")
+    with pytest.raises(DataError, match="CTranslate2 cannot load the model"):
+        lora_s2s.load(copied, progress=False)
