@@ -20,7 +20,7 @@ PRECISIONS = ("float32", "float16", "bfloat16", "int8", "int8_float32", "int8_fl
 
 # Families that CTranslate2 computes, with the settings that its converter expects in the config
 # and that transformers 5 has dropped.
-_EXPECTED_SETTINGS: dict[str, dict[str, bool]] = {
+EXPECTED_SETTINGS: dict[str, dict[str, bool]] = {
     "t5": {},
     "mt5": {},
     "umt5": {},
@@ -39,8 +39,8 @@ def check_family(model_type: str) -> None:
     Raises:
         UsageError: it does not.
     """
-    if model_type not in _EXPECTED_SETTINGS:
-        supported = ", ".join(_EXPECTED_SETTINGS)
+    if model_type not in EXPECTED_SETTINGS:
+        supported = ", ".join(EXPECTED_SETTINGS)
         raise UsageError(
             f"CTranslate2 does not support models of type '{model_type}'; it supports {supported}",
             hint="merge the adapter and run the model with transformers: lora-s2s merge",
@@ -86,7 +86,7 @@ def _converter(predictor: Predictor, folder: Path) -> Any:
 
         def _load(self) -> Any:
             config = predictor.torch.model.config
-            for name, value in _EXPECTED_SETTINGS[config.model_type].items():
+            for name, value in EXPECTED_SETTINGS[config.model_type].items():
                 if not hasattr(config, name):
                     setattr(config, name, value)
             spec = super()._load()

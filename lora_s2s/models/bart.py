@@ -1,6 +1,6 @@
-"""BART's facts, and those of its kin: mBART, M2M100 and NLLB, Marian, Pegasus. One name for each
-layer, learned or computed positions up to a limit, embeddings and head one matrix unless the
-weights say otherwise.
+"""BART's facts, and those of its kin: mBART, M2M100 and NLLB, Marian, Pegasus, Blenderbot. One name
+for each layer, learned or computed positions up to a limit, embeddings and head one matrix unless
+the weights say otherwise.
 """
 
 from __future__ import annotations

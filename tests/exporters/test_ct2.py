@@ -39,7 +39,7 @@ MARIAN = Tiny(
     },
     marks={"</s>": 0, "<unk>": 1, "<s>": 2, "<pad>": 95},
 )
-FAMILIES = {name: tiny for name, tiny in TINY.items() if "LongT5" not in name}
+FAMILIES = {name: tiny for name, tiny in TINY.items() if tiny.family in ct2.EXPECTED_SETTINGS}
 FAMILIES = {**FAMILIES, "Marian": MARIAN}
 # CTranslate2 has one vocabulary a side and no cap on logits: both are refused by the comparison.
 del FAMILIES["Marian (two vocabularies)"], FAMILIES["T5Gemma"]

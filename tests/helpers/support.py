@@ -32,7 +32,7 @@ def record(kind: str, name: str, check: str, note: str = WORKS) -> None:
     else:
         shown = cells(TABLE.read_text(encoding="utf-8")).get((kind, name, check))
         assert shown == cell(note), (
-            f"docs/SUPPORT.md says {shown!r}: write it again with tools/support_table.py"
+            f"docs/SUPPORT.md says {shown!r}: python tools/support_table.py writes it"
         )
 
 

@@ -144,6 +144,12 @@ TINY: dict[str, Tiny] = {
         },
     ),
     "Pegasus": Tiny("pegasus", "PegasusForConditionalGeneration", {**BART_SIZES, **_START_AT_PAD}),
+    "Blenderbot": Tiny(
+        "blenderbot",
+        "BlenderbotForConditionalGeneration",
+        {**BART_SIZES, "pad_token_id": 0, "bos_token_id": 1, "decoder_start_token_id": 1},
+        marks={"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3},
+    ),
     "T5Gemma": Tiny(
         "t5gemma",
         "T5GemmaForConditionalGeneration",

@@ -29,6 +29,17 @@ def _bart() -> Any:
     return transformers.RobertaTokenizer(vocab=vocab, merges=[])
 
 
+def _blenderbot() -> Any:
+    # Bytes with a space before the first word, and x </s>.
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    marks = ["<pad>", "<s>", "</s>", "<unk>", "<mask>"]
+    vocab = {piece: index for index, piece in enumerate([*marks, *letters])}
+    tokenizer = transformers.BlenderbotTokenizer(vocab=vocab, merges=[])
+    frame = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
+    tokenizer._tokenizer.post_processor = frame
+    return tokenizer
+
+
 def _nllb() -> Any:
     vocab = {piece: index for index, piece in enumerate([*SPECIALS, *CHARACTERS])}
     codes = ["deu_Latn", "eng_Latn", "fra_Latn"]
@@ -83,6 +94,7 @@ BUILT: dict[str, Callable[[], Any]] = {
     "t5": _t5,
     "byt5": lambda: transformers.ByT5Tokenizer(extra_ids=10),
     "bart": _bart,
+    "blenderbot": _blenderbot,
     "nllb": _nllb,
     "mbart": _mbart("MBartTokenizer"),
     "mbart50": _mbart("MBart50Tokenizer"),

@@ -26,6 +26,7 @@ EXPECTED = {
     "t5": ("|</s>", "|</s>", None, None),
     "byt5": ("|</s>", "|</s>", None, None),
     "bart": ("<s>|</s>", "<s>|</s>", None, "<s>"),
+    "blenderbot": ("|</s>", "|</s>", None, None),
     "nllb": ("eng_Latn|</s>", "fra_Latn|</s>", None, "fra_Latn"),
     "mbart": ("|</s> en_XX", "|</s> ro_RO", "ro_RO", None),
     "mbart50": ("en_XX|</s>", "ro_RO|</s>", None, "ro_RO"),
