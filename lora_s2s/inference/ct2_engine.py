@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lora_s2s.errors import DataError, SetupError, UsageError
 from lora_s2s.files import read_json
-from lora_s2s.inference.engine import DecodingSettings
+from lora_s2s.inference.engine import DecodingSettings, Watch
 from lora_s2s.records import ExportManifest
 from lora_s2s.tokens.special_tokens import first_ids
 
@@ -64,6 +64,27 @@ class Ct2Engine:
         self, sources: Sequence[Sequence[int]], settings: DecodingSettings
     ) -> list[list[int]]:
         """See :class:`lora_s2s.inference.engine.Engine`; ``early_stopping`` is always on."""
+        return self._translate(sources, settings, None)
+
+    def watched_answers(
+        self, sources: Sequence[Sequence[int]], settings: DecodingSettings, watch: Watch
+    ) -> list[list[int]]:
+        """See :class:`lora_s2s.inference.engine.WatchedEngine`."""
+        produced: list[list[int]] = [list(self.prefix) for _ in sources]
+
+        def step(result: Any) -> bool:
+            ids = produced[result.batch_id]
+            ids.append(result.token_id)
+            return watch(result.batch_id, ids)
+
+        return self._translate(sources, settings, step)
+
+    def _translate(
+        self,
+        sources: Sequence[Sequence[int]],
+        settings: DecodingSettings,
+        step: Callable[[Any], bool] | None,
+    ) -> list[list[int]]:
         if settings.num_beams > 1 and settings.early_stopping is False:
             raise UsageError(
                 "CTranslate2 ends a beam search as soon as it has as many answers as beams",
@@ -79,6 +100,7 @@ class Ct2Engine:
             max_input_length=0,
             suppress_sequences=[self._tokens(ids) for ids in self.never] or None,
             return_end_token=True,
+            callback=step,
         )
         return [self._ids(result.hypotheses[0]) for result in results]
 

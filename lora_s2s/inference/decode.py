@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 from transformers import PreTrainedTokenizerBase
 
-from lora_s2s.inference.engine import DecodingSettings
+from lora_s2s.inference.engine import DecodingSettings, Watch, WatchedEngine
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.tokens.encoder import panics_as_errors
 from lora_s2s.tokens.special_tokens import first_ids
@@ -29,11 +30,18 @@ class Prediction:
     stopped: bool
 
 
+Follow: TypeAlias = Callable[[int, Callable[[], Prediction]], bool]
+"""Called after each token of an answer, with the place of its source and a function that returns
+the answer so far; True ends it there.
+"""
+
+
 def decode(
     predictor: Predictor,
     sources: Sequence[str],
     settings: DecodingSettings | None = None,
     progress: Callable[[int, int], None] | None = None,
+    follow: Follow | None = None,
 ) -> list[Prediction]:
     """Answers every rendered source, in input order.
 
@@ -47,6 +55,8 @@ def decode(
         sources: encoder texts as :meth:`Predictor.render` gives them.
         settings: limits; the defaults if None.
         progress: called with (sources done, sources in all) after each batch.
+        follow: follows answers while they are produced, if the engine can; never with beams, which
+            change their mind.
 
     Raises:
         ResourceError: a batch does not fit the accelerator's memory.
@@ -55,18 +65,39 @@ def decode(
     """
     settings = predictor.within_positions(settings or DecodingSettings())
     rows = [tuple(predictor.encode(source)) for source in sources]
-    repeats = Counter(rows)
+    places: dict[tuple[int, ...], list[int]] = {}
+    for place, row in enumerate(rows):
+        places.setdefault(row, []).append(place)
     first = first_ids(predictor.tokenizer)["first"]
+    read = partial(_prediction, tokenizer=predictor.tokenizer, first=first)
     predictions: dict[tuple[int, ...], Prediction] = {}
     done = 0
-    for batch in length_batches(list(repeats), settings):
-        answers = predictor.engine.answers(batch, settings)
+    engine = predictor.engine
+    for batch in length_batches(list(places), settings):
+        if follow is not None and settings.num_beams == 1 and isinstance(engine, WatchedEngine):
+            watch = _watch(follow, [places[row] for row in batch], read)
+            answers = engine.watched_answers(batch, settings, watch)
+        else:
+            answers = engine.answers(batch, settings)
         for row, ids in zip(batch, answers, strict=True):
-            predictions[row] = _prediction(ids, predictor.tokenizer, first)
-        done += sum(repeats[row] for row in batch)
+            predictions[row] = read(ids)
+        done += sum(len(places[row]) for row in batch)
         if progress is not None:
             progress(done, len(rows))
     return [predictions[row] for row in rows]
+
+
+def _watch(
+    follow: Follow, places: Sequence[Sequence[int]], read: Callable[[list[int]], Prediction]
+) -> Watch:
+    """Returns what an engine calls: a row is ended once none of its sources wants more."""
+
+    def watch(row: int, ids: list[int]) -> bool:
+        so_far = partial(read, ids)
+        wishes = [follow(place, so_far) for place in places[row]]
+        return all(wishes)
+
+    return watch
 
 
 def length_batches(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from lora_s2s.errors import UsageError
 
@@ -58,3 +58,19 @@ class Engine(Protocol):
             UsageError: a setting that the runtime lacks, by name.
             ResourceError: the batch does not fit the memory.
         """
+
+
+Watch: TypeAlias = Callable[[int, list[int]], bool]
+"""Called after each token of an answer, with its place in the batch and its ids so far; True ends
+it there.
+"""
+
+
+@runtime_checkable
+class WatchedEngine(Engine, Protocol):
+    """An engine whose greedy answers can be followed while they are produced."""
+
+    def watched_answers(
+        self, sources: Sequence[Sequence[int]], settings: DecodingSettings, watch: Watch
+    ) -> list[list[int]]:
+        """Answers one batch greedily; see :meth:`Engine.answers`."""

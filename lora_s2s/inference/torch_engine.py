@@ -11,10 +11,15 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from lora_s2s.errors import ResourceError, ran_out_of_memory
-from lora_s2s.inference.engine import DecodingSettings
+from lora_s2s.inference.engine import DecodingSettings, Watch
 from lora_s2s.models.generation import answer_ids, decoding_config, only
 from lora_s2s.models.loading import quiet
 from lora_s2s.models.logits import finite_logits
@@ -65,6 +70,23 @@ class TorchEngine:
         Raises:
             DataError: the model's logits are not finite.
         """
+        return self._generate(sources, settings, [])
+
+    def watched_answers(
+        self, sources: Sequence[Sequence[int]], settings: DecodingSettings, watch: Watch
+    ) -> list[list[int]]:
+        """See :class:`WatchedEngine`."""
+        watching = _Watching(watch, len(sources), self.tokenizer.eos_token_id)
+        answers = self._generate(sources, settings, [watching])
+        # Padding follows an answer that was ended early.
+        return [ids[:length] for ids, length in zip(answers, watching.lengths, strict=True)]
+
+    def _generate(
+        self,
+        sources: Sequence[Sequence[int]],
+        settings: DecodingSettings,
+        criteria: list[StoppingCriteria],
+    ) -> list[list[int]]:
         inputs = self.inputs(sources)
         config = decoding_config(
             self.model,
@@ -76,7 +98,10 @@ class TorchEngine:
         try:
             with self.ready() as model, only(model, config), quiet():
                 output_BT = model.generate(
-                    **inputs, generation_config=config, logits_processor=finite_logits(self.name)
+                    **inputs,
+                    generation_config=config,
+                    logits_processor=finite_logits(self.name),
+                    stopping_criteria=StoppingCriteriaList(criteria),
                 )
         except (MemoryError, RuntimeError) as error:
             if not ran_out_of_memory(error):
@@ -88,3 +113,19 @@ class TorchEngine:
             hint = f"--set evaluation.batch_tokens={max(1, settings.batch_tokens // 2)}"
             raise ResourceError(f"out of memory decoding {size}", hint=hint) from error
         return answer_ids(output_BT, self.tokenizer.eos_token_id)
+
+
+class _Watching(StoppingCriteria):  # type: ignore[misc]
+    """Passes a greedy batch's ids on after each step; ``lengths`` are those of the answers."""
+
+    def __init__(self, watch: Watch, rows: int, end: int) -> None:
+        self._watch, self._end = watch, end
+        self.lengths = [0] * rows
+        self._ended = [False] * rows
+
+    def __call__(self, input_ids: torch.Tensor, scores: object, **_: object) -> torch.Tensor:  # noqa: ARG002  (what transformers calls it with)
+        for row, ids in enumerate(input_ids[:, 1:].tolist()):
+            if not self._ended[row]:
+                self.lengths[row] = len(ids)
+                self._ended[row] = self._watch(row, ids) or ids[-1] == self._end
+        return torch.tensor(self._ended, device=input_ids.device)

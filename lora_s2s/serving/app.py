@@ -16,7 +16,8 @@ from lora_s2s import __version__
 from lora_s2s.serving.gate import Gate
 from lora_s2s.serving.replies import Body, Refused, json_response
 from lora_s2s.serving.schema import ChatRequest, CompletionRequest
-from lora_s2s.serving.service import Service, log_failure
+from lora_s2s.serving.service import Service
+from lora_s2s.serving.waiting import log_failure
 
 _PAGE = Path(__file__).with_name("docs.html")
 _POLICY = (

@@ -20,6 +20,8 @@ from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.serving.models import Served
 
 _Result = TypeVar("_Result")
+# What a decoder writes for the bytes of an unfinished character.
+_INCOMPLETE = "\ufffd"
 
 
 class QueueFull(Exception):
@@ -58,16 +60,26 @@ class Answer:
 
 @dataclass(eq=False)
 class Job:
-    """One source to be answered; ``result`` gets the answer, or is cancelled by whoever waits."""
+    """One source to be answered.
+
+    Attributes:
+        result: gets the answer, or is cancelled by whoever waits for it.
+        stops: strings before which the answer ends.
+        emit: gets the text piece by piece, on the event loop; what is left comes with ``result``.
+        source: rendered, once :meth:`read` was called.
+    """
 
     served: Served
     row: str | Mapping[str, object]
     settings: DecodingSettings
     result: asyncio.Future[Answer]
     stops: tuple[str, ...] = ()
+    emit: Callable[[str], None] | None = None
     source: str | None = None
     tokens: int = 0
     truncated: bool = False
+    _sent: str = ""
+    _last: str = ""
 
     def read(self) -> None:
         """Renders and measures the source, as ``predict`` does.
@@ -93,13 +105,32 @@ class Job:
         """Whether one batch can hold both."""
         return self.served is other.served and self.settings == other.settings
 
+    def follow(self, so_far: Callable[[], Prediction]) -> bool:
+        """Emits what is certain of an unfinished answer; says whether more of it is unwanted."""
+        if self.result.done():
+            return True
+        if self.emit is None and not self.stops:
+            return False
+        text, ended = self._before_stop(so_far().text)
+        # The next token may change the last word, or complete a character or a stop string.
+        held = 0 if ended else max(map(len, self.stops), default=1) - 1
+        certain = _shared(self._last, text[: max(0, len(text) - held)]).rstrip(_INCOMPLETE)
+        self._last = text
+        if self.emit is not None and certain.startswith(self._sent):
+            piece, self._sent = certain[len(self._sent) :], certain
+            if piece:
+                self.result.get_loop().call_soon_threadsafe(self.emit, piece)
+        return ended
+
     def answer(self, prediction: Prediction) -> Answer:
         """Returns the answer, cut before the first stop string."""
-        text = prediction.text
-        ends = [place for stop in self.stops if (place := text.find(stop)) >= 0]
-        finish = "stop" if ends or prediction.stopped else "length"
-        text = text[: min(ends)] if ends else text
+        text, ended = self._before_stop(prediction.text)
+        finish = "stop" if ended or prediction.stopped else "length"
         return Answer(text, finish, self.tokens, prediction.tokens, self.truncated)
+
+    def _before_stop(self, text: str) -> tuple[str, bool]:
+        ends = [place for stop in self.stops if (place := text.find(stop)) >= 0]
+        return (text[: min(ends)] if ends else text), bool(ends)
 
 
 class Batcher:
@@ -228,7 +259,20 @@ def _fits(padded: int, count: int, settings: DecodingSettings) -> bool:
 
 def _predictions(batch: Sequence[Job]) -> list[Prediction]:
     sources = [job.source or "" for job in batch]
-    return decode(batch[0].served.predictor, sources, batch[0].settings)
+    first = batch[0]
+    return decode(
+        first.served.predictor,
+        sources,
+        first.settings,
+        follow=lambda place, so_far: batch[place].follow(so_far),
+    )
+
+
+def _shared(one: str, other: str) -> str:
+    """Returns how two texts begin alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    end = next((place for place, (left, right) in pairs if left != right), len(other))
+    return one[:end]
 
 
 def _fail(job: Job, error: BaseException) -> None:

@@ -7,18 +7,18 @@ import math
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
 from lora_s2s.console import say
-from lora_s2s.errors import Error, UsageError
-from lora_s2s.serving.batcher import Answer, Batcher, Job, QueueFull, Stopping, Unreadable
+from lora_s2s.errors import UsageError
+from lora_s2s.serving.batcher import Answer, Batcher, Job, QueueFull, Stopping
 from lora_s2s.serving.metrics import Metrics
 from lora_s2s.serving.models import Served
 from lora_s2s.serving.replies import END, Body, Refused, Shape, event, json_response
 from lora_s2s.serving.schema import ChatRequest, CompletionRequest
+from lora_s2s.serving.waiting import Part, Waiting
 
 Row = str | Mapping[str, object]
 
@@ -76,15 +76,12 @@ class Service:
     async def completion(self, asked: CompletionRequest, request: Request) -> Response:
         """Answers each prompt."""
         served = self.model(asked.model)
-        shape = Shape(chat=False, model=served.name)
         jobs = self._jobs(served, asked.rows, asked.max_tokens, asked.stops)
-        answers = await self._answers(jobs, request)
-        return _response(shape, answers, asked)
+        return await self._respond(Shape(chat=False, model=served.name), jobs, asked, request)
 
     async def chat(self, asked: ChatRequest, request: Request) -> Response:
         """Answers a conversation; a model that was not trained on any gets the last message."""
         served = self.model(asked.model)
-        shape = Shape(chat=True, model=served.name)
         turns = [{"role": turn.role, "content": turn.text} for turn in asked.messages]
         row: Row = {"messages": turns}
         ignored = 0
@@ -94,8 +91,8 @@ class Service:
             row, ignored = asked.messages[-1].text, len(turns) - 1
         longest = asked.max_completion_tokens or asked.max_tokens
         jobs = self._jobs(served, [row], longest, asked.stops)
-        answers = await self._answers(jobs, request)
-        response = _response(shape, answers, asked)
+        shape = Shape(chat=True, model=served.name)
+        response = await self._respond(shape, jobs, asked, request)
         if ignored:
             response.headers["X-Ignored-Messages"] = str(ignored)
         return response
@@ -108,27 +105,55 @@ class Service:
         loop = asyncio.get_running_loop()
         return [Job(served, row, settings, loop.create_future(), stops) for row in rows]
 
-    async def _answers(self, jobs: Sequence[Job], request: Request) -> list[Answer]:
-        """Waits for all answers; once they fail, take too long or have no reader, their places are
-        free.
-        """
-        self._submit(jobs)
-        everything = asyncio.gather(*(job.result for job in jobs))
-        gone = asyncio.ensure_future(_gone(request))
-        seconds, first = self._limits.seconds, asyncio.FIRST_COMPLETED
+    async def _respond(
+        self,
+        shape: Shape,
+        jobs: Sequence[Job],
+        asked: CompletionRequest | ChatRequest,
+        request: Request,
+    ) -> Response:
+        waiting = Waiting(jobs, request, self._limits.seconds, streamed=asked.stream is True)
         try:
-            waited: set[asyncio.Future[Any]] = {everything, gone}
-            await asyncio.wait(waited, timeout=seconds, return_when=first)
-            if everything.done():
-                answers = _result(everything)
-                self._note(jobs, answers)
-                return answers
+            self._submit(jobs)
+            # A failure before the first part of a stream has its own status.
+            first = await waiting.part()
+            if asked.stream:
+                parts = self._stream(shape, waiting, first, with_usage=asked.with_usage)
+                kind = "text/event-stream"
+                return StreamingResponse(parts, headers=_headers(jobs), media_type=kind)
+        except BaseException:
+            waiting.close()
+            raise
+        self._note(jobs, waiting.answers)
+        return json_response(shape.whole(waiting.answers), headers=_headers(jobs))
+
+    async def _stream(
+        self, shape: Shape, waiting: Waiting, first: Part | None, *, with_usage: bool
+    ) -> AsyncIterator[bytes]:
+        sent: dict[int, str] = {}
+        part = first
+        try:
+            while part is not None:
+                index, text = part
+                yield event(shape.chunk(index, text, first=index not in sent))
+                sent[index] = sent.get(index, "") + text
+                part = await waiting.part()
+            self._note(waiting.jobs, waiting.answers)
+            for index, answer in enumerate(waiting.answers):
+                begun = sent.get(index, "")
+                if not answer.text.startswith(begun):
+                    raise Refused(500, "the tokenizer changed text that was sent already")
+                rest = answer.text[len(begun) :]
+                if rest or index not in sent:
+                    yield event(shape.chunk(index, rest, first=index not in sent))
+                yield event(shape.chunk(index, "", answer.finish, first=False))
+            if with_usage:
+                yield event(shape.usage_chunk(waiting.answers))
+            yield END
+        except Refused as refused:
+            yield event(refused.body())
         finally:
-            gone.cancel()
-            everything.cancel()
-        if gone.done():
-            raise Refused(499, "the client has gone")
-        raise Refused(504, f"no answer within {seconds:g} s", code="timeout")
+            waiting.close()
 
     def _submit(self, jobs: Sequence[Job]) -> None:
         try:
@@ -147,47 +172,6 @@ class Service:
                 say(f"{job.served.name}: {job.row} → {answer.text}")
 
 
-def _response(
-    shape: Shape, answers: Sequence[Answer], asked: CompletionRequest | ChatRequest
-) -> Response:
-    cut = sum(answer.truncated for answer in answers)
-    headers = {"X-Truncated-Prompts": str(cut)} if cut else {}
-    if not asked.stream:
-        return json_response(shape.whole(answers), headers=headers)
-    parts = _events(shape, answers, with_usage=asked.with_usage)
-    return StreamingResponse(parts, headers=headers, media_type="text/event-stream")
-
-
-async def _events(
-    shape: Shape, answers: Sequence[Answer], *, with_usage: bool
-) -> AsyncIterator[bytes]:
-    for index, answer in enumerate(answers):
-        yield event(shape.chunk(index, answer.text, first=True))
-        yield event(shape.chunk(index, "", answer.finish, first=False))
-    if with_usage:
-        yield event(shape.usage_chunk(answers))
-    yield END
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _result(everything: asyncio.Future[list[Answer]]) -> list[Answer]:
-    error = everything.exception()
-    if error is None:
-        return everything.result()
-    if isinstance(error, Unreadable):
-        raise Refused(422, str(error), "prompt")
-    log_failure(error)
-    raise Refused(500, "the model failed on this request")
-
-
-def log_failure(error: BaseException) -> None:
-    """Logs a failure without any text of a request: the message only where it is our own."""
-    place, trace = "", error.__traceback__
-    while trace is not None:
-        place, trace = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}", trace.tb_next
-    about = f": {error.message}" if isinstance(error, Error) else f" at {place}"
-    say(f"error: {type(error).__name__}{about}")
+def _headers(jobs: Sequence[Job]) -> dict[str, str]:
+    cut = sum(job.truncated for job in jobs)
+    return {"X-Truncated-Prompts": str(cut)} if cut else {}

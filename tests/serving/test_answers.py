@@ -143,6 +143,7 @@ def test_a_stream_holds_the_same_answer(start: Start, usage: bool) -> None:
         finishes = [choice["finish_reason"] for choice in own]
         assert finishes == [*[None] * (len(own) - 1), expected["finish_reason"]]
     parts = events(running.chat(("user", TEXT), stream=True))
+    assert len(parts) > 3
     deltas = [part["choices"][0]["delta"] for part in parts]
     assert [delta.get("role") for delta in deltas] == ["assistant", *[None] * (len(deltas) - 1)]
     assert "".join(delta["content"] for delta in deltas) == running.expected(TEXT).text

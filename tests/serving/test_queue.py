@@ -27,7 +27,7 @@ class Held:
     def __init__(self) -> None:
         self.go, self.batches = threading.Event(), []
 
-    def __call__(self, _model: object, sources: Sequence[str], _settings: object) -> Any:
+    def __call__(self, _model: object, sources: Sequence[str], *_: object, follow: Any) -> Any:
         self.batches.append([*sources])
         assert self.go.wait(20)
         return [Prediction(source, 1, True) for source in sources]
@@ -128,12 +128,14 @@ def test_a_slow_answer_is_given_up_and_frees_its_place(start: Start, answering: 
 def test_only_the_request_at_fault_fails(start: Start, answering: Answering) -> None:
     running, held = start(), Held()
 
-    def failing(model: Any, sources: Sequence[str], settings: Any) -> list[Prediction]:
+    def failing(
+        model: Any, sources: Sequence[str], *settings: Any, follow: Any
+    ) -> list[Prediction]:
         if held.batches:
             if "w5" in sources:
                 raise RuntimeError("the text w5 is at fault")
-            return real_decode(model, sources, settings)
-        return held(model, sources, settings)
+            return real_decode(model, sources, *settings)
+        return held(model, sources, follow=follow)
 
     answering(failing)
     texts = ["w2", "w3", "w5", "w7"]
@@ -154,10 +156,10 @@ def test_a_batch_too_large_for_the_memory_is_answered_one_by_one(
 ) -> None:
     running, held = start(), Held()
 
-    def small(model: Any, sources: Sequence[str], settings: Any) -> list[Prediction]:
+    def small(model: Any, sources: Sequence[str], *settings: Any, follow: Any) -> list[Prediction]:
         if len(sources) > 1:
             raise ResourceError("out of memory")
-        return held(model, sources, settings)
+        return held(model, sources, follow=follow)
 
     answering(small)
     with asking(running, "w1"):
@@ -192,7 +194,7 @@ def test_texts_are_logged_only_when_asked(
     running.client.get("/w1?w2")
     answered = capsys.readouterr().err
 
-    def failing(*_: object) -> None:
+    def failing(*_: object, **__: object) -> None:
         raise RuntimeError("w1 is at fault")
 
     answering(failing)
