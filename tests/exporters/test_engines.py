@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import lora_s2s
 from lora_s2s.errors import DataError, UsageError
+from lora_s2s.inference.decode import Prediction, decode
+from lora_s2s.inference.loading import load_predictor
 
 ADAPTER = Path(__file__).parents[2] / "adapters" / "demo"
 TEXTS = ["hi there'll be 4 of us, at 7pm. for Sat pls, my name's Lotte Winwick", "table for two"]
@@ -42,6 +45,24 @@ def test_an_export_keeps_the_answer_limit_and_reports_a_cut_answer(export: Path)
     cut = lora_s2s.evaluate(export, overrides={"evaluation.max_new_tokens": 3}, **data)
     assert cut.unstopped == 4
     assert lora_s2s.evaluate(export, **data).unstopped == 0
+
+
+def test_an_exports_answers_can_be_followed_and_ended(export: Path) -> None:
+    predictor = load_predictor(str(export))
+    expected = decode(predictor, TEXTS)
+    seen: list[list[Prediction]] = [[], []]
+
+    def follow(place: int, so_far: Callable[[], Prediction]) -> bool:
+        seen[place].append(so_far())
+        return place == 0 and len(seen[0]) == 3
+
+    answers = decode(predictor, TEXTS, follow=follow)
+    for place in (0, 1):
+        assert [step.tokens for step in seen[place]] == [*range(1, answers[place].tokens + 1)]
+        assert seen[place][-1] == answers[place]
+    assert answers[0].tokens == 3
+    assert expected[0].text.startswith(answers[0].text)
+    assert answers[1] == expected[1]
 
 
 def test_eval_exports_first_and_scores_the_same(tmp_path: Path) -> None:
