@@ -7,9 +7,9 @@ from typing import Any
 
 from lora_s2s.console import counted, say, table, warn
 from lora_s2s.pipeline.adapters import AdapterInfo, without_interval
-from lora_s2s.pipeline.notices import limits_line, short, show_preview
-from lora_s2s.records import AddedTokens, DataReport, PairSide, Side, Sides
-from lora_s2s.reports.summary import label_cells, p_text, score_lines
+from lora_s2s.pipeline.notices import limits_line, short, show_preview, token_table
+from lora_s2s.records import AddedTokens, DataReport, PairSide, Sides
+from lora_s2s.reports.summary import label_cells, score_lines, score_table
 
 _MOST_LABELS = 20
 
@@ -18,25 +18,7 @@ def show_scores(title: str, result: Mapping[str, Any]) -> None:
     """Shows what ``eval`` found: a row for each metric, a table of labels, and what to know before
     trusting them.
     """
-    baseline, difference = result.get("baseline"), result.get("difference")
-    rows = []
-    for name, score in result["metrics"].items():
-        row = [name, _with_interval(score)]
-        if baseline and difference:
-            values = [f"{baseline[name]['value']:.2f}", f"{score['value']:.2f}"]
-            row = [
-                name,
-                *values,
-                _with_interval(difference[name], "+"),
-                p_text(difference[name]["p_value"]),
-            ]
-        rows.append(row)
-    heads = (
-        ["metric", "base", "adapter", "difference [95 %]", "p"]
-        if baseline
-        else ["metric", "score [95 %]"]
-    )
-    table(title, heads, rows)
+    table(title, *score_table(result))
     if labels := result.get("labels"):
         _show_labels(labels["table"])
     for note in result.get("notes", ()):
@@ -54,11 +36,6 @@ def _show_labels(rows: Sequence[Mapping[str, Any]]) -> None:
     )
 
 
-def _with_interval(score: Mapping[str, Any], sign: str = "") -> str:
-    low, high = score["interval"]
-    return f"{score['value']:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
-
-
 def _show_added(tokens: AddedTokens) -> None:
     """Shows which added tokens of the base are in the data, and how they are read."""
     if tokens["used"]:
@@ -73,28 +50,11 @@ def _counted(tokens: Mapping[str, int]) -> str:
     return short(", ".join(f"{token} {count:,} ×" for token, count in tokens.items()))
 
 
-def _tokens(report: DataReport, side: Side) -> list[str]:
-    counts = report["source_tokens"] if side == "source" else report["target_tokens"]
-    lengths = [counts["p50"], counts["p90"], counts["p99"], counts["max"]]
-    return [
-        side,
-        *(f"{length:,}" for length in lengths),
-        f"{report['truncated'][side]:,}",
-        f"{report['unknown_tokens'][side]:.2%}",
-        f"{report['lost_characters'][side]['count']:,}",
-    ]
-
-
 def show_prepared(report: DataReport, preview: Sequence[Sides[PairSide]]) -> None:
     """Shows the report of ``prepare`` and some pairs."""
-    rows = [_tokens(report, "source"), _tokens(report, "target")]
     say(report["columns_line"])
     say(limits_line(report))
-    table(
-        "Tokens",
-        ["side", "median", "90 %", "99 %", "longest", "cut", "unknown", "lost characters"],
-        rows,
-    )
+    table("Tokens", *token_table(report))
     for reason, count in report["rows"]["by_reason"].items():
         say(f"dropped: {count:,} × {reason}")
     if report["leaked"]:

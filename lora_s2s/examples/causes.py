@@ -13,7 +13,6 @@ from lora_s2s.readers.rows import Rejected, Skipped
 _PLACES = 3
 _VALUE = 60
 _PYTHON = re.compile(r"^\s*[\[{(]\s*(u?'|\(|\{\s*u?')|:\s*(None|True|False|u?')")
-_BRIEF = "lora-s2s prepare … "
 
 
 class Causes:
@@ -127,7 +126,7 @@ def _nested(item: Rejected) -> str:
 
 
 def _column(role: str) -> Callable[[Rejected], str]:
-    return lambda _: f"name the right column: {_BRIEF}--set data.{role}_column=NAME"
+    return lambda _: f"name the right column: --set data.{role}_column=NAME"
 
 
 _NO_SOURCE, _NO_TARGET = r"(missing|empty).*source", r"(missing|empty).*target"
@@ -143,18 +142,17 @@ _HINTS: dict[str, str | Callable[[Rejected], str]] = {
     _NO_JSON: _json,
     r"^duplicate key": "use each key of an object once",
     r"^an unknown role": _role,
-    r"^not two columns": f"keep two columns; or, with a header: {_BRIEF}--set data.format=pairs",
+    r"^not two columns": "keep two columns; or, with a header: --set data.format=pairs",
     r"tool call": "give a tool call its name and arguments under tool_calls or function_call",
     r"^a part of a turn": "remove images and audio: only text parts are read",
     r"^a turn|^an empty turn": "give each turn a role (role or from) and a text (content or value)",
     r"^no list of turns|^no assistant turn|nothing before": (
-        f"a conversation is a list of turns in which the assistant replies; for columns: {_BRIEF}"
+        "a conversation is a list of turns in which the assistant replies; for columns: "
         "--set data.format=pairs"
     ),
     r"is not text|^no list of objects": _nested,
     r"^another language pair": (
-        f"name two of the file's languages: {_BRIEF}--set data.source_column=en --set "
-        "data.target_column=de"
+        "name two of the file's languages: --set data.source_column=en --set data.target_column=de"
     ),
     r"^unknown split|^row of another split": "give the column train, validation or test, or "
     "remove it",

@@ -298,10 +298,7 @@ def _first_known(
         if joined := _joined_source(names):
             role, hint = "source", joined
         else:
-            hint = (
-                "name them: lora-s2s prepare … --set data.source_column=NAME --set "
-                "data.target_column=NAME"
-            )
+            hint = "name them: --set data.source_column=NAME --set data.target_column=NAME"
         raise DataError(
             f"cannot guess the {role} column; the file has {_listed(names)}",
             hint=hint,

@@ -248,7 +248,8 @@ def _dtype_of(adapter: LoadedAdapter) -> str:
 def _check_arguments(onto: str, dtype: str | None, probe_texts: Sequence[str]) -> None:
     if onto not in ONTO:
         raise UsageError(
-            f"--onto {onto} is unknown{nearest(onto, ONTO)}", hint=f"--onto {' or '.join(ONTO)}"
+            f"a model cannot be merged onto '{onto}'{nearest(onto, ONTO)}",
+            hint=f"--onto {' or '.join(ONTO)}",
         )
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(

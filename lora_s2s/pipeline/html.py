@@ -6,8 +6,9 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lora_s2s.pipeline.notices import short
+from lora_s2s.pipeline.notices import short, token_table
 from lora_s2s.reports.render import render
+from lora_s2s.reports.summary import score_table
 
 if TYPE_CHECKING:
     from lora_s2s.lora.merge import MergeReport
@@ -18,27 +19,19 @@ if TYPE_CHECKING:
 # A title, the heads of the columns, and the rows.
 Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 
-_POINTS = ("p50", "p95", "max")
 _CURVE = "loss_curve.png"
 
 
 def prepared(report: Mapping[str, Any], preview: Sequence[Sides[PairSide]]) -> str:
     """The data report: rows of each split, tokens of a row, warnings, some pairs."""
     splits = [[name, f"{count:,}"] for name, count in report["splits"].items()]
-    tokens = [_tokens(report, side) for side in ("source", "target")]
     pairs = [[short(pair["source"]["text"]), short(pair["target"]["text"])] for pair in preview]
     tables = [
         (f"Prepared data: {report['out']}", ["split", "rows"], splits),
-        ("Tokens of a row", ["side", "median", "95 %", "longest", "cut"], tokens),
+        ("Tokens of a row", *token_table(report)),
         ("Pairs as the model sees them", ["source", "target"], pairs),
     ]
     return _shown(tables, [*report["warnings"], *report["advice"]])
-
-
-def _tokens(report: Mapping[str, Any], side: str) -> list[str]:
-    counts = report[f"{side}_tokens"]
-    lengths = [f"{counts[point]:,}" for point in _POINTS]
-    return [side, *lengths, f"{report['truncated'][side]:,}"]
 
 
 def trained(run: TrainedAdapter) -> str:
@@ -64,23 +57,8 @@ def _curve(run: TrainedAdapter) -> str:
 
 def scored(scores: Mapping[str, Any]) -> str:
     """The score table, beside the base where it was scored too, and what to know of it."""
-    baseline, difference = scores["baseline"], scores["difference"]
-    rows = []
-    for name, score in scores["metrics"].items():
-        row = [name, _with_interval(score)]
-        if baseline and difference:
-            change = difference[name]
-            row += [f"{baseline[name]['value']:.2f}", _with_interval(change, "+")]
-            row.append(f"{change['p_value']:.2g}")
-        rows.append(row)
-    more = ["base", "difference [95 %]", "p"] if baseline and difference else []
-    heads = ["metric", "score [95 %]", *more]
-    return _shown([(f"Scores on {scores['n']:,} sources", heads, rows)], scores["notes"])
-
-
-def _with_interval(score: Mapping[str, Any], sign: str = "") -> str:
-    low, high = score["interval"]
-    return f"{score['value']:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
+    table = (f"Scores on {scores['n']:,} sources", *score_table(scores))
+    return _shown([table], scores["notes"])
 
 
 def exported(report: ExportReport) -> str:

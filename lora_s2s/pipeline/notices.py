@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lora_s2s.console import plain, say, warn
 from lora_s2s.records import DataReport, Limit, PairSide, Sides
@@ -26,6 +27,19 @@ def limits_line(report: DataReport) -> str:
 
 def _limit(limit: Limit) -> str:
     return f"{limit['tokens']:,} tokens ({_LIMIT_BY[limit['by']]})"
+
+
+def token_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of a table of sources' and targets' lengths and losses."""
+    rows = []
+    for side in ("source", "target"):
+        counts = report[f"{side}_tokens"]
+        lengths = [f"{counts[point]:,}" for point in ("p50", "p90", "p99", "max")]
+        unknown = f"{report['unknown_tokens'][side]:.2%}"
+        lost = f"{report['lost_characters'][side]['count']:,}"
+        rows.append([side, *lengths, f"{report['truncated'][side]:,}", unknown, lost])
+    heads = ["side", "median", "90 %", "99 %", "longest", "cut", "unknown", "lost characters"]
+    return heads, rows
 
 
 def show_data(report: DataReport) -> None:

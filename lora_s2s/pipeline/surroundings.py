@@ -1,4 +1,4 @@
-"""What libraries find in the process while they work for this package. Light to import."""
+"""The process around a call: quiet libraries, progress, and failures as errors. Light to import."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from lora_s2s.pipeline.failures import (
     check_interpreter,
     failure_of,
 )
+from lora_s2s.pipeline.python_hints import in_python
 
 # Libraries' own progress bars and advice would drown what this package reports.
 LIBRARY_SETTINGS = {
@@ -25,9 +26,7 @@ LIBRARY_SETTINGS = {
 
 
 def hide_kernels() -> bool:
-    """Hides a package with which bitsandbytes fetches compiled code from a hub while it is
-    imported; says whether it was there to hide.
-    """
+    """Hides the package by which bitsandbytes downloads compiled code on import; True if hidden."""
     hidden = "kernels" not in sys.modules
     if hidden:
         sys.modules["kernels"] = None  # type: ignore[assignment]
@@ -36,8 +35,8 @@ def hide_kernels() -> bool:
 
 @contextmanager
 def called(progress: bool | Display = True) -> Iterator[None]:
-    """A call from Python: progress where it is asked for, libraries quiet, and every failure that
-    is foreseen an :class:`lora_s2s.errors.Error`. The process is left as it was.
+    """A call from Python: shows progress if requested, silences libraries, and raises expected
+    failures as :class:`lora_s2s.errors.Error` with hints that name arguments. Restores the process.
     """
     missing = LIBRARY_SETTINGS.keys() - os.environ.keys()
     os.environ.update({name: LIBRARY_SETTINGS[name] for name in missing})
@@ -51,7 +50,10 @@ def called(progress: bool | Display = True) -> Iterator[None]:
             yield
     except FORESEEN as error:
         failure = failure_of(error)
-        if failure is None or failure is error:
+        if failure is None:
+            raise
+        failure.hint = in_python(failure.hint)
+        if failure is error:
             raise
         raise failure from error
     finally:

@@ -60,4 +60,4 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         if self.resume and self.overwrite:
-            raise UsageError("--resume and --overwrite exclude each other: keep one")
+            raise UsageError("resume and overwrite exclude each other: keep one")

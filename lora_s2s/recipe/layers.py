@@ -131,7 +131,7 @@ def _read_root(root: yaml.Node | None, path: Path, layer: Layer) -> None:
             layer.sections[name] = where
             _read_section(name, value, where, path, layer)
         elif name != "extends":
-            layer.problems.append(_unknown(name, where, is_section=_is_mapping(value)))
+            layer.problems.append(_unknown(name, where, _raw(value), is_section=_is_mapping(value)))
         elif isinstance(value, yaml.ScalarNode):
             layer.extends = (value.value, where)
         else:
@@ -190,7 +190,8 @@ def _add(layer: Layer, section: str, key: str, entry: Entry) -> None:
     if key in SECTIONS[section].model_fields:
         layer.entries[f"{section}.{key}"] = entry
     else:
-        problem = f"unknown key '{section}.{key}'{key_hint(key, section)}"
+        hint = key_hint(key, _text(entry.value), section)
+        problem = f"unknown key '{section}.{key}'{hint}"
         layer.problems.append(f"{entry.where}: {problem}")
 
 
@@ -198,9 +199,15 @@ def _is_mapping(node: yaml.Node) -> bool:
     return isinstance(node, yaml.MappingNode)
 
 
-def _unknown(name: str, where: str, *, is_section: bool) -> str:
-    """Words a problem with a name that stands where sections do."""
-    hint = key_hint(name)
+def _text(value: Scalar | list[Scalar] | None) -> str:
+    return value.text if isinstance(value, Scalar) else "[]"
+
+
+def _unknown(
+    name: str, where: str, value: Scalar | list[Scalar] | None = None, *, is_section: bool
+) -> str:
+    """The problem with an unknown name in the place of a section."""
+    hint = key_hint(name, _text(value))
     if is_section or not hint:
         return f"{where}: unknown section '{name}'{section_hint(name)}"
     return f"{where}: expected a section, got the key '{name}'{hint}"
@@ -246,7 +253,7 @@ def mapping_layer(values: Mapping[str, object], where: str) -> Layer:
         section, dot, key = name.partition(".")
         raw = _raw_value(value)
         if section not in SECTIONS:
-            layer.problems.append(_unknown(section, where, is_section=bool(dot)))
+            layer.problems.append(_unknown(section, where, raw, is_section=bool(dot)))
         elif not dot:
             layer.problems.append(f"{where}: {section}: expected keys below it, got {value!r:.40}")
         elif raw is None:
@@ -287,7 +294,8 @@ def set_layer(overrides: Sequence[str]) -> Layer:
     for word in overrides:
         match = re.fullmatch(r"\s*([\w-]+)\.([\w-]+)\s*=(.*)", word, flags=re.DOTALL)
         if not match:
-            hint = key_hint(word.partition("=")[0].strip())
+            name, _, text = word.partition("=")
+            hint = key_hint(name.strip(), text.strip())
             layer.problems.append(f"--set {word}: expected section.key=value{hint}")
             continue
         section, key, text = match[1], match[2], match[3].strip()

@@ -109,6 +109,20 @@ def with_overrides(recipe: Recipe, *overrides: Overrides) -> Recipe:
     return recipe_from_settings(str(recipe.output.name), given, *overrides)
 
 
+def with_arguments(recipe: Recipe, section: str, arguments: Mapping[str, object]) -> Recipe:
+    """Returns a recipe in which a call's arguments replace keys of a section; None leaves a key.
+
+    Raises:
+        UsageError: an argument has a wrong type or is out of range.
+    """
+    given = {f"{section}.{key}": value for key, value in arguments.items() if value is not None}
+    try:
+        return with_overrides(recipe, given)
+    except RecipeError as error:
+        problems = [problem.removeprefix(f"overrides: {section}.") for problem in error.problems]
+        raise UsageError("; ".join(problems)) from error
+
+
 def with_choices_of(recipe: Recipe, resolved: Recipe) -> Recipe:
     """Returns a recipe whose ``auto`` keys have another recipe's values: those that a run has begun
     with.

@@ -1,13 +1,11 @@
-"""What keys of other tools mean here: Hugging Face's arguments, PEFT, TRL, axolotl, Unsloth,
-LLaMA-Factory.
-"""
+"""What keys of other tools mean here: Hugging Face, PEFT, TRL, axolotl, Unsloth, LLaMA-Factory."""
 
 from __future__ import annotations
 
 from lora_s2s.errors import nearest
 from lora_s2s.recipe.schema import SECTIONS
 
-# Our key → theirs. With `=value` where theirs says the same in another form.
+# Our key → theirs. With `=value` where theirs is a switch for that value.
 _THEIRS = {
     "model.name": "base_model model_id model_name model_name_or_path model_path pretrained "
     "pretrained_model_name_or_path tokenizer_name",
@@ -119,18 +117,21 @@ def _by_name(table: dict[str, str]) -> dict[str, str]:
 
 
 KEYS, OMITTED, THEIR_SECTIONS = map(_by_name, (_THEIRS, _OMITTED, _THEIR_SECTIONS))
+_OFF = ("", "0", "false", "no", "none", "null", "off")
 
 
-def key_hint(key: str, section: str | None = None) -> str:
-    """Returns what an unknown key means here, such as ``" (did you mean 'lora.r'?)"``; empty where
-    that cannot be told.
+def key_hint(key: str, value: str = "", section: str | None = None) -> str:
+    """What an unknown key means here, such as ``" (did you mean 'lora.r'?)"``; empty if unclear.
 
     Args:
-        section: where the key was found; None for one without a section.
+        value: as written; a switch that is off needs no key here.
+        section: where the key stands; None if in no section.
     """
     name = key.lower().replace("-", "_")
     ours = [f"{one}.{name}" for one, model in SECTIONS.items() if name in model.model_fields]
     if meant := ours[0] if ours else KEYS.get(name):
+        if "=" in meant and value.lower() in _OFF:
+            return f" (omit it, or set '{meant.partition('=')[0]}')"
         return f" (did you mean '{meant}'?)"
     if name in OMITTED:
         return f" (omit it: {OMITTED[name]})"
@@ -138,6 +139,6 @@ def key_hint(key: str, section: str | None = None) -> str:
 
 
 def section_hint(name: str) -> str:
-    """Returns what an unknown section means here; empty where that cannot be told."""
+    """What an unknown section means here; empty if unclear."""
     meant = THEIR_SECTIONS.get(name.lower().replace("-", "_"))
     return f" (did you mean '{meant}'?)" if meant else nearest(name, [*SECTIONS, "extends"])

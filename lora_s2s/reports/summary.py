@@ -10,6 +10,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from lora_s2s.console import plain
 
@@ -60,9 +61,9 @@ def _lines(evaluation: str, entry: Mapping[str, object]) -> Iterator[ScoreLine]:
             evaluation=evaluation,
             n=number(entry.get("n")),
             metric=plain(str(name)),
-            baseline=_with_interval(baseline),
-            adapter=_with_interval(score),
-            difference=_with_interval(difference, signed=True),
+            baseline=with_interval(baseline),
+            adapter=with_interval(score),
+            difference=with_interval(difference, signed=True),
             p_value=p_text(difference.get("p_value")),
             signature=shown(score.get("signature")),
             share=_share(score.get("value")),
@@ -97,17 +98,12 @@ def flat(name: str, value: object, depth: int = 0) -> Iterator[tuple[str, str]]:
         for key, inner in value.items():
             yield from flat(f"{name} {key}".strip(), inner, depth + 1)
     elif name == "input carried" and isinstance(value, list | tuple):
-        # Mostly spaces, breaks and marks: told apart by their quotes; the escape's own row is
-        # empty.
-        yield from (
-            [(name, " ".join(plain(repr(item)) for item in value if item))] if any(value) else ()
-        )
+        # Mostly spaces, breaks and marks, so quotes separate them; the escape's entry is empty.
+        if any(value):
+            yield name, " ".join(plain(repr(item)) for item in value if item)
     elif isinstance(value, list | tuple):
-        yield from (
-            [(plain(name.replace("_", " ")), ", ".join(_fact(item) for item in value))]
-            if value
-            else ()
-        )
+        if value:
+            yield plain(name.replace("_", " ")), ", ".join(map(_fact, value))
     elif value is not None:
         yield plain(name.replace("_", " ")), _fact(value)
 
@@ -159,7 +155,23 @@ def _is_number(value: object) -> bool:
     )
 
 
-def _with_interval(entry: Mapping[str, object], *, signed: bool = False) -> str:
+def score_table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of what ``eval`` reports: a row per metric, with the base if it was scored."""
+    baseline, difference = result["baseline"], result["difference"]
+    if not (baseline and difference):
+        rows = [[name, with_interval(score)] for name, score in result["metrics"].items()]
+        return ["metric", "score [95 %]"], rows
+    rows = []
+    for name, score in result["metrics"].items():
+        change = difference[name]
+        values = [f"{entry['value']:.2f}" for entry in (baseline[name], score)]
+        p_value = p_text(change["p_value"])
+        rows.append([name, *values, with_interval(change, signed=True), p_value])
+    return ["metric", "base", "adapter", "difference [95 %]", "p"], rows
+
+
+def with_interval(entry: Mapping[str, object], *, signed: bool = False) -> str:
+    """A score as ``86.10 [84.02, 88.17]``; a dash without a number."""
     value, interval = entry.get("value"), entry.get("interval")
     if not _is_number(value):
         return NOTHING
@@ -225,9 +237,6 @@ def note_lines(scores: object) -> list[str]:
     lines = []
     for name, entry in _mapping(scores).items():
         notes = _mapping(entry).get("notes")
-        lines += (
-            [f"{plain(str(name))}: {shown(note)}" for note in notes]
-            if isinstance(notes, list)
-            else []
-        )
+        if isinstance(notes, list):
+            lines += [f"{plain(str(name))}: {shown(note)}" for note in notes]
     return lines

@@ -23,7 +23,6 @@ from lora_s2s.tokens.encoder import encode_texts
 from lora_s2s.tokens.loading import language_codes
 from lora_s2s.tokens.lossless import PreTrainedTokenizerFast
 
-MODES = ("auto", "use", "text")
 _NAMED = (
     "bos_token",
     "eos_token",

@@ -34,7 +34,7 @@ class StepPlan:
         if len(table) == 0:
             raise DataError(
                 "there is nothing to train on: the training split has 0 rows",
-                hint="lora-s2s prepare …",
+                hint="prepare the data again",
             )
         if np.min(table.target_lengths) < 1:
             raise DataError(

@@ -56,6 +56,20 @@ def test_a_resumed_run_keeps_what_it_began_with_though_the_rules_have_changed(
     assert "adapters/plain exists already" in other.stderr
 
 
+def test_a_run_begun_with_restore_is_refused_until_the_recipe_says_stop(
+    invoke: Invoke, here: Path, plain: str
+) -> None:
+    invoke("train", plain, "--stop-after", "1s", code=1)
+    recorded = here / "adapters" / "plain.running" / "recipe.yaml"
+    text = recorded.read_text(encoding="utf-8")
+    recorded.write_text(text.replace("on_nonfinite: stop", "on_nonfinite: restore"))
+    assert "on_nonfinite: restore" in recorded.read_text()
+    restore = ("--set", "training.on_nonfinite=restore")
+    refused = invoke("train", plain, *restore, "--resume", code=2).stderr
+    assert "training.on_nonfinite: restore was removed: write stop" in refused
+    assert "resuming after step" in invoke("train", plain, "--resume").stderr
+
+
 def test_a_run_ends_with_what_its_curve_says_and_the_next_command(
     invoke: Invoke, plain: str
 ) -> None:

@@ -491,7 +491,7 @@ def test_escaped_quotes_are_read_where_all_rows_have_them(write: Write) -> None:
         ({"source": ["a", "b"], "target": "c"}, "module:function"),
         (
             {"source": "a", "target": ""},
-            "name the right column: lora-s2s prepare … --set data.target_column=NAME",
+            "name the right column: --set data.target_column=NAME",
         ),
     ],
 )

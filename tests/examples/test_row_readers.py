@@ -262,7 +262,7 @@ def test_files_that_hold_nothing_usable(write: Write) -> None:
     with pytest.raises(DataError, match="2 × empty target") as caught:
         pairs(write("e.jsonl", '{"input": "a", "target": ""}\n{"input": "b", "target": " "}\n'))
     assert caught.value.exit_code == 3
-    assert "lora-s2s prepare … --set data.target_column=" in str(caught.value.hint)
+    assert "--set data.target_column=" in str(caught.value.hint)
 
 
 def test_files_that_cannot_be_read(write: Write, tmp_path: Path) -> None:

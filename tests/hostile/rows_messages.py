@@ -185,7 +185,7 @@ COMMANDS = [
         "error: cannot guess the target column; the file has 'first', 'second', "
         "'third'\n"
         "  at: odd.csv\n"
-        "hint: name them: lora-s2s prepare … --set data.source_column=NAME --set "
+        "hint: name them: --set data.source_column=NAME --set "
         "data.target_column=NAME; the first line was read as a header: where it is data, use "
         "data.source_column=column1 and data.target_column=column2\n",
     ),
@@ -212,7 +212,7 @@ COMMANDS = [
         "  at: no_targets.jsonl:1 empty target (what 0 |); no_targets.jsonl:2 empty target (what 1 "
         "|); "
         "no_targets.jsonl:3 missing target\n"
-        "hint: name the right column: lora-s2s prepare … --set data.target_column=NAME\n",
+        "hint: name the right column: --set data.target_column=NAME\n",
     ),
     _golden(
         "unreadable kind",

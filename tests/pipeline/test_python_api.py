@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import inspect
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ from cli_parts import Invoke, write_csv
 
 import lora_s2s
 from lora_s2s.display import Notebook
-from lora_s2s.pipeline import api, recipes
+from lora_s2s.pipeline import api, python_hints, recipes
 from lora_s2s.pipeline.prepare import PreparedData
+from lora_s2s.pipeline.python_hints import in_python
 from lora_s2s.pipeline.surroundings import LIBRARY_SETTINGS
 
 HEAVY = ("torch", "transformers", "numpy", "pydantic", "rich", "typer", "pyarrow")
@@ -219,6 +222,54 @@ def test_failures_are_errors_with_a_hint(there: Path, monkeypatch: pytest.Monkey
     with pytest.raises(lora_s2s.Error, match="out of memory") as memory:
         lora_s2s.prepare("demo", progress=False)
     assert memory.value.exit_code == 4
+
+
+def test_hints_name_arguments(there: Path) -> None:
+    def hint(call: Callable[..., object], *words: object, **more: object) -> str | None:
+        with pytest.raises(lora_s2s.Error) as raised:
+            call(*words, **more, progress=False)
+        return raised.value.hint
+
+    recipe = "adapters/train/recipe.yaml"
+    assert hint(lora_s2s.train, recipe) == (
+        'give the new one a name with overrides={"output.name": "…"}, '
+        "or add overwrite=True to replace it"
+    )
+    lora_s2s.train(recipe, overwrite=True, stop_after=0.0, progress=False)
+    shutil.rmtree("adapters/train")
+    shutil.copyfile("adapters/train.running/recipe.yaml", "r.yaml")
+    more = {"output.name": "train"}
+    again = lora_s2s.load_recipe("r.yaml", more)
+    assert hint(lora_s2s.train, again) == (
+        "add resume=True to continue it, or overwrite=True to start again"
+    )
+    other = lora_s2s.load_recipe("r.yaml", {**more, "training.learning_rate": 0.5})
+    assert str(hint(lora_s2s.train, other, resume=True)).endswith(
+        "continue anyway with resume_anyway=True"
+    )
+    assert hint(lora_s2s.merge, "x", "y", onto="z") is not None
+
+
+def test_options_in_hints_are_arguments_of_some_function() -> None:
+    assert doctest.testmod(python_hints).failed == 0
+    functions = (getattr(api, name) for name in dir(lora_s2s) if hasattr(api, name))
+    arguments = {name for function in functions for name in inspect.signature(function).parameters}
+    flags = {flag.replace("-", "_") for flag in python_hints._FLAGS}
+    assert flags < arguments
+    translated = {
+        "--onto original or dequantized": "onto=original or dequantized",
+        "omit --base": "omit base",
+        "give --out a folder of its own": "give out=a folder of its own",
+        "then the same command with --resume": "then the same call with resume=True",
+        "name both: --set 'data.train=[train.en, train.de]'": "name both: "
+        'overrides={"data.train": ["train.en", "train.de"]}',
+        "or try --set data.template='a: {text}', or": "or try "
+        'overrides={"data.template": "a: {text}"}, or',
+        "lora-s2s train --data FILE --model demo, or --data FILE": "lora-s2s train --data FILE "
+        "--model demo, or data=FILE",
+        "run again with --debug to see where": None,
+    }
+    assert {hint: in_python(hint) for hint in translated} == translated
 
 
 def test_recipes_from_mappings(here: Path) -> None:

@@ -12,7 +12,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lora_s2s.errors import RecipeError, UsageError
-from lora_s2s.recipe.load import load_recipe, recipe_from_settings, recipe_to_yaml
+from lora_s2s.recipe.layers import mapping_layer
+from lora_s2s.recipe.load import (
+    load_recipe,
+    recipe_from_settings,
+    recipe_to_yaml,
+    with_arguments,
+)
 from lora_s2s.recipe.meanings import KEYS, OMITTED, THEIR_SECTIONS
 from lora_s2s.recipe.schema import SECTIONS, Recipe, TrainingSection
 
@@ -84,6 +90,30 @@ def test_keys_of_flat_files_lead_to_ours(tmp_path: Path) -> None:
         f"{path}:4: unknown section 'peft_config' (did you mean 'lora'?)",
         f"{path}:6: expected a section, got the key 'bias' (omit it: bias terms are not trained)",
     ]
+
+
+def test_a_switch_that_is_off_suggests_no_value(tmp_path: Path) -> None:
+    text = "load_in_4bit: false\ntraining:\n  bf16: off\n"
+    meant = ["model.quantization", "model.dtype"]
+    for problems in (
+        problems_of(write(tmp_path, text)),
+        mapping_layer({"load_in_4bit": False, "training": {"bf16": False}}, "recipe").problems,
+    ):
+        hints = [f"(omit it, or set '{key}')" for key in meant]
+        assert [problem[problem.index("(omit") :] for problem in problems[:2]] == hints
+
+
+def test_arguments_of_a_call_are_named_as_they_were_given(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, LEAST))
+    changed = with_arguments(recipe, "evaluation", {"num_beams": 3, "max_new_tokens": None})
+    assert changed.evaluation.num_beams == 3
+    assert changed.evaluation.max_new_tokens == recipe.evaluation.max_new_tokens
+    with pytest.raises(UsageError) as caught:
+        with_arguments(recipe, "evaluation", {"num_beams": 0, "batch_tokens": "x"})
+    assert caught.value.message == (
+        "batch_tokens: expected a whole number, got 'x'; "
+        "num_beams: should be greater than or equal to 1; got 0"
+    )
 
 
 @pytest.mark.parametrize("meant", sorted(set(KEYS.values())))
@@ -203,7 +233,11 @@ def test_quoted_null_is_text(tmp_path: Path) -> None:
         ("peft.r=8", "unknown section 'peft' (did you mean 'lora'?)"),
         ("lora.rank=8", "unknown key 'lora.rank' (did you mean 'lora.r'?)"),
         ("training.load_in_4bit=true", "(did you mean 'model.quantization=nf4'?)"),
+        ("training.load_in_4bit=false", "(omit it, or set 'model.quantization')"),
+        ("load_in_4bit=False", "(omit it, or set 'model.quantization')"),
+        ("lora.use_dora=no", "(omit it, or set 'lora.method')"),
         ("training.fp16=true", "(did you mean 'model.dtype=float16'?)"),
+        ("training.report_to=none", "(did you mean 'training.trackers'?)"),
         ("training.bf16=true", "(did you mean 'model.dtype=bfloat16'?)"),
         ("training.num_train_epochs=3", "(did you mean 'training.epochs'?)"),
         ("training.per-device-train-batch-size=8", "(did you mean 'training.batch_size'?)"),

@@ -90,6 +90,17 @@ def test_every_optimizer_resumes_bit_for_bit(tmp_path: Path, optimizer: str) -> 
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in adapter_of(whole).items())
 
 
+def test_a_checkpoint_of_a_run_with_restores_resumes(tmp_path: Path) -> None:
+    # Versions with `on_nonfinite: restore` counted how often they went back to a checkpoint.
+    stopped_run(tmp_path, after_steps=5)
+    path = tmp_path / "checkpoints" / "step-000005" / "state.json"
+    content = json.loads(path.read_text())
+    content["state"]["restores"] = 1
+    del content["own_sha256"]
+    path.write_text(json.dumps({**content, "own_sha256": sha256_json(content)}))
+    assert run(tmp_path, resume=True).resumed_from == 5
+
+
 def test_resume_after_a_kill_drops_the_lines_after_the_checkpoint(tmp_path: Path) -> None:
     def die() -> None:
         raise KeyboardInterrupt
