@@ -237,18 +237,25 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file atomically: staged, synced, renamed. Links are replaced, not followed.
+    """Writes a file atomically; see :func:`staged_file`."""
+    with staged_file(path) as staged, naming(path), open(staged, "xb") as stream:
+        stream.write(content)
 
-    A new file gets the permissions of the umask; a replaced one keeps its own.
+
+@contextmanager
+def staged_file(path: Path) -> Iterator[Path]:
+    """Yields a new name beside ``path``; what the block writes there is synced and renamed.
+
+    Links are replaced, not followed. A new file gets the permissions of the umask; a replaced one
+    keeps its own.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     tidy(path)
     staged = beside(path, "staged")
     try:
         with speaking_of(path, instead_of=staged):
-            with naming(path), open(staged, "xb") as stream:
-                stream.write(content)
-                stream.flush()
+            yield staged
+            with naming(path), open(staged, "rb+") as stream:
                 os.fsync(stream.fileno())
             if path.is_file() and not path.is_symlink():
                 os.chmod(staged, path.stat().st_mode & 0o777)

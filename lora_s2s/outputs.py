@@ -9,9 +9,10 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from lora_s2s.errors import UsageError
-from lora_s2s.files import NO_ENTRY, beside, naming, speaking_of, tidy, write_bytes
+from lora_s2s.files import NO_ENTRY, beside, naming, speaking_of, staged_file, tidy
 
 PREDICTIONS = "predictions.jsonl"  # in the folder of an evaluation
 
@@ -121,23 +122,45 @@ def move_folder(source: Path, destination: Path) -> None:
 
 
 def write_output(path: Path, text: str) -> None:
-    """Writes an output file that a user named: a regular file atomically, following links.
+    """Writes an output file that a user named; see :func:`output_stream`."""
+    with output_stream(path) as stream:
+        stream.write(text.encode("utf-8", "backslashreplace"))
+
+
+@contextmanager
+def output_stream(path: Path) -> Iterator[BinaryIO]:
+    """Opens an output file that a user named: a regular file appears complete or not at all, links
+    are followed.
 
     A device, a pipe and this process's descriptors (``/dev/stdout``) are written to, not replaced.
     """
-    content = text.encode("utf-8", "backslashreplace")
     descriptor = _own_descriptor(path)
     if descriptor is not None:
         with naming(path), os.fdopen(os.dup(descriptor), "wb") as stream:
-            stream.write(content)
+            yield stream
     elif is_special(path):
         with naming(path), path.open("wb") as stream:
-            stream.write(content)
+            yield stream
     else:
-        target = Path(os.path.realpath(path))
-        if target.is_symlink():  # a link that leads to itself
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
-        write_bytes(target, content)
+        with staged_file(target_of(path)) as staged, naming(path), open(staged, "xb") as stream:
+            yield stream
+
+
+def target_of(path: Path) -> Path:
+    """Returns the regular file that an output path leads to.
+
+    Raises:
+        OSError: a link leads to itself.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return target
+
+
+def appears_whole(path: Path) -> bool:
+    """Whether an output path becomes a regular file, complete or not at all, and is no stream."""
+    return _own_descriptor(path) is None and not is_special(path)
 
 
 def is_special(path: Path) -> bool:

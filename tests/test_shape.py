@@ -25,6 +25,7 @@ PARAMETERS = 8
 MANY_PARAMETERS = {
     "commands/train.py:train",
     "commands/eval.py:evaluate",
+    "commands/predict.py:predict",
     "pipeline/api.py:evaluate",
 }
 FAN_OUT = 16

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lora_s2s.commands._options import Base, Model, Sets, check_output
+
+if TYPE_CHECKING:
+    from lora_s2s.inference.engine import DecodingSettings
+    from lora_s2s.inference.predictor import Predictor
+    from lora_s2s.pipeline.inputs import Inputs
 
 
 def predict(
@@ -34,10 +39,17 @@ def predict(
         typer.Option(
             "--output",
             metavar="FILE",
-            help="Output file, written at once: .jsonl: rows; .csv and .tsv: rows of such an "
-            "input. Default: stdout.",
+            help="Output file, complete or not at all. .jsonl, .parquet: rows; .csv and .tsv: rows "
+            "of such an input. Default: stdout.",
         ),
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue what a stopped command left (FILE.part)."),
+    ] = False,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", help="Answer line by line, as a chat.")
+    ] = False,
     base: Base = None,
     sets: Sets = None,
 ) -> None:
@@ -45,33 +57,82 @@ def predict(
 
     --set evaluation.num_beams=4 and the like change the decoding.
     """
-    from lora_s2s.console import require_stdout, say, write_out
+    from lora_s2s.console import require_stdout, say
+    from lora_s2s.errors import UsageError
 
     if not output:
         require_stdout()
-    from lora_s2s.outputs import write_output
+    if resume and not output:
+        raise UsageError("--resume continues a file of answers", hint="add --output FILE")
     from lora_s2s.pipeline.adapters import recipe_of
+    from lora_s2s.pipeline.inputs import read_inputs, refuse_file_names
     from lora_s2s.pipeline.model import predictor_of
     from lora_s2s.pipeline.names import located
-    from lora_s2s.pipeline.predict import answer, rendered, template_lines
-    from lora_s2s.pipeline.texts import check_kind, read_inputs, refuse_file_names
+    from lora_s2s.pipeline.predict import answer_into, check_inputs, decoding_settings
+    from lora_s2s.pipeline.predictions import check_kind
 
+    words = [*(texts or []), *(literal or [])]
     refuse_file_names(texts or [])
     model = located(model)
     recipe = recipe_of(model, sets or ())
-    inputs = read_inputs(
-        [*(texts or []), *(literal or [])], file, parallel=recipe.data.format == "parallel"
-    )
+    if interactive and (words or file or output):
+        raise UsageError(
+            "--interactive reads lines and answers them, so it takes no texts and no files"
+        )
+    if interactive:
+        predictor = predictor_of(model, recipe, base)
+        _chat(predictor, decoding_settings(recipe.evaluation, predictor.settings))
+        return
+    inputs = read_inputs(words, file, parallel=recipe.data.format == "parallel")
     if output:
         check_output(Path(output))
         check_kind(output, inputs)
     predictor = predictor_of(model, recipe, base)
-    for line in template_lines(predictor, inputs):
-        say(line)
-    answers = answer(predictor, rendered(predictor, inputs), recipe.evaluation, label="predict")
-    written = inputs.written(answers, output=output)
+    check_inputs(predictor, inputs)
+    settings = decoding_settings(recipe.evaluation, predictor.settings)
     if output:
-        write_output(Path(output), written)
-        say(f"{len(answers):,} predictions: {output}")
+        answer_into(Path(output), predictor, inputs, settings, resume=resume)
+        say(f"{inputs.count:,} predictions: {output}")
         return
-    write_out(written.removesuffix("\n"))
+    _write_out(predictor, inputs, settings)
+
+
+def _write_out(predictor: Predictor, inputs: Inputs, settings: DecodingSettings) -> None:
+    """Writes answers to stdout as they come."""
+    from itertools import chain
+
+    from lora_s2s.console import write_out
+    from lora_s2s.pipeline.predict import answers_to
+    from lora_s2s.pipeline.predictions import lines_of
+
+    answers = chain.from_iterable(answers_to(predictor, inputs, settings))
+    for line in lines_of(inputs, answers):
+        write_out(line.removesuffix("\n"))
+
+
+def _chat(predictor: Predictor, settings: DecodingSettings) -> None:
+    """Answers the lines of stdin until it ends."""
+    import sys
+
+    from lora_s2s.commands._failures import show_failure
+    from lora_s2s.console import say, write_out
+    from lora_s2s.errors import Error
+    from lora_s2s.pipeline.chat import Chat
+
+    chat = Chat(predictor, settings)
+    at_terminal = sys.stdin is not None and sys.stdin.isatty()
+    if at_terminal:
+        begin = "an empty line begins a new conversation, " if chat.remembers else ""
+        say(f"{begin}Ctrl-D ends")
+    while True:
+        try:
+            text = input("> " if at_terminal else "")
+        except (EOFError, KeyboardInterrupt):
+            return
+        if not text.strip():
+            chat.turns.clear()
+            continue
+        try:
+            write_out(chat.answer(text))
+        except Error as error:
+            show_failure(error)

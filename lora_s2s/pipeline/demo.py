@@ -10,10 +10,11 @@ from typing import Any
 
 from lora_s2s.console import say
 from lora_s2s.errors import RunError, UsageError
+from lora_s2s.inference.decode import decode
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.pipeline.evaluate import score_model
 from lora_s2s.pipeline.merge import merge_model
-from lora_s2s.pipeline.predict import answer
+from lora_s2s.pipeline.predict import decoding_settings
 from lora_s2s.pipeline.runs import check_run_folder
 from lora_s2s.pipeline.train import train_adapter
 from lora_s2s.pipeline.trained import RunOptions
@@ -45,8 +46,11 @@ def run_demo(out: Path, sets: Sequence[str]) -> tuple[dict[str, Any], list[Mappi
     say("4/4 answer again with the merged model")
     rows = scores.rows
     whole = load_predictor(str(merged), dtype="float32")
-    answers = answer(whole, [row.source for row in rows], recipe.evaluation, label="merged")
-    differing = sum(text != row.prediction for text, row in zip(answers, rows, strict=True))
+    settings = decoding_settings(recipe.evaluation, whole.settings)
+    answers = decode(whole, [row.source for row in rows], settings)
+    differing = sum(
+        answer.text != row.prediction for answer, row in zip(answers, rows, strict=True)
+    )
     if differing:
         raise RunError(
             f"the merged model answers {differing} of {len(rows)} messages differently from the "

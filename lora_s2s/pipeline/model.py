@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, overload
 
 from lora_s2s.console import say
@@ -12,9 +13,9 @@ from lora_s2s.errors import UsageError
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.pipeline.adapters import recipe_of
-from lora_s2s.pipeline.predict import answer, rendered
+from lora_s2s.pipeline.inputs import Input, Inputs
+from lora_s2s.pipeline.predict import answers_to, decoding_settings
 from lora_s2s.pipeline.surroundings import called
-from lora_s2s.pipeline.texts import Input, Inputs
 from lora_s2s.recipe.layers import Overrides
 from lora_s2s.recipe.load import with_overrides
 from lora_s2s.recipe.schema import Recipe
@@ -121,9 +122,9 @@ class Model:
         items = _items(inputs)
         with called(self._progress):
             recipe = with_overrides(self._recipe, given) if given else self._recipe
-            sources = rendered(self._predictor, items)
-            texts = answer(self._predictor, sources, recipe.evaluation, label="predict")
-        answers = [_answered(item, text) for item, text in zip(items.items, texts, strict=True)]
+            settings = decoding_settings(recipe.evaluation, self._predictor.settings)
+            texts = chain.from_iterable(answers_to(self._predictor, items, settings))
+            answers = [_answered(item, text) for (item, _), text in zip(items, texts, strict=True)]
         return answers if several else answers[0]
 
 
@@ -139,7 +140,7 @@ def _items(inputs: object) -> Inputs:
                 where=f"item {number}" if isinstance(inputs, list | tuple) else None,
             )
         items.append(item if isinstance(item, str) else dict(item))
-    return Inputs(items, [f"item {number}" for number in range(1, len(items) + 1)])
+    return Inputs.of(items, [f"item {number}" for number in range(1, len(items) + 1)])
 
 
 def _answered(item: Input, text: str) -> str | dict[str, Any]:

@@ -2,54 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import chain, islice
+from pathlib import Path
 
-from lora_s2s.console import ProgressLine
-from lora_s2s.errors import DataError
+from lora_s2s.console import ProgressLine, say
+from lora_s2s.errors import DataError, Stopped, UsageError
 from lora_s2s.examples.template import PromptTemplate
+from lora_s2s.files import sha256_file
 from lora_s2s.inference import decode as decoding
 from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.predictor import Predictor
-from lora_s2s.pipeline.texts import Inputs
+from lora_s2s.outputs import appears_whole
+from lora_s2s.pipeline.inputs import Inputs, Placed
+from lora_s2s.pipeline.predictions import write_answers
+from lora_s2s.pipeline.unfinished import Unfinished
 from lora_s2s.recipe.schema import EvaluationSection
 from lora_s2s.records import InputSettings
 
+# Inputs in memory, sorted by length among themselves; what a kill may cost.
+_ROWS_AT_ONCE = 1024
 
-def rendered(predictor: Predictor, inputs: Inputs) -> list[str]:
-    """Returns the encoder's text of every input; an error says which one.
+
+def rendered(predictor: Predictor, placed: Placed) -> str:
+    """Returns the encoder's text of an input; an error says which one.
 
     Raises:
         DataError: a row lacks a column, or holds something other than text in it.
     """
-    sources = []
-    for item, place in zip(inputs.items, inputs.places, strict=True):
-        try:
-            sources.append(predictor.render(item))
-        except DataError as error:
-            raise DataError(error.message, hint=error.hint, where=place) from error
-    return sources
+    item, place = placed
+    try:
+        return predictor.render(item)
+    except DataError as error:
+        raise DataError(error.message, hint=error.hint, where=place) from error
 
 
-def template_lines(predictor: Predictor, inputs: Inputs) -> list[str]:
-    """Returns what a user should know of the template: which is applied, and to which texts it was
-    already.
+def check_inputs(predictor: Predictor, inputs: Inputs) -> None:
+    """Renders every input once, before hours go into the first ones, and reports the template:
+    which is applied, and to which texts it was already.
+
+    Raises:
+        DataError: a row lacks a column, or holds something other than text in it.
     """
     settings = predictor.settings
     template, listed = settings.first_template, settings.template
-    if template is None:
-        return []
+    prompt = None if template is None else PromptTemplate.of(template).templates[0]
+    begun = 0
+    for item, place in inputs:
+        rendered(predictor, (item, place))
+        if prompt is not None:
+            begun += prompt.begun({prompt.first: item} if isinstance(item, str) else item)
+    if template is None or prompt is None:
+        return
     which = f" 1 of {len(listed)}" if isinstance(listed, list | tuple) and len(listed) > 1 else ""
-    lines = [f"template{which}: {template}"]
-    one = PromptTemplate.of(template).templates[0]
-    begun = sum(
-        one.begun({one.first: item} if isinstance(item, str) else item) for item in inputs.items
-    )
+    say(f"template{which}: {template}")
     if begun:
-        lines.append(
-            f"{begun:,} of {len(inputs.items):,} inputs begin with '{one.opening}' already: it "
+        say(
+            f"{begun:,} of {inputs.count:,} inputs begin with '{prompt.opening}' already: it "
             "stands once there"
         )
-    return lines
 
 
 def decoding_settings(section: EvaluationSection, trained_on: InputSettings) -> DecodingSettings:
@@ -65,17 +78,91 @@ def decoding_settings(section: EvaluationSection, trained_on: InputSettings) -> 
     )
 
 
-def answer(
-    predictor: Predictor, sources: Sequence[str], section: EvaluationSection, *, label: str
-) -> list[str]:
-    """Returns the answers to rendered sources, with a progress line called ``label``."""
-    with ProgressLine(label) as line:
-        answers = decoding.decode(
-            predictor,
-            sources,
-            decoding_settings(section, predictor.settings),
-            (lambda done, total: line.update({}, done=done, total=total))
-            if len(sources) > 1
-            else None,
-        )
-    return [answer.text for answer in answers]
+def answers_to(
+    predictor: Predictor, inputs: Inputs, settings: DecodingSettings, *, skip: int = 0
+) -> Iterator[list[str]]:
+    """Yields the answers to inputs in order, some at a time, with a progress line.
+
+    Args:
+        skip: how many inputs from the first on are left out.
+    """
+    placed = islice(inputs, skip, None)
+    done, shown = skip, inputs.count > 1
+    with ProgressLine("predict") as line:
+
+        def progress(answered: int, _: int) -> None:
+            line.update({}, done=done + answered, total=inputs.count)
+
+        while some := list(islice(placed, _ROWS_AT_ONCE)):
+            sources = [rendered(predictor, one) for one in some]
+            answers = decoding.decode(predictor, sources, settings, progress if shown else None)
+            yield [answer.text for answer in answers]
+            done += len(some)
+
+
+def answer_into(
+    output: Path, predictor: Predictor, inputs: Inputs, settings: DecodingSettings, *, resume: bool
+) -> None:
+    """Answers inputs into a file, which appears when it is complete.
+
+    Until then the answers are in ``OUTPUT.part``, which a later call continues.
+
+    Args:
+        resume: continue what an earlier call left; see :class:`Unfinished`.
+
+    Raises:
+        UsageError: an earlier call left answers and ``resume`` is false, or something changed.
+        Stopped: stopped by Ctrl-C, with some answers kept.
+    """
+    if not appears_whole(output):
+        if resume:
+            raise UsageError(f"{output} is not a file that could be continued")
+        answers = chain.from_iterable(answers_to(predictor, inputs, settings))
+        write_answers(output, inputs, answers)
+        return
+    kept = Unfinished(output, _identity(predictor, inputs, settings), resume=resume)
+    if kept.count:
+        say(f"continuing: {kept.count:,} of {inputs.count:,} inputs are answered")
+    try:
+        for some in answers_to(predictor, inputs, settings, skip=kept.count):
+            if len(some) == inputs.count:  # all at once: nothing to keep
+                write_answers(output, inputs, some)
+                return
+            kept.add(some)
+    except KeyboardInterrupt as interrupt:
+        if not kept.count:
+            raise
+        raise Stopped(
+            signal.SIGINT,
+            f"stopped: {kept.count:,} of {inputs.count:,} inputs are answered in {kept.path}",
+            hint="the same command with --resume continues",
+        ) from interrupt
+    write_answers(output, inputs, kept)
+    kept.remove()
+
+
+def _identity(
+    predictor: Predictor, inputs: Inputs, settings: DecodingSettings
+) -> dict[str, object]:
+    """Returns what answers depend on."""
+    content = (
+        sha256_file(inputs.file)
+        if inputs.file is not None and inputs.file.is_file()
+        else [item for item, _ in inputs]
+    )
+    folder = Path(predictor.name).expanduser()
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    stats = [(path.name, path.stat()) for path in files if path.is_file()]
+    # Scores, card and report of an adapter change when it is scored.
+    weights = [
+        [name, about.st_size, about.st_mtime_ns]
+        for name, about in stats
+        if name.endswith((".safetensors", ".bin", ".onnx", "config.json"))
+    ]
+    return {
+        "input": content,
+        "model": [predictor.name, weights],
+        "decoding": {
+            key: value for key, value in asdict(settings).items() if key != "batch_tokens"
+        },
+    }

@@ -93,6 +93,8 @@ def is_lines(path: Path, *, parallel: bool = False) -> bool:
         DataError: it is not text.
     """
     text, named = head_of(path), READERS.get(ending(path))
+    if text.startswith(parquet.MAGIC):
+        return False
     refuse_what_is_no_data(path, text)
     if parallel and named in (None, read_tsv):
         return "\t" not in text.partition("\n")[0]

@@ -5,14 +5,22 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from cli_parts import Invoke, write_csv
 
+from lora_s2s.errors import ResourceError
+from lora_s2s.inference.decode import decode
+from lora_s2s.pipeline.inputs import Inputs, read_inputs
 from lora_s2s.pipeline.names import located
-from lora_s2s.pipeline.texts import Inputs, read_inputs
+from lora_s2s.pipeline.predictions import lines_of
 
 LESS = ("--set", "evaluation.max_new_tokens=3")
 
@@ -104,7 +112,7 @@ def test_csv_in_csv_out_with_every_column(invoke: Invoke, here: Path, tiny_model
 def test_a_table_keeps_its_delimiter(here: Path, name: str, content: str, delimiter: str) -> None:
     (here / name).write_text(content, encoding="utf-8")
     inputs = read_inputs([], name)
-    out = records(inputs.written(["p"] * len(inputs.items)), delimiter)
+    out = records("".join(lines_of(inputs, ["p"] * inputs.count)), delimiter)
     assert {row["prediction"] for row in out} == {"p"}
     assert [row["source"] for row in out] == ["x", "y"][: len(out)]
 
@@ -112,7 +120,7 @@ def test_a_table_keeps_its_delimiter(here: Path, name: str, content: str, delimi
 def test_two_columns_without_a_header_stay_without(here: Path) -> None:
     (here / "two.tsv").write_text("a\tx\nb\ty\n", encoding="utf-8")
     inputs = read_inputs([], "two.tsv", parallel=True)
-    assert inputs.written(["1", "2"]) == "a\tx\t1\nb\ty\t2\n"
+    assert "".join(lines_of(inputs, ["1", "2"])) == "a\tx\t1\nb\ty\t2\n"
 
 
 def test_an_output_of_another_kind_is_refused_before_the_model_is_loaded(
@@ -131,14 +139,14 @@ def test_answers_that_look_like_formulas_are_reported(
 ) -> None:
     (here / "in.csv").write_text("source\na\nb\nc\n", encoding="utf-8")
     inputs = read_inputs([], "in.csv")
-    written = inputs.written(['=HYPERLINK("http://x")', "-5.2", "@SUM(A1)"])
+    written = "".join(lines_of(inputs, ['=HYPERLINK("http://x")', "-5.2", "@SUM(A1)"]))
     assert [row["prediction"] for row in records(written)] == [
         '=HYPERLINK("http://x")',
         "-5.2",
         "@SUM(A1)",
     ]
     assert "2 predictions begin with = + - or @" in capsys.readouterr().err
-    assert Inputs(["a"], ["1"]).written(["=1+1"], output="x.jsonl").startswith('{"text"')
+    assert next(lines_of(Inputs.of(["a"], ["1"]), ["=1+1"], output="x.jsonl")).startswith('{"text"')
     assert capsys.readouterr().err == ""
 
 
@@ -185,3 +193,141 @@ def test_an_existing_path_and_the_bundled_base_win_over_an_adapters_name(
     ):
         assert located(other) == other
     assert capsys.readouterr().err == ""
+
+
+@pytest.fixture
+def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lora_s2s.pipeline.predict._ROWS_AT_ONCE", 3)
+
+
+@pytest.fixture
+def stopping(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """``stopping(error)``: decoding raises it when it is called for the third time."""
+
+    def arm(error: BaseException) -> None:
+        calls = iter(range(100))
+
+        def failing(*arguments: Any) -> Any:
+            if next(calls) == 2:
+                raise error
+            return decode(*arguments)
+
+        monkeypatch.setattr("lora_s2s.inference.decode.decode", failing)
+
+    return arm
+
+
+LETTERS = [f"line {letter}" for letter in "abcdefgh"]
+
+
+@pytest.mark.usefixtures("few_at_once")
+@pytest.mark.parametrize("name", ["out.txt", "out.jsonl", "out.parquet"])
+def test_a_stopped_run_continues_to_the_same_file(
+    invoke: Invoke,
+    here: Path,
+    tiny_model: Path,
+    stopping: Callable[[BaseException], None],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    (here / "in.txt").write_text("\n".join(LETTERS) + "\n", encoding="utf-8")
+    command = ("predict", str(tiny_model), "--input", "in.txt", "--output", name, *LESS)
+    invoke(*command)
+    whole = (here / name).read_bytes()
+    (here / name).unlink()
+    with monkeypatch.context():
+        stopping(KeyboardInterrupt())
+        result = invoke(*command, code=130)
+    assert "stopped: 6 of 8 inputs are answered in" in result.stderr
+    assert "hint: the same command with --resume continues" in result.stderr
+    assert not (here / name).exists()
+
+    part = here / f"{name}.part"
+    refused = invoke(*command, code=2)
+    assert "holds 6 answers of an earlier run that did not finish" in refused.stderr
+    changed = invoke(*command, "--set", "evaluation.num_beams=2", "--resume", code=2)
+    assert "was made with another decoding" in changed.stderr
+    with part.open("ab") as stream:
+        stream.write(b'"a line that was cut o')
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr("lora_s2s.pipeline.predict._ROWS_AT_ONCE", 3)
+    result = invoke(*command, "--resume")
+    assert "continuing: 6 of 8 inputs are answered" in result.stderr
+    assert (here / name).read_bytes() == whole
+    assert not part.exists()
+
+
+@pytest.mark.usefixtures("few_at_once")
+def test_a_failure_keeps_what_was_answered(
+    invoke: Invoke, here: Path, tiny_model: Path, stopping: Callable[[BaseException], None]
+) -> None:
+    (here / "in.txt").write_text("\n".join(LETTERS) + "\n", encoding="utf-8")
+    command = ("predict", str(tiny_model), "--input", "in.txt", "--output", "out.txt", *LESS)
+    stopping(ResourceError("out of memory"))
+    invoke(*command, code=4)
+    assert len((here / "out.txt.part").read_text("utf-8").splitlines()) == 1 + 6
+    (here / "in.txt").write_text("other\n" * 8, encoding="utf-8")
+    changed = invoke(*command, "--resume", code=2)
+    assert "was made with another input" in changed.stderr
+
+
+def test_a_row_that_cannot_be_rendered_is_found_before_anything_is_answered(
+    invoke: Invoke, here: Path, adapter: Path, stopping: Callable[[BaseException], None]
+) -> None:
+    rows = [{"question": "a"}] * 5 + [{"other": "b"}]
+    (here / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    command = ("predict", "banking", "--input", "in.jsonl", "--output", "out.jsonl")
+    result = invoke(*command, code=3)
+    assert "in.jsonl, row 6" in result.stderr
+    assert not list(here.glob("out*"))
+
+
+def test_parquet_keeps_its_types(invoke: Invoke, here: Path, tiny_model: Path) -> None:
+    table = pa.table(
+        {
+            "source": ["a", "b"],
+            "when": pa.array([1, None], type=pa.timestamp("ms")),
+            "small": pa.array([1, 2], type=pa.int8()),
+        }
+    )
+    pq.write_table(table, here / "in.parquet")
+    command = ("predict", str(tiny_model), "--input", "in.parquet", *LESS)
+    invoke(*command, "--output", "out.parquet")
+    written = pq.read_table(here / "out.parquet")
+    assert written.select(["source", "when", "small"]).equals(table)
+    assert written.schema.field("prediction").type == pa.string()
+    (here / "mixed.jsonl").write_text(
+        '{"source": "a", "n": 1}\n{"source": "b", "n": "x"}\n', "utf-8"
+    )
+    refused = invoke(
+        "predict", str(tiny_model), "--input", "mixed.jsonl", "--output", "m.parquet", *LESS, code=2
+    )
+    assert "do not have the same types" in refused.stderr
+    assert "hint: --output FILE.jsonl" in refused.stderr
+    assert not list(here.glob("m.parquet*"))
+
+
+def test_a_column_that_only_a_later_row_has_stays(
+    invoke: Invoke, here: Path, tiny_model: Path
+) -> None:
+    (here / "in.jsonl").write_text('{"source": "a"}\n{"source": "b", "n": 2}\n', "utf-8")
+    command = ("predict", str(tiny_model), "--input", "in.jsonl", "--output", "out.parquet")
+    invoke(*command, *LESS)
+    assert pq.read_table(here / "out.parquet").column("n").to_pylist() == [None, 2]
+
+
+def test_a_chat_answers_line_by_line(invoke: Invoke, here: Path, tiny_model: Path) -> None:
+    chat = invoke("predict", str(tiny_model), "--interactive", *LESS, input="hello\n\nyou\n").stdout
+    assert chat == invoke("predict", str(tiny_model), "hello", "you", *LESS).stdout
+    refused = invoke("predict", str(tiny_model), "hello", "--interactive", code=2)
+    assert "takes no texts and no files" in refused.stderr
+
+
+def test_resume_needs_a_file(invoke: Invoke, here: Path, tiny_model: Path) -> None:
+    refused = invoke("predict", str(tiny_model), "hello", "--resume", code=2)
+    assert "hint: add --output FILE" in refused.stderr
+    refused = invoke(
+        "predict", str(tiny_model), "hello", "--resume", "--output", os.devnull, code=2
+    )
+    assert "is not a file that could be continued" in refused.stderr

@@ -386,29 +386,33 @@ def test_predict_says_which_row_cannot_be_read(invoke: Invoke, here: Path, train
 def test_an_answer_of_several_lines_is_kept_where_it_can_be(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from lora_s2s.pipeline.texts import Inputs, read_inputs
+    from lora_s2s.pipeline.inputs import Inputs, read_inputs
+    from lora_s2s.pipeline.predictions import lines_of
 
-    inputs = Inputs(["a", "b"], ["1", "2"])
+    inputs = Inputs.of(["a", "b"], ["1", "2"])
     answers = ["one\ntwo\u2028three\r", "four"]
-    assert inputs.written(answers) == "one two three\nfour\n"
+    assert "".join(lines_of(inputs, answers)) == "one two three\nfour\n"
     assert "the lines of 1 answers" in capsys.readouterr().err
-    rows = [json.loads(line) for line in inputs.written(answers, output="x.jsonl").split("\n")[:-1]]
+    rows = [json.loads(line) for line in lines_of(inputs, answers, output="x.jsonl")]
     assert rows == [{"text": "a", "prediction": answers[0]}, {"text": "b", "prediction": "four"}]
-    assert read_inputs(["a"], None).written(["x {\n\n}"]) == "x {\n\n}\n"
+    assert "".join(lines_of(read_inputs(["a"], None), ["x {\n\n}"])) == "x {\n\n}\n"
     assert capsys.readouterr().err == ""
 
 
 def test_predict_reads_files_of_lines_and_headerless_columns(here: Path) -> None:
-    from lora_s2s.pipeline.texts import read_inputs
+    from lora_s2s.pipeline.inputs import read_inputs
+
+    def items(name: str, *, parallel: bool = False) -> list[object]:
+        return [item for item, _ in read_inputs([], name, parallel=parallel)]
 
     (here / "dev.en").write_text("a cat, and\nb\n", encoding="utf-8")
-    assert read_inputs([], "dev.en").items == ["a cat, and", "b"]
+    assert items("dev.en") == ["a cat, and", "b"]
     (here / "two.tsv").write_text("a\tx\nb\ty\n", encoding="utf-8")
     rows = [{"source": "a", "target": "x"}, {"source": "b", "target": "y"}]
-    assert read_inputs([], "two.tsv", parallel=True).items == rows
-    assert read_inputs([], "two.tsv").items == [{"a": "b", "x": "y"}]
+    assert items("two.tsv", parallel=True) == rows
+    assert items("two.tsv") == [{"a": "b", "x": "y"}]
     (here / "one.tsv").write_text("a\nb\n", encoding="utf-8")
-    assert read_inputs([], "one.tsv", parallel=True).items == ["a", "b"]
+    assert items("one.tsv", parallel=True) == ["a", "b"]
     (here / "zero.txt").symlink_to(os.devnull)
     with pytest.raises(DataError, match="a device or a pipe"):
         read_inputs([], "zero.txt")

@@ -1,40 +1,36 @@
-"""What ``predict`` reads and writes: lines of text, or rows that keep their fields."""
+"""What ``predict`` reads: lines of text, or rows that keep their fields."""
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lora_s2s.console import warn
 from lora_s2s.errors import DataError, UsageError
-from lora_s2s.files import jsonl_line, naming
+from lora_s2s.files import naming
 from lora_s2s.readers.choose import ending, is_lines
 from lora_s2s.readers.origins import find_origins, reading
 from lora_s2s.readers.rows import Row
-from lora_s2s.readers.streams import COMPRESSED, BadLine, head_of, text_lines
+from lora_s2s.readers.streams import BadLine, head_of, text_lines
 from lora_s2s.readers.tables import delimiter_of
 
 STDIN = "-"
+TABLES = (".csv", ".tsv")
+JSON_LINES = (".jsonl", ".ndjson")
 _LINES = (".txt", ".text")
-_ROWS_AS_THEY_ARE = (".jsonl", ".ndjson")
-_TABLES, _SPREADSHEETS = (".csv", ".tsv"), (".xlsx", ".xls", ".ods")
-_PREDICTION = "prediction"
 
-# A spreadsheet runs what begins with one of these.
-_FORMULA = ("=", "+", "-", "@")
 _FILE_NAME = re.compile(r"\S+\.(txt|text|csv|tsv|jsonl?|ndjson|parquet)(\.(gz|zst|zip))?")
-_NUMBER = re.compile(r"[+-]?[0-9][0-9.,]*%?")
 
 Input = str | dict[str, Any]
+Placed = tuple[Input, str]
 
 
 @dataclass(frozen=True)
@@ -54,90 +50,44 @@ class Table:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Texts or rows, each with the place it came from.
+    """Texts or rows to be answered, each with the place it came from; iterating again reads a file
+    again, so that no more than a few are in memory.
 
-    ``alone`` is one text whose answer may have several lines; ``table`` is how a CSV or TSV file's
-    rows were written.
+    Attributes:
+        opened: begins a new reading.
+        count: how many there are.
+        columns: those of the rows, by first appearance; empty for texts.
+        alone: one text, whose answer may have several lines.
+        table: how a CSV or TSV file's rows were written.
+        file: the file, if it is one.
     """
 
-    items: list[Input]
-    places: list[str]
+    opened: Callable[[], Iterable[Placed]] = field(repr=False)
+    count: int
+    columns: Sequence[str] = ()
     alone: bool = False
     table: Table | None = None
+    file: Path | None = None
 
-    def written(self, predictions: Sequence[str], *, output: str | None = None) -> str:
-        """Returns what goes out: a line for a line, a row with ``prediction`` for a row.
+    def __iter__(self) -> Iterator[Placed]:
+        return iter(self.opened())
 
-        Rows of CSV and TSV go out as such, unless the output's name says JSON lines; other rows are
-        JSON lines.
-
-        Args:
-            output: a file's name; one of JSON lines takes texts too, as ``{"text": …, "prediction":
-                …}``.
-        """
-        kind = "" if output is None else Path(output).suffix.lower()
-        rows, pairs = kind in _ROWS_AS_THEY_ARE, list(zip(self.items, predictions, strict=True))
-        if self.table is not None and kind in ("", *_TABLES):
-            records = [(item, text) for item, text in pairs if isinstance(item, dict)]
-            return _csv_text(records, self.table.named(kind))
-        if self.alone and not rows:
-            return f"{predictions[0]}\n"
-        broken = (
-            0
-            if rows
-            else sum(isinstance(item, str) and len(text.splitlines()) > 1 for item, text in pairs)
-        )
-        if broken:
-            # One line in, one line out, whatever the model wrote.
-            warn(
-                f"the lines of {broken:,} answers are joined by spaces; --output FILE.jsonl keeps "
-                "them apart"
-            )
-        return "".join(_line(item, text, rows=rows) for item, text in pairs)
+    @classmethod
+    def of(cls, items: Sequence[Input], places: Sequence[str], *, alone: bool = False) -> Inputs:
+        """Returns inputs that are in memory."""
+        placed = list(zip(items, places, strict=True))
+        return cls(lambda: placed, len(placed), _columns(placed)[1], alone=alone)
 
 
-def _line(item: Input, prediction: str, *, rows: bool) -> str:
-    if isinstance(item, str) and not rows:
-        return " ".join(prediction.splitlines()) + "\n"
-    return jsonl_line(
-        {**({"text": item} if isinstance(item, str) else item), "prediction": prediction}
-    )
-
-
-def _csv_text(pairs: Sequence[tuple[dict[str, Any], str]], table: Table) -> str:
-    """Returns rows with every column they had and ``prediction``, which stands last unless it was a
-    column already.
-    """
-    names = list(dict.fromkeys([*(name for row, _ in pairs for name in row), _PREDICTION]))
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, delimiter=table.delimiter, lineterminator="\n")
-    writer.writerows([names] if table.header else [])
-    writer.writerows(
-        [{**row, _PREDICTION: text}.get(name, "") for name in names] for row, text in pairs
-    )
-    formulas = sum(text.startswith(_FORMULA) and not _NUMBER.fullmatch(text) for _, text in pairs)
-    if formulas:
-        begin = f"{formulas:,} predictions begin with {' '.join(_FORMULA[:-1])} or {_FORMULA[-1]}"
-        warn(f"{begin}, which a spreadsheet may run as formulas: import that column as text")
-    return buffer.getvalue()
-
-
-def check_kind(output: str, inputs: Inputs) -> None:
-    """Refuses an output whose name says a format that predictions are not written in.
-
-    Raises:
-        UsageError: a spreadsheet, a table of texts that were none, or a compressed file.
-    """
-    path, kind = Path(output), Path(output).suffix.lower()
-    if kind in _SPREADSHEETS or (kind in _TABLES and inputs.table is None):
-        what = "lines or JSON lines, never a spreadsheet's; a CSV or TSV file's go into one too"
-        raise UsageError(
-            f"{path.name}: predictions are {what}", hint=f"--output {path.with_suffix('.jsonl')}"
-        )
-    if kind in COMPRESSED:
-        raise UsageError(
-            f"{path.name}: predictions are not compressed", hint=f"--output {path.with_suffix('')}"
-        )
+def _columns(placed: Iterable[Placed]) -> tuple[int, list[str]]:
+    """Returns the number of inputs and the columns of the rows."""
+    names: dict[str, None] = {}
+    count = 0
+    for item, _ in placed:
+        count += 1
+        if isinstance(item, dict) and not names.keys() >= item.keys():
+            names.update(dict.fromkeys(item))
+    return count, list(names)
 
 
 def read_inputs(texts: Sequence[str], file: str | None, *, parallel: bool = False) -> Inputs:
@@ -159,31 +109,32 @@ def read_inputs(texts: Sequence[str], file: str | None, *, parallel: bool = Fals
             "expected texts, or --input FILE" + (", not both" if texts else ""),
             hint='lora-s2s predict adapters/demo "a table for four on friday"',
         )
-    found: list[tuple[Input, str]]
-    table = None
     if file and file != STDIN:
-        found = list(_file_items(Path(file).expanduser(), parallel=parallel))
-        table = (
-            _table(Path(file).expanduser(), parallel=parallel)
-            if found and isinstance(found[0][0], dict)
-            else None
-        )
+        inputs = _file_inputs(Path(file).expanduser(), parallel=parallel)
     elif file and (lines := _stdin_lines()) and lines[0].lstrip().startswith("{"):
-        found = [
-            (_json_row(line, f"stdin:{number}"), f"stdin:{number}")
-            for number, line in enumerate(lines, start=1)
-        ]
+        places = [f"stdin:{number}" for number in range(1, len(lines) + 1)]
+        rows = [_json_row(line, place) for line, place in zip(lines, places, strict=True)]
+        inputs = Inputs.of(rows, places)
     else:
         piped = file == STDIN or list(texts) == [STDIN]
         place = "stdin:" if piped else "text "
         lines = lines if file else _stdin_lines() if piped else list(texts)
-        found = [(text, f"{place}{number}") for number, text in enumerate(lines, start=1)]
-    if not found:
+        places = [f"{place}{number}" for number in range(1, len(lines) + 1)]
+        inputs = Inputs.of(lines, places, alone=len(texts) == 1 and texts[0] != STDIN)
+    if not inputs.count:
         raise DataError(
             f"{file or 'stdin'} is empty: nothing to answer", hint="give at least one line or row"
         )
-    items, places = map(list, zip(*found, strict=True))
-    return Inputs(items, places, alone=len(texts) == 1 and texts[0] != STDIN, table=table)
+    return inputs
+
+
+def _file_inputs(path: Path, *, parallel: bool) -> Inputs:
+    def opened() -> Iterator[Placed]:
+        return _file_items(path, parallel=parallel)
+
+    count, columns = _columns(opened())
+    table = _table(path, parallel=parallel) if columns else None
+    return Inputs(opened, count, columns, table=table, file=path)
 
 
 def _table(path: Path, *, parallel: bool) -> Table | None:
@@ -191,7 +142,7 @@ def _table(path: Path, *, parallel: bool) -> Table | None:
     several.
     """
     kind = ending(path) if path.is_file() else ""
-    if kind not in _TABLES:
+    if kind not in TABLES:
         return None
     tabs = kind == ".tsv" and "\t" in head_of(path).partition("\n")[0]
     return Table("\t" if tabs else delimiter_of(path), header=not (parallel and kind == ".tsv"))
@@ -254,13 +205,13 @@ def _file_lines(path: Path) -> Iterator[tuple[int, str]]:
         yield number, line.removesuffix("\r")
 
 
-def _file_items(path: Path, *, parallel: bool) -> Iterator[tuple[Input, str]]:
+def _file_items(path: Path, *, parallel: bool) -> Iterator[Placed]:
     # Of what is no file, find_origins tells what it is, or finds the files in it.
     kind = ending(path) if path.is_file() else ""
     with reading(path):
         if kind in _LINES or (path.is_file() and is_lines(path, parallel=parallel)):
             yield from ((line, f"{path}:{number}") for number, line in _file_lines(path))
-        elif kind in _ROWS_AS_THEY_ARE:
+        elif kind in JSON_LINES:
             # Not the reader for training data: what was a number stays one on its way through.
             rows = (line for _, line in _file_lines(path) if line.strip())
             for place, line in (

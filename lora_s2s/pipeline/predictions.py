@@ -1,0 +1,121 @@
+"""How ``predict`` writes answers: a line for a line, a row with ``prediction`` for a row."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lora_s2s.console import warn
+from lora_s2s.data.parquet import write_rows
+from lora_s2s.errors import UsageError
+from lora_s2s.files import jsonl_line, staged_file
+from lora_s2s.outputs import appears_whole, output_stream, target_of
+from lora_s2s.pipeline.inputs import JSON_LINES, TABLES, Input, Inputs, Table
+from lora_s2s.readers.streams import COMPRESSED
+
+PREDICTION = "prediction"
+_PARQUET = ".parquet"
+_SPREADSHEETS = (".xlsx", ".xls", ".ods")
+# A spreadsheet runs what begins with one of these.
+_FORMULA = ("=", "+", "-", "@")
+_NUMBER = re.compile(r"[+-]?[0-9][0-9.,]*%?")
+
+
+def check_kind(output: str, inputs: Inputs) -> None:
+    """Refuses an output whose name says a format that predictions are not written in.
+
+    Raises:
+        UsageError: a spreadsheet, a table of texts that were none, or a compressed file.
+    """
+    path, kind = Path(output), Path(output).suffix.lower()
+    if kind in _SPREADSHEETS or (kind in TABLES and inputs.table is None):
+        what = "lines, JSON lines or Parquet, never a spreadsheet's; those of a CSV or TSV file too"
+        raise UsageError(
+            f"{path.name}: predictions are {what}", hint=f"--output {path.with_suffix('.jsonl')}"
+        )
+    if kind in COMPRESSED:
+        raise UsageError(
+            f"{path.name}: predictions are not compressed", hint=f"--output {path.with_suffix('')}"
+        )
+    if kind == _PARQUET and not appears_whole(path):
+        raise UsageError(f"{path.name}: Parquet is written to a regular file")
+
+
+def write_answers(path: Path, inputs: Inputs, answers: Iterable[str]) -> None:
+    """Writes an output file: all of it, or nothing.
+
+    Raises:
+        UsageError: rows that differ in their types, for Parquet.
+    """
+    if path.suffix.lower() == _PARQUET:
+        rows = (_row(item, text) for (item, _), text in zip(inputs, answers, strict=True))
+        source = inputs.file if inputs.file and inputs.file.suffix.lower() == _PARQUET else None
+        columns = list(dict.fromkeys([*(inputs.columns or ["text"]), PREDICTION]))
+        with staged_file(target_of(path)) as staged:
+            write_rows(staged, rows, columns, like=source)
+        return
+    with output_stream(path) as stream:
+        for line in lines_of(inputs, answers, output=str(path)):
+            stream.write(line.encode("utf-8", "backslashreplace"))
+
+
+def lines_of(inputs: Inputs, answers: Iterable[str], *, output: str | None = None) -> Iterator[str]:
+    """Yields what goes out: a line for a line, a row with ``prediction`` for a row.
+
+    Rows of CSV and TSV go out as such, unless the output's name says JSON lines; other rows are
+    JSON lines.
+
+    Args:
+        output: a file's name; one of JSON lines takes texts too, as ``{"text": …, "prediction":
+            …}``.
+    """
+    kind = "" if output is None else Path(output).suffix.lower()
+    pairs = ((item, text) for (item, _), text in zip(inputs, answers, strict=True))
+    if inputs.table is not None and kind in ("", *TABLES):
+        yield from _csv_lines(pairs, inputs, inputs.table.named(kind))
+        return
+    as_rows, joined = kind in JSON_LINES, 0
+    for item, text in pairs:
+        if as_rows or isinstance(item, dict):
+            yield jsonl_line(_row(item, text))
+        elif inputs.alone:
+            yield f"{text}\n"
+        else:  # one line in, one line out, whatever the model wrote
+            lines = text.splitlines()
+            joined += len(lines) > 1
+            yield " ".join(lines) + "\n"
+    if joined:
+        warn(
+            f"the lines of {joined:,} answers are joined by spaces; --output FILE.jsonl keeps "
+            "them apart"
+        )
+
+
+def _row(item: Input, prediction: str) -> dict[str, Any]:
+    return {**({"text": item} if isinstance(item, str) else item), PREDICTION: prediction}
+
+
+def _csv_lines(pairs: Iterable[tuple[Input, str]], inputs: Inputs, table: Table) -> Iterator[str]:
+    """Yields rows with every column they had and ``prediction``, which stands last unless it was a
+    column already.
+    """
+    names = list(dict.fromkeys([*inputs.columns, PREDICTION]))
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, delimiter=table.delimiter, lineterminator="\n")
+    if table.header:
+        writer.writerow(names)
+    formulas = 0
+    for item, text in pairs:
+        formulas += text.startswith(_FORMULA) and not _NUMBER.fullmatch(text)
+        row = _row(item, text)
+        writer.writerow([row.get(name, "") for name in names])
+        yield buffer.getvalue()
+        buffer.seek(0)
+        buffer.truncate()
+    if formulas:
+        begin = f"{formulas:,} predictions begin with {' '.join(_FORMULA[:-1])} or {_FORMULA[-1]}"
+        warn(f"{begin}, which a spreadsheet may run as formulas: import that column as text")
