@@ -4,6 +4,7 @@ the bundled base.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +12,15 @@ import torch
 from transformers import PreTrainedModel
 
 from lora_s2s.documents import checked
-from lora_s2s.errors import UsageError
+from lora_s2s.errors import DataError, UsageError
 from lora_s2s.examples.shapes import DIALOGUES
 from lora_s2s.examples.template import check_recorded
 from lora_s2s.hub import adapters_inside, check_folder, no_adapter
 from lora_s2s.inference import ct2_engine
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.inference.torch_engine import TorchEngine
-from lora_s2s.lora.adapter import is_adapter, load_adapter
+from lora_s2s.lora.adapter import ONLY, LoadedAdapter, is_adapter, load_adapter
+from lora_s2s.lora.several import add_adapter
 from lora_s2s.models.common import begin_answers
 from lora_s2s.models.generation import not_used
 from lora_s2s.models.loading import LoadedBase, load_base
@@ -58,12 +60,7 @@ def load_predictor(
     """
     folder = Path(name).expanduser()
     if folder.is_dir() and is_adapter(folder):
-        adapter = load_adapter(folder, dtype=dtype, device=device, base_override=base)
-        settings = input_settings(adapter.manifest.input, where=str(AdapterManifest.path(folder)))
-        # Adapters made by plain PEFT come without a tokenizer; theirs is the base's.
-        own = (folder / "tokenizer_config.json").is_file()
-        place = (str(folder), None) if own else (adapter.base.name, adapter.base.revision)
-        return _predictor(name, adapter.model, adapter.base, place, settings, has_adapter=True)
+        return _adapted(name, load_adapter(folder, dtype=dtype, device=device, base_override=base))
     if base is not None:
         raise UsageError(
             f"{name} is not an adapter, so it takes no other base", hint="leave --base away"
@@ -72,12 +69,71 @@ def load_predictor(
         return _exported(name, folder, dtype)
     if folder.is_dir() and not (folder / "config.json").is_file() and adapters_inside(folder):
         raise no_adapter(folder)
-    model = load_base(name, dtype=dtype, device=device)
+    return _plain(name, load_base(name, dtype=dtype, device=device))
+
+
+def load_sharing(names: Sequence[str], *, dtype: str = "auto") -> list[Predictor]:
+    """Loads a model or adapter, and further adapters over the same copy of its base.
+
+    Raises:
+        UsageError: the others are not adapters, or the first is an export.
+        DataError: an adapter is refused, or cannot share the base.
+    """
+    first, *others = names
+    folder, further = Path(first).expanduser(), [Path(name).expanduser() for name in others]
+    if not others:
+        return [load_predictor(first, dtype=dtype)]
+    for name, path in zip(others, further, strict=True):
+        if not is_adapter(path):
+            hint = "start another server for another model"
+            raise UsageError(f"{name} is not an adapter for {first}", hint=hint)
+    if is_adapter(folder):
+        loaded = [load_adapter(folder, dtype=dtype)]
+        predictors = [_adapted(first, loaded[0])]
+    elif is_export(folder):
+        hint = "serve the adapters with the model itself, or export each"
+        raise UsageError(f"{first} is an export, which takes no adapters", hint=hint)
+    else:
+        base = load_base(first, dtype=dtype)
+        plain = _plain(first, base)
+        loaded = [load_adapter(further[0], base=base)]
+        adapted = _adapted(others[0], loaded[0])
+        engine = replace(adapted.torch.without_adapter(), name=first)
+        predictors = [replace(plain, engine=engine), adapted]
+    for name, path in list(zip(names, [folder, *further], strict=True))[len(predictors) :]:
+        adapter = f"adapter-{len(loaded)}"
+        loaded.append(add_adapter(loaded[0], path, adapter))
+        predictors.append(_adapted(name, loaded[-1], adapter))
+    for one, path in zip(predictors, [folder, *further], strict=True):
+        if _ends(one) != _ends(predictors[0]):
+            problem = f"its answers begin or end with other tokens than those of {first}"
+            raise DataError(problem, hint="start a server for each", where=str(path))
+    return predictors
+
+
+def _ends(predictor: Predictor) -> tuple[object, ...]:
+    tokenizer = predictor.tokenizer
+    ends = first_ids(tokenizer)
+    return tokenizer.pad_token_id, tokenizer.eos_token_id, ends["start"], ends["first"]
+
+
+def _plain(name: str, model: LoadedBase) -> Predictor:
     manifest = ModelManifest.read(model.path)
     settings = input_settings(manifest.input, where=str(ModelManifest.path(model.path)))
     predictor = _predictor(name, model.model, model, (name, None), settings)
     # The settings of a merged folder are those that it was scored with.
     return replace(predictor, not_used="") if manifest.decoding else predictor
+
+
+def _adapted(name: str, adapter: LoadedAdapter, peft_name: str = ONLY) -> Predictor:
+    folder = adapter.folder
+    settings = input_settings(adapter.manifest.input, where=str(AdapterManifest.path(folder)))
+    # Adapters made by plain PEFT come without a tokenizer; theirs is the base's.
+    own = (folder / "tokenizer_config.json").is_file()
+    place = (str(folder), None) if own else (adapter.base.name, adapter.base.revision)
+    predictor = _predictor(name, adapter.model, adapter.base, place, settings)
+    engine = replace(predictor.torch, has_adapter=True, adapter=peft_name)
+    return replace(predictor, engine=engine)
 
 
 def _exported(name: str, folder: Path, dtype: str) -> Predictor:
@@ -108,8 +164,6 @@ def _predictor(
     base: LoadedBase,
     place: tuple[str, str | None],
     settings: InputSettings,
-    *,
-    has_adapter: bool = False,
 ) -> Predictor:
     tokenizer = load_tokenizer(*place, **{key: getattr(settings, key) for key in LANGUAGES})
     begin_answers(model, **first_ids(tokenizer))
@@ -117,7 +171,7 @@ def _predictor(
     rows = len(model.get_input_embeddings().weight)
     return Predictor(
         name,
-        TorchEngine(name, model, tokenizer, has_adapter=has_adapter),
+        TorchEngine(name, model, tokenizer),
         tokenizer,
         settings,
         max_positions=most,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -19,7 +20,9 @@ from transformers import (
 )
 
 from lora_s2s.errors import ResourceError, ran_out_of_memory
-from lora_s2s.inference.engine import DecodingSettings, Watch
+from lora_s2s.inference.engine import DecodingSettings, Engine, Watch
+from lora_s2s.lora.adapter import ONLY
+from lora_s2s.lora.several import BASE, mixes
 from lora_s2s.models.generation import answer_ids, decoding_config, only
 from lora_s2s.models.loading import quiet
 from lora_s2s.models.logits import finite_logits
@@ -29,8 +32,8 @@ from lora_s2s.models.logits import finite_logits
 class TorchEngine:
     """A model in torch; ``name`` is for messages.
 
-    ``has_adapter``: PEFT wraps the model, and ``adapter_on`` says whether it answers with its
-    adapter.
+    ``has_adapter``: PEFT wraps the model, ``adapter`` is PEFT's name of the one it answers with,
+    and ``adapter_on`` says whether it does; ``mixed`` are the names of each row of one batch.
     """
 
     name: str
@@ -38,11 +41,28 @@ class TorchEngine:
     tokenizer: PreTrainedTokenizerBase = field(repr=False)
     has_adapter: bool = False
     adapter_on: bool = True
+    adapter: str = ONLY
+    mixed: tuple[str, ...] = ()
     runtime: str = "torch"
 
     def without_adapter(self) -> TorchEngine:
         """Returns the same model with its adapter switched off, without a second copy."""
         return replace(self, adapter_on=False)
+
+    def mixes_with(self, other: Engine) -> bool:
+        """Whether one batch may hold rows of both: of adapters and the base in one model."""
+        if not isinstance(other, TorchEngine) or other.model is not self.model:
+            return False
+        return self == other or mixes(self.model)
+
+    def mixing(self, engines: Sequence[Engine]) -> TorchEngine:
+        """Returns the engine of a batch whose rows are answered as by each of ``engines``."""
+        names = [
+            engine.adapter if engine.adapter_on else BASE
+            for engine in engines
+            if isinstance(engine, TorchEngine)
+        ]
+        return replace(self, adapter_on=True, mixed=tuple(names))
 
     @contextmanager
     def ready(self) -> Iterator[PreTrainedModel]:
@@ -50,6 +70,8 @@ class TorchEngine:
         self.model.eval()
         off = self.has_adapter and not self.adapter_on
         switch = self.model.disable_adapter() if off else nullcontext()
+        if self.has_adapter and self.model.active_adapter != self.adapter:
+            self.model.set_adapter(self.adapter, inference_mode=True)
         with torch.inference_mode(), switch:
             yield self.model
 
@@ -95,6 +117,9 @@ class TorchEngine:
             num_beams=settings.num_beams,
             early_stopping=settings.early_stopping,
         )
+        mixed: dict[str, Any] = {}
+        if self.mixed:  # PEFT reads the beams here only
+            mixed = {"adapter_names": list(self.mixed), "num_beams": settings.num_beams}
         try:
             with self.ready() as model, only(model, config), quiet():
                 output_BT = model.generate(
@@ -102,6 +127,7 @@ class TorchEngine:
                     generation_config=config,
                     logits_processor=finite_logits(self.name),
                     stopping_criteria=StoppingCriteriaList(criteria),
+                    **mixed,
                 )
         except (MemoryError, RuntimeError) as error:
             if not ran_out_of_memory(error):

@@ -45,6 +45,8 @@ from lora_s2s.records import AdapterManifest, Base, verify
 
 CONFIG = ADAPTER_CONFIG
 WEIGHTS = "adapter_model.safetensors"
+ONLY = "default"
+"""PEFT's name of a model's only adapter."""
 # In names of weights that are the base's own: grown embeddings, a trained head, biases.
 _OF_BASE = (".embed_tokens.", ".shared.", ".lm_head.", ".base_layer.", ".modules_to_save.", ".bias")
 
@@ -70,27 +72,27 @@ def is_adapter(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
-def adapter_state(model: nn.Module) -> dict[str, Tensor]:
-    """Returns the adapter's weights, which share the model's memory.
+def adapter_state(model: nn.Module, adapter: str = ONLY) -> dict[str, Tensor]:
+    """Returns an adapter's weights, which share the model's memory.
 
     The names are those in ``adapter_model.safetensors``, except for embedding rows of single
     tokens.
     """
-    return {**_without_tokens(model), **token_rows.changes(model)}
+    return {**_without_tokens(model, adapter), **token_rows.changes(model)}
 
 
-def _without_tokens(model: nn.Module) -> dict[str, Tensor]:
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+def _without_tokens(model: nn.Module, adapter: str = ONLY) -> dict[str, Tensor]:
+    state = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
     return {name: tensor for name, tensor in state.items() if ".token_rows." not in name}
 
 
-def load_adapter_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copies weights into the model's adapter.
+def load_adapter_state(model: nn.Module, state: Mapping[str, Tensor], adapter: str = ONLY) -> None:
+    """Copies weights into an adapter of the model.
 
     Raises:
         DataError: names or shapes differ from the model's.
     """
-    live = adapter_state(model)
+    live = adapter_state(model, adapter)
     expected, found = (
         {name: tuple(t.shape) for name, t in tensors.items()} for tensors in (live, state)
     )
@@ -108,7 +110,7 @@ def save_adapter(model: PeftModel, out: Path) -> None:
     Args:
         out: an existing folder.
     """
-    config = model.peft_config["default"]
+    config = model.peft_config[ONLY]
     content: dict[str, Any] = config.to_dict()
     content.update(peft_type=config.peft_type.value, task_type="SEQ_2_SEQ_LM", inference_mode=True)
     weights = {
@@ -171,7 +173,7 @@ def load_adapter(
             its quantization.
     """
     folder = Path(folder)
-    settings, manifest = _read(folder)
+    settings, manifest = read_adapter(folder)
     trained_on = manifest.base
     if base is None:
         name = base_override or trained_on.name or settings.base
@@ -185,7 +187,7 @@ def load_adapter(
         if not base_override:
             _check_followed(trained_on, name, revision, folder)
         # Hashed before it is loaded, so that a wrong base is reported at once.
-        _check_base(trained_on, name, weights_hash(locate_model(name, revision)), folder)
+        check_trained_on(trained_on, name, weights_hash(locate_model(name, revision)), folder)
         stored = quantization or trained_on.quantization or "none"
         base = _load_base(
             name,
@@ -196,27 +198,47 @@ def load_adapter(
             skip_quantization=trained_on.skip_quantization or (),
         )
     else:
-        _check_base(trained_on, base.name, base.weights_sha256, folder)
+        check_trained_on(trained_on, base.name, base.weights_sha256, folder)
     check_base(settings.method, settings.method.config.__name__.removesuffix("Config"), base)
     if problem := token_rows.problem(base, settings.train_tokens):
         raise DataError(problem, where=str(folder / CONFIG))
-    found = shapes([folder / WEIGHTS])
-    config = _config(settings, base, found, folder)
-    tokens = token_rows.saved_shapes(base, settings.train_tokens)
-    state = _weights(folder, {**_expected(config(), base, folder), **tokens}, found)
-    rows = {name: state.pop(name) for name in tokens}
+    config, state = checked_weights(folder, settings, base)
+    rows = {name: state.pop(name) for name in token_rows.saved_shapes(base, settings.train_tokens)}
     model = wrap(base, config())
-    formats = {name: tensor.dtype for name, tensor in adapter_state(model).items()}
-    state = {
-        name: finite_weight(name, tensor, folder / WEIGHTS, formats.get(name))
-        for name, tensor in state.items()
-    }
-    load_adapter_state(model, state)
+    fill(model, state, folder)
     token_rows.add(base.model, settings.train_tokens, rows)
     for name, tensor in token_rows.changes(model).items():
         finite_weight(name, tensor, folder / WEIGHTS)
     model.requires_grad_(False)
     return LoadedAdapter(model.eval(), base, manifest, folder, settings)
+
+
+def checked_weights(
+    folder: Path, settings: AdapterSettings, base: LoadedBase
+) -> tuple[Callable[[], PeftConfig], dict[str, Tensor]]:
+    """Returns what builds PEFT's config, and the weights, which are exactly those that it needs.
+
+    Raises:
+        DataError: names, shapes or values differ from that.
+    """
+    found = shapes([folder / WEIGHTS])
+    config = _config(settings, base, found, folder)
+    tokens = token_rows.saved_shapes(base, settings.train_tokens)
+    return config, _weights(folder, {**_expected(config(), base, folder), **tokens}, found)
+
+
+def fill(model: PeftModel, state: Mapping[str, Tensor], folder: Path, adapter: str = ONLY) -> None:
+    """Copies checked weights into an adapter of the model.
+
+    Raises:
+        DataError: one is not finite in the format that is computed with.
+    """
+    formats = {name: tensor.dtype for name, tensor in adapter_state(model, adapter).items()}
+    finite = {
+        name: finite_weight(name, tensor, folder / WEIGHTS, formats.get(name))
+        for name, tensor in state.items()
+    }
+    load_adapter_state(model, finite, adapter)
 
 
 def _check_followed(trained_on: Base, name: str, revision: str | None, folder: Path) -> None:
@@ -248,7 +270,12 @@ def _load_base(name: str, **asked: Any) -> LoadedBase:
         raise SetupError(error.message, hint=hint, where=error.where) from error
 
 
-def _read(folder: Path) -> tuple[AdapterSettings, AdapterManifest]:
+def read_adapter(folder: Path) -> tuple[AdapterSettings, AdapterManifest]:
+    """Returns a folder's checked config and manifest, its files verified.
+
+    Raises:
+        DataError: it is no adapter, or is refused.
+    """
     hint = "an adapter folder is what 'lora-s2s train' writes; 'lora-s2s adapters' lists yours"
     if not folder.is_dir():
         more = "; a file is not opened: name its folder" if folder.is_file() else ""
@@ -269,7 +296,8 @@ def _read(folder: Path) -> tuple[AdapterSettings, AdapterManifest]:
     return settings, manifest
 
 
-def _check_base(trained_on: Base, name: str, weights_sha256: str, folder: Path) -> None:
+def check_trained_on(trained_on: Base, name: str, weights_sha256: str, folder: Path) -> None:
+    """Refuses a base with other weights than the adapter was trained on; a DataError."""
     expected = trained_on.weights_sha256
     if expected is not None and expected != weights_sha256:
         raise DataError(

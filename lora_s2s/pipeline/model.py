@@ -26,9 +26,14 @@ Row = Mapping[str, object]
 def predictor_of(model: str, recipe: Recipe, base: str | None = None) -> Predictor:
     """Loads what answers, and reports which generation settings of the checkpoint it ignores."""
     predictor = load_predictor(model, base=base, dtype=recipe.model.dtype)
+    report_not_used(predictor)
+    return predictor
+
+
+def report_not_used(predictor: Predictor) -> None:
+    """Reports which generation settings of the checkpoint answers do not follow."""
     if predictor.not_used:
         say(f"not used from the checkpoint's generation_config: {predictor.not_used}")
-    return predictor
 
 
 def open_model(

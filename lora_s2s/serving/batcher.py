@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from lora_s2s.errors import DataError, UsageError
-from lora_s2s.inference.decode import MOST_HYPOTHESES, Prediction, decode
-from lora_s2s.inference.engine import DecodingSettings
+from lora_s2s.inference.decode import MOST_HYPOTHESES, Prediction, read_answer
+from lora_s2s.inference.engine import DecodingSettings, WatchedEngine
+from lora_s2s.inference.torch_engine import TorchEngine
 from lora_s2s.serving.models import Served
 
 _Result = TypeVar("_Result")
@@ -76,7 +77,7 @@ class Job:
     stops: tuple[str, ...] = ()
     emit: Callable[[str], None] | None = None
     source: str | None = None
-    tokens: int = 0
+    ids: Sequence[int] = ()
     truncated: bool = False
     _sent: str = ""
     _last: str = ""
@@ -97,13 +98,16 @@ class Job:
         except UnicodeEncodeError as error:  # JSON can spell half a character
             raise Unreadable("the text is not valid Unicode") from error
         source = predictor.fitted(question)
-        self.tokens = len(predictor.encode(source))
+        self.ids = predictor.encode(source)
         self.truncated = source != question.source or not predictor.fits(source)
         self.source = source
 
     def joins(self, other: Job) -> bool:
-        """Whether one batch can hold both."""
-        return self.served is other.served and self.settings == other.settings
+        """Whether one batch can hold both: of one model, or of adapters over one base."""
+        if self.settings != other.settings:
+            return False
+        mine, its = self.served.predictor.engine, other.served.predictor.engine
+        return mine is its or (isinstance(mine, TorchEngine) and mine.mixes_with(its))
 
     def follow(self, so_far: Callable[[], Prediction]) -> bool:
         """Emits what is certain of an unfinished answer; says whether more of it is unwanted."""
@@ -126,7 +130,7 @@ class Job:
         """Returns the answer, cut before the first stop string."""
         text, ended = self._before_stop(prediction.text)
         finish = "stop" if ended or prediction.stopped else "length"
-        return Answer(text, finish, self.tokens, prediction.tokens, self.truncated)
+        return Answer(text, finish, len(self.ids), prediction.tokens, self.truncated)
 
     def _before_stop(self, text: str) -> tuple[str, bool]:
         ends = [place for stop in self.stops if (place := text.find(stop)) >= 0]
@@ -217,10 +221,12 @@ class Batcher:
         """Takes the oldest job that is read, and those behind it that fit beside it."""
         batch: list[Job] = []
         longest = 0
+        # A place may be given up and not yet free.
+        self._waiting = deque(job for job in self._waiting if not job.result.done())
         for job in self._waiting:
-            if job.source is None or job.result.done() or (batch and not job.joins(batch[0])):
+            if job.source is None or (batch and not job.joins(batch[0])):
                 continue
-            padded = max(longest, job.tokens)
+            padded = max(longest, len(job.ids))
             if not batch or _fits(padded, len(batch) + 1, job.settings):
                 batch.append(job)
                 longest = padded
@@ -231,7 +237,7 @@ class Batcher:
     async def _answer(self, batch: Sequence[Job]) -> None:
         """Answers a batch; where it fails, each job alone, so that only those at fault fail."""
         start = time.monotonic()
-        outcome = await self._in_thread(lambda: _predictions(batch))
+        outcome = await self._in_thread(lambda: compute(batch))
         self._seconds = time.monotonic() - start
         self._report(len(batch), self._seconds)
         if not isinstance(outcome, BaseException):
@@ -257,15 +263,24 @@ def _fits(padded: int, count: int, settings: DecodingSettings) -> bool:
     return padded * hypotheses <= settings.batch_tokens and hypotheses <= MOST_HYPOTHESES
 
 
-def _predictions(batch: Sequence[Job]) -> list[Prediction]:
-    sources = [job.source or "" for job in batch]
-    first = batch[0]
-    return decode(
-        first.served.predictor,
-        sources,
-        first.settings,
-        follow=lambda place, so_far: batch[place].follow(so_far),
-    )
+def compute(batch: Sequence[Job]) -> list[Prediction]:
+    """Answers a batch, in the model's thread; greedy answers are followed if the engine can."""
+    predictor = batch[0].served.predictor
+    settings = predictor.within_positions(batch[0].settings)
+    engine, sources = predictor.engine, [job.ids for job in batch]
+    if isinstance(engine, TorchEngine) and any(job.served is not batch[0].served for job in batch):
+        engine = engine.mixing([job.served.predictor.engine for job in batch])
+
+    def watch(row: int, ids: list[int]) -> bool:
+        job = batch[row]
+        return job.follow(lambda: read_answer(job.served.predictor, ids))
+
+    if settings.num_beams == 1 and isinstance(engine, WatchedEngine):
+        answers = engine.watched_answers(sources, settings, watch)
+    else:
+        answers = engine.answers(sources, settings)
+    pairs = zip(batch, answers, strict=True)
+    return [read_answer(job.served.predictor, ids) for job, ids in pairs]
 
 
 def _shared(one: str, other: str) -> str:

@@ -9,9 +9,10 @@ from pathlib import Path
 from lora_s2s.errors import UsageError
 from lora_s2s.examples.shapes import DIALOGUES
 from lora_s2s.inference.engine import DecodingSettings
+from lora_s2s.inference.loading import load_sharing
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.pipeline.adapters import recipe_of
-from lora_s2s.pipeline.model import predictor_of
+from lora_s2s.pipeline.model import report_not_used
 from lora_s2s.pipeline.names import located
 from lora_s2s.pipeline.predict import decoding_settings
 from lora_s2s.recipe.layers import Overrides
@@ -32,16 +33,15 @@ class Served:
 
 
 def load_models(names: Sequence[str], sets: Overrides = ()) -> list[Served]:
-    """Loads what a server answers with.
+    """Loads what a server answers with: a model or adapter, and adapters over the same base.
 
     Args:
-        names: a model or adapter each, as :func:`lora_s2s.pipeline.model.predictor_of` takes it;
-            ``NAME=MODEL`` gives it another name than its folder's.
+        names: the model, then adapters; ``NAME=MODEL`` gives one another name than its folder's.
         sets: changes to the recipe of each.
 
     Raises:
-        UsageError: two have the same name.
-        Error: a model cannot be loaded.
+        UsageError: two have the same name, or a further one is not an adapter.
+        Error: a model cannot be loaded, or an adapter cannot share the base.
     """
     asked = [_split(name) for name in names]
     chosen = [name for name, _ in asked]
@@ -49,7 +49,14 @@ def load_models(names: Sequence[str], sets: Overrides = ()) -> list[Served]:
         raise UsageError(
             f"two models are called '{twice}'", hint=f"name one of them: other={asked[-1][1]}"
         )
-    return [_load(name, model, sets) for name, model in asked]
+    recipes = [recipe_of(model, sets) for _, model in asked]
+    predictors = load_sharing([model for _, model in asked], dtype=recipes[0].model.dtype)
+    report_not_used(predictors[0])
+    served = []
+    for name, recipe, predictor in zip(chosen, recipes, predictors, strict=True):
+        settings = decoding_settings(recipe.evaluation, predictor.settings)
+        served.append(Served(name, predictor, settings))
+    return served
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -59,9 +66,3 @@ def _split(text: str) -> tuple[str, str]:
         return name, located(model)
     # A local path says nothing to clients, and is none of their business.
     return (Path(text).resolve().name if Path(text).exists() else text), located(text)
-
-
-def _load(name: str, model: str, sets: Overrides) -> Served:
-    recipe = recipe_of(model, sets)
-    predictor = predictor_of(model, recipe)
-    return Served(name, predictor, decoding_settings(recipe.evaluation, predictor.settings))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import lora_s2s
 from lora_s2s.errors import DataError, UsageError
-from lora_s2s.inference.decode import Prediction, decode
+from lora_s2s.inference.engine import DecodingSettings, WatchedEngine
 from lora_s2s.inference.loading import load_predictor
 
 ADAPTER = Path(__file__).parents[2] / "adapters" / "demo"
@@ -47,22 +46,23 @@ def test_an_export_keeps_the_answer_limit_and_reports_a_cut_answer(export: Path)
     assert lora_s2s.evaluate(export, **data).unstopped == 0
 
 
-def test_an_exports_answers_can_be_followed_and_ended(export: Path) -> None:
-    predictor = load_predictor(str(export))
-    expected = decode(predictor, TEXTS)
-    seen: list[list[Prediction]] = [[], []]
+@pytest.mark.parametrize("exported", [False, True])
+def test_greedy_answers_can_be_followed_and_ended(export: Path, exported: bool) -> None:
+    predictor = load_predictor(str(export if exported else ADAPTER))
+    engine, settings = predictor.engine, DecodingSettings(max_new_tokens=64)
+    assert isinstance(engine, WatchedEngine)
+    sources = [predictor.encode(text) for text in TEXTS]
+    expected = engine.answers(sources, settings)
+    assert all(len(ids) > 3 for ids in expected)
+    seen: list[list[list[int]]] = [[], []]
 
-    def follow(place: int, so_far: Callable[[], Prediction]) -> bool:
-        seen[place].append(so_far())
-        return place == 0 and len(seen[0]) == 3
+    def watch(row: int, ids: list[int]) -> bool:
+        seen[row].append([*ids])
+        return row == 0 and len(ids) == 3
 
-    answers = decode(predictor, TEXTS, follow=follow)
-    for place in (0, 1):
-        assert [step.tokens for step in seen[place]] == [*range(1, answers[place].tokens + 1)]
-        assert seen[place][-1] == answers[place]
-    assert answers[0].tokens == 3
-    assert expected[0].text.startswith(answers[0].text)
-    assert answers[1] == expected[1]
+    assert engine.watched_answers(sources, settings, watch) == [expected[0][:3], expected[1]]
+    for row, length in ((0, 3), (1, len(expected[1]))):
+        assert seen[row] == [expected[row][:end] for end in range(1, length + 1)]
 
 
 def test_eval_exports_first_and_scores_the_same(tmp_path: Path) -> None:

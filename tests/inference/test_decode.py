@@ -162,33 +162,6 @@ def test_batches_keep_to_the_budget(num_beams: int) -> None:
     assert lengths == sorted(lengths, reverse=True)
 
 
-def test_answers_can_be_followed_and_ended(tiny_predictor: Build) -> None:
-    predictor, texts = tiny_predictor(), [*sources(8), sources(1)[0]]
-    settings = DecodingSettings(max_new_tokens=8, batch_tokens=60)
-    expected = decode(predictor, texts, settings)
-    seen: dict[int, list[Any]] = {place: [] for place in range(len(texts))}
-    ended = next(place for place in range(1, 8) if expected[place].tokens > 3)
-
-    def follow(place: int, so_far: Callable[[], Any]) -> bool:
-        seen[place].append(so_far())
-        return place == ended and len(seen[place]) == 3
-
-    answers = decode(predictor, texts, settings, follow=follow)
-    assert seen[0] == seen[8]
-    for place, answer in enumerate(answers):
-        assert [step.tokens for step in seen[place]] == [*range(1, answer.tokens + 1)]
-        assert seen[place][-1] == answer
-    assert answers[ended].tokens == 3
-    assert expected[ended].text.startswith(answers[ended].text)
-    answers[ended] = expected[ended]
-    assert answers == expected
-
-
-def test_beams_are_not_followed(tiny_predictor: Build) -> None:
-    settings = DecodingSettings(max_new_tokens=4, num_beams=2)
-    decode(tiny_predictor(), ["w1"], settings, follow=lambda *_: pytest.fail("followed"))
-
-
 def test_nothing_in_nothing_out(tiny_predictor: Build) -> None:
     assert decode(tiny_predictor(), []) == []
 

@@ -72,9 +72,9 @@ def start(tiny_predictor: Build) -> Iterator[Start]:
 
 @pytest.fixture
 def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """``answering(function)``: takes the place of decoding."""
+    """``answering(function)``: computes batches."""
 
     def place(function: Callable[..., list[Prediction]]) -> None:
-        monkeypatch.setattr(batcher, "decode", function)
+        monkeypatch.setattr(batcher, "compute", function)
 
     return place

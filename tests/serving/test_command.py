@@ -83,10 +83,14 @@ def test_without_the_extra_the_install_command_is_named(
 
 
 def test_models_are_named_by_their_folder_or_as_asked(tiny_model: Path) -> None:
-    served = load_models([str(tiny_model), f"other={tiny_model}"])
-    assert [model.name for model in served] == [tiny_model.name, "other"]
+    (served,) = load_models([str(tiny_model)])
+    assert served.name == tiny_model.name
+    (served,) = load_models([f"other={tiny_model}"])
+    assert served.name == "other"
     with pytest.raises(UsageError, match="two models are called"):
         load_models([str(tiny_model), str(tiny_model)])
+    with pytest.raises(UsageError, match="demo is not an adapter for"):
+        load_models([str(tiny_model), "demo"])
 
 
 @pytest.fixture

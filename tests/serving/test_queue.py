@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +14,10 @@ from typing import Any
 import pytest
 
 from lora_s2s.errors import ResourceError
-from lora_s2s.inference.decode import DecodingSettings, Prediction
-from lora_s2s.inference.decode import decode as real_decode
+from lora_s2s.inference.decode import Prediction
+from lora_s2s.inference.engine import DecodingSettings
+from lora_s2s.serving.batcher import Batcher, Job, compute
+from lora_s2s.serving.models import Served
 from lora_s2s.serving.service import Limits
 
 Start = Callable[..., Any]
@@ -27,10 +30,10 @@ class Held:
     def __init__(self) -> None:
         self.go, self.batches = threading.Event(), []
 
-    def __call__(self, _model: object, sources: Sequence[str], *_: object, follow: Any) -> Any:
-        self.batches.append([*sources])
+    def __call__(self, batch: Sequence[Job]) -> list[Prediction]:
+        self.batches.append([job.source for job in batch])
         assert self.go.wait(20)
-        return [Prediction(source, 1, True) for source in sources]
+        return [Prediction(job.source or "", 1, True) for job in batch]
 
 
 @contextmanager
@@ -128,14 +131,12 @@ def test_a_slow_answer_is_given_up_and_frees_its_place(start: Start, answering: 
 def test_only_the_request_at_fault_fails(start: Start, answering: Answering) -> None:
     running, held = start(), Held()
 
-    def failing(
-        model: Any, sources: Sequence[str], *settings: Any, follow: Any
-    ) -> list[Prediction]:
+    def failing(batch: Sequence[Job]) -> list[Prediction]:
         if held.batches:
-            if "w5" in sources:
+            if any(job.source == "w5" for job in batch):
                 raise RuntimeError("the text w5 is at fault")
-            return real_decode(model, sources, *settings)
-        return held(model, sources, follow=follow)
+            return compute(batch)
+        return held(batch)
 
     answering(failing)
     texts = ["w2", "w3", "w5", "w7"]
@@ -156,10 +157,10 @@ def test_a_batch_too_large_for_the_memory_is_answered_one_by_one(
 ) -> None:
     running, held = start(), Held()
 
-    def small(model: Any, sources: Sequence[str], *settings: Any, follow: Any) -> list[Prediction]:
-        if len(sources) > 1:
+    def small(batch: Sequence[Job]) -> list[Prediction]:
+        if len(batch) > 1:
             raise ResourceError("out of memory")
-        return held(model, sources, follow=follow)
+        return held(batch)
 
     answering(small)
     with asking(running, "w1"):
@@ -185,6 +186,33 @@ def test_a_stopping_server_finishes_what_it_took(start: Start, answering: Answer
     assert {response.status_code for response in taken} == {200}
 
 
+def test_a_place_given_up_between_two_batches_holds_nobody_up(
+    tiny_predictor: Callable[..., Any], answering: Answering
+) -> None:
+    answering(lambda batch: [Prediction(job.source or "", 1, True) for job in batch])
+    served = Served("m0", tiny_predictor(), DecodingSettings(batch_tokens=1))
+    texts: list[str] = []
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        jobs = [Job(served, text, served.settings, loop.create_future()) for text in ("w1", "w2")]
+        # Called after the first batch, before the next one is chosen.
+        batcher = Batcher(9, lambda *_: [job.result.cancel() for job in jobs[1:2]])
+        batcher.start()
+        batcher.submit(jobs)
+        texts.append((await jobs[0].result).text)
+        jobs += [Job(served, "w3", served.settings, loop.create_future())]
+        batcher.submit(jobs[2:])
+        texts.append((await jobs[2].result).text)
+        await batcher.close()
+
+    # In a thread of its own: what went wrong here once was a loop without end.
+    thread = threading.Thread(target=lambda: asyncio.run(scenario()), daemon=True)
+    thread.start()
+    thread.join(20)
+    assert texts == ["w1", "w3"]
+
+
 @pytest.mark.parametrize("log_text", [False, True])
 def test_texts_are_logged_only_when_asked(
     start: Start, capsys: pytest.CaptureFixture[str], log_text: bool, answering: Answering
@@ -194,7 +222,7 @@ def test_texts_are_logged_only_when_asked(
     running.client.get("/w1?w2")
     answered = capsys.readouterr().err
 
-    def failing(*_: object, **__: object) -> None:
+    def failing(_: object) -> None:
         raise RuntimeError("w1 is at fault")
 
     answering(failing)

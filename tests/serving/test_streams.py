@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from lora_s2s.inference.decode import DecodingSettings, Prediction
+from lora_s2s.inference.decode import Prediction
+from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.serving import batcher
 from lora_s2s.serving.app import create_app
 from lora_s2s.serving.batcher import Job
@@ -27,15 +28,14 @@ class Typed:
     def __init__(self) -> None:
         self.allowed, self.letters, self.ended = threading.Semaphore(0), 0, threading.Event()
 
-    def __call__(
-        self, _model: object, sources: Sequence[str], _settings: object, follow: Any
-    ) -> list[Prediction]:
-        (source,) = sources
+    def __call__(self, batch: Sequence[Job]) -> list[Prediction]:
+        (job,) = batch
+        source = job.source or ""
         for end in range(1, len(source) + 1):
             assert self.allowed.acquire(timeout=20)
             self.letters = end
             text = source[:end]
-            if follow(0, lambda text=text: Prediction(text, len(text), False)):
+            if job.follow(lambda text=text: Prediction(text, len(text), False)):
                 self.ended.set()
                 return [Prediction(text, end, False)]
         return [Prediction(source, len(source) + 1, True)]
@@ -76,7 +76,7 @@ class Client:
 @pytest.fixture
 def typed(monkeypatch: pytest.MonkeyPatch) -> Typed:
     made = Typed()
-    monkeypatch.setattr(batcher, "decode", made)
+    monkeypatch.setattr(batcher, "compute", made)
     return made
 
 
