@@ -36,8 +36,8 @@ from lora_s2s.pipeline.failures import (
 )
 from lora_s2s.pipeline.surroundings import LIBRARY_SETTINGS, hide_kernels
 
-# Typer ships its own copy of click from 0.26 on; its public exceptions lead to the right base in
-# every version.
+# Typer 0.26 and later have their own copy of click; the bases of a public exception fit every
+# version.
 _USAGE_ERRORS: tuple[type[Any], ...] = typer.BadParameter.__mro__[1:3]
 
 
@@ -46,7 +46,7 @@ _LOOK_UPS = ("socket.getaddrinfo", "socket.gethostbyname")
 
 
 class Commands(TyperGroup):
-    """All commands; every failure becomes a message and an exit code here."""
+    """All commands; turns every failure into a message and an exit code."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Runs ``args``, or the process's arguments, and exits.
@@ -108,9 +108,7 @@ def _as_text(word: str) -> str | None:
 
 
 def _forbid_network() -> None:
-    """Tells libraries to stay offline, before they are imported; whatever still reaches for the
-    network is refused.
-    """
+    """Sets libraries to offline mode before they are imported, and refuses all other connections."""
     os.environ.update(
         HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1", WANDB_MODE="offline"
     )
@@ -128,9 +126,7 @@ def _refuse_network(event: str, details: tuple[object, ...]) -> None:
 
 
 def _show_usage(error: Any) -> int:
-    """Words a wrong command line like every other error; without any words at all, shows the
-    help.
-    """
+    """Shows a wrong command line like every other error; an empty one shows the help."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "lora-s2s"
     if type(error).__name__ == "NoArgsIsHelpError":
@@ -147,10 +143,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Fine-tune encoder-decoder models (Flan-T5 first) with LoRA: prepare, train, score, "
-    "merge, ship.",
-    epilog="Start with: lora-s2s demo. Every command takes --debug, which shows the traceback of "
-    "an error, and --offline, which forbids the network.",
+    help="Fine-tune encoder-decoder models such as Flan-T5 with LoRA.",
+    epilog="Start with: lora-s2s demo. Every command accepts --debug (show tracebacks) and "
+    "--offline (no network).",
 )
 app.command("demo")(demo)
 app.command("prepare")(prepare)
@@ -164,8 +159,8 @@ app.add_typer(recipes, name="recipes")
 app.add_typer(adapters, name="adapters")
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(__version__)
         raise typer.Exit
 
@@ -181,7 +176,7 @@ def options(
     started, command = os.environ.get("WORLD_SIZE", "1"), context.invoked_subcommand
     if started != "1" and command != "train":
         raise UsageError(
-            f"{command} runs in one process, and {started} were started",
+            f"{command} runs in one process, but {started} were started",
             hint="run it without a launcher",
         )
     if command not in ("recipes", "adapters"):
@@ -202,7 +197,7 @@ def _stopped(number: int, _frame: object) -> None:
         os._exit(code)
     _stopping.append(code)
     tell_in_signal_handler(
-        f"\nstopped by {signal.Signals(number).name}; nothing half-written is left\n"
+        f"\nstopped by {signal.Signals(number).name}; no incomplete files are left\n"
     )
     sys.exit(code)
 

@@ -1,4 +1,4 @@
-"""What a failure looks like to people: one message, where, the next command, and the exit code."""
+"""How errors are shown: the message, where it occurred, the next command."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _PASSWORD = re.compile(r"//[^/@\s]{1,500}@")
 def show(
     message: str, *, where: str | None = None, hint: str | None = None, listed: Sequence[str] = ()
 ) -> None:
-    """Writes ``error: …``, what is listed below it, ``  at: …`` and ``hint: …`` to stderr.
+    """Writes ``error: …``, the listed items, ``  at: …`` and ``hint: …`` to stderr.
 
-    Each is one line of bounded length, whatever text from data it quotes, and shows no secret of
-    the environment.
+    Each is one line of limited length, even if it quotes text from data; values of secret
+    environment variables and passwords in URLs are masked.
     """
     from lora_s2s.console import plain, say
 
@@ -44,9 +44,7 @@ def show(
 
 
 def show_failure(failure: Error) -> None:
-    """Shows a failure; the problems of a recipe, or the differences that stop a resume, a line
-    each.
-    """
+    """Shows an error; problems of a recipe and differences from a checkpoint take a line each."""
     message, *listed = (
         failure.message.split("\n  ") if isinstance(failure, UsageError) else [failure.message]
     )
@@ -62,8 +60,8 @@ def show_traceback(error: BaseException) -> None:
 def unexpected(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """The last resort, as ``sys.excepthook``: one line instead of a traceback; Python then exits
-    with 1.
+    """``sys.excepthook`` for defects of this package: one line instead of a traceback; Python then
+    exits with 1.
     """
     if issubclass(kind, KeyboardInterrupt):
         show("stopped")
@@ -75,7 +73,7 @@ def unexpected(
             place = f"{code.co_filename}:{trace.tb_lineno}"
         trace = trace.tb_next
     show(
-        f"something unforeseen: {kind.__name__}: {first_line(error)}",
+        f"unexpected error: {kind.__name__}: {first_line(error)}",
         where=place,
-        hint="run again with --debug and report what it prints",
+        hint="run again with --debug and report the traceback",
     )

@@ -1,4 +1,4 @@
-"""Words, options and a check that several verbs share."""
+"""Options and checks that several commands share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Adapter = Annotated[
 Sets = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="SECTION.KEY=VALUE", help="Override one key of the recipe; repeats."
+        "--set", metavar="SECTION.KEY=VALUE", help="Override a key of the recipe; repeatable."
     ),
 ]
 Data = Annotated[
@@ -33,42 +33,43 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="FILE",
-        help="Training data instead of a recipe's; repeats. As a list: --set 'data.train=[a.csv, "
-        "b.csv]'.",
+        help="Training data, instead of the recipe's; repeatable.",
     ),
 ]
 BaseName = Annotated[
     str | None,
     typer.Option(
-        "--model", metavar="NAME", help="Base instead of a recipe's: folder, hub id, or demo."
+        "--model",
+        metavar="NAME",
+        help="Base model, instead of the recipe's: folder, hub id, or demo.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Base = Annotated[
     str | None,
     typer.Option(
-        "--base", metavar="MODEL", help="A base to use in place of the one the adapter names."
+        "--base", metavar="MODEL", help="Base model, instead of the one that the adapter names."
     ),
 ]
 
 
 def seconds_of(text: str) -> int:
-    """Returns the seconds of a time such as ``3h``, ``90m`` or ``45s``.
+    """Parses a time such as ``3h``, ``90m`` or ``45s``.
 
     Raises:
         UsageError: it is not one.
     """
-    found = re.fullmatch(r"([1-9][0-9]{0,8})([hms])", text)
-    if not found:
-        raise UsageError(f"'{text}' is not a time, expected such as 3h, 90m or 45s")
-    return int(found[1]) * {"h": 3600, "m": 60, "s": 1}[found[2]]
+    match = re.fullmatch(r"([1-9][0-9]{0,8})([hms])", text)
+    if not match:
+        raise UsageError(f"invalid time '{text}': expected 3h, 90m or 45s, for example")
+    return int(match[1]) * {"h": 3600, "m": 60, "s": 1}[match[2]]
 
 
 def check_output(path: Path) -> None:
-    """Refuses an output file that could not be written, before any work is done for it.
+    """Checks that an output file can be written, before the work for it starts.
 
     Raises:
-        UsageError: it is a folder, or may not be written.
+        UsageError: it is a folder, or cannot be written.
     """
     if path.is_dir():
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Tables and lines for people that several verbs share."""
+"""Tables and lines that several commands show."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ _MOST_LABELS = 20
 
 
 def show_scores(title: str, result: Mapping[str, Any]) -> None:
-    """Shows what ``eval`` found: a row for each metric, a table of labels, and what to know before
-    trusting them.
-    """
+    """Shows scores, one row per metric, the table of labels, and notes on reliability."""
     table(title, *score_table(result))
     if labels := result.get("labels"):
         _show_labels(labels["table"])
@@ -26,7 +24,7 @@ def show_scores(title: str, result: Mapping[str, Any]) -> None:
 
 
 def _show_labels(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Shows the labels with most references, and how many are not shown."""
+    """Shows the most frequent labels."""
     heads = ["label", "sources", "answers", "precision", "recall", "F1"]
     cells = [[short(row["label"]), *label_cells(row)] for row in rows[:_MOST_LABELS]]
     table(
@@ -37,12 +35,12 @@ def _show_labels(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _show_added(tokens: AddedTokens) -> None:
-    """Shows which added tokens of the base are in the data, and how they are read."""
+    """Shows which added tokens of the base occur in the data, and how they are read."""
     if tokens["used"]:
-        what = "added tokens of the base, one id each (data.special_tokens=text: letters)"
+        what = "added tokens of the base, one id each (data.special_tokens=text splits them)"
         say(f"{what}: {_counted(tokens['used'])}")
     if tokens["text"]:
-        what = "tokens of the base that are read as text (one id each: data.special_tokens=use)"
+        what = "added tokens of the base, read as text (data.special_tokens=use: one id each)"
         say(f"{what}: {_counted(tokens['text'])}")
 
 
@@ -51,7 +49,7 @@ def _counted(tokens: Mapping[str, int]) -> str:
 
 
 def show_prepared(report: DataReport, preview: Sequence[Sides[PairSide]]) -> None:
-    """Shows the report of ``prepare`` and some pairs."""
+    """Shows the report of ``prepare`` and sample pairs."""
     say(report["columns_line"])
     say(limits_line(report))
     table("Tokens", *token_table(report))
@@ -72,24 +70,24 @@ def show_prepared(report: DataReport, preview: Sequence[Sides[PairSide]]) -> Non
 
 
 def show_demo(result: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> None:
-    """Shows the scores before and after, and some messages with both answers."""
+    """Shows the scores before and after training, and sample messages with both answers."""
     say()
     for row in samples:
         say(f"message  {short(row['source'])}")
         say(f"base     {short(row['baseline'])}")
         say(f"adapter  {short(row['prediction'])}")
         say()
-    show_scores(f"Before and after, on {result['n']} messages held out", result["scores"])
+    show_scores(f"Before and after training, on {result['n']} held-out messages", result["scores"])
     say(f"The merged model answers all {result['n']} messages exactly as the adapter does.")
     say(
-        f"{result['seconds']:.0f} s in all. Adapter: {result['adapter_dir']}   whole model: "
+        f"{result['seconds']:.0f} s in total. Adapter: {result['adapter_dir']}   merged model: "
         f"{result['merged_dir']}"
     )
     say(f'Try: lora-s2s predict {result["adapter_dir"]} "hi its Ana, table for two on sat at 8pm"')
 
 
 def show_adapter(adapter: AdapterInfo) -> None:
-    """Shows scores and facts as two tables."""
+    """Shows an adapter's scores and facts as two tables."""
     rows = [
         [
             line.evaluation,

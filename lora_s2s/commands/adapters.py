@@ -1,4 +1,4 @@
-"""``adapters``: what is in the folder of adapters, one of them, two side by side."""
+"""``adapters``: list trained adapters, show one, compare two."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ adapters = typer.Typer(
     rich_markup_mode=None,
     invoke_without_command=True,
 )
-Name = Annotated[
-    str, typer.Argument(metavar="NAME", help="An adapter's folder, or its name in --dir.")
-]
-Folder = Annotated[str, typer.Option("--dir", metavar="DIR", help="The folder of adapters.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Adapter folder, or its name in --dir.")]
+Folder = Annotated[str, typer.Option("--dir", metavar="DIR", help="Folder of adapters.")]
 
 
 @adapters.callback()
@@ -28,14 +26,14 @@ def listed(context: typer.Context, folder: Folder = "adapters", json: Json = Fal
     from lora_s2s.console import say, table, write_json
     from lora_s2s.pipeline.adapters import list_adapters
 
-    found = list_adapters(Path(folder))
+    items = list_adapters(Path(folder))
     if json:
-        write_json({"adapters": [adapter.to_json() for adapter in found]})
-    elif found:
+        write_json({"adapters": [adapter.to_json() for adapter in items]})
+    elif items:
         table(
             folder,
             ["name", "base", "steps", "data", "main score"],
-            [adapter.row() for adapter in found],
+            [adapter.row() for adapter in items],
         )
     else:
         say(f"no adapter in {folder}; train one: lora-s2s train demo")
@@ -43,23 +41,23 @@ def listed(context: typer.Context, folder: Folder = "adapters", json: Json = Fal
 
 @adapters.command("show")
 def show(name: Name, folder: Folder = "adapters", json: Json = False) -> None:
-    """Show what an adapter was made of and how it scored."""
+    """Show an adapter's base, data, settings and scores."""
     from lora_s2s.commands._show import show_adapter
     from lora_s2s.console import write_json
     from lora_s2s.pipeline.adapters import find_adapter
 
-    found = find_adapter(name, Path(folder))
-    write_json(found.to_json()) if json else show_adapter(found)
+    adapter = find_adapter(name, Path(folder))
+    write_json(adapter.to_json()) if json else show_adapter(adapter)
 
 
 @adapters.command("compare")
 def compare(
-    one: Annotated[str, typer.Argument(metavar="A", help="An adapter.")],
-    other: Annotated[str, typer.Argument(metavar="B", help="Another.")],
+    one: Annotated[str, typer.Argument(metavar="A", help="Adapter folder or name.")],
+    other: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
     folder: Folder = "adapters",
     json: Json = False,
 ) -> None:
-    """Show where two adapters differ: scores, settings, data."""
+    """Show the differences of two adapters: scores, settings, data."""
     from lora_s2s.console import table, write_json
     from lora_s2s.pipeline.adapters import differences, find_adapter
 
@@ -67,4 +65,4 @@ def compare(
     if json:
         write_json({"adapters": [adapter.to_json() for adapter in two]})
         return
-    table("Where they differ", ["what", two[0].name, two[1].name], differences(*two))
+    table("Differences", ["what", two[0].name, two[1].name], differences(*two))

@@ -1,4 +1,4 @@
-"""``demo``: all steps on the bundled base, offline, on a CPU."""
+"""``demo``: every step on the bundled base, offline, on a CPU."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from lora_s2s.commands._options import Json, Sets
 
 def demo(
     out: Annotated[
-        str, typer.Option("--out", metavar="DIR", help="Where everything goes.")
+        str, typer.Option("--out", metavar="DIR", help="Output folder.")
     ] = "lora-s2s-demo",
     sets: Sets = None,
     json: Json = False,
 ) -> None:
-    """Run all steps on a small bundled model, offline.
+    """Run every step on a small bundled model, offline.
 
-    Prepares, trains, scores against the base, merges, and ends with a before/after table.
+    Prepares, trains, scores adapter and base, merges, and shows a table of before and after.
 
-    The task: messy booking messages become clean records. Takes a few minutes on two CPU cores and
-    no network.
+    The task: turn informal booking messages into structured records. Takes a few minutes on two CPU
+    cores.
     """
     from lora_s2s.commands._show import show_demo
     from lora_s2s.console import write_json

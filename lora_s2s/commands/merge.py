@@ -1,4 +1,4 @@
-"""``merge``: fold an adapter into its base."""
+"""``merge``: an adapter becomes part of its base."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def merge(
     onto: Annotated[
         str,
         typer.Option(
-            "--onto", help="original: the base as published; dequantized: as it was in nf4 or int8."
+            "--onto",
+            help="original: the base as published; dequantized: as seen in nf4 or int8 training.",
         ),
     ] = "original",
     dtype: Annotated[
@@ -27,7 +28,7 @@ def merge(
         typer.Option(
             "--dtype",
             metavar="D",
-            help="float32, bfloat16 or float16; by default what the adapter was trained in.",
+            help="float32, bfloat16 or float16; by default as in training.",
         ),
     ] = None,
     data: Annotated[
@@ -35,17 +36,17 @@ def merge(
         typer.Option(
             "--data",
             metavar="FILE",
-            help="What to compare on; what it was scored or trained on by default.",
+            help="Data to compare on; by default that of the last evaluation or of training.",
         ),
     ] = None,
     base: Base = None,
     json: Json = False,
 ) -> None:
-    """Fold an adapter into its base; measure what changed.
+    """Merge an adapter into its base and measure the differences.
 
-    Folded in float32 and compared on real inputs; never quantized. After
-    training in nf4 or int8 both bases are compared. The result loads with
-    AutoModelForSeq2SeqLM.from_pretrained; the base is left as it is.
+    Merges in float32, never into quantized weights, and compares logits and answers on real inputs;
+    after training in nf4 or int8 with both bases. The result loads with
+    AutoModelForSeq2SeqLM.from_pretrained. The base is not changed.
     """
     from lora_s2s.console import say, warn, write_json
     from lora_s2s.pipeline.merge import merge_model
@@ -54,8 +55,8 @@ def merge(
     folder = located(adapter)
     report = merge_model(folder, Path(out), onto=onto, dtype=dtype, data=data, base=base)
     say(
-        f"{report.out}: {report.dtype}, against the adapter on its base over {report.positions:,} "
-        "positions:"
+        f"{report.out}: {report.dtype}, compared with the adapter on its base at "
+        f"{report.positions:,} positions:"
     )
     measured = {report.onto: asdict(report), **report.other}
     for name, measures in measured.items():
@@ -66,9 +67,9 @@ def merge(
         )
     if report.other:
         nearer = min(measured, key=lambda name: measured[name]["mean_logit_difference"])
-        say(f"  nearer to what was trained: {nearer}")
+        say(f"  closer to the trained model: {nearer}")
     say(
-        f"  plain transformers, `generate` alone: {report.answers_changed:.0%} of {report.answers} "
+        f"  with transformers' `generate` alone: {report.answers_changed:.0%} of {report.answers} "
         "answers changed"
     )
     if report.not_used:

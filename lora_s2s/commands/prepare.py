@@ -1,4 +1,4 @@
-"""``prepare``: files become checked, split, tokenised data."""
+"""``prepare``: check, split and tokenise data files."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from lora_s2s.commands._options import BaseName, Data, Json, Sets
 
 def prepare(
     recipe: Annotated[
-        str, typer.Argument(metavar="[RECIPE]", help="A YAML file, or a shipped recipe's name.")
+        str, typer.Argument(metavar="[RECIPE]", help="YAML file, or name of a shipped recipe.")
     ] = "",
     data: Data = None,
     model: BaseName = None,
     out: Annotated[
-        str | None, typer.Option("--out", metavar="DIR", help="Where to; prepared/NAME by default.")
+        str | None,
+        typer.Option("--out", metavar="DIR", help="Output folder; prepared/NAME by default."),
     ] = None,
     previews: Annotated[
-        int, typer.Option("--previews", min=0, max=1000, help="How many pairs are shown.")
+        int, typer.Option("--previews", min=0, max=1000, help="How many pairs to show.")
     ] = 3,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at the first row that cannot be used.")
+        bool, typer.Option("--strict", help="Stop at the first unusable row.")
     ] = False,
     sets: Sets = None,
     json: Json = False,
 ) -> None:
     """Read, check, clean, split and tokenise data.
 
-    Shows some pairs as the model will see them, and what to look at; report.html in the same folder
-    has it all.
+    Shows sample pairs as the model will see them, with warnings and advice; the full report is
+    report.html in the output folder.
 
-    Rows that cannot be used go to rejected.jsonl there, with file, line and reason.
+    Unusable rows are listed in rejected.jsonl, with file, line and reason.
     """
     from lora_s2s.commands._show import show_prepared
     from lora_s2s.console import say, write_json

@@ -15,7 +15,7 @@ recipes = typer.Typer(
     rich_markup_mode=None,
     invoke_without_command=True,
 )
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A shipped recipe.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a shipped recipe.")]
 
 
 @recipes.callback()
@@ -26,16 +26,17 @@ def listed(context: typer.Context, json: Json = False) -> None:
     from lora_s2s.console import table, write_json
     from lora_s2s.recipe.catalogue import shipped, summary
 
-    found = {name: summary(path) for name, path in shipped().items()}
+    summaries = {name: summary(path) for name, path in shipped().items()}
     if json:
-        write_json({"recipes": [{"name": name, "summary": text} for name, text in found.items()]})
+        items = [{"name": name, "summary": text} for name, text in summaries.items()]
+        write_json({"recipes": items})
         return
-    table("Shipped recipes", ["name", "what"], [[name, text] for name, text in found.items()])
+    table("Shipped recipes", ["name", "summary"], [list(item) for item in summaries.items()])
 
 
 @recipes.command("show")
 def show(name: Name) -> None:
-    """Print a shipped recipe, comments and all."""
+    """Print a shipped recipe with its comments."""
     from lora_s2s.console import write_out
     from lora_s2s.recipe.catalogue import find_recipe, text_of
 
@@ -46,7 +47,7 @@ def show(name: Name) -> None:
 def copy(
     name: Name,
     to: Annotated[
-        str, typer.Argument(metavar="FILE", help="Where to; NAME.yaml here by default.")
+        str, typer.Argument(metavar="FILE", help="Output file; ./NAME.yaml by default.")
     ] = "",
 ) -> None:
     """Copy a shipped recipe to a file of your own."""
@@ -67,9 +68,9 @@ def copy(
 
 @recipes.command("schema")
 def schema(json: Json = False) -> None:
-    """List every key of a recipe: its default, what it takes, what it means.
+    """List every key of a recipe with its default, values and meaning.
 
-    With --json, or into a file or a pipe: JSON Schema, for editors.
+    Prints JSON Schema, for editors, with --json or if stdout is not a terminal.
     """
     from lora_s2s.console import table, write_json
     from lora_s2s.recipe.catalogue import json_schema, key_rows
@@ -77,4 +78,4 @@ def schema(json: Json = False) -> None:
     if json or not sys.stdout.isatty():
         write_json(json_schema())
     else:
-        table("Keys of a recipe", ["key", "default", "takes", "meaning"], key_rows())
+        table("Keys of a recipe", ["key", "default", "values", "meaning"], key_rows())

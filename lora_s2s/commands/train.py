@@ -1,4 +1,4 @@
-"""``train``: a recipe becomes an adapter."""
+"""``train``: train an adapter by a recipe."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def train(
         str,
         typer.Argument(
             metavar="[RECIPE|FOLDER]",
-            help="A YAML file, a shipped recipe's name, or prepared data.",
+            help="YAML file, name of a shipped recipe, or folder of prepared data.",
         ),
     ] = "",
     data: Data = None,
@@ -62,13 +62,12 @@ def train(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Train an adapter; prepares the data first.
+    """Train an adapter; prepare the data first if needed.
 
-    Takes a recipe, a folder that prepare wrote, or --data and --model alone.
+    Give a recipe, a folder that prepare wrote, or only --data and --model.
 
-    The adapter lands in adapters/NAME; data paths are relative to the current folder. Ctrl-C (exit
-    code 130), SIGTERM and a closed terminal (143) save a checkpoint first; a second one stops at
-    once.
+    Writes the adapter to adapters/NAME. Data paths are relative to the current folder. Ctrl-C (exit
+    code 130), SIGTERM and SIGHUP (143) save a checkpoint first; a second signal stops at once.
     """
     deadline = None if stop_after is None else time.monotonic() + seconds_of(stop_after)
     from lora_s2s.console import write_json, write_out
@@ -91,10 +90,9 @@ def train(
         write_json(result.to_dict())
     if result.stopped == "deadline":
         message = (
-            f"--stop-after {stop_after} ended the run after step {result.steps}; a checkpoint "
-            "was saved"
+            f"--stop-after {stop_after}: stopped after step {result.steps} and saved a checkpoint"
         )
-        raise RunError(message, hint="the same command with --resume")
+        raise RunError(message, hint="continue: the same command with --resume")
     _show_result(result)
 
 
@@ -110,7 +108,7 @@ def _chosen(
         return chosen_recipe(recipe, data, model, sets, command="train"), None
     if data or model:
         raise UsageError(
-            f"{recipe} is prepared already: omit --data and --model",
+            f"{recipe} is prepared data: omit --data and --model",
             hint="lora-s2s prepare --help",
         )
     return open_with_recipe(Path(recipe), sets)
@@ -135,20 +133,20 @@ def _show_dry_run(planned: DryRun) -> None:
     from lora_s2s.pipeline.prepare import sizes
 
     report, counted, training = planned.report, planned.counted, planned.recipe.training
-    shown = {
+    facts = {
         "examples": sizes(report),
-        "left out": f"{report['rows']['rejected']:,} of {report['rows']['read']:,} rows",
+        "rejected": f"{report['rows']['rejected']:,} of {report['rows']['read']:,} rows",
         "source tokens": _quantiles(report["source_tokens"]),
         "target tokens": _quantiles(report["target_tokens"]),
-        "micro-batches": f"{counted['batching']}, × {training.gradient_accumulation} a step",
+        "micro-batches": f"{counted['batching']}, × {training.gradient_accumulation} per step",
         "optimizer": f"{training.optimizer}, {training.schedule}, {training.learning_rate:g}",
         "steps": f"{counted['steps']:,} in {counted['epochs']:.2f} epochs",
         "tokens": f"{counted['tokens']:,}",
         "trainable parameters": f"{counted['trainable_parameters']:,} of "
         f"{counted['total_parameters']:,}",
     }
-    rows = [[key, value] for key, value in shown.items()]
-    table(f"Dry run: {planned.recipe.output.name}", ["what", "how much"], rows)
+    rows = [[key, value] for key, value in facts.items()]
+    table(f"Dry run: {planned.recipe.output.name}", ["what", "value"], rows)
 
 
 def _quantiles(tokens: TokenCounts) -> str:

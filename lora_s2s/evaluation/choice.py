@@ -1,6 +1,4 @@
-"""Which metrics `evaluation.metrics: auto` takes: labels, translations, one short right answer, or
-free text.
-"""
+"""Metrics for `evaluation.metrics: auto`: for labels, translations, short answers or free text."""
 
 from __future__ import annotations
 
@@ -10,20 +8,20 @@ from dataclasses import dataclass
 from lora_s2s.evaluation.labels import distinct_labels
 from lora_s2s.evaluation.metrics import References
 
-# One right answer is of few words, in nearly all sources.
+# Answers are short if nearly all sources have references of few words.
 _MOST_WORDS, _MOST_CHARACTERS, _SHARE_SHORT = 6, 60, 0.9
 
 
 @dataclass(frozen=True)
 class MetricChoice:
-    """The metrics, the main one first, and why they were taken."""
+    """The metrics, the main one first, and why they were chosen."""
 
     metrics: tuple[str, ...]
     reason: str
 
 
 def choose_metrics(references: References, *, translation: bool = False) -> MetricChoice:
-    """Chooses metrics by what the targets are.
+    """Chooses metrics that fit the targets.
 
     Args:
         references: every reference of each source.
@@ -43,5 +41,5 @@ def choose_metrics(references: References, *, translation: bool = False) -> Metr
 
 
 def _length(text: str) -> float:
-    """Returns a text's length as a share of the longest that is short."""
+    """A text's length as a fraction of the longest short answer."""
     return max(len(text.split()) / _MOST_WORDS, len(text) / _MOST_CHARACTERS)

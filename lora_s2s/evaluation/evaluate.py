@@ -1,4 +1,4 @@
-"""Decode, score, compare, and write what came out."""
+"""Decode sources, score the answers, compare with a baseline, write the results."""
 
 from __future__ import annotations
 
@@ -34,9 +34,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class EvaluatedRow:
-    """One unique source, all its references, and what the model (and the base, where asked)
-    answered.
-    """
+    """One unique source with its references and the answers of the model and, if scored, the base."""
 
     source: str
     references: tuple[str, ...]
@@ -44,7 +42,7 @@ class EvaluatedRow:
     baseline: str | None = None
 
     def to_json(self) -> dict[str, object]:
-        """Returns the row of ``predictions.jsonl``; ``baseline`` only where there is one."""
+        """The row of ``predictions.jsonl``; ``baseline`` only if there is one."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
@@ -53,11 +51,11 @@ class Evaluation:
     """The outcome for ``n`` unique sources.
 
     Attributes:
-        references: how many there are in all.
-        unstopped: answers that met the length limit.
-        sources: how many sources there were, of which ``n`` are a sample where they are fewer.
-        labels: counts of each label, where the references are labels.
-        notes: what a reader should know before trusting the scores.
+        references: how many there are in total.
+        unstopped: answers that reached the length limit.
+        sources: how many there are; ``n`` of them are scored, a random sample if fewer.
+        labels: counts of each label, if the references are labels.
+        notes: what limits the reliability of the scores.
     """
 
     n: int
@@ -73,9 +71,7 @@ class Evaluation:
     notes: tuple[str, ...] = ()
 
     def to_json(self, predictions: Path | None = None) -> dict[str, object]:
-        """Returns the contract's ``eval`` object; ``predictions`` is where the rows were
-        written.
-        """
+        """The object of ``eval --json``; ``predictions`` is the file of the rows."""
         return {
             "n": self.n,
             "metrics": _entries(self.metrics),
@@ -91,26 +87,24 @@ class Evaluation:
         }
 
     def write(self, out: Path) -> Path:
-        """Writes ``predictions.jsonl`` and ``scores.json`` into ``out``, whole or not at all; an
-        earlier pair goes.
-
-        Returns:
-            the path of ``predictions.jsonl``.
+        """Writes ``predictions.jsonl`` and ``scores.json`` into ``out`` atomically, replacing an
+        earlier pair; returns the path of the former.
 
         Raises:
-            UsageError: ``out`` holds other files, which would be lost, or it cannot be written.
+            UsageError: ``out`` has other files, which would be lost, or cannot be written.
         """
         if foreign := sorted(
             item.name for item in out.glob("*") if item.name not in (PREDICTIONS, SCORES)
         ):
             raise UsageError(
-                f"{out} holds other files ({foreign[0]}, …)", hint="give --out a folder of its own"
+                f"{out} contains other files ({foreign[0]}, …)",
+                hint="give another folder: --out DIR",
             )
         with whole_folder(out, replace=True) as staged:
             write_text(
                 staged / PREDICTIONS, "".join(jsonl_line(row.to_json()) for row in self.rows)
             )
-            # A name beside this file, not a path of this machine.
+            # The name of a file in the same folder, not a local path.
             write_json(staged / SCORES, self.to_json(Path(PREDICTIONS)))
         return out / PREDICTIONS
 
@@ -120,9 +114,7 @@ def _entries(scores: Mapping[str, Score] | None) -> dict[str, object] | None:
 
 
 def sample_places(total: int, count: int | None) -> list[int]:
-    """Returns the places of ``count`` of ``total`` items, ascending: a random sample, the same one
-    every time.
-    """
+    """Indices of a random sample of ``count`` of ``total`` items, ascending; always the same one."""
     if count is None or count >= total:
         return list(range(total))
     return sorted(random.Random(SEED).sample(range(total), count))
@@ -131,11 +123,10 @@ def sample_places(total: int, count: int | None) -> list[int]:
 def group_references(
     sources: Iterable[str], targets: Iterable[str]
 ) -> tuple[list[str], list[list[str]]]:
-    """Returns the unique sources in order of first appearance, and every target each of them came
-    with.
+    """The unique sources in order of first appearance, and all targets of each.
 
     Raises:
-        ValueError: more of one than of the other.
+        ValueError: the numbers of sources and targets differ.
     """
     grouped: dict[str, list[str]] = {}
     for source, target in zip(sources, targets, strict=True):
@@ -154,19 +145,18 @@ def evaluate(
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Decodes unique sources, scores them against all their raw references, and compares with a
+    """Decodes unique sources, scores the answers against all raw references, compares with a
     baseline.
 
     Args:
-        predictor: the model under test.
+        predictor: the model to score.
         sources: rendered sources, each once (:func:`group_references`).
         references: all raw target texts of each source.
         metrics: names from ``metrics.METRICS``.
         settings: decoding limits, the same for both models.
         baseline: usually ``predictor.baseline()``.
-        limit: score a random sample of so many sources; the same one every time, in the order
-            given.
-        progress: called with (what, sources done, sources in all).
+        limit: score a random sample of this many sources; always the same one, order kept.
+        progress: called with (label, sources done, number of sources).
 
     Raises:
         UsageError: an unknown metric.
@@ -225,10 +215,10 @@ def _named(progress: Progress | None, what: str) -> Callable[[int, int], None] |
 
 
 def record_scores(adapter_dir: Path, name: str, evaluation: Evaluation) -> None:
-    """Puts an evaluation under ``scores`` → ``name`` of an adapter's manifest.
+    """Records an evaluation as ``scores`` → ``name`` in an adapter's manifest.
 
     Raises:
-        DataError: the manifest is missing or is not an object.
+        DataError: the manifest is missing or not an object.
     """
     entry = {key: value for key, value in evaluation.to_json().items() if key != "predictions"}
     add_scores(adapter_dir, name, entry)

@@ -1,4 +1,4 @@
-"""Answers that are labels: recognising them, and a table of how each label fares."""
+"""Classification: recognises labels, and counts answers per label."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from lora_s2s.evaluation.metrics import References, plain_answer
 
 MOST_LABELS = 1000
 _LONGEST_LABEL = 80
-# Labels come again: so many sources for each, and, unless they are very few, nearly all sources
-# have a label that comes so many times.
+# Labels repeat: this many sources per label on average and, unless there are very few labels,
+# nearly all sources have a label that occurs this often.
 _TIMES, _SHARE_REPEATED, _VERY_FEW = 3, 0.9, 10
 
 
 @dataclass(frozen=True)
 class LabelRow:
-    """One label: how many sources refer to it, how many answers are it, and how many of those are
-    right.
-    """
+    """One label: how many sources have it as reference, as answer, and correctly so."""
 
     label: str
     references: int
@@ -27,9 +25,7 @@ class LabelRow:
     right: int
 
     def to_json(self) -> dict[str, object]:
-        """Returns the counts with precision, recall and F1 (0 to 100); precision is null without an
-        answer.
-        """
+        """The counts with precision, recall and F1 (0 to 100); precision is null without answers."""
         total = self.references + self.answers
         return {
             "label": self.label,
@@ -47,31 +43,29 @@ def _percent(part: int, whole: int) -> float:
 
 @dataclass(frozen=True)
 class LabelTable:
-    """Every label of the references, most frequent first; ``others`` are the answers that are none
-    of them.
-    """
+    """Every label of the references, most frequent first; ``others`` are answers that are no label."""
 
     rows: tuple[LabelRow, ...]
     others: tuple[str, ...]
 
     @property
     def sources(self) -> int:
-        """How many sources were counted."""
+        """The number of sources."""
         return sum(row.references for row in self.rows)
 
     @property
     def right(self) -> int:
-        """How many of them were answered with their label."""
+        """The number of correct answers."""
         return sum(row.right for row in self.rows)
 
     @property
     def never_answered(self) -> list[LabelRow]:
-        """The labels that no answer is, most frequent first."""
+        """The labels that are never answered, most frequent first."""
         return [row for row in self.rows if not row.answers]
 
     def to_json(self) -> dict[str, object]:
-        """Returns the table, the labels that are never answered, and the count of answers that are
-        no label.
+        """The table, the labels that are never answered, and the number of answers that are no
+        label.
         """
         return {
             "table": [row.to_json() for row in self.rows],
@@ -81,9 +75,9 @@ class LabelTable:
 
 
 def distinct_labels(references: References) -> int | None:
-    """Returns how many labels the references are of, or None where they are no labels.
+    """The number of distinct labels among the references; None if they are not labels.
 
-    Labels are short, one to a source, and come again and again.
+    Labels are short, one per source, and repeat often.
     """
     firsts = Counter(plain_answer(texts[0]) for texts in references)
     total = firsts.total()
@@ -91,25 +85,25 @@ def distinct_labels(references: References) -> int | None:
     repeated = sum(count for count in firsts.values() if count >= _TIMES)
     short = all(len(label) <= _LONGEST_LABEL and "\n" not in label for label in firsts)
     few, most = len(firsts) <= min(MOST_LABELS, total // _TIMES), _SHARE_REPEATED * total
-    come_again = len(firsts) <= _VERY_FEW or repeated >= most
-    return len(firsts) if few and short and single >= most and come_again else None
+    repeat = len(firsts) <= _VERY_FEW or repeated >= most
+    return len(firsts) if few and short and single >= most and repeat else None
 
 
 def label_table(predictions: Sequence[str], references: References) -> LabelTable:
-    """Counts references, answers and right answers of each label; an answer that is any reference
-    is right.
+    """Counts references, answers and correct answers per label; any reference of a source is
+    correct.
     """
     counts, answers, right = Counter[str](), Counter[str](), Counter[str]()
-    given: list[str] = []
+    answered: list[str] = []
     for text, texts in zip(predictions, references, strict=True):
         label, answer = plain_answer(texts[0]), plain_answer(text)
         hit = answer in map(plain_answer, texts)
-        given.append(label if hit else answer)
+        answered.append(label if hit else answer)
         counts[label] += 1
         right[label] += hit
-    answers.update(given)
+    answers.update(answered)
     rows = (
         LabelRow(label, count, answers[label], right[label])
         for label, count in counts.most_common()
     )
-    return LabelTable(tuple(rows), tuple(answer for answer in given if answer not in counts))
+    return LabelTable(tuple(rows), tuple(answer for answer in answered if answer not in counts))

@@ -1,8 +1,8 @@
-"""What a metric found for one system: its score in points (0 to 100), that score's interval, and a
-comparison.
+"""A metric's results for one system: its score in points (0 to 100), the score's interval, and a
+paired comparison.
 
-Three kinds: the mean of a score per source, a score of summed statistics (BLEU, chrF), and the mean
-over classes of F1.
+Three kinds: the mean of a score per source, a score of summed statistics (BLEU, chrF), and
+    macro-F1.
 Legend: N sources, D sources on which two systems differ, R random draws, K statistics or classes.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Indices = NDArray[np.int64]
-# Stands for a zero that is divided by where the quotient is not used.
+# Replaces zero divisors whose quotients are not used.
 _NOTHING = 1e-12
 
 
@@ -33,9 +33,7 @@ NamedInterval = tuple[Interval | None, str]
 
 @dataclass(frozen=True)
 class Measured(ABC):
-    """A metric applied to one system; scores of a corpus are resampled, which subclasses say how to
-    do.
-    """
+    """A metric applied to one system; subclasses define how the score is resampled."""
 
     signature: str
 
@@ -49,20 +47,16 @@ class Measured(ABC):
 
     @abstractmethod
     def swapping(self, other: Self) -> tuple[int, Callable[[Swaps], Values]]:
-        """Returns D and a function from (R, D) swaps to the (R,) differences to the other system
-        after them.
-        """
+        """D, and a function from (R, D) swaps to the (R,) score differences after them."""
 
     def interval(self) -> NamedInterval:
-        """Returns the score's 95 % interval (None: nothing follows from one source) and the
-        interval's name.
-        """
+        """The score's 95 % interval (None for a single source) and the interval's name."""
         return significance.jackknife_interval(
             self.value(), self.without_each()
         ), "jackknife-skew-t"
 
     def difference_interval(self, other: Self) -> NamedInterval:
-        """Returns the 95 % interval of the difference to another system on the same sources."""
+        """The 95 % interval of the difference to another system on the same sources."""
         without_each = self.without_each() - other.without_each()
         ends = significance.jackknife_interval(self.value() - other.value(), without_each)
         return ends, "jackknife-skew-t"
@@ -93,7 +87,7 @@ class RowScores(Measured):
         return len(gains), lambda swaps: scale * (gains.sum() - 2.0 * (swaps @ gains))
 
     def interval(self) -> NamedInterval:
-        """Wilson's interval where every source is right or wrong, else that of a mean."""
+        """Wilson's interval if every source is right or wrong, else that of a mean."""
         if np.isin(self.values, (0.0, 1.0)).all():
             return _points(
                 significance.wilson_interval(float(self.values.sum()), len(self.values))
@@ -101,7 +95,7 @@ class RowScores(Measured):
         return _points(significance.mean_interval(self.values)), "skew-t"
 
     def difference_interval(self, other: Self) -> NamedInterval:
-        """That of paired proportions where every source is right or wrong, else that of the mean
+        """That of paired proportions if every source is right or wrong, else of the mean
         difference.
         """
         differences = self.values - other.values
@@ -122,9 +116,7 @@ def _points(ends: Interval | None) -> Interval | None:
 
 @dataclass(frozen=True)
 class SumScores(Measured):
-    """A row of sufficient statistics per source (N, K); ``total`` turns sums (…, K) into scores
-    (…,).
-    """
+    """Sufficient statistics per source (N, K); ``total`` maps sums (…, K) to scores (…,)."""
 
     table: Values
     total: Callable[[Values], Values]
@@ -151,10 +143,9 @@ class SumScores(Measured):
 
 @dataclass(frozen=True)
 class LabelScores(Measured):
-    """Macro-F1 over the K classes that the references hold; answers outside them have the index K.
+    """Macro-F1 over the K classes of the references; other answers have the index K.
 
-    ``truth`` and ``answers`` are class indices, (N,). A class that no source counted refers to is
-    not in the mean.
+    ``truth`` and ``answers`` are class indices, (N,). The mean leaves out classes without a source.
     """
 
     truth: Indices
@@ -180,8 +171,8 @@ class LabelScores(Measured):
         return scores[places]
 
     def interval(self) -> NamedInterval:
-        """The jackknife's, widened since each class costs a degree of freedom; none for as few
-        sources as classes.
+        """The jackknife interval, widened as each class costs a degree of freedom; None if there
+        are no more sources than classes.
         """
         count, value, name = len(self.truth), self.value(), "jackknife-skew-t,df:sources-classes"
         ends, _ = super().interval()
@@ -205,14 +196,12 @@ class LabelScores(Measured):
         _, *theirs = other._counts()
 
         def moved(swaps: Swaps, answers: Indices) -> list[Values]:
-            """Counts what the swaps take from one system: answers and right answers of each class,
-            (R, K).
-            """
+            """Answers and correct answers per class that swaps take from one system, (R, K)."""
             rows, width = len(swaps), self.classes + 1
             keys = np.arange(rows)[:, None] * width + answers
             chosen = (keys[swaps], keys[swaps & (answers == truth)])
             counts = (
-                np.bincount(some, minlength=rows * width).reshape(rows, width) for some in chosen
+                np.bincount(key, minlength=rows * width).reshape(rows, width) for key in chosen
             )
             return [table[:, :-1].astype(np.float64) for table in counts]
 
@@ -225,20 +214,18 @@ class LabelScores(Measured):
         return int(differing.sum()), differences
 
     def _counts(self) -> tuple[Values, Values, Values]:
-        """Counts references, answers and right answers of each class, (K,)."""
+        """References, answers and correct answers per class, (K,)."""
         right = self.truth[self.truth == self.answers]
         counts = (
-            np.bincount(some, minlength=self.classes + 1)
-            for some in (self.truth, self.answers, right)
+            np.bincount(classes, minlength=self.classes + 1)
+            for classes in (self.truth, self.answers, right)
         )
         references, answers, hits = (table[: self.classes].astype(np.float64) for table in counts)
         return references, answers, hits
 
 
 def _macro_f1(references: Values, answers: Values, right: Values) -> Values:
-    """Averages F1 over the classes with references; counts are (…, K), the result (…,), in
-    points.
-    """
+    """Mean F1 in points, (…,), over the classes with references; counts are (…, K)."""
     total = references + answers
     f1 = np.divide(2.0 * right, total, out=np.zeros(np.shape(total)), where=total > 0)
     used = references > 0
@@ -246,33 +233,32 @@ def _macro_f1(references: Values, answers: Values, right: Values) -> Values:
 
 
 def bleu_of_sums(sums: Values) -> Values:
-    """BLEU of sacrebleu's statistics (…, 10): lengths of answers and references, right n-grams, all
-    n-grams.
+    """BLEU of sacrebleu's statistics (…, 10): lengths of answers and references, matching n-grams,
+    all n-grams.
 
-    sacrebleu's default: up to 4-grams, orders without a match smoothed by halves of one match
-    (``exp``).
+    sacrebleu's default: up to 4-grams; ``exp`` smoothing of orders without a match.
     """
-    lengths, right, every = sums[..., :2], sums[..., 2:6], sums[..., 6:10]
+    lengths, right, total = sums[..., :2], sums[..., 2:6], sums[..., 6:10]
     answer, reference = np.maximum(lengths[..., 0], _NOTHING), lengths[..., 1]
     brevity = np.exp(np.minimum(0.0, 1.0 - reference / answer))
     smoothing = 2.0 ** -np.cumsum(right == 0, axis=-1)
-    precisions = np.where(right > 0, right, smoothing) / np.maximum(every, _NOTHING)
+    precisions = np.where(right > 0, right, smoothing) / np.maximum(total, _NOTHING)
     score = 100.0 * brevity * np.exp(np.log(precisions).mean(axis=-1))
     # Answers too short for a 4-gram have no precision to average.
-    return np.where((right > 0).any(axis=-1) & (every > 0).all(axis=-1), score, 0.0)
+    return np.where((right > 0).any(axis=-1) & (total > 0).all(axis=-1), score, 0.0)
 
 
 def chrf_of_sums(sums: Values, *, beta: float = 2.0) -> Values:
-    """chrF of sacrebleu's statistics (…, 18): n-grams of the answer, of the reference, and common
-    ones, six orders.
+    """chrF of sacrebleu's statistics (…, 18): n-grams of answer and reference, and common ones, of
+    six orders.
     """
     orders = sums.reshape(*sums.shape[:-1], -1, 3)
     answer, reference, common = orders[..., 0], orders[..., 1], orders[..., 2]
     used = (answer > 0) & (reference > 0)
     count = np.maximum(1, used.sum(axis=-1))
     precision, recall = (
-        np.where(used, common / np.maximum(every, _NOTHING), 0.0).sum(axis=-1) / count
-        for every in (answer, reference)
+        np.where(used, common / np.maximum(total, _NOTHING), 0.0).sum(axis=-1) / count
+        for total in (answer, reference)
     )
     weighted = beta**2 * precision + recall
     return np.where(

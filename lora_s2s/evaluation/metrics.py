@@ -1,5 +1,4 @@
-"""Scores from 0 to 100 against raw reference texts, each with a 95 % interval and a signature that
-says how.
+"""Scores from 0 to 100 against raw reference texts, each with a 95 % interval and a signature.
 
 The unit is the source: several references of one source are one observation.
 """
@@ -51,9 +50,7 @@ class Score:
     signature: str
 
     def to_json(self) -> dict[str, object]:
-        """Returns the contract's ``{"value", "interval", "signature"}``, with the p-value where
-        there is one.
-        """
+        """``{"value", "interval", "signature"}``, with the p-value if there is one."""
         return {key: value for key, value in asdict(self).items() if key != "name"}
 
 
@@ -75,34 +72,31 @@ def score(
         metrics: names from ``METRICS``.
 
     Raises:
-        UsageError: an unknown metric, with the nearest known one.
-        DataError: nothing to score, unequal lengths, or a source without a reference.
+        UsageError: an unknown metric; suggests the nearest.
+        DataError: nothing to score, different numbers of predictions and references, or a source
+            without a reference.
     """
     return scores_of(measure(predictions, references, metrics))
 
 
 def scores_of(measured: Mapping[str, Measured]) -> dict[str, Score]:
-    """Turns measured metrics into their scores and intervals."""
+    """The scores and intervals of measured metrics."""
     scores = {}
     for name, metric in measured.items():
         ends, kind = metric.interval()
-        value, signature = (
-            metric.value(),
-            f"{metric.signature}|ci:{'none' if ends is None else kind}",
-        )
+        value = metric.value()
+        signature = f"{metric.signature}|ci:{'none' if ends is None else kind}"
         scores[name] = Score(name, value, _within(ends, value, 0.0, 100.0), signature)
     return scores
 
 
 def _within(ends: Interval | None, value: float, low: float, high: float) -> Interval:
-    """Cuts an interval to the scores that exist, but for rounding; without an interval, every score
-    is possible.
+    """Limits an interval to possible scores and, against rounding, to contain the value; the whole
+    range without an interval.
     """
-    return (
-        (low, high)
-        if ends is None
-        else (min(value, max(low, ends[0])), max(value, min(high, ends[1])))
-    )
+    if ends is None:
+        return low, high
+    return min(value, max(low, ends[0])), max(value, min(high, ends[1]))
 
 
 def measure(
@@ -121,10 +115,10 @@ def measure(
 
 
 def check_metrics(names: Sequence[str]) -> None:
-    """Refuses names that ``METRICS`` lacks, so that nothing is decoded in vain.
+    """Checks metric names before anything is decoded.
 
     Raises:
-        UsageError: lists what exists.
+        UsageError: an unknown metric; lists those of ``METRICS``.
     """
     for name in names:
         if name not in METRICS:
@@ -137,11 +131,9 @@ def check_metrics(names: Sequence[str]) -> None:
 def compare(
     system: Mapping[str, Measured], baseline: Mapping[str, Measured]
 ) -> dict[str, Difference]:
-    """Is the adapter better than its base, or lucky? Metric by metric on the same sources, paired
-    by source.
+    """Differences between adapter and base per metric, with intervals and tests paired by source.
 
-    Where both are the same object, the same answers were scored: the difference is zero, not
-    estimated to be.
+    If both are the same object, the answers are identical and the difference is exactly zero.
     """
     differences = {}
     for name, measured in system.items():
@@ -164,8 +156,8 @@ def _corpus(
     predictions: Sequence[str],
     references: References,
 ) -> Measured:
-    # Only the corpus total is public in sacrebleu; the per-sentence rows behind it come from the
-    # hook that its own significance tests use. The tests hold the result against the public call.
+    # sacrebleu's public calls return corpus totals only; statistics per sentence come from the hook
+    # that its own significance tests use. Our tests compare the result with the public call.
     scorer = scorer_class()
     most = max(len(texts) for texts in references)
     streams = [[texts[n] if n < len(texts) else None for texts in references] for n in range(most)]
@@ -187,8 +179,8 @@ def _reference_count(references: References) -> str:
 
 
 class _Tokens:
-    """A tokenizer as rouge-score calls it; one reference meets several metrics and systems, so
-    tokens are kept.
+    """A tokenizer in rouge-score's interface; cached, as several metrics and systems use the same
+    references.
     """
 
     def __init__(self, tokenize: Callable[[str], list[str]]) -> None:
@@ -199,9 +191,7 @@ _ROUGE = DefaultTokenizer(use_stemmer=True).tokenize
 
 
 def _stemmed_words(text: str) -> list[str]:
-    """Splits into Unicode words; what rouge-score has rules for, English words, is stemmed by
-    them.
-    """
+    """Unicode words; ASCII words are stemmed by rouge-score's rules for English."""
     return [stem for word in words(text) for stem in (_ROUGE(word) if word.isascii() else [word])]
 
 
@@ -226,7 +216,7 @@ def _rouge(kind: str, predictions: Sequence[str], references: References) -> Mea
 
 
 def plain_answer(text: str) -> str:
-    """Returns a text as exact match compares it: without outer white space, characters composed."""
+    """A text as exact match compares it: stripped, characters composed (NFC)."""
     return canonical(text.strip())
 
 
@@ -237,9 +227,7 @@ def _exact_match(predictions: Sequence[str], references: References) -> Measured
 
 
 def _macro_f1(predictions: Sequence[str], references: References) -> Measured:
-    """Averages F1 over the classes of the references; any reference of a source is its class under
-    another name.
-    """
+    """Macro-F1 over the classes of the references; all references of a source name its class."""
     accepted = [sorted(map(plain_answer, texts)) for texts in references]
     truth = [texts[0] for texts in accepted]
     answers = [
@@ -248,7 +236,8 @@ def _macro_f1(predictions: Sequence[str], references: References) -> Measured:
     ]
     places = {label: place for place, label in enumerate(dict.fromkeys(truth))}
     truth_N, answers_N = (
-        np.array([places.get(label, len(places)) for label in some]) for some in (truth, answers)
+        np.array([places.get(label, len(places)) for label in labels])
+        for labels in (truth, answers)
     )
     facts = (
         "classes:references",
@@ -278,8 +267,8 @@ _ARTICLES = frozenset(("a", "an", "the"))
 
 
 def _squad_tokens(text: str) -> list[str]:
-    found = text.lower().translate(_NO_PUNCTUATION).split()
-    return [word for word in found if word not in _ARTICLES]
+    tokens = text.lower().translate(_NO_PUNCTUATION).split()
+    return [word for word in tokens if word not in _ARTICLES]
 
 
 def _unicode_squad_tokens(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a reader of scores should know before trusting them, a sentence each."""
+"""Notes on the reliability of scores, a sentence each."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ _FEW_REFERENCES = 5
 
 @dataclass(frozen=True)
 class Answers:
-    """What was answered: texts of the model and, where asked, of its base; ``unstopped`` met the
-    length limit.
-    """
+    """Answers of a model and, if scored, its base; ``unstopped`` of them reached the length limit."""
 
     predictions: Sequence[str]
     references: References
@@ -32,7 +30,7 @@ class Answers:
 def notes_on(
     answers: Answers, scores: Mapping[str, Score], labels: LabelTable | None
 ) -> tuple[str, ...]:
-    """Returns the notes, most important first."""
+    """The notes, most important first."""
     return (
         *_on_answers(answers),
         *_on_scores(scores),
@@ -43,23 +41,18 @@ def notes_on(
 
 def _on_answers(answers: Answers) -> Iterator[str]:
     count, texts = len(answers.predictions), answers.predictions
-    (commonest, times), empty = (
-        Counter(texts).most_common(1)[0],
-        sum(not text.strip() for text in texts),
-    )
+    commonest, times = Counter(texts).most_common(1)[0]
+    empty = sum(not text.strip() for text in texts)
     different_references = len({text for several in answers.references for text in several}) > 1
     if count > 1 and times == count and different_references:
         yield f"all {count:,} answers are the same: {_named(commonest)}"
     elif empty:
         yield f"{empty:,} of {count:,} answers are empty"
     if answers.baseline is not None and list(answers.baseline) == list(texts):
-        yield (
-            f"the base gives the same answers to all {count:,} sources: the adapter changes "
-            "nothing here"
-        )
+        yield (f"adapter and base give the same answers to all {count:,} sources")
     if answers.unstopped:
         yield (
-            f"{answers.unstopped:,} of {count:,} answers were cut: they met the length limit, "
+            f"{answers.unstopped:,} of {count:,} answers were cut at the length limit, "
             f"evaluation.max_new_tokens={answers.max_new_tokens}"
         )
 
@@ -68,9 +61,9 @@ def _on_scores(scores: Mapping[str, Score]) -> Iterator[str]:
     main = next(iter(scores.values()), None)
     if main is not None and main.value < _NEAR_ZERO:
         yield (
-            f"{main.name} is {main.value:.2f} of 100, near zero: compare answers with references "
-            "in the predictions; too little training, another template or other columns than in "
-            "training are common causes"
+            f"{main.name} is {main.value:.2f} of 100, near zero: compare answers and references in "
+            "the predictions; common causes are too little training and a template or columns that "
+            "differ from training"
         )
 
 
@@ -79,9 +72,9 @@ def _on_labels(labels: LabelTable, scores: Mapping[str, Score]) -> Iterator[str]
     accuracy, majority = 100 * labels.right / sources, labels.rows[0]
     constant = 100 * majority.references / sources
     if len(labels.rows) > 1 and accuracy <= constant:
-        compared = "below" if accuracy < constant else "no more than"
-        always = f"the {constant:.1f} % that always answering {_named(majority.label)} would give"
-        yield f"{accuracy:.1f} % of answers are right: {compared} {always}"
+        compared = "less than" if accuracy < constant else "no more than"
+        always = f"the {constant:.1f} % of always answering {_named(majority.label)}"
+        yield f"{accuracy:.1f} % of answers are correct, {compared} {always}"
     if len(labels.rows) > 1 and never:
         verb = "is" if len(never) == 1 else "are"
         yield (
@@ -90,13 +83,13 @@ def _on_labels(labels: LabelTable, scores: Mapping[str, Score]) -> Iterator[str]
     if labels.others:
         commonest = Counter(labels.others).most_common(1)[0][0]
         yield (
-            f"{len(labels.others):,} of {sources:,} answers are none of the labels, such as "
+            f"{len(labels.others):,} of {sources:,} answers are not a label, such as "
             f"{_named(commonest)}"
         )
     few = [row for row in labels.rows if row.references < _FEW_REFERENCES]
     if few and "macro_f1" in scores:
-        some = f"{len(few):,} of {len(labels.rows):,} labels"
-        yield f"macro_f1 is rough: {some} have fewer than {_FEW_REFERENCES} sources"
+        share = f"{len(few):,} of {len(labels.rows):,} labels"
+        yield f"macro_f1 is imprecise: {share} have fewer than {_FEW_REFERENCES} sources"
 
 
 def _on_sample(count: int, *, compared: bool) -> Iterator[str]:

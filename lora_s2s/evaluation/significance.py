@@ -1,8 +1,8 @@
-"""Confidence intervals and paired tests over sources; what they hold is measured in
-``benchmarks/significance.py``.
+"""Confidence intervals and paired tests over sources; ``benchmarks/significance.py`` measures their
+coverage and error rates.
 
-Legend: N sources, D sources on which two systems differ, R random draws. Scores of sources are
-shares (0 to 1) or points; the functions do not care which. No function needs more than numpy.
+Legend: N sources, D sources on which two systems differ, R random draws. Scores are fractions (0 to
+1) or points; every function accepts both.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ Interval = tuple[float, float]
 
 SEED = 12345
 DRAWS = 10_000
-# Up to so many differing sources every pattern of signs is counted; 2^13 up to a mirrored sign.
+# Up to this many differing sources all sign patterns are enumerated: 2^13, as mirrored ones are
+# equal.
 _MOST_ENUMERATED = 14
 _ELEMENTS_AT_ONCE = 4_000_000
-# Below so many sources, intervals and tests are reported as rough.
+# Below this many sources, intervals and tests are reported as unreliable.
 ENOUGH_SOURCES = 20
-# From so many sources on, tests of proportions use the mid-p value: the exact one rejects too
-# seldom (2 to 3 % for 5).
+# From this many sources on, tests of proportions use the mid-p value: the exact one rejects too
+# rarely (2 to 3 % at a level of 5 %).
 _MID_P_FROM = 30
 _Z = 1.959963984540054
-# Quantiles (97.5 %) of Student's t with 1 to 9 degrees of freedom; from 10 on a series is exact to
+# 97.5 % quantiles of Student's t with 1 to 9 degrees of freedom; from 10 on, a series is exact to
 # four digits.
 _T = (12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157)
-# The share of the sample's skewness that is corrected for: in bounded scores, skewness and mean err
-# together, and all of it would be too much. Chosen by simulation.
+# The fraction of the sample's skewness that is corrected for, chosen by simulation: for bounded
+# scores, the errors of skewness and mean are correlated, and full correction is too much.
 _SKEWNESS_SHARE = 0.5
 _TINY = 1e-12
 _SMALLEST_P = 1e-300
@@ -41,22 +42,20 @@ _SMALLEST_P = 1e-300
 
 @dataclass(frozen=True)
 class PairedTest:
-    """A two-sided p-value, and the test's name with its parameters as a signature gives them."""
+    """A two-sided p-value, and the test's name with its parameters, for the signature."""
 
     p_value: float
     name: str
 
 
 def smallest_p(sources: int) -> float:
-    """Returns the smallest two-sided p-value that ``sources`` pairs can give: one pattern of signs
-    and its mirror.
-    """
+    """The smallest possible two-sided p-value of a test on ``sources`` pairs."""
     return max(_SMALLEST_P, min(1.0, 2.0 ** (1 - sources)))
 
 
 def t_quantile(degrees: int) -> float:
-    """Returns the 97.5 % quantile of Student's t (Abramowitz and Stegun 26.7.5 from 10 degrees of
-    freedom on).
+    """The 97.5 % quantile of Student's t (from 10 degrees of freedom on by Abramowitz and Stegun
+    26.7.5).
     """
     if degrees < 1:
         raise ValueError("Student's t needs at least one degree of freedom")
@@ -70,7 +69,7 @@ def t_quantile(degrees: int) -> float:
 
 
 def wilson_interval(successes: float, sources: int) -> Interval:
-    """Returns Wilson's 95 % score interval of a proportion (0 to 1)."""
+    """Wilson's 95 % score interval of a proportion (0 to 1)."""
     total = sources + _Z**2
     centre = (successes + _Z**2 / 2) / total
     half = _Z / total * math.sqrt(successes * (sources - successes) / sources + _Z**2 / 4)
@@ -78,13 +77,12 @@ def wilson_interval(successes: float, sources: int) -> Interval:
 
 
 def paired_proportions_interval(better: int, worse: int, sources: int) -> Interval:
-    """Returns the 95 % interval of a difference of paired proportions (Bonett and Price 2012), −1
-    to 1.
+    """The 95 % interval of a difference of paired proportions (Bonett and Price 2012), −1 to 1.
 
     Args:
-        better: sources that only the first system answers correctly.
-        worse: sources that only the second one does.
-        sources: all of them.
+        better: how many sources only the first system answers correctly.
+        worse: how many only the second one does.
+        sources: the number of all sources.
     """
     up, down = (better + 1) / (sources + 2), (worse + 1) / (sources + 2)
     half = _Z * math.sqrt((up + down - (up - down) ** 2) / (sources + 2))
@@ -92,12 +90,10 @@ def paired_proportions_interval(better: int, worse: int, sources: int) -> Interv
 
 
 def mean_interval(values: Values) -> Interval | None:
-    """Returns the 95 % interval of a mean: Student's t, widened on the side the values are skewed
-    to.
+    """The 95 % interval of a mean: Student's t, widened on the side of the skew.
 
-    The wider of the plain interval and the one after Hall's cubic transformation (1992), on either
-    side. Values may be jackknife pseudo-values of any smooth score. None for fewer than two values:
-    nothing follows from one.
+    On each side the wider of the plain interval and the one by Hall's cubic transformation (1992).
+    Values may be jackknife pseudo-values of a smooth score. None for fewer than two values.
     """
     count = len(values)
     if count < 2:
@@ -114,9 +110,7 @@ def mean_interval(values: Values) -> Interval | None:
 
 
 def _untransformed(quantile: float, skewness: float, count: int) -> float:
-    """Inverts Hall's transformation: the studentised mean that a transformed value of ``quantile``
-    stands for.
-    """
+    """Hall's transformation inverted: the studentised mean whose transform is ``quantile``."""
     if abs(skewness) < 1e-6:
         return quantile
     root = math.sqrt(count)
@@ -125,7 +119,7 @@ def _untransformed(quantile: float, skewness: float, count: int) -> float:
 
 
 def jackknife_interval(value: float, without_each: Values) -> Interval | None:
-    """Returns the 95 % interval of any smooth score around its value.
+    """The 95 % interval of any smooth score.
 
     Args:
         value: the score of all sources.
@@ -143,23 +137,21 @@ def jackknife_interval(value: float, without_each: Values) -> Interval | None:
 
 
 def sign_flip_test(differences: Values) -> PairedTest:
-    """Tests whether paired differences are symmetric about zero: is the mean of rows better, or
-    lucky?
+    """Tests whether paired differences are symmetric about zero.
 
-    Every source's two scores are exchangeable without a real difference, so the sum is compared
-    with all sums under other signs: counted exactly where the differences are of one size (a
-    proportion) or few, else drawn, with one added above and below the line so that no p-value is
-    zero.
+    Without a real difference, a source's two scores are exchangeable, so the sum is compared with
+    sums under other signs: exactly if all differences have one size (a proportion) or are few, else
+    by random draws, counting the observed sum itself so that no p-value is zero.
 
     Args:
-        differences: (N,) first system's score less the second's, source by source.
+        differences: (N,) first system's score minus the second's, per source.
     """
     total, differing = len(differences), differences[np.abs(differences) > _TINY]
     count = len(differing)
     if count == 0:
         return PairedTest(1.0, "sign-flip[exact]")
     sizes, observed = np.abs(differing), abs(float(differing.sum()))
-    # Rounding must not turn "as far from zero" into "less far".
+    # A tolerance, so that rounding does not make an equal sum smaller.
     reached = observed - 1e-9 * float(sizes.sum())
     if float(sizes.max() - sizes.min()) < 1e-9 * float(sizes.max()):
         mid = total >= _MID_P_FROM
@@ -176,13 +168,12 @@ def sign_flip_test(differences: Values) -> PairedTest:
 
 
 def swap_test(observed: float, count: int, swapped: Callable[[Swaps], Values]) -> PairedTest:
-    """Paired approximate randomisation for scores of a corpus (Noreen 1989): outputs are swapped
-    source by source.
+    """Paired approximate randomisation for corpus scores (Noreen 1989): swaps outputs per source.
 
     Args:
         observed: the difference of the two scores.
-        count: D, the sources on which the two systems' statistics differ; to swap the others
-            changes nothing.
+        count: D, the sources on which the systems' statistics differ; swapping others has no
+            effect.
         swapped: maps (R, D) swaps to the (R,) differences after them.
     """
     if count == 0:
@@ -196,8 +187,8 @@ def swap_test(observed: float, count: int, swapped: Callable[[Swaps], Values]) -
 
 
 def _binomial_p(successes: int, count: int, *, mid: bool) -> float:
-    """Two-sided p-value of ``successes`` of ``count`` fair coins; ``mid`` counts equally likely
-    outcomes by half.
+    """Two-sided p-value of ``successes`` of ``count`` fair coins; ``mid`` halves the weight of
+    equally extreme outcomes.
     """
     factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, count + 1)))])
     chances = np.exp(factorials[-1] - factorials - factorials[::-1] - count * math.log(2))
@@ -205,22 +196,20 @@ def _binomial_p(successes: int, count: int, *, mid: bool) -> float:
     observed = abs(2 * successes - count)
     beyond = float(chances[distances > observed].sum())
     equal = float(chances[distances == observed].sum())
-    # Both halves of a tie at zero are one outcome, which is not to be halved.
+    # A tie at zero is a single outcome and is not halved.
     return min(1.0, beyond + (0.5 * equal if mid and observed else equal))
 
 
 def _all_signs(count: int) -> Values:
-    """Returns (2^(count − 1), count) patterns of ±1; the last sign stays, for its mirror has the
-    same distance.
+    """All sign patterns of ±1, (2^(count − 1), count), without mirrored ones, whose sums are
+    equally far from zero.
     """
     bits = np.arange(2 ** (count - 1))[:, None] >> np.arange(count)[None, :]
     return np.asarray(1.0 - 2.0 * (bits & 1), dtype=np.float64)
 
 
 def _random_swaps(count: int) -> Iterator[Swaps]:
-    """Yields ``DRAWS`` random patterns in blocks of (R, count): the same ones for every pair of
-    systems.
-    """
+    """Yields ``DRAWS`` random patterns in blocks of (R, count), always the same ones."""
     generator = np.random.default_rng(SEED)
     rows = max(1, min(DRAWS, _ELEMENTS_AT_ONCE // count))
     for start in range(0, DRAWS, rows):

@@ -1,5 +1,6 @@
-"""Words of any script, for metrics that compare words: marks belong to their letter, and scripts
-without spaces are compared character by character."""
+"""Words of any script, for metrics that compare words: combining marks belong to their letter, and
+scripts without spaces are split into characters.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ _IN_WORDS = ("L", "M", "N")  # Unicode's letters, marks and numbers
 
 
 def beyond_ascii(texts: Iterable[str]) -> bool:
-    """Says whether a letter, mark or number other than a–z and 0–9 stands in one of the texts."""
+    """Whether a text has a letter, mark or number outside ASCII."""
     return any(not text.isascii() and any(_is_beyond(char) for char in text) for text in texts)
 
 
@@ -35,12 +36,12 @@ def _is_beyond(char: str) -> bool:
 
 
 def canonical(text: str) -> str:
-    """Composes characters (NFC), so that é is é however it was typed."""
+    """Composes characters (NFC), so that both encodings of é are equal."""
     return unicodedata.normalize("NFC", text)
 
 
 def without_punctuation(text: str) -> str:
-    """Removes punctuation of any script, and ASCII's symbols with it, inside words too."""
+    """Removes punctuation of any script and ASCII symbols, also inside words."""
     return "".join(char for char in text if not _is_punctuation(char))
 
 
@@ -50,36 +51,34 @@ def _is_punctuation(char: str) -> bool:
 
 
 def words(text: str) -> list[str]:
-    """Splits a text into lower-case words: runs of letters, marks and numbers, single characters
-    where no spaces are.
+    """Splits a text into lower-case words: runs of letters, marks and numbers; single characters
+    in scripts without spaces.
 
     >>> words("Größe: नमस्ते 你好")
     ['größe', 'नमस्ते', '你', '好']
     """
     normal = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower())
-    found: list[str] = []
-    last = ""  # the kind of the character before
+    parts: list[str] = []
+    last = ""  # the kind of the previous character
     for char in normal:
         kind = _kind(char)
         if (kind == "mark" and last) or kind == last == "word":
-            found[-1] += char
+            parts[-1] += char
         elif kind in ("word", "mark", "single"):
-            found.append(char)
+            parts.append(char)
             last = "single" if kind == "single" else "word"
         elif kind == "break":
             last = ""
-    return found
+    return parts
 
 
 @lru_cache(maxsize=100_000)
 def _kind(char: str) -> str:
-    """Says whether a character is part of a word, a mark on one, a word of its own, a break, or
-    nothing at all.
-    """
+    """The kind of a character: part of a word, a mark, a word by itself, a break, or ignored."""
     category = unicodedata.category(char)
     if category[0] == "M":
         return "mark"
     if category[0] in _IN_WORDS:
         return "single" if _UNSPACED.match(char) else "word"
-    # Zero-width joiners and direction marks are not seen, and do not end a word.
+    # Zero-width joiners and direction marks are invisible and do not end a word.
     return "nothing" if category == "Cf" else "break"

@@ -1,4 +1,4 @@
-"""Rows and texts to be answered, rendered as training's rows were."""
+"""Rows and texts to answer, rendered like the training rows."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from lora_s2s.readers.names import KNOWN_PAIRS
 from lora_s2s.readers.rows import Fields
 
 _PLACE = "row:1"
-# What a row without its answer lacks for recognising its shape.
+# Columns that a row without its answer lacks, but that formats are recognised by.
 _NO_TARGETS: dict[str, Any] = {"output": "", "answers": [], "targets": ""}
 
 
 def question_of(
     row: str | Fields, *, format: str, source_column: str | None, template: str | None
 ) -> Example:
-    """Returns the example of a row or plain text without its target, which is empty.
+    """The example of a row or plain text, with an empty target.
 
-    A plain text is the source column, the one column that the template needs, or a user's turn.
+    A plain text stands for the source column, the only column of the template, or a user's turn.
 
     Raises:
-        UsageError: a plain text where the template needs several columns.
-        Unusable: the row lacks a column, holds no text in it, or asks nothing.
+        UsageError: a plain text, but the template needs several columns.
+        Unusable: the row lacks a column, has no text in it, or has no question.
     """
     shape = FORMATS.get(format)
     if format == "auto" and template is None and not isinstance(row, str):
@@ -42,9 +42,9 @@ def question_of(
     prompt = PromptTemplate.of(template or shape.template)
     if isinstance(row, str) and not shape.is_dialogue:
         return Example(_from_text(row, prompt), "", _PLACE)
-    given = {TURNS: (Turn("user", row),)} if isinstance(row, str) else shape.waiting(row)
-    source = checked(prompt.render(texts_of(given, prompt)), "source")
-    turns = given[TURNS] if shape.is_dialogue else ()
+    values = {TURNS: (Turn("user", row),)} if isinstance(row, str) else shape.unanswered(row)
+    source = checked(prompt.render(texts_of(values, prompt)), "source")
+    turns = values[TURNS] if shape.is_dialogue else ()
     return Example(source, "", _PLACE, turns=turns, template=prompt.templates[0].text)
 
 
@@ -54,8 +54,8 @@ def _from_text(text: str, prompt: PromptTemplate | None) -> str:
     needed = [name for name, required in prompt.columns.items() if required] or list(prompt.columns)
     if len(needed) > 1:
         raise UsageError(
-            f"the template needs {len(needed)} columns ({', '.join(needed)}); a plain text is one",
-            hint="give JSONL rows with these columns by --input",
+            f"the template needs {len(needed)} columns ({', '.join(needed)}), got a plain text",
+            hint="give JSONL rows with these columns: --input FILE",
         )
     return prompt.render({needed[0]: text})
 

@@ -1,4 +1,4 @@
-"""Why rows cannot be used: counted by reason, with places and a hint for the commonest."""
+"""Why rows are unusable: counts by reason, with places and a hint for the most frequent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PYTHON = re.compile(r"^\s*[\[{(]\s*(u?'|\(|\{\s*u?')|:\s*(None|True|False|u?')"
 
 
 class Causes:
-    """Rejections while they come in: how many of each reason, and the first of each."""
+    """Counts rejections by reason, and keeps the first of each."""
 
     def __init__(self) -> None:
         self.reasons = Counter[str]()
@@ -24,7 +24,7 @@ class Causes:
         self._first: dict[str, list[Rejected]] = {}
 
     def add(self, item: Rejected) -> None:
-        """Counts one; what is skipped for an ordinary reason counts apart."""
+        """Counts a rejection; records skipped on purpose are counted separately."""
         if isinstance(item, Skipped):
             self.skipped[item.kind] += 1
         else:
@@ -35,20 +35,16 @@ class Causes:
 
     @property
     def faults(self) -> int:
-        """How many are faults of the data, skipped records apart."""
+        """The number of defective records, without skipped ones."""
         return self.reasons.total()
 
     def listed(self) -> str:
-        """Returns the most frequent reasons with their numbers: ``3 × empty target, 1 × invalid
-        UTF-8``.
-        """
+        """The most frequent reasons with their counts: ``3 × empty target, 1 × invalid UTF-8``."""
         both = self.reasons or self.skipped
         return ", ".join(f"{count:,} × {reason}" for reason, count in both.most_common(4))
 
     def places(self) -> str:
-        """Returns three places, of the most frequent reason first, each with its detail and
-        value.
-        """
+        """Three places, most frequent reason first, each with details and the start of the record."""
         both = self.reasons or self.skipped
         items = [item for reason, _ in both.most_common(_PLACES) for item in self._first[reason]][
             :_PLACES
@@ -56,11 +52,10 @@ class Causes:
         return "; ".join(f"{item.file}:{item.line} {item.reason}{_value(item)}" for item in items)
 
     def hint(self, *, others_are_right: bool = False) -> str | None:
-        """Returns what to do about the most frequent reason.
+        """What to do about the most frequent reason.
 
         Args:
-            others_are_right: other rows of the data can be used, so that its columns and its format
-                are right.
+            others_are_right: other rows are usable, so columns and format are correct.
         """
         items = self._leading()
         return hint_for(items[0], others_are_right=others_are_right) if items else None
@@ -71,14 +66,14 @@ class Causes:
 
 
 def _value(item: Rejected) -> str:
-    shown = " ".join(item.text[: 2 * _VALUE].split())
-    if not shown or item.kind.startswith(("missing", "an unknown role")) or "\ufffd" in shown:
+    text = " ".join(item.text[: 2 * _VALUE].split())
+    if not text or item.kind.startswith(("missing", "an unknown role")) or "\ufffd" in text:
         return ""
-    return f" ({shown[:_VALUE]}{'…' if len(shown) > _VALUE else ''})"
+    return f" ({text[:_VALUE]}{'…' if len(text) > _VALUE else ''})"
 
 
 def hint_for(item: Rejected, *, others_are_right: bool = False) -> str | None:
-    """Returns what to do about a rejection; see :meth:`Causes.hint`."""
+    """What to do about a rejection; see :meth:`Causes.hint`."""
     for pattern, hint in _HINTS.items():
         if re.search(pattern, item.reason):
             if others_are_right and pattern in _FOR_SINGLE_ROWS:
@@ -101,8 +96,8 @@ def _json(item: Rejected) -> str:
             f'python -c "{program}" < {item.file} > json-{Path(item.file).name}'
         )
     if not item.text.lstrip().startswith(("{", "[")):
-        return "the lines are not JSON objects: rename the file to .csv, .tsv or .txt as fits"
-    return "write one JSON object on each line, its keys and texts in double quotes"
+        return "the lines are not JSON objects: rename the file if it is .csv, .tsv or .txt"
+    return "write one JSON object per line, with keys and texts in double quotes"
 
 
 def _quoting(item: Rejected) -> str:
@@ -114,14 +109,15 @@ def _quoting(item: Rejected) -> str:
 def _role(item: Rejected) -> str:
     return (
         f"{item.reason}: use user, assistant, system or tool (or human, gpt, …), "
-        "or convert the rows by data.format=module:function"
+        "or convert the rows with data.format=module:function"
     )
 
 
 def _nested(item: Rejected) -> str:
     return (
-        f"a {'source' if 'source' in item.reason else 'target'} is a text, or for targets a list "
-        "of texts (several references); flatten nested rows by data.format=module:function"
+        f"a {'source' if 'source' in item.reason else 'target'} must be a text; a target can also "
+        "be a list of texts (several references); flatten nested rows with "
+        "data.format=module:function"
     )
 
 
@@ -131,7 +127,7 @@ def _column(role: str) -> Callable[[Rejected], str]:
 
 _NO_SOURCE, _NO_TARGET = r"(missing|empty).*source", r"(missing|empty).*target"
 _NO_JSON = r"^not valid JSON|^not a JSON object|^nested too deeply"
-# Tried in this order: a pattern of the reason, and the hint or a function that makes it.
+# Patterns of the reason, tried in this order, with the hint or a function that returns it.
 _HINTS: dict[str, str | Callable[[Rejected], str]] = {
     r"^invalid UTF-8": _encoding,
     r"not valid Unicode": "write the text as UTF-8 again: it contains half of a surrogate pair",
@@ -142,12 +138,12 @@ _HINTS: dict[str, str | Callable[[Rejected], str]] = {
     _NO_JSON: _json,
     r"^duplicate key": "use each key of an object once",
     r"^an unknown role": _role,
-    r"^not two columns": "keep two columns; or, with a header: --set data.format=pairs",
+    r"^not two columns": "keep two columns; if there is a header: --set data.format=pairs",
     r"tool call": "give a tool call its name and arguments under tool_calls or function_call",
     r"^a part of a turn": "remove images and audio: only text parts are read",
     r"^a turn|^an empty turn": "give each turn a role (role or from) and a text (content or value)",
     r"^no list of turns|^no assistant turn|nothing before": (
-        "a conversation is a list of turns in which the assistant replies; for columns: "
+        "a conversation is a list of turns with replies of the assistant; for columns: "
         "--set data.format=pairs"
     ),
     r"is not text|^no list of objects": _nested,
@@ -162,9 +158,9 @@ _HINTS: dict[str, str | Callable[[Rejected], str]] = {
     _NO_SOURCE: _column("source"),
     _NO_TARGET: _column("target"),
 }
-# For single rows, where others can be used.
+# Hints if other rows are usable.
 _FOR_SINGLE_ROWS = {
     _NO_SOURCE: "give these rows a source, or remove them",
     _NO_TARGET: "give these rows a target, or remove them",
-    _NO_JSON: "fix these lines: each is one JSON object, its keys and texts in double quotes",
+    _NO_JSON: "fix these lines: one JSON object per line, with keys and texts in double quotes",
 }

@@ -1,4 +1,4 @@
-"""How a file is read, decided on its first rows: a shape, or two columns, and the template."""
+"""Decides by a file's first rows how to read it: the format or two columns, and the template."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _ROWS_THAT_DECIDE = 100
 def choose_reading(
     rows: Sequence[Row], where: str, data: DataSection, *, seed: int = 0, any_two: bool = True
 ) -> Reading:
-    """Decides how a file is read.
+    """Decides how to read a file.
 
     Args:
         rows: its first rows.
         where: its name, for messages.
-        seed: takes part in the choice among several templates.
-        any_two: whether two columns are source and target whatever their names.
+        seed: for the choice among several templates.
+        any_two: accept two columns of any name as source and target.
 
     Raises:
         DataError: a named column does not exist, or the columns cannot be guessed.
-        UsageError: columns are named for a format that has its own, a template is refused, or a
+        UsageError: columns are named for a format that has its own, a template is invalid, or a
             function cannot be imported.
     """
     format, columns = data.format, (data.source_column, data.target_column)
@@ -46,19 +46,19 @@ def choose_reading(
         convert = custom_converter(format, data.template, seed)
         return Reading(format, data.source_column, convert, data.template)
     if format == "auto":
-        deciding = [row.fields for row in rows[:_ROWS_THAT_DECIDE]]
-        format = (None if any(columns) else shape_of(deciding)) or "pairs"
-    if format not in FORMAT_NAMES:  # a manifest of another version may have it
+        samples = [row.fields for row in rows[:_ROWS_THAT_DECIDE]]
+        format = (None if any(columns) else shape_of(samples)) or "pairs"
+    if format not in FORMAT_NAMES:  # from the manifest of another version
         raise UsageError(
-            f"the format '{format}' is not in this version{nearest(format, FORMAT_NAMES)}",
+            f"unknown format '{format}'{nearest(format, FORMAT_NAMES)}",
             hint=f"use {', '.join(FORMAT_NAMES)}, or module:function",
         )
     if format not in FORMATS:
         return _pairs(rows, where, data.model_copy(update={"format": format}), seed, any_two)
     if any(columns):
         raise UsageError(
-            f"the format '{format}' has its own columns; data.source_column and "
-            "data.target_column are for pairs",
+            f"the format '{format}' has its own columns, so data.source_column and "
+            "data.target_column do not apply",
             hint="omit them, or --set data.format=pairs",
         )
     return _shaped(format, rows, where, data, seed)
@@ -97,7 +97,7 @@ def _pairs(rows: Sequence[Row], where: str, data: DataSection, seed: int, any_tw
 
 
 def _used(columns: Columns, prompt: PromptTemplate | None, names: Iterable[str]) -> set[str]:
-    """Returns the columns that examples are made of, those of the same languages included."""
+    """The columns that examples are made of, including further columns of the same languages."""
     chosen = [name for name in (columns.source, columns.target) if name]
     languages = {language_of(name) for name in chosen} - {None}
     used = {*chosen, *([] if prompt is None else prompt.columns)}
@@ -105,7 +105,7 @@ def _used(columns: Columns, prompt: PromptTemplate | None, names: Iterable[str])
 
 
 def _openings(prompt: PromptTemplate, records: Sequence[Fields], seed: int) -> tuple[str, ...]:
-    """Returns a note where texts begin with what the template puts before them."""
+    """A note if texts already begin with the template's first words."""
     begun = [one for fields in records if (one := prompt.chosen(fields, seed)).begun(fields)]
     if not begun:
         return ()

@@ -25,13 +25,11 @@ from lora_s2s.recipe.schema import DataSection
 
 _ALPACA = {"instruction", "input", "output"}
 TRANSLATION = "translation"
-_MOST_JOINED = 4  # columns in a template that a hint offers
+_MOST_JOINED = 4  # columns in a suggested template
 
 
 def two_languages(source: str | None, target: str | None) -> bool:
-    """Whether two columns, or the endings of two files, are languages, such as ``en`` and
-    ``de-AT``.
-    """
+    """Whether two columns or file extensions are languages, such as ``en`` and ``de-AT``."""
     names = [name.lower() for name in (source, target) if name and language_of(name)]
     return len(set(names)) == 2 and tuple(names) not in KNOWN_PAIRS
 
@@ -45,15 +43,14 @@ class Columns:
     template: PromptTemplate | None = None
 
     def pairs(self, fields: Fields, where: str, *, seed: int = 0) -> Iterator[Example]:
-        """Yields the row's example, or one for each text of a target that is a list: several
-        references of one source.
+        """Yields the row's example; one per text if the target is a list (several references).
 
         Args:
-            seed: of several templates, takes part in the choice.
+            seed: for the choice among several templates.
 
         Raises:
-            NotForThis: a unit of other languages than the columns' two.
-            Unusable: a source or target that is missing, empty or not text.
+            NotForThis: a row in languages other than the columns' two.
+            Unusable: a source or target is missing, empty or not text.
         """
         value = fields.get(self.target)
         if value is None or (self.source is not None and self.source not in fields):
@@ -71,11 +68,10 @@ class Columns:
 
 
 def references(value: object) -> list[str]:
-    """Returns the texts of a target: one, or those of a list, or of SQuAD's ``{"text": [...]}``,
-    each once.
+    """The distinct texts of a target: one, those of a list, or of SQuAD's ``{"text": [...]}``.
 
     Raises:
-        Unusable: there is none, or one that is empty or no text.
+        Unusable: there is none, or one is empty or not text.
     """
     if isinstance(value, Mapping) and isinstance(value.get("text"), list):
         value = value["text"]
@@ -89,48 +85,44 @@ def references(value: object) -> list[str]:
 
 
 def _with_languages(fields: Fields, *columns: str | None) -> Fields:
-    """Returns a row with its languages under the columns' names: ``en`` is there where ``EN`` or
-    ``en-US`` is.
+    """A row with its languages under the columns' names: ``EN`` or ``en-US`` as ``en``.
 
     Raises:
-        NotForThis: the row holds languages only, and not those.
-        Unusable: two of its columns are of one language.
+        NotForThis: all columns of the row are languages, but others.
+        Unusable: the row has two columns of one language.
     """
-    wanted = [column for column in columns if column is not None and language_of(column)]
+    required = [column for column in columns if column is not None and language_of(column)]
     languages = {name: language for name in fields if (language := language_of(name))}
-    if len(wanted) < sum(column is not None for column in columns) or not languages:
+    if len(required) < sum(column is not None for column in columns) or not languages:
         return fields
-    given = dict(fields)
-    for column in wanted:
+    renamed = dict(fields)
+    for column in required:
         alike = [
             name
             for name in languages
-            if languages[name] == language_of(column) and name not in wanted
+            if languages[name] == language_of(column) and name not in required
         ]
         if column in fields or not alike:
             continue
         if len(alike) > 1:
             raise Unusable(f"several texts in one language: {', '.join(alike)}")
-        given[column] = fields[alike[0]]
-    if len(languages) == len(fields) and not all(column in given for column in wanted):
+        renamed[column] = fields[alike[0]]
+    if len(languages) == len(fields) and not all(column in renamed for column in required):
         raise NotForThis(f"another language pair: {', '.join(list(fields)[:4])}")
-    return given
+    return renamed
 
 
 def unwrapped(fields: Fields) -> Fields:
-    """Returns what stands under ``translation``, where the hub's data sets keep a row's languages,
-    else the row.
-    """
+    """The object under ``translation``, where hub data sets have a row's languages, else the row."""
     inner = fields.get(TRANSLATION)
     return inner if isinstance(inner, Mapping) else fields
 
 
 def texts_of(fields: Fields, template: PromptTemplate) -> dict[str, Any]:
-    """Returns the texts of the columns that a template names, and the turns; optional ones may be
-    missing.
+    """The texts of a template's columns, and the turns; optional ones may be missing.
 
     Raises:
-        Unusable: a column is missing, or holds no text.
+        Unusable: a column is missing or not text.
     """
     texts: dict[str, Any] = {}
     for name, needed in template.columns.items():
@@ -143,14 +135,16 @@ def texts_of(fields: Fields, template: PromptTemplate) -> dict[str, Any]:
 
 
 def text_in(fields: Fields, column: str, role: str) -> str:
-    """Returns a field's text verbatim; ``role`` names it in the reason when there is none."""
+    """A field's text, verbatim; ``role`` names the field in error messages."""
     value = fields.get(column)
     return checked(value if isinstance(value, str) else text_of(value, role), role)
 
 
 def text_of(value: object, role: str) -> str:
-    """Returns a value's text as written: never that of nothing, or of something with parts; raises
-    Unusable.
+    """A value's text, as written.
+
+    Raises:
+        Unusable: the value is missing, a list, an object or binary.
     """
     if value is None:
         raise Unusable(f"missing {role}")
@@ -169,14 +163,14 @@ def find_columns(
     template: PromptTemplate | None = None,
     any_two: bool = True,
 ) -> Columns:
-    """Chooses the columns of a file that has the columns ``names``.
+    """Chooses the source and target among a file's columns.
 
     Args:
         names: the file's columns, in order.
-        data: what the user named: ``source_column`` and ``target_column``.
+        data: ``source_column`` and ``target_column``, if named by the user.
         where: the file, for messages.
         template: builds the source instead of a column.
-        any_two: whether two columns are source and target whatever their names.
+        any_two: accept two columns of any name as source and target.
 
     Raises:
         DataError: a named column does not exist, or the columns cannot be guessed; the message
@@ -202,14 +196,14 @@ def find_columns(
         source, target = two or (source, target)
         needs_source = source is None
     if target is None:
-        # The partner of the source's name first, then any usual name.
+        # First the usual counterpart of the source's name, then any usual name.
         partners = [
             last
             for first, last in KNOWN_PAIRS
             if source is not None and first == source.strip().lower()
         ]
         others = [last for first, last in KNOWN_PAIRS if not needs_source or first in by_name]
-        # One column must remain for the source: of 'query' and 'sql' the target is the second.
+        # A column must remain for the source: with 'query' and 'sql', the target is 'sql'.
         free = [
             name
             for name in TARGETS
@@ -225,10 +219,10 @@ def find_columns(
 
 
 def _two_languages(names: Sequence[str], where: str) -> tuple[str, str] | None:
-    """Returns the first columns of two languages, where all columns are languages.
+    """The first column of each language, if all columns are languages and there are two of them.
 
     Raises:
-        DataError: they are more than two.
+        DataError: there are more than two.
     """
     first: dict[str, str] = {}
     for name in names:
@@ -251,7 +245,7 @@ def _two_languages(names: Sequence[str], where: str) -> tuple[str, str] | None:
 def _two_columns(
     names: Sequence[str], source: str | None, target: str | None, by_name: Mapping[str, str]
 ) -> tuple[str, str] | None:
-    """Returns both columns of a table that has two, besides row numbers, splits and languages."""
+    """Both columns of a table that has two, not counting row numbers, splits and languages."""
     about_row = {
         *ROW_NUMBERS,
         *SPLIT_COLUMNS,
@@ -264,7 +258,7 @@ def _two_columns(
     if len(left) != 2 or len(free) + len(named) != 2:
         return None
     if named:
-        # The column that is not named is the other side.
+        # The other column is the other side.
         return (source, free[0]) if source is not None else (free[0], target)  # type: ignore[return-value]
     first, second = left
     if any(one in by_name and other in by_name for one, other in KNOWN_PAIRS):
@@ -277,22 +271,20 @@ def _two_columns(
 
 
 def check_columns(columns: Iterable[str], names: Sequence[str], where: str) -> None:
-    """Raises DataError at the first of a template's columns that the file does not have; the
-    message lists its own.
-    """
+    """Raises DataError if the file lacks one of a template's columns; lists the file's columns."""
     for column in columns:
         _named(column, {name: name for name in names}, names, where)
 
 
 def _first_known(
     role: str,
-    wanted: Sequence[str],
+    candidates: Sequence[str],
     by_name: Mapping[str, str],
     taken: str | None,
     names: Sequence[str],
     where: str,
 ) -> str:
-    columns = (by_name[name] for name in wanted if name in by_name)
+    columns = (by_name[name] for name in candidates if name in by_name)
     column = next((column for column in columns if column != taken), None)
     if column is None:
         if joined := _joined_source(names):
@@ -308,9 +300,7 @@ def _first_known(
 
 
 def _joined_source(names: Sequence[str]) -> str | None:
-    """Returns the setting that builds the source of all other columns, where one alone has the name
-    of a target.
-    """
+    """Settings for a source built from all columns but the only one named like a target."""
     targets = [name for name in names if normalised(name) in TARGETS]
     others = [
         name for name in names if normalised(name) not in (*TARGETS, *ROW_NUMBERS, *SPLIT_COLUMNS)
@@ -324,13 +314,13 @@ def _joined_source(names: Sequence[str]) -> str | None:
     target = shlex.quote(f"data.target_column={targets[0]}")
     template = shlex.quote(f"data.template={' '.join(f'{{{name}}}' for name in others)}")
     return (
-        "name it with data.source_column, or build it from several columns: --set "
+        "set data.source_column, or build the source from several columns: --set "
         f"{target} --set {template}"
     )
 
 
 def _same_column(name: str, other: str) -> bool:
-    """Whether two names mean one column: equal, or codes of one language."""
+    """Whether two names mean the same column: equal, or codes of one language."""
     return name == other or (
         language_of(name) is not None and language_of(name) == language_of(other)
     )
@@ -344,8 +334,8 @@ def _named(column: str, by_name: Mapping[str, str], names: Sequence[str], where:
     if language and any(language_of(name) == language for name in names):
         return column  # looked up in each row
     raise DataError(
-        f"there is no column '{column}'{nearest(column, names)}; the file has {_listed(names)}",
-        hint="name one of them, or omit it to have the columns guessed by their names",
+        f"no column '{column}'{nearest(column, names)}; the file has {_listed(names)}",
+        hint="name one of them, or omit the setting to have columns guessed by name",
         where=where,
     )
 
@@ -354,8 +344,8 @@ def _refuse_alpaca(by_name: Mapping[str, str], where: str) -> None:
     # Taking (input, output) here would silently drop every instruction.
     if by_name.keys() >= _ALPACA:
         raise DataError(
-            "the columns 'instruction', 'input' and 'output' need a template that joins the first "
-            "two",
+            "the columns 'instruction', 'input' and 'output' need a template that joins the "
+            "first two",
             hint="--set data.format=alpaca, or --set data.template='{instruction} {input}'",
             where=where,
         )

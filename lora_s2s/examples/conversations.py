@@ -1,10 +1,9 @@
-"""Dialogues: every reply is a target, all before it the source.
+"""Dialogues: every reply is a target, and all turns before it are the source.
 
     system: Be brief. user: Hi! assistant: Hello. user: Who are you? assistant:  →  A small model.
 
-Decided on text, with words that any vocabulary has and no newlines: T5 would drop those. The source
-ends in ``assistant:`` so that the answer follows. One that is too long loses entire turns, the
-oldest first.
+Plain words as role markers are in every vocabulary; there are no newlines, which T5 drops. The
+source ends in ``assistant:``. If it is too long, the oldest turns are dropped.
 """
 
 from __future__ import annotations
@@ -53,25 +52,23 @@ _NAMES, _TEXTS, _CALLS = (
     ("value", "content", "text"),
     ("tool_calls", "function_call"),
 )
-# Every reply repeats what stands before it, so the pairs of one conversation grow with its square.
+# Every source repeats all earlier turns, so the size of a conversation's pairs grows quadratically.
 _MOST_TURNS = 1000
 Turns: TypeAlias = Sequence[tuple[str, str]]
 
 
 def render_turns(turns: Turns, template: str | None = None) -> str:
-    """Returns the source for the reply that follows ``turns``, each a role (user, assistant, …) and
-    a text.
-    """
+    """The source for the reply to ``turns``, each a role (user, assistant, …) and a text."""
     return PromptTemplate.of(template or DIALOGUE_TEMPLATE).render(
         {TURNS: tuple(Turn(*turn) for turn in turns)}
     )
 
 
 def fit_turns(turns: Turns, template: str | None, fits: Callable[[str], bool]) -> str:
-    """Returns the rendering without the oldest turns: as few as needed for ``fits`` to be true.
+    """Renders the turns, dropping as few of the oldest as needed for ``fits`` to be true.
 
-    The system text at the beginning stays as long as a turn fits beside it. Where the last turn
-    alone does not fit, that is what comes back.
+    The system text at the start is kept if at least one turn fits beside it. If not even the last
+    turn fits, it is returned alone.
     """
 
     def text(system: Turns, first: int) -> str:
@@ -82,7 +79,7 @@ def fit_turns(turns: Turns, template: str | None, fits: Callable[[str], bool]) -
         return everything
     start = next((place for place, (role, _) in enumerate(turns) if role != _SYSTEM), 0)
     for system in (turns[:start], ()):
-        # The fewer turns, the better they fit: halving finds the first one that can stay.
+        # Bisection finds the first turn to keep.
         first = (
             bisect_left(range(start, len(turns)), True, key=lambda first: fits(text(system, first)))
             + start
@@ -93,7 +90,7 @@ def fit_turns(turns: Turns, template: str | None, fits: Callable[[str], bool]) -
 
 
 def looks_like_dialogue(fields: Fields, names: Sequence[str]) -> bool:
-    """Whether a row has a list of turns with their role under one of ``names``; it may be empty."""
+    """Whether a row has a list of turns, perhaps empty, with the role under one of ``names``."""
     for key in LISTS:
         turns = fields.get(key)
         if isinstance(turns, list):
@@ -104,16 +101,16 @@ def looks_like_dialogue(fields: Fields, names: Sequence[str]) -> bool:
 
 
 def dialogue_questions(fields: Fields) -> Iterator[tuple[dict[str, Any], list[object]]]:
-    """Yields the turns before each reply, with the reply; and all of them, without one, where the
-    last waits for it.
+    """Yields the turns before each reply with the reply, and all turns without a reply if the last
+    one is unanswered.
 
-    A greeting answers nothing: of a reply before the first turn of a user the turns are empty.
+    Turns are empty for a greeting, a reply before the first user turn.
 
     Raises:
-        Unusable: the conversation is malformed; the message is the reason.
+        Unusable: the conversation is malformed.
     """
     turns = _turns(fields)
-    # Without any user turn, the system text is the question.
+    # Without user turns, the system text is the question.
     first = next(
         (index for index, turn in enumerate(turns) if turn.role not in (_REPLY, _SYSTEM)), 0
     )
@@ -144,7 +141,7 @@ def _turn(turn: object) -> Turn:
     if isinstance(text, list):
         text = "\n".join(map(_part, text))
     if not text and (calls := next((fields[key] for key in _CALLS if fields.get(key)), None)):
-        text = _called(calls)
+        text = _call_text(calls)
     if name is None or text is None:
         raise Unusable("a turn without a role or a text")
     role = _ROLES.get(name.strip().lower().replace("-", "_")) if isinstance(name, str) else None
@@ -157,9 +154,8 @@ def _turn(turn: object) -> Turn:
     return Turn(role, checked(text, "a turn"))
 
 
-def _called(calls: object) -> str:
-    """Returns the tool calls of a turn without a text: each as JSON with its name and arguments, as
-    written.
+def _call_text(calls: object) -> str:
+    """The tool calls of a turn without text: JSON with name and arguments, as written.
 
         [{"type": "function", "function": {"name": "order", "arguments": "{}"}}]  →  {"name":
         "order", "arguments": {}}

@@ -1,4 +1,4 @@
-"""The user's own function as a format: ``module:function`` takes a row and returns its pairs."""
+"""A user function as format: ``module:function`` takes a row and returns its pairs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from lora_s2s.readers.rows import Fields
 
 
 def user_function(name: str) -> Callable[..., Any]:
-    """Imports ``module:function``; modules of the current folder count too.
+    """Imports ``module:function``, also from the current folder.
 
     Raises:
-        UsageError: there is no such module, or no such function in it.
+        UsageError: there is no such module or function.
     """
     module_name, _, function_name = name.partition(":")
     sys.path.append(os.getcwd())
@@ -29,7 +29,7 @@ def user_function(name: str) -> Callable[..., Any]:
     except (ImportError, AttributeError, SyntaxError, ValueError) as error:
         raise UsageError(
             f"the format '{name}' cannot be imported: {error}",
-            hint="write module:function, the module in this folder or installed",
+            hint="write module:function, with a module in the current folder or an installed one",
         ) from error
     finally:
         sys.path.pop()
@@ -39,7 +39,7 @@ def user_function(name: str) -> Callable[..., Any]:
 
 
 def custom_converter(name: str, template: Template, seed: int) -> Converter:
-    """Returns what makes a row's examples with the user's function.
+    """A converter that makes a row's examples by a user function.
 
     Args:
         name: ``module:function``; it takes a row as a dict and returns one (source, target) pair or

@@ -1,4 +1,4 @@
-"""The text pair made of a record, or the reason why it gives none."""
+"""The text pair of a record, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -8,19 +8,15 @@ from typing import NamedTuple
 
 
 class Unusable(ValueError):
-    """A record that gives no example; the message is the reason, its detail after ``": "``."""
+    """A record without an example; the message is the reason, with details after ``": "``."""
 
 
 class NotForThis(Unusable):
-    """A valid record that gives no example here, such as a unit of another language pair: no fault
-    of the data.
-    """
+    """A valid record that is skipped on purpose, such as one in another language pair."""
 
 
 def checked(text: str, role: str) -> str:
-    """Returns a text as it is; raises Unusable where it is blank, holds a NUL, or is no Unicode (a
-    lone surrogate).
-    """
+    """Returns the text; raises Unusable if it is blank, has a NUL or a lone surrogate."""
     if not text.strip():
         raise Unusable(f"empty {role}")
     if "\0" in text:
@@ -41,22 +37,20 @@ class Turn(NamedTuple):
 
 @dataclass(slots=True)
 class Example:
-    """One pair of raw texts. Not frozen: it is made for every row, and frozen ones take three times
-    as long to make.
+    """One pair of raw texts. Not frozen, as creating frozen objects takes three times as long.
 
     Attributes:
-        source: what the encoder reads, rendered.
-        target: what the decoder is to write, verbatim.
+        source: the encoder's text, rendered.
+        target: the decoder's text, verbatim.
         where: ``file:line`` of the record's start.
-        group: examples of one group never stand on both sides of a split; None means the source
-            itself.
-        turns: role and text of everything before the reply, in a dialogue.
-        template: what rendered ``turns``; see :func:`lora_s2s.examples.conversations.fit_turns`.
-        weight: how often training is to take the rows of its file.
-        split: the row's split by a column of the table (``split``, ``fold``, …) or by its JSON
-            document: ``train``, ``validation`` or ``test``; empty without either.
-        rest: a hash of the row's unused columns, equal within one process only; rows that differ in
-            it are no duplicates of each other. 0 where every column is used.
+        group: examples of one group go to the same split; None: grouped by source.
+        turns: role and text of each turn before the reply, in a dialogue.
+        template: renders ``turns``; see :func:`lora_s2s.examples.conversations.fit_turns`.
+        weight: how many times training uses the rows of the file.
+        split: ``train``, ``validation`` or ``test`` if a column of the table (``split``, ``fold``,
+            …) or the JSON document assigns it, else empty.
+        rest: a hash of the unused columns, valid within a process; rows that differ in it are not
+            duplicates. 0 if every column is used.
     """
 
     source: str
@@ -71,14 +65,12 @@ class Example:
 
     @property
     def split_key(self) -> str:
-        """The text that decides the split."""
+        """The text whose hash decides the split."""
         return self.source if self.group is None else self.group
 
     @property
     def is_taken(self) -> bool:
-        """Whether a weight below 1 takes the row where each counts once, in validation and test: by
-        a hash.
-        """
+        """Whether validation and test use the row: if its weight is below 1, decided by a hash."""
         if self.weight >= 1:
             return True
         digest = hashlib.blake2b(f"{self.source}\0{self.target}".encode(), digest_size=8).digest()

@@ -1,4 +1,4 @@
-"""Files to examples: rows of any format, through columns, a known shape or the user's function."""
+"""Files to examples: rows of any format, by columns, a known format or a user function."""
 
 from __future__ import annotations
 
@@ -20,32 +20,31 @@ from lora_s2s.recipe.schema import DataSection
 
 TRAIN = "train"
 _COLUMNS = ("source_column", "target_column")
-# The first rows decide how a file is read; if none of the first faults leaves a row, reading ends.
+# The first rows decide how a file is read; reading ends after this many defective rows without a
+# usable one.
 _ROWS_LOOKED_AT, _CHARACTERS_LOOKED_AT = 1000, 1 << 25
-_FAULTS_IN_A_ROW = 1000
+_MOST_FAULTS = 1000
 
 
 class Examples:
     """The examples of one split of a recipe's data, read once from the files, in their order.
 
-    Iterating gives an example or a rejection for every record; of a target that is a list, one for
-    each text in it. Of several files of one folder or glob, those whose columns are unknown are
-    omitted, each with one rejection. A column ``split``, ``fold`` or ``subset`` whose values name
-    splits marks the examples (:class:`lora_s2s.examples.example.Example`).
+    Iterating yields an example or a rejection per record; one example per text if the target is a
+    list. Among several files of one folder or glob, those with unknown columns are omitted, with
+    one rejection each. A column ``split``, ``fold`` or ``subset`` whose values name splits sets the
+    examples' ``split``.
 
     Args:
-        data: files, format, columns and template. Of several templates each row has one, chosen by
-            what it holds and ``seed``.
-        split: which of the section's files to read. Of a table that has rows of this split by its
-            own mark, validation and test data are those rows only; as training data all rows come,
-            with their marks.
-        optional: ``source_column`` and ``target_column``, where a file may lack the column that
-            ``data`` names; there it is guessed.
+        data: files, format, columns and template; among several templates, a hash of the row and
+            ``seed`` chooses one.
+        split: which of the section's files to read. If a table marks rows of this split, only those
+            are validation or test data; training data yields all rows, with their marks.
+        optional: ``source_column`` and ``target_column``, if a file may lack the column that
+            ``data`` names; it is guessed then.
 
     Raises:
-        DataError: no such file or column, a file that cannot be read, or no usable row in all of
-            them.
-        UsageError: a function that cannot be imported, or a template that is refused.
+        DataError: there is no such file or column, a file cannot be read, or no row is usable.
+        UsageError: a function cannot be imported, or a template is invalid.
     """
 
     def __init__(
@@ -63,9 +62,9 @@ class Examples:
 
     @property
     def reading(self) -> Reading:
-        """How the files read so far were read; what they do not agree on is open (``auto``, None).
+        """How the files so far were read; what differs is unset (``auto``, None).
 
-        Complete once all examples were taken.
+        Complete after iterating over all examples.
         """
         return agreed(self._readings)
 
@@ -76,7 +75,7 @@ class Examples:
         for item in itertools.chain.from_iterable(map(self._of_group, self._groups)):
             if isinstance(item, Rejected):
                 causes.add(item)
-                if not good and causes.faults >= _FAULTS_IN_A_ROW:
+                if not good and causes.faults >= _MOST_FAULTS:
                     raise _nothing_usable(f"the first {causes.faults:,} of {name}", causes)
             else:
                 good += 1
@@ -96,7 +95,7 @@ class Examples:
             except DataError as error:
                 refused = refused or _about_header(error, parsing)
                 if len(origins) > 1:
-                    reason = f"no columns known in this file: {error.message}"
+                    reason = f"no known columns in this file: {error.message}"
                     yield Rejected(origin.name, 0, reason, "")
                 continue
             usable = usable or reading is not None
@@ -110,7 +109,7 @@ class Examples:
     def _reading(
         self, rows: Sequence[Row], origin: Origin, parsing: Parsing, *, any_two: bool
     ) -> Reading | None:
-        """Decides how a file is read; None where it has no rows."""
+        """Decides how to read a file; None if it has no rows."""
         if not rows:
             return None
         data = _without_missing(self._data, rows, self._optional)
@@ -120,7 +119,7 @@ class Examples:
 
 
 def _groups(data: DataSection, split: str) -> list[list[Origin]]:
-    """Returns the origins of each path: those of one folder or glob together."""
+    """The origins of each path; those of one folder or glob form a group."""
     parallel = data.format == "parallel"
     origins = find_origins(data.named(split), parallel=parallel)
     if parallel:
@@ -129,7 +128,7 @@ def _groups(data: DataSection, split: str) -> list[list[Origin]]:
 
 
 def _columns_named(data: DataSection, optional: Collection[str]) -> tuple[str, ...]:
-    """Returns the columns that a file must have: a first line that has one of them is a header."""
+    """The columns that a file must have; a first line with one of them is a header."""
     by_template = data.template is not None and data.format not in FORMATS
     columns = list(PromptTemplate.of(data.template).columns) if by_template else []
     named = [getattr(data, key) for key in _COLUMNS if key not in optional]
@@ -139,7 +138,7 @@ def _columns_named(data: DataSection, optional: Collection[str]) -> tuple[str, .
 def _without_missing(
     data: DataSection, rows: Sequence[Row], optional: Collection[str]
 ) -> DataSection:
-    """Returns the section without those optional columns that the rows do not have."""
+    """The section without optional columns that the rows lack."""
     if not optional:
         return data
     names = {name for row in rows for name in unwrapped(row.fields)}
@@ -148,10 +147,10 @@ def _without_missing(
 
 
 def _about_header(error: DataError, parsing: Parsing) -> DataError:
-    """Adds, where columns are unknown, how the first line was read, which may be why."""
+    """Adds to an error on columns how the first line was read, a possible cause."""
     if parsing.header and error.hint and "NAME" in error.hint:
         error.hint += (
-            "; the first line was read as a header: where it is data, use "
+            "; the first line was read as a header; if it is data, use "
             "data.source_column=column1 and data.target_column=column2"
         )
     elif parsing.notes and error.hint:
@@ -163,20 +162,18 @@ def _about_header(error: DataError, parsing: Parsing) -> DataError:
 
 
 def _divided(origin: Origin, reading: Reading, rows: Sequence[Row], split: str) -> bool:
-    """Whether a table has rows that it marks as of this split."""
+    """Whether a table marks rows as belonging to this split."""
     if reading.split_column is None and not any(row.split for row in rows):
         return False
-    everywhere = (item for item in origin.rows() if isinstance(item, Row))
-    return any(
-        _mark(row, reading.split_column) == split for row in itertools.chain(rows, everywhere)
-    )
+    others = (item for item in origin.rows() if isinstance(item, Row))
+    return any(_mark(row, reading.split_column) == split for row in itertools.chain(rows, others))
 
 
 def _mark(row: Row, column: str | None) -> str:
-    """Returns the split that a row is marked with, or an empty text.
+    """The split that a row is marked with; empty without a mark.
 
     Raises:
-        Unusable: an unknown mark.
+        Unusable: the mark is unknown.
     """
     if column is None:
         return row.split
@@ -190,7 +187,7 @@ def _mark(row: Row, column: str | None) -> str:
 def _converted(
     items: Iterator[Row | Rejected], reading: Reading | None, origin: Origin, only: str | None
 ) -> Iterator[Example | Rejected]:
-    """Yields the examples of a file's rows; ``only`` those of one split."""
+    """Yields the examples of a file's rows, optionally ``only`` those of one split."""
     unused = [] if reading is None else reading.distinguishing
     for item in items:
         if isinstance(item, Rejected):
@@ -214,7 +211,7 @@ def _converted(
 
 
 def _rest(fields: Fields, unused: Sequence[str]) -> int:
-    """Returns a hash of a row's unused columns; see :class:`Example`."""
+    """A hash of a row's unused columns; see :class:`Example`."""
     values = tuple(map(fields.get, unused))
     try:
         number = hash(values)
@@ -224,7 +221,7 @@ def _rest(fields: Fields, unused: Sequence[str]) -> int:
 
 
 def _head(items: Iterator[Row | Rejected]) -> tuple[list[Row | Rejected], list[Row]]:
-    """Takes items until enough rows, or enough text, are among them; returns all, and the rows."""
+    """Takes items until there are enough rows or enough text; returns all items, and the rows."""
     head: list[Row | Rejected] = []
     rows: list[Row] = []
     characters = 0
@@ -244,7 +241,7 @@ def _head(items: Iterator[Row | Rejected]) -> tuple[list[Row | Rejected], list[R
 
 
 def _size(value: object) -> int:
-    """Returns about how many bytes a value holds."""
+    """The approximate size of a value in bytes."""
     if isinstance(value, str):
         return 50 + len(value)
     if isinstance(value, Mapping):

@@ -1,6 +1,4 @@
-"""How a file is read: its format, the used and unused columns, and what a user should know about
-that.
-"""
+"""How a file is read: its format, its used and unused columns, with notes and warnings."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from lora_s2s.readers.names import (
 from lora_s2s.readers.rows import Fields
 
 _SAMPLE = 60
-# What is open where several files do not agree on it; what of all files is listed.
+# Unset if several files differ in it; collected from all files.
 _DECIDED = ("source_column", "target_column", "template", "split_column")
 _LISTED = ("notes", "warnings")
 _IDENTIFIER = re.compile(r"|_*id|idx|index|row|guid|uuid|uid|.+[_ -]id|unnamed: \d+", re.IGNORECASE)
@@ -32,9 +30,9 @@ class UnusedColumn:
     """A column that no example is made of, measured on the first rows.
 
     Attributes:
-        filled: share of the rows that have a value in it.
-        distinct: different values, as a share of those.
-        is_text: whether its values are texts with letters, rather than numbers, lists or objects.
+        filled: fraction of the rows with a value.
+        distinct: number of distinct values, as a fraction of the filled rows.
+        is_text: whether most values are texts with letters, not numbers, lists or objects.
         sample: the start of its first value.
     """
 
@@ -46,7 +44,7 @@ class UnusedColumn:
 
     @property
     def is_identifier(self) -> bool:
-        """Whether by its name the column only numbers or names rows."""
+        """Whether the column's name is that of a row number or identifier."""
         return bool(_IDENTIFIER.fullmatch(self.name.strip()))
 
 
@@ -55,14 +53,13 @@ class Reading:
     """How a file's rows become examples, decided on its first rows.
 
     Attributes:
-        source_column: None where a template builds the source, or the format has columns of its
-            own.
-        target_column: None where the format has columns of its own.
+        source_column: None if a template builds the source or the format has its own columns.
+        target_column: None if the format has its own columns.
         convert: makes a row's examples.
         unused: columns that no example is made of.
-        split_column: the column that divides the table into train, validation and test.
-        notes: what else was decided, one sentence each.
-        warnings: what probably needs a change, one sentence each.
+        split_column: the column that assigns rows to train, validation and test.
+        notes: further decisions, one sentence each.
+        warnings: likely problems, one sentence each.
     """
 
     format: str
@@ -77,15 +74,15 @@ class Reading:
 
     @property
     def distinguishing(self) -> list[str]:
-        """Unused columns that distinguish rows: not those that only number them."""
+        """Unused columns except row numbers and identifiers."""
         return [column.name for column in self.unused if not column.is_identifier]
 
     def with_notes(self, notes: Iterable[str]) -> Reading:
-        """Returns the reading with notes before its own."""
+        """The reading with further notes, which come first."""
         return replace(self, notes=(*notes, *self.notes))
 
     def to_json(self) -> dict[str, Any]:
-        """Returns all but the converter, as a manifest stores it."""
+        """All but the converter, for the manifest."""
         kept = ("format", "source_column", "target_column", "template", "split_column")
         unused = [
             {"name": column.name, "filled": column.filled, "distinct": column.distinct}
@@ -96,9 +93,9 @@ class Reading:
 
 
 def agreed(readings: Sequence[Reading]) -> Reading:
-    """Returns how several files are read: what they do not agree on is open (``auto``, None).
+    """The common reading of several files; what differs is unset (``auto``, None).
 
-    Unused columns, notes and warnings stand once each.
+    Unused columns, notes and warnings are collected without repetition.
 
     Raises:
         ValueError: no reading.
@@ -118,7 +115,7 @@ def agreed(readings: Sequence[Reading]) -> Reading:
 
 
 def with_other_columns(reading: Reading, rows: Sequence[Fields], used: Iterable[str]) -> Reading:
-    """Adds what else the first rows show: unused columns, a column of splits, languages, lists."""
+    """Adds unused columns, a split column, and notes on languages and lists, by the first rows."""
     taken = set(used)
     names = dict.fromkeys(name for row in rows for name in row if name not in taken)
     split = next((name for name in names if _divides(name, rows)), None)
@@ -145,20 +142,20 @@ def with_other_columns(reading: Reading, rows: Sequence[Fields], used: Iterable[
 def _divides(name: str, rows: Sequence[Fields]) -> bool:
     if normalised(name) not in SPLIT_COLUMNS:
         return False
-    # One usual value is enough: rows of a test must not train.
+    # One usual value is enough, so that test rows are never trained on.
     return any(str(row.get(name)).strip().lower() in SPLIT_OF for row in rows)
 
 
 def _about_languages(names: Iterable[str], rows: Sequence[Fields]) -> Iterator[str]:
-    """Yields a warning where unused columns hold a language code for each row."""
+    """Yields a warning if unused columns have a language code in each row."""
     by_name = {normalised(name): name for name in names}
     for pair in LANGUAGE_COLUMNS:
         columns = [by_name[name] for name in dict.fromkeys(pair) if name in by_name]
         codes = [dict.fromkeys(str(row.get(name)) for row in rows) for name in columns]
         if columns and all(all(map(is_language_code, values)) for values in codes):
             listed = "; ".join(
-                f"'{name}': {', '.join(list(of)[:6])}"
-                for name, of in zip(columns, codes, strict=True)
+                f"'{name}': {', '.join(list(values)[:6])}"
+                for name, values in zip(columns, codes, strict=True)
             )
             yield (
                 f"columns with a language code in each row are not used ({listed}): "
@@ -175,11 +172,11 @@ def _measured(name: str, values: Sequence[object]) -> UnusedColumn:
         for value in filled
         if isinstance(value, str) and any(char.isalpha() for char in value)
     ]
-    shown = filled[0] if filled else ""
+    first = filled[0] if filled else ""
     return UnusedColumn(
         name,
         filled=round(len(filled) / max(1, len(values)), 4),
         distinct=round(len({repr(value) for value in filled}) / max(1, len(filled)), 4),
         is_text=2 * len(texts) > len(filled),
-        sample=(shown if isinstance(shown, str) else f"({type(shown).__name__})")[:_SAMPLE],
+        sample=(first if isinstance(first, str) else f"({type(first).__name__})")[:_SAMPLE],
     )

@@ -1,6 +1,4 @@
-"""The formats of rows besides pairs of columns: how each is recognised, and its questions and
-answers.
-"""
+"""Row formats other than pairs of columns: how to recognise each, and its questions and answers."""
 
 from __future__ import annotations
 
@@ -21,8 +19,7 @@ from lora_s2s.examples.example import Example, NotForThis, Unusable, checked
 from lora_s2s.examples.template import TURNS, PromptTemplate
 from lora_s2s.readers.rows import Fields, Rejected, reject
 
-# What a template may name, and the targets: a question with several answers gives an example for
-# each.
+# Values for a template, and the targets; each target becomes an example.
 Question: TypeAlias = tuple[dict[str, Any], list[object]]
 Converter: TypeAlias = Callable[[Fields, str], Iterable[Example | Rejected]]
 
@@ -37,13 +34,13 @@ _ALPACA = (*_INSTRUCTION, *_CONTEXT, *_RESPONSE)
 
 @dataclass(frozen=True)
 class Shape:
-    """One shape of a row.
+    """One row format.
 
     Attributes:
-        looks: whether a row has this shape.
-        questions: yields what the template may name with the targets; raises Unusable.
-        template: renders a source where the user names no other.
-        columns: what the template may name besides the row's own.
+        looks: whether a row has this format.
+        questions: yields values for the template with the targets; raises Unusable.
+        template: renders a source, unless the user names another template.
+        columns: names that the template can use besides the row's columns.
         reads: the row's keys that examples are made of, in lower case.
     """
 
@@ -61,57 +58,53 @@ class Shape:
     def examples(
         self, prompt: PromptTemplate, seed: int, fields: Fields, where: str
     ) -> Iterator[Example | Rejected]:
-        """Yields an example for each question and distinct target, or why a question gives none.
+        """Yields an example per question and distinct target, or the reason why there is none.
 
         Raises:
-            Unusable: the row has another shape, or nothing in it has a target.
+            Unusable: the row has another format, or no question has a target.
         """
         group, lacking, repeated = None, True, 0
-        for given, targets in self.questions(fields):
+        for values, targets in self.questions(fields):
             if not targets:
                 continue
             lacking = False
-            turns = given.get(TURNS, ()) if self.is_dialogue else ()
+            turns = values.get(TURNS, ()) if self.is_dialogue else ()
             try:
                 if self.is_dialogue and not turns:
                     raise NotForThis("a reply before the first user turn")
-                values = texts_of(given, prompt)
-                chosen = prompt.chosen(values, seed)
-                source = checked(chosen.once(values), "source")
-                found = list(
-                    dict.fromkeys(
-                        checked(text_of(target, "target"), "target") for target in targets
-                    )
-                )
+                inputs = texts_of(values, prompt)
+                chosen = prompt.chosen(inputs, seed)
+                source = checked(chosen.once(inputs), "source")
+                texts = [checked(text_of(target, "target"), "target") for target in targets]
             except Unusable as error:
                 fault = not isinstance(error, NotForThis)
-                yield reject(where, str(error), _excerpt(*given.values(), *targets), fault=fault)
+                yield reject(where, str(error), _excerpt(*values.values(), *targets), fault=fault)
                 continue
             repeated += len(source)
             if repeated > limits.LARGEST_CONVERSATION:
                 raise Unusable(
                     f"more than {limits.in_words(limits.LARGEST_CONVERSATION)} of repeated turns"
                 )
-            # A conversation's first source begins all its others: it keeps them, and its twins, in
-            # one split.
+            # All sources of a conversation begin with its first one, which keeps them and copies of
+            # the conversation in one split.
             group = group or (source if turns else None)
-            for target in found:
+            for target in dict.fromkeys(texts):
                 yield Example(source, target, where, group, turns, chosen.text if turns else None)
         if lacking:
             raise Unusable("no assistant turn" if self.is_dialogue else "no question")
 
-    def waiting(self, fields: Fields) -> dict[str, Any]:
-        """Returns what the template may name of a row without its answer; of a dialogue, the last.
+    def unanswered(self, fields: Fields) -> dict[str, Any]:
+        """Values for the template of a row without its answer; a dialogue's last question.
 
         Raises:
             Unusable: there is no such question, or more than one.
         """
-        found = [given for given, _ in self.questions(fields)]
-        if not found or (self.is_dialogue and not found[-1][TURNS]):
+        questions = [values for values, _ in self.questions(fields)]
+        if not questions or (self.is_dialogue and not questions[-1][TURNS]):
             raise Unusable("no turn to answer" if self.is_dialogue else "no question")
-        if len(found) > 1 and not self.is_dialogue:
-            raise Unusable(f"{len(found)} questions in one row, expected one")
-        return found[-1]
+        if len(questions) > 1 and not self.is_dialogue:
+            raise Unusable(f"{len(questions)} questions in one row, expected one")
+        return questions[-1]
 
 
 def _excerpt(*values: object) -> str:
@@ -119,14 +112,14 @@ def _excerpt(*values: object) -> str:
 
 
 def _any_case(fields: Fields, names: Iterable[str]) -> object:
-    """Returns the first value under one of the names, in any case."""
-    found = (
+    """The first value under one of the names, in any case."""
+    values = (
         fields[key]
         for name in names
         for key in fields
         if key.strip().lower() == name and fields[key] is not None
     )
-    return next(found, None)
+    return next(values, None)
 
 
 def _has(fields: Fields, *groups: tuple[str, ...]) -> bool:
@@ -140,11 +133,11 @@ def _is_alpaca(fields: Fields) -> bool:
 
 
 def _alpaca(fields: Fields) -> Iterator[Question]:
-    given = {
+    values = {
         "instruction": _any_case(fields, _INSTRUCTION),
         "input": _any_case(fields, _CONTEXT) or "",
     }
-    yield {**fields, **given}, [_any_case(fields, _RESPONSE)]
+    yield {**fields, **values}, [_any_case(fields, _RESPONSE)]
 
 
 def _objects(value: object, name: str) -> list[Fields]:
@@ -165,16 +158,16 @@ def _squad(fields: Fields) -> Iterator[Question]:
         yield dict(fields), _answers(fields)
         return
     for paragraph in _objects(fields["paragraphs"], "paragraphs"):
-        for asked in _objects(paragraph.get("qas"), "qas"):
-            given = {"title": fields.get("title"), "context": paragraph.get("context")}
-            yield {**given, "question": asked.get("question")}, _answers(asked)
+        for question in _objects(paragraph.get("qas"), "qas"):
+            values = {"title": fields.get("title"), "context": paragraph.get("context")}
+            yield {**values, "question": question.get("question")}, _answers(question)
 
 
-def _answers(asked: Fields) -> list[object]:
-    answers = asked["answers"] if "answers" in asked else asked.get("answer")
-    found = answers.get("text") if isinstance(answers, Mapping) else answers
-    listed = found if isinstance(found, list) else [found]
-    if asked.get("is_impossible") is True or not listed:
+def _answers(question: Fields) -> list[object]:
+    answers = question["answers"] if "answers" in question else question.get("answer")
+    texts = answers.get("text") if isinstance(answers, Mapping) else answers
+    listed = texts if isinstance(texts, list) else [texts]
+    if question.get("is_impossible") is True or not listed:
         return [UNANSWERABLE]
     return [item.get("text") if isinstance(item, Mapping) else item for item in listed]
 
@@ -190,8 +183,8 @@ def _instructions(fields: Fields) -> Iterator[Question]:
         definition = " ".join(text_of(part, "definition") for part in definition)
     for instance in [fields] if nested is None else _objects(nested, "instances"):
         output = _any_case(instance, _OUTPUT)
-        given = {"definition": definition, "input": _any_case(instance, _INPUT)}
-        yield given, output if isinstance(output, list) and output else [output or None]
+        values = {"definition": definition, "input": _any_case(instance, _INPUT)}
+        yield values, output if isinstance(output, list) and output else [output or None]
 
 
 def _dialogue(*roles: str) -> Shape:
@@ -226,8 +219,6 @@ DIALOGUES = tuple(name for name, shape in FORMATS.items() if shape.is_dialogue)
 
 
 def shape_of(rows: Iterable[Fields]) -> str | None:
-    """Returns the name of the first shape that a row has; None where the rows are pairs of
-    columns.
-    """
-    looked = list(rows)
-    return next((name for name, shape in FORMATS.items() if any(map(shape.looks, looked))), None)
+    """The first format that some row has; None if the rows are pairs of columns."""
+    samples = list(rows)
+    return next((name for name, shape in FORMATS.items() if any(map(shape.looks, samples))), None)

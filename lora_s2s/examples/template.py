@@ -1,10 +1,10 @@
-"""A source text from a row's columns: ``{column}`` places, or a Jinja template that can do little
-else.
+"""Templates that render a row's columns as source text: ``{column}`` placeholders, or restricted
+Jinja.
 
-A template may come with an untrusted adapter, so the allowed parts of Jinja are listed below and
-checked on its syntax tree before it is compiled: no calls, no arithmetic, no Python attributes, one
-loop over ``turns``, and a bound on the length of the text. A column's text is never read as a
-template itself.
+A template can come with an untrusted adapter, so its syntax tree is checked against a list of
+allowed nodes before it is compiled: no calls, no arithmetic, no Python attributes, one loop over
+    ``turns``,
+and limited output. Column texts are never parsed as templates.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ _LOOP = {"first", "last", "index", "index0", "length"}
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """Attributes are a turn's role and text, or a loop's; nothing else of Python's."""
+    """Allows only the attributes of turns and loops, no others of Python's."""
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        known = (
+        allowed = (
             Turn._fields if isinstance(obj, Turn) else _LOOP if isinstance(obj, LoopContext) else ()
         )
         return (
             super().getattr(obj, attribute)
-            if attribute in known
+            if attribute in allowed
             else self.undefined(obj=obj, name=attribute)
         )
 
@@ -82,7 +82,7 @@ def _join(values: Sequence[Any], separator: str = "", attribute: str | None = No
 
 
 def _title(text: str) -> str:
-    _bounded(100 * len(text))  # Jinja's takes it apart into words, with a regular expression
+    _bounded(100 * len(text))  # Jinja's filter splits it into words
     return do_title(text)
 
 
@@ -100,9 +100,7 @@ _ENVIRONMENT.globals = {}
 
 @dataclass(frozen=True)
 class OneTemplate:
-    """One template: its text, the columns it names, those of them that a row may lack, and what
-    fills it in.
-    """
+    """One template: its text, its columns, those that a row may lack, and how to fill it in."""
 
     text: str
     columns: tuple[str, ...]
@@ -112,7 +110,7 @@ class OneTemplate:
     first: str = ""
 
     def begun(self, fields: Fields) -> bool:
-        """Whether the first column's text begins with the template's own opening, such as
+        """Whether the first column's text starts with the template's opening, such as
         ``summarize:``.
         """
         value = fields.get(self.first)
@@ -121,9 +119,7 @@ class OneTemplate:
         return value.lstrip()[: len(self.opening)].casefold() == self.opening.casefold()
 
     def once(self, fields: Fields) -> str:
-        """Fills the template in; an opening that the text has already is not put before it a second
-        time.
-        """
+        """Fills the template in without repeating an opening that the text already has."""
         if self.begun(fields):
             rest = fields[self.first].lstrip()[len(self.opening) :].lstrip()
             fields = {**fields, self.first: rest} if rest else fields
@@ -132,13 +128,13 @@ class OneTemplate:
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """One or several templates; of several, each row has its own, chosen by what it holds."""
+    """One or several templates; a hash of the row chooses among several."""
 
     templates: tuple[OneTemplate, ...]
 
     @staticmethod
     def of(template: Template) -> PromptTemplate:
-        """Compiles a recipe's or a manifest's template; None is the column ``source`` unchanged.
+        """Compiles the template of a recipe or manifest; None stands for ``{source}``.
 
         Raises:
             UsageError: it names no column, is not a template, or has parts that are not allowed.
@@ -156,9 +152,7 @@ class PromptTemplate:
 
     @cached_property
     def columns(self) -> dict[str, bool]:
-        """The columns that the templates name, each with whether a row must hold it: not where
-        ``if`` asks for it.
-        """
+        """The templates' columns, each with whether it is required: not if tested by ``if``."""
         named = dict.fromkeys(name for one in self.templates for name in one.columns)
         return {
             name: any(name in one.columns and name not in one.optional for one in self.templates)
@@ -166,37 +160,37 @@ class PromptTemplate:
         }
 
     def chosen(self, fields: Fields, key: object = "") -> OneTemplate:
-        """Returns the template for a row: of several, the same texts and key have the same one."""
+        """The template for a row; equal texts and key give the same one."""
         if len(self.templates) == 1:
             return self.templates[0]
         number = int(sha256_json([key, {name: fields.get(name) for name in self.columns}]), 16)
         return self.templates[number % len(self.templates)]
 
     def render(self, fields: Fields, key: object = "") -> str:
-        """Returns the encoder's text.
+        """The encoder's text.
 
         Args:
             fields: a text for each column; under ``turns``, a sequence of :class:`Turn`.
-            key: what the choice among several templates depends on besides the fields.
+            key: influences, besides the fields, the choice among several templates.
 
         Raises:
-            DataError: a column that the row does not have.
-            Unusable: a filled-in text that is not one, or too long.
+            DataError: the row lacks a column.
+            Unusable: a value is not text, or the text is too long.
         """
         try:
             return self.chosen(fields, key).once(fields)
         except KeyError as error:
             listed = ", ".join(f"'{column}'" for column in fields) or "none"
             raise DataError(
-                f"the template names the column '{error.args[0]}', the row has {listed}"
+                f"the template uses the column '{error.args[0]}', but the row has {listed}"
             ) from error
 
 
 def check_recorded(template: Template, *, where: str) -> None:
-    """Checks a template that a manifest holds.
+    """Checks the template in a manifest.
 
     Raises:
-        DataError: a recipe could not have it.
+        DataError: it would be invalid in a recipe.
     """
     try:
         PromptTemplate.of(template)
@@ -249,7 +243,7 @@ def _jinja(template: str) -> OneTemplate:
     columns = tuple(
         dict.fromkeys(node.name for node in tree.find_all(nodes.Name) if node.name in free)
     )
-    optional = frozenset(_asked_for(tree)).intersection(columns)
+    optional = frozenset(_optional_names(tree)).intersection(columns)
 
     def fill(fields: Fields) -> str:
         gaps = {name: Undefined(name=name) for name in optional if name not in fields}
@@ -268,8 +262,8 @@ def _jinja(template: str) -> OneTemplate:
 
 
 def _opening(text: str) -> str:
-    """Returns a template's fixed beginning where it is unlike a text's own words: several, or one
-    with a mark.
+    """A template's fixed start, if it cannot be a text's own word: several words, or a final
+    punctuation mark.
     """
     opening = text.strip()
     distinct = len(opening.split()) > 1 or (opening and not opening[-1].isalnum())
@@ -277,9 +271,7 @@ def _opening(text: str) -> str:
 
 
 def _beginning(tree: nodes.Template) -> tuple[str, str]:
-    """Returns the text that a template begins with and the column that follows it; empty where it
-    begins otherwise.
-    """
+    """A template's initial text and the column after it; empty if it starts otherwise."""
     first = tree.body[0].nodes[:2] if tree.body and isinstance(tree.body[0], nodes.Output) else []
     if len(first) < 2 or not isinstance(first[0], nodes.TemplateData):
         return "", ""
@@ -287,15 +279,15 @@ def _beginning(tree: nodes.Template) -> tuple[str, str]:
     return (_opening(first[0].data), value.name) if isinstance(value, nodes.Name) else ("", "")
 
 
-def _asked_for(tree: nodes.Node) -> Iterator[str]:
-    """Yields the names that an ``if`` looks at, or that have a default: a row may lack them."""
+def _optional_names(tree: nodes.Node) -> Iterator[str]:
+    """Yields the names that an ``if`` tests or that have a default: a row may lack them."""
     tests = [node.test for node in tree.find_all(nodes.If)] + [
         node.test for node in tree.find_all(nodes.CondExpr)
     ]
     yield from (name.name for name in nodes.Tuple(tests, "load").find_all(nodes.Name))
-    for found in tree.find_all(nodes.Filter):
-        if found.name == "default" and isinstance(found.node, nodes.Name):
-            yield found.node.name
+    for applied in tree.find_all(nodes.Filter):
+        if applied.name == "default" and isinstance(applied.node, nodes.Name):
+            yield applied.node.name
 
 
 def _is_plain(value: object) -> bool:
@@ -351,7 +343,7 @@ _ALLOWED: dict[type[nodes.Node], Callable[[Any], bool]] = {
 
 
 def _check(tree: nodes.Node) -> None:
-    """Raises UsageError at the first part of a syntax tree that is not allowed."""
+    """Raises UsageError if a node of the syntax tree is not allowed."""
     for count, node in enumerate(tree.find_all(nodes.Node), start=1):
         allowed = _ALLOWED.get(type(node))
         if allowed is None or not allowed(node) or count > limits.MOST_TEMPLATE_NODES:
@@ -360,6 +352,6 @@ def _check(tree: nodes.Node) -> None:
             raise UsageError(
                 f"not allowed in a template: '{part}'",
                 hint=f"allowed are names, if, one loop over {TURNS}, and the filters "
-                f"{', '.join(sorted(_FILTERS))}; {limits.MOST_TEMPLATE_NODES} of these at most",
+                f"{', '.join(sorted(_FILTERS))}; at most {limits.MOST_TEMPLATE_NODES} nodes",
                 where=f"template:{node.lineno}",
             )

@@ -25,8 +25,8 @@ from lora_s2s.tokens.special_tokens import first_ids
 
 @dataclass(frozen=True)
 class AdaptedBase:
-    """A base, the model with the adapter in it, the tokenizer that prepared the data, and the
-    tokens whose embedding rows train.
+    """A base, the model with its adapter, the tokenizer that prepared the data, and the tokens
+    whose embedding rows are trained.
     """
 
     base: LoadedBase
@@ -36,7 +36,7 @@ class AdaptedBase:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many parameters train, and how many there are."""
+        """The number of trainable and of all parameters."""
         return {
             "trainable_parameters": trainable_parameters(self.model),
             "total_parameters": total_parameters(self.model),
@@ -44,7 +44,7 @@ class AdaptedBase:
 
     @property
     def line(self) -> str:
-        """What trains, and how the base is held in memory, in one line."""
+        """Trainable parameters and the base's number format, in one line."""
         counts, base = self.counts, self.base
         return (
             f"{counts['trainable_parameters']:,} of {counts['total_parameters']:,} parameters "
@@ -56,9 +56,9 @@ def adapted_base(recipe: Recipe, prepared: PreparedDataset) -> AdaptedBase:
     """Loads a recipe's base and injects its adapter, ready to train.
 
     Raises:
-        UsageError: a token to train that is not in the vocabulary, or a setting that the base does
-            not take.
-        DataError: the data holds a token that the base's vocabulary does not have.
+        UsageError: a token to train is not in the vocabulary, or the base does not support a
+            setting.
+        DataError: the data has token ids beyond the base's vocabulary.
     """
     tokenizer, train_tokens = _tokenizer(recipe, prepared)
     base, model = _injected(recipe, train_tokens)
@@ -72,18 +72,17 @@ def adapted_base(recipe: Recipe, prepared: PreparedDataset) -> AdaptedBase:
 def _tokenizer(
     recipe: Recipe, prepared: PreparedDataset
 ) -> tuple[PreTrainedTokenizerBase, list[int]]:
-    """Returns the tokenizer that prepared the data, and the ids of the tokens whose rows train."""
+    """The tokenizer that prepared the data, and the ids of the tokens to train."""
     languages = {key: getattr(recipe.data, key) for key in LANGUAGES}
     tokenizer = load_tokenizer(recipe.model.name, recipe.model.revision, **languages)
-    given = prepared.manifest.input
-    tokenizer, carried = with_tokens(tokenizer, given.special_tokens), given.carried
+    settings = prepared.manifest.input
+    tokenizer, carried = with_tokens(tokenizer, settings.special_tokens), settings.carried
     rows = range(len(tokenizer), len(tokenizer) + rows_taken(carried))
     ids = train_token_ids(recipe, tokenizer, rows)
     if carried and not ids:
         warn(
-            "unused embedding rows encode text, and none of them trains: set "
-            "data.lossless_text=off, or "
-            "lora.train_tokens=auto"
+            "unused embedding rows encode text, but none of them is trained: set "
+            "data.lossless_text=off or lora.train_tokens=auto"
         )
     return lossless_tokenizer(tokenizer, carried) if carried else tokenizer, ids
 
@@ -91,28 +90,28 @@ def _tokenizer(
 def train_token_ids(
     recipe: Recipe, tokenizer: PreTrainedTokenizerBase, carried_ids: Sequence[int]
 ) -> list[int]:
-    """Returns the ids of the tokens that train, ascending: those that carry text and those named;
-    none for ``[]``.
+    """The ids of the tokens to train, ascending: those of lossless text and those named; none for
+    ``[]``.
 
     Raises:
-        UsageError: a name that is not in the vocabulary.
+        UsageError: a name is not in the vocabulary.
     """
-    wanted = recipe.lora.train_tokens
-    named = [] if wanted == "auto" else token_ids(wanted, tokenizer)
-    # A row that nobody has trained says nothing: what carries text trains with what is named.
-    return sorted({*named, *(carried_ids if wanted else ())})
+    names = recipe.lora.train_tokens
+    named = [] if names == "auto" else token_ids(names, tokenizer)
+    # Untrained embedding rows carry no information, so those of lossless text are always added.
+    return sorted({*named, *(carried_ids if names else ())})
 
 
 def token_ids(names: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Returns the ids of tokens, given as they stand in the vocabulary.
+    """The ids of tokens, spelled as in the vocabulary.
 
     Raises:
-        UsageError: one is not in it; the nearest is named.
+        UsageError: one is not in it; suggests the nearest.
     """
     vocabulary = tokenizer.get_vocab()
     for name in names:
         if name not in vocabulary:
-            hint = "name tokens as the vocabulary writes them, such as ▁the for a word's beginning"
+            hint = "spell tokens as in the vocabulary, such as ▁the at the start of a word"
             raise UsageError(
                 f"lora.train_tokens: no token '{name}'{nearest(name, vocabulary)}", hint=hint
             )
@@ -139,7 +138,7 @@ def _injected(recipe: Recipe, train_tokens: Sequence[int]) -> tuple[LoadedBase, 
 
 
 def _stored(base: LoadedBase) -> str:
-    """How a base is held in memory: its number format, and what of it is quantized."""
+    """The number format of a base's weights, and what of it is quantized."""
     dtype = dtype_name(base.dtype)
     kept = f" but for {', '.join(base.skip_quantization)}" if base.skip_quantization else ""
     return dtype if base.quantization == "none" else f"{base.quantization}{kept}, the rest {dtype},"

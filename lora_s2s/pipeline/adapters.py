@@ -1,6 +1,4 @@
-"""Adapters and what their folders say: a list, one, two side by side, the recipe one was made with.
-Light to import.
-"""
+"""Adapter folders: list and compare them, and read their recipes. Light to import."""
 
 from __future__ import annotations
 
@@ -31,49 +29,42 @@ NO_DATA = "none"
 
 
 def names_code(format: str, overrides: Overrides) -> bool:
-    """Says whether a model's folder, which may be anybody's, and not the command line names a
-    function of its own.
-    """
+    """Whether an untrusted folder's recipe, rather than an override, names a Python function."""
     return ":" in format and "data.format" not in overridden_keys(overrides)
 
 
 def recipe_of(model: str, overrides: Overrides = (), *, data: str | None = None) -> Recipe:
-    """Returns the recipe an adapter was made with, or the defaults for a plain model, with
-    overrides.
+    """The recipe an adapter was trained with, or the defaults for a model, with overrides.
 
     Args:
-        data: the data file, for a model that comes without a recipe.
+        data: the data file, for a model without a recipe.
     """
     folder = Path(model).expanduser()
     if (folder / "recipe.yaml").is_file():
         check_folder(folder)
-        # Its data may be prepared for a score, in a folder of this name: not in another run's.
+        # Data prepared for scoring goes into a folder of this name, not into another run's.
         name = _NOT_IN_NAMES.sub("-", folder.absolute().name).lstrip("-._")[:100] or "adapter"
-        own = {"output.dir": folder.parent, "output.name": name}
-        recipe = load_recipe(str(folder / "recipe.yaml"), overrides, own, only_shipped=True)
+        output = {"output.dir": folder.parent, "output.name": name}
+        recipe = load_recipe(str(folder / "recipe.yaml"), overrides, output, only_shipped=True)
         if names_code(recipe.data.format, overrides):
-            hint = f"if you know that function: --set data.format={recipe.data.format}"
-            problem = (
-                f"the adapter's recipe reads rows with code of its own, '{recipe.data.format}'"
-            )
+            hint = f"if you trust this function: --set data.format={recipe.data.format}"
+            problem = f"the adapter's recipe reads rows with its own code, '{recipe.data.format}'"
             raise DataError(problem, hint=hint, where=str(folder / "recipe.yaml"))
         return recipe
     if not folder.exists() and folder.parent.is_dir() and "/" in model:
-        # Also of the form of a hub id, but it stands in a folder of this machine.
+        # Could be a hub id too, but its parent is a local folder.
         siblings = [path.name for path in folder.parent.iterdir()]
         raise UsageError(
             f"no such folder: {model}{nearest(folder.name, siblings)}", hint="lora-s2s adapters"
         )
-    # A model has no training data; the key is required, so it is given and never read. A merged one
-    # says how to decode.
-    given = {"model.name": model, "data.train": data or NO_DATA, "evaluation": _decoding(folder)}
-    return recipe_from_settings("model", given, overrides)
+    # data.train is required, but a model has none; it is never read. A merged model's manifest has
+    # decoding settings.
+    settings = {"model.name": model, "data.train": data or NO_DATA, "evaluation": _decoding(folder)}
+    return recipe_from_settings("model", settings, overrides)
 
 
 def decoding_of(folder: Path) -> dict[str, int]:
-    """Returns ``max_new_tokens`` and ``num_beams``: of an adapter's newest scores, else of its
-    recipe.
-    """
+    """``max_new_tokens`` and ``num_beams`` of an adapter's last evaluation, else of its recipe."""
     if scored := _decoding(folder):
         return {name: scored[name] for name in ("max_new_tokens", "num_beams")}
     try:
@@ -85,7 +76,7 @@ def decoding_of(folder: Path) -> dict[str, int]:
 
 
 def _decoding(folder: Path) -> dict[str, int]:
-    """Returns how a folder's manifest says that its model decodes; empty where it does not."""
+    """The decoding settings in a folder's manifest; empty if there are none."""
     kind = AdapterManifest if (folder / ADAPTER_CONFIG).is_file() else ModelManifest
     decoding = (ExportManifest if is_export(folder) else kind).read(folder).decoding
     return decoding.model_dump(exclude_none=True) if decoding else {}
@@ -93,9 +84,7 @@ def _decoding(folder: Path) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class AdapterInfo:
-    """An adapter's folder, what its manifest says (empty where it was made by other tools), and
-    PEFT's config.
-    """
+    """An adapter's folder, its manifest (empty if made by other tools) and PEFT's config."""
 
     path: Path
     manifest: Mapping[str, object]
@@ -107,27 +96,27 @@ class AdapterInfo:
         return self.path.name
 
     def to_json(self) -> dict[str, object]:
-        """Returns name, path, manifest and PEFT's config."""
+        """Name, path, manifest and PEFT's config."""
         contents = {"manifest": dict(self.manifest), "config": dict(self.config)}
         return {"name": self.name, "path": str(self.path), **contents}
 
     def row(self) -> list[str]:
-        """Returns name, base, steps, what it was scored on, and its first score there."""
+        """Name, base, steps, evaluation data and first score, for a table."""
         first = next(iter(score_lines(self.manifest.get("scores"))), None)
         scored = (
             (first.evaluation, f"{first.metric} {without_interval(first.adapter)}")
             if first
             else (NOTHING, NOTHING)
         )
-        base = shown(self._said("base", "name") or self.config.get("base_model_name_or_path"))
-        return [self.name, base, number(self._said("training", "steps")), *scored]
+        base = shown(self._recorded("base", "name") or self.config.get("base_model_name_or_path"))
+        return [self.name, base, number(self._recorded("training", "steps")), *scored]
 
-    def _said(self, section: str, key: str) -> object:
-        found = self.manifest.get(section)
-        return found.get(key) if isinstance(found, Mapping) else None
+    def _recorded(self, section: str, key: str) -> object:
+        values = self.manifest.get(section)
+        return values.get(key) if isinstance(values, Mapping) else None
 
     def lines(self) -> dict[str, str]:
-        """Returns every score and fact, by what it is."""
+        """Every score, fact and recipe key by name."""
         scores = {
             f"{line.evaluation} {line.metric}": line.adapter
             for line in score_lines(self.manifest.get("scores"))
@@ -140,33 +129,31 @@ class AdapterInfo:
         )
         keys = {
             f"{section}.{key}": str(value)
-            for section, said in sections.items()
-            for key, value in said.items()
+            for section, values in sections.items()
+            for key, value in values.items()
         }
         return {**scores, **dict(self.facts()), **keys}
 
     def facts(self) -> list[tuple[str, str]]:
-        """Returns what the manifest says; of an adapter made by other tools, all that PEFT's config
-        says.
-        """
+        """The manifest's facts; PEFT's config for an adapter made by other tools."""
         return facts(self.manifest) if self.manifest else list(flat("", self.config))
 
 
 def list_adapters(folder: Path) -> list[AdapterInfo]:
-    """Returns the adapters in a folder, by name; a damaged one is left out with a warning."""
-    found = []
+    """The adapters in a folder, by name; damaged ones are omitted with a warning."""
+    adapters = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         try:
             if not path.name.startswith(".") and (path / ADAPTER_CONFIG).is_file():
-                found.append(_info(path))
+                adapters.append(_info(path))
         except (DataError, OSError) as error:
             reason = error.message if isinstance(error, DataError) else error.strerror
-            warn(f"{path.name} is left out: {reason}")
-    return found
+            warn(f"{path.name} is omitted: {reason}")
+    return adapters
 
 
 def find_adapter(name: str, folder: Path) -> AdapterInfo:
-    """Returns an adapter by its path, or by its name in ``folder``.
+    """Finds an adapter by its path, or by its name in ``folder``.
 
     Raises:
         DataError: there is none, or its manifest is damaged.
@@ -174,11 +161,11 @@ def find_adapter(name: str, folder: Path) -> AdapterInfo:
     for path in (Path(name).expanduser(), folder / name):
         if (path / ADAPTER_CONFIG).is_file():
             return _info(path)
-    known = [adapter.name for adapter in list_adapters(folder)]
+    names = [adapter.name for adapter in list_adapters(folder)]
     if Path(name).is_dir():
         raise no_adapter(Path(name))
     raise DataError(
-        f"no adapter '{name}' here or in {folder}{nearest(name, known)}", hint="lora-s2s adapters"
+        f"no adapter '{name}' here or in {folder}{nearest(name, names)}", hint="lora-s2s adapters"
     )
 
 
@@ -189,12 +176,12 @@ def _info(path: Path) -> AdapterInfo:
 
 
 def without_interval(score: str) -> str:
-    """Returns a score without its interval."""
+    """A score without its interval."""
     return score.split(" [")[0]
 
 
 def differences(one: AdapterInfo, other: AdapterInfo) -> list[list[str]]:
-    """Returns what differs, and every score, as rows of a table."""
+    """The differing entries of two adapters, as rows of a table."""
     left, right = one.lines(), other.lines()
     names = list(dict.fromkeys([*left, *right]))
     rows = [[name, left.get(name, NOTHING), right.get(name, NOTHING)] for name in names]

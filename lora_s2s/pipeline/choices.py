@@ -1,4 +1,4 @@
-"""What a recipe leaves to be chosen, before a run; what its curves advise, after it."""
+"""Values for ``auto`` before a run, advice from its loss curves after it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from lora_s2s.training.processes import process_count
 
 
 def resolved_recipe(recipe: Recipe, facts: Facts, *, begun: Path | None = None) -> Recipe:
-    """Returns the recipe with every ``auto`` key of its training chosen, and says what was chosen.
+    """The recipe with a value for every ``auto`` key of its training; reports the values.
 
     Args:
-        begun: the folder of a run that is resumed; what was chosen when it began stays.
+        begun: the folder of a run to resume, whose values are kept.
     """
     if begun is not None and (begun / "recipe.yaml").is_file():
         recipe = with_choices_of(recipe, load_recipe(str(begun / "recipe.yaml"), only_shipped=True))
@@ -33,7 +33,7 @@ def resolved_recipe(recipe: Recipe, facts: Facts, *, begun: Path | None = None) 
 
 
 def gather_facts(prepared: PreparedDataset, adapted: AdaptedBase) -> Facts:
-    """Returns what :func:`lora_s2s.recipe.defaults.resolve` goes by."""
+    """The facts that :func:`lora_s2s.recipe.defaults.resolve` decides by."""
     counts = adapted.counts
     table, validation = prepared.train, prepared.split("validation")
     held_out = (
@@ -54,9 +54,7 @@ def gather_facts(prepared: PreparedDataset, adapted: AdaptedBase) -> Facts:
 
 
 def advice_on(adapter: Path, recipe: Recipe, rows: int) -> list[dict[str, str]]:
-    """Returns what the curves of a run that has just ended say: the ``advice`` of ``train
-    --json``.
-    """
+    """Advice from a finished run's loss curves: ``advice`` of ``train --json``."""
     curves = Curves.of_lines(read_jsonl(adapter / METRICS))
     rate = recipe.training.settled().learning_rate
     return [advice.to_json() for advice in advise(curves, rows=rows, learning_rate=rate)]

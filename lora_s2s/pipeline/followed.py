@@ -1,7 +1,5 @@
-"""Whose word data is read on: the user's, who may name any; an adapter's recipe, which leads only
-to what was recorded.
-
-Heavy to import.
+"""Which data may be read: anything that the user names, but of what an adapter's recipe names only
+what its manifest recorded. Heavy to import.
 """
 
 from __future__ import annotations
@@ -21,21 +19,18 @@ _SPLITS = ("test", "validation", "train")
 
 
 def recorded_sources(recipe: Recipe) -> dict[str, object]:
-    """Returns what an adapter's manifest holds of its data under ``sources``; see
-    ``readers/recorded.py``.
-    """
+    """``sources`` of an adapter's manifest: a record of its data, see ``readers/recorded.py``."""
     named = {split: getattr(recipe.data, split) for split in _SPLITS}
     return record_data(named, parallel=recipe.data.format == "parallel")
 
 
 def followed(recipe: Recipe, model: str, overrides: Overrides = ()) -> Recipe:
-    """Returns a recipe whose data may be read: its test data, else its validation data, else what
-    it trained on.
+    """A recipe whose data may be read: its test data, else its validation, else its training data.
 
     Args:
         recipe: that of ``model``, with overrides.
-        model: a folder, which may be a stranger's; the recipe of anything else is the user's own.
-        overrides: what the command line says; what it names is read.
+        model: an untrusted folder, or a name; the recipe for a name is the user's.
+        overrides: the user's; data named here is read.
 
     Raises:
         DataError: the folder's recipe names other data than its manifest recorded.
@@ -57,7 +52,7 @@ def followed(recipe: Recipe, model: str, overrides: Overrides = ()) -> Recipe:
 
 
 def has_pattern(named: Iterable[Named | None]) -> bool:
-    """Whether a name of data is a pattern, for which folders would be searched."""
+    """Whether a data name is a glob pattern, which would search folders."""
     return any(
         is_pattern(name)
         for value in named
@@ -66,14 +61,14 @@ def has_pattern(named: Iterable[Named | None]) -> bool:
 
 
 def _check_tokenizer(recipe: Recipe, folder: Path) -> None:
-    """Refuses to fetch a model because a folder's recipe names it; the training data is prepared
-    with its tokenizer.
+    """Refuses to download the model that a folder's recipe names, whose tokenizer prepares the
+    training data.
     """
     if not is_local(recipe.model.name, recipe.model.revision):
         raise DataError(
             f"the adapter's recipe names the model '{recipe.model.name}', which is not on this "
             "machine",
-            hint="give --data FILE, or if that is the model you want: --set "
+            hint="give --data FILE, or if you trust that model: --set "
             f"model.name={recipe.model.name}",
             where=str(folder / "recipe.yaml"),
         )

@@ -1,4 +1,4 @@
-"""How results show themselves in a notebook, by a template that escapes every text."""
+"""Results in a notebook: HTML from a template that escapes every text."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from lora_s2s.pipeline.trained import TrainedAdapter
     from lora_s2s.records import PairSide, Sides
 
-# A title, the heads of the columns, and the rows.
+# Title, column heads, rows.
 Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 
 _CURVE = "loss_curve.png"
 
 
 def prepared(report: Mapping[str, Any], preview: Sequence[Sides[PairSide]]) -> str:
-    """The data report: rows of each split, tokens of a row, warnings, some pairs."""
+    """The data report: rows per split, lengths, sample pairs, warnings."""
     splits = [[name, f"{count:,}"] for name, count in report["splits"].items()]
     pairs = [[short(pair["source"]["text"]), short(pair["target"]["text"])] for pair in preview]
     tables = [
         (f"Prepared data: {report['out']}", ["split", "rows"], splits),
-        ("Tokens of a row", *token_table(report)),
+        ("Tokens per row", *token_table(report)),
         ("Pairs as the model sees them", ["source", "target"], pairs),
     ]
     return _shown(tables, [*report["warnings"], *report["advice"]])
@@ -41,9 +41,9 @@ def trained(run: TrainedAdapter) -> str:
         "steps": f"{run.steps:,}",
         **{name: f"{loss:.4f}" for name, loss in losses.items() if loss is not None},
         "trainable parameters": f"{run.trainable_parameters:,} of {run.total_parameters:,}",
-        "tokens a second": f"{run.tokens_per_second:,.0f}",
+        "tokens per second": f"{run.tokens_per_second:,.0f}",
     }
-    title = f"Adapter: {run.adapter}" if run.adapter else "Stopped before its end"
+    title = f"Adapter: {run.adapter}" if run.adapter else "Stopped before the end"
     table = (title, ["what", "value"], [list(item) for item in figures.items()])
     return _shown([table], [advice["message"] for advice in run.advice], _curve(run))
 
@@ -56,24 +56,24 @@ def _curve(run: TrainedAdapter) -> str:
 
 
 def scored(scores: Mapping[str, Any]) -> str:
-    """The score table, beside the base where it was scored too, and what to know of it."""
+    """The score table, with the base if it was scored, and notes."""
     table = (f"Scores on {scores['n']:,} sources", *score_table(scores))
     return _shown([table], scores["notes"])
 
 
 def exported(report: ExportReport) -> str:
-    """Size, agreement and speed of an export beside the model in transformers."""
-    found = report.parity
+    """Size, agreement and speed of an export, compared with the model in transformers."""
+    parity = report.parity
     agreement = {
         "size": f"{report.bytes / 2**20:,.1f} MiB",
-        "log-probability difference, mean": f"{found.mean_log_prob_difference:.2g}",
-        "log-probability difference, largest": f"{found.max_log_prob_difference:.2g}",
-        "equal answers, greedy": f"{found.greedy_equal:.0%}",
-        "equal answers, 4 beams": f"{found.beam_equal:.0%}",
+        "log-probability difference, mean": f"{parity.mean_log_prob_difference:.2g}",
+        "log-probability difference, largest": f"{parity.max_log_prob_difference:.2g}",
+        "equal answers, greedy": f"{parity.greedy_equal:.0%}",
+        "equal answers, 4 beams": f"{parity.beam_equal:.0%}",
     }
     speeds = [
         [name, f"{speed.tokens_per_second:,.0f}", f"{speed.latency_p50:.0f}"]
-        for name, speed in (("transformers", found.reference), (report.format, found.export))
+        for name, speed in (("transformers", parity.reference), (report.format, parity.export))
     ]
     title = f"{report.format} in {report.precision}: {report.out}"
     tables = [
@@ -84,10 +84,10 @@ def exported(report: ExportReport) -> str:
 
 
 def merged(report: MergeReport) -> str:
-    """What merging changed."""
+    """How the merged model differs from base and adapter."""
     rows = [
-        ["folded into", report.onto],
-        ["written in", report.dtype],
+        ["merged onto", report.onto],
+        ["dtype", report.dtype],
         ["largest logit difference", f"{report.max_logit_difference:.2g}"],
         ["most likely token changed", f"{report.top1_changed:.2%} of {report.positions:,}"],
         ["answers changed", f"{report.answers_changed:.0%} of {report.answers:,}"],

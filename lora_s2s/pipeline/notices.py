@@ -1,4 +1,4 @@
-"""What a run reports of its data: columns, limits, warnings, pairs. Light to import."""
+"""Notices on a run's data: columns, limits, warnings, sample pairs. Light to import."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _LONGEST = 400
 _LIMIT_BY = {
     "recipe": "set",
     "data": "auto",
-    "cap": "auto, its most",
-    "positions": "auto, all that the base has",
-    "memory": "auto, all that this machine's memory allows",
+    "cap": "auto, its maximum",
+    "positions": "auto, the base's maximum",
+    "memory": "auto, the most that fits into memory",
 }
 
 
 def limits_line(report: DataReport) -> str:
-    """Returns one line on the length limits and what set them."""
+    """One line on the length limits and what determined them."""
     limits = report["limits"]
     source, target = _limit(limits["max_source_tokens"]), _limit(limits["max_target_tokens"])
     return f"limits: sources {source}, targets {target}"
@@ -30,7 +30,7 @@ def _limit(limit: Limit) -> str:
 
 
 def token_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows of a table of sources' and targets' lengths and losses."""
+    """Heads and rows of a table on the tokens of sources and targets."""
     rows = []
     for side in ("source", "target"):
         counts = report[f"{side}_tokens"]
@@ -43,7 +43,7 @@ def token_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def show_data(report: DataReport) -> None:
-    """Shows in a few lines what a run trains on: columns, limits, warnings."""
+    """Shows columns, limits and warnings of the training data."""
     say(report["columns_line"])
     say(limits_line(report))
     for sentence in report["warnings"]:
@@ -51,7 +51,7 @@ def show_data(report: DataReport) -> None:
 
 
 def show_preview(pairs: Sequence[Sides[PairSide]]) -> None:
-    """Shows some training pairs as the model sees them, and what the loss is on."""
+    """Shows training pairs as the model sees them; only targets have a loss."""
     for number, pair in enumerate(pairs, start=1):
         source, target = pair["source"], pair["target"]
         say(f"  {number}. {short(source['text'])}  [{source['tokens']:,} tokens, no loss]")
@@ -59,5 +59,5 @@ def show_preview(pairs: Sequence[Sides[PairSide]]) -> None:
 
 
 def short(text: str) -> str:
-    """Returns a text on one line, cut where it is long."""
+    """A text on one line, cut if long."""
     return plain(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")

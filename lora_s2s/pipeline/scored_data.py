@@ -1,4 +1,4 @@
-"""What a model is scored on: the data given, or what its recipe names."""
+"""The data to score a model on: a given file, or what its recipe names."""
 
 from __future__ import annotations
 
@@ -30,9 +30,7 @@ _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 @dataclass(frozen=True)
 class ScoredData:
-    """What a model is scored on: unique sources with all references of each, and a name for the
-    results.
-    """
+    """Unique sources with all references of each, and a name for the results."""
 
     name: str
     sources: Sequence[str]
@@ -41,7 +39,7 @@ class ScoredData:
 
 
 def check_files(data: str | Sequence[str]) -> None:
-    """Refuses a wrong path before a model is loaded.
+    """Checks paths before a model is loaded.
 
     Raises:
         DataError: there is no such file.
@@ -52,96 +50,92 @@ def check_files(data: str | Sequence[str]) -> None:
 def scored_data(
     recipe: Recipe, predictor: Predictor, data: str | Sequence[str] | None, *, columns_named: bool
 ) -> ScoredData:
-    """Returns what to score on: the data given, else the recipe's test data, else its validation
-    data or split.
+    """The data to score on: what is given, else the recipe's test data, else its validation data or
+    split.
 
     Args:
-        columns_named: the recipe's column names were given for this very file, so a missing one is
-            an error; else a file that lacks them has its columns found by their names.
+        columns_named: the recipe's column names are meant for this file, so a missing one is an
+            error; otherwise, columns are guessed in a file that lacks them.
 
     Raises:
-        DataError: the data is missing, lacks columns, or holds no usable row.
+        DataError: the data is missing, lacks columns, or has no usable row.
     """
-    given = data or recipe.data.test or recipe.data.validation
-    if given is None and recipe.data.train == NO_DATA:
+    files = data or recipe.data.test or recipe.data.validation
+    if files is None and recipe.data.train == NO_DATA:
         raise UsageError(
-            f"{recipe.model.name} comes without a recipe that names data", hint="give --data FILE"
+            f"{recipe.model.name} has no recipe that names data", hint="give --data FILE"
         )
-    if given is None:
+    if files is None:
         prepared = prepare_data(recipe)
-        # A column of the training table may set rows aside for a test.
+        # A split column of the training table can mark test rows.
         split = "validation" if prepared.split("test") is None else "test"
         table = prepared.split(split)
         if table is None:
             raise UsageError(
-                "the recipe names no test data and holds out no validation data",
+                "the recipe names no test data, and no validation data is held out",
                 hint="give --data FILE",
             )
         if split == "validation":
-            say("no test data is named: scoring the validation split, which training has watched")
+            say("no test data: scoring the validation split, which training evaluated on")
         column, other = prepared.manifest.input.source_column, recipe.data.target_column
         grouped = group_references(table.sources(), table.targets())
         return ScoredData(
             split, *grouped, translation=_is_translation(recipe, predictor, column, other)
         )
     if data is None and recipe.data.test is None:
-        say(
-            f"no test data is named: scoring the validation data {given}, which training has "
-            "watched"
-        )
+        say(f"no test data: scoring the validation data {files}, which training evaluated on")
     section = _as_trained(recipe, predictor.settings).data
-    said = columns_named or data is None
-    free = [
+    required = columns_named or data is None
+    optional = [
         key
         for key in ("source_column", "target_column")
-        if not (said and getattr(recipe.data, key))
+        if not (required and getattr(recipe.data, key))
     ]
-    examples = Examples(section.model_copy(update={"test": given}), "test", optional=free)
+    examples = Examples(section.model_copy(update={"test": files}), "test", optional=optional)
     rows = list(examples)
     pairs = [
         (predictor.fitted(row), row.target)
         for row in rows
         if isinstance(row, Example) and row.is_taken
     ]
-    first = given if isinstance(given, str) else given[0]
+    first = files if isinstance(files, str) else files[0]
     if count := sum(isinstance(row, Rejected) and not isinstance(row, Skipped) for row in rows):
         warn(
-            f"{count:,} rows of {first} cannot be used and are not scored; lora-s2s prepare says "
-            "why"
+            f"{count:,} rows of {first} cannot be used and are not scored; lora-s2s prepare lists "
+            "the reasons"
         )
     grouped = group_references([source for source, _ in pairs], [target for _, target in pairs])
     reading = examples.reading
     for note in reading.notes:
         say(note)
     columns = [reading.source_column, reading.target_column]
-    if (
-        not isinstance(given, str) and len(given) == 2
-    ):  # two files of parallel lines, such as train.en and train.de
-        columns = [Path(file).suffix.removeprefix(".") for file in given]
+    if not isinstance(files, str) and len(files) == 2:  # parallel lines: train.en and train.de
+        columns = [Path(file).suffix.removeprefix(".") for file in files]
     return ScoredData(
         data_name(first), *grouped, translation=_is_translation(recipe, predictor, *columns)
     )
 
 
 def _as_trained(recipe: Recipe, settings: InputSettings) -> Recipe:
-    """A merged model brings no recipe, but its manifest says how a row became a source: its shape
-    and template too.
+    """A recipe that reads rows as in training: a merged model's manifest records format, column and
+    template.
     """
-    said = recipe.data.model_fields_set
-    known: dict[str, Any] = {}
-    if "format" not in said or (recipe.data.format == "auto" and settings.format in FORMATS):
-        known["format"] = settings.format
-    # Found out in training: another file may have the languages the other way round.
-    known["source_column"] = recipe.data.source_column or settings.source_column
+    changes: dict[str, Any] = {}
+    if "format" not in recipe.data.model_fields_set or (
+        recipe.data.format == "auto" and settings.format in FORMATS
+    ):
+        changes["format"] = settings.format
+    # As chosen in training: another file may have the two languages in the other order.
+    changes["source_column"] = recipe.data.source_column or settings.source_column
     template = recipe.data.template or settings.template
-    known["template"] = template if template is None or isinstance(template, str) else template[0]
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update=known)})
+    changes["template"] = template if template is None or isinstance(template, str) else template[0]
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=changes)})
 
 
 def _is_translation(
     recipe: Recipe, predictor: Predictor, source: str | None, target: str | None
 ) -> bool:
-    """Says whether source and target are in two languages, by the languages set or the columns'
+    """Whether source and target are in two languages, by the recipe's languages or the columns'
     names.
     """
     settings = predictor.settings
@@ -155,8 +149,8 @@ def _is_translation(
 
 
 def data_name(path: str) -> str:
-    """Returns a folder name for the results on a data file: ``testset_w_refs`` for
-    ``…/testset_w_refs.csv.gz``.
+    """A name for the results on a data file: ``testset_w_refs`` for
+    ``data/testset_w_refs.csv.gz``.
     """
     name = (
         path
@@ -167,12 +161,12 @@ def data_name(path: str) -> str:
 
 
 def chosen_metrics(named: Sequence[str], data: ScoredData) -> Sequence[str]:
-    """Returns the metrics that a recipe names, or those chosen by the references at hand."""
+    """The recipe's metrics; for ``auto`` those that fit the references."""
     if list(named) != [AUTO]:
         return named
     choice = choose_metrics(data.references, translation=data.translation)
     say(
-        f"metrics: {', '.join(choice.metrics)} ({choice.reason}); choose others with --set "
+        f"metrics: {', '.join(choice.metrics)} ({choice.reason}); to change: --set "
         "evaluation.metrics=…"
     )
     return choice.metrics

@@ -59,7 +59,7 @@ def test_a_folder_that_may_not_be_read_does_not_take_the_list_away(
 
     monkeypatch.setattr("lora_s2s.pipeline.adapters.check_folder", refuse)
     told = invoke("adapters").stderr
-    assert "bad is left out: Permission denied" in told
+    assert "bad is omitted: Permission denied" in told
     assert "good" in told
 
 
@@ -85,7 +85,7 @@ def test_configs_that_are_none_are_left_out(invoke: Invoke, here: Path) -> None:
     write(here / "adapters" / "list", "{}", config=[1])
     (here / "adapters" / "fake" / "adapter_config.json").mkdir(parents=True)
     told = invoke("adapters").stderr
-    assert "list is left out" in told
+    assert "list is omitted" in told
     assert "good" in told
 
 

@@ -50,7 +50,7 @@ def test_a_folder_of_different_columns_works_and_lists_the_omitted_file(
     (here / "mixed" / "odd.csv").write_text("first,second\na,b\n", encoding="utf-8")
     rows = prepared(invoke, "mixed")["rows"]
     assert rows["kept"] == 201
-    assert rows["by_reason"] == {"no columns known in this file": 1}
+    assert rows["by_reason"] == {"no known columns in this file": 1}
     (item,) = rejected(here / "out")
     assert item["file"] == "mixed/odd.csv"
     assert item["reason"].endswith("the file has 'first', 'second'")

@@ -269,7 +269,7 @@ def test_eval_finds_the_columns_of_a_file_that_names_them_otherwise(
         "data.source_column=inptu",
         code=3,
     )
-    assert "there is no column 'inptu' (did you mean 'input'?)" in wrong.stderr
+    assert "no column 'inptu' (did you mean 'input'?)" in wrong.stderr
 
 
 def test_eval_keeps_a_named_column_that_only_later_rows_have(
@@ -489,7 +489,10 @@ def test_tokens_that_train_from_the_recipe_to_the_merged_model(
         invoke("predict", "merged", *said).stdout == invoke("predict", "adapters/it", *said).stdout
     )
     untrained = settings(tiny_model, "data.lossless_text=on", "lora.train_tokens=[]")
-    assert "none of them trains" in invoke("train", "flan-t5-small", *untrained, "--dry-run").stderr
+    assert (
+        "none of them is trained"
+        in invoke("train", "flan-t5-small", *untrained, "--dry-run").stderr
+    )
     wrong = settings(tiny_model, "output.name=no", "lora.train_tokens=[▁hous]")
     told = invoke("train", "flan-t5-small", *wrong, code=2).stderr
     assert "no token '▁hous' (did you mean '▁house'?)" in told
@@ -534,7 +537,7 @@ def test_a_quantized_run_from_training_to_both_merges(invoke: Invoke, here: Path
     for onto in ("original", "dequantized"):
         result = invoke("merge", "adapters/q", "--out", onto, "--onto", onto, "--json")
         found[onto] = json.loads(result.stdout)
-        assert "nearer to what was trained: dequantized" in result.stderr
+        assert "closer to the trained model: dequantized" in result.stderr
         assert not json.loads((here / onto / "config.json").read_text(encoding="utf-8")).get(
             "quantization_config"
         )
@@ -621,7 +624,7 @@ def test_eval_and_merge_run_no_code_that_lies_in_a_models_folder(
         recipe.replace("format: auto", f"format: {name}"), encoding="utf-8"
     )
     told = invoke("eval", "adapters/it", "--data", "train.csv", code=3).stderr
-    assert f"reads rows with code of its own, '{name}'" in told
+    assert f"reads rows with its own code, '{name}'" in told
     invoke("merge", "adapters/it", "--out", "merged")
     manifest = json.loads((here / "merged" / "manifest.json").read_text(encoding="utf-8"))
     manifest["input"]["format"] = name

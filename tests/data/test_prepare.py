@@ -350,7 +350,7 @@ def test_more_is_refused_with_a_limit_that_works(
         "valid JSON"
     )
     assert caught.value.hint == (
-        "fix these lines: each is one JSON object, its keys and texts in double quotes; "
+        "fix these lines: one JSON object per line, with keys and texts in double quotes; "
         f"or allow more: --set data.max_rejected={allowed}"
     )
     shown = [

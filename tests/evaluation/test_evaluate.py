@@ -147,12 +147,9 @@ def notes(
 def test_notes_name_labels_that_are_never_answered_and_a_score_below_the_majority() -> None:
     told = notes(["no"] * 18 + ["perhaps", "maybe so", "no"], LABELS)
     assert "2 of 3 labels are never answered: 'yes' (12 sources), 'maybe' (3 sources)" in told
-    assert (
-        "28.6 % of answers are right: below the 57.1 % that always answering 'yes' would give"
-        in told
-    )
-    assert "2 of 21 answers are none of the labels, such as 'perhaps'" in told
-    assert "macro_f1 is rough: 1 of 3 labels have fewer than 5 sources" in told
+    assert "28.6 % of answers are correct, less than the 57.1 % of always answering 'yes'" in told
+    assert "2 of 21 answers are not a label, such as 'perhaps'" in told
+    assert "macro_f1 is imprecise: 1 of 3 labels have fewer than 5 sources" in told
     constant = notes(["yes"] * 21, LABELS)
     assert "no more than the 57.1 % that always answering 'yes'" in constant
     assert "all 21 answers are the same: 'yes'" in constant
@@ -164,9 +161,7 @@ def test_notes_on_answers_scores_and_samples() -> None:
     truth = [f"text {place}" for place in range(30)]
     told = notes([*truth[:1], *[f"wrong {place}…" for place in range(29)]], truth)
     assert "exact_match is 3.33 of 100, near zero" in told
-    assert (
-        "29 of 30 answers were cut: they met the length limit, evaluation.max_new_tokens=9" in told
-    )
+    assert "29 of 30 answers were cut at the length limit, evaluation.max_new_tokens=9" in told
     assert notes(truth, truth) == ""
     assert notes([*truth[:29], " "], truth) == "1 of 30 answers are empty"
     assert "the base gives the same answers to all 30 sources" in notes(truth, truth, base=truth)

@@ -320,7 +320,7 @@ def test_a_function_of_the_users_own(
     with pytest.raises(ValueError, match=r"did you mean 'pairs'"):
         pairs(path, format="pair")
     newer = DataSection(train=path).model_copy(update={"format": "sqad"})
-    with pytest.raises(UsageError, match=r"'sqad' is not in this version \(did you mean 'squad'"):
+    with pytest.raises(UsageError, match=r"unknown format 'sqad' \(did you mean 'squad'"):
         list(Examples(newer))
 
 

@@ -266,8 +266,8 @@ def test_files_of_a_folder_without_known_columns_are_left_out(write: Write, tmp_
     assert [item.source for item in found if isinstance(item, Example)] == ["s"]
     bad = [item for item in found if isinstance(item, Rejected)]
     assert [(item.file, item.line, item.kind) for item in bad] == [
-        (odd, 0, "no columns known in this file"),
-        (str(tmp_path / "d" / "c_labels.json"), 0, "no columns known in this file"),
+        (odd, 0, "no known columns in this file"),
+        (str(tmp_path / "d" / "c_labels.json"), 0, "no known columns in this file"),
     ]
     assert "'left', 'right'" in bad[0].reason
     assert how_read(folder).source_column == "source"

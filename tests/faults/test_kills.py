@@ -209,7 +209,7 @@ def test_other_verbs_end_at_once_and_leave_nothing(
     before = names(trained)
     outcome = preloaded.run(trained, *VERBS[verb], kill_after=0.08, signal=number)
     assert outcome.code in (128 + number, -number), outcome.stderr  # the latter: it had not begun
-    assert outcome.code < 0 or "; nothing half-written is left" in outcome.stderr
+    assert outcome.code < 0 or "; no incomplete files are left" in outcome.stderr
     assert "Traceback" not in outcome.stderr
     assert outcome.seconds < 10
     assert names(trained) == before

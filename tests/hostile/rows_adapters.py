@@ -233,13 +233,13 @@ ADAPTERS = [
     adapter(
         "recipe with code of its own",
         file("recipe.yaml", "extends: demo\ndata:\n  format: os:getcwd\n"),
-        "code of its own",
+        "its own code",
         command="predict BAD hello",
     ),
     adapter(
         "recipe with code of its own, merged",
         file("recipe.yaml", "extends: demo\ndata:\n  format: os:getcwd\n"),
-        "code of its own",
+        "its own code",
         command="eval BAD",
     ),
     adapter("recipe of another kind", file("recipe.yaml", "- 1\n"), "expected sections", code=2),

@@ -122,7 +122,7 @@ COMMANDS = [
         "no data named",
         "eval BASE",
         2,
-        "error: BASE comes without a recipe that names data\nhint: give --data FILE\n",
+        "error: BASE has no recipe that names data\nhint: give --data FILE\n",
     ),
     _golden(
         "unknown key",
@@ -174,9 +174,9 @@ COMMANDS = [
         "unknown column",
         f"train flan-t5-small {BASE}good.csv --set data.source_column=qestion",
         3,
-        f"error: there is no column 'qestion' (did you mean 'question'?); {COLUMNS}\n  at: "
+        f"error: no column 'qestion' (did you mean 'question'?); {COLUMNS}\n  at: "
         "good.csv\n"
-        "hint: name one of them, or omit it to have the columns guessed by their names\n",
+        "hint: name one of them, or omit the setting to have columns guessed by name\n",
     ),
     _golden(
         "columns of no known name",
@@ -186,7 +186,7 @@ COMMANDS = [
         "'third'\n"
         "  at: odd.csv\n"
         "hint: name them: --set data.source_column=NAME --set "
-        "data.target_column=NAME; the first line was read as a header: where it is data, use "
+        "data.target_column=NAME; the first line was read as a header; if it is data, use "
         "data.source_column=column1 and data.target_column=column2\n",
     ),
     _golden(
@@ -419,7 +419,7 @@ DATA = [
         3,
         f"1 of 10 {TOO_MANY} 1 × nested too deeply\n"
         f'  at: deep.jsonl:10 nested too deeply ({{"source": {"[" * 49}…)\n'
-        "hint: fix these lines: each is one JSON object, its keys and texts in double "
+        "hint: fix these lines: one JSON object per line, with keys and texts in double "
         f"quotes{ALLOW}0.1\n",
     ),
     (
@@ -443,8 +443,8 @@ DATA = [
         "--set data.template={{question.__class__}}",
         2,
         "not allowed in a template: 'getattr __class__'\n  at: template:1\n"
-        f"hint: allowed are names, if, one loop over turns, and the filters {FILTERS}; 200 of "
-        "these at most\n",
+        f"hint: allowed are names, if, one loop over turns, and the filters {FILTERS}; at "
+        "most 200 nodes\n",
     ),
 ]
 

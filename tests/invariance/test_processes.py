@@ -135,5 +135,5 @@ def test_verbs_of_one_process_say_so_under_a_launcher(
         app(["predict", "demo", "hi"])
     assert ended.value.code == 2
     assert (
-        "error: predict runs in one process, and 2 were started\nhint:" in capsys.readouterr().err
+        "error: predict runs in one process, but 2 were started\nhint:" in capsys.readouterr().err
     )

@@ -175,7 +175,7 @@ def test_a_run_that_is_out_of_time_has_no_adapter(there: Path) -> None:
         "adapters/train/recipe.yaml", overwrite=True, stop_after=0.0, progress=False
     )
     assert (run.adapter, run.stopped) == (None, "deadline")
-    assert "Stopped before its end" in run._repr_html_()
+    assert "Stopped before the end" in run._repr_html_()
 
 
 def test_models_answer_in_the_form_they_are_asked(there: Path, tiny_model: Path) -> None:
@@ -259,7 +259,7 @@ def test_options_in_hints_are_arguments_of_some_function() -> None:
     translated = {
         "--onto original or dequantized": "onto=original or dequantized",
         "omit --base": "omit base",
-        "give --out a folder of its own": "give out=a folder of its own",
+        "give another folder: --out DIR": "give another folder: out=DIR",
         "then the same command with --resume": "then the same call with resume=True",
         "name both: --set 'data.train=[train.en, train.de]'": "name both: "
         'overrides={"data.train": ["train.en", "train.de"]}',
@@ -351,7 +351,7 @@ def test_a_notebook_shows_progress_in_one_output(
 
 def test_results_show_themselves_escaped(there: Path) -> None:
     data = lora_s2s.prepare("adapters/train/recipe.yaml", progress=False)
-    assert "Tokens of a row" in data._repr_html_()
+    assert "Tokens per row" in data._repr_html_()
     report = {**data.report, "warnings": ["<script>alert(1)</script>"]}
     pair = {"text": "<img src=x>", "pieces": [], "tokens": 1}
     spoilt = PreparedData(data.path, report, [{"source": pair, "target": pair}])  # type: ignore[typeddict-item]
