@@ -108,7 +108,7 @@ def _as_text(word: str) -> str | None:
 
 
 def _forbid_network() -> None:
-    """Sets libraries to offline mode before they are imported, and refuses all other connections."""
+    """Sets libraries to offline mode before their import, and refuses other connections."""
     os.environ.update(
         HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1", WANDB_MODE="offline"
     )

@@ -34,7 +34,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class EvaluatedRow:
-    """One unique source with its references and the answers of the model and, if scored, the base."""
+    """One unique source with its references, and the answers of the model and the scored base."""
 
     source: str
     references: tuple[str, ...]
@@ -114,7 +114,7 @@ def _entries(scores: Mapping[str, Score] | None) -> dict[str, object] | None:
 
 
 def sample_places(total: int, count: int | None) -> list[int]:
-    """Indices of a random sample of ``count`` of ``total`` items, ascending; always the same one."""
+    """Indices of a fixed random sample of ``count`` of ``total`` items, ascending."""
     if count is None or count >= total:
         return list(range(total))
     return sorted(random.Random(SEED).sample(range(total), count))

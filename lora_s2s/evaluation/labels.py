@@ -25,7 +25,7 @@ class LabelRow:
     right: int
 
     def to_json(self) -> dict[str, object]:
-        """The counts with precision, recall and F1 (0 to 100); precision is null without answers."""
+        """The counts with precision (null without answers), recall and F1, 0 to 100."""
         total = self.references + self.answers
         return {
             "label": self.label,
@@ -43,7 +43,7 @@ def _percent(part: int, whole: int) -> float:
 
 @dataclass(frozen=True)
 class LabelTable:
-    """Every label of the references, most frequent first; ``others`` are answers that are no label."""
+    """The labels of the references, most frequent first; ``others`` are answers without label."""
 
     rows: tuple[LabelRow, ...]
     others: tuple[str, ...]

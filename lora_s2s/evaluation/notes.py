@@ -18,7 +18,7 @@ _FEW_REFERENCES = 5
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers of a model and, if scored, its base; ``unstopped`` of them reached the length limit."""
+    """Answers of a model and perhaps its base; ``unstopped`` of them reached the length limit."""
 
     predictions: Sequence[str]
     references: References

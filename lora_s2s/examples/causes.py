@@ -44,7 +44,7 @@ class Causes:
         return ", ".join(f"{count:,} × {reason}" for reason, count in both.most_common(4))
 
     def places(self) -> str:
-        """Three places, most frequent reason first, each with details and the start of the record."""
+        """Three places, most frequent reason first, each with details and an excerpt."""
         both = self.reasons or self.skipped
         items = [item for reason, _ in both.most_common(_PLACES) for item in self._first[reason]][
             :_PLACES

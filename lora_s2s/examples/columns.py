@@ -113,7 +113,7 @@ def _with_languages(fields: Fields, *columns: str | None) -> Fields:
 
 
 def unwrapped(fields: Fields) -> Fields:
-    """The object under ``translation``, where hub data sets have a row's languages, else the row."""
+    """The object under ``translation``, used by hub data sets for languages, else the row."""
     inner = fields.get(TRANSLATION)
     return inner if isinstance(inner, Mapping) else fields
 

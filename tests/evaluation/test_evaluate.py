@@ -151,7 +151,7 @@ def test_notes_name_labels_that_are_never_answered_and_a_score_below_the_majorit
     assert "2 of 21 answers are not a label, such as 'perhaps'" in told
     assert "macro_f1 is imprecise: 1 of 3 labels have fewer than 5 sources" in told
     constant = notes(["yes"] * 21, LABELS)
-    assert "no more than the 57.1 % that always answering 'yes'" in constant
+    assert "no more than the 57.1 % of always answering 'yes'" in constant
     assert "all 21 answers are the same: 'yes'" in constant
     assert "never answered" not in notes(LABELS, LABELS)
     assert "labels" not in notes(["word"] * 21, [f"text {place}" for place in range(21)])
@@ -164,7 +164,9 @@ def test_notes_on_answers_scores_and_samples() -> None:
     assert "29 of 30 answers were cut at the length limit, evaluation.max_new_tokens=9" in told
     assert notes(truth, truth) == ""
     assert notes([*truth[:29], " "], truth) == "1 of 30 answers are empty"
-    assert "the base gives the same answers to all 30 sources" in notes(truth, truth, base=truth)
+    assert "adapter and base give the same answers to all 30 sources" in notes(
+        truth, truth, base=truth
+    )
     few = notes(truth[:4], truth[:4], base=["x"] * 4)
     assert (
         "4 sources, fewer than 20; no p-value below 0.12 is possible, so no difference can be "

@@ -68,7 +68,7 @@ def test_a_column_that_an_if_asks_for_may_lack_and_others_may_not() -> None:
     template = PromptTemplate.of("{{ q }}{% if c | trim %} {{ c }}{% endif %}{{ d | default('') }}")
     assert template.columns == {"q": True, "c": False, "d": False}
     assert template.render({"q": "why"}) == "why"
-    with pytest.raises(DataError, match=r"'q', the row has 'c'"):
+    with pytest.raises(DataError, match=r"'q', but the row has 'c'"):
         template.render({"c": "x"})
 
 
