@@ -1,0 +1,230 @@
+"""How fast answers come: transformers' generate, this package's decoding, and exported engines.
+
+    python benchmarks/decode.py            about ten minutes on two cores; writes
+    benchmarks/results/decode-cpu.json
+
+Two models: the demo adapter on the demo's test set, and a random model of Flan-T5 small's shape
+(vocabulary 32,128) on random sources, whose answers have 32 tokens. On both, every way
+answers the same sources, greedy and with four beams: generate on batches of 16 in file order, the
+same sorted by length, `eval`'s decoding (batches by tokens), and each export through the same
+decoding; also one source at a time and 32 at a time. Every way runs twice in turn, and the faster
+run counts. Exports come with the share of answers that are generate's own.
+
+`--end-to-end E2E` adds `eval` and `eval --engine ct2` as commands, whole processes with loading,
+exporting and comparing, on E2E NLG's test set (the folder of its CSV files).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from train_and_score import RESULTS
+from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+
+from lora_s2s.demo.task import examples
+from lora_s2s.errors import Error
+from lora_s2s.inference.decode import decode
+from lora_s2s.inference.engine import DecodingSettings
+from lora_s2s.inference.loading import load_predictor
+from lora_s2s.inference.predictor import Predictor
+from lora_s2s.pipeline.export import export_model
+
+ROOT = Path(__file__).parents[1]
+EXPORTS = (("ct2", "float32"), ("ct2", "int8"), ("onnx", "float32"), ("onnx", "int8"))
+BEAMS = (1, 4)
+WORDS = 32_100
+
+Answers = list[list[int]]
+
+
+def small_model(folder: Path) -> Path:
+    """Writes a random model of Flan-T5 small's shape with a tokenizer of words."""
+    torch.manual_seed(0)
+    config = T5Config(
+        d_model=512,
+        d_ff=1024,
+        d_kv=64,
+        num_heads=6,
+        num_layers=8,
+        vocab_size=32_128,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+        dropout_rate=0.0,
+        decoder_start_token_id=0,
+    )
+    model = T5ForConditionalGeneration(config)
+    with torch.no_grad():
+        model.lm_head.weight *= config.d_model**-0.5  # logits as small as a trained model's
+    model.save_pretrained(folder)
+    marks = {"<pad>": 0, "</s>": 1, "<unk>": 2}
+    vocabulary = {**marks, **{f"w{number}": number for number in range(3, config.vocab_size)}}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    return folder
+
+
+def random_sources(count: int) -> list[str]:
+    """Returns sources of 10 to 80 words."""
+    chosen = random.Random(0)
+    return [
+        " ".join(f"w{chosen.randrange(3, WORDS)}" for _ in range(chosen.randint(10, 80)))
+        for _ in range(count)
+    ]
+
+
+def in_batches(
+    predictor: Predictor, rows: Sequence[list[int]], settings: DecodingSettings, size: int
+) -> Answers:
+    """Answers rows of ids in batches of a size, as given."""
+    answers: Answers = []
+    for start in range(0, len(rows), size):
+        answers += predictor.engine.answers(rows[start : start + size], settings)
+    return answers
+
+
+def sorted_batches(
+    predictor: Predictor, rows: Sequence[list[int]], settings: DecodingSettings, size: int
+) -> Answers:
+    """The same, sorted by length."""
+    places = sorted(range(len(rows)), key=lambda place: -len(rows[place]))
+    answers = in_batches(predictor, [rows[place] for place in places], settings, size)
+    return [answer for _, answer in sorted(zip(places, answers, strict=True))]
+
+
+def measure(
+    torch_model: Predictor, exports: dict[str, Predictor], texts: Sequence[str], most: int
+) -> dict[str, Any]:
+    """Returns rows a second of every way, and the share of answers that are generate's own."""
+    rows = [torch_model.encode(torch_model.render(text)) for text in texts]
+    sources = [torch_model.render(text) for text in texts]
+    some = rows[:: max(1, len(rows) // 32)]
+    result: dict[str, Any] = {}
+    for beams in BEAMS:
+        # Every runtime ends a beam search by the same rule, so that the answers can be compared.
+        settings = DecodingSettings(most, num_beams=beams, early_stopping=beams > 1 or None)
+        ways: dict[str, Callable[[], object]] = {
+            "generate, batches of 16": partial(in_batches, torch_model, rows, settings, 16),
+            "generate, sorted": partial(sorted_batches, torch_model, rows, settings, 16),
+            "generate, batches of 32": partial(in_batches, torch_model, rows, settings, 32),
+            "generate, one by one": partial(in_batches, torch_model, some, settings, 1),
+            "eval": partial(decode, torch_model, sources, settings),
+        }
+        for name, export in exports.items():
+            ways[name] = partial(decode, export, sources, settings)
+            ways[f"{name}, batches of 32"] = partial(in_batches, export, rows, settings, 32)
+            ways[f"{name}, one by one"] = partial(in_batches, export, some, settings, 1)
+        expected = [answer.text for answer in decode(torch_model, sources, settings)]
+        table: dict[str, Any] = {}
+        for name, way in ways.items():
+            try:
+                table[name] = {"seconds": min(timed(way), timed(way))}
+            except Error as error:
+                table[name] = {"refused": error.message}
+                continue
+            count = len(some) if name.endswith("one by one") else len(rows)
+            table[name]["rows_per_second"] = round(count / table[name]["seconds"], 2)
+            print(f"beams {beams}  {name}: {table[name]['rows_per_second']:.1f} rows/s", flush=True)
+        for name, export in exports.items():
+            if "seconds" in table[name]:
+                found = [answer.text for answer in decode(export, sources, settings)]
+                same = sum(map(str.__eq__, expected, found))
+                table[name]["equal_answers"] = round(same / len(found), 4)
+        plain = table["generate, batches of 16"]["rows_per_second"]
+        for entry in table.values():
+            if "rows_per_second" in entry:
+                entry["ratio"] = round(entry["rows_per_second"] / plain, 2)
+        result[f"beams {beams}"] = table
+    return result
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Returns the seconds that a call takes."""
+    began = time.perf_counter()
+    call()
+    return round(time.perf_counter() - began, 3)
+
+
+def exported(model: Path | str, work: Path, data: str) -> dict[str, Predictor]:
+    """Exports a model to every runtime that is installed and takes it."""
+    found = {}
+    for runtime, precision in EXPORTS:
+        out = work / f"{runtime}-{precision}"
+        try:
+            export_model(str(model), out, format=runtime, precision=precision, data=data)
+            found[f"{runtime} {precision}"] = load_predictor(str(out))
+        except Error as error:
+            print(f"{runtime} {precision}: {error.message}", flush=True)
+    return found
+
+
+def end_to_end(adapter: str, data: Path) -> dict[str, Any]:
+    """Returns the seconds of whole `eval` commands, in turn, the faster of two each."""
+    seconds: dict[str, float] = {}
+    command = [sys.executable, "-m", "lora_s2s", "eval", adapter, "--data", str(data)]
+    for _ in range(2):
+        for engine in ("torch", "ct2"):
+            with tempfile.TemporaryDirectory() as out:
+                words = [*command, "--engine", engine, "--out", f"{out}/scores"]
+                took = timed(partial(subprocess.run, words, check=True, capture_output=True))
+            seconds[engine] = min(took, seconds.get(engine, took))
+    ratio = round(seconds["torch"] / seconds["ct2"], 2)
+    return {"adapter": adapter, "data": data.name, "seconds": seconds, "ratio": ratio}
+
+
+def main() -> None:
+    """Measures both models and keeps the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=256)
+    parser.add_argument("--end-to-end", nargs=2, metavar=("ADAPTER", "FILE"))
+    arguments = parser.parse_args()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    result: dict[str, Any] = {
+        "command": "python benchmarks/decode.py",
+        "threads": torch.get_num_threads(),
+        "machine": platform.processor() or platform.machine(),
+        "versions": {name: version(name) for name in ("torch", "transformers", "ctranslate2")},
+    }
+    with tempfile.TemporaryDirectory() as work:
+        demo = ROOT / "adapters" / "demo"
+        predictor = load_predictor(str(demo), dtype="float32", device="cpu")
+        texts = [source for source, _ in examples("test", arguments.rows)]
+        exports = exported(demo, Path(work), "demo:test")
+        result["demo"] = measure(predictor, exports, texts, 64)
+        folder = small_model(Path(work) / "small")
+        lines = Path(work) / "data.jsonl"
+        texts = random_sources(arguments.rows // 2)
+        rows = [json.dumps({"source": text, "target": "w5"}) for text in texts]
+        lines.write_text("\n".join(rows) + "\n", "utf-8")
+        small = load_predictor(str(folder), dtype="float32", device="cpu")
+        made = exported(folder, Path(work) / "exports", str(lines))
+        result["flan-t5-small shape"] = measure(small, made, texts, 32)
+    if arguments.end_to_end:
+        adapter, data = arguments.end_to_end
+        result["end to end"] = end_to_end(adapter, Path(data))
+    RESULTS.joinpath("decode-cpu.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
