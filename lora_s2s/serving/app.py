@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
 from lora_s2s import __version__
@@ -109,7 +109,7 @@ def _add_pages(app: FastAPI, service: Service) -> None:
         state: Body = {"status": "stopping" if stopping else "ok", "waiting": waiting}
         return json_response(state, status=503 if stopping else 200)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Reports counters in Prometheus' format."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
@@ -127,6 +127,8 @@ async def _refused(_request: Request, error: Exception) -> Response:
 async def _refused_by_routing(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         return await _unexpected(request, error)
+    if error.status_code == 400:  # FastAPI's word for bytes that are not UTF-8, and deep nesting
+        return Refused(422, "the body is not a JSON object").response()
     headers = dict(error.headers or {})
     return Refused(error.status_code, str(error.detail), headers=headers).response()
 
