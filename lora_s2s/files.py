@@ -13,7 +13,7 @@ import secrets
 import shutil
 import socket
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -99,6 +99,32 @@ def known_sha256(path: Path) -> str:
 @lru_cache(maxsize=256)
 def _known(path: Path, _size: int, _time: int) -> str:
     return sha256_file(path)
+
+
+def described(
+    paths: Iterable[Path], *, within: Path | None = None
+) -> dict[str, dict[str, str | int]]:
+    """Returns ``{name: {"sha256", "bytes"}}`` of files, as a manifest's ``files`` holds it.
+
+    Args:
+        within: the manifest's folder, for files of a folder in it.
+    """
+    return {
+        path.relative_to(within or path.parent).as_posix(): {
+            "sha256": known_sha256(path),
+            "bytes": path.stat().st_size,
+        }
+        for path in sorted(paths)
+    }
+
+
+def belongs(folder: Path, name: str) -> bool:
+    """Whether a name in a manifest is a file of the folder, or of a folder in it."""
+    if Path(name).name == name:
+        return True
+    parts = name.split("/")
+    simple = len(parts) == 2 and Path(*parts).parts == tuple(parts) and ".." not in parts
+    return simple and (folder / name).resolve().parent == folder.resolve() / parts[0]
 
 
 @lru_cache(maxsize=8)

@@ -42,7 +42,8 @@ CONVERT = (
     "safetensors"
 )
 
-_CHECKED = {".safetensors", ".jsonl", *(Path(f"x{name}").suffix for name in limits.LARGEST_FILES)}
+_WEIGHTS = {".safetensors", ".onnx_data"}
+_CHECKED = {".jsonl", *_WEIGHTS, *(Path(f"x{name}").suffix for name in limits.LARGEST_FILES)}
 
 
 def locate_model(name: str, revision: str | None = None, *, weights: bool = True) -> Path:
@@ -92,7 +93,8 @@ def check_folder(folder: Path) -> Path:
     if len(templates) > limits.MOST_CHAT_TEMPLATES:
         problem = f"more than {limits.MOST_CHAT_TEMPLATES} files in additional_chat_templates"
         raise DataError(problem, where=str(folder))
-    for path in (*folder.iterdir(), *folder.glob("evaluations/*/*"), *templates):
+    inside = (*folder.glob("evaluations/*/*"), *folder.glob("onnx/*"))
+    for path in (*folder.iterdir(), *inside, *templates):
         is_read = path.suffix in _CHECKED and path.is_file()
         if not is_read and path != folder / EVALUATIONS:  # scores are written below it
             continue

@@ -19,6 +19,8 @@ LARGEST_FILES = {
     "tokenizer_config.json": 8 * MIB,
     "added_tokens.json": 8 * MIB,
     ".jinja": MIB,
+    # A graph is one message of protobuf; larger weights are in a file beside it.
+    ".onnx": 2 * GIB,
     **dict.fromkeys((".json", ".model", ".spm", ".txt"), 64 * MIB),
 }
 # Any other file that is read into memory.

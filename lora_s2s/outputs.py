@@ -61,6 +61,7 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             with naming(path):
                 yield staged
             sync_tree(staged)
+            check_free(path, replace=replace)  # another process may have been faster
             move_folder(staged, path)
     except BaseException:
         shutil.rmtree(staged, ignore_errors=True)

@@ -8,7 +8,7 @@ copies all of it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Generic, Literal, TypeVar
 
@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 
 from lora_s2s.documents import Amount, Count, Document, Record
 from lora_s2s.errors import DataError
-from lora_s2s.files import known_sha256, read_object, write_json
+from lora_s2s.files import belongs, known_sha256, read_object, write_json
 from lora_s2s.recipe.fields import (
     AnswerLimit,
     Beams,
@@ -173,7 +173,7 @@ class ModelManifest(Document):
 
     @classmethod
     def _part(cls, content: dict[str, object]) -> dict[str, object]:
-        ours = "merged" in content
+        ours = "merged" in content or "export" in content
         return content if ours else {key: content[key] for key in content if key == "input"}
 
 
@@ -187,8 +187,8 @@ class Export(Record):
 class ExportManifest(Document):
     """``manifest.json`` of a folder that ``export`` wrote.
 
-    ``positions`` is how many tokens a source or an answer may have, ``never`` the sequences of ids
-    that no answer holds.
+    ``positions`` is how many tokens a source or an answer may have, ``start`` the decoder's first
+    input where it is not the padding, ``never`` the sequences of ids that no answer holds.
     """
 
     file = _MANIFEST
@@ -200,6 +200,7 @@ class ExportManifest(Document):
     input: InputSettings
     decoding: Decoding
     positions: Count | None = None
+    start: Count | None = None
     never: list[list[Count]] = Field(default=[])
     files: Files
 
@@ -343,8 +344,14 @@ def has_manifest(folder: Path) -> bool:
 
 
 def is_export(folder: Path) -> bool:
-    """Whether ``export`` wrote a folder."""
-    return has_manifest(folder) and "export" in manifest_content(folder)
+    """Whether ``export`` wrote a folder for a runtime other than torch."""
+    export = manifest_content(folder).get("export") if has_manifest(folder) else None
+    # A folder of safetensors is a model like any other.
+    return export is not None and export != {**_mapping(export), "format": "safetensors"}
+
+
+def _mapping(value: object) -> dict[str, object]:
+    return value if isinstance(value, dict) else {}
 
 
 def write(folder: Path, content: Mapping[str, object]) -> None:
@@ -366,14 +373,6 @@ def add_scores(folder: Path, name: str, scores: Mapping[str, object]) -> None:
     )
 
 
-def described(paths: Iterable[Path]) -> dict[str, dict[str, str | int]]:
-    """Returns ``{name: {"sha256", "bytes"}}`` of files, as a manifest's ``files`` holds it."""
-    return {
-        path.name: {"sha256": known_sha256(path), "bytes": path.stat().st_size}
-        for path in sorted(paths)
-    }
-
-
 def verify(folder: Path, files: Files | None, *, hint: str | None = None) -> None:
     """Compares the files of a folder with what its manifest says of them; None is not compared.
 
@@ -383,17 +382,18 @@ def verify(folder: Path, files: Files | None, *, hint: str | None = None) -> Non
     hint = hint or (
         "get the folder again; if the change is yours, take the file's entry out of manifest.json"
     )
+    manifest = folder / _MANIFEST
     for name, entry in (files or {}).items():
         path = folder / name
-        if path.name != name:
+        if not belongs(folder, name):
             problem = (
-                f"`{_MANIFEST}` is damaged: files names '{name:.40}', not a file of the folder"
+                f"`{manifest.name}` is damaged: files names '{name:.40}', not a file of the folder"
             )
-            raise DataError(problem, hint=hint, where=str(folder / _MANIFEST))
+            raise DataError(problem, hint=hint, where=str(manifest))
         if not path.is_file():
-            problem = f"the file is missing, and `{_MANIFEST}` lists it"
+            problem = f"the file is missing, and `{manifest.name}` lists it"
             raise DataError(problem, hint=hint, where=str(path))
         # The size first: a file that was exchanged for one without end is not hashed.
         if entry.bytes != path.stat().st_size or entry.sha256 != known_sha256(path):
-            problem = f"the file differs from its hash in `{_MANIFEST}`"
+            problem = f"the file differs from its hash in `{manifest.name}`"
             raise DataError(problem, hint=hint, where=str(path))

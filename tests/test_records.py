@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from lora_s2s import records
 from lora_s2s.errors import DataError
+from lora_s2s.files import described
 from lora_s2s.recipe.schema import DataSection, EvaluationSection
 from lora_s2s.records import AdapterManifest, FinishedManifest, ModelManifest, verify
 
@@ -153,7 +154,7 @@ def test_a_model_from_elsewhere_may_have_a_manifest_of_its_own(tmp_path: Path) -
 
 def test_files_are_verified(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("1")
-    files = {"files": records.described([tmp_path / "a"])}
+    files = {"files": described([tmp_path / "a"])}
     verify(tmp_path, AdapterManifest.read(write(tmp_path, files)).files)
     for changed in ("2", "11"):
         (tmp_path / "a").write_text(changed)

@@ -29,7 +29,7 @@ MANY_PARAMETERS = {
     "pipeline/api.py:evaluate",
 }
 FAN_OUT = 16
-CLASSES = 250
+CLASSES = 262
 ANY = 200
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -14,16 +14,31 @@ def export(
     model: Model,
     out: Annotated[str, typer.Option("--out", metavar="DIR", help="Output folder, a new one.")],
     format: Annotated[
-        str, typer.Option("--format", metavar="F", help="Runtime: ct2 (CTranslate2).")
+        str,
+        typer.Option(
+            "--format",
+            metavar="F",
+            help="ct2 (CTranslate2), onnx (onnxruntime, transformers.js) or safetensors "
+            "(transformers).",
+        ),
     ] = "ct2",
     precision: Annotated[
         str,
         typer.Option(
             "--precision",
             metavar="P",
-            help="Weights: float32, float16, bfloat16, int8, int8_float32 or int8_float16.",
+            help="Weights: float32; also float16, bfloat16 (ct2, safetensors), int8 (ct2, onnx), "
+            "int8_float32, int8_float16 (ct2).",
         ),
     ] = "float32",
+    max_shard_size: Annotated[
+        str | None,
+        typer.Option(
+            "--max-shard-size",
+            metavar="SIZE",
+            help="Largest file of safetensors, such as 2GB. Default: one file.",
+        ),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -46,7 +61,13 @@ def export(
     from lora_s2s.pipeline.names import located
 
     report = export_model(
-        located(model), Path(out), format=format, precision=precision, data=data, base=base
+        located(model),
+        Path(out),
+        format=format,
+        precision=precision,
+        max_shard_size=max_shard_size,
+        data=data,
+        base=base,
     )
     found = report.parity
     say(f"{report.out}: {report.format} {precision}, {report.bytes / 2**20:,.1f} MiB")

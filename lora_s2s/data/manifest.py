@@ -19,11 +19,11 @@ from lora_s2s.errors import DataError, SetupError, UsageError
 from lora_s2s.examples.custom import user_function
 from lora_s2s.examples.reading import Reading
 from lora_s2s.examples.shapes import DIALOGUES
-from lora_s2s.files import code_hash, sha256_file, sha256_json
+from lora_s2s.files import code_hash, described, sha256_file, sha256_json
 from lora_s2s.readers.origins import find_origins
 from lora_s2s.recipe.fields import AUTO
 from lora_s2s.recipe.schema import DataSection, ModelSection
-from lora_s2s.records import PreparedManifest, described
+from lora_s2s.records import PreparedManifest
 from lora_s2s.tokens.loading import LANGUAGES, tokenizer_hash
 
 _PACKAGES = ("readers", "examples", "tokens", "data")

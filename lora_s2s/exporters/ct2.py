@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from lora_s2s.errors import UsageError
+from lora_s2s.exporters.exporter import Exporter, Job, Usage
 from lora_s2s.files import naming
+from lora_s2s.hub import locate_model
 from lora_s2s.inference.ct2_engine import Ct2Engine, library
+from lora_s2s.inference.loading import load_predictor
 from lora_s2s.inference.predictor import Predictor
+from lora_s2s.models.saving import save_tokenizer
 from lora_s2s.tokens.special_tokens import first_ids
-
-PRECISIONS = ("float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16")
 
 # Families that CTranslate2 computes, with the settings that its converter expects in the config
 # and that transformers 5 has dropped.
@@ -33,28 +35,24 @@ EXPECTED_SETTINGS: dict[str, dict[str, bool]] = {
 }
 
 
-def check_family(model_type: str) -> None:
-    """Checks that CTranslate2 computes a family.
-
-    Raises:
-        UsageError: it does not.
-    """
-    if model_type not in EXPECTED_SETTINGS:
-        supported = ", ".join(EXPECTED_SETTINGS)
-        raise UsageError(
-            f"CTranslate2 does not support models of type '{model_type}'; it supports {supported}",
-            hint="merge the adapter and run the model with transformers: lora-s2s merge",
-        )
+def _write(job: Job, out: Path) -> None:
+    predictor = load_predictor(job.model, dtype="float32", device="cpu")
+    save_tokenizer(predictor.tokenizer, out)
+    converted = out / "converted"  # a new folder is what the converter takes
+    convert(predictor, locate_model(job.model), converted, job.precision)
+    for path in converted.iterdir():
+        path.rename(out / path.name)
+    converted.rmdir()
 
 
 def convert(predictor: Predictor, folder: Path, out: Path, precision: str) -> None:
     """Writes CTranslate2's files of a whole model into a new folder ``out``.
 
     Args:
-        predictor: the model in float32; its family passed :func:`check_family`. The converter
-            changes its weights in place, so it is of no further use.
+        predictor: the model in float32, of a supported family. The converter changes its weights
+            in place, so it is of no further use.
         folder: the model's folder, with ``config.json``.
-        precision: one of :data:`PRECISIONS`; with int8, what is not a matrix product stays float.
+        precision: one of CTranslate2's; with int8, what is not a matrix product stays float.
 
     Raises:
         SetupError: CTranslate2 is not installed.
@@ -67,7 +65,7 @@ def convert(predictor: Predictor, folder: Path, out: Path, precision: str) -> No
     except (ValueError, NotImplementedError, AttributeError) as error:
         raise UsageError(
             f"CTranslate2 cannot convert {predictor.name}: {error}",
-            hint="merge the adapter and run the model with transformers: lora-s2s merge",
+            hint="export it as safetensors, for transformers: --format safetensors",
         ) from error
 
 
@@ -136,3 +134,42 @@ def never_of(predictor: Predictor) -> list[list[int]]:
     # Marian's padding has no entry in the converted vocabulary, so nothing has to forbid it.
     padding = predictor.tokenizer.pad_token_id if model.config.model_type == "marian" else None
     return [list(ids) for ids in banned if padding not in ids]
+
+
+def _example(usage: Usage) -> str:
+    first = list(usage.first_tokens)
+    prefix = f"    target_prefix=[{first!r}],\n" if first else ""
+    return f"""import ctranslate2
+from transformers import AutoTokenizer
+
+translator = ctranslate2.Translator("FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+tokens = tokenizer.convert_ids_to_tokens(tokenizer("your text").input_ids)
+result = translator.translate_batch(
+    [tokens],
+{prefix}    beam_size={usage.num_beams},
+    max_decoding_length={usage.max_new_tokens},
+    min_decoding_length=0,
+)
+ids = tokenizer.convert_tokens_to_ids(result[0].hypotheses[0])
+print(tokenizer.decode(ids, skip_special_tokens=True))
+"""
+
+
+EXPORTER = Exporter(
+    title="CTranslate2",
+    bytes_per_weight={
+        "float32": 4,
+        "float16": 2,
+        "bfloat16": 2,
+        "int8": 1,
+        "int8_float32": 1,
+        "int8_float16": 1,
+    },
+    families=EXPECTED_SETTINGS,
+    require=library,
+    write=_write,
+    engine=lambda predictor, folder, _: engine_of(predictor, folder),
+    never=never_of,
+    example=_example,
+)

@@ -12,13 +12,13 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
 import torch
 
 from lora_s2s.errors import RunError
-from lora_s2s.inference.engine import DecodingSettings, Engine
+from lora_s2s.inference.engine import DecodingSettings, Engine, ExportedEngine
 from lora_s2s.inference.predictor import Predictor
 
 BEAMS = 4
@@ -27,7 +27,7 @@ _BATCH = 16
 _TIE = 1e-3
 
 
-class ScoringEngine(Engine, Protocol):
+class ScoringEngine(ExportedEngine, Protocol):
     """An engine that also gives the probabilities of given answers."""
 
     def log_probs(
@@ -36,9 +36,6 @@ class ScoringEngine(Engine, Protocol):
         """Returns the log-probability of each answer's tokens, ``</s>`` included, in nats; the
         answers come without it.
         """
-
-    def vocabulary(self) -> list[str]:
-        """Returns the token of each id."""
 
 
 @dataclass(frozen=True)
@@ -111,10 +108,7 @@ class Reference:
         self, sources: Sequence[Sequence[int]], settings: DecodingSettings
     ) -> list[list[int]]:
         """See :class:`lora_s2s.inference.engine.Engine`."""
-        answers = []
-        for start in range(0, len(sources), _BATCH):
-            answers += self.engine.answers(sources[start : start + _BATCH], settings)
-        return answers
+        return self.engine.answers(sources, settings)
 
     @torch.inference_mode()
     def log_probs(
@@ -145,50 +139,78 @@ class Reference:
         """Ids that no answer holds, such as Marian's padding; other runtimes leave them out of the
         softmax.
         """
-        banned = self.engine.model.generation_config.bad_words_ids or []
-        return [ids[0] for ids in banned if len(ids) == 1]
+        return [ids[0] for ids in never_of(self.predictor) if len(ids) == 1]
 
 
-def compare(
-    reference: Reference,
-    export: ScoringEngine,
-    sources: Sequence[Sequence[int]],
-    *,
-    max_new_tokens: int,
-) -> Parity:
-    """Compares an export with its reference.
+def never_of(predictor: Predictor) -> list[list[int]]:
+    """Returns the sequences of ids that no answer of a model may hold."""
+    return [list(ids) for ids in predictor.torch.model.generation_config.bad_words_ids or []]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the reference answers to sources of rising length, before anything is written.
+
+    Attributes:
+        greedy, beam: answers without ``</s>``.
+        log_probs: of the greedy answers' tokens, ``</s>`` included.
+    """
+
+    reference: Reference
+    sources: list[Sequence[int]]
+    max_new_tokens: int
+    greedy: list[list[int]]
+    beam: list[list[int]]
+    log_probs: list[list[float]]
+
+    @property
+    def search(self) -> DecodingSettings:
+        """The beam search that both sides run."""
+        return DecodingSettings(self.max_new_tokens, num_beams=BEAMS, early_stopping=True)
+
+
+def expect(
+    reference: Reference, sources: Sequence[Sequence[int]], *, max_new_tokens: int
+) -> Expected:
+    """Returns what a model answers.
 
     Args:
         reference: the model in float32.
-        export: the same model in another runtime.
         sources: token ids, special tokens included.
         max_new_tokens: of each answer.
     """
-    sources = sorted(sources, key=len)
+    ordered = sorted(sources, key=len)
     settings = DecodingSettings(max_new_tokens)
-    greedy, reference_speed = _timed(reference, sources, settings)
+    greedy = without_end(_answers(reference, ordered, settings), reference.end)
+    log_probs = reference.log_probs(ordered, greedy)
+    expected = Expected(reference, ordered, max_new_tokens, greedy, [], log_probs)
+    beam = _answers(reference, ordered, expected.search)
+    return replace(expected, beam=without_end(beam, reference.end))
+
+
+def compare(expected: Expected, export: ScoringEngine) -> Parity:
+    """Compares an export with what its model answered, and both sides' speed."""
+    reference, sources = expected.reference, expected.sources
+    settings = DecodingSettings(expected.max_new_tokens)
+    _, reference_speed = _timed(reference, sources, settings)
     answers, export_speed = _timed(export, sources, settings)
-    greedy, answers = without_end(greedy, reference.end), without_end(answers, reference.end)
-    expected = reference.log_probs(sources, greedy)
-    found = export.log_probs(sources, greedy)
+    found = export.log_probs(sources, expected.greedy)
     differences = [
         abs(a - b)
-        for row, other in zip(expected, found, strict=True)
+        for row, other in zip(expected.log_probs, found, strict=True)
         for a, b in zip(row, other, strict=True)
     ]
-    search = DecodingSettings(max_new_tokens, num_beams=BEAMS, early_stopping=True)
-    beam = without_end(reference.answers(sources, search), reference.end)
-    other_beam = without_end(export.answers(sources, search), reference.end)
+    beam = _answers(export, sources, expected.search)
     return Parity(
         sources=len(sources),
-        tokens=sum(len(answer) + 1 for answer in greedy),
+        tokens=sum(len(answer) + 1 for answer in expected.greedy),
         # A NaN must not vanish in a maximum.
         max_log_prob_difference=max(
             (float("inf") if value != value else value for value in differences), default=0.0
         ),
         mean_log_prob_difference=statistics.fmean(differences),
-        greedy_equal=_equal(reference, sources, greedy, answers),
-        beam_equal=_equal(reference, sources, beam, other_beam),
+        greedy_equal=_equal(expected, expected.greedy, without_end(answers, reference.end)),
+        beam_equal=_equal(expected, expected.beam, without_end(beam, reference.end)),
         reference=reference_speed,
         export=export_speed,
     )
@@ -231,13 +253,23 @@ def without_end(answers: Sequence[Sequence[int]], end: int) -> list[list[int]]:
     return [[token for token in answer if token != end] for answer in answers]
 
 
+def _answers(
+    engine: Engine, sources: Sequence[Sequence[int]], settings: DecodingSettings
+) -> list[list[int]]:
+    """Answers to all sources, in batches of one size for every engine."""
+    answers = []
+    for start in range(0, len(sources), _BATCH):
+        answers += engine.answers(sources[start : start + _BATCH], settings)
+    return answers
+
+
 def _timed(
     engine: Engine, sources: Sequence[Sequence[int]], settings: DecodingSettings
 ) -> tuple[list[list[int]], Speed]:
     """Greedy answers to all sources in batches, and the time of some alone."""
     engine.answers(sources[:1], settings)  # first calls set buffers up
     began = time.perf_counter()
-    answers = engine.answers(sources, settings)
+    answers = _answers(engine, sources, settings)
     seconds = time.perf_counter() - began
     alone = []
     for source in sources[:: max(1, len(sources) // 16)]:
@@ -254,17 +286,14 @@ def _timed(
 
 
 def _equal(
-    reference: Reference,
-    sources: Sequence[Sequence[int]],
-    answers: Sequence[Sequence[int]],
-    others: Sequence[Sequence[int]],
+    expected: Expected, answers: Sequence[Sequence[int]], others: Sequence[Sequence[int]]
 ) -> float:
     """The share of answers that are the same, or that the reference scores alike."""
     equal = 0
-    for source, answer, other in zip(sources, answers, others, strict=True):
+    for source, answer, other in zip(expected.sources, answers, others, strict=True):
         if list(answer) == list(other):
             equal += 1
         else:
-            scores = reference.log_probs([source, source], [answer, other])
+            scores = expected.reference.log_probs([source, source], [answer, other])
             equal += abs(sum(scores[0]) - sum(scores[1])) <= _TIE
-    return equal / len(sources)
+    return equal / len(expected.sources)

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lora_s2s.errors import DataError, SetupError, UsageError
 from lora_s2s.files import read_json
-from lora_s2s.inference.engine import DecodingSettings, Watch
+from lora_s2s.inference.engine import DecodingSettings, ExportedEngine, Watch
 from lora_s2s.records import ExportManifest
 from lora_s2s.tokens.special_tokens import first_ids
 
@@ -138,7 +138,7 @@ class Ct2Engine:
 
 def open_folder(
     folder: Path, tokenizer: PreTrainedTokenizerBase, manifest: ExportManifest
-) -> Ct2Engine:
+) -> ExportedEngine:
     """Opens what ``export --format ct2`` wrote, its files verified already.
 
     Raises:

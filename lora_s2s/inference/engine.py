@@ -74,3 +74,10 @@ class WatchedEngine(Engine, Protocol):
         self, sources: Sequence[Sequence[int]], settings: DecodingSettings, watch: Watch
     ) -> list[list[int]]:
         """Answers one batch greedily; see :meth:`Engine.answers`."""
+
+
+class ExportedEngine(Engine, Protocol):
+    """An engine that runs an exported folder."""
+
+    def vocabulary(self) -> list[str]:
+        """Returns the token of each id."""

@@ -16,7 +16,7 @@ from lora_s2s.errors import DataError, UsageError
 from lora_s2s.examples.shapes import DIALOGUES
 from lora_s2s.examples.template import check_recorded
 from lora_s2s.hub import adapters_inside, check_folder, no_adapter
-from lora_s2s.inference import ct2_engine
+from lora_s2s.inference import ct2_engine, onnx_engine
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.inference.torch_engine import TorchEngine
 from lora_s2s.lora.adapter import ONLY, LoadedAdapter, is_adapter, load_adapter
@@ -36,7 +36,7 @@ from lora_s2s.tokens.loading import LANGUAGES, load_tokenizer
 from lora_s2s.tokens.special_tokens import first_ids
 
 # How an exported folder is opened, by its format.
-ENGINES = {"ct2": ct2_engine.open_folder}
+ENGINES = {"ct2": ct2_engine.open_folder, "onnx": onnx_engine.open_folder}
 
 
 def load_predictor(
@@ -60,7 +60,8 @@ def load_predictor(
     """
     folder = Path(name).expanduser()
     if folder.is_dir() and is_adapter(folder):
-        return _adapted(name, load_adapter(folder, dtype=dtype, device=device, base_override=base))
+        adapter = load_adapter(folder, dtype=dtype, device=device, base_override=base)
+        return predictor_of_adapter(name, adapter)
     if base is not None:
         raise UsageError(
             f"{name} is not an adapter, so it takes no other base", hint="leave --base away"
@@ -89,7 +90,7 @@ def load_sharing(names: Sequence[str], *, dtype: str = "auto") -> list[Predictor
             raise UsageError(f"{name} is not an adapter for {first}", hint=hint)
     if is_adapter(folder):
         loaded = [load_adapter(folder, dtype=dtype)]
-        predictors = [_adapted(first, loaded[0])]
+        predictors = [predictor_of_adapter(first, loaded[0])]
     elif is_export(folder):
         hint = "serve the adapters with the model itself, or export each"
         raise UsageError(f"{first} is an export, which takes no adapters", hint=hint)
@@ -97,13 +98,13 @@ def load_sharing(names: Sequence[str], *, dtype: str = "auto") -> list[Predictor
         base = load_base(first, dtype=dtype)
         plain = _plain(first, base)
         loaded = [load_adapter(further[0], base=base)]
-        adapted = _adapted(others[0], loaded[0])
+        adapted = predictor_of_adapter(others[0], loaded[0])
         engine = replace(adapted.torch.without_adapter(), name=first)
         predictors = [replace(plain, engine=engine), adapted]
     for name, path in list(zip(names, [folder, *further], strict=True))[len(predictors) :]:
         adapter = f"adapter-{len(loaded)}"
         loaded.append(add_adapter(loaded[0], path, adapter))
-        predictors.append(_adapted(name, loaded[-1], adapter))
+        predictors.append(predictor_of_adapter(name, loaded[-1], adapter))
     for one, path in zip(predictors, [folder, *further], strict=True):
         if _ends(one) != _ends(predictors[0]):
             problem = f"its answers begin or end with other tokens than those of {first}"
@@ -125,7 +126,8 @@ def _plain(name: str, model: LoadedBase) -> Predictor:
     return replace(predictor, not_used="") if manifest.decoding else predictor
 
 
-def _adapted(name: str, adapter: LoadedAdapter, peft_name: str = ONLY) -> Predictor:
+def predictor_of_adapter(name: str, adapter: LoadedAdapter, peft_name: str = ONLY) -> Predictor:
+    """Returns a loaded adapter on its base, ready to answer."""
     folder = adapter.folder
     settings = input_settings(adapter.manifest.input, where=str(AdapterManifest.path(folder)))
     # Adapters made by plain PEFT come without a tokenizer; theirs is the base's.

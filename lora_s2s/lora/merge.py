@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from lora_s2s import probe
 from lora_s2s.errors import RunError, UsageError, nearest
-from lora_s2s.files import require_space, sha256_file, write_text
+from lora_s2s.files import described, require_space, sha256_file, write_text
 from lora_s2s.lora.adapter import WEIGHTS, LoadedAdapter, load_adapter
 from lora_s2s.lora.compare import Probe, answers_changed, measured, position_count, probes_of
 from lora_s2s.models.common import begin_answers
@@ -28,7 +28,7 @@ from lora_s2s.models.quantized import dequantized_weight, is_quantized
 from lora_s2s.models.saving import save_model
 from lora_s2s.models.t5 import loading_note
 from lora_s2s.outputs import whole_folder
-from lora_s2s.records import described, write
+from lora_s2s.records import write
 from lora_s2s.tokens.loading import LANGUAGES, load_tokenizer
 from lora_s2s.tokens.special_tokens import first_ids
 
@@ -171,35 +171,63 @@ def _write_model(
         problem = "the adapter was not trained on a quantized base: nothing to dequantize"
         raise UsageError(problem, hint="omit `--onto`")
     written, tokenizer = dtype or _dtype_of(adapter), _tokenizer(adapter)
-    begin_answers(adapter.model, **first_ids(tokenizer))
+    generation = _generation(adapter, tokenizer, decoding)
     unused, note = not_used(base.model.generation_config), loading_note(base.model.config)
-    positions = base.family.max_positions(base.model.config)
-    generation = decoding_config(
-        base.model,
-        tokenizer,
-        max_new_tokens=decoding["max_new_tokens"],
-        num_beams=decoding["num_beams"],
-        positions=positions,
-    )
     probes = list(probes_of(adapter, tokenizer, generation, probe_texts))
     rest = [name for name in ONTO if quantized and name != onto]
     other = {name: measured(_on_whole_base(adapter, name).model, probes) for name in rest}
+    _write_folded(adapter, staged, onto=onto, dtype=written, generation=generation)
+    exact = written == "float32" and (onto == "dequantized" or not quantized)
+    origin = made_from(adapter)
+    return _Written(origin, base.device, written, exact, probes, other, unused, note)
+
+
+def write_whole_model(
+    adapter: LoadedAdapter, out: Path, *, dtype: str, decoding: Mapping[str, int]
+) -> None:
+    """Writes the files of the adapter folded into its unquantized base, compared with nothing.
+
+    The adapter still answers as before, from the changed weights.
+
+    Args:
+        out: an existing, empty folder.
+        dtype: of the weights.
+        decoding: ``max_new_tokens`` and ``num_beams`` of the written model.
+    """
+    generation = _generation(adapter, _tokenizer(adapter), decoding)
+    _write_folded(adapter, out, onto="original", dtype=dtype, generation=generation)
+
+
+def _generation(
+    adapter: LoadedAdapter, tokenizer: PreTrainedTokenizerBase, decoding: Mapping[str, int]
+) -> GenerationConfig:
+    model, family = adapter.base.model, adapter.base.family
+    begin_answers(adapter.model, **first_ids(tokenizer))
+    return decoding_config(
+        model,
+        tokenizer,
+        max_new_tokens=decoding["max_new_tokens"],
+        num_beams=decoding["num_beams"],
+        positions=family.max_positions(model.config),
+    )
+
+
+def _write_folded(
+    adapter: LoadedAdapter, out: Path, *, onto: str, dtype: str, generation: GenerationConfig
+) -> None:
     folded = folded_state(adapter, onto)
     numbers = sum(weight.numel() for weight in folded.values())
-    require_space(staged.parent, numbers * DTYPES[written].itemsize)
+    require_space(out.parent, numbers * DTYPES[dtype].itemsize)
     save_model(
         folded,
-        base,
-        staged,
-        dtype=DTYPES[written],
+        adapter.base,
+        out,
+        dtype=DTYPES[dtype],
         tokenizer_from=_own_tokenizer(adapter),
         generation=generation,
         not_in_config=IN_CONFIG,
     )
-    probe.remember(staged)
-    exact = written == "float32" and (onto == "dequantized" or not quantized)
-    origin = _made_from(adapter)
-    return _Written(origin, base.device, written, exact, probes, other, unused, note)
+    probe.remember(out)
 
 
 def folded_state(adapter: LoadedAdapter, onto: str = "original") -> dict[str, Tensor]:
@@ -287,7 +315,8 @@ def _check_report(report: MergeReport, *, exact: bool) -> None:
         )
 
 
-def _made_from(adapter: LoadedAdapter) -> dict[str, object]:
+def made_from(adapter: LoadedAdapter) -> dict[str, object]:
+    """Returns what a merged model's manifest says of its adapter and base."""
     merged = {
         "name": adapter.folder.resolve().name,
         "weights_sha256": sha256_file(adapter.folder / WEIGHTS),

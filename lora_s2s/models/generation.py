@@ -135,6 +135,15 @@ def not_used(own: GenerationConfig) -> str:
     return ", ".join(f"{key} {reprlib.repr(value)}" for key, value in changed.items())
 
 
+def plain_model(folder: Path) -> PreTrainedModel:
+    """Loads a folder as any user of transformers would."""
+    with quiet():
+        model: PreTrainedModel = AutoModelForSeq2SeqLM.from_pretrained(
+            folder, local_files_only=True
+        )
+        return model.eval()
+
+
 @torch.inference_mode()
 def plain_answers(
     folder: Path, batches: Sequence[Mapping[str, Tensor]], *, most: int
@@ -145,10 +154,8 @@ def plain_answers(
     Args:
         most: the longest answer, should the folder's own settings allow longer ones.
     """
+    model = plain_model(folder)
     with quiet():
-        model: PreTrainedModel = AutoModelForSeq2SeqLM.from_pretrained(
-            folder, local_files_only=True
-        ).eval()
         longest = min(model.generation_config.max_new_tokens or most, most)
         model.to(batches[0]["input_ids"].device)
         end = model.generation_config.eos_token_id

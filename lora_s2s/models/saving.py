@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from lora_s2s.errors import DataError
 from lora_s2s.files import read_object, write_json
 from lora_s2s.models.loading import LoadedBase, quiet
 from lora_s2s.models.precision import dtype_name
-from lora_s2s.models.weights import WEIGHTS, is_finite, write_weights
+from lora_s2s.models.weights import is_finite, write_shards
 
 _SETTINGS = "tokenizer_config.json"
 _TOKENIZER = re.compile(
@@ -32,6 +32,7 @@ def save_model(
     tokenizer_from: Path | None = None,
     generation: GenerationConfig | None = None,
     not_in_config: Collection[str] = (),
+    shard_bytes: int | None = None,
 ) -> None:
     """Writes what ``AutoModelForSeq2SeqLM.from_pretrained`` loads alike in transformers 4 and 5,
     with the tokenizer.
@@ -43,9 +44,11 @@ def save_model(
         tokenizer_from: a folder with tokenizer files; the base's own when None.
         generation: how the model decodes; as the base does when None.
         not_in_config: keys of the base's config that are left out.
+        shard_bytes: the most bytes of weights in a file, but for one weight that has more; all are
+            in one file when None.
     """
     weights, settings = base.family.contents_to_write(state, base.model.config)
-    write_weights(out / WEIGHTS, _apart(weights, dtype))
+    write_shards(out, _apart(weights, dtype), shard_bytes)
     # No path of this machine is written; the version is that of whoever loads it.
     omitted = {"_name_or_path", "transformers_version", *not_in_config}
     written = {key: value for key, value in settings.items() if key not in omitted}
@@ -58,11 +61,22 @@ def save_model(
     for path in sorted((tokenizer_from or base.path).iterdir()):
         if path.is_file() and _TOKENIZER.fullmatch(path.name):
             shutil.copyfile(path, out / path.name)
-    marks = read_object(out / _SETTINGS) if (out / _SETTINGS).is_file() else {}
+    _for_both_versions(out)
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
+    """Writes a loaded tokenizer, its languages included, for transformers 4 and 5."""
+    tokenizer.save_pretrained(out)
+    _for_both_versions(out)
+
+
+def _for_both_versions(folder: Path) -> None:
+    """Rewrites what transformers 5 writes of a tokenizer so that 4 reads it too."""
+    path = folder / _SETTINGS
+    marks = read_object(path) if path.is_file() else {}
     if isinstance(marks.get("extra_special_tokens"), list):
-        # As transformers 5 writes it, and 4 cannot read it; both read this.
         marks["additional_special_tokens"] = marks.pop("extra_special_tokens")
-        write_json(out / _SETTINGS, marks)
+        write_json(path, marks)
 
 
 def _apart(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -18,7 +18,14 @@ from torch import Tensor
 
 from lora_s2s import limits
 from lora_s2s.errors import DataError
-from lora_s2s.files import known_sha256, naming, open_regular, read_json, sha256_json
+from lora_s2s.files import (
+    known_sha256,
+    naming,
+    open_regular,
+    read_json,
+    sha256_json,
+    write_json,
+)
 from lora_s2s.hub import CONVERT, foreign_weights
 
 WEIGHTS = "model.safetensors"
@@ -181,6 +188,32 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
     except SafetensorError as error:  # without the system's number
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path)) from error
     path.chmod(path.parent.stat().st_mode & 0o666)  # the folder is new, so the umask holds for it
+
+
+def write_shards(folder: Path, tensors: Mapping[str, Tensor], most: int | None) -> None:
+    """Writes a model's weights: one file, or several with an index, as transformers reads them.
+
+    Args:
+        most: bytes of weights in a file, but for one weight that has more; None for one file.
+    """
+    shards: list[dict[str, Tensor]] = [{}]
+    size = total = 0
+    for name, tensor in tensors.items():
+        if most is not None and shards[-1] and size + tensor.nbytes > most:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor
+        size += tensor.nbytes
+        total += tensor.nbytes
+    if len(shards) == 1:
+        write_weights(folder / WEIGHTS, shards[0])
+        return
+    places: dict[str, str] = {}
+    for number, shard in enumerate(shards, start=1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        write_weights(folder / file, shard)
+        places.update(dict.fromkeys(shard, file))
+    write_json(folder / _INDEX, {"metadata": {"total_size": total}, "weight_map": places})
 
 
 def weights_hash(folder: Path) -> str:

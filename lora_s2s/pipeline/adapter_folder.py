@@ -11,7 +11,7 @@ from pathlib import Path
 from lora_s2s import __version__, probe
 from lora_s2s.console import warn
 from lora_s2s.data.prepared import PreparedDataset
-from lora_s2s.files import code_hash, naming, sha256_json
+from lora_s2s.files import code_hash, described, naming, sha256_json
 from lora_s2s.hub import locate_model
 from lora_s2s.lora.adapter import CONFIG, WEIGHTS, save_adapter
 from lora_s2s.models.loading import LoadedBase
@@ -20,7 +20,7 @@ from lora_s2s.models.weights import weights_hash
 from lora_s2s.outputs import move_folder, sync_tree
 from lora_s2s.pipeline.adapted import AdaptedBase
 from lora_s2s.recipe.schema import Recipe
-from lora_s2s.records import described, write
+from lora_s2s.records import write
 from lora_s2s.reports.adapter_page import write_report
 from lora_s2s.reports.card import write_card
 from lora_s2s.training.state import TrainResult

@@ -243,6 +243,7 @@ def export(
     out: Name,
     *,
     precision: str = "float32",
+    max_shard_size: str | int | None = None,
     data: Name | None = None,
     base: Name | None = None,
     progress: bool | Display = True,
@@ -257,9 +258,12 @@ def export(
 
     Args:
         model: see :func:`evaluate`; an adapter is merged first.
-        format: ``ct2`` (CTranslate2; needs ``pip install 'lora-s2s[ct2]'``).
+        format: ``ct2`` (CTranslate2; needs ``pip install 'lora-s2s[ct2]'``), ``onnx`` (onnxruntime;
+            ``pip install 'lora-s2s[onnx]'``) or ``safetensors``.
         out: the new folder.
-        precision: float32, float16, bfloat16, int8, int8_float32 or int8_float16.
+        precision: float32; also float16 and bfloat16 (ct2, safetensors), int8 (ct2, onnx),
+            int8_float32 and int8_float16 (ct2).
+        max_shard_size: the largest file of safetensors, as bytes or such as ``2GB``.
         data: what to compare on; by default what the adapter was scored or trained on.
         base: a base in place of the one that the adapter names.
         progress: see :func:`prepare`.
@@ -275,6 +279,7 @@ def export(
             Path(_path("out", out)),
             format=format,
             precision=precision,
+            max_shard_size=max_shard_size,
             data=_optional("data", data),
             base=_optional("base", base),
         )

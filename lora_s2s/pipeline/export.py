@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from lora_s2s.console import say
 from lora_s2s.errors import UsageError, nearest
-from lora_s2s.exporters import ct2, parity
-from lora_s2s.files import require_space, write_text
-from lora_s2s.hub import locate_model
-from lora_s2s.inference.ct2_engine import Ct2Engine, library
+from lora_s2s.exporters import parity
+from lora_s2s.exporters.exporter import Exporter, Job, Usage
+from lora_s2s.exporters.formats import EXPORTERS
+from lora_s2s.files import described, require_space, write_text
 from lora_s2s.inference.engine import DecodingSettings
-from lora_s2s.inference.loading import load_predictor
 from lora_s2s.inference.predictor import Predictor
-from lora_s2s.lora.adapter import is_adapter
-from lora_s2s.lora.merge import merge_adapter
 from lora_s2s.outputs import check_writable, whole_folder
 from lora_s2s.pipeline import html
 from lora_s2s.pipeline.adapters import decoding_of
+from lora_s2s.pipeline.export_source import ExportSource, open_source
 from lora_s2s.pipeline.merge import probe_texts
-from lora_s2s.records import described, write
+from lora_s2s.records import write
+from lora_s2s.training.run_lock import run_lock
 
-RUNTIMES = {"ct2": ct2.PRECISIONS}
 _SOURCES = 64
 _LONGEST_ANSWER = 128
-_SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
+_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ def export_model(
     *,
     format: str = "ct2",
     precision: str = "float32",
+    max_shard_size: str | int | None = None,
     data: str | None = None,
     base: str | None = None,
 ) -> ExportReport:
@@ -61,123 +62,140 @@ def export_model(
     Args:
         model: an adapter's folder (merged on the way), a model's folder, a hub name, or ``demo``.
         out: the new folder.
-        format: a key of :data:`RUNTIMES`.
-        precision: of the weights; see :data:`lora_s2s.exporters.ct2.PRECISIONS`.
+        format: a key of :data:`lora_s2s.exporters.formats.EXPORTERS`.
+        precision: of the weights, one of the format's.
+        max_shard_size: the most bytes of a file of safetensors, as a number or such as ``2GB``;
+            one file by default.
         data: what to compare on; by default what the adapter was scored or trained on.
         base: a base in place of the one that an adapter names.
 
     Raises:
-        UsageError: an unknown format or precision, a family that the runtime lacks, or ``out``
-            exists.
+        UsageError: an unknown format or precision, a family that the runtime lacks, ``out`` exists,
+            or another process writes it.
         RunError: the export answers differently; nothing is left at ``out``.
         SetupError: the runtime is not installed.
+        ResourceError: too little disk space.
     """
-    _check_choices(format, precision)
-    library()  # before minutes go into merging
+    exporter = _exporter(format, precision)
+    shard_bytes = _shard_bytes(max_shard_size, format)
+    exporter.require()  # before minutes go into loading
     folder = Path(model).expanduser()
-    if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
-        raise UsageError(f"{out} is inside the model's folder", hint="choose another folder")
-    check_writable(out.parent)
-    texts = probe_texts(folder, data, count=_SOURCES)
-    decoding = decoding_of(folder)
-    with whole_folder(out) as staged:
-        whole = _whole_model(model, staged / "work", texts, base)
-        predictor = load_predictor(whole, dtype="float32", device="cpu")
-        ct2.check_family(predictor.torch.model.config.model_type)
-        parameters = sum(weight.numel() for weight in predictor.torch.model.parameters())
-        require_space(staged.parent, parameters * _SIZES.get(precision, 1))
-        ct2.convert(predictor, locate_model(whole), staged / "work" / "ct2", precision)
-        predictor = load_predictor(whole, dtype="float32", device="cpu")
-        engine = ct2.engine_of(predictor, staged / "work" / "ct2")
-        reference = parity.Reference(predictor)
-        sources = [predictor.encode(text) for text in dict.fromkeys(texts)]
+    _check_place(folder, out)
+    texts, decoding = probe_texts(folder, data, count=_SOURCES), decoding_of(folder)
+    with whole_folder(out) as new, run_lock(out, work="exporting to", hint="choose another folder"):
+        given = open_source(model, base)
+        predictor = given.predictor
+        exporter.check_family(predictor.torch.model.config.model_type)
+        _check_space(given, exporter.bytes_per_weight[precision], new)
         limits = predictor.within_positions(DecodingSettings(decoding["max_new_tokens"]))
         decoding = {**decoding, "max_new_tokens": limits.max_new_tokens}
-        most = min(limits.max_new_tokens, _LONGEST_ANSWER)
-        say(f"comparing {len(sources)} sources with the float32 model")
-        measured = parity.compare(reference, engine, sources, max_new_tokens=most)
-        parity.check(measured, reference, engine, precision)
-        predictor.tokenizer.save_pretrained(staged)
-        for path in (staged / "work" / "ct2").iterdir():
-            shutil.move(path, staged / path.name)
-        shutil.rmtree(staged / "work")
-        size = sum(path.stat().st_size for path in staged.iterdir())
+        expected = _expected(predictor, texts, limits.max_new_tokens)
+        job = Job(given.whole(new / "work", decoding), precision, decoding, shard_bytes)
+        exporter.write(job, new)
+        shutil.rmtree(new / "work", ignore_errors=True)
+        engine = exporter.engine(predictor, new, precision)
+        say(f"comparing {len(expected.sources)} sources with the float32 model")
+        measured = parity.compare(expected, engine)
+        parity.check(measured, expected.reference, engine, precision)
+        size = sum(path.stat().st_size for path in new.rglob("*") if path.is_file())
         report = ExportReport(str(out), format, precision, size, measured)
-        _describe(staged, report, engine, predictor, decoding)
+        _describe(new, report, exporter, given, decoding)
     return report
 
 
-def _check_choices(format: str, precision: str) -> None:
-    if format not in RUNTIMES:
+def _exporter(format: str, precision: str) -> Exporter:
+    if format not in EXPORTERS:
         raise UsageError(
-            f"unknown format '{format}'{nearest(str(format), RUNTIMES)}",
-            hint=f"--format {' or '.join(RUNTIMES)}",
+            f"unknown format '{format}'{nearest(str(format), EXPORTERS)}",
+            hint=f"--format {' or '.join(EXPORTERS)}",
         )
-    if precision not in RUNTIMES[format]:
+    precisions = EXPORTERS[format].bytes_per_weight
+    if precision not in precisions:
         raise UsageError(
-            f"{format} has no precision '{precision}'{nearest(str(precision), RUNTIMES[format])}",
-            hint=f"--precision {', '.join(RUNTIMES[format])}",
+            f"{format} has no precision '{precision}'{nearest(str(precision), precisions)}",
+            hint=f"--precision {', '.join(precisions)}",
         )
+    return EXPORTERS[format]
 
 
-def _whole_model(model: str, work: Path, texts: list[str], base: str | None) -> str:
-    """Returns a whole model's name: an adapter is merged into ``work``, a new folder."""
-    work.mkdir()
-    folder = Path(model).expanduser()
-    if not (folder.is_dir() and is_adapter(folder)):
-        if base is not None:
-            raise UsageError(
-                f"{model} is not an adapter, so it takes no --base", hint="omit --base"
-            )
-        return model
-    merged = work / "merged"
-    merge_adapter(folder, merged, dtype="float32", base_override=base, probe_texts=texts[:16])
-    return str(merged)
+def _shard_bytes(size: str | int | None, format: str) -> int | None:
+    """Reads a size such as ``2GB``.
+
+    Raises:
+        UsageError: it is not one, or the format has no shards.
+    """
+    if size is None:
+        return None
+    if format != "safetensors":
+        raise UsageError(
+            f"{format} has no shards, so it takes no --max-shard-size",
+            hint="omit --max-shard-size, or --format safetensors",
+        )
+    parts = re.fullmatch(r"(\d{1,15})([KMG]i?B)?", str(size), flags=re.IGNORECASE)
+    if not parts or not int(parts[1]):
+        raise UsageError(
+            f"--max-shard-size is {size!r}, expected a size such as 2GB",
+            hint="--max-shard-size 2GB",
+        )
+    return int(parts[1]) * _UNITS.get((parts[2] or "").upper(), 1)
+
+
+def _check_place(folder: Path, out: Path) -> None:
+    if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
+        where = "" if out.resolve() == folder.resolve() else "inside "
+        raise UsageError(f"{out} is {where}the model's folder", hint="choose another folder")
+    check_writable(out.parent)
+
+
+def _check_space(given: ExportSource, bytes_per_weight: int, folder: Path) -> None:
+    weights = sum(weight.numel() for weight in given.predictor.torch.model.parameters())
+    merged = 4 if given.adapter is not None else 0  # written in float32 on the way
+    require_space(folder.parent, weights * (bytes_per_weight + merged))
+
+
+def _expected(predictor: Predictor, texts: list[str], max_new_tokens: int) -> parity.Expected:
+    sources = [predictor.encode(text) for text in dict.fromkeys(texts)]
+    most = min(max_new_tokens, _LONGEST_ANSWER)
+    return parity.expect(parity.Reference(predictor), sources, max_new_tokens=most)
 
 
 def _describe(
-    staged: Path,
+    folder: Path,
     report: ExportReport,
-    engine: Ct2Engine,
-    predictor: Predictor,
-    decoding: dict[str, int],
+    exporter: Exporter,
+    given: ExportSource,
+    decoding: Mapping[str, int],
 ) -> None:
+    predictor, config = given.predictor, given.predictor.torch.model.config
+    never = exporter.never(predictor)
     contents = {
-        "format": 1,
+        **given.origin,
         "export": {"format": report.format, "precision": report.precision},
-        "input": vars(predictor.settings),
         "decoding": decoding,
         "positions": predictor.max_positions,
-        "never": list(engine.never),
+        "start": config.decoder_start_token_id,
+        "never": [list(ids) for ids in never],
         "parity": report.parity.to_dict(),
-        "files": described(staged.iterdir()),
+        "files": described((path for path in folder.rglob("*") if path.is_file()), within=folder),
     }
-    write(staged, contents)
-    prefix = engine.tokenizer.convert_ids_to_tokens(list(engine.prefix))
-    begins = f"    target_prefix=[{prefix!r}],\n" if prefix else ""
-    text = _README.format(precision=report.precision, target_prefix=begins, **decoding)
-    write_text(staged / "README.md", text)
+    write(folder, contents)
+    first = predictor.torch.model.generation_config.forced_bos_token_id
+    tokens = predictor.tokenizer.convert_ids_to_tokens([] if first is None else [first])
+    usage = Usage(tokens, decoding["max_new_tokens"], decoding["num_beams"], report.precision)
+    text = _README.format(
+        title=exporter.title,
+        format=report.format,
+        precision=report.precision,
+        example=exporter.example(usage),
+    )
+    write_text(folder / "README.md", text)
 
 
-_README = """# A CTranslate2 model
+_README = """# A model for {title}
 
-Written by `lora-s2s export --format ct2 --precision {precision}`. It was compared with the float32
-model in transformers on real inputs; `manifest.json` holds the figures.
+Written by `lora-s2s export --format {format} --precision {precision}`. It was compared with the
+float32 model in transformers on real inputs; `manifest.json` holds the figures.
 
 ```python
-import ctranslate2
-from transformers import AutoTokenizer
-
-translator = ctranslate2.Translator("FOLDER")
-tokenizer = AutoTokenizer.from_pretrained("FOLDER")
-tokens = tokenizer.convert_ids_to_tokens(tokenizer("your text").input_ids)
-result = translator.translate_batch(
-    [tokens],
-{target_prefix}    beam_size={num_beams},
-    max_decoding_length={max_new_tokens},
-    min_decoding_length=0,
-)
-ids = tokenizer.convert_tokens_to_ids(result[0].hypotheses[0])
-print(tokenizer.decode(ids, skip_special_tokens=True))
-```
+{example}```
 """

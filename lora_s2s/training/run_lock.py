@@ -23,7 +23,13 @@ _held: set[Path] = set()
 
 
 @contextmanager
-def run_lock(folder: Path, *, take: bool = True) -> Iterator[None]:
+def run_lock(
+    folder: Path,
+    *,
+    take: bool = True,
+    work: str = "training in",
+    hint: str = "choose another output.name",
+) -> Iterator[None]:
     """Locks a run's folder; the process that holds the lock may enter again.
 
     The system releases the lock when the process ends, however it ends. A lock file left behind is
@@ -31,6 +37,8 @@ def run_lock(folder: Path, *, take: bool = True) -> Iterator[None]:
 
     Args:
         take: whether this process is the one that writes.
+        work: what a run does to its folder, and ``hint`` what else than waiting helps, for the
+            message.
 
     Raises:
         UsageError: another process holds the lock.
@@ -39,7 +47,7 @@ def run_lock(folder: Path, *, take: bool = True) -> Iterator[None]:
     if fcntl is None or not take or path in _held:
         yield
         return
-    descriptor = _lock(path, folder)
+    descriptor = _lock(path, folder, f"{work} {folder}", hint)
     _held.add(path)
     try:
         yield
@@ -49,7 +57,7 @@ def run_lock(folder: Path, *, take: bool = True) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _lock(path: Path, folder: Path) -> int:
+def _lock(path: Path, folder: Path, work: str, hint: str) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         if path.is_symlink() or is_special(path):
@@ -63,8 +71,8 @@ def _lock(path: Path, folder: Path) -> int:
             owner = os.read(descriptor, 300).decode(errors="replace")
             os.close(descriptor)
             raise UsageError(
-                f"another run is training in {folder}: {owner or 'just started'}",
-                hint="wait for it, or choose another output.name",
+                f"another run is {work}: {owner or 'just started'}",
+                hint=f"wait for it, or {hint}",
             ) from error
         except OSError as error:
             warn(
