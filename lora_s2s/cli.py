@@ -15,17 +15,8 @@ import typer
 from typer.core import TyperGroup
 
 from lora_s2s import __version__
+from lora_s2s.commands._all import COMMANDS, GROUPS
 from lora_s2s.commands._failures import show, show_failure, show_traceback, unexpected
-from lora_s2s.commands.adapters import adapters
-from lora_s2s.commands.demo import demo
-from lora_s2s.commands.eval import evaluate
-from lora_s2s.commands.export import export
-from lora_s2s.commands.merge import merge
-from lora_s2s.commands.predict import predict
-from lora_s2s.commands.prepare import prepare
-from lora_s2s.commands.recipes import recipes
-from lora_s2s.commands.serve import serve
-from lora_s2s.commands.train import train
 from lora_s2s.console import discard, plain, tell_in_signal_handler
 from lora_s2s.errors import UsageError
 from lora_s2s.pipeline.failures import (
@@ -147,16 +138,10 @@ app = typer.Typer(
     epilog="Start with: lora-s2s demo. Every command accepts --debug (show tracebacks) and "
     "--offline (no network).",
 )
-app.command("demo")(demo)
-app.command("prepare")(prepare)
-app.command("train")(train)
-app.command("eval")(evaluate)
-app.command("predict")(predict)
-app.command("merge")(merge)
-app.command("export")(export)
-app.command("serve")(serve)
-app.add_typer(recipes, name="recipes")
-app.add_typer(adapters, name="adapters")
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)
+for _name, _group in GROUPS.items():
+    app.add_typer(_group, name=_name)
 
 
 def _version(requested: bool) -> None:

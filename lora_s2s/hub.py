@@ -6,18 +6,30 @@ Folders are untrusted: links out of them and oversized files are refused before 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
-from huggingface_hub import ModelCardData, constants, snapshot_download
+from huggingface_hub import (
+    CommitOperationAdd,
+    HfApi,
+    ModelCardData,
+    constants,
+    get_token,
+    snapshot_download,
+)
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
+    HTTPError,
     LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
     StrictDataclassError,
 )
+from huggingface_hub.utils import validate_repo_id
 
 from lora_s2s import limits
 from lora_s2s.errors import DataError, SetupError, UsageError
@@ -41,6 +53,9 @@ CONVERT = (
     "convert it in a container without network: torch.load with weights_only, then save_file of "
     "safetensors"
 )
+
+_REPO = re.compile(r"[\w.-]+/[\w.-]+", flags=re.ASCII)
+_LOG_IN = "hf auth login (or set HF_TOKEN to a token that may write)"
 
 _WEIGHTS = {".safetensors", ".onnx_data"}
 _CHECKED = {".jsonl", *_WEIGHTS, *(Path(f"x{name}").suffix for name in limits.LARGEST_FILES)}
@@ -171,19 +186,129 @@ def only_cache() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def card_head(base: str, *, tags: Sequence[str], metrics: Sequence[str]) -> str:
-    """Returns the YAML head of an adapter's model card, as hubs read it.
+def card_head(
+    base: str | None,
+    *,
+    tags: Sequence[str],
+    metrics: Sequence[str],
+    license: str | None = None,
+    library: str = "peft",
+) -> str:
+    """Returns the YAML head of a model card, as hubs read it.
 
     Values of metrics are left out: hubs want ids of datasets for them.
     """
     head = ModelCardData(
         base_model=base,
-        library_name="peft",
+        library_name=library,
+        license=license,
         metrics=list(metrics) or None,
         pipeline_tag="text2text-generation",
         tags=list(tags),
     )
     return str(head.to_yaml()).strip()
+
+
+def check_repo_name(repo: str) -> None:
+    """Checks that a repository's name has the form USER/NAME.
+
+    Raises:
+        UsageError: it has not.
+    """
+    try:
+        validate_repo_id(repo)
+        valid = _REPO.fullmatch(repo) is not None
+    except HFValidationError:
+        valid = False
+    if not valid:
+        raise UsageError(
+            f"malformed repository name '{repo}', expected USER/NAME",
+            hint="letters, digits, '-', '_' and '.', such as me/flan-t5-bookings",
+        )
+
+
+def upload(
+    repo: str, files: Mapping[str, bytes | Path], *, public: bool = False, overwrite: bool = False
+) -> str:
+    """Uploads files into a model repository in one commit; creates it, private by default.
+
+    Args:
+        files: name in the repository → content, or the path of a large file.
+        public: the repository may be, or becomes, public.
+        overwrite: the repository may hold files already; others than these stay.
+
+    Returns:
+        the repository's address.
+
+    Raises:
+        SetupError: no token, offline, or the hub cannot be reached or refuses.
+        UsageError: the repository holds files, or is public.
+    """
+    if constants.HF_HUB_OFFLINE:
+        raise SetupError(
+            "the hub is switched off here (HF_HUB_OFFLINE or --offline)",
+            hint="unset HF_HUB_OFFLINE, omit --offline; or only list the files: --dry-run",
+        )
+    if not get_token():
+        raise SetupError("no Hugging Face token on this machine", hint=_LOG_IN)
+    api = HfApi()
+    with _hub_failures(repo):
+        sha = _prepare_repo(api, repo, public=public, overwrite=overwrite)
+        operations = [
+            CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
+            for name, content in files.items()
+        ]
+        message = "Upload with lora-s2s push"
+        api.create_commit(repo, operations, commit_message=message, parent_commit=sha)
+    return f"{api.endpoint}/{repo}"
+
+
+def _prepare_repo(api: HfApi, repo: str, *, public: bool, overwrite: bool) -> str | None:
+    """Creates the repository, or checks the one that exists; returns its last commit."""
+    try:
+        found = api.repo_info(repo)
+    except RepositoryNotFoundError:
+        api.create_repo(repo, private=not public)
+        return None
+    if not found.private and not public:
+        raise UsageError(
+            f"{repo} is public", hint="add --public to upload into it, or choose another name"
+        )
+    names = [file.rfilename for file in found.siblings or () if file.rfilename != ".gitattributes"]
+    if names and not overwrite:
+        raise UsageError(
+            f"{repo} holds {len(names):,} files already ({names[0]}, …)",
+            hint="add --overwrite to replace files of the same names (others stay), or choose "
+            "another name",
+        )
+    sha: str | None = found.sha
+    return sha
+
+
+@contextmanager
+def _hub_failures(repo: str) -> Iterator[None]:
+    """Turns failures of the hub into errors with the next command."""
+    try:
+        yield
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else None
+        if status == 401:
+            raise SetupError("the hub does not accept the token", hint=_LOG_IN) from error
+        if status == 403:
+            raise SetupError(
+                f"the token may not write to {repo}",
+                hint="`hf auth whoami` names its user; it needs the permission to write",
+            ) from error
+        raise SetupError(
+            f"the hub refused the upload to {repo} (status {status})", hint="try again later"
+        ) from error
+    except (OfflineModeIsEnabled, HTTPError, OSError) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # a file of the folder, not the network
+        raise SetupError(
+            f"cannot reach the hub ({type(error).__name__}); nothing was committed to {repo}",
+            hint="check the network, then run it again",
+        ) from error
 
 
 def _from_hub(name: str, revision: str | None, patterns: list[str]) -> Path:

@@ -108,6 +108,9 @@ LARGEST_CONVERSATION = 256 * MIB
 LARGEST_REQUEST, REQUEST_SECONDS = MIB, 30
 MOST_PROMPTS, MOST_MESSAGES, LONGEST_STOP = 64, 1000, 200
 
+# A folder that is published: files of it, and bytes of one, which the hub asks to keep to.
+MOST_PUBLISHED, LARGEST_PUBLISHED = 10_000, 50 * GIB
+
 
 def largest(name: str, suffix: str) -> int | None:
     """Returns the maximum bytes of a file, by its name, else by its suffix; None if not listed."""

@@ -14,7 +14,7 @@ TEXTS = {path: path.read_text(encoding="utf-8") for path in FILES}
 TREES = {path: ast.parse(text) for path, text in TEXTS.items()}
 
 # The first is stated in ARCHITECTURE.md; a feature raises it by what it needs.
-CODE_TOKENS = 190_000
+CODE_TOKENS = 195_000
 TOKENS_PER_LINE = 8.8
 LINE_LENGTH = 100
 FILE_LINES = 400
@@ -26,6 +26,7 @@ MANY_PARAMETERS = {
     "commands/train.py:train",
     "commands/eval.py:evaluate",
     "commands/predict.py:predict",
+    "commands/push.py:push",
     "pipeline/api.py:evaluate",
 }
 FAN_OUT = 16

@@ -18,6 +18,7 @@ from lora_s2s.errors import RecipeError, UsageError, nearest
 from lora_s2s.recipe.catalogue import find_recipe, shipped
 from lora_s2s.recipe.fields import AUTO, Section
 from lora_s2s.recipe.layers import Entry, Layer, Overrides, Scalar, override_layer, read_layer
+from lora_s2s.recipe.private import holds_secret
 from lora_s2s.recipe.schema import SECTIONS, Recipe
 
 # No leading zeros: 012 is ten to YAML and twelve to people.
@@ -33,19 +34,6 @@ _KINDS: dict[object, str] = {
     str: "text",
 }
 _LONGEST_CHAIN, _LONGEST_NUMBER = 8, 40
-# What is in a URL before the host's @, or signs it; and tokens by how they begin.
-_SECRET = re.compile(
-    r"""
-    ://[^/\s]*@
-    | [?&][\w-]*(?i:token|secret|password|signature|sig|credential|key)=[^&\s]
-    | (?<![A-Za-z0-9])(?:
-        (?:hf|gh[opsur]|npm|api_org)_[A-Za-z0-9]{16} | hf_oauth_ | github_pat_\w{16}
-        | sk-(?:(?:proj|ant|or|svcacct|admin)-[\w-]{16} | [A-Za-z0-9]{16})
-        | glpat-[\w-]{16} | xox[a-z]-[\w-]{10} | pypi-AgE | A[KS]IA[A-Z0-9]{12}
-        | AIza[\w-]{30} | eyJ[\w-]{10,}\.eyJ
-    )""",
-    flags=re.VERBOSE,
-)
 # Saying one of these in a later layer takes back the other from an earlier one.
 _ALTERNATIVES = {
     "training.epochs": "training.max_steps",
@@ -285,7 +273,7 @@ def _fitted(raw: Scalar | list[Scalar], annotation: object) -> object:
         if not lists:
             raise BadValue(f"expected {_named(options)}, got a list")
         return [_fitted(item, get_args(lists[0])[0]) for item in raw]
-    if _SECRET.search(raw.text):
+    if holds_secret(raw.text):
         raise BadValue(
             "a password or token; a recipe goes into adapters and reports, so it holds none"
         )

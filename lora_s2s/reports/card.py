@@ -1,17 +1,21 @@
-"""README.md of an adapter: a model card for people and hubs, made from its manifest."""
+"""README.md of an adapter or a whole model: a model card for people and hubs, made from its
+manifest.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from lora_s2s.console import plain
 from lora_s2s.files import read_json, write_text
 from lora_s2s.hub import ADAPTER_CONFIG, DEMO_NAME, card_head
 from lora_s2s.records import manifest_content
 from lora_s2s.reports.peft_versions import WITH_NEW_TRANSFORMERS, peft_that_reads
-from lora_s2s.reports.render import render, verbatim
+from lora_s2s.reports.render import python, render, verbatim
 from lora_s2s.reports.samples import sample_rows
-from lora_s2s.reports.summary import base_name, facts, score_lines, shown, signatures
+from lora_s2s.reports.summary import base_name, facts, flat, score_lines, shown, signatures
 
 CARD = "README.md"
 _EXAMPLES = 3
@@ -22,6 +26,22 @@ _FACTS = {
     "Data and input": ("data", "input", "base", "created"),
 }
 _ANSWER_TOKENS = 128
+OWN_LICENSE = "apache-2.0"
+_SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a card says of the repository it is in: its name, the size of its files, and licenses.
+
+    ``recipe`` holds the sections of an adapter's recipe.
+    """
+
+    repo: str
+    bytes: int = 0
+    base_license: str | None = None
+    data_license: str | None = None
+    recipe: Mapping[str, object] | None = None
 
 
 def write_card(
@@ -61,15 +81,23 @@ def render_card(
     *,
     config: Mapping[str, object] | None = None,
     max_new_tokens: int | None = None,
+    published: Published | None = None,
 ) -> str:
     """Returns the card as Markdown with YAML front matter.
 
     Args:
         config: the adapter's ``adapter_config.json``.
+        published: the repository that the card is for; None for a folder on this machine.
     """
     base, lines = base_name(manifest), score_lines(manifest.get("scores"))
     peft = peft_that_reads(config or {})
-    head = card_head(base, tags=_TAGS, metrics=list(dict.fromkeys(line.metric for line in lines)))
+    licenses = licenses_of(base, manifest, published)
+    head = card_head(
+        base,
+        tags=_TAGS,
+        metrics=list(dict.fromkeys(line.metric for line in lines)),
+        license=licenses[0] if published else None,
+    )
     revision = _entry(manifest, "base", "revision")
     template = _entry(manifest, "input", "template")
     return render(
@@ -88,7 +116,43 @@ def render_card(
         examples=[(_short(row.get("source")), _short(row.get("prediction"))) for row in rows],
         fact_tables=[(title, _facts(manifest, sections)) for title, sections in _FACTS.items()],
         template=shown(template) if template else None,
+        published=published,
+        place=place(published),
+        licenses=licenses,
+        recipe=list(flat("", published.recipe)) if published and published.recipe else [],
     )
+
+
+def place(published: Published | None) -> str:
+    """Returns the Python expression of the folder: a download, or a place to fill in."""
+    download = verbatim("snapshot_download({})")
+    return (
+        download.format(python(published.repo)) if published else verbatim('"PATH_TO_THIS_FOLDER"')
+    )
+
+
+def licenses_of(
+    base: str, manifest: Mapping[str, object], published: Published | None
+) -> tuple[str | None, str | None]:
+    """Returns the licenses of the base and of the data, None where they are not known.
+
+    Known are those that the user names, and the bundled base's and data's.
+    """
+    given = published or Published("")
+    sources = manifest.get("sources")
+    entries = sources.values() if isinstance(sources, Mapping) else ()
+    recorded = [_entry({"": one}, "", "name") for listed in entries for one in _listed(listed)]
+    section = (given.recipe or {}).get("data")
+    splits = [section.get(split) for split in _SPLITS] if isinstance(section, Mapping) else []
+    names = recorded or [name for value in splits if value for name in _listed(value)]
+    ours = bool(names) and all(str(name).startswith("demo:") for name in names)
+    base_license = given.base_license or (OWN_LICENSE if base == DEMO_NAME else None)
+    data_license = given.data_license or (OWN_LICENSE if ours else None)
+    return base_license and plain(base_license), data_license and plain(data_license)
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
 
 
 def _entry(manifest: Mapping[str, object], section: str, key: str) -> object:

@@ -72,7 +72,8 @@ def _markdown() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"python": _python}
+    environment.filters |= {"python": python}
+    environment.globals["verbatim"] = verbatim
     return environment
 
 
@@ -88,7 +89,7 @@ def _counts(counts: Mapping[str, int]) -> list[tuple[str, str]]:
     return [(name, f"{count:,}") for name, count in counts.items()]
 
 
-def _python(text: str) -> Markup:
-    """A text as a Python string inside a fenced block of Markdown."""
+def python(text: str) -> Markup:
+    """Returns a text as a Python string inside a fenced block of Markdown."""
     literal = json.dumps(plain(text), ensure_ascii=False)
     return verbatim(literal.replace("`", "\\u0060"))

@@ -69,9 +69,10 @@ def test_card_says_what_it_is_and_how_to_use_it() -> None:
 
 def test_the_python_in_the_card_compiles() -> None:
     card = render_card("x", {**MANIFEST, "base": {"name": 'odd"na`me\\'}})
-    code = card.split("```python\n")[1].split("```")[0]
-    compile(code, "card", "exec")
-    assert "odd" in code
+    for block in card.split("```python\n")[1:]:
+        code = block.split("```")[0]
+        compile(code, "card", "exec")
+        assert "odd" in code
 
 
 def test_a_local_base_does_not_tell_where_it_was() -> None:
@@ -148,9 +149,12 @@ def test_what_spare_rows_carry_is_told_apart_and_empty_lists_are_left_out() -> N
 ASKED = "hi its Ana, table for two on sat at 8pm"
 
 
-def run_the_python_in(card: str, folder: Path, tmp_path: Path) -> str:
-    """What the card's code prints, the two places to fill in filled in."""
-    code = card.split("```python\n")[1].split("```")[0].replace("PATH_TO_THIS_FOLDER", str(folder))
+def run_the_python_in(card: str, folder: Path, tmp_path: Path, block: int = -1) -> str:
+    """What a block of the card's code prints, the two places to fill in filled in: PEFT's alone, or
+    the package's.
+    """
+    blocks = card.split("```python\n")[1:]
+    code = blocks[block].split("```")[0].replace("PATH_TO_THIS_FOLDER", str(folder))
     script = tmp_path / "use.py"
     script.write_text(code.replace("your text", ASKED), encoding="utf-8")
     printed = io.StringIO()
@@ -169,6 +173,7 @@ def test_the_card_on_the_bundled_base_loads_as_written(invoke: Invoke, tmp_path:
     )
     answer = invoke("predict", str(folder), ASKED).stdout.strip()
     assert "Ana" in answer
+    assert run_the_python_in(card, folder, tmp_path, 0) == answer
     assert run_the_python_in(card, folder, tmp_path) == answer
     assert "Needs PEFT 0.14 or newer" in card
 

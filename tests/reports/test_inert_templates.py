@@ -14,12 +14,13 @@ from markdown_it import MarkdownIt
 
 import lora_s2s.reports
 from lora_s2s.reports.adapter_page import render_report
-from lora_s2s.reports.card import render_card
+from lora_s2s.reports.card import Published, render_card
 from lora_s2s.reports.data_page import write_data_page
+from lora_s2s.reports.model_card import render_model_card
 from lora_s2s.reports.render import render
 
 TEMPLATES = Path(lora_s2s.reports.__file__).parent / "templates"
-PARTS = {"layout.html", "parts.html", "style.css"}
+PARTS = {"layout.html", "licenses.md", "parts.html", "style.css"}
 EVIL = {
     "script": "</td></p><script>alert(1)</script><img src=x onerror=alert(1)>\"'><b onclick=x>&lt;",
     "markdown": "](javascript:alert(1)) ![i](http://e.vil/x) `c` ``` **b** | c | @you http://e.vil "
@@ -63,7 +64,21 @@ def adapter_page(evil: str, folder: Path) -> str:
 
 def card(evil: str, folder: Path) -> str:
     config = {"peft_type": "OFT", evil: evil}
-    return render_card(evil, manifest(evil), rows(evil), config=config)
+    published = Published(evil, 3, evil, evil, {evil: {evil: evil}})
+    return render_card(evil, manifest(evil), rows(evil), config=config, published=published)
+
+
+def model_card(evil: str, folder: Path) -> str:
+    speed = {"tokens_per_second": evil, "latency_p50": evil}
+    about = {
+        "export": {"format": "ct2", "precision": evil},
+        "merged": {"name": evil},
+        "parity": {evil: evil, "reference": speed, "export": speed},
+        "check": {evil: evil},
+    }
+    readme = f"```python\nx = 1\n\n   ```\n{evil}\n```\n"
+    content = {**manifest(evil), **about}
+    return render_model_card(evil, content, Published(evil, 3, evil, evil), readme=readme)
 
 
 def data_page(evil: str, folder: Path) -> str:
@@ -106,6 +121,7 @@ RENDERED: dict[str, Callable[[str, Path], str]] = {
     "adapter.html": adapter_page,
     "card.md": card,
     "data.html": data_page,
+    "model.md": model_card,
     "notebook.html": notebook,
 }
 
@@ -142,7 +158,7 @@ def test_a_template_makes_the_same_markup_of_hostile_values(
     text = RENDERED[template](EVIL[kind], tmp_path)
     assert markup_of(text, template).tags == markup_of(harmless, template).tags
     assert not CONTROLS.search(text)
-    if template == "card.md":
+    if template.endswith(".md"):
         heads = [set(ModelCard(card).data.to_dict()) for card in (text, harmless)]
         assert heads[0] == heads[1]
 
