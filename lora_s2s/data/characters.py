@@ -1,6 +1,4 @@
-"""Which characters the data has, which of them a vocabulary lacks, and whether they become added
-tokens.
-"""
+"""Characters of the data, those that the vocabulary lacks, and tokens to add for them."""
 
 from __future__ import annotations
 
@@ -29,15 +27,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _SHOWN = 50
-# With auto, tokens are added where one target in so many loses a character.
+# With auto, tokens are added if one in this many targets loses a character.
 _TARGETS_FOR_ONE_LOST = 1000
 
 
 class Characters:
-    """How often each character occurs in the texts of each side, and how many pairs of spaces.
+    """Counts characters and double spaces of both sides.
 
     Args:
-        tokens: of the tokenizer, counted as well, both sides together.
+        tokens: of the tokenizer, counted too, in both sides together.
     """
 
     def __init__(self, tokens: Sequence[str] = ()) -> None:
@@ -48,7 +46,7 @@ class Characters:
         self.rows = 0
 
     def add(self, sources: Sequence[str], targets: Sequence[str]) -> None:
-        """Counts some rows."""
+        """Counts a batch of rows."""
         self.rows += len(sources)
         for side, texts in zip(SIDES, (sources, targets), strict=True):
             text = "\0".join(texts)
@@ -60,7 +58,7 @@ class Characters:
                 self.tokens.update(self._tokens.findall(text))
 
     def counts(self, side: str) -> dict[str, int]:
-        """Returns character → occurrences."""
+        """Counts by character."""
         counts = self._counts[side]
         codes = np.flatnonzero(counts)
         return {chr(code): int(count) for code, count in zip(codes, counts[codes], strict=True)}
@@ -68,36 +66,36 @@ class Characters:
 
 @dataclass(frozen=True)
 class BaseTokenizer:
-    """A base's tokenizer, and how many rows its embeddings have."""
+    """A base's tokenizer, and the number of its embedding rows."""
 
     tokenizer: PreTrainedTokenizerBase
     rows: int
 
     @staticmethod
     def load(data: DataSection, model: ModelSection) -> BaseTokenizer:
-        """Loads it with the languages of the data set; raises what :func:`load_tokenizer` does."""
+        """Loads the tokenizer with the data's languages; raises as :func:`load_tokenizer`."""
         languages = {key: getattr(data, key) for key in LANGUAGES}
         tokenizer = load_tokenizer(model.name, model.revision, **languages)
         return BaseTokenizer(tokenizer, embedding_rows(tokenizer, model.name, model.revision))
 
     @property
     def added_tokens(self) -> list[str]:
-        """Tokens of the base's owner that a text may hold on purpose."""
+        """Tokens that the base's authors added and that texts may contain on purpose."""
         return added_tokens(self.tokenizer)
 
     @property
     def can_be_lossless(self) -> bool:
-        """Whether there are unused embedding rows enough for ``data.lossless_text``."""
+        """Whether there are enough unused embedding rows for ``data.lossless_text``."""
         return unused_rows(self.tokenizer, self.rows) >= len(ALWAYS)
 
 
 @dataclass(frozen=True)
 class DataTokenizer:
-    """The tokenizer that some data is prepared with.
+    """The tokenizer that prepares the data.
 
     Attributes:
-        lossless: the tokens added on unused embedding rows; empty for the base's own tokenizer.
-        added: tokens of the base's owner with their occurrences in the data: ``used``, ``text``.
+        lossless: tokens added on unused embedding rows; empty for the base's tokenizer.
+        added: counts in the data of the base's added tokens: ``used``, and read as ``text``.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -106,11 +104,11 @@ class DataTokenizer:
 
 
 def tokenizer_for(data: DataSection, base: BaseTokenizer, characters: Characters) -> DataTokenizer:
-    """Returns the tokenizer to prepare with, as ``lossless_text`` and ``special_tokens`` say.
+    """The tokenizer for preparing data with ``lossless_text`` and ``special_tokens``.
 
     Raises:
-        UsageError: lossless text is ``on`` for a base without unused embedding rows, or beside
-            added tokens that are used, as either changes the tokenizer.
+        UsageError: lossless text is ``on``, but the base lacks unused embedding rows, or the data
+            uses added tokens: both change the tokenizer.
     """
     tokenizer, added = tokens_of_data(data.special_tokens, base.tokenizer, characters.tokens)
     if not added["used"]:
@@ -118,7 +116,7 @@ def tokenizer_for(data: DataSection, base: BaseTokenizer, characters: Characters
         return DataTokenizer(*lossless, added)
     if data.lossless_text == "on":
         problem = (
-            "data.lossless_text is on, and the data's added tokens are used "
+            "data.lossless_text=on excludes the use of the base's added tokens "
             f"({', '.join([*added['used']][:3])})"
         )
         raise UsageError(problem, hint="--set data.special_tokens=text, or data.lossless_text=off")
@@ -128,18 +126,18 @@ def tokenizer_for(data: DataSection, base: BaseTokenizer, characters: Characters
 def _lossless(
     mode: str, tokenizer: PreTrainedTokenizerBase, rows: int, characters: Characters
 ) -> tuple[PreTrainedTokenizerBase, list[str]]:
-    """Returns the tokenizer and the tokens added to it (none: it is the base's own).
+    """The tokenizer and the tokens added to it, none if it is the base's.
 
     Args:
-        mode: ``on``, ``off`` or ``auto``: where a target in a thousand would lose a character, runs
-            of spaces not counted, and added tokens keep most of what would be lost.
+        mode: ``on``, ``off`` or ``auto``: on if one target in a thousand would lose a character
+            (not counting runs of spaces) and added tokens keep most of the lost ones.
     """
     unused = unused_rows(tokenizer, rows)
     if mode == "on" and unused < len(ALWAYS):
         raise UsageError(
-            f"data.lossless_text is on, but the base has {unused} unused embedding rows, at least "
-            f"{len(ALWAYS)} are needed",
-            hint="set data.lossless_text=off; byte-level bases such as google/byt5-small hold "
+            f"data.lossless_text=on needs {len(ALWAYS)} unused embedding rows or more, the base "
+            f"has {unused}",
+            hint="set data.lossless_text=off; byte-level bases such as google/byt5-small represent "
             "every text",
         )
     if mode == "off" or unused < len(ALWAYS):
@@ -160,7 +158,7 @@ def _lossless(
 
 
 def characters_report(made: DataTokenizer, characters: Characters) -> dict[str, Any]:
-    """Returns the part of the report of ``prepare`` that is about characters."""
+    """The part of ``prepare``'s report on characters."""
     present = {char for side in SIDES for char in characters.counts(side)}
     beyond = beyond_reach(made.tokenizer, present)
     return {
@@ -174,7 +172,7 @@ def characters_report(made: DataTokenizer, characters: Characters) -> dict[str, 
 
 def _lost(counts: Mapping[str, int], beyond: Mapping[str, str]) -> dict[str, Any]:
     lost = Counter({char: count for char, count in counts.items() if char in beyond})
-    shown = [
+    characters = [
         {
             "character": char,
             "code": f"U+{ord(char):04X}",
@@ -184,4 +182,4 @@ def _lost(counts: Mapping[str, int], beyond: Mapping[str, str]) -> dict[str, Any
         }
         for char, count in lost.most_common(_SHOWN)
     ]
-    return {"count": lost.total(), "different": len(lost), "characters": shown}
+    return {"count": lost.total(), "different": len(lost), "characters": characters}

@@ -1,4 +1,4 @@
-"""Features to padded tensors. B batch, S source length, T target length."""
+"""Features to padded tensors. Legend: B batch, S source length, T target length."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ class Batch:
     Attributes:
         input_ids_BS: source ids, padded on the right.
         attention_mask_BS: 1 for a source token, 0 for padding.
-        labels_BT: target ids, IGNORE_INDEX where there is none.
-        target_tokens, source_tokens: how many labels and source tokens count; computed on
-            construction, so that a GPU need not be.
-        layout: what the fast forward computed ahead; None where it has not.
-        memory_ND: the encoder's states of the source tokens in the layout's order, where they are
-            known.
+        labels_BT: target ids, IGNORE_INDEX as padding.
+        target_tokens, source_tokens: numbers of real tokens; computed on construction, to avoid a
+            GPU synchronisation.
+        layout: prepared for the fast forward; None if it is not in use.
+        memory_ND: the encoder's states of the source tokens in the layout's order, if cached.
     """
 
     input_ids_BS: Tensor
@@ -67,10 +66,10 @@ class Batch:
 
 
 def collate(features: Sequence[Features], pad_token_id: int) -> Batch:
-    """Pads sources with ``pad_token_id`` and labels with IGNORE_INDEX, to the longest of the batch.
+    """Pads sources with ``pad_token_id`` and labels with IGNORE_INDEX to the longest of the batch.
 
     Raises:
-        ValueError: no features.
+        ValueError: the batch is empty.
     """
     if not features:
         raise ValueError("a batch needs at least one example")

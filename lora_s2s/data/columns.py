@@ -1,4 +1,4 @@
-"""What a user should know about the columns: which are used, which are not, and what that costs."""
+"""Notes and warnings on columns: used, unused, and ambiguous sources."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from lora_s2s.examples.reading import Reading, UnusedColumn
 from lora_s2s.examples.shapes import FORMATS
 
 _LISTED = 20
-# A text column is reported where most rows have a value of several words, and mostly distinct.
+# An unused text column is reported if most rows have a distinct value of several words.
 _FILLED, _DISTINCT, _WORDS = 0.5, 0.5, 3
-# Share of training rows with an ambiguous source from which on that is a warning.
+# A warning is given from this fraction of training rows with an ambiguous source on.
 _AMBIGUOUS = 0.2
 
 
 def columns_line(reading: Reading) -> str:
-    """Returns one line: source, target, and every unused column with how full it is."""
+    """One line: source, target, and every unused column with the fraction of filled rows."""
     shape = FORMATS.get(reading.format)
     if shape is not None or reading.target_column is None:
         used = f"read as {reading.format}"
@@ -41,43 +41,43 @@ def columns_line(reading: Reading) -> str:
 
 
 def column_warnings(reading: Reading) -> list[str]:
-    """Returns a warning where text columns are unused, with the template that would use them."""
+    """Warnings on unused text columns, with a template that uses them."""
     missed = [column for column in reading.unused if _is_missed(column)]
     template = _template(reading, [column.name for column in missed])
     if not missed or template is None:
         return list(reading.warnings)
     names = ", ".join(f"'{column.name}'" for column in missed)
-    verb, pronoun = ("is", "it belongs") if len(missed) == 1 else ("are", "they belong")
+    verb, pronoun = ("is", "it") if len(missed) == 1 else ("are", "them")
     setting = shlex.quote(f"data.template={template}")
     noun = "column" if len(missed) == 1 else "columns"
     return [
         *reading.warnings,
-        f"the text {noun} {names} {verb} not used; if {pronoun} to the input: --set {setting}",
+        f"the text {noun} {names} {verb} not used; to add {pronoun} to the input: --set {setting}",
     ]
 
 
 def ambiguity(reading: Reading, decisions: Decisions, rows: int) -> tuple[list[str], list[str]]:
-    """Returns notes and warnings on training rows that the source does not distinguish."""
+    """Notes and warnings on training rows with the same source."""
     notes, warnings = [], []
     if decisions.repeated:
         names = ", ".join(f"'{name}'" for name in reading.distinguishing)
         repeated = counted(decisions.repeated, "row")
         notes.append(
-            f"{repeated} with the same source and target as another, but different unused columns "
+            f"{repeated} with the source and target of another row but different unused columns "
             f"({names}): kept"
         )
     if decisions.ambiguous:
         share = decisions.ambiguous / max(1, rows)
         what = (
-            f"{decisions.ambiguous:,} training rows ({share:.0%}) have the same source as rows "
-            "with other targets"
+            f"{decisions.ambiguous:,} training rows ({share:.0%}) share their source with rows "
+            "that have other targets"
         )
         if share >= _AMBIGUOUS and reading.unused:
-            warnings.append(f"{what}: the task cannot be learnt from this source alone")
+            warnings.append(f"{what}: the task cannot be learned from this source alone")
         else:
             notes.append(
-                f"{what}: correct if a source has several answers; if not, the source lacks what "
-                "distinguishes them"
+                f"{what}: fine if a source has several correct answers; otherwise the source lacks "
+                "information"
             )
     return notes, warnings
 
@@ -93,9 +93,7 @@ def _is_missed(column: UnusedColumn) -> bool:
 
 
 def _template(reading: Reading, names: Sequence[str]) -> str | None:
-    """Returns a template with the unused columns before the source; None where the format has its
-    own.
-    """
+    """A template with the unused columns before the source; None if it cannot be built."""
     if reading.source_column is not None and reading.template is None:
         columns = [*names, reading.source_column]
         return (

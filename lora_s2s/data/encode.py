@@ -1,4 +1,4 @@
-"""Rows of the spool to features: takes a record batch and gives back record batches."""
+"""Tokenises the spool: record batches of texts to record batches of features."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ _FORM = f"{string.punctuation}{string.whitespace}".encode()
 
 @dataclass(frozen=True)
 class Encoding:
-    """All that turns texts into features.
+    """Everything that turns texts into features.
 
     Attributes:
-        classes: whether targets are counted.
+        classes: whether to count targets.
     """
 
     encoder: TextEncoder
@@ -54,9 +54,7 @@ class Encoding:
     classes: bool
 
     def rules_of(self, split: str, dialogue: bool) -> LengthRules:
-        """Returns the rules for a row: a score covers every test row, and a dialogue's newest turns
-        are kept.
-        """
+        """The rules for a row: test rows are never dropped, dialogues keep their newest turns."""
         rules = self.rules
         if split == "test":
             side = "right" if rules.truncate_source == "drop" else rules.truncate_source
@@ -66,24 +64,24 @@ class Encoding:
         return rules
 
     def fitted(self, text: str, ids: list[int], turns: str) -> tuple[str, list[int]]:
-        """Returns a dialogue cut between turns, as text and ids, where it is too long."""
+        """A dialogue as text and ids, without its oldest turns if too long."""
         most = self.rules.max_source_tokens - len(self.templates.source)
         if len(ids) <= most or self.rules.truncate_source == "drop":
             return text, ids
         spoken, template = json.loads(turns)
-        made: dict[str, list[int]] = {}
+        encoded: dict[str, list[int]] = {}
 
         def fits(shorter: str) -> bool:
-            made[shorter] = self.encoder([shorter], "text")[0]
-            return bool(len(made[shorter]) <= most)
+            encoded[shorter] = self.encoder([shorter], "text")[0]
+            return bool(len(encoded[shorter]) <= most)
 
         fitted = fit_turns(spoken, template, fits)
-        return fitted, made.get(fitted) or self.encoder([fitted], "text")[0]
+        return fitted, encoded.get(fitted) or self.encoder([fitted], "text")[0]
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A batch's outcome: a record batch for each split, the omitted rows, what was counted."""
+    """A batch's outcome: a record batch per split, the rejected rows, and counts."""
 
     splits: dict[str, pa.RecordBatch]
     rejected: list[Rejected]
@@ -98,11 +96,11 @@ def write_splits(
     data: DataSection,
     rejected: Rejections,
 ) -> tuple[Counter[str], Tally]:
-    """Writes the splits' files beside the spool and removes it; returns their rows and what was
-    counted.
+    """Writes the splits' files next to the spool and removes the spool; returns row counts by split
+    and the tally.
 
     Args:
-        data: with the limits as numbers.
+        data: with numbers for the limits.
     """
     source, target = (int(getattr(data, key)) for key in KEYS.values())
     encoding = Encoding(
@@ -135,7 +133,7 @@ def write_splits(
 
 
 def encode_spool(path: Path, decisions: Decisions, encoding: Encoding) -> Iterator[Encoded]:
-    """Yields what becomes of every record batch of a spool, in order."""
+    """Yields the outcome of every record batch of a spool, in order."""
     reader = pa.ipc.open_file(pa.memory_map(str(path)))
     for index, rows in enumerate(places(reader)):
         codes, copies = decisions.code[rows], decisions.copies[rows]
@@ -144,8 +142,8 @@ def encode_spool(path: Path, decisions: Decisions, encoding: Encoding) -> Iterat
 
 @contextmanager
 def rarely_collected() -> Iterator[None]:
-    """While entered, Python's garbage collector runs seldom: rows have no cycles, and looking for
-    them took a third of the time.
+    """Runs Python's garbage collector rarely: rows have no cycles, and searching for them took a
+    third of the time.
     """
     usual = gc.get_threshold()
     gc.set_threshold(*_COLLECT_AFTER)
@@ -156,7 +154,7 @@ def rarely_collected() -> Iterator[None]:
 
 
 class _Row(NamedTuple):
-    """One row of the spool, and what was decided about it."""
+    """One row of the spool, and the decisions on it."""
 
     source: str
     target: str
@@ -172,11 +170,10 @@ def encode_batch(
     copies: npt.NDArray[np.int16],
     encoding: Encoding,
 ) -> Encoded:
-    """Tokenises a record batch of the spool, every different text once.
+    """Tokenises a record batch of the spool, each distinct text once.
 
     Args:
-        codes, copies: (rows,) what was decided about each; see
-        :class:`lora_s2s.data.split.Decisions`.
+        codes, copies: (rows,) see :class:`lora_s2s.data.split.Decisions`.
     """
     rows = [*map(_Row, *batch.to_pydict().values(), codes.tolist(), copies.tolist())]
     live = [row for row in rows if row.code not in REASONS]
@@ -201,7 +198,7 @@ def _by_text(texts: Sequence[str], encoder: TextEncoder, side: str) -> list[list
 
 
 class _Outcome:
-    """What a batch's rows become, row by row."""
+    """Collects the outcome of a batch, row by row."""
 
     def __init__(self, encoding: Encoding, rejected: list[Rejected]) -> None:
         self._encoding, self._rejected = encoding, rejected
@@ -215,7 +212,7 @@ class _Outcome:
         self._most_target = rules.max_target_tokens - len(templates.target)
 
     def take(self, row: _Row, source: list[int], target: list[int]) -> None:
-        """Adds one row with the ids of its texts, nothing cut yet."""
+        """Adds a row with the uncut ids of its texts."""
         self._lengths["source"].append(len(source))
         self._lengths["target"].append(len(target))
         if 0 < len(source) <= self._most_source and 0 < len(target) <= self._most_target:
@@ -251,7 +248,7 @@ class _Outcome:
             self._tally.classes[row.target] += row.copies
 
     def encoded(self, rows: int) -> Encoded:
-        """Returns what became of all rows."""
+        """The outcome of all rows."""
         tally, templates = self._tally, self._encoding.templates
         for side in SIDES:
             lengths = np.array(self._lengths[side], int)
@@ -271,9 +268,7 @@ class _Outcome:
 
 
 def _without_form(row: _Row) -> tuple[int, int]:
-    """Returns hashes of a row's source and of its pair without their case, spaces and (ASCII)
-    punctuation.
-    """
+    """Hashes of a row's source and pair, ignoring case, spaces and ASCII punctuation."""
     source = row.source.casefold().encode().translate(None, _FORM)
     pair = source + b"\0" + row.target.casefold().encode().translate(None, _FORM)
     return _number(source), _number(pair)

@@ -1,4 +1,4 @@
-"""The report of ``prepare``: what was read, kept, cut and omitted, and what to do about it."""
+"""The report of ``prepare``: rows read, kept, cut and rejected, with warnings and advice."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from lora_s2s.recipe.schema import DataSection
 
 @dataclass(frozen=True)
 class Findings:
-    """What came of all rows.
+    """The results of preparing.
 
     Attributes:
-        sizes: split → rows.
-        limits: the two length limits by their keys.
+        sizes: rows by split.
+        limits: both length limits by key.
     """
 
     reading: Reading
@@ -40,7 +40,7 @@ class Findings:
 
 
 def report_of(data: DataSection, findings: Findings, bounds: Bounds) -> dict[str, object]:
-    """Returns the JSON object of ``prepare``."""
+    """The object of ``prepare --json``."""
     sizes, limits = findings.sizes, findings.limits
     report: dict[str, Any] = {
         "rows": findings.rejected.rows(findings.tally.kept),
@@ -62,9 +62,7 @@ def _listed(named: str | list[str]) -> list[str]:
 
 
 def _suggested_bytes(report: Mapping[str, Any], bounds: Bounds) -> dict[str, int]:
-    """Returns what one row of a suggested limit takes, by side, where this machine has not that
-    much memory.
-    """
+    """Memory for training on one row of a suggested limit, by side, if this machine has less."""
     needed = {}
     for side, key in KEYS.items():
         tokens = {other: limit["tokens"] for other, limit in report["limits"].items()}
@@ -76,7 +74,7 @@ def _suggested_bytes(report: Mapping[str, Any], bounds: Bounds) -> dict[str, int
 
 
 def _sentences(findings: Findings, report: Mapping[str, Any]) -> dict[str, object]:
-    """Returns the parts of the report that are sentences: columns, warnings, advice."""
+    """The report's texts: columns, warnings, advice."""
     reading, decisions = findings.reading, findings.decisions
     notes, warnings = ambiguity(reading, decisions, report["splits"].get("train", 0))
     hints = advice(report, spare=findings.base.can_be_lossless)

@@ -1,4 +1,4 @@
-"""The files of every split, read into the spool."""
+"""Reads the files of every split into the spool."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ from lora_s2s.recipe.schema import DataSection
 
 
 def with_split_files(data: DataSection) -> DataSection:
-    """Returns the section with the files of each split: a folder named alone may hold all of them,
-    by its files' names.
-    """
+    """The section with the files of each split, if a folder's file names assign them to splits."""
     if not isinstance(data.train, str) or data.validation or data.test:
         return data
     files = named_splits(data.train)
@@ -33,31 +31,31 @@ def with_split_files(data: DataSection) -> DataSection:
     if others:
         names = f"{Path(others[0]).name}{', …' if len(others) > 1 else ''}"
         count = counted(len(others), "file")
-        warn(f"{data.train}: {count} omitted, no split in the name: {names}")
+        warn(f"{data.train}: {count} omitted, no split in the file name: {names}")
     return data.model_copy(update=files)
 
 
 def splits_named(data: DataSection) -> list[str]:
-    """Returns train, and the other splits that have files of their own."""
+    """``train``, and the other splits with their own files."""
     return [split for split in SPLITS if split == SPLITS[TRAIN] or data.named(split)]
 
 
 def gather(
     data: DataSection, spool: Spool, rejected: Rejections, *, seed: int, strict: bool
 ) -> Reading:
-    """Reads every split into the spool; returns how the training data was read."""
+    """Reads every split into the spool; returns the reading of the training data."""
     splits = splits_named(data)
     read = {split: Examples(data, split, seed=seed) for split in splits}
     with ProgressLine("read") as line:
         for split, examples in read.items():
             for item in examples:
                 if isinstance(item, Example):
-                    # By a column of the table, or its JSON document.
+                    # As assigned by a split column or the JSON document.
                     marked = item.split or split
                     if marked == split or marked not in splits:
                         spool.add(item, SPLITS.index(marked))
                     else:
-                        reason = f"row of the {marked} split, which has data of its own"
+                        reason = f"row of the {marked} split, which has its own data"
                         rejected.add(reject(item.where, reason, item.source, fault=False))
                 elif strict and not isinstance(item, Skipped):
                     raise _refused(item, others_are_right=spool.rows + spool.waiting > 0)
@@ -74,5 +72,5 @@ def _refused(item: Rejected, *, others_are_right: bool) -> DataError:
     return DataError(
         f"a row cannot be used: {item.reason}",
         where=f"{item.file}:{item.line}",
-        hint=f"{hint}; or omit --strict to have such rows listed and dropped",
+        hint=f"{hint}; or omit --strict: such rows are then listed and dropped",
     )

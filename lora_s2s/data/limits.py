@@ -1,7 +1,6 @@
-"""Length limits chosen from the data: what nearly every row needs, within the bounds of base and
-machine.
+"""Length limits for ``auto``: what nearly every row needs, within the bounds of base and machine.
 
-Decided on the lengths of all rows, or of a seeded sample of them, before anything is cut.
+Chosen before anything is cut, by the lengths of all rows or of a seeded sample.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ if TYPE_CHECKING:
 
 Limit = int | Auto
 KEYS = {side: f"max_{side}_tokens" for side in SIDES}
-# Training flan-t5-base on a row of both takes about 1 GB; answers are decoded token by token.
+# Training flan-t5-base on a row of these lengths takes about 1 GB.
 CAPS = {"source": 1024, "target": 512}
 _LEAST = {"source": 16, "target": 8}
 _SAMPLE = 20_000
 _SHARE = 0.99
 _OUTLIER = 2
-# One row may take this share of the memory: weights, gradients and further rows need the rest.
+# The fraction of memory that one row may take: weights, gradients and other rows need the rest.
 _MEMORY_SHARE = 0.25
 
 
@@ -43,9 +42,9 @@ class Bounds:
     """Upper bounds that a base and a machine set.
 
     Attributes:
-        positions: how many tokens a text may have; None where positions are relative.
-        memory: bytes of the device that trains; None where it is not known.
-        row_bytes: source and target tokens → bytes that training on one such row takes.
+        positions: the most tokens of a text; None for relative positions.
+        memory: bytes of the training device; None if unknown.
+        row_bytes: source and target tokens → bytes for training on one such row.
     """
 
     positions: int | None = None
@@ -53,7 +52,7 @@ class Bounds:
     row_bytes: Callable[[int, int], int] | None = None
 
     def fits(self, source: int, target: int) -> bool:
-        """Whether training on a row of so many tokens leaves memory for everything else."""
+        """Whether training on a row of this length leaves enough memory for the rest."""
         if self.memory is None or self.row_bytes is None:
             return True
         return self.row_bytes(source, target) <= _MEMORY_SHARE * self.memory
@@ -64,7 +63,7 @@ UNBOUNDED = Bounds()
 
 @dataclass(frozen=True)
 class Chosen:
-    """A limit, and what set it: ``recipe``, ``data``, ``cap``, ``positions`` or ``memory``."""
+    """A limit, and its origin: ``recipe``, ``data``, ``cap``, ``positions`` or ``memory``."""
 
     tokens: int
     by: str
@@ -78,39 +77,39 @@ def limits_of(
     bounds: Bounds,
     seed: int,
 ) -> dict[str, Chosen]:
-    """Returns the two length limits by their keys, chosen where they are ``auto``.
+    """Both length limits by key; chooses values for ``auto``.
 
     Args:
-        seed: of the sample of rows that is measured.
+        seed: for the sample of rows to measure.
     """
     encoder, templates = encoder_of(tokenizer), special_token_templates(tokenizer)
-    asked = {side: getattr(data, key) for side, key in KEYS.items()}
+    given = {side: getattr(data, key) for side, key in KEYS.items()}
     chosen = choose_limits(
-        asked, lambda: sampled_lengths(spool, decisions, encoder, templates, seed=seed), bounds
+        given, lambda: sampled_lengths(spool, decisions, encoder, templates, seed=seed), bounds
     )
     return {KEYS[side]: limit for side, limit in chosen.items()}
 
 
 def choose_limits(
-    asked: Mapping[str, Limit], lengths: Callable[[], Mapping[str, Counts]], bounds: Bounds
+    given: Mapping[str, Limit], lengths: Callable[[], Mapping[str, Counts]], bounds: Bounds
 ) -> dict[str, Chosen]:
-    """Returns each side's limit: the recipe's, or for ``auto`` what the data needs.
+    """Each side's limit: the recipe's, or for ``auto`` what the data needs.
 
     Args:
-        asked: side → tokens or ``auto``.
-        lengths: counts rows by length, called where it is needed.
+        given: tokens or ``auto`` by side.
+        lengths: counts rows by length; called only if needed.
     """
-    if AUTO not in asked.values():
-        return {side: Chosen(int(limit), "recipe") for side, limit in asked.items()}
+    if AUTO not in given.values():
+        return {side: Chosen(int(limit), "recipe") for side, limit in given.items()}
     counts = lengths()
     chosen = {}
-    for side, limit in asked.items():
+    for side, limit in given.items():
         chosen[side] = (
             _needed(counts[side], side, bounds) if limit == AUTO else Chosen(limit, "recipe")
         )
-    for side in SIDES:  # the source first: a cut source loses a part, a long target drops the row
+    for side in SIDES:  # the source first: it is cut, while a long target drops the row
         while (
-            asked[side] == AUTO and chosen[side].tokens > _LEAST[side] and not _fit(chosen, bounds)
+            given[side] == AUTO and chosen[side].tokens > _LEAST[side] and not _fit(chosen, bounds)
         ):
             tokens = chosen[side].tokens
             chosen[side] = Chosen(max(_LEAST[side], tokens - _step(tokens)), "memory")
@@ -122,16 +121,14 @@ def _fit(chosen: Mapping[str, Chosen], bounds: Bounds) -> bool:
 
 
 def _needed(counts: Counts, side: str, bounds: Bounds) -> Chosen:
-    """The longest row's length; the 99th percentile where that is less than half of it. Rounded
-    up.
-    """
+    """The longest row's length, or if less than half of that the 99th percentile; rounded up."""
     most, longest = quantile(counts, _SHARE), quantile(counts, 1)
-    wanted = max(_LEAST[side], longest if longest <= _OUTLIER * most else most)
-    step = _step(wanted)
-    rounded = -(-wanted // step) * step
+    needed = max(_LEAST[side], longest if longest <= _OUTLIER * most else most)
+    step = _step(needed)
+    rounded = -(-needed // step) * step
     if bounds.positions is not None and rounded > bounds.positions <= CAPS[side]:
-        return Chosen(bounds.positions, "positions" if wanted > bounds.positions else "data")
-    return Chosen(min(rounded, CAPS[side]), "cap" if wanted > CAPS[side] else "data")
+        return Chosen(bounds.positions, "positions" if needed > bounds.positions else "data")
+    return Chosen(min(rounded, CAPS[side]), "cap" if needed > CAPS[side] else "data")
 
 
 def _step(tokens: int) -> int:
@@ -146,10 +143,10 @@ def sampled_lengths(
     *,
     seed: int,
 ) -> dict[str, Counts]:
-    """Returns how many rows of a spool have 0, 1, 2, … tokens, of those that go to a split.
+    """How many rows of the splits have 0, 1, 2, … tokens, by side.
 
     Args:
-        seed: of the sample, which is taken where rows are many.
+        seed: for the sample that is taken of many rows.
     """
     rows = np.flatnonzero(~np.isin(decisions.code, list(REASONS)))
     if len(rows) > _SAMPLE:

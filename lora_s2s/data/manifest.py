@@ -1,6 +1,4 @@
-"""``manifest.json`` of a prepared folder: what it is made from, which saves preparing it twice, and
-how inference builds a source.
-"""
+"""``manifest.json`` of prepared data: its origin, for reuse, and settings for inference."""
 
 from __future__ import annotations
 
@@ -36,7 +34,7 @@ Identity = dict[str, Any]
 def identity_of(
     data: DataSection, model: ModelSection, *, seed: int, previews: int, strict: bool
 ) -> Identity:
-    """Returns all that a prepared folder depends on."""
+    """Everything that prepared data depends on."""
     modes = (data.lossless_text, data.special_tokens)
     keys = {*_ROW_KEYS, *_LENGTH_KEYS, *LANGUAGES}
     return {
@@ -51,21 +49,21 @@ def identity_of(
 
 
 def _contents(data: DataSection) -> dict[str, list[list[object]]]:
-    """Returns a hash and a weight for each file of each split."""
+    """Hash and weight of each file, by split."""
     contents = {}
     for split in splits_named(data):
         origins = find_origins(data.named(split), parallel=data.format == "parallel")
         if split != SPLITS[TRAIN] and any(origin.weight > 1 for origin in origins):
             warn(
-                f"data.{split}: a weight above 1 counts as 1; below 1 it is the share of the rows "
-                "that are taken"
+                f"data.{split}: a weight above 1 counts as 1; below 1 it is the fraction of rows "
+                "to use"
             )
         contents[split] = [[origin.content_hash(), origin.weight] for origin in origins]
     return contents
 
 
 def _function_hash(format: str) -> str:
-    """Returns a hash of the file that holds the user's own function, if the format is one."""
+    """A hash of the file with the user function, if the format is one."""
     if ":" not in format:
         return ""
     module = sys.modules.get(getattr(user_function(format), "__module__", ""))
@@ -74,10 +72,10 @@ def _function_hash(format: str) -> str:
 
 
 def with_chosen_limits(identity: Identity, limits: Mapping[str, Any]) -> Identity:
-    """Returns the identity with the numbers chosen for limits that are ``auto``.
+    """The identity with the values chosen for ``auto`` limits.
 
     Args:
-        limits: the report's: key → ``tokens`` and ``by``.
+        limits: from the report: ``tokens`` and ``by`` by key.
     """
     settings = dict(identity["settings"])
     for key, limit in limits.items():
@@ -87,10 +85,10 @@ def with_chosen_limits(identity: Identity, limits: Mapping[str, Any]) -> Identit
 
 
 def reusable(out: Path, identity: Identity) -> PreparedDataset | None:
-    """Opens the folder at ``out`` where it was made from the same data and settings.
+    """Opens the folder ``out`` if it was made from the same data and settings.
 
     Raises:
-        UsageError: something else is there.
+        UsageError: ``out`` is something else.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
@@ -106,7 +104,7 @@ def reusable(out: Path, identity: Identity) -> PreparedDataset | None:
 
 
 def made_from_same(existing: PreparedDataset, data: DataSection) -> bool:
-    """Whether the section's files still hold what a folder was prepared from."""
+    """Whether the section's files are unchanged since the folder was prepared."""
     try:
         contents = _contents(with_split_files(data))
     except (DataError, SetupError):
@@ -115,8 +113,7 @@ def made_from_same(existing: PreparedDataset, data: DataSection) -> bool:
 
 
 def input_settings(data: DataSection, reading: Reading, tokens: list[str]) -> dict[str, object]:
-    """Returns what inference needs to build a source the same way: format, columns and limits as
-    they were chosen.
+    """Settings for building sources in inference: the chosen format, columns and limits.
 
     Args:
         tokens: added for lossless text.
@@ -140,12 +137,12 @@ def manifest_of(
     report: Mapping[str, Any],
     preview: list[Any],
 ) -> dict[str, object]:
-    """Returns the content of ``manifest.json``.
+    """The content of ``manifest.json``.
 
     Args:
-        folder: all other files of the prepared folder.
+        folder: has all other files of the prepared data.
         settings: see :func:`input_settings`.
-        preview: some pairs as the model sees them.
+        preview: sample pairs as the model sees them.
     """
     made_from = with_chosen_limits(identity, report["limits"])
     return {

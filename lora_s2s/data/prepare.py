@@ -1,6 +1,4 @@
-"""A user's files to a prepared folder: read, check, clean, split, tokenise; the report counts every
-row.
-"""
+"""Data files to a prepared folder: read, check, clean, split, tokenise, report."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ from lora_s2s.data.prepared import (
     open_prepared,
 )
 from lora_s2s.data.rejections import Rejections
-from lora_s2s.data.report import pairs_shown
+from lora_s2s.data.report import sample_pairs
 from lora_s2s.data.split import Decisions, decide
 from lora_s2s.data.spool import Spool
 from lora_s2s.files import require_space
@@ -43,24 +41,24 @@ def prepare(
     strict: bool = False,
     bounds: Bounds = UNBOUNDED,
 ) -> PreparedDataset:
-    """Writes a prepared folder, or opens the existing one where data and settings are the same.
+    """Writes a prepared folder, or opens an existing one of the same data and settings.
 
-    Exact duplicates in train are dropped, and train rows whose source is held out too (``leaked``
-    counts those held out). Without ``validation``, a fraction of train's sources is split off, by a
-    hash of source and ``seed``. Test rows are never dropped for their length. A folder whose files
-    are called train, dev and test gives all three.
+    Drops exact duplicates in train, and train rows whose source is also held out (``leaked`` counts
+    these held-out rows). Without ``validation``, holds out a fraction of train's sources by a hash
+    of source and ``seed``. Never drops test rows for their length. A folder with files named train,
+    dev and test provides all three splits.
 
     Args:
-        model: whose tokenizer to use: ``name`` and ``revision``.
+        model: ``name`` and ``revision`` of the tokenizer.
         previews: how many pairs the report shows.
-        strict: stop at the first row that cannot be used.
-        bounds: what a limit that is ``auto`` keeps to.
+        strict: stop at the first unusable row.
+        bounds: upper bounds for ``auto`` limits.
 
     Raises:
-        DataError: data that is missing, unreadable, of which more than ``max_rejected`` cannot be
-            used or have targets that are too long, or nothing is left.
+        DataError: data is missing or unreadable, more than ``max_rejected`` of it is unusable or
+            has too long targets, or nothing is left.
         UsageError: an unknown template or language, no unused embedding rows for ``lossless_text``,
-            or ``out`` is taken.
+            or ``out`` is something else.
         SetupError: the tokenizer cannot be loaded.
     """
     data, out = with_split_files(data), Path(out)
@@ -83,16 +81,16 @@ def prepare(
             reading, decisions, spool.characters, base, made, limits, sizes, tally, rejected
         )
         report = report_of(data, findings, bounds)
-        pairs = pairs_shown(SplitTable(folder / "train.arrow"), made, max(previews, _PAIRS))
+        pairs = sample_pairs(SplitTable(folder / "train.arrow"), made, max(previews, _PAIRS))
         write_data_page(folder / REPORT, report, pairs)
         settings = input_settings(data, reading, made.lossless)
-        preview = pairs_shown(SplitTable(folder / "train.arrow"), made, previews)
+        preview = sample_pairs(SplitTable(folder / "train.arrow"), made, previews)
         write(folder, manifest_of(folder, identity, settings, report, preview))
     return open_prepared(out)
 
 
 def _decided(spool: Spool, fraction: float) -> Decisions:
     decisions = decide(spool.keys(), fraction)
-    # A prepared row is its texts, as in the spool, and their ids.
+    # Prepared rows have the spool's texts and their ids.
     require_space(spool.path.parent.parent, int(spool.path.stat().st_size * decisions.kept))
     return decisions

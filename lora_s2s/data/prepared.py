@@ -1,6 +1,4 @@
-"""The prepared folder: one memory-mapped Arrow file per split, ``manifest.json``,
-``rejected.jsonl``.
-"""
+"""Prepared data: a memory-mapped Arrow file per split, ``manifest.json``, ``rejected.jsonl``."""
 
 from __future__ import annotations
 
@@ -39,14 +37,12 @@ _SCHEMA = pa.schema(
         "where": pa.string(),
     }
 )
-# An Arrow file is its stream of messages between these.
+# An Arrow file is a stream of messages between these.
 _START, _END = b"ARROW1\0\0", b"ARROW1"
 
 
 class SplitWriter:
-    """Writes the splits' Arrow files into a folder, record batch by record batch; ``rows`` counts
-    them by split.
-    """
+    """Writes the splits' Arrow files into a folder in record batches; ``rows`` counts by split."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._open = folder, ExitStack()
@@ -60,7 +56,7 @@ class SplitWriter:
         self._open.close()
 
     def add(self, split: str, batch: pa.RecordBatch) -> None:
-        """Appends what :func:`record_batch` gave."""
+        """Appends a batch from :func:`record_batch`."""
         if split not in self._writers:
             sink = self._open.enter_context(pa.OSFile(str(self._folder / f"{split}.arrow"), "wb"))
             self._writers[split] = self._open.enter_context(pa.ipc.new_file(sink, _SCHEMA))
@@ -69,9 +65,7 @@ class SplitWriter:
 
 
 class KeptRow(NamedTuple):
-    """One row of a split: ids of source and target with their special tokens, the texts, the
-    ``file:line``.
-    """
+    """One row of a split: ids of source and target with special tokens, texts, ``file:line``."""
 
     input_ids: Ids
     labels: Ids
@@ -81,7 +75,7 @@ class KeptRow(NamedTuple):
 
 
 def record_batch(rows: Sequence[KeptRow]) -> pa.RecordBatch:
-    """Returns rows of a split as a record batch, as :class:`SplitWriter` takes it."""
+    """Rows of a split as a record batch for :class:`SplitWriter`."""
     input_ids, labels, *texts = zip(*rows, strict=True)
     columns = [
         _lists(input_ids),
@@ -122,40 +116,40 @@ class SplitTable:
         return int(self._table.num_rows)
 
     def check(self) -> None:
-        """Compares the columns with each other: Arrow itself follows offsets as it finds them.
+        """Checks the columns, whose offsets Arrow itself does not verify.
 
         Raises:
-            DataError: offsets that lead elsewhere, texts that are not UTF-8, gaps, lengths that are
-                not those of the ids, a row without a token, a negative id, no row at all.
+            DataError: invalid offsets, texts that are not UTF-8, missing values, wrong lengths, a
+                row without tokens, a negative id, or no rows.
         """
         try:
             self._table.validate(full=True)
         except pa.ArrowInvalid as error:
             raise self._damaged(f"invalid columns: {error}") from error
         if not len(self) or any(column.null_count for column in self._table.columns):
-            raise self._damaged("it holds no row, or a row lacks a value")
+            raise self._damaged("it has no rows, or a row lacks a value")
         for ids, length in (("input_ids", "source_length"), ("labels", "target_length")):
             lengths = pc.list_value_length(self._table[ids])
             if (
                 not lengths.equals(self._table[length])
                 or not pc.all(pc.greater(lengths, 0)).as_py()
             ):
-                raise self._damaged(f"{length} is not how many {ids} a row has, or is 0")
+                raise self._damaged(f"{length} is 0 or differs from the number of {ids}")
             tokens = pc.list_flatten(self._table[ids])
             if tokens.null_count or pc.min(tokens).as_py() < 0:
-                raise self._damaged(f"{ids} holds something other than a token")
+                raise self._damaged(f"{ids} has values that are not token ids")
 
     def check_vocabulary(self, size: int) -> None:
-        """Compares the token ids with the size of a model's vocabulary.
+        """Checks the token ids against the size of a vocabulary.
 
         Raises:
-            DataError: one is beyond it.
+            DataError: an id is too large.
         """
         for ids in ("input_ids", "labels"):
             largest = pc.max(pc.list_flatten(self._table[ids])).as_py()
             if largest >= size:
                 raise self._damaged(
-                    f"{ids} holds token {largest}, the model's vocabulary has {size:,}"
+                    f"{ids} has token {largest}, but the model's vocabulary has {size:,}"
                 )
 
     def _damaged(self, problem: str) -> DataError:
@@ -176,7 +170,7 @@ class SplitTable:
         return np.asarray(self._table["target_length"].to_numpy(), dtype=np.int32)
 
     def features(self, index: int) -> Features:
-        """Returns one row's token ids, without a copy."""
+        """One row's token ids, not copied."""
         chunk = bisect_right(self._firsts, index) - 1
         row = index - self._firsts[chunk]
         source, target = (
@@ -185,19 +179,19 @@ class SplitTable:
         return Features(source, target)
 
     def sources(self) -> list[str]:
-        """Returns every raw source text, rendered, before any cut."""
+        """Every rendered source text, before truncation."""
         return self._texts("source")
 
     def targets(self) -> list[str]:
-        """Returns every raw target text."""
+        """Every raw target text."""
         return self._texts("target")
 
     def distinct_targets(self) -> int:
-        """Returns how many different target texts there are."""
+        """The number of distinct target texts."""
         return int(pc.count_distinct(self._table["target"]).as_py())
 
     def origins(self) -> list[str]:
-        """Returns the ``file:line`` of every row."""
+        """``file:line`` of every row."""
         return self._texts("where")
 
     def _texts(self, column: str) -> list[str]:
@@ -206,16 +200,16 @@ class SplitTable:
 
 
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """Yields the record batches of an Arrow file, which lie in it as they are used.
+    """Yields the memory-mapped record batches of an Arrow file.
 
     Raises:
-        pa.ArrowException, struct.error: it is none, is cut off, or has other columns.
+        pa.ArrowException, struct.error: it is not one, is cut off, or has other columns.
     """
     mapped = pa.memory_map(str(path))
     start = mapped.read(len(_START))
     mapped.seek(max(0, mapped.size() - len(_END)))
     if (start, mapped.read()) != (_START, _END):
-        raise pa.ArrowInvalid("not a whole file")
+        raise pa.ArrowInvalid("not a complete file")
     mapped.seek(len(_START))
     messages = iter(pa.ipc.MessageReader.open_stream(mapped))
     schema = next(messages, None)
@@ -223,13 +217,13 @@ def _batches(path: Path) -> Iterator[pa.RecordBatch]:
         raise pa.ArrowInvalid("other columns")
     for message in messages:
         if message.type != "record batch" or _is_compressed(message.metadata.to_pybytes()):
-            raise pa.ArrowInvalid("compressed, and so of any size")
+            raise pa.ArrowInvalid("compressed data of unknown size")
         yield pa.ipc.read_record_batch(message, _SCHEMA)
 
 
 def _is_compressed(message: bytes) -> bool:
-    """Whether a record batch's columns are compressed, which pyarrow does not say: by the fields
-    of ``Message.fbs``, ``Message.header`` (2) and ``RecordBatch.compression`` (3).
+    """Whether a record batch is compressed, which pyarrow does not expose: read from the fields
+    ``Message.header`` (2) and ``RecordBatch.compression`` (3) of ``Message.fbs``.
     """
     root: int = struct.unpack_from("<I", message)[0]
     header = _field(message, root, 2)
@@ -238,7 +232,7 @@ def _is_compressed(message: bytes) -> bool:
 
 
 def _field(content: bytes, table: int, number: int) -> int:
-    """Returns where a flatbuffer's table has a field; the table's own place where it has none."""
+    """The position of a field in a flatbuffer's table; the table's position if absent."""
     fields: int = table - struct.unpack_from("<i", content, table)[0]
     size, place = struct.unpack_from("<H", content, fields)[0], 4 + 2 * number
     offset: int = struct.unpack_from("<H", content, fields + place)[0] if place < size else 0
@@ -251,8 +245,8 @@ class PreparedDataset:
 
     Attributes:
         path: the folder.
-        manifest: what made it, and what was found.
-        reused: it existed already, made from the same data and settings.
+        manifest: settings, report and preview.
+        reused: whether it existed already.
     """
 
     path: Path
@@ -261,28 +255,26 @@ class PreparedDataset:
 
     @property
     def fingerprint(self) -> str:
-        """A hash over data, tokenizer, template, lengths and seed."""
+        """A hash of data, tokenizer, template, lengths and seed."""
         return self.manifest.fingerprint
 
     @property
     def report(self) -> dict[str, object]:
-        """The JSON object of ``prepare``: the folder, and the report as it is in the file."""
+        """The object of ``prepare --json``: the folder, and the report from the manifest."""
         return {"out": str(self.path), **cast(dict[str, object], self.manifest.content["report"])}
 
     @property
     def preview(self) -> list[Sides[PairSide]]:
-        """A few training pairs as the model sees them; see
-        :func:`lora_s2s.data.report.pairs_shown`.
-        """
+        """Training pairs as the model sees them; see :func:`lora_s2s.data.report.sample_pairs`."""
         return self.manifest.preview
 
     @property
     def train(self) -> SplitTable:
-        """The training split, which every prepared folder has."""
+        """The training split."""
         return SplitTable(self.path / "train.arrow")
 
     def split(self, name: str) -> SplitTable | None:
-        """Returns ``train``, ``validation`` or ``test``; None where there is none."""
+        """``train``, ``validation`` or ``test``; None if absent."""
         return (
             SplitTable(self.path / f"{name}.arrow")
             if f"{name}.arrow" in self.manifest.files
@@ -290,7 +282,7 @@ class PreparedDataset:
         )
 
     def tables(self) -> list[SplitTable]:
-        """Returns all splits."""
+        """All splits."""
         return [table for table in map(self.split, SPLITS) if table is not None]
 
 
@@ -300,10 +292,10 @@ def is_prepared(path: Path) -> bool:
 
 
 def open_prepared(path: Path, *, reused: bool = False) -> PreparedDataset:
-    """Opens a prepared folder after checking its files against the manifest.
+    """Opens a prepared folder after verifying its files.
 
     Raises:
-        DataError: it is not one, comes from another version, or a file is damaged.
+        DataError: it is not one, is of another version, or a file is damaged.
     """
     path = Path(path)
     if not is_prepared(path):

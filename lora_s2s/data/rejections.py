@@ -1,4 +1,4 @@
-"""``rejected.jsonl``: every omitted row with its reason, and an error where they are too many."""
+"""``rejected.jsonl``: every rejected row with its reason; an error if there are too many."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from lora_s2s.readers.rows import Rejected
 
 _REASONS_FOR_LIMIT = {
     "recipe": "",
-    "cap": ", the most that auto chooses",
-    "positions": ", the number of positions of the base",
-    "memory": ", the most that the memory of this machine allows",
+    "cap": ", the maximum of auto",
+    "positions": ", the base's number of positions",
+    "memory": ", the most that fits into this machine's memory",
 }
 
 
 class Rejections:
-    """``rejected.jsonl`` while it is written, and its counts by reason."""
+    """Writes ``rejected.jsonl`` and counts by reason."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
@@ -39,7 +39,7 @@ class Rejections:
         self._file.close()
 
     def add(self, item: Rejected) -> None:
-        """Writes one."""
+        """Writes a rejection."""
         self._file.write(jsonl_line(asdict(item)))
         self.reasons[item.kind] += 1
         if item.line:
@@ -49,11 +49,11 @@ class Rejections:
             warn(f"{item.file} is omitted: {item.reason}")
 
     def check(self, good: int, most: float) -> None:
-        """Raises DataError where too many rows cannot be used.
+        """Raises DataError if too many rows are unusable.
 
         Args:
-            good: how many examples were read; omitted files and skipped rows do not count.
-            most: the largest share of rejections.
+            good: the number of examples; omitted files and skipped rows do not count.
+            most: the largest fraction of rejections.
         """
         count = self._causes.faults
         total = count + good
@@ -70,28 +70,28 @@ class Rejections:
         )
 
     def check_targets(self, limit: Chosen, most: float, tally: Tally) -> None:
-        """Raises DataError where too many rows are dropped for targets that are too long.
+        """Raises DataError if too many rows are dropped for long targets.
 
         Args:
-            limit: what they are longer than; one chosen from the data itself drops few.
-            most: the largest share.
+            limit: their length limit; not checked if chosen from the data.
+            most: the largest fraction.
         """
         count = self.reasons[f"target longer than {limit.tokens} tokens"]
         total = tally.kept + self.reasons.total() - self._files
         if limit.by == "data" or count / max(1, total) <= most:
             return
-        wanted = suggested_limit(tally, "target")
+        suggested = suggested_limit(tally, "target")
         allowed = -(-100 * count // total) / 100
         raise DataError(
             f"{count:,} of {total:,} rows ({count / total:.0%}) would be dropped, more than "
             f"data.max_rejected={most:g}: their targets are longer than "
             f"data.max_target_tokens={limit.tokens}{_REASONS_FOR_LIMIT[limit.by]}",
-            hint=f"--set data.max_target_tokens={wanted} keeps 99 % of the rows, "
+            hint=f"--set data.max_target_tokens={suggested} keeps 99 % of the rows, "
             f"data.long_targets=cut cuts them, data.max_rejected={allowed:g} drops them",
         )
 
     def rows(self, kept: int) -> dict[str, Any]:
-        """Returns the report's counts of rows."""
+        """The report's row counts."""
         omitted = self.reasons.total()
         by_reason = dict(self.reasons.most_common())
         return {"read": kept + omitted, "kept": kept, "rejected": omitted, "by_reason": by_reason}

@@ -1,4 +1,4 @@
-"""What ``prepare`` reports to people: pairs as the model sees them, warnings and advice."""
+"""Texts of ``prepare``'s report: sample pairs as the model sees them, warnings, advice."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lora_s2s.tokens.lossless import rows_taken
 from lora_s2s.tokens.tokenise import Ids
 
 _PIECES = 300
-# Advice is given from this share of the rows on.
+# Advice is given from this fraction of the rows on.
 _ADVISED = 0.01
 _LONG_TARGET = 256
 _ONE_TARGET, _IMBALANCE = 0.9, 20
@@ -22,10 +22,8 @@ _OTHER_BASES = (
 )
 
 
-def pairs_shown(table: SplitTable, made: DataTokenizer, count: int) -> list[dict[str, Any]]:
-    """Returns some pairs, spread over the split: text and pieces of both sides, specials and cuts
-    included.
-    """
+def sample_pairs(table: SplitTable, made: DataTokenizer, count: int) -> list[dict[str, Any]]:
+    """Pairs from all over the split: text and tokens of both sides, after truncation."""
     rows = [
         table.features(index)
         for index in range(0, len(table), max(1, len(table) // max(1, count)))[:count]
@@ -42,8 +40,8 @@ def pairs_shown(table: SplitTable, made: DataTokenizer, count: int) -> list[dict
 
 
 def _side(ids: Ids, tokenizer: Any, names: Mapping[int, str]) -> dict[str, Any]:
-    shown = [int(token) for token in ids[:_PIECES]]
-    pieces = zip(shown, tokenizer.convert_ids_to_tokens(shown), strict=True)
+    first = [int(token) for token in ids[:_PIECES]]
+    pieces = zip(first, tokenizer.convert_ids_to_tokens(first), strict=True)
     return {
         "text": str(tokenizer.decode(ids)),
         "pieces": [names.get(token, piece) or "(escape)" for token, piece in pieces],
@@ -52,7 +50,7 @@ def _side(ids: Ids, tokenizer: Any, names: Mapping[int, str]) -> dict[str, Any]:
 
 
 def advice(report: Mapping[str, Any], *, spare: bool) -> list[str]:
-    """Returns what a user might do about the data, a sentence each.
+    """Advice on the data, a sentence each.
 
     Args:
         spare: whether the base has unused embedding rows for ``data.lossless_text``.
@@ -64,7 +62,7 @@ def advice(report: Mapping[str, Any], *, spare: bool) -> list[str]:
         alike = report["near_duplicates"]
         verb = "differs" if alike == 1 else "differ"
         sentences.append(
-            f"{counted(alike, 'pair')} {verb} from another in case, spaces or punctuation only"
+            f"{counted(alike, 'pair')} {verb} from another only in case, spaces or punctuation"
         )
     if report["identical"] > _ADVISED * pairs:
         sentences.append(
@@ -76,7 +74,7 @@ def advice(report: Mapping[str, Any], *, spare: bool) -> list[str]:
 
 
 def _about_classes(report: Mapping[str, Any]) -> str:
-    """One target in most rows, or labels of which the rarest is far behind the commonest."""
+    """One target in most rows, or labels with very different frequencies."""
     counts = sorted(report["classes"].values(), reverse=True)
     rows = report["splits"]["train"]
     if counts and counts[0] > _ONE_TARGET * rows:
@@ -84,8 +82,8 @@ def _about_classes(report: Mapping[str, Any]) -> str:
     labels = report["labels"]
     if labels and labels["least"] * _IMBALANCE < labels["most"]:
         return (
-            f"{labels['count']:,} labels, the commonest in {counted(labels['most'], 'row')}, the "
-            f"rarest in {counted(labels['least'], 'row')}: compare macro-F1, not accuracy alone"
+            f"{labels['count']:,} labels, the most frequent in {counted(labels['most'], 'row')}, "
+            f"the rarest in {counted(labels['least'], 'row')}: compare macro-F1, not only accuracy"
         )
     return ""
 
@@ -97,13 +95,13 @@ def _about_leaks(report: Mapping[str, Any]) -> str:
         return ""
     share = f"{counted(leaks, 'held-out row')} ({leaks / held:.0%})"
     return (
-        f"{share} with a source that is in train but for case, spaces or punctuation: scores may "
-        "be too high"
+        f"{share} with a source that differs from one in train only in case, spaces or "
+        "punctuation: scores may be too high"
     )
 
 
 def limit_warnings(report: Mapping[str, Any]) -> list[str]:
-    """Returns warnings on long targets and on what a limit cuts."""
+    """Warnings on long and on cut targets."""
     longer, limit = report["longer_than"]["target"], report["limits"]["max_target_tokens"]
     long, rows = longer.get(str(_LONG_TARGET), 0), max(1, report["rows"]["kept"])
     warnings = []
@@ -111,13 +109,13 @@ def limit_warnings(report: Mapping[str, Any]) -> list[str]:
         warnings.append(
             f"{long:.0%} of the targets have more than {_LONG_TARGET} tokens, the longest "
             f"{report['target_tokens']['max']:,}: with data.max_target_tokens={limit['tokens']} "
-            "training takes more memory, and each answer that many steps"
+            "training takes more memory, and an answer takes as many decoding steps"
         )
     cut = report["truncated"]["target"] / rows
     if cut > _ADVISED:
         warnings.append(
-            f"{cut:.0%} of the targets are cut after {limit['tokens']:,} tokens, so answers learn "
-            "not to end: --set "
+            f"{cut:.0%} of the targets are cut after {limit['tokens']:,} tokens, so the model does "
+            "not learn to end its answers: --set "
             f"data.max_target_tokens={report['suggested']['max_target_tokens']}"
         )
     return warnings
@@ -125,17 +123,17 @@ def limit_warnings(report: Mapping[str, Any]) -> list[str]:
 
 def _about_limit(report: Mapping[str, Any], side: str) -> str:
     key = f"max_{side}_tokens"
-    limit, wanted = report["limits"][key]["tokens"], report["suggested"][key]
+    limit, suggested = report["limits"][key]["tokens"], report["suggested"][key]
     longer = report["longer_than"][side].get(str(limit), 0)
-    if wanted <= limit or report[f"{side}_tokens"]["max"] <= limit:
+    if suggested <= limit or report[f"{side}_tokens"]["max"] <= limit:
         return ""
     share = f"{longer:.1%}" if longer else "some"
     cut = f"{share} of the {side}s are longer than {limit} tokens"
     needed = report.get("suggested_bytes", {}).get(side)
     if needed is None:
-        return f"{cut}: --set data.max_{side}_tokens={wanted} keeps most of them"
+        return f"{cut}: --set data.max_{side}_tokens={suggested} keeps most of them"
     return (
-        f"{cut}; {wanted:,} would keep most of them, but training on one such row takes about "
+        f"{cut}; {suggested:,} would keep most of them, but training on one such row takes about "
         f"{needed / 1e9:,.0f} GB: split the texts into several rows, or use a base for long inputs "
         "(google/long-t5-tglobal-base)"
     )
@@ -145,11 +143,10 @@ def _about_lost(report: Mapping[str, Any], side: str, *, spare: bool) -> str:
     lost = report["lost_characters"][side]
     if not lost["count"]:
         return ""
-    listed = " ".join(repr(one["character"]) for one in lost["characters"][:8])
+    listed = " ".join(repr(entry["character"]) for entry in lost["characters"][:8])
     them, most = ("it", "it") if lost["different"] == 1 else ("them", "the most frequent of them")
-    sentence = (
-        f"the {side}s lose {counted(lost['count'], 'character')} this vocabulary lacks ({listed})"
-    )
+    missing = counted(lost["count"], "character")
+    sentence = f"the {side}s lose {missing} that the vocabulary lacks ({listed})"
     if report["lossless_text"] or not spare:
         return f"{sentence}; {_OTHER_BASES} {them}"
     return f"{sentence}: --set data.lossless_text=on keeps {most}"

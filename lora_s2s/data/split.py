@@ -1,9 +1,8 @@
-"""Which rows are dropped from train, and which are held out: decided on hashes, for all rows at
-once.
+"""Decides, by hashes of all rows at once, which rows to drop from train and which to hold out.
 
-Splits by source, never by row: texts that share a source (or a conversation) stay on one side. A
-row's place between 0 and 1 is a hash of what it is split by, so rows that come later move nothing.
-n rows.
+Splits by source, never by row: texts that share a source or conversation stay in one split. A row's
+place between 0 and 1 is a hash of its source or conversation, so new rows do not move old ones.
+Legend: n rows.
 """
 
 from __future__ import annotations
@@ -20,17 +19,16 @@ from lora_s2s.examples.example import Example
 Hashes = npt.NDArray[np.uint64]
 SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST, DUPLICATE, LEAKED, SET_ASIDE = range(6)
-# What becomes of a row, by its code: the split it goes to, or why it goes nowhere.
+# The meaning of codes beyond the splits: why a row is dropped.
 REASONS = {DUPLICATE: "duplicate", LEAKED: "leaked", SET_ASIDE: "set aside by its file's weight"}
-# Targets are classes where there are few of them, each with many rows.
+# Targets are classes if there are few distinct ones, each with many rows.
 _MOST_CLASSES, _LEAST_ROWS = 1000, 5
 
 
 @dataclass
 class Keys:
-    """What decides about rows, (n,) each.
-
-    Hashes of source, target and unused columns, the place (of 2^64), split code and weight.
+    """What the decisions depend on, (n,) each: hashes of source, target and unused columns, place
+    (of 2^64), split code and weight.
     """
 
     source: Hashes
@@ -51,7 +49,7 @@ def _hash(text: str) -> int:
 
 
 def place_of(key: str, seed: int) -> int:
-    """Returns where a text lies in the order of splitting, from 0 to 2^64."""
+    """The place of a text in the order of splitting, from 0 to 2^64."""
     digest = hashlib.blake2b(
         f"{seed}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8
     ).digest()
@@ -59,9 +57,9 @@ def place_of(key: str, seed: int) -> int:
 
 
 def keys_of(examples: list[Example], splits: list[int], seed: int) -> Keys:
-    """Returns the keys of rows, each of its split."""
+    """The keys of rows with their split codes."""
     places = [place_of(example.split_key, seed) for example in examples]
-    # Where a row is split by its source, the place is a hash of the source already.
+    # For a row that is split by source, the place is a hash of the source already.
     sources = [
         place if example.group is None else _hash(example.source)
         for place, example in zip(places, examples, strict=True)
@@ -77,7 +75,7 @@ def keys_of(examples: list[Example], splits: list[int], seed: int) -> Keys:
 
 
 def joined(parts: list[Keys]) -> Keys:
-    """Returns the keys of all rows, in order; the parts are freed, column by column."""
+    """The keys of all rows, in order; frees the parts column by column."""
     columns = [[getattr(part, name) for part in parts] for name in Keys.__dataclass_fields__]
     parts.clear()
     joined_columns = []
@@ -89,16 +87,16 @@ def joined(parts: list[Keys]) -> Keys:
 
 @dataclass
 class Decisions:
-    """What becomes of rows.
+    """The decisions on all rows.
 
     Attributes:
         code: (n,) one of the codes above.
-        copies: (n,) how often a row is in its split: in train more than once where its file has a
+        copies: (n,) how often a row is in its split; more than once in train if its file has a
             weight.
-        leaked: held-out rows whose source is in train too.
-        classes: how many different targets there are, where they are few; else 0.
-        repeated: training rows that repeat an earlier pair with other values in unused columns.
-        ambiguous: training rows whose source has another target in train too.
+        leaked: number of held-out rows whose source is also in train.
+        classes: number of distinct targets if there are few, else 0.
+        repeated: number of training rows that repeat a pair with other values in unused columns.
+        ambiguous: number of training rows whose source also has other targets in train.
     """
 
     code: npt.NDArray[np.uint8]
@@ -110,15 +108,15 @@ class Decisions:
 
     @property
     def kept(self) -> float:
-        """The share of rows that go to a split."""
+        """The fraction of rows that go to a split."""
         return float(np.isin(self.code, list(REASONS), invert=True).mean())
 
 
 def decide(keys: Keys, fraction: float) -> Decisions:
-    """Drops duplicates and leaks from train, and holds out validation rows where none are named.
+    """Drops duplicates and leaks from train, and holds out validation rows if none are given.
 
     Args:
-        fraction: share of train's sources held out; 0 holds out none.
+        fraction: fraction of train's sources to hold out.
 
     Raises:
         DataError: no row is left to train on.
@@ -140,30 +138,29 @@ def decide(keys: Keys, fraction: float) -> Decisions:
         code[rows[held_out_rows(keys.place[rows], fraction, classes)]] = VALIDATION
     weighted = _copies(keys)
     copies = np.where(code == TRAIN, weighted, np.int16(1))
-    # Of validation or test data with a weight below 1 a part is taken.
+    # A weight below 1 selects a part of validation or test data.
     copies = np.where(keys.split != TRAIN, np.minimum(weighted, 1), copies)
     code[copies == 0] = SET_ASIDE
     if not (code == TRAIN).any():
         raise DataError(
-            "nothing is left to train on: every source of the training data also stands in the "
-            "validation or test data, or its split column marks every row as one of these",
-            hint="name other files, or omit data.validation to have a fraction split off",
+            "nothing is left to train on: every source of the training data is also in the "
+            "validation or test data, or the split column assigns every row to these",
+            hint="name other files, or omit data.validation to hold out a fraction of train",
         )
-    classes_found = 0 if classes is None else int(classes.max(initial=-1)) + 1
-    return Decisions(code, copies, leaked, classes_found, repeated, ambiguous)
+    class_count = 0 if classes is None else int(classes.max(initial=-1)) + 1
+    return Decisions(code, copies, leaked, class_count, repeated, ambiguous)
 
 
 def _repeats(
     keys: Keys, among: npt.NDArray[np.bool_], rest: Hashes | None
 ) -> npt.NDArray[np.int64]:
-    """Returns the rows whose pair stands before them among those asked for.
+    """The rows ``among`` those given whose pair occurs earlier.
 
     Args:
-        rest: what must be equal too; None looks at the pair alone.
+        rest: hashes that must be equal too; None compares only the pairs.
     """
     rows = np.flatnonzero(among)
-    # One number a pair puts equal pairs side by side; whether they are equal is decided by both
-    # hashes.
+    # Sorting by a combined hash puts equal pairs next to each other; both hashes are then compared.
     mixed = keys.source[rows] * np.uint64(0x9E3779B97F4A7C15) ^ keys.target[rows]
     if rest is not None:
         mixed ^= rest[rows] * np.uint64(0xC2B2AE3D27D4EB4F)
@@ -178,7 +175,7 @@ def _repeats(
 
 
 def _ambiguous(sources: Hashes, targets: Hashes) -> int:
-    """Returns how many rows have a source that stands with several targets."""
+    """The number of rows whose source has several targets."""
     if not len(sources):
         return 0
     order = np.argsort(sources, kind="stable")
@@ -189,8 +186,8 @@ def _ambiguous(sources: Hashes, targets: Hashes) -> int:
 
 
 def _classes(targets: Hashes) -> npt.NDArray[np.int64] | None:
-    """Returns each row's class (0, 1, …), or None where targets are many."""
-    # A look at the first rows spares sorting ten million texts.
+    """Each row's class (0, 1, …), or None if there are many targets."""
+    # Checking the first rows avoids sorting millions of targets.
     if len(np.unique(targets[: 100 * _MOST_CLASSES])) > _MOST_CLASSES:
         return None
     distinct, classes = np.unique(targets, return_inverse=True)
@@ -201,13 +198,12 @@ def _classes(targets: Hashes) -> npt.NDArray[np.int64] | None:
 def held_out_rows(
     places: Hashes, fraction: float, classes: npt.NDArray[np.int64] | None = None
 ) -> npt.NDArray[np.bool_]:
-    """Returns which rows go to validation: at least one and not all, where there are two and
-    ``fraction`` > 0.
+    """Which rows go to validation: if ``fraction`` > 0 at least one source, and never all.
 
     Args:
-        places: (n,) of rows; those of one source have one place.
-        classes: (n,) the class of each row: of every class with two sources or more, one is held
-            out at least.
+        places: (n,) equal for rows of one source.
+        classes: (n,) the class of each row; at least one source is held out of every class that has
+            two or more.
     """
     if fraction <= 0 or not len(places) or places.min() == places.max():
         return np.zeros(len(places), bool)
@@ -226,9 +222,7 @@ def held_out_rows(
 
 
 def _copies(keys: Keys) -> npt.NDArray[np.int16]:
-    """Returns how often each row is to stand in train: its weight, the part after the point by
-    chance (its hash).
-    """
+    """How often each row is in train: its weight, whose fractional part is decided by its hash."""
     if (keys.weight == 1).all():
         return np.ones(len(keys), np.int16)
     times = np.floor(keys.weight)

@@ -1,4 +1,4 @@
-"""Rows between reading and tokenising: texts on disk in record batches, their hashes in memory."""
+"""Rows between reading and tokenising: texts in record batches on disk, hashes in memory."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from lora_s2s.data.split import Keys, joined, keys_of
 from lora_s2s.examples.example import Example
 
 ROWS = 4096
-# Replies of long conversations repeat all earlier turns: a batch is bounded in characters too.
+# Long conversations repeat all earlier turns for each reply, so batches are limited in characters
+# too.
 _CHARACTERS = 1 << 24
 _SCHEMA = pa.schema({name: pa.string() for name in ("source", "target", "where", "turns")})
 
 
 class Spool:
-    """Every example of every split, in the order read: a file to be filled, closed, and removed in
-    the end.
+    """A temporary file of all examples of all splits, in the order read.
 
     Args:
-        seed: of the rows' places; see :mod:`lora_s2s.data.split`.
-        tokens: to be counted in the texts.
+        seed: for the rows' places; see :mod:`lora_s2s.data.split`.
+        tokens: to count in the texts.
     """
 
     def __init__(self, path: Path, seed: int, tokens: Sequence[str] = ()) -> None:
@@ -52,11 +52,11 @@ class Spool:
 
     @property
     def waiting(self) -> int:
-        """How many examples are not written yet."""
+        """The number of examples not written yet."""
         return len(self._batch)
 
     def add(self, example: Example, split: int) -> None:
-        """Adds one example of a split; :meth:`flush` writes the last ones."""
+        """Adds an example of a split; call :meth:`flush` after the last one."""
         self._batch.append(example)
         self._splits.append(split)
         self._characters += len(example.source) + len(example.target)
@@ -64,7 +64,7 @@ class Spool:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what was added since the last time."""
+        """Writes the examples added since the last call."""
         batch, splits = self._batch, self._splits
         self._batch, self._splits, self._characters = [], [], 0
         if not batch:
@@ -79,12 +79,12 @@ class Spool:
         self.rows += len(batch)
 
     def keys(self) -> Keys:
-        """Returns the keys of all rows, once: they are not kept."""
+        """The keys of all rows; can be called only once, as they are not kept."""
         return joined(self._keys)
 
 
 def places(reader: Any) -> list[slice]:
-    """Returns where each record batch of a spool lies among all its rows."""
+    """The slice of rows of each record batch of a spool."""
     counts = (reader.get_batch(index).num_rows for index in range(reader.num_record_batches))
     ends = np.cumsum([0, *counts]).tolist()
     return [slice(start, end) for start, end in pairwise(ends)]

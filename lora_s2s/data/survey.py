@@ -1,4 +1,4 @@
-"""What is in tokenised data, counted in bounded memory: lengths, copies, classes."""
+"""Statistics of tokenised data in bounded memory: lengths, near duplicates, classes."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ LIMITS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
 _MOST_CLASSES_SHOWN = 20
 _BARS = 24
 _POINTS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "max": 1.0}
-# Share of the rows that a suggested limit does not cut.
+# Fraction of the rows that a suggested limit does not cut.
 _UNCUT = 0.99
 
 
 @dataclass
 class Tally:
-    """What was counted of tokenised rows; two of them add up.
+    """Statistics of tokenised rows; can be added up.
 
     Attributes:
-        lengths: how many rows have 0, 1, 2, … tokens, special tokens included, before any cut;
-            rows dropped for their length count.
-        truncated, tokens, unknown: of the rows kept.
-        alike: hashes of the pairs without case, spacing and punctuation.
-        forms: the same of the sources, of train and of the held-out rows.
-        identical: rows whose target is their source.
-        copied: rows whose source contains their target.
-        kept: rows that went into a split, each once.
+        lengths: how many rows have 0, 1, 2, … tokens with special tokens, before truncation; rows
+            dropped for their length are included.
+        truncated, tokens, unknown: counts over the rows kept.
+        alike: hashes of the pairs, ignoring case, spaces and punctuation.
+        forms: such hashes of the sources, of train and of held-out rows.
+        identical: number of rows whose target equals their source.
+        copied: number of rows whose source contains their target.
+        kept: number of rows in splits, without copies.
     """
 
     lengths: dict[str, Counts] = field(
@@ -51,7 +51,7 @@ class Tally:
     )
 
     def add(self, other: Tally) -> None:
-        """Adds another's counts."""
+        """Adds the statistics of further rows."""
         for side in SIDES:
             short, long = sorted((self.lengths[side], other.lengths[side]), key=len)
             self.lengths[side] = long + np.pad(short, (0, len(long) - len(short)))
@@ -66,7 +66,7 @@ class Tally:
 
 
 def tokens_report(tally: Tally) -> dict[str, Any]:
-    """Returns the part of the report that is about tokens and pairs."""
+    """The part of the report on tokens and pairs."""
     lengths = tally.lengths
     alike = np.concatenate([*tally.alike, np.zeros(0, np.uint64)])
     return {
@@ -88,7 +88,7 @@ def tokens_report(tally: Tally) -> dict[str, Any]:
 
 
 def _near_leaks(tally: Tally) -> int:
-    """Counts held-out rows whose source is in train but for case, spaces and punctuation."""
+    """Counts held-out rows whose source is in train, ignoring case, spaces and punctuation."""
     train, held = (
         np.concatenate([*tally.forms[side], np.zeros(0, np.uint64)]) for side in ("train", "held")
     )
@@ -96,9 +96,7 @@ def _near_leaks(tally: Tally) -> int:
 
 
 def _labels(classes: Counter[str]) -> dict[str, int]:
-    """How many labels there are, and the rows of the commonest and the rarest; empty where targets
-    are many.
-    """
+    """The number of labels and of rows of the most and least frequent; empty if there are none."""
     if not classes:
         return {}
     return {"count": len(classes), "most": max(classes.values()), "least": min(classes.values())}
@@ -109,17 +107,15 @@ def _quantiles(counts: Counts) -> dict[str, int]:
 
 
 def quantile(counts: Counts, share: float) -> int:
-    """Returns the length that at least this share of the rows do not exceed."""
+    """The length that at least this fraction of the rows does not exceed."""
     below = np.cumsum(counts)
-    # The quantile of n rows is at the place (n - 1) · share, rounded up.
+    # The quantile of n sorted rows is at index (n - 1) · share, rounded up.
     place = math.ceil((below[-1] - 1) * share) + 1 if below.size and below[-1] else 0
     return int(np.searchsorted(below, place)) if place else 0
 
 
 def histogram(counts: Counts) -> list[list[int]]:
-    """Returns [first length, rows] of bars of one width; the last bar holds everything from there
-    on.
-    """
+    """[first length, rows] of equally wide bars; the last one includes all longer rows."""
     if not counts.any():
         return []
     width = max(1, -(-quantile(counts, 0.995) // _BARS))
@@ -128,15 +124,13 @@ def histogram(counts: Counts) -> list[list[int]]:
 
 
 def _longer(counts: Counts) -> dict[str, float]:
-    shown = [limit for limit in LIMITS if limit < len(counts) - 1]
+    limits = [limit for limit in LIMITS if limit < len(counts) - 1]
     return {
-        str(limit): round(float(counts[limit + 1 :].sum() / counts.sum()), 6) for limit in shown
+        str(limit): round(float(counts[limit + 1 :].sum() / counts.sum()), 6) for limit in limits
     }
 
 
 def suggested_limit(tally: Tally, side: str) -> int:
-    """Returns the smallest usual limit that does not cut 99 % of the rows; their length where none
-    does.
-    """
-    wanted = max(1, quantile(tally.lengths[side], _UNCUT))
-    return next((limit for limit in LIMITS if limit >= wanted), wanted)
+    """The smallest usual limit that leaves 99 % of the rows uncut, else their length."""
+    needed = max(1, quantile(tally.lengths[side], _UNCUT))
+    return next((limit for limit in LIMITS if limit >= needed), needed)

@@ -64,9 +64,7 @@ class LabelTable:
         return [row for row in self.rows if not row.answers]
 
     def to_json(self) -> dict[str, object]:
-        """The table, the labels that are never answered, and the number of answers that are no
-        label.
-        """
+        """The table, the labels that are never answered, and the number of other answers."""
         return {
             "table": [row.to_json() for row in self.rows],
             "never_answered": [row.label for row in self.never_answered],
@@ -90,9 +88,7 @@ def distinct_labels(references: References) -> int | None:
 
 
 def label_table(predictions: Sequence[str], references: References) -> LabelTable:
-    """Counts references, answers and correct answers per label; any reference of a source is
-    correct.
-    """
+    """Counts references, answers and correct answers; any reference of a source is correct."""
     counts, answers, right = Counter[str](), Counter[str](), Counter[str]()
     answered: list[str] = []
     for text, texts in zip(predictions, references, strict=True):

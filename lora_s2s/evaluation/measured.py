@@ -95,9 +95,7 @@ class RowScores(Measured):
         return _points(significance.mean_interval(self.values)), "skew-t"
 
     def difference_interval(self, other: Self) -> NamedInterval:
-        """That of paired proportions if every source is right or wrong, else of the mean
-        difference.
-        """
+        """That of paired proportions if every source is right or wrong, else of a mean."""
         differences = self.values - other.values
         if np.isin(differences, (-1.0, 0.0, 1.0)).all():
             better, worse = int((differences > 0).sum()), int((differences < 0).sum())

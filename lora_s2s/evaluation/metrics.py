@@ -179,9 +179,7 @@ def _reference_count(references: References) -> str:
 
 
 class _Tokens:
-    """A tokenizer in rouge-score's interface; cached, as several metrics and systems use the same
-    references.
-    """
+    """A cached tokenizer in rouge-score's interface: metrics and systems share references."""
 
     def __init__(self, tokenize: Callable[[str], list[str]]) -> None:
         self.tokenize = lru_cache(maxsize=100_000)(tokenize)

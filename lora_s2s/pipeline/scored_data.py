@@ -135,9 +135,7 @@ def _as_trained(recipe: Recipe, settings: InputSettings) -> Recipe:
 def _is_translation(
     recipe: Recipe, predictor: Predictor, source: str | None, target: str | None
 ) -> bool:
-    """Whether source and target are in two languages, by the recipe's languages or the columns'
-    names.
-    """
+    """Whether source and target languages differ, by the recipe or the columns' names."""
     settings = predictor.settings
     languages = (
         recipe.data.source_language or settings.source_language,

@@ -20,7 +20,7 @@ def write_data_page(
     """Writes the page; its title is the name of the training data.
 
     Args:
-        pairs: see :func:`lora_s2s.data.report.pairs_shown`.
+        pairs: see :func:`lora_s2s.data.report.sample_pairs`.
     """
     names = [Path(file).name for file in report["files"]["train"][:_MOST_NAMES]]
     page = render(

@@ -416,7 +416,10 @@ def test_a_folder_whose_files_name_their_splits_gives_all_three(
     assert table(data, "test").sources() == ["cat 200", "cat 201"]
     said = capsys.readouterr().err
     assert "splits by file names (train 2, validation 1, test 1)" in said
-    assert f"warning: {tmp_path / 'd'}: 1 file omitted, no split in the name: more.jsonl\n" in said
+    assert (
+        f"warning: {tmp_path / 'd'}: 1 file omitted, no split in the file name: more.jsonl\n"
+        in said
+    )
     # Named beside a validation of its own, the folder is training data as a whole.
     whole = prepared(str(tmp_path / "d"), validation=write("v.jsonl", rows_of(1, first=999)))
     assert whole.report["splits"] == {"train": 25, "validation": 1}
@@ -489,7 +492,7 @@ def test_pairs_alike_and_targets_that_stand_in_their_source_are_counted(
     report = prepared(write("a.jsonl", rows), validation_fraction=0).report
     assert (report["near_duplicates"], report["duplicates"]) == (2, 0)
     assert report["target_in_source"] == 0.2
-    assert "2 pairs differ from another in case, spaces or punctuation only" in report["advice"]
+    assert "2 pairs differ from another only in case, spaces or punctuation" in report["advice"]
 
 
 @pytest.mark.parametrize("edit", ["same size", "same second"])
@@ -591,7 +594,7 @@ def test_rows_that_the_table_marks_as_test_never_train(
     prepared = prepare_as_is(path, test=other)
     assert prepared.report["splits"] == {"train": 6, "validation": 2, "test": 1}
     assert prepared.report["rows"]["by_reason"] == {
-        "row of the test split, which has data of its own": 3
+        "row of the test split, which has its own data": 3
     }
 
 

@@ -187,9 +187,9 @@ def test_what_the_vocabulary_loses_is_listed_with_lossless_off(prepared: Build) 
     }
     assert report["lost_runs_of_spaces"] == {"source": 1, "target": 2}
     assert report["advice"] == [
-        "the targets lose 5 characters this vocabulary lacks ('²' '\\n' '{' '}'): "
+        "the targets lose 5 characters that the vocabulary lacks ('²' '\\n' '{' '}'): "
         "--set data.lossless_text=on keeps the most frequent of them",
-        "the sources lose 2 characters this vocabulary lacks ('<' 'ж'): "
+        "the sources lose 2 characters that the vocabulary lacks ('<' 'ж'): "
         "--set data.lossless_text=on keeps the most frequent of them",
     ]
     page = page_of(data)
@@ -242,7 +242,7 @@ def test_auto_carries_characters_where_that_saves_most_of_them(
     assert bool(data.report["lossless_text"]) == on
     if not on and targets[0] != E2E and "yes" not in targets[0]:
         assert data.report["lost_characters"]["target"]["count"] == 1200
-        assert "this vocabulary lacks" in data.report["advice"][0]
+        assert "that the vocabulary lacks" in data.report["advice"][0]
 
 
 def test_on_is_refused_for_a_base_without_spare_rows(
@@ -262,7 +262,7 @@ def test_on_is_refused_for_a_base_without_spare_rows(
     }
     with pytest.raises(
         UsageError,
-        match=r"data.lossless_text is on, but the base has \d unused embedding rows, at least 12",
+        match=r"data.lossless_text=on needs 12 unused embedding rows or more, the base has \d",
     ) as no:
         prepare(**settings, lossless_text="on")
     assert "data.lossless_text=off" in str(no.value.hint)
@@ -327,12 +327,12 @@ LONG: dict[str, Any] = {
         (
             {"near_duplicates": 11},
             True,
-            "11 pairs differ from another in case, spaces or punctuation only",
+            "11 pairs differ from another only in case, spaces or punctuation",
         ),
         (
             {"near_duplicates": 1, "rows": {"kept": 9}},
             True,
-            "1 pair differs from another in case, spaces or punctuation only",
+            "1 pair differs from another only in case, spaces or punctuation",
         ),
         ({"near_duplicates": 10}, True, None),
         ({"target_in_source": 0.62}, True, None),  # extractive answers
@@ -345,8 +345,8 @@ LONG: dict[str, Any] = {
         (
             {"near_leaks": 7, "splits": {"train": 930, "validation": 70}},
             True,
-            "7 held-out rows (10%) with a source that is in train but for case, spaces or "
-            "punctuation: scores may be too high",
+            "7 held-out rows (10%) with a source that differs from one in train only in case, spaces "
+            "or punctuation: scores may be too high",
         ),
         (
             {
@@ -354,8 +354,8 @@ LONG: dict[str, Any] = {
                 "labels": {"count": 3, "most": 500, "least": 20},
             },
             True,
-            "3 labels, the commonest in 500 rows, the rarest in 20 rows: compare macro-F1, not "
-            "accuracy alone",
+            "3 labels, the most frequent in 500 rows, the rarest in 20 rows: compare macro-F1, not "
+            "only accuracy",
         ),
         (
             {
@@ -377,30 +377,31 @@ LONG: dict[str, Any] = {
         (
             {"lost_characters": lost("{")},
             True,
-            "the targets lose 1 character this vocabulary lacks ('{'): --set "
+            "the targets lose 1 character that the vocabulary lacks ('{'): --set "
             "data.lossless_text=on keeps it",
         ),
         (
             {"lost_characters": lost("{", each=2)},
             True,
-            "the targets lose 2 characters this vocabulary lacks ('{'): --set "
+            "the targets lose 2 characters that the vocabulary lacks ('{'): --set "
             "data.lossless_text=on keeps it",
         ),
         (
             {"lost_characters": lost("{", "}")},
             True,
-            "the targets lose 2 characters this vocabulary lacks ('{' '}'): "
+            "the targets lose 2 characters that the vocabulary lacks ('{' '}'): "
             "--set data.lossless_text=on keeps the most frequent of them",
         ),
         (
             {"lost_characters": lost("世")},
             False,
-            f"the targets lose 1 character this vocabulary lacks ('世'); {OTHERS} it",
+            f"the targets lose 1 character that the vocabulary lacks ('世'); {OTHERS} it",
         ),
         (
             {"lost_characters": lost("世", "界", each=600), "lossless_text": ["\n"]},
             True,
-            f"the targets lose 1,200 characters this vocabulary lacks ('世' '界'); {OTHERS} them",
+            "the targets lose 1,200 characters that the vocabulary lacks ('世' '界'); "
+            f"{OTHERS} them",
         ),
     ],
 )
