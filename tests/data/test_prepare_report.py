@@ -345,8 +345,8 @@ LONG: dict[str, Any] = {
         (
             {"near_leaks": 7, "splits": {"train": 930, "validation": 70}},
             True,
-            "7 held-out rows (10%) with a source that differs from one in train only in case, spaces "
-            "or punctuation: scores may be too high",
+            "7 held-out rows (10%) with a source that differs from one in train only in case, "
+            "spaces or punctuation: scores may be too high",
         ),
         (
             {
