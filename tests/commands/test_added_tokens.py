@@ -74,7 +74,7 @@ def test_what_the_data_has_of_them_is_told_and_used(
     assert {*manifest["input"]["special_tokens"]} == used
     assert manifest["report"]["special_tokens"]["used"] == dict.fromkeys(sorted(used), 30)
     assert ("added tokens of the base, one id each" in told) is bool(used)
-    assert ("tokens of the base that are read as text" in told) is (mode != "use")
+    assert ("added tokens of the base, read as text" in told) is (mode != "use")
     tokenizer: Any = AutoTokenizer.from_pretrained(grown)
     token = tokenizer.convert_tokens_to_ids("<sep>")
     assert {row.count(token) for row in labels(here / "p")} == {1 if used else 0}
@@ -131,7 +131,7 @@ def test_lossless_text_and_used_tokens_exclude_each_other(
     told = invoke(
         *asked, "--set", "data.special_tokens=use", "--set", "data.lossless_text=on", code=2
     ).stderr
-    assert "data.lossless_text is on, and the data's added tokens are used (<extra_id_0>)" in told
+    assert "data.lossless_text=on excludes the use of the base's added tokens (<extra_id_0>)" in told
     assert "hint: --set data.special_tokens=text" in told
     invoke(*asked, "--set", "data.lossless_text=on")
     assert json.loads((here / "p" / "manifest.json").read_text())["input"]["special_tokens"] == []

@@ -401,8 +401,8 @@ DATA = [
         "--strict",
         3,
         "a row cannot be used: missing target\n  at: bad.jsonl:98\n"
-        "hint: give these rows a target, or remove them; or omit --strict to have such rows "
-        "listed and dropped\n",
+        "hint: give these rows a target, or remove them; or omit --strict: such rows are "
+        "then listed and dropped\n",
     ),
     (
         "keys.jsonl",
