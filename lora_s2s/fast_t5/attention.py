@@ -1,7 +1,6 @@
-"""Attention over flat lists of tokens. Relative position bias and masks are made once per batch.
+"""Attention over flat lists of tokens. Position biases and masks are computed once per batch.
 
-N, M source and target tokens; n rows of a group, S and T its widths; H heads, d numbers of one
-head.
+Legend: N, M source and target tokens; n rows of a group, S and T its widths; H heads of size d.
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ class Attend(Protocol):
     def decoder(
         self, q_M: Tensor, k_M: Tensor, v_M: Tensor, heads: int, relative: RelativePositions
     ) -> Tensor:
-        """Target over itself and what was before it."""
+        """Target over itself and earlier tokens."""
 
     def cross(self, q_M: Tensor, k_N: Tensor, v_N: Tensor, heads: int) -> Tensor:
         """Target over source."""
 
 
 class GroupedAttention:
-    """torch's fused attention, once for each group of rows of like lengths. Works everywhere.
+    """torch's fused attention, called per group of rows with similar lengths. Works everywhere.
 
     Args:
         dropout: of the attention's weights; 0 outside training.
@@ -64,9 +63,7 @@ class GroupedAttention:
     def decoder(
         self, q_M: Tensor, k_M: Tensor, v_M: Tensor, heads: int, relative: RelativePositions
     ) -> Tensor:
-        """Target over itself and what was before it: padding on the right is never before
-        anything.
-        """
+        """Target over itself and earlier tokens, so never over padding on the right."""
         sides = [target for _, target in self._layout.groups]
         return self._over(
             sides, sides, (q_M, k_M, v_M), heads, self._bias(relative, q_M, causal=True)
@@ -94,18 +91,16 @@ class GroupedAttention:
             torch.split(tensor, [side.tokens for side in sides])
             for tensor, sides in zip(flat, (queries, keys, keys), strict=True)
         )
-        done = [
+        outputs = [
             _attend(query, key, parts, heads, bias, self._dropout)
             for query, key, bias, *parts in zip(queries, keys, biases, q, k, v, strict=True)
         ]
-        return torch.cat(done) if len(done) > 1 else done[0]
+        return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
     def _bias(self, relative: RelativePositions, like: Tensor, *, causal: bool) -> list[Tensor]:
-        """Returns each group's bias, (1 or n, H, width, width). A stack that shares one table makes
-        it once.
-        """
-        known = (id(relative), causal)
-        if known not in self._biases:
+        """Each group's bias, (1 or n, H, width, width), computed once per table."""
+        key = (id(relative), causal)
+        if key not in self._biases:
             sides = [pair[causal] for pair in self._layout.groups]
             widest = max(side.width for side in sides)
             bias = relative_bias(relative, widest, like.device)
@@ -114,15 +109,15 @@ class GroupedAttention:
                     torch.ones(widest, widest, dtype=torch.bool, device=like.device).tril(), bias
                 )
             parts = [(side, bias[:, :, : side.width, : side.width]) for side in sides]
-            self._biases[known] = [
+            self._biases[key] = [
                 part if causal or side.filled is None else _where(side.filled, part)
                 for side, part in parts
             ]
-        return self._biases[known]
+        return self._biases[key]
 
 
 def _where(kept: Tensor, bias: Tensor) -> Tensor:
-    # Not -inf: a query without any key would become NaN.
+    # Not -inf, which gives NaN for a query without keys.
     return torch.where(kept, bias, torch.finfo(bias.dtype).min)
 
 
@@ -141,23 +136,22 @@ def _attend(
             q, k, v, attn_mask=bias, dropout_p=dropout, scale=1.0
         )
     flat = mixed.transpose(1, 2).reshape(query.rows * query.width, -1)
-    if query.slot_of_token is None:
+    if query.position_of_token is None:
         return flat
-    return _Picked.apply(flat, query.slot_of_token, query.source_of_slot)  # type: ignore[no-any-return, no-untyped-call]
+    return _Picked.apply(flat, query.position_of_token, query.token_of_position)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _padded(flat: Tensor, side: Side, heads: int) -> Tensor:
-    """Returns (n, H, width, d) of a group's flat tokens."""
-    if side.source_of_slot is not None:
-        flat = _Picked.apply(flat, side.source_of_slot, side.slot_of_token)  # type: ignore[no-untyped-call]
+    """A group's flat tokens as (n, H, width, d)."""
+    if side.token_of_position is not None:
+        flat = _Picked.apply(flat, side.token_of_position, side.position_of_token)  # type: ignore[no-untyped-call]
     return flat.view(side.rows, side.width, heads, -1).transpose(1, 2)
 
 
 class _InProducts(torch.autograd.Function):
-    """Attention as plain products, its weights computed again in the backward pass.
+    """Attention as plain matrix products; recomputes its weights in the backward pass.
 
-    torch's fused kernel for CPUs gains nothing from bfloat16, and takes 2 to 3 times as long as
-    these.
+    On CPUs in bfloat16, torch's fused kernel takes 2 to 3 times as long.
     """
 
     @staticmethod
@@ -179,16 +173,16 @@ def _weights(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class PackedAttention:
-    """FlexAttention over the whole batch as one row: no padding, no bias or mask of S × S numbers.
-    CUDA, in training.
+    """FlexAttention over the whole batch as one row, without padding and S × S biases or masks. For
+    training on CUDA.
 
-    The bias is read in the kernel from a table of relative positions; blocks of 128 × 128 scores in
-    which no token of the same row meets another are never computed.
+    The kernel reads the bias from a table of relative positions, and skips blocks of 128 × 128
+    scores without two tokens of the same row.
     """
 
     def __init__(self, layout: Layout, *, dropout: float) -> None:
         if dropout:
-            raise RuntimeError("it has no dropout of its own")
+            raise RuntimeError("FlexAttention has no dropout")
         self._rows = {"s": layout.source_rows_N, "t": layout.target_rows_M}
         self._masks: dict[str, object] = {}
         self._tables: dict[int, Tensor] = {}
@@ -202,7 +196,7 @@ class PackedAttention:
     def decoder(
         self, q_M: Tensor, k_M: Tensor, v_M: Tensor, heads: int, relative: RelativePositions
     ) -> Tensor:
-        """Target over itself and what was before it."""
+        """Target over itself and earlier tokens."""
         return self._over((q_M, k_M, v_M), heads, "tt", relative)
 
     def cross(self, q_M: Tensor, k_N: Tensor, v_N: Tensor, heads: int) -> Tensor:
@@ -216,9 +210,7 @@ class PackedAttention:
         sides: str,
         relative: RelativePositions | None = None,
     ) -> Tensor:
-        """Attends over (N, H · d) queries, keys and values; ``sides`` names those of queries and
-        keys.
-        """
+        """Attends over (N, H · d) parts; ``sides`` names the sides of queries and keys."""
         parts = (tensor.view(1, len(tensor), heads, -1).transpose(1, 2) for tensor in flat)
         mixed: Tensor = _flex("flex_attention", flat[0], sides)(
             *parts,
@@ -229,16 +221,16 @@ class PackedAttention:
         return mixed.transpose(1, 2).reshape(len(flat[0]), -1)
 
     def _mask(self, sides: str, like: Tensor) -> object:
-        """Returns the blocks in which queries meet keys of their own row; made once a batch."""
+        """The mask of keys in a query's row; computed once per batch."""
         if sides not in self._masks:
             queries, keys = (self._rows[side] for side in sides)
 
-            def met(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            def is_visible(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
                 same = queries[query] == keys[key]
                 return same & (key <= query) if sides == "tt" else same
 
             self._masks[sides] = _flex("create_block_mask", like, sides)(
-                met, None, None, len(queries), len(keys), device=like.device
+                is_visible, None, None, len(queries), len(keys), device=like.device
             )
         return self._masks[sides]
 
@@ -257,7 +249,7 @@ class PackedAttention:
         return biased
 
 
-def _called(function: Compiled, *args: object, **named: object) -> object:
+def _call(function: Compiled, *args: object, **named: object) -> object:
     return function(*args, **named)
 
 
@@ -265,13 +257,13 @@ def _called(function: Compiled, *args: object, **named: object) -> object:
 def compiled_for(
     function: Compiled, use: str, with_gradients: bool, backend: str = "inductor"
 ) -> Compiled:
-    """Returns a compiled form of a function that is this use's own.
+    """A compiled function with its own code object for each use.
 
-    torch counts the variants it has compiled by code object, and past a few of them runs the
-    function as it is, which for attention makes S × S numbers: so each use has a code object, and
-    one that has too many variants is an error.
+    torch counts compiled variants per code object and beyond a few runs the function uncompiled,
+    which for attention allocates S × S numbers. With a code object per use, too many variants are
+    an error.
     """
-    code = _called.__code__.replace(
+    code = _call.__code__.replace(
         co_name=f"{use}_{'with' if with_gradients else 'without'}_gradients"
     )
     call = torch.compile(
@@ -281,8 +273,8 @@ def compiled_for(
 
 
 def _flex(name: str, like: Tensor, sides: str) -> Compiled:
-    """Returns a function of torch's FlexAttention: compiled on a GPU; on a CPU as it is, slow and
-    without gradients.
+    """A function of torch's FlexAttention, compiled on a GPU; uncompiled on a CPU, where it is slow
+    and has no gradients.
     """
     from torch.nn.attention import flex_attention
 
@@ -295,19 +287,17 @@ def _flex(name: str, like: Tensor, sides: str) -> Compiled:
 
 
 def distance_table(relative: RelativePositions, device: torch.device) -> Tensor:
-    """Returns the bias of a key ``column - farthest`` tokens after its query, (H, 2 · farthest +
-    1).
-    """
+    """The bias of a key ``column - farthest`` tokens after its query, (H, 2 · farthest + 1)."""
     bias_HLL = relative_bias(relative, farthest(relative) + 1, device)[0]
     return torch.cat([bias_HLL[:, 1:, 0].flip(1), bias_HLL[:, 0]], dim=1).contiguous()
 
 
 class _Picked(torch.autograd.Function):
-    """Rows by index, where ``back`` is the way back: what a slot of padding says of its token does
-    not count.
+    """Selects rows by index; ``back`` is the inverse index, without padding.
 
-    A padded key has no weight, and a padded query no reader: their gradients are zero or lost on
-    purpose.
+    Gradients of padding are zero or dropped: padded keys have no weight, and outputs of padded
+        queries
+    are not used.
     """
 
     @staticmethod
@@ -319,7 +309,7 @@ class _Picked(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Context, slopes: Tensor) -> tuple[Tensor, None, None]:
         index, back = ctx.saved_tensors
-        if len(index) > ctx.count:  # tokens to slots: each token takes its own slot's
+        if len(index) > ctx.count:  # padded: each token takes the gradient at its own position
             return slopes.index_select(0, back), None, None
-        found = slopes.new_zeros(ctx.count, slopes.shape[1])
-        return found.index_copy_(0, index, slopes), None, None
+        gradient = slopes.new_zeros(ctx.count, slopes.shape[1])
+        return gradient.index_copy_(0, index, slopes), None, None

@@ -29,24 +29,24 @@ from lora_s2s.tokens.labels import IGNORE_INDEX
 
 VARIABLE = "LORA_S2S_FORWARD"
 _CHOICE = "_forward_choice"
-# Relative tolerances of loss and adapter gradients: far above rounding, far below any mistake.
+# Relative tolerances of loss and adapter gradients: far above rounding errors, far below defects.
 _TOLERANCES = {torch.float32: (1e-4, 1e-3)}
 _COARSE = (2e-2, 0.25)
 _TOKENS_COMPARED = 1024
-# A row this long exceeds a kernel's block and the farthest relative position; a longer one would
-# show no more.
+# Rows this long exceed a kernel's block and the farthest relative position; longer ones need not be
+# compared.
 _LONG, _MOST_OF_LONG = 256, 512
 
 
 class FastStates(NamedTuple):
-    """The decoder's states (N, D) and the labels (N) of the target tokens that count."""
+    """The decoder's states (N, D) and the labels (N) of the target tokens in the loss."""
 
     states_ND: Tensor
     labels_N: Tensor
 
 
 class _Choice:
-    """The forward of a model inside :func:`fast_forward`; chosen at the first batch."""
+    """A model's forward within :func:`fast_forward`, chosen at the first batch."""
 
     def __init__(self, until: ExitStack) -> None:
         self._until = until
@@ -59,9 +59,9 @@ class _Choice:
         return self._settled and self._fast is None
 
     def forward(self, model: nn.Module, batch: Batch) -> PaddingFree | None:
-        """Returns the fast forward, or None for transformers'.
+        """The fast forward, or None for transformers'.
 
-        They are compared on the first batch, and again on the first one with a long row.
+        Compares them on the first batch, and again on the first one with a long row.
         """
         undecided = not self._settled or (self._fast is not None and not self._compared_long)
         if not self._settled or (undecided and _is_long(batch)):
@@ -72,12 +72,10 @@ class _Choice:
         return self._fast
 
     def without_packing(self, error: BaseException) -> PaddingFree | None:
-        """Replaces a forward whose compiled attention failed by the one that works everywhere;
-        None if that is in use already.
-        """
+        """Replaces compiled attention that failed by grouped attention; None if already in use."""
         if self._fast is None or self._fast.attention is GroupedAttention:
             return None
-        say(f"forward: {self._fast.attention.__name__} is not used any more: {reason_of(error)}")
+        say(f"forward: {self._fast.attention.__name__} is no longer used: {reason_of(error)}")
         self._fast = self._fast.attending_by(GroupedAttention)
         return self._fast
 
@@ -92,17 +90,17 @@ def fast_forward(model: nn.Module) -> Iterator[None]:
     the environment requests transformers'.
 
     Args:
-        model: the adapted model; its adapter's parameters are those that take a gradient.
+        model: the adapted model; only its adapter's parameters require gradients.
 
     Raises:
         UsageError: the environment requests an unknown forward.
     """
-    asked = os.environ.get(VARIABLE, "fast")
-    if asked not in ("fast", "reference"):
-        raise UsageError(f"{VARIABLE} is '{asked}', expected fast or reference")
+    requested = os.environ.get(VARIABLE, "fast")
+    if requested not in ("fast", "reference"):
+        raise UsageError(f"{VARIABLE} is '{requested}', expected fast or reference")
     with ExitStack() as until:
-        if asked == "reference":
-            say(f"forward: transformers' own, as {VARIABLE} asks")
+        if requested == "reference":
+            say(f"forward: transformers', as set by {VARIABLE}")
             until.enter_context(fused_activation(model))
         else:
             setattr(model, _CHOICE, _Choice(until))
@@ -111,13 +109,13 @@ def fast_forward(model: nn.Module) -> Iterator[None]:
 
 
 def fast_states(model: nn.Module, batch: Batch) -> FastStates | None:
-    """Returns a batch's states by the fast forward, or None if transformers' is used."""
+    """A batch's states by the fast forward, or None if transformers' is used."""
     forward = _chosen(model, batch)
     if forward is None:
         return None
     try:
         return _states(forward, model, batch)
-    # a batch of another shape than the first: compilers raise errors of many types
+    # compilers raise errors of many types, also for a batch of a new shape
     except Exception as error:
         other = None if ran_out_of_memory(error) else getattr(model, _CHOICE).without_packing(error)
         if other is None:
@@ -126,9 +124,7 @@ def fast_states(model: nn.Module, batch: Batch) -> FastStates | None:
 
 
 def encoder_states(model: nn.Module, batch: Batch) -> dict[int, Tensor] | None:
-    """Returns what the encoder makes of each row, (its tokens, D), by the row's place; None without
-    a fast forward.
-    """
+    """The encoder's states (tokens, D) by row index; None if transformers' forward is used."""
     forward = _chosen(model, batch)
     if forward is None:
         return None
@@ -143,13 +139,13 @@ def encoder_states(model: nn.Module, batch: Batch) -> dict[int, Tensor] | None:
 
 
 def forward_in_use(model: nn.Module) -> str:
-    """Returns ``fast`` or ``reference``: the forward chosen at the first batch."""
+    """The forward chosen at the first batch, ``fast`` or ``reference``."""
     choice: _Choice | None = getattr(model, _CHOICE, None)
     return "reference" if choice is None or choice.is_hf else "fast"
 
 
 def with_layout(model: nn.Module, batch: Batch) -> Batch:
-    """Returns the batch with the layout that the fast forward needs, computed on the CPU."""
+    """The batch with the fast forward's layout, computed on the CPU."""
     choice: _Choice | None = getattr(model, _CHOICE, None)
     if choice is None or choice.is_hf:
         return batch
@@ -173,7 +169,7 @@ def _settle(model: PreTrainedModel, batch: Batch) -> PaddingFree | None:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     stacks = stacks_of(base, ACTIVATIONS)
     if isinstance(stacks, str):
-        say(f"forward: transformers' own; the fast one is not for this base: {stacks}")
+        say(f"forward: transformers'; the fast one does not support this base: {stacks}")
         return None
     for attention in kinds_of_attention(base, batch.input_ids_BS.device.type):
         forward = PaddingFree(base, stacks, attention)
@@ -184,17 +180,17 @@ def _settle(model: PreTrainedModel, batch: Batch) -> PaddingFree | None:
         except Exception as error:  # compilers raise errors of many types
             if ran_out_of_memory(error) or attention is GroupedAttention:
                 raise
-            # No compiler, no Triton, an unsupported shape: try the attention that needs none.
+            # No compiler, no Triton, or an unsupported shape: try grouped attention.
             problem = reason_of(error)
         if problem is None:
             return forward
         say(f"forward: {attention.__name__} is not used: {problem}")
-    say("forward: transformers' own is used")
+    say("forward: transformers'")
     return None
 
 
 def kinds_of_attention(base: PreTrainedModel, device: str) -> list[Callable[..., Attend]]:
-    """Returns the usable kinds of attention, fastest first; the last works everywhere."""
+    """The usable kinds of attention, fastest first; the last works everywhere."""
     packed = device == "cuda" and not base.config.dropout_rate
     return [PackedAttention, GroupedAttention] if packed else [GroupedAttention]
 
@@ -208,15 +204,13 @@ def _states(forward: PaddingFree, model: PreTrainedModel, batch: Batch) -> FastS
 
 
 def _difference(model: PreTrainedModel, forward: PaddingFree, few: Batch) -> str | None:
-    """Compares loss and gradients of both forwards on a few rows without dropout; returns what
-    differs too much.
-    """
+    """Compares both forwards' loss and gradients without dropout; describes a large difference."""
     head = model.get_output_embeddings()
     trained = {
         name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
     }
     if outside := [name for name in trained if not ADAPTED.search(name)]:
-        return f"{outside[0]} trains, which is no linear layer of a block"
+        return f"{outside[0]} is trained, but is not a linear layer of a block"
     was_training = model.training
     model.eval()
     try:
@@ -231,22 +225,22 @@ def _difference(model: PreTrainedModel, forward: PaddingFree, few: Batch) -> str
                 head_loss(states_ND, head, labels_N, label_smoothing=0.0, z_loss=0.0)
                 / few.target_tokens
             )
-            expected, found = (
-                torch.autograd.grad(one.float(), list(trained.values()), allow_unused=True)
-                for one in (mean, loss)
+            expected, actual = (
+                torch.autograd.grad(value.float(), list(trained.values()), allow_unused=True)
+                for value in (mean, loss)
             )
     finally:
         model.train(was_training)
     loss_tolerance, tolerance = _TOLERANCES.get(states_ND.dtype, _COARSE)
     theirs, ours = float(mean.detach()), float(loss.detach())
     if not abs(ours - theirs) <= loss_tolerance * max(1.0, abs(theirs)):
-        return f"a loss of {ours:.6g} against {theirs:.6g}"
-    off = _distance(found, expected)
-    return None if off <= tolerance else f"gradients, by {off:.1%}"
+        return f"its loss is {ours:.6g}, transformers' {theirs:.6g}"
+    error = _distance(actual, expected)
+    return None if error <= tolerance else f"its gradients differ by {error:.1%}"
 
 
 def _few_rows(batch: Batch) -> Batch:
-    """Returns the shortest rows of a batch, enough for a comparison."""
+    """The shortest rows of a batch, enough for a comparison."""
     lengths = batch.attention_mask_BS.sum(1) + (batch.labels_BT != IGNORE_INDEX).sum(1)
     order = lengths.argsort()
     count = max(1, int((lengths[order].cumsum(0) <= _TOKENS_COMPARED).sum()))
@@ -254,34 +248,34 @@ def _few_rows(batch: Batch) -> Batch:
 
 
 def _is_long(batch: Batch) -> bool:
-    # A batch is as wide as its longest row; anything more would wait for the GPU.
+    # The width of the batch; computing lengths would wait for the GPU.
     return max(batch.input_ids_BS.shape[1], batch.labels_BT.shape[1]) >= _LONG
 
 
 def _long_row(batch: Batch) -> Batch:
-    """Returns the longest row of a batch, cut to what a comparison needs."""
+    """The longest row of a batch, cut to the length that a comparison needs."""
     longest = (batch.attention_mask_BS.sum(1) + (batch.labels_BT != IGNORE_INDEX).sum(1)).argmax()
     return _rows(batch, longest[None], most=_MOST_OF_LONG)
 
 
 def _rows(batch: Batch, rows: Tensor, *, most: int | None = None) -> Batch:
-    """Returns some rows of a batch without surplus padding, cut to ``most``; sources may be padded
-    on either side.
-    """
+    """Some rows, cut to ``most``, without surplus padding; sources may be padded on either side."""
     ids, mask, labels = (
         side[rows] for side in (batch.input_ids_BS, batch.attention_mask_BS, batch.labels_BT)
     )
-    read, written = (used.any(0).nonzero()[:, 0] for used in (mask != 0, labels != IGNORE_INDEX))
-    source, target = slice(int(read[0]), int(read[-1]) + 1), slice(int(written[-1]) + 1)
+    in_source, in_target = (
+        used.any(0).nonzero()[:, 0] for used in (mask != 0, labels != IGNORE_INDEX)
+    )
+    source, target = slice(int(in_source[0]), int(in_source[-1]) + 1), slice(int(in_target[-1]) + 1)
     parts = (ids[:, source], mask[:, source], labels[:, target])
     ids, mask, labels = (part[:, :most].contiguous() for part in parts)
     return Batch(ids, mask, labels)
 
 
-def _distance(found: Iterable[Any], expected: Iterable[Any]) -> float:
-    """Returns ‖found - expected‖ ÷ ‖expected‖ over all tensors together; a missing one is zero."""
+def _distance(actual: Iterable[Any], expected: Iterable[Any]) -> float:
+    """‖actual - expected‖ ÷ ‖expected‖ over all tensors together; a missing one is zero."""
     apart, size = 0.0, 0.0
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(actual, expected, strict=True):
         if one is not None or other is not None:
             a = torch.zeros_like(other) if one is None else one.float()
             b = torch.zeros_like(one) if other is None else other.float()

@@ -1,8 +1,9 @@
-"""The frozen head with its cross-entropy, computed in chunks of rows together with the gradients.
-Single embedding rows of it may train.
+"""The frozen output head with cross-entropy, computed in chunks of tokens together with the
+gradients. Single embedding rows of the head can be trained.
 
-N target tokens of the batch, C of them at once, D model width, V vocabulary, K tokens that train.
-No tensor of N × V exists, in the forward or in the backward pass.
+Legend: N target tokens of the batch, C in a chunk, D model width, V vocabulary, K trained tokens.
+    No
+tensor of N × V is allocated, in the forward or in the backward pass.
 """
 
 from __future__ import annotations
@@ -14,18 +15,17 @@ from torch.nn import functional as F
 from lora_s2s.fast_t5.operations import Context
 from lora_s2s.lora.token_rows import head_rows
 
-# A GPU needs more rows at once to be busy.
+# A GPU needs larger chunks to be busy.
 _LOGITS_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 25}
 
 
 def head_loss(
     states_ND: Tensor, head: nn.Module, labels_N: Tensor, *, label_smoothing: float, z_loss: float
 ) -> Tensor:
-    """Returns the sum of :func:`cross_entropy` over the rows (nats, scalar float32).
+    """The sum of :func:`cross_entropy` over the tokens (nats, scalar float32).
 
     Args:
-        head: a frozen linear layer (D → V) without a bias; tokens that train in it take their
-            gradient.
+        head: a frozen linear layer (D → V) without bias; its trained tokens get gradients.
     """
     tokens = head_rows(head)
     return _HeadLoss.apply(states_ND, head, *tokens, labels_N, label_smoothing, z_loss)  # type: ignore[no-any-return, no-untyped-call]
@@ -34,10 +34,10 @@ def head_loss(
 def cross_entropy(
     logits_NV: Tensor, labels_N: Tensor, *, label_smoothing: float, z_loss: float
 ) -> Tensor:
-    """Returns Σ cross-entropy + ``z_loss`` · (log Σ exp logits)², in float32.
+    """Σ cross-entropy + ``z_loss`` · (log Σ exp logits)², in float32.
 
     Args:
-        label_smoothing: share of the target probability spread evenly over the vocabulary.
+        label_smoothing: fraction of the target probability that is spread over the vocabulary.
     """
     logits_NV = logits_NV.to(torch.float32)
     loss = F.cross_entropy(logits_NV, labels_N, reduction="sum", label_smoothing=label_smoothing)
@@ -59,16 +59,16 @@ class _HeadLoss(torch.autograd.Function):
         gradient_KD = None if more_KD is None else torch.zeros_like(more_KD)
         loss_sum = torch.zeros((), dtype=torch.float32, device=states_ND.device)
         rows = max(1, _LOGITS_AT_ONCE[states_ND.device.type] // head.weight.shape[0])
-        for some in (slice(start, start + rows) for start in range(0, len(labels_N), rows)):
-            logits_CV = head(states_ND[some]).to(torch.float32)
-            loss, slope_CV = _loss_and_slope(logits_CV, labels_N[some].unsqueeze(1), *settings)
+        for chunk in (slice(start, start + rows) for start in range(0, len(labels_N), rows)):
+            logits_CV = head(states_ND[chunk]).to(torch.float32)
+            loss, slope_CV = _loss_and_slope(logits_CV, labels_N[chunk].unsqueeze(1), *settings)
             loss_sum += loss
             if gradient_ND is not None:
-                gradient_ND[some] = slope_CV.to(states_ND.dtype) @ head.weight
+                gradient_ND[chunk] = slope_CV.to(states_ND.dtype) @ head.weight
                 if more_KD is not None and gradient_KD is not None:
                     slope_CK = slope_CV[:, ids_K]
-                    gradient_ND[some] += (slope_CK @ more_KD).to(states_ND.dtype)
-                    gradient_KD.addmm_(slope_CK.T, states_ND[some].to(torch.float32))
+                    gradient_ND[chunk] += (slope_CK @ more_KD).to(states_ND.dtype)
+                    gradient_KD.addmm_(slope_CK.T, states_ND[chunk].to(torch.float32))
         ctx.save_for_backward(gradient_ND, gradient_KD)
         return loss_sum
 
@@ -83,15 +83,13 @@ class _HeadLoss(torch.autograd.Function):
 def _loss_and_slope(
     logits_CV: Tensor, labels_C1: Tensor, smoothing: float, z_loss: float
 ) -> tuple[Tensor, Tensor]:
-    """Returns the rows' loss and its gradient by the logits, in place of whose logarithms it is
-    made.
-    """
+    """The loss of a chunk and its gradient by the logits, computed in place of the log-softmax."""
     scores_CV = torch.log_softmax(logits_CV, dim=-1)
     chosen_C1 = scores_CV.gather(1, labels_C1)
     loss = chosen_C1.sum() * (smoothing - 1)
     if smoothing:
         loss -= smoothing * scores_CV.mean(dim=-1).sum()
-    # log Σ exp is what was taken off every logit.
+    # log Σ exp is the difference between logits and log-softmax.
     peaks_C1 = logits_CV.gather(1, labels_C1) - chosen_C1
     slope_CV = scores_CV.exp_()
     if z_loss:

@@ -1,7 +1,7 @@
 """A batch without padding: flat lists of tokens, and groups of similar lengths for attention.
 
-N source tokens, M target tokens of the batch; n rows of a group, S and T its longest source and
-target.
+Legend: N source tokens, M target tokens of the batch; n rows of a group, S and T its longest source
+and target.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from lora_s2s.tokens.labels import IGNORE_INDEX
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-# How much padding a group may have, in scores of one head, before another call of the attention
-# kernel is cheaper.
+# The padding of a group, in scores of one head, beyond which another kernel call is cheaper.
 _WORTH_A_CALL = {"cpu": 3_000, "cuda": 300_000}
-# On a GPU the fused kernels need rows of a mask to start at multiples of 8 numbers.
+# On a GPU, fused kernels need mask rows aligned to 8 numbers.
 _MULTIPLE = {"cpu": 1, "cuda": 8}
 
 
@@ -32,33 +31,33 @@ class Side:
     """One side of a group: n rows, each padded to ``width`` tokens.
 
     Attributes:
-        tokens: real tokens, which lie one after another in the flat list.
-        source_of_slot: (n · width) the token in each slot, counted from the group's first; padding
-            repeats token 0. None where there is no padding.
-        slot_of_token: (tokens) the slot of each token. None where there is no padding.
-        filled: (n, 1, 1, width) true where a token stands. None where there is no padding.
+        tokens: number of real tokens, which are contiguous in the flat list.
+        token_of_position: (n · width) the token at each position, counted from the group's first;
+            padding repeats token 0. None without padding.
+        position_of_token: (tokens) the position of each token. None without padding.
+        filled: (n, 1, 1, width) false for padding. None without padding.
     """
 
     rows: int
     width: int
     tokens: int
-    source_of_slot: Tensor | None = None
-    slot_of_token: Tensor | None = None
+    token_of_position: Tensor | None = None
+    position_of_token: Tensor | None = None
     filled: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where every token of a batch is. Rows are sorted by source length, longest first.
+    """The tokens of a batch and their rows, sorted by source length, longest first.
 
     Attributes:
-        source_ids_N, decoder_ids_M: what encoder and decoder read.
-        labels_M: what the decoder is to write, IGNORE_INDEX where it does not count.
-        source_rows_N, target_rows_M: the row of each token, rows counted in the layout's order.
+        source_ids_N, decoder_ids_M: inputs of encoder and decoder.
+        labels_M: target ids, IGNORE_INDEX for those not in the loss.
+        source_rows_N, target_rows_M: the row of each token, in the layout's order of rows.
         groups: the encoder's and the decoder's side of each group.
-        row_order, source_lengths: each row's place in the batch and its source tokens, in the
-        layout's order.
-        counted_N: the positions in ``labels_M`` that count; None where all do.
+        row_order, source_lengths: each row's index in the batch and its number of source tokens, in
+            the layout's order.
+        counted_N: the positions in ``labels_M`` that are in the loss; None if all are.
     """
 
     source_ids_N: Tensor
@@ -72,34 +71,34 @@ class Layout:
     counted_N: Tensor | None
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Layout:
-        """Returns the layout with every tensor changed: moved to a device, or pinned."""
+        """Applies a function to every tensor, such as moving it to a device."""
         return _changed(self, change)  # type: ignore[no-any-return]
 
 
 def layout_of(batch: Batch, config: PreTrainedConfig, *, device: str = "cpu") -> Layout:
-    """Returns a batch's layout, made on the CPU. Sources may be padded on either side.
+    """A batch's layout, computed on the CPU. Sources may be padded on either side.
 
     Args:
-        config: names ``decoder_start_token_id`` and ``pad_token_id``.
-        device: the kind of device that attention will run on, ``cpu`` or ``cuda``.
+        config: has ``decoder_start_token_id`` and ``pad_token_id``.
+        device: the type of device for attention, ``cpu`` or ``cuda``.
     """
     mask_BS, labels_BT = batch.attention_mask_BS.cpu() != 0, batch.labels_BT.cpu()
-    # Up to the last label that counts: one before it that does not is still read by the decoder.
-    spoken_BT = (labels_BT != IGNORE_INDEX).flip(1).cumsum(1).flip(1) > 0
+    # Up to the last label in the loss: the decoder also reads earlier ones that are not.
+    target_mask_BT = (labels_BT != IGNORE_INDEX).flip(1).cumsum(1).flip(1) > 0
     decoder_BT = shift_right(labels_BT, config)
-    sources, targets = mask_BS.sum(1).tolist(), spoken_BT.sum(1).tolist()
+    sources, targets = mask_BS.sum(1).tolist(), target_mask_BT.sum(1).tolist()
     order = sorted(range(len(sources)), key=lambda row: (-sources[row], -targets[row]))
     sources, targets = [sources[row] for row in order], [targets[row] for row in order]
     groups = [
         (_side(sources[rows], _MULTIPLE[device]), _side(targets[rows], _MULTIPLE[device]))
         for rows in _groups(sources, targets, _WORTH_A_CALL[device])
     ]
-    picked, spoken = mask_BS[order], spoken_BT[order]
-    labels_M = labels_BT[order][spoken]
+    source_mask, target_mask = mask_BS[order], target_mask_BT[order]
+    labels_M = labels_BT[order][target_mask]
     counted_M = labels_M != IGNORE_INDEX
     return Layout(
-        batch.input_ids_BS.cpu()[order][picked],
-        decoder_BT[order][spoken],
+        batch.input_ids_BS.cpu()[order][source_mask],
+        decoder_BT[order][target_mask],
         labels_M,
         torch.arange(len(order)).repeat_interleave(torch.tensor(sources)),
         torch.arange(len(order)).repeat_interleave(torch.tensor(targets)),
@@ -111,18 +110,18 @@ def layout_of(batch: Batch, config: PreTrainedConfig, *, device: str = "cpu") ->
 
 
 def _groups(sources: Sequence[int], targets: Sequence[int], worth: int) -> list[slice]:
-    """Splits rows, longest first, where padding one more would cost more than a call."""
-    found, start, widest, own = [], 0, 0, 0
+    """Splits rows, longest first, where more padding would cost more than a kernel call."""
+    groups, start, widest, needed = [], 0, 0, 0
     for row, (source, target) in enumerate(zip(sources, targets, strict=True)):
-        widest, own = max(widest, target), own + _scores(source, target)
-        if (row - start + 1) * _scores(sources[start], widest) - own > worth:
-            found.append(slice(start, row))
-            start, widest, own = row, target, _scores(source, target)
-    return [*found, slice(start, len(sources))]
+        widest, needed = max(widest, target), needed + _scores(source, target)
+        if (row - start + 1) * _scores(sources[start], widest) - needed > worth:
+            groups.append(slice(start, row))
+            start, widest, needed = row, target, _scores(source, target)
+    return [*groups, slice(start, len(sources))]
 
 
 def _scores(source: int, target: int) -> int:
-    """Scores of one head and row in all three attentions."""
+    """Number of scores per head of a row in all three attentions."""
     return source * source + target * target + source * target
 
 
@@ -132,10 +131,10 @@ def _side(lengths: Sequence[int], multiple: int) -> Side:
     if tokens == rows * width:
         return Side(rows, width, tokens)
     filled = torch.arange(width)[None] < torch.tensor(lengths)[:, None]
-    slots = filled.flatten().nonzero()[:, 0]
-    source = torch.zeros(rows * width, dtype=torch.long)
-    source[slots] = torch.arange(tokens)
-    return Side(rows, width, tokens, source, slots, filled[:, None, None])
+    positions = filled.flatten().nonzero()[:, 0]
+    token_of_position = torch.zeros(rows * width, dtype=torch.long)
+    token_of_position[positions] = torch.arange(tokens)
+    return Side(rows, width, tokens, token_of_position, positions, filled[:, None, None])
 
 
 def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

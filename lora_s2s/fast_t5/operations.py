@@ -1,7 +1,7 @@
 """The operations between attentions as autograd functions that save little and recompute the rest.
 
-All work on flat lists of N tokens. The base is frozen: no weight of it gets a gradient, and none is
-kept. D model width, r an adapter's rank.
+All work on flat lists of tokens. The base is frozen: its weights get no gradients.
+Legend: N tokens, D model width, r an adapter's rank.
 """
 
 from __future__ import annotations
@@ -23,20 +23,18 @@ Gradients = tuple[Tensor | None, ...]
 
 
 class Mask(NamedTuple):
-    """Dropout by a seed: drawn again in the backward pass instead of kept. ``rate`` 0 is none."""
+    """A dropout mask by its seed: recomputed in the backward pass. ``rate`` 0 is no dropout."""
 
     rate: float
     seed: int
 
     @classmethod
     def drawn(cls, rate: float) -> Mask:
-        """Returns a mask of the current random state."""
+        """A mask seeded by the current random state."""
         return cls(rate, int(torch.randint(1 << 62, ())) if rate else 0)
 
     def on(self, tensor: Tensor) -> Tensor:
-        """Returns the tensor with a share ``rate`` of its numbers zero, the others larger by 1 / (1
-        - rate).
-        """
+        """Applies dropout: sets a fraction ``rate`` to zero, and divides the rest by 1 - rate."""
         if not self.rate:
             return tensor
         generator = torch.Generator(tensor.device).manual_seed(self.seed)
@@ -44,25 +42,24 @@ class Mask(NamedTuple):
         return kept.mul_(tensor).div_(1 - self.rate)
 
 
-# Where elementwise steps are compiled into one kernel. On a CPU it gains little and takes long.
+# Devices on which elementwise steps are compiled into one kernel; on a CPU it gains little.
 COMPILED_ON = {"cuda"}
 _BACKEND = "inductor"
 Compiled: TypeAlias = Callable[..., Any]
 Step = TypeVar("Step", bound=Compiled)
-# autograd's: a function sets attributes of its own on it.
+# autograd's context, on which functions set arbitrary attributes.
 Context: TypeAlias = Any
 
 
 def _one_kernel(step: Step) -> Step:
-    """Compiles a function of tensors, the first of which says where, once for all lengths.
+    """Compiles a function of tensors for all lengths; the first tensor determines the device.
 
-    If one cannot be compiled (no C compiler, no Triton, a kernel that does not fit), all run
-    uncompiled.
+    If one function cannot be compiled (no C compiler, no Triton), all run uncompiled.
     """
 
     @cache
     def compiled(backend: str) -> Compiled:
-        # One graph or an error: the first of two might overwrite its input before the second fails.
+        # A single graph: the first of two could overwrite its input before the second one fails.
         return torch.compile(step, dynamic=True, fullgraph=True, backend=backend)
 
     @wraps(step)
@@ -74,7 +71,7 @@ def _one_kernel(step: Step) -> Step:
                 if ran_out_of_memory(error):
                     raise
                 COMPILED_ON.clear()
-                say(f"forward: its pieces run without being compiled: {reason_of(error)}")
+                say(f"forward: operations are not compiled: {reason_of(error)}")
         return step(first, *others)
 
     return call  # type: ignore[return-value]
@@ -87,9 +84,7 @@ def reason_of(error: BaseException) -> str:
 
 @_one_kernel
 def _rms_norm(states_ND: Tensor, weight_D: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """Returns RMSNorm's output, rounded where T5 rounds, and 1 / root mean square (N, 1) in
-    float32.
-    """
+    """RMSNorm's output, rounded like T5's, and 1 / root mean square (N, 1) in float32."""
     wide = torch.promote_types(states_ND.dtype, torch.float32)
     squares = torch.linalg.vector_norm(states_ND, dim=-1, keepdim=True, dtype=wide).square_()
     inverse_N1 = squares.div_(states_ND.shape[-1]).add_(epsilon).rsqrt_()
@@ -100,7 +95,7 @@ def _rms_norm(states_ND: Tensor, weight_D: Tensor, epsilon: float) -> tuple[Tens
 def _norm_backward(
     slope_ND: Tensor, states_ND: Tensor, inverse_N1: Tensor, weight_D: Tensor
 ) -> Tensor:
-    """Returns the gradient of the norm's input. ``slope_ND`` is overwritten."""
+    """The gradient of the norm's input; overwrites ``slope_ND``."""
     slope_ND = slope_ND.mul_(weight_D)
     wide = torch.promote_types(slope_ND.dtype, torch.float32)
     dots_N1 = (slope_ND.to(wide) * states_ND).sum(-1, keepdim=True)
@@ -115,9 +110,7 @@ def _normed(states_ND: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
 
 
 class _Lora(NamedTuple):
-    """What one product's adapter needs in the backward pass: B's input (N, r), and the dropout
-    before A.
-    """
+    """Saved for an adapter's backward pass: B's input (N, r) and the dropout mask before A."""
 
     reduced_Nr: Tensor
     mask: Mask
@@ -131,7 +124,7 @@ def _product(
     scale: float = 1.0,
     onto: Tensor | None = None,
 ) -> tuple[Tensor, _Lora | None]:
-    """Returns ``onto`` + scale · product(inputs), and what its backward pass needs."""
+    """``onto`` + scale · product(inputs), and what the backward pass needs."""
     weight = product.weight().t()
     if onto is None:
         outputs = (inputs_ND if scale == 1 else inputs_ND * scale) @ weight
@@ -152,34 +145,34 @@ def _product_backward(
     inputs: Callable[[], Tensor],
     *,
     onto: Tensor | None,
-    wanted: bool,
+    input_gradient: bool,
     scale: float = 1.0,
 ) -> tuple[Tensor | None, Gradients]:
-    """Returns ``onto`` + the gradient of the inputs (in place of ``onto``), and those of A and B.
+    """``onto`` + the gradient of the inputs (in place of ``onto``), and the gradients of A and B.
 
     Args:
-        inputs: gives the product's inputs (N, D) again, called only where A needs them.
-        wanted: whether anything needs the inputs' gradient.
+        inputs: recomputes the product's inputs (N, D); called only if A needs them.
+        input_gradient: whether the gradient of the inputs is needed.
     """
-    found = onto
-    if wanted:
+    gradient = onto
+    if input_gradient:
         weight = product.weight()
-        found = (
+        gradient = (
             onto.addmm_(slope, weight, alpha=scale)
             if onto is not None
             else _scaled(slope @ weight, scale)
         )
     if kept is None or product.down is None or product.up is None:
-        return found, ()
+        return gradient, ()
     scale = product.scale * scale
     inner_Nr = slope @ product.up.to(slope.dtype)
     down_rD = (inner_Nr.t() @ kept.mask.on(inputs())).to(product.down.dtype).mul_(scale)
     up = (slope.t() @ kept.reduced_Nr).to(product.up.dtype).mul_(scale)
-    if found is not None and kept.mask.rate:
-        found.add_(kept.mask.on(inner_Nr @ product.down.to(slope.dtype)), alpha=scale)
-    elif found is not None:
-        found.addmm_(inner_Nr, product.down.to(slope.dtype), alpha=scale)
-    return found, (down_rD, up)
+    if gradient is not None and kept.mask.rate:
+        gradient.add_(kept.mask.on(inner_Nr @ product.down.to(slope.dtype)), alpha=scale)
+    elif gradient is not None:
+        gradient.addmm_(inner_Nr, product.down.to(slope.dtype), alpha=scale)
+    return gradient, (down_rD, up)
 
 
 def _scaled(tensor: Tensor, scale: float) -> Tensor:
@@ -187,9 +180,7 @@ def _scaled(tensor: Tensor, scale: float) -> Tensor:
 
 
 class _Products(torch.autograd.Function):
-    """Several products of one input, normed first where there is a norm; the normed input is not
-    kept.
-    """
+    """Several products of one input, after an optional norm, whose output is not saved."""
 
     @staticmethod
     def forward(
@@ -227,15 +218,15 @@ class _Products(torch.autograd.Function):
         for product, mask, slope in zip(
             ctx.products, ctx.kept, slopes[: len(ctx.products)], strict=True
         ):
-            slope_ND, own = _product_backward(
+            slope_ND, factors = _product_backward(
                 slope,
                 product,
                 None if mask is None else _Lora(next(rows), mask),
                 inputs,
                 onto=slope_ND,
-                wanted=ctx.needs_input_grad[0],
+                input_gradient=ctx.needs_input_grad[0],
             )
-            gradients += own
+            gradients += factors
         if slope_ND is not None and ctx.norm is not None:
             slope_ND = _norm_backward(slope_ND, states_ND, inverse_N1, ctx.norm.weight)
         return slope_ND, None, None, None, *gradients
@@ -244,19 +235,19 @@ class _Products(torch.autograd.Function):
 def products(
     states_ND: Tensor, norm: Norm | None, chosen: Sequence[Product], *, training: bool
 ) -> tuple[Tensor, ...]:
-    """Returns each product of the states, normed first where there is a norm."""
+    """Each product of the states, after an optional norm."""
     factors = [factor for product in chosen for factor in product.factors]
     outputs: tuple[Tensor, ...] = _Products.apply(states_ND, norm, chosen, training, *factors)  # type: ignore[no-untyped-call]
     return outputs
 
 
 def normed(states_ND: Tensor, norm: Norm) -> Tensor:
-    """Returns RMSNorm of the states."""
+    """RMSNorm of the states."""
     return _Products.apply(states_ND, norm, (), False)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class Activation(NamedTuple):
-    """An activation's function, and its gradient by that of its output and its input."""
+    """An activation, and its gradient by its output's gradient and its input."""
 
     forward: Callable[[Tensor], Tensor]
     backward: Callable[[Tensor, Tensor], Tensor]
@@ -264,7 +255,7 @@ class Activation(NamedTuple):
 
 _aten = torch.ops.aten
 ACTIVATIONS = {
-    # HF's gelu_new is the tanh form, written out.
+    # transformers' gelu_new is the tanh approximation.
     "gelu_new": Activation(
         lambda x: F.gelu(x, approximate="tanh"),
         lambda slope, x: _aten.gelu_backward(slope, x, approximate="tanh"),
@@ -283,15 +274,13 @@ def _gated(gate: Tensor, linear: Tensor, activation: str) -> Tensor:
 def _gated_backward(
     slope: Tensor, gate: Tensor, linear: Tensor, activation: str
 ) -> tuple[Tensor, Tensor]:
-    """Returns the gradients of gate and linear. ``slope`` is overwritten."""
+    """The gradients of gate and linear; overwrites ``slope``."""
     passed = ACTIVATIONS[activation].forward(gate).mul_(slope)
     return ACTIVATIONS[activation].backward(slope.mul_(linear), gate), passed
 
 
 def activated(activation: str | None, inputs: Sequence[Tensor]) -> Tensor:
-    """Returns the first input, through the activation where there is one, times the second where
-    there are two.
-    """
+    """activation(first input), times the second input if there is one."""
     if activation is None:
         return inputs[0]
     if len(inputs) == 1:
@@ -312,9 +301,7 @@ def _activated_backward(
 
 
 class _Residual(torch.autograd.Function):
-    """residual + drop(product(drop(activated inputs))): what lies between inputs and residual is
-    not kept.
-    """
+    """residual + drop(product(drop(activated inputs))), without saving intermediate results."""
 
     @staticmethod
     def forward(
@@ -335,7 +322,7 @@ class _Residual(torch.autograd.Function):
         onto = None if rates[1] else residual_ND
         outputs_ND, lora = _product(hidden, product, training=training, scale=scale, onto=onto)
         ctx.mask = None if lora is None else lora.mask
-        # A frozen product's inputs are asked for only to undo the activation before it.
+        # Without an adapter, inputs are needed only for the activation's gradient.
         ctx.needed = activation is not None or lora is not None
         ctx.save_for_backward(
             *(inputs if ctx.needed else ()), *((lora.reduced_Nr,) if lora else ())
@@ -344,7 +331,7 @@ class _Residual(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Context, slope_ND: Tensor) -> Gradients:
-        saved = ctx.saved_tensors  # asked for once: a checkpoint makes them anew at every asking
+        saved = ctx.saved_tensors  # once: a checkpoint recomputes them at every access
         inputs, reduced = (saved[: ctx.count], saved[ctx.count :]) if ctx.needed else ((), ())
         dropped_ND = ctx.outer.on(slope_ND)
         hidden, factors = _product_backward(
@@ -353,7 +340,7 @@ class _Residual(torch.autograd.Function):
             _Lora(reduced[0], ctx.mask) if reduced else None,
             lambda: ctx.inner.on(activated(ctx.activation, inputs)),
             onto=None,
-            wanted=any(ctx.needs_input_grad[7 : 7 + ctx.count]),
+            input_gradient=any(ctx.needs_input_grad[7 : 7 + ctx.count]),
             scale=ctx.scale,
         )
         slopes: Gradients = (None,) * ctx.count
@@ -373,12 +360,12 @@ def onto_residual(
     scale: float = 1.0,
     training: bool,
 ) -> Tensor:
-    """Returns residual + dropout(product(dropout(activated inputs))).
+    """residual + dropout(product(dropout(activated inputs))).
 
     Args:
         inputs: (N, width) each; see :func:`activated`.
         inner_rate, rate: dropout before and after the product.
-        scale: of the product's inputs: 2^-k where float16 needs it.
+        scale: factor of the product's inputs: 2^-k if float16 needs it.
     """
     return _Residual.apply(  # type: ignore[no-any-return, no-untyped-call]
         residual_ND,

@@ -1,6 +1,6 @@
 """The padding-free forward of T5-shaped models, over transformers' modules and weights.
 
-N source tokens, M target tokens, D model width.
+Legend: N source tokens, M target tokens, D model width.
 """
 
 from __future__ import annotations
@@ -26,9 +26,7 @@ Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class _Pass:
-    """What holds for one pass: whether adapters drop out, the base's dropout, the residual stream's
-    scale.
-    """
+    """Settings of one pass: adapter dropout, the base's dropout, the residual stream's scale."""
 
     training: bool
     dropout: float
@@ -42,9 +40,9 @@ class PaddingFree:
     """A T5-shaped model from token ids to the states before its head.
 
     Args:
-        model: the model under its adapter; adapters of any method.
+        model: the base model, with adapters of any method in it.
         stacks: its encoder and decoder; see :func:`lora_s2s.models.t5_parts.stacks_of`.
-        attention: how tokens attend; called with every batch's layout.
+        attention: creates the attention for a batch's layout.
     """
 
     def __init__(
@@ -61,15 +59,15 @@ class PaddingFree:
         self._products = {module: product_of(module) for module in modules}
 
     def attending_by(self, attention: Callable[..., Attend]) -> PaddingFree:
-        """Returns the same forward with another attention."""
+        """The same forward with another attention."""
         return PaddingFree(self._model, (self._encoder, self._decoder), attention)
 
     def states(self, layout: Layout, memory_ND: Tensor | None = None) -> Tensor:
-        """Returns the decoder's last states (M, D), as the head takes them.
+        """The decoder's last states (M, D), scaled for the head.
 
         Args:
             layout: on the model's device.
-            memory_ND: what :meth:`memory` gives, where it is known already.
+            memory_ND: the result of :meth:`memory`, if cached.
         """
         now = self._now()
         attend = self.attention(layout, dropout=now.dropout)
@@ -79,10 +77,13 @@ class PaddingFree:
             encoded_ND = memory_ND.to(self._decoder.embeddings.weight.dtype)
 
         def decode(states_MD: Tensor, block: Block) -> Tensor:
-            own, cross = block.self_attention, block.cross
+            attention, cross = block.self_attention, block.cross
             relative = self._decoder.relative(block)
             states_MD = self._attend(
-                states_MD, own, now, lambda q, k, v: attend.decoder(q, k, v, own.heads, relative)
+                states_MD,
+                attention,
+                now,
+                lambda q, k, v: attend.decoder(q, k, v, attention.heads, relative),
             )
             if cross is not None:
                 mix: Mix = lambda q, k, v: attend.cross(q, k, v, cross.heads)  # noqa: E731
@@ -94,7 +95,7 @@ class PaddingFree:
         return states_MD if scale == 1 else states_MD * scale
 
     def memory(self, layout: Layout) -> Tensor:
-        """Returns what the encoder gives the decoder, (N, D)."""
+        """The encoder's last states, (N, D)."""
         now = self._now()
         return self._encode(layout, self.attention(layout, dropout=now.dropout), now)
 
@@ -108,9 +109,12 @@ class PaddingFree:
 
     def _encode(self, layout: Layout, attend: Attend, now: _Pass) -> Tensor:
         def encode(states_ND: Tensor, block: Block) -> Tensor:
-            own, relative = block.self_attention, self._encoder.relative(block)
+            attention, relative = block.self_attention, self._encoder.relative(block)
             states_ND = self._attend(
-                states_ND, own, now, lambda q, k, v: attend.encoder(q, k, v, own.heads, relative)
+                states_ND,
+                attention,
+                now,
+                lambda q, k, v: attend.encoder(q, k, v, attention.heads, relative),
             )
             return self._feed_forward(states_ND, block.feed_forward, now)
 
@@ -119,10 +123,8 @@ class PaddingFree:
     def _through(
         self, stack: Stack, ids: Tensor, step: Callable[[Tensor, Block], Tensor], now: _Pass
     ) -> Tensor:
-        """Embeds ids, applies ``step`` for every block (again in the backward pass where
-        checkpointed), and norms.
-        """
-        # Hooks on transformers' module insert the embedding rows that train and scale for float16.
+        """Embeds ids, applies ``step`` to every block (checkpointed if enabled), and norms."""
+        # Hooks on transformers' module insert trained embedding rows and scale for float16.
         states = now.dropped(stack.embeddings(ids))
         for block in stack.blocks:
             if now.training and block.module.gradient_checkpointing and torch.is_grad_enabled():
@@ -156,7 +158,7 @@ class PaddingFree:
     def _linear(
         self, states: Tensor, norm: Norm | None, modules: Sequence[nn.Module], now: _Pass
     ) -> Sequence[Tensor]:
-        """Returns what each module makes of the normed states."""
+        """The output of each module for the normed states."""
         chosen = [product for module in modules if (product := self._products[module]) is not None]
         if len(chosen) == len(modules):
             return products(states, norm, chosen, training=now.training)
@@ -172,7 +174,7 @@ class PaddingFree:
         activation: str | None = None,
         inner_rate: float = 0.0,
     ) -> Tensor:
-        """Returns states + dropout(module(dropout(activated inputs)))."""
+        """states + dropout(module(dropout(activated inputs)))."""
         product = self._products[module]
         if product is None:
             # If float16 needs a smaller input, a hook on the module scales it.

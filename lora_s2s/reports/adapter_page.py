@@ -31,7 +31,7 @@ _MOST_LABELS = 50
 
 @dataclass(frozen=True)
 class Sample:
-    """One source with its answers; ``more`` counts the references that are not shown."""
+    """One source with its answers; ``more`` counts further references."""
 
     source: str
     reference: str
@@ -42,14 +42,14 @@ class Sample:
 
 
 def write_report(adapter_dir: Path, *, name: str | None = None) -> Path:
-    """Writes ``report.html`` (and ``loss_curve.png``) from what lies in an adapter's folder.
+    """Writes an adapter's ``report.html`` and ``loss_curve.png``.
 
-    Needs ``manifest.json``; ``metrics.jsonl``, ``recipe.yaml`` and
-    ``evaluations/*/predictions.jsonl`` are shown where they exist.
+    Requires ``manifest.json``; shows ``metrics.jsonl``, ``recipe.yaml`` and
+    ``evaluations/*/predictions.jsonl`` if present.
 
     Args:
-        adapter_dir: the adapter's folder, finished or still being staged.
-        name: the adapter's name where the folder's is not yet it.
+        adapter_dir: the adapter's folder, perhaps a temporary one.
+        name: the adapter's name if it differs from the folder's.
 
     Raises:
         DataError: a file that exists cannot be read.
@@ -77,7 +77,7 @@ def render_report(
     recipe: str | None = None,
     rows: Sequence[Mapping[str, object]] = (),
 ) -> str:
-    """Returns the page; every part but the scores may be missing."""
+    """The page's HTML; every part but the manifest is optional."""
     scores = manifest.get("scores")
     lines = score_lines(scores)
     labels = label_lines(scores, _MOST_LABELS)

@@ -1,6 +1,4 @@
-"""README.md of an adapter or a whole model: a model card for people and hubs, made from its
-manifest.
-"""
+"""README.md of an adapter or model: its model card, made from its manifest."""
 
 from __future__ import annotations
 
@@ -47,17 +45,16 @@ class Published:
 def write_card(
     adapter_dir: Path, *, name: str | None = None, max_new_tokens: int | None = None
 ) -> Path:
-    """Writes the model card of an adapter's folder from its ``manifest.json`` and newest
-    evaluation.
+    """Writes an adapter's model card from its ``manifest.json`` and last evaluation.
 
     Args:
-        adapter_dir: the adapter's folder, finished or still being staged.
-        name: the adapter's name where the folder's is not yet it.
-        max_new_tokens: the length limit of answers; by default that of the newest scores, else of
-            the targets in training.
+        adapter_dir: the adapter's folder, perhaps a temporary one.
+        name: the adapter's name if it differs from the folder's.
+        max_new_tokens: the length limit of answers; by default that of the last evaluation, else of
+            the training targets.
 
     Raises:
-        DataError: the manifest is missing or is not an object.
+        DataError: the manifest is missing or not an object.
     """
     manifest = manifest_content(adapter_dir)
     rows = sample_rows(adapter_dir, _EXAMPLES)
@@ -83,7 +80,7 @@ def render_card(
     max_new_tokens: int | None = None,
     published: Published | None = None,
 ) -> str:
-    """Returns the card as Markdown with YAML front matter.
+    """The card as Markdown with YAML front matter.
 
     Args:
         config: the adapter's ``adapter_config.json``.

@@ -1,4 +1,4 @@
-"""``report.html`` of prepared data: advice, pairs as the model sees them, lengths, characters."""
+"""``report.html`` of prepared data: advice, sample pairs, lengths, characters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST_NAMES = 3
 def write_data_page(
     path: Path, report: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Writes the page; its title is the name of the training data.
+    """Writes the page, whose title names the training data.
 
     Args:
         pairs: see :func:`lora_s2s.data.report.sample_pairs`.

@@ -1,4 +1,4 @@
-"""The loss curve of a run as a picture. The only file that draws."""
+"""The loss curve of a run as a PNG."""
 
 from __future__ import annotations
 
@@ -19,47 +19,45 @@ from lora_s2s.files import read_jsonl, write_bytes
 
 _INK, _QUIET, _GRID = "#1f2933", "#66727f", "#e4e9ee"
 _THIN, _TRAINING, _VALIDATION = "#a9c7d6", "#12698a", "#d1495b"
-# The picture is no reason to read all of anything; smoothing takes the square of its points.
+# Bounds on long logs; the cost of smoothing grows quadratically with the points.
 _MOST_ROWS, _MOST_POINTS = 1_000_000, 20_000
-# Below this many steps a smoothed line would say more than the data.
+# With fewer steps, smoothing has no meaning.
 _FEW = 12
 
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def loss_curve(metrics_jsonl: Path, out_png: Path) -> Path:
-    """Draws training loss per optimizer step (thin, and smoothed) and validation loss (points) into
-    a PNG.
+    """Draws training loss per optimizer step (thin and smoothed) and validation loss (points).
 
     Args:
-        metrics_jsonl: rows with ``step`` and ``loss`` or ``validation_loss``; other rows are passed
-            over.
-        out_png: where the picture goes; written whole or not at all.
+        metrics_jsonl: rows with ``step`` and ``loss`` or ``validation_loss``; others are ignored.
+        out_png: the output file, written atomically.
 
     Raises:
-        DataError: the log is missing or is not JSON lines.
+        DataError: the log is missing or not JSON lines.
     """
     training, validation = _points(metrics_jsonl, ("loss", "validation_loss"))
     figure = _figure(training, validation)
     picture = io.BytesIO()
-    # No software version inside: the same log gives the same bytes.
+    # Without a software version, equal logs give equal bytes.
     figure.savefig(picture, format="png", dpi=160, metadata={"Software": None})
     write_bytes(out_png, picture.getvalue())
     return out_png
 
 
 def _points(metrics_jsonl: Path, keys: Sequence[str]) -> list[Points]:
-    """Returns steps and values of each key, thinned where there are more than a picture shows."""
-    found = {key: array("d") for key in keys}
+    """Steps and values of each key, thinned if there are very many."""
+    columns = {key: array("d") for key in keys}
     for row in islice(read_jsonl(metrics_jsonl), _MOST_ROWS):
-        for key, numbers in found.items():
+        for key, numbers in columns.items():
             if _is_number(row.get("step")) and _is_number(row.get(key)):
                 numbers.extend((row["step"], row[key]))
-    return [_thinned(np.array(numbers).reshape(-1, 2)) for numbers in found.values()]
+    return [_thinned(np.array(numbers).reshape(-1, 2)) for numbers in columns.values()]
 
 
 def _thinned(table: NDArray[np.float64]) -> Points:
-    """Returns the columns of a table, of a long one the means of as many neighbours as it takes."""
+    """The columns of a table; of a long one, the means of neighbouring rows."""
     together = -(-len(table) // _MOST_POINTS)
     if together > 1:
         whole = len(table) - len(table) % together
@@ -68,7 +66,7 @@ def _thinned(table: NDArray[np.float64]) -> Points:
 
 
 def _is_number(value: object) -> bool:
-    # What no run has logged, and no axis has room for, is passed over.
+    # Implausible values would distort the axes.
     return isinstance(value, int | float) and abs(value) < 1e12
 
 
@@ -84,7 +82,7 @@ def _figure(training: Points, validation: Points) -> Figure:
         axes.legend(
             loc="upper right", labelcolor=_INK, fontsize=10, edgecolor="none", framealpha=0.85
         )
-    _dress(axes)
+    _style(axes)
     return figure
 
 
@@ -113,7 +111,7 @@ def _draw_validation(axes: Axes, steps: NDArray[np.float64], losses: NDArray[np.
         zorder=4,
     )
     best = int(losses.argmin())
-    # Towards the middle of the picture, where nothing cuts the words off.
+    # The label points towards the middle, so that it is not cut off.
     left = steps[best] > sum(axes.get_xlim()) / 2
     axes.annotate(
         f"best {losses[best]:.3f}",
@@ -130,14 +128,14 @@ def _draw_validation(axes: Axes, steps: NDArray[np.float64], losses: NDArray[np.
 
 
 def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    # A bell-shaped window centred on each step: no lag behind the data, and honest at both ends.
+    # A centred, bell-shaped window: no lag, and correct weights at both ends.
     width = max(3, len(values) // 20) | 1
     window = np.hanning(width + 2)[1:-1]
     weights = np.convolve(np.ones_like(values), window, mode="same")
     return np.asarray(np.convolve(values, window, mode="same") / weights)
 
 
-def _dress(axes: Axes) -> None:
+def _style(axes: Axes) -> None:
     axes.set_title("Loss", loc="left", color=_INK, fontsize=13, fontweight="bold", pad=10)
     axes.set_xlabel("optimizer step", color=_QUIET, fontsize=10)
     axes.set_ylabel("nats per target token", color=_QUIET, fontsize=10)

@@ -1,7 +1,6 @@
-"""Templates to text. Every value that a template prints is text: control characters are shown as
-escapes, then the value is escaped for the format, HTML or Markdown.
-
-Only what this package wrote itself is printed as it is, see :func:`verbatim`.
+"""Renders templates. Values are printed as text: control characters become visible escapes, then
+the value is escaped for HTML or Markdown, except for the package's own markup, see
+:func:`verbatim`.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from markupsafe import Markup
 
 from lora_s2s.console import counted, plain
 
-# CommonMark lets any ASCII punctuation be escaped; these can start markup, an entity, a bare link
-# or a mention.
+# CommonMark allows escaping any ASCII punctuation; these characters can start markup, an entity, a
+# bare link or a mention.
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~&:@$^\"'=/])")
 
 
@@ -28,20 +27,20 @@ def render(template: str, /, **values: object) -> str:
         template: a file name; ``.html`` is escaped as HTML, ``.md`` as Markdown.
 
     Raises:
-        jinja2.UndefinedError: the template uses a value that is not given.
+        jinja2.UndefinedError: a value is missing.
     """
     environment = _html() if template.endswith(".html") else _markdown()
     return environment.get_template(template).render(values)
 
 
 def verbatim(text: str) -> Markup:
-    """Marks text that this package wrote itself, and that templates print as it is."""
+    """Marks the package's own text, which templates do not escape."""
     return Markup(text)  # noqa: S704
 
 
 def markdown(text: str) -> str:
-    """Escapes a text for Markdown: one line, controls shown, every character that could be markup
-    behind a backslash.
+    """Escapes a text for Markdown: one line, visible control characters, backslashes before every
+    character that could be markup.
     """
     return _MARKDOWN.sub(r"\\\1", plain(text))
 
@@ -63,7 +62,7 @@ def _html() -> Environment:
 
 @cache
 def _markdown() -> Environment:
-    # Jinja's autoescape is HTML's, so Markdown's stands in `finalize`, which sees every value.
+    # Jinja's autoescape is for HTML; `finalize`, which every value passes, escapes for Markdown.
     environment = Environment(  # noqa: S701
         loader=PackageLoader("lora_s2s.reports"),
         finalize=_markdown_value,
@@ -90,6 +89,6 @@ def _counts(counts: Mapping[str, int]) -> list[tuple[str, str]]:
 
 
 def python(text: str) -> Markup:
-    """Returns a text as a Python string inside a fenced block of Markdown."""
+    """A text as a Python string in a fenced code block."""
     literal = json.dumps(plain(text), ensure_ascii=False)
     return verbatim(literal.replace("`", "\\u0060"))

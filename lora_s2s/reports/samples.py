@@ -1,4 +1,4 @@
-"""A sample of an adapter's newest predictions, for its page, its card and checks."""
+"""A sample of an adapter's last predictions, for report, card and checks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from lora_s2s.hub import EVALUATIONS
 from lora_s2s.outputs import PREDICTIONS
 
 _SEED = 12345
-# The sample of a longer file is drawn from its first rows.
+# Of a longer file, only the first rows are sampled.
 _MOST_ROWS = 100_000
 
 
 def sample_rows(adapter_dir: Path, count: int) -> list[Mapping[str, object]]:
-    """Draws rows from an adapter's newest evaluation: random, the same every time, in file order;
-    none without an evaluation.
+    """A fixed random sample of an adapter's last evaluation, in file order; empty if there is none.
 
     Raises:
         DataError: the predictions cannot be read.
@@ -29,7 +28,7 @@ def sample_rows(adapter_dir: Path, count: int) -> list[Mapping[str, object]]:
         return []
     chance, kept = random.Random(_SEED), list[tuple[int, Mapping[str, object]]]()
     for place, row in enumerate(islice(read_jsonl(newest), _MOST_ROWS)):
-        # Reservoir sampling: every row so far is kept with the same probability.
+        # Reservoir sampling: all rows are equally likely.
         if len(kept) < count:
             kept.append((place, row))
         elif (drawn := chance.randrange(place + 1)) < count:

@@ -1,8 +1,7 @@
-"""What a manifest says, as short texts for a table, a report or a model card.
+"""A manifest's contents as short texts for tables, reports and model cards.
 
-A manifest may come from anywhere, so every value is taken as it is: numbers are formatted, anything
-else is shown with its controls visible, and what is missing is a dash. Escaping for HTML or
-Markdown is the caller's.
+Manifests can be untrusted, so values of any type are accepted: numbers are formatted, other values
+shown with visible control characters, missing ones as a dash. Callers escape for HTML or Markdown.
 """
 
 from __future__ import annotations
@@ -21,9 +20,8 @@ _SECTIONS = ("base", "data", "input", "counts", "training", "device", "created",
 
 @dataclass(frozen=True)
 class ScoreLine:
-    """One metric of one evaluation; the scores are texts such as ``86.10 [84.02, 88.17]``,
-    ``share`` is 0 to
-    1, None without a score.
+    """One metric of one evaluation; scores are texts such as ``86.10 [84.02, 88.17]``, shares are 0
+    to 1, or None without a score.
     """
 
     evaluation: str
@@ -39,9 +37,7 @@ class ScoreLine:
 
 
 def score_lines(scores: object) -> list[ScoreLine]:
-    """Flattens a manifest's ``scores`` (evaluation name → what ``eval --json`` gives) into lines
-    for a table.
-    """
+    """A manifest's ``scores`` (objects of ``eval --json`` by evaluation name) as table lines."""
     return [
         line
         for name, entry in _mapping(scores).items()
@@ -51,12 +47,9 @@ def score_lines(scores: object) -> list[ScoreLine]:
 
 def _lines(evaluation: str, entry: Mapping[str, object]) -> Iterator[ScoreLine]:
     baselines, differences = _mapping(entry.get("baseline")), _mapping(entry.get("difference"))
-    for name, found in _mapping(entry.get("metrics")).items():
-        score, baseline, difference = (
-            _mapping(found),
-            _mapping(baselines.get(name)),
-            _mapping(differences.get(name)),
-        )
+    for name, value in _mapping(entry.get("metrics")).items():
+        score, baseline = _mapping(value), _mapping(baselines.get(name))
+        difference = _mapping(differences.get(name))
         yield ScoreLine(
             evaluation=evaluation,
             n=number(entry.get("n")),
@@ -72,25 +65,21 @@ def _lines(evaluation: str, entry: Mapping[str, object]) -> Iterator[ScoreLine]:
 
 
 def signatures(lines: Iterable[ScoreLine]) -> list[tuple[str, str]]:
-    """Returns (metric, signature) pairs of the lines, each once."""
+    """The distinct (metric, signature) pairs of the lines."""
     return list(dict.fromkeys((line.metric, line.signature) for line in lines))
 
 
 def facts(manifest: Mapping[str, object]) -> list[tuple[str, str]]:
-    """Returns (what, value) pairs of a manifest's sections in a fixed order, nested names joined by
-    spaces.
-    """
-    found: list[tuple[str, str]] = []
+    """(name, value) pairs of a manifest's sections, in a fixed order."""
+    pairs: list[tuple[str, str]] = []
     for section in _SECTIONS:
         if section in manifest:
-            found.extend(flat(section, manifest[section]))
-    return found
+            pairs.extend(flat(section, manifest[section]))
+    return pairs
 
 
 def flat(name: str, value: object, depth: int = 0) -> Iterator[tuple[str, str]]:
-    """Yields (what, value) pairs of a value's leaves, nested names joined by spaces; what is absent
-    or empty is not.
-    """
+    """Yields (name, value) pairs of a value's non-empty leaves, nested names joined by spaces."""
     if isinstance(value, Mapping):
         if depth == _DEEPEST:
             yield plain(name.strip()), "…"
@@ -109,7 +98,7 @@ def flat(name: str, value: object, depth: int = 0) -> Iterator[tuple[str, str]]:
 
 
 def base_name(manifest: Mapping[str, object]) -> str:
-    """Returns the name of the base that a manifest gives; a dash where it gives none."""
+    """The name of the base in a manifest; a dash if there is none."""
     return _without_folders(shown(_mapping(manifest.get("base")).get("name")))
 
 
@@ -118,23 +107,21 @@ def _fact(value: object) -> str:
 
 
 def _without_folders(text: str) -> str:
-    # A path says nothing on another machine, and too much of this one.
+    # Local paths are meaningless elsewhere, and private.
     absolute = text.startswith(("/", "~/", "./", "../"))
     return text.rstrip("/").rsplit("/", 1)[-1] if absolute else text
 
 
 def number(value: object) -> str:
-    """Formats a count with thousands separators and a float with four significant digits; a dash
-    for the rest.
-    """
+    """A whole number with thousands separators or a float with four digits; a dash otherwise."""
     if not _is_number(value):
         return NOTHING
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def shown(value: object) -> str:
-    """Returns any value as one line of plain text; a dash for None."""
-    # However deep a list or object is, some of it is shown.
+    """Any value as one line of plain text; a dash for None."""
+    # Of deep lists and objects, reprlib shows the beginning.
     return (
         NOTHING
         if value is None
@@ -147,7 +134,7 @@ def _mapping(value: object) -> Mapping[str, object]:
 
 
 def _is_number(value: object) -> bool:
-    # A whole number beyond a float's cannot be formatted as one.
+    # Larger whole numbers cannot be formatted as floats.
     return (
         isinstance(value, int | float)
         and not isinstance(value, bool)
@@ -156,7 +143,7 @@ def _is_number(value: object) -> bool:
 
 
 def score_table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows of what ``eval`` reports: a row per metric, with the base if it was scored."""
+    """Heads and rows of a table of scores, a row per metric, with the base if it was scored."""
     baseline, difference = result["baseline"], result["difference"]
     if not (baseline and difference):
         rows = [[name, with_interval(score)] for name, score in result["metrics"].items()]
@@ -187,7 +174,7 @@ def with_interval(entry: Mapping[str, object], *, signed: bool = False) -> str:
 
 
 def p_text(value: object) -> str:
-    """Formats a p-value with three digits; those too small for them as ``<0.001``."""
+    """A p-value with three digits, or ``<0.001``."""
     if not isinstance(value, int | float) or not _is_number(value):
         return NOTHING
     return f"{value:.3f}" if value >= 0.001 else "<0.001"
@@ -201,7 +188,7 @@ def _share(value: object) -> float | None:
 
 @dataclass(frozen=True)
 class LabelLine:
-    """One label of one evaluation; the values are texts for a table."""
+    """One label of one evaluation; cells are texts for a table."""
 
     evaluation: str
     label: str
@@ -209,9 +196,7 @@ class LabelLine:
 
 
 def label_lines(scores: object, most: int) -> list[LabelLine]:
-    """Flattens the label tables of a manifest's ``scores`` into lines, the ``most`` frequent labels
-    of each.
-    """
+    """The ``most`` frequent labels of each evaluation in a manifest's ``scores``, as lines."""
     lines = []
     for name, entry in _mapping(scores).items():
         rows = _mapping(_mapping(entry).get("labels")).get("table")
@@ -225,7 +210,7 @@ def label_lines(scores: object, most: int) -> list[LabelLine]:
 
 
 def label_cells(row: object) -> list[str]:
-    """Returns a label's counts, precision, recall and F1 as texts; a dash where there is none."""
+    """A label's counts, precision, recall and F1 as texts; dashes for missing values."""
     values = _mapping(row)
     shares = (values.get(key) for key in ("precision", "recall", "f1"))
     counts = [number(values.get(key)) for key in ("references", "answers")]
@@ -233,7 +218,7 @@ def label_cells(row: object) -> list[str]:
 
 
 def note_lines(scores: object) -> list[str]:
-    """Returns the notes of a manifest's ``scores``, each with the evaluation it is on."""
+    """The notes in a manifest's ``scores``, each with the name of its evaluation."""
     lines = []
     for name, entry in _mapping(scores).items():
         notes = _mapping(entry).get("notes")

@@ -131,7 +131,9 @@ def test_lossless_text_and_used_tokens_exclude_each_other(
     told = invoke(
         *asked, "--set", "data.special_tokens=use", "--set", "data.lossless_text=on", code=2
     ).stderr
-    assert "data.lossless_text=on excludes the use of the base's added tokens (<extra_id_0>)" in told
+    assert (
+        "data.lossless_text=on excludes the use of the base's added tokens (<extra_id_0>)" in told
+    )
     assert "hint: --set data.special_tokens=text" in told
     invoke(*asked, "--set", "data.lossless_text=on")
     assert json.loads((here / "p" / "manifest.json").read_text())["input"]["special_tokens"] == []

@@ -35,7 +35,7 @@ def test_nothing_below_the_lowest_adapter_has_a_backward_pass(
     backward = operations._product_backward
 
     def counted(slope: Any, product: Any, *others: Any, **named: Any) -> Any:
-        done.append((named["wanted"], product.down is not None))
+        done.append((named["input_gradient"], product.down is not None))
         return backward(slope, product, *others, **named)
 
     with fast_forward(model):

@@ -94,8 +94,14 @@ def test_a_prepared_folder_as_it_was_made_trains(invoke: Invoke, prepared: Path)
     [
         (lambda c: first_row(c, "input_ids", lambda row: [2**30, *row[1:]]), "input_ids has tok"),
         (lambda c: first_row(c, "labels", lambda row: [2560, *row[1:]]), "labels has token 2560"),
-        (lambda c: first_row(c, "labels", lambda row: [-100] * len(row)), "values that are not token ids"),
-        (lambda c: {**c, "source_length": numbers(12, 10**9)}, "source_length is 0 or differs from"),
+        (
+            lambda c: first_row(c, "labels", lambda row: [-100] * len(row)),
+            "values that are not token ids",
+        ),
+        (
+            lambda c: {**c, "source_length": numbers(12, 10**9)},
+            "source_length is 0 or differs from",
+        ),
         (lambda c: {**c, "target_length": numbers(12, -1)}, "target_length is 0 or differs from"),
         (
             lambda c: {**c, "labels": lists([[]] * 12), "target_length": numbers(12, 0)},
