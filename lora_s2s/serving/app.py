@@ -76,6 +76,7 @@ def _add_answers(app: FastAPI, service: Service) -> None:
     described: dict[int | str, dict[str, Any]] = {
         status: _described(status) for status in _REFUSALS
     }
+    described[200] = {"content": {"text/event-stream": {}}}
 
     @app.post("/v1/completions", responses=described)
     async def complete(asked: CompletionRequest, request: Request) -> Response:

@@ -37,6 +37,8 @@ class Waiting:
         for index, job in enumerate(jobs if streamed else ()):
             job.emit = partial(self._put, index)
         self._all = asyncio.gather(*(job.result for job in jobs))
+        # Looked at in any case: asyncio logs exceptions that nobody has seen, text and all.
+        self._all.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._gone = asyncio.ensure_future(_gone(request))
 
     def _put(self, index: int, text: str) -> None:

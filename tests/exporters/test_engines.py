@@ -7,11 +7,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 
 import lora_s2s
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.inference.engine import DecodingSettings, WatchedEngine
 from lora_s2s.inference.loading import load_predictor
+from lora_s2s.serving.app import create_app
+from lora_s2s.serving.models import load_models
+from lora_s2s.serving.service import Limits, Service
 
 ADAPTER = Path(__file__).parents[2] / "adapters" / "demo"
 TEXTS = ["hi there'll be 4 of us, at 7pm. for Sat pls, my name's Lotte Winwick", "table for two"]
@@ -63,6 +67,24 @@ def test_greedy_answers_can_be_followed_and_ended(export: Path, exported: bool) 
     assert engine.watched_answers(sources, settings, watch) == [expected[0][:3], expected[1]]
     for row, length in ((0, 3), (1, len(expected[1]))):
         assert seen[row] == [expected[row][:end] for end in range(1, length + 1)]
+
+
+def test_an_export_is_served(export: Path) -> None:
+    answers = lora_s2s.load(export, progress=False)(TEXTS)
+    service = Service(load_models([f"fast={export}"]), Limits())
+    with TestClient(create_app(service), base_url="http://localhost") as client:
+        body = {"model": "fast", "prompt": TEXTS}
+        choices = client.post("/v1/completions", json=body).json()["choices"]
+        assert [choice["text"] for choice in choices] == answers
+        streamed = client.post("/v1/completions", json={**body, "stream": True}).text
+        parts = [json.loads(line[6:]) for line in streamed.split("\n\n")[:-2]]
+        pieces = [part["choices"][0] for part in parts]
+        for index, answer in enumerate(answers):
+            own = [piece["text"] for piece in pieces if piece["index"] == index]
+            assert "".join(own) == answer
+            assert len(own) > 4
+    with pytest.raises(UsageError, match="is an export, which takes no adapters"):
+        load_models([f"fast={export}", str(ADAPTER)])
 
 
 def test_eval_exports_first_and_scores_the_same(tmp_path: Path) -> None:

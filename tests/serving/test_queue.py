@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -85,11 +86,14 @@ def test_batches_keep_to_the_bound(start: Start, answering: Answering, num_beams
     settings = DecodingSettings(max_new_tokens=8, num_beams=num_beams, batch_tokens=12)
     running.service.models["m0"] = replace(served, settings=settings)
     answering(held)
-    long, short = "w1 w2 w3 w4 w5 w6 w7 w8", [f"w{number}" for number in range(10, 20)]
+    long, short = "w1 w2 w3 w4 w5", [f"w{number}" for number in range(10, 20)]
     with asking(running, "w9"):
         until(lambda: len(held.batches) == 1)
-        with asking(running, *short, long):
-            until(lambda: running.service.batcher.waiting == 11)
+        with ExitStack() as asked:
+            # A long source first: those that join it are padded to its length.
+            for count, text in enumerate([long, *short], start=1):
+                asked.enter_context(asking(running, text))
+                until(lambda count=count: running.service.batcher.waiting == count)
             held.go.set()
     later = [source for batch in held.batches[1:] for source in batch]
     assert sorted(later) == sorted([*short, long])
@@ -97,6 +101,20 @@ def test_batches_keep_to_the_bound(start: Start, answering: Answering, num_beams
         padded = max(len(source.split()) + 1 for source in batch) * len(batch) * num_beams
         assert padded <= 12 or len(batch) == 1
     assert max(map(len, held.batches)) == 6 // num_beams
+
+
+def test_a_batch_has_one_model_and_one_limit(start: Start, answering: Answering) -> None:
+    running, held = start({}, {}), Held()
+    answering(held)
+    with asking(running, "w9"):
+        until(lambda: len(held.batches) == 1)
+        with ExitStack() as asked:
+            kinds = {"w1": {"model": "m0"}, "w2": {"model": "m1"}, "w3": {"max_tokens": 3}}
+            for count, text in enumerate([*kinds, *kinds], start=1):
+                asked.enter_context(asking(running, text, **kinds[text]))
+                until(lambda count=count: running.service.batcher.waiting == count)
+            held.go.set()
+    assert held.batches[1:] == [["w1", "w1"], ["w2", "w2"], ["w3", "w3"]]
 
 
 def test_a_full_queue_refuses_and_recovers(start: Start, answering: Answering) -> None:
@@ -116,7 +134,9 @@ def test_a_full_queue_refuses_and_recovers(start: Start, answering: Answering) -
     assert running.complete(["w1", "w2", "w3"]).status_code == 429
 
 
-def test_a_slow_answer_is_given_up_and_frees_its_place(start: Start, answering: Answering) -> None:
+def test_a_slow_answer_is_given_up_and_frees_its_place(
+    start: Start, answering: Answering, caplog: pytest.LogCaptureFixture
+) -> None:
     running, held = start(limits=Limits(seconds=0.2)), Held()
     answering(held)
     responses = [running.complete("w1"), running.complete("w2")]
@@ -126,6 +146,8 @@ def test_a_slow_answer_is_given_up_and_frees_its_place(start: Start, answering: 
     until(lambda: not running.service.batcher.busy)
     assert held.batches == [["w1"]]
     assert running.complete("w3").status_code == 200
+    gc.collect()
+    assert not caplog.records
 
 
 def test_only_the_request_at_fault_fails(start: Start, answering: Answering) -> None:
