@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
-from typing_extensions import TypedDict
 
+from lora_s2s.data_report import DataReport, PairSide, Sides
 from lora_s2s.documents import Amount, Count, Document, Record
 from lora_s2s.errors import DataError
 from lora_s2s.files import belongs, known_sha256, read_object, write_json
@@ -22,16 +22,19 @@ from lora_s2s.recipe.fields import (
     AnswerLimit,
     Beams,
     Language,
+    LengthPenalty,
+    NgramSize,
     Quantization,
+    RepetitionPenalty,
+    SamplingSeed,
     SourceLimit,
     TargetLimit,
+    Temperature,
+    TopP,
     Truncation,
 )
 
 _MANIFEST = "manifest.json"
-_Value = TypeVar("_Value")
-
-Side = Literal["source", "target"]
 
 
 def _texts(value: object) -> object:
@@ -104,6 +107,12 @@ class Decoding(Record):
     max_new_tokens: AnswerLimit
     num_beams: Beams
     early_stopping: bool | None = None
+    length_penalty: LengthPenalty = 1.0
+    repetition_penalty: RepetitionPenalty = 1.0
+    no_repeat_ngram_size: NgramSize = 0
+    temperature: Temperature = 0.0
+    top_p: TopP = 1.0
+    seed: SamplingSeed = 42
 
 
 class Scored(Record):
@@ -218,87 +227,6 @@ class Identity(Record):
 
     data: dict[str, list[object]] | None = None
     tokenizer: str | None = None
-
-
-class RowCounts(TypedDict):
-    """Rows of the files: read, kept, and left out with the reasons."""
-
-    read: Count
-    kept: Count
-    rejected: Count
-    by_reason: dict[str, Count]
-
-
-class TokenCounts(TypedDict):
-    """Quantiles of the tokens of a row."""
-
-    p50: Count
-    p90: Count
-    p95: Count
-    p99: Count
-    max: Count
-
-
-class Limit(TypedDict):
-    """A length limit, and what set it."""
-
-    tokens: Count
-    by: Literal["recipe", "data", "cap", "positions", "memory"]
-
-
-class Limits(TypedDict):
-    """The limits of both sides."""
-
-    max_source_tokens: Limit
-    max_target_tokens: Limit
-
-
-class Sides(TypedDict, Generic[_Value]):
-    """A value for sources and one for targets."""
-
-    source: _Value
-    target: _Value
-
-
-class LostCharacters(TypedDict):
-    """How many characters the vocabulary lacks."""
-
-    count: Count
-
-
-class AddedTokens(TypedDict):
-    """Added tokens of the base in the data: those of one id, and those that are read as text."""
-
-    used: dict[str, Count]
-    text: dict[str, Count]
-
-
-class DataReport(TypedDict):
-    """What ``prepare`` reports, as far as it is shown again."""
-
-    rows: RowCounts
-    splits: dict[str, Count]
-    source_tokens: TokenCounts
-    target_tokens: TokenCounts
-    truncated: Sides[Count]
-    unknown_tokens: Sides[Amount]
-    duplicates: Count
-    leaked: Count
-    limits: Limits
-    special_tokens: AddedTokens
-    lossless_text: list[str]
-    lost_characters: Sides[LostCharacters]
-    columns_line: str
-    warnings: list[str]
-    advice: list[str]
-
-
-class PairSide(TypedDict):
-    """One side of a training pair as the model sees it."""
-
-    text: str
-    pieces: list[str]
-    tokens: Count
 
 
 class PreparedManifest(Document):

@@ -25,6 +25,7 @@ RANKS = {
     "demo": 2,
     "outputs": 2,
     "documents": 2,
+    "data_report": 3,
     "probe": 3,
     "recipe": 4,
     "readers": 4,

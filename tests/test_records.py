@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from lora_s2s import records
 from lora_s2s.errors import DataError
 from lora_s2s.files import described
-from lora_s2s.recipe.schema import DataSection, EvaluationSection
+from lora_s2s.recipe.evaluation import EvaluationSection
+from lora_s2s.recipe.schema import DataSection
 from lora_s2s.records import AdapterManifest, FinishedManifest, ModelManifest, verify
 
 BUNDLED = Path(__file__).parents[1] / "adapters" / "demo"
@@ -98,7 +99,7 @@ def test_the_newest_evaluation_says_how_to_decode(tmp_path: Path) -> None:
     }
     decoding = AdapterManifest.read(write(tmp_path, {"scores": scores})).decoding
     assert decoding is not None
-    assert decoding.model_dump(exclude_none=True) == {"max_new_tokens": 2, "num_beams": 4}
+    assert decoding.model_dump(exclude_defaults=True) == {"max_new_tokens": 2, "num_beams": 4}
 
 
 def test_unknown_keys_and_null_are_ignored(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_s2s.console import counted, say, table, warn
+from lora_s2s.data_report import AddedTokens, DataReport, PairSide, Sides
 from lora_s2s.pipeline.adapters import AdapterInfo, without_interval
 from lora_s2s.pipeline.notices import limits_line, short, show_preview, token_table
-from lora_s2s.records import AddedTokens, DataReport, PairSide, Sides
 from lora_s2s.reports.summary import label_cells, score_lines, score_table
 
 _MOST_LABELS = 20

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lora_s2s.data.prepared import PreparedDataset
+    from lora_s2s.data_report import TokenCounts
     from lora_s2s.pipeline.dry_run import DryRun
     from lora_s2s.pipeline.trained import TrainedAdapter
     from lora_s2s.recipe.schema import Recipe
-    from lora_s2s.records import TokenCounts
 
 
 def train(

@@ -19,9 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lora_s2s.data.split import SPLITS
+from lora_s2s.data_report import PairSide, Sides
 from lora_s2s.errors import DataError
 from lora_s2s.examples.template import check_recorded
-from lora_s2s.records import PairSide, PreparedManifest, Sides, has_manifest, verify
+from lora_s2s.records import PreparedManifest, has_manifest, verify
 from lora_s2s.tokens.tokenise import Features, Ids
 
 REJECTED, REPORT = "rejected.jsonl", "report.html"

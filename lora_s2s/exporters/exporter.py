@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lora_s2s.errors import UsageError
 from lora_s2s.exporters.parity import ScoringEngine
@@ -24,7 +25,7 @@ class Job:
 
     model: str
     precision: str
-    decoding: Mapping[str, int]
+    decoding: Mapping[str, Any]
     shard_bytes: int | None = None
 
 

@@ -110,13 +110,10 @@ def _write(job: Job, out: Path) -> None:
     # Read by optimum and transformers.js, which know no defaults of transformers' classes.
     shutil.copyfile(locate_model(job.model) / "config.json", out / "config.json")
     limits = predictor.within_positions(DecodingSettings(job.decoding["max_new_tokens"]))
-    decoding_config(
-        model,
-        tokenizer,
-        max_new_tokens=limits.max_new_tokens,
-        num_beams=job.decoding["num_beams"],
-        early_stopping=job.decoding["num_beams"] > 1,  # as this package's engine searches
-    ).save_pretrained(out)
+    decoding = {**job.decoding, "max_new_tokens": limits.max_new_tokens}
+    if decoding["num_beams"] > 1:  # as this package's engine searches
+        decoding["early_stopping"] = True
+    decoding_config(model, tokenizer, decoding).save_pretrained(out)
     save_tokenizer(tokenizer, out)
     write_graphs(model, out / FOLDER, job.precision)
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lora_s2s.errors import DataError, SetupError, UsageError
 from lora_s2s.files import read_json
-from lora_s2s.inference.engine import DecodingSettings, ExportedEngine, Watch
+from lora_s2s.inference.engine import DecodingSettings, ExportedEngine, Watch, refuse_settings
 from lora_s2s.records import ExportManifest
 from lora_s2s.tokens.special_tokens import first_ids
 
@@ -90,11 +90,16 @@ class Ct2Engine:
                 "CTranslate2 ends a beam search as soon as it has as many answers as beams",
                 hint="--set evaluation.early_stopping=true, or answer with the model itself",
             )
+        # It samples, but nobody could repeat the answer.
+        refuse_settings(settings, ("temperature",), runtime="CTranslate2")
         prefixes = [self._tokens(self.prefix)] * len(sources) if self.prefix else None
         results = self._translator.translate_batch(
             [self._tokens(source) for source in sources],
             target_prefix=prefixes,
             beam_size=settings.num_beams,
+            length_penalty=settings.length_penalty,
+            repetition_penalty=settings.repetition_penalty,
+            no_repeat_ngram_size=settings.no_repeat_ngram_size,
             min_decoding_length=0,
             max_decoding_length=settings.max_new_tokens,
             max_input_length=0,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from lora_s2s.errors import UsageError
 
@@ -16,22 +16,64 @@ class DecodingSettings:
     Attributes:
         max_new_tokens: hard limit per answer, ``</s>`` and a language code included; always passed
             on (the library's own limit is 20).
-        num_beams: 1 is greedy; more is beam search with length penalty 1.
+        num_beams: 1 is greedy; more is beam search.
         batch_tokens: upper bound on padded source slots × beams of one batch (a longer source goes
             alone).
         early_stopping: whether a beam search ends with as many finished answers as beams, or goes
             on while a better one can come; None is the engine's default.
+        length_penalty: exponent of the length that a beam's score is divided by.
+        repetition_penalty, no_repeat_ngram_size: as in transformers; 1 and 0 are off.
+        temperature: above 0 samples; ``top_p`` is the share of the most likely tokens among which.
+        seed: of sampling; the answer depends on it and on the source, not on the batch.
     """
 
     max_new_tokens: int = 128
     num_beams: int = 1
     batch_tokens: int = 8192
     early_stopping: bool | None = None
+    length_penalty: float = 1.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 42
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "num_beams", "batch_tokens"):
             if (value := getattr(self, name)) < 1:
                 raise UsageError(f"evaluation.{name} is {value}; expected at least 1")
+        if self.temperature > 0 and self.num_beams > 1:
+            raise UsageError(
+                f"evaluation.temperature {self.temperature:g} samples, and "
+                f"evaluation.num_beams {self.num_beams} searches: not both",
+                hint="--set evaluation.num_beams=1, or --set evaluation.temperature=0",
+            )
+
+    def changed(self) -> dict[str, Any]:
+        """Returns the settings of an answer's content that are not at their defaults, and always
+        the length limit and the beams.
+        """
+        defaults = {field.name: field.default for field in fields(self)}
+        always = ("max_new_tokens", "num_beams")
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if name in always or (name != "batch_tokens" and value != defaults[name])
+        }
+
+
+def refuse_settings(settings: DecodingSettings, names: Sequence[str], *, runtime: str) -> None:
+    """Refuses settings that a runtime lacks, where they are not at their defaults.
+
+    Raises:
+        UsageError: one is in use.
+    """
+    for name in names:
+        if name in settings.changed():
+            raise UsageError(
+                f"{runtime} has no evaluation.{name}",
+                hint=f"leave evaluation.{name} away, or answer with the model itself",
+            )
 
 
 class Engine(Protocol):

@@ -24,7 +24,7 @@ from lora_s2s import limits
 from lora_s2s.errors import DataError, ResourceError, SetupError
 from lora_s2s.files import open_regular
 from lora_s2s.inference.beam_search import Search
-from lora_s2s.inference.engine import DecodingSettings, ExportedEngine, Watch
+from lora_s2s.inference.engine import DecodingSettings, ExportedEngine, Watch, refuse_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,6 +41,9 @@ _SCORED = 16
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
+
+# Decoding settings that only torch has.
+_LACKS = ("length_penalty", "repetition_penalty", "no_repeat_ngram_size", "temperature")
 
 
 def library() -> Any:
@@ -137,6 +140,7 @@ class OnnxEngine:
         self, sources: Sequence[Sequence[int]], settings: DecodingSettings
     ) -> list[list[int]]:
         """See :class:`lora_s2s.inference.engine.Engine`; ``early_stopping`` is off by default."""
+        refuse_settings(settings, _LACKS, runtime="onnxruntime")
         if settings.num_beams == 1:
             return self._greedy(sources, settings.max_new_tokens)
         return self._beam_search(sources, settings)
@@ -145,6 +149,7 @@ class OnnxEngine:
         self, sources: Sequence[Sequence[int]], settings: DecodingSettings, watch: Watch
     ) -> list[list[int]]:
         """See :class:`lora_s2s.inference.engine.WatchedEngine`."""
+        refuse_settings(settings, _LACKS, runtime="onnxruntime")
         return self._greedy(sources, settings.max_new_tokens, watch)
 
     def _greedy(

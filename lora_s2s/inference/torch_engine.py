@@ -26,6 +26,7 @@ from lora_s2s.lora.several import BASE, mixes
 from lora_s2s.models.generation import answer_ids, decoding_config, only
 from lora_s2s.models.loading import quiet
 from lora_s2s.models.logits import finite_logits
+from lora_s2s.models.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -110,13 +111,16 @@ class TorchEngine:
         criteria: list[StoppingCriteria],
     ) -> list[list[int]]:
         inputs = self.inputs(sources)
-        config = decoding_config(
-            self.model,
-            self.tokenizer,
-            max_new_tokens=settings.max_new_tokens,
-            num_beams=settings.num_beams,
-            early_stopping=settings.early_stopping,
-        )
+        config = decoding_config(self.model, self.tokenizer, settings.changed())
+        processors = finite_logits(self.name)
+        if settings.temperature > 0:
+            sampling = Sampling(
+                sources,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                seed=settings.seed,
+            )
+            processors.append(sampling)
         mixed: dict[str, Any] = {}
         if self.mixed:  # PEFT reads the beams here only
             mixed = {"adapter_names": list(self.mixed), "num_beams": settings.num_beams}
@@ -125,7 +129,7 @@ class TorchEngine:
                 output_BT = model.generate(
                     **inputs,
                     generation_config=config,
-                    logits_processor=finite_logits(self.name),
+                    logits_processor=processors,
                     stopping_criteria=StoppingCriteriaList(criteria),
                     **mixed,
                 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -32,6 +33,7 @@ from lora_s2s.records import write
 from lora_s2s.tokens.loading import LANGUAGES, load_tokenizer
 from lora_s2s.tokens.special_tokens import first_ids
 
+_GREEDY = {"max_new_tokens": 128, "num_beams": 1}
 ONTO = ("original", "dequantized")
 
 # Float32 products in another order differ by about 1e-6 of a logit; this much means another
@@ -82,8 +84,7 @@ def merge_adapter(
     dtype: str | None = None,
     base_override: str | None = None,
     probe_texts: Sequence[str],
-    max_new_tokens: int = 128,
-    num_beams: int = 1,
+    decoding: Mapping[str, Any] = _GREEDY,
 ) -> MergeReport:
     """Writes the merged model's folder, whole or not at all; the base stays as it is.
 
@@ -98,8 +99,9 @@ def merge_adapter(
             float16, which only this package's loading keeps from overflowing, and where it does not
             say.
         probe_texts: rendered sources; the adapter's answers to them are what both models are
-        compared on. max_new_tokens, num_beams: how the adapter was scored, and how the written
-        model decodes.
+            compared on.
+        decoding: how the adapter was scored, and how the written model decodes: ``max_new_tokens``,
+            ``num_beams``, and what else is not at its default.
 
     Raises:
         UsageError: ``out`` exists, an unknown ``onto`` or ``dtype``, nothing to dequantize, or no
@@ -108,7 +110,6 @@ def merge_adapter(
         RunError: the written model computes something else; nothing remains at ``out``.
     """
     _check_arguments(onto, dtype, probe_texts)
-    decoding = {"max_new_tokens": max_new_tokens, "num_beams": num_beams}
     with whole_folder(Path(out)) as staged:
         # The adapter and its base are freed with this call's frame: two models need not fit.
         made = _write_model(
@@ -135,7 +136,7 @@ def merge_adapter(
         _check_report(report, exact=made.exact)
         check = {key: value for key, value in asdict(report).items() if key != "out"}
         files = described(staged.iterdir())
-        write(staged, {**made.origin, "decoding": decoding, "check": check, "files": files})
+        write(staged, {**made.origin, "decoding": dict(decoding), "check": check, "files": files})
         write_text(staged / "README.md", _readme(report))
     return report
 
@@ -162,7 +163,7 @@ def _write_model(
     *,
     onto: str,
     dtype: str | None,
-    decoding: Mapping[str, int],
+    decoding: Mapping[str, Any],
     probe_texts: Sequence[str],
 ) -> _Written:
     """Measures the adapter, folds it in and writes the model's files."""
@@ -183,7 +184,7 @@ def _write_model(
 
 
 def write_whole_model(
-    adapter: LoadedAdapter, out: Path, *, dtype: str, decoding: Mapping[str, int]
+    adapter: LoadedAdapter, out: Path, *, dtype: str, decoding: Mapping[str, Any]
 ) -> None:
     """Writes the files of the adapter folded into its unquantized base, compared with nothing.
 
@@ -199,17 +200,12 @@ def write_whole_model(
 
 
 def _generation(
-    adapter: LoadedAdapter, tokenizer: PreTrainedTokenizerBase, decoding: Mapping[str, int]
+    adapter: LoadedAdapter, tokenizer: PreTrainedTokenizerBase, decoding: Mapping[str, Any]
 ) -> GenerationConfig:
     model, family = adapter.base.model, adapter.base.family
     begin_answers(adapter.model, **first_ids(tokenizer))
-    return decoding_config(
-        model,
-        tokenizer,
-        max_new_tokens=decoding["max_new_tokens"],
-        num_beams=decoding["num_beams"],
-        positions=family.max_positions(model.config),
-    )
+    positions = family.max_positions(model.config)
+    return decoding_config(model, tokenizer, decoding, positions=positions)
 
 
 def _write_folded(

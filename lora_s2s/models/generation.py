@@ -11,6 +11,7 @@ import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,6 +69,8 @@ _WITHOUT_EFFECT = {
     "num_beam_groups": 1,
     "diversity_penalty": 0.0,
 }
+# Settings of sampling, which no written model has: its answers are to be the same every time.
+SAMPLING = ("temperature", "top_p", "seed")
 # In the config of an older checkpoint; the last is for pipelines of transformers 4.
 _OTHERS_IN_CONFIG = ("do_sample", "early_stopping", "forced_eos_token_id", "task_specific_params")
 IN_CONFIG = (*_WITHOUT_EFFECT, *_OF_SAMPLING, *_OTHERS_IN_CONFIG)
@@ -76,24 +79,24 @@ IN_CONFIG = (*_WITHOUT_EFFECT, *_OF_SAMPLING, *_OTHERS_IN_CONFIG)
 def decoding_config(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
+    decoding: Mapping[str, Any],
     *,
-    max_new_tokens: int,
-    num_beams: int,
-    early_stopping: bool | None = None,
     positions: int | None = None,
 ) -> GenerationConfig:
-    """Returns the settings that answers are decoded with, all of them.
+    """Returns the settings that answers are decoded with, all of them but those of sampling.
 
     Args:
         model: whose language and start ids are set; see
             :func:`lora_s2s.models.common.begin_answers`.
+        decoding: ``max_new_tokens``, ``num_beams``, and what else differs from its default.
         positions: how many tokens an answer may have, its start included; None for no limit.
     """
     start, own = model.config.decoder_start_token_id, model.generation_config
+    searched = {name: value for name, value in decoding.items() if name not in SAMPLING}
+    if positions is not None:
+        searched["max_new_tokens"] = min(searched["max_new_tokens"], positions - 1)
     return GenerationConfig(
-        max_new_tokens=min(max_new_tokens, positions - 1) if positions else max_new_tokens,
-        num_beams=num_beams,
-        early_stopping=early_stopping,
+        **searched,
         do_sample=False,
         use_cache=True,
         pad_token_id=tokenizer.pad_token_id,

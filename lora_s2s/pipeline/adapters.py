@@ -6,16 +6,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lora_s2s.console import warn
 from lora_s2s.errors import DataError, Error, UsageError, nearest
 from lora_s2s.files import read_object
 from lora_s2s.hub import ADAPTER_CONFIG, check_folder, no_adapter
+from lora_s2s.recipe.evaluation import EvaluationSection
 from lora_s2s.recipe.layers import Overrides, overridden_keys
 from lora_s2s.recipe.load import load_recipe, recipe_from_settings
-from lora_s2s.recipe.schema import EvaluationSection, Recipe
+from lora_s2s.recipe.schema import Recipe
 from lora_s2s.records import (
     AdapterManifest,
+    Decoding,
     ExportManifest,
     ModelManifest,
     has_manifest,
@@ -63,23 +66,30 @@ def recipe_of(model: str, overrides: Overrides = (), *, data: str | None = None)
     return recipe_from_settings("model", settings, overrides)
 
 
-def decoding_of(folder: Path) -> dict[str, int]:
-    """``max_new_tokens`` and ``num_beams`` of an adapter's last evaluation, else of its recipe."""
+def decoding_of(folder: Path) -> dict[str, Any]:
+    """The decoding settings of an adapter's last evaluation, else of its recipe: the length limit,
+    the beams, and what else is not at its default.
+    """
     if scored := _decoding(folder):
-        return {name: scored[name] for name in ("max_new_tokens", "num_beams")}
+        return scored
     try:
         section = recipe_of(str(folder)).evaluation
     except Error:  # merging needs no recipe
         section = EvaluationSection()
     limit = section.answer_tokens(AdapterManifest.read(folder).input.max_target_tokens)
-    return {"max_new_tokens": limit, "num_beams": section.num_beams}
+    said = section.model_dump(include={*Decoding.model_fields})
+    return _not_default(Decoding(**{**said, "max_new_tokens": limit}))
 
 
-def _decoding(folder: Path) -> dict[str, int]:
+def _not_default(decoding: Decoding) -> dict[str, Any]:
+    return decoding.model_dump(exclude_defaults=True)
+
+
+def _decoding(folder: Path) -> dict[str, Any]:
     """The decoding settings in a folder's manifest; empty if there are none."""
     kind = AdapterManifest if (folder / ADAPTER_CONFIG).is_file() else ModelManifest
     decoding = (ExportManifest if is_export(folder) else kind).read(folder).decoding
-    return decoding.model_dump(exclude_none=True) if decoding else {}
+    return _not_default(decoding) if decoding else {}
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from lora_s2s.data.prepared import PreparedDataset, SplitTable
+from lora_s2s.data_report import DataReport
 from lora_s2s.pipeline.adapted import adapted_base
 from lora_s2s.pipeline.choices import gather_facts, resolved_recipe
 from lora_s2s.pipeline.lengths import warn_of_short_answers, with_lengths
 from lora_s2s.pipeline.notices import show_data, show_preview
 from lora_s2s.pipeline.prepare import prepare_data
 from lora_s2s.recipe.schema import Recipe, TrainingSettings
-from lora_s2s.records import DataReport
 from lora_s2s.training.plan import StepPlan
 
 

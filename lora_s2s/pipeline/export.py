@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lora_s2s.console import say
 from lora_s2s.errors import UsageError, nearest
@@ -164,7 +165,7 @@ def _describe(
     report: ExportReport,
     exporter: Exporter,
     given: ExportSource,
-    decoding: Mapping[str, int],
+    decoding: Mapping[str, Any],
 ) -> None:
     predictor, config = given.predictor, given.predictor.torch.model.config
     never = exporter.never(predictor)

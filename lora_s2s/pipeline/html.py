@@ -11,10 +11,10 @@ from lora_s2s.reports.render import render
 from lora_s2s.reports.summary import score_table
 
 if TYPE_CHECKING:
+    from lora_s2s.data_report import PairSide, Sides
     from lora_s2s.lora.merge import MergeReport
     from lora_s2s.pipeline.export import ExportReport
     from lora_s2s.pipeline.trained import TrainedAdapter
-    from lora_s2s.records import PairSide, Sides
 
 # Title, column heads, rows.
 Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]

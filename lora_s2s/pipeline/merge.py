@@ -58,7 +58,7 @@ def merge_model(
         dtype=dtype,
         base_override=base,
         probe_texts=probe_texts(folder, data),
-        **decoding,
+        decoding=decoding,
     )
     return MergedModel(**vars(report))
 

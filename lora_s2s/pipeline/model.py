@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, overload
 
+from typing_extensions import TypedDict, Unpack
+
 from lora_s2s.console import say
 from lora_s2s.display import Display
 from lora_s2s.errors import UsageError
@@ -21,6 +23,21 @@ from lora_s2s.recipe.load import with_overrides
 from lora_s2s.recipe.schema import Recipe
 
 Row = Mapping[str, object]
+
+
+class DecodingOptions(TypedDict, total=False):
+    """How a model answers; see the section ``evaluation`` of a recipe."""
+
+    max_new_tokens: int | None
+    num_beams: int | None
+    batch_tokens: int | None
+    early_stopping: bool | None
+    length_penalty: float | None
+    repetition_penalty: float | None
+    no_repeat_ngram_size: int | None
+    temperature: float | None
+    top_p: float | None
+    seed: int | None
 
 
 def predictor_of(model: str, recipe: Recipe, base: str | None = None) -> Predictor:
@@ -62,66 +79,45 @@ class Model:
     def __call__(
         self,
         inputs: str,
-        *,
-        num_beams: int | None = None,
-        max_new_tokens: int | None = None,
-        batch_tokens: int | None = None,
+        **options: Unpack[DecodingOptions],
     ) -> str: ...
 
     @overload
     def __call__(
         self,
         inputs: Row,
-        *,
-        num_beams: int | None = None,
-        max_new_tokens: int | None = None,
-        batch_tokens: int | None = None,
+        **options: Unpack[DecodingOptions],
     ) -> dict[str, Any]: ...
 
     @overload
     def __call__(
         self,
         inputs: list[str] | tuple[str, ...],
-        *,
-        num_beams: int | None = None,
-        max_new_tokens: int | None = None,
-        batch_tokens: int | None = None,
+        **options: Unpack[DecodingOptions],
     ) -> list[str]: ...
 
     @overload
     def __call__(
         self,
         inputs: list[dict[str, Any]],
-        *,
-        num_beams: int | None = None,
-        max_new_tokens: int | None = None,
-        batch_tokens: int | None = None,
+        **options: Unpack[DecodingOptions],
     ) -> list[dict[str, Any]]: ...
 
     def __call__(
         self,
         inputs: object,
-        *,
-        num_beams: int | None = None,
-        max_new_tokens: int | None = None,
-        batch_tokens: int | None = None,
+        **options: Unpack[DecodingOptions],
     ) -> object:
         """Answers texts or rows, in the order given.
 
         Args:
             inputs: a text, a row, or a list of texts or rows.
-            num_beams: 1 is greedy; that of the recipe by default.
-            max_new_tokens: the longest answer; by default that of the recipe.
-            batch_tokens: padded source tokens × beams of a batch.
+            options: keys of a recipe's ``evaluation`` section that change the decoding, such as
+                ``num_beams=4``; by default those of the recipe.
 
         Raises:
             Error: an option out of range, or a row that lacks a column.
         """
-        options = {
-            "num_beams": num_beams,
-            "max_new_tokens": max_new_tokens,
-            "batch_tokens": batch_tokens,
-        }
         given = {f"evaluation.{key}": value for key, value in options.items() if value is not None}
         several = isinstance(inputs, list | tuple)
         items = _items(inputs)

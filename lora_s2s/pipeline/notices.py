@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_s2s.console import plain, say, warn
-from lora_s2s.records import DataReport, Limit, PairSide, Sides
+from lora_s2s.data_report import DataReport, Limit, PairSide, Sides
 
 _LONGEST = 400
 _LIMIT_BY = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from itertools import chain, islice
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from lora_s2s.outputs import appears_whole
 from lora_s2s.pipeline.inputs import Inputs, Placed
 from lora_s2s.pipeline.predictions import write_answers
 from lora_s2s.pipeline.unfinished import Unfinished
-from lora_s2s.recipe.schema import EvaluationSection
+from lora_s2s.recipe.evaluation import EvaluationSection
 from lora_s2s.records import InputSettings
 
 # Inputs in memory, sorted by length among themselves; what a kill may cost.
@@ -70,12 +70,8 @@ def decoding_settings(section: EvaluationSection, trained_on: InputSettings) -> 
     where it is auto.
     """
     limit = section.answer_tokens(trained_on.max_target_tokens)
-    return DecodingSettings(
-        limit,
-        num_beams=section.num_beams,
-        batch_tokens=section.batch_tokens,
-        early_stopping=section.early_stopping,
-    )
+    names = {field.name for field in fields(DecodingSettings)}
+    return DecodingSettings(**{**section.model_dump(include=names), "max_new_tokens": limit})
 
 
 def answers_to(

@@ -13,6 +13,7 @@ from lora_s2s.console import counted, warn
 from lora_s2s.data.manifest import made_from_same
 from lora_s2s.data.prepare import prepare
 from lora_s2s.data.prepared import PreparedDataset, is_prepared, open_prepared
+from lora_s2s.data_report import DataReport, PairSide, Sides
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import write_text
 from lora_s2s.hub import is_local, only_cache
@@ -23,7 +24,6 @@ from lora_s2s.pipeline.recipes import AnyRecipe
 from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.load import load_recipe, recipe_to_yaml
 from lora_s2s.recipe.schema import Recipe
-from lora_s2s.records import DataReport, PairSide, Sides
 from lora_s2s.tokens.loading import tokenizer_hash
 
 RECIPE = "recipe.yaml"

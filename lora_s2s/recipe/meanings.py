@@ -83,6 +83,11 @@ _THEIRS = {
     "evaluation.max_new_tokens": "generation_max_length generation_max_new_tokens "
     "val_max_target_length",
     "evaluation.num_beams": "beams beam_size generation_num_beams",
+    "evaluation.length_penalty": "generation_length_penalty len_penalty",
+    "evaluation.no_repeat_ngram_size": "no_repeat_ngram no_repeat_ngrams",
+    "evaluation.repetition_penalty": "repeat_penalty",
+    "evaluation.temperature": "do_sample sampling sampling_temperature",
+    "evaluation.top_p": "nucleus sampling_topp",
     "evaluation.batch_tokens": "eval_batch_size per_device_eval_batch_size",
     "evaluation.limit": "max_eval_samples max_samples",
     "output.dir": "logging_dir output_dir output_path save_dir",

@@ -9,18 +9,16 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from lora_s2s.recipe.evaluation import EvaluationSection
 from lora_s2s.recipe.fields import (
     AUTO,
     METHOD_NAMES,
     BatchTokens,
-    Beams,
     Epochs,
     Format,
     Interval,
     Language,
     Method,
-    Metrics,
-    NewTokens,
     Quantization,
     RankPattern,
     Rate,
@@ -31,8 +29,6 @@ from lora_s2s.recipe.fields import (
     Tracker,
     Truncation,
 )
-
-_BASE_ANSWER = 128
 
 
 class ModelSection(Section):
@@ -320,38 +316,6 @@ class TrainingSettings(TrainingSection):
     tokens_per_batch: int | None = Field(default=4096, ge=8, le=2**40)
     learning_rate: float = Field(default=5e-4, gt=0, le=10)
     evaluate_every: int = Field(default=0, ge=0, le=10**9)
-
-
-class EvaluationSection(Section):
-    """Decoding and scores."""
-
-    metrics: Metrics = Field(
-        default=["auto"],
-        min_length=1,
-        description="Metrics; the first is the main one. auto: chosen by the targets (labels, a "
-        "translation, one short answer, or text).",
-    )
-    max_new_tokens: NewTokens = Field(
-        default="auto",
-        description="Longest prediction in tokens; auto: data.max_target_tokens, 128 for a base "
-        "without an adapter.",
-    )
-    num_beams: Beams = Field(default=1, description="Beams; 1 is greedy.")
-    early_stopping: bool | None = Field(
-        default=None,
-        description="End a beam search with as many answers as beams; null: as the runtime does "
-        "(torch: no, ct2: yes).",
-    )
-    batch_tokens: int = Field(default=8192, ge=16, description="Padded tokens decoded at once.")
-    limit: int | None = Field(
-        default=None,
-        ge=1,
-        description="Score a fixed random sample of this many sources.",
-    )
-
-    def answer_tokens(self, trained: int | None) -> int:
-        """Returns the length limit of answers; if ``auto``, that of the training targets."""
-        return (trained or _BASE_ANSWER) if self.max_new_tokens == AUTO else self.max_new_tokens
 
 
 class OutputSection(Section):

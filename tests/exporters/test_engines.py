@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -38,6 +39,22 @@ def test_an_export_answers_as_its_adapter(export: Path, num_beams: int) -> None:
     adapter = lora_s2s.load(ADAPTER, overrides={"evaluation.early_stopping": True}, progress=False)
     exported = lora_s2s.load(export, progress=False)
     assert exported(TEXTS, num_beams=num_beams) == adapter(TEXTS, num_beams=num_beams)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"no_repeat_ngram_size": 1},
+        {"repetition_penalty": 3.0},
+        {"num_beams": 4, "length_penalty": 3.0},
+    ],
+)
+def test_penalties_have_the_same_effect(export: Path, asked: dict[str, Any]) -> None:
+    adapter = lora_s2s.load(ADAPTER, progress=False)
+    exported = lora_s2s.load(export, progress=False)
+    asked = {"early_stopping": True if "num_beams" in asked else None, **asked}
+    expected = adapter(TEXTS, **asked)
+    assert exported(TEXTS, **asked) == expected
 
 
 def test_an_export_keeps_the_answer_limit_and_reports_a_cut_answer(export: Path) -> None:
@@ -89,8 +106,9 @@ def test_an_export_is_served(export: Path) -> None:
 
 def test_eval_exports_first_and_scores_the_same(tmp_path: Path) -> None:
     data = {"data": "demo:test", "limit": 40, "progress": False}
-    on_torch = lora_s2s.evaluate(ADAPTER, out=tmp_path / "torch", engine="torch", **data)
-    on_ct2 = lora_s2s.evaluate(ADAPTER, out=tmp_path / "ct2", engine="ct2", **data)
+    adapter = shutil.copytree(ADAPTER, tmp_path / "demo")  # it keeps its scores
+    on_torch = lora_s2s.evaluate(adapter, engine="torch", **data)
+    on_ct2 = lora_s2s.evaluate(adapter, engine="ct2", **data)
     assert on_ct2.metrics == on_torch.metrics
     assert on_ct2.rows == on_torch.rows
 
@@ -106,6 +124,10 @@ def test_eval_exports_first_and_scores_the_same(tmp_path: Path) -> None:
         (
             {"overrides": {"evaluation.early_stopping": False, "evaluation.num_beams": 2}},
             "ends a beam search as soon as it has as many answers as beams",
+        ),
+        (
+            {"overrides": {"evaluation.temperature": 0.5}},
+            "CTranslate2 has no evaluation.temperature",
         ),
     ],
 )

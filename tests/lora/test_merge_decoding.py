@@ -57,8 +57,7 @@ def test_plain_transformers_answers_as_the_adapter_was_scored(
         folder,
         tmp_path / "merged",
         probe_texts=PROBES,
-        max_new_tokens=most,
-        num_beams=beams,
+        decoding={"max_new_tokens": most, "num_beams": beams},
         dtype="float32",
     )
     assert (report.answers, report.answers_changed) == (len(PROBES), 0.0)

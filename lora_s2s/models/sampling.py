@@ -1,0 +1,60 @@
+"""Sampling whose result depends on the source and the seed, not on the batch.
+
+B batch, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor
+
+from lora_s2s.files import sha256_json
+
+
+class Sampling(LogitsProcessor):  # type: ignore[misc]
+    """Turns greedy search into sampling.
+
+    The largest of the log-probabilities plus Gumbel noise is a sample of them (Gumbel-max). The
+    noise of a row comes from a generator of its own, seeded by the source and the seed.
+    """
+
+    def __init__(
+        self, sources: Sequence[Sequence[int]], *, temperature: float, top_p: float, seed: int
+    ) -> None:
+        """Takes the batch's sources.
+
+        Args:
+            temperature: above 0; the logits are divided by it.
+            top_p: the share that the tokens sampled from have together, at least; at most 1.
+            seed: of the whole run.
+        """
+        self._temperature, self._top_p = temperature, top_p
+        self._generators = [_generator(source, seed) for source in sources]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002  (what transformers calls it with)
+        log_probs_BV = (scores.float() / self._temperature).log_softmax(dim=-1)
+        if self._top_p < 1:
+            log_probs_BV = _nucleus(log_probs_BV, self._top_p)
+        width = scores.shape[-1]
+        uniform_BV = torch.stack(
+            [torch.rand(width, generator=one, dtype=torch.float64) for one in self._generators]
+        )
+        gumbel_BV = -(-uniform_BV.log()).log()
+        return log_probs_BV + gumbel_BV.to(log_probs_BV)
+
+
+def _generator(source: Sequence[int], seed: int) -> torch.Generator:
+    digest = sha256_json([list(source), seed])
+    return torch.Generator().manual_seed(int(digest[:15], 16))
+
+
+def _nucleus(log_probs_BV: Tensor, top_p: float) -> Tensor:
+    """Rules out what is not among the most likely tokens that have ``top_p`` together."""
+    sorted_BV, order_BV = log_probs_BV.sort(dim=-1, descending=True)
+    probs_BV = sorted_BV.exp()
+    before_BV = probs_BV.cumsum(dim=-1) - probs_BV  # the most likely one always stays
+    outside_BV = (before_BV >= top_p).scatter(-1, order_BV, before_BV >= top_p)
+    return log_probs_BV.masked_fill(outside_BV, -torch.inf)

@@ -1,0 +1,76 @@
+"""The recipe's section ``evaluation``: how answers are decoded and scored."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from lora_s2s.recipe.fields import (
+    AUTO,
+    Beams,
+    LengthPenalty,
+    Metrics,
+    NewTokens,
+    NgramSize,
+    RepetitionPenalty,
+    SamplingSeed,
+    Section,
+    Temperature,
+    TopP,
+)
+
+_BASE_ANSWER = 128
+
+
+class EvaluationSection(Section):
+    """Decoding and scores."""
+
+    metrics: Metrics = Field(
+        default=["auto"],
+        min_length=1,
+        description="Metrics; the first is the main one. auto: chosen by the targets (labels, a "
+        "translation, one short answer, or text).",
+    )
+    max_new_tokens: NewTokens = Field(
+        default="auto",
+        description="Longest prediction in tokens; auto: data.max_target_tokens, 128 for a base "
+        "without an adapter.",
+    )
+    num_beams: Beams = Field(default=1, description="Beams; 1 is greedy.")
+    early_stopping: bool | None = Field(
+        default=None,
+        description="End a beam search with as many answers as beams; null: as the runtime does "
+        "(torch: no, ct2: yes).",
+    )
+    length_penalty: LengthPenalty = Field(
+        default=1.0,
+        description="Exponent of the length that a beam's score is divided by; above 1 prefers "
+        "longer answers.",
+    )
+    repetition_penalty: RepetitionPenalty = Field(
+        default=1.0,
+        description="Above 1 makes tokens that the answer has already less likely; 1 is off.",
+    )
+    no_repeat_ngram_size: NgramSize = Field(
+        default=0, description="No sequence of this many tokens comes twice in an answer; 0 is off."
+    )
+    temperature: Temperature = Field(
+        default=0.0,
+        description="Above 0 samples, and divides the logits by it; 0 is greedy or beam search.",
+    )
+    top_p: TopP = Field(
+        default=1.0,
+        description="Sampling only among the most likely tokens that have this share together.",
+    )
+    seed: SamplingSeed = Field(
+        default=42, description="Of sampling: the same answer to the same source, in any batch."
+    )
+    batch_tokens: int = Field(default=8192, ge=16, description="Padded tokens decoded at once.")
+    limit: int | None = Field(
+        default=None,
+        ge=1,
+        description="Score a fixed random sample of this many sources.",
+    )
+
+    def answer_tokens(self, trained: int | None) -> int:
+        """Returns the length limit of answers; if ``auto``, that of the training targets."""
+        return (trained or _BASE_ANSWER) if self.max_new_tokens == AUTO else self.max_new_tokens
