@@ -56,6 +56,7 @@ HOMES = {
     "starlette": ("serving",),
     "uvicorn": ("serving",),
     "prometheus_client": ("serving",),
+    "gradio": ("serving",),
     "yaml": ("recipe",),
     "rich": ("console",),
     "huggingface_hub": ("hub",),

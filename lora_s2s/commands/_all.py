@@ -17,6 +17,7 @@ from lora_s2s.commands.push import push
 from lora_s2s.commands.recipes import recipes
 from lora_s2s.commands.serve import serve
 from lora_s2s.commands.train import train
+from lora_s2s.commands.ui import ui
 
 COMMANDS: Mapping[str, Callable[..., None]] = {
     "demo": demo,
@@ -28,6 +29,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "export": export,
     "push": push,
     "serve": serve,
+    "ui": ui,
 }
 # Those with commands of their own.
 GROUPS: Mapping[str, typer.Typer] = {"recipes": recipes, "adapters": adapters}

@@ -81,8 +81,7 @@ def push_folder(folder: Path, repo: str, options: PushOptions) -> PushReport:
     check_repo_name(repo)
     _check_licenses(options)
     allowed = publishable(folder, examples=options.examples)
-    _verify(folder, allowed)
-    contents = _contents(allowed)
+    contents = _contents(folder, allowed)
     card = _card(folder, repo, allowed, options).encode()
     _check_private({CARD: card}, {})
     contents[CARD] = card
@@ -118,12 +117,22 @@ def _verify(folder: Path, allowed: Publishable) -> None:
         verify(folder, ExportManifest.read(folder).files)
 
 
-def _contents(allowed: Publishable) -> dict[str, bytes | Path]:
+def checked_contents(folder: Path) -> dict[str, bytes | Path]:
+    """Returns what of a folder may be published, its README and what quotes the data left out.
+
+    Raises:
+        DataError: see :func:`push_folder`.
+    """
+    return _contents(folder, publishable(folder))
+
+
+def _contents(folder: Path, allowed: Publishable) -> dict[str, bytes | Path]:
     """Returns what is uploaded: texts as they were checked, weights by their path.
 
     Raises:
-        DataError: secrets or local paths in them, each of which is listed.
+        DataError: the folder is damaged, or secrets or local paths in it, each of which is listed.
     """
+    _verify(folder, allowed)
     texts = {
         name: read_whole(path, most=max(size, 1))
         for name, (path, size) in allowed.files.items()

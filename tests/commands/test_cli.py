@@ -19,7 +19,18 @@ from cli_parts import Invoke
 from lora_s2s import __version__
 from lora_s2s.errors import DataError, Error, Stopped
 
-VERBS = ("demo", "prepare", "train", "eval", "predict", "merge", "push", "recipes", "adapters")
+VERBS = (
+    "demo",
+    "prepare",
+    "train",
+    "eval",
+    "predict",
+    "merge",
+    "push",
+    "ui",
+    "recipes",
+    "adapters",
+)
 # Typer itself brings pydantic in.
 HEAVY = (
     "torch",
