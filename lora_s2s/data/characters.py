@@ -157,15 +157,15 @@ def _lossless(
     )
 
 
-def characters_report(made: DataTokenizer, characters: Characters) -> dict[str, Any]:
+def characters_report(data_tokenizer: DataTokenizer, characters: Characters) -> dict[str, Any]:
     """The part of ``prepare``'s report on characters."""
     present = {char for side in SIDES for char in characters.counts(side)}
-    beyond = beyond_reach(made.tokenizer, present)
+    beyond = beyond_reach(data_tokenizer.tokenizer, present)
     return {
-        "lossless_text": list(made.lossless),
+        "lossless_text": list(data_tokenizer.lossless),
         "lost_characters": {side: _lost(characters.counts(side), beyond) for side in SIDES},
         "lost_runs_of_spaces": characters.double_spaces
-        if beyond_reach(made.tokenizer, ["  "])
+        if beyond_reach(data_tokenizer.tokenizer, ["  "])
         else dict.fromkeys(SIDES, 0),
     }
 

@@ -72,19 +72,29 @@ def prepare(
                 reading = gather(data, spool, rejected, seed=seed, strict=strict)
             rejected.check(spool.rows, data.max_rejected)
             decisions = _decided(spool, data.validation_fraction)
-            made = tokenizer_for(data, base, spool.characters)
-            limits = limits_of(data, spool.path, decisions, made.tokenizer, bounds, seed)
+            data_tokenizer = tokenizer_for(data, base, spool.characters)
+            limits = limits_of(data, spool.path, decisions, data_tokenizer.tokenizer, bounds, seed)
             data = data.model_copy(update={key: limit.tokens for key, limit in limits.items()})
-            sizes, tally = write_splits(spool, decisions, made.tokenizer, data, rejected)
+            sizes, tally = write_splits(spool, decisions, data_tokenizer.tokenizer, data, rejected)
             rejected.check_targets(limits[KEYS["target"]], data.max_rejected, tally)
         findings = Findings(
-            reading, decisions, spool.characters, base, made, limits, sizes, tally, rejected
+            reading,
+            decisions,
+            spool.characters,
+            base,
+            data_tokenizer,
+            limits,
+            sizes,
+            tally,
+            rejected,
         )
         report = report_of(data, findings, bounds)
-        pairs = sample_pairs(SplitTable(folder / "train.arrow"), made, max(previews, _PAIRS))
+        pairs = sample_pairs(
+            SplitTable(folder / "train.arrow"), data_tokenizer, max(previews, _PAIRS)
+        )
         write_data_page(folder / REPORT, report, pairs)
-        settings = input_settings(data, reading, made.lossless)
-        preview = sample_pairs(SplitTable(folder / "train.arrow"), made, previews)
+        settings = input_settings(data, reading, data_tokenizer.lossless)
+        preview = sample_pairs(SplitTable(folder / "train.arrow"), data_tokenizer, previews)
         write(folder, manifest_of(folder, identity, settings, report, preview))
     return open_prepared(out)
 

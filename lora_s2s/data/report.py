@@ -22,13 +22,15 @@ _OTHER_BASES = (
 )
 
 
-def sample_pairs(table: SplitTable, made: DataTokenizer, count: int) -> list[dict[str, Any]]:
+def sample_pairs(
+    table: SplitTable, data_tokenizer: DataTokenizer, count: int
+) -> list[dict[str, Any]]:
     """Pairs from all over the split: text and tokens of both sides, after truncation."""
     rows = [
         table.features(index)
         for index in range(0, len(table), max(1, len(table) // max(1, count)))[:count]
     ]
-    tokenizer, tokens = made.tokenizer, made.lossless
+    tokenizer, tokens = data_tokenizer.tokenizer, data_tokenizer.lossless
     names = dict(enumerate(tokens, start=len(tokenizer) - rows_taken(tokens)))
     return [
         {

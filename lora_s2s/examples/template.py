@@ -206,13 +206,13 @@ def _compiled(template: str) -> OneTemplate:
             f"a template of {len(template):,} characters, expected at most "
             f"{limits.LONGEST_TEMPLATE:,}"
         )
-    made = _jinja(template) if "{{" in template or "{%" in template else _places(template)
-    if not made.columns:
+    compiled = _jinja(template) if "{{" in template or "{%" in template else _places(template)
+    if not compiled.columns:
         raise UsageError(
             f"the template '{template:.80}' names no column",
             hint="write a column in braces: --set data.template='summarize: {text}'",
         )
-    return made
+    return compiled
 
 
 def _places(template: str) -> OneTemplate:

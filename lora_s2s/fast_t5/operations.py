@@ -197,10 +197,12 @@ class _Products(torch.autograd.Function):
             ctx.kept = []
             ctx.save_for_backward(states_ND, inverse_N1)
             return inputs_ND
-        made = [_product(inputs_ND, product, training=training) for product in products]
-        ctx.kept = [None if lora is None else lora.mask for _, lora in made]
-        ctx.save_for_backward(states_ND, inverse_N1, *(lora.reduced_Nr for _, lora in made if lora))
-        return tuple(outputs for outputs, _ in made)
+        results = [_product(inputs_ND, product, training=training) for product in products]
+        ctx.kept = [None if lora is None else lora.mask for _, lora in results]
+        ctx.save_for_backward(
+            states_ND, inverse_N1, *(lora.reduced_Nr for _, lora in results if lora)
+        )
+        return tuple(outputs for outputs, _ in results)
 
     @staticmethod
     def backward(ctx: Context, *slopes: Tensor) -> Gradients:

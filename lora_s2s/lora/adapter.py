@@ -303,7 +303,7 @@ def check_trained_on(trained_on: Base, name: str, weights_sha256: str, folder: P
         raise DataError(
             f"the adapter was trained on {trained_on.name or 'another base'} (weights "
             f"{expected[:12]}); this is {name} (weights {weights_sha256[:12]})",
-            hint="give the base it was trained on with --base, or train again on this one",
+            hint="name the base it was trained on (--base NAME), or train again on this one",
             where=str(folder),
         )
 

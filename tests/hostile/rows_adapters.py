@@ -193,7 +193,7 @@ ADAPTERS = [
             ),
             "error: the adapter was trained on BASE (weights 000000000000); this is BASE "
             "(weights HASH)\n  at: BAD\n"
-            "hint: give the base it was trained on with --base, or train again on this one\n",
+            "hint: name the base it was trained on (--base NAME), or train again on this one\n",
             command=command,
         )._replace(exact=True)
         for command in (
