@@ -24,6 +24,8 @@ from typing import Any
 
 from default_tasks import TASKS
 
+from lora_s2s.recipe.fields import ERROR_RATES
+
 RESULTS = Path(__file__).parent / "results"
 KEYS = {
     "rate": "training.learning_rate",
@@ -131,7 +133,8 @@ def gather(cells: Path) -> dict[str, Any]:
     tasks: dict[str, Any] = {}
     for name in dict.fromkeys(cell["task"] for cell in done):
         mine = [cell for cell in done if cell["task"] == name]
-        best = max(mine, key=lambda cell: float(cell["score"]))
+        better, worse = (min, max) if mine[0]["metric"] in ERROR_RATES else (max, min)
+        best = better(mine, key=lambda cell: float(cell["score"]))
         plain = [cell["score"] for cell in mine if not set(cell["settings"]) - {"seed"}]
         tasks[name] = {
             "metric": best["metric"],
@@ -139,14 +142,18 @@ def gather(cells: Path) -> dict[str, Any]:
             "best": round(best["score"], 2),
             "best_settings": best["settings"] or "plain",
             "plain": [round(score, 2) for score in plain],
-            "least_share_of_best": round(min(plain) / best["score"], 3)
-            if plain and best["score"]
-            else None,
+            "least_share_of_best": _share(worse(plain), best["score"]) if plain else None,
         }
     command = (
         "python benchmarks/defaults.py run … && python benchmarks/defaults.py table --work WORK"
     )
     return {"command": command, "tasks": tasks, "cells": done}
+
+
+def _share(score: float, best: float) -> float | None:
+    """How near a score is to the best: 0 to 1, also if lower is better."""
+    low, high = sorted((score, best))
+    return round(low / high, 3) if high else None
 
 
 def print_table(result: dict[str, Any]) -> None:

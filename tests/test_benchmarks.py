@@ -242,11 +242,14 @@ def test_scaling_measures_every_size(tmp_path: Path) -> None:
 def test_defaults_puts_the_plain_path_beside_the_best_cell(tmp_path: Path) -> None:
     cells = tmp_path / "cells"
     cells.mkdir()
-    for number, (settings, score) in enumerate(
-        [({}, 90.0), ({"seed": "2"}, 80.0), ({"rate": "1e-3"}, 100.0)]
-    ):
-        cell = {"task": "reverse", "metric": "exact_match", "settings": settings, "score": score}
-        (cells / f"{number}.json").write_text(json.dumps(cell), encoding="utf-8")
+    scores = {
+        ("reverse", "exact_match"): (90.0, 80.0, 100.0),
+        ("translate", "ter"): (40.0, 50.0, 20.0),  # lower is better
+    }
+    for (task, metric), values in scores.items():
+        for settings, score in zip(({}, {"seed": "2"}, {"rate": "1e-3"}), values, strict=True):
+            cell = {"task": task, "metric": metric, "settings": settings, "score": score}
+            (cells / f"{task}-{score}.json").write_text(json.dumps(cell), encoding="utf-8")
     words = [
         sys.executable,
         str(BENCHMARKS / "defaults.py"),
@@ -257,9 +260,10 @@ def test_defaults_puts_the_plain_path_beside_the_best_cell(tmp_path: Path) -> No
         str(tmp_path),
     ]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert "| reverse | exact_match | 90.0, 80.0 | 100.0 (rate=1e-3) | 0.8 | 3 |" in done.stdout
+    assert "| reverse | exact_match | 80.0, 90.0 | 100.0 (rate=1e-3) | 0.8 | 3 |" in done.stdout
+    assert "| translate | ter | 40.0, 50.0 | 20.0 (rate=1e-3) | 0.4 | 3 |" in done.stdout
     assert (
-        len(json.loads((tmp_path / "defaults-cpu.json").read_text(encoding="utf-8"))["cells"]) == 3
+        len(json.loads((tmp_path / "defaults-cpu.json").read_text(encoding="utf-8"))["cells"]) == 6
     )
 
 

@@ -92,7 +92,7 @@ def show_adapter(adapter: AdapterInfo) -> None:
         [
             line.evaluation,
             line.n,
-            line.metric,
+            line.label,
             without_interval(line.baseline),
             without_interval(line.adapter),
             line.difference,

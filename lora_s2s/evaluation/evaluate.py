@@ -20,6 +20,7 @@ from lora_s2s.evaluation.metrics import (
 )
 from lora_s2s.evaluation.notes import Answers, notes_on
 from lora_s2s.evaluation.significance import SEED
+from lora_s2s.evaluation.ter import time_note
 from lora_s2s.files import jsonl_line, write_json, write_text
 from lora_s2s.inference.decode import decode
 from lora_s2s.inference.engine import DecodingSettings
@@ -118,6 +119,20 @@ def sample_places(total: int, count: int | None) -> list[int]:
     if count is None or count >= total:
         return list(range(total))
     return sorted(random.Random(SEED).sample(range(total), count))
+
+
+def duration_note(
+    metrics: Sequence[str], references: References, *, limit: int | None, systems: int
+) -> str | None:
+    """Returns what to say before decoding if a metric takes minutes.
+
+    Raises:
+        UsageError: a text is too long for a metric.
+    """
+    if "ter" not in metrics:
+        return None
+    places = sample_places(len(references), limit)
+    return time_note([references[place] for place in places], systems=systems)
 
 
 def group_references(

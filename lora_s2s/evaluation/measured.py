@@ -264,3 +264,10 @@ def chrf_of_sums(sums: Values, *, beta: float = 2.0) -> Values:
         100.0 * (1 + beta**2) * precision * recall / np.maximum(weighted, _NOTHING),
         0.0,
     )
+
+
+def ter_of_sums(sums: Values) -> Values:
+    """TER of sacrebleu's statistics (…, 2): edits, and lengths of the references in words."""
+    edits, length = sums[..., 0], sums[..., 1]
+    rate = 100.0 * edits / np.maximum(length, _NOTHING)
+    return np.where(length > 0, rate, np.where(edits > 0, 100.0, 0.0))

@@ -1,10 +1,11 @@
-"""Scores from 0 to 100 against raw reference texts, each with a 95 % interval and a signature.
+"""Scores in points against raw reference texts, each with a 95 % interval and a signature.
 
 The unit is the source: several references of one source are one observation.
 """
 
 from __future__ import annotations
 
+import math
 import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
-from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.metrics import BLEU, CHRF, TER
 
 from lora_s2s.errors import DataError, UsageError, nearest
 from lora_s2s.evaluation.measured import (
@@ -26,6 +27,7 @@ from lora_s2s.evaluation.measured import (
     SumScores,
     bleu_of_sums,
     chrf_of_sums,
+    ter_of_sums,
 )
 from lora_s2s.evaluation.significance import Interval, Values
 from lora_s2s.evaluation.words import (
@@ -35,6 +37,7 @@ from lora_s2s.evaluation.words import (
     without_punctuation,
     words,
 )
+from lora_s2s.recipe.fields import ERROR_RATES
 
 References = Sequence[Sequence[str]]
 Measure = Callable[[Sequence[str], References], Measured]
@@ -42,16 +45,28 @@ Measure = Callable[[Sequence[str], References], Measured]
 
 @dataclass(frozen=True)
 class Score:
-    """A metric's value (0 to 100), its 95 % interval over sources, and how both were computed."""
+    """A metric's value in points, its 95 % interval over sources, and how both were computed.
+
+    100 is the best value, or 0 where lower is better; an end without a limit is infinite.
+    """
 
     name: str
     value: float
     interval: Interval
     signature: str
 
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether the metric counts errors."""
+        return self.name in ERROR_RATES
+
     def to_json(self) -> dict[str, object]:
-        """``{"value", "interval", "signature"}``, with the p-value if there is one."""
-        return {key: value for key, value in asdict(self).items() if key != "name"}
+        """``{"value", "interval", "signature"}``, with the p-value if there is one, and
+        ``lower_is_better`` if it is; an end without a limit is null.
+        """
+        entry = {key: value for key, value in asdict(self).items() if key != "name"}
+        entry["interval"] = tuple(end if math.isfinite(end) else None for end in self.interval)
+        return {**entry, "lower_is_better": True} if self.lower_is_better else entry
 
 
 @dataclass(frozen=True)
@@ -86,8 +101,14 @@ def scores_of(measured: Mapping[str, Measured]) -> dict[str, Score]:
         ends, kind = metric.interval()
         value = metric.value()
         signature = f"{metric.signature}|ci:{'none' if ends is None else kind}"
-        scores[name] = Score(name, value, _within(ends, value, 0.0, 100.0), signature)
+        interval = _within(ends, value, 0.0, _highest(name))
+        scores[name] = Score(name, value, interval, signature)
     return scores
+
+
+def _highest(name: str) -> float:
+    """The largest possible score, and difference."""
+    return math.inf if name in ERROR_RATES else 100.0
 
 
 def _within(ends: Interval | None, value: float, low: float, high: float) -> Interval:
@@ -142,7 +163,7 @@ def compare(
         if measured is other:
             ends, kind = (0.0, 0.0), "identical"
         value = measured.value() - other.value()
-        interval = _within(ends, value, -100.0, 100.0)
+        interval = _within(ends, value, -_highest(name), _highest(name))
         signature = (
             f"{measured.signature}|ci:{'none' if ends is None else kind}|test:{test.name}|sides:2"
         )
@@ -283,6 +304,7 @@ def _f1(predicted: list[str], expected: list[str]) -> float:
 METRICS: dict[str, Measure] = {
     "bleu": partial(_corpus, BLEU, bleu_of_sums),
     "chrf": partial(_corpus, CHRF, chrf_of_sums),
+    "ter": partial(_corpus, TER, ter_of_sums),
     "rouge1": partial(_rouge, "rouge1"),
     "rouge2": partial(_rouge, "rouge2"),
     "rougeL": partial(_rouge, "rougeL"),

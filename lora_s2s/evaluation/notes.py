@@ -59,9 +59,15 @@ def _on_answers(answers: Answers) -> Iterator[str]:
 
 def _on_scores(scores: Mapping[str, Score]) -> Iterator[str]:
     main = next(iter(scores.values()), None)
-    if main is not None and main.value < _NEAR_ZERO:
+    if main is None:
+        return
+    if main.lower_is_better:
+        poor, scale = main.value > 100 - _NEAR_ZERO, " (0 is best)"
+    else:
+        poor, scale = main.value < _NEAR_ZERO, " of 100, near zero"
+    if poor:
         yield (
-            f"{main.name} is {main.value:.2f} of 100, near zero: compare answers and references in "
+            f"{main.name} is {main.value:.2f}{scale}: compare answers and references in "
             "the predictions; common causes are too little training and a template or columns that "
             "differ from training"
         )

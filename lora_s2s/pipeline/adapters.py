@@ -114,7 +114,7 @@ class AdapterInfo:
         """Name, base, steps, evaluation data and first score, for a table."""
         first = next(iter(score_lines(self.manifest.get("scores"))), None)
         scored = (
-            (first.evaluation, f"{first.metric} {without_interval(first.adapter)}")
+            (first.evaluation, f"{first.label} {without_interval(first.adapter)}")
             if first
             else (NOTHING, NOTHING)
         )
@@ -128,7 +128,7 @@ class AdapterInfo:
     def lines(self) -> dict[str, str]:
         """Every score, fact and recipe key by name."""
         scores = {
-            f"{line.evaluation} {line.metric}": line.adapter
+            f"{line.evaluation} {line.label}": line.adapter
             for line in score_lines(self.manifest.get("scores"))
         }
         recipe = self.path / "recipe.yaml"

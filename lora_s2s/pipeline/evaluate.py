@@ -9,7 +9,7 @@ from typing import Any
 
 from lora_s2s.console import ProgressLine, say
 from lora_s2s.errors import UsageError
-from lora_s2s.evaluation.evaluate import Evaluation, evaluate, record_scores
+from lora_s2s.evaluation.evaluate import Evaluation, duration_note, evaluate, record_scores
 from lora_s2s.hub import EVALUATIONS
 from lora_s2s.lora.adapter import is_adapter
 from lora_s2s.outputs import check_writable
@@ -86,6 +86,9 @@ def score_model(
     scored = scored_data(recipe, predictor, data, columns_named=columns_named)
     metrics = chosen_metrics(recipe.evaluation.metrics, scored)
     count, total = limit or recipe.evaluation.limit, len(scored.sources)
+    systems = 2 if baseline else 1
+    if note := duration_note(metrics, scored.references, limit=count, systems=systems):
+        say(note)
     name = scored.name
     if count and count < total:
         name = f"{name}-sample-{count}"

@@ -17,6 +17,7 @@ Metric = Literal[
     "auto",
     "bleu",
     "chrf",
+    "ter",
     "rouge1",
     "rouge2",
     "rougeL",
@@ -25,6 +26,8 @@ Metric = Literal[
     "macro_f1",
     "token_f1",
 ]
+# Metrics that count errors: lower is better, and no number is the highest.
+ERROR_RATES = frozenset({"ter"})
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 Quantization = Literal["none", "nf4", "int8"]
 Truncation = Literal["left", "right", "drop"]

@@ -20,13 +20,17 @@ _SECTIONS = ("base", "data", "input", "counts", "training", "device", "created",
 
 @dataclass(frozen=True)
 class ScoreLine:
-    """One metric of one evaluation; scores are texts such as ``86.10 [84.02, 88.17]``, shares are 0
-    to 1, or None without a score.
+    """One metric of one evaluation; scores are texts such as ``86.10 [84.02, 88.17]``.
+
+    Attributes:
+        label: the metric's name, with its direction if lower is better.
+        share: length of the score's bar, 0 to 1; None without a score, and if lower is better.
     """
 
     evaluation: str
     n: str
     metric: str
+    label: str
     baseline: str
     adapter: str
     difference: str
@@ -54,13 +58,14 @@ def _lines(evaluation: str, entry: Mapping[str, object]) -> Iterator[ScoreLine]:
             evaluation=evaluation,
             n=number(entry.get("n")),
             metric=plain(str(name)),
+            label=_label(plain(str(name)), score),
             baseline=with_interval(baseline),
             adapter=with_interval(score),
             difference=with_interval(difference, signed=True),
             p_value=p_text(difference.get("p_value")),
             signature=shown(score.get("signature")),
-            share=_share(score.get("value")),
-            baseline_share=_share(baseline.get("value")),
+            share=_share(score),
+            baseline_share=_share(baseline),
         )
 
 
@@ -146,15 +151,21 @@ def score_table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Heads and rows of a table of scores, a row per metric, with the base if it was scored."""
     baseline, difference = result["baseline"], result["difference"]
     if not (baseline and difference):
-        rows = [[name, with_interval(score)] for name, score in result["metrics"].items()]
+        scores = result["metrics"].items()
+        rows = [[_label(name, score), with_interval(score)] for name, score in scores]
         return ["metric", "score [95 %]"], rows
     rows = []
     for name, score in result["metrics"].items():
         change = difference[name]
         values = [f"{entry['value']:.2f}" for entry in (baseline[name], score)]
         p_value = p_text(change["p_value"])
-        rows.append([name, *values, with_interval(change, signed=True), p_value])
+        label = _label(name, score)
+        rows.append([label, *values, with_interval(change, signed=True), p_value])
     return ["metric", "base", "adapter", "difference [95 %]", "p"], rows
+
+
+def _label(name: str, score: Mapping[str, object]) -> str:
+    return f"{name} (lower is better)" if score.get("lower_is_better") is True else name
 
 
 def with_interval(entry: Mapping[str, object], *, signed: bool = False) -> str:
@@ -180,8 +191,11 @@ def p_text(value: object) -> str:
     return f"{value:.3f}" if value >= 0.001 else "<0.001"
 
 
-def _share(value: object) -> float | None:
+def _share(score: Mapping[str, object]) -> float | None:
+    value = score.get("value")
     if not isinstance(value, int | float) or not _is_number(value):
+        return None
+    if score.get("lower_is_better") is True:  # a longer bar would look better
         return None
     return min(1.0, max(0.0, value / 100.0))
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 from cli_parts import Invoke
 
+from lora_s2s.pipeline import html
+
+DEMO = Path(__file__).parents[2] / "adapters" / "demo"
 LESS = ("--set", "evaluation.max_new_tokens=3")
 
 
@@ -77,3 +82,56 @@ def test_columns_named_by_languages_are_a_translation(
     )
     assert list(json.loads(named.stdout)["metrics"]) == ["bleu"]
     assert "metrics:" not in named.stderr
+
+
+def test_an_error_rate_says_wherever_it_is_shown_that_lower_is_better(
+    invoke: Invoke, here: Path
+) -> None:
+    adapter = shutil.copytree(DEMO, here / "adapters" / "demo")
+    manifest = json.loads((adapter / "manifest.json").read_text(encoding="utf-8"))
+    del manifest["scores"]
+    (adapter / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    asked = ("--limit", "30", "--set", "evaluation.metrics=[ter,exact_match]", "--baseline")
+    done = invoke("eval", "adapters/demo", *asked, "--json")
+    scores = json.loads(done.stdout)
+    for part in ("metrics", "baseline", "difference"):
+        assert scores[part]["ter"]["lower_is_better"] is True
+        assert "lower_is_better" not in scores[part]["exact_match"]
+    assert scores["metrics"]["ter"]["value"] < scores["baseline"]["ter"]["value"]
+    assert scores["difference"]["ter"]["interval"][1] < 0
+    kept = json.loads((adapter / "manifest.json").read_text(encoding="utf-8"))["scores"]
+    assert [entry["metrics"] for entry in kept.values()] == [scores["metrics"]]
+    for told in (
+        done.stderr,
+        invoke("adapters").stderr,
+        invoke("adapters", "show", "demo").stderr,
+        invoke("adapters", "compare", "demo", str(DEMO)).stderr,
+        (adapter / "README.md").read_text(encoding="utf-8"),
+        (adapter / "report.html").read_text(encoding="utf-8"),
+        html.scored(scores),
+        html.scored({**scores, "baseline": None, "difference": None}),
+    ):
+        # Escaped in the card; a narrow table breaks the line after "is".
+        assert re.search(r"\bter \\?\(lower is", told)
+        assert "exact_match (lower" not in told
+    assert "ter (lower is better)" in done.stderr
+    assert "&lt;0.001" in html.scored(scores)
+
+
+def test_texts_too_long_for_ter_are_refused_before_anything_is_decoded(
+    invoke: Invoke, here: Path, tiny_model: Path
+) -> None:
+    write_rows(
+        here / "t.jsonl",
+        [{"source": f"q {n}", "target": f"{n} " * (300 + 1000 * n)} for n in range(2)],
+    )
+    asked = ("eval", str(tiny_model), "--data", "t.jsonl", "--set", "evaluation.metrics=ter")
+    refused = invoke(*asked, *LESS, code=2).stderr
+    assert "error: ter compares sentences: a reference has 1,300 words, expected at most" in refused
+    assert "hint: choose another metric: --set evaluation.metrics=chrf" in refused
+    assert "decode" not in refused
+    write_rows(here / "t.jsonl", [{"source": f"q {n}", "target": f"{n} " * 900} for n in range(5)])
+    told = invoke(*asked, *LESS).stderr
+    assert "ter may take up to about 2 minutes: it is meant for sentences" in told
+    sampled = invoke(*asked, *LESS, "--limit", "1").stderr
+    assert "minutes" not in sampled

@@ -176,6 +176,24 @@ def test_notes_on_answers_scores_and_samples() -> None:
     assert "too few sources for reliable intervals: 1 source," in notes(["a"], ["a"], base=["b"])
 
 
+@pytest.mark.parametrize("answer", ["other words entirely", "other words and many more of them"])
+def test_notes_on_an_error_rate_near_or_above_100(answer: str) -> None:
+    answers = dict.fromkeys(SOURCES, answer)
+    for name, told in (("ter", True), ("chrf", False)):
+        found = evaluate(
+            cast(Any, SimpleNamespace(answers=answers)),
+            SOURCES,
+            [[f"the text {source}"] for source in SOURCES],
+            metrics=[name],
+            settings=SETTINGS,
+        )
+        value = found.metrics[name].value
+        assert (f"{name} is {value:.2f} (0 is best): compare" in "".join(found.notes)) is told
+    right = evaluated(metrics=["ter"], baseline=None)
+    assert right.metrics["ter"].value < 95
+    assert "is best" not in "".join(right.notes)
+
+
 def test_the_same_answers_as_the_base_are_no_difference() -> None:
     same = evaluated(baseline=model("A one", "B 2", "C three", "no…")).difference
     assert same is not None

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
-from sacrebleu.metrics import BLEU, CHRF
 
 from lora_s2s.errors import DataError, UsageError
-from lora_s2s.evaluation.metrics import METRICS, compare, measure, score
+from lora_s2s.evaluation.metrics import METRICS, compare, measure, score, scores_of
+from lora_s2s.evaluation.ter import time_note
+from lora_s2s.recipe.fields import ERROR_RATES
 
 PREDICTIONS = [
     "The Vaults is a family friendly pub near Café Adriatic.",
@@ -30,9 +32,15 @@ REFERENCES = [
 ]
 # sacrebleu wants one stream per reference position; None where a source has fewer.
 STREAMS = [[texts[n] if n < len(texts) else None for texts in REFERENCES] for n in range(3)]
+# Metrics that sum sacrebleu's statistics, with its class.
+CORPUS = {
+    name: measure.args[0]
+    for name, measure in METRICS.items()
+    if isinstance(measure, partial) and isinstance(measure.args[0], type)
+}
 
 
-@pytest.mark.parametrize(("name", "scorer"), [("bleu", BLEU), ("chrf", CHRF)])
+@pytest.mark.parametrize(("name", "scorer"), CORPUS.items())
 def test_corpus_scores_are_sacrebleus(name: str, scorer: type) -> None:
     direct = scorer()
     expected = direct.corpus_score(PREDICTIONS, STREAMS)
@@ -53,7 +61,7 @@ SPOILT = [
 ]
 
 
-@pytest.mark.parametrize(("name", "scorer"), [("bleu", BLEU), ("chrf", CHRF)])
+@pytest.mark.parametrize(("name", "scorer"), CORPUS.items())
 @pytest.mark.parametrize("predictions", SPOILT)
 def test_scores_without_matches_or_long_n_grams_are_sacrebleus(
     name: str, scorer: type, predictions: list[str]
@@ -85,8 +93,8 @@ def test_an_answer_that_equals_its_reference_is_right_in_every_script(
         name for name in METRICS if name not in ("bleu", "rouge2")
     ]  # these need more words than one
     for name, found in score([answer], [[reference]], names).items():
-        if name != "chrf" or answer == reference:
-            assert found.value == pytest.approx(100.0), name
+        if name not in CORPUS or answer == reference:  # sacrebleu composes no characters
+            assert found.value == pytest.approx(0.0 if name in ERROR_RATES else 100.0), name
     assert "tok:unicode-words" in score([answer], [[reference]], ["rougeL"])["rougeL"].signature
 
 
@@ -177,9 +185,10 @@ def test_bleu_by_hand() -> None:
 @pytest.mark.parametrize("name", sorted(METRICS))
 def test_bounds_and_order_of_references(name: str) -> None:
     texts = [f"the {word} dog saw seven other {word} dogs" for word in ("red", "blue", "green")]
-    assert score(texts, [[text] for text in texts], [name])[name].value == pytest.approx(100.0)
+    right, wrong = (0.0, 100.0) if name in ERROR_RATES else (100.0, 0.0)
+    assert score(texts, [[text] for text in texts], [name])[name].value == pytest.approx(right)
     worst = score(["zzz qqq"] * 3, [[text] for text in texts], [name])[name]
-    assert worst.value == pytest.approx(0.0, abs=1e-9)
+    assert worst.value == pytest.approx(wrong, abs=1e-9)
     # Without the empty answer: where no reference scores, sacrebleu's chrF counts the length of the
     # first.
     answers, references = zip(
@@ -189,6 +198,42 @@ def test_bounds_and_order_of_references(name: str) -> None:
     backwards = score(answers, [texts[::-1] for texts in references], [name])[name]
     assert forwards == backwards
     assert forwards.interval[0] <= forwards.value <= forwards.interval[1]
+
+
+def test_an_error_rate_may_exceed_100_and_its_interval_and_difference_follow() -> None:
+    references = [["the cat"], ["a"], ["x y"], ["one two"]]
+    long = measure(["the cat", "a b c d e f g", "x", "three four"], references, ["ter"])
+    short = measure(["the cat", "a b", "x y", "one two"], references, ["ter"])
+    found, change = scores_of(long)["ter"], compare(short, long)["ter"]
+    assert found.value == pytest.approx(100 * (0 + 6 + 1 + 2) / 7)
+    assert found.interval[0] < found.value < found.interval[1]
+    assert change.value == pytest.approx(100 * (1 - 9) / 7)  # fewer errors: below zero
+    assert change.interval[0] < change.value < change.interval[1]
+    assert change.p_value == compare(long, short)["ter"].p_value == 0.25  # 3 differ: 2 of 8 signs
+    assert all(entry.to_json()["lower_is_better"] is True for entry in (found, change))
+    assert "lower_is_better" not in score(["a"], [["a"]], ["bleu"])["bleu"].to_json()
+
+
+def test_nothing_follows_from_one_source_also_for_an_error_rate() -> None:
+    one, other = (measure([text], [["a"]], ["ter"]) for text in ("a b c d", "a"))
+    alone, change = scores_of(one)["ter"], compare(one, other)["ter"]
+    assert (alone.value, alone.interval) == (300.0, (0.0, math.inf))
+    assert (change.value, change.interval) == (300.0, (-math.inf, math.inf))
+    assert change.p_value == 1.0
+    assert (alone.to_json()["interval"], change.to_json()["interval"]) == (
+        (0.0, None),
+        (None, None),
+    )
+
+
+def test_ter_says_beforehand_what_takes_minutes_and_refuses_what_takes_longer() -> None:
+    assert time_note([["ten words " * 10] * 8] * 500, systems=1) is None
+    note = time_note([["word " * 300, "word"]] * 40, systems=2)
+    assert note is not None
+    assert "up to about 8 minutes" in note
+    assert "references have up to 300 words" in note
+    with pytest.raises(UsageError, match=r"a reference has 1,001 words, expected at most 1,000"):
+        time_note([["short"], ["short", "word " * 1001]], systems=1)
 
 
 def test_interval_covers_the_spread_of_a_known_mean() -> None:

@@ -7,10 +7,13 @@ import io
 import json
 import zipfile
 from pathlib import Path
+from typing import get_args
 
 from case import Case
 from cli_parts import write_csv
 from spoiling import Spoil, file
+
+from lora_s2s.recipe.fields import Metric
 
 BASE = "--set model.name=BASE --set data.train="
 
@@ -154,9 +157,8 @@ COMMANDS = [
         "eval BASE --data good.csv --set evaluation.metrics=blue",
         2,
         "error: 1 problem in the recipe:\n"
-        "  --set: evaluation.metrics: expected one of auto, bleu, chrf, rouge1, rouge2, rougeL, "
-        "rougeLsum, "
-        "exact_match, macro_f1, token_f1; got 'blue' (did you mean 'bleu'?)\n" + RECIPE_HINT,
+        f"  --set: evaluation.metrics: expected one of {', '.join(get_args(Metric))}; got 'blue' "
+        "(did you mean 'bleu'?)\n" + RECIPE_HINT,
     ),
     _golden(
         "unknown recipe",

@@ -14,6 +14,7 @@ from lora_s2s.reports import plots
 from lora_s2s.reports.adapter_page import render_report, write_report
 from lora_s2s.reports.plots import loss_curve
 from lora_s2s.reports.samples import sample_rows
+from lora_s2s.reports.summary import score_lines
 
 HOSTILE = (
     '</td><script>alert(1)</script><img src=x onerror="alert(1)"> [link](javascript:alert(1)) '
@@ -69,6 +70,14 @@ def log(path: Path, rows: list[dict[str, Any]]) -> Path:
 def training_log(path: Path, steps: int = 40) -> Path:
     rows: list[dict[str, Any]] = [{"step": step, "loss": 3 / step} for step in range(1, steps + 1)]
     return log(path, [*rows, {"step": steps, "validation_loss": 0.2}, {"event": "end"}])
+
+
+def test_an_error_rate_says_that_lower_is_better_and_has_no_bar() -> None:
+    ter = {**SCORE, "value": 140.0, "lower_is_better": True}
+    entry = {"n": 9, "metrics": {"ter": ter}, "baseline": {"ter": ter}}
+    (line,) = score_lines({"test": entry})
+    assert (line.metric, line.label) == ("ter", "ter (lower is better)")
+    assert (line.share, line.baseline_share) == (None, None)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3, 40])
