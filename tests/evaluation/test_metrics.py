@@ -36,7 +36,7 @@ STREAMS = [[texts[n] if n < len(texts) else None for texts in REFERENCES] for n 
 CORPUS = {
     name: measure.args[0]
     for name, measure in METRICS.items()
-    if isinstance(measure, partial) and isinstance(measure.args[0], type)
+    if isinstance(measure, partial) and callable(measure.args[0])
 }
 
 
