@@ -20,6 +20,7 @@ from tiny_families import TINY, write
 import lora_s2s
 from lora_s2s import files
 from lora_s2s.errors import DataError, ResourceError, UsageError
+from lora_s2s.exporters import parity
 from lora_s2s.exporters.formats import EXPORTERS
 from lora_s2s.lora import adapter, merge
 from lora_s2s.lora.adapter import save_adapter
@@ -74,17 +75,13 @@ def test_an_adapter_of_a_family_that_the_format_lacks_is_refused_before_merging(
 def test_disk_space_is_asked_for_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needed: list[int] = []
-
-    def usage(_: Path) -> Any:
-        needed.append(sum(1 for path in tmp_path.rglob("*") if path.is_file()))
-        return shutil._ntuple_diskusage(0, 0, 2**20)
-
-    monkeypatch.setattr(files.shutil, "disk_usage", usage)
-    with pytest.raises(ResourceError, match=r"out of disk space: .* are needed, 1\.0 MiB are free"):
-        lora_s2s.export(ADAPTER, "ct2", tmp_path / "out", progress=False)
-    assert needed == [1]  # the lock
-    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 2**20))
+    expected = counted(monkeypatch, parity, "expect")
+    for model in (ADAPTER, "demo"):
+        with pytest.raises(ResourceError, match=r"space: .* are needed, 1\.0 MiB are free"):
+            lora_s2s.export(model, "ct2", tmp_path / "out", progress=False)
+        assert not list(tmp_path.iterdir())
+    assert not expected  # it is the first thing that is done with a loaded model
 
 
 def test_two_processes_do_not_export_into_one_folder(tmp_path: Path) -> None:
