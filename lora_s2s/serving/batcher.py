@@ -23,6 +23,8 @@ from lora_s2s.serving.models import Served
 _Result = TypeVar("_Result")
 # What a decoder writes for the bytes of an unfinished character.
 _INCOMPLETE = "\ufffd"
+# Decoding the text so far after each token would cost more than a fast engine's tokens.
+SECONDS_BETWEEN_PARTS = 0.02
 
 
 class QueueFull(Exception):
@@ -81,6 +83,7 @@ class Job:
     truncated: bool = False
     _sent: str = ""
     _last: str = ""
+    _next_part: float = 0.0
 
     def read(self) -> None:
         """Renders and measures the source, as ``predict`` does.
@@ -113,8 +116,10 @@ class Job:
         """Emits what is certain of an unfinished answer; says whether more of it is unwanted."""
         if self.result.done():
             return True
-        if self.emit is None and not self.stops:
+        now = time.monotonic()
+        if (self.emit is None or now < self._next_part) and not self.stops:
             return False
+        self._next_part = now + SECONDS_BETWEEN_PARTS
         text, ended = self._before_stop(so_far().text)
         # The next token may change the last word, or complete a character or a stop string.
         held = 0 if ended else max(map(len, self.stops), default=1) - 1

@@ -99,7 +99,7 @@ def test_an_export_is_served(export: Path) -> None:
         for index, answer in enumerate(answers):
             own = [piece["text"] for piece in pieces if piece["index"] == index]
             assert "".join(own) == answer
-            assert len(own) > 4
+            assert len(own) > 1
     with pytest.raises(UsageError, match="is an export, which takes no adapters"):
         load_models([f"fast={export}", str(ADAPTER)])
 

@@ -70,6 +70,11 @@ def start(tiny_predictor: Build) -> Iterator[Start]:
         yield run
 
 
+@pytest.fixture(autouse=True)
+def _every_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batcher, "SECONDS_BETWEEN_PARTS", 0.0)
+
+
 @pytest.fixture
 def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """``answering(function)``: computes batches."""

@@ -4,6 +4,7 @@ to end.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from lora_s2s.errors import UsageError
 from lora_s2s.inference.decode import DecodingSettings, decode
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.serving.models import load_models
+from lora_s2s.serving.run import Place, listening
 
 Invoke = Callable[..., Any]
 KEY = "k" * 20
@@ -41,6 +43,25 @@ def test_a_port_in_use_is_one_error(invoke: Invoke) -> None:
         result = invoke("serve", "demo", "--port", str(port), code=2)
     hint = f"stop the other program, or --port {port + 1}"
     assert result.stderr == f"error: the port is in use: 127.0.0.1:{port}\nhint: {hint}\n"
+
+
+def test_answers_are_sent_at_once() -> None:
+    async def accepted() -> int:
+        taken: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def connected(_reader: object, writer: asyncio.StreamWriter) -> None:
+            connection = writer.get_extra_info("socket")
+            taken.set_result(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        with listening(Place(port=0)) as listener:
+            host, port = listener.getsockname()
+            async with await asyncio.start_server(connected, sock=listener):
+                _, writer = await asyncio.open_connection(host, port)
+                writer.close()
+                return await taken
+
+    assert asyncio.run(accepted()) == 1
 
 
 @pytest.mark.parametrize(
