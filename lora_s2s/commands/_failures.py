@@ -73,7 +73,7 @@ def unexpected(
             place = f"{code.co_filename}:{trace.tb_lineno}"
         trace = trace.tb_next
     show(
-        f"unexpected error: {kind.__name__}: {first_line(error)}",
+        f"something unforeseen: {kind.__name__}: {first_line(error)}",
         where=place,
         hint="run again with --debug and report the traceback",
     )

@@ -69,8 +69,8 @@ def ambiguity(reading: Reading, decisions: Decisions, rows: int) -> tuple[list[s
     if decisions.ambiguous:
         share = decisions.ambiguous / max(1, rows)
         what = (
-            f"{decisions.ambiguous:,} training rows ({share:.0%}) share their source with rows "
-            "that have other targets"
+            f"{decisions.ambiguous:,} training rows ({share:.0%}) have the same source as rows "
+            "with other targets"
         )
         if share >= _AMBIGUOUS and reading.unused:
             warnings.append(f"{what}: the task cannot be learned from this source alone")

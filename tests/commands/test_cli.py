@@ -189,7 +189,7 @@ def test_what_nobody_foresaw_is_one_line_and_exit_1() -> None:
     command = [sys.executable, "-c", breaking, "recipes"]
     quiet = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (quiet.returncode, quiet.stdout) == (1, "")
-    assert quiet.stderr.startswith("error: unexpected error: ZeroDivisionError: by\n  at: ")
+    assert quiet.stderr.startswith("error: something unforeseen: ZeroDivisionError: by\n  at: ")
     assert "hint: run again with --debug" in quiet.stderr
     assert "Traceback" not in quiet.stderr
     loud = subprocess.run([*command, "--debug"], capture_output=True, text=True, check=False)
@@ -297,7 +297,7 @@ def test_streams_and_surroundings_that_are_not_as_usual(
     run = shell(script, here)
     assert code is None or run.returncode == code, run.stderr
     assert said in run.stderr
-    assert "unexpected" not in run.stderr
+    assert "unforeseen" not in run.stderr
     assert "Traceback" not in run.stderr
     assert "Exception ignored" not in run.stderr
 

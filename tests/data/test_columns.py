@@ -56,7 +56,9 @@ def test_every_unused_column_is_named_with_how_full_it_is(write: Write, prepared
         "filled), 'Equation' (100% filled), 'note' (25% filled)"
     )
     assert report["several_targets"] == 12
-    assert any("12 training rows (100%) share their source" in text for text in report["warnings"])
+    assert any(
+        "12 training rows (100%) have the same source" in text for text in report["warnings"]
+    )
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
@@ -130,5 +132,5 @@ def test_several_right_answers_are_a_note(write: Write, prepared: Prepare) -> No
     report = prepared(write("a.jsonl", lines(rows))).report
     assert report["warnings"] == []
     assert report["advice"][0].startswith(
-        "30 training rows (100%) share their source with rows that have other targets"
+        "30 training rows (100%) have the same source as rows with other targets"
     )

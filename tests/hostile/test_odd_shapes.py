@@ -159,7 +159,7 @@ def test_a_whole_document_of_another_kind_is_one_refusal(
         find_adapter(str(adapter), adapter.parent)
     result = invoke("adapters", "show", str(adapter), code=3)
     assert "manifest.json" in result.stderr
-    assert "unexpected" not in result.stderr
+    assert "unforeseen" not in result.stderr
 
 
 def test_nan_in_a_manifest_is_null_again(adapter: Path, capsys: pytest.CaptureFixture[str]) -> None:
