@@ -49,15 +49,16 @@ def convert(predictor: Predictor, folder: Path, out: Path, precision: str) -> No
     """Writes CTranslate2's files of a whole model into a new folder ``out``.
 
     Args:
-        predictor: the model in float32, of a supported family. The converter changes its weights
-            in place, so it is of no further use.
+        predictor: the model in float32. The converter changes its weights in place, so it is of no
+            further use.
         folder: the model's folder, with ``config.json``.
         precision: one of CTranslate2's; with int8, what is not a matrix product stays float.
 
     Raises:
         SetupError: CTranslate2 is not installed.
-        UsageError: CTranslate2's converter refuses the model.
+        UsageError: CTranslate2 lacks the family, or its converter refuses the model.
     """
+    check_family(predictor.torch.model.config.model_type)
     converter = _converter(predictor, folder)
     try:
         with naming(out):

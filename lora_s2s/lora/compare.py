@@ -16,19 +16,22 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from lora_s2s.lora.adapter import LoadedAdapter
 from lora_s2s.models.generation import answer_ids, only, plain_answers
 from lora_s2s.models.logits import check_logits, finite_logits
+from lora_s2s.tokens.loading import plain_tokenizer
 from lora_s2s.tokens.tokenise import encode_source
 
 _MOST_SOURCE_TOKENS = 512
 _LONGEST_ANSWER = 64
 _ROWS = 16
+_INPUTS = ("input_ids", "attention_mask")
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A batch of sources with the adapter's answers, as decoder inputs and as ids, and its logits
-    at their real positions.
+    """A batch of sources, as texts and ids, with the adapter's answers, as decoder inputs and as
+    ids, and its logits at their real positions.
     """
 
+    texts: list[str]
     inputs: dict[str, Tensor]
     answers: list[list[int]]
     inputs_BT: Tensor
@@ -45,7 +48,7 @@ def probes_of(
     """Yields the adapter's answers to rendered sources."""
     longest = min(_LONGEST_ANSWER, generation.max_new_tokens)
     with torch.inference_mode(), only(adapter.model, generation):
-        for inputs in _batches(adapter, tokenizer, texts):
+        for some, inputs in _batches(adapter, tokenizer, texts):
             inputs_BT = adapter.model.generate(
                 **inputs,
                 max_new_tokens=longest,
@@ -56,26 +59,32 @@ def probes_of(
             logits_BTV = adapter.model(**inputs, decoder_input_ids=inputs_BT).logits
             check_logits(logits_BTV, model=str(adapter.folder))
             answers = answer_ids(inputs_BT, tokenizer.eos_token_id)
-            yield Probe(inputs, answers, inputs_BT, real_BT, logits_BTV[real_BT].float())
+            yield Probe(some, inputs, answers, inputs_BT, real_BT, logits_BTV[real_BT].float())
 
 
 def _batches(
     adapter: LoadedAdapter, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
-) -> Iterator[dict[str, Tensor]]:
-    """Yields ``input_ids`` and ``attention_mask``, (B, S) each, sources of similar length
-    together.
+) -> Iterator[tuple[list[str], dict[str, Tensor]]]:
+    """Yields texts with their ``input_ids`` and ``attention_mask``, (B, S) each, sources of similar
+    length together.
     """
-    most = min(adapter.manifest.input.max_source_tokens, _MOST_SOURCE_TOKENS)
-    most = min(most, adapter.base.family.max_positions(adapter.base.model.config) or most)
+    most = longest_source(adapter)
     rows = [
-        encode_source(text, tokenizer, max_source_tokens=most, truncate_source="right")
+        (encode_source(text, tokenizer, max_source_tokens=most, truncate_source="right"), text)
         for text in texts
     ]
-    rows.sort(key=len)
+    rows.sort(key=lambda row: len(row[0]))
     for start in range(0, len(rows), _ROWS):
-        batch = tokenizer.pad({"input_ids": rows[start : start + _ROWS]}, return_tensors="pt")
-        names = ("input_ids", "attention_mask")
-        yield {name: batch[name].to(adapter.base.device) for name in names}
+        some = rows[start : start + _ROWS]
+        batch = tokenizer.pad({"input_ids": [ids for ids, _ in some]}, return_tensors="pt")
+        inputs = {name: batch[name].to(adapter.base.device) for name in _INPUTS}
+        yield [text for _, text in some], inputs
+
+
+def longest_source(adapter: LoadedAdapter) -> int:
+    """Returns how many tokens of a source are compared."""
+    most = min(adapter.manifest.input.max_source_tokens, _MOST_SOURCE_TOKENS)
+    return min(most, adapter.base.family.max_positions(adapter.base.model.config) or most)
 
 
 def position_count(probes: Sequence[Probe]) -> int:
@@ -105,11 +114,18 @@ def measured(model: PreTrainedModel, probes: Sequence[Probe]) -> dict[str, float
     }
 
 
-def answers_changed(folder: Path, probes: Sequence[Probe]) -> float:
+def answers_changed(folder: Path, probes: Sequence[Probe], *, max_source_tokens: int) -> float:
     """Returns the share of the adapter's answers that plain transformers does not give with a
-    model's folder.
+    model's folder, its tokenizer included.
     """
-    theirs = plain_answers(folder, [probe.inputs for probe in probes], most=_LONGEST_ANSWER)
+    tokenizer = plain_tokenizer(folder, str(folder))
+    settings = {"padding": True, "truncation": True, "max_length": max_source_tokens}
+    tokenizer.truncation_side = "right"  # as the probes' sources were cut
+    batches = []
+    for probe in probes:
+        batch = tokenizer(probe.texts, return_tensors="pt", **settings)
+        batches.append({name: batch[name].to(probe.inputs_BT.device) for name in _INPUTS})
+    theirs = plain_answers(folder, batches, most=_LONGEST_ANSWER)
     pairs = [
         pair
         for probe, rows in zip(probes, theirs, strict=True)

@@ -20,18 +20,25 @@ from lora_s2s import probe
 from lora_s2s.errors import RunError, UsageError, nearest
 from lora_s2s.files import described, require_space, sha256_file, write_text
 from lora_s2s.lora.adapter import WEIGHTS, LoadedAdapter, load_adapter
-from lora_s2s.lora.compare import Probe, answers_changed, measured, position_count, probes_of
+from lora_s2s.lora.compare import (
+    Probe,
+    answers_changed,
+    longest_source,
+    measured,
+    position_count,
+    probes_of,
+)
 from lora_s2s.models.common import begin_answers
 from lora_s2s.models.generation import IN_CONFIG, decoding_config, not_used
 from lora_s2s.models.loading import load_base
 from lora_s2s.models.precision import DTYPES
 from lora_s2s.models.quantized import dequantized_weight, is_quantized
-from lora_s2s.models.saving import save_model
+from lora_s2s.models.saving import save_model, save_tokenizer
 from lora_s2s.models.t5 import loading_note
 from lora_s2s.outputs import whole_folder
 from lora_s2s.records import write
-from lora_s2s.tokens.loading import LANGUAGES, load_tokenizer
-from lora_s2s.tokens.special_tokens import first_ids
+from lora_s2s.tokens.loading import LANGUAGES, load_tokenizer, plain_tokenizer
+from lora_s2s.tokens.special_tokens import alike, end_note, first_ids
 
 _GREEDY = {"max_new_tokens": 128, "num_beams": 1}
 ONTO = ("original", "dequantized")
@@ -55,11 +62,12 @@ class MergeReport:
         other: the same measures of the base that was not chosen, in float32, under its name; empty
             where the base was not quantized.
         answers: number of answers compared: the adapter's, decoded as it was scored, and those that
-            plain transformers gives with the written folder alone.
+            plain transformers gives with the written folder alone, its tokenizer included.
         answers_changed: share of those that differ.
         not_used: settings of the base's generation config that the written folder omits; empty
             for none.
-        note: what versions of transformers compute something else; None where all agree.
+        note: what versions of transformers compute something else, and what plain transformers has
+        to be given; None for nothing.
     """
 
     out: str
@@ -129,7 +137,9 @@ def merge_adapter(
             positions=position_count(made.probes),
             other=made.other,
             answers=len(probe_texts),
-            answers_changed=answers_changed(staged, made.probes),
+            answers_changed=answers_changed(
+                staged, made.probes, max_source_tokens=made.max_source_tokens
+            ),
             not_used=made.not_used,
             note=made.note,
         )
@@ -155,6 +165,7 @@ class _Written:
     other: dict[str, dict[str, float]]
     not_used: str
     note: str | None
+    max_source_tokens: int
 
 
 def _write_model(
@@ -173,14 +184,25 @@ def _write_model(
         raise UsageError(problem, hint="omit `--onto`")
     written, tokenizer = dtype or _dtype_of(adapter), _tokenizer(adapter)
     generation = _generation(adapter, tokenizer, decoding)
-    unused, note = not_used(base.model.generation_config), loading_note(base.model.config)
+    unused = not_used(base.model.generation_config)
+    notes = [note for note in (loading_note(base.model.config), end_note(tokenizer)) if note]
     probes = list(probes_of(adapter, tokenizer, generation, probe_texts))
     rest = [name for name in ONTO if quantized and name != onto]
     other = {name: measured(_on_whole_base(adapter, name).model, probes) for name in rest}
     _write_folded(adapter, staged, onto=onto, dtype=written, generation=generation)
     exact = written == "float32" and (onto == "dequantized" or not quantized)
     origin = made_from(adapter)
-    return _Written(origin, base.device, written, exact, probes, other, unused, note)
+    return _Written(
+        origin,
+        base.device,
+        written,
+        exact,
+        probes,
+        other,
+        unused,
+        note="; ".join(notes) or None,
+        max_source_tokens=longest_source(adapter),
+    )
 
 
 def write_whole_model(
@@ -223,6 +245,9 @@ def _write_folded(
         generation=generation,
         not_in_config=IN_CONFIG,
     )
+    tokenizer = _tokenizer(adapter)
+    if not alike(tokenizer, plain_tokenizer(out, str(out))):
+        save_tokenizer(tokenizer, out)
     probe.remember(out)
 
 

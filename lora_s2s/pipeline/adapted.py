@@ -20,7 +20,7 @@ from lora_s2s.recipe.schema import Recipe
 from lora_s2s.tokens.added import with_tokens
 from lora_s2s.tokens.loading import LANGUAGES, load_tokenizer
 from lora_s2s.tokens.lossless import lossless_tokenizer, rows_taken
-from lora_s2s.tokens.special_tokens import first_ids
+from lora_s2s.tokens.special_tokens import end_note, first_ids
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class AdaptedBase:
             "trainable_parameters": trainable_parameters(self.model),
             "total_parameters": total_parameters(self.model),
         }
+
+    @property
+    def note(self) -> str | None:
+        """What plain transformers has to be given beside a source; None for nothing."""
+        return end_note(self.tokenizer)
 
     @property
     def line(self) -> str:

@@ -55,6 +55,8 @@ def write_adapter(
     made = {**made_from, "training": asdict(result), "scores": {}}
     loaded = (running / CONFIG, running / WEIGHTS, *tokenizer_files)
     made["files"] = described(path for path in loaded if path.is_file())
+    if note := adapted.note:
+        made["plain_transformers"] = note
     made["counts"] = {**adapted.counts, "train_tokens": len(adapted.train_tokens)}
     write(running, made)
     write_report(running, name=final.name)

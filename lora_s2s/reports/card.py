@@ -103,6 +103,7 @@ def render_card(
         name=name,
         base=base,
         bundled=base == DEMO_NAME,
+        add_end="plain_transformers" in manifest,
         revision=revision if isinstance(revision, str) else None,
         max_new_tokens=max_new_tokens or _answer_tokens(manifest),
         peft=verbatim(peft or ""),

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from lora_s2s.errors import UsageError
 from lora_s2s.tokens.encoder import encode_texts
 from lora_s2s.tokens.loading import language_codes
-from lora_s2s.tokens.lossless import PreTrainedTokenizerFast
+from lora_s2s.tokens.one_file import PreTrainedTokenizerFast
 
 _NAMED = (
     "bos_token",

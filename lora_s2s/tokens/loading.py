@@ -13,6 +13,7 @@ from lora_s2s.errors import DataError, Error, SetupError, UsageError
 from lora_s2s.files import read_json, sha256_file, sha256_json
 from lora_s2s.hub import locate_model
 from lora_s2s.tokens.files import NO_TOKENIZER, TOKENIZER_FILES, check_tokenizer_files
+from lora_s2s.tokens.special_tokens import complete
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,16 +42,22 @@ def load_tokenizer(
     folder = locate_model(model_name, revision, weights=False)
     check_tokenizer_files(folder)
     probe.check_tokenizer(folder)
-    tokenizer = _opened(folder, model_name)
+    tokenizer = plain_tokenizer(folder, model_name)
     if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
         problem = f"the tokenizer of {model_name} has no end or padding token"
         raise DataError(problem, where=str(folder))
     languages = dict(zip(LANGUAGES, (source_language, target_language), strict=True))
     _set_languages(tokenizer, languages, model_name)
-    return tokenizer
+    return complete(tokenizer)
 
 
-def _opened(folder: Path, model_name: str) -> PreTrainedTokenizerBase:
+def plain_tokenizer(folder: Path, model_name: str) -> PreTrainedTokenizerBase:
+    """Opens a tokenizer as any user of transformers does; its folder was checked before.
+
+    Raises:
+        DataError: it is damaged.
+        SetupError: a package to read it is missing.
+    """
     # Seconds to import, and what only reads data does without.
     from transformers import AutoTokenizer
     from transformers.utils import logging as transformers_logging

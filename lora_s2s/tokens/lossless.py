@@ -19,12 +19,12 @@ import string
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import transformers
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from lora_s2s.errors import UsageError
 from lora_s2s.tokens.encoder import encode_texts
+from lora_s2s.tokens.one_file import PreTrainedTokenizerFast
 
 _RUNS = (
     " " * 8,
@@ -45,12 +45,6 @@ _PLAIN = frozenset(string.ascii_letters + string.digits + string.punctuation) - 
     "<"
 }  # "<" would complete "</s>".
 _NORMALIZERS = frozenset({"Precompiled", "Strip", "Replace"})
-
-
-class PreTrainedTokenizerFast(transformers.PreTrainedTokenizerFast):  # type: ignore[misc]
-    """A tokenizer read from ``tokenizer.json`` as it stands, saved under the name that transformers
-    4 knows as well.
-    """
 
 
 def unused_rows(tokenizer: PreTrainedTokenizerBase, rows: int) -> int:

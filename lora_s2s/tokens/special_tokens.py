@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tokenizers import Regex, decoders, processors
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -46,6 +48,74 @@ def special_token_templates(tokenizer: PreTrainedTokenizerBase) -> SpecialTokenT
     end_only = SpecialTokenTemplate((), (end,))
     return SpecialTokenTemplates(
         source if len(source) else end_only, target if end in target.suffix else end_only
+    )
+
+
+def complete(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Makes a fast tokenizer itself do what it lacks, so that it does so in plain transformers too.
+
+    It puts ``</s>`` on sources where it put nothing (Blenderbot's, made from ``vocab.json``), and
+    answers lose the space that it put before the target (``add_prefix_space``).
+    """
+    pipeline = getattr(tokenizer, "backend_tokenizer", None)
+    if pipeline is None:
+        return tokenizer
+    if not len(_template(tokenizer, "text")):
+        end = {"id": "end", "ids": [tokenizer.eos_token_id], "tokens": [str(tokenizer.eos_token)]}
+        ending = processors.TemplateProcessing(
+            single="$A end", pair="$A end $B end", special_tokens=[end]
+        )
+        own = pipeline.post_processor
+        pipeline.post_processor = processors.Sequence([own, ending]) if own else ending
+    ids = tokenizer("a", add_special_tokens=False)["input_ids"]
+    if pipeline.decoder is not None and tokenizer.decode(ids) == " a":
+        # It puts none before a text that begins with a space, so two were the target's.
+        drop_space = decoders.Replace(Regex(r"\A (?! |\z)"), "")
+        pipeline.decoder = decoders.Sequence([pipeline.decoder, decoders.Fuse(), drop_space])
+        return _as_one_file(tokenizer)
+    return tokenizer
+
+
+def _as_one_file(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Returns a tokenizer that ``tokenizer.json`` alone defines: Blenderbot's class would put its
+    own decoder back.
+    """
+    from lora_s2s.tokens.one_file import PreTrainedTokenizerFast
+
+    tokens = tokenizer.special_tokens_map.items()
+    named = {name: str(token) for name, token in tokens if not isinstance(token, list)}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer,
+        **named,
+        extra_special_tokens=[str(token) for token in tokenizer.extra_special_tokens],
+        model_max_length=tokenizer.model_max_length,
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def alike(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
+    """Whether two tokenizers of one vocabulary put the same special tokens around texts, and show
+    the same text.
+    """
+    return _around(one) == _around(other)
+
+
+def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[object, ...]:
+    ids = tokenizer("a", add_special_tokens=False)["input_ids"]
+    sides = (_template(tokenizer, "text"), _template(tokenizer, "text_target"))
+    return (*sides, tokenizer.decode(ids))
+
+
+def end_note(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Returns how to give plain transformers a source's end that :func:`complete` cannot put; None
+    where it is there.
+    """
+    if len(_template(tokenizer, "text")):
+        return None
+    return (
+        "this tokenizer puts no end on sources, and the model was trained with it: in plain "
+        "transformers, call `tokenizer(text + tokenizer.eos_token)`"
     )
 
 

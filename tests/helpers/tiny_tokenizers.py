@@ -103,12 +103,36 @@ BUILT: dict[str, Callable[[], Any]] = {
 }
 
 
+_LETTERS = string.ascii_lowercase
+VOCABULARIES = {
+    "blenderbot_slow": [
+        *("<pad>", "<s>", "</s>", "<unk>", "<mask>"),
+        *sorted(pre_tokenizers.ByteLevel.alphabet()),
+    ],
+    "blenderbot_small": [
+        *("__null__", "__start__", "__end__", "__unk__", "__newln__"),
+        *(f"{letter}{after}" for letter in _LETTERS for after in ("@@", "")),
+    ],
+}
+
+
+def _write_slow_files(kind: str, folder: Path) -> None:
+    # What a checkpoint from before tokenizer.json holds; these put nothing around a text.
+    vocab = {piece: index for index, piece in enumerate(VOCABULARIES[kind])}
+    (folder / "vocab.json").write_text(json.dumps(vocab))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    name = "BlenderbotTokenizer" if kind == "blenderbot_slow" else "BlenderbotSmallTokenizer"
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}))
+
+
 def write_tokenizer(kind: str, folder: Path) -> str:
     """Writes a tokenizer's files and returns the folder; ``m2m_100`` and ``marian`` train a tiny
     sentencepiece.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if kind in BUILT:
+    if kind in VOCABULARIES:
+        _write_slow_files(kind, folder)
+    elif kind in BUILT:
         BUILT[kind]().save_pretrained(folder)
     else:
         _write_sentencepiece(kind, folder)

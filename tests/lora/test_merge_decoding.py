@@ -99,3 +99,19 @@ def _wrong_head(folder: Path, **given: Any) -> Any:
     with torch.no_grad():
         model.lm_head.weight.neg_()
     return model
+
+
+def test_a_folder_whose_base_puts_no_end_on_sources_puts_it(
+    adapter_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = adapter_folder("all-linear")
+    path = tmp_path / "base" / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "post_processor": None}))
+    report = merge_adapter(folder, tmp_path / "merged", probe_texts=PROBES)
+    assert (report.answers_changed, report.note) == (0.0, None)
+    tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    assert tokenizer("red otters").input_ids == [3, 7, 1]
+    # The check reads the written folder's own tokenizer.
+    monkeypatch.setattr("lora_s2s.lora.merge.save_tokenizer", lambda *_: None)
+    report = merge_adapter(folder, tmp_path / "without", probe_texts=PROBES)
+    assert report.answers_changed > 0.0

@@ -5,28 +5,34 @@ kind.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from read_and_prepare import prepare
-from tiny_tokenizers import BUILT, write_tokenizer
+from tiny_tokenizers import BUILT, VOCABULARIES, write_tokenizer
+from transformers import AutoTokenizer
 
 from lora_s2s.errors import UsageError
 from lora_s2s.tokens.encoder import encode_texts
 from lora_s2s.tokens.loading import language_codes, load_tokenizer
-from lora_s2s.tokens.special_tokens import first_ids, special_token_templates
+from lora_s2s.tokens.special_tokens import end_note, first_ids, special_token_templates
 from lora_s2s.tokens.tokenise import Features, LengthRules, encode_source, features_of
 
 LANGUAGES = {"nllb": ("eng_Latn", "fra_Latn"), "m2m_100": ("en", "fr"), "mbart": ("en_XX", "ro_RO")}
 LANGUAGES["mbart50"] = LANGUAGES["mbart"]
-KINDS = [*BUILT, "m2m_100", "marian"]
+KINDS = [*BUILT, *VOCABULARIES, "m2m_100", "marian"]
 # prefix | suffix of sources, of targets; the decoder's start and the first id of answers.
 EXPECTED = {
     "t5": ("|</s>", "|</s>", None, None),
     "byt5": ("|</s>", "|</s>", None, None),
     "bart": ("<s>|</s>", "<s>|</s>", None, "<s>"),
     "blenderbot": ("|</s>", "|</s>", None, None),
+    "blenderbot_slow": ("|</s>", "|</s>", None, None),
+    "blenderbot_small": ("|__end__", "|__end__", None, None),
     "nllb": ("eng_Latn|</s>", "fra_Latn|</s>", None, "fra_Latn"),
     "mbart": ("|</s> en_XX", "|</s> ro_RO", "ro_RO", None),
     "mbart50": ("en_XX|</s>", "ro_RO|</s>", None, "ro_RO"),
@@ -37,6 +43,22 @@ EXPECTED = {
 }
 RULES = LengthRules(5, 5, truncate_source="right", long_targets="drop")
 TEXT = "stu vw xyz"
+ODD_TEXTS = [
+    "",
+    " ",
+    "stu",
+    " stu",
+    "stu  ",
+    "a  b",
+    "a\nb",
+    "\n a\t",
+    "é漢a",
+    "a\u00a0b",
+    "a <mask_9> b",
+]
+# Not the languages that the class itself begins with.
+OTHERS = {"nllb": ("deu_Latn", "fra_Latn"), "m2m_100": ("de", "fr"), "mbart": ("de_DE", "ro_RO")}
+OTHERS["mbart50"] = OTHERS["mbart"]
 
 
 def languages(kind: str) -> dict[str, str]:
@@ -68,10 +90,59 @@ def test_templates_are_the_tokenizers_own(loaded: tuple[str, Any]) -> None:
     # added.
     assert (
         encode_source(TEXT, tokenizer, max_source_tokens=99, truncate_source="right")
-        == tokenizer(TEXT)["input_ids"]
+        == tokenizer(_plain(kind, TEXT, tokenizer))["input_ids"]
     )
     target = templates.target.around(encode_texts([TEXT], tokenizer, side="text_target")[0])
-    assert kind == "gemma" or target == tokenizer(text_target=TEXT)["input_ids"]
+    ends = kind not in ("gemma", "blenderbot_small")
+    assert not ends or target == tokenizer(text_target=TEXT)["input_ids"]
+
+
+def _plain(kind: str, text: str, tokenizer: Any) -> str:
+    """What plain transformers is to be given; this class cannot put an end."""
+    return f"{text}{tokenizer.eos_token}" if kind == "blenderbot_small" else text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_plain_transformers_reads_a_written_folder_alike(
+    kind: str, folders: dict[str, str], tmp_path: Path
+) -> None:
+    keys = ("source_language", "target_language")
+    chosen = dict(zip(keys, OTHERS.get(kind, ()), strict=False))
+    tokenizer = load_tokenizer(folders[kind], **chosen)
+    tokenizer.save_pretrained(tmp_path)
+    plain: Any = AutoTokenizer.from_pretrained(tmp_path)
+    assert (end_note(tokenizer) is not None) == (kind == "blenderbot_small")
+    for text in ODD_TEXTS:
+        ours = encode_source(text, tokenizer, max_source_tokens=99, truncate_source="right")
+        assert plain(_plain(kind, text, plain))["input_ids"] == ours, text
+        shown = plain.decode(ours, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert shown == tokenizer.decode(ours, skip_special_tokens=True)
+
+
+@given(text=st.text(max_size=20) | st.text(" \na.", max_size=6))
+@example(text="stu vw")
+@example(text=" stu")
+@example(text="  stu")
+@example(text=" ")
+@settings(max_examples=30, deadline=None)
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_is_the_target_that_was_learned(
+    kind: str, folders: dict[str, str], text: str
+) -> None:
+    tokenizer = _loaded(kind, folders[kind])
+    for target in (text, "stu vw"):
+        (ids,) = encode_texts([target], tokenizer, side="text_target")
+        shown = tokenizer.decode(ids, skip_special_tokens=True)
+        lossless = target == "stu vw" or kind in ("byt5", "bart", "blenderbot", "blenderbot_slow")
+        if lossless and shown != target:
+            # Only where the tokenizer tells them not apart.
+            assert encode_texts([shown], tokenizer, side="text_target") == [ids]
+            assert shown == target.removeprefix(" ")
+
+
+@cache
+def _loaded(kind: str, folder: str) -> Any:
+    return load_tokenizer(folder, **languages(kind))
 
 
 def test_limits_include_the_special_tokens_and_a_cut_target_loses_its_end(
@@ -169,19 +240,19 @@ def test_wrong_languages_are_refused(
 def test_languages_travel_with_prepared_data(folders: dict[str, str], tmp_path: Path) -> None:
     data = tmp_path / "pairs.csv"
     data.write_text("source,target\n" + "".join(f"stu {row},vw {row}\n" for row in range(20)))
-    settings = {
+    wanted = {
         "train": str(data),
         "model_name": folders["nllb"],
         "validation_fraction": 0.0,
         "out": tmp_path / "out",
     }
-    made = prepare(**settings, source_language="eng_Latn", target_language="fra_Latn")
+    made = prepare(**wanted, source_language="eng_Latn", target_language="fra_Latn")
     assert made.manifest.input.source_language == "eng_Latn"
     assert made.manifest.input.target_language == "fra_Latn"
     assert made.preview[0]["source"]["text"].startswith("eng_Latn")
     assert made.preview[0]["target"]["text"].startswith("fra_Latn")
     assert made.report["source_tokens"]["max"] == max(made.train.source_lengths)
-    assert prepare(**settings, source_language="eng_Latn", target_language="fra_Latn").reused
-    other = prepare(**settings, source_language="eng_Latn", target_language="deu_Latn")
+    assert prepare(**wanted, source_language="eng_Latn", target_language="fra_Latn").reused
+    other = prepare(**wanted, source_language="eng_Latn", target_language="deu_Latn")
     assert not other.reused
     assert other.preview[0]["target"]["text"].startswith("deu_Latn")
