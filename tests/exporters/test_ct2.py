@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ctranslate2
@@ -216,3 +217,10 @@ def test_an_export_may_have_the_name_of_the_bundled_base(
     report = lora_s2s.export("demo", "ct2", "demo", progress=False)
     assert (tmp_path / "demo" / "model.bin").is_file()
     assert report.parity.greedy_equal == 1.0
+
+
+def test_a_family_that_it_lacks_is_refused_by_the_conversion_itself(tmp_path: Path) -> None:
+    config = SimpleNamespace(model_type="blenderbot-small")
+    predictor: Any = SimpleNamespace(torch=SimpleNamespace(model=SimpleNamespace(config=config)))
+    with pytest.raises(UsageError, match="does not support models of type 'blenderbot-small'"):
+        ct2.convert(predictor, tmp_path, tmp_path / "out", "float32")

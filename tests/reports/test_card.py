@@ -204,3 +204,9 @@ def test_the_card_on_a_hubs_base_loads_as_written(
     run_the_python_in(card, tmp_path / "mine", tmp_path)
     assert "Needs PEFT 0.16 or newer" in card
     assert "without any effect" in card
+
+
+def test_the_cards_code_appends_an_end_that_the_tokenizer_cannot_put() -> None:
+    plain, with_note = render_card("a", {}), render_card("a", {"plain_transformers": "a note"})
+    assert 'tokenizer("your text", return' in plain
+    assert 'tokenizer("your text" + tokenizer.eos_token, return' in with_note
