@@ -58,7 +58,7 @@ def convert(predictor: Predictor, folder: Path, out: Path, precision: str) -> No
         SetupError: CTranslate2 is not installed.
         UsageError: CTranslate2 lacks the family, or its converter refuses the model.
     """
-    check_family(predictor.torch.model.config.model_type)
+    EXPORTER.check_family(predictor.torch.model.config.model_type)
     converter = _converter(predictor, folder)
     try:
         with naming(out):
