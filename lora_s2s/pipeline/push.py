@@ -172,7 +172,8 @@ def _card(folder: Path, repo: str, allowed: Publishable, options: PushOptions) -
     name = repo.rpartition("/")[2]
     if allowed.kind != "adapter":
         path = folder / CARD
-        readme = read_whole(path).decode("utf-8", "replace") if path.is_file() else ""
+        own = path.is_file() and not path.is_symlink()  # what a link leads to is not published
+        readme = read_whole(path).decode("utf-8", "replace") if own else ""
         return render_model_card(name, manifest, Published(repo, sizes, *licenses), readme=readme)
     config = read_object(folder / ADAPTER_CONFIG)
     made_elsewhere = {"base": {"name": config.get("base_model_name_or_path")}}

@@ -29,6 +29,7 @@ from huggingface_hub.errors import (
 from lora_s2s import hub, limits
 from lora_s2s.pipeline.export import export_model
 from lora_s2s.pipeline.merge import merge_model
+from lora_s2s.pipeline.private_text import private_in_weights
 
 DEMO = Path(__file__).parents[2] / "adapters" / "demo"
 TOKEN = "hf_" + "a1B2c3D4" * 4
@@ -268,14 +269,53 @@ def test_a_linked_folder_is_not_followed(stub: Hub, adapter: Path, invoke: Invok
     linked_evaluations(adapter)
     assert "evaluations is a link that leads out" in invoke("push", "mine", "me/x", code=3).stderr
     shutil.rmtree(adapter)
-    shutil.rmtree("outside")
     shutil.copytree(DEMO, adapter)
-    Path("other").mkdir()
-    Path("other/scores.json").write_text("{}")
-    (adapter / "evaluations" / "x").symlink_to(Path("other").absolute())
-    done = invoke("push", "mine", "me/x", "--json", code=None)
-    assert "evaluations/x/scores.json" not in (stub.files or {})
-    assert done.exit_code in (0, 3)
+    inside = adapter / "checkpoints" / "step-1"
+    inside.mkdir(parents=True)
+    (inside / "scores.json").write_text("{}")
+    (adapter / "evaluations" / "x").symlink_to("../checkpoints/step-1")
+    report = json.loads(invoke("push", "mine", "me/x", "--json").stdout)
+    assert "evaluations/x" in {entry["path"] for entry in report["left_out"]}
+    assert "evaluations/x/scores.json" not in {file["path"] for file in report["files"]}
+
+
+def test_many_files_are_not_listed(
+    stub: Hub, adapter: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MOST_PUBLISHED", 20)
+    for number in range(20):
+        (adapter / f"{number}.log").touch()
+    assert "more than 20 files" in invoke("push", "mine", "me/x", code=3).stderr
+
+
+def test_names_count_where_they_belong(stub: Hub, adapter: Path, invoke: Invoke) -> None:
+    """A pattern's star stands for no folder."""
+    (adapter / "evaluations" / "x" / "y").mkdir(parents=True)
+    (adapter / "evaluations" / "x" / "y" / "scores.json").write_text("{}")
+    (adapter / "evaluations" / "secret.model").write_text("{}")
+    report = json.loads(invoke("push", "mine", "me/x", "--json").stdout)
+    left_out = {entry["path"] for entry in report["left_out"]}
+    assert left_out >= {"evaluations/x/y/", "evaluations/secret.model"}
+
+
+def test_notes_in_a_graph_are_searched(tmp_path: Path) -> None:
+    graph = tmp_path / "encoder.onnx"
+    graph.write_bytes(bytes(range(256)) * 8192 + b"\0\x08/home/ana/model.py\0" + bytes(9))
+    assert list(private_in_weights("onnx/encoder.onnx", graph))
+    graph.write_bytes(bytes(range(256)) * 8192)
+    assert not list(private_in_weights("onnx/encoder.onnx", graph))
+
+
+def test_a_linked_readme_of_an_export_is_not_published(
+    stub: Hub, folders: dict[str, Path], invoke: Invoke, here: Path
+) -> None:
+    shutil.copytree(folders["ct2"], "export")
+    Path("private.md").write_text("```python\nmy_private_notes = 1\n```\n")
+    Path("export/README.md").unlink()
+    Path("export/README.md").symlink_to(here / "private.md")
+    invoke("push", "export", "me/x")
+    assert stub.files is not None
+    assert b"my_private_notes" not in stub.files["README.md"]
 
 
 def test_a_damaged_folder_and_other_folders_are_refused(
