@@ -163,6 +163,14 @@ def test_a_template_makes_the_same_markup_of_hostile_values(
         assert heads[0] == heads[1]
 
 
+def test_the_code_of_an_export_shows_its_controls() -> None:
+    content = {**manifest("word"), "export": {"format": "ct2"}}
+    readme = "```python\nimport x\n\nx = '\x1b[31m\u202e'\n```\n"
+    text = render_model_card("name", content, Published("me/x"), readme=readme)
+    assert r"x = '\x1b[31m\u202e'" in text
+    assert not CONTROLS.search(text)
+
+
 def test_hostile_values_are_shown_not_dropped(tmp_path: Path) -> None:
     for template, rendered in RENDERED.items():
         for kind in ("script", "template"):

@@ -97,6 +97,12 @@ def test_good_answers_are_training_data(invoke: Invoke, here: Path) -> None:
         "ui-feedback-bad.jsonl",
         "ui-feedback.jsonl",
     ]
+    good, bad = (
+        json.loads((here / name).read_text("utf-8").split("\n")[0])
+        for name in ("ui-feedback.jsonl", "ui-feedback-bad.jsonl")
+    )
+    assert good == {"source": 'message 0, "quoted"\n\u2028', "target": "record 0"}
+    assert bad == {"source": good["source"], "answer": "wrong"}
     done = invoke(
         *("prepare", "--data", "ui-feedback.jsonl", "--model", "demo", "--out", "out", "--json")
     )
