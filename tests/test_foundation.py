@@ -233,7 +233,9 @@ def test_what_a_killed_process_left_is_taken_away_and_a_living_one_is_let_be(
         assert other_machine.is_dir()
         assert other_folder.is_dir()
         living.communicate("")
-    assert living.returncode == 0
+    # The folder that appeared meanwhile is kept, and the process ends with an error.
+    assert living.returncode == 1
+    assert (target / "mine").read_text() == "whole"
     assert {path.name for path in tmp_path.iterdir()} == {
         "out",
         other_machine.name,

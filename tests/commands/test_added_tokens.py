@@ -97,12 +97,11 @@ def test_it_comes_back_in_answers_here_and_in_plain_transformers(
     invoke("train", "flan-t5-small", *sets)
     answer = invoke("predict", "adapters/it", "is it 3").stdout.rstrip("\n")
     assert answer.startswith("yes <sep>")
-    assert (
-        json.loads(invoke("merge", "adapters/it", "--out", "whole", "--json").stdout)[
-            "answers_changed"
-        ]
-        == 0.0
-    )
+    # Of the training data, plain transformers reads `<extra_id_0>` as a sentinel, here it is text.
+    plain = [json.dumps({"input": f"is it {number}", "output": "yes"}) for number in range(8)]
+    (here / "plain.jsonl").write_text("\n".join(plain), encoding="utf-8")
+    merged = ("merge", "adapters/it", "--data", "plain.jsonl", "--out", "whole", "--json")
+    assert json.loads(invoke(*merged).stdout)["answers_changed"] == 0.0
     assert invoke("predict", "whole", "is it 3").stdout.rstrip("\n") == answer
     tokenizer: Any = AutoTokenizer.from_pretrained("whole")
     model: Any = AutoModelForSeq2SeqLM.from_pretrained("whole")

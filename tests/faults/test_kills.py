@@ -224,7 +224,7 @@ def test_a_deadline_is_met_with_exit_code_1(
     assert first.code == 1, first.stderr
     assert '"stopped": "deadline"' in first.stdout
     assert '"adapter": null' in first.stdout
-    assert "a checkpoint was saved" in first.stderr
+    assert "saved a checkpoint" in first.stderr
     second = preloaded.run(folder, *words, "--stop-after", "1s", "--resume")
     assert "resuming after step" in second.stderr
     assert preloaded.run(folder, *words, "--stop-after", "1 hour").code == 2
