@@ -1,8 +1,8 @@
 """The Python API: what ``import lora_s2s`` offers. Each function does what the command of its name
 does.
 
-Heavy parts are imported inside :func:`called`, where libraries are quiet. The hint of an
-:class:`lora_s2s.Error` may name a command's option; the arguments here have the same names.
+Heavy parts are imported inside :func:`called`, where libraries are quiet, and where the hint of an
+:class:`lora_s2s.Error` gets the names of the arguments here.
 """
 
 from __future__ import annotations

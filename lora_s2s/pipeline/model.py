@@ -19,7 +19,7 @@ from lora_s2s.pipeline.inputs import Input, Inputs
 from lora_s2s.pipeline.predict import answers_to, decoding_settings
 from lora_s2s.pipeline.surroundings import called
 from lora_s2s.recipe.layers import Overrides
-from lora_s2s.recipe.load import with_overrides
+from lora_s2s.recipe.load import with_arguments
 from lora_s2s.recipe.schema import Recipe
 
 Row = Mapping[str, object]
@@ -118,11 +118,10 @@ class Model:
         Raises:
             Error: an option out of range, or a row that lacks a column.
         """
-        given = {f"evaluation.{key}": value for key, value in options.items() if value is not None}
         several = isinstance(inputs, list | tuple)
         items = _items(inputs)
         with called(self._progress):
-            recipe = with_overrides(self._recipe, given) if given else self._recipe
+            recipe = with_arguments(self._recipe, "evaluation", options)
             settings = decoding_settings(recipe.evaluation, self._predictor.settings)
             texts = chain.from_iterable(answers_to(self._predictor, items, settings))
             answers = [_answered(item, text) for (item, _), text in zip(items, texts, strict=True)]

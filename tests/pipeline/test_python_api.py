@@ -212,7 +212,7 @@ def test_failures_are_errors_with_a_hint(there: Path, monkeypatch: pytest.Monkey
         model(np.array(["a"]))
     assert "model(list(texts))" in str(array.value.hint)
     assert array.value.where is None
-    with pytest.raises(lora_s2s.RecipeError, match="num_beams"):
+    with pytest.raises(lora_s2s.Error, match=r"^num_beams"):
         model("a", num_beams=0)
 
     def full(*_words: object, **_more: object) -> None:
