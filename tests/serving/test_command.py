@@ -116,13 +116,14 @@ def test_models_are_named_by_their_folder_or_as_asked(tiny_model: Path) -> None:
 
 @pytest.fixture
 def started(here: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A server of the bundled adapter and its base, and its address."""
-    words = ["-m", "lora_s2s", "serve", str(ROOT / "adapters/demo"), "base=demo", "--port", "0"]
+    """A server of the bundled adapter under two names, and its address."""
+    adapter = str(ROOT / "adapters/demo")
+    words = ["-m", "lora_s2s", "serve", adapter, f"other={adapter}", "--port", "0"]
     process = subprocess.Popen(
         [sys.executable, *words], stderr=subprocess.PIPE, text=True, env=environment()
     )
     assert process.stderr is not None
-    line = next(line for line in process.stderr if line.startswith("serving demo, base on "))
+    line = next(line for line in process.stderr if line.startswith("serving demo, other on "))
     # Its pipe must not fill.
     threading.Thread(target=process.stderr.read, daemon=True).start()
     yield process, line.split()[4].rstrip(";")
@@ -143,7 +144,7 @@ def test_the_official_client_and_an_end_under_load(
     limit = {"max_new_tokens": 48}
     predictions = decode(predictor, sources, DecodingSettings(**limit))
     expected = [prediction.text for prediction in predictions]
-    assert [model.id for model in client.models.list()] == ["demo", "base"]
+    assert [model.id for model in client.models.list()] == ["demo", "other"]
 
     def asked(source: str) -> str:
         return client.completions.create(model="demo", prompt=source, max_tokens=48).choices[0].text
@@ -156,7 +157,7 @@ def test_the_official_client_and_an_end_under_load(
     assert "".join(parts) == expected[0]
     with pytest.raises(openai.UnprocessableEntityError, match="'n'"):
         client.completions.create(model="demo", prompt="x", n=2)
-    with pytest.raises(openai.NotFoundError, match="this server has: demo, base"):
+    with pytest.raises(openai.NotFoundError, match="this server has: demo, other"):
         client.completions.create(model="gpt-4", prompt="x")
 
     def at_the_end(source: str) -> str:
