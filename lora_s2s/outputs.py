@@ -122,12 +122,6 @@ def move_folder(source: Path, destination: Path) -> None:
         shutil.rmtree(aside)
 
 
-def write_output(path: Path, text: str) -> None:
-    """Writes an output file that a user named; see :func:`output_stream`."""
-    with output_stream(path) as stream:
-        stream.write(text.encode("utf-8", "backslashreplace"))
-
-
 @contextmanager
 def output_stream(path: Path) -> Iterator[BinaryIO]:
     """Opens an output file that a user named: a regular file appears complete or not at all, links

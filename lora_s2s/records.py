@@ -213,6 +213,16 @@ class ExportManifest(Document):
     never: list[list[Count]] = Field(default=[])
     files: Files
 
+    def require(self, folder: Path, name: str) -> None:
+        """Checks that a file which is about to be loaded is listed, and so was verified.
+
+        Raises:
+            DataError: it is not.
+        """
+        if name not in self.files:
+            problem = f"`{self.file}` is damaged: files lacks {name}"
+            raise DataError(problem, hint=self.hint, where=str(self.path(folder)))
+
 
 class PreparedInput(InputSettings):
     """The input settings of prepared data, whose limits are numbers."""

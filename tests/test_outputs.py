@@ -30,13 +30,18 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
     os.umask(before)
 
 
+def write_output(path: Path, text: str) -> None:
+    with outputs.output_stream(path) as stream:
+        stream.write(text.encode())
+
+
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
 def test_the_umask_holds_for_files_and_folders(tmp_path: Path, umask: int) -> None:
     files.write_json(tmp_path / "made" / "a.json", {})
-    outputs.write_output(tmp_path / "out.txt", "answers")
+    write_output(tmp_path / "out.txt", "answers")
     with outputs.whole_folder(tmp_path / "folder") as staged:
         (staged / "inside").mkdir()
         files.write_text(staged / "inside" / "a.txt", "a")
@@ -67,15 +72,15 @@ def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path) -> None:
     path = tmp_path / "private.txt"
     path.write_text("old")
     path.chmod(0o600)
-    outputs.write_output(path, "new")
+    write_output(path, "new")
     assert (path.read_text(), mode(path)) == ("new", 0o600)
 
 
 def test_a_device_is_written_to(tmp_path: Path) -> None:
-    outputs.write_output(Path(os.devnull), "answers")
+    write_output(Path(os.devnull), "answers")
     assert stat.S_ISCHR(Path(os.devnull).stat().st_mode)
     (tmp_path / "nowhere").symlink_to(os.devnull)
-    outputs.write_output(tmp_path / "nowhere", "answers")
+    write_output(tmp_path / "nowhere", "answers")
     assert (tmp_path / "nowhere").is_symlink()
     assert stat.S_ISCHR(Path(os.devnull).stat().st_mode)
 
@@ -85,7 +90,7 @@ def test_a_pipe_is_written_to(tmp_path: Path) -> None:
     read: list[str] = []
     reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()))
     reader.start()
-    outputs.write_output(tmp_path / "pipe", "answers\n")
+    write_output(tmp_path / "pipe", "answers\n")
     reader.join(timeout=10)
     assert read == ["answers\n"]
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
@@ -102,8 +107,10 @@ def test_its_own_stdout_is_written_to_where_it_stands(
         pytest.skip("no /proc")
     (tmp_path / "link").symlink_to("/dev/stdout")
     code = (
-        "import os; from pathlib import Path; from lora_s2s.outputs import write_output\n"
-        f"os.write(1, b'before '); write_output(Path({name!r}), 'answers'); os.write(1, b' after')"
+        "import os; from pathlib import Path; from lora_s2s.outputs import output_stream\n"
+        "os.write(1, b'before ')\n"
+        f"with output_stream(Path({name!r})) as stream: stream.write(b'answers')\n"
+        "os.write(1, b' after')"
     )
     words = [sys.executable, "-c", code]
     if to_file:
@@ -121,13 +128,13 @@ def test_a_link_that_the_user_names_is_followed(tmp_path: Path) -> None:
     (tmp_path / "data" / "old.txt").write_text("old")
     (tmp_path / "new").symlink_to("data/new.txt")
     for name in ("old", "new"):
-        outputs.write_output(tmp_path / name, "answers")
+        write_output(tmp_path / name, "answers")
         assert (tmp_path / name).is_symlink()
         assert (tmp_path / "data" / f"{name}.txt").read_text() == "answers"
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(OSError, match="symbolic links"):
-        outputs.write_output(tmp_path / "a", "answers")
+        write_output(tmp_path / "a", "answers")
 
 
 def test_a_link_in_a_folder_that_anybody_made_is_replaced(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def _chat(predictor: Predictor, settings: DecodingSettings) -> None:
     chat = Chat(predictor, settings)
     at_terminal = sys.stdin is not None and sys.stdin.isatty()
     if at_terminal:
-        begin = "an empty line begins a new conversation, " if chat.remembers else ""
+        begin = "an empty line begins a new conversation, " if predictor.reads_dialogues else ""
         say(f"{begin}Ctrl-D ends")
     while True:
         try:

@@ -14,7 +14,7 @@ from lora_s2s.data.survey import SIDES
 from lora_s2s.errors import UsageError
 from lora_s2s.recipe.schema import DataSection, ModelSection
 from lora_s2s.tokens.added import added_tokens, counter_of, tokens_of_data
-from lora_s2s.tokens.loading import LANGUAGES, embedding_rows, load_tokenizer
+from lora_s2s.tokens.loading import embedding_rows, languages_of, load_tokenizer
 from lora_s2s.tokens.lossless import (
     ALWAYS,
     beyond_reach,
@@ -74,7 +74,7 @@ class BaseTokenizer:
     @staticmethod
     def load(data: DataSection, model: ModelSection) -> BaseTokenizer:
         """Loads the tokenizer with the data's languages; raises as :func:`load_tokenizer`."""
-        languages = {key: getattr(data, key) for key in LANGUAGES}
+        languages = languages_of(data)
         tokenizer = load_tokenizer(model.name, model.revision, **languages)
         return BaseTokenizer(tokenizer, embedding_rows(tokenizer, model.name, model.revision))
 

@@ -22,7 +22,7 @@ from lora_s2s.readers.origins import find_origins
 from lora_s2s.recipe.fields import AUTO
 from lora_s2s.recipe.schema import DataSection, ModelSection
 from lora_s2s.records import PreparedManifest
-from lora_s2s.tokens.loading import LANGUAGES, tokenizer_hash
+from lora_s2s.tokens.loading import LANGUAGES, languages_of, tokenizer_hash
 
 _PACKAGES = ("readers", "examples", "tokens", "data")
 _ROW_KEYS = ("format", "source_column", "target_column", "template")
@@ -125,7 +125,7 @@ def input_settings(data: DataSection, reading: Reading, tokens: list[str]) -> di
         "max_source_tokens": data.max_source_tokens,
         "max_target_tokens": data.max_target_tokens,
         "truncate_source": "left" if reading.format in DIALOGUES else data.truncate_source,
-        **{key: getattr(data, key) for key in LANGUAGES},
+        **languages_of(data),
         "carried": tokens,
     }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_s2s.errors import UsageError
+from lora_s2s.exporters import parity
 from lora_s2s.exporters.exporter import Exporter, Job, Usage
 from lora_s2s.files import naming
 from lora_s2s.hub import locate_model
@@ -18,7 +19,6 @@ from lora_s2s.inference.ct2_engine import Ct2Engine, library
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.models.saving import save_tokenizer
-from lora_s2s.tokens.special_tokens import first_ids
 
 # Families that CTranslate2 computes, with the settings that its converter expects in the config
 # and that transformers 5 has dropped.
@@ -118,11 +118,10 @@ def engine_of(predictor: Predictor, folder: Path, *, threads: int = 0) -> Ct2Eng
         predictor: the model that it was made from.
         threads: of each product; 0 lets CTranslate2 choose.
     """
-    first = first_ids(predictor.tokenizer)["first"]
     return Ct2Engine(
         folder,
         predictor.tokenizer,
-        prefix=() if first is None else (first,),
+        prefix=predictor.answer_prefix,
         never=never_of(predictor),
         threads=threads,
     )
@@ -130,11 +129,10 @@ def engine_of(predictor: Predictor, folder: Path, *, threads: int = 0) -> Ct2Eng
 
 def never_of(predictor: Predictor) -> list[list[int]]:
     """Returns the sequences of ids that no answer of a model may hold."""
-    model = predictor.torch.model
-    banned = model.generation_config.bad_words_ids or []
+    marian = predictor.torch.model.config.model_type == "marian"
     # Marian's padding has no entry in the converted vocabulary, so nothing has to forbid it.
-    padding = predictor.tokenizer.pad_token_id if model.config.model_type == "marian" else None
-    return [list(ids) for ids in banned if padding not in ids]
+    padding = predictor.tokenizer.pad_token_id if marian else None
+    return [ids for ids in parity.never_of(predictor) if padding not in ids]
 
 
 def _example(usage: Usage) -> str:

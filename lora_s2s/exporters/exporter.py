@@ -19,7 +19,8 @@ class Job:
     Attributes:
         model: a whole model's folder or name.
         precision: of the weights, one of the exporter's.
-        decoding: ``max_new_tokens`` and ``num_beams``, as the model was scored.
+        decoding: ``max_new_tokens``, which the model has positions for, ``num_beams`` and what else
+            is not at its default, as the model was scored.
         shard_bytes: the most bytes of a file of weights; None for one file.
     """
 

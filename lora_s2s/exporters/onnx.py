@@ -28,7 +28,6 @@ from lora_s2s.exporters import parity
 from lora_s2s.exporters.exporter import Exporter, Job, Usage
 from lora_s2s.files import naming
 from lora_s2s.hub import locate_model
-from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.inference.onnx_engine import (
     DECODER,
@@ -43,7 +42,7 @@ from lora_s2s.inference.onnx_engine import (
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.models.generation import decoding_config
 from lora_s2s.models.saving import save_tokenizer
-from lora_s2s.tokens.loading import LANGUAGES, load_tokenizer
+from lora_s2s.tokens.loading import languages_of, load_tokenizer
 
 _FAMILIES = ("t5", "mt5", "umt5", "bart", "mbart", "m2m_100", "marian", "pegasus")
 # A graph is one protobuf message of at most 2 GiB; larger weights go into a file beside it.
@@ -109,8 +108,7 @@ def _write(job: Job, out: Path) -> None:
     model, tokenizer = predictor.torch.model, predictor.tokenizer
     # Read by optimum and transformers.js, which know no defaults of transformers' classes.
     shutil.copyfile(locate_model(job.model) / "config.json", out / "config.json")
-    limits = predictor.within_positions(DecodingSettings(job.decoding["max_new_tokens"]))
-    decoding = {**job.decoding, "max_new_tokens": limits.max_new_tokens}
+    decoding = dict(job.decoding)
     if decoding["num_beams"] > 1:  # as this package's engine searches
         decoding["early_stopping"] = True
     decoding_config(model, tokenizer, decoding).save_pretrained(out)
@@ -120,8 +118,7 @@ def _write(job: Job, out: Path) -> None:
 
 def engine(predictor: Predictor, folder: Path, precision: str, *, threads: int = 0) -> OnnxEngine:
     """Opens a written folder."""
-    languages = {key: getattr(predictor.settings, key) for key in LANGUAGES}
-    tokenizer = load_tokenizer(str(folder), None, **languages)
+    tokenizer = load_tokenizer(str(folder), None, **languages_of(predictor.settings))
     encoder, decoder = (folder / FOLDER / name for name in file_names(precision))
     never = parity.never_of(predictor)
     start = predictor.torch.model.config.decoder_start_token_id

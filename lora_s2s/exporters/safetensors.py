@@ -14,7 +14,7 @@ from lora_s2s.models.generation import plain_model
 from lora_s2s.models.loading import load_base
 from lora_s2s.models.precision import DTYPES
 from lora_s2s.models.saving import save_model
-from lora_s2s.tokens.loading import LANGUAGES, load_tokenizer
+from lora_s2s.tokens.loading import languages_of, load_tokenizer
 from lora_s2s.tokens.special_tokens import first_ids
 
 
@@ -27,8 +27,7 @@ def _write(job: Job, out: Path) -> None:
 
 def engine(predictor: Predictor, folder: Path, _precision: str = "") -> parity.Reference:
     """Returns what plain transformers makes of a written folder."""
-    languages = {key: getattr(predictor.settings, key) for key in LANGUAGES}
-    tokenizer = load_tokenizer(str(folder), None, **languages)
+    tokenizer = load_tokenizer(str(folder), None, **languages_of(predictor.settings))
     model = plain_model(folder)
     begin_answers(model, **first_ids(tokenizer))
     engine = replace(predictor.torch, model=model, tokenizer=tokenizer, has_adapter=False)

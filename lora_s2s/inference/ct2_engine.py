@@ -13,7 +13,7 @@ from lora_s2s.errors import DataError, SetupError, UsageError
 from lora_s2s.files import read_json
 from lora_s2s.inference.engine import DecodingSettings, ExportedEngine, Watch, refuse_settings
 from lora_s2s.records import ExportManifest
-from lora_s2s.tokens.special_tokens import first_ids
+from lora_s2s.tokens.special_tokens import answer_prefix
 
 INSTALL = "pip install 'lora-s2s[ct2]'"
 
@@ -150,10 +150,5 @@ def open_folder(
         DataError: the manifest does not list the weights, or CTranslate2 refuses them.
         SetupError: CTranslate2 is not installed.
     """
-    if "model.bin" not in manifest.files:
-        problem = "`manifest.json` is damaged: files lacks model.bin"
-        raise DataError(problem, hint=manifest.hint, where=str(manifest.path(folder)))
-    first = first_ids(tokenizer)["first"]
-    return Ct2Engine(
-        folder, tokenizer, prefix=() if first is None else (first,), never=manifest.never
-    )
+    manifest.require(folder, "model.bin")
+    return Ct2Engine(folder, tokenizer, prefix=answer_prefix(tokenizer), never=manifest.never)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.tokens.encoder import panics_as_errors
-from lora_s2s.tokens.special_tokens import first_ids
 
 # The step's logits have one row per hypothesis and the whole vocabulary: short sources alone would
 # not bound them.
@@ -89,8 +88,9 @@ def read_answer(predictor: Predictor, ids: Sequence[int]) -> Prediction:
     tokenizer = predictor.tokenizer
     stopped = tokenizer.eos_token_id in ids
     # M2M100 does not count its language codes among the special tokens.
-    first = first_ids(tokenizer)["first"]
-    shown = list(ids[1:] if ids[:1] == [first] else ids)
+    prefix = predictor.answer_prefix
+    begins = tuple(ids[: len(prefix)]) == prefix
+    shown = list(ids[len(prefix) :] if begins else ids)
     with panics_as_errors():
         text = tokenizer.decode(shown, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return Prediction(text=text, tokens=len(ids), stopped=stopped)

@@ -32,7 +32,7 @@ from lora_s2s.records import (
     is_export,
     verify,
 )
-from lora_s2s.tokens.loading import LANGUAGES, load_tokenizer
+from lora_s2s.tokens.loading import languages_of, load_tokenizer
 from lora_s2s.tokens.special_tokens import first_ids
 
 # How an exported folder is opened, by its format.
@@ -153,8 +153,7 @@ def _exported(name: str, folder: Path, dtype: str) -> Predictor:
         )
     verify(folder, manifest.files, hint=manifest.hint)
     settings = input_settings(manifest.input, where=where)
-    languages = {key: getattr(settings, key) for key in LANGUAGES}
-    tokenizer = load_tokenizer(str(folder), None, **languages)
+    tokenizer = load_tokenizer(str(folder), None, **languages_of(settings))
     engine = ENGINES[runtime](folder, tokenizer, manifest)
     rows, positions = len(engine.vocabulary()), manifest.positions
     return Predictor(name, engine, tokenizer, settings, max_positions=positions, rows=rows)
@@ -167,7 +166,7 @@ def _predictor(
     place: tuple[str, str | None],
     settings: InputSettings,
 ) -> Predictor:
-    tokenizer = load_tokenizer(*place, **{key: getattr(settings, key) for key in LANGUAGES})
+    tokenizer = load_tokenizer(place[0], place[1], **languages_of(settings))
     begin_answers(model, **first_ids(tokenizer))
     most = base.family.max_positions(base.model.config)
     rows = len(model.get_input_embeddings().weight)

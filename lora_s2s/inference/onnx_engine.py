@@ -318,10 +318,7 @@ def open_folder(
     encoder, decoder = (folder / FOLDER / name for name in names)
     beside = [path for path in map(_beside, (encoder, decoder)) if path.exists()]
     for path in (encoder, decoder, *beside):
-        name = path.relative_to(folder).as_posix()
-        if name not in manifest.files:
-            problem = f"`manifest.json` is damaged: files lacks {name}"
-            raise DataError(problem, hint=manifest.hint, where=str(manifest.path(folder)))
+        manifest.require(folder, path.relative_to(folder).as_posix())
     return of_tokenizer((encoder, decoder), tokenizer, manifest.start, manifest.never)
 
 
@@ -339,18 +336,16 @@ def of_tokenizer(
         start: the decoder's first input; None takes the padding.
         never: sequences of ids that no answer holds.
     """
-    from lora_s2s.tokens.special_tokens import first_ids
+    from lora_s2s.tokens.special_tokens import answer_prefix, first_ids
 
-    first = first_ids(tokenizer)
-    begin = next(one for one in (first["start"], start, tokenizer.pad_token_id) if one is not None)
-    prefix = first["first"]
+    starts = (first_ids(tokenizer)["start"], start, tokenizer.pad_token_id)
     return OnnxEngine(
         files,
         tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))),
-        start=begin,
+        start=next(one for one in starts if one is not None),
         end=tokenizer.eos_token_id,
         pad=tokenizer.pad_token_id,
-        prefix=() if prefix is None else (prefix,),
+        prefix=answer_prefix(tokenizer),
         never=never,
         threads=threads,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
@@ -11,9 +12,11 @@ from lora_s2s.errors import DataError, UsageError
 from lora_s2s.examples.asking import question_of
 from lora_s2s.examples.conversations import fit_turns
 from lora_s2s.examples.example import Example, Unusable
+from lora_s2s.examples.shapes import DIALOGUES
 from lora_s2s.inference.engine import DecodingSettings, Engine
 from lora_s2s.inference.torch_engine import TorchEngine
 from lora_s2s.records import InputSettings
+from lora_s2s.tokens.special_tokens import answer_prefix
 from lora_s2s.tokens.tokenise import encode_source
 
 
@@ -73,6 +76,16 @@ class Predictor:
         if self.max_positions is None or settings.max_new_tokens < self.max_positions:
             return settings
         return replace(settings, max_new_tokens=self.max_positions - 1)
+
+    @cached_property
+    def answer_prefix(self) -> tuple[int, ...]:
+        """What every answer begins with and does not show: a language's token, or nothing."""
+        return answer_prefix(self.tokenizer)
+
+    @property
+    def reads_dialogues(self) -> bool:
+        """Whether the model was trained on conversations."""
+        return self.settings.format in DIALOGUES
 
     @property
     def max_source_tokens(self) -> int:

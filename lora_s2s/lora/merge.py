@@ -37,7 +37,7 @@ from lora_s2s.models.saving import save_model, save_tokenizer
 from lora_s2s.models.t5 import loading_note
 from lora_s2s.outputs import whole_folder
 from lora_s2s.records import write
-from lora_s2s.tokens.loading import LANGUAGES, load_tokenizer, plain_tokenizer
+from lora_s2s.tokens.loading import languages_of, load_tokenizer, plain_tokenizer
 from lora_s2s.tokens.special_tokens import alike, end_note, first_ids
 
 _GREEDY = {"max_new_tokens": 128, "num_beams": 1}
@@ -311,10 +311,11 @@ def _check_arguments(onto: str, dtype: str | None, probe_texts: Sequence[str]) -
 
 
 def _tokenizer(adapter: LoadedAdapter) -> PreTrainedTokenizerBase:
-    languages = {key: getattr(adapter.manifest.input, key) for key in LANGUAGES}
+    languages = languages_of(adapter.manifest.input)
     own = _own_tokenizer(adapter)
-    place = (adapter.base.name, adapter.base.revision) if own is None else (str(own), None)
-    return load_tokenizer(*place, **languages)
+    base = adapter.base
+    name, revision = (base.name, base.revision) if own is None else (str(own), None)
+    return load_tokenizer(name, revision, **languages)
 
 
 def _own_tokenizer(adapter: LoadedAdapter) -> Path | None:

@@ -18,7 +18,7 @@ from lora_s2s.models.loading import LoadedBase, enable_gradient_checkpointing, l
 from lora_s2s.models.precision import dtype_name
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.tokens.added import with_tokens
-from lora_s2s.tokens.loading import LANGUAGES, load_tokenizer
+from lora_s2s.tokens.loading import languages_of, load_tokenizer
 from lora_s2s.tokens.lossless import lossless_tokenizer, rows_taken
 from lora_s2s.tokens.special_tokens import end_note, first_ids
 
@@ -78,7 +78,7 @@ def _tokenizer(
     recipe: Recipe, prepared: PreparedDataset
 ) -> tuple[PreTrainedTokenizerBase, list[int]]:
     """The tokenizer that prepared the data, and the ids of the tokens to train."""
-    languages = {key: getattr(recipe.data, key) for key in LANGUAGES}
+    languages = languages_of(recipe.data)
     tokenizer = load_tokenizer(recipe.model.name, recipe.model.revision, **languages)
     settings = prepared.manifest.input
     tokenizer, carried = with_tokens(tokenizer, settings.special_tokens), settings.carried

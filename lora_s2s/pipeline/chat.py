@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lora_s2s.examples.shapes import DIALOGUES
 from lora_s2s.inference.decode import decode
 from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.predictor import Predictor
@@ -20,11 +19,6 @@ class Chat:
     settings: DecodingSettings
     turns: list[dict[str, str]] = field(default_factory=list)
 
-    @property
-    def remembers(self) -> bool:
-        """Whether the turns before are read."""
-        return self.predictor.settings.format in DIALOGUES
-
     def answer(self, text: str) -> str:
         """Returns the answer to a text.
 
@@ -33,8 +27,10 @@ class Chat:
             DataError: the text is empty.
         """
         asked = [*self.turns, {"role": "user", "content": text}]
-        source = self.predictor.render({"messages": asked} if self.remembers else text)
+        source = self.predictor.render(
+            {"messages": asked} if self.predictor.reads_dialogues else text
+        )
         answer = decode(self.predictor, [source], self.settings)[0].text
-        if self.remembers:
+        if self.predictor.reads_dialogues:
             self.turns = [*asked, {"role": "assistant", "content": answer}]
         return answer

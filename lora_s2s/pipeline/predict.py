@@ -147,7 +147,7 @@ def _identity(
         else [item for item, _ in inputs]
     )
     folder = Path(predictor.name).expanduser()
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    files = sorted([*folder.glob("*"), *folder.glob("onnx/*")])
     stats = [(path.name, path.stat()) for path in files if path.is_file()]
     # Scores, card and report of an adapter change when it is scored.
     weights = [

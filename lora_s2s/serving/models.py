@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_s2s.errors import UsageError
-from lora_s2s.examples.shapes import DIALOGUES
 from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.loading import load_sharing
 from lora_s2s.inference.predictor import Predictor
@@ -25,11 +24,6 @@ class Served:
     name: str
     predictor: Predictor
     settings: DecodingSettings
-
-    @property
-    def reads_dialogues(self) -> bool:
-        """Whether it was trained on conversations."""
-        return self.predictor.settings.format in DIALOGUES
 
 
 def load_models(names: Sequence[str], sets: Overrides = ()) -> list[Served]:

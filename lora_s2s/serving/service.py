@@ -85,7 +85,7 @@ class Service:
         turns = [{"role": turn.role, "content": turn.text} for turn in asked.messages]
         row: Row = {"messages": turns}
         ignored = 0
-        if not served.reads_dialogues:
+        if not served.predictor.reads_dialogues:
             if asked.messages[-1].role != "user":
                 raise Refused(422, "the last message is not the user's", "messages")
             row, ignored = asked.messages[-1].text, len(turns) - 1

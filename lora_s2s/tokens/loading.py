@@ -23,6 +23,13 @@ _NLLB_CODE = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
 _LISTED = 8
 
 
+def languages_of(settings: object) -> dict[str, str | None]:
+    """Returns the languages of a recipe's data or of a manifest's input, for
+    :func:`load_tokenizer`.
+    """
+    return {key: getattr(settings, key) for key in LANGUAGES}
+
+
 def load_tokenizer(
     model_name: str,
     revision: str | None = None,

@@ -137,5 +137,12 @@ def first_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
     last = target.suffix[-1]
     return {
         "start": None if last == tokenizer.eos_token_id else last,
-        "first": target.prefix[0] if target.prefix else None,
+        "first": next(iter(target.prefix), None),
     }
+
+
+def answer_prefix(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Returns the id that answers are forced to begin with, as the tokens of a prefix; empty for
+    none.
+    """
+    return special_token_templates(tokenizer).target.prefix[:1]
