@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from lora_s2s.inference.engine import DecodingSettings
+from lora_s2s.inference.engine import DecodingSettings, Engine, QueuedEngine
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.tokens.encoder import panics_as_errors
 
-# The step's logits have one row per hypothesis and the whole vocabulary: short sources alone would
-# not bound them.
-MOST_HYPOTHESES = 512
+Row: TypeAlias = tuple[int, ...]
+"""A source's token ids."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def decode(
         predictor: what answers.
         sources: encoder texts as :meth:`Predictor.render` gives them.
         settings: limits; the defaults if None.
-        progress: called with (sources done, sources in all) after each batch.
+        progress: called with (sources done, sources in all) after each answer.
 
     Raises:
         ResourceError: a batch does not fit the accelerator's memory.
@@ -53,30 +53,37 @@ def decode(
     settings = predictor.within_positions(settings or DecodingSettings())
     rows = [tuple(predictor.encode(source)) for source in sources]
     repeats = Counter(rows)
-    predictions: dict[tuple[int, ...], Prediction] = {}
+    predictions: dict[Row, Prediction] = {}
     done = 0
-    for batch in length_batches(list(repeats), settings):
-        answers = predictor.engine.answers(batch, settings)
-        for row, ids in zip(batch, answers, strict=True):
-            predictions[row] = read_answer(predictor, ids)
-        done += sum(repeats[row] for row in batch)
+    for row, ids in _answered(predictor.engine, list(repeats), settings):
+        predictions[row] = read_answer(predictor, ids)
+        done += repeats[row]
         if progress is not None:
             progress(done, len(rows))
     return [predictions[row] for row in rows]
 
 
-def length_batches(
-    rows: Sequence[tuple[int, ...]], settings: DecodingSettings
-) -> list[list[tuple[int, ...]]]:
+def _answered(
+    engine: Engine, rows: Sequence[Row], settings: DecodingSettings
+) -> Iterator[tuple[Row, list[int]]]:
+    """Every row with its answer's ids, in the order in which they end."""
+    queued = engine.queued_answers(rows, settings) if isinstance(engine, QueuedEngine) else None
+    if queued is not None:
+        yield from ((rows[place], ids) for place, ids in queued)
+        return
+    for batch in length_batches(rows, settings):
+        yield from zip(batch, engine.answers(batch, settings), strict=True)
+
+
+def length_batches(rows: Sequence[Row], settings: DecodingSettings) -> list[list[Row]]:
     """Groups token rows by length, longest first, so that rows × longest × beams stays within
     ``batch_tokens``.
     """
-    batches: list[list[tuple[int, ...]]] = []
+    batches: list[list[Row]] = []
     room = 0
     for row in sorted(rows, key=lambda row: (-len(row), row)):
         if room == 0:
-            fitting = settings.batch_tokens // (max(len(row), 1) * settings.num_beams)
-            room = max(1, min(fitting, MOST_HYPOTHESES // settings.num_beams))
+            room = settings.rows_at_once(len(row))
             batches.append([])
         batches[-1].append(row)
         room -= 1

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from lora_s2s.errors import UsageError
+
+# The step's logits have one row per hypothesis and the whole vocabulary: short sources alone would
+# not bound them.
+MOST_HYPOTHESES = 512
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,11 @@ class DecodingSettings:
                 f"evaluation.num_beams {self.num_beams} searches: not both",
                 hint="--set evaluation.num_beams=1, or --set evaluation.temperature=0",
             )
+
+    def rows_at_once(self, longest: int, most: int = MOST_HYPOTHESES) -> int:
+        """Returns how many sources of up to ``longest`` tokens one batch may have."""
+        fitting = self.batch_tokens // max(longest, 1)
+        return max(1, min(fitting, most) // self.num_beams)
 
     def changed(self) -> dict[str, Any]:
         """Returns the settings of an answer's content that are not at their defaults, and always
@@ -116,6 +125,25 @@ class WatchedEngine(Engine, Protocol):
         self, sources: Sequence[Sequence[int]], settings: DecodingSettings, watch: Watch
     ) -> list[list[int]]:
         """Answers one batch greedily; see :meth:`Engine.answers`."""
+
+
+Answer: TypeAlias = tuple[int, list[int]]
+"""A source's place among those given, and its answer's ids."""
+
+
+@runtime_checkable
+class QueuedEngine(Engine, Protocol):
+    """An engine that makes its batches itself."""
+
+    def queued_answers(
+        self, sources: Sequence[Sequence[int]], settings: DecodingSettings
+    ) -> Iterator[Answer] | None:
+        """Answers any number of sources, in the order in which the answers end.
+
+        Returns:
+            the answers, or None where batches must be made for these settings; see
+            :meth:`Engine.answers`.
+        """
 
 
 class ExportedEngine(Engine, Protocol):

@@ -43,7 +43,7 @@ Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 # Decoding settings that only torch has.
-_LACKS = ("length_penalty", "repetition_penalty", "no_repeat_ngram_size", "temperature")
+_LACKS = ("repetition_penalty", "no_repeat_ngram_size", "temperature")
 
 
 def library() -> Any:
@@ -189,9 +189,9 @@ class OnnxEngine:
         while True:
             scores_BV = log_softmax(steps.next_logits(ids_BT))
             self._forbid(scores_BV, search.running())
-            parents_B = search.extend(scores_BV)
-            if search.over:
-                return search.best()
+            parents_B = search.extend(search.candidates(scores_BV))
+            if search.over_B.all():
+                return [search.best(row) for row in range(len(sources))]
             steps.reorder(parents_B)
             ids_BT = search.newest()
 

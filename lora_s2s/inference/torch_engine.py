@@ -1,4 +1,7 @@
-"""The engine that runs transformers' ``generate``: any family, with or without an adapter.
+"""The engine of models in torch: any family, with or without an adapter.
+
+T5-shaped models answer by our own decoder where it has the settings, all others by transformers'
+``generate``.
 
 Legend: B batch, S source length, T target length; ``_BS`` and ``_BT`` name the axes of a tensor.
 """
@@ -20,7 +23,9 @@ from transformers import (
 )
 
 from lora_s2s.errors import ResourceError, ran_out_of_memory
-from lora_s2s.inference.engine import DecodingSettings, Engine, Watch
+from lora_s2s.inference.continuous import Continuous, supports
+from lora_s2s.inference.engine import Answer, DecodingSettings, Engine, Watch
+from lora_s2s.inference.fast_decoding import fast_decoder
 from lora_s2s.lora.adapter import ONLY
 from lora_s2s.lora.several import BASE, mixes
 from lora_s2s.models.generation import answer_ids, decoding_config, only
@@ -93,16 +98,55 @@ class TorchEngine:
         Raises:
             DataError: the model's logits are not finite.
         """
-        return self._generate(sources, settings, [])
+        queued = self.queued_answers(sources, settings)
+        if queued is None:
+            return self._generate(sources, settings, [])
+        answers = dict(queued)
+        return [answers[place] for place in range(len(sources))]
 
     def watched_answers(
         self, sources: Sequence[Sequence[int]], settings: DecodingSettings, watch: Watch
     ) -> list[list[int]]:
         """See :class:`WatchedEngine`."""
+        queued = self.queued_answers(sources, settings, watch)
+        if queued is not None:
+            answers = dict(queued)
+            return [answers[place] for place in range(len(sources))]
         watching = _Watching(watch, len(sources), self.tokenizer.eos_token_id)
-        answers = self._generate(sources, settings, [watching])
+        generated = self._generate(sources, settings, [watching])
         # Padding follows an answer that was ended early.
-        return [ids[:length] for ids, length in zip(answers, watching.lengths, strict=True)]
+        return [ids[:length] for ids, length in zip(generated, watching.lengths, strict=True)]
+
+    def queued_answers(
+        self,
+        sources: Sequence[Sequence[int]],
+        settings: DecodingSettings,
+        watch: Watch | None = None,
+    ) -> Iterator[Answer] | None:
+        """See :class:`QueuedEngine`: by our own decoder, None where ``generate`` must be used."""
+        own = self.model.generation_config
+        if self.mixed or own.forced_bos_token_id is not None or own.bad_words_ids:
+            return None
+        if not supports(settings) or not sources:
+            return None
+        start = decoding_config(self.model, self.tokenizer, {}).decoder_start_token_id
+        with self.ready() as model:
+            adapter = (self.adapter, self.adapter_on)
+            decoder = fast_decoder(model, sources, start=start, adapter=adapter)
+        if decoder is None:
+            return None
+        queue = Continuous(decoder, self.name, start, self.tokenizer.eos_token_id)
+        return self._from_queue(queue, sources, settings, watch)
+
+    def _from_queue(
+        self,
+        queue: Continuous,
+        sources: Sequence[Sequence[int]],
+        settings: DecodingSettings,
+        watch: Watch | None,
+    ) -> Iterator[Answer]:
+        with out_of_memory_named(sources, settings), self.ready():
+            yield from queue.answers(sources, settings, watch)
 
     def _generate(
         self,
@@ -124,25 +168,35 @@ class TorchEngine:
         mixed: dict[str, Any] = {}
         if self.mixed:  # PEFT reads the beams here only
             mixed = {"adapter_names": list(self.mixed), "num_beams": settings.num_beams}
-        try:
-            with self.ready() as model, only(model, config), quiet():
-                output_BT = model.generate(
-                    **inputs,
-                    generation_config=config,
-                    logits_processor=processors,
-                    stopping_criteria=StoppingCriteriaList(criteria),
-                    **mixed,
-                )
-        except (MemoryError, RuntimeError) as error:
-            if not ran_out_of_memory(error):
-                raise
-            size = (
-                f"{len(sources)} sources of up to {inputs['input_ids'].shape[1]} tokens with "
-                f"{settings.num_beams} beam(s)"
+        named = out_of_memory_named(sources, settings)
+        with named, self.ready() as model, only(model, config), quiet():
+            output_BT = model.generate(
+                **inputs,
+                generation_config=config,
+                logits_processor=processors,
+                stopping_criteria=StoppingCriteriaList(criteria),
+                **mixed,
             )
-            hint = f"--set evaluation.batch_tokens={max(1, settings.batch_tokens // 2)}"
-            raise ResourceError(f"out of memory decoding {size}", hint=hint) from error
         return answer_ids(output_BT, self.tokenizer.eos_token_id)
+
+
+@contextmanager
+def out_of_memory_named(
+    sources: Sequence[Sequence[int]], settings: DecodingSettings
+) -> Iterator[None]:
+    """Turns running out of memory into an error that says how large the batch was."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        longest = max(map(len, sources))
+        size = (
+            f"{min(len(sources), settings.rows_at_once(longest))} sources of up to {longest} "
+            f"tokens with {settings.num_beams} beam(s)"
+        )
+        hint = f"--set evaluation.batch_tokens={max(1, settings.batch_tokens // 2)}"
+        raise ResourceError(f"out of memory decoding {size}", hint=hint) from error
 
 
 class _Watching(StoppingCriteria):  # type: ignore[misc]

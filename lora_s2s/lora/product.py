@@ -36,16 +36,16 @@ class Product:
         return () if self.down is None or self.up is None else (self.down, self.up)
 
 
-def product_of(module: nn.Module) -> Product | None:
+def product_of(module: nn.Module, *, frozen: bool = True) -> Product | None:
     """Returns the product a module stands for; None where it computes anything else, such as
-    DoRA.
+    DoRA, or W trains although it should be ``frozen``.
     """
     base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
     plain = is_quantized(base) or type(base) is nn.Linear
     if (
         not plain
         or base.bias is not None
-        or any(weight.requires_grad for weight in base.parameters())
+        or (frozen and any(weight.requires_grad for weight in base.parameters()))
     ):
         return None
     if module is base:

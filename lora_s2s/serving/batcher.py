@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from lora_s2s.errors import DataError, UsageError
-from lora_s2s.inference.decode import MOST_HYPOTHESES, Prediction, read_answer
-from lora_s2s.inference.engine import DecodingSettings, WatchedEngine
+from lora_s2s.inference.decode import Prediction, read_answer
+from lora_s2s.inference.engine import MOST_HYPOTHESES, DecodingSettings, WatchedEngine
 from lora_s2s.inference.torch_engine import TorchEngine
 from lora_s2s.serving.models import Served
 

@@ -38,7 +38,7 @@ class Scripted(nn.Module):
     def __init__(self, *answers: list[int], error: Exception | None = None) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
-        self.config = SimpleNamespace(decoder_start_token_id=0)
+        self.config = SimpleNamespace(decoder_start_token_id=0, model_type="bart")
         self.generation_config = GenerationConfig()
         self.answers, self.error, self.asked = answers, error, []
 

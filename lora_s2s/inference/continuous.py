@@ -1,0 +1,292 @@
+"""Continuous batching: rows that have ended leave the batch, and waiting sources take their places.
+
+Legend: B sources, K beams of each, R = B·K rows, C = 2K candidates, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+import torch
+from torch import Tensor
+
+from lora_s2s.fast_t5.decoder import Decoder, State, close_ranks
+from lora_s2s.inference.beam_search import Candidates, Search
+from lora_s2s.inference.engine import MOST_HYPOTHESES, Answer, DecodingSettings, Watch
+from lora_s2s.models.logits import check_logits
+
+# How many steps' work may be spent on answers that have ended, before the others are copied
+# together: about what the copy costs.
+_WASTE = 0.5
+# On a CPU, more rows are no faster, and their keys and values leave its caches.
+_MOST_ROWS = {"cpu": 128}
+_BLOCK = 64  # ids whose largest logit is found first
+
+
+def supports(settings: DecodingSettings) -> bool:
+    """Whether they are of greedy decoding, or of beam search with no penalty but the length's."""
+    has = {"max_new_tokens", "num_beams", "early_stopping", "length_penalty"}
+    return not set(settings.changed()) - has
+
+
+class Greedy:
+    """The answers under way of one row a source: the most likely id at every step.
+
+    Args:
+        sources: the place of each source.
+        end: the id of ``</s>``.
+        name: the model's, for messages.
+        watch: called with every answer's ids so far.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[int],
+        settings: DecodingSettings,
+        end: int,
+        name: str,
+        watch: Watch | None = None,
+    ) -> None:
+        self.sources, self.over = list(sources), [False] * len(sources)
+        self._ids: list[list[int]] = [[] for _ in sources]
+        self._most, self._end = settings.max_new_tokens, end
+        self._name, self._watch = name, watch
+
+    def extend(self, logits_RV: Tensor) -> None:
+        """Takes the next id of every row.
+
+        Raises:
+            DataError: the logits are not finite.
+        """
+        best_R1, chosen_R1 = largest(logits_RV, 1)
+        check_logits(best_R1, model=self._name)
+        for place, (ids, token) in enumerate(zip(self._ids, chosen_R1[:, 0].tolist(), strict=True)):
+            if not self.over[place]:
+                ids.append(token)
+                stopped = self._watch is not None and self._watch(self.sources[place], list(ids))
+                self.over[place] = stopped or token == self._end or len(ids) == self._most
+
+    def newest(self) -> Tensor:
+        """Returns the last id of every row."""
+        return torch.tensor([ids[-1] for ids in self._ids])
+
+    def answer(self, place: int) -> list[int]:
+        """Returns the ids of an answer that has ended."""
+        return self._ids[place]
+
+    def shrink(self, live: Sequence[int]) -> None:
+        """Goes on with these sources alone."""
+        self.sources = [self.sources[place] for place in live]
+        self.over = [self.over[place] for place in live]
+        self._ids = [self._ids[place] for place in live]
+
+    def replace(self, places: Sequence[int], other: Greedy) -> None:
+        """Lets the other sources take the places of some of these."""
+        for new, place in enumerate(places):
+            self.sources[place], self.over[place] = other.sources[new], other.over[new]
+            self._ids[place] = other._ids[new]
+
+
+class Beams:
+    """The same with ``num_beams`` rows a source: beam search."""
+
+    def __init__(
+        self, sources: Sequence[int], settings: DecodingSettings, end: int, name: str
+    ) -> None:
+        self.sources, self.over = list(sources), [False] * len(sources)
+        self._search = Search(len(sources), settings, (), end)
+        self._beams, self._name = settings.num_beams, name
+
+    def extend(self, logits_RV: Tensor) -> Tensor:
+        """Takes the next id of every row, or the first ids of a source's only row; returns the
+        rows that they go on from.
+
+        Raises:
+            DataError: the logits are not finite.
+        """
+        scores_BK = torch.from_numpy(self._search.scores_BK).to(logits_RV.device)
+        begins = len(logits_RV) == len(self.sources)
+        candidates = best_continuations(
+            logits_RV, scores_BK[:, :1] if begins else scores_BK, self._beams, name=self._name
+        )
+        parents_R = self._search.extend(candidates)
+        self.over = self._search.over_B.tolist()
+        return torch.from_numpy(parents_R).to(logits_RV.device)
+
+    def newest(self) -> Tensor:
+        """Returns the last id of every row."""
+        return torch.from_numpy(self._search.newest()[:, 0])
+
+    def answer(self, place: int) -> list[int]:
+        """Returns the ids of the best answer to a source that is over."""
+        return self._search.best(place)
+
+    def shrink(self, live: Sequence[int]) -> None:
+        """Goes on with these sources alone."""
+        self.sources = [self.sources[place] for place in live]
+        self._search.take(live)
+        self.over = self._search.over_B.tolist()
+
+    def replace(self, places: Sequence[int], other: Beams) -> None:
+        """Lets the other sources take the places of some of these."""
+        for new, place in enumerate(places):
+            self.sources[place] = other.sources[new]
+        self._search.replace(places, other._search)
+        self.over = self._search.over_B.tolist()
+
+
+def best_continuations(
+    logits_RV: Tensor, scores_BK: Tensor, beams: int, *, name: str
+) -> Candidates:
+    """Returns the 2 · ``beams`` best continuations of each source.
+
+    Args:
+        logits_RV: of every row.
+        scores_BK: the sums of log-probabilities of the rows so far.
+        name: the model's, for messages.
+
+    Raises:
+        DataError: the logits are not finite.
+    """
+    logits_RV = logits_RV.float()
+    rows, count = scores_BK.shape[0], 2 * beams
+    best_RC, ids_RC = largest(logits_RV.log_softmax(dim=-1), count)
+    check_logits(best_RC, model=name)
+    totals_BN = (best_RC + scores_BK.reshape(-1, 1)).view(rows, -1)
+    scores_BC, places_BC = totals_BN.topk(count, dim=-1)
+    tokens_BC = ids_RC.reshape(rows, -1).gather(1, places_BC)
+    parents_BC = places_BC // ids_RC.shape[-1]
+    return Candidates(*(part.cpu().numpy() for part in (scores_BC, parents_BC, tokens_BC)))
+
+
+def largest(logits_RV: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Returns the ``count`` largest logits of each row and their ids, like ``topk`` and faster.
+
+    They lie in the ``count`` blocks of ids whose largest logits are largest.
+    """
+    rows, vocabulary = logits_RV.shape
+    blocks = vocabulary // _BLOCK
+    if blocks <= 2 * count:
+        return logits_RV.topk(min(count, vocabulary), dim=-1)
+    whole = blocks * _BLOCK
+    blocks_RNW = logits_RV[:, :whole].view(rows, blocks, _BLOCK)
+    chosen_RC = blocks_RNW.amax(dim=-1).topk(count, dim=-1).indices
+    offsets_W = torch.arange(_BLOCK, device=logits_RV.device)
+    ids_RN = (chosen_RC[:, :, None] * _BLOCK + offsets_W).view(rows, -1)
+    rest_N = torch.arange(whole, vocabulary, device=logits_RV.device)
+    ids_RN = torch.cat([ids_RN, rest_N.expand(rows, -1)], dim=1)
+    best_RC, places_RC = logits_RV.gather(1, ids_RN).topk(count, dim=-1)
+    return best_RC, ids_RN.gather(1, places_RC)
+
+
+@dataclass
+class _Batch:
+    """What the decoder keeps of the rows under way, and their answers so far."""
+
+    state: State
+    rows: Greedy | Beams
+
+    def live(self) -> list[int]:
+        return [place for place, over in enumerate(self.rows.over) if not over]
+
+    def shrink(self, live: Sequence[int]) -> None:
+        places = close_ranks(live)
+        self.state.shrink(places)
+        self.rows.shrink(places)
+
+    def replace(self, places: Sequence[int], other: _Batch) -> None:
+        self.state.replace(places, other.state)
+        self.rows.replace(places, other.rows)  # type: ignore[arg-type]  # both of the same kind
+
+
+@dataclass(frozen=True)
+class Continuous:
+    """Answers sources with a decoder, as many at once as the settings allow.
+
+    ``name`` is the model's, for messages; ``start`` the decoder's first id, ``end`` that of
+    ``</s>``.
+    """
+
+    decoder: Decoder
+    name: str
+    start: int
+    end: int
+
+    def answers(
+        self,
+        sources: Sequence[Sequence[int]],
+        settings: DecodingSettings,
+        watch: Watch | None = None,
+    ) -> Iterator[Answer]:
+        """Yields the place of every source and its answer, as soon as it has ended; the longest
+        sources begin.
+
+        Args:
+            sources: token ids; see :meth:`lora_s2s.inference.engine.Engine.answers`.
+            settings: of greedy decoding, or of beam search with no penalty but the length's.
+            watch: of greedy decoding; called with a source's place.
+
+        Raises:
+            DataError: the model's logits are not finite.
+        """
+        waiting = sorted(range(len(sources)), key=lambda place: -len(sources[place]))
+        while waiting:
+            most = self._fitting(sources[waiting[0]], settings)
+            batch, waste = self._begun(waiting[:most], sources, settings, watch), 0.0
+            waiting = waiting[most:]
+            yield from _ended(batch)
+            while live := batch.live():
+                waste += 1 - len(live) / len(batch.rows.over)
+                if waste >= _WASTE:
+                    waste = 0.0
+                    # Where twice as many would fit, a new batch begins when this one is over.
+                    if waiting and self._fitting(sources[waiting[0]], settings) < 2 * most:
+                        gone = sorted(set(range(len(batch.rows.over))) - set(live))
+                        more = self._begun(waiting[: len(gone)], sources, settings, watch)
+                        waiting = waiting[len(gone) :]
+                        batch.replace(gone[: len(more.rows.over)], more)
+                        yield from _ended(more)
+                    else:
+                        batch.shrink(live)
+                over = list(batch.rows.over)
+                self._step(batch)
+                yield from _ended(batch, over)
+
+    def _fitting(self, source: Sequence[int], settings: DecodingSettings) -> int:
+        most = _MOST_ROWS.get(self.decoder.device.type, MOST_HYPOTHESES)
+        return settings.rows_at_once(len(source), most)
+
+    def _begun(
+        self,
+        places: Sequence[int],
+        sources: Sequence[Sequence[int]],
+        settings: DecodingSettings,
+        watch: Watch | None,
+    ) -> _Batch:
+        """Encodes some sources and decodes the first id of each."""
+        state = self.decoder.read([sources[place] for place in places], beams=settings.num_beams)
+        rows: Greedy | Beams
+        if settings.num_beams == 1:
+            rows = Greedy(places, settings, self.end, self.name, watch)
+        else:
+            rows = Beams(places, settings, self.end, self.name)
+        start_R = torch.full((len(places),), self.start, device=self.decoder.device)
+        rows.extend(self.decoder.step(state, start_R))
+        if settings.num_beams > 1:
+            state.repeat(settings.num_beams)
+        return _Batch(state, rows)
+
+    def _step(self, batch: _Batch) -> None:
+        logits_RV = self.decoder.step(batch.state, batch.rows.newest().to(self.decoder.device))
+        parents_R = batch.rows.extend(logits_RV)
+        if parents_R is not None:
+            batch.state.reorder(parents_R)
+
+
+def _ended(batch: _Batch, before: Sequence[bool] = ()) -> Iterator[Answer]:
+    """The answers that have ended, but for those that had before."""
+    for place, (over, was_over) in enumerate(zip_longest(batch.rows.over, before)):
+        if over and not was_over:
+            yield batch.rows.sources[place], batch.rows.answer(place)
