@@ -4,11 +4,12 @@
     benchmarks/results/decode-cpu.json
 
 Two models: the demo adapter on the demo's test set, and a random model of Flan-T5 small's shape
-(vocabulary 32,128) on random sources, whose answers have 32 tokens. On both, every way
-answers the same sources, greedy and with four beams: generate on batches of 16 in file order, the
-same sorted by length, `eval`'s decoding (batches by tokens), and each export through the same
-decoding; also one source at a time and 32 at a time. Every way runs twice in turn, and the faster
-run counts. Exports come with the share of answers that are generate's own.
+(vocabulary 32,128) with an adapter on every linear layer, on random sources, whose answers have 32
+tokens. On both, every way answers the same sources, greedy and with four beams: transformers'
+generate on batches of 16 in file order, the same sorted by length, `eval`'s decoding (our own), the
+same by generate (batches by tokens), and each export through the same decoding; also one source at
+a time and 32 at a time. Every way runs twice in turn, and the faster run counts. Exports and our
+own decoding come with the share of answers that are generate's.
 
 `--end-to-end E2E` adds `eval` and `eval --engine ct2` as commands, whole processes with loading,
 exporting and comparing, on E2E NLG's test set (the folder of its CSV files).
@@ -25,7 +26,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -38,11 +41,15 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGene
 
 from lora_s2s.demo.task import examples
 from lora_s2s.errors import Error
+from lora_s2s.fast_t5.choose import VARIABLE
 from lora_s2s.inference.decode import decode
 from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.inference.predictor import Predictor
+from lora_s2s.lora.inject import inject_lora
+from lora_s2s.models.loading import load_base
 from lora_s2s.pipeline.export import export_model
+from lora_s2s.recipe.schema import LoraSection
 
 ROOT = Path(__file__).parents[1]
 EXPORTS = (("ct2", "float32"), ("ct2", "int8"), ("onnx", "float32"), ("onnx", "int8"))
@@ -83,6 +90,14 @@ def small_model(folder: Path) -> Path:
     return folder
 
 
+def with_adapter(predictor: Predictor) -> Predictor:
+    """Adds a LoRA of rank 16 to every linear layer, which has yet to learn: answers stay."""
+    base = load_base(predictor.name, dtype="float32", device="cpu")
+    section = LoraSection(r=16, alpha=32, target_modules="all-linear")
+    model = inject_lora(base, section, seed=0).eval()
+    return replace(predictor, engine=replace(predictor.torch, model=model, has_adapter=True))
+
+
 def random_sources(count: int) -> list[str]:
     """Returns sources of 10 to 80 words."""
     chosen = random.Random(0)
@@ -111,6 +126,26 @@ def sorted_batches(
     return [answer for _, answer in sorted(zip(places, answers, strict=True))]
 
 
+@contextmanager
+def by_generate() -> Iterator[None]:
+    """While entered, models in torch answer by transformers' generate."""
+    os.environ[VARIABLE] = "reference"
+    try:
+        yield
+    finally:
+        del os.environ[VARIABLE]
+
+
+def generated(call: Callable[[], object]) -> Callable[[], object]:
+    """Returns the same by transformers' generate."""
+
+    def by_theirs() -> object:
+        with by_generate():
+            return call()
+
+    return by_theirs
+
+
 def measure(
     torch_model: Predictor, exports: dict[str, Predictor], texts: Sequence[str], most: int
 ) -> dict[str, Any]:
@@ -127,13 +162,18 @@ def measure(
             "generate, sorted": partial(sorted_batches, torch_model, rows, settings, 16),
             "generate, batches of 32": partial(in_batches, torch_model, rows, settings, 32),
             "generate, one by one": partial(in_batches, torch_model, some, settings, 1),
-            "eval": partial(decode, torch_model, sources, settings),
+            "generate, eval's batches": partial(decode, torch_model, sources, settings),
         }
+        ways = {name: generated(way) for name, way in ways.items()}
+        ways["eval"] = partial(decode, torch_model, sources, settings)
+        ways["eval, batches of 32"] = partial(in_batches, torch_model, rows, settings, 32)
+        ways["eval, one by one"] = partial(in_batches, torch_model, some, settings, 1)
         for name, export in exports.items():
             ways[name] = partial(decode, export, sources, settings)
             ways[f"{name}, batches of 32"] = partial(in_batches, export, rows, settings, 32)
             ways[f"{name}, one by one"] = partial(in_batches, export, some, settings, 1)
-        expected = [answer.text for answer in decode(torch_model, sources, settings)]
+        with by_generate():
+            expected = [answer.text for answer in decode(torch_model, sources, settings)]
         table: dict[str, Any] = {}
         for name, way in ways.items():
             try:
@@ -144,15 +184,19 @@ def measure(
             count = len(some) if name.endswith("one by one") else len(rows)
             table[name]["rows_per_second"] = round(count / table[name]["seconds"], 2)
             print(f"beams {beams}  {name}: {table[name]['rows_per_second']:.1f} rows/s", flush=True)
-        for name, export in exports.items():
+        for name, export in {"eval": torch_model, **exports}.items():
             if "seconds" in table[name]:
                 found = [answer.text for answer in decode(export, sources, settings)]
                 same = sum(map(str.__eq__, expected, found))
                 table[name]["equal_answers"] = round(same / len(found), 4)
-        plain = table["generate, batches of 16"]["rows_per_second"]
         for entry in table.values():
             if "rows_per_second" in entry:
-                entry["ratio"] = round(entry["rows_per_second"] / plain, 2)
+                for name, other in (
+                    ("plain", "batches of 16"),
+                    ("eval_by_generate", "eval's batches"),
+                ):
+                    rate = table[f"generate, {other}"]["rows_per_second"]
+                    entry[f"times_{name}"] = round(entry["rows_per_second"] / rate, 2)
         result[f"beams {beams}"] = table
     return result
 
@@ -216,7 +260,7 @@ def main() -> None:
         texts = random_sources(arguments.rows // 2)
         rows = [json.dumps({"source": text, "target": "w5"}) for text in texts]
         lines.write_text("\n".join(rows) + "\n", "utf-8")
-        small = load_predictor(str(folder), dtype="float32", device="cpu")
+        small = with_adapter(load_predictor(str(folder), dtype="float32", device="cpu"))
         made = exported(folder, Path(work) / "exports", str(lines))
         result["flan-t5-small shape"] = measure(small, made, texts, 32)
     if arguments.end_to_end:
