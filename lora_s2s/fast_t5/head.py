@@ -1,9 +1,9 @@
 """The frozen output head with cross-entropy, computed in chunks of tokens together with the
 gradients. Single embedding rows of the head can be trained.
 
+No tensor of N × V is allocated, in the forward or in the backward pass.
+
 Legend: N target tokens of the batch, C in a chunk, D model width, V vocabulary, K trained tokens.
-    No
-tensor of N × V is allocated, in the forward or in the backward pass.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lora_s2s.fast_t5.operations import Context
+from lora_s2s.fast_t5.products import product
 from lora_s2s.lora.token_rows import head_rows
 
 # A GPU needs larger chunks to be busy.
@@ -60,11 +61,11 @@ class _HeadLoss(torch.autograd.Function):
         loss_sum = torch.zeros((), dtype=torch.float32, device=states_ND.device)
         rows = max(1, _LOGITS_AT_ONCE[states_ND.device.type] // head.weight.shape[0])
         for chunk in (slice(start, start + rows) for start in range(0, len(labels_N), rows)):
-            logits_CV = head(states_ND[chunk]).to(torch.float32)
+            logits_CV = _logits(head, states_ND[chunk]).to(torch.float32)
             loss, slope_CV = _loss_and_slope(logits_CV, labels_N[chunk].unsqueeze(1), *settings)
             loss_sum += loss
             if gradient_ND is not None:
-                gradient_ND[chunk] = slope_CV.to(states_ND.dtype) @ head.weight
+                gradient_ND[chunk] = product(slope_CV.to(states_ND.dtype), head.weight.t())
                 if more_KD is not None and gradient_KD is not None:
                     slope_CK = slope_CV[:, ids_K]
                     gradient_ND[chunk] += (slope_CK @ more_KD).to(states_ND.dtype)
@@ -78,6 +79,12 @@ class _HeadLoss(torch.autograd.Function):
             None if one is None else (one * slope).to(one.dtype) for one in ctx.saved_tensors
         )
         return by_states, None, None, by_rows, None, None, None
+
+
+def _logits(head: nn.Linear, states_CD: Tensor) -> Tensor:
+    # A hook adds what trained tokens change.
+    plain = not head._forward_hooks and head.bias is None
+    return product(states_CD, head.weight) if plain else head(states_CD)
 
 
 def _loss_and_slope(

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from lora_s2s.fast_t5.products import product
 from lora_s2s.lora.product import Product, product_of
 
 
@@ -22,10 +22,9 @@ class Linear:
 
     def __init__(self, modules: Sequence[nn.Module], *, fold: bool) -> None:
         self._modules = modules
-        products = [
-            product_of(module, frozen=False) for module in modules if not module._forward_hooks
-        ]
-        folded = [_folded(product) for product in products if product is not None and fold]
+        plain = [module for module in modules if fold and not module._forward_hooks]
+        products = [product_of(module, frozen=False) for module in plain]
+        folded = [_folded(one) for one in products if one is not None]
         whole = len(folded) == len(modules)
         self._weight = (torch.cat(folded) if len(folded) > 1 else folded[0]) if whole else None
 
@@ -36,23 +35,14 @@ class Linear:
 
     def onto(self, residual: Tensor, inputs: Tensor) -> Tensor:
         """The outputs, added to a residual."""
-        return residual + self(inputs)
+        if self._weight is None:
+            return residual + self(inputs)
+        return product(inputs, self._weight, onto=residual)
 
 
-def _folded(product: Product) -> Tensor:
+def _folded(layer: Product) -> Tensor:
     """The one matrix (out, in) that a dense layer and its adapter multiply with."""
-    weight = product.weight()
-    if product.down is None or product.up is None:
+    weight = layer.weight()
+    if layer.down is None or layer.up is None:
         return weight
-    return torch.addmm(weight, product.up, product.down, alpha=product.scale)
-
-
-def product(inputs: Tensor, weight: Tensor) -> Tensor:
-    """Returns inputs · weightᵀ.
-
-    On a CPU by oneDNN: torch's own products are MKL's, which use half of AMD's AVX-512 only.
-    """
-    if inputs.device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, None, "none", [], "")
-        return result
-    return F.linear(inputs, weight)
+    return torch.addmm(weight, layer.up, layer.down, alpha=layer.scale)

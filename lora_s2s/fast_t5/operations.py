@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from lora_s2s.console import say
 from lora_s2s.errors import ran_out_of_memory
+from lora_s2s.fast_t5.products import product as multiplied
 from lora_s2s.lora.product import Product
 from lora_s2s.models.t5_parts import Norm
 
@@ -125,11 +126,7 @@ def _product(
     onto: Tensor | None = None,
 ) -> tuple[Tensor, _Lora | None]:
     """``onto`` + scale · product(inputs), and what the backward pass needs."""
-    weight = product.weight().t()
-    if onto is None:
-        outputs = (inputs_ND if scale == 1 else inputs_ND * scale) @ weight
-    else:
-        outputs = torch.addmm(onto, inputs_ND, weight, alpha=scale)
+    outputs = multiplied(inputs_ND, product.weight(), onto=onto, scale=scale)
     if product.down is None or product.up is None:
         return outputs, None
     mask = Mask.drawn(product.dropout if training else 0.0)
@@ -148,7 +145,7 @@ def _product_backward(
     input_gradient: bool,
     scale: float = 1.0,
 ) -> tuple[Tensor | None, Gradients]:
-    """``onto`` + the gradient of the inputs (in place of ``onto``), and the gradients of A and B.
+    """``onto`` + the gradient of the inputs, and the gradients of A and B.
 
     Args:
         inputs: recomputes the product's inputs (N, D); called only if A needs them.
@@ -156,12 +153,7 @@ def _product_backward(
     """
     gradient = onto
     if input_gradient:
-        weight = product.weight()
-        gradient = (
-            onto.addmm_(slope, weight, alpha=scale)
-            if onto is not None
-            else _scaled(slope @ weight, scale)
-        )
+        gradient = multiplied(slope, product.weight().t(), onto=onto, scale=scale)
     if kept is None or product.down is None or product.up is None:
         return gradient, ()
     scale = product.scale * scale
@@ -173,10 +165,6 @@ def _product_backward(
     elif gradient is not None:
         gradient.addmm_(inner_Nr, product.down.to(slope.dtype), alpha=scale)
     return gradient, (down_rD, up)
-
-
-def _scaled(tensor: Tensor, scale: float) -> Tensor:
-    return tensor if scale == 1 else tensor.mul_(scale)
 
 
 class _Products(torch.autograd.Function):
