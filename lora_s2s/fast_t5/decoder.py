@@ -276,9 +276,6 @@ def _bias(table_PH: Tensor, back_TR: Tensor) -> Tensor:
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """Attention of (rows, H, queries, d) over (rows, H, tokens, d), unscaled as in T5."""
-    if q.is_cuda:
-        bias = bias.expand(len(q), q.shape[1], q.shape[2], k.shape[2])
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
     if q.shape[2] > 1:
         scores = torch.matmul(q, k.transpose(2, 3)) + bias
         return torch.matmul(scores.softmax(dim=-1), v)
@@ -290,9 +287,11 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 
 
 def decoder_of(model: PreTrainedModel) -> Decoder | None:
-    """Returns a decoder for a base that is covered, with its adapter as it is; None for others."""
+    """Returns a decoder for a base that is covered, with its adapter as it is; None for others: of
+    another shape, in another type than float32, or not on a CPU.
+    """
     stacks = stacks_of(model, ACTIVATIONS)
     if isinstance(stacks, str) or residual_scale(model) != 1:
         return None
-    types = (torch.float32, torch.bfloat16) if model.device.type == "cuda" else (torch.float32,)
-    return Decoder(model, stacks) if model.dtype in types else None
+    usable = model.device.type == "cpu" and model.dtype == torch.float32
+    return Decoder(model, stacks) if usable else None

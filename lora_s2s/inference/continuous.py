@@ -14,14 +14,14 @@ from torch import Tensor
 
 from lora_s2s.fast_t5.decoder import Decoder, State, close_ranks
 from lora_s2s.inference.beam_search import Candidates, Search
-from lora_s2s.inference.engine import MOST_HYPOTHESES, Answer, DecodingSettings, Watch
+from lora_s2s.inference.engine import Answer, DecodingSettings, Watch
 from lora_s2s.models.logits import check_logits
 
 # How many steps' work may be spent on answers that have ended, before the others are copied
 # together: about what the copy costs.
 _WASTE = 0.5
-# On a CPU, more rows are no faster, and their keys and values leave its caches.
-_MOST_ROWS = {"cpu": 128}
+# More rows are no faster on a CPU, and their keys and values leave its caches.
+_MOST_ROWS = 128
 _BLOCK = 64  # ids whose largest logit is found first
 
 
@@ -155,7 +155,7 @@ def best_continuations(
     best_RC, ids_RC = largest(logits_RV.log_softmax(dim=-1), count)
     check_logits(best_RC, model=name)
     totals_BN = (best_RC + scores_BK.reshape(-1, 1)).view(rows, -1)
-    scores_BC, places_BC = totals_BN.topk(count, dim=-1)
+    scores_BC, places_BC = totals_BN.topk(min(count, totals_BN.shape[1]), dim=-1)
     tokens_BC = ids_RC.reshape(rows, -1).gather(1, places_BC)
     parents_BC = places_BC // ids_RC.shape[-1]
     return Candidates(*(part.cpu().numpy() for part in (scores_BC, parents_BC, tokens_BC)))
@@ -255,8 +255,7 @@ class Continuous:
                 yield from _ended(batch, over)
 
     def _fitting(self, source: Sequence[int], settings: DecodingSettings) -> int:
-        most = _MOST_ROWS.get(self.decoder.device.type, MOST_HYPOTHESES)
-        return settings.rows_at_once(len(source), most)
+        return settings.rows_at_once(len(source), _MOST_ROWS)
 
     def _begun(
         self,

@@ -17,20 +17,19 @@ from lora_s2s.console import say
 from lora_s2s.fast_t5.choose import VARIABLE
 from lora_s2s.fast_t5.decoder import Decoder, decoder_of
 
-# Log-probabilities may differ by rounding only.
-_TOLERANCES = {torch.float32: 1e-3}
-_COARSE = 0.25
+_TOLERANCE = 1e-3  # log-probabilities may differ by rounding only
 _STEPS, _SOURCES, _MOST_TOKENS = 4, 2, 256
+_KEPT = 2  # decoders of a model: with its adapter and without
 
 
 class _Chosen(NamedTuple):
-    """A model's decoder, None for ``generate``, and the state of the model that it was made of."""
+    """A model's decoder, None for ``generate``, and what its weights were."""
 
-    state: Hashable
+    weights: int
     decoder: Decoder | None
 
 
-_CHOSEN: WeakKeyDictionary[nn.Module, _Chosen] = WeakKeyDictionary()
+_CHOSEN: WeakKeyDictionary[nn.Module, dict[Hashable, _Chosen]] = WeakKeyDictionary()
 
 
 def fast_decoder(
@@ -48,11 +47,14 @@ def fast_decoder(
     if os.environ.get(VARIABLE, "fast") != "fast":
         return None
     # In-place changes of a tensor count up its version.
-    weights = tuple((weight.data_ptr(), weight._version) for weight in model.parameters())
-    state = (adapter, hash(weights))
-    chosen = _CHOSEN.get(model)
-    if chosen is None or chosen.state != state:
-        chosen = _CHOSEN[model] = _Chosen(state, _settled(model, sources, start))
+    weights = hash(tuple((weight.data_ptr(), weight._version) for weight in model.parameters()))
+    kept = _CHOSEN.setdefault(model, {})
+    if (chosen := kept.get(adapter)) is None or chosen.weights != weights:
+        chosen = _Chosen(weights, _settled(model, sources, start))
+        kept.pop(adapter, None)
+        while len(kept) >= _KEPT:
+            del kept[next(iter(kept))]
+        kept[adapter] = chosen
     return chosen.decoder
 
 
@@ -65,7 +67,7 @@ def _settled(
         return None
     few = [list(source[:_MOST_TOKENS]) for source in sorted(sources, key=len)[:_SOURCES]]
     difference = _difference(model, decoder, few, start)
-    if difference <= _TOLERANCES.get(base.dtype, _COARSE):
+    if difference <= _TOLERANCE:
         return decoder
     problem = f"the log-probabilities of ours differ from its by {difference:.2g}"
     say(f"decoding: by transformers' generate, since {problem}")
