@@ -142,7 +142,7 @@ def test_changed_weights_are_noticed(engine_of: Any, generated: Any) -> None:
 def test_long_answers_and_a_vocabulary_of_blocks(
     engine_of: Any, generated: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(continuous, "_BLOCK", 4)
+    monkeypatch.setattr(continuous, "_BLOCK", 7)
     engine = engine_of()
     tokenizer = copy.deepcopy(engine.tokenizer)
     tokenizer.eos_token = "</s>"
@@ -220,6 +220,17 @@ def test_out_of_memory_names_the_batch(engine_of: Any, monkeypatch: pytest.Monke
     with pytest.raises(ResourceError, match="2 sources of up to 41 tokens with 2 beam") as caught:
         engine.answers(sources(), settings)
     assert caught.value.hint == "--set evaluation.batch_tokens=100"
+
+
+@pytest.mark.parametrize("vocabulary", [5, 64, 1029, 4096])
+@pytest.mark.parametrize("count", [1, 8])
+def test_the_largest_logits(vocabulary: int, count: int) -> None:
+    generator = torch.Generator().manual_seed(vocabulary)
+    logits = torch.randn(40, vocabulary, generator=generator)
+    values, ids = continuous.largest(logits, count)
+    expected = logits.topk(min(count, vocabulary), dim=-1)
+    assert torch.equal(values, expected.values)
+    assert torch.equal(ids, expected.indices)
 
 
 def test_few_rows_are_moved_when_some_have_ended() -> None:
