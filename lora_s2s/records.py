@@ -21,6 +21,7 @@ from lora_s2s.files import belongs, known_sha256, read_object, write_json
 from lora_s2s.recipe.fields import (
     AnswerLimit,
     Beams,
+    ConstraintValue,
     Language,
     LengthPenalty,
     NgramSize,
@@ -113,6 +114,7 @@ class Decoding(Record):
     temperature: Temperature = 0.0
     top_p: TopP = 1.0
     seed: SamplingSeed = 42
+    constraint: ConstraintValue = None
 
 
 class Scored(Record):

@@ -71,6 +71,7 @@ HOMES = {
     "onnx_ir": ("exporters",),
     "onnxruntime": ("inference", "exporters"),
     "onnxscript": ("exporters",),
+    "xgrammar": ("inference",),
     "jinja2": ("examples", "reports"),
     "markupsafe": ("reports",),
     "tokenizers": ("tokens",),

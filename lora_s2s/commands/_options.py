@@ -52,6 +52,21 @@ Base = Annotated[
     ),
 ]
 
+Constraint = Annotated[
+    str | None,
+    typer.Option(
+        "--constraint",
+        metavar="C",
+        help="What answers may be: labels, '[yes, no]', 'regex: …', json:FILE or grammar:FILE.",
+    ),
+]
+
+
+def with_option(sets: list[str] | None, constraint: str | None) -> list[str]:
+    """Returns the words after ``--set``, with that of ``--constraint``."""
+    word = [] if constraint is None else [f"evaluation.constraint={constraint}"]
+    return [*(sets or []), *word]
+
 
 def seconds_of(text: str) -> int:
     """Parses a time such as ``3h``, ``90m`` or ``45s``.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lora_s2s.commands._options import Base, Json, Model, Sets
+from lora_s2s.commands._options import Base, Constraint, Json, Model, Sets, with_option
 
 
 def evaluate(
@@ -44,6 +44,7 @@ def evaluate(
             "for.",
         ),
     ] = None,
+    constraint: Constraint = None,
     sets: Sets = None,
     json: Json = False,
 ) -> None:
@@ -63,7 +64,7 @@ def evaluate(
         out=Path(out) if out else None,
         base=base,
         engine=engine,
-        overrides=sets or (),
+        overrides=with_option(sets, constraint),
     )
     show_scores(f"{model}: {scores.n:,} sources", scores.to_dict())
     if scores.predictions:

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lora_s2s.commands._options import Base, Model, Sets, check_output
+from lora_s2s.commands._options import (
+    Base,
+    Constraint,
+    Model,
+    Sets,
+    check_output,
+    with_option,
+)
 
 if TYPE_CHECKING:
     from lora_s2s.inference.engine import DecodingSettings
@@ -51,6 +58,7 @@ def predict(
         bool, typer.Option("--interactive", help="Answer line by line, as a chat.")
     ] = False,
     base: Base = None,
+    constraint: Constraint = None,
     sets: Sets = None,
 ) -> None:
     """Answer texts or rows. Rows keep their fields and gain a "prediction"; CSV stays CSV.
@@ -65,6 +73,7 @@ def predict(
     if resume and not output:
         raise UsageError("--resume continues a file of answers", hint="add --output FILE")
     from lora_s2s.pipeline.adapters import recipe_of
+    from lora_s2s.pipeline.constraint import with_constraint
     from lora_s2s.pipeline.inputs import read_inputs, refuse_file_names
     from lora_s2s.pipeline.model import predictor_of
     from lora_s2s.pipeline.names import located
@@ -74,7 +83,8 @@ def predict(
     words = [*(texts or []), *(literal or [])]
     refuse_file_names(texts or [])
     model = located(model)
-    recipe = recipe_of(model, sets or ())
+    sets = with_option(sets, constraint)
+    recipe = with_constraint(recipe_of(model, sets), model, sets)
     if interactive and (words or file or output):
         raise UsageError(
             "--interactive reads lines and answers them, so it takes no texts and no files"

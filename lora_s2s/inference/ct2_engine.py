@@ -91,7 +91,7 @@ class Ct2Engine:
                 hint="--set evaluation.early_stopping=true, or answer with the model itself",
             )
         # It samples, but nobody could repeat the answer.
-        refuse_settings(settings, ("temperature",), runtime="CTranslate2")
+        refuse_settings(settings, ("temperature", "constraint"), runtime="CTranslate2")
         prefixes = [self._tokens(self.prefix)] * len(sources) if self.prefix else None
         results = self._translator.translate_batch(
             [self._tokens(source) for source in sources],

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from lora_s2s.errors import UsageError
+from lora_s2s.recipe.constraint import Value
 
 # The step's logits have one row per hypothesis and the whole vocabulary: short sources alone would
 # not bound them.
@@ -29,6 +30,8 @@ class DecodingSettings:
         repetition_penalty, no_repeat_ngram_size: as in transformers; 1 and 0 are off.
         temperature: above 0 samples; ``top_p`` is the share of the most likely tokens among which.
         seed: of sampling; the answer depends on it and on the source, not on the batch.
+        constraint: what answers may be, as a recipe says it, read from any file already; see
+            :mod:`lora_s2s.recipe.constraint`.
     """
 
     max_new_tokens: int = 128
@@ -41,6 +44,7 @@ class DecodingSettings:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 42
+    constraint: Value | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "num_beams", "batch_tokens"):
@@ -77,11 +81,13 @@ def refuse_settings(settings: DecodingSettings, names: Sequence[str], *, runtime
     Raises:
         UsageError: one is in use.
     """
+    defaults = {field.name: field.default for field in fields(settings)}
     for name in names:
         if name in settings.changed():
+            default = "null" if defaults[name] is None else defaults[name]
             raise UsageError(
                 f"{runtime} has no evaluation.{name}",
-                hint=f"leave evaluation.{name} away, or answer with the model itself",
+                hint=f"--set evaluation.{name}={default}, or answer with the model itself",
             )
 
 

@@ -24,6 +24,7 @@ from lora_s2s import limits
 from lora_s2s.errors import DataError, ResourceError, SetupError
 from lora_s2s.files import open_regular
 from lora_s2s.inference.beam_search import Search
+from lora_s2s.inference.constraint import Constraint, constraint_of
 from lora_s2s.inference.engine import DecodingSettings, ExportedEngine, Watch, refuse_settings
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ class OnnxEngine:
         prefix: ids that every answer begins with: the target language, where a family needs one.
         never: sequences of ids that no answer holds.
         threads: of each product; 0 lets onnxruntime choose.
+        tokenizer: where answers may be constrained.
     """
 
     files: tuple[Path, Path]
@@ -129,6 +131,7 @@ class OnnxEngine:
     prefix: Sequence[int] = ()
     never: Sequence[Sequence[int]] = ()
     threads: int = 0
+    tokenizer: PreTrainedTokenizerBase | None = field(default=None, repr=False)
     runtime: str = "onnx"
     _sessions: tuple[Any, Any] = field(default=(None, None), repr=False, compare=False)
 
@@ -142,7 +145,7 @@ class OnnxEngine:
         """See :class:`lora_s2s.inference.engine.Engine`; ``early_stopping`` is off by default."""
         refuse_settings(settings, _LACKS, runtime="onnxruntime")
         if settings.num_beams == 1:
-            return self._greedy(sources, settings.max_new_tokens)
+            return self._greedy(sources, settings)
         return self._beam_search(sources, settings)
 
     def watched_answers(
@@ -150,11 +153,15 @@ class OnnxEngine:
     ) -> list[list[int]]:
         """See :class:`lora_s2s.inference.engine.WatchedEngine`."""
         refuse_settings(settings, _LACKS, runtime="onnxruntime")
-        return self._greedy(sources, settings.max_new_tokens, watch)
+        return self._greedy(sources, settings, watch)
 
     def _greedy(
-        self, sources: Sequence[Sequence[int]], most: int, watch: Watch | None = None
+        self,
+        sources: Sequence[Sequence[int]],
+        settings: DecodingSettings,
+        watch: Watch | None = None,
     ) -> list[list[int]]:
+        most, constraint = settings.max_new_tokens, self._constraint(settings)
         answers = [list(self.prefix)[:most] for _ in sources]
         if len(self.prefix) >= most:
             return answers
@@ -163,7 +170,7 @@ class OnnxEngine:
         ids_BT = np.tile([self.start, *self.prefix], (steps.rows, 1))
         while True:
             scores_BV = steps.next_logits(ids_BT)
-            self._forbid(scores_BV, [answers[row] for row in open_B])
+            self._forbid(scores_BV, [answers[row] for row in open_B], constraint)
             chosen_B = scores_BV.argmax(axis=1)
             goes_on = []
             for place, (row, token) in enumerate(zip(open_B, chosen_B, strict=True)):
@@ -182,13 +189,14 @@ class OnnxEngine:
     ) -> list[list[int]]:
         if len(self.prefix) >= settings.max_new_tokens:
             return [list(self.prefix)[: settings.max_new_tokens] for _ in sources]
+        constraint = self._constraint(settings)
         steps = _Steps(self._sessions, *self._padded(sources))
         search = Search(steps.rows, settings, self.prefix, self.end)
         steps.take(np.repeat(np.arange(steps.rows), settings.num_beams))
         ids_BT = np.tile([self.start, *self.prefix], (steps.rows, 1))
         while True:
             scores_BV = log_softmax(steps.next_logits(ids_BT))
-            self._forbid(scores_BV, search.running())
+            self._forbid(scores_BV, search.running(), constraint)
             parents_B = search.extend(search.candidates(scores_BV))
             if search.over_B.all():
                 return [search.best(row) for row in range(len(sources))]
@@ -221,12 +229,26 @@ class OnnxEngine:
     def _padded(self, sources: Sequence[Sequence[int]]) -> tuple[Ids, Ids]:
         return _rectangle(sources, self.pad)
 
-    def _forbid(self, scores_BV: Floats, rows: Sequence[Sequence[int]]) -> None:
-        """Gives tokens that would complete a forbidden sequence no chance."""
+    def _constraint(self, settings: DecodingSettings) -> Constraint | None:
+        if self.tokenizer is None:
+            refuse_settings(settings, ("constraint",), runtime="an engine without a tokenizer")
+            return None
+        return constraint_of(settings, self.tokenizer)
+
+    def _forbid(
+        self, scores_BV: Floats, rows: Sequence[Sequence[int]], constraint: Constraint | None
+    ) -> None:
+        """Gives tokens that would complete a forbidden sequence, or leave what answers may be, no
+        chance.
+        """
         for *before, last in self.never:
             for row, ids in enumerate(rows):
                 if list(ids[len(ids) - len(before) :]) == before:
                     scores_BV[row, last] = -np.inf
+        if constraint is not None:
+            allowed_BV = np.zeros(scores_BV.shape, np.bool_)
+            constraint.allow(rows, allowed_BV)
+            scores_BV[~allowed_BV] = -np.inf
 
 
 class _Steps:
@@ -348,4 +370,5 @@ def of_tokenizer(
         prefix=answer_prefix(tokenizer),
         never=never,
         threads=threads,
+        tokenizer=tokenizer,
     )

@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from lora_s2s.errors import ResourceError, ran_out_of_memory
+from lora_s2s.inference.constraint import constraint_of
 from lora_s2s.inference.continuous import Continuous, supports
 from lora_s2s.inference.engine import Answer, DecodingSettings, Engine, Watch
 from lora_s2s.inference.fast_decoding import fast_decoder
@@ -30,7 +31,7 @@ from lora_s2s.lora.adapter import ONLY
 from lora_s2s.lora.several import BASE, mixes
 from lora_s2s.models.generation import answer_ids, decoding_config, only
 from lora_s2s.models.loading import quiet
-from lora_s2s.models.logits import finite_logits
+from lora_s2s.models.logits import Constrained, finite_logits
 from lora_s2s.models.sampling import Sampling
 
 
@@ -157,6 +158,8 @@ class TorchEngine:
         inputs = self.inputs(sources)
         config = decoding_config(self.model, self.tokenizer, settings.changed())
         processors = finite_logits(self.name)
+        if constraint := constraint_of(settings, self.tokenizer):
+            processors.append(Constrained(constraint.allow, self.tokenizer.eos_token_id))
         if settings.temperature > 0:
             sampling = Sampling(
                 sources,

@@ -69,8 +69,9 @@ _WITHOUT_EFFECT = {
     "num_beam_groups": 1,
     "diversity_penalty": 0.0,
 }
-# Settings of sampling, which no written model has: its answers are to be the same every time.
-SAMPLING = ("temperature", "top_p", "seed")
+# What no written model has: sampling, since its answers are to be the same every time, and what
+# plain transformers does not know.
+_NOT_WRITTEN = ("temperature", "top_p", "seed", "constraint")
 # In the config of an older checkpoint; the last is for pipelines of transformers 4.
 _OTHERS_IN_CONFIG = ("do_sample", "early_stopping", "forced_eos_token_id", "task_specific_params")
 IN_CONFIG = (*_WITHOUT_EFFECT, *_OF_SAMPLING, *_OTHERS_IN_CONFIG)
@@ -83,7 +84,8 @@ def decoding_config(
     *,
     positions: int | None = None,
 ) -> GenerationConfig:
-    """Returns the settings that answers are decoded with, all of them but those of sampling.
+    """Returns the settings that answers are decoded with, all of them but
+    those of sampling and constraints.
 
     Args:
         model: whose language and start ids are set; see
@@ -92,7 +94,7 @@ def decoding_config(
         positions: how many tokens an answer may have, its start included; None for no limit.
     """
     start, own = model.config.decoder_start_token_id, model.generation_config
-    searched = {name: value for name, value in decoding.items() if name not in SAMPLING}
+    searched = {name: value for name, value in decoding.items() if name not in _NOT_WRITTEN}
     if positions is not None:
         searched["max_new_tokens"] = min(searched["max_new_tokens"], positions - 1)
     return GenerationConfig(

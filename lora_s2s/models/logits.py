@@ -1,11 +1,16 @@
 """Logits that are not finite: an answer made of them would be empty or nonsense, so they are an
-error.
+error. Logits of tokens that a constraint rules out.
 
 B batch, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
@@ -48,3 +53,25 @@ def finite_logits(model: str) -> LogitsProcessorList:
     :func:`check_logits`.
     """
     return LogitsProcessorList([_Finite(model)])
+
+
+Allow = Callable[[Sequence[Sequence[int]], NDArray[np.bool_]], None]
+
+
+class Constrained(LogitsProcessor):  # type: ignore[misc]
+    """Rules out the tokens that a constraint does not allow."""
+
+    def __init__(self, allow: Allow, end: int) -> None:
+        """Takes what marks the tokens that may follow, given each answer's ids and a mask (B, V) of
+        False, and the id that ends an answer.
+        """
+        self._allow, self._end = allow, end
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        answers = input_ids[:, 1:].tolist()
+        open_rows = [row for row, ids in enumerate(answers) if self._end not in ids]
+        allowed_BV = np.zeros((len(open_rows), scores.shape[-1]), np.bool_)
+        self._allow([answers[row] for row in open_rows], allowed_BV)
+        ruled_out_BV = torch.zeros_like(scores, dtype=torch.bool)
+        ruled_out_BV[open_rows] = torch.from_numpy(~allowed_BV).to(scores.device)
+        return scores.masked_fill(ruled_out_BV, -torch.inf)

@@ -15,6 +15,7 @@ from lora_s2s.lora.adapter import is_adapter
 from lora_s2s.outputs import check_writable
 from lora_s2s.pipeline import html
 from lora_s2s.pipeline.adapters import NO_DATA, names_code, recipe_of
+from lora_s2s.pipeline.constraint import with_constraint
 from lora_s2s.pipeline.engines import predictor_on
 from lora_s2s.pipeline.followed import followed
 from lora_s2s.pipeline.predict import decoding_settings
@@ -75,6 +76,7 @@ def score_model(
     )
     if data is None and recipe.data.train != NO_DATA:
         recipe = followed(recipe, model, overrides)
+    recipe = with_constraint(recipe, model, overrides)
     predictor = predictor_on(engine, model, recipe, base=base, data=data)
     if names_code(format := predictor.settings.format, overrides):
         raise UsageError(

@@ -24,19 +24,22 @@ def recorded_sources(recipe: Recipe) -> dict[str, object]:
     return record_data(named, parallel=recipe.data.format == "parallel")
 
 
-def followed(recipe: Recipe, model: str, overrides: Overrides = ()) -> Recipe:
+def followed(
+    recipe: Recipe, model: str, overrides: Overrides = (), *, split: str | None = None
+) -> Recipe:
     """A recipe whose data may be read: its test data, else its validation, else its training data.
 
     Args:
         recipe: that of ``model``, with overrides.
         model: an untrusted folder, or a name; the recipe for a name is the user's.
         overrides: the user's; data named here is read.
+        split: the data to read in place of these.
 
     Raises:
         DataError: the folder's recipe names other data than its manifest recorded.
     """
     folder = Path(model).expanduser()
-    split = next(split for split in _SPLITS if getattr(recipe.data, split))
+    split = split or next(split for split in _SPLITS if getattr(recipe.data, split))
     if not (folder / "recipe.yaml").is_file() or f"data.{split}" in overridden_keys(overrides):
         return recipe
     names = follow_recorded(

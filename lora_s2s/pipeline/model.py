@@ -15,6 +15,7 @@ from lora_s2s.errors import UsageError
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.pipeline.adapters import recipe_of
+from lora_s2s.pipeline.constraint import KEY, with_constraint
 from lora_s2s.pipeline.inputs import Input, Inputs
 from lora_s2s.pipeline.predict import answers_to, decoding_settings
 from lora_s2s.pipeline.surroundings import called
@@ -38,6 +39,7 @@ class DecodingOptions(TypedDict, total=False):
     temperature: float | None
     top_p: float | None
     seed: int | None
+    constraint: str | list[str] | None
 
 
 def predictor_of(model: str, recipe: Recipe, base: str | None = None) -> Predictor:
@@ -57,7 +59,7 @@ def open_model(
     name: str, *, base: str | None, overrides: Overrides, progress: bool | Display
 ) -> Model:
     """Loads a model with the recipe that it was trained with."""
-    recipe = recipe_of(name, overrides)
+    recipe = with_constraint(recipe_of(name, overrides), name, overrides)
     return Model(name, predictor_of(name, recipe, base), recipe, progress)
 
 
@@ -122,6 +124,7 @@ class Model:
         items = _items(inputs)
         with called(self._progress):
             recipe = with_arguments(self._recipe, "evaluation", options)
+            recipe = with_constraint(recipe, self.name, {KEY: options.get("constraint")})
             settings = decoding_settings(recipe.evaluation, self._predictor.settings)
             texts = chain.from_iterable(answers_to(self._predictor, items, settings))
             answers = [_answered(item, text) for (item, _), text in zip(items, texts, strict=True)]

@@ -19,6 +19,7 @@ from lora_s2s.outputs import appears_whole
 from lora_s2s.pipeline.inputs import Inputs, Placed
 from lora_s2s.pipeline.predictions import write_answers
 from lora_s2s.pipeline.unfinished import Unfinished
+from lora_s2s.recipe.constraint import parse
 from lora_s2s.recipe.evaluation import EvaluationSection
 from lora_s2s.records import InputSettings
 
@@ -71,7 +72,9 @@ def decoding_settings(section: EvaluationSection, trained_on: InputSettings) -> 
     """
     limit = section.answer_tokens(trained_on.max_target_tokens)
     names = {field.name for field in fields(DecodingSettings)}
-    return DecodingSettings(**{**section.model_dump(include=names), "max_new_tokens": limit})
+    asked = section.model_dump(include=names)
+    constraint = None if section.constraint is None else parse(section.constraint).value
+    return DecodingSettings(**{**asked, "max_new_tokens": limit, "constraint": constraint})
 
 
 def answers_to(

@@ -7,6 +7,7 @@ from pydantic import Field
 from lora_s2s.recipe.fields import (
     AUTO,
     Beams,
+    ConstraintValue,
     LengthPenalty,
     Metrics,
     NewTokens,
@@ -63,6 +64,11 @@ class EvaluationSection(Section):
     )
     seed: SamplingSeed = Field(
         default=42, description="Of sampling: the same answer to the same source, in any batch."
+    )
+    constraint: ConstraintValue = Field(
+        default=None,
+        description="What answers may be: labels (the training targets), a list of labels, "
+        "`regex: …`, `json: FILE` (a JSON Schema) or `grammar: FILE` (GBNF); null: anything.",
     )
     batch_tokens: int = Field(default=8192, ge=16, description="Padded tokens decoded at once.")
     limit: int | None = Field(

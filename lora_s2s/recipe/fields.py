@@ -12,6 +12,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from lora_s2s.errors import nearest
+from lora_s2s.recipe.constraint import parse
 
 Metric = Literal[
     "auto",
@@ -157,6 +158,12 @@ def _names_and_ranks(words: list[str]) -> list[str]:
     return words
 
 
+def _known_constraint(value: str | list[str] | None) -> str | list[str] | None:
+    if value is not None:
+        parse(value)
+    return value
+
+
 def _auto_alone(names: list[Metric]) -> list[Metric]:
     if AUTO in names and len(names) > 1:
         raise ValueError("auto stands alone: it chooses the whole list")
@@ -173,6 +180,7 @@ def _steps_or_minutes(value: object) -> str | int:
 Format = Annotated[str, AfterValidator(_known_format)]
 Method = Annotated[str, AfterValidator(_known_method)]
 RankPattern = Annotated[list[str], AfterValidator(_names_and_ranks)]
+ConstraintValue = Annotated[str | list[str] | None, AfterValidator(_known_constraint)]
 Metrics = Annotated[list[Metric], AfterValidator(_auto_alone)]
 SaveEvery = Annotated[str | int, BeforeValidator(_steps_or_minutes)]
 

@@ -22,6 +22,8 @@ from lora_s2s.recipe.schema import SECTIONS
 
 # "C:\\new.csv" in double quotes is C:, a line break and ew.csv: what looks like such a path.
 _PATHS = frozenset({"model.name", "data.train", "data.validation", "data.test", "output.dir"})
+# A key below them is part of the value: `regex: …` may be written on a line of its own.
+_WITH_KIND = frozenset({"evaluation.constraint"})
 _SPOILT_PATH = re.compile(r"[A-Za-z]:.*|.*\.[a-z]{3,7}(\.[a-z]{2,3})?", flags=re.DOTALL)
 _ESCAPED = (
     "a backslash in double quotes begins an escape; write a Windows path in single quotes, or with "
@@ -145,7 +147,7 @@ def _read_section(name: str, node: yaml.Node, where: str, path: Path, layer: Lay
         layer.problems.append(f"{where}: {name}: expected keys below it, got {_kind(node)}")
         return
     for key, value, place in _items(node, path, layer, prefix=f"{name}."):
-        raw = _raw(value)
+        raw = _with_kind(value) if f"{name}.{key}" in _WITH_KIND else _raw(value)
         if f"{name}.{key}" in _PATHS and _is_spoilt_path(value):
             layer.problems.append(f"{place}: {name}.{key}: {_ESCAPED}")
         if raw is None:
@@ -221,6 +223,15 @@ def _raw(node: yaml.Node | None) -> Scalar | list[Scalar] | None:
     ):
         return [Scalar(item.value, quoted=item.style is not None) for item in node.value]
     return None
+
+
+def _with_kind(node: yaml.Node) -> Scalar | list[Scalar] | None:
+    """Returns ``kind: text`` for a mapping of one kind to one text."""
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    if len(pairs) == 1 and all(isinstance(part, yaml.ScalarNode) for part in pairs[0]):
+        kind, text = pairs[0]
+        return Scalar(f"{kind.value}: {text.value}", quoted=True)
+    return _raw(node)
 
 
 def _kind(node: yaml.Node) -> str:

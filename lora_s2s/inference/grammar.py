@@ -1,0 +1,297 @@
+"""Answers that fit a regular expression, a JSON Schema or a grammar, by xgrammar.
+
+xgrammar's own reading of tokenizers is wrong about T5's and refuses ByT5's, so it gets a table of
+what each token writes (:mod:`lora_s2s.tokens.written`). It matches bytes.
+
+B batch, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lora_s2s import limits
+from lora_s2s.errors import DataError, SetupError, UsageError
+from lora_s2s.inference import ebnf
+from lora_s2s.inference.json_schema import check_schema
+from lora_s2s.recipe.constraint import Constraint
+from lora_s2s.tokens.special_tokens import special_token_templates
+from lora_s2s.tokens.written import WrittenTokens, written_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+INSTALL = "pip install 'lora-s2s[grammar]'"
+_SPACE = b" "
+# What xgrammar prints for a dot, which here means no newline, as in Python.
+_DOT = (r"[\0-\U0010ffff]", r"[^\n]")
+# What it counts in a string of limited length: raw tabs, which JSON forbids, and no escapes.
+_ESCAPED = r""""\\" ([\"\\/bfnrt] | "u" ([0-9a-ce-fA-CE-F] [0-9a-fA-F]{3, 3} | [dD] [0-7] """
+_COUNTED = (
+    r"""[^\"\\\r\n]""",
+    rf"""([^\0-\x1f\"\\] | {_ESCAPED}[0-9a-fA-F]{{2, 2}}))""",
+)
+# The last are refused by xgrammar, with the reason.
+_KNOWN_ESCAPES, _SYNTAX = "dDwWsSnrtfv0xu" + "bBpPk123456789", "^$\\.*+?()[]{}|/-"
+_NOT_IN_STRINGS = ('"', "\\", *map(chr, range(32)))
+_PLACE_IN_SOURCE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
+_WHAT = {"regex": "regular expression", "json": "JSON Schema", "grammar": "grammar in GBNF"}
+
+
+def library() -> Any:
+    """Returns the module ``xgrammar``.
+
+    Raises:
+        SetupError: it is not installed.
+    """
+    try:
+        import xgrammar
+    except ImportError as error:
+        raise SetupError(f"xgrammar is missing: {error}", hint=INSTALL) from error
+    return xgrammar
+
+
+def grammar_rules(constraint: Constraint) -> dict[str, ebnf.Choice]:
+    """Returns the grammar of a constraint.
+
+    Raises:
+        UsageError: it is not valid, asks for what is not supported, or is too large.
+        SetupError: xgrammar is not installed.
+    """
+    grammars, text = library().Grammar, constraint.text
+    _check_depth(text)
+
+    def of_expression(expression: str) -> str:
+        return str(grammars.from_regex(_escapes(expression))).replace(*_DOT)
+
+    try:
+        if constraint.kind == "regex":
+            return ebnf.read(of_expression(text))
+        if constraint.kind == "grammar":
+            return ebnf.read(str(grammars.from_ebnf(text)))
+        for pattern in check_schema(text):
+            _check_pattern(pattern, of_expression(pattern))
+        # One character of white space at most in each place: an answer cannot lose itself in it.
+        made = grammars.from_json_schema(text, any_whitespace=True, max_whitespace_cnt=1)
+        return ebnf.read(str(made).replace(*_COUNTED), of_expression)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        reason = _PLACE_IN_SOURCE.sub("", reason)[:300]
+        message = f"evaluation.constraint is not a valid {_WHAT[constraint.kind]}: {reason}"
+        raise UsageError(message) from error
+
+
+def _escapes(expression: str) -> str:
+    """Returns an expression whose escapes are all known to xgrammar, which warns of others and
+    takes ``\\Z`` for a Z.
+    """
+
+    def known(match: re.Match[str]) -> str:
+        letter = match[1]
+        if letter.isascii() and letter.isalnum():
+            if letter not in _KNOWN_ESCAPES:
+                raise UsageError(f"evaluation.constraint: the escape \\{letter} is not supported")
+            return match[0]
+        return match[0] if letter in _SYNTAX else letter
+
+    plain = re.sub(r"\\(.)", known, expression, flags=re.DOTALL)
+    return plain.replace("\n", "\\n").replace("\r", "\\r")
+
+
+def _check_pattern(pattern: str, printed: str) -> None:
+    """Refuses a pattern that could end the string that it is in."""
+    for choice in ebnf.read(printed).values():
+        for characters in ebnf.character_sets(choice):
+            if any(map(characters.holds, _NOT_IN_STRINGS)):
+                raise UsageError(
+                    f"evaluation.constraint: the pattern {pattern!r:.100} can match a quote, a "
+                    "backslash or a control character",
+                    hint="name the characters, such as [A-Za-z0-9 ]",
+                )
+
+
+def _check_depth(text: str) -> None:
+    depth = deepest = 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        deepest = max(deepest, depth)
+    if deepest > limits.DEEPEST_CONSTRAINT:
+        raise UsageError(
+            f"evaluation.constraint nests {deepest} levels; expected at most "
+            f"{limits.DEEPEST_CONSTRAINT}"
+        )
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """A grammar compiled for what tokens write: usually, and after a break, where a token's first
+    space is not shown.
+    """
+
+    usual: Any
+    after_break: Any | None
+
+
+@dataclass(frozen=True)
+class _State:
+    """Where an answer stands in the grammar; ``at_break``: its last token is a break."""
+
+    matcher: Any
+    after_break: Any | None
+    at_break: bool
+
+
+class GrammarConstraint:
+    """See :class:`lora_s2s.inference.constraint.Constraint`."""
+
+    most_tokens = None
+
+    def __init__(
+        self, tables: _Tables, written: WrittenTokens, prefix: Sequence[int], end: int
+    ) -> None:
+        """Takes a grammar compiled for what tokens write, the ids that every answer begins with,
+        and the one that ends it.
+        """
+        self._tables, self._written = tables, written
+        self._prefix, self._end = tuple(prefix), end
+        self._states: dict[tuple[int, ...], _State | None] = {}
+        self._lock = Lock()
+        self._width = len(written.pieces)
+        spaces = [number for number, piece in enumerate(written.pieces) if piece == _SPACE]
+        self._spaces = np.array(spaces, np.int64)
+        self._never_first = np.array(sorted(written.never_first), np.int64)
+
+    @classmethod
+    def of(cls, constraint: Constraint, tokenizer: PreTrainedTokenizerBase) -> GrammarConstraint:
+        """Compiles a constraint for a tokenizer.
+
+        Raises:
+            UsageError: see :func:`grammar_rules`; or the vocabulary cannot write it.
+            SetupError: xgrammar is not installed.
+        """
+        xgrammar = library()
+        rules = grammar_rules(constraint)
+        written = written_tokens(tokenizer)
+        if (parts := ebnf.size(rules)) > limits.MOST_GRAMMAR_PARTS:
+            raise UsageError(
+                f"evaluation.constraint has {parts:,} parts, repetitions counted; expected at most "
+                f"{limits.MOST_GRAMMAR_PARTS:,}",
+                hint="lower its repetition counts and lengths",
+            )
+        cut = ebnf.writable(rules, written.characters)
+        if cut.missing:
+            named = ", ".join(cut.missing[:5])
+            raise UsageError(
+                f"the model's vocabulary cannot write {named}, which evaluation.constraint needs",
+                hint="train with data.lossless_text=on, or take a model that reads bytes (ByT5)",
+            )
+        grammar = xgrammar.Grammar.from_ebnf(cut.text)
+        if written.begins_with_space:
+            # The empty answer has no space either.
+            first = xgrammar.Grammar.from_ebnf('root ::= " "')
+            grammar = xgrammar.Grammar.concat(first, grammar)
+            if ebnf.allows_empty(rules):
+                empty = xgrammar.Grammar.from_ebnf('root ::= ""')
+                grammar = xgrammar.Grammar.union(grammar, empty)
+        end = int(tokenizer.eos_token_id)
+        pieces = [piece or b"" for piece in written.pieces]
+        usual = _compiled(xgrammar, grammar, pieces, end)
+        after_break = None
+        if written.breaks:
+            shown = [piece.removeprefix(_SPACE) for piece in pieces]
+            after_break = _compiled(xgrammar, grammar, shown, end)
+        prefix = special_token_templates(tokenizer).target.prefix
+        return cls(_Tables(usual, after_break), written, prefix, end)
+
+    def allow(self, answers: Sequence[Sequence[int]], allowed_BV: NDArray[np.bool_]) -> None:
+        """See :class:`lora_s2s.inference.constraint.Constraint`.
+
+        Raises:
+            DataError: no token can continue an answer.
+        """
+        with self._lock:
+            self._states = {tuple(ids): self._state(tuple(ids)) for ids in answers}
+            for ids, row_V in zip(answers, allowed_BV, strict=True):
+                self._allow(tuple(ids), row_V)
+
+    def _allow(self, ids: tuple[int, ...], row_V: NDArray[np.bool_]) -> None:
+        if len(ids) < len(self._prefix) and ids == self._prefix[: len(ids)]:
+            row_V[self._prefix[len(ids)]] = True
+            return
+        state = self._states[ids]
+        if state is None:
+            row_V[:] = True
+            return
+        matcher = state.after_break if state.at_break else state.matcher
+        row_V[: self._width] = _mask(matcher, self._width)
+        if state.at_break:
+            row_V[self._spaces] = True
+        if len(ids) == len(self._prefix):
+            row_V[self._never_first] = False
+        if not row_V.any():
+            raise DataError(
+                f"no token of the vocabulary continues {self._written.text(ids)!r:.200} as "
+                "evaluation.constraint asks",
+                hint="allow other characters there",
+            )
+
+    def _state(self, ids: tuple[int, ...]) -> _State | None:
+        """Returns the state after an answer's ids; None where the grammar does not allow them."""
+        if ids in self._states:
+            return self._states[ids]
+        begun = len(self._prefix)
+        if len(ids) <= begun:
+            return self._start() if ids == self._prefix else None
+        if (before := self._states.get(ids[:-1])) is not None:
+            return self._advanced(before, ids[-1])
+        state = self._start() if ids[:begun] == self._prefix else None
+        for token in ids[begun:]:
+            state = self._advanced(state, token) if state else None
+        return state
+
+    def _start(self) -> _State:
+        xgrammar, tables = library(), self._tables
+        after = tables.after_break
+        return _State(
+            xgrammar.GrammarMatcher(tables.usual),
+            None if after is None else xgrammar.GrammarMatcher(after),
+            at_break=False,
+        )
+
+    def _advanced(self, state: _State, token: int) -> _State | None:
+        piece = self._written.pieces[token] if token < self._width else None
+        if piece is None:
+            return None
+        if state.at_break:
+            piece = piece.removeprefix(_SPACE)
+        matchers = [state.matcher.fork()]
+        if state.after_break is not None:
+            matchers.append(state.after_break.fork())
+        if piece and not all(matcher.accept_string(piece) for matcher in matchers):
+            return None
+        after = matchers[1] if len(matchers) > 1 else None
+        return _State(matchers[0], after, token in self._written.breaks)
+
+
+def _compiled(xgrammar: Any, grammar: Any, pieces: Sequence[bytes], end: int) -> Any:
+    tokens = xgrammar.TokenizerInfo(
+        list(pieces), xgrammar.VocabType.RAW, vocab_size=len(pieces), stop_token_ids=[end]
+    )
+    compiler = xgrammar.GrammarCompiler(tokens, max_threads=1, cache_enabled=False)
+    return compiler.compile_grammar(grammar)
+
+
+def _mask(matcher: Any, width: int) -> NDArray[np.bool_]:
+    """Returns which tokens may follow (V)."""
+    words = library().allocate_token_bitmask(1, width)
+    matcher.fill_next_token_bitmask(words)
+    bits = np.unpackbits(words.numpy().view(np.uint8), bitorder="little")
+    mask: NDArray[np.bool_] = bits[:width].astype(np.bool_)
+    return mask
