@@ -107,12 +107,16 @@ LARGEST_CONVERSATION = 256 * MIB
 # completion, messages of a conversation, characters of a stop string.
 LARGEST_REQUEST, REQUEST_SECONDS = MIB, 30
 MOST_PROMPTS, MOST_MESSAGES, LONGEST_STOP = 64, 1000, 200
+# Characters of what a request asks of its answers: compiling them holds up all others.
+LARGEST_REQUEST_CONSTRAINT = 8 * KIB
 
 # What answers may be (evaluation.constraint): characters of a schema, grammar, expression or of all
 # labels, and labels. A recipe and each evaluation of a manifest hold it.
 LARGEST_CONSTRAINT, MOST_CONSTRAINT_LABELS = 128 * KIB, 10_000
 # Levels of parentheses, and parts of a grammar, each as often as its repetitions say.
 DEEPEST_CONSTRAINT, MOST_GRAMMAR_PARTS = 100, 50_000
+# States of a regular expression that is made deterministic.
+MOST_STATES = 5_000
 
 # A folder that is published: files of it, and bytes of one, which the hub asks to keep to.
 MOST_PUBLISHED, LARGEST_PUBLISHED = 10_000, 50 * GIB

@@ -72,8 +72,7 @@ def predict(
         require_stdout()
     if resume and not output:
         raise UsageError("--resume continues a file of answers", hint="add --output FILE")
-    from lora_s2s.pipeline.adapters import recipe_of
-    from lora_s2s.pipeline.constraint import with_constraint
+    from lora_s2s.pipeline.followed import recipe_to_answer
     from lora_s2s.pipeline.inputs import read_inputs, refuse_file_names
     from lora_s2s.pipeline.model import predictor_of
     from lora_s2s.pipeline.names import located
@@ -83,12 +82,9 @@ def predict(
     words = [*(texts or []), *(literal or [])]
     refuse_file_names(texts or [])
     model = located(model)
-    sets = with_option(sets, constraint)
-    recipe = with_constraint(recipe_of(model, sets), model, sets)
+    recipe = recipe_to_answer(model, with_option(sets, constraint))
     if interactive and (words or file or output):
-        raise UsageError(
-            "--interactive reads lines and answers them, so it takes no texts and no files"
-        )
+        raise UsageError("--interactive reads and answers lines: it takes no texts and no files")
     if interactive:
         predictor = predictor_of(model, recipe, base)
         _chat(predictor, decoding_settings(recipe.evaluation, predictor.settings))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from lora_s2s.inference.engine import DecodingSettings
 
+CONSTRAINED = ("torch", "onnx")  # the runtimes that follow one
 Allowed = NDArray[np.bool_]
 
 

@@ -1,20 +1,15 @@
-"""A grammar as text: what of it can be written with a set of characters, and how large it is.
+"""A grammar as text: what xgrammar prints of one, rules of alternatives of sequences.
 
-The text is what xgrammar prints of a grammar: rules of alternatives of sequences.
-
->>> rules = read('root ::= (("a" x) | ("~" root))\\nx ::= ("" | ([0-9] x))')
->>> writable(rules, frozenset("a1")).text
-'root ::= ("a" x)\\nx ::= ("" | ([0-9] x))'
->>> writable(rules, frozenset("1")).missing
-("'a'",)
+>>> rules = read('root ::= (("a" x) | ([^\\\\n]{2, -1}))\\nx ::= ("" | ([0-9] x))')
+>>> written(rules)
+'root ::= (("a" x) | [^\\\\U0000000a]{2, -1})\\nx ::= ("" | ([0-9] x))'
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import reduce
 
 from lora_s2s.errors import UsageError
 
@@ -29,9 +24,7 @@ _TOKEN = re.compile(
 )
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.DOTALL)
 _NAMED = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v", "b": "\b", "0": "\0", "a": "\a"}
-_MOST_NAMED = 50
 _PATTERN = re.compile(r'Regex\("((?:[^"\\]|\\.)*)", json_string=true\)\s*')
-CanWrite = Callable[["Characters"], bool]
 
 
 @dataclass(frozen=True)
@@ -86,24 +79,13 @@ class Choice:
 Part = Characters | Literal | Name | Repeat | Choice
 
 
-@dataclass(frozen=True)
-class Writable:
-    """What of a grammar can be written.
-
-    Attributes:
-        text: the grammar without what cannot be.
-        missing: characters without which nothing can be written; empty if something can.
-    """
-
-    text: str
-    missing: tuple[str, ...] = ()
-
-
-def read(text: str, of_pattern: Callable[[str], str] = str) -> dict[str, Choice]:
+def read(
+    text: str, of_pattern: Callable[[str], Mapping[str, Choice]] = lambda _: {}
+) -> dict[str, Choice]:
     """Returns the rules of a printed grammar.
 
     Args:
-        of_pattern: prints the grammar of a regular expression in it.
+        of_pattern: returns the rules of a regular expression in it.
 
     Raises:
         UsageError: it uses what is not known here.
@@ -113,7 +95,7 @@ def read(text: str, of_pattern: Callable[[str], str] = str) -> dict[str, Choice]
         name, separator, body = line.partition(" ::= ")
         if match := _PATTERN.fullmatch(body):
             pattern = "".join(chr(point) for point, _ in _points(match[1]))
-            inner = read(of_pattern(pattern)).items()
+            inner = of_pattern(pattern).items()
             rules |= {f"{name}.{own}": _renamed(choice, name) for own, choice in inner}
             rules[name] = Choice(((Name(f"{name}.{ROOT}"),),))
         elif separator:
@@ -214,137 +196,29 @@ def _repeated(part: Part, text: str) -> Repeat:
     return Repeat(part, int(least), int(most.strip() or -1) if separator else int(least))
 
 
-def writable(rules: Mapping[str, Choice], characters: frozenset[str] | None) -> Writable:
-    """Returns what of a grammar can be written.
-
-    Args:
-        characters: those that can be; None for all.
-
-    Raises:
-        UsageError: no text fits the grammar, whatever the characters.
-    """
-    if ROOT not in _productive(rules, _anything):
-        raise UsageError(
-            "evaluation.constraint allows no answer: no finite text fits it",
-            hint="give every rule an alternative that ends",
-        )
-    can_write = _can_write(characters) if characters is not None else _anything
-    productive = _productive(rules, can_write)
-    if ROOT not in productive and characters is not None:
-        return Writable("", _missing(rules, characters))
-    kept: dict[str, Choice] = {}
-    names = [ROOT]
-    while names:
-        name = names.pop()
-        if name not in kept:
-            kept[name] = _kept(rules[name], can_write, productive)
-            names += (part.name for part in _parts(kept[name]) if isinstance(part, Name))
-    if not any(one for choice in kept.values() for one in character_sets(choice)):
-        raise UsageError("evaluation.constraint allows the empty answer alone")
-    return Writable("\n".join(f"{name} ::= {_written(kept[name])}" for name in kept))
-
-
-def _anything(one: Characters) -> bool:
-    return one.ranges != () or one.excluded
-
-
-def _can_write(characters: frozenset[str]) -> CanWrite:
-    known: dict[Characters, bool] = {}
-
-    def can_write(one: Characters) -> bool:
-        if one not in known:
-            known[one] = any(map(one.holds, characters))
-        return known[one]
-
-    return can_write
-
-
-def _missing(rules: Mapping[str, Choice], characters: frozenset[str]) -> tuple[str, ...]:
-    """Returns as few characters as would do, the first of a set; else the sets."""
-    asked: dict[str, None] = {}
-    for choice in rules.values():
-        for one in character_sets(choice):
-            if one.ranges and not one.excluded:
-                asked[chr(one.ranges[0][0])] = None
-    needed = [one for one in asked if one not in characters][:_MOST_NAMED]
-    for extra in list(needed):
-        fewer = [one for one in needed if one != extra]
-        if ROOT in _productive(rules, _can_write(characters | {*fewer})):
-            needed = fewer
-    if ROOT in _productive(rules, _can_write(characters | {*needed})):
-        return tuple(map(repr, needed))
-    sets = (one for choice in rules.values() for one in character_sets(choice))
-    return tuple(dict.fromkeys(one.text for one in sets if not any(map(one.holds, characters))))
-
-
 def character_sets(part: Part) -> Iterator[Characters]:
     """Yields the sets of characters of a part, those of literals too."""
-    for inner in _parts(part):
+    for inner in parts_of(part):
         if isinstance(inner, Characters):
             yield inner
         elif isinstance(inner, Literal):
             yield from inner.parts
 
 
-def _parts(part: Part) -> Iterator[Part]:
+def parts_of(part: Part) -> Iterator[Part]:
     """Yields a part and all parts in it."""
     yield part
     if isinstance(part, Repeat):
-        yield from _parts(part.part)
+        yield from parts_of(part.part)
     elif isinstance(part, Choice):
         for sequence in part.sequences:
             for inner in sequence:
-                yield from _parts(inner)
+                yield from parts_of(inner)
 
 
-def _productive(rules: Mapping[str, Choice], can_write: CanWrite) -> set[str]:
-    """Returns the rules that some finite text fits."""
-    productive: set[str] = set()
-    while True:
-        more = {
-            name
-            for name, choice in rules.items()
-            if name not in productive and _fits(choice, can_write, productive)
-        }
-        if not more:
-            return productive
-        productive |= more
-
-
-def _fits(part: Part, can_write: CanWrite, productive: set[str]) -> bool:
-    if isinstance(part, Characters):
-        return can_write(part)
-    if isinstance(part, Literal):
-        return all(map(can_write, part.parts))
-    if isinstance(part, Name):
-        return part.name in productive
-    if isinstance(part, Repeat):
-        return part.least == 0 or _fits(part.part, can_write, productive)
-    return any(
-        all(_fits(inner, can_write, productive) for inner in sequence)
-        for sequence in part.sequences
-    )
-
-
-def _kept(choice: Choice, can_write: CanWrite, productive: set[str]) -> Choice:
-    """Returns the alternatives that can be written."""
-
-    def cut(part: Part) -> Part:
-        if isinstance(part, Choice):
-            return _kept(part, can_write, productive)
-        if isinstance(part, Repeat):
-            if not _fits(part.part, can_write, productive):
-                return Literal('""', ())
-            return Repeat(cut(part.part), part.least, part.most)
-        return part
-
-    return Choice(
-        tuple(
-            tuple(map(cut, sequence))
-            for sequence in choice.sequences
-            if all(_fits(part, can_write, productive) for part in sequence)
-        )
-    )
+def written(rules: Mapping[str, Choice]) -> str:
+    """Returns rules as text that is read again as the same."""
+    return "\n".join(f"{name} ::= {_written(choice)}" for name, choice in rules.items())
 
 
 def _written(part: Part) -> str:
@@ -369,34 +243,3 @@ def _written(part: Part) -> str:
 def _code(point: int) -> str:
     # As xgrammar prints it, \xe9 before an a is read again as \xe9a.
     return chr(point) if chr(point).isascii() and chr(point).isalnum() else f"\\U{point:08x}"
-
-
-def allows_empty(rules: Mapping[str, Choice]) -> bool:
-    """Whether the empty text fits a grammar."""
-    return ROOT in _productive(rules, lambda _: False)
-
-
-def size(rules: Mapping[str, Choice]) -> int:
-    """Returns the parts of a grammar, each as often as its repetitions say."""
-    costs: dict[str, int] = {}
-
-    def cost(part: Part, within: frozenset[str]) -> int:
-        if isinstance(part, Repeat):
-            inner = part.part
-            times = max(part.least, part.most, 1)
-            if isinstance(inner, Name) and times > 1:
-                return times * rule(inner.name, within)
-            return times * cost(inner, within)
-        if isinstance(part, Choice):
-            return sum(cost(inner, within) for sequence in part.sequences for inner in sequence)
-        return len(part.parts) if isinstance(part, Literal) else 1
-
-    def rule(name: str, within: frozenset[str]) -> int:
-        if name in within or name not in rules:
-            return 1
-        if name not in costs:
-            costs[name] = cost(rules[name], within | {name})
-        return costs[name]
-
-    names: Sequence[str] = [*rules]
-    return reduce(lambda total, name: total + rule(name, frozenset()), names, 0)

@@ -9,17 +9,18 @@ B batch, V vocabulary.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lora_s2s import limits
 from lora_s2s.errors import DataError, SetupError, UsageError
-from lora_s2s.inference import ebnf
+from lora_s2s.inference import ebnf, writable
+from lora_s2s.inference.automaton import deterministic
 from lora_s2s.inference.json_schema import check_schema
 from lora_s2s.recipe.constraint import Constraint
 from lora_s2s.tokens.special_tokens import special_token_templates
@@ -68,12 +69,13 @@ def grammar_rules(constraint: Constraint) -> dict[str, ebnf.Choice]:
     grammars, text = library().Grammar, constraint.text
     _check_depth(text)
 
-    def of_expression(expression: str) -> str:
-        return str(grammars.from_regex(_escapes(expression))).replace(*_DOT)
+    def of_expression(expression: str) -> dict[str, ebnf.Choice]:
+        printed = str(grammars.from_regex(_escapes(expression))).replace(*_DOT)
+        return deterministic(_checked_size(ebnf.read(printed)))
 
     try:
         if constraint.kind == "regex":
-            return ebnf.read(of_expression(text))
+            return of_expression(text)
         if constraint.kind == "grammar":
             return ebnf.read(str(grammars.from_ebnf(text)))
         for pattern in check_schema(text):
@@ -105,9 +107,9 @@ def _escapes(expression: str) -> str:
     return plain.replace("\n", "\\n").replace("\r", "\\r")
 
 
-def _check_pattern(pattern: str, printed: str) -> None:
+def _check_pattern(pattern: str, rules: Mapping[str, ebnf.Choice]) -> None:
     """Refuses a pattern that could end the string that it is in."""
-    for choice in ebnf.read(printed).values():
+    for choice in rules.values():
         for characters in ebnf.character_sets(choice):
             if any(map(characters.holds, _NOT_IN_STRINGS)):
                 raise UsageError(
@@ -115,6 +117,16 @@ def _check_pattern(pattern: str, printed: str) -> None:
                     "backslash or a control character",
                     hint="name the characters, such as [A-Za-z0-9 ]",
                 )
+
+
+def _checked_size(rules: dict[str, ebnf.Choice]) -> dict[str, ebnf.Choice]:
+    if (parts := writable.size(rules)) > limits.MOST_GRAMMAR_PARTS:
+        raise UsageError(
+            f"evaluation.constraint has {parts:,} parts, repetitions counted; expected at most "
+            f"{limits.MOST_GRAMMAR_PARTS:,}",
+            hint="lower its repetition counts and lengths",
+        )
+    return rules
 
 
 def _check_depth(text: str) -> None:
@@ -129,22 +141,35 @@ def _check_depth(text: str) -> None:
         )
 
 
+class _Matcher(Protocol):
+    """What is used of xgrammar's ``GrammarMatcher``."""
+
+    def accept_string(self, text: bytes) -> bool:
+        """Goes on by a text, if the grammar allows it."""
+
+    def fork(self) -> _Matcher:
+        """Returns a copy."""
+
+    def fill_next_token_bitmask(self, words: object) -> bool:
+        """Writes a bit for each token: whether it may follow."""
+
+
 @dataclass(frozen=True)
 class _Tables:
     """A grammar compiled for what tokens write: usually, and after a break, where a token's first
     space is not shown.
     """
 
-    usual: Any
-    after_break: Any | None
+    usual: object
+    after_break: object | None
 
 
 @dataclass(frozen=True)
 class _State:
     """Where an answer stands in the grammar; ``at_break``: its last token is a break."""
 
-    matcher: Any
-    after_break: Any | None
+    matcher: _Matcher
+    after_break: _Matcher | None
     at_break: bool
 
 
@@ -177,15 +202,9 @@ class GrammarConstraint:
             SetupError: xgrammar is not installed.
         """
         xgrammar = library()
-        rules = grammar_rules(constraint)
+        rules = _checked_size(grammar_rules(constraint))
         written = written_tokens(tokenizer)
-        if (parts := ebnf.size(rules)) > limits.MOST_GRAMMAR_PARTS:
-            raise UsageError(
-                f"evaluation.constraint has {parts:,} parts, repetitions counted; expected at most "
-                f"{limits.MOST_GRAMMAR_PARTS:,}",
-                hint="lower its repetition counts and lengths",
-            )
-        cut = ebnf.writable(rules, written.characters)
+        cut = writable.writable(rules, written.characters)
         if cut.missing:
             named = ", ".join(cut.missing[:5])
             raise UsageError(
@@ -197,7 +216,7 @@ class GrammarConstraint:
             # The empty answer has no space either.
             first = xgrammar.Grammar.from_ebnf('root ::= " "')
             grammar = xgrammar.Grammar.concat(first, grammar)
-            if ebnf.allows_empty(rules):
+            if writable.allows_empty(rules):
                 empty = xgrammar.Grammar.from_ebnf('root ::= ""')
                 grammar = xgrammar.Grammar.union(grammar, empty)
         end = int(tokenizer.eos_token_id)
@@ -229,7 +248,7 @@ class GrammarConstraint:
         if state is None:
             row_V[:] = True
             return
-        matcher = state.after_break if state.at_break else state.matcher
+        matcher = state.after_break if state.at_break and state.after_break else state.matcher
         row_V[: self._width] = _mask(matcher, self._width)
         if state.at_break:
             row_V[self._spaces] = True
@@ -284,11 +303,14 @@ def _compiled(xgrammar: Any, grammar: Any, pieces: Sequence[bytes], end: int) ->
     tokens = xgrammar.TokenizerInfo(
         list(pieces), xgrammar.VocabType.RAW, vocab_size=len(pieces), stop_token_ids=[end]
     )
-    compiler = xgrammar.GrammarCompiler(tokens, max_threads=1, cache_enabled=False)
+    # Masks are made when they are needed: all of them in advance may take minutes.
+    compiler = xgrammar.GrammarCompiler(
+        tokens, max_threads=1, cache_enabled=False, enable_dynamic_compilation=True
+    )
     return compiler.compile_grammar(grammar)
 
 
-def _mask(matcher: Any, width: int) -> NDArray[np.bool_]:
+def _mask(matcher: _Matcher, width: int) -> NDArray[np.bool_]:
     """Returns which tokens may follow (V)."""
     words = library().allocate_token_bitmask(1, width)
     matcher.fill_next_token_bitmask(words)

@@ -21,15 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lora_s2s import limits
-from lora_s2s.errors import DataError, ResourceError, SetupError
+from lora_s2s.errors import DataError, ResourceError, SetupError, UsageError
 from lora_s2s.files import open_regular
 from lora_s2s.inference.beam_search import Search
-from lora_s2s.inference.constraint import Constraint, constraint_of
 from lora_s2s.inference.engine import DecodingSettings, ExportedEngine, Watch, refuse_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from lora_s2s.inference.constraint import Constraint
     from lora_s2s.records import ExportManifest
 
 INSTALL = "pip install 'lora-s2s[onnx]'"
@@ -230,9 +230,13 @@ class OnnxEngine:
         return _rectangle(sources, self.pad)
 
     def _constraint(self, settings: DecodingSettings) -> Constraint | None:
-        if self.tokenizer is None:
-            refuse_settings(settings, ("constraint",), runtime="an engine without a tokenizer")
+        if settings.constraint is None:
             return None
+        if self.tokenizer is None:
+            problem = "an engine without a tokenizer cannot follow evaluation.constraint"
+            raise UsageError(problem, hint="--set evaluation.constraint=null")
+        from lora_s2s.inference.constraint import constraint_of  # it needs transformers
+
         return constraint_of(settings, self.tokenizer)
 
     def _forbid(

@@ -13,7 +13,8 @@ from lora_s2s.examples.asking import question_of
 from lora_s2s.examples.conversations import fit_turns
 from lora_s2s.examples.example import Example, Unusable
 from lora_s2s.examples.shapes import DIALOGUES
-from lora_s2s.inference.engine import DecodingSettings, Engine
+from lora_s2s.inference.constraint import CONSTRAINED, constraint_of
+from lora_s2s.inference.engine import DecodingSettings, Engine, refuse_settings
 from lora_s2s.inference.torch_engine import TorchEngine
 from lora_s2s.records import InputSettings
 from lora_s2s.tokens.special_tokens import answer_prefix
@@ -76,6 +77,20 @@ class Predictor:
         if self.max_positions is None or settings.max_new_tokens < self.max_positions:
             return settings
         return replace(settings, max_new_tokens=self.max_positions - 1)
+
+    def check_constraint(self, settings: DecodingSettings) -> None:
+        """Compiles what answers may be, before anything is decoded.
+
+        Raises:
+            UsageError: see :func:`lora_s2s.inference.constraint.constraint_of`; or the engine has
+                none.
+            SetupError: a package is missing.
+        """
+        if settings.constraint is None:
+            return
+        if self.engine.runtime not in CONSTRAINED:
+            refuse_settings(settings, ("constraint",), runtime=self.engine.runtime)
+        constraint_of(self.within_positions(settings), self.tokenizer)
 
     @cached_property
     def answer_prefix(self) -> tuple[int, ...]:

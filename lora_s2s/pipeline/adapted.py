@@ -16,6 +16,7 @@ from lora_s2s.models.common import begin_answers
 from lora_s2s.models.family import check_lengths
 from lora_s2s.models.loading import LoadedBase, enable_gradient_checkpointing, load_base
 from lora_s2s.models.precision import dtype_name
+from lora_s2s.pipeline.followed import check_constraint
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.tokens.added import with_tokens
 from lora_s2s.tokens.loading import languages_of, load_tokenizer
@@ -66,6 +67,7 @@ def adapted_base(recipe: Recipe, prepared: PreparedDataset) -> AdaptedBase:
         DataError: the data has token ids beyond the base's vocabulary.
     """
     tokenizer, train_tokens = _tokenizer(recipe, prepared)
+    check_constraint(recipe, prepared, tokenizer)
     base, model = _injected(recipe, train_tokens)
     vocabulary = len(base.model.get_input_embeddings().weight)
     for split in prepared.tables():

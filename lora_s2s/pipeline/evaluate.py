@@ -15,9 +15,8 @@ from lora_s2s.lora.adapter import is_adapter
 from lora_s2s.outputs import check_writable
 from lora_s2s.pipeline import html
 from lora_s2s.pipeline.adapters import NO_DATA, names_code, recipe_of
-from lora_s2s.pipeline.constraint import with_constraint
 from lora_s2s.pipeline.engines import predictor_on
-from lora_s2s.pipeline.followed import followed
+from lora_s2s.pipeline.followed import followed, with_constraint
 from lora_s2s.pipeline.predict import decoding_settings
 from lora_s2s.pipeline.scored_data import check_files, chosen_metrics, scored_data
 from lora_s2s.recipe.layers import Overrides, overridden_keys

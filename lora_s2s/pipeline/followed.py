@@ -1,5 +1,8 @@
-"""Which data may be read: anything that the user names, but of what an adapter's recipe names only
-what its manifest recorded. Heavy to import.
+"""Which files may be read: anything that the user names, but of what an adapter's recipe names only
+the data that its manifest recorded. Heavy to import.
+
+A recipe's constraint is completed here: a schema or grammar from its file, labels from the training
+data. Training writes the content itself into the adapter's recipe, so that no file is needed.
 """
 
 from __future__ import annotations
@@ -7,14 +10,31 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from lora_s2s.errors import DataError
+from transformers import PreTrainedTokenizerBase
+
+from lora_s2s import limits
+from lora_s2s.data.prepared import PreparedDataset
+from lora_s2s.errors import DataError, UsageError
+from lora_s2s.examples.example import Example
+from lora_s2s.examples.read import TRAIN, Examples
+from lora_s2s.files import json_text, loads, naming, read_whole
 from lora_s2s.hub import is_local
+from lora_s2s.inference.constraint import constraint_of
+from lora_s2s.pipeline.adapters import NO_DATA, recipe_of
+from lora_s2s.pipeline.predict import decoding_settings
 from lora_s2s.readers.recorded import Named, follow_recorded, is_pattern, record_data
+from lora_s2s.recipe.constraint import LABELS, Constraint, parse
 from lora_s2s.recipe.layers import Overrides, overridden_keys
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.records import AdapterManifest
 
 SOURCES = "sources"
+KEY = "evaluation.constraint"
+_NAME_THEM = f"name the labels: --set '{KEY}=[yes, no]'"
+_A_FILE = {
+    "json": "a JSON Schema (an object)",
+    "grammar": "a grammar in GBNF (rules such as root ::= …)",
+}
 _SPLITS = ("test", "validation", "train")
 
 
@@ -75,3 +95,102 @@ def _check_tokenizer(recipe: Recipe, folder: Path) -> None:
             f"model.name={recipe.model.name}",
             where=str(folder / "recipe.yaml"),
         )
+
+
+def with_constraint(recipe: Recipe, model: str, overrides: Overrides = ()) -> Recipe:
+    """Returns a recipe whose constraint is complete.
+
+    Args:
+        recipe: that of ``model``, with overrides.
+        model: an untrusted folder, or a name.
+        overrides: the user's; a file named here is read.
+
+    Raises:
+        UsageError: the training targets are no set of labels, or are not known.
+        DataError: a file cannot be read, or the folder's recipe names one.
+    """
+    if recipe.evaluation.constraint is None:
+        return recipe
+    constraint = parse(recipe.evaluation.constraint)
+    if constraint.is_complete:
+        return recipe
+    if constraint.kind == LABELS:
+        return _with(recipe, _labels(_training_targets(recipe, model, overrides)))
+    if KEY not in overridden_keys(overrides):
+        raise DataError(
+            f"the recipe of {model} names the file '{constraint.text:.200}' as {KEY}: not read",
+            hint=f"if that is the file you want: --set '{KEY}={constraint.value}'",
+        )
+    return _with(recipe, _read(constraint))
+
+
+def recipe_to_answer(model: str, overrides: Overrides = ()) -> Recipe:
+    """Returns the recipe that a model answers by, its constraint complete."""
+    return with_constraint(recipe_of(model, overrides), model, overrides)
+
+
+def with_trained_constraint(recipe: Recipe, prepared: PreparedDataset) -> Recipe:
+    """Returns a user's recipe whose constraint is complete, as the adapter's folder records it."""
+    if recipe.evaluation.constraint is None:
+        return recipe
+    constraint = parse(recipe.evaluation.constraint)
+    if constraint.is_complete:
+        return recipe
+    if constraint.kind == LABELS:
+        return _with(recipe, _labels(prepared.train.targets()))
+    return _with(recipe, _read(constraint))
+
+
+def _with(recipe: Recipe, constraint: Constraint) -> Recipe:
+    value = list(constraint.labels) or constraint.value
+    evaluation = recipe.evaluation.model_copy(update={"constraint": value})
+    return recipe.model_copy(update={"evaluation": evaluation})
+
+
+def _labels(targets: Iterable[str]) -> Constraint:
+    distinct: set[str] = set()
+    for target in targets:
+        distinct.add(target)
+        if len(distinct) > limits.MOST_CONSTRAINT_LABELS:
+            break
+    try:
+        return parse(sorted(distinct))
+    except ValueError as error:
+        problem = f"{KEY} is labels, and the training targets are not: {error}"
+        raise UsageError(problem, hint=_NAME_THEM) from error
+
+
+def _training_targets(recipe: Recipe, model: str, overrides: Overrides) -> Iterable[str]:
+    if recipe.data.train == NO_DATA:
+        raise UsageError(f"{model} has no recipe that names training data", hint=_NAME_THEM)
+    data = followed(recipe, model, overrides, split=TRAIN).data
+    for example in Examples(data, TRAIN):
+        if isinstance(example, Example) and example.split in ("", TRAIN):
+            yield example.target
+
+
+def _read(constraint: Constraint) -> Constraint:
+    path = Path(constraint.text.strip()).expanduser()
+    with naming(path):
+        content = read_whole(path, most=limits.LARGEST_CONSTRAINT)
+    try:
+        text = content.decode("utf-8-sig").strip()
+        if constraint.kind == "json":
+            text = json_text(loads(text))
+        complete = parse(f"{constraint.kind}: {text}")
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"not {_A_FILE[constraint.kind]}: {error}", where=str(path)) from error
+    if not complete.is_complete:
+        raise DataError(f"not {_A_FILE[constraint.kind]}", where=str(path))
+    return complete
+
+
+def check_constraint(
+    recipe: Recipe, prepared: PreparedDataset, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Compiles a complete constraint, before hours go into training.
+
+    Raises:
+        UsageError: the vocabulary cannot write it, or answers would be too short for it.
+    """
+    constraint_of(decoding_settings(recipe.evaluation, prepared.manifest.input), tokenizer)

@@ -11,6 +11,7 @@ from lora_s2s.data.limits import KEYS, Bounds
 from lora_s2s.data.prepared import PreparedDataset
 from lora_s2s.models.precision import resolve_device
 from lora_s2s.models.row_memory import device_memory, positions, read_config, row_cost
+from lora_s2s.pipeline.followed import with_trained_constraint
 from lora_s2s.recipe.schema import Recipe
 
 # Of the targets, how many an answer may be too short for before it is reported.
@@ -33,6 +34,11 @@ def with_lengths(recipe: Recipe, prepared: PreparedDataset) -> Recipe:
     tokens = recipe.evaluation.answer_tokens(chosen[KEYS["target"]])
     evaluation = recipe.evaluation.model_copy(update={"max_new_tokens": tokens})
     return recipe.model_copy(update={"data": data, "evaluation": evaluation})
+
+
+def with_data(recipe: Recipe, prepared: PreparedDataset) -> Recipe:
+    """Returns the recipe with what it leaves to its data: lengths, and the labels of answers."""
+    return with_trained_constraint(with_lengths(recipe, prepared), prepared)
 
 
 def warn_of_short_answers(recipe: Recipe, prepared: PreparedDataset) -> None:

@@ -14,8 +14,7 @@ from lora_s2s.display import Display
 from lora_s2s.errors import UsageError
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.inference.predictor import Predictor
-from lora_s2s.pipeline.adapters import recipe_of
-from lora_s2s.pipeline.constraint import KEY, with_constraint
+from lora_s2s.pipeline.followed import KEY, recipe_to_answer, with_constraint
 from lora_s2s.pipeline.inputs import Input, Inputs
 from lora_s2s.pipeline.predict import answers_to, decoding_settings
 from lora_s2s.pipeline.surroundings import called
@@ -59,7 +58,7 @@ def open_model(
     name: str, *, base: str | None, overrides: Overrides, progress: bool | Display
 ) -> Model:
     """Loads a model with the recipe that it was trained with."""
-    recipe = with_constraint(recipe_of(name, overrides), name, overrides)
+    recipe = recipe_to_answer(name, overrides)
     return Model(name, predictor_of(name, recipe, base), recipe, progress)
 
 

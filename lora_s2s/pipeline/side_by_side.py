@@ -12,8 +12,7 @@ from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import jsonl_line
 from lora_s2s.hub import check_folder
 from lora_s2s.inference.engine import DecodingSettings
-from lora_s2s.pipeline.adapters import recipe_of
-from lora_s2s.pipeline.constraint import with_constraint
+from lora_s2s.pipeline.followed import recipe_to_answer
 from lora_s2s.pipeline.model import Model, predictor_of
 from lora_s2s.pipeline.predict import decoding_settings
 from lora_s2s.recipe.layers import Overrides
@@ -82,7 +81,7 @@ def open_side_by_side(
     Raises:
         UsageError: ``baseline``, and the model is not an adapter.
     """
-    recipe = with_constraint(recipe_of(name, overrides), name, overrides)
+    recipe = recipe_to_answer(name, overrides)
     predictor = predictor_of(name, recipe, base)
     other = Model(name, predictor.baseline(), recipe, False) if baseline else None
     decoding = decoding_settings(recipe.evaluation, predictor.settings)

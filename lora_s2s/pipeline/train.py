@@ -10,8 +10,7 @@ from lora_s2s.models.precision import resolve_device, resolve_dtype
 from lora_s2s.pipeline.adapted import AdaptedBase, adapted_base
 from lora_s2s.pipeline.adapter_folder import identity, origin, write_adapter
 from lora_s2s.pipeline.choices import advice_on, gather_facts, resolved_recipe
-from lora_s2s.pipeline.constraint import with_trained_constraint
-from lora_s2s.pipeline.lengths import warn_of_short_answers, with_lengths
+from lora_s2s.pipeline.lengths import warn_of_short_answers, with_data
 from lora_s2s.pipeline.notices import show_data
 from lora_s2s.pipeline.prepare import data_line, prepare_data, sources_of
 from lora_s2s.pipeline.runs import (
@@ -51,7 +50,7 @@ def train_adapter(
     say(data_line(prepared))
     show_data(prepared.manifest.report)
     warn_of_short_answers(recipe, prepared)
-    recipe = with_trained_constraint(with_lengths(recipe, prepared), prepared)
+    recipe = with_data(recipe, prepared)
     adapted = adapted_base(recipe, prepared)
     facts = gather_facts(prepared, adapted)
     recipe = resolved_recipe(recipe, facts, begun=running if resume else None)

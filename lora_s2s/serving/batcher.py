@@ -14,13 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from lora_s2s.errors import DataError, UsageError
+from lora_s2s.errors import DataError, SetupError, UsageError
 from lora_s2s.inference.decode import Prediction, read_answer
 from lora_s2s.inference.engine import MOST_HYPOTHESES, DecodingSettings, WatchedEngine
 from lora_s2s.inference.torch_engine import TorchEngine
 from lora_s2s.serving.models import Served
 
 _Result = TypeVar("_Result")
+FORMAT = "response_format"
 # What a decoder writes for the bytes of an unfinished character.
 _INCOMPLETE = "\ufffd"
 # Decoding the text so far after each token would cost more than a fast engine's tokens.
@@ -40,7 +41,13 @@ class Stopping(Exception):
 
 
 class Unreadable(Exception):
-    """No source can be made of a row; the message says why."""
+    """No source can be made of a row, or its answers cannot be as ``field`` asks; the message says
+    why.
+    """
+
+    def __init__(self, message: str, field: str = "prompt") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 @dataclass(frozen=True)
@@ -89,9 +96,14 @@ class Job:
         """Renders and measures the source, as ``predict`` does.
 
         Raises:
-            Unreadable: no source can be made of the row.
+            Unreadable: no source can be made of the row, or the model cannot follow the
+                constraint.
         """
         predictor = self.served.predictor
+        try:
+            predictor.check_constraint(self.settings)
+        except (UsageError, SetupError) as error:
+            raise Unreadable(error.message, FORMAT) from error
         try:
             question = predictor.question(self.row)
         except (UsageError, DataError) as error:

@@ -10,8 +10,7 @@ from lora_s2s.errors import UsageError
 from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.loading import load_sharing
 from lora_s2s.inference.predictor import Predictor
-from lora_s2s.pipeline.adapters import recipe_of
-from lora_s2s.pipeline.constraint import with_constraint
+from lora_s2s.pipeline.followed import recipe_to_answer
 from lora_s2s.pipeline.model import report_not_used
 from lora_s2s.pipeline.names import located
 from lora_s2s.pipeline.predict import decoding_settings
@@ -44,7 +43,7 @@ def load_models(names: Sequence[str], sets: Overrides = ()) -> list[Served]:
         raise UsageError(
             f"two models are called '{twice}'", hint=f"name one of them: other={asked[-1][1]}"
         )
-    recipes = [with_constraint(recipe_of(model, sets), model, sets) for _, model in asked]
+    recipes = [recipe_to_answer(model, sets) for _, model in asked]
     predictors = load_sharing([model for _, model in asked], dtype=recipes[0].model.dtype)
     report_not_used(predictors[0])
     served = []

@@ -12,6 +12,8 @@ from pydantic import ConfigDict, Field
 
 from lora_s2s import limits
 from lora_s2s.documents import Record
+from lora_s2s.files import json_text
+from lora_s2s.recipe.constraint import Value
 
 _One = Annotated[float, Field(ge=1, le=1)]
 _Zero = Annotated[float, Field(ge=0, le=0)]
@@ -33,6 +35,79 @@ class StreamOptions(_Strict):
     include_obfuscation: Literal[False] | None = None
 
 
+class PlainText(_Strict):
+    """Answers as the model gives them; the server's own constraint, if it has one, still holds."""
+
+    type: Literal["text"]
+
+    @property
+    def constraint(self) -> Value | None:
+        """What a recipe would say for it."""
+        return None
+
+
+class AnyObject(_Strict):
+    """Answers are JSON objects."""
+
+    type: Literal["json_object"]
+
+    @property
+    def constraint(self) -> Value:
+        """See :class:`PlainText`."""
+        return 'json: {"type": "object"}'
+
+
+class NamedSchema(_Strict):
+    """A JSON Schema as OpenAI's API takes it."""
+
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = Field(default=None, description="Accepted: answers always fit.")
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class OfSchema(_Strict):
+    """Answers fit a JSON Schema."""
+
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+    @property
+    def constraint(self) -> Value:
+        """See :class:`PlainText`."""
+        return f"json: {json_text(self.json_schema.schema_)}"
+
+
+class OfLabels(_Strict):
+    """Answers are labels of a list; not in OpenAI's API."""
+
+    type: Literal["labels"]
+    labels: list[str]
+
+    @property
+    def constraint(self) -> Value:
+        """See :class:`PlainText`."""
+        return tuple(self.labels)
+
+
+class OfExpression(_Strict):
+    """Answers fit a regular expression; not in OpenAI's API."""
+
+    type: Literal["regex"]
+    regex: str
+
+    @property
+    def constraint(self) -> Value:
+        """See :class:`PlainText`."""
+        return f"regex: {self.regex}"
+
+
+ResponseFormat = Annotated[
+    PlainText | AnyObject | OfSchema | OfLabels | OfExpression,
+    Field(discriminator="type"),
+]
+
+
 class _Request(_Strict):
     """What both endpoints take."""
 
@@ -52,7 +127,15 @@ class _Request(_Strict):
     top_p: _One | None = None
     presence_penalty: _Zero | None = None
     frequency_penalty: _Zero | None = None
+    response_format: ResponseFormat | None = Field(
+        default=None, description="What answers may be; see docs/CONSTRAINTS.md."
+    )
     logit_bias: Annotated[dict[str, object], Field(max_length=0)] | None = None
+
+    @property
+    def constraint(self) -> Value | None:
+        """What answers may be; None for the server's own way."""
+        return None if self.response_format is None else self.response_format.constraint
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -112,12 +195,6 @@ class Message(_Strict):
         return "\n".join(part.text for part in self.content)
 
 
-class PlainText(_Strict):
-    """The only response format so far."""
-
-    type: Literal["text"]
-
-
 class ChatRequest(_Request):
     """Body of ``POST /v1/chat/completions``."""
 
@@ -127,5 +204,4 @@ class ChatRequest(_Request):
     top_logprobs: _Zero | None = None
     tools: _Nothing | None = None
     tool_choice: Literal["none"] | None = None
-    response_format: PlainText | None = None
     store: Literal[False] | None = None

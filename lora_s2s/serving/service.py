@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
+from lora_s2s import limits
 from lora_s2s.console import say
 from lora_s2s.errors import UsageError
-from lora_s2s.serving.batcher import Answer, Batcher, Job, QueueFull, Stopping
+from lora_s2s.recipe.constraint import Value, parse
+from lora_s2s.serving.batcher import FORMAT, Answer, Batcher, Job, QueueFull, Stopping
 from lora_s2s.serving.metrics import Metrics
 from lora_s2s.serving.models import Served
 from lora_s2s.serving.replies import END, Body, Refused, Shape, event, json_response
@@ -76,7 +78,7 @@ class Service:
     async def completion(self, asked: CompletionRequest, request: Request) -> Response:
         """Answers each prompt."""
         served = self.model(asked.model)
-        jobs = self._jobs(served, asked.rows, asked.max_tokens, asked.stops)
+        jobs = self._jobs(served, asked.rows, asked.max_tokens, asked)
         return await self._respond(Shape(chat=False, model=served.name), jobs, asked, request)
 
     async def chat(self, asked: ChatRequest, request: Request) -> Response:
@@ -90,7 +92,7 @@ class Service:
                 raise Refused(422, "the last message is not the user's", "messages")
             row, ignored = asked.messages[-1].text, len(turns) - 1
         longest = asked.max_completion_tokens or asked.max_tokens
-        jobs = self._jobs(served, [row], longest, asked.stops)
+        jobs = self._jobs(served, [row], longest, asked)
         shape = Shape(chat=True, model=served.name)
         response = await self._respond(shape, jobs, asked, request)
         if ignored:
@@ -98,12 +100,20 @@ class Service:
         return response
 
     def _jobs(
-        self, served: Served, rows: Sequence[Row], longest: int | None, stops: tuple[str, ...]
+        self,
+        served: Served,
+        rows: Sequence[Row],
+        longest: int | None,
+        asked: CompletionRequest | ChatRequest,
     ) -> list[Job]:
-        most = served.settings.max_new_tokens
-        settings = replace(served.settings, max_new_tokens=min(longest or most, most))
+        own = served.settings
+        settings = replace(
+            own,
+            max_new_tokens=min(longest or own.max_new_tokens, own.max_new_tokens),
+            constraint=_checked(asked.constraint) or own.constraint,
+        )
         loop = asyncio.get_running_loop()
-        return [Job(served, row, settings, loop.create_future(), stops) for row in rows]
+        return [Job(served, row, settings, loop.create_future(), asked.stops) for row in rows]
 
     async def _respond(
         self,
@@ -170,6 +180,24 @@ class Service:
             self.metrics.tokens(job.served.name, answer.read, answer.produced)
             if self._limits.log_text:
                 say(f"{job.served.name}: {job.row} → {answer.text}")
+
+
+def _checked(constraint: Value | None) -> Value | None:
+    """Returns a request's constraint.
+
+    Raises:
+        Refused: it means nothing, or is larger than a request's may be.
+    """
+    if constraint is None:
+        return None
+    try:
+        meant = parse(constraint)
+    except ValueError as error:
+        raise Refused(422, str(error), FORMAT) from error
+    if len(meant.text) + sum(map(len, meant.labels)) > limits.LARGEST_REQUEST_CONSTRAINT:
+        most = f"{limits.LARGEST_REQUEST_CONSTRAINT:,}"
+        raise Refused(422, f"it has more than {most} characters", FORMAT)
+    return constraint
 
 
 def _headers(jobs: Sequence[Job]) -> dict[str, str]:

@@ -84,7 +84,7 @@ def _result(everything: asyncio.Future[list[Answer]]) -> list[Answer]:
     if error is None:
         return everything.result()
     if isinstance(error, Unreadable):
-        raise Refused(422, str(error), "prompt")
+        raise Refused(422, str(error), error.field)
     log_failure(error)
     raise Refused(500, "the model failed on this request")
 

@@ -130,6 +130,7 @@ def test_alternatives_that_cannot_be_written_are_left_out() -> None:
         ("regex: ~+", "vocabulary cannot write '~'"),
         ("regex: ()", "allows the empty answer alone"),
         ("regex: ((a{1,99}){1,99}){1,99}", "parts, repetitions counted; expected at most 50,000"),
+        ("regex: [ab]*a[ab]{20}", "needs more than 5,000 states"),
         (f"regex: {'(' * 200}a{')' * 200}", "nests 200 levels"),
         ('grammar: root ::= "a" root', "no finite text fits it"),
         ("grammar: root ::= other", "not a valid grammar in GBNF"),
