@@ -81,11 +81,16 @@ class Evaluation:
             "predictions": None if predictions is None else str(predictions),
             "references": self.references,
             "unstopped": self.unstopped,
-            "decoding": asdict(self.settings),
+            "decoding": self._decoding(),
             "sources": self.sources,
             "labels": None if self.labels is None else self.labels.to_json(),
             "notes": list(self.notes),
         }
+
+    def _decoding(self) -> dict[str, object]:
+        constraint = self.settings.constraint
+        listed = list(constraint) if isinstance(constraint, tuple) else constraint
+        return {**asdict(self.settings), "constraint": listed}
 
     def write(self, out: Path) -> Path:
         """Writes ``predictions.jsonl`` and ``scores.json`` into ``out`` atomically, replacing an

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -150,8 +151,8 @@ class _Matcher(Protocol):
     def fork(self) -> _Matcher:
         """Returns a copy."""
 
-    def fill_next_token_bitmask(self, words: object) -> bool:
-        """Writes a bit for each token: whether it may follow."""
+    def fill_next_token_bitmask(self, words: object, row: int) -> bool:
+        """Writes a bit for each token into a row: whether it may follow."""
 
 
 @dataclass(frozen=True)
@@ -172,20 +173,22 @@ class _State:
     after_break: _Matcher | None
     at_break: bool
 
+    @property
+    def current(self) -> _Matcher:
+        """The one that knows which tokens may follow."""
+        return self.after_break if self.at_break and self.after_break else self.matcher
+
 
 class GrammarConstraint:
     """See :class:`lora_s2s.inference.constraint.Constraint`."""
 
     most_tokens = None
 
-    def __init__(
-        self, tables: _Tables, written: WrittenTokens, prefix: Sequence[int], end: int
-    ) -> None:
-        """Takes a grammar compiled for what tokens write, the ids that every answer begins with,
-        and the one that ends it.
+    def __init__(self, tables: _Tables, written: WrittenTokens, prefix: Sequence[int]) -> None:
+        """Takes a grammar compiled for what tokens write, and the ids that every answer begins
+        with.
         """
-        self._tables, self._written = tables, written
-        self._prefix, self._end = tuple(prefix), end
+        self._tables, self._written, self._prefix = tables, written, tuple(prefix)
         self._states: dict[tuple[int, ...], _State | None] = {}
         self._lock = Lock()
         self._width = len(written.pieces)
@@ -203,7 +206,8 @@ class GrammarConstraint:
         """
         xgrammar = library()
         rules = _checked_size(grammar_rules(constraint))
-        written = written_tokens(tokenizer)
+        vocabulary = _vocabulary(tokenizer)
+        written = vocabulary.written
         cut = writable.writable(rules, written.characters)
         if cut.missing:
             named = ", ".join(cut.missing[:5])
@@ -219,15 +223,10 @@ class GrammarConstraint:
             if writable.allows_empty(rules):
                 empty = xgrammar.Grammar.from_ebnf('root ::= ""')
                 grammar = xgrammar.Grammar.union(grammar, empty)
-        end = int(tokenizer.eos_token_id)
-        pieces = [piece or b"" for piece in written.pieces]
-        usual = _compiled(xgrammar, grammar, pieces, end)
-        after_break = None
-        if written.breaks:
-            shown = [piece.removeprefix(_SPACE) for piece in pieces]
-            after_break = _compiled(xgrammar, grammar, shown, end)
+        compilers = vocabulary.usual, vocabulary.after_break
+        usual, after_break = (one and one.compile_grammar(grammar) for one in compilers)
         prefix = special_token_templates(tokenizer).target.prefix
-        return cls(_Tables(usual, after_break), written, prefix, end)
+        return cls(_Tables(usual, after_break), written, prefix)
 
     def allow(self, answers: Sequence[Sequence[int]], allowed_BV: NDArray[np.bool_]) -> None:
         """See :class:`lora_s2s.inference.constraint.Constraint`.
@@ -235,21 +234,32 @@ class GrammarConstraint:
         Raises:
             DataError: no token can continue an answer.
         """
+        keys = [tuple(ids) for ids in answers]
         with self._lock:
-            self._states = {tuple(ids): self._state(tuple(ids)) for ids in answers}
-            for ids, row_V in zip(answers, allowed_BV, strict=True):
-                self._allow(tuple(ids), row_V)
+            self._states = {ids: self._state(ids) for ids in keys}
+            states = [self._states[ids] for ids in keys]
+            followed = [row for row, state in enumerate(states) if state is not None]
+            if followed:
+                masks_BV = self._masks([state for state in states if state is not None])
+                allowed_BV[followed, : self._width] = masks_BV
+        for row, (ids, state) in enumerate(zip(keys, states, strict=True)):
+            if state is None:
+                begun = len(ids)
+                forced = begun < len(self._prefix) and ids == self._prefix[:begun]
+                allowed_BV[row, self._prefix[begun] if forced else slice(None)] = True
+            else:
+                self._adjust(ids, state, allowed_BV[row])
 
-    def _allow(self, ids: tuple[int, ...], row_V: NDArray[np.bool_]) -> None:
-        if len(ids) < len(self._prefix) and ids == self._prefix[: len(ids)]:
-            row_V[self._prefix[len(ids)]] = True
-            return
-        state = self._states[ids]
-        if state is None:
-            row_V[:] = True
-            return
-        matcher = state.after_break if state.at_break and state.after_break else state.matcher
-        row_V[: self._width] = _mask(matcher, self._width)
+    def _masks(self, states: Sequence[_State]) -> NDArray[np.uint8]:
+        """Returns which tokens may follow each state (B, V)."""
+        words_BW = library().allocate_token_bitmask(len(states), self._width)
+        for row, state in enumerate(states):
+            state.current.fill_next_token_bitmask(words_BW, row)
+        bits = np.unpackbits(words_BW.numpy().view(np.uint8), axis=1, bitorder="little")
+        return bits[:, : self._width]
+
+    def _adjust(self, ids: tuple[int, ...], state: _State, row_V: NDArray[np.bool_]) -> None:
+        """Adds and takes what the grammar cannot tell."""
         if state.at_break:
             row_V[self._spaces] = True
         if len(ids) == len(self._prefix):
@@ -268,8 +278,9 @@ class GrammarConstraint:
         begun = len(self._prefix)
         if len(ids) <= begun:
             return self._start() if ids == self._prefix else None
-        if (before := self._states.get(ids[:-1])) is not None:
-            return self._advanced(before, ids[-1])
+        if ids[:-1] in self._states:
+            before = self._states[ids[:-1]]
+            return self._advanced(before, ids[-1]) if before else None
         state = self._start() if ids[:begun] == self._prefix else None
         for token in ids[begun:]:
             state = self._advanced(state, token) if state else None
@@ -299,21 +310,31 @@ class GrammarConstraint:
         return _State(matchers[0], after, token in self._written.breaks)
 
 
-def _compiled(xgrammar: Any, grammar: Any, pieces: Sequence[bytes], end: int) -> Any:
+@dataclass(frozen=True)
+class _Vocabulary:
+    """What tokens write, and what compiles grammars for it; see :class:`_Tables`."""
+
+    written: WrittenTokens
+    usual: Any
+    after_break: Any | None
+
+
+@lru_cache(maxsize=4)
+def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> _Vocabulary:
+    written, end = written_tokens(tokenizer), int(tokenizer.eos_token_id)
+    pieces = [piece or b"" for piece in written.pieces]
+    after_break = None
+    if written.breaks:
+        after_break = _compiler([piece.removeprefix(_SPACE) for piece in pieces], end)
+    return _Vocabulary(written, _compiler(pieces, end), after_break)
+
+
+def _compiler(pieces: list[bytes], end: int) -> Any:
+    xgrammar = library()
     tokens = xgrammar.TokenizerInfo(
-        list(pieces), xgrammar.VocabType.RAW, vocab_size=len(pieces), stop_token_ids=[end]
+        pieces, xgrammar.VocabType.RAW, vocab_size=len(pieces), stop_token_ids=[end]
     )
     # Masks are made when they are needed: all of them in advance may take minutes.
-    compiler = xgrammar.GrammarCompiler(
+    return xgrammar.GrammarCompiler(
         tokens, max_threads=1, cache_enabled=False, enable_dynamic_compilation=True
     )
-    return compiler.compile_grammar(grammar)
-
-
-def _mask(matcher: _Matcher, width: int) -> NDArray[np.bool_]:
-    """Returns which tokens may follow (V)."""
-    words = library().allocate_token_bitmask(1, width)
-    matcher.fill_next_token_bitmask(words)
-    bits = np.unpackbits(words.numpy().view(np.uint8), bitorder="little")
-    mask: NDArray[np.bool_] = bits[:width].astype(np.bool_)
-    return mask
