@@ -195,9 +195,17 @@ def cost(predictor: Predictor, sources: list[str], rounds: int) -> dict[str, Any
     }
 
 
+PARTS: dict[str, Callable[[random.Random], Case]] = {
+    "labels": label_case,
+    "regex": expression_case,
+    "json": schema_case,
+}
+
+
 def main() -> None:
-    """Runs all parts and writes one JSON file."""
+    """Runs the parts asked for; the others stay as the file has them."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", nargs="+", default=[*PARTS, "demo", "cost"])
     parser.add_argument("--count", type=int, default=1000, help="constraints of each kind")
     parser.add_argument("--limit", type=int, default=250, help="messages of the demo")
     parser.add_argument("--rounds", type=int, default=5)
@@ -205,28 +213,26 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    path = asked.out / "constraints-cpu.json"
+    result = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    result["what"] = "constrained answers; see benchmarks/constraints.py"
+    names = ("xgrammar", "torch", "transformers")
+    result["versions"] = {name: version(name) for name in names}
     with tempfile.TemporaryDirectory() as folder:
-        random_parts = {
-            name: judged(make, asked.count, Path(folder) / name)
-            for name, make in {
-                "labels": label_case,
-                "regex": expression_case,
-                "json": schema_case,
-            }.items()
-        }
-    predictor = load_predictor(asked.adapter)
-    pairs = examples("test")[: asked.limit]
-    sources = [predictor.render(message) for message, _ in pairs]
-    result = {
-        "what": "constrained answers; see benchmarks/constraints.py",
-        "versions": {name: version(name) for name in ("xgrammar", "torch", "transformers")},
-        "random": random_parts,
-        "demo": demo(predictor, sources, [record for _, record in pairs]),
-        "cost": cost(predictor, sources, asked.rounds),
-    }
+        for name, make in PARTS.items():
+            if name in asked.parts:
+                result[name] = judged(make, asked.count, Path(folder) / name)
+    if {"demo", "cost"} & {*asked.parts}:
+        predictor = load_predictor(asked.adapter)
+        pairs = examples("test")[: asked.limit]
+        sources = [predictor.render(message) for message, _ in pairs]
+        if "demo" in asked.parts:
+            result["demo"] = demo(predictor, sources, [record for _, record in pairs])
+        if "cost" in asked.parts:
+            result["cost"] = cost(predictor, sources, asked.rounds)
     asked.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=2, ensure_ascii=False)
-    (asked.out / "constraints-cpu.json").write_text(text + "\n", encoding="utf-8")
+    path.write_text(text + "\n", encoding="utf-8")
     print(text)
 
 
