@@ -15,7 +15,7 @@ from torch import Tensor
 from lora_s2s.fast_t5.decoder import Decoder, State, close_ranks
 from lora_s2s.inference.beam_search import Candidates, Search
 from lora_s2s.inference.engine import Answer, DecodingSettings, Watch
-from lora_s2s.models.logits import check_logits
+from lora_s2s.models.logits import Constrained, check_logits
 
 # How many steps' work may be spent on answers that have ended, before the others are copied
 # together: about what the copy costs.
@@ -26,8 +26,10 @@ _BLOCK = 64  # ids whose largest logit is found first
 
 
 def supports(settings: DecodingSettings) -> bool:
-    """Whether they are of greedy decoding, or of beam search with no penalty but the length's."""
-    has = {"max_new_tokens", "num_beams", "early_stopping", "length_penalty"}
+    """Whether they are of greedy decoding, or of beam search with no penalty but the length's; with
+    a constraint or without.
+    """
+    has = {"max_new_tokens", "num_beams", "early_stopping", "length_penalty", "constraint"}
     return not set(settings.changed()) - has
 
 
@@ -54,12 +56,15 @@ class Greedy:
         self._most, self._end = settings.max_new_tokens, end
         self._name, self._watch = name, watch
 
-    def extend(self, logits_RV: Tensor) -> None:
+    def extend(self, logits_RV: Tensor, constrained: Constrained | None = None) -> None:
         """Takes the next id of every row.
 
         Raises:
             DataError: the logits are not finite.
         """
+        if constrained is not None:
+            ruled_out_RV = constrained.ruled_out(self._ids, logits_RV)
+            logits_RV = logits_RV.masked_fill(ruled_out_RV, -torch.inf)
         best_R1, chosen_R1 = largest(logits_RV, 1)
         check_logits(best_R1, model=self._name)
         for place, (ids, token) in enumerate(zip(self._ids, chosen_R1[:, 0].tolist(), strict=True)):
@@ -99,7 +104,7 @@ class Beams:
         self._search = Search(len(sources), settings, (), end)
         self._beams, self._name = settings.num_beams, name
 
-    def extend(self, logits_RV: Tensor) -> Tensor:
+    def extend(self, logits_RV: Tensor, constrained: Constrained | None = None) -> Tensor:
         """Takes the next id of every row, or the first ids of a source's only row; returns the
         rows that they go on from.
 
@@ -108,9 +113,13 @@ class Beams:
         """
         scores_BK = torch.from_numpy(self._search.scores_BK).to(logits_RV.device)
         begins = len(logits_RV) == len(self.sources)
-        candidates = best_continuations(
-            logits_RV, scores_BK[:, :1] if begins else scores_BK, self._beams, name=self._name
-        )
+        scores_BK = scores_BK[:, :1] if begins else scores_BK
+        log_probs_RV = logits_RV.float().log_softmax(dim=-1)
+        if constrained is not None:
+            running = self._search.running()[:: self._beams if begins else 1]
+            ruled_out_RV = constrained.ruled_out(running, log_probs_RV)
+            log_probs_RV = log_probs_RV.masked_fill(ruled_out_RV, -torch.inf)
+        candidates = best_continuations(log_probs_RV, scores_BK, self._beams, name=self._name)
         parents_R = self._search.extend(candidates)
         self.over = self._search.over_B.tolist()
         return torch.from_numpy(parents_R).to(logits_RV.device)
@@ -138,21 +147,20 @@ class Beams:
 
 
 def best_continuations(
-    logits_RV: Tensor, scores_BK: Tensor, beams: int, *, name: str
+    log_probs_RV: Tensor, scores_BK: Tensor, beams: int, *, name: str
 ) -> Candidates:
     """Returns the 2 · ``beams`` best continuations of each source.
 
     Args:
-        logits_RV: of every row.
+        log_probs_RV: of every row.
         scores_BK: the sums of log-probabilities of the rows so far.
         name: the model's, for messages.
 
     Raises:
         DataError: the logits are not finite.
     """
-    logits_RV = logits_RV.float()
     rows, count = scores_BK.shape[0], 2 * beams
-    best_RC, ids_RC = largest(logits_RV.log_softmax(dim=-1), count)
+    best_RC, ids_RC = largest(log_probs_RV, count)
     check_logits(best_RC, model=name)
     totals_BN = (best_RC + scores_BK.reshape(-1, 1)).view(rows, -1)
     scores_BC, places_BC = totals_BN.topk(min(count, totals_BN.shape[1]), dim=-1)
@@ -206,13 +214,14 @@ class Continuous:
     """Answers sources with a decoder, as many at once as the settings allow.
 
     ``name`` is the model's, for messages; ``start`` the decoder's first id, ``end`` that of
-    ``</s>``.
+    ``</s>``; ``constrained`` rules out tokens.
     """
 
     decoder: Decoder
     name: str
     start: int
     end: int
+    constrained: Constrained | None = None
 
     def answers(
         self,
@@ -272,14 +281,14 @@ class Continuous:
         else:
             rows = Beams(places, settings, self.end, self.name)
         start_R = torch.full((len(places),), self.start, device=self.decoder.device)
-        rows.extend(self.decoder.step(state, start_R))
+        rows.extend(self.decoder.step(state, start_R), self.constrained)
         if settings.num_beams > 1:
             state.repeat(settings.num_beams)
         return _Batch(state, rows)
 
     def _step(self, batch: _Batch) -> None:
         logits_RV = self.decoder.step(batch.state, batch.rows.newest().to(self.decoder.device))
-        parents_R = batch.rows.extend(logits_RV)
+        parents_R = batch.rows.extend(logits_RV, self.constrained)
         if parents_R is not None:
             batch.state.reorder(parents_R)
 

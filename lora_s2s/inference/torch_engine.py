@@ -136,8 +136,14 @@ class TorchEngine:
             decoder = fast_decoder(model, sources, start=start, adapter=adapter)
         if decoder is None:
             return None
-        queue = Continuous(decoder, self.name, start, self.tokenizer.eos_token_id)
+        end, constrained = self.tokenizer.eos_token_id, self._constrained(settings)
+        queue = Continuous(decoder, self.name, start, end, constrained)
         return self._from_queue(queue, sources, settings, watch)
+
+    def _constrained(self, settings: DecodingSettings) -> Constrained | None:
+        constraint = constraint_of(settings, self.tokenizer)
+        end = self.tokenizer.eos_token_id
+        return None if constraint is None else Constrained(constraint.allow, end)
 
     def _from_queue(
         self,
@@ -158,8 +164,8 @@ class TorchEngine:
         inputs = self.inputs(sources)
         config = decoding_config(self.model, self.tokenizer, settings.changed())
         processors = finite_logits(self.name)
-        if constraint := constraint_of(settings, self.tokenizer):
-            processors.append(Constrained(constraint.allow, self.tokenizer.eos_token_id))
+        if constrained := self._constrained(settings):
+            processors.append(constrained)
         if settings.temperature > 0:
             sampling = Sampling(
                 sources,

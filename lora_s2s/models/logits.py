@@ -68,10 +68,19 @@ class Constrained(LogitsProcessor):  # type: ignore[misc]
         self._allow, self._end = allow, end
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        answers = input_ids[:, 1:].tolist()
+        ruled_out_BV = self.ruled_out(input_ids[:, 1:].tolist(), scores)
+        return scores.masked_fill(ruled_out_BV, -torch.inf)
+
+    def ruled_out(self, answers: Sequence[Sequence[int]], scores: Tensor) -> Tensor:
+        """Returns a mask (B, V) of the tokens that may not follow.
+
+        Args:
+            answers: each answer's ids so far; after the end, anything may follow.
+            scores: (B, V), for its size and its device.
+        """
         open_rows = [row for row, ids in enumerate(answers) if self._end not in ids]
         allowed_BV = np.zeros((len(open_rows), scores.shape[-1]), np.bool_)
         self._allow([answers[row] for row in open_rows], allowed_BV)
         ruled_out_BV = torch.zeros_like(scores, dtype=torch.bool)
         ruled_out_BV[open_rows] = torch.from_numpy(~allowed_BV).to(scores.device)
-        return scores.masked_fill(ruled_out_BV, -torch.inf)
+        return ruled_out_BV

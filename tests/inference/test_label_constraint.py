@@ -151,3 +151,21 @@ def test_bytes_write_every_label(tmp_path: Path) -> None:
     assert constraint is not None
     allowed = list(paths(constraint, tokenizer.eos_token_id, len(tokenizer)))
     assert {*tokenizer.batch_decode(allowed, skip_special_tokens=True)} == {*labels}
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_our_own_decoding_is_that_of_generate(
+    beams: int, tmp_path: Path, tiny_t5: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = tokenizer_of("t5", tmp_path / "t5")
+    predictors = []
+    for forward in ("fast", "reference"):
+        monkeypatch.setenv("LORA_S2S_FORWARD", forward)
+        engine = TorchEngine("tiny", tiny_t5(vocab_size=len(tokenizer)), tokenizer)
+        predictor = Predictor("tiny", engine, tokenizer)
+        asked = [settings(labels, num_beams=beams) for labels in label_sets(4)]
+        queued = engine.queued_answers([[5, 1]], asked[0])
+        assert (queued is not None) == (forward == "fast")
+        sources = [f"{word} {word}" for word in string.ascii_lowercase]
+        predictors.append([decode(predictor, sources, one) for one in asked])
+    assert predictors[0] == predictors[1]
