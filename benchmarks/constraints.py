@@ -102,7 +102,14 @@ def schema_case(chosen: random.Random) -> Case:
     schema = random_schema(chosen)
     texts = [] if has_pattern(schema) else [random_value(chosen, schema) for _ in range(DRAWS)]
     made = [written(value, chosen) for value in texts]
-    return f"json: {json.dumps(schema)}", made, lambda text: fits(json.loads(text), schema)
+
+    def is_valid(text: str) -> bool:
+        try:
+            return bool(fits(json.loads(text), schema))
+        except ValueError:
+            return False
+
+    return f"json: {json.dumps(schema)}", made, is_valid
 
 
 def judged(make: Callable[[random.Random], Case], count: int, folder: Path) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from lora_s2s import limits
 from lora_s2s.errors import UsageError
 from lora_s2s.inference.ebnf import ROOT, Characters, Choice, Literal, Name, Part, Repeat
 
-_LAST = 0x10FFFF
 Range = tuple[int, int]
 
 
@@ -37,7 +36,7 @@ class _Places:
     def _add(self, part: Part, start: int, end: int) -> None:
         """Adds the ways of a part from one place to another."""
         if isinstance(part, Characters):
-            self.moves[start] += ((low, high, end) for low, high in _ranges(part))
+            self.moves[start] += ((low, high, end) for low, high in part.spans)
         elif isinstance(part, Literal):
             self._add_all(part.parts, start, end)
         elif isinstance(part, Choice):
@@ -99,18 +98,6 @@ class _Places:
                 reached.add(place)
                 waiting += self.free[place]
         return frozenset(reached)
-
-
-def _ranges(part: Characters) -> list[Range]:
-    """Returns the characters of a set, in ascending ranges."""
-    if not part.excluded:
-        return list(part.ranges)
-    ranges, next_low = [], 0
-    for low, high in sorted(part.ranges):
-        if next_low < low:
-            ranges.append((next_low, low - 1))
-        next_low = max(next_low, high + 1)
-    return [*ranges, (next_low, _LAST)] if next_low <= _LAST else ranges
 
 
 def deterministic(rules: Mapping[str, Choice]) -> dict[str, Choice]:

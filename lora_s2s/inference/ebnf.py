@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from lora_s2s.errors import UsageError
 
 ROOT = "root"
+_LAST, _HALVES = 0x10FFFF, (0xD800, 0xDFFF)
 _TOKEN = re.compile(
     r"""\s*(?:
         (?P<string>"(?:[^"\\]|\\.)*") | (?P<set>\[(?:[^\]\\]|\\.)*\])
@@ -34,6 +35,18 @@ class Characters:
     text: str
     ranges: tuple[tuple[int, int], ...]
     excluded: bool
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """The set as ascending ranges, without halves of characters, which UTF-8 cannot write."""
+        if not self.excluded:
+            return list(self.ranges)
+        spans, begin = [], 0
+        for low, high in sorted([*self.ranges, _HALVES]):
+            if begin < low:
+                spans.append((begin, low - 1))
+            begin = max(begin, high + 1)
+        return [*spans, (begin, _LAST)] if begin <= _LAST else spans
 
     def holds(self, character: str) -> bool:
         """Whether a character is in the set."""
