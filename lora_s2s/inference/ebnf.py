@@ -1,14 +1,14 @@
 """A grammar as text: what xgrammar prints of one, rules of alternatives of sequences.
 
->>> rules = read('root ::= (("a" x) | ([^\\\\n]{2, -1}))\\nx ::= ("" | ([0-9] x))')
+>>> rules = read('root ::= (("a" x) | ([b-d]{2, -1}))\\nx ::= ("" | ([0-9é] x))')
 >>> written(rules)
-'root ::= (("a" x) | [^\\\\U0000000a]{2, -1})\\nx ::= ("" | ([0-9] x))'
+'root ::= (("a" x) | [b-d]{2, -1})\\nx ::= ("" | ([0-9\\\\U000000e9] x))'
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from lora_s2s.errors import UsageError
@@ -28,6 +28,16 @@ _NAMED = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v", "b": "\b", "0":
 _PATTERN = re.compile(r'Regex\("((?:[^"\\]|\\.)*)", json_string=true\)\s*')
 
 
+def _others(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Returns what is in none of the ranges, as ascending ranges."""
+    others, begin = [], 0
+    for low, high in sorted(ranges):
+        if begin < low:
+            others.append((begin, low - 1))
+        begin = max(begin, high + 1)
+    return [*others, (begin, _LAST)] if begin <= _LAST else others
+
+
 @dataclass(frozen=True)
 class Characters:
     """One character of a set, as ranges; ``excluded`` turns the set around."""
@@ -39,14 +49,8 @@ class Characters:
     @property
     def spans(self) -> list[tuple[int, int]]:
         """The set as ascending ranges, without halves of characters, which UTF-8 cannot write."""
-        if not self.excluded:
-            return list(self.ranges)
-        spans, begin = [], 0
-        for low, high in sorted([*self.ranges, _HALVES]):
-            if begin < low:
-                spans.append((begin, low - 1))
-            begin = max(begin, high + 1)
-        return [*spans, (begin, _LAST)] if begin <= _LAST else spans
+        excluded = self.ranges if self.excluded else _others(self.ranges)
+        return _others([*excluded, _HALVES])
 
     def holds(self, character: str) -> bool:
         """Whether a character is in the set."""
@@ -243,10 +247,9 @@ def _written(part: Part) -> str:
         return '"' + "".join(_code(one.ranges[0][0]) for one in part.parts) + '"'
     if isinstance(part, Characters):
         spans = (
-            _code(low) if low == high else f"{_code(low)}-{_code(high)}"
-            for low, high in part.ranges
+            _code(low) if low == high else f"{_code(low)}-{_code(high)}" for low, high in part.spans
         )
-        return f"[{'^' * part.excluded}{''.join(spans)}]"
+        return f"[{''.join(spans)}]"
     if len(part.sequences) == 1 and len(part.sequences[0]) == 1:
         return _written(part.sequences[0][0])
     sequences = (" ".join(map(_written, sequence)) or '""' for sequence in part.sequences)

@@ -77,7 +77,7 @@ def writable(rules: Mapping[str, Choice], characters: frozenset[str] | None) -> 
 
 
 def _anything(one: Characters) -> bool:
-    return one.ranges != () or one.excluded
+    return bool(one.spans)
 
 
 def _can_write(characters: frozenset[str]) -> CanWrite:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from random_constraints import (
     LETTERS,
+    allowed_after,
     drawn,
     fits,
     has_pattern,
@@ -113,6 +114,15 @@ def test_a_grammar(tokenizer: Any) -> None:
         assert reached(made, tokenizer, text)
     for text in ("", "(a", "a)", "c"):
         assert not reached(made, tokenizer, text)
+
+
+def test_halves_of_characters_are_no_characters(tmp_path: Path) -> None:
+    # UTF-8 could spell U+D800, and no decoder would take it.
+    tokenizer, chosen = tokenizer_of("byt5", tmp_path), random.Random(2)
+    made = constraint('json: {"type": "string", "minLength": 3, "maxLength": 3}', tokenizer)
+    ids = [byte + 3 for byte in b'"\xed']
+    assert {int(token) - 3 for token in allowed_after(made, ids, 300)} == {*range(0x80, 0xA0)}
+    assert all(len(json.loads(str(drawn(made, tokenizer, chosen)))) == 3 for _ in range(40))
 
 
 def test_alternatives_that_cannot_be_written_are_left_out() -> None:
