@@ -117,10 +117,26 @@ class Decoding(Record):
     constraint: ConstraintValue = None
 
 
+class LabelProbabilities(Record):
+    """The labels that were scored, and what their log-probabilities are divided by; null where no
+    validation data told.
+    """
+
+    labels: list[str]
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
+class ScoredLabels(Record):
+    """What is read back of an evaluation's labels."""
+
+    probabilities: LabelProbabilities | None = None
+
+
 class Scored(Record):
     """What is read back of one evaluation; its scores are shown as they stand."""
 
     decoding: Decoding | None = None
+    labels: ScoredLabels | None = None
 
 
 class Counts(Record):
@@ -157,6 +173,12 @@ class AdapterManifest(Document):
     def decoding(self) -> Decoding | None:
         """That of the newest evaluation."""
         return next((one.decoding for one in reversed(self.scores.values()) if one.decoding), None)
+
+    @property
+    def probabilities(self) -> LabelProbabilities | None:
+        """The labels of the newest evaluation that scored some."""
+        labels = (one.labels for one in reversed(self.scores.values()) if one.labels)
+        return next((one.probabilities for one in labels if one.probabilities), None)
 
 
 class FinishedManifest(AdapterManifest):

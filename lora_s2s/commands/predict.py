@@ -20,6 +20,43 @@ if TYPE_CHECKING:
     from lora_s2s.inference.engine import DecodingSettings
     from lora_s2s.inference.predictor import Predictor
     from lora_s2s.pipeline.inputs import Inputs
+    from lora_s2s.pipeline.ranking import LabelChoice
+
+
+File = Annotated[
+    str | None,
+    typer.Option(
+        "--input",
+        metavar="FILE",
+        help="Input file: one text per line (.txt) or one record per row (.jsonl, .csv, …); - "
+        "reads stdin.",
+    ),
+]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        metavar="FILE",
+        help="Output file, complete or not at all. .jsonl, .parquet: rows; .csv and .tsv: rows "
+        "of such an input. Default: stdout.",
+    ),
+]
+Scores = Annotated[
+    bool,
+    typer.Option(
+        "--scores",
+        help="Choose the most likely label and add probabilities. Labels: those of the training "
+        "targets, or --labels.",
+    ),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="LABELS",
+        help="For --scores: a file (a label a line, or a JSON list), or 'yes, no'.",
+    ),
+]
 
 
 def predict(
@@ -28,28 +65,12 @@ def predict(
         list[str] | None,
         typer.Argument(metavar="[TEXT …]", help="Texts to answer; - reads lines from stdin."),
     ] = None,
-    file: Annotated[
-        str | None,
-        typer.Option(
-            "--input",
-            metavar="FILE",
-            help="Input file: one text per line (.txt) or one record per row (.jsonl, .csv, …); - "
-            "reads stdin.",
-        ),
-    ] = None,
+    file: File = None,
     literal: Annotated[
         list[str] | None,
         typer.Option("--text", metavar="TEXT", help="A text that is also a file's name; repeats."),
     ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output",
-            metavar="FILE",
-            help="Output file, complete or not at all. .jsonl, .parquet: rows; .csv and .tsv: rows "
-            "of such an input. Default: stdout.",
-        ),
-    ] = None,
+    output: Output = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Continue what a stopped command left (FILE.part)."),
@@ -57,13 +78,15 @@ def predict(
     interactive: Annotated[
         bool, typer.Option("--interactive", help="Answer line by line, as a chat.")
     ] = False,
+    scores: Scores = False,
+    labels: Labels = None,
     base: Base = None,
     constraint: Constraint = None,
     sets: Sets = None,
 ) -> None:
     """Answer texts or rows. Rows keep their fields and gain a "prediction"; CSV stays CSV.
 
-    --set evaluation.num_beams=4 and the like change the decoding.
+    --set evaluation.num_beams=4 and the like change the decoding. --scores decodes nothing.
     """
     from lora_s2s.console import require_stdout, say
     from lora_s2s.errors import UsageError
@@ -72,8 +95,11 @@ def predict(
         require_stdout()
     if resume and not output:
         raise UsageError("--resume continues a file of answers", hint="add --output FILE")
+    if labels is not None and not scores:
+        raise UsageError("--labels names what --scores chooses from", hint="add --scores")
     from lora_s2s.pipeline.followed import recipe_to_answer
     from lora_s2s.pipeline.inputs import read_inputs, refuse_file_names
+    from lora_s2s.pipeline.label_set import label_choice
     from lora_s2s.pipeline.model import predictor_of
     from lora_s2s.pipeline.names import located
     from lora_s2s.pipeline.predict import answer_into, check_inputs, decoding_settings
@@ -83,8 +109,10 @@ def predict(
     refuse_file_names(texts or [])
     model = located(model)
     recipe = recipe_to_answer(model, with_option(sets, constraint))
-    if interactive and (words or file or output):
-        raise UsageError("--interactive reads and answers lines: it takes no texts and no files")
+    if interactive and (words or file or output or scores):
+        raise UsageError(
+            "--interactive reads and answers lines: it takes no texts, no files and no --scores"
+        )
     if interactive:
         predictor = predictor_of(model, recipe, base)
         _chat(predictor, decoding_settings(recipe.evaluation, predictor.settings))
@@ -93,26 +121,30 @@ def predict(
     if output:
         check_output(Path(output))
         check_kind(output, inputs)
+    choice = label_choice(model, recipe, sets or (), labels) if scores else None
     predictor = predictor_of(model, recipe, base)
     check_inputs(predictor, inputs)
     settings = decoding_settings(recipe.evaluation, predictor.settings)
     if output:
-        answer_into(Path(output), predictor, inputs, settings, resume=resume)
+        answer_into(Path(output), predictor, inputs, settings, choice=choice, resume=resume)
         say(f"{inputs.count:,} predictions: {output}")
         return
-    _write_out(predictor, inputs, settings)
+    _write_out(predictor, inputs, settings, choice)
 
 
-def _write_out(predictor: Predictor, inputs: Inputs, settings: DecodingSettings) -> None:
+def _write_out(
+    predictor: Predictor, inputs: Inputs, settings: DecodingSettings, choice: LabelChoice | None
+) -> None:
     """Writes answers to stdout as they come."""
     from itertools import chain
 
     from lora_s2s.console import write_out
     from lora_s2s.pipeline.predict import answers_to
     from lora_s2s.pipeline.predictions import lines_of
+    from lora_s2s.pipeline.ranking import FIELDS
 
-    answers = chain.from_iterable(answers_to(predictor, inputs, settings))
-    for line in lines_of(inputs, answers):
+    answers = chain.from_iterable(answers_to(predictor, inputs, settings, choice=choice))
+    for line in lines_of(inputs, answers, FIELDS if choice else ()):
         write_out(line.removesuffix("\n"))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,25 @@ _ROWS_AT_ONCE = 1024
 
 
 def write_rows(
-    path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, like: Path | None
+    path: Path,
+    rows: Iterable[Mapping[str, Any]],
+    columns: Sequence[str],
+    *,
+    like: Path | None,
+    new: Collection[str] = (),
 ) -> None:
     """Writes rows to a new Parquet file.
 
     Args:
         columns: names, in order; a row without one has null there.
-        like: a Parquet file whose types are kept for the columns that it has; other columns have
-            the types of the first thousand rows.
+        like: a Parquet file whose types are kept for the columns that it has; other columns, and
+            those of ``new``, have the types of the first thousand rows.
 
     Raises:
         UsageError: a later row has a value of another type.
     """
-    known = {} if like is None else {field.name: field.type for field in pq.read_schema(like)}
+    kept = [] if like is None else [one for one in pq.read_schema(like) if one.name not in new]
+    known = {field.name: field.type for field in kept}
     writer: pq.ParquetWriter | None = None
     try:
         for chunk in _chunks(iter(rows)):

@@ -43,10 +43,17 @@ def _percent(part: int, whole: int) -> float:
 
 @dataclass(frozen=True)
 class LabelTable:
-    """The labels of the references, most frequent first; ``others`` are answers without label."""
+    """The labels of the references, most frequent first.
+
+    Attributes:
+        others: answers without label.
+        confusion: how many sources have a label as reference and one as answer (None: no label),
+            most frequent first.
+    """
 
     rows: tuple[LabelRow, ...]
     others: tuple[str, ...]
+    confusion: tuple[tuple[str, str | None, int], ...] = ()
 
     @property
     def sources(self) -> int:
@@ -64,11 +71,17 @@ class LabelTable:
         return [row for row in self.rows if not row.answers]
 
     def to_json(self) -> dict[str, object]:
-        """The table, the labels that are never answered, and the number of other answers."""
+        """The table, the labels that are never answered, the number of other answers, and the
+        confusion matrix as its entries that are not zero.
+        """
         return {
             "table": [row.to_json() for row in self.rows],
             "never_answered": [row.label for row in self.never_answered],
             "other_answers": len(self.others),
+            "confusion": [
+                {"label": label, "answer": answer, "count": count}
+                for label, answer, count in self.confusion
+            ],
         }
 
 
@@ -78,21 +91,28 @@ def distinct_labels(references: References) -> int | None:
     Labels are short, one per source, and repeat often.
     """
     firsts = Counter(plain_answer(texts[0]) for texts in references)
-    total = firsts.total()
     single = sum(len(set(map(plain_answer, texts))) == 1 for texts in references)
-    repeated = sum(count for count in firsts.values() if count >= _TIMES)
-    short = all(len(label) <= _LONGEST_LABEL and "\n" not in label for label in firsts)
-    few, most = len(firsts) <= min(MOST_LABELS, total // _TIMES), _SHARE_REPEATED * total
-    repeat = len(firsts) <= _VERY_FEW or repeated >= most
-    return len(firsts) if few and short and single >= most and repeat else None
+    one_each = single >= _SHARE_REPEATED * firsts.total()
+    return len(firsts) if one_each and are_labels(firsts) else None
+
+
+def are_labels(targets: Counter[str]) -> bool:
+    """Whether plain answers are labels: short, few, and repeated often."""
+    total = targets.total()
+    repeated = sum(count for count in targets.values() if count >= _TIMES)
+    short = all(len(label) <= _LONGEST_LABEL and "\n" not in label for label in targets)
+    few = len(targets) <= min(MOST_LABELS, total // _TIMES)
+    repeat = len(targets) <= _VERY_FEW or repeated >= _SHARE_REPEATED * total
+    return few and short and repeat
 
 
 def label_table(predictions: Sequence[str], references: References) -> LabelTable:
     """Counts references, answers and correct answers; any reference of a source is correct."""
     counts, answers, right = Counter[str](), Counter[str](), Counter[str]()
     answered: list[str] = []
-    for text, texts in zip(predictions, references, strict=True):
-        label, answer = plain_answer(texts[0]), plain_answer(text)
+    labels = [plain_answer(texts[0]) for texts in references]
+    for label, text, texts in zip(labels, predictions, references, strict=True):
+        answer = plain_answer(text)
         hit = answer in map(plain_answer, texts)
         answered.append(label if hit else answer)
         counts[label] += 1
@@ -102,4 +122,10 @@ def label_table(predictions: Sequence[str], references: References) -> LabelTabl
         LabelRow(label, count, answers[label], right[label])
         for label, count in counts.most_common()
     )
-    return LabelTable(tuple(rows), tuple(answer for answer in answered if answer not in counts))
+    others = tuple(answer for answer in answered if answer not in counts)
+    pairs = Counter(
+        (label, answer if answer in counts else None)
+        for label, answer in zip(labels, answered, strict=True)
+    )
+    confusion = tuple((*pair, count) for pair, count in pairs.most_common())
+    return LabelTable(tuple(rows), others, confusion)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_s2s.errors import UsageError
-from lora_s2s.exporters.parity import ScoringEngine
+from lora_s2s.inference.engine import ExportedEngine
 from lora_s2s.inference.predictor import Predictor
 
 
@@ -60,7 +60,7 @@ class Exporter:
     families: Collection[str] | None
     require: Callable[[], object]
     write: Callable[[Job, Path], None]
-    engine: Callable[[Predictor, Path, str], ScoringEngine]
+    engine: Callable[[Predictor, Path, str], ExportedEngine]
     never: Callable[[Predictor], Sequence[Sequence[int]]]
     example: Callable[[Usage], str]
 

@@ -13,7 +13,6 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Protocol
 
 import torch
 
@@ -25,17 +24,6 @@ BEAMS = 4
 _BATCH = 16
 # Answers that the reference itself scores alike, in nats over the whole answer.
 _TIE = 1e-3
-
-
-class ScoringEngine(ExportedEngine, Protocol):
-    """An engine that also gives the probabilities of given answers."""
-
-    def log_probs(
-        self, sources: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
-    ) -> list[list[float]]:
-        """Returns the log-probability of each answer's tokens, ``</s>`` included, in nats; the
-        answers come without it.
-        """
 
 
 @dataclass(frozen=True)
@@ -114,7 +102,7 @@ class Reference:
     def log_probs(
         self, sources: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
     ) -> list[list[float]]:
-        """See :class:`ScoringEngine`."""
+        """See :class:`ExportedEngine`."""
         start_id = self.engine.model.config.decoder_start_token_id
         begin = self.predictor.tokenizer.pad_token_id if start_id is None else start_id
         rows = []
@@ -130,7 +118,7 @@ class Reference:
         return rows
 
     def vocabulary(self) -> list[str]:
-        """See :class:`ScoringEngine`."""
+        """See :class:`ExportedEngine`."""
         tokenizer = self.predictor.tokenizer
         tokens: list[str] = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         return tokens
@@ -188,7 +176,7 @@ def expect(
     return replace(expected, beam=without_end(beam, reference.end))
 
 
-def compare(expected: Expected, export: ScoringEngine) -> Parity:
+def compare(expected: Expected, export: ExportedEngine) -> Parity:
     """Compares an export with what its model answered, and both sides' speed."""
     reference, sources = expected.reference, expected.sources
     settings = DecodingSettings(expected.max_new_tokens)
@@ -216,7 +204,7 @@ def compare(expected: Expected, export: ScoringEngine) -> Parity:
     )
 
 
-def check(parity: Parity, reference: Reference, export: ScoringEngine, precision: str) -> None:
+def check(parity: Parity, reference: Reference, export: ExportedEngine, precision: str) -> None:
     """Refuses an export that differs by more than its precision explains.
 
     Raises:

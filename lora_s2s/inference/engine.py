@@ -152,8 +152,16 @@ class QueuedEngine(Engine, Protocol):
         """
 
 
+@runtime_checkable
 class ExportedEngine(Engine, Protocol):
     """An engine that runs an exported folder."""
+
+    def log_probs(
+        self, sources: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        """Returns the log-probability of each answer's tokens, ``</s>`` included, in nats; the
+        answers come without it.
+        """
 
     def vocabulary(self) -> list[str]:
         """Returns the token of each id."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 from typing import Any, overload
 
@@ -11,18 +12,22 @@ from typing_extensions import TypedDict, Unpack
 
 from lora_s2s.console import say
 from lora_s2s.display import Display
-from lora_s2s.errors import UsageError
+from lora_s2s.errors import Error, UsageError
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.pipeline.followed import KEY, recipe_to_answer, with_constraint
 from lora_s2s.pipeline.inputs import Input, Inputs
-from lora_s2s.pipeline.predict import answers_to, decoding_settings
+from lora_s2s.pipeline.label_set import label_choice
+from lora_s2s.pipeline.predict import answers_to, decoding_settings, rankings
+from lora_s2s.pipeline.predictions import Answer
+from lora_s2s.pipeline.ranking import Candidates, LabelChoice, Ranking, Weighing, candidates_of
 from lora_s2s.pipeline.surroundings import called
 from lora_s2s.recipe.layers import Overrides
 from lora_s2s.recipe.load import with_arguments
 from lora_s2s.recipe.schema import Recipe
 
 Row = Mapping[str, object]
+Rows = list[dict[str, Any]]
 
 
 class DecodingOptions(TypedDict, total=False):
@@ -39,6 +44,13 @@ class DecodingOptions(TypedDict, total=False):
     top_p: float | None
     seed: int | None
     constraint: str | list[str] | None
+
+
+class ScoringOptions(TypedDict, total=False):
+    """What bounds the scoring of candidates; see the section ``evaluation`` of a recipe."""
+
+    max_new_tokens: int | None
+    batch_tokens: int | None
 
 
 def predictor_of(model: str, recipe: Recipe, base: str | None = None) -> Predictor:
@@ -100,9 +112,9 @@ class Model:
     @overload
     def __call__(
         self,
-        inputs: list[dict[str, Any]],
+        inputs: Rows,
         **options: Unpack[DecodingOptions],
-    ) -> list[dict[str, Any]]: ...
+    ) -> Rows: ...
 
     def __call__(
         self,
@@ -129,6 +141,76 @@ class Model:
             answers = [_answered(item, text) for (item, _), text in zip(items, texts, strict=True)]
         return answers if several else answers[0]
 
+    @cached_property
+    def _labels(self) -> LabelChoice:
+        try:
+            return label_choice(self.name, self._recipe, (), None)
+        except Error as error:
+            error.hint = 'name the candidates: model.score("one text", ["yes", "no"])'
+            raise
+
+    @overload
+    def score(
+        self,
+        inputs: str | Row,
+        candidates: Sequence[str] | None = None,
+        *,
+        length_normalized: bool = False,
+        temperature: float | None = None,
+        **options: Unpack[ScoringOptions],
+    ) -> Ranking: ...
+
+    @overload
+    def score(
+        self,
+        inputs: list[str] | tuple[str, ...] | Rows,
+        candidates: Candidates | None = None,
+        *,
+        length_normalized: bool = False,
+        temperature: float | None = None,
+        **options: Unpack[ScoringOptions],
+    ) -> list[Ranking]: ...
+
+    def score(
+        self,
+        inputs: object,
+        candidates: object = None,
+        *,
+        length_normalized: bool = False,
+        temperature: float | None = None,
+        **options: Unpack[ScoringOptions],
+    ) -> Ranking | list[Ranking]:
+        """Ranks candidates by their exact log-probability as the whole answer.
+
+        Args:
+            inputs: a text, a row, or a list of texts or rows.
+            candidates: a list of texts for all of them, or a list for each; by default the labels
+                of an adapter's last evaluation, else those among its training targets.
+            length_normalized: compare log-probabilities per token, which does not prefer short
+                candidates; without it, probabilities are those of the model.
+            temperature: divides log-probabilities before they are normalised over the candidates;
+                by default 1, for an adapter's own labels what its evaluation fitted.
+            options: ``max_new_tokens``, which bounds a candidate, and ``batch_tokens``.
+
+        Raises:
+            Error: candidates that are fewer than two, empty, the same, too long, or that the
+                tokenizer cannot write.
+        """
+        if unknown := sorted(options.keys() - ScoringOptions.__annotations__.keys()):
+            raise UsageError(f"score has no option {unknown[0]}: nothing is decoded")
+        several = isinstance(inputs, list | tuple)
+        items = [*_items(inputs)]
+        with called(self._progress):
+            choice = self._labels if candidates is None else LabelChoice(())
+            given = choice.labels if candidates is None else candidates
+            lists = candidates_of(given, len(items), several=several)
+            recipe = with_arguments(self._recipe, "evaluation", options)
+            settings = decoding_settings(recipe.evaluation, self._predictor.settings)
+            fitted = choice.weighing.temperature
+            weighing = Weighing(fitted if temperature is None else temperature, length_normalized)
+            ranked = [*rankings(self._predictor, items, lists, settings, weighing)]
+        return ranked if several else ranked[0]
+
 
 def _items(inputs: object) -> Inputs:
     listed = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
@@ -145,5 +227,5 @@ def _items(inputs: object) -> Inputs:
     return Inputs.of(items, [f"item {number}" for number in range(1, len(items) + 1)])
 
 
-def _answered(item: Input, text: str) -> str | dict[str, Any]:
-    return text if isinstance(item, str) else {**item, "prediction": text}
+def _answered(item: Input, answer: Answer) -> object:
+    return answer if isinstance(item, str) else {**item, "prediction": answer}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from itertools import chain, islice
 from pathlib import Path
@@ -15,9 +15,11 @@ from lora_s2s.files import sha256_file
 from lora_s2s.inference import decode as decoding
 from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.predictor import Predictor
+from lora_s2s.inference.score import score
 from lora_s2s.outputs import appears_whole
 from lora_s2s.pipeline.inputs import Inputs, Placed
-from lora_s2s.pipeline.predictions import write_answers
+from lora_s2s.pipeline.predictions import Answer, write_answers
+from lora_s2s.pipeline.ranking import FIELDS, LabelChoice, Ranking, Weighing, rank
 from lora_s2s.pipeline.unfinished import Unfinished
 from lora_s2s.recipe.constraint import parse
 from lora_s2s.recipe.evaluation import EvaluationSection
@@ -78,11 +80,17 @@ def decoding_settings(section: EvaluationSection, trained_on: InputSettings) -> 
 
 
 def answers_to(
-    predictor: Predictor, inputs: Inputs, settings: DecodingSettings, *, skip: int = 0
-) -> Iterator[list[str]]:
+    predictor: Predictor,
+    inputs: Inputs,
+    settings: DecodingSettings,
+    *,
+    choice: LabelChoice | None = None,
+    skip: int = 0,
+) -> Iterator[list[Answer]]:
     """Yields the answers to inputs in order, some at a time, with a progress line.
 
     Args:
+        choice: answer with the most likely of these labels, and with the probability of each.
         skip: how many inputs from the first on are left out.
     """
     placed = islice(inputs, skip, None)
@@ -94,38 +102,72 @@ def answers_to(
 
         while some := list(islice(placed, _ROWS_AT_ONCE)):
             sources = [rendered(predictor, one) for one in some]
-            answers = decoding.decode(predictor, sources, settings, progress if shown else None)
-            yield [answer.text for answer in answers]
+            watch = progress if shown else None
+            if choice is None:
+                answers = decoding.decode(predictor, sources, settings, watch)
+                yield [answer.text for answer in answers]
+            else:
+                lists = [choice.labels] * len(sources)
+                scored = score(predictor, sources, lists, settings, watch)
+                yield [rank(scores, choice.weighing).to_dict() for scores in scored]
             done += len(some)
 
 
+def rankings(
+    predictor: Predictor,
+    placed: Sequence[Placed],
+    candidates: Sequence[Sequence[str]],
+    settings: DecodingSettings,
+    weighing: Weighing,
+) -> list[Ranking]:
+    """Ranks the candidates of each input, with a progress line for several."""
+    sources = [rendered(predictor, one) for one in placed]
+    with ProgressLine("score") as line:
+
+        def progress(done: int, total: int) -> None:
+            line.update({}, done=done, total=total)
+
+        shown = progress if len(placed) > 1 else None
+        scored = score(predictor, sources, candidates, settings, shown)
+    return [rank(scores, weighing) for scores in scored]
+
+
 def answer_into(
-    output: Path, predictor: Predictor, inputs: Inputs, settings: DecodingSettings, *, resume: bool
+    output: Path,
+    predictor: Predictor,
+    inputs: Inputs,
+    settings: DecodingSettings,
+    *,
+    choice: LabelChoice | None = None,
+    resume: bool,
 ) -> None:
     """Answers inputs into a file, which appears when it is complete.
 
     Until then the answers are in ``OUTPUT.part``, which a later call continues.
 
     Args:
+        choice: see :func:`answers_to`.
         resume: continue what an earlier call left; see :class:`Unfinished`.
 
     Raises:
         UsageError: an earlier call left answers and ``resume`` is false, or something changed.
         Stopped: stopped by Ctrl-C, with some answers kept.
     """
+    more = FIELDS if choice else ()
     if not appears_whole(output):
         if resume:
             raise UsageError(f"{output} is not a file that could be continued")
-        answers = chain.from_iterable(answers_to(predictor, inputs, settings))
-        write_answers(output, inputs, answers)
+        answers = answers_to(predictor, inputs, settings, choice=choice)
+        write_answers(output, inputs, chain.from_iterable(answers), more)
         return
-    kept = Unfinished(output, _identity(predictor, inputs, settings), resume=resume)
+    identity = _identity(predictor, inputs, choice.to_dict() if choice else asdict(settings))
+    kept = Unfinished(output, identity, resume=resume)
     if kept.count:
         say(f"continuing: {kept.count:,} of {inputs.count:,} inputs are answered")
     try:
-        for some in answers_to(predictor, inputs, settings, skip=kept.count):
+        for some in answers_to(predictor, inputs, settings, choice=choice, skip=kept.count):
             if len(some) == inputs.count:  # all at once: nothing to keep
-                write_answers(output, inputs, some)
+                write_answers(output, inputs, some, more)
                 return
             kept.add(some)
     except KeyboardInterrupt as interrupt:
@@ -136,12 +178,12 @@ def answer_into(
             f"stopped: {kept.count:,} of {inputs.count:,} inputs are answered in {kept.path}",
             hint="the same command with --resume continues",
         ) from interrupt
-    write_answers(output, inputs, kept)
+    write_answers(output, inputs, kept, more)
     kept.remove()
 
 
 def _identity(
-    predictor: Predictor, inputs: Inputs, settings: DecodingSettings
+    predictor: Predictor, inputs: Inputs, settings: Mapping[str, object]
 ) -> dict[str, object]:
     """Returns what answers depend on."""
     content = (
@@ -161,7 +203,5 @@ def _identity(
     return {
         "input": content,
         "model": [predictor.name, weights],
-        "decoding": {
-            key: value for key, value in asdict(settings).items() if key != "batch_tokens"
-        },
+        "decoding": {key: value for key, value in settings.items() if key != "batch_tokens"},
     }

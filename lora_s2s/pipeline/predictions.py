@@ -5,19 +5,22 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lora_s2s.console import warn
 from lora_s2s.data.parquet import write_rows
 from lora_s2s.errors import UsageError
-from lora_s2s.files import jsonl_line, staged_file
+from lora_s2s.files import json_text, jsonl_line, staged_file
 from lora_s2s.outputs import appears_whole, output_stream, target_of
 from lora_s2s.pipeline.inputs import JSON_LINES, TABLES, Input, Inputs, Table
 from lora_s2s.readers.streams import COMPRESSED
 
-PREDICTION = "prediction"
+# An answer's text, or the fields that a row gains, "prediction" among them.
+Answer = str | Mapping[str, object]
+
+PREDICTION, PROBABILITY = "prediction", "probability"
 _PARQUET = ".parquet"
 _SPREADSHEETS = (".xlsx", ".xls", ".ods")
 # A spreadsheet runs what begins with one of these.
@@ -45,49 +48,68 @@ def check_kind(output: str, inputs: Inputs) -> None:
         raise UsageError(f"{path.name}: Parquet is written to a regular file")
 
 
-def write_answers(path: Path, inputs: Inputs, answers: Iterable[str]) -> None:
+def write_answers(
+    path: Path, inputs: Inputs, answers: Iterable[Answer], more: Sequence[str] = ()
+) -> None:
     """Writes an output file: all of it, or nothing.
+
+    Args:
+        more: the fields that rows gain beside ``prediction``.
 
     Raises:
         UsageError: rows that differ in their types, for Parquet.
     """
     if path.suffix.lower() == _PARQUET:
-        rows = (_row(item, text) for (item, _), text in zip(inputs, answers, strict=True))
+        rows = (_row(item, answer) for (item, _), answer in zip(inputs, answers, strict=True))
         source = inputs.file if inputs.file and inputs.file.suffix.lower() == _PARQUET else None
-        columns = list(dict.fromkeys([*(inputs.columns or ["text"]), PREDICTION]))
+        columns = list(dict.fromkeys([*(inputs.columns or ["text"]), PREDICTION, *more]))
         with staged_file(target_of(path)) as staged:
-            write_rows(staged, rows, columns, like=source)
+            write_rows(staged, rows, columns, like=source, new=more)
         return
     with output_stream(path) as stream:
-        for line in lines_of(inputs, answers, output=str(path)):
+        for line in lines_of(inputs, answers, more, output=str(path)):
             stream.write(line.encode("utf-8", "backslashreplace"))
 
 
-def lines_of(inputs: Inputs, answers: Iterable[str], *, output: str | None = None) -> Iterator[str]:
+def lines_of(
+    inputs: Inputs,
+    answers: Iterable[Answer],
+    more: Sequence[str] = (),
+    *,
+    output: str | None = None,
+) -> Iterator[str]:
     """Yields what goes out: a line for a line, a row with ``prediction`` for a row.
+
+    A line of an answer with more fields ends in a tab and its ``probability``.
 
     Rows of CSV and TSV go out as such, unless the output's name says JSON lines; other rows are
     JSON lines.
 
     Args:
+        more: the fields that rows gain beside ``prediction``.
         output: a file's name; one of JSON lines takes texts too, as ``{"text": …, "prediction":
             …}``.
     """
     kind = "" if output is None else Path(output).suffix.lower()
-    pairs = ((item, text) for (item, _), text in zip(inputs, answers, strict=True))
+    pairs = ((item, answer) for (item, _), answer in zip(inputs, answers, strict=True))
     if inputs.table is not None and kind in ("", *TABLES):
-        yield from _csv_lines(pairs, inputs, inputs.table.named(kind))
+        names = list(dict.fromkeys([*inputs.columns, PREDICTION, *more]))
+        yield from _csv_lines(pairs, names, inputs.table.named(kind))
         return
     as_rows, joined = kind in JSON_LINES, 0
-    for item, text in pairs:
+    for item, answer in pairs:
         if as_rows or isinstance(item, dict):
-            yield jsonl_line(_row(item, text))
-        elif inputs.alone:
-            yield f"{text}\n"
+            yield jsonl_line(_row(item, answer))
+            continue
+        fields = _fields(answer)
+        text = str(fields[PREDICTION])
+        share = f"\t{fields[PROBABILITY]:.4f}" if PROBABILITY in fields else ""
+        if inputs.alone:
+            yield f"{text}{share}\n"
         else:  # one line in, one line out, whatever the model wrote
             lines = text.splitlines()
             joined += len(lines) > 1
-            yield " ".join(lines) + "\n"
+            yield f"{' '.join(lines)}{share}\n"
     if joined:
         warn(
             f"the lines of {joined:,} answers are joined by spaces; --output FILE.jsonl keeps "
@@ -95,27 +117,37 @@ def lines_of(inputs: Inputs, answers: Iterable[str], *, output: str | None = Non
         )
 
 
-def _row(item: Input, prediction: str) -> dict[str, Any]:
-    return {**({"text": item} if isinstance(item, str) else item), PREDICTION: prediction}
+def _fields(answer: Answer) -> Mapping[str, object]:
+    return {PREDICTION: answer} if isinstance(answer, str) else answer
 
 
-def _csv_lines(pairs: Iterable[tuple[Input, str]], inputs: Inputs, table: Table) -> Iterator[str]:
-    """Yields rows with every column they had and ``prediction``, which stands last unless it was a
-    column already.
+def _row(item: Input, answer: Answer) -> dict[str, Any]:
+    return {**({"text": item} if isinstance(item, str) else item), **_fields(answer)}
+
+
+def _csv_lines(
+    pairs: Iterable[tuple[Input, Answer]], names: Sequence[str], table: Table
+) -> Iterator[str]:
+    """Yields rows with every column they had and ``prediction``, which stands behind them unless it
+    was a column already.
     """
-    names = list(dict.fromkeys([*inputs.columns, PREDICTION]))
     buffer = io.StringIO()
     writer = csv.writer(buffer, delimiter=table.delimiter, lineterminator="\n")
     if table.header:
         writer.writerow(names)
     formulas = 0
-    for item, text in pairs:
+    for item, answer in pairs:
+        row = _row(item, answer)
+        text = row[PREDICTION]
         formulas += text.startswith(_FORMULA) and not _NUMBER.fullmatch(text)
-        row = _row(item, text)
-        writer.writerow([row.get(name, "") for name in names])
+        writer.writerow([_cell(row.get(name, "")) for name in names])
         yield buffer.getvalue()
         buffer.seek(0)
         buffer.truncate()
     if formulas:
         begin = f"{formulas:,} predictions begin with {' '.join(_FORMULA[:-1])} or {_FORMULA[-1]}"
         warn(f"{begin}, which a spreadsheet may run as formulas: import that column as text")
+
+
+def _cell(value: object) -> object:
+    return json_text(value) if isinstance(value, Mapping) else value

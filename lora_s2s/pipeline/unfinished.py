@@ -10,6 +10,7 @@ from pathlib import Path
 from lora_s2s.errors import UsageError
 from lora_s2s.files import jsonl_line, open_regular, sha256_json
 from lora_s2s.outputs import target_of
+from lora_s2s.pipeline.predictions import Answer
 
 _SUFFIX = ".part"
 
@@ -43,7 +44,7 @@ class Unfinished:
         if self.path.exists():
             self._continue(resume=resume)
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[Answer]:
         if not self.count:
             return
         with open_regular(self.path) as stream:
@@ -51,7 +52,7 @@ class Unfinished:
             for line in stream:
                 yield json.loads(line)
 
-    def add(self, answers: Sequence[str]) -> None:
+    def add(self, answers: Sequence[Answer]) -> None:
         """Appends answers; they survive whatever happens next."""
         with open(self.path, "ab" if self.count else "wb") as stream:
             if not self.count:

@@ -22,6 +22,7 @@ from transformers import AutoTokenizer
 import lora_s2s
 from lora_s2s.errors import RunError, SetupError, UsageError
 from lora_s2s.exporters import ct2, parity
+from lora_s2s.inference.engine import ExportedEngine
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.pipeline.export import export_model
@@ -80,7 +81,7 @@ def test_every_family_answers_as_in_transformers(
     assert (measured.greedy_equal, measured.beam_equal) == (1.0, 1.0)
 
 
-def compared(predictor: Predictor, engine: parity.ScoringEngine, count: int = 40) -> parity.Parity:
+def compared(predictor: Predictor, engine: ExportedEngine, count: int = 40) -> parity.Parity:
     reference = parity.Reference(predictor)
     expected = parity.expect(reference, sources(predictor, count), max_new_tokens=12)
     return parity.compare(expected, engine)

@@ -12,11 +12,13 @@ from fastapi.testclient import TestClient
 
 import lora_s2s
 from lora_s2s.errors import DataError, UsageError
+from lora_s2s.inference import score as scoring
 from lora_s2s.inference.engine import DecodingSettings, WatchedEngine
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.serving.app import create_app
 from lora_s2s.serving.models import load_models
 from lora_s2s.serving.service import Limits, Service
+from lora_s2s.tokens.special_tokens import SpecialTokenTemplate, SpecialTokenTemplates
 
 ADAPTER = Path(__file__).parents[2] / "adapters" / "demo"
 TEXTS = ["hi there'll be 4 of us, at 7pm. for Sat pls, my name's Lotte Winwick", "table for two"]
@@ -55,6 +57,23 @@ def test_penalties_have_the_same_effect(export: Path, asked: dict[str, Any]) -> 
     asked = {"early_stopping": True if "num_beams" in asked else None, **asked}
     expected = adapter(TEXTS, **asked)
     assert exported(TEXTS, **asked) == expected
+
+
+def test_an_export_scores_as_its_adapter(export: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    candidates = ["name: Lotte Winwick | people: 4", "people: 4", "name: Ana | people: 2"]
+    exported = lora_s2s.load(export, progress=False)
+    adapter = lora_s2s.load(ADAPTER, progress=False)
+    pairs = zip(exported.score(TEXTS, candidates), adapter.score(TEXTS, candidates), strict=True)
+    for one, other in pairs:
+        assert one.log_probs == pytest.approx(other.log_probs, abs=1e-2)
+        assert one.best == other.best
+    # The end of mBART's targets is their language, which the runtimes do not put.
+    side = SpecialTokenTemplate((), (1, 5))
+    monkeypatch.setattr(
+        scoring, "special_token_templates", lambda _: SpecialTokenTemplates(side, side)
+    )
+    with pytest.raises(UsageError, match="ct2 cannot score answers that end in their language"):
+        exported.score(TEXTS, candidates)
 
 
 def test_an_export_keeps_the_answer_limit_and_reports_a_cut_answer(export: Path) -> None:

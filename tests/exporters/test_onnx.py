@@ -27,7 +27,7 @@ import lora_s2s
 from lora_s2s.errors import DataError, RunError, SetupError
 from lora_s2s.exporters import onnx, parity
 from lora_s2s.exporters.exporter import Job, Usage
-from lora_s2s.inference.engine import DecodingSettings
+from lora_s2s.inference.engine import DecodingSettings, ExportedEngine
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.inference.onnx_engine import OnnxEngine
 from lora_s2s.inference.predictor import Predictor
@@ -65,7 +65,7 @@ def exported(name: str, folder: Path, precision: str = "float32") -> Predictor:
     return load_predictor(str(folder / "model"), dtype="float32", device="cpu")
 
 
-def checked(predictor: Predictor, engine: parity.ScoringEngine, precision: str = "float32") -> Any:
+def checked(predictor: Predictor, engine: ExportedEngine, precision: str = "float32") -> Any:
     sources = [predictor.encode(text) for text in texts(40)]
     expected = parity.expect(parity.Reference(predictor), sources, max_new_tokens=12)
     measured = parity.compare(expected, engine)
@@ -206,7 +206,7 @@ def test_greedy_answers_are_followed_and_ended_early(
     ]
 
 
-def refusal(predictor: Predictor, engine: parity.ScoringEngine) -> str:
+def refusal(predictor: Predictor, engine: ExportedEngine) -> str:
     with pytest.raises(RunError) as caught:
         checked(predictor, engine)
     return caught.value.message

@@ -21,6 +21,7 @@ from lora_s2s.data.collate import collate
 from lora_s2s.inference.decode import decode
 from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.loading import load_predictor
+from lora_s2s.inference.score import score
 from lora_s2s.models.common import begin_answers
 from lora_s2s.models.loading import load_base
 from lora_s2s.tokens.encoder import encode_texts
@@ -75,6 +76,18 @@ def spoken(kind: str) -> dict[str, str]:
     return dict(zip(("source_language", "target_language"), KINDS[kind][2], strict=False))
 
 
+def read(tokenizer: Any, source: str, target: str) -> Features:
+    """A pair as training reads it."""
+    sides = (
+        encode_texts([source], tokenizer)[0],
+        encode_texts([target], tokenizer, side="text_target")[0],
+    )
+    rules = LengthRules(30, 30, truncate_source="right", long_targets="drop")
+    row = features_of(*sides, special_token_templates(tokenizer), rules)
+    assert isinstance(row, Features)
+    return row
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_decoder_starts_as_transformers_trains(kind: str, tmp_path: Path) -> None:
     folder = write_base(kind, tmp_path)
@@ -83,17 +96,8 @@ def test_the_decoder_starts_as_transformers_trains(kind: str, tmp_path: Path) ->
         load_base(str(folder), device="cpu"),
     )
     begin_answers(base.model, **first_ids(tokenizer))
-    rules = LengthRules(30, 30, truncate_source="right", long_targets="drop")
-    rows = []
-    for source, target in (("stu vw", "xyz"), ("st", "stuvwx")):
-        sides = (
-            encode_texts([source], tokenizer)[0],
-            encode_texts([target], tokenizer, side="text_target")[0],
-        )
-        row = features_of(*sides, special_token_templates(tokenizer), rules)
-        assert isinstance(row, Features)
-        rows.append(row)
-    batch = collate(rows, tokenizer.pad_token_id)
+    pairs = (("stu vw", "xyz"), ("st", "stuvwx"))
+    batch = collate([read(tokenizer, *pair) for pair in pairs], tokenizer.pad_token_id)
     theirs = AutoModelForSeq2SeqLM.from_pretrained(folder, attn_implementation="sdpa")
     labels = batch.labels_BT
     if kind.startswith(
@@ -111,6 +115,20 @@ def test_the_decoder_starts_as_transformers_trains(kind: str, tmp_path: Path) ->
             input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS, **given
         ).loss
     assert float(loss) == pytest.approx(float(mean) * count, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_candidates_score_as_their_targets_train(kind: str, tmp_path: Path) -> None:
+    folder = write_base(kind, tmp_path)
+    (folder / "manifest.json").write_text(json.dumps({"input": spoken(kind)}), encoding="utf-8")
+    predictor = load_predictor(str(folder), device="cpu")
+    tokenizer, candidates = predictor.tokenizer, ["xyz", "xy", "stuvwx"]
+    (scores,) = score(predictor, ["stu vw"], [candidates])
+    for candidate, log_prob in zip(candidates, scores.log_probs, strict=True):
+        batch = collate([read(tokenizer, "stu vw", candidate)], tokenizer.pad_token_id)
+        with torch.no_grad():
+            loss, _ = sequence_loss(predictor.torch.model, batch)
+        assert -float(loss) == pytest.approx(log_prob, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["nllb", "mbart", "bart"])

@@ -1,0 +1,111 @@
+"""The closed set of labels that ``predict --scores`` chooses from. Heavy to import."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from lora_s2s.console import say
+from lora_s2s.errors import DataError, UsageError
+from lora_s2s.evaluation.labels import MOST_LABELS, are_labels
+from lora_s2s.evaluation.metrics import plain_answer
+from lora_s2s.examples.example import Example
+from lora_s2s.examples.read import TRAIN, Examples
+from lora_s2s.files import naming, read_whole
+from lora_s2s.lora.adapter import is_adapter
+from lora_s2s.pipeline.adapters import NO_DATA
+from lora_s2s.pipeline.followed import followed
+from lora_s2s.pipeline.ranking import LabelChoice, Weighing
+from lora_s2s.readers.streams import BadLine, text_lines
+from lora_s2s.recipe.layers import Overrides
+from lora_s2s.recipe.schema import Recipe
+from lora_s2s.records import AdapterManifest
+
+_NAME_THEM = "name the labels: --labels 'yes, no', or --labels FILE"
+
+
+def label_choice(
+    model: str, recipe: Recipe, overrides: Overrides, named: str | None
+) -> LabelChoice:
+    """Returns the labels that a user names, else those of the adapter's training targets, with the
+    temperature of the adapter's last evaluation where that was fitted on the same labels.
+
+    Raises:
+        UsageError: none are named, and the training targets are unknown or no labels.
+        DataError: a file that cannot be read.
+    """
+    folder = Path(model).expanduser()
+    scored = AdapterManifest.read(folder).probabilities if is_adapter(folder) else None
+    if named is not None:
+        labels = named_labels(named)
+    elif scored is not None:
+        labels = tuple(scored.labels)
+    else:
+        try:
+            labels = trained_labels(recipe, model, overrides)
+        except DataError as error:
+            raise DataError(error.message, hint=_NAME_THEM, where=error.where) from error
+    known = scored is not None and set(scored.labels) == set(labels)
+    temperature = scored.temperature if known and scored is not None else None
+    if temperature is None:
+        say(f"{len(labels):,} labels; their probabilities are not calibrated: `lora-s2s eval` can")
+        return LabelChoice(labels)
+    say(f"{len(labels):,} labels; calibrated: temperature {temperature:.3g}")
+    return LabelChoice(labels, Weighing(temperature))
+
+
+def named_labels(named: str) -> tuple[str, ...]:
+    """Returns the labels in a file, or of a list such as ``yes, no``."""
+    path = Path(named).expanduser()
+    if path.is_file():
+        return tuple(_in_file(path))
+    words = named.strip().removeprefix("[").removesuffix("]").split(",")
+    if len(words) < 2:
+        raise UsageError(
+            f"--labels: no file '{named:.200}', and no list of labels", hint=_NAME_THEM
+        )
+    return tuple(word.strip() for word in words)
+
+
+def _in_file(path: Path) -> list[str]:
+    if path.suffix == ".json":
+        with naming(path):
+            content = read_whole(path)
+        try:
+            labels = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"not JSON: {error}", where=str(path)) from error
+        if not isinstance(labels, list) or not all(isinstance(text, str) for text in labels):
+            raise DataError("not a JSON list of texts", where=str(path))
+        return labels
+    labels = []
+    for number, line in enumerate(text_lines(path), start=1):
+        if isinstance(line, BadLine):
+            raise DataError(line.reason, where=f"{path}:{number}")
+        if line.strip():
+            labels.append(line.strip())
+    return labels
+
+
+def trained_labels(recipe: Recipe, model: str, overrides: Overrides) -> tuple[str, ...]:
+    """Returns the labels among an adapter's training targets, the most frequent first.
+
+    Raises:
+        UsageError: there is no training data, or its targets are no labels.
+        DataError: the folder's recipe names other data than it was trained on.
+    """
+    if recipe.data.train == NO_DATA:
+        raise UsageError(f"{model} has no recipe that names training data", hint=_NAME_THEM)
+    data = followed(recipe, model, overrides, split=TRAIN).data
+    counts, spelled = Counter[str](), dict[str, str]()
+    for row in Examples(data, TRAIN):
+        if isinstance(row, Example) and row.split in ("", TRAIN):
+            plain = plain_answer(row.target)
+            counts[plain] += 1
+            spelled.setdefault(plain, row.target)
+            if len(counts) > MOST_LABELS:
+                break
+    if not are_labels(counts):
+        raise UsageError(f"the training targets of {model} are no set of labels", hint=_NAME_THEM)
+    return tuple(spelled[label] for label, _ in counts.most_common())
