@@ -9,7 +9,12 @@ from lora_s2s.console import counted, say, table, warn
 from lora_s2s.data_report import AddedTokens, DataReport, PairSide, Sides
 from lora_s2s.pipeline.adapters import AdapterInfo, without_interval
 from lora_s2s.pipeline.notices import limits_line, short, show_preview, token_table
-from lora_s2s.reports.summary import label_cells, score_lines, score_table
+from lora_s2s.reports.summary import (
+    label_cells,
+    probabilities_line,
+    score_lines,
+    score_table,
+)
 
 _MOST_LABELS = 20
 
@@ -19,6 +24,8 @@ def show_scores(title: str, result: Mapping[str, Any]) -> None:
     table(title, *score_table(result))
     if labels := result.get("labels"):
         _show_labels(labels["table"])
+        if scored := labels.get("probabilities"):
+            say(probabilities_line(scored))
     for note in result.get("notes", ()):
         warn(note)
 

@@ -19,6 +19,7 @@ from lora_s2s.evaluation.metrics import (
     scores_of,
 )
 from lora_s2s.evaluation.notes import Answers, notes_on
+from lora_s2s.evaluation.probabilities import ProbabilityScores
 from lora_s2s.evaluation.significance import SEED
 from lora_s2s.evaluation.ter import time_note
 from lora_s2s.files import jsonl_line, write_json, write_text
@@ -56,6 +57,7 @@ class Evaluation:
         unstopped: answers that reached the length limit.
         sources: how many there are; ``n`` of them are scored, a random sample if fewer.
         labels: counts of each label, if the references are labels.
+        probabilities: how good the probabilities of labels are, if they were scored.
         notes: what limits the reliability of the scores.
     """
 
@@ -70,6 +72,7 @@ class Evaluation:
     sources: int
     labels: LabelTable | None = None
     notes: tuple[str, ...] = ()
+    probabilities: ProbabilityScores | None = None
 
     def to_json(self, predictions: Path | None = None) -> dict[str, object]:
         """The object of ``eval --json``; ``predictions`` is the file of the rows."""
@@ -83,7 +86,7 @@ class Evaluation:
             "unstopped": self.unstopped,
             "decoding": self._decoding(),
             "sources": self.sources,
-            "labels": None if self.labels is None else self.labels.to_json(),
+            "labels": self._labels(),
             "notes": list(self.notes),
         }
 
@@ -91,6 +94,12 @@ class Evaluation:
         constraint = self.settings.constraint
         listed = list(constraint) if isinstance(constraint, tuple) else constraint
         return {**asdict(self.settings), "constraint": listed}
+
+    def _labels(self) -> dict[str, object] | None:
+        if self.labels is None:
+            return None
+        scored = None if self.probabilities is None else asdict(self.probabilities)
+        return {**self.labels.to_json(), "probabilities": scored}
 
     def write(self, out: Path) -> Path:
         """Writes ``predictions.jsonl`` and ``scores.json`` into ``out`` atomically, replacing an

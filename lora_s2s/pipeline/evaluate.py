@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lora_s2s.console import ProgressLine, say
 from lora_s2s.errors import UsageError
 from lora_s2s.evaluation.evaluate import Evaluation, duration_note, evaluate, record_scores
-from lora_s2s.hub import EVALUATIONS
-from lora_s2s.lora.adapter import is_adapter
+from lora_s2s.hub import ADAPTER_CONFIG, EVALUATIONS
 from lora_s2s.outputs import check_writable
 from lora_s2s.pipeline import html
 from lora_s2s.pipeline.adapters import NO_DATA, names_code, recipe_of
 from lora_s2s.pipeline.engines import predictor_on
 from lora_s2s.pipeline.followed import followed, with_constraint
+from lora_s2s.pipeline.label_scores import LabelTask
 from lora_s2s.pipeline.predict import decoding_settings
 from lora_s2s.pipeline.scored_data import check_files, chosen_metrics, scored_data
 from lora_s2s.recipe.layers import Overrides, overridden_keys
@@ -95,7 +95,7 @@ def score_model(
         name = f"{name}-sample-{count}"
         say(f"scoring a random sample of {count:,} of {total:,} sources, the same one every time")
     path = Path(model).expanduser()
-    home = path if path.is_dir() and is_adapter(path) and base is None else None
+    home = path if (path / ADAPTER_CONFIG).is_file() and base is None else None
     folder = out or (home / EVALUATIONS / name if home else None)
     if folder is not None:
         check_writable(folder.parent)
@@ -110,6 +110,9 @@ def score_model(
             limit=count,
             progress=lambda what, done, total: line.update({"": what}, done=done, total=total),
         )
+    if evaluation.labels is not None:
+        task = LabelTask(model, predictor, recipe, overrides)
+        evaluation = replace(evaluation, probabilities=task.probabilities(evaluation))
     written = evaluation.write(folder) if folder is not None else None
     if home and has_manifest(home):  # other tools' adapters have none
         record_scores(home, name, evaluation)

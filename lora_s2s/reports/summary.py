@@ -231,6 +231,19 @@ def label_cells(row: object) -> list[str]:
     return [*counts, *(f"{value:.1f}" if _is_number(value) else NOTHING for value in shares)]
 
 
+def probabilities_line(scored: Mapping[str, Any]) -> str:
+    """How good the probabilities of labels are, in a line."""
+    ece, plain_ece = scored["ece"], scored["uncalibrated"]["ece"]
+    auroc = "" if scored["auroc"] is None else f", AUROC {scored['auroc']:.2f}"
+    line = (
+        f"probabilities of {len(scored['labels']):,} labels on {scored['n']:,} sources: the most "
+        f"likely is right for {scored['accuracy']:.2f} %{auroc}, calibration error {ece:.2f}"
+    )
+    if scored["temperature"] is None:
+        return f"{line}, not calibrated"
+    return f"{line} ({plain_ece:.2f} before temperature {scored['temperature']:.3g})"
+
+
 def note_lines(scores: object) -> list[str]:
     """The notes in a manifest's ``scores``, each with the name of its evaluation."""
     lines = []
