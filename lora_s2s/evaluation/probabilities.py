@@ -15,8 +15,7 @@ from lora_s2s.evaluation.significance import Values
 
 Indices = NDArray[np.int64]
 Mask = NDArray[np.bool_]
-# A temperature beyond these says that scores and labels have nothing to do with each other, or
-# that all are right.
+# A temperature beyond these says that scores and labels have nothing to do with each other.
 _COLDEST, _HOTTEST, _HALVINGS = 0.05, 20.0, 60
 _BINS = 15
 
@@ -107,8 +106,12 @@ def negative_log_likelihood(probabilities_NC: Values, truth_N: Indices) -> float
 def fit_temperature(log_probs_NC: Values, truth_N: Indices) -> float:
     """Returns the temperature of the smallest negative log-likelihood (Guo et al., 2017).
 
-    The likelihood is convex in 1/temperature, so its slope is halved.
+    The likelihood is convex in 1/temperature, so intervals are halved at its slope's sign. 1 where
+    every source's own label is the most likely one: any colder temperature would fit better, and
+    none is founded.
     """
+    if (log_probs_NC.argmax(axis=1) == truth_N).all():
+        return 1.0
     truth = np.take_along_axis(log_probs_NC, truth_N[:, None], axis=1)
     low, high = np.log(_COLDEST), np.log(_HOTTEST)
     for _ in range(_HALVINGS):
