@@ -66,12 +66,18 @@ def test_calibration_error_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("labels", "decimals"), [(2, 9), (2, 1), (5, 9), (5, 1)])
-def test_auroc_is_scikit_learns(labels: int, decimals: int) -> None:
-    metrics = pytest.importorskip("sklearn.metrics")
+def test_auroc_is_the_share_of_pairs_in_order(labels: int, decimals: int) -> None:
     scores_NC, truth_N = drawn(labels, 300, seed=labels)
     # Rounded: many ties.
     shares_NC = measured.probabilities(scores_NC).round(decimals)
     shares_NC[:, -1] = 1.0 - shares_NC[:, :-1].sum(axis=1)
+    areas = []
+    for label in range(labels):
+        own, others = shares_NC[truth_N == label, label], shares_NC[truth_N != label, label]
+        ahead = own[:, None] - others[None]
+        areas.append(((ahead > 0) + 0.5 * (ahead == 0)).mean())
+    assert measured.auroc(shares_NC, truth_N) == pytest.approx(100 * np.mean(areas), abs=1e-9)
+    metrics = pytest.importorskip("sklearn.metrics")
     given = shares_NC[:, 1] if labels == 2 else shares_NC
     theirs = metrics.roc_auc_score(truth_N, given, multi_class="ovr", average="macro")
     assert measured.auroc(shares_NC, truth_N) == pytest.approx(100 * theirs, abs=1e-9)
