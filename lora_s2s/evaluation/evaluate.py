@@ -11,17 +11,20 @@ from lora_s2s.errors import DataError, UsageError
 from lora_s2s.evaluation.labels import LabelTable, distinct_labels, label_table
 from lora_s2s.evaluation.metrics import (
     Difference,
-    References,
     Score,
+    check_fit,
     check_metrics,
     compare,
     measure,
+    metrics_in,
     scores_of,
+    without_value,
 )
 from lora_s2s.evaluation.notes import Answers, notes_on
 from lora_s2s.evaluation.probabilities import ProbabilityScores
 from lora_s2s.evaluation.significance import SEED
 from lora_s2s.evaluation.ter import time_note
+from lora_s2s.evaluation.texts import References
 from lora_s2s.files import jsonl_line, write_json, write_text
 from lora_s2s.inference.decode import decode
 from lora_s2s.inference.engine import DecodingSettings
@@ -143,7 +146,7 @@ def duration_note(
     Raises:
         UsageError: a text is too long for a metric.
     """
-    if "ter" not in metrics:
+    if "ter" not in metrics_in(metrics):
         return None
     places = sample_places(len(references), limit)
     return time_note([references[place] for place in places], systems=systems)
@@ -188,7 +191,7 @@ def evaluate(
         progress: called with (label, sources done, number of sources).
 
     Raises:
-        UsageError: an unknown metric.
+        UsageError: an unknown metric, or one that does not fit the references.
         DataError: nothing to score.
     """
     check_metrics(metrics)
@@ -200,18 +203,23 @@ def evaluate(
     )
     if not sources:
         raise DataError("there is nothing to score: no rows")
+    check_fit(metrics, references)
     answers = decode(predictor, sources, settings, _named(progress, "decode"))
     texts = [answer.text for answer in answers]
     unstopped = sum(not answer.stopped for answer in answers)
-    measured, base_measured, base_texts = measure(texts, references, metrics), None, None
+    measured, base_measured, base_texts = measure(texts, references, metrics, sources), None, None
     if baseline is not None:
         base_texts = [
             answer.text
             for answer in decode(baseline, sources, settings, _named(progress, "baseline"))
         ]
         base_measured = (
-            measured if base_texts == texts else measure(base_texts, references, metrics)
+            measured if base_texts == texts else measure(base_texts, references, metrics, sources)
         )
+    undefined = without_value(measured, base_measured)
+    for system in filter(None, (measured, base_measured)):
+        for name in undefined:
+            system.pop(name, None)
     scores, labels = scores_of(measured), label_table(texts, references) if are_labels else None
     answered = Answers(texts, references, unstopped, settings.max_new_tokens, base_texts)
     return Evaluation(
@@ -225,8 +233,12 @@ def evaluate(
         unstopped=unstopped,
         sources=total,
         labels=labels,
-        notes=notes_on(answered, scores, labels),
+        notes=(*notes_on(answered, scores, labels), *map(_undefined, undefined)),
     )
+
+
+def _undefined(metric: str) -> str:
+    return f"{metric} is omitted: not a number (a division by zero, or a root of a negative number)"
 
 
 def _rows(

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lora_s2s.evaluation.metrics import References, plain_answer
+from lora_s2s.evaluation.texts import References, plain_answer
 
 MOST_LABELS = 1000
 _LONGEST_LABEL = 80

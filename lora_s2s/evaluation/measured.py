@@ -2,7 +2,7 @@
 paired comparison.
 
 Three kinds: the mean of a score per source, a score of summed statistics (BLEU, chrF), and
-    macro-F1.
+macro-F1.
 Legend: N sources, D sources on which two systems differ, R random draws, K statistics or classes.
 """
 
@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,22 @@ Indices = NDArray[np.int64]
 # Replaces zero divisors whose quotients are not used.
 _NOTHING = 1e-12
 
-
+Mask = NDArray[np.bool_]
+Exchange = Callable[[Swaps], tuple[Values, Values]]
+Better = Literal["higher", "lower", "neither"]
 NamedInterval = tuple[Interval | None, str]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The values that a metric can have, and which are better."""
+
+    low: float = 0.0
+    high: float = 100.0
+    better: Better = "higher"
+
+
+POINTS = Scale()
 
 
 @dataclass(frozen=True)
@@ -36,6 +50,7 @@ class Measured(ABC):
     """A metric applied to one system; subclasses define how the score is resampled."""
 
     signature: str
+    scale: Scale = field(default=POINTS, kw_only=True)
 
     @abstractmethod
     def value(self) -> float:
@@ -46,8 +61,28 @@ class Measured(ABC):
         """The score without source i, (N,)."""
 
     @abstractmethod
+    def differing(self, other: Self) -> Mask:
+        """The sources on which the two systems' statistics differ, (N,)."""
+
+    @abstractmethod
+    def exchanged(self, other: Self, rows: Indices) -> Exchange:
+        """A function from (R, D) swaps of the sources ``rows`` to both scores after them, (R,)."""
+
     def swapping(self, other: Self) -> tuple[int, Callable[[Swaps], Values]]:
         """D, and a function from (R, D) swaps to the (R,) score differences after them."""
+        rows = np.flatnonzero(self.differing(other))
+        exchange = self.exchanged(other, rows)
+
+        def difference(swaps: Swaps) -> Values:
+            mine, theirs = exchange(swaps)
+            return mine - theirs
+
+        return len(rows), difference
+
+    @property
+    def counted(self) -> int | None:
+        """How many sources count, if not all do."""
+        return None
 
     def interval(self) -> NamedInterval:
         """The score's 95 % interval (None for a single source) and the interval's name."""
@@ -68,48 +103,78 @@ class Measured(ABC):
 
 @dataclass(frozen=True)
 class RowScores(Measured):
-    """The mean of a score per source; ``values`` are shares, 0 to 1, (N,)."""
+    """The mean of a score per source, (N,): shares, 0 to 1, where ``unit`` is 100 points.
+
+    NaN: the source does not count, for whatever system.
+    """
 
     values: Values
+    unit: float = 100.0
+
+    @property
+    def counted(self) -> int | None:
+        """How many sources count, if not all do."""
+        count = len(self._counting)
+        return count if count < len(self.values) else None
+
+    @property
+    def _counting(self) -> Values:
+        return self.values[~np.isnan(self.values)]
 
     def value(self) -> float:
         """The mean."""
-        return float(100.0 * self.values.mean())
+        return float(self.unit * self._counting.mean())
 
     def without_each(self) -> Values:
         """The mean without source i, (N,)."""
-        return np.asarray(100.0 * (self.values.sum() - self.values) / max(1, len(self.values) - 1))
+        counting = self._counting
+        others = (counting.sum() - self.values) / max(1, len(counting) - 1)
+        return np.asarray(self.unit * np.where(np.isnan(self.values), counting.mean(), others))
 
-    def swapping(self, other: Self) -> tuple[int, Callable[[Swaps], Values]]:
-        """As for any score; the sign-flip test is the same test with less work."""
-        gains = (self.values - other.values)[self.values != other.values]
-        scale = 100.0 / len(self.values)
-        return len(gains), lambda swaps: scale * (gains.sum() - 2.0 * (swaps @ gains))
+    def differing(self, other: Self) -> Mask:
+        """The sources that count with different scores."""
+        return np.asarray(self._gains(other) != 0)
+
+    def _gains(self, other: Self) -> Values:
+        return np.nan_to_num(self.values - other.values)
+
+    def exchanged(self, other: Self, rows: Indices) -> Exchange:
+        """Moves gains; the sign-flip test is the same test with less work."""
+        gains, points = self._gains(other)[rows], self.unit / len(self._counting)
+
+        def exchange(swaps: Swaps) -> tuple[Values, Values]:
+            moved = points * (swaps.astype(np.float64) @ gains)
+            return self.value() - moved, other.value() + moved
+
+        return exchange
 
     def interval(self) -> NamedInterval:
         """Wilson's interval if every source is right or wrong, else that of a mean."""
-        if np.isin(self.values, (0.0, 1.0)).all():
-            return _points(
-                significance.wilson_interval(float(self.values.sum()), len(self.values))
-            ), "wilson"
-        return _points(significance.mean_interval(self.values)), "skew-t"
+        values = self._counting
+        if np.isin(values, (0.0, 1.0)).all():
+            ends = significance.wilson_interval(float(values.sum()), len(values))
+            return self._scaled(ends), "wilson"
+        return self._scaled(significance.mean_interval(values)), "skew-t"
 
     def difference_interval(self, other: Self) -> NamedInterval:
         """That of paired proportions if every source is right or wrong, else of a mean."""
-        differences = self.values - other.values
+        differences = self._differences(other)
         if np.isin(differences, (-1.0, 0.0, 1.0)).all():
             better, worse = int((differences > 0).sum()), int((differences < 0).sum())
             ends = significance.paired_proportions_interval(better, worse, len(differences))
-            return _points(ends), "bonett-price"
-        return _points(significance.mean_interval(differences)), "skew-t"
+            return self._scaled(ends), "bonett-price"
+        return self._scaled(significance.mean_interval(differences)), "skew-t"
 
     def test(self, other: Self) -> PairedTest:
         """Flips the signs of the differences."""
-        return significance.sign_flip_test(self.values - other.values)
+        return significance.sign_flip_test(self._differences(other))
 
+    def _differences(self, other: Self) -> Values:
+        differences = self.values - other.values
+        return differences[~np.isnan(differences)]
 
-def _points(ends: Interval | None) -> Interval | None:
-    return None if ends is None else (100.0 * ends[0], 100.0 * ends[1])
+    def _scaled(self, ends: Interval | None) -> Interval | None:
+        return None if ends is None else (self.unit * ends[0], self.unit * ends[1])
 
 
 @dataclass(frozen=True)
@@ -127,16 +192,20 @@ class SumScores(Measured):
         """The score without source i, (N,)."""
         return self.total(self.table.sum(axis=0) - self.table)
 
-    def swapping(self, other: Self) -> tuple[int, Callable[[Swaps], Values]]:
+    def differing(self, other: Self) -> Mask:
+        """The sources with different statistics."""
+        return np.asarray((self.table != other.table).any(axis=1))
+
+    def exchanged(self, other: Self, rows: Indices) -> Exchange:
         """Moves rows of statistics between the two sums."""
-        gains = (self.table - other.table)[(self.table != other.table).any(axis=1)]
+        gains = self.table[rows] - other.table[rows]
         mine, theirs = self.table.sum(axis=0), other.table.sum(axis=0)
 
-        def differences(swaps: Swaps) -> Values:
+        def exchange(swaps: Swaps) -> tuple[Values, Values]:
             moved = swaps.astype(np.float64) @ gains
-            return self.total(mine - moved) - self.total(theirs + moved)
+            return self.total(mine - moved), self.total(theirs + moved)
 
-        return len(gains), differences
+        return exchange
 
 
 @dataclass(frozen=True)
@@ -184,32 +253,35 @@ class LabelScores(Measured):
         )
         return (value - factor * (value - ends[0]), value + factor * (ends[1] - value)), name
 
-    def swapping(self, other: Self) -> tuple[int, Callable[[Swaps], Values]]:
+    def differing(self, other: Self) -> Mask:
+        """The sources with different answers."""
+        return np.asarray(self.answers != other.answers)
+
+    def exchanged(self, other: Self, rows: Indices) -> Exchange:
         """Moves answers between the two counts of each class."""
-        differing = self.answers != other.answers
-        truth, one, two = (
-            values[differing] for values in (self.truth, self.answers, other.answers)
-        )
+        truth, one, two = (values[rows] for values in (self.truth, self.answers, other.answers))
         references, *mine = self._counts()
         _, *theirs = other._counts()
 
         def moved(swaps: Swaps, answers: Indices) -> list[Values]:
             """Answers and correct answers per class that swaps take from one system, (R, K)."""
-            rows, width = len(swaps), self.classes + 1
-            keys = np.arange(rows)[:, None] * width + answers
+            count, width = len(swaps), self.classes + 1
+            keys = np.arange(count)[:, None] * width + answers
             chosen = (keys[swaps], keys[swaps & (answers == truth)])
             counts = (
-                np.bincount(key, minlength=rows * width).reshape(rows, width) for key in chosen
+                np.bincount(key, minlength=count * width).reshape(count, width) for key in chosen
             )
             return [table[:, :-1].astype(np.float64) for table in counts]
 
-        def differences(swaps: Swaps) -> Values:
+        def exchange(swaps: Swaps) -> tuple[Values, Values]:
             out, back = moved(swaps, one), moved(swaps, two)
             changes = [gained - lost for lost, gained in zip(out, back, strict=True)]
-            first = _macro_f1(references, mine[0] + changes[0], mine[1] + changes[1])
-            return first - _macro_f1(references, theirs[0] - changes[0], theirs[1] - changes[1])
+            return (
+                _macro_f1(references, mine[0] + changes[0], mine[1] + changes[1]),
+                _macro_f1(references, theirs[0] - changes[0], theirs[1] - changes[1]),
+            )
 
-        return int(differing.sum()), differences
+        return exchange
 
     def _counts(self) -> tuple[Values, Values, Values]:
         """References, answers and correct answers per class, (K,)."""
@@ -271,3 +343,15 @@ def ter_of_sums(sums: Values) -> Values:
     edits, length = sums[..., 0], sums[..., 1]
     rate = 100.0 * edits / np.maximum(length, _NOTHING)
     return np.where(length > 0, rate, np.where(edits > 0, 100.0, 0.0))
+
+
+def length_ratio_of_sums(sums: Values) -> Values:
+    """Answers' words in percent of the references', of sacrebleu's statistics for BLEU (…, 10)."""
+    answer, reference = sums[..., 0], sums[..., 1]
+    return np.where(reference > 0, 100.0 * answer / np.maximum(reference, _NOTHING), 0.0)
+
+
+def f1_of_sums(sums: Values) -> Values:
+    """F1 in points of (…, 2) sums: shared items, items of both sides; 100 where there are none."""
+    shared, total = sums[..., 0], sums[..., 1]
+    return np.where(total > 0, 200.0 * shared / np.maximum(total, _NOTHING), 100.0)

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lora_s2s.evaluation.labels import LabelRow, LabelTable
-from lora_s2s.evaluation.metrics import References, Score
+from lora_s2s.evaluation.metrics import Score
 from lora_s2s.evaluation.significance import ENOUGH_SOURCES, smallest_p
+from lora_s2s.evaluation.texts import References
 
 _NEAR_ZERO = 5.0  # points
 _MOST_NAMED = 5
@@ -34,6 +35,7 @@ def notes_on(
     return (
         *_on_answers(answers),
         *_on_scores(scores),
+        *_on_fit(scores, answers.references, labels),
         *(_on_labels(labels, scores) if labels else ()),
         *_on_sample(len(answers.predictions), compared=answers.baseline is not None),
     )
@@ -59,7 +61,9 @@ def _on_answers(answers: Answers) -> Iterator[str]:
 
 def _on_scores(scores: Mapping[str, Score]) -> Iterator[str]:
     main = next(iter(scores.values()), None)
-    if main is None:
+    if main is None or main.scale.low != 0 or main.scale.better == "neither":
+        return
+    if main.scale.better == "higher" and main.scale.high != 100:
         return
     if main.lower_is_better:
         poor, scale = main.value > 100 - _NEAR_ZERO, " (0 is best)"
@@ -70,6 +74,22 @@ def _on_scores(scores: Mapping[str, Score]) -> Iterator[str]:
             f"{main.name} is {main.value:.2f}{scale}: compare answers and references in "
             "the predictions; common causes are too little training and a template or columns that "
             "differ from training"
+        )
+
+
+def _on_fit(
+    scores: Mapping[str, Score], references: References, labels: LabelTable | None
+) -> Iterator[str]:
+    for name, score in scores.items():
+        if score.n is not None:
+            counted = f"{score.n:,} of {len(references):,} sources"
+            yield f"{name} counts {counted}: the references of the others do not suit it"
+    for_labels = [name for name in ("accuracy", "macro_f1") if name in scores]
+    if for_labels and labels is None:
+        different = len({texts[0] for texts in references})
+        yield (
+            f"{' and '.join(for_labels)}: meant for labels, and the references are "
+            f"{different:,} different texts in {len(references):,} sources"
         )
 
 

@@ -5,7 +5,7 @@ reference; every try compares the two texts word by word.
 from __future__ import annotations
 
 from lora_s2s.errors import UsageError
-from lora_s2s.evaluation.metrics import References
+from lora_s2s.evaluation.texts import References
 
 # Such a reference takes half a minute and 0.2 GB; both grow with the square of its length.
 _MOST_WORDS = 1_000

@@ -16,8 +16,12 @@ from lora_s2s.examples.template import PromptTemplate, Template
 from lora_s2s.readers.rows import Fields
 
 
-def user_function(name: str) -> Callable[..., Any]:
+def user_function(name: str, what: str = "format") -> Callable[..., Any]:
     """Imports ``module:function``, also from the current folder.
+
+    Args:
+        name: which one.
+        what: what it is for, in messages.
 
     Raises:
         UsageError: there is no such module or function.
@@ -28,13 +32,13 @@ def user_function(name: str) -> Callable[..., Any]:
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError, SyntaxError, ValueError) as error:
         raise UsageError(
-            f"the format '{name}' cannot be imported: {error}",
+            f"the {what} '{name}' cannot be imported: {error}",
             hint="write module:function, with a module in the current folder or an installed one",
         ) from error
     finally:
         sys.path.pop()
     if not callable(function):
-        raise UsageError(f"the format '{name}' is not a function")
+        raise UsageError(f"the {what} '{name}' is not a function")
     return function  # type: ignore[no-any-return]
 
 

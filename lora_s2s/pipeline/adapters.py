@@ -13,6 +13,7 @@ from lora_s2s.errors import DataError, Error, UsageError, nearest
 from lora_s2s.files import read_object
 from lora_s2s.hub import ADAPTER_CONFIG, check_folder, no_adapter
 from lora_s2s.recipe.evaluation import EvaluationSection
+from lora_s2s.recipe.fields import AUTO
 from lora_s2s.recipe.layers import Overrides, overridden_keys
 from lora_s2s.recipe.load import load_recipe, recipe_from_settings
 from lora_s2s.recipe.schema import Recipe
@@ -34,6 +35,22 @@ NO_DATA = "none"
 def names_code(format: str, overrides: Overrides) -> bool:
     """Whether an untrusted folder's recipe, rather than an override, names a Python function."""
     return ":" in format and "data.format" not in overridden_keys(overrides)
+
+
+def trusted_metrics(recipe: Recipe, overrides: Overrides) -> list[str]:
+    """The recipe's metrics without functions that an untrusted folder's recipe names, rather than
+    an override; each is reported. ``auto`` if none is left.
+    """
+    metrics = recipe.evaluation.metrics
+    if "evaluation.metrics" in overridden_keys(overrides):
+        return metrics
+    functions = [name for name in metrics if ":" in name]
+    for name in functions:
+        warn(
+            f"metric {name} is skipped: a function named by a folder's recipe runs only where you "
+            f"name it too: --set evaluation.metrics={name}"
+        )
+    return [name for name in metrics if name not in functions] or [AUTO]
 
 
 def recipe_of(model: str, overrides: Overrides = (), *, data: str | None = None) -> Recipe:

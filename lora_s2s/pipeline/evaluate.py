@@ -13,7 +13,7 @@ from lora_s2s.evaluation.evaluate import Evaluation, duration_note, evaluate, re
 from lora_s2s.hub import ADAPTER_CONFIG, EVALUATIONS
 from lora_s2s.outputs import check_writable
 from lora_s2s.pipeline import html
-from lora_s2s.pipeline.adapters import NO_DATA, names_code, recipe_of
+from lora_s2s.pipeline.adapters import NO_DATA, names_code, recipe_of, trusted_metrics
 from lora_s2s.pipeline.engines import predictor_on
 from lora_s2s.pipeline.followed import followed, with_constraint
 from lora_s2s.pipeline.label_scores import LabelTask
@@ -85,7 +85,7 @@ def score_model(
         )
     columns_named = not _COLUMNS.isdisjoint(overridden_keys(overrides))
     scored = scored_data(recipe, predictor, data, columns_named=columns_named)
-    metrics = chosen_metrics(recipe.evaluation.metrics, scored)
+    metrics = chosen_metrics(trusted_metrics(recipe, overrides), scored)
     count, total = limit or recipe.evaluation.limit, len(scored.sources)
     systems = 2 if baseline else 1
     if note := duration_note(metrics, scored.references, limit=count, systems=systems):

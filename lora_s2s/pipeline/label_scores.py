@@ -13,12 +13,12 @@ from lora_s2s.console import ProgressLine, say
 from lora_s2s.display import Silent, showing
 from lora_s2s.errors import DataError, Error, UsageError
 from lora_s2s.evaluation.evaluate import Evaluation, sample_places
-from lora_s2s.evaluation.metrics import References, plain_answer
 from lora_s2s.evaluation.probabilities import (
     LabelledScores,
     ProbabilityScores,
     probability_scores,
 )
+from lora_s2s.evaluation.texts import References, plain_answer
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.inference.score import score
 from lora_s2s.pipeline.followed import followed

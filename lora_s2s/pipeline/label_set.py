@@ -9,7 +9,7 @@ from pathlib import Path
 from lora_s2s.console import say
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.evaluation.labels import MOST_LABELS, are_labels
-from lora_s2s.evaluation.metrics import plain_answer
+from lora_s2s.evaluation.texts import plain_answer
 from lora_s2s.examples.example import Example
 from lora_s2s.examples.read import TRAIN, Examples
 from lora_s2s.files import naming, read_whole

@@ -28,8 +28,9 @@ class EvaluationSection(Section):
     metrics: Metrics = Field(
         default=["auto"],
         min_length=1,
-        description="Metrics; the first is the main one. auto: chosen by the targets (labels, a "
-        "translation, one short answer, or text).",
+        description="Metrics, combinations of them (sqrt(bleu*chrf++)) or module:function; the "
+        "first is the main one. auto: chosen by the targets (labels, a translation, one short "
+        "answer, or text).",
     )
     max_new_tokens: NewTokens = Field(
         default="auto",

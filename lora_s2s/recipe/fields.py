@@ -7,28 +7,42 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from lora_s2s.errors import nearest
+from lora_s2s.recipe.combinations import read_combination
 from lora_s2s.recipe.constraint import parse
 
 Metric = Literal[
     "auto",
     "bleu",
     "chrf",
+    "chrf++",
     "ter",
     "rouge1",
     "rouge2",
     "rougeL",
     "rougeLsum",
     "exact_match",
+    "accuracy",
     "macro_f1",
     "token_f1",
+    "edit_similarity",
+    "json_valid",
+    "json_f1",
+    "number_accuracy",
+    "length_ratio",
+    "copy_rate",
+    "repetition_rate",
 ]
-# Metrics that count errors: lower is better, and no number is the highest.
+# Metrics that count errors: lower is better.
 ERROR_RATES = frozenset({"ter"})
+# What answers are like, whatever their quality: neither higher nor lower is better.
+DESCRIPTIVE = frozenset({"length_ratio", "copy_rate", "repetition_rate"})
+# Metrics that may exceed 100.
+UNBOUNDED = ERROR_RATES | {"length_ratio"}
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 Quantization = Literal["none", "nf4", "int8"]
 Truncation = Literal["left", "right", "drop"]
@@ -71,6 +85,7 @@ REFUSED_METHODS = {
     **dict.fromkeys(("prompt", "prompt-tuning", "prefix", "prefix-tuning", "p-tuning"), _PROMPTS),
 }
 _LARGEST_NUMBER = 2**40
+FUNCTION = re.compile(r"[\w.]+:\w+")  # module:function, which runs code of the user's own
 _RANK_OF = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,99}=[1-9][0-9]{0,3}")
 Language = Annotated[str | None, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
 # A key with this value is set from the data and the base; the resolved recipe holds the number.
@@ -138,7 +153,7 @@ def method_problem(name: str) -> str | None:
 
 
 def _known_format(value: str) -> str:
-    if value in FORMAT_NAMES or re.fullmatch(r"[\w.]+:\w+", value):
+    if value in FORMAT_NAMES or FUNCTION.fullmatch(value):
         return value
     raise ValueError(
         f"expected {', '.join(FORMAT_NAMES)} or module:function{nearest(value, FORMAT_NAMES)}"
@@ -164,9 +179,19 @@ def _known_constraint(value: str | list[str] | None) -> str | list[str] | None:
     return value
 
 
-def _auto_alone(names: list[Metric]) -> list[Metric]:
+def _known_metrics(names: list[str]) -> list[str]:
     if AUTO in names and len(names) > 1:
         raise ValueError("auto stands alone: it chooses the whole list")
+    known = get_args(Metric)
+    for name in names:
+        if name not in known and not FUNCTION.fullmatch(name):
+            try:
+                read_combination(name, known[1:])
+            except ValueError as error:
+                raise ValueError(
+                    f"expected one of {', '.join(known)}, a combination such as "
+                    f"sqrt(bleu*chrf++), or module:function: {error}"
+                ) from error
     return names
 
 
@@ -181,7 +206,7 @@ Format = Annotated[str, AfterValidator(_known_format)]
 Method = Annotated[str, AfterValidator(_known_method)]
 RankPattern = Annotated[list[str], AfterValidator(_names_and_ranks)]
 ConstraintValue = Annotated[str | list[str] | None, AfterValidator(_known_constraint)]
-Metrics = Annotated[list[Metric], AfterValidator(_auto_alone)]
+Metrics = Annotated[list[str | Metric], AfterValidator(_known_metrics)]
 SaveEvery = Annotated[str | int, BeforeValidator(_steps_or_minutes)]
 
 

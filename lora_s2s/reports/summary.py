@@ -165,6 +165,8 @@ def score_table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def _label(name: str, score: Mapping[str, object]) -> str:
+    if score.get("descriptive") is True:
+        return f"{name} (descriptive)"
     return f"{name} (lower is better)" if score.get("lower_is_better") is True else name
 
 

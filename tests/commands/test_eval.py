@@ -83,6 +83,27 @@ def test_columns_named_by_languages_are_a_translation(
     assert "metrics:" not in named.stderr
 
 
+def test_a_folders_recipe_cannot_run_a_metric_of_its_own_and_the_command_line_can(
+    invoke: Invoke, here: Path
+) -> None:
+    adapter = shutil.copytree(DEMO, here / "adapters" / "demo")
+    recipe = (adapter / "recipe.yaml").read_text(encoding="utf-8")
+    named = recipe.replace("- exact_match\n", "- payload:run\n- exact_match\n")
+    assert named != recipe
+    (adapter / "recipe.yaml").write_text(named, encoding="utf-8")
+    (here / "payload.py").write_text("raise SystemExit('ran')\n", encoding="utf-8")
+    skipped = invoke("eval", "adapters/demo", "--limit", "3", "--json")
+    assert "metric payload:run is skipped: a function named by a folder's recipe" in skipped.stderr
+    assert "exact_match" in json.loads(skipped.stdout)["metrics"]
+    (here / "mine.py").write_text(
+        "def words(answer, references): return len(answer.split())\n", encoding="utf-8"
+    )
+    asked = ("--limit", "3", "--set", "evaluation.metrics=[mine:words, sqrt(bleu*chrf++)]")
+    scores = json.loads(invoke("eval", "adapters/demo", *asked, "--json").stdout)["metrics"]
+    assert list(scores) == ["mine:words", "sqrt(bleu*chrf++)"]
+    assert scores["mine:words"]["value"] > 1
+
+
 def test_an_error_rate_says_wherever_it_is_shown_that_lower_is_better(
     invoke: Invoke, here: Path
 ) -> None:

@@ -136,7 +136,7 @@ def notes(
         cast(Any, models[0]),
         sources,
         [[text] for text in references],
-        metrics=["exact_match", "macro_f1"],
+        metrics=["exact_match", *(["macro_f1"] if references is LABELS else [])],
         settings=SETTINGS,
         baseline=baseline,
     )
@@ -192,6 +192,32 @@ def test_notes_on_an_error_rate_near_or_above_100(answer: str) -> None:
     right = evaluated(metrics=["ter"], baseline=None)
     assert right.metrics["ter"].value < 95
     assert "is best" not in "".join(right.notes)
+
+
+def test_a_metric_that_fits_few_sources_gets_a_note_and_one_that_fits_none_is_refused_first(
+    scripted: list[Any],
+) -> None:
+    told = evaluated(metrics=["number_accuracy", "accuracy"], baseline=None).notes
+    assert (
+        "number_accuracy counts 1 of 4 sources: the references of the others do not suit it" in told
+    )
+    assert (
+        "accuracy: meant for labels, and the references are 4 different texts in 4 sources" in told
+    )
+    scripted.clear()
+    with pytest.raises(UsageError, match="which json_valid and json_f1 need"):
+        evaluated(metrics=["bleu", "json_f1"])
+    assert not scripted  # before anything was decoded
+    assert evaluated(metrics=["copy_rate"], baseline=None).metrics["copy_rate"].value < 100
+
+
+def test_a_combination_without_a_value_is_omitted_with_a_note() -> None:
+    found = evaluated(metrics=["exact_match", "chrf/(exact_match-75)"])
+    assert list(found.metrics) == list(found.difference or ()) == ["exact_match"]
+    assert "chrf/(exact_match-75) is omitted: not a number" in found.notes[-1]
+    small = evaluated(metrics=["exact_match/1000"], baseline=None)  # its highest value is 0.1
+    assert small.metrics["exact_match/1000"].value == 0.075
+    assert "near zero" not in "".join(small.notes)
 
 
 def test_the_same_answers_as_the_base_are_no_difference() -> None:

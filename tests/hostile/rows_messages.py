@@ -157,8 +157,10 @@ COMMANDS = [
         "eval BASE --data good.csv --set evaluation.metrics=blue",
         2,
         "error: 1 problem in the recipe:\n"
-        f"  --set: evaluation.metrics: expected one of {', '.join(get_args(Metric))}; got 'blue' "
-        "(did you mean 'bleu'?)\n" + RECIPE_HINT,
+        f"  --set: evaluation.metrics: expected one of {', '.join(get_args(Metric))}, a "
+        "combination such as sqrt(bleu*chrf++), or module:function: unknown metric 'blue' "
+        "(did you mean "
+        "'bleu'?); got ['blue']\n" + RECIPE_HINT,
     ),
     _golden(
         "unknown recipe",

@@ -78,7 +78,11 @@ def test_metric_names_are_those_that_exist() -> None:
     from lora_s2s.evaluation.metrics import METRICS
 
     item = json_schema()["$defs"]["EvaluationSection"]["properties"]["metrics"]["items"]
-    assert set(item["enum"]) == {"auto", *METRICS}
+    words, text = sorted(item["anyOf"], key=lambda option: "enum" not in option)
+    assert set(words["enum"]) == {"auto", *METRICS}
+    assert text == {"type": "string"}  # a combination, or module:function
+    page = (PACKAGE.parent / "docs" / "METRICS.md").read_text(encoding="utf-8")
+    assert [name for name in METRICS if f"`{name}`" not in page] == []
 
 
 def test_early_stopping_says_what_it_watches_and_automatic_keys_how_they_are_chosen() -> None:
