@@ -142,6 +142,7 @@ class Expected:
     Attributes:
         greedy, beam: answers without ``</s>``.
         log_probs: of the greedy answers' tokens, ``</s>`` included.
+        speed: of the greedy answers.
     """
 
     reference: Reference
@@ -150,6 +151,7 @@ class Expected:
     greedy: list[list[int]]
     beam: list[list[int]]
     log_probs: list[list[float]]
+    speed: Speed
 
     @property
     def search(self) -> DecodingSettings:
@@ -169,9 +171,10 @@ def expect(
     """
     ordered = sorted(sources, key=len)
     settings = DecodingSettings(max_new_tokens)
-    greedy = without_end(_answers(reference, ordered, settings), reference.end)
+    answers, speed = _timed(reference, ordered, settings)
+    greedy = without_end(answers, reference.end)
     log_probs = reference.log_probs(ordered, greedy)
-    expected = Expected(reference, ordered, max_new_tokens, greedy, [], log_probs)
+    expected = Expected(reference, ordered, max_new_tokens, greedy, [], log_probs, speed)
     beam = _answers(reference, ordered, expected.search)
     return replace(expected, beam=without_end(beam, reference.end))
 
@@ -180,7 +183,6 @@ def compare(expected: Expected, export: ExportedEngine) -> Parity:
     """Compares an export with what its model answered, and both sides' speed."""
     reference, sources = expected.reference, expected.sources
     settings = DecodingSettings(expected.max_new_tokens)
-    _, reference_speed = _timed(reference, sources, settings)
     answers, export_speed = _timed(export, sources, settings)
     found = export.log_probs(sources, expected.greedy)
     differences = [
@@ -199,7 +201,7 @@ def compare(expected: Expected, export: ExportedEngine) -> Parity:
         mean_log_prob_difference=statistics.fmean(differences),
         greedy_equal=_equal(expected, expected.greedy, without_end(answers, reference.end)),
         beam_equal=_equal(expected, expected.beam, without_end(beam, reference.end)),
-        reference=reference_speed,
+        reference=expected.speed,
         export=export_speed,
     )
 

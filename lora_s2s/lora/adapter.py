@@ -1,5 +1,5 @@
-"""Adapter folders in PEFT's format: written without secrets, read with every file checked against
-the base.
+"""Adapter folders in PEFT's format: written without local paths, and read with every file checked
+against the base.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ from lora_s2s.records import AdapterManifest, Base, verify
 CONFIG = ADAPTER_CONFIG
 WEIGHTS = "adapter_model.safetensors"
 ONLY = "default"
-"""PEFT's name of a model's only adapter."""
-# In names of weights that are the base's own: grown embeddings, a trained head, biases.
+"""PEFT's name for a model's only adapter."""
+# Parts of the names of weights that belong to the base: grown embeddings, a trained head, biases.
 _OF_BASE = (".embed_tokens.", ".shared.", ".lm_head.", ".base_layer.", ".modules_to_save.", ".bias")
 
 
 @dataclass(frozen=True)
 class LoadedAdapter:
-    """An adapter on its base, in evaluation mode, nothing trainable.
+    """An adapter on its base, in evaluation mode, with nothing trainable.
 
     Attributes:
         manifest: empty for an adapter made elsewhere.
-        settings: its checked config.
+        settings: its config, checked.
     """
 
     model: PeftModel = field(repr=False)
@@ -75,8 +75,7 @@ def is_adapter(folder: Path) -> bool:
 def adapter_state(model: nn.Module, adapter: str = ONLY) -> dict[str, Tensor]:
     """Returns an adapter's weights, which share the model's memory.
 
-    The names are those in ``adapter_model.safetensors``, except for embedding rows of single
-    tokens.
+    The names are those in ``adapter_model.safetensors``, except for trained token rows.
     """
     return {**_without_tokens(model, adapter), **token_rows.changes(model)}
 
@@ -93,10 +92,10 @@ def load_adapter_state(model: nn.Module, state: Mapping[str, Tensor], adapter: s
         DataError: names or shapes differ from the model's.
     """
     live = adapter_state(model, adapter)
-    expected, found = (
+    expected, given = (
         {name: tuple(t.shape) for name, t in tensors.items()} for tensors in (live, state)
     )
-    _check_shapes(expected, found, where=None)
+    _check_shapes(expected, given, where=None)
     with torch.no_grad():
         for name, tensor in live.items():
             tensor.copy_(state[name])
@@ -161,14 +160,14 @@ def load_adapter(
     """Loads an adapter folder, ours or plain PEFT's, onto its base.
 
     Args:
-        base: a loaded base to put it on; when None, ``base_override``, or the base its manifest or
-            config names.
-        quantization: of the base that is loaded; None takes what the adapter was trained on.
+        base: a loaded base to use; None loads ``base_override``, or the base that the manifest or
+            the config names.
+        quantization: of the base that is loaded; None for what the adapter was trained on.
 
     Raises:
-        DataError: not an adapter, its config is refused, it was trained on another base, or its
-            weights are not exactly those this base needs, finite; or a file differs from the
-            manifest's hash.
+        DataError: not an adapter, its config is refused, it was trained on another base, its
+            weights are not finite or not exactly those that this base needs, or a file differs from
+            the manifest's hash.
         UsageError, SetupError: the base cannot be loaded, or the adapter's method does not support
             its quantization.
     """
@@ -216,22 +215,22 @@ def load_adapter(
 def checked_weights(
     folder: Path, settings: AdapterSettings, base: LoadedBase
 ) -> tuple[Callable[[], PeftConfig], dict[str, Tensor]]:
-    """Returns what builds PEFT's config, and the weights, which are exactly those that it needs.
+    """Returns a function that builds PEFT's config, and exactly the weights that this config needs.
 
     Raises:
-        DataError: names, shapes or values differ from that.
+        DataError: the file's names, shapes or values do not fit.
     """
-    found = shapes([folder / WEIGHTS])
-    config = _config(settings, base, found, folder)
+    shapes_of = shapes([folder / WEIGHTS])
+    config = _config(settings, base, shapes_of, folder)
     tokens = token_rows.saved_shapes(base, settings.train_tokens)
-    return config, _weights(folder, {**_expected(config(), base, folder), **tokens}, found)
+    return config, _weights(folder, {**_expected(config(), base, folder), **tokens}, shapes_of)
 
 
 def fill(model: PeftModel, state: Mapping[str, Tensor], folder: Path, adapter: str = ONLY) -> None:
     """Copies checked weights into an adapter of the model.
 
     Raises:
-        DataError: one is not finite in the format that is computed with.
+        DataError: one is not finite in the adapter's dtype.
     """
     formats = {name: tensor.dtype for name, tensor in adapter_state(model, adapter).items()}
     finite = {
@@ -263,10 +262,7 @@ def _load_base(name: str, **asked: Any) -> LoadedBase:
     except SetupError as error:
         if "bitsandbytes" not in error.message:
             raise
-        hint = (
-            f"{error.hint}; or load the adapter with quantization none, on the base as it was "
-            "before"
-        )
+        hint = f"{error.hint}; or load the adapter with quantization none, on the unquantized base"
         raise SetupError(error.message, hint=hint, where=error.where) from error
 
 
@@ -274,7 +270,7 @@ def read_adapter(folder: Path) -> tuple[AdapterSettings, AdapterManifest]:
     """Returns a folder's checked config and manifest, its files verified.
 
     Raises:
-        DataError: it is no adapter, or is refused.
+        DataError: it is not an adapter, or it is refused.
     """
     hint = "an adapter folder is what 'lora-s2s train' writes; 'lora-s2s adapters' lists yours"
     if not folder.is_dir():
@@ -297,7 +293,11 @@ def read_adapter(folder: Path) -> tuple[AdapterSettings, AdapterManifest]:
 
 
 def check_trained_on(trained_on: Base, name: str, weights_sha256: str, folder: Path) -> None:
-    """Refuses a base with other weights than the adapter was trained on; a DataError."""
+    """Checks that the adapter was trained on a base with these weights.
+
+    Raises:
+        DataError: it was trained on others.
+    """
     expected = trained_on.weights_sha256
     if expected is not None and expected != weights_sha256:
         raise DataError(
@@ -334,9 +334,7 @@ def _config(
 
 
 def _expected(config: PeftConfig, base: LoadedBase, folder: Path) -> dict[str, tuple[int, ...]]:
-    """Returns the names and shapes that PEFT creates for the checked config on this base, on the
-    meta device.
-    """
+    """Returns the names and shapes of the weights that PEFT creates for the config on this base."""
     with quiet():
         empty = replace(
             base, model=skeleton(base.family, base.model.config, dtype=base.dtype), residual_shift=0

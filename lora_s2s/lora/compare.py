@@ -1,4 +1,4 @@
-"""Compare another model with an adapter on its base: logits at the adapter's own answers.
+"""Compares another model with an adapter on its base: logits at the adapter's own answers.
 
 B batch, S source length, T target length, N target positions of a batch, V vocabulary.
 """
@@ -27,8 +27,8 @@ _INPUTS = ("input_ids", "attention_mask")
 
 @dataclass(frozen=True)
 class Probe:
-    """A batch of sources, as texts and ids, with the adapter's answers, as decoder inputs and as
-    ids, and its logits at their real positions.
+    """A batch of sources (texts and padded ids) with the adapter's answers (ids, and padded decoder
+    inputs) and its logits at the positions that ``real_BT`` marks: those up to the end.
     """
 
     texts: list[str]
@@ -82,7 +82,7 @@ def _batches(
 
 
 def longest_source(adapter: LoadedAdapter) -> int:
-    """Returns how many tokens of a source are compared."""
+    """Returns the most tokens of a source that are compared."""
     most = min(adapter.manifest.input.max_source_tokens, _MOST_SOURCE_TOKENS)
     return min(most, adapter.base.family.max_positions(adapter.base.model.config) or most)
 
@@ -94,15 +94,15 @@ def position_count(probes: Sequence[Probe]) -> int:
 
 @torch.inference_mode()
 def measured(model: PreTrainedModel, probes: Sequence[Probe]) -> dict[str, float]:
-    """Returns the largest and the mean logit difference, and the share of positions whose most
-    likely token differs.
+    """Returns the largest and the mean absolute logit difference, and the share of positions whose
+    most likely token differs.
     """
     largest, total, changed, count = 0.0, 0.0, 0, 0
     for probe in probes:
         logits_BTV = model(**probe.inputs, decoder_input_ids=probe.inputs_BT).logits
         after_NV = logits_BTV[probe.real_BT].float()
         difference_NV = (probe.logits_NV - after_NV).abs()
-        # A NaN must not vanish in a maximum.
+        # max() would drop a NaN.
         largest = max(largest, float(difference_NV.max().nan_to_num(nan=float("inf"))))
         total += float(difference_NV.sum(dtype=torch.float64))
         count += difference_NV.numel()
@@ -115,8 +115,8 @@ def measured(model: PreTrainedModel, probes: Sequence[Probe]) -> dict[str, float
 
 
 def answers_changed(folder: Path, probes: Sequence[Probe], *, max_source_tokens: int) -> float:
-    """Returns the share of the adapter's answers that plain transformers does not give with a
-    model's folder, its tokenizer included.
+    """Returns the share of the adapter's answers that differ from those of plain transformers with
+    a model's folder and its tokenizer.
     """
     tokenizer = plain_tokenizer(folder, str(folder))
     settings = {"padding": True, "truncation": True, "max_length": max_source_tokens}

@@ -1,10 +1,9 @@
-"""Modules and ranks of an adapter made elsewhere, read from its weight file; no pattern is ever
-evaluated.
+"""Modules and ranks of an adapter made elsewhere, read from its weights; no pattern is evaluated.
 
 PEFT takes ``target_modules``, ``rank_pattern`` and the like as regular expressions, whose matching
-may never end. The keys and shapes of the weights hold the same:
+may never end. The names and shapes of the weights hold the same information:
 ``base_model.model.encoder.….q.lora_A.weight`` of shape (4, 512) is a module of rank 4. What no
-weight shows, a pattern in ``alpha_pattern``, is read where it is plain names.
+weight shows, a pattern in ``alpha_pattern``, is accepted if it consists of plain names.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def selected(
     """Returns the modules of a base that an adapter is applied to.
 
     Args:
-        modules: every module an adapter may sit on.
+        modules: every module that may take an adapter.
         weights: name → shape of the adapter's weights, as its file has them.
 
     Raises:
@@ -73,10 +72,10 @@ def settled_values(
     for.
 
     Raises:
-        DataError: a pattern of which the weights do not show what it stands for.
+        DataError: the weights do not show what a pattern stands for.
     """
-    row, patterns = settings.method, settings.patterns
-    usual_values = {**row.config().to_dict(), **settings.values}
+    method, patterns = settings.method, settings.patterns
+    usual_values = {**method.config().to_dict(), **settings.values}
     values = dict(settings.values)
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, shape in weights.items():
@@ -89,7 +88,7 @@ def settled_values(
         for part, shape in shapes.get(name, {}).items()
         if part in _RANK_WEIGHTS
     }
-    for key, default in (("rank_pattern", "r"), ("alpha_pattern", row.alpha)):
+    for key, default in (("rank_pattern", "r"), ("alpha_pattern", method.alpha)):
         if key not in patterns or default is None:
             continue
         by_module: Mapping[str, float] | None = ranks if key == "rank_pattern" and ranks else None
@@ -118,7 +117,7 @@ def settled_values(
             )
             raise DataError(problem, hint=MERGE_IN_PEFT, where=where)
     renamed = settings.target_modules is None or settings.excluded or settings.layers
-    if row.has("feedforward_modules") and (
+    if method.has("feedforward_modules") and (
         renamed or isinstance(values.get("feedforward_modules"), str)
     ):
         # IA3 scales the input of these, (1, inputs), and the output of the others, (outputs, 1).
@@ -129,25 +128,25 @@ def settled_values(
 
 
 def file_names(expected: Collection[str], found: Collection[str]) -> dict[str, str]:
-    """Returns expected name → name in the file, where a plain ``state_dict`` put the adapter's name
-    into each.
+    """Returns expected name → name in the file, which a plain ``state_dict`` extends by the name of
+    the adapter.
 
-    ``….lora_A.default.weight`` is ``….lora_A.weight``. Names that differ in any other way stay as
-    they are.
+    ``….lora_A.default.weight`` stands for ``….lora_A.weight``. Names that differ in any other way
+    are returned as they are.
     """
     as_they_are = {name: name for name in found}
     first = next((name for name in found if name not in expected), None)
     if first is None or len(found) != len(expected):
         return as_they_are
-    known = set(expected)
-    labels = [label for label, name in _shortened(first) if name in known]
+    names = set(expected)
+    labels = [label for label, name in _shortened(first) if name in names]
     renamed = {
         name: there
         for there in found
         for label, name in _shortened(there)
-        if label in labels[:1] and name in known
+        if label in labels[:1] and name in names
     }
-    return renamed if len(renamed) == len(known) else as_they_are
+    return renamed if len(renamed) == len(names) else as_they_are
 
 
 def _shortened(name: str) -> Iterable[tuple[str, str]]:
@@ -167,11 +166,11 @@ def _split(name: str, modules: Collection[str]) -> tuple[str | None, str]:
 
 
 def _layer(name: str, before: Collection[str]) -> int | None:
-    """Returns the index of a module's layer as PEFT counts it: the first number behind one of these
-    names.
+    """Returns the index of a module's layer as PEFT finds it: the first number after one of the
+    given names.
 
     Args:
-        before: names such as ``block``; where there are none, the first number behind two parts.
+        before: names such as ``block``; if empty, the first number after at least two parts.
     """
     parts = name.split(".")
     numbered = [place for place in range(1, len(parts) - 1) if parts[place].isdecimal()]
@@ -187,16 +186,14 @@ def _layer(name: str, before: Collection[str]) -> int | None:
 def _by_names(
     pattern: Mapping[str, float], chosen: Modules, usual: float
 ) -> dict[str, float] | None:
-    """Returns every module's value where all keys are plain names after all; the first that fits
-    counts.
-    """
-    found: dict[str, float] = {}
+    """Returns every module's value if all keys are plain names; the first that matches counts."""
+    values: dict[str, float] = {}
     for key, value in pattern.items():
         names = _plain_names(key)
         if names is None:
             return None
-        found.update({name: value for name in matching(names, chosen) if name not in found})
-    return {name: found.get(name, usual) for name in chosen}
+        values.update({name: value for name in matching(names, chosen) if name not in values})
+    return {name: values.get(name, usual) for name in chosen}
 
 
 def _plain_names(key: str) -> list[str] | None:
@@ -220,12 +217,12 @@ def _by_rank(
     usual_rank: int | None,
     usual: float,
 ) -> dict[str, float] | None:
-    """Returns every module's alpha where the same patterns give ranks, each another: the rank tells
-    the pattern.
+    """Returns every module's alpha if the same patterns set the ranks, each a different one: a
+    module's rank then shows which pattern it matches.
     """
     by_rank, alphas = patterns.get("rank_pattern", {}), patterns.get("alpha_pattern", {})
-    told = [usual_rank, *by_rank.values()]
-    if not ranks or [*by_rank] != [*alphas] or len({*told}) < len(told):
+    all_ranks = [usual_rank, *by_rank.values()]
+    if not ranks or [*by_rank] != [*alphas] or len({*all_ranks}) < len(all_ranks):
         return None
     alpha_of = {rank: alphas[key] for key, rank in by_rank.items()}
     return {name: alpha_of.get(rank, usual) for name, rank in ranks.items()}
@@ -236,6 +233,6 @@ def _first_pattern(pattern: Mapping[str, float]) -> str:
 
 
 def _most_frequent_apart(by_module: Mapping[str, float]) -> tuple[float, dict[str, float]]:
-    """Returns the most frequent value, and the modules that have another."""
+    """Returns the most frequent value, and the modules with another value."""
     ((usual, _),) = Counter(by_module.values()).most_common(1)
     return usual, {name: value for name, value in by_module.items() if value != usual}

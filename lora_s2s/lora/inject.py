@@ -1,5 +1,5 @@
-"""An adapter on a base: whatever the method, it changes nothing before training, and only the
-adapter trains.
+"""Puts an adapter on a base. With every method the outputs are unchanged before training, and only
+the adapter trains.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 START = "start_of_adapter"
-"""Attribute of a model whose base was moved: the adapter's first weights, on the CPU."""
+"""Attribute of a model whose method changed the base's weights: the adapter's first weights."""
 
 
 def inject_lora(
@@ -37,49 +37,50 @@ def inject_lora(
 ) -> PeftModel:
     """Wraps the base's modules in place and returns the adapted model, in evaluation mode.
 
-    Only the adapter trains; its weights are float32 whatever the base's are, and depend on ``seed``
-    and base alone.
-
-    Each module's scale is alpha over its own rank (its square root for rslora).
+    Only the adapter trains. Its weights are float32 whatever the base's dtype, and depend only on
+    ``seed`` and the base. Each module's scale is alpha over its own rank (over its square root for
+    rslora).
 
     Args:
         lora: a recipe's section; for its modules see
             :func:`lora_s2s.lora.targets.resolve_targets`.
-        train_tokens: ids whose rows of the embeddings and of the head train too; see
+        train_tokens: ids whose rows in the embeddings and the head train too; see
             :mod:`lora_s2s.lora.token_rows`.
-        seed: of the initial values; the global random state stays as it is.
+        seed: of the initial values; the global random state is not changed.
 
     Raises:
-        UsageError: an unknown target or method, a setting the method does not have, a rank beyond
-            the layers' sizes, a quantized base where the method needs another, tokens that cannot
-            train, or an adapter is there already.
+        UsageError: an unknown target or method, a setting that the method lacks, a rank beyond the
+            layers' sizes, a quantized base that the method does not support, tokens that cannot
+            train, or the base already has an adapter.
     """
     if problem := method_problem(lora.method):
         raise UsageError(f"lora.method: {problem}", hint="set lora.method=lora")
-    row = METHODS[lora.method]
+    method = METHODS[lora.method]
     targets = resolve_targets(base, lora.target_modules, last_blocks=lora.last_blocks)
-    check_base(row, lora.method, base)
-    if problem := token_rows.problem(base, train_tokens, method_holds_them=row.has(token_rows.KEY)):
+    check_base(method, lora.method, base)
+    if problem := token_rows.problem(
+        base, train_tokens, method_holds_them=method.has(token_rows.KEY)
+    ):
         raise UsageError(
             problem, hint="set data.lossless_text=off; where tokens are named, lora.train_tokens=[]"
         )
-    own = resolve_ranks(base, targets, ranks_by_name(lora.rank_pattern), lora.r)
-    _check_settings(row, lora, targets, [lora.r, *own.values()])
+    ranks = resolve_ranks(base, targets, ranks_by_name(lora.rank_pattern), lora.r)
+    _check_settings(method, lora, targets, [lora.r, *ranks.values()])
     given = {
-        row.rank: lora.r,
-        row.alpha: lora.alpha,
-        row.dropout: lora.dropout,
-        row.seed: seed,
-        "rank_pattern" if own else None: own,
+        method.rank: lora.r,
+        method.alpha: lora.alpha,
+        method.dropout: lora.dropout,
+        method.seed: seed,
+        "rank_pattern" if ranks else None: ranks,
     }
-    values = {**row.fixed, **{key: value for key, value in given.items() if key is not None}}
-    if row.has("feedforward_modules"):
-        # IA3 scales what a layer answers; where that is narrower than its input (wo), the input.
+    values = {**method.fixed, **{key: value for key, value in given.items() if key is not None}}
+    if method.has("feedforward_modules"):
+        # IA3 scales a layer's output, or its input if that is wider (wo).
         narrow = [name for name, (outputs, inputs) in targets.shapes.items() if inputs > outputs]
         values.update(target_modules=list(targets.shapes), feedforward_modules=narrow)
-    model = wrap(base, row.build(targets, values), seed=seed).eval()
-    if row.moves_base:
-        # What was taken out of the base: save_adapter puts it back.
+    model = wrap(base, method.build(targets, values), seed=seed).eval()
+    if method.moves_base:
+        # The method subtracted these from the base; save_adapter accounts for them.
         start = get_peft_model_state_dict(model, save_embedding_layers=False)
         setattr(model, START, {name: tensor.to("cpu", copy=True) for name, tensor in start.items()})
     token_rows.add(base.model, sorted({*train_tokens}))
@@ -90,7 +91,7 @@ def wrap(base: LoadedBase, config: PeftConfig, *, seed: int = 0, empty: bool = F
     """Wraps the modules that a checked config names.
 
     Args:
-        empty: the adapter gets names and shapes, and no memory.
+        empty: creates the adapter on the meta device: names and shapes only.
 
     Raises:
         UsageError: the base already has an adapter, or PEFT refuses the config on this base.
@@ -99,8 +100,7 @@ def wrap(base: LoadedBase, config: PeftConfig, *, seed: int = 0, empty: bool = F
         raise UsageError("this base already has an adapter", hint="load the base again")
     devices = [base.device] if base.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
-        # PEFT warns when the name on record differs from the model's folder; the record is set
-        # below.
+        # PEFT warns if the config's base name differs from the model's folder; it is set below.
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         try:
@@ -110,50 +110,51 @@ def wrap(base: LoadedBase, config: PeftConfig, *, seed: int = 0, empty: bool = F
     config.base_model_name_or_path = base.name
     config.revision = base.revision
     if base.residual_shift:
-        # Scaled inputs must reach the adapter too: the hooks move to the modules that now stand
-        # outside.
+        # Scaled inputs must reach the adapter too: the hooks move to the wrapping modules.
         float16.reinstall(base.model, base.family, base.residual_shift)
     return model
 
 
-def check_base(row: Method, name: str, base: LoadedBase) -> None:
+def check_base(method: Method, name: str, base: LoadedBase) -> None:
     """Checks that a method supports the base's quantization.
 
     Raises:
         UsageError: it needs a base that is not quantized.
     """
-    if row.unquantized and base.quantization != "none":
+    if method.unquantized and base.quantization != "none":
         able = ", ".join(key for key, other in METHODS.items() if not other.unquantized)
         raise UsageError(
-            f"{name} does not work on a base in {base.quantization}: {row.unquantized}",
+            f"{name} does not work on a base in {base.quantization}: {method.unquantized}",
             hint=f"set model.quantization=none, or a method that does: {able}",
         )
 
 
-def _check_settings(row: Method, lora: LoraSection, targets: Targets, ranks: Sequence[int]) -> None:
-    """Reports or refuses settings that a method ignores, and checks ranks before anything of their
+def _check_settings(
+    method: Method, lora: LoraSection, targets: Targets, ranks: Sequence[int]
+) -> None:
+    """Reports or refuses settings that a method lacks, and checks ranks before anything of that
     size is allocated.
     """
     if idle := [
-        key for key, own in (("lora.r", row.rank), ("lora.alpha", row.alpha)) if own is None
+        key for key, own in (("lora.r", method.rank), ("lora.alpha", method.alpha)) if own is None
     ]:
         say(f"{lora.method} ignores {' and '.join(idle)}")
-    if lora.rank_pattern and not row.has("rank_pattern"):
+    if lora.rank_pattern and not method.has("rank_pattern"):
         able = ", ".join(key for key, other in METHODS.items() if other.has("rank_pattern"))
         raise UsageError(
             f"{lora.method} has no rank for each group",
             hint=f"remove lora.rank_pattern, or use one of {able}",
         )
-    if lora.dropout and row.dropout is None:
+    if lora.dropout and method.dropout is None:
         raise UsageError(f"{lora.method} has no dropout of its own", hint="set lora.dropout=0")
     # VeRA's matrices are shared and frozen: their rank is bounded by no layer.
     most = (
         limits.LARGEST_RANK
-        if row.seed
+        if method.seed
         else min(limits.LARGEST_RANK, max(min(shape) for shape in targets.shapes.values()))
     )
     wrong = [rank for rank in ranks if not 1 <= rank <= most]
-    if wrong and row.rank:
+    if wrong and method.rank:
         raise UsageError(
             f"lora.{'r' if wrong[0] == lora.r else 'rank_pattern'} is {wrong[0]}; on this base "
             f"it may be 1 to {most}",
@@ -167,12 +168,12 @@ def is_second_factor(name: str) -> bool:
 
 
 def trainable_parameters(model: nn.Module) -> int:
-    """Returns how many numbers train."""
+    """Returns the number of weights that train."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def total_parameters(model: nn.Module) -> int:
-    """Returns how many numbers there are, the adapter's too, a tied matrix once, packed ones as
-    what they stand for.
+    """Returns the number of weights, with the adapter's; a tied matrix counts once, packed weights
+    by their real number.
     """
     return sum(map(elements, model.parameters()))

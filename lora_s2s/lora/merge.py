@@ -1,7 +1,7 @@
-"""Fold an adapter into its base, write the whole model, and measure on real inputs what changed.
+"""Merges an adapter into its base, writes the model, and measures on real inputs what changed.
 
-An adapter trained on a quantized base fits those values, not the checkpoint's: it can be folded
-into either, and both are measured. What is written is never quantized.
+An adapter trained on a quantized base fits the quantized values, not the checkpoint's: it can be
+merged into either, and both are measured. The written model is never quantized.
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ from lora_s2s.tokens.special_tokens import alike, end_note, first_ids
 
 _GREEDY = {"max_new_tokens": 128, "num_beams": 1}
 ONTO = ("original", "dequantized")
+# What a merged model's card shows of an evaluation of its adapter.
+_FIGURES = ("n", "metrics", "baseline", "difference")
 
-# Float32 products in another order differ by about 1e-6 of a logit; this much means another
-# function.
+# Float32 sums in another order change logits by about 1e-6; this much means another function.
 _FLOAT32_TOLERANCE = 1e-3
 
 
@@ -54,20 +55,21 @@ class MergeReport:
     its base.
 
     Attributes:
-        dtype: the written weights'; the reference is the base as it was in training (quantized or
-        not), in float32. max_logit_difference, mean_logit_difference: absolute, over all logits of
-        all target positions.
-        top1_changed: share of target positions whose most likely token is another.
+        dtype: of the written weights. The reference is the base as it was in training (quantized or
+            not), in float32.
+        max_logit_difference, mean_logit_difference: absolute, over all logits of all target
+            positions.
+        top1_changed: share of target positions whose most likely token differs.
         positions: number of target positions compared.
-        other: the same measures of the base that was not chosen, in float32, under its name; empty
-            where the base was not quantized.
-        answers: number of answers compared: the adapter's, decoded as it was scored, and those that
-            plain transformers gives with the written folder alone, its tokenizer included.
+        other: the same measures for the base that was not chosen, in float32, under its name; empty
+            if the base was not quantized.
+        answers: number of answers compared: the adapter's, decoded as it was scored, with those of
+            plain transformers from the written folder and its tokenizer.
         answers_changed: share of those that differ.
-        not_used: settings of the base's generation config that the written folder omits; empty
-            for none.
-        note: what versions of transformers compute something else, and what plain transformers has
-        to be given; None for nothing.
+        not_used: settings of the base's generation config that the written folder omits; empty if
+            there are none.
+        note: which versions of transformers compute something else, and what plain transformers
+            must be given; None if there is nothing to note.
     """
 
     out: str
@@ -94,22 +96,20 @@ def merge_adapter(
     probe_texts: Sequence[str],
     decoding: Mapping[str, Any] = _GREEDY,
 ) -> MergeReport:
-    """Writes the merged model's folder, whole or not at all; the base stays as it is.
+    """Writes the merged model's folder, complete or not at all; the base stays as it is.
 
-    It decodes as the adapter does: of the base's generation settings only the ids of starts, ends
-    and languages stay.
+    The model decodes as the adapter does: of the base's generation settings only the start, end and
+    language ids are kept.
 
     Args:
         out: must not exist.
-        onto: ``original``: the base's own weights; ``dequantized``: the values it had in training,
-            in 4 or 8 bits.
-        dtype: of the written weights; None takes what the adapter was trained in, but float32 for
-            float16, which only this package's loading keeps from overflowing, and where it does not
-            say.
-        probe_texts: rendered sources; the adapter's answers to them are what both models are
-            compared on.
+        onto: ``original``, the checkpoint's weights, or ``dequantized``, the values that the base
+            had in training, in 4 or 8 bits.
+        dtype: of the written weights; None for the dtype of training, but float32 if that is
+            unknown or float16, which only this package keeps from overflowing.
+        probe_texts: rendered sources; both models are compared on the adapter's answers to them.
         decoding: how the adapter was scored, and how the written model decodes: ``max_new_tokens``,
-            ``num_beams``, and what else is not at its default.
+            ``num_beams``, and whatever else is not at its default.
 
     Raises:
         UsageError: ``out`` exists, an unknown ``onto`` or ``dtype``, nothing to dequantize, or no
@@ -153,8 +153,8 @@ def merge_adapter(
 
 @dataclass(frozen=True)
 class _Written:
-    """What is known of a merged model once its adapter is freed; ``exact``: it should compute the
-    same but for rounding.
+    """What is kept of an adapter once it is merged and freed; ``exact``: the merged model should
+    compute the same up to rounding.
     """
 
     origin: dict[str, object]
@@ -177,7 +177,7 @@ def _write_model(
     decoding: Mapping[str, Any],
     probe_texts: Sequence[str],
 ) -> _Written:
-    """Measures the adapter, folds it in and writes the model's files."""
+    """Measures the adapter, merges it and writes the model's files."""
     base, quantized = adapter.base, adapter.base.quantization != "none"
     if onto == "dequantized" and not quantized:
         problem = "the adapter was not trained on a quantized base: nothing to dequantize"
@@ -188,7 +188,7 @@ def _write_model(
     notes = [note for note in (loading_note(base.model.config), end_note(tokenizer)) if note]
     probes = list(probes_of(adapter, tokenizer, generation, probe_texts))
     rest = [name for name in ONTO if quantized and name != onto]
-    other = {name: measured(_on_whole_base(adapter, name).model, probes) for name in rest}
+    other = {name: measured(_on_unquantized_base(adapter, name).model, probes) for name in rest}
     _write_folded(adapter, staged, onto=onto, dtype=written, generation=generation)
     exact = written == "float32" and (onto == "dequantized" or not quantized)
     origin = made_from(adapter)
@@ -208,9 +208,9 @@ def _write_model(
 def write_whole_model(
     adapter: LoadedAdapter, out: Path, *, dtype: str, decoding: Mapping[str, Any]
 ) -> None:
-    """Writes the files of the adapter folded into its unquantized base, compared with nothing.
+    """Writes the files of the adapter merged into its unquantized base, without a comparison.
 
-    The adapter still answers as before, from the changed weights.
+    The loaded adapter answers as before, from the changed weights.
 
     Args:
         out: an existing, empty folder.
@@ -252,14 +252,13 @@ def _write_folded(
 
 
 def folded_state(adapter: LoadedAdapter, onto: str = "original") -> dict[str, Tensor]:
-    """Returns the base's weights with the adapter folded in, float32.
+    """Returns the base's weights with the adapter merged in, float32, by the plain model's names.
 
-    Names are the plain model's, as if there had never been an adapter. An unquantized base's own
-    weights are changed: the adapter cannot be used any more.
+    The weights of an unquantized base are changed in place: its adapter is merged from then on.
     """
-    whole = adapter if adapter.base.quantization == "none" else _on_whole_base(adapter, onto)
+    whole = adapter if adapter.base.quantization == "none" else _on_unquantized_base(adapter, onto)
     tuned = []
-    # Under every name: rows of tokens are part of all modules that share a matrix; merging again
+    # Under every name: token rows belong to all modules that share a matrix, and merging them again
     # changes nothing.
     for name, module in whole.base.model.named_modules(remove_duplicate=False):
         if isinstance(module, BaseTunerLayer):
@@ -273,9 +272,9 @@ def folded_state(adapter: LoadedAdapter, onto: str = "original") -> dict[str, Te
     return state
 
 
-def _on_whole_base(adapter: LoadedAdapter, onto: str) -> LoadedAdapter:
-    """Returns the adapter on an unquantized float32 base: the checkpoint's values, or those it had
-    in training.
+def _on_unquantized_base(adapter: LoadedAdapter, onto: str) -> LoadedAdapter:
+    """Returns the adapter on an unquantized float32 base, with the checkpoint's weights or those of
+    training.
     """
     used = adapter.base
     base = load_base(used.name, revision=used.revision, dtype="float32", device=used.device)
@@ -312,16 +311,14 @@ def _check_arguments(onto: str, dtype: str | None, probe_texts: Sequence[str]) -
 
 def _tokenizer(adapter: LoadedAdapter) -> PreTrainedTokenizerBase:
     languages = languages_of(adapter.manifest.input)
-    own = _own_tokenizer(adapter)
+    folder = _own_tokenizer(adapter)
     base = adapter.base
-    name, revision = (base.name, base.revision) if own is None else (str(own), None)
+    name, revision = (base.name, base.revision) if folder is None else (str(folder), None)
     return load_tokenizer(name, revision, **languages)
 
 
 def _own_tokenizer(adapter: LoadedAdapter) -> Path | None:
-    """Returns the adapter's folder where it holds a tokenizer that may know more tokens than the
-    base's.
-    """
+    """Returns the adapter's folder if its tokenizer may have more tokens than the base's."""
     trained = adapter.manifest.input
     more = adapter.settings.train_tokens or trained.carried or trained.special_tokens
     return adapter.folder if more and (adapter.folder / "tokenizer_config.json").is_file() else None
@@ -338,10 +335,15 @@ def _check_report(report: MergeReport, *, exact: bool) -> None:
 
 
 def made_from(adapter: LoadedAdapter) -> dict[str, object]:
-    """Returns what a merged model's manifest says of its adapter and base."""
+    """Returns what a merged model's manifest records of its base and its adapter, with scores."""
+    scores = adapter.manifest.content.get("scores")
     merged = {
         "name": adapter.folder.resolve().name,
         "weights_sha256": sha256_file(adapter.folder / WEIGHTS),
+        "scores": {
+            name: {key: entry[key] for key in _FIGURES if key in entry}
+            for name, entry in (scores.items() if isinstance(scores, dict) else ())
+        },
     }
     base = {
         key: getattr(adapter.base, key)
@@ -356,7 +358,8 @@ def _readme(report: MergeReport) -> str:
         "# A merged model\n\n"
         "An encoder-decoder model with a LoRA adapter folded into its weights, made by `lora-s2s "
         "merge`. What it was\n"
-        "made from is in `manifest.json`. It needs no adapter and no special package:\n\n"
+        "made from is in `manifest.json`, with the adapter's scores. It needs no adapter and no "
+        "special package:\n\n"
         "    AutoModelForSeq2SeqLM.from_pretrained(FOLDER); "
         "AutoTokenizer.from_pretrained(FOLDER)\n\n"
         f"Weights: {report.dtype}, onto the {report.onto} base. Against the adapter on its base as "

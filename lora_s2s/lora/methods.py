@@ -1,8 +1,8 @@
 """Adapter methods, one entry each. All are PEFT's and are saved in PEFT's format.
 
-Those that move the base's weights at the start (PiSSA, OLoRA) are written as plain LoRA of twice
-the rank, on the base as it was. The rows' names, and why others are refused, are the recipe's:
-:data:`lora_s2s.recipe.fields.METHOD_NAMES`.
+Those that subtract their initial product from the base's weights (PiSSA, OLoRA) are saved as plain
+LoRA of twice the rank on the unchanged base. The names of the methods, and why others are refused,
+are in the recipe: :data:`lora_s2s.recipe.fields.METHOD_NAMES`.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ Values: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Method:
-    """How the recipe's settings reach PEFT.
+    """How a recipe's settings become PEFT's.
 
     Attributes:
         config: PEFT's config class.
-        rank, alpha, dropout, seed: what it calls ``lora.r``, ``lora.alpha`` and so on; None where
-        it lacks the setting.
-        fixed: the settings that make the method what it is.
-        unquantized: why its base must not be quantized; None where it may be.
-        moves_base: its start is taken out of the base's weights.
+        rank, alpha, dropout, seed: its names for ``lora.r``, ``lora.alpha`` and so on; None if it
+            lacks the setting.
+        fixed: the settings that define the method.
+        unquantized: why its base must not be quantized; None if it may be.
+        moves_base: its initial product is subtracted from the base's weights.
     """
 
     config: type[peft.PeftConfig]
@@ -55,7 +55,7 @@ class Method:
         return key in self.config.__dataclass_fields__
 
     def build(self, targets: Targets, values: Values) -> peft.PeftConfig:
-        """Returns PEFT's config: checked values, by PEFT's names, for the targets.
+        """Returns PEFT's config for the targets, from checked values under PEFT's names.
 
         Raises:
             UsageError: PEFT refuses the combination.
@@ -74,8 +74,8 @@ METHODS: dict[str, Method] = {
     "lora": _LORA,
     "rslora": replace(_LORA, fixed={"use_rslora": True}),
     "dora": replace(_LORA, fixed={"use_dora": True}),
-    # The fast decomposition: the exact one takes minutes for a large matrix, and either is only a
-    # start.
+    # The fast decomposition: the exact one takes minutes for a large matrix, and both are only a
+    # starting point.
     "pissa": replace(_MOVING, fixed={"init_lora_weights": "pissa_niter_16"}),
     "olora": replace(_MOVING, fixed={"init_lora_weights": "olora"}),
     "ia3": Method(peft.IA3Config, rank=None, unquantized=_WIDENS),

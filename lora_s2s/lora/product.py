@@ -1,6 +1,4 @@
-"""What an adapted linear layer computes, as tensors: for a forward that fuses it with its
-neighbours.
-"""
+"""What an adapted linear layer computes, as tensors, for a forward that fuses it with others."""
 
 from __future__ import annotations
 
@@ -16,8 +14,8 @@ from lora_s2s.models.quantized import is_quantized, product_weight
 
 @dataclass(frozen=True)
 class Product:
-    """y = x Wᵀ + scale · drop(x) Aᵀ Bᵀ, W (out, in) frozen, A (r, in) and B (out, r) the adapter's,
-    or None.
+    """y = x Wᵀ + scale · drop(x) Aᵀ Bᵀ: W (out, in) is frozen; A (r, in) and B (out, r) are the
+    adapter's, None without one.
     """
 
     base: nn.Module
@@ -27,7 +25,7 @@ class Product:
     dropout: float = 0.0
 
     def weight(self) -> Tensor:
-        """Returns W, dequantised where it is stored in 4 or 8 bits."""
+        """Returns W, dequantised if it is stored in 4 or 8 bits."""
         return product_weight(self.base)
 
     @property
@@ -37,8 +35,8 @@ class Product:
 
 
 def product_of(module: nn.Module, *, frozen: bool = True) -> Product | None:
-    """Returns the product a module stands for; None where it computes anything else, such as
-    DoRA, or W trains although it should be ``frozen``.
+    """Returns the product that a module computes; None if it computes anything else, such as DoRA,
+    or if W trains although it should be ``frozen``.
     """
     base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
     plain = is_quantized(base) or type(base) is nn.Linear

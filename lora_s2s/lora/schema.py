@@ -1,9 +1,9 @@
-"""What an ``adapter_config.json`` may contain: a supported method on known modules, with every
-other switch of PEFT off.
+"""What an ``adapter_config.json`` may contain: a supported method on known modules, every other
+option of PEFT off.
 
 PEFT itself takes regular expressions, ranks of a billion and weights for the base from this file;
-here nothing of it is used before it is checked. A pattern is never evaluated: what it selects
-is read from the weights, see ``foreign.py``.
+here nothing of it is used unchecked. A pattern is never evaluated: what it selects is read from the
+weights, see ``foreign.py``.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ MERGE_IN_PEFT = (
     "FOLDER).merge_and_unload().save_pretrained(OUT)"
 )
 NAME = re.compile(r"[A-Za-z0-9_]{1,64}(\.[A-Za-z0-9_]{1,64}){0,15}")
-# Each type of PEFT's that our methods use, by its name in the file.
-_TYPES = {row.config().peft_type.value: row for row in reversed(METHODS.values())}
-# Read apart from the rest, or without effect on what the adapter computes.
+# PEFT's adapter types that our methods use, by their name in the file.
+_TYPES = {method.config().peft_type.value: method for method in reversed(METHODS.values())}
+# Read separately, or without effect on what the adapter computes.
 _READ = frozenset(
     {
         "target_modules",
@@ -43,9 +43,9 @@ _READ = frozenset(
         "auto_mapping",
     }
 )
-# Read with target_modules, where the method has them.
+# Read with target_modules, if the method has them.
 _SELECTION = ("exclude_modules", "layers_to_transform", "layers_pattern")
-# Others have a head of their own (SEQ_CLS) and no answers.
+# Other tasks have a head of their own (SEQ_CLS) and write no text.
 _TASKS = (None, "SEQ_2_SEQ_LM", "CAUSAL_LM", "FEATURE_EXTRACTION")
 _BIASES = ("none", "all", "lora_only", "vera_only", "oft_only", "MiSS_only")
 _PROMPTS = frozenset(
@@ -60,11 +60,11 @@ _PROMPTS = frozenset(
     }
 )
 _MOST_LAYERS = 65_536
-# Other starts (pissa, olora, corda, …) change the base's weights when they are loaded, or what is
+# Other initialisations (pissa, olora, corda, …) change the base's weights on loading, or what is
 # computed (miss: bat).
 _PLAIN_STARTS = {"init_lora_weights": ("gaussian", "orthogonal")}
 
-# What may differ from PEFT's default, whatever the method: least, most, whether whole.
+# What may differ from PEFT's default, for every method: lowest, highest, whether an integer.
 _RANK, _SCALE, _SHARE = (1, limits.LARGEST_RANK, True), (0, 1e6, False), (0, 0.999, False)
 _NUMBERS: dict[str, tuple[float, float, bool]] = {
     "r": _RANK,
@@ -100,16 +100,15 @@ class AdapterSettings:
     """The checked content of an ``adapter_config.json``.
 
     Attributes:
-        method: the first row with this type of PEFT's; what is special about the adapter is in
-            ``values``.
-        values: PEFT's names → values, where they are not PEFT's defaults.
-        target_modules: names, or one of a family's own patterns; None where the selection is by a
-            pattern, which is not run: the modules are those that the weights name.
+        method: the first entry of ``METHODS`` with this type of PEFT's; ``values`` hold the rest.
+        values: PEFT's names → values, if they are not PEFT's defaults.
+        target_modules: names, or one of a family's own patterns; None if another pattern selects
+            them, which is not run: the modules are those that the weights name.
         excluded, layers, layer_names: PEFT's ``exclude_modules``, ``layers_to_transform`` and
-        ``layers_pattern``.
-        patterns: ``rank_pattern`` and ``alpha_pattern``, where a key of them is a pattern.
-        bias: what PEFT's ``bias`` says; anything but ``none`` holds biases of the base, where it
-            has any.
+            ``layers_pattern``.
+        patterns: ``rank_pattern`` and ``alpha_pattern``, if a key of them is a pattern.
+        bias: PEFT's ``bias``; with anything but ``none`` the adapter holds the base's biases, if
+            it has any.
     """
 
     method: Method
@@ -129,32 +128,31 @@ def adapter_settings(content: object, *, where: str) -> AdapterSettings:
     """Checks the content of an ``adapter_config.json``.
 
     Raises:
-        DataError: a type of adapter that is not known, out of bounds, or a switch this version does
-            not know.
+        DataError: an unknown type of adapter, a value out of bounds, or an unknown option.
     """
     if not isinstance(content, dict):
         raise DataError("the adapter's config is not an object", where=where)
-    row = _TYPES.get(content["peft_type"]) if isinstance(content.get("peft_type"), str) else None
-    if row is None:
-        known, kind = ", ".join(sorted(_TYPES)), content.get("peft_type")
+    method = _TYPES.get(content["peft_type"]) if isinstance(content.get("peft_type"), str) else None
+    if method is None:
+        types, kind = ", ".join(sorted(_TYPES)), content.get("peft_type")
         prompt = (
             "it cannot be merged either: train an adapter of one of these types on the same data"
         )
         hint = prompt if str(kind) in _PROMPTS else MERGE_IN_PEFT if isinstance(kind, str) else None
         raise DataError(
-            f"an adapter of type {kind!r:.100}; expected one of {known}", hint=hint, where=where
+            f"an adapter of type {kind!r:.100}; expected one of {types}", hint=hint, where=where
         )
     check = _Checker(content, where)
-    values = dict(check.values(row))
+    values = dict(check.values(method))
     return AdapterSettings(
-        method=row,
+        method=method,
         train_tokens=values.pop(KEY, ()),
         patterns={key: values.pop(key) for key in _PATTERNS if check.has_patterns(key)},
         bias=values.pop("bias", "none"),
         values=values,
         base=check.text("base_model_name_or_path"),
         revision=check.text("revision"),
-        **check.selection(row),
+        **check.selection(method),
     )
 
 
@@ -165,22 +163,20 @@ class _Checker:
 
     def refuse(self, key: str, expected: str, *, hint: str | None = None) -> DataError:
         value = repr(self.content.get(key))
-        shown = value if len(value) <= 100 else f"{value[:100]}…"
+        text = value if len(value) <= 100 else f"{value[:100]}…"
         return DataError(
-            f"the adapter's {key} is {shown}; expected {expected}", hint=hint, where=self.where
+            f"the adapter's {key} is {text}; expected {expected}", hint=hint, where=self.where
         )
 
-    def values(self, row: Method) -> Values:
-        """Returns what differs from PEFT's defaults, each value checked; refuses every switch that
-        is not known.
-        """
+    def values(self, method: Method) -> Values:
+        """Returns what differs from PEFT's defaults, checked; refuses unknown options."""
         if self.content.get("task_type") not in _TASKS:
             raise self.refuse(
                 "task_type", "SEQ_2_SEQ_LM", hint="this package runs models that write text"
             )
-        idle, found = row.config().to_dict(), {}
+        defaults, changed = method.config().to_dict(), {}
         for key, value in self.content.items():
-            default = idle.get(key)
+            default = defaults.get(key)
             if key.startswith("init_") and not (
                 isinstance(value, bool) or value in _PLAIN_STARTS.get(key, ())
             ):
@@ -188,10 +184,10 @@ class _Checker:
             nothing = (
                 value in (None, False, {}, []) and not default and key != "feedforward_modules"
             )
-            read = key in _READ or (key in _SELECTION and row.has(key))
+            read = key in _READ or (key in _SELECTION and method.has(key))
             if not read and value != default and not nothing:
-                found[key] = self.value(key) if row.has(key) else self.unknown(key)
-        return found
+                changed[key] = self.value(key) if method.has(key) else self.unknown(key)
+        return changed
 
     def value(self, key: str) -> object:
         """Returns the checked value of a setting that may differ."""
@@ -211,9 +207,7 @@ class _Checker:
         return self.unknown(key)
 
     def has_patterns(self, key: str) -> bool:
-        """Whether a setting by module names one that is not plain; PEFT takes all of them for
-        patterns.
-        """
+        """Whether a key of a setting by module is no plain name; to PEFT every key is a pattern."""
         value = self.content.get(key)
         return isinstance(value, dict) and not all(NAME.fullmatch(name) for name in value)
 
@@ -261,13 +255,11 @@ class _Checker:
             raise self.refuse(key, "plain module names")
         return value
 
-    def selection(self, row: Method) -> Values:
-        """Returns which modules are targeted; ``target_modules`` None where a pattern decides,
-        which is not run.
-        """
+    def selection(self, method: Method) -> Values:
+        """Returns the targeted modules; ``target_modules`` is None if a pattern selects them."""
         targets = self.content.get("target_modules")
         excluded, layers, stems = (
-            self.content.get(key) if row.has(key) else None for key in _SELECTION
+            self.content.get(key) if method.has(key) else None for key in _SELECTION
         )
         indices = layers if isinstance(layers, list) else [] if layers is None else [layers]
         if not all(type(index) is int and 0 <= index < _MOST_LAYERS for index in indices):
@@ -275,18 +267,18 @@ class _Checker:
         for key, value in (("exclude_modules", excluded), ("layers_pattern", stems)):
             if not (value is None or isinstance(value, str) or _are_texts(value)):
                 raise self.refuse(key, "names, or a pattern")
-        # A pattern of a family's is one that we write ourselves.
-        own = isinstance(targets, str) and any(
+        # A family's pattern is one that this package writes.
+        ours = isinstance(targets, str) and any(
             targets in family.stacks for family in FAMILIES.values()
         )
         names = (
-            self.names("target_modules") if isinstance(targets, list) else targets if own else None
+            self.names("target_modules") if isinstance(targets, list) else targets if ours else None
         )
         stems = [stems] if isinstance(stems, str) else stems or []
         plain = not isinstance(excluded, str) and all(
             NAME.fullmatch(name) for name in excluded or ()
         )
-        # A dot in the name of a layer would be any character.
+        # To PEFT a dot in the name of a layer is any character.
         if (
             names is None
             or not plain

@@ -19,7 +19,7 @@ from lora_s2s.lora.methods import METHODS
 from lora_s2s.lora.schema import AdapterSettings
 
 BASE = "__base__"
-"""PEFT's name of the base alone, in a batch that mixes adapters."""
+"""PEFT's name for the base without an adapter, in a batch that mixes adapters."""
 _ALONE = "serve it alone, or merge it: lora-s2s merge"
 
 
@@ -27,12 +27,12 @@ def add_adapter(first: LoadedAdapter, folder: Path, name: str) -> LoadedAdapter:
     """Loads an adapter beside the first one, onto the same base.
 
     Args:
-        name: PEFT's name of it; every file is checked as by
-            :func:`lora_s2s.lora.adapter.load_adapter`.
+        folder: checked as by :func:`lora_s2s.lora.adapter.load_adapter`.
+        name: PEFT's name for it.
 
     Raises:
-        DataError: it is refused, was trained on another base, or one of the two cannot share its
-            base.
+        DataError: it is refused, it was trained on another base, or one of the two cannot share
+            its base.
     """
     settings, manifest = read_adapter(folder)
     base, trained_on = first.base, manifest.base
@@ -48,7 +48,7 @@ def add_adapter(first: LoadedAdapter, folder: Path, name: str) -> LoadedAdapter:
     _check_plain(settings, folder)
     config, state = checked_weights(folder, settings, base)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of names that look alike
+        warnings.simplefilter("ignore")  # PEFT warns of adapter names that look alike
         first.model.add_adapter(name, config())
     fill(first.model, state, folder, name)
     first.model.requires_grad_(False)
@@ -56,7 +56,7 @@ def add_adapter(first: LoadedAdapter, folder: Path, name: str) -> LoadedAdapter:
 
 
 def _check_plain(settings: AdapterSettings, folder: Path) -> None:
-    """PEFT mixes plain LoRA only, and tokens of an adapter's own change the tokenizer."""
+    """PEFT mixes only plain LoRA, and trained tokens may need a tokenizer of their own."""
     plain = settings.method.config is METHODS["lora"].config and not settings.values.get("use_dora")
     if not plain or settings.train_tokens:
         kind = "trained tokens" if plain else "another method than lora or rslora"

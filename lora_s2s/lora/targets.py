@@ -1,6 +1,4 @@
-"""Target modules: a family's groups, or names, resolved against the model before anything is
-created.
-"""
+"""Target modules: a family's groups, or names, resolved against the model before PEFT sees them."""
 
 from __future__ import annotations
 
@@ -15,14 +13,10 @@ from lora_s2s.errors import UsageError, nearest
 from lora_s2s.models.family import ModelFamily
 from lora_s2s.models.loading import LoadedBase
 
-"""PEFT tries every entry as a pattern on every module, fast only while Python keeps all of them
-compiled.
-"""
-
 
 @dataclass(frozen=True)
 class Targets:
-    """The same choice twice: ``spec`` as PEFT reloads it, ``shapes`` as what it means on this base.
+    """The chosen modules: ``spec`` as PEFT's config stores them, ``shapes`` as found in this base.
 
     Attributes:
         spec: name endings (``["q", "v"]``), or one of the family's patterns.
@@ -36,13 +30,12 @@ class Targets:
 def resolve_targets(
     base: LoadedBase, wanted: str | Sequence[str], *, last_blocks: int | None = None
 ) -> Targets:
-    """Returns the modules that a group (``attention-qv``) or names (``["q", "wo"]``) stand for.
+    """Returns the modules that a group (``attention-qv``) or names (``["q", "wo"]``) select.
 
-    A name is a module's full name or its ending after a dot.
+    A name is a module's full name, or what follows a dot in it.
 
     Args:
-        last_blocks: only modules in that many last blocks of each stack; a shorter stack counts
-            in full.
+        last_blocks: only modules in that many last blocks of each stack; all of a shorter stack.
 
     Raises:
         UsageError: an unknown group, a name that no adaptable module has (those that exist are
@@ -55,10 +48,10 @@ def resolve_targets(
     depths: dict[str, int] = {}
     for stack, index in map(_block, modules):
         depths[stack] = max(depths.get(stack, 0), index + 1)
-    found = ", ".join(f"{stack} has {depth}" for stack, depth in depths.items())
+    stacks = ", ".join(f"{stack} has {depth}" for stack, depth in depths.items())
     if not 1 <= last_blocks <= max(depths.values()):
         raise UsageError(
-            f"lora.last_blocks is {last_blocks}; {found}", hint="omit it for all blocks"
+            f"lora.last_blocks is {last_blocks}; {stacks}", hint="omit it for all blocks"
         )
     kept = {
         name: shape
@@ -67,7 +60,7 @@ def resolve_targets(
     }
     if not kept:
         raise UsageError(
-            f"none of lora.target_modules is in the last {last_blocks} blocks; {found}"
+            f"none of lora.target_modules is in the last {last_blocks} blocks; {stacks}"
         )
     return Targets(list(kept), kept)
 
@@ -75,22 +68,21 @@ def resolve_targets(
 def resolve_ranks(
     base: LoadedBase, targets: Targets, ranks: Mapping[str, int], r: int
 ) -> dict[str, int]:
-    """Returns full module name → rank, for the targets whose rank is another than ``r``; later
-    entries win.
+    """Returns full module name → rank, for the targets whose rank is not ``r``; later entries win.
 
     Raises:
-        UsageError: an entry names nothing, or nothing that is a target; or there are too many for
-            PEFT.
+        UsageError: an entry matches no module, or no target; or there are too many for PEFT.
     """
-    found: dict[str, int] = {}
+    chosen: dict[str, int] = {}
     for name, rank in ranks.items():
         here = matching(_spec(base, name, "lora.rank_pattern"), targets.shapes)
         if not here:
             raise UsageError(
                 f"lora.rank_pattern names '{name}', which lora.target_modules does not choose"
             )
-        found.update(dict.fromkeys(here, rank))
-    other = {name: rank for name, rank in found.items() if rank != r}
+        chosen.update(dict.fromkeys(here, rank))
+    other = {name: rank for name, rank in chosen.items() if rank != r}
+    # PEFT tries each of them as a pattern on every module.
     if len(other) > limits.MOST_RANKS:
         hint = "set lora.r to the rank that most of them have"
         raise UsageError(
@@ -102,7 +94,7 @@ def resolve_ranks(
 
 
 def adaptable(family: ModelFamily, model: PreTrainedModel) -> dict[str, tuple[int, int]]:
-    """Returns full name → (output size, input size) of every linear layer an adapter may sit on;
+    """Returns full name → (output size, input size) of every linear layer that may take an adapter;
     never the head.
     """
     pattern = re.compile(family.adaptable)
@@ -116,8 +108,8 @@ def adaptable(family: ModelFamily, model: PreTrainedModel) -> dict[str, tuple[in
 def matching(
     spec: str | Sequence[str], modules: Mapping[str, tuple[int, int]]
 ) -> dict[str, tuple[int, int]]:
-    """Returns those modules that a spec selects, by PEFT's rule: a pattern in full, or names by
-    their ending.
+    """Returns the modules that a spec selects, by PEFT's rule: a pattern matches the full name, a
+    name its ending.
     """
     if isinstance(spec, str):
         pattern = re.compile(spec)
@@ -127,8 +119,8 @@ def matching(
 
 
 def _block(name: str) -> tuple[str, int]:
-    """Returns a module's stack and the number of its block: the first number in its name says
-    both.
+    """Returns a module's stack and the number of its block: the parts of its name before and at the
+    first number.
     """
     stack, index, *_ = re.split(r"\.(\d+)\.", name, maxsplit=1)
     return stack, int(index)
@@ -140,7 +132,7 @@ def _spec(base: LoadedBase, wanted: str | Sequence[str], key: str) -> list[str] 
         return groups[wanted]
     names = [wanted] if isinstance(wanted, str) else list(wanted)
     modules = adaptable(base.family, base.model)
-    # The last two parts name a kind of module; blocks repeat it.
+    # The last one or two parts of a name are the same in all blocks.
     kinds = sorted(
         {
             ending

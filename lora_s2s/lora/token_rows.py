@@ -1,8 +1,8 @@
 """Single tokens whose embedding and head rows train, while the matrices stay frozen.
 
-A row starts as its base's and differs from it by scale · change, the change 0 at first. Embeddings
-and head of a tied model are one matrix and share their rows. In an adapter's folder a row is the
-value it reached, once for every module.
+A row is the base's plus scale · change, with change 0 at first. Embeddings and head of a tied model
+are one matrix and share their rows. An adapter's folder holds the final value of each row, once for
+every module.
 
 K rows that train, V vocabulary, D model width.
 """
@@ -32,13 +32,13 @@ _SAVED = "base_model.model.{}.token_adapter.trainable_tokens_delta"
 
 
 class TokenRows(nn.Module, BaseTunerLayer):  # type: ignore[misc]
-    """The rows of one matrix, in every module that uses it; PEFT switches them on and off with the
-    adapter.
+    """The trained rows of one matrix, in every module that uses it; PEFT enables and disables them
+    with the adapter.
 
     Args:
         weight_VD: the base's matrix, which stays as it is.
         ids: ascending.
-        values_KD: what the rows are at the start, in the first K rows; the base's own when None.
+        values_KD: the initial rows, in the first K rows; None for the base's own.
     """
 
     adapter_layer_names = ("change",)
@@ -56,9 +56,9 @@ class TokenRows(nn.Module, BaseTunerLayer):  # type: ignore[misc]
             "start_KD", start_KD.detach().to(weight_VD.device, torch.float32), persistent=False
         )
         self.change = nn.ParameterDict({"default": nn.Parameter(torch.zeros_like(self.start_KD))})
-        # A step of AdamW is relative to the matrix's own size, and large enough for a new token to
-        # be learnt in a few hundred steps at LoRA's rates; a power of two, so that every machine
-        # finds the same.
+        # A step of AdamW is relative to the size of the matrix, and large enough to learn a new
+        # token in a few hundred steps at LoRA's rates; a power of two, so that every machine
+        # computes the same.
         size = float(torch.linalg.vector_norm(weight_VD.detach(), dtype=torch.float32)) / math.sqrt(
             weight_VD.numel()
         )
@@ -69,23 +69,21 @@ class TokenRows(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         return torch.add(self.start_KD, self.change["default"], alpha=self.scale)
 
     def difference(self) -> Tensor:
-        """Returns how far the rows (K, D) are from the base's, in float32; exactly 0 before
-        training.
-        """
+        """Returns the rows (K, D) minus the base's, in float32; exactly 0 before training."""
         return self.values() - self._base[0][self.ids_K]
 
     def embed(self, _module: nn.Module, inputs: tuple[Tensor], states: Tensor) -> Tensor:
-        """Forward hook of the embeddings: these rows instead of the base's."""
+        """Forward hook of the embeddings: puts these rows in place of the base's."""
         if self.disable_adapters:
             return states
         ids = inputs[0].contiguous()
         place = torch.searchsorted(self.ids_K, ids).clamp_(max=len(self.ids_K) - 1)
         ours = (self.ids_K[place] == ids).unsqueeze(-1)
-        # Looked up in float32, so that the gradients of all a row's places are summed in float32.
+        # Looked up in float32, so that a row's gradients from all positions are summed in float32.
         return torch.where(ours, F.embedding(place, self.values()).to(states.dtype), states)
 
     def score(self, _module: nn.Module, inputs: tuple[Tensor], logits: Tensor) -> Tensor:
-        """Forward hook of the head: what the difference adds to the logits of these tokens."""
+        """Forward hook of the head: adds the difference to the logits of these tokens."""
         if self.disable_adapters:
             return logits
         return logits.index_add_(
@@ -99,7 +97,7 @@ class TokenRows(nn.Module, BaseTunerLayer):  # type: ignore[misc]
 
 
 def problem(base: LoadedBase, ids: Sequence[int], *, method_holds_them: bool = True) -> str | None:
-    """Returns why these tokens cannot train on a base; None where they can, or there are none."""
+    """Returns why these tokens cannot train on a base; None if they can, or there are none."""
     if not ids:
         return None
     if not base.family.t5_shaped:
@@ -112,7 +110,7 @@ def problem(base: LoadedBase, ids: Sequence[int], *, method_holds_them: bool = T
             f"lora.train_tokens, which data.lossless_text needs, works with the methods {methods}"
         )
     if len(ids) > MOST_TOKENS:
-        return f"lora.train_tokens are {len(ids)}; at most {MOST_TOKENS} can train"
+        return f"lora.train_tokens names {len(ids)} tokens; at most {MOST_TOKENS} can train"
     rows = min(len(base.model.get_submodule(name).weight) for name in TOKEN_MATRICES)
     wrong = [token for token in ids if not 0 <= token < rows]
     return f"there is no token {wrong[0]}: {base.name} has {rows} embedding rows" if wrong else None
@@ -121,14 +119,14 @@ def problem(base: LoadedBase, ids: Sequence[int], *, method_holds_them: bool = T
 def add(
     model: PreTrainedModel, ids: Sequence[int], saved: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Lets tokens train in a base's model whose adapter is in place.
+    """Makes tokens of a model trainable, once its adapter is in place.
 
     Args:
-        ids: ascending, free of problems (see :func:`problem`); none for none.
-        saved: the values of the rows, as an adapter's file has them; the base's own when None.
+        ids: ascending, without problems (see :func:`problem`); may be empty.
+        saved: the values of the rows, as an adapter's file has them; None for the base's own.
 
     Raises:
-        DataError: the values are different where the base has one matrix.
+        DataError: the values differ between modules that share a matrix in the base.
     """
     made: dict[int, TokenRows] = {}
     for name, places in _places(len(ids)).items():
@@ -140,14 +138,14 @@ def add(
                 f"the adapter's tokens in {name} differ from those of the same matrix elsewhere"
             )
         made[id(module.weight)] = module.token_rows = rows
-        # Before float16's hook, which scales what comes out of the embeddings.
+        # Before float16's hook, which scales the output of the embeddings.
         module.register_forward_hook(
             rows.score if isinstance(module, nn.Linear) else rows.embed, prepend=True
         )
 
 
 def head_rows(head: nn.Module) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    """Returns the ids (K,) of tokens that train and what they add to the rows (K, D) of a head, or
+    """Returns the ids (K,) of a head's trained tokens and what is added to their rows (K, D), or
     (None, None).
     """
     rows = getattr(head, "token_rows", None)
@@ -157,9 +155,7 @@ def head_rows(head: nn.Module) -> tuple[Tensor, Tensor] | tuple[None, None]:
 
 
 def changes(model: nn.Module) -> dict[str, Tensor]:
-    """Returns what trains of the rows, by its name in the model: once, also where several modules
-    share it.
-    """
+    """Returns the trainable parameters of the rows by name; shared ones only once."""
     return {
         name: tensor.detach() for name, tensor in model.named_parameters() if ".token_rows." in name
     }
@@ -169,8 +165,7 @@ def _places(count: int) -> dict[str, list[int]]:
     """Returns which of ``count`` rows an adapter's folder holds for each module: all, and the
     head's last one twice.
 
-    Where all lists of ids are alike, PEFT ties the head of any T5, Flan's too, or omits all of the
-    rows.
+    With equal lists of ids, PEFT would tie the head of any T5, Flan's too, or omit all rows.
     """
     return {
         name: [*range(count), *[count - 1] * (name == "lm_head")]
@@ -193,7 +188,7 @@ def saved_shapes(base: LoadedBase, ids: Sequence[int]) -> dict[str, tuple[int, .
 
 
 def to_save(model: nn.Module) -> tuple[dict[str, list[int]], dict[str, Tensor]]:
-    """Returns the ids for an adapter's config and the values for its weights; both empty where no
+    """Returns the ids for an adapter's config and the values for its weights; both are empty if no
     tokens train.
     """
     found = {

@@ -1,6 +1,6 @@
-"""BART's facts, and those of its kin: mBART, M2M100 and NLLB, Marian, Pegasus, Blenderbot. One name
-for each layer, learned or computed positions up to a limit, embeddings and head one matrix unless
-the weights say otherwise.
+"""What is particular to BART, mBART, M2M100 and NLLB, Marian, Pegasus and Blenderbot: their layers
+have the same names, positions are learned or computed up to a limit, and embeddings and head are
+one matrix unless the weights say otherwise.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ STACKS = (rf"model\.encoder\.{_IN_STACK}", rf"model\.decoder\.{_IN_STACK}")
 
 _HEAD = "lm_head.weight"
 _COPIES = re.compile(r"lm_head\.weight|model\.(encoder|decoder)\.embed_tokens\.weight")
-# Sinusoids that every program works out for itself: never written, so that no rounding of theirs is
-# read back.
+# Sinusoids, which every program computes itself: never written, so that rounded ones are not read
+# back.
 _COMPUTED = re.compile(r"model\.(encoder|decoder)\.embed_positions\.weight")
 _COMPUTED_BY = ("marian", "pegasus")
 
@@ -58,21 +58,18 @@ def max_positions(config: PreTrainedConfig) -> int:
 
 
 def may_be_absent(name: str) -> bool:
-    """Whether a checkpoint may leave this weight out: a copy of the embeddings, zeros, or a table
-    of sinusoids.
-    """
+    """Whether a checkpoint may omit this weight: a copy of the embeddings, zeros, or sinusoids."""
     return name == "final_logits_bias" or bool(_COPIES.fullmatch(name) or _COMPUTED.fullmatch(name))
 
 
 def finish_loading(
     model: PreTrainedModel, settings: Mapping[str, object], names: Collection[str], *, where: str
 ) -> None:
-    """Sets the decoder's start, which mBART's config leaves open: ``</s>``, unless a target
+    """Sets the decoder's start, which mBART's config leaves unset: ``</s>``, unless a target
     language sets another.
 
     Raises:
-        DataError: the weights lack what nothing else stands for: an untied head, or learned
-            positions.
+        DataError: the weights lack an untied head or learned positions, which nothing replaces.
     """
     config = model.config
     learned = [

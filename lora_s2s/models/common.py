@@ -1,5 +1,4 @@
-"""What holds for every encoder–decoder: bounded sizes, groups of targets, dropout, how the decoder
-starts.
+"""What all encoder–decoders share: bounds on sizes, target groups, dropout, the decoder's start.
 
 B batch, T target length.
 """
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
-# Where these are null in a config, the model takes them from another size.
+# If one of these is null in a config, the model takes it from another size.
 _MAY_BE_NULL = {"num_labels", "num_decoder_layers", "decoder_vocab_size", "sliding_window"}
 _RATES = ("dropout", "attention_dropout", "activation_dropout")
 
@@ -33,7 +32,7 @@ def check_sizes(settings: object, *, largest: Mapping[str, int], where: str) -> 
     """
     if not isinstance(settings, Mapping):
         raise DataError("the config, or a part of it, is not an object", where=where)
-    # The commonest way to ask for memory is refused at once; the child process finds others.
+    # Refuses the most common requests for too much memory; the child process finds others.
     for name, most in {**largest, "num_labels": limits.MOST_LABELS}.items():
         value = settings.get(name, 1)
         if value is None and name in _MAY_BE_NULL:
@@ -67,7 +66,7 @@ def target_groups(
 
 
 def set_start(model: PreTrainedModel, default: int | None) -> None:
-    """Settles the id that the decoder starts with, training and decoding alike: the config's, else
+    """Sets the id that the decoder starts with, in training and decoding: the config's, else
     ``default``.
     """
     config, generation = model.config, model.generation_config
@@ -81,7 +80,7 @@ def set_start(model: PreTrainedModel, default: int | None) -> None:
 
 
 def begin_answers(model: PreTrainedModel, *, start: int | None, first: int | None) -> None:
-    """Sets what every answer of a base or adapted model begins with, as its targets do in training.
+    """Sets what each answer of a base or adapted model begins with: the same as in training.
 
     Args:
         start: the decoder's start where the target's language chooses it (mBART); None leaves the
@@ -107,22 +106,21 @@ def shift_right(labels_BT: Tensor, config: PreTrainedConfig) -> Tensor:
 
 
 def set_dropout(model: PreTrainedModel, rate: float) -> None:
-    """Sets the base's dropout everywhere, attention included, and never skips a layer; an adapter's
-    own stays.
+    """Sets the base's dropout everywhere, attention included, and turns LayerDrop off; an adapter's
+    dropout stays as it is.
     """
     for name, module in model.named_modules():
-        if (
-            isinstance(module, nn.Dropout) and "_dropout." not in name
-        ):  # PEFT's are lora_dropout.default and the like
+        of_adapter = "_dropout." in name  # PEFT's are called lora_dropout.default and the like
+        if isinstance(module, nn.Dropout) and not of_adapter:
             module.p = rate
-        for held in _RATES:  # attention and BART's layers hold a rate as a number
-            if isinstance(getattr(module, held, None), int | float):
-                setattr(module, held, rate)
+        for attribute in _RATES:  # attention and BART's layers keep a rate as a number
+            if isinstance(getattr(module, attribute, None), int | float):
+                setattr(module, attribute, rate)
         if hasattr(module, "layerdrop"):
             module.layerdrop = 0.0
     model.config.dropout_rate = rate
 
 
 def same_weights(state: Mapping[str, Tensor], first: str, second: str) -> bool:
-    """Whether two names hold equal weights; False where one is missing."""
+    """Whether two names hold equal weights; False if one is missing."""
     return first in state and second in state and torch.equal(state[first], state[second])

@@ -1,5 +1,5 @@
-"""Families of encoder–decoders. A new one is a line in ``FAMILIES`` and a tiny model in the tests;
-facts beside ``t5.py`` only where those of ``bart.py`` do not hold.
+"""Families of encoder–decoders. A new one is an entry in ``FAMILIES`` and a tiny model in the
+tests, and a file beside ``t5.py`` only if ``bart.py`` does not fit.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class ModelFamily:
     title: str
     """The models it covers, for people."""
     class_names: tuple[str, str]
-    """Its config's and its model's class in transformers, looked up on first use: all at once would
-    take seconds.
+    """The names of its config's and its model's class in transformers, looked up on first use:
+    importing all of them would take seconds.
     """
     adaptable: str
-    """Pattern of the full names of modules that an adapter may sit on; never the head."""
+    """Pattern of the full names of modules that may take an adapter; never the head."""
     stacks: tuple[str, str]
-    """Patterns of the encoder's and the decoder's modules: all that ``target_groups`` gives and a
-    config may hold.
+    """Patterns of the encoder's and the decoder's modules: the only ones that ``target_groups``
+    returns and an adapter's config may hold.
     """
     target_groups: Callable[[transformers.PreTrainedConfig], dict[str, list[str] | str]]
     check_settings: Callable[..., None]
@@ -46,7 +46,7 @@ class ModelFamily:
     t5_shaped: bool
     """Whether the residual stream may be rescaled as T5's: bare RMSNorms, no biases."""
     plain_head: bool
-    """Whether logits are what the head gives, without a bias or a cap after it."""
+    """Whether the logits are the head's output as it is, without a bias or a soft cap."""
     set_dropout: Callable[[transformers.PreTrainedModel, float], None] = common.set_dropout
 
     @property
@@ -106,7 +106,7 @@ FAMILIES: dict[str, ModelFamily] = {
     )
 }
 
-# Encoder–decoders that are known and refused, and why.
+# Encoder–decoders that are refused, and why.
 REFUSED = {
     "codet5p": "CodeT5+ from 2B on runs only on code of its own checkpoint, which is never "
     "executed here; CodeT5+ 220M and 770M are of type t5 and work",
@@ -121,14 +121,14 @@ def family_of(settings: Mapping[str, object], *, where: str | None = None) -> Mo
     """Returns the family of a model from its ``config.json``.
 
     Raises:
-        UsageError: not an encoder–decoder, or of a family that is refused or not known; the known
-            ones are listed.
+        UsageError: not an encoder–decoder, or of a family that is refused or unknown; the message
+            lists the known ones.
     """
     model_type = settings.get("model_type")
     model_type = model_type if isinstance(model_type, str) else str(model_type)
     if model_type in FAMILIES:
         return FAMILIES[str(model_type)]
-    known = ", ".join(FAMILIES)
+    families = ", ".join(FAMILIES)
     hint = "choose a T5 or Flan-T5 model, or try --set model.name=demo"
     if model_type in REFUSED:
         raise UsageError(
@@ -138,12 +138,12 @@ def family_of(settings: Mapping[str, object], *, where: str | None = None) -> Mo
         )
     if settings.get("is_encoder_decoder") is not True:
         raise UsageError(
-            f"a model of type {model_type!r} is not an encoder-decoder; known families: {known}",
+            f"a model of type {model_type!r} is not an encoder-decoder; known families: {families}",
             hint=hint,
             where=where,
         )
     raise UsageError(
-        f"unknown model family {model_type!r}; known families: {known}", hint=hint, where=where
+        f"unknown model family {model_type!r}; known families: {families}", hint=hint, where=where
     )
 
 
@@ -156,7 +156,7 @@ def check_lengths(
         limits: recipe key → tokens.
 
     Raises:
-        UsageError: one is above what the base has positions for.
+        UsageError: one exceeds the base's positions.
     """
     most = family.max_positions(config)
     for key, tokens in limits.items():

@@ -1,4 +1,4 @@
-"""A checkpoint's weights put into a model without memory, one at a time.
+"""Loads a checkpoint's weights into a model on the meta device, one at a time.
 
 ``tie_weights`` is never called: the checkpoint's contents decide which names share a matrix.
 """
@@ -22,10 +22,10 @@ from lora_s2s.models.weights import finite_weight, opened
 def put_weights(
     model: PreTrainedModel, files: Sequence[Path], names: Mapping[str, str], device: torch.device
 ) -> None:
-    """Puts every weight in place, then those that share one with another, then what is computed.
+    """Loads every weight of the files, then ties those that share a matrix, then computes the rest.
 
     Args:
-        names: each weight's name in the files → in the model; others are skipped.
+        names: each weight's name in the files → in the model; other weights are skipped.
 
     Raises:
         DataError: a weight is not finite, or the config asks for too many computed weights.
@@ -41,7 +41,7 @@ def put_weights(
 
 
 def _place(model: PreTrainedModel, name: str, tensor: Tensor, path: Path) -> None:
-    """Puts a checkpoint's tensor into the model, in the format that the skeleton has there."""
+    """Puts a checkpoint's tensor into the model, in the skeleton's dtype or bits."""
     module, leaf = _slot(model, name)
     if leaf == "weight" and is_quantized(module):
         finite_weight(name, tensor, path, model.dtype)
@@ -63,10 +63,9 @@ def _slot(model: PreTrainedModel, name: str) -> tuple[nn.Module, str]:
 
 
 def _tie(model: PreTrainedModel) -> None:
-    """Lets the names of one matrix share it where the checkpoint has it once, or equal copies of
-    it.
+    """Lets the names of one matrix share it if the checkpoint holds it once, or equal copies.
 
-    What the config says of tying does not count; transformers is told what holds.
+    What the config says about tying is ignored; ``all_tied_weights_keys`` records what holds.
     """
     model.all_tied_weights_keys = {}
     tensors = _tensors(model)
@@ -81,8 +80,8 @@ def _tie(model: PreTrainedModel) -> None:
 
 
 def _shared_names(model: PreTrainedModel, tensors: Collection[str]) -> list[list[str]]:
-    """Returns the names that the model's classes declare to be one matrix, that of the matrix
-    itself first.
+    """Returns groups of names that the model's classes declare to be one matrix, its own name
+    first.
     """
     ties = {
         f"{prefix}{'.' * bool(prefix)}{target}": f"{prefix}{'.' * bool(prefix)}{source}"
@@ -99,11 +98,11 @@ def _shared_names(model: PreTrainedModel, tensors: Collection[str]) -> list[list
 
 
 def _compute_the_rest(model: PreTrainedModel, device: torch.device, where: str) -> None:
-    """Lets transformers fill what no checkpoint holds: positions, rotary frequencies, scales,
-    biases of 0.
+    """Has transformers compute what checkpoints do not hold: positions, rotary frequencies, scales,
+    zero biases.
 
     Raises:
-        DataError: the config asks for too much of it.
+        DataError: the config asks for too many of them.
     """
     computed = sum(tensor.numel() for tensor in _tensors(model).values() if tensor.is_meta)
     if computed > limits.MOST_COMPUTED_WEIGHTS:

@@ -1,13 +1,12 @@
-"""float16 without overflow: T5's residual stream runs at 2^-k of its size, and the function stays
-the same.
+"""float16 without overflow: T5's residual stream is scaled by 2^-k; the function stays the same.
 
-float16 ends at 65,504; the residual stream of a large T5, and what ``o`` and ``wo`` add to it, does
-not. Every reader of the stream is an RMSNorm, which divides by the size of its input: with
+float16 ends at 65,504; the residual stream of a large T5, and what ``o`` and ``wo`` add to it, goes
+beyond. Every reader of the stream is an RMSNorm, which divides by the size of its input: with the
 embeddings and the inputs of every ``o`` and ``wo`` times 2^-k, and epsilon times 4^-k, everything
 after a norm is as before, bit for bit until float16 rounds.
 
-Hooks scale activations; the weights stay as they are. So nothing has to be undone in what is saved,
-a tied head stays right, and 4-bit layers and adapters are not affected.
+Hooks scale the activations; the weights stay as they are. So nothing has to be undone on saving, a
+tied head stays right, and 4-bit layers and adapters are not affected.
 
 B batch, S source length, T target length.
 """
@@ -36,14 +35,14 @@ def settle(model: PreTrainedModel, family: ModelFamily) -> int:
     """Prepares a float16 model: finds the smallest k by a probe, installs it, logs it, and returns
     it.
 
-    Only T5-shaped models are rescaled; others were made for float16, or are refused.
+    Only T5-shaped models are rescaled; others work in float16 as they are, or are refused.
 
     Raises:
-        UsageError: its values are not finite all the same.
+        UsageError: its values overflow nevertheless.
     """
     shift = 0
     while not (over := (peak := _peak(model, family)) * _HEADROOM / _LARGEST) <= 1:
-        # A peak beyond float16 is infinite or cut off: the first steps may be too short.
+        # A peak beyond float16 reads as infinite or too small, so one step may not be enough.
         shift += math.ceil(math.log2(over if math.isfinite(over) else _HEADROOM))
         if shift > _MOST_SHIFT or not family.t5_shaped:
             hint = "set model.dtype to float32, or bfloat16 on a GPU that has it"
@@ -51,14 +50,14 @@ def settle(model: PreTrainedModel, family: ModelFamily) -> int:
         reinstall(model, family, shift)
     if shift:
         say(
-            f"float16: the residual stream runs at 2^-{shift} of its size, which reaches "
-            f"{peak * 2.0**shift:.3g}"
+            f"float16: the residual stream, which reaches {peak * 2.0**shift:.3g}, is scaled by "
+            f"2^-{shift}"
         )
     return shift
 
 
 def reinstall(model: PreTrainedModel, family: ModelFamily, shift: int) -> None:
-    """Places the hooks for k = ``shift`` instead of any others; again after an adapter has wrapped
+    """Replaces the hooks by those for k = ``shift``; to be called again once an adapter has wrapped
     modules.
 
     An adapter on ``o`` or ``wo`` must get the scaled input too, so the hook belongs on the
@@ -84,16 +83,14 @@ def reinstall(model: PreTrainedModel, family: ModelFamily, shift: int) -> None:
 
 
 def residual_scale(model: PreTrainedModel) -> float:
-    """Returns 2^-k, the size at which a model's residual stream runs; 1 where nothing was
-    changed.
-    """
+    """Returns 2^-k, by which a model's residual stream is scaled; 1 if it is not."""
     return float(getattr(model, _SCALE, 1.0))
 
 
 @torch.no_grad()
 def _peak(model: PreTrainedModel, family: ModelFamily) -> float:
-    """Returns the largest size in a T5-shaped residual stream, 0 for others; NaN or inf where
-    anything overflows.
+    """Returns the largest absolute value in a T5-shaped residual stream, 0 for others; NaN or
+    infinity if anything overflows.
     """
     peaks: list[Tensor] = []
     hooks = []
@@ -109,7 +106,7 @@ def _peak(model: PreTrainedModel, family: ModelFamily) -> float:
                 module.register_forward_hook(lambda _, __, output: peaks.append(output.abs().max()))
             )
     ids_BS = _probe_ids(model)
-    # The decoder reads other rows than the encoder, after a first id 0.
+    # The decoder reads other ids than the encoder, after a first id 0.
     ids_BT = ids_BS.roll((1, 1), dims=(0, 1)) % len(model.get_output_embeddings().weight)
     ids_BT[:, 0] = 0
     try:
@@ -117,14 +114,14 @@ def _peak(model: PreTrainedModel, family: ModelFamily) -> float:
     finally:
         for hook in hooks:
             hook.remove()
-    # 0 × a value is 0, and NaN where the value is not finite.
+    # 0 times a finite logit is 0; times any other it is NaN.
     peaks.append((logits * 0).max())
     return float(torch.stack([peak.float() for peak in peaks]).max())
 
 
 def _probe_ids(model: PreTrainedModel) -> Tensor:
-    """Returns ids (8, 32): those that open a vocabulary, special ones mostly; those of large
-    embeddings; any others.
+    """Returns ids (8, 32): the first of the vocabulary (mostly special tokens), those with the
+    largest embeddings, and random ones.
     """
     weight_VD: Tensor = model.get_input_embeddings().weight.detach()
     rows = len(weight_VD)

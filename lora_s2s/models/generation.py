@@ -1,8 +1,8 @@
-"""How answers are decoded: what is taken from a checkpoint's generation settings, and what is not.
+"""How answers are decoded, and what is taken from a checkpoint's generation settings.
 
-Kept are the ids that answers begin with, end with and must not hold. Everything else (beams,
-lengths, penalties) was chosen for the checkpoint's own task: a summariser's minimum length would
-pad out every yes and no.
+Only the ids that answers begin with, end with and must not contain are taken. Everything else
+(beams, lengths, penalties) was chosen for the checkpoint's own task: a summariser's minimum length
+would pad every yes and no.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from transformers import (
 
 from lora_s2s.models.loading import quiet
 
-# What no answer depends on; the ids below are used.
-_NO_MATTER = frozenset(
+# No answer depends on these, but for the ids at the end, which are used.
+_IRRELEVANT = frozenset(
     {
         "transformers_version",
         "use_cache",
@@ -88,10 +88,10 @@ def decoding_config(
     those of sampling and constraints.
 
     Args:
-        model: whose language and start ids are set; see
+        model: its start and language ids are set already, see
             :func:`lora_s2s.models.common.begin_answers`.
-        decoding: ``max_new_tokens``, ``num_beams``, and what else differs from its default.
-        positions: how many tokens an answer may have, its start included; None for no limit.
+        decoding: ``max_new_tokens``, ``num_beams``, and whatever else differs from its default.
+        positions: the most tokens of an answer, its start included; None for no limit.
     """
     start, own = model.config.decoder_start_token_id, model.generation_config
     searched = {name: value for name, value in decoding.items() if name not in _NOT_WRITTEN}
@@ -112,8 +112,8 @@ def decoding_config(
 
 @contextmanager
 def only(model: PreTrainedModel, asked: GenerationConfig) -> Iterator[GenerationConfig]:
-    """While entered, a checkpoint's own settings (minimum length, forced end, penalties) fill in
-    nothing.
+    """While entered, ``generate`` takes nothing from the checkpoint's own settings (minimum length,
+    forced end, penalties).
     """
     owner = model.get_base_model() if hasattr(model, "get_base_model") else model
     own = owner.generation_config
@@ -125,14 +125,14 @@ def only(model: PreTrainedModel, asked: GenerationConfig) -> Iterator[Generation
 
 
 def not_used(own: GenerationConfig) -> str:
-    """Returns those of a checkpoint's settings that would change answers and are not used; empty
-    for none.
+    """Describes a checkpoint's settings that would change answers and are ignored; empty if there
+    are none.
     """
-    usual, said = GenerationConfig().to_dict(), own.to_dict()
-    skipped = _NO_MATTER if said.get("do_sample") is True else _NO_MATTER | _OF_SAMPLING
+    usual, settings = GenerationConfig().to_dict(), own.to_dict()
+    skipped = _IRRELEVANT if settings.get("do_sample") is True else _IRRELEVANT | _OF_SAMPLING
     changed = {
         key: value
-        for key, value in said.items()
+        for key, value in settings.items()
         if value not in (None, False, usual.get(key), _WITHOUT_EFFECT.get(key))
         and key not in skipped
         and key[0] != "_"
@@ -141,7 +141,7 @@ def not_used(own: GenerationConfig) -> str:
 
 
 def plain_model(folder: Path) -> PreTrainedModel:
-    """Loads a folder as any user of transformers would."""
+    """Loads a folder as any user of transformers would, in evaluation mode."""
     with quiet():
         model: PreTrainedModel = AutoModelForSeq2SeqLM.from_pretrained(
             folder, local_files_only=True
@@ -153,11 +153,11 @@ def plain_model(folder: Path) -> PreTrainedModel:
 def plain_answers(
     folder: Path, batches: Sequence[Mapping[str, Tensor]], *, most: int
 ) -> list[list[list[int]]]:
-    """Returns what plain transformers answers to batches of inputs, as any user would load and run
+    """Returns the ids that plain transformers answers with, for each batch, when it loads and runs
     the folder.
 
     Args:
-        most: the longest answer, should the folder's own settings allow longer ones.
+        most: the longest answer in tokens, if the folder's own settings allow longer ones.
     """
     model = plain_model(folder)
     with quiet():

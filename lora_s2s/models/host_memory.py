@@ -1,5 +1,5 @@
-"""What glibc keeps of freed memory: half as much again as a model has, in holes between tensors.
-Linux alone.
+"""Returns memory that glibc keeps after it is freed: half a model's size, in holes between tensors.
+Does nothing but on Linux.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ _OWN_MAPPING = 1 << 22
 
 
 def return_memory() -> None:
-    """Hands what was freed back to the system."""
+    """Returns freed memory to the system."""
     if (trim := _glibc("malloc_trim")) is not None:
         trim(0)
 
 
 def return_memory_at_once() -> None:
-    """From now on tensors of 4 MiB and more go back to the system when freed: a third less memory,
-    a quarter slower.
+    """From now on tensors of 4 MiB and more return to the system when freed: a third less memory, a
+    quarter slower.
 
-    By itself glibc raises that bound to 32 MiB, and smaller tensors share a heap that only grows.
+    By default glibc raises that bound to 32 MiB, and smaller tensors share a heap that only grows.
     """
     if (set_option := _glibc("mallopt")) is not None:
         set_option(_MMAP_THRESHOLD, _OWN_MAPPING)

@@ -1,4 +1,4 @@
-"""A base in memory: its config, its weights, and what is checked of both before they are used."""
+"""A base in memory: its config and weights, both checked before they are used."""
 
 from __future__ import annotations
 
@@ -44,11 +44,10 @@ class LoadedBase:
 
     Attributes:
         model: the transformers model; injecting an adapter wraps its modules in place.
-        name: as the user gave it (``demo``, a hub id, a folder), which is what artefacts record.
+        name: as the user gave it (``demo``, a hub id, a folder), and as artefacts record it.
         path: where its files are on this machine.
         weights_sha256: see :func:`lora_s2s.models.weights.weights_hash`.
-        residual_shift: k where the residual stream runs at 2^-k of its size, so that float16 holds
-            it; else 0.
+        residual_shift: k if the residual stream is scaled by 2^-k to fit float16, else 0.
     """
 
     model: PreTrainedModel = field(repr=False)
@@ -70,7 +69,7 @@ class LoadedBase:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silences transformers while it loads: it warns for every Flan-T5 that the head "will NOT" be
+    """Silences transformers while it loads: for every Flan-T5 it warns that the head "will NOT" be
     tied, which is intended.
     """
     level, bars = (
@@ -96,17 +95,17 @@ def load_base(
     skip_quantization: Sequence[str] = (),
     device: str | torch.device | None = None,
 ) -> LoadedBase:
-    """Loads an encoder–decoder for training or decoding, every weight as the checkpoint has it, one
-    at a time.
+    """Loads an encoder–decoder for training or decoding, with the checkpoint's weights, one at a
+    time.
 
-    The most memory it takes is the finished model and the weight at hand.
+    Peak memory is the finished model and one weight.
 
     Args:
         name: ``demo``, a hub id, or a folder with ``config.json`` and safetensors.
         dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
         quantization: ``none``, ``nf4`` or ``int8``, of the linear layers of all blocks.
-        skip_quantization: endings of linear layers that stay in ``dtype``, such as ``wo``.
-        device: None takes the GPU where there is one.
+        skip_quantization: name endings of linear layers that stay in ``dtype``, such as ``wo``.
+        device: None takes the GPU if there is one.
 
     Raises:
         UsageError: no such model, not an encoder–decoder, an unknown family, dtype, quantization or
@@ -124,7 +123,7 @@ def load_base(
     if "quantization_config" in settings:
         raise UsageError("a quantized checkpoint cannot be a base in this version", where=str(path))
     files = weight_files(path)
-    found = shapes(files)
+    shapes_of = shapes(files)
     family.check_settings(settings, where=str(path / _CONFIG))
     probe.check_config(path)
     config = _config(family, settings, path)
@@ -132,7 +131,7 @@ def load_base(
         model = skeleton(
             family, config, dtype=chosen, quantization=quantization, skip=skip_quantization
         )
-    names = _check_shapes(family, model, found, path)
+    names = _check_shapes(family, model, shapes_of, path)
     try:
         with quiet():
             put_weights(model, files, names, placed)
@@ -191,7 +190,7 @@ def _check_shapes(
     """Compares the weights' names and shapes with the model's; returns each weight's name in the
     file → in the model.
 
-    A checkpoint of the inner model alone (BART's) lacks the prefix that the whole one has.
+    A checkpoint of the model without its head (BART's) lacks the prefix that the full one has.
     """
     shapes_of = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     prefixed = {name: f"{model.base_model_prefix}.{name}" for name in found}
@@ -216,13 +215,13 @@ def _check_shapes(
 
 
 def _generation_config(folder: Path) -> GenerationConfig:
-    """What ``from_pretrained`` gives: the checkpoint's own, else what older checkpoints keep in
+    """Returns what ``from_pretrained`` would: the checkpoint's own, else what older ones keep in
     their config.
     """
     path = folder / "generation_config.json"
     try:
         if path.is_file():
-            # Not from_pretrained, which takes the other for a file that is damaged.
+            # Not from_pretrained, which silently reads config.json if this file is damaged.
             return GenerationConfig.from_dict(read_json(path))
         return GenerationConfig.from_pretrained(
             folder, config_file_name=_CONFIG, _from_model_config=True, local_files_only=True
@@ -232,7 +231,7 @@ def _generation_config(folder: Path) -> GenerationConfig:
 
 
 def _check_ids(model: PreTrainedModel, folder: Path) -> None:
-    """Refuses ids that answers begin with, or must not hold, where the vocabulary lacks them."""
+    """Refuses ids that answers begin with or must not contain and that the vocabulary lacks."""
     config, generation = model.config, model.generation_config
     rows = max(
         len(model.get_input_embeddings().weight), getattr(config, "decoder_vocab_size", None) or 0
@@ -255,23 +254,25 @@ def _check_ids(model: PreTrainedModel, folder: Path) -> None:
 
 
 def enable_gradient_checkpointing(model: nn.Module) -> None:
-    """Recomputes activations in the backward pass: less memory, half as much compute again. Base or
-    adapted model.
+    """Recomputes activations in the backward pass: less memory, half as much compute again.
+
+    Args:
+        model: a base or an adapted model.
     """
     owner = cast("PreTrainedModel", model)
     if next(model.parameters()).device.type == "cpu":
         return_memory_at_once()
     settings = {"use_reentrant": False}
-    if hasattr(owner, "activation_checkpointing_enable"):  # the other is deprecated
+    if hasattr(owner, "activation_checkpointing_enable"):  # the older name is deprecated
         owner.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
     else:
         owner.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
-    # Only reentrant checkpoints need it: it would send gradients through stacks and blocks without
-    # an adapter.
+    # Only reentrant checkpoints need inputs that require gradients, which would then flow through
+    # stacks and blocks without an adapter.
     owner.disable_input_require_grads()
     for module in owner.modules():
-        # Else T5's cross-attention asks a gradient for its bias of zeros, which has the same effect
-        # in the decoder.
+        # Otherwise T5's cross-attention requires a gradient for its bias of zeros, with the same
+        # effect in the decoder.
         if hasattr(module, "gradient_checkpointing") and not isinstance(
             module, GradientCheckpointingLayer
         ):

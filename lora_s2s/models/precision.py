@@ -1,4 +1,4 @@
-"""Which device, and which number format on it."""
+"""The device, and the dtype of a base's weights on it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """Returns a number format as recipes, configs and manifests write it."""
+    """Returns a dtype as recipes, configs and manifests write it."""
     return str(dtype).removeprefix("torch.")
 
 
 def device_name(device: torch.device) -> str:
-    """Returns what decides the last digits of a sum: a GPU's name, or a CPU's instructions and how
-    many threads.
+    """Returns what determines the last digits of a sum: a GPU's name, or a CPU's instruction set
+    and number of threads.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -25,12 +25,11 @@ def device_name(device: torch.device) -> str:
 
 
 def resolve_device(device: str | torch.device | None = None) -> torch.device:
-    """Returns the device asked for; None or ``auto`` is the CUDA GPU where there is one, else the
-    CPU.
+    """Returns the requested device; None or ``auto`` is the CUDA GPU if there is one, else the CPU.
 
     Raises:
-        UsageError: no such kind of device.
-        SetupError: CUDA is asked for and there is none.
+        UsageError: there is no such kind of device.
+        SetupError: CUDA is requested and not available.
     """
     if device is None or device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -47,7 +46,7 @@ def resolve_device(device: str | torch.device | None = None) -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Returns the number format of the base's weights.
+    """Returns the dtype of the base's weights.
 
     Args:
         name: ``auto`` (bfloat16 on a GPU that computes in it, float16 on any other GPU, float32 on
@@ -56,22 +55,16 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     Raises:
         UsageError: unknown, or not possible on this device.
     """
-    computes_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(
-        including_emulation=False
-    )
+    on_gpu = device.type == "cuda"
+    computes_bfloat16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     if name == "auto":
-        return (
-            torch.float32
-            if device.type != "cuda"
-            else torch.bfloat16
-            if computes_bfloat16
-            else torch.float16
-        )
+        on_this_gpu = torch.bfloat16 if computes_bfloat16 else torch.float16
+        return on_this_gpu if on_gpu else torch.float32
     if name not in DTYPES:
-        known = ("auto", *DTYPES)
+        names = ("auto", *DTYPES)
         raise UsageError(
-            f"unknown dtype '{name}'{nearest(name, known)}", hint=f"use one of {', '.join(known)}"
+            f"unknown dtype '{name}'{nearest(name, names)}", hint=f"use one of {', '.join(names)}"
         )
-    if name == "bfloat16" and device.type == "cuda" and not computes_bfloat16:
+    if name == "bfloat16" and on_gpu and not computes_bfloat16:
         raise UsageError("this GPU does not compute in bfloat16", hint="use float16, or float32")
     return DTYPES[name]

@@ -1,8 +1,8 @@
 """A frozen base in 4 or 8 bits: every linear layer of every block, from the checkpoint's own
 values.
 
-The only file that knows bitsandbytes. Embeddings, head and norms stay in the base's dtype, nothing
-is turned to float32. Both kinds of layer compute the same in training and evaluation, on a CPU and
+The only file that uses bitsandbytes. Embeddings, head and norms stay in the base's dtype; nothing
+is cast to float32. Both kinds of layer compute the same in training and evaluation, on a CPU and on
 a GPU: y = x Wᵀ with W dequantised for the product, and again in the backward pass.
 """
 
@@ -31,7 +31,7 @@ _BLOCK = 64
 # A dense linear layer, or one of bitsandbytes, whose attributes depend on its bits.
 Layer: TypeAlias = Any
 
-# On import it logs that a faster kernel for CPUs could be downloaded; peft imports it too.
+# On import it logs that a faster CPU kernel could be downloaded; peft imports it too.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
@@ -43,25 +43,24 @@ def skeleton(
     quantization: str = "none",
     skip: Sequence[str] = (),
 ) -> PreTrainedModel:
-    """Returns the model without memory (on the meta device), its linear layers as the quantisation
-    wants them.
+    """Returns the model on the meta device, with quantized linear layers if asked for.
 
     Args:
-        skip: endings of the layers that stay in ``dtype``, such as ``wo``.
+        skip: name endings of layers that stay in ``dtype``, such as ``wo``.
 
     Raises:
-        UsageError: no such quantisation, an ending that no layer has (those that exist are listed),
-            or rows that 4 bits cannot hold.
+        UsageError: no such quantization, an ending that no layer has (those that exist are listed),
+            or a layer whose rows nf4 cannot store.
         DataError: no model can be built from the config, though each size is valid.
         SetupError: bitsandbytes is missing.
     """
     if quantization not in QUANTIZATIONS:
-        known = ", ".join(QUANTIZATIONS)
+        names = ", ".join(QUANTIZATIONS)
         raise UsageError(
             f"unknown quantization '{quantization}'{nearest(quantization, QUANTIZATIONS)}",
-            hint=f"set model.quantization to one of {known}",
+            hint=f"set model.quantization to one of {names}",
         )
-    # Scores that are capped (T5Gemma) or local (LongT5) have no fused form.
+    # Attention scores that are capped (T5Gemma) or local (LongT5) have no fused kernel.
     attention = "sdpa" if family.model_class._supports_sdpa else "eager"
     try:
         with torch.device("meta"):
@@ -86,7 +85,7 @@ def skeleton(
     if quantization != "none":
         for name in chosen:
             model.set_submodule(name, _layer(model.get_submodule(name), quantization, dtype))
-        # The mark by which PEFT finds its layers for these.
+        # PEFT chooses its layers by these attributes.
         setattr(
             model, {"nf4": "is_loaded_in_4bit", "int8": "is_loaded_in_8bit"}[quantization], True
         )
@@ -114,8 +113,8 @@ def _chosen(family: ModelFamily, model: PreTrainedModel, skip: Sequence[str]) ->
 
 
 def _check_rows(model: PreTrainedModel, names: Sequence[str]) -> None:
-    """On a CPU bitsandbytes 0.50 reads a matrix back with the scales of other blocks unless rows
-    are whole blocks.
+    """On a CPU bitsandbytes 0.50 dequantises with the scales of other blocks unless rows are whole
+    blocks.
     """
     for name in names:
         if (inputs := model.get_submodule(name).in_features) % _BLOCK:
@@ -145,8 +144,7 @@ def _layer(linear: nn.Linear, quantization: str, dtype: torch.dtype) -> Layer:
     library = _bitsandbytes()
     sizes, bias = (linear.in_features, linear.out_features), linear.bias is not None
     if quantization == "nf4":
-        # Stored as dtype: T5 casts its input to the type of wo's weight, and bytes would make that
-        # integers.
+        # Stored as dtype: T5 casts its input to the dtype of wo's weight, which must not be uint8.
         layer = library.nn.Linear4bit(
             *sizes,
             bias=bias,
@@ -155,7 +153,7 @@ def _layer(linear: nn.Linear, quantization: str, dtype: torch.dtype) -> Layer:
             quant_storage=dtype,
             device="meta",
         )
-        # Else one evaluation on a CPU repacks the weights, and no gradient passes them any more.
+        # Otherwise an evaluation on a CPU repacks the weights, and gradients no longer pass them.
         layer.support_avx512bf16_for_cpu = False
     else:
         layer = _int8_layer()(*sizes, bias=bias, has_fp16_weights=False, device="meta")
@@ -167,8 +165,8 @@ def _layer(linear: nn.Linear, quantization: str, dtype: torch.dtype) -> Layer:
 
 @cache
 def _int8_layer() -> type[Layer]:
-    """bitsandbytes' 8-bit layer, which PEFT knows, without its detour through float16: T5's
-    activations overflow it.
+    """Returns bitsandbytes' 8-bit layer, which PEFT supports, without its cast to float16, which
+    T5's activations overflow.
     """
 
     class Int8Linear(_bitsandbytes().nn.Linear8bitLt):  # type: ignore[misc]
@@ -180,9 +178,7 @@ def _int8_layer() -> type[Layer]:
 
 
 class _Int8Product(torch.autograd.Function):
-    """x (…, in) times codes (out, in) · scales (out) / 127; the dequantised weight is never
-    kept.
-    """
+    """x (…, in) times codes (out, in) · scales (out) / 127; the dequantised weight is not kept."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
@@ -196,7 +192,7 @@ class _Int8Product(torch.autograd.Function):
 
 
 def _scaled(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
-    # Rounded to dtype once, after the product.
+    # Rounded to dtype only once, after the product.
     values = torch.empty(codes.shape, dtype=dtype, device=codes.device)
     return torch.mul(codes, (scales.to(codes.device) / 127).unsqueeze(1), out=values)
 
@@ -207,10 +203,8 @@ def is_quantized(module: nn.Module) -> bool:
 
 
 def fill(layer: Layer, weight: Tensor) -> None:
-    """Quantises a checkpoint's weight (out, in), of any float type, into a layer of
-    :func:`skeleton`.
-
-    The layer is then on the device of ``weight``.
+    """Quantises a checkpoint's weight (out, in), of any float dtype, into a layer of
+    :func:`skeleton`, which moves to the weight's device.
     """
     library, values = _bitsandbytes(), weight.float()
     if isinstance(layer, library.nn.Linear4bit):
@@ -242,16 +236,14 @@ def fill(layer: Layer, weight: Tensor) -> None:
 
 
 def dequantized_weight(module: Layer) -> Tensor:
-    """Returns what a layer multiplies with, float32 (out, in): the stored values, or an ordinary
+    """Returns the matrix that a layer multiplies by, float32 (out, in): dequantised, or an ordinary
     layer's own weight.
     """
     return product_weight(module).float()
 
 
 def product_weight(module: Layer) -> Tensor:
-    """Returns the same as the layer itself computes with: in its own dtype, and without a copy
-    where it is dense.
-    """
+    """Returns the same matrix in the layer's own dtype, without a copy if the layer is dense."""
     weight, kind = module.weight, type(module.weight).__name__
     if kind == "Params4bit":
         values: Tensor = _bitsandbytes().functional.dequantize_4bit(weight.data, weight.quant_state)
@@ -262,7 +254,7 @@ def product_weight(module: Layer) -> Tensor:
 
 
 def elements(parameter: Tensor) -> int:
-    """Returns how many numbers a parameter stands for, also where several are packed into one."""
+    """Returns how many weights a parameter holds, counting those packed into one number."""
     state = getattr(parameter, "quant_state", None)
     return parameter.numel() if state is None else math.prod(state.shape)
 
@@ -275,11 +267,10 @@ def adamw(
     eight_bit: bool,
     paged: bool,
 ) -> torch.optim.Optimizer:
-    """Returns bitsandbytes' AdamW: its state in 8 bits, or in memory that moves off a full GPU by
-    itself, or both.
+    """Returns bitsandbytes' AdamW: with its state in 8 bits, or paged out of a full GPU, or both.
 
     Args:
-        parameters: parameters or groups of them; tensors under 4096 numbers keep a float32 state.
+        parameters: parameters or groups; tensors of fewer than 4,096 numbers keep float32 state.
 
     Raises:
         SetupError: bitsandbytes is missing.

@@ -1,5 +1,4 @@
-"""What one row costs while a base trains, and how long it may be: from the base's ``config.json``
-alone.
+"""The memory that one row takes in training, and how long a row may be, from ``config.json`` alone.
 
 S, T source and target tokens. An estimate, fitted to the bundled base on a CPU (1,000 to 4,000
 source tokens), for adapters without gradient checkpointing: what layers keep grows with S and T,
@@ -28,7 +27,7 @@ _NAMES = {
 }
 _POSITIONS = "max_position_embeddings"
 _MOST = 1_000_000
-# LongT5 looks at this many neighbours of a token, a few more for its globals.
+# LongT5 attends to this many neighbours of a token, and a few global ones.
 _WINDOW = 512
 
 
@@ -57,26 +56,26 @@ class RowCost:
 
 
 def read_config(name: str, revision: str | None = None) -> dict[str, object]:
-    """Returns the config of a model; empty where a folder holds a tokenizer alone."""
+    """Returns the config of a model; empty if the folder holds only a tokenizer."""
     path: Path = locate_model(name, revision, weights=False) / _CONFIG
     settings = read_json(path) if path.is_file() else {}
     return settings if isinstance(settings, dict) else {}
 
 
 def row_cost(settings: Mapping[str, object], device: torch.device) -> RowCost | None:
-    """Returns what a row costs a model; None where its config does not say."""
+    """Returns the memory that a row takes; None if the config lacks a size."""
     encoder = settings.get("encoder")
     given = {**settings, **encoder} if isinstance(encoder, dict) else settings
     sizes = {field: _number(given, names) for field, names in _NAMES.items()}
     if None in sizes.values():
         return None
-    known = {field: size for field, size in sizes.items() if size is not None}
+    complete = {field: size for field, size in sizes.items() if size is not None}
     each = 2 if device.type == "cuda" else 4
-    return RowCost(**known, windowed=settings.get("model_type") == "longt5", bytes_each=each)
+    return RowCost(**complete, windowed=settings.get("model_type") == "longt5", bytes_each=each)
 
 
 def positions(settings: Mapping[str, object]) -> int | None:
-    """Returns how many tokens a text may have; None where positions are relative."""
+    """Returns how many tokens a text may have; None if positions are relative."""
     parts = [
         settings,
         *(
@@ -95,9 +94,7 @@ def _number(settings: Mapping[str, object], names: tuple[str, ...]) -> int | Non
 
 
 def device_memory(device: torch.device) -> int | None:
-    """Returns the bytes of memory of a GPU, or of this machine; None where the system does not
-    say.
-    """
+    """Returns the bytes of memory of a GPU, or of this machine; None if the system does not say."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     try:

@@ -28,7 +28,8 @@ class Sampling(LogitsProcessor):  # type: ignore[misc]
 
         Args:
             temperature: above 0; the logits are divided by it.
-            top_p: the share that the tokens sampled from have together, at least; at most 1.
+            top_p: sampled from are the most likely tokens that together have this probability;
+                at most 1.
             seed: of the whole run.
         """
         self._temperature, self._top_p = temperature, top_p
@@ -52,7 +53,7 @@ def _generator(source: Sequence[int], seed: int) -> torch.Generator:
 
 
 def _nucleus(log_probs_BV: Tensor, top_p: float) -> Tensor:
-    """Rules out what is not among the most likely tokens that have ``top_p`` together."""
+    """Rules out all but the most likely tokens that together have the probability ``top_p``."""
     sorted_BV, order_BV = log_probs_BV.sort(dim=-1, descending=True)
     probs_BV = sorted_BV.exp()
     before_BV = probs_BV.cumsum(dim=-1) - probs_BV  # the most likely one always stays

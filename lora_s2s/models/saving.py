@@ -1,4 +1,4 @@
-"""A whole model on disk, as plain transformers loads it. Embeddings are never resized."""
+"""Writes a model that plain transformers loads. Embeddings are never resized."""
 
 from __future__ import annotations
 
@@ -34,22 +34,25 @@ def save_model(
     not_in_config: Collection[str] = (),
     shard_bytes: int | None = None,
 ) -> None:
-    """Writes what ``AutoModelForSeq2SeqLM.from_pretrained`` loads alike in transformers 4 and 5,
-    with the tokenizer.
+    """Writes a model and its tokenizer so that ``AutoModelForSeq2SeqLM.from_pretrained`` of
+    transformers 4 and 5 loads the same.
 
     Args:
         state: name → weight; written as ``dtype``.
-        base: whose family, config, generation config and tokenizer files go along.
+        base: its family, config, generation config and tokenizer files are used.
         out: an existing, empty folder (see :func:`lora_s2s.outputs.whole_folder`).
-        tokenizer_from: a folder with tokenizer files; the base's own when None.
-        generation: how the model decodes; as the base does when None.
-        not_in_config: keys of the base's config that are left out.
-        shard_bytes: the most bytes of weights in a file, but for one weight that has more; all are
-            in one file when None.
+        tokenizer_from: a folder with tokenizer files; None for the base's own.
+        generation: how the model decodes; None for the base's own settings.
+        not_in_config: keys of the base's config to omit.
+        shard_bytes: the most bytes of weights in a file, except for a single larger weight; None
+            for one file.
+
+    Raises:
+        DataError: a weight is too large for ``dtype``.
     """
     weights, settings = base.family.contents_to_write(state, base.model.config)
     write_shards(out, _apart(weights, dtype), shard_bytes)
-    # No path of this machine is written; the version is that of whoever loads it.
+    # No path of this machine is written, and no version of transformers.
     omitted = {"_name_or_path", "transformers_version", *not_in_config}
     written = {key: value for key, value in settings.items() if key not in omitted}
     kind = base.family.model_class.__name__
@@ -65,13 +68,13 @@ def save_model(
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
-    """Writes a loaded tokenizer, its languages included, for transformers 4 and 5."""
+    """Writes a loaded tokenizer, with its languages, for transformers 4 and 5."""
     tokenizer.save_pretrained(out)
     _for_both_versions(out)
 
 
 def _for_both_versions(folder: Path) -> None:
-    """Rewrites what transformers 5 writes of a tokenizer so that 4 reads it too."""
+    """Rewrites a tokenizer's settings, as transformers 5 wrote them, so that 4 reads them too."""
     path = folder / _SETTINGS
     marks = read_object(path) if path.is_file() else {}
     if isinstance(marks.get("extra_special_tokens"), list):
@@ -88,8 +91,8 @@ def _apart(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tenso
             raise DataError(
                 f"the weight {name} is too large for {dtype_name(dtype)}", hint="--dtype float32"
             )
-        # Safetensors refuses two names for one storage: an unscaled head that equals the embeddings
-        # is written out.
+        # Safetensors refuses two names for one storage, so an unscaled head that is the embeddings
+        # is written as a copy.
         shared = any(tensor.data_ptr() == other.data_ptr() for other in tensors.values())
         tensors[name] = tensor.clone() if shared else tensor
     return tensors

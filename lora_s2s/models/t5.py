@@ -1,5 +1,5 @@
-"""T5's facts, and those of mT5, UMT5 and LongT5: v1.0 (one matrix for embeddings and head), v1.1
-and Flan (gated feed-forward, a head of its own). ByT5, CodeT5 and CodeT5+ are T5 with other
+"""What is particular to T5, mT5, UMT5 and LongT5: v1.0 has one matrix for embeddings and head, v1.1
+and Flan a gated feed-forward and a head of their own. ByT5, CodeT5 and CodeT5+ are T5 with other
 tokenizers.
 
 Whether the head is tied is read from a checkpoint's weights, never from its config: transformers 5
@@ -25,17 +25,17 @@ _SHARED = "shared.weight"
 _HEAD = "lm_head.weight"
 _EMBEDDING_COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 
-# The modules of the embeddings and of the head, of which single rows may train.
+# The embeddings and the head, whose single rows may train.
 TOKEN_MATRICES = ("encoder.embed_tokens", "decoder.embed_tokens", "lm_head")
 
-# Modules an adapter may sit on, of both stacks and of each. As patterns they are what an adapter's
-# config may hold.
+# Modules that may take an adapter: of both stacks, and of each. These patterns are the only ones
+# that an adapter's config may hold.
 _IN_STACK = r"block\.\d+\.layer\.\d+\.\w+\.(q|k|v|o|wi|wi_0|wi_1|wo)"
 ADAPTABLE = rf"(encoder|decoder)\.{_IN_STACK}"
 STACKS = (rf"encoder\.{_IN_STACK}", rf"decoder\.{_IN_STACK}")
 
-# What begins the residual stream, adds to it, and reads it. (LongT5's global_input_layer_norm reads
-# a normed state.)
+# Modules that start the residual stream, add to it, and read it. (LongT5's global_input_layer_norm
+# reads a state that is normed already.)
 STARTS_RESIDUAL = re.compile(r"(encoder|decoder)\.embed_tokens")
 WRITES_RESIDUAL = re.compile(r"(encoder|decoder)\.block\..*\.(o|wo)")
 READS_RESIDUAL = re.compile(
@@ -74,19 +74,19 @@ def max_positions(config: PreTrainedConfig) -> None:
 
 
 def may_be_absent(name: str) -> bool:
-    """Whether a checkpoint may leave this weight out because another one stands for it."""
+    """Whether a checkpoint may omit this weight because another one replaces it."""
     return name == _HEAD or name in _EMBEDDING_COPIES
 
 
 def finish_loading(
     model: PreTrainedModel, settings: Mapping[str, object], names: Collection[str], *, where: str
 ) -> None:
-    """Sets what the config may have wrong: the scaling before the head, and the decoder's start.
+    """Corrects what a config may have wrong: the scaling before the head, and the decoder's start.
 
-    A head of its own takes unscaled states (v1.1, Flan). A head that is the embeddings takes scaled
-    ones (v1.0), unless the config says that it was trained without. mT5 never scales in
-    transformers 5. UMT5 scales by another flag, which transformers 5 forces on: a plain
-    transformers 5 divides the logits of an untied UMT5 by √d_model.
+    A separate head takes unscaled states (v1.1, Flan). A head that is the embeddings takes scaled
+    ones (v1.0), unless the config says that it was trained without scaling. mT5 never scales in
+    transformers 5. UMT5 scales by another flag, which transformers 5 forces on: it divides the
+    logits of an untied UMT5 by √d_model.
 
     Args:
         model: the loaded model.
@@ -98,7 +98,7 @@ def finish_loading(
     """
     config, kind = model.config, model.config.model_type
     flag, scaled = settings.get("tie_word_embeddings"), settings.get("scale_decoder_outputs")
-    # LongT5 is the one whose checkpoints say False and rightly hold no head: tied, not scaled.
+    # Only LongT5's checkpoints rightly say False and hold no head: tied, but not scaled.
     if _HEAD not in names and flag is False and not isinstance(scaled, bool) and kind != "longt5":
         raise DataError(
             f"the config says tie_word_embeddings false, but the weights hold no {_HEAD}",
@@ -116,8 +116,8 @@ def finish_loading(
 
 
 def loading_note(config: PreTrainedConfig) -> str | None:
-    """Returns which versions of transformers compute something else than this package; None where
-    all agree.
+    """Returns which versions of transformers compute something else than this package; None if all
+    agree.
     """
     if config.model_type == "umt5" and config.tie_word_embeddings is False:
         return (
@@ -132,16 +132,16 @@ def contents_to_write(
 ) -> tuple[dict[str, Tensor], dict[str, object]]:
     """Returns the weights and settings that make transformers 4 and 5 compute the same.
 
-    transformers 4 knows one flag, ``tie_word_embeddings``, for tying and for scaling; transformers
-    5 ties by contents and scales by ``scale_decoder_outputs``. So an unscaled head is always
-    written out, and a scaled one never.
+    transformers 4 has one flag, ``tie_word_embeddings``, for tying and for scaling; transformers 5
+    ties by contents and scales by ``scale_decoder_outputs``. So an unscaled head is always written,
+    and a scaled one never.
 
     Args:
         state: name → weight, as ``state_dict`` names them.
         config: the model's config, ``scale_decoder_outputs`` as :func:`finish_loading` left it.
     """
     scaled = bool(config.scale_decoder_outputs)
-    # transformers 4 misses them in an untied LongT5, and says so.
+    # transformers 4 reports them as missing in an untied LongT5.
     wanted = () if config.model_type == "longt5" and not scaled else _EMBEDDING_COPIES
     copies = {name for name in wanted if common.same_weights(state, name, _SHARED)}
     weights = {name: tensor for name, tensor in state.items() if name not in copies}

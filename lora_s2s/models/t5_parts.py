@@ -1,4 +1,4 @@
-"""A T5, mT5 or UMT5 as its parts, named after what they do, for a forward pass of our own."""
+"""A T5, mT5 or UMT5 as named parts, for a forward pass of our own."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 # Families whose every part is named here. LongT5's encoder attends in blocks.
 COVERED = ("t5", "mt5", "umt5")
-# Where in a model's names the parameters lie that may train: products of its blocks, rows of
-# embeddings and head.
+# Names of the parameters that may train: adapters of the blocks' linear layers, rows of the
+# embeddings and the head.
 ADAPTED = re.compile(rf"({t5.ADAPTABLE}|embed_tokens\.token_rows|lm_head\.token_rows)\.(?!weight$)")
 
 
@@ -38,8 +38,8 @@ class Attention:
     """One attention sublayer: ``norm`` before it, unscaled scores of ``heads`` heads, ``o`` after
     it.
 
-    ``relative`` is transformers' module with a table of relative positions, where the layer has its
-    own.
+    ``relative`` is transformers' module with the table of relative positions, None if the layer has
+    none of its own.
     """
 
     norm: Norm
@@ -65,8 +65,8 @@ class FeedForward:
 
 @dataclass(frozen=True)
 class Block:
-    """One block; ``cross`` only in a decoder. ``module`` is transformers', which knows whether it
-    is checkpointed.
+    """One block; ``cross`` is None in an encoder. ``module`` is transformers' block, which records
+    whether it is checkpointed.
     """
 
     module: T5Block
@@ -87,8 +87,8 @@ class Stack:
         """Returns the module whose table of positions a block uses: its own (UMT5), or the first
         block's.
         """
-        own = block.self_attention.relative
-        return self.blocks[0].self_attention.relative if own is None else own
+        relative = block.self_attention.relative
+        return self.blocks[0].self_attention.relative if relative is None else relative
 
 
 def stacks_of(model: PreTrainedModel, activations: Collection[str]) -> tuple[Stack, Stack] | str:
@@ -114,13 +114,13 @@ def _stack(stack: T5Stack, config: PreTrainedConfig) -> Stack:
 
 
 def _block(block: T5Block, config: PreTrainedConfig) -> Block:
-    own, *between, last = block.layer
+    first, *between, last = block.layer
     dense = last.DenseReluDense
     inner = (dense.wi_0, dense.wi_1) if config.is_gated_act else (dense.wi,)
     cross = _attention(between[0], between[0].EncDecAttention) if between else None
     return Block(
         block,
-        _attention(own, own.SelfAttention),
+        _attention(first, first.SelfAttention),
         cross,
         FeedForward(_norm(last.layer_norm), inner, dense.wo, config.dense_act_fn),
     )
@@ -138,7 +138,7 @@ def _norm(module: T5LayerNorm) -> Norm:
 
 
 def relative_bias(relative: RelativePositions, length: int, device: torch.device) -> Tensor:
-    """Returns what an attention adds to its scores, (1, heads, length, length), without a
+    """Returns the bias that attention adds to its scores, (1, heads, length, length), without a
     gradient.
     """
     with torch.no_grad():
@@ -147,14 +147,12 @@ def relative_bias(relative: RelativePositions, length: int, device: torch.device
 
 
 def farthest(relative: RelativePositions) -> int:
-    """Returns the distance in tokens from which on all positions share one value."""
+    """Returns the distance in tokens beyond which all positions share one value."""
     return int(relative.relative_attention_max_distance)
 
 
 def head_scale(config: PreTrainedConfig) -> float:
-    """Returns what the decoder's last states are multiplied with before the head; see
-    ``t5.finish_loading``.
-    """
+    """Returns the factor of the decoder's last states, see ``t5.finish_loading``."""
     flags: Mapping[str, str] = {"t5": "scale_decoder_outputs", "umt5": "tie_word_embeddings"}
     flag = flags.get(config.model_type)
     return float(config.d_model) ** -0.5 if flag and getattr(config, flag) else 1.0

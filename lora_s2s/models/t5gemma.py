@@ -1,5 +1,5 @@
-"""T5Gemma's facts: Gemma 2 in both stacks, each with its own config and embeddings; the head is the
-decoder's.
+"""What is particular to T5Gemma: both stacks are Gemma 2, each with its own config and embeddings;
+the head belongs to the decoder.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ def max_positions(config: PreTrainedConfig) -> int:
 
 
 def may_be_absent(name: str) -> bool:
-    """Whether a checkpoint may leave this weight out because another one stands for it."""
+    """Whether a checkpoint may omit this weight because another one replaces it."""
     return name == _HEAD
 
 
 def finish_loading(
     model: PreTrainedModel, settings: Mapping[str, object], names: Collection[str], *, where: str
 ) -> None:
-    """Settles the decoder's start, which is ``<bos>``.
+    """Sets the decoder's start, which is ``<bos>``.
 
     Raises:
         DataError: the config asks for a head of its own and the weights hold none.
@@ -76,7 +76,7 @@ def finish_loading(
 def contents_to_write(
     state: Mapping[str, Tensor], config: PreTrainedConfig
 ) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """Returns the weights and settings to write: the head only where it is not the decoder's
+    """Returns the weights and settings to write: the head only if it is not the decoder's
     embeddings.
     """
     tied = common.same_weights(state, _HEAD, _EMBEDDINGS)

@@ -1,6 +1,4 @@
-"""A checkpoint's files: which ones hold the weights, their names and shapes, their hash.
-Safetensors only.
-"""
+"""A checkpoint's safetensors files: which ones hold weights, names and shapes, hashes, writing."""
 
 from __future__ import annotations
 
@@ -74,28 +72,27 @@ def shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
     Raises:
         DataError: a file is damaged, or two hold the same weight.
     """
-    found: dict[str, tuple[int, ...]] = {}
+    shape_of: dict[str, tuple[int, ...]] = {}
     for path in files:
         with opened(path) as tensors:
             for name in tensors.keys():  # noqa: SIM118  (a reader, not a dict)
-                if name in found:
+                if name in shape_of:
                     raise DataError(f"the weight {name} occurs twice", where=str(path))
-                found[name] = tuple(tensors.get_slice(name).get_shape())
-    return found
+                shape_of[name] = tuple(tensors.get_slice(name).get_shape())
+    return shape_of
 
 
 def misfit(
     expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], *, foreign: str
 ) -> str | None:
-    """Compares weights by name → shape; returns the first difference and how many more there are,
-    None where none.
+    """Compares weights by name → shape; returns the first difference and the number of others, or
+    None.
 
-    Where some are missing and others are not expected, the first of each: they may be the same by
-    another name.
+    If some are missing and others unexpected, it names the first of each: they may be one weight
+    under two names.
 
     Args:
-        foreign: the message for a weight that is found but not expected; it could overwrite another
-            model's.
+        foreign: what the message says of an unexpected weight.
     """
     missing = [f"{name} is missing" for name in expected if name not in found]
     unexpected = [f"{name} {foreign}" for name in found if name not in expected]
@@ -113,13 +110,13 @@ def misfit(
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """Opens a safetensors file for reading onto the CPU; each tensor read is memory of its own,
-    freed with it.
+    """Opens a safetensors file for reading onto the CPU; each tensor has its own memory, freed with
+    it.
 
-    A mapped file would stay in memory as far as it has been read, as long as it is open.
+    The file is not mapped: what was read of a mapped file stays in memory as long as it is open.
 
     Raises:
-        DataError: it is not one, or it is damaged.
+        DataError: it is not a safetensors file, or it is damaged.
     """
     with open_regular(path) as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -138,13 +135,13 @@ def opened(path: Path) -> Iterator[Any]:
 def finite_weight(
     name: str, tensor: Tensor, path: Path, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """Returns a weight as it is computed with: all of it finite floating-point numbers.
+    """Returns a weight cast to ``dtype``, checked to be finite floating-point numbers.
 
     Args:
-        dtype: what it is cast to; None leaves it as it is.
+        dtype: None leaves it as it is.
 
     Raises:
-        DataError: it is not, or not any more after the cast.
+        DataError: it holds other values, or overflows in the cast.
     """
     if tensor.dtype not in _DTYPES:
         kind = str(tensor.dtype).removeprefix("torch.")
@@ -179,22 +176,20 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes one safetensors file, with the permissions of any other file here; safetensors itself
-    makes it 0600.
-    """
+    """Writes one safetensors file with the usual permissions; safetensors itself sets 0600."""
     try:
         with naming(path):
             save_file(dict(tensors), path, metadata={"format": "pt"})
-    except SafetensorError as error:  # without the system's number
+    except SafetensorError as error:  # it carries no errno
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path)) from error
-    path.chmod(path.parent.stat().st_mode & 0o666)  # the folder is new, so the umask holds for it
+    path.chmod(path.parent.stat().st_mode & 0o666)  # the new folder's mode follows the umask
 
 
 def write_shards(folder: Path, tensors: Mapping[str, Tensor], most: int | None) -> None:
     """Writes a model's weights: one file, or several with an index, as transformers reads them.
 
     Args:
-        most: bytes of weights in a file, but for one weight that has more; None for one file.
+        most: bytes of weights in a file, except for a single larger weight; None for one file.
     """
     shards: list[dict[str, Tensor]] = [{}]
     size = total = 0
@@ -217,7 +212,7 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor], most: int | None) 
 
 
 def weights_hash(folder: Path) -> str:
-    """Returns the SHA-256 over the sorted (file name, SHA-256) pairs of a model's weights, kept for
-    the process.
+    """Returns the SHA-256 over the sorted (file name, SHA-256) pairs of a model's weights, cached
+    in this process.
     """
     return sha256_json([[path.name, known_sha256(path)] for path in weight_files(folder)])

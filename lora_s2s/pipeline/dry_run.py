@@ -53,7 +53,7 @@ def dry_run(recipe: Recipe, prepared: PreparedDataset | None = None) -> DryRun:
 
 def _steps(rows: SplitTable, settings: TrainingSettings) -> dict[str, Any]:
     plan = StepPlan(rows, settings)
-    plan.say_what_is_long()
+    plan.report_long_rows()
     epochs = plan.total_steps / len(plan.steps(0))
     tokens_in_epoch = int(rows.source_lengths.sum() + rows.target_lengths.sum())
     size = (

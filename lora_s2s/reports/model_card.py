@@ -9,7 +9,15 @@ from lora_s2s.console import plain
 from lora_s2s.hub import card_head
 from lora_s2s.reports.card import Published, licenses_of, place
 from lora_s2s.reports.render import render, verbatim
-from lora_s2s.reports.summary import NOTHING, base_name, flat, number, shown
+from lora_s2s.reports.summary import (
+    NOTHING,
+    base_name,
+    flat,
+    number,
+    score_lines,
+    shown,
+    signatures,
+)
 
 _TAGS = ("seq2seq", "lora-s2s")
 _LIBRARIES = {"ct2": "ctranslate2", "onnx": "onnx"}
@@ -39,8 +47,10 @@ def render_model_card(
     licenses = licenses_of(base, manifest, published)
     library = _LIBRARIES.get(format, "transformers")
     known = None if base == NOTHING else base
-    head = card_head(known, tags=_TAGS, metrics=(), license=licenses[0], library=library)
     template, merged = _section(manifest, "input").get("template"), _section(manifest, "merged")
+    scores = score_lines(merged.get("scores"))
+    metrics = list(dict.fromkeys(line.metric for line in scores))
+    head = card_head(known, tags=_TAGS, metrics=metrics, license=licenses[0], library=library)
     return render(
         "model.md",
         head=verbatim(head),
@@ -51,6 +61,8 @@ def render_model_card(
         precision=shown(export.get("precision")),
         place=place(published),
         snippet=verbatim(_downloading(_of_export(readme) if runtime else _TRANSFORMERS, published)),
+        scores=scores,
+        signatures=signatures(scores),
         speeds=_speeds(parity, f"{runtime or 'this folder'}, {shown(export.get('precision'))}"),
         fact_tables=_fact_tables(manifest, parity),
         published=published,
@@ -90,11 +102,13 @@ def _speeds(parity: Mapping[str, object], export: str) -> list[list[str]]:
 def _fact_tables(
     manifest: Mapping[str, object], parity: Mapping[str, object]
 ) -> list[tuple[str, list[tuple[str, str]]]]:
+    merged = _section(manifest, "merged")
+    adapter = {key: value for key, value in merged.items() if key != "scores"}
     compared = {key: value for key, value in parity.items() if key not in ("reference", "export")}
     tables = {
         "Compared with the float32 model": compared,
         "What merging changed": _section(manifest, "check"),
-        "Made from": {**_section(manifest, "base"), "adapter": manifest.get("merged")},
+        "Made from": {**_section(manifest, "base"), "adapter": adapter},
         "Input and answers": {**_section(manifest, "input"), **_section(manifest, "decoding")},
     }
     return [(title, list(flat("", section))) for title, section in tables.items()]

@@ -10,19 +10,21 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-# Losses are means over a fifth of the run in nats per target token, so that single steps do not
+# Losses are in nats per target token, averaged over fifths of the run so that single steps do not
 # matter.
 _PARTS = 5
 _FEWEST_STEPS = 20  # a shorter curve is too noisy
-_LEARNT = 0.05  # below this loss there is no advice to train longer
-_FELL = 0.97  # the last part at more than this share of the start: the loss never fell
-# a part above the start, or the last above the lowest, by this factor: the rate is too high
-_LEAPT = 1.1
-_STOOD = 0.95  # the fourth part at more than this share of the second: the loss stagnated
-_STILL = 0.9  # the last part at less than this share of the one before: it still falls
-_VALIDATION_STILL = 0.95  # the same for the validation loss, where there is one
-_ROSE = (1.05, 0.02)  # the last validation above the best by this factor and this much: it overfits
-_VALIDATIONS_SINCE = 2  # at least this many validations after the best
+_LOW_LOSS = 0.05  # below this loss there is no advice to train longer
+_NO_PROGRESS = 0.97  # last part above this share of the start: the loss did not fall
+_REBOUND = (
+    1.1  # a part above the start, or the last above the lowest, by this factor: rate too high
+)
+_PLATEAU = 0.95  # fourth part above this share of the second: the loss stagnated
+_FALLING = 0.9  # last part below this share of the one before: still falling
+_VALIDATION_FALLING = 0.95  # the same for the validation loss
+# The last validation loss exceeds the best by this factor and this much more: overfitting.
+_OVERFIT = (1.05, 0.02)
+_VALIDATIONS_SINCE_BEST = 2  # overfitting needs at least this many validations after the best
 _FEW_STEPS = 300  # fewer are not enough, unless there are fewer rows
 
 
@@ -81,13 +83,13 @@ def advise(curves: Curves, *, rows: int, learning_rate: float) -> list[Advice]:
     if steps < _FEWEST_STEPS:
         return [_too_few(steps, rows)] if steps < rows else []
     parts = curves.parts()
-    if parts[-1] < _LEARNT:
+    if parts[-1] < _LOW_LOSS:
         return [*_overfits(curves)]
-    if parts[-1] > _FELL * curves.start():
+    if parts[-1] > _NO_PROGRESS * curves.start():
         return [_never_fell(curves, parts, learning_rate)]
     if steps < min(_FEW_STEPS, rows):  # a fifth of few steps is noise
         return [_too_few(steps, rows)]
-    if parts[-1] > _LEAPT * min(parts):
+    if parts[-1] > _REBOUND * min(parts):
         message = (
             f"the loss fell to {min(parts):.3f} and rose to {parts[-1]:.3f}: the learning rate is "
             "too high"
@@ -95,16 +97,16 @@ def advise(curves: Curves, *, rows: int, learning_rate: float) -> list[Advice]:
         return [Advice("rate_too_high", message, f"training.learning_rate={learning_rate / 3:.1e}")]
     if overfits := _overfits(curves):
         return overfits
-    if parts[-1] < _STILL * parts[-2] and parts[-2] > _STOOD * parts[1]:
+    if parts[-1] < _FALLING * parts[-2] and parts[-2] > _PLATEAU * parts[1]:
         message = (
-            f"the loss stood at {parts[1]:.3f} and fell to {parts[-1]:.3f} only with the learning "
-            "rate: it is too high"
+            f"the loss stayed at {parts[1]:.3f} and fell to {parts[-1]:.3f} only as the learning "
+            "rate decayed: the rate is too high"
         )
         return [Advice("rate_too_high", message, f"training.learning_rate={learning_rate / 3:.1e}")]
-    if parts[-1] < _STILL * parts[-2] and _validation_falls(curves):
+    if parts[-1] < _FALLING * parts[-2] and _validation_falls(curves):
         message = (
-            f"the loss still falls: {parts[-2]:.3f}, then {parts[-1]:.3f} in the last fifth of the "
-            "steps"
+            f"the loss is still falling: {parts[-2]:.3f}, then {parts[-1]:.3f} in the last fifth "
+            "of the steps"
         )
         return [Advice("still_falling", message, f"training.max_steps={2 * steps}")]
     return []
@@ -116,9 +118,9 @@ def _too_few(steps: int, rows: int) -> Advice:
 
 
 def _never_fell(curves: Curves, parts: Sequence[float], learning_rate: float) -> Advice:
-    """If the rate is too high, the loss jumps up; if it is too low, it stays."""
+    """A learning rate that is too high makes the loss jump; one that is too low leaves it."""
     start = curves.start()
-    better = learning_rate / 3 if max(parts) > _LEAPT * start else learning_rate * 3
+    better = learning_rate / 3 if max(parts) > _REBOUND * start else learning_rate * 3
     message = (
         f"the loss did not fall: {start:.3f} at the start, {parts[-1]:.3f} in the last fifth of "
         "the steps"
@@ -127,22 +129,23 @@ def _never_fell(curves: Curves, parts: Sequence[float], learning_rate: float) ->
 
 
 def _overfits(curves: Curves) -> list[Advice]:
-    if len(curves.validations) <= _VALIDATIONS_SINCE:
+    if len(curves.validations) <= _VALIDATIONS_SINCE_BEST:
         return []
     best = min(range(len(curves.validations)), key=lambda place: curves.validations[place][1])
     (step, lowest), (_, last) = curves.validations[best], curves.validations[-1]
-    factor, much = _ROSE
-    if len(curves.validations) - 1 - best < _VALIDATIONS_SINCE or last < factor * lowest + much:
+    factor, margin = _OVERFIT
+    since = len(curves.validations) - 1 - best
+    if since < _VALIDATIONS_SINCE_BEST or last < factor * lowest + margin:
         return []
     message = (
-        f"the validation loss rises since step {step:,} ({lowest:.3f}, now {last:.3f}): it "
-        "overfits; the adapter of that step is kept, more data or fewer steps do better"
+        f"the validation loss has risen since step {step:,} ({lowest:.3f}, now {last:.3f}): the "
+        "adapter overfits; that step's adapter is kept, and more data or fewer steps would help"
     )
     return [Advice("overfits", message, f"training.max_steps={step}")]
 
 
 def _validation_falls(curves: Curves) -> bool:
-    """Whether the validation loss fell in the last fifth too; memorising lowers only the other."""
+    """Whether the validation loss also fell in the last fifth; memorising lowers only the other."""
     early = len(curves.losses) * (1 - 1 / _PARTS)
     before = [loss for step, loss in curves.validations if step <= early]
-    return not before or curves.validations[-1][1] < _VALIDATION_STILL * before[-1]
+    return not before or curves.validations[-1][1] < _VALIDATION_FALLING * before[-1]

@@ -15,16 +15,15 @@ from lora_s2s.errors import UsageError
 Numbers = npt.NDArray[np.integer[Any]]
 Lengths = Sequence[int] | npt.NDArray[Any]
 
-# Source lengths within this ratio share a bucket; inside it rows are ordered by target length. The
-# best ratio depends on the data, so each is tried on a sample.
+# Source lengths within one of these ratios share a bucket, in which rows are ordered by target
+# length. The best ratio depends on the data, so each is tried on a sample.
 _RATIOS = (1.04, 1.08, 1.15, 1.3, 1.6)
 _SAMPLE = 20_000
-_PACKED_AT_ONCE = 1 << 17  # bounds the memory that packing takes
-# Cost of a padded target token relative to a padded source token: it passes cross-attention and
-# the head as well.
+_PACKED_AT_ONCE = 1 << 17  # rows; bounds the memory that packing takes
+# Cost of a padded target token relative to a padded source token: it also passes through
+# cross-attention and the head.
 TARGET_COST = 1.75
-# Packed micro-batches that are filled at the same time: more of them fit rows better and mix them
-# more.
+# Packed micro-batches filled at the same time: with more of them rows fit better and mix more.
 _OPEN = 64
 
 
@@ -68,26 +67,19 @@ def token_budget_batches(
     """
     if (tokens_per_batch is None) == (batch_size is None):
         raise UsageError("set either tokens_per_batch or batch_size")
-    sources, targets = (
-        np.asarray(source_lengths, dtype=np.int32),
-        np.asarray(target_lengths, dtype=np.int32),
-    )
+    sources = np.asarray(source_lengths, dtype=np.int32)
+    targets = np.asarray(target_lengths, dtype=np.int32)
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(np.arange(len(sources), dtype=np.int32))
-    offset = float(
-        rng.random()
-    )  # shifts the bucket edges, so that neighbours differ between epochs
+    # Shifts the bucket edges, so that neighbours differ between epochs.
+    offset = float(rng.random())
+    if batch_size:
+        rows = _by_length(order, sources, targets, _RATIOS[2], offset)
+        return _shuffled(rows, np.arange(0, len(rows), batch_size), rng)
     budget = int(tokens_per_batch or 0)
-    ratio = (
-        _RATIOS[2] if batch_size else _best_ratio(order[:_SAMPLE], sources, targets, budget, offset)
-    )
+    ratio = _best_ratio(order[:_SAMPLE], sources, targets, budget, offset)
     rows = _by_length(order, sources, targets, ratio, offset)
-    starts = (
-        np.arange(0, len(rows), batch_size)
-        if batch_size
-        else _starts(sources[rows], targets[rows], budget)
-    )
-    return _shuffled(rows, starts, rng)
+    return _shuffled(rows, _starts(sources[rows], targets[rows], budget), rng)
 
 
 def _shuffled(rows: Numbers, starts: Numbers, rng: np.random.Generator) -> Groups:
@@ -98,23 +90,20 @@ def _shuffled(rows: Numbers, starts: Numbers, rng: np.random.Generator) -> Group
 def _by_length(
     order: Numbers, sources: Numbers, targets: Numbers, ratio: float, offset: float
 ) -> Numbers:
-    """Orders rows by source bucket, then by target length, alternately rising and falling, so that
-    it does not jump at a bucket's edge.
+    """Orders rows by source bucket, then by target length, which falls and rises in turn so that it
+    does not jump between buckets.
     """
     bucket_of = np.floor(
         np.log(np.maximum(np.arange(sources.max(initial=0) + 1), 1)) / np.log(ratio) + offset
     )
     buckets = bucket_of.astype(np.int32)[sources[order]]
     turned = np.where(buckets % 2 == 1, targets[order], -targets[order])
-    return order[
-        np.lexsort((turned, buckets))
-    ]  # stable: equal lengths stay in the epoch's random order
+    # lexsort is stable: equal lengths stay in the epoch's random order.
+    return order[np.lexsort((turned, buckets))]
 
 
 def _starts(sources: Numbers, targets: Numbers, budget: int) -> Numbers:
-    """Returns where batches start if rows are added in order until the next would exceed the
-    budget.
-    """
+    """Returns where each batch starts if rows are added in order up to the token budget."""
     starts: list[int] = []
     longest_source = longest_target = 0
     for row, (source, target) in enumerate(zip(sources.data, targets.data, strict=True)):
@@ -157,9 +146,8 @@ def packed_batches(
     )
     tokens /= [[share], [tokens_per_batch - share]]
     rng = np.random.default_rng([seed, epoch])
-    batch_of = np.arange(
-        tokens.shape[1], dtype=np.int32
-    )  # as if every row were alone; others are numbered from there
+    # At first every row is a batch of its own; packed ones get higher numbers.
+    batch_of = np.arange(tokens.shape[1], dtype=np.int32)
     left = rng.permutation(batch_of[tokens.max(axis=0, initial=0.0) <= 1])
     while len(left):
         some, left = left[:_PACKED_AT_ONCE], left[_PACKED_AT_ONCE:]

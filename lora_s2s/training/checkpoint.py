@@ -1,5 +1,5 @@
-"""Checkpoints, folders of safetensors and JSON that are hashed when written and verified when
-read; and resuming from them.
+"""Checkpoints (folders of safetensors and JSON, hashed when written and verified when read) and
+resuming from them.
 
 ``checkpoints/step-000123/`` holds ``adapter.safetensors``, ``optimizer.safetensors`` and
 ``state.json``.
@@ -33,8 +33,8 @@ from lora_s2s.training.state import LoopOptions, TrainState
 _ADAPTER = "adapter.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
 _STATE = CheckpointFile.file
-# Changes of these settings affect what is kept and shown, not what is trained.
-_FREE = frozenset(
+# These settings affect what is kept and shown, not what is trained.
+_IGNORED = frozenset(
     {
         "save_every",
         "keep_checkpoints",
@@ -44,15 +44,15 @@ _FREE = frozenset(
         "on_nonfinite",
     }
 )
-# Changes of these affect the rest of the training; the checkpoint still fits, and --resume-anyway
-# accepts it.
+# Changes to these affect the rest of the training, but the checkpoint still fits: --resume-anyway
+# accepts them.
 _ACCEPTABLE = {"package code", "torch", "forward", "training data"} | {
     "training." + key
     for key in "epochs max_steps learning_rate schedule warmup weight_decay max_grad_norm "
     "label_smoothing dropout z_loss gradient_checkpointing".split()
 }
 # Another device changes only the last digits: the run continues, with a warning.
-_NOTED = {"device"}
+_WARNED_OF = {"device"}
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,11 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
 
 
 def check_space(folder: Path, model: nn.Module) -> None:
-    """Checks that the disk has room for two checkpoints, as the new one is written before the old
+    """Checks that the disk has space for two checkpoints, as the new one is written before the old
     one is deleted.
 
     Raises:
-        ResourceError: it has not.
+        ResourceError: there is too little space.
     """
     weights = trainable(model).values()
     # The adapter and the optimizer's two moments, twice.
@@ -140,7 +140,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Reads and verifies one checkpoint.
 
     Raises:
-        DataError: a file is missing, its hash differs, or the state is not this version's.
+        DataError: a file is missing, its hash differs, or another version wrote the state.
     """
     record = CheckpointFile.read(path)
     content = dict(record.content)
@@ -174,8 +174,8 @@ def _step_of(path: Path) -> int:
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """Returns the newest valid checkpoint, with a warning for every damaged one it skips; None if
-    there are none.
+    """Returns the newest valid checkpoint, or None if there are none; warns of each damaged one it
+    skips.
 
     Raises:
         DataError: there are checkpoints, and every one is damaged.
@@ -214,12 +214,12 @@ def run_identity(
     """Returns what must not change for a run to continue: the caller's hashes and every setting
     that affects a step.
     """
-    own = {
+    compared = {
         f"training.{key}": str(value)
         for key, value in settings.model_dump().items()
-        if key not in _FREE
+        if key not in _IGNORED
     }
-    return {**given, **own, "processes": str(processes)}
+    return {**given, **compared, "processes": str(processes)}
 
 
 def continue_from(
@@ -230,7 +230,7 @@ def continue_from(
     options: LoopOptions,
 ) -> TrainState:
     """Restores model and optimizer from the newest valid checkpoint and returns its state, or a new
-    one.
+    state if there is nothing to resume.
 
     Raises:
         UsageError: there are checkpoints and ``resume`` is false, or they belong to another run
@@ -252,12 +252,12 @@ def continue_from(
         say(f"no checkpoint in {run_dir}: training from the start")
         return TrainState()
     _check_identity(checkpoint, identity, anyway=options.resume_anyway)
-    _put_back(checkpoint, model, optimizer)
+    _restore(checkpoint, model, optimizer)
     say(f"resuming after step {checkpoint.state.step} ({checkpoint.path})")
     return checkpoint.state
 
 
-def _put_back(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
+def _restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
     load_adapter_state(model, load_file(checkpoint.path / _ADAPTER))
     load_optimizer_state(model, optimizer, load_file(checkpoint.path / _OPTIMIZER))
 
@@ -265,11 +265,11 @@ def _put_back(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) ->
 def _check_identity(checkpoint: Checkpoint, identity: dict[str, str], *, anyway: bool) -> None:
     then = checkpoint.identity
     differing = [key for key in sorted({*then, *identity}) if then.get(key) != identity.get(key)]
-    if _NOTED.issuperset(differing):
+    if _WARNED_OF.issuperset(differing):
         for key in set(differing) & {*then}:  # older checkpoints do not record it
             warn(
-                f"the checkpoint was made on another {key}: {then[key]}; now {identity[key]}: last "
-                "digits differ"
+                f"the checkpoint was made on another {key}: {then[key]}; now {identity[key]}: the "
+                "last digits differ"
             )
         return
     # The first digits of a hash suffice.
@@ -278,7 +278,7 @@ def _check_identity(checkpoint: Checkpoint, identity: dict[str, str], *, anyway:
         f"  {key}: checkpoint {old}, now {new}"
         for key, (old, new) in zip(differing, values, strict=True)
     ]
-    acceptable = (_ACCEPTABLE | _NOTED).issuperset(differing)
+    acceptable = (_ACCEPTABLE | _WARNED_OF).issuperset(differing)
     if acceptable and anyway:
         warn("\n".join(["continuing despite these differences, so not bit-identical:", *lines]))
         return
@@ -293,10 +293,10 @@ def _check_identity(checkpoint: Checkpoint, identity: dict[str, str], *, anyway:
 
 
 def prune(folder: Path, *, current: int, keep: int, best: int | None) -> None:
-    """Deletes all but the ``keep`` newest up to step ``current`` and the best, after saving.
+    """Deletes all checkpoints but the best and the ``keep`` newest up to step ``current``.
 
-    Steps after ``current`` are damaged ones that a resumed run skipped; dot folders are what a
-    killed process had not finished writing or deleting.
+    Steps after ``current`` are damaged ones that a resumed run skipped. Dot folders are left by a
+    process that was killed while writing or deleting them.
     """
     for unfinished in folder.glob(".step-*"):
         shutil.rmtree(unfinished)

@@ -1,4 +1,4 @@
-"""Caches the encoder's states on disk: without adapters they are the same in every epoch.
+"""Caches the encoder's states on disk: an encoder without adapters gives the same in every epoch.
 
 N source tokens of a batch, D model width.
 """
@@ -24,7 +24,7 @@ from lora_s2s.fast_t5.choose import encoder_states
 from lora_s2s.models.family import FAMILIES
 from lora_s2s.training.batching import Lengths
 
-_HINT = "set training.cache_encoder=false"
+_OFF = "training.cache_encoder=false"
 
 
 class EncoderCache:
@@ -61,22 +61,20 @@ def check_cacheable(model: nn.Module, dropout: float) -> None:
     encoder = re.compile(FAMILIES[str(model.config.model_type)].stacks[0])  # type: ignore[union-attr]
     trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
     if any("embed_tokens" in name for name in trained):
-        hint = (
-            "set data.lossless_text=off (or lora.train_tokens=[] where tokens are named), or "
-            f"{_HINT[4:]}"
-        )
+        tokens_off = "data.lossless_text=off (or lora.train_tokens=[] where tokens are named)"
+        hint = f"set {tokens_off}, or {_OFF}"
         raise UsageError(
             "training.cache_encoder: lora.train_tokens change what the encoder reads", hint=hint
         )
     if any(map(encoder.search, trained)):
-        hint = f"set lora.target_modules=decoder, or {_HINT.removeprefix('set ')}"
+        hint = f"set lora.target_modules=decoder, or {_OFF}"
         raise UsageError(
             "training.cache_encoder needs an encoder that no adapter changes", hint=hint
         )
     if dropout:
         raise UsageError(
             f"training.cache_encoder: with training.dropout={dropout} states differ in every epoch",
-            hint=f"set training.dropout=0, or {_HINT.removeprefix('set ')}",
+            hint=f"set training.dropout=0, or {_OFF}",
         )
 
 
@@ -99,7 +97,8 @@ def encoder_cache(
     needed, free = int(np.sum(lengths)) * width * 2, shutil.disk_usage(folder).free
     if needed > free * 0.9:
         raise ResourceError(
-            f"the encoder's states take {needed:,} bytes, the disk has {free:,}", hint=_HINT
+            f"the encoder's states take {needed:,} bytes, the disk has {free:,}",
+            hint=f"set {_OFF}",
         )
     with tempfile.TemporaryFile(dir=folder) as file:
         cache, done = EncoderCache(file, lengths, width), 0
@@ -108,8 +107,8 @@ def encoder_cache(
                 states = encoder_states(model, batch)
                 if states is None:
                     say(
-                        "training.cache_encoder needs the fast forward: nothing is cached, results "
-                        "are the same"
+                        "training.cache_encoder needs the fast forward, which is not used here: "
+                        "nothing is cached, the result is the same"
                     )
                     yield None
                     return

@@ -1,4 +1,4 @@
-"""Pieces of an optimizer step: random numbers, float16's loss scales, and the check before it."""
+"""Parts of an optimizer step: its random numbers, float16's loss scales, the check for NaN."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seeds torch on every device from the step alone, so that a resumed run draws the same."""
+    """Seeds torch on every device by the step alone: a resumed run draws the same numbers."""
     digest = hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()
     torch.manual_seed(int.from_bytes(digest[:7], "big"))
 
@@ -20,9 +20,9 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 def loss_scales(model: nn.Module, target_tokens: int) -> list[float]:
     """Powers of two to scale the mean loss by, tried in order until the gradients are finite.
 
-    float16 loses gradients that are too small and overflows at large ones. The first scale, 16 to
-    32 for each token's own loss, is well between. No scale is remembered, so that a resumed run
-    takes the same ones. Bases in other formats need none.
+    float16 rounds small gradients to zero and overflows at large ones. The first scale multiplies
+    each token's loss by 16 to 32, far from both. No scale is remembered, so that a resumed run
+    tries the same ones. Bases in other dtypes are not scaled.
     """
     if next((p.dtype for p in model.parameters() if not p.requires_grad), None) != torch.float16:
         return [1.0]
@@ -38,10 +38,10 @@ def unscale_gradients(parameters: Sequence[nn.Parameter], scale: float) -> None:
 def step_if_finite(
     optimizer: Optimizer, loss_sum: Tensor, grad_norm: Tensor
 ) -> tuple[float, float]:
-    """Steps if both scalars are finite, drops the gradients, and returns the two scalars.
+    """Steps if both scalars are finite, drops the gradients, and returns both as floats.
 
-    An optimizer that can skip a step on the device decides there: the host waits only once, after
-    everything is queued.
+    An optimizer that can skip a step on the device decides there, so that the host waits only once,
+    after everything is queued.
     """
     both = torch.stack([loss_sum, grad_norm])
     on_device = getattr(optimizer, "_step_supports_amp_scaling", False)

@@ -1,4 +1,4 @@
-"""A run's micro-batches: this process's share of every step, collated ahead of it."""
+"""A run's micro-batches: this process's share of each step, collated ahead of time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NextBatches = Callable[[], list[Batch]]
 
 @dataclass
 class BatchLoader:
-    """Collates rows of a table as a plan orders them."""
+    """Collates the rows of a table in the order of a plan."""
 
     model: nn.Module
     table: SplitTable

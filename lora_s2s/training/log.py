@@ -35,7 +35,7 @@ def require_trackers(names: Sequence[str]) -> None:
 
 
 def start_trackers(accelerator: Accelerator, settings: TrainingSettings, run_dir: Path) -> None:
-    """Starts the trackers with the training section as their configuration; no paths."""
+    """Starts the trackers with the training section as their configuration, without any path."""
     if settings.trackers:
         values = settings.model_dump().items()
         config = {
@@ -57,7 +57,7 @@ class TrackersMayFail:
         pass
 
     def __exit__(self, _kind: object, error: object, _trace: object) -> bool:
-        # They raise their own error types, and none should end a run.
+        # Trackers raise error types of their own, none of which should end a run.
         if not isinstance(error, Exception):
             return False
         self._accelerator.trackers.clear()
@@ -67,7 +67,7 @@ class TrackersMayFail:
 
 
 class RunLog:
-    """Writes on the main process only.
+    """Writes the log; on the main process only.
 
     Args:
         folder: the folder of ``metrics.jsonl``.
@@ -99,7 +99,7 @@ class RunLog:
         line = {
             "step": state.step,
             "epoch": plan.epochs_at(state),
-            # JSON has no value for numbers that are not finite, and a curve no place.
+            # JSON cannot hold numbers that are not finite, and a curve cannot show them.
             **{
                 key: value
                 for key, value in asdict(stats).items()

@@ -49,8 +49,8 @@ def train(
 ) -> TrainResult:
     """Trains the model's trainable parameters and leaves the best adapter in it, in eval mode.
 
-    The best is the one with the lowest ``validation_loss`` of ``evaluate``; without ``evaluate`` it
-    is the last.
+    The best adapter has the lowest ``validation_loss`` by ``evaluate``; without ``evaluate`` it is
+    the last.
 
     Args:
         model: a base with an adapter injected; dropout and gradient checkpointing are set already.
@@ -89,7 +89,7 @@ def train(
 
 
 def _accelerator(model: nn.Module, settings: TrainingSettings, run_dir: Path) -> Accelerator:
-    """Moves the model to this process's device."""
+    """Returns the accelerator, the model moved to its device."""
     require_trackers(settings.trackers)
     run_dir.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(
@@ -103,7 +103,7 @@ def _accelerator(model: nn.Module, settings: TrainingSettings, run_dir: Path) ->
 
 
 class Interrupted(Exception):
-    """Raised between two micro-batches when the rest of the step is not wanted."""
+    """Raised between two micro-batches to abandon the step."""
 
 
 def _take_step(run: Run, next_batches: NextBatches) -> None:

@@ -38,14 +38,14 @@ def sequence_loss(
     fast = fast_states(model, batch)
     if fast is not None:
         return head_loss(fast.states_ND, head, fast.labels_N, **extra), batch.target_tokens
-    # Only the head's own weight: embedding rows that train may be in it either way.
+    # Only the head's own weight counts: trained token rows inside it are handled either way.
     frozen = not any(weight.requires_grad for weight in head.parameters(recurse=False))
     in_chunks = FAMILIES[str(model_type)].plain_head and frozen
     labels_N = batch.labels_BT[counted_BT := batch.labels_BT != IGNORE_INDEX]
     states: list[Tensor] = []
 
     def counted(_head: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        # The head is a small model's largest product: it gets the N labelled positions only.
+        # A small model's largest product is the head's: only the N labelled positions pass it.
         states_ND = inputs[0][counted_BT]
         states.append(states_ND)
         return (states_ND[:0] if in_chunks else states_ND,)

@@ -1,4 +1,4 @@
-"""Memory: the peak, micro-batches that are halved when it runs out, and the error if that fails.
+"""Memory: its peak, micro-batches halved when it runs out, and the error if that does not help.
 
 S source length, T target length.
 """
@@ -22,7 +22,7 @@ _WARNED = "_warned_of_halves"
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Peak so far in bytes: allocated on a GPU, else resident in this process (0: unknown)."""
+    """Peak so far in bytes: allocated on a GPU, else resident in this process; 0 if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":  # has no resource module
@@ -92,7 +92,7 @@ class Attempt:
 def halving_when_out_of_memory(
     model: nn.Module, micro_batches: Sequence[Batch]
 ) -> Iterator[Attempt]:
-    """Yields attempts at a step until one fits in memory, splitting what was too large in halves.
+    """Yields attempts at a step until one fits in memory, halving the micro-batch that did not.
 
     >>> for attempt in halving_when_out_of_memory(model, micro_batches):  # doctest: +SKIP
     ...     with attempt:
@@ -118,7 +118,7 @@ def _warn_once(model: nn.Module, *, rows: int) -> None:
         setattr(model, _WARNED, True)
         warn(
             f"out of memory with a micro-batch of {rows} rows: splitting it in halves, here and "
-            "wherever it happens again; half of training.tokens_per_batch with twice "
+            "wherever it happens again; half the training.tokens_per_batch with twice the "
             "training.gradient_accumulation trains the same, faster"
         )
 

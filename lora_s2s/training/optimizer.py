@@ -27,11 +27,11 @@ def build_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:
     """Returns the optimizer over the trainable parameters; weight decay applies to matrices, not
     to vectors.
 
-    Each group has a ``rate`` that the step's learning rate is multiplied by: with LoRA+, B learns
-    faster.
+    Each group has a ``rate``, a factor of the step's learning rate: with LoRA+, B learns faster.
 
     Raises:
-        UsageError: nothing in the model is trainable, or LoRA+ is requested without a factor B.
+        UsageError: nothing in the model is trainable, or LoRA+ is requested and there is no factor
+            B.
         SetupError: an 8-bit or paged optimizer is requested and bitsandbytes is not installed.
     """
     parameters, ratio, kind = trainable(model), settings.lora_plus_ratio, settings.optimizer
@@ -40,7 +40,8 @@ def build_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:
     if ratio != 1 and not any(map(is_second_factor, parameters)):
         hint = "set training.lora_plus_ratio=1"
         raise UsageError(
-            "training.lora_plus_ratio is LoRA+'s; this adapter's method has no factor B", hint=hint
+            "training.lora_plus_ratio is for LoRA+; this adapter's method has no factor B",
+            hint=hint,
         )
     chosen: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
@@ -85,33 +86,34 @@ def optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]
 
 
 def load_optimizer_state(model: nn.Module, optimizer: Optimizer, state: dict[str, Tensor]) -> None:
-    """Loads what :func:`optimizer_state` returned; a parameter without any gradient yet may be
+    """Loads what :func:`optimizer_state` returned; a parameter that has had no gradient may be
     absent.
 
     Raises:
-        DataError: a name, shape or number format does not fit this optimizer and model.
+        DataError: a name, shape or dtype does not fit this optimizer and model.
     """
-    parameters, known = trainable(model), {key.partition("/")[2] for key in state}
-    _make_state([parameter for name, parameter in parameters.items() if name in known], optimizer)
-    expected, found = (
+    parameters, names = trainable(model), {key.partition("/")[2] for key in state}
+    _allocate([parameter for name, parameter in parameters.items() if name in names], optimizer)
+    expected, given = (
         {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in tensors.items()}
         for tensors in (optimizer_state(model, optimizer), state)
     )
-    for key in sorted({*expected, *found}):
-        if expected.get(key) != found.get(key):
+    for key in sorted({*expected, *given}):
+        if expected.get(key) != given.get(key):
             raise DataError(
-                f"the optimizer state's {key} is {found.get(key)}, expected {expected.get(key)}"
+                f"the optimizer state's {key} is {given.get(key)}, expected {expected.get(key)}"
             )
     for key, saved in state.items():
         moment, _, name = key.partition("/")
-        kept = optimizer.state[parameters[name]]
-        kept[moment] = (
-            kept[moment].copy_(saved) if isinstance(kept[moment], Tensor) else saved.item()
-        )
+        current = optimizer.state[parameters[name]]
+        if isinstance(current[moment], Tensor):
+            current[moment].copy_(saved)
+        else:
+            current[moment] = saved.item()
 
 
-def _make_state(parameters: list[nn.Parameter], optimizer: Optimizer) -> None:
-    """Lets the optimizer allocate its state where it wants it, by a step of rate 0."""
+def _allocate(parameters: list[nn.Parameter], optimizer: Optimizer) -> None:
+    """Has the optimizer allocate its state on the devices it chooses, by a step at rate 0."""
     rates = [group["lr"] for group in optimizer.param_groups]
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
@@ -124,18 +126,16 @@ def _make_state(parameters: list[nn.Parameter], optimizer: Optimizer) -> None:
 
 
 def warmup_steps(warmup: float, total_steps: int) -> int:
-    """Length of the warm-up in steps: ``warmup`` is a share of ``total_steps`` if below 1, else
-    steps.
-    """
+    """Length of the warm-up in steps; a ``warmup`` below 1 is a share of ``total_steps``."""
     return math.ceil(warmup * total_steps) if warmup < 1 else int(warmup)
 
 
 def learning_rate_at(step: int, total_steps: int, settings: TrainingSettings) -> float:
-    """Learning rate of the optimizer step number ``step`` (the first is 0).
+    """Learning rate of optimizer step ``step``, counted from 0.
 
-    Warm-up rises linearly and reaches the peak on its last step; ``linear`` and ``cosine`` then
-    fall towards 0, which they would reach one step after the last, so that every step trains.
-    ``constant`` stays.
+    The warm-up is linear and reaches the peak on its last step. ``linear`` and ``cosine`` then fall
+    towards 0, which they would reach one step after the last, so that every step trains;
+    ``constant`` stays at the peak.
     """
     peak, rising = settings.learning_rate, warmup_steps(settings.warmup, total_steps)
     if step < rising:

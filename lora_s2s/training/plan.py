@@ -19,7 +19,7 @@ Rows = list[int]
 
 
 class StepPlan:
-    """The steps of every epoch; they follow from the seed, so nothing needs saving.
+    """The steps of every epoch; they follow from the seed, so nothing has to be saved.
 
     An optimizer step takes ``gradient_accumulation`` micro-batches per process; the last step of
     an epoch takes the rest.
@@ -43,13 +43,13 @@ class StepPlan:
             )
         self._table = table
         self._settings = settings
-        self._batches_a_step = settings.gradient_accumulation * processes
-        # Two, since batches of the next epoch are prefetched before this one is done.
+        self._batches_per_step = settings.gradient_accumulation * processes
+        # Two, since the next epoch's batches are prefetched before this epoch ends.
         self.steps = lru_cache(maxsize=2)(self._steps)
         self.total_steps = settings.max_steps or self._steps_in(settings.epochs)
 
-    def say_what_is_long(self) -> None:
-        """Reports how many rows are longer than ``tokens_per_batch`` and so need more memory."""
+    def report_long_rows(self) -> None:
+        """Reports how many rows are longer than ``tokens_per_batch``; they need more memory."""
         budget = self._settings.tokens_per_batch
         long = (
             int(np.sum(self._table.source_lengths + self._table.target_lengths > budget))
@@ -64,7 +64,7 @@ class StepPlan:
 
     def _steps(self, epoch: int) -> Sequence[list[Rows]]:
         """Micro-batches (row numbers) of each optimizer step of an epoch, over all processes."""
-        batches, size = self._batches(epoch), self._batches_a_step
+        batches, size = self._batches(epoch), self._batches_per_step
         starts = np.arange(0, len(batches), size)
         return Groups(batches, starts, starts + size)
 

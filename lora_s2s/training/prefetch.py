@@ -13,10 +13,10 @@ Item = TypeVar("Item")
 
 @contextmanager
 def ahead(items: Iterator[Item], count: int) -> Iterator[Callable[[], Item]]:
-    """Yields a function that returns the next item, while a thread makes the ``count`` after it; 0
-    uses no thread.
+    """Yields a function that returns the next item while a thread computes the ``count`` after it;
+    with 0 there is no thread.
 
-    An error while making an item is raised unchanged when that item is taken. On leaving, the
+    An error in computing an item is raised unchanged when that item is taken. On leaving, the
     thread ends after its current item.
     """
     if not count:

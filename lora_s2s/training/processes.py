@@ -1,4 +1,4 @@
-"""Communication between processes; with one process every function does nothing."""
+"""Communication between the processes of a run; with one process nothing is sent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from lora_s2s.models.precision import resolve_device
 
-# The others wait while one prepares the data; the launcher notices a process that dies.
+# The others wait while one process prepares the data; the launcher notices if it dies.
 _LONGEST_WAIT = timedelta(days=1)
 
 
@@ -33,7 +33,7 @@ def process_count() -> int:
 
 
 def main_process_first() -> AbstractContextManager[None]:
-    """A block that the main process runs first, alone, and then the others."""
+    """Returns a context that the main process enters first, alone, and then the others."""
     alone: AbstractContextManager[None] = _processes().main_process_first()
     return alone
 
@@ -61,7 +61,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter], accelerator: Accelerator) 
         parameter.grad = part.view_as(parameter)
 
 
-def same_start(parameters: Iterable[nn.Parameter], accelerator: Accelerator) -> None:
+def share_parameters(parameters: Iterable[nn.Parameter], accelerator: Accelerator) -> None:
     """Copies the main process's values to every process."""
     if accelerator.num_processes > 1:
         for parameter in parameters:

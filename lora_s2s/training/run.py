@@ -1,4 +1,4 @@
-"""A run beside its steps: how it starts, what is due after a step, and what it reports."""
+"""All of a run but its steps: the start, what is due after each step, and the result."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from lora_s2s.training.log import RunLog, TrackersMayFail, start_trackers
 from lora_s2s.training.memory import explain_out_of_memory, peak_memory_bytes
 from lora_s2s.training.optimizer import build_optimizer, learning_rate_at, trainable
 from lora_s2s.training.plan import StepPlan
-from lora_s2s.training.processes import any_process, same_start, stop_signal
+from lora_s2s.training.processes import any_process, share_parameters, stop_signal
 from lora_s2s.training.signals import StopSignals
 from lora_s2s.training.state import LoopOptions, StepStats, TrainResult
 from lora_s2s.training.validation import Evaluate
@@ -69,13 +69,13 @@ class Run:
         self.plan = StepPlan(table, settings, processes=accelerator.num_processes)
         self.loader = BatchLoader(model, table, pad_token_id, settings, self.plan, accelerator)
         if accelerator.is_main_process:
-            self.plan.say_what_is_long()
+            self.plan.report_long_rows()
         self.optimizer = build_optimizer(model, settings)
         check_space(run_dir, model)
         self.identity = run_identity(options.identity, settings, accelerator.num_processes)
         self.state = continue_from(run_dir, model, self.optimizer, self.identity, options)
         self.plan.begin_at(self.state)
-        same_start(trainable(model).values(), accelerator)
+        share_parameters(trainable(model).values(), accelerator)
         start_trackers(accelerator, settings, run_dir)
         self.line, self.signals = ProgressLine("train"), StopSignals()
         self.log = RunLog(run_dir, accelerator, self.line, keep_lines=self.state.metrics_lines)
@@ -93,7 +93,7 @@ class Run:
     def loading(self) -> Iterator[NextBatches]:
         """Yields a function that returns the next step's micro-batches.
 
-        While entered, signals are caught, running out of memory is explained, and the fast forward
+        While entered, signals are caught, out-of-memory errors are explained, and the fast forward
         is used if it fits the model.
         """
         with (
@@ -107,7 +107,7 @@ class Run:
         self.log.close()
 
     def interrupted(self) -> bool:
-        """Whether a signal arrived; several processes finish the step, as they must agree."""
+        """Whether a signal ends the step; several processes finish it, as they must agree."""
         return self.signals.received is not None and self.accelerator.num_processes == 1
 
     def learning_rate(self) -> float:
@@ -135,7 +135,7 @@ class Run:
         if before not in (None, now):
             warn(
                 f"the run started with the {before} forward and continues with the {now} one: "
-                "last digits differ"
+                "the last digits differ"
             )
         self.state.forward = now
 
@@ -218,13 +218,13 @@ class Run:
         )
 
     def done(self) -> bool:
-        """All steps are taken, or ``early_stopping`` evaluations in a row brought no gain."""
+        """Whether all steps are taken, or ``early_stopping`` evaluations in a row had no gain."""
         patience = self.settings.early_stopping
         out_of_patience = 0 < patience <= self.state.evaluations_without_gain
         return self.state.step >= self.plan.total_steps or out_of_patience
 
     def finished(self) -> bool:
-        """Whether no further step is to be taken, now or at all."""
+        """Whether no further step is taken: the run is done, or out of time."""
         return self.done() or self.out_of_time
 
     def result(self) -> TrainResult:

@@ -16,7 +16,7 @@ from lora_s2s.outputs import is_special
 
 try:
     import fcntl
-except ModuleNotFoundError:  # Windows: no advisory lock on a folder, so none is taken
+except ModuleNotFoundError:  # Windows has none, so no lock is taken
     fcntl = None  # type: ignore[assignment]
 
 _held: set[Path] = set()
@@ -30,15 +30,15 @@ def run_lock(
     work: str = "training in",
     hint: str = "choose another output.name",
 ) -> Iterator[None]:
-    """Locks a run's folder; the process that holds the lock may enter again.
+    """Locks a run's folder; the process that holds the lock may take it again.
 
     The system releases the lock when the process ends, however it ends. A lock file left behind is
     reported and taken over.
 
     Args:
         take: whether this process is the one that writes.
-        work: what a run does to its folder, and ``hint`` what else than waiting helps, for the
-            message.
+        work: what the run does to its folder, for the error message.
+        hint: what to do instead of waiting, for the error message.
 
     Raises:
         UsageError: another process holds the lock.

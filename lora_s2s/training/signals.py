@@ -1,4 +1,4 @@
-"""Signals that end a run in order: remembered when they arrive, acted on between two steps."""
+"""Signals that end a run cleanly: stored when they arrive, acted on between two steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from lora_s2s.console import tell_in_signal_handler
 from lora_s2s.errors import Stopped
 
-# SLURM sends it before the time limit, if the job asks for it.
+# SLURM sends it before the time limit if the job asks for that.
 _WARNING = getattr(signal, "SIGUSR1", None)
 # The terminal was closed or the connection lost.
 _HANG_UP = getattr(signal, "SIGHUP", None)
@@ -23,8 +23,8 @@ class StopSignals:
     handlers, it does nothing; a SIGHUP that ``nohup`` ignores stays ignored.
 
     Raises:
-        Stopped: from wherever the program is, at the second signal; SIGUSR1, which only warns, does
-            not count as the first.
+        Stopped: at the second signal, wherever the program is. SIGUSR1 only warns, so it does not
+            count as the first.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""A run's counters and result; batches, rates and random numbers follow from the step."""
+"""A run's counters and result. Batches, learning rates and random numbers follow from the step."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class LoopOptions:
     """How the training loop starts and when it must end.
 
     Attributes:
-        resume: continue from the newest valid checkpoint; start over if there is none.
+        resume: continue from the newest valid checkpoint, or start anew if there is none.
         resume_anyway: continue despite differences that leave the checkpoint usable.
         identity: what the run is made of (hashes of base and data, adapter settings), compared on
             resume.
         deadline: on ``time.monotonic``'s clock. After it a checkpoint is saved and the result's
-            ``stopped`` is "deadline". At least one step is taken, so that a run which is continued
-            again and again reaches its end.
+            ``stopped`` is "deadline". At least one step is taken, so that a run that is resumed
+            again and again comes to its end.
     """
 
     resume: bool = False
@@ -34,7 +34,7 @@ class StepStats:
     """One optimizer step over all processes: mean loss in nats per target token, gradient norm
     before clipping, tokens without padding.
 
-    If one of the first two is not finite, the step changed nothing.
+    If the loss or the norm is not finite, the step changed nothing.
     """
 
     loss: float
@@ -61,8 +61,8 @@ class TrainState:
     ``step`` optimizer steps are done; the next one is number ``position`` (from 0) of epoch
     ``epoch`` (from 0). ``epoch_loss_sum / epoch_target_tokens`` is the mean loss of the last
     epoch. ``seconds`` is time spent training, without evaluations and checkpoints.
-    ``skipped`` steps changed nothing, as their loss or gradients were not finite. ``forward`` is
-    the one in use.
+    ``skipped`` steps changed nothing, as their loss or gradients were not finite. ``forward`` names
+    the forward pass in use.
     """
 
     step: Count = 0

@@ -1,4 +1,4 @@
-"""Loss on held-out rows, weighted by tokens."""
+"""Mean loss per token on held-out rows."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def make_validation(
     tokens_per_batch: int | None = None,
     batch_size: int | None = None,
 ) -> Evaluate:
-    """Returns a function of a model: ``{"validation_loss": Σ cross-entropy ÷ Σ target tokens}`` in
-    nats per token.
+    """Returns a function from a model to ``{"validation_loss": …}``: Σ cross-entropy ÷ Σ target
+    tokens, in nats per token.
 
     It runs in eval mode without label smoothing or gradients, restores the model's mode, and is
     deterministic. Several processes share the rows and get the same result.

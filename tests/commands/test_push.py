@@ -405,11 +405,11 @@ def test_licenses_in_the_card(stub: Hub, adapter: Path, invoke: Invoke) -> None:
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def folders(few: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The demo's adapter, merged, and as an export."""
     place = tmp_path_factory.mktemp("folders")
-    merge_model(str(DEMO), place / "merged")
-    export_model(str(DEMO), place / "ct2", format="ct2", precision="int8")
+    merge_model(str(DEMO), place / "merged", data=few)
+    export_model(str(DEMO), place / "ct2", format="ct2", precision="int8", data=few)
     return {"adapter": DEMO, "merged": place / "merged", "ct2": place / "ct2"}
 
 
@@ -435,6 +435,9 @@ def test_every_snippet_of_a_card_answers(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(here / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     card = stub.files["README.md"].decode()
+    assert re.search(
+        r"\| demo\\-test \| 250 \| exact\\_match \|.*\| 96\\\.00 .*92\\\.79, 97\\\.81", card
+    )
     blocks = re.findall(r"```(\w+)\n(.*?)```", card, flags=re.DOTALL)
     assert [language for language, _ in blocks] == ["python", "python"]
     answers = []

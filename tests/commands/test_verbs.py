@@ -73,7 +73,7 @@ def test_prepare_reports_and_previews(invoke: Invoke, here: Path, tiny_model: Pa
 
 @pytest.mark.parametrize("name", sorted(shipped()))
 def test_every_shipped_recipe_dry_runs_and_leaves_nothing(
-    invoke: Invoke, here: Path, tiny_model: Path, name: str
+    invoke: Invoke, here: Path, tiny_nf4_model: Path, name: str
 ) -> None:
     columns = {"e2e-nlg": ("mr", "ref"), "disfl-qa": ("input", "target")}.get(
         name, ("question", "answer")
@@ -85,13 +85,7 @@ def test_every_shipped_recipe_dry_runs_and_leaves_nothing(
         .replace("question,answer", ",".join(columns))
     )
     (here / "train.csv").write_text(text, encoding="utf-8")
-    # The bundled base is the smallest whose rows are whole blocks of nf4.
-    base = (
-        Path("demo")
-        if "quantization:" in shipped()[name].read_text(encoding="utf-8")
-        else tiny_model
-    )
-    words = settings(base, "data.validation=null", "data.test=null")
+    words = settings(tiny_nf4_model, "data.validation=null", "data.test=null")
     before = listing(here)
     result = invoke("train", name, "--dry-run", *words, "--json")
     counted = json.loads(result.stdout)
@@ -514,11 +508,12 @@ def test_tokens_that_carry_characters_train_unless_others_are_named() -> None:
     ]
 
 
-def test_a_quantized_run_from_training_to_both_merges(invoke: Invoke, here: Path) -> None:
+def test_a_quantized_run_from_training_to_both_merges(
+    invoke: Invoke, here: Path, tiny_nf4_model: Path
+) -> None:
     write_csv(here / "train.csv")
-    words = settings(
-        Path("demo"), "model.quantization=nf4", "model.skip_quantization=[wo]", "output.name=q"
-    )
+    quantized = ("model.quantization=nf4", "model.skip_quantization=[wo]")
+    words = settings(tiny_nf4_model, *quantized, "output.name=q")
     trained = invoke(
         "train", "flan-t5-small", *words, *QUICK, "--set", "training.optimizer=adamw-8bit"
     )

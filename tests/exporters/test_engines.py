@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_parts import write_bookings
 from fastapi.testclient import TestClient
 
 import lora_s2s
@@ -25,9 +26,9 @@ TEXTS = ["hi there'll be 4 of us, at 7pm. for Sat pls, my name's Lotte Winwick",
 
 
 @pytest.fixture(scope="module")
-def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def export(few: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("export") / "demo"
-    lora_s2s.export(ADAPTER, "ct2", out, progress=False)
+    lora_s2s.export(ADAPTER, "ct2", out, data=few, progress=False)
     return out
 
 
@@ -124,7 +125,7 @@ def test_an_export_is_served(export: Path) -> None:
 
 
 def test_eval_exports_first_and_scores_the_same(tmp_path: Path) -> None:
-    data = {"data": "demo:test", "limit": 40, "progress": False}
+    data = {"data": write_bookings(tmp_path / "some.csv", 12), "progress": False}
     adapter = shutil.copytree(ADAPTER, tmp_path / "demo")  # it keeps its scores
     on_torch = lora_s2s.evaluate(adapter, engine="torch", **data)
     on_ct2 = lora_s2s.evaluate(adapter, engine="ct2", **data)

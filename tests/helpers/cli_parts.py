@@ -1,9 +1,10 @@
-"""Fixtures for tests that speak to the command line: a tiny base in a folder, and a way to run a
-command in process.
+"""Fixtures for tests that speak to the command line: tiny bases in folders, a few rows of data, and
+a way to run a command in process.
 """
 
 from __future__ import annotations
 
+import csv
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lora_s2s.cli import app
+from lora_s2s.demo.task import examples
 from lora_s2s.hub import DEMO_BASE
 
 Invoke = Callable[..., Any]
@@ -38,12 +40,31 @@ def invoke(here: Path) -> Invoke:
 
 
 @pytest.fixture(scope="session")
+def few(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A few rows of the demo task to compare models on: the usual 64 take seconds."""
+    return write_bookings(tmp_path_factory.mktemp("few") / "few.csv", 4)
+
+
+def write_bookings(path: Path, rows: int) -> str:
+    """Writes rows of the demo task's test set as a CSV file and returns its path."""
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows([("source", "target"), *examples("test", rows)])
+    return str(path)
+
+
+@pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random T5 of a few thousand weights and the bundled base's vocabulary."""
     return make_tiny_model(tmp_path_factory.mktemp("tiny"), seed=0)
 
 
-def make_tiny_model(folder: Path, *, seed: int) -> Path:
+@pytest.fixture(scope="session")
+def tiny_nf4_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, its rows whole blocks of nf4."""
+    return make_tiny_model(tmp_path_factory.mktemp("tiny-nf4"), seed=0, width=64, inner=128)
+
+
+def make_tiny_model(folder: Path, *, seed: int, width: int = 16, inner: int = 24) -> Path:
     """Writes a seeded random T5 in Flan's shape, with the bundled base's tokenizer."""
     import torch
     from safetensors.torch import save_file
@@ -52,9 +73,9 @@ def make_tiny_model(folder: Path, *, seed: int) -> Path:
     torch.manual_seed(seed)
     config = T5Config(
         vocab_size=2560,
-        d_model=16,
-        d_kv=8,
-        d_ff=24,
+        d_model=width,
+        d_kv=width // 2,
+        d_ff=inner,
         num_layers=1,
         num_decoder_layers=1,
         num_heads=2,
@@ -66,7 +87,7 @@ def make_tiny_model(folder: Path, *, seed: int) -> Path:
     weights = {name: tensor.clone().contiguous() for name, tensor in model.state_dict().items()}
     for name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"):
         weights.pop(name, None)
-    weights["lm_head.weight"] = torch.randn(2560, 16) / 4
+    weights["lm_head.weight"] = torch.randn(2560, width) / 4
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     config.tie_word_embeddings = False
     config.architectures = ["T5ForConditionalGeneration"]

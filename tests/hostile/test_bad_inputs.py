@@ -87,7 +87,8 @@ def test_bad_input(case: Case, invoke: Invoke, here: Path, names: dict[str, str]
 
 
 def test_the_console_script_ends_the_same_way(here: Path, names: dict[str, str]) -> None:
-    case = next(case for case in TABLE if case.name == "missing file")
+    case = next(case for case in TABLE if case.name == "not an adapter, adapters")
+    make(case, here, names)
     run = subprocess.run(
         [sys.executable, "-m", "lora_s2s", *words(case, names)],
         capture_output=True,

@@ -20,7 +20,7 @@ from lora_s2s.reports.model_card import render_model_card
 from lora_s2s.reports.render import render
 
 TEMPLATES = Path(lora_s2s.reports.__file__).parent / "templates"
-PARTS = {"layout.html", "licenses.md", "parts.html", "style.css"}
+PARTS = {"layout.html", "licenses.md", "parts.html", "scores.md", "style.css"}
 EVIL = {
     "script": "</td></p><script>alert(1)</script><img src=x onerror=alert(1)>\"'><b onclick=x>&lt;",
     "markdown": "](javascript:alert(1)) ![i](http://e.vil/x) `c` ``` **b** | c | @you http://e.vil "
@@ -72,7 +72,7 @@ def model_card(evil: str, folder: Path) -> str:
     speed = {"tokens_per_second": evil, "latency_p50": evil}
     about = {
         "export": {"format": "ct2", "precision": evil},
-        "merged": {"name": evil},
+        "merged": {"name": evil, "scores": manifest(evil)["scores"]},
         "parity": {evil: evil, "reference": speed, "export": speed},
         "check": {evil: evil},
     }

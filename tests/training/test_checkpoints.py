@@ -290,7 +290,7 @@ def test_another_device_is_noted_and_the_run_goes_on(
     again = {"max_steps": 3, "identity": {"device": "CPU (AVX2), 1 thread"}, "resume": True}
     assert run(tmp_path, **again).steps == 3
     note = (
-        "made on another device: CPU (AVX2), 8 threads; now CPU (AVX2), 1 thread: last digits "
+        "made on another device: CPU (AVX2), 8 threads; now CPU (AVX2), 1 thread: the last digits "
         "differ"
     )
     assert capsys.readouterr().err.count(note) == 1
