@@ -1,0 +1,34 @@
+"""Products on a CPU are those of float64 to rounding, and oneDNN meets few numbers of rows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lora_s2s.fast_t5 import products
+
+
+@pytest.mark.parametrize("rows", [1, 15, 16, 31, 56, 127, 128, 129, 200, 300])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_products(rows: int, transposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    met, onednn = set(), products._onednn
+
+    def recorded(inputs: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        met.add(len(inputs))
+        return onednn(inputs, weight)
+
+    monkeypatch.setattr(products, "_onednn", recorded)
+    generator = torch.Generator().manual_seed(rows)
+    inputs, onto = (torch.randn(rows, size, generator=generator) for size in (40, 24))
+    weight = torch.randn(24, 40, generator=generator)
+    if transposed:
+        weight = weight.t().contiguous().t()
+    expected = inputs.double() @ weight.double().t()
+    found = products.product(inputs, weight)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    added = products.product(inputs, weight, onto=onto, scale=0.25)
+    torch.testing.assert_close(added.double(), onto + expected / 4, rtol=1e-5, atol=1e-5)
+    assert met <= {128, 32}
+    assert bool(met) == (rows >= 16)
+    wide = products.product(inputs.double(), weight.double(), onto=onto.double(), scale=0.25)
+    torch.testing.assert_close(wide, onto + expected / 4)
