@@ -125,9 +125,17 @@ def test_halves_of_characters_are_no_characters(tmp_path: Path) -> None:
     assert all(len(json.loads(str(drawn(made, tokenizer, chosen)))) == 3 for _ in range(40))
 
 
+def test_a_dot_is_no_newline(tmp_path: Path) -> None:
+    tokenizer = tokenizer_of("byt5", tmp_path)
+    made = constraint("regex: a.[^b]", tokenizer)
+    assert reached(made, tokenizer, "axc")
+    assert reached(made, tokenizer, "ax\n")
+    assert not reached(made, tokenizer, "a\nc")
+
+
 def test_alternatives_that_cannot_be_written_are_left_out() -> None:
     tokenizer = load_tokenizer("demo")
-    made = constraint("regex: (yes|no~|no)[!~]", tokenizer)
+    made = constraint("regex: (yes|na~|no)[!~]", tokenizer)
     chosen = random.Random(1)
     assert {drawn(made, tokenizer, chosen) for _ in range(40)} == {"yes!", "no!"}
 
