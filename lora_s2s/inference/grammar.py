@@ -9,6 +9,7 @@ B batch, V vocabulary.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -236,7 +237,11 @@ class GrammarConstraint:
         """
         keys = [tuple(ids) for ids in answers]
         with self._lock:
-            self._states = {ids: self._state(ids) for ids in keys}
+            distinct = dict.fromkeys(keys)
+            parents = Counter(ids[:-1] for ids in distinct if ids not in self._states)
+            # A state that nothing else goes on from need not be copied.
+            once = {ids for ids, count in parents.items() if count == 1 and ids not in distinct}
+            self._states = {ids: self._state(ids, copy=ids[:-1] not in once) for ids in distinct}
             states = [self._states[ids] for ids in keys]
             followed = [row for row, state in enumerate(states) if state is not None]
             if followed:
@@ -249,6 +254,13 @@ class GrammarConstraint:
                 allowed_BV[row, self._prefix[begun] if forced else slice(None)] = True
             else:
                 self._adjust(ids, state, allowed_BV[row])
+        stuck = np.flatnonzero(~allowed_BV.any(axis=1))
+        if len(stuck):
+            raise DataError(
+                f"no token of the vocabulary continues {self._written.text(keys[stuck[0]])!r:.200} "
+                "as evaluation.constraint asks",
+                hint="allow other characters there",
+            )
 
     def _masks(self, states: Sequence[_State]) -> NDArray[np.uint8]:
         """Returns which tokens may follow each state (B, V)."""
@@ -264,15 +276,13 @@ class GrammarConstraint:
             row_V[self._spaces] = True
         if len(ids) == len(self._prefix):
             row_V[self._never_first] = False
-        if not row_V.any():
-            raise DataError(
-                f"no token of the vocabulary continues {self._written.text(ids)!r:.200} as "
-                "evaluation.constraint asks",
-                hint="allow other characters there",
-            )
 
-    def _state(self, ids: tuple[int, ...]) -> _State | None:
-        """Returns the state after an answer's ids; None where the grammar does not allow them."""
+    def _state(self, ids: tuple[int, ...], *, copy: bool) -> _State | None:
+        """Returns the state after an answer's ids; None where the grammar does not allow them.
+
+        Args:
+            copy: whether the state before the last id is needed again.
+        """
         if ids in self._states:
             return self._states[ids]
         begun = len(self._prefix)
@@ -280,10 +290,10 @@ class GrammarConstraint:
             return self._start() if ids == self._prefix else None
         if ids[:-1] in self._states:
             before = self._states[ids[:-1]]
-            return self._advanced(before, ids[-1]) if before else None
+            return self._advanced(before, ids[-1], copy=copy) if before else None
         state = self._start() if ids[:begun] == self._prefix else None
         for token in ids[begun:]:
-            state = self._advanced(state, token) if state else None
+            state = self._advanced(state, token, copy=False) if state else None
         return state
 
     def _start(self) -> _State:
@@ -295,15 +305,14 @@ class GrammarConstraint:
             at_break=False,
         )
 
-    def _advanced(self, state: _State, token: int) -> _State | None:
+    def _advanced(self, state: _State, token: int, *, copy: bool) -> _State | None:
         piece = self._written.pieces[token] if token < self._width else None
         if piece is None:
             return None
         if state.at_break:
             piece = piece.removeprefix(_SPACE)
-        matchers = [state.matcher.fork()]
-        if state.after_break is not None:
-            matchers.append(state.after_break.fork())
+        both = (state.matcher, state.after_break)
+        matchers = [one.fork() if copy else one for one in both if one is not None]
         if piece and not all(matcher.accept_string(piece) for matcher in matchers):
             return None
         after = matchers[1] if len(matchers) > 1 else None
