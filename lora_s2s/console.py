@@ -36,7 +36,8 @@ _SECONDS_BETWEEN_LIVE_LINES = 0.2
 
 def plain(text: str) -> str:
     """Returns ``text`` with control and format characters escaped (``\\x1b``)."""
-    return "".join(_visible(char) for char in text)
+    # Printable characters are never escaped; most texts have no others.
+    return text if text.isprintable() else "".join(map(_visible, text))
 
 
 def _visible(char: str) -> str:

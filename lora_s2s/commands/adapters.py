@@ -1,4 +1,4 @@
-"""``adapters``: list trained adapters, show one, compare two."""
+"""``adapters``: list trained adapters, show one, compare several."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from lora_s2s.commands._options import Json
 
 adapters = typer.Typer(
-    help="List trained adapters; show one; compare two.",
+    help="List trained adapters; show one; compare several.",
     rich_markup_mode=None,
     invoke_without_command=True,
 )
@@ -20,7 +20,7 @@ Folder = Annotated[str, typer.Option("--dir", metavar="DIR", help="Folder of ada
 
 @adapters.callback()
 def listed(context: typer.Context, folder: Folder = "adapters", json: Json = False) -> None:
-    """List trained adapters; show one; compare two."""
+    """List trained adapters; show one; compare several."""
     if context.invoked_subcommand is not None:
         return
     from lora_s2s.console import say, table, write_json
@@ -52,17 +52,36 @@ def show(name: Name, folder: Folder = "adapters", json: Json = False) -> None:
 
 @adapters.command("compare")
 def compare(
-    one: Annotated[str, typer.Argument(metavar="A", help="Adapter folder or name.")],
-    other: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    names: Annotated[
+        list[str], typer.Argument(metavar="A B …", help="Adapter folders or names, two or more.")
+    ],
     folder: Folder = "adapters",
+    report: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a page: which answers the same sources better than A, examples, charts.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Show the differences of two adapters: scores, settings, data."""
-    from lora_s2s.console import table, write_json
+    """Show the differences of adapters: scores, settings, data."""
+    from lora_s2s.console import say, table, write_json
+    from lora_s2s.errors import UsageError
+    from lora_s2s.outputs import check_writable
     from lora_s2s.pipeline.adapters import differences, find_adapter
 
-    two = [find_adapter(name, Path(folder)) for name in (one, other)]
+    if len(names) < 2:
+        raise UsageError("compare takes two adapters or more, got one", hint="lora-s2s adapters")
+    adapters = [find_adapter(name, Path(folder)) for name in names]
+    if report:
+        from lora_s2s.pipeline.compare import write_comparison
+
+        check_writable(Path(report).absolute().parent)
+        write_comparison(Path(report), adapters)
+        say(f"report: {report}")
     if json:
-        write_json({"adapters": [adapter.to_json() for adapter in two]})
+        write_json({"adapters": [adapter.to_json() for adapter in adapters]})
         return
-    table("Differences", ["what", two[0].name, two[1].name], differences(*two))
+    heads = ["what", *(adapter.name for adapter in adapters)]
+    table("Differences", heads, differences(*adapters))

@@ -207,9 +207,9 @@ def without_interval(score: str) -> str:
     return score.split(" [")[0]
 
 
-def differences(one: AdapterInfo, other: AdapterInfo) -> list[list[str]]:
-    """The differing entries of two adapters, as rows of a table."""
-    left, right = one.lines(), other.lines()
-    names = list(dict.fromkeys([*left, *right]))
-    rows = [[name, left.get(name, NOTHING), right.get(name, NOTHING)] for name in names]
-    return [row for row in rows if row[1] != row[2]]
+def differences(*adapters: AdapterInfo) -> list[list[str]]:
+    """The differing entries of adapters, as rows of a table."""
+    lines = [adapter.lines() for adapter in adapters]
+    names = dict.fromkeys(name for held in lines for name in held)
+    rows = [[name, *(held.get(name, NOTHING) for held in lines)] for name in names]
+    return [row for row in rows if len(set(row[1:])) > 1]

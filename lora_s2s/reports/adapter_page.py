@@ -1,44 +1,50 @@
-"""``report.html`` of an adapter: scores, labels, loss curve, sample answers, facts and recipe."""
+"""``report.html`` of an adapter: a verdict, scores, examples, errors, curves, data and recipe."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from lora_s2s.console import plain
 from lora_s2s.files import read_whole, write_text
+from lora_s2s.hub import EVALUATIONS
+from lora_s2s.outputs import PREDICTIONS
 from lora_s2s.records import manifest_content
-from lora_s2s.reports.plots import loss_curve
+from lora_s2s.reports.answers import read_examples
+from lora_s2s.reports.charts import Chart, curve_chart
+from lora_s2s.reports.described import Described, describe
+from lora_s2s.reports.plots import Points, loss_curve, losses
 from lora_s2s.reports.render import render
-from lora_s2s.reports.samples import sample_rows
+from lora_s2s.reports.samples import Sampled, newest_predictions, sample_of
 from lora_s2s.reports.summary import (
-    NOTHING,
+    ScoreLine,
     base_name,
+    confusion_lines,
     facts,
     label_lines,
+    mapping,
     note_lines,
+    probability_facts,
     score_lines,
     shown,
     signatures,
+    without_folders,
 )
+from lora_s2s.reports.verdict import verdict
 
 REPORT = "report.html"
 CURVE = "loss_curve.png"
-SAMPLES = 20
+# Of more scored sources, a random part is described.
+MOST_EXAMPLES = 20_000
 _MOST_LABELS = 50
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One source with its answers; ``more`` counts further references."""
-
-    source: str
-    reference: str
-    more: int
-    base: str
-    answer: str
-    same: bool
+# Caption, the name of what the adapter is compared with, lines.
+ScoreTable = tuple[str, str, list[ScoreLine]]
+# Anchor, heading, sections of the manifest.
+_FACTS = (
+    ("training", "Training", ("training", "counts")),
+    ("data", "Data", ("data", "input")),
+    ("environment", "Environment", ("base", "device", "created", "versions")),
+)
 
 
 def write_report(adapter_dir: Path, *, name: str | None = None) -> Path:
@@ -54,16 +60,16 @@ def write_report(adapter_dir: Path, *, name: str | None = None) -> Path:
     Raises:
         DataError: a file that exists cannot be read.
     """
-    curve = None
-    if (adapter_dir / "metrics.jsonl").is_file():
-        curve = loss_curve(adapter_dir / "metrics.jsonl", adapter_dir / CURVE).read_bytes()
-    recipe = adapter_dir / "recipe.yaml"
+    log, recipe = adapter_dir / "metrics.jsonl", adapter_dir / "recipe.yaml"
+    newest = newest_predictions(adapter_dir)
+    if log.is_file():
+        loss_curve(log, adapter_dir / CURVE)
     page = render_report(
         name or adapter_dir.name,
         manifest_content(adapter_dir),
-        curve_png=curve,
+        curves=losses(log) if log.is_file() else (),
         recipe=read_whole(recipe).decode("utf-8", "replace") if recipe.is_file() else None,
-        rows=sample_rows(adapter_dir, SAMPLES),
+        answers=sample_of(newest, MOST_EXAMPLES) if newest else None,
     )
     write_text(adapter_dir / REPORT, page)
     return adapter_dir / REPORT
@@ -73,38 +79,90 @@ def render_report(
     name: str,
     manifest: Mapping[str, object],
     *,
-    curve_png: bytes | None = None,
+    curves: Sequence[Points] = (),
     recipe: str | None = None,
-    rows: Sequence[Mapping[str, object]] = (),
+    answers: Sampled | None = None,
 ) -> str:
-    """The page's HTML; every part but the manifest is optional."""
-    scores = manifest.get("scores")
+    """The page's HTML; every part but the manifest is optional.
+
+    Args:
+        curves: training and validation loss.
+        answers: rows of the newest evaluation.
+    """
+    scores = mapping(manifest.get("scores"))
+    evaluation = _main_evaluation(scores, answers)
     lines = score_lines(scores)
     labels = label_lines(scores, _MOST_LABELS)
+    curve = curve_chart("loss", "Loss", *curves) if curves else None
+    entry = mapping(scores.get(evaluation))
+    part = _described(answers, _other_name(entry))
     return render(
         "adapter.html",
         title=name,
         base=base_name(manifest),
-        scores=lines,
+        verdict=verdict(evaluation, entry),
+        scores=_tables(scores, evaluation),
         signatures=signatures(lines),
         notes=note_lines(scores),
         labels=[(line.evaluation, line.label, *line.cells) for line in labels],
-        curve=base64.b64encode(curve_png or b"").decode(),
-        samples=[_sample(row) for row in rows[:SAMPLES]],
-        with_base=any("baseline" in row for row in rows),
-        run_facts=facts(manifest),
+        confusions=confusion_lines(entry, _MOST_LABELS),
+        probabilities=probability_facts(entry),
+        part=part,
+        facts=_facts(manifest, {"training": [curve] if curve else [], "data": part.lengths}),
         recipe_lines=(recipe or "").splitlines(),
     )
 
 
-def _sample(row: Mapping[str, object]) -> Sample:
-    references = row.get("references")
-    texts = [str(text) for text in references] if isinstance(references, list) else []
-    return Sample(
-        source=shown(row.get("source")),
-        reference=texts[0] if texts else NOTHING,
-        more=max(0, len(texts) - 1),
-        base=shown(row.get("baseline")),
-        answer=shown(row.get("prediction")),
-        same=row.get("prediction") in texts,
-    )
+def _main_evaluation(scores: Mapping[str, object], answers: Sampled | None) -> str:
+    """The evaluation whose answers are shown; the last one if there are none."""
+    if answers and answers.evaluation in scores:
+        return answers.evaluation
+    return next(reversed(list(scores)), "")
+
+
+def _described(answers: Sampled | None, other: str) -> Described:
+    if answers is None:
+        return Described()
+    named = {"baseline": "Base", "against": other or "Other", "prediction": "Adapter"}
+    present = {key for row in answers.rows.values() for key in row} | {"prediction"}
+    systems = {key: name for key, name in named.items() if key in present}
+    examples = read_examples(answers.rows, list(systems))
+    file = f"{EVALUATIONS}/{answers.evaluation}/{PREDICTIONS}"
+    return describe(examples, list(systems.values()), total=answers.total, file=file)
+
+
+def _other_name(entry: Mapping[str, object]) -> str:
+    """The name of what an evaluation compared the adapter with beside its base; else empty."""
+    name = mapping(entry.get("against")).get("name")
+    return without_folders(shown(name)) if name else ""
+
+
+def _tables(scores: Mapping[str, object], first: str) -> list[ScoreTable]:
+    """A table per evaluation, the one of the verdict first, and one per further comparison."""
+    tables = []
+    for name in sorted(scores, key=lambda name: name != first):
+        entry = mapping(scores[name])
+        lines = score_lines({name: entry})
+        if lines:
+            tables.append((f"{plain(name)}, {lines[0].n} sources", "Base", lines))
+        if other := _other_name(entry):
+            against = mapping(entry.get("against"))
+            changed = {"baseline": against.get("metrics"), "difference": against.get("difference")}
+            lines = score_lines({name: {**entry, **changed}})
+            tables.append((f"{plain(name)}, against {other}", other, lines))
+    return tables
+
+
+def _facts(
+    manifest: Mapping[str, object], charts: Mapping[str, Sequence[Chart]]
+) -> list[tuple[str, str, Sequence[Chart], list[tuple[str, str]]]]:
+    """Anchor, heading, charts and facts of each section of facts."""
+    return [
+        (
+            anchor,
+            heading,
+            charts.get(anchor, ()),
+            facts({key: manifest[key] for key in keys if key in manifest}),
+        )
+        for anchor, heading, keys in _FACTS
+    ]

@@ -37,7 +37,7 @@ def loss_curve(metrics_jsonl: Path, out_png: Path) -> Path:
     Raises:
         DataError: the log is missing or not JSON lines.
     """
-    training, validation = _points(metrics_jsonl, ("loss", "validation_loss"))
+    training, validation = losses(metrics_jsonl)
     figure = _figure(training, validation)
     picture = io.BytesIO()
     # Without a software version, equal logs give equal bytes.
@@ -46,9 +46,13 @@ def loss_curve(metrics_jsonl: Path, out_png: Path) -> Path:
     return out_png
 
 
-def _points(metrics_jsonl: Path, keys: Sequence[str]) -> list[Points]:
-    """Steps and values of each key, thinned if there are very many."""
-    columns = {key: array("d") for key in keys}
+def losses(metrics_jsonl: Path) -> list[Points]:
+    """Steps and values of the training and the validation loss, thinned if there are very many.
+
+    Raises:
+        DataError: the log is missing or not JSON lines.
+    """
+    columns = {key: array("d") for key in ("loss", "validation_loss")}
     for row in islice(read_jsonl(metrics_jsonl), _MOST_ROWS):
         for key, numbers in columns.items():
             if _is_number(row.get("step")) and _is_number(row.get(key)):
@@ -92,7 +96,7 @@ def _draw_training(axes: Axes, steps: NDArray[np.float64], losses: NDArray[np.fl
             axes.plot(steps, losses, color=_TRAINING, lw=2, marker="o", ms=4, label="training")
         return
     axes.plot(steps, losses, color=_THIN, lw=0.8, alpha=0.9, label="training, each step")
-    axes.plot(steps, _smooth(losses), color=_TRAINING, lw=2.2, label="training, smoothed")
+    axes.plot(steps, smoothed(losses), color=_TRAINING, lw=2.2, label="training, smoothed")
 
 
 def _draw_validation(axes: Axes, steps: NDArray[np.float64], losses: NDArray[np.float64]) -> None:
@@ -127,7 +131,8 @@ def _draw_validation(axes: Axes, steps: NDArray[np.float64], losses: NDArray[np.
     )
 
 
-def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A moving average, heavier in the middle of its window."""
     # A centred, bell-shaped window: no lag, and correct weights at both ends.
     width = max(3, len(values) // 20) | 1
     window = np.hanning(width + 2)[1:-1]

@@ -5,16 +5,21 @@ the value is escaped for HTML or Markdown, except for the package's own markup, 
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from collections.abc import Mapping
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from lora_s2s.console import counted, plain
 
+_TEMPLATES = PackageLoader("lora_s2s.reports")
+# Characters that could end a script element, or a line of a script.
+_IN_SCRIPTS = re.compile("[<>&\u2028\u2029]")
 # CommonMark allows escaping any ASCII punctuation; these characters can start markup, an entity, a
 # bare link or a mention.
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~&:@$^\"'=/])")
@@ -38,6 +43,34 @@ def verbatim(text: str) -> Markup:
     return Markup(text)  # noqa: S704
 
 
+def visible(text: str) -> str:
+    """A text with its line breaks; other control characters become visible escapes."""
+    return "\n".join(map(plain, text.split("\n")))
+
+
+def lines(text: str) -> Markup:
+    """A text with its line breaks, escaped for HTML."""
+    return escape(visible(text))
+
+
+def script_data(value: object) -> Markup:
+    """JSON for a script element that holds data; its strings are :func:`visible`."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return verbatim(_IN_SCRIPTS.sub(lambda match: f"\\u{ord(match.group()):04x}", text))
+
+
+def package_text(name: str) -> Markup:
+    """A style sheet or script of ``reports/templates``, as it stands."""
+    source, _, _ = _TEMPLATES.get_source(Environment(), name)  # noqa: S701  not rendered
+    return verbatim(source)
+
+
+def content_hash(text: str) -> Markup:
+    """The source expression by which a content security policy allows an element's text."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return verbatim(f"'sha256-{base64.b64encode(digest).decode()}'")
+
+
 def markdown(text: str) -> str:
     """Escapes a text for Markdown: one line, visible control characters, backslashes before every
     character that could be markup.
@@ -48,7 +81,7 @@ def markdown(text: str) -> str:
 @cache
 def _html() -> Environment:
     environment = Environment(
-        loader=PackageLoader("lora_s2s.reports"),
+        loader=_TEMPLATES,
         autoescape=True,
         finalize=_plain_value,
         undefined=StrictUndefined,
@@ -56,7 +89,15 @@ def _html() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"number": "{:,}".format, "counted": counted, "counts": _counts}
+    environment.filters |= {
+        "number": "{:,}".format,
+        "counted": counted,
+        "counts": _counts,
+        "lines": lines,
+        "script_data": script_data,
+        "content_hash": content_hash,
+    }
+    environment.globals["package_text"] = package_text
     return environment
 
 
@@ -64,7 +105,7 @@ def _html() -> Environment:
 def _markdown() -> Environment:
     # Jinja's autoescape is for HTML; `finalize`, which every value passes, escapes for Markdown.
     environment = Environment(  # noqa: S701
-        loader=PackageLoader("lora_s2s.reports"),
+        loader=_TEMPLATES,
         finalize=_markdown_value,
         undefined=StrictUndefined,
         trim_blocks=True,

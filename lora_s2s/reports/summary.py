@@ -19,12 +19,22 @@ _SECTIONS = ("base", "data", "input", "counts", "training", "device", "created",
 
 
 @dataclass(frozen=True)
+class ScoreMark:
+    """A score and the ends of its interval as shares of 100; ``style`` is a system's class."""
+
+    style: str
+    at: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class ScoreLine:
     """One metric of one evaluation; scores are texts such as ``86.10 [84.02, 88.17]``.
 
     Attributes:
         label: the metric's name, with its direction if lower is better.
-        share: length of the score's bar, 0 to 1; None without a score, and if lower is better.
+        marks: the scores on a line from 0 to 100, the base's first; none if lower is better.
     """
 
     evaluation: str
@@ -36,24 +46,23 @@ class ScoreLine:
     difference: str
     p_value: str
     signature: str
-    share: float | None
-    baseline_share: float | None
+    marks: tuple[ScoreMark, ...]
 
 
 def score_lines(scores: object) -> list[ScoreLine]:
     """A manifest's ``scores`` (objects of ``eval --json`` by evaluation name) as table lines."""
     return [
         line
-        for name, entry in _mapping(scores).items()
-        for line in _lines(plain(str(name)), _mapping(entry))
+        for name, entry in mapping(scores).items()
+        for line in _lines(plain(str(name)), mapping(entry))
     ]
 
 
 def _lines(evaluation: str, entry: Mapping[str, object]) -> Iterator[ScoreLine]:
-    baselines, differences = _mapping(entry.get("baseline")), _mapping(entry.get("difference"))
-    for name, value in _mapping(entry.get("metrics")).items():
-        score, baseline = _mapping(value), _mapping(baselines.get(name))
-        difference = _mapping(differences.get(name))
+    baselines, differences = mapping(entry.get("baseline")), mapping(entry.get("difference"))
+    for name, value in mapping(entry.get("metrics")).items():
+        score, baseline = mapping(value), mapping(baselines.get(name))
+        difference = mapping(differences.get(name))
         yield ScoreLine(
             evaluation=evaluation,
             n=number(entry.get("n")),
@@ -64,8 +73,7 @@ def _lines(evaluation: str, entry: Mapping[str, object]) -> Iterator[ScoreLine]:
             difference=with_interval(difference, signed=True),
             p_value=p_text(difference.get("p_value")),
             signature=shown(score.get("signature")),
-            share=_share(score),
-            baseline_share=_share(baseline),
+            marks=tuple(_marks(baseline, score)),
         )
 
 
@@ -104,14 +112,15 @@ def flat(name: str, value: object, depth: int = 0) -> Iterator[tuple[str, str]]:
 
 def base_name(manifest: Mapping[str, object]) -> str:
     """The name of the base in a manifest; a dash if there is none."""
-    return _without_folders(shown(_mapping(manifest.get("base")).get("name")))
+    return without_folders(shown(mapping(manifest.get("base")).get("name")))
 
 
 def _fact(value: object) -> str:
-    return number(value) if _is_number(value) else _without_folders(shown(value))
+    return number(value) if is_number(value) else without_folders(shown(value))
 
 
-def _without_folders(text: str) -> str:
+def without_folders(text: str) -> str:
+    """A name; of an absolute or relative path its last part."""
     # Local paths are meaningless elsewhere, and private.
     absolute = text.startswith(("/", "~/", "./", "../"))
     return text.rstrip("/").rsplit("/", 1)[-1] if absolute else text
@@ -119,7 +128,7 @@ def _without_folders(text: str) -> str:
 
 def number(value: object) -> str:
     """A whole number with thousands separators or a float with four digits; a dash otherwise."""
-    if not _is_number(value):
+    if not is_number(value):
         return NOTHING
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
@@ -134,11 +143,13 @@ def shown(value: object) -> str:
     )
 
 
-def _mapping(value: object) -> Mapping[str, object]:
+def mapping(value: object) -> Mapping[str, object]:
+    """A value that is an object; otherwise an empty one."""
     return value if isinstance(value, Mapping) else {}
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether a value is a number that can be formatted."""
     # Larger whole numbers cannot be formatted as floats.
     return (
         isinstance(value, int | float)
@@ -172,33 +183,41 @@ def _label(name: str, score: Mapping[str, object]) -> str:
 
 def with_interval(entry: Mapping[str, object], *, signed: bool = False) -> str:
     """A score as ``86.10 [84.02, 88.17]``; a dash without a number."""
-    value, interval = entry.get("value"), entry.get("interval")
-    if not _is_number(value):
+    value, ends = entry.get("value"), interval_of(entry)
+    if not is_number(value):
         return NOTHING
     sign = "+" if signed else ""
     text = f"{value:{sign}.2f}"
-    if (
-        isinstance(interval, list | tuple)
-        and len(interval) == 2
-        and all(_is_number(end) for end in interval)
-    ):
-        text += f" [{interval[0]:{sign}.2f}, {interval[1]:{sign}.2f}]"
-    return text
+    return f"{text} [{ends[0]:{sign}.2f}, {ends[1]:{sign}.2f}]" if ends else text
 
 
 def p_text(value: object) -> str:
     """A p-value with three digits, or ``<0.001``."""
-    if not isinstance(value, int | float) or not _is_number(value):
+    if not isinstance(value, int | float) or not is_number(value):
         return NOTHING
     return f"{value:.3f}" if value >= 0.001 else "<0.001"
 
 
-def _share(score: Mapping[str, object]) -> float | None:
-    value = score.get("value")
-    if not isinstance(value, int | float) or not _is_number(value):
+def _marks(*scores: Mapping[str, object]) -> Iterator[ScoreMark]:
+    if any(score.get("lower_is_better") or score.get("descriptive") for score in scores):
+        return  # what lies further right would look better
+    for place, score in enumerate(scores, start=1):
+        value, ends = score.get("value"), interval_of(score)
+        if isinstance(value, int | float) and is_number(value):
+            at, low, high = (_share(end) for end in (value, *(ends or (value, value))))
+            yield ScoreMark(f"system-{place}", at, low, high)
+
+
+def interval_of(entry: Mapping[str, object]) -> tuple[float, float] | None:
+    """The ends of a score's interval where both are numbers."""
+    interval = entry.get("interval")
+    if not isinstance(interval, list | tuple) or len(interval) != 2:
         return None
-    if score.get("lower_is_better") is True:  # a longer bar would look better
-        return None
+    low, high = interval
+    return (float(low), float(high)) if is_number(low) and is_number(high) else None
+
+
+def _share(value: float) -> float:
     return min(1.0, max(0.0, value / 100.0))
 
 
@@ -214,12 +233,12 @@ class LabelLine:
 def label_lines(scores: object, most: int) -> list[LabelLine]:
     """The ``most`` frequent labels of each evaluation in a manifest's ``scores``, as lines."""
     lines = []
-    for name, entry in _mapping(scores).items():
-        rows = _mapping(_mapping(entry).get("labels")).get("table")
+    for name, entry in mapping(scores).items():
+        rows = mapping(mapping(entry).get("labels")).get("table")
         for row in rows[:most] if isinstance(rows, list) else []:
             lines.append(
                 LabelLine(
-                    plain(str(name)), shown(_mapping(row).get("label")), tuple(label_cells(row))
+                    plain(str(name)), shown(mapping(row).get("label")), tuple(label_cells(row))
                 )
             )
     return lines
@@ -227,10 +246,10 @@ def label_lines(scores: object, most: int) -> list[LabelLine]:
 
 def label_cells(row: object) -> list[str]:
     """A label's counts, precision, recall and F1 as texts; dashes for missing values."""
-    values = _mapping(row)
+    values = mapping(row)
     shares = (values.get(key) for key in ("precision", "recall", "f1"))
     counts = [number(values.get(key)) for key in ("references", "answers")]
-    return [*counts, *(f"{value:.1f}" if _is_number(value) else NOTHING for value in shares)]
+    return [*counts, *(f"{value:.1f}" if is_number(value) else NOTHING for value in shares)]
 
 
 def probabilities_line(scored: Mapping[str, Any]) -> str:
@@ -246,11 +265,28 @@ def probabilities_line(scored: Mapping[str, Any]) -> str:
     return f"{line} ({plain_ece:.2f} before temperature {scored['temperature']:.3g})"
 
 
+def confusion_lines(entry: Mapping[str, object], most: int) -> list[tuple[str, str, str]]:
+    """The most frequent wrong answers of an evaluation of labels: label, answer, sources."""
+    entries = mapping(entry.get("labels")).get("confusion")
+    pairs = [mapping(one) for one in entries] if isinstance(entries, list) else []
+    wrong = [one for one in pairs if one.get("label") != one.get("answer")]
+    return [
+        (shown(one.get("label")), shown(one.get("answer")), number(one.get("count")))
+        for one in wrong[:most]
+    ]
+
+
+def probability_facts(entry: Mapping[str, object]) -> list[tuple[str, str]]:
+    """How good the probabilities of an evaluation's labels are, as names and values."""
+    scored = mapping(mapping(entry.get("labels")).get("probabilities"))
+    return list(flat("", {key: value for key, value in scored.items() if key != "labels"}))
+
+
 def note_lines(scores: object) -> list[str]:
     """The notes in a manifest's ``scores``, each with the name of its evaluation."""
     lines = []
-    for name, entry in _mapping(scores).items():
-        notes = _mapping(entry).get("notes")
+    for name, entry in mapping(scores).items():
+        notes = mapping(entry).get("notes")
         if isinstance(notes, list):
             lines += [f"{plain(str(name))}: {shown(note)}" for note in notes]
     return lines

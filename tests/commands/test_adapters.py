@@ -5,6 +5,7 @@ none.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from cli_parts import Invoke
 
+BUNDLED = Path(__file__).parents[2] / "adapters" / "demo"
 CONFIG: dict[str, Any] = {
     "peft_type": "LORA",
     "r": 12,
@@ -145,3 +147,46 @@ def test_a_folder_without_adapters_is_told_as_before(invoke: Invoke, here: Path)
     (here / "out" / "deep" / "deeper").mkdir(parents=True)
     assert "it has no adapter_config.json\n" in invoke("adapters", "show", "out", code=3).stderr
     assert "config.json" in invoke("predict", "out", "text", code=3).stderr
+
+
+def variant(name: str, wrong: int) -> None:
+    """The bundled adapter under another name, with wrong answers to its first sources."""
+    ignored = shutil.ignore_patterns("*.safetensors", "*.png", "*.html", "tokenizer*")
+    folder = shutil.copytree(BUNDLED, Path("adapters") / name, ignore=ignored)
+    path = folder / "evaluations" / "demo-test" / "predictions.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for row in rows[:wrong]:
+        row["prediction"] = "name: <b>nobody</b>"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def test_compared_adapters_are_judged_on_the_same_sources(invoke: Invoke, here: Path) -> None:
+    for name, wrong in (("first", 60), ("better", 0), ("same", 60), ("worse", 240)):
+        variant(name, wrong)
+    names = ("first", "better", "same", "worse")
+    told = invoke("adapters", "compare", *names, "--report", "out/page.html").stderr
+    assert "report: out/page.html" in told
+    page = (here / "out" / "page.html").read_text(encoding="utf-8")
+    body = page[page.index("<main>") :].replace("\u00a0", " ")
+    (first,) = re.findall("<h1[^>]*>(.*)</h1>", body)
+    assert first.startswith("better: better than first by 2")
+    assert "worse: worse than first by" in body
+    assert "same: no clear difference from first: +0.0 points of exact match" in body
+    assert "worse against first: demo-test, 250 sources" in body
+    assert "<b>nobody</b>" not in body
+    assert "&lt;b&gt;nobody&lt;/b&gt;" in body
+    assert body.count("<figcaption>Loss of ") == 4
+
+
+def test_adapters_without_common_sources_are_compared_by_their_settings(
+    invoke: Invoke, here: Path
+) -> None:
+    write(here / "adapters" / "one", "{}")
+    write(here / "adapters" / "two", "{}", config={**CONFIG, "r": 3})
+    invoke("adapters", "compare", "one", "two", "--report", "page.html")
+    page = (here / "page.html").read_text(encoding="utf-8")
+    assert "Not scored on the same sources" in page
+    assert "<td>r</td><td>12</td><td>3</td>" in page
+    assert "<script" not in page
+    told = invoke("adapters", "compare", "one", code=2).stderr
+    assert "compare takes two adapters or more, got one" in told

@@ -27,7 +27,7 @@ from lora_s2s.recipe.load import load_recipe
 from lora_s2s.reports.adapter_page import render_report
 from lora_s2s.reports.card import write_card
 from lora_s2s.reports.plots import loss_curve
-from lora_s2s.reports.samples import sample_rows
+from lora_s2s.reports.samples import newest_predictions, sample_of
 
 BUNDLED = Path(__file__).parents[2] / "adapters" / "demo"
 
@@ -80,17 +80,22 @@ def test_adapters_are_listed_shown_and_compared(adapter: Path) -> None:
 
 
 def test_reports_and_cards_are_written(adapter: Path) -> None:
-    path, rows = adapter / "manifest.json", sample_rows(adapter, 20)
+    path, predictions = adapter / "manifest.json", newest_predictions(adapter)
+    assert predictions
+    answers = sample_of(predictions, 20)
 
     def use() -> None:
         write_card(adapter)
-        render_report("demo", read_json(path), rows=rows)
+        render_report("demo", read_json(path), answers=answers)
 
     each_is_told(path, manifest_of(adapter), use)
     path.write_text((BUNDLED / "manifest.json").read_text())
-    predictions = next(adapter.glob("evaluations/*/predictions.jsonl"))
     row = json.loads(predictions.read_text().splitlines()[0])
-    each_is_told(predictions, row, lambda: render_report("demo", {}, rows=sample_rows(adapter, 20)))
+
+    def show() -> None:
+        render_report("demo", {}, answers=sample_of(predictions, 20))
+
+    each_is_told(predictions, row, show)
 
 
 def test_curves_are_drawn(adapter: Path, tmp_path: Path) -> None:

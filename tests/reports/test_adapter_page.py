@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,10 @@ from lora_s2s.errors import DataError
 from lora_s2s.reports import plots
 from lora_s2s.reports.adapter_page import render_report, write_report
 from lora_s2s.reports.plots import loss_curve
-from lora_s2s.reports.samples import sample_rows
+from lora_s2s.reports.render import content_hash
+from lora_s2s.reports.samples import Sampled, sample_rows
 from lora_s2s.reports.summary import score_lines
+from lora_s2s.reports.verdict import verdict
 
 HOSTILE = (
     '</td><script>alert(1)</script><img src=x onerror="alert(1)"> [link](javascript:alert(1)) '
@@ -45,21 +49,41 @@ MANIFEST: dict[str, Any] = {
 
 
 class Page(HTMLParser):
-    """Collects tags and addresses, as a browser would see them."""
+    """Collects tags and addresses, as a browser would see them, and the scripts apart."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: list[str] = []
         self.attributes: list[tuple[str, str | None]] = []
-        self.words = ""
+        self.words, self.scripts = "", list[str]()
+        self.in_script, self.html = False, text
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.attributes.extend(attrs)
+        if tag == "script":
+            self.scripts.append("")
+            self.in_script = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self.in_script = False
 
     def handle_data(self, data: str) -> None:
-        self.words += data
+        if self.in_script:
+            self.scripts[-1] += data
+        else:
+            self.words += data
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the page's script reads."""
+        held: dict[str, Any] = json.loads(self.scripts[0])
+        return held
+
+
+def answers(rows: Sequence[dict[str, Any]], evaluation: str = "test") -> Sampled:
+    return Sampled(evaluation, len(rows), dict(enumerate(rows, start=1)))
 
 
 def log(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -72,12 +96,12 @@ def training_log(path: Path, steps: int = 40) -> Path:
     return log(path, [*rows, {"step": steps, "validation_loss": 0.2}, {"event": "end"}])
 
 
-def test_an_error_rate_says_that_lower_is_better_and_has_no_bar() -> None:
+def test_an_error_rate_says_that_lower_is_better_and_has_no_plot() -> None:
     ter = {**SCORE, "value": 140.0, "lower_is_better": True}
     entry = {"n": 9, "metrics": {"ter": ter}, "baseline": {"ter": ter}}
     (line,) = score_lines({"test": entry})
     assert (line.metric, line.label) == ("ter", "ter (lower is better)")
-    assert (line.share, line.baseline_share) == (None, None)
+    assert not line.marks
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3, 40])
@@ -146,9 +170,8 @@ def test_report_shows_scores_facts_and_samples() -> None:
         render_report(
             "my adapter",
             {**MANIFEST, "scores": {"test": entry}},
-            curve_png=b"\x89PNG",
             recipe="lora:\n  r: 16\n",
-            rows=rows,
+            answers=answers(rows),
         )
     )
     for expected in (
@@ -164,15 +187,84 @@ def test_report_shows_scores_facts_and_samples() -> None:
         assert expected in page.words
     assert "r: 16" in page.words
     assert "(+1 more)" in page.words
-    assert "s19" in page.words
-    assert "s20" not in page.words
-    assert ("src", "data:image/png;base64,iVBORw==") in page.attributes
+    # Some without scripts, all with them.
+    sources = [row[1] for row in page.data["rows"]]
+    assert sources == [f"s{index}" for index in range(30)]
+    assert 5 <= sum(source in page.words for source in sources) < 20
+
+
+@pytest.mark.parametrize(
+    ("difference", "line"),
+    [
+        ((1.25, 0.5, 2.0, 0.01), "Better than its base by 1.2 points of exact match, 0.5 to 2.0"),
+        ((-3.0, -4.0, -2.0, 0.01), "Worse than its base by 3.0 points of exact match, 2.0 to 4.0"),
+        ((1.0, -0.5, 2.5, 0.2), "No clear difference from its base: +1.0 points, -0.5 to +2.5"),
+        # The interval and the test disagree.
+        ((1.0, 0.1, 1.9, 0.06), "No clear difference from its base: +1.0 points, +0.1 to +1.9"),
+    ],
+    ids=["better", "worse", "unclear", "disagree"],
+)
+def test_the_first_line_answers_the_question(difference: Sequence[float], line: str) -> None:
+    value, low, high, p_value = difference
+    entry = copy.deepcopy(MANIFEST["scores"]["test"])
+    changed = {"value": value, "interval": [low, high], "p_value": p_value}
+    entry["difference"]["exact_match"] |= changed
+    text = render_report("mine", {**MANIFEST, "scores": {"test": entry}})
+    body = text.split("<main>")[1]
+    first = Page(body).words.strip().splitlines()[0].replace("\u00a0", " ")
+    start, interval = line.rsplit(", ", 1)
+    assert first.startswith(start)
+    assert first.endswith(f" points of exact match (95 % interval {interval})")
+
+
+def test_the_first_line_of_an_error_rate_and_of_scores_alone() -> None:
+    entry = copy.deepcopy(MANIFEST["scores"]["test"])
+    ter = {"value": -12.0, "interval": [-14.0, None], "p_value": 0.001, "lower_is_better": True}
+    entry["difference"]["exact_match"] |= ter
+    assert "No clear difference" in verdict("test", entry).line
+    entry["difference"]["exact_match"] |= {"interval": [-14.0, -10.0]}
+    assert verdict("test", entry).line.startswith("Better than its base by 12.0 points")
+    alone = verdict("test", {**entry, "difference": None, "baseline": None})
+    assert alone.judgement is None
+    assert (
+        alone.line.replace("\u00a0", " ")
+        == "86.1 points of exact match (95 % interval 84.0 to 88.2)"
+    )
+    assert "lora-s2s eval FOLDER --baseline" in alone.details[1]
+
+
+def test_another_model_confusions_and_probabilities_are_shown_where_they_were_recorded() -> None:
+    difference = {"value": 2.5, "interval": [1.5, 3.5], "p_value": 0.004}
+    pairs = [("a", "a", 90), ("a", "b", 7), ("b", None, 3)]
+    confusion = [{"label": one, "answer": other, "count": count} for one, other, count in pairs]
+    entry = {
+        **MANIFEST["scores"]["test"],
+        "against": {
+            "name": "/somewhere/else/rival",
+            "metrics": {"exact_match": {**SCORE, "value": 83.6}},
+            "difference": {"exact_match": difference},
+        },
+        "enough": "250 sources can show differences of 3 points",
+        "labels": {"confusion": confusion, "probabilities": {"ece": 1.25, "labels": ["a", "b"]}},
+    }
+    row = {"source": "s", "references": ["r r"], "prediction": "r r", "baseline": "b"}
+    held = answers([{**row, "against": "r q"}])
+    page = Page(render_report("mine", {**MANIFEST, "scores": {"test": entry}}, answers=held))
+    assert "test, against rival" in page.words
+    assert "+2.50 [+1.50, +3.50]" in page.words
+    assert "250 sources can show differences of 3 points." in page.words
+    assert "ab7" in page.words
+    assert "b–3" in page.words
+    assert "aa90" not in page.words
+    assert "ece1.25" in page.words
+    assert page.data["systems"] == ["Base", "rival", "Adapter"]
+    assert "somewhere" not in page.html
 
 
 def test_report_without_scores_or_anything_else() -> None:
     page = Page(render_report("bare", {}))
     assert "Not evaluated yet" in page.words
-    assert "img" not in page.tags
+    assert not {"img", "svg", "script"} & set(page.tags)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +281,7 @@ def test_report_without_scores_or_anything_else() -> None:
     ],
 )
 def test_report_survives_odd_scores(scores: Any) -> None:
-    assert "<h2>Scores</h2>" in render_report("odd", {"scores": scores})
+    assert ">Scores</h2>" in render_report("odd", {"scores": scores})
 
 
 def test_report_is_inert_and_self_contained() -> None:
@@ -201,14 +293,21 @@ def test_report_is_inert_and_self_contained() -> None:
         HOSTILE: {"n": HOSTILE, "metrics": {HOSTILE: {**SCORE, "signature": HOSTILE}}, **told}
     }
     manifest = {"base": {"name": HOSTILE, HOSTILE: HOSTILE}, "scores": scores, "device": [HOSTILE]}
-    text = render_report(
-        HOSTILE, manifest, curve_png=b"\x89PNG", recipe=f"a: {HOSTILE}\nb: 1\n", rows=rows
-    )
+    recipe = f"a: {HOSTILE}\nb: 1\n"
+    text = render_report(HOSTILE, manifest, recipe=recipe, answers=answers(rows, HOSTILE))
     page = Page(text)
-    assert "script" not in page.tags
-    assert page.tags.count("img") == 1
-    assert not [name for name, _ in page.attributes if name.startswith("on") or name == "href"]
-    assert all(str(value).startswith("data:") for name, value in page.attributes if name == "src")
+    # The data and the package's own script, which the page's policy allows by its hash.
+    assert page.tags.count("script") == len(page.scripts) == 2
+    assert ("type", "application/json") in page.attributes
+    (policy,) = (value or "" for _, value in page.attributes if "default-src 'none'" in str(value))
+    assert f"script-src {content_hash(page.scripts[1])}" in policy
+    assert f"style-src {content_hash(text.split('<style>')[1].split('</style>')[0])}" in policy
+    assert "unsafe" not in policy
+    assert page.data["rows"][0][1] == HOSTILE.replace("\x1b", "\\x1b")
+    assert "img" not in page.tags
+    names = {name for name, _ in page.attributes}
+    assert not {name for name in names if name.startswith("on")} | names & {"src", "style"}
+    assert all(str(value).startswith("#") for name, value in page.attributes if name == "href")
     assert "http" not in text.replace("http-equiv", "")
     assert "\x1b" not in text
     # Shown, not dropped: the reader sees exactly what the data held.
@@ -232,6 +331,7 @@ def test_write_report_from_a_folder(tmp_path: Path) -> None:
     assert "S!" in page.words
     assert "name: demo" in page.words
     assert (folder / "loss_curve.png").is_file()
+    assert "Training loss from 3 to 0.075; validation loss 0.2" in page.words
 
 
 def test_sample_answers_are_of_the_whole_file(tmp_path: Path) -> None:

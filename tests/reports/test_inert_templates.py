@@ -15,12 +15,25 @@ from markdown_it import MarkdownIt
 import lora_s2s.reports
 from lora_s2s.reports.adapter_page import render_report
 from lora_s2s.reports.card import Published, render_card
+from lora_s2s.reports.compare_page import Compared, render_comparison
 from lora_s2s.reports.data_page import write_data_page
 from lora_s2s.reports.model_card import render_model_card
 from lora_s2s.reports.render import render
+from lora_s2s.reports.samples import Sampled
 
 TEMPLATES = Path(lora_s2s.reports.__file__).parent / "templates"
-PARTS = {"layout.html", "licenses.md", "parts.html", "scores.md", "style.css"}
+PARTS = {
+    "charts.html",
+    "examples.html",
+    "examples.js",
+    "layout.html",
+    "licenses.md",
+    "parts.html",
+    "report.html",
+    "scores.html",
+    "scores.md",
+    "style.css",
+}
 EVIL = {
     "script": "</td></p><script>alert(1)</script><img src=x onerror=alert(1)>\"'><b onclick=x>&lt;",
     "markdown": "](javascript:alert(1)) ![i](http://e.vil/x) `c` ``` **b** | c | @you http://e.vil "
@@ -58,8 +71,8 @@ def rows(evil: str) -> list[dict[str, Any]]:
 
 
 def adapter_page(evil: str, folder: Path) -> str:
-    recipe = f"a: {evil}\n"
-    return render_report(evil, manifest(evil), curve_png=b"x", recipe=recipe, rows=rows(evil))
+    answers = Sampled(evil, 2, dict(enumerate(rows(evil), start=1)))
+    return render_report(evil, manifest(evil), recipe=f"a: {evil}\n", answers=answers)
 
 
 def card(evil: str, folder: Path) -> str:
@@ -117,9 +130,17 @@ def notebook(evil: str, folder: Path) -> str:
     return render("notebook.html", tables=tables, notes=[evil], curve="")
 
 
+def compare_page(evil: str, folder: Path) -> str:
+    row = {"source": evil, "references": [evil], "0": evil, "1": evil}
+    entry = manifest(evil)["scores"][evil]
+    compared = Compared(evil, 1, {1: row}, {f"{evil}2": entry})
+    return render_comparison([evil, f"{evil}2"], [[evil, evil, evil]], compared=compared)
+
+
 RENDERED: dict[str, Callable[[str, Path], str]] = {
     "adapter.html": adapter_page,
     "card.md": card,
+    "compare.html": compare_page,
     "data.html": data_page,
     "model.md": model_card,
     "notebook.html": notebook,
@@ -186,12 +207,15 @@ def test_no_template_switches_escaping_off_or_loads_anything() -> None:
         assert not re.search(r"url\(|@import|https?://", source), path
 
 
-@pytest.mark.parametrize("template", ["adapter.html", "data.html"])
+@pytest.mark.parametrize("template", ["adapter.html", "compare.html", "data.html"])
 def test_pages_share_one_frame_that_suits_a_phone(template: str, tmp_path: Path) -> None:
     text = RENDERED[template]("word", tmp_path)
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
     assert text.startswith("<!doctype html>")
     style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
     assert style in text
-    # A table that is wider than the screen scrolls by itself.
-    assert text.count("<table") == text.count('<div class="scroll"><table')
+    # A table that is wider than the screen scrolls by itself, with the keyboard too.
+    scrolling = r'<div class="scroll[ a-z]*" role="region" tabindex="0" aria-label="[^"]*"><table>'
+    assert text.count("<table") == len(re.findall(scrolling, text)) > 0
+    assert text.count("<table") == text.count("<caption>")
+    assert not re.search("<th>", text)
