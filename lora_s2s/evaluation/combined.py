@@ -71,6 +71,10 @@ class Combined(Measured):
 
         return exchange
 
+    def resampled(self, counts: Values) -> Values:
+        """The combination of the parts' scores on the drawn sources."""
+        return self._of({name: part.resampled(counts) for name, part in self.parts.items()})
+
     @property
     def counted(self) -> int | None:
         """The fewest sources that count for a part, if not all do."""

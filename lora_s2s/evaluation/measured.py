@@ -68,6 +68,10 @@ class Measured(ABC):
     def exchanged(self, other: Self, rows: Indices) -> Exchange:
         """A function from (R, D) swaps of the sources ``rows`` to both scores after them, (R,)."""
 
+    @abstractmethod
+    def resampled(self, counts: Values) -> Values:
+        """The (R,) scores if source i is drawn as often as the (R, N) counts say."""
+
     def swapping(self, other: Self) -> tuple[int, Callable[[Swaps], Values]]:
         """D, and a function from (R, D) swaps to the (R,) score differences after them."""
         rows = np.flatnonzero(self.differing(other))
@@ -100,6 +104,18 @@ class Measured(ABC):
         """Tests whether the two systems are exchangeable on the same sources."""
         return significance.swap_test(self.value() - other.value(), *self.swapping(other))
 
+    def bootstrap(self, other: Self) -> PairedTest:
+        """Tests the difference to another system by resampling the sources."""
+        return significance.bootstrap_test(
+            self.value() - other.value(),
+            len(self.without_each()),
+            lambda counts: self.resampled(counts) - other.resampled(counts),
+        )
+
+    def detectable(self, other: Self) -> float | None:
+        """The smallest difference to another system that as many sources can show, in points."""
+        return significance.detectable_difference(self.without_each() - other.without_each())
+
 
 @dataclass(frozen=True)
 class RowScores(Measured):
@@ -130,6 +146,12 @@ class RowScores(Measured):
         counting = self._counting
         others = (counting.sum() - self.values) / max(1, len(counting) - 1)
         return np.asarray(self.unit * np.where(np.isnan(self.values), counting.mean(), others))
+
+    def resampled(self, counts: Values) -> Values:
+        """The means of the drawn sources that count."""
+        counting = counts @ ~np.isnan(self.values)
+        total = counts @ np.nan_to_num(self.values)
+        return np.asarray(self.unit * total / np.maximum(counting, _NOTHING))
 
     def differing(self, other: Self) -> Mask:
         """The sources that count with different scores."""
@@ -192,6 +214,10 @@ class SumScores(Measured):
         """The score without source i, (N,)."""
         return self.total(self.table.sum(axis=0) - self.table)
 
+    def resampled(self, counts: Values) -> Values:
+        """The scores of the sums over the drawn sources."""
+        return self.total(counts @ self.table)
+
     def differing(self, other: Self) -> Mask:
         """The sources with different statistics."""
         return np.asarray((self.table != other.table).any(axis=1))
@@ -253,6 +279,19 @@ class LabelScores(Measured):
         )
         return (value - factor * (value - ends[0]), value + factor * (ends[1] - value)), name
 
+    def resampled(self, counts: Values) -> Values:
+        """The means of F1 over the classes that are drawn."""
+        right = self.truth == self.answers
+        references, answers, hits = (
+            _per_class(counts[:, chosen], classes[chosen], self.classes)
+            for classes, chosen in (
+                (self.truth, slice(None)),
+                (self.answers, self.answers < self.classes),
+                (self.truth, right),
+            )
+        )
+        return _macro_f1(references, answers, hits)
+
     def differing(self, other: Self) -> Mask:
         """The sources with different answers."""
         return np.asarray(self.answers != other.answers)
@@ -292,6 +331,16 @@ class LabelScores(Measured):
         )
         references, answers, hits = (table[: self.classes].astype(np.float64) for table in counts)
         return references, answers, hits
+
+
+def _per_class(counts: Values, classes: Indices, width: int) -> Values:
+    """Sums the columns of (R, N) counts that are of one class, (R, K)."""
+    table = np.zeros((len(counts), width))
+    if len(classes):
+        order = np.argsort(classes, kind="stable")
+        present, starts = np.unique(classes[order], return_index=True)
+        table[:, present] = np.add.reduceat(counts[:, order], starts, axis=1)
+    return table
 
 
 def _macro_f1(references: Values, answers: Values, right: Values) -> Values:

@@ -1,15 +1,16 @@
 """Confidence intervals and paired tests over sources; ``benchmarks/significance.py`` measures their
 coverage and error rates.
 
-Legend: N sources, D sources on which two systems differ, R random draws. Scores are fractions (0 to
-1) or points; every function accepts both.
+Legend: N sources, D sources on which two systems differ, R random draws or resamples. Scores are
+fractions (0 to 1) or points; every function accepts both.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ Interval = tuple[float, float]
 
 SEED = 12345
 DRAWS = 10_000
+# As many as sacrebleu's paired bootstrap takes.
+RESAMPLES = 1_000
 # Up to this many differing sources all sign patterns are enumerated: 2^13, as mirrored ones are
 # equal.
 _MOST_ENUMERATED = 14
@@ -30,6 +33,9 @@ ENOUGH_SOURCES = 20
 # rarely (2 to 3 % at a level of 5 %).
 _MID_P_FROM = 30
 _Z = 1.959963984540054
+# The 80 % quantile of the normal distribution: how often a difference of the smallest size that is
+# called detectable is significant.
+_Z_POWER = 0.8416212335729143
 # 97.5 % quantiles of Student's t with 1 to 9 degrees of freedom; from 10 on, a series is exact to
 # four digits.
 _T = (12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157)
@@ -184,6 +190,80 @@ def swap_test(observed: float, count: int, swapped: Callable[[Swaps], Values]) -
         return PairedTest(float((distances >= reached).mean()), "paired-randomisation[exact]")
     hits = sum(int((np.abs(swapped(swaps)) >= reached).sum()) for swaps in _random_swaps(count))
     return PairedTest((1 + hits) / (1 + DRAWS), f"paired-randomisation[{DRAWS}]|seed:{SEED}")
+
+
+def bootstrap_test(
+    observed: float, sources: int, resampled: Callable[[Values], Values]
+) -> PairedTest:
+    """Paired bootstrap (Efron and Tibshirani 1993, 16.4; Koehn 2004), two-sided, on the resamples
+    of sacrebleu's.
+
+    The share of resamples whose difference is as far from their mean as the observed one from zero;
+    equal distances count by half. Resamples of few sources spread too little: their distances are
+    stretched to Student's t, and no p-value is below the smallest of :func:`smallest_p`. sacrebleu
+    compares ``|difference| - mean(|difference|)`` instead,
+    which rejects twice as often as its level says (``benchmarks/results/significance.json``).
+
+    Args:
+        observed: the difference of the two scores.
+        sources: N.
+        resampled: maps how often each source is drawn, (R, N), to the (R,) differences.
+    """
+    name = f"paired-bootstrap[{RESAMPLES}]|seed:{SEED}"
+    tolerance = 1e-9 * max(1.0, abs(observed))
+    if sources < 2 or abs(observed) <= tolerance:
+        return PairedTest(1.0, name)
+    differences = np.concatenate([resampled(counts) for counts in _resamples(sources)])
+    stretched = math.sqrt(sources / (sources - 1)) * t_quantile(sources - 1) / _Z
+    defined = np.isfinite(differences)
+    if not defined.any():
+        return PairedTest(1.0, name)
+    distances = stretched * np.abs(differences - differences[defined].mean())
+    # A resample without a score counts against a difference.
+    beyond = float((~(distances <= abs(observed) + tolerance)).sum())
+    equal = float((np.abs(distances - abs(observed)) <= tolerance).sum())
+    p_value = (1 + beyond + equal / 2) / (1 + RESAMPLES)
+    return PairedTest(max(p_value, smallest_p(sources)), name)
+
+
+def detectable_difference(without_each: Values) -> float | None:
+    """The smallest true difference that a two-sided test at 5 % finds significant with 80 % power.
+
+    Computed from the spread of the sources' differences, as observed; None if they do not differ.
+
+    Args:
+        without_each: (N,) the difference without source i.
+    """
+    count = len(without_each)
+    if count < 2:
+        return None
+    error = float(without_each.std(ddof=1)) * (count - 1) / math.sqrt(count)
+    least = (t_quantile(count - 1) + _Z_POWER) * error
+    return least if error > _TINY and math.isfinite(least) else None
+
+
+def _resamples(sources: int) -> Iterable[Values]:
+    """How often each source is drawn by each resample, in blocks of (R, N): those that sacrebleu
+    draws with this seed.
+    """
+    fits = sources * RESAMPLES <= _ELEMENTS_AT_ONCE
+    return _kept_resamples(sources) if fits else _drawn(sources)
+
+
+@lru_cache(maxsize=2)
+def _kept_resamples(sources: int) -> list[Values]:
+    return list(_drawn(sources))
+
+
+def _drawn(sources: int) -> Iterator[Values]:
+    generator = np.random.default_rng(SEED)
+    rows = max(1, min(RESAMPLES, _ELEMENTS_AT_ONCE // sources))
+    for start in range(0, RESAMPLES, rows):
+        size = min(rows, RESAMPLES - start)
+        drawn = generator.integers(0, sources, (size, sources))
+        keys = (drawn + sources * np.arange(size)[:, None]).ravel()
+        counts = np.bincount(keys, minlength=size * sources)
+        yield counts.reshape(size, sources).astype(np.float64)
 
 
 def _binomial_p(successes: int, count: int, *, mid: bool) -> float:

@@ -90,7 +90,9 @@ def test_json_is_the_contracts(tmp_path: Path) -> None:
     for part in ("metrics", "baseline"):
         assert set(found[part]) == {"exact_match", "bleu"}
         assert set(found[part]["bleu"]) == {"value", "interval", "signature"}
-    assert set(found["difference"]["bleu"]) == {"value", "interval", "p_value", "signature"}
+    assert set(found["difference"]["bleu"]) == {
+        *("value", "interval", "p_value", "signature", "bootstrap_p_value", "detectable")
+    }
     assert len(found["metrics"]["bleu"]["interval"]) == 2
     alone = evaluated(baseline=None).to_json()
     assert (alone["baseline"], alone["difference"], alone["predictions"]) == (None, None, None)

@@ -11,12 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.significance import PairedTest
 
 from lora_s2s.evaluation import significance
 from lora_s2s.evaluation.measured import LabelScores, Measured, RowScores, SumScores, chrf_of_sums
 from lora_s2s.evaluation.metrics import METRICS, compare, measure, score, scores_of
 from lora_s2s.evaluation.significance import (
     Values,
+    _resamples,
+    detectable_difference,
     mean_interval,
     sign_flip_test,
     smallest_p,
@@ -75,8 +79,9 @@ def test_few_sources_prove_nothing_whatever_the_metric(name: str, count: int) ->
         for texts in (truth, ["zzz"] * count)
     )
     found = compare(right, wrong)[name]
-    assert found.p_value >= 2 / 2**count - 1e-12
-    assert found.p_value > 0.05
+    for p_value in (found.p_value, found.bootstrap_p_value):
+        assert p_value >= 2 / 2**count - 1e-12
+        assert p_value > 0.05
     most = found.scale.high
     assert most == (math.inf if name in UNBOUNDED else 100)
     assert -most <= found.interval[0] <= found.value <= found.interval[1] <= most
@@ -108,8 +113,11 @@ def test_swapping_the_systems_turns_the_sign_and_keeps_the_p_value(name: str, co
     there, back = compare(one, two)[name], compare(two, one)[name]
     assert there.value == pytest.approx(-back.value)
     assert there.p_value == pytest.approx(back.p_value, abs=0.02)
+    assert there.bootstrap_p_value == pytest.approx(back.bootstrap_p_value)
+    assert there.detectable == pytest.approx(back.detectable)
     assert there.interval == pytest.approx((-back.interval[1], -back.interval[0]))
-    assert compare(one, one)[name].p_value == 1.0
+    same = compare(one, one)[name]
+    assert (same.p_value, same.bootstrap_p_value, same.detectable) == (1.0, 1.0, None)
     assert compare(one, measure(sources, truth, [name], sources))[name].p_value < 1.0
 
 
@@ -159,15 +167,17 @@ def chrf(count: int, seed: int) -> SumScores:
     return SumScores("", table.reshape(count, 18), chrf_of_sums)
 
 
+def kept(measured: Measured, rows: np.ndarray) -> Measured:
+    """A system's scores on some of its sources, each as often as it is named."""
+    if isinstance(measured, LabelScores):
+        return LabelScores("", measured.truth[rows], measured.answers[rows], 4)
+    assert isinstance(measured, SumScores)
+    return SumScores("", measured.table[rows], measured.total)
+
+
 @pytest.mark.parametrize("system", [macro, chrf])
 def test_what_is_left_without_a_source_and_after_swaps(system: type) -> None:
     one, two = system(12, 1), system(12, 2)
-
-    def kept(measured: Measured, rows: np.ndarray) -> Measured:
-        if isinstance(measured, LabelScores):
-            return LabelScores("", measured.truth[rows], measured.answers[rows], 4)
-        assert isinstance(measured, SumScores)
-        return SumScores("", measured.table[rows], measured.total)
 
     left = [kept(one, np.arange(12) != place).value() for place in range(12)]
     assert one.without_each() == pytest.approx(left)
@@ -175,6 +185,68 @@ def test_what_is_left_without_a_source_and_after_swaps(system: type) -> None:
     nothing, everything = np.zeros((1, differing), dtype=bool), np.ones((1, differing), dtype=bool)
     assert swapped(nothing)[0] == pytest.approx(one.value() - two.value())
     assert swapped(everything)[0] == pytest.approx(two.value() - one.value())
+
+
+@pytest.mark.parametrize("system", [macro, chrf])
+def test_a_resample_is_scored_as_its_sources_would_be(system: type) -> None:
+    measured = system(12, 1)
+    counts = np.random.default_rng(4).integers(0, 3, (5, 12))
+    drawn = [np.repeat(np.arange(12), row) for row in counts]
+    scores = [kept(measured, rows).value() for rows in drawn]
+    assert measured.resampled(counts.astype(float)) == pytest.approx(scores)
+
+
+@pytest.mark.parametrize("test_type", ["bs", "ar"])
+def test_resamples_and_swaps_are_those_of_sacrebleu(test_type: str) -> None:
+    truth = sentences(60, 0)
+    answers = [
+        [
+            mine if place % step else text
+            for place, (mine, text) in enumerate(zip(other, truth, strict=True))
+        ]
+        for other, step in ((sentences(60, 1), 4), (sentences(60, 2), 5))
+    ]
+    theirs = PairedTest(
+        [("one", answers[0]), ("two", answers[1])],
+        {"BLEU": BLEU(references=[truth]), "chrF": CHRF(references=[truth])},
+        references=None,
+        test_type=test_type,
+    )
+    expected = dict(theirs()[1])
+    systems = [measure(texts, [[text] for text in truth], ["bleu", "chrf"]) for texts in answers]
+    for name in ("bleu", "chrf"):
+        one, two = (system[name] for system in systems)
+        their_p = expected[{"bleu": "BLEU", "chrf": "chrF2"}[name]][1].p_value
+        if test_type == "ar":
+            assert one.test(two).p_value == pytest.approx(their_p, abs=0.02)
+            continue
+        differences = np.concatenate(
+            [one.resampled(counts) - two.resampled(counts) for counts in _resamples(60)]
+        )
+        sizes = np.abs(differences)
+        beyond = (sizes - sizes.mean() > abs(one.value() - two.value())).sum()
+        assert their_p == (1 + beyond) / (1 + significance.RESAMPLES)
+
+
+def test_the_bootstrap_agrees_with_the_randomisation() -> None:
+    generator = np.random.default_rng(6)
+    one, two = (RowScores("", generator.random(200) ** power) for power in (1, 1.3))
+    assert one.bootstrap(two).p_value == pytest.approx(one.test(two).p_value, abs=0.03)
+    assert one.bootstrap(two).name == "paired-bootstrap[1000]|seed:12345"
+
+
+def test_a_detectable_difference_is_found_in_four_of_five_experiments() -> None:
+    values = np.array([1.0, -1.0] * 8) / 100  # sd of the mean: 1 / √15 points
+    by_hand = (t_quantile(15) + 0.8416) / math.sqrt(15)
+    assert RowScores("", values).detectable(RowScores("", values * 0)) == pytest.approx(
+        by_hand, abs=1e-3
+    )
+    generator, found = np.random.default_rng(10), []
+    for _ in range(DRAWS):
+        noise = generator.normal(0, 0.1, 40)
+        least = detectable_difference((noise.sum() - noise) / 39) or 0.0
+        found.append(sign_flip_test(noise + least).p_value < 0.05)
+    assert 75 <= 100 * np.mean(found) <= 85
 
 
 def test_quantiles_and_intervals_by_hand() -> None:
@@ -220,11 +292,12 @@ def binary(generator: np.random.Generator, count: int) -> Values:
 @pytest.mark.parametrize(("count", "least", "most"), [(2, 0, 0), (5, 0, 0), (10, 0, 7), (30, 2, 8)])
 def test_rejections_without_a_difference(draw: type, count: int, least: float, most: float) -> None:
     generator = np.random.default_rng(7)
-    values = [
-        sign_flip_test(draw(generator, count) - draw(generator, count)).p_value
-        for _ in range(DRAWS)
-    ]
-    assert least <= 100 * np.mean(np.array(values) < 0.05) <= most
+    systems = [[RowScores("", draw(generator, count)) for _ in "ab"] for _ in range(DRAWS)]
+    for values in (
+        [one.test(two).p_value for one, two in systems],
+        [one.bootstrap(two).p_value for one, two in systems],
+    ):
+        assert least <= 100 * np.mean(np.array(values) < 0.05) <= most
 
 
 @pytest.mark.parametrize(("draw", "truth"), [(skewed, 20.0), (binary, 60.0)])
