@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lora_s2s.console import counted, say, table, warn
+from lora_s2s.console import counted, plain, say, table, warn
 from lora_s2s.data_report import AddedTokens, DataReport, PairSide, Sides
 from lora_s2s.pipeline.adapters import AdapterInfo, without_interval
 from lora_s2s.pipeline.notices import limits_line, short, show_preview, token_table
 from lora_s2s.reports.summary import (
+    COMPARISON_HEADS,
+    NOTHING,
+    comparison_lines,
     label_cells,
+    other_name,
     probabilities_line,
     score_lines,
     score_table,
 )
+
+if TYPE_CHECKING:
+    from lora_s2s.pipeline.scores import Scores
+    from lora_s2s.pipeline.several import Several
 
 _MOST_LABELS = 20
 
@@ -22,12 +30,52 @@ _MOST_LABELS = 20
 def show_scores(title: str, result: Mapping[str, Any]) -> None:
     """Shows scores, one row per metric, the table of labels, and notes on reliability."""
     table(title, *score_table(result))
+    if lines := comparison_lines(result):
+        title = f"Against {other_name(result)}, on the same sources"
+        table(title, list(COMPARISON_HEADS), [line.cells() for line in lines])
     if labels := result.get("labels"):
         _show_labels(labels["table"])
         if scored := labels.get("probabilities"):
             say(probabilities_line(scored))
+    if enough := result.get("enough"):
+        say(enough)
     for note in result.get("notes", ()):
         warn(note)
+
+
+def show_written(name: str, scores: Scores) -> None:
+    """Shows a model's scores and where its predictions are."""
+    show_scores(f"{name}: {scores.n:,} sources", scores.to_dict())
+    if scores.predictions:
+        say(f"predictions: {scores.predictions}")
+
+
+def show_several(several: Several) -> None:
+    """Shows several models in one table, each with its difference to the first."""
+    first = next(iter(several.scores))
+    rows = []
+    for name, scores in several.scores.items():
+        result = scores.to_dict()
+        lines = {line.label: line for line in comparison_lines(result)}
+        for label, score in score_table({**result, "baseline": None})[1]:
+            line = lines.get(label)
+            change = [line.difference, line.p_value, line.bootstrap_p_value] if line else []
+            rows.append([label, plain(name), score, *(change or [NOTHING] * 3)])
+    heads = ["metric", "model", "score [95 %]", f"− {plain(first)} [95 %]", "p", "p (bootstrap)"]
+    count = next(iter(several.scores.values())).n
+    table(f"{len(several.scores)} models: {count:,} sources", heads, sorted(rows, key=_metric))
+    for name, scores in several.scores.items():
+        for sentence in (scores.enough, *scores.notes):
+            if sentence:
+                say(f"{name}: {sentence}")
+        if scores.predictions:
+            say(f"predictions: {scores.predictions}")
+    for group in several.seeds:
+        say(str(group))
+
+
+def _metric(row: Sequence[str]) -> str:
+    return row[0]
 
 
 def _show_labels(rows: Sequence[Mapping[str, Any]]) -> None:

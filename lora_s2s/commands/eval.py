@@ -7,22 +7,47 @@ from typing import Annotated
 
 import typer
 
-from lora_s2s.commands._options import Base, Constraint, Json, Model, Sets, with_option
+from lora_s2s.commands._options import Base, Constraint, Json, Sets, with_option
 
 
 def evaluate(
-    model: Model,
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL_OR_ADAPTER …",
+            help="Adapter or its name in adapters/, model folder, hub id, or demo. Several: each "
+            "is scored and compared with the first.",
+        ),
+    ] = None,
     data: Annotated[
         list[str] | None,
         typer.Option(
             "--data",
             metavar="FILE",
-            help="What to score on; the recipe's test data by default; repeats.",
+            help="What to score on, files or a folder of prepared data; the recipe's test data by "
+            "default; repeats.",
         ),
     ] = None,
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Score the base too, and the difference.")
     ] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against",
+            metavar="M",
+            help="Score another model, or a file of predictions, too, and the difference.",
+        ),
+    ] = None,
+    predictions: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Score predictions made elsewhere (.jsonl, .csv, …, or one per line) against the "
+            "references in the file, or those of --data.",
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Score a random sample of N sources.")
     ] = None,
@@ -44,30 +69,47 @@ def evaluate(
             "for.",
         ),
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an evaluation that was stopped.")
+    ] = False,
     constraint: Constraint = None,
     sets: Sets = None,
     json: Json = False,
 ) -> None:
     """Score a model or adapter against all references of each source, with 95 % intervals."""
-    from lora_s2s.commands._show import show_scores
-    from lora_s2s.console import say, write_json
+    from lora_s2s.commands._show import show_several, show_written
+    from lora_s2s.console import write_json
+    from lora_s2s.errors import UsageError
     from lora_s2s.pipeline.evaluate import score_model
     from lora_s2s.pipeline.names import located
+    from lora_s2s.pipeline.scores import Asked
+    from lora_s2s.pipeline.several import score_several
 
-    model = located(model)
-    named = data[0] if data and len(data) == 1 else data or None
-    scores = score_model(
-        model,
-        data=named,
+    if not models and predictions is None:
+        raise UsageError(
+            "expected a model, an adapter or predictions",
+            hint="lora-s2s eval adapters/demo, or --from predictions.jsonl",
+        )
+    named = [located(model) for model in models or ()]
+    asked = Asked(
+        data=data[0] if data and len(data) == 1 else data or None,
         baseline=baseline,
+        against=against,
+        predictions=predictions,
         limit=limit,
         out=Path(out) if out else None,
         base=base,
         engine=engine,
-        overrides=with_option(sets, constraint),
+        resume=resume,
     )
-    show_scores(f"{model}: {scores.n:,} sources", scores.to_dict())
-    if scores.predictions:
-        say(f"predictions: {scores.predictions}")
+    overrides = with_option(sets, constraint)
+    if len(named) > 1:
+        several = score_several(named, asked, overrides)
+        show_several(several)
+        result = several.to_dict()
+    else:
+        scores = score_model(named[0] if named else None, asked, overrides)
+        show_written(predictions or named[0], scores)
+        result = scores.to_dict()
     if json:
-        write_json(scores.to_dict())
+        write_json(result)

@@ -20,13 +20,13 @@ from lora_s2s.evaluation.metrics import (
     scores_of,
     without_value,
 )
-from lora_s2s.evaluation.notes import Answers, notes_on
+from lora_s2s.evaluation.notes import Answers, enough_sources, notes_on
 from lora_s2s.evaluation.probabilities import ProbabilityScores
 from lora_s2s.evaluation.significance import SEED
 from lora_s2s.evaluation.ter import time_note
 from lora_s2s.evaluation.texts import References
 from lora_s2s.files import jsonl_line, write_json, write_text
-from lora_s2s.inference.decode import decode
+from lora_s2s.inference.decode import Prediction, decode
 from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.outputs import PREDICTIONS, whole_folder
@@ -39,16 +39,50 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class EvaluatedRow:
-    """One unique source with its references, and the answers of the model and the scored base."""
+    """One unique source with its references, and the answers of the model, of the scored base, and
+    of the model it is compared with.
+    """
 
     source: str
     references: tuple[str, ...]
     prediction: str
     baseline: str | None = None
+    against: str | None = None
 
     def to_json(self) -> dict[str, object]:
-        """The row of ``predictions.jsonl``; ``baseline`` only if there is one."""
+        """The row of ``predictions.jsonl``; ``baseline`` and ``against`` only if there are."""
         return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Answers to the same sources: the model's, its base's, and those of another model ``other``.
+
+    ``settings`` is None for answers that were made elsewhere.
+    """
+
+    answers: Sequence[Prediction]
+    settings: DecodingSettings | None
+    baseline: Sequence[str] | None = None
+    other: str = ""
+    against: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Another model on the same sources: its scores, and the differences model − other."""
+
+    name: str
+    metrics: dict[str, Score]
+    difference: dict[str, Difference]
+
+    def to_json(self) -> dict[str, object]:
+        """The field ``against`` of ``eval --json``."""
+        return {
+            "name": self.name,
+            "metrics": _entries(self.metrics),
+            "difference": _entries(self.difference),
+        }
 
 
 @dataclass(frozen=True)
@@ -62,6 +96,8 @@ class Evaluation:
         labels: counts of each label, if the references are labels.
         probabilities: how good the probabilities of labels are, if they were scored.
         notes: what limits the reliability of the scores.
+        against: the comparison with another model.
+        enough: one sentence on the differences that ``n`` sources can show, if there is one.
     """
 
     n: int
@@ -69,13 +105,15 @@ class Evaluation:
     baseline: dict[str, Score] | None
     difference: dict[str, Difference] | None
     rows: tuple[EvaluatedRow, ...]
-    settings: DecodingSettings
+    settings: DecodingSettings | None
     references: int
     unstopped: int
     sources: int
     labels: LabelTable | None = None
     notes: tuple[str, ...] = ()
     probabilities: ProbabilityScores | None = None
+    against: Comparison | None = None
+    enough: str | None = None
 
     def to_json(self, predictions: Path | None = None) -> dict[str, object]:
         """The object of ``eval --json``; ``predictions`` is the file of the rows."""
@@ -91,9 +129,13 @@ class Evaluation:
             "sources": self.sources,
             "labels": self._labels(),
             "notes": list(self.notes),
+            "against": None if self.against is None else self.against.to_json(),
+            "enough": self.enough,
         }
 
-    def _decoding(self) -> dict[str, object]:
+    def _decoding(self) -> dict[str, object] | None:
+        if self.settings is None:
+            return None
         constraint = self.settings.constraint
         listed = list(constraint) if isinstance(constraint, tuple) else constraint
         return {**asdict(self.settings), "constraint": listed}
@@ -144,11 +186,12 @@ def duration_note(
     """Returns what to say before decoding if a metric takes minutes.
 
     Raises:
-        UsageError: a text is too long for a metric.
+        UsageError: a text is too long for a metric, or a metric has nothing to count.
     """
+    places = sample_places(len(references), limit)
+    check_fit(metrics, [references[place] for place in places])
     if "ter" not in metrics_in(metrics):
         return None
-    places = sample_places(len(references), limit)
     return time_note([references[place] for place in places], systems=systems)
 
 
@@ -195,45 +238,73 @@ def evaluate(
         DataError: nothing to score.
     """
     check_metrics(metrics)
-    total, are_labels = len(sources), bool(references) and distinct_labels(references) is not None
-    places = sample_places(total, limit)
-    sources, references = (
-        [sources[place] for place in places],
-        [references[place] for place in places],
-    )
-    if not sources:
+    places = sample_places(len(sources), limit)
+    chosen = [sources[place] for place in places]
+    if not chosen:
         raise DataError("there is nothing to score: no rows")
-    check_fit(metrics, references)
-    answers = decode(predictor, sources, settings, _named(progress, "decode"))
-    texts = [answer.text for answer in answers]
-    unstopped = sum(not answer.stopped for answer in answers)
-    measured, base_measured, base_texts = measure(texts, references, metrics, sources), None, None
+    check_fit(metrics, [references[place] for place in places])
+    answers = decode(predictor, chosen, settings, _named(progress, "decode"))
+    base_texts = None
     if baseline is not None:
-        base_texts = [
-            answer.text
-            for answer in decode(baseline, sources, settings, _named(progress, "baseline"))
-        ]
-        base_measured = (
-            measured if base_texts == texts else measure(base_texts, references, metrics, sources)
-        )
-    undefined = without_value(measured, base_measured)
-    for system in filter(None, (measured, base_measured)):
+        decoded = decode(baseline, chosen, settings, _named(progress, "baseline"))
+        base_texts = [answer.text for answer in decoded]
+    return assess(
+        sources, references, Answered(answers, settings, base_texts), places=places, metrics=metrics
+    )
+
+
+def assess(
+    sources: Sequence[str],
+    references: References,
+    answered: Answered,
+    *,
+    places: Sequence[int],
+    metrics: Sequence[str],
+) -> Evaluation:
+    """Scores answers to the sources at ``places``; other arguments and errors as in
+    :func:`evaluate`.
+    """
+    total, are_labels = len(sources), bool(references) and distinct_labels(references) is not None
+    sources = [sources[place] for place in places]
+    references = [references[place] for place in places]
+    texts = [answer.text for answer in answered.answers]
+    unstopped = sum(not answer.stopped for answer in answered.answers)
+    given = sources if any(sources) else None  # predictions made elsewhere may lack them
+    measured = measure(texts, references, metrics, given)
+    others = [
+        measured
+        if other is None or list(other) == texts
+        else measure(other, references, metrics, given)
+        for other in (answered.baseline, answered.against)
+    ]
+    undefined = without_value(measured, *others)
+    for system in (measured, *others):
         for name in undefined:
             system.pop(name, None)
     scores, labels = scores_of(measured), label_table(texts, references) if are_labels else None
-    answered = Answers(texts, references, unstopped, settings.max_new_tokens, base_texts)
+    base, against = (
+        None if texts is None else Comparison(name, scores_of(other), compare(measured, other))
+        for name, texts, other in zip(
+            ("base", answered.other), (answered.baseline, answered.against), others, strict=True
+        )
+    )
+    limit = answered.settings.max_new_tokens if answered.settings else 0
+    about = Answers(texts, references, unstopped, limit, answered.baseline, answered.against)
+    compared = against or base
     return Evaluation(
         n=len(sources),
         metrics=scores,
-        baseline=None if base_measured is None else scores_of(base_measured),
-        difference=None if base_measured is None else compare(measured, base_measured),
-        rows=_rows(sources, references, texts, base_texts),
-        settings=settings,
+        baseline=None if base is None else base.metrics,
+        difference=None if base is None else base.difference,
+        rows=_rows(sources, references, texts, answered),
+        settings=answered.settings,
         references=sum(map(len, references)),
         unstopped=unstopped,
         sources=total,
         labels=labels,
-        notes=(*notes_on(answered, scores, labels), *map(_undefined, undefined)),
+        notes=(*notes_on(about, scores, labels), *map(_undefined, undefined)),
+        against=against,
+        enough=enough_sources(len(sources), compared.difference) if compared else None,
     )
 
 
@@ -242,13 +313,11 @@ def _undefined(metric: str) -> str:
 
 
 def _rows(
-    sources: Sequence[str],
-    references: References,
-    texts: Sequence[str],
-    base_texts: Sequence[str] | None,
+    sources: Sequence[str], references: References, texts: Sequence[str], answered: Answered
 ) -> tuple[EvaluatedRow, ...]:
-    bases: Sequence[str | None] = base_texts if base_texts is not None else [None] * len(texts)
-    return tuple(map(EvaluatedRow, sources, map(tuple, references), texts, bases))
+    nothing = [None] * len(texts)
+    others = (answered.baseline or nothing, answered.against or nothing)
+    return tuple(map(EvaluatedRow, sources, map(tuple, references), texts, *others))
 
 
 def _named(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lora_s2s.evaluation.labels import LabelRow, LabelTable
-from lora_s2s.evaluation.metrics import Score
+from lora_s2s.evaluation.metrics import Difference, Score
 from lora_s2s.evaluation.significance import ENOUGH_SOURCES, smallest_p
 from lora_s2s.evaluation.texts import References
 
@@ -19,13 +20,42 @@ _FEW_REFERENCES = 5
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers of a model and perhaps its base; ``unstopped`` of them reached the length limit."""
+    """Answers of a model, perhaps of its base and of another model; ``unstopped`` of the model's
+    reached the length limit.
+    """
 
     predictions: Sequence[str]
     references: References
     unstopped: int
     max_new_tokens: int
     baseline: Sequence[str] | None = None
+    against: Sequence[str] | None = None
+
+
+def enough_sources(count: int, differences: Mapping[str, Difference]) -> str | None:
+    """One sentence on the main metric: which difference so many sources can show, and how many
+    would show the one that was found; None where the systems' scores do not differ.
+    """
+    main = next(iter(differences.values()), None)
+    if main is None or main.detectable is None:
+        return None
+    size, least = abs(main.value), main.detectable
+    begin = (
+        f"{count:,} sources can show a true difference of {least:.2f} points of {main.name} (level "
+        f"5 %, power 80 %)"
+    )
+    if size >= least:
+        return f"{begin}: enough for the {size:.2f} found"
+    if size < 0.005:
+        return f"{begin}; none was found"
+    needed = math.ceil(count * (least / size) ** 2)
+    return f"{begin}; for the {size:.2f} found about {_rounded(needed):,} would be needed"
+
+
+def _rounded(count: int) -> int:
+    """Two significant digits, upwards."""
+    unit: int = 10 ** max(0, len(str(count)) - 2)
+    return -(-count // unit) * unit
 
 
 def notes_on(
@@ -37,7 +67,10 @@ def notes_on(
         *_on_scores(scores),
         *_on_fit(scores, answers.references, labels),
         *(_on_labels(labels, scores) if labels else ()),
-        *_on_sample(len(answers.predictions), compared=answers.baseline is not None),
+        *_on_sample(
+            len(answers.predictions),
+            compared=answers.baseline is not None or answers.against is not None,
+        ),
     )
 
 
@@ -52,6 +85,8 @@ def _on_answers(answers: Answers) -> Iterator[str]:
         yield f"{empty:,} of {count:,} answers are empty"
     if answers.baseline is not None and list(answers.baseline) == list(texts):
         yield (f"adapter and base give the same answers to all {count:,} sources")
+    if answers.against is not None and list(answers.against) == list(texts):
+        yield f"both models give the same answers to all {count:,} sources"
     if answers.unstopped:
         yield (
             f"{answers.unstopped:,} of {count:,} answers were cut at the length limit, "

@@ -53,6 +53,20 @@ def trusted_metrics(recipe: Recipe, overrides: Overrides) -> list[str]:
     return [name for name in metrics if name not in functions] or [AUTO]
 
 
+def refuse_code(format: str, overrides: Overrides) -> None:
+    """Refuses to read rows with a function that an untrusted folder names.
+
+    Raises:
+        UsageError: it names one.
+    """
+    if names_code(format, overrides):
+        raise UsageError(
+            f"the model's folder names a function to read rows with, '{format}': it runs only "
+            "where you name it",
+            hint=f"--set data.format={format}",
+        )
+
+
 def recipe_of(model: str, overrides: Overrides = (), *, data: str | None = None) -> Recipe:
     """The recipe an adapter was trained with, or the defaults for a model, with overrides.
 

@@ -20,11 +20,11 @@ from lora_s2s.pipeline.recipes import AnyRecipe, Name, load_recipe
 from lora_s2s.pipeline.surroundings import called
 
 if TYPE_CHECKING:
-    from lora_s2s.pipeline.evaluate import Scores
     from lora_s2s.pipeline.export import ExportReport
     from lora_s2s.pipeline.merge import MergedModel
     from lora_s2s.pipeline.model import Model
     from lora_s2s.pipeline.prepare import PreparedData
+    from lora_s2s.pipeline.scores import Scores
     from lora_s2s.pipeline.trained import TrainedAdapter
 
 
@@ -110,14 +110,17 @@ def train(
 
 
 def evaluate(
-    model: Name,
+    model: Name | None = None,
     data: Name | Sequence[Name] | None = None,
     *,
     baseline: bool = False,
+    against: Name | None = None,
+    predictions: Name | None = None,
     limit: int | None = None,
     out: Name | None = None,
     base: Name | None = None,
     engine: str | None = None,
+    resume: bool = False,
     overrides: Mapping[str, object] | None = None,
     progress: bool | Display = True,
 ) -> Scores:
@@ -133,14 +136,18 @@ def evaluate(
 
     Args:
         model: an adapter, its name in ``adapters/``, a model or exported folder, a hub id, or
-            ``demo``.
-        data: what to score on; the recipe's test data by default.
+            ``demo``. May be omitted if ``predictions`` are given.
+        data: what to score on, files or a folder of prepared data; the recipe's test data by
+            default.
         baseline: score the base too, and the difference.
+        against: another model, or a file of predictions: scored too, with the difference.
+        predictions: a file of predictions made elsewhere, which is scored in place of answers.
         limit: score a random sample of so many sources.
         out: where predictions go; in the adapter's folder by default.
         base: a base in place of the one that the adapter names.
         engine: ``torch``, or a runtime that the model is exported to first (``ct2``); by default
             what the folder is made for.
+        resume: continue an evaluation that was stopped.
         overrides: such as ``{"evaluation.num_beams": 4}``.
         progress: see :func:`prepare`.
 
@@ -149,17 +156,21 @@ def evaluate(
     """
     with called(progress):
         from lora_s2s.pipeline.evaluate import score_model
+        from lora_s2s.pipeline.scores import Asked
 
-        return score_model(
-            located(_path("model", model)),
+        asked = Asked(
             data=_names(data),
             baseline=baseline,
+            against=_optional("against", against),
+            predictions=_optional("predictions", predictions),
             limit=limit,
             out=None if out is None else Path(out),
             base=_optional("base", base),
             engine=_optional("engine", engine),
-            overrides=overrides or {},
+            resume=resume,
         )
+        named = _optional("model", model)
+        return score_model(None if named is None else located(named), asked, overrides or {})
 
 
 def load(

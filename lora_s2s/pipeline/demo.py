@@ -16,6 +16,7 @@ from lora_s2s.pipeline.evaluate import score_model
 from lora_s2s.pipeline.merge import merge_model
 from lora_s2s.pipeline.predict import decoding_settings
 from lora_s2s.pipeline.runs import check_run_folder
+from lora_s2s.pipeline.scores import Asked
 from lora_s2s.pipeline.train import train_adapter
 from lora_s2s.pipeline.trained import RunOptions
 from lora_s2s.recipe.load import load_recipe
@@ -40,7 +41,7 @@ def run_demo(out: Path, sets: Sequence[str]) -> tuple[dict[str, Any], list[Mappi
     trained = train_adapter(recipe, options=RunOptions(overwrite=True))
     adapter = Path(recipe.output.dir) / str(recipe.output.name)
     say("2/4 score the adapter and its base on messages neither has seen")
-    scores = score_model(str(adapter), baseline=True)
+    scores = score_model(str(adapter), Asked(baseline=True))
     say("3/4 merge")
     report = merge_model(str(adapter), merged, dtype="float32")
     say("4/4 answer again with the merged model")

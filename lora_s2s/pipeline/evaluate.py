@@ -1,73 +1,65 @@
-"""Scores a model or an adapter, and says where the scores go. Heavy to import."""
+"""Scores a model or an adapter, alone or against another one. Heavy to import."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
-from lora_s2s.console import ProgressLine, say
-from lora_s2s.errors import UsageError
-from lora_s2s.evaluation.evaluate import Evaluation, duration_note, evaluate, record_scores
-from lora_s2s.hub import ADAPTER_CONFIG, EVALUATIONS
-from lora_s2s.outputs import check_writable
-from lora_s2s.pipeline import html
-from lora_s2s.pipeline.adapters import NO_DATA, names_code, recipe_of, trusted_metrics
+from lora_s2s.console import say
+from lora_s2s.errors import DataError, UsageError
+from lora_s2s.evaluation.evaluate import Answered, assess, duration_note, sample_places
+from lora_s2s.pipeline.adapters import NO_DATA, recipe_of, refuse_code, trusted_metrics
 from lora_s2s.pipeline.engines import predictor_on
+from lora_s2s.pipeline.evaluate_given import score_predictions
 from lora_s2s.pipeline.followed import followed, with_constraint
+from lora_s2s.pipeline.kept_answers import KeptAnswers
 from lora_s2s.pipeline.label_scores import LabelTask
+from lora_s2s.pipeline.opponent import Opponent, open_opponent
 from lora_s2s.pipeline.predict import decoding_settings
-from lora_s2s.pipeline.scored_data import check_files, chosen_metrics, scored_data
+from lora_s2s.pipeline.scored_data import ScoredData, check_files, chosen_metrics, scored_data
+from lora_s2s.pipeline.scores import Asked, Place, Scores, place_of, written
 from lora_s2s.recipe.layers import Overrides, overridden_keys
-from lora_s2s.records import has_manifest
-from lora_s2s.reports.adapter_page import write_report
-from lora_s2s.reports.card import write_card
+from lora_s2s.recipe.schema import Recipe
 
 _COLUMNS = {"data.source_column", "data.target_column"}
+# From the scored data to what the model is compared with on it.
+Rival = Callable[[ScoredData], Opponent]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scores(Evaluation):
-    """What a model scored, and where its predictions are.
+@dataclass(frozen=True)
+class Finished:
+    """Scores with the data they are of, so that other models are compared on the same rows."""
 
-    Attributes:
-        predictions: the file of sources, references and answers; None where none was written.
-    """
-
-    predictions: Path | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The object of ``eval --json``."""
-        return self.to_json(self.predictions)
-
-    def _repr_html_(self) -> str:
-        return html.scored(self.to_dict())
-
-    def __repr__(self) -> str:
-        scores = ", ".join(f"{name} {score.value:.2f}" for name, score in self.metrics.items())
-        return f"Scores({scores}; n={self.n})"
+    name: str
+    scores: Scores
+    data: ScoredData
+    answers: KeptAnswers
 
 
-def score_model(
-    model: str,
-    *,
-    data: str | Sequence[str] | None = None,
-    baseline: bool = False,
-    limit: int | None = None,
-    out: Path | None = None,
-    base: str | None = None,
-    engine: str | None = None,
-    overrides: Overrides = (),
-) -> Scores:
+def score_model(model: str | None, asked: Asked, overrides: Overrides = ()) -> Scores:
     """Decodes and scores; writes predictions and refreshes the adapter's manifest, card and report.
 
-    Results on another base (``base``) stay out of the adapter's folder: they are not its own.
+    Args:
+        model: None, or the model whose recipe says how to score, where the predictions are given.
+    """
+    if asked.predictions is not None:
+        return score_predictions(model, asked, overrides)
+    if model is None:
+        raise UsageError("expected a model or predictions", hint="--from predictions.jsonl")
+    finished = scored(model, asked, overrides)
+    finished.answers.remove()
+    return finished.scores
+
+
+def scored(
+    model: str, asked: Asked, overrides: Overrides = (), *, rival: Rival | None = None
+) -> Finished:
+    """As :func:`score_model`; the answers stay until the caller removes them.
 
     Args:
-        engine: ``torch``, or a runtime that the model is exported to first, in float32; by default
-            what the folder is made for.
+        rival: what to compare with, in place of ``asked.against``.
     """
+    data = asked.data
     if data is not None:
         check_files(data)
     recipe = recipe_of(
@@ -76,46 +68,50 @@ def score_model(
     if data is None and recipe.data.train != NO_DATA:
         recipe = followed(recipe, model, overrides)
     recipe = with_constraint(recipe, model, overrides)
-    predictor = predictor_on(engine, model, recipe, base=base, data=data)
-    if names_code(format := predictor.settings.format, overrides):
-        raise UsageError(
-            f"the model's folder names a function to read rows with, '{format}': it runs only "
-            "where you name it",
-            hint=f"--set data.format={format}",
-        )
+    predictor = predictor_on(asked.engine, model, recipe, base=asked.base, data=data)
+    refuse_code(predictor.settings.format, overrides)
     columns_named = not _COLUMNS.isdisjoint(overridden_keys(overrides))
-    scored = scored_data(recipe, predictor, data, columns_named=columns_named)
-    metrics = chosen_metrics(trusted_metrics(recipe, overrides), scored)
-    count, total = limit or recipe.evaluation.limit, len(scored.sources)
-    systems = 2 if baseline else 1
-    if note := duration_note(metrics, scored.references, limit=count, systems=systems):
+    rows = scored_data(recipe, predictor, data, columns_named=columns_named)
+    metrics = chosen_metrics(trusted_metrics(recipe, overrides), rows)
+    places, place = _sample(model, rows, recipe, asked)
+    systems = 1 + asked.baseline + (rival is not None or asked.against is not None)
+    if note := duration_note(metrics, rows.references, limit=len(places), systems=systems):
         say(note)
-    name = scored.name
-    if count and count < total:
-        name = f"{name}-sample-{count}"
-        say(f"scoring a random sample of {count:,} of {total:,} sources, the same one every time")
-    path = Path(model).expanduser()
-    home = path if (path / ADAPTER_CONFIG).is_file() and base is None else None
-    folder = out or (home / EVALUATIONS / name if home else None)
-    if folder is not None:
-        check_writable(folder.parent)
-    with ProgressLine("eval") as line:
-        evaluation = evaluate(
-            predictor,
-            scored.sources,
-            scored.references,
-            metrics=metrics,
-            settings=decoding_settings(recipe.evaluation, predictor.settings),
-            baseline=predictor.baseline() if baseline else None,
-            limit=count,
-            progress=lambda what, done, total: line.update({"": what}, done=done, total=total),
+    settings = decoding_settings(recipe.evaluation, predictor.settings)
+    kept = KeptAnswers(place.folder, asked.resume, (asked.base, asked.engine))
+    opponent = None if rival is None else rival(rows)
+    if asked.against is not None:
+        opponent = open_opponent(
+            asked.against, rows, settings=settings, overrides=overrides, decode=kept.decode
         )
+    baseline = predictor.baseline() if asked.baseline else None
+    sources = [rows.sources[place] for place in places]
+    answers = kept.decode("decode", predictor, sources, settings, model)
+    base_texts = None
+    if baseline is not None:
+        base_answers = kept.decode("baseline", baseline, sources, settings, model)
+        base_texts = [answer.text for answer in base_answers]
+    answered = Answered(
+        answers,
+        settings,
+        base_texts,
+        opponent.name if opponent else "",
+        opponent.answers(places) if opponent else None,
+    )
+    evaluation = assess(rows.sources, rows.references, answered, places=places, metrics=metrics)
     if evaluation.labels is not None:
         task = LabelTask(model, predictor, recipe, overrides)
         evaluation = replace(evaluation, probabilities=task.probabilities(evaluation))
-    written = evaluation.write(folder) if folder is not None else None
-    if home and has_manifest(home):  # other tools' adapters have none
-        record_scores(home, name, evaluation)
-        write_report(home)
-        write_card(home)
-    return Scores(**vars(evaluation), predictions=written)
+    return Finished(model, written(evaluation, place), rows, kept)
+
+
+def _sample(model: str, rows: ScoredData, recipe: Recipe, asked: Asked) -> tuple[list[int], Place]:
+    """The sources to score, a random sample if there is a limit, and where the results go."""
+    count, total, name = asked.limit or recipe.evaluation.limit, len(rows.sources), rows.name
+    places = sample_places(total, count)
+    if not places:
+        raise DataError("there is nothing to score: no rows")
+    if len(places) < total:
+        name = f"{name}-sample-{count}"
+        say(f"scoring a random sample of {count:,} of {total:,} sources, the same one every time")
+    return places, place_of(model, name, asked)

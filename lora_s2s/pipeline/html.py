@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from lora_s2s.pipeline.notices import short, token_table
 from lora_s2s.reports.render import render
-from lora_s2s.reports.summary import score_table
+from lora_s2s.reports.summary import (
+    COMPARISON_HEADS,
+    comparison_lines,
+    other_name,
+    score_table,
+)
 
 if TYPE_CHECKING:
     from lora_s2s.data_report import PairSide, Sides
@@ -57,8 +62,12 @@ def _curve(run: TrainedAdapter) -> str:
 
 def scored(scores: Mapping[str, Any]) -> str:
     """The score table, with the base if it was scored, and notes."""
-    table = (f"Scores on {scores['n']:,} sources", *score_table(scores))
-    return _shown([table], scores["notes"])
+    tables: list[Table] = [(f"Scores on {scores['n']:,} sources", *score_table(scores))]
+    if lines := comparison_lines(scores):
+        rows = [line.cells() for line in lines]
+        tables.append((f"Against {other_name(scores)}", COMPARISON_HEADS, rows))
+    enough = scores.get("enough")
+    return _shown(tables, [*([enough] if enough else []), *scores["notes"]])
 
 
 def exported(report: ExportReport) -> str:

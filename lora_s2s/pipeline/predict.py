@@ -191,7 +191,14 @@ def _identity(
         if inputs.file is not None and inputs.file.is_file()
         else [item for item, _ in inputs]
     )
-    folder = Path(predictor.name).expanduser()
+    return answers_identity(predictor.name, content, settings)
+
+
+def answers_identity(
+    model: str, content: object, settings: Mapping[str, object]
+) -> dict[str, object]:
+    """Returns what answers of a model to some content depend on."""
+    folder = Path(model).expanduser()
     files = sorted([*folder.glob("*"), *folder.glob("onnx/*")])
     stats = [(path.name, path.stat()) for path in files if path.is_file()]
     # Scores, card and report of an adapter change when it is scored.

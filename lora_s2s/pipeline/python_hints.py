@@ -7,6 +7,8 @@ import re
 import shlex
 
 _FLAGS = ("baseline", "overwrite", "resume", "resume-anyway", "strict")
+# Words that are Python's own.
+_RENAMED = {"from": "predictions"}
 _WORD = r"""(?:'[^']*'|"[^"]*"|[,;](?!\s|$)|[^\s'",;])+"""
 _SETS = re.compile(rf"--set {_WORD}(?: --set {_WORD})*")
 _OPTION = re.compile(r"--([a-z][a-z-]+)( (?!(?:and|names|or|to)\b)(?=\w))?")
@@ -45,7 +47,7 @@ def _value(text: str) -> str:
 
 
 def _argument(match: re.Match[str]) -> str:
-    name = match[1].replace("-", "_")
+    name = _RENAMED.get(match[1], match[1].replace("-", "_"))
     if match[1] in _FLAGS:
         return f"{name}=True{match[2] or ''}"
     return f"{name}=" if match[2] else name

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lora_s2s.console import say, warn
+from lora_s2s.data.prepared import PreparedDataset, is_prepared, open_prepared
 from lora_s2s.errors import UsageError
 from lora_s2s.evaluation.choice import choose_metrics
 from lora_s2s.evaluation.evaluate import group_references
+from lora_s2s.evaluation.metrics import check_metrics
 from lora_s2s.examples.columns import two_languages
 from lora_s2s.examples.example import Example
 from lora_s2s.examples.read import Examples
 from lora_s2s.examples.shapes import FORMATS
-from lora_s2s.inference.predictor import Predictor
 from lora_s2s.pipeline.adapters import NO_DATA
 from lora_s2s.pipeline.prepare import prepare_data
 from lora_s2s.readers.origins import find_origins
@@ -30,12 +32,46 @@ _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 @dataclass(frozen=True)
 class ScoredData:
-    """Unique sources with all references of each, and a name for the results."""
+    """Unique sources with all references of each, and a name for the results.
+
+    Attributes:
+        rows: for each row of the data, in order, its place among the unique sources; −1 for a row
+            that cannot be used.
+        files: what was read; None for a prepared split.
+    """
 
     name: str
     sources: Sequence[str]
     references: Sequence[Sequence[str]]
     translation: bool
+    rows: Sequence[int] = ()
+    files: str | Sequence[str] | None = None
+
+    def first_rows(self) -> dict[int, int]:
+        """The first row of each source."""
+        return {place: row for row, place in reversed(list(enumerate(self.rows))) if place >= 0}
+
+
+class Reading(Protocol):
+    """What a source is rendered by: a predictor, or :class:`AsWritten`."""
+
+    @property
+    def settings(self) -> InputSettings:
+        """How training turned rows into sources."""
+
+    def fitted(self, example: Example) -> str:
+        """An example's source, as long as it is read."""
+
+
+@dataclass(frozen=True)
+class AsWritten:
+    """Sources as they stand in the data, where no model reads them."""
+
+    settings: InputSettings = field(default_factory=InputSettings)
+
+    def fitted(self, example: Example) -> str:
+        """The whole source."""
+        return example.source
 
 
 def check_files(data: str | Sequence[str]) -> None:
@@ -44,11 +80,18 @@ def check_files(data: str | Sequence[str]) -> None:
     Raises:
         DataError: there is no such file.
     """
-    find_origins(data)
+    if _prepared_folder(data) is None:
+        find_origins(data)
+
+
+def _prepared_folder(data: str | Sequence[str] | None) -> Path | None:
+    names = [data] if isinstance(data, str) else data or []
+    path = Path(names[0]).expanduser() if len(names) == 1 else None
+    return path if path is not None and is_prepared(path) else None
 
 
 def scored_data(
-    recipe: Recipe, predictor: Predictor, data: str | Sequence[str] | None, *, columns_named: bool
+    recipe: Recipe, predictor: Reading, data: str | Sequence[str] | None, *, columns_named: bool
 ) -> ScoredData:
     """The data to score on: what is given, else the recipe's test data, else its validation data or
     split.
@@ -65,23 +108,10 @@ def scored_data(
         raise UsageError(
             f"{recipe.model.name} has no recipe that names data", hint="give --data FILE"
         )
-    if files is None:
-        prepared = prepare_data(recipe)
-        # A split column of the training table can mark test rows.
-        split = "validation" if prepared.split("test") is None else "test"
-        table = prepared.split(split)
-        if table is None:
-            raise UsageError(
-                "the recipe names no test data, and no validation data is held out",
-                hint="give --data FILE",
-            )
-        if split == "validation":
-            say("no test data: scoring the validation split, which training evaluated on")
-        column, other = prepared.manifest.input.source_column, recipe.data.target_column
-        grouped = group_references(table.sources(), table.targets())
-        return ScoredData(
-            split, *grouped, translation=_is_translation(recipe, predictor, column, other)
-        )
+    folder = _prepared_folder(data)
+    if files is None or folder is not None:
+        prepared = prepare_data(recipe) if folder is None else open_prepared(folder)
+        return _prepared_split(recipe, predictor, prepared, named=folder is not None)
     if data is None and recipe.data.test is None:
         say(f"no test data: scoring the validation data {files}, which training evaluated on")
     section = _as_trained(recipe, predictor.settings).data
@@ -93,11 +123,8 @@ def scored_data(
     ]
     examples = Examples(section.model_copy(update={"test": files}), "test", optional=optional)
     rows = list(examples)
-    pairs = [
-        (predictor.fitted(row), row.target)
-        for row in rows
-        if isinstance(row, Example) and row.is_taken
-    ]
+    read = [_read(row, predictor) for row in rows]
+    pairs = [(source, target) for _, source, target in read if source is not None]
     first = files if isinstance(files, str) else files[0]
     if count := sum(isinstance(row, Rejected) and not isinstance(row, Skipped) for row in rows):
         warn(
@@ -112,8 +139,61 @@ def scored_data(
     if not isinstance(files, str) and len(files) == 2:  # parallel lines: train.en and train.de
         columns = [Path(file).suffix.removeprefix(".") for file in files]
     return ScoredData(
-        data_name(first), *grouped, translation=_is_translation(recipe, predictor, *columns)
+        data_name(first),
+        *grouped,
+        translation=_is_translation(recipe, predictor, *columns),
+        rows=_rows_of(grouped[0], [(where, source) for where, source, _ in read]),
+        files=files,
     )
+
+
+def _prepared_split(
+    recipe: Recipe, predictor: Reading, prepared: PreparedDataset, *, named: bool
+) -> ScoredData:
+    """The test split of prepared data (a split column of the training table can mark test rows),
+    else its validation split.
+
+    Args:
+        named: the user named the folder; else it was made of the recipe's training data.
+    """
+    split = "validation" if prepared.split("test") is None else "test"
+    table = prepared.split(split)
+    if table is None:
+        raise UsageError(
+            f"{prepared.path} has no test or validation split"
+            if named
+            else "the recipe names no test data, and no validation data is held out",
+            hint="give --data FILE",
+        )
+    settings = prepared.manifest.input
+    if split == "validation" and not named:
+        say("no test data: scoring the validation split, which training evaluated on")
+    if named and settings.template != predictor.settings.template:
+        warn(f"{prepared.path} was prepared with another template than the model was trained with")
+    columns = (settings.source_column, recipe.data.target_column)
+    sources = list(table.sources())
+    grouped = group_references(sources, table.targets())
+    return ScoredData(
+        f"{data_name(str(prepared.path))}-{split}" if named else split,
+        *grouped,
+        translation=_is_translation(recipe, predictor, *columns),
+        rows=_rows_of(grouped[0], [(str(row), source) for row, source in enumerate(sources)]),
+    )
+
+
+def _read(row: Example | Rejected, predictor: Reading) -> tuple[str, str | None, str]:
+    """A row's place, source (None if it cannot be used) and target."""
+    if isinstance(row, Example):
+        used = row.is_taken
+        return row.where, predictor.fitted(row) if used else None, row.target
+    return f"{row.file}:{row.line}", None, ""
+
+
+def _rows_of(sources: Sequence[str], read: Iterable[tuple[str, str | None]]) -> list[int]:
+    """The place of each row's source; the references of one row count once."""
+    places = {source: place for place, source in enumerate(sources)}
+    alike = (one for one, _ in itertools.groupby(read))
+    return [-1 if source is None else places[source] for _, source in alike]
 
 
 def _as_trained(recipe: Recipe, settings: InputSettings) -> Recipe:
@@ -133,7 +213,7 @@ def _as_trained(recipe: Recipe, settings: InputSettings) -> Recipe:
 
 
 def _is_translation(
-    recipe: Recipe, predictor: Predictor, source: str | None, target: str | None
+    recipe: Recipe, predictor: Reading, source: str | None, target: str | None
 ) -> bool:
     """Whether source and target languages differ, by the recipe or the columns' names."""
     settings = predictor.settings
@@ -159,8 +239,13 @@ def data_name(path: str) -> str:
 
 
 def chosen_metrics(named: Sequence[str], data: ScoredData) -> Sequence[str]:
-    """The recipe's metrics; for ``auto`` those that fit the references."""
+    """The recipe's metrics; for ``auto`` those that fit the references.
+
+    Raises:
+        UsageError: an unknown metric.
+    """
     if list(named) != [AUTO]:
+        check_metrics(named)
         return named
     choice = choose_metrics(data.references, translation=data.translation)
     say(

@@ -26,12 +26,22 @@ class Unfinished:
     ['one', 'two']
     """
 
-    def __init__(self, output: Path, identity: Mapping[str, object], *, resume: bool) -> None:
+    def __init__(
+        self,
+        output: Path,
+        identity: Mapping[str, object],
+        *,
+        resume: bool,
+        at_once: int = 1,
+        total: int = 0,
+    ) -> None:
         """Opens the answers of an earlier run, or begins.
 
         Args:
             identity: what the answers depend on.
             resume: continue; else an earlier run's answers are an error, since they took long.
+            at_once: how many are added together; of a part of them, which a kill can leave, none
+                counts, unless all ``total`` are there.
 
         Raises:
             UsageError: there are answers of an earlier run and ``resume`` is false, or they were
@@ -40,6 +50,7 @@ class Unfinished:
         target = target_of(output)
         self.path = target.with_name(target.name + _SUFFIX)
         self.count = 0
+        self._at_once, self._total = at_once, total
         self._identity = {key: sha256_json(value) for key, value in identity.items()}
         if self.path.exists():
             self._continue(resume=resume)
@@ -70,6 +81,8 @@ class Unfinished:
         with open_regular(self.path) as stream:
             whole = [len(line) for line in stream if line.endswith(b"\n")]
         count = max(len(whole) - 1, 0)
+        if count != self._total:
+            count -= count % self._at_once
         if not resume:
             raise UsageError(
                 f"{self.path} holds {count:,} answers of an earlier run that did not finish",
@@ -85,7 +98,7 @@ class Unfinished:
                 f"{self.path} was made with another {' and '.join(changed)}",
                 hint=f"the same command as before continues it; rm {self.path} to begin again",
             )
-        os.truncate(self.path, sum(whole))  # a line that was cut off
+        os.truncate(self.path, sum(whole[: count + 1]))  # what was cut off
         self.count = count
 
 

@@ -175,6 +175,65 @@ def score_table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return ["metric", "base", "adapter", "difference [95 %]", "p"], rows
 
 
+@dataclass(frozen=True)
+class ComparisonLine:
+    """One metric of a model and of another one it was compared with, as texts.
+
+    Attributes:
+        label: the metric's name, with its direction if lower is better.
+        detectable: the smallest true difference that as many sources can show.
+    """
+
+    label: str
+    other: str
+    model: str
+    difference: str
+    p_value: str
+    bootstrap_p_value: str
+    detectable: str
+
+    def cells(self) -> list[str]:
+        """The line as cells of :data:`COMPARISON_HEADS`."""
+        return list(vars(self).values())
+
+
+COMPARISON_HEADS = (
+    "metric",
+    "other",
+    "model",
+    "difference [95 %]",
+    "p",
+    "p (bootstrap)",
+    "detectable",
+)
+
+
+def comparison_lines(entry: Mapping[str, object]) -> list[ComparisonLine]:
+    """The comparison ``against`` of one evaluation (an object of ``eval --json``), by metric."""
+    against, scores = _mapping(entry.get("against")), _mapping(entry.get("metrics"))
+    others, differences = _mapping(against.get("metrics")), _mapping(against.get("difference"))
+    lines = []
+    for name, value in differences.items():
+        difference, least = _mapping(value), _mapping(value).get("detectable")
+        lines.append(
+            ComparisonLine(
+                label=_label(plain(str(name)), difference),
+                other=with_interval(_mapping(others.get(name))),
+                model=with_interval(_mapping(scores.get(name))),
+                difference=with_interval(difference, signed=True),
+                p_value=p_text(difference.get("p_value")),
+                bootstrap_p_value=p_text(difference.get("bootstrap_p_value")),
+                detectable=f"{least:.2f}" if isinstance(least, float) else NOTHING,
+            )
+        )
+    return lines
+
+
+def other_name(entry: Mapping[str, object]) -> str:
+    """The name of what one evaluation was compared with; a dash if there is none."""
+    return shown(_mapping(entry.get("against")).get("name"))
+
+
 def _label(name: str, score: Mapping[str, object]) -> str:
     if score.get("descriptive") is True:
         return f"{name} (descriptive)"

@@ -1,0 +1,120 @@
+"""Decodes an evaluation's sources some at a time, and keeps the answers until it is written, so
+that a killed one continues.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Sequence
+from dataclasses import asdict, astuple, dataclass, field
+from pathlib import Path
+
+from lora_s2s.console import ProgressLine, say
+from lora_s2s.errors import Stopped, UsageError
+from lora_s2s.inference.decode import MOST_HYPOTHESES, Prediction, decode
+from lora_s2s.inference.engine import DecodingSettings
+from lora_s2s.inference.predictor import Predictor
+from lora_s2s.pipeline.predict import answers_identity
+from lora_s2s.pipeline.unfinished import Unfinished
+
+# A batch has no more rows than that, so that none is divided; what a kill may cost.
+AT_ONCE = MOST_HYPOTHESES
+
+
+@dataclass
+class KeptAnswers:
+    """Answers beside an evaluation's folder, ``FOLDER.WHAT.part`` for each system.
+
+    Attributes:
+        folder: where the evaluation is written; nothing is kept if None.
+        resume: continue with what an earlier run kept.
+        made_with: what answers depend on besides the model's folder, its sources and settings.
+    """
+
+    folder: Path | None
+    resume: bool
+    made_with: Sequence[object] = ()
+    _parts: list[Unfinished] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.resume and self.folder is None:
+            raise UsageError(
+                "--resume continues an evaluation that is written into a folder",
+                hint="add --out DIR",
+            )
+
+    def decode(
+        self,
+        what: str,
+        predictor: Predictor,
+        sources: Sequence[str],
+        settings: DecodingSettings,
+        model: str,
+    ) -> list[Prediction]:
+        """Answers sources in order, but for those that an earlier run answered.
+
+        Args:
+            what: which system it is, for the progress line and the file's name.
+            model: the model's name or folder, as the user gave it.
+
+        Raises:
+            UsageError: an earlier run left answers and ``resume`` is false, or something changed.
+            Stopped: stopped by Ctrl-C, with some answers kept.
+        """
+        part = self._part(what, sources, settings, model)
+        answers = [_read(line) for line in part or ()]
+        if answers:
+            say(f"continuing: {len(answers):,} of {len(sources):,} sources are answered ({what})")
+        # The longest first, as within a batch: one too large for the memory fails at once.
+        order = sorted(range(len(sources)), key=lambda place: -len(sources[place]))
+        try:
+            with ProgressLine("eval") as line:
+                for start in range(len(answers), len(sources), AT_ONCE):
+                    some = [sources[place] for place in order[start : start + AT_ONCE]]
+
+                    def progress(done: int, _: int, start: int = start) -> None:
+                        line.update({"": what}, done=start + done, total=len(sources))
+
+                    decoded = decode(predictor, some, settings, progress)
+                    if part is not None:
+                        part.add([json.dumps(astuple(answer)) for answer in decoded])
+                    answers += decoded
+        except KeyboardInterrupt as interrupt:
+            if part is None or not part.count:
+                raise
+            raise Stopped(
+                signal.SIGINT,
+                f"stopped: {part.count:,} of {len(sources):,} sources are answered in {part.path}",
+                hint="the same command with --resume continues",
+            ) from interrupt
+        in_order = dict(zip(order, answers, strict=True))
+        return [in_order[place] for place in range(len(sources))]
+
+    def remove(self) -> None:
+        """Removes the files, once the evaluation is written."""
+        for part in self._parts:
+            part.remove()
+
+    def _part(
+        self, what: str, sources: Sequence[str], settings: DecodingSettings, model: str
+    ) -> Unfinished | None:
+        if self.folder is None:
+            return None
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        identity = answers_identity(model, list(sources), asdict(settings))
+        identity["model"] = [identity["model"], *self.made_with]
+        part = Unfinished(
+            self.folder.with_name(f"{self.folder.name}.{what}"),
+            identity,
+            resume=self.resume,
+            at_once=AT_ONCE,
+            total=len(sources),
+        )
+        self._parts.append(part)
+        return part
+
+
+def _read(line: str) -> Prediction:
+    text, tokens, stopped = json.loads(line)
+    return Prediction(text=text, tokens=tokens, stopped=stopped)

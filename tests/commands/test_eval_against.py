@@ -1,0 +1,187 @@
+"""``eval`` of predictions made elsewhere, against another model, of several models, and resumed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_parts import Invoke, listing, make_tiny_model
+
+import lora_s2s
+from lora_s2s.pipeline import kept_answers
+from lora_s2s.pipeline.several import seeds_of
+
+LESS = ("--set", "evaluation.max_new_tokens=3", "--json")
+WORDS = "one two three four five six".split()
+
+
+@pytest.fixture(scope="session")
+def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second tiny model, with other weights."""
+    return make_tiny_model(tmp_path_factory.mktemp("other"), seed=1)
+
+
+@pytest.fixture
+def data(here: Path) -> str:
+    """Ten rows of nine different sources."""
+    sources = [f"{WORDS[n % 6]} {WORDS[n % 4]} is {n}" for n in range(9)]
+    rows = [{"source": text, "target": f"answer to {text}"} for text in [*sources, sources[0]]]
+    rows[-1]["target"] = "another answer"
+    return written(here / "t.jsonl", rows)
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path.name
+
+
+def answers(good: int) -> list[dict[str, Any]]:
+    """Thirty rows, of which the first are answered correctly."""
+    return [
+        {
+            "source": f"source {n}",
+            "target": f"the text {n}",
+            "prediction": f"the text {n}" if n < good else "no",
+        }
+        for n in range(30)
+    ]
+
+
+def test_predictions_are_scored_and_compared_without_a_model(invoke: Invoke, here: Path) -> None:
+    written(here / "a.jsonl", answers(24))
+    written(here / "b.jsonl", answers(12))
+    asked = ("--set", "evaluation.metrics=[exact_match,chrf]", "--json")
+    done = invoke("eval", "--from", "a.jsonl", "--against", "b.jsonl", *asked, "--out", "ev")
+    scores = json.loads(done.stdout)
+    assert scores["metrics"]["exact_match"]["value"] == 80
+    against = scores["against"]
+    assert against["name"] == "b.jsonl"
+    assert against["metrics"]["exact_match"]["value"] == 40
+    difference = against["difference"]["exact_match"]
+    assert difference["value"] == 40
+    assert difference["p_value"] < 0.01
+    assert difference["bootstrap_p_value"] < 0.01
+    assert 15 < difference["detectable"] < 40
+    least = f"{difference['detectable']:.2f}"
+    enough = f"30 sources can show a true difference of {least} points of exact_match"
+    assert scores["enough"].startswith(enough)
+    assert scores["enough"].endswith("enough for the 40.00 found")
+    assert scores["enough"] in " ".join(done.stderr.split())
+    assert "Against b.jsonl" in done.stderr
+    rows = [json.loads(line) for line in (here / "ev" / "predictions.jsonl").open()]
+    assert rows[20]["prediction"] == "the text 20"
+    assert rows[20]["against"] == "no"
+    in_python = lora_s2s.evaluate(
+        predictions="a.jsonl",
+        against="b.jsonl",
+        overrides={"evaluation.metrics": ["exact_match", "chrf"]},
+        progress=False,
+    )
+    assert in_python.to_dict()["against"] == against
+
+
+def test_references_come_from_the_data_and_must_belong_to_it(
+    invoke: Invoke, here: Path, data: str
+) -> None:
+    (here / "lines.txt").write_text("answer\n" * 10, encoding="utf-8")
+    done = invoke("eval", "--from", "lines.txt", "--data", data, "--json")
+    assert json.loads(done.stdout)["references"] == 10
+    assert json.loads(done.stdout)["n"] == 9
+    (here / "few.txt").write_text("answer\n" * 4, encoding="utf-8")
+    few = invoke("eval", "--from", "few.txt", "--data", data, code=3).stderr
+    assert "few.txt has 4 predictions, the data 10 rows (9 different sources)" in " ".join(
+        few.split()
+    )
+    refused = invoke("eval", "--from", "lines.txt", "--data", data, "--baseline", code=2).stderr
+    assert "--baseline is for a model that answers" in refused
+    assert "expected a model, an adapter or predictions" in invoke("eval", code=2).stderr
+
+
+def test_another_model_scores_there_as_it_does_alone(
+    invoke: Invoke, here: Path, data: str, tiny_model: Path, other_model: Path
+) -> None:
+    alone = [
+        json.loads(invoke("eval", str(model), "--data", data, *LESS).stdout)
+        for model in (tiny_model, other_model)
+    ]
+    against = ("--against", str(other_model), "--data", data)
+    both = json.loads(invoke("eval", str(tiny_model), *against, *LESS).stdout)
+    assert both["metrics"] == alone[0]["metrics"]
+    assert both["against"]["metrics"] == alone[1]["metrics"]
+    several = invoke("eval", str(tiny_model), str(other_model), "--data", data, *LESS, "--out", "e")
+    result = json.loads(several.stdout)
+    assert [entry["metrics"] for entry in result["models"]] == [one["metrics"] for one in alone]
+    assert result["metrics"] == alone[0]["metrics"]
+    assert result["models"][0]["against"] is None
+    reverse = result["models"][1]["against"]
+    assert reverse["name"] == result["models"][0]["name"]
+    for name, entry in both["against"]["difference"].items():
+        assert reverse["difference"][name]["value"] == pytest.approx(-entry["value"])
+    assert "2 models: 9 sources" in several.stderr
+    assert not [path for path in listing(here) if path.endswith(".part")]
+    twice = invoke("eval", str(tiny_model), str(tiny_model), "--data", data, code=2)
+    assert "named twice" in twice.stderr
+
+
+def test_a_folder_of_prepared_data_is_scored(invoke: Invoke, here: Path, tiny_model: Path) -> None:
+    rows = [{"source": f"question {n}", "target": f"answer {n}"} for n in range(60)]
+    written(here / "all.jsonl", rows)
+    model = ("--model", str(tiny_model), "--set", "data.validation_fraction=0.2")
+    invoke("prepare", "--data", "all.jsonl", *model, "--out", "ready")
+    scores = json.loads(invoke("eval", str(tiny_model), "--data", "ready", *LESS).stdout)
+    assert 0 < scores["n"] < 30
+
+
+def test_a_killed_evaluation_continues_to_the_same_files(
+    invoke: Invoke,
+    here: Path,
+    data: str,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kept_answers, "AT_ONCE", 4)
+    asked = ("eval", str(tiny_model), "--data", data, *LESS, "--out")
+    invoke(*asked, "whole")
+    real, calls = kept_answers.decode, []
+
+    def killed(*arguments: Any) -> Any:
+        calls.append(len(arguments[1]))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(kept_answers, "decode", killed)
+    stopped = invoke(*asked, "again", code=130).stderr
+    assert "8 of 9 sources are answered" in stopped
+    part = here / "again.decode.part"
+    kept = part.read_bytes()
+    part.write_bytes(kept[:-7])  # cut off in the second four
+    refused = invoke(*asked, "again", code=2).stderr
+    assert "--resume continues it" in refused
+    invoke(*asked, "again", "--resume")
+    assert calls == [4, 4, 1, 4, 1]
+    for name in ("predictions.jsonl", "scores.json"):
+        assert (here / "again" / name).read_bytes() == (here / "whole" / name).read_bytes()
+    assert not part.exists()
+    part.write_bytes(kept)
+    changed = ("--set", "evaluation.num_beams=2", "--resume")
+    assert "made with another decoding" in invoke(*asked, "again", *changed, code=2).stderr
+
+
+def test_runs_that_differ_in_the_seed_alone_are_one_recipe() -> None:
+    class Fake:
+        def __init__(self, value: float) -> None:
+            score = type("Score", (), {"value": value})()
+            self.metrics = {"chrf": score}
+
+    scores: Any = {name: Fake(value) for name, value in (("a", 50.0), ("b", 54.0), ("c", 9.0))}
+    recipes = [{"training": {"seed": n, "epochs": 1}, "output": {"name": n}} for n in range(3)]
+    recipes[2]["training"]["epochs"] = 2
+    (found,) = seeds_of(scores, recipes, [True] * 3)
+    assert str(found) == "2 seeds of one recipe (a, b): chrf 52.00 ± 2.83 (sd)"
+    assert found.to_json()["metrics"] == {
+        "chrf": {"mean": 52.0, "sd": pytest.approx(2.828, abs=1e-3)}
+    }
+    assert seeds_of(scores, recipes, [True, False, True]) == []
