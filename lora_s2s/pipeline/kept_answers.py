@@ -12,8 +12,8 @@ from pathlib import Path
 
 from lora_s2s.console import ProgressLine, say
 from lora_s2s.errors import Stopped, UsageError
-from lora_s2s.inference.decode import MOST_HYPOTHESES, Prediction, decode
-from lora_s2s.inference.engine import DecodingSettings
+from lora_s2s.inference.decode import Prediction, decode
+from lora_s2s.inference.engine import MOST_HYPOTHESES, DecodingSettings
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.pipeline.predict import answers_identity
 from lora_s2s.pipeline.unfinished import Unfinished
@@ -63,7 +63,7 @@ class KeptAnswers:
             Stopped: stopped by Ctrl-C, with some answers kept.
         """
         part = self._part(what, sources, settings, model)
-        answers = [_read(line) for line in part or ()]
+        answers = [_read(str(line)) for line in part or ()]
         if answers:
             say(f"continuing: {len(answers):,} of {len(sources):,} sources are answered ({what})")
         # The longest first, as within a batch: one too large for the memory fails at once.

@@ -209,6 +209,6 @@ def answers_identity(
     ]
     return {
         "input": content,
-        "model": [predictor.name, weights],
+        "model": [model, weights],
         "decoding": {key: value for key, value in settings.items() if key != "batch_tokens"},
     }
