@@ -334,10 +334,10 @@ REMARKS = [
     "Right or wrong: the exact sign-flip test counts ties with the observed outcome in full and "
     "rejects too seldom; from 30 sources on it counts them by half (mid-p). Where few sources "
     "differ, as with systems that are nearly always right, either rejects in less than 3 %.",
-    "sacrebleu's paired bootstrap compares |difference| - mean(|difference|) with |observed|: where "
-    "the systems differ, that is a one-sided test under a two-sided name. The bootstrap here takes "
-    "the same resamples and compares |difference - mean(difference)|; below 30 sources it may "
-    "reject more often than 7 % (macro-F1).",
+    "sacrebleu's paired bootstrap compares |difference| - mean(|difference|) with |observed|: "
+    "where systems differ, a one-sided test under a two-sided name. The bootstrap here takes the "
+    "same resamples and compares |difference - mean(difference)|; below 30 sources it may reject "
+    "more often than 7 % (macro-F1).",
     "Right or wrong: coverage jumps with the number of sources and the truth, since few outcomes "
     "exist; Wilson's interval has 95 % on average.",
     "Scores of which nearly all are the same (85 % of them 100, the rest close by) have a coverage "
