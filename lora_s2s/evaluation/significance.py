@@ -202,7 +202,7 @@ def bootstrap_test(
     equal distances count by half. Resamples of few sources spread too little: their distances are
     stretched to Student's t, and no p-value is below the smallest of :func:`smallest_p`. sacrebleu
     compares ``|difference| - mean(|difference|)`` instead,
-    which rejects twice as often as its level says (``benchmarks/results/significance.json``).
+    which rejects twice as often as its level says (``benchmarks/significance.py``).
 
     Args:
         observed: the difference of the two scores.
