@@ -9,69 +9,76 @@ import typer
 
 from lora_s2s.commands._options import Base, Constraint, Json, Sets, with_option
 
+Models = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="MODEL_OR_ADAPTER …",
+        help="Adapter or its name in adapters/, model folder, hub id, or demo. Several: each "
+        "is scored and compared with the first.",
+    ),
+]
+EvalData = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data",
+        metavar="FILE",
+        help="What to score on, files or a folder of prepared data; the recipe's test data by "
+        "default; repeats.",
+    ),
+]
+Baseline = Annotated[
+    bool, typer.Option("--baseline", help="Score the base too, and the difference.")
+]
+Against = Annotated[
+    str | None,
+    typer.Option(
+        "--against",
+        metavar="M",
+        help="Score another model, or a file of predictions, too, and the difference.",
+    ),
+]
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="FILE",
+        help="Score predictions made elsewhere (.jsonl, .csv, …, or one per line) against the "
+        "references in the file, or those of --data.",
+    ),
+]
+Limit = Annotated[
+    int | None, typer.Option("--limit", min=1, help="Score a random sample of N sources.")
+]
+Out = Annotated[
+    str | None,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="Where predictions go; ADAPTER/evaluations/DATA by default.",
+    ),
+]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        metavar="E",
+        help="torch, or a runtime to export to first (ct2). Default: what the folder is made for.",
+    ),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an evaluation that was stopped.")]
+
 
 def evaluate(
-    models: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="MODEL_OR_ADAPTER …",
-            help="Adapter or its name in adapters/, model folder, hub id, or demo. Several: each "
-            "is scored and compared with the first.",
-        ),
-    ] = None,
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--data",
-            metavar="FILE",
-            help="What to score on, files or a folder of prepared data; the recipe's test data by "
-            "default; repeats.",
-        ),
-    ] = None,
-    baseline: Annotated[
-        bool, typer.Option("--baseline", help="Score the base too, and the difference.")
-    ] = False,
-    against: Annotated[
-        str | None,
-        typer.Option(
-            "--against",
-            metavar="M",
-            help="Score another model, or a file of predictions, too, and the difference.",
-        ),
-    ] = None,
-    predictions: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="FILE",
-            help="Score predictions made elsewhere (.jsonl, .csv, …, or one per line) against the "
-            "references in the file, or those of --data.",
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Score a random sample of N sources.")
-    ] = None,
-    out: Annotated[
-        str | None,
-        typer.Option(
-            "--out",
-            metavar="DIR",
-            help="Where predictions go; ADAPTER/evaluations/DATA by default.",
-        ),
-    ] = None,
+    models: Models = None,
+    data: EvalData = None,
+    baseline: Baseline = False,
+    against: Against = None,
+    predictions: From = None,
+    limit: Limit = None,
+    out: Out = None,
     base: Base = None,
-    engine: Annotated[
-        str | None,
-        typer.Option(
-            "--engine",
-            metavar="E",
-            help="torch, or a runtime to export to first (ct2). Default: what the folder is made "
-            "for.",
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue an evaluation that was stopped.")
-    ] = False,
+    engine: Engine = None,
+    resume: Resume = False,
     constraint: Constraint = None,
     sets: Sets = None,
     json: Json = False,

@@ -186,8 +186,9 @@ def duration_note(
     """Returns what to say before decoding if a metric takes minutes.
 
     Raises:
-        UsageError: a text is too long for a metric, or a metric has nothing to count.
+        UsageError: an unknown metric, one with nothing to count, or a text too long for it.
     """
+    check_metrics(metrics)
     places = sample_places(len(references), limit)
     check_fit(metrics, [references[place] for place in places])
     if "ter" not in metrics_in(metrics):

@@ -106,10 +106,9 @@ class Measured(ABC):
 
     def bootstrap(self, other: Self) -> PairedTest:
         """Tests the difference to another system by resampling the sources."""
+        gap, count = self.value() - other.value(), len(self.without_each())
         return significance.bootstrap_test(
-            self.value() - other.value(),
-            len(self.without_each()),
-            lambda counts: self.resampled(counts) - other.resampled(counts),
+            gap, count, lambda counts: self.resampled(counts) - other.resampled(counts)
         )
 
     def detectable(self, other: Self) -> float | None:
@@ -281,15 +280,10 @@ class LabelScores(Measured):
 
     def resampled(self, counts: Values) -> Values:
         """The means of F1 over the classes that are drawn."""
-        right = self.truth == self.answers
-        references, answers, hits = (
-            _per_class(counts[:, chosen], classes[chosen], self.classes)
-            for classes, chosen in (
-                (self.truth, slice(None)),
-                (self.answers, self.answers < self.classes),
-                (self.truth, right),
-            )
-        )
+        right, label = self.truth == self.answers, self.answers < self.classes
+        references = _per_class(counts, self.truth, self.classes)
+        answers = _per_class(counts[:, label], self.answers[label], self.classes)
+        hits = _per_class(counts[:, right], self.truth[right], self.classes)
         return _macro_f1(references, answers, hits)
 
     def differing(self, other: Self) -> Mask:

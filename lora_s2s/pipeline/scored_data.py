@@ -14,7 +14,6 @@ from lora_s2s.data.prepared import PreparedDataset, is_prepared, open_prepared
 from lora_s2s.errors import UsageError
 from lora_s2s.evaluation.choice import choose_metrics
 from lora_s2s.evaluation.evaluate import group_references
-from lora_s2s.evaluation.metrics import check_metrics
 from lora_s2s.examples.columns import two_languages
 from lora_s2s.examples.example import Example
 from lora_s2s.examples.read import Examples
@@ -239,13 +238,8 @@ def data_name(path: str) -> str:
 
 
 def chosen_metrics(named: Sequence[str], data: ScoredData) -> Sequence[str]:
-    """The recipe's metrics; for ``auto`` those that fit the references.
-
-    Raises:
-        UsageError: an unknown metric.
-    """
+    """The recipe's metrics; for ``auto`` those that fit the references."""
     if list(named) != [AUTO]:
-        check_metrics(named)
         return named
     choice = choose_metrics(data.references, translation=data.translation)
     say(
