@@ -123,7 +123,7 @@ class LabelProbabilities(Record):
     """
 
     labels: list[str]
-    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    temperature: Annotated[float, Field(ge=0.01, le=100)] | None = None
 
 
 class ScoredLabels(Record):

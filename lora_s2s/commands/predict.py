@@ -111,7 +111,7 @@ def predict(
     recipe = recipe_to_answer(model, with_option(sets, constraint))
     if interactive and (words or file or output or scores):
         raise UsageError(
-            "--interactive reads and answers lines: it takes no texts, no files and no --scores"
+            "--interactive reads and answers lines: it takes no texts and no files, and no --scores"
         )
     if interactive:
         predictor = predictor_of(model, recipe, base)

@@ -210,16 +210,16 @@ COMPARISON_HEADS = (
 
 def comparison_lines(entry: Mapping[str, object]) -> list[ComparisonLine]:
     """The comparison ``against`` of one evaluation (an object of ``eval --json``), by metric."""
-    against, scores = _mapping(entry.get("against")), _mapping(entry.get("metrics"))
-    others, differences = _mapping(against.get("metrics")), _mapping(against.get("difference"))
+    against, scores = mapping(entry.get("against")), mapping(entry.get("metrics"))
+    others, differences = mapping(against.get("metrics")), mapping(against.get("difference"))
     lines = []
     for name, value in differences.items():
-        difference, least = _mapping(value), _mapping(value).get("detectable")
+        difference, least = mapping(value), mapping(value).get("detectable")
         lines.append(
             ComparisonLine(
                 label=_label(plain(str(name)), difference),
-                other=with_interval(_mapping(others.get(name))),
-                model=with_interval(_mapping(scores.get(name))),
+                other=with_interval(mapping(others.get(name))),
+                model=with_interval(mapping(scores.get(name))),
                 difference=with_interval(difference, signed=True),
                 p_value=p_text(difference.get("p_value")),
                 bootstrap_p_value=p_text(difference.get("bootstrap_p_value")),
@@ -231,7 +231,7 @@ def comparison_lines(entry: Mapping[str, object]) -> list[ComparisonLine]:
 
 def other_name(entry: Mapping[str, object]) -> str:
     """The name of what one evaluation was compared with; a dash if there is none."""
-    return shown(_mapping(entry.get("against")).get("name"))
+    return shown(mapping(entry.get("against")).get("name"))
 
 
 def _label(name: str, score: Mapping[str, object]) -> str:

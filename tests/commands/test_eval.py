@@ -88,7 +88,7 @@ def test_a_folders_recipe_cannot_run_a_metric_of_its_own_and_the_command_line_ca
 ) -> None:
     adapter = shutil.copytree(DEMO, here / "adapters" / "demo")
     recipe = (adapter / "recipe.yaml").read_text(encoding="utf-8")
-    named = recipe.replace("- exact_match\n", "- payload:run\n- exact_match\n")
+    named = recipe.replace("  - exact_match\n", "  - payload:run\n  - exact_match\n")
     assert named != recipe
     (adapter / "recipe.yaml").write_text(named, encoding="utf-8")
     (here / "payload.py").write_text("raise SystemExit('ran')\n", encoding="utf-8")

@@ -138,7 +138,7 @@ def test_a_stopped_command_continues_with_the_same_labels(
         (("--scores", "--labels", "one.txt"), 3, "one candidate, 'a': expected at least two"),
         (("--scores", "--labels", "bad.json"), 3, "not a JSON list of texts"),
         (("--scores",), 2, "has no recipe that names training data"),
-        (("--scores", "--interactive"), 2, "no files and no --scores"),
+        (("--scores", "--interactive"), 2, "no files, and no --scores"),
     ],
 )
 def test_what_has_no_labels_is_refused(
