@@ -95,13 +95,13 @@ def test_a_folders_recipe_cannot_run_a_metric_of_its_own_and_the_command_line_ca
     skipped = invoke("eval", "adapters/demo", "--limit", "3", "--json")
     assert "metric payload:run is skipped: a function named by a folder's recipe" in skipped.stderr
     assert "exact_match" in json.loads(skipped.stdout)["metrics"]
-    (here / "mine.py").write_text(
+    (here / "my_metrics.py").write_text(
         "def words(answer, references): return len(answer.split())\n", encoding="utf-8"
     )
-    asked = ("--limit", "3", "--set", "evaluation.metrics=[mine:words, sqrt(bleu*chrf++)]")
+    asked = ("--limit", "3", "--set", "evaluation.metrics=[my_metrics:words, sqrt(bleu*chrf++)]")
     scores = json.loads(invoke("eval", "adapters/demo", *asked, "--json").stdout)["metrics"]
-    assert list(scores) == ["mine:words", "sqrt(bleu*chrf++)"]
-    assert scores["mine:words"]["value"] > 1
+    assert list(scores) == ["my_metrics:words", "sqrt(bleu*chrf++)"]
+    assert scores["my_metrics:words"]["value"] > 1
 
 
 def test_an_error_rate_says_wherever_it_is_shown_that_lower_is_better(

@@ -21,6 +21,7 @@ from lora_s2s.recipe.evaluation import EvaluationSection
 from lora_s2s.records import Decoding
 
 Build = Callable[..., Predictor]
+SLOW = pytest.mark.slow
 
 
 def sources(count: int = 12) -> list[str]:
@@ -72,7 +73,10 @@ def test_samples_depend_on_source_and_seed_alone(tiny_predictor: Build) -> None:
     assert sum(a != b for a, b in zip(found, other, strict=True)) >= len(texts) - 1
 
 
-@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (1.0, 0.6)])
+@pytest.mark.parametrize(
+    ("temperature", "top_p"),
+    [(1.0, 0.6), pytest.param(1.0, 1.0, marks=SLOW), pytest.param(0.5, 1.0, marks=SLOW)],
+)
 def test_samples_have_the_models_probabilities(
     tiny_predictor: Build, temperature: float, top_p: float
 ) -> None:

@@ -288,7 +288,7 @@ def test_with_the_other_methods_that_hold_them(
         ({"method": "ia3"}, "works with the methods lora, rslora, dora, pissa"),
         ({"ids": [256]}, "no token 256: .* has 256 embedding rows"),
         ({"ids": [-1]}, "no token -1"),
-        ({"ids": [*range(256), 256]}, "are 257; at most 256"),
+        ({"ids": [*range(256), 256]}, "names 257 tokens; at most 256"),
     ],
 )
 def test_what_cannot_train(

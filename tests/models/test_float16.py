@@ -151,7 +151,10 @@ def test_plain_float16_overflows_and_ours_does_not(tmp_path: Path) -> None:
     assert (logits(ours.model) - expected).abs().max() < 0.01 < 0.1 < off_by
 
 
-@pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
+@pytest.mark.parametrize(
+    "quantization",
+    ["none", *(pytest.param(bits, marks=pytest.mark.slow) for bits in ("nf4", "int8"))],
+)
 def test_a_model_that_overflows_float16_trains_and_answers_as_in_float32(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], quantization: str
 ) -> None:

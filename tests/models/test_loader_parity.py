@@ -140,6 +140,7 @@ def test_each_weight_is_read_once_and_let_go_before_the_next(
     assert sorted(name for name, _ in read) == sorted(load_file(tmp_path / "model.safetensors"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's account of a process's memory")
 def test_memory_peaks_at_the_finished_model_and_one_weight(tmp_path: Path) -> None:
     whole, largest = large_checkpoint(tmp_path / "large", width=512, blocks=5)
