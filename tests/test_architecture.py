@@ -7,6 +7,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -85,12 +86,18 @@ def package_of(path: Path) -> str:
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
+@cache
 def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+@cache
+def nodes_of(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(tree_of(path)))
+
+
 def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(tree_of(path)):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
@@ -103,7 +110,7 @@ def imports(path: Path) -> Iterator[str]:
 def functions() -> list[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef, int]]:
     found = []
     for path in FILES:
-        for node in ast.walk(tree_of(path)):
+        for node in nodes_of(path):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 length = (node.end_lineno or node.lineno) - node.lineno + 1
                 found.append((f"{path.relative_to(PACKAGE)}:{node.name}", node, length))
@@ -128,7 +135,7 @@ def test_imports_go_one_way() -> None:
 def test_no_relative_imports_and_empty_inits() -> None:
     for path in FILES:
         assert not any(
-            isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(tree_of(path))
+            isinstance(node, ast.ImportFrom) and node.level for node in nodes_of(path)
         ), path
         if path.name == "__init__.py" and path.parent != PACKAGE:
             assert path.read_text(encoding="utf-8") == "", path
@@ -161,7 +168,7 @@ def test_one_module_opens_a_manifest() -> None:
     named = {
         path.relative_to(PACKAGE).as_posix()
         for path in FILES
-        for node in ast.walk(tree_of(path))
+        for node in nodes_of(path)
         if isinstance(node, ast.Constant) and node.value in ("manifest.json", "state.json")
     }
     assert named == {"records.py", "limits.py", "probe.py"}
@@ -210,7 +217,7 @@ def test_the_pipeline_neither_prints_nor_knows_typer() -> None:
         if package_of(path) != "pipeline":
             continue
         assert not set(imports(path)) & {"typer", "rich"}, path
-        for node in ast.walk(tree_of(path)):
+        for node in nodes_of(path):
             if isinstance(node, ast.ImportFrom) and node.module == "lora_s2s.console":
                 assert {alias.name for alias in node.names} <= shows, path
             name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
@@ -222,7 +229,7 @@ def test_any_stands_where_a_foreign_library_forces_it() -> None:
     named = [
         node
         for path in FILES
-        for node in ast.walk(tree_of(path))
+        for node in nodes_of(path)
         if isinstance(node, ast.Name) and node.id == "Any"
     ]
     assert len(named) <= 225  # stated in ARCHITECTURE.md
@@ -254,7 +261,7 @@ def test_everything_is_annotated_and_documented() -> None:
 def test_no_broad_excepts_and_no_asserts() -> None:
     wrong = []
     for path in FILES:
-        for node in ast.walk(tree_of(path)):
+        for node in nodes_of(path):
             if isinstance(node, ast.Assert):
                 wrong.append(f"{path}:{node.lineno} asserts")
             if isinstance(node, ast.ExceptHandler):

@@ -95,6 +95,10 @@ def test_text_from_data_is_shown_and_never_part_of_the_page(prepared: Build) -> 
         "dl div dt dd b i".split()
     )
     assert set(page.attributes) <= {
+        "aria-label",
+        "role",
+        "scope",
+        "tabindex",
         "lang",
         "charset",
         "http-equiv",

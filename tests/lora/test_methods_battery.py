@@ -142,7 +142,7 @@ def test_a_method_trains_saves_loads_merges_and_resumes(
     record("method", method, "merges")
 
 
-@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+@pytest.mark.parametrize("quantization", ["nf4", pytest.param("int8", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_on_a_quantized_base_works_or_is_refused_before_training(
     base_folder: Callable[..., Path], tmp_path: Path, method: str, quantization: str
