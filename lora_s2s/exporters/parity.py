@@ -19,6 +19,7 @@ import torch
 from lora_s2s.errors import RunError
 from lora_s2s.inference.engine import DecodingSettings, Engine, ExportedEngine
 from lora_s2s.inference.predictor import Predictor
+from lora_s2s.models.generation import start_id
 
 BEAMS = 4
 _BATCH = 16
@@ -103,8 +104,7 @@ class Reference:
         self, sources: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
     ) -> list[list[float]]:
         """See :class:`ExportedEngine`."""
-        start_id = self.engine.model.config.decoder_start_token_id
-        begin = self.predictor.tokenizer.pad_token_id if start_id is None else start_id
+        begin = start_id(self.engine.model, self.predictor.tokenizer)
         rows = []
         with self.engine.ready() as model:
             for source, answer in zip(sources, answers, strict=True):

@@ -227,8 +227,7 @@ class Decoder:
         self, memory_ND: Tensor, row_N: Tensor, column_N: Tensor, shape: Sequence[int], beams: int
     ) -> Tensor:
         """Every layer's keys and values of the sources (L, 2, B, H, S, d)."""
-        heads = self._layers[0].own.heads
-        size = self._crosses[0].kv(memory_ND[:1]).shape[-1] // (2 * heads)
+        heads, size = self._layers[0].own.heads, self._config.d_kv
         whole = (len(self._layers), 2, shape[0], heads, shape[1], size)
         kept = _zeros(whole, memory_ND) if beams == 1 else memory_ND.new_zeros(whole)
         for cross, kept_2BHSd in zip(self._crosses, kept, strict=True):

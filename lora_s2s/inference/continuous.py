@@ -100,9 +100,15 @@ class Beams:
     def __init__(
         self, sources: Sequence[int], settings: DecodingSettings, end: int, name: str
     ) -> None:
-        self.sources, self.over = list(sources), [False] * len(sources)
+        self.sources = list(sources)
         self._search = Search(len(sources), settings, (), end)
         self._beams, self._name = settings.num_beams, name
+
+    @property
+    def over(self) -> list[bool]:
+        """Whether each source's answer has ended."""
+        over: list[bool] = self._search.over_B.tolist()
+        return over
 
     def extend(self, logits_RV: Tensor, constrained: Constrained | None = None) -> Tensor:
         """Takes the next id of every row, or the first ids of a source's only row; returns the
@@ -121,7 +127,6 @@ class Beams:
             log_probs_RV = log_probs_RV.masked_fill(ruled_out_RV, -torch.inf)
         candidates = best_continuations(log_probs_RV, scores_BK, self._beams, name=self._name)
         parents_R = self._search.extend(candidates)
-        self.over = self._search.over_B.tolist()
         return torch.from_numpy(parents_R).to(logits_RV.device)
 
     def newest(self) -> Tensor:
@@ -136,14 +141,12 @@ class Beams:
         """Goes on with these sources alone."""
         self.sources = [self.sources[place] for place in live]
         self._search.take(live)
-        self.over = self._search.over_B.tolist()
 
     def replace(self, places: Sequence[int], other: Beams) -> None:
         """Lets the other sources take the places of some of these."""
         for new, place in enumerate(places):
             self.sources[place] = other.sources[new]
         self._search.replace(places, other._search)
-        self.over = self._search.over_B.tolist()
 
 
 def best_continuations(

@@ -29,7 +29,7 @@ from lora_s2s.inference.engine import Answer, DecodingSettings, Engine, Watch
 from lora_s2s.inference.fast_decoding import fast_decoder
 from lora_s2s.lora.adapter import ONLY
 from lora_s2s.lora.several import BASE, mixes
-from lora_s2s.models.generation import answer_ids, decoding_config, only
+from lora_s2s.models.generation import answer_ids, decoding_config, only, start_id
 from lora_s2s.models.loading import quiet
 from lora_s2s.models.logits import Constrained, finite_logits
 from lora_s2s.models.sampling import Sampling
@@ -100,10 +100,7 @@ class TorchEngine:
             DataError: the model's logits are not finite.
         """
         queued = self.queued_answers(sources, settings)
-        if queued is None:
-            return self._generate(sources, settings, [])
-        answers = dict(queued)
-        return [answers[place] for place in range(len(sources))]
+        return self._generate(sources, settings, []) if queued is None else _in_order(queued)
 
     def watched_answers(
         self, sources: Sequence[Sequence[int]], settings: DecodingSettings, watch: Watch
@@ -111,8 +108,7 @@ class TorchEngine:
         """See :class:`WatchedEngine`."""
         queued = self.queued_answers(sources, settings, watch)
         if queued is not None:
-            answers = dict(queued)
-            return [answers[place] for place in range(len(sources))]
+            return _in_order(queued)
         watching = _Watching(watch, len(sources), self.tokenizer.eos_token_id)
         generated = self._generate(sources, settings, [watching])
         # Padding follows an answer that was ended early.
@@ -130,7 +126,7 @@ class TorchEngine:
             return None
         if not supports(settings) or not sources:
             return None
-        start = decoding_config(self.model, self.tokenizer, {}).decoder_start_token_id
+        start = start_id(self.model, self.tokenizer)
         with self.ready() as model:
             adapter = (self.adapter, self.adapter_on)
             decoder = fast_decoder(model, sources, start=start, adapter=adapter)
@@ -187,6 +183,10 @@ class TorchEngine:
                 **mixed,
             )
         return answer_ids(output_BT, self.tokenizer.eos_token_id)
+
+
+def _in_order(queued: Iterator[Answer]) -> list[list[int]]:
+    return [ids for _, ids in sorted(queued)]
 
 
 @contextmanager

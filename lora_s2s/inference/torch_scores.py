@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from lora_s2s.inference.prefix_tree import Candidate, Step, steps_of
 from lora_s2s.inference.torch_engine import TorchEngine
+from lora_s2s.models.generation import start_id
 from lora_s2s.models.logits import check_logits
 
 # One more step costs as much as so many rows: weights are read, kernels are started.
@@ -76,8 +77,7 @@ class _Reader:
         self._name, self._model, self._mask_GS = engine.name, model, inputs["attention_mask"]
         self._device = self._mask_GS.device
         self._memory_GSD = model.get_encoder()(**inputs).last_hidden_state
-        start, pad = model.config.decoder_start_token_id, engine.tokenizer.pad_token_id
-        start_G1 = self._mask_GS.new_full((len(sources), 1), pad if start is None else start)
+        start_G1 = self._mask_GS.new_full((len(sources), 1), start_id(model, engine.tokenizer))
         self._first = self._forward(start_G1, self._memory_GSD, self._mask_GS, None)
 
     def scores(self, candidates: Sequence[Candidate]) -> list[float]:

@@ -93,7 +93,7 @@ def decoding_config(
         decoding: ``max_new_tokens``, ``num_beams``, and whatever else differs from its default.
         positions: the most tokens of an answer, its start included; None for no limit.
     """
-    start, own = model.config.decoder_start_token_id, model.generation_config
+    own = model.generation_config
     searched = {name: value for name, value in decoding.items() if name not in _NOT_WRITTEN}
     if positions is not None:
         searched["max_new_tokens"] = min(searched["max_new_tokens"], positions - 1)
@@ -103,11 +103,18 @@ def decoding_config(
         use_cache=True,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        decoder_start_token_id=tokenizer.pad_token_id if start is None else start,
+        decoder_start_token_id=start_id(model, tokenizer),
         forced_bos_token_id=own.forced_bos_token_id,
         # Marian's embedding of the padding is zero, so its logit would often be the largest.
         bad_words_ids=own.bad_words_ids,
     )
+
+
+def start_id(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Returns the decoder's first input: the model's own, or the padding."""
+    start: int | None = model.config.decoder_start_token_id
+    padding: int = tokenizer.pad_token_id
+    return padding if start is None else start
 
 
 @contextmanager
