@@ -232,7 +232,7 @@ def test_any_stands_where_a_foreign_library_forces_it() -> None:
         for node in nodes_of(path)
         if isinstance(node, ast.Name) and node.id == "Any"
     ]
-    assert len(named) <= 225  # stated in ARCHITECTURE.md
+    assert len(named) <= 240  # stated in ARCHITECTURE.md
 
 
 def test_the_training_step_is_short() -> None:
