@@ -47,7 +47,8 @@ From = Annotated[
     ),
 ]
 Limit = Annotated[
-    int | None, typer.Option("--limit", min=1, help="Score a random sample of N sources.")
+    int | None,
+    typer.Option("--limit", metavar="N", min=1, help="Score a random sample of N sources."),
 ]
 Out = Annotated[
     str | None,

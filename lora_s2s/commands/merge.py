@@ -20,6 +20,7 @@ def merge(
         str,
         typer.Option(
             "--onto",
+            metavar="BASE",
             help="original: the base as published; dequantized: as seen in nf4 or int8 training.",
         ),
     ] = "original",

@@ -21,7 +21,8 @@ def prepare(
         typer.Option("--out", metavar="DIR", help="Output folder; prepared/NAME by default."),
     ] = None,
     previews: Annotated[
-        int, typer.Option("--previews", min=0, max=1000, help="How many pairs to show.")
+        int,
+        typer.Option("--previews", metavar="N", min=0, max=1000, help="How many pairs to show."),
     ] = 3,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first unusable row.")

@@ -11,8 +11,10 @@ from typing import Any
 from lora_s2s import limits
 from lora_s2s.errors import DataError, UsageError, nearest
 from lora_s2s.files import read_whole
+from lora_s2s.recipe.fields import LARGEST_NUMBER
 from lora_s2s.recipe.schema import Recipe
 
+_BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "exclusiveMaximum": "<", "maximum": "≤"}
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -110,9 +112,9 @@ def key_rows() -> list[list[str]]:
 
 def _takes(details: Mapping[str, Any]) -> str:
     options = details.get("anyOf", [details])
-    return " or ".join(
-        dict.fromkeys(_one_kind(option) for option in options if option.get("type") != "null")
-    )
+    kinds = dict.fromkeys(_one_kind(option) for option in options if option.get("type") != "null")
+    bounds = [] if options == [details] else _bounds(details)
+    return ", ".join([" or ".join(kinds), *bounds])
 
 
 def _one_kind(option: Mapping[str, Any]) -> str:
@@ -121,10 +123,16 @@ def _one_kind(option: Mapping[str, Any]) -> str:
     if option.get("type") == "array":
         return f"list of {_takes(option['items'])}"
     kind = str(option["type"])
-    return {"string": "text", "integer": "whole number", "boolean": "true, false"}.get(kind, kind)
+    word = {"string": "text", "integer": "whole number", "boolean": "true, false"}.get(kind, kind)
+    return ", ".join([word, *_bounds(option)])
+
+
+def _bounds(option: Mapping[str, Any]) -> list[str]:
+    given = {sign: option[name] for name, sign in _BOUNDS.items() if name in option}
+    return [f"{sign} {bound:,}" for sign, bound in given.items() if bound < LARGEST_NUMBER]
 
 
 def _in_yaml(value: object) -> str:
     if value is None or isinstance(value, bool):
-        return {None: "none", True: "true", False: "false"}[value]
+        return {None: "null", True: "true", False: "false"}[value]
     return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)

@@ -6,10 +6,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Annotated, Literal, TypeVar, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    field_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 
 from lora_s2s.errors import nearest
 from lora_s2s.recipe.combinations import read_combination
@@ -84,38 +96,49 @@ REFUSED_METHODS = {
     "qlora": "it is method lora with model.quantization nf4",
     **dict.fromkeys(("prompt", "prompt-tuning", "prefix", "prefix-tuning", "p-tuning"), _PROMPTS),
 }
-_LARGEST_NUMBER = 2**40
+LARGEST_NUMBER = 2**40
 FUNCTION = re.compile(r"[\w.]+:\w+")  # module:function, which runs code of the user's own
 _RANK_OF = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,99}=[1-9][0-9]{0,3}")
 Language = Annotated[str | None, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
 # A key with this value is set from the data and the base; the resolved recipe holds the number.
 Auto = Literal["auto"]
 AUTO: Auto = "auto"
-_Value = TypeVar("_Value")
 
 
-def _between(low: float, high: float, *, above: bool = False) -> Callable[[_Value], _Value]:
-    """Returns a validator for a number or `auto`; a bound on a union would be reported once per
-    member.
+@dataclass(frozen=True)
+class _Between:
+    """Bounds of a number or `auto`; those of `Field` would be reported once per member of a union.
 
-    Args:
-        low, high: the bounds.
+    Attributes:
         above: ``low`` itself is excluded.
     """
 
-    def check(value: _Value) -> _Value:
+    low: float
+    high: float
+    above: bool = False
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        lowest = "exclusiveMinimum" if self.above else "minimum"
+        return {**handler(schema), lowest: self.low, "maximum": self.high}
+
+    def _check(self, value: object) -> object:
         if isinstance(value, (int, float)) and (
-            not low <= value <= high or (above and value == low)
+            not self.low <= value <= self.high or (self.above and value == self.low)
         ):
-            bounds = (
-                f"greater than {low:,} and at most {high:,}"
-                if above
-                else f"between {low:,} and {high:,}"
-            )
-            raise ValueError(f"should be auto, or {bounds}")
+            raise ValueError(f"should be auto, or {self}")
         return value
 
-    return check
+    def __str__(self) -> str:
+        if self.above:
+            return f"greater than {self.low:,} and at most {self.high:,}"
+        return f"between {self.low:,} and {self.high:,}"
 
 
 _MOST_TOKENS = 65_536
@@ -129,13 +152,13 @@ NgramSize = Annotated[int, Field(ge=0, le=100)]
 Temperature = Annotated[float, Field(ge=0, le=10)]
 TopP = Annotated[float, Field(gt=0, le=1)]
 SamplingSeed = Annotated[int, Field(ge=0, lt=2**63)]
-SourceTokens = Annotated[int | Auto, AfterValidator(_between(4, _MOST_TOKENS))]
-TargetTokens = Annotated[int | Auto, AfterValidator(_between(2, _MOST_TOKENS))]
-NewTokens = Annotated[int | Auto, AfterValidator(_between(1, _MOST_TOKENS))]
-Epochs = Annotated[float | Auto, AfterValidator(_between(0, 10_000, above=True))]
-BatchTokens = Annotated[int | Auto | None, AfterValidator(_between(8, 2**40))]
-Rate = Annotated[float | Auto, AfterValidator(_between(0, 10, above=True))]
-Interval = Annotated[int | Auto, AfterValidator(_between(0, 10**9))]
+SourceTokens = Annotated[int | Auto, _Between(4, _MOST_TOKENS)]
+TargetTokens = Annotated[int | Auto, _Between(2, _MOST_TOKENS)]
+NewTokens = Annotated[int | Auto, _Between(1, _MOST_TOKENS)]
+Epochs = Annotated[float | Auto, _Between(0, 10_000, above=True)]
+BatchTokens = Annotated[int | Auto | None, _Between(8, LARGEST_NUMBER)]
+Rate = Annotated[float | Auto, _Between(0, 10, above=True)]
+Interval = Annotated[int | Auto, _Between(0, 10**9)]
 
 
 def ranks_by_name(words: Sequence[str]) -> dict[str, int]:
@@ -222,6 +245,6 @@ class Section(BaseModel):
     @field_validator("*")
     @classmethod
     def _within_reason(cls, value: object) -> object:
-        if isinstance(value, int | float) and value > _LARGEST_NUMBER:
-            raise ValueError(f"should be less than or equal to {_LARGEST_NUMBER}")
+        if isinstance(value, int | float) and value > LARGEST_NUMBER:
+            raise ValueError(f"should be less than or equal to {LARGEST_NUMBER}")
         return value

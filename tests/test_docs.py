@@ -1,0 +1,120 @@
+"""README and docs tell the truth: commands, recipe keys and links exist, Python blocks run."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from cli_parts import here, tiny_model, write_csv
+from doc_pages import ROOT, Page, options_of, problem_of, root_command, unknown_keys
+
+__all__ = ["here", "tiny_model"]
+
+PAGES = sorted(
+    str(path.relative_to(ROOT))
+    for pattern in (
+        "*.md",
+        "docs/*.md",
+        "adapters/README.md",
+        "lora_s2s/demo/base/*.md",
+        "*/LOG.md",
+    )
+    for path in ROOT.glob(pattern)
+)
+# The changelog and the log speak of commands as they were.
+CURRENT = [page for page in PAGES if not page.endswith(("CHANGELOG.md", "LOG.md"))]
+RECIPES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", [*CURRENT, *RECIPES])
+def test_every_command_parses_and_every_key_exists(name: str) -> None:
+    page = Page.read(name)
+    made = {
+        after for words in page.commands() for word, after in pairwise(words) if word == "--out"
+    }
+    problems = [(" ".join(words), problem_of(words, also=made)) for words in page.commands()]
+    for code in page.code():
+        words = code.split()
+        if words and words[0] in root_command().commands:
+            options = {word.split("=")[0] for word in words if re.match("--[a-z]", word)}
+            problems.append((code, ", ".join(options - options_of(words))))
+        problems.append((code, ", ".join(unknown_keys(code))))
+    for line in page.shell_lines():  # also of benchmarks, which take --set too
+        keys = " ".join(re.findall("--set '?([^ =]+)", line))
+        problems.append((line, ", ".join(unknown_keys(keys))))
+    for setting in page.settings():
+        problems.append((setting, problem_of(["train", "demo", "--set", setting])))
+    assert [f"{line}: {problem}" for line, problem in problems if problem] == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_link_leads_somewhere(name: str) -> None:
+    page = Page.read(name)
+    broken = []
+    for target in page.links():
+        file, _, anchor = target.partition("#")
+        path = page.path.parent / file if file else page.path
+        if not path.exists() or (
+            anchor
+            and anchor not in Page.read(str(path.relative_to(page.path.parent / ROOT))).headings()
+        ):
+            broken.append(target)
+    assert broken == []
+
+
+def test_the_reference_is_what_commands_and_schema_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    page = runpy.run_path(str(ROOT / "tools" / "reference_page.py"))
+    assert page["PAGE"].read_text(encoding="utf-8") == page["render"](), (
+        "run: python tools/reference_page.py"
+    )
+
+
+def test_the_two_commands_are_on_the_first_screen() -> None:
+    first_screen = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:30]
+    for task in ("demo", "test"):
+        assert any(f"python3 tools/run.py {task}" in line for line in first_screen)
+    assert "python3 tools/run.py test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def run_block(code: str, folder: Path) -> dict[str, object]:
+    """Runs a Python block as a script and returns what it defined."""
+    script = folder / "block.py"
+    script.write_text(code, encoding="utf-8")
+    return runpy.run_path(str(script))
+
+
+def test_the_python_blocks_of_the_readme_run(here: Path, tiny_model: Path) -> None:
+    write_csv(here / "my.csv")
+    quick = {
+        "model.name": str(tiny_model),
+        "training.max_steps": 2,
+        "training.batch_size": 4,
+        "evaluation.max_new_tokens": 6,
+    }
+    short, long = Page.read("README.md").python()
+    short = short.replace('load("adapters/demo")', f'answered = load("{ROOT}/adapters/demo")')
+    assert "Ana" in str(run_block(short, here)["answered"])
+    long = long.replace('{"data.train": "my.csv"}', f'{{**{quick}, "data.train": "my.csv"}}')
+    defined = run_block(long, here)
+    assert (here / "my-model" / "config.json").is_file()
+    assert isinstance(defined["answer"], str)
+    assert len(defined["answers"]) == 2  # type: ignore[arg-type]
+
+
+# Run elsewhere: README.md above; EXPORT.md in tests/exporters; SERVE.md needs a server.
+ELSEWHERE = {"README.md", "docs/EXPORT.md", "docs/SERVE.md"}
+WITH_PYTHON = [page for page in CURRENT if Page.read(page).python() and page not in ELSEWHERE]
+
+
+@pytest.mark.parametrize("name", WITH_PYTHON)
+def test_python_blocks_run(name: str, here: Path) -> None:
+    shutil.copytree(ROOT / "adapters" / "demo", here / "adapters" / "demo")
+    torch.save({"weight": torch.zeros(2)}, here / "adapter_model.bin")
+    for code in Page.read(name).python():
+        run_block(code, here)
