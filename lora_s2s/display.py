@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -12,6 +13,9 @@ from html import escape
 from typing import Any, Protocol
 
 _MOST_LINES = 200
+
+# tqdm, which libraries import, advises ipywidgets in a notebook; nothing here needs them.
+warnings.filterwarnings("ignore", "IProgress not found")
 
 
 class Display(Protocol):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lora_s2s.data_report import PairSide, Sides
     from lora_s2s.lora.merge import MergeReport
     from lora_s2s.pipeline.export import ExportReport
+    from lora_s2s.pipeline.ranking import Ranking
     from lora_s2s.pipeline.trained import TrainedAdapter
 
 # Title, column heads, rows.
@@ -103,6 +104,12 @@ def merged(report: MergeReport) -> str:
     ]
     notes = [note for note in (report.not_used, report.note) if note]
     return _shown([(f"Merged model: {report.out}", ["what", "value"], rows)], notes)
+
+
+def ranked(ranking: Ranking) -> str:
+    """Candidates with their probabilities, most likely first."""
+    rows = [[candidate, f"{share:.1%}"] for candidate, share in ranking.ranked]
+    return _shown([("Candidates", ["candidate", "probability"], rows)], [])
 
 
 def _shown(tables: Sequence[Table], notes: Sequence[str], curve: str = "") -> str:

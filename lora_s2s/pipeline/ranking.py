@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 from lora_s2s.errors import UsageError
 from lora_s2s.evaluation.probabilities import probabilities
 from lora_s2s.inference.score import CandidateScores
+from lora_s2s.pipeline import html
 
 # What a row gains with its prediction.
 FIELDS = ("probability", "log_prob", "scores")
@@ -79,6 +80,9 @@ class Ranking:
         """Candidates with their probabilities, most likely first."""
         pairs = zip(self.candidates, self.probabilities, strict=True)
         return sorted(pairs, key=lambda pair: -pair[1])
+
+    def _repr_html_(self) -> str:
+        return html.ranked(self)
 
     def to_dict(self) -> RankedFields:
         """The fields of ``predict --scores``: the best candidate, its probability and exact

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 import lora_s2s
 from lora_s2s.pipeline.model import Model
+from lora_s2s.pipeline.ranking import Ranking
 
 LABELS = ["billing", "a refund", "delivery"]
 
@@ -40,6 +42,13 @@ def test_the_order_of_candidates_changes_nothing(model: Model) -> None:
         for ranking in (model.score("hello", LABELS), model.score("hello", LABELS[::-1]))
     )
     assert one == pytest.approx(other, rel=1e-5)
+
+
+def test_a_ranking_shows_itself_in_a_notebook() -> None:
+    page = Ranking(("<b>", "c"), (-2.0, -1.0), (0.25, 0.75))._repr_html_()
+    assert re.search(
+        r"<td[^>]*>c</td><td[^>]*>75.0%.*&lt;b&gt;</td><td[^>]*>25.0%", page, re.DOTALL
+    )
 
 
 def test_candidates_of_each_source_are_ranked(model: Model) -> None:
