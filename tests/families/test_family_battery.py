@@ -43,7 +43,20 @@ from lora_s2s.training.loss import sequence_loss
 GROUPS = ("attention-qv", "attention", "cross-attention", "encoder", "decoder", "all-linear")
 PAIRS = {"w40 w41 w42 w43 w44 w45 w46": "w60 w61", "w50 w51 w52": "w62 w63 w64 w65"}
 RULES = LengthRules(32, 32, truncate_source="right", long_targets="drop")
-ROWS = pytest.mark.parametrize("name", TINY)
+# The others run with the slow tests.
+ALWAYS = (
+    "T5 v1.0",
+    "T5 v1.1, LM-adapted, Flan-T5",
+    "ByT5",
+    "mT5",
+    "BART",
+    "M2M100, NLLB",
+    "T5Gemma",
+)
+ROWS = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow) for name in TINY],
+)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,12 @@ from lora_s2s.recipe.fields import METHOD_NAMES, REFUSED_METHODS
 from lora_s2s.recipe.schema import LoraSection
 from lora_s2s.reports.peft_versions import peft_that_reads
 
+# The others run with the slow tests.
+ALWAYS = ("lora", "dora", "ia3", "vera")
+ROWS = pytest.mark.parametrize(
+    "method",
+    [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow) for name in METHODS],
+)
 TARGETS = ["q", "v", "o", "wi_0", "wo"]
 
 
@@ -76,7 +82,7 @@ def test_the_recipe_knows_exactly_the_rows() -> None:
     assert tuple(METHODS) == METHOD_NAMES
 
 
-@pytest.mark.parametrize("method", METHODS)
+@ROWS
 def test_a_method_trains_saves_loads_merges_and_resumes(
     base_folder: Callable[..., Path], tmp_path: Path, method: str
 ) -> None:
@@ -143,7 +149,7 @@ def test_a_method_trains_saves_loads_merges_and_resumes(
 
 
 @pytest.mark.parametrize("quantization", ["nf4", pytest.param("int8", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("method", METHODS)
+@ROWS
 def test_a_method_on_a_quantized_base_works_or_is_refused_before_training(
     base_folder: Callable[..., Path], tmp_path: Path, method: str, quantization: str
 ) -> None:
@@ -195,7 +201,7 @@ def test_a_method_on_a_quantized_base_works_or_is_refused_before_training(
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("method", METHODS)
+@ROWS
 def test_adapters_are_float32_on_a_smaller_base(
     base_folder: Callable[..., Path], tmp_path: Path, method: str, dtype: str
 ) -> None:
