@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         Stopped,
         UsageError,
     )
-    from lora_s2s.pipeline.api import evaluate, export, load, merge, prepare, train
+    from lora_s2s.pipeline.api import evaluate, export, init, load, merge, prepare, train
     from lora_s2s.pipeline.recipes import load_recipe
 
 __version__ = "0.1.0"
@@ -39,6 +39,7 @@ __all__ = [
     "__version__",
     "evaluate",
     "export",
+    "init",
     "load",
     "load_recipe",
     "merge",

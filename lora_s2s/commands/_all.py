@@ -10,6 +10,7 @@ from lora_s2s.commands.adapters import adapters
 from lora_s2s.commands.demo import demo
 from lora_s2s.commands.eval import evaluate
 from lora_s2s.commands.export import export
+from lora_s2s.commands.init import init
 from lora_s2s.commands.merge import merge
 from lora_s2s.commands.predict import predict
 from lora_s2s.commands.prepare import prepare
@@ -21,6 +22,7 @@ from lora_s2s.commands.ui import ui
 
 COMMANDS: Mapping[str, Callable[..., None]] = {
     "demo": demo,
+    "init": init,
     "prepare": prepare,
     "train": train,
     "eval": evaluate,

@@ -11,21 +11,17 @@ import typer
 from lora_s2s.commands._options import BaseName, Data, Json, Sets, seconds_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from lora_s2s.data.prepared import PreparedDataset
     from lora_s2s.data_report import TokenCounts
     from lora_s2s.pipeline.dry_run import DryRun
     from lora_s2s.pipeline.trained import TrainedAdapter
-    from lora_s2s.recipe.schema import Recipe
 
 
 def train(
     recipe: Annotated[
         str,
         typer.Argument(
-            metavar="[RECIPE|FOLDER]",
-            help="YAML file, name of a shipped recipe, or folder of prepared data.",
+            metavar="[RECIPE|FILE|FOLDER]",
+            help="YAML file, name of a shipped recipe, data file, or folder of prepared data.",
         ),
     ] = "",
     data: Data = None,
@@ -64,21 +60,24 @@ def train(
 ) -> None:
     """Train an adapter; prepare the data first if needed.
 
-    Give a recipe, a folder that prepare wrote, or only --data and --model.
+    Give a recipe, a data file (its recipe is written first, as by init --yes), a folder that
+    prepare wrote, or only --data and --model.
 
     Writes the adapter to adapters/NAME. Data paths are relative to the current folder. Ctrl-C (exit
     code 130), SIGTERM and SIGHUP (143) save a checkpoint first; a second signal stops at once.
     """
-    deadline = None if stop_after is None else time.monotonic() + seconds_of(stop_after)
+    begun = time.monotonic()
+    deadline = None if stop_after is None else begun + seconds_of(stop_after)
     from lora_s2s.console import write_json, write_out
     from lora_s2s.errors import RunError
     from lora_s2s.pipeline import dry_run as dry
+    from lora_s2s.pipeline.run_input import asked_run
     from lora_s2s.pipeline.train import train_adapter
     from lora_s2s.pipeline.trained import RunOptions
     from lora_s2s.recipe.load import recipe_to_yaml
 
-    options = RunOptions(resume or resume_anyway, resume_anyway, overwrite, deadline)
-    loaded, prepared = _chosen(recipe, data or (), model, sets or ())
+    options = RunOptions(resume or resume_anyway, resume_anyway, overwrite, deadline, begun)
+    loaded, prepared = asked_run(recipe, data or (), model, sets or (), resume=options.resume)
     if dry_run:
         planned = dry.dry_run(loaded, prepared)
         _show_dry_run(planned)
@@ -94,24 +93,6 @@ def train(
         )
         raise RunError(message, hint="continue: the same command with --resume")
     _show_result(result)
-
-
-def _chosen(
-    recipe: str, data: Sequence[str], model: str | None, sets: Sequence[str]
-) -> tuple[Recipe, PreparedDataset | None]:
-    """The recipe, and its data if a prepared folder is named."""
-    from lora_s2s.errors import UsageError
-    from lora_s2s.pipeline.prepare import is_folder_of_data, open_with_recipe
-    from lora_s2s.pipeline.recipes import chosen_recipe
-
-    if not is_folder_of_data(recipe):
-        return chosen_recipe(recipe, data, model, sets, command="train"), None
-    if data or model:
-        raise UsageError(
-            f"{recipe} is prepared data: omit --data and --model",
-            hint="lora-s2s prepare --help",
-        )
-    return open_with_recipe(Path(recipe), sets)
 
 
 def _show_result(result: TrainedAdapter) -> None:

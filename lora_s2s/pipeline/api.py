@@ -21,11 +21,58 @@ from lora_s2s.pipeline.surroundings import called
 
 if TYPE_CHECKING:
     from lora_s2s.pipeline.export import ExportReport
+    from lora_s2s.pipeline.init import StarterRecipe
     from lora_s2s.pipeline.merge import MergedModel
     from lora_s2s.pipeline.model import Model
     from lora_s2s.pipeline.prepare import PreparedData
     from lora_s2s.pipeline.scores import Scores
     from lora_s2s.pipeline.trained import TrainedAdapter
+
+
+def init(
+    data: Name | Sequence[Name],
+    overrides: Mapping[str, object] | None = None,
+    *,
+    out: Name | None = None,
+    gpu_memory: str | None = None,
+    overwrite: bool = False,
+    progress: bool | Display = True,
+) -> StarterRecipe:
+    """Writes a recipe for a file and this machine, with the reason of each value.
+
+    >>> import csv, lora_s2s
+    >>> with open("numbers.csv", "w", newline="") as file:
+    ...     rows = [(f"what comes after {n}?", n + 1) for n in range(40)]
+    ...     csv.writer(file).writerows([("question", "answer"), *rows])
+    >>> recipe = lora_s2s.init("numbers.csv", {"model.name": "demo"}, progress=False)
+    >>> recipe.path.name, [one.value for one in recipe.decisions if one.key == "evaluation.metrics"]
+    ('numbers.yaml', [['exact_match', 'token_f1', 'chrf']])
+
+    Args:
+        data: a file, or several.
+        overrides: keys such as ``model.name`` and their values, in place of what would be chosen.
+        out: the recipe's file; ``NAME.yaml`` by default.
+        gpu_memory: of the GPU that will train, such as ``8GB``; by default this machine trains.
+        overwrite: replace a recipe of this name although it was edited.
+        progress: see :func:`prepare`.
+
+    Raises:
+        Error: as the command ends.
+    """
+    with called(progress):
+        from lora_s2s.pipeline.init import Wishes, show_decisions, write_recipe
+
+        files = _names(data)
+        wishes = Wishes(
+            data=[files] if isinstance(files, str) else files or [],
+            sets=overrides or {},
+            out=None if out is None else Path(out),
+            gpu_memory=gpu_memory,
+            overwrite=overwrite,
+        )
+        recipe = write_recipe(wishes)
+        show_decisions(recipe)
+        return recipe
 
 
 def prepare(
@@ -66,7 +113,7 @@ def prepare(
 
 
 def train(
-    recipe: AnyRecipe | PreparedData,
+    recipe: AnyRecipe | PreparedData | StarterRecipe,
     *,
     resume: bool = False,
     resume_anyway: bool = False,
@@ -86,8 +133,8 @@ def train(
     True
 
     Args:
-        recipe: what :func:`load_recipe` takes or returns, or data that :func:`prepare` returned
-            (or its folder).
+        recipe: what :func:`load_recipe` takes or returns, data that :func:`prepare` returned (or
+            its folder), what :func:`init` returned, or a data file, whose recipe is written first.
         resume: continue an unfinished run of this name.
         resume_anyway: resume although code, data (same row count), learning rate or schedule
             changed. The result is not bit-identical.
@@ -98,14 +145,15 @@ def train(
     Raises:
         Error: as the command ends; ``Stopped`` after Ctrl-C, with a checkpoint saved.
     """
-    deadline = None if stop_after is None else time.monotonic() + stop_after
+    begun = time.monotonic()
+    deadline = None if stop_after is None else begun + stop_after
     with called(progress):
-        from lora_s2s.pipeline.prepare import recipe_and_data
+        from lora_s2s.pipeline.run_input import recipe_and_data
         from lora_s2s.pipeline.train import train_adapter
         from lora_s2s.pipeline.trained import RunOptions
 
-        options = RunOptions(resume or resume_anyway, resume_anyway, overwrite, deadline)
-        loaded, prepared = recipe_and_data(recipe)
+        options = RunOptions(resume or resume_anyway, resume_anyway, overwrite, deadline, begun)
+        loaded, prepared = recipe_and_data(recipe, resume=options.resume)
         return train_adapter(loaded, prepared=prepared, options=options)
 
 

@@ -16,16 +16,25 @@ from lora_s2s.reports.summary import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lora_s2s.data_report import PairSide, Sides
     from lora_s2s.lora.merge import MergeReport
     from lora_s2s.pipeline.export import ExportReport
     from lora_s2s.pipeline.ranking import Ranking
     from lora_s2s.pipeline.trained import TrainedAdapter
+    from lora_s2s.recipe.written import Decision
 
 # Title, column heads, rows.
 Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 
 _CURVE = "loss_curve.png"
+
+
+def starter(path: Path, decisions: Sequence[Decision]) -> str:
+    """The keys of a starter recipe with their values and reasons."""
+    rows = [[one.key, one.in_yaml, one.reason] for one in decisions]
+    return _shown([(f"Recipe: {path}", ["key", "value", "reason"], rows)], [])
 
 
 def prepared(report: Mapping[str, Any], preview: Sequence[Sides[PairSide]]) -> str:

@@ -17,10 +17,9 @@ from lora_s2s.data_report import DataReport, PairSide, Sides
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import write_text
 from lora_s2s.hub import is_local, only_cache
-from lora_s2s.pipeline import html, recipes
+from lora_s2s.pipeline import html
 from lora_s2s.pipeline.followed import has_pattern, recorded_sources
 from lora_s2s.pipeline.lengths import bounds_of
-from lora_s2s.pipeline.recipes import AnyRecipe
 from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.load import load_recipe, recipe_to_yaml
 from lora_s2s.recipe.schema import Recipe
@@ -113,15 +112,6 @@ def sources_of(recipe: Recipe, prepared: PreparedDataset, *, just_made: bool) ->
         "need --data"
     )
     return {}
-
-
-def recipe_and_data(recipe: AnyRecipe | PreparedData) -> tuple[Recipe, PreparedDataset | None]:
-    """The recipe to train, and its data where that is prepared already."""
-    if isinstance(recipe, PreparedData):
-        recipe = recipe.path.resolve()
-    if isinstance(recipe, str | os.PathLike) and is_folder_of_data(os.fspath(recipe)):
-        return open_with_recipe(Path(recipe), ())
-    return recipes.load_recipe(recipe), None
 
 
 def open_with_recipe(folder: Path, sets: Sequence[str]) -> tuple[Recipe, PreparedDataset]:

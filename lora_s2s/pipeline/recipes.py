@@ -22,6 +22,11 @@ Name = str | os.PathLike[str]
 AnyRecipe = Recipe | Name | Mapping[str, object]
 
 _ENDINGS = re.compile(r"(\.[A-Za-z]+)?(\.(gz|zst|zip))?(@[0-9.]+)?$")
+# A file or folder whose name says nothing of its task.
+_PART = re.compile(
+    r"(train|training|trainset|all|full|data|dataset|datasets|examples|rows|tmp|shared|home)",
+    re.IGNORECASE,
+)
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -93,6 +98,20 @@ def run_name(path: str) -> str:
     """Returns a name for a run on a file: ``my-file`` for ``data/my file.csv.gz``."""
     name = path if path.startswith(("demo:", "hf:")) else _ENDINGS.sub("", Path(path).name)
     return _NOT_IN_NAMES.sub("-", name).strip("-._")[:100] or "run"
+
+
+def starter_name(path: str) -> str:
+    """Returns a name for a starter recipe on a file: its folder's where the file's own says only
+    what part of the data it is.
+
+    >>> starter_name("nl2bash/all.jsonl.gz"), starter_name("my.csv"), starter_name("data/train.csv")
+    ('nl2bash', 'my', 'train')
+    """
+    name = run_name(path)
+    folder = Path(os.path.abspath(os.path.expanduser(path))).parent.name
+    if not _PART.fullmatch(name) or _PART.fullmatch(folder) or path.startswith(("demo:", "hf:")):
+        return name
+    return run_name(f"{folder}/") if folder else name
 
 
 def train_command(folder: Path) -> str:

@@ -94,5 +94,6 @@ def _trained(
             resume_anyway=options.anyway,
             identity=identity(recipe, adapted.base, prepared),
             deadline=options.deadline,
+            begun=options.begun,
         ),
     )

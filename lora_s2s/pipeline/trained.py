@@ -51,12 +51,14 @@ class RunOptions:
         overwrite: replace an adapter or a run of this name.
         deadline: on ``time.monotonic``'s clock; a run that ends there has ``stopped`` "deadline"
             and no adapter.
+        begun: when the command or call began, on the same clock.
     """
 
     resume: bool = False
     anyway: bool = False
     overwrite: bool = False
     deadline: float | None = None
+    begun: float | None = None
 
     def __post_init__(self) -> None:
         if self.resume and self.overwrite:

@@ -306,6 +306,16 @@ def named_splits(path: str) -> dict[str, list[str]]:
     return {split: splits[split] for split in (*SPLIT_NAMES, "other") if split in splits}
 
 
+def is_data_name(name: str) -> bool:
+    """Whether a word names data: a file that a reader reads, a folder whose files' names mark
+    splits, or a data set.
+    """
+    path = Path(os.path.expanduser(name))
+    if name.startswith((_HUB, _DEMO)) or (os.path.isfile(path) and ending(path) in READERS):
+        return True
+    return os.path.isdir(path) and len(named_splits(name)) > 1
+
+
 def is_hub_name(name: str) -> bool:
     """Whether a name of data is that of a hub's data set."""
     return name.startswith(_HUB)

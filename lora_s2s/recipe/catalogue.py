@@ -14,6 +14,7 @@ from lora_s2s.files import read_whole
 from lora_s2s.recipe.fields import LARGEST_NUMBER
 from lora_s2s.recipe.schema import Recipe
 
+SCHEMA = "recipe.schema.json"
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "exclusiveMaximum": "<", "maximum": "≤"}
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -22,10 +23,17 @@ def shipped() -> dict[str, Path]:
     """Returns the shipped recipes by name: inside the wheel, or beside the package in a
     checkout.
     """
-    folder = _PACKAGE / "recipes"
-    if not folder.is_dir():
-        folder = _PACKAGE.parent / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {path.stem: path for path in sorted(_folder().glob("*.yaml"))}
+
+
+def _folder() -> Path:
+    inside = _PACKAGE / "recipes"
+    return inside if inside.is_dir() else _PACKAGE.parent / "recipes"
+
+
+def schema_line() -> str:
+    """Returns the comment that names the JSON Schema of recipes for editors, without its mark."""
+    return f"yaml-language-server: $schema={_folder() / SCHEMA}"
 
 
 # Not .json and .txt, which may hold YAML.
@@ -50,8 +58,7 @@ def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
         if beside is None and path.name.lower().removesuffix(".gz").endswith(_DATA_SUFFIXES):
             raise UsageError(
                 f"a data file, not a recipe: '{name_or_path}'",
-                hint=f"name it as data: --data {shlex.quote(name_or_path)} --model "
-                "google/flan-t5-base",
+                hint=f"write its recipe: lora-s2s init --data {shlex.quote(name_or_path)}",
             )
         return path
     kind = "a folder, not a recipe" if os.path.isdir(path) else "no such recipe"

@@ -129,12 +129,12 @@ def recipe_to_yaml(recipe: Recipe) -> str:
     if recipe.training.max_steps is not None:
         del sections["training"]["epochs"]
     text: str = yaml.dump(
-        sections, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000
+        sections, Dumper=TextDumper, sort_keys=False, allow_unicode=True, width=10_000
     )
     return text
 
 
-class _Dumper(yaml.SafeDumper):
+class TextDumper(yaml.SafeDumper):
     """Writes control characters and unusual line breaks as escapes; PyYAML's other styles lose some
     of them.
     """
@@ -146,7 +146,7 @@ class _Dumper(yaml.SafeDumper):
         )
 
 
-_Dumper.add_representer(str, _Dumper.represent_str)
+TextDumper.add_representer(str, TextDumper.represent_str)
 
 
 def _chain(path: Path, only_shipped: bool) -> list[Layer]:

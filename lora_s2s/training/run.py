@@ -12,7 +12,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from torch import nn
 
-from lora_s2s.console import ProgressLine, warn
+from lora_s2s.console import ProgressLine, say, warn
 from lora_s2s.data.prepared import SplitTable
 from lora_s2s.errors import RunError, Stopped, UsageError
 from lora_s2s.fast_t5.choose import fast_forward, forward_in_use
@@ -61,6 +61,7 @@ class Run:
     ) -> None:
         self.model, self.settings, self.accelerator = model, settings, accelerator
         self.run_dir, self.evaluate, self.deadline = run_dir, evaluate, options.deadline
+        self.begun = options.begun
         if settings.early_stopping and evaluate is None:
             raise UsageError(
                 "training.early_stopping needs validation data",
@@ -128,6 +129,8 @@ class Run:
             peak_memory_bytes(self.accelerator.device),
             steps_in_epoch=len(self.plan.steps(self.state.epoch)),
         )
+        if self.begun is not None and self.state.step == self.first_step + 1:
+            say(f"first training step after {time.monotonic() - self.begun:.1f} s")
         self.log.step(stats, self.state, self.plan, seconds=seconds)
 
     def _check_forward(self) -> None:

@@ -21,12 +21,14 @@ class LoopOptions:
         deadline: on ``time.monotonic``'s clock. After it a checkpoint is saved and the result's
             ``stopped`` is "deadline". At least one step is taken, so that a run that is resumed
             again and again comes to its end.
+        begun: when the command began, on the same clock; the time to the first step is reported.
     """
 
     resume: bool = False
     resume_anyway: bool = False
     identity: Mapping[str, str] = field(default_factory=dict)
     deadline: float | None = None
+    begun: float | None = None
 
 
 @dataclass(frozen=True)

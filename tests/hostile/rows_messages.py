@@ -104,10 +104,10 @@ COMMANDS = [
     ),
     _golden(
         "data file as a recipe",
-        "train good.csv",
+        "prepare good.csv",
         2,
         "error: a data file, not a recipe: 'good.csv'\n"
-        "hint: name it as data: --data good.csv --model google/flan-t5-base\n",
+        "hint: write its recipe: lora-s2s init --data good.csv\n",
     ),
     _golden(
         "missing file, eval",

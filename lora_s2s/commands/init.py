@@ -1,0 +1,72 @@
+"""``init``: look at a file and write a recipe for it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lora_s2s.commands._options import BaseName, Json, Sets
+
+
+def init(
+    data: Annotated[
+        list[str], typer.Option("--data", metavar="FILE", help="Training data; repeatable.")
+    ],
+    model: BaseName = None,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", metavar="RECIPE.yaml", help="Output file; ./NAME.yaml by default."),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Ask nothing: take what is suggested.")
+    ] = False,
+    gpu_memory: Annotated[
+        str | None,
+        typer.Option(
+            "--gpu-memory",
+            metavar="SIZE",
+            help="Memory of the GPU that will train (8GB); by default this machine trains.",
+        ),
+    ] = None,
+    sets: Sets = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an edited recipe of this name.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Write a recipe for a file and this machine, with the reason of each value.
+
+    Chooses columns, base, length limits, metrics and the rest; asks at most four questions, and
+    none with --yes or without a terminal. Nothing is downloaded.
+    """
+    from lora_s2s.console import say, write_json
+    from lora_s2s.pipeline.init import Wishes, show_decisions, write_recipe
+
+    words = [f"model.name={model}"] * bool(model) + list(sets or ())
+    wishes = Wishes(
+        data=data,
+        sets=words,
+        out=Path(out).expanduser() if out else None,
+        gpu_memory=gpu_memory,
+        overwrite=overwrite,
+        ask=None if yes or not _is_terminal() else _ask,
+    )
+    recipe = write_recipe(wishes)
+    show_decisions(recipe)
+    say(f"next: lora-s2s train {recipe.path}")
+    if json:
+        write_json(recipe.to_dict())
+
+
+def _is_terminal() -> bool:
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
+
+
+def _ask(question: str, default: str) -> str:
+    from lora_s2s.console import plain
+
+    answer = typer.prompt(plain(question), default=default, err=True, show_default=bool(default))
+    return str(answer).strip()

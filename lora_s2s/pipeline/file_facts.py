@@ -1,0 +1,224 @@
+"""What a file of examples holds: rows, columns, kind of targets, language, lengths, splits."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lora_s2s.console import ProgressLine
+from lora_s2s.data.gather import with_split_files
+from lora_s2s.errors import DataError
+from lora_s2s.evaluation.choice import MetricChoice, choose_metrics
+from lora_s2s.examples.columns import two_languages
+from lora_s2s.examples.example import Example
+from lora_s2s.examples.read import Examples
+from lora_s2s.examples.reading import Reading
+from lora_s2s.examples.shapes import DIALOGUES
+from lora_s2s.readers.choose import READERS, ending
+from lora_s2s.readers.names import SPLIT_NAMES
+from lora_s2s.recipe.bases import Traits
+from lora_s2s.recipe.languages import language_of_texts
+from lora_s2s.recipe.schema import DataSection
+
+_SAMPLE = 20_000
+_TEXTS = 2_000  # of the sample, those whose language is guessed
+_FEWEST_ROWS = 10
+_SPLITS = ("validation", "test")
+_SHARE = 0.9  # of the targets, to be called JSON, code or single words
+_CODE = re.compile(r"[{};]\s*$|\b(def|return|function|class|import|void|public|var|const)\b|=>|::")
+_MOST_WORDS, _MOST_LETTERS, _LONGEST_SOUND = 2, 30, 3
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What reading a file once shows.
+
+    Attributes:
+        train: the training files, with those of a folder named one by one.
+        rows: their examples.
+        sources, targets: a seeded sample of them, in pairs.
+        others: files of the same folder for ``validation`` and ``test``, with their rows.
+    """
+
+    train: str | list[str]
+    rows: int
+    rejected: int
+    reading: Reading
+    sources: Sequence[str] = field(repr=False)
+    targets: Sequence[str] = field(repr=False)
+    others: Mapping[str, tuple[str | list[str], int]]
+
+    @property
+    def languages(self) -> tuple[str, str] | None:
+        """The names of the two columns, if they are two languages."""
+        source, target = self.reading.source_column, self.reading.target_column
+        if source is None or target is None or not two_languages(source, target):
+            return None
+        return source, target
+
+    @property
+    def references(self) -> list[list[str]]:
+        """The targets of each source of the sample."""
+        grouped: dict[str, list[str]] = {}
+        for source, target in zip(self.sources, self.targets, strict=True):
+            grouped.setdefault(source, []).append(target)
+        return list(grouped.values())
+
+    def metrics(self) -> MetricChoice:
+        """The metrics that fit the targets: those of JSON, else what ``auto`` chooses."""
+        if _share(self.targets, _is_record) >= _SHARE:
+            names = ("json_f1", "json_valid", "exact_match")
+            return MetricChoice(names, "the targets are JSON objects: equal fields, valid JSON")
+        return choose_metrics(self.references, translation=self.languages is not None)
+
+
+def traits_of(facts: FileFacts, metrics: MetricChoice) -> tuple[Traits, str]:
+    """What the choice of a base depends on, and what speaks for the language."""
+    texts = facts.sources[:_TEXTS]
+    language, evidence = language_of_texts(texts)
+    if language == "English" and facts.languages is None:
+        answers = language_of_texts(facts.targets[:_TEXTS])
+        language, evidence = answers if answers[0] != "English" else (language, evidence)
+    traits = Traits(
+        task=_task(facts, metrics),
+        languages=facts.languages,
+        language=language,
+        code=_share(facts.targets, lambda text: _CODE.search(text) is not None) > 1 - _SHARE,
+        target_characters=Counter(char for text in facts.targets for char in text),
+    )
+    return traits, evidence
+
+
+def _task(facts: FileFacts, metrics: MetricChoice) -> str:
+    if facts.languages is not None:
+        return "translation"
+    if facts.reading.format in DIALOGUES:
+        return "dialogue"
+    first = metrics.metrics[:2]
+    if first == ("exact_match", "macro_f1"):
+        return "labels"
+    if first[0] == "json_f1":
+        return "extraction"
+    if _share(facts.sources, _is_word) >= _SHARE <= _share(facts.targets, _is_spelt):
+        return "spelling"
+    return "short answers" if first[0] == "exact_match" else "text"
+
+
+def _is_word(text: str) -> bool:
+    return len(text) <= _MOST_LETTERS and len(text.split()) <= _MOST_WORDS
+
+
+def _is_spelt(text: str) -> bool:
+    """Whether a text is a word, or a row of letters or sounds."""
+    return _is_word(text) or max(map(len, text.split())) <= _LONGEST_SOUND
+
+
+def _is_record(text: str) -> bool:
+    if not text.lstrip().startswith("{"):
+        return False
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _share(texts: Sequence[str], holds: Callable[[str], bool]) -> float:
+    return sum(map(holds, texts)) / max(1, len(texts))
+
+
+def look_at(data: DataSection, *, seed: int = 0) -> FileFacts:
+    """Reads a recipe's training data once, and finds the files of its other splits.
+
+    Raises:
+        DataError: the columns cannot be guessed, no row is usable, or there are too few to hold
+            any out.
+    """
+    given, data = data, with_split_files(data)
+    examples = Examples(data, seed=seed)
+    rows, rejected, sample = _sampled(examples, seed)
+    others = _beside(data, examples.reading)
+    for split in _SPLITS:
+        if (named := data.named(split)) and not given.named(split):
+            others[split] = (named, _rows_like(data, named, examples.reading))
+    if rows < _FEWEST_ROWS:
+        raise DataError(
+            f"{_named(data)} has {rows} usable rows, too few to hold some out: expected at least "
+            f"{_FEWEST_ROWS}",
+            hint="add rows; a recipe trains on any number: lora-s2s train --data FILE --model demo",
+        )
+    return FileFacts(
+        train=data.train,
+        rows=rows,
+        rejected=rejected,
+        reading=examples.reading,
+        sources=[one.source for one in sample],
+        targets=[one.target for one in sample],
+        others=others,
+    )
+
+
+def _named(data: DataSection) -> str:
+    return data.train if isinstance(data.train, str) else ", ".join(data.train[:3])
+
+
+def _sampled(examples: Examples, seed: int) -> tuple[int, int, list[Example]]:
+    """Counts examples and rejections, and takes a uniform sample of the examples, in their
+    order.
+    """
+    chance = random.Random(seed)
+    rows = rejected = 0
+    sample: dict[int, tuple[int, Example]] = {}
+    with ProgressLine("read") as line:
+        for item in examples:
+            if not isinstance(item, Example):
+                rejected += 1
+                continue
+            place = rows if rows < _SAMPLE else chance.randrange(rows + 1)
+            if place < _SAMPLE:
+                sample[place] = (rows, item)
+            rows += 1
+            if rows % 1000 == 0:
+                line.update({}, done=rows, total=0)
+    ordered = sorted(sample.values(), key=lambda numbered: numbered[0])
+    return rows, rejected, [example for _, example in ordered]
+
+
+def _beside(data: DataSection, reading: Reading) -> dict[str, tuple[str | list[str], int]]:
+    """Files beside the training file that its name and theirs mark as other splits, read alike."""
+    if not isinstance(data.train, str) or reading.split_column is not None:
+        return {}
+    path = Path(data.train).expanduser()
+    if not path.is_file() or not _marks(path) & {"train"}:
+        return {}
+    others: dict[str, tuple[str | list[str], int]] = {}
+    for split in _SPLITS:
+        named = [file for file in sorted(path.parent.iterdir()) if _marks(file) == {split}]
+        alike = [file for file in named if ending(file) == ending(path) and file.is_file()]
+        if getattr(data, split) is None and len(alike) == 1:
+            name = str(Path(data.train).parent / alike[0].name)
+            if rows := _rows_like(data, name, reading):
+                others[split] = (name, rows)
+    return others
+
+
+def _marks(path: Path) -> set[str]:
+    words = set(re.split(r"[^a-z]+", path.name.lower()))
+    marks = {split for split, names in SPLIT_NAMES.items() if words.intersection(names)}
+    return marks if ending(path) in READERS else set()
+
+
+def _rows_like(data: DataSection, files: str | list[str], reading: Reading) -> int:
+    """How many examples files have, read in the same way; 0 if they are read in another, or not."""
+    examples = Examples(data.model_copy(update={"train": files}))
+    try:
+        rows = sum(isinstance(item, Example) for item in examples)
+    except DataError:
+        return 0
+    keys = ("format", "source_column", "target_column")
+    same = all(getattr(examples.reading, key) == getattr(reading, key) for key in keys)
+    return rows if same else 0

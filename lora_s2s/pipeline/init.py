@@ -1,0 +1,156 @@
+"""A file → a recipe for it and for this machine, each value with its reason. Heavy to import."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lora_s2s.console import counted, say
+from lora_s2s.errors import DataError, UsageError
+from lora_s2s.files import write_text
+from lora_s2s.outputs import check_writable
+from lora_s2s.pipeline import html
+from lora_s2s.pipeline.base_choice import Machine, machine_with, this_machine
+from lora_s2s.pipeline.file_facts import FileFacts, look_at
+from lora_s2s.pipeline.recipes import starter_name
+from lora_s2s.pipeline.starter import Starting, decide, notes_on
+from lora_s2s.recipe.catalogue import schema_line
+from lora_s2s.recipe.layers import Overrides, overridden_keys
+from lora_s2s.recipe.load import load_recipe, recipe_from_settings
+from lora_s2s.recipe.schema import Recipe
+from lora_s2s.recipe.written import Decision, commented_recipe, is_untouched, nested
+
+# Asks a question with a default; returns the answer.
+Ask = Callable[[str, str], str]
+THIS_MACHINE = "this machine"
+
+
+@dataclass(frozen=True)
+class StarterRecipe:
+    """A recipe that :func:`lora_s2s.init` wrote.
+
+    Attributes:
+        path: the YAML file, which ``train`` takes.
+        decisions: every key that was decided, its value and the reason.
+    """
+
+    path: Path
+    decisions: Sequence[Decision] = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object of ``init --json``."""
+        reasons = [decision.to_json() for decision in self.decisions]
+        return {"recipe": str(self.path), "reasons": reasons}
+
+    def _repr_html_(self) -> str:
+        return html.starter(self.path, self.decisions)
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user said of a recipe that is to be written.
+
+    Attributes:
+        sets: ``section.key=value`` words, or a mapping of keys to values.
+        out: the recipe's file; ``NAME.yaml`` by default.
+        gpu_memory: of the GPU that will train, such as ``8GB``; by default this machine trains.
+        overwrite: replace a file even if it was edited.
+        ask: asks at most four questions; None: nobody is there to answer.
+    """
+
+    data: Sequence[str]
+    sets: Overrides = ()
+    out: Path | None = None
+    gpu_memory: str | None = None
+    overwrite: bool = False
+    ask: Ask | None = None
+
+
+def write_recipe(wishes: Wishes) -> StarterRecipe:
+    """Looks at files and machine, writes a commented recipe, and shows every choice.
+
+    Raises:
+        DataError: the files cannot be used.
+        UsageError: the recipe's file exists and was edited, or a setting is wrong.
+    """
+    name = wishes.out.stem if wishes.out else starter_name(wishes.data[0])
+    path = wishes.out or Path(f"{name}.yaml")
+    _check_free(path, wishes.overwrite)
+    words, facts = _looked_at(name, wishes)
+    machine = _machine(wishes)
+    given = _given(name, wishes.data, *words)
+    said = frozenset().union(*map(overridden_keys, words))
+    start = Starting(given, said, facts, machine)
+    decisions = decide(start, wishes.ask)
+    check = recipe_from_settings(name, nested(decisions), *words)
+    notes_on(start, decisions)
+    write_text(path, _text(facts, start, check, decisions))
+    load_recipe(str(path))  # what was written is what was meant, or an error names the line
+    return StarterRecipe(path, decisions)
+
+
+def show_decisions(recipe: StarterRecipe) -> None:
+    """Shows what was decided and why, a line each."""
+    for decision in recipe.decisions:
+        say(f"  {decision}")
+    say(f"wrote {recipe.path}, where each of these stands with its reason")
+
+
+def _text(facts: FileFacts, start: Starting, recipe: Recipe, decisions: Sequence[Decision]) -> str:
+    named = facts.train
+    files = named if isinstance(named, str) else ", ".join(named)
+    lines = [
+        schema_line(),
+        f"Data: {files}, {counted(facts.rows, 'example')}; {facts.rejected:,} rows left out",
+        f"Machine: {start.machine}",
+        "`auto` is settled in each run by these rules; `lora-s2s train THIS_FILE --dry-run` shows "
+        "its values.",
+    ]
+    return commented_recipe(f"{files} on {recipe.model.name}.", lines, decisions)
+
+
+def _check_free(path: Path, overwrite: bool) -> None:
+    if path.suffix not in (".yaml", ".yml"):
+        raise UsageError(f"a recipe ends in .yaml: {path}", hint=f"--out {path}.yaml")
+    if path.exists() and not (overwrite or is_untouched(path)):
+        raise UsageError(
+            f"{path} exists and is not as init wrote it",
+            hint=f"train by it: lora-s2s train {path}; or write another: --out FILE.yaml",
+        )
+    check_writable(path.absolute().parent)
+
+
+def _given(name: str, data: Sequence[str], *words: Overrides) -> Recipe:
+    """The recipe of what the user said alone; the base is one that is always here."""
+    train = data[0] if len(data) == 1 else list(data)
+    return recipe_from_settings(name, {"data.train": train, "model.name": "demo"}, *words)
+
+
+def _looked_at(name: str, wishes: Wishes) -> tuple[Sequence[Overrides], FileFacts]:
+    """Reads the files; asks for the columns where nobody can guess them."""
+    words: list[Overrides] = [wishes.sets]
+    try:
+        return words, look_at(_given(name, wishes.data, *words).data)
+    except DataError as error:
+        if wishes.ask is None or "column" not in error.message:
+            raise
+        say(error.message)
+        answer = wishes.ask("Source and target column, as SOURCE > TARGET", "")
+        source, arrow, target = (part.strip() for part in answer.partition(">"))
+        if not (source and arrow and target):
+            raise
+        words.append({"data.source_column": source, "data.target_column": target})
+        return words, look_at(_given(name, wishes.data, *words).data)
+
+
+def _machine(wishes: Wishes) -> Machine:
+    if wishes.gpu_memory is not None:
+        return machine_with(wishes.gpu_memory)
+    here = this_machine()
+    if wishes.ask is None:
+        return here
+    question = f"Memory of the GPU that will train, such as 16GB, or {THIS_MACHINE} ({here})"
+    answer = wishes.ask(question, THIS_MACHINE)
+    return here if answer == THIS_MACHINE else machine_with(answer)

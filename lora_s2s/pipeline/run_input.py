@@ -1,0 +1,85 @@
+"""What ``train`` is asked to train: a recipe, a data file or a prepared folder. Heavy to import."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from lora_s2s.console import say
+from lora_s2s.data.prepared import PreparedDataset
+from lora_s2s.errors import UsageError
+from lora_s2s.pipeline import recipes
+from lora_s2s.pipeline.init import StarterRecipe, Wishes, show_decisions, write_recipe
+from lora_s2s.pipeline.prepare import PreparedData, is_folder_of_data, open_with_recipe
+from lora_s2s.pipeline.recipes import AnyRecipe, chosen_recipe, starter_name
+from lora_s2s.readers.origins import is_data_name
+from lora_s2s.recipe.catalogue import shipped
+from lora_s2s.recipe.layers import read_layer
+from lora_s2s.recipe.load import load_recipe
+from lora_s2s.recipe.schema import Recipe
+from lora_s2s.training.processes import main_process_first
+
+
+def asked_run(
+    recipe: str, data: Sequence[str], model: str | None, sets: Sequence[str], *, resume: bool
+) -> tuple[Recipe, PreparedDataset | None]:
+    """The recipe of a command line, and its data if a prepared folder is named; for a data file,
+    the recipe that is written for it.
+
+    Args:
+        resume: keep the recipe that a data file has already.
+    """
+    if is_folder_of_data(recipe):
+        if data or model:
+            raise UsageError(
+                f"{recipe} is prepared data: omit --data and --model",
+                hint="lora-s2s prepare --help",
+            )
+        return open_with_recipe(Path(recipe), sets)
+    if data or not is_data(recipe):
+        return chosen_recipe(recipe, data, model, sets, command="train"), None
+    words = [f"model.name={model}"] * bool(model) + list(sets)
+    return _recipe_of_data(recipe, words, resume=resume), None
+
+
+def recipe_and_data(
+    recipe: AnyRecipe | PreparedData | StarterRecipe, *, resume: bool = False
+) -> tuple[Recipe, PreparedDataset | None]:
+    """The recipe to train, and its data where that is prepared already; for a data file, the recipe
+    that is written for it.
+
+    Args:
+        resume: keep the recipe that a data file has already.
+    """
+    if isinstance(recipe, StarterRecipe):
+        recipe = recipe.path
+    if isinstance(recipe, PreparedData):
+        recipe = recipe.path.resolve()
+    if isinstance(recipe, str | os.PathLike) and is_folder_of_data(os.fspath(recipe)):
+        return open_with_recipe(Path(recipe), ())
+    if isinstance(recipe, str | os.PathLike) and is_data(os.fspath(recipe)):
+        return _recipe_of_data(os.fspath(recipe), (), resume=resume), None
+    return recipes.load_recipe(recipe), None
+
+
+def is_data(name: str) -> bool:
+    """Whether a word names data to train on, and no recipe."""
+    if not name or name in shipped() or not is_data_name(name):
+        return False
+    path = Path(name).expanduser()
+    return path.suffix != ".json" or not read_layer(path).sections
+
+
+def _recipe_of_data(name: str, sets: Sequence[str], *, resume: bool) -> Recipe:
+    """The recipe of a data file: written and shown as by ``init --yes``; a run that is resumed
+    keeps the one it began with.
+    """
+    path = Path(f"{starter_name(name)}.yaml")
+    if resume and path.exists():
+        return load_recipe(str(path), sets)
+    with main_process_first():
+        recipe = write_recipe(Wishes([name], sets))
+    show_decisions(recipe)
+    say(f"train again by it: lora-s2s train {path}")
+    return load_recipe(str(recipe.path))

@@ -1,0 +1,104 @@
+"""A recipe as a file for people: every key with the reason of its value.
+
+The head carries a hash of the rest, so that a file that nobody has edited can be replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from lora_s2s import __version__
+from lora_s2s.console import plain
+from lora_s2s.recipe.fields import AUTO
+from lora_s2s.recipe.load import TextDumper
+from lora_s2s.recipe.schema import SECTIONS
+
+_WIDTH = 98
+_SEAL = re.compile(r"# lora-s2s \S+ init ([0-9a-f]{8})")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A key of a recipe, its value, and why it has it."""
+
+    key: str
+    value: object
+    reason: str
+
+    def to_json(self) -> dict[str, object]:
+        """The object of ``reasons`` of ``init --json``."""
+        return {"key": self.key, "value": self.value, "reason": self.reason}
+
+    @property
+    def in_yaml(self) -> str:
+        """The value as a recipe writes it."""
+        text: str = yaml.dump(
+            self.value,
+            Dumper=TextDumper,
+            default_flow_style=True,
+            allow_unicode=True,
+            width=10_000,
+        )
+        return text.removesuffix("...\n").rstrip("\n")
+
+    def __str__(self) -> str:
+        automatic = self.value == AUTO
+        return f"{self.key}: {self.reason if automatic else f'{self.in_yaml} ({self.reason})'}"
+
+
+def nested(decisions: Sequence[Decision]) -> dict[str, dict[str, object]]:
+    """The values by section and key, as ``recipe_from_settings`` takes them."""
+    sections: dict[str, dict[str, object]] = {}
+    for decision in decisions:
+        section, key = decision.key.split(".")
+        sections.setdefault(section, {})[key] = decision.value
+    return sections
+
+
+def commented_recipe(title: str, lines: Sequence[str], decisions: Sequence[Decision]) -> str:
+    """Returns the YAML of decisions, each below its reason.
+
+    Args:
+        title: what the recipe is for, the line that lists show.
+        lines: further lines of the head.
+    """
+    parts = ["\n".join(map(_comment, lines))]
+    for section in SECTIONS:
+        held = [decision for decision in decisions if decision.key.startswith(f"{section}.")]
+        if held:
+            parts.append("\n".join([f"{section}:", *map(_entry, held)]))
+    head, rest = _comment(title), "\n\n".join(parts) + "\n"
+    return f"{head}\n# lora-s2s {__version__} init {_hash(head, rest)}\n{rest}"
+
+
+def is_untouched(path: Path) -> bool:
+    """Whether a file is one that ``init`` wrote and nobody has edited."""
+    try:
+        head, seal, rest = path.read_text(encoding="utf-8").split("\n", 2)
+    except (OSError, ValueError):  # also: not UTF-8, fewer lines
+        return False
+    match = _SEAL.fullmatch(seal)
+    return match is not None and match[1] == _hash(head, rest)
+
+
+def _hash(head: str, rest: str) -> str:
+    return hashlib.sha256(f"{head}\n{rest}".encode()).hexdigest()[:8]
+
+
+def _entry(decision: Decision) -> str:
+    key = decision.key.partition(".")[2]
+    reason = textwrap.fill(
+        plain(decision.reason), _WIDTH, initial_indent="  # ", subsequent_indent="  # "
+    )
+    return f"{reason}\n  {key}: {decision.in_yaml}"
+
+
+def _comment(text: str) -> str:
+    return f"# {plain(text)}"

@@ -1,0 +1,218 @@
+"""``init`` and ``train FILE``: what is decided from a file and why, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from cli_parts import Invoke, here, invoke, tiny_model, write_csv
+
+import lora_s2s
+from lora_s2s.errors import DataError, ResourceError, UsageError
+from lora_s2s.pipeline.init import StarterRecipe, Wishes, write_recipe
+from lora_s2s.recipe.load import load_recipe
+
+__all__ = ["here", "invoke", "tiny_model"]
+
+_NUMBERS = "one two three four five six seven eight nine ten".split()
+_WORDS = "the house of my friend is on a hill and it was built for two of us by hand".split()
+_GERMAN = "das Haus und der Garten sind nicht für die Kinder von nebenan auf dem Hügel".split()
+
+
+def sentence(number: int, words: Sequence[str] = _WORDS) -> str:
+    """A distinct sentence of these words."""
+    chance = random.Random(number)
+    return " ".join([*chance.sample(words, len(words)), str(number)])
+
+
+def table(columns: str, row: Callable[[int], Sequence[str]]) -> Iterator[dict[str, str]]:
+    """Sixty rows with these columns."""
+    for number in range(60):
+        yield dict(zip(columns.split(), row(number), strict=True))
+
+
+def record(number: int) -> str:
+    """A JSON object."""
+    return json.dumps({"place": _NUMBERS[number % 10], "nights": number})
+
+
+def code(number: int) -> str:
+    """A line of code with many characters that T5's vocabulary lacks."""
+    return f"def f{number}(): return '{''.join(map(chr, range(0x2200, 0x2300)))}'"
+
+
+def turns(number: int) -> dict[str, object]:
+    """A dialogue of two turns."""
+    said = [("human", sentence(number)), ("gpt", sentence(number + 1000))]
+    return {"conversations": [{"from": who, "value": text} for who, text in said]}
+
+
+FILES = {
+    "labels": (
+        table("text label", lambda n: (sentence(n), _NUMBERS[n % 3])),
+        "google/flan-t5",
+        ["exact_match", "macro_f1"],
+    ),
+    "json": (
+        table("input output", lambda n: (sentence(n), record(n))),
+        "google/flan-t5",
+        ["json_f1", "json_valid", "exact_match"],
+    ),
+    "nllb": (
+        table("en de", lambda n: (sentence(n), sentence(n, _GERMAN))),
+        "facebook/nllb-200",
+        ["chrf", "bleu"],
+    ),
+    "rare-language": (
+        table("en kv", lambda n: (sentence(n), sentence(n, _GERMAN))),
+        "google/byt5",
+        ["chrf", "bleu"],
+    ),
+    "german": (
+        table("input output", lambda n: (sentence(n, _GERMAN), sentence(n + 99, _GERMAN))),
+        "google/mt5",
+        ["rougeL", "chrf", "exact_match"],
+    ),
+    "spelling": (
+        table("word phonemes", lambda n: (f"w{n}rd", f"w {n} ɔː d")),
+        "google/byt5",
+        ["exact_match", "token_f1", "chrf"],
+    ),
+    "code": (
+        table("input output", lambda n: (sentence(n), code(n))),
+        "Salesforce/codet5",
+        ["rougeL", "chrf", "exact_match"],
+    ),
+    "dialogues": (map(turns, range(60)), "google/flan-t5", ["rougeL", "chrf", "exact_match"]),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_base_and_metrics_follow_the_data(here: Path, kind: str) -> None:
+    rows, base, metrics = FILES[kind]
+    lines = [json.dumps(row) for row in rows]
+    (here / f"{kind}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    written = lora_s2s.init(f"{kind}.jsonl", gpu_memory="16GB", progress=False)
+    recipe = load_recipe(str(written.path))
+    assert recipe.model.name.startswith(base)
+    assert recipe.evaluation.metrics == metrics
+    assert (recipe.data.source_language == "eng_Latn") == (kind == "nllb")
+    assert (recipe.data.format == "conversations") == (kind == "dialogues")
+    text = written.path.read_text(encoding="utf-8").splitlines()
+    for decision in written.decisions:  # each stands below its reason
+        line = text.index(f"  {decision.key.partition('.')[2]}: {decision.in_yaml}")
+        assert text[line - 1].startswith("  # ")
+
+
+def chosen(written: StarterRecipe, key: str) -> tuple[object, str]:
+    """A key's value and reason."""
+    decision = next(one for one in written.decisions if one.key == key)
+    return decision.value, decision.reason
+
+
+def test_the_size_of_the_base_follows_memory_and_time(here: Path) -> None:
+    write_csv(here / "my.csv")
+    sizes = [
+        chosen(lora_s2s.init("my.csv", gpu_memory=memory, progress=False), "model.name")
+        for memory in ("2GB", "8GB", "40GB")
+    ]
+    names = [name for name, _ in sizes]
+    order = ["google/flan-t5-small", "google/flan-t5-base", "google/flan-t5-large"]
+    order += ["google/flan-t5-xl", "google/flan-t5-xxl"]
+    places = [order.index(str(name)) for name in names]
+    assert places == sorted(set(places))
+    assert "the largest that fits into a GPU, 2 GiB" in sizes[0][1]
+    four_bits = lora_s2s.init("my.csv", {"model.name": order[3]}, gpu_memory="4GB", progress=False)
+    assert chosen(four_bits, "model.quantization")[0] == "nf4"
+    with pytest.raises(ResourceError, match="does not fit into a GPU, 4 GiB even in 4 bits"):
+        lora_s2s.init("my.csv", {"model.name": order[4]}, gpu_memory="4GB", progress=False)
+    with pytest.raises(UsageError, match="not an amount of memory: 'lots'"):
+        lora_s2s.init("my.csv", gpu_memory="lots", progress=False)
+
+
+def test_an_edited_recipe_is_kept_and_an_untouched_one_replaced(here: Path, invoke: Invoke) -> None:
+    write_csv(here / "my.csv")
+    result = invoke("init", "--data", "my.csv", "--json", "--set", "lora.r=4")
+    written = json.loads(result.stdout)
+    assert written["recipe"] == "my.yaml"
+    assert {"key": "lora.r", "value": 4, "reason": "given with --set"} in written["reasons"]
+    assert "train downloads it" in result.stderr
+    assert "next: lora-s2s train my.yaml" in result.stderr
+    invoke("init", "--data", "my.csv", "--yes", "--set", "lora.r=8")
+    assert load_recipe("my.yaml").lora.r == 8
+    path = here / "my.yaml"
+    path.write_text(path.read_text(encoding="utf-8").replace("r: 8", "r: 9"), encoding="utf-8")
+    refused = invoke("init", "--data", "my.csv", code=2)
+    assert "my.yaml exists and is not as init wrote it" in refused.stderr
+    assert "train by it: lora-s2s train my.yaml" in refused.stderr
+    invoke("init", "--data", "my.csv", "--overwrite")
+    assert load_recipe("my.yaml").lora.r == 16
+
+
+def test_at_most_four_questions_are_asked(here: Path) -> None:
+    rows = [(f"c{number}", sentence(number), str(number)) for number in range(40)]
+    with (here / "my.csv").open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows([("alpha", "beta", "gamma"), *rows])
+    with pytest.raises(DataError, match="cannot guess"):
+        write_recipe(Wishes(["my.csv"]))
+    answers = {"Source": "beta > gamma", "Memory": "8GB", "Instruction": "Count:", "Base": "demo"}
+    asked: list[str] = []
+
+    def ask(question: str, default: str) -> str:
+        asked.append(question)
+        return answers[question.split()[0]]
+
+    recipe = load_recipe(str(write_recipe(Wishes(["my.csv"], ask=ask)).path))
+    assert [question.split()[0] for question in asked] == [*answers]
+    assert (recipe.data.source_column, recipe.data.target_column) == ("beta", "gamma")
+    assert (recipe.data.template, recipe.model.name) == ("Count: {beta}", "demo")
+
+
+def test_files_beside_it_become_the_other_splits(here: Path) -> None:
+    folder = here / "task"
+    folder.mkdir()
+    for name, rows in (("train", 60), ("dev", 20), ("test_unlabelled", 20)):
+        write_csv(folder / f"{name}.csv", rows)
+    (folder / "test_unlabelled.csv").write_text("alpha\nb\nc\n", encoding="utf-8")
+    written = lora_s2s.init("task/train.csv", progress=False)
+    recipe = load_recipe(str(written.path))
+    assert written.path == Path("task.yaml")
+    assert (recipe.data.validation, recipe.data.test) == ("task/dev.csv", None)
+    (folder / "test_unlabelled.csv").unlink()
+    assert load_recipe(str(lora_s2s.init("task", out="all.yaml", progress=False).path)).data == (
+        recipe.data.model_copy(update={"train": ["task/train.csv"], "validation": ["task/dev.csv"]})
+    )
+
+
+def test_too_few_rows_are_refused_with_what_trains_on_them(here: Path) -> None:
+    write_csv(here / "my.csv", 4)
+    with pytest.raises(DataError, match=r"my\.csv has 4 usable rows, too few") as caught:
+        lora_s2s.init("my.csv", progress=False)
+    assert "train --data" in str(caught.value.hint)
+
+
+def test_train_on_a_file_alone_writes_its_recipe_first(
+    here: Path, invoke: Invoke, tiny_model: Path
+) -> None:
+    write_csv(here / "my.csv")
+    sets = (f"model.name={tiny_model}", "training.max_steps=2", "training.batch_size=4")
+    words = [part for word in sets for part in ("--set", word)]
+    result = invoke("train", "my.csv", *words, "--json")
+    assert json.loads(result.stdout)["steps"] == 2
+    assert "first training step after " in result.stderr
+    assert "evaluation.metrics: [exact_match, token_f1, chrf] (each source has" in result.stderr
+    recipe = load_recipe("my.yaml")
+    assert (recipe.training.max_steps, recipe.model.name) == (2, str(tiny_model))
+    again = lora_s2s.train(lora_s2s.init("my.csv", {**dict(_pairs(sets)), "output.name": "two"}))
+    assert again.adapter is not None
+    assert again.adapter.name == "two"
+    (here / "as.json").write_text('{"model": {"name": "demo"}, "data": {"train": "my.csv"}}')
+    assert "Dry run: as" in invoke("train", "as.json", "--dry-run").stderr
+
+
+def _pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    return (tuple(word.split("=", 1)) for word in words)  # type: ignore[misc]
