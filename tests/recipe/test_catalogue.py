@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
+import json
 from pathlib import Path
 
 import pytest
 
 import lora_s2s
-from lora_s2s.recipe.catalogue import json_schema, shipped, summary
+from lora_s2s.recipe.catalogue import SCHEMA, json_schema, shipped, summary
 from lora_s2s.recipe.load import load_recipe, recipe_to_yaml
 from lora_s2s.recipe.schema import SECTIONS
 
@@ -91,3 +92,10 @@ def test_early_stopping_says_what_it_watches_and_automatic_keys_how_they_are_cho
     for name in ("epochs", "tokens_per_batch", "learning_rate", "evaluate_every"):
         assert keys[name]["default"] == "auto"
         assert "auto: " in keys[name]["description"]
+
+
+def test_the_schema_file_is_that_of_the_package() -> None:
+    path = shipped()["demo"].with_name(SCHEMA)
+    assert json.loads(path.read_text(encoding="utf-8")) == json_schema(), (
+        "run: lora-s2s recipes schema --json | python -m json.tool > recipes/recipe.schema.json"
+    )
