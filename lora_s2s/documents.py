@@ -23,6 +23,8 @@ _Kind = TypeVar("_Kind")
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 Amount = Annotated[float, Field(strict=True, ge=0, lt=2**63)]
 
+Number = Annotated[float, Field(strict=True, gt=-(2**63), lt=2**63)]
+
 
 class Record(BaseModel):
     """An object of a JSON document: frozen, and strict, so that ``"1"`` and ``true`` are no

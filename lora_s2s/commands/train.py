@@ -100,6 +100,8 @@ def _show_result(result: TrainedAdapter) -> None:
 
     losses = {"train loss": result.train_loss, "validation loss": result.validation_loss}
     shown = ", ".join(f"{name} {value:.4f}" for name, value in losses.items() if value is not None)
+    if result.kept_by != "validation_loss" and result.kept_score is not None:
+        shown += f", {result.kept_by} {result.kept_score:.2f} at step {result.kept_step:,}"
     rate = f"{result.tokens_per_second:,.0f} tokens/s"
     say(f"{result.steps:,} steps, {shown}, {rate}: {result.adapter}")
     for advice in result.advice:

@@ -32,10 +32,15 @@ _OPPOSITE: dict[Better, Better] = {"higher": "lower", "lower": "higher", "neithe
 def combine(text: str, combination: Combination, measured: Mapping[str, Measured]) -> Combined:
     """The measured combination ``text`` of measured metrics."""
     parts = {name: measured[name] for name in combination.metrics}
-    scales = {name: _Range.of(part.scale) for name, part in parts.items()}
-    scale = combination.computed(scales, _RANGES).scale
+    scale = combined_scale(combination, {name: part.scale for name, part in parts.items()})
     signatures = (f"{name}[{part.signature}]" for name, part in parts.items())
     return Combined("|".join((text, *signatures)), combination, parts, scale=scale)
+
+
+def combined_scale(combination: Combination, scales: Mapping[str, Scale]) -> Scale:
+    """The values that a combination of metrics with these scales can have."""
+    ranges = {name: _Range.of(scale) for name, scale in scales.items()}
+    return combination.computed(ranges, _RANGES).scale
 
 
 @dataclass(frozen=True)

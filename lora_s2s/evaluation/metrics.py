@@ -13,7 +13,7 @@ from functools import partial
 from sacrebleu.metrics import BLEU, CHRF, TER
 
 from lora_s2s.errors import DataError, UsageError
-from lora_s2s.evaluation.combined import combine
+from lora_s2s.evaluation.combined import combine, combined_scale
 from lora_s2s.evaluation.corpus import corpus
 from lora_s2s.evaluation.descriptive import copy_rate, repetition_rate
 from lora_s2s.evaluation.measured import (
@@ -34,7 +34,7 @@ from lora_s2s.evaluation.overlap import (
     rouge,
     token_f1,
 )
-from lora_s2s.evaluation.own import own_metric
+from lora_s2s.evaluation.own import own_metric, own_scale
 from lora_s2s.evaluation.significance import Interval
 from lora_s2s.evaluation.structured import (
     json_f1,
@@ -195,6 +195,20 @@ def _measured(name: str, texts: Texts) -> Measured:
     if name in METRICS:
         return replace(METRICS[name](texts), scale=_scale(name))
     return own_metric(name, texts)
+
+
+def scale_of(name: str) -> Scale:
+    """The values that a metric, a combination or a function can have, and which are better.
+
+    Raises:
+        UsageError: as of :func:`check_metrics`.
+    """
+    if name in METRICS:
+        return _scale(name)
+    if FUNCTION.fullmatch(name):
+        return own_scale(name)
+    combination = _combination(name)
+    return combined_scale(combination, {part: _scale(part) for part in combination.metrics})
 
 
 def _scale(name: str) -> Scale:

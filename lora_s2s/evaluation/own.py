@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lora_s2s.errors import DataError
-from lora_s2s.evaluation.measured import Better, RowScores, Scale
+from lora_s2s.evaluation.measured import RowScores, Scale
 from lora_s2s.evaluation.texts import Texts, reference_count
 from lora_s2s.examples.custom import user_function
 
@@ -45,7 +45,11 @@ def own_metric(name: str, texts: Texts) -> RowScores:
         values[place] = number
     if np.isnan(values).all():
         raise DataError(f"the metric {name} returned None for every source")
-    better: Better = "lower" if getattr(function, "lower_is_better", False) else "higher"
-    scale = Scale(-math.inf, math.inf, better)
     signature = f"{reference_count(texts.references)}|own:{name}"
-    return RowScores(signature, values, unit=1.0, scale=scale)
+    return RowScores(signature, values, unit=1.0, scale=own_scale(name))
+
+
+def own_scale(name: str) -> Scale:
+    """The values of a user's function: any, in its own unit."""
+    lower = getattr(user_function(name, "metric"), "lower_is_better", False)
+    return Scale(-math.inf, math.inf, "lower" if lower else "higher")

@@ -58,6 +58,11 @@ def fast_decoder(
     return chosen.decoder
 
 
+def forget(model: nn.Module) -> None:
+    """Frees a model's decoders, which hold products of its weights."""
+    _CHOSEN.pop(model, None)
+
+
 def _settled(
     model: PreTrainedModel, sources: Sequence[Sequence[int]], start: int
 ) -> Decoder | None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lora_s2s.documents import checked
 from lora_s2s.errors import DataError, UsageError
@@ -121,7 +121,8 @@ def _ends(predictor: Predictor) -> tuple[object, ...]:
 def _plain(name: str, model: LoadedBase) -> Predictor:
     manifest = ModelManifest.read(model.path)
     settings = input_settings(manifest.input, where=str(ModelManifest.path(model.path)))
-    predictor = _predictor(name, model.model, model, (name, None), settings)
+    tokenizer = load_tokenizer(name, None, **languages_of(settings))
+    predictor = _predictor(name, model.model, model, tokenizer, settings)
     # The settings of a merged folder are those that it was scored with.
     return replace(predictor, not_used="") if manifest.decoding else predictor
 
@@ -133,9 +134,26 @@ def predictor_of_adapter(name: str, adapter: LoadedAdapter, peft_name: str = ONL
     # Adapters made by plain PEFT come without a tokenizer; theirs is the base's.
     own = (folder / "tokenizer_config.json").is_file()
     place = (str(folder), None) if own else (adapter.base.name, adapter.base.revision)
-    predictor = _predictor(name, adapter.model, adapter.base, place, settings)
+    tokenizer = load_tokenizer(*place, **languages_of(settings))
+    predictor = _predictor(name, adapter.model, adapter.base, tokenizer, settings)
     engine = replace(predictor.torch, has_adapter=True, adapter=peft_name)
     return replace(predictor, engine=engine)
+
+
+def predictor_in_training(
+    base: LoadedBase,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    values: object,
+) -> Predictor:
+    """Returns what answers with an adapter that is being trained.
+
+    Args:
+        values: the entry ``input`` of the prepared data's manifest.
+    """
+    settings = input_settings(values, where="manifest.json")
+    predictor = _predictor(base.name, model, base, tokenizer, settings)
+    return replace(predictor, engine=replace(predictor.torch, has_adapter=True))
 
 
 def _exported(name: str, folder: Path, dtype: str) -> Predictor:
@@ -163,10 +181,9 @@ def _predictor(
     name: str,
     model: PreTrainedModel,
     base: LoadedBase,
-    place: tuple[str, str | None],
+    tokenizer: PreTrainedTokenizerBase,
     settings: InputSettings,
 ) -> Predictor:
-    tokenizer = load_tokenizer(place[0], place[1], **languages_of(settings))
     begin_answers(model, **first_ids(tokenizer))
     most = base.family.max_positions(base.model.config)
     rows = len(model.get_input_embeddings().weight)

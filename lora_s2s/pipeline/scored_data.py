@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -156,8 +156,7 @@ def _prepared_split(
         named: the user named the folder; else it was made of the recipe's training data.
     """
     split = "validation" if prepared.split("test") is None else "test"
-    table = prepared.split(split)
-    if table is None:
+    if prepared.split(split) is None:
         raise UsageError(
             f"{prepared.path} has no test or validation split"
             if named
@@ -169,11 +168,20 @@ def _prepared_split(
         say("no test data: scoring the validation split, which training evaluated on")
     if named and settings.template != predictor.settings.template:
         warn(f"{prepared.path} was prepared with another template than the model was trained with")
-    columns = (settings.source_column, recipe.data.target_column)
-    sources = list(table.sources())
-    grouped = group_references(sources, table.targets())
+    rows = split_to_score(recipe, predictor, prepared, split)
+    return replace(rows, name=f"{data_name(str(prepared.path))}-{split}") if named else rows
+
+
+def split_to_score(
+    recipe: Recipe, predictor: Reading, prepared: PreparedDataset, split: str
+) -> ScoredData:
+    """The rows of a split of prepared data; there are none if it is missing."""
+    table = prepared.split(split)
+    columns = (prepared.manifest.input.source_column, recipe.data.target_column)
+    sources = list(table.sources()) if table else []
+    grouped = group_references(sources, table.targets() if table else [])
     return ScoredData(
-        f"{data_name(str(prepared.path))}-{split}" if named else split,
+        split,
         *grouped,
         translation=_is_translation(recipe, predictor, *columns),
         rows=_rows_of(grouped[0], [(str(row), source) for row, source in enumerate(sources)]),

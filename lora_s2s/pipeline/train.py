@@ -20,11 +20,11 @@ from lora_s2s.pipeline.runs import (
     running_folder,
 )
 from lora_s2s.pipeline.trained import RunOptions, TrainedAdapter
+from lora_s2s.pipeline.watched import goal_of, watched
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.training.loop import train
 from lora_s2s.training.processes import is_main_process, main_process_first
 from lora_s2s.training.state import LoopOptions, TrainResult
-from lora_s2s.training.validation import make_validation
 
 
 def train_adapter(
@@ -78,22 +78,19 @@ def _trained(
     running: Path,
     options: RunOptions,
 ) -> TrainResult:
-    settings = recipe.training.settled()
-    batching = {"tokens_per_batch": settings.tokens_per_batch, "batch_size": settings.batch_size}
-    pad, validation = int(adapted.tokenizer.pad_token_id), prepared.split("validation")
-    watched = make_validation(validation, pad_token_id=pad, **batching) if validation else None
     return train(
         adapted.model,
         prepared.train,
-        pad_token_id=pad,
-        settings=settings,
+        pad_token_id=int(adapted.tokenizer.pad_token_id),
+        settings=recipe.training.settled(),
         run_dir=running,
-        evaluate=watched,
+        evaluate=watched(recipe, adapted, prepared),
         options=LoopOptions(
             resume=options.resume,
             resume_anyway=options.anyway,
             identity=identity(recipe, adapted.base, prepared),
             deadline=options.deadline,
             begun=options.begun,
+            goal=goal_of(recipe),
         ),
     )

@@ -103,6 +103,8 @@ Language = Annotated[str | None, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")
 # A key with this value is set from the data and the base; the resolved recipe holds the number.
 Auto = Literal["auto"]
 AUTO: Auto = "auto"
+LOSS = "loss"
+"""As ``training.best_metric``, the validation loss."""
 
 
 @dataclass(frozen=True)
@@ -218,6 +220,15 @@ def _known_metrics(names: list[str]) -> list[str]:
     return names
 
 
+def _judging_metric(name: str) -> str:
+    if name == LOSS:
+        return name
+    if name == AUTO or name in DESCRIPTIVE:
+        better = "chosen at the scoring" if name == AUTO else "neither better high nor low"
+        raise ValueError(f"expected {LOSS}, or a metric; {name} is {better}")
+    return _known_metrics([name])[0]
+
+
 def _steps_or_minutes(value: object) -> str | int:
     text = str(value).replace("_", "")
     if isinstance(value, bool) or not re.fullmatch(r"[1-9][0-9]{0,8}m?", text):
@@ -230,6 +241,7 @@ Method = Annotated[str, AfterValidator(_known_method)]
 RankPattern = Annotated[list[str], AfterValidator(_names_and_ranks)]
 ConstraintValue = Annotated[str | list[str] | None, AfterValidator(_known_constraint)]
 Metrics = Annotated[list[str | Metric], AfterValidator(_known_metrics)]
+BestMetric = Annotated[str, AfterValidator(_judging_metric)]
 SaveEvery = Annotated[str | int, BeforeValidator(_steps_or_minutes)]
 
 

@@ -75,6 +75,8 @@ _THEIRS = {
     "training.keep_checkpoints": "save_total_limit",
     "training.evaluate_every": "eval_every eval_interval eval_steps eval_strategy "
     "evaluation_strategy val_check_interval",
+    "training.best_metric": "metric_for_best_model",
+    "training.scored_sources": "predict_with_generate",
     "training.early_stopping": "early_stopping_patience patience",
     "training.seed": "data_seed random_seed random_state",
     "training.trackers": "log_with logger report_to",
@@ -100,8 +102,8 @@ _OMITTED = {
     "every step is logged": "logging_steps logging_strategy",
     "rows of similar length share a batch": "group_by_length length_column_name",
     "start it with `accelerate launch`": "ddp_find_unused_parameters deepspeed fsdp fsdp_config",
-    "the checkpoint with the lowest validation loss is kept": "greater_is_better "
-    "load_best_model_at_end metric_for_best_model",
+    "the best checkpoint by training.best_metric is kept": "load_best_model_at_end",
+    "the metric of training.best_metric decides": "greater_is_better",
     "the command decides": "do_eval do_predict do_train overwrite_output_dir stage",
     "the task is always text to text": "is_encoder_decoder model_type task task_type",
     "training goes on with `train --resume`": "auto_resume_from_checkpoints resume "

@@ -12,8 +12,10 @@ from pydantic import Field, model_validator
 from lora_s2s.recipe.evaluation import EvaluationSection
 from lora_s2s.recipe.fields import (
     AUTO,
+    LOSS,
     METHOD_NAMES,
     BatchTokens,
+    BestMetric,
     Epochs,
     Format,
     Interval,
@@ -29,6 +31,8 @@ from lora_s2s.recipe.fields import (
     Tracker,
     Truncation,
 )
+
+_SCORED_SOURCES = 100
 
 
 class ModelSection(Section):
@@ -255,10 +259,22 @@ class TrainingSection(Section):
         description="Optimizer steps between validations; 0: every epoch. auto: ten per run, fewer "
         "if they take long.",
     )
+    scored_sources: int = Field(
+        default=0,
+        ge=0,
+        description="Answer and score a fixed random sample of this many validation sources at "
+        "each validation, by evaluation.metrics, and show a few answers; 0: none, or 100 for a "
+        "best_metric that needs answers.",
+    )
+    best_metric: BestMetric = Field(
+        default=LOSS,
+        description="What the best checkpoint and early stopping go by: loss (of validation), or "
+        "any metric of the answers to scored_sources.",
+    )
     early_stopping: int = Field(
         default=0,
         ge=0,
-        description="Stop after this many validations without a lower validation loss; 0: off.",
+        description="Stop after this many validations without a better best_metric; 0: off.",
     )
     on_nonfinite: Literal["stop", "skip"] = Field(
         default="stop", description="If loss or gradients are not finite: stop, or skip the step."
@@ -269,6 +285,11 @@ class TrainingSection(Section):
     trackers: list[Tracker] = Field(
         default=[], description="Trackers that receive metrics besides metrics.jsonl."
     )
+
+    @property
+    def sources_to_score(self) -> int:
+        """How many validation sources are answered and scored at each validation."""
+        return self.scored_sources or (0 if self.best_metric == LOSS else _SCORED_SOURCES)
 
     @property
     def save_minutes(self) -> int | None:

@@ -139,7 +139,7 @@ def _overfits(curves: Curves) -> list[Advice]:
         return []
     message = (
         f"the validation loss has risen since step {step:,} ({lowest:.3f}, now {last:.3f}): the "
-        "adapter overfits; that step's adapter is kept, and more data or fewer steps would help"
+        "adapter overfits; the best step's is kept, and more data or fewer steps would help"
     )
     return [Advice("overfits", message, f"training.max_steps={step}")]
 

@@ -40,6 +40,8 @@ _IGNORED = frozenset(
         "keep_checkpoints",
         "evaluate_every",
         "early_stopping",
+        "best_metric",
+        "scored_sources",
         "trackers",
         "on_nonfinite",
     }

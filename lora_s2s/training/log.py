@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -12,7 +13,7 @@ from typing import TextIO
 from accelerate import Accelerator
 
 from lora_s2s import limits
-from lora_s2s.console import ProgressLine, warn
+from lora_s2s.console import ProgressLine, say, warn
 from lora_s2s.errors import SetupError
 from lora_s2s.files import jsonl_line, naming, read_whole, write_bytes
 from lora_s2s.recipe.schema import TrainingSettings
@@ -116,8 +117,14 @@ class RunLog:
             self._progress.update(fields, done=state.step, total=plan.total_steps)
 
     def evaluation(self, scores: Mapping[str, float], state: TrainState, plan: StepPlan) -> None:
-        """Logs one evaluation."""
-        self._write({"step": state.step, "epoch": plan.epochs_at(state), **scores}, "validation")
+        """Logs one evaluation, and shows its scores if it has more than the loss."""
+        # JSON cannot hold numbers that are not finite.
+        finite = {name: value for name, value in scores.items() if math.isfinite(value)}
+        self._write({"step": state.step, "epoch": plan.epochs_at(state), **finite}, "validation")
+        if len(scores) > 1:
+            loss, *others = scores.items()
+            shown = [f"{name} {value:.2f}" for name, value in others]
+            say(f"step {state.step:,}: validation loss {loss[1]:.4f}, {', '.join(shown)}")
 
     def sync(self) -> int:
         """Flushes every line to disk and returns their number."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
 
@@ -66,6 +66,19 @@ def share_parameters(parameters: Iterable[nn.Parameter], accelerator: Accelerato
     if accelerator.num_processes > 1:
         for parameter in parameters:
             parameter.data.copy_(broadcast(parameter.data.contiguous()))
+
+
+def from_main_process(
+    compute: Callable[[], dict[str, float]], names: Sequence[str]
+) -> dict[str, float]:
+    """Returns numbers that the main process alone computes, on every process."""
+    state = _processes()
+    values = compute() if state.is_main_process else {}
+    if state.num_processes == 1:
+        return values
+    numbers = [values.get(name, 0.0) for name in names]
+    shared = broadcast(torch.tensor(numbers, dtype=torch.float64, device=state.device))
+    return dict(zip(names, shared.tolist(), strict=True))
 
 
 def any_process(value: bool, accelerator: Accelerator) -> bool:

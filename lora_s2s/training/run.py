@@ -16,6 +16,7 @@ from lora_s2s.console import ProgressLine, say, warn
 from lora_s2s.data.prepared import SplitTable
 from lora_s2s.errors import RunError, Stopped, UsageError
 from lora_s2s.fast_t5.choose import fast_forward, forward_in_use
+from lora_s2s.recipe.fields import LOSS
 from lora_s2s.recipe.schema import TrainingSettings
 from lora_s2s.training.checkpoint import (
     check_space,
@@ -32,7 +33,7 @@ from lora_s2s.training.optimizer import build_optimizer, learning_rate_at, train
 from lora_s2s.training.plan import StepPlan
 from lora_s2s.training.processes import any_process, share_parameters, stop_signal
 from lora_s2s.training.signals import StopSignals
-from lora_s2s.training.state import LoopOptions, StepStats, TrainResult
+from lora_s2s.training.state import VALIDATION_LOSS, LoopOptions, StepStats, TrainResult
 from lora_s2s.training.validation import Evaluate
 
 _MAX_SKIPPED_IN_A_ROW = 10
@@ -62,11 +63,9 @@ class Run:
         self.model, self.settings, self.accelerator = model, settings, accelerator
         self.run_dir, self.evaluate, self.deadline = run_dir, evaluate, options.deadline
         self.begun = options.begun
-        if settings.early_stopping and evaluate is None:
-            raise UsageError(
-                "training.early_stopping needs validation data",
-                hint="set data.validation_fraction=0.05",
-            )
+        self.goal = options.goal
+        if evaluate is None:
+            _refuse_without_validation(settings)
         self.plan = StepPlan(table, settings, processes=accelerator.num_processes)
         self.loader = BatchLoader(model, table, pad_token_id, settings, self.plan, accelerator)
         if accelerator.is_main_process:
@@ -172,10 +171,10 @@ class Run:
         if self.evaluate is None:
             return
         scores = self.evaluate(self.model)
-        loss = scores["validation_loss"]
+        loss = scores[VALIDATION_LOSS]
         if not math.isfinite(loss):
             raise RunError(f"step {self.state.step}: the validation loss is {loss}", hint=_HINT)
-        self.state.remember(loss)
+        self.state.remember(scores, self.goal)
         self.log.evaluation(scores, self.state, self.plan)
 
     def check_deadline(self) -> None:
@@ -261,9 +260,24 @@ class Run:
             kept="best" if best else "last",
             kept_step=kept,
             skipped=state.skipped,
+            kept_by=state.best_by,
+            kept_score=state.best_score if best else None,
         )
 
     def close(self) -> None:
         """Ends the trackers."""
         with TrackersMayFail(self.accelerator):
             self.accelerator.end_training()
+
+
+def _refuse_without_validation(settings: TrainingSettings) -> None:
+    """Refuses settings that need validation data."""
+    needing = {
+        "early_stopping": settings.early_stopping > 0,
+        "best_metric": settings.best_metric != LOSS,
+        "scored_sources": settings.scored_sources > 0,
+    }
+    for key in (key for key, is_set in needing.items() if is_set):
+        raise UsageError(
+            f"training.{key} needs validation data", hint="set data.validation_fraction=0.05"
+        )

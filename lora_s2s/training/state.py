@@ -6,7 +6,24 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lora_s2s.documents import Amount, Count
+from lora_s2s.documents import Amount, Count, Number
+
+VALIDATION_LOSS = "validation_loss"
+"""The score that every evaluation has."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What the best checkpoint is chosen by: one of the scores of an evaluation."""
+
+    score: str = VALIDATION_LOSS
+    lower_is_better: bool = True
+
+    def is_better(self, value: float, best: float | None) -> bool:
+        """Whether a score is a gain; an equal one is none, nor is one that is not a number."""
+        if best is None or not math.isfinite(value):
+            return math.isfinite(value)
+        return value < best if self.lower_is_better else value > best
 
 
 @dataclass(frozen=True)
@@ -18,6 +35,7 @@ class LoopOptions:
         resume_anyway: continue despite differences that leave the checkpoint usable.
         identity: what the run is made of (hashes of base and data, adapter settings), compared on
             resume.
+        goal: what the best adapter is chosen by.
         deadline: on ``time.monotonic``'s clock. After it a checkpoint is saved and the result's
             ``stopped`` is "deadline". At least one step is taken, so that a run that is resumed
             again and again comes to its end.
@@ -29,6 +47,7 @@ class LoopOptions:
     identity: Mapping[str, str] = field(default_factory=dict)
     deadline: float | None = None
     begun: float | None = None
+    goal: Goal = Goal()
 
 
 @dataclass(frozen=True)
@@ -63,6 +82,8 @@ class TrainState:
     ``step`` optimizer steps are done; the next one is number ``position`` (from 0) of epoch
     ``epoch`` (from 0). ``epoch_loss_sum / epoch_target_tokens`` is the mean loss of the last
     epoch. ``seconds`` is time spent training, without evaluations and checkpoints.
+    ``best_score`` is that of ``best_step`` by the goal ``best_by``, and
+    ``best_validation_loss`` the loss of the same step.
     ``skipped`` steps changed nothing, as their loss or gradients were not finite. ``forward`` names
     the forward pass in use.
     """
@@ -78,6 +99,8 @@ class TrainState:
     validation_loss: Amount | None = None
     best_step: Count | None = None
     best_validation_loss: Amount | None = None
+    best_by: str = VALIDATION_LOSS
+    best_score: Number | None = None
     evaluations_without_gain: Count = 0
     metrics_lines: Count = 0
     peak_memory_bytes: Count = 0
@@ -104,12 +127,17 @@ class TrainState:
         if self.position >= steps_in_epoch:
             self.epoch, self.position = self.epoch + 1, 0
 
-    def remember(self, validation_loss: float) -> None:
-        """Counts an evaluation of the current step and keeps the best; an equal loss is no gain."""
-        self.evaluated_step = self.step
-        self.validation_loss = validation_loss
-        if self.best_validation_loss is None or validation_loss < self.best_validation_loss:
-            self.best_step, self.best_validation_loss = self.step, validation_loss
+    def remember(self, scores: Mapping[str, float], goal: Goal) -> None:
+        """Counts an evaluation of the current step and keeps the best by the goal, which may be
+        another than before.
+        """
+        self.evaluated_step, self.validation_loss = self.step, scores[VALIDATION_LOSS]
+        if self.best_by != goal.score:
+            self.best_by, self.best_score = goal.score, None
+        score = scores[goal.score]
+        if goal.is_better(score, self.best_score):
+            self.best_step, self.best_score = self.step, score
+            self.best_validation_loss = self.validation_loss
             self.evaluations_without_gain = 0
         else:
             self.evaluations_without_gain += 1
@@ -123,8 +151,8 @@ class TrainResult:
     adapter kept (None without validation), both in nats per target token. ``tokens`` are
     without padding; ``tokens_per_second`` counts training time only. ``resumed_from`` is a step
     or None, ``stopped`` is ``"early_stopping"``, ``"deadline"`` (the run is not done) or None,
-    ``kept`` is ``"best"`` or ``"last"`` and ``kept_step`` the step it comes from. ``skipped``: see
-    :class:`TrainState`.
+    ``kept`` is ``"best"`` or ``"last"`` and ``kept_step`` the step it comes from: the best by
+    ``kept_by``, whose value is ``kept_score``. ``skipped``: see :class:`TrainState`.
     """
 
     steps: int
@@ -139,3 +167,5 @@ class TrainResult:
     kept: str
     kept_step: int
     skipped: int = 0
+    kept_by: str = VALIDATION_LOSS
+    kept_score: float | None = None

@@ -4,6 +4,7 @@ finite.
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from lora_s2s.errors import DataError, ResourceError, RunError, SetupError, Usag
 from lora_s2s.training.checkpoint import newest_checkpoint
 from lora_s2s.training.loop import train_step
 from lora_s2s.training.plan import StepPlan
+from lora_s2s.training.state import Goal
 from lora_s2s.training.validation import make_validation
 
 ROOT = Path(__file__).parents[2]
@@ -153,9 +155,39 @@ def test_early_stopping_counts_evaluations_without_gain(tmp_path: Path) -> None:
     assert saved_steps(tmp_path) == [4, 8]
 
 
-def test_early_stopping_needs_validation(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="validation"):
-        run(tmp_path, early_stopping=1)
+@pytest.mark.parametrize(
+    ("lower", "values", "kept"),
+    [(False, (1.0, 3.0, 3.0, 2.0), 4), (True, (4.0, math.nan, -2.0, -2.0), 6)],
+)
+def test_any_score_decides_what_is_kept_and_when_to_stop(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    lower: bool,
+    values: tuple[float, ...],
+    kept: int,
+) -> None:
+    left = iter(values)
+
+    def evaluate(_: object) -> dict[str, float]:
+        return {"validation_loss": 9.0, "mine": next(left)}
+
+    goal = Goal("mine", lower_is_better=lower)
+    how = {"evaluate_every": 2, "goal": goal, "evaluate": evaluate, "max_steps": 8}
+    result = run(tmp_path, early_stopping=2, **how)
+    assert (result.steps, result.kept_step, result.kept_by) == (8, kept, "mine")
+    assert (result.kept_score, result.validation_loss) == (values[kept // 2 - 1], 9.0)
+    lines = [line for line in metrics(tmp_path) if "validation_loss" in line]
+    assert [line.get("mine") for line in lines] == [x if x == x else None for x in values]
+    assert f"step 2: validation loss 9.0000, mine {values[0]:.2f}" in capsys.readouterr().err
+    again = run(tmp_path, resume=True, **how)  # the state has the best
+    assert (again.kept_step, again.kept_score) == (result.kept_step, result.kept_score)
+
+
+@pytest.mark.parametrize("key", ["early_stopping=1", "best_metric=chrf", "scored_sources=5"])
+def test_what_is_watched_needs_validation(tmp_path: Path, key: str) -> None:
+    name, _, value = key.partition("=")
+    with pytest.raises(UsageError, match=f"training.{name} needs validation data"):
+        run(tmp_path, **{name: int(value) if value.isdigit() else value})
 
 
 def test_clipping_bounds_the_gradient_and_reports_its_norm(tmp_path: Path) -> None:
