@@ -134,7 +134,7 @@ def predictor_of_adapter(name: str, adapter: LoadedAdapter, peft_name: str = ONL
     # Adapters made by plain PEFT come without a tokenizer; theirs is the base's.
     own = (folder / "tokenizer_config.json").is_file()
     place = (str(folder), None) if own else (adapter.base.name, adapter.base.revision)
-    tokenizer = load_tokenizer(*place, **languages_of(settings))
+    tokenizer = load_tokenizer(place[0], place[1], **languages_of(settings))
     predictor = _predictor(name, adapter.model, adapter.base, tokenizer, settings)
     engine = replace(predictor.torch, has_adapter=True, adapter=peft_name)
     return replace(predictor, engine=engine)

@@ -75,6 +75,7 @@ _THEIRS = {
     "training.keep_checkpoints": "save_total_limit",
     "training.evaluate_every": "eval_every eval_interval eval_steps eval_strategy "
     "evaluation_strategy val_check_interval",
+    "training.ema": "ema_decay use_ema",
     "training.best_metric": "metric_for_best_model",
     "training.scored_sources": "predict_with_generate",
     "training.early_stopping": "early_stopping_patience patience",

@@ -236,6 +236,13 @@ class TrainingSection(Section):
         description="Pack examples of mixed lengths into batches without padding, in random order; "
         "needs tokens_per_batch.",
     )
+    ema: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Decay of a moving average of the adapter's weights, such as 0.999, which is "
+        "what is evaluated and kept; 0: off.",
+    )
     z_loss: float = Field(
         default=0.0, ge=0, lt=1, description="Weight of the squared log-partition (z-loss)."
     )

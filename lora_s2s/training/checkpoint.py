@@ -1,8 +1,8 @@
 """Checkpoints (folders of safetensors and JSON, hashed when written and verified when read) and
 resuming from them.
 
-``checkpoints/step-000123/`` holds ``adapter.safetensors``, ``optimizer.safetensors`` and
-``state.json``.
+``checkpoints/step-000123/`` holds ``adapter.safetensors``, ``optimizer.safetensors``,
+``state.json``, and ``average.safetensors`` if the run averages its weights.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ from lora_s2s.lora.adapter import adapter_state, load_adapter_state
 from lora_s2s.outputs import whole_folder
 from lora_s2s.recipe.schema import TrainingSettings
 from lora_s2s.records import CheckpointFile
+from lora_s2s.training.averaging import WeightAverage
 from lora_s2s.training.optimizer import load_optimizer_state, optimizer_state, trainable
 from lora_s2s.training.state import LoopOptions, TrainState
 
 _ADAPTER = "adapter.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
+_AVERAGE = "average.safetensors"
 _STATE = CheckpointFile.file
 # These settings affect what is kept and shown, not what is trained.
 _IGNORED = frozenset(
@@ -46,6 +48,8 @@ _IGNORED = frozenset(
         "on_nonfinite",
     }
 )
+# At these values a run is as those before the setting existed, whose checkpoints do not record it.
+_WITHOUT = {"ema": 0.0}
 # Changes to these affect the rest of the training, but the checkpoint still fits: --resume-anyway
 # accepts them.
 _ACCEPTABLE = {"package code", "torch", "forward", "training data"} | {
@@ -65,6 +69,12 @@ class Checkpoint:
     state: TrainState
     identity: dict[str, str]
 
+    @property
+    def weights(self) -> Path:
+        """The file of the adapter to use: of averaged weights, if there is one."""
+        average = self.path / _AVERAGE
+        return average if average.is_file() else self.path / _ADAPTER
+
 
 def save_checkpoint(
     folder: Path,
@@ -72,6 +82,7 @@ def save_checkpoint(
     optimizer: Optimizer,
     state: TrainState,
     identity: dict[str, str],
+    average: WeightAverage | None = None,
 ) -> Path:
     """Writes ``folder/step-NNNNNN`` atomically, replacing one of the same step; returns its path.
 
@@ -79,9 +90,10 @@ def save_checkpoint(
         RunError: an adapter weight is not finite; older checkpoints are kept.
         ResourceError: the disk is full.
     """
-    adapter = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in adapter_state(model).items()
-    }
+    adapter, averaged = _copies(model), {}
+    if average is not None:
+        with average.in_place():
+            averaged = {_AVERAGE: _copies(model)}
     broken = [name for name, tensor in adapter.items() if not bool(torch.isfinite(tensor).all())]
     if broken:
         raise RunError(
@@ -89,17 +101,15 @@ def save_checkpoint(
             "written"
         )
     path, moments = _path_of(folder, state.step), optimizer_state(model, optimizer)
+    files = {_ADAPTER: adapter, _OPTIMIZER: moments, **averaged}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         require_space(
             folder,
-            sum(t.numel() * t.element_size() for t in (*adapter.values(), *moments.values())),
+            sum(t.numel() * t.element_size() for file in files.values() for t in file.values()),
         )
         with whole_folder(path, replace=True) as staged:
-            hashes = {
-                _ADAPTER: _write_tensors(staged / _ADAPTER, adapter),
-                _OPTIMIZER: _write_tensors(staged / _OPTIMIZER, moments),
-            }
+            hashes = {name: _write_tensors(staged / name, held) for name, held in files.items()}
             content = {
                 **dict(CheckpointFile.version),
                 "state": asdict(state),
@@ -118,6 +128,12 @@ def save_checkpoint(
     return path
 
 
+def _copies(model: nn.Module) -> dict[str, Tensor]:
+    """The adapter's weights in memory of their own."""
+    state = adapter_state(model)
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
+
+
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
     # Serialised first so that a full disk is an OSError with an errno, not safetensors' own error.
     content = save(tensors)
@@ -126,7 +142,7 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def check_space(folder: Path, model: nn.Module) -> None:
+def check_space(folder: Path, model: nn.Module, *, averaging: bool = False) -> None:
     """Checks that the disk has space for two checkpoints, as the new one is written before the old
     one is deleted.
 
@@ -134,8 +150,10 @@ def check_space(folder: Path, model: nn.Module) -> None:
         ResourceError: there is too little space.
     """
     weights = trainable(model).values()
-    # The adapter and the optimizer's two moments, twice.
-    require_space(folder, 6 * sum(weight.numel() * weight.element_size() for weight in weights))
+    # The adapter and the optimizer's two moments, perhaps the average, twice.
+    copies = 8 if averaging else 6
+    size = sum(weight.numel() * weight.element_size() for weight in weights)
+    require_space(folder, copies * size)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -148,7 +166,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     content = dict(record.content)
     if content.pop("own_sha256", None) != sha256_json(content):
         raise DataError("the content differs from its own hash", where=str(path / _STATE))
-    if {*record.sha256} != {_ADAPTER, _OPTIMIZER}:
+    if {*record.sha256} - {_AVERAGE} != {_ADAPTER, _OPTIMIZER}:
         problem = f"the state should have hashes of {_ADAPTER} and {_OPTIMIZER}"
         raise DataError(problem, where=str(path / _STATE))
     for name, expected in record.sha256.items():
@@ -198,9 +216,7 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
 def restored_adapter(folder: Path, step: int, model: nn.Module) -> bool:
     """Loads the adapter of a step's checkpoint; if that is damaged, warns and returns False."""
     try:
-        load_adapter_state(
-            model, load_file(read_checkpoint(_path_of(folder, step)).path / _ADAPTER)
-        )
+        load_adapter_state(model, load_file(read_checkpoint(_path_of(folder, step)).weights))
     except DataError as error:
         warn(
             f"the best checkpoint is damaged, keeping the last adapter: {error.where}: "
@@ -219,7 +235,7 @@ def run_identity(
     compared = {
         f"training.{key}": str(value)
         for key, value in settings.model_dump().items()
-        if key not in _IGNORED
+        if key not in _IGNORED and value != _WITHOUT.get(key)
     }
     return {**given, **compared, "processes": str(processes)}
 
@@ -230,9 +246,10 @@ def continue_from(
     optimizer: Optimizer,
     identity: dict[str, str],
     options: LoopOptions,
+    average: WeightAverage | None = None,
 ) -> TrainState:
-    """Restores model and optimizer from the newest valid checkpoint and returns its state, or a new
-    state if there is nothing to resume.
+    """Restores model, optimizer and average from the newest valid checkpoint and returns its state,
+    or a new state if there is nothing to resume.
 
     Raises:
         UsageError: there are checkpoints and ``resume`` is false, or they belong to another run
@@ -254,6 +271,9 @@ def continue_from(
         say(f"no checkpoint in {run_dir}: training from the start")
         return TrainState()
     _check_identity(checkpoint, identity, anyway=options.resume_anyway)
+    if average is not None:
+        load_adapter_state(model, load_file(checkpoint.path / _AVERAGE))
+        average.take()
     _restore(checkpoint, model, optimizer)
     say(f"resuming after step {checkpoint.state.step} ({checkpoint.path})")
     return checkpoint.state

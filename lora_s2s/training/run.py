@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -18,6 +18,7 @@ from lora_s2s.errors import RunError, Stopped, UsageError
 from lora_s2s.fast_t5.choose import fast_forward, forward_in_use
 from lora_s2s.recipe.fields import LOSS
 from lora_s2s.recipe.schema import TrainingSettings
+from lora_s2s.training.averaging import WeightAverage
 from lora_s2s.training.checkpoint import (
     check_space,
     continue_from,
@@ -71,9 +72,12 @@ class Run:
         if accelerator.is_main_process:
             self.plan.report_long_rows()
         self.optimizer = build_optimizer(model, settings)
-        check_space(run_dir, model)
+        check_space(run_dir, model, averaging=settings.ema > 0)
+        self.average = WeightAverage(model, settings.ema) if settings.ema else None
         self.identity = run_identity(options.identity, settings, accelerator.num_processes)
-        self.state = continue_from(run_dir, model, self.optimizer, self.identity, options)
+        self.state = continue_from(
+            run_dir, model, self.optimizer, self.identity, options, self.average
+        )
         self.plan.begin_at(self.state)
         share_parameters(trainable(model).values(), accelerator)
         start_trackers(accelerator, settings, run_dir)
@@ -122,6 +126,8 @@ class Run:
         """
         self._check_forward()
         self._check(stats)
+        if self.average is not None and stats.finite:
+            self.average.update(self.state.step + 1 - self.state.skipped)
         self.state.advance(
             stats,
             seconds,
@@ -167,10 +173,11 @@ class Run:
         return self.done() or (state.step % every == 0 if every else state.position == 0)
 
     def evaluate_now(self) -> None:
-        """Evaluates, logs, and remembers the best."""
+        """Evaluates, the averaged weights if there are any, logs, and remembers the best."""
         if self.evaluate is None:
             return
-        scores = self.evaluate(self.model)
+        with self.average.in_place() if self.average else nullcontext():
+            scores = self.evaluate(self.model)
         loss = scores[VALIDATION_LOSS]
         if not math.isfinite(loss):
             raise RunError(f"step {self.state.step}: the validation loss is {loss}", hint=_HINT)
@@ -198,7 +205,8 @@ class Run:
         if self.saved != self.progress():
             state.metrics_lines = self.log.sync()
             if self.accelerator.is_main_process:
-                save_checkpoint(folder, self.model, self.optimizer, state, self.identity)
+                training = self.model, self.optimizer, state, self.identity
+                save_checkpoint(folder, *training, average=self.average)
         self.saved, self.saved_at = self.progress(), time.monotonic()
         if self.accelerator.is_main_process:
             keep = self.settings.keep_checkpoints
@@ -237,6 +245,8 @@ class Run:
             or restored_adapter(self.run_dir / "checkpoints", state.best_step, self.model)
         ):
             kept = state.best_step
+        if kept == state.step and self.average is not None:
+            self.average.put()
         best = kept == state.best_step
         self.model.eval()
         if not state.epoch_target_tokens:

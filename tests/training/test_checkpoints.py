@@ -12,6 +12,7 @@ import pytest
 import torch
 from odd_shapes import spoilt
 from safetensors.torch import load_file
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from training_parts import Rows, adapter_of, in_step, metrics, run, saved_steps, tiny_model
 
 from lora_s2s.errors import DataError, ResourceError, Stopped, UsageError
@@ -56,6 +57,58 @@ def test_stop_and_resume_is_bit_for_bit_the_uninterrupted_run(
     lines = metrics(tmp_path / "cut")
     assert [line["step"] for line in lines] == list(range(1, 13))
     assert without_clocks(lines) == without_clocks(metrics(tmp_path / "whole"))
+
+
+def test_averaged_weights_are_evaluated_kept_and_resumed(tmp_path: Path) -> None:
+    plain, trained = tiny_model(), []
+    expected = adapter_of(plain)
+    options = {"model": plain, "max_steps": 7, "evaluate_every": 3}
+    hook = register_optimizer_step_post_hook(lambda *_: trained.append(adapter_of(plain)))
+    run(tmp_path / "plain", **options, evaluate=lambda _: {"validation_loss": 1.0})
+    hook.remove()
+    seen = []
+
+    def evaluate(model: torch.nn.Module) -> dict[str, float]:
+        seen.append(adapter_of(model))
+        return {"validation_loss": 3.0 - len(seen)}
+
+    averaged = tiny_model()
+    how = {**options, "evaluate": evaluate, "ema": 0.4}
+    run(tmp_path / "whole", **{**how, "model": averaged})
+    by_step = []
+    for step, weights in enumerate(trained[-7:], start=1):
+        decay = min(0.4, (1 + step) / (10 + step))
+        expected = {
+            name: decay * tensor + (1 - decay) * weights[name] for name, tensor in expected.items()
+        }
+        by_step.append(expected)
+    for held, step in zip(seen, (3, 6, 7), strict=True):
+        for name, tensor in held.items():
+            assert torch.allclose(tensor, by_step[step - 1][name], atol=1e-6)
+    assert all(torch.equal(tensor, seen[-1][name]) for name, tensor in adapter_of(averaged).items())
+    losses = [
+        [line["loss"] for line in metrics(tmp_path / name) if "loss" in line]
+        for name in ("plain", "whole")
+    ]
+    assert losses[0] == losses[1]  # the steps themselves are those without an average
+    stopped_run(tmp_path / "cut", after_steps=4, **{**how, "model": tiny_model(), "evaluate": None})
+    again = tiny_model(seed=0)
+    run(tmp_path / "cut", **{**how, "model": again, "evaluate": None}, resume=True)
+    assert all(torch.equal(tensor, seen[-1][name]) for name, tensor in adapter_of(again).items())
+    with pytest.raises(UsageError, match=r"training.ema: checkpoint 0.4, now nothing"):
+        run(tmp_path / "cut", **{**options, "model": tiny_model()}, resume=True)
+
+
+def test_the_average_of_the_best_step_comes_back(tmp_path: Path) -> None:
+    seen = []
+
+    def evaluate(model: torch.nn.Module) -> dict[str, float]:
+        seen.append(adapter_of(model))
+        return {"validation_loss": [1.0, 2.0, 3.0][len(seen) - 1]}
+
+    model = tiny_model()
+    run(tmp_path, model=model, ema=0.5, evaluate=evaluate)
+    assert all(torch.equal(tensor, seen[0][name]) for name, tensor in adapter_of(model).items())
 
 
 def test_tokens_that_train_resume_bit_for_bit(tmp_path: Path) -> None:
@@ -331,9 +384,10 @@ def test_a_state_of_another_shape_is_a_damaged_checkpoint(tmp_path: Path) -> Non
 HARMLESS = {
     "identity.dtype = 'x'",
     "identity.dtype = nothing",
+    "state.best_by = 'x'",
     *(
         f"state.{key} = None"
-        for key in ("best_step", "best_validation_loss", "validation_loss", "forward")
+        for key in ("best_step", "best_score", "best_validation_loss", "validation_loss", "forward")
     ),
     "state.forward = 'x'",
 }
