@@ -385,6 +385,7 @@ HARMLESS = {
     "identity.dtype = 'x'",
     "identity.dtype = nothing",
     "state.best_by = 'x'",
+    "state.best_score = -1.5",
     *(
         f"state.{key} = None"
         for key in ("best_step", "best_score", "best_validation_loss", "validation_loss", "forward")
