@@ -144,15 +144,10 @@ def predictor_in_training(
     base: LoadedBase,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    values: object,
+    settings: InputSettings,
 ) -> Predictor:
-    """Returns what answers with an adapter that is being trained.
-
-    Args:
-        values: the entry ``input`` of the prepared data's manifest.
-    """
-    settings = input_settings(values, where="manifest.json")
-    predictor = _predictor(base.name, model, base, tokenizer, settings)
+    """Returns what answers with an adapter that is being trained on data of these settings."""
+    predictor = _predictor(base.name, model, base, tokenizer, _for_answers(settings))
     return replace(predictor, engine=replace(predictor.torch, has_adapter=True))
 
 
@@ -207,5 +202,9 @@ def input_settings(values: object, *, where: str) -> InputSettings:
     """
     read = checked(AdapterManifest, {"input": values}, Path(where)).input
     check_recorded(read.template, where=where)
+    return _for_answers(read)
+
+
+def _for_answers(read: InputSettings) -> InputSettings:
     left = read.truncate_source == "left" or read.format in DIALOGUES
     return read.model_copy(update={"truncate_source": "left" if left else "right"})

@@ -65,7 +65,7 @@ def watched(recipe: Recipe, adapted: AdaptedBase, prepared: PreparedDataset) -> 
 
 def _sample(recipe: Recipe, adapted: AdaptedBase, prepared: PreparedDataset) -> ScoredSample:
     predictor = predictor_in_training(
-        adapted.base, adapted.model, adapted.tokenizer, prepared.manifest.content["input"]
+        adapted.base, adapted.model, adapted.tokenizer, prepared.manifest.input
     )
     # Answers in training need no second pass: the sample's loss is the validation loss.
     rows = split_to_score(recipe, predictor, prepared, "validation")

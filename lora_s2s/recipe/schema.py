@@ -281,7 +281,8 @@ class TrainingSection(Section):
     early_stopping: int = Field(
         default=0,
         ge=0,
-        description="Stop after this many validations without a better best_metric; 0: off.",
+        description="Stop after this many validations without a lower validation loss, or a better "
+        "best_metric; 0: off.",
     )
     on_nonfinite: Literal["stop", "skip"] = Field(
         default="stop", description="If loss or gradients are not finite: stop, or skip the step."
@@ -294,9 +295,14 @@ class TrainingSection(Section):
     )
 
     @property
+    def judges_answers(self) -> bool:
+        """Whether a metric of answers decides, and not the validation loss."""
+        return self.best_metric != LOSS
+
+    @property
     def sources_to_score(self) -> int:
         """How many validation sources are answered and scored at each validation."""
-        return self.scored_sources or (0 if self.best_metric == LOSS else _SCORED_SOURCES)
+        return self.scored_sources or (_SCORED_SOURCES if self.judges_answers else 0)
 
     @property
     def save_minutes(self) -> int | None:

@@ -16,7 +16,6 @@ from lora_s2s.console import ProgressLine, say, warn
 from lora_s2s.data.prepared import SplitTable
 from lora_s2s.errors import RunError, Stopped, UsageError
 from lora_s2s.fast_t5.choose import fast_forward, forward_in_use
-from lora_s2s.recipe.fields import LOSS
 from lora_s2s.recipe.schema import TrainingSettings
 from lora_s2s.training.averaging import WeightAverage
 from lora_s2s.training.checkpoint import (
@@ -284,7 +283,7 @@ def _refuse_without_validation(settings: TrainingSettings) -> None:
     """Refuses settings that need validation data."""
     needing = {
         "early_stopping": settings.early_stopping > 0,
-        "best_metric": settings.best_metric != LOSS,
+        "best_metric": settings.judges_answers,
         "scored_sources": settings.scored_sources > 0,
     }
     for key in (key for key, is_set in needing.items() if is_set):
