@@ -20,18 +20,20 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a shipped rec
 
 @recipes.callback()
 def listed(context: typer.Context, json: Json = False) -> None:
-    """List, show or copy the shipped recipes; print the schema."""
+    """List the shipped recipes by purpose; show or copy one; print the schema."""
     if context.invoked_subcommand is not None:
         return
-    from lora_s2s.console import table, write_json
-    from lora_s2s.recipe.catalogue import shipped, summary
+    from lora_s2s.console import say, table, write_json
+    from lora_s2s.recipe.catalogue import about, shipped
 
-    summaries = {name: summary(path) for name, path in shipped().items()}
+    recipes = {name: about(path) for name, path in shipped().items()}
     if json:
-        items = [{"name": name, "summary": text} for name, text in summaries.items()]
-        write_json({"recipes": items})
+        write_json({"recipes": [{"name": name, **vars(one)} for name, one in recipes.items()]})
         return
-    table("Shipped recipes", ["name", "summary"], [list(item) for item in summaries.items()])
+    by_purpose = sorted(recipes.items(), key=lambda item: (item[1].purpose, item[0]))
+    rows = [[one.purpose, name, one.machine, one.summary] for name, one in by_purpose]
+    table("Shipped recipes", ["purpose", "name", "machine", "summary"], rows)
+    say("show NAME prints one, copy NAME makes it yours; init --data FILE writes one for your file")
 
 
 @recipes.command("show")
@@ -54,7 +56,7 @@ def copy(
     from lora_s2s.console import say
     from lora_s2s.errors import UsageError
     from lora_s2s.files import write_text
-    from lora_s2s.recipe.catalogue import find_recipe, text_of
+    from lora_s2s.recipe.catalogue import find_recipe, for_elsewhere, text_of
 
     source = find_recipe(name)
     target = Path(to or source.name)
@@ -62,7 +64,7 @@ def copy(
         raise UsageError(
             f"{target} exists already", hint=f"give another file: lora-s2s recipes copy {name} FILE"
         )
-    write_text(target, text_of(source))
+    write_text(target, for_elsewhere(text_of(source)))
     say(f"wrote {target}; try it with: lora-s2s train {target} --dry-run")
 
 

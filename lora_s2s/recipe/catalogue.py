@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ from lora_s2s.recipe.fields import LARGEST_NUMBER
 from lora_s2s.recipe.schema import Recipe
 
 SCHEMA = "recipe.schema.json"
+_SCHEMA_IS = "yaml-language-server: $schema="
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "exclusiveMaximum": "<", "maximum": "≤"}
+_FIELD = re.compile(r"# (\w+): +(.*)")
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -33,7 +37,12 @@ def _folder() -> Path:
 
 def schema_line() -> str:
     """Returns the comment that names the JSON Schema of recipes for editors, without its mark."""
-    return f"yaml-language-server: $schema={_folder() / SCHEMA}"
+    return f"{_SCHEMA_IS}{_folder() / SCHEMA}"
+
+
+def for_elsewhere(text: str) -> str:
+    """Returns the text of a shipped recipe for another folder: it names the schema by its path."""
+    return text.replace(f"{_SCHEMA_IS}{SCHEMA}", schema_line())
 
 
 # Not .json and .txt, which may hold YAML.
@@ -80,10 +89,38 @@ def text_of(path: Path) -> str:
         raise DataError(f"not UTF-8 text (byte {error.start})", where=str(path)) from error
 
 
-def summary(path: Path) -> str:
-    """Returns the first comment line of a recipe, without its mark."""
-    with path.open(encoding="utf-8") as lines:
-        return next(lines, "").lstrip("# ").strip()
+@dataclass(frozen=True)
+class About:
+    """What the head of a shipped recipe says: its first line, and what it is for, where and on
+    which rows it runs, and what it takes.
+    """
+
+    summary: str
+    purpose: str
+    machine: str
+    shape: str
+    memory: str
+    time: str
+
+
+def about(path: Path) -> About:
+    """Reads the head of a shipped recipe: ``# Purpose: …`` and the like, each of one or more
+    lines.
+    """
+    parts = dict.fromkeys(About.__dataclass_fields__, "")
+    current = "summary"
+    for line in text_of(path).splitlines():
+        if not line.startswith("#"):
+            break
+        text = line.lstrip("#").strip()
+        if match := _FIELD.match(line):
+            current, text = match[1].lower(), match[2]
+        elif not line.startswith("#  ") and parts["summary"]:
+            current = ""
+        if current in parts:
+            parts[current] = f"{parts[current]} {text}".strip()
+    short = ("purpose", "machine", "memory", "time")
+    return About(**{**parts, **{name: parts[name].rstrip(".") for name in short}})
 
 
 def json_schema() -> dict[str, Any]:

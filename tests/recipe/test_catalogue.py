@@ -4,30 +4,42 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from pathlib import Path
 
 import pytest
+from cli_parts import Invoke, here, invoke
 
 import lora_s2s
-from lora_s2s.recipe.catalogue import SCHEMA, json_schema, shipped, summary
+from lora_s2s.recipe.catalogue import SCHEMA, about, json_schema, shipped
 from lora_s2s.recipe.load import load_recipe, recipe_to_yaml
 from lora_s2s.recipe.schema import SECTIONS
+
+__all__ = ["here", "invoke"]
 
 PACKAGE = Path(lora_s2s.__file__).parent
 KEYS = [(section, key) for section, model in SECTIONS.items() for key in model.model_fields]
 
 
-def test_the_promised_recipes_are_shipped() -> None:
-    assert {
-        "demo",
-        "e2e-nlg",
-        "disfl-qa",
-        "flan-t5-small",
-        "flan-t5-base",
-        "flan-t5-large",
-        "flan-t5-xl",
-        "flan-t5-xxl",
-    } <= set(shipped())
+PROMISED = """
+demo e2e-nlg disfl-qa nl2bash flan-t5-small flan-t5-base flan-t5-large flan-t5-xl flan-t5-xxl
+dialogue-summaries article-summaries multilingual-summaries titles translation-t5 translation-nllb
+translation-low-resource text-to-sql code-comments grammar simplification question-answering
+classification extraction-json chat instructions graphemes-to-phonemes
+"""
+
+
+def test_the_promised_recipes_are_listed_by_purpose(invoke: Invoke) -> None:
+    assert set(PROMISED.split()) == set(shipped())
+    listed = json.loads(invoke("recipes", "--json").stdout)["recipes"]
+    assert {one["name"]: one["purpose"] for one in listed}["text-to-sql"] == "code"
+    shown = invoke("recipes").stderr
+    assert shown.index("translation-nllb") > shown.index("classification")
+    invoke("recipes", "copy", "chat", "mine.yaml")
+    text = Path("mine.yaml").read_text(encoding="utf-8")
+    schema = re.search(r"^# yaml-language-server: \$schema=(.+)$", text, re.MULTILINE)
+    assert schema is not None
+    assert Path(schema[1]).samefile(shipped()["chat"].with_name(SCHEMA))
 
 
 @pytest.mark.parametrize("name", sorted(shipped()))
@@ -38,9 +50,13 @@ def test_every_shipped_recipe_loads_resolves_and_says_what_it_is(name: str, tmp_
     resolved.write_text(recipe_to_yaml(recipe), encoding="utf-8")
     assert load_recipe(str(resolved)) == recipe
     head = shipped()[name].read_text(encoding="utf-8").split("\nmodel:")[0]
-    assert summary(shipped()[name]).endswith((".", ")", ":"))
-    for word in ("# Data: ", "# Run:  ", "# Measured: "):
+    for word in ("# Data: ", "# Run:  ", "# Measured: ", f"$schema={SCHEMA}"):
         assert word in head, f"{name} lacks '{word}'"
+    heading = about(shipped()[name])
+    assert heading.summary.endswith((".", ")", ":"))
+    assert re.fullmatch(r"CPU|(4|8|16|24) GB GPU", heading.machine)
+    assert re.search(r"about \d+ → \d+ tokens .*at most [\d,]+ → [\d,]+; [\d,]+ ", heading.shape)
+    assert all(vars(heading).values())
 
 
 def test_at_most_85_keys_each_described_once() -> None:
