@@ -139,7 +139,7 @@ def problem_of(words: list[str], *, also: set[str] = frozenset()) -> str | None:
         return str(error)
     except Exception as error:  # noqa: BLE001  Typer's own copy of click does not export all of its errors
         return f"{type(error).__name__}: {error}"
-    named = given.get("recipe") or ("" if command.name not in ("show", "copy") else given["name"])
+    named = given.get("recipe") or (given.get("name", "") if words[0] == "recipes" else "")
     if re.fullmatch(r"[\w-]+", named) and named not in {*shipped(), *also, named.upper()}:
         return f"no recipe '{named}'"
     return _problem_of_settings(with_option(given.get("sets"), given.get("constraint")))
@@ -162,7 +162,7 @@ def unknown_keys(text: str) -> list[str]:
     ]
 
 
-_FILE_ENDINGS = ("py", "yaml", "yml", "json", "jsonl", "csv", "md")
+_FILE_ENDINGS = ("py", "safetensors", "yaml", "yml", "json", "jsonl", "csv", "md")
 
 
 def options_of(words: list[str]) -> set[str]:
