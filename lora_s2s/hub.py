@@ -36,6 +36,7 @@ from lora_s2s.errors import DataError, SetupError, UsageError
 
 ADAPTER_CONFIG = "adapter_config.json"
 EVALUATIONS = "evaluations"
+RECIPE = "recipe.yaml"
 DEMO_NAME = "demo"
 DEMO_BASE = Path(__file__).parent / "demo" / "base"
 
@@ -123,6 +124,12 @@ def check_folder(folder: Path) -> Path:
             problem = f"{path.name} has more than {limits.in_words(most)}, so it is not read"
             raise DataError(problem, where=str(path))
     return folder
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether a folder is an adapter, or a whole model that a run of this package trained."""
+    whole = (folder / "config.json").is_file() and (folder / RECIPE).is_file()
+    return whole or (folder / ADAPTER_CONFIG).is_file()
 
 
 def adapters_inside(folder: Path) -> list[str]:

@@ -191,14 +191,15 @@ class FinishedManifest(AdapterManifest):
 
 
 class ModelManifest(Document):
-    """``manifest.json`` of a folder that ``merge`` wrote; a model from elsewhere may have one of
-    its own, of which the input settings count alone.
+    """``manifest.json`` of a whole model that was merged or trained here; a model from elsewhere
+    may have one of its own, of which the input settings count alone.
     """
 
     file = _MANIFEST
     optional = True
     hint = "get the folder again, or merge the adapter again"
 
+    base: Base = Base.model_construct()
     merged: dict[str, object] | None = None
     input: InputSettings = InputSettings.model_construct()
     decoding: Decoding | None = None
@@ -206,7 +207,7 @@ class ModelManifest(Document):
 
     @classmethod
     def _part(cls, content: dict[str, object]) -> dict[str, object]:
-        ours = "merged" in content or "export" in content
+        ours = any(key in content for key in ("merged", "export", "training"))
         return content if ours else {key: content[key] for key in content if key == "input"}
 
 

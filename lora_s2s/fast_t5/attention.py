@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 class Attend(Protocol):
     """Softmax(q kᵀ + bias) v within each row, heads side by side in the last dimension."""
 
+    def begin(self, relative: RelativePositions, like: Tensor, *, causal: bool) -> None:
+        """Computes the bias of a table ahead of the blocks."""
+
     def encoder(
         self, q_N: Tensor, k_N: Tensor, v_N: Tensor, heads: int, relative: RelativePositions
     ) -> Tensor:
@@ -50,6 +53,10 @@ class GroupedAttention:
         self._layout, self._dropout = layout, dropout
         self._biases: dict[tuple[int, bool], list[Tensor]] = {}
         self._key_biases: list[Tensor | None] | None = None
+
+    def begin(self, relative: RelativePositions, like: Tensor, *, causal: bool) -> None:
+        """Computes the bias of a table ahead of the blocks."""
+        self._bias(relative, like, causal=causal)
 
     def encoder(
         self, q_N: Tensor, k_N: Tensor, v_N: Tensor, heads: int, relative: RelativePositions
@@ -186,6 +193,9 @@ class PackedAttention:
         self._rows = {"s": layout.source_rows_N, "t": layout.target_rows_M}
         self._masks: dict[str, object] = {}
         self._tables: dict[int, Tensor] = {}
+
+    def begin(self, relative: RelativePositions, like: Tensor, *, causal: bool) -> None:
+        """Does nothing: a table is small."""
 
     def encoder(
         self, q_N: Tensor, k_N: Tensor, v_N: Tensor, heads: int, relative: RelativePositions

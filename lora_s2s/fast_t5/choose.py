@@ -24,7 +24,7 @@ from lora_s2s.fast_t5.layout import Layout, layout_of
 from lora_s2s.fast_t5.operations import ACTIVATIONS, reason_of
 from lora_s2s.fast_t5.t5 import PaddingFree
 from lora_s2s.models.t5 import fused_activation
-from lora_s2s.models.t5_parts import ADAPTED, stacks_of
+from lora_s2s.models.t5_parts import ADAPTED, OWN, stacks_of, trains_positions
 from lora_s2s.tokens.labels import IGNORE_INDEX
 
 VARIABLE = "LORA_S2S_FORWARD"
@@ -90,7 +90,7 @@ def fast_forward(model: nn.Module) -> Iterator[None]:
     the environment requests transformers'.
 
     Args:
-        model: the adapted model; only its adapter's parameters require gradients.
+        model: the model; only what trains requires gradients.
 
     Raises:
         UsageError: the environment requests an unknown forward.
@@ -191,7 +191,7 @@ def _settle(model: PreTrainedModel, batch: Batch) -> PaddingFree | None:
 
 def kinds_of_attention(base: PreTrainedModel, device: str) -> list[Callable[..., Attend]]:
     """The usable kinds of attention, fastest first; the last works everywhere."""
-    packed = device == "cuda" and not base.config.dropout_rate
+    packed = device == "cuda" and not base.config.dropout_rate and not trains_positions(base)
     return [PackedAttention, GroupedAttention] if packed else [GroupedAttention]
 
 
@@ -209,7 +209,9 @@ def _difference(model: PreTrainedModel, forward: PaddingFree, few: Batch) -> str
     trained = {
         name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
     }
-    if outside := [name for name in trained if not ADAPTED.search(name)]:
+    # An adapter's method that trains weights of the base (biases, whole modules) is not covered.
+    covered = ADAPTED if hasattr(model, "peft_config") else OWN
+    if outside := [name for name in trained if not covered.search(name)]:
         return f"{outside[0]} is trained, but is not a linear layer of a block"
     was_training = model.training
     model.eval()

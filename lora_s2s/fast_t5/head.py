@@ -1,5 +1,5 @@
-"""The frozen output head with cross-entropy, computed in chunks of tokens together with the
-gradients. Single embedding rows of the head can be trained.
+"""The output head with cross-entropy, computed in chunks of tokens together with the gradients: of
+the states, and of single embedding rows of the head or of all of it where they train.
 
 No tensor of N × V is allocated, in the forward or in the backward pass.
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lora_s2s.fast_t5.operations import Context
-from lora_s2s.fast_t5.products import product
+from lora_s2s.fast_t5.products import product, weight_gradient
 from lora_s2s.lora.token_rows import head_rows
 
 # A GPU needs larger chunks to be busy.
@@ -26,10 +26,10 @@ def head_loss(
     """The sum of :func:`cross_entropy` over the tokens (nats, scalar float32).
 
     Args:
-        head: a frozen linear layer (D → V) without bias; its trained tokens get gradients.
+        head: a linear layer (D → V) without bias.
     """
-    tokens = head_rows(head)
-    return _HeadLoss.apply(states_ND, head, *tokens, labels_N, label_smoothing, z_loss)  # type: ignore[no-any-return, no-untyped-call]
+    tokens, weight_VD = head_rows(head), head.weight
+    return _HeadLoss.apply(states_ND, head, weight_VD, *tokens, labels_N, label_smoothing, z_loss)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def cross_entropy(
@@ -51,6 +51,7 @@ class _HeadLoss(torch.autograd.Function):
         ctx: Context,
         states_ND: Tensor,
         head: nn.Linear,
+        weight_VD: Tensor,
         ids_K: Tensor | None,
         more_KD: Tensor | None,
         labels_N: Tensor,
@@ -58,27 +59,31 @@ class _HeadLoss(torch.autograd.Function):
     ) -> Tensor:
         gradient_ND = torch.empty_like(states_ND) if ctx.needs_input_grad[0] else None
         gradient_KD = None if more_KD is None else torch.zeros_like(more_KD)
+        gradient_VD = torch.zeros_like(weight_VD) if ctx.needs_input_grad[2] else None
         loss_sum = torch.zeros((), dtype=torch.float32, device=states_ND.device)
         rows = max(1, _LOGITS_AT_ONCE[states_ND.device.type] // head.weight.shape[0])
         for chunk in (slice(start, start + rows) for start in range(0, len(labels_N), rows)):
             logits_CV = _logits(head, states_ND[chunk]).to(torch.float32)
             loss, slope_CV = _loss_and_slope(logits_CV, labels_N[chunk].unsqueeze(1), *settings)
             loss_sum += loss
+            if gradient_VD is not None:
+                slope = slope_CV.to(states_ND.dtype)
+                gradient_VD += weight_gradient(slope, states_ND[chunk])
             if gradient_ND is not None:
                 gradient_ND[chunk] = product(slope_CV.to(states_ND.dtype), head.weight.t())
                 if more_KD is not None and gradient_KD is not None:
                     slope_CK = slope_CV[:, ids_K]
                     gradient_ND[chunk] += (slope_CK @ more_KD).to(states_ND.dtype)
                     gradient_KD.addmm_(slope_CK.T, states_ND[chunk].to(torch.float32))
-        ctx.save_for_backward(gradient_ND, gradient_KD)
+        ctx.save_for_backward(gradient_ND, gradient_VD, gradient_KD)
         return loss_sum
 
     @staticmethod
     def backward(ctx: Context, slope: Tensor) -> tuple[Tensor | None, ...]:
-        by_states, by_rows = (
+        by_states, by_weight, by_rows = (
             None if one is None else (one * slope).to(one.dtype) for one in ctx.saved_tensors
         )
-        return by_states, None, None, by_rows, None, None, None
+        return by_states, None, by_weight, None, by_rows, None, None, None
 
 
 def _logits(head: nn.Linear, states_CD: Tensor) -> Tensor:

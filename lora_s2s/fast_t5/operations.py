@@ -1,6 +1,7 @@
 """The operations between attentions as autograd functions that save little and recompute the rest.
 
-All work on flat lists of tokens. The base is frozen: its weights get no gradients.
+All work on flat lists of tokens. Gradients are those of the inputs and of what trains: an adapter's
+factors, or in full fine-tuning the weights of products and norms.
 Legend: N tokens, D model width, r an adapter's rank.
 """
 
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from lora_s2s.console import say
 from lora_s2s.errors import ran_out_of_memory
 from lora_s2s.fast_t5.products import product as multiplied
+from lora_s2s.fast_t5.products import weight_gradient
 from lora_s2s.lora.product import Product
 from lora_s2s.models.t5_parts import Norm
 
@@ -145,17 +147,19 @@ def _product_backward(
     input_gradient: bool,
     scale: float = 1.0,
 ) -> tuple[Tensor | None, Gradients]:
-    """``onto`` + the gradient of the inputs, and the gradients of A and B.
+    """``onto`` + the gradient of the inputs, and the gradients of what trains.
 
     Args:
-        inputs: recomputes the product's inputs (N, D); called only if A needs them.
+        inputs: recomputes the product's inputs (N, D); called only if A or W needs them.
         input_gradient: whether the gradient of the inputs is needed.
     """
     gradient = onto
     if input_gradient:
         gradient = multiplied(slope, product.weight().t(), onto=onto, scale=scale)
     if kept is None or product.down is None or product.up is None:
-        return gradient, ()
+        if not product.trains:
+            return gradient, ()
+        return gradient, (weight_gradient(slope, inputs(), scale=scale),)
     scale = product.scale * scale
     inner_Nr = slope @ product.up.to(slope.dtype)
     down_rD = (inner_Nr.t() @ kept.mask.on(inputs())).to(product.down.dtype).mul_(scale)
@@ -177,7 +181,8 @@ class _Products(torch.autograd.Function):
         norm: Norm | None,
         products: Sequence[Product],
         training: bool,
-        *_factors: Tensor,
+        _norm_weight: Tensor | None,
+        *_trained: Tensor,
     ) -> Tensor | tuple[Tensor, ...]:
         ctx.norm, ctx.products = norm, products
         inputs_ND, inverse_N1 = (states_ND, None) if norm is None else _normed(states_ND, norm)
@@ -214,26 +219,32 @@ class _Products(torch.autograd.Function):
                 None if mask is None else _Lora(next(rows), mask),
                 inputs,
                 onto=slope_ND,
-                input_gradient=ctx.needs_input_grad[0],
+                input_gradient=ctx.needs_input_grad[0] or ctx.needs_input_grad[4],
             )
             gradients += factors
+        by_norm_D = None
         if slope_ND is not None and ctx.norm is not None:
+            if ctx.needs_input_grad[4]:
+                by_norm_D = (slope_ND * states_ND).mul_(inverse_N1).sum(0)
             slope_ND = _norm_backward(slope_ND, states_ND, inverse_N1, ctx.norm.weight)
-        return slope_ND, None, None, None, *gradients
+        return slope_ND, None, None, None, by_norm_D, *gradients
 
 
 def products(
     states_ND: Tensor, norm: Norm | None, chosen: Sequence[Product], *, training: bool
 ) -> tuple[Tensor, ...]:
     """Each product of the states, after an optional norm."""
-    factors = [factor for product in chosen for factor in product.factors]
-    outputs: tuple[Tensor, ...] = _Products.apply(states_ND, norm, chosen, training, *factors)  # type: ignore[no-untyped-call]
+    trained = [one for product in chosen for one in product.trained]
+    weight_D = None if norm is None else norm.weight
+    outputs: tuple[Tensor, ...] = _Products.apply(  # type: ignore[no-untyped-call]
+        states_ND, norm, chosen, training, weight_D, *trained
+    )
     return outputs
 
 
 def normed(states_ND: Tensor, norm: Norm) -> Tensor:
     """RMSNorm of the states."""
-    return _Products.apply(states_ND, norm, (), False)  # type: ignore[no-any-return, no-untyped-call]
+    return _Products.apply(states_ND, norm, (), False, norm.weight)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class Activation(NamedTuple):
@@ -312,8 +323,8 @@ class _Residual(torch.autograd.Function):
         onto = None if rates[1] else residual_ND
         outputs_ND, lora = _product(hidden, product, training=training, scale=scale, onto=onto)
         ctx.mask = None if lora is None else lora.mask
-        # Without an adapter, inputs are needed only for the activation's gradient.
-        ctx.needed = activation is not None or lora is not None
+        # Where nothing of the product trains, inputs are needed only for the activation's gradient.
+        ctx.needed = activation is not None or lora is not None or product.trains
         ctx.save_for_backward(
             *(inputs if ctx.needed else ()), *((lora.reduced_Nr,) if lora else ())
         )
@@ -366,5 +377,5 @@ def onto_residual(
         training,
         len(inputs),
         *inputs,
-        *product.factors,
+        *product.trained,
     )

@@ -9,6 +9,8 @@ from torch.nn import functional as F
 # oneDNN keeps memory of a weight's size for every number of rows that it meets, so it meets two.
 # From so many rows on, it is faster with empty ones added than MKL without.
 _SIZES = {128: 56, 32: 16}
+# Tokens that one product sums over in a weight's gradient.
+_SUMMED = 256
 
 
 def product(
@@ -29,6 +31,24 @@ def product(
     if scale != 1:
         outputs.mul_(scale)
     return outputs if onto is None else outputs.add_(onto)
+
+
+def weight_gradient(slopes: Tensor, inputs: Tensor, *, scale: float = 1.0) -> Tensor:
+    """Returns scale · slopesᵀ · inputs, the gradient (out, in) of a product's weight.
+
+    Args:
+        slopes: (N, out).
+        inputs: (N, in), in the type of the slopes.
+    """
+    if not _by_onednn(inputs):
+        return (slopes.t() @ inputs).mul_(scale)
+    gradient, start = inputs.new_zeros(slopes.shape[1], inputs.shape[1]), 0
+    while (rows := min(_SUMMED, len(inputs) - start)) >= _SUMMED // 2:
+        padding = (0, 0, 0, _SUMMED - rows)
+        slope, block = (F.pad(one[start : start + rows], padding) for one in (slopes, inputs))
+        gradient.add_(_onednn(slope.t().contiguous(), block.t().contiguous()))
+        start += rows
+    return gradient.addmm_(slopes[start:].t(), inputs[start:]).mul_(scale)
 
 
 def _by_onednn(inputs: Tensor) -> bool:

@@ -90,7 +90,7 @@ class PaddingFree:
                 states_MD = self._attend(states_MD, cross, now, mix, encoded_ND)
             return self._feed_forward(states_MD, block.feed_forward, now)
 
-        states_MD = self._through(self._decoder, layout.decoder_ids_M, decode, now)
+        states_MD = self._through(self._decoder, layout.decoder_ids_M, decode, now, attend)
         scale = head_scale(self._model.config)
         return states_MD if scale == 1 else states_MD * scale
 
@@ -118,16 +118,25 @@ class PaddingFree:
             )
             return self._feed_forward(states_ND, block.feed_forward, now)
 
-        return self._through(self._encoder, layout.source_ids_N, encode, now)
+        return self._through(self._encoder, layout.source_ids_N, encode, now, attend)
 
     def _through(
-        self, stack: Stack, ids: Tensor, step: Callable[[Tensor, Block], Tensor], now: _Pass
+        self,
+        stack: Stack,
+        ids: Tensor,
+        step: Callable[[Tensor, Block], Tensor],
+        now: _Pass,
+        attend: Attend,
     ) -> Tensor:
         """Embeds ids, applies ``step`` to every block (checkpointed if enabled), and norms."""
         # Hooks on transformers' module insert trained embedding rows and scale for float16.
         states = now.dropped(stack.embeddings(ids))
         for block in stack.blocks:
             if now.training and block.module.gradient_checkpointing and torch.is_grad_enabled():
+                relative = stack.relative(block)
+                if relative.relative_attention_bias.weight.requires_grad:
+                    # A checkpoint would compute it a second time, apart from the other blocks.
+                    attend.begin(relative, states, causal=stack is self._decoder)
                 states = checkpoint(step, states, block, use_reentrant=False)
             else:
                 states = step(states, block)

@@ -23,6 +23,7 @@ from lora_s2s.hub import (
     foreign_weights,
     is_folder,
     is_local,
+    is_trained,
     locate_model,
     no_adapter,
 )
@@ -73,10 +74,13 @@ def is_adapter(folder: Path) -> bool:
 
 
 def adapter_state(model: nn.Module, adapter: str = ONLY) -> dict[str, Tensor]:
-    """Returns an adapter's weights, which share the model's memory.
+    """Returns an adapter's weights, which share the model's memory; without an adapter, all
+    weights that train.
 
     The names are those in ``adapter_model.safetensors``, except for trained token rows.
     """
+    if not isinstance(model, PeftModel):
+        return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     return {**_without_tokens(model, adapter), **token_rows.changes(model)}
 
 
@@ -184,7 +188,7 @@ def load_adapter(
             )
         revision = None if base_override else trained_on.revision or settings.revision
         if not base_override:
-            _check_followed(trained_on, name, revision, folder)
+            check_followed(trained_on, name, revision, folder)
         # Hashed before it is loaded, so that a wrong base is reported at once.
         check_trained_on(trained_on, name, weights_hash(locate_model(name, revision)), folder)
         stored = quantization or trained_on.quantization or "none"
@@ -240,9 +244,12 @@ def fill(model: PeftModel, state: Mapping[str, Tensor], folder: Path, adapter: s
     load_adapter_state(model, finite, adapter)
 
 
-def _check_followed(trained_on: Base, name: str, revision: str | None, folder: Path) -> None:
-    """Refuses a base that only an untrusted adapter names: nothing is downloaded, and no folder is
+def check_followed(trained_on: Base, name: str, revision: str | None, folder: Path) -> None:
+    """Refuses a base that only an untrusted folder names: nothing is downloaded, and no folder is
     loaded without the hash of its weights.
+
+    Raises:
+        DataError: it is refused.
     """
     if name.startswith(("//", r"\\")) or not is_local(name, revision):
         problem = (
@@ -277,7 +284,10 @@ def read_adapter(folder: Path) -> tuple[AdapterSettings, AdapterManifest]:
         more = "; a file is not opened: name its folder" if folder.is_file() else ""
         raise DataError(f"no such adapter folder: {folder}{more}", hint=hint)
     check_folder(folder)
-    if not (folder / CONFIG).is_file() and adapters_inside(folder):
+    if not is_adapter(folder) and is_trained(folder):
+        problem = f"{folder} is a whole model (lora.method=full), not an adapter"
+        raise DataError(problem, hint="use it as it is: it loads without a base")
+    if not is_adapter(folder) and adapters_inside(folder):
         raise no_adapter(folder)
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
@@ -292,8 +302,11 @@ def read_adapter(folder: Path) -> tuple[AdapterSettings, AdapterManifest]:
     return settings, manifest
 
 
-def check_trained_on(trained_on: Base, name: str, weights_sha256: str, folder: Path) -> None:
-    """Checks that the adapter was trained on a base with these weights.
+def check_trained_on(
+    trained_on: Base, name: str, weights_sha256: str, folder: Path, *, what: str = "the adapter"
+) -> None:
+    """Checks that the adapter, or ``what`` is in the folder, was trained on a base with these
+    weights.
 
     Raises:
         DataError: it was trained on others.
@@ -301,7 +314,7 @@ def check_trained_on(trained_on: Base, name: str, weights_sha256: str, folder: P
     expected = trained_on.weights_sha256
     if expected is not None and expected != weights_sha256:
         raise DataError(
-            f"the adapter was trained on {trained_on.name or 'another base'} (weights "
+            f"{what} was trained on {trained_on.name or 'another base'} (weights "
             f"{expected[:12]}); this is {name} (weights {weights_sha256[:12]})",
             hint="name the base it was trained on (--base NAME), or train again on this one",
             where=str(folder),

@@ -14,8 +14,8 @@ from lora_s2s.models.quantized import is_quantized, product_weight
 
 @dataclass(frozen=True)
 class Product:
-    """y = x Wᵀ + scale · drop(x) Aᵀ Bᵀ: W (out, in) is frozen; A (r, in) and B (out, r) are the
-    adapter's, None without one.
+    """y = x Wᵀ + scale · drop(x) Aᵀ Bᵀ: A (r, in) and B (out, r) are the adapter's, None without
+    one; W (out, in) trains only without one.
     """
 
     base: nn.Module
@@ -29,21 +29,29 @@ class Product:
         return product_weight(self.base)
 
     @property
-    def factors(self) -> tuple[nn.Parameter, ...]:
-        """A and B, or nothing."""
-        return () if self.down is None or self.up is None else (self.down, self.up)
+    def trains(self) -> bool:
+        """Whether W trains."""
+        return bool(self.base.weight.requires_grad)
+
+    @property
+    def trained(self) -> tuple[Tensor, ...]:
+        """What trains: A and B, or W, or nothing."""
+        if self.down is not None and self.up is not None:
+            return (self.down, self.up)
+        weight: Tensor = self.base.weight  # type: ignore[assignment]
+        return (weight,) if self.trains else ()
 
 
 def product_of(module: nn.Module, *, frozen: bool = True) -> Product | None:
     """Returns the product that a module computes; None if it computes anything else, such as DoRA,
-    or if W trains although it should be ``frozen``.
+    or if W trains beside an adapter although it should be ``frozen``.
     """
     base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
     plain = is_quantized(base) or type(base) is nn.Linear
     if (
         not plain
         or base.bias is not None
-        or (frozen and any(weight.requires_grad for weight in base.parameters()))
+        or (frozen and module is not base and base.weight.requires_grad)
     ):
         return None
     if module is base:

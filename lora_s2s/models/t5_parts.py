@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 # Families whose every part is named here. LongT5's encoder attends in blocks.
 COVERED = ("t5", "mt5", "umt5")
 # Names of the parameters that may train: adapters of the blocks' linear layers, rows of the
-# embeddings and the head.
+# embeddings and the head; without an adapter, all of them.
 ADAPTED = re.compile(rf"({t5.ADAPTABLE}|embed_tokens\.token_rows|lm_head\.token_rows)\.(?!weight$)")
+OWN = re.compile(
+    rf"({t5.ADAPTABLE}|shared|embed_tokens|lm_head|layer_norm|relative_attention_bias)\.weight"
+)
 
 
 @dataclass(frozen=True)
@@ -138,12 +141,18 @@ def _norm(module: T5LayerNorm) -> Norm:
 
 
 def relative_bias(relative: RelativePositions, length: int, device: torch.device) -> Tensor:
-    """Returns the bias that attention adds to its scores, (1, heads, length, length), without a
-    gradient.
-    """
-    with torch.no_grad():
-        bias: Tensor = relative.compute_bias(length, length, device=device)
+    """Returns the bias that attention adds to its scores, (1, heads, length, length)."""
+    bias: Tensor = relative.compute_bias(length, length, device=device)
     return bias
+
+
+def trains_positions(model: nn.Module) -> bool:
+    """Whether a table of relative positions trains."""
+    return any(
+        weight.requires_grad
+        for name, weight in model.named_parameters()
+        if "relative_attention_bias" in name
+    )
 
 
 def farthest(relative: RelativePositions) -> int:

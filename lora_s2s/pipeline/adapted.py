@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from lora_s2s.console import warn
 from lora_s2s.data.prepared import PreparedDataset
 from lora_s2s.errors import UsageError, nearest
+from lora_s2s.lora.full import train_weights
 from lora_s2s.lora.inject import inject_lora, total_parameters, trainable_parameters
 from lora_s2s.models.common import begin_answers
 from lora_s2s.models.family import check_lengths
 from lora_s2s.models.loading import LoadedBase, enable_gradient_checkpointing, load_base
 from lora_s2s.models.precision import dtype_name
 from lora_s2s.pipeline.followed import check_constraint
+from lora_s2s.recipe.fields import FULL
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.tokens.added import with_tokens
 from lora_s2s.tokens.loading import languages_of, load_tokenizer
@@ -42,6 +45,13 @@ class AdaptedBase:
             "trainable_parameters": trainable_parameters(self.model),
             "total_parameters": total_parameters(self.model),
         }
+
+    @property
+    def base_parameters(self) -> int:
+        """The number of the base's parameters."""
+        counts = self.counts
+        adapter = counts["trainable_parameters"] if isinstance(self.model, PeftModel) else 0
+        return counts["total_parameters"] - adapter
 
     @property
     def note(self) -> str | None:
@@ -127,17 +137,21 @@ def token_ids(names: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[
 
 def _injected(recipe: Recipe, train_tokens: Sequence[int]) -> tuple[LoadedBase, nn.Module]:
     """Loads a recipe's base and injects its adapter."""
-    section = recipe.model
+    section, full = recipe.model, recipe.lora.method == FULL
     base = load_base(
         section.name,
         revision=section.revision,
-        dtype=section.dtype,
+        dtype="float32" if full else section.dtype,
         quantization=section.quantization,
         skip_quantization=section.skip_quantization,
     )
     lengths = {key: getattr(recipe.data, key) for key in ("max_source_tokens", "max_target_tokens")}
     check_lengths(base.family, base.model.config, name=section.name, **lengths)
-    model = inject_lora(base, recipe.lora, train_tokens=train_tokens, seed=recipe.training.seed)
+    model: nn.Module
+    if full:
+        model = train_weights(base, recipe.training.freeze)
+    else:
+        model = inject_lora(base, recipe.lora, train_tokens=train_tokens, seed=recipe.training.seed)
     base.family.set_dropout(model, recipe.training.dropout)
     if recipe.training.gradient_checkpointing:
         enable_gradient_checkpointing(model)

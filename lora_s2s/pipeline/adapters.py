@@ -11,7 +11,7 @@ from typing import Any
 from lora_s2s.console import warn
 from lora_s2s.errors import DataError, Error, UsageError, nearest
 from lora_s2s.files import read_object
-from lora_s2s.hub import ADAPTER_CONFIG, check_folder, no_adapter
+from lora_s2s.hub import ADAPTER_CONFIG, check_folder, is_trained, no_adapter
 from lora_s2s.recipe.evaluation import EvaluationSection
 from lora_s2s.recipe.fields import AUTO
 from lora_s2s.recipe.layers import Overrides, overridden_keys
@@ -118,7 +118,7 @@ def _not_default(decoding: Decoding) -> dict[str, Any]:
 
 def _decoding(folder: Path) -> dict[str, Any]:
     """The decoding settings in a folder's manifest; empty if there are none."""
-    kind = AdapterManifest if (folder / ADAPTER_CONFIG).is_file() else ModelManifest
+    kind = AdapterManifest if is_trained(folder) else ModelManifest
     decoding = (ExportManifest if is_export(folder) else kind).read(folder).decoding
     return _not_default(decoding) if decoding else {}
 
@@ -185,7 +185,7 @@ def list_adapters(folder: Path) -> list[AdapterInfo]:
     adapters = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         try:
-            if not path.name.startswith(".") and (path / ADAPTER_CONFIG).is_file():
+            if not path.name.startswith(".") and is_trained(path):
                 adapters.append(_info(path))
         except (DataError, OSError) as error:
             reason = error.message if isinstance(error, DataError) else error.strerror
@@ -200,7 +200,7 @@ def find_adapter(name: str, folder: Path) -> AdapterInfo:
         DataError: there is none, or its manifest is damaged.
     """
     for path in (Path(name).expanduser(), folder / name):
-        if (path / ADAPTER_CONFIG).is_file():
+        if is_trained(path):
             return _info(path)
     names = [adapter.name for adapter in list_adapters(folder)]
     if Path(name).is_dir():
@@ -213,7 +213,8 @@ def find_adapter(name: str, folder: Path) -> AdapterInfo:
 def _info(path: Path) -> AdapterInfo:
     check_folder(path)
     manifest = manifest_content(path) if has_manifest(path) else {}
-    return AdapterInfo(path, manifest, read_object(path / ADAPTER_CONFIG))
+    config = path / ADAPTER_CONFIG
+    return AdapterInfo(path, manifest, read_object(config) if config.is_file() else {})
 
 
 def without_interval(score: str) -> str:

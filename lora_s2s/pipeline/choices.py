@@ -34,7 +34,6 @@ def resolved_recipe(recipe: Recipe, facts: Facts, *, begun: Path | None = None) 
 
 def gather_facts(prepared: PreparedDataset, adapted: AdaptedBase) -> Facts:
     """The facts that :func:`lora_s2s.recipe.defaults.resolve` decides by."""
-    counts = adapted.counts
     table, validation = prepared.train, prepared.split("validation")
     held_out = (
         0
@@ -47,7 +46,7 @@ def gather_facts(prepared: PreparedDataset, adapted: AdaptedBase) -> Facts:
         target=_lengths(table.target_lengths),
         distinct_targets=table.distinct_targets(),
         validation_tokens=held_out,
-        parameters=counts["total_parameters"] - counts["trainable_parameters"],
+        parameters=adapted.base_parameters,
         device="cpu" if adapted.base.device.type == "cpu" else "cuda",
         processes=process_count(),
     )

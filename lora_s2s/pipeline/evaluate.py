@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from lora_s2s.console import say
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.evaluation.evaluate import Answered, assess, duration_note, sample_places
+from lora_s2s.inference.loading import baseline_of
 from lora_s2s.pipeline.adapters import NO_DATA, recipe_of, refuse_code, trusted_metrics
 from lora_s2s.pipeline.engines import predictor_on
 from lora_s2s.pipeline.evaluate_given import score_predictions
@@ -84,7 +85,7 @@ def scored(
         opponent = open_opponent(
             asked.against, rows, settings=settings, overrides=overrides, decode=kept.decode
         )
-    baseline = predictor.baseline() if asked.baseline else None
+    baseline = baseline_of(predictor) if asked.baseline else None
     sources = [rows.sources[place] for place in places]
     answers = kept.decode("decode", predictor, sources, settings, model)
     base_texts = None

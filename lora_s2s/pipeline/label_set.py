@@ -13,7 +13,7 @@ from lora_s2s.evaluation.texts import plain_answer
 from lora_s2s.examples.example import Example
 from lora_s2s.examples.read import TRAIN, Examples
 from lora_s2s.files import naming, read_whole
-from lora_s2s.lora.adapter import is_adapter
+from lora_s2s.hub import is_trained
 from lora_s2s.pipeline.adapters import NO_DATA
 from lora_s2s.pipeline.followed import followed
 from lora_s2s.pipeline.ranking import LabelChoice, Weighing
@@ -36,7 +36,7 @@ def label_choice(
         DataError: a file that cannot be read.
     """
     folder = Path(model).expanduser()
-    scored = AdapterManifest.read(folder).probabilities if is_adapter(folder) else None
+    scored = AdapterManifest.read(folder).probabilities if is_trained(folder) else None
     if named is not None:
         labels = named_labels(named)
     elif scored is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lora_s2s.console import say
 from lora_s2s.errors import nearest
-from lora_s2s.hub import ADAPTER_CONFIG, DEMO_NAME
+from lora_s2s.hub import DEMO_NAME, is_trained
 
 ADAPTERS = Path("adapters")
 
@@ -23,7 +23,7 @@ def located(name: str) -> str:
     folder = ADAPTERS / name
     if name != Path(name).name:
         return name
-    if not (folder / ADAPTER_CONFIG).is_file():
+    if not is_trained(folder):
         if name != DEMO_NAME and not Path(name).exists() and (meant := nearest(name, _adapters())):
             say(f"no adapter '{name}' in {ADAPTERS}{meant}")
         return name
@@ -37,7 +37,5 @@ def located(name: str) -> str:
 
 def _adapters() -> list[str]:
     return sorted(
-        path.parent.name
-        for path in ADAPTERS.glob(f"*/{ADAPTER_CONFIG}")
-        if path.parent.name[0] != "."
+        path.name for path in ADAPTERS.glob("*") if path.name[0] != "." and is_trained(path)
     )

@@ -12,6 +12,7 @@ from lora_s2s.console import say
 from lora_s2s.documents import checked
 from lora_s2s.errors import SetupError, UsageError
 from lora_s2s.files import read_whole, write_bytes, write_text
+from lora_s2s.hub import is_trained
 from lora_s2s.outputs import check_free, check_writable
 from lora_s2s.recipe.load import load_recipe, recipe_to_yaml, with_choices_of
 from lora_s2s.recipe.schema import Recipe
@@ -44,7 +45,7 @@ def check_run_folder(recipe: Recipe, *, resume: bool, overwrite: bool) -> tuple[
             hint="give the new one a name with --set output.name=…, or add --overwrite to replace "
             "it",
         )
-    if final.exists() and not (final / "adapter_config.json").is_file():
+    if final.exists() and not is_trained(final):
         raise UsageError(
             f"{final} is not an adapter, so it is not replaced", hint="--set output.name=…"
         )

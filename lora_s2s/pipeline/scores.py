@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_s2s.evaluation.evaluate import Evaluation, record_scores
-from lora_s2s.hub import EVALUATIONS
-from lora_s2s.lora.adapter import is_adapter
+from lora_s2s.hub import EVALUATIONS, is_trained
 from lora_s2s.outputs import check_writable
 from lora_s2s.pipeline import html
 from lora_s2s.records import has_manifest
@@ -80,7 +79,7 @@ class Place:
 def place_of(model: str | None, name: str, asked: Asked) -> Place:
     """Where the results of a model on data of some name go, which is checked to be writable."""
     path = None if model is None else Path(model).expanduser()
-    own = path is not None and path.is_dir() and is_adapter(path)
+    own = path is not None and path.is_dir() and is_trained(path)
     home = path if own and asked.base is None and asked.predictions is None else None
     folder = asked.out or (home / EVALUATIONS / name if home else None)
     if folder is not None:

@@ -12,6 +12,7 @@ from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import jsonl_line
 from lora_s2s.hub import check_folder
 from lora_s2s.inference.engine import DecodingSettings
+from lora_s2s.inference.loading import baseline_of
 from lora_s2s.pipeline.followed import recipe_to_answer
 from lora_s2s.pipeline.model import Model, predictor_of
 from lora_s2s.pipeline.predict import decoding_settings
@@ -83,7 +84,7 @@ def open_side_by_side(
     """
     recipe = recipe_to_answer(name, overrides)
     predictor = predictor_of(name, recipe, base)
-    other = Model(name, predictor.baseline(), recipe, False) if baseline else None
+    other = Model(name, baseline_of(predictor), recipe, False) if baseline else None
     decoding = decoding_settings(recipe.evaluation, predictor.settings)
     return SideBySide(Model(name, predictor, recipe, False), other, decoding, _examples(name))
 

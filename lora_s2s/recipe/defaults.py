@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lora_s2s.recipe.fields import AUTO
+from lora_s2s.recipe.fields import AUTO, FULL
 from lora_s2s.recipe.schema import LoraSection, Recipe, TrainingSection
 
 # Small data: rows seen over all passes, at most so many passes, and steps to spread them over.
@@ -37,6 +37,10 @@ _CPU_FLOP = 1.1e14
 # 11,000 M; from 50 M on within the 3e-4 to 1e-3 that are usual for LoRA.
 _RATE, _RATE_AT, _RATE_POWER = 3e-3, 4.6e6, -0.3
 _USUAL_RATE, _USUAL_FROM = (3e-4, 1e-3), 50e6
+# Full fine-tuning: the best of a sweep on the bundled base was 2e-3 where LoRA's was 8e-3
+# (benchmarks/e2e_precision.py).
+_FULL_RATE = 0.25
+_RELATIVE_RATE = 1e-2  # torch's default for Adafactor
 _PLAIN_SCALE = 2.0  # alpha / r of the measured runs; a larger scale takes a lower rate
 _VALIDATIONS = 10
 _VALIDATION_SHARE = 0.15  # of the training's compute
@@ -81,7 +85,9 @@ def resolve(recipe: Recipe, facts: Facts) -> Recipe:
     """Returns the recipe with a number for every key of ``training`` that was ``auto``."""
     training = recipe.training
     if training.learning_rate == AUTO:
-        training = _with(training, learning_rate=learning_rate(recipe.lora, facts.parameters))
+        rate = learning_rate(recipe.lora, facts.parameters)
+        relative = training.optimizer == "adafactor"
+        training = _with(training, learning_rate=_RELATIVE_RATE if relative else rate)
     if training.tokens_per_batch == AUTO:
         training = _with(training, tokens_per_batch=_batch_tokens(training, facts))
     if training.max_steps is None and training.epochs == AUTO:
@@ -111,11 +117,13 @@ def explanation(recipe: Recipe, facts: Facts) -> str | None:
 
 
 def learning_rate(lora: LoraSection, parameters: int) -> float:
-    """Returns the peak learning rate for an adapter on a base of so many parameters, to one
-    significant digit.
+    """Returns the peak learning rate for a base of so many parameters, to one significant
+    digit.
     """
     rate = _RATE * (max(parameters, 1) / _RATE_AT) ** _RATE_POWER
     low, high = _USUAL_RATE if parameters >= _USUAL_FROM else (_USUAL_RATE[0], _RATE)
+    if lora.method == FULL:
+        return float(f"{min(max(rate, low), high) * _FULL_RATE:.0e}")
     scale = lora.alpha / lora.r**0.5 if lora.method == "rslora" else lora.alpha / lora.r
     return float(f"{min(max(rate, low), high) * min(1.0, _PLAIN_SCALE / scale):.0e}")
 

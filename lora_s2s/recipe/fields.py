@@ -84,6 +84,8 @@ METHOD_NAMES = (
     "loha",
     "lokr",
 )
+FULL = "full"
+"""``lora.method`` without an adapter: the base's own weights train."""
 _PROMPTS = (
     "it puts vectors before the input instead of changing weights, so there is nothing to merge"
 )
@@ -170,11 +172,15 @@ def ranks_by_name(words: Sequence[str]) -> dict[str, int]:
 
 def method_problem(name: str) -> str | None:
     """Returns why an adapter method cannot be had; None where it can."""
-    if name in METHOD_NAMES:
+    if name in (*METHOD_NAMES, FULL):
         return None
     if reason := REFUSED_METHODS.get(name.lower().replace("_", "-")):
-        return f"{name} is refused: {reason}; expected one of {', '.join(METHOD_NAMES)}"
-    return f"expected one of {', '.join(METHOD_NAMES)}{nearest(name, METHOD_NAMES)}"
+        return f"{name} is refused: {reason}; expected one of {_methods()}"
+    return f"expected one of {_methods()}{nearest(name, (*METHOD_NAMES, FULL))}"
+
+
+def _methods() -> str:
+    return f"{', '.join(METHOD_NAMES)}, or {FULL} (no adapter)"
 
 
 def _known_format(value: str) -> str:

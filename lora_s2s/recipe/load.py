@@ -239,12 +239,16 @@ def _key(details: ErrorDetails) -> str:
 
 def _problem(details: ErrorDetails, merged: Layer, where: str) -> str:
     """Words one of pydantic's findings, with the line its value stands on."""
-    key = _key(details)
+    text = str(details["msg"]).removeprefix("Value error, ").replace("Input should be", "should be")
+    # What sections exclude together begins with the key that excludes the others.
+    between = re.match(r"[a-z_]+\.[a-z_]+", text) if not details["loc"] else None
+    key = between[0] if between else _key(details)
     entry: Entry | None = merged.entries.get(key)
     place = entry.where if entry else merged.sections.get(key.split(".")[0], where)
     if details["type"] == "missing":
         return f"{place}: {key} is required"
-    text = str(details["msg"]).removeprefix("Value error, ").replace("Input should be", "should be")
+    if between:
+        return f"{place}: {text}"
     got = f"; got {details['input']!r}" if entry else ""
     return f"{place}: {key}: {text}{got}"
 

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from lora_s2s.recipe.evaluation import EvaluationSection
 from lora_s2s.recipe.fields import (
     AUTO,
+    FULL,
     LOSS,
     METHOD_NAMES,
     BatchTokens,
@@ -167,7 +168,9 @@ class LoraSection(Section):
         "wo=8].",
     )
     method: Method = Field(
-        default="lora", description=f"How the update is built: {', '.join(METHOD_NAMES)}."
+        default="lora",
+        description=f"How the update is built: {', '.join(METHOD_NAMES)}; full: no adapter, all "
+        "weights train (in float32) and the result is a whole model.",
     )
     train_tokens: Literal["auto"] | list[str] = Field(
         default="auto",
@@ -201,7 +204,7 @@ class TrainingSection(Section):
     learning_rate: Rate = Field(
         default=AUTO,
         description="Peak learning rate. auto: by the base's size, from 3e-3 (5 M parameters, "
-        "measured) through 9e-4 (250 M) to 3e-4 (11,000 M).",
+        "measured) through 9e-4 (250 M) to 3e-4 (11,000 M); a quarter of it with lora.method=full.",
     )
     schedule: Literal["linear", "cosine", "constant"] = Field(
         default="linear", description="Decay after warm-up."
@@ -214,9 +217,12 @@ class TrainingSection(Section):
     weight_decay: float = Field(
         default=0.0, ge=0, lt=1, description="AdamW's decoupled weight decay."
     )
-    optimizer: Literal["adamw", "adamw-8bit", "adamw-paged", "adamw-paged-8bit"] = Field(
-        default="adamw",
-        description="AdamW; the 8-bit and paged variants need less GPU memory.",
+    optimizer: Literal["adamw", "adamw-8bit", "adamw-paged", "adamw-paged-8bit", "adafactor"] = (
+        Field(
+            default="adamw",
+            description="AdamW; the 8-bit and paged variants need less GPU memory, Adafactor the "
+            "least.",
+        )
     )
     lora_plus_ratio: float = Field(
         default=1.0,
@@ -286,6 +292,11 @@ class TrainingSection(Section):
     )
     on_nonfinite: Literal["stop", "skip"] = Field(
         default="stop", description="If loss or gradients are not finite: stop, or skip the step."
+    )
+    freeze: list[str] = Field(
+        default=[],
+        description="With lora.method=full, what does not train: embeddings, head, encoder, "
+        "decoder, or names of modules.",
     )
     seed: int = Field(
         default=42, ge=0, le=2**32 - 1, description="Seed of initial weights, order and dropout."
@@ -376,6 +387,26 @@ class Recipe(Section):
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
     output: OutputSection = OutputSection()
+
+    @model_validator(mode="after")
+    def _full(self) -> Recipe:
+        """Checks what full fine-tuning excludes."""
+        if self.lora.method != FULL:
+            if self.training.freeze:
+                raise ValueError(f"training.freeze needs lora.method={FULL}")
+            return self
+        if self.model.quantization != "none":
+            stored = self.model.quantization
+            raise ValueError(
+                f"lora.method={FULL} trains the base's weights, which {stored} cannot hold: set "
+                "model.quantization=none, or lora.method=lora"
+            )
+        if self.model.dtype not in (AUTO, "float32"):
+            raise ValueError(
+                f"lora.method={FULL} needs float32 weights: updates are smaller than the steps of "
+                f"{self.model.dtype}: set model.dtype=float32"
+            )
+        return self
 
 
 SECTIONS: dict[str, type[Section]] = {

@@ -9,6 +9,7 @@ from pathlib import Path
 from lora_s2s.console import plain
 from lora_s2s.files import read_json, write_text
 from lora_s2s.hub import ADAPTER_CONFIG, DEMO_NAME, card_head
+from lora_s2s.recipe.fields import FULL
 from lora_s2s.records import manifest_content
 from lora_s2s.reports.peft_versions import WITH_NEW_TRANSFORMERS, peft_that_reads
 from lora_s2s.reports.render import python, render, verbatim
@@ -89,9 +90,11 @@ def render_card(
     base, lines = base_name(manifest), score_lines(manifest.get("scores"))
     peft = peft_that_reads(config or {})
     licenses = licenses_of(base, manifest, published)
+    whole = manifest.get("method") == FULL
     head = card_head(
         base,
-        tags=_TAGS,
+        tags=_TAGS[2:] if whole else _TAGS,
+        library="transformers" if whole else "peft",
         metrics=list(dict.fromkeys(line.metric for line in lines)),
         license=licenses[0] if published else None,
     )
@@ -109,6 +112,7 @@ def render_card(
         peft=verbatim(peft or ""),
         peft_with_new_transformers=verbatim(WITH_NEW_TRANSFORMERS),
         silent=peft == "0.16",
+        whole=whole,
         scores=lines,
         signatures=signatures(lines),
         examples=[(_short(row.get("source")), _short(row.get("prediction"))) for row in rows],

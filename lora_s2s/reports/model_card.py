@@ -48,7 +48,7 @@ def render_model_card(
     library = _LIBRARIES.get(format, "transformers")
     known = None if base == NOTHING else base
     template, merged = _section(manifest, "input").get("template"), _section(manifest, "merged")
-    scores = score_lines(merged.get("scores"))
+    scores = score_lines(merged.get("scores") or manifest.get("scores"))
     metrics = list(dict.fromkeys(line.metric for line in scores))
     head = card_head(known, tags=_TAGS, metrics=metrics, license=licenses[0], library=library)
     return render(

@@ -1,4 +1,4 @@
-"""The optimizer over the adapter's parameters, its state as tensors, and the learning rate."""
+"""The optimizer over what trains, its state as tensors, and the learning rate."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Adafactor, AdamW, Optimizer
 
 from lora_s2s.console import say
 from lora_s2s.errors import DataError, UsageError
@@ -58,6 +58,8 @@ def build_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:
     ]
     if kind == "adamw":
         return AdamW(groups, fused=True)
+    if kind == "adafactor":
+        return Adafactor(groups)
     paged, on_cpu = "paged" in kind, next(iter(parameters.values())).device.type == "cpu"
     if paged and on_cpu:
         say(f"{kind}: on a CPU the optimizer's state is in main memory anyway, so nothing is paged")
