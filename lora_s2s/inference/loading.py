@@ -15,15 +15,13 @@ from lora_s2s.documents import checked
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.examples.shapes import DIALOGUES
 from lora_s2s.examples.template import check_recorded
-from lora_s2s.hub import adapters_inside, check_folder, is_trained, no_adapter
+from lora_s2s.hub import adapters_inside, check_folder, no_adapter
 from lora_s2s.inference import ct2_engine, onnx_engine
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.inference.torch_engine import TorchEngine
 from lora_s2s.lora.adapter import (
     ONLY,
     LoadedAdapter,
-    check_followed,
-    check_trained_on,
     is_adapter,
     load_adapter,
 )
@@ -31,7 +29,6 @@ from lora_s2s.lora.several import add_adapter
 from lora_s2s.models.common import begin_answers
 from lora_s2s.models.generation import not_used
 from lora_s2s.models.loading import LoadedBase, load_base
-from lora_s2s.models.precision import dtype_name
 from lora_s2s.records import (
     AdapterManifest,
     ExportManifest,
@@ -79,27 +76,6 @@ def load_predictor(
     if folder.is_dir() and not (folder / "config.json").is_file() and adapters_inside(folder):
         raise no_adapter(folder)
     return _plain(name, load_base(name, dtype=dtype, device=device))
-
-
-def baseline_of(predictor: Predictor) -> Predictor:
-    """Returns the base of a model: the adapter switched off, without a second copy of the weights;
-    for a whole model that was trained here, the base that its manifest names.
-
-    Raises:
-        UsageError: neither is known (a merged, exported or plain model).
-        DataError: the base is not on this machine, or not the one that was trained.
-    """
-    folder = Path(predictor.name).expanduser()
-    if predictor.has_adapter or not is_trained(folder):
-        return predictor.baseline()
-    trained_on = ModelManifest.read(folder).base
-    name, engine = trained_on.name or "", predictor.torch
-    check_followed(trained_on, name, trained_on.revision, folder)
-    given = {"revision": trained_on.revision, "device": engine.model.device}
-    base = load_base(name, dtype=dtype_name(engine.model.dtype), **given)
-    check_trained_on(trained_on, name, base.weights_sha256, folder, what="the model")
-    begin_answers(base.model, **first_ids(predictor.tokenizer))
-    return replace(predictor, engine=replace(engine, name=name, model=base.model))
 
 
 def load_sharing(names: Sequence[str], *, dtype: str = "auto") -> list[Predictor]:

@@ -7,14 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lora_s2s.errors import UsageError, nearest
+from lora_s2s.files import naming
+from lora_s2s.lora.adapter import CONFIG, WEIGHTS, save_adapter
 from lora_s2s.models.generation import IN_CONFIG, decoding_config
 from lora_s2s.models.loading import LoadedBase
 from lora_s2s.models.saving import save_model, save_tokenizer
+from lora_s2s.recipe.fields import FULL
 
+_FILES = ("config.json", "generation_config.json")
 EMBEDDINGS, HEAD = "embeddings", "head"
 
 
@@ -52,20 +57,47 @@ def _named(model: PreTrainedModel, word: str) -> list[nn.Parameter]:
     return [weight for name, weight in model.named_parameters() if f".{word}." in f".{name}."]
 
 
-def save_trained(
+def is_whole(model: nn.Module) -> bool:
+    """Whether the weights of a model that trains are its own, not an adapter's."""
+    return not isinstance(model, PeftModel)
+
+
+def save_result(
+    model: nn.Module,
     base: LoadedBase,
     tokenizer: PreTrainedTokenizerBase,
     out: Path,
     *,
     decoding: Mapping[str, Any],
-) -> None:
-    """Writes a trained base as a whole model, which transformers 4 and 5 load alike.
+) -> tuple[list[Path], dict[str, object]]:
+    """Writes a trained adapter, or a trained base as a whole model, which transformers 4 and 5 load
+    alike, and the tokenizer.
 
     Args:
         tokenizer: which prepared the data.
         out: an existing folder.
-        decoding: ``max_new_tokens`` and ``num_beams`` of the written model.
+        decoding: ``max_new_tokens`` and ``num_beams`` of a whole model.
+
+    Returns:
+        The files, and what the manifest says of a whole model.
     """
+    if isinstance(model, PeftModel):
+        save_adapter(model, out)
+        files, entries = [out / CONFIG, out / WEIGHTS], dict[str, object]()
+    else:
+        _save_whole(base, tokenizer, out, decoding)
+        files = [out / name for name in _FILES] + sorted(out.glob("*.safetensors"))
+        entries = {"method": FULL, "decoding": dict(decoding)}
+    with naming(out / "tokenizer.json"):
+        files += [Path(name) for name in tokenizer.save_pretrained(out)]
+    if is_whole(model):
+        save_tokenizer(tokenizer, out)  # for transformers 4 too
+    return files, entries
+
+
+def _save_whole(
+    base: LoadedBase, tokenizer: PreTrainedTokenizerBase, out: Path, decoding: Mapping[str, Any]
+) -> None:
     model = base.model
     positions = base.family.max_positions(model.config)
     generation = decoding_config(model, tokenizer, decoding, positions=positions)
@@ -77,4 +109,3 @@ def save_trained(
         generation=generation,
         not_in_config=IN_CONFIG,
     )
-    save_tokenizer(tokenizer, out)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from lora_s2s.console import warn
 from lora_s2s.data.prepared import PreparedDataset
 from lora_s2s.errors import UsageError, nearest
-from lora_s2s.lora.full import train_weights
+from lora_s2s.lora.full import is_whole, train_weights
 from lora_s2s.lora.inject import inject_lora, total_parameters, trainable_parameters
 from lora_s2s.models.common import begin_answers
 from lora_s2s.models.family import check_lengths
@@ -50,7 +49,7 @@ class AdaptedBase:
     def base_parameters(self) -> int:
         """The number of the base's parameters."""
         counts = self.counts
-        adapter = counts["trainable_parameters"] if isinstance(self.model, PeftModel) else 0
+        adapter = 0 if is_whole(self.model) else counts["trainable_parameters"]
         return counts["total_parameters"] - adapter
 
     @property

@@ -8,21 +8,17 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
-from peft import PeftModel
-
 from lora_s2s import __version__, probe
 from lora_s2s.console import warn
 from lora_s2s.data.prepared import PreparedDataset
-from lora_s2s.files import code_hash, described, naming, sha256_json
+from lora_s2s.files import code_hash, described, sha256_json
 from lora_s2s.hub import locate_model
-from lora_s2s.lora.adapter import CONFIG, WEIGHTS, save_adapter
-from lora_s2s.lora.full import save_trained
+from lora_s2s.lora.full import save_result
 from lora_s2s.models.loading import LoadedBase
 from lora_s2s.models.precision import device_name, dtype_name
 from lora_s2s.models.weights import weights_hash
 from lora_s2s.outputs import move_folder, sync_tree
 from lora_s2s.pipeline.adapted import AdaptedBase
-from lora_s2s.recipe.fields import FULL
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.records import write
 from lora_s2s.reports.adapter_page import write_report
@@ -31,7 +27,6 @@ from lora_s2s.training.state import TrainResult
 
 # What a run computes with: another version of it may give other last digits.
 _CODE = ("training", "fast_t5", "lora", "models", "tokens", "data")
-_MODEL_FILES = ("config.json", "generation_config.json")
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers")
 
 
@@ -55,17 +50,11 @@ def write_adapter(
             "they were"
         )
     made = {**made_from, "training": asdict(result), "scores": {}}
-    if isinstance(adapted.model, PeftModel):
-        save_adapter(adapted.model, running)
-        loaded = [running / CONFIG, running / WEIGHTS]
-    else:
-        decoding = {"max_new_tokens": max_new_tokens, "num_beams": 1}
-        save_trained(base, adapted.tokenizer, running, decoding=decoding)
-        loaded = [running / name for name in _MODEL_FILES]
-        loaded += running.glob("*.safetensors")
-        made |= {"method": FULL, "decoding": decoding}
-    with naming(running / "tokenizer.json"):
-        loaded += [Path(name) for name in adapted.tokenizer.save_pretrained(running)]
+    decoding = {"max_new_tokens": max_new_tokens, "num_beams": 1}
+    loaded, entries = save_result(
+        adapted.model, base, adapted.tokenizer, running, decoding=decoding
+    )
+    made |= entries
     made["files"] = described(path for path in loaded if path.is_file())
     if note := adapted.note:
         made["plain_transformers"] = note

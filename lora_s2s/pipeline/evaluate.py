@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from lora_s2s.console import say
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.evaluation.evaluate import Answered, assess, duration_note, sample_places
-from lora_s2s.inference.loading import baseline_of
+from lora_s2s.inference.baseline import baseline_of
 from lora_s2s.pipeline.adapters import NO_DATA, recipe_of, refuse_code, trusted_metrics
 from lora_s2s.pipeline.engines import predictor_on
 from lora_s2s.pipeline.evaluate_given import score_predictions

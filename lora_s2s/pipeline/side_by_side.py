@@ -11,8 +11,8 @@ from pathlib import Path
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import jsonl_line
 from lora_s2s.hub import check_folder
+from lora_s2s.inference.baseline import baseline_of
 from lora_s2s.inference.engine import DecodingSettings
-from lora_s2s.inference.loading import baseline_of
 from lora_s2s.pipeline.followed import recipe_to_answer
 from lora_s2s.pipeline.model import Model, predictor_of
 from lora_s2s.pipeline.predict import decoding_settings

@@ -12,7 +12,6 @@ from pydantic import Field, model_validator
 from lora_s2s.recipe.evaluation import EvaluationSection
 from lora_s2s.recipe.fields import (
     AUTO,
-    FULL,
     LOSS,
     METHOD_NAMES,
     BatchTokens,
@@ -32,6 +31,8 @@ from lora_s2s.recipe.fields import (
     Tracker,
     Truncation,
 )
+from lora_s2s.recipe.full import full_problem
+from lora_s2s.recipe.output import OutputSection
 
 _SCORED_SOURCES = 100
 
@@ -363,21 +364,6 @@ class TrainingSettings(TrainingSection):
     evaluate_every: int = Field(default=0, ge=0, le=10**9)
 
 
-class OutputSection(Section):
-    """The adapter's folder."""
-
-    dir: str = Field(
-        default="adapters",
-        min_length=1,
-        description="Folder for adapters, relative to the current one.",
-    )
-    name: str | None = Field(
-        default=None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
-        description="Name of the adapter's folder; by default the recipe's name.",
-    )
-
-
 class Recipe(Section):
     """A run's settings, as loaded and never changed."""
 
@@ -390,22 +376,11 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _full(self) -> Recipe:
-        """Checks what full fine-tuning excludes."""
-        if self.lora.method != FULL:
-            if self.training.freeze:
-                raise ValueError(f"training.freeze needs lora.method={FULL}")
-            return self
-        if self.model.quantization != "none":
-            stored = self.model.quantization
-            raise ValueError(
-                f"lora.method={FULL} trains the base's weights, which {stored} cannot hold: set "
-                "model.quantization=none, or lora.method=lora"
-            )
-        if self.model.dtype not in (AUTO, "float32"):
-            raise ValueError(
-                f"lora.method={FULL} needs float32 weights: updates are smaller than the steps of "
-                f"{self.model.dtype}: set model.dtype=float32"
-            )
+        model, training = self.model, self.training
+        if problem := full_problem(
+            self.lora.method, training.freeze, model.quantization, model.dtype
+        ):
+            raise ValueError(problem)
         return self
 
 

@@ -1,0 +1,22 @@
+"""The recipe's section ``output``: where the adapter goes."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from lora_s2s.recipe.fields import Section
+
+
+class OutputSection(Section):
+    """The adapter's folder."""
+
+    dir: str = Field(
+        default="adapters",
+        min_length=1,
+        description="Folder for adapters, relative to the current one.",
+    )
+    name: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        description="Name of the adapter's folder; by default the recipe's name.",
+    )
