@@ -159,7 +159,7 @@ def _product_backward(
     if kept is None or product.down is None or product.up is None:
         if not product.trains:
             return gradient, ()
-        return gradient, (weight_gradient(slope, inputs(), scale=scale),)
+        return gradient, (weight_gradient(slope, inputs()),)  # in float32, so the scale is 1
     scale = product.scale * scale
     inner_Nr = slope @ product.up.to(slope.dtype)
     down_rD = (inner_Nr.t() @ kept.mask.on(inputs())).to(product.down.dtype).mul_(scale)

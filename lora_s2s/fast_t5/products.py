@@ -33,22 +33,22 @@ def product(
     return outputs if onto is None else outputs.add_(onto)
 
 
-def weight_gradient(slopes: Tensor, inputs: Tensor, *, scale: float = 1.0) -> Tensor:
-    """Returns scale · slopesᵀ · inputs, the gradient (out, in) of a product's weight.
+def weight_gradient(slopes: Tensor, inputs: Tensor) -> Tensor:
+    """Returns slopesᵀ · inputs, the gradient (out, in) of a product's weight.
 
     Args:
         slopes: (N, out).
         inputs: (N, in), in the type of the slopes.
     """
     if not _by_onednn(inputs):
-        return (slopes.t() @ inputs).mul_(scale)
+        return slopes.t() @ inputs
     gradient, start = inputs.new_zeros(slopes.shape[1], inputs.shape[1]), 0
     while (rows := min(_SUMMED, len(inputs) - start)) >= _SUMMED // 2:
         padding = (0, 0, 0, _SUMMED - rows)
         slope, block = (F.pad(one[start : start + rows], padding) for one in (slopes, inputs))
         gradient.add_(_onednn(slope.t().contiguous(), block.t().contiguous()))
         start += rows
-    return gradient.addmm_(slopes[start:].t(), inputs[start:]).mul_(scale)
+    return gradient.addmm_(slopes[start:].t(), inputs[start:])
 
 
 def _by_onednn(inputs: Tensor) -> bool:

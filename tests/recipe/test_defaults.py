@@ -69,6 +69,10 @@ def test_the_rate_falls_with_the_size_of_the_base() -> None:
     scaled = resolve(recipe_with("lora.method=rslora"), facts(2_400)).training.learning_rate
     assert isinstance(scaled, float)
     assert scaled < 3e-3
+    whole = resolve(recipe_with("lora.method=full"), facts(2_400, parameters=BASE))
+    assert whole.training.learning_rate == 2e-4
+    relative = resolve(recipe_with("training.optimizer=adafactor"), facts(2_400))
+    assert relative.training.learning_rate == 1e-2
 
 
 def test_nothing_stays_automatic_and_nothing_given_is_changed() -> None:
