@@ -13,6 +13,8 @@ import torch
 from cli_parts import here, tiny_model, write_csv
 from doc_pages import ROOT, Page, options_of, problem_of, root_command, unknown_keys
 
+from lora_s2s.recipe.meanings import key_hint
+
 __all__ = ["here", "tiny_model"]
 
 PAGES = sorted(
@@ -118,3 +120,20 @@ def test_python_blocks_run(name: str, here: Path) -> None:
     torch.save({"weight": torch.zeros(2)}, here / "adapter_model.bin")
     for code in Page.read(name).python():
         run_block(code, here)
+
+
+def test_keys_of_other_tools_mean_what_the_page_says() -> None:
+    """What an unknown key is answered with, by the tables of MIGRATING.md."""
+    rows = re.findall(r"^\| (`.*?) \| (.*?) \|", Page.read("docs/MIGRATING.md").text, re.MULTILINE)
+    assert len(rows) > 90
+    wrong = []
+    for theirs, ours in rows:
+        for name in re.findall(r"`-*([^`]+)`", theirs):
+            hint = key_hint(name, "1")
+            pairs = re.findall(r"`([a-z_.]+)(?:: ([^`]+))?`", ours)
+            meant = [
+                f"'{key}={value}'" if value and "=" in hint else f"'{key}" for key, value in pairs
+            ]
+            if not any(word in hint for word in meant or ["(omit it: "]):
+                wrong.append((name, ours, hint))
+    assert wrong == []

@@ -10,18 +10,19 @@ _THEIRS = {
     "model.name": "base_model model_id model_name model_name_or_path model_path pretrained "
     "pretrained_model_name_or_path tokenizer_name",
     "model.revision": "model_revision",
-    "model.dtype": "compute_dtype model_dtype precision torch_dtype",
+    "model.dtype": "bnb_4bit_compute_dtype compute_dtype mixed_precision model_dtype precision "
+    "torch_dtype",
     "model.dtype=float16": "fp16 half half_precision",
     "model.dtype=bfloat16": "bf16",
     "model.dtype=float32": "float32 fp32 tf32",
     "model.quantization": "bits quantization_bit quantization_config quantization_method",
-    "model.quantization=nf4": "4bit bnb_4bit_quant_type load_in_4bit qlora use_4bit",
+    "model.quantization=nf4": "4bit bnb_4bit_quant_type load_in_4bit q_lora qlora use_4bit",
     "model.quantization=int8": "8bit load_in_8bit use_8bit",
     "model.skip_quantization": "llm_int8_skip_modules modules_to_not_convert",
     "data.train": "data_files data_path dataset dataset_name dataset_path datasets train_data "
-    "train_dataset train_file training_file",
+    "train_dataset train_file train_split training_file",
     "data.validation": "dev_file eval_data eval_dataset eval_file test_datasets val_data val_file "
-    "validation_data validation_file",
+    "valid_split validation_data validation_file",
     "data.test": "test_data test_dataset test_file",
     "data.format": "chat_template data_format dataset_type formatting",
     "data.source_column": "article_column context_column document_column input_column input_field "
@@ -71,10 +72,11 @@ _THEIRS = {
     "training.packing": "multipack pack pack_sequences sample_packing",
     "training.gradient_checkpointing": "activation_checkpointing grad_checkpoint "
     "use_gradient_checkpointing",
-    "training.save_every": "checkpoint_every save_interval save_steps save_strategy",
+    "training.save_every": "checkpoint_every save_interval save_steps save_strategy "
+    "saves_per_epoch",
     "training.keep_checkpoints": "save_total_limit",
     "training.evaluate_every": "eval_every eval_interval eval_steps eval_strategy "
-    "evaluation_strategy val_check_interval",
+    "evals_per_epoch evaluation_strategy val_check_interval",
     "training.ema": "ema_decay use_ema",
     "training.best_metric": "metric_for_best_model",
     "training.scored_sources": "predict_with_generate",
@@ -94,21 +96,34 @@ _THEIRS = {
     "evaluation.batch_tokens": "eval_batch_size per_device_eval_batch_size",
     "evaluation.limit": "max_eval_samples max_samples",
     "output.dir": "logging_dir output_dir output_path save_dir",
-    "output.name": "adapter_name experiment_name hub_model_id run_name",
+    "output.name": "adapter_name experiment_name hub_model_id project_name run_name",
 }
 _OMITTED = {
+    "a micro-batch that does not fit is split": "auto_find_batch_size",
     "attention and kernels are chosen by the model": "attn_implementation flash_attention "
     "flash_attn use_flash_attention xformers_attention",
     "bias terms are not trained": "bias lora_bias",
     "every step is logged": "logging_steps logging_strategy",
-    "rows of similar length share a batch": "group_by_length length_column_name",
-    "start it with `accelerate launch`": "ddp_find_unused_parameters deepspeed fsdp fsdp_config",
+    "no code from a model's folder runs": "trust_remote_code",
+    "prepared data is found again by itself": "dataset_prepared_path lazy_preprocess "
+    "overwrite_cache preprocessed_path",
+    "report.html shows the curve": "plot_loss",
+    "rows of similar length share a batch": "group_by_length length_column_name "
+    "pad_to_max_length pad_to_sequence_len",
+    "start it with `accelerate launch`": "ddp_find_unused_parameters ddp_timeout deepspeed fsdp "
+    "fsdp_config fsdp_transformer_layer_cls_to_wrap",
     "the best checkpoint by training.best_metric is kept": "load_best_model_at_end",
     "the metric of training.best_metric decides": "greater_is_better",
     "the command decides": "do_eval do_predict do_train overwrite_output_dir stage",
+    "the data is read in one process": "dataloader_num_workers dataset_num_proc "
+    "preprocessing_num_workers",
+    "the loss counts every target token and no source token": "train_on_inputs",
     "the task is always text to text": "is_encoder_decoder model_type task task_type",
+    "the tokenizer is the base's own": "tokenizer_type use_fast_tokenizer",
     "training goes on with `train --resume`": "auto_resume_from_checkpoints resume "
     "resume_from_checkpoint",
+    "upload with `lora-s2s push`": "push_to_hub",
+    "weights are stored as the base has them": "fan_in_fan_out lora_fan_in_fan_out",
 }
 _THEIR_SECTIONS = {
     "data": "data_args dataset dataset_args dataset_config datasets",
