@@ -104,7 +104,6 @@ _OMITTED = {
     "flash_attn use_flash_attention xformers_attention",
     "bias terms are not trained": "bias lora_bias",
     "every step is logged": "logging_steps logging_strategy",
-    "no code from a model's folder runs": "trust_remote_code",
     "prepared data is found again by itself": "dataset_prepared_path lazy_preprocess "
     "overwrite_cache preprocessed_path",
     "report.html shows the curve": "plot_loss",
