@@ -62,10 +62,10 @@ Constraint = Annotated[
 ]
 
 
-def with_option(sets: list[str] | None, constraint: str | None) -> list[str]:
-    """Returns the words after ``--set``, with that of ``--constraint``."""
-    word = [] if constraint is None else [f"evaluation.constraint={constraint}"]
-    return [*(sets or []), *word]
+def with_options(sets: list[str] | None, **options: object) -> list[str]:
+    """Returns the words after ``--set``, with those of options that are keys of ``evaluation``."""
+    given = {key: value for key, value in options.items() if value is not None}
+    return [*(sets or []), *(f"evaluation.{key}={value}" for key, value in given.items())]
 
 
 def seconds_of(text: str) -> int:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lora_s2s.commands._options import Base, Constraint, Json, Sets, with_option
+from lora_s2s.commands._options import Base, Constraint, Json, Sets, with_options
 
 Models = Annotated[
     list[str] | None,
@@ -110,7 +110,7 @@ def evaluate(
         engine=engine,
         resume=resume,
     )
-    overrides = with_option(sets, constraint)
+    overrides = with_options(sets, constraint=constraint)
     if len(named) > 1:
         several = score_several(named, asked, overrides)
         show_several(several)

@@ -13,7 +13,7 @@ from lora_s2s.commands._options import (
     Model,
     Sets,
     check_output,
-    with_option,
+    with_options,
 )
 
 if TYPE_CHECKING:
@@ -49,6 +49,15 @@ Scores = Annotated[
         "targets, or --labels.",
     ),
 ]
+NBest = Annotated[
+    int | None,
+    typer.Option(
+        "--n-best",
+        metavar="N",
+        min=1,
+        help="Answer with the N best beams, or N samples, and their log-probabilities.",
+    ),
+]
 Labels = Annotated[
     str | None,
     typer.Option(
@@ -82,6 +91,7 @@ def predict(
     labels: Labels = None,
     base: Base = None,
     constraint: Constraint = None,
+    n_best: NBest = None,
     sets: Sets = None,
 ) -> None:
     """Answer texts or rows. Rows keep their fields and gain a "prediction"; CSV stays CSV.
@@ -95,6 +105,9 @@ def predict(
         require_stdout()
     if resume and not output:
         raise UsageError("--resume continues a file of answers", hint="add --output FILE")
+    if n_best and (scores or interactive):
+        option = "--scores decodes nothing" if scores else "--interactive shows one answer"
+        raise UsageError(f"--n-best asks for several decoded answers, and {option}")
     if labels is not None and not scores:
         raise UsageError("--labels names what --scores chooses from", hint="add --scores")
     from lora_s2s.pipeline.followed import recipe_to_answer
@@ -108,14 +121,15 @@ def predict(
     words = [*(texts or []), *(literal or [])]
     refuse_file_names(texts or [])
     model = located(model)
-    recipe = recipe_to_answer(model, with_option(sets, constraint))
+    recipe = recipe_to_answer(model, with_options(sets, constraint=constraint, n_best=n_best))
     if interactive and (words or file or output or scores):
         raise UsageError(
             "--interactive reads and answers lines: it takes no texts and no files, and no --scores"
         )
     if interactive:
         predictor = predictor_of(model, recipe, base)
-        _chat(predictor, decoding_settings(recipe.evaluation, predictor.settings))
+        settings = decoding_settings(recipe.evaluation, predictor.settings)
+        _chat(predictor, settings.of_one_answer())
         return
     inputs = read_inputs(words, file, parallel=recipe.data.format == "parallel")
     if output:
@@ -139,12 +153,11 @@ def _write_out(
     from itertools import chain
 
     from lora_s2s.console import write_out
-    from lora_s2s.pipeline.predict import answers_to
+    from lora_s2s.pipeline.predict import answers_to, gained
     from lora_s2s.pipeline.predictions import lines_of
-    from lora_s2s.pipeline.ranking import FIELDS
 
     answers = chain.from_iterable(answers_to(predictor, inputs, settings, choice=choice))
-    for line in lines_of(inputs, answers, FIELDS if choice else ()):
+    for line in lines_of(inputs, answers, gained(settings, choice)):
         write_out(line.removesuffix("\n"))
 
 

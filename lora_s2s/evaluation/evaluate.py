@@ -26,7 +26,7 @@ from lora_s2s.evaluation.significance import SEED
 from lora_s2s.evaluation.ter import time_note
 from lora_s2s.evaluation.texts import References
 from lora_s2s.files import jsonl_line, write_json, write_text
-from lora_s2s.inference.decode import Prediction, decode
+from lora_s2s.inference.decode import Prediction, ScoredAnswer, decode
 from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.outputs import PREDICTIONS, whole_folder
@@ -40,7 +40,7 @@ Progress = Callable[[str, int, int], None]
 @dataclass(frozen=True)
 class EvaluatedRow:
     """One unique source with its references, and the answers of the model, of the scored base, and
-    of the model it is compared with.
+    of the model it is compared with; ``n_best`` are several of the model's with scores.
     """
 
     source: str
@@ -48,9 +48,10 @@ class EvaluatedRow:
     prediction: str
     baseline: str | None = None
     against: str | None = None
+    n_best: tuple[ScoredAnswer, ...] | None = None
 
     def to_json(self) -> dict[str, object]:
-        """The row of ``predictions.jsonl``; ``baseline`` and ``against`` only if there are."""
+        """The row of ``predictions.jsonl``; what was not asked for is left out."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
@@ -297,7 +298,7 @@ def assess(
         metrics=scores,
         baseline=None if base is None else base.metrics,
         difference=None if base is None else base.difference,
-        rows=_rows(sources, references, texts, answered),
+        rows=_rows(sources, references, answered),
         settings=answered.settings,
         references=sum(map(len, references)),
         unstopped=unstopped,
@@ -314,11 +315,13 @@ def _undefined(metric: str) -> str:
 
 
 def _rows(
-    sources: Sequence[str], references: References, texts: Sequence[str], answered: Answered
+    sources: Sequence[str], references: References, answered: Answered
 ) -> tuple[EvaluatedRow, ...]:
-    nothing = [None] * len(texts)
+    nothing = [None] * len(answered.answers)
+    texts = [answer.text for answer in answered.answers]
     others = (answered.baseline or nothing, answered.against or nothing)
-    return tuple(map(EvaluatedRow, sources, map(tuple, references), texts, *others))
+    several = [answer.n_best or None for answer in answered.answers]
+    return tuple(map(EvaluatedRow, sources, map(tuple, references), texts, *others, several))
 
 
 def _named(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:

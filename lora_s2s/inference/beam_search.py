@@ -72,10 +72,10 @@ class Search:
         newest_BK: Ids = self.ids_BKL[np.arange(len(self.ids_BKL)), :, self.lengths_B - 1]
         return newest_BK.reshape(-1, 1)
 
-    def best(self, row: int) -> list[int]:
-        """Returns a row's best answer, its end included where it has one."""
-        ids: list[int] = self.ended_ids_BKL[row, 0].tolist()
-        return ids[: ids.index(self.end) + 1] if self.end in ids else ids
+    def best(self, row: int, count: int) -> list[list[int]]:
+        """Returns a row's best answers, best first, their ends included where they have one."""
+        several: list[list[int]] = self.ended_ids_BKL[row, :count].tolist()
+        return [ids[: ids.index(self.end) + 1] if self.end in ids else ids for ids in several]
 
     def candidates(self, log_probs_NV: Floats) -> Candidates:
         """Returns the best continuations, given the scores of the next ids (B·K, V)."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain, zip_longest
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from lora_s2s.fast_t5.decoder import Decoder, State, close_ranks
 from lora_s2s.inference.beam_search import Candidates, Search
 from lora_s2s.inference.engine import Answer, DecodingSettings, Watch
 from lora_s2s.models.logits import Constrained, check_logits
+from lora_s2s.models.sampling import Sampling, generators_of
 
 # How many steps' work may be spent on answers that have ended, before the others are copied
 # together: about what the copy costs.
@@ -26,11 +28,8 @@ _BLOCK = 64  # ids whose largest logit is found first
 
 
 def supports(settings: DecodingSettings) -> bool:
-    """Whether they are of greedy decoding, or of beam search with no penalty but the length's; with
-    a constraint or without.
-    """
-    has = {"max_new_tokens", "num_beams", "early_stopping", "length_penalty", "constraint"}
-    return not set(settings.changed()) - has
+    """Whether they ask for no penalty but the length's."""
+    return not {"repetition_penalty", "no_repeat_ngram_size"} & settings.changed().keys()
 
 
 class Greedy:
@@ -77,9 +76,9 @@ class Greedy:
         """Returns the last id of every row."""
         return torch.tensor([ids[-1] for ids in self._ids])
 
-    def answer(self, place: int) -> list[int]:
-        """Returns the ids of an answer that has ended."""
-        return self._ids[place]
+    def answers(self, place: int) -> list[list[int]]:
+        """Returns the ids of the answer to a source that is over."""
+        return [self._ids[place]]
 
     def shrink(self, live: Sequence[int]) -> None:
         """Goes on with these sources alone."""
@@ -94,6 +93,84 @@ class Greedy:
             self._ids[place] = other._ids[new]
 
 
+class _Sample(NamedTuple):
+    """An answer under way, and what draws its ids."""
+
+    generator: torch.Generator
+    ids: list[int]
+
+
+class Samples:
+    """The same with several rows a source, each of which is drawn on its own.
+
+    Args:
+        read: the ids of each source.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[int],
+        read: Sequence[Sequence[int]],
+        settings: DecodingSettings,
+        end: int,
+        name: str,
+    ) -> None:
+        self.sources = list(sources)
+        self._most, self._end, self._name = settings.max_new_tokens, end, name
+        self._each = settings.returned
+        temperature, top_p = settings.temperature, settings.top_p
+        self._sampling = Sampling((), temperature=temperature, top_p=top_p)
+        self._samples = [
+            [_Sample(one, []) for one in generators_of(ids, settings.seed, self._each)]
+            for ids in read
+        ]
+
+    @property
+    def over(self) -> list[bool]:
+        """Whether each source's answers have all ended."""
+        return [all(self._ended(sample.ids) for sample in one) for one in self._samples]
+
+    def _ended(self, ids: Sequence[int]) -> bool:
+        return bool(ids) and (ids[-1] == self._end or len(ids) == self._most)
+
+    def extend(self, logits_RV: Tensor, constrained: Constrained | None = None) -> None:
+        """Draws the next id of every row, or the first ids of a source's only row.
+
+        Raises:
+            DataError: the logits are not finite.
+        """
+        if len(logits_RV) == len(self.sources):
+            logits_RV = logits_RV.repeat_interleave(self._each, dim=0)
+        samples = [*chain.from_iterable(self._samples)]
+        open_rows = [row for row, sample in enumerate(samples) if not self._ended(sample.ids)]
+        logits_OV, going_on = logits_RV[open_rows], [samples[row] for row in open_rows]
+        if constrained is not None:
+            ruled_out_OV = constrained.ruled_out([sample.ids for sample in going_on], logits_OV)
+            logits_OV = logits_OV.masked_fill(ruled_out_OV, -torch.inf)
+        check_logits(logits_OV, model=self._name)
+        drawn_OV = self._sampling.perturbed(logits_OV, [sample.generator for sample in going_on])
+        for sample, token in zip(going_on, drawn_OV.argmax(dim=-1).tolist(), strict=True):
+            sample.ids.append(token)
+
+    def newest(self) -> Tensor:
+        """Returns the last id of every row."""
+        return torch.tensor([sample.ids[-1] for one in self._samples for sample in one])
+
+    def answers(self, place: int) -> list[list[int]]:
+        """Returns the ids of the answers to a source that is over."""
+        return [sample.ids for sample in self._samples[place]]
+
+    def shrink(self, live: Sequence[int]) -> None:
+        """Goes on with these sources alone."""
+        self.sources = [self.sources[place] for place in live]
+        self._samples = [self._samples[place] for place in live]
+
+    def replace(self, places: Sequence[int], other: Samples) -> None:
+        """Lets the other sources take the places of some of these."""
+        for new, place in enumerate(places):
+            self.sources[place], self._samples[place] = other.sources[new], other._samples[new]
+
+
 class Beams:
     """The same with ``num_beams`` rows a source: beam search."""
 
@@ -102,7 +179,7 @@ class Beams:
     ) -> None:
         self.sources = list(sources)
         self._search = Search(len(sources), settings, (), end)
-        self._beams, self._name = settings.num_beams, name
+        self._beams, self._returned, self._name = settings.num_beams, settings.returned, name
 
     @property
     def over(self) -> list[bool]:
@@ -133,9 +210,9 @@ class Beams:
         """Returns the last id of every row."""
         return torch.from_numpy(self._search.newest()[:, 0])
 
-    def answer(self, place: int) -> list[int]:
-        """Returns the ids of the best answer to a source that is over."""
-        return self._search.best(place)
+    def answers(self, place: int) -> list[list[int]]:
+        """Returns the ids of the best answers to a source that is over."""
+        return self._search.best(place, self._returned)
 
     def shrink(self, live: Sequence[int]) -> None:
         """Goes on with these sources alone."""
@@ -197,7 +274,7 @@ class _Batch:
     """What the decoder keeps of the rows under way, and their answers so far."""
 
     state: State
-    rows: Greedy | Beams
+    rows: Greedy | Samples | Beams
 
     def live(self) -> list[int]:
         return [place for place, over in enumerate(self.rows.over) if not over]
@@ -232,12 +309,12 @@ class Continuous:
         settings: DecodingSettings,
         watch: Watch | None = None,
     ) -> Iterator[Answer]:
-        """Yields the place of every source and its answer, as soon as it has ended; the longest
-        sources begin.
+        """Yields the answers to every source as soon as they have ended; the longest sources
+        begin.
 
         Args:
             sources: token ids; see :meth:`lora_s2s.inference.engine.Engine.answers`.
-            settings: of greedy decoding, or of beam search with no penalty but the length's.
+            settings: those that :func:`supports` allows.
             watch: of greedy decoding; called with a source's place.
 
         Raises:
@@ -277,16 +354,19 @@ class Continuous:
         watch: Watch | None,
     ) -> _Batch:
         """Encodes some sources and decodes the first id of each."""
-        state = self.decoder.read([sources[place] for place in places], beams=settings.num_beams)
-        rows: Greedy | Beams
-        if settings.num_beams == 1:
-            rows = Greedy(places, settings, self.end, self.name, watch)
-        else:
+        chosen, each = [sources[place] for place in places], settings.hypotheses
+        state = self.decoder.read(chosen, beams=each)
+        rows: Greedy | Samples | Beams
+        if settings.num_beams > 1:
             rows = Beams(places, settings, self.end, self.name)
+        elif settings.temperature > 0:
+            rows = Samples(places, chosen, settings, self.end, self.name)
+        else:
+            rows = Greedy(places, settings, self.end, self.name, watch)
         start_R = torch.full((len(places),), self.start, device=self.decoder.device)
         rows.extend(self.decoder.step(state, start_R), self.constrained)
-        if settings.num_beams > 1:
-            state.repeat(settings.num_beams)
+        if each > 1:
+            state.repeat(each)
         return _Batch(state, rows)
 
     def _step(self, batch: _Batch) -> None:
@@ -300,4 +380,6 @@ def _ended(batch: _Batch, before: Sequence[bool] = ()) -> Iterator[Answer]:
     """The answers that have ended, but for those that had before."""
     for place, (over, was_over) in enumerate(zip_longest(batch.rows.over, before)):
         if over and not was_over:
-            yield batch.rows.sources[place], batch.rows.answer(place)
+            answers, source = batch.rows.answers(place), batch.rows.sources[place]
+            for rank, ids in enumerate(answers):
+                yield source * len(answers) + rank, ids

@@ -104,10 +104,13 @@ class Ct2Engine:
             max_decoding_length=settings.max_new_tokens,
             max_input_length=0,
             suppress_sequences=[self._tokens(ids) for ids in self.never] or None,
+            num_hypotheses=settings.returned,
             return_end_token=True,
             callback=step,
         )
-        return [self._ids(result.hypotheses[0]) for result in results]
+        none: list[list[str]] = [[]] * settings.returned
+        several = [[*result.hypotheses, *none][: settings.returned] for result in results]
+        return [self._ids(tokens) for hypotheses in several for tokens in hypotheses]
 
     def log_probs(
         self, sources: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]

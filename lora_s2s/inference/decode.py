@@ -4,33 +4,47 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+import numpy as np
+from typing_extensions import TypedDict
+
+from lora_s2s.inference.constraint import constraint_of
 from lora_s2s.inference.engine import DecodingSettings, Engine, QueuedEngine
 from lora_s2s.inference.predictor import Predictor
+from lora_s2s.inference.score import answer_log_probs
 from lora_s2s.tokens.encoder import panics_as_errors
 
 Row: TypeAlias = tuple[int, ...]
 """A source's token ids."""
+Progress: TypeAlias = Callable[[int, int], None]
+
+
+class ScoredAnswer(TypedDict):
+    """One of several answers, and its exact log-probability as the whole answer, in nats."""
+
+    text: str
+    score: float
 
 
 @dataclass(frozen=True)
 class Prediction:
     """One answer: its text without special tokens, the tokens produced (``</s>`` counted), whether
-    ``</s>`` came.
+    ``</s>`` came; ``n_best`` are the answers that were asked for with scores, this one first.
     """
 
     text: str
     tokens: int
     stopped: bool
+    n_best: tuple[ScoredAnswer, ...] = ()
 
 
 def decode(
     predictor: Predictor,
     sources: Sequence[str],
     settings: DecodingSettings | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Prediction]:
     """Answers every rendered source, in input order.
 
@@ -50,29 +64,76 @@ def decode(
         DataError: the model's logits are not finite.
         UsageError: the engine lacks one of the settings.
     """
-    settings = predictor.within_positions(settings or DecodingSettings())
+    settings = settings or DecodingSettings()
     rows = [tuple(predictor.encode(source)) for source in sources]
-    repeats = Counter(rows)
-    predictions: dict[Row, Prediction] = {}
-    done = 0
-    for row, ids in _answered(predictor.engine, list(repeats), settings):
-        predictions[row] = read_answer(predictor, ids)
+    answers = _decoded(predictor, rows, settings, progress)
+    predictions = {row: read_answer(predictor, ids[0]) for row, ids in answers.items()}
+    if settings.n_best:
+        values = answer_log_probs(predictor, [*answers], [*answers.values()], settings)
+        for (row, several), scores in zip(answers.items(), values, strict=True):
+            pairs = zip(several, scores, strict=True)
+            scored = [
+                ScoredAnswer(text=read_answer(predictor, ids).text, score=value)
+                for ids, value in pairs
+            ]
+            predictions[row] = replace(predictions[row], n_best=tuple(scored))
+    return [predictions[row] for row in rows]
+
+
+def _decoded(
+    predictor: Predictor,
+    rows: Sequence[Row],
+    settings: DecodingSettings,
+    progress: Progress | None,
+) -> dict[Row, list[Row]]:
+    """The ids of the answers to each row."""
+    settings = predictor.within_positions(settings)
+    repeats, answers, done = Counter(rows), dict[Row, list[Row]](), 0
+    for row, several in _answered(predictor.engine, list(repeats), settings):
+        answers[row] = _possible(predictor, several, settings)
         done += repeats[row]
         if progress is not None:
             progress(done, len(rows))
-    return [predictions[row] for row in rows]
+    return answers
 
 
 def _answered(
     engine: Engine, rows: Sequence[Row], settings: DecodingSettings
-) -> Iterator[tuple[Row, list[int]]]:
-    """Every row with its answer's ids, in the order in which they end."""
+) -> Iterator[tuple[Row, list[list[int]]]]:
+    """Every row with its answers' ids, in the order in which they end."""
+    count = settings.returned
     queued = engine.queued_answers(rows, settings) if isinstance(engine, QueuedEngine) else None
     if queued is not None:
-        yield from ((rows[place], ids) for place, ids in queued)
+        several: list[list[int]] = []
+        for place, ids in queued:
+            several.append(ids)
+            if len(several) == count:
+                yield rows[place // count], several
+                several = []
         return
     for batch in length_batches(rows, settings):
-        yield from zip(batch, engine.answers(batch, settings), strict=True)
+        answers = engine.answers(batch, settings)
+        for place, row in enumerate(batch):
+            yield row, answers[place * count : (place + 1) * count]
+
+
+def _possible(
+    predictor: Predictor, several: Sequence[Sequence[int]], settings: DecodingSettings
+) -> list[Row]:
+    """The answers without those that only fill places: of a search that found fewer than beams."""
+    answers = [tuple(ids) for ids in several]
+    constraint = constraint_of(settings, predictor.tokenizer)
+    if len(answers) == 1 or constraint is None:
+        return [answers[0], *(ids for ids in answers[1:] if ids)]
+    width = predictor.rows or len(predictor.tokenizer)
+
+    def fits(ids: Row) -> bool:
+        beginnings = [ids[:length] for length in range(len(ids))]
+        allowed_TV = np.zeros((len(ids), width), np.bool_)
+        constraint.allow(beginnings, allowed_TV)
+        return bool(ids) and bool(allowed_TV[np.arange(len(ids)), ids].all())
+
+    return [answers[0], *(ids for ids in answers[1:] if fits(ids))]
 
 
 def length_batches(rows: Sequence[Row], settings: DecodingSettings) -> list[list[Row]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from lora_s2s.errors import UsageError
@@ -32,6 +32,8 @@ class DecodingSettings:
         seed: of sampling; the answer depends on it and on the source, not on the batch.
         constraint: what answers may be, as a recipe says it, read from any file already; see
             :mod:`lora_s2s.recipe.constraint`.
+        n_best: how many answers of each source are returned, with scores: the best beams, or
+            samples; 0 returns one without.
     """
 
     max_new_tokens: int = 128
@@ -45,6 +47,7 @@ class DecodingSettings:
     top_p: float = 1.0
     seed: int = 42
     constraint: Value | None = None
+    n_best: int = 0
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "num_beams", "batch_tokens"):
@@ -56,11 +59,34 @@ class DecodingSettings:
                 f"evaluation.num_beams {self.num_beams} searches: not both",
                 hint="--set evaluation.num_beams=1, or --set evaluation.temperature=0",
             )
+        if self.n_best > self.num_beams and not self.temperature:
+            found = "greedy search finds 1 answer"
+            if self.num_beams > 1:
+                found = f"evaluation.num_beams {self.num_beams} finds as many answers"
+            raise UsageError(
+                f"evaluation.n_best is {self.n_best}, and {found}",
+                hint=f"--set evaluation.num_beams={self.n_best}, or sample: --set "
+                "evaluation.temperature=1",
+            )
+
+    @property
+    def returned(self) -> int:
+        """How many answers of each source an engine returns."""
+        return max(1, self.n_best)
+
+    @property
+    def hypotheses(self) -> int:
+        """How many answers of each source are decoded at once."""
+        return max(self.num_beams, self.returned)
+
+    def of_one_answer(self) -> DecodingSettings:
+        """Returns the settings for one answer to each source, without scores."""
+        return replace(self, n_best=0)
 
     def rows_at_once(self, longest: int, most: int = MOST_HYPOTHESES) -> int:
         """Returns how many sources of up to ``longest`` tokens one batch may have."""
         fitting = self.batch_tokens // max(longest, 1)
-        return max(1, min(fitting, most) // self.num_beams)
+        return max(1, min(fitting, most) // self.hypotheses)
 
     def changed(self) -> dict[str, Any]:
         """Returns the settings of an answer's content that are not at their defaults, and always
@@ -109,7 +135,8 @@ class Engine(Protocol):
 
         Returns:
             each answer's ids: a forced first token included, the decoder's start not; ``</s>`` is
-            the last where the answer ended by itself.
+            the last where the answer ended by itself. Of each source as many as
+            ``settings.returned``, one after another, best first or in the order of drawing.
 
         Raises:
             UsageError: a setting that the runtime lacks, by name.
@@ -134,7 +161,9 @@ class WatchedEngine(Engine, Protocol):
 
 
 Answer: TypeAlias = tuple[int, list[int]]
-"""A source's place among those given, and its answer's ids."""
+"""An answer's place among those that :meth:`Engine.answers` returns, and its ids; the answers to a
+source come one after another.
+"""
 
 
 @runtime_checkable

@@ -187,8 +187,9 @@ class OnnxEngine:
     def _beam_search(
         self, sources: Sequence[Sequence[int]], settings: DecodingSettings
     ) -> list[list[int]]:
-        if len(self.prefix) >= settings.max_new_tokens:
-            return [list(self.prefix)[: settings.max_new_tokens] for _ in sources]
+        count, most = settings.returned, settings.max_new_tokens
+        if len(self.prefix) >= most:
+            return [list(self.prefix)[:most] for _ in range(len(sources) * count)]
         constraint = self._constraint(settings)
         steps = _Steps(self._sessions, *self._padded(sources))
         search = Search(steps.rows, settings, self.prefix, self.end)
@@ -199,7 +200,7 @@ class OnnxEngine:
             self._forbid(scores_BV, search.running(), constraint)
             parents_B = search.extend(search.candidates(scores_BV))
             if search.over_B.all():
-                return [search.best(row) for row in range(len(sources))]
+                return [ids for row in range(len(sources)) for ids in search.best(row, count)]
             steps.reorder(parents_B)
             ids_BT = search.newest()
 

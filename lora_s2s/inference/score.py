@@ -89,6 +89,33 @@ def score(
     ]
 
 
+def answer_log_probs(
+    predictor: Predictor,
+    rows: Sequence[Ids],
+    answers: Sequence[Sequence[Ids]],
+    settings: DecodingSettings,
+) -> list[list[float]]:
+    """Returns the log-probability (nats) of each answer that was decoded: the sum over its ids.
+
+    Args:
+        rows: token ids of sources.
+        answers: the ids of several answers to each.
+
+    Raises:
+        ResourceError: a batch does not fit the memory.
+    """
+    jobs = {(row, place): [*dict.fromkeys(answers[place])] for place, row in enumerate(rows)}
+    at_once = max(1, min(MOST_CANDIDATES, LOGITS_AT_ONCE // (predictor.rows or 1)))
+    scores = dict[_Job, dict[Ids, float]]()
+    for group in _groups(jobs, settings.batch_tokens, at_once):
+        distinct = [jobs[job] for job in group]
+        with _explained(len(group), settings.batch_tokens):
+            scored = [*_scored(predictor, group, distinct, at_once)]
+        for job, several, values in zip(group, distinct, scored, strict=True):
+            scores[job] = dict(zip(several, values, strict=True))
+    return [[scores[row, place][ids] for ids in answers[place]] for place, row in enumerate(rows)]
+
+
 def encode_candidates(predictor: Predictor, texts: Sequence[str], *, most_tokens: int) -> list[Ids]:
     """Returns the token ids of candidates, as training reads targets.
 
@@ -152,9 +179,12 @@ def _scored(
     flat = [Candidate(place, ids) for place, several in enumerate(candidates) for ids in several]
     if isinstance(engine, ExportedEngine):
         repeated = [sources[candidate.source] for candidate in flat]
-        # They put the end themselves.
-        rows = engine.log_probs(repeated, [candidate.ids[:-1] for candidate in flat])
-        values = iter([math.fsum(row) for row in rows])
+        # They put the end themselves, after an answer that was cut too.
+        end = predictor.tokenizer.eos_token_id
+        bare = [len(ids) - (ids[-1] == end) for _, ids in flat]
+        given = [ids[:length] for (_, ids), length in zip(flat, bare, strict=True)]
+        rows = zip(flat, engine.log_probs(repeated, given), strict=True)
+        values = iter([math.fsum(row[: len(ids)]) for (_, ids), row in rows])
     else:
         values = iter(log_probs(predictor.torch, sources, flat, most_rows=most))
     for several in candidates:

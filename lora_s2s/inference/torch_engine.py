@@ -32,7 +32,7 @@ from lora_s2s.lora.several import BASE, mixes
 from lora_s2s.models.generation import answer_ids, decoding_config, only, start_id
 from lora_s2s.models.loading import quiet
 from lora_s2s.models.logits import Constrained, finite_logits
-from lora_s2s.models.sampling import Sampling
+from lora_s2s.models.sampling import Sampling, generators_of
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class TorchEngine:
         own = self.model.generation_config
         if self.mixed or own.forced_bos_token_id is not None or own.bad_words_ids:
             return None
-        if not supports(settings) or not sources:
+        if not supports(settings) or not sources or (watch and settings.temperature):
             return None
         start = start_id(self.model, self.tokenizer)
         with self.ready() as model:
@@ -157,19 +157,18 @@ class TorchEngine:
         settings: DecodingSettings,
         criteria: list[StoppingCriteria],
     ) -> list[list[int]]:
-        inputs = self.inputs(sources)
+        samples = settings.returned if settings.temperature > 0 else 1
+        inputs = self.inputs([source for source in sources for _ in range(samples)])
         config = decoding_config(self.model, self.tokenizer, settings.changed())
+        config.num_return_sequences = settings.returned if settings.num_beams > 1 else 1
         processors = finite_logits(self.name)
         if constrained := self._constrained(settings):
             processors.append(constrained)
         if settings.temperature > 0:
-            sampling = Sampling(
-                sources,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                seed=settings.seed,
-            )
-            processors.append(sampling)
+            drawn = [generators_of(source, settings.seed, samples) for source in sources]
+            temperature, top_p = settings.temperature, settings.top_p
+            generators = [one for several in drawn for one in several]
+            processors.append(Sampling(generators, temperature=temperature, top_p=top_p))
         mixed: dict[str, Any] = {}
         if self.mixed:  # PEFT reads the beams here only
             mixed = {"adapter_names": list(self.mixed), "num_beams": settings.num_beams}
@@ -202,7 +201,7 @@ def out_of_memory_named(
         longest = max(map(len, sources))
         size = (
             f"{min(len(sources), settings.rows_at_once(longest))} sources of up to {longest} "
-            f"tokens with {settings.num_beams} beam(s)"
+            f"tokens with {settings.hypotheses} {'sample' if settings.temperature else 'beam'}(s)"
         )
         hint = f"--set evaluation.batch_tokens={max(1, settings.batch_tokens // 2)}"
         raise ResourceError(f"out of memory decoding {size}", hint=hint) from error

@@ -71,7 +71,7 @@ _WITHOUT_EFFECT = {
 }
 # What no written model has: sampling, since its answers are to be the same every time, and what
 # plain transformers does not know.
-_NOT_WRITTEN = ("temperature", "top_p", "seed", "constraint")
+_NOT_WRITTEN = ("temperature", "top_p", "seed", "constraint", "n_best")
 # In the config of an older checkpoint; the last is for pipelines of transformers 4.
 _OTHERS_IN_CONFIG = ("do_sample", "early_stopping", "forced_eos_token_id", "task_specific_params")
 IN_CONFIG = (*_WITHOUT_EFFECT, *_OF_SAMPLING, *_OTHERS_IN_CONFIG)

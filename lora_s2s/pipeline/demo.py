@@ -47,7 +47,7 @@ def run_demo(out: Path, sets: Sequence[str]) -> tuple[dict[str, Any], list[Mappi
     say("4/4 answer again with the merged model")
     rows = scores.rows
     whole = load_predictor(str(merged), dtype="float32")
-    settings = decoding_settings(recipe.evaluation, whole.settings)
+    settings = decoding_settings(recipe.evaluation, whole.settings).of_one_answer()
     answers = decode(whole, [row.source for row in rows], settings)
     differing = sum(
         answer.text != row.prediction for answer, row in zip(answers, rows, strict=True)

@@ -90,7 +90,8 @@ def scored(
     answers = kept.decode("decode", predictor, sources, settings, model)
     base_texts = None
     if baseline is not None:
-        base_answers = kept.decode("baseline", baseline, sources, settings, model)
+        alone = settings.of_one_answer()
+        base_answers = kept.decode("baseline", baseline, sources, alone, model)
         base_texts = [answer.text for answer in base_answers]
     answered = Answered(
         answers,

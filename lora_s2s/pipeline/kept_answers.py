@@ -116,5 +116,5 @@ class KeptAnswers:
 
 
 def _read(line: str) -> Prediction:
-    text, tokens, stopped = json.loads(line)
-    return Prediction(text=text, tokens=tokens, stopped=stopped)
+    text, tokens, stopped, n_best = json.loads(line)
+    return Prediction(text=text, tokens=tokens, stopped=stopped, n_best=tuple(n_best))

@@ -13,13 +13,14 @@ from typing_extensions import TypedDict, Unpack
 from lora_s2s.console import say
 from lora_s2s.display import Display
 from lora_s2s.errors import Error, UsageError
+from lora_s2s.inference.decode import ScoredAnswer
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.pipeline.followed import KEY, recipe_to_answer, with_constraint
 from lora_s2s.pipeline.inputs import Input, Inputs
 from lora_s2s.pipeline.label_set import label_choice
 from lora_s2s.pipeline.predict import answers_to, decoding_settings, rankings
-from lora_s2s.pipeline.predictions import Answer
+from lora_s2s.pipeline.predictions import N_BEST, Answer, fields_of
 from lora_s2s.pipeline.ranking import Candidates, LabelChoice, Ranking, Weighing, candidates_of
 from lora_s2s.pipeline.surroundings import called
 from lora_s2s.recipe.layers import Overrides
@@ -89,42 +90,47 @@ class Model:
     _progress: bool | Display = field(repr=False, default=True)
 
     @overload
-    def __call__(
-        self,
-        inputs: str,
-        **options: Unpack[DecodingOptions],
-    ) -> str: ...
+    def __call__(self, inputs: str, **options: Unpack[DecodingOptions]) -> str: ...
 
     @overload
     def __call__(
-        self,
-        inputs: Row,
-        **options: Unpack[DecodingOptions],
-    ) -> dict[str, Any]: ...
+        self, inputs: list[str] | tuple[str, ...], **options: Unpack[DecodingOptions]
+    ) -> list[str]: ...
+
+    @overload
+    def __call__(
+        self, inputs: str, *, n_best: int, **options: Unpack[DecodingOptions]
+    ) -> list[ScoredAnswer]: ...
 
     @overload
     def __call__(
         self,
         inputs: list[str] | tuple[str, ...],
+        *,
+        n_best: int,
         **options: Unpack[DecodingOptions],
-    ) -> list[str]: ...
+    ) -> list[list[ScoredAnswer]]: ...
 
     @overload
     def __call__(
-        self,
-        inputs: Rows,
-        **options: Unpack[DecodingOptions],
+        self, inputs: Row, *, n_best: int = 0, **options: Unpack[DecodingOptions]
+    ) -> dict[str, Any]: ...
+
+    @overload
+    def __call__(
+        self, inputs: Rows, *, n_best: int = 0, **options: Unpack[DecodingOptions]
     ) -> Rows: ...
 
     def __call__(
-        self,
-        inputs: object,
-        **options: Unpack[DecodingOptions],
+        self, inputs: object, *, n_best: int = 0, **options: Unpack[DecodingOptions]
     ) -> object:
         """Answers texts or rows, in the order given.
 
         Args:
             inputs: a text, a row, or a list of texts or rows.
+            n_best: so many answers to each, the best beams or samples: for a text a list of
+                ``{"text": …, "score": …}``, which a row has as ``n_best``; ``score`` is the exact
+                log-probability of the answer.
             options: keys of a recipe's ``evaluation`` section that change the decoding, such as
                 ``num_beams=4``; by default those of the recipe.
 
@@ -132,9 +138,9 @@ class Model:
             Error: an option out of range, or a row that lacks a column.
         """
         several = isinstance(inputs, list | tuple)
-        items = _items(inputs)
+        items, asked = _items(inputs), {**options, "n_best": n_best}
         with called(self._progress):
-            recipe = with_arguments(self._recipe, "evaluation", options)
+            recipe = with_arguments(self._recipe, "evaluation", asked)
             recipe = with_constraint(recipe, self.name, {KEY: options.get("constraint")})
             settings = decoding_settings(recipe.evaluation, self._predictor.settings)
             texts = chain.from_iterable(answers_to(self._predictor, items, settings))
@@ -228,4 +234,7 @@ def _items(inputs: object) -> Inputs:
 
 
 def _answered(item: Input, answer: Answer) -> object:
-    return answer if isinstance(item, str) else {**item, "prediction": answer}
+    fields = fields_of(answer)
+    if isinstance(item, str):
+        return fields.get(N_BEST, answer)
+    return {**item, **fields}

@@ -69,7 +69,7 @@ def open_opponent(
     refuse_code(predictor.settings.format, overrides)
     if settings is None or recipe_of(model).evaluation.model_fields_set:
         settings = decoding_settings(recipe.evaluation, predictor.settings)
-    used, sources = settings, _rendered(name, data, predictor, overrides)
+    used, sources = settings.of_one_answer(), _rendered(name, data, predictor, overrides)
 
     def pick(places: Sequence[int]) -> list[str]:
         return [sources[place] for place in places]

@@ -18,7 +18,7 @@ from lora_s2s.inference.predictor import Predictor
 from lora_s2s.inference.score import score
 from lora_s2s.outputs import appears_whole
 from lora_s2s.pipeline.inputs import Inputs, Placed
-from lora_s2s.pipeline.predictions import Answer, write_answers
+from lora_s2s.pipeline.predictions import N_BEST, PREDICTION, Answer, write_answers
 from lora_s2s.pipeline.ranking import FIELDS, LabelChoice, Ranking, Weighing, rank
 from lora_s2s.pipeline.unfinished import Unfinished
 from lora_s2s.recipe.constraint import parse
@@ -105,12 +105,25 @@ def answers_to(
             watch = progress if shown else None
             if choice is None:
                 answers = decoding.decode(predictor, sources, settings, watch)
-                yield [answer.text for answer in answers]
+                yield [_answer(answer) for answer in answers]
             else:
                 lists = [choice.labels] * len(sources)
                 scored = score(predictor, sources, lists, settings, watch)
                 yield [rank(scores, choice.weighing).to_dict() for scores in scored]
             done += len(some)
+
+
+def _answer(prediction: decoding.Prediction) -> Answer:
+    if not prediction.n_best:
+        return prediction.text
+    return {PREDICTION: prediction.text, N_BEST: list(prediction.n_best)}
+
+
+def gained(settings: DecodingSettings, choice: LabelChoice | None) -> Sequence[str]:
+    """Returns the fields that a row gains beside ``prediction``."""
+    if choice is not None:
+        return FIELDS
+    return (N_BEST,) if settings.n_best else ()
 
 
 def rankings(
@@ -153,7 +166,7 @@ def answer_into(
         UsageError: an earlier call left answers and ``resume`` is false, or something changed.
         Stopped: stopped by Ctrl-C, with some answers kept.
     """
-    more = FIELDS if choice else ()
+    more = gained(settings, choice)
     if not appears_whole(output):
         if resume:
             raise UsageError(f"{output} is not a file that could be continued")

@@ -20,7 +20,7 @@ from lora_s2s.readers.streams import COMPRESSED
 # An answer's text, or the fields that a row gains, "prediction" among them.
 Answer = str | Mapping[str, object]
 
-PREDICTION, PROBABILITY = "prediction", "probability"
+PREDICTION, PROBABILITY, N_BEST = "prediction", "probability", "n_best"
 _PARQUET = ".parquet"
 _SPREADSHEETS = (".xlsx", ".xls", ".ods")
 # A spreadsheet runs what begins with one of these.
@@ -80,7 +80,8 @@ def lines_of(
 ) -> Iterator[str]:
     """Yields what goes out: a line for a line, a row with ``prediction`` for a row.
 
-    A line of an answer with more fields ends in a tab and its ``probability``.
+    A line of an answer with a ``probability`` ends in a tab and that. Of ``n_best`` answers each
+    has a line: the text's number, its log-probability and the answer, with tabs between.
 
     Rows of CSV and TSV go out as such, unless the output's name says JSON lines; other rows are
     JSON lines.
@@ -97,19 +98,14 @@ def lines_of(
         yield from _csv_lines(pairs, names, inputs.table.named(kind))
         return
     as_rows, joined = kind in JSON_LINES, 0
-    for item, answer in pairs:
+    for number, (item, answer) in enumerate(pairs, start=1):
         if as_rows or isinstance(item, dict):
             yield jsonl_line(_row(item, answer))
             continue
-        fields = _fields(answer)
-        text = str(fields[PREDICTION])
-        share = f"\t{fields[PROBABILITY]:.4f}" if PROBABILITY in fields else ""
-        if inputs.alone:
-            yield f"{text}{share}\n"
-        else:  # one line in, one line out, whatever the model wrote
-            lines = text.splitlines()
-            joined += len(lines) > 1
-            yield f"{' '.join(lines)}{share}\n"
+        for before, text, after in _columns(fields_of(answer), number):
+            lines = [text] if inputs.alone and not before else text.splitlines()
+            joined += len(lines) > 1  # one line in, one line out, whatever the model wrote
+            yield f"{before}{' '.join(lines)}{after}\n"
     if joined:
         warn(
             f"the lines of {joined:,} answers are joined by spaces; --output FILE.jsonl keeps "
@@ -117,12 +113,21 @@ def lines_of(
         )
 
 
-def _fields(answer: Answer) -> Mapping[str, object]:
+def fields_of(answer: Answer) -> Mapping[str, object]:
+    """Returns the fields that a row gains for an answer."""
     return {PREDICTION: answer} if isinstance(answer, str) else answer
 
 
+def _columns(fields: Mapping[str, Any], number: int) -> list[tuple[str, str, str]]:
+    """What a line has before a text, the text, and what comes after it, for each line."""
+    if N_BEST in fields:
+        return [(f"{number}\t{one['score']:.4f}\t", one["text"], "") for one in fields[N_BEST]]
+    share = f"\t{fields[PROBABILITY]:.4f}" if PROBABILITY in fields else ""
+    return [("", str(fields[PREDICTION]), share)]
+
+
 def _row(item: Input, answer: Answer) -> dict[str, Any]:
-    return {**({"text": item} if isinstance(item, str) else item), **_fields(answer)}
+    return {**({"text": item} if isinstance(item, str) else item), **fields_of(answer)}
 
 
 def _csv_lines(
@@ -150,4 +155,4 @@ def _csv_lines(
 
 
 def _cell(value: object) -> object:
-    return json_text(value) if isinstance(value, Mapping) else value
+    return json_text(value) if isinstance(value, Mapping | list) else value

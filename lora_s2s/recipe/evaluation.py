@@ -10,6 +10,7 @@ from lora_s2s.recipe.fields import (
     ConstraintValue,
     LengthPenalty,
     Metrics,
+    NBest,
     NewTokens,
     NgramSize,
     RepetitionPenalty,
@@ -70,6 +71,11 @@ class EvaluationSection(Section):
         default=None,
         description="What answers may be: labels (the training targets), a list of labels, "
         "`regex: …`, `json: FILE` (a JSON Schema) or `grammar: FILE` (GBNF); null: anything.",
+    )
+    n_best: NBest = Field(
+        default=0,
+        description="So many answers of each source with their log-probabilities: the best beams, "
+        "or samples; 0 is off.",
     )
     batch_tokens: int = Field(default=8192, ge=16, description="Padded tokens decoded at once.")
     limit: int | None = Field(

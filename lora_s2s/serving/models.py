@@ -49,7 +49,7 @@ def load_models(names: Sequence[str], sets: Overrides = ()) -> list[Served]:
     served = []
     for name, recipe, predictor in zip(chosen, recipes, predictors, strict=True):
         settings = decoding_settings(recipe.evaluation, predictor.settings)
-        served.append(Served(name, predictor, settings))
+        served.append(Served(name, predictor, settings.of_one_answer()))
     return served
 
 

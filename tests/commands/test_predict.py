@@ -317,6 +317,33 @@ def test_a_column_that_only_a_later_row_has_stays(
     assert pq.read_table(here / "out.parquet").column("n").to_pylist() == [None, 2]
 
 
+def test_several_answers_go_out_in_every_format(
+    invoke: Invoke, here: Path, tiny_model: Path
+) -> None:
+    (here / "in.csv").write_text("id,source\n7,what is\n8,house\n", "utf-8")
+    command = ("predict", str(tiny_model), "--n-best", "2", "--set", "evaluation.num_beams=3")
+    invoke(*command, *LESS, "--input", "in.csv", "--output", "out.jsonl")
+    rows = [json.loads(line) for line in (here / "out.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == ["7", "8"]
+    assert [len(row["n_best"]) for row in rows] == [2, 2]
+    assert all(row["n_best"][0]["text"] == row["prediction"] for row in rows)
+    invoke(*command, *LESS, "--input", "in.csv", "--output", "out.parquet")
+    table = pq.read_table(here / "out.parquet").to_pylist()
+    assert [row["n_best"] for row in table] == [row["n_best"] for row in rows]
+    tables = csv.DictReader(io.StringIO(invoke(*command, *LESS, "--input", "in.csv").stdout))
+    assert [json.loads(row["n_best"]) for row in tables] == [row["n_best"] for row in rows]
+    lines = invoke(*command, *LESS, "what is", "house").stdout.splitlines()
+    assert lines == [
+        f"{number}\t{one['score']:.4f}\t{one['text']}"
+        for number, row in enumerate(rows, start=1)
+        for one in row["n_best"]
+    ]
+    refused = invoke("predict", str(tiny_model), "house", "--n-best", "2", code=2)
+    assert "hint: --set evaluation.num_beams=2" in refused.stderr
+    for option, said in (("--scores", "decodes nothing"), ("--interactive", "one answer")):
+        assert said in invoke(*command, option, code=2).stderr
+
+
 def test_a_chat_answers_line_by_line(invoke: Invoke, here: Path, tiny_model: Path) -> None:
     chat = invoke("predict", str(tiny_model), "--interactive", *LESS, input="hello\n\nyou\n").stdout
     assert chat == invoke("predict", str(tiny_model), "hello", "you", *LESS).stdout

@@ -60,6 +60,18 @@ def test_penalties_have_the_same_effect(export: Path, asked: dict[str, Any]) -> 
     assert exported(TEXTS, **asked) == expected
 
 
+def test_several_answers_with_their_scores(export: Path) -> None:
+    overrides = {"evaluation.early_stopping": True, "evaluation.num_beams": 4}
+    one, other = (
+        lora_s2s.load(name, overrides=overrides, progress=False)(TEXTS, n_best=3)
+        for name in (ADAPTER, export)
+    )
+    for expected, answers in zip(one, other, strict=True):
+        assert [answer["text"] for answer in answers] == [answer["text"] for answer in expected]
+        scores = [answer["score"] for answer in expected]
+        assert [answer["score"] for answer in answers] == pytest.approx(scores, abs=1e-2)
+
+
 def test_an_export_scores_as_its_adapter(export: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     candidates = ["name: Lotte Winwick | people: 4", "people: 4", "name: Ana | people: 2"]
     exported = lora_s2s.load(export, progress=False)

@@ -77,7 +77,9 @@ SETTINGS = [
     DecodingSettings(40, num_beams=4, batch_tokens=300),
     DecodingSettings(12, num_beams=3, early_stopping=True),
     DecodingSettings(12, num_beams=2, length_penalty=-1.0),
-    DecodingSettings(12, num_beams=5, length_penalty=2.0, batch_tokens=120),
+    DecodingSettings(12, num_beams=5, length_penalty=2.0, n_best=3, batch_tokens=120),
+    DecodingSettings(9, temperature=1.0, top_p=0.9),
+    DecodingSettings(40, temperature=1.5, n_best=3, batch_tokens=240),
 ]
 
 
@@ -158,7 +160,6 @@ def test_long_answers_and_a_vocabulary_of_blocks(
     [
         DecodingSettings(8, repetition_penalty=1.5),
         DecodingSettings(8, no_repeat_ngram_size=2),
-        DecodingSettings(8, temperature=1.0),
     ],
     ids=str,
 )
@@ -231,6 +232,13 @@ def test_the_largest_logits(vocabulary: int, count: int) -> None:
     expected = logits.topk(min(count, vocabulary), dim=-1)
     assert torch.equal(values, expected.values)
     assert torch.equal(ids, expected.indices)
+
+
+def test_samples_can_be_followed(engine_of: Any) -> None:
+    engine, settings, seen = engine_of(), DecodingSettings(8, temperature=1.0), []
+    watched = engine.watched_answers(sources(), settings, lambda place, _: seen.append(place))
+    assert watched == engine.answers(sources(), settings)
+    assert len(seen) == sum(map(len, watched))
 
 
 def test_few_rows_are_moved_when_some_have_ended() -> None:

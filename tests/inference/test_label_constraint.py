@@ -88,7 +88,7 @@ def test_answers_are_labels_by_any_search(
     sources = ["a", "b c", "some more words", "x y z 1 2 3"]
     seen = set()
     labels = ("yes", "yes sir", "no", "maybe", "noon")
-    searches = [{}, {"num_beams": 4}, {"num_beams": 8}, {"temperature": 3.0}]
+    searches = [{}, {"num_beams": 4}, {"num_beams": 8}, {"temperature": 3.0, "n_best": 3}]
     for search in searches:
         for answer in decode(predictor, sources, settings(labels, **search)):
             assert answer.stopped

@@ -187,6 +187,9 @@ def test_models_answer_in_the_form_they_are_asked(there: Path, tiny_model: Path)
         several = ["what is the number", "house 2"]
         assert model(several, num_beams=2, max_new_tokens=3)[0] == one
         assert model([]) == []
+        best = model(several, num_beams=2, n_best=2, max_new_tokens=3)
+        assert best[0][0] == {"text": one, "score": best[0][0]["score"]}
+        assert [len(answers) for answers in best] == [2, 2]
     answered = lora_s2s.load("train", progress=False)([row])
     assert answered == [{**row, "prediction": answered[0]["prediction"]}]
     assert model(several)[1] == model("house 2")
