@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -18,6 +18,7 @@ from lora_s2s.data_report import DataReport, PairSide, Sides
 from lora_s2s.documents import Amount, Count, Document, Record
 from lora_s2s.errors import DataError
 from lora_s2s.files import belongs, known_sha256, read_object, write_json
+from lora_s2s.recipe.evaluation import limit_for
 from lora_s2s.recipe.fields import (
     AnswerLimit,
     Beams,
@@ -74,6 +75,7 @@ class InputSettings(Record):
 
     ``truncate_source``: training may drop sources that are too long, an answer cannot.
     ``carried`` are texts on unused embedding rows, ``special_tokens`` added tokens of one id each.
+    ``target_p99`` and ``longest_target`` are lengths of the training targets in tokens.
     """
 
     template: Template = None
@@ -86,6 +88,8 @@ class InputSettings(Record):
     target_language: Language = None
     carried: list[str] = Field(default=[])
     special_tokens: list[str] = Field(default=[])
+    target_p99: Count | None = None
+    longest_target: Count | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -93,6 +97,15 @@ class InputSettings(Record):
         if not isinstance(values, dict):
             return values
         return {key: value for key, value in values.items() if value is not None}
+
+    @property
+    def answer_limit(self) -> int | None:
+        """The length limit of answers that follows from the training targets; of adapters that do
+        not record their lengths, that of the targets.
+        """
+        if self.target_p99 is None or self.longest_target is None:
+            return self.max_target_tokens
+        return limit_for(self.target_p99, self.longest_target)
 
     @property
     def first_template(self) -> str | None:
@@ -114,6 +127,7 @@ class Decoding(Record):
     temperature: Temperature = 0.0
     top_p: TopP = 1.0
     seed: SamplingSeed = 42
+    decoding: Literal["default", "checkpoint"] = "default"
     constraint: ConstraintValue = None
 
 

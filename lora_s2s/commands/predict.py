@@ -58,6 +58,14 @@ NBest = Annotated[
         help="Answer with the N best beams, or N samples, and their log-probabilities.",
     ),
 ]
+Decoding = Annotated[
+    str | None,
+    typer.Option(
+        "--decoding",
+        metavar="D",
+        help="checkpoint: decode by the base's own generation settings. Default: default.",
+    ),
+]
 Labels = Annotated[
     str | None,
     typer.Option(
@@ -92,6 +100,7 @@ def predict(
     base: Base = None,
     constraint: Constraint = None,
     n_best: NBest = None,
+    decoding: Decoding = None,
     sets: Sets = None,
 ) -> None:
     """Answer texts or rows. Rows keep their fields and gain a "prediction"; CSV stays CSV.
@@ -110,25 +119,28 @@ def predict(
         raise UsageError(f"--n-best asks for several decoded answers, and {option}")
     if labels is not None and not scores:
         raise UsageError("--labels names what --scores chooses from", hint="add --scores")
+    from lora_s2s.pipeline.decoding import decoding_line, settings_for
     from lora_s2s.pipeline.followed import recipe_to_answer
     from lora_s2s.pipeline.inputs import read_inputs, refuse_file_names
     from lora_s2s.pipeline.label_set import label_choice
     from lora_s2s.pipeline.model import predictor_of
     from lora_s2s.pipeline.names import located
-    from lora_s2s.pipeline.predict import answer_into, check_inputs, decoding_settings
+    from lora_s2s.pipeline.predict import answer_into, check_inputs
     from lora_s2s.pipeline.predictions import check_kind
 
     words = [*(texts or []), *(literal or [])]
     refuse_file_names(texts or [])
     model = located(model)
-    recipe = recipe_to_answer(model, with_options(sets, constraint=constraint, n_best=n_best))
+    recipe = recipe_to_answer(
+        model, with_options(sets, constraint=constraint, n_best=n_best, decoding=decoding)
+    )
     if interactive and (words or file or output or scores):
         raise UsageError(
             "--interactive reads and answers lines: it takes no texts and no files, and no --scores"
         )
     if interactive:
         predictor = predictor_of(model, recipe, base)
-        settings = decoding_settings(recipe.evaluation, predictor.settings)
+        settings = settings_for(recipe, predictor)
         _chat(predictor, settings.of_one_answer())
         return
     inputs = read_inputs(words, file, parallel=recipe.data.format == "parallel")
@@ -138,7 +150,9 @@ def predict(
     choice = label_choice(model, recipe, sets or (), labels) if scores else None
     predictor = predictor_of(model, recipe, base)
     check_inputs(predictor, inputs)
-    settings = decoding_settings(recipe.evaluation, predictor.settings)
+    settings = settings_for(recipe, predictor)
+    if choice is None:
+        say(decoding_line(settings, predictor))
     if output:
         answer_into(Path(output), predictor, inputs, settings, choice=choice, resume=resume)
         say(f"{inputs.count:,} predictions: {output}")

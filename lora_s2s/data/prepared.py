@@ -170,6 +170,15 @@ class SplitTable:
         """Tokens of each target."""
         return np.asarray(self._table["target_length"].to_numpy(), dtype=np.int32)
 
+    @property
+    def target_facts(self) -> dict[str, int]:
+        """The lengths of targets that an adapter records: the 99th percentile, and the longest."""
+        lengths = self.target_lengths
+        if not len(lengths):
+            return {}
+        p99 = int(np.quantile(lengths, 0.99, method="inverted_cdf"))
+        return {"target_p99": p99, "longest_target": int(lengths.max())}
+
     def features(self, index: int) -> Features:
         """One row's token ids, not copied."""
         chunk = bisect_right(self._firsts, index) - 1

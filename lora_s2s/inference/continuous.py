@@ -28,8 +28,9 @@ _BLOCK = 64  # ids whose largest logit is found first
 
 
 def supports(settings: DecodingSettings) -> bool:
-    """Whether they ask for no penalty but the length's."""
-    return not {"repetition_penalty", "no_repeat_ngram_size"} & settings.changed().keys()
+    """Whether they ask for no penalty but the length's, and nothing of the checkpoint's own."""
+    lacks = {"repetition_penalty", "no_repeat_ngram_size", "decoding"}
+    return not lacks & settings.changed().keys()
 
 
 class Greedy:

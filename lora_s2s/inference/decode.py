@@ -122,6 +122,8 @@ def _possible(
 ) -> list[Row]:
     """The answers without those that only fill places: of a search that found fewer than beams."""
     answers = [tuple(ids) for ids in several]
+    if settings.num_beams > 1:
+        answers = [*dict.fromkeys(answers)]
     constraint = constraint_of(settings, predictor.tokenizer)
     if len(answers) == 1 or constraint is None:
         return [answers[0], *(ids for ids in answers[1:] if ids)]

@@ -34,6 +34,7 @@ class DecodingSettings:
             :mod:`lora_s2s.recipe.constraint`.
         n_best: how many answers of each source are returned, with scores: the best beams, or
             samples; 0 returns one without.
+        decoding: ``checkpoint`` where a checkpoint's settings that are none of these are followed.
     """
 
     max_new_tokens: int = 128
@@ -48,6 +49,7 @@ class DecodingSettings:
     seed: int = 42
     constraint: Value | None = None
     n_best: int = 0
+    decoding: str = "default"
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "num_beams", "batch_tokens"):

@@ -27,8 +27,8 @@ from lora_s2s.lora.adapter import (
 )
 from lora_s2s.lora.several import add_adapter
 from lora_s2s.models.common import begin_answers
-from lora_s2s.models.generation import not_used
 from lora_s2s.models.loading import LoadedBase, load_base
+from lora_s2s.models.own_decoding import OwnDecoding, own_decoding
 from lora_s2s.records import (
     AdapterManifest,
     ExportManifest,
@@ -128,8 +128,9 @@ def _plain(name: str, model: LoadedBase) -> Predictor:
     settings = input_settings(manifest.input, where=str(ModelManifest.path(model.path)))
     tokenizer = load_tokenizer(name, None, **languages_of(settings))
     predictor = _predictor(name, model.model, model, tokenizer, settings)
-    # The settings of a merged folder are those that it was scored with.
-    return replace(predictor, not_used="") if manifest.decoding else predictor
+    # The settings of a merged folder are those that it was scored with: nothing to report.
+    followed = replace(predictor.own_decoding or OwnDecoding(), changed={}, ignored={})
+    return replace(predictor, own_decoding=followed) if manifest.decoding else predictor
 
 
 def predictor_of_adapter(name: str, adapter: LoadedAdapter, peft_name: str = ONLY) -> Predictor:
@@ -194,7 +195,7 @@ def _predictor(
         settings,
         max_positions=most,
         rows=rows,
-        not_used=not_used(model.generation_config),
+        own_decoding=own_decoding(model.generation_config),
     )
 
 

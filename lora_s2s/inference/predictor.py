@@ -16,6 +16,7 @@ from lora_s2s.examples.shapes import DIALOGUES
 from lora_s2s.inference.constraint import CONSTRAINED, constraint_of
 from lora_s2s.inference.engine import DecodingSettings, Engine, refuse_settings
 from lora_s2s.inference.torch_engine import TorchEngine
+from lora_s2s.models.own_decoding import OwnDecoding
 from lora_s2s.records import InputSettings
 from lora_s2s.tokens.special_tokens import answer_prefix
 from lora_s2s.tokens.tokenise import encode_source
@@ -26,8 +27,8 @@ class Predictor:
     """An engine, its tokenizer, and the input settings that the model was trained with.
 
     ``max_positions`` is how many tokens a source or an answer may have, None where the model sets
-    no limit; ``rows`` how many tokens the model knows; ``not_used`` which of the checkpoint's
-    generation settings answers do not follow.
+    no limit; ``rows`` how many tokens the model knows; ``own_decoding`` the
+    checkpoint's generation settings, None for an export.
     """
 
     name: str
@@ -36,7 +37,7 @@ class Predictor:
     settings: InputSettings = field(default_factory=InputSettings)
     max_positions: int | None = None
     rows: int | None = None
-    not_used: str = ""
+    own_decoding: OwnDecoding | None = None
 
     @property
     def torch(self) -> TorchEngine:

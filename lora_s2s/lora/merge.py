@@ -29,8 +29,9 @@ from lora_s2s.lora.compare import (
     probes_of,
 )
 from lora_s2s.models.common import begin_answers
-from lora_s2s.models.generation import IN_CONFIG, decoding_config, not_used
+from lora_s2s.models.generation import IN_CONFIG, decoding_config
 from lora_s2s.models.loading import load_base
+from lora_s2s.models.own_decoding import CHECKPOINT, not_used, own_decoding
 from lora_s2s.models.precision import DTYPES
 from lora_s2s.models.quantized import dequantized_weight, is_quantized
 from lora_s2s.models.saving import save_model, save_tokenizer
@@ -227,6 +228,9 @@ def _generation(
     model, family = adapter.base.model, adapter.base.family
     begin_answers(adapter.model, **first_ids(tokenizer))
     positions = family.max_positions(model.config)
+    if decoding.get("decoding") == CHECKPOINT:
+        asked = {key: value for key, value in decoding.items() if (key, value) != ("num_beams", 1)}
+        decoding = {"num_beams": 1, **own_decoding(model.generation_config).keys, **asked}
     return decoding_config(model, tokenizer, decoding, positions=positions)
 
 

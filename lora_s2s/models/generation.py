@@ -1,13 +1,12 @@
 """How answers are decoded, and what is taken from a checkpoint's generation settings.
 
-Only the ids that answers begin with, end with and must not contain are taken. Everything else
-(beams, lengths, penalties) was chosen for the checkpoint's own task: a summariser's minimum length
-would pad every yes and no.
+Only the ids that answers begin with, end with and must not contain are taken, unless
+``evaluation.decoding`` is ``checkpoint``: everything else (beams, lengths, penalties) was chosen
+for the checkpoint's own task, and a summariser's minimum length would pad every yes and no.
 """
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,58 +22,14 @@ from transformers import (
 )
 
 from lora_s2s.models.loading import quiet
+from lora_s2s.models.own_decoding import CHECKPOINT, OF_SAMPLING, WITHOUT_EFFECT, own_decoding
 
-# No answer depends on these, but for the ids at the end, which are used.
-_IRRELEVANT = frozenset(
-    {
-        "transformers_version",
-        "use_cache",
-        "return_dict_in_generate",
-        "output_attentions",
-        "output_hidden_states",
-        "output_scores",
-        "output_logits",
-        "cache_implementation",
-        "cache_config",
-        "return_legacy_cache",
-        "prefill_chunk_size",
-        "compile_config",
-        "disable_compile",
-        "max_time",
-        "num_return_sequences",
-        "remove_invalid_values",
-        "renormalize_logits",
-        "token_healing",
-        "is_assistant",
-        "decoder_start_token_id",
-        "bos_token_id",
-        "eos_token_id",
-        "pad_token_id",
-        "forced_bos_token_id",
-        "bad_words_ids",
-    }
-)
-_OF_SAMPLING = frozenset(
-    {"temperature", "top_k", "top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"}
-)
-_WITHOUT_EFFECT = {
-    "num_beams": 1,
-    "min_length": 0,
-    "max_length": 20,
-    "length_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-    "encoder_no_repeat_ngram_size": 0,
-    "repetition_penalty": 1.0,
-    "encoder_repetition_penalty": 1.0,
-    "num_beam_groups": 1,
-    "diversity_penalty": 0.0,
-}
 # What no written model has: sampling, since its answers are to be the same every time, and what
 # plain transformers does not know.
-_NOT_WRITTEN = ("temperature", "top_p", "seed", "constraint", "n_best")
+_NOT_WRITTEN = ("temperature", "top_p", "seed", "constraint", "n_best", "decoding")
 # In the config of an older checkpoint; the last is for pipelines of transformers 4.
 _OTHERS_IN_CONFIG = ("do_sample", "early_stopping", "forced_eos_token_id", "task_specific_params")
-IN_CONFIG = (*_WITHOUT_EFFECT, *_OF_SAMPLING, *_OTHERS_IN_CONFIG)
+IN_CONFIG = (*WITHOUT_EFFECT, *OF_SAMPLING, *_OTHERS_IN_CONFIG)
 
 
 def decoding_config(
@@ -95,6 +50,8 @@ def decoding_config(
     """
     own = model.generation_config
     searched = {name: value for name, value in decoding.items() if name not in _NOT_WRITTEN}
+    if decoding.get("decoding") == CHECKPOINT:
+        searched = {**own_decoding(own).passed_on, **searched}
     if positions is not None:
         searched["max_new_tokens"] = min(searched["max_new_tokens"], positions - 1)
     return GenerationConfig(
@@ -129,22 +86,6 @@ def only(model: PreTrainedModel, asked: GenerationConfig) -> Iterator[Generation
         yield asked
     finally:
         owner.generation_config = own
-
-
-def not_used(own: GenerationConfig) -> str:
-    """Describes a checkpoint's settings that would change answers and are ignored; empty if there
-    are none.
-    """
-    usual, settings = GenerationConfig().to_dict(), own.to_dict()
-    skipped = _IRRELEVANT if settings.get("do_sample") is True else _IRRELEVANT | _OF_SAMPLING
-    changed = {
-        key: value
-        for key, value in settings.items()
-        if value not in (None, False, usual.get(key), _WITHOUT_EFFECT.get(key))
-        and key not in skipped
-        and key[0] != "_"
-    }
-    return ", ".join(f"{key} {reprlib.repr(value)}" for key, value in changed.items())
 
 
 def plain_model(folder: Path) -> PreTrainedModel:

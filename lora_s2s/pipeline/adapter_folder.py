@@ -74,6 +74,7 @@ def origin(recipe: Recipe, base: LoadedBase, prepared: PreparedDataset) -> dict[
     }
     described["skip_quantization"] = list(base.skip_quantization)
     described["dtype"] = dtype_name(base.dtype)
+    read = prepared.manifest.content["input"]
     return {
         "format": 1,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -83,7 +84,7 @@ def origin(recipe: Recipe, base: LoadedBase, prepared: PreparedDataset) -> dict[
             "fingerprint": prepared.fingerprint,
             **{key: prepared.report[key] for key in ("rows", "splits")},
         },
-        "input": prepared.manifest.content["input"],
+        "input": {**(read if isinstance(read, dict) else {}), **prepared.train.target_facts},
         "versions": {"lora_s2s": __version__, **{name: version(name) for name in _PACKAGES}},
         "device": str(base.device),
     }

@@ -107,7 +107,7 @@ def decoding_of(folder: Path) -> dict[str, Any]:
         section = recipe_of(str(folder)).evaluation
     except Error:  # merging needs no recipe
         section = EvaluationSection()
-    limit = section.answer_tokens(AdapterManifest.read(folder).input.max_target_tokens)
+    limit = section.answer_tokens(AdapterManifest.read(folder).input.answer_limit)
     said = section.model_dump(include={*Decoding.model_fields})
     return _not_default(Decoding(**{**said, "max_new_tokens": limit}))
 
@@ -119,8 +119,11 @@ def _not_default(decoding: Decoding) -> dict[str, Any]:
 def _decoding(folder: Path) -> dict[str, Any]:
     """The decoding settings in a folder's manifest; empty if there are none."""
     kind = AdapterManifest if is_trained(folder) else ModelManifest
-    decoding = (ExportManifest if is_export(folder) else kind).read(folder).decoding
-    return _not_default(decoding) if decoding else {}
+    exported = is_export(folder)
+    decoding = (ExportManifest if exported else kind).read(folder).decoding
+    settings = _not_default(decoding) if decoding else {}
+    # An export has the numbers, and no generation settings of a checkpoint.
+    return {key: settings[key] for key in settings if key != "decoding" or not exported}
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from lora_s2s.console import say
 from lora_s2s.errors import RunError, UsageError
 from lora_s2s.inference.decode import decode
 from lora_s2s.inference.loading import load_predictor
+from lora_s2s.pipeline.decoding import settings_for
 from lora_s2s.pipeline.evaluate import score_model
 from lora_s2s.pipeline.merge import merge_model
-from lora_s2s.pipeline.predict import decoding_settings
 from lora_s2s.pipeline.runs import check_run_folder
 from lora_s2s.pipeline.scores import Asked
 from lora_s2s.pipeline.train import train_adapter
@@ -47,7 +47,7 @@ def run_demo(out: Path, sets: Sequence[str]) -> tuple[dict[str, Any], list[Mappi
     say("4/4 answer again with the merged model")
     rows = scores.rows
     whole = load_predictor(str(merged), dtype="float32")
-    settings = decoding_settings(recipe.evaluation, whole.settings).of_one_answer()
+    settings = settings_for(recipe, whole).of_one_answer()
     answers = decode(whole, [row.source for row in rows], settings)
     differing = sum(
         answer.text != row.prediction for answer, row in zip(answers, rows, strict=True)

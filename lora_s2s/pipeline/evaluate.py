@@ -10,13 +10,13 @@ from lora_s2s.errors import DataError, UsageError
 from lora_s2s.evaluation.evaluate import Answered, assess, duration_note, sample_places
 from lora_s2s.inference.baseline import baseline_of
 from lora_s2s.pipeline.adapters import NO_DATA, recipe_of, refuse_code, trusted_metrics
+from lora_s2s.pipeline.decoding import decoding_line, settings_for
 from lora_s2s.pipeline.engines import predictor_on
 from lora_s2s.pipeline.evaluate_given import score_predictions
 from lora_s2s.pipeline.followed import followed, with_constraint
 from lora_s2s.pipeline.kept_answers import KeptAnswers
 from lora_s2s.pipeline.label_scores import LabelTask
 from lora_s2s.pipeline.opponent import Opponent, open_opponent
-from lora_s2s.pipeline.predict import decoding_settings
 from lora_s2s.pipeline.scored_data import ScoredData, check_files, chosen_metrics, scored_data
 from lora_s2s.pipeline.scores import Asked, Place, Scores, place_of, written
 from lora_s2s.recipe.layers import Overrides, overridden_keys
@@ -78,7 +78,8 @@ def scored(
     systems = 1 + asked.baseline + (rival is not None or asked.against is not None)
     if note := duration_note(metrics, rows.references, limit=len(places), systems=systems):
         say(note)
-    settings = decoding_settings(recipe.evaluation, predictor.settings)
+    settings = settings_for(recipe, predictor)
+    say(decoding_line(settings, predictor))
     kept = KeptAnswers(place.folder, asked.resume, (asked.base, asked.engine))
     opponent = None if rival is None else rival(rows)
     if asked.against is not None:

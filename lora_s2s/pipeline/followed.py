@@ -21,7 +21,7 @@ from lora_s2s.files import json_text, loads, naming, read_whole
 from lora_s2s.hub import is_local
 from lora_s2s.inference.constraint import constraint_of
 from lora_s2s.pipeline.adapters import NO_DATA, recipe_of
-from lora_s2s.pipeline.predict import decoding_settings
+from lora_s2s.pipeline.decoding import decoding_settings
 from lora_s2s.readers.recorded import Named, follow_recorded, is_pattern, record_data
 from lora_s2s.recipe.constraint import LABELS, Constraint, parse
 from lora_s2s.recipe.layers import Overrides, overridden_keys

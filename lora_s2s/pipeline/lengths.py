@@ -6,13 +6,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from lora_s2s.console import warn
+from lora_s2s.console import say, warn
 from lora_s2s.data.limits import KEYS, Bounds
 from lora_s2s.data.prepared import PreparedDataset
 from lora_s2s.models.precision import resolve_device
 from lora_s2s.models.row_memory import device_memory, positions, read_config, row_cost
+from lora_s2s.pipeline.decoding import limit_words
 from lora_s2s.pipeline.followed import with_trained_constraint
 from lora_s2s.recipe.schema import Recipe
+from lora_s2s.records import InputSettings
 
 # Of the targets, how many an answer may be too short for before it is reported.
 _SHARE_REPORTED = 0.01
@@ -31,9 +33,19 @@ def with_lengths(recipe: Recipe, prepared: PreparedDataset) -> Recipe:
     """
     chosen = {key: getattr(prepared.manifest.input, key) for key in KEYS.values()}
     data = recipe.data.model_copy(update=chosen)
-    tokens = recipe.evaluation.answer_tokens(chosen[KEYS["target"]])
+    tokens = answer_limit(recipe, prepared)
     evaluation = recipe.evaluation.model_copy(update={"max_new_tokens": tokens})
     return recipe.model_copy(update={"data": data, "evaluation": evaluation})
+
+
+def answer_limit(recipe: Recipe, prepared: PreparedDataset) -> int:
+    """Returns the length limit of answers."""
+    return recipe.evaluation.answer_tokens(trained_on(prepared).answer_limit)
+
+
+def trained_on(prepared: PreparedDataset) -> InputSettings:
+    """Returns the input settings of an adapter trained on this data."""
+    return prepared.manifest.input.model_copy(update=prepared.train.target_facts)
 
 
 def with_data(recipe: Recipe, prepared: PreparedDataset) -> Recipe:
@@ -42,10 +54,11 @@ def with_data(recipe: Recipe, prepared: PreparedDataset) -> Recipe:
 
 
 def warn_of_short_answers(recipe: Recipe, prepared: PreparedDataset) -> None:
-    """Warns, before training, where answers stop before many of the targets that they are compared
-    with do.
+    """Reports, before training, the length limit of answers, and warns where it is below many of
+    the targets that they are compared with.
     """
-    limit = recipe.evaluation.answer_tokens(prepared.manifest.input.max_target_tokens)
+    limit = answer_limit(recipe, prepared)
+    say(f"answers: {limit_words(limit, trained_on(prepared))}")
     for name in ("train", "validation", "test"):
         table = prepared.split(name)
         share = 0.0 if table is None else float((table.target_lengths > limit).mean())

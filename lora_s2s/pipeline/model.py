@@ -16,10 +16,12 @@ from lora_s2s.errors import Error, UsageError
 from lora_s2s.inference.decode import ScoredAnswer
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.inference.predictor import Predictor
+from lora_s2s.models.own_decoding import CHECKPOINT
+from lora_s2s.pipeline.decoding import settings_for
 from lora_s2s.pipeline.followed import KEY, recipe_to_answer, with_constraint
 from lora_s2s.pipeline.inputs import Input, Inputs
 from lora_s2s.pipeline.label_set import label_choice
-from lora_s2s.pipeline.predict import answers_to, decoding_settings, rankings
+from lora_s2s.pipeline.predict import answers_to, rankings
 from lora_s2s.pipeline.predictions import N_BEST, Answer, fields_of
 from lora_s2s.pipeline.ranking import Candidates, LabelChoice, Ranking, Weighing, candidates_of
 from lora_s2s.pipeline.surroundings import called
@@ -55,16 +57,18 @@ class ScoringOptions(TypedDict, total=False):
 
 
 def predictor_of(model: str, recipe: Recipe, base: str | None = None) -> Predictor:
-    """Loads what answers, and reports which generation settings of the checkpoint it ignores."""
+    """Loads what answers, and reports which generation settings of the checkpoint it follows."""
     predictor = load_predictor(model, base=base, dtype=recipe.model.dtype)
-    report_not_used(predictor)
+    report_own_decoding(predictor, recipe)
     return predictor
 
 
-def report_not_used(predictor: Predictor) -> None:
-    """Reports which generation settings of the checkpoint answers do not follow."""
-    if predictor.not_used:
-        say(f"not used from the checkpoint's generation_config: {predictor.not_used}")
+def report_own_decoding(predictor: Predictor, recipe: Recipe) -> None:
+    """Reports which generation settings of the checkpoint answers follow, and which not."""
+    if predictor.own_decoding is not None:
+        followed = recipe.evaluation.decoding == CHECKPOINT
+        for line in predictor.own_decoding.lines(followed=followed):
+            say(line)
 
 
 def open_model(
@@ -142,7 +146,7 @@ class Model:
         with called(self._progress):
             recipe = with_arguments(self._recipe, "evaluation", asked)
             recipe = with_constraint(recipe, self.name, {KEY: options.get("constraint")})
-            settings = decoding_settings(recipe.evaluation, self._predictor.settings)
+            settings = settings_for(recipe, self._predictor)
             texts = chain.from_iterable(answers_to(self._predictor, items, settings))
             answers = [_answered(item, text) for (item, _), text in zip(items, texts, strict=True)]
         return answers if several else answers[0]
@@ -211,7 +215,7 @@ class Model:
             given = choice.labels if candidates is None else candidates
             lists = candidates_of(given, len(items), several=several)
             recipe = with_arguments(self._recipe, "evaluation", options)
-            settings = decoding_settings(recipe.evaluation, self._predictor.settings)
+            settings = settings_for(recipe, self._predictor)
             fitted = choice.weighing.temperature
             weighing = Weighing(fitted if temperature is None else temperature, length_normalized)
             ranked = [*rankings(self._predictor, items, lists, settings, weighing)]

@@ -12,11 +12,11 @@ from lora_s2s.inference.decode import Prediction
 from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.pipeline.adapters import recipe_of, refuse_code
+from lora_s2s.pipeline.decoding import settings_for
 from lora_s2s.pipeline.followed import recipe_to_answer
 from lora_s2s.pipeline.given_predictions import GivenPredictions, read_predictions
 from lora_s2s.pipeline.model import predictor_of
 from lora_s2s.pipeline.names import located
-from lora_s2s.pipeline.predict import decoding_settings
 from lora_s2s.pipeline.scored_data import ScoredData, scored_data
 from lora_s2s.recipe.layers import Overrides
 
@@ -68,7 +68,7 @@ def open_opponent(
     predictor = predictor_of(model, recipe)
     refuse_code(predictor.settings.format, overrides)
     if settings is None or recipe_of(model).evaluation.model_fields_set:
-        settings = decoding_settings(recipe.evaluation, predictor.settings)
+        settings = settings_for(recipe, predictor)
     used, sources = settings.of_one_answer(), _rendered(name, data, predictor, overrides)
 
     def pick(places: Sequence[int]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
 
@@ -21,9 +21,6 @@ from lora_s2s.pipeline.inputs import Inputs, Placed
 from lora_s2s.pipeline.predictions import N_BEST, PREDICTION, Answer, write_answers
 from lora_s2s.pipeline.ranking import FIELDS, LabelChoice, Ranking, Weighing, rank
 from lora_s2s.pipeline.unfinished import Unfinished
-from lora_s2s.recipe.constraint import parse
-from lora_s2s.recipe.evaluation import EvaluationSection
-from lora_s2s.records import InputSettings
 
 # Inputs in memory, sorted by length among themselves; what a kill may cost.
 _ROWS_AT_ONCE = 1024
@@ -68,17 +65,6 @@ def check_inputs(predictor: Predictor, inputs: Inputs) -> None:
         )
 
 
-def decoding_settings(section: EvaluationSection, trained_on: InputSettings) -> DecodingSettings:
-    """Returns the decoding part of a recipe's evaluation section, its limit that of the targets
-    where it is auto.
-    """
-    limit = section.answer_tokens(trained_on.max_target_tokens)
-    names = {field.name for field in fields(DecodingSettings)}
-    asked = section.model_dump(include=names)
-    constraint = None if section.constraint is None else parse(section.constraint).value
-    return DecodingSettings(**{**asked, "max_new_tokens": limit, "constraint": constraint})
-
-
 def answers_to(
     predictor: Predictor,
     inputs: Inputs,
@@ -94,7 +80,7 @@ def answers_to(
         skip: how many inputs from the first on are left out.
     """
     placed = islice(inputs, skip, None)
-    done, shown = skip, inputs.count > 1
+    done, shown, cut = skip, inputs.count > 1, 0
     with ProgressLine("predict") as line:
 
         def progress(answered: int, _: int) -> None:
@@ -105,12 +91,16 @@ def answers_to(
             watch = progress if shown else None
             if choice is None:
                 answers = decoding.decode(predictor, sources, settings, watch)
+                cut += sum(not answer.stopped for answer in answers)
                 yield [_answer(answer) for answer in answers]
             else:
                 lists = [choice.labels] * len(sources)
                 scored = score(predictor, sources, lists, settings, watch)
                 yield [rank(scores, choice.weighing).to_dict() for scores in scored]
             done += len(some)
+    if cut:
+        limit = predictor.within_positions(settings).max_new_tokens
+        say(f"{cut:,} of {done - skip:,} answers were cut: evaluation.max_new_tokens={limit}")
 
 
 def _answer(prediction: decoding.Prediction) -> Answer:

@@ -13,9 +13,9 @@ from lora_s2s.files import jsonl_line
 from lora_s2s.hub import check_folder
 from lora_s2s.inference.baseline import baseline_of
 from lora_s2s.inference.engine import DecodingSettings
+from lora_s2s.pipeline.decoding import settings_for
 from lora_s2s.pipeline.followed import recipe_to_answer
 from lora_s2s.pipeline.model import Model, predictor_of
-from lora_s2s.pipeline.predict import decoding_settings
 from lora_s2s.recipe.layers import Overrides
 from lora_s2s.reports.samples import sample_rows
 
@@ -85,7 +85,7 @@ def open_side_by_side(
     recipe = recipe_to_answer(name, overrides)
     predictor = predictor_of(name, recipe, base)
     other = Model(name, baseline_of(predictor), recipe, False) if baseline else None
-    decoding = decoding_settings(recipe.evaluation, predictor.settings)
+    decoding = settings_for(recipe, predictor)
     return SideBySide(Model(name, predictor, recipe, False), other, decoding, _examples(name))
 
 

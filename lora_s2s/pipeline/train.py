@@ -10,7 +10,7 @@ from lora_s2s.models.precision import resolve_device, resolve_dtype
 from lora_s2s.pipeline.adapted import AdaptedBase, adapted_base
 from lora_s2s.pipeline.adapter_folder import identity, origin, write_adapter
 from lora_s2s.pipeline.choices import advice_on, gather_facts, resolved_recipe
-from lora_s2s.pipeline.lengths import warn_of_short_answers, with_data
+from lora_s2s.pipeline.lengths import answer_limit, warn_of_short_answers, with_data
 from lora_s2s.pipeline.notices import show_data
 from lora_s2s.pipeline.prepare import data_line, prepare_data, sources_of
 from lora_s2s.pipeline.runs import (
@@ -59,7 +59,7 @@ def train_adapter(
         result = _trained(recipe, adapted, prepared, running, options)
         if is_main_process() and result.stopped != "deadline":
             made_from = {**origin(recipe, adapted.base, prepared), "sources": sources}
-            limit = recipe.evaluation.answer_tokens(prepared.manifest.input.max_target_tokens)
+            limit = answer_limit(recipe, prepared)
             write_adapter(running, final, adapted, result, made_from, limit)
     counts, done, main = adapted.counts, result.stopped != "deadline", is_main_process()
     return TrainedAdapter(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from lora_s2s.recipe.fields import (
@@ -20,7 +22,22 @@ from lora_s2s.recipe.fields import (
     TopP,
 )
 
-_BASE_ANSWER = 128
+_BASE_ANSWER, _MOST_ANSWER = 128, 65_536
+# Tokens beyond the targets', and what a limit is a multiple of.
+_MARGIN, _STEP = 8, 8
+
+
+def limit_for(p99: int, longest: int) -> int:
+    """Returns the length limit of answers for training targets of such lengths in tokens.
+
+    The margin over the 99th percentile is as much again, and no more than the longest target needs:
+    only targets beyond twice the percentile, outliers, would be cut.
+
+    >>> limit_for(19, 20), limit_for(60, 110), limit_for(60, 900)
+    (32, 120, 128)
+    """
+    needed = min(max(longest, p99), 2 * p99) + _MARGIN
+    return min(-(-needed // _STEP) * _STEP, _MOST_ANSWER)
 
 
 class EvaluationSection(Section):
@@ -35,8 +52,13 @@ class EvaluationSection(Section):
     )
     max_new_tokens: NewTokens = Field(
         default="auto",
-        description="Longest prediction in tokens; auto: data.max_target_tokens, 128 for a base "
-        "without an adapter.",
+        description="Longest prediction in tokens; auto: what 99 % of the training targets need "
+        "and a margin, 128 for a base without an adapter.",
+    )
+    decoding: Literal["default", "checkpoint"] = Field(
+        default="default",
+        description="checkpoint: the base's own generation settings (beams, penalties, lengths) "
+        "for keys that are at their defaults; default: none of them.",
     )
     num_beams: Beams = Field(default=1, description="Beams; 1 is greedy.")
     early_stopping: bool | None = Field(
@@ -85,5 +107,5 @@ class EvaluationSection(Section):
     )
 
     def answer_tokens(self, trained: int | None) -> int:
-        """Returns the length limit of answers; if ``auto``, that of the training targets."""
+        """Returns the length limit of answers; if ``auto``, the one that the targets call for."""
         return (trained or _BASE_ANSWER) if self.max_new_tokens == AUTO else self.max_new_tokens

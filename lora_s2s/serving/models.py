@@ -10,10 +10,10 @@ from lora_s2s.errors import UsageError
 from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.loading import load_sharing
 from lora_s2s.inference.predictor import Predictor
+from lora_s2s.pipeline.decoding import settings_for
 from lora_s2s.pipeline.followed import recipe_to_answer
-from lora_s2s.pipeline.model import report_not_used
+from lora_s2s.pipeline.model import report_own_decoding
 from lora_s2s.pipeline.names import located
-from lora_s2s.pipeline.predict import decoding_settings
 from lora_s2s.recipe.layers import Overrides
 
 
@@ -45,10 +45,10 @@ def load_models(names: Sequence[str], sets: Overrides = ()) -> list[Served]:
         )
     recipes = [recipe_to_answer(model, sets) for _, model in asked]
     predictors = load_sharing([model for _, model in asked], dtype=recipes[0].model.dtype)
-    report_not_used(predictors[0])
+    report_own_decoding(predictors[0], recipes[0])
     served = []
     for name, recipe, predictor in zip(chosen, recipes, predictors, strict=True):
-        settings = decoding_settings(recipe.evaluation, predictor.settings)
+        settings = settings_for(recipe, predictor)
         served.append(Served(name, predictor, settings.of_one_answer()))
     return served
 

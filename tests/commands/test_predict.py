@@ -21,6 +21,7 @@ from lora_s2s.inference.decode import decode
 from lora_s2s.pipeline.inputs import Inputs, read_inputs
 from lora_s2s.pipeline.names import located
 from lora_s2s.pipeline.predictions import lines_of
+from lora_s2s.recipe.evaluation import limit_for
 
 LESS = ("--set", "evaluation.max_new_tokens=3")
 
@@ -342,6 +343,33 @@ def test_several_answers_go_out_in_every_format(
     assert "hint: --set evaluation.num_beams=2" in refused.stderr
     for option, said in (("--scores", "decodes nothing"), ("--interactive", "one answer")):
         assert said in invoke(*command, option, code=2).stderr
+
+
+@pytest.mark.parametrize(("p99", "longest"), [(1, 1), (20, 24), (60, 110), (60, 900), (7, 3)])
+def test_the_limit_cuts_only_outliers_among_the_training_targets(p99: int, longest: int) -> None:
+    limit = limit_for(p99, longest)
+    assert min(max(longest, p99), 2 * p99) < limit <= 2 * p99 + 16
+    assert limit_for(10**9, 10**9) == 65_536
+
+
+def test_the_length_limit_is_that_of_the_training_targets(
+    invoke: Invoke, here: Path, adapter: Path
+) -> None:
+    path = adapter / "manifest.json"
+    manifest = json.loads(path.read_text("utf-8"))
+    p99, longest = (manifest["input"][name] for name in ("target_p99", "longest_target"))
+    limit = limit_for(p99, longest)
+    told = invoke("predict", "banking", "a question").stderr
+    assert f"decoding: greedy, at most {limit} tokens (auto: 99 % of the training targets" in told
+    told = invoke("predict", "banking", "a question", "another", *LESS).stderr
+    assert "decoding: greedy, at most 3 tokens\n" in told
+    assert "2 of 2 answers were cut: evaluation.max_new_tokens=3" in told
+    # Adapters that do not record them keep the limit of their targets.
+    del manifest["input"]["target_p99"]
+    path.write_text(json.dumps(manifest), "utf-8")
+    auto = ("--set", "evaluation.max_new_tokens=auto")
+    told = invoke("predict", "banking", "a question", *auto).stderr
+    assert f"at most {manifest['input']['max_target_tokens']} tokens\n" in told
 
 
 def test_a_chat_answers_line_by_line(invoke: Invoke, here: Path, tiny_model: Path) -> None:

@@ -40,7 +40,8 @@ def test_beams_and_their_scores_are_those_of_generate(
         texts = predictor.tokenizer.batch_decode(output.sequences, skip_special_tokens=True)
         assert [one["text"] for one in answer.n_best] == texts
         assert answer.text == texts[0]
-        lengths = (output.sequences[:, 1:] != 0).sum(dim=-1)
+        ended = (output.sequences[:, 1:] == 1).cumsum(dim=-1) > 0
+        lengths = (~ended).sum(dim=-1) + ended.any(dim=-1)
         expected = (output.sequences_scores * lengths**penalty).tolist()
         assert [one["score"] for one in answer.n_best] == pytest.approx(expected, abs=1e-4)
 

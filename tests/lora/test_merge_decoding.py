@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,15 @@ import torch
 from tiny_adapters import WORDS
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+import lora_s2s
+from lora_s2s.errors import DataError, UsageError
 from lora_s2s.inference.decode import decode
 from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.lora.merge import merge_adapter
+from lora_s2s.models.own_decoding import CHECKPOINT
+from lora_s2s.pipeline.adapters import recipe_of
+from lora_s2s.pipeline.decoding import decoding_line, settings_for
 
 PROBES = [" ".join(WORDS[:n]) for n in range(1, 10)] + ["the the bridge"]
 OF_A_SUMMARISER: dict[str, Any] = {
@@ -48,7 +54,8 @@ def test_plain_transformers_answers_as_the_adapter_was_scored(
         (tmp_path / "base" / "generation_config.json").unlink()
     set_generation(tmp_path / "base", {**OF_A_SUMMARISER, "decoder_start_token_id": 0}, place)
     predictor = load_predictor(str(folder), device="cpu")
-    assert "min_length 12" in predictor.not_used
+    assert predictor.own_decoding is not None
+    assert "min_length 12" in predictor.own_decoding.lines(followed=False)[0]
     ours = [
         a.text
         for a in decode(predictor, PROBES, DecodingSettings(max_new_tokens=most, num_beams=beams))
@@ -74,7 +81,46 @@ def test_plain_transformers_answers_as_the_adapter_was_scored(
     assert not {"min_length", "num_beams", "forced_eos_token_id"} & {*config}
     manifest = json.loads((tmp_path / "merged" / "manifest.json").read_text())
     assert manifest["decoding"] == {"max_new_tokens": most, "num_beams": beams}
-    assert load_predictor(str(tmp_path / "merged"), device="cpu").not_used == ""
+    again = load_predictor(str(tmp_path / "merged"), device="cpu").own_decoding
+    assert again is not None
+    assert again.lines(followed=False) == []
+
+
+def test_the_checkpoints_own_settings_are_followed(
+    adapter_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder, base = adapter_folder("all-linear"), tmp_path / "base"
+    set_generation(base, {**OF_A_SUMMARISER, "decoder_start_token_id": 0}, "generation_config.json")
+    asked = {"decoding": CHECKPOINT, "max_new_tokens": 9, "num_beams": 1}
+    merge_adapter(folder, tmp_path / "merged", probe_texts=PROBES, decoding=asked, dtype="float32")
+    overrides = {"evaluation.decoding": CHECKPOINT}
+    for name, most in ((base, 512), (tmp_path / "merged", 6)):
+        model: Any = AutoModelForSeq2SeqLM.from_pretrained(name).eval()
+        tokenizer: Any = AutoTokenizer.from_pretrained(base)
+        cut = {"return_tensors": "pt", "truncation": True, "max_length": most}
+        outputs = [model.generate(**tokenizer(text, **cut))[0] for text in PROBES]
+        theirs = tokenizer.batch_decode(outputs, skip_special_tokens=True)
+        assert lora_s2s.load(name, overrides=overrides, progress=False)(PROBES) == theirs
+    predictor = load_predictor(str(base), device="cpu")
+    recipe = recipe_of(str(base), overrides)
+    line = decoding_line(settings_for(recipe, predictor), predictor)
+    assert line.startswith("decoding: 3 beams, at most 29 tokens, early_stopping True, length_pen")
+    sampling = recipe_of(str(base), {**overrides, "evaluation.temperature": 0.5})
+    followed = settings_for(sampling, predictor)
+    assert (followed.num_beams, followed.repetition_penalty) == (1, 3.0)
+
+
+def test_own_settings_out_of_range_are_refused(
+    adapter_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    adapter_folder("all-linear")
+    set_generation(tmp_path / "base", {"num_beams": 10**6}, "generation_config.json")
+    predictor = load_predictor(str(tmp_path / "base"), device="cpu")
+    recipe = recipe_of(str(tmp_path / "base"), {"evaluation.decoding": CHECKPOINT})
+    with pytest.raises(DataError, match="num_beams 1000000: out of range"):
+        settings_for(recipe, predictor)
+    with pytest.raises(UsageError, match="is an export without generation settings"):
+        settings_for(recipe, replace(predictor, own_decoding=None))
 
 
 def test_the_check_counts_answers_that_plain_transformers_gives_otherwise(

@@ -1,0 +1,87 @@
+"""The settings that answers are decoded with, and one line that says what they are."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from lora_s2s.errors import DataError, UsageError
+from lora_s2s.inference.engine import DecodingSettings
+from lora_s2s.inference.predictor import Predictor
+from lora_s2s.models.own_decoding import CHECKPOINT, OwnDecoding
+from lora_s2s.recipe.constraint import parse
+from lora_s2s.recipe.evaluation import EvaluationSection
+from lora_s2s.recipe.schema import Recipe
+from lora_s2s.records import InputSettings
+
+
+def settings_for(recipe: Recipe, predictor: Predictor) -> DecodingSettings:
+    """Returns the settings that a model answers a recipe by; see :func:`decoding_settings`.
+
+    Raises:
+        UsageError: the checkpoint's own settings are asked for, and there is none.
+        DataError: one of them is out of range.
+    """
+    section = recipe.evaluation
+    if section.decoding == CHECKPOINT:
+        if predictor.own_decoding is None:
+            raise UsageError(
+                f"evaluation.decoding is checkpoint, and {predictor.name} is an export without "
+                "generation settings of its own",
+                hint="--set evaluation.decoding=default, or answer with the model itself",
+            )
+        section = _of_checkpoint(section, predictor.own_decoding, predictor.name)
+    return decoding_settings(section, predictor.settings)
+
+
+def decoding_settings(section: EvaluationSection, trained_on: InputSettings) -> DecodingSettings:
+    """Returns the decoding part of a recipe's evaluation section, its limit that of the targets
+    where it is auto.
+    """
+    limit = section.answer_tokens(trained_on.answer_limit)
+    names = {field.name for field in fields(DecodingSettings)}
+    asked = section.model_dump(include=names)
+    constraint = None if section.constraint is None else parse(section.constraint).value
+    return DecodingSettings(**{**asked, "max_new_tokens": limit, "constraint": constraint})
+
+
+def _of_checkpoint(section: EvaluationSection, own: OwnDecoding, name: str) -> EvaluationSection:
+    """The section with a checkpoint's settings for keys at their defaults; beams and sampling
+    exclude each other, so what is asked of one leaves out the other.
+    """
+    usual, updates = EvaluationSection(), dict[str, object]()
+    other = {"num_beams": "temperature", "temperature": "num_beams"}
+    for key, value in own.keys.items():
+        rival = other.get(key, key)
+        if any(getattr(section, one) != getattr(usual, one) for one in (key, rival)):
+            continue
+        try:
+            updates[key] = getattr(EvaluationSection(**{key: value}), key)
+        except ValueError as error:
+            problem = f"the checkpoint's generation_config has {key} {value!r:.40}: out of range"
+            hint = "--set evaluation.decoding=default"
+            raise DataError(problem, hint=hint, where=name) from error
+    return section.model_copy(update=updates)
+
+
+def decoding_line(settings: DecodingSettings, predictor: Predictor) -> str:
+    """Returns how answers are decoded: the search, the length limit, and what else was asked."""
+    settings = predictor.within_positions(settings)
+    search = "greedy" if settings.num_beams == 1 else f"{settings.num_beams} beams"
+    if settings.temperature > 0:
+        search = f"sampling, temperature {settings.temperature:g}"
+    others = [
+        f"{name} {value if name != 'constraint' else 'given'}"
+        for name, value in settings.changed().items()
+        if name not in ("num_beams", "temperature", "max_new_tokens")
+    ]
+    limit = limit_words(settings.max_new_tokens, predictor.settings)
+    return f"decoding: {', '.join([search, limit, *others])}"
+
+
+def limit_words(limit: int, trained_on: InputSettings) -> str:
+    """Returns the length limit of answers, and why it is what it is where that is recorded."""
+    begin = f"at most {limit:,} tokens"
+    if trained_on.target_p99 is None or limit != trained_on.answer_limit:
+        return begin
+    lengths = f"{trained_on.target_p99:,}, the longest {trained_on.longest_target:,}"
+    return f"{begin} (auto: 99 % of the training targets have up to {lengths})"
