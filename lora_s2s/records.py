@@ -22,6 +22,7 @@ from lora_s2s.recipe.evaluation import limit_for
 from lora_s2s.recipe.fields import (
     AnswerLimit,
     Beams,
+    Candidates,
     ConstraintValue,
     Language,
     LengthPenalty,
@@ -34,6 +35,7 @@ from lora_s2s.recipe.fields import (
     Temperature,
     TopP,
     Truncation,
+    Utility,
 )
 
 _MANIFEST = "manifest.json"
@@ -128,6 +130,8 @@ class Decoding(Record):
     top_p: TopP = 1.0
     seed: SamplingSeed = 42
     decoding: Literal["default", "checkpoint"] = "default"
+    mbr: Utility = None
+    mbr_candidates: Candidates = 16
     constraint: ConstraintValue = None
 
 

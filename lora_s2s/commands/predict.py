@@ -66,6 +66,15 @@ Decoding = Annotated[
         help="checkpoint: decode by the base's own generation settings. Default: default.",
     ),
 ]
+Mbr = Annotated[
+    str | None,
+    typer.Option(
+        "--mbr",
+        metavar="METRIC",
+        help="Answer with the sample (or beam) that agrees most with the others by a metric, such "
+        "as chrf.",
+    ),
+]
 Labels = Annotated[
     str | None,
     typer.Option(
@@ -101,6 +110,7 @@ def predict(
     constraint: Constraint = None,
     n_best: NBest = None,
     decoding: Decoding = None,
+    mbr: Mbr = None,
     sets: Sets = None,
 ) -> None:
     """Answer texts or rows. Rows keep their fields and gain a "prediction"; CSV stays CSV.
@@ -132,7 +142,7 @@ def predict(
     refuse_file_names(texts or [])
     model = located(model)
     recipe = recipe_to_answer(
-        model, with_options(sets, constraint=constraint, n_best=n_best, decoding=decoding)
+        model, with_options(sets, constraint=constraint, n_best=n_best, decoding=decoding, mbr=mbr)
     )
     if interactive and (words or file or output or scores):
         raise UsageError(
@@ -140,8 +150,7 @@ def predict(
         )
     if interactive:
         predictor = predictor_of(model, recipe, base)
-        settings = settings_for(recipe, predictor)
-        _chat(predictor, settings.of_one_answer())
+        _chat(predictor, settings_for(recipe, predictor, plain=True))
         return
     inputs = read_inputs(words, file, parallel=recipe.data.format == "parallel")
     if output:

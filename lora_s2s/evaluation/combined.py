@@ -54,6 +54,11 @@ class Combined(Measured):
         """The combination of the parts' scores; not finite where it is not defined."""
         return float(self._of({name: np.array(part.value()) for name, part in self.parts.items()}))
 
+    def each(self) -> Values:
+        """The combination of each source's scores."""
+        values = self._of({name: part.each() for name, part in self.parts.items()})
+        return np.where(np.isfinite(values), values, np.nan)
+
     def without_each(self) -> Values:
         """The score without source i, (N,)."""
         return self._of({name: part.without_each() for name, part in self.parts.items()})

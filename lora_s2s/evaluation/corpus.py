@@ -13,7 +13,11 @@ from lora_s2s.evaluation.texts import Texts
 
 
 def corpus(
-    scorer_class: Callable[[], Any], total: Callable[[Values], Values], texts: Texts
+    scorer_class: Callable[[], Any],
+    total: Callable[[Values], Values],
+    texts: Texts,
+    *,
+    alone: Callable[[Values], Values] | None = None,
 ) -> SumScores:
     """Statistics of one of sacrebleu's metrics.
 
@@ -21,6 +25,7 @@ def corpus(
         scorer_class: a class of ``sacrebleu.metrics``, or a function that makes its object.
         total: maps sums of its statistics (…, K) to scores (…,).
         texts: answers and references.
+        alone: see :class:`SumScores`.
     """
     # sacrebleu's public calls return corpus totals only; statistics per sentence come from the hook
     # that its own significance tests use. Our tests compare the result with the public call.
@@ -32,4 +37,4 @@ def corpus(
     table = np.array(
         scorer._extract_corpus_statistics(list(texts.predictions), streams), dtype=np.float64
     )
-    return SumScores(str(scorer.get_signature()), table, total)
+    return SumScores(str(scorer.get_signature()), table, total, alone=alone)

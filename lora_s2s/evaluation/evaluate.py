@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.evaluation.labels import LabelTable, distinct_labels, label_table
+from lora_s2s.evaluation.mbr import decode
 from lora_s2s.evaluation.metrics import (
     Difference,
     Score,
@@ -26,7 +27,7 @@ from lora_s2s.evaluation.significance import SEED
 from lora_s2s.evaluation.ter import time_note
 from lora_s2s.evaluation.texts import References
 from lora_s2s.files import jsonl_line, write_json, write_text
-from lora_s2s.inference.decode import Prediction, ScoredAnswer, decode
+from lora_s2s.inference.decode import Prediction, ScoredAnswer
 from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.outputs import PREDICTIONS, whole_folder

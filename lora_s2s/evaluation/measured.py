@@ -57,6 +57,10 @@ class Measured(ABC):
         """The score of all sources."""
 
     @abstractmethod
+    def each(self) -> Values:
+        """The score of every source alone, (N,); NaN where it does not count or is not defined."""
+
+    @abstractmethod
     def without_each(self) -> Values:
         """The score without source i, (N,)."""
 
@@ -140,6 +144,10 @@ class RowScores(Measured):
         """The mean."""
         return float(self.unit * self._counting.mean())
 
+    def each(self) -> Values:
+        """The score of every source."""
+        return np.asarray(self.unit * self.values)
+
     def without_each(self) -> Values:
         """The mean without source i, (N,)."""
         counting = self._counting
@@ -200,14 +208,21 @@ class RowScores(Measured):
 
 @dataclass(frozen=True)
 class SumScores(Measured):
-    """Sufficient statistics per source (N, K); ``total`` maps sums (…, K) to scores (…,)."""
+    """Sufficient statistics per source (N, K); ``total`` maps sums (…, K) to scores (…,), and
+    ``alone`` those of one source, where short texts need another formula.
+    """
 
     table: Values
     total: Callable[[Values], Values]
+    alone: Callable[[Values], Values] | None = field(default=None, kw_only=True)
 
     def value(self) -> float:
         """The score of the sums over all rows."""
         return float(self.total(self.table.sum(axis=0)))
+
+    def each(self) -> Values:
+        """The score of each row."""
+        return (self.alone or self.total)(self.table)
 
     def without_each(self) -> Values:
         """The score without source i, (N,)."""
@@ -247,6 +262,10 @@ class LabelScores(Measured):
     def value(self) -> float:
         """The mean of F1 over classes."""
         return float(_macro_f1(*self._counts()))
+
+    def each(self) -> Values:
+        """100 where the answer is right, else 0."""
+        return np.where(self.truth == self.answers, 100.0, 0.0)
 
     def without_each(self) -> Values:
         """The score without source i, (N,): once for each pair of truth and answer."""
@@ -345,20 +364,26 @@ def _macro_f1(references: Values, answers: Values, right: Values) -> Values:
     return np.asarray(100.0 * (f1 * used).sum(axis=-1) / np.maximum(1, used.sum(axis=-1)))
 
 
-def bleu_of_sums(sums: Values) -> Values:
+def bleu_of_sums(sums: Values, *, effective: bool = False) -> Values:
     """BLEU of sacrebleu's statistics (…, 10): lengths of answers and references, matching n-grams,
     all n-grams.
 
     sacrebleu's default: up to 4-grams; ``exp`` smoothing of orders without a match.
+
+    Args:
+        effective: of single sentences: orders that the answer is too short for do not count.
     """
     lengths, right, total = sums[..., :2], sums[..., 2:6], sums[..., 6:10]
     answer, reference = np.maximum(lengths[..., 0], _NOTHING), lengths[..., 1]
     brevity = np.exp(np.minimum(0.0, 1.0 - reference / answer))
     smoothing = 2.0 ** -np.cumsum(right == 0, axis=-1)
     precisions = np.where(right > 0, right, smoothing) / np.maximum(total, _NOTHING)
-    score = 100.0 * brevity * np.exp(np.log(precisions).mean(axis=-1))
+    counting = total > 0 if effective else np.ones_like(total, dtype=bool)
+    logs = np.where(counting, np.log(precisions), 0.0).sum(axis=-1)
+    score = 100.0 * brevity * np.exp(logs / np.maximum(1, counting.sum(axis=-1)))
     # Answers too short for a 4-gram have no precision to average.
-    return np.where((right > 0).any(axis=-1) & (total > 0).all(axis=-1), score, 0.0)
+    defined = (right > 0).any(axis=-1) & ((total > 0) == counting).all(axis=-1)
+    return np.where(defined, score, 0.0)
 
 
 def chrf_of_sums(sums: Values, *, beta: float = 2.0) -> Values:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import numpy as np
 from sacrebleu.metrics import BLEU, CHRF, TER
 
 from lora_s2s.errors import DataError, UsageError
@@ -35,7 +36,7 @@ from lora_s2s.evaluation.overlap import (
     token_f1,
 )
 from lora_s2s.evaluation.own import own_metric, own_scale
-from lora_s2s.evaluation.significance import Interval
+from lora_s2s.evaluation.significance import Interval, Values
 from lora_s2s.evaluation.structured import (
     json_f1,
     json_sources,
@@ -170,6 +171,33 @@ def measure(
     }
 
 
+def utilities(
+    predictions: Sequence[str],
+    references: Sequence[str],
+    metric: str,
+    sources: Sequence[str] | None = None,
+) -> Values:
+    """The score of each prediction alone against its reference, (N,): higher is better, and 0 where
+    the reference does not suit the metric.
+
+    Raises:
+        UsageError: an unknown metric, or one that describes answers.
+    """
+    # Without any that suits it, a metric is an error; this pair suits them all.
+    anything = '{"n": 1}'
+    listed = [[text] for text in (*references, anything)]
+    given = None if sources is None else [*sources, anything]
+    measured = measure([*predictions, anything], listed, [metric], given)[metric]
+    if measured.scale.better == "neither":
+        raise UsageError(
+            f"evaluation.mbr is {metric}, which describes answers: neither higher nor lower is "
+            "better",
+            hint="--set evaluation.mbr=chrf",
+        )
+    values = np.nan_to_num(measured.each()[:-1])
+    return -values if measured.scale.better == "lower" else values
+
+
 def metrics_in(names: Sequence[str]) -> list[str]:
     """The metrics that names are or, as combinations, consist of, each once.
 
@@ -287,7 +315,7 @@ def compare(
 
 
 METRICS: dict[str, Measure] = {
-    "bleu": partial(corpus, BLEU, bleu_of_sums),
+    "bleu": partial(corpus, BLEU, bleu_of_sums, alone=partial(bleu_of_sums, effective=True)),
     "chrf": partial(corpus, CHRF, chrf_of_sums),
     "chrf++": partial(corpus, partial(CHRF, word_order=2), chrf_of_sums),
     "ter": partial(corpus, TER, ter_of_sums),

@@ -80,6 +80,19 @@ def decode(
     return [predictions[row] for row in rows]
 
 
+def candidates(
+    predictor: Predictor,
+    sources: Sequence[str],
+    settings: DecodingSettings,
+    progress: Progress | None = None,
+) -> list[list[Prediction]]:
+    """Returns the answers to every rendered source that the engine returns; see :func:`decode`."""
+    rows = [tuple(predictor.encode(source)) for source in sources]
+    answers = _decoded(predictor, rows, settings, progress)
+    read = {row: [read_answer(predictor, ids) for ids in one] for row, one in answers.items()}
+    return [read[row] for row in rows]
+
+
 def _decoded(
     predictor: Predictor,
     rows: Sequence[Row],

@@ -34,6 +34,8 @@ class DecodingSettings:
             :mod:`lora_s2s.recipe.constraint`.
         n_best: how many answers of each source are returned, with scores: the best beams, or
             samples; 0 returns one without.
+        mbr: a metric, by which the answer is chosen among the beams, or among ``mbr_candidates``
+            samples.
         decoding: ``checkpoint`` where a checkpoint's settings that are none of these are followed.
     """
 
@@ -50,6 +52,8 @@ class DecodingSettings:
     constraint: Value | None = None
     n_best: int = 0
     decoding: str = "default"
+    mbr: str | None = None
+    mbr_candidates: int = 16
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "num_beams", "batch_tokens"):
@@ -60,6 +64,18 @@ class DecodingSettings:
                 f"evaluation.temperature {self.temperature:g} samples, and "
                 f"evaluation.num_beams {self.num_beams} searches: not both",
                 hint="--set evaluation.num_beams=1, or --set evaluation.temperature=0",
+            )
+        if self.mbr is not None and self.returned == 1:
+            raise UsageError(
+                f"evaluation.mbr {self.mbr} chooses among several answers, and greedy search finds "
+                "1",
+                hint="--set evaluation.num_beams=8, or sample: --set evaluation.temperature=1",
+            )
+        if self.mbr is not None and self.n_best:
+            raise UsageError(
+                f"evaluation.n_best {self.n_best} and evaluation.mbr {self.mbr} exclude each "
+                "other: one lists what the other chooses from",
+                hint="--set evaluation.n_best=0, or --set evaluation.mbr=null",
             )
         if self.n_best > self.num_beams and not self.temperature:
             found = "greedy search finds 1 answer"
@@ -74,14 +90,16 @@ class DecodingSettings:
     @property
     def returned(self) -> int:
         """How many answers of each source an engine returns."""
-        return max(1, self.n_best)
+        if self.mbr is None:
+            return max(1, self.n_best)
+        return self.num_beams if self.temperature == 0 else self.mbr_candidates
 
     @property
     def hypotheses(self) -> int:
         """How many answers of each source are decoded at once."""
         return max(self.num_beams, self.returned)
 
-    def of_one_answer(self) -> DecodingSettings:
+    def without_scores(self) -> DecodingSettings:
         """Returns the settings for one answer to each source, without scores."""
         return replace(self, n_best=0)
 
@@ -110,7 +128,8 @@ def refuse_settings(settings: DecodingSettings, names: Sequence[str], *, runtime
         UsageError: one is in use.
     """
     defaults = {field.name: field.default for field in fields(settings)}
-    for name in names:
+    samples = "temperature" in names and settings.temperature > 0
+    for name in [*(["mbr"] if samples else []), *names]:  # what samples comes first
         if name in settings.changed():
             default = "null" if defaults[name] is None else defaults[name]
             raise UsageError(

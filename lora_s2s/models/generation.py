@@ -26,7 +26,12 @@ from lora_s2s.models.own_decoding import CHECKPOINT, OF_SAMPLING, WITHOUT_EFFECT
 
 # What no written model has: sampling, since its answers are to be the same every time, and what
 # plain transformers does not know.
-_NOT_WRITTEN = ("temperature", "top_p", "seed", "constraint", "n_best", "decoding")
+_NOT_WRITTEN = frozenset(
+    {
+        *("temperature", "top_p", "seed", "constraint"),
+        *("n_best", "decoding", "mbr", "mbr_candidates"),
+    }
+)
 # In the config of an older checkpoint; the last is for pipelines of transformers 4.
 _OTHERS_IN_CONFIG = ("do_sample", "early_stopping", "forced_eos_token_id", "task_specific_params")
 IN_CONFIG = (*WITHOUT_EFFECT, *OF_SAMPLING, *_OTHERS_IN_CONFIG)

@@ -30,6 +30,10 @@ from lora_s2s.reports.summary import NOTHING, facts, flat, number, score_lines, 
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 NO_DATA = "none"
+_SKIPPED = (
+    "metric {metric} is skipped: a function named by a folder's recipe runs only where you name it "
+    "too: --set evaluation.{key}={metric}"
+)
 
 
 def names_code(format: str, overrides: Overrides) -> bool:
@@ -46,10 +50,7 @@ def trusted_metrics(recipe: Recipe, overrides: Overrides) -> list[str]:
         return metrics
     functions = [name for name in metrics if ":" in name]
     for name in functions:
-        warn(
-            f"metric {name} is skipped: a function named by a folder's recipe runs only where you "
-            f"name it too: --set evaluation.metrics={name}"
-        )
+        warn(_SKIPPED.format(metric=name, key="metrics"))
     return [name for name in metrics if name not in functions] or [AUTO]
 
 
@@ -70,9 +71,22 @@ def refuse_code(format: str, overrides: Overrides) -> None:
 def recipe_of(model: str, overrides: Overrides = (), *, data: str | None = None) -> Recipe:
     """The recipe an adapter was trained with, or the defaults for a model, with overrides.
 
+    A function of its own that an untrusted folder names for ``evaluation.mbr`` is left out, with a
+    warning.
+
     Args:
         data: the data file, for a model without a recipe.
     """
+    recipe = _recipe_of(model, overrides, data)
+    metric = recipe.evaluation.mbr
+    if metric is None or ":" not in metric or "evaluation.mbr" in overridden_keys(overrides):
+        return recipe
+    warn(_SKIPPED.format(metric=metric, key="mbr"))
+    evaluation = recipe.evaluation.model_copy(update={"mbr": None})
+    return recipe.model_copy(update={"evaluation": evaluation})
+
+
+def _recipe_of(model: str, overrides: Overrides, data: str | None) -> Recipe:
     folder = Path(model).expanduser()
     if (folder / "recipe.yaml").is_file():
         check_folder(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+from lora_s2s.console import say
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.predictor import Predictor
@@ -14,14 +15,22 @@ from lora_s2s.recipe.schema import Recipe
 from lora_s2s.records import InputSettings
 
 
-def settings_for(recipe: Recipe, predictor: Predictor) -> DecodingSettings:
+def settings_for(recipe: Recipe, predictor: Predictor, *, plain: bool = False) -> DecodingSettings:
     """Returns the settings that a model answers a recipe by; see :func:`decoding_settings`.
+
+    Args:
+        plain: one answer at a time, as it is decoded: without ``n_best`` and ``mbr``.
 
     Raises:
         UsageError: the checkpoint's own settings are asked for, and there is none.
         DataError: one of them is out of range.
     """
     section = recipe.evaluation
+    if plain:
+        if section.mbr is not None:
+            say(f"evaluation.mbr {section.mbr} is for eval and predict: not used here")
+            section = section.model_copy(update={"mbr": None, "temperature": 0.0})
+        section = section.model_copy(update={"n_best": 0})
     if section.decoding == CHECKPOINT:
         if predictor.own_decoding is None:
             raise UsageError(
@@ -35,8 +44,10 @@ def settings_for(recipe: Recipe, predictor: Predictor) -> DecodingSettings:
 
 def decoding_settings(section: EvaluationSection, trained_on: InputSettings) -> DecodingSettings:
     """Returns the decoding part of a recipe's evaluation section, its limit that of the targets
-    where it is auto.
+    where it is auto; ``mbr`` without beams and a temperature samples at 1.
     """
+    if section.mbr is not None and section.num_beams == 1 and not section.temperature:
+        section = section.model_copy(update={"temperature": 1.0})
     limit = section.answer_tokens(trained_on.answer_limit)
     names = {field.name for field in fields(DecodingSettings)}
     asked = section.model_dump(include=names)
@@ -72,8 +83,13 @@ def decoding_line(settings: DecodingSettings, predictor: Predictor) -> str:
     others = [
         f"{name} {value if name != 'constraint' else 'given'}"
         for name, value in settings.changed().items()
-        if name not in ("num_beams", "temperature", "max_new_tokens")
+        if name not in ("num_beams", "temperature", "max_new_tokens", "mbr", "mbr_candidates")
     ]
+    if settings.mbr is not None:
+        kind = "beams" if settings.num_beams > 1 else "samples"
+        others.append(
+            f"the one of {settings.returned} {kind} with the highest expected {settings.mbr}"
+        )
     limit = limit_words(settings.max_new_tokens, predictor.settings)
     return f"decoding: {', '.join([search, limit, *others])}"
 

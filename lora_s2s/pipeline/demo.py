@@ -47,7 +47,7 @@ def run_demo(out: Path, sets: Sequence[str]) -> tuple[dict[str, Any], list[Mappi
     say("4/4 answer again with the merged model")
     rows = scores.rows
     whole = load_predictor(str(merged), dtype="float32")
-    settings = settings_for(recipe, whole).of_one_answer()
+    settings = settings_for(recipe, whole, plain=True)
     answers = decode(whole, [row.source for row in rows], settings)
     differing = sum(
         answer.text != row.prediction for answer, row in zip(answers, rows, strict=True)

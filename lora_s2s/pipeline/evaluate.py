@@ -91,7 +91,7 @@ def scored(
     answers = kept.decode("decode", predictor, sources, settings, model)
     base_texts = None
     if baseline is not None:
-        alone = settings.of_one_answer()
+        alone = settings.without_scores()
         base_answers = kept.decode("baseline", baseline, sources, alone, model)
         base_texts = [answer.text for answer in base_answers]
     answered = Answered(

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from lora_s2s.console import ProgressLine, say
 from lora_s2s.errors import Stopped, UsageError
-from lora_s2s.inference.decode import Prediction, decode
+from lora_s2s.evaluation.mbr import decode
+from lora_s2s.inference.decode import Prediction
 from lora_s2s.inference.engine import MOST_HYPOTHESES, DecodingSettings
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.pipeline.predict import answers_identity

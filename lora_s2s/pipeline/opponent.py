@@ -69,7 +69,7 @@ def open_opponent(
     refuse_code(predictor.settings.format, overrides)
     if settings is None or recipe_of(model).evaluation.model_fields_set:
         settings = settings_for(recipe, predictor)
-    used, sources = settings.of_one_answer(), _rendered(name, data, predictor, overrides)
+    used, sources = settings.without_scores(), _rendered(name, data, predictor, overrides)
 
     def pick(places: Sequence[int]) -> list[str]:
         return [sources[place] for place in places]

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from lora_s2s.console import ProgressLine, say
 from lora_s2s.errors import DataError, Stopped, UsageError
+from lora_s2s.evaluation.mbr import decode
 from lora_s2s.examples.template import PromptTemplate
 from lora_s2s.files import sha256_file
-from lora_s2s.inference import decode as decoding
+from lora_s2s.inference.decode import Prediction
 from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.inference.score import score
@@ -90,7 +91,7 @@ def answers_to(
             sources = [rendered(predictor, one) for one in some]
             watch = progress if shown else None
             if choice is None:
-                answers = decoding.decode(predictor, sources, settings, watch)
+                answers = decode(predictor, sources, settings, watch)
                 cut += sum(not answer.stopped for answer in answers)
                 yield [_answer(answer) for answer in answers]
             else:
@@ -103,7 +104,7 @@ def answers_to(
         say(f"{cut:,} of {done - skip:,} answers were cut: evaluation.max_new_tokens={limit}")
 
 
-def _answer(prediction: decoding.Prediction) -> Answer:
+def _answer(prediction: Prediction) -> Answer:
     if not prediction.n_best:
         return prediction.text
     return {PREDICTION: prediction.text, N_BEST: list(prediction.n_best)}

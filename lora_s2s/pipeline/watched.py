@@ -11,7 +11,7 @@ from lora_s2s.evaluation.metrics import check_fit, check_metrics, scale_of
 from lora_s2s.evaluation.while_training import ScoredSample
 from lora_s2s.inference.loading import predictor_in_training
 from lora_s2s.pipeline.adapted import AdaptedBase
-from lora_s2s.pipeline.predict import decoding_settings
+from lora_s2s.pipeline.decoding import settings_for
 from lora_s2s.pipeline.scored_data import chosen_metrics, split_to_score
 from lora_s2s.recipe.fields import LOSS
 from lora_s2s.recipe.schema import Recipe
@@ -80,5 +80,5 @@ def _sample(recipe: Recipe, adapted: AdaptedBase, prepared: PreparedDataset) -> 
         [rows.sources[place] for place in places],
         references,
         metrics,
-        decoding_settings(recipe.evaluation, predictor.settings),
+        settings_for(recipe, predictor, plain=True),
     )

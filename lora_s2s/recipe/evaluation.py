@@ -9,6 +9,7 @@ from pydantic import Field
 from lora_s2s.recipe.fields import (
     AUTO,
     Beams,
+    Candidates,
     ConstraintValue,
     LengthPenalty,
     Metrics,
@@ -20,6 +21,7 @@ from lora_s2s.recipe.fields import (
     Section,
     Temperature,
     TopP,
+    Utility,
 )
 
 _BASE_ANSWER, _MOST_ANSWER = 128, 65_536
@@ -98,6 +100,15 @@ class EvaluationSection(Section):
         default=0,
         description="So many answers of each source with their log-probabilities: the best beams, "
         "or samples; 0 is off.",
+    )
+    mbr: Utility = Field(
+        default=None,
+        description="A metric: answer with the beam or sample that agrees most with the others by "
+        "it (minimum Bayes risk); null is off.",
+    )
+    mbr_candidates: Candidates = Field(
+        default=16,
+        description="Samples that mbr chooses among; of beam search, all beams.",
     )
     batch_tokens: int = Field(default=8192, ge=16, description="Padded tokens decoded at once.")
     limit: int | None = Field(

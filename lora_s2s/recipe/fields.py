@@ -155,6 +155,7 @@ RepetitionPenalty = Annotated[float, Field(gt=0, le=10)]
 NgramSize = Annotated[int, Field(ge=0, le=100)]
 Temperature = Annotated[float, Field(ge=0, le=10)]
 TopP = Annotated[float, Field(gt=0, le=1)]
+Candidates = Annotated[int, Field(ge=2, le=64)]
 NBest = Annotated[int, Field(ge=0, le=256)]
 SamplingSeed = Annotated[int, Field(ge=0, lt=2**63)]
 SourceTokens = Annotated[int | Auto, _Between(4, _MOST_TOKENS)]
@@ -236,6 +237,12 @@ def _judging_metric(name: str) -> str:
     return _known_metrics([name])[0]
 
 
+def _known_utility(name: str | None) -> str | None:
+    if name == AUTO or name in DESCRIPTIVE:
+        raise ValueError("expected a metric that answers can be chosen by, such as chrf")
+    return name if name is None else _known_metrics([name])[0]
+
+
 def _steps_or_minutes(value: object) -> str | int:
     text = str(value).replace("_", "")
     if isinstance(value, bool) or not re.fullmatch(r"[1-9][0-9]{0,8}m?", text):
@@ -249,6 +256,7 @@ RankPattern = Annotated[list[str], AfterValidator(_names_and_ranks)]
 ConstraintValue = Annotated[str | list[str] | None, AfterValidator(_known_constraint)]
 Metrics = Annotated[list[str | Metric], AfterValidator(_known_metrics)]
 BestMetric = Annotated[str, AfterValidator(_judging_metric)]
+Utility = Annotated[str | None, AfterValidator(_known_utility)]
 SaveEvery = Annotated[str | int, BeforeValidator(_steps_or_minutes)]
 
 

@@ -48,8 +48,7 @@ def load_models(names: Sequence[str], sets: Overrides = ()) -> list[Served]:
     report_own_decoding(predictors[0], recipes[0])
     served = []
     for name, recipe, predictor in zip(chosen, recipes, predictors, strict=True):
-        settings = settings_for(recipe, predictor)
-        served.append(Served(name, predictor, settings.of_one_answer()))
+        served.append(Served(name, predictor, settings_for(recipe, predictor, plain=True)))
     return served
 
 
