@@ -86,10 +86,9 @@ def decoding_line(settings: DecodingSettings, predictor: Predictor) -> str:
         if name not in ("num_beams", "temperature", "max_new_tokens", "mbr", "mbr_candidates")
     ]
     if settings.mbr is not None:
-        kind = "beams" if settings.num_beams > 1 else "samples"
-        others.append(
-            f"the one of {settings.returned} {kind} with the highest expected {settings.mbr}"
-        )
+        samples = f"{settings.mbr_candidates} samples"
+        among = f"{settings.num_beams} beams" if settings.num_beams > 1 else samples
+        others.append(f"the one of {among} with the highest expected {settings.mbr}")
     limit = limit_words(settings.max_new_tokens, predictor.settings)
     return f"decoding: {', '.join([search, limit, *others])}"
 

@@ -90,6 +90,7 @@ _THEIRS = {
     "evaluation.num_beams": "beams beam_size generation_num_beams",
     "evaluation.length_penalty": "generation_length_penalty len_penalty",
     "evaluation.no_repeat_ngram_size": "no_repeat_ngram no_repeat_ngrams",
+    "evaluation.n_best": "num_return_sequences nbest",
     "evaluation.repetition_penalty": "repeat_penalty",
     "evaluation.temperature": "do_sample sampling sampling_temperature",
     "evaluation.top_p": "nucleus sampling_topp",

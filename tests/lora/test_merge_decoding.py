@@ -91,7 +91,7 @@ def test_the_checkpoints_own_settings_are_followed(
 ) -> None:
     folder, base = adapter_folder("all-linear"), tmp_path / "base"
     set_generation(base, {**OF_A_SUMMARISER, "decoder_start_token_id": 0}, "generation_config.json")
-    asked = {"decoding": CHECKPOINT, "max_new_tokens": 9, "num_beams": 1}
+    asked = {"decoding": CHECKPOINT, "max_new_tokens": 14, "num_beams": 1}
     merge_adapter(folder, tmp_path / "merged", probe_texts=PROBES, decoding=asked, dtype="float32")
     overrides = {"evaluation.decoding": CHECKPOINT}
     for name, most in ((base, 512), (tmp_path / "merged", 6)):
