@@ -34,10 +34,9 @@ from lora_s2s.evaluation.measured import (
     Measured,
     RowScores,
     SumScores,
-    bleu_of_sums,
-    chrf_of_sums,
 )
 from lora_s2s.evaluation.metrics import compare, scores_of
+from lora_s2s.evaluation.sums import bleu_of_sums, chrf_of_sums
 
 NULL_SOURCES = (2, 3, 5, 10, 30, 100, 300)
 COVERAGE_SOURCES = (10, 20, 30, 100, 300)

@@ -125,8 +125,8 @@ def predict(
     if resume and not output:
         raise UsageError("--resume continues a file of answers", hint="add --output FILE")
     if n_best and (scores or interactive):
-        option = "--scores decodes nothing" if scores else "--interactive shows one answer"
-        raise UsageError(f"--n-best asks for several decoded answers, and {option}")
+        other = "--scores decodes nothing" if scores else "--interactive shows one answer"
+        raise UsageError(f"--n-best asks for several decoded answers: {other}")
     if labels is not None and not scores:
         raise UsageError("--labels names what --scores chooses from", hint="add --scores")
     from lora_s2s.pipeline.decoding import decoding_line, settings_for
@@ -141,13 +141,11 @@ def predict(
     words = [*(texts or []), *(literal or [])]
     refuse_file_names(texts or [])
     model = located(model)
-    recipe = recipe_to_answer(
-        model, with_options(sets, constraint=constraint, n_best=n_best, decoding=decoding, mbr=mbr)
-    )
+    keys = {"constraint": constraint, "n_best": n_best, "decoding": decoding, "mbr": mbr}
+    recipe = recipe_to_answer(model, with_options(sets, **keys))
     if interactive and (words or file or output or scores):
-        raise UsageError(
-            "--interactive reads and answers lines: it takes no texts and no files, and no --scores"
-        )
+        takes = "it takes no texts and no files, and no --scores"
+        raise UsageError(f"--interactive reads and answers lines: {takes}")
     if interactive:
         predictor = predictor_of(model, recipe, base)
         _chat(predictor, settings_for(recipe, predictor, plain=True))
@@ -165,8 +163,8 @@ def predict(
     if output:
         answer_into(Path(output), predictor, inputs, settings, choice=choice, resume=resume)
         say(f"{inputs.count:,} predictions: {output}")
-        return
-    _write_out(predictor, inputs, settings, choice)
+    else:
+        _write_out(predictor, inputs, settings, choice)
 
 
 def _write_out(

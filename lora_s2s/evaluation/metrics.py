@@ -22,10 +22,6 @@ from lora_s2s.evaluation.measured import (
     Better,
     Measured,
     Scale,
-    bleu_of_sums,
-    chrf_of_sums,
-    length_ratio_of_sums,
-    ter_of_sums,
 )
 from lora_s2s.evaluation.overlap import (
     accuracy,
@@ -43,6 +39,12 @@ from lora_s2s.evaluation.structured import (
     json_valid,
     number_accuracy,
     number_sources,
+)
+from lora_s2s.evaluation.sums import (
+    bleu_of_sums,
+    chrf_of_sums,
+    length_ratio_of_sums,
+    ter_of_sums,
 )
 from lora_s2s.evaluation.texts import References, Texts
 from lora_s2s.examples.custom import user_function

@@ -15,7 +15,8 @@ from decimal import Decimal
 import numpy as np
 
 from lora_s2s.errors import UsageError
-from lora_s2s.evaluation.measured import RowScores, SumScores, f1_of_sums
+from lora_s2s.evaluation.measured import RowScores, SumScores
+from lora_s2s.evaluation.sums import f1_of_sums
 from lora_s2s.evaluation.texts import References, Texts, mean, reference_count
 
 # A text nested deeper counts as invalid: no program's record is.

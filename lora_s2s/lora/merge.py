@@ -29,9 +29,8 @@ from lora_s2s.lora.compare import (
     probes_of,
 )
 from lora_s2s.models.common import begin_answers
-from lora_s2s.models.generation import IN_CONFIG, decoding_config
+from lora_s2s.models.generation import IN_CONFIG, not_used, written_config
 from lora_s2s.models.loading import load_base
-from lora_s2s.models.own_decoding import CHECKPOINT, not_used, own_decoding
 from lora_s2s.models.precision import DTYPES
 from lora_s2s.models.quantized import dequantized_weight, is_quantized
 from lora_s2s.models.saving import save_model, save_tokenizer
@@ -185,7 +184,7 @@ def _write_model(
         raise UsageError(problem, hint="omit `--onto`")
     written, tokenizer = dtype or _dtype_of(adapter), _tokenizer(adapter)
     generation = _generation(adapter, tokenizer, decoding)
-    unused = not_used(base.model.generation_config)
+    unused = not_used(base.model.generation_config, decoding)
     notes = [note for note in (loading_note(base.model.config), end_note(tokenizer)) if note]
     probes = list(probes_of(adapter, tokenizer, generation, probe_texts))
     rest = [name for name in ONTO if quantized and name != onto]
@@ -228,10 +227,7 @@ def _generation(
     model, family = adapter.base.model, adapter.base.family
     begin_answers(adapter.model, **first_ids(tokenizer))
     positions = family.max_positions(model.config)
-    if decoding.get("decoding") == CHECKPOINT:
-        asked = {key: value for key, value in decoding.items() if (key, value) != ("num_beams", 1)}
-        decoding = {"num_beams": 1, **own_decoding(model.generation_config).keys, **asked}
-    return decoding_config(model, tokenizer, decoding, positions=positions)
+    return written_config(model, tokenizer, decoding, positions=positions)
 
 
 def _write_folded(

@@ -22,7 +22,13 @@ from transformers import (
 )
 
 from lora_s2s.models.loading import quiet
-from lora_s2s.models.own_decoding import CHECKPOINT, OF_SAMPLING, WITHOUT_EFFECT, own_decoding
+from lora_s2s.models.own_decoding import (
+    CHECKPOINT,
+    OF_SAMPLING,
+    WITHOUT_EFFECT,
+    own_decoding,
+    words,
+)
 
 # What no written model has: sampling, since its answers are to be the same every time, and what
 # plain transformers does not know.
@@ -91,6 +97,34 @@ def only(model: PreTrainedModel, asked: GenerationConfig) -> Iterator[Generation
         yield asked
     finally:
         owner.generation_config = own
+
+
+def written_config(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    decoding: Mapping[str, Any],
+    *,
+    positions: int | None,
+) -> GenerationConfig:
+    """Returns :func:`decoding_config` for a written model, which answers on its own: with the
+    checkpoint's settings themselves where those are followed.
+    """
+    if decoding.get("decoding") == CHECKPOINT:
+        asked = {key: value for key, value in decoding.items() if (key, value) != ("num_beams", 1)}
+        decoding = {"num_beams": 1, **own_decoding(model.generation_config).keys, **asked}
+    return decoding_config(model, tokenizer, decoding, positions=positions)
+
+
+def not_used(own: GenerationConfig, decoding: Mapping[str, Any] | None = None) -> str:
+    """Describes a checkpoint's settings that would change answers and are ignored; empty if there
+    are none.
+
+    Args:
+        decoding: what a written model answers by; by default nothing of the checkpoint's.
+    """
+    theirs = own_decoding(own)
+    followed = (decoding or {}).get("decoding") == CHECKPOINT
+    return words(theirs.ignored if followed else theirs.changed)
 
 
 def plain_model(folder: Path) -> PreTrainedModel:

@@ -133,13 +133,6 @@ def changed_settings(own: GenerationConfig) -> dict[str, Any]:
     }
 
 
-def not_used(own: GenerationConfig) -> str:
-    """Describes a checkpoint's settings that would change answers and are ignored; empty if there
-    are none.
-    """
-    return words(changed_settings(own))
-
-
 def words(settings: Mapping[str, Any]) -> str:
     """Returns settings as one line."""
     return ", ".join(f"{key} {reprlib.repr(value)}" for key, value in settings.items())

@@ -74,6 +74,14 @@ def _of_checkpoint(section: EvaluationSection, own: OwnDecoding, name: str) -> E
     return section.model_copy(update=updates)
 
 
+def report_own_decoding(predictor: Predictor, recipe: Recipe) -> None:
+    """Reports which generation settings of the checkpoint answers follow, and which not."""
+    if predictor.own_decoding is not None:
+        followed = recipe.evaluation.decoding == CHECKPOINT
+        for line in predictor.own_decoding.lines(followed=followed):
+            say(line)
+
+
 def decoding_line(settings: DecodingSettings, predictor: Predictor) -> str:
     """Returns how answers are decoded: the search, the length limit, and what else was asked."""
     settings = predictor.within_positions(settings)

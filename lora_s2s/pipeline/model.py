@@ -10,14 +10,12 @@ from typing import Any, overload
 
 from typing_extensions import TypedDict, Unpack
 
-from lora_s2s.console import say
 from lora_s2s.display import Display
 from lora_s2s.errors import Error, UsageError
 from lora_s2s.inference.decode import ScoredAnswer
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.inference.predictor import Predictor
-from lora_s2s.models.own_decoding import CHECKPOINT
-from lora_s2s.pipeline.decoding import settings_for
+from lora_s2s.pipeline.decoding import report_own_decoding, settings_for
 from lora_s2s.pipeline.followed import KEY, recipe_to_answer, with_constraint
 from lora_s2s.pipeline.inputs import Input, Inputs
 from lora_s2s.pipeline.label_set import label_choice
@@ -61,14 +59,6 @@ def predictor_of(model: str, recipe: Recipe, base: str | None = None) -> Predict
     predictor = load_predictor(model, base=base, dtype=recipe.model.dtype)
     report_own_decoding(predictor, recipe)
     return predictor
-
-
-def report_own_decoding(predictor: Predictor, recipe: Recipe) -> None:
-    """Reports which generation settings of the checkpoint answers follow, and which not."""
-    if predictor.own_decoding is not None:
-        followed = recipe.evaluation.decoding == CHECKPOINT
-        for line in predictor.own_decoding.lines(followed=followed):
-            say(line)
 
 
 def open_model(

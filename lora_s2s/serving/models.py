@@ -10,9 +10,8 @@ from lora_s2s.errors import UsageError
 from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.loading import load_sharing
 from lora_s2s.inference.predictor import Predictor
-from lora_s2s.pipeline.decoding import settings_for
+from lora_s2s.pipeline.decoding import report_own_decoding, settings_for
 from lora_s2s.pipeline.followed import recipe_to_answer
-from lora_s2s.pipeline.model import report_own_decoding
 from lora_s2s.pipeline.names import located
 from lora_s2s.recipe.layers import Overrides
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.evaluation.combined import Combined, combine
-from lora_s2s.evaluation.measured import Better, RowScores, SumScores, f1_of_sums
+from lora_s2s.evaluation.measured import Better, RowScores, SumScores
 from lora_s2s.evaluation.metrics import compare, measure, score, without_value
+from lora_s2s.evaluation.sums import f1_of_sums
 from lora_s2s.recipe.combinations import read_combination
 
 TRUTH = [[text] for text in ("the cat sat on a mat", "a dog runs home", "we eat fish now", "x y z")]

@@ -15,7 +15,7 @@ from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
 
 from lora_s2s.evaluation import significance
-from lora_s2s.evaluation.measured import LabelScores, Measured, RowScores, SumScores, chrf_of_sums
+from lora_s2s.evaluation.measured import LabelScores, Measured, RowScores, SumScores
 from lora_s2s.evaluation.metrics import METRICS, compare, measure, score, scores_of
 from lora_s2s.evaluation.significance import (
     Values,
@@ -28,6 +28,7 @@ from lora_s2s.evaluation.significance import (
     t_quantile,
     wilson_interval,
 )
+from lora_s2s.evaluation.sums import chrf_of_sums
 from lora_s2s.recipe.fields import UNBOUNDED
 
 KEPT = Path(__file__).parents[2] / "benchmarks" / "results" / "significance.json"

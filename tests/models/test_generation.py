@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers import GenerationConfig
 
-from lora_s2s.models.own_decoding import not_used
+from lora_s2s.models.generation import not_used
 
 IDS: dict[str, Any] = {
     "decoder_start_token_id": 2,
