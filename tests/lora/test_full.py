@@ -23,6 +23,9 @@ from lora_s2s.fast_t5.attention import GroupedAttention
 from lora_s2s.fast_t5.choose import kinds_of_attention
 from lora_s2s.lora.full import train_weights
 from lora_s2s.models.loading import enable_gradient_checkpointing, load_base
+from lora_s2s.pipeline.adapters import decoding_of
+from lora_s2s.reports.card import Published
+from lora_s2s.reports.model_card import render_model_card
 from lora_s2s.training.loss import sequence_loss
 from lora_s2s.training.optimizer import build_optimizer
 
@@ -123,7 +126,8 @@ def test_a_whole_model_is_trained_resumed_scored_and_used(
     first, second = (here / "adapters" / name / "model.safetensors" for name in ("my", "again"))
     assert first.read_bytes() == second.read_bytes()
 
-    scores = json.loads(invoke("eval", "my", "--baseline", "--limit", "3", "--json").stdout)
+    words = ("eval", "my", "--baseline", "--limit", "3", "--set", "evaluation.num_beams=2")
+    scores = json.loads(invoke(*words, "--json").stdout)
     assert scores["baseline"]
     assert " my " in invoke("adapters").stderr
     assert "whole model" in invoke("merge", "my", "--out", "m", code=3).stderr
@@ -131,13 +135,15 @@ def test_a_whole_model_is_trained_resumed_scored_and_used(
     assert answer.endswith("\n")
     folder = here / "adapters" / "my"
     assert AutoModelForSeq2SeqLM.from_pretrained(folder).generation_config.num_beams == 1
+    assert decoding_of(folder)["num_beams"] == 2
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    assert "## Scores" in render_model_card("my", manifest, Published("me/my"))
     marks = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
     assert not isinstance(marks.get("extra_special_tokens"), list)  # transformers 4 fails on it
     card = (folder / "README.md").read_text("utf-8")
     assert "library_name: transformers" in card
     assert "PeftModel" not in card
     # Its manifest may name another base: none is downloaded, none is taken for the one it was.
-    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     for changes, problem in (
         ({"weights_sha256": "0" * 64}, "the model was trained on"),
         ({"name": "someone/else"}, "is not downloaded"),
