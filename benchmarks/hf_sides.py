@@ -129,9 +129,11 @@ def hf_model(
     device: str,
     dtype: str,
     quantization: str,
+    method: str = "lora",
     adapter: Path | None = None,
 ) -> Any:
-    """Returns the base with a LoRA, loaded as a user of transformers and PEFT does.
+    """Returns the base with a LoRA, or for ``full`` the base alone, loaded as a user of
+    transformers and PEFT does.
 
     Args:
         dtype: what ours computes in.
@@ -157,6 +159,8 @@ def hf_model(
     model = AutoModelForSeq2SeqLM.from_pretrained(folder, dropout_rate=side.dropout, **options)
     if quantization == "nf4":
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    if method == "full":
+        return model
     if adapter is not None:
         return PeftModel.from_pretrained(model, adapter, is_trainable=True)
     lora = LoraConfig(
@@ -212,12 +216,14 @@ def run_hf(
     device: str,
     dtype: str,
     quantization: str,
+    method: str = "lora",
 ) -> dict[str, Any]:
     """Trains in this process, the first batch to warm up; returns time, memory and how it was
     set.
     """
     clock = Clock(device)
-    model = hf_model(folder, side, device=device, dtype=dtype, quantization=quantization)
+    where = {"device": device, "dtype": dtype, "quantization": quantization, "method": method}
+    model = hf_model(folder, side, **where)
     with tempfile.TemporaryDirectory() as out:
         trainer = hf_trainer(model, rows, batches, side, device=device, dtype=dtype, out=out)
         trainer.add_callback(Watch(clock))

@@ -16,6 +16,7 @@ from workload import ProfileRows, hf_batches
 
 from lora_s2s.data.collate import Batch, collate
 from lora_s2s.fast_t5.choose import fast_forward, fast_states, with_layout
+from lora_s2s.lora.full import train_weights
 from lora_s2s.lora.inject import inject_lora
 from lora_s2s.models.loading import load_base
 from lora_s2s.recipe.schema import LoraSection, TrainingSettings
@@ -47,13 +48,20 @@ def our_epoch(
 
 
 def our_model(
-    folder: Path, *, device: str, dtype: str, quantization: str, skip: Sequence[str] = ()
+    folder: Path,
+    *,
+    device: str,
+    dtype: str,
+    quantization: str,
+    method: str = "lora",
+    skip: Sequence[str] = (),
 ) -> Any:
-    """Returns the base with a new LoRA, dropout off, as the loop gets it."""
+    """Returns the base with a new LoRA, or all of it to train, dropout off, as the loop gets it."""
     base = load_base(
         str(folder), dtype=dtype, quantization=quantization, skip_quantization=skip, device=device
     )
-    model = inject_lora(base, LoraSection(**LORA), seed=0)
+    full = method == "full"
+    model = train_weights(base) if full else inject_lora(base, LoraSection(**LORA), seed=0)
     base.family.set_dropout(model, 0.0)
     return model
 
@@ -108,12 +116,14 @@ def run_ours(
     device: str,
     dtype: str,
     quantization: str,
+    method: str = "lora",
 ) -> dict[str, Any]:
     """Trains in this process, the first batch to warm up; returns time, memory and how it was
     set.
     """
     clock = Clock(device)
-    model = our_model(folder, device=device, dtype=dtype, quantization=quantization)
+    where = {"device": device, "dtype": dtype, "quantization": quantization, "method": method}
+    model = our_model(folder, **where)
     clock.loaded()
     _, fast = our_steps(model, rows, batches, clock=clock)
     return {**clock.found, "dropout": 0.0, "forward": "padding-free" if fast else "transformers'"}

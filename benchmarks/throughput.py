@@ -11,7 +11,8 @@ both sides on the same batches, and the machine's speed at plain matrix products
     OMP_NUM_THREADS=1 python benchmarks/throughput.py --shape small               flan-t5-small's
     shape on a CPU python benchmarks/throughput.py --device cuda --shape base,large,xl
     bfloat16 on a GPU python benchmarks/throughput.py --ablation
-    our step without one part at a time
+    our step without one part at a time python benchmarks/throughput.py --method full
+    all weights train; a share of the peak is not given for it
 
 Memory on a CPU is what is resident, on a GPU what torch has allocated, over the loaded model.
 """
@@ -52,6 +53,7 @@ ABLATIONS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
 # best.
 _TRIED_ROWS = {"cpu": "2,4,8,16", "cuda": "8,16,32,64,128,256"}
 _PARITY_ROWS = 4
+_WHERE = ("device", "dtype", "quantization", "method")
 _OUT_OF_MEMORY = 4
 _KILLED = -9
 
@@ -64,7 +66,7 @@ def one_side(arguments: argparse.Namespace) -> dict[str, Any]:
     from our_side import our_epoch, run_ours
 
     sizes = SHAPES[arguments.shape]
-    where = {name: getattr(arguments, name) for name in ("device", "dtype", "quantization")}
+    where = {name: getattr(arguments, name) for name in _WHERE}
     rows = ProfileRows(arguments.profile, sizes[-1])
     tokens = arguments.batches * mean_tokens(rows, our_epoch(rows, arguments.tokens_per_batch, {}))
     if arguments.only == OURS:
@@ -79,7 +81,10 @@ def one_side(arguments: argparse.Namespace) -> dict[str, Any]:
         found = run_hf(arguments.model, rows, batches, side, **where)
     counted = [row for batch in batches[1:] for row in batch]
     flops = needed_flops(
-        sizes, rows.source_lengths[counted], rows.target_lengths[counted], rank=LORA["r"]
+        sizes,
+        rows.source_lengths[counted],
+        rows.target_lengths[counted],
+        rank=LORA["r"] if arguments.method == "lora" else 0,
     )
     real = rows.real_tokens(batches[1:])
     speeds = {
@@ -99,7 +104,8 @@ def parity(arguments: argparse.Namespace) -> dict[str, Any]:
 
     from lora_s2s.lora.adapter import save_adapter
 
-    side, where = HF_SIDES["hf-parity"], {"device": arguments.device, "dtype": "float32"}
+    side = HF_SIDES["hf-parity"]
+    where = {"device": arguments.device, "dtype": "float32", "method": arguments.method}
     rows = ProfileRows(arguments.profile, SHAPES[arguments.shape][-1])
     batches = [
         list(range(_PARITY_ROWS * step, _PARITY_ROWS * (step + 1)))
@@ -109,14 +115,15 @@ def parity(arguments: argparse.Namespace) -> dict[str, Any]:
     skip = () if arguments.quantization == "none" else ("wo",)
     with tempfile.TemporaryDirectory() as folder:
         model = our_model(arguments.model, quantization=arguments.quantization, skip=skip, **where)
-        save_adapter(model, Path(folder))
+        if arguments.method == "lora":
+            save_adapter(model, Path(folder))
         ours, _ = our_steps(model, rows, batches)
         del model
         theirs = hf_model(
             arguments.model,
             side,
             quantization=arguments.quantization,
-            adapter=Path(folder),
+            adapter=Path(folder) if arguments.method == "lora" else None,
             **where,
         )
         trainer = hf_trainer(theirs, rows, batches, side, out=folder, **where)
@@ -138,6 +145,7 @@ def child(
         "profile",
         "device",
         "dtype",
+        "method",
         "batches",
         "tokens_per_batch",
         "steps_parity",
@@ -193,7 +201,7 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
     peak = max(peak, matrix_peak(arguments.device, arguments.dtype))
     for side in found.values():
         for run in (side, *side.get("tries", [])):
-            if "seconds" in run:
+            if "seconds" in run and arguments.method == "lora":
                 run["share_of_peak"] = round(run["needed_gflop"] / run["seconds"] / peak, 3)
     return {"peak_gflops": round(peak, 1), key: found, "ratios": ratios(found, first), **same}
 
@@ -271,6 +279,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16"], help="of ours and hf-best; a CPU's is float32"
     )
+    parser.add_argument("--method", default="lora", choices=["lora", "full"])
     parser.add_argument(
         "--batches",
         type=int,
@@ -335,6 +344,7 @@ def main() -> None:
                     "shape": shape,
                     "quantization": quantization,
                     "profile": profile,
+                    "method": arguments.method,
                 }
                 one = argparse.Namespace(**{**vars(arguments), **chosen, "model": Path(folder)})
                 result = {
@@ -344,7 +354,8 @@ def main() -> None:
                     **chosen,
                     **measured(one),
                 }
-                kind = "ablation" if arguments.ablation else "throughput"
+                kind = "throughput" if one.method == "lora" else one.method
+                kind = "ablation" if arguments.ablation else kind
                 text = json.dumps(result, indent=2)
                 name = (
                     f"{kind}-{arguments.device}-{shape}-{one.dtype}-{quantization}-{profile}.json"
