@@ -131,7 +131,7 @@ def problem_of(words: list[str], *, also: set[str] = frozenset()) -> str | None:
         if kept[0] not in below:
             return f"no command '{kept[0]}'"
         command, kept = below[kept[0]], kept[1:]
-    if asked and not kept:
+    if not kept and (asked or command.name in words[-1:]):  # the command is only named
         return None
     try:
         given = command.make_context("lora-s2s", list(kept)).params
