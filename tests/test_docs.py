@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import os
 import re
 import runpy
+import shlex
 import shutil
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +18,7 @@ import torch
 from cli_parts import here, tiny_model, write_csv
 from doc_pages import ROOT, Page, options_of, problem_of, root_command, unknown_keys
 
+from lora_s2s.demo.task import examples
 from lora_s2s.recipe.meanings import key_hint
 
 __all__ = ["here", "tiny_model"]
@@ -51,6 +57,7 @@ def test_every_command_parses_and_every_key_exists(name: str) -> None:
         problems.append((line, ", ".join(unknown_keys(keys))))
     for setting in page.settings():
         problems.append((setting, problem_of(["train", "demo", "--set", setting])))
+    assert page.syntax_error() == ""
     assert [f"{line}: {problem}" for line, problem in problems if problem] == []
 
 
@@ -109,8 +116,9 @@ def test_the_python_blocks_of_the_readme_run(here: Path, tiny_model: Path) -> No
     assert len(defined["answers"]) == 2  # type: ignore[arg-type]
 
 
-# Run elsewhere: README.md above; EXPORT.md in tests/exporters; SERVE.md needs a server.
-ELSEWHERE = {"README.md", "docs/EXPORT.md", "docs/SERVE.md"}
+# Run elsewhere: README.md above, TUTORIAL.md below; EXPORT.md in tests/exporters; SERVE.md needs a
+# server.
+ELSEWHERE = {"README.md", "docs/TUTORIAL.md", "docs/EXPORT.md", "docs/SERVE.md"}
 WITH_PYTHON = [page for page in CURRENT if Page.read(page).python() and page not in ELSEWHERE]
 
 
@@ -120,6 +128,45 @@ def test_python_blocks_run(name: str, here: Path) -> None:
     torch.save({"weight": torch.zeros(2)}, here / "adapter_model.bin")
     for code in Page.read(name).python():
         run_block(code, here)
+
+
+def test_the_samples_are_of_the_demo_task() -> None:
+    for name, split in (("bookings.csv", "train"), ("bookings-test.csv", "test")):
+        with (ROOT / "docs" / "samples" / name).open(encoding="utf-8", newline="") as stream:
+            head, *rows = csv.reader(stream)
+        assert head == ["message", "booking"]
+        assert [tuple(row) for row in rows] == examples(split, len(rows))
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_tutorial_run_one_after_another(here: Path) -> None:
+    """In a fresh folder, with fewer training steps than the page has."""
+    page = Page.read("docs/TUTORIAL.md")
+    shutil.copytree(ROOT / "docs" / "samples", here / "docs" / "samples")
+    program = f'lora-s2s() {{ {shlex.quote(sys.executable)} -m lora_s2s "$@"; }}\n'
+    commands = "\n".join(page.shell_blocks())
+    short = commands.replace(
+        "train bookings.yaml\n", "train bookings.yaml --set training.max_steps=60\n"
+    )
+    assert short != commands
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    (code,) = page.python()
+    whole = f"{program}{short}\n{shlex.quote(sys.executable)} - <<'END'\n{code}END\n"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", whole],
+        cwd=here,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip().splitlines()[-1].startswith("name: "), done.stdout[-500:]
+    assert (
+        (here / "tutorial" / "answered.csv")
+        .read_text(encoding="utf-8")
+        .startswith("message,booking,prediction")
+    )
 
 
 def test_keys_of_other_tools_mean_what_the_page_says() -> None:

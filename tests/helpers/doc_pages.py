@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import typer
 import yaml
 
 from lora_s2s.cli import app
-from lora_s2s.commands._options import with_option
 from lora_s2s.errors import Error
 from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.load import recipe_from_settings
@@ -61,13 +62,28 @@ class Page:
         """The inline code of the text."""
         return [" ".join(span.split()) for span in _CODE.findall(_INDENTED.sub("\n", self.text))]
 
+    def shell_blocks(self) -> list[str]:
+        """Fenced blocks without another language, and indented ones."""
+        blocks = [code for kind, code in self.blocks if kind in _SHELL]
+        return blocks + [dedent(block[0]) for block in _INDENTED.finditer(self.text)]
+
     def shell_lines(self) -> Iterator[str]:
         """Every line of a shell block, continued lines joined, and every inline code."""
-        blocks = [code for kind, code in self.blocks if kind in _SHELL]
-        blocks += [block[0] for block in _INDENTED.finditer(self.text)]
-        for block in blocks:
+        for block in self.shell_blocks():
             yield from (line.strip() for line in block.replace("\\\n", " ").splitlines())
         yield from self.code()
+
+    def syntax_error(self) -> str:
+        """What bash says against the commands of the shell blocks; empty if nothing."""
+        lines = [
+            line
+            for block in self.shell_blocks()
+            for line in block.replace("\\\n", " ").splitlines()
+        ]
+        script = "\n".join(line for line in lines if _command(line.strip()) is not None)
+        return subprocess.run(
+            ["bash", "-n"], input=script, capture_output=True, text=True, check=False
+        ).stderr
 
     def commands(self) -> list[list[str]]:
         """The words of every ``lora-s2s`` command line, without the program's name."""
@@ -142,7 +158,9 @@ def problem_of(words: list[str], *, also: set[str] = frozenset()) -> str | None:
     named = given.get("recipe") or (given.get("name", "") if words[0] == "recipes" else "")
     if re.fullmatch(r"[\w-]+", named) and named not in {*shipped(), *also, named.upper()}:
         return f"no recipe '{named}'"
-    return _problem_of_settings(with_option(given.get("sets"), given.get("constraint")))
+    keys = SECTIONS["evaluation"].model_fields  # some are options, too
+    own = [f"evaluation.{key}={given[key]}" for key in keys if given.get(key) is not None]
+    return _problem_of_settings([*(given.get("sets") or ()), *own])
 
 
 def _problem_of_settings(sets: list[str]) -> str | None:
@@ -158,11 +176,24 @@ def unknown_keys(text: str) -> list[str]:
     return [
         f"{section}.{key}"
         for section, key in _KEY.findall(text)
-        if key not in SECTIONS[section].model_fields and key not in _FILE_ENDINGS
+        if key not in SECTIONS[section].model_fields and key not in _NOT_KEYS
     ]
 
 
-_FILE_ENDINGS = ("py", "safetensors", "yaml", "yml", "json", "jsonl", "csv", "md")
+# What follows a section's name elsewhere: endings of files, and attributes in Python.
+_NOT_KEYS = (
+    "score",
+    "report",
+    "splits",
+    "py",
+    "safetensors",
+    "yaml",
+    "yml",
+    "json",
+    "jsonl",
+    "csv",
+    "md",
+)
 
 
 def options_of(words: list[str]) -> set[str]:
