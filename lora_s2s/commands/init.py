@@ -12,9 +12,11 @@ from lora_s2s.commands._options import BaseName, Json, Sets
 
 
 def init(
+    file: Annotated[str, typer.Argument(metavar="[FILE]", help="Training data.")] = "",
     data: Annotated[
-        list[str], typer.Option("--data", metavar="FILE", help="Training data; repeatable.")
-    ],
+        list[str] | None,
+        typer.Option("--data", metavar="FILE", help="The same; repeatable."),
+    ] = None,
     model: BaseName = None,
     out: Annotated[
         str | None,
@@ -43,11 +45,15 @@ def init(
     none with --yes or without a terminal. Nothing is downloaded.
     """
     from lora_s2s.console import say, write_json
+    from lora_s2s.errors import UsageError
     from lora_s2s.pipeline.init import Wishes, show_decisions, write_recipe
 
+    files = [file] * bool(file) + list(data or ())
+    if not files:
+        raise UsageError("expected a file of training data", hint="lora-s2s init --data my.csv")
     words = [f"model.name={model}"] * bool(model) + list(sets or ())
     wishes = Wishes(
-        data=data,
+        data=files,
         sets=words,
         out=Path(out).expanduser() if out else None,
         gpu_memory=gpu_memory,

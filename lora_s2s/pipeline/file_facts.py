@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -149,7 +150,8 @@ def look_at(data: DataSection, *, seed: int = 0) -> FileFacts:
         raise DataError(
             f"{_named(data)} has {rows} usable rows, too few to hold some out: expected at least "
             f"{_FEWEST_ROWS}",
-            hint="add rows; a recipe trains on any number: lora-s2s train --data FILE --model demo",
+            hint="add rows; or train without a held-out part: lora-s2s train --data "
+            f"{shlex.quote(_named(data))} --model demo --set data.validation_fraction=0",
         )
     return FileFacts(
         train=data.train,

@@ -95,7 +95,7 @@ def show_decisions(recipe: StarterRecipe) -> None:
     """Shows what was decided and why, a line each."""
     for decision in recipe.decisions:
         say(f"  {decision}")
-    say(f"wrote {recipe.path}, where each of these stands with its reason")
+    say(f"wrote {recipe.path}: each value stands there below its reason")
 
 
 def _text(facts: FileFacts, start: Starting, recipe: Recipe, decisions: Sequence[Decision]) -> str:
@@ -103,7 +103,7 @@ def _text(facts: FileFacts, start: Starting, recipe: Recipe, decisions: Sequence
     files = named if isinstance(named, str) else ", ".join(named)
     lines = [
         schema_line(),
-        f"Data: {files}, {counted(facts.rows, 'example')}; {facts.rejected:,} rows left out",
+        f"Data: {files}, {counted(facts.rows, 'example')}",
         f"Machine: {start.machine}",
         "`auto` is settled in each run by these rules; `lora-s2s train THIS_FILE --dry-run` shows "
         "its values.",

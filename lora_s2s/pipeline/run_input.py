@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from lora_s2s.console import say
 from lora_s2s.data.prepared import PreparedDataset
 from lora_s2s.errors import UsageError
 from lora_s2s.pipeline import recipes
@@ -81,5 +80,4 @@ def _recipe_of_data(name: str, sets: Sequence[str], *, resume: bool) -> Recipe:
     with main_process_first():
         recipe = write_recipe(Wishes([name], sets))
     show_decisions(recipe)
-    say(f"train again by it: lora-s2s train {path}")
     return load_recipe(str(recipe.path))

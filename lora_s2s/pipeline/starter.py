@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lora_s2s.console import say, warn
+from lora_s2s.console import counted, say, warn
 from lora_s2s.data.limits import UNBOUNDED, choose_limits
 from lora_s2s.errors import ResourceError
 from lora_s2s.evaluation.choice import MetricChoice
@@ -142,7 +142,7 @@ def _as_said(start: Starting, decisions: Sequence[Decision]) -> list[Decision]:
 
 def _files(start: Starting) -> Iterator[Decision]:
     facts = start.facts
-    left_out = f", {facts.rejected:,} rows left out" if facts.rejected else ""
+    left_out = f", {counted(facts.rejected, 'row')} left out" if facts.rejected else ""
     reason = f"{facts.rows:,} examples{left_out}"
     yield Decision("data.train", facts.train, reason)
     for split, (name, rows) in facts.others.items():
@@ -165,10 +165,10 @@ def _columns(start: Starting) -> Iterator[Decision]:
 
 
 def _why(column: str) -> str:
-    if language_of(column):
-        return "a language"
-    known = normalised(column) in (*SOURCES, *TARGETS)
-    return "a usual name" if known else "by its place, since its name is not a usual one"
+    if normalised(column) in (*SOURCES, *TARGETS):
+        return "a usual name"
+    other = "by its place, since its name is not a usual one"
+    return "a language" if language_of(column) else other
 
 
 def _template(start: Starting, ask: Ask | None) -> Iterator[Decision]:
@@ -306,7 +306,9 @@ def _limits(chosen: Chosen) -> Iterator[Decision]:
     for side, lengths in chosen.counts.items():
         limit, points = limits[side].tokens, np.percentile(lengths, (50, 99, 100))
         half, most, longest = (f"{int(point):,}" for point in points)
-        reason = f"auto: {limit:,} here; half have up to {half}, 99 % {most}, the longest {longest}"
+        reason = (
+            f"auto: about {limit:,}; half have up to {half}, 99 % {most}, the longest {longest}"
+        )
         yield Decision(f"data.max_{side}_tokens", AUTO, f"{reason} ({how})")
 
 

@@ -73,7 +73,8 @@ def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
     kind = "a folder, not a recipe" if os.path.isdir(path) else "no such recipe"
     raise UsageError(
         f"{kind}: '{name_or_path}'{nearest(name_or_path, known)}",
-        hint=f"give a YAML file or one of {', '.join(known)}; see them with: lora-s2s recipes",
+        hint="give a YAML file or a shipped recipe such as flan-t5-base; list them: lora-s2s "
+        "recipes",
     )
 
 

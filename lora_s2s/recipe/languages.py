@@ -33,16 +33,16 @@ persian:fa chinese:zh japanese:ja korean:ko vietnamese:vi thai:th indonesian:id 
 catalan:ca basque:eu irish:ga welsh:cy icelandic:is
 """.split()
 )
-# The most frequent words of languages in Latin letters, those that two of them share left out.
+# Frequent words of languages in Latin letters; not single letters, which are also sounds.
 _WORDS = {
     "English": "the of and to is that for it with as was are this be from you what how your my",
     "German": "der die und das ist nicht ein eine den dem mit auf zu von sich auch wie",
     "French": "le les des est une du dans pour que qui sur pas avec au ne vous et",
-    "Spanish": "el los las una del por para con es y lo como pero su al",
-    "Italian": "il di che non gli per una sono della con è nel alla",
-    "Portuguese": "os não uma em do da para com são é ao mais",
+    "Spanish": "el los las una del por para con es lo como pero su al",
+    "Italian": "il di che non gli per una sono della con nel alla",
+    "Portuguese": "os não uma em do da para com são ao mais",
     "Dutch": "het een van en niet dat zijn op aan voor met ook maar",
-    "Polish": "nie się na jest że do jak z w to co",
+    "Polish": "nie się na jest że do jak to co",
     "Swedish": "och att det som är inte på av för ett jag",
     "Turkish": "bir ve bu için ile çok da ne gibi daha",
     "Indonesian": "yang dan di untuk dengan tidak ini itu dari pada",

@@ -31,6 +31,7 @@ _ESCAPED = (
 )
 # ``section.key=value`` words as after --set, or a mapping of keys (or sections) to Python values.
 Overrides = Sequence[str] | Mapping[str, object]
+_WRITTEN_BY = re.compile(r"^# lora-s2s (\d\S{0,30}) ", re.MULTILINE)
 _NULLS = ("", "~", "null", "Null", "NULL")
 
 
@@ -58,7 +59,7 @@ class Entry:
 @dataclass
 class Layer:
     """Raw values by ``section.key``, the places of sections, and what was wrong; ``broken`` when
-    nothing was read.
+    nothing was read. ``version`` is that of the package that wrote the file, if it says so.
     """
 
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -66,6 +67,7 @@ class Layer:
     problems: list[str] = field(default_factory=list)
     extends: tuple[str, str] | None = None  # the name, and where it stands
     broken: bool = False
+    version: str = ""
 
 
 def read_layer(path: Path) -> Layer:
@@ -77,7 +79,9 @@ def read_layer(path: Path) -> Layer:
         if len(content) > limits.LARGEST_RECIPE:
             layer.problems.append(f"{path}: larger than 1 MB")
             return layer
-        root = _compose(content.decode("utf-8-sig"))
+        text = content.decode("utf-8-sig")
+        layer.version = next(iter(_WRITTEN_BY.findall(text)), "")
+        root = _compose(text)
     except OSError as error:
         layer.problems.append(f"{path}: cannot be read: {error.strerror}")
     except UnicodeDecodeError as error:

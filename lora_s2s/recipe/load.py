@@ -14,6 +14,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from lora_s2s import __version__
 from lora_s2s.errors import RecipeError, UsageError, nearest
 from lora_s2s.recipe.catalogue import find_recipe, shipped
 from lora_s2s.recipe.fields import AUTO, Section
@@ -230,7 +231,18 @@ def _build(layers: Sequence[Layer], *, name: str, where: str, recorded: bool = F
     else:
         if not problems:
             return recipe
-    raise RecipeError(problems, hint=_HINT)
+    raise RecipeError(problems, hint=_of_other_version(layers) or _HINT)
+
+
+def _of_other_version(layers: Sequence[Layer]) -> str | None:
+    """The hint for a file that another version of the package wrote; None if none is."""
+    other = {layer.version for layer in layers} - {"", __version__}
+    if not other:
+        return None
+    return (
+        f"the recipe was written by lora-s2s {max(other)}, and this is {__version__}: install that "
+        "version, or write the recipe again with lora-s2s init"
+    )
 
 
 def _key(details: ErrorDetails) -> str:

@@ -136,16 +136,21 @@ def test_the_size_of_the_base_follows_memory_and_time(here: Path) -> None:
 
 def test_an_edited_recipe_is_kept_and_an_untouched_one_replaced(here: Path, invoke: Invoke) -> None:
     write_csv(here / "my.csv")
+    assert "expected a file" in invoke("init", code=2).stderr
     result = invoke("init", "--data", "my.csv", "--json", "--set", "lora.r=4")
     written = json.loads(result.stdout)
     assert written["recipe"] == "my.yaml"
     assert {"key": "lora.r", "value": 4, "reason": "given with --set"} in written["reasons"]
     assert "train downloads it" in result.stderr
     assert "next: lora-s2s train my.yaml" in result.stderr
-    invoke("init", "--data", "my.csv", "--yes", "--set", "lora.r=8")
+    invoke("init", "my.csv", "--yes", "--set", "lora.r=8")
     assert load_recipe("my.yaml").lora.r == 8
     path = here / "my.yaml"
-    path.write_text(path.read_text(encoding="utf-8").replace("r: 8", "r: 9"), encoding="utf-8")
+    text = path.read_text(encoding="utf-8").replace("r: 8", "r: 9")
+    other = text.replace(f"lora-s2s {lora_s2s.__version__}", "lora-s2s 7.0").replace(" r: ", " q: ")
+    path.write_text(other, encoding="utf-8")
+    assert "written by lora-s2s 7.0, and this is" in invoke("train", "my.yaml", code=2).stderr
+    path.write_text(text, encoding="utf-8")
     refused = invoke("init", "--data", "my.csv", code=2)
     assert "my.yaml exists and is not as init wrote it" in refused.stderr
     assert "train by it: lora-s2s train my.yaml" in refused.stderr
