@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from lora_s2s.commands._options import Json
+from lora_s2s.commands._options import Base, Json
 
 adapters = typer.Typer(
-    help="List trained adapters; show one; compare several.",
+    help="List trained adapters; show one; compare or average several.",
     rich_markup_mode=None,
     invoke_without_command=True,
 )
@@ -20,7 +20,7 @@ Folder = Annotated[str, typer.Option("--dir", metavar="DIR", help="Folder of ada
 
 @adapters.callback()
 def listed(context: typer.Context, folder: Folder = "adapters", json: Json = False) -> None:
-    """List trained adapters; show one; compare several."""
+    """List trained adapters; show one; compare or average several."""
     if context.invoked_subcommand is not None:
         return
     from lora_s2s.console import say, table, write_json
@@ -85,3 +85,70 @@ def compare(
         return
     heads = ["what", *(adapter.name for adapter in adapters)]
     table("Differences", heads, differences(*adapters))
+
+
+@adapters.command("average")
+def average(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="A B …",
+            help="Adapter folders or names, or checkpoints (RUN/checkpoints/step-N), two or more.",
+        ),
+    ],
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder of the new adapter.")],
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="METHOD",
+            help="linear: the exact mean of the updates B A, of the adapters' ranks together; svd: "
+            "the same at --rank; ties, dare_linear, dare_ties: PEFT's, on the updates, at --rank; "
+            "factors: the mean of A and B themselves, of any method, for adapters of one run.",
+        ),
+    ] = "linear",
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="W,W,…", help="Weight of each, divided by their sum; default: equal."),
+    ] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option(
+            metavar="R",
+            help="Rank of the result; default: the largest of the adapters. Not linear.",
+        ),
+    ] = None,
+    density: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE", help="Share of each update that ties and dare keep; default: 0.5."
+        ),
+    ] = None,
+    base: Base = None,
+    json: Json = False,
+) -> None:
+    """Average adapters of one base, or checkpoints of runs, into a new adapter."""
+    from lora_s2s.console import say, write_json
+    from lora_s2s.lora.average import How
+    from lora_s2s.outputs import check_writable
+    from lora_s2s.pipeline.average import average_adapters
+
+    check_writable(Path(out).absolute().parent)
+    how = How(method, density, rank)
+    shares = None if weights is None else _numbers(weights)
+    made = average_adapters(names, Path(out), how, weights=shares, base=base)
+    if json:
+        write_json(made.to_dict())
+    if made.rank is not None:
+        left_out = f", {made.error:.1%} of the update left out" if made.error else ""
+        say(f"rank {made.rank}{left_out}")
+    say(f"{made.out}: {made.method} of {len(made.of)} adapters")
+    say(f"next: lora-s2s eval {made.out} --baseline")
+
+
+def _numbers(text: str) -> list[float]:
+    from lora_s2s.errors import UsageError
+
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError as error:
+        raise UsageError(f"--weights {text}: expected numbers such as 2,1,1") from error

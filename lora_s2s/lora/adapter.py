@@ -113,9 +113,7 @@ def save_adapter(model: PeftModel, out: Path) -> None:
     Args:
         out: an existing folder.
     """
-    config = model.peft_config[ONLY]
-    content: dict[str, Any] = config.to_dict()
-    content.update(peft_type=config.peft_type.value, task_type="SEQ_2_SEQ_LM", inference_mode=True)
+    content = config_content(model.peft_config[ONLY])
     weights = {
         name: tensor.detach().float().cpu() for name, tensor in _without_tokens(model).items()
     }
@@ -125,11 +123,23 @@ def save_adapter(model: PeftModel, out: Path) -> None:
     if ids:
         content[token_rows.KEY] = ids
     weights.update(rows)
+    write_files(out, content, weights)
+
+
+def config_content(config: PeftConfig) -> dict[str, Any]:
+    """Returns what ``adapter_config.json`` holds of PEFT's config."""
+    content: dict[str, Any] = config.to_dict()
+    content.update(peft_type=config.peft_type.value, task_type="SEQ_2_SEQ_LM", inference_mode=True)
+    return content
+
+
+def write_files(out: Path, content: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Writes an adapter's config and weights into an existing folder."""
     # PEFT keeps names in sets, whose order changes from run to run.
-    content = {
+    listed = {
         key: sorted(value) if isinstance(value, set) else value for key, value in content.items()
     }
-    write_json(out / CONFIG, dict(sorted(content.items())))
+    write_json(out / CONFIG, dict(sorted(listed.items())))
     write_weights(out / WEIGHTS, {name: tensor.contiguous() for name, tensor in weights.items()})
 
 

@@ -187,6 +187,20 @@ def saved_shapes(base: LoadedBase, ids: Sequence[int]) -> dict[str, tuple[int, .
     }
 
 
+def from_checkpoint(model: nn.Module, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Gives a loaded adapter's rows the changes that a checkpoint holds, and returns the values
+    that an adapter's file would. Training starts from the rows of the base, a loaded adapter from
+    its own.
+    """
+    own = {id(parameter): name for name, parameter in model.named_parameters()}
+    for module in model.modules():
+        if isinstance(module, TokenRows):
+            change = module.change["default"]
+            module.start_KD = module._base[0][module.ids_K].detach().to(torch.float32)
+            change.data.copy_(values[own[id(change)]])
+    return to_save(model)[1]
+
+
 def to_save(model: nn.Module) -> tuple[dict[str, list[int]], dict[str, Tensor]]:
     """Returns the ids for an adapter's config and the values for its weights; both are empty if no
     tokens train.

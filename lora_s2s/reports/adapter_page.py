@@ -41,7 +41,7 @@ _MOST_LABELS = 50
 ScoreTable = tuple[str, str, list[ScoreLine]]
 # Anchor, heading, sections of the manifest.
 _FACTS = (
-    ("training", "Training", ("training", "counts")),
+    ("training", "Training", ("averaged", "training", "counts")),
     ("data", "Data", ("data", "input")),
     ("environment", "Environment", ("base", "device", "created", "versions")),
 )

@@ -21,7 +21,7 @@ _EXAMPLES = 3
 _LONGEST_EXAMPLE = 300
 _TAGS = ("lora", "peft", "seq2seq", "t5", "lora-s2s")
 _FACTS = {
-    "Training": ("training", "counts", "device", "versions"),
+    "Training": ("averaged", "training", "counts", "device", "versions"),
     "Data and input": ("data", "input", "base", "created"),
 }
 _ANSWER_TOKENS = 128

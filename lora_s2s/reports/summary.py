@@ -15,7 +15,17 @@ from lora_s2s.console import plain
 
 NOTHING = "–"
 _DEEPEST, _LARGEST = 8, 1e300
-_SECTIONS = ("base", "data", "input", "counts", "training", "device", "created", "versions")
+_SECTIONS = (
+    "base",
+    "data",
+    "input",
+    "averaged",
+    "counts",
+    "training",
+    "device",
+    "created",
+    "versions",
+)
 
 
 @dataclass(frozen=True)
