@@ -25,6 +25,7 @@ from lora_s2s.lora.adapter import (
     is_adapter,
     load_adapter,
 )
+from lora_s2s.lora.full import is_whole
 from lora_s2s.lora.several import add_adapter
 from lora_s2s.models.common import begin_answers
 from lora_s2s.models.loading import LoadedBase, load_base
@@ -154,7 +155,8 @@ def predictor_in_training(
 ) -> Predictor:
     """Returns what answers with an adapter that is being trained on data of these settings."""
     predictor = _predictor(base.name, model, base, tokenizer, _for_answers(settings))
-    return replace(predictor, engine=replace(predictor.torch, has_adapter=True))
+    engine = replace(predictor.torch, has_adapter=not is_whole(model))
+    return replace(predictor, engine=engine)
 
 
 def _exported(name: str, folder: Path, dtype: str) -> Predictor:

@@ -131,7 +131,9 @@ def save_checkpoint(
 def _copies(model: nn.Module) -> dict[str, Tensor]:
     """The adapter's weights in memory of their own."""
     state = adapter_state(model)
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
+    return {
+        name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()
+    }
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:

@@ -33,11 +33,13 @@ def lines(run: lora_s2s.TrainedAdapter) -> list[dict[str, Any]]:
 
 
 def weights(run: lora_s2s.TrainedAdapter) -> bytes:
-    return (Path(str(run.adapter)) / "adapter_model.safetensors").read_bytes()
+    (path,) = Path(str(run.adapter)).glob("*.safetensors")
+    return path.read_bytes()
 
 
 @pytest.mark.parametrize(
-    ("forward", "method"), [("fast", "lora"), ("reference", "lora"), ("fast", "dora")]
+    ("forward", "method"),
+    [("fast", "lora"), ("reference", "lora"), ("fast", "dora"), ("fast", "full")],
 )
 def test_answers_are_scored_and_training_does_not_notice(
     tiny_model: Path,
@@ -49,7 +51,10 @@ def test_answers_are_scored_and_training_does_not_notice(
 ) -> None:
     monkeypatch.setenv("LORA_S2S_FORWARD", forward)
     write_csv(here / "train.csv")
-    recipe = {**settings(tiny_model), "lora.method": method, "evaluation.temperature": 0.9}
+    changes = {"lora.method": method, "training.dropout": 0.1, "evaluation.temperature": 0.9}
+    recipe = {**settings(tiny_model), **changes}
+    if method == "full":
+        del recipe["lora"]
     plain = lora_s2s.train({**recipe, "output.name": "plain"})
     capsys.readouterr()
     scored = lora_s2s.train({**recipe, "output.name": "scored", "training.scored_sources": 5})
