@@ -180,8 +180,9 @@ def _factors(member: Member, module: str) -> tuple[Tensor, Tensor]:
 
 
 def _scale(config: Config, module: str, rank: int) -> float:
-    alphas = config.get("alpha_pattern") or {}
-    alpha = float(alphas.get(get_pattern_key(list(alphas), module), config["lora_alpha"]))
+    alphas: Config = config.get("alpha_pattern") or {}
+    key = get_pattern_key(list(alphas), module)
+    alpha: float = alphas[key] if key in alphas else config["lora_alpha"]
     return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
 
 
