@@ -25,7 +25,6 @@ from lora_s2s.lora.adapter import (
     is_adapter,
     load_adapter,
 )
-from lora_s2s.lora.full import is_whole
 from lora_s2s.lora.several import add_adapter
 from lora_s2s.models.common import begin_answers
 from lora_s2s.models.loading import LoadedBase, load_base
@@ -155,7 +154,8 @@ def predictor_in_training(
 ) -> Predictor:
     """Returns what answers with an adapter that is being trained on data of these settings."""
     predictor = _predictor(base.name, model, base, tokenizer, _for_answers(settings))
-    engine = replace(predictor.torch, has_adapter=not is_whole(model))
+    # PEFT's model; a whole one that trains has no adapter to switch off.
+    engine = replace(predictor.torch, has_adapter=hasattr(model, "disable_adapter"))
     return replace(predictor, engine=engine)
 
 

@@ -136,9 +136,7 @@ def config_content(config: PeftConfig) -> dict[str, Any]:
 def write_files(out: Path, content: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
     """Writes an adapter's config and weights into an existing folder."""
     # PEFT keeps names in sets, whose order changes from run to run.
-    listed = {
-        key: sorted(value) if isinstance(value, set) else value for key, value in content.items()
-    }
+    listed = {key: sorted(x) if isinstance(x, set) else x for key, x in content.items()}
     write_json(out / CONFIG, dict(sorted(listed.items())))
     write_weights(out / WEIGHTS, {name: tensor.contiguous() for name, tensor in weights.items()})
 
