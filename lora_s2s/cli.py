@@ -45,7 +45,7 @@ class Commands(TyperGroup):
         ``--debug`` and ``--offline`` can appear anywhere before ``--``.
         """
         given: Sequence[str] | None = args[0] if args else extra.pop("args", None)
-        words = []
+        words: list[str] = []
         for number, word in enumerate(sys.argv[1:] if given is None else given, start=1):
             text = _as_text(word)
             if text is None:
@@ -54,13 +54,15 @@ class Commands(TyperGroup):
             words.append(text)
         end = words.index("--") if "--" in words else len(words)
         debug, offline = (word in words[:end] for word in _ANYWHERE)
+        whole = list(words)
         words = [word for place, word in enumerate(words) if word not in _ANYWHERE or place > end]
         if offline:
             _forbid_network()
         try:
             with _reported_once():
                 code = super().main(
-                    words, **{**extra, "prog_name": "lora-s2s", "standalone_mode": False}
+                    words,
+                    **{**extra, "prog_name": "lora-s2s", "standalone_mode": False, "obj": whole},
                 )
         except typer.Abort:
             show("stopped")

@@ -30,8 +30,16 @@ from lora_s2s.files import json_text
 _UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 # Of the processes that a launcher starts for one run, only the first writes messages.
 _TALKS = os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+# The others show a failure this much later: where the first has the same, its launcher ends them.
+_SECONDS_TO_BE_ENDED = 2.0
 _SECONDS_BETWEEN_PLAIN_LINES = 10.0
 _SECONDS_BETWEEN_LIVE_LINES = 0.2
+
+
+def wait_for_the_first() -> None:
+    """Waits, in all processes of a run but the first, until a failure of its own is shown."""
+    if not _TALKS:
+        time.sleep(_SECONDS_TO_BE_ENDED)
 
 
 def plain(text: str) -> str:

@@ -45,6 +45,9 @@ def show(
 
 def show_failure(failure: Error) -> None:
     """Shows an error; problems of a recipe and differences from a checkpoint take a line each."""
+    from lora_s2s.console import wait_for_the_first
+
+    wait_for_the_first()
     message, *listed = (
         failure.message.split("\n  ") if isinstance(failure, UsageError) else [failure.message]
     )

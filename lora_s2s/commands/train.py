@@ -56,7 +56,19 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an adapter or run of this name.")
     ] = False,
+    processes: Annotated[
+        int,
+        typer.Option(
+            "--processes",
+            min=1,
+            max=1024,
+            metavar="N",
+            help="Train in N processes on this machine, one for each GPU. The batch of a step is N "
+            "times as large.",
+        ),
+    ] = 1,
     json: Json = False,
+    context: typer.Context = None,  # type: ignore[assignment]
 ) -> None:
     """Train an adapter; prepare the data first if needed.
 
@@ -66,6 +78,10 @@ def train(
     Writes the adapter to adapters/NAME. Data paths are relative to the current folder. Ctrl-C (exit
     code 130), SIGTERM and SIGHUP (143) save a checkpoint first; a second signal stops at once.
     """
+    if processes > 1:
+        from lora_s2s.pipeline.launch import in_processes
+
+        raise typer.Exit(in_processes(processes, context.obj))
     begun = time.monotonic()
     deadline = None if stop_after is None else begun + seconds_of(stop_after)
     from lora_s2s.console import write_json, write_out

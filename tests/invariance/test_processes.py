@@ -137,3 +137,47 @@ def test_verbs_of_one_process_say_so_under_a_launcher(
     assert (
         "error: predict runs in one process, but 2 were started\nhint:" in capsys.readouterr().err
     )
+
+
+def launched(here: Path, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Runs ``train`` with --processes in a folder."""
+    command = [sys.executable, "-m", "lora_s2s", "train", *words]
+    environment = programs.environment(OMP_NUM_THREADS="1")
+    pipes = {"capture_output": True, "text": True, "timeout": 240}
+    done = subprocess.run(command, cwd=here, env=environment, check=False, **pipes)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_train_starts_processes_that_train_what_one_trains(tmp_path: Path, method: str) -> None:
+    losses, weights = [], []
+    for processes, accumulation in ((1, 2), (2, 1)):
+        name = f"p{processes}"
+        given = {
+            "lora.method": method,
+            "training.max_steps": 3,
+            "training.gradient_accumulation": accumulation,
+            "output.name": name,
+            "data.train": "demo:validation",
+        }
+        sets = [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
+        done = launched(tmp_path, "demo", "--processes", str(processes), *sets, "--json")
+        losses.append(json.loads(done.stdout)["train_loss"])
+        assert done.stderr.count("next: ") == 1
+        (file,) = (tmp_path / "adapters" / name).glob("*model.safetensors")
+        weights.append(safetensors.torch.load_file(file))
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+    one, two = weights
+    for key, weight in one.items():
+        # Where a gradient is mere rounding, AdamW's step is as large as any.
+        apart = (two[key] - weight).abs()
+        assert float(apart.mean()) < 1e-4, key
+
+
+@pytest.mark.slow
+def test_what_every_process_refuses_is_said_once(tmp_path: Path) -> None:
+    done = launched(tmp_path, "nosuch", "--processes=2", code=2)
+    assert done.stderr.count("error: no such recipe") == 1
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,71 @@
+"""A command in several processes on this machine, by torch's elastic launcher. Heavy to import."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import uuid
+from collections.abc import Sequence
+
+import torch
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from lora_s2s.errors import UsageError
+
+_OPTION = "--processes"
+_SAVING = 600  # seconds that a stopped process has for its checkpoint
+
+
+def in_processes(count: int, words: Sequence[str]) -> int:
+    """Runs a command in so many processes that train together; returns the exit code of the first
+    that failed, 0 if none did.
+
+    Args:
+        words: the command line after the program's name; its ``--processes`` is taken out.
+
+    Raises:
+        UsageError: this process is one of several already, or there are fewer GPUs.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            f"{_OPTION} starts the processes itself, and a launcher has started this one",
+            hint=f"omit {_OPTION}",
+        )
+    gpus = torch.cuda.device_count()
+    if gpus and count > gpus:
+        raise UsageError(f"{count} processes need {count} GPUs; there are {gpus}")
+    cores = os.cpu_count() or 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // count)))
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=str(uuid.uuid4()),
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        shutdown_timeout=_SAVING,
+    )
+    command = ("-m", "lora_s2s", *_without_option(words))
+    try:
+        elastic_launch(config, sys.executable)(*command)
+    except ChildFailedError as error:
+        first = min(error.failures.values(), key=lambda failure: failure.timestamp)
+        return first.exitcode if first.exitcode > 0 else 128 - first.exitcode
+    except SignalException as error:
+        return 128 + int(error.sigval)
+    return 0
+
+
+def _without_option(words: Sequence[str]) -> list[str]:
+    kept, given = [], iter(words)
+    for word in given:
+        if word == _OPTION:
+            next(given, None)
+        elif not word.startswith(f"{_OPTION}="):
+            kept.append(word)
+    return kept
