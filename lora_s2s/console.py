@@ -31,7 +31,7 @@ _UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 # Of the processes that a launcher starts for one run, only the first writes messages.
 _TALKS = os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 # The others show a failure this much later: where the first has the same, its launcher ends them.
-_SECONDS_TO_BE_ENDED = 2.0
+_SECONDS_TO_BE_ENDED = 5.0
 _SECONDS_BETWEEN_PLAIN_LINES = 10.0
 _SECONDS_BETWEEN_LIVE_LINES = 0.2
 

@@ -10,6 +10,27 @@ import typer
 
 from lora_s2s.commands._options import BaseName, Data, Json, Sets, seconds_of
 
+Processes = Annotated[
+    int,
+    typer.Option(
+        "--processes",
+        min=1,
+        max=1024,
+        metavar="N",
+        help="Train in N processes on this machine, one for each GPU. The batch of a step is N "
+        "times as large.",
+    ),
+]
+StopAfter = Annotated[
+    str | None,
+    typer.Option(
+        "--stop-after",
+        metavar="TIME",
+        help="Stop after TIME (3h, 90m, 45s), save a checkpoint and exit with code 1. Continue "
+        "with --resume.",
+    ),
+]
+
 if TYPE_CHECKING:
     from lora_s2s.data_report import TokenCounts
     from lora_s2s.pipeline.dry_run import DryRun
@@ -38,15 +59,7 @@ def train(
             "The result is not bit-identical.",
         ),
     ] = False,
-    stop_after: Annotated[
-        str | None,
-        typer.Option(
-            "--stop-after",
-            metavar="TIME",
-            help="Stop after TIME (3h, 90m, 45s), save a checkpoint and exit with code 1. Continue "
-            "with --resume.",
-        ),
-    ] = None,
+    stop_after: StopAfter = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -56,17 +69,7 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an adapter or run of this name.")
     ] = False,
-    processes: Annotated[
-        int,
-        typer.Option(
-            "--processes",
-            min=1,
-            max=1024,
-            metavar="N",
-            help="Train in N processes on this machine, one for each GPU. The batch of a step is N "
-            "times as large.",
-        ),
-    ] = 1,
+    processes: Processes = 1,
     json: Json = False,
     context: typer.Context = None,  # type: ignore[assignment]
 ) -> None:
@@ -80,7 +83,10 @@ def train(
     """
     if processes > 1:
         from lora_s2s.pipeline.launch import in_processes
+        from lora_s2s.pipeline.run_input import asked_run, is_data
 
+        if not is_data(recipe):  # what is wrong with a command line is shown once
+            asked_run(recipe, data or (), model, sets or (), resume=resume)
         raise typer.Exit(in_processes(processes, context.obj))
     begun = time.monotonic()
     deadline = None if stop_after is None else begun + seconds_of(stop_after)

@@ -161,6 +161,8 @@ def test_train_starts_processes_that_train_what_one_trains(tmp_path: Path, metho
             "training.gradient_accumulation": accumulation,
             "output.name": name,
             "data.train": "demo:validation",
+            "data.validation": "demo:test",
+            "data.test": "null",
         }
         sets = [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
         done = launched(tmp_path, "demo", "--processes", str(processes), *sets, "--json")
