@@ -105,7 +105,7 @@ def parity(arguments: argparse.Namespace) -> dict[str, Any]:
     from lora_s2s.lora.adapter import save_adapter
 
     side = HF_SIDES["hf-parity"]
-    where = {"device": arguments.device, "dtype": "float32", "method": arguments.method}
+    where = {"device": arguments.device, "dtype": "float32"}
     rows = ProfileRows(arguments.profile, SHAPES[arguments.shape][-1])
     batches = [
         list(range(_PARITY_ROWS * step, _PARITY_ROWS * (step + 1)))
@@ -114,7 +114,8 @@ def parity(arguments: argparse.Namespace) -> dict[str, Any]:
     # transformers keeps `wo` out of 4 bits; so that both have the same weights, ours does here.
     skip = () if arguments.quantization == "none" else ("wo",)
     with tempfile.TemporaryDirectory() as folder:
-        model = our_model(arguments.model, quantization=arguments.quantization, skip=skip, **where)
+        how = {"quantization": arguments.quantization, "method": arguments.method}
+        model = our_model(arguments.model, skip=skip, **how, **where)
         if arguments.method == "lora":
             save_adapter(model, Path(folder))
         ours, _ = our_steps(model, rows, batches)
@@ -122,7 +123,7 @@ def parity(arguments: argparse.Namespace) -> dict[str, Any]:
         theirs = hf_model(
             arguments.model,
             side,
-            quantization=arguments.quantization,
+            **how,
             adapter=Path(folder) if arguments.method == "lora" else None,
             **where,
         )
