@@ -23,6 +23,7 @@ MEDIAN_FUNCTION_LINES = 15
 PARAMETERS = 8
 # Typer reads a command's options from its signature.
 MANY_PARAMETERS = {
+    "commands/init.py:init",
     "commands/train.py:train",
     "commands/eval.py:evaluate",
     "commands/predict.py:predict",
