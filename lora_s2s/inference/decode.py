@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-import numpy as np
 from typing_extensions import TypedDict
 
-from lora_s2s.inference.constraint import constraint_of
 from lora_s2s.inference.engine import DecodingSettings, Engine, QueuedEngine
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.inference.score import answer_log_probs
@@ -103,7 +101,7 @@ def _decoded(
     settings = predictor.within_positions(settings)
     repeats, answers, done = Counter(rows), dict[Row, list[Row]](), 0
     for row, several in _answered(predictor.engine, list(repeats), settings):
-        answers[row] = _possible(predictor, several, settings)
+        answers[row] = _found(several, settings)
         done += repeats[row]
         if progress is not None:
             progress(done, len(rows))
@@ -130,25 +128,12 @@ def _answered(
             yield row, answers[place * count : (place + 1) * count]
 
 
-def _possible(
-    predictor: Predictor, several: Sequence[Sequence[int]], settings: DecodingSettings
-) -> list[Row]:
+def _found(several: Sequence[Sequence[int]], settings: DecodingSettings) -> list[Row]:
     """The answers without those that only fill places: of a search that found fewer than beams."""
     answers = [tuple(ids) for ids in several]
     if settings.num_beams > 1:
         answers = [*dict.fromkeys(answers)]
-    constraint = constraint_of(settings, predictor.tokenizer)
-    if len(answers) == 1 or constraint is None:
-        return [answers[0], *(ids for ids in answers[1:] if ids)]
-    width = predictor.rows or len(predictor.tokenizer)
-
-    def fits(ids: Row) -> bool:
-        beginnings = [ids[:length] for length in range(len(ids))]
-        allowed_TV = np.zeros((len(ids), width), np.bool_)
-        constraint.allow(beginnings, allowed_TV)
-        return bool(ids) and bool(allowed_TV[np.arange(len(ids)), ids].all())
-
-    return [answers[0], *(ids for ids in answers[1:] if fits(ids))]
+    return [answers[0], *(ids for ids in answers[1:] if ids)]
 
 
 def length_batches(rows: Sequence[Row], settings: DecodingSettings) -> list[list[Row]]:
