@@ -44,6 +44,9 @@ class DecodingOptions(TypedDict, total=False):
     temperature: float | None
     top_p: float | None
     seed: int | None
+    decoding: str | None
+    mbr: str | None
+    mbr_candidates: int | None
     constraint: str | list[str] | None
 
 

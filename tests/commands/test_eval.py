@@ -90,16 +90,24 @@ def test_a_folders_recipe_cannot_run_a_metric_of_its_own_and_the_command_line_ca
     recipe = (adapter / "recipe.yaml").read_text(encoding="utf-8")
     named = recipe.replace("  - exact_match\n", "  - payload:run\n  - exact_match\n")
     assert named != recipe
+    named = named.replace("evaluation:\n", "evaluation:\n  mbr: payload:run\n")
     (adapter / "recipe.yaml").write_text(named, encoding="utf-8")
     (here / "payload.py").write_text("raise SystemExit('ran')\n", encoding="utf-8")
     skipped = invoke("eval", "adapters/demo", "--limit", "3", "--json")
     assert "metric payload:run is skipped: a function named by a folder's recipe" in skipped.stderr
     assert "exact_match" in json.loads(skipped.stdout)["metrics"]
+    assert "named by a folder's recipe runs only where you name it too: --set evaluation.mbr" in (
+        skipped.stderr
+    )
     (here / "my_metrics.py").write_text(
         "def words(answer, references): return len(answer.split())\n", encoding="utf-8"
     )
     asked = ("--limit", "3", "--set", "evaluation.metrics=[my_metrics:words, sqrt(bleu*chrf++)]")
-    scores = json.loads(invoke("eval", "adapters/demo", *asked, "--json").stdout)["metrics"]
+    asked = (*asked, "--set", "evaluation.mbr=my_metrics:words")
+    done = invoke("eval", "adapters/demo", *asked, "--json")
+    assert "the one of 16 samples with the highest expected my_metrics:words" in done.stderr
+    scores = json.loads(done.stdout)["metrics"]
+    assert json.loads(done.stdout)["decoding"]["mbr"] == "my_metrics:words"
     assert list(scores) == ["my_metrics:words", "sqrt(bleu*chrf++)"]
     assert scores["my_metrics:words"]["value"] > 1
 

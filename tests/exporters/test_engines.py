@@ -161,6 +161,8 @@ def test_eval_exports_first_and_scores_the_same(tmp_path: Path) -> None:
             {"overrides": {"evaluation.temperature": 0.5}},
             "CTranslate2 has no evaluation.temperature",
         ),
+        ({"overrides": {"evaluation.mbr": "chrf"}}, "CTranslate2 has no evaluation.mbr"),
+        ({"overrides": {"evaluation.decoding": "checkpoint"}}, "is an export without generation"),
     ],
 )
 def test_what_an_export_cannot_do_is_refused(
