@@ -1,13 +1,14 @@
-"""Minimum Bayes risk against greedy search and beams: is the answer that agrees most with others
-among 16 samples a better one, by which metric, and how sure.
+"""Minimum Bayes risk against greedy search and beams: is the answer that agrees most with 15 others
+a better one, by which metric, and how sure.
 
     python benchmarks/mbr.py ADAPTER=TEST.jsonl …        writes benchmarks/results/mbr-cpu.json
 
 TEST.jsonl has `source` and `target`; a source may come several times. A fixed random sample of the
-sources is answered greedily, by 4 beams, and 16 times by sampling, at each of two temperatures. The
-same samples are then chosen from by several metrics. Every way is compared with greedy search as
-`eval --against` does: the difference in points with its 95 % interval, paired by source, and the
-p-value of approximate randomisation.
+sources is answered greedily, by 4 and by 16 beams, and 16 times by sampling, at several
+temperatures; then the samples and the 16 beams are chosen from by several metrics. Every way is
+compared with greedy search as `eval --against` does: the difference in points with its 95 %
+interval, paired by source, and the p-value of approximate randomisation. Each way is written when
+it is done; one that is in the file already is not repeated.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,92 +25,103 @@ from train_and_score import RESULTS
 
 from lora_s2s.evaluation.evaluate import group_references, sample_places
 from lora_s2s.evaluation.mbr import choose
+from lora_s2s.evaluation.measured import Measured
 from lora_s2s.evaluation.metrics import compare, measure, scores_of
+from lora_s2s.files import write_json
 from lora_s2s.inference.decode import candidates, decode
 from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.records import AdapterManifest
 
 METRICS = ("bleu", "chrf", "rougeL", "exact_match")
-UTILITIES = ("chrf", "bleu", "sqrt(bleu*chrf)", "rougeL")
-SAMPLING = ((1.0, 1.0), (0.7, 1.0), (1.0, 0.9))
+UTILITIES = ("chrf", "bleu")
 SAMPLES = 16
+SAMPLING = (
+    {"temperature": 0.5},
+    {"temperature": 0.7},
+    {"temperature": 0.3},
+    {"temperature": 1.0},
+    {"temperature": 1.0, "top_p": 0.9},
+)
 
 
-def measured(adapter: str, path: Path, limit: int) -> dict[str, Any]:
+@dataclass
+class Task:
+    """Answers to the same sources by several ways, and what is written of each."""
+
+    references: Sequence[Sequence[str]]
+    write: Callable[[dict[str, Any]], None]
+    entries: dict[str, Any]
+    greedy: dict[str, Measured] = field(default_factory=dict)
+
+    def add(self, name: str, seconds: float, answers: Sequence[str]) -> None:
+        """Scores a way's answers, and compares them with greedy search."""
+        system = measure(answers, self.references, METRICS)
+        self.greedy = self.greedy or system
+        gaps = {} if system is self.greedy else compare(system, self.greedy)
+        entry: dict[str, Any] = {"cpu_seconds": round(seconds, 2)}
+        for metric, score in scores_of(system).items():
+            entry[metric] = {"value": round(score.value, 2)}
+            if gap := gaps.get(metric):
+                ends = [round(end, 2) for end in gap.interval]
+                more = {"difference": round(gap.value, 2), "interval": ends}
+                entry[metric] |= more | {"p_value": round(gap.p_value, 5)}
+        self.entries[name] = entry
+        self.write(self.entries)
+        print(f"{name}: {json.dumps(entry)}", flush=True)
+
+
+def run(adapter: str, path: Path, limit: int, out: Path) -> None:
+    """Answers a task's sources by every way that is not in the file yet."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     pairs = group_references([row["source"] for row in rows], [row["target"] for row in rows])
     places = sample_places(len(pairs[0]), limit)
     texts, references = ([side[place] for place in places] for side in pairs)
     predictor = load_predictor(adapter)
     sources = [predictor.render({"source": text}) for text in texts]
-    most = AdapterManifest.read(Path(adapter)).input.answer_limit or 128
-    seconds: dict[str, float] = {}
-    ways: dict[str, list[str]] = {}
+    plain = DecodingSettings(AdapterManifest.read(Path(adapter)).input.answer_limit or 128)
+    name = Path(adapter).name
+    results = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+    about = {"sources": len(sources), "max_new_tokens": plain.max_new_tokens}
 
-    def timed(name: str, begin: float, answers: Sequence[str]) -> None:
-        seconds[name] = round(time.process_time() - begin, 2)
-        ways[name] = list(answers)
-        print(f"{Path(adapter).name}: {name} {seconds[name]} s", flush=True)
+    def write(entries: dict[str, Any]) -> None:
+        write_json(out, {**results, name: {**about, "ways": entries}})
 
-    for name, beams in (("greedy", 1), ("4 beams", 4)):
+    task = Task(references, write, dict(results.get(name, {}).get("ways", {})))
+    for beams in (1, 4, 16):
+        way = "greedy" if beams == 1 else f"{beams} beams"
+        if beams == 1 or way not in task.entries:
+            begin = time.process_time()
+            decoded = decode(predictor, sources, replace(plain, num_beams=beams))
+            task.add(way, time.process_time() - begin, [answer.text for answer in decoded])
+    among = [{"num_beams": 16}, *SAMPLING]
+    for asked in among:
+        words = ", ".join(f"{key} {value:g}" for key, value in asked.items() if key != "num_beams")
+        drawn = f"{SAMPLES} samples, {words}" if words else "16 beams"
+        if f"MBR with {UTILITIES[-1]} over {drawn}" in task.entries:
+            continue
+        settings = replace(plain, mbr="chrf", mbr_candidates=SAMPLES, **asked)
         begin = time.process_time()
-        decoded = decode(predictor, sources, DecodingSettings(most, num_beams=beams))
-        timed(name, begin, [answer.text for answer in decoded])
-    for temperature, top_p in SAMPLING:
-        drawn = f"{SAMPLES} samples, temperature {temperature:g}, top_p {top_p:g}"
-        settings = DecodingSettings(
-            most, temperature=temperature, top_p=top_p, mbr="chrf", mbr_candidates=SAMPLES
-        )
-        begin = time.process_time()
-        several = [
-            [answer.text for answer in answers]
-            for answers in candidates(predictor, sources, settings)
-        ]
-        timed(f"first of {drawn}", begin, [answers[0] for answers in several])
+        answered = candidates(predictor, sources, settings)
+        seconds = time.process_time() - begin
+        several = [[answer.text for answer in answers] for answers in answered]
+        task.add(f"first of {drawn}", seconds, [answers[0] for answers in several])
         for utility in UTILITIES:
             begin = time.process_time()
             chosen = choose(several, utility, sources)
             picked = [answers[place] for answers, place in zip(several, chosen, strict=True)]
-            timed(f"MBR with {utility} over {drawn}", begin, picked)
-    return {
-        "sources": len(sources),
-        "max_new_tokens": most,
-        "ways": compared(ways, references, seconds),
-    }
-
-
-def compared(
-    ways: dict[str, list[str]], references: list[list[str]], seconds: dict[str, float]
-) -> dict[str, Any]:
-    """Each way's scores, and its differences to greedy search."""
-    systems = {name: measure(texts, references, METRICS) for name, texts in ways.items()}
-    entries: dict[str, Any] = {}
-    for name, system in systems.items():
-        scores = scores_of(system)
-        entry: dict[str, Any] = {"cpu_seconds": seconds[name]}
-        gaps = {} if name == "greedy" else compare(system, systems["greedy"])
-        for metric in METRICS:
-            entry[metric] = {"value": round(scores[metric].value, 2)}
-            if gap := gaps.get(metric):
-                ends = [round(end, 2) for end in gap.interval]
-                entry[metric] |= {"difference": round(gap.value, 2), "interval": ends}
-                entry[metric]["p_value"] = round(gap.p_value, 5)
-        entries[name] = entry
-    return entries
+            task.add(f"MBR with {utility} over {drawn}", time.process_time() - begin, picked)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("tasks", nargs="+", metavar="ADAPTER=TEST.jsonl")
     parser.add_argument("--limit", type=int, default=200)
     parser.add_argument("--out", type=Path, default=RESULTS / "mbr-cpu.json")
     asked = parser.parse_args()
-    results = {}
     for task in asked.tasks:
         adapter, _, path = task.partition("=")
-        results[Path(adapter).name] = measured(adapter, Path(path), asked.limit)
-        asked.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        run(adapter, Path(path), asked.limit, asked.out)
 
 
 if __name__ == "__main__":

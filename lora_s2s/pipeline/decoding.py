@@ -15,6 +15,11 @@ from lora_s2s.recipe.schema import Recipe
 from lora_s2s.records import InputSettings
 
 
+# Of samples that mbr chooses among: hotter ones of a small model are too poor, and the choice too;
+# see benchmarks/mbr.py.
+_MBR_TEMPERATURE = 0.5
+
+
 def settings_for(recipe: Recipe, predictor: Predictor, *, plain: bool = False) -> DecodingSettings:
     """Returns the settings that a model answers a recipe by; see :func:`decoding_settings`.
 
@@ -44,10 +49,10 @@ def settings_for(recipe: Recipe, predictor: Predictor, *, plain: bool = False) -
 
 def decoding_settings(section: EvaluationSection, trained_on: InputSettings) -> DecodingSettings:
     """Returns the decoding part of a recipe's evaluation section, its limit that of the targets
-    where it is auto; ``mbr`` without beams and a temperature samples at 1.
+    where it is auto; ``mbr`` without beams and a temperature samples at 0.5.
     """
     if section.mbr is not None and section.num_beams == 1 and not section.temperature:
-        section = section.model_copy(update={"temperature": 1.0})
+        section = section.model_copy(update={"temperature": _MBR_TEMPERATURE})
     limit = section.answer_tokens(trained_on.answer_limit)
     names = {field.name for field in fields(DecodingSettings)}
     asked = section.model_dump(include=names)

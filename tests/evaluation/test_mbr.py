@@ -110,7 +110,7 @@ def test_from_the_command_line(invoke: Invoke, here: Path, tiny_model: Path) -> 
         "evaluation.max_new_tokens=3",
     )
     done = invoke(*command, "--mbr", "chrf", "--set", "evaluation.mbr_candidates=4")
-    assert "sampling, temperature 1, at most 3 tokens, the one of 4 samples" in done.stderr
+    assert "sampling, temperature 0.5, at most 3 tokens, the one of 4 samples" in done.stderr
     assert len(done.stdout.splitlines()) == 2
     chat = ("predict", str(tiny_model), "--interactive", "--mbr", "chrf", *command[4:])
     assert (
