@@ -14,7 +14,6 @@ from lora_s2s.recipe.evaluation import EvaluationSection
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.records import InputSettings
 
-
 # Of samples that mbr chooses among: hotter ones of a small model are too poor, and the choice too;
 # see benchmarks/mbr.py.
 _MBR_TEMPERATURE = 0.5
