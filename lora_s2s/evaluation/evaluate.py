@@ -18,6 +18,7 @@ from lora_s2s.evaluation.metrics import (
     compare,
     measure,
     metrics_in,
+    need_the_model,
     scores_of,
     without_value,
 )
@@ -25,11 +26,12 @@ from lora_s2s.evaluation.notes import Answers, enough_sources, notes_on
 from lora_s2s.evaluation.probabilities import ProbabilityScores
 from lora_s2s.evaluation.significance import SEED
 from lora_s2s.evaluation.ter import time_note
-from lora_s2s.evaluation.texts import References
+from lora_s2s.evaluation.texts import Losses, References
 from lora_s2s.files import jsonl_line, write_json, write_text
 from lora_s2s.inference.decode import Prediction, ScoredAnswer
 from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.predictor import Predictor
+from lora_s2s.inference.score import reference_losses
 from lora_s2s.outputs import PREDICTIONS, whole_folder
 from lora_s2s.records import add_scores
 
@@ -60,7 +62,8 @@ class EvaluatedRow:
 class Answered:
     """Answers to the same sources: the model's, its base's, and those of another model ``other``.
 
-    ``settings`` is None for answers that were made elsewhere.
+    ``settings`` is None for answers that were made elsewhere. ``losses`` are those of the three
+    systems on the references, where a metric needs them.
     """
 
     answers: Sequence[Prediction]
@@ -68,6 +71,7 @@ class Answered:
     baseline: Sequence[str] | None = None
     other: str = ""
     against: Sequence[str] | None = None
+    losses: tuple[Losses | None, ...] = (None, None, None)
 
 
 @dataclass(frozen=True)
@@ -251,9 +255,15 @@ def evaluate(
     if baseline is not None:
         decoded = decode(baseline, chosen, settings, _named(progress, "baseline"))
         base_texts = [answer.text for answer in decoded]
-    return assess(
-        sources, references, Answered(answers, settings, base_texts), places=places, metrics=metrics
-    )
+    losses: list[Losses | None] = [None, None]
+    if need_the_model(metrics):
+        several = [references[place] for place in places]
+        losses = [
+            None if one is None else reference_losses(one, chosen, several, settings)
+            for one in (predictor, baseline)
+        ]
+    answered = Answered(answers, settings, base_texts, losses=(losses[0], losses[1], None))
+    return assess(sources, references, answered, places=places, metrics=metrics)
 
 
 def assess(
@@ -273,12 +283,13 @@ def assess(
     texts = [answer.text for answer in answered.answers]
     unstopped = sum(not answer.stopped for answer in answered.answers)
     given = sources if any(sources) else None  # predictions made elsewhere may lack them
-    measured = measure(texts, references, metrics, given)
+    own, *theirs = answered.losses
+    measured = measure(texts, references, metrics, given, own)
     others = [
         measured
-        if other is None or list(other) == texts
-        else measure(other, references, metrics, given)
-        for other in (answered.baseline, answered.against)
+        if other is None or (list(other) == texts and losses == own)
+        else measure(other, references, metrics, given, losses)
+        for other, losses in zip((answered.baseline, answered.against), theirs, strict=True)
     ]
     undefined = without_value(measured, *others)
     for system in (measured, *others):

@@ -17,6 +17,7 @@ from lora_s2s.errors import DataError, UsageError
 from lora_s2s.evaluation.combined import combine, combined_scale
 from lora_s2s.evaluation.corpus import corpus
 from lora_s2s.evaluation.descriptive import copy_rate, repetition_rate
+from lora_s2s.evaluation.likelihood import bits_per_byte, loss
 from lora_s2s.evaluation.measured import (
     POINTS,
     Better,
@@ -46,7 +47,7 @@ from lora_s2s.evaluation.sums import (
     length_ratio_of_sums,
     ter_of_sums,
 )
-from lora_s2s.evaluation.texts import References, Texts
+from lora_s2s.evaluation.texts import Losses, References, Texts
 from lora_s2s.examples.custom import user_function
 from lora_s2s.recipe.combinations import Combination, read_combination
 from lora_s2s.recipe.fields import DESCRIPTIVE, ERROR_RATES, FUNCTION, UNBOUNDED
@@ -155,8 +156,13 @@ def measure(
     references: References,
     metrics: Sequence[str],
     sources: Sequence[str] | None = None,
+    losses: Losses | None = None,
 ) -> dict[str, Measured]:
-    """Computes each metric's statistics; arguments and errors as in :func:`score`."""
+    """Computes each metric's statistics; arguments and errors as in :func:`score`.
+
+    Args:
+        losses: those of the references, which ``MODEL_METRICS`` need.
+    """
     check_metrics(metrics)
     if not predictions:
         raise DataError("there is nothing to score: no rows")
@@ -165,7 +171,7 @@ def measure(
     for index, texts in enumerate(references):
         if not texts:
             raise DataError("a source has no reference", where=f"source {index + 1}")
-    together = Texts(predictions, references, sources)
+    together = Texts(predictions, references, sources, losses)
     parts = {name: _measured(name, together) for name in metrics_in(metrics)}
     return {
         name: parts[name] if name in parts else combine(name, _combination(name), parts)
@@ -246,6 +252,11 @@ def _scale(name: str) -> Scale:
     if name in ERROR_RATES:
         better = "lower"
     return Scale(high=math.inf if name in UNBOUNDED else 100.0, better=better)
+
+
+def need_the_model(names: Sequence[str]) -> bool:
+    """Whether a metric scores the references by the model, so that answers do not suffice."""
+    return not MODEL_METRICS.isdisjoint(metrics_in(names))
 
 
 def check_metrics(names: Sequence[str]) -> None:
@@ -336,7 +347,11 @@ METRICS: dict[str, Measure] = {
     "length_ratio": partial(corpus, BLEU, length_ratio_of_sums),
     "copy_rate": copy_rate,
     "repetition_rate": repetition_rate,
+    "loss": loss,
+    "bits_per_byte": bits_per_byte,
 }
+# Metrics of references under the model.
+MODEL_METRICS = frozenset({"loss", "bits_per_byte"})
 _NEEDED: dict[str, Callable[[References], object]] = {
     "json_valid": json_sources,
     "json_f1": json_sources,

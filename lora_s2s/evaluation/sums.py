@@ -69,3 +69,9 @@ def f1_of_sums(sums: Values) -> Values:
     """F1 in points of (…, 2) sums: shared items, items of both sides; 100 where there are none."""
     shared, total = sums[..., 0], sums[..., 1]
     return np.where(total > 0, 200.0 * shared / np.maximum(total, _NOTHING), 100.0)
+
+
+def ratio_of_sums(sums: Values) -> Values:
+    """The first of two sums (…, 2) divided by the second; 0 where that is zero."""
+    total = sums[..., 1]
+    return np.where(total > 0, sums[..., 0] / np.maximum(total, _NOTHING), 0.0)

@@ -12,16 +12,23 @@ from lora_s2s.evaluation.words import canonical
 
 References = Sequence[Sequence[str]]
 
+# A model's summed cross-entropy (nats) of each source's references, and how many tokens they are.
+Losses = Sequence[tuple[float, int]]
+
 
 @dataclass(frozen=True)
 class Texts:
-    """One system's answers, all references of each source, and the sources where they are at hand;
-    all in the same order.
+    """One system's answers and all references of each source, in the same order.
+
+    Attributes:
+        sources: the sources, where they are at hand.
+        losses: the model's, where a metric needs them.
     """
 
     predictions: Sequence[str]
     references: References
     sources: Sequence[str] | None = None
+    losses: Losses | None = None
 
     @property
     def pairs(self) -> list[tuple[str, Sequence[str]]]:

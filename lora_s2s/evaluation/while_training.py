@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lora_s2s.console import say
+from lora_s2s.evaluation.mbr import decode
 from lora_s2s.evaluation.metrics import measure
 from lora_s2s.evaluation.texts import References
-from lora_s2s.inference.decode import decode
 from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.fast_decoding import forget
 from lora_s2s.inference.predictor import Predictor

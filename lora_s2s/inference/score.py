@@ -116,6 +116,39 @@ def answer_log_probs(
     return [[scores[row, place][ids] for ids in answers[place]] for place, row in enumerate(rows)]
 
 
+def reference_losses(
+    predictor: Predictor,
+    sources: Sequence[str],
+    references: Sequence[Sequence[str]],
+    settings: DecodingSettings,
+) -> list[tuple[float, int]]:
+    """Returns the summed cross-entropy (nats) of the references of each source, the end included,
+    and how many tokens they are; equal references of a source count once.
+
+    Args:
+        sources: encoder texts as :meth:`Predictor.render` gives them.
+        references: those of each source; cut where the model has no further positions.
+        settings: ``batch_tokens`` bounds the memory.
+
+    Raises:
+        DataError: the model's logits are not finite.
+        ResourceError: a batch does not fit the memory.
+        UsageError: an exported model whose runtime cannot score this family.
+    """
+    _check_exported(predictor)
+    tokenizer, most = predictor.tokenizer, predictor.max_positions
+    frame = special_token_templates(tokenizer).target
+    targets: list[list[Ids]] = []
+    for texts in references:
+        encoded = encode_texts(list(texts), tokenizer, side="text_target")
+        targets.append([*dict.fromkeys(tuple(frame.around(ids))[:most] for ids in encoded)])
+    rows = [tuple(predictor.encode(source)) for source in sources]
+    values = answer_log_probs(predictor, rows, targets, settings)
+    return [
+        (-math.fsum(logs), sum(map(len, ids))) for logs, ids in zip(values, targets, strict=True)
+    ]
+
+
 def encode_candidates(predictor: Predictor, texts: Sequence[str], *, most_tokens: int) -> list[Ids]:
     """Returns the token ids of candidates, as training reads targets.
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from lora_s2s.console import say
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.evaluation.evaluate import Answered, assess, duration_note, sample_places
-from lora_s2s.inference.baseline import baseline_of
 from lora_s2s.pipeline.adapters import NO_DATA, recipe_of, refuse_code, trusted_metrics
+from lora_s2s.pipeline.answered import Answering
 from lora_s2s.pipeline.decoding import decoding_line, settings_for
 from lora_s2s.pipeline.engines import predictor_on
 from lora_s2s.pipeline.evaluate_given import score_predictions
@@ -35,6 +35,7 @@ class Finished:
     scores: Scores
     data: ScoredData
     answers: KeptAnswers
+    answered: Answered
 
 
 def score_model(model: str | None, asked: Asked, overrides: Overrides = ()) -> Scores:
@@ -86,26 +87,13 @@ def scored(
         opponent = open_opponent(
             asked.against, rows, settings=settings, overrides=overrides, decode=kept.decode
         )
-    baseline = baseline_of(predictor) if asked.baseline else None
-    sources = [rows.sources[place] for place in places]
-    answers = kept.decode("decode", predictor, sources, settings, model)
-    base_texts = None
-    if baseline is not None:
-        alone = settings.without_scores()
-        base_answers = kept.decode("baseline", baseline, sources, alone, model)
-        base_texts = [answer.text for answer in base_answers]
-    answered = Answered(
-        answers,
-        settings,
-        base_texts,
-        opponent.name if opponent else "",
-        opponent.answers(places) if opponent else None,
-    )
+    answering = Answering(model, predictor, settings, kept, asked.baseline)
+    answered = answering.answered(rows, places, metrics, opponent)
     evaluation = assess(rows.sources, rows.references, answered, places=places, metrics=metrics)
     if evaluation.labels is not None:
         task = LabelTask(model, predictor, recipe, overrides)
         evaluation = replace(evaluation, probabilities=task.probabilities(evaluation))
-    return Finished(model, written(evaluation, place), rows, kept)
+    return Finished(model, written(evaluation, place), rows, kept, answered)
 
 
 def _sample(model: str, rows: ScoredData, recipe: Recipe, asked: Asked) -> tuple[list[int], Place]:

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lora_s2s.errors import DataError
+from lora_s2s.evaluation.texts import Losses
 from lora_s2s.inference.decode import Prediction
 from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.predictor import Predictor
+from lora_s2s.inference.score import reference_losses
 from lora_s2s.pipeline.adapters import recipe_of, refuse_code
 from lora_s2s.pipeline.decoding import settings_for
 from lora_s2s.pipeline.followed import recipe_to_answer
@@ -25,10 +27,13 @@ Decode = Callable[[str, Predictor, Sequence[str], DecodingSettings, str], Sequen
 
 @dataclass(frozen=True)
 class Opponent:
-    """Answers to the sources at some places of the scored data."""
+    """Answers to the sources at some places of the scored data, and the losses of their references,
+    None where no model is at hand.
+    """
 
     name: str
     answers: Callable[[Sequence[int]], list[str]] = field(repr=False)
+    losses: Callable[[Sequence[int]], Losses] | None = field(default=None, repr=False)
 
 
 def is_predictions(name: str) -> bool:
@@ -77,6 +82,9 @@ def open_opponent(
     return Opponent(
         shown_name(name),
         lambda places: _texts(decode("against", predictor, pick(places), used, model)),
+        lambda places: reference_losses(
+            predictor, pick(places), [data.references[place] for place in places], used
+        ),
     )
 
 

@@ -5,10 +5,11 @@ spread over seeds of one recipe. Heavy to import.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import json_text
@@ -18,6 +19,8 @@ from lora_s2s.pipeline.opponent import Opponent, shown_name
 from lora_s2s.pipeline.scored_data import ScoredData
 from lora_s2s.pipeline.scores import Asked, Scores
 from lora_s2s.recipe.layers import Overrides
+
+_Kept = TypeVar("_Kept")
 
 
 @dataclass(frozen=True)
@@ -101,27 +104,32 @@ def score_several(models: Sequence[str], asked: Asked, overrides: Overrides = ()
 
 def _rival(name: str, finished: Finished) -> Rival:
     """A model that was scored, for the comparison of another one's data."""
-    given = {row.source: row.prediction for row in finished.scores.rows}
+    sources = [row.source for row in finished.scores.rows]
+    texts = dict(zip(sources, (row.prediction for row in finished.scores.rows), strict=True))
+    own = finished.answered.losses[0]
+    losses = None if own is None else dict(zip(sources, own, strict=True))
     theirs = finished.data
 
     def on(data: ScoredData) -> Opponent:
         first_rows = data.first_rows()
 
-        def answers(places: Sequence[int]) -> list[str]:
-            texts = []
+        def looked_up(table: Mapping[str, _Kept], places: Sequence[int]) -> list[_Kept]:
+            values = []
             for place in places:
                 row = first_rows[place]
                 other = theirs.rows[row] if row < len(theirs.rows) else -1
-                source = theirs.sources[other] if other >= 0 else None
+                source = theirs.sources[other] if other >= 0 else ""
                 same = other >= 0 and set(theirs.references[other]) == set(data.references[place])
-                if not same or source not in given:
+                if not same or source not in table:
                     raise DataError(
                         f"{name} was scored on other rows", hint="give the same --data FILE to all"
                     )
-                texts.append(given[source])
-            return texts
+                values.append(table[source])
+            return values
 
-        return Opponent(name, answers)
+        return Opponent(
+            name, partial(looked_up, texts), None if losses is None else partial(looked_up, losses)
+        )
 
     return on
 

@@ -7,7 +7,7 @@ from torch import nn
 from lora_s2s.data.prepared import PreparedDataset
 from lora_s2s.errors import UsageError
 from lora_s2s.evaluation.evaluate import sample_places
-from lora_s2s.evaluation.metrics import check_fit, check_metrics, scale_of
+from lora_s2s.evaluation.metrics import check_fit, check_metrics, need_the_model, scale_of
 from lora_s2s.evaluation.while_training import ScoredSample
 from lora_s2s.inference.loading import predictor_in_training
 from lora_s2s.pipeline.adapted import AdaptedBase
@@ -67,10 +67,17 @@ def _sample(recipe: Recipe, adapted: AdaptedBase, prepared: PreparedDataset) -> 
     predictor = predictor_in_training(
         adapted.base, adapted.model, adapted.tokenizer, prepared.manifest.input
     )
-    # Answers in training need no second pass: the sample's loss is the validation loss.
     rows = split_to_score(recipe, predictor, prepared, "validation")
-    best = [name for name in [recipe.training.best_metric] if name != LOSS]
-    metrics = list(dict.fromkeys([*best, *chosen_metrics(recipe.evaluation.metrics, rows)]))
+    best = [recipe.training.best_metric] if recipe.training.judges_answers else []
+    if need_the_model(best):
+        raise UsageError(
+            f"training.best_metric {best[0]}: expected a metric of answers",
+            hint=f"set training.best_metric={LOSS}, which falls and rises with bits_per_byte",
+        )
+    chosen = chosen_metrics(recipe.evaluation.metrics, rows)
+    # The validation loss is there already.
+    by_answers = [name for name in chosen if not need_the_model([name])]
+    metrics = list(dict.fromkeys([*best, *by_answers]))
     places = sample_places(len(rows.sources), recipe.training.sources_to_score)
     references = [rows.references[place] for place in places]
     check_metrics(metrics)

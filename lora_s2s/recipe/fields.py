@@ -48,9 +48,11 @@ Metric = Literal[
     "length_ratio",
     "copy_rate",
     "repetition_rate",
+    "loss",
+    "bits_per_byte",
 ]
-# Metrics that count errors: lower is better.
-ERROR_RATES = frozenset({"ter"})
+# Metrics that count errors, and losses: lower is better.
+ERROR_RATES = frozenset({"ter", "loss", "bits_per_byte"})
 # What answers are like, whatever their quality: neither higher nor lower is better.
 DESCRIPTIVE = frozenset({"length_ratio", "copy_rate", "repetition_rate"})
 # Metrics that may exceed 100.

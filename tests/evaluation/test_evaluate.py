@@ -43,6 +43,11 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return [Prediction(text, tokens=2, stopped=not text.endswith("…")) for text in texts]
 
     monkeypatch.setattr(room, "decode", decode)
+    monkeypatch.setattr(
+        room,
+        "reference_losses",
+        lambda model, sources, *_: [(float(len(model.answers["a"])), 1)] * len(sources),
+    )
     return asked
 
 
@@ -211,6 +216,13 @@ def test_a_metric_that_fits_few_sources_gets_a_note_and_one_that_fits_none_is_re
         evaluated(metrics=["bleu", "json_f1"])
     assert not scripted  # before anything was decoded
     assert evaluated(metrics=["copy_rate"], baseline=None).metrics["copy_rate"].value < 100
+
+
+def test_losses_are_each_models_own() -> None:
+    found = evaluated(metrics=["loss", "exact_match"], baseline=model("A", "B 2", "C three", "no…"))
+    assert found.difference is not None
+    assert found.metrics["loss"].value == 5.0
+    assert found.difference["loss"].value == 4.0
 
 
 def test_a_combination_without_a_value_is_omitted_with_a_note() -> None:

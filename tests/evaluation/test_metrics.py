@@ -18,7 +18,7 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
 from lora_s2s.errors import DataError, UsageError
-from lora_s2s.evaluation.metrics import METRICS, compare, measure, score, scores_of
+from lora_s2s.evaluation.metrics import METRICS, MODEL_METRICS, compare, measure, score, scores_of
 from lora_s2s.evaluation.overlap import edit_distance, squad_tokens
 from lora_s2s.evaluation.structured import numbers
 from lora_s2s.evaluation.ter import time_note
@@ -50,6 +50,7 @@ CORPUS = {
 # Metrics that are 100 (errors: 0) for an answer that equals its reference, whatever it is.
 JUDGING = sorted(
     set(METRICS)
+    - MODEL_METRICS
     - {"json_valid", "json_f1", "number_accuracy", "copy_rate", "repetition_rate", "length_ratio"}
 )
 
@@ -324,6 +325,19 @@ def test_number_accuracy_counts_sources_with_numbers() -> None:
 def test_a_metric_that_does_not_fit_the_references_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match=r"no reference (is a JSON object|has a number)"):
         score(["1", '{"a": 1}'], [["text"], ["other"]], [name])
+
+
+def test_losses_by_hand() -> None:
+    losses, names = [(3.0, 4), (1.0, 1)], ["loss", "bits_per_byte"]
+    measured = measure(["x", "y"], [["abé", "abé"], ["d", "ef"]], names, losses=losses)
+    loss, bits = scores_of(measured).values()
+    assert loss.value == pytest.approx(4 / 5)
+    assert bits.value == pytest.approx(4 / math.log(2) / (4 + 3))
+    for found in (loss, bits):
+        assert found.lower_is_better
+        assert 0 <= found.interval[0] < found.value < found.interval[1]
+    with pytest.raises(UsageError, match="need the model"):
+        score(["x"], [["y"]], ["loss"])
 
 
 def test_descriptive_metrics_by_hand() -> None:

@@ -19,7 +19,7 @@ from lora_s2s.inference import torch_scores
 from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.inference.predictor import Predictor
-from lora_s2s.inference.score import score
+from lora_s2s.inference.score import reference_losses, score
 from lora_s2s.tokens.encoder import encode_texts
 from lora_s2s.tokens.special_tokens import special_token_templates
 from lora_s2s.tokens.tokenise import Features
@@ -72,6 +72,18 @@ def test_scores_are_minus_the_training_loss(
             for one, wanted in zip(scores, expected, strict=True):
                 assert one.log_probs == pytest.approx(wanted, rel=1e-5)
                 assert one.tokens == tuple(map(len, ids))
+
+
+def test_losses_of_references_are_the_training_loss(
+    tiny_predictor: Callable[..., Predictor],
+) -> None:
+    predictor = tiny_predictor(max_source_tokens=64)
+    references = [LABELS[:2], ["w40", "w40"], ["w1 w2"]]
+    losses = reference_losses(predictor, SOURCES, references, DecodingSettings(batch_tokens=16))
+    for (nats, tokens), source, texts in zip(losses, SOURCES, references, strict=True):
+        ids = targets(predictor, list(dict.fromkeys(texts)))
+        assert tokens == sum(map(len, ids))
+        assert nats == pytest.approx(-sum(minus_loss(predictor, source, one) for one in ids), 1e-5)
 
 
 def test_candidates_differ_by_source_and_equal_ones_are_scored_once(
