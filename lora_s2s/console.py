@@ -166,7 +166,10 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     for index, column in enumerate(columns):
         numeric = index > 0 and all(_is_number(row[index]) for row in rows)
         drawn.add_column(
-            Text(plain(column)), justify="right" if numeric else "left", overflow="fold"
+            Text(plain(column)),
+            justify="right" if numeric else "left",
+            overflow="fold",
+            no_wrap=numeric,
         )
     for row in rows:
         drawn.add_row(*(Text(plain(cell)) for cell in row))

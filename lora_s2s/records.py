@@ -184,6 +184,7 @@ class AdapterManifest(Document):
     base: Base = Base.model_construct()
     input: InputSettings = InputSettings.model_construct()
     sources: dict[str, object] = Field(default={})
+    labels: LabelProbabilities | None = None
     scores: dict[str, Scored] = Field(default={})
     files: Files | None = None
 
@@ -193,10 +194,11 @@ class AdapterManifest(Document):
         return next((one.decoding for one in reversed(self.scores.values()) if one.decoding), None)
 
     @property
-    def probabilities(self) -> LabelProbabilities | None:
-        """The labels of the newest evaluation that scored some."""
+    def known_labels(self) -> LabelProbabilities | None:
+        """The labels of the newest evaluation that scored some, else those of training."""
         labels = (one.labels for one in reversed(self.scores.values()) if one.labels)
-        return next((one.probabilities for one in labels if one.probabilities), None)
+        scored = (one.probabilities for one in labels if one.probabilities)
+        return next(scored, self.labels)
 
 
 class FinishedManifest(AdapterManifest):
@@ -221,6 +223,7 @@ class ModelManifest(Document):
     merged: dict[str, object] | None = None
     input: InputSettings = InputSettings.model_construct()
     decoding: Decoding | None = None
+    labels: LabelProbabilities | None = None
     files: Files | None = None
 
     @classmethod
@@ -254,6 +257,7 @@ class ExportManifest(Document):
     positions: Count | None = None
     start: Count | None = None
     never: list[list[Count]] = Field(default=[])
+    labels: LabelProbabilities | None = None
     files: Files
 
     def require(self, folder: Path, name: str) -> None:

@@ -10,7 +10,7 @@ from lora_s2s.data_report import AddedTokens, DataReport, PairSide, Sides
 from lora_s2s.pipeline.adapters import AdapterInfo, without_interval
 from lora_s2s.pipeline.notices import limits_line, short, show_preview, token_table
 from lora_s2s.reports.summary import (
-    COMPARISON_HEADS,
+    FEW_HEADS,
     NOTHING,
     comparison_lines,
     label_cells,
@@ -32,7 +32,7 @@ def show_scores(title: str, result: Mapping[str, Any]) -> None:
     table(title, *score_table(result))
     if lines := comparison_lines(result):
         title = f"Against {other_name(result)}, on the same sources"
-        table(title, list(COMPARISON_HEADS), [line.cells() for line in lines])
+        table(title, FEW_HEADS, [line.few_cells() for line in lines])
     if labels := result.get("labels"):
         _show_labels(labels["table"])
         if scored := labels.get("probabilities"):

@@ -160,6 +160,8 @@ def predict(
     settings = settings_for(recipe, predictor)
     if choice is None:
         say(decoding_line(settings, predictor))
+    elif settings.constraint is not None:
+        say("--scores chooses among these labels; evaluation.constraint is not used")
     if output:
         answer_into(Path(output), predictor, inputs, settings, choice=choice, resume=resume)
         say(f"{inputs.count:,} predictions: {output}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from lora_s2s.evaluation.labels import distinct_labels
@@ -20,16 +21,19 @@ class MetricChoice:
     reason: str
 
 
-def choose_metrics(references: References, *, translation: bool = False) -> MetricChoice:
+def choose_metrics(
+    references: References, *, translation: bool = False, labels: Collection[str] = ()
+) -> MetricChoice:
     """Chooses metrics that fit the targets.
 
     Args:
         references: every reference of each source.
         translation: source and target are in two languages.
+        labels: those that the model was trained on, if it was.
     """
-    labels = distinct_labels(references)
-    if labels is not None:
-        reason = f"the targets are {labels} labels in {len(references):,} sources"
+    count = distinct_labels(references, labels)
+    if count is not None:
+        reason = f"the targets are {count} labels in {len(references):,} sources"
         return MetricChoice(("exact_match", "macro_f1"), reason)
     if translation:
         return MetricChoice(("chrf", "bleu"), "source and target are in two languages")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -273,11 +273,13 @@ def assess(
     *,
     places: Sequence[int],
     metrics: Sequence[str],
+    trained_labels: Collection[str] = (),
 ) -> Evaluation:
     """Scores answers to the sources at ``places``; other arguments and errors as in
     :func:`evaluate`.
     """
-    total, are_labels = len(sources), bool(references) and distinct_labels(references) is not None
+    total = len(sources)
+    are_labels = bool(references) and distinct_labels(references, trained_labels) is not None
     sources = [sources[place] for place in places]
     references = [references[place] for place in places]
     texts = [answer.text for answer in answered.answers]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from lora_s2s.evaluation.texts import References, plain_answer
@@ -85,15 +85,18 @@ class LabelTable:
         }
 
 
-def distinct_labels(references: References) -> int | None:
+def distinct_labels(references: References, known: Collection[str] = ()) -> int | None:
     """The number of distinct labels among the references; None if they are not labels.
 
-    Labels are short, one per source, and repeat often.
+    Labels are short, one per source, and repeat often, or are nearly all ``known`` from training.
     """
     firsts = Counter(plain_answer(texts[0]) for texts in references)
     single = sum(len(set(map(plain_answer, texts))) == 1 for texts in references)
     one_each = single >= _SHARE_REPEATED * firsts.total()
-    return len(firsts) if one_each and are_labels(firsts) else None
+    trained = {plain_answer(label) for label in known}
+    among = sum(count for label, count in firsts.items() if label in trained)
+    same = bool(trained) and among >= _SHARE_REPEATED * firsts.total()
+    return len(firsts) if one_each and (same or are_labels(firsts)) else None
 
 
 def are_labels(targets: Counter[str]) -> bool:

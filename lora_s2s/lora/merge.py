@@ -350,7 +350,9 @@ def made_from(adapter: LoadedAdapter) -> dict[str, object]:
         for key in ("name", "revision", "weights_sha256", "quantization")
     }
     trained_with = adapter.manifest.content.get("input", {})
-    return {"format": 1, "merged": merged, "base": base, "input": trained_with}
+    made = {"format": 1, "merged": merged, "base": base, "input": trained_with}
+    known = adapter.manifest.known_labels
+    return made if known is None else {**made, "labels": known.model_dump()}
 
 
 def _readme(report: MergeReport) -> str:

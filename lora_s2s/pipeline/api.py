@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from lora_s2s.display import Display
 from lora_s2s.errors import UsageError
@@ -20,12 +20,15 @@ from lora_s2s.pipeline.recipes import AnyRecipe, Name, load_recipe
 from lora_s2s.pipeline.surroundings import called
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from lora_s2s.pipeline.export import ExportReport
     from lora_s2s.pipeline.init import StarterRecipe
     from lora_s2s.pipeline.merge import MergedModel
     from lora_s2s.pipeline.model import Model
     from lora_s2s.pipeline.prepare import PreparedData
-    from lora_s2s.pipeline.scores import Scores
+    from lora_s2s.pipeline.scores import EvaluationOptions, Scores
+    from lora_s2s.pipeline.several import Several
     from lora_s2s.pipeline.trained import TrainedAdapter
 
 
@@ -157,8 +160,24 @@ def train(
         return train_adapter(loaded, prepared=prepared, options=options)
 
 
+@overload
 def evaluate(
     model: Name | None = None,
+    data: Name | Sequence[Name] | None = None,
+    **options: Unpack[EvaluationOptions],
+) -> Scores: ...
+
+
+@overload
+def evaluate(
+    model: list[str] | list[Path] | tuple[Name, ...],
+    data: Name | Sequence[Name] | None = None,
+    **options: Unpack[EvaluationOptions],
+) -> Several: ...
+
+
+def evaluate(
+    model: Name | list[str] | list[Path] | tuple[Name, ...] | None = None,
     data: Name | Sequence[Name] | None = None,
     *,
     baseline: bool = False,
@@ -171,7 +190,7 @@ def evaluate(
     resume: bool = False,
     overrides: Mapping[str, object] | None = None,
     progress: bool | Display = True,
-) -> Scores:
+) -> Scores | Several:
     """Scores a model or adapter against all references of each source, with 95 % intervals.
 
     >>> import lora_s2s
@@ -184,7 +203,8 @@ def evaluate(
 
     Args:
         model: an adapter, its name in ``adapters/``, a model or exported folder, a hub id, or
-            ``demo``. May be omitted if ``predictions`` are given.
+            ``demo``. Several are scored on the same rows, and each is compared with the first. May
+            be omitted if ``predictions`` are given.
         data: what to score on, files or a folder of prepared data; the recipe's test data by
             default.
         baseline: score the base too, and the difference.
@@ -217,6 +237,11 @@ def evaluate(
             engine=_optional("engine", engine),
             resume=resume,
         )
+        if isinstance(model, list | tuple):
+            from lora_s2s.pipeline.several import score_several
+
+            names = [located(name) for name in (_path("model", one) for one in model)]
+            return score_several(names, asked, overrides or {})
         named = _optional("model", model)
         return score_model(None if named is None else located(named), asked, overrides or {})
 

@@ -15,7 +15,7 @@ from lora_s2s.pipeline.engines import predictor_on
 from lora_s2s.pipeline.evaluate_given import score_predictions
 from lora_s2s.pipeline.followed import followed, with_constraint
 from lora_s2s.pipeline.kept_answers import KeptAnswers
-from lora_s2s.pipeline.label_scores import LabelTask
+from lora_s2s.pipeline.label_scores import LabelTask, recorded_labels
 from lora_s2s.pipeline.opponent import Opponent, open_opponent
 from lora_s2s.pipeline.scored_data import ScoredData, check_files, chosen_metrics, scored_data
 from lora_s2s.pipeline.scores import Asked, Place, Scores, place_of, written
@@ -74,7 +74,8 @@ def scored(
     refuse_code(predictor.settings.format, overrides)
     columns_named = not _COLUMNS.isdisjoint(overridden_keys(overrides))
     rows = scored_data(recipe, predictor, data, columns_named=columns_named)
-    metrics = chosen_metrics(trusted_metrics(recipe, overrides), rows)
+    labels = recorded_labels(model)
+    metrics = chosen_metrics(trusted_metrics(recipe, overrides), rows, labels)
     places, place = _sample(model, rows, recipe, asked)
     systems = 1 + asked.baseline + (rival is not None or asked.against is not None)
     if note := duration_note(metrics, rows.references, limit=len(places), systems=systems):
@@ -89,7 +90,14 @@ def scored(
         )
     answering = Answering(model, predictor, settings, kept, asked.baseline)
     answered = answering.answered(rows, places, metrics, opponent)
-    evaluation = assess(rows.sources, rows.references, answered, places=places, metrics=metrics)
+    evaluation = assess(
+        rows.sources,
+        rows.references,
+        answered,
+        places=places,
+        metrics=metrics,
+        trained_labels=labels,
+    )
     if evaluation.labels is not None:
         task = LabelTask(model, predictor, recipe, overrides)
         evaluation = replace(evaluation, probabilities=task.probabilities(evaluation))

@@ -51,6 +51,6 @@ def open_source(model: str, base: str | None) -> ExportSource:
         return ExportSource(model, predictor, adapter, made_from(adapter))
     predictor = load_predictor(model, base=base, dtype="float32", device="cpu")
     made = manifest_content(folder) if has_manifest(folder) else {}
-    kept = {key: value for key, value in made.items() if key in ("merged", "base")}
+    kept = {key: value for key, value in made.items() if key in ("merged", "base", "labels")}
     origin: dict[str, object] = {"format": 1, **kept, "input": vars(predictor.settings)}
     return ExportSource(model, predictor, None, origin)

@@ -22,7 +22,7 @@ from lora_s2s.evaluation.texts import References, plain_answer
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.inference.score import score
 from lora_s2s.pipeline.followed import followed
-from lora_s2s.pipeline.label_set import trained_labels
+from lora_s2s.pipeline.label_set import known_labels, trained_labels
 from lora_s2s.pipeline.scored_data import scored_data
 from lora_s2s.recipe.layers import Overrides
 from lora_s2s.recipe.schema import Recipe
@@ -31,6 +31,12 @@ from lora_s2s.recipe.schema import Recipe
 # runtimes read the source again for each.
 _MOST_CANDIDATES, _MOST_ELSEWHERE = 10_000, 1_000
 _VALIDATION = "validation"
+
+
+def recorded_labels(model: str) -> tuple[str, ...]:
+    """The labels that a model's folder records; empty if there are none."""
+    known = known_labels(model)
+    return () if known is None else tuple(known.labels)
 
 
 @dataclass(frozen=True)
@@ -63,8 +69,9 @@ class LabelTask:
 
     def _labels(self, references: References) -> list[str]:
         """Those of the training targets, and what else the references hold."""
+        labels = recorded_labels(self.model)
         try:
-            labels = trained_labels(self.recipe, self.model, self.overrides)
+            labels = labels or trained_labels(self.recipe, self.model, self.overrides)
         except (DataError, UsageError):
             labels = ()
         known = {plain_answer(label) for label in labels}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from lora_s2s.console import say
@@ -18,9 +19,16 @@ from lora_s2s.pipeline.adapters import NO_DATA
 from lora_s2s.pipeline.followed import followed
 from lora_s2s.pipeline.ranking import LabelChoice, Weighing
 from lora_s2s.readers.streams import BadLine, text_lines
-from lora_s2s.recipe.layers import Overrides
+from lora_s2s.recipe.layers import Overrides, overridden_keys
 from lora_s2s.recipe.schema import Recipe
-from lora_s2s.records import AdapterManifest
+from lora_s2s.records import (
+    AdapterManifest,
+    ExportManifest,
+    LabelProbabilities,
+    ModelManifest,
+    has_manifest,
+    is_export,
+)
 
 _NAME_THEM = "name the labels: --labels 'yes, no', or --labels FILE"
 
@@ -28,18 +36,17 @@ _NAME_THEM = "name the labels: --labels 'yes, no', or --labels FILE"
 def label_choice(
     model: str, recipe: Recipe, overrides: Overrides, named: str | None
 ) -> LabelChoice:
-    """Returns the labels that a user names, else those of the adapter's training targets, with the
+    """Returns the labels that a user names, else those of the training targets, with the
     temperature of the adapter's last evaluation where that was fitted on the same labels.
 
     Raises:
         UsageError: none are named, and the training targets are unknown or no labels.
         DataError: a file that cannot be read.
     """
-    folder = Path(model).expanduser()
-    scored = AdapterManifest.read(folder).probabilities if is_trained(folder) else None
+    scored = known_labels(model)
     if named is not None:
         labels = named_labels(named)
-    elif scored is not None:
+    elif scored is not None and "data.train" not in overridden_keys(overrides):
         labels = tuple(scored.labels)
     else:
         try:
@@ -53,6 +60,34 @@ def label_choice(
         return LabelChoice(labels)
     say(f"{len(labels):,} labels; calibrated: temperature {temperature:.3g}")
     return LabelChoice(labels, Weighing(temperature))
+
+
+def known_labels(model: str) -> LabelProbabilities | None:
+    """Returns the labels that a folder records: of its last evaluation, else of its training; a
+    merged or exported model has those of its adapter.
+    """
+    folder = Path(model).expanduser()
+    if is_trained(folder):
+        return AdapterManifest.read(folder).known_labels
+    if not has_manifest(folder):
+        return None
+    return (ExportManifest if is_export(folder) else ModelManifest).read(folder).labels
+
+
+def labels_among(targets: Iterable[str]) -> tuple[str, ...]:
+    """Returns the labels that training targets are, the most frequent first; empty if they are
+    none.
+    """
+    counts, spelled = Counter[str](), dict[str, str]()
+    for target in targets:
+        plain = plain_answer(target)
+        counts[plain] += 1
+        spelled.setdefault(plain, target)
+        if len(counts) > MOST_LABELS:
+            return ()
+    if not are_labels(counts):
+        return ()
+    return tuple(spelled[label] for label, _ in counts.most_common())
 
 
 def named_labels(named: str) -> tuple[str, ...]:
@@ -98,14 +133,11 @@ def trained_labels(recipe: Recipe, model: str, overrides: Overrides) -> tuple[st
     if recipe.data.train == NO_DATA:
         raise UsageError(f"{model} has no recipe that names training data", hint=_NAME_THEM)
     data = followed(recipe, model, overrides, split=TRAIN).data
-    counts, spelled = Counter[str](), dict[str, str]()
-    for row in Examples(data, TRAIN):
-        if isinstance(row, Example) and row.split in ("", TRAIN):
-            plain = plain_answer(row.target)
-            counts[plain] += 1
-            spelled.setdefault(plain, row.target)
-            if len(counts) > MOST_LABELS:
-                break
-    if not are_labels(counts):
+    labels = labels_among(
+        row.target
+        for row in Examples(data, TRAIN)
+        if isinstance(row, Example) and row.split in ("", TRAIN)
+    )
+    if not labels:
         raise UsageError(f"the training targets of {model} are no set of labels", hint=_NAME_THEM)
-    return tuple(spelled[label] for label, _ in counts.most_common())
+    return labels

@@ -245,11 +245,15 @@ def data_name(path: str) -> str:
     return _NOT_IN_NAMES.sub("-", name).strip("-.") or "data"
 
 
-def chosen_metrics(named: Sequence[str], data: ScoredData) -> Sequence[str]:
-    """The recipe's metrics; for ``auto`` those that fit the references."""
+def chosen_metrics(
+    named: Sequence[str], data: ScoredData, labels: Sequence[str] = ()
+) -> Sequence[str]:
+    """The recipe's metrics; for ``auto`` those that fit the references, which may be ``labels``
+    that the model was trained on.
+    """
     if list(named) != [AUTO]:
         return named
-    choice = choose_metrics(data.references, translation=data.translation)
+    choice = choose_metrics(data.references, translation=data.translation, labels=labels)
     say(
         f"metrics: {', '.join(choice.metrics)} ({choice.reason}); to change: --set "
         "evaluation.metrics=…"

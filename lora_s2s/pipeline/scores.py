@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from lora_s2s.evaluation.evaluate import Evaluation, record_scores
 from lora_s2s.hub import EVALUATIONS, is_trained
@@ -14,6 +14,25 @@ from lora_s2s.pipeline import html
 from lora_s2s.records import has_manifest
 from lora_s2s.reports.adapter_page import write_report
 from lora_s2s.reports.card import write_card
+
+if TYPE_CHECKING:
+    from lora_s2s.display import Display
+    from lora_s2s.pipeline.recipes import Name
+
+
+class EvaluationOptions(TypedDict, total=False):
+    """Keyword arguments of :func:`lora_s2s.evaluate`."""
+
+    baseline: bool
+    against: Name | None
+    predictions: Name | None
+    limit: int | None
+    out: Name | None
+    base: Name | None
+    engine: str | None
+    resume: bool
+    overrides: Mapping[str, object] | None
+    progress: bool | Display
 
 
 @dataclass(frozen=True)

@@ -206,6 +206,13 @@ class ComparisonLine:
         """The line as cells of :data:`COMPARISON_HEADS`."""
         return list(vars(self).values())
 
+    def few_cells(self) -> list[str]:
+        """The line as cells of :data:`FEW_HEADS`, which 80 columns hold: both scores without their
+        intervals.
+        """
+        scores = [score.split(" [")[0] for score in (self.other, self.model)]
+        return [self.label, *scores, self.difference, self.p_value, self.bootstrap_p_value]
+
 
 COMPARISON_HEADS = (
     "metric",
@@ -216,6 +223,7 @@ COMPARISON_HEADS = (
     "p (bootstrap)",
     "detectable",
 )
+FEW_HEADS = ("metric", "other", "model", "difference [95 %]", "p", "p (boot.)")
 
 
 def comparison_lines(entry: Mapping[str, object]) -> list[ComparisonLine]:

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +70,9 @@ def test_predictions_are_scored_and_compared_without_a_model(invoke: Invoke, her
     assert difference["p_value"] < 0.01
     assert difference["bootstrap_p_value"] < 0.01
     assert 15 < difference["detectable"] < 40
+    (line,) = [line for line in done.stderr.splitlines() if "80.00  " in line and "+40.00" in line]
+    assert line.split()[0] == "exact_match"
+    assert len(line.rstrip()) <= 80  # not folded on a usual terminal
     least = f"{difference['detectable']:.2f}"
     enough = f"30 sources can show a true difference of {least} points of exact_match"
     assert scores["enough"].startswith(enough)
@@ -102,15 +111,22 @@ def test_references_come_from_the_data_and_must_belong_to_it(
 def test_another_model_scores_there_as_it_does_alone(
     invoke: Invoke, here: Path, data: str, tiny_model: Path, other_model: Path
 ) -> None:
+    less = (*LESS, "--set", "evaluation.metrics=[chrf,loss,bits_per_byte]")
     alone = [
-        json.loads(invoke("eval", str(model), "--data", data, *LESS).stdout)
+        json.loads(invoke("eval", str(model), "--data", data, *less).stdout)
         for model in (tiny_model, other_model)
     ]
+    assert alone[0]["metrics"]["loss"] != alone[1]["metrics"]["loss"]
     against = ("--against", str(other_model), "--data", data)
-    both = json.loads(invoke("eval", str(tiny_model), *against, *LESS).stdout)
+    both = json.loads(invoke("eval", str(tiny_model), *against, *less).stdout)
     assert both["metrics"] == alone[0]["metrics"]
     assert both["against"]["metrics"] == alone[1]["metrics"]
-    several = invoke("eval", str(tiny_model), str(other_model), "--data", data, *LESS, "--out", "e")
+    two = [str(tiny_model), str(other_model)]
+    several = invoke("eval", *two, "--data", data, *less, "--out", "e")
+    metrics = {"evaluation.max_new_tokens": 3, "evaluation.metrics": list(alone[0]["metrics"])}
+    in_python = lora_s2s.evaluate(two, data, overrides=metrics, out="p", progress=False)
+    as_json = json.loads(json.dumps(in_python.to_dict()))
+    assert [entry["metrics"] for entry in as_json["models"]] == [one["metrics"] for one in alone]
     result = json.loads(several.stdout)
     assert [entry["metrics"] for entry in result["models"]] == [one["metrics"] for one in alone]
     assert result["metrics"] == alone[0]["metrics"]
@@ -168,6 +184,28 @@ def test_a_killed_evaluation_continues_to_the_same_files(
     part.write_bytes(kept)
     changed = ("--set", "evaluation.num_beams=2", "--resume")
     assert "made with another decoding" in invoke(*asked, "again", *changed, code=2).stderr
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_is_killed_outright_continues_to_the_same_files(
+    invoke: Invoke, here: Path, tiny_model: Path
+) -> None:
+    rows = [{"source": f"the number {n}", "target": f"is {n}"} for n in range(2_500)]
+    data = written(here / "many.jsonl", rows)
+    asked = ["eval", str(tiny_model), "--data", data, "--set", "evaluation.max_new_tokens=12"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(lora_s2s.__file__).parents[1])}
+    command = [sys.executable, "-m", "lora_s2s", *asked, "--out", "again"]
+    part = here / "again.decode.part"
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (part.exists() and len(part.read_bytes()) > 5_000):
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    continued = invoke(*asked, "--out", "again", "--resume").stderr
+    assert re.search(r"continuing: [1-9][0-9,]* of 2,500 sources are answered", continued)
+    invoke(*asked, "--out", "whole")
+    for name in ("predictions.jsonl", "scores.json"):
+        assert (here / "again" / name).read_bytes() == (here / "whole" / name).read_bytes()
 
 
 def test_runs_that_differ_in_the_seed_alone_are_one_recipe() -> None:

@@ -91,8 +91,12 @@ def test_labels_come_from_a_file_or_the_training_targets(
     for name in ("labels.txt", "labels.json"):
         (named,) = rows_of(invoke(*asked, "--labels", name).stdout)
         assert named["scores"] == pytest.approx(trained["scores"], rel=1e-5)
-    # Other data than the adapter was trained on.
+    # The manifest holds them; of an older adapter, only the data it was trained on is read.
     write_rows(here / "train.jsonl", 0, 61)
+    assert rows_of(invoke(*asked).stdout) == [trained]
+    manifest = json.loads((adapter / "manifest.json").read_text(encoding="utf-8"))
+    assert sorted(manifest.pop("labels")["labels"]) == sorted(NAMES)
+    (adapter / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     assert "hint: name the labels: --labels" in invoke(*asked, code=3).stderr
     # Texts, not labels.
     rows = [{"source": f"m {n}", "target": f"text {n}"} for n in range(60)]
@@ -167,6 +171,19 @@ def test_eval_fits_a_temperature_that_predict_uses(
     assert sum(entry["count"] for entry in labels["confusion"]) == 30
     manifest = json.loads((adapter / "manifest.json").read_text(encoding="utf-8"))
     assert [one["labels"]["probabilities"] for one in manifest["scores"].values()] == [scored]
+    # A merged and an exported model have it too.
+    invoke("merge", "labels", "--out", "merged", "--data", "test.jsonl")
+    invoke("export", "merged", "--format", "safetensors", "--out", "exported")
+    for name in ("merged", "exported"):
+        constrained = ("--set", "evaluation.constraint=[billing, delivery]")
+        calibrated = invoke("predict", name, "--scores", "hello", *constrained).stderr
+        assert f"3 labels; calibrated: temperature {scored['temperature']:.3g}" in calibrated
+        assert "evaluation.constraint is not used" in calibrated
+    # Few rows of labels that the training data repeats are labels.
+    write_rows(here / "few.jsonl", 300, 4)
+    few = json.loads(invoke("eval", "labels", "--data", "few.jsonl", "--json").stdout)
+    assert list(few["metrics"]) == ["exact_match", "macro_f1"]
+    assert len(few["labels"]["table"]) == 3
     # It is used for these labels, without their data, and for no others.
     (here / "train.jsonl").unlink()
     (here / "one.jsonl").write_text('{"source": "hello"}\n', encoding="utf-8")
