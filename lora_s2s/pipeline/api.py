@@ -165,7 +165,8 @@ def evaluate(
     model: Name | None = None,
     data: Name | Sequence[Name] | None = None,
     **options: Unpack[EvaluationOptions],
-) -> Scores: ...
+) -> Scores:
+    """One model, or given predictions."""
 
 
 @overload
@@ -173,7 +174,8 @@ def evaluate(
     model: list[str] | list[Path] | tuple[Name, ...],
     data: Name | Sequence[Name] | None = None,
     **options: Unpack[EvaluationOptions],
-) -> Several: ...
+) -> Several:
+    """Several models on the same rows."""
 
 
 def evaluate(
