@@ -163,6 +163,16 @@ def foreign_weights(folder: Path) -> str:
     return f"; {found[0]} is {kind} is never opened" if found else ""
 
 
+def has_token() -> bool:
+    """Whether a hub token is set on this machine."""
+    return bool(get_token())
+
+
+def is_offline() -> bool:
+    """Whether the hub is switched off."""
+    return bool(constants.HF_HUB_OFFLINE)
+
+
 def is_folder(name: str) -> bool:
     """Whether a model's name is a folder."""
     return name != DEMO_NAME and os.path.isdir(os.path.expanduser(name))

@@ -19,6 +19,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 RANKS = {
     "errors": 0,
     "limits": 0,
+    "machine": 0,
     "display": 0,
     "files": 1,
     "hub": 1,

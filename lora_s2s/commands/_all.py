@@ -8,10 +8,12 @@ import typer
 
 from lora_s2s.commands.adapters import adapters
 from lora_s2s.commands.demo import demo
+from lora_s2s.commands.doctor import doctor
 from lora_s2s.commands.eval import evaluate
 from lora_s2s.commands.export import export
 from lora_s2s.commands.init import init
 from lora_s2s.commands.merge import merge
+from lora_s2s.commands.plan import plan
 from lora_s2s.commands.predict import predict
 from lora_s2s.commands.prepare import prepare
 from lora_s2s.commands.push import push
@@ -24,6 +26,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "demo": demo,
     "init": init,
     "prepare": prepare,
+    "plan": plan,
     "train": train,
     "eval": evaluate,
     "predict": predict,
@@ -32,6 +35,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "push": push,
     "serve": serve,
     "ui": ui,
+    "doctor": doctor,
 }
 # Those with commands of their own.
 GROUPS: Mapping[str, typer.Typer] = {"recipes": recipes, "adapters": adapters}

@@ -31,6 +31,10 @@ StopAfter = Annotated[
     ),
 ]
 
+NoMemoryCheck = Annotated[
+    bool, typer.Option("--no-memory-check", help="Start although it cannot fit by plan.")
+]
+
 if TYPE_CHECKING:
     from lora_s2s.data_report import TokenCounts
     from lora_s2s.pipeline.dry_run import DryRun
@@ -70,6 +74,7 @@ def train(
         bool, typer.Option("--overwrite", help="Replace an adapter or run of this name.")
     ] = False,
     processes: Processes = 1,
+    no_memory_check: NoMemoryCheck = False,
     json: Json = False,
     context: typer.Context = None,  # type: ignore[assignment]
 ) -> None:
@@ -98,7 +103,9 @@ def train(
     from lora_s2s.pipeline.trained import RunOptions
     from lora_s2s.recipe.load import recipe_to_yaml
 
-    options = RunOptions(resume or resume_anyway, resume_anyway, overwrite, deadline, begun)
+    options = RunOptions(
+        resume or resume_anyway, resume_anyway, overwrite, deadline, begun, not no_memory_check
+    )
     loaded, prepared = asked_run(recipe, data or (), model, sets or (), resume=options.resume)
     if dry_run:
         planned = dry.dry_run(loaded, prepared)

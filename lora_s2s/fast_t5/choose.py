@@ -32,10 +32,12 @@ _CHOICE = "_forward_choice"
 # Relative tolerances of loss and adapter gradients: far above rounding errors, far below defects.
 _TOLERANCES = {torch.float32: (1e-4, 1e-3)}
 _COARSE = (2e-2, 0.25)
-_TOKENS_COMPARED = 1024
+# transformers' forward recomputes nothing while both are compared, so a checkpointed base, which is
+# short of memory, compares less.
+TOKENS_COMPARED = {False: 1024, True: 256}
 # Rows this long exceed a kernel's block and the farthest relative position; longer ones need not be
 # compared.
-_LONG, _MOST_OF_LONG = 256, 512
+_LONG, MOST_OF_LONG = 256, {False: 512, True: 256}
 
 
 class FastStates(NamedTuple):
@@ -65,8 +67,9 @@ class _Choice:
         """
         undecided = not self._settled or (self._fast is not None and not self._compared_long)
         if not self._settled or (undecided and _is_long(batch)):
-            self._settled, self._compared_long = True, _is_long(batch)
+            # Not before: a batch that runs out of memory is compared again in halves.
             self._fast = _settle(model, batch)
+            self._settled, self._compared_long = True, _is_long(batch)
             if self._fast is None:
                 self._until.enter_context(fused_activation(model))
         return self._fast
@@ -171,11 +174,13 @@ def _settle(model: PreTrainedModel, batch: Batch) -> PaddingFree | None:
     if isinstance(stacks, str):
         say(f"forward: transformers'; the fast one does not support this base: {stacks}")
         return None
+    checkpointed = any(block.module.gradient_checkpointing for block in stacks[0].blocks)
     for attention in kinds_of_attention(base, batch.input_ids_BS.device.type):
         forward = PaddingFree(base, stacks, attention)
         try:
-            problem = _difference(model, forward, _few_rows(batch))
-            if problem is None and _is_long(batch) and (long := _long_row(batch)).target_tokens:
+            problem = _difference(model, forward, _few_rows(batch, checkpointed))
+            long = _long_row(batch, MOST_OF_LONG[checkpointed])
+            if problem is None and _is_long(batch) and long.target_tokens:
                 problem = _difference(model, forward, long)
         except Exception as error:  # compilers raise errors of many types
             if ran_out_of_memory(error) or attention is GroupedAttention:
@@ -222,15 +227,14 @@ def _difference(model: PreTrainedModel, forward: PaddingFree, few: Batch) -> str
                 attention_mask=few.attention_mask_BS,
                 labels=few.labels_BT,
             ).loss
+            # At once: two graphs together would be the peak of a small run.
+            expected = _gradients(mean, trained.values())
             states_ND, labels_N = _states(forward, model, few)
             loss = (
                 head_loss(states_ND, head, labels_N, label_smoothing=0.0, z_loss=0.0)
                 / few.target_tokens
             )
-            expected, actual = (
-                torch.autograd.grad(value.float(), list(trained.values()), allow_unused=True)
-                for value in (mean, loss)
-            )
+            actual = _gradients(loss, trained.values())
     finally:
         model.train(was_training)
     loss_tolerance, tolerance = _TOLERANCES.get(states_ND.dtype, _COARSE)
@@ -241,12 +245,17 @@ def _difference(model: PreTrainedModel, forward: PaddingFree, few: Batch) -> str
     return None if error <= tolerance else f"its gradients differ by {error:.1%}"
 
 
-def _few_rows(batch: Batch) -> Batch:
+def _gradients(loss: Tensor, parameters: Iterable[Tensor]) -> tuple[Tensor | None, ...]:
+    return torch.autograd.grad(loss.float(), list(parameters), allow_unused=True)
+
+
+def _few_rows(batch: Batch, checkpointed: bool) -> Batch:
     """The shortest rows of a batch, enough for a comparison."""
     lengths = batch.attention_mask_BS.sum(1) + (batch.labels_BT != IGNORE_INDEX).sum(1)
     order = lengths.argsort()
-    count = max(1, int((lengths[order].cumsum(0) <= _TOKENS_COMPARED).sum()))
-    return _rows(batch, order[:count])
+    count = max(1, int((lengths[order].cumsum(0) <= TOKENS_COMPARED[checkpointed]).sum()))
+    cut = _rows(batch, order[:count], most=MOST_OF_LONG[True])
+    return cut if checkpointed and cut.target_tokens else _rows(batch, order[:count])
 
 
 def _is_long(batch: Batch) -> bool:
@@ -254,10 +263,10 @@ def _is_long(batch: Batch) -> bool:
     return max(batch.input_ids_BS.shape[1], batch.labels_BT.shape[1]) >= _LONG
 
 
-def _long_row(batch: Batch) -> Batch:
+def _long_row(batch: Batch, most: int) -> Batch:
     """The longest row of a batch, cut to the length that a comparison needs."""
     longest = (batch.attention_mask_BS.sum(1) + (batch.labels_BT != IGNORE_INDEX).sum(1)).argmax()
-    return _rows(batch, longest[None], most=_MOST_OF_LONG)
+    return _rows(batch, longest[None], most=most)
 
 
 def _rows(batch: Batch, rows: Tensor, *, most: int | None = None) -> Batch:

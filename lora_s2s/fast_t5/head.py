@@ -17,7 +17,7 @@ from lora_s2s.fast_t5.products import product, weight_gradient
 from lora_s2s.lora.token_rows import head_rows
 
 # A GPU needs larger chunks to be busy.
-_LOGITS_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 25}
+LOGITS_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 25}
 
 
 def head_loss(
@@ -61,7 +61,7 @@ class _HeadLoss(torch.autograd.Function):
         gradient_KD = None if more_KD is None else torch.zeros_like(more_KD)
         gradient_VD = torch.zeros_like(weight_VD) if ctx.needs_input_grad[2] else None
         loss_sum = torch.zeros((), dtype=torch.float32, device=states_ND.device)
-        rows = max(1, _LOGITS_AT_ONCE[states_ND.device.type] // head.weight.shape[0])
+        rows = max(1, LOGITS_AT_ONCE[states_ND.device.type] // head.weight.shape[0])
         for chunk in (slice(start, start + rows) for start in range(0, len(labels_N), rows)):
             logits_CV = _logits(head, states_ND[chunk]).to(torch.float32)
             loss, slope_CV = _loss_and_slope(logits_CV, labels_N[chunk].unsqueeze(1), *settings)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 # The padding of a group, in scores of one head, beyond which another kernel call is cheaper.
-_WORTH_A_CALL = {"cpu": 3_000, "cuda": 300_000}
+WORTH_A_CALL = {"cpu": 3_000, "cuda": 300_000}
 # On a GPU, fused kernels need mask rows aligned to 8 numbers.
 _MULTIPLE = {"cpu": 1, "cuda": 8}
 
@@ -91,7 +91,7 @@ def layout_of(batch: Batch, config: PreTrainedConfig, *, device: str = "cpu") ->
     sources, targets = [sources[row] for row in order], [targets[row] for row in order]
     groups = [
         (_side(sources[rows], _MULTIPLE[device]), _side(targets[rows], _MULTIPLE[device]))
-        for rows in _groups(sources, targets, _WORTH_A_CALL[device])
+        for rows in grouped(sources, targets, WORTH_A_CALL[device])
     ]
     source_mask, target_mask = mask_BS[order], target_mask_BT[order]
     labels_M = labels_BT[order][target_mask]
@@ -109,7 +109,7 @@ def layout_of(batch: Batch, config: PreTrainedConfig, *, device: str = "cpu") ->
     )
 
 
-def _groups(sources: Sequence[int], targets: Sequence[int], worth: int) -> list[slice]:
+def grouped(sources: Sequence[int], targets: Sequence[int], worth: int) -> list[slice]:
     """Splits rows, longest first, where more padding would cost more than a kernel call."""
     groups, start, widest, needed = [], 0, 0, 0
     for row, (source, target) in enumerate(zip(sources, targets, strict=True)):

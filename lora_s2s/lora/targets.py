@@ -46,7 +46,7 @@ def resolve_targets(
     if last_blocks is None:
         return Targets(spec, chosen)
     depths: dict[str, int] = {}
-    for stack, index in map(_block, modules):
+    for stack, index in map(block_of, modules):
         depths[stack] = max(depths.get(stack, 0), index + 1)
     stacks = ", ".join(f"{stack} has {depth}" for stack, depth in depths.items())
     if not 1 <= last_blocks <= max(depths.values()):
@@ -56,7 +56,7 @@ def resolve_targets(
     kept = {
         name: shape
         for name, shape in chosen.items()
-        if _block(name)[1] >= depths[_block(name)[0]] - last_blocks
+        if block_of(name)[1] >= depths[block_of(name)[0]] - last_blocks
     }
     if not kept:
         raise UsageError(
@@ -118,7 +118,7 @@ def matching(
     return {name: shape for name, shape in modules.items() if f".{name}".endswith(endings)}
 
 
-def _block(name: str) -> tuple[str, int]:
+def block_of(name: str) -> tuple[str, int]:
     """Returns a module's stack and the number of its block: the parts of its name before and at the
     first number.
     """

@@ -7,7 +7,6 @@ attention with their squares.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 
 from lora_s2s.files import read_json
 from lora_s2s.hub import locate_model
+from lora_s2s.machine import usable_memory
 
 _CONFIG = "config.json"
 _NAMES = {
@@ -64,14 +64,24 @@ def read_config(name: str, revision: str | None = None) -> dict[str, object]:
 
 def row_cost(settings: Mapping[str, object], device: torch.device) -> RowCost | None:
     """Returns the memory that a row takes; None if the config lacks a size."""
-    encoder = settings.get("encoder")
-    given = {**settings, **encoder} if isinstance(encoder, dict) else settings
-    sizes = {field: _number(given, names) for field, names in _NAMES.items()}
-    if None in sizes.values():
+    if (sizes := base_sizes(settings)) is None:
         return None
-    complete = {field: size for field, size in sizes.items() if size is not None}
     each = 2 if device.type == "cuda" else 4
-    return RowCost(**complete, windowed=settings.get("model_type") == "longt5", bytes_each=each)
+    return RowCost(**sizes, windowed=settings.get("model_type") == "longt5", bytes_each=each)
+
+
+def base_sizes(settings: Mapping[str, object]) -> dict[str, int] | None:
+    """Returns the sizes of a base by :class:`RowCost`'s names; None if the config lacks one."""
+    given = of_encoder(settings)
+    sizes = {field: _number(given, names) for field, names in _NAMES.items()}
+    complete = {field: size for field, size in sizes.items() if size is not None}
+    return complete if len(complete) == len(sizes) else None
+
+
+def of_encoder(settings: Mapping[str, object]) -> Mapping[str, object]:
+    """Returns a config whose sizes may be those of its encoder (T5Gemma)."""
+    encoder = settings.get("encoder")
+    return {**settings, **encoder} if isinstance(encoder, dict) else settings
 
 
 def positions(settings: Mapping[str, object]) -> int | None:
@@ -97,7 +107,4 @@ def device_memory(device: torch.device) -> int | None:
     """Returns the bytes of memory of a GPU, or of this machine; None if the system does not say."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
+    return usable_memory()

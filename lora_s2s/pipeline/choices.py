@@ -10,7 +10,6 @@ import numpy.typing as npt
 from lora_s2s.console import say
 from lora_s2s.data.prepared import PreparedDataset
 from lora_s2s.files import read_jsonl
-from lora_s2s.pipeline.adapted import AdaptedBase
 from lora_s2s.recipe.defaults import Facts, Lengths, explanation, resolve
 from lora_s2s.recipe.load import load_recipe, with_choices_of
 from lora_s2s.recipe.schema import Recipe
@@ -32,8 +31,13 @@ def resolved_recipe(recipe: Recipe, facts: Facts, *, begun: Path | None = None) 
     return resolve(recipe, facts)
 
 
-def gather_facts(prepared: PreparedDataset, adapted: AdaptedBase) -> Facts:
-    """The facts that :func:`lora_s2s.recipe.defaults.resolve` decides by."""
+def gather_facts(prepared: PreparedDataset, *, parameters: int, device: str) -> Facts:
+    """The facts that :func:`lora_s2s.recipe.defaults.resolve` decides by.
+
+    Args:
+        parameters: the base's.
+        device: the type of device, ``cpu`` or ``cuda``.
+    """
     table, validation = prepared.train, prepared.split("validation")
     held_out = (
         0
@@ -46,8 +50,8 @@ def gather_facts(prepared: PreparedDataset, adapted: AdaptedBase) -> Facts:
         target=_lengths(table.target_lengths),
         distinct_targets=table.distinct_targets(),
         validation_tokens=held_out,
-        parameters=adapted.base_parameters,
-        device="cpu" if adapted.base.device.type == "cpu" else "cuda",
+        parameters=parameters,
+        device="cpu" if device == "cpu" else "cuda",
         processes=process_count(),
     )
 

@@ -45,7 +45,12 @@ def dry_run(recipe: Recipe, prepared: PreparedDataset | None = None) -> DryRun:
         warn_of_short_answers(recipe, prepared)
         recipe = with_lengths(recipe, prepared)
         adapted = adapted_base(recipe, prepared)
-        recipe = resolved_recipe(recipe, gather_facts(prepared, adapted))
+        recipe = resolved_recipe(
+            recipe,
+            gather_facts(
+                prepared, parameters=adapted.base_parameters, device=adapted.base.device.type
+            ),
+        )
         counted = {**_steps(prepared.train, recipe.training.settled()), **adapted.counts}
         content = {key: value for key, value in prepared.report.items() if key != "out"}
     return DryRun(recipe, prepared.manifest.report, content, counted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,6 +69,17 @@ def is_data(name: str) -> bool:
         return False
     path = Path(name).expanduser()
     return path.suffix != ".json" or not read_layer(path).sections
+
+
+def refuse_data(name: str) -> None:
+    """Refuses a data file where only a recipe or a prepared folder is expected.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if is_data(name) and not is_folder_of_data(name):
+        hint = f"write its recipe first: lora-s2s init --data {shlex.quote(name)} --yes"
+        raise UsageError(f"{name} is a data file, expected a recipe", hint=hint)
 
 
 def _recipe_of_data(name: str, sets: Sequence[str], *, resume: bool) -> Recipe:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from lora_s2s.console import say
 from lora_s2s.data.prepared import PreparedDataset
-from lora_s2s.models.precision import resolve_device, resolve_dtype
 from lora_s2s.pipeline.adapted import AdaptedBase, adapted_base
 from lora_s2s.pipeline.adapter_folder import identity, origin, write_adapter
 from lora_s2s.pipeline.choices import advice_on, gather_facts, resolved_recipe
 from lora_s2s.pipeline.lengths import answer_limit, warn_of_short_answers, with_data
 from lora_s2s.pipeline.notices import show_data
+from lora_s2s.pipeline.plan import check_device, check_fits
 from lora_s2s.pipeline.prepare import data_line, prepare_data, sources_of
 from lora_s2s.pipeline.runs import (
     check_run_folder,
@@ -43,7 +43,7 @@ def train_adapter(
     if resume and (finished := finished_run(recipe)):
         return TrainedAdapter(**finished)
     running, final = check_run_folder(recipe, resume=resume, overwrite=options.overwrite)
-    resolve_dtype(recipe.model.dtype, resolve_device())  # refused before minutes go into preparing
+    check_device(recipe)  # refused before minutes go into preparing
     with main_process_first():
         given, prepared = prepared, prepared or prepare_data(recipe)
     sources = sources_of(recipe, prepared, just_made=given is None)
@@ -51,8 +51,12 @@ def train_adapter(
     show_data(prepared.manifest.report)
     warn_of_short_answers(recipe, prepared)
     recipe = with_data(recipe, prepared)
+    if options.check_memory:
+        check_fits(recipe, prepared)
     adapted = adapted_base(recipe, prepared)
-    facts = gather_facts(prepared, adapted)
+    facts = gather_facts(
+        prepared, parameters=adapted.base_parameters, device=adapted.base.device.type
+    )
     recipe = resolved_recipe(recipe, facts, begun=running if resume else None)
     say(f"{recipe.model.name}: {adapted.line}")
     with running_folder(running, resume=resume), recipe_of_run(running, recipe):

@@ -52,6 +52,7 @@ class RunOptions:
         deadline: on ``time.monotonic``'s clock; a run that ends there has ``stopped`` "deadline"
             and no adapter.
         begun: when the command or call began, on the same clock.
+        check_memory: refuse a run that cannot fit the device's memory.
     """
 
     resume: bool = False
@@ -59,6 +60,7 @@ class RunOptions:
     overwrite: bool = False
     deadline: float | None = None
     begun: float | None = None
+    check_memory: bool = True
 
     def __post_init__(self) -> None:
         if self.resume and self.overwrite:

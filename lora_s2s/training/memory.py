@@ -83,7 +83,7 @@ class Attempt:
             raise ResourceError(
                 f"out of memory while training, with one row of {size}",
                 hint="lower data.max_source_tokens, or set training.gradient_checkpointing=true "
-                "or model.quantization=nf4",
+                "or model.quantization=nf4; lora-s2s plan shows what each of them saves and costs",
             ) from error
         self.too_large = self._current
         return True

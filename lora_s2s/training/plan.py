@@ -5,17 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from lora_s2s.console import say
-from lora_s2s.data.prepared import SplitTable
 from lora_s2s.errors import DataError
 from lora_s2s.recipe.schema import TrainingSettings
 from lora_s2s.training.batching import Groups, packed_batches, token_budget_batches
 from lora_s2s.training.state import TrainState
 
 Rows = list[int]
+
+
+class Lengths(Protocol):
+    """What a plan needs of the rows; a split's table has it."""
+
+    @property
+    def source_lengths(self) -> npt.NDArray[np.integer[Any]]:
+        """Tokens of each source."""
+
+    @property
+    def target_lengths(self) -> npt.NDArray[np.integer[Any]]:
+        """Tokens of each target."""
+
+    def __len__(self) -> int: ...
 
 
 class StepPlan:
@@ -28,9 +43,7 @@ class StepPlan:
         DataError: the table is empty, or a row has no target token.
     """
 
-    def __init__(
-        self, table: SplitTable, settings: TrainingSettings, *, processes: int = 1
-    ) -> None:
+    def __init__(self, table: Lengths, settings: TrainingSettings, *, processes: int = 1) -> None:
         if len(table) == 0:
             raise DataError(
                 "there is nothing to train on: the training split has 0 rows",

@@ -22,12 +22,14 @@ from lora_s2s.errors import DataError, Error, Stopped
 VERBS = (
     "demo",
     "prepare",
+    "plan",
     "train",
     "eval",
     "predict",
     "merge",
     "push",
     "ui",
+    "doctor",
     "recipes",
     "adapters",
 )

@@ -6,16 +6,19 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from parity import adapted, batch_of
 
+from lora_s2s.data.collate import collate
 from lora_s2s.errors import UsageError, ran_out_of_memory
 from lora_s2s.fast_t5 import attention, choose, operations, t5
 from lora_s2s.fast_t5.choose import VARIABLE, fast_forward, fast_states
 from lora_s2s.fast_t5.layout import layout_of
+from lora_s2s.models.loading import enable_gradient_checkpointing
 from lora_s2s.models.t5_parts import stacks_of
 from lora_s2s.training.loss import sequence_loss
 
@@ -214,6 +217,13 @@ def test_pieces_that_cannot_be_compiled_run_as_they_are(
     assert capsys.readouterr().err.count("operations are not compiled: ") == 1
 
 
+def raising(error: Exception) -> Any:
+    def full(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return full
+
+
 def with_seed(model: Any) -> tuple[float, bool]:
     torch.manual_seed(0)
     with fast_forward(model):
@@ -237,15 +247,37 @@ def with_seed(model: Any) -> tuple[float, bool]:
 def test_memory_that_runs_out_is_no_reason_to_compute_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def full(*_: Any, **__: Any) -> Any:
-        raise error
-
     monkeypatch.setattr(operations, "COMPILED_ON", {"cpu"})
-    monkeypatch.setattr(torch, "compile", full)
+    monkeypatch.setattr(torch, "compile", raising(error))
     monkeypatch.setattr(operations, "_BACKEND", "none")
     assert ran_out_of_memory(error)
     with pytest.raises(type(error)):
         loss_inside(adapted(tmp_path))
+
+
+def test_a_first_batch_that_runs_out_of_memory_is_compared_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, real = adapted(tmp_path), choose._difference
+    monkeypatch.setattr(choose, "_difference", raising(torch.OutOfMemoryError("full")))
+    with fast_forward(model):
+        with pytest.raises(torch.OutOfMemoryError):
+            sequence_loss(model, batch_of())
+        monkeypatch.setattr(choose, "_difference", real)
+        assert fast_states(model, batch_of()) is not None
+
+
+def test_a_checkpointed_base_compares_fewer_tokens(tmp_path: Path) -> None:
+    model, seen = adapted(tmp_path), []
+    rows = [SimpleNamespace(input_ids=[5] * 200, labels=[6] * 40)] * 4
+    real = model.forward
+    for checkpointing in (False, True):
+        if checkpointing:
+            enable_gradient_checkpointing(model)
+        model.forward = lambda **given: (seen.append(given["input_ids"].numel()), real(**given))[1]
+        with fast_forward(model):
+            assert fast_states(model.train(), collate(rows, 0)) is not None
+    assert seen == [800, 200]
 
 
 def test_what_only_mentions_memory_is_not_full_memory() -> None:

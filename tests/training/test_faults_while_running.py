@@ -5,6 +5,7 @@ never in silence.
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -137,6 +138,22 @@ def test_out_of_memory_takes_halves_with_the_same_gradients(
     assert capsys.readouterr().err.count("splitting it in halves") == 1
 
 
+def test_memory_that_runs_out_at_random_steps_leaves_the_same_adapter(tmp_path: Path) -> None:
+    chance = random.Random(7)
+    faults = {number for number in range(1, 40) if chance.random() < 0.3}
+
+    def sometimes(number: int, batch: Any, loss: Any) -> Any:
+        return out_of_memory_above(1)(number, batch, loss) if number in faults else loss
+
+    whole, halved = tiny_model(), tiny_model()
+    run(tmp_path / "whole", model=whole)
+    with losses(sometimes) as seen:
+        result = run(tmp_path / "halved", model=halved)
+    assert result.steps == 12
+    assert len(seen) > 24 + len(faults) / 2  # passes repeated, and halves instead of wholes
+    assert same(whole, halved, atol=1e-5, rtol=0)
+
+
 def test_one_row_too_large_is_told(tmp_path: Path) -> None:
     with (
         losses(out_of_memory_above(0)),
@@ -144,6 +161,8 @@ def test_one_row_too_large_is_told(tmp_path: Path) -> None:
     ):
         run(tmp_path)
     assert "gradient_checkpointing" in str(told.value.hint)
+    assert "lora-s2s plan" in str(told.value.hint)
+    assert told.value.exit_code == 4
 
 
 def test_a_tracker_that_fails_is_told_once_and_left(

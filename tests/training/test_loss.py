@@ -53,7 +53,7 @@ def test_the_head_never_sees_padding() -> None:
 def test_a_frozen_head_in_chunks_gives_the_loss_and_gradients_of_a_whole_one(
     monkeypatch: pytest.MonkeyPatch, smoothing: float, z_loss: float
 ) -> None:
-    monkeypatch.setitem(head_room._LOGITS_AT_ONCE, "cpu", 7 * VOCABULARY)
+    monkeypatch.setitem(head_room.LOGITS_AT_ONCE, "cpu", 7 * VOCABULARY)
     found = []
     for frozen in (False, True):
         model, rows, seen = tiny_model(), Rows(6), []

@@ -1,0 +1,87 @@
+"""What the system says of this machine: memory, processors, container, notebook. Imports no library
+and no module that could be broken.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")
+CPUINFO = Path("/proc/cpuinfo")
+_MEMORY = "memory.max", "memory/memory.limit_in_bytes"
+# Version 1 writes a number beyond any memory for "none".
+_NO_LIMIT = 1 << 60
+# A processor's features that products in 16 bits are fast with.
+_FAST_FEATURES = "avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "asimd", "bf16"
+
+
+def sized(size: float) -> str:
+    """Returns bytes as ``820 MB`` or ``7.4 GB``, in decimal units as memory is sold."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.0f} MB"
+
+
+def physical_memory() -> int | None:
+    """Bytes of this machine's memory; None if the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def container_memory() -> int | None:
+    """Bytes that the container allows; None without a limit."""
+    limits = [_number(CGROUP / name) for name in _MEMORY]
+    return next((limit for limit in limits if limit and limit < _NO_LIMIT), None)
+
+
+def usable_memory() -> int | None:
+    """Bytes of memory that this process may take."""
+    known = [size for size in (physical_memory(), container_memory()) if size]
+    return min(known, default=None)
+
+
+def container_processors() -> float | None:
+    """How many processors the container allows; None without a limit."""
+    words = _text(CGROUP / "cpu.max").split()
+    if len(words) == 2 and words[0].isdigit() and words[1].isdigit() and int(words[1]):
+        return int(words[0]) / int(words[1])
+    quota, period = (_number(CGROUP / f"cpu/cpu.cfs_{name}_us") for name in ("quota", "period"))
+    return quota / period if quota and period and quota > 0 else None
+
+
+def processor_features() -> list[str]:
+    """The features of the processor that decide how fast its products are."""
+    for line in _text(CPUINFO).splitlines():
+        if line.startswith(("flags", "Features")):
+            given = line.split()
+            return [name for name in _FAST_FEATURES if name in given]
+    return []
+
+
+def surroundings(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Where this runs, in words: Colab, Kaggle, WSL, a container, Apple silicon."""
+    release = platform.uname().release.lower()
+    known = {
+        "Google Colab": "COLAB_RELEASE_TAG" in environment or "COLAB_GPU" in environment,
+        "Kaggle": "KAGGLE_KERNEL_RUN_TYPE" in environment,
+        "WSL": "microsoft" in release,
+        "a container": Path("/.dockerenv").exists() or "KUBERNETES_SERVICE_HOST" in environment,
+        "Apple silicon": sys.platform == "darwin" and platform.machine() == "arm64",
+    }
+    return [name for name, here in known.items() if here]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _number(path: Path) -> int | None:
+    text = _text(path).strip()
+    return int(text) if text.lstrip("-").isdigit() else None

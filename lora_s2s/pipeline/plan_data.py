@@ -1,0 +1,51 @@
+"""The data that a plan counts: of an earlier run, or prepared in a temporary folder."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lora_s2s.data.gather import with_split_files
+from lora_s2s.data.manifest import identity_of, reusable
+from lora_s2s.data.prepared import PreparedDataset, is_prepared
+from lora_s2s.errors import SetupError
+from lora_s2s.hub import DEMO_NAME, is_local, only_cache
+from lora_s2s.pipeline.prepare import prepare_data
+from lora_s2s.recipe.schema import Recipe
+
+
+@contextmanager
+def known_data(
+    recipe: Recipe, prepared: PreparedDataset | None = None
+) -> Iterator[tuple[PreparedDataset, list[str]]]:
+    """Yields the recipe's data, prepared in a temporary folder if need be, and notes on it."""
+    with tempfile.TemporaryDirectory(prefix="lora-s2s-") as folder:
+        yield (prepared, []) if prepared else _data(recipe, Path(folder))
+
+
+def _data(recipe: Recipe, folder: Path) -> tuple[PreparedDataset, list[str]]:
+    """The recipe's prepared data: of an earlier run, or prepared in ``folder``."""
+    earlier = Path(recipe.output.dir).parent / "prepared" / str(recipe.output.name)
+    try:
+        with only_cache():
+            if is_prepared(earlier) and (existing := _same(recipe, earlier)):
+                return existing, []
+            return prepare_data(recipe, folder / "prepared"), []
+    except SetupError:
+        if is_local(recipe.model.name, recipe.model.revision):
+            raise
+    note = (
+        f"the tokenizer of {recipe.model.name} is not on this machine: lengths are counted by the "
+        "bundled base's, which splits words into more tokens"
+    )
+    stand_in = recipe.model.model_copy(update={"name": DEMO_NAME, "revision": None})
+    changed = recipe.model_copy(update={"model": stand_in})
+    return prepare_data(changed, folder / "prepared"), [note]
+
+
+def _same(recipe: Recipe, folder: Path) -> PreparedDataset | None:
+    data = with_split_files(recipe.data)
+    identity = identity_of(data, recipe.model, seed=recipe.training.seed, previews=3, strict=False)
+    return reusable(folder, identity)

@@ -1,0 +1,179 @@
+"""``plan``: memory and time before anything is loaded, advice, and what ``train`` refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from cli_parts import Invoke, listing, write_csv
+from tiny_families import TINY
+from torch.autograd.graph import saved_tensors_hooks
+
+from lora_s2s import machine
+from lora_s2s.data.collate import collate
+from lora_s2s.fast_t5.choose import fast_forward, with_layout
+from lora_s2s.lora.inject import inject_lora
+from lora_s2s.models.known_bases import KNOWN
+from lora_s2s.models.loading import LoadedBase
+from lora_s2s.pipeline.plan_base import base_of
+from lora_s2s.recipe.schema import LoraSection
+from lora_s2s.training import footprint
+from lora_s2s.training.footprint import Setting
+from lora_s2s.training.loss import sequence_loss
+
+FIELDS = (
+    "weights_bytes adapter_bytes optimizer_bytes activations_bytes total_bytes seconds fits advice"
+)
+
+
+def planned(invoke: Invoke, *words: str) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(invoke("plan", *words, "--json").stdout)
+    return result
+
+
+def test_a_plan_of_a_recipe_loads_no_weights_and_leaves_nothing(
+    invoke: Invoke, here: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(here / "train.csv")
+    before = listing(here)
+    monkeypatch.setattr("lora_s2s.models.loading.put_weights", None)
+    given = ("--data", "train.csv", "--model", str(tiny_model))
+    result = planned(invoke, *given)
+    assert set(FIELDS.split()) <= set(result)
+    assert result["fits"]
+    assert result["advice"] == []
+    assert result["seconds"] > 0
+    assert listing(here) == before
+    elsewhere = planned(invoke, *given, "--gpu-memory", "8GB")
+    assert (elsewhere["device"], elsewhere["seconds"], elsewhere["fits"]) == ("cuda", None, True)
+    assert "invalid amount" in invoke("plan", *given, "--gpu-memory", "8", code=2).stderr
+
+
+def test_a_base_that_is_not_here_is_planned_by_its_known_sizes(invoke: Invoke, here: Path) -> None:
+    write_csv(here / "train.csv")
+    words = ["--data", "train.csv", "--model", "google/flan-t5-xl", "--gpu-memory"]
+    words += ["6GB", "--set", "training.tokens_per_batch=4096"]
+    result = planned(invoke, *words)
+    assert result["fits"] is False
+    settings = [one["setting"] for one in result["advice"]]
+    # What leaves the result as it is comes first; it ends where the run fits.
+    assert settings[0].startswith("training.tokens_per_batch=")
+    assert settings[-1] in ("model.quantization=int8", "model.quantization=nf4")
+    totals = [one["total_bytes"] for one in result["advice"]]
+    assert totals == sorted(totals, reverse=True)
+    assert totals[-1] <= 6e9 < totals[-2]
+    assert "not on this machine" in result["notes"][0]
+
+
+def test_a_base_too_large_in_4_bits_ends_in_a_smaller_one(invoke: Invoke, here: Path) -> None:
+    write_csv(here / "train.csv")
+    words = ["--data", "train.csv", "--model", "google/flan-t5-xxl", "--gpu-memory", "4GB"]
+    last = planned(invoke, *words)["advice"][-1]
+    assert last["setting"] in ("model.name=google/flan-t5-xl", "model.name=google/flan-t5-large")
+    table = json.loads(invoke("plan", *words[:4], "--table", "--json").stdout)["table"]
+    assert [row["base"] for row in table] == [name for name in KNOWN if "flan" in name]
+    assert table[0]["4 GB"] == "LoRA"
+    assert table[-1]["4 GB"] == "–"
+
+
+def test_train_refuses_what_cannot_fit_unless_told(
+    invoke: Invoke, here: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(here / "train.csv")
+    words = ("--data", "train.csv", "--model", str(tiny_model), "--set", "training.max_steps=1")
+    monkeypatch.setattr(machine, "container_memory", lambda: 50_000_000)
+    refused = invoke("train", *words, code=4)
+    assert "needs about" in refused.stderr
+    assert "--no-memory-check" in refused.stderr
+    assert not (here / "adapters").exists()
+    invoke("train", *words, "--no-memory-check")
+
+
+@pytest.mark.parametrize(
+    ("size", "millions", "qv", "every", "nf4_gib"),
+    [
+        ("small", 76.96, 0.69, 2.56, None),
+        ("large", 783.2, 4.72, 18.28, 0.47),
+        ("xl", 2849.8, 9.44, 35.39, 1.55),
+    ],
+)
+def test_parameters_and_bytes_of_flan_t5(
+    size: str, millions: float, qv: float, every: float, nf4_gib: float | None
+) -> None:
+    name = f"google/flan-t5-{size}"
+    base = base_of(name, KNOWN[name])
+    assert base.parameters / 1e6 == pytest.approx(millions, rel=1e-4)
+    for targets, expected in (("attention-qv", qv), ("all-linear", every)):
+        assert base.adapted(LoraSection(target_modules=targets))[0] / 1e6 == pytest.approx(
+            expected, rel=0.01
+        )
+    if nf4_gib:
+        assert base.weights_bytes("nf4", 2) / 2**30 == pytest.approx(nf4_gib, rel=0.02)
+
+
+def model_of(row: str, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+    tiny = TINY[row]
+    kind = getattr(transformers, tiny.model)
+    config = kind.config_class(**tiny.settings)
+    settings = {**config.to_dict(), "model_type": tiny.family}
+    return kind(config).to(dtype), settings
+
+
+@pytest.mark.parametrize("targets", ["attention-qv", "all-linear"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("row", ["T5 v1.1, LM-adapted, Flan-T5", "BART"])
+def test_what_layers_keep_is_what_torch_saves(row: str, dtype: torch.dtype, targets: str) -> None:
+    model, settings = model_of(row, dtype)
+    base = base_of(row, settings)
+    section = LoraSection(target_modules=targets, r=4)
+    _, adapted, _ = base.adapted(section)
+    loaded = LoadedBase(model, base.base.family, row, None, Path(), dtype, "")
+    with_adapter = inject_lora(loaded, section, seed=0).train()
+    base.base.family.set_dropout(with_adapter, 0.0)
+    lengths = np.array([24, 24, 24]), np.array([12, 12, 12])
+    rows = [SimpleNamespace(input_ids=[5] * 24, labels=[6] * 12)] * 3
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*with_adapter.parameters(),)}
+    saved: dict[int, tuple[int, torch.Tensor]] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            saved[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    batch = collate(rows, 0)
+    with fast_forward(with_adapter):
+        sequence_loss(with_adapter, batch)
+        batch = with_layout(with_adapter, batch)
+        with saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss, _ = sequence_loss(with_adapter, batch)
+    each = dtype.itemsize
+    setting = Setting(each, "cpu", checkpointing=False, dropout=False)
+    expected = footprint.step_peak(
+        footprint.Batch.of(*lengths, "cpu"), base.sizes, adapted, setting
+    ).kept
+    loss.backward()
+    if base.sizes.kind == "bart":  # its head is not computed in chunks
+        expected += 12 * 3 * base.sizes.vocabulary * 4
+    assert expected == pytest.approx(sum(size for size, _ in saved.values()), rel=0.1)
+
+
+def test_checkpointing_and_4_bits_take_less_and_packing_as_much_as_its_tokens() -> None:
+    base = base_of("google/flan-t5-base", KNOWN["google/flan-t5-base"])
+    _, adapted, work = base.adapted(LoraSection())
+    batch = footprint.Batch.of(np.full(8, 256), np.full(8, 64), "cuda")
+    plain = Setting(2, "cuda", checkpointing=False, dropout=False)
+    again = Setting(2, "cuda", checkpointing=True, dropout=False)
+    whole = footprint.step_peak(batch, base.sizes, adapted, plain).total
+    assert footprint.step_peak(batch, base.sizes, adapted, again).total < whole / 3
+    bits = [base.weights_bytes(kind, 2) for kind in ("none", "int8", "nf4")]
+    assert bits == sorted(bits, reverse=True)
+    assert work.encoder_trains
+    decoder = base.adapted(LoraSection(target_modules="decoder"))[1]
+    assert footprint.step_peak(batch, base.sizes, decoder, plain).total < whole / 2
