@@ -31,6 +31,9 @@ StopAfter = Annotated[
     ),
 ]
 
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an adapter or run of this name.")
+]
 NoMemoryCheck = Annotated[
     bool, typer.Option("--no-memory-check", help="Start although it cannot fit by plan.")
 ]
@@ -70,9 +73,7 @@ def train(
             "--dry-run", help="Show the resolved recipe, rows, steps and parameters; train nothing."
         ),
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an adapter or run of this name.")
-    ] = False,
+    overwrite: Overwrite = False,
     processes: Processes = 1,
     no_memory_check: NoMemoryCheck = False,
     json: Json = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -202,9 +203,8 @@ def planned_run(
 
 
 def _libraries(device: Device) -> int:
-    """Bytes of the interpreter and the libraries, which this process has loaded as a run does."""
+    """Bytes of the interpreter and the libraries, once this process has loaded what a run does."""
     if device.kind == "cuda":
         return _CUDA_BYTES
-    import lora_s2s.training.loop  # noqa: F401  (what a run imports)
-
+    importlib.import_module("lora_s2s.pipeline.train")
     return peak_memory_bytes(torch.device("cpu"))
