@@ -14,6 +14,7 @@ from lora_s2s.reports.summary import (
     NOTHING,
     comparison_lines,
     label_cells,
+    number,
     other_name,
     probabilities_line,
     score_lines,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from lora_s2s.pipeline.scores import Scores
     from lora_s2s.pipeline.several import Several
 
-_MOST_LABELS = 20
+_MOST_LABELS, _MOST_TASKS = 20, 20
 
 
 def show_scores(title: str, result: Mapping[str, Any]) -> None:
@@ -33,6 +34,8 @@ def show_scores(title: str, result: Mapping[str, Any]) -> None:
     if lines := comparison_lines(result):
         title = f"Against {other_name(result)}, on the same sources"
         table(title, FEW_HEADS, [line.few_cells() for line in lines])
+    if tasks := result.get("tasks"):
+        _show_tasks(tasks)
     if labels := result.get("labels"):
         _show_labels(labels["table"])
         if scored := labels.get("probabilities"):
@@ -76,6 +79,17 @@ def show_several(several: Several) -> None:
 
 def _metric(row: Sequence[str]) -> str:
     return row[0]
+
+
+def _show_tasks(tasks: Mapping[str, Mapping[str, float]]) -> None:
+    """Shows the scores of each task, the first ones of many."""
+    names = list(next(iter(tasks.values())))[1:]
+    rows = [
+        [short(task), f"{scores['n']:,.0f}", *(number(scores.get(name)) for name in names)]
+        for task, scores in list(tasks.items())[:_MOST_TASKS]
+    ]
+    more = f" ({len(rows)} of {len(tasks):,})" if len(rows) < len(tasks) else ""
+    table(f"By task{more}", ["task", "sources", *names], rows)
 
 
 def _show_labels(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -84,6 +84,8 @@ Labels = Annotated[
     ),
 ]
 
+_NOT_CONSTRAINED = "--scores chooses among these labels; evaluation.constraint is not used"
+
 
 def predict(
     model: Model,
@@ -158,10 +160,8 @@ def predict(
     predictor = predictor_of(model, recipe, base)
     check_inputs(predictor, inputs)
     settings = settings_for(recipe, predictor)
-    if choice is None:
-        say(decoding_line(settings, predictor))
-    elif settings.constraint is not None:
-        say("--scores chooses among these labels; evaluation.constraint is not used")
+    if choice is None or settings.constraint is not None:
+        say(decoding_line(settings, predictor) if choice is None else _NOT_CONSTRAINED)
     if output:
         answer_into(Path(output), predictor, inputs, settings, choice=choice, resume=resume)
         say(f"{inputs.count:,} predictions: {output}")

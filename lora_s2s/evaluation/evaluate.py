@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from lora_s2s.errors import DataError, UsageError
@@ -16,7 +16,6 @@ from lora_s2s.evaluation.metrics import (
     check_fit,
     check_metrics,
     compare,
-    measure,
     metrics_in,
     need_the_model,
     scores_of,
@@ -24,7 +23,7 @@ from lora_s2s.evaluation.metrics import (
 )
 from lora_s2s.evaluation.notes import Answers, enough_sources, notes_on
 from lora_s2s.evaluation.probabilities import ProbabilityScores
-from lora_s2s.evaluation.significance import SEED
+from lora_s2s.evaluation.tasks import Scored, by_task
 from lora_s2s.evaluation.ter import time_note
 from lora_s2s.evaluation.texts import Losses, References
 from lora_s2s.files import jsonl_line, write_json, write_text
@@ -36,6 +35,7 @@ from lora_s2s.outputs import PREDICTIONS, whole_folder
 from lora_s2s.records import add_scores
 
 SCORES = "scores.json"
+_SEED = 12345  # of the sample
 
 Progress = Callable[[str, int, int], None]
 
@@ -104,6 +104,7 @@ class Evaluation:
         notes: what limits the reliability of the scores.
         against: the comparison with another model.
         enough: one sentence on the differences that ``n`` sources can show, if there is one.
+        tasks: the model's scores by task, and ``n``, if scores are means over tasks.
     """
 
     n: int
@@ -120,6 +121,7 @@ class Evaluation:
     probabilities: ProbabilityScores | None = None
     against: Comparison | None = None
     enough: str | None = None
+    tasks: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def to_json(self, predictions: Path | None = None) -> dict[str, object]:
         """The object of ``eval --json``; ``predictions`` is the file of the rows."""
@@ -137,6 +139,7 @@ class Evaluation:
             "notes": list(self.notes),
             "against": None if self.against is None else self.against.to_json(),
             "enough": self.enough,
+            **({"tasks": self.tasks} if self.tasks else {}),
         }
 
     def _decoding(self) -> dict[str, object] | None:
@@ -183,7 +186,7 @@ def sample_places(total: int, count: int | None) -> list[int]:
     """Indices of a fixed random sample of ``count`` of ``total`` items, ascending."""
     if count is None or count >= total:
         return list(range(total))
-    return sorted(random.Random(SEED).sample(range(total), count))
+    return sorted(random.Random(_SEED).sample(range(total), count))
 
 
 def duration_note(
@@ -274,9 +277,14 @@ def assess(
     places: Sequence[int],
     metrics: Sequence[str],
     trained_labels: Collection[str] = (),
+    tasks: Sequence[str] = (),
 ) -> Evaluation:
     """Scores answers to the sources at ``places``; other arguments and errors as in
     :func:`evaluate`.
+
+    Args:
+        trained_labels: what the model was trained to answer, where that is a set of labels.
+        tasks: that of each source; scores are then means over tasks.
     """
     total = len(sources)
     are_labels = bool(references) and distinct_labels(references, trained_labels) is not None
@@ -286,11 +294,13 @@ def assess(
     unstopped = sum(not answer.stopped for answer in answered.answers)
     given = sources if any(sources) else None  # predictions made elsewhere may lack them
     own, *theirs = answered.losses
-    measured = measure(texts, references, metrics, given, own)
+    in_tasks = [tasks[place] for place in places] if tasks else []
+    scored = Scored(references, metrics, given, in_tasks)
+    measured = scored.measured(texts, own)
     others = [
         measured
         if other is None or (list(other) == texts and losses == own)
-        else measure(other, references, metrics, given, losses)
+        else scored.measured(other, losses)
         for other, losses in zip((answered.baseline, answered.against), theirs, strict=True)
     ]
     undefined = without_value(measured, *others)
@@ -321,6 +331,7 @@ def assess(
         notes=(*notes_on(about, scores, labels), *map(_undefined, undefined)),
         against=against,
         enough=enough_sources(len(sources), compared.difference) if compared else None,
+        tasks=by_task(measured, in_tasks),
     )
 
 

@@ -282,6 +282,18 @@ def check_fit(names: Sequence[str], references: References) -> None:
             _NEEDED[name](references)
 
 
+def fitting(names: Sequence[str], references: References) -> list[str]:
+    """The metrics that have something to count in references."""
+    fit = []
+    for name in names:
+        try:
+            check_fit([name], references)
+        except UsageError:
+            continue
+        fit.append(name)
+    return fit
+
+
 def without_value(*systems: Mapping[str, Measured] | None) -> list[str]:
     """The metrics that are not a number for a system: combinations that divide by zero, or take the
     root of a negative number.

@@ -8,7 +8,7 @@ fractions (0 to 1) or points; every function accepts both.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -193,7 +193,11 @@ def swap_test(observed: float, count: int, swapped: Callable[[Swaps], Values]) -
 
 
 def bootstrap_test(
-    observed: float, sources: int, resampled: Callable[[Values], Values]
+    observed: float,
+    sources: int,
+    resampled: Callable[[Values], Values],
+    *,
+    resamples: Iterable[Values] | None = None,
 ) -> PairedTest:
     """Paired bootstrap (Efron and Tibshirani 1993, 16.4; Koehn 2004), two-sided, on the resamples
     of sacrebleu's.
@@ -208,13 +212,15 @@ def bootstrap_test(
         observed: the difference of the two scores.
         sources: N.
         resampled: maps how often each source is drawn, (R, N), to the (R,) differences.
+        resamples: blocks of (R, N) in place of sacrebleu's.
     """
     name = f"paired-bootstrap[{RESAMPLES}]|seed:{SEED}"
     tolerance = 1e-9 * max(1.0, abs(observed))
     if sources < 2 or abs(observed) <= tolerance:
         return PairedTest(1.0, name)
-    differences = np.concatenate([resampled(counts) for counts in _resamples(sources)])
-    stretched = math.sqrt(sources / (sources - 1)) * t_quantile(sources - 1) / _Z
+    blocks = _resamples(sources) if resamples is None else resamples
+    differences = np.concatenate([resampled(counts) for counts in blocks])
+    stretched = math.sqrt(sources / (sources - 1)) * t_to_z(sources - 1)
     defined = np.isfinite(differences)
     if not defined.any():
         return PairedTest(1.0, name)
@@ -238,8 +244,37 @@ def detectable_difference(without_each: Values) -> float | None:
     if count < 2:
         return None
     error = float(without_each.std(ddof=1)) * (count - 1) / math.sqrt(count)
-    least = (t_quantile(count - 1) + _Z_POWER) * error
-    return least if error > _TINY and math.isfinite(least) else None
+    return detectable_of(error, count - 1)
+
+
+def detectable_of(error: float, degrees: int) -> float | None:
+    """As :func:`detectable_difference`, of a difference's standard error."""
+    if degrees < 1 or not _TINY < error < math.inf:
+        return None
+    return (t_quantile(degrees) + _Z_POWER) * error
+
+
+def t_to_z(degrees: int) -> float:
+    """How much wider Student's t is than the normal distribution at 97.5 %."""
+    return t_quantile(degrees) / _Z
+
+
+def resamples_within(groups: Sequence[NDArray[np.int64]], sources: int) -> Iterator[Values]:
+    """How often each source is drawn by each resample, in blocks of (R, N): as many of a group as
+    it has, drawn from itself.
+
+    Args:
+        groups: the places of each group's sources.
+        sources: N.
+    """
+    generator = np.random.default_rng(SEED)
+    rows = max(1, min(RESAMPLES, _ELEMENTS_AT_ONCE // sources))
+    for start in range(0, RESAMPLES, rows):
+        counts = np.zeros((min(rows, RESAMPLES - start), sources))
+        for group in groups:
+            shares = np.full(len(group), 1 / len(group))
+            counts[:, group] = generator.multinomial(len(group), shares, size=len(counts))
+        yield counts
 
 
 def _resamples(sources: int) -> Iterable[Values]:

@@ -51,6 +51,7 @@ class Example:
             …) or the JSON document assigns it, else empty.
         rest: a hash of the unused columns, valid within a process; rows that differ in it are not
             duplicates. 0 if every column is used.
+        task: the task that a column of the table names, else empty.
     """
 
     source: str
@@ -62,6 +63,7 @@ class Example:
     weight: float = 1.0
     split: str = ""
     rest: int = 0
+    task: str = ""
 
     @property
     def split_key(self) -> str:

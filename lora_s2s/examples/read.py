@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from lora_s2s.errors import DataError
 from lora_s2s.examples.causes import Causes
@@ -102,7 +103,8 @@ class Examples:
             only = None
             if reading is not None and self._split != TRAIN:
                 only = self._split if _divided(origin, reading, rows, self._split) else None
-            yield from _converted(itertools.chain(head, items), reading, origin, only)
+            task = self._data.task_column
+            yield from _converted(itertools.chain(head, items), reading, origin, only, task)
         if refused is not None and not usable:
             raise refused
 
@@ -185,9 +187,15 @@ def _mark(row: Row, column: str | None) -> str:
 
 
 def _converted(
-    items: Iterator[Row | Rejected], reading: Reading | None, origin: Origin, only: str | None
+    items: Iterator[Row | Rejected],
+    reading: Reading | None,
+    origin: Origin,
+    only: str | None,
+    task: str | None,
 ) -> Iterator[Example | Rejected]:
-    """Yields the examples of a file's rows, optionally ``only`` those of one split."""
+    """Yields the examples of a file's rows, optionally ``only`` those of one split, with their
+    task if a column names it.
+    """
     unused = [] if reading is None else reading.distinguishing
     for item in items:
         if isinstance(item, Rejected):
@@ -204,10 +212,19 @@ def _converted(
                 for made in reading.convert(item.fields, where):
                     if isinstance(made, Example):
                         made.weight, made.rest, made.split = origin.weight, rest, split
+                        made.task = "" if task is None else _task(item.fields, task, origin)
                     yield made
             except Unusable as error:
                 fault = not isinstance(error, NotForThis)
                 yield reject(where, str(error), _excerpt(item.fields), fault=fault)
+
+
+def _task(fields: Fields, column: str, origin: Origin) -> str:
+    """A row's task: what the column says, or the file's name."""
+    if column == "file" and column not in fields:
+        return Path(origin.name).name.split(".")[0]
+    value = fields.get(column)
+    return "" if value is None else str(value)
 
 
 def _rest(fields: Fields, unused: Sequence[str]) -> int:

@@ -19,7 +19,6 @@ from lora_s2s.models.precision import device_name, dtype_name
 from lora_s2s.models.weights import weights_hash
 from lora_s2s.outputs import move_folder, sync_tree
 from lora_s2s.pipeline.adapted import AdaptedBase
-from lora_s2s.pipeline.label_set import labels_among
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.records import write
 from lora_s2s.reports.adapter_page import write_report
@@ -75,7 +74,6 @@ def origin(recipe: Recipe, base: LoadedBase, prepared: PreparedDataset) -> dict[
     }
     described["skip_quantization"] = list(base.skip_quantization)
     described["dtype"] = dtype_name(base.dtype)
-    labels = labels_among(prepared.train.targets())
     read = prepared.manifest.content["input"]
     return {
         "format": 1,
@@ -87,7 +85,6 @@ def origin(recipe: Recipe, base: LoadedBase, prepared: PreparedDataset) -> dict[
             **{key: prepared.report[key] for key in ("rows", "splits")},
         },
         "input": {**(read if isinstance(read, dict) else {}), **prepared.train.target_facts},
-        **({"labels": {"labels": list(labels)}} if labels else {}),
         "versions": {"lora_s2s": __version__, **{name: version(name) for name in _PACKAGES}},
         "device": str(base.device),
     }

@@ -97,6 +97,7 @@ def scored(
         places=places,
         metrics=metrics,
         trained_labels=labels,
+        tasks=rows.tasks,
     )
     if evaluation.labels is not None:
         task = LabelTask(model, predictor, recipe, overrides)

@@ -67,7 +67,9 @@ def score_predictions(model: str | None, asked: Asked, overrides: Overrides = ()
         other=other.name if other else "",
         against=other.answers(places) if other else None,
     )
-    evaluation = assess(rows.sources, rows.references, answered, places=places, metrics=metrics)
+    evaluation = assess(
+        rows.sources, rows.references, answered, places=places, metrics=metrics, tasks=rows.tasks
+    )
     result = written(evaluation, place)
     kept.remove()
     return result

@@ -19,6 +19,7 @@ from lora_s2s.files import write_text
 from lora_s2s.hub import is_local, only_cache
 from lora_s2s.pipeline import html
 from lora_s2s.pipeline.followed import has_pattern, recorded_sources
+from lora_s2s.pipeline.label_set import labels_among
 from lora_s2s.pipeline.lengths import bounds_of
 from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.load import load_recipe, recipe_to_yaml
@@ -92,6 +93,14 @@ def _keep_recipe(path: Path, recipe: Recipe) -> None:
 def is_folder_of_data(name: str) -> bool:
     """Whether a word names a prepared folder, and no shipped recipe."""
     return bool(name) and name not in shipped() and is_prepared(Path(name).expanduser())
+
+
+def label_record(prepared: PreparedDataset) -> dict[str, object]:
+    """What a manifest records of the labels that the training targets are; empty if they
+    are none.
+    """
+    labels = labels_among(prepared.train.targets())
+    return {"labels": {"labels": list(labels)}} if labels else {}
 
 
 def sources_of(recipe: Recipe, prepared: PreparedDataset, *, just_made: bool) -> dict[str, object]:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from lora_s2s.console import say, warn
 from lora_s2s.data.prepared import PreparedDataset, is_prepared, open_prepared
-from lora_s2s.errors import UsageError
+from lora_s2s.errors import DataError, UsageError
 from lora_s2s.evaluation.choice import choose_metrics
 from lora_s2s.evaluation.evaluate import group_references
 from lora_s2s.examples.columns import two_languages
@@ -36,6 +36,7 @@ class ScoredData:
     Attributes:
         rows: for each row of the data, in order, its place among the unique sources; −1 for a row
             that cannot be used.
+        tasks: that of each source, if a column names it.
         files: what was read; None for a prepared split.
     """
 
@@ -44,6 +45,7 @@ class ScoredData:
     references: Sequence[Sequence[str]]
     translation: bool
     rows: Sequence[int] = ()
+    tasks: Sequence[str] = ()
     files: str | Sequence[str] | None = None
 
     def first_rows(self) -> dict[int, int]:
@@ -142,8 +144,35 @@ def scored_data(
         *grouped,
         translation=_is_translation(recipe, predictor, *columns),
         rows=_rows_of(grouped[0], [(where, source) for where, source, _ in read]),
+        tasks=_tasks(recipe, rows, read, grouped[0]),
         files=files,
     )
+
+
+def _tasks(
+    recipe: Recipe,
+    rows: Sequence[Example | Rejected],
+    read: Sequence[tuple[str, str | None, str]],
+    sources: Sequence[str],
+) -> list[str]:
+    """The task of each source, that of its first row; none without a column of tasks.
+
+    Raises:
+        DataError: no row names a task.
+    """
+    column = recipe.data.task_column
+    if column is None:
+        return []
+    tasks: dict[str, str] = {}
+    for row, (_, source, _) in zip(rows, read, strict=True):
+        if isinstance(row, Example) and source is not None:
+            tasks.setdefault(source, row.task)
+    if not any(tasks.values()):
+        raise DataError(
+            f"no row names a task in data.task_column '{column}'",
+            hint="name a column of the scored file, or file: each file is a task",
+        )
+    return [tasks[source] or "(none)" for source in sources]
 
 
 def _prepared_split(
@@ -164,6 +193,8 @@ def _prepared_split(
             hint="give --data FILE",
         )
     settings = prepared.manifest.input
+    if recipe.data.task_column is not None:
+        warn("prepared data has no column of tasks: scores are over all sources; --data FILE has")
     if split == "validation" and not named:
         say("no test data: scoring the validation split, which training evaluated on")
     if named and settings.template != predictor.settings.template:

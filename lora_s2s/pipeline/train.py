@@ -12,7 +12,7 @@ from lora_s2s.pipeline.choices import advice_on, gather_facts, resolved_recipe
 from lora_s2s.pipeline.lengths import answer_limit, warn_of_short_answers, with_data
 from lora_s2s.pipeline.notices import show_data
 from lora_s2s.pipeline.plan import check_device, check_fits
-from lora_s2s.pipeline.prepare import data_line, prepare_data, sources_of
+from lora_s2s.pipeline.prepare import data_line, label_record, prepare_data, sources_of
 from lora_s2s.pipeline.runs import (
     check_run_folder,
     finished_run,
@@ -62,7 +62,8 @@ def train_adapter(
     with running_folder(running, resume=resume), recipe_of_run(running, recipe):
         result = _trained(recipe, adapted, prepared, running, options)
         if is_main_process() and result.stopped != "deadline":
-            made_from = {**origin(recipe, adapted.base, prepared), "sources": sources}
+            made_from = {**origin(recipe, adapted.base, prepared), **label_record(prepared)}
+            made_from["sources"] = sources
             limit = answer_limit(recipe, prepared)
             write_adapter(running, final, adapted, result, made_from, limit)
     counts, done, main = adapted.counts, result.stopped != "deadline", is_main_process()

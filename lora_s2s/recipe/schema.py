@@ -84,6 +84,11 @@ class DataSection(Section):
     target_column: str | None = Field(
         default=None, description="Output column; by default recognized by name."
     )
+    task_column: str | None = Field(
+        default=None,
+        description="Column that names a row's task, or file: each file is one; `eval --data` then "
+        "averages every score over tasks.",
+    )
     template: str | list[str] | None = Field(
         default=None,
         description="Source text with `{column}` placeholders, or Jinja; of a list, a hash selects "

@@ -91,6 +91,21 @@ def test_predictions_are_scored_and_compared_without_a_model(invoke: Invoke, her
     assert json.loads(json.dumps(in_python.to_dict()))["against"] == against
 
 
+def test_a_column_or_the_files_name_tasks(invoke: Invoke, here: Path) -> None:
+    rows = [{**row, "task": "ab"[n % 3 == 0]} for n, row in enumerate(answers(15))]
+    data = written(here / "tasks.jsonl", rows)
+    asked = ("eval", "--from", data, "--set", "evaluation.metrics=[exact_match]", "--json")
+    by_column = ("--data", data, "--set", "data.task_column=task")
+    done = invoke(*asked, *by_column, "--out", "e")
+    scores = json.loads(done.stdout)
+    assert scores["tasks"] == {"b": {"n": 10, "exact_match": 50}, "a": {"n": 20, "exact_match": 50}}
+    assert "By task" in done.stderr
+    by_file = ("--data", data, "--set", "data.task_column=file")
+    assert list(json.loads(invoke(*asked, *by_file).stdout)["tasks"]) == ["tasks"]
+    none = ("--data", data, "--set", "data.task_column=nothing")
+    assert "no row names a task" in invoke(*asked, *none, code=3).stderr
+
+
 def test_references_come_from_the_data_and_must_belong_to_it(
     invoke: Invoke, here: Path, data: str
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,7 +15,9 @@ from lora_s2s.errors import DataError, UsageError
 from lora_s2s.evaluation import evaluate as room
 from lora_s2s.evaluation.choice import choose_metrics
 from lora_s2s.evaluation.evaluate import (
+    Answered,
     Evaluation,
+    assess,
     evaluate,
     group_references,
     record_scores,
@@ -216,6 +219,56 @@ def test_a_metric_that_fits_few_sources_gets_a_note_and_one_that_fits_none_is_re
         evaluated(metrics=["bleu", "json_f1"])
     assert not scripted  # before anything was decoded
     assert evaluated(metrics=["copy_rate"], baseline=None).metrics["copy_rate"].value < 100
+
+
+def test_scores_over_tasks_are_means_of_the_tasks_scores() -> None:
+    tasks = ["a"] * 60 + ["b"] * 20 + ["c"] * 2
+    sources = [f"source {n}" for n in range(82)]
+    references = [[f"text {n}"] for n in range(82)]
+    metrics = ["exact_match", "chrf", "sqrt(exact_match*chrf)", "json_valid"]
+    references[0], references[70] = ['{"x": 1}'], ['{"y": 1}']  # no task c for json_valid
+    good = [several[0] if n % 4 else "no" for n, several in enumerate(references)]
+    worse = [several[0] if n % 2 else "no" for n, several in enumerate(references)]
+    answers = [Prediction(text, tokens=1, stopped=True) for text in good]
+    answered = Answered(answers, None, other="other", against=worse)
+    found = assess(sources, references, answered, places=range(82), metrics=metrics, tasks=tasks)
+    assert list(found.tasks) == ["a", "b", "c"]
+    assert [found.tasks[task]["n"] for task in "abc"] == [60, 20, 2]
+    assert [found.tasks[task]["exact_match"] for task in "abc"] == [75, 75, 50]
+    score = found.metrics["exact_match"]
+    assert score.value == pytest.approx(200 / 3)
+    assert score.interval[0] < 50 < 80 < score.interval[1]  # two sources are a third of it
+    assert score.signature.endswith("mean:tasks[3]|ci:bootstrap-stratified")
+    assert "json_valid" not in found.tasks["c"]
+    assert found.metrics["json_valid"].n == 2
+    assert found.against is not None
+    for name, difference in found.against.difference.items():
+        low, high = difference.interval
+        assert low <= difference.value <= high, name
+        other = found.against.metrics[name].value
+        assert difference.value == pytest.approx(found.metrics[name].value - other)
+    assert found.against.difference["chrf"].p_value < 0.01
+    assert found.against.difference["chrf"].bootstrap_p_value < 0.01
+    one = assess(
+        sources[:60],
+        references[:60],
+        replace(answered, answers=answers[:60], against=None),
+        places=range(60),
+        metrics=["chrf"],
+        tasks=tasks[:60],
+    )
+    plain = assess(
+        sources[:60],
+        references[:60],
+        replace(answered, answers=answers[:60], against=None),
+        places=range(60),
+        metrics=["chrf"],
+    )
+    assert one.metrics["chrf"].value == pytest.approx(plain.metrics["chrf"].value)
+    widths = [
+        end.interval[1] - end.interval[0] for end in (one.metrics["chrf"], plain.metrics["chrf"])
+    ]
+    assert widths[0] == pytest.approx(widths[1], rel=0.15)
 
 
 def test_losses_are_each_models_own() -> None:
