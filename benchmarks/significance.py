@@ -342,8 +342,6 @@ REMARKS = [
     "Scores of which nearly all are the same (85 % of them 100, the rest close by) have a coverage "
     "near 88 % at 20 sources with any interval that is computed from the sample: in many samples "
     "the rest is missing.",
-    "Differences of systems that are nearly always right: the interval of paired proportions is a "
-    "little wide at 20 sources (97.5 %), where few sources differ and few outcomes exist.",
 ]
 
 
