@@ -27,6 +27,7 @@ from lora_s2s.pipeline.planned import (
     peak_of,
     planned_run,
 )
+from lora_s2s.recipe.fields import FULL
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.training import duration
 from lora_s2s.training.plan import StepPlan
@@ -137,7 +138,8 @@ def _seconds_per_step(planned: Planned) -> tuple[float | None, list[str]]:
         flop, sizes, speed.rate, device=kind, bytes_each=each, batches=len(batches)
     )
     remarks = []
-    if speed.bfloat16 and planned.recipe.model.dtype == "auto":
+    recipe = planned.recipe
+    if speed.bfloat16 and recipe.model.dtype == "auto" and recipe.lora.method != FULL:
         remarks.append(
             "bfloat16 products are at least twice as fast as float32 on this CPU: "
             "--set model.dtype=bfloat16 trains faster, with a little less precision"

@@ -27,7 +27,13 @@ from lora_s2s.training.plan import StepPlan
 # on a GPU, as is what CUDA itself takes there.
 _HELD = {"cpu": 1.14, "cuda": 1.08}
 _CUDA_BYTES = 600_000_000
-_ADAM_BYTES = {"adamw": 8.0, "adamw-paged": 8.0, "adamw-8bit": 2.1, "adamw-paged-8bit": 2.1}
+_STATE_BYTES = {
+    "adamw": 8.0,
+    "adamw-paged": 8.0,
+    "adamw-8bit": 2.1,
+    "adamw-paged-8bit": 2.1,
+    "adafactor": 0.1,  # a row and a column of each matrix
+}
 
 
 @dataclass(frozen=True)
@@ -164,7 +170,7 @@ def memory_of(planned: Planned, rows: Sequence[Lengths]) -> Memory:
     )
     # Weights and gradients are float32 whatever the base's dtype; a base that trains is counted.
     adapter = (4 if recipe.lora.method == FULL else 8) * count
-    optimizer = _ADAM_BYTES[recipe.training.optimizer] * count
+    optimizer = _STATE_BYTES[recipe.training.optimizer] * count
     changing = max(peak.total + optimizer, compared)
     total = planned.libraries + _HELD[setting.device] * (weights + adapter + changing)
     return Memory(

@@ -55,6 +55,17 @@ def test_a_plan_of_a_recipe_loads_no_weights_and_leaves_nothing(
     assert "invalid amount" in invoke("plan", *given, "--gpu-memory", "8", code=2).stderr
 
 
+def test_full_fine_tuning_is_planned_with_every_weight_and_optimizer(
+    invoke: Invoke, here: Path, tiny_model: Path
+) -> None:
+    write_csv(here / "train.csv")
+    given = ("--data", "train.csv", "--model", str(tiny_model))
+    full = planned(invoke, *given, "--set", "lora.method=full")
+    assert full["optimizer_bytes"] == 2 * full["weights_bytes"]  # AdamW's two moments
+    words = ("--set", "lora.method=full", "--set", "training.optimizer=adafactor")
+    assert planned(invoke, *given, *words)["optimizer_bytes"] < full["optimizer_bytes"] / 20
+
+
 def test_a_base_that_is_not_here_is_planned_by_its_known_sizes(invoke: Invoke, here: Path) -> None:
     write_csv(here / "train.csv")
     words = ["--data", "train.csv", "--model", "google/flan-t5-xl", "--gpu-memory"]
