@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lora_s2s.commands._options import BaseName, Data, Json, Sets, bytes_of
+from lora_s2s.commands._options import BaseName, Data, Json, Sets
+from lora_s2s.recipe.amounts import bytes_of
 
 if TYPE_CHECKING:
     from lora_s2s.pipeline.plan import Plan

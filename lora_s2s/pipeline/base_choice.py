@@ -1,82 +1,75 @@
-"""Which size of base a machine trains: memory and time by simple bounds.
-
-The bounds are stated in :func:`needed` alone. They are fitted to ``docs/SPEED.md`` (flan-t5-small
-and -base on 2 CPU cores) and to published GPUs' figures, and good enough to choose among sizes that
-differ by a factor of three.
-"""
+"""Which size of base a machine trains: memory by the plan of the run, time by its operations."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from lora_s2s.errors import UsageError
-from lora_s2s.models.precision import device_name, resolve_device
-from lora_s2s.models.row_memory import device_memory
+from lora_s2s.hub import is_local, only_cache
+from lora_s2s.machine import sized
+from lora_s2s.models.known_bases import known_settings
+from lora_s2s.models.precision import device_name
+from lora_s2s.pipeline.plan_base import PlannedBase, planned_base
+from lora_s2s.pipeline.planned import Device, Planned, Rows, peak_of
+from lora_s2s.recipe.amounts import bytes_of
 from lora_s2s.recipe.bases import Base
 from lora_s2s.recipe.defaults import Facts, expected_steps, resolve
-from lora_s2s.recipe.schema import Recipe
+from lora_s2s.recipe.schema import ModelSection, Recipe
+from lora_s2s.training.duration import step_flop, step_seconds
 
 CPU, GPU = "cpu", "cuda"
-# Hours of training that are worth a larger base, by device.
+# Seconds of training that are worth a larger base, by device.
 _MOST_SECONDS = {CPU: 3_600, GPU: 3 * 3_600}
-_SHARE_OF_MEMORY = {CPU: 0.6, GPU: 0.85}  # a CPU's memory has other users
-# FLOP a second: a core in float32 (docs/SPEED.md), a small GPU in 16 bits (a T4 at 40 % of its
-# peak).
-_FLOP = {CPU: 7e10, GPU: 2.5e13}
+_SHARE_OF_MEMORY = {CPU: 0.6, GPU: 0.9}  # a CPU's memory has other users
+# FLOP a second of products, not measured on the machine (`plan` does): a core in float32
+# (docs/SPEED.md), a small GPU in 16 bits (a T4); and the share of it that decoding reaches
+# (benchmarks/results/decode-cpu.json; assumed on a GPU).
+_FLOP = {CPU: 1e11, GPU: 6.5e13}
+_DECODED = {CPU: 1.0, GPU: 0.05}
+_LIBRARIES = {CPU: 600_000_000, GPU: 600_000_000}
 _BYTES = {CPU: 4.0, GPU: 2.0}
-_BYTES_OF_NF4 = 0.6
-# Kept for the backward pass: bytes a token of a base of 77 M parameters in float32, and the power
-# with which it grows.
-_KEPT, _KEPT_AT, _KEPT_POWER = 205e3, 77e6, 0.72
-_OTHER_BYTES = 0.6e9  # libraries, logits, the adapter and its optimizer
-_GIGABYTES = re.compile(r"(\d{1,4}(?:\.\d{1,2})?)\s*(?:GB|GiB|G)", re.IGNORECASE)
+_SIMPLE = 1.8  # memory over the weights', for a base whose sizes are unknown
+_UNKNOWN_MEMORY = 8 * 10**9
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a recipe will be trained.
+    """Where a recipe will be trained; ``cores`` are those that training uses, on a CPU."""
 
-    Attributes:
-        device: ``cpu`` or ``cuda``.
-        memory: bytes, of the GPU or of the machine.
-        cores: those that training uses, on a CPU.
-    """
-
-    device: str
+    device: Device
     memory: int
     cores: int
     name: str
 
     def __str__(self) -> str:
-        return f"{self.name}, {self.memory / 2**30:.0f} GiB"
+        return f"{self.name}, {sized(self.memory)}"
 
     @property
     def flop(self) -> float:
-        """Floating-point operations a second."""
-        return _FLOP[self.device] * (self.cores if self.device == CPU else 1)
+        """Floating-point operations a second, of products."""
+        return _FLOP[self.device.kind] * (self.cores if self.device.kind == CPU else 1)
 
 
 @dataclass(frozen=True)
 class Need:
-    """What training on a base takes."""
+    """What training on a base takes, and seconds to decode one source."""
 
     memory: float
     seconds: float
     decode: float
 
     def __str__(self) -> str:
-        return f"about {self.memory / 2**30:.1f} GiB and {in_time(self.seconds)}"
+        return f"about {sized(self.memory)} and {in_time(self.seconds)}"
 
 
 def this_machine() -> Machine:
     """The GPU of this machine, or its CPU."""
-    device = resolve_device()
-    memory = device_memory(device) or 8 * 2**30
-    return Machine(device.type, memory, torch.get_num_threads(), device_name(device))
+    device = Device.found()
+    name = device_name(device.here or torch.device(device.kind))
+    memory = device.memory or _UNKNOWN_MEMORY
+    return Machine(replace(device, memory=memory), memory, torch.get_num_threads(), name)
 
 
 def machine_with(gpu_memory: str) -> Machine:
@@ -85,86 +78,91 @@ def machine_with(gpu_memory: str) -> Machine:
     Raises:
         UsageError: that is no amount of memory.
     """
-    match = _GIGABYTES.fullmatch(gpu_memory.strip())
-    if match is None or not float(match[1]):
-        raise UsageError(f"not an amount of memory: '{gpu_memory}'", hint="such as 8GB")
-    return Machine(GPU, int(float(match[1]) * 2**30), 1, "a GPU")
+    memory = bytes_of(gpu_memory)
+    return Machine(Device(GPU, memory), memory, 1, "a GPU")
+
+
+def sizes_known(model: ModelSection) -> PlannedBase | None:
+    """A base as its config describes it, without the network; None if that is not here."""
+    with only_cache():
+        if is_local(model.name, model.revision) or known_settings(model.name):
+            return planned_base(model)
+    return None
 
 
 def needed(
-    parameters: float, recipe: Recipe, facts: Facts, machine: Machine, *, four_bits: bool = False
+    recipe: Recipe, base: PlannedBase | None, facts: Facts, rows: Rows, machine: Machine
 ) -> Need:
-    """What training and decoding take, by simple bounds.
+    """What training and decoding take.
 
-    Training computes 4 FLOP a parameter and token, decoding 2, and three times that for its single
-    tokens.
+    Decoding computes 2 FLOP a parameter and token.
 
     Args:
-        parameters: the base's.
-        facts: of the data, in the base's tokens.
+        recipe: with the base and its quantization.
+        base: its sizes; None: memory follows from the weights alone.
+        facts, rows: of the data in the base's tokens; the rows may be a sample.
     """
-    training = resolve(recipe, facts).training
-    batch = training.tokens_per_batch
-    rows = training.batch_size or 0
-    mean = facts.tokens / max(1, facts.rows)
-    tokens = batch if isinstance(batch, int) else rows * (facts.source.p99 + facts.target.p99)
-    weights = parameters * (_BYTES_OF_NF4 if four_bits else _BYTES[machine.device])
-    kept = _KEPT * (parameters / _KEPT_AT) ** _KEPT_POWER * _BYTES[machine.device] / _BYTES[CPU]
-    if isinstance(training.epochs, int | float) and training.max_steps is None:
-        seen = facts.tokens * training.epochs
+    settled = resolve(recipe, facts)
+    training = settled.training
+    tokens = float(rows.sources.sum() + rows.targets.sum())
+    steps = expected_steps(training, facts)
+    passes = training.epochs if training.max_steps is None else None
+    if isinstance(passes, int | float):
+        seen = facts.tokens * passes
     else:
-        seen = expected_steps(training, facts) * tokens
-    return Need(
-        memory=weights + tokens * kept + _OTHER_BYTES,
-        seconds=4 * parameters * seen / machine.flop,
-        decode=6 * parameters * mean / machine.flop,
+        batch = training.tokens_per_batch
+        seen = steps * (batch if isinstance(batch, int) else 1_000)
+    each = 2 * facts.parameters * facts.tokens / facts.rows
+    decode = each / (machine.flop * _DECODED[machine.device.kind])
+    if base is None:
+        memory = _SIMPLE * facts.parameters * _BYTES[machine.device.kind]
+        return Need(memory, 8 * facts.parameters * seen / machine.flop, decode)
+    libraries = _LIBRARIES[machine.device.kind]
+    planned = Planned(settled, base, rows, machine.device, libraries)
+    _, _, work = base.adapted(recipe.lora)
+    again = training.gradient_checkpointing
+    flop = step_flop(work, planned.sizes, rows.sources, rows.targets, checkpointing=again)
+    seconds = step_seconds(
+        flop * seen / tokens,
+        planned.sizes,
+        machine.flop,
+        device=machine.device.kind,
+        bytes_each=planned.setting.bytes_each,
+        batches=steps * training.gradient_accumulation,
     )
-
-
-@dataclass(frozen=True)
-class Sized:
-    """A base that was chosen for a machine, what it takes, and why this size."""
-
-    base: Base
-    need: Need
-    four_bits: bool
-    reason: str
+    return Need(peak_of(planned).total_bytes, seconds, decode)
 
 
 @dataclass(frozen=True)
 class Weighed:
-    """One size of a family, and what it takes in the device's precision and in 4 bits."""
+    """One size of a family, and what it takes."""
 
     base: Base
     need: Need
-    in_four_bits: Need
 
 
-def choose_size(sizes: Sequence[Weighed], machine: Machine) -> Sized:
-    """The largest base that fits into memory and trains within :data:`_MOST_SECONDS`; the smallest,
-    in 4 bits if it must be, where none does.
+def choose_size(sizes: Sequence[Weighed], machine: Machine) -> tuple[Base, str]:
+    """The largest base that fits into memory and trains within :data:`_MOST_SECONDS`, else the
+    smallest; and why this size.
     """
-    most = _SHARE_OF_MEMORY[machine.device] * machine.memory
-    seconds = _MOST_SECONDS[machine.device]
-    fitting = [one for one in sizes if one.need.memory <= most and one.need.seconds <= seconds]
-    chosen = fitting[-1] if fitting else sizes[0]
-    larger = sizes[sizes.index(chosen) + 1] if chosen is not sizes[-1] else None
-    if not fitting and chosen.need.memory > most and machine.device == GPU:
-        need = chosen.in_four_bits
-        return Sized(chosen.base, need, True, f"the smallest, in 4 bits to fit: {need}")
-    if not fitting:
-        return Sized(chosen.base, chosen.need, False, f"the smallest of its family: {chosen.need}")
+    seconds = _MOST_SECONDS[machine.device.kind]
+    good = [one for one in sizes if fits(one.need, machine) and one.need.seconds <= seconds]
+    if not good:
+        smallest = sizes[0]
+        bound = "trains within the bound on time" if fits(smallest.need, machine) else "fits"
+        return smallest.base, f"the smallest of its family, since none {bound}: {smallest.need}"
+    chosen = good[-1]
     why = ""
-    if larger is not None:
-        bound = "memory" if larger.need.memory > most else "time"
+    if chosen is not sizes[-1]:
+        larger = sizes[sizes.index(chosen) + 1]
+        bound = "time" if fits(larger.need, machine) else "memory"
         why = f"; {larger.base.name} takes {larger.need}, beyond the bound on {bound}"
-    reason = f"the largest that fits into {machine}: {chosen.need}{why}"
-    return Sized(chosen.base, chosen.need, False, reason)
+    return chosen.base, f"the largest that fits into {machine}: {chosen.need}{why}"
 
 
 def fits(need: Need, machine: Machine) -> bool:
     """Whether a machine has the memory."""
-    return need.memory <= _SHARE_OF_MEMORY[machine.device] * machine.memory
+    return need.memory <= _SHARE_OF_MEMORY[machine.device.kind] * machine.memory
 
 
 def in_time(seconds: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,14 @@ from lora_s2s.pipeline import html
 from lora_s2s.pipeline.base_choice import Machine, machine_with, this_machine
 from lora_s2s.pipeline.file_facts import FileFacts, look_at
 from lora_s2s.pipeline.recipes import starter_name
-from lora_s2s.pipeline.starter import Starting, decide, notes_on
+from lora_s2s.pipeline.starter import decide, notes_on
+from lora_s2s.pipeline.starter_base import Ask, Starting
 from lora_s2s.recipe.catalogue import schema_line
 from lora_s2s.recipe.layers import Overrides, overridden_keys
 from lora_s2s.recipe.load import load_recipe, recipe_from_settings
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.recipe.written import Decision, commented_recipe, is_untouched, nested
 
-# Asks a question with a default; returns the answer.
-Ask = Callable[[str, str], str]
 THIS_MACHINE = "this machine"
 
 

@@ -3,105 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from lora_s2s.console import counted, say, warn
 from lora_s2s.data.limits import UNBOUNDED, choose_limits
-from lora_s2s.errors import ResourceError
 from lora_s2s.evaluation.choice import MetricChoice
-from lora_s2s.hub import is_folder, is_local
-from lora_s2s.pipeline.base_choice import (
-    Machine,
-    Need,
-    Weighed,
-    choose_size,
-    fits,
-    in_time,
-    needed,
-)
-from lora_s2s.pipeline.file_facts import FileFacts, traits_of
+from lora_s2s.hub import is_local
+from lora_s2s.pipeline.base_choice import in_time
+from lora_s2s.pipeline.file_facts import traits_of
+from lora_s2s.pipeline.starter_base import HELD_OUT, SAID, Ask, Chosen, Starting, choose_base
 from lora_s2s.readers.names import SOURCES, TARGETS, language_of, normalised
-from lora_s2s.recipe.bases import (
-    FLAN,
-    Base,
-    Traits,
-    family_for,
-    known_base,
-    lost_to_t5,
-    sizes_of,
-)
-from lora_s2s.recipe.defaults import Facts, Lengths, resolve
+from lora_s2s.recipe.bases import FLAN, known_base, lost_to_t5
+from lora_s2s.recipe.defaults import resolve
 from lora_s2s.recipe.fields import AUTO
-from lora_s2s.recipe.languages import NLLB_CODES, language_code
-from lora_s2s.recipe.schema import Recipe
 from lora_s2s.recipe.written import Decision
-from lora_s2s.tokens.encoder import encode_texts
-from lora_s2s.tokens.loading import load_tokenizer
 
-Ask = Callable[[str, str], str]
-Counts = npt.NDArray[np.int64]
-_HELD_OUT, _LEAST_FRACTION, _MOST_FRACTION = 200, 0.05, 0.2
 _DECODE_SECONDS, _FEWEST_SCORED = 300, 200
 _ONE_LOST_IN = 1000  # targets, from which on data.lossless_text adds tokens
-_SAID = "given with --set"
 _RULES = "lora_s2s/recipe/defaults.py, from benchmarks/results/defaults-cpu.json"
-
-
-@dataclass(frozen=True)
-class Starting:
-    """What is known when decisions begin.
-
-    Attributes:
-        recipe: what the user said, over defaults; the base is ``demo`` where none was named.
-        said: the keys that the user named.
-        facts: of the files.
-        machine: where training will run.
-    """
-
-    recipe: Recipe
-    said: frozenset[str]
-    facts: FileFacts
-    machine: Machine
-
-    @property
-    def fraction(self) -> float:
-        """The fraction of sources to hold out."""
-        data = self.recipe.data
-        if "data.validation_fraction" in self.said:
-            return data.validation_fraction
-        if data.validation or "validation" in self.facts.others:
-            return 0.0
-        return min(max(_HELD_OUT / self.facts.rows, _LEAST_FRACTION), _MOST_FRACTION)
-
-    @property
-    def scored(self) -> int:
-        """How many rows ``eval`` will have."""
-        others = self.facts.others
-        if "test" in others or "validation" in others:
-            return others.get("test", others.get("validation", ("", 0)))[1]
-        return round(self.facts.rows * self.fraction)
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """The base, what the data is in its tokens, and what it takes.
-
-    Attributes:
-        measured: the lengths were counted by the base's tokenizer, not estimated.
-        need: None for a base of unknown size.
-    """
-
-    decisions: Sequence[Decision]
-    name: str
-    facts: Facts
-    measured: bool
-    need: Need | None
-    counts: Mapping[str, Counts]
 
 
 def decide(start: Starting, ask: Ask | None = None) -> list[Decision]:
@@ -116,7 +37,7 @@ def decide(start: Starting, ask: Ask | None = None) -> list[Decision]:
     metrics = start.facts.metrics()
     traits, evidence = traits_of(start.facts, metrics)
     data = [*_files(start), *_columns(start), *_template(start, ask)]
-    chosen = _base(start, traits, evidence, ask)
+    chosen = choose_base(start, traits, evidence, ask)
     decisions = [
         *data,
         *chosen.decisions,
@@ -135,8 +56,11 @@ def _as_said(start: Starting, decisions: Sequence[Decision]) -> list[Decision]:
     said = {}
     for key in sorted(start.said):
         section, name = key.split(".")
-        said[key] = Decision(key, values[section][name], _SAID)
-    decided = [said.pop(decision.key, decision) for decision in decisions]
+        said[key] = Decision(key, values[section][name], SAID)
+    # What the base asks for comes first.
+    first = {decision.key: decision for decision in reversed(decisions)}
+    distinct = [decision for decision in decisions if decision is first[decision.key]]
+    decided = [said.pop(decision.key, decision) for decision in distinct]
     return [*decided, *said.values()]
 
 
@@ -181,124 +105,6 @@ def _template(start: Starting, ask: Ask | None) -> Iterator[Decision]:
         yield Decision("data.template", f"{answer.strip()} {{{column}}}", "your instruction")
 
 
-def _base(start: Starting, traits: Traits, evidence: str, ask: Ask | None) -> Chosen:
-    if "model.name" in start.said:
-        return _chosen(start, traits, start.recipe.model.name, _SAID)
-    rule = family_for(traits)
-    weighed = [_weighed(start, base) for base in sizes_of(rule.family)]
-    sized = choose_size(weighed, start.machine)
-    note = f"; {sized.base.note}" if sized.base.note else ""
-    reason = f"{rule.reason} ({evidence}). {sized.base.name} is {sized.reason}{note}"
-    name = sized.base.name
-    if ask is not None:
-        answer = ask(f"Base model ({rule.reason})", name)
-        name, reason = (answer, reason) if answer == name else (answer, "your choice")
-    return _chosen(start, traits, name, reason)
-
-
-def _weighed(start: Starting, base: Base) -> Weighed:
-    counts = _estimated(start.facts, base.characters)
-    facts = _facts(start, counts, base.parameters, len(set(start.facts.targets)))
-    both = (
-        needed(base.parameters, start.recipe, facts, start.machine, four_bits=four_bits)
-        for four_bits in (False, True)
-    )
-    return Weighed(base, *both)
-
-
-def _chosen(start: Starting, traits: Traits, name: str, reason: str) -> Chosen:
-    """The decisions on a base, its lengths counted if its tokenizer is here."""
-    model, known = start.recipe.model, known_base(name)
-    decisions = [Decision("model.name", name, reason)]
-    languages = _languages(start, traits, name)
-    decisions += [Decision(f"data.{key}", code, "NLLB's code") for key, code in languages.items()]
-    here = is_local(name, model.revision)
-    if here:
-        counts = _counted(start.facts, name, model.revision, languages)
-    else:
-        counts = _estimated(start.facts, known.characters if known else 4.0)
-    parameters = known.parameters if known else _parameters_of(name)
-    facts = _facts(start, counts, parameters or 250e6, len(set(start.facts.targets)))
-    need = None
-    if parameters:
-        need = needed(parameters, start.recipe, facts, start.machine)
-        if not fits(need, start.machine) and "model.quantization" not in start.said:
-            decisions.append(_four_bits(start, name, parameters, facts))
-    return Chosen(decisions, name, facts, here, need, counts)
-
-
-def _four_bits(start: Starting, name: str, parameters: float, facts: Facts) -> Decision:
-    need = needed(parameters, start.recipe, facts, start.machine, four_bits=True)
-    if need.memory > start.machine.memory:
-        raise ResourceError(
-            f"{name} does not fit into {start.machine} even in 4 bits: it takes "
-            f"{need.memory / 2**30:.1f} GiB",
-            hint="omit the base to have one chosen, or name the GPU that will train: --gpu-memory "
-            "24GB",
-        )
-    reason = f"4 bits, to fit into {start.machine}: about {need.memory / 2**30:.1f} GiB"
-    return Decision("model.quantization", "nf4", reason)
-
-
-def _languages(start: Starting, traits: Traits, name: str) -> dict[str, str]:
-    if "nllb" not in name.lower() or not traits.in_nllb or start.facts.languages is None:
-        return {}
-    keys = ("source_language", "target_language")
-    codes = [NLLB_CODES[language_code(column)] for column in start.facts.languages]
-    return dict(zip(keys, codes, strict=True))
-
-
-def _parameters_of(name: str) -> float | None:
-    """The parameters of a folder's weights, at 4 bytes each; None if it is none."""
-    if not is_folder(name):
-        return None
-    files = Path(name).expanduser().glob("*.safetensors")
-    return sum(file.stat().st_size for file in files) / 4 or None
-
-
-def _estimated(facts: FileFacts, characters: float) -> dict[str, Counts]:
-    sides = {"source": facts.sources, "target": facts.targets}
-    return {
-        side: np.array([len(text) / characters + 1 for text in texts], int)
-        for side, texts in sides.items()
-    }
-
-
-def _counted(
-    facts: FileFacts, name: str, revision: str | None, languages: Mapping[str, str]
-) -> dict[str, Counts]:
-    tokenizer = load_tokenizer(name, revision, **languages)
-    sides = {"source": (facts.sources, "text"), "target": (facts.targets, "text_target")}
-    return {
-        side: np.array([len(ids) + 1 for ids in encode_texts(texts, tokenizer, side=kind)])
-        for side, (texts, kind) in sides.items()
-    }
-
-
-def _facts(
-    start: Starting, counts: Mapping[str, Counts], parameters: float, distinct: int
-) -> Facts:
-    """The sample's lengths for all rows, as ``recipe/defaults.py`` decides by them."""
-    rows = max(1, round(start.facts.rows * (1 - start.fraction)))
-    means = {side: float(lengths.mean()) for side, lengths in counts.items()}
-    source, target = (_lengths(counts[side], rows) for side in ("source", "target"))
-    held_out = start.facts.others.get("validation", ("", start.facts.rows - rows))[1]
-    return Facts(
-        rows=rows,
-        source=source,
-        target=target,
-        distinct_targets=distinct,
-        validation_tokens=round(held_out * sum(means.values())),
-        parameters=round(parameters),
-        device=start.machine.device,
-    )
-
-
-def _lengths(tokens: Counts, rows: int) -> Lengths:
-    p50, p95, p99, longest = (int(x) for x in np.percentile(tokens, (50, 95, 99, 100)))
-    return Lengths(round(float(tokens.mean()) * rows), p50, p95, p99, longest)
-
-
 def _limits(chosen: Chosen) -> Iterator[Decision]:
     histogram = {side: np.bincount(lengths) for side, lengths in chosen.counts.items()}
     limits = choose_limits(dict.fromkeys(histogram, AUTO), lambda: histogram, UNBOUNDED)
@@ -317,7 +123,7 @@ def _held_out(start: Starting) -> Iterator[Decision]:
         reason = (
             f"about {start.scored:,} of {start.facts.rows:,} examples, split by input; a score "
         )
-        reason += f"on {_HELD_OUT} or more is worth its interval"
+        reason += f"on {HELD_OUT} or more is worth its interval"
         yield Decision("data.validation_fraction", round(start.fraction, 3), reason)
 
 

@@ -89,9 +89,7 @@ def language_of_texts(texts: Iterable[str]) -> tuple[str, str]:
 
 
 def _script(char: str) -> str:
-    if char.isascii() or unicodedata.category(char) == "Lm":  # marks of phonetic alphabets
-        return "LATIN"
-    return unicodedata.name(char, "OTHER").split()[0].split("-")[0]
+    return "LATIN" if char.isascii() else unicodedata.name(char, "OTHER").split()[0].split("-")[0]
 
 
 def _share(words: Counter[str], listed: Sequence[str]) -> float:

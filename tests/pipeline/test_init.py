@@ -125,12 +125,12 @@ def test_the_size_of_the_base_follows_memory_and_time(here: Path) -> None:
     order += ["google/flan-t5-xl", "google/flan-t5-xxl"]
     places = [order.index(str(name)) for name in names]
     assert places == sorted(set(places))
-    assert "the largest that fits into a GPU, 2 GiB" in sizes[0][1]
+    assert "the largest that fits into a GPU, 2.0 GB" in sizes[0][1]
     four_bits = lora_s2s.init("my.csv", {"model.name": order[3]}, gpu_memory="4GB", progress=False)
     assert chosen(four_bits, "model.quantization")[0] == "nf4"
-    with pytest.raises(ResourceError, match="does not fit into a GPU, 4 GiB even in 4 bits"):
+    with pytest.raises(ResourceError, match=r"does not fit into a GPU, 4\.0 GB even in 4 bits"):
         lora_s2s.init("my.csv", {"model.name": order[4]}, gpu_memory="4GB", progress=False)
-    with pytest.raises(UsageError, match="not an amount of memory: 'lots'"):
+    with pytest.raises(UsageError, match="invalid amount of memory 'lots'"):
         lora_s2s.init("my.csv", gpu_memory="lots", progress=False)
 
 
@@ -180,14 +180,14 @@ def test_at_most_four_questions_are_asked(here: Path) -> None:
 def test_files_beside_it_become_the_other_splits(here: Path) -> None:
     folder = here / "task"
     folder.mkdir()
-    for name, rows in (("train", 60), ("dev", 20), ("test_unlabelled", 20)):
+    for name, rows in (("train", 60), ("dev", 20), ("test_labels", 20)):
         write_csv(folder / f"{name}.csv", rows)
-    (folder / "test_unlabelled.csv").write_text("alpha\nb\nc\n", encoding="utf-8")
+    (folder / "test_labels.csv").write_text("text,label\nb,c\nd,e\n", encoding="utf-8")
     written = lora_s2s.init("task/train.csv", progress=False)
     recipe = load_recipe(str(written.path))
     assert written.path == Path("task.yaml")
     assert (recipe.data.validation, recipe.data.test) == ("task/dev.csv", None)
-    (folder / "test_unlabelled.csv").unlink()
+    (folder / "test_labels.csv").unlink()
     assert load_recipe(str(lora_s2s.init("task", out="all.yaml", progress=False).path)).data == (
         recipe.data.model_copy(update={"train": ["task/train.csv"], "validation": ["task/dev.csv"]})
     )

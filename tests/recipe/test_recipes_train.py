@@ -5,6 +5,7 @@ shape.
 from __future__ import annotations
 
 import json
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,12 +18,13 @@ from tiny_tokenizers import write_tokenizer
 
 import lora_s2s
 from lora_s2s.examples.template import PromptTemplate
-from lora_s2s.recipe.catalogue import shipped
+from lora_s2s.recipe.catalogue import about, shipped
 from lora_s2s.recipe.load import load_recipe
 from lora_s2s.recipe.schema import DataSection
 
 __all__ = ["here"]
 
+ROOT = Path(__file__).parents[2]
 # By the beginning of the base's name.
 FAMILIES = {
     "google/flan-t5": "T5 v1.1, LM-adapted, Flan-T5",
@@ -95,3 +97,15 @@ def test_every_recipe_trains(name: str, here: Path, bases: dict[str, Path]) -> N
     kept = load_recipe(f"adapters/{name}/recipe.yaml")
     assert kept.lora == recipe.lora
     assert kept.evaluation.metrics == recipe.evaluation.metrics
+
+
+@pytest.mark.slow
+def test_memory_and_time_are_those_of_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    figures = runpy.run_path(str(ROOT / "tools" / "recipe_figures.py"))["figures"]
+    for name, path in shipped().items():
+        memory, time = figures(name, path)
+        heading = about(path)
+        assert (f"{heading.memory}.", f"{heading.time}.") == (memory, time), (
+            "run: python tools/recipe_figures.py"
+        )

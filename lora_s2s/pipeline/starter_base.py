@@ -1,0 +1,230 @@
+"""The base of a starter recipe: chosen or named, its lengths, and what it takes on a machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lora_s2s.data.limits import CAPS
+from lora_s2s.errors import ResourceError
+from lora_s2s.hub import is_local
+from lora_s2s.machine import sized
+from lora_s2s.pipeline.base_choice import (
+    Machine,
+    Need,
+    Weighed,
+    choose_size,
+    fits,
+    needed,
+    sizes_known,
+)
+from lora_s2s.pipeline.file_facts import FileFacts
+from lora_s2s.pipeline.plan_base import PlannedBase
+from lora_s2s.pipeline.planned import Rows
+from lora_s2s.recipe.bases import Base, Traits, family_for, known_base, sizes_of
+from lora_s2s.recipe.defaults import Facts, Lengths
+from lora_s2s.recipe.languages import NLLB_CODES, language_code
+from lora_s2s.recipe.schema import Recipe
+from lora_s2s.recipe.written import Decision
+from lora_s2s.tokens.encoder import encode_texts
+from lora_s2s.tokens.loading import load_tokenizer
+
+# Asks a question with a default; returns the answer.
+Ask = Callable[[str, str], str]
+Counts = npt.NDArray[np.int64]
+SAID = "given with --set"
+HELD_OUT = 200  # sources, on which a score is worth its interval
+_LEAST_FRACTION, _MOST_FRACTION = 0.05, 0.2
+_CHARACTERS, _UNKNOWN_SIZE = 4.0, 250e6  # of a base that the table lacks
+
+
+@dataclass(frozen=True)
+class Starting:
+    """What is known when decisions begin.
+
+    Attributes:
+        recipe: what the user said, over defaults; the base is ``demo`` where none was named.
+        said: the keys that the user named.
+        facts: of the files.
+        machine: where training will run.
+    """
+
+    recipe: Recipe
+    said: frozenset[str]
+    facts: FileFacts
+    machine: Machine
+
+    @property
+    def fraction(self) -> float:
+        """The fraction of sources to hold out."""
+        data = self.recipe.data
+        if "data.validation_fraction" in self.said:
+            return data.validation_fraction
+        if data.validation or "validation" in self.facts.others:
+            return 0.0
+        return min(max(HELD_OUT / self.facts.rows, _LEAST_FRACTION), _MOST_FRACTION)
+
+    @property
+    def scored(self) -> int:
+        """How many rows ``eval`` will have."""
+        others = self.facts.others
+        if "test" in others or "validation" in others:
+            return others.get("test", others.get("validation", ("", 0)))[1]
+        return round(self.facts.rows * self.fraction)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The base, what the data is in its tokens, and what it takes.
+
+    Attributes:
+        measured: the lengths were counted by the base's tokenizer, not estimated.
+        need: None for a base of unknown size.
+    """
+
+    decisions: Sequence[Decision]
+    name: str
+    facts: Facts
+    measured: bool
+    need: Need | None
+    counts: Mapping[str, Counts]
+
+
+def choose_base(start: Starting, traits: Traits, evidence: str, ask: Ask | None) -> Chosen:
+    """The base that the user named, or the one for the data and the machine.
+
+    Args:
+        evidence: what speaks for the language of the texts.
+        ask: asks for the base, with the one that would be taken.
+
+    Raises:
+        ResourceError: the base that the user named does not fit even in 4 bits.
+    """
+    if "model.name" in start.said:
+        return _chosen(start, traits, start.recipe.model.name, SAID)
+    rule = family_for(traits)
+    weighed = [_weighed(start, base) for base in sizes_of(rule.family)]
+    base, size = choose_size(weighed, start.machine)
+    note = f"; {base.note}" if base.note else ""
+    name, reason = base.name, f"{rule.reason} ({evidence}). {base.name} is {size}{note}"
+    if ask is not None:
+        answer = ask(f"Base model ({rule.reason})", name)
+        name, reason = (answer, reason) if answer == name else (answer, "your choice")
+    return _chosen(start, traits, name, reason)
+
+
+def _weighed(start: Starting, base: Base) -> Weighed:
+    counts = _estimated(start.facts, base.characters)
+    recipe = _with(start.recipe, "model", name=base.name)
+    known = sizes_known(recipe.model)
+    facts = _facts(start, counts, base.parameters if known is None else known.parameters)
+    return Weighed(base, needed(recipe, known, facts, _rows(counts, facts), start.machine))
+
+
+def _chosen(start: Starting, traits: Traits, name: str, reason: str) -> Chosen:
+    """The decisions on a base, its lengths counted if its tokenizer is here."""
+    recipe, known = _with(start.recipe, "model", name=name), known_base(name)
+    decisions = [Decision("model.name", name, reason)]
+    languages = _languages(start, traits, name)
+    decisions += [Decision(f"data.{key}", code, "NLLB's code") for key, code in languages.items()]
+    here = is_local(name, recipe.model.revision)
+    if here:
+        counts = _counted(start.facts, name, recipe.model.revision, languages)
+    else:
+        counts = _estimated(start.facts, known.characters if known else _CHARACTERS)
+    base = sizes_known(recipe.model)
+    parameters = base.parameters if base else known.parameters if known else None
+    facts = _facts(start, counts, parameters or _UNKNOWN_SIZE)
+    need = None
+    if parameters:
+        rows = _rows(counts, facts)
+        need = needed(recipe, base, facts, rows, start.machine)
+        if not fits(need, start.machine) and "model.quantization" not in start.said:
+            decisions += _four_bits(recipe, base, facts, rows, start.machine)
+    return Chosen(decisions, name, facts, here, need, counts)
+
+
+def _four_bits(
+    recipe: Recipe, base: PlannedBase | None, facts: Facts, rows: Rows, machine: Machine
+) -> list[Decision]:
+    """4 bits, and recomputed activations one row at a time where that is not enough."""
+    stored = _with(recipe, "model", quantization="nf4")
+    need = needed(stored, base, facts, rows, machine)
+    quantized = Decision("model.quantization", "nf4", f"to fit into {machine}: {need}")
+    if fits(need, machine):
+        return [quantized]
+    longest = facts.source.longest + facts.target.longest
+    tokens = 64 * -(-min(longest, CAPS["source"] + CAPS["target"]) // 64)
+    least = {"gradient_checkpointing": True, "tokens_per_batch": tokens}
+    need = needed(_with(stored, "training", **least), base, facts, rows, machine)
+    if need.memory > machine.memory:
+        raise ResourceError(
+            f"{recipe.model.name} does not fit into {machine} even in 4 bits: it takes "
+            f"{sized(need.memory)}",
+            hint="omit the base to have one chosen, or name the GPU that will train: --gpu-memory "
+            "24GB",
+        )
+    why = f"to fit into {machine}: {need}"
+    return [quantized, *(Decision(f"training.{key}", value, why) for key, value in least.items())]
+
+
+def _with(recipe: Recipe, section: str, **changes: object) -> Recipe:
+    changed = getattr(recipe, section).model_copy(update=changes)
+    return recipe.model_copy(update={section: changed})
+
+
+def _rows(counts: Mapping[str, Counts], facts: Facts) -> Rows:
+    sources, targets = (np.minimum(counts[side], most) for side, most in CAPS.items())
+    return Rows(sources, targets, facts.validation_tokens)
+
+
+def _languages(start: Starting, traits: Traits, name: str) -> dict[str, str]:
+    if "nllb" not in name.lower() or not traits.in_nllb or start.facts.languages is None:
+        return {}
+    keys = ("source_language", "target_language")
+    codes = [NLLB_CODES[language_code(column)] for column in start.facts.languages]
+    return dict(zip(keys, codes, strict=True))
+
+
+def _estimated(facts: FileFacts, characters: float) -> dict[str, Counts]:
+    sides = {"source": facts.sources, "target": facts.targets}
+    return {
+        side: np.array([len(text) / characters + 1 for text in texts], int)
+        for side, texts in sides.items()
+    }
+
+
+def _counted(
+    facts: FileFacts, name: str, revision: str | None, languages: Mapping[str, str]
+) -> dict[str, Counts]:
+    tokenizer = load_tokenizer(name, revision, **languages)
+    sides = {"source": (facts.sources, "text"), "target": (facts.targets, "text_target")}
+    return {
+        side: np.array([len(ids) + 1 for ids in encode_texts(texts, tokenizer, side=kind)])
+        for side, (texts, kind) in sides.items()
+    }
+
+
+def _facts(start: Starting, counts: Mapping[str, Counts], parameters: float) -> Facts:
+    """The sample's lengths for all rows, as ``recipe/defaults.py`` decides by them."""
+    rows = max(1, round(start.facts.rows * (1 - start.fraction)))
+    means = {side: float(lengths.mean()) for side, lengths in counts.items()}
+    source, target = (_lengths(counts[side], rows) for side in ("source", "target"))
+    held_out = start.facts.others.get("validation", ("", start.facts.rows - rows))[1]
+    return Facts(
+        rows=rows,
+        source=source,
+        target=target,
+        distinct_targets=len(set(start.facts.targets)),
+        validation_tokens=round(held_out * sum(means.values())),
+        parameters=round(parameters),
+        device=start.machine.device.kind,
+    )
+
+
+def _lengths(tokens: Counts, rows: int) -> Lengths:
+    p50, p95, p99, longest = (int(x) for x in np.percentile(tokens, (50, 95, 99, 100)))
+    return Lengths(round(float(tokens.mean()) * rows), p50, p95, p99, longest)
