@@ -52,13 +52,16 @@ def init(
     if not files:
         raise UsageError("expected a file of training data", hint="lora-s2s init --data my.csv")
     words = [f"model.name={model}"] * bool(model) + list(sets or ())
+    asks = not yes and _is_terminal()
+    if not (yes or asks):
+        say("no terminal: nothing is asked, as with --yes")
     wishes = Wishes(
         data=files,
         sets=words,
         out=Path(out).expanduser() if out else None,
         gpu_memory=gpu_memory,
         overwrite=overwrite,
-        ask=None if yes or not _is_terminal() else _ask,
+        ask=_ask if asks else None,
     )
     recipe = write_recipe(wishes)
     show_decisions(recipe)

@@ -56,8 +56,11 @@ class FileFacts:
 
     @property
     def languages(self) -> tuple[str, str] | None:
-        """The names of the two columns, if they are two languages."""
-        source, target = self.reading.source_column, self.reading.target_column
+        """The two languages that the columns' names are, or the endings of two files of lines."""
+        names = (self.reading.source_column, self.reading.target_column)
+        if isinstance(self.train, list) and len(self.train) == 2:
+            names = tuple(Path(file).suffix.strip(".") for file in self.train)  # type: ignore[assignment]
+        source, target = names
         if source is None or target is None or not two_languages(source, target):
             return None
         return source, target

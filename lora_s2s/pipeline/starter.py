@@ -120,10 +120,9 @@ def _limits(chosen: Chosen) -> Iterator[Decision]:
 
 def _held_out(start: Starting) -> Iterator[Decision]:
     if start.fraction:
-        reason = (
-            f"about {start.scored:,} of {start.facts.rows:,} examples, split by input; a score "
-        )
-        reason += f"on {HELD_OUT} or more is worth its interval"
+        rows = start.facts.rows
+        reason = f"about {round(rows * start.fraction):,} of {rows:,} examples, split by input; "
+        reason += f"a score on {HELD_OUT} or more is worth its interval"
         yield Decision("data.validation_fraction", round(start.fraction, 3), reason)
 
 

@@ -141,6 +141,7 @@ def test_an_edited_recipe_is_kept_and_an_untouched_one_replaced(here: Path, invo
     written = json.loads(result.stdout)
     assert written["recipe"] == "my.yaml"
     assert {"key": "lora.r", "value": 4, "reason": "given with --set"} in written["reasons"]
+    assert "no terminal: nothing is asked" in result.stderr
     assert "train downloads it" in result.stderr
     assert "next: lora-s2s train my.yaml" in result.stderr
     invoke("init", "my.csv", "--yes", "--set", "lora.r=8")
