@@ -190,8 +190,8 @@ class RowScores(Measured):
         differences = self._differences(other)
         if np.isin(differences, (-1.0, 0.0, 1.0)).all():
             better, worse = int((differences > 0).sum()), int((differences < 0).sum())
-            ends = significance.paired_proportions_interval(better, worse, len(differences))
-            return self._scaled(ends), "bonett-price"
+            ends, name = significance.paired_proportions_interval(better, worse, len(differences))
+            return self._scaled(ends), name
         return self._scaled(significance.mean_interval(differences)), "skew-t"
 
     def test(self, other: Self) -> PairedTest:

@@ -82,17 +82,23 @@ def wilson_interval(successes: float, sources: int) -> Interval:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def paired_proportions_interval(better: int, worse: int, sources: int) -> Interval:
-    """The 95 % interval of a difference of paired proportions (Bonett and Price 2012), −1 to 1.
+def paired_proportions_interval(better: int, worse: int, sources: int) -> tuple[Interval, str]:
+    """The 95 % interval of a difference of paired proportions, −1 to 1, and its name.
+
+    From 30 sources on by Bonett and Price (2012), who add an answer to each kind of difference;
+    with fewer that is too wide (97.5 % where both are nearly always right), so half an answer is
+    added, as by Agresti and Min (2005).
 
     Args:
         better: how many sources only the first system answers correctly.
         worse: how many only the second one does.
         sources: the number of all sources.
     """
-    up, down = (better + 1) / (sources + 2), (worse + 1) / (sources + 2)
+    few = sources < _MID_P_FROM
+    more, name = (0.5, "agresti-min") if few else (1.0, "bonett-price")
+    up, down = (better + more) / (sources + 2), (worse + more) / (sources + 2)
     half = _Z * math.sqrt((up + down - (up - down) ** 2) / (sources + 2))
-    return max(-1.0, up - down - half), min(1.0, up - down + half)
+    return (max(-1.0, up - down - half), min(1.0, up - down + half)), name
 
 
 def mean_interval(values: Values) -> Interval | None:

@@ -22,6 +22,7 @@ from lora_s2s.evaluation.significance import (
     _resamples,
     detectable_difference,
     mean_interval,
+    paired_proportions_interval,
     sign_flip_test,
     smallest_p,
     swap_test,
@@ -131,6 +132,22 @@ def test_proportions_are_tested_by_the_binomial() -> None:
     assert sign_flip_test(many).p_value == pytest.approx((2 * 56 - 45) / 1024)
     assert sign_flip_test(np.array([1.0, -1.0] * 20)).p_value == pytest.approx(1.0)
     assert 0 < sign_flip_test(np.ones(5000)).p_value < 1e-200
+
+
+@pytest.mark.parametrize("count", [20, 30])
+@pytest.mark.parametrize(("up", "down"), [(0.172, 0.107), (0.319, 0.181)])
+def test_the_interval_of_paired_proportions_covers_95_percent(
+    count: int, up: float, down: float
+) -> None:
+    covered = 0.0
+    for better in range(count + 1):
+        for worse in range(count + 1 - better):
+            (low, high), _ = paired_proportions_interval(better, worse, count)
+            if low <= up - down <= high:
+                ways = math.comb(count, better) * math.comb(count - better, worse)
+                same = (1 - up - down) ** (count - better - worse)
+                covered += ways * up**better * down**worse * same
+    assert 0.93 < covered < 0.97
 
 
 def test_drawn_signs_agree_with_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
