@@ -49,8 +49,8 @@ def train(
 ) -> TrainResult:
     """Trains the model's trainable parameters and leaves the best adapter in it, in eval mode.
 
-    The best adapter has the lowest ``validation_loss`` by ``evaluate``; without ``evaluate`` it is
-    the last.
+    The best adapter is that of ``options.goal`` by ``evaluate``, the lowest ``validation_loss`` if
+    nothing else is asked for; without ``evaluate`` it is the last.
 
     Args:
         model: a base with an adapter injected; dropout and gradient checkpointing are set already.
