@@ -128,6 +128,7 @@ def test_the_size_of_the_base_follows_memory_and_time(here: Path) -> None:
     assert "the largest that fits into a GPU, 2.0 GB" in sizes[0][1]
     four_bits = lora_s2s.init("my.csv", {"model.name": order[3]}, gpu_memory="4GB", progress=False)
     assert chosen(four_bits, "model.quantization")[0] == "nf4"
+    assert chosen(four_bits, "training.gradient_checkpointing")[0] is True
     with pytest.raises(ResourceError, match=r"does not fit into a GPU, 4\.0 GB even in 4 bits"):
         lora_s2s.init("my.csv", {"model.name": order[4]}, gpu_memory="4GB", progress=False)
     with pytest.raises(UsageError, match="invalid amount of memory 'lots'"):
@@ -192,6 +193,15 @@ def test_files_beside_it_become_the_other_splits(here: Path) -> None:
     assert load_recipe(str(lora_s2s.init("task", out="all.yaml", progress=False).path)).data == (
         recipe.data.model_copy(update={"train": ["task/train.csv"], "validation": ["task/dev.csv"]})
     )
+
+
+def test_two_files_of_lines_are_a_translation(here: Path) -> None:
+    for language, words in (("en", _WORDS), ("de", _GERMAN)):
+        lines = [sentence(number, words) for number in range(40)]
+        (here / f"talks.{language}").write_text("\n".join(lines), encoding="utf-8")
+    written = lora_s2s.init(["talks.en", "talks.de"], gpu_memory="8GB", progress=False)
+    assert chosen(written, "data.target_language")[0] == "deu_Latn"
+    assert chosen(written, "evaluation.metrics")[0] == ["chrf", "bleu"]
 
 
 def test_too_few_rows_are_refused_with_what_trains_on_them(here: Path) -> None:
