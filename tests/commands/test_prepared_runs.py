@@ -47,7 +47,7 @@ def test_data_and_model_alone_train_and_the_resolved_recipe_repeats_it(
         resolved.evaluation.max_new_tokens,
     )
     assert all(isinstance(limit, int) for limit in limits)
-    assert limits[1] == limits[2]
+    assert limits[1] < limits[2]  # the longest target, and a margin
     invoke("train", "adapters/my-rows/recipe.yaml", "--set", "output.name=again")
     prepared = invoke("prepare", *base, "--out", "p", "--set", "training.seed=42")
     invoke(*next_command(prepared.stderr), *STEPS, "--set", "output.name=third")

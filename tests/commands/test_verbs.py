@@ -15,7 +15,6 @@ from cli_parts import Invoke, listing, write_csv
 
 from lora_s2s.errors import DataError
 from lora_s2s.pipeline.adapted import train_token_ids
-from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.load import load_recipe
 from lora_s2s.tokens.loading import load_tokenizer
 
@@ -71,8 +70,9 @@ def test_prepare_reports_and_previews(invoke: Invoke, here: Path, tiny_model: Pa
     assert "error: expected a RECIPE" in invoke("prepare", "--data", "train.csv", code=2).stderr
 
 
-@pytest.mark.parametrize("name", sorted(shipped()))
-def test_every_shipped_recipe_dry_runs_and_leaves_nothing(
+# Every recipe trains in tests/recipe/test_recipes_train.py.
+@pytest.mark.parametrize("name", ["demo", "disfl-qa", "e2e-nlg", "flan-t5-base", "flan-t5-xxl"])
+def test_a_shipped_recipe_dry_runs_and_leaves_nothing(
     invoke: Invoke, here: Path, tiny_nf4_model: Path, name: str
 ) -> None:
     columns = {"e2e-nlg": ("mr", "ref"), "disfl-qa": ("input", "target")}.get(

@@ -60,7 +60,7 @@ def test_long_rows_smoothing_and_frozen_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     long = batch_of(((700, 300), (5, 2)))
-    monkeypatch.setitem(head._LOGITS_AT_ONCE, "cpu", 40 * VOCABULARY)  # several chunks
+    monkeypatch.setitem(head.LOGITS_AT_ONCE, "cpu", 40 * VOCABULARY)  # several chunks
     assert_equal(whole(tmp_path / "a", FAST[1]), long, label_smoothing=0.1, z_loss=1e-3)
     for parts in (("embeddings", "head"), ("encoder",), ("layer_norm",), ("DenseReluDense", "q")):
         assert_equal(whole(tmp_path / parts[0], FAST[0], parts), batch_of())

@@ -318,7 +318,8 @@ def test_progress_goes_to_a_display(there: Path, capfd: pytest.CaptureFixture[st
     model = lora_s2s.load("train", progress=display)
     model(["a", "b"])
     assert display.shown[0] == "train is the adapter in adapters/train"
-    assert display.shown[-2:] == ["predict 100% 2/2  ", "end"]
+    assert "predict 100% 2/2  " in display.shown
+    assert "end" in display.shown
     assert capfd.readouterr() == ("", "")
     lora_s2s.load("train")
     assert "train is the adapter" in capfd.readouterr().err
