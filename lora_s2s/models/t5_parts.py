@@ -143,7 +143,8 @@ def _norm(module: T5LayerNorm) -> Norm:
 def relative_bias(relative: RelativePositions, length: int, device: torch.device) -> Tensor:
     """Returns the bias that attention adds to its scores, (1, heads, length, length)."""
     bias: Tensor = relative.compute_bias(length, length, device=device)
-    return bias
+    # As transformers leaves it, torch's attention copies it for each row, in every layer.
+    return bias.contiguous()
 
 
 def trains_positions(model: nn.Module) -> bool:

@@ -27,6 +27,8 @@ from lora_s2s.training.plan import StepPlan
 # on a GPU, as is what CUDA itself takes there.
 _HELD = {"cpu": 1.14, "cuda": 1.08}
 _CUDA_BYTES = 600_000_000
+# What the first steps touch of the libraries on a CPU: a run of a base of a few thousand weights.
+_RUNNING_BYTES = 38_000_000
 _STATE_BYTES = {
     "adamw": 8.0,
     "adamw-paged": 8.0,
@@ -213,4 +215,4 @@ def _libraries(device: Device) -> int:
     if device.kind == "cuda":
         return _CUDA_BYTES
     importlib.import_module("lora_s2s.pipeline.train")
-    return peak_memory_bytes(torch.device("cpu"))
+    return peak_memory_bytes(torch.device("cpu")) + _RUNNING_BYTES

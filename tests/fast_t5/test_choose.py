@@ -19,7 +19,7 @@ from lora_s2s.fast_t5 import attention, choose, operations, t5
 from lora_s2s.fast_t5.choose import VARIABLE, fast_forward, fast_states
 from lora_s2s.fast_t5.layout import layout_of
 from lora_s2s.models.loading import enable_gradient_checkpointing
-from lora_s2s.models.t5_parts import stacks_of
+from lora_s2s.models.t5_parts import relative_bias, stacks_of
 from lora_s2s.training.loss import sequence_loss
 
 
@@ -278,6 +278,12 @@ def test_a_checkpointed_base_compares_fewer_tokens(tmp_path: Path) -> None:
         with fast_forward(model):
             assert fast_states(model.train(), collate(rows, 0)) is not None
     assert seen == [800, 200]
+
+
+def test_attention_need_not_copy_the_bias_for_each_row(tmp_path: Path) -> None:
+    base = adapted(tmp_path).get_base_model()
+    relative = base.encoder.block[0].layer[0].SelfAttention
+    assert relative_bias(relative, 9, torch.device("cpu")).is_contiguous()
 
 
 def test_what_only_mentions_memory_is_not_full_memory() -> None:
