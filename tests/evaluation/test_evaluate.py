@@ -276,6 +276,12 @@ def test_losses_are_each_models_own() -> None:
     assert found.difference is not None
     assert found.metrics["loss"].value == 5.0
     assert found.difference["loss"].value == 4.0
+    # Equal answers are not equal losses.
+    answers, losses = [Prediction("A one", tokens=2, stopped=True)], ([(1.0, 1)], None, [(3.0, 1)])
+    answered = Answered(answers, None, other="b", against=["A one"], losses=losses)
+    same = assess(["a"], REFERENCES[:1], answered, places=[0], metrics=["loss"]).against
+    assert same is not None
+    assert (same.metrics["loss"].value, same.difference["loss"].value) == (3.0, -2.0)
 
 
 def test_a_combination_without_a_value_is_omitted_with_a_note() -> None:
