@@ -58,7 +58,7 @@ def warn_of_short_answers(recipe: Recipe, prepared: PreparedDataset) -> None:
     the targets that they are compared with.
     """
     limit = answer_limit(recipe, prepared)
-    say(f"answers: {limit_words(limit, trained_on(prepared))}")
+    say(f"evaluation.max_new_tokens: {limit_words(limit, trained_on(prepared))}")
     for name in ("train", "validation", "test"):
         table = prepared.split(name)
         share = 0.0 if table is None else float((table.target_lengths > limit).mean())
