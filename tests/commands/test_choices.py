@@ -56,6 +56,7 @@ def test_a_resumed_run_keeps_what_it_began_with_though_the_rules_have_changed(
     assert "adapters/plain exists already" in other.stderr
 
 
+@pytest.mark.slow
 def test_a_run_begun_with_restore_is_refused_until_the_recipe_says_stop(
     invoke: Invoke, here: Path, plain: str
 ) -> None:

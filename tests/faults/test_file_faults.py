@@ -17,6 +17,7 @@ from harness import HERE, ROOT, SHORT, VERBS, Preloaded, Reference, fail_and_con
 from layer import KINDS, VARIABLE
 
 
+@pytest.mark.slow
 def test_some_file_operations_fail(
     tmp_path: Path, short_reference: Reference, preloaded: Preloaded
 ) -> None:

@@ -79,6 +79,7 @@ def test_adapters_are_listed_shown_and_compared(adapter: Path) -> None:
     assert each_is_told(path, manifest_of(adapter), use) < 10
 
 
+@pytest.mark.slow
 def test_reports_and_cards_are_written(adapter: Path) -> None:
     path, predictions = adapter / "manifest.json", newest_predictions(adapter)
     assert predictions

@@ -58,6 +58,7 @@ def test_answers_are_scored_and_training_does_not_notice(
         del recipe["lora"]
     plain = lora_s2s.train({**recipe, "output.name": "plain"})
     capsys.readouterr()
+    fast_decoding._CHOSEN.clear()  # other tests' models
     kept, measure = [], while_training.measure
 
     def measured(*given: Any) -> Any:

@@ -461,6 +461,7 @@ def test_csv_comes_back_as_written(
     ]
 
 
+@pytest.mark.slow
 @many
 @given(table=tables, plain=st.booleans(), indent=st.sampled_from([None, 1]))
 def test_json_comes_back_as_written(
@@ -490,6 +491,7 @@ SEEDS = (
 )
 
 
+@pytest.mark.slow
 @many
 @given(
     start=st.sampled_from((b"", *SEEDS)),
