@@ -40,6 +40,7 @@ def test_a_dry_run_shows_the_numbers_and_says_what_they_were_chosen_for(
     assert counted["recipe"]["training"] == training
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_what_it_began_with_though_the_rules_have_changed(
     invoke: Invoke, here: Path, plain: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -156,6 +156,7 @@ def test_what_has_no_labels_is_refused(
     assert refused.stdout == ""
 
 
+@pytest.mark.slow
 def test_eval_fits_a_temperature_that_predict_uses(
     invoke: Invoke, here: Path, adapter: Path
 ) -> None:

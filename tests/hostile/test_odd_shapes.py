@@ -65,6 +65,7 @@ def each_is_told(path: Path, document: Any, use: Callable[[], object]) -> int:
     return refused
 
 
+@pytest.mark.slow
 def test_adapters_are_listed_shown_and_compared(adapter: Path) -> None:
     path = adapter / "manifest.json"
 

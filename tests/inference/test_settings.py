@@ -73,6 +73,7 @@ def test_samples_depend_on_source_and_seed_alone(tiny_predictor: Build) -> None:
     assert sum(a != b for a, b in zip(found, other, strict=True)) >= len(texts) - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("temperature", "top_p"),
     [(1.0, 0.6), pytest.param(1.0, 1.0, marks=SLOW), pytest.param(0.5, 1.0, marks=SLOW)],

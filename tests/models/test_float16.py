@@ -151,6 +151,7 @@ def test_plain_float16_overflows_and_ours_does_not(tmp_path: Path) -> None:
     assert (logits(ours.model) - expected).abs().max() < 0.01 < 0.1 < off_by
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "quantization",
     [

@@ -85,6 +85,7 @@ print(sorted(set({HEAVY}) & set(sys.modules)))
         lora_s2s.fit  # noqa: B018
 
 
+@pytest.mark.slow
 def test_a_program_without_progress_prints_nothing(there: Path) -> None:
     ended = fresh(
         """
