@@ -16,7 +16,7 @@ from lora_s2s.files import naming
 from lora_s2s.lora.adapter import CONFIG, WEIGHTS, save_adapter
 from lora_s2s.models.generation import IN_CONFIG, decoding_config
 from lora_s2s.models.loading import LoadedBase
-from lora_s2s.models.saving import save_model, save_tokenizer
+from lora_s2s.models.saving import for_both_versions, save_model
 from lora_s2s.recipe.fields import FULL
 
 _FILES = ("config.json", "generation_config.json")
@@ -91,7 +91,7 @@ def save_result(
     with naming(out / "tokenizer.json"):
         files += [Path(name) for name in tokenizer.save_pretrained(out)]
     if is_whole(model):
-        save_tokenizer(tokenizer, out)  # for transformers 4 too
+        for_both_versions(out)
     return files, entries
 
 

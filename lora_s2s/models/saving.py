@@ -64,16 +64,16 @@ def save_model(
     for path in sorted((tokenizer_from or base.path).iterdir()):
         if path.is_file() and _TOKENIZER.fullmatch(path.name):
             shutil.copyfile(path, out / path.name)
-    _for_both_versions(out)
+    for_both_versions(out)
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
     """Writes a loaded tokenizer, with its languages, for transformers 4 and 5."""
     tokenizer.save_pretrained(out)
-    _for_both_versions(out)
+    for_both_versions(out)
 
 
-def _for_both_versions(folder: Path) -> None:
+def for_both_versions(folder: Path) -> None:
     """Rewrites a tokenizer's settings, as transformers 5 wrote them, so that 4 reads them too."""
     path = folder / _SETTINGS
     marks = read_object(path) if path.is_file() else {}

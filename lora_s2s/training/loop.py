@@ -1,6 +1,6 @@
 """The training loop: ``train`` takes optimizer steps until the run is done, ``train_step`` one.
 
-The model stays a plain module under any number of processes: only the adapter's small gradients
+The model stays a plain module under any number of processes: only the gradients of what trains
 are exchanged, summed once a step. All random numbers of a step follow from (seed, step, rank).
 """
 
@@ -53,7 +53,8 @@ def train(
     nothing else is asked for; without ``evaluate`` it is the last.
 
     Args:
-        model: a base with an adapter injected; dropout and gradient checkpointing are set already.
+        model: a base with an adapter injected, or one whose own weights train; dropout and gradient
+            checkpointing are set already.
         table: the training rows.
         run_dir: where ``checkpoints/`` and ``metrics.jsonl`` are written.
 
