@@ -28,7 +28,8 @@ _CODE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 _KEY = re.compile(rf"\b({'|'.join(SECTIONS)})\.([a-z][a-z_0-9]*)\b(?![/.(])")
 QUOTES = "\"'"
 _SHELL = ("", "sh", "bash", "shell", "console")
-_BEFORE = re.compile(r"(\w+=\S* |\$ |! ?|%)*((python3?|accelerate launch( --\S+( \d+)?)*) -m )?")
+_LAUNCHER = r"(accelerate launch|torchrun)( --\S+( [\w.:-]+)?)*"
+_BEFORE = re.compile(rf"(\w+=\S* |\$ |! ?|%)*((python3?|{_LAUNCHER}) -m )?")
 _ENDS = {"|", "||", "&&", ";", ">", ">>", "2>&1", "<", "&"}
 # Words of a synopsis are no values; and what every command takes anywhere.
 _ANYWHERE = ("--debug", "--offline", "--help", "--version", "-h")
