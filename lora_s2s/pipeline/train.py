@@ -61,12 +61,12 @@ def train_adapter(
     say(f"{recipe.model.name}: {adapted.line}")
     with running_folder(running, resume=resume), recipe_of_run(running, recipe):
         result = _trained(recipe, adapted, prepared, running, options)
-        if is_main_process() and result.stopped != "deadline":
+        if is_main_process() and result.is_done:
             made_from = {**origin(recipe, adapted.base, prepared), **label_record(prepared)}
             made_from["sources"] = sources
             limit = answer_limit(recipe, prepared)
             write_adapter(running, final, adapted, result, made_from, limit)
-    counts, done, main = adapted.counts, result.stopped != "deadline", is_main_process()
+    counts, done, main = adapted.counts, result.is_done, is_main_process()
     return TrainedAdapter(
         **vars(result),
         trainable_parameters=counts["trainable_parameters"],
@@ -97,5 +97,6 @@ def _trained(
             deadline=options.deadline,
             begun=options.begun,
             goal=goal_of(recipe),
+            share=options.share,
         ),
     )

@@ -17,7 +17,7 @@ class TrainedAdapter(TrainResult):
     """What a run reports, and where its adapter is.
 
     Attributes:
-        adapter: the adapter's folder; None where a deadline ended the run first.
+        adapter: the adapter's folder; None where the run is not done.
         advice: what the curves suggest to change, each with ``message`` and ``setting``.
     """
 
@@ -52,6 +52,7 @@ class RunOptions:
         deadline: on ``time.monotonic``'s clock; a run that ends there has ``stopped`` "deadline"
             and no adapter.
         begun: when the command or call began, on the same clock.
+        share: see :class:`lora_s2s.training.state.LoopOptions`; a run that is left has no adapter.
         check_memory: refuse a run that cannot fit the device's memory.
     """
 
@@ -61,6 +62,7 @@ class RunOptions:
     deadline: float | None = None
     begun: float | None = None
     check_memory: bool = True
+    share: float = 1.0
 
     def __post_init__(self) -> None:
         if self.resume and self.overwrite:

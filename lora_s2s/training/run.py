@@ -78,6 +78,7 @@ class Run:
             run_dir, model, self.optimizer, self.identity, options, self.average
         )
         self.plan.begin_at(self.state)
+        self.last_step = math.ceil(options.share * self.plan.total_steps)
         share_parameters(trainable(model).values(), accelerator)
         start_trackers(accelerator, settings, run_dir)
         self.line, self.signals = ProgressLine("train"), StopSignals()
@@ -169,7 +170,7 @@ class Run:
         state, every = self.state, self.settings.evaluate_every
         if self.evaluate is None or state.evaluated_step == state.step:
             return False
-        return self.done() or (state.step % every == 0 if every else state.position == 0)
+        return self.left() or (state.step % every == 0 if every else state.position == 0)
 
     def evaluate_now(self) -> None:
         """Evaluates, the averaged weights if there are any, logs, and remembers the best."""
@@ -232,9 +233,13 @@ class Run:
         out_of_patience = 0 < patience <= self.state.evaluations_without_gain
         return self.state.step >= self.plan.total_steps or out_of_patience
 
+    def left(self) -> bool:
+        """Whether the run is done, or has taken the share of its steps that was asked for."""
+        return self.done() or self.state.step >= self.last_step
+
     def finished(self) -> bool:
-        """Whether no further step is taken: the run is done, or out of time."""
-        return self.done() or self.out_of_time
+        """Whether no further step is taken: the run is left, or out of time."""
+        return self.left() or self.out_of_time
 
     def result(self) -> TrainResult:
         """Puts the best adapter into the model (the last if there is none), in eval mode."""
@@ -255,7 +260,8 @@ class Run:
             )
         stopped = None
         if state.step < self.plan.total_steps:
-            stopped = "early_stopping" if self.done() else "deadline"
+            unfinished = "share" if self.left() else "deadline"
+            stopped = "early_stopping" if self.done() else unfinished
         return TrainResult(
             steps=state.step,
             epochs=self.plan.epochs_at(state),

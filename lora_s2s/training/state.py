@@ -40,6 +40,8 @@ class LoopOptions:
             ``stopped`` is "deadline". At least one step is taken, so that a run that is resumed
             again and again comes to its end.
         begun: when the command began, on the same clock; the time to the first step is reported.
+        share: the run is evaluated, saved and left after this share of its steps; its schedule is
+            that of all of them.
     """
 
     resume: bool = False
@@ -48,6 +50,7 @@ class LoopOptions:
     deadline: float | None = None
     begun: float | None = None
     goal: Goal = Goal()
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -150,9 +153,9 @@ class TrainResult:
     ``train_loss`` is the token-weighted mean over the last epoch, ``validation_loss`` that of the
     adapter kept (None without validation), both in nats per target token. ``tokens`` are
     without padding; ``tokens_per_second`` counts training time only. ``resumed_from`` is a step
-    or None, ``stopped`` is ``"early_stopping"``, ``"deadline"`` (the run is not done) or None,
-    ``kept`` is ``"best"`` or ``"last"`` and ``kept_step`` the step it comes from: the best by
-    ``kept_by``, whose value is ``kept_score``. ``skipped``: see :class:`TrainState`.
+    or None, ``stopped`` is ``"early_stopping"``, None, or where the run is not done ``"deadline"``
+    or ``"share"``, ``kept`` is ``"best"`` or ``"last"`` and ``kept_step`` the step it comes from:
+    the best by ``kept_by``, whose value is ``kept_score``. ``skipped``: see :class:`TrainState`.
     """
 
     steps: int
@@ -169,3 +172,8 @@ class TrainResult:
     skipped: int = 0
     kept_by: str = VALIDATION_LOSS
     kept_score: float | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no step is left, and the adapter is the run's result."""
+        return self.stopped not in ("deadline", "share")

@@ -23,7 +23,7 @@ from lora_s2s.training.loop import train
 from lora_s2s.training.state import LoopOptions, TrainResult
 
 VOCABULARY = 96
-OPTIONS = ("resume", "resume_anyway", "identity", "deadline", "goal")
+OPTIONS = ("resume", "resume_anyway", "identity", "deadline", "goal", "share")
 PAD = 0
 
 

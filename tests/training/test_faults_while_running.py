@@ -18,13 +18,14 @@ from typing import Any
 
 import pytest
 import torch
-from training_parts import adapter_of, in_step, metrics, run, saved_steps, tiny_model
+from training_parts import Rows, adapter_of, in_step, metrics, run, saved_steps, tiny_model
 
 from lora_s2s import files
 from lora_s2s.errors import RecipeError, ResourceError, RunError, Stopped, UsageError
 from lora_s2s.recipe.load import recipe_from_settings
 from lora_s2s.training import log, loop
 from lora_s2s.training.run_lock import run_lock
+from lora_s2s.training.validation import make_validation
 
 ROOT = Path(__file__).parents[2]
 REAL = loop.sequence_loss
@@ -223,6 +224,25 @@ def test_a_deadline_takes_at_least_a_step_and_comes_to_the_end(tmp_path: Path) -
     ended = tiny_model()
     run(tmp_path, model=ended, resume=True)
     assert same(whole, ended, atol=0, rtol=0)
+
+
+def test_a_run_left_after_a_share_of_its_steps_continues_as_if_it_had_not_been(
+    tmp_path: Path,
+) -> None:
+    evaluated = make_validation(Rows(6, seed=1), pad_token_id=0, batch_size=3)
+    taken, model = [], tiny_model()
+    for share in (1 / 9, 1 / 3, 1 / 3, 1.0):
+        model = tiny_model()
+        extra = {"share": share, "resume": bool(taken), "evaluate": evaluated}
+        result = run(tmp_path, model=model, schedule="linear", **extra)
+        taken.append((result.steps, result.stopped, result.is_done))
+        assert result.validation_loss is not None
+    left = [(2, "share", False), (4, "share", False), (4, "share", False)]
+    assert taken == [*left, (12, None, True)]
+    assert [line["step"] for line in metrics(tmp_path) if "validation_loss" in line][:2] == [2, 4]
+    whole = tiny_model()
+    run(tmp_path / "whole", model=whole, schedule="linear", evaluate=evaluated)
+    assert same(whole, model, atol=0, rtol=0)
 
 
 def test_what_a_checkpoint_bears_goes_on_when_asked(
