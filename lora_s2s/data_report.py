@@ -59,6 +59,15 @@ class LostCharacters(TypedDict):
     count: Count
 
 
+class CharacterCounts(TypedDict):
+    """Counts of the texts of a shard: rows, runs of spaces, added tokens, and each character."""
+
+    rows: Count
+    double_spaces: Sides[Count]
+    tokens: dict[str, Count]
+    characters: Sides[dict[str, Count]]
+
+
 class AddedTokens(TypedDict):
     """Added tokens of the base in the data: those of one id, and those that are read as text."""
 

@@ -103,6 +103,9 @@ LARGEST_PARQUET_PAGES, PARQUET_BATCH = 256 * MIB, 16 * MIB
 # Every reply repeats the turns before it: all examples of one conversation together.
 LARGEST_CONVERSATION = 256 * MIB
 
+# Shards of data that is prepared in parts: each is a folder that is opened to join them.
+MOST_SHARDS = 10_000
+
 # A request to the server: bytes of its body, seconds until it has arrived, texts of one
 # completion, messages of a conversation, characters of a stop string.
 LARGEST_REQUEST, REQUEST_SECONDS = MIB, 30

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from lora_s2s.data_report import DataReport, PairSide, Sides
+from lora_s2s.data_report import CharacterCounts, DataReport, PairSide, Sides
 from lora_s2s.documents import Amount, Count, Document, Record
 from lora_s2s.errors import DataError
 from lora_s2s.files import belongs, known_sha256, read_object, write_json
@@ -300,6 +300,22 @@ class PreparedManifest(Document):
     files: Files
     report: DataReport
     preview: list[Sides[PairSide]]
+
+
+class ShardManifest(Document):
+    """``manifest.json`` of a shard; ``batches``: split read, block and rows of each."""
+
+    file = _MANIFEST
+    version = (("kind", "lora-s2s shard of prepared data"), ("format", 1))
+    about = "a shard of prepared data"
+    hint = "remove the shard's folder and make it again"
+
+    shard: list[Count]
+    identity: dict[str, object]
+    files: Files
+    rows: dict[str, Count]
+    characters: CharacterCounts
+    batches: list[list[Count]]
 
 
 class CheckpointFile(Document):

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lora_s2s.commands._options import BaseName, Data, Json, Sets
+from lora_s2s.errors import UsageError
 
 
 def prepare(
@@ -27,6 +28,15 @@ def prepare(
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first unusable row.")
     ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard", metavar="N/COUNT", help="Prepare one of COUNT parts: 3/16 is the third."
+        ),
+    ] = None,
+    join: Annotated[
+        bool, typer.Option("--join", help="Join all shards: the folder that one run writes.")
+    ] = False,
     sets: Sets = None,
     json: Json = False,
 ) -> None:
@@ -36,15 +46,27 @@ def prepare(
     report.html in the output folder.
 
     Unusable rows are listed in rejected.jsonl, with file, line and reason.
+
+    Several machines: --shard 1/4 to 4/4 with one --out that all reach, in any order, then --join.
     """
+    if shard is not None and join:
+        raise UsageError("--shard and --join exclude each other", hint="make all shards first")
     from lora_s2s.commands._show import show_prepared
     from lora_s2s.console import say, write_json
     from lora_s2s.pipeline.lengths import warn_of_short_answers
-    from lora_s2s.pipeline.prepare import data_line, prepare_data
+    from lora_s2s.pipeline.prepare import data_line, prepare_data, prepare_shard_of, shard_lines
     from lora_s2s.pipeline.recipes import chosen_recipe, train_command
 
     loaded = chosen_recipe(recipe, data or (), model, sets or (), command="prepare", out=out)
-    prepared = prepare_data(loaded, Path(out) if out else None, previews=previews, strict=strict)
+    folder = Path(out) if out else None
+    if shard is not None:
+        made = prepare_shard_of(loaded, shard, folder, strict=strict)
+        for line in shard_lines(made):
+            say(line)
+        if json:
+            write_json(made.to_dict())
+        return
+    prepared = prepare_data(loaded, folder, previews=previews, strict=strict, join=join)
     say(data_line(prepared))
     show_prepared(prepared.manifest.report, prepared.preview)
     warn_of_short_answers(loaded, prepared)

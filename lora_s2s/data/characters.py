@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lora_s2s.data.survey import SIDES
+from lora_s2s.data_report import CharacterCounts
 from lora_s2s.errors import UsageError
 from lora_s2s.recipe.schema import DataSection, ModelSection
 from lora_s2s.tokens.added import added_tokens, counter_of, tokens_of_data
@@ -56,6 +57,29 @@ class Characters:
             self.double_spaces[side] += text.count("  ")
             if self._tokens is not None:
                 self.tokens.update(self._tokens.findall(text))
+
+    def to_json(self) -> CharacterCounts:
+        """All counts, to be added up."""
+        return {
+            "rows": self.rows,
+            "double_spaces": {
+                "source": self.double_spaces["source"],
+                "target": self.double_spaces["target"],
+            },
+            "tokens": dict(self.tokens),
+            "characters": {"source": self.counts("source"), "target": self.counts("target")},
+        }
+
+    def add_counts(self, counted: CharacterCounts) -> None:
+        """Adds the counts of further rows."""
+        self.rows += counted["rows"]
+        self.tokens.update(counted["tokens"])
+        spaces, characters = counted["double_spaces"], counted["characters"]
+        self.double_spaces["source"] += spaces["source"]
+        self.double_spaces["target"] += spaces["target"]
+        for side, counts in zip(SIDES, (characters["source"], characters["target"]), strict=True):
+            for char, count in counts.items():
+                self._counts[side][ord(char)] += count
 
     def counts(self, side: str) -> dict[str, int]:
         """Counts by character."""

@@ -22,7 +22,7 @@ from lora_s2s.data.limits import KEYS
 from lora_s2s.data.prepared import KeptRow, SplitWriter, record_batch
 from lora_s2s.data.rejections import Rejections
 from lora_s2s.data.split import REASONS, SPLITS, Decisions
-from lora_s2s.data.spool import Spool, places
+from lora_s2s.data.spool import TEXTS, Spooled
 from lora_s2s.data.survey import SIDES, Tally
 from lora_s2s.errors import DataError
 from lora_s2s.examples.conversations import fit_turns
@@ -45,6 +45,7 @@ class Encoding:
 
     Attributes:
         classes: whether to count targets.
+        tokenised: take the ids that the spool has.
     """
 
     encoder: TextEncoder
@@ -52,6 +53,7 @@ class Encoding:
     unknown_id: int
     rules: LengthRules
     classes: bool
+    tokenised: bool = False
 
     def rules_of(self, split: str, dialogue: bool) -> LengthRules:
         """The rules for a row: test rows are never dropped, dialogues keep their newest turns."""
@@ -90,16 +92,18 @@ class Encoded:
 
 
 def write_splits(
-    spool: Spool,
+    folder: Path,
+    spool: Spooled,
     decisions: Decisions,
     tokenizer: PreTrainedTokenizerBase,
     data: DataSection,
     rejected: Rejections,
 ) -> tuple[Counter[str], Tally]:
-    """Writes the splits' files next to the spool and removes the spool; returns row counts by split
+    """Writes the splits' files into the folder and removes the spool; returns row counts by split
     and the tally.
 
     Args:
+        tokenizer: that of the spool, if that is tokenised.
         data: with numbers for the limits.
     """
     source, target = (int(getattr(data, key)) for key in KEYS.values())
@@ -109,10 +113,11 @@ def write_splits(
         tokenizer.unk_token_id,
         LengthRules(source, target, data.truncate_source, data.long_targets),
         classes=decisions.classes > 0,
+        tokenised=spool.tokenised,
     )
     tally, done = Tally(), 0
-    with SplitWriter(spool.path.parent) as writer, ProgressLine("tokenise") as line:
-        for encoded in encode_spool(spool.path, decisions, encoding):
+    with SplitWriter(folder) as writer, ProgressLine("tokenise") as line:
+        for encoded in encode_spool(spool, decisions, encoding):
             for split, batch in encoded.splits.items():
                 writer.add(split, batch)
             for item in encoded.rejected:
@@ -120,7 +125,7 @@ def write_splits(
             tally.add(encoded.tally)
             done += encoded.rows
             line.update({}, done=done, total=spool.rows)
-    spool.path.unlink()
+    spool.close()
     if not writer.rows["train"]:
         reasons = rejected.reasons.most_common(4)
         listed = ", ".join(f"{count:,} × {reason}" for reason, count in reasons)
@@ -132,12 +137,13 @@ def write_splits(
     return writer.rows, tally
 
 
-def encode_spool(path: Path, decisions: Decisions, encoding: Encoding) -> Iterator[Encoded]:
+def encode_spool(spool: Spooled, decisions: Decisions, encoding: Encoding) -> Iterator[Encoded]:
     """Yields the outcome of every record batch of a spool, in order."""
-    reader = pa.ipc.open_file(pa.memory_map(str(path)))
-    for index, rows in enumerate(places(reader)):
-        codes, copies = decisions.code[rows], decisions.copies[rows]
-        yield encode_batch(reader.get_batch(index), codes, copies, encoding)
+    begun = 0
+    for batch in spool.batches():
+        rows = slice(begun, begun + len(batch))
+        yield encode_batch(batch, decisions.code[rows], decisions.copies[rows], encoding)
+        begun += len(batch)
 
 
 @contextmanager
@@ -175,14 +181,19 @@ def encode_batch(
     Args:
         codes, copies: (rows,) see :class:`lora_s2s.data.split.Decisions`.
     """
-    rows = [*map(_Row, *batch.to_pydict().values(), codes.tolist(), copies.tolist())]
+    texts = batch.select([*TEXTS]).to_pydict()
+    rows = [*map(_Row, *texts.values(), codes.tolist(), copies.tolist())]
     live = [row for row in rows if row.code not in REASONS]
     omitted = [
         reject(row.where, REASONS[row.code], row.source) for row in rows if row.code in REASONS
     ]
     outcome = _Outcome(encoding, omitted)
-    sources = _by_text([row.source for row in live], encoding.encoder, "text")
-    targets = _by_text([row.target for row in live], encoding.encoder, "text_target")
+    if encoding.tokenised:
+        kept = pa.array([row.code not in REASONS for row in rows])
+        sources, targets = (batch[f"{side}_ids"].filter(kept).to_pylist() for side in SIDES)
+    else:
+        sources = _by_text([row.source for row in live], encoding.encoder, "text")
+        targets = _by_text([row.target for row in live], encoding.encoder, "text_target")
     for row, source, target in zip(live, sources, targets, strict=True):
         outcome.take(row, source, target)
     return outcome.encoded(len(rows))

@@ -24,10 +24,12 @@ class Findings:
     """The results of preparing.
 
     Attributes:
+        data: with numbers for the limits.
         sizes: rows by split.
         limits: both length limits by key.
     """
 
+    data: DataSection
     reading: Reading
     decisions: Decisions
     characters: Characters
@@ -39,9 +41,9 @@ class Findings:
     rejected: Rejections
 
 
-def report_of(data: DataSection, findings: Findings, bounds: Bounds) -> dict[str, object]:
+def report_of(findings: Findings, bounds: Bounds) -> dict[str, object]:
     """The object of ``prepare --json``."""
-    sizes, limits = findings.sizes, findings.limits
+    data, sizes, limits = findings.data, findings.sizes, findings.limits
     report: dict[str, Any] = {
         "rows": findings.rejected.rows(findings.tally.kept),
         "splits": {split: sizes[split] for split in SPLITS if sizes[split]},

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from lora_s2s.console import ProgressLine, counted, say, warn
 from lora_s2s.data.rejections import Rejections
+from lora_s2s.data.shards import JoinedShards
 from lora_s2s.data.split import SPLITS, TRAIN
 from lora_s2s.data.spool import Spool
 from lora_s2s.errors import DataError
-from lora_s2s.examples.causes import hint_for
+from lora_s2s.examples.causes import Causes, hint_for
 from lora_s2s.examples.example import Example
 from lora_s2s.examples.read import Examples
 from lora_s2s.examples.reading import Reading
+from lora_s2s.examples.shard import Shard
 from lora_s2s.readers.origins import named_splits
 from lora_s2s.readers.rows import Rejected, Skipped, reject
 from lora_s2s.recipe.schema import DataSection
@@ -41,14 +44,28 @@ def splits_named(data: DataSection) -> list[str]:
 
 
 def gather(
-    data: DataSection, spool: Spool, rejected: Rejections, *, seed: int, strict: bool
+    data: DataSection,
+    spool: Spool,
+    rejected: Rejections,
+    *,
+    seed: int,
+    strict: bool,
+    shard: Shard | None = None,
+    begin: Callable[[tuple[int, int]], None] | None = None,
 ) -> Reading:
-    """Reads every split into the spool; returns the reading of the training data."""
+    """Reads every split into the spool; returns the reading of the training data.
+
+    Args:
+        shard: whose records to read; None reads all.
+        begin: called with the split and block of each item, before it is added.
+    """
     splits = splits_named(data)
-    read = {split: Examples(data, split, seed=seed) for split in splits}
+    read = {split: Examples(data, split, seed=seed, shard=shard) for split in splits}
     with ProgressLine("read") as line:
         for split, examples in read.items():
             for item in examples:
+                if begin is not None:
+                    begin((SPLITS.index(split), examples.block))
                 if isinstance(item, Example):
                     # As assigned by a split column or the JSON document.
                     marked = item.split or split
@@ -65,6 +82,25 @@ def gather(
                     line.update({"split": split}, done=spool.rows, total=0)
             spool.flush()
     return read[SPLITS[TRAIN]].reading
+
+
+def gather_joined(
+    data: DataSection, shards: JoinedShards, rejected: Rejections, *, seed: int
+) -> Reading:
+    """Takes over the rejected records of all shards; returns the reading of the training data.
+
+    Raises:
+        DataError: a split has no usable row.
+    """
+    causes = {split: Causes() for split in SPLITS}
+    for number, item in shards.rejected():
+        rejected.add(item)
+        causes[SPLITS[number]].add(item)
+    read = {split: Examples(data, split, seed=seed) for split in splits_named(data)}
+    for split, examples in read.items():
+        if SPLITS.index(split) not in shards.splits:
+            raise examples.nothing_usable(causes[split])
+    return read[SPLITS[TRAIN]].decided()
 
 
 def _refused(item: Rejected, *, others_are_right: bool) -> DataError:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from lora_s2s.data.split import REASONS, Decisions
-from lora_s2s.data.spool import places
+from lora_s2s.data.spool import Spooled
 from lora_s2s.data.survey import SIDES, Counts, quantile
 from lora_s2s.recipe.fields import AUTO, Auto
 from lora_s2s.recipe.schema import DataSection
@@ -71,7 +70,7 @@ class Chosen:
 
 def limits_of(
     data: DataSection,
-    spool: Path,
+    spool: Spooled,
     decisions: Decisions,
     tokenizer: PreTrainedTokenizerBase,
     bounds: Bounds,
@@ -136,7 +135,7 @@ def _step(tokens: int) -> int:
 
 
 def sampled_lengths(
-    path: Path,
+    spool: Spooled,
     decisions: Decisions,
     encoder: TextEncoder,
     templates: SpecialTokenTemplates,
@@ -152,13 +151,13 @@ def sampled_lengths(
     if len(rows) > _SAMPLE:
         rows = rows[np.unique(np.random.default_rng(seed).integers(0, len(rows), _SAMPLE))]
     lengths: dict[str, list[int]] = {side: [] for side in SIDES}
-    with pa.memory_map(str(path)) as spool:
-        reader = pa.ipc.open_file(spool)
-        for index, place in enumerate(places(reader)):
-            first, end = np.searchsorted(rows, (place.start, place.stop))
-            chosen = rows[first:end] - place.start
-            if len(chosen):
-                _add_lengths(lengths, reader.get_batch(index).take(pa.array(chosen)), encoder)
+    begun = 0
+    for piece in spool.pieces():
+        first, end = np.searchsorted(rows, (begun, begun + len(piece)))
+        chosen = rows[first:end] - begun
+        if len(chosen):
+            _add_lengths(lengths, piece.take(pa.array(chosen)), encoder)
+        begun += len(piece)
     return {
         side: np.bincount(np.array(lengths[side], int) + len(getattr(templates, side)))
         for side in SIDES

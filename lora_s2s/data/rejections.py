@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import Self
+
 from lora_s2s.console import warn
 from lora_s2s.data.limits import Chosen
 from lora_s2s.data.survey import Tally, suggested_limit
@@ -32,7 +34,7 @@ class Rejections:
         self._causes = Causes()
         self.reasons = Counter[str]()
 
-    def __enter__(self) -> Rejections:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *failure: object) -> None:
@@ -40,13 +42,16 @@ class Rejections:
 
     def add(self, item: Rejected) -> None:
         """Writes a rejection."""
-        self._file.write(jsonl_line(asdict(item)))
+        self._file.write(jsonl_line(self._line(item)))
         self.reasons[item.kind] += 1
         if item.line:
             self._causes.add(item)
         else:  # a whole file of a folder
             self._files += 1
             warn(f"{item.file} is omitted: {item.reason}")
+
+    def _line(self, item: Rejected) -> dict[str, Any]:
+        return asdict(item)
 
     def check(self, good: int, most: float) -> None:
         """Raises DataError if too many rows are unusable.

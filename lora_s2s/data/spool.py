@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-import numpy as np
 import pyarrow as pa
+from typing_extensions import Self
 
 from lora_s2s.data.characters import Characters
 from lora_s2s.data.split import Keys, joined, keys_of
@@ -19,8 +18,39 @@ from lora_s2s.examples.example import Example
 ROWS = 4096
 # Long conversations repeat all earlier turns for each reply, so batches are limited in characters
 # too.
-_CHARACTERS = 1 << 24
-_SCHEMA = pa.schema({name: pa.string() for name in ("source", "target", "where", "turns")})
+CHARACTERS = 1 << 24
+TEXTS = {name: pa.string() for name in ("source", "target", "where", "turns")}
+_SCHEMA = pa.schema(TEXTS)
+
+
+class Spooled(Protocol):
+    """All examples between reading and tokenising, in the order read.
+
+    Attributes:
+        characters: counts of the texts.
+        rows: the number of examples.
+        tokenised: whether batches have ``source_ids`` and ``target_ids``, by the base's tokenizer.
+    """
+
+    characters: Characters
+    rows: int
+    tokenised: bool
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+
+    def keys(self) -> Keys:
+        """The keys of all rows; can be called only once."""
+
+    def pieces(self) -> Iterator[pa.RecordBatch]:
+        """Yields all rows in order, in batches of any size."""
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yields all rows in order, in the batches that a spool has."""
+
+    def close(self) -> None:
+        """Frees the disk."""
 
 
 class Spool:
@@ -31,11 +61,20 @@ class Spool:
         tokens: to count in the texts.
     """
 
-    def __init__(self, path: Path, seed: int, tokens: Sequence[str] = ()) -> None:
-        self.path, self._seed = path, seed
+    tokenised = False
+
+    def __init__(
+        self,
+        path: Path,
+        seed: int,
+        tokens: Sequence[str] = (),
+        *,
+        schema: pa.Schema = _SCHEMA,
+    ) -> None:
+        self._path, self._seed, self._schema = path, seed, schema
         self._open = ExitStack()
         self._writer = self._open.enter_context(
-            pa.ipc.new_file(self._open.enter_context(pa.OSFile(str(path), "wb")), _SCHEMA)
+            pa.ipc.new_file(self._open.enter_context(pa.OSFile(str(path), "wb")), schema)
         )
         self._keys: list[Keys] = []
         self._batch: list[Example] = []
@@ -44,7 +83,7 @@ class Spool:
         self.characters = Characters(tokens)
         self.rows = 0
 
-    def __enter__(self) -> Spool:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *failure: object) -> None:
@@ -60,7 +99,7 @@ class Spool:
         self._batch.append(example)
         self._splits.append(split)
         self._characters += len(example.source) + len(example.target)
-        if len(self._batch) == ROWS or self._characters > _CHARACTERS:
+        if len(self._batch) == ROWS or self._characters > CHARACTERS:
             self.flush()
 
     def flush(self) -> None:
@@ -73,18 +112,33 @@ class Spool:
             name: [getattr(row, name) for row in batch] for name in ("source", "target", "where")
         }
         turns = [json.dumps([row.turns, row.template]) if row.turns else None for row in batch]
-        self._writer.write_batch(pa.record_batch([*texts.values(), turns], schema=_SCHEMA))
-        self._keys.append(keys_of(batch, splits, self._seed))
+        self._write([*texts.values(), turns], keys_of(batch, splits, self._seed))
         self.characters.add(texts["source"], texts["target"])
         self.rows += len(batch)
+
+    def _write(self, texts: Sequence[Sequence[str | None]], keys: Keys) -> None:
+        self._writer.write_batch(pa.record_batch([*texts], schema=self._schema))
+        self._keys.append(keys)
+
+    @property
+    def size(self) -> int:
+        """See :class:`Spooled`."""
+        return self._path.stat().st_size
 
     def keys(self) -> Keys:
         """The keys of all rows; can be called only once, as they are not kept."""
         return joined(self._keys)
 
+    def pieces(self) -> Iterator[pa.RecordBatch]:
+        """See :class:`Spooled`."""
+        # Not memory-mapped, or all of it would count as this process's memory.
+        with pa.OSFile(str(self._path)) as file:
+            reader = pa.ipc.open_file(file)
+            for index in range(reader.num_record_batches):
+                yield reader.get_batch(index)
 
-def places(reader: Any) -> list[slice]:
-    """The slice of rows of each record batch of a spool."""
-    counts = (reader.get_batch(index).num_rows for index in range(reader.num_record_batches))
-    ends = np.cumsum([0, *counts]).tolist()
-    return [slice(start, end) for start, end in pairwise(ends)]
+    batches = pieces
+
+    def close(self) -> None:
+        """See :class:`Spooled`."""
+        self._path.unlink()

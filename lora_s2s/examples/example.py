@@ -49,8 +49,8 @@ class Example:
         weight: how many times training uses the rows of the file.
         split: ``train``, ``validation`` or ``test`` if a column of the table (``split``, ``fold``,
             …) or the JSON document assigns it, else empty.
-        rest: a hash of the unused columns, valid within a process; rows that differ in it are not
-            duplicates. 0 if every column is used.
+        rest: a hash of the unused columns; rows that differ in it are not duplicates. 0 if every
+            column is used.
         task: the task that a column of the table names, else empty.
     """
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from hashlib import blake2b
 from pathlib import Path
 
 from lora_s2s.errors import DataError
@@ -13,6 +15,7 @@ from lora_s2s.examples.columns import unwrapped
 from lora_s2s.examples.example import Example, NotForThis, Unusable
 from lora_s2s.examples.reading import Reading, agreed
 from lora_s2s.examples.shapes import FORMATS
+from lora_s2s.examples.shard import Blocks, Shard
 from lora_s2s.examples.template import PromptTemplate
 from lora_s2s.readers.names import SPLIT_OF
 from lora_s2s.readers.origins import Origin, find_origins
@@ -42,6 +45,7 @@ class Examples:
             are validation or test data; training data yields all rows, with their marks.
         optional: ``source_column`` and ``target_column``, if a file may lack the column that
             ``data`` names; it is guessed then.
+        shard: whose records to read; None reads all. A shard may have none.
 
     Raises:
         DataError: there is no such file or column, a file cannot be read, or no row is usable.
@@ -55,8 +59,10 @@ class Examples:
         *,
         seed: int = 0,
         optional: Collection[str] = (),
+        shard: Shard | None = None,
     ) -> None:
         self._data, self._split, self._seed, self._optional = data, split, seed, optional
+        self._shard, self._blocks = shard, Blocks(shard)
         self._groups = _groups(data, split)
         self._columns = _columns_named(data, optional)
         self._readings: list[Reading] = []
@@ -69,55 +75,81 @@ class Examples:
         """
         return agreed(self._readings)
 
+    @property
+    def block(self) -> int:
+        """The block of records that the newest item is of, if a shard is read."""
+        return self._blocks.block
+
+    def decided(self) -> Reading:
+        """How the files are read, by their first rows alone: what :attr:`reading` is at the end."""
+        self._readings.clear()
+        for origins in self._groups:
+            for origin in origins:
+                with suppress(DataError):  # a file of a folder that is omitted
+                    self._begun(origin, Parsing(self._columns), any_two=len(origins) == 1)
+        return self.reading
+
     def __iter__(self) -> Iterator[Example | Rejected]:
         self._readings.clear()
+        self._blocks = Blocks(self._shard)
         good, causes = 0, Causes()
-        name = ", ".join(origin.name for group in self._groups for origin in group[:3])
         for item in itertools.chain.from_iterable(map(self._of_group, self._groups)):
             if isinstance(item, Rejected):
                 causes.add(item)
                 if not good and causes.faults >= _MOST_FAULTS:
-                    raise _nothing_usable(f"the first {causes.faults:,} of {name}", causes)
+                    raise self.nothing_usable(causes, f"the first {causes.faults:,} of ")
             else:
                 good += 1
             yield item
-        if not good:
-            raise _nothing_usable(name, causes)
+        if not good and self._shard is None:
+            raise self.nothing_usable(causes)
+
+    def nothing_usable(self, causes: Causes, part: str = "") -> DataError:
+        """The error for files, or a part of them, without a usable row."""
+        name = part + ", ".join(origin.name for group in self._groups for origin in group[:3])
+        listed = causes.listed()
+        if not listed:
+            hint = "give a file with a header or keys, and rows"
+            return DataError(f"{name} is empty: no row in it", hint=hint)
+        message = f"no row of {name} has a usable source and target: {listed}"
+        return DataError(message, hint=causes.hint(), where=causes.places())
 
     def _of_group(self, origins: Sequence[Origin]) -> Iterator[Example | Rejected]:
         refused: DataError | None = None
         usable = False
         for origin in origins:
             parsing = Parsing(self._columns)
-            items = origin.rows(parsing)
-            head, rows = _head(items)
             try:
-                reading = self._reading(rows, origin, parsing, any_two=len(origins) == 1)
+                items, rows, reading = self._begun(origin, parsing, any_two=len(origins) == 1)
             except DataError as error:
                 refused = refused or _about_header(error, parsing)
                 if len(origins) > 1:
                     reason = f"no known columns in this file: {error.message}"
-                    yield Rejected(origin.name, 0, reason, "")
+                    yield from self._blocks.owned([Rejected(origin.name, 0, reason, "")])
                 continue
             usable = usable or reading is not None
             only = None
             if reading is not None and self._split != TRAIN:
                 only = self._split if _divided(origin, reading, rows, self._split) else None
             task = self._data.task_column
-            yield from _converted(itertools.chain(head, items), reading, origin, only, task)
+            yield from _converted(self._blocks.owned(items), reading, origin, only, task)
         if refused is not None and not usable:
             raise refused
 
-    def _reading(
-        self, rows: Sequence[Row], origin: Origin, parsing: Parsing, *, any_two: bool
-    ) -> Reading | None:
-        """Decides how to read a file; None if it has no rows."""
+    def _begun(
+        self, origin: Origin, parsing: Parsing, *, any_two: bool
+    ) -> tuple[Iterator[Row | Rejected], Sequence[Row], Reading | None]:
+        """All items of a file, its first rows, and how these say to read it; None if it has no
+        rows.
+        """
+        items = origin.rows(parsing)
+        head, rows = _head(items)
         if not rows:
-            return None
+            return itertools.chain(head, items), rows, None
         data = _without_missing(self._data, rows, self._optional)
         reading = choose_reading(rows, origin.name, data, seed=self._seed, any_two=any_two)
         self._readings.append(reading.with_notes(parsing.notes))
-        return reading
+        return itertools.chain(head, items), rows, reading
 
 
 def _groups(data: DataSection, split: str) -> list[list[Origin]]:
@@ -228,13 +260,10 @@ def _task(fields: Fields, column: str, origin: Origin) -> str:
 
 
 def _rest(fields: Fields, unused: Sequence[str]) -> int:
-    """A hash of a row's unused columns; see :class:`Example`."""
-    values = tuple(map(fields.get, unused))
-    try:
-        number = hash(values)
-    except TypeError:  # lists and objects
-        number = hash(repr(values))
-    return number & (1 << 64) - 1 or 1
+    """A hash of a row's unused columns, the same on every machine; see :class:`Example`."""
+    values = repr([fields.get(name) for name in unused])
+    digest = blake2b(values.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") or 1
 
 
 def _head(items: Iterator[Row | Rejected]) -> tuple[list[Row | Rejected], list[Row]]:
@@ -272,12 +301,3 @@ def _excerpt(fields: Fields) -> str:
         for value in fields.values()
     )
     return " | ".join(texts)
-
-
-def _nothing_usable(name: str, causes: Causes) -> DataError:
-    listed = causes.listed()
-    if not listed:
-        hint = "give a file with a header or keys, and rows"
-        return DataError(f"{name} is empty: no row in it", hint=hint)
-    message = f"no row of {name} has a usable source and target: {listed}"
-    return DataError(message, hint=causes.hint(), where=causes.places())

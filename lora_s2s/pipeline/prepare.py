@@ -12,9 +12,12 @@ from typing import Any
 from lora_s2s.console import counted, warn
 from lora_s2s.data.manifest import made_from_same
 from lora_s2s.data.prepare import prepare
+from lora_s2s.data.prepare_shard import prepare_shard
 from lora_s2s.data.prepared import PreparedDataset, is_prepared, open_prepared
+from lora_s2s.data.shards import PreparedShard
 from lora_s2s.data_report import DataReport, PairSide, Sides
 from lora_s2s.errors import DataError, UsageError
+from lora_s2s.examples.shard import shard_of
 from lora_s2s.files import write_text
 from lora_s2s.hub import is_local, only_cache
 from lora_s2s.pipeline import html
@@ -59,26 +62,55 @@ class PreparedData:
 
 
 def prepare_data(
-    recipe: Recipe, out: Path | None = None, *, previews: int = 3, strict: bool = False
+    recipe: Recipe,
+    out: Path | None = None,
+    *,
+    previews: int = 3,
+    strict: bool = False,
+    join: bool = False,
 ) -> PreparedDataset:
     """Prepares a recipe's data, or opens what an earlier run prepared from the same data and
     settings.
 
     Args:
         out: the folder; ``prepared/NAME`` beside the folder of adapters by default.
-        previews, strict: see :func:`lora_s2s.data.prepare.prepare`.
+        previews, strict, join: see :func:`lora_s2s.data.prepare.prepare`.
     """
     prepared = prepare(
         recipe.data,
         recipe.model,
-        out=out or Path(recipe.output.dir).parent / "prepared" / str(recipe.output.name),
+        out=out or _usual_folder(recipe),
         seed=recipe.training.seed,
         previews=previews,
         strict=strict,
         bounds=bounds_of(recipe),
+        join=join,
     )
     _keep_recipe(prepared.path / RECIPE, recipe)
     return prepared
+
+
+def prepare_shard_of(
+    recipe: Recipe, shard: str, out: Path | None = None, *, strict: bool = False
+) -> PreparedShard:
+    """Prepares one shard of a recipe's data, or opens it where it is complete.
+
+    Args:
+        shard: such as ``3/16``.
+        out: the folder that the shards are joined into.
+    """
+    return prepare_shard(
+        recipe.data,
+        recipe.model,
+        shard_of(shard),
+        out=out or _usual_folder(recipe),
+        seed=recipe.training.seed,
+        strict=strict,
+    )
+
+
+def _usual_folder(recipe: Recipe) -> Path:
+    return Path(recipe.output.dir).parent / "prepared" / str(recipe.output.name)
 
 
 def _keep_recipe(path: Path, recipe: Recipe) -> None:
@@ -187,6 +219,17 @@ def _check_trackers(folder: Path, trackers: Sequence[str], sets: Sequence[str]) 
             hint=f"if that is what you want: --set {shlex.quote(chosen)}",
             where=str(folder / RECIPE),
         )
+
+
+def shard_lines(made: PreparedShard) -> list[str]:
+    """What a shard has, and the command that joins all."""
+    kept, rejected = (made.rows[key] for key in ("kept", "rejected"))
+    left_out = f", {rejected:,} rejected" if rejected else ""
+    before = ", as before" if made.reused else ""
+    return [
+        f"shard {made.shard}: {counted(kept, 'row')}{left_out} ({made.path}{before})",
+        f"next, once all {made.shard.count} are made: the same command with --join",
+    ]
 
 
 def data_line(prepared: PreparedDataset) -> str:

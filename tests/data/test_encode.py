@@ -81,7 +81,7 @@ def test_the_size_of_a_batch_changes_nothing_but_the_file(
 ) -> None:
     large = prepared(data, tmp_path / "large")
     monkeypatch.setattr(spool, "ROWS", 17)
-    monkeypatch.setattr(spool, "_CHARACTERS", 2000)
+    monkeypatch.setattr(spool, "CHARACTERS", 2000)
     small = prepared(data, tmp_path / "small")
     assert small.report["rows"] == large.report["rows"]
     assert {**small.report, "out": ""} == {**large.report, "out": ""}

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from lora_s2s.data import prepare as preparing
+from lora_s2s.data import prepare_shard as shard_preparing
 from lora_s2s.data.prepared import PreparedDataset
+from lora_s2s.data.shards import PreparedShard
 from lora_s2s.examples.read import Examples
 from lora_s2s.examples.reading import Reading
+from lora_s2s.examples.shard import shard_of
 from lora_s2s.recipe.schema import DataSection, ModelSection
 
 
@@ -26,11 +29,26 @@ def how_read(paths: Any, **settings: Any) -> Reading:
     return examples.reading
 
 
+def _sections(
+    settings: dict[str, Any], train: Any, name: str, revision: str | None
+) -> tuple[DataSection, ModelSection]:
+    keys = DataSection.model_fields.keys() & settings
+    data = DataSection(train=train, **{key: settings.pop(key) for key in keys})
+    return data, ModelSection(name=name, revision=revision)
+
+
 def prepare(
     *, train: Any, model_name: str = "demo", revision: str | None = None, **settings: Any
 ) -> PreparedDataset:
     """A prepared folder; keywords are keys of ``data``, or those of ``prepare``."""
-    keys = DataSection.model_fields.keys() & settings
-    data = DataSection(train=train, **{key: settings.pop(key) for key in keys})
-    model = ModelSection(name=model_name, revision=revision)
+    data, model = _sections(settings, train, model_name, revision)
     return preparing.prepare(data, model, out=Path(settings.pop("out")), **settings)
+
+
+def prepare_shard(
+    shard: str, *, train: Any, model_name: str = "demo", **settings: Any
+) -> PreparedShard:
+    """A shard such as ``1/4``; keywords as for :func:`prepare`."""
+    data, model = _sections(settings, train, model_name, None)
+    out = Path(settings.pop("out"))
+    return shard_preparing.prepare_shard(data, model, shard_of(shard), out=out, **settings)
