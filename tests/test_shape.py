@@ -24,6 +24,7 @@ PARAMETERS = 8
 # Typer reads a command's options from its signature.
 MANY_PARAMETERS = {
     "commands/init.py:init",
+    "commands/prepare.py:prepare",
     "commands/train.py:train",
     "commands/eval.py:evaluate",
     "commands/predict.py:predict",

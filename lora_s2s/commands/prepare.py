@@ -54,8 +54,9 @@ def prepare(
     from lora_s2s.commands._show import show_prepared
     from lora_s2s.console import say, write_json
     from lora_s2s.pipeline.lengths import warn_of_short_answers
-    from lora_s2s.pipeline.prepare import data_line, prepare_data, prepare_shard_of, shard_lines
+    from lora_s2s.pipeline.prepare import data_line, prepare_data
     from lora_s2s.pipeline.recipes import chosen_recipe, train_command
+    from lora_s2s.pipeline.shards import prepare_shard_of, shard_lines
 
     loaded = chosen_recipe(recipe, data or (), model, sets or (), command="prepare", out=out)
     folder = Path(out) if out else None

@@ -12,12 +12,9 @@ from typing import Any
 from lora_s2s.console import counted, warn
 from lora_s2s.data.manifest import made_from_same
 from lora_s2s.data.prepare import prepare
-from lora_s2s.data.prepare_shard import prepare_shard
 from lora_s2s.data.prepared import PreparedDataset, is_prepared, open_prepared
-from lora_s2s.data.shards import PreparedShard
 from lora_s2s.data_report import DataReport, PairSide, Sides
 from lora_s2s.errors import DataError, UsageError
-from lora_s2s.examples.shard import shard_of
 from lora_s2s.files import write_text
 from lora_s2s.hub import is_local, only_cache
 from lora_s2s.pipeline import html
@@ -79,7 +76,7 @@ def prepare_data(
     prepared = prepare(
         recipe.data,
         recipe.model,
-        out=out or _usual_folder(recipe),
+        out=out or prepared_folder(recipe),
         seed=recipe.training.seed,
         previews=previews,
         strict=strict,
@@ -90,26 +87,8 @@ def prepare_data(
     return prepared
 
 
-def prepare_shard_of(
-    recipe: Recipe, shard: str, out: Path | None = None, *, strict: bool = False
-) -> PreparedShard:
-    """Prepares one shard of a recipe's data, or opens it where it is complete.
-
-    Args:
-        shard: such as ``3/16``.
-        out: the folder that the shards are joined into.
-    """
-    return prepare_shard(
-        recipe.data,
-        recipe.model,
-        shard_of(shard),
-        out=out or _usual_folder(recipe),
-        seed=recipe.training.seed,
-        strict=strict,
-    )
-
-
-def _usual_folder(recipe: Recipe) -> Path:
+def prepared_folder(recipe: Recipe) -> Path:
+    """Where a recipe's data is prepared: ``prepared/NAME`` beside the folder of adapters."""
     return Path(recipe.output.dir).parent / "prepared" / str(recipe.output.name)
 
 
@@ -219,17 +198,6 @@ def _check_trackers(folder: Path, trackers: Sequence[str], sets: Sequence[str]) 
             hint=f"if that is what you want: --set {shlex.quote(chosen)}",
             where=str(folder / RECIPE),
         )
-
-
-def shard_lines(made: PreparedShard) -> list[str]:
-    """What a shard has, and the command that joins all."""
-    kept, rejected = (made.rows[key] for key in ("kept", "rejected"))
-    left_out = f", {rejected:,} rejected" if rejected else ""
-    before = ", as before" if made.reused else ""
-    return [
-        f"shard {made.shard}: {counted(kept, 'row')}{left_out} ({made.path}{before})",
-        f"next, once all {made.shard.count} are made: the same command with --join",
-    ]
 
 
 def data_line(prepared: PreparedDataset) -> str:
