@@ -35,6 +35,16 @@ def plan(
         bool,
         typer.Option("--table", help="Show sizes of the base and common cards: what fits where."),
     ] = False,
+    processes: Annotated[
+        int,
+        typer.Option(
+            "--processes",
+            min=1,
+            max=1024,
+            metavar="N",
+            help="Plan for N processes: each one's part.",
+        ),
+    ] = 1,
     sets: Sets = None,
     json: Json = False,
 ) -> None:
@@ -59,7 +69,7 @@ def plan(
         else:
             show_table("Training in 16 bits with this data", planning.TABLE_COLUMNS, cells)
         return
-    planned = planning.plan(loaded, prepared, gpu_memory=size)
+    planned = planning.plan(loaded, prepared, gpu_memory=size, processes=processes)
     _show(planned, str(loaded.output.name))
     if json:
         write_json(planned.to_dict())
@@ -84,6 +94,8 @@ def _show(planned: Plan, name: str) -> None:
     rows = [[what, sized(size)] for what, size in parts.items()]
     have = "" if planned.device_bytes is None else f" of {sized(planned.device_bytes)}"
     device = "GPU" if planned.device == "cuda" else "CPU"
+    if planned.processes > 1:
+        device = f"{device} in each of {planned.processes} processes"
     table(f"Plan of {name} on a {device}{have}", ["memory", "at most"], rows)
     source, target = planned.longest_row
     say(

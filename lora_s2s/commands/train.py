@@ -17,8 +17,8 @@ Processes = Annotated[
         min=1,
         max=1024,
         metavar="N",
-        help="Train in N processes on this machine, one for each GPU. The batch of a step is N "
-        "times as large.",
+        help="Train in N processes on this machine, one for each GPU. They share the rows of "
+        "each step, so that the result is that of one process.",
     ),
 ]
 StopAfter = Annotated[

@@ -41,6 +41,10 @@ class Batch:
             self.target_tokens = int((self.labels_BT != IGNORE_INDEX).sum())
             self.source_tokens = int(self.attention_mask_BS.sum())
 
+    def uncounted(self) -> Batch:
+        """The batch with no token that counts: a process without rows computes it to keep step."""
+        return replace(self, target_tokens=0, source_tokens=0)
+
     def to(self, device: torch.device | str) -> Batch:
         """Returns the batch on a device; from pinned memory the copy is asynchronous."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))

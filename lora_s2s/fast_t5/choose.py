@@ -23,6 +23,7 @@ from lora_s2s.fast_t5.head import head_loss
 from lora_s2s.fast_t5.layout import Layout, layout_of
 from lora_s2s.fast_t5.operations import ACTIVATIONS, reason_of
 from lora_s2s.fast_t5.t5 import PaddingFree
+from lora_s2s.models.sharded import is_divided
 from lora_s2s.models.t5 import fused_activation
 from lora_s2s.models.t5_parts import ADAPTED, OWN, stacks_of, trains_positions
 from lora_s2s.tokens.labels import IGNORE_INDEX
@@ -101,9 +102,12 @@ def fast_forward(model: nn.Module) -> Iterator[None]:
     requested = os.environ.get(VARIABLE, "fast")
     if requested not in ("fast", "reference"):
         raise UsageError(f"{VARIABLE} is '{requested}', expected fast or reference")
+    off = f"as set by {VARIABLE}" if requested == "reference" else None
+    if any(map(is_divided, model.parameters())):
+        off = "whose modules gather weights that are divided among processes"
     with ExitStack() as until:
-        if requested == "reference":
-            say(f"forward: transformers', as set by {VARIABLE}")
+        if off is not None:
+            say(f"forward: transformers', {off}")
             until.enter_context(fused_activation(model))
         else:
             setattr(model, _CHOICE, _Choice(until))

@@ -34,6 +34,7 @@ from lora_s2s.lora.schema import MERGE_IN_PEFT, AdapterSettings, adapter_setting
 from lora_s2s.lora.targets import Targets, adaptable
 from lora_s2s.models.loading import LoadedBase, load_base, quiet
 from lora_s2s.models.quantized import skeleton
+from lora_s2s.models.sharded import copy_whole
 from lora_s2s.models.weights import (
     finite_weight,
     misfit,
@@ -102,7 +103,7 @@ def load_adapter_state(model: nn.Module, state: Mapping[str, Tensor], adapter: s
     _check_shapes(expected, given, where=None)
     with torch.no_grad():
         for name, tensor in live.items():
-            tensor.copy_(state[name])
+            copy_whole(tensor, state[name])
 
 
 def save_adapter(model: PeftModel, out: Path) -> None:

@@ -16,7 +16,7 @@ from lora_s2s.lora.inject import inject_lora, total_parameters, trainable_parame
 from lora_s2s.models.common import begin_answers
 from lora_s2s.models.family import check_lengths
 from lora_s2s.models.loading import LoadedBase, enable_gradient_checkpointing, load_base
-from lora_s2s.models.precision import dtype_name
+from lora_s2s.models.precision import dtype_name, resolve_device, resolve_dtype
 from lora_s2s.pipeline.followed import check_constraint
 from lora_s2s.recipe.fields import FULL
 from lora_s2s.recipe.schema import Recipe
@@ -53,6 +53,11 @@ class AdaptedBase:
         return counts["total_parameters"] - adapter
 
     @property
+    def device_type(self) -> str:
+        """The kind of device that trains it; a base that will be divided is not there yet."""
+        return resolve_device().type
+
+    @property
     def note(self) -> str | None:
         """What plain transformers has to be given beside a source; None for nothing."""
         return end_note(self.tokenizer)
@@ -67,8 +72,13 @@ class AdaptedBase:
         )
 
 
-def adapted_base(recipe: Recipe, prepared: PreparedDataset) -> AdaptedBase:
+def adapted_base(
+    recipe: Recipe, prepared: PreparedDataset, *, in_main_memory: bool = False
+) -> AdaptedBase:
     """Loads a recipe's base and injects its adapter, ready to train.
+
+    Args:
+        in_main_memory: load it there, in the dtype that it will have on the device.
 
     Raises:
         UsageError: a token to train is not in the vocabulary, or the base does not support a
@@ -77,7 +87,7 @@ def adapted_base(recipe: Recipe, prepared: PreparedDataset) -> AdaptedBase:
     """
     tokenizer, train_tokens = _tokenizer(recipe, prepared)
     check_constraint(recipe, prepared, tokenizer)
-    base, model = _injected(recipe, train_tokens)
+    base, model = _injected(recipe, train_tokens, in_main_memory)
     vocabulary = len(base.model.get_input_embeddings().weight)
     for split in prepared.tables():
         split.check_vocabulary(vocabulary)
@@ -134,15 +144,19 @@ def token_ids(names: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[
     return [vocabulary[name] for name in names]
 
 
-def _injected(recipe: Recipe, train_tokens: Sequence[int]) -> tuple[LoadedBase, nn.Module]:
+def _injected(
+    recipe: Recipe, train_tokens: Sequence[int], in_main_memory: bool
+) -> tuple[LoadedBase, nn.Module]:
     """Loads a recipe's base and injects its adapter."""
     section, full = recipe.model, recipe.lora.method == FULL
+    dtype = resolve_dtype("float32" if full else section.dtype, resolve_device())
     base = load_base(
         section.name,
         revision=section.revision,
-        dtype="float32" if full else section.dtype,
+        dtype=dtype_name(dtype),
         quantization=section.quantization,
         skip_quantization=section.skip_quantization,
+        device="cpu" if in_main_memory else None,
     )
     lengths = {key: getattr(recipe.data, key) for key in ("max_source_tokens", "max_target_tokens")}
     check_lengths(base.family, base.model.config, name=section.name, **lengths)

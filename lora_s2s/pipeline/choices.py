@@ -15,7 +15,6 @@ from lora_s2s.recipe.load import load_recipe, with_choices_of
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.training.advice import Curves, advise
 from lora_s2s.training.log import METRICS
-from lora_s2s.training.processes import process_count
 
 
 def resolved_recipe(recipe: Recipe, facts: Facts, *, begun: Path | None = None) -> Recipe:
@@ -52,7 +51,6 @@ def gather_facts(prepared: PreparedDataset, *, parameters: int, device: str) -> 
         validation_tokens=held_out,
         parameters=parameters,
         device="cpu" if device == "cpu" else "cuda",
-        processes=process_count(),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -31,9 +30,12 @@ from lora_s2s.recipe.fields import FULL
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.training import duration
 from lora_s2s.training.plan import StepPlan
+from lora_s2s.training.processes import process_count
 
 # A run is refused only if even its longest row needs this much more than there is.
 _SURELY = 1.1
+# How much of N times the speed N GPUs reach together, by training.sharding: assumed.
+_EFFICIENCY = {"none": 0.9, "full": 0.7}
 _VALIDATION_SHARE = 0.35  # of a training step's compute, for as many tokens
 # A change that saves less is not worth its cost.
 _WORTH = 0.02
@@ -64,6 +66,7 @@ class Plan(Memory):
 
     device: str
     device_bytes: int | None
+    processes: int
     parameters: int
     trainable_parameters: int
     steps: int
@@ -81,7 +84,11 @@ class Plan(Memory):
 
 
 def plan(
-    recipe: Recipe, prepared: PreparedDataset | None = None, *, gpu_memory: int | None = None
+    recipe: Recipe,
+    prepared: PreparedDataset | None = None,
+    *,
+    gpu_memory: int | None = None,
+    processes: int = 1,
 ) -> Plan:
     """Plans a run; loads no weight.
 
@@ -89,8 +96,11 @@ def plan(
         prepared: the data, prepared with this recipe; None takes what an earlier run prepared, or
             prepares it in a temporary folder.
         gpu_memory: bytes of the GPU to plan for; None plans for this machine's device.
+        processes: how many train together; memory is that of each.
     """
-    device = Device.found() if gpu_memory is None else Device.of_memory(gpu_memory)
+    device = (
+        Device.found(processes) if gpu_memory is None else Device.of_memory(gpu_memory, processes)
+    )
     with known_data(recipe, prepared) as (data, notes):
         planned = planned_run(recipe, data, device)
         memory = peak_of(planned)
@@ -105,6 +115,7 @@ def plan(
             **vars(memory),
             device=device.kind,
             device_bytes=device.memory,
+            processes=processes,
             parameters=planned.base.parameters,
             trainable_parameters=count,
             steps=steps,
@@ -144,7 +155,20 @@ def _seconds_per_step(planned: Planned) -> tuple[float | None, list[str]]:
             "bfloat16 products are at least twice as fast as float32 on this CPU: "
             "--set model.dtype=bfloat16 trains faster, with a little less precision"
         )
-    return epoch / math.ceil(len(batches) / planned.settings.gradient_accumulation), remarks
+    seconds = epoch / len(StepPlan(rows, planned.settings).steps(0))
+    if planned.device.processes > 1:
+        faster, remark = _speed_up(planned)
+        seconds, remarks = seconds / faster, [*remarks, remark]
+    return seconds, remarks
+
+
+def _speed_up(planned: Planned) -> tuple[float, str]:
+    """How much faster several processes are than one, and why."""
+    processes, sharding = planned.device.processes, planned.settings.sharding
+    if planned.setting.device == "cpu":
+        return 1.0, f"{processes} processes on one CPU share its cores: no step is faster"
+    share = _EFFICIENCY[sharding]
+    return processes * share, f"{processes} GPUs at {share:.0%} of {processes} times one's speed"
 
 
 def _validations(planned: Planned, steps: int) -> float:
@@ -186,6 +210,12 @@ def _changes(planned: Planned) -> Iterator[tuple[dict[str, object], str]]:
             {"training.gradient_checkpointing": True},
             "none for the result: a third to a half more time",
         )
+    several = planned.device.processes > 1
+    if several and recipe.model.quantization == "none" and not planned.divided:
+        yield (
+            {"training.sharding": "full"},
+            "none for the result: weights are gathered block by block, slower steps",
+        )
     if "8bit" not in settings.optimizer:
         yield {"training.optimizer": "adamw-8bit"}, "optimizer state rounded to 8 bits"
     if planned.setting.bytes_each == 4 and recipe.model.quantization == "none":
@@ -195,7 +225,8 @@ def _changes(planned: Planned) -> Iterator[tuple[dict[str, object], str]]:
         ("nf4", "weights rounded to 4 bits, slower steps, a slightly higher loss"),
     ):
         if recipe.model.quantization not in (kind, "nf4"):
-            yield {"model.quantization": kind}, cost
+            whole = {"training.sharding": "none"} if several else {}
+            yield {**whole, "model.quantization": kind}, cost
     limit = int(rows.sources.max())
     while limit // 2 >= 128:
         limit //= 2
@@ -282,7 +313,7 @@ def check_fits(recipe: Recipe, prepared: PreparedDataset) -> None:
     Raises:
         ResourceError: it cannot fit.
     """
-    device = Device.found()
+    device = Device.found(process_count())
     if device.memory is None or _evidently_fits(recipe, prepared, device):
         return
     planned = planned_run(recipe, prepared, device)

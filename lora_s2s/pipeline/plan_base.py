@@ -60,6 +60,20 @@ class PlannedBase:
                 total += values * _NF4_BYTES if quantization == "nf4" else values + 4 * outputs
         return round(total)
 
+    def divided_bytes(self, bytes_each: int, processes: int, *, blocks_only: bool) -> int:
+        """Bytes of a process's part of the weights, and of two gathered blocks: the one that is
+        computed and the next.
+
+        Args:
+            blocks_only: all other weights are whole on every process.
+        """
+        blocks: dict[tuple[str, int], int] = {}
+        for name, shape in self.linear.items():
+            blocks[block_of(name)] = blocks.get(block_of(name), 0) + math.prod(shape)
+        part, gathered = sum(blocks.values()) / processes, 2 * max(blocks.values(), default=0)
+        other = self.other if blocks_only else self.other / processes
+        return round(bytes_each * (part + gathered + other))
+
     @property
     def largest(self) -> int:
         """Weights of the largest layer that may be quantized."""

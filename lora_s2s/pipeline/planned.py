@@ -21,7 +21,7 @@ from lora_s2s.recipe.schema import Recipe, TrainingSettings
 from lora_s2s.training import footprint
 from lora_s2s.training.footprint import Lengths, Setting
 from lora_s2s.training.memory import peak_memory_bytes
-from lora_s2s.training.plan import StepPlan
+from lora_s2s.training.plan import StepPlan, shares
 
 # What an allocator holds beyond the tensors in it: measured on a CPU (benchmarks/plan.py), assumed
 # on a GPU, as is what CUDA itself takes there.
@@ -40,23 +40,32 @@ _STATE_BYTES = {
 
 @dataclass(frozen=True)
 class Device:
-    """The device that is planned for; ``here`` is None where it is not on this machine."""
+    """The device that is planned for; ``here`` is None where it is not on this machine.
+
+    Attributes:
+        memory: that each process has.
+        processes: how many train together, each on a GPU of its own, or all on one CPU.
+    """
 
     kind: str
     memory: int | None
     here: torch.device | None = None
+    processes: int = 1
 
     @classmethod
-    def found(cls) -> Device:
+    def found(cls, processes: int = 1) -> Device:
         """The device that a run on this machine takes."""
         device = resolve_device()
-        return cls(device.type, device_memory(device), device)
+        memory = device_memory(device)
+        if memory is not None and device.type == "cpu":
+            memory //= processes
+        return cls(device.type, memory, device, processes)
 
     @classmethod
-    def of_memory(cls, size: int) -> Device:
+    def of_memory(cls, size: int, processes: int = 1) -> Device:
         """A GPU of so many bytes; this machine's if there is one."""
         device = resolve_device()
-        return cls("cuda", size, device if device.type == "cuda" else None)
+        return cls("cuda", size, device if device.type == "cuda" else None, processes)
 
     def bytes_each(self, dtype: str) -> int:
         """Bytes of a value: a GPU computes in 16 bits by ``auto``."""
@@ -132,15 +141,21 @@ class Planned:
         )
 
     @property
+    def divided(self) -> bool:
+        """Whether the processes divide the base's weights."""
+        return self.settings.sharding == "full" and self.device.processes > 1
+
+    @property
     def sizes(self) -> footprint.Sizes:
         """The base's sizes, with the kind of forward that this adapter's method takes."""
-        sizes, ours = self.base.sizes, self.recipe.lora.method in OURS
+        sizes, ours = self.base.sizes, self.recipe.lora.method in OURS and not self.divided
         return sizes if ours or sizes.kind != "fast" else replace(sizes, kind="t5")
 
     def batches(self) -> Sequence[Sequence[int]]:
-        """The micro-batches of the first epoch."""
-        plan = StepPlan(self.rows, self.settings)
-        return [batch for step in plan.steps(0) for batch in step]
+        """The micro-batches of the first epoch, as the processes share them."""
+        plan, processes = StepPlan(self.rows, self.settings), self.device.processes
+        dealt = (shares(step, processes) for step in plan.steps(0))
+        return [batch for step in dealt for share in step for batch in share]
 
 
 def memory_of(planned: Planned, rows: Sequence[Lengths]) -> Memory:
@@ -170,8 +185,12 @@ def memory_of(planned: Planned, rows: Sequence[Lengths]) -> Memory:
     weights = base.weights_bytes(
         model.quantization, setting.bytes_each, tuple(model.skip_quantization)
     )
+    full, processes = recipe.lora.method == FULL, planned.device.processes
+    if planned.divided:
+        weights = base.divided_bytes(setting.bytes_each, processes, blocks_only=not full)
+        count //= processes if full else 1
     # Weights and gradients are float32 whatever the base's dtype; a base that trains is counted.
-    adapter = (4 if recipe.lora.method == FULL else 8) * count
+    adapter = (4 if full else 8) * count
     optimizer = _STATE_BYTES[recipe.training.optimizer] * count
     changing = max(peak.total + optimizer, compared)
     total = planned.libraries + _HELD[setting.device] * (weights + adapter + changing)

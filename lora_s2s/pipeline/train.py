@@ -23,7 +23,7 @@ from lora_s2s.pipeline.trained import RunOptions, TrainedAdapter
 from lora_s2s.pipeline.watched import goal_of, watched
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.training.loop import train
-from lora_s2s.training.processes import is_main_process, main_process_first
+from lora_s2s.training.processes import is_main_process, main_process_first, process_count
 from lora_s2s.training.state import LoopOptions, TrainResult
 
 
@@ -53,10 +53,10 @@ def train_adapter(
     recipe = with_data(recipe, prepared)
     if options.check_memory:
         check_fits(recipe, prepared)
-    adapted = adapted_base(recipe, prepared)
-    facts = gather_facts(
-        prepared, parameters=adapted.base_parameters, device=adapted.base.device.type
-    )
+    # A base that will be divided goes to the devices block by block.
+    divided = recipe.training.sharding == "full" and process_count() > 1
+    adapted = adapted_base(recipe, prepared, in_main_memory=divided)
+    facts = gather_facts(prepared, parameters=adapted.base_parameters, device=adapted.device_type)
     recipe = resolved_recipe(recipe, facts, begun=running if resume else None)
     say(f"{recipe.model.name}: {adapted.line}")
     with running_folder(running, resume=resume), recipe_of_run(running, recipe):

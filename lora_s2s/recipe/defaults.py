@@ -73,7 +73,6 @@ class Facts:
     validation_tokens: int
     parameters: int
     device: str
-    processes: int = 1
 
     @property
     def tokens(self) -> int:
@@ -149,9 +148,7 @@ def _steps_an_epoch(training: TrainingSection, facts: Facts) -> float:
     rows = training.batch_size or (
         batch / _mean(facts) if isinstance(batch, int) else _ROWS_A_STEP[1]
     )
-    return max(
-        1.0, facts.rows / max(1.0, rows) / (training.gradient_accumulation * facts.processes)
-    )
+    return max(1.0, facts.rows / max(1.0, rows) / training.gradient_accumulation)
 
 
 def _passes(facts: Facts) -> int:
@@ -174,9 +171,7 @@ def _batch_tokens(training: TrainingSection, facts: Facts) -> int:
     epochs = training.epochs if isinstance(training.epochs, int | float) else _passes(facts)
     seen = facts.rows * epochs
     most_rows = min(max(_ROWS_A_STEP[1], seen / _MOST_STEPS), _MOST_ROWS_A_STEP)
-    rows = min(max(seen / _STEPS, _ROWS_A_STEP[0]), most_rows) / (
-        training.gradient_accumulation * facts.processes
-    )
+    rows = min(max(seen / _STEPS, _ROWS_A_STEP[0]), most_rows) / training.gradient_accumulation
     longest = facts.source.p99 + facts.target.p99
     roomy = facts.device == "cuda" and facts.parameters < _LARGE_BASE
     tokens = min(

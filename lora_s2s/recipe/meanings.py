@@ -72,6 +72,7 @@ _THEIRS = {
     "training.packing": "multipack pack pack_sequences sample_packing",
     "training.gradient_checkpointing": "activation_checkpointing grad_checkpoint "
     "use_gradient_checkpointing",
+    "training.sharding": "fsdp fsdp_config fsdp_transformer_layer_cls_to_wrap sharding_strategy",
     "training.save_every": "checkpoint_every save_interval save_steps save_strategy "
     "saves_per_epoch",
     "training.keep_checkpoints": "save_total_limit",
@@ -110,8 +111,7 @@ _OMITTED = {
     "report.html shows the curve": "plot_loss",
     "rows of similar length share a batch": "group_by_length length_column_name "
     "pad_to_max_length pad_to_sequence_len",
-    "for several GPUs, `train --processes N`": "ddp_find_unused_parameters ddp_timeout deepspeed "
-    "fsdp fsdp_config fsdp_transformer_layer_cls_to_wrap",
+    "for several GPUs, `train --processes N`": "ddp_find_unused_parameters ddp_timeout deepspeed",
     "the best checkpoint by training.best_metric is kept": "load_best_model_at_end",
     "the metric of training.best_metric decides": "greater_is_better",
     "the command decides": "do_eval do_predict do_train overwrite_output_dir stage",

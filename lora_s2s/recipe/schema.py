@@ -33,6 +33,7 @@ from lora_s2s.recipe.fields import (
 )
 from lora_s2s.recipe.full import full_problem
 from lora_s2s.recipe.output import OutputSection
+from lora_s2s.recipe.sharding import sharding_problem
 
 _SCORED_SOURCES = 100
 
@@ -231,10 +232,7 @@ class TrainingSection(Section):
         )
     )
     lora_plus_ratio: float = Field(
-        default=1.0,
-        ge=1,
-        le=1000,
-        description="LoRA+: learning rate of B over that of A; 1 is plain LoRA.",
+        default=1.0, ge=1, le=1000, description="LoRA+: learning rate of B over A's; 1: plain LoRA."
     )
     max_grad_norm: float = Field(
         default=1.0, ge=0, description="Clip gradients to this norm; 0: off."
@@ -303,6 +301,10 @@ class TrainingSection(Section):
         default=[],
         description="With lora.method=full, what does not train: embeddings, head, encoder, "
         "decoder, or names of modules.",
+    )
+    sharding: Literal["none", "full"] = Field(
+        default="none",
+        description="full: divide the base's weights among several processes (FSDP2).",
     )
     seed: int = Field(
         default=42, ge=0, le=2**32 - 1, description="Seed of initial weights, order and dropout."
@@ -380,11 +382,13 @@ class Recipe(Section):
     output: OutputSection = OutputSection()
 
     @model_validator(mode="after")
-    def _full(self) -> Recipe:
-        model, training = self.model, self.training
-        if problem := full_problem(
-            self.lora.method, training.freeze, model.quantization, model.dtype
-        ):
+    def _together(self) -> Recipe:
+        model, method, training = self.model, self.lora.method, self.training
+        bits, scored = model.quantization, training.sources_to_score
+        problem = full_problem(method, training.freeze, bits, model.dtype)
+        if training.sharding == "full" and not problem:
+            problem = sharding_problem(method, bits, training.optimizer, scored)
+        if problem:
             raise ValueError(problem)
         return self
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from lora_s2s.models.sharded import own_part
 from lora_s2s.training.optimizer import trainable
 
 
@@ -27,7 +28,7 @@ class WeightAverage:
         self._averages = [weight.detach().clone() for weight in self._weights()]
 
     def _weights(self) -> list[Tensor]:
-        return [weight.detach() for weight in trainable(self._model).values()]
+        return [own_part(weight.detach()) for weight in trainable(self._model).values()]
 
     def update(self, step: int) -> None:
         """Adds the weights after a step, counted from 1."""

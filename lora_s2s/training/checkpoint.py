@@ -28,7 +28,12 @@ from lora_s2s.outputs import whole_folder
 from lora_s2s.recipe.schema import TrainingSettings
 from lora_s2s.records import CheckpointFile
 from lora_s2s.training.averaging import WeightAverage
-from lora_s2s.training.optimizer import load_optimizer_state, optimizer_state, trainable
+from lora_s2s.training.optimizer import (
+    cpu_copy,
+    load_optimizer_state,
+    optimizer_state,
+    trainable,
+)
 from lora_s2s.training.state import LoopOptions, TrainState
 
 _ADAPTER = "adapter.safetensors"
@@ -49,7 +54,7 @@ _IGNORED = frozenset(
     }
 )
 # At these values a run is as those before the setting existed, whose checkpoints do not record it.
-_WITHOUT = {"ema": 0.0}
+_WITHOUT = {"ema": 0.0, "sharding": "none"}
 # Changes to these affect the rest of the training, but the checkpoint still fits: --resume-anyway
 # accepts them.
 _ACCEPTABLE = {"package code", "torch", "forward", "training data"} | {
@@ -57,8 +62,15 @@ _ACCEPTABLE = {"package code", "torch", "forward", "training data"} | {
     for key in "epochs max_steps learning_rate schedule warmup weight_decay max_grad_norm "
     "label_smoothing dropout z_loss gradient_checkpointing".split()
 }
-# Another device changes only the last digits: the run continues, with a warning.
-_WARNED_OF = {"device"}
+# With another device or number of processes the run continues, with a warning.
+_WARNED_OF = {
+    "device": ("on another device", "the last digits differ"),
+    "training.sharding": ("with another training.sharding", "the last digits differ"),
+    "processes": (
+        "by another number of processes",
+        "the last digits differ, and what dropout draws",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -83,24 +95,30 @@ def save_checkpoint(
     state: TrainState,
     identity: dict[str, str],
     average: WeightAverage | None = None,
+    write: bool = True,
 ) -> Path:
     """Writes ``folder/step-NNNNNN`` atomically, replacing one of the same step; returns its path.
+
+    All processes call it, so that divided weights are gathered, and one writes.
 
     Raises:
         RunError: an adapter weight is not finite; older checkpoints are kept.
         ResourceError: the disk is full.
     """
-    adapter, averaged = _copies(model), {}
+    adapter, averaged = _copies(model, write), {}
     if average is not None:
         with average.in_place():
-            averaged = {_AVERAGE: _copies(model)}
+            averaged = {_AVERAGE: _copies(model, write)}
     broken = [name for name, tensor in adapter.items() if not bool(torch.isfinite(tensor).all())]
     if broken:
         raise RunError(
             f"step {state.step}: the adapter is no longer finite ({broken[0]}); no checkpoint was "
             "written"
         )
-    path, moments = _path_of(folder, state.step), optimizer_state(model, optimizer)
+    moments = optimizer_state(model, optimizer, keep=write)
+    path = _path_of(folder, state.step)
+    if not write:
+        return path
     files = {_ADAPTER: adapter, _OPTIMIZER: moments, **averaged}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -128,12 +146,10 @@ def save_checkpoint(
     return path
 
 
-def _copies(model: nn.Module) -> dict[str, Tensor]:
+def _copies(model: nn.Module, keep: bool) -> dict[str, Tensor]:
     """The adapter's weights in memory of their own."""
     state = adapter_state(model)
-    return {
-        name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()
-    }
+    return {name: cpu_copy(tensor, keep=keep) for name, tensor in state.items()}
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
@@ -289,12 +305,10 @@ def _restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> 
 def _check_identity(checkpoint: Checkpoint, identity: dict[str, str], *, anyway: bool) -> None:
     then = checkpoint.identity
     differing = [key for key in sorted({*then, *identity}) if then.get(key) != identity.get(key)]
-    if _WARNED_OF.issuperset(differing):
+    if _WARNED_OF.keys() >= {*differing}:
         for key in set(differing) & {*then}:  # older checkpoints do not record it
-            warn(
-                f"the checkpoint was made on another {key}: {then[key]}; now {identity[key]}: the "
-                "last digits differ"
-            )
+            how, effect = _WARNED_OF[key]
+            warn(f"the checkpoint was made {how}: {then[key]}; now {identity[key]}: {effect}")
         return
     # The first digits of a hash suffice.
     values = [[side.get(key, "nothing")[:40] for side in (then, identity)] for key in differing]
@@ -302,7 +316,7 @@ def _check_identity(checkpoint: Checkpoint, identity: dict[str, str], *, anyway:
         f"  {key}: checkpoint {old}, now {new}"
         for key, (old, new) in zip(differing, values, strict=True)
     ]
-    acceptable = (_ACCEPTABLE | _WARNED_OF).issuperset(differing)
+    acceptable = (_ACCEPTABLE | _WARNED_OF.keys()).issuperset(differing)
     if acceptable and anyway:
         warn("\n".join(["continuing despite these differences, so not bit-identical:", *lines]))
         return

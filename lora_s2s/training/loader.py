@@ -15,8 +15,9 @@ from lora_s2s.data.prepared import SplitTable
 from lora_s2s.fast_t5.choose import with_layout
 from lora_s2s.recipe.schema import TrainingSettings
 from lora_s2s.training.encoder_cache import EncoderCache, check_cacheable, encoder_cache
-from lora_s2s.training.plan import StepPlan
+from lora_s2s.training.plan import StepPlan, shares
 from lora_s2s.training.prefetch import ahead
+from lora_s2s.training.sharding import is_sharded
 from lora_s2s.training.state import TrainState
 
 NextBatches = Callable[[], list[Batch]]
@@ -64,8 +65,12 @@ class BatchLoader:
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         epoch, position = state.epoch, state.position
         for _ in range(state.step, self.plan.total_steps):
-            step = self.plan.steps(epoch)[position]
-            yield [self._collate(rows) for rows in step[rank::processes]]
+            dealt = shares(self.plan.steps(epoch)[position], processes)
+            batches = [self._collate(rows) for rows in dealt[rank]]
+            if is_sharded(self.model):  # all processes gather the same blocks equally often
+                missing = max(map(len, dealt)) - len(batches)
+                batches += [self._collate(dealt[0][0]).uncounted()] * missing
+            yield batches
             position += 1
             if position >= len(self.plan.steps(epoch)):
                 epoch, position = epoch + 1, 0

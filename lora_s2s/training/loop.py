@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from lora_s2s.data.collate import Batch
 from lora_s2s.data.prepared import SplitTable
+from lora_s2s.models.sharded import gathered
 from lora_s2s.recipe.schema import TrainingSettings
 from lora_s2s.training.gradients import (
     loss_scales,
@@ -29,10 +30,11 @@ from lora_s2s.training.loader import NextBatches
 from lora_s2s.training.log import require_trackers
 from lora_s2s.training.loss import sequence_loss
 from lora_s2s.training.memory import halving_when_out_of_memory
-from lora_s2s.training.optimizer import set_learning_rate
-from lora_s2s.training.processes import sum_gradients, summed
+from lora_s2s.training.optimizer import set_learning_rate, trainable
+from lora_s2s.training.processes import share_parameters, sum_gradients, summed
 from lora_s2s.training.run import Run
 from lora_s2s.training.run_lock import run_lock
+from lora_s2s.training.sharding import make_whole, shard
 from lora_s2s.training.state import LoopOptions, StepStats, TrainResult
 from lora_s2s.training.validation import Evaluate
 
@@ -85,6 +87,7 @@ def train(
                     break
                 _take_step(run, next_batches)
         result = run.result()
+        make_whole(model, keep=accelerator.is_main_process)
         run.close()
     return result
 
@@ -99,7 +102,11 @@ def _accelerator(model: nn.Module, settings: TrainingSettings, run_dir: Path) ->
         log_with=list(settings.trackers) or None,
         project_dir=run_dir,
     )
-    model.to(accelerator.device)
+    if settings.sharding == "full" and accelerator.num_processes > 1:
+        share_parameters(trainable(model).values(), accelerator)
+        shard(model, accelerator)
+    else:
+        model.to(accelerator.device)
     return accelerator
 
 
@@ -164,7 +171,7 @@ def train_step(
                     loss_sum += forward_backward(model, on_device, target_tokens / scale, settings)
         sum_gradients(parameters, accelerator)
         unscale_gradients(parameters, scale)
-        norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm or math.inf)
+        norm = gathered(nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm or math.inf))
         loss_sum = accelerator.reduce(loss_sum, reduction="sum")
         loss, grad_norm = step_if_finite(optimizer, loss_sum, norm)
         if math.isfinite(grad_norm) or not math.isfinite(loss):
@@ -182,6 +189,8 @@ def forward_backward(
     """
     smoothing, z_loss = settings.label_smoothing, settings.z_loss
     loss_sum, _ = sequence_loss(model, batch, label_smoothing=smoothing, z_loss=z_loss)
+    if not batch.target_tokens:  # uncounted
+        loss_sum = loss_sum * 0.0
     # Not accelerator.backward: an environment variable of a launcher can make it divide again.
     torch.autograd.backward(loss_sum / divisor)
     return loss_sum.detach()

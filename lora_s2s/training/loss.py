@@ -12,6 +12,7 @@ from lora_s2s.fast_t5.choose import fast_states
 from lora_s2s.fast_t5.head import cross_entropy, head_loss
 from lora_s2s.models.common import shift_right
 from lora_s2s.models.family import FAMILIES
+from lora_s2s.models.sharded import is_divided
 from lora_s2s.tokens.labels import IGNORE_INDEX
 
 
@@ -38,8 +39,10 @@ def sequence_loss(
     fast = fast_states(model, batch)
     if fast is not None:
         return head_loss(fast.states_ND, head, fast.labels_N, **extra), batch.target_tokens
-    # Only the head's own weight counts: trained token rows inside it are handled either way.
-    frozen = not any(weight.requires_grad for weight in head.parameters(recurse=False))
+    # Only the head's own weight counts: trained token rows inside it are handled either way. One
+    # that is divided is whole only while its module computes.
+    own = list(head.parameters(recurse=False))
+    frozen = not any(weight.requires_grad or is_divided(weight) for weight in own)
     in_chunks = FAMILIES[str(model_type)].plain_head and frozen
     labels_N = batch.labels_BT[counted_BT := batch.labels_BT != IGNORE_INDEX]
     states: list[Tensor] = []

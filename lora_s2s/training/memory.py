@@ -17,6 +17,7 @@ from lora_s2s.data.collate import Batch
 from lora_s2s.errors import ResourceError, ran_out_of_memory
 from lora_s2s.fast_t5.choose import with_layout
 from lora_s2s.tokens.labels import IGNORE_INDEX
+from lora_s2s.training.sharding import is_sharded
 
 _WARNED = "_warned_of_halves"
 
@@ -61,8 +62,8 @@ class Attempt:
         ResourceError: that micro-batch is a single row.
     """
 
-    def __init__(self, batches: Sequence[Batch]) -> None:
-        self._batches = batches
+    def __init__(self, batches: Sequence[Batch], *, may_split: bool = True) -> None:
+        self._batches, self._may_split = batches, may_split
         self._current: int | None = None
         self.too_large: int | None = None
 
@@ -75,7 +76,9 @@ class Attempt:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
-        if error is None or self._current is None or not ran_out_of_memory(error):
+        if error is None or self._current is None or not self._may_split:
+            return False
+        if not ran_out_of_memory(error):
             return False
         batch = self._batches[self._current]
         if len(batch.labels_BT) == 1:
@@ -101,7 +104,8 @@ def halving_when_out_of_memory(
     """
     batches = list(micro_batches)
     while True:
-        attempt = Attempt(batches)
+        # Processes that gather weights from each other take equally many micro-batches.
+        attempt = Attempt(batches, may_split=not is_sharded(model))
         yield attempt
         place = attempt.too_large
         if place is None:

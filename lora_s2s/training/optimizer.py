@@ -13,6 +13,7 @@ from lora_s2s.console import say
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.lora.inject import is_second_factor
 from lora_s2s.models.quantized import adamw
+from lora_s2s.models.sharded import copy_whole, gathered
 from lora_s2s.recipe.schema import TrainingSettings
 
 
@@ -77,14 +78,27 @@ def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
         group["lr"] = learning_rate * group["rate"]
 
 
-def optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """Returns CPU copies of the optimizer's state (moments, scales, step counts) by KEY/NAME."""
+def cpu_copy(tensor: Tensor, *, keep: bool = True) -> Tensor:
+    """The whole of a tensor in main memory of its own; an empty one if only others ``keep`` it."""
+    whole = gathered(tensor.detach())
+    return whole.to("cpu", copy=True).contiguous() if keep else torch.empty(0)
+
+
+def _state_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     return {
-        f"{key}/{name}": torch.as_tensor(value).detach().to("cpu", copy=True).contiguous()
+        f"{key}/{name}": torch.as_tensor(value)
         for name, parameter in trainable(model).items()
         if parameter in optimizer.state
         for key, value in optimizer.state[parameter].items()
     }
+
+
+def optimizer_state(
+    model: nn.Module, optimizer: Optimizer, *, keep: bool = True
+) -> dict[str, Tensor]:
+    """Returns CPU copies of the optimizer's state (moments, scales, step counts) by KEY/NAME."""
+    state = _state_tensors(model, optimizer)
+    return {key: cpu_copy(tensor, keep=keep) for key, tensor in state.items()}
 
 
 def load_optimizer_state(model: nn.Module, optimizer: Optimizer, state: dict[str, Tensor]) -> None:
@@ -98,7 +112,7 @@ def load_optimizer_state(model: nn.Module, optimizer: Optimizer, state: dict[str
     _allocate([parameter for name, parameter in parameters.items() if name in names], optimizer)
     expected, given = (
         {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in tensors.items()}
-        for tensors in (optimizer_state(model, optimizer), state)
+        for tensors in (_state_tensors(model, optimizer), state)
     )
     for key in sorted({*expected, *given}):
         if expected.get(key) != given.get(key):
@@ -109,7 +123,7 @@ def load_optimizer_state(model: nn.Module, optimizer: Optimizer, state: dict[str
         moment, _, name = key.partition("/")
         current = optimizer.state[parameters[name]]
         if isinstance(current[moment], Tensor):
-            current[moment].copy_(saved)
+            copy_whole(current[moment], saved)
         else:
             current[moment] = saved.item()
 

@@ -36,14 +36,14 @@ class Lengths(Protocol):
 class StepPlan:
     """The steps of every epoch; they follow from the seed, so nothing has to be saved.
 
-    An optimizer step takes ``gradient_accumulation`` micro-batches per process; the last step of
-    an epoch takes the rest.
+    An optimizer step takes ``gradient_accumulation`` micro-batches, by however many processes; the
+    last step of an epoch takes the rest.
 
     Raises:
         DataError: the table is empty, or a row has no target token.
     """
 
-    def __init__(self, table: Lengths, settings: TrainingSettings, *, processes: int = 1) -> None:
+    def __init__(self, table: Lengths, settings: TrainingSettings) -> None:
         if len(table) == 0:
             raise DataError(
                 "there is nothing to train on: the training split has 0 rows",
@@ -56,7 +56,6 @@ class StepPlan:
             )
         self._table = table
         self._settings = settings
-        self._batches_per_step = settings.gradient_accumulation * processes
         # Two, since the next epoch's batches are prefetched before this epoch ends.
         self.steps = lru_cache(maxsize=2)(self._steps)
         self.total_steps = settings.max_steps or self._steps_in(settings.epochs)
@@ -76,8 +75,8 @@ class StepPlan:
             )
 
     def _steps(self, epoch: int) -> Sequence[list[Rows]]:
-        """Micro-batches (row numbers) of each optimizer step of an epoch, over all processes."""
-        batches, size = self._batches(epoch), self._batches_per_step
+        """Micro-batches (row numbers) of each optimizer step of an epoch."""
+        batches, size = self._batches(epoch), self._settings.gradient_accumulation
         starts = np.arange(0, len(batches), size)
         return Groups(batches, starts, starts + size)
 
@@ -110,3 +109,23 @@ class StepPlan:
         if epochs > whole:
             count += math.ceil((epochs - whole) * len(self.steps(whole)))
         return count
+
+
+def shares(step: Sequence[Rows], processes: int) -> list[list[Rows]]:
+    """Deals a step's micro-batches to processes: whole ones in turn; the rows of each that is left
+    over go to a few processes, so that each takes at most one part more.
+
+    A process has no part where there are too few rows.
+
+    >>> shares([[1, 2], [3], [4, 5, 6]], processes=2)
+    [[[1, 2], [4, 6]], [[3], [5]]]
+    """
+    whole = len(step) - len(step) % processes
+    dealt = [list(step[rank:whole:processes]) for rank in range(processes)]
+    left = len(step) - whole
+    for place in range(left):
+        ranks = [rank for rank in range(processes) if rank * left // processes == place]
+        for first, rank in enumerate(ranks):
+            if part := step[whole + place][first :: len(ranks)]:
+                dealt[rank].append(part)
+    return dealt

@@ -13,6 +13,7 @@ from accelerate.utils import broadcast
 from torch import nn
 
 from lora_s2s.models.precision import resolve_device
+from lora_s2s.models.sharded import is_divided
 
 # The others wait while one process prepares the data; the launcher notices if it dies.
 _LONGEST_WAIT = timedelta(days=1)
@@ -49,10 +50,13 @@ def summed(values: Sequence[float], accelerator: Accelerator) -> list[float]:
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter], accelerator: Accelerator) -> None:
-    """Replaces every gradient by its sum over processes, in one message; a missing one is zero."""
-    if accelerator.num_processes == 1:
+    """Replaces every gradient by its sum over processes, in one message; a missing one is zero.
+
+    Those of divided weights are summed already.
+    """
+    moved = [parameter for parameter in parameters if not is_divided(parameter)]
+    if accelerator.num_processes == 1 or not moved:
         return
-    moved = list(parameters)
     flat = torch.cat(
         [(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in moved]
     )
@@ -65,7 +69,8 @@ def share_parameters(parameters: Iterable[nn.Parameter], accelerator: Accelerato
     """Copies the main process's values to every process."""
     if accelerator.num_processes > 1:
         for parameter in parameters:
-            parameter.data.copy_(broadcast(parameter.data.contiguous()))
+            if not is_divided(parameter):
+                parameter.data.copy_(broadcast(parameter.data.contiguous()))
 
 
 def from_main_process(

@@ -66,7 +66,7 @@ class Run:
         self.goal = options.goal
         if evaluate is None:
             _refuse_without_validation(settings)
-        self.plan = StepPlan(table, settings, processes=accelerator.num_processes)
+        self.plan = StepPlan(table, settings)
         self.loader = BatchLoader(model, table, pad_token_id, settings, self.plan, accelerator)
         if accelerator.is_main_process:
             self.plan.report_long_rows()
@@ -204,9 +204,9 @@ class Run:
         folder, state = self.run_dir / "checkpoints", self.state
         if self.saved != self.progress():
             state.metrics_lines = self.log.sync()
-            if self.accelerator.is_main_process:
-                training = self.model, self.optimizer, state, self.identity
-                save_checkpoint(folder, *training, average=self.average)
+            training = self.model, self.optimizer, state, self.identity
+            main = self.accelerator.is_main_process
+            save_checkpoint(folder, *training, average=self.average, write=main)
         self.saved, self.saved_at = self.progress(), time.monotonic()
         if self.accelerator.is_main_process:
             keep = self.settings.keep_checkpoints

@@ -58,13 +58,17 @@ def make_validation(
         model.eval()
         try:
             with torch.no_grad():
-                for rows in batches[rank::processes]:
+                for first in range(0, len(batches), processes):
+                    # In the last round all compute as well: they may need each other's weights.
+                    mine = first + rank < len(batches)
+                    rows = batches[first + rank if mine else first]
                     batch = with_layout(
                         model, collate([table.features(row) for row in rows], pad_token_id)
                     )
                     loss_sum, target_tokens = sequence_loss(model, batch.to(device))
-                    totals[0] += loss_sum
-                    totals[1] += target_tokens
+                    if mine:
+                        totals[0] += loss_sum
+                        totals[1] += target_tokens
         finally:
             model.train(was_training)
         if several:

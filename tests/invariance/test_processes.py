@@ -1,13 +1,15 @@
-"""Two processes train what one process with twice the accumulation trains, by the command line
-too.
+"""Several processes train what one process trains, and continue each other's runs; by the command
+line too.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,12 @@ import programs
 import pytest
 import safetensors.torch
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from training_parts import metrics, saved_steps
 
 from lora_s2s.cli import app
+from lora_s2s.training.plan import shares
 
 WORKER = Path(__file__).with_name("process_worker.py")
 
@@ -55,35 +60,77 @@ def start(processes: int, *words: str, where: Path | None = None) -> list[tuple[
     return [(process.returncode, *pair) for process, pair in zip(started, told, strict=True)]
 
 
-def launch(folder: Path, *, processes: int, accumulation: int) -> list[dict[str, torch.Tensor]]:
-    """Runs the worker and returns the adapter each process ends with."""
-    folder.mkdir()
-    for code, _, errors in start(processes, str(WORKER), str(folder), str(accumulation), "RANK"):
-        assert code == 0, errors
-    return [
-        safetensors.torch.load_file(folder / f"rank{rank}.safetensors") for rank in range(processes)
-    ]
+CASES = ("rows", "tokens", "packed", "nf4", "full", "sharded", "sharded-full")
+CONTINUED = ("rows", "sharded", "sharded-full")
+WORLDS = (1, 2, 4)
+RESUMED = ((2, 1), (1, 2), (4, 3))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders N/CASE of runs in N processes, and N-M/CASE of those that M processes continue."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    def told(name: str, first: str | None = None) -> Iterator[list[Any]]:
+        for case in CASES if first is None else CONTINUED:
+            half = first and f"{folder}/{first}/{case}/checkpoints/step-000003"
+            yield [int(name[-1]), [case, f"{folder}/{name}/{case}", half]]
+
+    launches = [run for world in WORLDS for run in told(str(world))]
+    launches += [run for first, then in RESUMED for run in told(f"{first}-{then}", str(first))]
+    command = [sys.executable, str(WORKER), json.dumps(launches)]
+    environment = programs.environment(OMP_NUM_THREADS="1")
+    pipes = {"capture_output": True, "text": True, "timeout": 1200}
+    done = subprocess.run(command, env=environment, check=False, **pipes)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def adapters(folder: Path) -> list[dict[str, torch.Tensor]]:
+    """What each process of a run ends with."""
+    return [safetensors.torch.load_file(path) for path in sorted(folder.glob("rank*.safetensors"))]
+
+
+def assert_one_trajectory(one: Path, other: Path) -> None:
+    for here, there in zip(metrics(one), metrics(other), strict=True):
+        assert here["step"] == there["step"]
+        assert here.get("target_tokens") == there.get("target_tokens")
+        for key in ("loss", "validation_loss"):
+            assert here.get(key, 0.0) == pytest.approx(there.get(key, 0.0), abs=1e-5)
+        assert here.get("grad_norm", 0.0) == pytest.approx(there.get("grad_norm", 0.0), abs=1e-4)
+    (alone,) = adapters(one)
+    first, *others = adapters(other)
+    for name, weight in alone.items():
+        assert float((weight - first[name]).abs().max()) < 1e-4, name
+        assert all(torch.equal(first[name], rank[name]) for rank in others if rank), name
+    assert saved_steps(one)[-3:] == saved_steps(other)[-3:]
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(tmp_path: Path) -> None:
-    (alone,) = launch(tmp_path / "one", processes=1, accumulation=4)
-    first, second = launch(tmp_path / "two", processes=2, accumulation=2)
-    one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert [line["step"] for line in one] == [line["step"] for line in two]
-    for here, there in zip(one, two, strict=True):
-        assert here.get("target_tokens") == there.get("target_tokens")
-        for key in ("loss", "validation_loss"):
-            assert here.get(key, 0.0) == pytest.approx(there.get(key, 0.0), abs=2e-6)
-        # AdamW's step is as large as any where a gradient is mere rounding: the norm shows it, the
-        # loss does not.
-        assert here.get("grad_norm", 0.0) == pytest.approx(there.get("grad_norm", 0.0), abs=1e-4)
-    # The first step starts from equal weights: there the gradients must agree as closely as float32
-    # can.
-    assert one[0]["grad_norm"] == pytest.approx(two[0]["grad_norm"], abs=1e-6)
-    assert max(float((alone[name] - first[name]).abs().max()) for name in alone) < 1e-3
-    assert saved_steps(tmp_path / "two") == saved_steps(tmp_path / "one")
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("world", WORLDS[1:])
+def test_several_processes_train_what_one_trains(runs: Path, case: str, world: int) -> None:
+    assert_one_trajectory(runs / "1" / case, runs / str(world) / case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CONTINUED)
+@pytest.mark.parametrize("worlds", RESUMED, ids=lambda worlds: "to".join(map(str, worlds)))
+def test_another_number_of_processes_continues_the_run(
+    runs: Path, case: str, worlds: tuple[int, int]
+) -> None:
+    assert_one_trajectory(runs / "1" / case, runs / "{}-{}".format(*worlds) / case)
+
+
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12), processes=st.integers(1, 9))
+def test_processes_share_the_rows_of_a_step(sizes: list[int], processes: int) -> None:
+    ends = list(itertools.accumulate(sizes))
+    step = [list(range(end - size, end)) for size, end in zip(sizes, ends, strict=True)]
+    dealt = shares(step, processes)
+    assert sorted(row for share in dealt for rows in share for row in rows) == list(range(ends[-1]))
+    assert all(any({*rows} <= {*whole} for whole in step) for share in dealt for rows in share)
+    assert max(map(len, dealt)) == -(-len(step) // processes)
+    assert dealt == [step] or processes > 1
 
 
 def train(folder: Path, *words: str, expected: int = 0) -> dict[str, Any]:
@@ -150,15 +197,20 @@ def launched(here: Path, *words: str, code: int = 0) -> subprocess.CompletedProc
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_train_starts_processes_that_train_what_one_trains(tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "sharding"), [("lora", "none"), ("lora", "full"), ("full", "full")]
+)
+def test_train_starts_processes_that_train_what_one_trains(
+    tmp_path: Path, method: str, sharding: str
+) -> None:
     losses, weights = [], []
-    for processes, accumulation in ((1, 2), (2, 1)):
+    for processes in (1, 2):
         name = f"p{processes}"
         given = {
             "lora.method": method,
+            "training.sharding": sharding,
             "training.max_steps": 3,
-            "training.gradient_accumulation": accumulation,
+            "training.gradient_accumulation": 2,
             "output.name": name,
             "data.train": "demo:validation",
             "data.validation": "demo:test",

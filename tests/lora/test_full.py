@@ -159,13 +159,19 @@ def test_a_whole_model_is_trained_resumed_scored_and_used(
         (["lora.method=full", "model.quantization=nf4"], "nf4 cannot hold"),
         (["lora.method=full", "model.dtype=bfloat16"], "needs float32 weights"),
         (["training.freeze=[encoder]"], "training.freeze needs lora.method=full"),
+        (["training.sharding=full", "model.quantization=nf4"], "not nf4"),
+        (["training.sharding=full", "training.best_metric=bleu"], "answers need whole weights"),
+        (
+            ["training.sharding=full", "lora.method=full", "training.optimizer=adafactor"],
+            "not that of adafactor",
+        ),
     ],
 )
-def test_what_excludes_full_fine_tuning_is_named(
+def test_what_excludes_full_fine_tuning_or_sharding_is_named(
     invoke: Invoke, sets: list[str], problem: str
 ) -> None:
     words = [word for one in sets for word in ("--set", one)]
-    assert f"--set: {'lora' if 'full' in sets[0] else 'training'}" in (
+    assert f"--set: {sets[0].partition('.')[0]}" in (
         message := invoke("train", "demo", *words, code=2).stderr
     )
     assert problem in message

@@ -66,6 +66,31 @@ def test_full_fine_tuning_is_planned_with_every_weight_and_optimizer(
     assert planned(invoke, *given, *words)["optimizer_bytes"] < full["optimizer_bytes"] / 20
 
 
+def test_processes_that_divide_the_weights_need_less_memory_each(
+    invoke: Invoke, here: Path
+) -> None:
+    write_csv(here / "train.csv")
+    words = ("--data", "train.csv", "--model", "google/flan-t5-xl", "--gpu-memory", "6GB")
+    alone = planned(invoke, *words)
+    four, divided = (
+        planned(invoke, *words, "--processes", "4", "--set", f"training.sharding={sharding}")
+        for sharding in ("none", "full")
+    )
+    assert four["weights_bytes"] == alone["weights_bytes"]
+    assert [four["fits"], divided["fits"]] == [False, True]
+    settings = [one["setting"] for one in four["advice"]]
+    assert settings[-1] == "training.sharding=full"
+    assert four["advice"][-1]["total_bytes"] <= 6e9
+    # A quarter of the blocks, two whole ones of 48, embeddings and head.
+    embeddings = 2 * 2 * 32_128 * 2048
+    blocks = alone["weights_bytes"] - embeddings
+    shares = (divided["weights_bytes"] - embeddings) / blocks
+    assert 1 / 4 + 2 / 48 < shares < 1 / 4 + 2 / 30
+    full = ("--set", "lora.method=full", "--set", "training.sharding=full")
+    whole, part = (planned(invoke, *words, "--processes", n, *full) for n in ("1", "4"))
+    assert part["optimizer_bytes"] == pytest.approx(whole["optimizer_bytes"] / 4)
+
+
 def test_a_base_that_is_not_here_is_planned_by_its_known_sizes(invoke: Invoke, here: Path) -> None:
     write_csv(here / "train.csv")
     words = ["--data", "train.csv", "--model", "google/flan-t5-xl", "--gpu-memory"]
