@@ -192,12 +192,8 @@ class Decoder:
             for relative in self._relatives
         }
 
-    def read(self, sources: Sequence[Sequence[int]], *, beams: int = 1) -> State:
-        """Encodes sources whose answers have yet to begin, one row each.
-
-        Args:
-            beams: how many rows each will have; see :meth:`State.repeat`.
-        """
+    def read(self, sources: Sequence[Sequence[int]]) -> State:
+        """Encodes sources whose answers have yet to begin, one row each."""
         ids = [torch.tensor(list(source)) for source in sources]
         ids_BS = pad_sequence(ids, batch_first=True)
         mask_BS = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
@@ -216,7 +212,7 @@ class Decoder:
 
         row_N = torch.tensor(layout.row_order)[layout.source_rows_N.cpu()].to(self.device)
         column_N = torch.cat([torch.arange(length) for length in layout.source_lengths])
-        kept = self._source_state(memory_ND, row_N, column_N.to(self.device), ids_BS.shape, beams)
+        kept = self._source_state(memory_ND, row_N, column_N.to(self.device), ids_BS.shape)
         hidden_BS = memory_ND.new_full(ids_BS.shape, -torch.inf)
         hidden_BS[mask_BS.bool()] = 0
         own_shape = (len(self._layers), 2, len(ids), self._layers[0].own.heads, _ROOM)
@@ -224,12 +220,11 @@ class Decoder:
         return State(own, kept, hidden_BS, [0] * len(ids))
 
     def _source_state(
-        self, memory_ND: Tensor, row_N: Tensor, column_N: Tensor, shape: Sequence[int], beams: int
+        self, memory_ND: Tensor, row_N: Tensor, column_N: Tensor, shape: Sequence[int]
     ) -> Tensor:
         """Every layer's keys and values of the sources (L, 2, B, H, S, d)."""
         heads, size = self._layers[0].own.heads, self._config.d_kv
-        whole = (len(self._layers), 2, shape[0], heads, shape[1], size)
-        kept = _zeros(whole, memory_ND) if beams == 1 else memory_ND.new_zeros(whole)
+        kept = memory_ND.new_zeros(len(self._layers), 2, shape[0], heads, shape[1], size)
         for cross, kept_2BHSd in zip(self._crosses, kept, strict=True):
             values_N2Hd = cross.kv(memory_ND).view(-1, 2, heads, size)
             kept_2BHSd.permute(1, 3, 0, 2, 4)[row_N, column_N] = values_N2Hd
@@ -245,6 +240,8 @@ class Decoder:
         states_RD = self._stack.embeddings(ids_R)
         every_R = torch.arange(rows, device=self.device)
         hidden_B11S = state.hidden_BS[:, None, None]
+        own = state.own_L2RHTd
+        room = own.new_empty(used, rows, own.shape[3], own.shape[5])
         for number, (layer, cross) in enumerate(zip(self._layers, self._crosses, strict=True)):
             heads = layer.own.heads
             qkv = layer.qkv(_normed(states_RD, layer.own.norm)).view(rows, 3, heads, -1)
@@ -252,7 +249,7 @@ class Decoder:
             own_2RHTd.permute(1, 3, 0, 2, 4)[every_R, place_R] = qkv[:, 1:]
             k, v = own_2RHTd[:, :, :, :used]
             bias = biases[id(self._relatives[number])]
-            mixed = _attend(qkv[:, 0, :, None], k, v, bias)
+            mixed = _attend_own(qkv[:, 0], k, v, bias, room)
             states_RD = layer.o.onto(states_RD, mixed.reshape(rows, -1))
 
             q = cross.q(_normed(states_RD, cross.norm))
@@ -273,16 +270,22 @@ def _bias(table_PH: Tensor, back_TR: Tensor) -> Tensor:
     return bias_TRH.masked_fill_((back_TR < 0)[..., None], -torch.inf).permute(1, 2, 0)[:, :, None]
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """Attention of (rows, H, queries, d) over (rows, H, tokens, d), unscaled as in T5."""
-    if q.shape[2] > 1:
-        scores = torch.matmul(q, k.transpose(2, 3)) + bias
-        return torch.matmul(scores.softmax(dim=-1), v)
-    # For one query, many small products take longer than these passes over memory.
-    q_RHd, k_TRHd, v_TRHd = q[:, :, 0], k.movedim(2, 0), v.movedim(2, 0)
-    scores_TRH = (k_TRHd * q_RHd).sum(dim=-1) + bias[:, :, 0].movedim(2, 0)
+def _attend_own(q_RHd: Tensor, k: Tensor, v: Tensor, bias: Tensor, room: Tensor) -> Tensor:
+    """Attention of one query a row over (R, H, tokens, d), unscaled as in T5.
+
+    Where tokens lie first, passes over memory are faster than many small products; ``room`` takes
+    what is between them.
+    """
+    k_TRHd, v_TRHd = k.movedim(2, 0), v.movedim(2, 0)
+    scores_TRH = torch.mul(k_TRHd, q_RHd, out=room).sum(dim=-1) + bias[:, :, 0].movedim(2, 0)
     weights_TRH = scores_TRH.softmax(dim=0)
-    return (weights_TRH[..., None] * v_TRHd).sum(dim=0)[:, :, None]
+    return torch.mul(v_TRHd, weights_TRH[..., None], out=room).sum(dim=0)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """Attention of (B, H, queries, d) over (B, H, tokens, d), unscaled as in T5."""
+    scores = torch.matmul(q, k.transpose(2, 3)) + bias
+    return torch.matmul(scores.softmax(dim=-1), v)
 
 
 def decoder_of(model: PreTrainedModel) -> Decoder | None:

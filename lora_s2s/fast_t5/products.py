@@ -9,6 +9,8 @@ from torch.nn import functional as F
 # oneDNN keeps memory of a weight's size for every number of rows that it meets, so it meets two.
 # From so many rows on, it is faster with empty ones added than MKL without.
 _SIZES = {128: 56, 32: 16}
+_FEWEST = min(_SIZES.values())
+_HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 # Tokens that one product sums over in a weight's gradient.
 _SUMMED = 256
 
@@ -27,7 +29,7 @@ def product(
         if onto is not None:
             return torch.addmm(onto, inputs, weight.t(), alpha=scale)
         return (inputs if scale == 1 else inputs * scale) @ weight.t()
-    outputs = _onednn(inputs, weight) if len(inputs) in _SIZES else _in_blocks(inputs, weight)
+    outputs = _onednn(inputs, weight) if inputs.shape[0] in _SIZES else _in_blocks(inputs, weight)
     if scale != 1:
         outputs.mul_(scale)
     return outputs if onto is None else outputs.add_(onto)
@@ -56,19 +58,20 @@ def _by_onednn(inputs: Tensor) -> bool:
     leave half of AVX-512 unused.
     """
     usable = inputs.device.type == "cpu" and inputs.dtype == torch.float32
-    enough = len(inputs) >= min(_SIZES.values())
-    return usable and enough and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    enough = inputs.shape[0] >= _FEWEST
+    return usable and enough and _HAS_ONEDNN
 
 
 def _in_blocks(inputs: Tensor, weight: Tensor) -> Tensor:
-    outputs, start = inputs.new_empty(len(inputs), len(weight)), 0
+    count, start = inputs.shape[0], 0
+    outputs = inputs.new_empty(count, weight.shape[0])
     for size, least in _SIZES.items():
-        while (rows := min(size, len(inputs) - start)) >= least:
+        while (rows := min(size, count - start)) >= least:
             block = slice(start, start + rows)
             padded = F.pad(inputs[block], (0, 0, 0, size - rows)) if rows < size else inputs[block]
             outputs[block] = _onednn(padded, weight)[:rows]
             start += rows
-    if start < len(inputs):
+    if start < count:
         outputs[start:] = inputs[start:] @ weight.t()
     return outputs
 

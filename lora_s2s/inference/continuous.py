@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, zip_longest
+from itertools import accumulate, chain, zip_longest
 from typing import NamedTuple
 
 import torch
@@ -323,7 +323,7 @@ class Continuous:
         """
         waiting = sorted(range(len(sources)), key=lambda place: -len(sources[place]))
         while waiting:
-            most = self._fitting(sources[waiting[0]], settings)
+            most = _fitting(waiting, sources, settings)
             batch, waste = self._begun(waiting[:most], sources, settings, watch), 0.0
             waiting = waiting[most:]
             yield from _ended(batch)
@@ -332,7 +332,7 @@ class Continuous:
                 if waste >= _WASTE:
                     waste = 0.0
                     # Where twice as many would fit, a new batch begins when this one is over.
-                    if waiting and self._fitting(sources[waiting[0]], settings) < 2 * most:
+                    if waiting and _fitting(waiting, sources, settings) < 2 * most:
                         gone = sorted(set(range(len(batch.rows.over))) - set(live))
                         more = self._begun(waiting[: len(gone)], sources, settings, watch)
                         waiting = waiting[len(gone) :]
@@ -344,9 +344,6 @@ class Continuous:
                 self._step(batch)
                 yield from _ended(batch, over)
 
-    def _fitting(self, source: Sequence[int], settings: DecodingSettings) -> int:
-        return settings.rows_at_once(len(source), _MOST_ROWS)
-
     def _begun(
         self,
         places: Sequence[int],
@@ -356,7 +353,7 @@ class Continuous:
     ) -> _Batch:
         """Encodes some sources and decodes the first id of each."""
         chosen, each = [sources[place] for place in places], settings.hypotheses
-        state = self.decoder.read(chosen, beams=each)
+        state = self.decoder.read(chosen)
         rows: Greedy | Samples | Beams
         if settings.num_beams > 1:
             rows = Beams(places, settings, self.end, self.name)
@@ -375,6 +372,18 @@ class Continuous:
         parents_R = batch.rows.extend(logits_RV, self.constrained)
         if parents_R is not None:
             batch.state.reorder(parents_R)
+
+
+def _fitting(
+    waiting: Sequence[int], sources: Sequence[Sequence[int]], settings: DecodingSettings
+) -> int:
+    """How many of the sources that wait fit into a batch. Hypotheses share what is kept of their
+    source, and nothing is padded while sources are read.
+    """
+    most = max(1, _MOST_ROWS // settings.hypotheses)
+    lengths = [len(sources[place]) for place in waiting[:most]]
+    within = [total <= settings.batch_tokens for total in accumulate(lengths)]
+    return max(1, sum(within))
 
 
 def _ended(batch: _Batch, before: Sequence[bool] = ()) -> Iterator[Answer]:

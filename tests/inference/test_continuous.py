@@ -98,6 +98,28 @@ def test_settings(engine_of: Any, generated: Any, settings: DecodingSettings) ->
         assert len({len(answer) for answer in generated(engine, settings)}) > 2
 
 
+@pytest.mark.parametrize(
+    ("settings", "sources_read"),
+    [
+        (DecodingSettings(8, num_beams=4, batch_tokens=90), 2),  # each has 41 tokens, once
+        (DecodingSettings(8, num_beams=50, batch_tokens=900), 2),  # 128 rows at most
+    ],
+    ids=["tokens", "rows"],
+)
+def test_a_batch_is_bounded_by_tokens_and_rows(
+    engine_of: Any, monkeypatch: pytest.MonkeyPatch, settings: DecodingSettings, sources_read: int
+) -> None:
+    counts, read = [], fast.Decoder.read
+
+    def counted(self: fast.Decoder, chosen: list[list[int]]) -> fast.State:
+        counts.append(len(chosen))
+        return read(self, chosen)
+
+    monkeypatch.setattr(fast.Decoder, "read", counted)
+    engine_of().answers([[*[5] * 40, 1]] * 4, settings)
+    assert max(counts) == sources_read
+
+
 @pytest.mark.parametrize("num_beams", [1, 4])
 @pytest.mark.parametrize("row", FAMILIES)
 def test_families(engine_of: Any, generated: Any, row: str, num_beams: int) -> None:
