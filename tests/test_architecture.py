@@ -63,6 +63,7 @@ HOMES = {
     "rich": ("console",),
     "huggingface_hub": ("hub",),
     "datasets": ("readers",),
+    "optuna": ("pipeline",),
     "pyarrow": ("readers", "data"),
     "sacrebleu": ("evaluation",),
     "rouge_score": ("evaluation",),

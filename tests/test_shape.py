@@ -29,6 +29,7 @@ MANY_PARAMETERS = {
     "commands/eval.py:evaluate",
     "commands/predict.py:predict",
     "commands/push.py:push",
+    "commands/sweep.py:sweep",
     "pipeline/api.py:evaluate",
 }
 FAN_OUT = 16

@@ -19,6 +19,7 @@ from lora_s2s.commands.prepare import prepare
 from lora_s2s.commands.push import push
 from lora_s2s.commands.recipes import recipes
 from lora_s2s.commands.serve import serve
+from lora_s2s.commands.sweep import sweep
 from lora_s2s.commands.train import train
 from lora_s2s.commands.ui import ui
 
@@ -28,6 +29,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "prepare": prepare,
     "plan": plan,
     "train": train,
+    "sweep": sweep,
     "eval": evaluate,
     "predict": predict,
     "merge": merge,

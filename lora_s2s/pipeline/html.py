@@ -121,5 +121,10 @@ def ranked(ranking: Ranking) -> str:
     return _shown([("Candidates", ["candidate", "probability"], rows)], [])
 
 
+def swept(recipe: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The trials of a sweep."""
+    return _shown([(f"Best recipe: {recipe}", heads, rows)], [])
+
+
 def _shown(tables: Sequence[Table], notes: Sequence[str], curve: str = "") -> str:
     return render("notebook.html", tables=tables, notes=notes, curve=curve)

@@ -62,12 +62,15 @@ def nested(decisions: Sequence[Decision]) -> dict[str, dict[str, object]]:
     return sections
 
 
-def commented_recipe(title: str, lines: Sequence[str], decisions: Sequence[Decision]) -> str:
+def commented_recipe(
+    title: str, lines: Sequence[str], decisions: Sequence[Decision], *, command: str = "init"
+) -> str:
     """Returns the YAML of decisions, each below its reason.
 
     Args:
         title: what the recipe is for, the line that lists show.
         lines: further lines of the head.
+        command: what wrote it.
     """
     parts = ["\n".join(map(_comment, lines))]
     for section in SECTIONS:
@@ -75,7 +78,7 @@ def commented_recipe(title: str, lines: Sequence[str], decisions: Sequence[Decis
         if held:
             parts.append("\n".join([f"{section}:", *map(_entry, held)]))
     head, rest = _comment(title), "\n\n".join(parts) + "\n"
-    return f"{head}\n# lora-s2s {__version__} init {_hash(head, rest)}\n{rest}"
+    return f"{head}\n# lora-s2s {__version__} {command} {_hash(head, rest)}\n{rest}"
 
 
 def is_untouched(path: Path) -> bool:

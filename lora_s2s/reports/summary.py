@@ -258,14 +258,14 @@ def _label(name: str, score: Mapping[str, object]) -> str:
     return f"{name} (lower is better)" if score.get("lower_is_better") is True else name
 
 
-def with_interval(entry: Mapping[str, object], *, signed: bool = False) -> str:
+def with_interval(entry: Mapping[str, object], *, signed: bool = False, digits: int = 2) -> str:
     """A score as ``86.10 [84.02, 88.17]``; a dash without a number."""
     value, ends = entry.get("value"), interval_of(entry)
     if not is_number(value):
         return NOTHING
-    sign = "+" if signed else ""
-    text = f"{value:{sign}.2f}"
-    return f"{text} [{ends[0]:{sign}.2f}, {ends[1]:{sign}.2f}]" if ends else text
+    shape = f"{'+' if signed else ''}.{digits}f"
+    text = f"{value:{shape}}"
+    return f"{text} [{ends[0]:{shape}}, {ends[1]:{shape}}]" if ends else text
 
 
 def p_text(value: object) -> str:

@@ -1,0 +1,108 @@
+"""``sweep``: try settings, keep the best as a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lora_s2s.commands._options import BaseName, Data, Json, Sets, seconds_of
+
+if TYPE_CHECKING:
+    from lora_s2s.pipeline.swept import Sweep
+
+Vary = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--vary",
+        metavar="KEY=VALUES",
+        help="Key of the recipe to vary, over a range (training.learning_rate=1e-4:3e-3:log) or "
+        "values (lora.r=8,16,32); repeatable.",
+    ),
+]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        metavar="TIME",
+        help="Train for TIME (3h, 30m, 45s) in all. The same command with more continues.",
+    ),
+]
+TrialCount = Annotated[
+    int | None,
+    typer.Option(
+        "--trials", min=1, metavar="N", help="Number of trials, the recipe itself included."
+    ),
+]
+Workers = Annotated[
+    int,
+    typer.Option(
+        "--workers",
+        min=1,
+        max=1024,
+        metavar="N",
+        help="Train N trials at a time, one for each GPU.",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Folder of the sweep; sweeps/NAME by default."),
+]
+
+
+def sweep(
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="[RECIPE|FOLDER]",
+            help="YAML file, name of a shipped recipe, or folder of prepared data.",
+        ),
+    ] = "",
+    vary: Vary = None,
+    budget: Budget = None,
+    trials: TrialCount = None,
+    workers: Workers = 1,
+    out: Out = None,
+    data: Data = None,
+    model: BaseName = None,
+    sets: Sets = None,
+    json: Json = False,
+) -> None:
+    """Try settings of a recipe; keep the best as a recipe.
+
+    Trial 0 is the recipe itself. All trials have the same seed and order of data. Each is scored
+    on the validation data after a ninth and a third of its steps, and stopped there unless it is
+    among the best third so far. The same command continues a sweep that was stopped or killed.
+
+    Writes best.yaml, report.html and the adapters of complete trials to sweeps/NAME. Needs
+    pip install 'lora-s2s[sweep]'.
+    """
+    seconds = None if budget is None else seconds_of(budget)
+    from lora_s2s.console import write_json
+    from lora_s2s.pipeline.run_input import asked_run, refuse_data
+    from lora_s2s.pipeline.sweep import SweepOptions, run_sweep
+
+    refuse_data(recipe)
+    loaded, prepared = asked_run(recipe, data or (), model, sets or (), resume=False)
+    options = SweepOptions(vary or (), trials, seconds, workers, out)
+    result = run_sweep(loaded, prepared, options)
+    _show(result)
+    if json:
+        write_json(result.to_dict())
+
+
+def _show(result: Sweep) -> None:
+    from lora_s2s.console import say, table
+    from lora_s2s.reports.sweep_page import SWEEP_HEADS, best_line, sweep_cells
+
+    content = result.to_dict()
+    table(f"Trials, by {result.metric}", SWEEP_HEADS, sweep_cells(content["trials"]))
+    if result.importance:
+        shares = (f"{key} {share:.2f}" for key, share in result.importance.items())
+        say(f"importance: {', '.join(shares)}")
+    say(best_line(content))
+    say(f"report: {result.report}")
+    if result.best.adapter is not None:
+        say(f"on test data: lora-s2s eval {result.best.adapter} --baseline")
+    say(f"next: lora-s2s train {result.recipe}")

@@ -1,0 +1,158 @@
+"""Tries settings of a recipe on its validation data and keeps the best as a recipe. Heavy to
+import.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lora_s2s.console import say
+from lora_s2s.data.prepared import PreparedDataset
+from lora_s2s.errors import RunError, Stopped, UsageError
+from lora_s2s.files import write_json
+from lora_s2s.outputs import check_writable
+from lora_s2s.pipeline.plan import check_device
+from lora_s2s.pipeline.prepare import prepare_data
+from lora_s2s.pipeline.study import TrialRecord, library, mend_journal
+from lora_s2s.pipeline.swept import Sweep, swept
+from lora_s2s.pipeline.trials import Setup
+from lora_s2s.pipeline.watched import goal_of
+from lora_s2s.pipeline.workers import run_all
+from lora_s2s.recipe.load import recipe_to_yaml
+from lora_s2s.recipe.schema import Recipe
+from lora_s2s.recipe.space import read_space
+from lora_s2s.records import SweepFile
+from lora_s2s.training.run_lock import run_lock
+
+_FOLDER = Path("sweeps")
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """What a sweep varies, and when it ends.
+
+    Attributes:
+        vary: ``KEY=A:B``, ``KEY=A:B:log`` or ``KEY=a,b,c`` words, or a mapping.
+        trials: how many there are, that of the recipe itself included.
+        budget: seconds of training in all, over every time that the sweep was started.
+        workers: how many trials train at a time.
+        out: the sweep's folder; ``sweeps/NAME`` by default.
+    """
+
+    vary: Sequence[str] | Mapping[str, object]
+    trials: int | None = None
+    budget: float | None = None
+    workers: int = 1
+    out: Path | None = None
+
+
+def run_sweep(recipe: Recipe, prepared: PreparedDataset | None, options: SweepOptions) -> Sweep:
+    """Trains trials of a recipe, continuing those of a sweep that was stopped or killed, and writes
+    ``best.yaml`` and ``report.html`` into the sweep's folder.
+
+    Raises:
+        UsageError: a key, a range or an option is wrong, there is no validation data, or the folder
+            holds another sweep.
+        RunError: time was up before a trial was scored, or all have failed.
+        Stopped: by a signal; a checkpoint was saved.
+    """
+    space = read_space(recipe, options.vary)
+    _check(options)
+    library()
+    goal, folder = goal_of(recipe), options.out or _FOLDER / str(recipe.output.name)
+    check_writable(folder)
+    check_device(recipe)
+    with run_lock(folder, work="sweeping in", hint="sweep into another --out"):
+        prepared = prepared or prepare_data(recipe)
+        _check_validation(prepared)
+        vary = {one.key: str(one) for one in space}
+        _check_folder(
+            folder,
+            SweepFile(
+                recipe=recipe_to_yaml(recipe),
+                data=prepared.fingerprint,
+                vary=vary,
+                score=goal.score,
+            ),
+        )
+        mend_journal(folder)
+        setup = Setup(recipe, space, folder, prepared.path, goal, deadline=None)
+        return _swept(setup, options)
+
+
+def _swept(setup: Setup, options: SweepOptions) -> Sweep:
+    trials = setup.trials()
+    trials.begin()
+    ends = [count for count in (options.trials, trials.most()) if count is not None]
+    most = min(ends) if ends else None
+    if options.budget is not None:
+        spent = sum(one.seconds for one in trials.records()) / options.workers
+        setup = replace(setup, deadline=time.monotonic() + options.budget - spent)
+    try:
+        run_all(setup, most=most, workers=options.workers)
+    except Stopped as stopped:
+        stopped.hint = "the same command continues"
+        raise
+    trials = setup.trials()
+    best = trials.best()
+    if best is None:
+        raise _nothing(trials.records())
+    if setup.out_of_time():
+        say("time is up: the same command with a larger --budget continues")
+    return swept(setup, trials, best)
+
+
+def _check(options: SweepOptions) -> None:
+    if options.trials is None and options.budget is None:
+        raise UsageError(
+            "a sweep needs an end",
+            hint="give --budget 30m, --trials 12, or both: the first ends it",
+        )
+    for name, value in (("trials", options.trials), ("workers", options.workers)):
+        if value is not None and value < 1:
+            raise UsageError(f"expected at least 1 of --{name}, got {value}")
+
+
+def _check_validation(prepared: PreparedDataset) -> None:
+    if not prepared.split("validation"):
+        raise UsageError(
+            "a sweep decides by validation data, and there is none",
+            hint="set data.validation_fraction=0.05, or name a file: data.validation=FILE",
+        )
+
+
+def _check_folder(folder: Path, sweep: SweepFile) -> None:
+    """Begins a sweep's folder, or checks that it holds this sweep."""
+    path = SweepFile.path(folder)
+    if not path.exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise UsageError(f"{folder} is not a sweep's folder", hint="give another --out FOLDER")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, {**dict(SweepFile.version), **sweep.model_dump()})
+        return
+    before = SweepFile.read(folder)
+    differing = [key for key, value in sweep if getattr(before, key) != value]
+    if differing:
+        raise UsageError(
+            f"{folder} holds another sweep; these differ: {', '.join(differing)}",
+            hint="give another --out FOLDER, or remove this one",
+            where=str(path),
+        )
+    say(f"continuing the sweep in {folder}")
+
+
+def _nothing(trials: Sequence[TrialRecord]) -> RunError:
+    """Why no trial has a score."""
+    problems = [one.problem for one in trials if one.problem]
+    if problems:
+        return RunError(
+            f"all {len(problems)} trials failed, the last one: {problems[-1]}",
+            hint="train the recipe alone first: lora-s2s train RECIPE",
+        )
+    return RunError(
+        "time was up before a trial was scored",
+        hint="the same command with a larger --budget continues",
+    )

@@ -1,0 +1,86 @@
+"""The page of a sweep: what was best, every trial, what mattered. Values are those of
+``sweep --json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lora_s2s.console import counted
+from lora_s2s.reports.render import render
+from lora_s2s.reports.summary import NOTHING, number, p_text, shown, with_interval
+
+SWEEP_HEADS = ("trial", "settings", "state", "of its steps", "score [95 %]", "− trial 0", "p")
+
+
+def render_sweep(name: str, sweep: Mapping[str, Any], varied: Mapping[str, str]) -> str:
+    """The page's HTML.
+
+    Args:
+        name: the recipe's.
+        varied: each key with its values or range.
+    """
+    trials = sweep["trials"]
+    return render(
+        "sweep.html",
+        title=f"Sweep: {name}",
+        verdict=best_line(sweep),
+        metric=sweep["metric"],
+        heads=SWEEP_HEADS,
+        trials=sweep_cells(trials),
+        problems=[(one["trial"], one["problem"]) for one in trials if one["problem"]],
+        varied=[
+            (key, values, number(sweep["importance"].get(key))) for key, values in varied.items()
+        ],
+    )
+
+
+def best_line(sweep: Mapping[str, Any]) -> str:
+    """What was best, and whether it is better than the recipe itself."""
+    best, metric = sweep["best"], sweep["metric"]
+    among = f"of {counted(len(sweep['trials']), 'trial')}"
+    if not best["trial"]:
+        return f"No trial {among} is better than the recipe itself ({metric} {_score(best)})"
+    line = f"Trial {best['trial']} is the best {among}: {settings_text(best)}; {metric}"
+    line = f"{line} {_score(best)}"
+    if best["difference"] is None:
+        return line
+    return f"{line}, {_difference(best)} against the recipe itself"
+
+
+def sweep_cells(trials: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """A table's rows, one for each trial."""
+    return [
+        [
+            str(one["trial"]),
+            settings_text(one),
+            one["state"],
+            f"{one['share']:.0%}" if one["share"] else NOTHING,
+            _score(one),
+            _difference(one),
+            p_text((one["difference"] or {}).get("bootstrap_p_value")),
+        ]
+        for one in trials
+    ]
+
+
+def settings_text(trial: Mapping[str, Any]) -> str:
+    """A trial's values of the varied keys."""
+    return ", ".join(f"{key}={shown(value)}" for key, value in trial["settings"].items())
+
+
+def _score(trial: Mapping[str, Any]) -> str:
+    if trial["score"] is not None:
+        return with_interval(trial["score"], digits=_digits(trial["score"]))
+    return NOTHING if trial["value"] is None else f"{trial['value']:.4f}"
+
+
+def _difference(trial: Mapping[str, Any]) -> str:
+    entry = trial["difference"] or {}
+    return with_interval(entry, signed=True, digits=_digits(entry))
+
+
+def _digits(entry: Mapping[str, Any]) -> int:
+    """More of a loss, which is small, than of points."""
+    return 4 if entry.get("lower_is_better") else 2

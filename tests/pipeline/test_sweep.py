@@ -1,0 +1,220 @@
+"""A sweep: trials on one seed, halved by their validation score, continued after a kill, the best
+as a recipe.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import programs
+import pytest
+from cli_parts import Invoke, write_csv
+
+from lora_s2s.errors import RunError
+from lora_s2s.pipeline import trials as training
+from lora_s2s.pipeline.study import COMPLETE, FAILED, JOURNAL, SHARES, STOPPED, Trials, mend_journal
+from lora_s2s.recipe.load import load_recipe, recipe_from_settings
+from lora_s2s.recipe.space import Varied, read_space
+
+RECIPE = recipe_from_settings("it", ["model.name=demo", "data.train=x"])
+WORDS = ["training.learning_rate=1e-4:1e-2:log", "lora.r=2,4"]
+
+
+class Killed(Exception):
+    """The process ends here."""
+
+
+def swept(folder: Path, space: tuple[Varied, ...], most: int, kill: int | None = None) -> Trials:
+    """Runs trials whose score is how far their rate is from 1e-3; ends after ``kill`` steps."""
+    mend_journal(folder)
+    trials = Trials(folder, space, lower=True, seed=42)
+    trials.begin()
+    left = [kill if kill is not None else 10**9]
+
+    def step() -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+
+    numbers = trials.unfinished()
+    while numbers or trials.count() < most:
+        step()
+        one = trials.again(numbers.pop()) if numbers else trials.next()
+        rate = float(one.settings.get("training.learning_rate", 8e-3))
+        for place, share in enumerate(SHARES):
+            step()
+            if place >= len(one.scores):
+                trials.report(one.number, abs(math.log(rate / 1e-3)) / share**0.1, 1.0)
+            step()
+            if share < 1 and not trials.goes_on(one.number):
+                trials.end(one.number, STOPPED)
+                break
+        else:
+            trials.end(one.number, COMPLETE)
+    return trials
+
+
+def test_a_study_killed_at_any_step_goes_on_as_it_would_have(tmp_path: Path) -> None:
+    space = read_space(RECIPE, WORDS)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    expected = swept(whole, space, 12)
+    rng = random.Random(1)
+    for _ in range(4):
+        with pytest.raises(Killed):
+            swept(parts, space, 12, kill=rng.randrange(1, 9))
+        with (parts / JOURNAL).open("ab") as journal:
+            journal.write(b'{"op_code": 5, "half a li')  # as a full disk leaves it
+        (parts / f"{JOURNAL}.lock").symlink_to(parts / JOURNAL)
+    resumed = swept(parts, space, 12)
+    assert resumed.records() == expected.records()
+    states = [one.state for one in expected.records()]
+    assert len(states) == 12
+    assert states.count(STOPPED) >= 4
+    best, own = expected.best(), expected.records()[0]
+    assert best is not None
+    assert best.scores[-1] < own.scores[-1]
+    assert len(best.scores) == len(SHARES)
+    assert expected.importance()["training.learning_rate"] > 0.5
+
+
+def test_lists_of_values_are_tried_once_each_and_end(tmp_path: Path) -> None:
+    space = read_space(RECIPE, ["lora.r=2,4", "training.learning_rate=1e-3,2e-3"])
+    trials = Trials(tmp_path, space, lower=True, seed=1)
+    trials.begin()
+    assert trials.most() == 5
+    tried = [tuple(trials.next().settings.values()) for _ in range(5)]
+    assert (tried[0], len(set(tried))) == ((), 5)
+
+
+def quick(tiny_model: Path, *more: str, validation: str = "0.3") -> list[str]:
+    given = {
+        "model.name": tiny_model,
+        "data.train": "train.csv",
+        "data.validation_fraction": validation,
+        "training.max_steps": 9,
+        "training.batch_size": 4,
+        "output.name": "it",
+    }
+    return [part for key, value in given.items() for part in ("--set", f"{key}={value}")]
+
+
+def options(*words: str) -> list[str]:
+    return [part for word in words for part in ("--vary", word)]
+
+
+def test_a_sweep_keeps_the_best_as_a_recipe_that_trains(
+    invoke: Invoke, here: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(here / "train.csv")
+    command = [
+        "sweep",
+        "flan-t5-small",
+        *quick(tiny_model),
+        *options("training.learning_rate=1e-5,9e-2,9"),
+    ]
+    real, seeds = training.train_adapter, []
+
+    def trained(recipe: Any, **how: Any) -> Any:
+        seeds.append(recipe.training.seed)
+        if recipe.training.learning_rate == 9:
+            raise RunError("step 1: the loss is nan")
+        return real(recipe, **how)
+
+    monkeypatch.setattr(training, "train_adapter", trained)
+    first = json.loads(invoke(*command, "--trials", "2", "--json").stdout)
+    assert len(first["trials"]) == 2
+    result = invoke(*command, "--budget", "9m", "--json")  # continues, until all values are tried
+    report = json.loads(result.stdout)
+    assert report["trials"][:2] == first["trials"]
+    assert set(seeds) == {42}
+    by_rate = {one["settings"]["training.learning_rate"]: one for one in report["trials"]}
+    assert set(by_rate) == {"auto", 1e-5, 9e-2, 9}
+    assert (by_rate[9]["state"], by_rate[9]["problem"]) == (FAILED, "step 1: the loss is nan")
+    best = report["best"]
+    assert best["settings"] == {"training.learning_rate": 9e-2}
+    low, high = best["difference"]["interval"]
+    assert low <= best["difference"]["value"] <= high < 0
+    assert best["score"]["value"] == pytest.approx(best["value"], rel=1e-4)
+    text = Path(report["recipe"]).read_text(encoding="utf-8")
+    assert "# the best of 4 trials over 1e-5, 9e-2, 9\n  learning_rate: 0.09" in text
+    assert load_recipe(report["recipe"]).output.name == "it-best"
+    page = Path(report["report"]).read_text(encoding="utf-8")
+    assert f"Trial {by_rate[9]['trial']} failed: step 1: the loss is nan" in page
+    assert "against the recipe itself" in page
+    assert not list((here / "sweeps/it/trials").glob("*.running"))
+    assert "next: lora-s2s train sweeps/it/best.yaml" in result.stderr
+    other = ["sweep", "flan-t5-small", *quick(tiny_model), *options("lora.r=2,4"), "--trials", "2"]
+    refused = invoke(*other, code=2).stderr
+    assert "sweeps/it holds another sweep; these differ: vary" in refused
+
+
+def test_what_is_wrong_is_said_before_anything_is_trained(
+    invoke: Invoke, here: Path, tiny_model: Path
+) -> None:
+    write_csv(here / "train.csv")
+    vary = options("training.lr=1e-4:1e-3", "lora.r=0,8")
+    stderr = invoke("sweep", "demo", *vary, "--trials", "3", code=2).stderr
+    assert "2 problems" in stderr
+    rates = options("training.learning_rate=1e-4:1e-3:log")
+    assert "--budget 30m" in invoke("sweep", "demo", *rates, code=2).stderr
+    alone = quick(tiny_model, validation="0")
+    stderr = invoke("sweep", "flan-t5-small", *alone, *rates, "--trials", "3", code=2).stderr
+    assert "decides by validation data, and there is none" in stderr
+    assert not list((here / "sweeps").glob("*"))
+
+
+def test_no_optuna_names_the_command_that_installs_it(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    stderr = invoke("sweep", "demo", *options("lora.r=2,4"), "--trials", "2", code=5).stderr
+    assert "pip install 'lora-s2s[sweep]'" in stderr
+
+
+@pytest.mark.slow
+def test_twelve_trials_killed_and_resumed_end_with_the_same_best(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    """With SIGKILL at any time; and by two workers, all trials are there."""
+    words = [*quick(tiny_model), *options(*WORDS), "--trials", "12", "--json"]
+    command = [sys.executable, "-m", "lora_s2s", "sweep", "flan-t5-small", *words]
+    how: dict[str, Any] = {"env": programs.environment(OMP_NUM_THREADS="1"), "text": True}
+
+    def run(folder: Path, *more: str) -> dict[str, Any]:
+        folder.mkdir(exist_ok=True)
+        write_csv(folder / "train.csv")
+        done = subprocess.run([*command, *more], cwd=folder, capture_output=True, check=True, **how)
+        result: dict[str, Any] = json.loads(done.stdout)
+        return result
+
+    began = time.monotonic()
+    whole = run(tmp_path / "whole")
+    seconds = time.monotonic() - began
+    parts, rng = tmp_path / "parts", random.Random(3)
+    parts.mkdir()
+    write_csv(parts / "train.csv")
+    for _ in range(3):
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        running = subprocess.Popen(command, cwd=parts, **how, **quiet)
+        time.sleep(rng.uniform(0.2, 0.5) * seconds)
+        running.kill()
+        running.wait()
+    resumed = run(parts)
+
+    def without_times(result: dict[str, Any]) -> list[dict[str, Any]]:
+        return [{**one, "seconds": 0} for one in result["trials"]]
+
+    assert len(whole["trials"]) == 12
+    assert without_times(resumed) == without_times(whole)
+    assert resumed["best"]["trial"] == whole["best"]["trial"]
+    together = run(tmp_path / "together", "--workers", "2")
+    assert sorted(one["trial"] for one in together["trials"]) == list(range(12))
