@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from lora_s2s.pipeline.api import evaluate, export, init, load, merge, prepare, train
+    from lora_s2s.pipeline.api_sweep import sweep
     from lora_s2s.pipeline.recipes import load_recipe
 
 __version__ = "0.1.0"
@@ -44,6 +45,7 @@ __all__ = [
     "load_recipe",
     "merge",
     "prepare",
+    "sweep",
     "train",
 ]
 
@@ -51,7 +53,8 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'lora_s2s' has no attribute '{name}'")
-    module = {"load_recipe": "pipeline.recipes"}.get(name, "pipeline.api")
+    elsewhere = {"load_recipe": "pipeline.recipes", "sweep": "pipeline.api_sweep"}
+    module = elsewhere.get(name, "pipeline.api")
     home = f"lora_s2s.{'errors' if name[0].isupper() else module}"
     return getattr(importlib.import_module(home), name)
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from lora_s2s.console import counted, say
 from lora_s2s.data.prepared import open_prepared
-from lora_s2s.evaluation.metrics import Difference, Measured, Score, compare, scores_of
+from lora_s2s.evaluation.measured import Measured
+from lora_s2s.evaluation.metrics import Difference, Score, compare, scores_of
 from lora_s2s.files import write_text
 from lora_s2s.pipeline import html
 from lora_s2s.pipeline.study import COMPLETE, SHARES, TrialRecord, Trials
@@ -160,6 +161,7 @@ def _write_best(
     lines = [
         schema_line(),
         f"Trial {best.number}: {setup.goal.score} {value} after {best.share:.0%} of its steps.",
+        "Keys without a comment are those of the recipe that was varied.",
         "All trials have one seed: with another, their order can differ.",
     ]
     decisions = [*_decisions(setup, best, count, importance)]
@@ -173,7 +175,7 @@ def _write_best(
 def _decisions(
     setup: Setup, best: SweptTrial, count: int, importance: Mapping[str, float]
 ) -> Iterator[Decision]:
-    """Every key of the best trial's recipe but its place, and why it has its value."""
+    """Every key of the best trial's recipe but its place; why, of those that were varied."""
     recipe = with_overrides(setup.recipe, words_of(best.given))
     varied = {one.key: one for one in setup.space}
     for section, kind in SECTIONS.items():
@@ -185,4 +187,4 @@ def _decisions(
                 reason = f"the best of {counted(count, 'trial')} over {varied[full]}{weight}"
                 yield Decision(full, best.settings[full], reason)
             elif key in values:
-                yield Decision(full, values[key], "as in the recipe that was varied")
+                yield Decision(full, values[key], "")

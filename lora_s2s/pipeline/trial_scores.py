@@ -6,7 +6,8 @@ from lora_s2s.data.prepared import PreparedDataset
 from lora_s2s.display import Silent, showing
 from lora_s2s.evaluation.evaluate import sample_places
 from lora_s2s.evaluation.mbr import decode
-from lora_s2s.evaluation.metrics import Measured, measure
+from lora_s2s.evaluation.measured import Measured
+from lora_s2s.evaluation.metrics import measure
 from lora_s2s.inference.score import reference_losses
 from lora_s2s.pipeline.decoding import settings_for
 from lora_s2s.pipeline.model import predictor_of

@@ -97,7 +97,9 @@ def read_space(recipe: Recipe, words: Sequence[str] | Mapping[str, object]) -> t
         raise UsageError(
             "nothing to vary", hint="--vary training.learning_rate=1e-4:3e-3:log, for example"
         )
-    space, problems, hints = [], [], []
+    space: list[Varied] = []
+    problems: list[str] = []
+    hints: list[str] = []
     for key, text in pairs:
         try:
             if any(one.key == key for one in space):

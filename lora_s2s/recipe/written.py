@@ -65,7 +65,7 @@ def nested(decisions: Sequence[Decision]) -> dict[str, dict[str, object]]:
 def commented_recipe(
     title: str, lines: Sequence[str], decisions: Sequence[Decision], *, command: str = "init"
 ) -> str:
-    """Returns the YAML of decisions, each below its reason.
+    """Returns the YAML of decisions, each below its reason, if it has one.
 
     Args:
         title: what the recipe is for, the line that lists show.
@@ -97,10 +97,13 @@ def _hash(head: str, rest: str) -> str:
 
 def _entry(decision: Decision) -> str:
     key = decision.key.partition(".")[2]
+    line = f"  {key}: {decision.in_yaml}"
+    if not decision.reason:
+        return line
     reason = textwrap.fill(
         plain(decision.reason), _WIDTH, initial_indent="  # ", subsequent_indent="  # "
     )
-    return f"{reason}\n  {key}: {decision.in_yaml}"
+    return f"{reason}\n{line}"
 
 
 def _comment(text: str) -> str:

@@ -11,7 +11,7 @@ from lora_s2s.console import counted
 from lora_s2s.reports.render import render
 from lora_s2s.reports.summary import NOTHING, number, p_text, shown, with_interval
 
-SWEEP_HEADS = ("trial", "settings", "state", "of its steps", "score [95 %]", "− trial 0", "p")
+SWEEP_HEADS = ("trial", "settings", "state", "steps", "score [95 %]", "− trial 0", "p")
 
 
 def render_sweep(name: str, sweep: Mapping[str, Any], varied: Mapping[str, str]) -> str:
@@ -54,7 +54,7 @@ def sweep_cells(trials: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return [
         [
             str(one["trial"]),
-            settings_text(one),
+            settings_text(one, short=True),
             one["state"],
             f"{one['share']:.0%}" if one["share"] else NOTHING,
             _score(one),
@@ -65,9 +65,14 @@ def sweep_cells(trials: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     ]
 
 
-def settings_text(trial: Mapping[str, Any]) -> str:
-    """A trial's values of the varied keys."""
-    return ", ".join(f"{key}={shown(value)}" for key, value in trial["settings"].items())
+def settings_text(trial: Mapping[str, Any], *, short: bool = False) -> str:
+    """A trial's values of the varied keys.
+
+    Args:
+        short: without their sections.
+    """
+    names = {key: key.partition(".")[2] if short else key for key in trial["settings"]}
+    return ", ".join(f"{names[key]}={shown(value)}" for key, value in trial["settings"].items())
 
 
 def _score(trial: Mapping[str, Any]) -> str:

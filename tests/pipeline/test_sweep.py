@@ -17,6 +17,7 @@ import programs
 import pytest
 from cli_parts import Invoke, write_csv
 
+import lora_s2s
 from lora_s2s.errors import RunError
 from lora_s2s.pipeline import trials as training
 from lora_s2s.pipeline.study import COMPLETE, FAILED, JOURNAL, SHARES, STOPPED, Trials, mend_journal
@@ -130,11 +131,13 @@ def test_a_sweep_keeps_the_best_as_a_recipe_that_trains(
         return real(recipe, **how)
 
     monkeypatch.setattr(training, "train_adapter", trained)
-    first = json.loads(invoke(*command, "--trials", "2", "--json").stdout)
+    recipe = load_recipe("flan-t5-small", quick(tiny_model)[1::2])
+    rates = {"training.learning_rate": ["1e-5", "9e-2", 9]}
+    first = lora_s2s.sweep(recipe, rates, trials=2, progress=False).to_dict()
     assert len(first["trials"]) == 2
     result = invoke(*command, "--budget", "9m", "--json")  # continues, until all values are tried
     report = json.loads(result.stdout)
-    assert report["trials"][:2] == first["trials"]
+    assert report["trials"][:2] == json.loads(json.dumps(first["trials"]))
     assert set(seeds) == {42}
     by_rate = {one["settings"]["training.learning_rate"]: one for one in report["trials"]}
     assert set(by_rate) == {"auto", 1e-5, 9e-2, 9}

@@ -62,7 +62,7 @@ def test_what_cannot_be_varied_is_refused(word: str, problem: str) -> None:
 
 def test_values_that_exclude_each_other_are_refused_together() -> None:
     words = ["training.packing=false,true", "training.batch_size=4,8"]
-    with pytest.raises(UsageError, match="packing=true with training.batch_size=4"):
+    with pytest.raises(UsageError, match=r"packing=true with training\.batch_size=4"):
         read_space(RECIPE, words)
     with pytest.raises(UsageError, match="nothing to vary"):
         read_space(RECIPE, [])
