@@ -193,6 +193,32 @@ def test_the_speed_page_is_what_the_kept_results_give(monkeypatch: pytest.Monkey
     assert page.PAGE.read_text(encoding="utf-8") == page.render(page.kept(page.RESULTS))
 
 
+def test_the_page_of_scaling_is_what_sizes_and_formula_give(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS.parent / "tools"))
+    page = importlib.import_module("scaling_page")
+    result = page.computed()
+    assert json.loads(page.RESULT.read_text(encoding="utf-8")) == json.loads(json.dumps(result))
+    assert page.PAGE.read_text(encoding="utf-8") == page.render(result)
+    # Published sizes in millions: all weights, and adapters of rank 16.
+    for size, published in {
+        "small": (0.69, 2.56, 76.96),
+        "base": (1.77, 6.78, 247.6),
+        "large": (4.72, 18.28, 783.2),
+        "xl": (9.44, 35.39, 2849.8),
+        "xxl": (18.87, 70.78, 11135.3),
+    }.items():
+        counts = [page.parameters(size, method) / 1e6 for method in page.METHODS]
+        assert counts == pytest.approx(published, rel=0.005)
+    # By hand: two GPUs send each byte once in 2 messages; four messages of 10 µs a step.
+    link = page.Link("by hand", 1e9, 1e-5)
+    two = page.Case(2, link)
+    assert page.communication(10**7, two) == pytest.approx(0.01 + 8e-5)
+    assert page.efficiency(0.01008, 10**7, two) == pytest.approx(0.5)
+    assert page.communication(10**7, page.Case(64, link)) == pytest.approx(0.0196875 + 0.00504)
+
+
 def test_the_speed_page_shows_every_side_and_what_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS.parent / "tools"))
     page = importlib.import_module("speed_page")
