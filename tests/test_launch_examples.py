@@ -161,7 +161,7 @@ def test_two_machines_by_the_slurm_script_train_what_one_process_trains(
         "model": {"name": str(tiny_model), "dtype": "float32"},
         "data": {"train": "rows.jsonl", "validation_fraction": 0.2},
         "lora": {"r": 4},
-        "training": {"max_steps": 4, "batch_size": 4, "learning_rate": 1e-3},
+        "training": {"max_steps": 4, "batch_size": 4, "gradient_accumulation": 2},
         "output": {"dir": "adapters"},
     }
     (tmp_path / "it.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
@@ -173,7 +173,6 @@ def test_two_machines_by_the_slurm_script_train_what_one_process_trains(
     how: dict[str, Any] = {"cwd": tmp_path, "env": environment, "timeout": 500}
     subprocess.run(["bash", SLURM, "it.yaml", "--set", "output.name=two"], check=True, **how)
     alone = ["train", "it.yaml", "--set", "output.name=one"]
-    alone += ["--set", "training.gradient_accumulation=2"]
     subprocess.run([sys.executable, "-m", "lora_s2s", *alone], check=True, **how)
     one, two = (
         safetensors.torch.load_file(tmp_path / "adapters" / name / "adapter_model.safetensors")

@@ -65,7 +65,7 @@ GPUS = {"H100": 495e12, "RTX 4090": 82e12}
 
 def parameters(size: str, method: str) -> int:
     """Weights that train, whose gradients are sent."""
-    sizes: Mapping[str, Any] = known_settings(f"google/flan-t5-{size}") or {}
+    sizes = _sizes(size)
     width, inner = sizes["d_model"], sizes["num_heads"] * sizes["d_kv"]
     hidden, layers = sizes["d_ff"], sizes["num_layers"]
     if method == METHODS[0]:
@@ -174,8 +174,14 @@ def render(result: Mapping[str, Any]) -> str:
     return "\n".join([*parts, READING])
 
 
+def _sizes(size: str) -> dict[str, int]:
+    """The whole numbers of a size's config."""
+    settings = known_settings(f"google/flan-t5-{size}") or {}
+    return {key: value for key, value in settings.items() if isinstance(value, int)}
+
+
 def _blocks(size: str) -> int:
-    sizes: Mapping[str, Any] = known_settings(f"google/flan-t5-{size}") or {}
+    sizes = _sizes(size)
     return parameters(size, "full") - 2 * sizes["vocab_size"] * sizes["d_model"]
 
 
@@ -222,7 +228,7 @@ FORMULA = f"""## Predicted efficiency
     t = {TOKENS_A_STEP:,} tokens · FLOP a token / FLOP a second of the GPU
     c = 2 (N − 1) / N · bytes / bandwidth + {MESSAGES} · 2 (N − 1) · latency
 
-N GPUs, each with {TOKENS_A_STEP:,} real tokens a step, so that the batch grows with N. c is a ring all-reduce: every GPU sends and
+N GPUs, each with {TOKENS_A_STEP:,} real tokens of a step: the recipe's step has N times as many, since processes share its rows. c is a ring all-reduce: every GPU sends and
 receives 2 (N − 1) / N of the bytes; up to {GPUS_A_MACHINE} GPUs in a machine, beyond that the network card is the slowest link of the
 ring and sets its pace. {MESSAGES} messages a step: gradients, token counts, loss, signals. Nothing is overlapped with compute, and all
 GPUs wait for none that has longer rows: the first assumption is pessimistic, the second optimistic. FLOP a token are measured for
