@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lora_s2s.display import current
+from lora_s2s.display import current, messages_are_shown
 from lora_s2s.errors import RunError
 from lora_s2s.files import json_text
 
@@ -70,7 +70,7 @@ def say(text: str = "", *, failure: bool = False) -> None:
     Args:
         failure: written by every process of a run, not only the first.
     """
-    if _TALKS or failure:
+    if failure or (_TALKS and messages_are_shown()):
         (current() or Terminal()).message(plain(text))
 
 

@@ -111,6 +111,24 @@ def showing(display: Display | None) -> Iterator[None]:
         _current.reset(token)
 
 
+_messages: ContextVar[bool] = ContextVar("messages", default=True)
+
+
+def messages_are_shown() -> bool:
+    """Whether messages are shown here, and not progress alone."""
+    return _messages.get()
+
+
+@contextmanager
+def without_messages() -> Iterator[None]:
+    """While entered, only progress and failures are shown."""
+    token = _messages.set(False)
+    try:
+        yield
+    finally:
+        _messages.reset(token)
+
+
 def chosen(progress: bool | Display) -> Display | None:
     """The display of a ``progress=`` argument: True is a notebook's cell or the terminal, False
     nothing.

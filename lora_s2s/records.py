@@ -318,20 +318,6 @@ class ShardManifest(Document):
     batches: list[list[Count]]
 
 
-class SweepFile(Document):
-    """``sweep.json``: what the trials of a sweep have in common."""
-
-    file = "sweep.json"
-    version = (("kind", "lora-s2s sweep"), ("format", 1))
-    about = "a sweep"
-    hint = "sweep into another --out"
-
-    recipe: str
-    data: str
-    vary: dict[str, str]
-    score: str
-
-
 class CheckpointFile(Document):
     """``state.json`` of a checkpoint; :func:`complete` makes the run's counters of ``state``."""
 

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from lora_s2s.errors import DataError, SetupError
 from lora_s2s.recipe.space import Setting, Varied, combinations
@@ -33,7 +34,7 @@ _SECONDS, _PROBLEM = "seconds", "problem"
 COMPLETE, STOPPED, FAILED, RUNNING = "complete", "stopped", "failed", "running"
 
 
-def library() -> Any:
+def library() -> ModuleType:
     """Returns the module ``optuna``.
 
     Raises:
@@ -44,7 +45,8 @@ def library() -> Any:
     except ImportError as error:
         raise SetupError(f"optuna is missing: {error}", hint=INSTALL) from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna
+    module: ModuleType = optuna
+    return module
 
 
 @dataclass(frozen=True)

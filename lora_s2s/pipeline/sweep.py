@@ -12,19 +12,17 @@ from pathlib import Path
 from lora_s2s.console import say
 from lora_s2s.data.prepared import PreparedDataset
 from lora_s2s.errors import RunError, Stopped, UsageError
-from lora_s2s.files import write_json
 from lora_s2s.outputs import check_writable
 from lora_s2s.pipeline.plan import check_device
 from lora_s2s.pipeline.prepare import prepare_data
-from lora_s2s.pipeline.study import TrialRecord, library, mend_journal
+from lora_s2s.pipeline.study import TrialRecord, library
+from lora_s2s.pipeline.sweep_folder import check_folder
 from lora_s2s.pipeline.swept import Sweep, swept
 from lora_s2s.pipeline.trials import Setup
 from lora_s2s.pipeline.watched import goal_of
 from lora_s2s.pipeline.workers import run_all
-from lora_s2s.recipe.load import recipe_to_yaml
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.recipe.space import read_space
-from lora_s2s.records import SweepFile
 from lora_s2s.training.run_lock import run_lock
 
 _FOLDER = Path("sweeps")
@@ -68,17 +66,7 @@ def run_sweep(recipe: Recipe, prepared: PreparedDataset | None, options: SweepOp
     with run_lock(folder, work="sweeping in", hint="sweep into another --out"):
         prepared = prepared or prepare_data(recipe)
         _check_validation(prepared)
-        vary = {one.key: str(one) for one in space}
-        _check_folder(
-            folder,
-            SweepFile(
-                recipe=recipe_to_yaml(recipe),
-                data=prepared.fingerprint,
-                vary=vary,
-                score=goal.score,
-            ),
-        )
-        mend_journal(folder)
+        check_folder(folder, recipe, prepared, space, goal.score)
         setup = Setup(recipe, space, folder, prepared.path, goal, deadline=None)
         return _swept(setup, options)
 
@@ -122,26 +110,6 @@ def _check_validation(prepared: PreparedDataset) -> None:
             "a sweep decides by validation data, and there is none",
             hint="set data.validation_fraction=0.05, or name a file: data.validation=FILE",
         )
-
-
-def _check_folder(folder: Path, sweep: SweepFile) -> None:
-    """Begins a sweep's folder, or checks that it holds this sweep."""
-    path = SweepFile.path(folder)
-    if not path.exists():
-        if folder.exists() and any(folder.iterdir()):
-            raise UsageError(f"{folder} is not a sweep's folder", hint="give another --out FOLDER")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, {**dict(SweepFile.version), **sweep.model_dump()})
-        return
-    before = SweepFile.read(folder)
-    differing = [key for key, value in sweep if getattr(before, key) != value]
-    if differing:
-        raise UsageError(
-            f"{folder} holds another sweep; these differ: {', '.join(differing)}",
-            hint="give another --out FOLDER, or remove this one",
-            where=str(path),
-        )
-    say(f"continuing the sweep in {folder}")
 
 
 def _nothing(trials: Sequence[TrialRecord]) -> RunError:

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from lora_s2s.console import counted, say
 from lora_s2s.data.prepared import open_prepared
@@ -23,7 +22,13 @@ from lora_s2s.recipe.load import load_recipe, with_overrides
 from lora_s2s.recipe.schema import SECTIONS, Recipe
 from lora_s2s.recipe.space import Setting, words_of
 from lora_s2s.recipe.written import Decision, commented_recipe
-from lora_s2s.reports.sweep_page import SWEEP_HEADS, render_sweep, sweep_cells
+from lora_s2s.reports.sweep_page import (
+    SWEEP_HEADS,
+    SweepEntry,
+    TrialEntry,
+    render_sweep,
+    sweep_cells,
+)
 
 BEST, PAGE = "best.yaml", "report.html"
 
@@ -45,7 +50,7 @@ class SweptTrial:
     """
 
     number: int
-    settings: dict[str, Any]
+    settings: dict[str, object]
     given: Mapping[str, Setting]
     state: str
     share: float
@@ -56,7 +61,7 @@ class SweptTrial:
     difference: Difference | None = None
     adapter: Path | None = None
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> TrialEntry:
         """An entry of ``trials`` in ``sweep --json``."""
         return {
             "trial": self.number,
@@ -66,9 +71,9 @@ class SweptTrial:
             "value": self.value,
             "seconds": self.seconds,
             "problem": self.problem or None,
-            "score": self.score and self.score.to_json(),
-            "difference": self.difference and self.difference.to_json(),
-            "adapter": self.adapter and str(self.adapter),
+            "score": None if self.score is None else self.score.to_json(),
+            "difference": None if self.difference is None else self.difference.to_json(),
+            "adapter": None if self.adapter is None else str(self.adapter),
         }
 
 
@@ -92,7 +97,7 @@ class Sweep:
     importance: Mapping[str, float]
     report: Path
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> SweepEntry:
         """The object of ``sweep --json``."""
         return {
             "best": self.best.to_json(),

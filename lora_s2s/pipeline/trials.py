@@ -11,9 +11,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_s2s.console import Terminal, say
+from lora_s2s.console import say
 from lora_s2s.data.prepared import PreparedDataset, open_prepared
-from lora_s2s.display import Display, Silent, current, showing
+from lora_s2s.display import Silent, showing, without_messages
 from lora_s2s.errors import Error, ResourceError, RunError, Stopped
 from lora_s2s.files import require_space
 from lora_s2s.pipeline.study import COMPLETE, FAILED, SHARES, STOPPED, TrialRecord, Trials
@@ -137,21 +137,6 @@ def _remove(setup: Setup, trial: TrialRecord) -> None:
     shutil.rmtree(adapter.with_name(f"{adapter.name}.running"), ignore_errors=True)
 
 
-class _ProgressAlone:
-    """Shows the progress of a run, and none of its messages, which all trials repeat."""
-
-    def __init__(self, display: Display) -> None:
-        self._display = display
-        self.progress, self.end = display.progress, display.end
-
-    @property
-    def seconds(self) -> float:
-        """The least time between two progress lines."""
-        return self._display.seconds
-
-    def message(self, text: str) -> None:
-        """Shows nothing."""
-
-
 def _quiet(setup: Setup) -> AbstractContextManager[None]:
-    return showing(_ProgressAlone(current() or Terminal()) if setup.alone else Silent())
+    """All trials say the same, and several workers' progress lines would mix."""
+    return without_messages() if setup.alone else showing(Silent())

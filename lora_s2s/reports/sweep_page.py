@@ -5,16 +5,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 from lora_s2s.console import counted
 from lora_s2s.reports.render import render
 from lora_s2s.reports.summary import NOTHING, number, p_text, shown, with_interval
 
+
+class TrialEntry(TypedDict):
+    """An entry of ``trials``."""
+
+    trial: int
+    settings: Mapping[str, object]
+    state: str
+    share: float
+    value: float | None
+    seconds: float
+    problem: str | None
+    score: Mapping[str, object] | None
+    difference: Mapping[str, object] | None
+    adapter: str | None
+
+
+class SweepEntry(TypedDict):
+    """The object of ``sweep --json``."""
+
+    best: TrialEntry
+    recipe: str
+    trials: Sequence[TrialEntry]
+    metric: str
+    importance: Mapping[str, float]
+    report: str
+
+
 SWEEP_HEADS = ("trial", "settings", "state", "steps", "score [95 %]", "− trial 0", "p")
 
 
-def render_sweep(name: str, sweep: Mapping[str, Any], varied: Mapping[str, str]) -> str:
+def render_sweep(name: str, sweep: SweepEntry, varied: Mapping[str, str]) -> str:
     """The page's HTML.
 
     Args:
@@ -36,7 +63,7 @@ def render_sweep(name: str, sweep: Mapping[str, Any], varied: Mapping[str, str])
     )
 
 
-def best_line(sweep: Mapping[str, Any]) -> str:
+def best_line(sweep: SweepEntry) -> str:
     """What was best, and whether it is better than the recipe itself."""
     best, metric = sweep["best"], sweep["metric"]
     among = f"of {counted(len(sweep['trials']), 'trial')}"
@@ -49,7 +76,7 @@ def best_line(sweep: Mapping[str, Any]) -> str:
     return f"{line}, {_difference(best)} against the recipe itself"
 
 
-def sweep_cells(trials: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def sweep_cells(trials: Sequence[TrialEntry]) -> list[list[str]]:
     """A table's rows, one for each trial."""
     return [
         [
@@ -65,7 +92,7 @@ def sweep_cells(trials: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     ]
 
 
-def settings_text(trial: Mapping[str, Any], *, short: bool = False) -> str:
+def settings_text(trial: TrialEntry, *, short: bool = False) -> str:
     """A trial's values of the varied keys.
 
     Args:
@@ -75,17 +102,17 @@ def settings_text(trial: Mapping[str, Any], *, short: bool = False) -> str:
     return ", ".join(f"{names[key]}={shown(value)}" for key, value in trial["settings"].items())
 
 
-def _score(trial: Mapping[str, Any]) -> str:
+def _score(trial: TrialEntry) -> str:
     if trial["score"] is not None:
         return with_interval(trial["score"], digits=_digits(trial["score"]))
     return NOTHING if trial["value"] is None else f"{trial['value']:.4f}"
 
 
-def _difference(trial: Mapping[str, Any]) -> str:
+def _difference(trial: TrialEntry) -> str:
     entry = trial["difference"] or {}
     return with_interval(entry, signed=True, digits=_digits(entry))
 
 
-def _digits(entry: Mapping[str, Any]) -> int:
+def _digits(entry: Mapping[str, object]) -> int:
     """More of a loss, which is small, than of points."""
     return 4 if entry.get("lower_is_better") else 2

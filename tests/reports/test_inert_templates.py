@@ -20,6 +20,7 @@ from lora_s2s.reports.data_page import write_data_page
 from lora_s2s.reports.model_card import render_model_card
 from lora_s2s.reports.render import render
 from lora_s2s.reports.samples import Sampled
+from lora_s2s.reports.sweep_page import render_sweep
 
 TEMPLATES = Path(lora_s2s.reports.__file__).parent / "templates"
 PARTS = {
@@ -137,6 +138,14 @@ def compare_page(evil: str, folder: Path) -> str:
     return render_comparison([evil, f"{evil}2"], [[evil, evil, evil]], compared=compared)
 
 
+def sweep_page(evil: str, folder: Path) -> str:
+    score = {"value": 1.0, "interval": [0.5, 1.5], "signature": evil}
+    trial = {"trial": 1, "settings": {evil: evil}, "state": evil, "share": 1.0, "value": 1.0}
+    trial |= {"seconds": 1.0, "problem": evil, "score": score, "difference": score}
+    sweep = {"best": trial, "trials": [trial], "metric": evil, "importance": {evil: 0.5}}
+    return render_sweep(evil, sweep, {evil: evil})  # type: ignore[arg-type]
+
+
 RENDERED: dict[str, Callable[[str, Path], str]] = {
     "adapter.html": adapter_page,
     "card.md": card,
@@ -144,6 +153,7 @@ RENDERED: dict[str, Callable[[str, Path], str]] = {
     "data.html": data_page,
     "model.md": model_card,
     "notebook.html": notebook,
+    "sweep.html": sweep_page,
 }
 
 
