@@ -190,7 +190,9 @@ class GrammarConstraint:
         with.
         """
         self._tables, self._written, self._prefix = tables, written, tuple(prefix)
+        # Of the last call and the one before: rows that join a batch are asked for on their own.
         self._states: dict[tuple[int, ...], _State | None] = {}
+        self._older: dict[tuple[int, ...], _State | None] = {}
         self._lock = Lock()
         self._width = len(written.pieces)
         spaces = [number for number, piece in enumerate(written.pieces) if piece == _SPACE]
@@ -238,10 +240,13 @@ class GrammarConstraint:
         keys = [tuple(ids) for ids in answers]
         with self._lock:
             distinct = dict.fromkeys(keys)
-            parents = Counter(ids[:-1] for ids in distinct if ids not in self._states)
+            known = self._older | self._states
+            parents = Counter(ids[:-1] for ids in distinct if ids not in known)
             # A state that nothing else goes on from need not be copied.
             once = {ids for ids, count in parents.items() if count == 1 and ids not in distinct}
-            self._states = {ids: self._state(ids, copy=ids[:-1] not in once) for ids in distinct}
+            new = {ids: self._state(ids, known, copy=ids[:-1] not in once) for ids in distinct}
+            self._older = {ids: known[ids] for ids in self._states if ids in known}
+            self._states = new
             states = [self._states[ids] for ids in keys]
             followed = [row for row, state in enumerate(states) if state is not None]
             if followed:
@@ -277,19 +282,22 @@ class GrammarConstraint:
         if len(ids) == len(self._prefix):
             row_V[self._never_first] = False
 
-    def _state(self, ids: tuple[int, ...], *, copy: bool) -> _State | None:
+    def _state(
+        self, ids: tuple[int, ...], known: dict[tuple[int, ...], _State | None], *, copy: bool
+    ) -> _State | None:
         """Returns the state after an answer's ids; None where the grammar does not allow them.
 
         Args:
+            known: states by ids; one that goes on without a copy is taken out.
             copy: whether the state before the last id is needed again.
         """
-        if ids in self._states:
-            return self._states[ids]
-        begun = len(self._prefix)
+        if ids in known:
+            return known[ids]
+        begun, parent = len(self._prefix), ids[:-1]
         if len(ids) <= begun:
             return self._start() if ids == self._prefix else None
-        if ids[:-1] in self._states:
-            before = self._states[ids[:-1]]
+        if parent in known:
+            before = known[parent] if copy else known.pop(parent)
             return self._advanced(before, ids[-1], copy=copy) if before else None
         state = self._start() if ids[:begun] == self._prefix else None
         for token in ids[begun:]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from random_constraints import (
     LETTERS,
@@ -171,6 +172,32 @@ def test_tokens_that_join_in_an_unknown_way(tmp_path: Path) -> None:
         constraint("regex: a+", tokenizer)
     assert "list of labels" in str(caught.value.hint)
     assert constraint(("yes", "no"), tokenizer).most_tokens == 5
+
+
+def test_rows_that_join_a_batch_leave_the_others_where_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokenizer = load_tokenizer("demo")
+    rule = constraint("regex: (a|b)+", tokenizer)
+    ids = tokenizer("a b a b a b", add_special_tokens=False).input_ids
+    advanced, steps = type(rule)._advanced, []
+
+    def counted(self: Any, state: Any, token: int, *, copy: bool) -> Any:
+        steps.append(token)
+        return advanced(self, state, token, copy=copy)
+
+    def allowed(*answers: list[int]) -> np.ndarray:
+        mask = np.zeros((len(answers), len(tokenizer)), np.bool_)
+        rule.allow(answers, mask)
+        return mask
+
+    monkeypatch.setattr(type(rule), "_advanced", counted)
+    first = tokenizer("ab", add_special_tokens=False).input_ids
+    alone = allowed(first)
+    allowed([])
+    both = allowed([*first, ids[-1]], first)
+    assert steps == [*first, ids[-1]]
+    assert (both[1] == alone[0]).all()
 
 
 def test_answers_by_any_search(tiny_t5: Callable[..., Any]) -> None:
