@@ -13,6 +13,7 @@ import secrets
 import shutil
 import socket
 import stat
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -381,3 +382,14 @@ def alive(process: str) -> bool:
     except (PermissionError, ValueError):
         pass
     return True
+
+
+def cache_folder() -> Path:
+    """Where this package keeps what can be had again; ``LORA_S2S_CACHE`` names another folder."""
+    if named := os.environ.get("LORA_S2S_CACHE"):
+        return Path(named)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "lora-s2s"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "lora-s2s"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lora-s2s"

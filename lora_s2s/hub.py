@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import islice
 from pathlib import Path
 
@@ -60,6 +61,8 @@ _LOG_IN = "hf auth login (or set HF_TOKEN to a token that may write)"
 
 _WEIGHTS = {".safetensors", ".onnx_data"}
 _CHECKED = {".jsonl", *_WEIGHTS, *(Path(f"x{name}").suffix for name in limits.LARGEST_FILES)}
+
+_cache_only: ContextVar[bool] = ContextVar("cache_only", default=False)
 
 
 def locate_model(name: str, revision: str | None = None, *, weights: bool = True) -> Path:
@@ -197,10 +200,17 @@ def only_cache() -> Iterator[None]:
     """Restricts hub access inside the block to the local cache."""
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = True
+    token = _cache_only.set(True)
     try:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
+        _cache_only.reset(token)
+
+
+def is_cache_only() -> bool:
+    """Whether :func:`only_cache` is in force: nothing is fetched, from wherever."""
+    return _cache_only.get()
 
 
 def card_head(

@@ -103,6 +103,9 @@ LARGEST_PARQUET_PAGES, PARQUET_BATCH = 256 * MIB, 16 * MIB
 # Every reply repeats the turns before it: all examples of one conversation together.
 LARGEST_CONVERSATION = 256 * MIB
 
+# Files that are fetched from object storage, all together; LORA_S2S_CACHE_GB sets another number.
+LARGEST_REMOTE_CACHE = 100 * GIB
+
 # Shards of data that is prepared in parts: each is a folder that is opened to join them.
 MOST_SHARDS = 10_000
 

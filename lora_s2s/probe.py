@@ -21,7 +21,7 @@ from pathlib import Path
 
 from lora_s2s import limits
 from lora_s2s.errors import DataError, SetupError
-from lora_s2s.files import sha256_file, sha256_json
+from lora_s2s.files import cache_folder, sha256_file, sha256_json
 from lora_s2s.hub import DEMO_BASE
 
 _CHILD = Path(__file__).parent / "tokens" / "probe_child.py"
@@ -162,7 +162,7 @@ def _is_remembered(key: str) -> bool:
 def _memory() -> Path | None:
     """Returns the cache folder, created if missing; None if it cannot be trusted or created."""
     try:
-        place = _cache_folder() / "opened"
+        place = cache_folder() / "opened"
         place.parent.parent.mkdir(parents=True, exist_ok=True)
         for folder in (place.parent, place):
             with suppress(FileExistsError):
@@ -173,16 +173,6 @@ def _memory() -> Path | None:
     except (OSError, RuntimeError):  # RuntimeError: a user without a home
         return None
     return place
-
-
-def _cache_folder() -> Path:
-    if named := os.environ.get("LORA_S2S_CACHE"):
-        return Path(named)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "lora-s2s"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "lora-s2s"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lora-s2s"
 
 
 def _is_mine(about: os.stat_result) -> bool:

@@ -310,7 +310,7 @@ class ShardManifest(Document):
     about = "a shard of prepared data"
     hint = "remove the shard's folder and make it again"
 
-    shard: list[Count]
+    shard: Annotated[list[Count], Field(min_length=2, max_length=2)]
     identity: dict[str, object]
     files: Files
     rows: dict[str, Count]

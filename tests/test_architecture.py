@@ -29,6 +29,7 @@ RANKS = {
     "documents": 2,
     "data_report": 3,
     "probe": 3,
+    "remote": 3,
     "recipe": 4,
     "readers": 4,
     "tokens": 4,
@@ -51,6 +52,8 @@ RANKS = {
 }
 
 HOMES = {
+    "fsspec": ("remote",),
+    "botocore": ("remote",),
     "peft": ("lora",),
     "bitsandbytes": ("models",),
     "pydantic": ("recipe", "documents", "records", "serving"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,7 +18,11 @@ def prepare(
     model: BaseName = None,
     out: Annotated[
         str | None,
-        typer.Option("--out", metavar="DIR", help="Output folder; prepared/NAME by default."),
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Output folder or s3:// URL; prepared/NAME by default.",
+        ),
     ] = None,
     previews: Annotated[
         int,
@@ -54,24 +57,25 @@ def prepare(
     from lora_s2s.commands._show import show_prepared
     from lora_s2s.console import say, write_json
     from lora_s2s.pipeline.lengths import warn_of_short_answers
-    from lora_s2s.pipeline.prepare import data_line, prepare_data
+    from lora_s2s.pipeline.prepare import data_line
     from lora_s2s.pipeline.recipes import chosen_recipe, train_command
-    from lora_s2s.pipeline.shards import prepare_shard_of, shard_lines
+    from lora_s2s.pipeline.shards import prepare_shard_to, prepare_to, shard_lines
+    from lora_s2s.remote import is_url
 
     loaded = chosen_recipe(recipe, data or (), model, sets or (), command="prepare", out=out)
-    folder = Path(out) if out else None
     if shard is not None:
-        made = prepare_shard_of(loaded, shard, folder, strict=strict)
+        made = prepare_shard_to(loaded, shard, out or None, strict=strict)
         for line in shard_lines(made):
             say(line)
         if json:
             write_json(made.to_dict())
         return
-    prepared = prepare_data(loaded, folder, previews=previews, strict=strict, join=join)
+    prepared = prepare_to(loaded, out or None, previews=previews, strict=strict, join=join)
+    url = out if out and is_url(out) else None
     say(data_line(prepared))
     show_prepared(prepared.manifest.report, prepared.preview)
     warn_of_short_answers(loaded, prepared)
     say(f"report: {prepared.path / 'report.html'}")
-    say(f"next: {train_command(prepared.path)}")
+    say(f"next: {train_command(url or prepared.path)}")
     if json:
-        write_json(prepared.report)
+        write_json({**prepared.report, **({"out": url} if url else {})})

@@ -22,7 +22,9 @@ def push(
             metavar="FOLDER", help="Adapter or its name in adapters/, merged model, or export."
         ),
     ],
-    repo: Annotated[str, typer.Argument(metavar="REPO", help="Repository: USER/NAME.")],
+    repo: Annotated[
+        str, typer.Argument(metavar="REPO", help="Repository: USER/NAME, or s3://BUCKET/FOLDER.")
+    ],
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="List every file and what is left out; upload nothing."),
@@ -44,7 +46,7 @@ def push(
     data_license: License = None,
     json: Json = False,
 ) -> None:
-    """Upload an adapter, a merged model or an export to the hub, with its card.
+    """Upload an adapter, a merged model or an export to the hub or a bucket, with its card.
 
     Only files that such a folder consists of are uploaded. Folders with
     passwords, tokens or paths of this machine are refused.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from lora_s2s.data.characters import BaseTokenizer
@@ -40,7 +41,7 @@ def prepare(
     previews: int = 3,
     strict: bool = False,
     bounds: Bounds = UNBOUNDED,
-    join: bool = False,
+    shards: Sequence[Path] | None = None,
 ) -> PreparedDataset:
     """Writes a prepared folder, or opens an existing one of the same data and settings.
 
@@ -54,7 +55,7 @@ def prepare(
         previews: how many pairs the report shows.
         strict: stop at the first unusable row.
         bounds: upper bounds for ``auto`` limits.
-        join: take the rows from the shards that :func:`prepare_shard` made, and remove these.
+        shards: the folders of all shards of the data, to take its rows from.
 
     Raises:
         DataError: data is missing or unreadable, more than ``max_rejected`` of it is unusable or
@@ -67,21 +68,21 @@ def prepare(
     identity = identity_of(data, model, seed=seed, previews=previews, strict=strict)
     if (existing := reusable(out, identity)) is not None:
         return existing
-    shards = JoinedShards(shards_beside(out), identity_of_shard(identity)) if join else None
+    joined = None
+    if shards is not None:
+        joined = JoinedShards(shards, str(shards_beside(out)), identity_of_shard(identity))
     base = BaseTokenizer.load(data, model)
     work = Work(data, identity, base, seed, previews, bounds)
     with whole_folder(out, replace=True) as folder, rarely_collected():
         with Rejections(folder / REJECTED) as rejected:
-            if shards is None:
+            if joined is None:
                 with Spool(folder / _SPOOL, seed, base.added_tokens) as spool:
                     reading = gather(data, spool, rejected, seed=seed, strict=strict)
                 findings = decide_and_write(folder, work, spool, reading, rejected)
             else:
-                reading = gather_joined(data, shards, rejected, seed=seed)
-                findings = decide_and_write(folder, work, shards, reading, rejected)
+                reading = gather_joined(data, joined, rejected, seed=seed)
+                findings = decide_and_write(folder, work, joined, reading, rejected)
         _write_report(folder, work, findings)
-    if shards is not None:
-        shards.remove()
     return open_prepared(out)
 
 

@@ -9,9 +9,9 @@ records, in the order read. Nothing is decided in it, so settings that only the 
 from __future__ import annotations
 
 import heapq
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +178,8 @@ class JoinedShards:
     """All shards of a data set as one spool, in the order in which one run reads the records.
 
     Args:
+        folders: of all shards, in any order.
+        where: the folder that they should be in, for messages.
         identity: see :func:`identity_of_shard`.
 
     Raises:
@@ -187,12 +189,13 @@ class JoinedShards:
 
     tokenised = True
 
-    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
-        self._folder = folder
-        self._folders = _complete_set(folder)
-        self._manifests = [_opened(path) for path in self._folders]
-        for path, manifest in zip(self._folders, self._manifests, strict=True):
-            _check_same(path, manifest.identity, identity)
+    def __init__(self, folders: Sequence[Path], where: str, identity: dict[str, Any]) -> None:
+        opened = [(path, _opened(path)) for path in folders]
+        order = sorted(opened, key=lambda one: one[1].shard)
+        _check_complete([Shard(*manifest.shard) for _, manifest in order], where)
+        for path, manifest in order:
+            _check_same(path, manifest, identity)
+        self._folders, self._manifests = zip(*order, strict=True)
         self.characters = Characters()
         for manifest in self._manifests:
             self.characters.add_counts(manifest.characters)
@@ -245,10 +248,6 @@ class JoinedShards:
 
     def close(self) -> None:
         """Keeps the shards until all is written."""
-
-    def remove(self) -> None:
-        """Removes the shards."""
-        shutil.rmtree(self._folder)
 
     def _in_order(self, name: str, schema: pa.Schema) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Yields each batch of the shards' files with its split."""
@@ -320,44 +319,48 @@ def _batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         ) from error
 
 
-def _complete_set(folder: Path) -> list[Path]:
-    """The folders of all shards, in order.
+def shards_in(folder: Path) -> list[Path]:
+    """The folders of the shards in a folder; an interrupted one is not among them."""
+    return [path for path in folder.glob("?????-of-?????") if has_manifest(path)]
+
+
+def _check_complete(shards: Sequence[Shard], where: str) -> None:
+    """Checks that these are all shards, each once.
 
     Raises:
         DataError: one is missing, there are two sets, or none.
     """
-    names = sorted(path.name for path in folder.glob("?????-of-?????") if has_manifest(path))
-    counts = sorted({name[-5:] for name in names})
-    if not names:
+    if not shards:
         raise DataError(
-            f"{folder} contains no shard",
+            f"{where} contains no shard",
             hint="make them first: lora-s2s prepare RECIPE --shard 1/4, and so on to 4/4",
         )
+    counts = sorted({shard.count for shard in shards})
     if len(counts) > 1:
-        listed = " and ".join(str(int(count)) for count in counts)
+        listed = " and ".join(map(str, counts))
         raise DataError(
-            f"{folder} contains shards of different sets, of {listed}",
-            hint=f"remove those of one set: rm -r {folder}/*-of-{counts[0]}",
+            f"{where} contains shards of different sets, of {listed}",
+            hint="remove those of one set",
         )
-    total = int(counts[0])
-    expected = [Shard(number, total) for number in range(1, total + 1)]
-    missing = [shard for shard in expected if shard.folder not in names]
+    total = counts[0]
+    missing = [one for n in range(1, total + 1) if (one := Shard(n, total)) not in shards]
     if missing:
-        listed = ", ".join(map(str, missing[:8])) + (", …" if len(missing) > 8 else "")
+        names = ", ".join(map(str, missing[:8])) + (", …" if len(missing) > 8 else "")
         raise DataError(
-            f"{folder} lacks {counted(len(missing), 'shard')} of {total}: {listed}",
+            f"{where} lacks {counted(len(missing), 'shard')} of {total}: {names}",
             hint=f"make it: lora-s2s prepare RECIPE --shard {missing[0]}",
         )
-    return [folder / shard.folder for shard in expected]
+    if len(shards) > total:
+        twice = next(one for one, other in pairwise(shards) if one == other)
+        raise DataError(f"{where} contains shard {twice} twice", hint="remove one of them")
 
 
-def _check_same(path: Path, made_from: dict[str, Any], expected: dict[str, Any]) -> None:
-    differing = [key for key in expected if made_from.get(key) != expected[key]]
+def _check_same(path: Path, manifest: ShardManifest, expected: dict[str, Any]) -> None:
+    differing = [key for key in expected if manifest.identity.get(key) != expected[key]]
     if differing:
-        number, _, count = path.name.partition("-of-")
+        shard = Shard(*manifest.shard)
         raise DataError(
-            f"shard {int(number)}/{int(count)} was made with something else than now: "
-            f"{_PARTS[differing[0]]} changed",
-            hint=f"make it again: lora-s2s prepare RECIPE --shard {int(number)}/{int(count)}",
+            f"shard {shard} was made with something else than now: {_PARTS[differing[0]]} changed",
+            hint=f"make it again: lora-s2s prepare RECIPE --shard {shard}",
             where=str(path),
         )

@@ -9,17 +9,20 @@ from pathlib import Path
 from lora_s2s.console import say
 from lora_s2s.errors import nearest
 from lora_s2s.hub import DEMO_NAME, is_trained
+from lora_s2s.remote import fetched_folder, is_url
 
 ADAPTERS = Path("adapters")
 
 
 def located(name: str) -> str:
-    """Returns the folder of an adapter named without it, ``adapters/NAME``; a path or another name
-    as it is.
+    """Returns the folder of an adapter named without it, ``adapters/NAME``, and the fetched copy
+    of a folder that a URL names; a path or another name as it is.
 
     An existing path and the bundled base win over an adapter of the same name; both cases are
     reported, and so is an adapter of a similar name.
     """
+    if is_url(name):
+        return str(fetched_folder(name))
     folder = ADAPTERS / name
     if name != Path(name).name:
         return name

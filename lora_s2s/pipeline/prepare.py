@@ -64,14 +64,14 @@ def prepare_data(
     *,
     previews: int = 3,
     strict: bool = False,
-    join: bool = False,
+    shards: Sequence[Path] | None = None,
 ) -> PreparedDataset:
     """Prepares a recipe's data, or opens what an earlier run prepared from the same data and
     settings.
 
     Args:
         out: the folder; ``prepared/NAME`` beside the folder of adapters by default.
-        previews, strict, join: see :func:`lora_s2s.data.prepare.prepare`.
+        previews, strict, shards: see :func:`lora_s2s.data.prepare.prepare`.
     """
     prepared = prepare(
         recipe.data,
@@ -81,7 +81,7 @@ def prepare_data(
         previews=previews,
         strict=strict,
         bounds=bounds_of(recipe),
-        join=join,
+        shards=shards,
     )
     _keep_recipe(prepared.path / RECIPE, recipe)
     return prepared

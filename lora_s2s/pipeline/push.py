@@ -23,6 +23,7 @@ from lora_s2s.records import (
     manifest_content,
     verify,
 )
+from lora_s2s.remote import is_url, upload_folder
 from lora_s2s.reports.card import CARD, Published, render_card
 from lora_s2s.reports.model_card import render_model_card
 from lora_s2s.reports.samples import sample_rows
@@ -71,14 +72,18 @@ def push_folder(folder: Path, repo: str, options: PushOptions) -> PushReport:
     """Uploads an adapter, a merged model or an export with a card.
 
     Args:
-        repo: USER/NAME; private unless ``options.public``.
+        repo: USER/NAME on the hub, private unless ``options.public``; or a URL such as
+            ``s3://BUCKET/FOLDER``.
 
     Raises:
         UsageError: a malformed name or license, or a repository that holds files.
         DataError: not such a folder, a file in it is refused, or it holds secrets or local paths.
         SetupError: no token, or the hub cannot be reached.
     """
-    check_repo_name(repo)
+    if not is_url(repo):
+        check_repo_name(repo)
+    elif options.public:
+        raise UsageError("--public is for the hub: who may read a bucket is set at its owner's")
     _check_licenses(options)
     allowed = publishable(folder, examples=options.examples)
     contents = _contents(folder, allowed)
@@ -89,7 +94,11 @@ def push_folder(folder: Path, repo: str, options: PushOptions) -> PushReport:
     url = None
     if not options.dry_run:
         say(f"uploading {counted(len(contents), 'file')}, {sum(sizes.values()) / 2**20:,.1f} MiB")
-        url = upload(repo, contents, public=options.public, overwrite=options.overwrite)
+        if is_url(repo):
+            upload_folder(contents, repo, overwrite=options.overwrite)
+            url = repo
+        else:
+            url = upload(repo, contents, public=options.public, overwrite=options.overwrite)
     return PushReport(
         repo,
         [{"path": name, "bytes": sizes[name]} for name in sorted(sizes)],

@@ -114,8 +114,8 @@ def starter_name(path: str) -> str:
     return run_name(f"{folder}/") if folder else name
 
 
-def train_command(folder: Path) -> str:
-    """Returns the command that trains on a prepared folder, ready to paste."""
+def train_command(folder: Path | str) -> str:
+    """Returns the command that trains on a prepared folder or its URL, ready to paste."""
     name = str(folder)
     if name.startswith("-") or name in shipped():
         name = f"./{name}"

@@ -18,6 +18,7 @@ from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.layers import read_layer
 from lora_s2s.recipe.load import load_recipe
 from lora_s2s.recipe.schema import Recipe
+from lora_s2s.remote import fetched_folder, is_url
 from lora_s2s.training.processes import main_process_first
 
 
@@ -30,6 +31,8 @@ def asked_run(
     Args:
         resume: keep the recipe that a data file has already.
     """
+    if is_url(recipe):
+        recipe = str(fetched_folder(recipe))
     if is_folder_of_data(recipe):
         if data or model:
             raise UsageError(
@@ -56,6 +59,8 @@ def recipe_and_data(
         recipe = recipe.path
     if isinstance(recipe, PreparedData):
         recipe = recipe.path.resolve()
+    if isinstance(recipe, str) and is_url(recipe):
+        recipe = fetched_folder(recipe)
     if isinstance(recipe, str | os.PathLike) and is_folder_of_data(os.fspath(recipe)):
         return open_with_recipe(Path(recipe), ())
     if isinstance(recipe, str | os.PathLike) and is_data(os.fspath(recipe)):

@@ -24,6 +24,7 @@ from lora_s2s.readers.names import SPLIT_NAMES
 from lora_s2s.readers.rows import Parsing, Rejected, Row
 from lora_s2s.readers.streams import head_of, reading
 from lora_s2s.readers.translations import line_pairs
+from lora_s2s.remote import fetched_file, is_url, listed
 
 __all__ = ["READERS", "Origin", "find_origins", "named_splits", "reading"]
 
@@ -70,7 +71,8 @@ class Origin:
         """
         if self.path is not None:
             with reading(self.path):
-                yield from self._file_rows(self.path, parsing or Parsing())
+                rows = self._file_rows(self.path, parsing or Parsing())
+                yield from map(self._named, rows) if is_url(self.name) else rows
         elif self.name.startswith(_HUB):
             yield from itertools.starmap(Row, enumerate(_hub_dataset(self.name), start=1))
         else:
@@ -78,6 +80,10 @@ class Origin:
                 task.examples(self.name.removeprefix(_DEMO)), start=1
             ):
                 yield Row(line, {"source": source, "target": target})
+
+    def _named(self, item: Row | Rejected) -> Row | Rejected:
+        """Names the URL in place of its copy."""
+        return replace(item, file=self.name) if isinstance(item, Rejected) else item
 
     def _file_rows(self, path: Path, parsing: Parsing) -> Iterator[Row | Rejected]:
         if not self.targets:
@@ -219,6 +225,8 @@ def _origins(name: str, parallel: bool) -> list[Origin]:
         )
     if name.startswith((_HUB, _DEMO)):
         return [Origin(name)]
+    if is_url(name):
+        return [Origin(url, fetched_file(url), parallel=parallel) for url in _data_urls(name)]
     path = Path(os.path.expanduser(name))
     with reading(path):
         if os.path.isfile(path):
@@ -247,6 +255,15 @@ def _origins(name: str, parallel: bool) -> list[Origin]:
         here = os.listdir(path.parent) if os.path.isdir(path.parent) else []
     hint = "check the path; it is relative to the current folder"
     raise DataError(f"no such file: {name}{nearest(path.name, here)}", hint=hint)
+
+
+def _data_urls(name: str) -> list[str]:
+    """The data files that a URL names; one that is named itself is read whatever its ending."""
+    urls = listed(name)
+    files = [url for url in urls if url == name or ending(Path(url)) in READERS]
+    if not files:
+        raise DataError(f"{name} contains no readable file; files end in {endings()}")
+    return files
 
 
 def _refuse_part(path: Path, parallel: bool) -> None:

@@ -23,6 +23,7 @@ from lora_s2s.readers.origins import (
     is_hub_name,
     split_weight,
 )
+from lora_s2s.remote import is_url
 
 Named = str | Sequence[str]
 
@@ -67,6 +68,8 @@ def follow_recorded(
         if name.startswith("demo:"):
             names.append(name)
             continue
+        if any(map(is_url, (name, *hashes.get(name, ())))):
+            raise _refused(split, name, "nothing is fetched because a file names it")
         if name not in hashes:
             raise _refused(split, name, "its manifest does not record its content")
         for path, sha256 in hashes[name].items():
@@ -87,7 +90,11 @@ def follow_recorded(
 def is_pattern(name: str) -> bool:
     """Whether a name of data is a pattern and no file."""
     plain, _ = split_weight(name)
-    return glob.has_magic(plain) and not os.path.isfile(os.path.expanduser(plain))
+    return (
+        glob.has_magic(plain)
+        and not is_url(plain)
+        and not os.path.isfile(os.path.expanduser(plain))
+    )
 
 
 def _listed(named: Named) -> list[str]:
@@ -106,7 +113,7 @@ def _hashes(name: str, parallel: bool) -> dict[str, str]:
 
 def _files(origin: Origin) -> Iterator[str]:
     """Yields the names of all files that an origin reads; the name alone of a hub's."""
-    if origin.path is None:
+    if origin.path is None or is_url(origin.name):
         yield origin.name
         return
     yield origin.name if os.path.expanduser(origin.name) == str(origin.path) else str(origin.path)
@@ -116,7 +123,7 @@ def _files(origin: Origin) -> Iterator[str]:
 def _content(path: str, origin: Origin) -> str:
     return (
         origin.content_hash()
-        if origin.path is None
+        if origin.path is None or is_url(path)
         else sha256_file(Path(os.path.expanduser(path)))
     )
 

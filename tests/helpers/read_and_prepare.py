@@ -8,7 +8,7 @@ from typing import Any
 from lora_s2s.data import prepare as preparing
 from lora_s2s.data import prepare_shard as shard_preparing
 from lora_s2s.data.prepared import PreparedDataset
-from lora_s2s.data.shards import PreparedShard
+from lora_s2s.data.shards import PreparedShard, shards_beside, shards_in
 from lora_s2s.examples.read import Examples
 from lora_s2s.examples.reading import Reading
 from lora_s2s.examples.shard import shard_of
@@ -40,9 +40,14 @@ def _sections(
 def prepare(
     *, train: Any, model_name: str = "demo", revision: str | None = None, **settings: Any
 ) -> PreparedDataset:
-    """A prepared folder; keywords are keys of ``data``, or those of ``prepare``."""
+    """A prepared folder; keywords are keys of ``data``, or those of ``prepare``.
+
+    ``join``: of the shards that :func:`prepare_shard` made.
+    """
     data, model = _sections(settings, train, model_name, revision)
-    return preparing.prepare(data, model, out=Path(settings.pop("out")), **settings)
+    out = Path(settings.pop("out"))
+    shards = shards_in(shards_beside(out)) if settings.pop("join", False) else None
+    return preparing.prepare(data, model, out=out, shards=shards, **settings)
 
 
 def prepare_shard(
