@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from glob import has_magic
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeAlias
 
 from lora_s2s import limits
 from lora_s2s.console import ProgressLine, say
@@ -39,8 +39,8 @@ _CREDENTIALS = {
     "gs": "gcloud auth application-default login",
     "hf": "hf auth login",
 }
-_MANIFEST = "manifest.json"
 _BLOCK = 8 * limits.MIB
+_System: TypeAlias = Any  # fsspec has no types
 _LEFT_OUT = ("checkpoints/", "evaluations/", ".")
 # Descriptors of the locks on what this process uses of the cache.
 _held: list[int] = []
@@ -98,10 +98,13 @@ def fetched_file(url: str) -> Path:
     return _cached(_key(url, version), size, url, fill) / name
 
 
-def fetched_folder(url: str) -> Path:
+def fetched_folder(url: str, manifest: str) -> Path:
     """A folder's copy in the cache: an adapter, a model, an export or prepared data.
 
     Checkpoints and evaluations are left out. Its manifest's hashes are compared when it is opened.
+
+    Args:
+        manifest: the file that was uploaded last.
 
     Raises:
         DataError: it has no manifest, so is none of these, or its upload has not finished.
@@ -115,9 +118,9 @@ def fetched_folder(url: str) -> Path:
         name = full.removeprefix(path).lstrip("/")
         if about["type"] == "file" and not name.startswith(_LEFT_OUT):
             files[name] = full, int(about["size"])
-    if _MANIFEST not in files:
+    if manifest not in files:
         raise DataError(
-            f"{url} contains no {_MANIFEST}: an upload that has not finished, or no folder that "
+            f"{url} contains no {manifest}: an upload that has not finished, or no folder that "
             "lora-s2s wrote",
             hint="check the address, or upload it again: lora-s2s push FOLDER URL",
         )
@@ -137,11 +140,14 @@ def fetched_folder(url: str) -> Path:
     return _cached(_key(url, repr(versions)), sum(size for _, size in files.values()), url, fill)
 
 
-def upload_folder(files: Mapping[str, bytes | Path], url: str, *, overwrite: bool = False) -> None:
+def upload_folder(
+    files: Mapping[str, bytes | Path], url: str, *, manifest: str, overwrite: bool = False
+) -> None:
     """Uploads a folder's files, its manifest last: without it, nobody reads the others.
 
     Args:
         files: name → content, or its file.
+        manifest: the file that is uploaded last.
         overwrite: replace a folder that is complete. Other files in it stay.
 
     Raises:
@@ -151,14 +157,14 @@ def upload_folder(files: Mapping[str, bytes | Path], url: str, *, overwrite: boo
     if url.startswith("hf://"):
         raise UsageError("hf:// is only read", hint="lora-s2s push FOLDER USER/NAME")
     system, path = _system(url.rstrip("/"))
-    manifest = f"{path}/{_MANIFEST}"
+    last = f"{path}/{manifest}"
     with _storage(url):
-        exists = system.exists(manifest)
+        exists = system.exists(last)
         if exists and not overwrite:
             raise UsageError(f"{url} exists already", hint="choose another name, or --overwrite")
         if exists:
-            system.rm_file(manifest)
-    order = sorted(files, key=lambda name: (name == _MANIFEST, name))
+            system.rm_file(last)
+    order = sorted(files, key=lambda name: (name == manifest, name))
     with ProgressLine("upload") as line:
         for number, name in enumerate(order, start=1):
             with _storage(f"{url.rstrip('/')}/{name}"):
@@ -190,7 +196,7 @@ def small_file(url: str) -> bytes | None:
     return content
 
 
-def _upload(system: Any, content: bytes | Path, path: str) -> int:
+def _upload(system: _System, content: bytes | Path, path: str) -> int:
     with system.open(path, "wb", block_size=2 * _BLOCK) as sink:
         if isinstance(content, bytes):
             sink.write(content)
@@ -200,7 +206,7 @@ def _upload(system: Any, content: bytes | Path, path: str) -> int:
     return content.stat().st_size
 
 
-def _download(system: Any, files: Mapping[str, tuple[Path, int]], url: str) -> None:
+def _download(system: _System, files: Mapping[str, tuple[Path, int]], url: str) -> None:
     """Copies files, of each exactly the bytes that the listing says."""
     total, done = sum(size for _, size in files.values()), 0
     with ProgressLine("fetch") as line:
@@ -212,7 +218,7 @@ def _download(system: Any, files: Mapping[str, tuple[Path, int]], url: str) -> N
                     line.update({"bytes": url}, done=done, total=total)
 
 
-def _blocks(system: Any, path: str, size: int, url: str) -> Iterator[bytes]:
+def _blocks(system: _System, path: str, size: int, url: str) -> Iterator[bytes]:
     left = size
     with _storage(url):
         stream = system.open(path, "rb", block_size=_BLOCK, cache_type="readahead")
@@ -229,7 +235,7 @@ def _blocks(system: Any, path: str, size: int, url: str) -> Iterator[bytes]:
             yield block
 
 
-def _system(url: str) -> tuple[Any, str]:
+def _system(url: str) -> tuple[_System, str]:
     """The file system of a URL, and the path in it."""
     scheme = url.partition("://")[0].lower()
     if scheme not in _SCHEMES or "::" in url:

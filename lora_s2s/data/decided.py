@@ -10,8 +10,8 @@ from lora_s2s.data.characters import BaseTokenizer, tokenizer_for
 from lora_s2s.data.encode import write_splits
 from lora_s2s.data.findings import Findings
 from lora_s2s.data.limits import KEYS, Bounds, limits_of
-from lora_s2s.data.manifest import Identity
 from lora_s2s.data.rejections import Rejections
+from lora_s2s.data.shards import Identity
 from lora_s2s.data.split import decide
 from lora_s2s.data.spool import Spooled
 from lora_s2s.examples.reading import Reading

@@ -12,6 +12,7 @@ from lora_s2s import __version__
 from lora_s2s.console import warn
 from lora_s2s.data.gather import splits_named, with_split_files
 from lora_s2s.data.prepared import PreparedDataset, is_prepared, open_prepared
+from lora_s2s.data.shards import Identity
 from lora_s2s.data.split import SPLITS, TRAIN
 from lora_s2s.errors import DataError, SetupError, UsageError
 from lora_s2s.examples.custom import user_function
@@ -27,8 +28,6 @@ from lora_s2s.tokens.loading import LANGUAGES, languages_of, tokenizer_hash
 _PACKAGES = ("readers", "examples", "tokens", "data")
 _ROW_KEYS = ("format", "source_column", "target_column", "template")
 _LENGTH_KEYS = ("max_source_tokens", "max_target_tokens", "truncate_source", "long_targets")
-
-Identity = dict[str, Any]
 
 
 def identity_of(

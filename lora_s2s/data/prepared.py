@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
 from bisect import bisect_right
@@ -11,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,8 @@ _SCHEMA = pa.schema(
 )
 # An Arrow file is a stream of messages between these.
 _START, _END = b"ARROW1\0\0", b"ARROW1"
+# Bytes of pages that the ids of a row bring with them, and how many before they are released.
+_TOUCHED, _MOST_TOUCHED = 1 << 18, 1 << 28
 
 
 class SplitWriter:
@@ -96,14 +99,20 @@ def _lists(rows: Sequence[Ids]) -> pa.Array:
 
 
 class SplitTable:
-    """One split, memory-mapped: lengths, token ids and raw texts by row number."""
+    """One split, memory-mapped: lengths, token ids and raw texts by row number.
+
+    What is read of the file counts as this process's memory while it is mapped, so it is released
+    now and then, and passes over all rows read batch by batch instead.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path, self._touched = path, 0
         try:
-            self._table: pa.Table = pa.Table.from_batches(_batches(path), schema=_SCHEMA)
+            self._mapped = _mapped(path)
+            batches = _batches(pa.BufferReader(pa.py_buffer(self._mapped)))
+            self._table: pa.Table = pa.Table.from_batches(batches, schema=_SCHEMA)
             self._table.validate()
-        except (pa.ArrowException, OSError, struct.error) as error:
+        except (pa.ArrowException, OSError, ValueError, struct.error) as error:
             raise self._damaged("not a complete Arrow file of this version") from error
         # Plain arrays over the mapped file: pyarrow's access to a row walks all chunks before it.
         chunks = [batch for batch in self._table.to_batches() if len(batch)]
@@ -123,22 +132,29 @@ class SplitTable:
             DataError: invalid offsets, texts that are not UTF-8, missing values, wrong lengths, a
                 row without tokens, a negative id, or no rows.
         """
-        try:
-            self._table.validate(full=True)
-        except pa.ArrowInvalid as error:
-            raise self._damaged(f"invalid columns: {error}") from error
-        if not len(self) or any(column.null_count for column in self._table.columns):
-            raise self._damaged("it has no rows, or a row lacks a value")
-        for ids, length in (("input_ids", "source_length"), ("labels", "target_length")):
-            lengths = pc.list_value_length(self._table[ids])
-            if (
-                not lengths.equals(self._table[length])
-                or not pc.all(pc.greater(lengths, 0)).as_py()
-            ):
-                raise self._damaged(f"{length} is 0 or differs from the number of {ids}")
-            tokens = pc.list_flatten(self._table[ids])
-            if tokens.null_count or pc.min(tokens).as_py() < 0:
-                raise self._damaged(f"{ids} has values that are not token ids")
+        rows = 0
+        for batch in self._read():
+            try:
+                batch.validate(full=True)
+            except pa.ArrowInvalid as error:
+                raise self._damaged(f"invalid columns: {error}") from error
+            if any(column.null_count for column in batch.columns):
+                raise self._damaged("a row lacks a value")
+            rows += len(batch)
+            if not len(batch):
+                continue
+            for ids, length in (("input_ids", "source_length"), ("labels", "target_length")):
+                self._check_ids(batch, ids, length)
+        if not rows:
+            raise self._damaged("it has no rows")
+
+    def _check_ids(self, batch: pa.RecordBatch, ids: str, length: str) -> None:
+        lengths = pc.list_value_length(batch[ids])
+        if not lengths.equals(batch[length]) or not pc.all(pc.greater(lengths, 0)).as_py():
+            raise self._damaged(f"{length} is 0 or differs from the number of {ids}")
+        tokens = pc.list_flatten(batch[ids])
+        if tokens.null_count or pc.min(tokens).as_py() < 0:
+            raise self._damaged(f"{ids} has values that are not token ids")
 
     def check_vocabulary(self, size: int) -> None:
         """Checks the token ids against the size of a vocabulary.
@@ -146,12 +162,18 @@ class SplitTable:
         Raises:
             DataError: an id is too large.
         """
-        for ids in ("input_ids", "labels"):
-            largest = pc.max(pc.list_flatten(self._table[ids])).as_py()
-            if largest >= size:
-                raise self._damaged(
-                    f"{ids} has token {largest}, but the model's vocabulary has {size:,}"
-                )
+        for batch in self._read():
+            for ids in ("input_ids", "labels"):
+                largest = pc.max(pc.list_flatten(batch[ids])).as_py()
+                if largest is not None and largest >= size:
+                    raise self._damaged(
+                        f"{ids} has token {largest}, but the model's vocabulary has {size:,}"
+                    )
+
+    def _read(self) -> Iterator[pa.RecordBatch]:
+        """Yields all rows in batches that are read, not mapped."""
+        with pa.OSFile(str(self._path)) as file:
+            yield from _batches(file)
 
     def _damaged(self, problem: str) -> DataError:
         return DataError(
@@ -186,6 +208,10 @@ class SplitTable:
         source, target = (
             values[offsets[row] : offsets[row + 1]] for offsets, values in self._ids[chunk]
         )
+        self._touched += _TOUCHED
+        if self._touched > _MOST_TOUCHED:
+            self._touched = 0
+            _release(self._mapped)
         return Features(source, target)
 
     def sources(self) -> list[str]:
@@ -196,9 +222,18 @@ class SplitTable:
         """Every raw target text."""
         return self._texts("target")
 
+    def each_target(self) -> Iterator[str]:
+        """Yields every raw target text, a batch in memory."""
+        for batch in self._read():
+            yield from batch["target"].to_pylist()
+
     def distinct_targets(self) -> int:
-        """The number of distinct target texts."""
-        return int(pc.count_distinct(self._table["target"]).as_py())
+        """The number of distinct target texts, by a hash of each."""
+        hashes = (
+            np.unique([hash(target) for target in batch["target"].to_pylist()])
+            for batch in self._read()
+        )
+        return len(np.unique(np.concatenate([np.zeros(0, np.int64), *hashes])))
 
     def origins(self) -> list[str]:
         """``file:line`` of every row."""
@@ -209,13 +244,26 @@ class SplitTable:
         return texts
 
 
-def _batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """Yields the memory-mapped record batches of an Arrow file.
+def _mapped(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if hasattr(mapped, "madvise") and hasattr(mmap, "MADV_RANDOM"):
+        mapped.madvise(mmap.MADV_RANDOM)
+    return mapped
+
+
+def _release(mapped: mmap.mmap) -> None:
+    """Gives the pages of a mapped file back; what is used again is read again."""
+    if hasattr(mapped, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _batches(mapped: Any) -> Iterator[pa.RecordBatch]:
+    """Yields the record batches of an Arrow file: those of a mapped one are not copied.
 
     Raises:
         pa.ArrowException, struct.error: it is not one, is cut off, or has other columns.
     """
-    mapped = pa.memory_map(str(path))
     start = mapped.read(len(_START))
     mapped.seek(max(0, mapped.size() - len(_END)))
     if (start, mapped.read()) != (_START, _END):

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -32,6 +33,7 @@ from lora_s2s.records import ShardManifest, has_manifest, verify, write
 from lora_s2s.tokens.encoder import TextEncoder
 from lora_s2s.tokens.loading import LANGUAGES
 
+Identity: TypeAlias = dict[str, Any]
 ROWS, KEYS, REJECTED = "rows.arrow", "keys.arrow", "rejected.jsonl"
 _IDS = {f"{side}_ids": pa.list_(pa.int32()) for side in ("source", "target")}
 _ROWS = pa.schema({**spooling.TEXTS, **_IDS})
@@ -60,7 +62,7 @@ def shards_beside(out: Path) -> Path:
     return out.with_name(f"{out.name}.shards")
 
 
-def identity_of_shard(identity: dict[str, Any]) -> dict[str, Any]:
+def identity_of_shard(identity: Identity) -> Identity:
     """What the rows of all shards depend on.
 
     Args:
@@ -123,12 +125,12 @@ class PreparedShard:
     rows: dict[str, int]
     reused: bool
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The object of ``prepare --shard --json``."""
         return {"out": str(self.path), "shard": self.shard.to_json(), "rows": self.rows}
 
 
-def complete_shard(folder: Path, shard: Shard, identity: dict[str, Any]) -> PreparedShard | None:
+def complete_shard(folder: Path, shard: Shard, identity: Identity) -> PreparedShard | None:
     """A shard that was made from the same data and settings; None if there is none."""
     if not has_manifest(folder):
         return None
@@ -144,7 +146,7 @@ def complete_shard(folder: Path, shard: Shard, identity: dict[str, Any]) -> Prep
 def write_manifest(
     folder: Path,
     shard: Shard,
-    identity: dict[str, Any],
+    identity: Identity,
     spool: ShardSpool,
     rejected: ShardRejections,
 ) -> dict[str, int]:
@@ -189,7 +191,7 @@ class JoinedShards:
 
     tokenised = True
 
-    def __init__(self, folders: Sequence[Path], where: str, identity: dict[str, Any]) -> None:
+    def __init__(self, folders: Sequence[Path], where: str, identity: Identity) -> None:
         opened = [(path, _opened(path)) for path in folders]
         order = sorted(opened, key=lambda one: one[1].shard)
         _check_complete([Shard(*manifest.shard) for _, manifest in order], where)
@@ -293,10 +295,10 @@ def batched_as_spooled(
         yield _one(held)
 
 
-def _characters(part: pa.RecordBatch) -> Any:
+def _characters(part: pa.RecordBatch) -> npt.NDArray[np.int64]:
     """(rows,) the characters of source and target."""
-    lengths = (pc.utf8_length(part[side]).to_numpy() for side in ("source", "target"))
-    return sum(length.astype(np.int64) for length in lengths)
+    sources, targets = (pc.utf8_length(part[side]).to_numpy() for side in ("source", "target"))
+    return np.asarray(sources.astype(np.int64) + targets)
 
 
 def _one(held: list[pa.RecordBatch]) -> pa.RecordBatch:
@@ -355,7 +357,7 @@ def _check_complete(shards: Sequence[Shard], where: str) -> None:
         raise DataError(f"{where} contains shard {twice} twice", hint="remove one of them")
 
 
-def _check_same(path: Path, manifest: ShardManifest, expected: dict[str, Any]) -> None:
+def _check_same(path: Path, manifest: ShardManifest, expected: Identity) -> None:
     differing = [key for key in expected if manifest.identity.get(key) != expected[key]]
     if differing:
         shard = Shard(*manifest.shard)

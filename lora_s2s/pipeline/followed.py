@@ -137,7 +137,7 @@ def with_trained_constraint(recipe: Recipe, prepared: PreparedDataset) -> Recipe
     if constraint.is_complete:
         return recipe
     if constraint.kind == LABELS:
-        return _with(recipe, _labels(prepared.train.targets()))
+        return _with(recipe, _labels(prepared.train.each_target()))
     return _with(recipe, _read(constraint))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from lora_s2s.console import say
 from lora_s2s.errors import nearest
 from lora_s2s.hub import DEMO_NAME, is_trained
+from lora_s2s.records import ModelManifest
 from lora_s2s.remote import fetched_folder, is_url
 
 ADAPTERS = Path("adapters")
@@ -22,7 +23,7 @@ def located(name: str) -> str:
     reported, and so is an adapter of a similar name.
     """
     if is_url(name):
-        return str(fetched_folder(name))
+        return str(fetched(name))
     folder = ADAPTERS / name
     if name != Path(name).name:
         return name
@@ -36,6 +37,11 @@ def located(name: str) -> str:
         return name
     say(f"{name} is the adapter in {folder}")
     return str(folder)
+
+
+def fetched(url: str) -> Path:
+    """The copy of a folder that a URL names."""
+    return fetched_folder(url, ModelManifest.file)
 
 
 def _adapters() -> list[str]:

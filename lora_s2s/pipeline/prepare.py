@@ -110,7 +110,7 @@ def label_record(prepared: PreparedDataset) -> dict[str, object]:
     """What a manifest records of the labels that the training targets are; empty if they
     are none.
     """
-    labels = labels_among(prepared.train.targets())
+    labels = labels_among(prepared.train.each_target())
     return {"labels": {"labels": list(labels)}} if labels else {}
 
 

@@ -95,7 +95,7 @@ def push_folder(folder: Path, repo: str, options: PushOptions) -> PushReport:
     if not options.dry_run:
         say(f"uploading {counted(len(contents), 'file')}, {sum(sizes.values()) / 2**20:,.1f} MiB")
         if is_url(repo):
-            upload_folder(contents, repo, overwrite=options.overwrite)
+            upload_folder(contents, repo, manifest=ModelManifest.file, overwrite=options.overwrite)
             url = repo
         else:
             url = upload(repo, contents, public=options.public, overwrite=options.overwrite)

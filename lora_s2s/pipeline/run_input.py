@@ -11,6 +11,7 @@ from lora_s2s.data.prepared import PreparedDataset
 from lora_s2s.errors import UsageError
 from lora_s2s.pipeline import recipes
 from lora_s2s.pipeline.init import StarterRecipe, Wishes, show_decisions, write_recipe
+from lora_s2s.pipeline.names import fetched
 from lora_s2s.pipeline.prepare import PreparedData, is_folder_of_data, open_with_recipe
 from lora_s2s.pipeline.recipes import AnyRecipe, chosen_recipe, starter_name
 from lora_s2s.readers.origins import is_data_name
@@ -18,7 +19,7 @@ from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.layers import read_layer
 from lora_s2s.recipe.load import load_recipe
 from lora_s2s.recipe.schema import Recipe
-from lora_s2s.remote import fetched_folder, is_url
+from lora_s2s.remote import is_url
 from lora_s2s.training.processes import main_process_first
 
 
@@ -32,7 +33,7 @@ def asked_run(
         resume: keep the recipe that a data file has already.
     """
     if is_url(recipe):
-        recipe = str(fetched_folder(recipe))
+        recipe = str(fetched(recipe))
     if is_folder_of_data(recipe):
         if data or model:
             raise UsageError(
@@ -60,7 +61,7 @@ def recipe_and_data(
     if isinstance(recipe, PreparedData):
         recipe = recipe.path.resolve()
     if isinstance(recipe, str) and is_url(recipe):
-        recipe = fetched_folder(recipe)
+        recipe = fetched(recipe)
     if isinstance(recipe, str | os.PathLike) and is_folder_of_data(os.fspath(recipe)):
         return open_with_recipe(Path(recipe), ())
     if isinstance(recipe, str | os.PathLike) and is_data(os.fspath(recipe)):

@@ -14,10 +14,11 @@ from lora_s2s.errors import UsageError
 from lora_s2s.examples.shard import shard_of
 from lora_s2s.files import loads
 from lora_s2s.outputs import whole_folder
+from lora_s2s.pipeline.names import fetched
 from lora_s2s.pipeline.prepare import prepare_data, prepared_folder
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.records import PreparedManifest, ShardManifest
-from lora_s2s.remote import fetched_folder, is_url, listed, small_file, upload_folder
+from lora_s2s.remote import is_url, listed, small_file, upload_folder
 
 _OURS = (PreparedManifest, ShardManifest)
 
@@ -85,14 +86,14 @@ def _shards_of(url: str) -> str:
 
 def _fetched_shards(url: str) -> list[Path]:
     manifests = listed(f"{_shards_of(url)}/*/{ShardManifest.file}")
-    return [fetched_folder(name.rpartition("/")[0]) for name in manifests]
+    return [fetched(name.rpartition("/")[0]) for name in manifests]
 
 
 def _fetch_complete(url: str, place: Path) -> None:
     """Copies a shard that an earlier machine uploaded, so that it is compared, not made again."""
     if small_file(f"{url}/{ShardManifest.file}") is not None:
         with whole_folder(place) as staged:
-            shutil.copytree(fetched_folder(url), staged, dirs_exist_ok=True)
+            shutil.copytree(fetched(url), staged, dirs_exist_ok=True)
 
 
 def _upload(folder: Path, url: str) -> None:
@@ -113,7 +114,7 @@ def _upload(folder: Path, url: str) -> None:
     files: Mapping[str, bytes | Path] = {
         path.name: path for path in folder.iterdir() if path.is_file() and path.name[0] != "."
     }
-    upload_folder(files, url, overwrite=True)
+    upload_folder(files, url, manifest=manifest, overwrite=True)
     say(f"uploaded: {url}")
 
 

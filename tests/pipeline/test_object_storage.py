@@ -24,6 +24,7 @@ from lora_s2s.readers.recorded import follow_recorded, record_data
 
 ROWS = [{"source": f"cat {n}", "target": f"good {n}"} for n in range(40)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+LAST = "manifest.json"
 
 
 @pytest.fixture
@@ -127,22 +128,22 @@ def test_a_storage_that_fails_halfway_leaves_nothing(
 
     monkeypatch.setattr(type(memory), "open", refused)
     with pytest.raises(SetupError, match="no permission: memory://b/f/a"):
-        remote.upload_folder({"manifest.json": b"{}", "a": b"a"}, "memory://b/f")
+        remote.upload_folder({"manifest.json": b"{}", "a": b"a"}, "memory://b/f", manifest=LAST)
     assert not memory.exists("/b/f/manifest.json")
 
 
 def test_a_folder_is_uploaded_whole_and_fetched_whole(memory: Any) -> None:
     files = {"manifest.json": b"{}", "model.bin": b"1", "z": b"2"}
-    remote.upload_folder(files, "memory://b/f/")
+    remote.upload_folder(files, "memory://b/f/", manifest=LAST)
     with pytest.raises(UsageError, match="exists already"):
-        remote.upload_folder(files, "memory://b/f")
-    folder = remote.fetched_folder("memory://b/f")
+        remote.upload_folder(files, "memory://b/f", manifest=LAST)
+    folder = remote.fetched_folder("memory://b/f", LAST)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
-    remote.upload_folder({**files, "z": b"3"}, "memory://b/f", overwrite=True)
-    assert (remote.fetched_folder("memory://b/f/") / "z").read_bytes() == b"3"
+    remote.upload_folder({**files, "z": b"3"}, "memory://b/f", manifest=LAST, overwrite=True)
+    assert (remote.fetched_folder("memory://b/f/", LAST) / "z").read_bytes() == b"3"
     memory.rm("/b/f/manifest.json")
     with pytest.raises(DataError, match="an upload that has not finished"):
-        remote.fetched_folder("memory://b/f")
+        remote.fetched_folder("memory://b/f", LAST)
 
 
 def run_through(invoke: Any, root: str) -> None:
