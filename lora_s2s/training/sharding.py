@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import warnings
 
+import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from lora_s2s.errors import SetupError
 from lora_s2s.lora.full import is_whole
 from lora_s2s.models.sharded import is_divided
 from lora_s2s.training.optimizer import cpu_copy
@@ -27,7 +29,14 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def shard(model: nn.Module, accelerator: Accelerator) -> None:
-    """Divides the model's weights, and moves it to the accelerator's device, block by block."""
+    """Divides the model's weights, and moves it to the accelerator's device, block by block.
+
+    Raises:
+        SetupError: this torch is too old.
+    """
+    if not hasattr(FSDPModule, "set_reduce_scatter_unused_params"):
+        message = f"training.sharding=full needs torch 2.13 or later, found {torch.__version__}"
+        raise SetupError(message, hint="pip install -U torch, or set training.sharding=none")
     # T5's blocks return their table of positions as a view; transformers adds to it out of place.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     device = accelerator.device
@@ -44,6 +53,8 @@ def shard(model: nn.Module, accelerator: Accelerator) -> None:
             # The loss is divided by the tokens of all processes already: sums, not means.
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+            # Short rows of one process may leave a weight unused that others use (LongT5).
+            module.set_reduce_scatter_unused_params(True, recurse=False)
     model.to(device)
 
 

@@ -29,7 +29,7 @@ from lora_s2s.models.sharded import is_divided
 from lora_s2s.training.processes import is_main_process
 from lora_s2s.training.validation import make_validation
 
-FLAN = "T5 v1.1, LM-adapted, Flan-T5"
+FLAN, LONG = "T5 v1.1, LM-adapted, Flan-T5", "LongT5 (transient-global)"
 
 
 def with_tokens(folder: Path) -> nn.Module:
@@ -50,10 +50,15 @@ def nf4(folder: Path) -> nn.Module:
     return adapt(base, seed=0, r=4, alpha=8, target_modules="attention-qv")
 
 
-def full(folder: Path) -> nn.Module:
-    base = load_base(str(folder.parents[1] / "base"), device="cpu")
-    base.family.set_dropout(base.model, 0.0)
-    return train_weights(base)
+def full(folder: Path, base: str = "base") -> nn.Module:
+    loaded = load_base(str(folder.parents[1] / base), device="cpu")
+    loaded.family.set_dropout(loaded.model, 0.0)
+    return train_weights(loaded)
+
+
+def long(folder: Path) -> nn.Module:
+    """A model of which short sources leave weights unused."""
+    return full(folder, "long")
 
 
 TOKENS = {"batch_size": None, "tokens_per_batch": 96}
@@ -64,7 +69,7 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "nf4": (nf4, {}),
     "full": (full, {}),
     "sharded": (checkpointed, {"gradient_accumulation": 3, "sharding": "full"}),
-    "sharded-full": (full, {"sharding": "full", "ema": 0.9}),
+    "sharded-full": (long, {"sharding": "full", "ema": 0.9}),
 }
 
 
@@ -133,6 +138,7 @@ def start(processes: int, told: list[Any]) -> None:
 
 if __name__ == "__main__":
     runs = json.loads(sys.argv[1])
-    write(TINY[FLAN], Path(runs[0][1][1]).parents[1] / "base")
+    for row, name in ((FLAN, "base"), (LONG, "long")):
+        write(TINY[row], Path(runs[0][1][1]).parents[1] / name)
     for processes, told in runs:
         start(processes, told)

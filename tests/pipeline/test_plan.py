@@ -22,6 +22,7 @@ from lora_s2s.lora.inject import inject_lora
 from lora_s2s.models.known_bases import KNOWN
 from lora_s2s.models.loading import LoadedBase
 from lora_s2s.pipeline.plan_base import base_of
+from lora_s2s.pipeline.planned import Device
 from lora_s2s.recipe.schema import LoraSection
 from lora_s2s.training import footprint
 from lora_s2s.training.footprint import Setting
@@ -86,6 +87,8 @@ def test_processes_that_divide_the_weights_need_less_memory_each(
     blocks = alone["weights_bytes"] - embeddings
     shares = (divided["weights_bytes"] - embeddings) / blocks
     assert 1 / 4 + 2 / 48 < shares < 1 / 4 + 2 / 30
+    # Several processes on one CPU share its memory.
+    assert Device.found(2).memory == pytest.approx((Device.found().memory or 0) / 2, rel=0.1)
     full = ("--set", "lora.method=full", "--set", "training.sharding=full")
     whole, part = (planned(invoke, *words, "--processes", n, *full) for n in ("1", "4"))
     assert part["optimizer_bytes"] == pytest.approx(whole["optimizer_bytes"] / 4)

@@ -115,6 +115,15 @@ def out_of_memory_above(rows: int) -> Callable[[int, Any, Any], Any]:
     return change
 
 
+def test_processes_that_gather_weights_from_each_other_do_not_take_halves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lora_s2s.training.memory.is_sharded", lambda _: True)
+    with losses(out_of_memory_above(1)), pytest.raises(ResourceError) as caught:
+        run(tmp_path)
+    assert "training.tokens_per_batch" in str(caught.value.hint)
+
+
 @pytest.mark.parametrize(
     "options", [{}, {"cache_encoder": True}, {"packing": True, "tokens_per_batch": 60}]
 )
