@@ -70,7 +70,9 @@ def share_parameters(parameters: Iterable[nn.Parameter], accelerator: Accelerato
     if accelerator.num_processes > 1:
         for parameter in parameters:
             if not is_divided(parameter):
-                parameter.data.copy_(broadcast(parameter.data.contiguous()))
+                # A base that will be divided is not on the device yet.
+                there = parameter.data.to(accelerator.device).contiguous()
+                parameter.data.copy_(broadcast(there))
 
 
 def from_main_process(
