@@ -94,10 +94,11 @@ def sweep(
 
 def _show(result: Sweep) -> None:
     from lora_s2s.console import say, table
-    from lora_s2s.reports.sweep_page import SWEEP_HEADS, best_line, sweep_cells
+    from lora_s2s.reports.sweep_page import best_line, sweep_cells, sweep_heads
 
     content = result.to_dict()
-    table(f"Trials, by {result.metric}", SWEEP_HEADS, sweep_cells(content["trials"]))
+    trials = content["trials"]
+    table(f"Trials, by {result.metric}", sweep_heads(trials), sweep_cells(trials))
     if result.importance:
         shares = (f"{key} {share:.2f}" for key, share in result.importance.items())
         say(f"importance: {', '.join(shares)}")

@@ -225,7 +225,7 @@ def _explained(path: Path) -> Iterator[None]:
     """Explains what optuna says of a file that is no journal."""
     try:
         yield
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
         raise DataError(
             "the journal of trials is damaged", hint="sweep into another --out", where=str(path)
         ) from error

@@ -88,7 +88,7 @@ def _swept(setup: Setup, options: SweepOptions) -> Sweep:
     best = trials.best()
     if best is None:
         raise _nothing(trials.records())
-    if setup.out_of_time():
+    if trials.unfinished() or (setup.out_of_time() and trials.count() != most):
         say("time is up: the same command with a larger --budget continues")
     return swept(setup, trials, best)
 

@@ -23,11 +23,11 @@ from lora_s2s.recipe.schema import SECTIONS, Recipe
 from lora_s2s.recipe.space import Setting, words_of
 from lora_s2s.recipe.written import Decision, commented_recipe
 from lora_s2s.reports.sweep_page import (
-    SWEEP_HEADS,
     SweepEntry,
     TrialEntry,
     render_sweep,
     sweep_cells,
+    sweep_heads,
 )
 
 BEST, PAGE = "best.yaml", "report.html"
@@ -109,8 +109,8 @@ class Sweep:
         }
 
     def _repr_html_(self) -> str:
-        cells = sweep_cells([trial.to_json() for trial in self.trials])
-        return html.swept(str(self.recipe), SWEEP_HEADS, cells)
+        entries = [trial.to_json() for trial in self.trials]
+        return html.swept(str(self.recipe), sweep_heads(entries), sweep_cells(entries))
 
 
 def swept(setup: Setup, trials: Trials, best: TrialRecord) -> Sweep:

@@ -38,7 +38,7 @@ class SweepEntry(TypedDict):
     report: str
 
 
-SWEEP_HEADS = ("trial", "settings", "state", "steps", "score [95 %]", "− trial 0", "p")
+_HEADS = ("state", "steps", "score [95 %]", "− trial 0", "p")
 
 
 def render_sweep(name: str, sweep: SweepEntry, varied: Mapping[str, str]) -> str:
@@ -54,7 +54,7 @@ def render_sweep(name: str, sweep: SweepEntry, varied: Mapping[str, str]) -> str
         title=f"Sweep: {name}",
         verdict=best_line(sweep),
         metric=sweep["metric"],
-        heads=SWEEP_HEADS,
+        heads=sweep_heads(trials),
         trials=sweep_cells(trials),
         problems=[(one["trial"], one["problem"]) for one in trials if one["problem"]],
         varied=[
@@ -69,11 +69,18 @@ def best_line(sweep: SweepEntry) -> str:
     among = f"of {counted(len(sweep['trials']), 'trial')}"
     if not best["trial"]:
         return f"No trial {among} is better than the recipe itself ({metric} {_score(best)})"
-    line = f"Trial {best['trial']} is the best {among}: {settings_text(best)}; {metric}"
+    settings = ", ".join(f"{key}={shown(value)}" for key, value in best["settings"].items())
+    line = f"Trial {best['trial']} is the best {among}: {settings}; {metric}"
     line = f"{line} {_score(best)}"
     if best["difference"] is None:
         return line
     return f"{line}, {_difference(best)} against the recipe itself"
+
+
+def sweep_heads(trials: Sequence[TrialEntry]) -> list[str]:
+    """The heads of :func:`sweep_cells`: varied keys without their sections."""
+    keys = (key.partition(".")[2] for key in trials[0]["settings"])
+    return ["trial", *keys, *_HEADS]
 
 
 def sweep_cells(trials: Sequence[TrialEntry]) -> list[list[str]]:
@@ -81,7 +88,7 @@ def sweep_cells(trials: Sequence[TrialEntry]) -> list[list[str]]:
     return [
         [
             str(one["trial"]),
-            settings_text(one, short=True),
+            *map(shown, one["settings"].values()),
             one["state"],
             f"{one['share']:.0%}" if one["share"] else NOTHING,
             _score(one),
@@ -90,16 +97,6 @@ def sweep_cells(trials: Sequence[TrialEntry]) -> list[list[str]]:
         ]
         for one in trials
     ]
-
-
-def settings_text(trial: TrialEntry, *, short: bool = False) -> str:
-    """A trial's values of the varied keys.
-
-    Args:
-        short: without their sections.
-    """
-    names = {key: key.partition(".")[2] if short else key for key in trial["settings"]}
-    return ", ".join(f"{names[key]}={shown(value)}" for key, value in trial["settings"].items())
 
 
 def _score(trial: TrialEntry) -> str:

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -175,6 +177,27 @@ def test_what_is_wrong_is_said_before_anything_is_trained(
     assert not list((here / "sweeps").glob("*"))
 
 
+def test_a_budget_that_is_spent_continues_with_a_larger_one(
+    invoke: Invoke, here: Path, tiny_model: Path
+) -> None:
+    write_csv(here / "train.csv")
+    command = ["sweep", "flan-t5-small", *quick(tiny_model), *options("lora.r=2,4")]
+    stopped = invoke(*command, "--budget", "1s", "--set", "training.max_steps=5000", code=1).stderr
+    assert "time was up before a trial was scored" in stopped
+    assert "the same command with a larger --budget continues" in stopped
+    journal = here / "sweeps/it" / JOURNAL
+    journal.write_bytes(journal.read_bytes().replace(b'"op_code":4', b'"op_code":99', 1))
+    longer = ("--budget", "1h", "--set", "training.max_steps=5000")
+    assert "the journal of trials is damaged" in invoke(*command, *longer, code=3).stderr
+
+
+def test_the_storage_is_one_that_unpickles_nothing() -> None:
+    from optuna.storages.journal import JournalFileBackend
+    from optuna.storages.journal._base import BaseJournalSnapshot
+
+    assert not issubclass(JournalFileBackend, BaseJournalSnapshot)  # a snapshot is a pickle
+
+
 def test_no_optuna_names_the_command_that_installs_it(
     invoke: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,3 +244,57 @@ def test_twelve_trials_killed_and_resumed_end_with_the_same_best(
     assert resumed["best"]["trial"] == whole["best"]["trial"]
     together = run(tmp_path / "together", "--workers", "2")
     assert sorted(one["trial"] for one in together["trials"]) == list(range(12))
+
+
+def workers_of(process: int) -> list[int]:
+    """The worker processes that a sweep has started and that are alive."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            worker = b"spawn_main" in (path / "cmdline").read_bytes()
+        except OSError:  # it has ended
+            continue
+        if parent == process and worker:
+            found.append(int(path.name))
+    return found
+
+
+@pytest.mark.slow
+def test_a_worker_or_their_parent_that_is_killed_costs_no_trial(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    write_csv(tmp_path / "train.csv")
+    words = [*quick(tiny_model), *options(*WORDS), "--trials", "5", "--workers", "2", "--json"]
+    command = [sys.executable, "-m", "lora_s2s", "sweep", "flan-t5-small", *words]
+    environment = programs.environment(OMP_NUM_THREADS="1")
+    journal = tmp_path / "sweeps/it" / JOURNAL
+
+    def begun(trials: int) -> tuple[subprocess.Popen[str], list[int]]:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        sweep = subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes)
+        end = time.monotonic() + 300
+        while time.monotonic() < end and sweep.poll() is None:
+            held = journal.read_text(encoding="utf-8") if journal.exists() else ""
+            if held.count('"intermediate_value"') >= trials and len(workers_of(sweep.pid)) == 2:
+                return sweep, workers_of(sweep.pid)
+            time.sleep(0.05)
+        raise AssertionError(sweep.communicate())
+
+    sweep, workers = begun(1)
+    sweep.kill()
+    sweep.communicate()
+    end = time.monotonic() + 60
+    while any(Path(f"/proc/{one}").exists() for one in workers) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{one}").exists() for one in workers)
+    sweep, (one, _) = begun(2)
+    os.kill(one, signal.SIGKILL)
+    _, stderr = sweep.communicate()
+    assert sweep.returncode == 1
+    assert "1 of 2 workers ended early" in stderr
+    assert "the same command continues" in stderr
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True)
+    trials = json.loads(done.stdout)["trials"]
+    assert sorted(one["trial"] for one in trials) == list(range(5))
+    assert {one["state"] for one in trials} <= {COMPLETE, STOPPED}
