@@ -211,7 +211,9 @@ class Trials:
 def _opened(path: Path, *, lower: bool) -> Study:
     optuna = library()
     with _explained(path):
-        backend = optuna.storages.journal.JournalFileBackend(str(path))
+        # optuna's lock is a link to this path: if that is relative, it leads nowhere, and optuna
+        # waits forever for a worker that was killed with the lock.
+        backend = optuna.storages.journal.JournalFileBackend(str(path.resolve()))
         storage = optuna.storages.JournalStorage(backend)
         study: Study = optuna.create_study(
             storage=storage, study_name="sweep", direction=_direction(lower), load_if_exists=True

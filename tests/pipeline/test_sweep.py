@@ -135,10 +135,12 @@ def test_a_sweep_keeps_the_best_as_a_recipe_that_trains(
     monkeypatch.setattr(training, "train_adapter", trained)
     recipe = load_recipe("flan-t5-small", quick(tiny_model)[1::2])
     rates = {"training.learning_rate": ["1e-5", "9e-2", 9]}
-    first = lora_s2s.sweep(recipe, rates, trials=2, progress=False).to_dict()
+    result = lora_s2s.sweep(recipe, rates, trials=2, progress=False)
+    assert "Best recipe: sweeps/it/best.yaml" in result._repr_html_()
+    first = result.to_dict()
     assert len(first["trials"]) == 2
-    result = invoke(*command, "--budget", "9m", "--json")  # continues, until all values are tried
-    report = json.loads(result.stdout)
+    done = invoke(*command, "--budget", "9m", "--json")  # continues, until all values are tried
+    report = json.loads(done.stdout)
     assert report["trials"][:2] == json.loads(json.dumps(first["trials"]))
     assert set(seeds) == {42}
     by_rate = {one["settings"]["training.learning_rate"]: one for one in report["trials"]}
@@ -156,7 +158,7 @@ def test_a_sweep_keeps_the_best_as_a_recipe_that_trains(
     assert f"Trial {by_rate[9]['trial']} failed: step 1: the loss is nan" in page
     assert "against the recipe itself" in page
     assert not list((here / "sweeps/it/trials").glob("*.running"))
-    assert "next: lora-s2s train sweeps/it/best.yaml" in result.stderr
+    assert "next: lora-s2s train sweeps/it/best.yaml" in done.stderr
     other = ["sweep", "flan-t5-small", *quick(tiny_model), *options("lora.r=2,4"), "--trials", "2"]
     refused = invoke(*other, code=2).stderr
     assert "sweeps/it holds another sweep; these differ: vary" in refused
@@ -191,11 +193,18 @@ def test_a_budget_that_is_spent_continues_with_a_larger_one(
     assert "the journal of trials is damaged" in invoke(*command, *longer, code=3).stderr
 
 
-def test_the_storage_is_one_that_unpickles_nothing() -> None:
+def test_the_storage_unpickles_nothing_and_its_lock_leads_to_the_journal(here: Path) -> None:
     from optuna.storages.journal import JournalFileBackend
     from optuna.storages.journal._base import BaseJournalSnapshot
 
     assert not issubclass(JournalFileBackend, BaseJournalSnapshot)  # a snapshot is a pickle
+    folder = Path("sweep")
+    folder.mkdir()
+    trials = Trials(folder, read_space(RECIPE, WORDS), lower=True, seed=1)
+    lock = trials._study._storage._backend._lock  # type: ignore[attr-defined]
+    lock.acquire()
+    assert (folder / f"{JOURNAL}.lock").exists()  # a link to nothing would be waited for forever
+    lock.release()
 
 
 def test_no_optuna_names_the_command_that_installs_it(
