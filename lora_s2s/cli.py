@@ -32,6 +32,8 @@ from lora_s2s.pipeline.surroundings import LIBRARY_SETTINGS, hide_kernels
 _USAGE_ERRORS: tuple[type[Any], ...] = typer.BadParameter.__mro__[1:3]
 
 
+# What several processes do together.
+_SHARED = ("train", "predict", "eval")
 _ANYWHERE = ("--debug", "--offline")
 _LOOK_UPS = ("socket.getaddrinfo", "socket.gethostbyname")
 
@@ -161,7 +163,7 @@ def options(
 ) -> None:
     """Options before the command."""
     started, command = os.environ.get("WORLD_SIZE", "1"), context.invoked_subcommand
-    if started != "1" and command != "train":
+    if started != "1" and command not in _SHARED:
         raise UsageError(
             f"{command} runs in one process, but {started} were started",
             hint="run it without a launcher",

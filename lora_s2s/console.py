@@ -29,16 +29,21 @@ from lora_s2s.files import json_text
 # Control characters, invisible format characters such as bidi overrides, lone surrogates.
 _UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 # Of the processes that a launcher starts for one run, only the first writes messages.
-_TALKS = os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+_ALONE = os.environ.get("WORLD_SIZE", "1") == "1"
+_TALKS = _ALONE or os.environ.get("RANK", "0") == "0"
 # The others show a failure this much later: where the first has the same, its launcher ends them.
 _SECONDS_TO_BE_ENDED = 5.0
 _SECONDS_BETWEEN_PLAIN_LINES = 10.0
 _SECONDS_BETWEEN_LIVE_LINES = 0.2
 
 
-def wait_for_the_first() -> None:
-    """Waits, in all processes of a run but the first, until a failure of its own is shown."""
-    if not _TALKS:
+def wait_for_the_first(*, too: bool = False) -> None:
+    """Waits, in all processes of a run but the first, until a failure of its own is shown.
+
+    Args:
+        too: so does the first, for the failure of another.
+    """
+    if not _TALKS or (too and not _ALONE):
         time.sleep(_SECONDS_TO_BE_ENDED)
 
 
@@ -98,7 +103,7 @@ def discard(stream: TextIO) -> None:
 
 def tell_in_signal_handler(text: str) -> None:
     """Writes to stderr unbuffered: the handler may have interrupted a buffered write."""
-    if current() is None:
+    if _TALKS and current() is None:
         with suppress(OSError):
             os.write(2, text.encode())
 

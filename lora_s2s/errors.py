@@ -40,6 +40,10 @@ class RunError(Error):
     exit_code = 1
 
 
+class LeftAlone(RunError):
+    """Another process of the run has ended: a consequence, which that one's error explains."""
+
+
 class UsageError(Error):
     """The command line or a setting is wrong."""
 
@@ -88,6 +92,16 @@ class Stopped(Error):
         super().__init__(message, hint=hint)
         self.exit_code = 128 + (signal_number if signal_number == signal.SIGINT else signal.SIGTERM)
         self.signal_name = signal.Signals(signal_number).name
+
+
+class Killed(Error):
+    """A process of several was killed: exit code 128 + signal."""
+
+    def __init__(self, signal_number: int, process: str) -> None:
+        name = signal.Signals(signal_number).name
+        hint = "see whether memory ran out (dmesg), then start it again with --resume"
+        super().__init__(f"{process} was killed by {name}", hint=hint)
+        self.exit_code = 128 + signal_number
 
 
 _NO_MEMORY = re.compile(r"out of memory|can't allocate memory|_ALLOC_FAILED")

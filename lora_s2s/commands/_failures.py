@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from types import TracebackType
 
-from lora_s2s.errors import Error, RecipeError, UsageError
+from lora_s2s.errors import Error, LeftAlone, RecipeError, UsageError
 from lora_s2s.pipeline.failures import first_line
 
 _MOST_LISTED, _LONGEST_LINE = 50, 2_000
@@ -47,7 +47,7 @@ def show_failure(failure: Error) -> None:
     """Shows an error; problems of a recipe and differences from a checkpoint take a line each."""
     from lora_s2s.console import wait_for_the_first
 
-    wait_for_the_first()
+    wait_for_the_first(too=isinstance(failure, LeftAlone))
     message, *listed = (
         failure.message.split("\n  ") if isinstance(failure, UsageError) else [failure.message]
     )

@@ -52,6 +52,16 @@ Base = Annotated[
     ),
 ]
 
+AnsweringProcesses = Annotated[
+    int,
+    typer.Option(
+        "--processes",
+        min=1,
+        max=1024,
+        metavar="N",
+        help="Answer in N processes on this machine, one for each GPU; the output is that of one.",
+    ),
+]
 Constraint = Annotated[
     str | None,
     typer.Option(

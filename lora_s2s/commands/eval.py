@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lora_s2s.commands._options import Base, Constraint, Json, Sets, with_options
+from lora_s2s.commands._options import (
+    AnsweringProcesses,
+    Base,
+    Constraint,
+    Json,
+    Sets,
+    with_options,
+)
+
+if TYPE_CHECKING:
+    from lora_s2s.pipeline.scores import Asked
 
 Models = Annotated[
     list[str] | None,
@@ -82,16 +92,15 @@ def evaluate(
     resume: Resume = False,
     constraint: Constraint = None,
     sets: Sets = None,
+    processes: AnsweringProcesses = 1,
     json: Json = False,
+    context: typer.Context = None,  # type: ignore[assignment]
 ) -> None:
     """Score a model or adapter against all references of each source, with 95 % intervals."""
-    from lora_s2s.commands._show import show_several, show_written
-    from lora_s2s.console import write_json
     from lora_s2s.errors import UsageError
-    from lora_s2s.pipeline.evaluate import score_model
     from lora_s2s.pipeline.names import located
+    from lora_s2s.pipeline.ranks import started, together
     from lora_s2s.pipeline.scores import Asked
-    from lora_s2s.pipeline.several import score_several
 
     if not models and predictions is None:
         raise UsageError(
@@ -99,25 +108,47 @@ def evaluate(
             hint="lora-s2s eval adapters/demo, or --from predictions.jsonl",
         )
     named = [located(model) for model in models or ()]
-    asked = Asked(
-        data=data[0] if data and len(data) == 1 else data or None,
-        baseline=baseline,
-        against=against,
-        predictions=predictions,
-        limit=limit,
-        out=Path(out) if out else None,
-        base=base,
-        engine=engine,
-        resume=resume,
-    )
-    overrides = with_options(sets, constraint=constraint)
+    if max(processes, started()) > 1 and predictions is not None:
+        raise UsageError(
+            "--from decodes nothing: several processes have nothing to share",
+            hint="run it in one process",
+        )
+    if processes > 1:
+        from lora_s2s.pipeline.launch import in_processes
+
+        raise typer.Exit(in_processes(processes, context.obj, saving=False))
+    with together() as ranks:
+        asked = Asked(
+            data=data[0] if data and len(data) == 1 else data or None,
+            baseline=baseline,
+            against=against,
+            predictions=predictions,
+            limit=limit,
+            out=Path(out) if out else None,
+            base=base,
+            engine=engine,
+            resume=resume,
+            ranks=ranks,
+        )
+        _score(named, asked, with_options(sets, constraint=constraint), json=json)
+
+
+def _score(named: list[str], asked: Asked, overrides: list[str], *, json: bool) -> None:
+    from lora_s2s.commands._show import show_several, show_written
+    from lora_s2s.console import write_json
+    from lora_s2s.pipeline.evaluate import answer_for_the_first, score_model
+    from lora_s2s.pipeline.several import score_several
+
+    if not asked.ranks.first:
+        answer_for_the_first(named, asked, overrides)
+        return
     if len(named) > 1:
         several = score_several(named, asked, overrides)
         show_several(several)
         result = several.to_dict()
     else:
         scores = score_model(named[0] if named else None, asked, overrides)
-        show_written(predictions or named[0], scores)
+        show_written(asked.predictions or named[0], scores)
         result = scores.to_dict()
     if json:
         write_json(result)

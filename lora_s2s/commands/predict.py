@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lora_s2s.commands._options import (
+    AnsweringProcesses,
     Base,
     Constraint,
     Model,
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from lora_s2s.inference.engine import DecodingSettings
     from lora_s2s.inference.predictor import Predictor
     from lora_s2s.pipeline.inputs import Inputs
-    from lora_s2s.pipeline.ranking import LabelChoice
+    from lora_s2s.pipeline.predict import Work
 
 
 File = Annotated[
@@ -114,31 +115,25 @@ def predict(
     decoding: Decoding = None,
     mbr: Mbr = None,
     sets: Sets = None,
+    processes: AnsweringProcesses = 1,
+    context: typer.Context = None,  # type: ignore[assignment]
 ) -> None:
     """Answer texts or rows. Rows keep their fields and gain a "prediction"; CSV stays CSV.
 
     --set evaluation.num_beams=4 and the like change the decoding. --scores decodes nothing.
     """
-    from lora_s2s.console import require_stdout, say
+    from lora_s2s.console import say
     from lora_s2s.errors import UsageError
 
-    if not output:
-        require_stdout()
-    if resume and not output:
-        raise UsageError("--resume continues a file of answers", hint="add --output FILE")
-    if n_best and (scores or interactive):
-        other = "--scores decodes nothing" if scores else "--interactive shows one answer"
-        raise UsageError(f"--n-best asks for several decoded answers: {other}")
-    if labels is not None and not scores:
-        raise UsageError("--labels names what --scores chooses from", hint="add --scores")
+    _check_options(output, labels, resume=resume, n_best=n_best, scores=scores, chat=interactive)
     from lora_s2s.pipeline.decoding import decoding_line, settings_for
     from lora_s2s.pipeline.followed import recipe_to_answer
     from lora_s2s.pipeline.inputs import read_inputs, refuse_file_names
     from lora_s2s.pipeline.label_set import label_choice
     from lora_s2s.pipeline.model import predictor_of
     from lora_s2s.pipeline.names import located
-    from lora_s2s.pipeline.predict import answer_into, check_inputs
-    from lora_s2s.pipeline.predictions import check_kind
+    from lora_s2s.pipeline.predict import Work, check_inputs
+    from lora_s2s.pipeline.ranks import started, together
 
     words = [*(texts or []), *(literal or [])]
     refuse_file_names(texts or [])
@@ -148,40 +143,90 @@ def predict(
     if interactive and (words or file or output or scores):
         takes = "it takes no texts and no files, and no --scores"
         raise UsageError(f"--interactive reads and answers lines: {takes}")
+    if max(processes, started()) > 1:
+        _check_shared(words, file, interactive)
+    if processes > 1:
+        from lora_s2s.pipeline.launch import in_processes
+
+        raise typer.Exit(in_processes(processes, context.obj, saving=False))
     if interactive:
         predictor = predictor_of(model, recipe, base)
         _chat(predictor, settings_for(recipe, predictor, plain=True))
         return
-    inputs = read_inputs(words, file, parallel=recipe.data.format == "parallel")
+    with together() as ranks:
+        inputs = read_inputs(words, file, parallel=recipe.data.format == "parallel")
+        if ranks.first:
+            _check_file(output, inputs)
+        choice = label_choice(model, recipe, sets or (), labels) if scores else None
+        predictor = predictor_of(model, recipe, base)
+        if ranks.first:
+            check_inputs(predictor, inputs)
+        settings = settings_for(recipe, predictor)
+        if choice is None or settings.constraint is not None:
+            say(decoding_line(settings, predictor) if choice is None else _NOT_CONSTRAINED)
+        _answer(Work(predictor, inputs, settings, choice, ranks), output, resume=resume)
+
+
+def _check_options(
+    output: str | None,
+    labels: str | None,
+    *,
+    resume: bool,
+    n_best: int | None,
+    scores: bool,
+    chat: bool,
+) -> None:
+    """Refuses options that exclude each other."""
+    from lora_s2s.console import require_stdout
+    from lora_s2s.errors import UsageError
+
+    if not output:
+        require_stdout()
+    if resume and not output:
+        raise UsageError("--resume continues a file of answers", hint="add --output FILE")
+    if n_best and (scores or chat):
+        other = "--scores decodes nothing" if scores else "--interactive shows one answer"
+        raise UsageError(f"--n-best asks for several decoded answers: {other}")
+    if labels is not None and not scores:
+        raise UsageError("--labels names what --scores chooses from", hint="add --scores")
+
+
+def _check_shared(words: list[str], file: str | None, interactive: bool) -> None:
+    """Refuses what only one process can read."""
+    from lora_s2s.errors import UsageError
+    from lora_s2s.pipeline.inputs import STDIN
+
+    if interactive:
+        raise UsageError("predict --interactive runs in one process", hint="omit --processes")
+    if STDIN in (file, *words):
+        raise UsageError("several processes cannot read stdin", hint="give --input FILE")
+
+
+def _check_file(output: str | None, inputs: Inputs) -> None:
+    from lora_s2s.pipeline.predictions import check_kind
+
     if output:
         check_output(Path(output))
         check_kind(output, inputs)
-    choice = label_choice(model, recipe, sets or (), labels) if scores else None
-    predictor = predictor_of(model, recipe, base)
-    check_inputs(predictor, inputs)
-    settings = settings_for(recipe, predictor)
-    if choice is None or settings.constraint is not None:
-        say(decoding_line(settings, predictor) if choice is None else _NOT_CONSTRAINED)
-    if output:
-        answer_into(Path(output), predictor, inputs, settings, choice=choice, resume=resume)
-        say(f"{inputs.count:,} predictions: {output}")
-    else:
-        _write_out(predictor, inputs, settings, choice)
 
 
-def _write_out(
-    predictor: Predictor, inputs: Inputs, settings: DecodingSettings, choice: LabelChoice | None
-) -> None:
-    """Writes answers to stdout as they come."""
+def _answer(work: Work, output: str | None, *, resume: bool) -> None:
+    """Writes answers into a file, or to stdout as they come."""
     from itertools import chain
 
-    from lora_s2s.console import write_out
-    from lora_s2s.pipeline.predict import answers_to, gained
+    from lora_s2s.console import say, write_out
+    from lora_s2s.pipeline.predict import answer_into
     from lora_s2s.pipeline.predictions import lines_of
 
-    answers = chain.from_iterable(answers_to(predictor, inputs, settings, choice=choice))
-    for line in lines_of(inputs, answers, gained(settings, choice)):
-        write_out(line.removesuffix("\n"))
+    if not work.ranks.first:
+        for _ in work.answers():
+            pass
+    elif output:
+        answer_into(Path(output), work, resume=resume)
+        say(f"{work.inputs.count:,} predictions: {output}")
+    else:
+        for line in lines_of(work.inputs, chain.from_iterable(work.answers()), work.gained):
+            write_out(line.removesuffix("\n"))
 
 
 def _chat(predictor: Predictor, settings: DecodingSettings) -> None:

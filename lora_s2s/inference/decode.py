@@ -78,6 +78,15 @@ def decode(
     return [predictions[row] for row in rows]
 
 
+def choose_decoder(
+    predictor: Predictor, sources: Sequence[str], settings: DecodingSettings
+) -> None:
+    """Lets the engine choose how it decodes as it would if these were the first sources."""
+    rows = dict.fromkeys(tuple(predictor.encode(source)) for source in sources)
+    if isinstance(predictor.engine, QueuedEngine):
+        predictor.engine.queued_answers([*rows], predictor.within_positions(settings))
+
+
 def candidates(
     predictor: Predictor,
     sources: Sequence[str],

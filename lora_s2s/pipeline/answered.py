@@ -64,7 +64,7 @@ class Answering:
             base_texts = [answer.text for answer in decoded]
         theirs = opponent.answers(places) if opponent else None
         losses: list[Losses | None] = [None, None, None]
-        if by_model:
+        if by_model and self.kept.ranks.first:
             say("scoring the references, for loss and bits_per_byte")
             references = [data.references[place] for place in places]
             for place, one in enumerate((self.predictor, baseline)):

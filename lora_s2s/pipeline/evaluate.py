@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from lora_s2s.console import say
@@ -61,6 +61,48 @@ def scored(
     Args:
         rival: what to compare with, in place of ``asked.against``.
     """
+    ready = _ready(model, asked, overrides, rival)
+    rows, answered = ready.rows, ready.answered()
+    evaluation = assess(
+        rows.sources,
+        rows.references,
+        answered,
+        places=ready.places,
+        metrics=ready.metrics,
+        trained_labels=ready.labels,
+        tasks=rows.tasks,
+    )
+    answering = ready.answering
+    if evaluation.labels is not None:
+        task = LabelTask(model, answering.predictor, ready.recipe, overrides)
+        evaluation = replace(evaluation, probabilities=task.probabilities(evaluation))
+    return Finished(model, written(evaluation, ready.place), rows, answering.kept, answered)
+
+
+def answer_for_the_first(models: Sequence[str], asked: Asked, overrides: Overrides = ()) -> None:
+    """Answers, in a process after the first, its share of what the first scores."""
+    for model in models:
+        _ready(model, asked, overrides, None).answered()
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A model and what it is scored on, before anything is decoded."""
+
+    recipe: Recipe
+    rows: ScoredData
+    places: Sequence[int]
+    place: Place
+    labels: Sequence[str]
+    metrics: Sequence[str]
+    answering: Answering
+    opponent: Opponent | None
+
+    def answered(self) -> Answered:
+        return self.answering.answered(self.rows, self.places, self.metrics, self.opponent)
+
+
+def _ready(model: str, asked: Asked, overrides: Overrides, rival: Rival | None) -> _Ready:
     data = asked.data
     if data is not None:
         check_files(data)
@@ -82,27 +124,14 @@ def scored(
         say(note)
     settings = settings_for(recipe, predictor)
     say(decoding_line(settings, predictor))
-    kept = KeptAnswers(place.folder, asked.resume, (asked.base, asked.engine))
+    kept = KeptAnswers(place.folder, asked.resume, (asked.base, asked.engine), asked.ranks)
     opponent = None if rival is None else rival(rows)
     if asked.against is not None:
         opponent = open_opponent(
             asked.against, rows, settings=settings, overrides=overrides, decode=kept.decode
         )
     answering = Answering(model, predictor, settings, kept, asked.baseline)
-    answered = answering.answered(rows, places, metrics, opponent)
-    evaluation = assess(
-        rows.sources,
-        rows.references,
-        answered,
-        places=places,
-        metrics=metrics,
-        trained_labels=labels,
-        tasks=rows.tasks,
-    )
-    if evaluation.labels is not None:
-        task = LabelTask(model, predictor, recipe, overrides)
-        evaluation = replace(evaluation, probabilities=task.probabilities(evaluation))
-    return Finished(model, written(evaluation, place), rows, kept, answered)
+    return _Ready(recipe, rows, places, place, labels, metrics, answering, opponent)
 
 
 def _sample(model: str, rows: ScoredData, recipe: Recipe, asked: Asked) -> tuple[list[int], Place]:

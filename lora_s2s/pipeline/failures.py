@@ -8,6 +8,7 @@ import sys
 
 from lora_s2s.errors import (
     Error,
+    LeftAlone,
     ResourceError,
     RunError,
     SetupError,
@@ -33,7 +34,7 @@ def failure_of(error: BaseException) -> Error | None:
         )
     if _left_alone(error):
         hint = "see what it said, or whether memory ran out; then the same command with --resume"
-        return RunError("another process of this run has ended", hint=hint)
+        return LeftAlone("another process of this run has ended", hint=hint)
     if isinstance(error, RuntimeError) and "home directory" in str(
         error
     ):  # what Path.expanduser says

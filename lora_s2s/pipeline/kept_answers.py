@@ -6,17 +6,18 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 
 from lora_s2s.console import ProgressLine, say
 from lora_s2s.errors import Stopped, UsageError
 from lora_s2s.evaluation.mbr import decode
-from lora_s2s.inference.decode import Prediction
+from lora_s2s.inference.decode import Prediction, choose_decoder
 from lora_s2s.inference.engine import MOST_HYPOTHESES, DecodingSettings
 from lora_s2s.inference.predictor import Predictor
-from lora_s2s.pipeline.predict import answers_identity
+from lora_s2s.pipeline.identity import answers_identity, same_everywhere
+from lora_s2s.pipeline.ranks import ALONE, Ranks
 from lora_s2s.pipeline.unfinished import Unfinished
 
 # A batch has no more rows than that, so that none is divided; what a kill may cost.
@@ -31,11 +32,13 @@ class KeptAnswers:
         folder: where the evaluation is written; nothing is kept if None.
         resume: continue with what an earlier run kept.
         made_with: what answers depend on besides the model's folder, its sources and settings.
+        ranks: the processes that answer together, of which the first keeps and returns.
     """
 
     folder: Path | None
     resume: bool
     made_with: Sequence[object] = ()
+    ranks: Ranks = ALONE
     _parts: list[Unfinished] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -53,7 +56,8 @@ class KeptAnswers:
         settings: DecodingSettings,
         model: str,
     ) -> list[Prediction]:
-        """Answers sources in order, but for those that an earlier run answered.
+        """Answers sources in order, but for those that an earlier run answered; in processes after
+        the first, the result is empty.
 
         Args:
             what: which system it is, for the progress line and the file's name.
@@ -63,24 +67,22 @@ class KeptAnswers:
             UsageError: an earlier run left answers and ``resume`` is false, or something changed.
             Stopped: stopped by Ctrl-C, with some answers kept.
         """
-        part = self._part(what, sources, settings, model)
+        identity = answers_identity(model, list(sources), asdict(settings))
+        if self.ranks.count > 1:
+            self.ranks.check_same(same_everywhere(identity, model))
+        identity["model"] = [identity["model"], *self.made_with]
+        part = self._part(what, identity, len(sources))
         answers = [_read(str(line)) for line in part or ()]
         if answers:
             say(f"continuing: {len(answers):,} of {len(sources):,} sources are answered ({what})")
         # The longest first, as within a batch: one too large for the memory fails at once.
         order = sorted(range(len(sources)), key=lambda place: -len(sources[place]))
+        longest_first = [sources[place] for place in order]
         try:
-            with ProgressLine("eval") as line:
-                for start in range(len(answers), len(sources), AT_ONCE):
-                    some = [sources[place] for place in order[start : start + AT_ONCE]]
-
-                    def progress(done: int, _: int, start: int = start) -> None:
-                        line.update({"": what}, done=start + done, total=len(sources))
-
-                    decoded = decode(predictor, some, settings, progress)
-                    if part is not None:
-                        part.add([json.dumps(astuple(answer)) for answer in decoded])
-                    answers += decoded
+            for lines in self._decoded(what, predictor, longest_first, settings, len(answers)):
+                if part is not None:
+                    part.add(lines)
+                answers += map(_read, lines)
         except KeyboardInterrupt as interrupt:
             if part is None or not part.count:
                 raise
@@ -89,29 +91,51 @@ class KeptAnswers:
                 f"stopped: {part.count:,} of {len(sources):,} sources are answered in {part.path}",
                 hint="the same command with --resume continues",
             ) from interrupt
+        if not self.ranks.first:
+            return []
         in_order = dict(zip(order, answers, strict=True))
         return [in_order[place] for place in range(len(sources))]
+
+    def _decoded(
+        self,
+        what: str,
+        predictor: Predictor,
+        sources: Sequence[str],
+        settings: DecodingSettings,
+        skip: int,
+    ) -> Iterator[list[str]]:
+        """Answers from the source ``skip`` on as lines of the file, some at a time."""
+        skip = self.ranks.shared(skip)
+        if self.ranks.count > 1 or skip:  # where one process from the first source on would choose
+            choose_decoder(predictor, sources[:AT_ONCE], settings)
+        done = skip
+        with ProgressLine("eval") as line:
+
+            def progress(answered: int, _: int) -> None:
+                together = min(done + answered * self.ranks.count, len(sources))
+                line.update({"": what}, done=together, total=len(sources))
+
+            def answered(some: Sequence[str]) -> list[str]:
+                decoded = decode(predictor, some, settings, progress)
+                return [json.dumps(astuple(answer)) for answer in decoded]
+
+            starts = range(skip, len(sources), AT_ONCE)
+            groups = (sources[start : start + AT_ONCE] for start in starts)
+            for lines in self.ranks.in_turn(groups, answered):
+                yield lines
+                done += len(lines)
 
     def remove(self) -> None:
         """Removes the files, once the evaluation is written."""
         for part in self._parts:
             part.remove()
 
-    def _part(
-        self, what: str, sources: Sequence[str], settings: DecodingSettings, model: str
-    ) -> Unfinished | None:
-        if self.folder is None:
+    def _part(self, what: str, identity: Mapping[str, object], total: int) -> Unfinished | None:
+        if self.folder is None or not self.ranks.first:
             return None
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        identity = answers_identity(model, list(sources), asdict(settings))
-        identity["model"] = [identity["model"], *self.made_with]
-        part = Unfinished(
-            self.folder.with_name(f"{self.folder.name}.{what}"),
-            identity,
-            resume=self.resume,
-            at_once=AT_ONCE,
-            total=len(sources),
-        )
+        output = self.folder.with_name(f"{self.folder.name}.{what}")
+        part = Unfinished(output, identity, resume=self.resume, at_once=AT_ONCE, total=total)
         self._parts.append(part)
         return part
 

@@ -13,21 +13,24 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from lora_s2s.errors import UsageError
+from lora_s2s.errors import Killed, UsageError
 
 _OPTION = "--processes"
 _SAVING = 600  # seconds that a stopped process has for its checkpoint
+_ANSWERING = 10  # the same where nothing is saved
 
 
-def in_processes(count: int, words: Sequence[str]) -> int:
-    """Runs a command in so many processes that train together; returns the exit code of the first
+def in_processes(count: int, words: Sequence[str], *, saving: bool = True) -> int:
+    """Runs a command in so many processes that work together; returns the exit code of the first
     that failed, 0 if none did.
 
     Args:
         words: the command line after the program's name; its ``--processes`` is taken out.
+        saving: a process that is stopped saves a checkpoint.
 
     Raises:
         UsageError: this process is one of several already, or there are fewer GPUs.
+        Killed: one was killed.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError(
@@ -48,14 +51,19 @@ def in_processes(count: int, words: Sequence[str]) -> int:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
-        shutdown_timeout=_SAVING,
+        shutdown_timeout=_SAVING if saving else _ANSWERING,
     )
     command = ("-m", "lora_s2s", *_without_option(words))
     try:
         elastic_launch(config, sys.executable)(*command)
     except ChildFailedError as error:
-        first = min(error.failures.values(), key=lambda failure: failure.timestamp)
-        return first.exitcode if first.exitcode > 0 else 128 - first.exitcode
+        # A process that is killed says nothing; others may have ended for lack of it.
+        ended = [(one.exitcode > 0, one.timestamp, rank) for rank, one in error.failures.items()]
+        rank = min(ended)[-1]
+        code = error.failures[rank].exitcode
+        if code < 0:
+            raise Killed(-code, f"process {rank} of {count}") from error
+        return code
     except SignalException as error:
         return 128 + int(error.sigval)
     return 0

@@ -19,7 +19,7 @@ from lora_s2s.pipeline.decoding import report_own_decoding, settings_for
 from lora_s2s.pipeline.followed import KEY, recipe_to_answer, with_constraint
 from lora_s2s.pipeline.inputs import Input, Inputs
 from lora_s2s.pipeline.label_set import label_choice
-from lora_s2s.pipeline.predict import answers_to, rankings
+from lora_s2s.pipeline.predict import Work, rankings
 from lora_s2s.pipeline.predictions import N_BEST, Answer, fields_of
 from lora_s2s.pipeline.ranking import Candidates, LabelChoice, Ranking, Weighing, candidates_of
 from lora_s2s.pipeline.surroundings import called
@@ -140,7 +140,7 @@ class Model:
             recipe = with_arguments(self._recipe, "evaluation", asked)
             recipe = with_constraint(recipe, self.name, {KEY: options.get("constraint")})
             settings = settings_for(recipe, self._predictor)
-            texts = chain.from_iterable(answers_to(self._predictor, items, settings))
+            texts = chain.from_iterable(Work(self._predictor, items, settings).answers())
             answers = [_answered(item, text) for (item, _), text in zip(items, texts, strict=True)]
         return answers if several else answers[0]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 
@@ -13,17 +14,20 @@ from lora_s2s.errors import DataError, Stopped, UsageError
 from lora_s2s.evaluation.mbr import decode
 from lora_s2s.examples.template import PromptTemplate
 from lora_s2s.files import sha256_file
-from lora_s2s.inference.decode import Prediction
+from lora_s2s.inference.decode import Prediction, Progress, choose_decoder
 from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.inference.score import score
 from lora_s2s.outputs import appears_whole
+from lora_s2s.pipeline.identity import answers_identity, same_everywhere
 from lora_s2s.pipeline.inputs import Inputs, Placed
 from lora_s2s.pipeline.predictions import N_BEST, PREDICTION, Answer, write_answers
 from lora_s2s.pipeline.ranking import FIELDS, LabelChoice, Ranking, Weighing, rank
+from lora_s2s.pipeline.ranks import ALONE, Ranks
 from lora_s2s.pipeline.unfinished import Unfinished
 
-# Inputs in memory, sorted by length among themselves; what a kill may cost.
+# Inputs in memory, sorted by length among themselves; what a kill may cost. Several processes take
+# turns by such groups: with other neighbours, the last digits of a probability could differ.
 _ROWS_AT_ONCE = 1024
 
 
@@ -66,55 +70,96 @@ def check_inputs(predictor: Predictor, inputs: Inputs) -> None:
         )
 
 
-def answers_to(
-    predictor: Predictor,
-    inputs: Inputs,
-    settings: DecodingSettings,
-    *,
-    choice: LabelChoice | None = None,
-    skip: int = 0,
-) -> Iterator[list[Answer]]:
-    """Yields the answers to inputs in order, some at a time, with a progress line.
+@dataclass
+class Work:
+    """Inputs and how they are answered.
 
-    Args:
+    Attributes:
         choice: answer with the most likely of these labels, and with the probability of each.
-        skip: how many inputs from the first on are left out.
+        ranks: the processes that answer together, of which the first writes.
     """
-    placed = islice(inputs, skip, None)
-    done, shown, cut = skip, inputs.count > 1, 0
-    with ProgressLine("predict") as line:
 
-        def progress(answered: int, _: int) -> None:
-            line.update({}, done=done + answered, total=inputs.count)
+    predictor: Predictor
+    inputs: Inputs
+    settings: DecodingSettings
+    choice: LabelChoice | None = None
+    ranks: Ranks = ALONE
+    _cut: int = field(default=0, init=False)
 
-        while some := list(islice(placed, _ROWS_AT_ONCE)):
-            sources = [rendered(predictor, one) for one in some]
-            watch = progress if shown else None
-            if choice is None:
-                answers = decode(predictor, sources, settings, watch)
-                cut += sum(not answer.stopped for answer in answers)
-                yield [_answer(answer) for answer in answers]
-            else:
-                lists = [choice.labels] * len(sources)
-                scored = score(predictor, sources, lists, settings, watch)
-                yield [rank(scores, choice.weighing).to_dict() for scores in scored]
-            done += len(some)
-    if cut:
-        limit = predictor.within_positions(settings).max_new_tokens
-        say(f"{cut:,} of {done - skip:,} answers were cut: evaluation.max_new_tokens={limit}")
+    @property
+    def gained(self) -> Sequence[str]:
+        """The fields that a row gains beside ``prediction``."""
+        if self.choice is not None:
+            return FIELDS
+        return (N_BEST,) if self.settings.n_best else ()
+
+    @cached_property
+    def identity(self) -> dict[str, object]:
+        """What the answers depend on."""
+        inputs, choice = self.inputs, self.choice
+        content = (
+            sha256_file(inputs.file)
+            if inputs.file is not None and inputs.file.is_file()
+            else [item for item, _ in inputs]
+        )
+        settings = choice.to_dict() if choice else asdict(self.settings)
+        return answers_identity(self.predictor.name, content, settings)
+
+    def answers(self, skip: int = 0) -> Iterator[list[Answer]]:
+        """Yields the answers in order, some at a time, with a progress line; in processes after the
+        first it yields nothing.
+
+        Args:
+            skip: how many inputs from the first on are left out; the first process's counts.
+
+        Raises:
+            UsageError: processes differ in their inputs, model or settings.
+        """
+        inputs, ranks = self.inputs, self.ranks
+        if ranks.count > 1:
+            ranks.check_same(same_everywhere(self.identity, self.predictor.name))
+        skip = ranks.shared(skip)
+        if self.choice is None and (ranks.count > 1 or skip):
+            self._choose_decoder()
+        placed, done = islice(inputs, skip, None), skip
+        with ProgressLine("predict") as line:
+
+            def progress(answered: int, _: int) -> None:
+                together = min(done + answered * ranks.count, inputs.count)
+                line.update({}, done=together, total=inputs.count)
+
+            watch = progress if inputs.count > 1 else None
+            groups = iter(lambda: [*islice(placed, _ROWS_AT_ONCE)], [])
+            for some in ranks.in_turn(groups, lambda group: self._answered(group, watch)):
+                yield some
+                done += len(some)
+        cut = sum(ranks.gathered(self._cut))
+        if cut:
+            limit = self.predictor.within_positions(self.settings).max_new_tokens
+            answers = f"{cut:,} of {inputs.count - skip:,} answers"
+            say(f"{answers} were cut: evaluation.max_new_tokens={limit}")
+
+    def _answered(self, placed: Sequence[Placed], watch: Progress | None) -> list[Answer]:
+        sources = [rendered(self.predictor, one) for one in placed]
+        if self.choice is None:
+            answers = decode(self.predictor, sources, self.settings, watch)
+            self._cut += sum(not answer.stopped for answer in answers)
+            return [_answer(answer) for answer in answers]
+        lists = [self.choice.labels] * len(sources)
+        scored = score(self.predictor, sources, lists, self.settings, watch)
+        return [rank(scores, self.choice.weighing).to_dict() for scores in scored]
+
+    def _choose_decoder(self) -> None:
+        """Lets every process decode as one that begins with the first input."""
+        placed = islice(self.inputs, _ROWS_AT_ONCE)
+        sources = [rendered(self.predictor, one) for one in placed]
+        choose_decoder(self.predictor, sources, self.settings)
 
 
 def _answer(prediction: Prediction) -> Answer:
     if not prediction.n_best:
         return prediction.text
     return {PREDICTION: prediction.text, N_BEST: list(prediction.n_best)}
-
-
-def gained(settings: DecodingSettings, choice: LabelChoice | None) -> Sequence[str]:
-    """Returns the fields that a row gains beside ``prediction``."""
-    if choice is not None:
-        return FIELDS
-    return (N_BEST,) if settings.n_best else ()
 
 
 def rankings(
@@ -136,83 +181,41 @@ def rankings(
     return [rank(scores, weighing) for scores in scored]
 
 
-def answer_into(
-    output: Path,
-    predictor: Predictor,
-    inputs: Inputs,
-    settings: DecodingSettings,
-    *,
-    choice: LabelChoice | None = None,
-    resume: bool,
-) -> None:
+def answer_into(output: Path, work: Work, *, resume: bool) -> None:
     """Answers inputs into a file, which appears when it is complete.
 
     Until then the answers are in ``OUTPUT.part``, which a later call continues.
 
     Args:
-        choice: see :func:`answers_to`.
         resume: continue what an earlier call left; see :class:`Unfinished`.
 
     Raises:
         UsageError: an earlier call left answers and ``resume`` is false, or something changed.
         Stopped: stopped by Ctrl-C, with some answers kept.
     """
-    more = gained(settings, choice)
+    inputs, total = work.inputs, work.inputs.count
     if not appears_whole(output):
         if resume:
             raise UsageError(f"{output} is not a file that could be continued")
-        answers = answers_to(predictor, inputs, settings, choice=choice)
-        write_answers(output, inputs, chain.from_iterable(answers), more)
+        write_answers(output, inputs, chain.from_iterable(work.answers()), work.gained)
         return
-    identity = _identity(predictor, inputs, choice.to_dict() if choice else asdict(settings))
-    kept = Unfinished(output, identity, resume=resume)
+    kept = Unfinished(output, work.identity, resume=resume, at_once=_ROWS_AT_ONCE, total=total)
+    only = list[Answer]()
     if kept.count:
-        say(f"continuing: {kept.count:,} of {inputs.count:,} inputs are answered")
+        say(f"continuing: {kept.count:,} of {total:,} inputs are answered")
     try:
-        for some in answers_to(predictor, inputs, settings, choice=choice, skip=kept.count):
-            if len(some) == inputs.count:  # all at once: nothing to keep
-                write_answers(output, inputs, some, more)
-                return
-            kept.add(some)
+        for some in work.answers(kept.count):
+            if len(some) == total:  # all at once: nothing to keep
+                only = some
+            else:
+                kept.add(some)
     except KeyboardInterrupt as interrupt:
         if not kept.count:
             raise
         raise Stopped(
             signal.SIGINT,
-            f"stopped: {kept.count:,} of {inputs.count:,} inputs are answered in {kept.path}",
+            f"stopped: {kept.count:,} of {total:,} inputs are answered in {kept.path}",
             hint="the same command with --resume continues",
         ) from interrupt
-    write_answers(output, inputs, kept, more)
+    write_answers(output, inputs, only or kept, work.gained)
     kept.remove()
-
-
-def _identity(
-    predictor: Predictor, inputs: Inputs, settings: Mapping[str, object]
-) -> dict[str, object]:
-    """Returns what answers depend on."""
-    content = (
-        sha256_file(inputs.file)
-        if inputs.file is not None and inputs.file.is_file()
-        else [item for item, _ in inputs]
-    )
-    return answers_identity(predictor.name, content, settings)
-
-
-def answers_identity(
-    model: str, content: object, settings: Mapping[str, object]
-) -> dict[str, object]:
-    """Returns what answers of a model to some content depend on."""
-    folder = Path(model).expanduser()
-    files = sorted([*folder.glob("*"), *folder.glob("onnx/*")])
-    stats = [(path.name, path.stat()) for path in files if path.is_file()]
-    # Scores, card and report of an adapter change when it is scored.
-    weights = [
-        [name, about.st_size, about.st_mtime_ns]
-        for name, about in stats
-        if name.endswith((".safetensors", ".bin", ".onnx", "config.json"))
-    ]
-    return {
-        "input": content,
-        "model": [model, weights],
-        "decoding": {key: value for key, value in settings.items() if key != "batch_tokens"},
-    }

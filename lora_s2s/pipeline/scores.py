@@ -11,6 +11,7 @@ from lora_s2s.evaluation.evaluate import Evaluation, record_scores
 from lora_s2s.hub import EVALUATIONS, is_trained
 from lora_s2s.outputs import check_writable
 from lora_s2s.pipeline import html
+from lora_s2s.pipeline.ranks import ALONE, Ranks
 from lora_s2s.records import has_manifest
 from lora_s2s.reports.adapter_page import write_report
 from lora_s2s.reports.card import write_card
@@ -51,6 +52,7 @@ class Asked:
         engine: ``torch``, or a runtime that the model is exported to first, in float32; by default
             what the folder is made for.
         resume: continue an evaluation that was stopped.
+        ranks: the processes that decode together, of which the first scores and writes.
     """
 
     data: str | Sequence[str] | None = None
@@ -62,6 +64,7 @@ class Asked:
     base: str | None = None
     engine: str | None = None
     resume: bool = False
+    ranks: Ranks = ALONE
 
 
 @dataclass(frozen=True, kw_only=True)

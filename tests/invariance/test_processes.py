@@ -21,7 +21,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training_parts import metrics, saved_steps
 
-from lora_s2s.cli import app
 from lora_s2s.training.plan import shares
 
 WORKER = Path(__file__).with_name("process_worker.py")
@@ -172,18 +171,6 @@ def test_the_command_line_in_two_processes_prepares_once_and_resumes_bit_for_bit
     assert train(parts, "--resume")["steps"] == 8
     weights = Path("adapters/it/adapter_model.safetensors")
     assert (parts / weights).read_bytes() == (whole / weights).read_bytes()
-
-
-def test_verbs_of_one_process_say_so_under_a_launcher(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(SystemExit) as ended:
-        app(["predict", "demo", "hi"])
-    assert ended.value.code == 2
-    assert (
-        "error: predict runs in one process, but 2 were started\nhint:" in capsys.readouterr().err
-    )
 
 
 def launched(here: Path, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
