@@ -203,7 +203,7 @@ def _check_shared(words: list[str], file: str | None, interactive: bool) -> None
 
 
 def _check_file(output: str | None, inputs: Inputs) -> None:
-    from lora_s2s.pipeline.predictions import check_kind
+    from lora_s2s.pipeline.inputs import check_kind
 
     if output:
         check_output(Path(output))
@@ -212,11 +212,8 @@ def _check_file(output: str | None, inputs: Inputs) -> None:
 
 def _answer(work: Work, output: str | None, *, resume: bool) -> None:
     """Writes answers into a file, or to stdout as they come."""
-    from itertools import chain
-
     from lora_s2s.console import say, write_out
     from lora_s2s.pipeline.predict import answer_into
-    from lora_s2s.pipeline.predictions import lines_of
 
     if not work.ranks.first:
         for _ in work.answers():
@@ -225,7 +222,7 @@ def _answer(work: Work, output: str | None, *, resume: bool) -> None:
         answer_into(Path(output), work, resume=resume)
         say(f"{work.inputs.count:,} predictions: {output}")
     else:
-        for line in lines_of(work.inputs, chain.from_iterable(work.answers()), work.gained):
+        for line in work.lines():
             write_out(line.removesuffix("\n"))
 
 

@@ -16,16 +16,19 @@ from typing import Any
 from lora_s2s.console import warn
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import naming
+from lora_s2s.outputs import appears_whole
 from lora_s2s.readers.choose import ending, is_lines
 from lora_s2s.readers.origins import find_origins, reading
 from lora_s2s.readers.rows import Row
-from lora_s2s.readers.streams import BadLine, head_of, text_lines
+from lora_s2s.readers.streams import COMPRESSED, BadLine, head_of, text_lines
 from lora_s2s.readers.tables import delimiter_of
 
 STDIN = "-"
 TABLES = (".csv", ".tsv")
 JSON_LINES = (".jsonl", ".ndjson")
+PARQUET = ".parquet"
 _LINES = (".txt", ".text")
+_SPREADSHEETS = (".xlsx", ".xls", ".ods")
 
 _FILE_NAME = re.compile(r"\S+\.(txt|text|csv|tsv|jsonl?|ndjson|parquet)(\.(gz|zst|zip))?")
 
@@ -146,6 +149,26 @@ def _table(path: Path, *, parallel: bool) -> Table | None:
         return None
     tabs = kind == ".tsv" and "\t" in head_of(path).partition("\n")[0]
     return Table("\t" if tabs else delimiter_of(path), header=not (parallel and kind == ".tsv"))
+
+
+def check_kind(output: str, inputs: Inputs) -> None:
+    """Refuses an output whose name says a format that predictions are not written in.
+
+    Raises:
+        UsageError: a spreadsheet, a table of texts that were none, or a compressed file.
+    """
+    path, kind = Path(output), Path(output).suffix.lower()
+    if kind in _SPREADSHEETS or (kind in TABLES and inputs.table is None):
+        what = "lines, JSON lines or Parquet, never a spreadsheet's; those of a CSV or TSV file too"
+        raise UsageError(
+            f"{path.name}: predictions are {what}", hint=f"--output {path.with_suffix('.jsonl')}"
+        )
+    if kind in COMPRESSED:
+        raise UsageError(
+            f"{path.name}: predictions are not compressed", hint=f"--output {path.with_suffix('')}"
+        )
+    if kind == PARQUET and not appears_whole(path):
+        raise UsageError(f"{path.name}: Parquet is written to a regular file")
 
 
 def refuse_file_names(texts: Sequence[str]) -> None:

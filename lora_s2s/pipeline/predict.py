@@ -21,7 +21,13 @@ from lora_s2s.inference.score import score
 from lora_s2s.outputs import appears_whole
 from lora_s2s.pipeline.identity import answers_identity, same_everywhere
 from lora_s2s.pipeline.inputs import Inputs, Placed
-from lora_s2s.pipeline.predictions import N_BEST, PREDICTION, Answer, write_answers
+from lora_s2s.pipeline.predictions import (
+    N_BEST,
+    PREDICTION,
+    Answer,
+    lines_of,
+    write_answers,
+)
 from lora_s2s.pipeline.ranking import FIELDS, LabelChoice, Ranking, Weighing, rank
 from lora_s2s.pipeline.ranks import ALONE, Ranks
 from lora_s2s.pipeline.unfinished import Unfinished
@@ -138,6 +144,10 @@ class Work:
             limit = self.predictor.within_positions(self.settings).max_new_tokens
             answers = f"{cut:,} of {inputs.count - skip:,} answers"
             say(f"{answers} were cut: evaluation.max_new_tokens={limit}")
+
+    def lines(self) -> Iterator[str]:
+        """Yields the answers as stdout gets them."""
+        yield from lines_of(self.inputs, chain.from_iterable(self.answers()), self.gained)
 
     def _answered(self, placed: Sequence[Placed], watch: Progress | None) -> list[Answer]:
         sources = [rendered(self.predictor, one) for one in placed]

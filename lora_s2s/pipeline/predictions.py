@@ -11,41 +11,17 @@ from typing import Any
 
 from lora_s2s.console import warn
 from lora_s2s.data.parquet import write_rows
-from lora_s2s.errors import UsageError
 from lora_s2s.files import json_text, jsonl_line, staged_file
-from lora_s2s.outputs import appears_whole, output_stream, target_of
-from lora_s2s.pipeline.inputs import JSON_LINES, TABLES, Input, Inputs, Table
-from lora_s2s.readers.streams import COMPRESSED
+from lora_s2s.outputs import output_stream, target_of
+from lora_s2s.pipeline.inputs import JSON_LINES, PARQUET, TABLES, Input, Inputs, Table
 
 # An answer's text, or the fields that a row gains, "prediction" among them.
 Answer = str | Mapping[str, object]
 
 PREDICTION, PROBABILITY, N_BEST = "prediction", "probability", "n_best"
-_PARQUET = ".parquet"
-_SPREADSHEETS = (".xlsx", ".xls", ".ods")
 # A spreadsheet runs what begins with one of these.
 _FORMULA = ("=", "+", "-", "@")
 _NUMBER = re.compile(r"[+-]?[0-9][0-9.,]*%?")
-
-
-def check_kind(output: str, inputs: Inputs) -> None:
-    """Refuses an output whose name says a format that predictions are not written in.
-
-    Raises:
-        UsageError: a spreadsheet, a table of texts that were none, or a compressed file.
-    """
-    path, kind = Path(output), Path(output).suffix.lower()
-    if kind in _SPREADSHEETS or (kind in TABLES and inputs.table is None):
-        what = "lines, JSON lines or Parquet, never a spreadsheet's; those of a CSV or TSV file too"
-        raise UsageError(
-            f"{path.name}: predictions are {what}", hint=f"--output {path.with_suffix('.jsonl')}"
-        )
-    if kind in COMPRESSED:
-        raise UsageError(
-            f"{path.name}: predictions are not compressed", hint=f"--output {path.with_suffix('')}"
-        )
-    if kind == _PARQUET and not appears_whole(path):
-        raise UsageError(f"{path.name}: Parquet is written to a regular file")
 
 
 def write_answers(
@@ -59,9 +35,9 @@ def write_answers(
     Raises:
         UsageError: rows that differ in their types, for Parquet.
     """
-    if path.suffix.lower() == _PARQUET:
+    if path.suffix.lower() == PARQUET:
         rows = (_row(item, answer) for (item, _), answer in zip(inputs, answers, strict=True))
-        source = inputs.file if inputs.file and inputs.file.suffix.lower() == _PARQUET else None
+        source = inputs.file if inputs.file and inputs.file.suffix.lower() == PARQUET else None
         columns = list(dict.fromkeys([*(inputs.columns or ["text"]), PREDICTION, *more]))
         with staged_file(target_of(path)) as staged:
             write_rows(staged, rows, columns, like=source, new=more)

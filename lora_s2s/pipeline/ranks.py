@@ -22,6 +22,7 @@ from lora_s2s.files import sha256_json
 _LONGEST_WAIT = timedelta(days=1)
 
 Group = TypeVar("Group")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,17 @@ class Ranks:
         """Whether this process collects the answers and writes."""
         return self.rank == 0
 
-    def shared(self, value: Any) -> Any:
+    def shared(self, value: Value) -> Value:
         """Returns the first process's value in every process."""
         if not self.first:
-            return _received(0)
+            received: Value = _received(0)
+            return received
         sent = [work for rank in range(1, self.count) for work in _sent(value, rank)]
         for work in sent:
             work.wait()
         return value
 
-    def gathered(self, value: Any) -> list[Any]:
+    def gathered(self, value: Value) -> list[Value]:
         """Returns the values of all processes, by rank, in the first; elsewhere an empty list,
         while the value is on its way.
         """
@@ -60,12 +62,12 @@ class Ranks:
         return []
 
     def in_turn(
-        self, groups: Iterable[Group], answer: Callable[[Group], list[Any]]
-    ) -> Iterator[list[Any]]:
+        self, groups: Iterable[Group], answer: Callable[[Group], list[Value]]
+    ) -> Iterator[list[Value]]:
         """Yields the answers to each group in order, in the first process; each process answers one
         group of as many as there are processes.
         """
-        turn, own = -1, list[Any]()
+        turn, own = -1, list[Value]()
         for number, group in enumerate(groups):
             turn = number % self.count
             if turn == self.rank:
