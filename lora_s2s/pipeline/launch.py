@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from lora_s2s.errors import Killed, UsageError
 _OPTION = "--processes"
 _SAVING = 600  # seconds that a stopped process has for its checkpoint
 _ANSWERING = 10  # the same where nothing is saved
+_ENDED = (-signal.SIGTERM, 128 + signal.SIGTERM)  # exit codes of processes that a launcher ends
 
 
 def in_processes(count: int, words: Sequence[str], *, saving: bool = True) -> int:
@@ -57,8 +59,11 @@ def in_processes(count: int, words: Sequence[str], *, saving: bool = True) -> in
     try:
         elastic_launch(config, sys.executable)(*command)
     except ChildFailedError as error:
-        # A process that is killed says nothing; others may have ended for lack of it.
-        ended = [(one.exitcode > 0, one.timestamp, rank) for rank, one in error.failures.items()]
+        # The launcher ended the others; of the rest, a process that was killed says nothing itself.
+        ended = [
+            (one.exitcode in _ENDED, one.exitcode > 0, one.timestamp, rank)
+            for rank, one in error.failures.items()
+        ]
         rank = min(ended)[-1]
         code = error.failures[rank].exitcode
         if code < 0:
