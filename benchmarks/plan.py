@@ -214,7 +214,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", default="", help="settings whose name has this word")
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--work", type=Path, help="keeps random bases and runs")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()

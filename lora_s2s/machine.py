@@ -32,6 +32,12 @@ def physical_memory() -> int | None:
         return None
 
 
+def resident_memory() -> int | None:
+    """Bytes of this process that are in memory now; None if the system does not say."""
+    words = _text(Path("/proc/self/statm")).split()
+    return int(words[1]) * os.sysconf("SC_PAGE_SIZE") if len(words) > 1 else None
+
+
 def container_memory() -> int | None:
     """Bytes that the container allows; None without a limit."""
     limits = [_number(CGROUP / name) for name in _MEMORY]

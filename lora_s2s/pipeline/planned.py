@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from lora_s2s.data.prepared import PreparedDataset
+from lora_s2s.machine import resident_memory
 from lora_s2s.models.precision import resolve_device, resolve_dtype
 from lora_s2s.models.row_memory import device_memory
 from lora_s2s.pipeline.choices import gather_facts
@@ -26,6 +27,8 @@ from lora_s2s.training.plan import StepPlan, shares
 # What an allocator holds beyond the tensors in it: measured on a CPU (benchmarks/plan.py), assumed
 # on a GPU, as is what CUDA itself takes there.
 _HELD = {"cpu": 1.14, "cuda": 1.08}
+# The same while forwards are compared on a CPU: dequantised weights leave holes in the heap.
+_HELD_QUANTIZED = 1.5
 _CUDA_BYTES = 600_000_000
 # What the first steps touch of the libraries on a CPU: a run of a base of a few thousand weights.
 _RUNNING_BYTES = 38_000_000
@@ -192,8 +195,11 @@ def memory_of(planned: Planned, rows: Sequence[Lengths]) -> Memory:
     # Weights and gradients are float32 whatever the base's dtype; a base that trains is counted.
     adapter = (4 if full else 8) * count
     optimizer = _STATE_BYTES[recipe.training.optimizer] * count
-    changing = max(peak.total + optimizer, compared)
-    total = planned.libraries + _HELD[setting.device] * (weights + adapter + changing)
+    held = _HELD[setting.device]
+    leaves_holes = setting.largest_weight and setting.device == "cpu"
+    comparing = compared * (_HELD_QUANTIZED if leaves_holes else held)
+    changing = max(held * (peak.total + optimizer), comparing)
+    total = planned.libraries + held * (weights + adapter) + changing
     return Memory(
         weights_bytes=weights,
         adapter_bytes=adapter,
@@ -218,6 +224,7 @@ def planned_run(
     recipe: Recipe, data: PreparedDataset, device: Device, base: PlannedBase | None = None
 ) -> Planned:
     """What a plan is computed from."""
+    libraries = _libraries(device)  # before a base's weights pass through memory
     base = base or planned_base(recipe.model)
     recipe = with_lengths(recipe, data)
     facts = gather_facts(data, parameters=base.parameters, device=device.kind)
@@ -226,7 +233,7 @@ def planned_run(
     )
     held_out = facts.validation_tokens
     rows = Rows(sources, targets, held_out)
-    return Planned(resolve(recipe, facts), base, rows, device, _libraries(device))
+    return Planned(resolve(recipe, facts), base, rows, device, libraries)
 
 
 def _libraries(device: Device) -> int:
@@ -234,4 +241,5 @@ def _libraries(device: Device) -> int:
     if device.kind == "cuda":
         return _CUDA_BYTES
     importlib.import_module("lora_s2s.pipeline.train")
-    return peak_memory_bytes(torch.device("cpu")) + _RUNNING_BYTES
+    resident = resident_memory() or peak_memory_bytes(torch.device("cpu"))
+    return resident + _RUNNING_BYTES

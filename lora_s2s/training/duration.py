@@ -17,8 +17,11 @@ from lora_s2s.training.footprint import Lengths, Sizes
 
 # The share of the products' speed that a whole step reaches: measured on a CPU (benchmarks/plan.py,
 # docs/SPEED.md), assumed on a GPU.
-SHARES = {"cpu": {4: 0.68, 2: 0.35}, "cuda": {4: 0.5, 2: 0.4}}
+SHARES = {"cpu": {4: 0.68, 2: 0.5}, "cuda": {4: 0.5, 2: 0.4}}
 _HF_SHARE = 0.6  # transformers' forward, over ours
+# A score's bias and softmax, and an adapter's narrow products, are bound by memory: multiplications
+# that take as long as a score does, and as each of an adapter's.
+_SCORE, _NARROW = 40, 3
 # Quantized weights are dequantised for every product: values a second, over a product's FLOP.
 _DEQUANTIZED = 12.0
 # What the host takes for one operation, and how many a block takes, forward and backward.
@@ -48,17 +51,19 @@ class Work:
 def step_flop(
     work: Work, sizes: Sizes, sources: Lengths, targets: Lengths, *, checkpointing: bool
 ) -> float:
-    """Floating-point operations of training on these rows, matrix products alone."""
+    """Floating-point operations of training on these rows: matrix products, and what takes as long
+    as some.
+    """
     source, target = float(sources.sum()), float(targets.sum())
     forward = source * (work.encoder + work.cross) + target * work.decoder
     backward = target * work.decoder
     backward += source * (work.encoder + work.cross) if work.encoder_trains else 0
     pairs_below = float((sources.astype(np.float64) ** 2).sum()) * sizes.encoder_layers
     pairs_above = float((targets * (targets + sources)).sum()) * sizes.decoder_layers
-    pairs = 2 * sizes.attention * (pairs_below + pairs_above)
+    pairs = (2 * sizes.attention + _SCORE * sizes.heads) * (pairs_below + pairs_above)
     again = 1 if checkpointing else 0
     head = 2 * target * sizes.hidden * sizes.vocabulary
-    adapters = 3 * work.adapters * (source + target) / 2
+    adapters = 3 * _NARROW * work.adapters * (source + target) / 2
     passes = forward * (1 + again) + backward + adapters + pairs * (3 + again)
     return 2 * (passes + head)
 
