@@ -41,6 +41,7 @@ KEYS = {
     "decay": "training.weight_decay",
     "dropout": "lora.dropout",
     "schedule": "training.schedule",
+    "dtype": "model.dtype",
 }
 
 
