@@ -33,6 +33,7 @@ from typing import Any
 from memory_step import SHAPES, write_checkpoint
 from train_and_score import RESULTS, device
 
+from lora_s2s.data.prepared import open_prepared
 from lora_s2s.hub import DEMO_BASE
 
 SHAPES["nano"] = (16, 32, 1, 2, 8, 2560)
@@ -173,13 +174,19 @@ def measured(setting: Setting, work: Path, steps: int) -> dict[str, Any]:
     # What a run has taken up to and with each step.
     until = [step["seconds"] for line in lines if "seconds" in (step := json.loads(line))]
     seconds = [after - before for before, after in itertools.pairwise([0.0, *until])]
-    shutil.rmtree(folder)
+    train = open_prepared(folder / "prepared" / "it").train
+    lengths = zip(train.source_lengths.tolist(), train.target_lengths.tolist(), strict=True)
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     run = {
         "setting": asdict(setting),
+        "recipe": recipe_of(setting, Path(setting.shape), steps),
+        "config": config,
+        "rows": list(lengths),
         "planned": planned,
         "peak_bytes": trained["peak_memory_bytes"],
         "seconds_per_step": statistics.median(seconds[1:] or seconds),
     }
+    shutil.rmtree(folder)
     kept.write_text(json.dumps(run), encoding="utf-8")
     return run
 

@@ -21,9 +21,9 @@ from lora_s2s.fast_t5.choose import fast_forward, with_layout
 from lora_s2s.lora.inject import inject_lora
 from lora_s2s.models.known_bases import KNOWN
 from lora_s2s.models.loading import LoadedBase
-from lora_s2s.pipeline.plan_base import base_of
-from lora_s2s.pipeline.planned import Device
-from lora_s2s.recipe.schema import LoraSection
+from lora_s2s.pipeline.plan_base import base_of, planned_base
+from lora_s2s.pipeline.planned import Device, Planned, Rows, peak_of
+from lora_s2s.recipe.schema import LoraSection, Recipe
 from lora_s2s.training import footprint
 from lora_s2s.training.footprint import Setting
 from lora_s2s.training.loss import sequence_loss
@@ -201,6 +201,39 @@ def test_what_layers_keep_is_what_torch_saves(row: str, dtype: torch.dtype, targ
     if base.sizes.kind == "bart":  # its head is not computed in chunks
         expected += 12 * 3 * base.sizes.vocabulary * 4
     assert expected == pytest.approx(sum(size for size, _ in saved.values()), rel=0.1)
+
+
+MEASURED = Path(__file__).parents[2] / "benchmarks" / "results" / "plan-cpu.json"
+
+
+def test_what_is_planned_is_what_was_measured() -> None:
+    kept = json.loads(MEASURED.read_text(encoding="utf-8"))
+    assert len(kept["runs"]) >= 14
+    for run in kept["runs"]:
+        base = base_of(run["setting"]["shape"], run["config"], own_head=True)
+        sources, targets = np.array(run["rows"], np.int64).T
+        recipe = Recipe.model_validate(run["recipe"])
+        rows = Rows(sources, targets, held_out=0)
+        memory = peak_of(Planned(recipe, base, rows, Device("cpu", None), kept["libraries_bytes"]))
+        assert memory.total_bytes == pytest.approx(run["peak_bytes"], rel=0.1), run["setting"]
+
+
+def test_libraries_are_counted_before_weights_pass_through_memory(
+    invoke: Invoke, here: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(here / "train.csv")
+    opened: list[object] = []
+
+    def base_opened(section: Any) -> Any:
+        opened.append(section)
+        return planned_base(section)
+
+    monkeypatch.setattr("lora_s2s.pipeline.planned.planned_base", base_opened)
+    resident = lambda: 10**9 * (1 + len(opened))  # noqa: E731
+    monkeypatch.setattr("lora_s2s.pipeline.planned.resident_memory", resident)
+    result = planned(invoke, "--data", "train.csv", "--model", str(tiny_model))
+    assert opened
+    assert 1e9 < result["libraries_bytes"] < 1.1e9
 
 
 def test_checkpointing_and_4_bits_take_less_and_packing_as_much_as_its_tokens() -> None:
