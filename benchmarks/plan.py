@@ -133,6 +133,8 @@ def recipe_of(setting: Setting, base: Path, steps: int) -> dict[str, Any]:
         "training": {
             "max_steps": steps,
             "tokens_per_batch": setting.tokens,
+            "learning_rate": 5e-4,
+            "evaluate_every": 0,
             "packing": setting.packing,
             "gradient_checkpointing": setting.checkpointing,
             "optimizer": setting.optimizer,
@@ -244,7 +246,7 @@ def main() -> None:
     }
     if not arguments.only:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(result, indent=2)
+        text = json.dumps(result, indent=1)
         (arguments.out / "plan-cpu.json").write_text(text + "\n", encoding="utf-8")
     print(table(runs))
 

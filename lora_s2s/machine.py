@@ -15,6 +15,8 @@ CPUINFO = Path("/proc/cpuinfo")
 _MEMORY = "memory.max", "memory/memory.limit_in_bytes"
 # Version 1 writes a number beyond any memory for "none".
 _NO_LIMIT = 1 << 60
+# Processes that want a processor, for each: from so many on, times measured here mean little.
+_BUSY = 2.5
 # A processor's features that products in 16 bits are fast with.
 _FAST_FEATURES = "avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "asimd", "bf16"
 
@@ -57,6 +59,23 @@ def container_processors() -> float | None:
         return int(words[0]) / int(words[1])
     quota, period = (_number(CGROUP / f"cpu/cpu.cfs_{name}_us") for name in ("quota", "period"))
     return quota / period if quota and period and quota > 0 else None
+
+
+def usable_processors() -> int:
+    """How many processors this process may use."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    allowed = container_processors()
+    return min(count or 1, max(1, round(allowed))) if allowed else count or 1
+
+
+def other_work() -> str | None:
+    """How busy this machine is, in words; None if it is hardly, or the system does not say."""
+    try:
+        load = os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return None
+    count = usable_processors()
+    return f"load {load:.0f} on {count} processors" if load > _BUSY * count else None
 
 
 def processor_features() -> list[str]:

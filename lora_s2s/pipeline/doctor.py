@@ -134,9 +134,7 @@ def _gpu(gpu: Mapping[str, Any]) -> Finding:
 
 
 def _processors(torch: Mapping[str, object]) -> Iterator[Finding]:
-    allowed, threads = machine.container_processors(), torch.get("threads")
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    usable = min(count or 1, max(1, round(allowed))) if allowed else count or 1
+    usable, threads = machine.usable_processors(), torch.get("threads")
     features = ", ".join(machine.processor_features()) or "no vector features known"
     detail = f"{usable} processors, {features}"
     if isinstance(threads, int) and threads > usable:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_s2s.console import plain, say, warn
 from lora_s2s.data_report import DataReport, Limit, PairSide, Sides
+from lora_s2s.machine import other_work
 
 _LONGEST = 400
 _LIMIT_BY = {
@@ -48,6 +50,13 @@ def show_data(report: DataReport) -> None:
     say(limits_line(report))
     for sentence in report["warnings"]:
         warn(sentence)
+
+
+def show_other_work(device: str) -> None:
+    """Says that other work slows a run on a CPU, and what is disturbed least."""
+    threads = os.environ.get("OMP_NUM_THREADS")
+    if device == "cpu" and threads != "1" and (load := other_work()):
+        say(f"other work runs here ({load}): OMP_NUM_THREADS=1 may train several times as fast")
 
 
 def show_preview(pairs: Sequence[Sides[PairSide]]) -> None:

@@ -12,7 +12,7 @@ import torch
 from lora_s2s.data.prepared import PreparedDataset
 from lora_s2s.errors import ResourceError
 from lora_s2s.hub import locate_model
-from lora_s2s.machine import sized
+from lora_s2s.machine import other_work, sized
 from lora_s2s.models.known_bases import KNOWN
 from lora_s2s.models.precision import resolve_device, resolve_dtype
 from lora_s2s.models.row_memory import read_config, row_cost
@@ -154,6 +154,11 @@ def _seconds_per_step(planned: Planned) -> tuple[float | None, list[str]]:
         remarks.append(
             "bfloat16 products are at least twice as fast as float32 on this CPU: "
             "--set model.dtype=bfloat16 trains faster, with a little less precision"
+        )
+    if here.type == "cpu" and (load := other_work()):
+        remarks.append(
+            f"other work runs here ({load}): the time is that of an idle machine; a run on one "
+            "thread is disturbed least: OMP_NUM_THREADS=1"
         )
     seconds = epoch / len(StepPlan(rows, planned.settings).steps(0))
     if planned.device.processes > 1:

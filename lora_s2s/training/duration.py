@@ -5,7 +5,6 @@ Legend: N source and M target tokens, d model width, f inner width.
 
 from __future__ import annotations
 
-import statistics
 import time
 from dataclasses import dataclass
 
@@ -110,7 +109,7 @@ def probe(sizes: Sizes, rows: int, dtype: torch.dtype, device: torch.device) -> 
         if on_cpu and dtype is torch.float32:
             ratios.append(_rate(shape, torch.bfloat16, device) / rates[-1])
     faster = min(ratios) >= _CLEARLY_FASTER if len(ratios) >= 3 else None
-    return Speed(statistics.median(rates), faster)
+    return Speed(max(rates), faster)  # other work on the machine only slows some down
 
 
 def _rate(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> float:

@@ -236,6 +236,19 @@ def test_libraries_are_counted_before_weights_pass_through_memory(
     assert 1e9 < result["libraries_bytes"] < 1.1e9
 
 
+def test_a_busy_machine_is_said_by_plan_and_train(
+    invoke: Invoke, here: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(here / "train.csv")
+    words = ("--data", "train.csv", "--model", str(tiny_model))
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
+    assert not any("other work" in note for note in planned(invoke, *words)["notes"])
+    monkeypatch.setattr("os.getloadavg", lambda: (900.0, 1.0, 1.0))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert any("load 900 on" in note for note in planned(invoke, *words)["notes"])
+    assert "load 900 on" in invoke("train", *words, "--set", "training.max_steps=1").stderr
+
+
 def test_checkpointing_and_4_bits_take_less_and_packing_as_much_as_its_tokens() -> None:
     base = base_of("google/flan-t5-base", KNOWN["google/flan-t5-base"])
     _, adapted, work = base.adapted(LoraSection())
