@@ -53,6 +53,7 @@ RANKS = {
 
 HOMES = {
     "fsspec": ("remote",),
+    "ray": ("pipeline",),
     "botocore": ("remote",),
     "peft": ("lora",),
     "bitsandbytes": ("models",),

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from lora_s2s import limits
 from lora_s2s.commands._options import BaseName, Data, Json, Sets
 from lora_s2s.errors import UsageError
 
@@ -40,6 +41,16 @@ def prepare(
     join: Annotated[
         bool, typer.Option("--join", help="Join all shards: the folder that one run writes.")
     ] = False,
+    ray: Annotated[
+        int | None,
+        typer.Option(
+            "--ray",
+            metavar="COUNT",
+            min=1,
+            max=limits.MOST_SHARDS,
+            help="Make COUNT shards by the workers of a Ray cluster, then join them.",
+        ),
+    ] = None,
     sets: Sets = None,
     json: Json = False,
 ) -> None:
@@ -52,8 +63,8 @@ def prepare(
 
     Several machines: --shard 1/4 to 4/4 with one --out that all reach, in any order, then --join.
     """
-    if shard is not None and join:
-        raise UsageError("--shard and --join exclude each other", hint="make all shards first")
+    if sum((shard is not None, join, ray is not None)) > 1:
+        raise UsageError("--shard, --join and --ray exclude each other", hint="give one of them")
     from lora_s2s.commands._show import show_prepared
     from lora_s2s.console import say, write_json
     from lora_s2s.pipeline.lengths import warn_of_short_answers
@@ -70,7 +81,12 @@ def prepare(
         if json:
             write_json(made.to_dict())
         return
-    prepared = prepare_to(loaded, out or None, previews=previews, strict=strict, join=join)
+    if ray is not None:
+        from lora_s2s.pipeline.on_ray import prepare_on_ray
+
+        prepared = prepare_on_ray(loaded, ray, out or None, previews=previews, strict=strict)
+    else:
+        prepared = prepare_to(loaded, out or None, previews=previews, strict=strict, join=join)
     url = out if out and is_url(out) else None
     say(data_line(prepared))
     show_prepared(prepared.manifest.report, prepared.preview)
