@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from read_and_prepare import prepare, prepare_shard
+from read_and_prepare import prepare, prepare_shard, read_examples
 
 from lora_s2s.data import spool
 from lora_s2s.data.prepared import PreparedDataset
 from lora_s2s.errors import DataError
 from lora_s2s.examples import shard as sharding
+from lora_s2s.examples.example import Example
 
 WORDS = "the name of a place near that river where people eat and drink é 世 <b> </s>".split()
 
@@ -140,3 +141,11 @@ def test_the_command_makes_and_joins_shards(invoke: Any, here: Path) -> None:
     assert json.loads(invoke(*rows, "--join", "--json").stdout)["out"] == "p"
     assert not Path("p.shards").exists()
     assert "train p" in invoke(*rows, "--join").stderr
+
+
+def test_unused_columns_are_hashed_alike_on_every_machine(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = [{"source": "a", "target": "b", "note": note} for note in ("x", ["y", 1.5])]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = [item.rest for item in read_examples(str(path)) if isinstance(item, Example)]
+    assert found == [1002757986877822892, 4781441461041718780]
