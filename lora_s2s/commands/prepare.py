@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lora_s2s import limits
 from lora_s2s.commands._options import BaseName, Data, Json, Sets
 from lora_s2s.errors import UsageError
+
+if TYPE_CHECKING:
+    from lora_s2s.data.shards import PreparedShard
 
 
 def prepare(
@@ -70,16 +73,12 @@ def prepare(
     from lora_s2s.pipeline.lengths import warn_of_short_answers
     from lora_s2s.pipeline.prepare import data_line
     from lora_s2s.pipeline.recipes import chosen_recipe, train_command
-    from lora_s2s.pipeline.shards import prepare_shard_to, prepare_to, shard_lines
+    from lora_s2s.pipeline.shards import prepare_shard_to, prepare_to
     from lora_s2s.remote import is_url
 
     loaded = chosen_recipe(recipe, data or (), model, sets or (), command="prepare", out=out)
     if shard is not None:
-        made = prepare_shard_to(loaded, shard, out or None, strict=strict)
-        for line in shard_lines(made):
-            say(line)
-        if json:
-            write_json(made.to_dict())
+        _show_shard(prepare_shard_to(loaded, shard, out or None, strict=strict), json=json)
         return
     if ray is not None:
         from lora_s2s.pipeline.on_ray import prepare_on_ray
@@ -95,3 +94,13 @@ def prepare(
     say(f"next: {train_command(url or prepared.path)}")
     if json:
         write_json({**prepared.report, **({"out": url} if url else {})})
+
+
+def _show_shard(made: PreparedShard, *, json: bool) -> None:
+    from lora_s2s.console import say, write_json
+    from lora_s2s.pipeline.shards import shard_lines
+
+    for line in shard_lines(made):
+        say(line)
+    if json:
+        write_json(made.to_dict())
