@@ -219,7 +219,8 @@ LoRA r=16 on q and v, float32, two CPU threads, mean of the steps of one run ([s
 """  # noqa: E501
 SENT = """## What a step sends
 
-The gradients of what trains, in float32, once a step whatever the accumulation; the base is never sent. Bytes of one step's
+The gradients of what trains, in float32, once a step whatever the accumulation; the base is not sent
+(unless `training.sharding` divides it, which is not predicted here). Bytes of one step's
 gradients, r=16:
 """  # noqa: E501
 FORMULA = f"""## Predicted efficiency
