@@ -217,7 +217,10 @@ has the commands.
 
 LoRA r=16 on q and v, float32, two CPU threads, mean of the steps of one run ([speed](SPEED.md) has the commands):
 """  # noqa: E501
-SENT = """## What a step sends
+SENT = """Summing gradients was measured between processes on one CPU only, over loopback ([log](../benchmarks/LOG.md)): 4.3 ms for 2.8 MB
+and two processes, of a step of 0.8 s.
+
+## What a step sends
 
 The gradients of what trains, in float32, once a step whatever the accumulation; the base is not sent
 (unless `training.sharding` divides it, which is not predicted here). Bytes of one step's

@@ -96,6 +96,13 @@ def test_lists_of_values_are_tried_once_each_and_end(tmp_path: Path) -> None:
     assert trials.most() == 5
     tried = [tuple(trials.next().settings.values()) for _ in range(5)]
     assert (tried[0], len(set(tried))) == ((), 5)
+    for score in (3.0, 2.0, 1.0):
+        trials.report(1, score, 1.0)
+    trials.end(1, COMPLETE)
+    trials.report(2, 0.5, 1.0)  # it is not done, and may end worse
+    best = trials.best()
+    assert best is not None
+    assert best.number == 1
 
 
 def quick(tiny_model: Path, *more: str, validation: str = "0.3") -> list[str]:
