@@ -45,6 +45,7 @@ class HfSide:
             checkpoints are.
         exact: everything computes in float32.
         full_length: every row padded to :data:`workload.LONGEST`.
+        compiled: by torch.compile, for a CPU without code of its own.
     """
 
     dropout: float = 0.1
@@ -53,11 +54,13 @@ class HfSide:
     half: bool = False
     exact: bool = False
     full_length: bool = False
+    compiled: bool = False
 
 
 HF_SIDES = {
     "hf-defaults": HfSide(),
     "hf-best": HfSide(dropout=0.0, order="grouped", attention="sdpa", half=True),
+    "hf-compiled": HfSide(dropout=0.0, order="grouped", attention="sdpa", half=True, compiled=True),
     "hf-max-length": HfSide(full_length=True),
     "hf-parity": HfSide(dropout=0.0, exact=True),
 }
@@ -193,6 +196,10 @@ def hf_trainer(
         lr_scheduler_type="constant",
         bf16=side.half and dtype == "bfloat16",
         use_cpu=device == "cpu",
+        torch_compile=side.compiled,
+        torch_compile_backend=("eager" if device == "cpu" else "inductor")
+        if side.compiled
+        else None,
         save_strategy="no",
         logging_strategy="no",
         report_to=[],

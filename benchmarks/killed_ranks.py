@@ -47,6 +47,7 @@ def main() -> None:
             check(run.wait() == 0, run.stderr)
             check(Path(f"{count}.jsonl").read_bytes() == expected, f"{count}: another file")
             seconds[count] = run.seconds
+            print(f"{count} processes: the same file, {run.seconds:.0f} s", file=sys.stderr)
         result = killed(asked, chosen, expected, most=1.5 * max(seconds.values()))
     print(json.dumps({"rows": asked.rows, "seconds": seconds, **result}))
 
@@ -119,6 +120,7 @@ def killed(
         check(code == 128 + signal.SIGKILL, run.stderr)
         errors = [line for line in run.stderr.splitlines() if "rror" in line]
         check(len(errors) == 1 and re.fullmatch(SAID, errors[0]) is not None, run.stderr)
+        print(f"{kills} killed, {continued} continued, {finished} finished", file=sys.stderr)
         slowest = max(slowest, time.monotonic() - moment)
     last = Run(asked.model, "kill.jsonl", "--resume")
     check(last.wait() == 0, last.stderr)

@@ -36,6 +36,7 @@ from workload import PROFILES, ProfileRows, hf_batches, mean_tokens, sample
 
 OURS = "ours"
 SIDES = ("hf-defaults", "hf-best", "hf-max-length", OURS)
+COMPILED = "hf-compiled"  # hf-best by torch.compile, where it is asked for
 # A part of our step taken away: name → (environment, what differs in `training:`, or the order of
 # HF's sampler).
 ABLATIONS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
@@ -167,17 +168,17 @@ def child(
     return found
 
 
-def hf_best(arguments: argparse.Namespace) -> dict[str, Any]:
+def fastest(side: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns the fastest of several batch sizes, and all tries; a size that does not fit ends the
     search.
     """
     tries: list[dict[str, Any]] = []
     for size in arguments.rows_tried.split(","):
-        tries.append({"rows": int(size), **child("hf-best", arguments, "--rows", size)})
+        tries.append({"rows": int(size), **child(side, arguments, "--rows", size)})
         if "failed" in tries[-1]:
             break
-    fastest = max(tries, key=lambda found: found.get("tokens_per_second", 0.0))
-    return {**fastest, "tries": tries}
+    best = max(tries, key=lambda found: found.get("tokens_per_second", 0.0))
+    return {**best, "tries": tries}
 
 
 def measured(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -195,7 +196,9 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
         key, first = "sides", OURS
         sides = arguments.sides.split(",")
         found = {
-            side: hf_best(arguments) if side == "hf-best" else child(side, arguments)
+            side: fastest(side, arguments)
+            if side in ("hf-best", COMPILED)
+            else child(side, arguments)
             for side in sides
         }
         same = {"parity": child("parity", arguments)} if arguments.steps_parity else {}
@@ -301,7 +304,12 @@ def parsed() -> argparse.Namespace:
         default = {"part": next(iter(ABLATIONS)), "rows": 8}.get(hidden)
         parser.add_argument(f"--{hidden}", type=kind, default=default, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    known = {"shape": SHAPES, "quantization": ("none", "nf4"), "profile": PROFILES, "sides": SIDES}
+    known = {
+        "shape": SHAPES,
+        "quantization": ("none", "nf4"),
+        "profile": PROFILES,
+        "sides": (*SIDES, COMPILED),
+    }
     for name, choices in known.items():
         if wrong := [word for word in getattr(arguments, name).split(",") if word not in choices]:
             parser.error(f"--{name}: {wrong[0]} is none of {', '.join(choices)}")

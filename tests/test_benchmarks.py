@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -321,3 +324,67 @@ def test_defaults_trains_a_cell_once(tmp_path: Path) -> None:
     (cell,) = (tmp_path / "cells").glob("*.json")
     assert json.loads(cell.read_text(encoding="utf-8"))["resolved"]["steps"] == 2
     assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == ""
+
+
+def first_run(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("gpu_first_run")
+
+
+def test_every_line_that_only_a_gpu_runs_has_a_part_of_the_first_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    script, package = first_run(monkeypatch), BENCHMARKS.parent / "lora_s2s"
+    on_gpu = re.compile(r'== "cuda"|torch\.cuda\.|\bis_cuda\b|in COMPILED_ON')
+    reached, functions = set(), set()
+    for path in package.rglob("*.py"):
+        text, name = path.read_text(encoding="utf-8"), path.relative_to(package).as_posix()
+        owner = dict.fromkeys(range(1, len(text.splitlines()) + 1), "<module>")
+        if not on_gpu.search(text):
+            continue
+        for node in ast.walk(ast.parse(text)):  # inner functions come after outer ones
+            if isinstance(node, ast.FunctionDef):
+                owner.update(dict.fromkeys(range(node.lineno, node.end_lineno + 1), node.name))
+        functions |= {f"{name}:{function}" for function in owner.values()}
+        lines = enumerate(text.splitlines(), start=1)
+        reached |= {f"{name}:{owner[number]}" for number, line in lines if on_gpu.search(line)}
+    assert reached <= script.CUDA_ONLY.keys()
+    assert script.CUDA_ONLY.keys() <= functions
+    assert set(script.CUDA_ONLY.values()) <= script.PARTS.keys()
+    assert sum(part.seconds for part in script.PARTS.values()) < 8 * 60
+
+
+def test_a_part_that_fails_or_hangs_is_reported_and_the_rest_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = first_run(monkeypatch)
+
+    def failing(_: str) -> dict[str, Any]:
+        raise ValueError("no kernel")
+
+    parts = {
+        "bad": script.Part("", failing, 30),
+        "killed": script.Part("", lambda _: os.kill(os.getpid(), 9), 30),
+        "slow": script.Part("", lambda _: time.sleep(60), 0.1),
+        "good": script.Part("all is well", lambda _: {"problem": None}, 30),
+    }
+    monkeypatch.setattr(script, "PARTS", parts)
+    assert script.main(["--out", str(tmp_path), "--only", *parts]) == 3
+    bad, killed, slow, good, last = capsys.readouterr().out.splitlines()
+    assert bad.startswith("FAILED bad: ValueError: no kernel (test_benchmarks.py:")
+    assert "ended with -9" in killed
+    assert "not done after 0 s" in slow
+    assert good.startswith("ok     good: all is well")
+    assert last == "1 of 4 parts passed"
+    kept = json.loads((tmp_path / "gpu-first-run-cuda.json").read_text("utf-8"))
+    assert [*kept["parts"]] == [*parts]
+
+
+@pytest.mark.slow
+def test_the_first_run_on_a_gpu_passes_on_a_cpu_with_tiny_shapes(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "gpu_first_run.py"), "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes: dict[str, Any] = {"capture_output": True, "text": True, "env": environment}
+    done = subprocess.run([*command, "--out", str(tmp_path)], check=False, **pipes)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == "8 of 8 parts passed"
