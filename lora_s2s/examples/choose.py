@@ -82,7 +82,9 @@ def _pairs(rows: Sequence[Row], where: str, data: DataSection, seed: int, any_tw
     records = wrapped or [row.fields for row in rows]
     names = list(dict.fromkeys(name for fields in records for name in fields))
     prompt = None if data.template is None else PromptTemplate.of(data.template)
-    columns = find_columns(names, data, where=where, template=prompt, any_two=any_two)
+    columns = find_columns(
+        names, data, where=where, template=prompt, any_two=any_two, records=records
+    )
     pairs = columns.pairs if prompt is None else partial(columns.pairs, seed=seed)
     convert = (lambda fields, where: pairs(unwrapped(fields), where)) if wrapped else pairs
     used = _used(columns, prompt, names)

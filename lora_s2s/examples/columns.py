@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lora_s2s.errors import DataError, nearest
 from lora_s2s.examples.example import Example, NotForThis, Unusable, checked
+from lora_s2s.examples.suggested import hint_on_columns, joined_source, rivals
 from lora_s2s.examples.template import TURNS, PromptTemplate
 from lora_s2s.readers.names import (
     KNOWN_PAIRS,
@@ -25,7 +25,6 @@ from lora_s2s.recipe.schema import DataSection
 
 _ALPACA = {"instruction", "input", "output"}
 TRANSLATION = "translation"
-_MOST_JOINED = 4  # columns in a suggested template
 
 
 def two_languages(source: str | None, target: str | None) -> bool:
@@ -162,6 +161,7 @@ def find_columns(
     where: str,
     template: PromptTemplate | None = None,
     any_two: bool = True,
+    records: Sequence[Fields] = (),
 ) -> Columns:
     """Chooses the source and target among a file's columns.
 
@@ -171,6 +171,7 @@ def find_columns(
         where: the file, for messages.
         template: builds the source instead of a column.
         any_two: accept two columns of any name as source and target.
+        records: first rows, whose texts show which columns may be a target.
 
     Raises:
         DataError: a named column does not exist, or the columns cannot be guessed; the message
@@ -209,12 +210,19 @@ def find_columns(
             for name in TARGETS
             if not needs_source or any(one in by_name and one != name for one in SOURCES)
         ]
-        target = _first_known("target", [*partners, *others, *free], by_name, source, names, where)
+        target = _first_known([*partners, *others, *free], by_name, source)
+        if target is None:
+            raise _unknown("target", names, records, where, source=source)
     if needs_source:
         partners = [first for first, last in KNOWN_PAIRS if last == target.strip().lower()]
-        source = _first_known(
-            "source", [*partners, *dict(KNOWN_PAIRS), *SOURCES], by_name, target, names, where
-        )
+        source = _first_known([*partners, *dict(KNOWN_PAIRS), *SOURCES], by_name, target)
+        if source is None:
+            raise _unknown("source", names, records, where, target=data.target_column and target)
+    if data.target_column is None:
+        used = {target, source, *(() if template is None else template.columns)}
+        if others := rivals(target, used, records):
+            listed = f": '{target}' or {_listed(others)}"
+            raise _unknown("target", names, records, where, source=source, listed=listed)
     return Columns(source, target, template)
 
 
@@ -277,45 +285,31 @@ def check_columns(columns: Iterable[str], names: Sequence[str], where: str) -> N
 
 
 def _first_known(
-    role: str,
-    candidates: Sequence[str],
-    by_name: Mapping[str, str],
-    taken: str | None,
-    names: Sequence[str],
-    where: str,
-) -> str:
+    candidates: Sequence[str], by_name: Mapping[str, str], taken: str | None
+) -> str | None:
     columns = (by_name[name] for name in candidates if name in by_name)
-    column = next((column for column in columns if column != taken), None)
-    if column is None:
-        if joined := _joined_source(names):
-            role, hint = "source", joined
-        else:
-            hint = "name them: --set data.source_column=NAME --set data.target_column=NAME"
-        raise DataError(
-            f"cannot guess the {role} column; the file has {_listed(names)}",
-            hint=hint,
-            where=where,
-        )
-    return column
+    return next((column for column in columns if column != taken), None)
 
 
-def _joined_source(names: Sequence[str]) -> str | None:
-    """Settings for a source built from all columns but the only one named like a target."""
-    targets = [name for name in names if normalised(name) in TARGETS]
-    others = [
-        name for name in names if normalised(name) not in (*TARGETS, *ROW_NUMBERS, *SPLIT_COLUMNS)
-    ]
-    if (
-        len(targets) != 1
-        or not 2 <= len(others) <= _MOST_JOINED
-        or set("{}") & set("".join(others))
-    ):
-        return None
-    target = shlex.quote(f"data.target_column={targets[0]}")
-    template = shlex.quote(f"data.template={' '.join(f'{{{name}}}' for name in others)}")
-    return (
-        "set data.source_column, or build the source from several columns: --set "
-        f"{target} --set {template}"
+def _unknown(
+    role: str,
+    names: Sequence[str],
+    records: Sequence[Fields],
+    where: str,
+    *,
+    source: str | None = None,
+    target: str | None = None,
+    listed: str = "",
+) -> DataError:
+    """The error for a column that cannot be guessed, with settings that name both."""
+    hint = None if listed or source else joined_source(names, records, target)
+    role, hint = (
+        ("source", hint) if hint else (role, hint_on_columns(names, records, source, target))
+    )
+    return DataError(
+        f"cannot guess the {role} column{listed}; the file has {_listed(names)}",
+        hint=hint,
+        where=where,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +12,7 @@ from lora_s2s.readers.names import (
     LANGUAGE_COLUMNS,
     SPLIT_COLUMNS,
     SPLIT_OF,
+    is_identifier,
     is_language_code,
     normalised,
 )
@@ -22,7 +22,6 @@ _SAMPLE = 60
 # Unset if several files differ in it; collected from all files.
 _DECIDED = ("source_column", "target_column", "template", "split_column")
 _LISTED = ("notes", "warnings")
-_IDENTIFIER = re.compile(r"|_*id|idx|index|row|guid|uuid|uid|.+[_ -]id|unnamed: \d+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class UnusedColumn:
     @property
     def is_identifier(self) -> bool:
         """Whether the column's name is that of a row number or identifier."""
-        return bool(_IDENTIFIER.fullmatch(self.name.strip()))
+        return is_identifier(self.name)
 
 
 @dataclass(frozen=True)

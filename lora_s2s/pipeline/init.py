@@ -136,12 +136,21 @@ def _looked_at(name: str, wishes: Wishes) -> tuple[Sequence[Overrides], FileFact
         if wishes.ask is None or "column" not in error.message:
             raise
         say(error.message)
-        answer = wishes.ask("Source and target column, as SOURCE > TARGET", "")
-        source, arrow, target = (part.strip() for part in answer.partition(">"))
-        if not (source and arrow and target):
+        columns = _asked_columns(wishes.ask) or _asked_columns(wishes.ask, again=True)
+        if columns is None:
             raise
-        words.append({"data.source_column": source, "data.target_column": target})
+        words.append(dict(zip(("data.source_column", "data.target_column"), columns, strict=True)))
         return words, look_at(_given(name, wishes.data, *words).data)
+
+
+def _asked_columns(ask: Ask, *, again: bool = False) -> tuple[str, str] | None:
+    """The columns that the user names; None where the form is wrong."""
+    form = "SOURCE > TARGET"
+    if again:
+        say(f"expected two columns with > between them: {form}")
+    answer = ask(f"Source and target column, as {form}", "")
+    source, _, target = (part.strip() for part in answer.partition(">"))
+    return (source, target) if source and target else None
 
 
 def _machine(wishes: Wishes) -> Machine:

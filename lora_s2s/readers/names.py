@@ -38,6 +38,7 @@ TARGETS = (
 )
 # Numbers of rows, as spreadsheets and pandas leave them.
 ROW_NUMBERS = ("", "unnamed: 0", *"id idx index guid uid uuid row row_id no no. #".split())
+_IDENTIFIER = re.compile(r"|_*id|idx|index|row|guid|uuid|uid|.+[_ -]id|unnamed: \d+", re.IGNORECASE)
 # A column of splits, and its values.
 SPLIT_COLUMNS = tuple("split fold subset partition set data_split dataset_split".split())
 SPLIT_NAMES = {
@@ -98,3 +99,8 @@ def is_language_code(text: str) -> bool:
     """Whether a text is a code such as ``en``, ``pt-BR`` or ``eng_Latn``, of a real language."""
     found = _CODE.fullmatch(text.strip())
     return found is not None and (found[3] is not None or found[1].lower() in _ISO)
+
+
+def is_identifier(name: str) -> bool:
+    """Whether a column's name is that of a row number or identifier."""
+    return bool(_IDENTIFIER.fullmatch(name.strip()))

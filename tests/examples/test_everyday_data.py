@@ -142,6 +142,52 @@ def test_a_source_of_several_columns_is_offered_as_a_template(write: Write) -> N
     )
 
 
+TICKETS = "ticket_id,body of it,category,agent note\n" + "".join(
+    f"{n},the printer number {n} fails,{n % 2},we sent link number {n}\n" for n in range(6)
+)
+BOTH = "--set 'data.source_column=body of it' --set 'data.target_column=agent note'"
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "column", "hint"),
+    [
+        (TICKETS, {}, "target column; the file has 'ticket_id', 'body of it'", BOTH),
+        (
+            TICKETS,
+            {"source_column": "body of it"},
+            "target column: 'category' or 'agent note'; the file has 'ticket_id'",
+            BOTH,
+        ),
+        (TICKETS.replace("body of it", "text"), {}, "target column: 'category' or", "=text "),
+        (
+            TICKETS.replace("category", "label"),
+            {},
+            "source column; the file has",
+            "--set data.target_column=label --set 'data.template={body of it} {agent note}'",
+        ),
+        (
+            TICKETS,
+            {"target_column": "agent note"},
+            "source column; the file has",
+            BOTH,
+        ),
+    ],
+)
+def test_a_target_that_is_not_the_only_possible_one_is_asked_for(
+    text: str, settings: dict[str, str], column: str, hint: str, write: Write
+) -> None:
+    path = write("tickets.csv", text)
+    with pytest.raises(DataError, match=f"cannot guess the {column}") as caught:
+        pairs(path, **settings)
+    assert hint in str(caught.value.hint)
+    assert "NAME" not in str(caught.value.hint)
+    assert pairs(path, source_column="ticket_id", target_column="agent note")
+    # A clear name, or another text that is known as an input, leaves no doubt.
+    for header in ("id,text,label,note", "id,text,category,passage"):
+        named = write("named.csv", header + TICKETS[TICKETS.index("\n") :])
+        assert pairs(named)[0][1] in ("0", "we sent link number 0")
+
+
 # Tables without a header.
 
 

@@ -160,7 +160,7 @@ def test_an_edited_recipe_is_kept_and_an_untouched_one_replaced(here: Path, invo
     assert load_recipe("my.yaml").lora.r == 16
 
 
-def test_at_most_four_questions_are_asked(here: Path) -> None:
+def test_at_most_four_questions_are_asked(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [(f"c{number}", sentence(number), str(number)) for number in range(40)]
     with (here / "my.csv").open("w", encoding="utf-8", newline="") as stream:
         csv.writer(stream).writerows([("alpha", "beta", "gamma"), *rows])
@@ -177,6 +177,11 @@ def test_at_most_four_questions_are_asked(here: Path) -> None:
     assert [question.split()[0] for question in asked] == [*answers]
     assert (recipe.data.source_column, recipe.data.target_column) == ("beta", "gamma")
     assert (recipe.data.template, recipe.model.name) == ("Count: {beta}", "demo")
+    answers["Source"], asked[:] = "beta, gamma", []
+    with pytest.raises(DataError, match="cannot guess"):
+        write_recipe(Wishes(["my.csv"], ask=ask))
+    assert [question.split()[0] for question in asked] == ["Source", "Source"]
+    assert "expected two columns with > between them" in capsys.readouterr().err
 
 
 def test_files_beside_it_become_the_other_splits(here: Path) -> None:
