@@ -49,8 +49,13 @@ def show_scores(title: str, result: Mapping[str, Any]) -> None:
 def show_written(name: str, scores: Scores) -> None:
     """Shows a model's scores and where its predictions are."""
     show_scores(f"{name}: {scores.n:,} sources", scores.to_dict())
-    if scores.predictions:
-        say(f"predictions: {scores.predictions}")
+    _show_files(scores)
+
+
+def _show_files(scores: Scores) -> None:
+    for what, path in (("predictions", scores.predictions), ("report", scores.report)):
+        if path is not None:
+            say(f"{what}: {path}")
 
 
 def show_several(several: Several) -> None:
@@ -71,8 +76,7 @@ def show_several(several: Several) -> None:
         for sentence in (scores.enough, *scores.notes):
             if sentence:
                 say(f"{name}: {sentence}")
-        if scores.predictions:
-            say(f"predictions: {scores.predictions}")
+        _show_files(scores)
     for group in several.seeds:
         say(str(group))
 

@@ -138,6 +138,7 @@ def _show_result(result: TrainedAdapter) -> None:
         warn(advice["message"])
         again = f"lora-s2s train {result.adapter}/recipe.yaml --set {advice['setting']}"
         say(f"try: {again} --set output.name={Path(str(result.adapter)).name}-2")
+    say(f"report: {Path(str(result.adapter)) / 'report.html'}")
     say(f"next: lora-s2s eval {result.adapter} --baseline")
 
 

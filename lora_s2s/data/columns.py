@@ -17,15 +17,17 @@ _FILLED, _DISTINCT, _WORDS = 0.5, 0.5, 3
 _AMBIGUOUS = 0.2
 
 
+def columns_used(reading: Reading) -> str:
+    """Source and target, or the format that has its own."""
+    if reading.format in FORMATS or reading.target_column is None:
+        return f"read as {reading.format}"
+    source = f"'{reading.source_column}'" if reading.template is None else "from the template"
+    return f"source {source}, target '{reading.target_column}'"
+
+
 def columns_line(reading: Reading) -> str:
     """One line: source, target, and every unused column with the fraction of filled rows."""
-    shape = FORMATS.get(reading.format)
-    if shape is not None or reading.target_column is None:
-        used = f"read as {reading.format}"
-    elif reading.template is not None:
-        used = f"source from the template, target '{reading.target_column}'"
-    else:
-        used = f"source '{reading.source_column}', target '{reading.target_column}'"
+    used = columns_used(reading)
     if reading.split_column is not None:
         used += f", split by column '{reading.split_column}'"
     listed = ", ".join(

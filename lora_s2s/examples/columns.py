@@ -25,6 +25,7 @@ from lora_s2s.recipe.schema import DataSection
 
 _ALPACA = {"instruction", "input", "output"}
 TRANSLATION = "translation"
+_GUESSED = ("data.source_column", "data.target_column")
 
 
 def two_languages(source: str | None, target: str | None) -> bool:
@@ -184,8 +185,8 @@ def find_columns(
     if template is not None:
         check_columns(template.columns, names, where)
     source, target = (
-        None if column is None else _named(column, by_name, names, where)
-        for column in (data.source_column, data.target_column)
+        None if column is None else _named(column, by_name, names, where, setting)
+        for setting, column in zip(_GUESSED, (data.source_column, data.target_column), strict=True)
     )
     needs_source = source is None and template is None
     if needs_source and target is None and (languages := _two_languages(names, where)):
@@ -281,7 +282,7 @@ def _two_columns(
 def check_columns(columns: Iterable[str], names: Sequence[str], where: str) -> None:
     """Raises DataError if the file lacks one of a template's columns; lists the file's columns."""
     for column in columns:
-        _named(column, {name: name for name in names}, names, where)
+        _named(column, {name: name for name in names}, names, where, "data.template")
 
 
 def _first_known(
@@ -320,16 +321,19 @@ def _same_column(name: str, other: str) -> bool:
     )
 
 
-def _named(column: str, by_name: Mapping[str, str], names: Sequence[str], where: str) -> str:
+def _named(
+    column: str, by_name: Mapping[str, str], names: Sequence[str], where: str, setting: str
+) -> str:
     name = by_name.get(column) or by_name.get(column.strip().lower())
     if name is not None:
         return name
     language = language_of(column)
     if language and any(language_of(name) == language for name in names):
         return column  # looked up in each row
+    guessed = f", or have it guessed by name: --set {setting}=null"
     raise DataError(
         f"no column '{column}'{nearest(column, names)}; the file has {_listed(names)}",
-        hint="name one of them, or omit the setting to have columns guessed by name",
+        hint=f"name one of them: --set {setting}=…{guessed if setting in _GUESSED else ''}",
         where=where,
     )
 

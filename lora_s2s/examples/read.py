@@ -23,7 +23,7 @@ from lora_s2s.readers.rows import Fields, Parsing, Rejected, Row, reject
 from lora_s2s.recipe.schema import DataSection
 
 TRAIN = "train"
-_COLUMNS = ("source_column", "target_column")
+COLUMNS = ("source_column", "target_column")
 # The first rows decide how a file is read; reading ends after this many defective rows without a
 # usable one.
 _ROWS_LOOKED_AT, _CHARACTERS_LOOKED_AT = 1000, 1 << 25
@@ -43,8 +43,8 @@ class Examples:
             ``seed`` chooses one.
         split: which of the section's files to read. If a table marks rows of this split, only those
             are validation or test data; training data yields all rows, with their marks.
-        optional: ``source_column`` and ``target_column``, if a file may lack the column that
-            ``data`` names; it is guessed then.
+        optional: ``source_column`` and ``target_column``, if a file may lack the columns that
+            ``data`` names; they are guessed in a file that has none of them.
         shard: whose records to read; None reads all. A shard may have none.
 
     Raises:
@@ -165,19 +165,25 @@ def _columns_named(data: DataSection, optional: Collection[str]) -> tuple[str, .
     """The columns that a file must have; a first line with one of them is a header."""
     by_template = data.template is not None and data.format not in FORMATS
     columns = list(PromptTemplate.of(data.template).columns) if by_template else []
-    named = [getattr(data, key) for key in _COLUMNS if key not in optional]
+    named = [getattr(data, key) for key in COLUMNS if key not in optional]
     return tuple(name for name in (*named, *columns) if name)
 
 
 def _without_missing(
     data: DataSection, rows: Sequence[Row], optional: Collection[str]
 ) -> DataSection:
-    """The section without optional columns that the rows lack."""
+    """The section without optional columns, if the rows lack all that it names.
+
+    With the source named and there, a guessed target would be that of another task.
+    """
     if not optional:
         return data
-    names = {name for row in rows for name in unwrapped(row.fields)}
-    missing = [key for key in optional if getattr(data, key) not in names]
-    return data.model_copy(update=dict.fromkeys(missing))
+    names = {name.strip().lower() for row in rows for name in unwrapped(row.fields)}
+    named = [column for key in COLUMNS if (column := getattr(data, key))]
+    built = data.template is not None and data.format not in FORMATS
+    if built or any(column.strip().lower() in names for column in named):
+        return data
+    return data.model_copy(update=dict.fromkeys(optional))
 
 
 def _about_header(error: DataError, parsing: Parsing) -> DataError:

@@ -12,6 +12,7 @@ from lora_s2s.console import warn
 from lora_s2s.errors import DataError, Error, UsageError, nearest
 from lora_s2s.files import read_object
 from lora_s2s.hub import ADAPTER_CONFIG, check_folder, is_trained, no_adapter
+from lora_s2s.pipeline.names import ADAPTERS
 from lora_s2s.recipe.evaluation import EvaluationSection
 from lora_s2s.recipe.fields import AUTO
 from lora_s2s.recipe.layers import Overrides, overridden_keys
@@ -30,6 +31,7 @@ from lora_s2s.reports.summary import NOTHING, facts, flat, number, score_lines, 
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 NO_DATA = "none"
+_BEGIN_PATHS = ("", ".", "..", ADAPTERS.name)
 _SKIPPED = (
     "metric {metric} is skipped: a function named by a folder's recipe runs only where you name it "
     "too: --set evaluation.{key}={metric}"
@@ -99,9 +101,8 @@ def _recipe_of(model: str, overrides: Overrides, data: str | None) -> Recipe:
             problem = f"the adapter's recipe reads rows with its own code, '{recipe.data.format}'"
             raise DataError(problem, hint=hint, where=str(folder / "recipe.yaml"))
         return recipe
-    if not folder.exists() and folder.parent.is_dir() and "/" in model:
-        # Could be a hub id too, but its parent is a local folder.
-        siblings = [path.name for path in folder.parent.iterdir()]
+    if not folder.exists() and _names_a_folder(model):
+        siblings = [path.name for path in folder.parent.glob("*")]
         raise UsageError(
             f"no such folder: {model}{nearest(folder.name, siblings)}", hint="lora-s2s adapters"
         )
@@ -109,6 +110,13 @@ def _recipe_of(model: str, overrides: Overrides, data: str | None) -> Recipe:
     # decoding settings.
     settings = {"model.name": model, "data.train": data or NO_DATA, "evaluation": _decoding(folder)}
     return recipe_from_settings("model", settings, overrides)
+
+
+def _names_a_folder(model: str) -> bool:
+    """Whether a name that is no folder here was meant as one, and not as a hub id."""
+    first, slash, _ = model.partition("/")
+    # A hub id may have one slash; with a local parent, it is a path.
+    return bool(slash) and (first in _BEGIN_PATHS or first[0] == "~" or Path(first).is_dir())
 
 
 def decoding_of(folder: Path) -> dict[str, Any]:

@@ -155,8 +155,18 @@ def check_kind(output: str, inputs: Inputs) -> None:
     """Refuses an output whose name says a format that predictions are not written in.
 
     Raises:
-        UsageError: a spreadsheet, a table of texts that were none, or a compressed file.
+        UsageError: a spreadsheet, a table of texts that were none, a compressed file, or the input
+            itself.
     """
+    if (
+        inputs.file is not None
+        and appears_whole(Path(output))
+        and _is_in(Path(output), inputs.file)
+    ):
+        raise UsageError(
+            f"--output {output} is the input, which would be replaced",
+            hint="give another file: --output FILE",
+        )
     path, kind = Path(output), Path(output).suffix.lower()
     if kind in _SPREADSHEETS or (kind in TABLES and inputs.table is None):
         what = "lines, JSON lines or Parquet, never a spreadsheet's; those of a CSV or TSV file too"
@@ -169,6 +179,16 @@ def check_kind(output: str, inputs: Inputs) -> None:
         )
     if kind == PARQUET and not appears_whole(path):
         raise UsageError(f"{path.name}: Parquet is written to a regular file")
+
+
+def _is_in(output: Path, given: Path) -> bool:
+    """Whether an output is the input file, or one in the input folder, also by links."""
+    try:
+        if output.samefile(given):
+            return True
+    except OSError:  # the output is new
+        return False
+    return given.is_dir() and output.resolve().is_relative_to(given.resolve())
 
 
 def refuse_file_names(texts: Sequence[str]) -> None:

@@ -42,6 +42,8 @@ def _overrides(match: re.Match[str]) -> str:
 def _value(text: str) -> str:
     if text.startswith("[") and text.endswith("]"):
         return json.dumps([part.strip() for part in text[1:-1].split(",")], ensure_ascii=False)
+    if text == "null":
+        return "None"
     is_number = re.fullmatch(r"-?\d+(\.\d+)?", text)
     return text if is_number else json.dumps(text, ensure_ascii=False)
 

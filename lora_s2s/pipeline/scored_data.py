@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lora_s2s.console import say, warn
+from lora_s2s.data.columns import columns_used
 from lora_s2s.data.prepared import PreparedDataset, is_prepared, open_prepared
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.evaluation.choice import choose_metrics
 from lora_s2s.evaluation.evaluate import group_references
 from lora_s2s.examples.columns import two_languages
 from lora_s2s.examples.example import Example
-from lora_s2s.examples.read import Examples
+from lora_s2s.examples.read import COLUMNS, Examples
 from lora_s2s.examples.shapes import FORMATS
 from lora_s2s.pipeline.adapters import NO_DATA
 from lora_s2s.pipeline.prepare import prepare_data
@@ -99,7 +100,7 @@ def scored_data(
 
     Args:
         columns_named: the recipe's column names are meant for this file, so a missing one is an
-            error; otherwise, columns are guessed in a file that lacks them.
+            error; otherwise, columns are guessed in a file that lacks all of them.
 
     Raises:
         DataError: the data is missing, lacks columns, or has no usable row.
@@ -117,11 +118,7 @@ def scored_data(
         say(f"no test data: scoring the validation data {files}, which training evaluated on")
     section = _as_trained(recipe, predictor.settings).data
     required = columns_named or data is None
-    optional = [
-        key
-        for key in ("source_column", "target_column")
-        if not (required and getattr(recipe.data, key))
-    ]
+    optional = [key for key in COLUMNS if not (required and getattr(recipe.data, key))]
     examples = Examples(section.model_copy(update={"test": files}), "test", optional=optional)
     rows = list(examples)
     read = [_read(row, predictor) for row in rows]
@@ -134,9 +131,11 @@ def scored_data(
         )
     grouped = group_references([source for source, _ in pairs], [target for _, target in pairs])
     reading = examples.reading
+    columns = [reading.source_column, reading.target_column]
+    if data is not None and columns != [getattr(recipe.data, key) for key in COLUMNS]:
+        say(f"columns: {columns_used(reading)}")
     for note in reading.notes:
         say(note)
-    columns = [reading.source_column, reading.target_column]
     if not isinstance(files, str) and len(files) == 2:  # parallel lines: train.en and train.de
         columns = [Path(file).suffix.removeprefix(".") for file in files]
     return ScoredData(

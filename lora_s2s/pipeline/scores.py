@@ -73,9 +73,11 @@ class Scores(Evaluation):
 
     Attributes:
         predictions: the file of sources, references and answers; None where none was written.
+        report: the adapter's page, if it was refreshed.
     """
 
     predictions: Path | None
+    report: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The object of ``eval --json``."""
@@ -114,8 +116,9 @@ def written(evaluation: Evaluation, place: Place) -> Scores:
     evaluation it is.
     """
     predictions = evaluation.write(place.folder) if place.folder is not None else None
+    report = None
     if place.home and has_manifest(place.home):  # other tools' adapters have none
         record_scores(place.home, place.name, evaluation)
-        write_report(place.home)
+        report = write_report(place.home)
         write_card(place.home)
-    return Scores(**vars(evaluation), predictions=predictions)
+    return Scores(**vars(evaluation), predictions=predictions, report=report)

@@ -132,7 +132,24 @@ def test_an_output_of_another_kind_is_refused_before_the_model_is_loaded(
     for source, output in (("in.jsonl", "o.csv"), ("in.csv", "o.xlsx"), ("in.csv", "o.csv.gz")):
         result = invoke("predict", "demo", "--input", source, "--output", output, code=2)
         assert "hint: --output o." in result.stderr
-    assert sorted(path.name for path in here.iterdir()) == ["in.csv", "in.jsonl"]
+    (here / "link.csv").symlink_to("in.csv")
+    for output in ("in.csv", "link.csv", str(here / "in.csv")):
+        result = invoke("predict", "demo", "--input", "in.csv", "--output", output, code=2)
+        assert f"--output {output} is the input, which would be replaced" in result.stderr
+    assert (here / "in.csv").read_text(encoding="utf-8") == "source\na\n"
+    assert sorted(path.name for path in here.iterdir()) == ["in.csv", "in.jsonl", "link.csv"]
+
+
+def test_a_mistyped_path_is_a_folder_that_is_missing_and_no_hub_model(
+    invoke: Invoke, here: Path, tiny_model: Path
+) -> None:
+    for name in ("adapters/support-ticket", "./it", "../it", "~/nix/it"):
+        stderr = invoke("predict", name, "x", code=2).stderr
+        assert f"error: no such folder: {name}" in stderr
+        assert "fetched" not in stderr
+    shutil.copytree(tiny_model, here / "adapters" / "support-tickets")
+    stderr = invoke("predict", "adapters/support-ticket", "x", code=2).stderr
+    assert "(did you mean 'support-tickets'?)" in stderr
 
 
 def test_answers_that_look_like_formulas_are_reported(

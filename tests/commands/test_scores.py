@@ -69,9 +69,10 @@ def test_rows_gain_fields_in_every_format(invoke: Invoke, here: Path, tiny_model
     for row, cells in zip(expected, table, strict=True):
         assert json.loads(cells.pop("scores")) == row["scores"]
         assert cells == {key: str(row[key]) for key in cells}
-    for source in ("in.csv", "out.parquet"):  # the second has the fields already
-        invoke(*asked, "--input", source, "--output", "out.parquet")
-        assert pq.read_table(here / "out.parquet").to_pylist() == expected
+    # The second has the fields already.
+    for source, output in (("in.csv", "out.parquet"), ("out.parquet", "same.parquet")):
+        invoke(*asked, "--input", source, "--output", output)
+        assert pq.read_table(here / output).to_pylist() == expected
     more = ("predict", str(tiny_model), "--scores", "--labels", "x, y", "--input", "out.parquet")
     invoke(*more, "--output", "again.parquet")
     assert set(pq.read_table(here / "again.parquet").to_pylist()[0]["scores"]) == {"x", "y"}

@@ -232,6 +232,8 @@ def test_eval_without_data_takes_the_held_out_split(invoke: Invoke, trained: Pat
     result = invoke("eval", "adapters/it", "--limit", "1", "--json")
     assert json.loads(result.stdout)["n"] == 1
     assert "validation split" in result.stderr
+    assert "trained on" not in result.stderr
+    assert "report: adapters/it/report.html" in result.stderr
     assert (
         trained / "evaluations" / "validation"
     ).is_dir()  # the split has but one row, so it is no sample
@@ -239,6 +241,17 @@ def test_eval_without_data_takes_the_held_out_split(invoke: Invoke, trained: Pat
     assert json.loads(sample.stdout)["n"] == 7
     assert "scoring a random sample of 7 of 40 sources" in sample.stderr
     assert (trained / "evaluations" / "train-sample-7").is_dir()
+    seen = "of 7 sources were trained on: the score is not one of unseen data"
+    assert seen in sample.stderr
+    assert seen in json.loads(sample.stdout)["notes"][0]
+    assert seen in (trained / "report.html").read_text(encoding="utf-8")
+    shutil.rmtree("prepared")
+    sample = invoke("eval", "adapters/it", "--data", "train.csv", "--limit", "7", "--json")
+    assert json.loads(sample.stdout)["notes"][0].startswith("train.csv is training data")
+    write_csv(Path("held.csv"), rows=6)
+    other = invoke("eval", "adapters/it", "--data", "held.csv", "--json")
+    assert "trained on" not in other.stderr
+    assert "training data of this" not in other.stderr
 
 
 def test_eval_finds_the_columns_of_a_file_that_names_them_otherwise(

@@ -178,7 +178,8 @@ COMMANDS = [
         3,
         f"error: no column 'qestion' (did you mean 'question'?); {COLUMNS}\n  at: "
         "good.csv\n"
-        "hint: name one of them, or omit the setting to have columns guessed by name\n",
+        "hint: name one of them: --set data.source_column=…, or have it guessed by name: --set "
+        "data.source_column=null\n",
     ),
     _golden(
         "columns of no known name",

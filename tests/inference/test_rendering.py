@@ -218,6 +218,31 @@ def test_eval_renders_a_file_as_training_did(write: Write, tiny_predictor: Build
     assert rows(turned, [], format="pairs", source_column="fr") == (["w1"], ["w2"])
 
 
+def test_eval_scores_against_the_column_that_the_recipe_names_or_says_which_it_guessed(
+    write: Write, tiny_predictor: Build, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write("a.csv", "id,text,category\n1,w1,w2\n")
+
+    def references(*words: str) -> list[list[str]]:
+        recipe = recipe_from_settings("x", ["model.name=x", "data.train=y", *words])
+        scored = scored_data(recipe, tiny_predictor(), file, columns_named=False)
+        return [list(texts) for texts in scored.references]
+
+    named = ("data.source_column=text", "data.target_column=category")
+    assert references(*named) == [["w2"]]
+    for words, missing in (
+        ((named[0], "data.target_column=note"), "note"),
+        (("data.template=say {text}", "data.target_column=note"), "note"),
+        (("data.source_column=ticket", named[1]), "ticket"),
+    ):
+        with pytest.raises(DataError, match=rf"no column '{missing}'.*'id', 'text', 'category'"):
+            references(*words)
+    assert "columns:" not in capsys.readouterr().err
+    for others in ((), (named[0],), ("data.source_column=q", "data.target_column=a")):
+        assert references(*others) == [["w2"]]
+        assert "columns: source 'text', target 'category'" in capsys.readouterr().err
+
+
 def test_what_files_of_a_mixture_do_not_agree_on_is_found_out_at_each_row(
     write: Write, tiny_predictor: Build
 ) -> None:
