@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -35,6 +37,7 @@ _USAGE_ERRORS: tuple[type[Any], ...] = typer.BadParameter.__mro__[1:3]
 # What several processes do together.
 _SHARED = ("train", "predict", "eval")
 _ANYWHERE = ("--debug", "--offline")
+_MOST_JOINED = 40  # arguments that may be one name without its quotes
 _LOOK_UPS = ("socket.getaddrinfo", "socket.gethostbyname")
 
 
@@ -70,7 +73,7 @@ class Commands(TyperGroup):
             show("stopped")
             code = 130
         except _USAGE_ERRORS as error:
-            code = _show_usage(error)
+            code = _show_usage(error, words)
         except BrokenPipeError:  # the reader of stdout is gone; Python must not flush again
             discard(sys.stdout)
             code = 1
@@ -120,15 +123,27 @@ def _refuse_network(event: str, details: tuple[object, ...]) -> None:
         raise ConnectionRefusedError(errno.ECONNREFUSED, f"--offline forbids the network: {host}")
 
 
-def _show_usage(error: Any) -> int:
+def _show_usage(error: Any, words: Sequence[str]) -> int:
     """Shows a wrong command line like every other error; an empty one shows the help."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "lora-s2s"
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
     else:
-        show(error.format_message().rstrip("."), hint=f"{command} --help")
+        message = error.format_message().rstrip(".")
+        name = _unquoted_file(words) if "unexpected extra" in message else None
+        quoted = f"quote a name with a space: {shlex.quote(name)}" if name else None
+        show(message, hint=quoted or f"{command} --help")
     return 2
+
+
+def _unquoted_file(words: Sequence[str]) -> str | None:
+    """The existing file whose name several arguments are together."""
+    for first, last in itertools.combinations(range(min(len(words), _MOST_JOINED) + 1), 2):
+        name = " ".join(words[first:last])
+        if last - first > 1 and os.path.isfile(os.path.expanduser(name)):
+            return name
+    return None
 
 
 app = typer.Typer(

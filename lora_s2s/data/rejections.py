@@ -13,7 +13,7 @@ from lora_s2s.console import warn
 from lora_s2s.data.limits import Chosen
 from lora_s2s.data.survey import Tally, suggested_limit
 from lora_s2s.errors import DataError
-from lora_s2s.examples.causes import Causes
+from lora_s2s.examples.causes import MOST_SUGGESTED, Causes, enough
 from lora_s2s.files import jsonl_line
 from lora_s2s.readers.rows import Rejected
 
@@ -60,19 +60,8 @@ class Rejections:
             good: the number of examples; omitted files and skipped rows do not count.
             most: the largest fraction of rejections.
         """
-        count = self._causes.faults
-        total = count + good
-        if count / max(1, total) <= most:
-            return
-        listed = self._causes.listed()
-        hint = self._causes.hint(others_are_right=good > 0) or "fix them"
-        raise DataError(
-            f"{count:,} of {total:,} rows cannot be used, more than data.max_rejected={most:g}: "
-            f"{listed}",
-            hint=f"{hint}; or allow more: --set "
-            f"data.max_rejected={-(-100 * count // total) / 100:g}",
-            where=self._causes.places(),
-        )
+        if error := self._causes.too_many(good, most):
+            raise error
 
     def check_targets(self, limit: Chosen, most: float, tally: Tally) -> None:
         """Raises DataError if too many rows are dropped for long targets.
@@ -86,13 +75,14 @@ class Rejections:
         if limit.by == "data" or count / max(1, total) <= most:
             return
         suggested = suggested_limit(tally, "target")
-        allowed = -(-100 * count // total) / 100
+        allowed = enough(count, total)
+        drops = f", data.max_rejected={allowed:g} drops them" if allowed <= MOST_SUGGESTED else ""
         raise DataError(
             f"{count:,} of {total:,} rows ({count / total:.0%}) would be dropped, more than "
             f"data.max_rejected={most:g}: their targets are longer than "
             f"data.max_target_tokens={limit.tokens}{_REASONS_FOR_LIMIT[limit.by]}",
             hint=f"--set data.max_target_tokens={suggested} keeps 99 % of the rows, "
-            f"data.long_targets=cut cuts them, data.max_rejected={allowed:g} drops them",
+            f"data.long_targets=cut cuts them{drops}",
         )
 
     def rows(self, kept: int) -> dict[str, Any]:

@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from lora_s2s.errors import DataError
 from lora_s2s.readers.encodings import conversion_hint
 from lora_s2s.readers.rows import Rejected, Skipped
 
 _PLACES = 3
+MOST_SUGGESTED = 0.1  # of the rows, for data.max_rejected
 _VALUE = 60
 _PYTHON = re.compile(r"^\s*[\[{(]\s*(u?'|\(|\{\s*u?')|:\s*(None|True|False|u?')")
 
@@ -38,6 +40,31 @@ class Causes:
         """The number of defective records, without skipped ones."""
         return self.reasons.total()
 
+    @property
+    def only_empty(self) -> bool:
+        """Whether every defective record lacks a text, and has no other fault."""
+        return all(reason.startswith(("empty", "missing")) for reason in self.reasons)
+
+    def too_many(self, good: int, most: float) -> DataError | None:
+        """The error if more than a fraction of the records is defective; None if not.
+
+        Args:
+            good: the number of examples; skipped records do not count.
+        """
+        total = self.faults + good
+        if self.faults / max(1, total) <= most:
+            return None
+        hint = self.hint(others_are_right=good > 0) or "fix them"
+        allowed = enough(self.faults, total)
+        if allowed <= MOST_SUGGESTED:
+            hint += f"; or allow more: --set data.max_rejected={allowed:g}"
+        return DataError(
+            f"{self.faults:,} of {total:,} rows cannot be used, more than "
+            f"data.max_rejected={most:g}: {self.listed()}",
+            hint=hint,
+            where=self.places(),
+        )
+
     def listed(self) -> str:
         """The most frequent reasons with their counts: ``3 × empty target, 1 × invalid UTF-8``."""
         both = self.reasons or self.skipped
@@ -63,6 +90,11 @@ class Causes:
     def _leading(self) -> list[Rejected]:
         both = self.reasons or self.skipped
         return self._first[both.most_common(1)[0][0]] if both else []
+
+
+def enough(count: int, total: int) -> float:
+    """A fraction, in hundredths, that ``count`` of ``total`` rows do not exceed."""
+    return -(-100 * count // total) / 100
 
 
 def _value(item: Rejected) -> str:

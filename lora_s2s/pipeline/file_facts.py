@@ -15,6 +15,7 @@ from lora_s2s.console import ProgressLine
 from lora_s2s.data.gather import with_split_files
 from lora_s2s.errors import DataError
 from lora_s2s.evaluation.choice import MetricChoice, choose_metrics
+from lora_s2s.examples.causes import Causes
 from lora_s2s.examples.columns import two_languages
 from lora_s2s.examples.example import Example
 from lora_s2s.examples.read import Examples
@@ -42,17 +43,23 @@ class FileFacts:
     Attributes:
         train: the training files, with those of a folder named one by one.
         rows: their examples.
+        rejected: records without one, each with its reason.
         sources, targets: a seeded sample of them, in pairs.
         others: files of the same folder for ``validation`` and ``test``, with their rows.
     """
 
     train: str | list[str]
     rows: int
-    rejected: int
+    rejected: Causes
     reading: Reading
     sources: Sequence[str] = field(repr=False)
     targets: Sequence[str] = field(repr=False)
     others: Mapping[str, tuple[str | list[str], int]]
+
+    @property
+    def left_out(self) -> int:
+        """The number of records without an example, on purpose or not."""
+        return self.rejected.faults + self.rejected.skipped.total()
 
     @property
     def languages(self) -> tuple[str, str] | None:
@@ -171,17 +178,17 @@ def _named(data: DataSection) -> str:
     return data.train if isinstance(data.train, str) else ", ".join(data.train[:3])
 
 
-def _sampled(examples: Examples, seed: int) -> tuple[int, int, list[Example]]:
+def _sampled(examples: Examples, seed: int) -> tuple[int, Causes, list[Example]]:
     """Counts examples and rejections, and takes a uniform sample of the examples, in their
     order.
     """
     chance = random.Random(seed)
-    rows = rejected = 0
+    rows, rejected = 0, Causes()
     sample: dict[int, tuple[int, Example]] = {}
     with ProgressLine("read") as line:
         for item in examples:
             if not isinstance(item, Example):
-                rejected += 1
+                rejected.add(item)
                 continue
             place = rows if rows < _SAMPLE else chance.randrange(rows + 1)
             if place < _SAMPLE:

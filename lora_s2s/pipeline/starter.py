@@ -10,17 +10,20 @@ import numpy as np
 from lora_s2s.console import counted, say, warn
 from lora_s2s.data.limits import UNBOUNDED, choose_limits
 from lora_s2s.evaluation.choice import MetricChoice
+from lora_s2s.examples.causes import enough
 from lora_s2s.hub import is_local
 from lora_s2s.pipeline.base_choice import in_time
 from lora_s2s.pipeline.file_facts import traits_of
 from lora_s2s.pipeline.starter_base import HELD_OUT, SAID, Ask, Chosen, Starting, choose_base
 from lora_s2s.readers.names import SOURCES, TARGETS, language_of, normalised
 from lora_s2s.recipe.bases import FLAN, known_base, lost_to_t5
-from lora_s2s.recipe.defaults import resolve
+from lora_s2s.recipe.defaults import expected_steps, resolve
 from lora_s2s.recipe.fields import AUTO
 from lora_s2s.recipe.written import Decision
 
 _DECODE_SECONDS, _FEWEST_SCORED = 300, 200
+_MOST_EMPTY = 0.05  # of the rows
+_LONG, _FEWEST_STEPS = 300, 100  # seconds of training, from which on a shorter run is named
 _ONE_LOST_IN = 1000  # targets, from which on data.lossless_text adds tokens
 _RULES = "lora_s2s/recipe/defaults.py, from benchmarks/results/defaults-cpu.json"
 
@@ -32,11 +35,12 @@ def decide(start: Starting, ask: Ask | None = None) -> list[Decision]:
         ask: asks for an instruction and the base, with what is taken otherwise.
 
     Raises:
+        DataError: so many rows are unusable that preparing would stop.
         ResourceError: the base that the user named does not fit even in 4 bits.
     """
     metrics = start.facts.metrics()
     traits, evidence = traits_of(start.facts, metrics)
-    data = [*_files(start), *_columns(start), *_template(start, ask)]
+    data = [*_files(start), *_rejected(start), *_columns(start), *_template(start, ask)]
     chosen = choose_base(start, traits, evidence, ask)
     decisions = [
         *data,
@@ -66,11 +70,28 @@ def _as_said(start: Starting, decisions: Sequence[Decision]) -> list[Decision]:
 
 def _files(start: Starting) -> Iterator[Decision]:
     facts = start.facts
-    left_out = f", {counted(facts.rejected, 'row')} left out" if facts.rejected else ""
+    left_out = f", {counted(facts.left_out, 'row')} left out" if facts.left_out else ""
     reason = f"{facts.rows:,} examples{left_out}"
     yield Decision("data.train", facts.train, reason)
     for split, (name, rows) in facts.others.items():
         yield Decision(f"data.{split}", name, f"of the same folder, read alike: {rows:,} examples")
+
+
+def _rejected(start: Starting) -> Iterator[Decision]:
+    """A larger ``max_rejected`` where cells are empty, so that preparing does not stop there.
+
+    Raises:
+        DataError: more rows are unusable, or for other reasons.
+    """
+    facts, key = start.facts, "data.max_rejected"
+    error = facts.rejected.too_many(facts.rows, start.recipe.data.max_rejected)
+    if error is None:
+        return
+    count, total = facts.rejected.faults, facts.rejected.faults + facts.rows
+    if key in start.said or not facts.rejected.only_empty or count > _MOST_EMPTY * total:
+        raise error
+    reason = f"{count:,} of {total:,} rows have an empty cell ({facts.rejected.listed()}) and are "
+    yield Decision(key, enough(count, total), f"{reason}left out; the default is 0.01")
 
 
 def _columns(start: Starting) -> Iterator[Decision]:
@@ -143,11 +164,20 @@ def _training(start: Starting, chosen: Chosen) -> Iterator[Decision]:
     yield Decision("training.learning_rate", AUTO, rate)
     if given.max_steps is None:
         time = f"; takes {chosen.need} here" if chosen.need else ""
+        time += _shorter(chosen, expected_steps(settled, chosen.facts))
         passes = f"auto: {settled.epochs:g} × {chosen.facts.rows:,} rows{time}"
         yield Decision("training.epochs", AUTO, passes)
     if given.batch_size is None:
         tokens = f"auto: {settled.tokens_per_batch:,} tokens, at least the longest row"
         yield Decision("training.tokens_per_batch", AUTO, tokens)
+
+
+def _shorter(chosen: Chosen, steps: int) -> str:
+    """How to train for about five minutes, where all epochs take longer."""
+    if chosen.need is None or chosen.need.seconds <= _LONG:
+        return ""
+    fewer = max(_FEWEST_STEPS, int(steps * _LONG / chosen.need.seconds) // 50 * 50)
+    return f"; shorter: --set training.max_steps={fewer}" if fewer < steps else ""
 
 
 def _evaluation(start: Starting, chosen: Chosen, metrics: MetricChoice) -> Iterator[Decision]:

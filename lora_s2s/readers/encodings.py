@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shlex
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,8 @@ def conversion_hint(path: Path) -> str:
     as_text = (
         f"byte 0x{guess.byte:02X} in line {guess.line} reads '{guess.text}' in {guess.encoding}"
     )
-    convert = f"iconv -f {guess.encoding.upper()} -t UTF-8 {path.name} > utf8-{path.name}"
+    name, new = (shlex.quote(name) for name in (path.name, f"utf8-{path.name}"))
+    convert = f"iconv -f {guess.encoding.upper()} -t UTF-8 {name} > {new}"
     return f"{as_text}: convert it ({convert}) or save it as UTF-8"
 
 

@@ -47,6 +47,8 @@ def for_elsewhere(text: str) -> str:
 
 # Not .json and .txt, which may hold YAML.
 _DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+_FILE_SUFFIXES = (*_DATA_SUFFIXES, ".json", ".ndjson", ".tmx", ".txt", ".gz", ".zst", ".zip")
+_YAML = (".yaml", ".yml")
 
 
 def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
@@ -57,7 +59,7 @@ def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
         beside: the folder that relative paths start from; the current one by default.
 
     Raises:
-        UsageError: there is no such recipe, or it is a data file.
+        UsageError: there is no such recipe or data file, or it is a data file.
     """
     known = shipped()
     if name_or_path in known:
@@ -71,11 +73,34 @@ def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
             )
         return path
     kind = "a folder, not a recipe" if os.path.isdir(path) else "no such recipe"
+    beside_it = _beside(name_or_path) if beside is None else []
+    if beside is None and _names_file(name_or_path) and not os.path.lexists(path):
+        raise UsageError(
+            f"no such file: '{name_or_path}'{nearest(name_or_path, beside_it)}",
+            hint="check the path; it is relative to the current folder",
+        )
+    recipes = [name for name in beside_it if name.endswith(_YAML)]
     raise UsageError(
-        f"{kind}: '{name_or_path}'{nearest(name_or_path, known)}",
+        f"{kind}: '{name_or_path}'{nearest(name_or_path, [*known, *recipes])}",
         hint="give a YAML file or a shipped recipe such as flan-t5-base; list them: lora-s2s "
         "recipes",
     )
+
+
+def _names_file(name: str) -> bool:
+    """Whether a word is the name of a data file, or a path of anything but a recipe."""
+    lower = name.lower()
+    return lower.endswith(_FILE_SUFFIXES) or (os.sep in name and not lower.endswith(_YAML))
+
+
+def _beside(name: str) -> list[str]:
+    """The files and folders of the folder that a path names, as it would name them."""
+    folder = os.path.dirname(name)
+    try:
+        names = sorted(os.listdir(os.path.expanduser(folder) or "."))
+    except (OSError, ValueError):
+        return []
+    return [os.path.join(folder, other) for other in names if not other.startswith(".")]
 
 
 def text_of(path: Path) -> str:

@@ -506,10 +506,11 @@ def test_python_dicts_are_named(write: Write) -> None:
 def test_an_encoding_is_guessed_and_its_conversion_named(
     encoding: str, text: str, tmp_path: Path
 ) -> None:
-    path = tmp_path / "a.csv"
+    path = tmp_path / "a b.csv"
     path.write_bytes(f"text;summary\n{text};x\n".encode(encoding))
     error = refusal(str(path))
-    assert f"iconv -f {encoding.upper()} -t UTF-8" in str(error.hint)
+    convert = f"iconv -f {encoding.upper()} -t UTF-8 'a b.csv' > 'utf8-a b.csv'"
+    assert convert in str(error.hint)
     assert text.split()[0][:3] in str(error.hint)
     assert "source_column" not in str(error.hint)
     path.write_bytes(f"{text};summary\na;x\n".encode(encoding))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -120,6 +121,11 @@ def test_the_size_of_the_base_follows_memory_and_time(here: Path) -> None:
         chosen(lora_s2s.init("my.csv", gpu_memory=memory, progress=False), "model.name")
         for memory in ("2GB", "8GB", "40GB")
     ]
+    write_csv(here / "long.csv", 6000)
+    large = {"model.name": "google/flan-t5-xxl"}
+    long = lora_s2s.init("long.csv", large, gpu_memory="80GB", progress=False)
+    reason = chosen(long, "training.epochs")[1]
+    assert re.search(r" min here; shorter: --set training\.max_steps=[1-9]\d*$", reason)
     names = [name for name, _ in sizes]
     order = ["google/flan-t5-small", "google/flan-t5-base", "google/flan-t5-large"]
     order += ["google/flan-t5-xl", "google/flan-t5-xxl"]
@@ -214,6 +220,43 @@ def test_too_few_rows_are_refused_with_what_trains_on_them(here: Path) -> None:
     with pytest.raises(DataError, match=r"my\.csv has 4 usable rows, too few") as caught:
         lora_s2s.init("my.csv", progress=False)
     assert "train --data" in str(caught.value.hint)
+
+
+def test_rows_with_empty_cells_are_allowed_for_or_refused_before_a_recipe_is_written(
+    here: Path, invoke: Invoke
+) -> None:
+    write_csv(here / "my.csv", 97)
+    with (here / "my.csv").open("a", encoding="utf-8") as stream:
+        stream.write(",x\n" * 3)
+    written = lora_s2s.init("my.csv", {"model.name": "demo"}, progress=False)
+    share, reason = chosen(written, "data.max_rejected")
+    assert share == 0.03
+    assert "3 of 100 rows have an empty cell (3 × empty source)" in reason
+    assert "max_steps" not in chosen(written, "training.epochs")[1]
+    assert "Dry run" in invoke("train", "my.yaml", "--dry-run").stderr
+    (here / "my.yaml").unlink()
+    with (here / "my.csv").open("a", encoding="utf-8") as stream:
+        stream.write(",x\n" * 4)
+    refused = invoke("train", "my.csv", "--set", "model.name=demo", code=3)
+    assert "error: 7 of 104 rows cannot be used" in refused.stderr
+    assert "or allow more: --set data.max_rejected=0.07\n" in refused.stderr
+    assert not (here / "my.yaml").exists()
+
+
+def test_a_name_that_is_mistyped_or_unquoted(here: Path, invoke: Invoke) -> None:
+    write_csv(here / "my tickets.csv")
+    (here / "own.yaml").write_text("", encoding="utf-8")
+    for name, message in {
+        "my tikets.csv": "file: 'my tikets.csv' (did you mean 'my tickets.csv'?)",
+        "./my tikets.csv": "file: './my tikets.csv' (did you mean './my tickets.csv'?)",
+        "./nope/a": "file: './nope/a'",
+        "owm.yaml": "recipe: 'owm.yaml' (did you mean 'own.yaml'?)",
+        "flan-t5-bse": "recipe: 'flan-t5-bse' (did you mean 'flan-t5-base'?)",
+    }.items():
+        assert f"error: no such {message}" in invoke("train", name, code=2).stderr
+    refused = invoke("train", "my", "tickets.csv", "--set", "lora.r=2", code=2)
+    assert "hint: quote a name with a space: 'my tickets.csv'\n" in refused.stderr
+    assert "hint: lora-s2s train --help" in invoke("train", "my", "x.csv", code=2).stderr
 
 
 def test_train_on_a_file_alone_writes_its_recipe_first(
