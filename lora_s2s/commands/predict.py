@@ -164,7 +164,9 @@ def predict(
         settings = settings_for(recipe, predictor)
         if choice is None or settings.constraint is not None:
             say(decoding_line(settings, predictor) if choice is None else _NOT_CONSTRAINED)
-        _answer(Work(predictor, inputs, settings, choice, ranks), output, resume=resume)
+        _answer(
+            Work(predictor, inputs, settings, choice, ranks, blanks=True), output, resume=resume
+        )
 
 
 def _check_options(

@@ -7,7 +7,7 @@ from typing import Any
 from lora_s2s.errors import UsageError
 from lora_s2s.examples.columns import text_in, texts_of, unwrapped
 from lora_s2s.examples.example import Example, Turn, Unusable, checked
-from lora_s2s.examples.shapes import FORMATS, shape_of
+from lora_s2s.examples.shapes import FORMATS, Shape, shape_of
 from lora_s2s.examples.template import TURNS, PromptTemplate
 from lora_s2s.readers.names import KNOWN_PAIRS
 from lora_s2s.readers.rows import Fields
@@ -28,9 +28,7 @@ def question_of(
         UsageError: a plain text, but the template needs several columns.
         Unusable: the row lacks a column, has no text in it, or has no question.
     """
-    shape = FORMATS.get(format)
-    if format == "auto" and template is None and not isinstance(row, str):
-        shape = FORMATS.get(shape_of([{**_NO_TARGETS, **row}]) or "")
+    shape = _shape(row, format, template)
     if shape is None:
         prompt = None if template is None else PromptTemplate.of(template)
         source = (
@@ -46,6 +44,24 @@ def question_of(
     source = checked(prompt.render(texts_of(values, prompt)), "source")
     turns = values[TURNS] if shape.is_dialogue else ()
     return Example(source, "", _PLACE, turns=turns, template=prompt.templates[0].text)
+
+
+def is_blank(row: str | Fields, *, format: str, source_column: str | None) -> bool:
+    """Whether a row without a template has its source's column, and nothing in it."""
+    if isinstance(row, str) or _shape(row, format, None) is not None:
+        return False
+    fields = unwrapped(row)
+    try:
+        value = fields[_source_column(fields, source_column)]
+    except Unusable:
+        return False
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _shape(row: str | Fields, format: str, template: str | None) -> Shape | None:
+    if format == "auto" and template is None and not isinstance(row, str):
+        return FORMATS.get(shape_of([{**_NO_TARGETS, **row}]) or "")
+    return FORMATS.get(format)
 
 
 def _from_text(text: str, prompt: PromptTemplate | None) -> str:

@@ -9,9 +9,10 @@ from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 
-from lora_s2s.console import ProgressLine, say
+from lora_s2s.console import ProgressLine, say, warn
 from lora_s2s.errors import DataError, Stopped, UsageError
 from lora_s2s.evaluation.mbr import decode
+from lora_s2s.examples.asking import is_blank
 from lora_s2s.examples.template import PromptTemplate
 from lora_s2s.files import sha256_file
 from lora_s2s.inference.decode import Prediction, Progress, choose_decoder
@@ -20,7 +21,7 @@ from lora_s2s.inference.predictor import Predictor
 from lora_s2s.inference.score import score
 from lora_s2s.outputs import appears_whole
 from lora_s2s.pipeline.identity import answers_identity, same_everywhere
-from lora_s2s.pipeline.inputs import Inputs, Placed
+from lora_s2s.pipeline.inputs import Input, Inputs, Placed
 from lora_s2s.pipeline.predictions import (
     N_BEST,
     PREDICTION,
@@ -50,9 +51,16 @@ def rendered(predictor: Predictor, placed: Placed) -> str:
         raise DataError(error.message, hint=error.hint, where=place) from error
 
 
+def _is_blank(predictor: Predictor, item: Input) -> bool:
+    how = predictor.settings
+    if how.first_template is not None:
+        return False
+    return is_blank(item, format=how.format, source_column=how.source_column)
+
+
 def check_inputs(predictor: Predictor, inputs: Inputs) -> None:
     """Renders every input once, before hours go into the first ones, and reports the template:
-    which is applied, and to which texts it was already.
+    which is applied, and to which texts it was already. Rows without a text are counted.
 
     Raises:
         DataError: a row lacks a column, or holds something other than text in it.
@@ -60,11 +68,17 @@ def check_inputs(predictor: Predictor, inputs: Inputs) -> None:
     settings = predictor.settings
     template, listed = settings.first_template, settings.template
     prompt = None if template is None else PromptTemplate.of(template).templates[0]
-    begun = 0
+    begun, blanks = 0, list[str]()
     for item, place in inputs:
+        if _is_blank(predictor, item):
+            blanks.append(place)
+            continue
         rendered(predictor, (item, place))
         if prompt is not None:
             begun += prompt.begun({prompt.first: item} if isinstance(item, str) else item)
+    if blanks:
+        count = f"{len(blanks):,} of {inputs.count:,} rows have no source"
+        warn(f"{count}, the first at {blanks[0]}: their predictions are empty")
     if template is None or prompt is None:
         return
     which = f" 1 of {len(listed)}" if isinstance(listed, list | tuple) and len(listed) > 1 else ""
@@ -83,6 +97,7 @@ class Work:
     Attributes:
         choice: answer with the most likely of these labels, and with the probability of each.
         ranks: the processes that answer together, of which the first writes.
+        blanks: answer rows without a source with an empty text; else they are an error.
     """
 
     predictor: Predictor
@@ -90,6 +105,7 @@ class Work:
     settings: DecodingSettings
     choice: LabelChoice | None = None
     ranks: Ranks = ALONE
+    blanks: bool = False
     _cut: int = field(default=0, init=False)
 
     @property
@@ -150,6 +166,20 @@ class Work:
         yield from lines_of(self.inputs, chain.from_iterable(self.answers()), self.gained)
 
     def _answered(self, placed: Sequence[Placed], watch: Progress | None) -> list[Answer]:
+        asked = [one for one in placed if self._has_source(one)]
+        answers = iter(self._decoded(asked, watch) if asked else ())
+        return [next(answers) if self._has_source(one) else self._empty for one in placed]
+
+    def _has_source(self, placed: Placed) -> bool:
+        return not (self.blanks and _is_blank(self.predictor, placed[0]))
+
+    @property
+    def _empty(self) -> Answer:
+        if self.choice is not None:
+            return {PREDICTION: "", **dict.fromkeys(FIELDS)}
+        return {PREDICTION: "", N_BEST: []} if self.settings.n_best else ""
+
+    def _decoded(self, placed: Sequence[Placed], watch: Progress | None) -> list[Answer]:
         sources = [rendered(self.predictor, one) for one in placed]
         if self.choice is None:
             answers = decode(self.predictor, sources, self.settings, watch)
@@ -161,7 +191,7 @@ class Work:
 
     def _choose_decoder(self) -> None:
         """Lets every process decode as one that begins with the first input."""
-        placed = islice(self.inputs, _ROWS_AT_ONCE)
+        placed = filter(self._has_source, islice(self.inputs, _ROWS_AT_ONCE))
         sources = [rendered(self.predictor, one) for one in placed]
         choose_decoder(self.predictor, sources, self.settings)
 

@@ -21,6 +21,7 @@ from lora_s2s.inference.decode import decode
 from lora_s2s.pipeline.inputs import Inputs, read_inputs
 from lora_s2s.pipeline.names import located
 from lora_s2s.pipeline.predictions import lines_of
+from lora_s2s.pipeline.ranking import FIELDS
 from lora_s2s.recipe.evaluation import limit_for
 
 LESS = ("--set", "evaluation.max_new_tokens=3")
@@ -299,6 +300,33 @@ def test_a_row_that_cannot_be_rendered_is_found_before_anything_is_answered(
     result = invoke(*command, code=3)
     assert "in.jsonl, row 6" in result.stderr
     assert not list(here.glob("out*"))
+
+
+@pytest.mark.usefixtures("few_at_once")
+def test_a_row_without_a_source_has_an_empty_prediction(
+    invoke: Invoke, here: Path, tiny_model: Path
+) -> None:
+    # Four of eight, in three groups: one is all blank.
+    sources = ["a b", "c", None, "", " ", None, "d", "e"]
+    rows = [{"source": source, "id": number} for number, source in enumerate(sources)]
+    (here / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    command = ("predict", str(tiny_model), "--input", "in.jsonl", *LESS)
+    result = invoke(*command)
+    warning = (
+        "4 of 8 rows have no source, the first at in.jsonl, row 3: their predictions are empty"
+    )
+    assert result.stderr.count(warning) == 1
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["id"] for row in answers] == list(range(8))
+    asked = [str(source) for source in sources if source and source.strip()]
+    alone = iter(invoke("predict", str(tiny_model), *asked, *LESS).stdout.splitlines())
+    blank = (2, 3, 4, 5)
+    expected = ["" if number in blank else next(alone) for number in range(8)]
+    assert [row["prediction"] for row in answers] == expected
+    chosen = invoke(*command, "--scores", "--labels", "x, y")
+    scored = [json.loads(line) for line in chosen.stdout.splitlines()]
+    assert [row["prediction"] == "" for row in scored] == [n in blank for n in range(8)]
+    assert scored[2] == {**rows[2], "prediction": "", **dict.fromkeys(FIELDS)}
 
 
 def test_parquet_keeps_its_types(invoke: Invoke, here: Path, tiny_model: Path) -> None:
