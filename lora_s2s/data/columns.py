@@ -17,17 +17,9 @@ _FILLED, _DISTINCT, _WORDS = 0.5, 0.5, 3
 _AMBIGUOUS = 0.2
 
 
-def columns_used(reading: Reading) -> str:
-    """Source and target, or the format that has its own."""
-    if reading.format in FORMATS or reading.target_column is None:
-        return f"read as {reading.format}"
-    source = f"'{reading.source_column}'" if reading.template is None else "from the template"
-    return f"source {source}, target '{reading.target_column}'"
-
-
 def columns_line(reading: Reading) -> str:
     """One line: source, target, and every unused column with the fraction of filled rows."""
-    used = columns_used(reading)
+    used = reading.used
     if reading.split_column is not None:
         used += f", split by column '{reading.split_column}'"
     listed = ", ".join(

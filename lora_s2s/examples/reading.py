@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lora_s2s.examples.shapes import Converter
+from lora_s2s.examples.shapes import FORMATS, Converter
 from lora_s2s.examples.template import Template
 from lora_s2s.readers.names import (
     LANGUAGE_COLUMNS,
@@ -75,6 +75,14 @@ class Reading:
     def distinguishing(self) -> list[str]:
         """Unused columns except row numbers and identifiers."""
         return [column.name for column in self.unused if not column.is_identifier]
+
+    @property
+    def used(self) -> str:
+        """Source and target columns, or the format that has its own."""
+        if self.format in FORMATS or self.target_column is None:
+            return f"read as {self.format}"
+        source = f"'{self.source_column}'" if self.template is None else "from the template"
+        return f"source {source}, target '{self.target_column}'"
 
     def with_notes(self, notes: Iterable[str]) -> Reading:
         """The reading with further notes, which come first."""

@@ -18,8 +18,7 @@ from lora_s2s.pipeline.kept_answers import KeptAnswers
 from lora_s2s.pipeline.label_scores import LabelTask, recorded_labels
 from lora_s2s.pipeline.opponent import Opponent, open_opponent
 from lora_s2s.pipeline.scored_data import ScoredData, check_files, chosen_metrics, scored_data
-from lora_s2s.pipeline.scores import Asked, Place, Scores, place_of, written
-from lora_s2s.pipeline.trained_on import trained_on_note
+from lora_s2s.pipeline.scores import Asked, Place, Scores, place_of, with_training_note, written
 from lora_s2s.recipe.layers import Overrides, overridden_keys
 from lora_s2s.recipe.schema import Recipe
 
@@ -78,9 +77,7 @@ def scored(
         task = LabelTask(model, answering.predictor, ready.recipe, overrides)
         evaluation = replace(evaluation, probabilities=task.probabilities(evaluation))
     if asked.data is not None and rows.files is not None:
-        scored_sources = [row.source for row in evaluation.rows]
-        if note := trained_on_note(model, ready.recipe, rows.files, scored_sources):
-            evaluation = replace(evaluation, notes=(note, *evaluation.notes))
+        evaluation = with_training_note(evaluation, model, ready.recipe, rows.files)
     return Finished(model, written(evaluation, ready.place), rows, answering.kept, answered)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lora_s2s.console import say, warn
-from lora_s2s.data.columns import columns_used
 from lora_s2s.data.prepared import PreparedDataset, is_prepared, open_prepared
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.evaluation.choice import choose_metrics
@@ -133,7 +132,7 @@ def scored_data(
     reading = examples.reading
     columns = [reading.source_column, reading.target_column]
     if data is not None and columns != [getattr(recipe.data, key) for key in COLUMNS]:
-        say(f"columns: {columns_used(reading)}")
+        say(f"columns: {reading.used}")
     for note in reading.notes:
         say(note)
     if not isinstance(files, str) and len(files) == 2:  # parallel lines: train.en and train.de

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -12,6 +12,8 @@ from lora_s2s.hub import EVALUATIONS, is_trained
 from lora_s2s.outputs import check_writable
 from lora_s2s.pipeline import html
 from lora_s2s.pipeline.ranks import ALONE, Ranks
+from lora_s2s.pipeline.trained_on import trained_on_note
+from lora_s2s.recipe.schema import Recipe
 from lora_s2s.records import has_manifest
 from lora_s2s.reports.adapter_page import write_report
 from lora_s2s.reports.card import write_card
@@ -109,6 +111,14 @@ def place_of(model: str | None, name: str, asked: Asked) -> Place:
     if folder is not None:
         check_writable(folder.parent)
     return Place(name, folder, home)
+
+
+def with_training_note(
+    evaluation: Evaluation, model: str, recipe: Recipe, files: str | Sequence[str]
+) -> Evaluation:
+    """Adds a note if the model was trained on scored sources; see :func:`trained_on_note`."""
+    note = trained_on_note(model, recipe, files, [row.source for row in evaluation.rows])
+    return replace(evaluation, notes=(note, *evaluation.notes)) if note else evaluation
 
 
 def written(evaluation: Evaluation, place: Place) -> Scores:
