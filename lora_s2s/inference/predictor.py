@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from lora_s2s.errors import DataError, UsageError
-from lora_s2s.examples.asking import question_of
+from lora_s2s.examples.asking import is_blank, question_of
 from lora_s2s.examples.conversations import fit_turns
 from lora_s2s.examples.example import Example, Unusable
 from lora_s2s.examples.shapes import DIALOGUES
@@ -143,6 +144,13 @@ class Predictor:
         """Whether a rendered source is read without being truncated."""
         most = self.max_source_tokens
         return len(self._cut(source, most + 1)) <= most
+
+    def is_blank(self, row: str | dict[str, Any]) -> bool:
+        """Whether a row has no source; never where a template makes it."""
+        how = self.settings
+        if how.first_template is not None:
+            return False
+        return is_blank(row, format=how.format, source_column=how.source_column)
 
     def render(self, row: str | Mapping[str, object]) -> str:
         """Returns the encoder's text for a plain text or a row, made where training's was made.

@@ -12,7 +12,6 @@ from pathlib import Path
 from lora_s2s.console import ProgressLine, say, warn
 from lora_s2s.errors import DataError, Stopped, UsageError
 from lora_s2s.evaluation.mbr import decode
-from lora_s2s.examples.asking import is_blank
 from lora_s2s.examples.template import PromptTemplate
 from lora_s2s.files import sha256_file
 from lora_s2s.inference.decode import Prediction, Progress, choose_decoder
@@ -21,7 +20,7 @@ from lora_s2s.inference.predictor import Predictor
 from lora_s2s.inference.score import score
 from lora_s2s.outputs import appears_whole
 from lora_s2s.pipeline.identity import answers_identity, same_everywhere
-from lora_s2s.pipeline.inputs import Input, Inputs, Placed
+from lora_s2s.pipeline.inputs import Inputs, Placed
 from lora_s2s.pipeline.predictions import (
     N_BEST,
     PREDICTION,
@@ -51,13 +50,6 @@ def rendered(predictor: Predictor, placed: Placed) -> str:
         raise DataError(error.message, hint=error.hint, where=place) from error
 
 
-def _is_blank(predictor: Predictor, item: Input) -> bool:
-    how = predictor.settings
-    if how.first_template is not None:
-        return False
-    return is_blank(item, format=how.format, source_column=how.source_column)
-
-
 def check_inputs(predictor: Predictor, inputs: Inputs) -> None:
     """Renders every input once, before hours go into the first ones, and reports the template:
     which is applied, and to which texts it was already. Rows without a text are counted.
@@ -70,7 +62,7 @@ def check_inputs(predictor: Predictor, inputs: Inputs) -> None:
     prompt = None if template is None else PromptTemplate.of(template).templates[0]
     begun, blanks = 0, list[str]()
     for item, place in inputs:
-        if _is_blank(predictor, item):
+        if predictor.is_blank(item):
             blanks.append(place)
             continue
         rendered(predictor, (item, place))
@@ -171,7 +163,7 @@ class Work:
         return [next(answers) if self._has_source(one) else self._empty for one in placed]
 
     def _has_source(self, placed: Placed) -> bool:
-        return not (self.blanks and _is_blank(self.predictor, placed[0]))
+        return not (self.blanks and self.predictor.is_blank(placed[0]))
 
     @property
     def _empty(self) -> Answer:

@@ -183,7 +183,7 @@ def test_processes_that_see_other_inputs_are_refused(
     assert not [*tmp_path.iterdir()]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_real_processes_write_the_same_file_and_one_that_is_killed_is_named() -> None:
     words = ["--rows", "2500", "--kills", "1", "--processes", "2"]
     command = [sys.executable, str(programs.ROOT / "benchmarks" / "killed_ranks.py"), *words]

@@ -276,7 +276,7 @@ def workers_of(process: int) -> list[int]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_worker_or_their_parent_that_is_killed_costs_no_trial(
     tmp_path: Path, tiny_model: Path
 ) -> None:
