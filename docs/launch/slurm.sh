@@ -18,7 +18,8 @@ set -euo pipefail
 
 recipe=${1:?usage: sbatch slurm.sh RECIPE [OPTION …]}
 shift
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+first=${hosts%%$'\n'*}
 
 # One torchrun on each machine, one process for each of its GPUs. --resume begins where there is
 # nothing to continue.
