@@ -380,7 +380,7 @@ def test_a_part_that_fails_or_hangs_is_reported_and_the_rest_go_on(
     assert [*kept["parts"]] == [*parts]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_first_run_on_a_gpu_passes_on_a_cpu_with_tiny_shapes(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / "gpu_first_run.py"), "--device", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
