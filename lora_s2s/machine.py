@@ -78,6 +78,11 @@ def other_work() -> str | None:
     return f"load {load:.0f} on {count} processors" if load > _BUSY * count else None
 
 
+def launched_processes() -> int:
+    """How many processes a launcher started for this command; 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def processor_features() -> list[str]:
     """The features of the processor that decide how fast its products are."""
     for line in _text(CPUINFO).splitlines():

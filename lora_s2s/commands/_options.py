@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.models import OptionInfo
 
 from lora_s2s.errors import UsageError
 from lora_s2s.outputs import check_writable, is_special
@@ -52,14 +53,26 @@ Base = Annotated[
     ),
 ]
 
+RecipeOrFolder = Annotated[
+    str,
+    typer.Argument(
+        metavar="[RECIPE|FOLDER]",
+        help="YAML file, name of a shipped recipe, or folder of prepared data.",
+    ),
+]
+
+
+def count_option(name: str, help: str) -> OptionInfo:
+    """Returns an option that takes a number of processes."""
+    option: OptionInfo = typer.Option(name, min=1, max=1024, metavar="N", help=help)
+    return option
+
+
 AnsweringProcesses = Annotated[
     int,
-    typer.Option(
+    count_option(
         "--processes",
-        min=1,
-        max=1024,
-        metavar="N",
-        help="Answer in N processes on this machine, one for each GPU; the output is that of one.",
+        "Answer in N processes on this machine, one for each GPU; the output is that of one.",
     ),
 ]
 Constraint = Annotated[

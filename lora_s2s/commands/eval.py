@@ -99,7 +99,7 @@ def evaluate(
     """Score a model or adapter against all references of each source, with 95 % intervals."""
     from lora_s2s.errors import UsageError
     from lora_s2s.pipeline.names import located
-    from lora_s2s.pipeline.ranks import started, together
+    from lora_s2s.pipeline.ranks import several, together
     from lora_s2s.pipeline.scores import Asked
 
     if not models and predictions is None:
@@ -108,7 +108,7 @@ def evaluate(
             hint="lora-s2s eval adapters/demo, or --from predictions.jsonl",
         )
     named = [located(model) for model in models or ()]
-    if max(processes, started()) > 1 and predictions is not None:
+    if several(processes) and predictions is not None:
         raise UsageError(
             "--from decodes nothing: several processes have nothing to share",
             hint="run it in one process",

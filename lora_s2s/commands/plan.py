@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lora_s2s.commands._options import BaseName, Data, Json, Sets
+from lora_s2s.commands._options import (
+    BaseName,
+    Data,
+    Json,
+    RecipeOrFolder,
+    Sets,
+    count_option,
+)
 from lora_s2s.recipe.amounts import bytes_of
 
 if TYPE_CHECKING:
@@ -14,13 +21,7 @@ if TYPE_CHECKING:
 
 
 def plan(
-    recipe: Annotated[
-        str,
-        typer.Argument(
-            metavar="[RECIPE|FOLDER]",
-            help="YAML file, name of a shipped recipe, or folder of prepared data.",
-        ),
-    ] = "",
+    recipe: RecipeOrFolder = "",
     data: Data = None,
     model: BaseName = None,
     gpu_memory: Annotated[
@@ -36,14 +37,7 @@ def plan(
         typer.Option("--table", help="Show sizes of the base and common cards: what fits where."),
     ] = False,
     processes: Annotated[
-        int,
-        typer.Option(
-            "--processes",
-            min=1,
-            max=1024,
-            metavar="N",
-            help="Plan for N processes: each one's part.",
-        ),
+        int, count_option("--processes", "Plan for N processes: each one's part.")
     ] = 1,
     sets: Sets = None,
     json: Json = False,

@@ -133,7 +133,7 @@ def predict(
     from lora_s2s.pipeline.model import predictor_of
     from lora_s2s.pipeline.names import located
     from lora_s2s.pipeline.predict import Work, check_inputs
-    from lora_s2s.pipeline.ranks import started, together
+    from lora_s2s.pipeline.ranks import several, together
 
     words = [*(texts or []), *(literal or [])]
     refuse_file_names(texts or [])
@@ -143,7 +143,7 @@ def predict(
     if interactive and (words or file or output or scores):
         takes = "it takes no texts and no files, and no --scores"
         raise UsageError(f"--interactive reads and answers lines: {takes}")
-    if max(processes, started()) > 1:
+    if several(processes):
         _check_shared(words, file, interactive)
     if processes > 1:
         from lora_s2s.pipeline.launch import in_processes

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lora_s2s.commands._options import BaseName, Data, Json, Sets, seconds_of
+from lora_s2s.commands._options import (
+    BaseName,
+    Data,
+    Json,
+    RecipeOrFolder,
+    Sets,
+    count_option,
+    seconds_of,
+)
 
 if TYPE_CHECKING:
     from lora_s2s.pipeline.swept import Sweep
@@ -35,16 +43,7 @@ TrialCount = Annotated[
         "--trials", min=1, metavar="N", help="Number of trials, the recipe itself included."
     ),
 ]
-Workers = Annotated[
-    int,
-    typer.Option(
-        "--workers",
-        min=1,
-        max=1024,
-        metavar="N",
-        help="Train N trials at a time, one for each GPU.",
-    ),
-]
+Workers = Annotated[int, count_option("--workers", "Train N trials at a time, one for each GPU.")]
 Out = Annotated[
     Path | None,
     typer.Option("--out", metavar="DIR", help="Folder of the sweep; sweeps/NAME by default."),
@@ -52,13 +51,7 @@ Out = Annotated[
 
 
 def sweep(
-    recipe: Annotated[
-        str,
-        typer.Argument(
-            metavar="[RECIPE|FOLDER]",
-            help="YAML file, name of a shipped recipe, or folder of prepared data.",
-        ),
-    ] = "",
+    recipe: RecipeOrFolder = "",
     vary: Vary = None,
     budget: Budget = None,
     trials: TrialCount = None,

@@ -8,17 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lora_s2s.commands._options import BaseName, Data, Json, Sets, seconds_of
+from lora_s2s.commands._options import BaseName, Data, Json, Sets, count_option, seconds_of
 
 Processes = Annotated[
     int,
-    typer.Option(
+    count_option(
         "--processes",
-        min=1,
-        max=1024,
-        metavar="N",
-        help="Train in N processes on this machine, one for each GPU. They share the rows of "
-        "each step, so that the result is that of one process.",
+        "Train in N processes on this machine, one for each GPU. They share the rows of each step, "
+        "so that the result is that of one process.",
     ),
 ]
 StopAfter = Annotated[

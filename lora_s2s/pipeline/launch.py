@@ -15,6 +15,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from lora_s2s.errors import Killed, UsageError
+from lora_s2s.machine import launched_processes
 
 _OPTION = "--processes"
 _SAVING = 600  # seconds that a stopped process has for its checkpoint
@@ -34,7 +35,7 @@ def in_processes(count: int, words: Sequence[str], *, saving: bool = True) -> in
         UsageError: this process is one of several already, or there are fewer GPUs.
         Killed: one was killed.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if launched_processes() > 1:
         raise UsageError(
             f"{_OPTION} starts the processes itself, and a launcher has started this one",
             hint=f"omit {_OPTION}",

@@ -17,6 +17,7 @@ from torch import distributed
 
 from lora_s2s.errors import UsageError
 from lora_s2s.files import sha256_json
+from lora_s2s.machine import launched_processes
 
 # The others wait for the slowest; the launcher notices if one dies.
 _LONGEST_WAIT = timedelta(days=1)
@@ -101,9 +102,9 @@ class Ranks:
 ALONE = Ranks()
 
 
-def started() -> int:
-    """How many processes a launcher started for this command; 1 without a launcher."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+def several(processes: int) -> bool:
+    """Whether several processes answer: so many are asked for, or a launcher started them."""
+    return max(processes, launched_processes()) > 1
 
 
 @contextmanager
@@ -115,7 +116,7 @@ def together() -> Iterator[Ranks]:
     Raises:
         UsageError: there are fewer GPUs.
     """
-    count = started()
+    count = launched_processes()
     if count == 1:
         yield ALONE
         return
