@@ -23,7 +23,8 @@ if TYPE_CHECKING:
         Stopped,
         UsageError,
     )
-    from lora_s2s.pipeline.api import evaluate, export, init, load, merge, prepare, train
+    from lora_s2s.pipeline.api import evaluate, export, init, load, merge, train
+    from lora_s2s.pipeline.api_prepare import prepare
     from lora_s2s.pipeline.api_sweep import sweep
     from lora_s2s.pipeline.recipes import load_recipe
 
@@ -53,7 +54,11 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'lora_s2s' has no attribute '{name}'")
-    elsewhere = {"load_recipe": "pipeline.recipes", "sweep": "pipeline.api_sweep"}
+    elsewhere = {
+        "load_recipe": "pipeline.recipes",
+        "prepare": "pipeline.api_prepare",
+        "sweep": "pipeline.api_sweep",
+    }
     module = elsewhere.get(name, "pipeline.api")
     home = f"lora_s2s.{'errors' if name[0].isupper() else module}"
     return getattr(importlib.import_module(home), name)

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from lora_s2s.display import Display
-from lora_s2s.errors import UsageError
-from lora_s2s.pipeline.names import located
-from lora_s2s.pipeline.recipes import AnyRecipe, Name, load_recipe
+from lora_s2s.pipeline.names import given_path, located, optional_path
+from lora_s2s.pipeline.recipes import AnyRecipe, Name
 from lora_s2s.pipeline.surroundings import called
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def init(
         out: the recipe's file; ``NAME.yaml`` by default.
         gpu_memory: of the GPU that will train, such as ``8GB``; by default this machine trains.
         overwrite: replace a recipe of this name although it was edited.
-        progress: see :func:`prepare`.
+        progress: see :func:`lora_s2s.prepare`.
 
     Raises:
         Error: as the command ends.
@@ -76,43 +75,6 @@ def init(
         recipe = write_recipe(wishes)
         show_decisions(recipe)
         return recipe
-
-
-def prepare(
-    recipe: AnyRecipe,
-    out: Name | None = None,
-    *,
-    previews: int = 3,
-    strict: bool = False,
-    progress: bool | Display = True,
-) -> PreparedData:
-    """Reads, checks, splits and tokenises a recipe's data; what an earlier call made of the same
-    data and settings is taken as it is.
-
-    >>> import lora_s2s
-    >>> rows = {"data.train": "demo:validation", "data.validation": "demo:test"}
-    >>> data = lora_s2s.prepare(lora_s2s.load_recipe("demo", rows), progress=False)
-    >>> sorted(data.splits)
-    ['test', 'train', 'validation']
-    >>> data.report["rows"]["rejected"]
-    0
-
-    Args:
-        recipe: what :func:`load_recipe` takes or returns.
-        out: the folder; ``prepared/NAME`` by default.
-        previews: how many pairs are kept to be shown.
-        strict: stop at the first row that cannot be used.
-        progress: False shows nothing; or an object like :class:`lora_s2s.display.Display`.
-
-    Raises:
-        Error: as the command ends.
-    """
-    with called(progress):
-        from lora_s2s.pipeline.prepare import PreparedData, prepare_data
-
-        folder = None if out is None else Path(out)
-        made = prepare_data(load_recipe(recipe), folder, previews=previews, strict=strict)
-        return PreparedData(made.path, made.report, made.preview)
 
 
 def train(
@@ -136,14 +98,15 @@ def train(
     True
 
     Args:
-        recipe: what :func:`load_recipe` takes or returns, data that :func:`prepare` returned (or
-            its folder), what :func:`init` returned, or a data file, whose recipe is written first.
+        recipe: what :func:`load_recipe` takes or returns, data that :func:`lora_s2s.prepare`
+            returned (or its folder), what :func:`init` returned, or a data file, whose recipe is
+            written first.
         resume: continue an unfinished run of this name.
         resume_anyway: resume although code, data (same row count), learning rate or schedule
             changed. The result is not bit-identical.
         overwrite: replace an adapter or run of this name.
         stop_after: seconds after which the run ends with a checkpoint and without an adapter.
-        progress: see :func:`prepare`.
+        progress: see :func:`lora_s2s.prepare`.
 
     Raises:
         Error: as the command ends; ``Stopped`` after Ctrl-C, with a checkpoint saved.
@@ -219,7 +182,7 @@ def evaluate(
             what the folder is made for.
         resume: continue an evaluation that was stopped.
         overrides: such as ``{"evaluation.num_beams": 4}``.
-        progress: see :func:`prepare`.
+        progress: see :func:`lora_s2s.prepare`.
 
     Raises:
         Error: as the command ends.
@@ -231,20 +194,20 @@ def evaluate(
         asked = Asked(
             data=_names(data),
             baseline=baseline,
-            against=_optional("against", against),
-            predictions=_optional("predictions", predictions),
+            against=optional_path("against", against),
+            predictions=optional_path("predictions", predictions),
             limit=limit,
             out=None if out is None else Path(out),
-            base=_optional("base", base),
-            engine=_optional("engine", engine),
+            base=optional_path("base", base),
+            engine=optional_path("engine", engine),
             resume=resume,
         )
         if isinstance(model, list | tuple):
             from lora_s2s.pipeline.several import score_several
 
-            names = [located(name) for name in (_path("model", one) for one in model)]
+            names = [located(name) for name in (given_path("model", one) for one in model)]
             return score_several(names, asked, overrides or {})
-        named = _optional("model", model)
+        named = optional_path("model", model)
         return score_model(None if named is None else located(named), asked, overrides or {})
 
 
@@ -266,7 +229,7 @@ def load(
 
     Args:
         model, base, overrides: see :func:`evaluate`.
-        progress: see :func:`prepare`; of loading, and of lists that are answered.
+        progress: see :func:`lora_s2s.prepare`; of loading, and of lists that are answered.
 
     Raises:
         Error: as ``predict`` ends.
@@ -274,8 +237,8 @@ def load(
     with called(progress):
         from lora_s2s.pipeline.model import open_model
 
-        named = _optional("base", base)
-        name = located(_path("model", model))
+        named = optional_path("base", base)
+        name = located(given_path("model", model))
         return open_model(name, base=named, overrides=overrides or {}, progress=progress)
 
 
@@ -305,7 +268,7 @@ def merge(
         dtype: float32, bfloat16 or float16; by default what the adapter was trained in.
         data: what to compare on; what the adapter was scored or trained on by default.
         base: a base in place of the one that the adapter names.
-        progress: see :func:`prepare`.
+        progress: see :func:`lora_s2s.prepare`.
 
     Raises:
         Error: as the command ends.
@@ -314,12 +277,12 @@ def merge(
         from lora_s2s.pipeline.merge import merge_model
 
         return merge_model(
-            located(_path("adapter", adapter)),
-            Path(_path("out", out)),
+            located(given_path("adapter", adapter)),
+            Path(given_path("out", out)),
             onto=onto,
             dtype=dtype,
-            data=_optional("data", data),
-            base=_optional("base", base),
+            data=optional_path("data", data),
+            base=optional_path("base", base),
         )
 
 
@@ -352,7 +315,7 @@ def export(
         max_shard_size: the largest file of safetensors, as bytes or such as ``2GB``.
         data: what to compare on; by default what the adapter was scored or trained on.
         base: a base in place of the one that the adapter names.
-        progress: see :func:`prepare`.
+        progress: see :func:`lora_s2s.prepare`.
 
     Raises:
         Error: as the command ends; ``RunError`` if the export answers differently.
@@ -361,32 +324,18 @@ def export(
         from lora_s2s.pipeline.export import export_model
 
         return export_model(
-            located(_path("model", model)),
-            Path(_path("out", out)),
+            located(given_path("model", model)),
+            Path(given_path("out", out)),
             format=format,
             precision=precision,
             max_shard_size=max_shard_size,
-            data=_optional("data", data),
-            base=_optional("base", base),
+            data=optional_path("data", data),
+            base=optional_path("base", base),
         )
-
-
-def _path(argument: str, value: object) -> str:
-    """Returns a path or name as text; an error names the argument of another type."""
-    text = os.fspath(value) if isinstance(value, str | os.PathLike) else value
-    if not isinstance(text, str):
-        raise UsageError(f"{argument}: expected a path or a name, got {type(value).__name__}")
-    if not text:
-        raise UsageError(f"{argument} is empty: expected a path or a name")
-    return text
-
-
-def _optional(argument: str, value: object) -> str | None:
-    return None if value is None else _path(argument, value)
 
 
 def _names(data: Name | Sequence[Name] | None) -> str | list[str] | None:
     if data is None or isinstance(data, str | os.PathLike) or not isinstance(data, Sequence):
-        return _optional("data", data)
-    names = [_path("data", name) for name in data]
+        return optional_path("data", data)
+    names = [given_path("data", name) for name in data]
     return names[0] if len(names) == 1 else names or None

@@ -1,13 +1,14 @@
-"""Where a model's name leads: a path as it is, or an adapter in the folder of adapters. Light to
-import.
+"""Names that a user gives: paths as text, and where a model's name leads: a path as it is, or an
+adapter in the folder of adapters. Light to import.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from lora_s2s.console import say
-from lora_s2s.errors import nearest
+from lora_s2s.errors import UsageError, nearest
 from lora_s2s.hub import DEMO_NAME, is_trained
 from lora_s2s.records import ModelManifest
 from lora_s2s.remote import fetched_folder, is_url
@@ -42,6 +43,21 @@ def located(name: str) -> str:
 def fetched(url: str) -> Path:
     """The copy of a folder that a URL names."""
     return fetched_folder(url, ModelManifest.file)
+
+
+def given_path(argument: str, value: object) -> str:
+    """Returns a path or name as text; an error names the argument of another type."""
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else value
+    if not isinstance(text, str):
+        raise UsageError(f"{argument}: expected a path or a name, got {type(value).__name__}")
+    if not text:
+        raise UsageError(f"{argument} is empty: expected a path or a name")
+    return text
+
+
+def optional_path(argument: str, value: object) -> str | None:
+    """As :func:`given_path`; None stays None."""
+    return None if value is None else given_path(argument, value)
 
 
 def _adapters() -> list[str]:

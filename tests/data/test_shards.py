@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from read_and_prepare import prepare, prepare_shard, read_examples
 
+import lora_s2s
 from lora_s2s.data import spool
 from lora_s2s.data.prepared import PreparedDataset
 from lora_s2s.errors import DataError
@@ -130,17 +131,27 @@ def test_a_failed_join_keeps_the_shards_and_leaves_nothing_half_written(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.jsonl", "out.shards"]
 
 
-def test_the_command_makes_and_joins_shards(invoke: Any, here: Path) -> None:
+def test_the_command_and_python_make_and_join_shards(invoke: Any, here: Path) -> None:
     rows = ("prepare", "--data", "demo:validation", "--model", "demo", "--out", "p")
     invoke(*rows, "--shard", "3/2", code=2)
     invoke(*rows, "--shard", "1/2", "--join", code=2)
     made = invoke(*rows, "--shard", "1/2", "--json")
     assert json.loads(made.stdout)["shard"] == [1, 2]
     assert "--join" in made.stderr
-    invoke(*rows, "--shard", "2/2")
+    recipe = {"model.name": "demo", "data.train": "demo:validation"}
+    same = lora_s2s.prepare(recipe, "p", shard="1/2", progress=False)
+    assert (same.reused, same.to_dict()) == (True, json.loads(made.stdout))
+    with pytest.raises(lora_s2s.DataError, match="lacks 1 shard of 2: 2/2"):
+        lora_s2s.prepare(recipe, "p", join=True, progress=False)
+    lora_s2s.prepare(recipe, Path("p"), shard="2/2", progress=False)
     assert json.loads(invoke(*rows, "--join", "--json").stdout)["out"] == "p"
     assert not Path("p.shards").exists()
     assert "train p" in invoke(*rows, "--join").stderr
+    assert lora_s2s.prepare(recipe, "p", join=True, progress=False).report["out"] == "p"
+    with pytest.raises(lora_s2s.UsageError, match="shard and join exclude each other"):
+        lora_s2s.prepare(recipe, shard="1/2", join=True)  # type: ignore[call-overload]
+    with pytest.raises(lora_s2s.UsageError, match="invalid shard '3/2'"):
+        lora_s2s.prepare(recipe, shard="3/2")
 
 
 def test_unused_columns_are_hashed_alike_on_every_machine(tmp_path: Path) -> None:

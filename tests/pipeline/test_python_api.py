@@ -21,7 +21,7 @@ from cli_parts import Invoke, write_csv
 
 import lora_s2s
 from lora_s2s.display import Notebook
-from lora_s2s.pipeline import api, python_hints, recipes
+from lora_s2s.pipeline import api, api_prepare, python_hints, recipes
 from lora_s2s.pipeline.prepare import PreparedData
 from lora_s2s.pipeline.python_hints import in_python
 from lora_s2s.pipeline.surroundings import LIBRARY_SETTINGS
@@ -113,7 +113,7 @@ def test_the_examples_run(here: Path) -> None:
     finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner()
     examples = {
         test.name.rpartition(".")[2]: test
-        for module in (api, recipes, lora_s2s)
+        for module in (api, api_prepare, recipes, lora_s2s)
         for test in finder.find(module, module.__name__)
     }
     for name in (
@@ -222,7 +222,7 @@ def test_failures_are_errors_with_a_hint(there: Path, monkeypatch: pytest.Monkey
     def full(*_words: object, **_more: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("lora_s2s.pipeline.prepare.prepare_data", full)
+    monkeypatch.setattr("lora_s2s.pipeline.shards.prepare_data", full)
     with pytest.raises(lora_s2s.Error, match="out of memory") as memory:
         lora_s2s.prepare("demo", progress=False)
     assert memory.value.exit_code == 4
@@ -256,7 +256,7 @@ def test_hints_name_arguments(there: Path) -> None:
 
 def test_options_in_hints_are_arguments_of_some_function() -> None:
     assert doctest.testmod(python_hints).failed == 0
-    functions = (getattr(api, name) for name in dir(lora_s2s) if hasattr(api, name))
+    functions = (getattr(lora_s2s, name) for name in dir(lora_s2s) if name[0].islower())
     arguments = {name for function in functions for name in inspect.signature(function).parameters}
     flags = {flag.replace("-", "_") for flag in python_hints._FLAGS}
     assert flags < arguments
