@@ -11,9 +11,10 @@ from lora_s2s.data.gather import with_split_files
 from lora_s2s.data.manifest import identity_of, reusable
 from lora_s2s.data.prepared import PreparedDataset, is_prepared
 from lora_s2s.errors import SetupError
-from lora_s2s.hub import DEMO_NAME, is_local, only_cache
-from lora_s2s.pipeline.prepare import prepare_data
-from lora_s2s.recipe.schema import Recipe
+from lora_s2s.hub import DEMO_NAME, is_local, locate_model, only_cache
+from lora_s2s.pipeline.prepare import prepare_data, prepared_folder
+from lora_s2s.recipe.schema import ModelSection, Recipe
+from lora_s2s.tokens.files import TOKENIZER_FILES
 
 
 @contextmanager
@@ -26,23 +27,32 @@ def known_data(
 
 
 def _data(recipe: Recipe, folder: Path) -> tuple[PreparedDataset, list[str]]:
-    """The recipe's prepared data: of an earlier run, or prepared in ``folder``."""
-    earlier = Path(recipe.output.dir).parent / "prepared" / str(recipe.output.name)
-    try:
-        with only_cache():
-            if is_prepared(earlier) and (existing := _same(recipe, earlier)):
-                return existing, []
-            return prepare_data(recipe, folder / "prepared"), []
-    except SetupError:
-        if is_local(recipe.model.name, recipe.model.revision):
-            raise
-    note = (
-        f"the tokenizer of {recipe.model.name} is not on this machine: lengths are counted by the "
-        "bundled base's, which splits words into more tokens"
-    )
-    stand_in = recipe.model.model_copy(update={"name": DEMO_NAME, "revision": None})
-    changed = recipe.model_copy(update={"model": stand_in})
-    return prepare_data(changed, folder / "prepared"), [note]
+    """The recipe's prepared data: of an earlier run, or prepared in ``folder`` from the files as
+    ``train`` reads them.
+    """
+    notes, earlier = [], prepared_folder(recipe)
+    if not _has_tokenizer(recipe.model):
+        notes = [
+            f"the tokenizer of {recipe.model.name} is not on this machine: lengths are counted by "
+            "the bundled base's, which splits words into more tokens"
+        ]
+        stand_in = recipe.model.model_copy(update={"name": DEMO_NAME, "revision": None})
+        recipe = recipe.model_copy(update={"model": stand_in})
+    elif is_prepared(earlier) and (existing := _same(recipe, earlier)):
+        return existing, []
+    return prepare_data(recipe, folder / "prepared"), notes
+
+
+def _has_tokenizer(model: ModelSection) -> bool:
+    """Whether a base's tokenizer is on this machine; of one that is here, errors are its own."""
+    with only_cache():
+        if is_local(model.name, model.revision):
+            return True
+        try:
+            folder = locate_model(model.name, model.revision, weights=False)
+        except SetupError:
+            return False
+    return any((folder / name).is_file() for name in TOKENIZER_FILES)
 
 
 def _same(recipe: Recipe, folder: Path) -> PreparedDataset | None:

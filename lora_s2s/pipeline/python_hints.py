@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 
-_FLAGS = ("baseline", "join", "overwrite", "resume", "resume-anyway", "strict")
+_FLAGS = ("baseline", "overwrite", "resume", "resume-anyway", "strict")
 # Words that are Python's own.
 _RENAMED = {"from": "predictions"}
 _WORD = r"""(?:'[^']*'|"[^"]*"|[,;](?!\s|$)|[^\s'",;])+"""

@@ -41,11 +41,16 @@ def cached(tmp_path: Path) -> list[str]:
     return sorted(path.name for path in (tmp_path / "cache/remote").glob("*/*"))
 
 
-def test_data_is_read_from_urls_and_reported_by_them(memory: Any, invoke: Any, here: Path) -> None:
+def test_data_is_read_from_urls_and_reported_by_them(
+    memory: Any, invoke: Any, here: Path, tmp_path: Path
+) -> None:
     memory.pipe("/b/in/a.jsonl", LINES + b"broken\n")
     memory.pipe("/b/in/b.csv", b"source,target\nx,y\n")
     memory.pipe("/b/in/notes.bin", b"")
     words = ("--model", "demo", "--out", "p", "--set", "data.max_rejected=0.1", "--json")
+    given = ("--data", "memory://b/in/", *words[:2], *words[4:])
+    plan = json.loads(invoke("plan", *given, "--gpu-memory", "8GB").stdout)
+    assert (plan["fits"], [*here.iterdir()]) == (True, [tmp_path / "cache"])
     report = json.loads(invoke("prepare", "--data", "memory://b/in/", *words).stdout)
     assert report["rows"]["read"] == 42
     rejected = json.loads(Path("p/rejected.jsonl").read_text())
