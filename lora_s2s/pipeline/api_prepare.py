@@ -23,7 +23,6 @@ def prepare(
     *,
     previews: int = 3,
     strict: bool = False,
-    shard: None = None,
     join: bool = False,
     progress: bool | Display = True,
 ) -> PreparedData:

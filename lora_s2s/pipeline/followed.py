@@ -7,7 +7,7 @@ data. Training writes the content itself into the adapter's recipe, so that no f
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -115,7 +115,8 @@ def with_constraint(recipe: Recipe, model: str, overrides: Overrides = ()) -> Re
     if constraint.is_complete:
         return recipe
     if constraint.kind == LABELS:
-        return _with(recipe, _labels(_training_targets(recipe, model, overrides)))
+        targets = training_targets(recipe, model, overrides, hint=_NAME_THEM)
+        return _with(recipe, _labels(targets))
     if KEY not in overridden_keys(overrides):
         raise DataError(
             f"the recipe of {model} names the file '{constraint.text:.200}' as {KEY}: not read",
@@ -160,9 +161,20 @@ def _labels(targets: Iterable[str]) -> Constraint:
         raise UsageError(problem, hint=_NAME_THEM) from error
 
 
-def _training_targets(recipe: Recipe, model: str, overrides: Overrides) -> Iterable[str]:
+def training_targets(
+    recipe: Recipe, model: str, overrides: Overrides, *, hint: str
+) -> Iterator[str]:
+    """Yields the targets that a model was trained on.
+
+    Args:
+        hint: how to do without them.
+
+    Raises:
+        UsageError: there is no training data.
+        DataError: the folder's recipe names other data than its manifest recorded.
+    """
     if recipe.data.train == NO_DATA:
-        raise UsageError(f"{model} has no recipe that names training data", hint=_NAME_THEM)
+        raise UsageError(f"{model} has no recipe that names training data", hint=hint)
     data = followed(recipe, model, overrides, split=TRAIN).data
     for example in Examples(data, TRAIN):
         if isinstance(example, Example) and example.split in ("", TRAIN):

@@ -16,7 +16,7 @@ from lora_s2s.readers.choose import is_lines
 from lora_s2s.readers.names import SOURCES, TARGETS, normalised
 from lora_s2s.readers.origins import find_origins, reading
 from lora_s2s.readers.rows import Row
-from lora_s2s.readers.streams import BadLine, text_lines
+from lora_s2s.readers.streams import checked_lines
 
 # Columns as evaluation tools name them, in lower case; looked for in this order.
 _PREDICTIONS = tuple(
@@ -160,10 +160,7 @@ def read_predictions(
 
 def _lines(path: Path) -> Iterator[str]:
     with reading(path):
-        for number, line in enumerate(text_lines(path), start=1):
-            if isinstance(line, BadLine):
-                raise DataError(line.reason, where=f"{path}:{number}")
-            yield line.removesuffix("\r")
+        yield from checked_lines(path)
 
 
 def _of_table(

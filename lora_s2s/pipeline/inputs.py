@@ -20,7 +20,7 @@ from lora_s2s.outputs import appears_whole
 from lora_s2s.readers.choose import ending, is_lines
 from lora_s2s.readers.origins import find_origins, reading
 from lora_s2s.readers.rows import Row
-from lora_s2s.readers.streams import COMPRESSED, BadLine, head_of, text_lines
+from lora_s2s.readers.streams import COMPRESSED, checked_lines, head_of
 from lora_s2s.readers.tables import delimiter_of
 
 STDIN = "-"
@@ -241,22 +241,16 @@ def _object(row: object, place: str) -> dict[str, Any]:
     return row
 
 
-def _file_lines(path: Path) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(text_lines(path), start=1):
-        if isinstance(line, BadLine):
-            raise DataError(line.reason, where=f"{path}:{number}")
-        yield number, line.removesuffix("\r")
-
-
 def _file_items(path: Path, *, parallel: bool) -> Iterator[Placed]:
     # Of what is no file, find_origins tells what it is, or finds the files in it.
     kind = ending(path) if path.is_file() else ""
     with reading(path):
         if kind in _LINES or (path.is_file() and is_lines(path, parallel=parallel)):
-            yield from ((line, f"{path}:{number}") for number, line in _file_lines(path))
+            lines = enumerate(checked_lines(path), start=1)
+            yield from ((line, f"{path}:{number}") for number, line in lines)
         elif kind in JSON_LINES:
             # Not the reader for training data: what was a number stays one on its way through.
-            rows = (line for _, line in _file_lines(path) if line.strip())
+            rows = (line for line in checked_lines(path) if line.strip())
             for place, line in (
                 (f"{path}, row {number}", line) for number, line in enumerate(rows, start=1)
             ):

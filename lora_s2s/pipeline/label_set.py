@@ -11,14 +11,11 @@ from lora_s2s.console import say
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.evaluation.labels import MOST_LABELS, are_labels
 from lora_s2s.evaluation.texts import plain_answer
-from lora_s2s.examples.example import Example
-from lora_s2s.examples.read import TRAIN, Examples
 from lora_s2s.files import naming, read_whole
 from lora_s2s.hub import is_trained
-from lora_s2s.pipeline.adapters import NO_DATA
-from lora_s2s.pipeline.followed import followed
+from lora_s2s.pipeline.followed import training_targets
 from lora_s2s.pipeline.ranking import LabelChoice, Weighing
-from lora_s2s.readers.streams import BadLine, text_lines
+from lora_s2s.readers.streams import checked_lines
 from lora_s2s.recipe.layers import Overrides, overridden_keys
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.records import (
@@ -114,13 +111,7 @@ def _in_file(path: Path) -> list[str]:
         if not isinstance(labels, list) or not all(isinstance(text, str) for text in labels):
             raise DataError("not a JSON list of texts", where=str(path))
         return labels
-    labels = []
-    for number, line in enumerate(text_lines(path), start=1):
-        if isinstance(line, BadLine):
-            raise DataError(line.reason, where=f"{path}:{number}")
-        if line.strip():
-            labels.append(line.strip())
-    return labels
+    return [line.strip() for line in checked_lines(path) if line.strip()]
 
 
 def trained_labels(recipe: Recipe, model: str, overrides: Overrides) -> tuple[str, ...]:
@@ -130,14 +121,7 @@ def trained_labels(recipe: Recipe, model: str, overrides: Overrides) -> tuple[st
         UsageError: there is no training data, or its targets are no labels.
         DataError: the folder's recipe names other data than it was trained on.
     """
-    if recipe.data.train == NO_DATA:
-        raise UsageError(f"{model} has no recipe that names training data", hint=_NAME_THEM)
-    data = followed(recipe, model, overrides, split=TRAIN).data
-    labels = labels_among(
-        row.target
-        for row in Examples(data, TRAIN)
-        if isinstance(row, Example) and row.split in ("", TRAIN)
-    )
+    labels = labels_among(training_targets(recipe, model, overrides, hint=_NAME_THEM))
     if not labels:
         raise UsageError(f"the training targets of {model} are no set of labels", hint=_NAME_THEM)
     return labels

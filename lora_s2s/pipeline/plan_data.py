@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lora_s2s.data.gather import with_split_files
@@ -45,14 +45,13 @@ def _data(recipe: Recipe, folder: Path) -> tuple[PreparedDataset, list[str]]:
 
 def _has_tokenizer(model: ModelSection) -> bool:
     """Whether a base's tokenizer is on this machine; of one that is here, errors are its own."""
-    with only_cache():
-        if is_local(model.name, model.revision):
-            return True
-        try:
-            folder = locate_model(model.name, model.revision, weights=False)
-        except SetupError:
-            return False
-    return any((folder / name).is_file() for name in TOKENIZER_FILES)
+    name, revision = model.name, model.revision
+    with only_cache(), suppress(SetupError):
+        folder = locate_model(name, revision, weights=False)
+        return is_local(name, revision) or any(
+            (folder / file).is_file() for file in TOKENIZER_FILES
+        )
+    return False
 
 
 def _same(recipe: Recipe, folder: Path) -> PreparedDataset | None:
