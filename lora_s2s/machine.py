@@ -68,6 +68,12 @@ def usable_processors() -> int:
     return min(count or 1, max(1, round(allowed))) if allowed else count or 1
 
 
+def share_processors(processes: int) -> None:
+    """Gives each of so many new processes its part of the threads, unless the user has set it."""
+    threads = max(1, usable_processors() // processes)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+
+
 def other_work() -> str | None:
     """How busy this machine is, in words; None if it is hardly, or the system does not say."""
     try:

@@ -41,8 +41,8 @@ _SCHEMA = pa.schema(
 )
 # An Arrow file is a stream of messages between these.
 _START, _END = b"ARROW1\0\0", b"ARROW1"
-# Bytes of pages that the ids of a row bring with them, and how many before they are released.
-_TOUCHED, _MOST_TOUCHED = 1 << 18, 1 << 28
+_ID = 4  # bytes
+_MOST_MAPPED = 1 << 27  # bytes of a file that are read before its pages are given back
 
 
 class SplitWriter:
@@ -98,32 +98,34 @@ def _lists(rows: Sequence[Ids]) -> pa.Array:
     )
 
 
-class SplitTable:
-    """One split, memory-mapped: lengths, token ids and raw texts by row number.
+class _Chunk(NamedTuple):
+    """A record batch: its rows, and for sources and targets where their ids lie in the file and
+    each row's among them.
+    """
 
-    What is read of the file counts as this process's memory while it is mapped, so it is released
-    now and then, and passes over all rows read batch by batch instead.
+    rows: int
+    starts: list[int]
+    offsets: list[npt.NDArray[np.int32]]
+
+
+class SplitTable:
+    """One split: lengths, token ids and raw texts by row number.
+
+    Where each row's ids lie is in memory, 8 bytes a row; the rest is read from the file when it is
+    asked for, since what is mapped of it would count as this process's memory.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path, self._touched = path, 0
+        self._path = path
         try:
-            self._mapped = _mapped(path)
-            batches = _batches(pa.BufferReader(pa.py_buffer(self._mapped)))
-            self._table: pa.Table = pa.Table.from_batches(batches, schema=_SCHEMA)
-            self._table.validate()
+            self._file = pa.OSFile(str(path))
+            self._chunks = [*_chunks(path)]
         except (pa.ArrowException, OSError, ValueError, struct.error) as error:
             raise self._damaged("not a complete Arrow file of this version") from error
-        # Plain arrays over the mapped file: pyarrow's access to a row walks all chunks before it.
-        chunks = [batch for batch in self._table.to_batches() if len(batch)]
-        self._firsts = np.cumsum([0, *map(len, chunks)]).tolist()
-        self._ids = [
-            [(ids.offsets.to_numpy(), ids.values.to_numpy()) for ids in chunk.columns[:2]]
-            for chunk in chunks
-        ]
+        self._firsts = np.cumsum([0, *(chunk.rows for chunk in self._chunks)]).tolist()
 
     def __len__(self) -> int:
-        return int(self._table.num_rows)
+        return int(self._firsts[-1])
 
     def check(self) -> None:
         """Checks the columns, whose offsets Arrow itself does not verify.
@@ -185,12 +187,16 @@ class SplitTable:
     @property
     def source_lengths(self) -> npt.NDArray[np.int32]:
         """Tokens of each source, ``</s>`` included."""
-        return np.asarray(self._table["source_length"].to_numpy(), dtype=np.int32)
+        return self._lengths(0)
 
     @property
     def target_lengths(self) -> npt.NDArray[np.int32]:
         """Tokens of each target."""
-        return np.asarray(self._table["target_length"].to_numpy(), dtype=np.int32)
+        return self._lengths(1)
+
+    def _lengths(self, side: int) -> npt.NDArray[np.int32]:
+        lengths = [np.diff(chunk.offsets[side]) for chunk in self._chunks]
+        return np.concatenate([np.zeros(0, np.int32), *lengths])
 
     @property
     def target_facts(self) -> dict[str, int]:
@@ -202,30 +208,42 @@ class SplitTable:
         return {"target_p99": p99, "longest_target": int(lengths.max())}
 
     def features(self, index: int) -> Features:
-        """One row's token ids, not copied."""
-        chunk = bisect_right(self._firsts, index) - 1
-        row = index - self._firsts[chunk]
+        """One row's token ids."""
+        place = bisect_right(self._firsts, index) - 1
+        chunk, row = self._chunks[place], index - self._firsts[place]
         source, target = (
-            values[offsets[row] : offsets[row + 1]] for offsets, values in self._ids[chunk]
+            self._ids(start, *offsets[row : row + 2].tolist())
+            for start, offsets in zip(chunk.starts, chunk.offsets, strict=True)
         )
-        self._touched += _TOUCHED
-        if self._touched > _MOST_TOUCHED:
-            self._touched = 0
-            _release(self._mapped)
         return Features(source, target)
+
+    def _ids(self, start: int, first: int, end: int) -> npt.NDArray[np.int32]:
+        content = self._file.read_at(_ID * (end - first), start + _ID * first)
+        return np.frombuffer(content, np.int32)
 
     def sources(self) -> list[str]:
         """Every rendered source text, before truncation."""
-        return self._texts("source")
+        return [*self.each_source()]
 
     def targets(self) -> list[str]:
         """Every raw target text."""
-        return self._texts("target")
+        return [*self.each_target()]
+
+    def origins(self) -> list[str]:
+        """``file:line`` of every row."""
+        return [*self._texts("where")]
+
+    def each_source(self) -> Iterator[str]:
+        """Yields every rendered source text, a batch in memory."""
+        return self._texts("source")
 
     def each_target(self) -> Iterator[str]:
         """Yields every raw target text, a batch in memory."""
+        return self._texts("target")
+
+    def _texts(self, column: str) -> Iterator[str]:
         for batch in self._read():
-            yield from batch["target"].to_pylist()
+            yield from batch[column].to_pylist()
 
     def distinct_targets(self) -> int:
         """The number of distinct target texts, by a hash of each."""
@@ -235,27 +253,21 @@ class SplitTable:
         )
         return len(np.unique(np.concatenate([np.zeros(0, np.int64), *hashes])))
 
-    def origins(self) -> list[str]:
-        """``file:line`` of every row."""
-        return self._texts("where")
 
-    def _texts(self, column: str) -> list[str]:
-        texts: list[str] = self._table[column].to_pylist()
-        return texts
-
-
-def _mapped(path: Path) -> mmap.mmap:
+def _chunks(path: Path) -> Iterator[_Chunk]:
+    """Yields what a table keeps of each record batch of a file, which is mapped meanwhile."""
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    if hasattr(mapped, "madvise") and hasattr(mmap, "MADV_RANDOM"):
-        mapped.madvise(mmap.MADV_RANDOM)
-    return mapped
-
-
-def _release(mapped: mmap.mmap) -> None:
-    """Gives the pages of a mapped file back; what is used again is read again."""
-    if hasattr(mapped, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)
+    content, read = pa.py_buffer(mapped), 0
+    for batch in _batches(pa.BufferReader(content)):
+        batch.validate()
+        sides = batch.columns[:2]
+        places = [side.values.buffers()[1].address - content.address for side in sides]
+        yield _Chunk(len(batch), places, [side.offsets.to_numpy().copy() for side in sides])
+        read += batch.nbytes
+        if read > _MOST_MAPPED and hasattr(mapped, "madvise"):
+            read = 0
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _batches(mapped: Any) -> Iterator[pa.RecordBatch]:

@@ -8,7 +8,9 @@ Legend: n rows.
 from __future__ import annotations
 
 import hashlib
+import operator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,17 +60,17 @@ def place_of(key: str, seed: int) -> int:
 
 def keys_of(examples: list[Example], splits: list[int], seed: int) -> Keys:
     """The keys of rows with their split codes."""
-    places = [place_of(example.split_key, seed) for example in examples]
+    places = np.array([place_of(example.split_key, seed) for example in examples], np.uint64)
     # For a row that is split by source, the place is a hash of the source already.
-    sources = [
-        place if example.group is None else _hash(example.source)
-        for place, example in zip(places, examples, strict=True)
-    ]
+    sources = places
+    if grouped := [row for row, example in enumerate(examples) if example.group is not None]:
+        sources = places.copy()
+        sources[grouped] = [_hash(examples[row].source) for row in grouped]
     return Keys(
-        source=np.array(sources, np.uint64),
+        source=sources,
         target=np.array([_hash(example.target) for example in examples], np.uint64),
         rest=np.array([example.rest for example in examples], np.uint64),
-        place=np.array(places, np.uint64),
+        place=places,
         split=np.array(splits, np.uint8),
         weight=np.array([example.weight for example in examples], np.float32),
     )
@@ -76,13 +78,16 @@ def keys_of(examples: list[Example], splits: list[int], seed: int) -> Keys:
 
 def joined(parts: list[Keys]) -> Keys:
     """The keys of all rows, in order; frees the parts column by column."""
-    columns = [[getattr(part, name) for part in parts] for name in Keys.__dataclass_fields__]
+    columns = {name: [getattr(part, name) for part in parts] for name in Keys.__dataclass_fields__}
     parts.clear()
-    joined_columns = []
-    for column in columns:
-        joined_columns.append(np.concatenate(column))
+    by_source = all(map(operator.is_, columns["source"], columns["place"]))
+    if by_source:
+        del columns["place"]
+    whole: dict[str, npt.NDArray[Any]] = {}
+    for name, column in columns.items():
+        whole[name] = np.concatenate(column)
         column.clear()
-    return Keys(*joined_columns)
+    return Keys(**whole, place=whole["source"]) if by_source else Keys(**whole)
 
 
 @dataclass
@@ -132,7 +137,7 @@ def decide(keys: Keys, fraction: float) -> Decisions:
     repeated = len(_repeats(keys, train, None)) - len(duplicates) if keys.rest.any() else 0
     code[duplicates] = DUPLICATE
     rows = np.flatnonzero(code == TRAIN)
-    ambiguous = _ambiguous(keys.source[rows], keys.target[rows])
+    ambiguous = _ambiguous(keys, rows)
     classes = _classes(keys.target[rows])
     if not (keys.split == VALIDATION).any():
         code[rows[held_out_rows(keys.place[rows], fraction, classes)]] = VALIDATION
@@ -174,15 +179,17 @@ def _repeats(
     return np.asarray(later[same])
 
 
-def _ambiguous(sources: Hashes, targets: Hashes) -> int:
-    """The number of rows whose source has several targets."""
-    if not len(sources):
+def _ambiguous(keys: Keys, rows: npt.NDArray[np.int64]) -> int:
+    """The number of rows among some whose source has several targets in them."""
+    if not len(rows):
         return 0
-    order = np.argsort(sources, kind="stable")
-    sources, targets = sources[order], targets[order]
+    rows = rows[np.argsort(keys.source[rows])]
+    sources = keys.source[rows]
     starts = np.flatnonzero(np.concatenate([[True], sources[1:] != sources[:-1]]))
+    del sources  # of millions of rows at once
+    targets = keys.target[rows]
     several = np.minimum.reduceat(targets, starts) != np.maximum.reduceat(targets, starts)
-    return int(np.diff([*starts.tolist(), len(sources)])[several].sum()) if several.any() else 0
+    return int(np.diff(starts, append=len(rows))[several].sum())
 
 
 def _classes(targets: Hashes) -> npt.NDArray[np.int64] | None:

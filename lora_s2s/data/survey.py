@@ -68,14 +68,13 @@ class Tally:
 def tokens_report(tally: Tally) -> dict[str, Any]:
     """The part of the report on tokens and pairs."""
     lengths = tally.lengths
-    alike = np.concatenate([*tally.alike, np.zeros(0, np.uint64)])
     return {
         **{f"{side}_tokens": _quantiles(lengths[side]) for side in SIDES},
         "truncated": {side: tally.truncated[side] for side in SIDES},
         "unknown_tokens": {
             side: round(tally.unknown[side] / max(1, tally.tokens[side]), 6) for side in SIDES
         },
-        "near_duplicates": len(alike) - len(np.unique(alike)),
+        "near_duplicates": _near_duplicates(tally),
         "near_leaks": _near_leaks(tally),
         "identical": tally.identical,
         "labels": _labels(tally.classes),
@@ -85,6 +84,13 @@ def tokens_report(tally: Tally) -> dict[str, Any]:
         "longer_than": {side: _longer(lengths[side]) for side in SIDES},
         "suggested": {f"max_{side}_tokens": suggested_limit(tally, side) for side in SIDES},
     }
+
+
+def _near_duplicates(tally: Tally) -> int:
+    """Counts pairs that repeat another, ignoring case, spaces and punctuation."""
+    hashes = np.concatenate([*tally.alike, np.zeros(0, np.uint64)])
+    hashes.sort()
+    return int((hashes[1:] == hashes[:-1]).sum())
 
 
 def _near_leaks(tally: Tally) -> int:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
 from lora_s2s.console import say
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.inference.engine import DecodingSettings
-from lora_s2s.inference.predictor import Predictor
 from lora_s2s.models.own_decoding import CHECKPOINT, OwnDecoding
 from lora_s2s.recipe.constraint import parse
 from lora_s2s.recipe.evaluation import EvaluationSection
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.records import InputSettings
+
+if TYPE_CHECKING:
+    from lora_s2s.inference.predictor import Predictor
 
 # Of samples that mbr chooses among: hotter ones of a small model are too poor, and the choice too;
 # see benchmarks/mbr.py.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 import uuid
@@ -15,7 +14,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from lora_s2s.errors import Killed, UsageError
-from lora_s2s.machine import launched_processes
+from lora_s2s.machine import launched_processes, share_processors
 
 _OPTION = "--processes"
 _SAVING = 600  # seconds that a stopped process has for its checkpoint
@@ -43,8 +42,7 @@ def in_processes(count: int, words: Sequence[str], *, saving: bool = True) -> in
     gpus = torch.cuda.device_count()
     if gpus and count > gpus:
         raise UsageError(f"{count} processes need {count} GPUs; there are {gpus}")
-    cores = os.cpu_count() or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // count)))
+    share_processors(count)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,

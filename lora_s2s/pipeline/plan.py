@@ -56,9 +56,10 @@ class Advice:
 
 @dataclass(frozen=True)
 class Plan(Memory):
-    """A run's memory and time; ``seconds`` are None where the device is not on this machine.
+    """A run's memory and time; times are None where the device is not on this machine.
 
     Attributes:
+        flop_per_second: of the device's products, by a probe.
         fits: whether the device has so much memory; None if it does not say.
         advice: changes in order of least harm, until the run fits.
         notes: what the plan could not know.
@@ -74,6 +75,7 @@ class Plan(Memory):
     longest_row: tuple[int, int]
     seconds_per_step: float | None
     seconds: float | None
+    flop_per_second: float | None
     fits: bool | None
     advice: Sequence[Advice]
     notes: Sequence[str]
@@ -106,8 +108,13 @@ def plan(
         memory = peak_of(planned)
         fits = None if device.memory is None else memory.total_bytes <= device.memory
         steps = StepPlan(planned.rows, planned.settings).total_steps
-        each, remark = _seconds_per_step(planned)
-        whole = None if each is None else each * steps * (1 + _validations(planned, steps))
+        speed, remarks = _measured_speed(planned)
+        each = whole = None
+        if speed is not None:
+            faster, remark = _speed_up(planned)
+            each = seconds_per_step(planned, speed.rate) / faster
+            whole = each * steps * (1 + _validations(planned, steps))
+            remarks += remark
         count, _, _ = planned.base.adapted(planned.recipe.lora)
         rows = planned.rows
         longest = int(np.argmax(rows.sources + rows.targets))
@@ -125,31 +132,34 @@ def plan(
             seconds=whole,
             fits=fits,
             advice=[] if fits is not False else list(_advice(planned, memory.total_bytes)),
-            notes=[*notes, *remark],
+            flop_per_second=None if speed is None else speed.rate,
+            notes=[*notes, *remarks],
         )
 
 
-def _seconds_per_step(planned: Planned) -> tuple[float | None, list[str]]:
-    """Seconds of a mean step, by a probe of the device; remarks on it."""
-    here, setting, sizes = planned.device.here, planned.setting, planned.sizes
-    if here is None:
-        return None, ["no time: it follows from a probe of the device, which is not here"]
-    rows, batches = planned.rows, planned.batches()
-    dtype = {4: torch.float32, 2: torch.bfloat16}[setting.bytes_each]
-    tokens = (rows.sources.sum() + rows.targets.sum()) / len(batches)
-    speed = duration.probe(sizes, int(tokens), dtype, here)
+def seconds_per_step(planned: Planned, rate: float) -> float:
+    """Seconds of a mean step in one process whose products run at ``rate`` FLOP a second."""
+    setting, sizes, rows = planned.setting, planned.sizes, planned.rows
     _, _, work = planned.base.adapted(planned.recipe.lora)
-    again = setting.checkpointing
+    batches, again = len(planned.batches()), setting.checkpointing
     flop = duration.step_flop(work, sizes, rows.sources, rows.targets, checkpointing=again)
     if setting.largest_weight:
         weights = work.encoder + work.decoder + work.cross
-        flop += duration.dequantizing_flop(weights, len(batches), checkpointing=again)
+        flop += duration.dequantizing_flop(weights, batches, checkpointing=again)
     kind, each = setting.device, setting.bytes_each
-    epoch = duration.step_seconds(
-        flop, sizes, speed.rate, device=kind, bytes_each=each, batches=len(batches)
-    )
-    remarks = []
-    recipe = planned.recipe
+    epoch = duration.step_seconds(flop, sizes, rate, device=kind, bytes_each=each, batches=batches)
+    return epoch / len(StepPlan(rows, planned.settings).steps(0))
+
+
+def _measured_speed(planned: Planned) -> tuple[duration.Speed | None, list[str]]:
+    """The speed of this device's products by a probe, and remarks on it."""
+    here, setting, rows = planned.device.here, planned.setting, planned.rows
+    if here is None:
+        return None, ["no time: it follows from a probe of the device, which is not here"]
+    dtype = {4: torch.float32, 2: torch.bfloat16}[setting.bytes_each]
+    tokens = (rows.sources.sum() + rows.targets.sum()) / len(planned.batches())
+    speed = duration.probe(planned.sizes, int(tokens), dtype, here)
+    remarks, recipe = [], planned.recipe
     if speed.bfloat16 and recipe.model.dtype == "auto" and recipe.lora.method != FULL:
         remarks.append(
             "bfloat16 products are at least twice as fast as float32 on this CPU: "
@@ -160,20 +170,18 @@ def _seconds_per_step(planned: Planned) -> tuple[float | None, list[str]]:
             f"other work runs here ({load}): the time is that of an idle machine; a run on one "
             "thread is disturbed least: OMP_NUM_THREADS=1"
         )
-    seconds = epoch / len(StepPlan(rows, planned.settings).steps(0))
-    if planned.device.processes > 1:
-        faster, remark = _speed_up(planned)
-        seconds, remarks = seconds / faster, [*remarks, remark]
-    return seconds, remarks
+    return speed, remarks
 
 
-def _speed_up(planned: Planned) -> tuple[float, str]:
+def _speed_up(planned: Planned) -> tuple[float, list[str]]:
     """How much faster several processes are than one, and why."""
     processes, sharding = planned.device.processes, planned.settings.sharding
+    if processes == 1:
+        return 1.0, []
     if planned.setting.device == "cpu":
-        return 1.0, f"{processes} processes on one CPU share its cores: no step is faster"
+        return 1.0, [f"{processes} processes on one CPU share its cores: no step is faster"]
     share = _EFFICIENCY[sharding]
-    return processes * share, f"{processes} GPUs at {share:.0%} of {processes} times one's speed"
+    return processes * share, [f"{processes} GPUs at {share:.0%} of {processes} times one's speed"]
 
 
 def _validations(planned: Planned, steps: int) -> float:

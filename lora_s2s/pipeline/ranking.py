@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from typing_extensions import TypedDict
 
 from lora_s2s.errors import UsageError
 from lora_s2s.evaluation.probabilities import probabilities
-from lora_s2s.inference.score import CandidateScores
 from lora_s2s.pipeline import html
+
+if TYPE_CHECKING:
+    from lora_s2s.inference.score import CandidateScores
 
 # What a row gains with its prediction.
 FIELDS = ("probability", "log_prob", "scores")

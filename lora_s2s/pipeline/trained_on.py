@@ -31,7 +31,7 @@ def trained_on_note(
     if not AdapterManifest.path(folder).is_file():
         return None
     if (prepared := _of_training(folder, recipe)) is not None:
-        trained = {*sources}.intersection(prepared.train.sources())
+        trained = {*sources}.intersection(prepared.train.each_source())
         if not trained:
             return None
         counted = f"{len(trained):,} of {len(sources):,} sources were trained on"

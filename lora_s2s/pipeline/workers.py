@@ -20,6 +20,7 @@ import torch
 from lora_s2s.console import say
 from lora_s2s.display import Silent, current, showing
 from lora_s2s.errors import RunError
+from lora_s2s.machine import share_processors
 from lora_s2s.pipeline.failures import FORESEEN, failure_of
 from lora_s2s.pipeline.trials import Setup, run_trials
 
@@ -80,7 +81,7 @@ def _in_workers(setup: Setup, unfinished: Sequence[int], left: int | None, count
 def _its_share_of_the_machine(place: int, count: int) -> Iterator[None]:
     """The environment of one worker: threads, and a GPU of its own where there are several."""
     before = dict(os.environ)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    share_processors(count)
     gpus = torch.cuda.device_count()
     if gpus > 1:
         names = os.environ.get(_VISIBLE, ",".join(map(str, range(gpus)))).split(",")

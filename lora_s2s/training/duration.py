@@ -14,15 +14,17 @@ import torch
 from lora_s2s.fast_t5.products import product
 from lora_s2s.training.footprint import Lengths, Sizes
 
-# The share of the products' speed that a whole step reaches: measured on a CPU (benchmarks/plan.py,
-# docs/SPEED.md), assumed on a GPU.
-SHARES = {"cpu": {4: 0.68, 2: 0.5}, "cuda": {4: 0.5, 2: 0.4}}
+# The share of the probe's speed that a step's products reach: fitted on a CPU, as all below
+# (benchmarks/plan.py), assumed on a GPU.
+SHARES = {"cpu": {4: 0.87, 2: 0.75}, "cuda": {4: 0.5, 2: 0.4}}
 _HF_SHARE = 0.6  # transformers' forward, over ours
-# A score's bias and softmax, and an adapter's narrow products, are bound by memory: multiplications
-# that take as long as a score does, and as each of an adapter's.
-_SCORE, _NARROW = 40, 3
-# Quantized weights are dequantised for every product: values a second, over a product's FLOP.
-_DEQUANTIZED = 12.0
+# Bound by memory are a score's bias and softmax, a value of a block (norms, activations, sums), and
+# an adapter's narrow products: multiplications that take as long as one of each.
+_SCORE, _VALUE, _NARROW = 120, 75, 5
+# Quantized weights are dequantised for every pass: FLOP of products that take as long as a value.
+_DEQUANTIZED = 120.0
+# A block of the decoder also attends to the sources: what it takes, over one of the encoder.
+_DECODER = 1.6
 # What the host takes for one operation, and how many a block takes, forward and backward.
 _OPERATION, _OPERATIONS = 12e-6, 130
 _SECONDS, _REPEATS = 2.0, 5
@@ -63,7 +65,9 @@ def step_flop(
     again = 1 if checkpointing else 0
     head = 2 * target * sizes.hidden * sizes.vocabulary
     adapters = 3 * _NARROW * work.adapters * (source + target) / 2
-    passes = forward * (1 + again) + backward + adapters + pairs * (3 + again)
+    blocks = source * sizes.encoder_layers + _DECODER * target * sizes.decoder_layers
+    values = _VALUE * blocks * (sizes.hidden + sizes.inner)
+    passes = forward * (1 + again) + backward + adapters + (pairs + values) * (3 + again)
     return 2 * (passes + head)
 
 
@@ -72,12 +76,12 @@ def step_seconds(
 ) -> float:
     """Seconds for so many operations in so many micro-batches, at ``rate`` FLOP a second."""
     share = SHARES[device][bytes_each] * (1 if sizes.kind == "fast" else _HF_SHARE)
-    blocks = sizes.encoder_layers + 1.6 * sizes.decoder_layers
+    blocks = sizes.encoder_layers + _DECODER * sizes.decoder_layers
     return flop / (rate * share) + batches * blocks * _OPERATIONS * _OPERATION
 
 
 def dequantizing_flop(weights: int, batches: float, *, checkpointing: bool) -> float:
-    """What dequantising all weights for every pass takes, in FLOP of products."""
+    """What dequantising all weights for every pass takes, in FLOP."""
     return weights * _DEQUANTIZED * batches * (3 if checkpointing else 2)
 
 

@@ -25,9 +25,11 @@ def test_reading_a_split_takes_a_part_of_its_size(
         for _ in range(BATCHES):
             writer.add("train", batch)
     size = (tmp_path / "train.arrow").stat().st_size
-    monkeypatch.setattr(prepared, "_MOST_TOUCHED", 1 << 23)
-    table = SplitTable(tmp_path / "train.arrow")
+    monkeypatch.setattr(prepared, "_MOST_MAPPED", 1 << 23)
     taken = rise()
+    table = SplitTable(tmp_path / "train.arrow")
+    assert table.source_lengths.tolist() == [TOKENS] * (BATCHES * ROWS)
+    assert table.target_lengths.tolist() == [4] * (BATCHES * ROWS)
     table.check()
     table.check_vocabulary(TOKENS + 1)
     assert table.distinct_targets() == ROWS

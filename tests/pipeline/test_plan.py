@@ -21,6 +21,7 @@ from lora_s2s.fast_t5.choose import fast_forward, with_layout
 from lora_s2s.lora.inject import inject_lora
 from lora_s2s.models.known_bases import KNOWN
 from lora_s2s.models.loading import LoadedBase
+from lora_s2s.pipeline.plan import seconds_per_step
 from lora_s2s.pipeline.plan_base import base_of, planned_base
 from lora_s2s.pipeline.planned import Device, Planned, Rows, peak_of
 from lora_s2s.recipe.schema import LoraSection, Recipe
@@ -214,8 +215,11 @@ def test_what_is_planned_is_what_was_measured() -> None:
         sources, targets = np.array(run["rows"], np.int64).T
         recipe = Recipe.model_validate(run["recipe"])
         rows = Rows(sources, targets, held_out=0)
-        memory = peak_of(Planned(recipe, base, rows, Device("cpu", None), kept["libraries_bytes"]))
-        assert memory.total_bytes == pytest.approx(run["peak_bytes"], rel=0.1), run["setting"]
+        planned = Planned(recipe, base, rows, Device("cpu", None), kept["libraries_bytes"])
+        total, rate = peak_of(planned).total_bytes, run["planned"]["flop_per_second"]
+        assert total == pytest.approx(run["peak_bytes"], rel=0.1), run["setting"]
+        seconds = seconds_per_step(planned, rate)
+        assert seconds == pytest.approx(run["seconds_per_step"], rel=0.3), run["setting"]
 
 
 def test_libraries_are_counted_before_weights_pass_through_memory(
