@@ -16,6 +16,8 @@ from lora_s2s.recipe.schema import Recipe
 from lora_s2s.records import ExportManifest, is_export
 
 TORCH = "torch"
+# An export for one evaluation is compared on fewer sources than one that is kept.
+_SOURCES = 16
 
 
 def predictor_on(
@@ -59,6 +61,6 @@ def predictor_on(
     compared = data if data is None or isinstance(data, str) else data[0]
     with tempfile.TemporaryDirectory() as work:
         out = Path(work) / engine
-        export_model(model, out, format=engine, data=compared, base=base)
+        export_model(model, out, format=engine, data=compared, base=base, sources=_SOURCES)
         say(f"answering with {engine} in float32: it answers as the model does")
         return load_predictor(str(out))

@@ -57,6 +57,7 @@ def export_model(
     max_shard_size: str | int | None = None,
     data: str | None = None,
     base: str | None = None,
+    sources: int | None = None,
 ) -> ExportReport:
     """Writes a model in another runtime's format, or nothing where it does not answer the same.
 
@@ -69,6 +70,7 @@ def export_model(
             one file by default.
         data: what to compare on; by default what the adapter was scored or trained on.
         base: a base in place of the one that an adapter names.
+        sources: how many to compare on at most; 64 by default.
 
     Raises:
         UsageError: an unknown format or precision, a family that the runtime lacks, ``out`` exists,
@@ -82,7 +84,7 @@ def export_model(
     exporter.require()  # before minutes go into loading
     folder = Path(model).expanduser()
     _check_place(folder, out)
-    texts, decoding = probe_texts(folder, data, count=_SOURCES), decoding_of(folder)
+    texts, decoding = probe_texts(folder, data, count=sources or _SOURCES), decoding_of(folder)
     with whole_folder(out) as new, run_lock(out, work="exporting to", hint="choose another folder"):
         given = open_source(model, base)
         predictor = given.predictor
