@@ -6,7 +6,8 @@ rows. Memory is the peak of the resident set since the process began, as ``train
 it. The interpreter and the libraries are a constant of it: ``plan`` takes its own as an estimate
 of it, and here it is measured on a model of a few thousand weights (``libraries_bytes``). Two
 errors are given: of the whole peak, and of what lies above the constant. Time is the median step
-after the first (which compares both forwards).
+after the first (which compares both forwards); of rows whose lengths vary, the mean of whole
+epochs.
 
     OMP_NUM_THREADS=1 python benchmarks/plan.py                 all settings, about 15 minutes
     OMP_NUM_THREADS=1 python benchmarks/plan.py --only small    those whose name has that word
@@ -164,6 +165,7 @@ def measured(setting: Setting, work: Path, steps: int) -> dict[str, Any]:
     if kept.is_file():
         run: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
         return run
+    steps = 2 * steps if setting.varied else steps
     base = work / "bases" / setting.shape
     write_base(setting.shape, base)
     folder = Path(tempfile.mkdtemp(dir=work))
@@ -172,10 +174,12 @@ def measured(setting: Setting, work: Path, steps: int) -> dict[str, Any]:
     # Identical rows would be removed as duplicates; there are none among these.
     planned = command(folder, "plan", "it.yaml")
     trained = command(folder, "train", "it.yaml", "--overwrite")
+    epoch = round(steps / trained["epochs"])
     lines = (folder / trained["adapter"] / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     # What a run has taken up to and with each step.
     until = [step["seconds"] for line in lines if "seconds" in (step := json.loads(line))]
     seconds = [after - before for before, after in itertools.pairwise([0.0, *until])]
+    whole = seconds[epoch : steps // epoch * epoch]
     train = open_prepared(folder / "prepared" / "it").train
     lengths = zip(train.source_lengths.tolist(), train.target_lengths.tolist(), strict=True)
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
@@ -186,7 +190,9 @@ def measured(setting: Setting, work: Path, steps: int) -> dict[str, Any]:
         "rows": list(lengths),
         "planned": planned,
         "peak_bytes": trained["peak_memory_bytes"],
-        "seconds_per_step": statistics.median(seconds[1:] or seconds),
+        "seconds_per_step": (
+            statistics.fmean(whole) if setting.varied else statistics.median(seconds[1:])
+        ),
     }
     shutil.rmtree(folder)
     kept.write_text(json.dumps(run), encoding="utf-8")
