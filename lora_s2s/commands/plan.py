@@ -47,7 +47,7 @@ def plan(
     Prints what to change so that it fits, in order of least harm, each change on top of those
     before. Lengths are those of the prepared data, or the data is prepared in a temporary folder.
     """
-    size = None if gpu_memory is None else bytes_of(gpu_memory)
+    size = None if gpu_memory is None else bytes_of(gpu_memory, "--gpu-memory")
     from lora_s2s.console import table as show_table
     from lora_s2s.console import write_json
     from lora_s2s.pipeline import plan as planning

@@ -78,7 +78,7 @@ def machine_with(gpu_memory: str) -> Machine:
     Raises:
         UsageError: that is no amount of memory.
     """
-    memory = bytes_of(gpu_memory)
+    memory = bytes_of(gpu_memory, "--gpu-memory")
     return Machine(Device(GPU, memory), memory, 1, "a GPU")
 
 

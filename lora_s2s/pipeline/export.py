@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,12 +21,12 @@ from lora_s2s.pipeline import html
 from lora_s2s.pipeline.adapters import decoding_of
 from lora_s2s.pipeline.export_source import ExportSource, open_source
 from lora_s2s.pipeline.merge import probe_texts
+from lora_s2s.recipe.amounts import bytes_of
 from lora_s2s.records import write
 from lora_s2s.training.run_lock import run_lock
 
 _SOURCES = 64
 _LONGEST_ANSWER = 128
-_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 @dataclass(frozen=True)
@@ -134,13 +133,7 @@ def _shard_bytes(size: str | int | None, format: str) -> int | None:
             f"{format} has no shards, so it takes no --max-shard-size",
             hint="omit --max-shard-size, or --format safetensors",
         )
-    parts = re.fullmatch(r"(\d{1,15})([KMG]i?B)?", str(size), flags=re.IGNORECASE)
-    if not parts or not int(parts[1]):
-        raise UsageError(
-            f"--max-shard-size is {size!r}, expected a size such as 2GB",
-            hint="--max-shard-size 2GB",
-        )
-    return int(parts[1]) * _UNITS.get((parts[2] or "").upper(), 1)
+    return size if isinstance(size, int) and size > 0 else bytes_of(str(size), "--max-shard-size")
 
 
 def _check_place(folder: Path, out: Path) -> None:

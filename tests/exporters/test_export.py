@@ -183,8 +183,8 @@ def test_a_manifest_names_files_of_its_folder_alone(name: str, tmp_path: Path) -
         ),
         (
             {"format": "safetensors", "max_shard_size": "2 big"},
-            "--max-shard-size is '2 big', expected a size",
-            "max_shard_size=2GB",
+            "--max-shard-size is '2 big', expected an amount",
+            "max_shard_size=8GB",
         ),
     ],
 )

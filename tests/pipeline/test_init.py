@@ -137,7 +137,7 @@ def test_the_size_of_the_base_follows_memory_and_time(here: Path) -> None:
     assert chosen(four_bits, "training.gradient_checkpointing")[0] is True
     with pytest.raises(ResourceError, match=r"does not fit into a GPU, 4\.0 GB even in 4 bits"):
         lora_s2s.init("my.csv", {"model.name": order[4]}, gpu_memory="4GB", progress=False)
-    with pytest.raises(UsageError, match="invalid amount of memory 'lots'"):
+    with pytest.raises(UsageError, match="--gpu-memory is 'lots'"):
         lora_s2s.init("my.csv", gpu_memory="lots", progress=False)
 
 

@@ -54,7 +54,7 @@ def test_a_plan_of_a_recipe_loads_no_weights_and_leaves_nothing(
     assert listing(here) == before
     elsewhere = planned(invoke, *given, "--gpu-memory", "8GB")
     assert (elsewhere["device"], elsewhere["seconds"], elsewhere["fits"]) == ("cuda", None, True)
-    assert "invalid amount" in invoke("plan", *given, "--gpu-memory", "8", code=2).stderr
+    assert "--gpu-memory is '8'" in invoke("plan", *given, "--gpu-memory", "8", code=2).stderr
 
 
 def test_full_fine_tuning_is_planned_with_every_weight_and_optimizer(
