@@ -12,6 +12,7 @@ from lora_s2s.inference.loading import ENGINES, load_predictor
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.pipeline.export import export_model
 from lora_s2s.pipeline.model import predictor_of
+from lora_s2s.pipeline.ranks import ALONE, Ranks
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.records import ExportManifest, is_export
 
@@ -27,6 +28,7 @@ def predictor_on(
     *,
     base: str | None,
     data: str | Sequence[str] | None,
+    ranks: Ranks = ALONE,
 ) -> Predictor:
     """Loads a model on an engine; for another runtime it is exported first, in float32, into a
     temporary folder.
@@ -35,6 +37,7 @@ def predictor_on(
         engine: ``torch`` or a key of :data:`lora_s2s.inference.loading.ENGINES`; None for what the
             folder is made for.
         data: what the export is compared on; what the adapter was scored or trained on if None.
+        ranks: the processes that load it; one of each machine exports.
 
     Raises:
         UsageError: an unknown engine, or another than the folder was exported for.
@@ -61,6 +64,12 @@ def predictor_on(
     compared = data if data is None or isinstance(data, str) else data[0]
     with tempfile.TemporaryDirectory() as work:
         out = Path(work) / engine
-        export_model(model, out, format=engine, data=compared, base=base, sources=_SOURCES)
-        say(f"answering with {engine} in float32: it answers as the model does")
-        return load_predictor(str(out))
+        if ranks.leads:
+            export_model(model, out, format=engine, data=compared, base=base, sources=_SOURCES)
+            say(f"answering with {engine} in float32: it answers as the model does")
+        exports = ranks.everywhere(str(out) if ranks.leads else "")
+        # The processes of a machine follow its first.
+        *_, here = filter(None, exports[: ranks.rank + 1])
+        predictor = load_predictor(here)
+        ranks.everywhere("loaded")  # no folder is removed before
+    return predictor

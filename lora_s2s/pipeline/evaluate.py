@@ -114,7 +114,9 @@ def _ready(model: str, asked: Asked, overrides: Overrides, rival: Rival | None) 
     if data is None and recipe.data.train != NO_DATA:
         recipe = followed(recipe, model, overrides)
     recipe = with_constraint(recipe, model, overrides)
-    predictor = predictor_on(asked.engine, model, recipe, base=asked.base, data=data)
+    predictor = predictor_on(
+        asked.engine, model, recipe, base=asked.base, data=data, ranks=asked.ranks
+    )
     refuse_code(predictor.settings.format, overrides)
     columns_named = not _COLUMNS.isdisjoint(overridden_keys(overrides))
     rows = scored_data(recipe, predictor, data, columns_named=columns_named)

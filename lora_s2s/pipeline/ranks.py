@@ -42,6 +42,15 @@ class Ranks:
         """Whether this process collects the answers and writes."""
         return self.rank == 0
 
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the first on its machine."""
+        return int(os.environ.get("LOCAL_RANK", self.rank)) == 0
+
+    def everywhere(self, value: Value) -> list[Value]:
+        """Returns the values of all processes, by rank, in every process; waits for all."""
+        return self.shared(self.gathered(value))
+
     def shared(self, value: Value) -> Value:
         """Returns the first process's value in every process."""
         if not self.first:

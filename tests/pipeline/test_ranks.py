@@ -21,10 +21,12 @@ from lora_s2s.inference.decode import decode
 from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.pipeline import kept_answers, ranks
+from lora_s2s.pipeline.engines import predictor_on
 from lora_s2s.pipeline.inputs import Inputs
 from lora_s2s.pipeline.kept_answers import KeptAnswers
 from lora_s2s.pipeline.predict import Work, answer_into
 from lora_s2s.pipeline.ranks import Ranks
+from lora_s2s.recipe.load import load_recipe
 
 TEXTS = [f"w{n} w{n % 7}" for n in range(1, 11)]
 SETTINGS = DecodingSettings(max_new_tokens=5, num_beams=2, n_best=2)
@@ -165,6 +167,35 @@ def test_an_evaluation_decodes_in_turn(
     assert first == alone
     assert others == [[]] * (count - 1)
     assert sorted(groups) == one
+
+
+@pytest.mark.parametrize("machines", [1, 2])
+def test_one_process_of_a_machine_exports_and_all_load_that(
+    together: Together, monkeypatch: pytest.MonkeyPatch, machines: int
+) -> None:
+    made: list[Path] = []
+    if machines == 2:
+        monkeypatch.setattr(Ranks, "leads", property(lambda own: own.rank in (0, 2)))
+
+    def export(model: str, out: Path, **_more: Any) -> None:
+        made.append(out)
+        out.mkdir()
+
+    def load(folder: str) -> Any:
+        assert Path(folder).is_dir()
+        return folder
+
+    monkeypatch.setattr("lora_s2s.pipeline.engines.export_model", export)
+    monkeypatch.setattr("lora_s2s.pipeline.engines.load_predictor", load)
+    recipe = load_recipe("demo")
+
+    def loaded(own: Ranks) -> Any:
+        return predictor_on("ct2", "demo", recipe, base=None, data=None, ranks=own)
+
+    folders = together(4, loaded)
+    assert len(made) == len(set(folders)) == machines
+    assert folders == sorted(folders, key=folders.index)
+    assert not any(out.exists() for out in made)
 
 
 def test_processes_that_see_other_inputs_are_refused(
