@@ -9,12 +9,12 @@ from lora_s2s.console import counted, plain, say, table, warn
 from lora_s2s.data_report import AddedTokens, DataReport, PairSide, Sides
 from lora_s2s.pipeline.adapters import AdapterInfo, without_interval
 from lora_s2s.pipeline.notices import limits_line, short, show_preview, token_table
+from lora_s2s.reports.by_task import task_table
 from lora_s2s.reports.summary import (
     FEW_HEADS,
     NOTHING,
     comparison_lines,
     label_cells,
-    number,
     other_name,
     probabilities_line,
     score_lines,
@@ -34,8 +34,8 @@ def show_scores(title: str, result: Mapping[str, Any]) -> None:
     if lines := comparison_lines(result):
         title = f"Against {other_name(result)}, on the same sources"
         table(title, FEW_HEADS, [line.few_cells() for line in lines])
-    if tasks := result.get("tasks"):
-        _show_tasks(tasks)
+    if result.get("tasks"):
+        table(*task_table(result, _MOST_TASKS, intervals=False))
     if labels := result.get("labels"):
         _show_labels(labels["table"])
         if scored := labels.get("probabilities"):
@@ -83,17 +83,6 @@ def show_several(several: Several) -> None:
 
 def _metric(row: Sequence[str]) -> str:
     return row[0]
-
-
-def _show_tasks(tasks: Mapping[str, Mapping[str, float]]) -> None:
-    """Shows the scores of each task, the first ones of many."""
-    names = list(next(iter(tasks.values())))[1:]
-    rows = [
-        [short(task), f"{scores['n']:,.0f}", *(number(scores.get(name)) for name in names)]
-        for task, scores in list(tasks.items())[:_MOST_TASKS]
-    ]
-    more = f" ({len(rows)} of {len(tasks):,})" if len(rows) < len(tasks) else ""
-    table(f"By task{more}", ["task", "sources", *names], rows)
 
 
 def _show_labels(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -23,7 +23,7 @@ from lora_s2s.evaluation.metrics import (
 )
 from lora_s2s.evaluation.notes import Answers, enough_sources, notes_on
 from lora_s2s.evaluation.probabilities import ProbabilityScores
-from lora_s2s.evaluation.tasks import Scored, by_task
+from lora_s2s.evaluation.tasks import Scored, TaskIntervals, by_task, intervals_by_task
 from lora_s2s.evaluation.ter import time_note
 from lora_s2s.evaluation.texts import Losses, References
 from lora_s2s.files import jsonl_line, write_json, write_text
@@ -104,7 +104,8 @@ class Evaluation:
         notes: what limits the reliability of the scores.
         against: the comparison with another model.
         enough: one sentence on the differences that ``n`` sources can show, if there is one.
-        tasks: the model's scores by task, and ``n``, if scores are means over tasks.
+        tasks: the model's scores by task, and ``n``, if scores are means over tasks;
+            ``task_intervals`` are those of the scores.
     """
 
     n: int
@@ -122,6 +123,7 @@ class Evaluation:
     against: Comparison | None = None
     enough: str | None = None
     tasks: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    task_intervals: TaskIntervals = field(default_factory=dict)
 
     def to_json(self, predictions: Path | None = None) -> dict[str, object]:
         """The object of ``eval --json``; ``predictions`` is the file of the rows."""
@@ -139,8 +141,11 @@ class Evaluation:
             "notes": list(self.notes),
             "against": None if self.against is None else self.against.to_json(),
             "enough": self.enough,
-            **({"tasks": self.tasks} if self.tasks else {}),
+            **self._by_task(),
         }
+
+    def _by_task(self) -> dict[str, object]:
+        return {"tasks": self.tasks, "task_intervals": self.task_intervals} if self.tasks else {}
 
     def _decoding(self) -> dict[str, object] | None:
         if self.settings is None:
@@ -332,6 +337,7 @@ def assess(
         against=against,
         enough=enough_sources(len(sources), compared.difference) if compared else None,
         tasks=by_task(measured, in_tasks),
+        task_intervals=intervals_by_task(measured),
     )
 
 

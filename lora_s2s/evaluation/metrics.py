@@ -137,12 +137,12 @@ def scores_of(measured: Mapping[str, Measured]) -> dict[str, Score]:
         (ends, kind), scale = metric.interval(), metric.scale
         value = metric.value()
         signature = f"{metric.signature}|ci:{'none' if ends is None else kind}"
-        interval = _within(ends, value, scale.low, scale.high)
+        interval = within(ends, value, scale.low, scale.high)
         scores[name] = Score(name, value, interval, signature, n=metric.counted, scale=scale)
     return scores
 
 
-def _within(ends: Interval | None, value: float, low: float, high: float) -> Interval:
+def within(ends: Interval | None, value: float, low: float, high: float) -> Interval:
     """Limits an interval to possible scores and, against rounding, to contain the value; the whole
     range without an interval.
     """
@@ -322,7 +322,7 @@ def compare(
         value = measured.value() - other.value()
         scale = measured.scale
         most = scale.high - scale.low
-        interval = _within(ends, value, -most, most)
+        interval = within(ends, value, -most, most)
         signature = "|".join(
             (
                 measured.signature,

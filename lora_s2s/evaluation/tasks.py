@@ -16,8 +16,8 @@ import numpy as np
 
 from lora_s2s.evaluation import significance
 from lora_s2s.evaluation.measured import Exchange, Indices, Mask, Measured, NamedInterval
-from lora_s2s.evaluation.metrics import fitting, measure
-from lora_s2s.evaluation.significance import PairedTest, Swaps, Values
+from lora_s2s.evaluation.metrics import fitting, measure, within
+from lora_s2s.evaluation.significance import Interval, PairedTest, Swaps, Values
 from lora_s2s.evaluation.texts import Losses, References
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _NAME = "bootstrap-stratified"
 _Item = TypeVar("_Item")
+# By task and metric.
+TaskIntervals = dict[str, dict[str, Interval]]
 
 
 def measure_by_task(
@@ -198,4 +200,16 @@ def by_task(measured: Mapping[str, Measured], tasks: Sequence[str]) -> dict[str,
         if isinstance(metric, TaskMeans):
             for task, value in metric.by_task().items():
                 rows[task][name] = value
+    return rows
+
+
+def intervals_by_task(measured: Mapping[str, Measured]) -> TaskIntervals:
+    """The 95 % interval of each task's scores; one source has none for most metrics."""
+    rows: TaskIntervals = {}
+    for name, metric in measured.items():
+        for task, part in metric.parts.items() if isinstance(metric, TaskMeans) else ():
+            (ends, _), scale = part.interval(), part.scale
+            if ends is not None:
+                interval = within(ends, part.value(), scale.low, scale.high)
+                rows.setdefault(task, {})[name] = interval
     return rows

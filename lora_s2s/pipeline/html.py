@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lora_s2s.pipeline.notices import short, token_table
+from lora_s2s.reports.by_task import MOST_TASKS, task_table
 from lora_s2s.reports.render import render
 from lora_s2s.reports.summary import (
     COMPARISON_HEADS,
@@ -76,6 +77,8 @@ def scored(scores: Mapping[str, Any]) -> str:
     if lines := comparison_lines(scores):
         rows = [line.cells() for line in lines]
         tables.append((f"Against {other_name(scores)}", COMPARISON_HEADS, rows))
+    if scores.get("tasks"):
+        tables.append(task_table(scores, MOST_TASKS))
     enough = scores.get("enough")
     return _shown(tables, [*([enough] if enough else []), *scores["notes"]])
 

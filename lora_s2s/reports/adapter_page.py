@@ -11,6 +11,7 @@ from lora_s2s.hub import EVALUATIONS
 from lora_s2s.outputs import PREDICTIONS
 from lora_s2s.records import manifest_content
 from lora_s2s.reports.answers import read_examples
+from lora_s2s.reports.by_task import task_tables
 from lora_s2s.reports.charts import Chart, curve_chart
 from lora_s2s.reports.described import Described, describe
 from lora_s2s.reports.plots import Points, loss_curve, losses
@@ -37,6 +38,8 @@ CURVE = "loss_curve.png"
 # Of more scored sources, a random part is described.
 MOST_EXAMPLES = 20_000
 _MOST_LABELS = 50
+# The others can be unfolded.
+_FIRST_TASKS = 20
 # Caption, the name of what the adapter is compared with, lines.
 ScoreTable = tuple[str, str, list[ScoreLine]]
 # Anchor, heading, sections of the manifest.
@@ -104,6 +107,8 @@ def render_report(
         scores=_tables(scores, evaluation),
         signatures=signatures(lines),
         notes=note_lines(scores),
+        tasks=task_tables(scores, evaluation),
+        first_tasks=_FIRST_TASKS,
         labels=[(line.evaluation, line.label, *line.cells) for line in labels],
         confusions=confusion_lines(entry, _MOST_LABELS),
         probabilities=probability_facts(entry),

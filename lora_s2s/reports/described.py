@@ -20,9 +20,7 @@ from lora_s2s.reports.breakdown import (
 from lora_s2s.reports.browser import LONGEST_TEXT, browser, cut
 from lora_s2s.reports.charts import Chart, group_chart, length_chart
 from lora_s2s.reports.marks import Piece, marked, words_of
-
-# Caption, heads, rows.
-Table = tuple[str, list[str], list[list[str]]]
+from lora_s2s.reports.summary import Table
 
 
 @dataclass(frozen=True, kw_only=True)

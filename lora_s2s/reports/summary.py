@@ -15,6 +15,8 @@ from lora_s2s.console import plain
 
 NOTHING = "–"
 _DEEPEST, _LARGEST = 8, 1e300
+# Caption, heads, rows.
+Table = tuple[str, list[str], list[list[str]]]
 _SECTIONS = (
     "base",
     "data",
@@ -77,7 +79,7 @@ def _lines(evaluation: str, entry: Mapping[str, object]) -> Iterator[ScoreLine]:
             evaluation=evaluation,
             n=number(entry.get("n")),
             metric=plain(str(name)),
-            label=_label(plain(str(name)), score),
+            label=metric_label(plain(str(name)), score),
             baseline=with_interval(baseline),
             adapter=with_interval(score),
             difference=with_interval(difference, signed=True),
@@ -173,14 +175,14 @@ def score_table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     baseline, difference = result["baseline"], result["difference"]
     if not (baseline and difference):
         scores = result["metrics"].items()
-        rows = [[_label(name, score), with_interval(score)] for name, score in scores]
+        rows = [[metric_label(name, score), with_interval(score)] for name, score in scores]
         return ["metric", "score [95 %]"], rows
     rows = []
     for name, score in result["metrics"].items():
         change = difference[name]
         values = [f"{entry['value']:.2f}" for entry in (baseline[name], score)]
         p_value = p_text(change["p_value"])
-        label = _label(name, score)
+        label = metric_label(name, score)
         rows.append([label, *values, with_interval(change, signed=True), p_value])
     return ["metric", "base", "adapter", "difference [95 %]", "p"], rows
 
@@ -235,7 +237,7 @@ def comparison_lines(entry: Mapping[str, object]) -> list[ComparisonLine]:
         difference, least = mapping(value), mapping(value).get("detectable")
         lines.append(
             ComparisonLine(
-                label=_label(plain(str(name)), difference),
+                label=metric_label(plain(str(name)), difference),
                 other=with_interval(mapping(others.get(name))),
                 model=with_interval(mapping(scores.get(name))),
                 difference=with_interval(difference, signed=True),
@@ -252,7 +254,8 @@ def other_name(entry: Mapping[str, object]) -> str:
     return shown(mapping(entry.get("against")).get("name"))
 
 
-def _label(name: str, score: Mapping[str, object]) -> str:
+def metric_label(name: str, score: Mapping[str, object]) -> str:
+    """A metric's name, with what its direction is if higher is not better."""
     if score.get("descriptive") is True:
         return f"{name} (descriptive)"
     return f"{name} (lower is better)" if score.get("lower_is_better") is True else name

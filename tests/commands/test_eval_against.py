@@ -16,7 +16,7 @@ import pytest
 from cli_parts import Invoke, listing, make_tiny_model
 
 import lora_s2s
-from lora_s2s.pipeline import kept_answers
+from lora_s2s.pipeline import html, kept_answers
 from lora_s2s.pipeline.several import seeds_of
 
 LESS = ("--set", "evaluation.max_new_tokens=3", "--json")
@@ -99,7 +99,9 @@ def test_a_column_or_the_files_name_tasks(invoke: Invoke, here: Path) -> None:
     done = invoke(*asked, *by_column, "--out", "e")
     scores = json.loads(done.stdout)
     assert scores["tasks"] == {"b": {"n": 10, "exact_match": 50}, "a": {"n": 20, "exact_match": 50}}
-    assert "By task" in done.stderr
+    assert scores["task_intervals"]["a"]["exact_match"] == pytest.approx((29.93, 70.07), abs=0.005)
+    for shown in (done.stderr, html.scored(scores)):
+        assert "2 tasks, worst exact_match first" in " ".join(shown.split())
     by_file = ("--data", data, "--set", "data.task_column=file")
     assert list(json.loads(invoke(*asked, *by_file).stdout)["tasks"]) == ["tasks"]
     none = ("--data", data, "--set", "data.task_column=nothing")

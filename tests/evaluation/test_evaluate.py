@@ -235,6 +235,9 @@ def test_scores_over_tasks_are_means_of_the_tasks_scores() -> None:
     assert list(found.tasks) == ["a", "b", "c"]
     assert [found.tasks[task]["n"] for task in "abc"] == [60, 20, 2]
     assert [found.tasks[task]["exact_match"] for task in "abc"] == [75, 75, 50]
+    ends = found.task_intervals["a"]["exact_match"]  # Wilson's of 45 in 60
+    assert ends == pytest.approx((62.77, 84.22), abs=0.005)
+    assert found.task_intervals["b"].keys() == set(metrics)
     score = found.metrics["exact_match"]
     assert score.value == pytest.approx(200 / 3)
     assert score.interval[0] < 50 < 80 < score.interval[1]  # two sources are a third of it

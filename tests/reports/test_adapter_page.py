@@ -261,6 +261,33 @@ def test_another_model_confusions_and_probabilities_are_shown_where_they_were_re
     assert "somewhere" not in page.html
 
 
+def test_tasks_are_shown_worst_first_as_many_as_a_page_holds() -> None:
+    tasks = {f"<b>{n}": {"n": 10.0, "chrf": 90.0 - n / 10, "ter": 1.0} for n in range(600)}
+    tasks |= {"uncounted": {"n": 12345.0, "ter": 2.0}, "x" * 500: {"n": 1.0, "chrf": 0.5}}
+    ends = {"<b>599": {"chrf": [20.0, 40.25]}}
+    ter, copied = {**SCORE, "lower_is_better": True}, {**SCORE, "descriptive": True}
+    entry = {"n": 9, "metrics": {"copied": copied, "chrf": SCORE, "ter": ter}}
+    scores = {"old": {**entry, "tasks": {"a": {"n": 1, "chrf": 1}}}, "test": entry}
+    entry |= {"tasks": tasks, "task_intervals": ends}
+    page = Page(render_report("mine", {"scores": scores}, answers=answers([])))
+    text = page.words.replace("\u00a0", " ")
+    words = text[text.index("test: 500 of 602 tasks, worst chrf first") :]
+    assert ("href", "#tasks") in page.attributes
+    assert "old: 1 task, worst chrf first" in words
+    assert "480 further tasks" in words
+    rows = ["x" * 100 + "…1–0.50–", "<b>59910–30.10 [20.00, 40.25]1.00", "<b>59810–30.20"]
+    places = [words.index(row) for row in rows]
+    assert places == sorted(places)
+    assert "<b>101" in words
+    assert "<b>100" not in words
+    assert "b" not in page.tags
+    # By a rate of errors, the highest is the worst; a task that has none is not.
+    few = {"tasks": dict(list(tasks.items())[-3:]), "metrics": {"ter": ter}}
+    words = Page(render_report("mine", {"scores": {"test": few}})).words
+    places = [words.index(row) for row in ("12,3452.00", "<b>599101.00", "xxx…1–")]
+    assert places == sorted(places)
+
+
 def test_report_without_scores_or_anything_else() -> None:
     page = Page(render_report("bare", {}))
     assert "Not evaluated yet" in page.words
@@ -278,6 +305,8 @@ def test_report_without_scores_or_anything_else() -> None:
         {"t": {"metrics": 1}},
         {"t": {"labels": {"table": [None, 3, {"f1": "x"}]}, "notes": [None, {}]}},
         {"t": {"labels": [1], "notes": 5}},
+        {"t": {"metrics": {"bleu": 3}, "tasks": {"a": 1, "b": {"bleu": []}, "c": {"n": 1e400}}}},
+        {"t": {"tasks": {"a": {}}, "task_intervals": {"a": {"bleu": [1, "x"]}}}},
     ],
 )
 def test_report_survives_odd_scores(scores: Any) -> None:
@@ -289,6 +318,7 @@ def test_report_is_inert_and_self_contained() -> None:
         {"source": HOSTILE, "references": [HOSTILE], "prediction": HOSTILE, "baseline": HOSTILE}
     ]
     told = {"notes": [HOSTILE], "labels": {"table": [{"label": HOSTILE, "references": HOSTILE}]}}
+    told["tasks"] = {HOSTILE: {"n": HOSTILE, HOSTILE: HOSTILE}}
     scores = {
         HOSTILE: {"n": HOSTILE, "metrics": {HOSTILE: {**SCORE, "signature": HOSTILE}}, **told}
     }

@@ -54,6 +54,7 @@ def manifest(evil: str) -> dict[str, Any]:
         "difference": {evil: score},
         "labels": {"table": [{"label": evil, "references": evil, "precision": evil}]},
         "notes": [evil],
+        "tasks": {evil: {"n": evil, evil: evil}},
         "decoding": {"max_new_tokens": evil},
     }
     record = {evil: [evil], "name": evil, "revision": evil}
