@@ -19,7 +19,7 @@ import lora_s2s
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.files import write_json
 from lora_s2s.lora.adapter import load_adapter, save_adapter
-from lora_s2s.lora.average import How
+from lora_s2s.lora.average import How, Member, average
 from lora_s2s.lora.several import add_adapter
 from lora_s2s.models.loading import load_base
 from lora_s2s.pipeline.average import average_adapters
@@ -89,13 +89,14 @@ def test_linear_is_the_exact_mean_of_updates_whatever_their_ranks(
 
 def test_ties_is_pefts_and_dare_the_same_every_time(written: Write, tmp_path: Path) -> None:
     names = [written("a"), written("bb"), written("ccc")]
-    made = average_adapters(names, tmp_path / "made", How("ties", density=0.4, rank=24))
+    how = How("ties", density=0.4, rank=24)
+    made = average_adapters(names, tmp_path / "made", how, weights=[5, 3, 2])
     first = load_adapter(names[0], device="cpu")
     for name in names[1:]:
         add_adapter(first, Path(name), Path(name).name)
     first.model.base_model.add_weighted_adapter(
         ["default", "bb", "ccc"],
-        [1.0, 1.0, 1.0],  # TIES takes the mean of those that agree by itself
+        [1.5, 0.9, 0.6],  # TIES takes the mean of those that agree by itself
         "mixed",
         combination_type="ties_svd",
         svd_rank=24,
@@ -114,6 +115,37 @@ def test_ties_is_pefts_and_dare_the_same_every_time(written: Write, tmp_path: Pa
     nothing = How("dare_linear", density=1 - 1e-7, rank=12)
     mean = average_adapters(names, tmp_path / "mean", How())
     close(updates(average_adapters(names, tmp_path / "all", nothing).out), updates(mean.out))
+
+
+def test_dare_scales_what_it_keeps_and_its_ties_weigh_the_adapters() -> None:
+    chance = torch.Generator().manual_seed(0)
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2}
+    members = []
+    for share in (0.75, 0.25):
+        down, up = (torch.randn(shape, generator=chance) for shape in ((2, 40), (40, 2)))
+        state = {"m.lora_A.weight": down, "m.lora_B.weight": up}
+        members.append(Member("", share, config, state))
+
+    def update(how: How) -> torch.Tensor:
+        return product(average(members, how).state)
+
+    def product(state: dict[str, torch.Tensor]) -> torch.Tensor:
+        return state["m.lora_B.weight"] @ state["m.lora_A.weight"]
+
+    parts = [product(member.state) for member in members]
+    one, other = 2 * 0.75 * parts[0], 2 * 0.25 * parts[1]
+    made = update(How("dare_linear", rank=40))  # keeps a half
+    kept = torch.stack([torch.zeros_like(one), one, other, one + other])
+    nearest = (made - kept).abs().argmin(dim=0)
+    assert torch.allclose(made, kept.gather(0, nearest[None])[0], atol=1e-4)
+    shares = torch.bincount(nearest.flatten(), minlength=4) / nearest.numel()
+    assert torch.allclose(shares, torch.full((4,), 0.25), atol=0.05)
+    assert not torch.allclose(update(How("dare_linear", rank=40, seed=1)), made, atol=1e-4)
+    # TIES counts signs before it weighs, as PEFT does.
+    made = update(How("dare_ties", density=1 - 1e-7, rank=40))
+    agree = torch.stack(parts).sign() == (parts[0] + parts[1]).sign()
+    weighted = torch.stack([1.5 * parts[0], 0.5 * parts[1]]) * agree
+    assert torch.allclose(made, weighted.sum(dim=0) / agree.sum(dim=0).clamp(min=1), atol=1e-4)
 
 
 def test_factors_are_the_mean_of_the_weights_of_any_method(written: Write, tmp_path: Path) -> None:

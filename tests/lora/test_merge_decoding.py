@@ -24,6 +24,7 @@ from lora_s2s.lora.merge import merge_adapter
 from lora_s2s.models.own_decoding import CHECKPOINT
 from lora_s2s.pipeline.adapters import recipe_of
 from lora_s2s.pipeline.decoding import decoding_line, settings_for
+from lora_s2s.pipeline.label_set import known_labels
 
 PROBES = [" ".join(WORDS[:n]) for n in range(1, 10)] + ["the the bridge"]
 OF_A_SUMMARISER: dict[str, Any] = {
@@ -50,6 +51,10 @@ def test_plain_transformers_answers_as_the_adapter_was_scored(
     adapter_folder: Callable[..., Path], tmp_path: Path, place: str, most: int, beams: int
 ) -> None:
     folder = adapter_folder("all-linear")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    scored = {"labels": {"probabilities": {"labels": ["a", "c"], "temperature": 1.5}}}
+    manifest |= {"labels": {"labels": ["a", "b"]}, "scores": {"old": {}, "new": scored}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     if place == "config.json":
         (tmp_path / "base" / "generation_config.json").unlink()
     set_generation(tmp_path / "base", {**OF_A_SUMMARISER, "decoder_start_token_id": 0}, place)
@@ -69,6 +74,10 @@ def test_plain_transformers_answers_as_the_adapter_was_scored(
     )
     assert (report.answers, report.answers_changed) == (len(PROBES), 0.0)
     assert "num_beams 3" in report.not_used
+    labels = known_labels(str(tmp_path / "merged"))  # of the newest evaluation that has some
+    assert labels == known_labels(str(folder))
+    assert labels is not None
+    assert (labels.labels, labels.temperature) == (["a", "c"], 1.5)
     model: Any = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "merged").eval()
     tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path / "merged")
     # The adapter reads six tokens at most.

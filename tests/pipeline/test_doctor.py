@@ -17,6 +17,7 @@ from cli_parts import Invoke
 from lora_s2s import machine
 from lora_s2s.pipeline import doctor, imports, versions
 from lora_s2s.pipeline.imports import Imported
+from lora_s2s.pipeline.versions import Finding
 
 HEALTHY = {"cuda_build": None, "threads": 1, "gpus": [], "cuda": False, "cuda_problem": ""}
 GPU = {
@@ -26,6 +27,7 @@ GPU = {
     "bfloat16": False,
     "kernels": ["sm_75", "sm_90"],
 }
+PROCESSORS = machine.usable_processors()
 Fault = Callable[[pytest.MonkeyPatch], object]
 
 
@@ -49,11 +51,47 @@ def with_driver(**facts: object) -> Fault:
     return plant
 
 
-def built_for_another_torch(patch: pytest.MonkeyPatch) -> None:
-    version_is("torchvision", "0.20")(patch)
-    real = metadata.requires
-    named = lambda name: ["torch==2.5.0"] if name == "torchvision" else real(name)  # noqa: E731
-    patch.setattr(metadata, "requires", named)
+def built_for(torch: str) -> Fault:
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        version_is("torchvision", "0.20")(patch)
+        real = metadata.requires
+        needs = [f"torch=={torch}"]
+        patch.setattr(
+            metadata, "requires", lambda name: needs if name == "torchvision" else real(name)
+        )
+
+    return plant
+
+
+def python_optimizes(level: int) -> Fault:
+    flags = SimpleNamespace(optimize=level, utf8_mode=0, dev_mode=False)
+    return lambda patch: patch.setattr(sys, "flags", flags)
+
+
+def free_disk(size: int) -> Fault:
+    usage = SimpleNamespace(total=10**12, used=9, free=size)
+    return lambda patch: patch.setattr(shutil, "disk_usage", lambda _: usage)
+
+
+def memory_is(size: int, *, allowed: int | None = None) -> Fault:
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(machine, "physical_memory", lambda: size)
+        patch.setattr(machine, "container_memory", lambda: allowed)
+
+    return plant
+
+
+def locked_cache(patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("HF_HOME", "/none/of/these/exists")
+    patch.setattr("os.access", lambda path, _: str(path) != "/")
+
+
+def on_colab(**facts: object) -> Fault:
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        patch.setenv("COLAB_RELEASE_TAG", "1")
+        torch_says(**facts)(patch)
+
+    return plant
 
 
 def container(patch: pytest.MonkeyPatch, path: Path, **files: str) -> None:
@@ -66,7 +104,7 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
     "a library is missing": (version_is("peft", None), "peft", "pip install -U"),
     "a library is too old": (version_is("transformers", "4.57.1"), "transformers", ">=5.3"),
     "a combination fails": (version_is("optimum-onnx", "0.1"), "optimum-onnx 0.1", "uninstall"),
-    "torchvision for another torch": (built_for_another_torch, "torchvision", "pip install -U"),
+    "torchvision for another torch": (built_for("2.5.0"), "torchvision", "pip install -U"),
     "torch without CUDA beside a GPU": (with_driver(), "gpu", "pip install --force-reinstall"),
     "an old driver": (
         with_driver(cuda_build="12.9", cuda_problem="driver too old"),
@@ -78,31 +116,50 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
         "gpu",
         "supports this GPU",
     ),
-    "more threads than processors": (torch_says(threads=999), "threads", "OMP_NUM_THREADS="),
+    "an old GPU": (
+        torch_says(cuda=True, gpus=[{**GPU, "capability": [6, 1], "kernels": ["sm_60"]}]),
+        "gpu",
+        "use another GPU",
+    ),
+    "more threads than processors": (
+        torch_says(threads=999),
+        "threads",
+        f"OMP_NUM_THREADS={PROCESSORS}",
+    ),
     "a full disk": (
-        lambda patch: patch.setattr(
-            shutil, "disk_usage", lambda _: SimpleNamespace(total=9, used=9, free=10**6)
-        ),
+        free_disk(5 * 10**9 - 1),
         "model cache",
         "export HF_HOME",
     ),
+    "a cache that cannot be written": (locked_cache, "model cache", "export HF_HOME"),
     "a small container": (
-        lambda patch: patch.setattr(machine, "container_memory", lambda: 10**9),
+        memory_is(10**11, allowed=3 * 10**9 - 1),
         "memory",
         "docker run --memory",
     ),
-    "a notebook without its GPU": (
-        lambda patch: patch.setenv("COLAB_RELEASE_TAG", "1"),
-        "Google Colab",
-        "Change runtime type",
-    ),
-    "python -OO": (
-        lambda patch: patch.setattr(
-            sys, "flags", SimpleNamespace(optimize=2, utf8_mode=0, dev_mode=False)
-        ),
-        "python",
-        "PYTHONOPTIMIZE",
-    ),
+    "a small machine": (memory_is(10**9), "memory", "train a small base"),
+    "a notebook without its GPU": (on_colab(), "Google Colab", "Change runtime type"),
+    "python -OO": (python_optimizes(2), "python", "PYTHONOPTIMIZE"),
+}
+DETAILS = {
+    "an old driver": "driver too old",
+    "a small container": "the container allows 3.0 GB",
+    "a small machine": "this machine has 1.0 GB",
+}
+# Close to a fault, and none.
+FINE: dict[str, Fault] = {
+    "python -O": python_optimizes(1),
+    "kernels of the same generation": torch_says(cuda=True, gpus=[{**GPU, "kernels": ["sm_70"]}]),
+    "the oldest GPU": torch_says(cuda=True, gpus=[{**GPU, "capability": [7, 0]}]),
+    "a GPU with its driver": with_driver(cuda_build="12.9", cuda=True, gpus=[GPU]),
+    "as many threads as processors": torch_says(threads=PROCESSORS),
+    "a disk with space": free_disk(5 * 10**9),
+    "a container of 3 GB": memory_is(10**11, allowed=3 * 10**9),
+    "a notebook with its GPU": on_colab(cuda=True, gpus=[GPU]),
+    "torchvision for this torch": built_for(str(versions.installed("torch")).partition("+")[0]),
+    "the lowest version": version_is("transformers", "5.3"),
+    "kernels unknown": torch_says(cuda=True, gpus=[{**GPU, "kernels": []}]),
+    "memory unknown": lambda patch: patch.setattr(machine, "usable_memory", lambda: None),
 }
 
 
@@ -119,11 +176,69 @@ def test_a_planted_fault_is_reported_with_its_fix(
     assert not report.ok
     (check,) = [one for one in report.checks if one.name == name and not one.ok]
     assert fix in check.fix
+    assert DETAILS.get(fault, "") in check.detail
     # Nothing else than what the fault brings with it.
     assert {one.name for one in report.checks if not one.ok} - healthy <= {
         name,
         *(("current folder", "temporary folder") if "disk" in fault else ()),
     }
+
+
+@pytest.mark.parametrize("plant", FINE.values(), ids=FINE)
+def test_what_is_just_enough_is_no_fault(plant: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "driver", lambda: None)
+    torch_says()(monkeypatch)
+    memory_is(10**11)(monkeypatch)
+    free_disk(10**12)(monkeypatch)
+    plant(monkeypatch)
+    assert [check for check in doctor.examine().checks if not check.ok] == []
+
+
+def test_combinations_are_known_by_their_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = {
+        "peft": {"0.15.2": False, "0.16": None, "0.20": None},
+        "ctranslate2": {"4.7.1": False, "4.8.0": None},
+        "transformers": {"4.57": None, "5.0.0": True, "5.23.1": True, "5.24.0": None},
+        "bitsandbytes": {"0.49.2": None, "0.50.1": True, "0.51": None},
+    }
+    for package, outcomes in expected.items():
+        for version, ok in outcomes.items():
+            version_is(package, version)(monkeypatch)
+            findings = {one.name: one.ok for one in versions.version_findings()}
+            assert findings.get(f"{package} {version}") is ok, (package, version)
+            monkeypatch.undo()
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("echo '550.54, Tesla T4'; echo '550.54, another'", "550.54, Tesla T4"),
+        ("echo 'NVIDIA-SMI has failed'; exit 9", None),
+        ("exit 0", None),
+    ],
+)
+def test_the_driver_is_what_nvidia_smi_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, expected: str | None
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    program.chmod(0o755)
+    assert doctor.driver() == expected
+
+
+def test_smoke_runs_on_each_device_and_a_failure_is_a_finding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch_says(cuda=True, gpus=[GPU])(monkeypatch)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    hides = "import os; hides = 'CUDA_VISIBLE_DEVICES' in os.environ; print('hides', hides)"
+    monkeypatch.setattr(doctor, "_SMOKE", f"{hides}; hides or 1 / 0")
+    cpu, cuda = (one for one in doctor.examine(smoke=True).checks if "smoke" in one.name)
+    assert cpu == Finding("smoke on cpu", True, "hides True")
+    assert (cuda.name, cuda.ok) == ("smoke on cuda", False)
+    assert cuda.detail == "ZeroDivisionError: division by zero"
+    assert "--debug" in cuda.fix
 
 
 @pytest.mark.parametrize(
@@ -142,8 +257,11 @@ def test_a_library_that_cannot_be_imported_is_a_finding(
     assert list(found.failed) == ["torch"]
     assert reason in found.failed["torch"]
     monkeypatch.setattr(doctor, "imported", lambda: found)
-    (check,) = [one for one in doctor.examine(smoke=True).checks if one.name == "import torch"]
+    checks = doctor.examine(smoke=True).checks
+    (check,) = [one for one in checks if one.name == "import torch"]
     assert check.fix == "pip install --force-reinstall --no-deps torch"
+    names = {one.name for one in checks}
+    assert names.isdisjoint({"imports", "gpu", "smoke on cpu"})
 
 
 def test_the_command_prints_no_token_and_exits_by_what_it_found(
