@@ -15,6 +15,7 @@ from typing import Any
 import fsspec
 import pytest
 
+import lora_s2s
 from lora_s2s import remote
 from lora_s2s.data.prepared import open_prepared
 from lora_s2s.errors import DataError, Error, ResourceError, SetupError, UsageError
@@ -60,6 +61,10 @@ def test_data_is_read_from_urls_and_reported_by_them(
     memory.pipe("/b/in/b.csv", b"source,target\nx,z\n")
     assert [row.fields["target"] for row in find_origins("memory://b/in/b.csv")[0].rows()] == ["z"]
     assert len(find_origins("memory://b/*/*.csv@2")) == 1
+    recipe = {"model.name": "demo", "data.train": "memory://b/in/a.jsonl@2"}
+    made = lora_s2s.prepare({**recipe, "data.max_rejected": 0.1}, "memory://b/p", progress=False)
+    assert made.report["out"] == "memory://b/p"
+    assert memory.exists("/b/p/manifest.json")
 
 
 @pytest.mark.parametrize(
