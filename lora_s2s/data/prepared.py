@@ -1,4 +1,4 @@
-"""Prepared data: a memory-mapped Arrow file per split, ``manifest.json``, ``rejected.jsonl``."""
+"""Prepared data: an Arrow file per split, ``manifest.json``, ``rejected.jsonl``."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ _SCHEMA = pa.schema(
 )
 # An Arrow file is a stream of messages between these.
 _START, _END = b"ARROW1\0\0", b"ARROW1"
+_INCOMPLETE = "not a complete Arrow file of this version"
+_UNREADABLE = (pa.ArrowException, OSError, ValueError, struct.error)
 _ID = 4  # bytes
 _MOST_MAPPED = 1 << 27  # bytes of a file that are read before its pages are given back
 
@@ -120,8 +122,8 @@ class SplitTable:
         try:
             self._file = pa.OSFile(str(path))
             self._chunks = [*_chunks(path)]
-        except (pa.ArrowException, OSError, ValueError, struct.error) as error:
-            raise self._damaged("not a complete Arrow file of this version") from error
+        except _UNREADABLE as error:
+            raise self._damaged(_INCOMPLETE) from error
         self._firsts = np.cumsum([0, *(chunk.rows for chunk in self._chunks)]).tolist()
 
     def __len__(self) -> int:
@@ -173,9 +175,16 @@ class SplitTable:
                     )
 
     def _read(self) -> Iterator[pa.RecordBatch]:
-        """Yields all rows in batches that are read, not mapped."""
-        with pa.OSFile(str(self._path)) as file:
-            yield from _batches(file)
+        """Yields all rows in batches that are read, not mapped.
+
+        Raises:
+            DataError: the file was replaced, cut off or deleted since it was opened.
+        """
+        try:
+            with pa.OSFile(str(self._path)) as file:
+                yield from _batches(file)
+        except _UNREADABLE as error:
+            raise self._damaged(_INCOMPLETE) from error
 
     def _damaged(self, problem: str) -> DataError:
         return DataError(
@@ -218,7 +227,10 @@ class SplitTable:
         return Features(source, target)
 
     def _ids(self, start: int, first: int, end: int) -> npt.NDArray[np.int32]:
-        content = self._file.read_at(_ID * (end - first), start + _ID * first)
+        size = _ID * (end - first)
+        content = self._file.read_at(size, start + _ID * first)
+        if len(content) != size:
+            raise self._damaged("it has become shorter")
         return np.frombuffer(content, np.int32)
 
     def sources(self) -> list[str]:

@@ -121,7 +121,7 @@ def _exporter(format: str, precision: str) -> Exporter:
 
 
 def _shard_bytes(size: str | int | None, format: str) -> int | None:
-    """Reads a size such as ``2GB``.
+    """Reads a size: ``2GB``, or a number of bytes.
 
     Raises:
         UsageError: it is not one, or the format has no shards.
@@ -133,7 +133,7 @@ def _shard_bytes(size: str | int | None, format: str) -> int | None:
             f"{format} has no shards, so it takes no --max-shard-size",
             hint="omit --max-shard-size, or --format safetensors",
         )
-    return size if isinstance(size, int) and size > 0 else bytes_of(str(size), "--max-shard-size")
+    return bytes_of(str(size), "--max-shard-size", plain=True)
 
 
 def _check_place(folder: Path, out: Path) -> None:

@@ -11,6 +11,7 @@ from resident_memory import rise
 
 from lora_s2s.data import prepared
 from lora_s2s.data.prepared import KeptRow, SplitTable, SplitWriter, record_batch
+from lora_s2s.errors import DataError
 
 BATCHES, ROWS, TOKENS = 24, 512, 1024  # 48 MiB of ids
 
@@ -39,3 +40,20 @@ def test_reading_a_split_takes_a_part_of_its_size(
     seen = [int(table.features(row).input_ids[-1]) for row in range(len(table))]
     assert seen == [TOKENS] * (BATCHES * ROWS)
     assert taken() < size // 3
+
+
+@pytest.mark.parametrize("cut", [0, 2])
+def test_a_file_that_is_cut_off_while_it_is_read_gives_no_wrong_row(
+    cut: int, tmp_path: Path
+) -> None:
+    path, rows = tmp_path / "train.arrow", [KeptRow([4], [1, 2, 3], "a", "b", "f:1")] * 2
+    with SplitWriter(tmp_path) as writer:
+        writer.add("train", record_batch(rows))
+    table = SplitTable(path)
+    place = path.read_bytes().index(np.array([1, 2, 3] * 2, np.int32).tobytes())
+    with path.open("r+b") as file:
+        file.truncate(place + 3 * 4 + cut)
+    assert table.features(0).labels.tolist() == [1, 2, 3]
+    for read in (lambda: table.features(1), table.sources, table.distinct_targets):
+        with pytest.raises(DataError, match=r"train\.arrow is damaged"):
+            read()

@@ -26,6 +26,7 @@ from lora_s2s.lora import adapter, merge
 from lora_s2s.lora.adapter import save_adapter
 from lora_s2s.models.loading import load_base
 from lora_s2s.pipeline import export_source
+from lora_s2s.recipe.amounts import bytes_of
 from lora_s2s.records import ExportManifest, verify
 
 ADAPTER = Path(__file__).parents[2] / "adapters" / "demo"
@@ -194,6 +195,20 @@ def test_wrong_choices(words: dict[str, Any], message: str, hint: str, tmp_path:
     assert message in caught.value.message
     assert caught.value.hint == hint
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "size"), [("8GB", 8e9), ("7.5 gib", 7.5 * 2**30), ("20000000KB", 2e10)]
+)
+def test_amounts(given: str, size: float) -> None:
+    assert bytes_of(given, "--gpu-memory") == bytes_of(given, "", plain=True) == size
+
+
+def test_a_size_is_also_a_number_of_bytes() -> None:
+    assert bytes_of("500000", "--max-shard-size", plain=True) == 500_000
+    for wrong in ("0", "0GB", "True", "-1GB", "1e3GB", "8,5GB", "1.5", "\u0668GB"):
+        with pytest.raises(UsageError, match="--max-shard-size is"):
+            bytes_of(wrong, "--max-shard-size", plain=True)
 
 
 def test_the_command_names_every_format_and_precision() -> None:
