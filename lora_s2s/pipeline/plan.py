@@ -216,7 +216,8 @@ def _changes(planned: Planned) -> Iterator[tuple[dict[str, object], str]]:
     key = "tokens_per_batch" if settings.tokens_per_batch else "batch_size"
     size, least = getattr(settings, key), longest if settings.tokens_per_batch else 1
     while size and size // 2 >= least:
-        size, accumulation = size // 2, accumulation * 2
+        # A step takes no more micro-batches than an epoch has rows.
+        size, accumulation = size // 2, min(accumulation * 2, len(rows))
         yield {f"training.{key}": size, "training.gradient_accumulation": accumulation}, same
     if not settings.gradient_checkpointing:
         yield (

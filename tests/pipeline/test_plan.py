@@ -54,6 +54,9 @@ def test_a_plan_of_a_recipe_loads_no_weights_and_leaves_nothing(
     assert listing(here) == before
     elsewhere = planned(invoke, *given, "--gpu-memory", "8GB")
     assert (elsewhere["device"], elsewhere["seconds"], elsewhere["fits"]) == ("cuda", None, True)
+    words = ["--gpu-memory", "1MB", "--set", f"training.batch_size={2**31}"]
+    words += ["--set", "training.gradient_accumulation=1000"]
+    assert planned(invoke, *given, *words)["fits"] is False
     assert "--gpu-memory is '8'" in invoke("plan", *given, "--gpu-memory", "8", code=2).stderr
 
 
