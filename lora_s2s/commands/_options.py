@@ -72,8 +72,8 @@ AnsweringProcesses = Annotated[
     int,
     count_option(
         "--processes",
-        "Answer in N processes on this machine, one for each GPU; the output is that of one with as "
-        "many threads.",
+        "Answer in N processes on this machine, one for each GPU; the output is that of one with "
+        "as many threads.",
     ),
 ]
 Constraint = Annotated[
