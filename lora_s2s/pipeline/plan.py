@@ -197,6 +197,8 @@ def _advice(planned: Planned, total: int) -> Iterator[Advice]:
     """Changes in order of least harm, each on top of those before, until the run fits."""
     for sets, cost in _changes(planned):
         changed = _with(planned, sets)
+        if changed.recipe.contradiction:
+            continue
         left = peak_of(changed).total_bytes
         if left > (1 - _WORTH) * total:
             continue
@@ -239,7 +241,8 @@ def _changes(planned: Planned) -> Iterator[tuple[dict[str, object], str]]:
         ("nf4", "weights rounded to 4 bits, slower steps, a slightly higher loss"),
     ):
         if recipe.model.quantization not in (kind, "nf4"):
-            whole = {"training.sharding": "none"} if several else {}
+            divided = several or settings.sharding == "full"
+            whole = {"training.sharding": "none"} if divided else {}
             yield {**whole, "model.quantization": kind}, cost
     limit = int(rows.sources.max())
     while limit // 2 >= 128:
@@ -282,6 +285,13 @@ def _siblings(name: str) -> list[str]:
     ]
 
 
+# What the ways of the table begin with, whatever the recipe says: 16 bits on one GPU.
+_PLAIN: dict[str, object] = {
+    "model.dtype": "auto",
+    "model.quantization": "none",
+    "training.gradient_checkpointing": False,
+    "training.sharding": "none",
+}
 _WAYS: tuple[tuple[str, dict[str, object]], ...] = (
     ("LoRA", {}),
     ("checkpointing", {"training.gradient_checkpointing": True}),
@@ -299,12 +309,15 @@ def table(recipe: Recipe, prepared: PreparedDataset | None = None) -> list[list[
         rows = []
         for name in _siblings(recipe.model.name):
             planned = planned_run(recipe, data, device, base_of(name, KNOWN[name]))
+            ways = {way: _with(planned, {**_PLAIN, **sets}) for way, sets in _WAYS}
             needs = {
-                way: peak_of(_with(planned, {**sets, "model.dtype": "auto"})).total_bytes
-                for way, sets in _WAYS
+                way: peak_of(run).total_bytes
+                for way, run in ways.items()
+                if not run.recipe.contradiction
             }
+            sizes = [sized(needs[way]) if way in needs else "–" for way in ways]
             cells = [next((w for w in needs if needs[w] <= gb * _GB), "–") for gb in _CARDS]
-            rows.append([name, *(sized(size) for size in needs.values()), *cells])
+            rows.append([name, *sizes, *cells])
     return rows
 
 

@@ -15,6 +15,7 @@ from lora_s2s.hub import DEMO_NAME, is_local, locate_model, only_cache
 from lora_s2s.pipeline.prepare import prepare_data, prepared_folder
 from lora_s2s.recipe.schema import ModelSection, Recipe
 from lora_s2s.tokens.files import TOKENIZER_FILES
+from lora_s2s.tokens.loading import LANGUAGES
 
 
 @contextmanager
@@ -37,7 +38,9 @@ def _data(recipe: Recipe, folder: Path) -> tuple[PreparedDataset, list[str]]:
             "the bundled base's, which splits words into more tokens"
         ]
         stand_in = recipe.model.model_copy(update={"name": DEMO_NAME, "revision": None})
-        recipe = recipe.model_copy(update={"model": stand_in})
+        # The bundled base marks no text with a language.
+        data = recipe.data.model_copy(update=dict.fromkeys(LANGUAGES))
+        recipe = recipe.model_copy(update={"model": stand_in, "data": data})
     elif is_prepared(earlier) and (existing := _same(recipe, earlier)):
         return existing, []
     return prepare_data(recipe, folder / "prepared"), notes

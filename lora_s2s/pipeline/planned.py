@@ -135,8 +135,10 @@ class Planned:
         """What of the run decides its memory."""
         model, training = self.recipe.model, self.recipe.training
         quantized = model.quantization != "none"
+        # Weights that train are float32 on every device.
+        dtype = "float32" if self.recipe.lora.method == FULL else model.dtype
         return Setting(
-            self.device.bytes_each(model.dtype),
+            self.device.bytes_each(dtype),
             self.device.kind,
             training.gradient_checkpointing,
             training.dropout > 0,

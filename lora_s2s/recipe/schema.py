@@ -383,14 +383,19 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _together(self) -> Recipe:
+        if problem := self.contradiction:
+            raise ValueError(problem)
+        return self
+
+    @property
+    def contradiction(self) -> str | None:
+        """What in several sections does not go together, beginning with a key; None if all does."""
         model, method, training = self.model, self.lora.method, self.training
         bits, scored = model.quantization, training.sources_to_score
         problem = full_problem(method, training.freeze, bits, model.dtype)
         if training.sharding == "full" and not problem:
             problem = sharding_problem(method, bits, training.optimizer, scored)
-        if problem:
-            raise ValueError(problem)
-        return self
+        return problem
 
 
 SECTIONS: dict[str, type[Section]] = {

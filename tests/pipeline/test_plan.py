@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -65,8 +66,9 @@ def test_full_fine_tuning_is_planned_with_every_weight_and_optimizer(
 ) -> None:
     write_csv(here / "train.csv")
     given = ("--data", "train.csv", "--model", str(tiny_model))
-    full = planned(invoke, *given, "--set", "lora.method=full")
-    assert full["optimizer_bytes"] == 2 * full["weights_bytes"]  # AdamW's two moments
+    for device in ((), ("--gpu-memory", "8GB")):  # in float32 on both
+        full = planned(invoke, *given, "--set", "lora.method=full", *device)
+        assert full["optimizer_bytes"] == 2 * full["weights_bytes"]  # AdamW's two moments
     words = ("--set", "lora.method=full", "--set", "training.optimizer=adafactor")
     assert planned(invoke, *given, *words)["optimizer_bytes"] < full["optimizer_bytes"] / 20
 
@@ -96,10 +98,15 @@ def test_processes_that_divide_the_weights_need_less_memory_each(
     full = ("--set", "lora.method=full", "--set", "training.sharding=full")
     whole, part = (planned(invoke, *words, "--processes", n, *full) for n in ("1", "4"))
     assert part["optimizer_bytes"] == pytest.approx(whole["optimizer_bytes"] / 4)
+    # A divided run takes no other optimizer, and weights that train stay in float32.
+    changed = " ".join(one["setting"] for one in part["advice"])
+    assert not re.search("optimizer|dtype|quantization", changed)
 
 
 def test_a_base_that_is_not_here_is_planned_by_its_known_sizes(invoke: Invoke, here: Path) -> None:
     write_csv(here / "train.csv")
+    languages = ["--set", "data.source_language=eng_Latn", "--model", "facebook/m2m100_418M"]
+    assert planned(invoke, "--data", "train.csv", *languages)["steps"]
     words = ["--data", "train.csv", "--model", "google/flan-t5-xl", "--gpu-memory"]
     words += ["6GB", "--set", "training.tokens_per_batch=4096"]
     result = planned(invoke, *words)
@@ -123,6 +130,8 @@ def test_a_base_too_large_in_4_bits_ends_in_a_smaller_one(invoke: Invoke, here: 
     assert [row["base"] for row in table] == [name for name in KNOWN if "flan" in name]
     assert table[0]["4 GB"] == "LoRA"
     assert table[-1]["4 GB"] == "–"
+    full = (*words[:4], "--set", "lora.method=full", "--table", "--json")
+    assert json.loads(invoke("plan", *full).stdout)["table"][0]["nf4"] == "–"
 
 
 def test_train_refuses_what_cannot_fit_unless_told(
