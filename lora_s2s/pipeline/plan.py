@@ -26,6 +26,7 @@ from lora_s2s.pipeline.planned import (
     peak_of,
     planned_run,
 )
+from lora_s2s.recipe.contradictions import contradiction
 from lora_s2s.recipe.fields import FULL
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.training import duration
@@ -197,7 +198,7 @@ def _advice(planned: Planned, total: int) -> Iterator[Advice]:
     """Changes in order of least harm, each on top of those before, until the run fits."""
     for sets, cost in _changes(planned):
         changed = _with(planned, sets)
-        if changed.recipe.contradiction:
+        if contradiction(changed.recipe):
             continue
         left = peak_of(changed).total_bytes
         if left > (1 - _WORTH) * total:
@@ -313,7 +314,7 @@ def table(recipe: Recipe, prepared: PreparedDataset | None = None) -> list[list[
             needs = {
                 way: peak_of(run).total_bytes
                 for way, run in ways.items()
-                if not run.recipe.contradiction
+                if not contradiction(run.recipe)
             }
             sizes = [sized(needs[way]) if way in needs else "–" for way in ways]
             cells = [next((w for w in needs if needs[w] <= gb * _GB), "–") for gb in _CARDS]

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from lora_s2s.recipe.contradictions import contradiction
 from lora_s2s.recipe.evaluation import EvaluationSection
 from lora_s2s.recipe.fields import (
     AUTO,
@@ -31,9 +32,7 @@ from lora_s2s.recipe.fields import (
     Tracker,
     Truncation,
 )
-from lora_s2s.recipe.full import full_problem
 from lora_s2s.recipe.output import OutputSection
-from lora_s2s.recipe.sharding import sharding_problem
 
 _SCORED_SOURCES = 100
 
@@ -383,19 +382,9 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _together(self) -> Recipe:
-        if problem := self.contradiction:
+        if problem := contradiction(self):
             raise ValueError(problem)
         return self
-
-    @property
-    def contradiction(self) -> str | None:
-        """What in several sections does not go together, beginning with a key; None if all does."""
-        model, method, training = self.model, self.lora.method, self.training
-        bits, scored = model.quantization, training.sources_to_score
-        problem = full_problem(method, training.freeze, bits, model.dtype)
-        if training.sharding == "full" and not problem:
-            problem = sharding_problem(method, bits, training.optimizer, scored)
-        return problem
 
 
 SECTIONS: dict[str, type[Section]] = {
