@@ -26,7 +26,6 @@ from lora_s2s.pipeline.planned import (
     peak_of,
     planned_run,
 )
-from lora_s2s.recipe.contradictions import contradiction
 from lora_s2s.recipe.fields import FULL
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.training import duration
@@ -198,7 +197,7 @@ def _advice(planned: Planned, total: int) -> Iterator[Advice]:
     """Changes in order of least harm, each on top of those before, until the run fits."""
     for sets, cost in _changes(planned):
         changed = _with(planned, sets)
-        if contradiction(changed.recipe):
+        if not _is_valid(changed.recipe):
             continue
         left = peak_of(changed).total_bytes
         if left > (1 - _WORTH) * total:
@@ -265,6 +264,14 @@ def _with(planned: Planned, sets: dict[str, object]) -> Planned:
     return Planned(recipe, planned.base, rows, planned.device, planned.libraries)
 
 
+def _is_valid(recipe: Recipe) -> bool:
+    try:
+        recipe.check_together()
+    except ValueError:
+        return False
+    return True
+
+
 def _smaller_bases(planned: Planned) -> Iterator[Advice]:
     """The largest popular base of the same family that fits, with all changes before."""
     name, device = planned.base.name, planned.device
@@ -312,9 +319,7 @@ def table(recipe: Recipe, prepared: PreparedDataset | None = None) -> list[list[
             planned = planned_run(recipe, data, device, base_of(name, KNOWN[name]))
             ways = {way: _with(planned, {**_PLAIN, **sets}) for way, sets in _WAYS}
             needs = {
-                way: peak_of(run).total_bytes
-                for way, run in ways.items()
-                if not contradiction(run.recipe)
+                way: peak_of(run).total_bytes for way, run in ways.items() if _is_valid(run.recipe)
             }
             sizes = [sized(needs[way]) if way in needs else "–" for way in ways]
             cells = [next((w for w in needs if needs[w] <= gb * _GB), "–") for gb in _CARDS]

@@ -1,6 +1,5 @@
-"""The recipe: six sections; every key is documented here and nowhere else.
-
-Sections are frozen; the packages below receive sections or plain values, never the whole recipe.
+"""The recipe: six sections, frozen; every key is documented here and nowhere else.
+The packages below receive sections or plain values, never the whole recipe.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from lora_s2s.recipe.contradictions import contradiction
 from lora_s2s.recipe.evaluation import EvaluationSection
 from lora_s2s.recipe.fields import (
     AUTO,
@@ -32,7 +30,9 @@ from lora_s2s.recipe.fields import (
     Tracker,
     Truncation,
 )
+from lora_s2s.recipe.full import full_problem
 from lora_s2s.recipe.output import OutputSection
+from lora_s2s.recipe.sharding import sharding_problem
 
 _SCORED_SOURCES = 100
 
@@ -381,8 +381,14 @@ class Recipe(Section):
     output: OutputSection = OutputSection()
 
     @model_validator(mode="after")
-    def _together(self) -> Recipe:
-        if problem := contradiction(self):
+    def check_together(self) -> Recipe:
+        """Raises ValueError if sections contradict each other."""
+        model, method, training = self.model, self.lora.method, self.training
+        bits, scored = model.quantization, training.sources_to_score
+        problem = full_problem(method, training.freeze, bits, model.dtype)
+        if training.sharding == "full" and not problem:
+            problem = sharding_problem(method, bits, training.optimizer, scored)
+        if problem:
             raise ValueError(problem)
         return self
 
