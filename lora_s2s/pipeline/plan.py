@@ -266,7 +266,7 @@ def _with(planned: Planned, sets: dict[str, object]) -> Planned:
 
 def _is_valid(recipe: Recipe) -> bool:
     try:
-        recipe.check_together()
+        Recipe.model_validate(recipe.model_dump())
     except ValueError:
         return False
     return True

@@ -1,5 +1,6 @@
-"""The recipe: six sections, frozen; every key is documented here and nowhere else.
-The packages below receive sections or plain values, never the whole recipe.
+"""The recipe: six sections; every key is documented here and nowhere else.
+
+Sections are frozen; the packages below receive sections or plain values, never the whole recipe.
 """
 
 from __future__ import annotations
@@ -381,8 +382,7 @@ class Recipe(Section):
     output: OutputSection = OutputSection()
 
     @model_validator(mode="after")
-    def check_together(self) -> Recipe:
-        """Raises ValueError if sections contradict each other."""
+    def _together(self) -> Recipe:
         model, method, training = self.model, self.lora.method, self.training
         bits, scored = model.quantization, training.sources_to_score
         problem = full_problem(method, training.freeze, bits, model.dtype)
