@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from lora_s2s.errors import UsageError
@@ -69,9 +70,10 @@ def _from_text(text: str, prompt: PromptTemplate | None) -> str:
         return text
     needed = [name for name, required in prompt.columns.items() if required] or list(prompt.columns)
     if len(needed) > 1:
+        row = json.dumps(dict.fromkeys(needed, "…"), ensure_ascii=False)
         raise UsageError(
             f"the template needs {len(needed)} columns ({', '.join(needed)}), got a plain text",
-            hint="give JSONL rows with these columns: --input FILE",
+            hint=f"give a CSV or JSONL file with these columns, --input FILE; a row is {row}",
         )
     return prompt.render({needed[0]: text})
 

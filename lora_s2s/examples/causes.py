@@ -146,10 +146,11 @@ def _role(item: Rejected) -> str:
 
 
 def _nested(item: Rejected) -> str:
+    if "source" in item.reason:
+        return "a source must be a text; flatten nested rows with data.format=module:function"
     return (
-        f"a {'source' if 'source' in item.reason else 'target'} must be a text; a target can also "
-        "be a list of texts (several references); flatten nested rows with "
-        "data.format=module:function"
+        "a target must be a text: write an object as one text of JSON (json.dumps); several "
+        "references are a list of texts; convert other rows with data.format=module:function"
     )
 
 

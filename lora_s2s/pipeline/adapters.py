@@ -102,6 +102,9 @@ def _recipe_of(model: str, overrides: Overrides, data: str | None) -> Recipe:
             raise DataError(problem, hint=hint, where=str(folder / "recipe.yaml"))
         return recipe
     if not folder.exists() and _names_a_folder(model):
+        if folder.with_name(f"{folder.name}.running").is_dir():
+            hint = "repeat its train command with --resume"
+            raise UsageError(f"the training of {model} has not finished", hint=hint)
         siblings = [path.name for path in folder.parent.glob("*")]
         raise UsageError(
             f"no such folder: {model}{nearest(folder.name, siblings)}", hint="lora-s2s adapters"

@@ -60,6 +60,7 @@ def test_a_list_as_target_is_several_references(write: Write) -> None:
 def test_nested_targets_are_named(value: Any, write: Write) -> None:
     error = refusal(write("a.jsonl", lines({"source": "s", "target": value})))
     assert "target is not text" in error.message
+    assert "json.dumps" in str(error.hint)
     assert "several references" in str(error.hint)
     assert "name the right column" not in str(error.hint)
 
