@@ -161,8 +161,9 @@ def test_rows_that_ask_nothing_or_too_much_are_refused(tiny_predictor: Build) ->
     for format, row, reason in odd:
         with pytest.raises(DataError, match=reason):
             tiny_predictor(format=format).render(row)
-    with pytest.raises(UsageError, match=r"2 columns \(question, context\)"):
+    with pytest.raises(UsageError, match=r"2 columns \(question, context\)") as error:
         tiny_predictor(format="squad").render("why?")
+    assert str(error.value.hint).endswith('{"question": "…", "context": "…"}')
 
 
 @pytest.mark.parametrize(
