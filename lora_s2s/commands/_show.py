@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 from lora_s2s.console import counted, plain, say, table, warn
 from lora_s2s.data_report import AddedTokens, DataReport, PairSide, Sides
 from lora_s2s.pipeline.adapters import AdapterInfo, without_interval
-from lora_s2s.pipeline.notices import limits_line, short, show_preview, token_table
+from lora_s2s.pipeline.notices import (
+    limits_line,
+    short,
+    show_dropped,
+    show_preview,
+    show_remarks,
+    token_table,
+)
 from lora_s2s.reports.by_task import task_table
 from lora_s2s.reports.summary import (
     FEW_HEADS,
@@ -115,8 +122,7 @@ def show_prepared(report: DataReport, preview: Sequence[Sides[PairSide]]) -> Non
     say(report["columns_line"])
     say(limits_line(report))
     table("Tokens", *token_table(report))
-    for reason, count in report["rows"]["by_reason"].items():
-        say(f"dropped: {count:,} × {reason}")
+    show_dropped(report)
     if report["leaked"]:
         leaked = counted(report["leaked"], "held-out row")
         say(f"{leaked} with a source that also occurs in train: dropped from train")
@@ -124,10 +130,7 @@ def show_prepared(report: DataReport, preview: Sequence[Sides[PairSide]]) -> Non
         carried = " ".join(repr(text) for text in report["lossless_text"] if text)
         say(f"lossless text: unused embedding rows encode {carried}")
     _show_added(report["special_tokens"])
-    for sentence in report["warnings"]:
-        warn(sentence)
-    for sentence in report["advice"]:
-        say(f"note: {sentence}")
+    show_remarks(report)
     show_preview(preview)
 
 
