@@ -15,7 +15,8 @@ from lora_s2s.exporters import parity
 from lora_s2s.exporters.exporter import Exporter, Job, Usage
 from lora_s2s.files import naming
 from lora_s2s.hub import locate_model
-from lora_s2s.inference.ct2_engine import Ct2Engine, library
+from lora_s2s.inference.ct2_engine import LACKS, Ct2Engine, library, searches_on
+from lora_s2s.inference.engine import DecodingSettings, lacking
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.models.saving import save_tokenizer
@@ -135,6 +136,11 @@ def never_of(predictor: Predictor) -> list[list[int]]:
     return [ids for ids in parity.never_of(predictor) if padding not in ids]
 
 
+def _lacks(settings: DecodingSettings) -> list[str]:
+    search = ["early_stopping"] if searches_on(settings) else []
+    return [*lacking(settings, LACKS), *search]
+
+
 def _example(usage: Usage) -> str:
     first = list(usage.first_tokens)
     prefix = f"    target_prefix=[{first!r}],\n" if first else ""
@@ -171,4 +177,5 @@ EXPORTER = Exporter(
     engine=lambda predictor, folder, _: engine_of(predictor, folder),
     never=never_of,
     example=_example,
+    lacks=_lacks,
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_s2s.errors import UsageError
-from lora_s2s.inference.engine import ExportedEngine
+from lora_s2s.inference.engine import DecodingSettings, ExportedEngine
 from lora_s2s.inference.predictor import Predictor
 
 
@@ -53,6 +53,7 @@ class Exporter:
         engine: opens that folder; the predictor is that of the model it was made from.
         never: the sequences of ids that no answer may hold.
         example: the README's Python code, which answers one text from the folder alone.
+        lacks: which of the settings in use the runtime refuses.
     """
 
     title: str
@@ -63,6 +64,7 @@ class Exporter:
     engine: Callable[[Predictor, Path, str], ExportedEngine]
     never: Callable[[Predictor], Sequence[Sequence[int]]]
     example: Callable[[Usage], str]
+    lacks: Callable[[DecodingSettings], list[str]] = lambda _: []
 
     def check_family(self, model_type: str) -> None:
         """Checks that the format supports a family.

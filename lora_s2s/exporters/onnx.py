@@ -28,12 +28,14 @@ from lora_s2s.exporters import parity
 from lora_s2s.exporters.exporter import Exporter, Job, Usage
 from lora_s2s.files import naming
 from lora_s2s.hub import locate_model
+from lora_s2s.inference.engine import lacking
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.inference.onnx_engine import (
     DECODER,
     ENCODER,
     FOLDER,
     INSTALL,
+    LACKS,
     OnnxEngine,
     file_names,
     library,
@@ -305,4 +307,5 @@ EXPORTER = Exporter(
     engine=engine,
     never=parity.never_of,
     example=_example,
+    lacks=lambda settings: lacking(settings, LACKS),
 )

@@ -16,6 +16,8 @@ from lora_s2s.records import ExportManifest
 from lora_s2s.tokens.special_tokens import answer_prefix
 
 INSTALL = "pip install 'lora-s2s[ct2]'"
+# Decoding settings that it lacks: it samples, but nobody could repeat the answer.
+LACKS = ("temperature", "constraint")
 
 
 def library() -> Any:
@@ -30,6 +32,11 @@ def library() -> Any:
     except ImportError as error:
         raise SetupError(f"CTranslate2 is missing: {error}", hint=INSTALL) from error
     return ctranslate2
+
+
+def searches_on(settings: DecodingSettings) -> bool:
+    """Whether a beam search is to go on with as many answers as beams, which it does not here."""
+    return settings.num_beams > 1 and settings.early_stopping is False
 
 
 @dataclass(frozen=True)
@@ -85,13 +92,12 @@ class Ct2Engine:
         settings: DecodingSettings,
         step: Callable[[Any], bool] | None,
     ) -> list[list[int]]:
-        if settings.num_beams > 1 and settings.early_stopping is False:
+        if searches_on(settings):
             raise UsageError(
                 "CTranslate2 ends a beam search as soon as it has as many answers as beams",
                 hint="--set evaluation.early_stopping=true, or answer with the model itself",
             )
-        # It samples, but nobody could repeat the answer.
-        refuse_settings(settings, ("temperature", "constraint"), runtime="CTranslate2")
+        refuse_settings(settings, LACKS, runtime="CTranslate2")
         prefixes = [self._tokens(self.prefix)] * len(sources) if self.prefix else None
         results = self._translator.translate_batch(
             [self._tokens(source) for source in sources],

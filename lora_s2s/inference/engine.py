@@ -121,6 +121,14 @@ class DecodingSettings:
         }
 
 
+def lacking(settings: DecodingSettings, names: Sequence[str]) -> list[str]:
+    """Returns which settings that a runtime lacks are not at their defaults."""
+    samples = "temperature" in names and settings.temperature > 0
+    changed = settings.changed()
+    # What samples comes first.
+    return [name for name in [*(["mbr"] if samples else []), *names] if name in changed]
+
+
 def refuse_settings(settings: DecodingSettings, names: Sequence[str], *, runtime: str) -> None:
     """Refuses settings that a runtime lacks, where they are not at their defaults.
 
@@ -128,14 +136,12 @@ def refuse_settings(settings: DecodingSettings, names: Sequence[str], *, runtime
         UsageError: one is in use.
     """
     defaults = {field.name: field.default for field in fields(settings)}
-    samples = "temperature" in names and settings.temperature > 0
-    for name in [*(["mbr"] if samples else []), *names]:  # what samples comes first
-        if name in settings.changed():
-            default = "null" if defaults[name] is None else defaults[name]
-            raise UsageError(
-                f"{runtime} has no evaluation.{name}",
-                hint=f"--set evaluation.{name}={default}, or answer with the model itself",
-            )
+    for name in lacking(settings, names):
+        default = "null" if defaults[name] is None else defaults[name]
+        raise UsageError(
+            f"{runtime} has no evaluation.{name}",
+            hint=f"--set evaluation.{name}={default}, or answer with the model itself",
+        )
 
 
 class Engine(Protocol):

@@ -44,7 +44,7 @@ Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 # Decoding settings that only torch has.
-_LACKS = ("repetition_penalty", "no_repeat_ngram_size", "temperature")
+LACKS = ("repetition_penalty", "no_repeat_ngram_size", "temperature")
 
 
 def library() -> Any:
@@ -143,7 +143,7 @@ class OnnxEngine:
         self, sources: Sequence[Sequence[int]], settings: DecodingSettings
     ) -> list[list[int]]:
         """See :class:`lora_s2s.inference.engine.Engine`; ``early_stopping`` is off by default."""
-        refuse_settings(settings, _LACKS, runtime="onnxruntime")
+        refuse_settings(settings, LACKS, runtime="onnxruntime")
         if settings.num_beams == 1:
             return self._greedy(sources, settings)
         return self._beam_search(sources, settings)
@@ -152,7 +152,7 @@ class OnnxEngine:
         self, sources: Sequence[Sequence[int]], settings: DecodingSettings, watch: Watch
     ) -> list[list[int]]:
         """See :class:`lora_s2s.inference.engine.WatchedEngine`."""
-        refuse_settings(settings, _LACKS, runtime="onnxruntime")
+        refuse_settings(settings, LACKS, runtime="onnxruntime")
         return self._greedy(sources, settings, watch)
 
     def _greedy(

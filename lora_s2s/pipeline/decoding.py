@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lora_s2s.console import say
 from lora_s2s.errors import DataError, UsageError
@@ -60,6 +61,11 @@ def decoding_settings(section: EvaluationSection, trained_on: InputSettings) -> 
     asked = section.model_dump(include=names)
     constraint = None if section.constraint is None else parse(section.constraint).value
     return DecodingSettings(**{**asked, "max_new_tokens": limit, "constraint": constraint})
+
+
+def recorded_settings(decoding: Mapping[str, Any]) -> DecodingSettings:
+    """Returns the settings that a manifest's ``decoding`` stands for."""
+    return decoding_settings(EvaluationSection(**decoding), InputSettings())
 
 
 def _of_checkpoint(section: EvaluationSection, own: OwnDecoding, name: str) -> EvaluationSection:

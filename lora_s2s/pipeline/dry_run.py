@@ -12,7 +12,7 @@ from lora_s2s.data.prepared import PreparedDataset, SplitTable
 from lora_s2s.data_report import DataReport
 from lora_s2s.pipeline.adapted import adapted_base
 from lora_s2s.pipeline.choices import gather_facts, resolved_recipe
-from lora_s2s.pipeline.lengths import warn_of_short_answers, with_lengths
+from lora_s2s.pipeline.lengths import warn_of_short_answers, with_data
 from lora_s2s.pipeline.notices import show_data, show_preview
 from lora_s2s.pipeline.prepare import prepare_data
 from lora_s2s.recipe.schema import Recipe, TrainingSettings
@@ -43,7 +43,7 @@ def dry_run(recipe: Recipe, prepared: PreparedDataset | None = None) -> DryRun:
         show_data(prepared.manifest.report)
         show_preview(prepared.preview)
         warn_of_short_answers(recipe, prepared)
-        recipe = with_lengths(recipe, prepared)
+        recipe = with_data(recipe, prepared)
         adapted = adapted_base(recipe, prepared)
         recipe = resolved_recipe(
             recipe,

@@ -17,8 +17,6 @@ from lora_s2s.recipe.schema import Recipe
 from lora_s2s.records import ExportManifest, is_export
 
 TORCH = "torch"
-# An export for one evaluation is compared on fewer sources than one that is kept.
-_SOURCES = 16
 
 
 def predictor_on(
@@ -65,7 +63,7 @@ def predictor_on(
     with tempfile.TemporaryDirectory() as work:
         out = Path(work) / engine
         if ranks.leads:
-            export_model(model, out, format=engine, data=compared, base=base, sources=_SOURCES)
+            export_model(model, out, format=engine, data=compared, base=base, kept=False)
             say(f"answering with {engine} in float32: it answers as the model does")
         exports = ranks.everywhere(str(out) if ranks.leads else "")
         # The processes of a machine follow its first.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_s2s.console import say
+from lora_s2s.console import say, warn
 from lora_s2s.errors import UsageError, nearest
 from lora_s2s.exporters import parity
 from lora_s2s.exporters.exporter import Exporter, Job, Usage
@@ -18,14 +18,14 @@ from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.outputs import check_writable, whole_folder
 from lora_s2s.pipeline import html
-from lora_s2s.pipeline.adapters import decoding_of
-from lora_s2s.pipeline.export_source import ExportSource, open_source
+from lora_s2s.pipeline.export_source import ExportSource, asked_decoding, open_source
 from lora_s2s.pipeline.merge import probe_texts
 from lora_s2s.recipe.amounts import bytes_of
 from lora_s2s.records import write
 from lora_s2s.training.run_lock import run_lock
 
 _SOURCES = 64
+_SOURCES_OF_A_STEP = 16
 _LONGEST_ANSWER = 128
 
 
@@ -56,7 +56,7 @@ def export_model(
     max_shard_size: str | int | None = None,
     data: str | None = None,
     base: str | None = None,
-    sources: int | None = None,
+    kept: bool = True,
 ) -> ExportReport:
     """Writes a model in another runtime's format, or nothing where it does not answer the same.
 
@@ -69,7 +69,8 @@ def export_model(
             one file by default.
         data: what to compare on; by default what the adapter was scored or trained on.
         base: a base in place of the one that an adapter names.
-        sources: how many to compare on at most; 64 by default.
+        kept: False for a step of an evaluation: compared on fewer sources (16, not 64), and without
+            a word on settings that the runtime lacks, as the evaluation has its own.
 
     Raises:
         UsageError: an unknown format or precision, a family that the runtime lacks, ``out`` exists,
@@ -83,7 +84,8 @@ def export_model(
     exporter.require()  # before minutes go into loading
     folder = Path(model).expanduser()
     _check_place(folder, out)
-    texts, decoding = probe_texts(folder, data, count=sources or _SOURCES), decoding_of(folder)
+    texts = probe_texts(folder, data, count=_SOURCES if kept else _SOURCES_OF_A_STEP)
+    decoding, left_out = asked_decoding(folder, format)
     with whole_folder(out) as new, run_lock(out, work="exporting to", hint="choose another folder"):
         given = open_source(model, base)
         predictor = given.predictor
@@ -101,7 +103,13 @@ def export_model(
         parity.check(measured, expected.reference, engine, precision)
         size = sum(path.stat().st_size for path in new.rglob("*") if path.is_file())
         report = ExportReport(str(out), format, precision, size, measured)
-        _describe(new, report, exporter, given, decoding)
+        possible = {key: value for key, value in decoding.items() if key not in left_out}
+        _describe(new, report, exporter, given, possible)
+    for name, able in left_out.items() if kept else ():
+        warn(
+            f"{exporter.title} has no evaluation.{name}: the export answers without it; "
+            f"--format {' or '.join(able)}, or {model} itself, applies it"
+        )
     return report
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from lora_s2s.exporters.formats import EXPORTERS
 from lora_s2s.inference.loading import load_predictor, predictor_of_adapter
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.lora.adapter import LoadedAdapter, is_adapter, load_adapter
 from lora_s2s.lora.merge import made_from, write_whole_model
+from lora_s2s.pipeline.adapters import decoding_of
+from lora_s2s.pipeline.decoding import recorded_settings
 from lora_s2s.records import has_manifest, manifest_content, write
 
 
@@ -54,3 +58,18 @@ def open_source(model: str, base: str | None) -> ExportSource:
     kept = {key: value for key, value in made.items() if key in ("merged", "base", "labels")}
     origin: dict[str, object] = {"format": 1, **kept, "input": vars(predictor.settings)}
     return ExportSource(model, predictor, None, origin)
+
+
+def asked_decoding(folder: Path, format: str) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """Returns how a model answers, and which of that a format's runtime would refuse, each setting
+    with the formats that have it.
+    """
+    decoding = decoding_of(folder)
+    settings = recorded_settings(decoding)
+    refused = {key: exporter.lacks(settings) for key, exporter in EXPORTERS.items()}
+    left_out = {
+        name: [key for key, names in refused.items() if name not in names]
+        for name in refused[format]
+        if name in decoding
+    }
+    return decoding, left_out

@@ -98,7 +98,10 @@ def test_a_shipped_recipe_dry_runs_and_leaves_nothing(
 
 def test_a_dry_run_prints_a_recipe_that_loads(invoke: Invoke, here: Path, tiny_model: Path) -> None:
     write_csv(here / "train.csv")
-    printed = invoke("train", "flan-t5-base", "--dry-run", *settings(tiny_model)).stdout
+    (here / "schema.json").write_text('{"type": "integer"}', encoding="utf-8")
+    words = settings(tiny_model, "evaluation.constraint=json: schema.json")
+    printed = invoke("train", "flan-t5-base", "--dry-run", *words).stdout
+    (here / "schema.json").unlink()  # the recipe holds it
     (here / "resolved.yaml").write_text(printed, encoding="utf-8")
     assert invoke("train", "resolved.yaml", "--dry-run").stdout == printed
 

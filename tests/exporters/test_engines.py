@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_parts import write_bookings
+from cli_parts import Invoke, write_bookings
 from fastapi.testclient import TestClient
 
 import lora_s2s
@@ -134,6 +134,27 @@ def test_an_export_is_served(export: Path) -> None:
             assert len(own) > 1
     with pytest.raises(UsageError, match="is an export, which takes no adapters"):
         load_models([f"fast={export}", str(ADAPTER)])
+
+
+def test_what_the_runtime_lacks_is_left_out_with_a_warning(
+    few: str, here: Path, invoke: Invoke
+) -> None:
+    adapter = str(shutil.copytree(ADAPTER, here / "demo"))
+    scored = {"evaluation.constraint": ["yes", "no"], "evaluation.temperature": 0.5}
+    lora_s2s.evaluate(adapter, few, limit=1, overrides=scored, progress=False)
+    said = invoke("export", adapter, "--out", "out", "--data", few).stderr
+    line = "CTranslate2 has no evaluation.{}: the export answers without it; --format {}, or"
+    assert line.format("constraint", "onnx or safetensors") in said
+    assert line.format("temperature", "safetensors") in said
+
+    free = lora_s2s.load(ADAPTER, progress=False)(TEXTS[0])
+    assert invoke("predict", "out", TEXTS[0]).stdout.strip() == free
+    app = create_app(Service(load_models(["out"]), Limits()))
+    with TestClient(app, base_url="http://localhost") as client:
+        body = {"model": "out", "prompt": TEXTS[0]}
+        assert client.post("/v1/completions", json=body).json()["choices"][0]["text"] == free
+    asked = invoke("predict", "out", TEXTS[0], "--constraint", "[yes, no]", code=2).stderr
+    assert "error: CTranslate2 has no evaluation.constraint" in asked
 
 
 def test_eval_exports_first_and_scores_the_same(tmp_path: Path) -> None:
