@@ -35,6 +35,7 @@ _TALKS = _ALONE or os.environ.get("RANK", "0") == "0"
 _SECONDS_TO_BE_ENDED = 5.0
 _SECONDS_BETWEEN_PLAIN_LINES = 10.0
 _SECONDS_BETWEEN_LIVE_LINES = 0.2
+_WIDEST = 1000  # of a table whose cells are not broken
 
 
 def wait_for_the_first(*, too: bool = False) -> None:
@@ -162,24 +163,33 @@ def write_json(value: object) -> None:
     )
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Writes a table to stderr: first column left-aligned, numbers right-aligned."""
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, whole: bool = False
+) -> None:
+    """Writes a table to stderr: first column left-aligned, numbers right-aligned.
+
+    Args:
+        title: on one line, like a message.
+        whole: no cell is broken, even where the table is wider than the terminal.
+    """
     if sys.stderr is None:
         return
-    console = Console(file=sys.stderr, highlight=False, markup=False, soft_wrap=False)
-    drawn = Table(title=Text(plain(title)), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    width = _WIDEST if whole else None
+    console = Console(file=sys.stderr, highlight=False, markup=False, width=width)
+    drawn = Table(box=SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         numeric = index > 0 and all(_is_number(row[index]) for row in rows)
         drawn.add_column(
             Text(plain(column)),
             justify="right" if numeric else "left",
             overflow="fold",
-            no_wrap=numeric,
+            no_wrap=numeric or whole,
         )
     for row in rows:
         drawn.add_row(*(Text(plain(cell)) for cell in row))
     with suppress(OSError):  # Rich flushes earlier messages
         with console.capture() as text:
+            console.print(Text(plain(title), style="table.title"), soft_wrap=True)
             console.print(drawn)
         _tell(text.get())
 

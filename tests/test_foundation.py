@@ -36,6 +36,17 @@ def test_messages_and_tables_go_to_stderr_and_are_never_markup(
     assert "Scores [red]" in err
 
 
+def test_a_whole_table_breaks_neither_a_name_nor_a_number_from_its_unit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    cells = ["google/flan-t5-small", "12.5 GB", "a long cell"]
+    console.table("A plan on one of 8.0 GB", ["a", "b", "c"], [cells], whole=True)
+    err = capsys.readouterr().err
+    assert err.startswith("A plan on one of 8.0 GB\n")
+    assert "google/flan-t5-small   12.5 GB   a long cell" in err
+
+
 def test_json_goes_to_stdout_as_one_object(capsys: pytest.CaptureFixture[str]) -> None:
     console.write_json({"text": "é\n"})
     assert json.loads(capsys.readouterr().out) == {"text": "é\n"}

@@ -29,6 +29,7 @@ from lora_s2s.training.plan import StepPlan, shares
 _HELD = {"cpu": 1.14, "cuda": 1.08}
 # The same while forwards are compared on a CPU: dequantised weights leave holes in the heap.
 _HELD_QUANTIZED = 1.5
+_ROUNDING = 100  # bytes that sums of rounded parts are off by, at most
 _CUDA_BYTES = 600_000_000
 # What the first steps touch of the libraries on a CPU: a run of a base of a few thousand weights.
 _RUNNING_BYTES = 38_000_000
@@ -114,6 +115,13 @@ class Memory:
     libraries_bytes: int
     total_bytes: int
 
+    def peaks_before_steps(self, device: str) -> bool:
+        """Whether the total is that of the first batch's comparison, and not of a step."""
+        step = self.optimizer_bytes + self.activations_bytes + self.logits_bytes
+        kept = self.weights_bytes + self.adapter_bytes
+        held = _HELD[device] * (kept + step + self.temporary_bytes)
+        return self.total_bytes > self.libraries_bytes + held + _ROUNDING
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -144,6 +152,15 @@ class Planned:
             training.dropout > 0,
             self.base.largest if quantized else 0,
         )
+
+    @property
+    def weights(self) -> str:
+        """What the base's weights are held in, such as ``bfloat16`` or ``nf4``."""
+        model = self.recipe.model
+        if model.quantization != "none":
+            return model.quantization
+        half = "float16" if model.dtype == "float16" else "bfloat16"
+        return "float32" if self.setting.bytes_each == 4 else half
 
     @property
     def divided(self) -> bool:

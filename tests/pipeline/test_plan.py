@@ -40,6 +40,13 @@ def planned(invoke: Invoke, *words: str) -> dict[str, Any]:
     return result
 
 
+def parts_of_total(shown: str) -> dict[str, int]:
+    """Megabytes of each row of the first table."""
+    first = shown.partition("At other times")[0]
+    rows = re.findall(r"^ (\S.*?) {2,}([0-9,]+) MB *$", first, flags=re.MULTILINE)
+    return {what: int(size.replace(",", "")) for what, size in rows}
+
+
 def test_a_plan_of_a_recipe_loads_no_weights_and_leaves_nothing(
     invoke: Invoke, here: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -53,12 +60,42 @@ def test_a_plan_of_a_recipe_loads_no_weights_and_leaves_nothing(
     assert result["advice"] == []
     assert result["seconds"] > 0
     assert listing(here) == before
-    elsewhere = planned(invoke, *given, "--gpu-memory", "8GB")
+    shown = invoke("plan", *given, "--gpu-memory", "8GB", "--json")
+    assert "Plan of train on a GPU of 8.0 GB\n" in shown.stderr
+    assert re.search(r"^it fits: [0-9]+ MB of 8.0 GB$", shown.stderr, flags=re.MULTILINE)
+    elsewhere = json.loads(shown.stdout)
+    assert "weights" not in elsewhere
     assert (elsewhere["device"], elsewhere["seconds"], elsewhere["fits"]) == ("cuda", None, True)
     words = ["--gpu-memory", "1MB", "--set", f"training.batch_size={2**31}"]
     words += ["--set", "training.gradient_accumulation=1000"]
     assert planned(invoke, *given, *words)["fits"] is False
     assert "--gpu-memory is '8'" in invoke("plan", *given, "--gpu-memory", "8", code=2).stderr
+    (here / "train.csv").rename("tickets.csv")
+    missing = invoke("plan", "flan-t5-base", "--gpu-memory", "8GB", code=3).stderr
+    assert "no such file: train.csv" in missing
+    assert "lora-s2s plan flan-t5-base --data FILE" in missing
+
+
+@pytest.mark.parametrize("largest", ["check of the first batch", "activations"])
+def test_the_parts_that_are_shown_add_up_to_the_total(
+    invoke: Invoke, here: Path, largest: str
+) -> None:
+    write_csv(here / "train.csv")
+    words = ["--data", "train.csv", "--model", "google/flan-t5-base", "--gpu-memory", "8GB"]
+    if largest == "activations":
+        words += ["--set", "model.quantization=nf4", "--set", "training.batch_size=1"]
+    shown = invoke("plan", *words, "--json")
+    result, parts = json.loads(shown.stdout), parts_of_total(shown.stderr)
+    *rows, total = parts.values()
+    assert sum(rows) == total == round(result["total_bytes"] / 1e6)
+    assert largest in parts
+    assert ("optimizer" in parts) is (largest == "activations")
+    assert next(iter(parts)) in ("weights (bfloat16)", "weights (nf4)")
+    apart = shown.stderr.partition("At other times")[2]
+    assert re.findall("decoding in eval|check of the first batch|activations", apart) == [
+        "activations" if largest != "activations" else "check of the first batch",
+        "decoding in eval",
+    ]
 
 
 def test_full_fine_tuning_is_planned_with_every_weight_and_optimizer(
@@ -121,13 +158,21 @@ def test_a_base_that_is_not_here_is_planned_by_its_known_sizes(invoke: Invoke, h
     assert "not on this machine" in result["notes"][0]
 
 
-def test_a_base_too_large_in_4_bits_ends_in_a_smaller_one(invoke: Invoke, here: Path) -> None:
+def test_a_base_too_large_in_4_bits_ends_in_a_smaller_one(
+    invoke: Invoke, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_csv(here / "train.csv")
     words = ["--data", "train.csv", "--model", "google/flan-t5-xxl", "--gpu-memory", "4GB"]
     last = planned(invoke, *words)["advice"][-1]
     assert last["setting"] in ("model.name=google/flan-t5-xl", "model.name=google/flan-t5-large")
     table = json.loads(invoke("plan", *words[:4], "--table", "--json").stdout)["table"]
     assert [row["base"] for row in table] == [name for name in KNOWN if "flan" in name]
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = invoke("plan", *words[:4], "--table").stderr
+    assert max(map(len, shown.splitlines())) <= 80
+    assert [len(re.findall(f"flan-t5-{size} ", shown)) for size in ("small", "xxl")] == [2, 2]
+    assert re.search(r"flan-t5-xxl +40 GB +40 GB +12 GB +12 GB", shown)
+    assert shown.count("nf4, checkpointing") == 2
     assert table[0]["4 GB"] == "LoRA"
     assert table[-1]["4 GB"] == "–"
     full = (*words[:4], "--set", "lora.method=full", "--table", "--json")
