@@ -35,7 +35,6 @@ _TALKS = _ALONE or os.environ.get("RANK", "0") == "0"
 _SECONDS_TO_BE_ENDED = 5.0
 _SECONDS_BETWEEN_PLAIN_LINES = 10.0
 _SECONDS_BETWEEN_LIVE_LINES = 0.2
-_WIDEST = 1000  # of a table whose cells are not broken
 
 
 def wait_for_the_first(*, too: bool = False) -> None:
@@ -174,8 +173,7 @@ def table(
     """
     if sys.stderr is None:
         return
-    width = _WIDEST if whole else None
-    console = Console(file=sys.stderr, highlight=False, markup=False, width=width)
+    console = Console(file=sys.stderr, highlight=False, markup=False, width=1000 if whole else None)
     drawn = Table(box=SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         numeric = index > 0 and all(_is_number(row[index]) for row in rows)

@@ -7,19 +7,13 @@ from collections.abc import Mapping, Sequence
 
 from lora_s2s.console import say, table, warn
 from lora_s2s.machine import sized
-from lora_s2s.pipeline.plan import CARDS, WAYS, Needs, Plan
+from lora_s2s.pipeline.plan import TABLE_COLUMNS, Plan
 
 
-def show_table(needs: Sequence[Needs]) -> None:
-    """Shows what each base takes and the card for it: two tables, as one is too wide."""
-    heads = ["base", *WAYS]
-    # One series is of one organisation.
-    short = {one.base.rpartition("/")[2]: one for one in needs}
-    sizes = [[name, *one.sizes().values()] for name, one in short.items()]
-    table("Memory at most, training in 16 bits with this data", heads, sizes, whole=True)
-    title = f"Smallest GPU that is enough, of {', '.join(map(str, CARDS))} GB"
-    smallest = [[name, *one.cards()] for name, one in short.items()]
-    table(title, heads, smallest, whole=True)
+def show_table(rows: Sequence[Sequence[str]]) -> None:
+    """Shows what each base takes; what fits each card is in ``--json``, too wide for a terminal."""
+    short = [[row[0].rpartition("/")[2], *row[1:5]] for row in rows]
+    table("GPU memory needed, in 16 bits with this data", TABLE_COLUMNS[:5], short, whole=True)
 
 
 def show_plan(planned: Plan, name: str) -> None:
@@ -27,6 +21,8 @@ def show_plan(planned: Plan, name: str) -> None:
     to it, apart from those of other times.
     """
     have = "" if planned.device_bytes is None else f" of {sized(planned.device_bytes)}"
+    each = 8 * planned.weights_bytes / planned.parameters
+    bits = f" ({each:.0f} bits each)" * (planned.processes == 1)
     steps = {
         "optimizer": planned.optimizer_bytes,
         "activations": planned.activations_bytes,
@@ -35,22 +31,21 @@ def show_plan(planned: Plan, name: str) -> None:
     }
     check = {"check of the first batch": planned.comparison_bytes}
     before = planned.peaks_before_steps(planned.device)
-    at_peak, others = (check, steps) if before else (steps, check)
+    others = steps if before else check
     parts = {
-        f"weights ({planned.weights})": planned.weights_bytes,
+        f"weights{bits}": planned.weights_bytes,
         "adapter and its gradients": planned.adapter_bytes,
-        **at_peak,
+        **(check if before else steps),
         "libraries": planned.libraries_bytes,
     }
     parts["held by the allocator beyond these"] = planned.total_bytes - sum(parts.values())
     device = "GPU" if planned.device == "cuda" else "CPU"
     if planned.processes > 1:
-        device = f"{device} in each of {planned.processes} processes"
+        device += f" in each of {planned.processes} processes"
     when = "before the first step" if before else "in a step"
-    title = f"Plan of {name} on a {device}{have}"
-    total = [f"= total at the peak, {when}", f"{round(planned.total_bytes / 1e6):,} MB"]
+    total = [f"= total at the peak, {when}", f"{planned.total_bytes / 1e6:,.0f} MB"]
     heads = ["memory", "at most"]
-    table(title, heads, [*_added(parts), total], whole=True)
+    table(f"Plan of {name} on a {device}{have}", heads, [*_added(parts), total], whole=True)
     others["decoding in eval, beside the weights"] = planned.decoding_bytes
     table("At other times, not in this total", heads, _added(others), whole=True)
     source, target = planned.longest_row
@@ -60,7 +55,7 @@ def show_plan(planned: Plan, name: str) -> None:
     )
     if planned.seconds is not None and planned.seconds_per_step is not None:
         say(f"about {_duration(planned.seconds)}, {planned.seconds_per_step:.2g} s a step")
-    need = f"{sized(planned.total_bytes)}{have}"
+    need = sized(planned.total_bytes) + have
     if planned.fits:
         say(f"it fits: {need}")
     elif planned.fits is False:

@@ -48,18 +48,17 @@ def plan(
     from lora_s2s.commands._plan import show_plan, show_table
     from lora_s2s.console import write_json
     from lora_s2s.pipeline import plan as planning
-    from lora_s2s.pipeline.run_input import asked_run, refuse_data, require_data
+    from lora_s2s.pipeline.run_input import asked_run, refuse_data
 
     refuse_data(recipe)
     loaded, prepared = asked_run(recipe, data or (), model, sets or (), resume=False)
-    if not (data or sets):
-        require_data(loaded, recipe)
     if table:
-        needs = planning.needs_of(loaded, prepared)
+        cells = planning.table(loaded, prepared)
         if json:
-            write_json({"table": [one.cells() for one in needs]})
+            names = planning.TABLE_COLUMNS
+            write_json({"table": [dict(zip(names, row, strict=True)) for row in cells]})
         else:
-            show_table(needs)
+            show_table(cells)
         return
     planned = planning.plan(loaded, prepared, gpu_memory=size, processes=processes)
     show_plan(planned, str(loaded.output.name))

@@ -41,7 +41,7 @@ _VALIDATION_SHARE = 0.35  # of a training step's compute, for as many tokens
 _WORTH = 0.02
 # Of a bound that no model is built for: the libraries, and the largest rank with a small adapter.
 _LIBRARIES, _PLAIN_RANK = 10**9, 128
-CARDS = (4, 6, 8, 12, 16, 24, 40, 80)
+_CARDS = (4, 6, 8, 12, 16, 24, 40, 80)
 _GB = 10**9
 
 
@@ -59,14 +59,12 @@ class Plan(Memory):
     """A run's memory and time; times are None where the device is not on this machine.
 
     Attributes:
-        weights: what the base's weights are held in, such as ``bfloat16`` or ``nf4``.
         flop_per_second: of the device's products, by a probe.
         fits: whether the device has so much memory; None if it does not say.
         advice: changes in order of least harm, until the run fits.
         notes: what the plan could not know.
     """
 
-    weights: str
     device: str
     device_bytes: int | None
     processes: int
@@ -84,9 +82,7 @@ class Plan(Memory):
 
     def to_dict(self) -> dict[str, Any]:
         """The object of ``plan --json``."""
-        fields = asdict(self)
-        del fields["weights"]
-        return fields
+        return asdict(self)
 
 
 def plan(
@@ -124,7 +120,6 @@ def plan(
         longest = int(np.argmax(rows.sources + rows.targets))
         return Plan(
             **vars(memory),
-            weights=planned.weights,
             device=device.kind,
             device_bytes=device.memory,
             processes=processes,
@@ -305,52 +300,34 @@ _PLAIN: dict[str, object] = {
     "training.gradient_checkpointing": False,
     "training.sharding": "none",
 }
-WAYS: dict[str, dict[str, object]] = {
-    "LoRA": {},
-    "checkpointing": {"training.gradient_checkpointing": True},
-    "nf4": {"model.quantization": "nf4"},
-    "nf4, checkpointing": {"model.quantization": "nf4", "training.gradient_checkpointing": True},
-}
+_WAYS: tuple[tuple[str, dict[str, object]], ...] = (
+    ("LoRA", {}),
+    ("checkpointing", {"training.gradient_checkpointing": True}),
+    ("nf4", {"model.quantization": "nf4"}),
+    ("nf4, checkpointing", {"model.quantization": "nf4", "training.gradient_checkpointing": True}),
+)
 
 
-@dataclass(frozen=True)
-class Needs:
-    """Bytes that each way to train a base takes, of those that its recipe allows."""
-
-    base: str
-    ways: dict[str, int]
-
-    def cells(self) -> dict[str, str]:
-        """For ``--json``: bytes of each way, and the least change by which it fits each card."""
-        fits = {
-            f"{gb} GB": next((way for way, need in self.ways.items() if need <= gb * _GB), "–")
-            for gb in CARDS
-        }
-        return {"base": self.base, **self.sizes(), **fits}
-
-    def sizes(self) -> dict[str, str]:
-        """What each way takes."""
-        return {way: sized(self.ways[way]) if way in self.ways else "–" for way in WAYS}
-
-    def cards(self) -> list[str]:
-        """The smallest common card for each way."""
-        needs = [self.ways.get(way, np.inf) for way in WAYS]
-        return [next((f"{gb} GB" for gb in CARDS if need <= gb * _GB), "–") for need in needs]
-
-
-def needs_of(recipe: Recipe, prepared: PreparedDataset | None = None) -> list[Needs]:
+def table(recipe: Recipe, prepared: PreparedDataset | None = None) -> list[list[str]]:
     """For each size of the recipe's series: memory of four ways to train it in 16 bits with its
-    lengths and batch.
+    lengths and batch, and the least change by which it fits common cards.
     """
     device = Device.of_memory(0)
     with known_data(recipe, prepared) as (data, _):
         rows = []
         for name in _siblings(recipe.model.name):
             planned = planned_run(recipe, data, device, base_of(name, KNOWN[name]))
-            runs = {way: _with(planned, {**_PLAIN, **sets}) for way, sets in WAYS.items()}
-            valid = {way: run for way, run in runs.items() if _is_valid(run.recipe)}
-            rows.append(Needs(name, {way: peak_of(run).total_bytes for way, run in valid.items()}))
+            ways = {way: _with(planned, {**_PLAIN, **sets}) for way, sets in _WAYS}
+            needs = {
+                way: peak_of(run).total_bytes for way, run in ways.items() if _is_valid(run.recipe)
+            }
+            sizes = [sized(needs[way]) if way in needs else "–" for way in ways]
+            cells = [next((w for w in needs if needs[w] <= gb * _GB), "–") for gb in _CARDS]
+            rows.append([name, *sizes, *cells])
     return rows
+
+
+TABLE_COLUMNS = ["base", *(way for way, _ in _WAYS), *(f"{gb} GB" for gb in _CARDS)]
 
 
 def check_device(recipe: Recipe) -> None:

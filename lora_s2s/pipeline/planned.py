@@ -29,7 +29,6 @@ from lora_s2s.training.plan import StepPlan, shares
 _HELD = {"cpu": 1.14, "cuda": 1.08}
 # The same while forwards are compared on a CPU: dequantised weights leave holes in the heap.
 _HELD_QUANTIZED = 1.5
-_ROUNDING = 100  # bytes that sums of rounded parts are off by, at most
 _CUDA_BYTES = 600_000_000
 # What the first steps touch of the libraries on a CPU: a run of a base of a few thousand weights.
 _RUNNING_BYTES = 38_000_000
@@ -117,10 +116,10 @@ class Memory:
 
     def peaks_before_steps(self, device: str) -> bool:
         """Whether the total is that of the first batch's comparison, and not of a step."""
-        step = self.optimizer_bytes + self.activations_bytes + self.logits_bytes
-        kept = self.weights_bytes + self.adapter_bytes
-        held = _HELD[device] * (kept + step + self.temporary_bytes)
-        return self.total_bytes > self.libraries_bytes + held + _ROUNDING
+        tensors = self.weights_bytes + self.adapter_bytes + self.optimizer_bytes
+        tensors += self.activations_bytes + self.logits_bytes + self.temporary_bytes
+        # Rounded parts are off by a few bytes.
+        return self.total_bytes > self.libraries_bytes + _HELD[device] * tensors + 100
 
 
 @dataclass(frozen=True)
@@ -152,15 +151,6 @@ class Planned:
             training.dropout > 0,
             self.base.largest if quantized else 0,
         )
-
-    @property
-    def weights(self) -> str:
-        """What the base's weights are held in, such as ``bfloat16`` or ``nf4``."""
-        model = self.recipe.model
-        if model.quantization != "none":
-            return model.quantization
-        half = "float16" if model.dtype == "float16" else "bfloat16"
-        return "float32" if self.setting.bytes_each == 4 else half
 
     @property
     def divided(self) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lora_s2s.data.prepared import PreparedDataset
-from lora_s2s.errors import DataError, UsageError
+from lora_s2s.errors import UsageError
 from lora_s2s.pipeline import recipes
 from lora_s2s.pipeline.init import StarterRecipe, Wishes, show_decisions, write_recipe
 from lora_s2s.pipeline.names import fetched
@@ -86,18 +86,6 @@ def refuse_data(name: str) -> None:
     if is_data(name) and not is_folder_of_data(name):
         hint = f"write its recipe first: lora-s2s init --data {shlex.quote(name)} --yes"
         raise UsageError(f"{name} is a data file, expected a recipe", hint=hint)
-
-
-def require_data(recipe: Recipe, name: str) -> None:
-    """Refuses a shipped recipe whose file, which stands for the user's, is not there.
-
-    Raises:
-        DataError: it is not there.
-    """
-    file = str(recipe.data.train)
-    if name in shipped() and not file.startswith("demo:") and not os.path.lexists(file):
-        hint = f"name your file: lora-s2s plan {name} --data FILE"
-        raise DataError(f"no such file: {file}", hint=hint)
 
 
 def _recipe_of_data(name: str, sets: Sequence[str], *, resume: bool) -> Recipe:

@@ -64,16 +64,11 @@ def test_a_plan_of_a_recipe_loads_no_weights_and_leaves_nothing(
     assert "Plan of train on a GPU of 8.0 GB\n" in shown.stderr
     assert re.search(r"^it fits: [0-9]+ MB of 8.0 GB$", shown.stderr, flags=re.MULTILINE)
     elsewhere = json.loads(shown.stdout)
-    assert "weights" not in elsewhere
     assert (elsewhere["device"], elsewhere["seconds"], elsewhere["fits"]) == ("cuda", None, True)
     words = ["--gpu-memory", "1MB", "--set", f"training.batch_size={2**31}"]
     words += ["--set", "training.gradient_accumulation=1000"]
     assert planned(invoke, *given, *words)["fits"] is False
     assert "--gpu-memory is '8'" in invoke("plan", *given, "--gpu-memory", "8", code=2).stderr
-    (here / "train.csv").rename("tickets.csv")
-    missing = invoke("plan", "flan-t5-base", "--gpu-memory", "8GB", code=3).stderr
-    assert "no such file: train.csv" in missing
-    assert "lora-s2s plan flan-t5-base --data FILE" in missing
 
 
 @pytest.mark.parametrize("largest", ["check of the first batch", "activations"])
@@ -90,7 +85,7 @@ def test_the_parts_that_are_shown_add_up_to_the_total(
     assert sum(rows) == total == round(result["total_bytes"] / 1e6)
     assert largest in parts
     assert ("optimizer" in parts) is (largest == "activations")
-    assert next(iter(parts)) in ("weights (bfloat16)", "weights (nf4)")
+    assert next(iter(parts)) in ("weights (16 bits each)", "weights (10 bits each)")
     apart = shown.stderr.partition("At other times")[2]
     assert re.findall("decoding in eval|check of the first batch|activations", apart) == [
         "activations" if largest != "activations" else "check of the first batch",
@@ -170,9 +165,8 @@ def test_a_base_too_large_in_4_bits_ends_in_a_smaller_one(
     monkeypatch.setenv("COLUMNS", "80")
     shown = invoke("plan", *words[:4], "--table").stderr
     assert max(map(len, shown.splitlines())) <= 80
-    assert [len(re.findall(f"flan-t5-{size} ", shown)) for size in ("small", "xxl")] == [2, 2]
-    assert re.search(r"flan-t5-xxl +40 GB +40 GB +12 GB +12 GB", shown)
-    assert shown.count("nf4, checkpointing") == 2
+    assert [len(re.findall(f"flan-t5-{size} ", shown)) for size in ("small", "xxl")] == [1, 1]
+    assert "nf4, checkpointing" in shown
     assert table[0]["4 GB"] == "LoRA"
     assert table[-1]["4 GB"] == "–"
     full = (*words[:4], "--set", "lora.method=full", "--table", "--json")
