@@ -42,8 +42,7 @@ def show_plan(planned: Plan, name: str) -> None:
     device = "GPU" if planned.device == "cuda" else "CPU"
     if planned.processes > 1:
         device += f" in each of {planned.processes} processes"
-    when = "before the first step" if before else "in a step"
-    total = [f"= total at the peak, {when}", f"{planned.total_bytes / 1e6:,.0f} MB"]
+    total = ["= total at the peak", f"{planned.total_bytes / 1e6:,.0f} MB"]
     heads = ["memory", "at most"]
     table(f"Plan of {name} on a {device}{have}", heads, [*_added(parts), total], whole=True)
     others["decoding in eval, beside the weights"] = planned.decoding_bytes

@@ -85,7 +85,7 @@ def test_the_parts_that_are_shown_add_up_to_the_total(
     assert sum(rows) == total == round(result["total_bytes"] / 1e6)
     assert largest in parts
     assert ("optimizer" in parts) is (largest == "activations")
-    assert next(iter(parts)) in ("weights (16 bits each)", "weights (10 bits each)")
+    assert next(iter(parts)) in ("weights (16 bits each)", "weights (6 bits each)")
     apart = shown.stderr.partition("At other times")[2]
     assert re.findall("decoding in eval|check of the first batch|activations", apart) == [
         "activations" if largest != "activations" else "check of the first batch",
