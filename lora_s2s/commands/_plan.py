@@ -22,7 +22,7 @@ def show_plan(planned: Plan, name: str) -> None:
     """
     have = "" if planned.device_bytes is None else f" of {sized(planned.device_bytes)}"
     each = 8 * planned.weights_bytes / planned.parameters
-    bits = f" ({each:.0f} bits each)" * (planned.processes == 1)
+    bits = f" ({each:.0f} bits each)" if planned.processes == 1 else ""
     steps = {
         "optimizer": planned.optimizer_bytes,
         "activations": planned.activations_bytes,
@@ -42,9 +42,13 @@ def show_plan(planned: Plan, name: str) -> None:
     device = "GPU" if planned.device == "cuda" else "CPU"
     if planned.processes > 1:
         device += f" in each of {planned.processes} processes"
-    total = ["= total at the peak", f"{planned.total_bytes / 1e6:,.0f} MB"]
     heads = ["memory", "at most"]
-    table(f"Plan of {name} on a {device}{have}", heads, [*_added(parts), total], whole=True)
+    table(
+        f"Plan of {name} on a {device}{have}",
+        heads,
+        [*_added(parts), ["= total at the peak", f"{planned.total_bytes / 1e6:,.0f} MB"]],
+        whole=True,
+    )
     others["decoding in eval, beside the weights"] = planned.decoding_bytes
     table("At other times, not in this total", heads, _added(others), whole=True)
     source, target = planned.longest_row
@@ -55,10 +59,10 @@ def show_plan(planned: Plan, name: str) -> None:
     if planned.seconds is not None and planned.seconds_per_step is not None:
         say(f"about {_duration(planned.seconds)}, {planned.seconds_per_step:.2g} s a step")
     need = sized(planned.total_bytes) + have
-    if planned.fits:
-        say(f"it fits: {need}")
-    elif planned.fits is False:
+    if planned.fits is False:
         warn(f"it does not fit: {need}")
+    elif have:
+        say(f"it fits: {need}")
     for one in planned.advice:
         sets = " ".join(f"--set {word}" for word in one.setting.split())
         say(f"  {sets}: {sized(one.total_bytes)}; cost: {one.cost}")
