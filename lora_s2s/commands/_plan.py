@@ -9,11 +9,21 @@ from lora_s2s.console import say, table, warn
 from lora_s2s.machine import sized
 from lora_s2s.pipeline.plan import TABLE_COLUMNS, Plan
 
+# Ways to train in few letters, so that all cards fit a terminal.
+_SHORT = {"checkpointing": "ckpt", "nf4, checkpointing": "both"}
+
 
 def show_table(rows: Sequence[Sequence[str]]) -> None:
-    """Shows what each base takes; what fits each card is in ``--json``, too wide for a terminal."""
-    short = [[row[0].rpartition("/")[2], *row[1:5]] for row in rows]
-    table("GPU memory needed, in 16 bits with this data", TABLE_COLUMNS[:5], short, whole=True)
+    """Shows what each base takes, and the least change by which it fits each card."""
+    names = [row[0].rpartition("/")[2] for row in rows]
+    needs = [[name, *row[1:5]] for name, row in zip(names, rows, strict=True)]
+    cards = [
+        [name, *(_SHORT.get(way, way) for way in row[5:])]
+        for name, row in zip(names, rows, strict=True)
+    ]
+    table("GPU memory needed, in 16 bits with this data", TABLE_COLUMNS[:5], needs, whole=True)
+    heads = [TABLE_COLUMNS[0], *TABLE_COLUMNS[5:]]
+    table("What fits a card (ckpt: checkpointing; both: nf4 with it)", heads, cards, whole=True)
 
 
 def show_plan(planned: Plan, name: str) -> None:

@@ -165,8 +165,9 @@ def test_a_base_too_large_in_4_bits_ends_in_a_smaller_one(
     monkeypatch.setenv("COLUMNS", "80")
     shown = invoke("plan", *words[:4], "--table").stderr
     assert max(map(len, shown.splitlines())) <= 80
-    assert [len(re.findall(f"flan-t5-{size} ", shown)) for size in ("small", "xxl")] == [1, 1]
+    assert [len(re.findall(f"flan-t5-{size} ", shown)) for size in ("small", "xxl")] == [2, 2]
     assert "nf4, checkpointing" in shown
+    assert "ckpt" in shown
     assert table[0]["4 GB"] == "LoRA"
     assert table[-1]["4 GB"] == "–"
     full = (*words[:4], "--set", "lora.method=full", "--table", "--json")
