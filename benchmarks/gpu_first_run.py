@@ -67,7 +67,7 @@ CUDA_ONLY = {
     "pipeline/planned.py:_libraries": "commands",
     "pipeline/ranks.py:together": "commands",
     "pipeline/workers.py:_its_share_of_the_machine": "commands",
-    "commands/plan.py:_show": "commands",
+    "commands/_plan.py:show_plan": "commands",
     "recipe/defaults.py:_batch_tokens": "commands",
     "training/duration.py:_wait": "commands",
     "training/loader.py:_on_gpu": "commands",
