@@ -15,14 +15,12 @@ _SHORT = {"checkpointing": "ckpt", "nf4, checkpointing": "both"}
 
 def show_table(rows: Sequence[Sequence[str]]) -> None:
     """Shows what each base takes, and the least change by which it fits each card."""
-    names = [row[0].rpartition("/")[2] for row in rows]
-    needs = [[name, *row[1:5]] for name, row in zip(names, rows, strict=True)]
-    cards = [
-        [name, *(_SHORT.get(way, way) for way in row[5:])]
-        for name, row in zip(names, rows, strict=True)
+    short = [
+        [row[0].rpartition("/")[2], *(_SHORT.get(cell, cell) for cell in row[1:])] for row in rows
     ]
-    table("GPU memory needed, in 16 bits with this data", TABLE_COLUMNS[:5], needs, whole=True)
+    needs, cards = [row[:5] for row in short], [[row[0], *row[5:]] for row in short]
     heads = [TABLE_COLUMNS[0], *TABLE_COLUMNS[5:]]
+    table("GPU memory needed, in 16 bits with this data", TABLE_COLUMNS[:5], needs, whole=True)
     table("What fits a card (ckpt: checkpointing; both: nf4 with it)", heads, cards, whole=True)
 
 
@@ -40,12 +38,11 @@ def show_plan(planned: Plan, name: str) -> None:
         "temporary buffers": planned.temporary_bytes,
     }
     check = {"check of the first batch": planned.comparison_bytes}
-    before = planned.peaks_before_steps(planned.device)
-    others = steps if before else check
+    others = steps if planned.peaks_before_steps else check
     parts = {
         f"weights{bits}": planned.weights_bytes,
         "adapter and its gradients": planned.adapter_bytes,
-        **(check if before else steps),
+        **(check if planned.peaks_before_steps else steps),
         "libraries": planned.libraries_bytes,
     }
     parts["held by the allocator beyond these"] = planned.total_bytes - sum(parts.values())

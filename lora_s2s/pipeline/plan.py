@@ -141,7 +141,7 @@ def seconds_per_step(planned: Planned, rate: float) -> float:
     """Seconds of a mean step in one process whose products run at ``rate`` FLOP a second."""
     setting, sizes, rows = planned.setting, planned.sizes, planned.rows
     _, _, work = planned.base.adapted(planned.recipe.lora)
-    batches, again = len(planned.batches()), setting.checkpointing
+    batches, again = planned.batch_count, setting.checkpointing
     flop = duration.step_flop(work, sizes, rows.sources, rows.targets, checkpointing=again)
     if setting.largest_weight:
         weights = work.encoder + work.decoder + work.cross
@@ -157,7 +157,7 @@ def _measured_speed(planned: Planned) -> tuple[duration.Speed | None, list[str]]
     if here is None:
         return None, ["no time: it follows from a probe of the device, which is not here"]
     dtype = {4: torch.float32, 2: torch.bfloat16}[setting.bytes_each]
-    tokens = (rows.sources.sum() + rows.targets.sum()) / len(planned.batches())
+    tokens = (rows.sources.sum() + rows.targets.sum()) / planned.batch_count
     speed = duration.probe(planned.sizes, int(tokens), dtype, here)
     remarks, recipe = [], planned.recipe
     if speed.bfloat16 and recipe.model.dtype == "auto" and recipe.lora.method != FULL:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -101,7 +102,11 @@ class Rows:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a run at its peak, by what takes them."""
+    """Bytes of a run at its peak, by what takes them.
+
+    Attributes:
+        peaks_before_steps: whether the peak is the comparison of the first batch, and not a step.
+    """
 
     weights_bytes: int
     adapter_bytes: int
@@ -113,13 +118,7 @@ class Memory:
     decoding_bytes: int
     libraries_bytes: int
     total_bytes: int
-
-    def peaks_before_steps(self, device: str) -> bool:
-        """Whether the total is that of the first batch's comparison, and not of a step."""
-        tensors = self.weights_bytes + self.adapter_bytes + self.optimizer_bytes
-        tensors += self.activations_bytes + self.logits_bytes + self.temporary_bytes
-        # Rounded parts are off by a few bytes.
-        return self.total_bytes > self.libraries_bytes + _HELD[device] * tensors + 100
+    peaks_before_steps: bool
 
 
 @dataclass(frozen=True)
@@ -169,6 +168,11 @@ class Planned:
         dealt = (shares(step, processes) for step in plan.steps(0))
         return [batch for step in dealt for share in step for batch in share]
 
+    @cached_property
+    def batch_count(self) -> int:
+        """The number of these micro-batches."""
+        return len(self.batches())
+
 
 def memory_of(planned: Planned, rows: Sequence[Lengths]) -> Memory:
     """The memory of a run whose largest micro-batches are ``rows``."""
@@ -207,8 +211,8 @@ def memory_of(planned: Planned, rows: Sequence[Lengths]) -> Memory:
     held = _HELD[setting.device]
     leaves_holes = setting.largest_weight and setting.device == "cpu"
     comparing = compared * (_HELD_QUANTIZED if leaves_holes else held)
-    changing = max(held * (peak.total + optimizer), comparing)
-    total = planned.libraries + held * (weights + adapter) + changing
+    stepping = held * (peak.total + optimizer)
+    total = planned.libraries + held * (weights + adapter) + max(stepping, comparing)
     return Memory(
         weights_bytes=weights,
         adapter_bytes=adapter,
@@ -220,6 +224,7 @@ def memory_of(planned: Planned, rows: Sequence[Lengths]) -> Memory:
         decoding_bytes=round(decoding),
         libraries_bytes=planned.libraries,
         total_bytes=round(total),
+        peaks_before_steps=comparing > stepping,
     )
 
 
