@@ -21,7 +21,7 @@ from lora_s2s.evaluation.metrics import (
     scores_of,
     without_value,
 )
-from lora_s2s.evaluation.notes import Answers, enough_sources, notes_on
+from lora_s2s.evaluation.notes import BASE, Answers, enough_sources, notes_on
 from lora_s2s.evaluation.probabilities import ProbabilityScores
 from lora_s2s.evaluation.tasks import Scored, TaskIntervals, by_task, intervals_by_task
 from lora_s2s.evaluation.ter import time_note
@@ -68,19 +68,22 @@ class Answered:
 
     answers: Sequence[Prediction]
     settings: DecodingSettings | None
-    baseline: Sequence[str] | None = None
+    baseline: Sequence[Prediction] | None = None
     other: str = ""
-    against: Sequence[str] | None = None
+    against: Sequence[Prediction] | None = None
     losses: tuple[Losses | None, ...] = (None, None, None)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Another model on the same sources: its scores, and the differences model − other."""
+    """Another model on the same sources: its scores, the differences model − other, and how many of
+    its answers reached the length limit.
+    """
 
     name: str
     metrics: dict[str, Score]
     difference: dict[str, Difference]
+    unstopped: int = 0
 
     def to_json(self) -> dict[str, object]:
         """The field ``against`` of ``eval --json``."""
@@ -88,6 +91,7 @@ class Comparison:
             "name": self.name,
             "metrics": _entries(self.metrics),
             "difference": _entries(self.difference),
+            "unstopped": self.unstopped,
         }
 
 
@@ -97,7 +101,7 @@ class Evaluation:
 
     Attributes:
         references: how many there are in total.
-        unstopped: answers that reached the length limit.
+        unstopped: answers that reached the length limit; ``baseline_unstopped`` are the base's.
         sources: how many there are; ``n`` of them are scored, a random sample if fewer.
         labels: counts of each label, if the references are labels.
         probabilities: how good the probabilities of labels are, if they were scored.
@@ -117,6 +121,7 @@ class Evaluation:
     references: int
     unstopped: int
     sources: int
+    baseline_unstopped: int | None = None
     labels: LabelTable | None = None
     notes: tuple[str, ...] = ()
     probabilities: ProbabilityScores | None = None
@@ -135,6 +140,7 @@ class Evaluation:
             "predictions": None if predictions is None else str(predictions),
             "references": self.references,
             "unstopped": self.unstopped,
+            "baseline_unstopped": self.baseline_unstopped,
             "decoding": self._decoding(),
             "sources": self.sources,
             "labels": self._labels(),
@@ -259,10 +265,9 @@ def evaluate(
         raise DataError("there is nothing to score: no rows")
     check_fit(metrics, [references[place] for place in places])
     answers = decode(predictor, chosen, settings, _named(progress, "decode"))
-    base_texts = None
+    of_base = None
     if baseline is not None:
-        decoded = decode(baseline, chosen, settings, _named(progress, "baseline"))
-        base_texts = [answer.text for answer in decoded]
+        of_base = decode(baseline, chosen, settings, _named(progress, "baseline"))
     losses: list[Losses | None] = [None, None]
     if need_the_model(metrics):
         several = [references[place] for place in places]
@@ -270,7 +275,7 @@ def evaluate(
             None if one is None else reference_losses(one, chosen, several, settings)
             for one in (predictor, baseline)
         ]
-    answered = Answered(answers, settings, base_texts, losses=(losses[0], losses[1], None))
+    answered = Answered(answers, settings, of_base, losses=(losses[0], losses[1], None))
     return assess(sources, references, answered, places=places, metrics=metrics)
 
 
@@ -295,18 +300,19 @@ def assess(
     are_labels = bool(references) and distinct_labels(references, trained_labels) is not None
     sources = [sources[place] for place in places]
     references = [references[place] for place in places]
-    texts = [answer.text for answer in answered.answers]
-    unstopped = sum(not answer.stopped for answer in answered.answers)
+    texts = _texts(answered.answers)
     given = sources if any(sources) else None  # predictions made elsewhere may lack them
     own, *theirs = answered.losses
     in_tasks = [tasks[place] for place in places] if tasks else []
     scored = Scored(references, metrics, given, in_tasks)
     measured = scored.measured(texts, own)
+    their_answers = (answered.baseline, answered.against)
+    their_texts = [None if some is None else _texts(some) for some in their_answers]
     others = [
         measured
-        if other is None or (list(other) == texts and losses == own)
+        if other is None or (other == texts and losses == own)
         else scored.measured(other, losses)
-        for other, losses in zip((answered.baseline, answered.against), theirs, strict=True)
+        for other, losses in zip(their_texts, theirs, strict=True)
     ]
     undefined = without_value(measured, *others)
     for system in (measured, *others):
@@ -314,13 +320,15 @@ def assess(
             system.pop(name, None)
     scores, labels = scores_of(measured), label_table(texts, references) if are_labels else None
     base, against = (
-        None if texts is None else Comparison(name, scores_of(other), compare(measured, other))
-        for name, texts, other in zip(
-            ("base", answered.other), (answered.baseline, answered.against), others, strict=True
-        )
+        None
+        if some is None
+        else Comparison(name, scores_of(other), compare(measured, other), _unstopped(some))
+        for name, some, other in zip((BASE, answered.other), their_answers, others, strict=True)
     )
+    unstopped = _unstopped(answered.answers)
+    theirs_unstopped = {other.name: other.unstopped for other in (base, against) if other}
     limit = answered.settings.max_new_tokens if answered.settings else 0
-    about = Answers(texts, references, unstopped, limit, answered.baseline, answered.against)
+    about = Answers(texts, references, unstopped, limit, theirs_unstopped, *their_texts)
     compared = against or base
     return Evaluation(
         n=len(sources),
@@ -332,6 +340,7 @@ def assess(
         references=sum(map(len, references)),
         unstopped=unstopped,
         sources=total,
+        baseline_unstopped=None if base is None else base.unstopped,
         labels=labels,
         notes=(*notes_on(about, scores, labels), *map(_undefined, undefined)),
         against=against,
@@ -339,6 +348,14 @@ def assess(
         tasks=by_task(measured, in_tasks),
         task_intervals=intervals_by_task(measured),
     )
+
+
+def _texts(answers: Sequence[Prediction]) -> list[str]:
+    return [answer.text for answer in answers]
+
+
+def _unstopped(answers: Sequence[Prediction]) -> int:
+    return sum(not answer.stopped for answer in answers)
 
 
 def _undefined(metric: str) -> str:
@@ -349,10 +366,10 @@ def _rows(
     sources: Sequence[str], references: References, answered: Answered
 ) -> tuple[EvaluatedRow, ...]:
     nothing = [None] * len(answered.answers)
-    texts = [answer.text for answer in answered.answers]
-    others = (answered.baseline or nothing, answered.against or nothing)
+    systems = (answered.answers, answered.baseline, answered.against)
+    texts = [nothing if answers is None else _texts(answers) for answers in systems]
     several = [answer.n_best or None for answer in answered.answers]
-    return tuple(map(EvaluatedRow, sources, map(tuple, references), texts, *others, several))
+    return tuple(map(EvaluatedRow, sources, map(tuple, references), *texts, several))
 
 
 def _named(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:

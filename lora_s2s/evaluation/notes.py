@@ -12,6 +12,7 @@ from lora_s2s.evaluation.metrics import Difference, Score
 from lora_s2s.evaluation.significance import ENOUGH_SOURCES, smallest_p
 from lora_s2s.evaluation.texts import References
 
+BASE = "the base"
 _NEAR_ZERO = 5.0  # points
 _MOST_NAMED = 5
 _LONGEST_NAME = 60
@@ -21,13 +22,14 @@ _FEW_REFERENCES = 5
 @dataclass(frozen=True)
 class Answers:
     """Answers of a model, perhaps of its base and of another model; ``unstopped`` of the model's
-    reached the length limit.
+    reached the length limit, and ``theirs_unstopped`` of the others', by their names.
     """
 
     predictions: Sequence[str]
     references: References
     unstopped: int
     max_new_tokens: int
+    theirs_unstopped: Mapping[str, int]
     baseline: Sequence[str] | None = None
     against: Sequence[str] | None = None
 
@@ -64,6 +66,7 @@ def notes_on(
     """The notes, most important first."""
     return (
         *_on_answers(answers),
+        *_on_limit(answers, scores),
         *_on_scores(scores),
         *_on_fit(scores, answers.references, labels),
         *(_on_labels(labels, scores) if labels else ()),
@@ -87,11 +90,18 @@ def _on_answers(answers: Answers) -> Iterator[str]:
         yield (f"adapter and base give the same answers to all {count:,} sources")
     if answers.against is not None and list(answers.against) == list(texts):
         yield f"both models give the same answers to all {count:,} sources"
-    if answers.unstopped:
-        yield (
-            f"{answers.unstopped:,} of {count:,} answers were cut at the length limit, "
-            f"evaluation.max_new_tokens={answers.max_new_tokens}"
-        )
+
+
+def _on_limit(answers: Answers, scores: Mapping[str, Score]) -> Iterator[str]:
+    count, reason = len(answers.predictions), ""
+    if "json_valid" in scores:
+        reason = ": JSON that is cut is not valid"
+    for name, times in {"": answers.unstopped, **answers.theirs_unstopped}.items():
+        whose, limit = f" of {name}" if name else "", "its length limit"
+        if name in ("", BASE):
+            limit = f"the length limit, evaluation.max_new_tokens={answers.max_new_tokens}"
+        if times:
+            yield f"{times:,} of {count:,} answers{whose} were cut at {limit}{reason}"
 
 
 def _on_scores(scores: Mapping[str, Score]) -> Iterator[str]:

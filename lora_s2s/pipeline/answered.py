@@ -57,11 +57,10 @@ class Answering:
         baseline = baseline_of(self.predictor) if self.baseline else None
         sources = [data.sources[place] for place in places]
         answers = self.kept.decode("decode", self.predictor, sources, self.settings, self.model)
-        base_texts = None
+        of_base = None
         if baseline is not None:
             alone = self.settings.without_scores()
-            decoded = self.kept.decode("baseline", baseline, sources, alone, self.model)
-            base_texts = [answer.text for answer in decoded]
+            of_base = self.kept.decode("baseline", baseline, sources, alone, self.model)
         theirs = opponent.answers(places) if opponent else None
         losses: list[Losses | None] = [None, None, None]
         if by_model and self.kept.ranks.first:
@@ -73,4 +72,4 @@ class Answering:
             if opponent is not None and opponent.losses is not None:
                 losses[2] = opponent.losses(places)
         name = opponent.name if opponent else ""
-        return Answered(answers, self.settings, base_texts, name, theirs, tuple(losses))
+        return Answered(answers, self.settings, of_base, name, theirs, tuple(losses))

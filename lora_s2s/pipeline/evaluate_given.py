@@ -7,7 +7,6 @@ from __future__ import annotations
 from lora_s2s.console import say
 from lora_s2s.errors import UsageError
 from lora_s2s.evaluation.evaluate import Answered, assess, duration_note, sample_places
-from lora_s2s.inference.decode import Prediction
 from lora_s2s.pipeline.adapters import NO_DATA, recipe_of, trusted_metrics
 from lora_s2s.pipeline.followed import followed
 from lora_s2s.pipeline.given_predictions import read_predictions
@@ -62,7 +61,7 @@ def score_predictions(model: str | None, asked: Asked, overrides: Overrides = ()
             asked.against, rows, settings=None, overrides=overrides, decode=kept.decode
         )
     answered = Answered(
-        [Prediction(text=text, tokens=0, stopped=True) for text in mine],
+        mine,
         settings=None,
         other=other.name if other else "",
         against=other.answers(places) if other else None,

@@ -32,7 +32,7 @@ class Opponent:
     """
 
     name: str
-    answers: Callable[[Sequence[int]], list[str]] = field(repr=False)
+    answers: Callable[[Sequence[int]], Sequence[Prediction]] = field(repr=False)
     losses: Callable[[Sequence[int]], Losses] | None = field(default=None, repr=False)
 
 
@@ -81,15 +81,11 @@ def open_opponent(
 
     return Opponent(
         shown_name(name),
-        lambda places: _texts(decode("against", predictor, pick(places), used, model)),
+        lambda places: decode("against", predictor, pick(places), used, model),
         lambda places: reference_losses(
             predictor, pick(places), [data.references[place] for place in places], used
         ),
     )
-
-
-def _texts(answers: Sequence[Prediction]) -> list[str]:
-    return [answer.text for answer in answers]
 
 
 def opponent_of(given: GivenPredictions, data: ScoredData) -> Opponent:
@@ -100,14 +96,14 @@ def opponent_of(given: GivenPredictions, data: ScoredData) -> Opponent:
     """
     found = given.by_source(data)
 
-    def answers(places: Sequence[int]) -> list[str]:
+    def answers(places: Sequence[int]) -> list[Prediction]:
         missing = sum(place not in found for place in places)
         if missing:
             raise DataError(
                 f"{given.name} lacks predictions for {missing:,} of {len(places):,} sources",
                 hint="give the predictions of all rows",
             )
-        return [found[place] for place in places]
+        return [Prediction(found[place], tokens=0, stopped=True) for place in places]
 
     return Opponent(shown_name(given.name), answers)
 

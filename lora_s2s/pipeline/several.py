@@ -105,7 +105,7 @@ def score_several(models: Sequence[str], asked: Asked, overrides: Overrides = ()
 def _rival(name: str, finished: Finished) -> Rival:
     """A model that was scored, for the comparison of another one's data."""
     sources = [row.source for row in finished.scores.rows]
-    texts = dict(zip(sources, (row.prediction for row in finished.scores.rows), strict=True))
+    answers = dict(zip(sources, finished.answered.answers, strict=True))
     own = finished.answered.losses[0]
     losses = None if own is None else dict(zip(sources, own, strict=True))
     theirs = finished.data
@@ -128,7 +128,9 @@ def _rival(name: str, finished: Finished) -> Rival:
             return values
 
         return Opponent(
-            name, partial(looked_up, texts), None if losses is None else partial(looked_up, losses)
+            name,
+            partial(looked_up, answers),
+            None if losses is None else partial(looked_up, losses),
         )
 
     return on

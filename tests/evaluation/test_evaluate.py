@@ -78,7 +78,8 @@ def test_scores_baseline_and_difference() -> None:
     found = evaluated()
     assert found.n == 4
     assert found.references == 5
-    assert found.unstopped == 1
+    assert (found.unstopped, found.baseline_unstopped) == (1, 1)
+    assert "1 of 4 answers of the base were cut at the length limit" in "".join(found.notes)
     assert found.metrics["exact_match"].value == 75.0
     assert found.baseline is not None
     assert found.baseline["exact_match"].value == 25.0
@@ -104,6 +105,7 @@ def test_json_is_the_contracts(tmp_path: Path) -> None:
     assert len(found["metrics"]["bleu"]["interval"]) == 2
     alone = evaluated(baseline=None).to_json()
     assert (alone["baseline"], alone["difference"], alone["predictions"]) == (None, None, None)
+    assert (found["baseline_unstopped"], alone["baseline_unstopped"]) == (1, None)
 
 
 def test_limit_and_progress_and_same_settings_for_both(scripted: list[Any]) -> None:
@@ -229,8 +231,11 @@ def test_scores_over_tasks_are_means_of_the_tasks_scores() -> None:
     references[0], references[70] = ['{"x": 1}'], ['{"y": 1}']  # no task c for json_valid
     good = [several[0] if n % 4 else "no" for n, several in enumerate(references)]
     worse = [several[0] if n % 2 else "no" for n, several in enumerate(references)]
-    answers = [Prediction(text, tokens=1, stopped=True) for text in good]
-    answered = Answered(answers, None, other="other", against=worse)
+    answers, others = (
+        [Prediction(text, tokens=1, stopped=stops) for text in texts]
+        for texts, stops in ((good, True), (worse, False))
+    )
+    answered = Answered(answers, None, other="other", against=others)
     found = assess(sources, references, answered, places=range(82), metrics=metrics, tasks=tasks)
     assert list(found.tasks) == ["a", "b", "c"]
     assert [found.tasks[task]["n"] for task in "abc"] == [60, 20, 2]
@@ -252,6 +257,9 @@ def test_scores_over_tasks_are_means_of_the_tasks_scores() -> None:
         assert difference.value == pytest.approx(found.metrics[name].value - other)
     assert found.against.difference["chrf"].p_value < 0.01
     assert found.against.difference["chrf"].bootstrap_p_value < 0.01
+    assert found.against.to_json()["unstopped"] == 82
+    cut = "82 of 82 answers of other were cut at its length limit: JSON that is cut is not valid"
+    assert cut in found.notes
     one = assess(
         sources[:60],
         references[:60],
@@ -281,7 +289,7 @@ def test_losses_are_each_models_own() -> None:
     assert found.difference["loss"].value == 4.0
     # Equal answers are not equal losses.
     answers, losses = [Prediction("A one", tokens=2, stopped=True)], ([(1.0, 1)], None, [(3.0, 1)])
-    answered = Answered(answers, None, other="b", against=["A one"], losses=losses)
+    answered = Answered(answers, None, other="b", against=answers, losses=losses)
     same = assess(["a"], REFERENCES[:1], answered, places=[0], metrics=["loss"]).against
     assert same is not None
     assert (same.metrics["loss"].value, same.difference["loss"].value) == (3.0, -2.0)
