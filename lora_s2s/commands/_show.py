@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_s2s.console import counted, plain, say, table, warn
 from lora_s2s.data_report import AddedTokens, DataReport, PairSide, Sides
-from lora_s2s.pipeline.adapters import AdapterInfo, without_interval
+from lora_s2s.pipeline.adapters import AdapterInfo
 from lora_s2s.pipeline.notices import (
     limits_line,
     short,
@@ -26,6 +26,7 @@ from lora_s2s.reports.summary import (
     probabilities_line,
     score_lines,
     score_table,
+    without_interval,
 )
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from lora_s2s.evaluation.significance import ENOUGH_SOURCES, smallest_p
 from lora_s2s.evaluation.texts import References
 
 BASE = "the base"
+_LEVEL = 0.05
 _NEAR_ZERO = 5.0  # points
 _MOST_NAMED = 5
 _LONGEST_NAME = 60
@@ -35,23 +36,26 @@ class Answers:
 
 
 def enough_sources(count: int, differences: Mapping[str, Difference]) -> str | None:
-    """One sentence on the main metric: which difference so many sources can show, and how many
-    would show the one that was found; None where the systems' scores do not differ.
+    """One sentence on the main metric: whether so many sources suffice for the difference that was
+    found, and how many would; None where the systems' scores do not differ, or nothing can be
+    significant.
     """
     main = next(iter(differences.values()), None)
-    if main is None or main.detectable is None:
+    if main is None or main.detectable is None or smallest_p(count) > _LEVEL:
         return None
     size, least = abs(main.value), main.detectable
-    begin = (
-        f"{count:,} sources can show a true difference of {least:.2f} points of {main.name} (level "
-        f"5 %, power 80 %)"
-    )
-    if size >= least:
-        return f"{begin}: enough for the {size:.2f} found"
+    reliable = f"{least:.2f} or more (level 5 %, power 80 %)"
     if size < 0.005:
-        return f"{begin}; none was found"
-    needed = math.ceil(count * (least / size) ** 2)
-    return f"{begin}; for the {size:.2f} found about {_rounded(needed):,} would be needed"
+        return f"{count:,} sources show no difference of {main.name}; they reliably show {reliable}"
+    significant, end = main.p_value < _LEVEL, ""
+    if size >= least:
+        suffice = "are enough" if significant else "barely suffice"
+    else:
+        suffice = "barely suffice" if significant else "are too few"
+        needed = _rounded(math.ceil(count * (least / size) ** 2))
+        end = f"; about {needed:,} would be needed"
+    found = f"the difference of {size:.2f} points of {main.name}"
+    return f"{count:,} sources {suffice} for {found}: they reliably show {reliable}{end}"
 
 
 def _rounded(count: int) -> int:

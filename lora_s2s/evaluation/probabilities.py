@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lora_s2s.evaluation.significance import Values
+from lora_s2s.evaluation.significance import RESAMPLES, SEED, Values
 
 Indices = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -31,6 +31,7 @@ class ProbabilityScores:
         accuracy: of the most likely label, in points; ``auroc`` and ``ece`` are in points too.
         nll: the mean of -log P(label), in nats.
         uncalibrated: ``ece`` and ``nll`` at temperature 1.
+        ece_by_chance: the mean ``ece`` of as many labels drawn from the probabilities themselves.
     """
 
     n: int
@@ -43,6 +44,7 @@ class ProbabilityScores:
     ece: float
     nll: float
     uncalibrated: dict[str, float]
+    ece_by_chance: float
     signature: str = f"auroc:ovr,macro|ece:top-label,bins:{_BINS}|version:1"
 
 
@@ -87,6 +89,7 @@ def probability_scores(
         ece=calibrated["ece"],
         nll=calibrated["nll"],
         uncalibrated=scored.at(1.0),
+        ece_by_chance=chance_error(shares_NC),
     )
 
 
@@ -124,11 +127,22 @@ def fit_temperature(log_probs_NC: Values, truth_N: Indices) -> float:
 
 def expected_calibration_error(probabilities_NC: Values, truth_N: Indices) -> float:
     """The mean distance of confidence and accuracy over equal bins of confidence, in points."""
-    confidence = probabilities_NC.max(axis=1)
     right = probabilities_NC.argmax(axis=1) == truth_N
+    return _calibration_error(probabilities_NC.max(axis=1), right)
+
+
+def chance_error(probabilities_NC: Values) -> float:
+    """The mean calibration error of perfect probabilities, in points: what so few sources make."""
+    confidence = probabilities_NC.max(axis=1)
+    generator = np.random.default_rng(SEED)
+    drawn = (generator.random(len(confidence)) < confidence for _ in range(RESAMPLES))
+    return float(np.mean([_calibration_error(confidence, right) for right in drawn]))
+
+
+def _calibration_error(confidence: Values, right: Mask) -> float:
     bins = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
     gaps = np.bincount(bins, weights=confidence - right, minlength=_BINS)
-    return float(100.0 * np.abs(gaps).sum() / len(truth_N))
+    return float(100.0 * np.abs(gaps).sum() / len(right))
 
 
 def auroc(probabilities_NC: Values, truth_N: Indices) -> float | None:

@@ -27,7 +27,15 @@ from lora_s2s.records import (
     is_export,
     manifest_content,
 )
-from lora_s2s.reports.summary import NOTHING, facts, flat, number, score_lines, shown
+from lora_s2s.reports.summary import (
+    NOTHING,
+    facts,
+    flat,
+    number,
+    score_lines,
+    shown,
+    without_interval,
+)
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 NO_DATA = "none"
@@ -243,11 +251,6 @@ def _info(path: Path) -> AdapterInfo:
     manifest = manifest_content(path) if has_manifest(path) else {}
     config = path / ADAPTER_CONFIG
     return AdapterInfo(path, manifest, read_object(config) if config.is_file() else {})
-
-
-def without_interval(score: str) -> str:
-    """A score without its interval."""
-    return score.split(" [")[0]
 
 
 def differences(*adapters: AdapterInfo) -> list[list[str]]:

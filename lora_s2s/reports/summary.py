@@ -14,6 +14,8 @@ from typing import Any
 from lora_s2s.console import plain
 
 NOTHING = "–"
+EVERY = "on every source"
+_NO_WIDTH = 1e-9
 _DEEPEST, _LARGEST = 8, 1e300
 # Caption, heads, rows.
 Table = tuple[str, list[str], list[list[str]]]
@@ -212,7 +214,7 @@ class ComparisonLine:
         """The line as cells of :data:`FEW_HEADS`, which 80 columns hold: both scores without their
         intervals.
         """
-        scores = [score.split(" [")[0] for score in (self.other, self.model)]
+        scores = map(without_interval, (self.other, self.model))
         return [self.label, *scores, self.difference, self.p_value, self.bootstrap_p_value]
 
 
@@ -262,13 +264,25 @@ def metric_label(name: str, score: Mapping[str, object]) -> str:
 
 
 def with_interval(entry: Mapping[str, object], *, signed: bool = False, digits: int = 2) -> str:
-    """A score as ``86.10 [84.02, 88.17]``; a dash without a number."""
+    """A score as ``86.10 [84.02, 88.17]`` or ``1.00 on every source``; a dash without a number."""
     value, ends = entry.get("value"), interval_of(entry)
     if not is_number(value):
         return NOTHING
     shape = f"{'+' if signed else ''}.{digits}f"
     text = f"{value:{shape}}"
+    if ends and are_alike(ends):
+        return f"{text} {EVERY}"
     return f"{text} [{ends[0]:{shape}}, {ends[1]:{shape}}]" if ends else text
+
+
+def are_alike(ends: tuple[float, float]) -> bool:
+    """Whether an interval has no width: the sources, being alike, have no spread to estimate."""
+    return ends[1] - ends[0] < _NO_WIDTH
+
+
+def without_interval(score: str) -> str:
+    """A score as text, without its interval."""
+    return score.split(" ")[0]
 
 
 def p_text(value: object) -> str:
@@ -340,9 +354,10 @@ def probabilities_line(scored: Mapping[str, Any]) -> str:
         f"probabilities of {len(scored['labels']):,} labels on {scored['n']:,} sources: the most "
         f"likely is right for {scored['accuracy']:.2f} %{auroc}, calibration error {ece:.2f}"
     )
+    chance = f"perfect ones have about {scored['ece_by_chance']:.2f} on so many sources"
     if scored["temperature"] is None:
-        return f"{line}, not calibrated"
-    return f"{line} ({plain_ece:.2f} before temperature {scored['temperature']:.3g})"
+        return f"{line}, not calibrated ({chance})"
+    return f"{line} ({plain_ece:.2f} before temperature {scored['temperature']:.3g}; {chance})"
 
 
 def confusion_lines(entry: Mapping[str, object], most: int) -> list[tuple[str, str, str]]:

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lora_s2s.console import plain
-from lora_s2s.reports.summary import interval_of, is_number, mapping, number, p_text, shown
+from lora_s2s.reports.summary import (
+    EVERY,
+    are_alike,
+    interval_of,
+    is_number,
+    mapping,
+    number,
+    p_text,
+    shown,
+)
 
 Judgement = Literal["better", "worse", "unclear"]
 _SURE = 0.05
@@ -140,6 +149,8 @@ def _digits(size: float) -> int:
 def _interval(ends: tuple[float, float] | None, *, signed: bool = False) -> str:
     if ends is None:
         return ""
+    if are_alike(ends):
+        return f" {EVERY}"
     digits = _digits(max(map(abs, ends)))
     low, high = (f"{end:{'+' if signed else ''}.{digits}f}" for end in ends)
     return f" (95\u00a0% interval {low} to {high})"

@@ -74,9 +74,9 @@ def test_predictions_are_scored_and_compared_without_a_model(invoke: Invoke, her
     assert line.split()[0] == "exact_match"
     assert len(line.rstrip()) <= 80  # not folded on a usual terminal
     least = f"{difference['detectable']:.2f}"
-    enough = f"30 sources can show a true difference of {least} points of exact_match"
-    assert scores["enough"].startswith(enough)
-    assert scores["enough"].endswith("enough for the 40.00 found")
+    found = "the difference of 40.00 points of exact_match"
+    enough = f"30 sources are enough for {found}: they reliably show"
+    assert scores["enough"].startswith(f"{enough} {least} or more")
     assert scores["enough"] in " ".join(done.stderr.split())
     assert "Against b.jsonl" in done.stderr
     rows = [json.loads(line) for line in (here / "ev" / "predictions.jsonl").open()]

@@ -23,6 +23,8 @@ from lora_s2s.evaluation.evaluate import (
     record_scores,
     sample_places,
 )
+from lora_s2s.evaluation.metrics import Difference
+from lora_s2s.evaluation.notes import enough_sources
 from lora_s2s.inference.decode import Prediction
 from lora_s2s.inference.engine import DecodingSettings
 
@@ -186,6 +188,30 @@ def test_notes_on_answers_scores_and_samples() -> None:
     )
     assert "p-value" not in notes(truth[:4], truth[:4])
     assert "too few sources for reliable intervals: 1 source," in notes(["a"], ["a"], base=["b"])
+
+
+@pytest.mark.parametrize(
+    ("count", "value", "p_value", "told"),
+    [
+        (
+            100,
+            -4.0,
+            0.001,
+            "100 sources are enough for the difference of 4.00 points of bleu: they",
+        ),
+        (100, 2.0, 0.03, "100 sources barely suffice for the difference of 2.00 points of bleu"),
+        (100, 1.0, 0.3, "100 sources are too few for the difference of 1.00 points of bleu"),
+        (100, 1.0, 0.3, "reliably show 3.00 or more (level 5 %, power 80 %); about 900 would be"),
+        (100, 0.0, 1.0, "100 sources show no difference of bleu; they reliably show 3.00 or more"),
+        (5, 90.0, 0.06, None),  # nothing can be significant
+    ],
+)
+def test_whether_the_sources_suffice(
+    count: int, value: float, p_value: float, told: str | None
+) -> None:
+    found = Difference("bleu", value, (0.0, 0.0), "", p_value, p_value, 3.0)
+    sentence = enough_sources(count, {"bleu": found})
+    assert sentence is None if told is None else told in str(sentence)
 
 
 @pytest.mark.parametrize("answer", ["other words entirely", "other words and many more of them"])

@@ -51,6 +51,13 @@ def test_calibration_lowers_the_calibration_error() -> None:
     assert scores.uncalibrated["ece"] > 10
     assert scores.ece < 4
     assert scores.nll < scores.uncalibrated["nll"]
+    # Calibrated: its error is what the number of sources makes, fewer sources more.
+    assert scores.ece == pytest.approx(scores.ece_by_chance, rel=0.5)
+    few = measured.LabelledScores(scores_NC[2000:2100], truth_N[2000:2100])
+    few_scores = measured.probability_scores(
+        few, labels, validation=validation, fitted_on="validation"
+    )
+    assert few_scores.ece_by_chance > 3 * scores.ece_by_chance
     without = measured.probability_scores(test, labels, validation=None, fitted_on="validation")
     assert (without.temperature, without.fitted_on, without.fitted_sources) == (None, None, 0)
     assert without.ece == without.uncalibrated["ece"]
