@@ -1,15 +1,14 @@
-"""Decode sources, score the answers, compare with a baseline, write the results."""
+"""Score answers, compare them with those of a baseline, write the results."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from lora_s2s.errors import DataError, UsageError
+from lora_s2s.errors import UsageError
 from lora_s2s.evaluation.labels import LabelTable, distinct_labels, label_table
-from lora_s2s.evaluation.mbr import decode
 from lora_s2s.evaluation.metrics import (
     Difference,
     Score,
@@ -17,7 +16,6 @@ from lora_s2s.evaluation.metrics import (
     check_metrics,
     compare,
     metrics_in,
-    need_the_model,
     scores_of,
     without_value,
 )
@@ -29,15 +27,11 @@ from lora_s2s.evaluation.texts import Losses, References
 from lora_s2s.files import jsonl_line, write_json, write_text
 from lora_s2s.inference.decode import Prediction, ScoredAnswer
 from lora_s2s.inference.engine import DecodingSettings
-from lora_s2s.inference.predictor import Predictor
-from lora_s2s.inference.score import reference_losses
 from lora_s2s.outputs import PREDICTIONS, whole_folder
 from lora_s2s.records import add_scores
 
 SCORES = "scores.json"
 _SEED = 12345  # of the sample
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -230,55 +224,6 @@ def group_references(
     return list(grouped), list(grouped.values())
 
 
-def evaluate(
-    predictor: Predictor,
-    sources: Sequence[str],
-    references: References,
-    *,
-    metrics: Sequence[str],
-    settings: DecodingSettings,
-    baseline: Predictor | None = None,
-    limit: int | None = None,
-    progress: Progress | None = None,
-) -> Evaluation:
-    """Decodes unique sources, scores the answers against all raw references, compares with a
-    baseline.
-
-    Args:
-        predictor: the model to score.
-        sources: rendered sources, each once (:func:`group_references`).
-        references: all raw target texts of each source.
-        metrics: names from ``metrics.METRICS``.
-        settings: decoding limits, the same for both models.
-        baseline: usually ``predictor.baseline()``.
-        limit: score a random sample of this many sources; always the same one, order kept.
-        progress: called with (label, sources done, number of sources).
-
-    Raises:
-        UsageError: an unknown metric, or one that does not fit the references.
-        DataError: nothing to score.
-    """
-    check_metrics(metrics)
-    places = sample_places(len(sources), limit)
-    chosen = [sources[place] for place in places]
-    if not chosen:
-        raise DataError("there is nothing to score: no rows")
-    check_fit(metrics, [references[place] for place in places])
-    answers = decode(predictor, chosen, settings, _named(progress, "decode"))
-    of_base = None
-    if baseline is not None:
-        of_base = decode(baseline, chosen, settings, _named(progress, "baseline"))
-    losses: list[Losses | None] = [None, None]
-    if need_the_model(metrics):
-        several = [references[place] for place in places]
-        losses = [
-            None if one is None else reference_losses(one, chosen, several, settings)
-            for one in (predictor, baseline)
-        ]
-    answered = Answered(answers, settings, of_base, losses=(losses[0], losses[1], None))
-    return assess(sources, references, answered, places=places, metrics=metrics)
-
-
 def assess(
     sources: Sequence[str],
     references: References,
@@ -289,12 +234,18 @@ def assess(
     trained_labels: Collection[str] = (),
     tasks: Sequence[str] = (),
 ) -> Evaluation:
-    """Scores answers to the sources at ``places``; other arguments and errors as in
-    :func:`evaluate`.
+    """Scores answers against all raw references, and compares with those of other systems.
 
     Args:
+        sources: rendered sources, each once (:func:`group_references`).
+        references: all raw target texts of each source.
+        answered: the answers to the sources at ``places``.
+        metrics: names from ``metrics.METRICS``.
         trained_labels: what the model was trained to answer, where that is a set of labels.
         tasks: that of each source; scores are then means over tasks.
+
+    Raises:
+        UsageError: an unknown metric, or one that does not fit the references.
     """
     total = len(sources)
     are_labels = bool(references) and distinct_labels(references, trained_labels) is not None
@@ -370,10 +321,6 @@ def _rows(
     texts = [nothing if answers is None else _texts(answers) for answers in systems]
     several = [answer.n_best or None for answer in answered.answers]
     return tuple(map(EvaluatedRow, sources, map(tuple, references), *texts, several))
-
-
-def _named(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
-    return None if progress is None else lambda done, total: progress(what, done, total)
 
 
 def record_scores(adapter_dir: Path, name: str, evaluation: Evaluation) -> None:

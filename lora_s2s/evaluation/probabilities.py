@@ -127,22 +127,24 @@ def fit_temperature(log_probs_NC: Values, truth_N: Indices) -> float:
 
 def expected_calibration_error(probabilities_NC: Values, truth_N: Indices) -> float:
     """The mean distance of confidence and accuracy over equal bins of confidence, in points."""
+    confidence = probabilities_NC.max(axis=1)
     right = probabilities_NC.argmax(axis=1) == truth_N
-    return _calibration_error(probabilities_NC.max(axis=1), right)
+    bins = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
+    gaps = np.bincount(bins, weights=confidence - right, minlength=_BINS)
+    return float(100.0 * np.abs(gaps).sum() / len(truth_N))
 
 
 def chance_error(probabilities_NC: Values) -> float:
     """The mean calibration error of perfect probabilities, in points: what so few sources make."""
-    confidence = probabilities_NC.max(axis=1)
+    top_N, confidence = probabilities_NC.argmax(axis=1), probabilities_NC.max(axis=1)
     generator = np.random.default_rng(SEED)
-    drawn = (generator.random(len(confidence)) < confidence for _ in range(RESAMPLES))
-    return float(np.mean([_calibration_error(confidence, right) for right in drawn]))
-
-
-def _calibration_error(confidence: Values, right: Mask) -> float:
-    bins = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
-    gaps = np.bincount(bins, weights=confidence - right, minlength=_BINS)
-    return float(100.0 * np.abs(gaps).sum() / len(right))
+    errors = [
+        expected_calibration_error(
+            probabilities_NC, np.where(generator.random(len(top_N)) < confidence, top_N, -1)
+        )
+        for _ in range(RESAMPLES)
+    ]
+    return float(np.mean(errors))
 
 
 def auroc(probabilities_NC: Values, truth_N: Indices) -> float | None:

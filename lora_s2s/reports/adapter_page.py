@@ -37,9 +37,9 @@ REPORT = "report.html"
 CURVE = "loss_curve.png"
 # Of more scored sources, a random part is described.
 MOST_EXAMPLES = 20_000
-_MOST_LABELS = 50
+_MOST_LABELS = 1000
 # The others can be unfolded.
-_FIRST_TASKS = 20
+_FIRST_ROWS = 20
 # Caption, the name of what the adapter is compared with, lines.
 ScoreTable = tuple[str, str, list[ScoreLine]]
 # Anchor, heading, sections of the manifest.
@@ -98,7 +98,8 @@ def render_report(
     labels = label_lines(scores, _MOST_LABELS)
     curve = curve_chart("loss", "Loss", *curves) if curves else None
     entry = mapping(scores.get(evaluation))
-    part = _described(answers, _other_name(entry))
+    known = [line.label for line in labels] if entry.get("labels") else []
+    part = _described(answers, _other_name(entry), known)
     return render(
         "adapter.html",
         title=name,
@@ -108,7 +109,7 @@ def render_report(
         signatures=signatures(lines),
         notes=note_lines(scores),
         tasks=task_tables(scores, evaluation),
-        first_tasks=_FIRST_TASKS,
+        first_rows=_FIRST_ROWS,
         labels=[(line.evaluation, line.label, *line.cells) for line in labels],
         confusions=confusion_lines(entry, _MOST_LABELS),
         probabilities=probability_facts(entry),
@@ -125,15 +126,16 @@ def _main_evaluation(scores: Mapping[str, object], answers: Sampled | None) -> s
     return next(reversed(list(scores)), "")
 
 
-def _described(answers: Sampled | None, other: str) -> Described:
+def _described(answers: Sampled | None, other: str, labels: Sequence[str]) -> Described:
     if answers is None:
         return Described()
     named = {"baseline": "Base", "against": other or "Other", "prediction": "Adapter"}
     present = {key for row in answers.rows.values() for key in row} | {"prediction"}
     systems = {key: name for key, name in named.items() if key in present}
-    examples = read_examples(answers.rows, list(systems))
+    examples = read_examples(answers.rows, list(systems), labels)
     file = f"{EVALUATIONS}/{answers.evaluation}/{PREDICTIONS}"
-    return describe(examples, list(systems.values()), total=answers.total, file=file)
+    names = list(systems.values())
+    return describe(examples, names, total=answers.total, file=file, labels=bool(labels))
 
 
 def _other_name(entry: Mapping[str, object]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -21,9 +21,13 @@ NOT_JSON, COPIED, REPEATS = "not valid JSON", "copies the source", "repeats itse
 NUMBERS, ONE_WORD = "only numbers differ", "one word differs"
 CUT, LONGER = "words missing, none added", "words added, none missing"
 UNLIKE, OTHER = "no word in common", "several words differ"
+# Where references are labels.
+LABEL, NO_LABEL = "another label", "not a label"
 KINDS = (
     RIGHT,
     FORM,
+    LABEL,
+    NO_LABEL,
     NUMBERS,
     ONE_WORD,
     CUT,
@@ -74,20 +78,23 @@ class Example:
         return self.answers[-1].agreement - self.answers[0].agreement
 
 
-def read_examples(rows: Mapping[int, Row], keys: Sequence[str]) -> list[Example]:
+def read_examples(
+    rows: Mapping[int, Row], keys: Sequence[str], labels: Collection[str] = ()
+) -> list[Example]:
     """The rows of a ``predictions.jsonl`` by place as examples.
 
     Args:
         keys: the row's key of each system's answer, such as ``baseline``, ``prediction``.
+        labels: those that the references are, if they are labels: their words do not matter.
     """
-    return [_example(place, row, keys) for place, row in rows.items()]
+    return [_example(place, row, keys, labels) for place, row in rows.items()]
 
 
-def _example(place: int, row: Row, keys: Sequence[str]) -> Example:
+def _example(place: int, row: Row, keys: Sequence[str], labels: Collection[str]) -> Example:
     listed = row.get("references")
     references = tuple(map(_text, listed)) if isinstance(listed, list) else ()
     source = _text(row.get("source"))
-    answers = (judged(_text(row.get(key)), references, source) for key in keys)
+    answers = (judged(_text(row.get(key)), references, source, labels) for key in keys)
     return Example(place, source, references, tuple(answers))
 
 
@@ -95,14 +102,20 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else shown(value)
 
 
-def judged(text: str, references: Sequence[str], source: str) -> Answer:
+def judged(
+    text: str, references: Sequence[str], source: str, labels: Collection[str] = ()
+) -> Answer:
     """Compares an answer with each reference, and says what is wrong with it."""
     words = words_of(text)
     candidates = [(compare_words(words, _words(other)), other) for other in references or ("",)]
     best, nearest = max(candidates, key=lambda item: item[0].agreement)
     right = _plain(text) in map(_plain, references)
     kind = RIGHT if right else _what_is_wrong(text, nearest, source, best)
-    return Answer(text, nearest, best.agreement, kind)
+    if not labels:
+        return Answer(text, nearest, best.agreement, kind)
+    if kind not in (RIGHT, EMPTY, FORM):
+        kind = LABEL if _plain(text) in labels else NO_LABEL
+    return Answer(text, nearest, float(right), kind)
 
 
 @lru_cache(maxsize=4096)

@@ -26,7 +26,9 @@ class Browser:
     held: int
 
 
-def browser(examples: Sequence[Example], systems: Sequence[str]) -> Browser:
+def browser(
+    examples: Sequence[Example], systems: Sequence[str], *, labels: bool = False
+) -> Browser:
     """The examples with cut texts; a random part of them if they are too many for one page."""
     sizes = {place: len(json_text(_row(one)).encode()) for place, one in enumerate(examples)}
     order = list(sizes)
@@ -41,6 +43,7 @@ def browser(examples: Sequence[Example], systems: Sequence[str]) -> Browser:
     data = {
         "systems": [visible(name) for name in systems],
         "kinds": KINDS,
+        "labels": labels,
         "right": KINDS.index(RIGHT),
         "word": WORD_PATTERN,
         "most": MOST_WORDS,

@@ -137,9 +137,9 @@ def group_chart(
     return Chart(
         name=name,
         title=title,
-        description=f"Mean word agreement {span}: {'; '.join(sentences)}.",
+        description=f"Mean agreement {span}: {'; '.join(sentences)}.",
         x_label=x_label,
-        y_label="word agreement",
+        y_label="agreement",
         x_ticks=[Tick(at, group.name) for at, group in zip(centers, groups, strict=True)],
         y_ticks=y.ticks(5),
         lines=lines,

@@ -32,6 +32,7 @@ class Described:
         summary: sentences for the beginning of the page.
         note: where the other examples are.
         data: what the page's script reads.
+        labels: the references are labels: answers are right or wrong, whatever their words.
     """
 
     systems: list[str] = field(default_factory=list)
@@ -43,6 +44,7 @@ class Described:
     charts: list[Chart] = field(default_factory=list)
     group_tables: list[Table] = field(default_factory=list)
     lengths: list[Chart] = field(default_factory=list)
+    labels: bool = False
 
     def cut(self, text: str) -> str:
         """A text as the page shows it: the beginning of a long one."""
@@ -50,24 +52,32 @@ class Described:
 
     def pieces(self, answer: Answer) -> list[Piece]:
         """An answer in runs of equal, added and missing words."""
+        if self.labels:
+            return [Piece("same", "", cut(answer.text))]
         return marked(cut(answer.text), cut(answer.nearest))
 
 
 def describe(
-    examples: Sequence[Example], systems: Sequence[str], *, total: int, file: str
+    examples: Sequence[Example],
+    systems: Sequence[str],
+    *,
+    total: int,
+    file: str,
+    labels: bool = False,
 ) -> Described:
     """Describes answers, of which only those with a reference are judged.
 
     Args:
         total: how many rows the file has; ``examples`` are all of them or a random part.
         file: its path in the adapter's folder.
+        labels: the references are labels.
     """
     judged = [one for one in examples if one.references]
     if not judged:
         return Described()
     names = list(systems)
-    held = browser(judged, names)
-    lengths, rarities = by_length(judged), by_rarity(judged)
+    held = browser(judged, names, labels=labels)
+    lengths, rarities = by_length(judged), [] if labels else by_rarity(judged)
     groups = [("by-length", "Quality by length of the source", "words of the source", lengths)]
     rare = "references that contain the rarest word of one"
     groups.append(("by-rarity", "Quality by rarity of the reference's words", rare, rarities))
@@ -75,7 +85,7 @@ def describe(
     classes = by_class(judged)
     return Described(
         systems=names,
-        summary=list(_summary(judged, names)),
+        summary=list(_summary(judged, names, labels=labels)),
         chosen=choose(judged),
         note=_note(held.held, total, file),
         data=held.data,
@@ -83,10 +93,11 @@ def describe(
         charts=[group_chart(*entry, names) for entry in used],
         group_tables=[_group_table(title, members, names) for _, title, _, members in used],
         lengths=list(_length_charts(judged)) if len(judged) >= FEWEST else [],
+        labels=labels,
     )
 
 
-def _summary(examples: Sequence[Example], systems: Sequence[str]) -> Iterator[str]:
+def _summary(examples: Sequence[Example], systems: Sequence[str], *, labels: bool) -> Iterator[str]:
     total, last = len(examples), systems[-1]
     counts = [sum(one.answers[place].right for one in examples) for place in range(len(systems))]
     parts = [f"{name} {count:,}" for name, count in zip(systems, counts, strict=True)]
@@ -94,6 +105,12 @@ def _summary(examples: Sequence[Example], systems: Sequence[str]) -> Iterator[st
     if len(systems) > 1:
         nearer = sum(one.gain > 0 for one in examples)
         further = sum(one.gain < 0 for one in examples)
+        if labels:
+            yield (
+                f"{last} alone is right on {counted(nearer, 'source')}, {systems[0]} alone on "
+                f"{further:,}."
+            )
+            return
         yield (
             f"{last} is nearer to the reference than {systems[0]} on {counted(nearer, 'source')}, "
             f"further from it on {further:,}, as near on {total - nearer - further:,}."
@@ -121,7 +138,7 @@ def _kinds(examples: Sequence[Example], systems: list[str]) -> Table:
 def _group_table(title: str, groups: Sequence[Group], systems: list[str]) -> Table:
     heads = ["Group", "Sources"]
     for name in systems:
-        heads += [f"{name}: word agreement", f"{name}: right"]
+        heads += [f"{name}: agreement", f"{name}: right"]
     return title, heads, [_group_row(group) for group in groups]
 
 

@@ -7,18 +7,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from lora_s2s.errors import DataError, UsageError
-from lora_s2s.evaluation import evaluate as room
 from lora_s2s.evaluation.choice import choose_metrics
 from lora_s2s.evaluation.evaluate import (
     Answered,
     Evaluation,
     assess,
-    evaluate,
+    duration_note,
     group_references,
     record_scores,
     sample_places,
@@ -33,27 +32,30 @@ SOURCES = ["a", "b", "c", "d"]
 REFERENCES = [["A one"], ["B two", "B 2"], ["C three"], ["D four"]]
 
 
-@pytest.fixture(autouse=True)
-def scripted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Decoding replaced by a look-up in the predictor; returns the settings it was called with."""
-    asked: list[Any] = []
+def evaluate(
+    predictor: Any,
+    sources: Sequence[str],
+    references: list[list[str]],
+    *,
+    metrics: list[str],
+    baseline: Any = None,
+    limit: int | None = None,
+) -> Evaluation:
+    """Scores what models answer, as ``eval`` does; an answer that ends in … met the limit."""
+    duration_note(metrics, references, limit=limit, systems=2)
+    places = sample_places(len(sources), limit)
 
-    def decode(
-        predictor: Any, sources: Sequence[str], settings: DecodingSettings, progress: Any
-    ) -> list[Prediction]:
-        asked.append(settings)
-        if progress is not None:
-            progress(len(sources), len(sources))
-        texts = [predictor.answers[source] for source in sources]
+    def answers(model: Any) -> list[Prediction]:
+        texts = [model.answers[sources[place]] for place in places]
         return [Prediction(text, tokens=2, stopped=not text.endswith("…")) for text in texts]
 
-    monkeypatch.setattr(room, "decode", decode)
-    monkeypatch.setattr(
-        room,
-        "reference_losses",
-        lambda model, sources, *_: [(float(len(model.answers["a"])), 1)] * len(sources),
-    )
-    return asked
+    losses = [
+        None if one is None or "loss" not in metrics else [(float(len(one.answers["a"])), 1)] * 4
+        for one in (predictor, baseline, None)
+    ]
+    base = None if baseline is None else answers(baseline)
+    answered = Answered(answers(predictor), SETTINGS, base, losses=tuple(losses))
+    return assess(sources, references, answered, places=places, metrics=metrics)
 
 
 def model(*answers: str) -> Any:
@@ -63,7 +65,6 @@ def model(*answers: str) -> Any:
 def evaluated(**changes: Any) -> Evaluation:
     given = {
         "metrics": ["exact_match", "bleu"],
-        "settings": SETTINGS,
         "baseline": model("?", "B 2", "?", "?…"),
     }
     return evaluate(
@@ -110,14 +111,6 @@ def test_json_is_the_contracts(tmp_path: Path) -> None:
     assert (found["baseline_unstopped"], alone["baseline_unstopped"]) == (1, None)
 
 
-def test_limit_and_progress_and_same_settings_for_both(scripted: list[Any]) -> None:
-    seen: list[Any] = []
-    found = evaluated(limit=2, progress=lambda *step: seen.append(step))
-    assert (found.n, found.sources) == (2, 4)
-    assert seen == [("decode", 2, 2), ("baseline", 2, 2)]
-    assert scripted == [SETTINGS, SETTINGS]
-
-
 def test_a_limit_takes_a_sample_in_order_and_always_the_same() -> None:
     places = sample_places(240, 60)
     assert places == sorted(set(places)) == sample_places(240, 60)
@@ -126,7 +119,9 @@ def test_a_limit_takes_a_sample_in_order_and_always_the_same() -> None:
         range(6)
     )  # six labels, sorted, forty sources each
     assert sample_places(3, 5) == sample_places(3, None) == [0, 1, 2]
-    rows = evaluated(limit=3).rows
+    found = evaluated(limit=3)
+    assert (found.n, found.sources) == (3, 4)
+    rows = found.rows
     assert [row.source for row in rows] == sorted(row.source for row in rows)
 
 
@@ -147,11 +142,10 @@ def notes(
     ]
     baseline: Any = models[1] if base else None
     found = evaluate(
-        cast(Any, models[0]),
+        models[0],
         sources,
         [[text] for text in references],
         metrics=["exact_match", *(["macro_f1"] if references is LABELS else [])],
-        settings=SETTINGS,
         baseline=baseline,
     )
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["notes"] == list(found.notes)
@@ -219,11 +213,10 @@ def test_notes_on_an_error_rate_near_or_above_100(answer: str) -> None:
     answers = dict.fromkeys(SOURCES, answer)
     for name, told in (("ter", True), ("chrf", False)):
         found = evaluate(
-            cast(Any, SimpleNamespace(answers=answers)),
+            SimpleNamespace(answers=answers),
             SOURCES,
             [[f"the text {source}"] for source in SOURCES],
             metrics=[name],
-            settings=SETTINGS,
         )
         value = found.metrics[name].value
         assert (f"{name} is {value:.2f} (0 is best): compare" in "".join(found.notes)) is told
@@ -232,9 +225,7 @@ def test_notes_on_an_error_rate_near_or_above_100(answer: str) -> None:
     assert "is best" not in "".join(right.notes)
 
 
-def test_a_metric_that_fits_few_sources_gets_a_note_and_one_that_fits_none_is_refused_first(
-    scripted: list[Any],
-) -> None:
+def test_a_metric_that_fits_few_sources_gets_a_note_and_one_that_fits_none_is_refused() -> None:
     told = evaluated(metrics=["number_accuracy", "accuracy"], baseline=None).notes
     assert (
         "number_accuracy counts 1 of 4 sources: the references of the others do not suit it" in told
@@ -242,10 +233,8 @@ def test_a_metric_that_fits_few_sources_gets_a_note_and_one_that_fits_none_is_re
     assert (
         "accuracy: meant for labels, and the references are 4 different texts in 4 sources" in told
     )
-    scripted.clear()
     with pytest.raises(UsageError, match="which json_valid and json_f1 need"):
-        evaluated(metrics=["bleu", "json_f1"])
-    assert not scripted  # before anything was decoded
+        duration_note(["bleu", "json_f1"], REFERENCES, limit=None, systems=1)
     assert evaluated(metrics=["copy_rate"], baseline=None).metrics["copy_rate"].value < 100
 
 
@@ -341,10 +330,8 @@ def test_the_same_answers_as_the_base_are_no_difference() -> None:
 def test_labels_in_json_and_only_where_targets_are_labels() -> None:
     sources = [f"source {place}" for place in range(21)]
     answers = dict(zip(sources, ["no"] * 18 + ["perhaps"] * 3, strict=True))
-    words: dict[str, Any] = {"metrics": ["exact_match"], "settings": SETTINGS}
-    found = evaluate(
-        cast(Any, SimpleNamespace(answers=answers)), sources, [[label] for label in LABELS], **words
-    )
+    references = [[label] for label in LABELS]
+    found = evaluate(SimpleNamespace(answers=answers), sources, references, metrics=["exact_match"])
     table = found.to_json()["labels"]
     assert table["never_answered"] == ["yes", "maybe"]
     assert table["other_answers"] == 3
@@ -394,10 +381,9 @@ def test_metrics_are_chosen_by_the_targets(
     assert choice.reason
 
 
-def test_an_unknown_metric_is_refused_before_decoding(scripted: list[Any]) -> None:
+def test_an_unknown_metric_is_refused_before_decoding() -> None:
     with pytest.raises(UsageError):
-        evaluated(metrics=["blue"])
-    assert not scripted
+        duration_note(["blue"], REFERENCES, limit=None, systems=1)
 
 
 def test_no_rows_is_a_data_error() -> None:

@@ -255,7 +255,11 @@ def test_another_model_confusions_and_probabilities_are_shown_where_they_were_re
             "difference": {"exact_match": difference},
         },
         "enough": "250 sources can show differences of 3 points",
-        "labels": {"confusion": confusion, "probabilities": {"ece": 1.25, "labels": ["a", "b"]}},
+        "labels": {
+            "table": [{"label": "a"}, {"label": "b"}],
+            "confusion": confusion,
+            "probabilities": {"ece": 1.25, "labels": ["a", "b"]},
+        },
     }
     row = {"source": "s", "references": ["r r"], "prediction": "r r", "baseline": "b"}
     held = answers([{**row, "against": "r q"}])
@@ -269,6 +273,40 @@ def test_another_model_confusions_and_probabilities_are_shown_where_they_were_re
     assert "ece1.25" in page.words
     assert page.data["systems"] == ["Base", "rival", "Adapter"]
     assert "somewhere" not in page.html
+
+
+def test_labels_come_first_and_their_words_are_not_compared() -> None:
+    names = [f"class {n}" for n in range(30)]
+    table = [{"label": name, "references": 2} for name in names]
+    confusion = [{"label": one, "answer": names[0], "count": 1} for one in names[1:]]
+    entry = {**MANIFEST["scores"]["test"], "labels": {"table": table, "confusion": confusion}}
+    given = [names[0], "class", "CLASS 2", "", *names[4:]]
+    rows = [
+        {"source": f"s{n}", "references": [names[n % 30]], "prediction": given[n % 30]}
+        for n in range(60)
+    ]
+    rows[1]["prediction"] = names[2]
+    held = answers([{**row, "baseline": "no"} for row in rows])
+    page = Page(render_report("mine", {**MANIFEST, "scores": {"test": entry}}, answers=held))
+    places = [page.html.index(f'<section id="{name}"') for name in ("scores", "labels", "examples")]
+    assert places == sorted(places)
+    assert not {"ins", "del"} & set(page.tags)
+    words = page.words.replace("\u00a0", " ")
+    for kind, base, adapter in (
+        ("right", "0 (0.0 %)", "54 (90.0 %)"),
+        ("only case, spaces or punctuation differ", "0 (0.0 %)", "2 (3.3 %)"),
+        ("another label", "0 (0.0 %)", "1 (1.7 %)"),
+        ("not a label", "60 (100.0 %)", "1 (1.7 %)"),
+        ("empty", "0 (0.0 %)", "2 (3.3 %)"),
+    ):
+        assert f"{kind}{base}{adapter}" in words
+    assert "Adapter alone is right on 54 sources, Base alone on 0." in words
+    for of_words in ("word by word", "words that answer", "rarest word", "nearer"):
+        assert of_words not in words
+    # 20 of 30 labels and 10 of 29 confusions; the others are folded.
+    assert "10 more" in words
+    assert "19 more" in words
+    assert page.data["labels"] is True
 
 
 def test_tasks_are_shown_worst_first_as_many_as_a_page_holds() -> None:

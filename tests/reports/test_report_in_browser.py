@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from lora_s2s.reports.adapter_page import write_report
+from lora_s2s.reports.adapter_page import render_report, write_report
 from lora_s2s.reports.marks import marked
+from lora_s2s.reports.samples import Sampled
 
 ROOT = Path(__file__).parents[2]
 SCREENSHOTS = ROOT / "build" / "screenshots"
@@ -189,6 +190,27 @@ def test_the_script_marks_words_as_the_page_does(report: Path, chromium: Any) ->
                     for pieces in candidates
                 ]
                 assert marks in expected
+
+
+@pytest.mark.slow
+def test_the_script_compares_no_words_of_labels(tmp_path: Path, chromium: Any) -> None:
+    labels = ["tech support", "tech sales"]
+    rows = [
+        {"source": f"{n}", "references": [labels[n % 2]], "prediction": labels[0], "baseline": "x"}
+        for n in range(30)
+    ]
+    held = Sampled("test", 30, dict(enumerate(rows, start=1)))
+    entry = {"n": 30, "metrics": {}, "labels": {"table": [{"label": one} for one in labels]}}
+    page = render_report("mine", {"scores": {"test": entry}}, answers=held)
+    (tmp_path / "report.html").write_text(page, encoding="utf-8")
+    with Opened(chromium, tmp_path / "report.html", "desktop", "light") as opened:
+        assert opened.page.evaluate(MARKS, 1) == [[], []]
+        kinds = opened.page.locator("#list .kind").all_inner_texts()
+        assert kinds[:4] == ["not a label", "right", "not a label", "another label"]
+        filters = opened.page.inner_text("#filter")
+        assert "Adapter alone right (15)" in filters
+        assert "nearer" not in filters
+        assert opened.messages == []
 
 
 @pytest.mark.slow

@@ -15,12 +15,15 @@
   const gain = (one) => one.answers[last].agreement - one.answers[0].agreement;
   const right = (one, system) => one.answers[system].kind === data.right;
 
+  /* Labels are right or wrong, whatever their words. */
+  const better = (one, how) => (data.labels
+    ? `${systems[one]} alone right` : `${systems[last]} ${how} than ${systems[0]}`);
   const filters = [["all", () => true]];
   if (last > 0) {
     const pair = `${systems[last]} and ${systems[0]}`;
     filters.push(
-      [`${systems[last]} nearer than ${systems[0]}`, (one) => gain(one) > 0],
-      [`${systems[last]} further than ${systems[0]}`, (one) => gain(one) < 0],
+      [better(last, "nearer"), (one) => gain(one) > 0],
+      [better(0, "further"), (one) => gain(one) < 0],
       [`${pair} differ`, (one) => one.answers[last].text !== one.answers[0].text],
       [`${pair} are equal`, (one) => one.answers[last].text === one.answers[0].text],
     );
@@ -85,6 +88,7 @@
 
   /* Runs of equal, added and missing words: [kind, space, text]. */
   function marked(text, references) {
+    if (data.labels) return [["same", "", text]];
     const mine = spaced(text);
     let best = { pairs: [], theirs: [], share: -1 };
     for (const reference of references) {
@@ -137,7 +141,7 @@
     });
     one.answers.forEach((answer, system) => {
       const isRight = right(one, system);
-      const share = isRight ? "" : `, ${answer.agreement} %`;
+      const share = isRight || data.labels ? "" : `, ${answer.agreement} %`;
       const kind = node("span", isRight ? "kind right" : "kind", kinds[answer.kind] + share);
       const content = marked(answer.text, one.references).flatMap(([name, space, text]) => (
         [space, tags[name] ? node(tags[name], "", text) : text]
