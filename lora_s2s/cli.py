@@ -11,12 +11,14 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from lora_s2s import __version__
+from lora_s2s.commands import _complete
 from lora_s2s.commands._all import COMMANDS, GROUPS
 from lora_s2s.commands._failures import show, show_failure, show_traceback, unexpected
 from lora_s2s.console import discard, plain, tell_in_signal_handler
@@ -37,6 +39,7 @@ _USAGE_ERRORS: tuple[type[Any], ...] = typer.BadParameter.__mro__[1:3]
 # What several processes do together.
 _SHARED = ("train", "predict", "eval")
 _ANYWHERE = ("--debug", "--offline")
+_NAME = "lora-s2s"
 _MOST_JOINED = 40  # arguments that may be one name without its quotes
 _LOOK_UPS = ("socket.getaddrinfo", "socket.gethostbyname")
 
@@ -49,6 +52,9 @@ class Commands(TyperGroup):
 
         ``--debug`` and ``--offline`` can appear anywhere before ``--``.
         """
+        if os.environ.get(_complete.VARIABLE):
+            run = partial(super().main, [], prog_name=_NAME, standalone_mode=False)
+            sys.exit(_complete.answer(run, _ANYWHERE))
         given: Sequence[str] | None = args[0] if args else extra.pop("args", None)
         words: list[str] = []
         for number, word in enumerate(sys.argv[1:] if given is None else given, start=1):
@@ -67,7 +73,7 @@ class Commands(TyperGroup):
             with _reported_once():
                 code = super().main(
                     words,
-                    **{**extra, "prog_name": "lora-s2s", "standalone_mode": False, "obj": whole},
+                    **{**extra, "prog_name": _NAME, "standalone_mode": False, "obj": whole},
                 )
         except typer.Abort:
             show("stopped")
@@ -150,7 +156,6 @@ app = typer.Typer(
     cls=Commands,
     rich_markup_mode=None,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Fine-tune encoder-decoder models such as Flan-T5 with LoRA.",
@@ -163,8 +168,8 @@ for _name, _group in GROUPS.items():
     app.add_typer(_group, name=_name)
 
 
-def _version(requested: bool) -> None:
-    if requested:
+def _version(context: typer.Context, requested: bool) -> None:
+    if requested and not context.resilient_parsing:
         typer.echo(__version__)
         raise typer.Exit
 
@@ -230,6 +235,10 @@ def _open_standard_streams() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
+def _silent(*_: object) -> None:
+    """``sys.excepthook`` of a completion: the shell completes files instead."""
+
+
 def main() -> None:
     """The console script."""
     _open_standard_streams()
@@ -243,7 +252,11 @@ def main() -> None:
         os.environ.setdefault(name, value)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     hide_kernels()
-    if "--debug" not in sys.argv:
+    if os.environ.get(_complete.VARIABLE):
+        # Typer would load it to render help texts, and take "[RECIPE]" for markup.
+        sys.modules["rich"] = None  # type: ignore[assignment]
+        sys.excepthook = _silent
+    elif "--debug" not in sys.argv:
         sys.excepthook = unexpected
     # Not app(): Typer would install its own excepthook.
     typer.main.get_command(app)()

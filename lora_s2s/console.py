@@ -17,11 +17,6 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TextIO
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from lora_s2s.display import current, messages_are_shown
 from lora_s2s.errors import RunError
 from lora_s2s.files import json_text
@@ -171,6 +166,11 @@ def table(
         title: on one line, like a message.
         whole: no cell is broken, even where the table is wider than the terminal.
     """
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     if sys.stderr is None:
         return
     console = Console(file=sys.stderr, highlight=False, markup=False, width=1000 if whole else None)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from typer.models import OptionInfo
 
+from lora_s2s.commands import _complete
 from lora_s2s.errors import UsageError
 from lora_s2s.outputs import check_writable, is_special
 
@@ -18,15 +19,24 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL_OR_ADAPTER",
         help="Adapter or its name in adapters/, model folder, hub id, or demo.",
+        autocompletion=_complete.models,
     ),
 ]
 Adapter = Annotated[
-    str, typer.Argument(metavar="ADAPTER", help="Adapter folder, or its name in adapters/.")
+    str,
+    typer.Argument(
+        metavar="ADAPTER",
+        help="Adapter folder, or its name in adapters/.",
+        autocompletion=_complete.models,
+    ),
 ]
 Sets = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="SECTION.KEY=VALUE", help="Override a key of the recipe; repeatable."
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="Override a key of the recipe; repeatable.",
+        autocompletion=_complete.settings,
     ),
 ]
 Data = Annotated[
@@ -43,13 +53,17 @@ BaseName = Annotated[
         "--model",
         metavar="NAME",
         help="Base model, instead of the recipe's: folder, hub id, or demo.",
+        autocompletion=_complete.models,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Base = Annotated[
     str | None,
     typer.Option(
-        "--base", metavar="MODEL", help="Base model, instead of the one that the adapter names."
+        "--base",
+        metavar="MODEL",
+        help="Base model, instead of the one that the adapter names.",
+        autocompletion=_complete.models,
     ),
 ]
 
@@ -58,6 +72,7 @@ RecipeOrFolder = Annotated[
     typer.Argument(
         metavar="[RECIPE|FOLDER]",
         help="YAML file, name of a shipped recipe, or folder of prepared data.",
+        autocompletion=_complete.runs,
     ),
 ]
 
@@ -82,6 +97,26 @@ Constraint = Annotated[
         "--constraint",
         metavar="C",
         help="What answers may be: labels, '[yes, no]', 'regex: …', json:FILE or grammar:FILE.",
+        autocompletion=_complete.words("labels"),
+    ),
+]
+DecodedBy = Annotated[
+    str | None,
+    typer.Option(
+        "--decoding",
+        metavar="D",
+        help="checkpoint: decode by the base's own generation settings. Default: default.",
+        autocompletion=_complete.words("default", "checkpoint"),
+    ),
+]
+Mbr = Annotated[
+    str | None,
+    typer.Option(
+        "--mbr",
+        metavar="METRIC",
+        help="Answer with the sample (or beam) that agrees most with the others by a metric, such "
+        "as chrf.",
+        autocompletion=_complete.metrics,
     ),
 ]
 

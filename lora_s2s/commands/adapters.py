@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lora_s2s.commands import _complete
 from lora_s2s.commands._options import Base, Json
 
 adapters = typer.Typer(
@@ -14,7 +15,14 @@ adapters = typer.Typer(
     rich_markup_mode=None,
     invoke_without_command=True,
 )
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Adapter folder, or its name in --dir.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="Adapter folder, or its name in --dir.",
+        autocompletion=_complete.models,
+    ),
+]
 Folder = Annotated[str, typer.Option("--dir", metavar="DIR", help="Folder of adapters.")]
 
 
@@ -53,7 +61,12 @@ def show(name: Name, folder: Folder = "adapters", json: Json = False) -> None:
 @adapters.command("compare")
 def compare(
     names: Annotated[
-        list[str], typer.Argument(metavar="A B …", help="Adapter folders or names, two or more.")
+        list[str],
+        typer.Argument(
+            metavar="A B …",
+            help="Adapter folders or names, two or more.",
+            autocompletion=_complete.models,
+        ),
     ],
     folder: Folder = "adapters",
     report: Annotated[
@@ -94,6 +107,7 @@ def average(
         typer.Argument(
             metavar="A B …",
             help="Adapter folders or names, or checkpoints (RUN/checkpoints/step-N), two or more.",
+            autocompletion=_complete.models,
         ),
     ],
     out: Annotated[str, typer.Option(metavar="DIR", help="Folder of the new adapter.")],
@@ -104,6 +118,9 @@ def average(
             help="linear: the exact mean of the updates B A, of the adapters' ranks together; svd: "
             "the same at --rank; ties, dare_linear, dare_ties: PEFT's, on the updates, at --rank; "
             "factors: the mean of A and B themselves, of any method, for adapters of one run.",
+            autocompletion=_complete.words(
+                "linear", "svd", "ties", "dare_linear", "dare_ties", "factors"
+            ),
         ),
     ] = "linear",
     weights: Annotated[

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lora_s2s.commands import _complete
 from lora_s2s.commands._options import (
     AnsweringProcesses,
     Base,
@@ -25,6 +26,7 @@ Models = Annotated[
         metavar="MODEL_OR_ADAPTER …",
         help="Adapter or its name in adapters/, model folder, hub id, or demo. Several: each "
         "is scored and compared with the first.",
+        autocompletion=_complete.models,
     ),
 ]
 EvalData = Annotated[
@@ -45,6 +47,7 @@ Against = Annotated[
         "--against",
         metavar="M",
         help="Score another model, or a file of predictions, too, and the difference.",
+        autocompletion=_complete.models,
     ),
 ]
 From = Annotated[
@@ -74,6 +77,7 @@ Engine = Annotated[
         "--engine",
         metavar="E",
         help="torch, or a runtime to export to first (ct2). Default: what the folder is made for.",
+        autocompletion=_complete.words("torch", "ct2", "onnx"),
     ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an evaluation that was stopped.")]

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lora_s2s.commands import _complete
 from lora_s2s.commands._options import Base, Json, Model
 
 
@@ -20,6 +21,7 @@ def export(
             metavar="F",
             help="ct2 (CTranslate2), onnx (onnxruntime, transformers.js) or safetensors "
             "(transformers).",
+            autocompletion=_complete.words("ct2", "onnx", "safetensors"),
         ),
     ] = "ct2",
     precision: Annotated[
@@ -29,6 +31,9 @@ def export(
             metavar="P",
             help="Weights: float32; also float16, bfloat16 (ct2, safetensors), int8 (ct2, onnx), "
             "int8_float32, int8_float16 (ct2).",
+            autocompletion=_complete.words(
+                "float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16"
+            ),
         ),
     ] = "float32",
     max_shard_size: Annotated[

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from lora_s2s.commands import _complete
 from lora_s2s.commands._options import Adapter, Base, Json
 
 
@@ -22,6 +23,7 @@ def merge(
             "--onto",
             metavar="BASE",
             help="original: the base as published; dequantized: as seen in nf4 or int8 training.",
+            autocompletion=_complete.words("original", "dequantized"),
         ),
     ] = "original",
     dtype: Annotated[
@@ -30,6 +32,7 @@ def merge(
             "--dtype",
             metavar="D",
             help="float32, bfloat16 or float16; by default as in training.",
+            autocompletion=_complete.words("float32", "bfloat16", "float16"),
         ),
     ] = None,
     data: Annotated[

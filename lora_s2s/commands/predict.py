@@ -11,6 +11,8 @@ from lora_s2s.commands._options import (
     AnsweringProcesses,
     Base,
     Constraint,
+    DecodedBy,
+    Mbr,
     Model,
     Sets,
     check_output,
@@ -59,23 +61,6 @@ NBest = Annotated[
         help="Answer with the N best beams, or N samples, and their log-probabilities.",
     ),
 ]
-Decoding = Annotated[
-    str | None,
-    typer.Option(
-        "--decoding",
-        metavar="D",
-        help="checkpoint: decode by the base's own generation settings. Default: default.",
-    ),
-]
-Mbr = Annotated[
-    str | None,
-    typer.Option(
-        "--mbr",
-        metavar="METRIC",
-        help="Answer with the sample (or beam) that agrees most with the others by a metric, such "
-        "as chrf.",
-    ),
-]
 Labels = Annotated[
     str | None,
     typer.Option(
@@ -112,7 +97,7 @@ def predict(
     base: Base = None,
     constraint: Constraint = None,
     n_best: NBest = None,
-    decoding: Decoding = None,
+    decoding: DecodedBy = None,
     mbr: Mbr = None,
     sets: Sets = None,
     processes: AnsweringProcesses = 1,

@@ -7,17 +7,25 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lora_s2s import limits
+from lora_s2s.commands import _complete
 from lora_s2s.commands._options import BaseName, Data, Json, Sets
 from lora_s2s.errors import UsageError
 
 if TYPE_CHECKING:
     from lora_s2s.data.shards import PreparedShard
 
+RecipeFile = Annotated[
+    str,
+    typer.Argument(
+        metavar="[RECIPE]",
+        help="YAML file, or name of a shipped recipe.",
+        autocompletion=_complete.runs,
+    ),
+]
+
 
 def prepare(
-    recipe: Annotated[
-        str, typer.Argument(metavar="[RECIPE]", help="YAML file, or name of a shipped recipe.")
-    ] = "",
+    recipe: RecipeFile = "",
     data: Data = None,
     model: BaseName = None,
     out: Annotated[

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lora_s2s.commands import _complete
 from lora_s2s.commands._options import Json
 
 License = Annotated[
@@ -19,7 +20,9 @@ def push(
     folder: Annotated[
         str,
         typer.Argument(
-            metavar="FOLDER", help="Adapter or its name in adapters/, merged model, or export."
+            metavar="FOLDER",
+            help="Adapter or its name in adapters/, merged model, or export.",
+            autocompletion=_complete.models,
         ),
     ],
     repo: Annotated[

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from lora_s2s.commands import _complete
 from lora_s2s.commands._options import Json
 
 recipes = typer.Typer(
@@ -15,7 +16,12 @@ recipes = typer.Typer(
     rich_markup_mode=None,
     invoke_without_command=True,
 )
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a shipped recipe.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="Name of a shipped recipe.", autocompletion=_complete.recipes
+    ),
+]
 
 
 @recipes.callback()

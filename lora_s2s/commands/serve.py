@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lora_s2s.commands import _complete
 from lora_s2s.commands._options import Sets
 from lora_s2s.errors import SetupError
 
@@ -19,6 +20,7 @@ def serve(
         typer.Argument(
             metavar="MODEL [ADAPTER …]",
             help="Models and adapters, each chosen by a request's model. NAME=MODEL names one.",
+            autocompletion=_complete.models,
         ),
     ],
     host: Annotated[

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lora_s2s.commands import _complete
 from lora_s2s.commands._options import (
     BaseName,
     Data,
@@ -27,6 +28,7 @@ Vary = Annotated[
         metavar="KEY=VALUES",
         help="Key of the recipe to vary, over a range (training.learning_rate=1e-4:3e-3:log) or "
         "values (lora.r=8,16,32); repeatable.",
+        autocompletion=_complete.settings,
     ),
 ]
 Budget = Annotated[

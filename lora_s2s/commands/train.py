@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lora_s2s.commands import _complete
 from lora_s2s.commands._options import BaseName, Data, Json, Sets, count_option, seconds_of
 
 Processes = Annotated[
@@ -47,6 +48,7 @@ def train(
         typer.Argument(
             metavar="[RECIPE|FILE|FOLDER]",
             help="YAML file, name of a shipped recipe, data file, or folder of prepared data.",
+            autocompletion=_complete.runs,
         ),
     ] = "",
     data: Data = None,

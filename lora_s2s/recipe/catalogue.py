@@ -15,29 +15,17 @@ from lora_s2s.errors import DataError, UsageError, nearest
 from lora_s2s.files import read_whole
 from lora_s2s.recipe.fields import LARGEST_NUMBER
 from lora_s2s.recipe.schema import Recipe
+from lora_s2s.recipe.shipped import SCHEMA, folder
+from lora_s2s.recipe.shipped import shipped as shipped
 
-SCHEMA = "recipe.schema.json"
 _SCHEMA_IS = "yaml-language-server: $schema="
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "exclusiveMaximum": "<", "maximum": "≤"}
 _FIELD = re.compile(r"# (\w+): +(.*)")
-_PACKAGE = Path(__file__).resolve().parents[1]
-
-
-def shipped() -> dict[str, Path]:
-    """Returns the shipped recipes by name: inside the wheel, or beside the package in a
-    checkout.
-    """
-    return {path.stem: path for path in sorted(_folder().glob("*.yaml"))}
-
-
-def _folder() -> Path:
-    inside = _PACKAGE / "recipes"
-    return inside if inside.is_dir() else _PACKAGE.parent / "recipes"
 
 
 def schema_line() -> str:
     """Returns the comment that names the JSON Schema of recipes for editors, without its mark."""
-    return f"{_SCHEMA_IS}{_folder() / SCHEMA}"
+    return f"{_SCHEMA_IS}{folder() / SCHEMA}"
 
 
 def for_elsewhere(text: str) -> str:

@@ -252,8 +252,8 @@ def _steps_or_minutes(value: object) -> str | int:
     return text if text.endswith("m") else int(text)
 
 
-Format = Annotated[str, AfterValidator(_known_format)]
-Method = Annotated[str, AfterValidator(_known_method)]
+Format = Annotated[str, AfterValidator(_known_format), Field(examples=[*FORMAT_NAMES])]
+Method = Annotated[str, AfterValidator(_known_method), Field(examples=[*METHOD_NAMES, FULL])]
 RankPattern = Annotated[list[str], AfterValidator(_names_and_ranks)]
 ConstraintValue = Annotated[str | list[str] | None, AfterValidator(_known_constraint)]
 Metrics = Annotated[list[str | Metric], AfterValidator(_known_metrics)]
