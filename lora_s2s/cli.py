@@ -235,10 +235,6 @@ def _open_standard_streams() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
-def _silent(*_: object) -> None:
-    """``sys.excepthook`` of a completion: the shell completes files instead."""
-
-
 def main() -> None:
     """The console script."""
     _open_standard_streams()
@@ -253,9 +249,9 @@ def main() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     hide_kernels()
     if os.environ.get(_complete.VARIABLE):
-        # Typer would load it to render help texts, and take "[RECIPE]" for markup.
+        # With it, Typer breaks help texts into lines, and takes "[:SPLIT]" for markup.
         sys.modules["rich"] = None  # type: ignore[assignment]
-        sys.excepthook = _silent
+        sys.excepthook = lambda *_: None
     elif "--debug" not in sys.argv:
         sys.excepthook = unexpected
     # Not app(): Typer would install its own excepthook.

@@ -80,7 +80,8 @@ def models(context: typer.Context, incomplete: str) -> Items:
     place = Path(context.params.get("folder") or "adapters")
     files = [*place.glob("*/adapter_config.json"), *place.glob("*/recipe.yaml")]
     names = sorted({path.parent.name for path in files})
-    return _or_files([(name, "") for name in (*names, "demo")], incomplete)
+    items = [(name, "") for name in (*names, "demo") if _PLAIN.fullmatch(name)]
+    return _or_files(items, incomplete)
 
 
 def answer(run: Callable[[], object], anywhere: tuple[str, ...]) -> object:
@@ -141,5 +142,5 @@ def _or_files(items: Items, incomplete: str, suffixes: tuple[str, ...] = ()) -> 
     if not any(name.startswith(incomplete) for name, _ in items):
         return []
     beside = sorted(f"{path}/" if path.is_dir() else path.name for path in Path().glob("*"))
-    files = [(name, "") for name in beside if name.endswith(("/", *suffixes))]
-    return [item for item in (*items, *files) if _PLAIN.fullmatch(item[0])]
+    plain = [name for name in beside if name.endswith(("/", *suffixes)) and _PLAIN.fullmatch(name)]
+    return [*items, *((name, "") for name in plain)]

@@ -145,6 +145,8 @@ def problem_of(words: list[str], *, also: set[str] = frozenset()) -> str | None:
     command = root_command()
     asked = len(kept) < len(words)
     while kept and (below := getattr(command, "commands", None)):
+        if kept[0] in {name for option in command.params for name in option.opts}:
+            return None  # it asks for something else than a command, as --version does
         if kept[0] not in below:
             return f"no command '{kept[0]}'"
         command, kept = below[kept[0]], kept[1:]
