@@ -84,7 +84,7 @@ def models(context: typer.Context, incomplete: str) -> Items:
     return _or_files(items, incomplete)
 
 
-def answer(run: Callable[[], object], anywhere: tuple[str, ...]) -> object:
+def answer(run: Callable[[], object], anywhere: tuple[str, ...]) -> int | str | None:
     """Writes what Typer completes to stdout, and nothing else anywhere; returns the exit code.
 
     Args:
