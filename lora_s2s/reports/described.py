@@ -101,7 +101,7 @@ def _summary(examples: Sequence[Example], systems: Sequence[str], *, labels: boo
     total, last = len(examples), systems[-1]
     counts = [sum(one.answers[place].right for one in examples) for place in range(len(systems))]
     parts = [f"{name} {count:,}" for name, count in zip(systems, counts, strict=True)]
-    yield f"Exactly right of {total:,}: {', '.join(reversed(parts))}."
+    yield f"Answers equal to a reference, of {total:,}: {', '.join(reversed(parts))}."
     if len(systems) > 1:
         nearer = sum(one.gain > 0 for one in examples)
         further = sum(one.gain < 0 for one in examples)

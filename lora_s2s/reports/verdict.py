@@ -32,6 +32,8 @@ _NAMES = {
     "rougeLsum": "ROUGE-Lsum",
     "macro_f1": "macro-F1",
     "token_f1": "token F1",
+    "json_f1": "JSON F1",
+    "json_valid": "valid JSON",
 }
 
 

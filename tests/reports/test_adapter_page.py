@@ -231,6 +231,11 @@ def test_the_first_line_of_an_error_rate_and_of_scores_alone() -> None:
         == "86.1 points of exact match (95 % interval 84.0 to 88.2)"
     )
     assert "lora-s2s eval FOLDER --baseline" in alone.details[1]
+    heads = [
+        Page(render_report("mine", {"scores": {"test": one}})).html.count(">Difference</th>")
+        for one in (entry, {**entry, "difference": None, "baseline": None})
+    ]
+    assert heads == [1, 0]
 
 
 def test_an_interval_without_width_is_words() -> None:
