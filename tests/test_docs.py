@@ -12,6 +12,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -185,3 +186,15 @@ def test_keys_of_other_tools_mean_what_the_page_says() -> None:
             if not any(word in hint for word in meant or ["(omit it: "]):
                 wrong.append((name, ours, hint))
     assert wrong == []
+
+
+def test_the_recording_shows_commands_that_exist_and_runs_nothing() -> None:
+    path = "docs/recording.svg"
+    assert f"]({path})" in (ROOT / "README.md").read_text(encoding="utf-8")
+    picture = ElementTree.fromstring((ROOT / path).read_text(encoding="utf-8"))  # noqa: S314  ours
+    lines = ["".join(text.itertext()) for text in picture.iter("{http://www.w3.org/2000/svg}text")]
+    typed = [shlex.split(line)[2:] for line in lines if line.startswith("$ lora-s2s ")]
+    assert [words[0] for words in typed] == ["train", "eval", "predict"]
+    assert [problem_of(words) for words in typed] == [None] * 3
+    names = {element.tag.partition("}")[2] for element in picture.iter()}
+    assert names <= {"svg", "style", "text", "tspan", "clipPath", "rect", "g"}
