@@ -9,6 +9,7 @@ from lora_s2s.console import counted
 from lora_s2s.data.split import Decisions
 from lora_s2s.examples.reading import Reading, UnusedColumn
 from lora_s2s.examples.shapes import FORMATS
+from lora_s2s.examples.suggested import joined_template
 
 _LISTED = 20
 # An unused text column is reported if most rows have a distinct value of several words.
@@ -89,12 +90,7 @@ def _is_missed(column: UnusedColumn) -> bool:
 def _template(reading: Reading, names: Sequence[str]) -> str | None:
     """A template with the unused columns before the source; None if it cannot be built."""
     if reading.source_column is not None and reading.template is None:
-        columns = [*names, reading.source_column]
-        return (
-            None
-            if any(set("{}") & set(name) for name in columns)
-            else " ".join(f"{{{name}}}" for name in columns)
-        )
+        return joined_template([*names, reading.source_column])
     shape = FORMATS.get(reading.format)
     if shape is None or shape.is_dialogue or reading.template != shape.template:
         return None

@@ -12,7 +12,7 @@ from lora_s2s.data.columns import ambiguity, column_warnings, columns_line
 from lora_s2s.data.gather import splits_named
 from lora_s2s.data.limits import KEYS, Bounds, Chosen
 from lora_s2s.data.rejections import Rejections
-from lora_s2s.data.report import advice, limit_warnings
+from lora_s2s.data.report import Report, advice, limit_warnings
 from lora_s2s.data.split import DUPLICATE, REASONS, SPLITS, Decisions
 from lora_s2s.data.survey import Tally, tokens_report
 from lora_s2s.examples.reading import Reading
@@ -53,17 +53,16 @@ def report_of(findings: Findings, bounds: Bounds) -> dict[str, object]:
         "limits": {key: asdict(limit) for key, limit in limits.items()},
         "special_tokens": findings.tokenizer.added,
         **characters_report(findings.tokenizer, findings.characters),
-        "files": {split: _listed(data.named(split)) for split in splits_named(data)},
+        "files": {
+            split: [named] if isinstance(named := data.named(split), str) else named
+            for split in splits_named(data)
+        },
     }
     report["suggested_bytes"] = _suggested_bytes(report, bounds)
     return {**report, **_sentences(findings, report)}
 
 
-def _listed(named: str | list[str]) -> list[str]:
-    return [named] if isinstance(named, str) else named
-
-
-def _suggested_bytes(report: Mapping[str, Any], bounds: Bounds) -> dict[str, int]:
+def _suggested_bytes(report: Report, bounds: Bounds) -> dict[str, int]:
     """Memory for training on one row of a suggested limit, by side, if this machine has less."""
     needed = {}
     for side, key in KEYS.items():
@@ -75,7 +74,7 @@ def _suggested_bytes(report: Mapping[str, Any], bounds: Bounds) -> dict[str, int
     return needed
 
 
-def _sentences(findings: Findings, report: Mapping[str, Any]) -> dict[str, object]:
+def _sentences(findings: Findings, report: Report) -> dict[str, object]:
     """The report's texts: columns, warnings, advice."""
     reading, decisions = findings.reading, findings.decisions
     notes, warnings = ambiguity(reading, decisions, report["splits"].get("train", 0))

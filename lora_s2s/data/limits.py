@@ -108,15 +108,13 @@ def choose_limits(
         )
     for side in SIDES:  # the source first: it is cut, while a long target drops the row
         while (
-            given[side] == AUTO and chosen[side].tokens > _LEAST[side] and not _fit(chosen, bounds)
+            given[side] == AUTO
+            and chosen[side].tokens > _LEAST[side]
+            and not bounds.fits(*(chosen[each].tokens for each in SIDES))
         ):
             tokens = chosen[side].tokens
             chosen[side] = Chosen(max(_LEAST[side], tokens - _step(tokens)), "memory")
     return chosen
-
-
-def _fit(chosen: Mapping[str, Chosen], bounds: Bounds) -> bool:
-    return bounds.fits(chosen["source"].tokens, chosen["target"].tokens)
 
 
 def _needed(counts: Counts, side: str, bounds: Bounds) -> Chosen:

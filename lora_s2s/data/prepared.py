@@ -26,6 +26,7 @@ from lora_s2s.examples.template import check_recorded
 from lora_s2s.records import PreparedManifest, has_manifest, verify
 from lora_s2s.tokens.tokenise import Features, Ids
 
+Integers = npt.NDArray[np.int32]
 REJECTED, REPORT = "rejected.jsonl", "report.html"
 
 _SCHEMA = pa.schema(
@@ -107,7 +108,7 @@ class _Chunk(NamedTuple):
 
     rows: int
     starts: list[int]
-    offsets: list[npt.NDArray[np.int32]]
+    offsets: list[Integers]
 
 
 class SplitTable:
@@ -194,16 +195,16 @@ class SplitTable:
         )
 
     @property
-    def source_lengths(self) -> npt.NDArray[np.int32]:
+    def source_lengths(self) -> Integers:
         """Tokens of each source, ``</s>`` included."""
         return self._lengths(0)
 
     @property
-    def target_lengths(self) -> npt.NDArray[np.int32]:
+    def target_lengths(self) -> Integers:
         """Tokens of each target."""
         return self._lengths(1)
 
-    def _lengths(self, side: int) -> npt.NDArray[np.int32]:
+    def _lengths(self, side: int) -> Integers:
         lengths = [np.diff(chunk.offsets[side]) for chunk in self._chunks]
         return np.concatenate([np.zeros(0, np.int32), *lengths])
 
@@ -226,7 +227,7 @@ class SplitTable:
         )
         return Features(source, target)
 
-    def _ids(self, start: int, first: int, end: int) -> npt.NDArray[np.int32]:
+    def _ids(self, start: int, first: int, end: int) -> Ids:
         size = _ID * (end - first)
         content = self._file.read_at(size, start + _ID * first)
         if len(content) != size:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from lora_s2s.console import counted
 from lora_s2s.data.characters import DataTokenizer
@@ -12,6 +12,7 @@ from lora_s2s.data.survey import SIDES
 from lora_s2s.tokens.lossless import rows_taken
 from lora_s2s.tokens.tokenise import Ids
 
+Report: TypeAlias = Mapping[str, Any]
 _PIECES = 300
 # Advice is given from this fraction of the rows on.
 _ADVISED = 0.01
@@ -51,7 +52,7 @@ def _side(ids: Ids, tokenizer: Any, names: Mapping[int, str]) -> dict[str, Any]:
     }
 
 
-def advice(report: Mapping[str, Any], *, spare: bool) -> list[str]:
+def advice(report: Report, *, spare: bool) -> list[str]:
     """Advice on the data, a sentence each.
 
     Args:
@@ -75,7 +76,7 @@ def advice(report: Mapping[str, Any], *, spare: bool) -> list[str]:
     return [sentence for sentence in sentences if sentence]
 
 
-def _about_classes(report: Mapping[str, Any]) -> str:
+def _about_classes(report: Report) -> str:
     """One target in most rows, or labels with very different frequencies."""
     counts = sorted(report["classes"].values(), reverse=True)
     rows = report["splits"]["train"]
@@ -90,7 +91,7 @@ def _about_classes(report: Mapping[str, Any]) -> str:
     return ""
 
 
-def _about_leaks(report: Mapping[str, Any]) -> str:
+def _about_leaks(report: Report) -> str:
     leaks = report["near_leaks"]
     held = sum(count for split, count in report["splits"].items() if split != "train")
     if leaks <= _ADVISED * held:
@@ -102,7 +103,7 @@ def _about_leaks(report: Mapping[str, Any]) -> str:
     )
 
 
-def limit_warnings(report: Mapping[str, Any]) -> list[str]:
+def limit_warnings(report: Report) -> list[str]:
     """Warnings on long and on cut targets."""
     longer, limit = report["longer_than"]["target"], report["limits"]["max_target_tokens"]
     long, rows = longer.get(str(_LONG_TARGET), 0), max(1, report["rows"]["kept"])
@@ -123,7 +124,7 @@ def limit_warnings(report: Mapping[str, Any]) -> list[str]:
     return warnings
 
 
-def _about_limit(report: Mapping[str, Any], side: str) -> str:
+def _about_limit(report: Report, side: str) -> str:
     key = f"max_{side}_tokens"
     limit, suggested = report["limits"][key]["tokens"], report["suggested"][key]
     longer = report["longer_than"][side].get(str(limit), 0)
@@ -141,7 +142,7 @@ def _about_limit(report: Mapping[str, Any], side: str) -> str:
     )
 
 
-def _about_lost(report: Mapping[str, Any], side: str, *, spare: bool) -> str:
+def _about_lost(report: Report, side: str, *, spare: bool) -> str:
     lost = report["lost_characters"][side]
     if not lost["count"]:
         return ""

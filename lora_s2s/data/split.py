@@ -17,8 +17,11 @@ import numpy.typing as npt
 
 from lora_s2s.errors import DataError
 from lora_s2s.examples.example import Example
+from lora_s2s.files import hash64
 
 Hashes = npt.NDArray[np.uint64]
+Rows = npt.NDArray[np.int64]
+Marks = npt.NDArray[np.bool_]
 SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST, DUPLICATE, LEAKED, SET_ASIDE = range(6)
 # The meaning of codes beyond the splits: why a row is dropped.
@@ -44,12 +47,6 @@ class Keys:
         return len(self.split)
 
 
-def _hash(text: str) -> int:
-    return int.from_bytes(
-        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
-    )
-
-
 def place_of(key: str, seed: int) -> int:
     """The place of a text in the order of splitting, from 0 to 2^64."""
     digest = hashlib.blake2b(
@@ -65,10 +62,10 @@ def keys_of(examples: list[Example], splits: list[int], seed: int) -> Keys:
     sources = places
     if grouped := [row for row, example in enumerate(examples) if example.group is not None]:
         sources = places.copy()
-        sources[grouped] = [_hash(examples[row].source) for row in grouped]
+        sources[grouped] = [hash64(examples[row].source) for row in grouped]
     return Keys(
         source=sources,
-        target=np.array([_hash(example.target) for example in examples], np.uint64),
+        target=np.array([hash64(example.target) for example in examples], np.uint64),
         rest=np.array([example.rest for example in examples], np.uint64),
         place=places,
         split=np.array(splits, np.uint8),
@@ -156,9 +153,7 @@ def decide(keys: Keys, fraction: float) -> Decisions:
     return Decisions(code, copies, leaked, class_count, repeated, ambiguous)
 
 
-def _repeats(
-    keys: Keys, among: npt.NDArray[np.bool_], rest: Hashes | None
-) -> npt.NDArray[np.int64]:
+def _repeats(keys: Keys, among: Marks, rest: Hashes | None) -> Rows:
     """The rows ``among`` those given whose pair occurs earlier.
 
     Args:
@@ -179,7 +174,7 @@ def _repeats(
     return np.asarray(later[same])
 
 
-def _ambiguous(keys: Keys, rows: npt.NDArray[np.int64]) -> int:
+def _ambiguous(keys: Keys, rows: Rows) -> int:
     """The number of rows among some whose source has several targets in them."""
     if not len(rows):
         return 0
@@ -192,7 +187,7 @@ def _ambiguous(keys: Keys, rows: npt.NDArray[np.int64]) -> int:
     return int(np.diff(starts, append=len(rows))[several].sum())
 
 
-def _classes(targets: Hashes) -> npt.NDArray[np.int64] | None:
+def _classes(targets: Hashes) -> Rows | None:
     """Each row's class (0, 1, …), or None if there are many targets."""
     # Checking the first rows avoids sorting millions of targets.
     if len(np.unique(targets[: 100 * _MOST_CLASSES])) > _MOST_CLASSES:
@@ -202,9 +197,7 @@ def _classes(targets: Hashes) -> npt.NDArray[np.int64] | None:
     return classes if few else None
 
 
-def held_out_rows(
-    places: Hashes, fraction: float, classes: npt.NDArray[np.int64] | None = None
-) -> npt.NDArray[np.bool_]:
+def held_out_rows(places: Hashes, fraction: float, classes: Rows | None = None) -> Marks:
     """Which rows go to validation: if ``fraction`` > 0 at least one source, and never all.
 
     Args:

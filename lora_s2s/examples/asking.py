@@ -10,7 +10,7 @@ from lora_s2s.examples.columns import text_in, texts_of, unwrapped
 from lora_s2s.examples.example import Example, Turn, Unusable, checked
 from lora_s2s.examples.shapes import FORMATS, Shape, shape_of
 from lora_s2s.examples.template import TURNS, PromptTemplate
-from lora_s2s.readers.names import KNOWN_PAIRS
+from lora_s2s.readers.names import KNOWN_PAIRS, normalised
 from lora_s2s.readers.rows import Fields
 
 _PLACE = "row:1"
@@ -86,8 +86,8 @@ def _from_columns(row: Fields, source_column: str | None, prompt: PromptTemplate
 
 
 def _source_column(fields: Fields, named: str | None) -> str:
-    by_name = {name.strip().lower(): name for name in fields}
-    for column in (named.strip().lower(),) if named else (source for source, _ in KNOWN_PAIRS):
+    by_name = {normalised(name): name for name in fields}
+    for column in (normalised(named),) if named else (source for source, _ in KNOWN_PAIRS):
         if column in by_name:
             return by_name[column]
     raise Unusable(f"no column '{named}'" if named else "cannot guess the source column")

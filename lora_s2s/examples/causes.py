@@ -146,11 +146,12 @@ def _role(item: Rejected) -> str:
 
 
 def _nested(item: Rejected) -> str:
-    if "source" in item.reason:
+    if not item.reason.startswith("target"):
         return "a source must be a text; flatten nested rows with data.format=module:function"
     return (
-        "a target must be a text: write an object as one text of JSON (json.dumps); several "
-        "references are a list of texts; convert other rows with data.format=module:function"
+        "a target is a text, an object (written as JSON) or a list of texts (several references); "
+        'a list that is one answer goes into an object, {"items": [...]}, or into a text '
+        "(json.dumps)"
     )
 
 
@@ -179,6 +180,8 @@ _HINTS: dict[str, str | Callable[[Rejected], str]] = {
         "a conversation is a list of turns with replies of the assistant; for columns: "
         "--set data.format=pairs"
     ),
+    r"^target is (not JSON|nested)": "JSON has no NaN, no infinite number and no bytes: write null "
+    "or a text; make objects that are nested this deeply flatter",
     r"is not text|^no list of objects": _nested,
     r"^another language pair": (
         "name two of the file's languages: --set data.source_column=en --set data.target_column=de"

@@ -17,7 +17,7 @@ from lora_s2s.examples.custom import custom_converter
 from lora_s2s.examples.reading import Reading, with_other_columns
 from lora_s2s.examples.shapes import FORMATS, shape_of
 from lora_s2s.examples.template import PromptTemplate
-from lora_s2s.readers.names import language_of
+from lora_s2s.readers.names import language_of, normalised
 from lora_s2s.readers.rows import Fields, Row
 from lora_s2s.recipe.fields import FORMAT_NAMES
 from lora_s2s.recipe.schema import DataSection
@@ -72,7 +72,7 @@ def _shaped(format: str, rows: Sequence[Row], where: str, data: DataSection, see
     others = [] if shape.is_dialogue else names
     allowed = list(dict.fromkeys([*shape.columns, *others]))
     check_columns(prompt.columns, allowed, f"{where}, read as {format}")
-    used = {name for name in names if name.strip().lower() in shape.reads or name in prompt.columns}
+    used = {name for name in names if normalised(name) in shape.reads or name in prompt.columns}
     reading = Reading(format, None, partial(shape.examples, prompt, seed), template)
     return with_other_columns(reading, [row.fields for row in rows], used)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_s2s.errors import DataError, nearest
-from lora_s2s.examples.example import Example, NotForThis, Unusable, checked
+from lora_s2s.examples.example import Example, NotForThis, Unusable, as_json, checked
 from lora_s2s.examples.suggested import hint_on_columns, joined_source, rivals
 from lora_s2s.examples.template import TURNS, PromptTemplate
 from lora_s2s.readers.names import (
@@ -52,11 +52,11 @@ class Columns:
             NotForThis: a row in languages other than the columns' two.
             Unusable: a source or target is missing, empty or not text.
         """
-        value = fields.get(self.target)
-        if value is None or (self.source is not None and self.source not in fields):
+        if fields.get(self.target) is None or (
+            self.source is not None and self.source not in fields
+        ):
             fields = _with_languages(fields, self.source, self.target)
-            value = fields.get(self.target)
-        targets = [checked(value, "target")] if isinstance(value, str) else references(value)
+        targets = references(fields.get(self.target))
         if self.template is not None:
             source = checked(self.template.render(texts_of(fields, self.template), seed), "source")
         elif self.source is not None:
@@ -70,18 +70,38 @@ class Columns:
 def references(value: object) -> list[str]:
     """The distinct texts of a target: one, those of a list, or of SQuAD's ``{"text": [...]}``.
 
+    Any other object is one text of JSON.
+
     Raises:
         Unusable: there is none, or one is empty or not text.
     """
-    if isinstance(value, Mapping) and isinstance(value.get("text"), list):
+    if isinstance(value, Mapping) and not is_record(value):
         value = value["text"]
     if not isinstance(value, list):
-        return [checked(text_of(value, "target"), "target")]
+        return [target_text(value)]
     if not value:
         raise Unusable("empty target")
     if any(isinstance(item, (Mapping, list)) for item in value):
         raise Unusable("target is not text: a list of objects or lists")
-    return list(dict.fromkeys(checked(text_of(item, "target"), "target") for item in value))
+    return list(dict.fromkeys(map(target_text, value)))
+
+
+def is_record(value: object) -> bool:
+    """Whether a target is an object that is the answer; SQuAD's answers are lists side by side."""
+    if not isinstance(value, Mapping):
+        return False
+    squad = "answer_start" in value or all(isinstance(item, list) for item in value.values())
+    return not (squad and isinstance(value.get("text"), list))
+
+
+def target_text(value: object) -> str:
+    """A target's text; an object's is JSON.
+
+    Raises:
+        Unusable: it is missing, empty or not text.
+    """
+    write = as_json if isinstance(value, Mapping) else text_of
+    return checked(write(value, "target"), "target")
 
 
 def _with_languages(fields: Fields, *columns: str | None) -> Fields:
@@ -136,8 +156,7 @@ def texts_of(fields: Fields, template: PromptTemplate) -> dict[str, Any]:
 
 def text_in(fields: Fields, column: str, role: str) -> str:
     """A field's text, verbatim; ``role`` names the field in error messages."""
-    value = fields.get(column)
-    return checked(value if isinstance(value, str) else text_of(value, role), role)
+    return checked(text_of(fields.get(column), role), role)
 
 
 def text_of(value: object, role: str) -> str:
@@ -179,7 +198,7 @@ def find_columns(
             lists the file's.
     """
     by_name = {
-        **{name.strip().lower(): name for name in reversed(names)},
+        **{normalised(name): name for name in reversed(names)},
         **{name: name for name in names},
     }
     if template is not None:
@@ -202,7 +221,7 @@ def find_columns(
         partners = [
             last
             for first, last in KNOWN_PAIRS
-            if source is not None and first == source.strip().lower()
+            if source is not None and first == normalised(source)
         ]
         others = [last for first, last in KNOWN_PAIRS if not needs_source or first in by_name]
         # A column must remain for the source: with 'query' and 'sql', the target is 'sql'.
@@ -215,7 +234,7 @@ def find_columns(
         if target is None:
             raise _unknown("target", names, records, where, source=source)
     if needs_source:
-        partners = [first for first, last in KNOWN_PAIRS if last == target.strip().lower()]
+        partners = [first for first, last in KNOWN_PAIRS if last == normalised(target)]
         source = _first_known([*partners, *dict(KNOWN_PAIRS), *SOURCES], by_name, target)
         if source is None:
             raise _unknown("source", names, records, where, target=data.target_column and target)
@@ -324,7 +343,7 @@ def _same_column(name: str, other: str) -> bool:
 def _named(
     column: str, by_name: Mapping[str, str], names: Sequence[str], where: str, setting: str
 ) -> str:
-    name = by_name.get(column) or by_name.get(column.strip().lower())
+    name = by_name.get(column) or by_name.get(normalised(column))
     if name is not None:
         return name
     language = language_of(column)

@@ -12,9 +12,9 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from lora_s2s.examples.example import Turn, Unusable, checked
+from lora_s2s.examples.example import Turn, Unusable, as_json, checked
 from lora_s2s.examples.template import TURNS, PromptTemplate
-from lora_s2s.readers.json_rows import json_text
+from lora_s2s.readers.names import normalised
 from lora_s2s.readers.rows import Fields
 
 DIALOGUE_TEMPLATE = (
@@ -144,7 +144,7 @@ def _turn(turn: object) -> Turn:
         text = _call_text(calls)
     if name is None or text is None:
         raise Unusable("a turn without a role or a text")
-    role = _ROLES.get(name.strip().lower().replace("-", "_")) if isinstance(name, str) else None
+    role = _ROLES.get(normalised(name).replace("-", "_")) if isinstance(name, str) else None
     if role is None:
         raise Unusable(f"an unknown role: {name!r:.60}")
     if not isinstance(text, str):
@@ -169,11 +169,10 @@ def _call_text(calls: object) -> str:
         if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
             raise Unusable("a tool call without a name")
         arguments = inner.get("arguments", {})
-        try:
-            written = arguments if isinstance(arguments, str) else json_text(arguments)
-        except RecursionError as error:
-            raise Unusable("a tool call that is nested too deeply") from error
-        texts.append(f'{{"name": {json_text(inner["name"])}, "arguments": {written or "{}"}}}')
+        written = arguments if isinstance(arguments, str) else as_json(arguments, "a tool call")
+        texts.append(
+            f'{{"name": {as_json(inner["name"], "a tool call")}, "arguments": {written or "{}"}}}'
+        )
     return texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
 
 

@@ -6,6 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from lora_s2s.readers.json_rows import json_text
+
 
 class Unusable(ValueError):
     """A record without an example; the message is the reason, with details after ``": "``."""
@@ -26,6 +28,22 @@ def checked(text: str, role: str) -> str:
     except UnicodeEncodeError as error:
         raise Unusable(f"{role} is not valid Unicode") from error
     return text
+
+
+def as_json(value: object, role: str) -> str:
+    """An object of a row as text: JSON, keys in the row's order, numbers as written.
+
+        {"team": "billing", "id": 3}  →  '{"team": "billing", "id": 3}'
+
+    Raises:
+        Unusable: it is nested too deeply, or JSON has no form for a value.
+    """
+    try:
+        return json_text(value)
+    except RecursionError as error:
+        raise Unusable(f"{role} is nested too deeply") from error
+    except ValueError as error:
+        raise Unusable(f"{role} is not JSON: {error}") from error
 
 
 class Turn(NamedTuple):

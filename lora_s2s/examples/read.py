@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from hashlib import blake2b
 from pathlib import Path
 
 from lora_s2s.errors import DataError
@@ -17,9 +16,10 @@ from lora_s2s.examples.reading import Reading, agreed
 from lora_s2s.examples.shapes import FORMATS
 from lora_s2s.examples.shard import Blocks, Shard
 from lora_s2s.examples.template import PromptTemplate
-from lora_s2s.readers.names import SPLIT_OF
+from lora_s2s.files import hash64
+from lora_s2s.readers.names import SPLIT_OF, normalised
 from lora_s2s.readers.origins import Origin, find_origins
-from lora_s2s.readers.rows import Fields, Parsing, Rejected, Row, reject
+from lora_s2s.readers.rows import Fields, Item, Items, Parsing, Rejected, Row, reject
 from lora_s2s.recipe.schema import DataSection
 
 TRAIN = "train"
@@ -138,7 +138,7 @@ class Examples:
 
     def _begun(
         self, origin: Origin, parsing: Parsing, *, any_two: bool
-    ) -> tuple[Iterator[Row | Rejected], Sequence[Row], Reading | None]:
+    ) -> tuple[Items, Sequence[Row], Reading | None]:
         """All items of a file, its first rows, and how these say to read it; None if it has no
         rows.
         """
@@ -178,10 +178,10 @@ def _without_missing(
     """
     if not optional:
         return data
-    names = {name.strip().lower() for row in rows for name in unwrapped(row.fields)}
+    names = {normalised(name) for row in rows for name in unwrapped(row.fields)}
     named = [column for key in COLUMNS if (column := getattr(data, key))]
     built = data.template is not None and data.format not in FORMATS
-    if built or any(column.strip().lower() in names for column in named):
+    if built or any(normalised(column) in names for column in named):
         return data
     return data.model_copy(update=dict.fromkeys(optional))
 
@@ -218,14 +218,14 @@ def _mark(row: Row, column: str | None) -> str:
     if column is None:
         return row.split
     value = str(row.fields.get(column))
-    mark = SPLIT_OF.get(value.strip().lower())
+    mark = SPLIT_OF.get(normalised(value))
     if mark is None:
         raise Unusable(f"unknown split: {value.strip()[:40] or 'nothing'}")
     return mark
 
 
 def _converted(
-    items: Iterator[Row | Rejected],
+    items: Items,
     reading: Reading | None,
     origin: Origin,
     only: str | None,
@@ -267,14 +267,12 @@ def _task(fields: Fields, column: str, origin: Origin) -> str:
 
 def _rest(fields: Fields, unused: Sequence[str]) -> int:
     """A hash of a row's unused columns, the same on every machine; see :class:`Example`."""
-    values = repr([fields.get(name) for name in unused])
-    digest = blake2b(values.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little") or 1
+    return hash64(repr([fields.get(name) for name in unused])) or 1
 
 
-def _head(items: Iterator[Row | Rejected]) -> tuple[list[Row | Rejected], list[Row]]:
+def _head(items: Items) -> tuple[list[Item], list[Row]]:
     """Takes items until there are enough rows or enough text; returns all items, and the rows."""
-    head: list[Row | Rejected] = []
+    head: list[Item] = []
     rows: list[Row] = []
     characters = 0
     while (

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lora_s2s.examples.columns import is_record
 from lora_s2s.examples.shapes import FORMATS, Converter
 from lora_s2s.examples.template import Template
 from lora_s2s.readers.names import (
@@ -22,6 +23,7 @@ _SAMPLE = 60
 # Unset if several files differ in it; collected from all files.
 _DECIDED = ("source_column", "target_column", "template", "split_column")
 _LISTED = ("notes", "warnings")
+_OUTPUTS = ("output", "response")  # the targets of formats that have their own columns
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,9 @@ def with_other_columns(reading: Reading, rows: Sequence[Fields], used: Iterable[
             f"'{reading.target_column}' contains lists: each text is a separate target in training "
             "and one of several references in eval"
         )
+    for name in sorted(taken.intersection((reading.target_column, *_OUTPUTS))):
+        if any(is_record(row.get(name)) for row in rows):
+            notes.append(f"'{name}' contains objects, written as JSON")
     warnings = (*reading.warnings, *_about_languages(names, rows))
     return replace(
         reading, unused=unused, split_column=split, notes=tuple(notes), warnings=warnings
@@ -150,7 +155,7 @@ def _divides(name: str, rows: Sequence[Fields]) -> bool:
     if normalised(name) not in SPLIT_COLUMNS:
         return False
     # One usual value is enough, so that test rows are never trained on.
-    return any(str(row.get(name)).strip().lower() in SPLIT_OF for row in rows)
+    return any(normalised(str(row.get(name))) in SPLIT_OF for row in rows)
 
 
 def _about_languages(names: Iterable[str], rows: Sequence[Fields]) -> Iterator[str]:

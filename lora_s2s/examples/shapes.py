@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from lora_s2s import limits
-from lora_s2s.examples.columns import text_of, texts_of
+from lora_s2s.examples.columns import target_text, text_of, texts_of
 from lora_s2s.examples.conversations import (
     DIALOGUE_TEMPLATE,
     LISTS,
@@ -17,6 +17,7 @@ from lora_s2s.examples.conversations import (
 )
 from lora_s2s.examples.example import Example, NotForThis, Unusable, checked
 from lora_s2s.examples.template import TURNS, PromptTemplate
+from lora_s2s.readers.names import normalised
 from lora_s2s.readers.rows import Fields, Rejected, reject
 
 # Values for a template, and the targets; each target becomes an example.
@@ -75,7 +76,7 @@ class Shape:
                 inputs = texts_of(values, prompt)
                 chosen = prompt.chosen(inputs, seed)
                 source = checked(chosen.once(inputs), "source")
-                texts = [checked(text_of(target, "target"), "target") for target in targets]
+                texts = list(map(target_text, targets))
             except Unusable as error:
                 fault = not isinstance(error, NotForThis)
                 yield reject(where, str(error), _excerpt(*values.values(), *targets), fault=fault)
@@ -117,14 +118,14 @@ def _any_case(fields: Fields, names: Iterable[str]) -> object:
         fields[key]
         for name in names
         for key in fields
-        if key.strip().lower() == name and fields[key] is not None
+        if normalised(key) == name and fields[key] is not None
     )
     return next(values, None)
 
 
 def _has(fields: Fields, *groups: tuple[str, ...]) -> bool:
     """Whether a row has a column of each group, in any case."""
-    names = {key.strip().lower() for key in fields}
+    names = {normalised(key) for key in fields}
     return all(not names.isdisjoint(group) for group in groups)
 
 

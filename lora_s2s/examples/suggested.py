@@ -4,8 +4,9 @@ one.
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from lora_s2s.readers.names import (
     KNOWN,
@@ -25,6 +26,8 @@ _NAMES = "name them: --set data.source_column=NAME --set data.target_column=NAME
 _FEWEST_WORDS, _FEWEST_DISTINCT = 4, 0.5
 _FEWEST_WIDE, _FIRST_WIDE = 10, "\u2e80"  # characters of scripts without spaces
 _MOST_JOINED = 4  # columns in a suggested template
+_LONGEST_LABEL, _RECURRING = 40, 1 / 3  # distinct labels, as a fraction of the rows
+_IN_TEMPLATE = re.compile("[^{}%][^{}]*")  # {% begins a statement of Jinja
 
 
 def rivals(target: str, used: Collection[str], records: Sequence[Fields]) -> list[str]:
@@ -44,6 +47,11 @@ def hint_on_columns(
     """Settings that name both columns, with those of the file where its rows show which."""
     usual = [name for name in names if normalised(name) in TARGETS]
     clear = [name for name in usual if normalised(name) not in _PROPERTIES]
+    if not (usual or source or target):
+        target = next((name for name in reversed(names) if _is_label(name, records)), None)
+        settings = target and _joined(target, _long(records, words=2))
+        if settings:
+            return f"if '{target:.60}' is the target: {settings}; name other columns likewise"
     texts = [name for name in _long(records) if name not in clear]
     source = source or next((name for name in texts if name != target), None)
     others = [name for name in texts if _may_be_target(name)]
@@ -64,16 +72,26 @@ def joined_source(
     about_row = (*TARGETS, *ROW_NUMBERS, *SPLIT_COLUMNS)
     texts = [name for name in names if normalised(name) not in about_row]
     others = [name for name in texts if name not in targets and not is_identifier(name)]
-    few = len(targets) == 1 and 2 <= len(others) <= _MOST_JOINED
     # One text is the source: another may be the target.
-    unclear = target is None and few and len(rivals(targets[0], (), records)) > 1
-    if not few or unclear or set("{}") & set("".join(others)):
+    if len(targets) != 1 or (target is None and len(rivals(targets[0], (), records)) > 1):
         return None
-    template = f"data.template={' '.join(f'{{{name}}}' for name in others)}"
-    return (
-        "set data.source_column, or build the source from several columns: "
-        f"{_sets(f'data.target_column={targets[0]}', template)}"
-    )
+    settings = _joined(targets[0], others)
+    start = "set data.source_column, or build the source from several columns: "
+    return settings and f"{start}{settings}"
+
+
+def _joined(target: str, others: Sequence[str]) -> str | None:
+    """Settings for a target and a source built from some other columns."""
+    template = joined_template(others)
+    if template is None or not 2 <= len(others) <= _MOST_JOINED:
+        return None
+    return _sets(f"data.target_column={target}", f"data.template={template}")
+
+
+def joined_template(columns: Sequence[str]) -> str | None:
+    """The template ``{a} {b}``; None if a template cannot contain one of the names."""
+    written = all(_IN_TEMPLATE.fullmatch(name) and name.isprintable() for name in columns)
+    return " ".join(f"{{{name}}}" for name in columns) if written else None
 
 
 def _sets(*words: str) -> str:
@@ -84,16 +102,26 @@ def _may_be_target(name: str) -> bool:
     return normalised(name) in TARGETS or normalised(name) not in KNOWN
 
 
-def _long(records: Sequence[Fields]) -> list[str]:
+def _is_label(name: str, records: Sequence[Fields]) -> bool:
+    """Whether a column holds objects, or few short texts that recur."""
+    values = [value for fields in records if (value := fields.get(name))]
+    if any(isinstance(value, Mapping) for value in values):
+        return True
+    texts = {value for value in values if isinstance(value, str) and value[0].isalpha()}
+    short = all(len(text) <= _LONGEST_LABEL for text in texts)
+    return _may_be_target(name) and short and 1 < len(texts) <= _RECURRING * len(values)
+
+
+def _long(records: Sequence[Fields], words: int = _FEWEST_WORDS) -> list[str]:
     """The columns whose rows hold different texts of several words."""
     names = dict.fromkeys(name for fields in records for name in fields)
-    return [name for name in names if not is_identifier(name) and _is_long(name, records)]
+    return [name for name in names if not is_identifier(name) and _is_long(name, records, words)]
 
 
-def _is_long(name: str, records: Sequence[Fields]) -> bool:
+def _is_long(name: str, records: Sequence[Fields], words: int) -> bool:
     texts = [text for fields in records if isinstance(text := fields.get(name), str) and text]
     if len(set(texts)) <= _FEWEST_DISTINCT * len(texts):
         return False
-    words = sum(len(text.split()) for text in texts)
+    found = sum(len(text.split()) for text in texts)
     wide = sum(char >= _FIRST_WIDE for text in texts for char in text)
-    return words >= _FEWEST_WORDS * len(texts) or wide >= _FEWEST_WIDE * len(texts)
+    return found >= words * len(texts) or wide >= _FEWEST_WIDE * len(texts)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from lora_s2s.errors import DataError
 from lora_s2s.readers import parquet
 from lora_s2s.readers.json_rows import read_json, read_jsonl
 from lora_s2s.readers.parquet import read_parquet
-from lora_s2s.readers.rows import Parsing, Rejected, Row
+from lora_s2s.readers.rows import Items, Parsing
 from lora_s2s.readers.streams import COMPRESSED, head_of
 from lora_s2s.readers.tables import agreed_delimiter, read_csv, read_tsv
 from lora_s2s.readers.translations import read_tmx, two_columns
 
-Reader = Callable[[Path, Parsing], Iterator[Row | Rejected]]
+Reader = Callable[[Path, Parsing], Items]
 READERS: dict[str, Reader] = {
     ".csv": read_csv,
     ".tsv": read_tsv,

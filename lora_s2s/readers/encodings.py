@@ -8,12 +8,12 @@ import itertools
 import re
 import shlex
 import unicodedata
-from dataclasses import dataclass
 from pathlib import Path
 
 from lora_s2s.readers.streams import BadLine, text_lines
 
 _HIGH = re.compile(rb"[\x80-\xff]+")
+_IN_A_WORD = re.compile(rb"[A-Za-z][\x80-\xff]{2}[A-Za-z]")  # as in Größe
 _MULTIBYTE = (
     ("shift_jis", ("HIRAGANA", "KATAKANA")),
     ("euc_kr", ("HANGUL",)),
@@ -24,21 +24,9 @@ _LONGEST = 4096
 _LINES = 100_000
 
 
-@dataclass(frozen=True)
-class Guess:
-    """The first line of a file that is not UTF-8: its first wrong byte, and what another encoding
-    reads.
-    """
-
-    line: int
-    byte: int
-    encoding: str
-    text: str
-
-
-def first_wrong_bytes(path: Path) -> Guess | None:
-    """Returns what the first line of a file that is not UTF-8 may be; None where there is none in
-    the first lines.
+def _first_wrong_bytes(path: Path) -> tuple[str, str] | None:
+    """Returns the likely encoding of the first line that is not UTF-8, and what its first wrong
+    byte reads there; None if there is none in the first lines.
     """
     for number, line in enumerate(itertools.islice(text_lines(path), _LINES), start=1):
         if isinstance(line, BadLine) and line:
@@ -50,21 +38,22 @@ def first_wrong_bytes(path: Path) -> Guess | None:
             encoding = guess_encoding(raw[max(0, start - _LONGEST) : start + _LONGEST])
             before = raw[max(0, start - _AROUND) : start].decode(encoding, "replace")
             after = raw[start : start + _AROUND].decode(encoding, "replace")
-            return Guess(number, raw[start], encoding, _word(before, after))
+            word = _word(before, after)
+            return (
+                encoding,
+                f"byte 0x{raw[start]:02X} in line {number} reads '{word}' in {encoding}",
+            )
     return None
 
 
 def conversion_hint(path: Path) -> str:
     """Returns what a file that is not UTF-8 probably is, and the command that converts it."""
-    guess = first_wrong_bytes(path) if path.is_file() else None
+    guess = _first_wrong_bytes(path) if path.is_file() else None
     if guess is None:
         return "convert the file to UTF-8: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW"
-    as_text = (
-        f"byte 0x{guess.byte:02X} in line {guess.line} reads '{guess.text}' in {guess.encoding}"
-    )
-    name, new = (shlex.quote(name) for name in (path.name, f"utf8-{path.name}"))
-    convert = f"iconv -f {guess.encoding.upper()} -t UTF-8 {name} > {new}"
-    return f"{as_text}: convert it ({convert}) or save it as UTF-8"
+    name, new = (shlex.quote(str(file)) for file in (path, path.with_name(f"utf8-{path.name}")))
+    convert = f"iconv -f {guess[0].upper()} -t UTF-8 {name} > {new}"
+    return f"{guess[1]}: convert it ({convert}) or save it as UTF-8 (in a spreadsheet: CSV UTF-8)"
 
 
 def _word(before: str, after: str) -> str:
@@ -79,7 +68,8 @@ def guess_encoding(text: bytes) -> str:
     """
     runs = _HIGH.findall(text)
     letters = b"".join(runs)
-    if not runs or len(letters) < 2 * len(runs):  # single letters with accents
+    # Letters with accents are single, or two of them are inside a word.
+    if not runs or len(letters) < 2 * len(runs) + bool(_IN_A_WORD.search(text)):
         return "windows-1252"
     for encoding, scripts in _MULTIBYTE:
         decoded = _decoded(text, encoding)

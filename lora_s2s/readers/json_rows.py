@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from lora_s2s import limits
 from lora_s2s.errors import DataError
 from lora_s2s.readers import streams
 from lora_s2s.readers.names import SPLIT_OF
-from lora_s2s.readers.rows import Parsing, Rejected, Row
+from lora_s2s.readers.rows import Item, Items, Parsing, Rejected, Row
 from lora_s2s.readers.streams import blocks, excerpt, head_of, text_lines, utf8
 
 _SPACE = re.compile(r"[ \t\r\n\ufeff]*")
@@ -38,13 +39,12 @@ class Number(str):
 
 
 def json_text(value: object) -> str:
-    """Returns a value that was read as JSON, its numbers as written.
+    """Returns a value of a row as JSON: numbers as written, dates as text.
 
     Raises:
         RecursionError: it is nested too deeply.
+        ValueError: it holds what JSON has no form for: bytes, NaN or an infinite number.
     """
-    if isinstance(value, Number):
-        return value
     if isinstance(value, Mapping):
         members = (
             f"{json.dumps(key, ensure_ascii=False)}: {json_text(item)}"
@@ -53,9 +53,13 @@ def json_text(value: object) -> str:
         return f"{{{', '.join(members)}}}"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(json_text, value))}]"
-    return json.dumps(
-        value if isinstance(value, str | bool | None) else str(value), ensure_ascii=False
-    )
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    text = str(value)
+    number = isinstance(value, Number | int | float | Decimal)
+    if isinstance(value, bytes) or (number and not text.lstrip("-")[0].isdigit()):
+        raise ValueError(f"{text:.40}")
+    return text if number else json.dumps(text, ensure_ascii=False)
 
 
 class _Repeated(ValueError):
@@ -86,7 +90,7 @@ def _value_at(text: str, at: int) -> tuple[Any, int]:
         return repeated, _LAX.raw_decode(text, at)[1]
 
 
-def _record(path: Path, line: int, value: Any, text: str) -> Row | Rejected:
+def _record(path: Path, line: int, value: Any, text: str) -> Item:
     if isinstance(value, dict) and len(value) <= limits.MOST_COLUMNS:
         return Row(line, value)
     if isinstance(value, dict):
@@ -96,14 +100,14 @@ def _record(path: Path, line: int, value: Any, text: str) -> Row | Rejected:
     return Rejected(str(path), line, reason, excerpt(text))
 
 
-def read_jsonl(path: Path, _: Parsing) -> Iterator[Row | Rejected]:
+def read_jsonl(path: Path, _: Parsing) -> Items:
     """Yields the object on each line (or of one array, under the wrong name); a line that is not
     one is rejected.
     """
     return _array_rows(path) if _is_array(head_of(path)) else _line_rows(path)
 
 
-def read_json(path: Path, parsing: Parsing) -> Iterator[Row | Rejected]:
+def read_json(path: Path, parsing: Parsing) -> Items:
     """Yields the objects of an array, of the one list of an object (``{"data": [...]}``), or of
     JSON lines.
 
@@ -126,7 +130,7 @@ def _is_array(head: str) -> bool:
     return head.lstrip().startswith("[") and not _LISTS_ON_LINES.search(head)
 
 
-def _line_rows(path: Path) -> Iterator[Row | Rejected]:
+def _line_rows(path: Path) -> Items:
     for number, line in enumerate(text_lines(path), start=1):
         text, reason = line.strip(), getattr(line, "reason", "")
         if text and not reason:
@@ -234,7 +238,7 @@ class _Document:
         )
         return DataError(message, hint=hint, where=f"{self.path}:{line}:{column}")
 
-    def element(self) -> Row | Rejected:
+    def element(self) -> Item:
         """Takes the next value as a record."""
         self.peek()
         line = self.line
@@ -250,7 +254,7 @@ class _Document:
             return Rejected(str(self.path), line, where, excerpt(text))
         return _record(self.path, line, value, text)
 
-    def elements(self) -> Iterator[Row | Rejected]:
+    def elements(self) -> Items:
         """Yields the elements of a list, whose bracket is taken, as records."""
         for _ in self._places("]"):
             yield self.element()
@@ -307,7 +311,7 @@ class _Member:
     count: int
 
 
-def _array_rows(path: Path) -> Iterator[Row | Rejected]:
+def _array_rows(path: Path) -> Items:
     document = _Document(path)
     document.take("[")
     yield from document.elements()
@@ -321,7 +325,7 @@ def _inside(path: Path, key: str) -> _Document:
     return document
 
 
-def _object_rows(path: Path, parsing: Parsing) -> Iterator[Row | Rejected]:
+def _object_rows(path: Path, parsing: Parsing) -> Items:
     document = _Document(path)
     members = document.members(_LIST_KEY)
     if members is None:
@@ -349,7 +353,7 @@ def _object_rows(path: Path, parsing: Parsing) -> Iterator[Row | Rejected]:
         yield _Document(path).element()
 
 
-def _objects_of(document: Row | Rejected, parsing: Parsing) -> Iterator[Row | Rejected]:
+def _objects_of(document: Item, parsing: Parsing) -> Items:
     """Yields the rows of an object of objects with the same keys: records by their ids, or pandas'
     columns.
     """
@@ -375,7 +379,7 @@ def _are_columns(members: list[_Member]) -> bool:
     return lists and 1 < len(members) <= _MOST_JSON_COLUMNS and len(counts) == 1 and counts != {0}
 
 
-def _column_rows(path: Path, keys: list[str]) -> Iterator[Row | Rejected]:
+def _column_rows(path: Path, keys: list[str]) -> Items:
     documents = [_inside(path, key) for key in keys]
     for values in zip(*(document.values() for document in documents), strict=True):
         bad = next((value for value in values if isinstance(value, Rejected)), None)

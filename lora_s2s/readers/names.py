@@ -83,7 +83,7 @@ def language_of(name: str) -> str | None:
     """Returns the language that a column's name is: ``en`` of ``EN``, ``en-US`` and ``en_GB``; else
     None.
     """
-    name = name.strip().lower()
+    name = normalised(name)
     if name in LANGUAGES:
         return name
     found = _CODE.fullmatch(name)

@@ -8,7 +8,7 @@ import glob
 import itertools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,12 +16,12 @@ from typing import Any
 
 from lora_s2s.demo import task
 from lora_s2s.errors import DataError, SetupError, UsageError, nearest
-from lora_s2s.files import sha256_file, sha256_json
+from lora_s2s.files import local_path, sha256_file, sha256_json
 from lora_s2s.hub import only_cache
 from lora_s2s.readers.choose import READERS, ending, endings, reader_of, refuse_what_is_no_data
 from lora_s2s.readers.families import bare_name, line_families, side_names
 from lora_s2s.readers.names import SPLIT_NAMES
-from lora_s2s.readers.rows import Parsing, Rejected, Row
+from lora_s2s.readers.rows import Item, Items, Parsing, Rejected, Row
 from lora_s2s.readers.streams import head_of, reading
 from lora_s2s.readers.translations import line_pairs
 from lora_s2s.remote import fetched_file, is_url, listed
@@ -54,12 +54,7 @@ class Origin:
     parallel: bool = False
     weight: float = 1.0
 
-    @property
-    def more_files(self) -> tuple[Path, ...]:
-        """The files that are read beside ``path``."""
-        return self.targets
-
-    def rows(self, parsing: Parsing | None = None) -> Iterator[Row | Rejected]:
+    def rows(self, parsing: Parsing | None = None) -> Items:
         """Yields the records, each with its line.
 
         Args:
@@ -81,11 +76,11 @@ class Origin:
             ):
                 yield Row(line, {"source": source, "target": target})
 
-    def _named(self, item: Row | Rejected) -> Row | Rejected:
+    def _named(self, item: Item) -> Item:
         """Names the URL in place of its copy."""
         return replace(item, file=self.name) if isinstance(item, Rejected) else item
 
-    def _file_rows(self, path: Path, parsing: Parsing) -> Iterator[Row | Rejected]:
+    def _file_rows(self, path: Path, parsing: Parsing) -> Items:
         if not self.targets:
             return reader_of(path, parallel=self.parallel)(path, parsing)
         for file in (path, *self.targets):
@@ -124,7 +119,7 @@ def find_origins(paths: str | Sequence[str], *, parallel: bool = False) -> list[
         DataError: nothing is there, or nothing that a reader reads.
         UsageError: a weight that is no number above 0 and up to 1,000.
     """
-    named = [_weighted(name) for name in ([paths] if isinstance(paths, str) else paths) if name]
+    named = [split_weight(name) for name in ([paths] if isinstance(paths, str) else paths) if name]
     if not named:
         raise DataError("no data given", hint="name a file: --set data.train=FILE")
     if len(named) == 2 and (pair := _pair(named, parallel)):
@@ -147,11 +142,7 @@ def _families_named(named: Sequence[tuple[str, float]]) -> dict[str, Origin]:
     """Returns, for each line file that belongs to a family among those named, the family's
     origin.
     """
-    lines = {
-        Path(os.path.expanduser(name)): (name, weight)
-        for name, weight in named
-        if _is_line_file(name)
-    }
+    lines = {local_path(name): (name, weight) for name, weight in named if _is_line_file(name)}
     families: dict[str, Origin] = {}
     for family in line_families(lines):
         if len(named) == 2 and family[0] != next(iter(lines)):
@@ -165,7 +156,7 @@ def _families_named(named: Sequence[tuple[str, float]]) -> dict[str, Origin]:
 
 
 def _is_line_file(name: str) -> bool:
-    path = Path(os.path.expanduser(name))
+    path = local_path(name)
     return ending(path) not in READERS and os.path.isfile(path)
 
 
@@ -175,7 +166,8 @@ def _refuse_two_weights(files: Sequence[Path], weights: set[float]) -> None:
         raise UsageError(f"{names} are one data set but have different weights")
 
 
-def _weighted(text: str) -> tuple[str, float]:
+def split_weight(text: str) -> tuple[str, float]:
+    """Returns a name of data without its weight, and the weight; see :func:`find_origins`."""
     name, at, number = text.rpartition("@")
     exists, called_so = (os.path.exists(os.path.expanduser(path)) for path in (name, text))
     try:
@@ -194,7 +186,7 @@ def _weighted(text: str) -> tuple[str, float]:
 
 
 def _pair(named: Sequence[tuple[str, float]], parallel: bool) -> Origin | None:
-    first, second = (Path(os.path.expanduser(name)) for name, _ in named)
+    first, second = (local_path(name) for name, _ in named)
     if not (
         os.path.isfile(first)
         and os.path.isfile(second)
@@ -227,7 +219,7 @@ def _origins(name: str, parallel: bool) -> list[Origin]:
         return [Origin(name)]
     if is_url(name):
         return [Origin(url, fetched_file(url), parallel=parallel) for url in _data_urls(name)]
-    path = Path(os.path.expanduser(name))
+    path = local_path(name)
     with reading(path):
         if os.path.isfile(path):
             if ending(path) not in READERS:
@@ -303,14 +295,12 @@ def named_splits(path: str) -> dict[str, list[str]]:
     Files that mark none are the training data, or ``other`` beside files marked as train. Where the
     names mark no second split, or one marks two, all of ``path`` is ``train``.
     """
-    name, _ = _weighted(path)
-    folder = Path(os.path.expanduser(name))
+    name, _ = split_weight(path)
+    folder = local_path(name)
     splits: dict[str, list[str]] = {}
     files = _readable(folder) if os.path.isdir(folder) else []
-    for file in [
-        *files,
-        *itertools.chain.from_iterable(_families_in(folder) if os.path.isdir(folder) else []),
-    ]:
+    families = _families_in(folder) if os.path.isdir(folder) else []
+    for file in itertools.chain(files, *families):
         words = set(re.split(r"[^a-z]+", file.name.lower()))
         marks = [split for split, names in SPLIT_NAMES.items() if words.intersection(names)]
         if len(marks) > 1:
@@ -327,7 +317,7 @@ def is_data_name(name: str) -> bool:
     """Whether a word names data: a file that a reader reads, a folder whose files' names mark
     splits, or a data set.
     """
-    path = Path(os.path.expanduser(name))
+    path = local_path(name)
     if name.startswith((_HUB, _DEMO)) or (os.path.isfile(path) and ending(path) in READERS):
         return True
     return os.path.isdir(path) and len(named_splits(name)) > 1
@@ -352,11 +342,6 @@ def hub_name_problem(name: str) -> str | None:
     if not _HUB_ID.fullmatch(dataset) or dataset in _PACKAGED_DATASETS_MODULES:
         return "it is not the name of a data set on the hub"
     return None
-
-
-def split_weight(name: str) -> tuple[str, float]:
-    """Returns a name of data without its weight, and the weight; see :func:`find_origins`."""
-    return _weighted(name)
 
 
 def _hub_dataset(name: str, *, cached: bool = False) -> Any:

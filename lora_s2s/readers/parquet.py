@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from lora_s2s import limits
 from lora_s2s.errors import DataError
 from lora_s2s.readers import streams
-from lora_s2s.readers.rows import Parsing, Rejected, Row
+from lora_s2s.readers.rows import Items, Parsing, Rejected, Row
 from lora_s2s.readers.streams import blocks
 
 MAGIC = "PAR1"
@@ -34,7 +34,7 @@ _DICTIONARY_PAGE = 2
 _DELTA_LENGTHS, _DELTA_TEXTS = 6, 7
 
 
-def read_parquet(path: Path, _: Parsing) -> Iterator[Row | Rejected]:
+def read_parquet(path: Path, _: Parsing) -> Items:
     """Yields a Parquet file's rows, numbered from 1; a compressed file is unpacked beside, not in
     memory.
 
@@ -47,7 +47,7 @@ def read_parquet(path: Path, _: Parsing) -> Iterator[Row | Rejected]:
         yield from _rows(path, plain if uncompressed else unpacked)
 
 
-def _rows(path: Path, file: IO[bytes]) -> Iterator[Row | Rejected]:
+def _rows(path: Path, file: IO[bytes]) -> Items:
     size, expanded, number = file.seek(0, 2), 0, 0
     for part, cost in itertools.chain.from_iterable(map(_parts, _batches(path, file))):
         expanded += cost

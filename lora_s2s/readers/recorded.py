@@ -11,11 +11,10 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from lora_s2s.errors import DataError, Error
-from lora_s2s.files import sha256_file
+from lora_s2s.files import local_path, sha256_file
 from lora_s2s.readers.origins import (
     Origin,
     find_origins,
@@ -106,7 +105,7 @@ def _hashes(name: str, parallel: bool) -> dict[str, str]:
     if name.startswith("demo:"):
         return {}
     if os.path.isfile(os.path.expanduser(plain)):
-        return {plain: sha256_file(Path(os.path.expanduser(plain)))}
+        return {plain: sha256_file(local_path(plain))}
     origins = find_origins(name, parallel=parallel)
     return {path: _content(path, origin) for origin in origins for path in _files(origin)}
 
@@ -117,14 +116,14 @@ def _files(origin: Origin) -> Iterator[str]:
         yield origin.name
         return
     yield origin.name if os.path.expanduser(origin.name) == str(origin.path) else str(origin.path)
-    yield from (str(path) for path in origin.more_files)
+    yield from (str(path) for path in origin.targets)
 
 
 def _content(path: str, origin: Origin) -> str:
     return (
         origin.content_hash()
         if origin.path is None or is_url(path)
-        else sha256_file(Path(os.path.expanduser(path)))
+        else sha256_file(local_path(path))
     )
 
 
@@ -146,7 +145,7 @@ def _check_content(split: str, name: str, path: str, sha256: str) -> None:
         except Error as error:
             raise _refused(split, name, "it is not in the local cache") from error
     else:
-        place = Path(os.path.expanduser(path))
+        place = local_path(path)
         if not os.path.isfile(place):
             raise _refused(
                 split, name, f"{'it' if path == name else path} is not a file on this machine"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -66,6 +66,10 @@ class Skipped(Rejected):
     """A valid record, or a part of one, that gives no example here: counted by its reason, not as a
     fault.
     """
+
+
+Item: TypeAlias = Row | Rejected
+Items: TypeAlias = Iterator[Item]
 
 
 def reject(where: str, reason: str, text: str, *, fault: bool = True) -> Rejected:

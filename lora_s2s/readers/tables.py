@@ -17,7 +17,8 @@ from lora_s2s.errors import DataError
 from lora_s2s.readers import streams
 from lora_s2s.readers.encodings import conversion_hint
 from lora_s2s.readers.headers import are_known, is_header, names_without_header
-from lora_s2s.readers.rows import Parsing, Rejected, Row
+from lora_s2s.readers.names import normalised
+from lora_s2s.readers.rows import Items, Parsing, Rejected, Row
 from lora_s2s.readers.streams import blocks, excerpt, head_of, text_lines
 
 _RECORDS_COMPARED = 2000
@@ -29,7 +30,7 @@ _SEP = re.compile(
 Record: TypeAlias = tuple[int, list[str]]  # the line it starts on, its cells
 
 
-def read_csv(path: Path, parsing: Parsing) -> Iterator[Row | Rejected]:
+def read_csv(path: Path, parsing: Parsing) -> Items:
     """Yields a CSV file's rows; the first records decide on the delimiter, on a header, and on
     escaped quotes.
     """
@@ -40,7 +41,7 @@ def read_csv(path: Path, parsing: Parsing) -> Iterator[Row | Rejected]:
     yield from _rows(path, dialect, parsing)
 
 
-def read_tsv(path: Path, parsing: Parsing) -> Iterator[Row | Rejected]:
+def read_tsv(path: Path, parsing: Parsing) -> Items:
     """Yields a TSV file's rows. Quotes are text unless the entire file is quoted correctly."""
     if "\t" not in next(io.StringIO(head_of(path)), "\t"):
         yield from read_csv(path, parsing)
@@ -160,22 +161,27 @@ def _records(path: Path, dialect: Dialect) -> Iterator[Record | Rejected]:
     )
     while True:
         line, cells, feed.length, feed.reason = skip + feed.number + 1, list[str](), 0, ""
+        last = line
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            broken = f"broken quoting: {error}, lines {line} to {skip + feed.number}"
+            last = skip + feed.number
+            broken = f"broken quoting: {error}, lines {line} to {last}"
             feed.reason = feed.reason or (
                 streams.TOO_LONG if str(error) == streams.TOO_LONG else broken
             )
         if feed.reason:
             yield Rejected(str(path), line, feed.reason, excerpt(feed.text))
+            # Most likely a row each, which an open quote swallowed.
+            reason = f"broken quoting: taken into the quotes of line {line}"
+            yield from (Rejected(str(path), n, reason, "") for n in range(line + 1, last + 1))
         elif cells:
             yield line, cells
 
 
-def _rows(path: Path, dialect: Dialect, parsing: Parsing) -> Iterator[Row | Rejected]:
+def _rows(path: Path, dialect: Dialect, parsing: Parsing) -> Items:
     records = _records(path, dialect)
     first = next(records, None)
     if first is None:
@@ -192,11 +198,11 @@ def _rows(path: Path, dialect: Dialect, parsing: Parsing) -> Iterator[Row | Reje
         streams.refuse_columns(first[1], f"{path}:{first[0]}")
     names = [name.strip() for name in first[1]]
     following = _some(records)
+    shown = ", ".join(f"'{name:.40}'" for name in names[:4])
     if _has_header(names, following, parsing):
         header = _header(names, f"{path}:{first[0]}")
         parsing.header = tuple(names)
         if len(names) > 1 and not parsing.columns and not are_known(names):
-            shown = ", ".join(f"'{name:.40}'" for name in names[:4])
             parsing.note(
                 f"the first line ({shown}) was read as a header; if it is data: "
                 "--set data.source_column=column1 --set data.target_column=column2"
@@ -208,7 +214,6 @@ def _rows(path: Path, dialect: Dialect, parsing: Parsing) -> Iterator[Row | Reje
         )
         streams.refuse_columns(header, str(path))
         following.insert(0, first)
-        shown = ", ".join(f"'{name:.40}'" for name in names[:4])
         parsing.note(
             f"the first line ({shown}) was read as data, not as a header, so the columns are "
             f"{', '.join(header[:4])}{', …' if len(header) > 4 else ''}; if it is a header, name a "
@@ -237,12 +242,12 @@ def _named_by_number(parsing: Parsing, numbered: list[str]) -> bool:
     """Whether the user named columns by number (``column1``), as only a table without a header has
     them.
     """
-    asked = {name.strip().lower() for name in parsing.columns}
+    asked = {normalised(name) for name in parsing.columns}
     return bool(asked) and asked <= set(numbered)
 
 
 def _has_header(names: list[str], following: list[Record | Rejected], parsing: Parsing) -> bool:
-    asked = {name.strip().lower() for name in parsing.columns}
+    asked = {normalised(name) for name in parsing.columns}
     if not asked.isdisjoint(name.lower() for name in names):
         return True
     if _named_by_number(parsing, _numbered(names)):
@@ -260,9 +265,7 @@ def _header(names: list[str], where: str) -> list[str]:
     ]
 
 
-def _fields(
-    path: Path, header: list[str], records: Iterable[Record | Rejected]
-) -> Iterator[Row | Rejected]:
+def _fields(path: Path, header: list[str], records: Iterable[Record | Rejected]) -> Items:
     width = len(header)
     for item in records:
         if isinstance(item, Rejected):

@@ -13,7 +13,7 @@ from xml.parsers import expat
 from lora_s2s import limits
 from lora_s2s.errors import DataError
 from lora_s2s.readers import streams
-from lora_s2s.readers.rows import Parsing, Rejected, Row
+from lora_s2s.readers.rows import Item, Items, Parsing, Rejected, Row
 from lora_s2s.readers.streams import BadLine, blocks, excerpt, text_lines
 
 # Inside a segment these hold another format's codes, which are no text.
@@ -24,7 +24,7 @@ class _Units:
     """Expat's callbacks: collects the complete translation units."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.found = path, list[Row | Rejected]()
+        self.path, self.found = path, list[Item]()
         self._root, self._language, self._reason, self._line = "", "", "", 0
         self._fields, self._text = dict[str, str](), list[str]()
         self._length, self._segment, self._codes = 0, False, 0
@@ -87,7 +87,7 @@ class _Units:
             self.found.append(Row(self._line, self._fields))
 
 
-def read_tmx(path: Path, _: Parsing) -> Iterator[Row | Rejected]:
+def read_tmx(path: Path, _: Parsing) -> Items:
     """Yields a row for every translation unit: the text of each ``xml:lang``.
 
     Raises:
@@ -112,7 +112,7 @@ def read_tmx(path: Path, _: Parsing) -> Iterator[Row | Rejected]:
 
 def line_pairs(
     first: Path, targets: Sequence[Path], names: tuple[str, str] = ("source", "target")
-) -> Iterator[Row | Rejected]:
+) -> Items:
     """Yields line n of one file with line n of each other; of several targets a list, without those
     that are blank.
 
@@ -161,7 +161,7 @@ def _different_lengths(
     )
 
 
-def two_columns(path: Path, _: Parsing) -> Iterator[Row | Rejected]:
+def two_columns(path: Path, _: Parsing) -> Items:
     """Yields a source and a target for every line: two columns parted by a tab, without header or
     quoting.
     """

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from read_and_prepare import how_read, read_examples
 
@@ -56,13 +61,87 @@ def test_a_list_as_target_is_several_references(write: Write) -> None:
     assert pairs(path, template="say {input}")[0] == ("say s", "one")
 
 
-@pytest.mark.parametrize("value", [[["a"]], [{"text": "a"}], {"x": "a"}])
+@pytest.mark.parametrize("value", [[["a"]], [{"text": "a"}]])
 def test_nested_targets_are_named(value: Any, write: Write) -> None:
     error = refusal(write("a.jsonl", lines({"source": "s", "target": value})))
     assert "target is not text" in error.message
+    assert '{"items": [...]}' in str(error.hint)
     assert "json.dumps" in str(error.hint)
     assert "several references" in str(error.hint)
     assert "name the right column" not in str(error.hint)
+
+
+# Objects as targets.
+
+RECORD = (
+    '{"team": "bïlling", "id": 007e1, "due": {"paid": null, "at": [true, 0.10]}, "note": "a\\n"}'
+)
+
+
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        ('{"source": "s", "target": RECORD}', "target"),
+        ('{"instruction": "s", "input": "", "output": RECORD}', "output"),
+        ('{"definition": "s", "input": "", "output": RECORD}', "output"),
+    ],
+)
+def test_an_object_as_target_is_its_json(row: str, column: str, write: Write) -> None:
+    record = RECORD.replace("007e1", "7e1")
+    path = write("a.jsonl", row.replace("RECORD", record) + "\n")
+    ((_, target),) = pairs(path)
+    assert target == record
+    assert f"'{column}' contains objects, written as JSON" in how_read(path).notes
+
+
+def test_an_object_with_a_list_of_texts_is_references_only_as_squad_has_it(write: Write) -> None:
+    answers = {"text": ["a", "b"], "answer_start": 3}
+    path = write("a.jsonl", lines({"question": "q", "answers": answers}))
+    assert [target for _, target in pairs(path)] == ["a", "b"]
+    assert not how_read(path).notes
+    record = {"text": ["a", "b"], "team": "sales"}
+    path = write("b.jsonl", lines({"question": "q", "answers": record}))
+    assert pairs(path) == [("q", json.dumps(record))]
+
+
+def test_a_struct_in_parquet_is_json_too(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    record = {
+        "n": 3,
+        "x": 0.5,
+        "sure": True,
+        "price": decimal.Decimal("1.50"),
+        "due": datetime.date(2026, 1, 2),
+        "none": None,
+        "raw": None,
+    }
+    rows = [record, None, {**record, "raw": b"x"}]
+    pq.write_table(pa.table({"source": ["s", "t", "u"], "target": rows}), path)
+    written = (
+        '{"n": 3, "x": 0.5, "sure": true, "price": 1.50, "due": "2026-01-02", "none": null, '
+        '"raw": null}'
+    )
+    assert pairs(str(path)) == [("s", written)]
+    reasons = [row.reason for row in left_out(str(path))]
+    assert reasons == ["missing target", "target is not JSON: b'x'"]
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ('{"x": [NaN]}', "target is not JSON: NaN"),
+        ('{"x": -Infinity}', "target is not JSON: -Infinity"),
+        ('{"x": ' * 900 + "1" + "}" * 900, "target is nested too deeply"),
+        ('{"x": "\\ud800"}', "target is not valid Unicode"),
+    ],
+)
+def test_an_object_that_json_cannot_write_is_rejected(
+    value: str, reason: str, write: Write
+) -> None:
+    path = write("a.jsonl", '{"source": "s", "target": ' + value + "}\n")
+    error = refusal(path)
+    assert f"a.jsonl:1 {reason}" in str(error.where)
+    assert error.hint is not None
 
 
 # Families of line files.
@@ -187,6 +266,36 @@ def test_a_target_that_is_not_the_only_possible_one_is_asked_for(
     for header in ("id,text,label,note", "id,text,category,passage"):
         named = write("named.csv", header + TICKETS[TICKETS.index("\n") :])
         assert pairs(named)[0][1] in ("0", "we sent link number 0")
+
+
+TEAMS = [("printer", "sales"), ("screen", "billing"), ("mouse", "sales")] * 3
+
+
+@pytest.mark.parametrize(
+    ("names", "source"),
+    [
+        (("subject", "body", "team"), "printer 0 the printer 0 is broken"),
+        (("a subject", "it's: `ls` #", "our team"), "printer 0 the printer 0 is broken"),
+        (("{% subject", "body", "team"), "the printer 0 is broken"),
+        (("subject\n", "body", "team"), "the printer 0 is broken"),
+    ],
+)
+@pytest.mark.parametrize("record", [False, True])
+def test_a_column_of_labels_or_objects_is_offered_as_the_target(
+    names: tuple[str, str, str], source: str, record: bool, write: Write
+) -> None:
+    rows = [
+        dict(zip(names, (f"{thing} {n}", f"the {thing} {n} is broken", team), strict=True))
+        for n, (thing, team) in enumerate(TEAMS)
+    ]
+    if record:
+        rows = [{**row, names[2]: {"n": 1}} for row in rows]
+    path = write("tickets.jsonl", lines(*({"id": n, **row} for n, row in enumerate(rows))))
+    error = refusal(path)
+    assert error.message.startswith("cannot guess the target column; the file has 'id', ")
+    words = shlex.split(str(error.hint).partition(": ")[2].partition(";")[0])
+    settings = dict(word.removeprefix("data.").split("=", 1) for word in words[1::2])
+    assert pairs(path, **settings)[0] == (source, '{"n": 1}' if record else "sales")
 
 
 # Tables without a header.
@@ -498,6 +607,7 @@ def test_python_dicts_are_named(write: Write) -> None:
     ("encoding", "text"),
     [
         ("windows-1252", "Stück für Größe"),
+        ("windows-1252", "Größe"),
         ("windows-1251", "Скажите пожалуйста"),
         ("shift_jis", "これはテストです"),
         ("gb18030", "今天我们去公园散步吧"),
@@ -510,8 +620,9 @@ def test_an_encoding_is_guessed_and_its_conversion_named(
     path = tmp_path / "a b.csv"
     path.write_bytes(f"text;summary\n{text};x\n".encode(encoding))
     error = refusal(str(path))
-    convert = f"iconv -f {encoding.upper()} -t UTF-8 'a b.csv' > 'utf8-a b.csv'"
-    assert convert in str(error.hint)
+    new = path.with_name("utf8-a b.csv")
+    assert f"iconv -f {encoding.upper()} -t UTF-8 '{path}' > '{new}'" in str(error.hint)
+    assert "in a spreadsheet: CSV UTF-8" in str(error.hint)
     assert text.split()[0][:3] in str(error.hint)
     assert "source_column" not in str(error.hint)
     path.write_bytes(f"{text};summary\na;x\n".encode(encoding))

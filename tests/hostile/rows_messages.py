@@ -339,7 +339,8 @@ DATA = [
         f"1 of 4 {TOO_MANY} 1 × invalid UTF-8\n"
         f"  at: latin.jsonl:4 invalid UTF-8: byte 141 of the file\n"
         "hint: byte 0xE9 in line 4 reads 'café' in windows-1252: convert it (iconv -f "
-        f"WINDOWS-1252 -t UTF-8 latin.jsonl > utf8-latin.jsonl) or save it as UTF-8\n",
+        "WINDOWS-1252 -t UTF-8 latin.jsonl > utf8-latin.jsonl) or save it as UTF-8 (in a "
+        "spreadsheet: CSV UTF-8)\n",
     ),
     (
         "page.jsonl",

@@ -102,6 +102,15 @@ def test_csv_rows_that_would_lose_text_are_rejected_with_their_lines(write: Writ
     ]
 
 
+def test_the_rows_that_an_open_quote_swallows_are_counted(write: Write) -> None:
+    path = write("a.csv", 'source,target\na,b\n"open quote,c\nd,e\nf,"g, h"\ni,j\n')
+    items = rows(path)
+    assert [item.line for item in items] == [2, 3, 4, 5, 6]
+    reasons = [item.reason for item in items if isinstance(item, Rejected)]
+    assert reasons[0] == "broken quoting: ',' expected after '\"', lines 3 to 5"
+    assert reasons[1:] == ["broken quoting: taken into the quotes of line 3"] * 2
+
+
 def test_a_column_named_twice_is_refused_and_unnamed_ones_are_not(
     write: Write, tmp_path: Path
 ) -> None:
