@@ -82,11 +82,6 @@ def read_whole(path: Path, *, most: int | None = None) -> bytes:
     return content
 
 
-def local_path(name: str) -> Path:
-    """The path of a name that a user gave; ``~`` is the home folder."""
-    return Path(os.path.expanduser(name))
-
-
 def sha256_file(path: Path) -> str:
     """Returns the hex SHA-256 of a regular file's bytes."""
     digest = hashlib.sha256()
@@ -182,12 +177,6 @@ def naming(path: Path) -> Iterator[None]:
 def sha256_text(text: str) -> str:
     """Returns the hex SHA-256 of a text's UTF-8 bytes."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def hash64(text: str) -> int:
-    """A hash of 64 bits, the same on every machine."""
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
 
 
 def sha256_json(value: object) -> str:

@@ -16,8 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_s2s.errors import DataError
-from lora_s2s.examples.example import Example
-from lora_s2s.files import hash64
+from lora_s2s.examples.example import Example, hash64
 
 Hashes = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.int64]

@@ -46,6 +46,12 @@ def as_json(value: object, role: str) -> str:
         raise Unusable(f"{role} is not JSON: {error}") from error
 
 
+def hash64(text: str) -> int:
+    """A hash of 64 bits, the same on every machine."""
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
 class Turn(NamedTuple):
     """One turn of a dialogue; the role is user, assistant, system or tool."""
 

@@ -11,12 +11,11 @@ from lora_s2s.errors import DataError
 from lora_s2s.examples.causes import Causes
 from lora_s2s.examples.choose import choose_reading
 from lora_s2s.examples.columns import unwrapped
-from lora_s2s.examples.example import Example, NotForThis, Unusable
+from lora_s2s.examples.example import Example, NotForThis, Unusable, hash64
 from lora_s2s.examples.reading import Reading, agreed
 from lora_s2s.examples.shapes import FORMATS
 from lora_s2s.examples.shard import Blocks, Shard
 from lora_s2s.examples.template import PromptTemplate
-from lora_s2s.files import hash64
 from lora_s2s.readers.names import SPLIT_OF, normalised
 from lora_s2s.readers.origins import Origin, find_origins
 from lora_s2s.readers.rows import Fields, Item, Items, Parsing, Rejected, Row, reject

@@ -16,7 +16,7 @@ from typing import Any
 
 from lora_s2s.demo import task
 from lora_s2s.errors import DataError, SetupError, UsageError, nearest
-from lora_s2s.files import local_path, sha256_file, sha256_json
+from lora_s2s.files import sha256_file, sha256_json
 from lora_s2s.hub import only_cache
 from lora_s2s.readers.choose import READERS, ending, endings, reader_of, refuse_what_is_no_data
 from lora_s2s.readers.families import bare_name, line_families, side_names
@@ -105,6 +105,11 @@ class Origin:
         if self.name.startswith(_HUB):
             return str(_hub_dataset(self.name, cached=cached)._fingerprint)
         return sha256_json(task.examples(self.name.removeprefix(_DEMO)))
+
+
+def local_path(name: str) -> Path:
+    """The path of a name that a user gave; ``~`` is the home folder."""
+    return Path(os.path.expanduser(name))
 
 
 def find_origins(paths: str | Sequence[str], *, parallel: bool = False) -> list[Origin]:

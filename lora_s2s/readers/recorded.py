@@ -14,12 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lora_s2s.errors import DataError, Error
-from lora_s2s.files import local_path, sha256_file
+from lora_s2s.files import sha256_file
 from lora_s2s.readers.origins import (
     Origin,
     find_origins,
     hub_name_problem,
     is_hub_name,
+    local_path,
     split_weight,
 )
 from lora_s2s.remote import is_url
