@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import TextIO
+from typing import ClassVar, TextIO
 
 from lora_s2s.display import current, messages_are_shown
 from lora_s2s.errors import RunError
@@ -30,6 +30,8 @@ _TALKS = _ALONE or os.environ.get("RANK", "0") == "0"
 _SECONDS_TO_BE_ENDED = 5.0
 _SECONDS_BETWEEN_PLAIN_LINES = 10.0
 _SECONDS_BETWEEN_LIVE_LINES = 0.2
+# Work that is often short shows no progress before.
+_SECONDS_OF_SHORT_WORK = 2.0
 
 
 def wait_for_the_first(*, too: bool = False) -> None:
@@ -135,6 +137,7 @@ def write_out(text: str) -> None:
     # Lone surrogates, and characters that the encoding lacks, are escaped.
     encoding = sys.stdout.encoding or "utf-8"
     if sys.stdout.isatty():
+        Terminal.clear()
         text = "\n".join(map(plain, text.split("\n")))
     try:
         sys.stdout.write(f"{text}\n".encode(encoding, "backslashreplace").decode(encoding))
@@ -189,6 +192,7 @@ def table(
         with console.capture() as text:
             console.print(Text(plain(title), style="table.title"), soft_wrap=True)
             console.print(drawn)
+        Terminal.clear()
         _tell(text.get())
 
 
@@ -198,12 +202,20 @@ def _is_number(cell: str) -> bool:
 
 class Terminal:
     """Messages and progress on stderr: a live line on a terminal, elsewhere a plain line every few
-    seconds.
+    seconds. Other output takes the live line's place.
     """
+
+    _open: ClassVar[bool] = False  # a live line: there is one terminal
 
     def __init__(self) -> None:
         self._live = sys.stderr is not None and sys.stderr.isatty()
-        self._open = False
+
+    @classmethod
+    def clear(cls) -> None:
+        """Removes the live line."""
+        if Terminal._open:
+            Terminal._open = False
+            _tell("\r\x1b[K")
 
     @property
     def seconds(self) -> float:
@@ -212,18 +224,19 @@ class Terminal:
 
     def message(self, text: str) -> None:
         """Writes a message, newlines kept."""
+        self.clear()
         _tell(f"{text}\n")
 
     def progress(self, text: str) -> None:
         """Writes a progress line, on a terminal over the last one."""
         _tell(f"\r{text}\x1b[K" if self._live else f"{text}\n")
-        self._open = self._live
+        Terminal._open = self._live
 
     def end(self) -> None:
         """Ends the line that is open."""
-        if self._open:
+        if Terminal._open:
             _tell("\n")
-        self._open = False
+        Terminal._open = False
 
 
 class ProgressLine:
@@ -231,10 +244,13 @@ class ProgressLine:
 
     >>> with ProgressLine("train") as line:
     ...     line.update({"loss": "1.23"}, done=10, total=100)
+
+    Args:
+        short: the work may be short: nothing is shown in its first two seconds.
     """
 
-    def __init__(self, label: str) -> None:
-        self.label = label
+    def __init__(self, label: str, *, short: bool = False) -> None:
+        self.label, self._short = label, short
         self._display = current() or Terminal()
         self._start, self._last = time.monotonic(), -math.inf
         self._pending = ""
@@ -248,7 +264,7 @@ class ProgressLine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._pending:
+        if self._pending and not self._is_early():
             self._write(self._pending)
         self._display.end()
 
@@ -261,8 +277,11 @@ class ProgressLine:
         share = f"{100 * done // total:3d}% {done}/{total}" if total else self._rate(done)
         shown = "  ".join(f"{key} {value}" for key, value in fields.items())
         self._pending = plain(f"{self.label} {share}  {shown}")
-        if time.monotonic() - self._last >= self._display.seconds:
+        if time.monotonic() - self._last >= self._display.seconds and not self._is_early():
             self._write(self._pending)
+
+    def _is_early(self) -> bool:
+        return self._short and time.monotonic() - self._start < _SECONDS_OF_SHORT_WORK
 
     def _rate(self, done: int) -> str:
         return f"{done:,} rows, {done / max(1e-9, time.monotonic() - self._start):,.0f} a second"

@@ -26,6 +26,7 @@ class Error(Exception):
     """
 
     exit_code = 1
+    __notes__: list[str]  # a traceback shows them below the message, from Python 3.11 on
 
     def __init__(self, message: str, *, hint: str | None = None, where: str | None = None) -> None:
         super().__init__(message)

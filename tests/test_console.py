@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +82,37 @@ def test_data_that_stdout_does_not_take_is_an_error_once(
         console.write_out("answers")
     assert told.value.filename == "stdout"
     stream.close()
+
+
+class OpenTerminal(io.StringIO):
+    """A stream that is a terminal, and its lines as they stand there in the end."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def lines(self) -> list[str]:
+        return [re.split("\r(?:\x1b\\[K)?", line)[-1] for line in self.getvalue().split("\n")]
+
+
+def scores_titled(title: str) -> None:
+    console.table(title, ["metric"], [["bleu"]])
+
+
+def test_answers_and_messages_take_the_place_of_the_live_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = OpenTerminal()
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, terminal)
+    with console.ProgressLine("predict") as line:
+        for write in (console.write_out, console.warn, scores_titled):
+            line.update({}, done=1, total=2)
+            line._last = -1.0  # the next one is due
+            write("an answer")
+    shown = terminal.lines()
+    assert shown[:2] == ["an answer", "warning: an answer"]
+    assert "an answer" in shown[2]
+    assert not [line for line in shown if "predict" in line]
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,8 @@ def _of_system(error: OSError) -> Error:
         return UsageError(
             "no folder for temporary files can be written", hint="set TMPDIR to one that can"
         )
+    if error.errno == errno.ENOENT and where:
+        return RunError(f"no such file or folder: {where}", hint="check the path")
     hint = None if where else "run again with --debug to see where"
     return RunError(f"the system refused: {reason}", where=where, hint=hint)
 

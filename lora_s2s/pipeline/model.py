@@ -47,7 +47,7 @@ class DecodingOptions(TypedDict, total=False):
     decoding: str | None
     mbr: str | None
     mbr_candidates: int | None
-    constraint: str | list[str] | None
+    constraint: str | list[str] | Mapping[str, object] | None
 
 
 class ScoringOptions(TypedDict, total=False):

@@ -136,7 +136,7 @@ class Work:
         if self.choice is None and (ranks.count > 1 or skip):
             self._choose_decoder()
         placed, done = islice(inputs, skip, None), skip
-        with ProgressLine("predict") as line:
+        with ProgressLine("predict", short=True) as line:
 
             def progress(answered: int, _: int) -> None:
                 together = min(done + answered * ranks.count, inputs.count)
@@ -203,7 +203,7 @@ def rankings(
 ) -> list[Ranking]:
     """Ranks the candidates of each input, with a progress line for several."""
     sources = [rendered(predictor, one) for one in placed]
-    with ProgressLine("score") as line:
+    with ProgressLine("score", short=True) as line:
 
         def progress(done: int, total: int) -> None:
             line.update({}, done=done, total=total)

@@ -17,6 +17,7 @@ from lora_s2s.recipe.schema import Recipe
 from lora_s2s.records import has_manifest
 from lora_s2s.reports.adapter_page import write_report
 from lora_s2s.reports.card import write_card
+from lora_s2s.reports.summary import with_interval
 
 if TYPE_CHECKING:
     from lora_s2s.display import Display
@@ -89,8 +90,19 @@ class Scores(Evaluation):
         return html.scored(self.to_dict())
 
     def __repr__(self) -> str:
-        scores = ", ".join(f"{name} {score.value:.2f}" for name, score in self.metrics.items())
-        return f"Scores({scores}; n={self.n})"
+        others = [("base", self.baseline, self.difference)]
+        if (against := self.against) is not None:
+            others.append((against.name, against.metrics, against.difference))
+        compared = [(name, theirs, change) for name, theirs, change in others if theirs and change]
+        lines = []
+        for metric, score in self.metrics.items():
+            line = f"{metric} {score.value:.2f}"
+            for other, theirs, change in compared:
+                difference = with_interval(change[metric].to_json(), signed=True)
+                line += f" ({other} {theirs[metric].value:.2f}, difference {difference})"
+            lines.append(line)
+        apart = ",\n       " if compared else ", "
+        return f"Scores({apart.join(lines)}; n={self.n})"
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,8 @@ def called(progress: bool | Display = True) -> Iterator[None]:
         if failure is None:
             raise
         failure.hint = in_python(failure.hint)
+        notes = {"at": failure.where, "hint": failure.hint}
+        failure.__notes__ = [f"{name}: {text}" for name, text in notes.items() if text]
         if failure is error:
             raise
         raise failure from error

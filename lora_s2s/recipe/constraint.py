@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from lora_s2s import limits
 
 LABELS = "labels"
+KINDS = ("regex", "json", "grammar")
 Value = str | tuple[str, ...]
-_FORM = re.compile(r"\s*(regex|json|grammar)\s*:\s*(.*)", re.DOTALL)
+_FORM = re.compile(rf"\s*({'|'.join(KINDS)})\s*:\s*(.*)", re.DOTALL)
 _EXPECTED = "expected labels, a list of labels, `regex: …`, `json: FILE` or `grammar: FILE`"
 
 

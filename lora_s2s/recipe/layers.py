@@ -17,6 +17,8 @@ from typing import cast
 import yaml
 
 from lora_s2s import limits
+from lora_s2s.files import json_text
+from lora_s2s.recipe.constraint import KINDS
 from lora_s2s.recipe.meanings import key_hint, section_hint
 from lora_s2s.recipe.schema import SECTIONS
 
@@ -266,7 +268,7 @@ def mapping_layer(values: Mapping[str, object], where: str) -> Layer:
     layer = Layer()
     for name, value in flat_keys(values):
         section, dot, key = name.partition(".")
-        raw = _raw_value(value)
+        raw = _kind_and_text(value) if name in _WITH_KIND else _raw_value(value)
         if section not in SECTIONS:
             layer.problems.append(_unknown(section, where, raw, is_section=bool(dot)))
         elif not dot:
@@ -282,10 +284,24 @@ def mapping_layer(values: Mapping[str, object], where: str) -> Layer:
 def flat_keys(values: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     """Yields ``section.key`` and value, whether sections are mappings of their own or not."""
     for name, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and "." not in name:
             yield from ((f"{name}.{key}", inner) for key, inner in value.items())
         else:
             yield str(name), value
+
+
+def _kind_and_text(value: object) -> Scalar | list[Scalar] | None:
+    """Returns ``kind: text`` for a mapping of one kind to its content; another is a JSON Schema."""
+    if not isinstance(value, Mapping):
+        return _raw_value(value)
+    kind, content = next(iter(value.items()), ("", None))
+    if len(value) > 1 or kind not in KINDS:
+        kind, content = "json", value
+    try:
+        text = content if isinstance(content, str) else json_text(content)
+    except (TypeError, RecursionError):
+        return None
+    return Scalar(f"{kind}: {text}", quoted=True)
 
 
 def _raw_value(value: object) -> Scalar | list[Scalar] | None:

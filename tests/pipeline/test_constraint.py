@@ -113,6 +113,21 @@ def test_ways_to_write_it(written: str, means: object, here: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "means"),
+    [
+        ({"type": "object", "properties": {}}, 'json: {"type": "object", "properties": {}}'),
+        ({"enum": ["a"]}, 'json: {"enum": ["a"]}'),
+        ({"json": {"enum": ["a"]}}, 'json: {"enum": ["a"]}'),
+        ({"regex": "[0-9]+"}, "regex: [0-9]+"),
+    ],
+)
+def test_a_dict_is_a_schema_or_a_kind_and_its_text(given: object, means: str) -> None:
+    for nested in ({"evaluation.constraint": given}, {"evaluation": {"constraint": given}}):
+        settings = {"model.name": "demo", "data.train": "x", **nested}
+        assert recipe_from_settings("x", settings).evaluation.constraint == means
+
+
+@pytest.mark.parametrize(
     ("value", "message"),
     [
         ("yes", "expected labels, a list of labels"),
@@ -122,6 +137,7 @@ def test_ways_to_write_it(written: str, means: object, here: Path) -> None:
         ("regex:", "regex is empty"),
         ("regex: " + "a" * 200_000, "should have at most 131,072 characters"),
         ([str(number) for number in range(10_001)], "10,001 labels: should be at most 10,000"),
+        ({"enum": {"a"}}, "evaluation.constraint: expected a value or a list, got dict"),
     ],
 )
 def test_values_that_mean_nothing(value: object, message: str) -> None:

@@ -10,8 +10,10 @@ import re
 import shutil
 import subprocess
 import sys
+import traceback
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +215,11 @@ def test_failures_are_errors_with_a_hint(there: Path, monkeypatch: pytest.Monkey
     with pytest.raises(lora_s2s.DataError, match="question") as row:
         model([{"question": "a"}, {"text": "a"}])
     assert row.value.where == "item 2"
+    with pytest.raises(lora_s2s.Error, match=r"nope\.json") as absent:
+        model("a", constraint="json:nope.json")
+    if sys.version_info >= (3, 11):  # what a traceback shows below the message
+        assert traceback.format_exception_only(row.value)[1] == "at: item 2\n"
+        assert traceback.format_exception_only(absent.value)[1] == "hint: check the path\n"
     with pytest.raises(lora_s2s.UsageError, match="got int"):
         model([1])  # type: ignore[call-overload]
     with pytest.raises(lora_s2s.UsageError, match="got ndarray") as array:
@@ -317,9 +324,15 @@ class Kept:
         self.shown.append("end")
 
 
-def test_progress_goes_to_a_display(there: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_progress_goes_to_a_display_unless_the_work_is_short(
+    there: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     display = Kept()
     model = lora_s2s.load("train", progress=display)
+    model(["a", "b"])
+    model.score(["a", "b"], ["yes", "no"])
+    assert not [line for line in display.shown if "2/2" in line]
+    monkeypatch.setattr("lora_s2s.console._SECONDS_OF_SHORT_WORK", 0.0)
     model(["a", "b"])
     assert display.shown[0] == "train is the adapter in adapters/train"
     assert "predict 100% 2/2  " in display.shown
@@ -345,8 +358,12 @@ def cell(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_notebook_shows_progress_in_one_output(
-    there: Path, cell: list[str], capfd: pytest.CaptureFixture[str]
+    there: Path,
+    cell: list[str],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("lora_s2s.console._SECONDS_OF_SHORT_WORK", 0.0)
     model = lora_s2s.load("train")
     assert len(cell) == 1
     assert "train is the adapter in adapters/train" in cell[0]
@@ -374,6 +391,9 @@ def test_results_show_themselves_escaped(there: Path) -> None:
     page = scores._repr_html_()
     assert "exact_match" in page
     assert "difference [95 %]" in page
-    assert re.fullmatch(r"Scores\([a-z_0-9A-Z ,.]+; n=3\)", repr(scores))
+    compared = r"exact_match [0-9.]+ \(base [0-9.]+, difference \+[0-9.]+ \[.*\]\)"
+    assert re.fullmatch(rf"Scores\(.*{compared}.*; n=3\)", repr(scores), re.DOTALL)
+    alone = replace(scores, baseline=None, difference=None)
+    assert re.fullmatch(r"Scores\([a-z_0-9A-Z ,.]+; n=3\)", repr(alone))
     report = lora_s2s.merge("train", "<b>", progress=False)
     assert "Merged model: &lt;b&gt;" in report._repr_html_()
