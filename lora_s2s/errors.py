@@ -10,7 +10,8 @@ import difflib
 import itertools
 import re
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 # Characters of one name, and of all names together (a vocabulary of 32,000 tokens has 200,000).
 _LONGEST_NAME, _LONGEST_NAMES = 100, 400_000
@@ -82,6 +83,20 @@ class SetupError(Error):
     """The environment lacks a package, a device or the network."""
 
     exit_code = 5
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """A package that cannot be imported inside is one of this extra's.
+
+    Raises:
+        SetupError: with the command that installs it.
+    """
+    try:
+        yield
+    except ImportError as error:
+        hint = f"pip install 'lora-s2s[{name}]'"
+        raise SetupError(f"a package is missing: {error}", hint=hint) from error
 
 
 class Stopped(Error):

@@ -42,7 +42,6 @@ Sets = Annotated[
 Data = Annotated[
     list[str] | None,
     typer.Option(
-        "--data",
         metavar="FILE",
         help="Training data, instead of the recipe's; repeatable.",
     ),
@@ -50,7 +49,6 @@ Data = Annotated[
 BaseName = Annotated[
     str | None,
     typer.Option(
-        "--model",
         metavar="NAME",
         help="Base model, instead of the recipe's: folder, hub id, or demo.",
         autocompletion=_complete.models,
@@ -60,7 +58,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Base = Annotated[
     str | None,
     typer.Option(
-        "--base",
         metavar="MODEL",
         help="Base model, instead of the one that the adapter names.",
         autocompletion=_complete.models,
@@ -94,7 +91,6 @@ AnsweringProcesses = Annotated[
 Constraint = Annotated[
     str | None,
     typer.Option(
-        "--constraint",
         metavar="C",
         help="What answers may be: labels, '[yes, no]', 'regex: …', json:FILE or grammar:FILE.",
         autocompletion=_complete.words("labels"),
@@ -103,7 +99,6 @@ Constraint = Annotated[
 DecodedBy = Annotated[
     str | None,
     typer.Option(
-        "--decoding",
         metavar="D",
         help="checkpoint: decode by the base's own generation settings. Default: default.",
         autocompletion=_complete.words("default", "checkpoint"),
@@ -112,7 +107,6 @@ DecodedBy = Annotated[
 Mbr = Annotated[
     str | None,
     typer.Option(
-        "--mbr",
         metavar="METRIC",
         help="Answer with the sample (or beam) that agrees most with the others by a metric, such "
         "as chrf.",

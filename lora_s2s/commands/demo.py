@@ -11,9 +11,7 @@ from lora_s2s.commands._options import Json, Sets
 
 
 def demo(
-    out: Annotated[
-        str, typer.Option("--out", metavar="DIR", help="Output folder.")
-    ] = "lora-s2s-demo",
+    out: Annotated[str, typer.Option(metavar="DIR", help="Output folder.")] = "lora-s2s-demo",
     sets: Sets = None,
     json: Json = False,
 ) -> None:

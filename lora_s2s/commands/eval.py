@@ -32,7 +32,6 @@ Models = Annotated[
 EvalData = Annotated[
     list[str] | None,
     typer.Option(
-        "--data",
         metavar="FILE",
         help="What to score on, files or a folder of prepared data; the recipe's test data by "
         "default; repeats.",
@@ -44,7 +43,6 @@ Baseline = Annotated[
 Against = Annotated[
     str | None,
     typer.Option(
-        "--against",
         metavar="M",
         help="Score another model, or a file of predictions, too, and the difference.",
         autocompletion=_complete.models,
@@ -61,12 +59,11 @@ From = Annotated[
 ]
 Limit = Annotated[
     int | None,
-    typer.Option("--limit", metavar="N", min=1, help="Score a random sample of N sources."),
+    typer.Option(metavar="N", min=1, help="Score a random sample of N sources."),
 ]
 Out = Annotated[
     str | None,
     typer.Option(
-        "--out",
         metavar="DIR",
         help="Where predictions go; ADAPTER/evaluations/DATA by default.",
     ),
@@ -74,7 +71,6 @@ Out = Annotated[
 Engine = Annotated[
     str | None,
     typer.Option(
-        "--engine",
         metavar="E",
         help="torch, or a runtime to export to first (ct2). Default: what the folder is made for.",
         autocompletion=_complete.words("torch", "ct2", "onnx"),

@@ -13,11 +13,10 @@ from lora_s2s.commands._options import Base, Json, Model
 
 def export(
     model: Model,
-    out: Annotated[str, typer.Option("--out", metavar="DIR", help="Output folder, a new one.")],
+    out: Annotated[str, typer.Option(metavar="DIR", help="Output folder, a new one.")],
     format: Annotated[
         str,
         typer.Option(
-            "--format",
             metavar="F",
             help="ct2 (CTranslate2), onnx (onnxruntime, transformers.js) or safetensors "
             "(transformers).",
@@ -27,7 +26,6 @@ def export(
     precision: Annotated[
         str,
         typer.Option(
-            "--precision",
             metavar="P",
             help="Weights: float32; also float16, bfloat16 (ct2, safetensors), int8 (ct2, onnx), "
             "int8_float32, int8_float16 (ct2).",
@@ -39,7 +37,6 @@ def export(
     max_shard_size: Annotated[
         str | None,
         typer.Option(
-            "--max-shard-size",
             metavar="SIZE",
             help="Largest file of safetensors, such as 2GB. Default: one file.",
         ),
@@ -47,7 +44,6 @@ def export(
     data: Annotated[
         str | None,
         typer.Option(
-            "--data",
             metavar="FILE",
             help="Data to compare on. Default: what the adapter was scored or trained on.",
         ),

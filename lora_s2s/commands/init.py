@@ -15,12 +15,12 @@ def init(
     file: Annotated[str, typer.Argument(metavar="[FILE]", help="Training data.")] = "",
     data: Annotated[
         list[str] | None,
-        typer.Option("--data", metavar="FILE", help="The same; repeatable."),
+        typer.Option(metavar="FILE", help="The same; repeatable."),
     ] = None,
     model: BaseName = None,
     out: Annotated[
         str | None,
-        typer.Option("--out", metavar="RECIPE.yaml", help="Output file; ./NAME.yaml by default."),
+        typer.Option(metavar="RECIPE.yaml", help="Output file; ./NAME.yaml by default."),
     ] = None,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Ask nothing: take what is suggested.")
@@ -28,7 +28,6 @@ def init(
     gpu_memory: Annotated[
         str | None,
         typer.Option(
-            "--gpu-memory",
             metavar="SIZE",
             help="Memory of the GPU that will train (8GB); by default this machine trains.",
         ),

@@ -14,13 +14,10 @@ from lora_s2s.commands._options import Adapter, Base, Json
 
 def merge(
     adapter: Adapter,
-    out: Annotated[
-        str, typer.Option("--out", metavar="DIR", help="Output folder of the merged model.")
-    ],
+    out: Annotated[str, typer.Option(metavar="DIR", help="Output folder of the merged model.")],
     onto: Annotated[
         str,
         typer.Option(
-            "--onto",
             metavar="BASE",
             help="original: the base as published; dequantized: as seen in nf4 or int8 training.",
             autocompletion=_complete.words("original", "dequantized"),
@@ -29,7 +26,6 @@ def merge(
     dtype: Annotated[
         str | None,
         typer.Option(
-            "--dtype",
             metavar="D",
             help="float32, bfloat16 or float16; by default as in training.",
             autocompletion=_complete.words("float32", "bfloat16", "float16"),
@@ -38,7 +34,6 @@ def merge(
     data: Annotated[
         str | None,
         typer.Option(
-            "--data",
             metavar="FILE",
             help="Data to compare on; by default that of the last evaluation or of training.",
         ),

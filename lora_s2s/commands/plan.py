@@ -24,7 +24,6 @@ def plan(
     gpu_memory: Annotated[
         str | None,
         typer.Option(
-            "--gpu-memory",
             metavar="SIZE",
             help="Plan for a GPU of this size (8GB); by default for the device of this machine.",
         ),

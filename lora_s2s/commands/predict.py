@@ -38,7 +38,6 @@ File = Annotated[
 Output = Annotated[
     str | None,
     typer.Option(
-        "--output",
         metavar="FILE",
         help="Output file, complete or not at all. .jsonl, .parquet: rows; .csv and .tsv: rows "
         "of such an input. Default: stdout.",
@@ -55,7 +54,6 @@ Scores = Annotated[
 NBest = Annotated[
     int | None,
     typer.Option(
-        "--n-best",
         metavar="N",
         min=1,
         help="Answer with the N best beams, or N samples, and their log-probabilities.",
@@ -64,7 +62,6 @@ NBest = Annotated[
 Labels = Annotated[
     str | None,
     typer.Option(
-        "--labels",
         metavar="LABELS",
         help="For --scores: a file (a label a line, or a JSON list), or 'yes, no'.",
     ),

@@ -31,23 +31,20 @@ def prepare(
     out: Annotated[
         str | None,
         typer.Option(
-            "--out",
             metavar="DIR",
             help="Output folder or s3:// URL; prepared/NAME by default.",
         ),
     ] = None,
     previews: Annotated[
         int,
-        typer.Option("--previews", metavar="N", min=0, max=1000, help="How many pairs to show."),
+        typer.Option(metavar="N", min=0, max=1000, help="How many pairs to show."),
     ] = 3,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first unusable row.")
     ] = False,
     shard: Annotated[
         str | None,
-        typer.Option(
-            "--shard", metavar="N/COUNT", help="Prepare one of COUNT parts: 3/16 is the third."
-        ),
+        typer.Option(metavar="N/COUNT", help="Prepare one of COUNT parts: 3/16 is the third."),
     ] = None,
     join: Annotated[
         bool, typer.Option("--join", help="Join all shards: the folder that one run writes.")
@@ -55,7 +52,6 @@ def prepare(
     ray: Annotated[
         int | None,
         typer.Option(
-            "--ray",
             metavar="COUNT",
             min=1,
             max=limits.MOST_SHARDS,

@@ -9,9 +9,7 @@ import typer
 
 from lora_s2s.commands import _complete
 from lora_s2s.commands._options import Sets
-from lora_s2s.errors import SetupError
-
-_PACKAGES = ("fastapi", "starlette", "uvicorn", "prometheus_client")
+from lora_s2s.errors import extra
 
 
 def serve(
@@ -25,11 +23,9 @@ def serve(
     ],
     host: Annotated[
         str,
-        typer.Option(
-            "--host", metavar="ADDRESS", help="Address; other than loopback needs an API key."
-        ),
+        typer.Option(metavar="ADDRESS", help="Address; other than loopback needs an API key."),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", metavar="N", help="Port; 0 takes any.")] = 8000,
+    port: Annotated[int, typer.Option(metavar="N", help="Port; 0 takes any.")] = 8000,
     key_file: Annotated[
         str | None,
         typer.Option(
@@ -39,13 +35,11 @@ def serve(
         ),
     ] = None,
     queue: Annotated[
-        int, typer.Option("--queue", metavar="N", help="Rows that may wait; more get status 429.")
+        int, typer.Option(metavar="N", help="Rows that may wait; more get status 429.")
     ] = 256,
     timeout: Annotated[
         float,
-        typer.Option(
-            "--timeout", metavar="SECONDS", help="Longest wait for an answer; then status 504."
-        ),
+        typer.Option(metavar="SECONDS", help="Longest wait for an answer; then status 504."),
     ] = 60.0,
     log_text: Annotated[
         bool, typer.Option("--log-text", help="Log prompts and answers; never done otherwise.")
@@ -57,13 +51,8 @@ def serve(
     POST /v1/completions and /v1/chat/completions, /v1/models, /health,
     /metrics; /docs describes them. Ctrl-C answers what was taken and ends.
     """
-    try:
+    with extra("serve"):
         from lora_s2s.serving.run import Place, serve
         from lora_s2s.serving.service import Limits
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _PACKAGES:
-            raise
-        missing = f"the server's packages are missing: {error.name}"
-        raise SetupError(missing, hint="pip install 'lora-s2s[serve]'") from error
     place = Place(host, port, None if key_file is None else Path(key_file).expanduser())
     serve(models, place, Limits(queue, timeout, log_text), sets or ())

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 Vary = Annotated[
     list[str] | None,
     typer.Option(
-        "--vary",
         metavar="KEY=VALUES",
         help="Key of the recipe to vary, over a range (training.learning_rate=1e-4:3e-3:log) or "
         "values (lora.r=8,16,32); repeatable.",
@@ -34,21 +33,18 @@ Vary = Annotated[
 Budget = Annotated[
     str | None,
     typer.Option(
-        "--budget",
         metavar="TIME",
         help="Train for TIME (3h, 30m, 45s) in all. The same command with more continues.",
     ),
 ]
 TrialCount = Annotated[
     int | None,
-    typer.Option(
-        "--trials", min=1, metavar="N", help="Number of trials, the recipe itself included."
-    ),
+    typer.Option(min=1, metavar="N", help="Number of trials, the recipe itself included."),
 ]
 Workers = Annotated[int, count_option("--workers", "Train N trials at a time, one for each GPU.")]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", metavar="DIR", help="Folder of the sweep; sweeps/NAME by default."),
+    typer.Option(metavar="DIR", help="Folder of the sweep; sweeps/NAME by default."),
 ]
 
 

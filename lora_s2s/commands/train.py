@@ -22,7 +22,6 @@ Processes = Annotated[
 StopAfter = Annotated[
     str | None,
     typer.Option(
-        "--stop-after",
         metavar="TIME",
         help="Stop after TIME (3h, 90m, 45s), save a checkpoint and exit with code 1. Continue "
         "with --resume.",

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lora_s2s.commands._options import Base, Model, Sets
-from lora_s2s.errors import SetupError, UsageError
+from lora_s2s.errors import UsageError, extra
 
 
 def ui(
@@ -16,20 +16,17 @@ def ui(
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Show the base's answer beside the adapter's.")
     ] = False,
-    port: Annotated[int, typer.Option("--port", metavar="N", help="Port; 0 takes any.")] = 7860,
+    port: Annotated[int, typer.Option(metavar="N", help="Port; 0 takes any.")] = 7860,
     feedback: Annotated[
         str,
         typer.Option(
-            "--feedback",
             metavar="DIR",
             help="Folder of ui-feedback.jsonl: answers with a thumb up, as training data.",
         ),
     ] = ".",
     space: Annotated[
         str | None,
-        typer.Option(
-            "--space", metavar="DIR", help="Write the folder of a Hugging Face Space instead."
-        ),
+        typer.Option(metavar="DIR", help="Write the folder of a Hugging Face Space instead."),
     ] = None,
     base: Base = None,
     sets: Sets = None,
@@ -51,14 +48,8 @@ def ui(
         return
     if not Path(feedback).is_dir():
         raise UsageError(f"no such folder: {feedback}", hint="--feedback with an existing folder")
-    try:
+    with extra("ui"):
         from lora_s2s.serving.ui import serve_page
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "gradio":
-            raise
-        raise SetupError(
-            "the page's package is missing: gradio", hint="pip install 'lora-s2s[ui]'"
-        ) from error
     from lora_s2s.pipeline.side_by_side import open_side_by_side
 
     models = open_side_by_side(name, baseline=baseline, base=base, overrides=sets or ())

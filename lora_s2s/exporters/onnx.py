@@ -23,7 +23,7 @@ from torch.export import Dim
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from lora_s2s.errors import SetupError
+from lora_s2s.errors import extra
 from lora_s2s.exporters import parity
 from lora_s2s.exporters.exporter import Exporter, Job, Usage
 from lora_s2s.files import naming
@@ -34,7 +34,6 @@ from lora_s2s.inference.onnx_engine import (
     DECODER,
     ENCODER,
     FOLDER,
-    INSTALL,
     LACKS,
     OnnxEngine,
     file_names,
@@ -156,11 +155,9 @@ def require() -> None:
         SetupError: one is not.
     """
     library()
-    try:
+    with extra("onnx"):
         import onnx
         import onnxscript
-    except ImportError as error:
-        raise SetupError(f"the exporter to ONNX is missing: {error}", hint=INSTALL) from error
     del onnx, onnxscript
 
 

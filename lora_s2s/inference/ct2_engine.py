@@ -9,13 +9,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from lora_s2s.errors import DataError, SetupError, UsageError
+from lora_s2s.errors import DataError, UsageError, extra
 from lora_s2s.files import read_json
 from lora_s2s.inference.engine import DecodingSettings, ExportedEngine, Watch, refuse_settings
 from lora_s2s.records import ExportManifest
 from lora_s2s.tokens.special_tokens import answer_prefix
 
-INSTALL = "pip install 'lora-s2s[ct2]'"
 # Decoding settings that it lacks: it samples, but nobody could repeat the answer.
 LACKS = ("temperature", "constraint")
 
@@ -26,11 +25,9 @@ def library() -> Any:
     Raises:
         SetupError: it is not installed.
     """
-    try:
+    with extra("ct2"):
         import ctranslate2
         import ctranslate2.converters.transformers
-    except ImportError as error:
-        raise SetupError(f"CTranslate2 is missing: {error}", hint=INSTALL) from error
     return ctranslate2
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lora_s2s import limits
-from lora_s2s.errors import DataError, SetupError, UsageError
+from lora_s2s.errors import DataError, UsageError, extra
 from lora_s2s.inference import ebnf, writable
 from lora_s2s.inference.automaton import deterministic
 from lora_s2s.inference.json_schema import check_schema
@@ -31,7 +31,6 @@ from lora_s2s.tokens.written import WrittenTokens, written_tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-INSTALL = "pip install 'lora-s2s[grammar]'"
 _SPACE = b" "
 # What xgrammar prints for a dot, which here means no newline, as in Python.
 _DOT = (r"[\0-\U0010ffff]", r"[^\n]")
@@ -54,10 +53,8 @@ def library() -> Any:
     Raises:
         SetupError: it is not installed.
     """
-    try:
+    with extra("grammar"):
         import xgrammar
-    except ImportError as error:
-        raise SetupError(f"xgrammar is missing: {error}", hint=INSTALL) from error
     return xgrammar
 
 

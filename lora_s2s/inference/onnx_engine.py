@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lora_s2s import limits
-from lora_s2s.errors import DataError, ResourceError, SetupError, UsageError
+from lora_s2s.errors import DataError, ResourceError, UsageError, extra
 from lora_s2s.files import open_regular
 from lora_s2s.inference.beam_search import Search
 from lora_s2s.inference.engine import DecodingSettings, ExportedEngine, Watch, refuse_settings
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from lora_s2s.inference.constraint import Constraint
     from lora_s2s.records import ExportManifest
 
-INSTALL = "pip install 'lora-s2s[onnx]'"
 FOLDER = "onnx"  # in an exported folder, as on the hub
 ENCODER, DECODER = "encoder_model", "decoder_model_merged"
 # How transformers.js and optimum name files whose weights have 8 bits.
@@ -53,10 +52,8 @@ def library() -> Any:
     Raises:
         SetupError: it is not installed.
     """
-    try:
+    with extra("onnx"):
         import onnxruntime
-    except ImportError as error:
-        raise SetupError(f"onnxruntime is missing: {error}", hint=INSTALL) from error
     return onnxruntime
 
 

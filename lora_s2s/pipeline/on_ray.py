@@ -12,7 +12,7 @@ from typing import Any
 
 from lora_s2s.console import ProgressLine
 from lora_s2s.data.prepared import PreparedDataset
-from lora_s2s.errors import Error, RunError, SetupError
+from lora_s2s.errors import Error, RunError, SetupError, extra
 from lora_s2s.pipeline.model import open_model
 from lora_s2s.pipeline.names import located
 from lora_s2s.pipeline.shards import prepare_shard_to, prepare_to
@@ -99,10 +99,8 @@ class Answers:
 def _cluster() -> Iterator[Any]:
     """Yields ray, connected; its failures become errors with the next command."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
-    try:
+    with extra("ray"):
         import ray
-    except ImportError as error:
-        raise SetupError("ray is not installed", hint="pip install 'lora-s2s[ray]'") from error
     if not ray.is_initialized():
         try:
             ray.init(log_to_driver=False)

@@ -16,14 +16,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from lora_s2s.errors import DataError, SetupError
+from lora_s2s.errors import DataError, extra
 from lora_s2s.recipe.space import Setting, Varied, combinations
 
 if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial, Trial
 
-INSTALL = "pip install 'lora-s2s[sweep]'"
 JOURNAL = "journal.jsonl"
 # Shares of a run's steps after which a trial is scored, and one in so many goes on.
 SHARES = (1 / 9, 1 / 3, 1.0)
@@ -40,10 +39,8 @@ def library() -> ModuleType:
     Raises:
         SetupError: it is not installed.
     """
-    try:
+    with extra("sweep"):
         import optuna
-    except ImportError as error:
-        raise SetupError(f"optuna is missing: {error}", hint=INSTALL) from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     module: ModuleType = optuna
     return module
