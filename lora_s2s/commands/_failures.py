@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from types import TracebackType
 
+from lora_s2s.console import plain, say, wait_for_the_first
 from lora_s2s.errors import Error, LeftAlone, RecipeError, UsageError
 from lora_s2s.pipeline.failures import first_line
 
@@ -24,7 +25,6 @@ def show(
     Each is one line of limited length, even if it quotes text from data; values of secret
     environment variables and passwords in URLs are masked.
     """
-    from lora_s2s.console import plain, say
 
     more = [f"  … and {len(listed) - _MOST_LISTED:,} more"] if len(listed) > _MOST_LISTED else []
     lines = [f"error: {message}", *(f"  {line}" for line in listed[:_MOST_LISTED]), *more]
@@ -45,7 +45,6 @@ def show(
 
 def show_failure(failure: Error) -> None:
     """Shows an error; problems of a recipe and differences from a checkpoint take a line each."""
-    from lora_s2s.console import wait_for_the_first
 
     wait_for_the_first(too=isinstance(failure, LeftAlone))
     message, *listed = (

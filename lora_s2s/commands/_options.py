@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from typer.models import OptionInfo
 
 from lora_s2s.commands import _complete
 from lora_s2s.errors import UsageError
@@ -63,7 +63,13 @@ Base = Annotated[
         autocompletion=_complete.models,
     ),
 ]
-
+Compared = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Data to compare on. Default: what the adapter was scored or trained on.",
+    ),
+]
 RecipeOrFolder = Annotated[
     str,
     typer.Argument(
@@ -74,18 +80,14 @@ RecipeOrFolder = Annotated[
 ]
 
 
-def count_option(name: str, help: str) -> OptionInfo:
-    """Returns an option that takes a number of processes."""
-    option: OptionInfo = typer.Option(name, min=1, max=1024, metavar="N", help=help)
-    return option
-
+# An option that takes a number of processes.
+count_option = partial(typer.Option, min=1, max=1024, metavar="N")
 
 AnsweringProcesses = Annotated[
     int,
     count_option(
-        "--processes",
-        "Answer in N processes on this machine, one for each GPU; the output is that of one with "
-        "as many threads.",
+        help="Answer in N processes on this machine, one for each GPU; the output is that of one "
+        "with as many threads.",
     ),
 ]
 Constraint = Annotated[

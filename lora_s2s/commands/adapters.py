@@ -9,6 +9,8 @@ import typer
 
 from lora_s2s.commands import _complete
 from lora_s2s.commands._options import Base, Json
+from lora_s2s.console import say, table, write_json
+from lora_s2s.errors import UsageError
 
 adapters = typer.Typer(
     help="List trained adapters; show one; compare or average several.",
@@ -31,7 +33,6 @@ def listed(context: typer.Context, folder: Folder = "adapters", json: Json = Fal
     """List trained adapters; show one; compare or average several."""
     if context.invoked_subcommand is not None:
         return
-    from lora_s2s.console import say, table, write_json
     from lora_s2s.pipeline.adapters import list_adapters
 
     items = list_adapters(Path(folder))
@@ -51,7 +52,6 @@ def listed(context: typer.Context, folder: Folder = "adapters", json: Json = Fal
 def show(name: Name, folder: Folder = "adapters", json: Json = False) -> None:
     """Show an adapter's base, data, settings and scores."""
     from lora_s2s.commands._show import show_adapter
-    from lora_s2s.console import write_json
     from lora_s2s.pipeline.adapters import find_adapter
 
     adapter = find_adapter(name, Path(folder))
@@ -79,8 +79,6 @@ def compare(
     json: Json = False,
 ) -> None:
     """Show the differences of adapters: scores, settings, data."""
-    from lora_s2s.console import say, table, write_json
-    from lora_s2s.errors import UsageError
     from lora_s2s.outputs import check_writable
     from lora_s2s.pipeline.adapters import differences, find_adapter
 
@@ -144,7 +142,6 @@ def average(
     json: Json = False,
 ) -> None:
     """Average adapters of one base, or checkpoints of runs, into a new adapter."""
-    from lora_s2s.console import say, write_json
     from lora_s2s.lora.average import How
     from lora_s2s.outputs import check_writable
     from lora_s2s.pipeline.average import average_adapters
@@ -163,7 +160,6 @@ def average(
 
 
 def _numbers(text: str) -> list[float]:
-    from lora_s2s.errors import UsageError
 
     try:
         return [float(word) for word in text.split(",")]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lora_s2s.commands import _complete
-from lora_s2s.commands._options import Base, Json, Model
+from lora_s2s.commands._options import Base, Compared, Json, Model
 
 
 def export(
@@ -41,13 +41,7 @@ def export(
             help="Largest file of safetensors, such as 2GB. Default: one file.",
         ),
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="Data to compare on. Default: what the adapter was scored or trained on.",
-        ),
-    ] = None,
+    data: Compared = None,
     base: Base = None,
     json: Json = False,
 ) -> None:

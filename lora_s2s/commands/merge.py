@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lora_s2s.commands import _complete
-from lora_s2s.commands._options import Adapter, Base, Json
+from lora_s2s.commands._options import Adapter, Base, Compared, Json
 
 
 def merge(
@@ -31,13 +31,7 @@ def merge(
             autocompletion=_complete.words("float32", "bfloat16", "float16"),
         ),
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="Data to compare on; by default that of the last evaluation or of training.",
-        ),
-    ] = None,
+    data: Compared = None,
     base: Base = None,
     json: Json = False,
 ) -> None:

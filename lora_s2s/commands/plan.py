@@ -32,9 +32,7 @@ def plan(
         bool,
         typer.Option("--table", help="Show sizes of the base and common cards: what fits where."),
     ] = False,
-    processes: Annotated[
-        int, count_option("--processes", "Plan for N processes: each one's part.")
-    ] = 1,
+    processes: Annotated[int, count_option(help="Plan for N processes: each one's part.")] = 1,
     sets: Sets = None,
     json: Json = False,
 ) -> None:
@@ -47,10 +45,9 @@ def plan(
     from lora_s2s.commands._plan import show_plan, show_table
     from lora_s2s.console import write_json
     from lora_s2s.pipeline import plan as planning
-    from lora_s2s.pipeline.run_input import asked_run, refuse_data
+    from lora_s2s.pipeline.run_input import asked_run
 
-    refuse_data(recipe)
-    loaded, prepared = asked_run(recipe, data or (), model, sets or (), resume=False)
+    loaded, prepared = asked_run(recipe, data, model, sets, command="plan")
     if table:
         cells = planning.table(loaded, prepared)
         if json:

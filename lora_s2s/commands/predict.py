@@ -18,6 +18,8 @@ from lora_s2s.commands._options import (
     check_output,
     with_options,
 )
+from lora_s2s.console import require_stdout, say, write_out
+from lora_s2s.errors import Error, UsageError
 
 if TYPE_CHECKING:
     from lora_s2s.inference.engine import DecodingSettings
@@ -104,8 +106,6 @@ def predict(
 
     --set evaluation.num_beams=4 and the like change the decoding. --scores decodes nothing.
     """
-    from lora_s2s.console import say
-    from lora_s2s.errors import UsageError
 
     _check_options(output, labels, resume=resume, n_best=n_best, scores=scores, chat=interactive)
     from lora_s2s.pipeline.decoding import decoding_line, settings_for
@@ -161,8 +161,6 @@ def _check_options(
     chat: bool,
 ) -> None:
     """Refuses options that exclude each other."""
-    from lora_s2s.console import require_stdout
-    from lora_s2s.errors import UsageError
 
     if not output:
         require_stdout()
@@ -177,7 +175,6 @@ def _check_options(
 
 def _check_shared(words: list[str], file: str | None, interactive: bool) -> None:
     """Refuses what only one process can read."""
-    from lora_s2s.errors import UsageError
     from lora_s2s.pipeline.inputs import STDIN
 
     if interactive:
@@ -196,7 +193,6 @@ def _check_file(output: str | None, inputs: Inputs) -> None:
 
 def _answer(work: Work, output: str | None, *, resume: bool) -> None:
     """Writes answers into a file, or to stdout as they come."""
-    from lora_s2s.console import say, write_out
     from lora_s2s.pipeline.predict import answer_into
 
     if not work.ranks.first:
@@ -215,8 +211,6 @@ def _chat(predictor: Predictor, settings: DecodingSettings) -> None:
     import sys
 
     from lora_s2s.commands._failures import show_failure
-    from lora_s2s.console import say, write_out
-    from lora_s2s.errors import Error
     from lora_s2s.pipeline.chat import Chat
 
     chat = Chat(predictor, settings)

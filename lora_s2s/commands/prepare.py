@@ -9,6 +9,7 @@ import typer
 from lora_s2s import limits
 from lora_s2s.commands import _complete
 from lora_s2s.commands._options import BaseName, Data, Json, Sets
+from lora_s2s.console import say, write_json
 from lora_s2s.errors import UsageError
 
 if TYPE_CHECKING:
@@ -73,7 +74,6 @@ def prepare(
     if sum((shard is not None, join, ray is not None)) > 1:
         raise UsageError("--shard, --join and --ray exclude each other", hint="give one of them")
     from lora_s2s.commands._show import show_prepared
-    from lora_s2s.console import say, write_json
     from lora_s2s.pipeline.lengths import warn_of_short_answers
     from lora_s2s.pipeline.prepare import data_line
     from lora_s2s.pipeline.recipes import chosen_recipe, train_command
@@ -101,7 +101,6 @@ def prepare(
 
 
 def _show_shard(made: PreparedShard, *, json: bool) -> None:
-    from lora_s2s.console import say, write_json
     from lora_s2s.pipeline.shards import shard_lines
 
     for line in shard_lines(made):

@@ -10,6 +10,7 @@ import typer
 
 from lora_s2s.commands import _complete
 from lora_s2s.commands._options import Json
+from lora_s2s.console import say, table, write_json, write_out
 
 recipes = typer.Typer(
     help="List, show or copy the shipped recipes; print the schema.",
@@ -29,7 +30,6 @@ def listed(context: typer.Context, json: Json = False) -> None:
     """List the shipped recipes by purpose; show or copy one; print the schema."""
     if context.invoked_subcommand is not None:
         return
-    from lora_s2s.console import say, table, write_json
     from lora_s2s.recipe.catalogue import about, shipped
 
     recipes = {name: about(path) for name, path in shipped().items()}
@@ -45,7 +45,6 @@ def listed(context: typer.Context, json: Json = False) -> None:
 @recipes.command("show")
 def show(name: Name) -> None:
     """Print a shipped recipe with its comments."""
-    from lora_s2s.console import write_out
     from lora_s2s.recipe.catalogue import find_recipe, text_of
 
     write_out(text_of(find_recipe(name)).rstrip("\n"))
@@ -59,7 +58,6 @@ def copy(
     ] = "",
 ) -> None:
     """Copy a shipped recipe to a file of your own."""
-    from lora_s2s.console import say
     from lora_s2s.errors import UsageError
     from lora_s2s.files import write_text
     from lora_s2s.recipe.catalogue import find_recipe, for_elsewhere, text_of
@@ -80,7 +78,6 @@ def schema(json: Json = False) -> None:
 
     Prints JSON Schema, for editors, with --json or if stdout is not a terminal.
     """
-    from lora_s2s.console import table, write_json
     from lora_s2s.recipe.catalogue import json_schema, key_rows
 
     if json or not sys.stdout.isatty():

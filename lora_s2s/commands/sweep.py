@@ -17,6 +17,7 @@ from lora_s2s.commands._options import (
     count_option,
     seconds_of,
 )
+from lora_s2s.console import say, table, write_json
 
 if TYPE_CHECKING:
     from lora_s2s.pipeline.swept import Sweep
@@ -41,7 +42,7 @@ TrialCount = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Number of trials, the recipe itself included."),
 ]
-Workers = Annotated[int, count_option("--workers", "Train N trials at a time, one for each GPU.")]
+Workers = Annotated[int, count_option(help="Train N trials at a time, one for each GPU.")]
 Out = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Folder of the sweep; sweeps/NAME by default."),
@@ -70,12 +71,10 @@ def sweep(
     pip install 'lora-s2s[sweep]'.
     """
     seconds = None if budget is None else seconds_of(budget)
-    from lora_s2s.console import write_json
-    from lora_s2s.pipeline.run_input import asked_run, refuse_data
+    from lora_s2s.pipeline.run_input import asked_run
     from lora_s2s.pipeline.sweep import SweepOptions, run_sweep
 
-    refuse_data(recipe)
-    loaded, prepared = asked_run(recipe, data or (), model, sets or (), resume=False)
+    loaded, prepared = asked_run(recipe, data, model, sets, command="sweep")
     options = SweepOptions(vary or (), trials, seconds, workers, out)
     result = run_sweep(loaded, prepared, options)
     _show(result)
@@ -84,7 +83,6 @@ def sweep(
 
 
 def _show(result: Sweep) -> None:
-    from lora_s2s.console import say, table
     from lora_s2s.reports.sweep_page import best_line, sweep_cells, sweep_heads
 
     content = result.to_dict()

@@ -10,13 +10,13 @@ import typer
 
 from lora_s2s.commands import _complete
 from lora_s2s.commands._options import BaseName, Data, Json, Sets, count_option, seconds_of
+from lora_s2s.console import say, table, warn, write_json, write_out
 
 Processes = Annotated[
     int,
     count_option(
-        "--processes",
-        "Train in N processes on this machine, one for each GPU. They share the rows of each step, "
-        "so that the result is that of one process.",
+        help="Train in N processes on this machine, one for each GPU. They share the rows of each "
+        "step, so that the result is that of one process.",
     ),
 ]
 StopAfter = Annotated[
@@ -90,11 +90,10 @@ def train(
         from lora_s2s.pipeline.run_input import asked_run, is_data
 
         if not is_data(recipe):  # what is wrong with a command line is shown once
-            asked_run(recipe, data or (), model, sets or (), resume=resume)
+            asked_run(recipe, data, model, sets, resume=resume)
         raise typer.Exit(in_processes(processes, context.obj))
     begun = time.monotonic()
     deadline = None if stop_after is None else begun + seconds_of(stop_after)
-    from lora_s2s.console import write_json, write_out
     from lora_s2s.errors import RunError
     from lora_s2s.pipeline import dry_run as dry
     from lora_s2s.pipeline.run_input import asked_run
@@ -105,7 +104,7 @@ def train(
     options = RunOptions(
         resume or resume_anyway, resume_anyway, overwrite, deadline, begun, not no_memory_check
     )
-    loaded, prepared = asked_run(recipe, data or (), model, sets or (), resume=options.resume)
+    loaded, prepared = asked_run(recipe, data, model, sets, resume=options.resume)
     if dry_run:
         planned = dry.dry_run(loaded, prepared)
         _show_dry_run(planned)
@@ -124,7 +123,6 @@ def train(
 
 
 def _show_result(result: TrainedAdapter) -> None:
-    from lora_s2s.console import say, warn
 
     losses = {"train loss": result.train_loss, "validation loss": result.validation_loss}
     shown = ", ".join(f"{name} {value:.4f}" for name, value in losses.items() if value is not None)
@@ -141,7 +139,6 @@ def _show_result(result: TrainedAdapter) -> None:
 
 
 def _show_dry_run(planned: DryRun) -> None:
-    from lora_s2s.console import table
     from lora_s2s.pipeline.prepare import sizes
 
     report, counted, training = planned.report, planned.counted, planned.recipe.training

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, overload
 from lora_s2s.display import Display
 from lora_s2s.errors import UsageError
 from lora_s2s.pipeline.names import optional_path
-from lora_s2s.pipeline.recipes import AnyRecipe, Name, load_recipe
+from lora_s2s.pipeline.recipes import AnyRecipe, Name, recipe_with_data
 from lora_s2s.pipeline.surroundings import called
 from lora_s2s.remote import is_url
 
@@ -87,7 +87,7 @@ def prepare(
         from lora_s2s.pipeline.prepare import PreparedData
         from lora_s2s.pipeline.shards import prepare_shard_to, prepare_to
 
-        loaded, folder = load_recipe(recipe), optional_path("out", out)
+        loaded, folder = recipe_with_data(recipe), optional_path("out", out)
         if shard is not None:
             if join:
                 raise UsageError("shard and join exclude each other", hint="give one of them")

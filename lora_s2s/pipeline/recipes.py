@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lora_s2s.errors import UsageError
+from lora_s2s.errors import DataError, UsageError
 from lora_s2s.pipeline.surroundings import called
 from lora_s2s.recipe import load
 from lora_s2s.recipe.catalogue import shipped
@@ -27,6 +27,8 @@ _PART = re.compile(
     r"(train|training|trainset|all|full|data|dataset|datasets|examples|rows|tmp|shared|home)",
     re.IGNORECASE,
 )
+# What shipped recipes call the training data.
+_YOURS = re.compile(r"([a-z0-9-]+/)?(train|trainset|all)\.(csv|jsonl?)(\.gz)?")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -65,6 +67,7 @@ def chosen_recipe(
     *,
     command: str,
     out: str | None = None,
+    resume: bool = False,
 ) -> Recipe:
     """Returns the recipe that is named, with data and model over it, or one of data and model
     alone.
@@ -72,18 +75,43 @@ def chosen_recipe(
     Args:
         command: the command's name, for the hint.
         out: the folder that names a recipe of data and model alone; by default the first file does.
+        resume: what was begun may go on without its data.
 
     Raises:
         UsageError: neither a recipe, nor both data and model.
+        DataError: the recipe names no data of the user's yet.
     """
     train = data[0] if len(data) == 1 else json.dumps(list(data), ensure_ascii=False)
     said = [f"data.train={train}"] * bool(data) + [f"model.name={model}"] * bool(model) + list(sets)
     if recipe:
-        return load.load_recipe(recipe, said)
+        loaded = load.load_recipe(recipe, said)
+        if not resume:
+            _check_data(loaded, f"lora-s2s {command} {shlex.quote(recipe)} --data FILE")
+        return loaded
     if not (data and model):
         hint = f"lora-s2s {command} --data FILE --model demo, or lora-s2s {command} demo"
         raise UsageError("expected a RECIPE, or --data and --model together", hint=hint)
     return load.recipe_from_settings(run_name(Path(out).name if out else data[0]), said)
+
+
+def recipe_with_data(recipe: AnyRecipe) -> Recipe:
+    """Loads a recipe of a call from Python, and checks that it names data of the user's.
+
+    Raises:
+        DataError: it does not yet.
+    """
+    loaded = load_recipe(recipe)
+    _check_data(loaded, 'lora_s2s.load_recipe(RECIPE, {"data.train": "FILE"})')
+    return loaded
+
+
+def _check_data(recipe: Recipe, named: str) -> None:
+    """Refuses the training file that shipped recipes leave to the user where there is none, before
+    a model is fetched.
+    """
+    file = recipe.data.train
+    if isinstance(file, str) and _YOURS.fullmatch(file) and not os.path.lexists(file):
+        raise DataError(f"no such file: {file} (data.train)", hint=f"name your file: {named}")
 
 
 def _recipe_of_mapping(recipe: Mapping[str, object], overrides: Mapping[str, object]) -> Recipe:

@@ -9,29 +9,45 @@ from pathlib import Path
 
 from lora_s2s.data.prepared import PreparedDataset
 from lora_s2s.errors import UsageError
-from lora_s2s.pipeline import recipes
 from lora_s2s.pipeline.init import StarterRecipe, Wishes, show_decisions, write_recipe
 from lora_s2s.pipeline.names import fetched
 from lora_s2s.pipeline.prepare import PreparedData, is_folder_of_data, open_with_recipe
-from lora_s2s.pipeline.recipes import AnyRecipe, chosen_recipe, starter_name
+from lora_s2s.pipeline.recipes import (
+    AnyRecipe,
+    chosen_recipe,
+    load_recipe,
+    recipe_with_data,
+    starter_name,
+)
 from lora_s2s.readers.origins import is_data_name
+from lora_s2s.recipe import load
 from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.layers import read_layer
-from lora_s2s.recipe.load import load_recipe
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.remote import is_url
 from lora_s2s.training.processes import main_process_first
 
 
 def asked_run(
-    recipe: str, data: Sequence[str], model: str | None, sets: Sequence[str], *, resume: bool
+    recipe: str,
+    data: Sequence[str] | None,
+    model: str | None,
+    sets: Sequence[str] | None,
+    *,
+    command: str = "train",
+    resume: bool = False,
 ) -> tuple[Recipe, PreparedDataset | None]:
     """The recipe of a command line, and its data if a prepared folder is named; for a data file,
     the recipe that is written for it.
 
     Args:
+        command: the command's name; only ``train`` writes a recipe.
         resume: keep the recipe that a data file has already.
+
+    Raises:
+        UsageError: a data file, and the command takes none.
     """
+    data, sets = data or (), sets or ()
     if is_url(recipe):
         recipe = str(fetched(recipe))
     if is_folder_of_data(recipe):
@@ -42,7 +58,11 @@ def asked_run(
             )
         return open_with_recipe(Path(recipe), sets)
     if data or not is_data(recipe):
-        return chosen_recipe(recipe, data, model, sets, command="train"), None
+        chosen = chosen_recipe(recipe, data, model, sets, command=command, resume=resume)
+        return chosen, None
+    if command != "train":
+        hint = f"write its recipe first: lora-s2s init --data {shlex.quote(recipe)} --yes"
+        raise UsageError(f"{recipe} is a data file, expected a recipe", hint=hint)
     words = [f"model.name={model}"] * bool(model) + list(sets)
     return _recipe_of_data(recipe, words, resume=resume), None
 
@@ -60,13 +80,9 @@ def recipe_and_data(
         recipe = recipe.path
     if isinstance(recipe, PreparedData):
         recipe = recipe.path.resolve()
-    if isinstance(recipe, str) and is_url(recipe):
-        recipe = fetched(recipe)
-    if isinstance(recipe, str | os.PathLike) and is_folder_of_data(os.fspath(recipe)):
-        return open_with_recipe(Path(recipe), ())
-    if isinstance(recipe, str | os.PathLike) and is_data(os.fspath(recipe)):
-        return _recipe_of_data(os.fspath(recipe), (), resume=resume), None
-    return recipes.load_recipe(recipe), None
+    if isinstance(recipe, str | os.PathLike):
+        return asked_run(os.fspath(recipe), None, None, None, resume=resume)
+    return (load_recipe if resume else recipe_with_data)(recipe), None
 
 
 def is_data(name: str) -> bool:
@@ -77,25 +93,14 @@ def is_data(name: str) -> bool:
     return path.suffix != ".json" or not read_layer(path).sections
 
 
-def refuse_data(name: str) -> None:
-    """Refuses a data file where only a recipe or a prepared folder is expected.
-
-    Raises:
-        UsageError: it is one.
-    """
-    if is_data(name) and not is_folder_of_data(name):
-        hint = f"write its recipe first: lora-s2s init --data {shlex.quote(name)} --yes"
-        raise UsageError(f"{name} is a data file, expected a recipe", hint=hint)
-
-
 def _recipe_of_data(name: str, sets: Sequence[str], *, resume: bool) -> Recipe:
     """The recipe of a data file: written and shown as by ``init --yes``; a run that is resumed
     keeps the one it began with.
     """
     path = Path(f"{starter_name(name)}.yaml")
     if resume and path.exists():
-        return load_recipe(str(path), sets)
+        return load.load_recipe(str(path), sets)
     with main_process_first():
         recipe = write_recipe(Wishes([name], sets))
     show_decisions(recipe)
-    return load_recipe(str(recipe.path))
+    return load.load_recipe(str(recipe.path))

@@ -90,18 +90,18 @@ class Scores(Evaluation):
         return html.scored(self.to_dict())
 
     def __repr__(self) -> str:
-        others = [("base", self.baseline, self.difference)]
-        if (against := self.against) is not None:
-            others.append((against.name, against.metrics, against.difference))
-        compared = [(name, theirs, change) for name, theirs, change in others if theirs and change]
+        others = {"base": (self.baseline, self.difference)}
+        if against := self.against:
+            others[against.name] = against.metrics, against.difference
         lines = []
         for metric, score in self.metrics.items():
             line = f"{metric} {score.value:.2f}"
-            for other, theirs, change in compared:
-                difference = with_interval(change[metric].to_json(), signed=True)
-                line += f" ({other} {theirs[metric].value:.2f}, difference {difference})"
+            for other, (theirs, change) in others.items():
+                if theirs and change:
+                    difference = with_interval(change[metric].to_json(), signed=True)
+                    line += f" ({other} {theirs[metric].value:.2f}, difference {difference})"
             lines.append(line)
-        apart = ",\n       " if compared else ", "
+        apart = ",\n       " if self.baseline or self.against else ", "
         return f"Scores({apart.join(lines)}; n={self.n})"
 
 

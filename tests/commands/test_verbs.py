@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 from cli_parts import Invoke, listing, write_csv
 
+import lora_s2s
 from lora_s2s.errors import DataError
 from lora_s2s.pipeline.adapted import train_token_ids
+from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.load import load_recipe
 from lora_s2s.tokens.loading import load_tokenizer
 
@@ -52,6 +54,26 @@ def trained(
     shutil.copytree(kept, here, dirs_exist_ok=True)
     write_csv(here / "train.csv")
     return here / "adapters" / "it"
+
+
+@pytest.mark.parametrize("name", [name for name in shipped() if name != "demo"])
+def test_a_shipped_recipe_without_data_names_the_command_with_data(
+    invoke: Invoke, here: Path, name: str
+) -> None:
+    """Before a base is fetched."""
+    commands = ("plan", "prepare", "train", "sweep") if name == "flan-t5-base" else ("plan",)
+    for command in commands:
+        error, hint = invoke(command, name, code=3).stderr.splitlines()
+        assert error.startswith("error: no such file: ")
+        assert error.endswith(" (data.train)")
+        assert hint == f"hint: name your file: lora-s2s {command} {name} --data FILE"
+    with pytest.raises(DataError, match=r"no such file: .* \(data\.train\)") as raised:
+        lora_s2s.train(lora_s2s.load_recipe(name), progress=False)
+    assert 'load_recipe(RECIPE, {"data.train": "FILE"})' in str(raised.value.hint)
+    (here / "my.csv").write_text("a,b\n1,2\n", encoding="utf-8")
+    for command in ("plan", "sweep"):
+        refused = invoke(command, "my.csv", code=2).stderr
+        assert "hint: write its recipe first: lora-s2s init --data my.csv --yes" in refused
 
 
 def test_prepare_reports_and_previews(invoke: Invoke, here: Path, tiny_model: Path) -> None:
