@@ -21,7 +21,7 @@ from lora_s2s.reports.summary import (
     FEW_HEADS,
     NOTHING,
     comparison_lines,
-    label_cells,
+    label_table,
     other_name,
     probabilities_line,
     score_lines,
@@ -45,7 +45,7 @@ def show_scores(title: str, result: Mapping[str, Any]) -> None:
     if result.get("tasks"):
         table(*task_table(result, _MOST_TASKS, intervals=False))
     if labels := result.get("labels"):
-        _show_labels(labels["table"])
+        table(*label_table(labels, _MOST_LABELS))
         if scored := labels.get("probabilities"):
             say(probabilities_line(scored))
     if enough := result.get("enough"):
@@ -91,17 +91,6 @@ def show_several(several: Several) -> None:
 
 def _metric(row: Sequence[str]) -> str:
     return row[0]
-
-
-def _show_labels(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Shows the most frequent labels."""
-    heads = ["label", "sources", "answers", "precision", "recall", "F1"]
-    cells = [[short(row["label"]), *label_cells(row)] for row in rows[:_MOST_LABELS]]
-    table(
-        f"Labels ({len(cells)} of {len(rows):,})" if len(cells) < len(rows) else "Labels",
-        heads,
-        cells,
-    )
 
 
 def _show_added(tokens: AddedTokens) -> None:

@@ -12,7 +12,9 @@ from lora_s2s.reports.render import render
 from lora_s2s.reports.summary import (
     COMPARISON_HEADS,
     comparison_lines,
+    label_table,
     other_name,
+    probabilities_line,
     score_table,
 )
 
@@ -72,15 +74,19 @@ def _curve(run: TrainedAdapter) -> str:
 
 
 def scored(scores: Mapping[str, Any]) -> str:
-    """The score table, with the base if it was scored, and notes."""
+    """The score table, with the base if it was scored, labels, and notes."""
     tables: list[Table] = [(f"Scores on {scores['n']:,} sources", *score_table(scores))]
     if lines := comparison_lines(scores):
         rows = [line.cells() for line in lines]
         tables.append((f"Against {other_name(scores)}", COMPARISON_HEADS, rows))
     if scores.get("tasks"):
         tables.append(task_table(scores, MOST_TASKS))
-    enough = scores.get("enough")
-    return _shown(tables, [*([enough] if enough else []), *scores["notes"]])
+    labels, notes = scores.get("labels") or {}, [scores.get("enough"), *scores["notes"]]
+    if labels:
+        tables.append(label_table(labels, MOST_TASKS))
+    if probabilities := labels.get("probabilities"):
+        notes.insert(0, probabilities_line(probabilities))
+    return _shown(tables, list(filter(None, notes)))
 
 
 def exported(report: ExportReport) -> str:

@@ -346,6 +346,14 @@ def label_cells(row: object) -> list[str]:
     return [*counts, *(f"{value:.1f}" if is_number(value) else NOTHING for value in shares)]
 
 
+def label_table(labels: Mapping[str, Any], most: int) -> Table:
+    """The most frequent labels of one evaluation."""
+    rows = labels["table"]
+    caption = f"Labels ({most:,} of {len(rows):,})" if most < len(rows) else "Labels"
+    heads = ["label", "sources", "answers", "precision", "recall", "F1"]
+    return caption, heads, [[shown(row["label"]), *label_cells(row)] for row in rows[:most]]
+
+
 def probabilities_line(scored: Mapping[str, Any]) -> str:
     """How good the probabilities of labels are, in a line."""
     ece, plain_ece = scored["ece"], scored["uncalibrated"]["ece"]

@@ -26,6 +26,7 @@ from lora_s2s.evaluation.metrics import Difference
 from lora_s2s.evaluation.notes import enough_sources
 from lora_s2s.inference.decode import Prediction
 from lora_s2s.inference.engine import DecodingSettings
+from lora_s2s.pipeline import html
 
 SETTINGS = DecodingSettings(max_new_tokens=9)
 SOURCES = ["a", "b", "c", "d"]
@@ -346,6 +347,10 @@ def test_labels_in_json_and_only_where_targets_are_labels() -> None:
     assert table["table"][1] == expected
     assert table["table"][0]["precision"] is None
     assert evaluated().to_json()["labels"] is None
+    page, without = (html.scored(one.to_json()) for one in (found, evaluated()))
+    assert "<caption>Labels</caption>" in page
+    assert "33.3" in page
+    assert "Labels" not in without
 
 
 @pytest.mark.parametrize(
