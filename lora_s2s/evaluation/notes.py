@@ -104,8 +104,9 @@ def _on_limit(answers: Answers, scores: Mapping[str, Score]) -> Iterator[str]:
         whose, limit = f" of {name}" if name else "", "its length limit"
         if name in ("", BASE):
             limit = f"the length limit, evaluation.max_new_tokens={answers.max_new_tokens}"
+        verb = "was" if times == 1 else "were"
         if times:
-            yield f"{times:,} of {count:,} answers{whose} were cut at {limit}{reason}"
+            yield f"{times:,} of {count:,} answers{whose} {verb} cut at {limit}{reason}"
 
 
 def _on_scores(scores: Mapping[str, Score]) -> Iterator[str]:

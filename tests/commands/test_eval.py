@@ -126,6 +126,10 @@ def test_an_error_rate_says_wherever_it_is_shown_that_lower_is_better(
         assert scores[part]["ter"]["lower_is_better"] is True
         assert "lower_is_better" not in scores[part]["exact_match"]
     assert scores["metrics"]["ter"]["value"] < scores["baseline"]["ter"]["value"]
+    assert (scores["unstopped"], scores["baseline_unstopped"]) == (0, 1)
+    assert "1 of 30 answers of the base was cut at the length limit" in " ".join(
+        done.stderr.split()
+    )
     assert scores["difference"]["ter"]["interval"][1] < 0
     kept = json.loads((adapter / "manifest.json").read_text(encoding="utf-8"))["scores"]
     assert [entry["metrics"] for entry in kept.values()] == [scores["metrics"]]

@@ -138,6 +138,7 @@ def test_another_model_scores_there_as_it_does_alone(
     both = json.loads(invoke("eval", str(tiny_model), *against, *less).stdout)
     assert both["metrics"] == alone[0]["metrics"]
     assert both["against"]["metrics"] == alone[1]["metrics"]
+    assert both["against"]["unstopped"] == alone[1]["unstopped"] > 0
     two = [str(tiny_model), str(other_model)]
     several = invoke("eval", *two, "--data", data, *less, "--out", "e")
     metrics = {"evaluation.max_new_tokens": 3, "evaluation.metrics": list(alone[0]["metrics"])}
@@ -150,6 +151,7 @@ def test_another_model_scores_there_as_it_does_alone(
     assert result["models"][0]["against"] is None
     reverse = result["models"][1]["against"]
     assert reverse["name"] == result["models"][0]["name"]
+    assert reverse["unstopped"] == alone[0]["unstopped"] > 0
     for name, entry in both["against"]["difference"].items():
         assert reverse["difference"][name]["value"] == pytest.approx(-entry["value"])
     assert "2 models: 9 sources" in several.stderr

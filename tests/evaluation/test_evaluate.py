@@ -83,7 +83,7 @@ def test_scores_baseline_and_difference() -> None:
     assert found.n == 4
     assert found.references == 5
     assert (found.unstopped, found.baseline_unstopped) == (1, 1)
-    assert "1 of 4 answers of the base were cut at the length limit" in "".join(found.notes)
+    assert "1 of 4 answers of the base was cut at the length limit" in "".join(found.notes)
     assert found.metrics["exact_match"].value == 75.0
     assert found.baseline is not None
     assert found.baseline["exact_match"].value == 25.0
