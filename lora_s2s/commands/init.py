@@ -45,7 +45,7 @@ def init(
     """
     from lora_s2s.console import say, write_json
     from lora_s2s.errors import UsageError
-    from lora_s2s.pipeline.init import Wishes, show_decisions, write_recipe
+    from lora_s2s.pipeline.init import Wishes, write_recipe
 
     files = [file] * bool(file) + list(data or ())
     if not files:
@@ -63,7 +63,6 @@ def init(
         ask=_ask if asks else None,
     )
     recipe = write_recipe(wishes)
-    show_decisions(recipe)
     say(f"next: lora-s2s train {recipe.path}")
     if json:
         write_json(recipe.to_dict())

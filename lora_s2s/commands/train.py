@@ -79,32 +79,32 @@ def train(
 ) -> None:
     """Train an adapter; prepare the data first if needed.
 
-    Give a recipe, a data file (its recipe is written first, as by init --yes), a folder that
-    prepare wrote, or only --data and --model.
+    Give a recipe, a data file (its recipe is written first, as by init --yes, unless it exists), a
+    folder that prepare wrote, or only --data and --model.
 
     Writes the adapter to adapters/NAME. Data paths are relative to the current folder. Ctrl-C (exit
     code 130), SIGTERM and SIGHUP (143) save a checkpoint first; a second signal stops at once.
     """
-    if processes > 1:
-        from lora_s2s.pipeline.launch import in_processes
-        from lora_s2s.pipeline.run_input import asked_run, is_data
-
-        if not is_data(recipe):  # what is wrong with a command line is shown once
-            asked_run(recipe, data, model, sets, resume=resume)
-        raise typer.Exit(in_processes(processes, context.obj))
     begun = time.monotonic()
     deadline = None if stop_after is None else begun + seconds_of(stop_after)
-    from lora_s2s.errors import RunError
-    from lora_s2s.pipeline import dry_run as dry
-    from lora_s2s.pipeline.run_input import asked_run
-    from lora_s2s.pipeline.train import train_adapter
+    from lora_s2s.pipeline.run_input import asked_run, is_data
     from lora_s2s.pipeline.trained import RunOptions
-    from lora_s2s.recipe.load import recipe_to_yaml
 
     options = RunOptions(
         resume or resume_anyway, resume_anyway, overwrite, deadline, begun, not no_memory_check
     )
-    loaded, prepared = asked_run(recipe, data, model, sets, resume=options.resume)
+    if processes > 1:
+        from lora_s2s.pipeline.launch import in_processes
+
+        if not is_data(recipe):  # what is wrong with a command line is shown once
+            asked_run(recipe, data, model, sets, options=options)
+        raise typer.Exit(in_processes(processes, context.obj))
+    from lora_s2s.errors import RunError
+    from lora_s2s.pipeline import dry_run as dry
+    from lora_s2s.pipeline.train import train_adapter
+    from lora_s2s.recipe.load import recipe_to_yaml
+
+    loaded, prepared = asked_run(recipe, data, model, sets, options=options, dry_run=dry_run)
     if dry_run:
         planned = dry.dry_run(loaded, prepared)
         _show_dry_run(planned)

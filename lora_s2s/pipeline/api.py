@@ -62,7 +62,7 @@ def init(
         Error: as the command ends.
     """
     with called(progress):
-        from lora_s2s.pipeline.init import Wishes, show_decisions, write_recipe
+        from lora_s2s.pipeline.init import Wishes, write_recipe
 
         files = _names(data)
         wishes = Wishes(
@@ -72,9 +72,7 @@ def init(
             gpu_memory=gpu_memory,
             overwrite=overwrite,
         )
-        recipe = write_recipe(wishes)
-        show_decisions(recipe)
-        return recipe
+        return write_recipe(wishes)
 
 
 def train(
@@ -119,7 +117,7 @@ def train(
         from lora_s2s.pipeline.trained import RunOptions
 
         options = RunOptions(resume or resume_anyway, resume_anyway, overwrite, deadline, begun)
-        loaded, prepared = recipe_and_data(recipe, resume=options.resume)
+        loaded, prepared = recipe_and_data(recipe, options)
         return train_adapter(loaded, prepared=prepared, options=options)
 
 

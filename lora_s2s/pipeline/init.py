@@ -21,7 +21,7 @@ from lora_s2s.recipe.catalogue import schema_line
 from lora_s2s.recipe.layers import Overrides, overridden_keys
 from lora_s2s.recipe.load import load_recipe, recipe_from_settings
 from lora_s2s.recipe.schema import Recipe
-from lora_s2s.recipe.written import Decision, commented_recipe, is_untouched, nested
+from lora_s2s.recipe.written import Decision, commented_recipe, nested, untouched_writer
 
 THIS_MACHINE = "this machine"
 
@@ -33,10 +33,14 @@ class StarterRecipe:
     Attributes:
         path: the YAML file, which ``train`` takes.
         decisions: every key that was decided, its value and the reason.
+        recipe: what the file says.
+        text: of the file.
     """
 
     path: Path
     decisions: Sequence[Decision] = field(repr=False)
+    recipe: Recipe = field(repr=False)
+    text: str = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The object of ``init --json``."""
@@ -68,7 +72,25 @@ class Wishes:
 
 
 def write_recipe(wishes: Wishes) -> StarterRecipe:
-    """Looks at files and machine, writes a commented recipe, and shows every choice.
+    """Writes what :func:`starter_recipe` decides, with the same errors."""
+    starter = starter_recipe(wishes)
+    write(starter)
+    return starter
+
+
+def write(starter: StarterRecipe) -> None:
+    """Writes the recipe's file."""
+    write_text(starter.path, starter.text)
+    load_recipe(str(starter.path))  # what was written is what was meant, or an error names the line
+    say(f"wrote {starter.path}: each value stands there below its reason")
+
+
+def starter_recipe(wishes: Wishes, *, command: str = "init") -> StarterRecipe:
+    """Looks at files and machine, decides on a commented recipe, and shows every choice and why;
+    writes nothing.
+
+    Args:
+        command: what will write it.
 
     Raises:
         DataError: the files cannot be used.
@@ -83,37 +105,34 @@ def write_recipe(wishes: Wishes) -> StarterRecipe:
     said = frozenset().union(*map(overridden_keys, words))
     start = Starting(given, said, facts, machine)
     decisions = decide(start, wishes.ask)
-    check = recipe_from_settings(name, nested(decisions), *words)
-    notes_on(start, decisions)
-    write_text(path, _text(facts, start, check, decisions))
-    load_recipe(str(path))  # what was written is what was meant, or an error names the line
-    return StarterRecipe(path, decisions)
-
-
-def show_decisions(recipe: StarterRecipe) -> None:
-    """Shows what was decided and why, a line each."""
-    for decision in recipe.decisions:
+    recipe = recipe_from_settings(name, nested(decisions), *words)
+    for decision in decisions:
         say(f"  {decision}")
-    say(f"wrote {recipe.path}: each value stands there below its reason")
+    notes_on(start, decisions)
+    text = commented_recipe(
+        f"{_listed(facts)} on {recipe.model.name}.", _head(start), decisions, command=command
+    )
+    return StarterRecipe(path, decisions, recipe, text)
 
 
-def _text(facts: FileFacts, start: Starting, recipe: Recipe, decisions: Sequence[Decision]) -> str:
-    named = facts.train
-    files = named if isinstance(named, str) else ", ".join(named)
-    lines = [
+def _listed(facts: FileFacts) -> str:
+    return facts.train if isinstance(facts.train, str) else ", ".join(facts.train)
+
+
+def _head(start: Starting) -> list[str]:
+    return [
         schema_line(),
-        f"Data: {files}, {counted(facts.rows, 'example')}",
+        f"Data: {_listed(start.facts)}, {counted(start.facts.rows, 'example')}",
         f"Machine: {start.machine}",
         "`auto` is settled in each run by these rules; `lora-s2s train THIS_FILE --dry-run` shows "
         "its values.",
     ]
-    return commented_recipe(f"{files} on {recipe.model.name}.", lines, decisions)
 
 
 def _check_free(path: Path, overwrite: bool) -> None:
     if path.suffix not in (".yaml", ".yml"):
         raise UsageError(f"a recipe ends in .yaml: {path}", hint=f"--out {path}.yaml")
-    if path.exists() and not (overwrite or is_untouched(path)):
+    if path.exists() and not (overwrite or untouched_writer(path)):
         raise UsageError(
             f"{path} exists and is not as init wrote it",
             hint=f"train by it: lora-s2s train {path}; or write another: --out FILE.yaml",

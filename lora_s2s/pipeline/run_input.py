@@ -7,9 +7,10 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from lora_s2s.console import say
 from lora_s2s.data.prepared import PreparedDataset
 from lora_s2s.errors import UsageError
-from lora_s2s.pipeline.init import StarterRecipe, Wishes, show_decisions, write_recipe
+from lora_s2s.pipeline.init import StarterRecipe, Wishes, starter_recipe, write
 from lora_s2s.pipeline.names import fetched
 from lora_s2s.pipeline.prepare import PreparedData, is_folder_of_data, open_with_recipe
 from lora_s2s.pipeline.recipes import (
@@ -19,11 +20,13 @@ from lora_s2s.pipeline.recipes import (
     recipe_with_data,
     starter_name,
 )
+from lora_s2s.pipeline.runs import check_run_folder
+from lora_s2s.pipeline.trained import RunOptions
 from lora_s2s.readers.origins import is_data_name
-from lora_s2s.recipe import load
 from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.layers import read_layer
 from lora_s2s.recipe.schema import Recipe
+from lora_s2s.recipe.written import untouched_writer
 from lora_s2s.remote import is_url
 from lora_s2s.training.processes import main_process_first
 
@@ -35,19 +38,21 @@ def asked_run(
     sets: Sequence[str] | None,
     *,
     command: str = "train",
-    resume: bool = False,
+    options: RunOptions | None = None,
+    dry_run: bool = False,
 ) -> tuple[Recipe, PreparedDataset | None]:
     """The recipe of a command line, and its data if a prepared folder is named; for a data file,
     the recipe that is written for it.
 
     Args:
         command: the command's name; only ``train`` writes a recipe.
-        resume: keep the recipe that a data file has already.
+        options: of the run.
+        dry_run: write nothing.
 
     Raises:
         UsageError: a data file, and the command takes none.
     """
-    data, sets = data or (), sets or ()
+    data, sets, options = data or (), sets or (), options or RunOptions()
     if is_url(recipe):
         recipe = str(fetched(recipe))
     if is_folder_of_data(recipe):
@@ -58,31 +63,28 @@ def asked_run(
             )
         return open_with_recipe(Path(recipe), sets)
     if data or not is_data(recipe):
-        chosen = chosen_recipe(recipe, data, model, sets, command=command, resume=resume)
+        chosen = chosen_recipe(recipe, data, model, sets, command=command, resume=options.resume)
         return chosen, None
     if command != "train":
         hint = f"write its recipe first: lora-s2s init --data {shlex.quote(recipe)} --yes"
         raise UsageError(f"{recipe} is a data file, expected a recipe", hint=hint)
     words = [f"model.name={model}"] * bool(model) + list(sets)
-    return _recipe_of_data(recipe, words, resume=resume), None
+    return _recipe_of_data(recipe, words, options, dry_run=dry_run), None
 
 
 def recipe_and_data(
-    recipe: AnyRecipe | PreparedData | StarterRecipe, *, resume: bool = False
+    recipe: AnyRecipe | PreparedData | StarterRecipe, options: RunOptions
 ) -> tuple[Recipe, PreparedDataset | None]:
     """The recipe to train, and its data where that is prepared already; for a data file, the recipe
     that is written for it.
-
-    Args:
-        resume: keep the recipe that a data file has already.
     """
     if isinstance(recipe, StarterRecipe):
         recipe = recipe.path
     if isinstance(recipe, PreparedData):
         recipe = recipe.path.resolve()
     if isinstance(recipe, str | os.PathLike):
-        return asked_run(os.fspath(recipe), None, None, None, resume=resume)
-    return (load_recipe if resume else recipe_with_data)(recipe), None
+        return asked_run(os.fspath(recipe), None, None, None, options=options)
+    return (load_recipe if options.resume else recipe_with_data)(recipe), None
 
 
 def is_data(name: str) -> bool:
@@ -93,14 +95,38 @@ def is_data(name: str) -> bool:
     return path.suffix != ".json" or not read_layer(path).sections
 
 
-def _recipe_of_data(name: str, sets: Sequence[str], *, resume: bool) -> Recipe:
-    """The recipe of a data file: written and shown as by ``init --yes``; a run that is resumed
-    keeps the one it began with.
+def _recipe_of_data(
+    name: str, sets: Sequence[str], options: RunOptions, *, dry_run: bool
+) -> Recipe:
+    """The recipe of a data file: decided, shown and written as by ``init --yes``. One that was
+    written by ``init`` or edited is used as it is, and that of a run to resume.
     """
     path = Path(f"{starter_name(name)}.yaml")
-    if resume and path.exists():
-        return load.load_recipe(str(path), sets)
+    if path.exists() and (options.resume or untouched_writer(path) != "train"):
+        return _existing(path, name, sets, resume=options.resume)
     with main_process_first():
-        recipe = write_recipe(Wishes([name], sets))
-    show_decisions(recipe)
-    return load.load_recipe(str(recipe.path))
+        starter = starter_recipe(Wishes([name], sets), command="train")
+        if dry_run:
+            say(f"dry run: {path} is not written")
+            return starter.recipe
+        check_run_folder(starter.recipe, resume=options.resume, overwrite=options.overwrite)
+        write(starter)
+    return starter.recipe
+
+
+def _existing(path: Path, name: str, sets: Sequence[str], *, resume: bool) -> Recipe:
+    """The recipe that a data file has.
+
+    Raises:
+        UsageError: it is of other data.
+    """
+    recipe = chosen_recipe(str(path), (), None, sets, command="train", resume=resume)
+    train, init = recipe.data.train, f"lora-s2s init {shlex.quote(name)}"
+    files = [train] if isinstance(train, str) else train
+    if not all(Path(file).is_relative_to(name) for file in files):
+        raise UsageError(
+            f"{path} is a recipe for other data: {', '.join(files)}",
+            hint=f"write one of another name: {init} --out FILE.yaml",
+        )
+    say(f"{path} exists and is used; to decide anew: {init} --overwrite")
+    return recipe

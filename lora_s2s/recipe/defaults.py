@@ -111,8 +111,7 @@ def explanation(recipe: Recipe, facts: Facts) -> str | None:
         return None
     data = f"{facts.rows:,} rows of {_mean(facts):.0f} tokens"
     base = f"a base of {facts.parameters / 1e6:,.1f} M parameters"
-    steps = f"about {expected_steps(after, facts):,} steps"
-    return f"training set by auto: {', '.join(words)} ({steps}), for {data} and {base}"
+    return f"training set by auto: {', '.join(words)}, for {data} and {base}"
 
 
 def learning_rate(lora: LoraSection, parameters: int) -> float:

@@ -21,7 +21,7 @@ from lora_s2s.recipe.load import TextDumper
 from lora_s2s.recipe.schema import SECTIONS
 
 _WIDTH = 98
-_SEAL = re.compile(r"# lora-s2s \S+ init ([0-9a-f]{8})")
+_SEAL = re.compile(r"# lora-s2s \S+ (init|train) ([0-9a-f]{8})")
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,14 @@ def commented_recipe(
     return f"{head}\n# lora-s2s {__version__} {command} {_hash(head, rest)}\n{rest}"
 
 
-def is_untouched(path: Path) -> bool:
-    """Whether a file is one that ``init`` wrote and nobody has edited."""
+def untouched_writer(path: Path) -> str | None:
+    """The command that wrote a file which nobody has edited, ``init`` or ``train``; else None."""
     try:
         head, seal, rest = path.read_text(encoding="utf-8").split("\n", 2)
     except (OSError, ValueError):  # also: not UTF-8, fewer lines
-        return False
+        return None
     match = _SEAL.fullmatch(seal)
-    return match is not None and match[1] == _hash(head, rest)
+    return match[1] if match and match[2] == _hash(head, rest) else None
 
 
 def _hash(head: str, rest: str) -> str:

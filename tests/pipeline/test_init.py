@@ -14,7 +14,7 @@ from cli_parts import Invoke, here, invoke, tiny_model, write_csv
 
 import lora_s2s
 from lora_s2s.errors import DataError, ResourceError, UsageError
-from lora_s2s.pipeline.init import StarterRecipe, Wishes, write_recipe
+from lora_s2s.pipeline.init import StarterRecipe, Wishes, starter_recipe, write_recipe
 from lora_s2s.recipe.load import load_recipe
 
 __all__ = ["here", "invoke", "tiny_model"]
@@ -276,6 +276,35 @@ def test_train_on_a_file_alone_writes_its_recipe_first(
     assert again.adapter.name == "two"
     (here / "as.json").write_text('{"model": {"name": "demo"}, "data": {"train": "my.csv"}}')
     assert "Dry run: as" in invoke("train", "as.json", "--dry-run").stderr
+
+
+def test_train_on_a_file_replaces_only_what_it_wrote_itself(here: Path, invoke: Invoke) -> None:
+    write_csv(here / "my.csv")
+    path, dry = here / "my.yaml", ("train", "my.csv", "--set", "model.name=demo", "--dry-run")
+    assert "my.yaml is not written" in invoke(*dry).stderr
+    assert [file.name for file in here.iterdir()] == ["my.csv"]
+    (here / "adapters" / "my.running").mkdir(parents=True)
+    assert "unfinished run" in invoke(*dry[:-1], code=2).stderr
+    assert not path.exists()
+    (here / "adapters" / "my.running").rmdir()
+    commented = starter_recipe(Wishes(["my.csv"], ["model.name=demo"]), command="train").text
+    path.write_text(commented, encoding="utf-8")
+    assert (
+        json.loads(invoke(*dry, "--set", "lora.r=8", "--json").stdout)["recipe"]["lora"]["r"] == 8
+    )
+    assert path.read_text(encoding="utf-8") == commented
+    for made in (commented.replace("r: 16", "r: 4"), None):  # edited, or written by init
+        if made is None:
+            invoke("init", "my.csv", "--set", "lora.r=4", "--set", "model.name=demo", "--overwrite")
+        else:
+            path.write_text(made, encoding="utf-8")
+        used = invoke(*dry, "--json")
+        assert json.loads(used.stdout)["recipe"]["lora"]["r"] == 4
+        assert "my.yaml exists and is used; to decide anew: lora-s2s init my.csv" in used.stderr
+    (here / "other").mkdir()
+    write_csv(here / "other" / "my.csv")
+    refused = invoke("train", "other/my.csv", code=2).stderr
+    assert "my.yaml is a recipe for other data: my.csv\nhint: write one of another name" in refused
 
 
 def _pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -120,7 +120,6 @@ def test_the_line_says_what_was_chosen_and_from_what() -> None:
         "4.6 M parameters",
         "learning_rate 0.003",
         "tokens_per_batch",
-        "steps",
     ):
         assert word in line
     assert "epochs" not in line
