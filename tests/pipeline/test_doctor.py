@@ -194,6 +194,17 @@ def test_what_is_just_enough_is_no_fault(plant: Fault, monkeypatch: pytest.Monke
     assert [check for check in doctor.examine().checks if not check.ok] == []
 
 
+def test_what_a_place_allows_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch_says()(monkeypatch)
+    monkeypatch.setattr(machine, "surroundings", lambda: ["WSL", "Apple silicon", "a container"])
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    found = {one.name: one.detail for one in doctor.examine().checks}
+    assert ".wslconfig" in found["WSL"]
+    assert "on the CPU" in found["Apple silicon"]
+    assert found["a container"] == "recognized"
+    assert "HF_HUB_OFFLINE is set" in found["hub"]
+
+
 def test_combinations_are_known_by_their_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = {
         "peft": {"0.15.2": False, "0.16": None, "0.20": None},
@@ -232,10 +243,10 @@ def test_smoke_runs_on_each_device_and_a_failure_is_a_finding(
 ) -> None:
     torch_says(cuda=True, gpus=[GPU])(monkeypatch)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    hides = "import os; hides = 'CUDA_VISIBLE_DEVICES' in os.environ; print('hides', hides)"
-    monkeypatch.setattr(doctor, "_SMOKE", f"{hides}; hides or 1 / 0")
+    shown = "import os; shown = os.environ.get('CUDA_VISIBLE_DEVICES'); print([shown])"
+    monkeypatch.setattr(doctor, "_SMOKE", f"{shown}; shown is None and 1 / 0")
     cpu, cuda = (one for one in doctor.examine(smoke=True).checks if "smoke" in one.name)
-    assert cpu == Finding("smoke on cpu", True, "hides True")
+    assert cpu == Finding("smoke on cpu", True, "['']")
     assert (cuda.name, cuda.ok) == ("smoke on cuda", False)
     assert cuda.detail == "ZeroDivisionError: division by zero"
     assert "--debug" in cuda.fix
