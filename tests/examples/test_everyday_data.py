@@ -276,7 +276,7 @@ TEAMS = [("printer", "sales"), ("screen", "billing"), ("mouse", "sales")] * 3
     [
         (("subject", "body", "team"), "printer 0 the printer 0 is broken"),
         (("a subject", "it's: `ls` #", "our team"), "printer 0 the printer 0 is broken"),
-        (("{% subject", "body", "team"), "the printer 0 is broken"),
+        (("% subject", "body", "team"), "the printer 0 is broken"),
         (("subject\n", "body", "team"), "the printer 0 is broken"),
     ],
 )
