@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import shutil
 import sys
 import time
 import unicodedata
@@ -125,7 +127,7 @@ def require_stdout() -> None:
 
 def write_out(text: str) -> None:
     """Writes data to stdout, with a newline. A terminal, which acts on control characters, gets
-    them as escapes; a pipe or a file gets the text as it is.
+    them as escapes, apart from tabs; a pipe or a file gets the text as it is.
 
     Raises:
         RunError: stdout is closed.
@@ -138,7 +140,7 @@ def write_out(text: str) -> None:
     encoding = sys.stdout.encoding or "utf-8"
     if sys.stdout.isatty():
         Terminal.clear()
-        text = "\n".join(map(plain, text.split("\n")))
+        text = re.sub(r"[^\n\t]+", lambda part: plain(part[0]), text)
     try:
         sys.stdout.write(f"{text}\n".encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
@@ -229,7 +231,8 @@ class Terminal:
 
     def progress(self, text: str) -> None:
         """Writes a progress line, on a terminal over the last one."""
-        _tell(f"\r{text}\x1b[K" if self._live else f"{text}\n")
+        fitting = text[: shutil.get_terminal_size().columns - 1]  # what wraps is not overwritten
+        _tell(f"\r{fitting}\x1b[K" if self._live else f"{text}\n")
         Terminal._open = self._live
 
     def end(self) -> None:

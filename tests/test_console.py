@@ -115,6 +115,19 @@ def test_answers_and_messages_take_the_place_of_the_live_line(
     assert not [line for line in shown if "predict" in line]
 
 
+def test_a_terminal_gets_tabs_and_no_line_that_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = OpenTerminal()
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, terminal)
+    monkeypatch.setenv("COLUMNS", "40")
+    console.write_out("yes\t0.9\x1b[2J\n\tno")
+    with console.ProgressLine("train") as line:
+        line.update({"loss": "1.0" * 30}, done=1, total=2)
+    first, second, progress, *_ = terminal.getvalue().split("\n")
+    assert (first, second) == ("yes\t0.9\\x1b[2J", "\tno")
+    assert len(progress.strip("\r").removesuffix("\x1b[K")) == 39
+
+
 @pytest.mark.parametrize(
     "total_of",
     [lambda _: 0, lambda done: done, lambda _: 1, lambda done: 10 * done],

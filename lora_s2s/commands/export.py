@@ -77,5 +77,6 @@ def export(
             f"  {name}: {speed.tokens_per_second:,.0f} tokens/s greedy, one source "
             f"{speed.latency_p50:.0f} ms (p50), {speed.latency_p95:.0f} ms (p95)"
         )
+    say(f'next: lora-s2s predict {report.out} "your text"')
     if json:
         write_json(report.to_dict())

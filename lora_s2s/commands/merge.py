@@ -69,5 +69,6 @@ def merge(
         say(f"not used from the checkpoint's generation_config: {report.not_used}")
     if report.note:
         warn(report.note)
+    say(f'next: lora-s2s predict {report.out} "your text"')
     if json:
         write_json(asdict(report))

@@ -60,7 +60,7 @@ class LabelTask:
         labels = self._labels(references)
         sources = [row.source for row in evaluation.rows]
         try:
-            scored = self._scored(sources, references, labels, evaluation)
+            scored = self._scored(sources, references, labels, evaluation, "labels")
             validation = self._validation(labels, evaluation)
         except Error as error:
             say(f"no probabilities of labels: {error.message}")
@@ -93,7 +93,8 @@ class LabelTask:
         except (DataError, UsageError) as error:
             say(f"probabilities are not calibrated, for lack of validation data: {error.message}")
             return None
-        return self._scored(held_out.sources, held_out.references, labels, evaluation)
+        what = "labels of validation"
+        return self._scored(held_out.sources, held_out.references, labels, evaluation, what)
 
     def _scored(
         self,
@@ -101,6 +102,7 @@ class LabelTask:
         references: References,
         labels: Sequence[str],
         evaluation: Evaluation,
+        what: str,
     ) -> LabelledScores:
         places = {plain_answer(label): place for place, label in enumerate(labels)}
         is_torch = self.predictor.engine.runtime == "torch"
@@ -118,7 +120,7 @@ class LabelTask:
                 [source for source, _ in pairs],
                 [labels] * len(pairs),
                 evaluation.settings,
-                lambda done, total: line.update({"": "labels"}, done=done, total=total),
+                lambda done, total: line.update({"": what}, done=done, total=total),
             )
         truth_N = np.array([place for _, place in pairs], dtype=np.int64)
         return LabelledScores(np.array([one.log_probs for one in scores]), truth_N)

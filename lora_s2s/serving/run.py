@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,10 @@ def serve(names: Sequence[str], place: Place, allowed: Limits, sets: Overrides =
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         say(f"serving {', '.join(service.models)} on http://{shown}:{port}/v1; try /docs")
-        _Server(config, service).run(sockets=[listener])
+        server = _Server(config, service)
+        server.run(sockets=[listener])
+    say("stopped: everything that was taken is answered")
+    sys.exit(server.exit_code)
 
 
 class _Server(uvicorn.Server):
@@ -73,13 +77,14 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
+        self.exit_code = 0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Takes no more requests; at the second signal, ends."""
+        self.exit_code = 128 + (sig if sig == signal.SIGINT else signal.SIGTERM)
         if self._service.batcher.stopping:
-            os._exit(128 + (sig if sig == signal.SIGINT else signal.SIGTERM))
+            os._exit(self.exit_code)
         self._service.batcher.stopping = True
-        self._captured_signals.append(sig)
 
     async def on_tick(self, counter: int) -> bool:
         """Ends once nothing is left to be answered."""
