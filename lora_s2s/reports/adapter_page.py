@@ -96,6 +96,7 @@ def render_report(
     evaluation = _main_evaluation(scores, answers)
     lines = score_lines(scores)
     labels = label_lines(scores, _MOST_LABELS)
+    labels.sort(key=lambda line: line.evaluation != plain(evaluation))
     curve = curve_chart("loss", "Loss", *curves) if curves else None
     entry = mapping(scores.get(evaluation))
     known = [line.label for line in labels] if entry.get("labels") else []

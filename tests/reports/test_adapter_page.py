@@ -293,7 +293,9 @@ def test_labels_come_first_and_their_words_are_not_compared() -> None:
     rows[1]["prediction"] = names[2]
     rows += rows[:1] * 6  # so that words differ in how rare they are
     held = answers([{**row, "baseline": "no"} for row in rows])
-    page = Page(render_report("mine", {**MANIFEST, "scores": {"test": entry}}, answers=held))
+    scores = {"old": {**entry, "labels": {"table": table[:1]}}, "test": entry}
+    page = Page(render_report("mine", {**MANIFEST, "scores": scores}, answers=held))
+    assert page.words.index("testclass 29") < page.words.index("oldclass 0")
     places = [page.html.index(f'<section id="{name}"') for name in ("scores", "labels", "examples")]
     assert places == sorted(places)
     assert not {"ins", "del"} & set(page.tags)
@@ -309,8 +311,8 @@ def test_labels_come_first_and_their_words_are_not_compared() -> None:
     assert "Adapter alone is right on 60 sources, Base alone on 0." in words
     for of_words in ("word by word", "words that answer", "rarest word", "nearer"):
         assert of_words not in words
-    # 20 of 30 labels and 10 of 29 confusions; the others are folded.
-    assert "10 more" in words
+    # 20 of 31 labels and 10 of 29 confusions; the others are folded.
+    assert "11 more" in words
     assert "19 more" in words
     assert page.data["labels"] is True
 
