@@ -6,7 +6,6 @@ import errno
 import itertools
 import logging
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from lora_s2s.commands import _complete
 from lora_s2s.commands._all import COMMANDS, GROUPS
 from lora_s2s.commands._failures import show, show_failure, show_traceback, unexpected
 from lora_s2s.console import discard, plain, tell_in_signal_handler
-from lora_s2s.errors import UsageError
+from lora_s2s.errors import UsageError, quoted
 from lora_s2s.pipeline.failures import (
     FORESEEN,
     check_current_folder,
@@ -30,6 +29,7 @@ from lora_s2s.pipeline.failures import (
     failure_of,
 )
 from lora_s2s.pipeline.surroundings import LIBRARY_SETTINGS, hide_kernels
+from lora_s2s.systems import WINDOWS
 
 # Typer 0.26 and later have their own copy of click; the bases of a public exception fit every
 # version.
@@ -138,8 +138,8 @@ def _show_usage(error: Any, words: Sequence[str]) -> int:
     else:
         message = error.format_message().rstrip(".")
         name = _unquoted_file(words) if "unexpected extra" in message else None
-        quoted = f"quote a name with a space: {shlex.quote(name)}" if name else None
-        show(message, hint=quoted or f"{command} --help")
+        quote = f"quote a name with a space: {quoted(name)}" if name else None
+        show(message, hint=quote or f"{command} --help")
     return 2
 
 
@@ -225,7 +225,8 @@ def _reported_once() -> Iterator[None]:
 def _open_standard_streams() -> None:
     """Opens the null device in place of closed standard streams, so that no file gets their number.
 
-    ``sys.stdin``, ``sys.stdout`` and ``sys.stderr`` stay None.
+    ``sys.stdin``, ``sys.stdout`` and ``sys.stderr`` stay None. Open ones escape what their encoding
+    lacks; Windows' pipes and files get UTF-8, not the code page.
     """
     for descriptor in range(3):
         try:
@@ -233,14 +234,17 @@ def _open_standard_streams() -> None:
         except OSError:
             # open() returns the lowest free number.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    encoding = "utf-8" if WINDOWS else None
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(encoding=encoding, errors="backslashreplace", newline="\n")
 
 
 def main() -> None:
     """The console script."""
     _open_standard_streams()
-    # SIGUSR1: SLURM's warning; SIGHUP: a closed terminal (ignored under nohup). Some systems lack
-    # them.
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"):
+    # SIGUSR1: SLURM's warning; SIGHUP: a closed terminal (ignored under nohup); SIGBREAK:
+    # Windows' Ctrl+Break. Some systems lack them.
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP", "SIGBREAK"):
         number = getattr(signal, name, None)
         if number is not None and (name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN):
             signal.signal(number, _stopped)

@@ -9,12 +9,16 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
+import shlex
 import signal
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 # Characters of one name, and of all names together (a vocabulary of 32,000 tokens has 200,000).
 _LONGEST_NAME, _LONGEST_NAMES = 100, 400_000
+# What neither of Windows' shells reads as anything but itself.
+_PLAIN_WORD = re.compile(r"[\w.:\\/=+-]+")
 
 
 class Error(Exception):
@@ -141,3 +145,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     ]
     close = difflib.get_close_matches(name, compared, n=1, cutoff=0.6)
     return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def quoted(text: str) -> str:
+    """A word as the shell reads it: of Unix, or both of Windows'."""
+    if sys.platform == "win32":
+        escaped = text.replace('"', r"\"")
+        return text if _PLAIN_WORD.fullmatch(text) else f'"{escaped}"'
+    return shlex.quote(text)

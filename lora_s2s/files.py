@@ -22,6 +22,8 @@ from typing import Any, BinaryIO
 
 from lora_s2s import limits
 from lora_s2s.errors import DataError, Error, ResourceError
+from lora_s2s.machine import is_running
+from lora_s2s.systems import flush, is_plain_name, rename
 
 NO_ENTRY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _BOM = b"\xef\xbb\xbf"
@@ -121,11 +123,10 @@ def described(
 
 def belongs(folder: Path, name: str) -> bool:
     """Whether a name in a manifest is a file of the folder, or of a folder in it."""
-    if Path(name).name == name:
-        return True
     parts = name.split("/")
-    simple = len(parts) == 2 and Path(*parts).parts == tuple(parts) and ".." not in parts
-    return simple and (folder / name).resolve().parent == folder.resolve() / parts[0]
+    if len(parts) > 2 or not all(map(is_plain_name, parts)):
+        return False
+    return len(parts) == 1 or (folder / name).resolve().parent == folder.resolve() / parts[0]
 
 
 @lru_cache(maxsize=8)
@@ -282,11 +283,11 @@ def staged_file(path: Path) -> Iterator[Path]:
     try:
         with speaking_of(path, instead_of=staged):
             yield staged
-            with naming(path), open(staged, "rb+") as stream:
-                os.fsync(stream.fileno())
+            with naming(path):
+                flush(staged)
             if path.is_file() and not path.is_symlink():
                 os.chmod(staged, path.stat().st_mode & 0o777)
-            os.replace(staged, path)
+            rename(staged, path)
     except BaseException:
         staged.unlink(missing_ok=True)
         raise
@@ -363,25 +364,14 @@ def tidy(path: Path) -> None:
     """Removes what killed processes left beside ``path``; restores what they had moved aside."""
     mine = _mine(path)
     for left in path.parent.glob(f"{glob.escape(mine)}*"):
-        if not alive(left.name.removeprefix(mine).split(".")[0]):
+        process = left.name.removeprefix(mine).split(".")[0]
+        if process.isdecimal() and not is_running(int(process[:9])):
             if (left / "old").is_dir() and not path.exists():
-                os.rename(left / "old", path)
+                rename(left / "old", path)
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
             else:
                 left.unlink(missing_ok=True)
-
-
-def alive(process: str) -> bool:
-    """Whether a process of this machine, by its id, may still be running."""
-    try:
-        if os.name == "posix":  # elsewhere signal 0 is not a harmless query
-            os.kill(int(process), 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except (PermissionError, ValueError):
-        pass
-    return True
 
 
 def cache_folder() -> Path:

@@ -34,6 +34,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from lora_s2s import limits
 from lora_s2s.errors import DataError, SetupError, UsageError
+from lora_s2s.systems import is_network_path
 
 ADAPTER_CONFIG = "adapter_config.json"
 EVALUATIONS = "evaluations"
@@ -89,7 +90,7 @@ def locate_model(name: str, revision: str | None = None, *, weights: bool = True
         raise DataError(
             f"{folder.name} is a file, expected a folder; it is not opened", hint=hint, where=name
         )
-    if name.count("/") > 1 or name.startswith((".", "/", "~")):
+    if re.search(r"^[./~]|/[^/]*/|^[A-Za-z]:|\\", name):
         raise UsageError(
             f"no such model folder: {name}", hint="give an existing folder, a hub id, or 'demo'"
         )
@@ -114,15 +115,17 @@ def check_folder(folder: Path) -> Path:
         raise DataError(problem, where=str(folder))
     inside = (*folder.glob("evaluations/*/*"), *folder.glob("onnx/*"))
     for path in (*folder.iterdir(), *inside, *templates):
-        is_read = path.suffix in _CHECKED and path.is_file()
-        if not is_read and path != folder / EVALUATIONS:  # scores are written below it
+        # As file systems that ignore case find it: Windows', and macOS' by default.
+        name, suffix = path.name.casefold(), path.suffix.casefold()
+        is_read = suffix in _CHECKED and path.is_file()
+        if not is_read and name != EVALUATIONS:  # scores are written below it
             continue
         if not any(path.resolve().is_relative_to(place) for place in own):
             hint = "put the file itself there, if you trust it"
             raise DataError(
                 f"{path.name} is a link that leads out of its folder", hint=hint, where=str(path)
             )
-        most = limits.largest(path.name, path.suffix) or limits.LARGEST_JSON_LINES.get(path.name)
+        most = limits.largest(name, suffix) or limits.LARGEST_JSON_LINES.get(name)
         if most and path.stat().st_size > most:
             problem = f"{path.name} has more than {limits.in_words(most)}, so it is not read"
             raise DataError(problem, where=str(path))
@@ -183,6 +186,8 @@ def is_folder(name: str) -> bool:
 
 def is_local(name: str, revision: str | None) -> bool:
     """Whether a model can be loaded without the network."""
+    if is_network_path(name):
+        return False
     if name == DEMO_NAME or is_folder(name):
         return True
     try:

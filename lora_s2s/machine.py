@@ -1,5 +1,5 @@
-"""What the system says of this machine: memory, processors, container, notebook. Imports no library
-and no module that could be broken.
+"""What the system says of this machine: memory, processors, container, notebook. Imports no
+library but psutil, when asked, and no module that could be broken.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -18,7 +19,7 @@ _NO_LIMIT = 1 << 60
 # Processes that want a processor, for each: from so many on, times measured here mean little.
 _BUSY = 2.5
 # A processor's features that products in 16 bits are fast with.
-_FAST_FEATURES = "avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "asimd", "bf16"
+_FAST_FEATURES = "avx2 avx512f avx512_bf16 amx_bf16 amx_tile asimd bf16".split()
 
 
 def sized(size: float) -> str:
@@ -27,17 +28,38 @@ def sized(size: float) -> str:
 
 
 def physical_memory() -> int | None:
-    """Bytes of this machine's memory; None if the system does not say."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
+    """Bytes of this machine's memory; None if the library that tells is missing."""
+    with suppress(ImportError):
+        import psutil
+
+        return int(psutil.virtual_memory().total)
+    return None
 
 
-def resident_memory() -> int | None:
-    """Bytes of this process that are in memory now; None if the system does not say."""
-    words = _text(Path("/proc/self/statm")).split()
-    return int(words[1]) * os.sysconf("SC_PAGE_SIZE") if len(words) > 1 else None
+def resident_memory() -> int:
+    """Bytes of this process that are in memory now."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_memory() -> int:
+    """Most bytes of this process that have been in memory at once."""
+    if sys.platform == "win32":  # has no resource module
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+
+def is_running(process: int) -> bool:
+    """Whether a process of this machine may still be running, by its id."""
+    import psutil  # on Windows, signal 0 is no query: it ends the process
+
+    return bool(psutil.pid_exists(process))
 
 
 def container_memory() -> int | None:

@@ -13,17 +13,14 @@ from typing import BinaryIO
 
 from lora_s2s.errors import UsageError
 from lora_s2s.files import NO_ENTRY, beside, naming, speaking_of, staged_file, tidy
+from lora_s2s.systems import flush, rename
 
 PREDICTIONS = "predictions.jsonl"  # in the folder of an evaluation
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    try:
-        with naming(path):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with naming(path):
+        flush(path)
 
 
 def sync_tree(folder: Path) -> None:
@@ -109,12 +106,12 @@ def move_folder(source: Path, destination: Path) -> None:
     try:
         with speaking_of(destination, instead_of=aside / "old"):
             if replaces:
-                os.rename(destination, aside / "old")
-            os.rename(source, destination)
+                rename(destination, aside / "old")
+            rename(source, destination)
     except BaseException:
         if replaces:
             if not destination.exists():
-                os.rename(aside / "old", destination)
+                rename(aside / "old", destination)
             shutil.rmtree(aside, ignore_errors=True)
         raise
     _sync(destination.parent)

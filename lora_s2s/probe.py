@@ -38,29 +38,17 @@ _OTHER_FILES = {
 }
 _OTHER_ENDINGS = (".safetensors", ".safetensors.index.json", ".jsonl")
 # Variables that the child needs to start; none can hold a secret.
-_ENVIRONMENT = (
-    "PATH",
-    "LD_LIBRARY_PATH",
-    "DYLD_LIBRARY_PATH",
-    "SYSTEMROOT",
-    "TEMP",
-    "TMP",
-    "TMPDIR",
-    "LANG",
-    "LC_ALL",
-)
+_ENVIRONMENT = """
+    PATH LD_LIBRARY_PATH DYLD_LIBRARY_PATH SYSTEMROOT USERPROFILE TEMP TMP TMPDIR LANG LC_ALL
+""".split()
 _HINT = (
     "get the folder again from where it was published; if it fails there too, it is damaged or "
     "hostile"
 )
 _TOKENIZER_STAGES = ("tokenizer", "use")
-_TOKENIZERS = (
-    "tokenizer.json",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "tokenizer.model",
-    "vocab.json",
-)
+_TOKENIZERS = """
+    tokenizer.json spiece.model sentencepiece.bpe.model tokenizer.model vocab.json
+""".split()
 
 
 @dataclass(frozen=True)
@@ -102,8 +90,7 @@ def remember(folder: Path) -> None:
     place = _memory()
     if place is not None:
         with suppress(OSError):
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
-            os.close(os.open(place / key, flags, 0o600))
+            (place / key).touch(0o600, exist_ok=False)  # follows no link
 
 
 _outcomes: dict[str, Failure | None] = {}

@@ -24,13 +24,9 @@ from lora_s2s.errors import DataError, Error, ResourceError, SetupError, UsageEr
 from lora_s2s.files import cache_folder, require_space
 from lora_s2s.hub import is_cache_only
 from lora_s2s.outputs import whole_folder
+from lora_s2s.systems import is_plain_name, lock, open_lock
 
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows has none, so no lock is taken
-    fcntl = None  # type: ignore[assignment]
-
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 # Scheme → what to install for it.
 _SCHEMES = {"s3": "pip install 'lora-s2s[s3]'", "gs": "pip install gcsfs", "hf": "", "memory": ""}
 _CREDENTIALS = {
@@ -40,10 +36,10 @@ _CREDENTIALS = {
     "hf": "hf auth login",
 }
 _BLOCK = 8 * limits.MIB
-_System: TypeAlias = Any  # fsspec has no types
-_LEFT_OUT = ("checkpoints/", "evaluations/", ".")
 # Descriptors of the locks on what this process uses of the cache.
 _held: list[int] = []
+_System: TypeAlias = Any  # fsspec has no types
+_LEFT_OUT = ("checkpoints/", "evaluations/", ".")
 
 
 def is_url(name: str) -> bool:
@@ -91,6 +87,8 @@ def fetched_file(url: str) -> Path:
     if about["type"] != "file":
         raise DataError(f"{url} is not a file")
     name, size = PurePosixPath(path).name, int(about["size"])
+    if not is_plain_name(name):
+        raise DataError(f"{url}: '{name}' is no name of a file on every system")
 
     def fill(folder: Path) -> None:
         _download(system, {path: (folder / name, size)}, url)
@@ -124,7 +122,7 @@ def fetched_folder(url: str, manifest: str) -> Path:
             "lora-s2s wrote",
             hint="check the address, or upload it again: lora-s2s push FOLDER URL",
         )
-    odd = [name for name in files if any(part in ("", "..") for part in name.split("/"))]
+    odd = [name for name in files if not all(map(is_plain_name, name.split("/")))]
     if odd or len(files) > limits.MOST_PUBLISHED:
         raise DataError(f"{url} contains {len(files):,} files, or a malformed name")
     with _storage(url):
@@ -305,42 +303,27 @@ def _cached(key: str, size: int, url: str, fill: Callable[[Path], None]) -> Path
     cache = cache_folder() / "remote"
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = cache / key
-    with _lock(path) as lock:
-        while not (path.is_dir() and lock(exclusive=False) and path.is_dir()):
-            if path.is_dir() or not lock(exclusive=True):
+    descriptor = _open_lock(path)
+    try:
+        while not (path.is_dir() and lock(descriptor, shared=True) and path.is_dir()):
+            if path.is_dir() or not lock(descriptor):
                 time.sleep(0.2)  # another process fetches it, or removes it
             elif not path.is_dir():
                 _make_space(cache, size, url)
                 with whole_folder(path) as folder:
                     fill(folder)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    _held.append(descriptor)
     with suppress(OSError):
         os.utime(path)
     return path
 
 
-@contextmanager
-def _lock(path: Path) -> Iterator[Callable[..., bool]]:
-    """Yields what locks a folder of the cache, shared for use until the process ends."""
-    if os.name != "posix":
-        yield lambda **_: True
-        return
-    descriptor = os.open(
-        path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-    )
-
-    def lock(*, exclusive: bool) -> bool:
-        try:
-            fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    try:
-        yield lock
-    except BaseException:
-        os.close(descriptor)
-        raise
-    _held.append(descriptor)
+def _open_lock(path: Path) -> int:
+    """Opens the file to lock for a folder of the cache."""
+    return open_lock(path.with_suffix(".lock"), 0o600)
 
 
 def _make_space(cache: Path, size: int, url: str) -> None:
@@ -371,14 +354,13 @@ def _make_space(cache: Path, size: int, url: str) -> None:
 
 def _removed(path: Path) -> bool:
     """Removes a folder of the cache, unless a process uses it."""
+    descriptor = _open_lock(path)
     try:
-        with _lock(path) as lock:
-            if not lock(exclusive=True):
-                raise BlockingIOError
-            shutil.rmtree(path)
-    except BlockingIOError:
-        return False
-    os.close(_held.pop())
+        if not lock(descriptor):
+            return False
+        shutil.rmtree(path)
+    finally:
+        os.close(descriptor)
     say(f"removed from the cache: {path}")
     return True
 

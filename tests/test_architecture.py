@@ -20,6 +20,7 @@ RANKS = {
     "errors": 0,
     "limits": 0,
     "machine": 0,
+    "systems": 0,
     "display": 0,
     "files": 1,
     "hub": 1,
@@ -53,6 +54,7 @@ RANKS = {
 
 HOMES = {
     "fsspec": ("remote",),
+    "psutil": ("machine",),
     "ray": ("pipeline",),
     "botocore": ("remote",),
     "peft": ("lora",),

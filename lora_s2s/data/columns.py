@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 
 from lora_s2s.console import counted
 from lora_s2s.data.split import Decisions
+from lora_s2s.errors import quoted
 from lora_s2s.examples.reading import Reading, UnusedColumn
 from lora_s2s.examples.shapes import FORMATS
 from lora_s2s.examples.suggested import joined_template
@@ -43,7 +43,7 @@ def column_warnings(reading: Reading) -> list[str]:
         return list(reading.warnings)
     names = ", ".join(f"'{column.name}'" for column in missed)
     verb, pronoun = ("is", "it") if len(missed) == 1 else ("are", "them")
-    setting = shlex.quote(f"data.template={template}")
+    setting = quoted(f"data.template={template}")
     noun = "column" if len(missed) == 1 else "columns"
     return [
         *reading.warnings,

@@ -32,8 +32,8 @@ _SURNAME_ENDS = (
     "feather bury well ley worth ford stone field more by wick ton man shaw croft ham den ridge "
     "wood ling mere berg son dale ster ell"
 ).split()
-_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-_NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+_NUMBERS = "two three four five six seven eight nine ten".split()
 _GREETINGS = (
     "hi",
     "hiya",

@@ -5,9 +5,9 @@ one.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Collection, Mapping, Sequence
 
+from lora_s2s.errors import quoted
 from lora_s2s.readers.names import (
     KNOWN,
     ROW_NUMBERS,
@@ -95,7 +95,7 @@ def joined_template(columns: Sequence[str]) -> str | None:
 
 
 def _sets(*words: str) -> str:
-    return " ".join(f"--set {shlex.quote(word)}" for word in words)
+    return " ".join(f"--set {quoted(word)}" for word in words)
 
 
 def _may_be_target(name: str) -> bool:

@@ -260,7 +260,7 @@ def check_followed(trained_on: Base, name: str, revision: str | None, folder: Pa
     Raises:
         DataError: it is refused.
     """
-    if name.startswith(("//", r"\\")) or not is_local(name, revision):
+    if not is_local(name, revision):
         problem = (
             "which is not on this machine; a base that only the adapter names is not downloaded"
         )

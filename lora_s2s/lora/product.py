@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from peft.tuners.lora import LoraLayer, bnb
+from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import Linear as DenseLora
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -56,7 +56,7 @@ def product_of(module: nn.Module, *, frozen: bool = True) -> Product | None:
         return None
     if module is base:
         return Product(base)
-    return _with_adapter(base, module) if isinstance(module, _lora_layers()) else None
+    return _with_adapter(base, module) if isinstance(module, _lora_layers(base)) else None
 
 
 def _with_adapter(base: nn.Module, layer: LoraLayer) -> Product | None:
@@ -75,7 +75,9 @@ def _with_adapter(base: nn.Module, layer: LoraLayer) -> Product | None:
     )
 
 
-def _lora_layers() -> tuple[type, ...]:
-    # They exist only where bitsandbytes is installed.
-    quantized = (getattr(bnb, name, None) for name in ("Linear4bit", "Linear8bitLt"))
-    return (DenseLora, *(kind for kind in quantized if kind is not None))
+def _lora_layers(base: nn.Module) -> tuple[type, ...]:
+    if not is_quantized(base):
+        return (DenseLora,)
+    from peft.tuners.lora import bnb  # imports bitsandbytes, which made the base
+
+    return (bnb.Linear4bit, bnb.Linear8bitLt)

@@ -29,36 +29,19 @@ NAME = re.compile(r"[A-Za-z0-9_]{1,64}(\.[A-Za-z0-9_]{1,64}){0,15}")
 _TYPES = {method.config().peft_type.value: method for method in reversed(METHODS.values())}
 # Read separately, or without effect on what the adapter computes.
 _READ = frozenset(
-    {
-        "target_modules",
-        "base_model_name_or_path",
-        "revision",
-        "peft_type",
-        "task_type",
-        "inference_mode",
-        "peft_version",
-        "init_lora_weights",
-        "init_ia3_weights",
-        "init_weights",
-        "auto_mapping",
-    }
+    """
+    target_modules base_model_name_or_path revision peft_type task_type inference_mode
+    peft_version init_lora_weights init_ia3_weights init_weights auto_mapping
+""".split()
 )
 # Read with target_modules, if the method has them.
 _SELECTION = ("exclude_modules", "layers_to_transform", "layers_pattern")
 # Other tasks have a head of their own (SEQ_CLS) and write no text.
 _TASKS = (None, "SEQ_2_SEQ_LM", "CAUSAL_LM", "FEATURE_EXTRACTION")
 _BIASES = ("none", "all", "lora_only", "vera_only", "oft_only", "MiSS_only")
-_PROMPTS = frozenset(
-    {
-        "PROMPT_TUNING",
-        "MULTITASK_PROMPT_TUNING",
-        "P_TUNING",
-        "PREFIX_TUNING",
-        "ADAPTION_PROMPT",
-        "CPT",
-        "CARTRIDGE",
-    }
-)
+_PROMPTS = """
+    PROMPT_TUNING MULTITASK_PROMPT_TUNING P_TUNING PREFIX_TUNING ADAPTION_PROMPT CPT CARTRIDGE
+""".split()
 _MOST_LAYERS = 65_536
 # Other initialisations (pissa, olora, corda, …) change the base's weights on loading, or what is
 # computed (miss: bat).

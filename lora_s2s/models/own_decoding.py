@@ -14,36 +14,17 @@ from transformers import GenerationConfig
 CHECKPOINT = "checkpoint"  # the value of evaluation.decoding that follows them
 # No answer depends on these, but for the ids at the end, which are used.
 _IRRELEVANT = frozenset(
-    {
-        "transformers_version",
-        "use_cache",
-        "return_dict_in_generate",
-        "output_attentions",
-        "output_hidden_states",
-        "output_scores",
-        "output_logits",
-        "cache_implementation",
-        "cache_config",
-        "return_legacy_cache",
-        "prefill_chunk_size",
-        "compile_config",
-        "disable_compile",
-        "max_time",
-        "num_return_sequences",
-        "remove_invalid_values",
-        "renormalize_logits",
-        "token_healing",
-        "is_assistant",
-        "decoder_start_token_id",
-        "bos_token_id",
-        "eos_token_id",
-        "pad_token_id",
-        "forced_bos_token_id",
-        "bad_words_ids",
-    }
+    """
+    transformers_version use_cache return_dict_in_generate output_attentions
+    output_hidden_states output_scores output_logits cache_implementation cache_config
+    return_legacy_cache prefill_chunk_size compile_config disable_compile max_time
+    num_return_sequences remove_invalid_values renormalize_logits token_healing is_assistant
+    decoder_start_token_id bos_token_id eos_token_id pad_token_id forced_bos_token_id
+    bad_words_ids
+""".split()
 )
 OF_SAMPLING = frozenset(
-    {"temperature", "top_k", "top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"}
+    "temperature top_k top_p top_h min_p typical_p epsilon_cutoff eta_cutoff".split()
 )
 WITHOUT_EFFECT = {
     "num_beams": 1,

@@ -25,6 +25,7 @@ from lora_s2s.files import (
     write_json,
 )
 from lora_s2s.hub import CONVERT, foreign_weights
+from lora_s2s.systems import is_plain_name
 
 WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -54,7 +55,7 @@ def weight_files(folder: Path) -> list[Path]:
     for name in shards:
         if (
             not isinstance(name, str)
-            or Path(name).name != name
+            or not is_plain_name(name)
             or not name.endswith(".safetensors")
         ):
             raise DataError(

@@ -91,7 +91,7 @@ def driver() -> str | None:
     query = [program, "--query-gpu=driver_version,name", "--format=csv,noheader"]
     try:
         done = subprocess.run(  # noqa: S603  (found in PATH, with fixed words)
-            query, capture_output=True, text=True, check=False, timeout=30
+            query, capture_output=True, encoding="utf-8", check=False, timeout=30
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
@@ -199,7 +199,7 @@ def _places(libraries: Imported) -> Iterator[Finding]:
         elif place == "WSL":
             yield Finding(place, True, "memory is limited by [wsl2] memory= in .wslconfig")
         elif place == "Apple silicon":
-            yield Finding(place, True, "training runs on the CPU; nf4 and int8 need bitsandbytes")
+            yield Finding(place, True, "models run on the CPU; nf4 and int8 need bitsandbytes")
         else:
             yield Finding(place, True, "recognized")
 
@@ -220,7 +220,8 @@ def _smoked(device: str, folder: str, environment: Mapping[str, str]) -> Finding
         done = subprocess.run(  # noqa: S603  (this interpreter)
             command,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             check=False,
             timeout=_SMOKE_SECONDS,
             env=environment,

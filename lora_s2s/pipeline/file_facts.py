@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from lora_s2s.console import ProgressLine
 from lora_s2s.data.gather import with_split_files
-from lora_s2s.errors import DataError
+from lora_s2s.errors import DataError, quoted
 from lora_s2s.evaluation.choice import MetricChoice, choose_metrics
 from lora_s2s.examples.causes import Causes
 from lora_s2s.examples.columns import two_languages
@@ -161,7 +160,7 @@ def look_at(data: DataSection, *, seed: int = 0) -> FileFacts:
             f"{_named(data)} has {rows} usable rows, too few to hold some out: expected at least "
             f"{_FEWEST_ROWS}",
             hint="add rows; or train without a held-out part: lora-s2s train --data "
-            f"{shlex.quote(_named(data))} --model demo --set data.validation_fraction=0",
+            f"{quoted(_named(data))} --model demo --set data.validation_fraction=0",
         )
     return FileFacts(
         train=data.train,

@@ -87,12 +87,11 @@ def _check_tokenizer(recipe: Recipe, folder: Path) -> None:
     """Refuses to download the model that a folder's recipe names, whose tokenizer prepares the
     training data.
     """
-    if not is_local(recipe.model.name, recipe.model.revision):
+    name = recipe.model.name
+    if not is_local(name, recipe.model.revision):
         raise DataError(
-            f"the adapter's recipe names the model '{recipe.model.name}', which is not on this "
-            "machine",
-            hint="give --data FILE, or if you trust that model: --set "
-            f"model.name={recipe.model.name}",
+            f"the adapter's recipe names the model '{name}', which is not on this machine",
+            hint=f"give --data FILE, or if you trust that model: --set model.name={name}",
             where=str(folder / "recipe.yaml"),
         )
 

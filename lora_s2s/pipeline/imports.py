@@ -78,7 +78,7 @@ def _in_child(libraries: list[str], found: Imported) -> tuple[str | None, str]:
     command = [sys.executable, "-c", _CHILD, *libraries]
     try:
         done = subprocess.run(  # noqa: S603  (this interpreter)
-            command, capture_output=True, text=True, check=False, timeout=_SECONDS
+            command, capture_output=True, encoding="utf-8", check=False, timeout=_SECONDS
         )
         text, end = done.stdout, f"the import ended the process with code {done.returncode}"
     except subprocess.TimeoutExpired as error:

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_s2s.console import warn
-from lora_s2s.errors import DataError, UsageError
+from lora_s2s.errors import DataError, UsageError, quoted
 from lora_s2s.files import naming
 from lora_s2s.outputs import appears_whole
 from lora_s2s.readers.choose import ending, is_lines
@@ -202,7 +201,7 @@ def refuse_file_names(texts: Sequence[str]) -> None:
     """
     for text in texts:
         if text != STDIN and os.path.isfile(os.path.expanduser(text)):
-            name = shlex.quote(text)
+            name = quoted(text)
             raise UsageError(
                 f"'{text}' is a file, and would be answered as a text",
                 hint=f"--input {name} answers what is in the file, --text {name} the words "

@@ -22,7 +22,6 @@ from lora_s2s.recipe.fields import FULL
 from lora_s2s.recipe.schema import Recipe, TrainingSettings
 from lora_s2s.training import footprint
 from lora_s2s.training.footprint import Lengths, Setting
-from lora_s2s.training.memory import peak_memory_bytes
 from lora_s2s.training.plan import StepPlan, shares
 
 # What an allocator holds beyond the tensors in it: measured on a CPU (benchmarks/plan.py), assumed
@@ -255,5 +254,4 @@ def _libraries(device: Device) -> int:
     if device.kind == "cuda":
         return _CUDA_BYTES
     importlib.import_module("lora_s2s.pipeline.train")
-    resident = resident_memory() or peak_memory_bytes(torch.device("cpu"))
-    return resident + _RUNNING_BYTES
+    return resident_memory() + _RUNNING_BYTES

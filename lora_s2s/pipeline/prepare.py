@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from lora_s2s.data.manifest import made_from_same
 from lora_s2s.data.prepare import prepare
 from lora_s2s.data.prepared import PreparedDataset, is_prepared, open_prepared
 from lora_s2s.data_report import DataReport, PairSide, Sides
-from lora_s2s.errors import DataError, UsageError
+from lora_s2s.errors import DataError, UsageError, quoted
 from lora_s2s.files import write_text
 from lora_s2s.hub import is_local, only_cache
 from lora_s2s.pipeline import html
@@ -182,7 +181,7 @@ def _check_output(folder: Path, place: str, sets: Sequence[str]) -> None:
     if not named and not Path(os.path.abspath(place)).is_relative_to(Path.cwd()):
         raise DataError(
             f"{folder} names the output folder '{place}', outside the current one",
-            hint=f"if that is the folder you want: --set output.dir={shlex.quote(place)}",
+            hint=f"if that is the folder you want: --set output.dir={quoted(place)}",
             where=str(folder / RECIPE),
         )
 
@@ -195,7 +194,7 @@ def _check_trackers(folder: Path, trackers: Sequence[str], sets: Sequence[str]) 
         chosen = f"training.trackers=[{', '.join(trackers)}]"
         raise DataError(
             f"{folder} names the tracker '{remote[0]}', which can send data to another machine",
-            hint=f"if that is what you want: --set {shlex.quote(chosen)}",
+            hint=f"if that is what you want: --set {quoted(chosen)}",
             where=str(folder / RECIPE),
         )
 

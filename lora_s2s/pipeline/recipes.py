@@ -7,11 +7,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lora_s2s.errors import DataError, UsageError
+from lora_s2s.errors import DataError, UsageError, quoted
 from lora_s2s.pipeline.surroundings import called
 from lora_s2s.recipe import load
 from lora_s2s.recipe.catalogue import shipped
@@ -86,7 +85,7 @@ def chosen_recipe(
     if recipe:
         loaded = load.load_recipe(recipe, said)
         if not resume:
-            _check_data(loaded, f"lora-s2s {command} {shlex.quote(recipe)} --data FILE")
+            _check_data(loaded, f"lora-s2s {command} {quoted(recipe)} --data FILE")
         return loaded
     if not (data and model):
         hint = f"lora-s2s {command} --data FILE --model demo, or lora-s2s {command} demo"
@@ -147,4 +146,4 @@ def train_command(folder: Path | str) -> str:
     name = str(folder)
     if name.startswith("-") or name in shipped():
         name = f"./{name}"
-    return f"lora-s2s train {shlex.quote(name)}"
+    return f"lora-s2s train {quoted(name)}"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from lora_s2s.console import say
 from lora_s2s.data.prepared import PreparedDataset
-from lora_s2s.errors import UsageError
+from lora_s2s.errors import UsageError, quoted
 from lora_s2s.pipeline.init import StarterRecipe, Wishes, starter_recipe, write
 from lora_s2s.pipeline.names import fetched
 from lora_s2s.pipeline.prepare import PreparedData, is_folder_of_data, open_with_recipe
@@ -66,7 +65,7 @@ def asked_run(
         chosen = chosen_recipe(recipe, data, model, sets, command=command, resume=options.resume)
         return chosen, None
     if command != "train":
-        hint = f"write its recipe first: lora-s2s init --data {shlex.quote(recipe)} --yes"
+        hint = f"write its recipe first: lora-s2s init --data {quoted(recipe)} --yes"
         raise UsageError(f"{recipe} is a data file, expected a recipe", hint=hint)
     words = [f"model.name={model}"] * bool(model) + list(sets)
     return _recipe_of_data(recipe, words, options, dry_run=dry_run), None
@@ -121,7 +120,7 @@ def _existing(path: Path, name: str, sets: Sequence[str], *, resume: bool) -> Re
         UsageError: it is of other data.
     """
     recipe = chosen_recipe(str(path), (), None, sets, command="train", resume=resume)
-    train, init = recipe.data.train, f"lora-s2s init {shlex.quote(name)}"
+    train, init = recipe.data.train, f"lora-s2s init {quoted(name)}"
     files = [train] if isinstance(train, str) else train
     if not all(Path(file).is_relative_to(name) for file in files):
         raise UsageError(

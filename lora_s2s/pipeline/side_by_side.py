@@ -98,7 +98,7 @@ def keep(answered: Answered, folder: Path, *, good: bool) -> Path:
     """
     path = folder / (FEEDBACK if good else FEEDBACK.replace(".", "-bad."))
     row = {"source": answered.text, ("target" if good else "answer"): answered.answer}
-    with path.open("a", encoding="utf-8") as stream:
+    with path.open("a", encoding="utf-8", newline="") as stream:
         stream.write(jsonl_line(row))
     return path
 

@@ -86,7 +86,7 @@ class Unfinished:
         if not resume:
             raise UsageError(
                 f"{self.path} holds {count:,} answers of an earlier run that did not finish",
-                hint=f"--resume continues it; rm {self.path} to begin again",
+                hint=f"--resume continues it; remove {self.path} to begin again",
             )
         if not count:
             return
@@ -96,7 +96,7 @@ class Unfinished:
         if changed:
             raise UsageError(
                 f"{self.path} was made with another {' and '.join(changed)}",
-                hint=f"the same command as before continues it; rm {self.path} to begin again",
+                hint=f"the same command as before continues it; remove {self.path} to begin again",
             )
         os.truncate(self.path, sum(whole[: count + 1]))  # what was cut off
         self.count = count

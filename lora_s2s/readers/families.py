@@ -14,20 +14,10 @@ from pathlib import Path
 from lora_s2s.readers.names import is_language_code, language_of
 from lora_s2s.readers.streams import COMPRESSED
 
-_SOURCES = ("src", "source", "orig", "original", "complex", "normal", "input")
-_TARGETS = (
-    "tgt",
-    "trg",
-    "target",
-    "ref",
-    "refs",
-    "reference",
-    "simp",
-    "simple",
-    "simplified",
-    "turk",
-    "output",
-)
+_SOURCES = "src source orig original complex normal input".split()
+_TARGETS = """
+    tgt trg target ref refs reference simp simple simplified turk output
+""".split()
 _ROLE = re.compile(
     rf"(?<![^\W\d_])({'|'.join((*_SOURCES, *_TARGETS))})[._-]?([0-9]*)(?![^\W_])", re.IGNORECASE
 )

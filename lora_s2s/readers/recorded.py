@@ -24,6 +24,7 @@ from lora_s2s.readers.origins import (
     split_weight,
 )
 from lora_s2s.remote import is_url
+from lora_s2s.systems import is_network_path
 
 Named = str | Sequence[str]
 
@@ -68,7 +69,7 @@ def follow_recorded(
         if name.startswith("demo:"):
             names.append(name)
             continue
-        if any(map(is_url, (name, *hashes.get(name, ())))):
+        if any(is_url(text) or is_network_path(text) for text in (name, *hashes.get(name, ()))):
             raise _refused(split, name, "nothing is fetched because a file names it")
         if name not in hashes:
             raise _refused(split, name, "its manifest does not record its content")

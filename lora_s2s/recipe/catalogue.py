@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lora_s2s import limits
-from lora_s2s.errors import DataError, UsageError, nearest
+from lora_s2s.errors import DataError, UsageError, nearest, quoted
 from lora_s2s.files import read_whole
 from lora_s2s.recipe.fields import LARGEST_NUMBER
 from lora_s2s.recipe.schema import Recipe
@@ -57,7 +56,7 @@ def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
         if beside is None and path.name.lower().removesuffix(".gz").endswith(_DATA_SUFFIXES):
             raise UsageError(
                 f"a data file, not a recipe: '{name_or_path}'",
-                hint=f"write its recipe: lora-s2s init --data {shlex.quote(name_or_path)}",
+                hint=f"write its recipe: lora-s2s init --data {quoted(name_or_path)}",
             )
         return path
     kind = "a folder, not a recipe" if os.path.isdir(path) else "no such recipe"
@@ -78,7 +77,9 @@ def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
 def _names_file(name: str) -> bool:
     """Whether a word is the name of a data file, or a path of anything but a recipe."""
     lower = name.lower()
-    return lower.endswith(_FILE_SUFFIXES) or (os.sep in name and not lower.endswith(_YAML))
+    return lower.endswith(_FILE_SUFFIXES) or (
+        os.path.dirname(name) > "" and not lower.endswith(_YAML)
+    )
 
 
 def _beside(name: str) -> list[str]:

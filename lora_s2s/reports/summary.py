@@ -6,6 +6,7 @@ shown with visible control characters, missing ones as a dash. Callers escape fo
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,17 +20,7 @@ _NO_WIDTH = 1e-9
 _DEEPEST, _LARGEST = 8, 1e300
 # Caption, heads, rows.
 Table = tuple[str, list[str], list[list[str]]]
-_SECTIONS = (
-    "base",
-    "data",
-    "input",
-    "averaged",
-    "counts",
-    "training",
-    "device",
-    "created",
-    "versions",
-)
+_SECTIONS = "base data input averaged counts training device created versions".split()
 
 
 @dataclass(frozen=True)
@@ -136,8 +127,9 @@ def _fact(value: object) -> str:
 def without_folders(text: str) -> str:
     """A name; of an absolute or relative path its last part."""
     # Local paths are meaningless elsewhere, and private.
-    absolute = text.startswith(("/", "~/", "./", "../"))
-    return text.rstrip("/").rsplit("/", 1)[-1] if absolute else text
+    if not re.match(r"/|\\\\|(~|\.{1,2}|[A-Za-z]:)[\\/]", text):
+        return text
+    return re.split(r"[\\/]", text.rstrip("\\/"))[-1]
 
 
 def number(value: object) -> str:

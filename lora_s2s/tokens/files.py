@@ -12,21 +12,13 @@ from typing import Any
 from lora_s2s import limits
 from lora_s2s.errors import DataError
 from lora_s2s.files import read_json, read_whole
+from lora_s2s.systems import is_plain_name
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.model",
-    "source.spm",
-    "target.spm",
-    "target_vocab.json",
-)
+TOKENIZER_FILES = """
+    tokenizer.json spiece.model sentencepiece.bpe.model vocab.json merges.txt tokenizer_config.json
+    special_tokens_map.json added_tokens.json tokenizer.model source.spm target.spm
+    target_vocab.json
+""".split()
 _VOCABULARIES = [
     name
     for name in TOKENIZER_FILES
@@ -52,7 +44,7 @@ def check_tokenizer_files(folder: Path) -> None:
             names_file = key.endswith(
                 ("vocab_file", "merges_file", "tokenizer_file", "spm", "model_file")
             )
-            if names_file and isinstance(value, str) and Path(value).name != value:
+            if names_file and isinstance(value, str) and not is_plain_name(value):
                 raise DataError(f"{key} points outside the folder", where=where)
         if settings.get("fast_tokenizer_files") not in (None, ["tokenizer.json"]):
             raise DataError(

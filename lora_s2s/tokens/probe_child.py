@@ -20,32 +20,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Heavy packages that reading a config or a tokenizer does not need.
-_NOT_NEEDED = (
-    "torch",
-    "tensorflow",
-    "jax",
-    "flax",
-    "sklearn",
-    "scipy",
-    "pandas",
-    "PIL",
-    "datasets",
-    "pyarrow",
-    "peft",
-)
-_FORBIDDEN = (
-    "socket.connect",
-    "socket.getaddrinfo",
-    "socket.bind",
-    "subprocess.Popen",
-    "os.system",
-    "os.exec",
-    "os.posix_spawn",
-    "os.fork",
-    "os.remove",
-    "os.rename",
-    "shutil.rmtree",
-    "ctypes.dlopen",
+_NOT_NEEDED = """
+    torch tensorflow jax flax sklearn scipy pandas PIL datasets pyarrow peft
+""".split()
+_FORBIDDEN = tuple(
+    """
+    socket.connect socket.getaddrinfo socket.bind subprocess.Popen os.system os.exec
+    os.posix_spawn os.fork os.remove os.rename shutil.rmtree ctypes.dlopen
+""".split()
 )
 _SENTENCES = (
     "A table for two on Friday at 7:45, please.",
@@ -234,7 +216,7 @@ def _limit(memory: int, seconds: int) -> None:
         (resource.RLIMIT_FSIZE, 0),
     ]
     if space.is_file():
-        now = int(space.read_text().split()[0]) * resource.getpagesize()
+        now = int(space.read_text("utf-8").split()[0]) * resource.getpagesize()
         bounds.append((resource.RLIMIT_AS, now + memory))
     for kind, most in bounds:
         _, hard = resource.getrlimit(kind)

@@ -91,7 +91,7 @@ class RunLog:
         self.lines = keep_lines
         if self._accelerator.is_main_process:
             self.lines = _keep(self._path, keep_lines)
-            self._stream = self._path.open("a", encoding="utf-8")
+            self._stream = self._path.open("a", encoding="utf-8", newline="")
 
     def step(self, stats: StepStats, state: TrainState, plan: StepPlan, *, seconds: float) -> None:
         """Logs one optimizer step that took ``seconds``: the JSON line, the trackers, the live

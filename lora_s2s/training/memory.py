@@ -5,7 +5,6 @@ S source length, T target length.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -16,6 +15,7 @@ from lora_s2s.console import warn
 from lora_s2s.data.collate import Batch
 from lora_s2s.errors import ResourceError, ran_out_of_memory
 from lora_s2s.fast_t5.choose import with_layout
+from lora_s2s.machine import peak_memory
 from lora_s2s.tokens.labels import IGNORE_INDEX
 from lora_s2s.training.sharding import is_sharded
 
@@ -26,12 +26,7 @@ def peak_memory_bytes(device: torch.device) -> int:
     """Peak so far in bytes: allocated on a GPU, else resident in this process; 0 if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":  # has no resource module
-        return 0
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+    return peak_memory()
 
 
 @contextmanager

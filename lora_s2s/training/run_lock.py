@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -13,11 +13,7 @@ from lora_s2s.console import say, warn
 from lora_s2s.errors import UsageError
 from lora_s2s.files import naming
 from lora_s2s.outputs import is_special
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows has none, so no lock is taken
-    fcntl = None  # type: ignore[assignment]
+from lora_s2s.systems import is_at, lock, open_lock, remove_lock
 
 _held: set[Path] = set()
 
@@ -44,7 +40,7 @@ def run_lock(
         UsageError: another process holds the lock.
     """
     path = folder.resolve().with_name(f".{folder.resolve().name}.lock")
-    if fcntl is None or not take or path in _held:
+    if not take or path in _held:
         yield
         return
     descriptor = _lock(path, folder, f"{work} {folder}", hint)
@@ -53,8 +49,7 @@ def run_lock(
         yield
     finally:
         _held.discard(path)
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
+        remove_lock(descriptor, path)
 
 
 def _lock(path: Path, folder: Path, work: str, hint: str) -> int:
@@ -62,28 +57,28 @@ def _lock(path: Path, folder: Path, work: str, hint: str) -> int:
     while True:
         if path.is_symlink() or is_special(path):
             raise UsageError(
-                f"{path} is not a regular file and cannot serve as a lock", hint=f"rm {path}"
+                f"{path} is not a regular file and cannot serve as a lock", hint="remove it"
             )
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        descriptor = open_lock(path)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            owner = os.read(descriptor, 300).decode(errors="replace")
-            os.close(descriptor)
-            raise UsageError(
-                f"another run is {work}: {owner or 'just started'}",
-                hint=f"wait for it, or {hint}",
-            ) from error
+            locked = lock(descriptor)
         except OSError as error:
             warn(
                 f"{path.parent} does not support locks ({error.strerror}): "
                 f"a second run in {folder} would not be noticed"
             )
             return descriptor
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        if not locked:
+            owner = os.read(descriptor, 300).decode(errors="replace")
+            os.close(descriptor)
+            raise UsageError(
+                f"another run is {work}: {owner or 'just started'}",
+                hint=f"wait for it, or {hint}",
+            )
         # The previous owner may have deleted the file before this process locked it.
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                break
+        if is_at(descriptor, path):
+            break
         os.close(descriptor)
     if previous := os.read(descriptor, 300).decode(errors="replace"):
         say(f"{folder}: taking over: the previous run ({previous}) was killed")
@@ -91,5 +86,6 @@ def _lock(path: Path, folder: Path, work: str, hint: str) -> int:
     owner = f"process {os.getpid()} on {socket.gethostname()}, started {started}"
     with naming(path):
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, owner.encode(), 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, owner.encode())
     return descriptor

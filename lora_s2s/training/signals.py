@@ -12,8 +12,8 @@ from lora_s2s.errors import Stopped
 
 # SLURM sends it before the time limit if the job asks for that.
 _WARNING = getattr(signal, "SIGUSR1", None)
-# The terminal was closed or the connection lost.
-_HANG_UP = getattr(signal, "SIGHUP", None)
+# The terminal was closed or the connection lost; on Windows Ctrl+Break.
+_HANG_UP = getattr(signal, "SIGHUP", getattr(signal, "SIGBREAK", None))
 
 
 class StopSignals:
