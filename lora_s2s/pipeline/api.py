@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from lora_s2s.pipeline.init import StarterRecipe
     from lora_s2s.pipeline.merge import MergedModel
     from lora_s2s.pipeline.model import Model
-    from lora_s2s.pipeline.prepare import PreparedData
     from lora_s2s.pipeline.scores import EvaluationOptions, Scores
     from lora_s2s.pipeline.several import Several
     from lora_s2s.pipeline.trained import TrainedAdapter
@@ -76,7 +75,7 @@ def init(
 
 
 def train(
-    recipe: AnyRecipe | PreparedData | StarterRecipe,
+    recipe: AnyRecipe,
     *,
     resume: bool = False,
     resume_anyway: bool = False,

@@ -50,6 +50,9 @@ class StarterRecipe:
     def _repr_html_(self) -> str:
         return html.starter(self.path, self.decisions)
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
 
 @dataclass(frozen=True)
 class Wishes:

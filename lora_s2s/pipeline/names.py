@@ -49,7 +49,10 @@ def given_path(argument: str, value: object) -> str:
     """Returns a path or name as text; an error names the argument of another type."""
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else value
     if not isinstance(text, str):
-        raise UsageError(f"{argument}: expected a path or a name, got {type(value).__name__}")
+        takes_rows = argument in ("data", "recipe")
+        hint = "write rows to a file, such as rows.csv or rows.jsonl, and give its name"
+        message = f"{argument}: expected a path or a name, got {type(value).__name__}"
+        raise UsageError(message, hint=hint if takes_rows else None)
     if not text:
         raise UsageError(f"{argument} is empty: expected a path or a name")
     return text

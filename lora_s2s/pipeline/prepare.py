@@ -56,6 +56,9 @@ class PreparedData:
     def _repr_html_(self) -> str:
         return html.prepared(self.report, self.preview)
 
+    def __fspath__(self) -> str:
+        return str(self.path.resolve())
+
 
 def prepare_data(
     recipe: Recipe,

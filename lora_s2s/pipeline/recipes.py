@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lora_s2s.errors import DataError, UsageError, quoted
+from lora_s2s.pipeline.names import given_path
 from lora_s2s.pipeline.surroundings import called
 from lora_s2s.recipe import load
 from lora_s2s.recipe.catalogue import shipped
@@ -43,7 +44,7 @@ def load_recipe(recipe: AnyRecipe, overrides: Mapping[str, object] | None = None
     'my-rows'
 
     Args:
-        recipe: also a recipe that is loaded already.
+        recipe: also a recipe that is loaded already, or what ``init`` returned.
         overrides: keys such as ``training.seed`` and their values.
 
     Raises:
@@ -55,7 +56,7 @@ def load_recipe(recipe: AnyRecipe, overrides: Mapping[str, object] | None = None
             return load.with_overrides(recipe, given)
         if isinstance(recipe, Mapping):
             return _recipe_of_mapping(recipe, given)
-        return load.load_recipe(os.fspath(recipe), given)
+        return load.load_recipe(given_path("recipe", recipe), given)
 
 
 def chosen_recipe(

@@ -9,9 +9,9 @@ from pathlib import Path
 from lora_s2s.console import say
 from lora_s2s.data.prepared import PreparedDataset
 from lora_s2s.errors import UsageError, quoted
-from lora_s2s.pipeline.init import StarterRecipe, Wishes, starter_recipe, write
+from lora_s2s.pipeline.init import Wishes, starter_recipe, write
 from lora_s2s.pipeline.names import fetched
-from lora_s2s.pipeline.prepare import PreparedData, is_folder_of_data, open_with_recipe
+from lora_s2s.pipeline.prepare import is_folder_of_data, open_with_recipe
 from lora_s2s.pipeline.recipes import (
     AnyRecipe,
     chosen_recipe,
@@ -72,15 +72,11 @@ def asked_run(
 
 
 def recipe_and_data(
-    recipe: AnyRecipe | PreparedData | StarterRecipe, options: RunOptions
+    recipe: AnyRecipe, options: RunOptions
 ) -> tuple[Recipe, PreparedDataset | None]:
     """The recipe to train, and its data where that is prepared already; for a data file, the recipe
     that is written for it.
     """
-    if isinstance(recipe, StarterRecipe):
-        recipe = recipe.path
-    if isinstance(recipe, PreparedData):
-        recipe = recipe.path.resolve()
     if isinstance(recipe, str | os.PathLike):
         return asked_run(os.fspath(recipe), None, None, None, options=options)
     return (load_recipe if options.resume else recipe_with_data)(recipe), None

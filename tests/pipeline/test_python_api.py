@@ -168,6 +168,12 @@ def test_results_are_what_the_commands_print(there: Path, invoke: Invoke) -> Non
     assert {**as_json(report), "out": "again"} == merged
 
 
+def test_what_init_returns_is_a_recipe(there: Path, tiny_model: Path) -> None:
+    recipe = lora_s2s.init("train.csv", {"model.name": tiny_model}, out="r.yaml", progress=False)
+    assert lora_s2s.load_recipe(recipe).data.train == "train.csv"
+    assert sum(lora_s2s.prepare(recipe, progress=False).splits.values()) == 40
+
+
 def test_prepared_data_trains(there: Path) -> None:
     data = lora_s2s.prepare("adapters/train/recipe.yaml", "data", progress=False)
     shutil.rmtree("adapters")
@@ -205,6 +211,13 @@ def test_failures_are_errors_with_a_hint(there: Path, monkeypatch: pytest.Monkey
     with pytest.raises(lora_s2s.RecipeError, match=r"overrides: .*training\.lr'") as raised:
         lora_s2s.load_recipe("demo", {"training.lr": 1, "data.train": {"a"}})
     assert "data.train: expected a value or a list, got set" in str(raised.value)
+    rows = [{"question": "a", "answer": "b"}]
+    with pytest.raises(lora_s2s.RecipeError, match="got list of dict"):
+        lora_s2s.load_recipe("demo", {"data.train": rows})
+    for call in (lora_s2s.train, lora_s2s.prepare, lora_s2s.init):
+        with pytest.raises(lora_s2s.UsageError, match="expected a path or a name, got") as given:
+            call(rows, progress=False)  # type: ignore[operator]
+        assert "write rows to a file" in str(given.value.hint)
     assert (raised.value.exit_code, bool(raised.value.hint)) == (2, True)
     with pytest.raises(lora_s2s.DataError, match=r"missing\.csv") as missing:
         lora_s2s.evaluate("train", "missing.csv", progress=False)
