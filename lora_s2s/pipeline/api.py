@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, overload
 
 from lora_s2s.display import Display
 from lora_s2s.pipeline.names import given_path, located, optional_path
-from lora_s2s.pipeline.recipes import AnyRecipe, Name
+from lora_s2s.pipeline.recipes import AnyRecipe, Files, Name
 from lora_s2s.pipeline.surroundings import called
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def init(
-    data: Name | Sequence[Name],
+    data: Files,
     overrides: Mapping[str, object] | None = None,
     *,
     out: Name | None = None,
@@ -123,7 +123,7 @@ def train(
 @overload
 def evaluate(
     model: Name | None = None,
-    data: Name | Sequence[Name] | None = None,
+    data: Files | None = None,
     **options: Unpack[EvaluationOptions],
 ) -> Scores:
     """One model, or given predictions."""
@@ -132,7 +132,7 @@ def evaluate(
 @overload
 def evaluate(
     model: list[str] | list[Path] | tuple[Name, ...],
-    data: Name | Sequence[Name] | None = None,
+    data: Files | None = None,
     **options: Unpack[EvaluationOptions],
 ) -> Several:
     """Several models on the same rows."""
@@ -140,7 +140,7 @@ def evaluate(
 
 def evaluate(
     model: Name | list[str] | list[Path] | tuple[Name, ...] | None = None,
-    data: Name | Sequence[Name] | None = None,
+    data: Files | None = None,
     *,
     baseline: bool = False,
     against: Name | None = None,
@@ -331,7 +331,7 @@ def export(
         )
 
 
-def _names(data: Name | Sequence[Name] | None) -> str | list[str] | None:
+def _names(data: Files | None) -> str | list[str] | None:
     if data is None or isinstance(data, str | os.PathLike) or not isinstance(data, Sequence):
         return optional_path("data", data)
     names = [given_path("data", name) for name in data]

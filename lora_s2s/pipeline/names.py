@@ -13,6 +13,7 @@ from lora_s2s.hub import DEMO_NAME, is_trained
 from lora_s2s.records import ModelManifest
 from lora_s2s.remote import fetched_folder, is_url
 
+_ROWS = "write rows to a file, such as rows.csv or rows.jsonl, and give its name"
 ADAPTERS = Path("adapters")
 
 
@@ -49,10 +50,9 @@ def given_path(argument: str, value: object) -> str:
     """Returns a path or name as text; an error names the argument of another type."""
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else value
     if not isinstance(text, str):
-        takes_rows = argument in ("data", "recipe")
-        hint = "write rows to a file, such as rows.csv or rows.jsonl, and give its name"
+        hint = _ROWS if argument in ("data", "recipe") else None
         message = f"{argument}: expected a path or a name, got {type(value).__name__}"
-        raise UsageError(message, hint=hint if takes_rows else None)
+        raise UsageError(message, hint=hint)
     if not text:
         raise UsageError(f"{argument} is empty: expected a path or a name")
     return text

@@ -19,6 +19,7 @@ from lora_s2s.recipe.layers import flat_keys
 from lora_s2s.recipe.schema import Recipe
 
 Name = str | os.PathLike[str]
+Files = Name | Sequence[Name]
 AnyRecipe = Recipe | Name | Mapping[str, object]
 
 _ENDINGS = re.compile(r"(\.[A-Za-z]+)?(\.(gz|zst|zip))?(@[0-9.]+)?$")

@@ -274,8 +274,7 @@ def mapping_layer(values: Mapping[str, object], where: str) -> Layer:
         elif not dot:
             layer.problems.append(f"{where}: {section}: expected keys below it, got {value!r:.40}")
         elif raw is None:
-            first = value[:1] if isinstance(value, list | tuple) else ()
-            kind = " of ".join(type(one).__name__ for one in (value, *first))
+            kind = type(value).__name__
             layer.problems.append(f"{where}: {name}: expected a value or a list, got {kind}")
         else:
             _add(layer, section, key, Entry(raw, where))
