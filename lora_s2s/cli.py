@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
+import gc
 import itertools
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,7 +23,7 @@ from lora_s2s import __version__
 from lora_s2s.commands import _complete
 from lora_s2s.commands._all import COMMANDS, GROUPS
 from lora_s2s.commands._failures import show, show_failure, show_traceback, unexpected
-from lora_s2s.console import discard, plain, tell_in_signal_handler
+from lora_s2s.console import discard, plain, show_waiting, tell_in_signal_handler
 from lora_s2s.errors import UsageError, quoted
 from lora_s2s.pipeline.failures import (
     FORESEEN,
@@ -39,7 +42,8 @@ _USAGE_ERRORS: tuple[type[Any], ...] = typer.BadParameter.__mro__[1:3]
 # What several processes do together.
 _SHARED = ("train", "predict", "eval")
 _ANYWHERE = ("--debug", "--offline")
-_NAME = "lora-s2s"
+# Where these are given, a user or other processes write on the terminal too.
+_OTHERS_WRITE = re.compile(r"(^| )(-|--(interactive|processes|workers))($|[ =])")
 _MOST_JOINED = 40  # arguments that may be one name without its quotes
 _LOOK_UPS = ("socket.getaddrinfo", "socket.gethostbyname")
 
@@ -53,7 +57,7 @@ class Commands(TyperGroup):
         ``--debug`` and ``--offline`` can appear anywhere before ``--``.
         """
         if os.environ.get(_complete.VARIABLE):
-            run = partial(super().main, [], prog_name=_NAME, standalone_mode=False)
+            run = partial(super().main, [], prog_name="lora-s2s", standalone_mode=False)
             sys.exit(_complete.answer(run, _ANYWHERE))
         given: Sequence[str] | None = args[0] if args else extra.pop("args", None)
         words: list[str] = []
@@ -73,7 +77,7 @@ class Commands(TyperGroup):
             with _reported_once():
                 code = super().main(
                     words,
-                    **{**extra, "prog_name": _NAME, "standalone_mode": False, "obj": whole},
+                    **{**extra, "prog_name": "lora-s2s", "standalone_mode": False, "obj": whole},
                 )
         except typer.Abort:
             show("stopped")
@@ -191,6 +195,8 @@ def options(
     if command not in ("recipes", "adapters"):
         check_interpreter()
     check_current_folder()  # some libraries end the process without it
+    if not _OTHERS_WRITE.search(" ".join(context.obj or ())):
+        show_waiting(str(command))
 
 
 _stopping: list[int] = []
@@ -258,5 +264,7 @@ def main() -> None:
         sys.excepthook = lambda *_: None
     elif "--debug" not in sys.argv:
         sys.excepthook = unexpected
+    # The interpreter's last search for garbage takes 1.6 s once torch is loaded.
+    atexit.register(gc.freeze)
     # Not app(): Typer would install its own excepthook.
     typer.main.get_command(app)()

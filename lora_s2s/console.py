@@ -12,12 +12,14 @@ import os
 import re
 import shutil
 import sys
+import threading
 import time
 import unicodedata
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from types import TracebackType
-from typing import ClassVar, TextIO
+from typing import TextIO
 
 from lora_s2s.display import current, messages_are_shown
 from lora_s2s.errors import RunError
@@ -32,8 +34,8 @@ _TALKS = _ALONE or os.environ.get("RANK", "0") == "0"
 _SECONDS_TO_BE_ENDED = 5.0
 _SECONDS_BETWEEN_PLAIN_LINES = 10.0
 _SECONDS_BETWEEN_LIVE_LINES = 0.2
-# Work that is often short shows no progress before.
-_SECONDS_OF_SHORT_WORK = 2.0
+_SECONDS_OF_SILENCE = 2.0  # work that is often short shows no progress before
+_CLEARED = "\r\x1b[K"
 
 
 def wait_for_the_first(*, too: bool = False) -> None:
@@ -53,13 +55,8 @@ def plain(text: str) -> str:
 
 
 def _visible(char: str) -> str:
-    if char == "\n":
-        return "\\n"
-    if char == "\t":
-        return "\\t"
-    if unicodedata.category(char) in _UNSEEN:
-        return f"\\x{ord(char):02x}" if ord(char) < 256 else f"\\u{ord(char):04x}"
-    return char
+    unseen = unicodedata.category(char) in _UNSEEN
+    return char.encode("unicode_escape").decode() if unseen else char
 
 
 def counted(number: int, noun: str) -> str:
@@ -78,18 +75,76 @@ def say(text: str = "", *, failure: bool = False) -> None:
         (current() or Terminal()).message(plain(text))
 
 
-def _tell(text: str) -> None:
-    """Writes to stderr; does nothing if its reader or terminal is gone or its disk is full."""
+def _tell(text: str, *, live: bool = False) -> None:
+    """Writes to stderr; does nothing if its reader or terminal is gone or its disk is full.
+
+    Args:
+        live: what is written next takes the text's place.
+    """
     stream: TextIO | None = sys.stderr
     if stream is None:
         return
-    try:
-        stream.write(text)
-        stream.flush()
-    except BlockingIOError:
-        pass  # the buffered text is written with the next message
-    except OSError:
-        discard(stream)
+    with _waiting.lock:
+        clear = _CLEARED * (_waiting.line != "" and text != "\n")
+        _waiting.line, _waiting.since = text * live, time.monotonic()
+        try:
+            stream.write(clear + (_fitting(text) if live else text))
+            stream.flush()
+        except BlockingIOError:
+            pass  # the buffered text is written with the next message
+        except OSError:
+            discard(stream)
+
+
+class _Waiting:
+    """On a terminal, shows that a command works where it has shown nothing for two seconds.
+
+    Attributes:
+        line: the line that the next one replaces.
+        since: when something was shown last.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()  # a signal's handler may write too
+        self.command = self.line = ""
+        self.since = time.monotonic()
+
+    def run(self) -> None:
+        """Writes from a thread, past the stream, whose lock a thread must not hold at the end."""
+        while self.command:
+            time.sleep(_SECONDS_BETWEEN_LIVE_LINES)
+            with self.lock, suppress(OSError):
+                seconds = time.monotonic() - self.since
+                if self.command and seconds >= _SECONDS_OF_SILENCE:
+                    self.line = self.line or self.command
+                    text = _fitting(f"{self.line}  {duration(seconds)}")
+                    os.write(2, f"{_CLEARED}{text}".encode())
+
+
+_waiting = _Waiting()
+
+
+def show_waiting(command: str) -> None:
+    """From now on, a terminal shows for how long a command has shown nothing."""
+    if _TALKS and Terminal().is_live:
+        _waiting.command = command
+        threading.Thread(target=_waiting.run, daemon=True).start()
+
+
+def stop_waiting() -> None:
+    """Ends :func:`show_waiting`: a user is asked, or other processes write."""
+    _waiting.command = ""
+    _tell("")
+
+
+def _fitting(text: str) -> str:
+    """The text cut to the terminal's width: of a broken line, only the last part is replaced."""
+    return text[: shutil.get_terminal_size().columns - 1]
+
+
+def duration(seconds: float) -> str:
+    """Returns ``0:03:05``."""
+    return str(timedelta(seconds=int(seconds)))
 
 
 def discard(stream: TextIO) -> None:
@@ -139,8 +194,8 @@ def write_out(text: str) -> None:
     # Lone surrogates, and characters that the encoding lacks, are escaped.
     encoding = sys.stdout.encoding or "utf-8"
     if sys.stdout.isatty():
-        Terminal.clear()
         text = re.sub(r"[^\n\t]+", lambda part: plain(part[0]), text)
+        _tell("")  # no live line before the text
     try:
         sys.stdout.write(f"{text}\n".encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
@@ -194,7 +249,6 @@ def table(
         with console.capture() as text:
             console.print(Text(plain(title), style="table.title"), soft_wrap=True)
             console.print(drawn)
-        Terminal.clear()
         _tell(text.get())
 
 
@@ -207,39 +261,26 @@ class Terminal:
     seconds. Other output takes the live line's place.
     """
 
-    _open: ClassVar[bool] = False  # a live line: there is one terminal
-
     def __init__(self) -> None:
-        self._live = sys.stderr is not None and sys.stderr.isatty()
-
-    @classmethod
-    def clear(cls) -> None:
-        """Removes the live line."""
-        if Terminal._open:
-            Terminal._open = False
-            _tell("\r\x1b[K")
+        self.is_live = sys.stderr is not None and sys.stderr.isatty()
 
     @property
     def seconds(self) -> float:
         """The least time between two progress lines."""
-        return _SECONDS_BETWEEN_LIVE_LINES if self._live else _SECONDS_BETWEEN_PLAIN_LINES
+        return _SECONDS_BETWEEN_LIVE_LINES if self.is_live else _SECONDS_BETWEEN_PLAIN_LINES
 
     def message(self, text: str) -> None:
         """Writes a message, newlines kept."""
-        self.clear()
         _tell(f"{text}\n")
 
     def progress(self, text: str) -> None:
         """Writes a progress line, on a terminal over the last one."""
-        fitting = text[: shutil.get_terminal_size().columns - 1]  # what wraps is not overwritten
-        _tell(f"\r{fitting}\x1b[K" if self._live else f"{text}\n")
-        Terminal._open = self._live
+        _tell(text if self.is_live else f"{text}\n", live=self.is_live)
 
     def end(self) -> None:
         """Ends the line that is open."""
-        if Terminal._open:
+        if _waiting.line not in ("", _waiting.command):
             _tell("\n")
-        Terminal._open = False
 
 
 class ProgressLine:
@@ -256,6 +297,7 @@ class ProgressLine:
         self.label, self._short = label, short
         self._display = current() or Terminal()
         self._start, self._last = time.monotonic(), -math.inf
+        self._counted: tuple[float, int] | None = None
         self._pending = ""
 
     def __enter__(self) -> ProgressLine:
@@ -267,8 +309,8 @@ class ProgressLine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._pending and not self._is_early():
-            self._write(self._pending)
+        if self._pending:
+            self._write()
         self._display.end()
 
     def update(self, fields: Mapping[str, str], *, done: int, total: int) -> None:
@@ -279,18 +321,28 @@ class ProgressLine:
         """
         share = f"{100 * done // total:3d}% {done}/{total}" if total else self._rate(done)
         shown = "  ".join(f"{key} {value}" for key, value in fields.items())
-        self._pending = plain(f"{self.label} {share}  {shown}")
-        if time.monotonic() - self._last >= self._display.seconds and not self._is_early():
-            self._write(self._pending)
+        self._pending = plain(f"{self.label} {share}{self._left(done, total)}  {shown}")
+        if time.monotonic() - self._last >= self._display.seconds:
+            self._write()
 
-    def _is_early(self) -> bool:
-        return self._short and time.monotonic() - self._start < _SECONDS_OF_SHORT_WORK
+    def _left(self, done: int, total: int) -> str:
+        """The time left by the rate since the first update, which a stopped command may have
+        reached.
+        """
+        begun, before = self._counted = self._counted or (time.monotonic(), done)
+        if not before < done < total:
+            return ""
+        seconds = (time.monotonic() - begun) * (total - done) / (done - before)
+        return f"  left {duration(seconds)}"
 
     def _rate(self, done: int) -> str:
         return f"{done:,} rows, {done / max(1e-9, time.monotonic() - self._start):,.0f} a second"
 
-    def _write(self, text: str) -> None:
-        self._last = time.monotonic()
-        self._pending = ""
+    def _write(self) -> None:
+        now = time.monotonic()
+        if self._short and now - self._start < _SECONDS_OF_SILENCE:
+            return
+        self._last = now
+        text, self._pending = self._pending, ""
         if _TALKS:
             self._display.progress(text)

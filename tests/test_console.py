@@ -7,6 +7,7 @@ import io
 import os
 import re
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,6 +127,50 @@ def test_a_terminal_gets_tabs_and_no_line_that_wraps(monkeypatch: pytest.MonkeyP
     first, second, progress, *_ = terminal.getvalue().split("\n")
     assert (first, second) == ("yes\t0.9\\x1b[2J", "\tno")
     assert len(progress.strip("\r").removesuffix("\x1b[K")) == 39
+
+
+def test_a_terminal_shows_for_how_long_it_was_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = OpenTerminal()
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, terminal)
+    monkeypatch.setattr(os, "write", lambda _, data: terminal.write(data.decode()))
+    monkeypatch.setattr(console, "_SECONDS_OF_SILENCE", 0.03)
+    monkeypatch.setattr(console, "_SECONDS_BETWEEN_LIVE_LINES", 0.01)
+    console.show_waiting("merge")
+    try:
+        wait_for(terminal, "merge  0:00:00")
+        console.say("merged")
+        with console.ProgressLine("score") as line:
+            line.update({}, done=1, total=2)
+            wait_for(terminal, "score  50% 1/2    0:00:00")
+            line.update({}, done=2, total=2)
+    finally:
+        console.stop_waiting()
+    written = terminal.getvalue()
+    time.sleep(0.1)
+    assert terminal.getvalue() == written
+    assert terminal.lines()[:2] == ["merged", "score 100% 2/2  "]
+
+
+def wait_for(terminal: OpenTerminal, text: str) -> None:
+    end = time.monotonic() + 5
+    while terminal.lines()[-1] != text:
+        assert time.monotonic() < end, terminal.getvalue()
+        time.sleep(0.005)
+
+
+def test_a_line_has_the_time_left_and_fits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal, clock = OpenTerminal(), [0.0]
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setenv("COLUMNS", "40")
+    with console.ProgressLine("eval") as line:
+        for clock[0], done in ((50.0, 100), (70.0, 120), (110.0, 160)):  # 100: before the stop
+            line.update({"of": "x" * 80}, done=done, total=4000)
+    assert "left 1:04:00" in terminal.lines()[0]
+    assert len(terminal.lines()[0]) == 39
 
 
 @pytest.mark.parametrize(

@@ -9,37 +9,22 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import TypedDict
 
 import typer
 
 from lora_s2s.console import write_out
-from lora_s2s.recipe.shipped import SCHEMA, folder, shipped
+from lora_s2s.recipe.shipped import DATA_SUFFIXES, SCHEMA, YAML, folder, shipped
 
 VARIABLE = "_LORA_S2S_COMPLETE"
 # A completed word becomes part of the command line as it is: a space, a quote or `$(…)` in a name
 # would act there. The shells' own completion of files escapes such names.
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
-_RUN_FILES = (".yaml", ".yml", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".gz", ".zip")
-# Examples for the keys without a default.
-_REQUIRED = {"model.name": "demo", "data.train": "demo:train"}
 Items = list[tuple[str, str]]
 """Words and what they mean, which most shells show beside them."""
-
-
-class _Key(TypedDict, total=False):
-    """JSON Schema of a key of a recipe, as far as it is used."""
-
-    description: str
-    default: object
-    type: str
-    enum: list[str]
-    examples: list[str]
-    anyOf: list[_Key]
-    items: _Key
+_Key = dict[str, object]  # its JSON Schema
 
 
 def words(*choices: str) -> Callable[[], list[str]]:
@@ -49,18 +34,17 @@ def words(*choices: str) -> Callable[[], list[str]]:
 
 def metrics() -> list[str]:
     """Completes the name of a metric."""
-    return [*_values(_keys()["evaluation.metrics"])]
+    return _values(_keys()["evaluation.metrics"])
 
 
 def settings(incomplete: str) -> Items:
     """Completes ``SECTION.KEY=``; then the values of a closed list, or the default."""
     name, equals, _ = incomplete.partition("=")
     keys = {key: one for key, one in _keys().items() if f"{key}=".startswith(name + equals)}
-    items = [(f"{key}=", one.get("description", "")) for key, one in keys.items()]
+    items = [(f"{key}=", str(one["description"])) for key, one in keys.items()]
     if len(keys) == 1:  # with more than one word, no shell adds a space after the sign
         for key, one in keys.items():
-            default = json.dumps(one.get("default", _REQUIRED.get(key))).strip('"')
-            items += [(f"{key}={value}", "") for value in [*_values(one)] or [default]]
+            items += [(f"{key}={value}", "") for value in _values(one)]
     return items
 
 
@@ -72,7 +56,7 @@ def recipes() -> Items:
 
 def runs(incomplete: str) -> Items:
     """Completes a shipped recipe, a file of a recipe or of data, or a folder."""
-    return _or_files(recipes(), incomplete, _RUN_FILES)
+    return _or_files(recipes(), incomplete, (*YAML, *DATA_SUFFIXES))
 
 
 def models(context: typer.Context, incomplete: str) -> Items:
@@ -96,8 +80,7 @@ def answer(run: Callable[[], object], anywhere: tuple[str, ...]) -> int | str | 
             run()
     except SystemExit as end:
         code = end.code
-    lines = text.getvalue().removesuffix("\n").split("\n")
-    write_out("\n".join(line.removeprefix(kept) for line in lines))
+    write_out(re.sub(f"(?m)^{re.escape(kept)}", "", text.getvalue()).removesuffix("\n"))
     return code
 
 
@@ -112,7 +95,7 @@ def _prepare(anywhere: tuple[str, ...]) -> str:
     line = unknown.sub("", joined)
     given.update(COMP_WORDS=line, COMP_CWORD=str(line.count("\n")))
     kept = line.rpartition("\n")[2].removesuffix(separate[-1].strip("=:"))
-    return kept.partition("=")[2] if kept.startswith("-") else kept
+    return re.sub("^--[a-z-]+=", "", kept)
 
 
 def _keys() -> dict[str, _Key]:
@@ -126,13 +109,14 @@ def _keys() -> dict[str, _Key]:
     }
 
 
-def _values(key: _Key) -> Iterator[str]:
-    """The values that a key's schema lists."""
-    yield from (*key.get("enum", ()), *key.get("examples", ()))
-    if key.get("type") == "boolean":
-        yield from ("true", "false")
-    for part in (*key.get("anyOf", ()), *filter(None, [key.get("items")])):
-        yield from _values(part)
+def _values(details: _Key) -> list[str]:
+    """The values that a key's schema lists, or else its default."""
+    text = json.dumps(details)
+    if '"boolean"' in text:
+        return ["true", "false"]
+    lists = re.findall(r'"(?:enum|examples)": (\[.*?])', text)
+    values = [value for words in lists for value in json.loads(words)]
+    return values or [json.dumps(details.get("default", "...")).strip('"')]
 
 
 def _or_files(items: Items, incomplete: str, suffixes: tuple[str, ...] = ()) -> Items:

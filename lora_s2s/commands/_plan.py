@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 
-from lora_s2s.console import say, table, warn
+from lora_s2s.console import duration, say, table, warn
 from lora_s2s.machine import sized
 from lora_s2s.pipeline.plan import TABLE_COLUMNS, Plan
 
@@ -64,7 +64,7 @@ def show_plan(planned: Plan, name: str) -> None:
         f"row: {source:,} source and {target:,} target tokens; {planned.steps:,} steps"
     )
     if planned.seconds is not None and planned.seconds_per_step is not None:
-        say(f"about {_duration(planned.seconds)}, {planned.seconds_per_step:.2g} s a step")
+        say(f"about {duration(planned.seconds)}, {planned.seconds_per_step:.2g} s a step")
     need = sized(planned.total_bytes) + have
     if planned.fits is False:
         warn(f"it does not fit: {need}")
@@ -82,10 +82,3 @@ def _added(parts: Mapping[str, int]) -> list[list[str]]:
     ends = [round(end / 1e6) for end in itertools.accumulate(parts.values())]
     sizes = [end - start for start, end in itertools.pairwise([0, *ends])]
     return [[part, f"{size:,} MB"] for part, size in zip(parts, sizes, strict=True)]
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} seconds"
-    minutes = seconds / 60
-    return f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"

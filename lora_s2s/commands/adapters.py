@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lora_s2s.commands import _complete
-from lora_s2s.commands._options import Base, Json
+from lora_s2s.commands._options import Adapter, Base, Json
 from lora_s2s.console import say, table, write_json
 from lora_s2s.errors import UsageError
 
@@ -17,14 +17,6 @@ adapters = typer.Typer(
     rich_markup_mode=None,
     invoke_without_command=True,
 )
-Name = Annotated[
-    str,
-    typer.Argument(
-        metavar="NAME",
-        help="Adapter folder, or its name in --dir.",
-        autocompletion=_complete.models,
-    ),
-]
 Folder = Annotated[str, typer.Option("--dir", metavar="DIR", help="Folder of adapters.")]
 
 
@@ -49,7 +41,7 @@ def listed(context: typer.Context, folder: Folder = "adapters", json: Json = Fal
 
 
 @adapters.command("show")
-def show(name: Name, folder: Folder = "adapters", json: Json = False) -> None:
+def show(name: Adapter, folder: Folder = "adapters", json: Json = False) -> None:
     """Show an adapter's base, data, settings and scores."""
     from lora_s2s.commands._show import show_adapter
     from lora_s2s.pipeline.adapters import find_adapter

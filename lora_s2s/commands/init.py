@@ -73,7 +73,8 @@ def _is_terminal() -> bool:
 
 
 def _ask(question: str, default: str) -> str:
-    from lora_s2s.console import plain
+    from lora_s2s.console import plain, stop_waiting
 
+    stop_waiting()
     answer = typer.prompt(plain(question), default=default, err=True, show_default=bool(default))
     return str(answer).strip()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lora_s2s import limits
+from lora_s2s.console import ProgressLine
 from lora_s2s.errors import DataError
 from lora_s2s.models.host_memory import return_memory
 from lora_s2s.models.quantized import fill, is_quantized
@@ -30,12 +31,16 @@ def put_weights(
     Raises:
         DataError: a weight is not finite, or the config asks for too many computed weights.
     """
-    for path in files:
-        with opened(path) as tensors:
-            for name in tensors.keys():  # noqa: SIM118  (a reader, not a dict)
-                if name in names:
-                    _place(model, names[name], tensors.get_tensor(name).to(device), path)
-                    return_memory()
+    done = 0
+    with ProgressLine("load weights", short=True) as line:
+        for path in files:
+            with opened(path) as tensors:
+                for name in tensors.keys():  # noqa: SIM118  (a reader, not a dict)
+                    if name in names:
+                        _place(model, names[name], tensors.get_tensor(name).to(device), path)
+                        return_memory()
+                        done += 1
+                        line.update({}, done=done, total=len(names))
     _tie(model)
     _compute_the_rest(model, device, str(files[0].parent / "config.json"))
 

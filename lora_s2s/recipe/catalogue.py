@@ -14,7 +14,7 @@ from lora_s2s.errors import DataError, UsageError, nearest, quoted
 from lora_s2s.files import read_whole
 from lora_s2s.recipe.fields import LARGEST_NUMBER
 from lora_s2s.recipe.schema import Recipe
-from lora_s2s.recipe.shipped import SCHEMA, folder
+from lora_s2s.recipe.shipped import DATA_SUFFIXES, SCHEMA, YAML, folder
 from lora_s2s.recipe.shipped import shipped as shipped
 
 _SCHEMA_IS = "yaml-language-server: $schema="
@@ -32,10 +32,7 @@ def for_elsewhere(text: str) -> str:
     return text.replace(f"{_SCHEMA_IS}{SCHEMA}", schema_line())
 
 
-# Not .json and .txt, which may hold YAML.
-_DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
-_FILE_SUFFIXES = (*_DATA_SUFFIXES, ".json", ".ndjson", ".tmx", ".txt", ".gz", ".zst", ".zip")
-_YAML = (".yaml", ".yml")
+_FILE_SUFFIXES = (*DATA_SUFFIXES, ".json", ".ndjson", ".tmx", ".txt", ".gz", ".zst", ".zip")
 
 
 def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
@@ -53,7 +50,7 @@ def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
         return known[name_or_path]
     path = (beside or Path()) / os.path.expanduser(name_or_path)
     if os.path.isfile(path):  # unlike Path's, it never raises
-        if beside is None and path.name.lower().removesuffix(".gz").endswith(_DATA_SUFFIXES):
+        if beside is None and path.name.lower().removesuffix(".gz").endswith(DATA_SUFFIXES):
             raise UsageError(
                 f"a data file, not a recipe: '{name_or_path}'",
                 hint=f"write its recipe: lora-s2s init --data {quoted(name_or_path)}",
@@ -66,7 +63,7 @@ def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
             f"no such file: '{name_or_path}'{nearest(name_or_path, beside_it)}",
             hint="check the path; it is relative to the current folder",
         )
-    recipes = [name for name in beside_it if name.endswith(_YAML)]
+    recipes = [name for name in beside_it if name.endswith(YAML)]
     raise UsageError(
         f"{kind}: '{name_or_path}'{nearest(name_or_path, [*known, *recipes])}",
         hint="give a YAML file or a shipped recipe such as flan-t5-base; list them: lora-s2s "
@@ -78,7 +75,7 @@ def _names_file(name: str) -> bool:
     """Whether a word is the name of a data file, or a path of anything but a recipe."""
     lower = name.lower()
     return lower.endswith(_FILE_SUFFIXES) or (
-        os.path.dirname(name) > "" and not lower.endswith(_YAML)
+        os.path.dirname(name) > "" and not lower.endswith(YAML)
     )
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 SCHEMA = "recipe.schema.json"
+YAML = (".yaml", ".yml")
+# Not .json and .txt, which may hold YAML.
+DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 

@@ -16,7 +16,7 @@ from types import FrameType
 
 import uvicorn
 
-from lora_s2s.console import say
+from lora_s2s.console import say, stop_waiting
 from lora_s2s.errors import UsageError
 from lora_s2s.files import naming
 from lora_s2s.recipe.layers import Overrides
@@ -65,6 +65,7 @@ def serve(names: Sequence[str], place: Place, allowed: Limits, sets: Overrides =
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         say(f"serving {', '.join(service.models)} on http://{shown}:{port}/v1; try /docs")
+        stop_waiting()
         server = _Server(config, service)
         server.run(sockets=[listener])
     say("stopped: everything that was taken is answered")

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio
 
-from lora_s2s.console import plain, say
+from lora_s2s.console import plain, say, stop_waiting
 from lora_s2s.errors import Error, UsageError
 from lora_s2s.pipeline.side_by_side import (
     LONGEST_TEXT,
@@ -112,4 +112,5 @@ def serve_page(models: SideBySide, *, port: int, feedback: Path) -> None:
             f"port {port} is in use", hint="--port with another number, or 0 for any"
         ) from error
     say(f"open {address}; Ctrl-C ends it")
+    stop_waiting()
     blocks.block_thread()

@@ -113,7 +113,7 @@ class RunLog:
         }
         self._write(line, "train")
         if self._stream:
-            fields = _progress_fields(stats.loss, state, plan.total_steps)
+            fields = _progress_fields(stats.loss, state)
             self._progress.update(fields, done=state.step, total=plan.total_steps)
 
     def evaluation(self, scores: Mapping[str, float], state: TrainState, plan: StepPlan) -> None:
@@ -164,17 +164,9 @@ def _keep(path: Path, count: int) -> int:
     return min(len(lines), count)
 
 
-def _progress_fields(loss: float, state: TrainState, total: int) -> dict[str, str]:
+def _progress_fields(loss: float, state: TrainState) -> dict[str, str]:
     return {
         "loss": f"{loss:.4f}",
         "tokens/s": f"{state.tokens / state.seconds:,.0f}",
         "memory": f"{state.peak_memory_bytes / 2**30:.2f} GiB",
-        "left": _duration(state.seconds * (total / state.step - 1)),
     }
-
-
-def _duration(seconds: float) -> str:
-    whole = int(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-    return f"{whole // 60}m{whole % 60:02d}s" if whole >= 60 else f"{whole}s"

@@ -81,6 +81,16 @@ def test_every_verb_is_listed_and_no_words_show_the_help(invoke: Invoke) -> None
     assert "Usage: lora-s2s" in invoke(code=2).stderr
 
 
+def test_no_waiting_is_shown_where_others_write(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr("lora_s2s.cli.show_waiting", shown.append)
+    for words in (["recipes", "show", "-"], ["recipes", "--workers=2"], ["adapters"]):
+        invoke(*words, code=None)
+    assert shown == ["adapters"]
+
+
 def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def fail(*_: object, **__: object) -> None:
         raise error

@@ -54,6 +54,16 @@ FLAGS = [
 ]
 
 
+def test_loading_that_takes_long_shows_its_weights(
+    flan: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load_base(str(flan))
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("lora_s2s.console._SECONDS_OF_SILENCE", -1.0)
+    load_base(str(flan))
+    assert "\nload weights 100% 52/52" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("flags", FLAGS, ids=str)
 def test_an_own_head_is_kept_and_unscaled_whatever_the_config_says(
     flan: Path, tiny_t5: Callable[..., Any], flags: dict[str, Any]
