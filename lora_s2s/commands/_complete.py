@@ -43,8 +43,7 @@ def settings(incomplete: str) -> Items:
     keys = {key: one for key, one in _keys().items() if f"{key}=".startswith(name + equals)}
     items = [(f"{key}=", str(one["description"])) for key, one in keys.items()]
     if len(keys) == 1:  # with more than one word, no shell adds a space after the sign
-        for key, one in keys.items():
-            items += [(f"{key}={value}", "") for value in _values(one)]
+        items += [(f"{key}={value}", "") for key in keys for value in _values(keys[key])]
     return items
 
 
