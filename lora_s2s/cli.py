@@ -43,7 +43,7 @@ _USAGE_ERRORS: tuple[type[Any], ...] = typer.BadParameter.__mro__[1:3]
 _SHARED = ("train", "predict", "eval")
 _ANYWHERE = ("--debug", "--offline")
 # Where these are given, a user or other processes write on the terminal too.
-_OTHERS_WRITE = re.compile(r"(^| )(-|--(interactive|processes|workers))($|[ =])")
+_OTHERS_WRITE = r"(^| )(-|--(interactive|processes|workers))($|[ =])"
 _MOST_JOINED = 40  # arguments that may be one name without its quotes
 _LOOK_UPS = ("socket.getaddrinfo", "socket.gethostbyname")
 
@@ -195,7 +195,7 @@ def options(
     if command not in ("recipes", "adapters"):
         check_interpreter()
     check_current_folder()  # some libraries end the process without it
-    if not _OTHERS_WRITE.search(" ".join(context.obj or ())):
+    if not re.search(_OTHERS_WRITE, " ".join(context.obj or ())):
         show_waiting(str(command))
 
 

@@ -18,7 +18,6 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from types import TracebackType
 from typing import TextIO
 
 from lora_s2s.display import current, messages_are_shown
@@ -303,12 +302,7 @@ class ProgressLine:
     def __enter__(self) -> ProgressLine:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._pending:
             self._write()
         self._display.end()
@@ -319,7 +313,9 @@ class ProgressLine:
         Args:
             total: 0 if unknown; then the rate is shown.
         """
-        share = f"{100 * done // total:3d}% {done}/{total}" if total else self._rate(done)
+        rate = done / max(1e-9, time.monotonic() - self._start)
+        rows = f"{done:,} rows, {rate:,.0f} a second"
+        share = f"{100 * done // total:3d}% {done}/{total}" if total else rows
         shown = "  ".join(f"{key} {value}" for key, value in fields.items())
         self._pending = plain(f"{self.label} {share}{self._left(done, total)}  {shown}")
         if time.monotonic() - self._last >= self._display.seconds:
@@ -334,9 +330,6 @@ class ProgressLine:
             return ""
         seconds = (time.monotonic() - begun) * (total - done) / (done - before)
         return f"  left {duration(seconds)}"
-
-    def _rate(self, done: int) -> str:
-        return f"{done:,} rows, {done / max(1e-9, time.monotonic() - self._start):,.0f} a second"
 
     def _write(self) -> None:
         now = time.monotonic()

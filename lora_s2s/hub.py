@@ -140,11 +140,7 @@ def is_trained(folder: Path) -> bool:
 
 def adapters_inside(folder: Path) -> list[str]:
     """Returns the names of the adapters directly inside a folder, checkpoints ordered by step."""
-    inside = sorted(
-        path.parent.name
-        for path in folder.glob(f"*/{ADAPTER_CONFIG}")
-        if path.parent.name[0] != "."
-    )
+    inside = [path.name for path in folder.glob("[!.]*") if is_trained(path)]
     return sorted(inside, key=lambda name: (name.rstrip("0123456789"), len(name), name))
 
 

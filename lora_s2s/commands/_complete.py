@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import typer
@@ -68,14 +68,14 @@ def models(context: typer.Context, incomplete: str) -> Items:
 
 
 def answer(run: Callable[[], object], anywhere: tuple[str, ...]) -> int | str | None:
-    """Writes what Typer completes to stdout, and nothing else anywhere; returns the exit code.
+    """Writes what Typer completes to stdout; returns the exit code.
 
     Args:
         anywhere: the options that Typer does not know.
     """
     kept, code, text = _prepare(anywhere), None, io.StringIO()
     try:
-        with redirect_stdout(text), redirect_stderr(io.StringIO()):
+        with redirect_stdout(text):
             run()
     except SystemExit as end:
         code = end.code

@@ -103,7 +103,6 @@ DecodedBy = Annotated[
     typer.Option(
         metavar="D",
         help="checkpoint: decode by the base's own generation settings. Default: default.",
-        autocompletion=_complete.words("default", "checkpoint"),
     ),
 ]
 Mbr = Annotated[

@@ -29,9 +29,6 @@ def export(
             metavar="P",
             help="Weights: float32; also float16, bfloat16 (ct2, safetensors), int8 (ct2, onnx), "
             "int8_float32, int8_float16 (ct2).",
-            autocompletion=_complete.words(
-                "float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16"
-            ),
         ),
     ] = "float32",
     max_shard_size: Annotated[

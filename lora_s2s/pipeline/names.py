@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lora_s2s.console import say
 from lora_s2s.errors import UsageError, nearest
-from lora_s2s.hub import DEMO_NAME, is_trained
+from lora_s2s.hub import DEMO_NAME, adapters_inside, is_trained
 from lora_s2s.records import ModelManifest
 from lora_s2s.remote import fetched_folder, is_url
 
@@ -29,11 +29,13 @@ def located(name: str) -> str:
     folder = ADAPTERS / name
     if name != Path(name).name:
         return name
+    taken = name == DEMO_NAME or Path(name).exists()
     if not is_trained(folder):
-        if name != DEMO_NAME and not Path(name).exists() and (meant := nearest(name, _adapters())):
+        meant = nearest(name, adapters_inside(ADAPTERS))
+        if meant and not taken:
             say(f"no adapter '{name}' in {ADAPTERS}{meant}")
         return name
-    if name == DEMO_NAME or Path(name).exists():
+    if taken:
         what = "the bundled base" if name == DEMO_NAME else "the folder here"
         say(f"{name} is {what}; the adapter of that name is {folder}")
         return name
@@ -61,9 +63,3 @@ def given_path(argument: str, value: object) -> str:
 def optional_path(argument: str, value: object) -> str | None:
     """As :func:`given_path`; None stays None."""
     return None if value is None else given_path(argument, value)
-
-
-def _adapters() -> list[str]:
-    return sorted(
-        path.name for path in ADAPTERS.glob("*") if path.name[0] != "." and is_trained(path)
-    )

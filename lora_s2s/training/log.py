@@ -113,7 +113,11 @@ class RunLog:
         }
         self._write(line, "train")
         if self._stream:
-            fields = _progress_fields(stats.loss, state)
+            fields = {
+                "loss": f"{stats.loss:.4f}",
+                "tokens/s": f"{state.tokens / state.seconds:,.0f}",
+                "memory": f"{state.peak_memory_bytes / 2**30:.2f} GiB",
+            }
             self._progress.update(fields, done=state.step, total=plan.total_steps)
 
     def evaluation(self, scores: Mapping[str, float], state: TrainState, plan: StepPlan) -> None:
@@ -162,11 +166,3 @@ def _keep(path: Path, count: int) -> int:
     if lines[count:] or not path.exists():
         write_bytes(path, b"".join(lines[:count]))
     return min(len(lines), count)
-
-
-def _progress_fields(loss: float, state: TrainState) -> dict[str, str]:
-    return {
-        "loss": f"{loss:.4f}",
-        "tokens/s": f"{state.tokens / state.seconds:,.0f}",
-        "memory": f"{state.peak_memory_bytes / 2**30:.2f} GiB",
-    }

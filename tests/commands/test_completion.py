@@ -87,8 +87,6 @@ def test_closed_lists_are_those_of_the_package(complete: Complete) -> None:
     assert complete("lora-s2s export demo --format ") == [*EXPORTERS]
     assert complete("lora-s2s eval demo --engine ") == ["torch", *ENGINES]
     assert complete("lora-s2s adapters average a b --method ") == [*KINDS]
-    precisions = {name for exporter in EXPORTERS.values() for name in exporter.bytes_per_weight}
-    assert {*complete("lora-s2s export demo --precision ")} == precisions
     assert complete("lora-s2s train ") == [*shipped()]
     assert complete("lora-s2s --version pre") == ["prepare", "predict"]
 
