@@ -247,12 +247,13 @@ def test_what_layers_keep_is_what_torch_saves(row: str, dtype: torch.dtype, targ
             loss, _ = sequence_loss(with_adapter, batch)
     each = dtype.itemsize
     setting = Setting(each, "cpu", checkpointing=False, dropout=False)
-    expected = footprint.step_peak(
-        footprint.Batch.of(*lengths, "cpu"), base.sizes, adapted, setting
-    ).kept
+    peak = footprint.step_peak(footprint.Batch.of(*lengths, "cpu"), base.sizes, adapted, setting)
+    expected = peak.kept
     loss.backward()
     if base.sizes.kind == "bart":  # its head is not computed in chunks
-        expected += 12 * 3 * base.sizes.vocabulary * 4
+        logits = 12 * 3 * base.sizes.vocabulary
+        expected += logits * 4
+        assert peak.logits in (0, logits * (12 if each == 4 else 14))  # 0: not at the peak
     assert expected == pytest.approx(sum(size for size, _ in saved.values()), rel=0.1)
 
 
@@ -326,5 +327,14 @@ def test_checkpointing_and_4_bits_take_less_and_packing_as_much_as_its_tokens() 
         for n in (0, 1)
     ]
     assert longer[1] - longer[0] == 2 * 12 * 768 * 4 * 2  # keys and values, layers, width, rows
+    first = footprint.decoding_bytes(base.sizes, batch_tokens=0, rows=4, answer=0, bytes_each=2)
+    assert first == 8 * 4 * base.sizes.vocabulary  # the logits of a step
+    dropped = Setting(2, "cuda", checkpointing=False, dropout=True)
+    more = footprint.step_peak(batch, base.sizes, adapted, dropped).total - whole
+    # A mask of each head's scores in the encoder, in the decoder and of its cross-attention.
+    assert more == 2 * 12 * 2 * 8 * (256 * 256 + 64 * 64 + 64 * 256)
+    apart = footprint.Batch.of(np.repeat([256, 8], 8), np.repeat([64, 16], 8), "cpu")
+    assert apart.encoder_scores == 8 * (256**2 + 8**2)
+    assert apart.other_scores == 8 * (64 * (64 + 256) + 16 * (16 + 8))
     decoder = base.adapted(LoraSection(target_modules="decoder"))[1]
     assert footprint.step_peak(batch, base.sizes, decoder, plain).total < whole / 2
