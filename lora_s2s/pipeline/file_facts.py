@@ -56,11 +56,6 @@ class FileFacts:
     others: Mapping[str, tuple[str | list[str], int]]
 
     @property
-    def left_out(self) -> int:
-        """The number of records without an example, on purpose or not."""
-        return self.rejected.faults + self.rejected.skipped.total()
-
-    @property
     def languages(self) -> tuple[str, str] | None:
         """The two languages that the columns' names are, or the endings of two files of lines."""
         names = (self.reading.source_column, self.reading.target_column)
@@ -157,10 +152,10 @@ def look_at(data: DataSection, *, seed: int = 0) -> FileFacts:
             others[split] = (named, _rows_like(data, named, examples.reading))
     if rows < _FEWEST_ROWS:
         raise DataError(
-            f"{_named(data)} has {rows} usable rows, too few to hold some out: expected at least "
+            f"{files_of(data)} has {rows} usable rows, too few to hold some out: expected at least "
             f"{_FEWEST_ROWS}",
             hint="add rows; or train without a held-out part: lora-s2s train --data "
-            f"{quoted(_named(data))} --model demo --set data.validation_fraction=0",
+            f"{quoted(files_of(data))} --model demo --set data.validation_fraction=0",
         )
     return FileFacts(
         train=data.train,
@@ -173,7 +168,8 @@ def look_at(data: DataSection, *, seed: int = 0) -> FileFacts:
     )
 
 
-def _named(data: DataSection) -> str:
+def files_of(data: DataSection) -> str:
+    """The names of the training files, the first three of many."""
     return data.train if isinstance(data.train, str) else ", ".join(data.train[:3])
 
 

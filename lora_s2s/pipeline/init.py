@@ -13,10 +13,10 @@ from lora_s2s.files import write_text
 from lora_s2s.outputs import check_writable
 from lora_s2s.pipeline import html
 from lora_s2s.pipeline.base_choice import Machine, machine_with, this_machine
-from lora_s2s.pipeline.file_facts import FileFacts, look_at
+from lora_s2s.pipeline.file_facts import FileFacts, files_of, look_at
 from lora_s2s.pipeline.recipes import starter_name
 from lora_s2s.pipeline.starter import decide, notes_on
-from lora_s2s.pipeline.starter_base import Ask, Starting
+from lora_s2s.pipeline.starter_base import ANSWERED, SAID, Ask, Starting
 from lora_s2s.recipe.catalogue import schema_line
 from lora_s2s.recipe.layers import Overrides, overridden_keys
 from lora_s2s.recipe.load import load_recipe, recipe_from_settings
@@ -105,27 +105,28 @@ def starter_recipe(wishes: Wishes, *, command: str = "init") -> StarterRecipe:
     words, facts = _looked_at(name, wishes)
     machine = _machine(wishes)
     given = _given(name, wishes.data, *words)
-    said = frozenset().union(*map(overridden_keys, words))
-    start = Starting(given, said, facts, machine)
+    said = dict.fromkeys(overridden_keys(words[-1]), ANSWERED)  # where columns were asked for
+    said |= dict.fromkeys(overridden_keys(wishes.sets), SAID)
+
+    def built(decisions: Sequence[Decision]) -> Recipe:
+        return recipe_from_settings(name, {"model.name": "demo"}, nested(decisions), *words)
+
+    start = Starting(given, said, facts, machine, built)
     decisions = decide(start, wishes.ask)
-    recipe = recipe_from_settings(name, nested(decisions), *words)
+    recipe = built(decisions)
     for decision in decisions:
         say(f"  {decision}")
     notes_on(start, decisions)
     text = commented_recipe(
-        f"{_listed(facts)} on {recipe.model.name}.", _head(start), decisions, command=command
+        f"{files_of(given.data)} on {recipe.model.name}.", _head(start), decisions, command=command
     )
     return StarterRecipe(path, decisions, recipe, text)
-
-
-def _listed(facts: FileFacts) -> str:
-    return facts.train if isinstance(facts.train, str) else ", ".join(facts.train)
 
 
 def _head(start: Starting) -> list[str]:
     return [
         schema_line(),
-        f"Data: {_listed(start.facts)}, {counted(start.facts.rows, 'example')}",
+        f"Data: {files_of(start.recipe.data)}, {counted(start.facts.rows, 'example')}",
         f"Machine: {start.machine}",
         "`auto` is settled in each run by these rules; `lora-s2s train THIS_FILE --dry-run` shows "
         "its values.",

@@ -98,7 +98,7 @@ def _recipe_of_data(
     """
     path = Path(f"{starter_name(name)}.yaml")
     if path.exists() and (options.resume or untouched_writer(path) != "train"):
-        return _existing(path, name, sets, resume=options.resume)
+        return _existing(path, name, sets)
     with main_process_first():
         starter = starter_recipe(Wishes([name], sets), command="train")
         if dry_run:
@@ -109,13 +109,13 @@ def _recipe_of_data(
     return starter.recipe
 
 
-def _existing(path: Path, name: str, sets: Sequence[str], *, resume: bool) -> Recipe:
+def _existing(path: Path, name: str, sets: Sequence[str]) -> Recipe:
     """The recipe that a data file has.
 
     Raises:
         UsageError: it is of other data.
     """
-    recipe = chosen_recipe(str(path), (), None, sets, command="train", resume=resume)
+    recipe = chosen_recipe(str(path), (), None, sets, command="train")
     train, init = recipe.data.train, f"lora-s2s init {quoted(name)}"
     files = [train] if isinstance(train, str) else train
     if not all(Path(file).is_relative_to(name) for file in files):

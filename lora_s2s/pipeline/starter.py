@@ -7,14 +7,22 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from lora_s2s.console import counted, say, warn
-from lora_s2s.data.limits import UNBOUNDED, choose_limits
+from lora_s2s.console import say, warn
 from lora_s2s.evaluation.choice import MetricChoice
 from lora_s2s.examples.causes import enough
 from lora_s2s.hub import is_local
 from lora_s2s.pipeline.base_choice import in_time
 from lora_s2s.pipeline.file_facts import traits_of
-from lora_s2s.pipeline.starter_base import HELD_OUT, SAID, Ask, Chosen, Starting, choose_base
+from lora_s2s.pipeline.prepare import sizes
+from lora_s2s.pipeline.starter_base import (
+    ANSWERED,
+    HELD_OUT,
+    Ask,
+    Chosen,
+    Starting,
+    choose_base,
+    languages_of,
+)
 from lora_s2s.readers.names import SOURCES, TARGETS, language_of, normalised
 from lora_s2s.recipe.bases import FLAN, known_base, lost_to_t5
 from lora_s2s.recipe.defaults import expected_steps, resolve
@@ -40,10 +48,13 @@ def decide(start: Starting, ask: Ask | None = None) -> list[Decision]:
     """
     metrics = start.facts.metrics()
     traits, evidence = traits_of(start.facts, metrics)
-    data = [*_files(start), *_rejected(start), *_columns(start), *_template(start, ask)]
+    read = [*_rejected(start), *_columns(start), *_template(start, ask)]
+    read += languages_of(start, traits, start.recipe.model.name)
+    start = start.counted([*_files(start), *read, *_held_out(start)])
     chosen = choose_base(start, traits, evidence, ask)
     decisions = [
-        *data,
+        *_files(start),
+        *read,
         *chosen.decisions,
         *_limits(chosen),
         *_held_out(start),
@@ -58,9 +69,9 @@ def decide(start: Starting, ask: Ask | None = None) -> list[Decision]:
 def _as_said(start: Starting, decisions: Sequence[Decision]) -> list[Decision]:
     values = start.recipe.model_dump(mode="json")
     said = {}
-    for key in sorted(start.said):
+    for key, how in sorted(start.said.items()):
         section, name = key.split(".")
-        said[key] = Decision(key, values[section][name], SAID)
+        said[key] = Decision(key, values[section][name], how)
     # What the base asks for comes first.
     first = {decision.key: decision for decision in reversed(decisions)}
     distinct = [decision for decision in decisions if decision is first[decision.key]]
@@ -70,8 +81,11 @@ def _as_said(start: Starting, decisions: Sequence[Decision]) -> list[Decision]:
 
 def _files(start: Starting) -> Iterator[Decision]:
     facts = start.facts
-    left_out = f", {counted(facts.left_out, 'row')} left out" if facts.left_out else ""
-    reason = f"{facts.rows:,} examples{left_out}"
+    reason = f"{facts.rows:,} examples"
+    if start.report is not None:
+        reason += f": {sizes(start.report)}"
+        for why, count in start.report["rows"]["by_reason"].items():
+            reason += f"; dropped: {count:,} × {why}"
     yield Decision("data.train", facts.train, reason)
     for split, (name, rows) in facts.others.items():
         yield Decision(f"data.{split}", name, f"of the same folder, read alike: {rows:,} examples")
@@ -123,27 +137,23 @@ def _template(start: Starting, ask: Ask | None) -> Iterator[Decision]:
         return
     answer = ask("Instruction before each input, such as 'Summarize:' (none: press Enter)", "")
     if answer.strip():
-        yield Decision("data.template", f"{answer.strip()} {{{column}}}", "your instruction")
+        yield Decision("data.template", f"{answer.strip()} {{{column}}}", ANSWERED)
 
 
 def _limits(chosen: Chosen) -> Iterator[Decision]:
-    histogram = {side: np.bincount(lengths) for side, lengths in chosen.counts.items()}
-    limits = choose_limits(dict.fromkeys(histogram, AUTO), lambda: histogram, UNBOUNDED)
     how = f"{chosen.name}'s tokens" if chosen.measured else "estimated from characters"
     for side, lengths in chosen.counts.items():
-        limit, points = limits[side].tokens, np.percentile(lengths, (50, 99, 100))
-        half, most, longest = (f"{int(point):,}" for point in points)
-        reason = (
-            f"auto: about {limit:,}; half have up to {half}, 99 % {most}, the longest {longest}"
-        )
+        half, most = (f"{int(point):,}" for point in np.percentile(lengths, (50, 99)))
+        reason = f"auto: what 99 % need; half have up to {half}, 99 % {most}"
         yield Decision(f"data.max_{side}_tokens", AUTO, f"{reason} ({how})")
 
 
 def _held_out(start: Starting) -> Iterator[Decision]:
     if start.fraction:
-        rows = start.facts.rows
-        reason = f"about {round(rows * start.fraction):,} of {rows:,} examples, split by input; "
-        reason += f"a score on {HELD_OUT} or more is worth its interval"
+        held_out = start.rows("validation")
+        total = held_out + start.rows("train")
+        reason = f"{'' if start.report else 'about '}{held_out:,} of {total:,} examples, split by "
+        reason += f"input; a score on {HELD_OUT} or more is worth its interval"
         yield Decision("data.validation_fraction", round(start.fraction, 3), reason)
 
 
@@ -165,7 +175,10 @@ def _training(start: Starting, chosen: Chosen) -> Iterator[Decision]:
     if given.max_steps is None:
         time = f"; takes {chosen.need} here" if chosen.need else ""
         time += _shorter(chosen, expected_steps(settled, chosen.facts))
-        passes = f"auto: {settled.epochs:g} × {chosen.facts.rows:,} rows{time}"
+        passes = (
+            f"auto: {'' if chosen.measured else 'about '}{settled.epochs:g} × "
+            f"{chosen.facts.rows:,} rows{time}"
+        )
         yield Decision("training.epochs", AUTO, passes)
     if given.batch_size is None:
         tokens = f"auto: {settled.tokens_per_batch:,} tokens, at least the longest row"
@@ -183,9 +196,10 @@ def _shorter(chosen: Chosen, steps: int) -> str:
 def _evaluation(start: Starting, chosen: Chosen, metrics: MetricChoice) -> Iterator[Decision]:
     yield Decision("evaluation.metrics", list(metrics.metrics), metrics.reason)
     yield Decision("evaluation.max_new_tokens", AUTO, "auto: as long as the longest target")
-    if chosen.need is None:
+    rows = start.rows("test") or start.rows("validation")
+    if chosen.need is None or not rows:
         return
-    each, rows = chosen.need.decode, start.scored
+    each = chosen.need.decode
     if each * rows <= _DECODE_SECONDS:
         reason = f"all {rows:,}: answering them takes about {in_time(max(1.0, each * rows))}"
         yield Decision("evaluation.limit", None, reason)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from lora_s2s.data.limits import CAPS
+from lora_s2s.data_report import DataReport
 from lora_s2s.errors import ResourceError
 from lora_s2s.hub import is_local
 from lora_s2s.machine import sized
@@ -23,21 +24,21 @@ from lora_s2s.pipeline.base_choice import (
 )
 from lora_s2s.pipeline.file_facts import FileFacts
 from lora_s2s.pipeline.plan_base import PlannedBase
+from lora_s2s.pipeline.plan_data import known_data
 from lora_s2s.pipeline.planned import Rows
 from lora_s2s.recipe.bases import Base, Traits, family_for, known_base, sizes_of
 from lora_s2s.recipe.defaults import Facts, Lengths
 from lora_s2s.recipe.languages import NLLB_CODES, language_code
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.recipe.written import Decision
-from lora_s2s.tokens.encoder import encode_texts
-from lora_s2s.tokens.loading import load_tokenizer
 
 # Asks a question with a default; returns the answer.
 Ask = Callable[[str, str], str]
 Counts = npt.NDArray[np.int64]
-SAID = "given with --set"
+SAID, ANSWERED = "given by you", "your answer"
 HELD_OUT = 200  # sources, on which a score is worth its interval
 _LEAST_FRACTION, _MOST_FRACTION = 0.05, 0.2
+_WHOLE = 100_000  # rows, up to which the data is prepared to count them
 _CHARACTERS, _UNKNOWN_SIZE = 4.0, 250e6  # of a base that the table lacks
 
 
@@ -47,15 +48,21 @@ class Starting:
 
     Attributes:
         recipe: what the user said, over defaults; the base is ``demo`` where none was named.
-        said: the keys that the user named.
+        said: the keys that the user named, and how.
         facts: of the files.
         machine: where training will run.
+        built: the recipe of decisions.
+        report, lengths: of the prepared data, and tokens of its training rows by side; None where
+            they are too many to prepare them here.
     """
 
     recipe: Recipe
-    said: frozenset[str]
+    said: Mapping[str, str]
     facts: FileFacts
     machine: Machine
+    built: Callable[[Sequence[Decision]], Recipe]
+    report: DataReport | None = None
+    lengths: Mapping[str, Counts] | None = None
 
     @property
     def fraction(self) -> float:
@@ -67,13 +74,26 @@ class Starting:
             return 0.0
         return min(max(HELD_OUT / self.facts.rows, _LEAST_FRACTION), _MOST_FRACTION)
 
-    @property
-    def scored(self) -> int:
-        """How many rows ``eval`` will have."""
-        others = self.facts.others
-        if "test" in others or "validation" in others:
-            return others.get("test", others.get("validation", ("", 0)))[1]
-        return round(self.facts.rows * self.fraction)
+    def rows(self, split: str) -> int:
+        """How many rows a split has, as ``prepare`` counts them, or about."""
+        if self.report is not None:
+            return self.report["splits"].get(split, 0)
+        if split in self.facts.others:
+            return self.facts.others[split][1]
+        held_out = round(self.facts.rows * self.fraction)
+        return {"train": self.facts.rows - held_out, "validation": held_out}.get(split, 0)
+
+    def counted(self, decisions: Sequence[Decision]) -> Starting:
+        """The same with what ``prepare`` finds in the data by these decisions."""
+        if self.facts.rows > _WHOLE:
+            return self
+        with known_data(self.built(decisions)) as (data, _):
+            train = data.train
+            lengths = {
+                "source": np.array(train.source_lengths, int),
+                "target": np.array(train.target_lengths, int),
+            }
+            return replace(self, report=data.manifest.report, lengths=lengths)
 
 
 @dataclass(frozen=True)
@@ -104,7 +124,7 @@ def choose_base(start: Starting, traits: Traits, evidence: str, ask: Ask | None)
         ResourceError: the base that the user named does not fit even in 4 bits.
     """
     if "model.name" in start.said:
-        return _chosen(start, traits, start.recipe.model.name, SAID)
+        return _chosen(start, traits, start.recipe.model.name, start.said["model.name"])
     rule = family_for(traits)
     weighed = [_weighed(start, base) for base in sizes_of(rule.family)]
     base, size = choose_size(weighed, start.machine)
@@ -112,7 +132,7 @@ def choose_base(start: Starting, traits: Traits, evidence: str, ask: Ask | None)
     name, reason = base.name, f"{rule.reason} ({evidence}). {base.name} is {size}{note}"
     if ask is not None:
         answer = ask(f"Base model ({rule.reason})", name)
-        name, reason = (answer, reason) if answer == name else (answer, "your choice")
+        name, reason = (answer, reason) if answer == name else (answer, ANSWERED)
     return _chosen(start, traits, name, reason)
 
 
@@ -128,13 +148,11 @@ def _chosen(start: Starting, traits: Traits, name: str, reason: str) -> Chosen:
     """The decisions on a base, its lengths counted if its tokenizer is here."""
     recipe, known = _with(start.recipe, "model", name=name), known_base(name)
     decisions = [Decision("model.name", name, reason)]
-    languages = _languages(start, traits, name)
-    decisions += [Decision(f"data.{key}", code, "NLLB's code") for key, code in languages.items()]
-    here = is_local(name, recipe.model.revision)
-    if here:
-        counts = _counted(start.facts, name, recipe.model.revision, languages)
-    else:
-        counts = _estimated(start.facts, known.characters if known else _CHARACTERS)
+    languages = languages_of(start, traits, name)
+    decisions += languages
+    characters = known.characters if known else _CHARACTERS
+    measured = is_local(name, recipe.model.revision) and name == start.recipe.model.name
+    counts = (measured and start.lengths) or _estimated(start.facts, characters)
     base = sizes_known(recipe.model)
     parameters = base.parameters if base else known.parameters if known else None
     facts = _facts(start, counts, parameters or _UNKNOWN_SIZE)
@@ -144,7 +162,7 @@ def _chosen(start: Starting, traits: Traits, name: str, reason: str) -> Chosen:
         need = needed(recipe, base, facts, rows, start.machine)
         if not fits(need, start.machine) and "model.quantization" not in start.said:
             decisions += _four_bits(recipe, base, facts, rows, start.machine)
-    return Chosen(decisions, name, facts, here, need, counts)
+    return Chosen(decisions, name, facts, counts is start.lengths, need, counts)
 
 
 def _four_bits(
@@ -181,12 +199,14 @@ def _rows(counts: Mapping[str, Counts], facts: Facts) -> Rows:
     return Rows(sources, targets, facts.validation_tokens)
 
 
-def _languages(start: Starting, traits: Traits, name: str) -> dict[str, str]:
+def languages_of(start: Starting, traits: Traits, name: str) -> list[Decision]:
+    """The languages' codes, if the base needs them."""
     if "nllb" not in name.lower() or not traits.in_nllb or start.facts.languages is None:
-        return {}
-    keys = ("source_language", "target_language")
-    codes = [NLLB_CODES[language_code(column)] for column in start.facts.languages]
-    return dict(zip(keys, codes, strict=True))
+        return []
+    return [
+        Decision(f"data.{side}_language", NLLB_CODES[language_code(column)], "NLLB's code")
+        for side, column in zip(CAPS, start.facts.languages, strict=True)
+    ]
 
 
 def _estimated(facts: FileFacts, characters: float) -> dict[str, Counts]:
@@ -197,29 +217,17 @@ def _estimated(facts: FileFacts, characters: float) -> dict[str, Counts]:
     }
 
 
-def _counted(
-    facts: FileFacts, name: str, revision: str | None, languages: Mapping[str, str]
-) -> dict[str, Counts]:
-    tokenizer = load_tokenizer(name, revision, **languages)
-    sides = {"source": (facts.sources, "text"), "target": (facts.targets, "text_target")}
-    return {
-        side: np.array([len(ids) + 1 for ids in encode_texts(texts, tokenizer, side=kind)])
-        for side, (texts, kind) in sides.items()
-    }
-
-
 def _facts(start: Starting, counts: Mapping[str, Counts], parameters: float) -> Facts:
     """The sample's lengths for all rows, as ``recipe/defaults.py`` decides by them."""
-    rows = max(1, round(start.facts.rows * (1 - start.fraction)))
+    rows = start.rows("train") or 1
     means = {side: float(lengths.mean()) for side, lengths in counts.items()}
     source, target = (_lengths(counts[side], rows) for side in ("source", "target"))
-    held_out = start.facts.others.get("validation", ("", start.facts.rows - rows))[1]
     return Facts(
         rows=rows,
         source=source,
         target=target,
         distinct_targets=len(set(start.facts.targets)),
-        validation_tokens=round(held_out * sum(means.values())),
+        validation_tokens=round(start.rows("validation") * sum(means.values())),
         parameters=round(parameters),
         device=start.machine.device.kind,
     )

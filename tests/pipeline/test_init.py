@@ -147,7 +147,7 @@ def test_an_edited_recipe_is_kept_and_an_untouched_one_replaced(here: Path, invo
     result = invoke("init", "--data", "my.csv", "--json", "--set", "lora.r=4")
     written = json.loads(result.stdout)
     assert written["recipe"] == "my.yaml"
-    assert {"key": "lora.r", "value": 4, "reason": "given with --set"} in written["reasons"]
+    assert {"key": "lora.r", "value": 4, "reason": "given by you"} in written["reasons"]
     assert "no terminal: nothing is asked" in result.stderr
     assert "train downloads it" in result.stderr
     assert "next: lora-s2s train my.yaml" in result.stderr
@@ -179,7 +179,10 @@ def test_at_most_four_questions_are_asked(here: Path, capsys: pytest.CaptureFixt
         asked.append(question)
         return answers[question.split()[0]]
 
-    recipe = load_recipe(str(write_recipe(Wishes(["my.csv"], ask=ask)).path))
+    written = write_recipe(Wishes(["my.csv"], ask=ask))
+    recipe = load_recipe(str(written.path))
+    for key in ("data.source_column", "data.template", "model.name"):
+        assert chosen(written, key)[1] == "your answer"
     assert [question.split()[0] for question in asked] == [*answers]
     assert (recipe.data.source_column, recipe.data.target_column) == ("beta", "gamma")
     assert (recipe.data.template, recipe.model.name) == ("Count: {beta}", "demo")
@@ -276,6 +279,26 @@ def test_train_on_a_file_alone_writes_its_recipe_first(
     assert again.adapter.name == "two"
     (here / "as.json").write_text('{"model": {"name": "demo"}, "data": {"train": "my.csv"}}')
     assert "Dry run: as" in invoke("train", "as.json", "--dry-run").stderr
+
+
+def test_rows_are_counted_as_prepare_counts_them(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(here / "my.csv", 90)
+    with (here / "my.csv").open("a", encoding="utf-8") as stream:
+        stream.writelines((here / "my.csv").read_text(encoding="utf-8").splitlines(True)[1:31])
+    written = lora_s2s.init("my.csv", {"model.name": "demo"}, progress=False)
+    splits = lora_s2s.prepare(written.recipe, progress=False).splits
+    train, held_out = splits["train"], splits["validation"]
+    sizes = f"120 examples: {train} train, {held_out} validation; dropped: 30 × duplicate"
+    assert chosen(written, "data.train")[1] == sizes
+    assert chosen(written, "data.validation_fraction")[1].startswith(f"{held_out} of 90 examples")
+    assert f" × {train} rows" in chosen(written, "training.epochs")[1]
+    assert f"all {held_out}: answering" in chosen(written, "evaluation.limit")[1]
+    monkeypatch.setattr("lora_s2s.pipeline.starter_base._WHOLE", 100)
+    estimated = lora_s2s.init("my.csv", {"model.name": "demo"}, progress=False)
+    assert chosen(estimated, "data.validation_fraction")[1].startswith("about 24 of 120 examples")
+    assert "auto: about " in chosen(estimated, "training.epochs")[1]
 
 
 def test_train_on_a_file_replaces_only_what_it_wrote_itself(here: Path, invoke: Invoke) -> None:
