@@ -94,6 +94,7 @@ def msvcrt() -> types.ModuleType:
 
     def locking(descriptor: int, mode: int, size: int) -> None:
         start = os.lseek(descriptor, 0, os.SEEK_CUR)
+        assert start > 1 << 20, "nobody else could read what is locked"
         kind = fcntl.F_UNLCK if mode == module.LK_UNLCK else fcntl.F_WRLCK
         lock = struct.pack("hhqqi4x", kind, os.SEEK_SET, start, size, 0)
         try:
