@@ -142,6 +142,8 @@ def test_a_real_bash_completes_without_loading_or_writing_anything(here: Path) -
         "source <(_LORA_S2S_COMPLETE=source_bash lora-s2s 2> /dev/null)\n"
         "COMP_WORDS=(lora-s2s train nl2) COMP_CWORD=2\n"
         '_lora_s2s_completion lora-s2s\nprintf "%s\\n" "${COMPREPLY[@]}"\n'
+        "_LORA_S2S_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args "
+        "_TYPER_COMPLETE_ARGS='lora-s2s train nl2b' lora-s2s\n"
     )
     path = os.pathsep.join((str(program.parent), os.environ["PATH"]))
     before = sorted(here.rglob("*"))
@@ -152,7 +154,9 @@ def test_a_real_bash_completes_without_loading_or_writing_anything(here: Path) -
         text=True,
         check=True,
     )
-    assert run.stdout.split() == ["nl2bash", "nl2.yaml"]
+    *names, meaning = run.stdout.splitlines()
+    assert names == ["nl2bash", "nl2.yaml"]
+    assert meaning.startswith("nl2bash\tEnglish to a shell") and meaning.endswith("lacks.")
     loaded, heavy = run.stderr.split(), ("torch", "numpy", "huggingface_hub", "yaml", "rich.text")
     assert loaded[0] == "MODULES"
     assert not {*loaded} & {*heavy, "lora_s2s.recipe.schema"}
