@@ -156,7 +156,8 @@ def test_a_real_bash_completes_without_loading_or_writing_anything(here: Path) -
     )
     *names, meaning = run.stdout.splitlines()
     assert names == ["nl2bash", "nl2.yaml"]
-    assert meaning.startswith("nl2bash\tEnglish to a shell") and meaning.endswith("lacks.")
+    assert meaning.startswith("nl2bash\tEnglish to a shell")
+    assert meaning.endswith("lacks.")
     loaded, heavy = run.stderr.split(), ("torch", "numpy", "huggingface_hub", "yaml", "rich.text")
     assert loaded[0] == "MODULES"
     assert not {*loaded} & {*heavy, "lora_s2s.recipe.schema"}
