@@ -94,6 +94,19 @@ def joined_template(columns: Sequence[str]) -> str | None:
     return " ".join(f"{{{name}}}" for name in columns) if written else None
 
 
+def settings_named(answer: str) -> dict[str, str] | None:
+    """The settings of ``SOURCE > TARGET``, or of ``A, B > TARGET``, whose source a template joins;
+    None if the answer has another form.
+    """
+    source, _, target = (part.strip() for part in answer.partition(">"))
+    sources = [name.strip() for name in source.split(",")]
+    template = joined_template(sources)
+    if not target or not source or (len(sources) > 1 and template is None):
+        return None
+    key, value = ("source_column", source) if len(sources) == 1 else ("template", template or "")
+    return {f"data.{key}": value, "data.target_column": target}
+
+
 def _sets(*words: str) -> str:
     return " ".join(f"--set {quoted(word)}" for word in words)
 

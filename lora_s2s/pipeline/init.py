@@ -9,6 +9,7 @@ from typing import Any
 
 from lora_s2s.console import counted, say
 from lora_s2s.errors import DataError, UsageError
+from lora_s2s.examples.suggested import settings_named
 from lora_s2s.files import write_text
 from lora_s2s.outputs import check_writable
 from lora_s2s.pipeline import html
@@ -162,18 +163,16 @@ def _looked_at(name: str, wishes: Wishes) -> tuple[Sequence[Overrides], FileFact
         columns = _asked_columns(wishes.ask) or _asked_columns(wishes.ask, again=True)
         if columns is None:
             raise
-        words.append(dict(zip(("data.source_column", "data.target_column"), columns, strict=True)))
+        words.append(columns)
         return words, look_at(_given(name, wishes.data, *words).data)
 
 
-def _asked_columns(ask: Ask, *, again: bool = False) -> tuple[str, str] | None:
-    """The columns that the user names; None where the form is wrong."""
-    form = "SOURCE > TARGET"
+def _asked_columns(ask: Ask, *, again: bool = False) -> dict[str, str] | None:
+    """The settings of the columns that the user names; None where the form is wrong."""
+    form = "SOURCE > TARGET (several sources: A, B > TARGET)"
     if again:
-        say(f"expected two columns with > between them: {form}")
-    answer = ask(f"Source and target column, as {form}", "")
-    source, _, target = (part.strip() for part in answer.partition(">"))
-    return (source, target) if source and target else None
+        say(f"expected columns with > between sources and target: {form}")
+    return settings_named(ask(f"Source and target column, as {form}", ""))
 
 
 def _machine(wishes: Wishes) -> Machine:

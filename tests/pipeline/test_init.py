@@ -186,11 +186,15 @@ def test_at_most_four_questions_are_asked(here: Path, capsys: pytest.CaptureFixt
     assert [question.split()[0] for question in asked] == [*answers]
     assert (recipe.data.source_column, recipe.data.target_column) == ("beta", "gamma")
     assert (recipe.data.template, recipe.model.name) == ("Count: {beta}", "demo")
+    answers["Source"], asked[:] = "alpha, beta > gamma", []
+    recipe = load_recipe(str(write_recipe(Wishes(["my.csv"], ask=ask)).path))
+    assert "several sources: A, B > TARGET" in asked[0]
+    assert (recipe.data.source_column, recipe.data.template) == (None, "{alpha} {beta}")
     answers["Source"], asked[:] = "beta, gamma", []
     with pytest.raises(DataError, match="cannot guess"):
         write_recipe(Wishes(["my.csv"], ask=ask))
     assert [question.split()[0] for question in asked] == ["Source", "Source"]
-    assert "expected two columns with > between them" in capsys.readouterr().err
+    assert "expected columns with > between sources and target" in capsys.readouterr().err
 
 
 def test_files_beside_it_become_the_other_splits(here: Path) -> None:
