@@ -60,8 +60,8 @@ def show_plan(planned: Plan, name: str) -> None:
     table("At other times, not in this total", heads, _added(others), whole=True)
     source, target = planned.longest_row
     say(
-        f"{planned.trainable_parameters:,} of {planned.parameters:,} parameters train; longest "
-        f"row: {source:,} source and {target:,} target tokens; {planned.steps:,} steps"
+        f"{planned.trainable_parameters:,} parameters train, the base has {planned.parameters:,}; "
+        f"longest row: {source:,} source and {target:,} target tokens; {planned.steps:,} steps"
     )
     if planned.seconds is not None and planned.seconds_per_step is not None:
         say(f"about {duration(planned.seconds)}, {planned.seconds_per_step:.2g} s a step")

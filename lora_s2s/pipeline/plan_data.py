@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from lora_s2s.errors import SetupError
 from lora_s2s.hub import DEMO_NAME, is_local, locate_model, only_cache
 from lora_s2s.pipeline.prepare import prepare_data, prepared_folder
 from lora_s2s.recipe.schema import ModelSection, Recipe
+from lora_s2s.tokens.encoder import encode_texts
 from lora_s2s.tokens.files import TOKENIZER_FILES
-from lora_s2s.tokens.loading import LANGUAGES
+from lora_s2s.tokens.loading import LANGUAGES, load_tokenizer
 
 
 @contextmanager
@@ -44,6 +45,18 @@ def _data(recipe: Recipe, folder: Path) -> tuple[PreparedDataset, list[str]]:
     elif is_prepared(earlier) and (existing := _same(recipe, earlier)):
         return existing, []
     return prepare_data(recipe, folder / "prepared"), notes
+
+
+def token_counts(
+    sources: Sequence[str], targets: Sequence[str], model: ModelSection, **languages: str
+) -> dict[str, list[int]]:
+    """Tokens of texts by side, ``</s>`` included, as a base on this machine counts them."""
+    tokenizer = load_tokenizer(model.name, model.revision, **languages)
+    sides = {"source": (sources, "text"), "target": (targets, "text_target")}
+    return {
+        side: [len(ids) + 1 for ids in encode_texts(texts, tokenizer, side=kind)]
+        for side, (texts, kind) in sides.items()
+    }
 
 
 def _has_tokenizer(model: ModelSection) -> bool:

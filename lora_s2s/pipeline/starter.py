@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from lora_s2s.console import say, warn
+from lora_s2s.data.limits import UNBOUNDED, choose_limits
 from lora_s2s.evaluation.choice import MetricChoice
 from lora_s2s.examples.causes import enough
 from lora_s2s.hub import is_local
@@ -141,11 +142,15 @@ def _template(start: Starting, ask: Ask | None) -> Iterator[Decision]:
 
 
 def _limits(chosen: Chosen) -> Iterator[Decision]:
+    histogram = {side: np.bincount(lengths) for side, lengths in chosen.counts.items()}
+    limits = choose_limits(dict.fromkeys(histogram, AUTO), lambda: histogram, UNBOUNDED)
     how = f"{chosen.name}'s tokens" if chosen.measured else "estimated from characters"
     for side, lengths in chosen.counts.items():
-        half, most = (f"{int(point):,}" for point in np.percentile(lengths, (50, 99)))
-        reason = f"auto: what 99 % need; half have up to {half}, 99 % {most}"
-        yield Decision(f"data.max_{side}_tokens", AUTO, f"{reason} ({how})")
+        points = np.percentile(lengths, (50, 99, 100))
+        half, most, longest = (f"{int(point):,}" for point in points)
+        reason = f"auto: about {limits[side].tokens:,}; half have up to {half}, 99 % {most}"
+        reason += f", the longest {longest} ({how})"
+        yield Decision(f"data.max_{side}_tokens", AUTO, reason)
 
 
 def _held_out(start: Starting) -> Iterator[Decision]:
@@ -176,7 +181,7 @@ def _training(start: Starting, chosen: Chosen) -> Iterator[Decision]:
         time = f"; takes {chosen.need} here" if chosen.need else ""
         time += _shorter(chosen, expected_steps(settled, chosen.facts))
         passes = (
-            f"auto: {'' if chosen.measured else 'about '}{settled.epochs:g} × "
+            f"auto: {'' if chosen.measured and start.report else 'about '}{settled.epochs:g} × "
             f"{chosen.facts.rows:,} rows{time}"
         )
         yield Decision("training.epochs", AUTO, passes)

@@ -24,7 +24,7 @@ from lora_s2s.pipeline.base_choice import (
 )
 from lora_s2s.pipeline.file_facts import FileFacts
 from lora_s2s.pipeline.plan_base import PlannedBase
-from lora_s2s.pipeline.plan_data import known_data
+from lora_s2s.pipeline.plan_data import known_data, token_counts
 from lora_s2s.pipeline.planned import Rows
 from lora_s2s.recipe.bases import Base, Traits, family_for, known_base, sizes_of
 from lora_s2s.recipe.defaults import Facts, Lengths
@@ -150,9 +150,17 @@ def _chosen(start: Starting, traits: Traits, name: str, reason: str) -> Chosen:
     decisions = [Decision("model.name", name, reason)]
     languages = languages_of(start, traits, name)
     decisions += languages
-    characters = known.characters if known else _CHARACTERS
-    measured = is_local(name, recipe.model.revision) and name == start.recipe.model.name
-    counts = (measured and start.lengths) or _estimated(start.facts, characters)
+    codes = {decision.key.partition(".")[2]: str(decision.value) for decision in languages}
+    here = is_local(name, recipe.model.revision)
+    counts: Mapping[str, Counts]
+    if not here:
+        counts = _estimated(start.facts, known.characters if known else _CHARACTERS)
+    elif start.lengths is not None and name == start.recipe.model.name:
+        counts = start.lengths
+    else:
+        texts = start.facts.sources, start.facts.targets
+        tokens = token_counts(*texts, recipe.model, **codes)
+        counts = {side: np.array(lengths) for side, lengths in tokens.items()}
     base = sizes_known(recipe.model)
     parameters = base.parameters if base else known.parameters if known else None
     facts = _facts(start, counts, parameters or _UNKNOWN_SIZE)
@@ -162,7 +170,7 @@ def _chosen(start: Starting, traits: Traits, name: str, reason: str) -> Chosen:
         need = needed(recipe, base, facts, rows, start.machine)
         if not fits(need, start.machine) and "model.quantization" not in start.said:
             decisions += _four_bits(recipe, base, facts, rows, start.machine)
-    return Chosen(decisions, name, facts, counts is start.lengths, need, counts)
+    return Chosen(decisions, name, facts, here, need, counts)
 
 
 def _four_bits(

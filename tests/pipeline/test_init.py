@@ -166,7 +166,9 @@ def test_an_edited_recipe_is_kept_and_an_untouched_one_replaced(here: Path, invo
     assert load_recipe("my.yaml").lora.r == 16
 
 
-def test_at_most_four_questions_are_asked(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_at_most_four_questions_are_asked(
+    here: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = [(f"c{number}", sentence(number), str(number)) for number in range(40)]
     with (here / "my.csv").open("w", encoding="utf-8", newline="") as stream:
         csv.writer(stream).writerows([("alpha", "beta", "gamma"), *rows])
@@ -187,7 +189,12 @@ def test_at_most_four_questions_are_asked(here: Path, capsys: pytest.CaptureFixt
     assert (recipe.data.source_column, recipe.data.target_column) == ("beta", "gamma")
     assert (recipe.data.template, recipe.model.name) == ("Count: {beta}", "demo")
     answers["Source"], asked[:] = "alpha, beta > gamma", []
-    recipe = load_recipe(str(write_recipe(Wishes(["my.csv"], ask=ask)).path))
+    answers["Base"] = str(tiny_model)
+    written = write_recipe(Wishes(["my.csv"], ask=ask))
+    recipe = load_recipe(str(written.path))
+    # The base's tokenizer counts where it is on this machine: a space, two digits, the end.
+    assert chosen(written, "data.max_target_tokens")[1].endswith(f"({tiny_model}'s tokens)")
+    assert "the longest 4 " in chosen(written, "data.max_target_tokens")[1]
     assert "several sources: A, B > TARGET" in asked[0]
     assert (recipe.data.source_column, recipe.data.template) == (None, "{alpha} {beta}")
     answers["Source"], asked[:] = "beta, gamma", []
