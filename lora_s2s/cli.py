@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -44,6 +45,7 @@ _SHARED = ("train", "predict", "eval")
 _ANYWHERE = ("--debug", "--offline")
 # Where these are given, a user or other processes write on the terminal too.
 _OTHERS_WRITE = r"(^| )(-|--(interactive|processes|workers))($|[ =])"
+_MOMENT = 0.01  # seconds
 _MOST_JOINED = 40  # arguments that may be one name without its quotes
 _LOOK_UPS = ("socket.getaddrinfo", "socket.gethostbyname")
 
@@ -200,6 +202,7 @@ def options(
 
 
 _stopping: list[int] = []
+_swallowed: list[bool] = []
 
 
 def _stopped(number: int, _frame: object) -> None:
@@ -208,13 +211,24 @@ def _stopped(number: int, _frame: object) -> None:
     A second signal ends it at once; the next run removes what is left. Training handles its own.
     """
     code = 128 + (number if number == signal.SIGINT else signal.SIGTERM)
-    if _stopping:
+    if not _stopping:
+        _stopping.append(code)
+        tell_in_signal_handler(
+            f"\nstopped by {signal.Signals(number).name}; no incomplete files are left\n"
+        )
+    elif not _swallowed:
         os._exit(code)
-    _stopping.append(code)
-    tell_in_signal_handler(
-        f"\nstopped by {signal.Signals(number).name}; no incomplete files are left\n"
-    )
-    sys.exit(code)
+    _swallowed.clear()
+    sys.exit(_stopping[0])
+
+
+def _stop_again(ignored: Any) -> None:
+    """Stops once more where an object's ``__del__`` swallowed the exception, a moment later."""
+    if ignored.exc_type is SystemExit and _stopping:
+        _swallowed.append(True)
+        threading.Timer(_MOMENT, signal.raise_signal, [signal.SIGTERM]).start()
+    else:
+        sys.__unraisablehook__(ignored)
 
 
 @contextmanager
@@ -254,6 +268,7 @@ def main() -> None:
         number = getattr(signal, name, None)
         if number is not None and (name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN):
             signal.signal(number, _stopped)
+    sys.unraisablehook = _stop_again
     for name, value in LIBRARY_SETTINGS.items():
         os.environ.setdefault(name, value)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 
-from lora_s2s.console import duration, say, table, warn
+from lora_s2s.console import say, table, warn
 from lora_s2s.machine import sized
+from lora_s2s.pipeline.base_choice import in_time
 from lora_s2s.pipeline.plan import TABLE_COLUMNS, Plan
 
 # Ways to train in few letters, so that all cards fit a terminal.
@@ -64,7 +65,7 @@ def show_plan(planned: Plan, name: str) -> None:
         f"longest row: {source:,} source and {target:,} target tokens; {planned.steps:,} steps"
     )
     if planned.seconds is not None and planned.seconds_per_step is not None:
-        say(f"about {duration(planned.seconds)}, {planned.seconds_per_step:.2g} s a step")
+        say(f"about {in_time(planned.seconds)}, {planned.seconds_per_step:.2g} s a step")
     need = sized(planned.total_bytes) + have
     if planned.fits is False:
         warn(f"it does not fit: {need}")

@@ -343,7 +343,7 @@ def test_progress_goes_to_a_display_unless_the_work_is_short(
     model(["a", "b"])
     model.score(["a", "b"], ["yes", "no"])
     assert not [line for line in display.shown if "2/2" in line]
-    monkeypatch.setattr("lora_s2s.console._SECONDS_OF_SHORT_WORK", 0.0)
+    monkeypatch.setattr("lora_s2s.console._SECONDS_OF_SILENCE", 0.0)
     model(["a", "b"])
     assert display.shown[0] == "train is the adapter in adapters/train"
     assert "predict 100% 2/2  " in display.shown
@@ -374,7 +374,7 @@ def test_a_notebook_shows_progress_in_one_output(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("lora_s2s.console._SECONDS_OF_SHORT_WORK", 0.0)
+    monkeypatch.setattr("lora_s2s.console._SECONDS_OF_SILENCE", 0.0)
     model = lora_s2s.load("train")
     assert len(cell) == 1
     assert "train is the adapter in adapters/train" in cell[0]
