@@ -36,6 +36,7 @@ from lora_s2s.serving.app import create_app
 from lora_s2s.serving.models import load_models
 from lora_s2s.serving.service import Limits, Service
 
+pytestmark = pytest.mark.slow  # an export takes 10 s
 ADAPTER = ROOT / "adapters" / "demo"
 TEXT = "hi there'll be 4 of us, at 7pm. for Sat pls, my name's Lotte Winwick"
 FLAN = "T5 v1.1, LM-adapted, Flan-T5"
@@ -259,7 +260,6 @@ def test_the_loop_of_the_docs_answers_with_three_libraries(flan: tuple[Predictor
     assert done.stdout.strip() == predictor.tokenizer.decode(ids, skip_special_tokens=True)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_every_family_answers_as_in_transformers(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -31,6 +31,7 @@ def moments(seed: int, reference: Reference, times: int = 1) -> list[float]:
     return [rng.uniform(0.05, reference.seconds) for _ in range(times)]
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(
     tmp_path: Path, reference: Reference, preloaded: Preloaded
 ) -> None:
