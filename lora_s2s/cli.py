@@ -24,7 +24,7 @@ from lora_s2s import __version__
 from lora_s2s.commands import _complete
 from lora_s2s.commands._all import COMMANDS, GROUPS
 from lora_s2s.commands._failures import show, show_failure, show_traceback, unexpected
-from lora_s2s.console import discard, plain, show_waiting, tell_in_signal_handler
+from lora_s2s.console import discard, plain, show_waiting, stop_waiting, tell_in_signal_handler
 from lora_s2s.errors import UsageError, quoted
 from lora_s2s.pipeline.failures import (
     FORESEEN,
@@ -44,7 +44,7 @@ _USAGE_ERRORS: tuple[type[Any], ...] = typer.BadParameter.__mro__[1:3]
 _SHARED = ("train", "predict", "eval")
 _ANYWHERE = ("--debug", "--offline")
 # Where these are given, a user or other processes write on the terminal too.
-_OTHERS_WRITE = r"(^| )(-|--(interactive|processes|workers))($|[ =])"
+_OTHERS_WRITE = r"(^|[ =])(-|--(interactive|processes|workers))($|[ =])"
 _MOMENT = 0.01  # seconds
 _MOST_JOINED = 40  # arguments that may be one name without its quotes
 _LOOK_UPS = ("socket.getaddrinfo", "socket.gethostbyname")
@@ -97,6 +97,8 @@ class Commands(TyperGroup):
                 raise
             show_failure(failure)
             code = failure.exit_code
+        finally:
+            stop_waiting()
         sys.exit(code if isinstance(code, int) else 0)
 
 

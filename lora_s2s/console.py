@@ -131,7 +131,7 @@ def show_waiting(command: str) -> None:
 
 
 def stop_waiting() -> None:
-    """Ends :func:`show_waiting`: a user is asked, or other processes write."""
+    """Ends :func:`show_waiting`: a user is asked, other processes write, or the command ends."""
     _waiting.command = ""
     _tell("")
 
@@ -232,7 +232,13 @@ def table(
 
     if sys.stderr is None:
         return
-    console = Console(file=sys.stderr, highlight=False, markup=False, width=1000 if whole else None)
+    console = Console(
+        file=sys.stderr,
+        color_system=None if os.environ.get("NO_COLOR") else "auto",
+        highlight=False,
+        markup=False,
+        width=1000 if whole else None,
+    )
     drawn = Table(box=SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         numeric = index > 0 and all(_is_number(row[index]) for row in rows)

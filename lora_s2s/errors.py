@@ -147,8 +147,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
-def quoted(text: str) -> str:
-    """A word as the shell reads it: of Unix, or both of Windows'."""
+def quoted(word: object) -> str:
+    """A word or path as the shell reads it: of Unix, or both of Windows'."""
+    text = str(word)
     if sys.platform == "win32":
         escaped = text.replace('"', r"\"")
         return text if _PLAIN_WORD.fullmatch(text) else f'"{escaped}"'

@@ -152,6 +152,18 @@ def test_a_terminal_shows_for_how_long_it_was_silent(monkeypatch: pytest.MonkeyP
     assert terminal.lines()[:2] == ["merged", "score 100% 2/2  "]
 
 
+def test_without_colors_a_table_is_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = OpenTerminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    scores_titled("Scores")
+    assert "\x1b" not in terminal.getvalue()
+    monkeypatch.delenv("NO_COLOR")
+    scores_titled("Scores")
+    assert "\x1b[" in terminal.getvalue()
+
+
 def wait_for(terminal: OpenTerminal, text: str) -> None:
     end = time.monotonic() + 5
     while terminal.lines()[-1] != text:

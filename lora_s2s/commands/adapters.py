@@ -10,7 +10,7 @@ import typer
 from lora_s2s.commands import _complete
 from lora_s2s.commands._options import Adapter, Base, Json
 from lora_s2s.console import say, table, write_json
-from lora_s2s.errors import UsageError
+from lora_s2s.errors import UsageError, quoted
 
 adapters = typer.Typer(
     help="List trained adapters; show one; compare or average several.",
@@ -148,7 +148,7 @@ def average(
         left_out = f", {made.error:.1%} of the update left out" if made.error else ""
         say(f"rank {made.rank}{left_out}")
     say(f"{made.out}: {made.method} of {len(made.of)} adapters")
-    say(f"next: lora-s2s eval {made.out} --baseline")
+    say(f"next: lora-s2s eval {quoted(made.out)} --baseline")
 
 
 def _numbers(text: str) -> list[float]:

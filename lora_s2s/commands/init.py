@@ -44,12 +44,10 @@ def init(
     none with --yes or without a terminal. Nothing is downloaded.
     """
     from lora_s2s.console import say, write_json
-    from lora_s2s.errors import UsageError
+    from lora_s2s.errors import quoted
     from lora_s2s.pipeline.init import Wishes, write_recipe
 
     files = [file] * bool(file) + list(data or ())
-    if not files:
-        raise UsageError("expected a file of training data", hint="lora-s2s init --data my.csv")
     words = [f"model.name={model}"] * bool(model) + list(sets or ())
     asks = not yes and _is_terminal()
     if not (yes or asks):
@@ -63,7 +61,7 @@ def init(
         ask=_ask if asks else None,
     )
     recipe = write_recipe(wishes)
-    say(f"next: lora-s2s train {recipe.path}")
+    say(f"next: lora-s2s train {quoted(recipe.path)}")
     if json:
         write_json(recipe.to_dict())
 

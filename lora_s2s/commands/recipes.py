@@ -58,7 +58,7 @@ def copy(
     ] = "",
 ) -> None:
     """Copy a shipped recipe to a file of your own."""
-    from lora_s2s.errors import UsageError
+    from lora_s2s.errors import UsageError, quoted
     from lora_s2s.files import write_text
     from lora_s2s.recipe.catalogue import find_recipe, for_elsewhere, text_of
 
@@ -69,7 +69,7 @@ def copy(
             f"{target} exists already", hint=f"give another file: lora-s2s recipes copy {name} FILE"
         )
     write_text(target, for_elsewhere(text_of(source)))
-    say(f"wrote {target}; try it with: lora-s2s train {target} --dry-run")
+    say(f"wrote {target}; try it with: lora-s2s train {quoted(target)} --dry-run")
 
 
 @recipes.command("schema")

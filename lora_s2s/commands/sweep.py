@@ -18,6 +18,7 @@ from lora_s2s.commands._options import (
     seconds_of,
 )
 from lora_s2s.console import say, table, write_json
+from lora_s2s.errors import quoted
 
 if TYPE_CHECKING:
     from lora_s2s.pipeline.swept import Sweep
@@ -94,5 +95,5 @@ def _show(result: Sweep) -> None:
     say(best_line(content))
     say(f"report: {result.report}")
     if result.best.adapter is not None:
-        say(f"on test data: lora-s2s eval {result.best.adapter} --baseline")
-    say(f"next: lora-s2s train {result.recipe}")
+        say(f"on test data: lora-s2s eval {quoted(result.best.adapter)} --baseline")
+    say(f"next: lora-s2s train {quoted(result.recipe)}")

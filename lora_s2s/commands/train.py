@@ -11,6 +11,7 @@ import typer
 from lora_s2s.commands import _complete
 from lora_s2s.commands._options import BaseName, Data, Json, Sets, count_option, seconds_of
 from lora_s2s.console import say, table, warn, write_json, write_out
+from lora_s2s.errors import RunError, quoted
 
 Processes = Annotated[
     int,
@@ -99,7 +100,6 @@ def train(
         if not is_data(recipe):  # what is wrong with a command line is shown once
             asked_run(recipe, data, model, sets, options=options)
         raise typer.Exit(in_processes(processes, context.obj))
-    from lora_s2s.errors import RunError
     from lora_s2s.pipeline import dry_run as dry
     from lora_s2s.pipeline.train import train_adapter
     from lora_s2s.recipe.load import recipe_to_yaml
@@ -132,10 +132,12 @@ def _show_result(result: TrainedAdapter) -> None:
     say(f"{result.steps:,} steps, {shown}, {rate}: {result.adapter}")
     for advice in result.advice:
         warn(advice["message"])
-        again = f"lora-s2s train {result.adapter}/recipe.yaml --set {advice['setting']}"
+        again = (
+            f"lora-s2s train {quoted(f'{result.adapter}/recipe.yaml')} --set {advice['setting']}"
+        )
         say(f"try: {again} --set output.name={Path(str(result.adapter)).name}-2")
     say(f"report: {Path(str(result.adapter)) / 'report.html'}")
-    say(f"next: lora-s2s eval {result.adapter} --baseline")
+    say(f"next: lora-s2s eval {quoted(result.adapter)} --baseline")
 
 
 def _show_dry_run(planned: DryRun) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_s2s.console import counted, say
-from lora_s2s.errors import DataError, UsageError
+from lora_s2s.errors import DataError, UsageError, quoted
 from lora_s2s.examples.suggested import settings_named
 from lora_s2s.files import write_text
 from lora_s2s.outputs import check_writable
@@ -100,6 +100,8 @@ def starter_recipe(wishes: Wishes, *, command: str = "init") -> StarterRecipe:
         DataError: the files cannot be used.
         UsageError: the recipe's file exists and was edited, or a setting is wrong.
     """
+    if not wishes.data:
+        raise UsageError("expected a file of training data", hint="lora-s2s init --data my.csv")
     name = wishes.out.stem if wishes.out else starter_name(wishes.data[0])
     path = wishes.out or Path(f"{name}.yaml")
     _check_free(path, wishes.overwrite)
@@ -140,7 +142,7 @@ def _check_free(path: Path, overwrite: bool) -> None:
     if path.exists() and not (overwrite or untouched_writer(path)):
         raise UsageError(
             f"{path} exists and is not as init wrote it",
-            hint=f"train by it: lora-s2s train {path}; or write another: --out FILE.yaml",
+            hint=f"train by it: lora-s2s train {quoted(path)}; or write another: --out FILE.yaml",
         )
     check_writable(path.absolute().parent)
 

@@ -146,8 +146,8 @@ def open_with_recipe(folder: Path, sets: Sequence[str]) -> tuple[Recipe, Prepare
     for word in sets:
         if word.strip().startswith(("data.", "model.name", "model.revision")):
             hint = (
-                f"prepare it anew: lora-s2s prepare {folder / RECIPE} --out FOLDER --set "
-                f"{word.strip()}"
+                f"prepare it anew: lora-s2s prepare {quoted(folder / RECIPE)} --out FOLDER --set "
+                f"{quoted(word.strip())}"
             )
             raise UsageError(f"{word.strip()}: {folder} is prepared already", hint=hint)
     if not (folder / RECIPE).is_file():
@@ -168,7 +168,7 @@ def open_with_recipe(folder: Path, sets: Sequence[str]) -> tuple[Recipe, Prepare
     prepared = open_prepared(folder, reused=True)
     tokenizer = tokenizer_hash(recipe.model.name, recipe.model.revision)
     if prepared.manifest.identity.tokenizer != tokenizer:
-        hint = f"prepare it anew: lora-s2s prepare {folder / RECIPE} --out FOLDER"
+        hint = f"prepare it anew: lora-s2s prepare {quoted(folder / RECIPE)} --out FOLDER"
         raise DataError(
             f"{folder} was prepared with another tokenizer than that of {recipe.model.name}",
             hint=hint,

@@ -21,7 +21,7 @@ from lora_s2s.pipeline.recipes import (
 )
 from lora_s2s.pipeline.runs import check_run_folder
 from lora_s2s.pipeline.trained import RunOptions
-from lora_s2s.readers.origins import is_data_name
+from lora_s2s.readers.origins import is_data_name, local_path
 from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.layers import read_layer
 from lora_s2s.recipe.schema import Recipe
@@ -118,7 +118,8 @@ def _existing(path: Path, name: str, sets: Sequence[str]) -> Recipe:
     recipe = chosen_recipe(str(path), (), None, sets, command="train")
     train, init = recipe.data.train, f"lora-s2s init {quoted(name)}"
     files = [train] if isinstance(train, str) else train
-    if not all(Path(file).is_relative_to(name) for file in files):
+    place = local_path(name).resolve()
+    if not all(local_path(file).resolve().is_relative_to(place) for file in files):
         raise UsageError(
             f"{path} is a recipe for other data: {', '.join(files)}",
             hint=f"write one of another name: {init} --out FILE.yaml",

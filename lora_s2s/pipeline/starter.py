@@ -57,7 +57,7 @@ def decide(start: Starting, ask: Ask | None = None) -> list[Decision]:
         *_files(start),
         *read,
         *chosen.decisions,
-        *_limits(chosen),
+        *_limits(start, chosen),
         *_held_out(start),
         *_adapter(),
         *_training(start, chosen),
@@ -141,12 +141,15 @@ def _template(start: Starting, ask: Ask | None) -> Iterator[Decision]:
         yield Decision("data.template", f"{answer.strip()} {{{column}}}", ANSWERED)
 
 
-def _limits(chosen: Chosen) -> Iterator[Decision]:
+def _limits(start: Starting, chosen: Chosen) -> Iterator[Decision]:
     histogram = {side: np.bincount(lengths) for side, lengths in chosen.counts.items()}
     limits = choose_limits(dict.fromkeys(histogram, AUTO), lambda: histogram, UNBOUNDED)
     how = f"{chosen.name}'s tokens" if chosen.measured else "estimated from characters"
     for side, lengths in chosen.counts.items():
-        points = np.percentile(lengths, (50, 99, 100))
+        points: Sequence[float] = np.percentile(lengths, (50, 99, 100)).tolist()
+        if start.report is not None and chosen.counts is start.lengths:  # these are cut
+            tokens = start.report["source_tokens" if side == "source" else "target_tokens"]
+            points = tokens["p50"], tokens["p99"], tokens["max"]
         half, most, longest = (f"{int(point):,}" for point in points)
         reason = f"auto: about {limits[side].tokens:,}; half have up to {half}, 99 % {most}"
         reason += f", the longest {longest} ({how})"

@@ -51,7 +51,7 @@ def conversion_hint(path: Path) -> str:
     guess = _first_wrong_bytes(path) if path.is_file() else None
     if guess is None:
         return "convert the file to UTF-8: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW"
-    name, new = (quoted(str(file)) for file in (path, path.with_name(f"utf8-{path.name}")))
+    name, new = (quoted(file) for file in (path, path.with_name(f"utf8-{path.name}")))
     convert = f"iconv -f {guess[0].upper()} -t UTF-8 {name} > {new}"
     return f"{guess[1]}: convert it ({convert}) or save it as UTF-8 (in a spreadsheet: CSV UTF-8)"
 

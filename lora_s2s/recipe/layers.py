@@ -284,7 +284,7 @@ def mapping_layer(values: Mapping[str, object], where: str) -> Layer:
 def flat_keys(values: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     """Yields ``section.key`` and value, whether sections are mappings of their own or not."""
     for name, value in values.items():
-        if isinstance(value, Mapping) and "." not in name:
+        if isinstance(value, Mapping) and "." not in str(name):
             yield from ((f"{name}.{key}", inner) for key, inner in value.items())
         else:
             yield str(name), value

@@ -17,6 +17,7 @@ import pytest
 from cli_parts import Invoke
 
 from lora_s2s import __version__
+from lora_s2s.console import _waiting
 from lora_s2s.errors import DataError, Error, Stopped
 
 VERBS = (
@@ -379,3 +380,19 @@ def test_a_terminal_gets_the_keys_as_a_table() -> None:
     assert lines["training.packing"].startswith("false true, false")
     assert lines["data.train"].startswith("required text or list of text")
     assert "none, nf4, int8" in lines["model.quantization"]
+
+
+def test_the_end_of_a_command_ends_its_waiting_line(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_waiting, "command", "recipes")
+    invoke("recipes", "show", "nothing", code=2)
+    assert _waiting.command == ""
+
+
+def test_the_next_command_can_be_pasted(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    copied = invoke("recipes", "copy", "demo", "my $(own) recipe.yaml").stderr
+    assert "lora-s2s train 'my $(own) recipe.yaml' --dry-run" in copied

@@ -141,6 +141,20 @@ def test_the_size_of_the_base_follows_memory_and_time(here: Path) -> None:
         lora_s2s.init("my.csv", gpu_memory="lots", progress=False)
 
 
+def test_lengths_are_those_of_the_texts_not_of_what_is_left_of_them(here: Path) -> None:
+    rows = [{"source": f"{n} " + "long " * 2000, "target": f"answer {n}"} for n in range(40)]
+    text = "\n".join(map(json.dumps, rows))
+    (here / "my.jsonl").write_text(text, encoding="utf-8")
+    base = {"model.name": "demo"}
+    reason = chosen(lora_s2s.init("my.jsonl", base, progress=False), "data.max_source_tokens")[1]
+    longest = lora_s2s.prepare("my.yaml", progress=False).report["source_tokens"]["max"]
+    assert longest > 2000
+    assert reason.startswith("auto: about 1,024; half have up to ")
+    assert f"the longest {longest:,} (demo's tokens)" in reason
+    with pytest.raises(UsageError, match="expected a file of training data"):
+        lora_s2s.init([])
+
+
 def test_an_edited_recipe_is_kept_and_an_untouched_one_replaced(here: Path, invoke: Invoke) -> None:
     write_csv(here / "my.csv")
     assert "expected a file" in invoke("init", code=2).stderr
@@ -335,6 +349,7 @@ def test_train_on_a_file_replaces_only_what_it_wrote_itself(here: Path, invoke: 
         used = invoke(*dry, "--json")
         assert json.loads(used.stdout)["recipe"]["lora"]["r"] == 4
         assert "my.yaml exists and is used; to decide anew: lora-s2s init my.csv" in used.stderr
+        assert "exists and is used" in invoke("train", str(here / "my.csv"), *dry[2:]).stderr
     (here / "other").mkdir()
     write_csv(here / "other" / "my.csv")
     refused = invoke("train", "other/my.csv", code=2).stderr

@@ -498,3 +498,8 @@ def test_a_recorded_recipe_with_a_removed_value_still_reads(tmp_path: Path) -> N
     assert (training.on_nonfinite, training.epochs) == ("stop", 2)
     with pytest.raises(RecipeError, match=r"recipe.yaml:3: training.on_nonfinite: restore was"):
         load_recipe(str(path))
+
+
+def test_a_section_that_is_no_text_is_unknown() -> None:
+    with pytest.raises(RecipeError, match="unknown section '1'"):
+        load_recipe("demo", {1: {"r": 8}})  # type: ignore[dict-item]
