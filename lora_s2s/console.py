@@ -6,6 +6,7 @@ rejects is dropped, so that a run survives the end of its terminal, ``tee`` or `
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import os
@@ -35,6 +36,7 @@ _SECONDS_BETWEEN_PLAIN_LINES = 10.0
 _SECONDS_BETWEEN_LIVE_LINES = 0.2
 _SECONDS_OF_SILENCE = 2.0  # work that is often short shows no progress before
 _CLEARED = "\r\x1b[K"
+_JSON_ESCAPES = "lora_s2s.json"
 
 
 def wait_for_the_first(*, too: bool = False) -> None:
@@ -196,13 +198,21 @@ def write_out(text: str) -> None:
         text = re.sub(r"[^\n\t]+", lambda part: plain(part[0]), text)
         _tell("")  # no live line before the text
     try:
-        sys.stdout.write(f"{text}\n".encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.write(f"{text}\n".encode(encoding, _JSON_ESCAPES).decode(encoding))
         sys.stdout.flush()
     except OSError as error:
         discard(sys.stdout)
         if error.filename is None:
             error.filename = "stdout"
         raise
+
+
+def _escaped(error: UnicodeEncodeError) -> tuple[str, int]:
+    """Escapes what an encoding lacks as JSON does (``\\u00e9``), which JSON keeps readable."""
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
+codecs.register_error(_JSON_ESCAPES, _escaped)  # type: ignore[arg-type]
 
 
 def write_json(value: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import re
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from lora_s2s import console
 from lora_s2s.errors import RunError
+from lora_s2s.files import jsonl_line
 
 
 class Broken(io.RawIOBase):
@@ -83,6 +85,19 @@ def test_data_that_stdout_does_not_take_is_an_error_once(
         console.write_out("answers")
     assert told.value.filename == "stdout"
     stream.close()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp932"])
+def test_json_stays_json_where_the_encoding_lacks_a_character(
+    monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    value = {"key": "é 日 😀 \ud800"}
+    console.write_json(value)
+    console.write_out(jsonl_line(value).rstrip())
+    lines = stream.buffer.getvalue().decode(encoding).splitlines()
+    assert [json.loads(line) for line in lines] == [value, value]
 
 
 class OpenTerminal(io.StringIO):
