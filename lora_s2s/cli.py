@@ -146,8 +146,10 @@ def _show_usage(error: Any, words: Sequence[str]) -> int:
     else:
         message = error.format_message().rstrip(".")
         name = _unquoted_file(words) if "unexpected extra" in message else None
-        quote = f"quote a name with a space: {quoted(name)}" if name else None
-        show(message, hint=quote or f"{command} --help")
+        hint = f"quote a name with a space: {quoted(name)}" if name else f"{command} --help"
+        if message.startswith("No such option") and command == "lora-s2s":
+            hint = f"options come after the command: lora-s2s COMMAND {words[0]} …"
+        show(message, hint=hint)
     return 2
 
 

@@ -49,7 +49,8 @@ def hint_on_columns(
     clear = [name for name in usual if normalised(name) not in _PROPERTIES]
     if not (usual or source or target):
         target = next((name for name in reversed(names) if _is_label(name, records)), None)
-        settings = target and _joined(target, _long(records, words=2))
+        texts = [name for name in names if name != target and _is_joined(name, records)]
+        settings = target and _joined(target, texts)
         if settings:
             return f"if '{target:.60}' is the target: {settings}; name other columns likewise"
     texts = [name for name in _long(records) if name not in clear]
@@ -125,16 +126,31 @@ def _is_label(name: str, records: Sequence[Fields]) -> bool:
     return _may_be_target(name) and short and 1 < len(texts) <= _RECURRING * len(values)
 
 
-def _long(records: Sequence[Fields], words: int = _FEWEST_WORDS) -> list[str]:
+def _is_joined(name: str, records: Sequence[Fields]) -> bool:
+    """Whether a column holds texts of some words, which may recur; a time has no letters."""
+    texts = _texts(name, records)
+    lettered = sum(any(map(str.isalpha, text)) for text in texts)
+    return not is_identifier(name) and 2 * lettered > len(texts) and _are_long(texts, words=2)
+
+
+def _long(records: Sequence[Fields]) -> list[str]:
     """The columns whose rows hold different texts of several words."""
     names = dict.fromkeys(name for fields in records for name in fields)
-    return [name for name in names if not is_identifier(name) and _is_long(name, records, words)]
+    return [name for name in names if not is_identifier(name) and _is_long(name, records)]
 
 
-def _is_long(name: str, records: Sequence[Fields], words: int) -> bool:
-    texts = [text for fields in records if isinstance(text := fields.get(name), str) and text]
-    if len(set(texts)) <= _FEWEST_DISTINCT * len(texts):
-        return False
+def _is_long(name: str, records: Sequence[Fields]) -> bool:
+    texts = _texts(name, records)
+    differ = len(set(texts)) > _FEWEST_DISTINCT * len(texts)
+    return differ and _are_long(texts, words=_FEWEST_WORDS)
+
+
+def _are_long(texts: Sequence[str], *, words: int) -> bool:
+    """Whether texts have so many words on average, or characters of scripts without spaces."""
     found = sum(len(text.split()) for text in texts)
     wide = sum(char >= _FIRST_WIDE for text in texts for char in text)
     return found >= words * len(texts) or wide >= _FEWEST_WIDE * len(texts)
+
+
+def _texts(name: str, records: Sequence[Fields]) -> list[str]:
+    return [text for fields in records if isinstance(text := fields.get(name), str) and text]

@@ -84,9 +84,10 @@ def write_recipe(wishes: Wishes) -> StarterRecipe:
 
 def write(starter: StarterRecipe) -> None:
     """Writes the recipe's file."""
+    done = "replaced" if starter.path.exists() else "wrote"
     write_text(starter.path, starter.text)
     load_recipe(str(starter.path))  # what was written is what was meant, or an error names the line
-    say(f"wrote {starter.path}: each value stands there below its reason")
+    say(f"{done} {starter.path}: each value stands there below its reason")
 
 
 def starter_recipe(wishes: Wishes, *, command: str = "init") -> StarterRecipe:

@@ -31,6 +31,8 @@ def located(name: str) -> str:
         return name
     taken = name == DEMO_NAME or Path(name).exists()
     if not is_trained(folder):
+        if not taken and folder.with_name(f"{name}.running").is_dir():
+            return str(folder)  # which is then refused: its training has not finished
         meant = nearest(name, adapters_inside(ADAPTERS))
         if meant and not taken:
             say(f"no adapter '{name}' in {ADAPTERS}{meant}")

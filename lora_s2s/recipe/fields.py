@@ -252,6 +252,8 @@ def _steps_or_minutes(value: object) -> str | int:
     return text if text.endswith("m") else int(text)
 
 
+_BASES = ["demo", "google/flan-t5-small", "google/flan-t5-base"]
+BaseId = Annotated[str, Field(min_length=1, examples=_BASES)]
 Format = Annotated[str, AfterValidator(_known_format), Field(examples=[*FORMAT_NAMES])]
 Method = Annotated[str, AfterValidator(_known_method), Field(examples=[*METHOD_NAMES, FULL])]
 RankPattern = Annotated[list[str], AfterValidator(_names_and_ranks)]

@@ -14,6 +14,7 @@ from lora_s2s.recipe.fields import (
     AUTO,
     LOSS,
     METHOD_NAMES,
+    BaseId,
     BatchTokens,
     BestMetric,
     Epochs,
@@ -41,7 +42,7 @@ _SCORED_SOURCES = 100
 class ModelSection(Section):
     """The base that is adapted."""
 
-    name: str = Field(min_length=1, description="Hub id, folder, or `demo` for the bundled base.")
+    name: BaseId = Field(description="Hub id, folder, or `demo` for the bundled base.")
     revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
@@ -67,8 +68,7 @@ class DataSection(Section):
     )
     validation: str | list[str] | None = Field(
         default=None,
-        description="The same for validation; by default a fraction of the training data is held "
-        "out.",
+        description="The same for validation; by default a part of the training data is held out.",
     )
     test: str | list[str] | None = Field(
         default=None, description="The same for `eval`; never seen in training."

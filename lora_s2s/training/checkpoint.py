@@ -318,7 +318,8 @@ def _check_identity(checkpoint: Checkpoint, identity: dict[str, str], *, anyway:
     ]
     acceptable = (_ACCEPTABLE | _WARNED_OF.keys()).issuperset(differing)
     if acceptable and anyway:
-        warn("\n".join(["continuing despite these differences, so not bit-identical:", *lines]))
+        listed = ";".join(lines)
+        warn(f"continuing despite these differences, so not bit-identical:{listed}")
         return
     way = (
         "continue anyway with --resume-anyway"

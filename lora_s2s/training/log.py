@@ -121,14 +121,13 @@ class RunLog:
             self._progress.update(fields, done=state.step, total=plan.total_steps)
 
     def evaluation(self, scores: Mapping[str, float], state: TrainState, plan: StepPlan) -> None:
-        """Logs one evaluation, and shows its scores if it has more than the loss."""
+        """Logs one evaluation and shows its scores."""
         # JSON cannot hold numbers that are not finite.
         finite = {name: value for name, value in scores.items() if math.isfinite(value)}
         self._write({"step": state.step, "epoch": plan.epochs_at(state), **finite}, "validation")
-        if len(scores) > 1:
-            loss, *others = scores.items()
-            shown = [f"{name} {value:.2f}" for name, value in others]
-            say(f"step {state.step:,}: validation loss {loss[1]:.4f}, {', '.join(shown)}")
+        (_, loss), *others = scores.items()
+        shown = "".join(f", {name} {value:.2f}" for name, value in others)
+        say(f"step {state.step:,}: validation loss {loss:.4f}{shown}")
 
     def sync(self) -> int:
         """Flushes every line to disk and returns their number."""

@@ -77,7 +77,7 @@ def test_a_key_alone_is_completed_to_its_sign_and_no_space(complete: Complete) -
     for line, values in (
         ("--set training.packi", ["training.packing=", "training.packing=true"]),
         ("--set training.see", ["training.seed=", "training.seed=42"]),
-        ("--set model.na", ["model.name=", "model.name=..."]),
+        ("--set model.na", ["model.name=", "model.name=demo"]),
         ("--vary lora.me", ["lora.method=", "lora.method=lora"]),
     ):
         assert complete(f"lora-s2s sweep demo {line}")[:2] == values

@@ -203,6 +203,8 @@ def test_an_existing_path_and_the_bundled_base_win_over_an_adapters_name(
     assert "banking is the folder here" in capsys.readouterr().err
     assert located("bankign") == "bankign"
     assert "no adapter 'bankign' in adapters (did you mean 'banking'?)" in capsys.readouterr().err
+    (here / "adapters" / "half.running").mkdir()
+    assert located("half") == "adapters/half"  # whose training is then said to be unfinished
     for other in (
         "other",
         "adapters/banking",

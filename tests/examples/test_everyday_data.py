@@ -274,8 +274,8 @@ TEAMS = [("printer", "sales"), ("screen", "billing"), ("mouse", "sales")] * 3
 @pytest.mark.parametrize(
     ("names", "source"),
     [
-        (("subject", "body", "team"), "printer 0 the printer 0 is broken"),
-        (("a subject", "it's: `ls` #", "our team"), "printer 0 the printer 0 is broken"),
+        (("subject", "body", "team"), "printer order the printer 0 is broken"),
+        (("a subject", "it's: `ls` #", "our team"), "printer order the printer 0 is broken"),
         (("% subject", "body", "team"), "the printer 0 is broken"),
         (("subject\n", "body", "team"), "the printer 0 is broken"),
     ],
@@ -285,12 +285,13 @@ def test_a_column_of_labels_or_objects_is_offered_as_the_target(
     names: tuple[str, str, str], source: str, record: bool, write: Write
 ) -> None:
     rows = [
-        dict(zip(names, (f"{thing} {n}", f"the {thing} {n} is broken", team), strict=True))
+        dict(zip(names, (f"{thing} order", f"the {thing} {n} is broken", team), strict=True))
         for n, (thing, team) in enumerate(TEAMS)
     ]
     if record:
         rows = [{**row, names[2]: {"n": 1}} for row in rows]
-    path = write("tickets.jsonl", lines(*({"id": n, **row} for n, row in enumerate(rows))))
+    rows = [{"id": n, "created": f"2026-01-01 10:0{n}", **row} for n, row in enumerate(rows)]
+    path = write("tickets.jsonl", lines(*rows))
     error = refusal(path)
     assert error.message.startswith("cannot guess the target column; the file has 'id', ")
     words = shlex.split(str(error.hint).partition(": ")[2].partition(";")[0])

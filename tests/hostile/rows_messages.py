@@ -290,6 +290,13 @@ COMMANDS = [
         "error: No such option: --nope (Possible options: --model)\nhint: lora-s2s train --help\n",
     ),
     _golden(
+        "option before the command",
+        "--set lora.r=8 train demo",
+        2,
+        "error: No such option: --set\n"
+        "hint: options come after the command: lora-s2s COMMAND --set …\n",
+    ),
+    _golden(
         "missing argument",
         "train",
         2,
