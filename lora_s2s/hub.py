@@ -33,7 +33,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from lora_s2s import limits
-from lora_s2s.errors import DataError, SetupError, UsageError
+from lora_s2s.errors import DataError, SetupError, UsageError, quoted
 from lora_s2s.systems import is_network_path
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -87,6 +87,8 @@ def locate_model(name: str, revision: str | None = None, *, weights: bool = True
         return check_folder(folder)
     if os.path.isfile(folder):
         hint = CONVERT if folder.suffix in _FOREIGN_WEIGHTS else "give the folder that holds it"
+        if folder.suffix in (".yaml", ".yml"):
+            hint = f"a recipe makes an adapter: lora-s2s train {quoted(name)}"
         raise DataError(
             f"{folder.name} is a file, expected a folder; it is not opened", hint=hint, where=name
         )

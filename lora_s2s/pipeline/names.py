@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from lora_s2s.console import say
-from lora_s2s.errors import UsageError, nearest
+from lora_s2s.errors import UsageError, nearest, quoted
 from lora_s2s.hub import DEMO_NAME, adapters_inside, is_trained
 from lora_s2s.records import ModelManifest
 from lora_s2s.remote import fetched_folder, is_url
@@ -34,6 +34,9 @@ def located(name: str) -> str:
         if not taken and folder.with_name(f"{name}.running").is_dir():
             return str(folder)  # which is then refused: its training has not finished
         meant = nearest(name, adapters_inside(ADAPTERS))
+        recipe = Path(f"{name}.yaml")
+        if recipe.is_file():
+            meant = f"; train it first: lora-s2s train {quoted(str(recipe))}"
         if meant and not taken:
             say(f"no adapter '{name}' in {ADAPTERS}{meant}")
         return name

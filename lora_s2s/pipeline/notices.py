@@ -22,13 +22,15 @@ _LIMIT_BY = {
 
 def limits_line(report: DataReport) -> str:
     """One line on the length limits and what determined them."""
-    limits = report["limits"]
-    source, target = _limit(limits["max_source_tokens"]), _limit(limits["max_target_tokens"])
+    limits, cut = report["limits"], report["truncated"]
+    source = _limit(limits["max_source_tokens"], cut["source"])
+    target = _limit(limits["max_target_tokens"], cut["target"])
     return f"limits: sources {source}, targets {target}"
 
 
-def _limit(limit: Limit) -> str:
-    return f"{limit['tokens']:,} tokens ({_LIMIT_BY[limit['by']]})"
+def _limit(limit: Limit, cut: int) -> str:
+    longer = f"; {cut:,} cut" if cut else ""
+    return f"{limit['tokens']:,} tokens ({_LIMIT_BY[limit['by']]}{longer})"
 
 
 def token_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

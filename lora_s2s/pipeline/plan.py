@@ -167,8 +167,8 @@ def _measured_speed(planned: Planned) -> tuple[duration.Speed | None, list[str]]
         )
     if here.type == "cpu" and (load := other_work()):
         remarks.append(
-            f"other work runs here ({load}): the time is that of an idle machine; a run on one "
-            "thread is disturbed least: OMP_NUM_THREADS=1"
+            f"other work runs here ({load}), so that the time is uncertain; a run on one thread "
+            "is disturbed least: OMP_NUM_THREADS=1"
         )
     return speed, remarks
 

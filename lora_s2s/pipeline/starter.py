@@ -29,6 +29,8 @@ from lora_s2s.recipe.bases import FLAN, known_base, lost_to_t5
 from lora_s2s.recipe.defaults import expected_steps, resolve
 from lora_s2s.recipe.fields import AUTO
 from lora_s2s.recipe.written import Decision
+from lora_s2s.tokens.loading import load_tokenizer
+from lora_s2s.tokens.lossless import beyond_reach
 
 _DECODE_SECONDS, _FEWEST_SCORED = 300, 200
 _MOST_EMPTY = 0.05  # of the rows
@@ -222,16 +224,22 @@ def notes_on(start: Starting, decisions: Sequence[Decision]) -> None:
     values = {decision.key: decision.value for decision in decisions}
     name = str(values["model.name"])
     known = known_base(name)
-    if not is_local(name, start.recipe.model.revision):
+    here = is_local(name, start.recipe.model.revision)
+    if not here:
         size = f" (about {4 * known.millions / 1000:.1f} GB)" if known else ""
         warn(
             f"{name} is not on this machine: train downloads it{size}; without network: --set "
             "model.name=demo, or a folder that holds a base"
         )
     targets = start.facts.targets
-    lost = lost_to_t5(Counter(char for text in targets for char in set(text)))
+    characters = Counter(char for text in targets for char in set(text))
+    lost = lost_to_t5(characters)
+    if here:
+        beyond = beyond_reach(load_tokenizer(name, start.recipe.model.revision), characters)
+        lost = {char: count for char, count in characters.most_common() if char in beyond}
     if known and known.family == FLAN and sum(lost.values()) * _ONE_LOST_IN >= len(targets):
         listed = " ".join(repr(char)[1:-1] for char in list(lost)[:12])
         say(
-            f"T5's vocabulary lacks {listed}; its unused embedding rows write them, and are trained"
+            f"the base's vocabulary lacks {listed}; its unused embedding rows write them, and are "
+            "trained"
         )

@@ -204,6 +204,9 @@ def test_an_existing_path_and_the_bundled_base_win_over_an_adapters_name(
     assert located("bankign") == "bankign"
     assert "no adapter 'bankign' in adapters (did you mean 'banking'?)" in capsys.readouterr().err
     (here / "adapters" / "half.running").mkdir()
+    (here / "begun.yaml").touch()
+    assert located("begun") == "begun"
+    assert "train it first: lora-s2s train begun.yaml" in capsys.readouterr().err
     assert located("half") == "adapters/half"  # whose training is then said to be unfinished
     for other in (
         "other",

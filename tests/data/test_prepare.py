@@ -17,6 +17,7 @@ from read_and_prepare import prepare
 from lora_s2s.data.prepared import PreparedDataset, SplitTable, open_prepared
 from lora_s2s.errors import DataError, ResourceError, UsageError
 from lora_s2s.examples.conversations import DIALOGUE_TEMPLATE
+from lora_s2s.pipeline.notices import limits_line
 
 Write = Callable[[str, str], str]
 Prepare = Callable[..., PreparedDataset]
@@ -114,6 +115,7 @@ def test_the_report_accounts_for_every_row(write: Write, prepared: Prepare) -> N
     assert report["splits"] == {"train": 3, "validation": 3, "test": 2}
     assert (report["duplicates"], report["leaked"]) == (1, 3)
     assert report["truncated"] == {"source": 1, "target": 0}
+    assert limits_line(report) == "limits: sources 5 tokens (set; 1 cut), targets 7 tokens (set)"
     assert (
         report["target_tokens"]["max"] == 8
     )  # what was dropped or kept whole counts: a limit is set by it

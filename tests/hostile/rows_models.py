@@ -308,6 +308,12 @@ MODELS = [
         command=f"predict bad/{M} hello",
     ),
     model(
+        "a recipe in its place",
+        file("m.yaml", "x"),
+        "lora-s2s train bad/m.yaml",
+        command="predict bad/m.yaml hello",
+    ),
+    model(
         "a pickle in its place",
         file("m.bin", "x"),
         "convert it in a container",

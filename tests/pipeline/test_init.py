@@ -326,6 +326,18 @@ def test_rows_are_counted_as_prepare_counts_them(
     assert "auto: about " in chosen(estimated, "training.epochs")[1]
 
 
+def test_a_base_that_is_here_says_itself_which_characters_it_lacks(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [("source", "target"), *((f"row {number}", f"{{í {number}") for number in range(20))]
+    with (here / "my.csv").open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows(rows)
+    write_recipe(Wishes(["my.csv"], {"model.name": "demo"}))
+    assert "the base's vocabulary lacks {; its unused" in capsys.readouterr().err
+    write_recipe(Wishes(["my.csv"], {"model.name": "google/flan-t5-base"}))
+    assert "the base's vocabulary lacks { í; its unused" in capsys.readouterr().err
+
+
 def test_train_on_a_file_replaces_only_what_it_wrote_itself(here: Path, invoke: Invoke) -> None:
     write_csv(here / "my.csv")
     path, dry = here / "my.yaml", ("train", "my.csv", "--set", "model.name=demo", "--dry-run")
