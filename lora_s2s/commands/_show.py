@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_s2s.console import counted, plain, say, table, warn
 from lora_s2s.data_report import AddedTokens, DataReport, PairSide, Sides
+from lora_s2s.errors import quoted
+from lora_s2s.examples.template import PromptTemplate
 from lora_s2s.pipeline.adapters import AdapterInfo
 from lora_s2s.pipeline.notices import (
     limits_line,
@@ -16,6 +19,7 @@ from lora_s2s.pipeline.notices import (
     show_remarks,
     token_table,
 )
+from lora_s2s.records import ModelManifest
 from lora_s2s.reports.by_task import task_table
 from lora_s2s.reports.summary import (
     FEW_HEADS,
@@ -157,3 +161,11 @@ def show_adapter(adapter: AdapterInfo) -> None:
     if rows:
         table("Scores", ["data", "sources", "metric", "base", "adapter", "difference"], rows)
     table(str(adapter.path), ["what", "value"], [list(fact) for fact in adapter.facts()])
+
+
+def next_prediction(folder: str) -> str:
+    """The command that answers with a model's folder: a text, or rows of a template's columns."""
+    settings = ModelManifest.read(Path(folder)).input
+    needed = sum(PromptTemplate.of(settings.first_template).columns.values())
+    asked = "--input FILE" if needed > 1 else '"your text"'
+    return f"lora-s2s predict {quoted(folder)} {asked}"

@@ -48,8 +48,8 @@ def export(
     search are compared with the float32 model; if they differ by more than
     the precision explains, the command fails and leaves no output.
     """
+    from lora_s2s.commands._show import next_prediction
     from lora_s2s.console import say, write_json
-    from lora_s2s.errors import quoted
     from lora_s2s.pipeline.export import export_model
     from lora_s2s.pipeline.names import located
 
@@ -75,6 +75,6 @@ def export(
             f"  {name}: {speed.tokens_per_second:,.0f} tokens/s greedy, one source "
             f"{speed.latency_p50:.0f} ms (p50), {speed.latency_p95:.0f} ms (p95)"
         )
-    say(f'next: lora-s2s predict {quoted(report.out)} "your text"')
+    say(f"next: {next_prediction(report.out)}")
     if json:
         write_json(report.to_dict())

@@ -41,8 +41,8 @@ def merge(
     after training in nf4 or int8 with both bases. The result loads with
     AutoModelForSeq2SeqLM.from_pretrained. The base is not changed.
     """
+    from lora_s2s.commands._show import next_prediction
     from lora_s2s.console import say, warn, write_json
-    from lora_s2s.errors import quoted
     from lora_s2s.pipeline.merge import merge_model
     from lora_s2s.pipeline.names import located
 
@@ -70,6 +70,6 @@ def merge(
         say(f"not used from the checkpoint's generation_config: {report.not_used}")
     if report.note:
         warn(report.note)
-    say(f'next: lora-s2s predict {quoted(report.out)} "your text"')
+    say(f"next: {next_prediction(report.out)}")
     if json:
         write_json(asdict(report))

@@ -17,6 +17,7 @@ import pytest
 from cli_parts import Invoke
 
 from lora_s2s import __version__
+from lora_s2s.commands._show import next_prediction
 from lora_s2s.console import _waiting
 from lora_s2s.errors import DataError, Error, Stopped
 
@@ -396,3 +397,12 @@ def test_the_next_command_can_be_pasted(
     monkeypatch.chdir(tmp_path)
     copied = invoke("recipes", "copy", "demo", "my $(own) recipe.yaml").stderr
     assert "lora-s2s train 'my $(own) recipe.yaml' --dry-run" in copied
+
+
+@pytest.mark.parametrize(("template", "asked"), [("{a} {b}", "--input FILE"), ("{a}", "text")])
+def test_the_next_command_asks_for_rows_where_a_template_needs_several_columns(
+    template: str, asked: str, tmp_path: Path
+) -> None:
+    manifest = json.dumps({"merged": {}, "input": {"template": template}})
+    (tmp_path / "manifest.json").write_text(manifest, encoding="utf-8")
+    assert asked in next_prediction(str(tmp_path))
