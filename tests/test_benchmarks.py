@@ -255,7 +255,7 @@ def test_the_speed_page_shows_every_side_and_what_failed(monkeypatch: pytest.Mon
     assert "7e-08 apart" in text
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_scaling_measures_every_size(tmp_path: Path) -> None:
     found = result_of("scaling.py", tmp_path, "--rows", "200", "400", "--steps", "5")

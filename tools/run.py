@@ -30,7 +30,6 @@ ON_NEWEST = (
     "tests/models",
     "tests/inference",
     "tests/tokens",
-    "tests/reports",
 )
 REQUIREMENTS = (
     ROOT / "pyproject.toml",

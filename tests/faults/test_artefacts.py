@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from harness import Preloaded
 
+pytestmark = pytest.mark.slow  # a run for each file
+
 ADAPTER = (
     "adapter_config.json",
     "adapter_model.safetensors",
