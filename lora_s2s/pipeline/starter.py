@@ -232,7 +232,7 @@ def notes_on(start: Starting, decisions: Sequence[Decision]) -> None:
             "model.name=demo, or a folder that holds a base"
         )
     targets = start.facts.targets
-    characters = Counter(char for text in targets for char in set(text))
+    characters = Counter(char for text in targets for char in sorted(set(text)))
     lost = lost_to_t5(characters)
     if here:
         beyond = beyond_reach(load_tokenizer(name, start.recipe.model.revision), characters)
