@@ -166,6 +166,6 @@ def show_adapter(adapter: AdapterInfo) -> None:
 def next_prediction(folder: str) -> str:
     """The command that answers with a model's folder: a text, or rows of a template's columns."""
     settings = ModelManifest.read(Path(folder)).input
-    needed = sum(PromptTemplate.of(settings.first_template).columns.values())
-    asked = "--input FILE" if needed > 1 else '"your text"'
+    needed = PromptTemplate.of(settings.first_template).needed
+    asked = "--input FILE" if len(needed) > 1 else '"your text"'
     return f"lora-s2s predict {quoted(folder)} {asked}"

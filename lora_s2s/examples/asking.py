@@ -68,7 +68,7 @@ def _shape(row: str | Fields, format: str, template: str | None) -> Shape | None
 def _from_text(text: str, prompt: PromptTemplate | None) -> str:
     if prompt is None:
         return text
-    needed = [name for name, required in prompt.columns.items() if required] or list(prompt.columns)
+    needed = prompt.needed
     if len(needed) > 1:
         row = json.dumps(dict.fromkeys(needed, "…"), ensure_ascii=False)
         raise UsageError(

@@ -159,6 +159,11 @@ class PromptTemplate:
             for name in named
         }
 
+    @property
+    def needed(self) -> list[str]:
+        """The columns that a row must have: the required ones, or all where none is."""
+        return [name for name, required in self.columns.items() if required] or list(self.columns)
+
     def chosen(self, fields: Fields, key: object = "") -> OneTemplate:
         """The template for a row; equal texts and key give the same one."""
         if len(self.templates) == 1:

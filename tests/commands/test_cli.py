@@ -399,7 +399,14 @@ def test_the_next_command_can_be_pasted(
     assert "lora-s2s train 'my $(own) recipe.yaml' --dry-run" in copied
 
 
-@pytest.mark.parametrize(("template", "asked"), [("{a} {b}", "--input FILE"), ("{a}", "text")])
+@pytest.mark.parametrize(
+    ("template", "asked"),
+    [
+        ("{a} {b}", "--input FILE"),
+        ("{% if a %}{{ a }}{% endif %}{% if b %}{{ b }}{% endif %}", "--input FILE"),
+        ("{a}", "text"),
+    ],
+)
 def test_the_next_command_asks_for_rows_where_a_template_needs_several_columns(
     template: str, asked: str, tmp_path: Path
 ) -> None:
