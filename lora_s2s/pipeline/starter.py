@@ -231,13 +231,16 @@ def notes_on(start: Starting, decisions: Sequence[Decision]) -> None:
             f"{name} is not on this machine: train downloads it{size}; without network: --set "
             "model.name=demo, or a folder that holds a base"
         )
+    if known is None or known.family != FLAN:
+        return
     targets = start.facts.targets
     characters = Counter(char for text in targets for char in sorted(set(text)))
-    lost = lost_to_t5(characters)
     if here:
         beyond = beyond_reach(load_tokenizer(name, start.recipe.model.revision), characters)
         lost = {char: count for char, count in characters.most_common() if char in beyond}
-    if known and known.family == FLAN and sum(lost.values()) * _ONE_LOST_IN >= len(targets):
+    else:
+        lost = lost_to_t5(characters)
+    if sum(lost.values()) * _ONE_LOST_IN >= len(targets):
         listed = " ".join(repr(char)[1:-1] for char in list(lost)[:12])
         say(
             f"the base's vocabulary lacks {listed}; its unused embedding rows write them, and are "
