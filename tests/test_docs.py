@@ -90,6 +90,9 @@ def test_the_two_commands_are_on_the_first_screen() -> None:
     for task in ("demo", "test"):
         assert any(f"python3 tools/run.py {task}" in line for line in first_screen)
     assert "python3 tools/run.py test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    runner = (ROOT / "tools" / "run.py").read_text(encoding="utf-8")
+    tasks = re.findall(r"^    python3 tools/run.py (\S+)", runner, re.MULTILINE)
+    assert tasks == ["demo", "test", "newest", "check", "--"]  # a line each, as --help prints them
 
 
 def run_block(code: str, folder: Path) -> dict[str, object]:
@@ -110,7 +113,7 @@ def test_the_python_blocks_of_the_readme_run(here: Path, tiny_model: Path) -> No
     short, long = Page.read("README.md").python()
     short = short.replace('load("adapters/demo")', f'answered = load("{ROOT}/adapters/demo")')
     assert "Ana" in str(run_block(short, here)["answered"])
-    long = long.replace('init("my.csv")', f'init("my.csv", {quick})')
+    long = long.replace('init("my.csv", {"model.name": "demo"})', f'init("my.csv", {quick})')
     long = long.replace('{"data.train": "my.csv"}', f'{{**{quick}, "data.train": "my.csv"}}')
     defined = run_block(long, here)
     assert (here / "my-model" / "config.json").is_file()

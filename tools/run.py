@@ -1,10 +1,12 @@
 """Sets up a virtual environment once and runs the project in it. Needs only Python 3.10 or newer.
 
     python3 tools/run.py demo            set up, then `lora-s2s demo`
-    python3 tools/run.py test            set up, then the tests (further words go to pytest; -n 0
-    for one process) python3 tools/run.py newest          the tests of what depends on them, on the
-    newest transformers and PEFT allowed python3 tools/run.py check           style and types: ruff
-    and mypy python3 tools/run.py -- train demo   set up, then any `lora-s2s` command
+    python3 tools/run.py test            set up, then the tests (further words go to pytest)
+    python3 tools/run.py newest          the tests of models, on the newest transformers and PEFT
+    python3 tools/run.py check           style and types: ruff and mypy
+    python3 tools/run.py -- train demo   set up, then any `lora-s2s` command
+
+The tests run in up to four processes; `test -n 0` runs them in one.
 
 The environment is `.venv` in the checkout; it is made again only when the requirements change.
 """

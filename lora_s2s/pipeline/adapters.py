@@ -113,7 +113,7 @@ def _recipe_of(model: str, overrides: Overrides, data: str | None) -> Recipe:
         if folder.with_name(f"{folder.name}.running").is_dir():
             hint = "repeat its train command with --resume"
             raise UsageError(f"the training of {model} has not finished", hint=hint)
-        siblings = [path.name for path in folder.parent.glob("*")]
+        siblings = [path.name for path in filter(Path.is_dir, folder.parent.glob("*"))]
         raise UsageError(
             f"no such folder: {model}{nearest(folder.name, siblings)}", hint="lora-s2s adapters"
         )

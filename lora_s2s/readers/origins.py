@@ -251,7 +251,8 @@ def _origins(name: str, parallel: bool) -> list[Origin]:
             )
         here = os.listdir(path.parent) if os.path.isdir(path.parent) else []
     hint = "check the path; it is relative to the current folder"
-    raise DataError(f"no such file: {name}{nearest(path.name, here)}", hint=hint)
+    no_recipes = [file for file in here if not file.endswith((".yaml", ".yml"))]
+    raise DataError(f"no such file: {name}{nearest(path.name, no_recipes)}", hint=hint)
 
 
 def _data_urls(name: str) -> list[str]:

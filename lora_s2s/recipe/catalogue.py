@@ -59,6 +59,8 @@ def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
     kind = "a folder, not a recipe" if os.path.isdir(path) else "no such recipe"
     beside_it = _beside(name_or_path) if beside is None else []
     if beside is None and _names_file(name_or_path) and not os.path.lexists(path):
+        if name_or_path.lower().endswith(_FILE_SUFFIXES):
+            beside_it = [name for name in beside_it if not name.endswith(YAML)]
         raise UsageError(
             f"no such file: '{name_or_path}'{nearest(name_or_path, beside_it)}",
             hint="check the path; it is relative to the current folder",
@@ -72,11 +74,9 @@ def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
 
 
 def _names_file(name: str) -> bool:
-    """Whether a word is the name of a data file, or a path of anything but a recipe."""
-    lower = name.lower()
-    return lower.endswith(_FILE_SUFFIXES) or (
-        os.path.dirname(name) > "" and not lower.endswith(YAML)
-    )
+    """Whether a word has the ending of a file or is a path, and not a recipe's."""
+    ending = os.path.splitext(name.lower())[1]
+    return ending not in YAML and (ending[1:].isidentifier() or os.path.dirname(name) > "")
 
 
 def _beside(name: str) -> list[str]:

@@ -273,11 +273,15 @@ def test_rows_with_empty_cells_are_allowed_for_or_refused_before_a_recipe_is_wri
 
 def test_a_name_that_is_mistyped_or_unquoted(here: Path, invoke: Invoke) -> None:
     write_csv(here / "my tickets.csv")
-    (here / "own.yaml").write_text("", encoding="utf-8")
+    for file in ("own.yaml", "log.csv", "log.yaml", "log.parquet.yaml"):
+        (here / file).write_text("", encoding="utf-8")
     for name, message in {
         "my tikets.csv": "file: 'my tikets.csv' (did you mean 'my tickets.csv'?)",
         "./my tikets.csv": "file: './my tikets.csv' (did you mean './my tickets.csv'?)",
         "./nope/a": "file: './nope/a'",
+        "log.cvs": "file: 'log.cvs' (did you mean 'log.csv'?)",
+        "log.parquet": "file: 'log.parquet'\n",
+        "log.ymal": "file: 'log.ymal' (did you mean 'log.yaml'?)",
         "owm.yaml": "recipe: 'owm.yaml' (did you mean 'own.yaml'?)",
         "flan-t5-bse": "recipe: 'flan-t5-bse' (did you mean 'flan-t5-base'?)",
     }.items():

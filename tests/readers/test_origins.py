@@ -63,6 +63,9 @@ def test_what_is_not_there(write: Write, tmp_path: Path) -> None:
         DataError, match=r"no such file: .*trian.csv \(did you mean 'train.csv'\?\)"
     ):
         find_origins(str(tmp_path / "trian.csv"))
+    write("trian.cvs.yaml", "")
+    with pytest.raises(DataError, match=r"trian.cvs \(did you mean 'train.csv'\?\)"):
+        find_origins(str(tmp_path / "trian.cvs"))
     with pytest.raises(DataError, match="no data given"):
         find_origins(["", ""])
     with pytest.raises(DataError, match="demo:train"):
