@@ -85,9 +85,8 @@ def show_several(several: Several) -> None:
     count = next(iter(several.scores.values())).n
     table(f"{len(several.scores)} models: {count:,} sources", heads, sorted(rows, key=_metric))
     for name, scores in several.scores.items():
-        for sentence in (scores.enough, *scores.notes):
-            if sentence:
-                say(f"{name}: {sentence}")
+        for note in several.notes(name):
+            say(f"{name}: {note}")
         _show_files(scores)
     for group in several.seeds:
         say(str(group))

@@ -276,10 +276,9 @@ def assess(
         else Comparison(name, scores_of(other), compare(measured, other), _unstopped(some))
         for name, some, other in zip((BASE, answered.other), their_answers, others, strict=True)
     )
-    unstopped = _unstopped(answered.answers)
-    theirs_unstopped = {other.name: other.unstopped for other in (base, against) if other}
+    unstopped = [_unstopped(some or ()) for some in (answered.answers, *their_answers)]
     limit = answered.settings.max_new_tokens if answered.settings else 0
-    about = Answers(texts, references, unstopped, limit, theirs_unstopped, *their_texts)
+    about = Answers(texts, references, unstopped, limit, answered.other, *their_texts)
     compared = against or base
     return Evaluation(
         n=len(sources),
@@ -289,7 +288,7 @@ def assess(
         rows=_rows(sources, references, answered),
         settings=answered.settings,
         references=sum(map(len, references)),
-        unstopped=unstopped,
+        unstopped=unstopped[0],
         sources=total,
         baseline_unstopped=None if base is None else base.unstopped,
         labels=labels,

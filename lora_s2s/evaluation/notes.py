@@ -22,15 +22,15 @@ _FEW_REFERENCES = 5
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers of a model, perhaps of its base and of another model; ``unstopped`` of the model's
-    reached the length limit, and ``theirs_unstopped`` of the others', by their names.
+    """Answers of a model, perhaps of its base and of another model ``other``; ``unstopped`` is how
+    many of each of the three reached the length limit.
     """
 
     predictions: Sequence[str]
     references: References
-    unstopped: int
+    unstopped: Sequence[int]
     max_new_tokens: int
-    theirs_unstopped: Mapping[str, int]
+    other: str
     baseline: Sequence[str] | None = None
     against: Sequence[str] | None = None
 
@@ -100,13 +100,18 @@ def _on_limit(answers: Answers, scores: Mapping[str, Score]) -> Iterator[str]:
     count, reason = len(answers.predictions), ""
     if "json_valid" in scores:
         reason = ": JSON that is cut is not valid"
-    for name, times in {"": answers.unstopped, **answers.theirs_unstopped}.items():
-        whose, limit = f" of {name}" if name else "", "its length limit"
-        if name in ("", BASE):
-            limit = f"the length limit, evaluation.max_new_tokens={answers.max_new_tokens}"
-        verb = "was" if times == 1 else "were"
+    limit = f"the length limit, evaluation.max_new_tokens={answers.max_new_tokens}"
+    systems = (("", limit), (f" of {BASE}", limit), (f" of {answers.other}", "its length limit"))
+    for (whose, where), times in zip(systems, answers.unstopped, strict=True):
         if times:
-            yield f"{times:,} of {count:,} answers{whose} {verb} cut at {limit}{reason}"
+            yield f"{cut_answers(times, count, whose)} {where}{reason}"
+
+
+def cut_answers(times: int, count: int, whose: str) -> str:
+    """The beginning of the note on answers that reached a length limit; ``whose`` is `` of NAME``,
+    empty for the scored model.
+    """
+    return f"{times:,} of {count:,} answers{whose} {'was' if times == 1 else 'were'} cut at"
 
 
 def _on_scores(scores: Mapping[str, Score]) -> Iterator[str]:

@@ -8,13 +8,16 @@ from pathlib import Path
 
 from lora_s2s.console import say
 from lora_s2s.errors import UsageError, nearest
+from lora_s2s.exporters.formats import EXPORTERS
+from lora_s2s.inference.engine import refuse_settings
 from lora_s2s.inference.loading import ENGINES, load_predictor
 from lora_s2s.inference.predictor import Predictor
+from lora_s2s.pipeline.decoding import decoding_settings
 from lora_s2s.pipeline.export import export_model
 from lora_s2s.pipeline.model import predictor_of
 from lora_s2s.pipeline.ranks import ALONE, Ranks
 from lora_s2s.recipe.schema import Recipe
-from lora_s2s.records import ExportManifest, is_export
+from lora_s2s.records import ExportManifest, InputSettings, is_export
 
 TORCH = "torch"
 
@@ -38,7 +41,8 @@ def predictor_on(
         ranks: the processes that load it; one of each machine exports.
 
     Raises:
-        UsageError: an unknown engine, or another than the folder was exported for.
+        UsageError: an unknown engine, another than the folder was exported for, or one that lacks
+            a decoding setting of the recipe.
         RunError: the export answers differently from the model.
     """
     if engine is None:
@@ -59,6 +63,9 @@ def predictor_on(
             )
     if engine == TORCH or is_export(folder):
         return predictor_of(model, recipe, base)
+    exporter = EXPORTERS[engine]
+    settings = decoding_settings(recipe.evaluation, InputSettings())
+    refuse_settings(settings, exporter.lacks(settings), runtime=exporter.title)
     compared = data if data is None or isinstance(data, str) else data[0]
     with tempfile.TemporaryDirectory() as work:
         out = Path(work) / engine

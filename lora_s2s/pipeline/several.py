@@ -5,13 +5,14 @@ spread over seeds of one recipe. Heavy to import.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lora_s2s.errors import DataError, UsageError
+from lora_s2s.evaluation.notes import cut_answers
 from lora_s2s.files import json_text
 from lora_s2s.pipeline.adapters import recipe_of
 from lora_s2s.pipeline.evaluate import Finished, Rival, scored
@@ -64,6 +65,15 @@ class Several:
 
     scores: dict[str, Scores]
     seeds: tuple[Seeds, ...]
+
+    def notes(self, name: str) -> Iterator[str]:
+        """What to report of a model: that the first one's answers were cut, of the first alone."""
+        scores = self.scores[name]
+        other = scores.against
+        repeated = other and cut_answers(other.unstopped, scores.n, f" of {other.name}")
+        for note in (scores.enough, *scores.notes):
+            if note and not (repeated and note.startswith(repeated)):
+                yield note
 
     def to_dict(self) -> dict[str, Any]:
         """The object of ``eval A B … --json``: that of the first model, and of each in

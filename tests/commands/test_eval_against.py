@@ -155,6 +155,10 @@ def test_another_model_scores_there_as_it_does_alone(
     for name, entry in both["against"]["difference"].items():
         assert reverse["difference"][name]["value"] == pytest.approx(-entry["value"])
     assert "2 models: 9 sources" in several.stderr
+    cut = f"answers of {reverse['name']} were cut at its length limit"
+    assert cut in " ".join(result["models"][1]["notes"])
+    assert "answers were cut at the length limit" in several.stderr
+    assert "answers of" not in several.stderr  # the first model's are reported once
     assert not [path for path in listing(here) if path.endswith(".part")]
     twice = invoke("eval", str(tiny_model), str(tiny_model), "--data", data, code=2)
     assert "named twice" in twice.stderr

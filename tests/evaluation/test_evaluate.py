@@ -84,6 +84,14 @@ def test_scores_baseline_and_difference() -> None:
     assert found.references == 5
     assert (found.unstopped, found.baseline_unstopped) == (1, 1)
     assert "1 of 4 answers of the base was cut at the length limit" in "".join(found.notes)
+    given, cut = [
+        [Prediction("A one", tokens=2, stopped=place >= count) for place in range(4)]
+        for count in (3, 2)
+    ]
+    both = Answered(given, SETTINGS, cut, other="the base", against=given)
+    told = assess(SOURCES, REFERENCES, both, places=range(4), metrics=["bleu"]).notes
+    assert "2 of 4 answers of the base were cut at the length limit" in "".join(told)
+    assert "3 of 4 answers of the base were cut at its length limit" in told
     assert found.metrics["exact_match"].value == 75.0
     assert found.baseline is not None
     assert found.baseline["exact_match"].value == 25.0

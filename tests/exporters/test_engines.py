@@ -155,6 +155,10 @@ def test_what_the_runtime_lacks_is_left_out_with_a_warning(
         assert client.post("/v1/completions", json=body).json()["choices"][0]["text"] == free
     asked = invoke("predict", "out", TEXTS[0], "--constraint", "[yes, no]", code=2).stderr
     assert "error: CTranslate2 has no evaluation.constraint" in asked
+    on_ct2 = ("--engine", "ct2", "--data", few, "--constraint", "[yes, no]")
+    refused = invoke("eval", adapter, *on_ct2, code=2).stderr
+    assert "error: CTranslate2 has no evaluation.constraint" in refused
+    assert "sources with the float32 model" not in refused  # before anything is exported
 
 
 def test_eval_exports_first_and_scores_the_same(tmp_path: Path) -> None:
