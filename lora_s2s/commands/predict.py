@@ -49,8 +49,9 @@ Scores = Annotated[
     bool,
     typer.Option(
         "--scores",
-        help="Choose the most likely label and add probabilities. Labels: those of the training "
-        "targets, or --labels.",
+        help="Choose the most likely label. Rows gain its probability among the labels (those of "
+        "all labels, scores, sum to 1) and log_prob, the logarithm of its probability among all "
+        "texts. Labels: those of the training targets, or --labels.",
     ),
 ]
 NBest = Annotated[
