@@ -273,14 +273,20 @@ def resamples_within(groups: Sequence[NDArray[np.int64]], sources: int) -> Itera
         groups: the places of each group's sources.
         sources: N.
     """
-    generator = np.random.default_rng(SEED)
-    rows = max(1, min(RESAMPLES, _ELEMENTS_AT_ONCE // sources))
-    for start in range(0, RESAMPLES, rows):
-        counts = np.zeros((min(rows, RESAMPLES - start), sources))
+    for generator, size in _blocks(RESAMPLES, sources):
+        counts = np.zeros((size, sources))
         for group in groups:
             shares = np.full(len(group), 1 / len(group))
-            counts[:, group] = generator.multinomial(len(group), shares, size=len(counts))
+            counts[:, group] = generator.multinomial(len(group), shares, size=size)
         yield counts
+
+
+def _blocks(draws: int, count: int) -> Iterator[tuple[np.random.Generator, int]]:
+    """Yields the generator of all draws, and how many of them fit a block of (R, count)."""
+    generator = np.random.default_rng(SEED)
+    rows = max(1, min(draws, _ELEMENTS_AT_ONCE // count))
+    for start in range(0, draws, rows):
+        yield generator, min(rows, draws - start)
 
 
 def _resamples(sources: int) -> Iterable[Values]:
@@ -297,10 +303,7 @@ def _kept_resamples(sources: int) -> list[Values]:
 
 
 def _drawn(sources: int) -> Iterator[Values]:
-    generator = np.random.default_rng(SEED)
-    rows = max(1, min(RESAMPLES, _ELEMENTS_AT_ONCE // sources))
-    for start in range(0, RESAMPLES, rows):
-        size = min(rows, RESAMPLES - start)
+    for generator, size in _blocks(RESAMPLES, sources):
         drawn = generator.integers(0, sources, (size, sources))
         keys = (drawn + sources * np.arange(size)[:, None]).ravel()
         counts = np.bincount(keys, minlength=size * sources)
@@ -331,9 +334,6 @@ def _all_signs(count: int) -> Values:
 
 def _random_swaps(count: int) -> Iterator[Swaps]:
     """Yields ``DRAWS`` random patterns in blocks of (R, count), always the same ones."""
-    generator = np.random.default_rng(SEED)
-    rows = max(1, min(DRAWS, _ELEMENTS_AT_ONCE // count))
-    for start in range(0, DRAWS, rows):
-        size = min(rows, DRAWS - start)
+    for generator, size in _blocks(DRAWS, count):
         bits = np.unpackbits(np.frombuffer(generator.bytes(-(-size * count // 8)), dtype=np.uint8))
         yield bits[: size * count].reshape(size, count).astype(np.bool_)
