@@ -12,12 +12,12 @@ from lora_s2s.hub import EVALUATIONS
 from lora_s2s.outputs import PREDICTIONS
 from lora_s2s.pipeline.adapters import AdapterInfo, differences
 from lora_s2s.recipe.fields import ERROR_RATES
-from lora_s2s.reports.adapter_page import MOST_EXAMPLES
+from lora_s2s.reports.adapter_page import MOST_EXAMPLES, MOST_LABELS
 from lora_s2s.reports.charts import SYSTEMS, Chart, curve_chart
 from lora_s2s.reports.compare_page import Compared, render_comparison
 from lora_s2s.reports.plots import losses
 from lora_s2s.reports.samples import Row, Sampled, sample_of
-from lora_s2s.reports.summary import mapping
+from lora_s2s.reports.summary import label_lines, mapping
 
 _LOG = "metrics.jsonl"
 
@@ -64,9 +64,11 @@ def _compared(adapters: Sequence[AdapterInfo], names: Sequence[str]) -> Compared
         files = [one.path / EVALUATIONS / evaluation / PREDICTIONS for one in adapters]
         samples = [sample_of(file, MOST_EXAMPLES) for file in files]
         if rows := _same(samples):
-            metrics = _metrics(adapters, evaluation)
+            entries = [mapping(one.manifest.get("scores")).get(evaluation) for one in adapters]
+            metrics = _metrics(entries)
             scores = _scores(rows, names, metrics) if metrics else {}
-            return Compared(evaluation, samples[0].total, rows, scores)
+            labels = {line.label for line in label_lines(dict(enumerate(entries)), MOST_LABELS)}
+            return Compared(evaluation, samples[0].total, rows, scores, labels)
     return None
 
 
@@ -92,12 +94,9 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def _metrics(adapters: Sequence[AdapterInfo], evaluation: str) -> list[str]:
+def _metrics(entries: Sequence[object]) -> list[str]:
     """The metrics that each adapter was scored with, in the order of the first."""
-    scored = [
-        list(mapping(mapping(mapping(one.manifest.get("scores")).get(evaluation)).get("metrics")))
-        for one in adapters
-    ]
+    scored = [list(mapping(mapping(entry).get("metrics"))) for entry in entries]
     return [name for name in scored[0] if name in METRICS and all(name in held for held in scored)]
 
 

@@ -10,7 +10,6 @@ from lora_s2s.files import read_whole, write_text
 from lora_s2s.hub import EVALUATIONS
 from lora_s2s.outputs import PREDICTIONS
 from lora_s2s.records import manifest_content
-from lora_s2s.reports.answers import read_examples
 from lora_s2s.reports.by_task import task_tables
 from lora_s2s.reports.charts import Chart, curve_chart
 from lora_s2s.reports.described import Described, describe
@@ -37,7 +36,7 @@ REPORT = "report.html"
 CURVE = "loss_curve.png"
 # Of more scored sources, a random part is described.
 MOST_EXAMPLES = 20_000
-_MOST_LABELS = 1000
+MOST_LABELS = 1000
 # The others can be unfolded.
 _FIRST_ROWS = 20
 # Caption, the name of what the adapter is compared with, lines.
@@ -95,7 +94,7 @@ def render_report(
     scores = mapping(manifest.get("scores"))
     evaluation = _main_evaluation(scores, answers)
     lines = score_lines(scores)
-    labels = label_lines(scores, _MOST_LABELS)
+    labels = label_lines(scores, MOST_LABELS)
     labels.sort(key=lambda line: line.evaluation != plain(evaluation))
     curve = curve_chart("loss", "Loss", *curves) if curves else None
     entry = mapping(scores.get(evaluation))
@@ -112,7 +111,7 @@ def render_report(
         tasks=task_tables(scores, evaluation),
         first_rows=_FIRST_ROWS,
         labels=[(line.evaluation, line.label, *line.cells) for line in labels],
-        confusions=confusion_lines(entry, _MOST_LABELS),
+        confusions=confusion_lines(entry, MOST_LABELS),
         probabilities=probability_facts(entry),
         part=part,
         facts=_facts(manifest, {"training": [curve] if curve else [], "data": part.lengths}),
@@ -133,10 +132,8 @@ def _described(answers: Sampled | None, other: str, labels: Sequence[str]) -> De
     named = {"baseline": "Base", "against": other or "Other", "prediction": "Adapter"}
     present = {key for row in answers.rows.values() for key in row} | {"prediction"}
     systems = {key: name for key, name in named.items() if key in present}
-    examples = read_examples(answers.rows, list(systems), labels)
     file = f"{EVALUATIONS}/{answers.evaluation}/{PREDICTIONS}"
-    names = list(systems.values())
-    return describe(examples, names, total=answers.total, file=file, labels=bool(labels))
+    return describe(answers.rows, systems, total=answers.total, file=file, known=labels)
 
 
 def _other_name(entry: Mapping[str, object]) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lora_s2s.reports.answers import read_examples
 from lora_s2s.reports.charts import SYSTEMS, Chart
 from lora_s2s.reports.described import Described, describe
 from lora_s2s.reports.render import render
@@ -22,12 +21,14 @@ class Compared:
         rows: by place; an adapter's answer is under its name's place as text, ``"0"`` the first's.
         scores: for each adapter after the first, an object as of ``eval --json`` in which the first
             is the baseline; the best first.
+        labels: those that the references are, if they are labels.
     """
 
     evaluation: str
     total: int
     rows: Mapping[int, Row]
     scores: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    labels: Collection[str] = ()
 
 
 def render_comparison(
@@ -92,6 +93,6 @@ def _styles(names: Sequence[str], name: str) -> tuple[str, str]:
 def _described(names: Sequence[str], compared: Compared | None) -> Described:
     if compared is None:
         return Described()
-    examples = read_examples(compared.rows, [str(place) for place in range(len(names))])
+    systems = {str(place): name for place, name in enumerate(names)}
     file = f"the predictions.jsonl of {compared.evaluation}"
-    return describe(examples, names, total=compared.total, file=file)
+    return describe(compared.rows, systems, total=compared.total, file=file, known=compared.labels)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lora_s2s.console import counted
-from lora_s2s.reports.answers import Answer, Example
+from lora_s2s.reports.answers import Answer, Example, read_examples
 from lora_s2s.reports.breakdown import (
     FEWEST,
     Chosen,
@@ -20,6 +20,7 @@ from lora_s2s.reports.breakdown import (
 from lora_s2s.reports.browser import LONGEST_TEXT, browser, cut
 from lora_s2s.reports.charts import Chart, group_chart, length_chart
 from lora_s2s.reports.marks import Piece, marked, words_of
+from lora_s2s.reports.samples import Row
 from lora_s2s.reports.summary import Table
 
 
@@ -58,24 +59,27 @@ class Described:
 
 
 def describe(
-    examples: Sequence[Example],
-    systems: Sequence[str],
+    rows: Mapping[int, Row],
+    systems: Mapping[str, str],
     *,
     total: int,
     file: str,
-    labels: bool = False,
+    known: Collection[str] = (),
 ) -> Described:
     """Describes answers, of which only those with a reference are judged.
 
     Args:
-        total: how many rows the file has; ``examples`` are all of them or a random part.
+        rows: of a ``predictions.jsonl``, by place.
+        systems: the name of each system by the rows' key of its answer.
+        total: how many rows the file has; ``rows`` are all of them or a random part.
         file: its path in the adapter's folder.
-        labels: the references are labels.
+        known: the labels that the references are, if they are labels.
     """
+    names, labels = list(systems.values()), bool(known)
+    examples = read_examples(rows, list(systems), known)
     judged = [one for one in examples if one.references]
     if not judged:
         return Described()
-    names = list(systems)
     held = browser(judged, names, labels=labels)
     lengths, rarities = by_length(judged), [] if labels else by_rarity(judged)
     groups = [("by-length", "Quality by length of the source", "words of the source", lengths)]

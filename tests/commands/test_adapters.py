@@ -176,6 +176,30 @@ def test_compared_adapters_are_judged_on_the_same_sources(invoke: Invoke, here: 
     assert "<b>nobody</b>" not in body
     assert "&lt;b&gt;nobody&lt;/b&gt;" in body
     assert body.count("<figcaption>Loss of ") == 4
+    assert "<ins>" in body
+
+
+def test_compared_labels_are_right_or_wrong_as_a_whole(invoke: Invoke, here: Path) -> None:
+    labels = ["tech sales", "tech support"]
+    for name in ("one", "two"):
+        variant(name, 60)
+        folder = here / "adapters" / name
+        path = folder / "evaluations" / "demo-test" / "predictions.jsonl"
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for place, row in enumerate(rows):
+            row |= {"references": [labels[place % 2]], "prediction": labels[name == "two"]}
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        table = [{"label": label} for label in labels]
+        manifest["scores"]["demo-test"]["labels"] = {"table": table}
+        (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    invoke("adapters", "compare", "one", "two", "--report", "page.html")
+    page = (here / "page.html").read_text(encoding="utf-8").replace("\u00a0", " ")
+    body = page[page.index("<main>") :]
+    assert "two alone is right on 125 sources, one alone on 125." in body
+    assert "<td>another label</td><td>125 (50.0 %)</td>" in body
+    assert "<ins>" not in body
+    assert "<del>" not in body
 
 
 def test_adapters_without_common_sources_are_compared_by_their_settings(

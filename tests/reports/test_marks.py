@@ -155,5 +155,6 @@ def test_a_page_holds_as_many_examples_as_fit(monkeypatch: pytest.MonkeyPatch) -
     places = [row[0] for row in held]
     assert 5 < part.held == len(places) < 50
     assert places == sorted(places) != [*range(1, part.held + 1)]
-    note = describe(examples, ["Adapter"], total=60, file="predictions.jsonl").note
+    systems = {"prediction": "Adapter"}
+    note = describe(rows(50), systems, total=60, file="predictions.jsonl").note
     assert note.startswith(f"{part.held} of 60 scored sources, drawn at random")
