@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_s2s.errors import UsageError
-from lora_s2s.inference.engine import DecodingSettings, ExportedEngine
+from lora_s2s.inference.engine import DecodingSettings, ExportedEngine, TokenIds
 from lora_s2s.inference.predictor import Predictor
 
 
@@ -62,7 +62,7 @@ class Exporter:
     require: Callable[[], object]
     write: Callable[[Job, Path], None]
     engine: Callable[[Predictor, Path, str], ExportedEngine]
-    never: Callable[[Predictor], Sequence[Sequence[int]]]
+    never: Callable[[Predictor], TokenIds]
     example: Callable[[Usage], str]
     lacks: Callable[[DecodingSettings], list[str]] = lambda _: []
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from lora_s2s.errors import RunError
-from lora_s2s.inference.engine import DecodingSettings, Engine, ExportedEngine
+from lora_s2s.inference.engine import DecodingSettings, Engine, ExportedEngine, TokenIds
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.models.generation import start_id
 
@@ -93,16 +93,12 @@ class Reference:
         self.predictor, self.engine = predictor, predictor.torch
         self.end = int(predictor.tokenizer.eos_token_id)
 
-    def answers(
-        self, sources: Sequence[Sequence[int]], settings: DecodingSettings
-    ) -> list[list[int]]:
+    def answers(self, sources: TokenIds, settings: DecodingSettings) -> list[list[int]]:
         """See :class:`lora_s2s.inference.engine.Engine`."""
         return self.engine.answers(sources, settings)
 
     @torch.inference_mode()
-    def log_probs(
-        self, sources: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
-    ) -> list[list[float]]:
+    def log_probs(self, sources: TokenIds, answers: TokenIds) -> list[list[float]]:
         """See :class:`ExportedEngine`."""
         begin = start_id(self.engine.model, self.predictor.tokenizer)
         rows = []
@@ -159,9 +155,7 @@ class Expected:
         return DecodingSettings(self.max_new_tokens, num_beams=BEAMS, early_stopping=True)
 
 
-def expect(
-    reference: Reference, sources: Sequence[Sequence[int]], *, max_new_tokens: int
-) -> Expected:
+def expect(reference: Reference, sources: TokenIds, *, max_new_tokens: int) -> Expected:
     """Returns what a model answers.
 
     Args:
@@ -238,14 +232,12 @@ def check(parity: Parity, reference: Reference, export: ExportedEngine, precisio
         )
 
 
-def without_end(answers: Sequence[Sequence[int]], end: int) -> list[list[int]]:
+def without_end(answers: TokenIds, end: int) -> list[list[int]]:
     """Returns answers without their ``</s>``."""
     return [[token for token in answer if token != end] for answer in answers]
 
 
-def _answers(
-    engine: Engine, sources: Sequence[Sequence[int]], settings: DecodingSettings
-) -> list[list[int]]:
+def _answers(engine: Engine, sources: TokenIds, settings: DecodingSettings) -> list[list[int]]:
     """Answers to all sources, in batches of one size for every engine."""
     answers = []
     for start in range(0, len(sources), _BATCH):
@@ -254,7 +246,7 @@ def _answers(
 
 
 def _timed(
-    engine: Engine, sources: Sequence[Sequence[int]], settings: DecodingSettings
+    engine: Engine, sources: TokenIds, settings: DecodingSettings
 ) -> tuple[list[list[int]], Speed]:
     """Greedy answers to all sources in batches, and the time of some alone."""
     engine.answers(sources[:1], settings)  # first calls set buffers up
@@ -275,9 +267,7 @@ def _timed(
     )
 
 
-def _equal(
-    expected: Expected, answers: Sequence[Sequence[int]], others: Sequence[Sequence[int]]
-) -> float:
+def _equal(expected: Expected, answers: TokenIds, others: TokenIds) -> float:
     """The share of answers that are the same, or that the reference scores alike."""
     equal = 0
     for source, answer, other in zip(expected.sources, answers, others, strict=True):

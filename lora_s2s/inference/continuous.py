@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lora_s2s.fast_t5.decoder import Decoder, State, close_ranks
 from lora_s2s.inference.beam_search import Candidates, Search
-from lora_s2s.inference.engine import Answer, DecodingSettings, Watch
+from lora_s2s.inference.engine import Answer, DecodingSettings, TokenIds, Watch
 from lora_s2s.models.logits import Constrained, check_logits
 from lora_s2s.models.sampling import Sampling, generators_of
 
@@ -111,7 +111,7 @@ class Samples:
     def __init__(
         self,
         sources: Sequence[int],
-        read: Sequence[Sequence[int]],
+        read: TokenIds,
         settings: DecodingSettings,
         end: int,
         name: str,
@@ -306,7 +306,7 @@ class Continuous:
 
     def answers(
         self,
-        sources: Sequence[Sequence[int]],
+        sources: TokenIds,
         settings: DecodingSettings,
         watch: Watch | None = None,
     ) -> Iterator[Answer]:
@@ -347,7 +347,7 @@ class Continuous:
     def _begun(
         self,
         places: Sequence[int],
-        sources: Sequence[Sequence[int]],
+        sources: TokenIds,
         settings: DecodingSettings,
         watch: Watch | None,
     ) -> _Batch:
@@ -374,9 +374,7 @@ class Continuous:
             batch.state.reorder(parents_R)
 
 
-def _fitting(
-    waiting: Sequence[int], sources: Sequence[Sequence[int]], settings: DecodingSettings
-) -> int:
+def _fitting(waiting: Sequence[int], sources: TokenIds, settings: DecodingSettings) -> int:
     """How many of the sources that wait fit into a batch. Hypotheses share what is kept of their
     source, and nothing is padded while sources are read.
     """

@@ -11,7 +11,13 @@ from transformers import PreTrainedTokenizerBase
 
 from lora_s2s.errors import DataError, UsageError, extra
 from lora_s2s.files import read_json
-from lora_s2s.inference.engine import DecodingSettings, ExportedEngine, Watch, refuse_settings
+from lora_s2s.inference.engine import (
+    DecodingSettings,
+    ExportedEngine,
+    TokenIds,
+    Watch,
+    refuse_settings,
+)
 from lora_s2s.records import ExportManifest
 from lora_s2s.tokens.special_tokens import answer_prefix
 
@@ -48,7 +54,7 @@ class Ct2Engine:
     folder: Path
     tokenizer: PreTrainedTokenizerBase = field(repr=False)
     prefix: Sequence[int] = ()
-    never: Sequence[Sequence[int]] = ()
+    never: TokenIds = ()
     threads: int = 0
     runtime: str = "ct2"
     _translator: Any = field(default=None, repr=False, compare=False)
@@ -64,14 +70,12 @@ class Ct2Engine:
             raise DataError(problem, hint="export it again", where=str(self.folder)) from error
         object.__setattr__(self, "_translator", translator)
 
-    def answers(
-        self, sources: Sequence[Sequence[int]], settings: DecodingSettings
-    ) -> list[list[int]]:
+    def answers(self, sources: TokenIds, settings: DecodingSettings) -> list[list[int]]:
         """See :class:`lora_s2s.inference.engine.Engine`; ``early_stopping`` is always on."""
         return self._translate(sources, settings, None)
 
     def watched_answers(
-        self, sources: Sequence[Sequence[int]], settings: DecodingSettings, watch: Watch
+        self, sources: TokenIds, settings: DecodingSettings, watch: Watch
     ) -> list[list[int]]:
         """See :class:`lora_s2s.inference.engine.WatchedEngine`."""
         produced: list[list[int]] = [list(self.prefix) for _ in sources]
@@ -85,7 +89,7 @@ class Ct2Engine:
 
     def _translate(
         self,
-        sources: Sequence[Sequence[int]],
+        sources: TokenIds,
         settings: DecodingSettings,
         step: Callable[[Any], bool] | None,
     ) -> list[list[int]]:
@@ -115,9 +119,7 @@ class Ct2Engine:
         several = [[*result.hypotheses, *none][: settings.returned] for result in results]
         return [self._ids(tokens) for hypotheses in several for tokens in hypotheses]
 
-    def log_probs(
-        self, sources: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
-    ) -> list[list[float]]:
+    def log_probs(self, sources: TokenIds, answers: TokenIds) -> list[list[float]]:
         """Returns the log-probability of each token of given answers, of the ``</s>`` after it too,
         in nats.
         """

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from typing_extensions import TypedDict
 
-from lora_s2s.inference.engine import DecodingSettings, Engine, QueuedEngine
+from lora_s2s.inference.engine import DecodingSettings, Engine, QueuedEngine, TokenIds
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.inference.score import answer_log_probs
 from lora_s2s.tokens.encoder import panics_as_errors
@@ -137,7 +137,7 @@ def _answered(
             yield row, answers[place * count : (place + 1) * count]
 
 
-def _found(several: Sequence[Sequence[int]], settings: DecodingSettings) -> list[Row]:
+def _found(several: TokenIds, settings: DecodingSettings) -> list[Row]:
     """The answers without those that only fill places: of a search that found fewer than beams."""
     answers = [tuple(ids) for ids in several]
     if settings.num_beams > 1:

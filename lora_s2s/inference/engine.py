@@ -144,6 +144,10 @@ def refuse_settings(settings: DecodingSettings, names: Sequence[str], *, runtime
         )
 
 
+TokenIds: TypeAlias = Sequence[Sequence[int]]
+"""Token ids of several texts, which may differ in length."""
+
+
 class Engine(Protocol):
     """A model in any runtime."""
 
@@ -151,9 +155,7 @@ class Engine(Protocol):
     def runtime(self) -> str:
         """Returns its name: ``torch``, ``ct2``, …"""
 
-    def answers(
-        self, sources: Sequence[Sequence[int]], settings: DecodingSettings
-    ) -> list[list[int]]:
+    def answers(self, sources: TokenIds, settings: DecodingSettings) -> list[list[int]]:
         """Answers one batch.
 
         Args:
@@ -182,7 +184,7 @@ class WatchedEngine(Engine, Protocol):
     """An engine whose greedy answers can be followed while they are produced."""
 
     def watched_answers(
-        self, sources: Sequence[Sequence[int]], settings: DecodingSettings, watch: Watch
+        self, sources: TokenIds, settings: DecodingSettings, watch: Watch
     ) -> list[list[int]]:
         """Answers one batch greedily; see :meth:`Engine.answers`."""
 
@@ -198,7 +200,7 @@ class QueuedEngine(Engine, Protocol):
     """An engine that makes its batches itself."""
 
     def queued_answers(
-        self, sources: Sequence[Sequence[int]], settings: DecodingSettings
+        self, sources: TokenIds, settings: DecodingSettings
     ) -> Iterator[Answer] | None:
         """Answers any number of sources, in the order in which the answers end.
 
@@ -212,9 +214,7 @@ class QueuedEngine(Engine, Protocol):
 class ExportedEngine(Engine, Protocol):
     """An engine that runs an exported folder."""
 
-    def log_probs(
-        self, sources: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
-    ) -> list[list[float]]:
+    def log_probs(self, sources: TokenIds, answers: TokenIds) -> list[list[float]]:
         """Returns the log-probability of each answer's tokens, ``</s>`` included, in nats; the
         answers come without it.
         """

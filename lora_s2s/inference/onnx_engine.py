@@ -24,7 +24,13 @@ from lora_s2s import limits
 from lora_s2s.errors import DataError, ResourceError, UsageError, extra
 from lora_s2s.files import open_regular
 from lora_s2s.inference.beam_search import Search
-from lora_s2s.inference.engine import DecodingSettings, ExportedEngine, Watch, refuse_settings
+from lora_s2s.inference.engine import (
+    DecodingSettings,
+    ExportedEngine,
+    TokenIds,
+    Watch,
+    refuse_settings,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -126,7 +132,7 @@ class OnnxEngine:
     end: int
     pad: int
     prefix: Sequence[int] = ()
-    never: Sequence[Sequence[int]] = ()
+    never: TokenIds = ()
     threads: int = 0
     tokenizer: PreTrainedTokenizerBase | None = field(default=None, repr=False)
     runtime: str = "onnx"
@@ -136,9 +142,7 @@ class OnnxEngine:
         encoder, decoder = (_session(path, self.threads) for path in self.files)
         object.__setattr__(self, "_sessions", (encoder, decoder))
 
-    def answers(
-        self, sources: Sequence[Sequence[int]], settings: DecodingSettings
-    ) -> list[list[int]]:
+    def answers(self, sources: TokenIds, settings: DecodingSettings) -> list[list[int]]:
         """See :class:`lora_s2s.inference.engine.Engine`; ``early_stopping`` is off by default."""
         refuse_settings(settings, LACKS, runtime="onnxruntime")
         if settings.num_beams == 1:
@@ -146,7 +150,7 @@ class OnnxEngine:
         return self._beam_search(sources, settings)
 
     def watched_answers(
-        self, sources: Sequence[Sequence[int]], settings: DecodingSettings, watch: Watch
+        self, sources: TokenIds, settings: DecodingSettings, watch: Watch
     ) -> list[list[int]]:
         """See :class:`lora_s2s.inference.engine.WatchedEngine`."""
         refuse_settings(settings, LACKS, runtime="onnxruntime")
@@ -154,7 +158,7 @@ class OnnxEngine:
 
     def _greedy(
         self,
-        sources: Sequence[Sequence[int]],
+        sources: TokenIds,
         settings: DecodingSettings,
         watch: Watch | None = None,
     ) -> list[list[int]]:
@@ -181,9 +185,7 @@ class OnnxEngine:
                 steps.take(np.array(goes_on))
             open_B, ids_BT = open_B[goes_on], chosen_B[goes_on, None]
 
-    def _beam_search(
-        self, sources: Sequence[Sequence[int]], settings: DecodingSettings
-    ) -> list[list[int]]:
+    def _beam_search(self, sources: TokenIds, settings: DecodingSettings) -> list[list[int]]:
         count, most = settings.returned, settings.max_new_tokens
         if len(self.prefix) >= most:
             return [list(self.prefix)[:most] for _ in range(len(sources) * count)]
@@ -201,9 +203,7 @@ class OnnxEngine:
             steps.reorder(parents_B)
             ids_BT = search.newest()
 
-    def log_probs(
-        self, sources: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
-    ) -> list[list[float]]:
+    def log_probs(self, sources: TokenIds, answers: TokenIds) -> list[list[float]]:
         """Returns the log-probability of each token of given answers, of the ``</s>`` after it too,
         in nats.
         """
@@ -224,7 +224,7 @@ class OnnxEngine:
         """Returns the token of each id."""
         return list(self.tokens)
 
-    def _padded(self, sources: Sequence[Sequence[int]]) -> tuple[Ids, Ids]:
+    def _padded(self, sources: TokenIds) -> tuple[Ids, Ids]:
         return _rectangle(sources, self.pad)
 
     def _constraint(self, settings: DecodingSettings) -> Constraint | None:
@@ -237,9 +237,7 @@ class OnnxEngine:
 
         return constraint_of(settings, self.tokenizer)
 
-    def _forbid(
-        self, scores_BV: Floats, rows: Sequence[Sequence[int]], constraint: Constraint | None
-    ) -> None:
+    def _forbid(self, scores_BV: Floats, rows: TokenIds, constraint: Constraint | None) -> None:
         """Gives tokens that would complete a forbidden sequence, or leave what answers may be, no
         chance.
         """
@@ -311,7 +309,7 @@ def _run(session: Any, names: list[str] | None, feeds: Mapping[str, NDArray[Any]
     return outputs
 
 
-def _rectangle(rows: Sequence[Sequence[int]], fill: int) -> tuple[Ids, Ids]:
+def _rectangle(rows: TokenIds, fill: int) -> tuple[Ids, Ids]:
     """Returns rows of ids filled up on the right, and a mask that is 1 at the real ids."""
     longest = max(map(len, rows))
     ids = np.full((len(rows), longest), fill, np.int64)
@@ -350,7 +348,7 @@ def of_tokenizer(
     files: tuple[Path, Path],
     tokenizer: PreTrainedTokenizerBase,
     start: int | None,
-    never: Sequence[Sequence[int]],
+    never: TokenIds,
     *,
     threads: int = 0,
 ) -> OnnxEngine:

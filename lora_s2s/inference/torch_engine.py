@@ -25,7 +25,7 @@ from transformers import (
 from lora_s2s.errors import ResourceError, ran_out_of_memory
 from lora_s2s.inference.constraint import constraint_of
 from lora_s2s.inference.continuous import Continuous, supports
-from lora_s2s.inference.engine import Answer, DecodingSettings, Engine, Watch
+from lora_s2s.inference.engine import Answer, DecodingSettings, Engine, TokenIds, Watch
 from lora_s2s.inference.fast_decoding import fast_decoder
 from lora_s2s.lora.adapter import ONLY
 from lora_s2s.lora.several import BASE, mixes
@@ -82,7 +82,7 @@ class TorchEngine:
         with torch.inference_mode(), switch:
             yield self.model
 
-    def inputs(self, sources: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+    def inputs(self, sources: TokenIds) -> dict[str, torch.Tensor]:
         """Returns ``input_ids`` and ``attention_mask`` (B, S), padded on the right."""
         device = next(self.model.parameters()).device
         rows = [torch.tensor(list(source), dtype=torch.long) for source in sources]
@@ -91,9 +91,7 @@ class TorchEngine:
         mask_BS = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
         return {"input_ids": input_ids_BS.to(device), "attention_mask": mask_BS.to(device)}
 
-    def answers(
-        self, sources: Sequence[Sequence[int]], settings: DecodingSettings
-    ) -> list[list[int]]:
+    def answers(self, sources: TokenIds, settings: DecodingSettings) -> list[list[int]]:
         """See :class:`Engine`; ``early_stopping`` is off by default.
 
         Raises:
@@ -103,7 +101,7 @@ class TorchEngine:
         return self._generate(sources, settings, []) if queued is None else _in_order(queued)
 
     def watched_answers(
-        self, sources: Sequence[Sequence[int]], settings: DecodingSettings, watch: Watch
+        self, sources: TokenIds, settings: DecodingSettings, watch: Watch
     ) -> list[list[int]]:
         """See :class:`WatchedEngine`."""
         queued = self.queued_answers(sources, settings, watch)
@@ -116,7 +114,7 @@ class TorchEngine:
 
     def queued_answers(
         self,
-        sources: Sequence[Sequence[int]],
+        sources: TokenIds,
         settings: DecodingSettings,
         watch: Watch | None = None,
     ) -> Iterator[Answer] | None:
@@ -144,7 +142,7 @@ class TorchEngine:
     def _from_queue(
         self,
         queue: Continuous,
-        sources: Sequence[Sequence[int]],
+        sources: TokenIds,
         settings: DecodingSettings,
         watch: Watch | None,
     ) -> Iterator[Answer]:
@@ -153,7 +151,7 @@ class TorchEngine:
 
     def _generate(
         self,
-        sources: Sequence[Sequence[int]],
+        sources: TokenIds,
         settings: DecodingSettings,
         criteria: list[StoppingCriteria],
     ) -> list[list[int]]:
@@ -189,9 +187,7 @@ def _in_order(queued: Iterator[Answer]) -> list[list[int]]:
 
 
 @contextmanager
-def out_of_memory_named(
-    sources: Sequence[Sequence[int]], settings: DecodingSettings
-) -> Iterator[None]:
+def out_of_memory_named(sources: TokenIds, settings: DecodingSettings) -> Iterator[None]:
     """Turns running out of memory into an error that says how large the batch was."""
     try:
         yield
