@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import string
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from lora_s2s.evaluation.labels import LabelRow, LabelTable
 from lora_s2s.evaluation.metrics import Difference, Score
 from lora_s2s.evaluation.significance import ENOUGH_SOURCES, smallest_p
-from lora_s2s.evaluation.texts import References
+from lora_s2s.evaluation.texts import References, plain_answer
 
 BASE = "the base"
 _LEVEL = 0.05
@@ -18,6 +19,8 @@ _NEAR_ZERO = 5.0  # points
 _MOST_NAMED = 5
 _LONGEST_NAME = 60
 _FEW_REFERENCES = 5
+_USUAL = {*string.digits, *string.whitespace}  # not what a vocabulary or training lacks
+_MOST_CHARACTERS = 2
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def notes_on(
         *_on_limit(answers, scores),
         *_on_scores(scores),
         *_on_fit(scores, answers.references, labels),
-        *(_on_labels(labels, scores) if labels else ()),
+        *(_on_labels(labels, scores) if labels else _on_characters(answers)),
         *_on_sample(
             len(answers.predictions),
             compared=answers.baseline is not None or answers.against is not None,
@@ -171,6 +174,34 @@ def _on_labels(labels: LabelTable, scores: Mapping[str, Score]) -> Iterator[str]
     if few and "macro_f1" in scores:
         share = f"{len(few):,} of {len(labels.rows):,} labels"
         yield f"macro_f1 is imprecise: {share} have fewer than {_FEW_REFERENCES} sources"
+
+
+def _on_characters(answers: Answers) -> Iterator[str]:
+    """Where most wrong answers have a reference with one rare character, with which nearly all are
+    wrong and without which few are.
+    """
+    count, wrong, every, of_wrong = len(answers.references), 0, Counter[str](), Counter[str]()
+    for text, several in zip(answers.predictions, answers.references, strict=True):
+        plain = [plain_answer(reference) for reference in several]
+        shared = set.intersection(*(set(reference.lower()) for reference in plain)) - _USUAL
+        every.update(shared)
+        if plain_answer(text) not in plain:
+            wrong += 1
+            of_wrong.update(shared)
+    named = [
+        (char, times)
+        for char, times in of_wrong.most_common()
+        if times >= max(_FEW_REFERENCES, wrong / 2, 0.8 * every[char])
+        and wrong - times <= 0.2 * (count - every[char])
+        and every[char] <= count / 3
+    ]
+    # Long answers or those of one kind have many characters that others lack.
+    for char, times in named if len(named) <= _MOST_CHARACTERS else ():
+        yield (
+            f"{times:,} of the {wrong:,} wrong answers have {char!r} in the reference, of "
+            f"{every[char]:,} references with it: see how many training targets have it; more such "
+            "rows help, or data.lossless_text=on if the base's vocabulary lacks it"
+        )
 
 
 def _on_sample(count: int, *, compared: bool) -> Iterator[str]:

@@ -194,6 +194,39 @@ def test_notes_on_answers_scores_and_samples() -> None:
 
 
 @pytest.mark.parametrize(
+    ("rare", "wrong", "others_wrong", "char"),
+    [
+        (["Voß"] * 12, 11, 2, "ß"),
+        (["Köhn"] * 6 + ["ÖSER"] * 6, 11, 2, "ö"),  # in upper case too
+        (["Voß"] * 12, 9, 2, None),  # a quarter of them is right
+        (["Voß"] * 12, 11, 12, None),  # most wrong answers are others
+        (["Voß"] * 4, 4, 0, None),  # too few
+        (["Voß"] * 50, 50, 2, None),  # not rare
+        (["Voß"] * 25, 20, 18, None),  # others are often wrong too
+        (["Vera 7\tEser"] * 12, 12, 0, None),  # digits and spaces
+        (["Žižek, Voß"] * 12, 12, 0, None),  # no single character
+    ],
+)
+def test_a_rare_character_where_wrong_answers_concentrate_is_named(
+    rare: list[str], wrong: int, others_wrong: int, char: str | None
+) -> None:
+    truth = [*rare, *("Vera Kohn-Eser" + " o" * place for place in range(88))]
+    places = {*range(wrong), *range(len(rare), len(rare) + others_wrong)}
+    told = notes(["?" if place in places else text for place, text in enumerate(truth)], truth)
+    if char is None:
+        assert "wrong answers have" not in told
+    else:
+        assert told.startswith(
+            f"11 of the 13 wrong answers have '{char}' in the reference, of 12 references with it: "
+            "see how many training targets have it; more such rows help, or data.lossless_text=on "
+            "if the base's vocabulary lacks it"
+        )
+    assert "wrong answers have" not in notes(["?"] * len(truth), truth)
+    labels = [*["Maße"] * 12, *["Masse"] * 88]
+    assert "wrong answers have" not in notes(["?"] * 12 + labels[12:], labels)
+
+
+@pytest.mark.parametrize(
     ("count", "value", "p_value", "told"),
     [
         (
