@@ -52,6 +52,7 @@ _WITHOUT_WEIGHTS = [pattern for pattern in _PATTERNS if pattern != "*.safetensor
 # Weights in formats that can contain code, and in formats that this package does not read.
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".joblib", ".ckpt", ".npz", ".npy")
 _FOREIGN_WEIGHTS = (*_PICKLES, ".h5", ".msgpack", ".onnx", ".gguf")
+AN_ADAPTER = "an adapter folder is what 'lora-s2s train' writes; 'lora-s2s adapters' lists yours"
 CONVERT = (
     "convert it in a container without network: torch.load with weights_only, then save_file of "
     "safetensors"
@@ -144,6 +145,17 @@ def adapters_inside(folder: Path) -> list[str]:
     """Returns the names of the adapters directly inside a folder, checkpoints ordered by step."""
     inside = [path.name for path in folder.glob("[!.]*") if is_trained(path)]
     return sorted(inside, key=lambda name: (name.rstrip("0123456789"), len(name), name))
+
+
+def check_is_folder(folder: Path) -> None:
+    """Raises DataError where there is no folder that could be an adapter."""
+    if folder.is_dir():
+        return
+    more = "; a file is not opened: name its folder" if folder.is_file() else ""
+    raise DataError(
+        f"no such adapter folder: {folder}{more}",
+        hint=AN_ADAPTER,
+    )
 
 
 def no_adapter(folder: Path) -> DataError:
@@ -361,8 +373,17 @@ def _from_hub(name: str, revision: str | None, patterns: list[str]) -> Path:
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise SetupError(
-            f"the model '{name}' is not on this machine and could not be fetched "
-            f"({type(error).__name__})",
+            f"the model '{name}' is not on this machine, and {_why_not_fetched(error)}",
             hint="check the name and the network, give a local folder, or try --set "
             "model.name=demo",
         ) from error
+
+
+def _why_not_fetched(error: Exception) -> str:
+    if is_offline():
+        return "the hub is switched off (HF_HUB_OFFLINE)"
+    if isinstance(error, RepositoryNotFoundError):
+        return "the hub shows none of that name (a private one needs a token: hf auth login)"
+    if isinstance(error, HfHubHTTPError) and error.response is not None:
+        return f"the hub refused it (status {error.response.status_code})"
+    return f"the hub cannot be reached ({type(error.__cause__ or error).__name__})"

@@ -202,6 +202,55 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert done.stdout.split() == ["False", "False"]
 
 
+_MISTAKES = """
+import contextlib, io, sys
+from lora_s2s import cli
+for command in sys.stdin.read().splitlines():
+    with contextlib.redirect_stderr(io.StringIO()) as message, contextlib.suppress(SystemExit):
+        cli.app(command.split())
+    heavy = [name for name in ("torch", "transformers") if name in sys.modules]
+    print(command, heavy, message.getvalue().partition(chr(10))[0])
+"""
+_AT_ONCE = {
+    "train nosuch.yaml": "no such recipe: 'nosuch.yaml'",
+    "train rows.csv": "cannot guess the target column",
+    "train --data rows.cvs --model demo": "no such file: rows.cvs (did you mean 'rows.csv'?)",
+    "train demo --set training.lr=1": "1 problem",
+    "train demo --set output.name=taken": "adapters/taken exists already",
+    "train demo --model nosuch": "the model 'nosuch' is not on this machine",
+    "plan nosuch": "no such recipe: 'nosuch'",
+    "sweep nosuch": "no such recipe: 'nosuch'",
+    "init rows.csv --yes": "cannot guess the target column",
+    "prepare --data rows.csv --model nosuch": "the model 'nosuch' is not on this machine",
+    "eval nosuch": "the model 'nosuch' is not on this machine",
+    "predict nosuch text": "the model 'nosuch' is not on this machine",
+    "merge nosuch --out out": "no such adapter folder: nosuch",
+    "export nosuch --out out": "the model 'nosuch' is not on this machine",
+    "serve nosuch": "the model 'nosuch' is not on this machine",
+    "ui nosuch": "the model 'nosuch' is not on this machine",
+}
+
+
+def test_a_misspelt_name_is_reported_before_torch_loads(tmp_path: Path) -> None:
+    rows = "".join(f"{n},subject {n},body {n},{n % 3}\n" for n in range(30))
+    (tmp_path / "rows.csv").write_text("id,subject,body,team\n" + rows, encoding="utf-8")
+    (tmp_path / "adapters" / "taken").mkdir(parents=True)
+    (tmp_path / "adapters" / "taken" / "adapter_config.json").write_text("{}", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", _MISTAKES],
+        input="\n".join(_AT_ONCE),
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(_AT_ONCE), done.stderr
+    for line, (command, message) in zip(lines, _AT_ONCE.items(), strict=True):
+        assert line.startswith(f"{command} [] error: {message}"), line
+
+
 _WORKING = """
 import sys
 from pathlib import Path
@@ -331,7 +380,7 @@ def test_a_hub_that_is_away_is_said_in_one_line(
 
     monkeypatch.setattr(hub, "snapshot_download", away)
     with pytest.raises(
-        SetupError, match="'google/flan-t5-small' is not on this machine and could not be fetched"
+        SetupError, match="'google/flan-t5-small' is not on this machine, and the hub"
     ):
         hub.locate_model("google/flan-t5-small", weights=weights)
 

@@ -98,16 +98,18 @@ def evaluate(
 ) -> None:
     """Score a model or adapter against all references of each source, with 95 % intervals."""
     from lora_s2s.errors import UsageError
-    from lora_s2s.pipeline.names import located
-    from lora_s2s.pipeline.ranks import several, together
-    from lora_s2s.pipeline.scores import Asked
 
     if not models and predictions is None:
         raise UsageError(
             "expected a model, an adapter or predictions",
             hint="lora-s2s eval adapters/demo, or --from predictions.jsonl",
         )
-    named = [located(model) for model in models or ()]
+    from lora_s2s.pipeline.names import located_model
+
+    named = [located_model(model) for model in models or ()]
+    from lora_s2s.pipeline.ranks import several, together
+    from lora_s2s.pipeline.scores import Asked
+
     if several(processes) and predictions is not None:
         raise UsageError(
             "--from decodes nothing: several processes have nothing to share",

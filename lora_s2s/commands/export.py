@@ -50,11 +50,13 @@ def export(
     """
     from lora_s2s.commands._show import next_prediction
     from lora_s2s.console import say, write_json
+    from lora_s2s.pipeline.names import located_model
+
+    place = located_model(model)
     from lora_s2s.pipeline.export import export_model
-    from lora_s2s.pipeline.names import located
 
     report = export_model(
-        located(model),
+        place,
         Path(out),
         format=format,
         precision=precision,

@@ -45,7 +45,7 @@ def init(
     """
     from lora_s2s.console import say, write_json
     from lora_s2s.errors import quoted
-    from lora_s2s.pipeline.init import Wishes, write_recipe
+    from lora_s2s.pipeline.wishes import Wishes, look
 
     files = [file] * bool(file) + list(data or ())
     words = [f"model.name={model}"] * bool(model) + list(sets or ())
@@ -60,7 +60,10 @@ def init(
         overwrite=overwrite,
         ask=_ask if asks else None,
     )
-    recipe = write_recipe(wishes)
+    looked = look(wishes)
+    from lora_s2s.pipeline.init import write_recipe
+
+    recipe = write_recipe(looked)
     say(f"next: lora-s2s train {quoted(recipe.path)}")
     if json:
         write_json(recipe.to_dict())

@@ -41,12 +41,13 @@ def merge(
     after training in nf4 or int8 with both bases. The result loads with
     AutoModelForSeq2SeqLM.from_pretrained. The base is not changed.
     """
+    from lora_s2s.pipeline.names import located_adapter
+
+    folder = located_adapter(adapter)
     from lora_s2s.commands._show import next_prediction
     from lora_s2s.console import say, warn, write_json
     from lora_s2s.pipeline.merge import merge_model
-    from lora_s2s.pipeline.names import located
 
-    folder = located(adapter)
     report = merge_model(folder, Path(out), onto=onto, dtype=dtype, data=data, base=base)
     say(
         f"{report.out}: {report.dtype}, compared with the adapter on its base at "

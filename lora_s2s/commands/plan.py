@@ -42,12 +42,13 @@ def plan(
     before. Lengths are those of the prepared data, or the data is prepared in a temporary folder.
     """
     size = None if gpu_memory is None else bytes_of(gpu_memory, "--gpu-memory")
-    from lora_s2s.commands._plan import show_plan, show_table
-    from lora_s2s.console import write_json
-    from lora_s2s.pipeline import plan as planning
     from lora_s2s.pipeline.run_input import asked_run
 
     loaded, prepared = asked_run(recipe, data, model, sets, command="plan")
+    from lora_s2s.commands._plan import show_plan, show_table
+    from lora_s2s.console import write_json
+    from lora_s2s.pipeline import plan as planning
+
     if table:
         cells = planning.table(loaded, prepared)
         if json:

@@ -109,23 +109,25 @@ def predict(
     """
 
     _check_options(output, labels, resume=resume, n_best=n_best, scores=scores, chat=interactive)
-    from lora_s2s.pipeline.decoding import decoding_line, settings_for
-    from lora_s2s.pipeline.followed import recipe_to_answer
     from lora_s2s.pipeline.inputs import read_inputs, refuse_file_names
-    from lora_s2s.pipeline.label_set import label_choice
-    from lora_s2s.pipeline.model import predictor_of
-    from lora_s2s.pipeline.names import located
-    from lora_s2s.pipeline.predict import Work, check_inputs
-    from lora_s2s.pipeline.ranks import several, together
+    from lora_s2s.pipeline.names import located_model
 
     words = [*(texts or []), *(literal or [])]
     refuse_file_names(texts or [])
-    model = located(model)
+    model = located_model(model)
+    from lora_s2s.pipeline.decoding import decoding_line, settings_for
+    from lora_s2s.pipeline.followed import recipe_to_answer
+
     keys = {"constraint": constraint, "n_best": n_best, "decoding": decoding, "mbr": mbr}
     recipe = recipe_to_answer(model, with_options(sets, **keys))
     if interactive and (words or file or output or scores):
         takes = "it takes no texts and no files, and no --scores"
         raise UsageError(f"--interactive reads and answers lines: {takes}")
+    from lora_s2s.pipeline.label_set import label_choice
+    from lora_s2s.pipeline.model import predictor_of
+    from lora_s2s.pipeline.predict import Work, check_inputs
+    from lora_s2s.pipeline.ranks import several, together
+
     if several(processes):
         _check_shared(words, file, interactive)
     if processes > 1:

@@ -73,14 +73,17 @@ def prepare(
     """
     if sum((shard is not None, join, ray is not None)) > 1:
         raise UsageError("--shard, --join and --ray exclude each other", hint="give one of them")
+    from lora_s2s.pipeline.recipes import check_named, chosen_recipe, train_command
+
+    loaded = chosen_recipe(recipe, data or (), model, sets or (), command="prepare", out=out)
+    if not join:
+        check_named(loaded)
     from lora_s2s.commands._show import show_prepared
     from lora_s2s.pipeline.lengths import warn_of_short_answers
     from lora_s2s.pipeline.prepare import data_line
-    from lora_s2s.pipeline.recipes import chosen_recipe, train_command
     from lora_s2s.pipeline.shards import prepare_shard_to, prepare_to
     from lora_s2s.remote import is_url
 
-    loaded = chosen_recipe(recipe, data or (), model, sets or (), command="prepare", out=out)
     if shard is not None:
         _show_shard(prepare_shard_to(loaded, shard, out or None, strict=strict), json=json)
         return

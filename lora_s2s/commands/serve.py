@@ -51,8 +51,11 @@ def serve(
     POST /v1/completions and /v1/chat/completions, /v1/models, /health,
     /metrics; /docs describes them. Ctrl-C answers what was taken and ends.
     """
+    from lora_s2s.pipeline.names import named_models
+
+    named = named_models(models)
     with extra("serve"):
         from lora_s2s.serving.run import Place, serve
         from lora_s2s.serving.service import Limits
     place = Place(host, port, None if key_file is None else Path(key_file).expanduser())
-    serve(models, place, Limits(queue, timeout, log_text), sets or ())
+    serve(named, place, Limits(queue, timeout, log_text), sets or ())

@@ -73,9 +73,10 @@ def sweep(
     """
     seconds = None if budget is None else seconds_of(budget)
     from lora_s2s.pipeline.run_input import asked_run
-    from lora_s2s.pipeline.sweep import SweepOptions, run_sweep
 
     loaded, prepared = asked_run(recipe, data, model, sets, command="sweep")
+    from lora_s2s.pipeline.sweep import SweepOptions, run_sweep
+
     options = SweepOptions(vary or (), trials, seconds, workers, out)
     result = run_sweep(loaded, prepared, options)
     _show(result)

@@ -100,11 +100,11 @@ def train(
         if not is_data(recipe):  # what is wrong with a command line is shown once
             asked_run(recipe, data, model, sets, options=options)
         raise typer.Exit(in_processes(processes, context.obj))
+    loaded, prepared = asked_run(recipe, data, model, sets, options=options, dry_run=dry_run)
     from lora_s2s.pipeline import dry_run as dry
     from lora_s2s.pipeline.train import train_adapter
     from lora_s2s.recipe.load import recipe_to_yaml
 
-    loaded, prepared = asked_run(recipe, data, model, sets, options=options, dry_run=dry_run)
     if dry_run:
         planned = dry.dry_run(loaded, prepared)
         _show_dry_run(planned)

@@ -37,9 +37,9 @@ def ui(
     good ones are kept in ui-feedback.jsonl, which prepare reads.
     """
     from lora_s2s.console import say
-    from lora_s2s.pipeline.names import located
+    from lora_s2s.pipeline.names import located_model
 
-    name = located(model)
+    name = located_model(model)
     if space is not None:
         from lora_s2s.pipeline.space import write_space
 

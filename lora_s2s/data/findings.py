@@ -9,14 +9,19 @@ from typing import Any
 
 from lora_s2s.data.characters import BaseTokenizer, Characters, DataTokenizer, characters_report
 from lora_s2s.data.columns import ambiguity, column_warnings, columns_line
-from lora_s2s.data.gather import splits_named
 from lora_s2s.data.limits import KEYS, Bounds, Chosen
+from lora_s2s.data.prepared import SplitTable
 from lora_s2s.data.rejections import Rejections
 from lora_s2s.data.report import Report, advice, limit_warnings
 from lora_s2s.data.split import DUPLICATE, REASONS, SPLITS, Decisions
-from lora_s2s.data.survey import Tally, tokens_report
+from lora_s2s.data.split_files import splits_named
+from lora_s2s.data.survey import SIDES, Tally, tokens_report
 from lora_s2s.examples.reading import Reading
 from lora_s2s.recipe.schema import DataSection
+from lora_s2s.tokens.lossless import rows_taken
+from lora_s2s.tokens.tokenise import Ids
+
+_PIECES = 300
 
 
 @dataclass(frozen=True)
@@ -86,4 +91,33 @@ def _sentences(findings: Findings, report: Report) -> dict[str, object]:
         "repeated_pairs": decisions.repeated,
         "warnings": [*column_warnings(reading), *warnings, *limit_warnings(report)],
         "advice": [*reading.notes, *notes, *hints],
+    }
+
+
+def sample_pairs(
+    table: SplitTable, data_tokenizer: DataTokenizer, count: int
+) -> list[dict[str, Any]]:
+    """Pairs from all over the split: text and tokens of both sides, after truncation."""
+    rows = [
+        table.features(index)
+        for index in range(0, len(table), max(1, len(table) // max(1, count)))[:count]
+    ]
+    tokenizer, tokens = data_tokenizer.tokenizer, data_tokenizer.lossless
+    names = dict(enumerate(tokens, start=len(tokenizer) - rows_taken(tokens)))
+    return [
+        {
+            side: _side(ids, tokenizer, names)
+            for side, ids in zip(SIDES, (row.input_ids, row.labels), strict=True)
+        }
+        for row in rows
+    ]
+
+
+def _side(ids: Ids, tokenizer: Any, names: Mapping[int, str]) -> dict[str, Any]:
+    first = [int(token) for token in ids[:_PIECES]]
+    pieces = zip(first, tokenizer.convert_ids_to_tokens(first), strict=True)
+    return {
+        "text": str(tokenizer.decode(ids)),
+        "pieces": [names.get(token, piece) or "(escape)" for token, piece in pieces],
+        "tokens": len(ids),
     }

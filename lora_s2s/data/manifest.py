@@ -10,10 +10,10 @@ from typing import Any
 
 from lora_s2s import __version__
 from lora_s2s.console import warn
-from lora_s2s.data.gather import splits_named, with_split_files
 from lora_s2s.data.prepared import PreparedDataset, is_prepared, open_prepared
 from lora_s2s.data.shards import Identity
 from lora_s2s.data.split import SPLITS, TRAIN
+from lora_s2s.data.split_files import splits_named, with_split_files
 from lora_s2s.errors import DataError, SetupError, UsageError
 from lora_s2s.examples.custom import user_function
 from lora_s2s.examples.reading import Reading

@@ -8,8 +8,8 @@ from pathlib import Path
 from lora_s2s.data.characters import BaseTokenizer
 from lora_s2s.data.decided import Work, decide_and_write
 from lora_s2s.data.encode import rarely_collected
-from lora_s2s.data.findings import Findings, report_of
-from lora_s2s.data.gather import gather, gather_joined, with_split_files
+from lora_s2s.data.findings import Findings, report_of, sample_pairs
+from lora_s2s.data.gather import gather, gather_joined
 from lora_s2s.data.limits import UNBOUNDED, Bounds
 from lora_s2s.data.manifest import identity_of, input_settings, manifest_of, reusable
 from lora_s2s.data.prepared import (
@@ -20,8 +20,8 @@ from lora_s2s.data.prepared import (
     open_prepared,
 )
 from lora_s2s.data.rejections import Rejections
-from lora_s2s.data.report import sample_pairs
 from lora_s2s.data.shards import JoinedShards, identity_of_shard, shards_beside
+from lora_s2s.data.split_files import with_split_files
 from lora_s2s.data.spool import Spool
 from lora_s2s.outputs import whole_folder
 from lora_s2s.recipe.schema import DataSection, ModelSection

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lora_s2s.data.characters import BaseTokenizer
 from lora_s2s.data.encode import rarely_collected
-from lora_s2s.data.gather import gather, with_split_files
+from lora_s2s.data.gather import gather
 from lora_s2s.data.manifest import identity_of
 from lora_s2s.data.shards import (
     REJECTED,
@@ -18,6 +18,7 @@ from lora_s2s.data.shards import (
     shards_beside,
     write_manifest,
 )
+from lora_s2s.data.split_files import with_split_files
 from lora_s2s.examples.shard import Shard
 from lora_s2s.outputs import whole_folder
 from lora_s2s.recipe.schema import DataSection, ModelSection

@@ -1,4 +1,4 @@
-"""Texts of ``prepare``'s report: sample pairs as the model sees them, warnings, advice."""
+"""Texts of ``prepare``'s report: warnings and advice."""
 
 from __future__ import annotations
 
@@ -6,14 +6,9 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from lora_s2s.console import counted
-from lora_s2s.data.characters import DataTokenizer
-from lora_s2s.data.prepared import SplitTable
 from lora_s2s.data.survey import SIDES
-from lora_s2s.tokens.lossless import rows_taken
-from lora_s2s.tokens.tokenise import Ids
 
 Report: TypeAlias = Mapping[str, Any]
-_PIECES = 300
 # Advice is given from this fraction of the rows on.
 _ADVISED = 0.01
 _LONG_TARGET = 256
@@ -21,35 +16,6 @@ _ONE_TARGET, _IMBALANCE = 0.9, 20
 _OTHER_BASES = (
     "a base that reads bytes (google/byt5-small) or more scripts (google/mt5-small) keeps"
 )
-
-
-def sample_pairs(
-    table: SplitTable, data_tokenizer: DataTokenizer, count: int
-) -> list[dict[str, Any]]:
-    """Pairs from all over the split: text and tokens of both sides, after truncation."""
-    rows = [
-        table.features(index)
-        for index in range(0, len(table), max(1, len(table) // max(1, count)))[:count]
-    ]
-    tokenizer, tokens = data_tokenizer.tokenizer, data_tokenizer.lossless
-    names = dict(enumerate(tokens, start=len(tokenizer) - rows_taken(tokens)))
-    return [
-        {
-            side: _side(ids, tokenizer, names)
-            for side, ids in zip(SIDES, (row.input_ids, row.labels), strict=True)
-        }
-        for row in rows
-    ]
-
-
-def _side(ids: Ids, tokenizer: Any, names: Mapping[int, str]) -> dict[str, Any]:
-    first = [int(token) for token in ids[:_PIECES]]
-    pieces = zip(first, tokenizer.convert_ids_to_tokens(first), strict=True)
-    return {
-        "text": str(tokenizer.decode(ids)),
-        "pieces": [names.get(token, piece) or "(escape)" for token, piece in pieces],
-        "tokens": len(ids),
-    }
 
 
 def advice(report: Report, *, spare: bool) -> list[str]:

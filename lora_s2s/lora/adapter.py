@@ -17,9 +17,11 @@ from lora_s2s.errors import DataError, SetupError, UsageError
 from lora_s2s.files import read_json, write_json
 from lora_s2s.hub import (
     ADAPTER_CONFIG,
+    AN_ADAPTER,
     CONVERT,
     adapters_inside,
     check_folder,
+    check_is_folder,
     foreign_weights,
     is_folder,
     is_local,
@@ -288,10 +290,7 @@ def read_adapter(folder: Path) -> tuple[AdapterSettings, AdapterManifest]:
     Raises:
         DataError: it is not an adapter, or it is refused.
     """
-    hint = "an adapter folder is what 'lora-s2s train' writes; 'lora-s2s adapters' lists yours"
-    if not folder.is_dir():
-        more = "; a file is not opened: name its folder" if folder.is_file() else ""
-        raise DataError(f"no such adapter folder: {folder}{more}", hint=hint)
+    check_is_folder(folder)
     check_folder(folder)
     if not is_adapter(folder) and is_trained(folder):
         problem = f"{folder} is a whole model (lora.method=full), not an adapter"
@@ -301,7 +300,7 @@ def read_adapter(folder: Path) -> tuple[AdapterSettings, AdapterManifest]:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             more = foreign_weights(folder) if name == WEIGHTS else ""
-            hint = CONVERT if more else hint
+            hint = CONVERT if more else AN_ADAPTER
             raise DataError(
                 f"not an adapter folder: {name} is missing{more}", hint=hint, where=str(folder)
             )

@@ -12,7 +12,7 @@ from lora_s2s.console import warn
 from lora_s2s.errors import DataError, Error, UsageError, nearest
 from lora_s2s.files import read_object
 from lora_s2s.hub import ADAPTER_CONFIG, check_folder, is_trained, no_adapter
-from lora_s2s.pipeline.names import ADAPTERS
+from lora_s2s.pipeline.names import check_there
 from lora_s2s.recipe.evaluation import EvaluationSection
 from lora_s2s.recipe.fields import AUTO
 from lora_s2s.recipe.layers import Overrides, overridden_keys
@@ -39,7 +39,6 @@ from lora_s2s.reports.summary import (
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 NO_DATA = "none"
-_BEGIN_PATHS = ("", ".", "..", ADAPTERS.name)
 _SKIPPED = (
     "metric {metric} is skipped: a function named by a folder's recipe runs only where you name it "
     "too: --set evaluation.{key}={metric}"
@@ -109,25 +108,11 @@ def _recipe_of(model: str, overrides: Overrides, data: str | None) -> Recipe:
             problem = f"the adapter's recipe reads rows with its own code, '{recipe.data.format}'"
             raise DataError(problem, hint=hint, where=str(folder / "recipe.yaml"))
         return recipe
-    if not folder.exists() and _names_a_folder(model):
-        if folder.with_name(f"{folder.name}.running").is_dir():
-            hint = "repeat its train command with --resume"
-            raise UsageError(f"the training of {model} has not finished", hint=hint)
-        siblings = [path.name for path in filter(Path.is_dir, folder.parent.glob("*"))]
-        raise UsageError(
-            f"no such folder: {model}{nearest(folder.name, siblings)}", hint="lora-s2s adapters"
-        )
+    check_there(model)
     # data.train is required, but a model has none; it is never read. A merged model's manifest has
     # decoding settings.
     settings = {"model.name": model, "data.train": data or NO_DATA, "evaluation": _decoding(folder)}
     return recipe_from_settings("model", settings, overrides)
-
-
-def _names_a_folder(model: str) -> bool:
-    """Whether a name that is no folder here was meant as one, and not as a hub id."""
-    first, slash, _ = model.partition("/")
-    # A hub id may have one slash; with a local parent, it is a path.
-    return bool(slash) and (first in _BEGIN_PATHS or first[0] == "~" or Path(first).is_dir())
 
 
 def decoding_of(folder: Path) -> dict[str, Any]:

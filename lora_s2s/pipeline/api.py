@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from lora_s2s.display import Display
-from lora_s2s.pipeline.names import given_path, located, optional_path
+from lora_s2s.pipeline.names import given_path, located, located_model, optional_path
 from lora_s2s.pipeline.recipes import AnyRecipe, Files, Name
 from lora_s2s.pipeline.surroundings import called
 
@@ -61,7 +61,7 @@ def init(
         Error: as the command ends.
     """
     with called(progress):
-        from lora_s2s.pipeline.init import Wishes, write_recipe
+        from lora_s2s.pipeline.wishes import Wishes, look
 
         files = _names(data)
         wishes = Wishes(
@@ -71,7 +71,10 @@ def init(
             gpu_memory=gpu_memory,
             overwrite=overwrite,
         )
-        return write_recipe(wishes)
+        looked = look(wishes)
+        from lora_s2s.pipeline.init import write_recipe
+
+        return write_recipe(looked)
 
 
 def train(
@@ -202,10 +205,10 @@ def evaluate(
         if isinstance(model, list | tuple):
             from lora_s2s.pipeline.several import score_several
 
-            names = [located(name) for name in (given_path("model", one) for one in model)]
+            names = [located_model(name) for name in (given_path("model", one) for one in model)]
             return score_several(names, asked, overrides or {})
         named = optional_path("model", model)
-        return score_model(None if named is None else located(named), asked, overrides or {})
+        return score_model(None if named is None else located_model(named), asked, overrides or {})
 
 
 def load(
@@ -235,7 +238,7 @@ def load(
         from lora_s2s.pipeline.model import open_model
 
         named = optional_path("base", base)
-        name = located(given_path("model", model))
+        name = located_model(given_path("model", model))
         return open_model(name, base=named, overrides=overrides or {}, progress=progress)
 
 
@@ -321,7 +324,7 @@ def export(
         from lora_s2s.pipeline.export import export_model
 
         return export_model(
-            located(given_path("model", model)),
+            located_model(given_path("model", model)),
             Path(given_path("out", out)),
             format=format,
             precision=precision,

@@ -15,10 +15,9 @@ from lora_s2s.inference.loading import load_predictor
 from lora_s2s.pipeline.decoding import settings_for
 from lora_s2s.pipeline.evaluate import score_model
 from lora_s2s.pipeline.merge import merge_model
-from lora_s2s.pipeline.runs import check_run_folder
 from lora_s2s.pipeline.scores import Asked
 from lora_s2s.pipeline.train import train_adapter
-from lora_s2s.pipeline.trained import RunOptions
+from lora_s2s.pipeline.trained import RunOptions, check_run_folder
 from lora_s2s.recipe.load import load_recipe
 
 _SAMPLES = 3
@@ -35,7 +34,7 @@ def run_demo(out: Path, sets: Sequence[str]) -> tuple[dict[str, Any], list[Mappi
     """
     began = time.perf_counter()
     recipe = load_recipe("demo", [f"output.dir={out / 'adapters'}", *sets])
-    check_run_folder(recipe, resume=False, overwrite=True)
+    check_run_folder(recipe, RunOptions(overwrite=True))
     merged = _merged_folder(out)
     say("1/4 prepare and train")
     trained = train_adapter(recipe, options=RunOptions(overwrite=True))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lora_s2s.console import ProgressLine
-from lora_s2s.data.gather import with_split_files
+from lora_s2s.data.split_files import with_split_files
 from lora_s2s.errors import DataError, quoted
 from lora_s2s.evaluation.choice import MetricChoice, choose_metrics
 from lora_s2s.examples.causes import Causes

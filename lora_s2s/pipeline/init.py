@@ -8,21 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from lora_s2s.console import counted, say
-from lora_s2s.errors import DataError, UsageError, quoted
-from lora_s2s.examples.suggested import settings_named
 from lora_s2s.files import write_text
-from lora_s2s.outputs import check_writable
 from lora_s2s.pipeline import html
 from lora_s2s.pipeline.base_choice import Machine, machine_with, this_machine
-from lora_s2s.pipeline.file_facts import FileFacts, files_of, look_at
-from lora_s2s.pipeline.recipes import starter_name
+from lora_s2s.pipeline.file_facts import files_of
 from lora_s2s.pipeline.starter import decide, notes_on
-from lora_s2s.pipeline.starter_base import ANSWERED, SAID, Ask, Starting
+from lora_s2s.pipeline.starter_base import ANSWERED, SAID, Starting
+from lora_s2s.pipeline.wishes import Looked, Wishes
 from lora_s2s.recipe.catalogue import schema_line
-from lora_s2s.recipe.layers import Overrides, overridden_keys
+from lora_s2s.recipe.layers import overridden_keys
 from lora_s2s.recipe.load import load_recipe, recipe_from_settings
 from lora_s2s.recipe.schema import Recipe
-from lora_s2s.recipe.written import Decision, commented_recipe, nested, untouched_writer
+from lora_s2s.recipe.written import Decision, commented_recipe, nested
 
 THIS_MACHINE = "this machine"
 
@@ -55,29 +52,9 @@ class StarterRecipe:
         return str(self.path)
 
 
-@dataclass(frozen=True)
-class Wishes:
-    """What the user said of a recipe that is to be written.
-
-    Attributes:
-        sets: ``section.key=value`` words, or a mapping of keys to values.
-        out: the recipe's file; ``NAME.yaml`` by default.
-        gpu_memory: of the GPU that will train, such as ``8GB``; by default this machine trains.
-        overwrite: replace a file even if it was edited.
-        ask: asks at most four questions; None: nobody is there to answer.
-    """
-
-    data: Sequence[str]
-    sets: Overrides = ()
-    out: Path | None = None
-    gpu_memory: str | None = None
-    overwrite: bool = False
-    ask: Ask | None = None
-
-
-def write_recipe(wishes: Wishes) -> StarterRecipe:
+def write_recipe(looked: Looked) -> StarterRecipe:
     """Writes what :func:`starter_recipe` decides, with the same errors."""
-    starter = starter_recipe(wishes)
+    starter = starter_recipe(looked)
     write(starter)
     return starter
 
@@ -90,32 +67,26 @@ def write(starter: StarterRecipe) -> None:
     say(f"{done} {starter.path}: each value stands there below its reason")
 
 
-def starter_recipe(wishes: Wishes, *, command: str = "init") -> StarterRecipe:
-    """Looks at files and machine, decides on a commented recipe, and shows every choice and why;
-    writes nothing.
+def starter_recipe(looked: Looked, *, command: str = "init") -> StarterRecipe:
+    """Decides on a commented recipe for files and machine, and shows every choice and why; writes
+    nothing.
 
     Args:
         command: what will write it.
 
     Raises:
         DataError: the files cannot be used.
-        UsageError: the recipe's file exists and was edited, or a setting is wrong.
+        UsageError: a setting is wrong.
     """
-    if not wishes.data:
-        raise UsageError("expected a file of training data", hint="lora-s2s init --data my.csv")
-    name = wishes.out.stem if wishes.out else starter_name(wishes.data[0])
-    path = wishes.out or Path(f"{name}.yaml")
-    _check_free(path, wishes.overwrite)
-    words, facts = _looked_at(name, wishes)
+    wishes, name, words, given = looked.wishes, looked.name, looked.words, looked.given
     machine = _machine(wishes)
-    given = _given(name, wishes.data, *words)
     said = dict.fromkeys(overridden_keys(words[-1]), ANSWERED)  # where columns were asked for
     said |= dict.fromkeys(overridden_keys(wishes.sets), SAID)
 
     def built(decisions: Sequence[Decision]) -> Recipe:
         return recipe_from_settings(name, {"model.name": "demo"}, nested(decisions), *words)
 
-    start = Starting(given, said, facts, machine, built)
+    start = Starting(given, said, looked.facts, machine, built)
     decisions = decide(start, wishes.ask)
     recipe = built(decisions)
     for decision in decisions:
@@ -124,7 +95,7 @@ def starter_recipe(wishes: Wishes, *, command: str = "init") -> StarterRecipe:
     text = commented_recipe(
         f"{files_of(given.data)} on {recipe.model.name}.", _head(start), decisions, command=command
     )
-    return StarterRecipe(path, decisions, recipe, text)
+    return StarterRecipe(looked.path, decisions, recipe, text)
 
 
 def _head(start: Starting) -> list[str]:
@@ -135,47 +106,6 @@ def _head(start: Starting) -> list[str]:
         "`auto` is settled in each run by these rules; `lora-s2s train THIS_FILE --dry-run` shows "
         "its values.",
     ]
-
-
-def _check_free(path: Path, overwrite: bool) -> None:
-    if path.suffix not in (".yaml", ".yml"):
-        raise UsageError(f"a recipe ends in .yaml: {path}", hint=f"--out {path}.yaml")
-    if path.exists() and not (overwrite or untouched_writer(path)):
-        raise UsageError(
-            f"{path} exists and is not as init wrote it",
-            hint=f"train by it: lora-s2s train {quoted(path)}; or write another: --out FILE.yaml",
-        )
-    check_writable(path.absolute().parent)
-
-
-def _given(name: str, data: Sequence[str], *words: Overrides) -> Recipe:
-    """The recipe of what the user said alone; the base is one that is always here."""
-    train = data[0] if len(data) == 1 else list(data)
-    return recipe_from_settings(name, {"data.train": train, "model.name": "demo"}, *words)
-
-
-def _looked_at(name: str, wishes: Wishes) -> tuple[Sequence[Overrides], FileFacts]:
-    """Reads the files; asks for the columns where nobody can guess them."""
-    words: list[Overrides] = [wishes.sets]
-    try:
-        return words, look_at(_given(name, wishes.data, *words).data)
-    except DataError as error:
-        if wishes.ask is None or "column" not in error.message:
-            raise
-        say(error.message)
-        columns = _asked_columns(wishes.ask) or _asked_columns(wishes.ask, again=True)
-        if columns is None:
-            raise
-        words.append(columns)
-        return words, look_at(_given(name, wishes.data, *words).data)
-
-
-def _asked_columns(ask: Ask, *, again: bool = False) -> dict[str, str] | None:
-    """The settings of the columns that the user names; None where the form is wrong."""
-    form = "SOURCE > TARGET (several sources: A, B > TARGET)"
-    if again:
-        say(f"expected columns with > between sources and target: {form}")
-    return settings_named(ask(f"Source and target column, as {form}", ""))
 
 
 def _machine(wishes: Wishes) -> Machine:

@@ -5,16 +5,18 @@ adapter in the folder of adapters. Light to import.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from lora_s2s.console import say
-from lora_s2s.errors import UsageError, nearest, quoted
-from lora_s2s.hub import DEMO_NAME, adapters_inside, is_trained
+from lora_s2s.errors import SetupError, UsageError, nearest, quoted
+from lora_s2s.hub import DEMO_NAME, adapters_inside, check_is_folder, is_trained, locate_model
 from lora_s2s.records import ModelManifest
 from lora_s2s.remote import fetched_folder, is_url
 
 _ROWS = "write rows to a file, such as rows.csv or rows.jsonl, and give its name"
 ADAPTERS = Path("adapters")
+_BEGIN_PATHS = ("", ".", "..", ADAPTERS.name)
 
 
 def located(name: str) -> str:
@@ -34,9 +36,6 @@ def located(name: str) -> str:
         if not taken and folder.with_name(f"{name}.running").is_dir():
             return str(folder)  # which is then refused: its training has not finished
         meant = nearest(name, adapters_inside(ADAPTERS))
-        recipe = Path(f"{name}.yaml")
-        if recipe.is_file():
-            meant = f"; train it first: lora-s2s train {quoted(str(recipe))}"
         if meant and not taken:
             say(f"no adapter '{name}' in {ADAPTERS}{meant}")
         return name
@@ -46,6 +45,79 @@ def located(name: str) -> str:
         return name
     say(f"{name} is the adapter in {folder}")
     return str(folder)
+
+
+def located_model(name: str) -> str:
+    """As :func:`located`, of something that answers; a model of the hub is fetched but for its
+    weights, so that a misspelt name is reported before anything heavy loads.
+
+    Raises:
+        UsageError: no such folder.
+        SetupError: neither an adapter, nor a model on this machine or the hub.
+    """
+    place = located(name)
+    if Path(place).expanduser().is_dir():
+        return place
+    check_there(place)
+    try:
+        locate_model(place, weights=False)
+    except SetupError as error:
+        recipe = Path(f"{name}.yaml")
+        error.hint = "lora-s2s adapters lists what is trained here; or give a folder or a hub id"
+        if recipe.is_file():
+            error.hint = f"train it first: lora-s2s train {quoted(recipe)}"
+        raise
+    return place
+
+
+def check_there(model: str) -> None:
+    """Refuses a path of a model where no folder is."""
+    folder = Path(model).expanduser()
+    if not folder.exists() and _names_a_folder(model):
+        if folder.with_name(f"{folder.name}.running").is_dir():
+            hint = "repeat its train command with --resume"
+            raise UsageError(f"the training of {model} has not finished", hint=hint)
+        siblings = [path.name for path in filter(Path.is_dir, folder.parent.glob("*"))]
+        raise UsageError(
+            f"no such folder: {model}{nearest(folder.name, siblings)}", hint="lora-s2s adapters"
+        )
+
+
+def _names_a_folder(model: str) -> bool:
+    """Whether a name that is no folder here was meant as one, and not as a hub id."""
+    first, slash, _ = model.partition("/")
+    # A hub id may have one slash; with a local parent, it is a path.
+    return bool(slash) and (first in _BEGIN_PATHS or first[0] == "~" or Path(first).is_dir())
+
+
+def named_models(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """The name of each model for clients, and what it is loaded from; ``NAME=MODEL`` names one.
+
+    Raises:
+        UsageError: two have the same name.
+    """
+    named = [_named(text) for text in texts]
+    names = [name for name, _ in named]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(
+            f"two models are called '{twice}'", hint=f"name one of them: other={named[-1][1]}"
+        )
+    return named
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, given, model = text.partition("=")
+    if given and name and model and not Path(text).exists():
+        return name, located_model(model)
+    # A local path says nothing to clients, and is none of their business.
+    return (Path(text).resolve().name if Path(text).exists() else text), located_model(text)
+
+
+def located_adapter(name: str) -> str:
+    """As :func:`located`, of an adapter; DataError where there is no such folder."""
+    place = located(name)
+    check_is_folder(Path(place).expanduser())
+    return place
 
 
 def fetched(url: str) -> Path:

@@ -18,7 +18,7 @@ from lora_s2s.pipeline.decoding import settings_for
 from lora_s2s.pipeline.followed import recipe_to_answer
 from lora_s2s.pipeline.given_predictions import GivenPredictions, read_predictions
 from lora_s2s.pipeline.model import predictor_of
-from lora_s2s.pipeline.names import located
+from lora_s2s.pipeline.names import located, located_model
 from lora_s2s.pipeline.scored_data import ScoredData, scored_data
 from lora_s2s.recipe.layers import Overrides
 
@@ -68,7 +68,7 @@ def open_opponent(
     """
     if is_predictions(name):
         return opponent_of(read_predictions(name, with_references=False), data)
-    model = located(name)
+    model = located_model(name)
     recipe = recipe_to_answer(model, overrides)
     predictor = predictor_of(model, recipe)
     refuse_code(predictor.settings.format, overrides)

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lora_s2s.data.gather import with_split_files
 from lora_s2s.data.manifest import identity_of, reusable
 from lora_s2s.data.prepared import PreparedDataset, is_prepared
+from lora_s2s.data.split_files import with_split_files
 from lora_s2s.errors import SetupError
 from lora_s2s.hub import DEMO_NAME, is_local, locate_model, only_cache
 from lora_s2s.pipeline.prepare import prepare_data, prepared_folder

@@ -11,12 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lora_s2s.errors import DataError, UsageError, quoted
+from lora_s2s.hub import locate_model
 from lora_s2s.pipeline.names import given_path
 from lora_s2s.pipeline.surroundings import called
+from lora_s2s.readers.origins import find_origins
 from lora_s2s.recipe import load
 from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.layers import flat_keys
 from lora_s2s.recipe.schema import Recipe
+from lora_s2s.remote import is_url
 
 Name = str | os.PathLike[str]
 Files = Name | Sequence[Name]
@@ -113,6 +116,23 @@ def _check_data(recipe: Recipe, named: str) -> None:
     file = recipe.data.train
     if isinstance(file, str) and _YOURS.fullmatch(file) and not os.path.lexists(file):
         raise DataError(f"no such file: {file} (data.train)", hint=f"name your file: {named}")
+
+
+def check_named(recipe: Recipe, *, base: bool = True) -> None:
+    """Refuses names that lead nowhere. Remote data is not fetched for that; a base of the hub is,
+    but for its weights.
+
+    Args:
+        base: check the base too.
+    """
+    data = recipe.data
+    for split in ("train", "validation", "test"):
+        named = data.named(split)
+        names = [named] if isinstance(named, str) else named
+        if names and not any(map(is_url, names)):
+            find_origins(names, parallel=data.format == "parallel")
+    if base:
+        locate_model(recipe.model.name, recipe.model.revision, weights=False)
 
 
 def _recipe_of_mapping(recipe: Mapping[str, object], overrides: Mapping[str, object]) -> Recipe:

@@ -1,4 +1,6 @@
-"""What ``train`` is asked to train: a recipe, a data file or a prepared folder. Heavy to import."""
+"""What ``train`` is asked to train: a recipe, a data file or a prepared folder. Light to import:
+what is wrong with names and files is reported before torch loads.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +11,24 @@ from pathlib import Path
 from lora_s2s.console import say
 from lora_s2s.data.prepared import PreparedDataset
 from lora_s2s.errors import UsageError, quoted
-from lora_s2s.pipeline.init import Wishes, starter_recipe, write
 from lora_s2s.pipeline.names import fetched
-from lora_s2s.pipeline.prepare import is_folder_of_data, open_with_recipe
+from lora_s2s.pipeline.prepared_folder import is_folder_of_data, open_with_recipe
 from lora_s2s.pipeline.recipes import (
     AnyRecipe,
+    check_named,
     chosen_recipe,
     load_recipe,
     recipe_with_data,
     starter_name,
 )
-from lora_s2s.pipeline.runs import check_run_folder
-from lora_s2s.pipeline.trained import RunOptions
+from lora_s2s.pipeline.trained import RunOptions, check_run_folder
+from lora_s2s.pipeline.wishes import Wishes, look
 from lora_s2s.readers.origins import is_data_name, local_path
 from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.layers import read_layer
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.recipe.written import untouched_writer
 from lora_s2s.remote import is_url
-from lora_s2s.training.processes import main_process_first
 
 
 def asked_run(
@@ -63,6 +64,10 @@ def asked_run(
         return open_with_recipe(Path(recipe), sets)
     if data or not is_data(recipe):
         chosen = chosen_recipe(recipe, data, model, sets, command=command, resume=options.resume)
+        if not options.resume:
+            check_named(chosen, base=command != "plan")
+            if command == "train" and not dry_run:
+                check_run_folder(chosen, options)
         return chosen, None
     if command != "train":
         hint = f"write its recipe first: lora-s2s init --data {quoted(recipe)} --yes"
@@ -99,12 +104,16 @@ def _recipe_of_data(
     path = Path(f"{starter_name(name)}.yaml")
     if path.exists() and (options.resume or untouched_writer(path) != "train"):
         return _existing(path, name, sets)
+    looked = look(Wishes([name], sets))
+    from lora_s2s.pipeline.init import starter_recipe, write
+    from lora_s2s.training.processes import main_process_first
+
     with main_process_first():
-        starter = starter_recipe(Wishes([name], sets), command="train")
+        starter = starter_recipe(looked, command="train")
         if dry_run:
             say(f"dry run: {path} is not written")
             return starter.recipe
-        check_run_folder(starter.recipe, resume=options.resume, overwrite=options.overwrite)
+        check_run_folder(starter.recipe, options)
         write(starter)
     return starter.recipe
 

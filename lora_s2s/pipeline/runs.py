@@ -12,8 +12,6 @@ from lora_s2s.console import say
 from lora_s2s.documents import checked
 from lora_s2s.errors import SetupError, UsageError
 from lora_s2s.files import read_whole, write_bytes, write_text
-from lora_s2s.hub import is_trained
-from lora_s2s.outputs import check_free, check_writable
 from lora_s2s.recipe.load import load_recipe, recipe_to_yaml, with_choices_of
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.records import FinishedManifest
@@ -26,36 +24,6 @@ _RECIPE_HEAD = (
     "# Every key as this run used it. Run it again: lora-s2s train THIS_FILE --set "
     "output.name=again\n"
 )
-
-
-def check_run_folder(recipe: Recipe, *, resume: bool, overwrite: bool) -> tuple[Path, Path]:
-    """Returns where the adapter is made (``NAME.running``) and where it stands when whole. Writes
-    nothing.
-
-    Raises:
-        UsageError: an adapter or an unfinished run of this name would be lost, or the folder cannot
-            be written.
-    """
-    final = Path(recipe.output.dir) / str(recipe.output.name)
-    running = final.with_name(f"{final.name}.running")
-    # A run and an adapter of one name: the run began with --overwrite.
-    if final.exists() and not (overwrite or (resume and running.exists())):
-        raise UsageError(
-            f"{final} exists already",
-            hint="give the new one a name with --set output.name=…, or add --overwrite to replace "
-            "it",
-        )
-    if final.exists() and not is_trained(final):
-        raise UsageError(
-            f"{final} is not an adapter, so it is not replaced", hint="--set output.name=…"
-        )
-    if running.exists() and not (resume or overwrite):
-        hint = "add --resume to continue it, or --overwrite to start again"
-        raise UsageError(f"{running} holds an unfinished run", hint=hint)
-    for place in (running, final):
-        check_free(place, replace=True)
-    check_writable(final.parent)
-    return running, final
 
 
 def _recipe_text(recipe: Recipe) -> str:

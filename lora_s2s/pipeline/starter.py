@@ -18,7 +18,6 @@ from lora_s2s.pipeline.prepare import sizes
 from lora_s2s.pipeline.starter_base import (
     ANSWERED,
     HELD_OUT,
-    Ask,
     Chosen,
     Starting,
     choose_base,
@@ -28,7 +27,7 @@ from lora_s2s.readers.names import SOURCES, TARGETS, language_of, normalised
 from lora_s2s.recipe.bases import FLAN, known_base, lost_to_t5
 from lora_s2s.recipe.defaults import expected_steps, resolve
 from lora_s2s.recipe.fields import AUTO
-from lora_s2s.recipe.written import Decision
+from lora_s2s.recipe.written import Ask, Decision
 from lora_s2s.tokens.loading import load_tokenizer
 from lora_s2s.tokens.lossless import beyond_reach
 

@@ -30,10 +30,8 @@ from lora_s2s.recipe.bases import Base, Traits, family_for, known_base, sizes_of
 from lora_s2s.recipe.defaults import Facts, Lengths
 from lora_s2s.recipe.languages import NLLB_CODES, language_code
 from lora_s2s.recipe.schema import Recipe
-from lora_s2s.recipe.written import Decision
+from lora_s2s.recipe.written import Ask, Decision
 
-# Asks a question with a default; returns the answer.
-Ask = Callable[[str, str], str]
 Counts = npt.NDArray[np.int64]
 SAID, ANSWERED = "given by you", "your answer"
 HELD_OUT = 200  # sources, on which a score is worth its interval

@@ -13,13 +13,8 @@ from lora_s2s.pipeline.lengths import answer_limit, warn_of_short_answers, with_
 from lora_s2s.pipeline.notices import show_data, show_other_work
 from lora_s2s.pipeline.plan import check_device, check_fits
 from lora_s2s.pipeline.prepare import data_line, label_record, prepare_data, sources_of
-from lora_s2s.pipeline.runs import (
-    check_run_folder,
-    finished_run,
-    recipe_of_run,
-    running_folder,
-)
-from lora_s2s.pipeline.trained import RunOptions, TrainedAdapter
+from lora_s2s.pipeline.runs import finished_run, recipe_of_run, running_folder
+from lora_s2s.pipeline.trained import RunOptions, TrainedAdapter, check_run_folder
 from lora_s2s.pipeline.watched import goal_of, watched
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.training.loop import train
@@ -42,7 +37,7 @@ def train_adapter(
     resume = options.resume
     if resume and (finished := finished_run(recipe)):
         return TrainedAdapter(**finished)
-    running, final = check_run_folder(recipe, resume=resume, overwrite=options.overwrite)
+    running, final = check_run_folder(recipe, options)
     check_device(recipe)  # refused before minutes go into preparing
     with main_process_first():
         given, prepared = prepared, prepared or prepare_data(recipe)

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lora_s2s.errors import UsageError
+from lora_s2s.hub import is_trained
+from lora_s2s.outputs import check_free, check_writable
 from lora_s2s.pipeline import html
+from lora_s2s.recipe.schema import Recipe
 from lora_s2s.training.state import TrainResult
 
 
@@ -67,3 +70,33 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.resume and self.overwrite:
             raise UsageError("resume and overwrite exclude each other: keep one")
+
+
+def check_run_folder(recipe: Recipe, options: RunOptions) -> tuple[Path, Path]:
+    """Returns where the adapter is made (``NAME.running``) and where it stands when whole. Writes
+    nothing.
+
+    Raises:
+        UsageError: an adapter or an unfinished run of this name would be lost, or the folder cannot
+            be written.
+    """
+    final = Path(recipe.output.dir) / str(recipe.output.name)
+    running = final.with_name(f"{final.name}.running")
+    # A run and an adapter of one name: the run began with --overwrite.
+    if final.exists() and not (options.overwrite or (options.resume and running.exists())):
+        raise UsageError(
+            f"{final} exists already",
+            hint="give the new one a name with --set output.name=…, or add --overwrite to replace "
+            "it",
+        )
+    if final.exists() and not is_trained(final):
+        raise UsageError(
+            f"{final} is not an adapter, so it is not replaced", hint="--set output.name=…"
+        )
+    if running.exists() and not (options.resume or options.overwrite):
+        hint = "add --resume to continue it, or --overwrite to start again"
+        raise UsageError(f"{running} holds an unfinished run", hint=hint)
+    for place in (running, final):
+        check_free(place, replace=True)
+    check_writable(final.parent)
+    return running, final

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from lora_s2s.recipe.fields import AUTO
 from lora_s2s.recipe.load import TextDumper
 from lora_s2s.recipe.schema import SECTIONS
 
+# Asks a question with a default; returns the answer.
+Ask = Callable[[str, str], str]
 _WIDTH = 98
 _SEAL = re.compile(r"# lora-s2s \S+ (init|train) ([0-9a-f]{8})")
 

@@ -38,7 +38,9 @@ class Place:
     key_file: Path | None = None
 
 
-def serve(names: Sequence[str], place: Place, allowed: Limits, sets: Overrides = ()) -> None:
+def serve(
+    named: Sequence[tuple[str, str]], place: Place, allowed: Limits, sets: Overrides = ()
+) -> None:
     """Loads models and answers until a signal comes.
 
     On SIGTERM or SIGINT everything taken is answered, and new requests get 503; a second signal
@@ -50,7 +52,7 @@ def serve(names: Sequence[str], place: Place, allowed: Limits, sets: Overrides =
     """
     key = _key(place)
     with listening(place) as listener:
-        service = Service(load_models(names, sets), allowed)
+        service = Service(load_models(named, sets), allowed)
         # Its tracebacks could quote a request's text.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         config = uvicorn.Config(

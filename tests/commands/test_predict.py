@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 from cli_parts import Invoke, write_csv
 
-from lora_s2s.errors import ResourceError
+from lora_s2s.errors import ResourceError, SetupError
 from lora_s2s.inference.decode import decode
 from lora_s2s.pipeline.inputs import Inputs, read_inputs
-from lora_s2s.pipeline.names import located
+from lora_s2s.pipeline.names import located, located_model
 from lora_s2s.pipeline.predictions import lines_of
 from lora_s2s.pipeline.ranking import FIELDS
 from lora_s2s.recipe.evaluation import limit_for
@@ -205,8 +205,9 @@ def test_an_existing_path_and_the_bundled_base_win_over_an_adapters_name(
     assert "no adapter 'bankign' in adapters (did you mean 'banking'?)" in capsys.readouterr().err
     (here / "adapters" / "half.running").mkdir()
     (here / "begun.yaml").touch()
-    assert located("begun") == "begun"
-    assert "train it first: lora-s2s train begun.yaml" in capsys.readouterr().err
+    with pytest.raises(SetupError) as never_trained:
+        located_model("begun")
+    assert never_trained.value.hint == "train it first: lora-s2s train begun.yaml"
     assert located("half") == "adapters/half"  # whose training is then said to be unfinished
     for other in (
         "other",

@@ -16,6 +16,7 @@ from lora_s2s.errors import DataError, UsageError
 from lora_s2s.inference import score as scoring
 from lora_s2s.inference.engine import DecodingSettings, WatchedEngine
 from lora_s2s.inference.loading import load_predictor
+from lora_s2s.pipeline.names import named_models
 from lora_s2s.serving.app import create_app
 from lora_s2s.serving.models import load_models
 from lora_s2s.serving.service import Limits, Service
@@ -120,7 +121,7 @@ def test_greedy_answers_can_be_followed_and_ended(export: Path, exported: bool) 
 
 def test_an_export_is_served(export: Path) -> None:
     answers = lora_s2s.load(export, progress=False)(TEXTS)
-    service = Service(load_models([f"fast={export}"]), Limits())
+    service = Service(load_models(named_models([f"fast={export}"])), Limits())
     with TestClient(create_app(service), base_url="http://localhost") as client:
         body = {"model": "fast", "prompt": TEXTS}
         choices = client.post("/v1/completions", json=body).json()["choices"]
@@ -133,7 +134,7 @@ def test_an_export_is_served(export: Path) -> None:
             assert "".join(own) == answer
             assert len(own) > 1
     with pytest.raises(UsageError, match="is an export, which takes no adapters"):
-        load_models([f"fast={export}", str(ADAPTER)])
+        load_models(named_models([f"fast={export}", str(ADAPTER)]))
 
 
 def test_what_the_runtime_lacks_is_left_out_with_a_warning(
@@ -149,7 +150,7 @@ def test_what_the_runtime_lacks_is_left_out_with_a_warning(
 
     free = lora_s2s.load(ADAPTER, progress=False)(TEXTS[0])
     assert invoke("predict", "out", TEXTS[0]).stdout.strip() == free
-    app = create_app(Service(load_models(["out"]), Limits()))
+    app = create_app(Service(load_models(named_models(["out"])), Limits()))
     with TestClient(app, base_url="http://localhost") as client:
         body = {"model": "out", "prompt": TEXTS[0]}
         assert client.post("/v1/completions", json=body).json()["choices"][0]["text"] == free

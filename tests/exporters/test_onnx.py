@@ -32,6 +32,7 @@ from lora_s2s.inference.engine import DecodingSettings, ExportedEngine
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.inference.onnx_engine import OnnxEngine
 from lora_s2s.inference.predictor import Predictor
+from lora_s2s.pipeline.names import named_models
 from lora_s2s.serving.app import create_app
 from lora_s2s.serving.models import load_models
 from lora_s2s.serving.service import Limits, Service
@@ -304,7 +305,7 @@ def test_8_bits_are_named_as_transformers_js_expects(small: Path) -> None:
 
 
 def test_it_is_served_whole_and_in_parts(small: Path) -> None:
-    service = Service(load_models([f"fast={small}"]), Limits())
+    service = Service(load_models(named_models([f"fast={small}"])), Limits())
     with TestClient(create_app(service), base_url="http://localhost") as client:
         asked = {"model": "fast", "prompt": TEXT}
         whole = client.post("/v1/completions", json=asked).json()["choices"][0]["text"]

@@ -14,7 +14,8 @@ from cli_parts import Invoke, here, invoke, tiny_model, write_csv
 
 import lora_s2s
 from lora_s2s.errors import DataError, ResourceError, UsageError
-from lora_s2s.pipeline.init import StarterRecipe, Wishes, starter_recipe, write_recipe
+from lora_s2s.pipeline.init import StarterRecipe, starter_recipe, write_recipe
+from lora_s2s.pipeline.wishes import Wishes, look
 from lora_s2s.recipe.load import load_recipe
 
 __all__ = ["here", "invoke", "tiny_model"]
@@ -187,7 +188,7 @@ def test_at_most_four_questions_are_asked(
     with (here / "my.csv").open("w", encoding="utf-8", newline="") as stream:
         csv.writer(stream).writerows([("alpha", "beta", "gamma"), *rows])
     with pytest.raises(DataError, match="cannot guess"):
-        write_recipe(Wishes(["my.csv"]))
+        write_recipe(look(Wishes(["my.csv"])))
     answers = {"Source": "beta > gamma", "Memory": "8GB", "Instruction": "Count:", "Base": "demo"}
     asked: list[str] = []
 
@@ -195,7 +196,7 @@ def test_at_most_four_questions_are_asked(
         asked.append(question)
         return answers[question.split()[0]]
 
-    written = write_recipe(Wishes(["my.csv"], ask=ask))
+    written = write_recipe(look(Wishes(["my.csv"], ask=ask)))
     recipe = load_recipe(str(written.path))
     for key in ("data.source_column", "data.template", "model.name"):
         assert chosen(written, key)[1] == "your answer"
@@ -204,7 +205,7 @@ def test_at_most_four_questions_are_asked(
     assert (recipe.data.template, recipe.model.name) == ("Count: {beta}", "demo")
     answers["Source"], asked[:] = "alpha, beta > gamma", []
     answers["Base"] = str(tiny_model)
-    written = write_recipe(Wishes(["my.csv"], ask=ask))
+    written = write_recipe(look(Wishes(["my.csv"], ask=ask)))
     recipe = load_recipe(str(written.path))
     # The base's tokenizer counts where it is on this machine: a space, two digits, the end.
     assert chosen(written, "data.max_target_tokens")[1].endswith(f"({tiny_model}'s tokens)")
@@ -213,7 +214,7 @@ def test_at_most_four_questions_are_asked(
     assert (recipe.data.source_column, recipe.data.template) == (None, "{alpha} {beta}")
     answers["Source"], asked[:] = "beta, gamma", []
     with pytest.raises(DataError, match="cannot guess"):
-        write_recipe(Wishes(["my.csv"], ask=ask))
+        write_recipe(look(Wishes(["my.csv"], ask=ask)))
     assert [question.split()[0] for question in asked] == ["Source", "Source"]
     assert "expected columns with > between sources and target" in capsys.readouterr().err
 
@@ -336,9 +337,9 @@ def test_a_base_that_is_here_says_itself_which_characters_it_lacks(
     rows = [("source", "target"), *((f"row {number}", f"{{í {number}") for number in range(20))]
     with (here / "my.csv").open("w", encoding="utf-8", newline="") as stream:
         csv.writer(stream).writerows(rows)
-    write_recipe(Wishes(["my.csv"], {"model.name": "demo"}))
+    write_recipe(look(Wishes(["my.csv"], {"model.name": "demo"})))
     assert "the base's vocabulary lacks {; its unused" in capsys.readouterr().err
-    write_recipe(Wishes(["my.csv"], {"model.name": "google/flan-t5-base"}))
+    write_recipe(look(Wishes(["my.csv"], {"model.name": "google/flan-t5-base"})))
     assert "the base's vocabulary lacks { í; its unused" in capsys.readouterr().err
 
 
@@ -351,7 +352,7 @@ def test_train_on_a_file_replaces_only_what_it_wrote_itself(here: Path, invoke: 
     assert "unfinished run" in invoke(*dry[:-1], code=2).stderr
     assert not path.exists()
     (here / "adapters" / "my.running").rmdir()
-    commented = starter_recipe(Wishes(["my.csv"], ["model.name=demo"]), command="train").text
+    commented = starter_recipe(look(Wishes(["my.csv"], ["model.name=demo"])), command="train").text
     path.write_text(commented, encoding="utf-8")
     assert (
         json.loads(invoke(*dry, "--set", "lora.r=8", "--json").stdout)["recipe"]["lora"]["r"] == 8

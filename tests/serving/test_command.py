@@ -25,6 +25,7 @@ from programs import ROOT, environment
 from lora_s2s.errors import UsageError
 from lora_s2s.inference.decode import DecodingSettings, decode
 from lora_s2s.inference.loading import load_predictor
+from lora_s2s.pipeline.names import named_models
 from lora_s2s.serving.models import load_models
 from lora_s2s.serving.run import Place, listening
 
@@ -104,14 +105,14 @@ def test_without_the_extra_the_install_command_is_named(
 
 
 def test_models_are_named_by_their_folder_or_as_asked(tiny_model: Path) -> None:
-    (served,) = load_models([str(tiny_model)])
+    (served,) = load_models(named_models([str(tiny_model)]))
     assert served.name == tiny_model.name
-    (served,) = load_models([f"other={tiny_model}"])
+    (served,) = load_models(named_models([f"other={tiny_model}"]))
     assert served.name == "other"
     with pytest.raises(UsageError, match="two models are called"):
-        load_models([str(tiny_model), str(tiny_model)])
+        load_models(named_models([str(tiny_model), str(tiny_model)]))
     with pytest.raises(UsageError, match="demo is not an adapter for"):
-        load_models([str(tiny_model), "demo"])
+        load_models(named_models([str(tiny_model), "demo"]))
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.loading import load_predictor, load_sharing
 from lora_s2s.lora.adapter import save_adapter
 from lora_s2s.models.loading import load_base
+from lora_s2s.pipeline.names import named_models
 from lora_s2s.serving import batcher
 from lora_s2s.serving.app import create_app
 from lora_s2s.serving.batcher import Job, compute
@@ -101,7 +102,7 @@ def test_one_batch_mixes_adapters_and_the_base(
 ) -> None:
     names = [str(base), str(adapter("one", 1)), str(adapter("two", 2))]
     sets = [f"evaluation.num_beams={num_beams}", "evaluation.max_new_tokens=8"]
-    served = load_models(names, sets)
+    served = load_models(named_models(names), sets)
     assert [model.name for model in served] == ["base", "one", "two"]
     expected = {
         model.name: answers(load_predictor(name), num_beams=num_beams)
