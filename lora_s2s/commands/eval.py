@@ -104,12 +104,12 @@ def evaluate(
             "expected a model, an adapter or predictions",
             hint="lora-s2s eval adapters/demo, or --from predictions.jsonl",
         )
+    from lora_s2s.machine import several
     from lora_s2s.pipeline.names import located_model
+    from lora_s2s.readers.origins import check_there
 
     named = [located_model(model) for model in models or ()]
-    from lora_s2s.pipeline.ranks import several, together
-    from lora_s2s.pipeline.scores import Asked
-
+    check_there([*(data or ()), *([predictions] if predictions else ())])
     if several(processes) and predictions is not None:
         raise UsageError(
             "--from decodes nothing: several processes have nothing to share",
@@ -119,6 +119,9 @@ def evaluate(
         from lora_s2s.pipeline.launch import in_processes
 
         raise typer.Exit(in_processes(processes, context.obj, saving=False))
+    from lora_s2s.pipeline.ranks import together
+    from lora_s2s.pipeline.scores import Asked
+
     with together() as ranks:
         asked = Asked(
             data=data[0] if data and len(data) == 1 else data or None,

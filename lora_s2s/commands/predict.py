@@ -20,6 +20,7 @@ from lora_s2s.commands._options import (
 )
 from lora_s2s.console import require_stdout, say, write_out
 from lora_s2s.errors import Error, UsageError
+from lora_s2s.machine import several
 
 if TYPE_CHECKING:
     from lora_s2s.inference.engine import DecodingSettings
@@ -123,23 +124,24 @@ def predict(
     if interactive and (words or file or output or scores):
         takes = "it takes no texts and no files, and no --scores"
         raise UsageError(f"--interactive reads and answers lines: {takes}")
-    from lora_s2s.pipeline.label_set import label_choice
-    from lora_s2s.pipeline.model import predictor_of
-    from lora_s2s.pipeline.predict import Work, check_inputs
-    from lora_s2s.pipeline.ranks import several, together
-
     if several(processes):
         _check_shared(words, file, interactive)
     if processes > 1:
         from lora_s2s.pipeline.launch import in_processes
 
         raise typer.Exit(in_processes(processes, context.obj, saving=False))
-    if interactive:
+    parallel = recipe.data.format == "parallel"
+    inputs = None if interactive else read_inputs(words, file, parallel=parallel)
+    from lora_s2s.pipeline.label_set import label_choice
+    from lora_s2s.pipeline.model import predictor_of
+    from lora_s2s.pipeline.predict import Work, check_inputs
+    from lora_s2s.pipeline.ranks import together
+
+    if inputs is None:
         predictor = predictor_of(model, recipe, base)
         _chat(predictor, settings_for(recipe, predictor, plain=True))
         return
     with together() as ranks:
-        inputs = read_inputs(words, file, parallel=recipe.data.format == "parallel")
         if ranks.first:
             _check_file(output, inputs)
         choice = label_choice(model, recipe, sets or (), labels) if scores else None

@@ -111,11 +111,6 @@ class Ranks:
 ALONE = Ranks()
 
 
-def several(processes: int) -> bool:
-    """Whether several processes answer: so many are asked for, or a launcher started them."""
-    return max(processes, launched_processes()) > 1
-
-
 @contextmanager
 def together() -> Iterator[Ranks]:
     """Yields the processes that a launcher started, connected; this one alone without a launcher.

@@ -14,12 +14,11 @@ from lora_s2s.errors import DataError, UsageError, quoted
 from lora_s2s.hub import locate_model
 from lora_s2s.pipeline.names import given_path
 from lora_s2s.pipeline.surroundings import called
-from lora_s2s.readers.origins import find_origins
+from lora_s2s.readers.origins import check_there
 from lora_s2s.recipe import load
 from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.layers import flat_keys
 from lora_s2s.recipe.schema import Recipe
-from lora_s2s.remote import is_url
 
 Name = str | os.PathLike[str]
 Files = Name | Sequence[Name]
@@ -128,9 +127,7 @@ def check_named(recipe: Recipe, *, base: bool = True) -> None:
     data = recipe.data
     for split in ("train", "validation", "test"):
         named = data.named(split)
-        names = [named] if isinstance(named, str) else named
-        if names and not any(map(is_url, names)):
-            find_origins(names, parallel=data.format == "parallel")
+        check_there([named] if isinstance(named, str) else named)
     if base:
         locate_model(recipe.model.name, recipe.model.revision, weights=False)
 

@@ -143,6 +143,13 @@ def find_origins(paths: str | Sequence[str], *, parallel: bool = False) -> list[
     return origins
 
 
+def check_there(names: Sequence[str]) -> None:
+    """Raises DataError for a local name of data where nothing is; nothing remote is fetched."""
+    for name in names:
+        if not is_url(name) and not os.path.exists(local_path(name)):
+            find_origins(name)
+
+
 def _families_named(named: Sequence[tuple[str, float]]) -> dict[str, Origin]:
     """Returns, for each line file that belongs to a family among those named, the family's
     origin.
