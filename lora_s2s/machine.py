@@ -111,11 +111,6 @@ def launched_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def several(processes: int) -> bool:
-    """Whether several processes work: so many are asked for, or a launcher started them."""
-    return max(processes, launched_processes()) > 1
-
-
 def processor_features() -> list[str]:
     """The features of the processor that decide how fast its products are."""
     for line in _text(CPUINFO).splitlines():

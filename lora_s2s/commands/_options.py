@@ -12,6 +12,7 @@ import typer
 
 from lora_s2s.commands import _complete
 from lora_s2s.errors import UsageError
+from lora_s2s.machine import launched_processes
 from lora_s2s.outputs import check_writable, is_special
 
 Model = Annotated[
@@ -114,6 +115,11 @@ Mbr = Annotated[
         autocompletion=_complete.metrics,
     ),
 ]
+
+
+def several(processes: int) -> bool:
+    """Whether several processes work: so many are asked for, or a launcher started them."""
+    return max(processes, launched_processes()) > 1
 
 
 def with_options(sets: list[str] | None, **options: object) -> list[str]:

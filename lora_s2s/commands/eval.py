@@ -14,6 +14,7 @@ from lora_s2s.commands._options import (
     Constraint,
     Json,
     Sets,
+    several,
     with_options,
 )
 
@@ -104,12 +105,10 @@ def evaluate(
             "expected a model, an adapter or predictions",
             hint="lora-s2s eval adapters/demo, or --from predictions.jsonl",
         )
-    from lora_s2s.machine import several
     from lora_s2s.pipeline.names import located_model
     from lora_s2s.readers.origins import check_there
 
     named = [located_model(model) for model in models or ()]
-    check_there([*(data or ()), *([predictions] if predictions else ())])
     if several(processes) and predictions is not None:
         raise UsageError(
             "--from decodes nothing: several processes have nothing to share",
@@ -119,6 +118,7 @@ def evaluate(
         from lora_s2s.pipeline.launch import in_processes
 
         raise typer.Exit(in_processes(processes, context.obj, saving=False))
+    check_there([*(data or ()), *([predictions] if predictions else ())])
     from lora_s2s.pipeline.ranks import together
     from lora_s2s.pipeline.scores import Asked
 

@@ -16,11 +16,11 @@ from lora_s2s.commands._options import (
     Model,
     Sets,
     check_output,
+    several,
     with_options,
 )
 from lora_s2s.console import require_stdout, say, write_out
 from lora_s2s.errors import Error, UsageError
-from lora_s2s.machine import several
 
 if TYPE_CHECKING:
     from lora_s2s.inference.engine import DecodingSettings
