@@ -25,7 +25,7 @@ from lora_s2s.commands import _complete
 from lora_s2s.commands._all import COMMANDS, GROUPS
 from lora_s2s.commands._failures import show, show_failure, show_traceback, unexpected
 from lora_s2s.console import discard, plain, show_waiting, stop_waiting, tell_in_signal_handler
-from lora_s2s.errors import UsageError, quoted
+from lora_s2s.errors import COMMAND_LINE, UsageError, quoted
 from lora_s2s.pipeline.failures import (
     FORESEEN,
     check_current_folder,
@@ -75,6 +75,7 @@ class Commands(TyperGroup):
         words = [word for place, word in enumerate(words) if word not in _ANYWHERE or place > end]
         if offline:
             _forbid_network()
+        before = COMMAND_LINE.set(whole)
         try:
             with _reported_once():
                 code = super().main(
@@ -98,6 +99,7 @@ class Commands(TyperGroup):
             show_failure(failure)
             code = failure.exit_code
         finally:
+            COMMAND_LINE.reset(before)
             stop_waiting()
         sys.exit(code if isinstance(code, int) else 0)
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import os
 import re
 import shlex
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 # Characters of one name, and of all names together (a vocabulary of 32,000 tokens has 200,000).
 _LONGEST_NAME, _LONGEST_NAMES = 100, 400_000
@@ -119,7 +121,7 @@ class Killed(Error):
 
     def __init__(self, signal_number: int, process: str) -> None:
         name = signal.Signals(signal_number).name
-        hint = "see whether memory ran out (dmesg), then start it again with --resume"
+        hint = f"see whether memory ran out (dmesg); continue: {again()}"
         super().__init__(f"{process} was killed by {name}", hint=hint)
         self.exit_code = 128 + signal_number
 
@@ -154,3 +156,32 @@ def quoted(word: object) -> str:
         escaped = text.replace('"', r"\"")
         return text if _PLAIN_WORD.fullmatch(text) else f'"{escaped}"'
     return shlex.quote(text)
+
+
+# The words of this process's command line; none where Python calls.
+COMMAND_LINE: ContextVar[Sequence[str]] = ContextVar("command line", default=())
+# How the id of a launch by ``--processes`` begins, which its processes' command lines lack.
+OWN_LAUNCH = "lora-s2s-"
+_OF_THIS_START = ("--resume", "--resume-anyway", "--overwrite")
+_RESUMED = {"train", "eval", "predict"}
+
+
+def again(option: str = "--resume") -> str:
+    """The command line of this process, ready to paste, with an option where the command takes it;
+    from Python, the call.
+
+    >>> again("--resume-anyway")
+    'the same call with resume_anyway=True'
+    """
+    words = [quoted(word) for word in COMMAND_LINE.get() if word not in _OF_THIS_START]
+    if not words:
+        argument = option[2:].replace("-", "_")
+        return f"the same call with {argument}=True" if option else "the same call"
+    if _RESUMED.isdisjoint(words):
+        return f"lora-s2s {' '.join(words)}"
+    if "RANK" in os.environ:
+        if not os.environ.get("TORCHELASTIC_RUN_ID", "").startswith(OWN_LAUNCH):
+            return f"the same command with {option}"
+        option += f" --processes {os.environ['WORLD_SIZE']}"
+    words.insert(words.index("--") if "--" in words else len(words), option)
+    return f"lora-s2s {' '.join(words)}"

@@ -11,7 +11,7 @@ import typer
 from lora_s2s.commands import _complete
 from lora_s2s.commands._options import BaseName, Data, Json, Sets, count_option, seconds_of
 from lora_s2s.console import say, table, warn, write_json, write_out
-from lora_s2s.errors import RunError, quoted
+from lora_s2s.errors import RunError, again, quoted
 
 Processes = Annotated[
     int,
@@ -118,7 +118,7 @@ def train(
         message = (
             f"--stop-after {stop_after}: stopped after step {result.steps} and saved a checkpoint"
         )
-        raise RunError(message, hint="continue: the same command with --resume")
+        raise RunError(message, hint=f"continue: {again()}")
     _show_result(result)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from lora_s2s import __version__, probe
 from lora_s2s.console import warn
 from lora_s2s.data.prepared import PreparedDataset
-from lora_s2s.files import code_hash, described, sha256_json
+from lora_s2s.files import code_hash, described
 from lora_s2s.hub import locate_model
 from lora_s2s.lora.full import save_result
 from lora_s2s.models.loading import LoadedBase
@@ -92,6 +92,7 @@ def origin(recipe: Recipe, base: LoadedBase, prepared: PreparedDataset) -> dict[
 
 def identity(recipe: Recipe, base: LoadedBase, prepared: PreparedDataset) -> dict[str, str]:
     """What must be the same for a run to be resumed."""
+    lora = recipe.lora.model_dump(mode="json")
     return {
         "package code": code_hash(*_CODE),
         "torch": version("torch"),
@@ -101,6 +102,6 @@ def identity(recipe: Recipe, base: LoadedBase, prepared: PreparedDataset) -> dic
         "dtype": str(base.dtype),
         "quantization": ",".join((base.quantization, *base.skip_quantization)),
         "training data": prepared.fingerprint,
-        "lora": sha256_json(recipe.lora.model_dump(mode="json")),
+        **{f"lora.{key}": str(value) for key, value in lora.items()},
         "device": device_name(base.device),
     }

@@ -13,6 +13,7 @@ from lora_s2s.errors import (
     RunError,
     SetupError,
     UsageError,
+    again,
     ran_out_of_memory,
 )
 from lora_s2s.files import NO_ENTRY
@@ -33,7 +34,7 @@ def failure_of(error: BaseException) -> Error | None:
             "model",
         )
     if _left_alone(error):
-        hint = "see what it said, or whether memory ran out; then the same command with --resume"
+        hint = f"see what it said, or whether memory ran out; continue: {again()}"
         return LeftAlone("another process of this run has ended", hint=hint)
     if isinstance(error, RuntimeError) and "home directory" in str(
         error

@@ -5,13 +5,13 @@ that a killed one continues.
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 
 from lora_s2s.console import ProgressLine, say
-from lora_s2s.errors import Stopped, UsageError
+from lora_s2s.errors import UsageError
 from lora_s2s.evaluation.mbr import decode
 from lora_s2s.inference.decode import Prediction, choose_decoder
 from lora_s2s.inference.engine import MOST_HYPOTHESES, DecodingSettings
@@ -65,7 +65,6 @@ class KeptAnswers:
 
         Raises:
             UsageError: an earlier run left answers and ``resume`` is false, or something changed.
-            Stopped: stopped by Ctrl-C, with some answers kept.
         """
         identity = answers_identity(model, list(sources), asdict(settings))
         if self.ranks.count > 1:
@@ -78,19 +77,11 @@ class KeptAnswers:
         # The longest first, as within a batch: one too large for the memory fails at once.
         order = sorted(range(len(sources)), key=lambda place: -len(sources[place]))
         longest_first = [sources[place] for place in order]
-        try:
+        with part or nullcontext():
             for lines in self._decoded(what, predictor, longest_first, settings, len(answers)):
                 if part is not None:
                     part.add(lines)
                 answers += map(_read, lines)
-        except KeyboardInterrupt as interrupt:
-            if part is None or not part.count:
-                raise
-            raise Stopped(
-                signal.SIGINT,
-                f"stopped: {part.count:,} of {len(sources):,} sources are answered in {part.path}",
-                hint="the same command with --resume continues",
-            ) from interrupt
         if not self.ranks.first:
             return []
         in_order = dict(zip(order, answers, strict=True))

@@ -13,7 +13,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from lora_s2s.errors import Killed, UsageError
+from lora_s2s.errors import OWN_LAUNCH, Killed, UsageError
 from lora_s2s.machine import launched_processes, share_processors
 
 _OPTION = "--processes"
@@ -48,7 +48,7 @@ def in_processes(count: int, words: Sequence[str], *, saving: bool = True) -> in
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=count,
-        run_id=str(uuid.uuid4()),
+        run_id=f"{OWN_LAUNCH}{uuid.uuid4()}",
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -10,7 +9,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from lora_s2s.console import ProgressLine, say, warn
-from lora_s2s.errors import DataError, Stopped, UsageError
+from lora_s2s.errors import DataError, UsageError
 from lora_s2s.evaluation.mbr import decode
 from lora_s2s.examples.template import PromptTemplate
 from lora_s2s.files import sha256_file
@@ -223,7 +222,6 @@ def answer_into(output: Path, work: Work, *, resume: bool) -> None:
 
     Raises:
         UsageError: an earlier call left answers and ``resume`` is false, or something changed.
-        Stopped: stopped by Ctrl-C, with some answers kept.
     """
     inputs, total = work.inputs, work.inputs.count
     if not appears_whole(output):
@@ -235,19 +233,11 @@ def answer_into(output: Path, work: Work, *, resume: bool) -> None:
     only = list[Answer]()
     if kept.count:
         say(f"continuing: {kept.count:,} of {total:,} inputs are answered")
-    try:
+    with kept:
         for some in work.answers(kept.count):
             if len(some) == total:  # all at once: nothing to keep
                 only = some
             else:
                 kept.add(some)
-    except KeyboardInterrupt as interrupt:
-        if not kept.count:
-            raise
-        raise Stopped(
-            signal.SIGINT,
-            f"stopped: {kept.count:,} of {total:,} inputs are answered in {kept.path}",
-            hint="the same command with --resume continues",
-        ) from interrupt
     write_answers(output, inputs, only or kept, work.gained)
     kept.remove()

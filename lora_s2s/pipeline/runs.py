@@ -10,7 +10,7 @@ from typing import Any
 
 from lora_s2s.console import say
 from lora_s2s.documents import checked
-from lora_s2s.errors import SetupError, UsageError
+from lora_s2s.errors import Error, ResourceError, SetupError, UsageError, again
 from lora_s2s.files import read_whole, write_bytes, write_text
 from lora_s2s.recipe.load import load_recipe, recipe_to_yaml, with_choices_of
 from lora_s2s.recipe.schema import Recipe
@@ -65,8 +65,12 @@ def running_folder(folder: Path, *, resume: bool) -> Iterator[None]:
             saved = any(folder.glob("checkpoints/step-*"))
             if fresh and not saved and not _has_steps(folder):
                 shutil.rmtree(folder, ignore_errors=True)
-            elif main and saved and isinstance(error, KeyboardInterrupt | SystemExit | OSError):
-                say(f"{folder} holds what is done: continue with --resume")
+            elif (
+                main
+                and saved
+                and (isinstance(error, ResourceError) or not isinstance(error, Error))
+            ):
+                say(f"{folder} holds what is done; continue: {again()}")
             raise
 
 
@@ -85,7 +89,12 @@ def finished_run(recipe: Recipe) -> dict[str, Any] | None:
         return None
     text = read_whole(written).decode("utf-8", "replace")
     recorded = load_recipe(str(written), only_shipped=True)
-    if text != _recipe_text(with_choices_of(recipe, recorded)):
+    asked = with_choices_of(recipe, recorded)
+    if text != _recipe_text(asked):
+        for name, section in recorded:
+            for key, value in section:
+                if value != (now := getattr(getattr(asked, name), key)):
+                    say(f"{final} was trained with {name}.{key}: {value}; now {now}")
         return None
     with run_lock(running, take=is_main_process()):  # takes away a lock that a killed process left
         hint = "add --overwrite to train it again"

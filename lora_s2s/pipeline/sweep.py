@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lora_s2s.console import say
 from lora_s2s.data.prepared import PreparedDataset
-from lora_s2s.errors import RunError, Stopped, UsageError
+from lora_s2s.errors import RunError, Stopped, UsageError, again
 from lora_s2s.outputs import check_writable
 from lora_s2s.pipeline.plan import check_device
 from lora_s2s.pipeline.prepare import prepare_data
@@ -82,7 +82,7 @@ def _swept(setup: Setup, options: SweepOptions) -> Sweep:
     try:
         run_all(setup, most=most, workers=options.workers)
     except Stopped as stopped:
-        stopped.hint = "the same command continues"
+        stopped.hint = f"continue: {again('')}"
         raise
     trials = setup.trials()
     best = trials.best()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from lora_s2s.errors import UsageError
+from lora_s2s.errors import UsageError, again
 from lora_s2s.hub import is_trained
 from lora_s2s.outputs import check_free, check_writable
 from lora_s2s.pipeline import html
@@ -94,7 +94,7 @@ def check_run_folder(recipe: Recipe, options: RunOptions) -> tuple[Path, Path]:
             f"{final} is not an adapter, so it is not replaced", hint="--set output.name=…"
         )
     if running.exists() and not (options.resume or options.overwrite):
-        hint = "add --resume to continue it, or --overwrite to start again"
+        hint = f"add --overwrite to start again; continue: {again()}"
         raise UsageError(f"{running} holds an unfinished run", hint=hint)
     for place in (running, final):
         check_free(place, replace=True)

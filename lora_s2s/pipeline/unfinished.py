@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from lora_s2s.errors import UsageError
+from lora_s2s.console import say
+from lora_s2s.errors import UsageError, again
 from lora_s2s.files import jsonl_line, open_regular, sha256_json
 from lora_s2s.outputs import target_of
 from lora_s2s.pipeline.predictions import Answer
@@ -55,6 +56,13 @@ class Unfinished:
         if self.path.exists():
             self._continue(resume=resume)
 
+    def __enter__(self) -> Unfinished:
+        return self
+
+    def __exit__(self, _: object, error: object, __: object) -> None:
+        if error is not None and self.count:
+            say(f"{self.path} holds {self.count:,} of {self._total:,} answers; continue: {again()}")
+
     def __iter__(self) -> Iterator[Answer]:
         if not self.count:
             return
@@ -86,7 +94,7 @@ class Unfinished:
         if not resume:
             raise UsageError(
                 f"{self.path} holds {count:,} answers of an earlier run that did not finish",
-                hint=f"--resume continues it; remove {self.path} to begin again",
+                hint=f"remove {self.path} to begin again; continue: {again()}",
             )
         if not count:
             return

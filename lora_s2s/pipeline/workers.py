@@ -19,7 +19,7 @@ import torch
 
 from lora_s2s.console import say
 from lora_s2s.display import Silent, current, showing
-from lora_s2s.errors import RunError
+from lora_s2s.errors import RunError, again
 from lora_s2s.machine import share_processors
 from lora_s2s.pipeline.failures import FORESEEN, failure_of
 from lora_s2s.pipeline.trials import Setup, run_trials
@@ -73,7 +73,7 @@ def _in_workers(setup: Setup, unfinished: Sequence[int], left: int | None, count
     if codes := [worker.exitcode for worker in workers if worker.exitcode]:
         raise RunError(
             f"{len(codes)} of {count} workers ended early (exit code {codes[0]})",
-            hint="the same command continues the trials that are left",
+            hint=f"continue with the trials that are left: {again('')}",
         )
 
 

@@ -107,6 +107,13 @@ Language = Annotated[str | None, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")
 # A key with this value is set from the data and the base; the resolved recipe holds the number.
 Auto = Literal["auto"]
 AUTO: Auto = "auto"
+# Of two such keys a recipe has one. Setting it takes back the other from an earlier layer.
+ALTERNATIVES = {
+    "training.epochs": "training.max_steps",
+    "training.max_steps": "training.epochs",
+    "training.batch_size": "training.tokens_per_batch",
+    "training.tokens_per_batch": "training.batch_size",
+}
 LOSS = "loss"
 """As ``training.best_metric``, the validation loss."""
 

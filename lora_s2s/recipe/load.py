@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 from lora_s2s import __version__
 from lora_s2s.errors import RecipeError, UsageError, nearest
 from lora_s2s.recipe.catalogue import find_recipe, shipped
-from lora_s2s.recipe.fields import AUTO, Section
+from lora_s2s.recipe.fields import ALTERNATIVES, AUTO, Section
 from lora_s2s.recipe.layers import Entry, Layer, Overrides, Scalar, override_layer, read_layer
 from lora_s2s.recipe.private import holds_secret
 from lora_s2s.recipe.schema import SECTIONS, Recipe
@@ -35,13 +35,6 @@ _KINDS: dict[object, str] = {
     str: "text",
 }
 _LONGEST_CHAIN, _LONGEST_NUMBER = 8, 40
-# Saying one of these in a later layer takes back the other from an earlier one.
-_ALTERNATIVES = {
-    "training.epochs": "training.max_steps",
-    "training.max_steps": "training.epochs",
-    "training.batch_size": "training.tokens_per_batch",
-    "training.tokens_per_batch": "training.batch_size",
-}
 # Values of earlier versions, with what to write instead. Where a run recorded one, the default
 # applies.
 _REMOVED = {
@@ -114,12 +107,16 @@ def with_arguments(recipe: Recipe, section: str, arguments: Mapping[str, object]
 
 def with_choices_of(recipe: Recipe, resolved: Recipe) -> Recipe:
     """Returns a recipe whose ``auto`` keys have another recipe's values: those that a run has begun
-    with.
+    with. Where the run had the alternative instead (``max_steps``), so has this.
     """
     sections: dict[str, Section] = {}
     for name in SECTIONS:
         section, other = getattr(recipe, name), getattr(resolved, name)
         chosen = {key: getattr(other, key) for key, value in section if value == AUTO}
+        for key in [*chosen]:
+            instead = ALTERNATIVES.get(f"{name}.{key}", "").removeprefix(f"{name}.")
+            if instead and getattr(section, instead) is None:
+                chosen[instead] = getattr(other, instead)
         sections[name] = section.model_copy(update=chosen)
     return recipe.model_copy(update=sections)
 
@@ -189,7 +186,7 @@ def _merge(layers: Sequence[Layer]) -> Layer:
     merged = Layer()
     for layer in layers:
         for key, entry in layer.entries.items():
-            other = _ALTERNATIVES.get(key)
+            other = ALTERNATIVES.get(key)
             said = isinstance(entry.value, list) or not entry.value.is_null
             if said and other and other not in layer.entries:
                 merged.entries.pop(other, None)

@@ -21,10 +21,11 @@ from torch.optim import Optimizer
 
 from lora_s2s.console import say, warn
 from lora_s2s.documents import complete
-from lora_s2s.errors import DataError, ResourceError, RunError, UsageError
+from lora_s2s.errors import DataError, ResourceError, RunError, UsageError, again
 from lora_s2s.files import naming, require_space, sha256_file, sha256_json, write_json
 from lora_s2s.lora.adapter import adapter_state, load_adapter_state
 from lora_s2s.outputs import whole_folder
+from lora_s2s.recipe.fields import ALTERNATIVES
 from lora_s2s.recipe.schema import TrainingSettings
 from lora_s2s.records import CheckpointFile
 from lora_s2s.training.averaging import WeightAverage
@@ -140,7 +141,7 @@ def save_checkpoint(
             raise
         raise ResourceError(
             f"the disk is full: {path} was not written",
-            hint="free some space, then --resume",
+            hint=f"free some space; continue: {again()}",
             where=error.filename,
         ) from error
     return path
@@ -248,12 +249,13 @@ def run_identity(
     given: Mapping[str, str], settings: TrainingSettings, processes: int
 ) -> dict[str, str]:
     """Returns what must not change for a run to continue: the caller's hashes and every setting
-    that affects a step.
+    that affects a step, by the name of what the user chose: ``max_steps`` or else ``epochs``.
     """
+    unused = _IGNORED | {"epochs"} if settings.max_steps else _IGNORED
     compared = {
         f"training.{key}": str(value)
         for key, value in settings.model_dump().items()
-        if key not in _IGNORED and value != _WITHOUT.get(key)
+        if key not in unused and value != _WITHOUT.get(key)
     }
     return {**given, **compared, "processes": str(processes)}
 
@@ -277,7 +279,7 @@ def continue_from(
     folder = run_dir / "checkpoints"
     if not options.resume:
         if checkpoints(folder):
-            hint = "add --resume to continue it, or remove the folder to start again"
+            hint = f"remove the folder to start again; continue: {again()}"
             raise UsageError(
                 "the run folder holds checkpoints of an unfinished run",
                 hint=hint,
@@ -310,25 +312,29 @@ def _check_identity(checkpoint: Checkpoint, identity: dict[str, str], *, anyway:
             how, effect = _WARNED_OF[key]
             warn(f"the checkpoint was made {how}: {then[key]}; now {identity[key]}: {effect}")
         return
-    # The first digits of a hash suffice.
-    values = [[side.get(key, "nothing")[:40] for side in (then, identity)] for key in differing]
     lines = [
-        f"  {key}: checkpoint {old}, now {new}"
-        for key, (old, new) in zip(differing, values, strict=True)
+        f"  {key}: checkpoint {_value(then, key)}, now {_value(identity, key)}"
+        for key in differing
+        if key in identity or ALTERNATIVES.get(key) not in identity
     ]
     acceptable = (_ACCEPTABLE | _WARNED_OF.keys()).issuperset(differing)
     if acceptable and anyway:
         listed = ";".join(lines)
         warn(f"continuing despite these differences, so not bit-identical:{listed}")
         return
-    way = (
-        "continue anyway with --resume-anyway"
-        if acceptable
-        else "start a new run under another output.name"
-    )
-    hint = f"undo the change to continue, or {way}"
+    hint = "undo the change to continue, or start a new run with --set output.name=NAME"
+    if acceptable:
+        hint += f"; continue anyway: {again('--resume-anyway')}"
     message = f"{checkpoint.path.name} belongs to another run; these differ:"
     raise UsageError("\n".join([message, *lines]), hint=hint, where=str(checkpoint.path))
+
+
+def _value(identity: dict[str, str], key: str) -> str:
+    """A value to show, with its key where that is the alternative."""
+    other = ALTERNATIVES.get(key, "")
+    if key not in identity and other in identity:
+        return f"{other}={identity[other]}"
+    return identity.get(key, "nothing")[:40]  # the first digits of a hash suffice
 
 
 def prune(folder: Path, *, current: int, keep: int, best: int | None) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from lora_s2s.console import ProgressLine, say, warn
 from lora_s2s.data.prepared import SplitTable
-from lora_s2s.errors import RunError, Stopped, UsageError
+from lora_s2s.errors import RunError, Stopped, UsageError, again
 from lora_s2s.fast_t5.choose import fast_forward, forward_in_use
 from lora_s2s.recipe.schema import TrainingSettings
 from lora_s2s.training.averaging import WeightAverage
@@ -224,7 +224,7 @@ class Run:
         raise Stopped(
             number,
             f"stopped by {name} after {step}; a checkpoint was saved",
-            hint="continue with --resume",
+            hint=f"continue: {again()}",
         )
 
     def done(self) -> bool:

@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any
 
 from lora_s2s.console import tell_in_signal_handler
-from lora_s2s.errors import Stopped
+from lora_s2s.errors import Stopped, again
 
 # SLURM sends it before the time limit if the job asks for that.
 _WARNING = getattr(signal, "SIGUSR1", None)
@@ -49,7 +49,7 @@ class StopSignals:
             raise Stopped(
                 number,
                 "stopped at once; the last checkpoint is kept",
-                hint="continue with --resume",
+                hint=f"continue: {again()}",
             )
         self.received = number
         tell_in_signal_handler("\nstopping: saving a checkpoint (once more to stop at once)\n")

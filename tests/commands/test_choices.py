@@ -58,6 +58,28 @@ def test_a_resumed_run_keeps_what_it_began_with_though_the_rules_have_changed(
 
 
 @pytest.mark.slow
+def test_a_resumed_run_names_what_the_user_chose(invoke: Invoke, plain: str) -> None:
+    few = ("--set", "training.batch_size=8", "--set", "training.max_steps=400")
+    more = ("--set", "training.max_steps=500")
+    invoke("train", plain, *few, "--stop-after", "1s", code=1)
+    refused = invoke("train", plain, *more, "--resume", code=2).stderr
+    listed = [line for line in refused.splitlines() if line.startswith("  training.")]
+    assert listed == ["  training.max_steps: checkpoint 400, now 500"]
+    anyway = f"lora-s2s train {plain} --set training.max_steps=500 --resume-anyway"
+    assert refused.endswith(f"continue anyway: {anyway}\n")
+    other = ("--set", "training.epochs=9", "--set", "training.tokens_per_batch=64")
+    refused = invoke("train", plain, *other, "--set", "lora.r=3", "--resume", code=2).stderr
+    assert [line for line in refused.splitlines() if line.startswith("  ")][:3] == [
+        "  lora.r: checkpoint 16, now 3",
+        "  training.epochs: checkpoint training.max_steps=400, now 9.0",
+        "  training.tokens_per_batch: checkpoint training.batch_size=8, now 64",
+    ]
+    assert "/400" in invoke("train", plain, "--resume").stderr  # as it began, though not said again
+    again = invoke("train", plain, *more, "--resume", code=2).stderr
+    assert "adapters/plain was trained with training.max_steps: 400; now 500" in again
+
+
+@pytest.mark.slow
 def test_a_run_begun_with_restore_is_refused_until_the_recipe_says_stop(
     invoke: Invoke, here: Path, plain: str
 ) -> None:

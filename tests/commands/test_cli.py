@@ -19,7 +19,7 @@ from cli_parts import Invoke
 from lora_s2s import __version__
 from lora_s2s.commands._show import next_prediction
 from lora_s2s.console import _waiting
-from lora_s2s.errors import DataError, Error, Stopped
+from lora_s2s.errors import COMMAND_LINE, OWN_LAUNCH, DataError, Error, Stopped, again
 
 VERBS = (
     "demo",
@@ -98,6 +98,28 @@ def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         raise error
 
     monkeypatch.setattr("lora_s2s.recipe.catalogue.shipped", fail)
+
+
+@pytest.mark.parametrize(
+    ("words", "launch", "command"),
+    [
+        (["train", "my rows.csv", "--overwrite"], None, "train 'my rows.csv' --resume"),
+        (["predict", "m", "--resume", "--", "-x"], None, "predict m --resume -- -x"),
+        (["demo", "--out", "d"], None, "demo --out d"),
+        (["train", "r"], f"{OWN_LAUNCH}1", "train r --resume --processes 2"),
+        (["train", "r"], "torchrun's", None),
+    ],
+)
+def test_the_command_that_continues(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], launch: str | None, command: str | None
+) -> None:
+    if launch is not None:
+        for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("TORCHELASTIC_RUN_ID", launch)):
+            monkeypatch.setenv(name, value)
+    before = COMMAND_LINE.set(words)
+    given = again()
+    COMMAND_LINE.reset(before)
+    assert given == (f"lora-s2s {command}" if command else "the same command with --resume")
 
 
 class DistError(RuntimeError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -188,18 +189,19 @@ def test_a_killed_evaluation_continues_to_the_same_files(
     def killed(*arguments: Any) -> Any:
         calls.append(len(arguments[1]))
         if len(calls) == 3:
-            raise KeyboardInterrupt
+            raise SystemExit(143)
         return real(*arguments)
 
     monkeypatch.setattr(kept_answers, "decode", killed)
-    stopped = invoke(*asked, "again", code=130).stderr
-    assert "8 of 9 sources are answered" in stopped
+    stopped = invoke(*asked, "again", code=143).stderr
+    command = f"lora-s2s {shlex.join(asked)} again --resume"
+    assert f"again.decode.part holds 8 of 9 answers; continue: {command}\n" in stopped
     part = here / "again.decode.part"
     kept = part.read_bytes()
     part.write_bytes(kept[:-7])  # cut off in the second four
     refused = invoke(*asked, "again", code=2).stderr
-    assert "--resume continues it" in refused
-    invoke(*asked, "again", "--resume")
+    assert refused.endswith(f"continue: {command}\n")
+    invoke(*shlex.split(command)[1:])
     assert calls == [4, 4, 1, 4, 1]
     for name in ("predictions.jsonl", "scores.json"):
         assert (here / "again" / name).read_bytes() == (here / "whole" / name).read_bytes()

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -257,21 +258,23 @@ def test_a_stopped_run_continues_to_the_same_file(
     monkeypatch: pytest.MonkeyPatch,
     name: str,
 ) -> None:
-    (here / "in.txt").write_text("\n".join(LETTERS) + "\n", encoding="utf-8")
-    command = ("predict", str(tiny_model), "--input", "in.txt", "--output", name, *LESS)
+    (here / "my in.txt").write_text("\n".join(LETTERS) + "\n", encoding="utf-8")
+    command = ("predict", str(tiny_model), "--input", "my in.txt", "--output", name, *LESS)
     invoke(*command)
     whole = (here / name).read_bytes()
     (here / name).unlink()
     with monkeypatch.context():
-        stopping(KeyboardInterrupt())
+        stopping(SystemExit(130))  # as the command line's handler of Ctrl-C does
         result = invoke(*command, code=130)
-    assert "stopped: 6 of 8 inputs are answered in" in result.stderr
-    assert "hint: the same command with --resume continues" in result.stderr
+    resumed = [*command, "--resume"]
+    holds = f"{name}.part holds 6 of 8 answers; continue: lora-s2s {shlex.join(resumed)}\n"
+    assert holds in result.stderr
     assert not (here / name).exists()
 
     part = here / f"{name}.part"
     refused = invoke(*command, code=2)
     assert "holds 6 answers of an earlier run that did not finish" in refused.stderr
+    assert f"continue: lora-s2s {shlex.join(resumed)}" in refused.stderr
     changed = invoke(*command, "--set", "evaluation.num_beams=2", "--resume", code=2)
     assert "was made with another decoding" in changed.stderr
     with part.open("ab") as stream:
@@ -279,7 +282,7 @@ def test_a_stopped_run_continues_to_the_same_file(
     monkeypatch.undo()
     monkeypatch.chdir(here)
     monkeypatch.setattr("lora_s2s.pipeline.predict._ROWS_AT_ONCE", 3)
-    result = invoke(*command, "--resume")
+    result = invoke(*resumed)
     assert "continuing: 6 of 8 inputs are answered" in result.stderr
     assert (here / name).read_bytes() == whole
     assert not part.exists()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import shutil
 import signal
 from collections.abc import Callable
@@ -88,7 +89,7 @@ def test_a_signal_saves_and_says_how_to_go_on(
 ) -> None:
     said = started(tmp_path / "run", reference, preloaded, getattr(signal, name))
     assert f"stopped by {name} after step " in said
-    assert "hint: continue with --resume" in said
+    assert f"hint: continue: lora-s2s {shlex.join(TRAIN)} --resume\n" in said
     assert check_whole(tmp_path / "run") > 0
     assert preloaded.run(tmp_path / "run", *TRAIN, "--resume").code == 0
     check_same(tmp_path / "run", reference)
@@ -221,11 +222,13 @@ def test_a_deadline_is_met_with_exit_code_1(
 ) -> None:
     folder = shutil.copytree(reference.start, tmp_path / "run")
     words = (*TRAIN, "--set", "training.max_steps=2000", "--json")
-    first = preloaded.run(folder, *words, "--stop-after", "1s")
+    first = preloaded.run(folder, *words, "--stop-after", "1s", "--overwrite")
     assert first.code == 1, first.stderr
     assert '"stopped": "deadline"' in first.stdout
     assert '"adapter": null' in first.stdout
     assert "saved a checkpoint" in first.stderr
-    second = preloaded.run(folder, *words, "--stop-after", "1s", "--resume")
+    command = f"lora-s2s {shlex.join(words)} --stop-after 1s --resume"
+    assert f"hint: continue: {command}\n" in first.stderr
+    second = preloaded.run(folder, *shlex.split(command)[1:])
     assert "resuming after step" in second.stderr
     assert preloaded.run(folder, *words, "--stop-after", "1 hour").code == 2

@@ -9,7 +9,7 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training_parts import metrics, saved_steps
 
+from lora_s2s.errors import OWN_LAUNCH
+from lora_s2s.pipeline.launch import in_processes
 from lora_s2s.training.plan import shares
 
 WORKER = Path(__file__).with_name("process_worker.py")
@@ -215,6 +217,19 @@ def test_train_starts_processes_that_train_what_one_trains(
         # Where a gradient is mere rounding, AdamW's step is as large as any.
         apart = (two[key] - weight).abs()
         assert float(apart.mean()) < 1e-4, key
+
+
+def test_processes_that_were_launched_know_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def elastic_launch(config: Any, _: str) -> Callable[..., None]:
+        return lambda *words: started.append((config.run_id, words))
+
+    started: list[tuple[str, tuple[str, ...]]] = []
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr("lora_s2s.pipeline.launch.elastic_launch", elastic_launch)
+    assert in_processes(2, ["train", "r", "--processes", "2"]) == 0
+    ((run, words),) = started
+    assert run.startswith(OWN_LAUNCH)  # so that they print the option that their words lack
+    assert words == ("-m", "lora_s2s", "train", "r")
 
 
 @pytest.mark.slow

@@ -266,11 +266,11 @@ def test_hints_name_arguments(there: Path) -> None:
     more = {"output.name": "train"}
     again = lora_s2s.load_recipe("r.yaml", more)
     assert hint(lora_s2s.train, again) == (
-        "add resume=True to continue it, or overwrite=True to start again"
+        "add overwrite=True to start again; continue: the same call with resume=True"
     )
     other = lora_s2s.load_recipe("r.yaml", {**more, "training.learning_rate": 0.5})
     assert str(hint(lora_s2s.train, other, resume=True)).endswith(
-        "continue anyway with resume_anyway=True"
+        "continue anyway: the same call with resume_anyway=True"
     )
     assert hint(lora_s2s.merge, "x", "y", onto="z") is not None
 

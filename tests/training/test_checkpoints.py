@@ -352,7 +352,7 @@ def test_another_device_is_noted_and_the_run_goes_on(
         UsageError, match=r"device: checkpoint CPU \(AVX2\), 8 threads, now CPU"
     ) as told:
         run(tmp_path, **{**again, "max_steps": 4})
-    assert "--resume-anyway" in str(told.value.hint)
+    assert "resume_anyway=True" in str(told.value.hint)
     # Older checkpoints do not say.
     run(tmp_path / "older", max_steps=3)
     capsys.readouterr()

@@ -261,7 +261,7 @@ def test_what_a_checkpoint_bears_goes_on_when_asked(
     changed = {"max_steps": 8, "identity": {"package code": "b" * 64}, "resume": True}
     with pytest.raises(UsageError, match="package code: checkpoint aaaa") as told:
         run(tmp_path, **changed)
-    assert "--resume-anyway" in str(told.value.hint)
+    assert "resume_anyway=True" in str(told.value.hint)
     assert run(tmp_path, **changed, resume_anyway=True).steps == 8
     assert "training.max_steps: checkpoint 5, now 8" in capsys.readouterr().err
     changed["identity"] = {"base weights on disk": "c"}
