@@ -190,6 +190,8 @@ _HINTS: dict[str, str | Callable[[Rejected], str]] = {
     "remove it",
     r"^longer than|^more than": "cut these rows into smaller ones, or remove them",
     r"^NUL character": "remove the NUL characters: tr -d '\\000' < FILE > NEW",
+    r"^empty cell": "fill these cells, or make the column optional in the template, written "
+    "{{ COLUMN | default('') }}",
     r"template cannot": "change data.template to fit these rows",
     _NO_SOURCE: _column("source"),
     _NO_TARGET: _column("target"),

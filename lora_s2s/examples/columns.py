@@ -142,13 +142,15 @@ def texts_of(fields: Fields, template: PromptTemplate) -> dict[str, Any]:
     """The texts of a template's columns, and the turns; optional ones may be missing.
 
     Raises:
-        Unusable: a column is missing or not text.
+        Unusable: a column is missing, null or not text.
     """
     texts: dict[str, Any] = {}
     for name, needed in template.columns.items():
         value = fields.get(name)
         if isinstance(value, tuple) and name == TURNS:
             texts[name] = value
+        elif needed and value is None and name in fields:
+            raise Unusable(f"empty cell in column '{name}'")
         elif needed or value is not None:
             texts[name] = text_of(value, f"column '{name}'")
     return texts

@@ -123,6 +123,11 @@ def _any_case(fields: Fields, names: Iterable[str]) -> object:
     return next(values, None)
 
 
+def _given(**values: object) -> dict[str, Any]:
+    """The values that a row has."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def _has(fields: Fields, *groups: tuple[str, ...]) -> bool:
     """Whether a row has a column of each group, in any case."""
     names = {normalised(key) for key in fields}
@@ -134,10 +139,8 @@ def _is_alpaca(fields: Fields) -> bool:
 
 
 def _alpaca(fields: Fields) -> Iterator[Question]:
-    values = {
-        "instruction": _any_case(fields, _INSTRUCTION),
-        "input": _any_case(fields, _CONTEXT) or "",
-    }
+    values = _given(instruction=_any_case(fields, _INSTRUCTION))
+    values["input"] = _any_case(fields, _CONTEXT) or ""
     yield {**fields, **values}, [_any_case(fields, _RESPONSE)]
 
 
@@ -160,8 +163,9 @@ def _squad(fields: Fields) -> Iterator[Question]:
         return
     for paragraph in _objects(fields["paragraphs"], "paragraphs"):
         for question in _objects(paragraph.get("qas"), "qas"):
-            values = {"title": fields.get("title"), "context": paragraph.get("context")}
-            yield {**values, "question": question.get("question")}, _answers(question)
+            owners = {"title": fields, "context": paragraph, "question": question}
+            values = {name: owner[name] for name, owner in owners.items() if name in owner}
+            yield values, _answers(question)
 
 
 def _answers(question: Fields) -> list[object]:
@@ -184,7 +188,7 @@ def _instructions(fields: Fields) -> Iterator[Question]:
         definition = " ".join(text_of(part, "definition") for part in definition)
     for instance in [fields] if nested is None else _objects(nested, "instances"):
         output = _any_case(instance, _OUTPUT)
-        values = {"definition": definition, "input": _any_case(instance, _INPUT)}
+        values = _given(definition=definition, input=_any_case(instance, _INPUT))
         yield values, output if isinstance(output, list) and output else [output or None]
 
 

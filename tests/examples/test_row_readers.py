@@ -17,6 +17,7 @@ from read_and_prepare import how_read, read_examples
 
 from lora_s2s.demo import task
 from lora_s2s.errors import DataError, UsageError
+from lora_s2s.examples.causes import hint_for
 from lora_s2s.examples.example import Example
 from lora_s2s.examples.read import Examples
 from lora_s2s.readers.origins import READERS
@@ -212,6 +213,19 @@ def test_named_columns_and_templates(write: Write) -> None:
     assert pairs(path, target_column="body") == [("s", "{title}")]
     # What a column holds is text: the braces in it are not filled in again.
     assert pairs(path, template="{title}: {body}") == [("T: {title}", "t")]
+
+
+def test_rows_without_a_text_in_a_column_of_the_template(write: Write) -> None:
+    rows = [{"title": "a", "body": None}, {"title": "b"}, {"title": "c", "body": ""}]
+    path = write("a.jsonl", "".join(json.dumps({**row, "target": "x"}) + "\n" for row in rows))
+    template = "{title}: {body}"
+    assert pairs(path, template=template) == [("c: ", "x")]
+    empty, missing = rejections(path, template=template)
+    assert (empty.line, empty.reason) == (1, "empty cell in column 'body'")
+    assert (missing.line, missing.reason) == (2, "missing column 'body'")
+    assert "{{ COLUMN | default('') }}" in str(hint_for(empty))
+    optional = "{{ title }}: {{ body | default('') }}"
+    assert pairs(path, template=optional) == [("a: ", "x"), ("b: ", "x"), ("c: ", "x")]
 
 
 def test_of_two_columns_the_one_that_is_not_named_is_the_other_side(write: Write) -> None:

@@ -168,7 +168,7 @@ def test_alpaca(write: Write) -> None:
         ("x 100000.0", "0.1"),
     ]
     assert [reason for _, reason in bad] == [
-        "missing column 'instruction'",
+        "empty cell in column 'instruction'",
         "missing target",
         "column 'input' is not text: list",
         "NUL character in target",

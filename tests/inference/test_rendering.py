@@ -151,7 +151,7 @@ def test_rows_that_ask_nothing_or_too_much_are_refused(tiny_predictor: Build) ->
         ("squad", two, "2 questions in one row, expected one"),
         ("messages", {"messages": [BOT]}, "no turn to answer"),
         ("squad", {"question": "q"}, "missing column 'context'"),
-        ("alpaca", {"instruction": None}, "missing column 'instruction'"),
+        ("alpaca", {"instruction": None}, "empty cell in column 'instruction'"),
         (
             "auto",
             {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
