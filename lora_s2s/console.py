@@ -21,7 +21,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TextIO
 
-from lora_s2s.display import current, messages_are_shown
+from lora_s2s.display import MESSAGES, PURPOSE, current
 from lora_s2s.errors import RunError
 from lora_s2s.files import json_text
 
@@ -72,7 +72,7 @@ def say(text: str = "", *, failure: bool = False) -> None:
     Args:
         failure: written by every process of a run, not only the first.
     """
-    if failure or (_TALKS and messages_are_shown()):
+    if failure or (_TALKS and MESSAGES.get()):
         (current() or Terminal()).message(plain(text))
 
 
@@ -309,7 +309,7 @@ class ProgressLine:
     """
 
     def __init__(self, label: str, *, short: bool = False) -> None:
-        self.label, self._short = label, short
+        self.label, self._short = PURPOSE.get() + label, short
         self._display = current() or Terminal()
         self._start, self._last = time.monotonic(), -math.inf
         self._counted: tuple[float, int] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Generic, Literal, TypeVar
 
 from typing_extensions import TypedDict
@@ -13,8 +14,13 @@ _Value = TypeVar("_Value")
 Side = Literal["source", "target"]
 
 
+def listed(reasons: Iterable[tuple[str, int]]) -> str:
+    """Reasons with their counts: ``3 × empty target, 1 × invalid UTF-8``."""
+    return ", ".join(f"{count:,} × {reason}" for reason, count in reasons)
+
+
 class RowCounts(TypedDict):
-    """Rows of the files: read, kept, and left out with the reasons."""
+    """Rows of the files: read, kept, and dropped with the reasons."""
 
     read: Count
     kept: Count

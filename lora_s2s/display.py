@@ -7,7 +7,7 @@ import math
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from html import escape
 from typing import Any, Protocol
@@ -102,31 +102,26 @@ def current() -> Display | None:
 
 
 @contextmanager
-def showing(display: Display | None) -> Iterator[None]:
+def having(variable: ContextVar[Any], value: object) -> Iterator[None]:
+    """While entered, a variable has a value."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
+
+def showing(display: Display | None) -> AbstractContextManager[None]:
     """While entered, messages and progress go to ``display``; None is the terminal."""
-    token = _current.set(display)
-    try:
-        yield
-    finally:
-        _current.reset(token)
+    return having(_current, display)
 
 
-_messages: ContextVar[bool] = ContextVar("messages", default=True)
+# Whether messages are shown, and not progress alone.
+MESSAGES: ContextVar[bool] = ContextVar("messages", default=True)
 
 
-def messages_are_shown() -> bool:
-    """Whether messages are shown here, and not progress alone."""
-    return _messages.get()
-
-
-@contextmanager
-def without_messages() -> Iterator[None]:
-    """While entered, only progress and failures are shown."""
-    token = _messages.set(False)
-    try:
-        yield
-    finally:
-        _messages.reset(token)
+# What progress is made for, which begins its lines.
+PURPOSE: ContextVar[str] = ContextVar("purpose", default="")
 
 
 def chosen(progress: bool | Display) -> Display | None:

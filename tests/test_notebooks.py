@@ -46,7 +46,7 @@ def test_every_cell_runs_and_results_show_themselves(
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources=place).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     pages = "".join(output.get("data", {}).get("text/html", "") for output in outputs)
-    for content in ("Prepared data:", "data:image/png;base64,", "difference [95 %]", "tokenise"):
+    for content in ("Prepared data:", "data:image/png;base64,", "difference [95 %]", "train 100%"):
         assert content in pages
     noise = "".join(output.get("text", "") for output in outputs)
     assert not re.sub(r"\rLoading weights:[^\r\n]*\n?", "", noise).strip()

@@ -6,17 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_s2s.console import counted, plain, say, table, warn
-from lora_s2s.data_report import AddedTokens, DataReport, PairSide, Sides
+from lora_s2s.console import plain, say, table, warn
+from lora_s2s.data_report import AddedTokens, DataReport, PairSide, Sides, listed
 from lora_s2s.errors import quoted
 from lora_s2s.examples.template import PromptTemplate
 from lora_s2s.pipeline.adapters import AdapterInfo
 from lora_s2s.pipeline.notices import (
-    limits_line,
     short,
-    show_dropped,
+    show_data,
     show_preview,
-    show_remarks,
     token_table,
 )
 from lora_s2s.records import ModelManifest
@@ -82,8 +80,9 @@ def show_several(several: Several) -> None:
             change = [line.difference, line.p_value, line.bootstrap_p_value] if line else []
             rows.append([label, plain(name), score, *(change or [NOTHING] * 3)])
     heads = ["metric", "model", "score [95 %]", f"− {plain(first)} [95 %]", "p", "p (bootstrap)"]
+    rows.sort(key=lambda row: row[0])
     count = next(iter(several.scores.values())).n
-    table(f"{len(several.scores)} models: {count:,} sources", heads, sorted(rows, key=_metric))
+    table(f"{len(several.scores)} models: {count:,} sources", heads, rows)
     for name, scores in several.scores.items():
         for note in several.notes(name):
             say(f"{name}: {note}")
@@ -92,38 +91,24 @@ def show_several(several: Several) -> None:
         say(str(group))
 
 
-def _metric(row: Sequence[str]) -> str:
-    return row[0]
-
-
 def _show_added(tokens: AddedTokens) -> None:
     """Shows which added tokens of the base occur in the data, and how they are read."""
-    if tokens["used"]:
-        what = "added tokens of the base, one id each (data.special_tokens=text splits them)"
-        say(f"{what}: {_counted(tokens['used'])}")
-    if tokens["text"]:
-        what = "added tokens of the base, read as text (data.special_tokens=use: one id each)"
-        say(f"{what}: {_counted(tokens['text'])}")
-
-
-def _counted(tokens: Mapping[str, int]) -> str:
-    return short(", ".join(f"{token} {count:,} ×" for token, count in tokens.items()))
+    for counts, how in (
+        (tokens["used"], "one id each (data.special_tokens=text splits them)"),
+        (tokens["text"], "read as text (data.special_tokens=use: one id each)"),
+    ):
+        if counts:
+            say(f"added tokens of the base, {how}: {short(listed(counts.items()))}")
 
 
 def show_prepared(report: DataReport, preview: Sequence[Sides[PairSide]]) -> None:
     """Shows the report of ``prepare`` and sample pairs."""
-    say(report["columns_line"])
-    say(limits_line(report))
+    show_data(report)
     table("Tokens", *token_table(report))
-    show_dropped(report)
-    if report["leaked"]:
-        leaked = counted(report["leaked"], "held-out row")
-        say(f"{leaked} with a source that also occurs in train: dropped from train")
     if report["lossless_text"]:
         carried = " ".join(repr(text) for text in report["lossless_text"] if text)
         say(f"lossless text: unused embedding rows encode {carried}")
     _show_added(report["special_tokens"])
-    show_remarks(report)
     show_preview(preview)
 
 

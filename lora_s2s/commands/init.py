@@ -45,11 +45,12 @@ def init(
     """
     from lora_s2s.console import say, write_json
     from lora_s2s.errors import quoted
+    from lora_s2s.hub import is_local, is_offline
     from lora_s2s.pipeline.wishes import Wishes, look
 
     files = [file] * bool(file) + list(data or ())
     words = [f"model.name={model}"] * bool(model) + list(sets or ())
-    asks = not yes and _is_terminal()
+    asks = not yes and all(stream and stream.isatty() for stream in (sys.stdin, sys.stderr))
     if not (yes or asks):
         say("no terminal: nothing is asked, as with --yes")
     wishes = Wishes(
@@ -64,13 +65,11 @@ def init(
     from lora_s2s.pipeline.init import write_recipe
 
     recipe = write_recipe(looked)
-    say(f"next: lora-s2s train {quoted(recipe.path)}")
+    base = recipe.recipe.model
+    demo = is_offline() and not is_local(base.name, base.revision)
+    say(f"next: lora-s2s train {quoted(recipe.path)}{' --set model.name=demo' * demo}")
     if json:
         write_json(recipe.to_dict())
-
-
-def _is_terminal() -> bool:
-    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
 
 
 def _ask(question: str, default: str) -> str:

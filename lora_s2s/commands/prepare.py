@@ -67,7 +67,7 @@ def prepare(
     Shows sample pairs as the model will see them, with warnings and advice; the full report is
     report.html in the output folder.
 
-    Unusable rows are listed in rejected.jsonl, with file, line and reason.
+    Dropped rows are listed in rejected.jsonl of that folder, with file, line and reason.
 
     Several machines: --shard 1/4 to 4/4 with one --out that all reach, in any order, then --join.
     """

@@ -130,23 +130,23 @@ def _show_result(result: TrainedAdapter) -> None:
         shown += f", {result.kept_by} {result.kept_score:.2f} at step {result.kept_step:,}"
     rate = f"{result.tokens_per_second:,.0f} tokens/s"
     say(f"{result.steps:,} steps, {shown}, {rate}: {result.adapter}")
+    folder = Path(str(result.adapter))
     for advice in result.advice:
         warn(advice["message"])
-        again = (
-            f"lora-s2s train {quoted(f'{result.adapter}/recipe.yaml')} --set {advice['setting']}"
-        )
-        say(f"try: {again} --set output.name={Path(str(result.adapter)).name}-2")
-    say(f"report: {Path(str(result.adapter)) / 'report.html'}")
-    say(f"next: lora-s2s eval {quoted(result.adapter)} --baseline")
+        again = f"lora-s2s train {quoted(folder / 'recipe.yaml')} --set {advice['setting']}"
+        say(f"try: {again} --set output.name={folder.name}-2")
+    say(f"report: {folder / 'report.html'}")
+    say(f"next: lora-s2s eval {quoted(folder)} --baseline")
 
 
 def _show_dry_run(planned: DryRun) -> None:
+    from lora_s2s.data_report import listed
     from lora_s2s.pipeline.prepare import sizes
 
     report, counted, training = planned.report, planned.counted, planned.recipe.training
     facts = {
         "examples": sizes(report),
-        "rejected": f"{report['rows']['rejected']:,} of {report['rows']['read']:,} rows",
+        "dropped": listed(report["rows"]["by_reason"].items()) or "no rows",
         "source tokens": _quantiles(report["source_tokens"]),
         "target tokens": _quantiles(report["target_tokens"]),
         "micro-batches": f"{counted['batching']}, × {training.gradient_accumulation} per step",
@@ -156,7 +156,7 @@ def _show_dry_run(planned: DryRun) -> None:
         "trainable parameters": f"{counted['trainable_parameters']:,} of "
         f"{counted['total_parameters']:,}",
     }
-    rows = [[key, value] for key, value in facts.items()]
+    rows = [list(fact) for fact in facts.items()]
     table(f"Dry run: {planned.recipe.output.name}", ["what", "value"], rows)
 
 

@@ -42,13 +42,8 @@ def column_warnings(reading: Reading) -> list[str]:
     if not missed or template is None:
         return list(reading.warnings)
     names = ", ".join(f"'{column.name}'" for column in missed)
-    verb, pronoun = ("is", "it") if len(missed) == 1 else ("are", "them")
     setting = quoted(f"data.template={template}")
-    noun = "column" if len(missed) == 1 else "columns"
-    return [
-        *reading.warnings,
-        f"the text {noun} {names} {verb} not used; to add {pronoun} to the input: --set {setting}",
-    ]
+    return [*reading.warnings, f"text that is not used: {names}; to add it: --set {setting}"]
 
 
 def ambiguity(reading: Reading, decisions: Decisions, rows: int) -> tuple[list[str], list[str]]:

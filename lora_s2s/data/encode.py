@@ -24,6 +24,7 @@ from lora_s2s.data.rejections import Rejections
 from lora_s2s.data.split import REASONS, SPLITS, Decisions
 from lora_s2s.data.spool import TEXTS, Spooled
 from lora_s2s.data.survey import SIDES, Tally
+from lora_s2s.data_report import listed
 from lora_s2s.errors import DataError
 from lora_s2s.examples.conversations import fit_turns
 from lora_s2s.readers.rows import Rejected, reject
@@ -116,7 +117,7 @@ def write_splits(
         tokenised=spool.tokenised,
     )
     tally, done = Tally(), 0
-    with SplitWriter(folder) as writer, ProgressLine("tokenise") as line:
+    with SplitWriter(folder) as writer, ProgressLine("tokenise", short=True) as line:
         for encoded in encode_spool(spool, decisions, encoding):
             for split, batch in encoded.splits.items():
                 writer.add(split, batch)
@@ -127,10 +128,8 @@ def write_splits(
             line.update({}, done=done, total=spool.rows)
     spool.close()
     if not writer.rows["train"]:
-        reasons = rejected.reasons.most_common(4)
-        listed = ", ".join(f"{count:,} × {reason}" for reason, count in reasons)
         raise DataError(
-            f"nothing is left to train on: {listed}",
+            f"nothing is left to train on: {listed(rejected.reasons.most_common(4))}",
             hint="raise data.max_target_tokens or data.max_source_tokens, or set "
             "data.long_targets=cut",
         )

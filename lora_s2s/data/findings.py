@@ -1,4 +1,4 @@
-"""The report of ``prepare``: rows read, kept, cut and rejected, with warnings and advice."""
+"""The report of ``prepare``: rows read, kept, cut and dropped, with warnings and advice."""
 
 from __future__ import annotations
 
@@ -63,6 +63,8 @@ def report_of(findings: Findings, bounds: Bounds) -> dict[str, object]:
             for split in splits_named(data)
         },
     }
+    # Copies that differ in unused columns are kept, and reported as such.
+    report["near_duplicates"] = max(0, report["near_duplicates"] - findings.decisions.repeated)
     report["suggested_bytes"] = _suggested_bytes(report, bounds)
     return {**report, **_sentences(findings, report)}
 

@@ -38,7 +38,7 @@ def gather(
     """
     splits = splits_named(data)
     read = {split: Examples(data, split, seed=seed, shard=shard) for split in splits}
-    with ProgressLine("read") as line:
+    with ProgressLine("read", short=True) as line:
         for split, examples in read.items():
             for item in examples:
                 if begin is not None:

@@ -1,4 +1,4 @@
-"""``rejected.jsonl``: every rejected row with its reason; an error if there are too many."""
+"""``rejected.jsonl``: every dropped row with its reason; an error if there are too many."""
 
 from __future__ import annotations
 

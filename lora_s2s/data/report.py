@@ -28,11 +28,8 @@ def advice(report: Report, *, spare: bool) -> list[str]:
     sentences += [_about_lost(report, side, spare=spare) for side in reversed(SIDES)]
     pairs = max(1, report["rows"]["kept"])
     if report["near_duplicates"] > 0.01 * pairs:
-        alike = report["near_duplicates"]
-        verb = "differs" if alike == 1 else "differ"
-        sentences.append(
-            f"{counted(alike, 'pair')} {verb} from another only in case, spaces or punctuation"
-        )
+        alike = counted(report["near_duplicates"], "pair")
+        sentences.append(f"{alike} equal to another up to case, spaces and punctuation")
     if report["identical"] > _ADVISED * pairs:
         sentences.append(
             f"{report['identical'] / pairs:.0%} of the targets equal their source: is copying "

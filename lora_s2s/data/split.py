@@ -24,7 +24,11 @@ Marks = npt.NDArray[np.bool_]
 SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST, DUPLICATE, LEAKED, SET_ASIDE = range(6)
 # The meaning of codes beyond the splits: why a row is dropped.
-REASONS = {DUPLICATE: "duplicate", LEAKED: "leaked", SET_ASIDE: "set aside by its file's weight"}
+REASONS = {
+    DUPLICATE: "duplicate",
+    LEAKED: "source is held out",
+    SET_ASIDE: "set aside by its file's weight",
+}
 # Targets are classes if there are few distinct ones, each with many rows.
 _MOST_CLASSES, _LEAST_ROWS = 1000, 5
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from lora_s2s.data_report import listed
 from lora_s2s.errors import DataError
 from lora_s2s.readers.encodings import conversion_hint
 from lora_s2s.readers.rows import Rejected, Skipped
@@ -68,7 +69,7 @@ class Causes:
     def listed(self) -> str:
         """The most frequent reasons with their counts: ``3 × empty target, 1 × invalid UTF-8``."""
         both = self.reasons or self.skipped
-        return ", ".join(f"{count:,} × {reason}" for reason, count in both.most_common(4))
+        return listed(both.most_common(4))
 
     def places(self) -> str:
         """Three places, most frequent reason first, each with details and an excerpt."""
@@ -84,12 +85,9 @@ class Causes:
         Args:
             others_are_right: other rows are usable, so columns and format are correct.
         """
-        items = self._leading()
-        return hint_for(items[0], others_are_right=others_are_right) if items else None
-
-    def _leading(self) -> list[Rejected]:
         both = self.reasons or self.skipped
-        return self._first[both.most_common(1)[0][0]] if both else []
+        leading = [self._first[reason][0] for reason, _ in both.most_common(1)]
+        return hint_for(*leading, others_are_right=others_are_right) if leading else None
 
 
 def enough(count: int, total: int) -> float:
@@ -112,10 +110,6 @@ def hint_for(item: Rejected, *, others_are_right: bool = False) -> str | None:
                 return _FOR_SINGLE_ROWS[pattern]
             return hint(item) if callable(hint) else hint
     return None
-
-
-def _encoding(item: Rejected) -> str:
-    return conversion_hint(Path(item.file))
 
 
 def _json(item: Rejected) -> str:
@@ -163,7 +157,7 @@ _NO_SOURCE, _NO_TARGET = r"(missing|empty).*source", r"(missing|empty).*target"
 _NO_JSON = r"^not valid JSON|^not a JSON object|^nested too deeply"
 # Patterns of the reason, tried in this order, with the hint or a function that returns it.
 _HINTS: dict[str, str | Callable[[Rejected], str]] = {
-    r"^invalid UTF-8": _encoding,
+    r"^invalid UTF-8": lambda item: conversion_hint(Path(item.file)),
     r"not valid Unicode": "write the text as UTF-8 again: it contains half of a surrogate pair",
     r"^broken quoting": _quoting,
     r"^more fields": "quote cells that contain the delimiter, or use another delimiter",

@@ -85,13 +85,9 @@ def _same(samples: Sequence[Sampled]) -> dict[int, Row]:
         asked = {key: row.get(key) for key in ("source", "references")}
         answers = {str(at): one.get("prediction") for at, one in enumerate(rows)}
         equal = all({key: one.get(key) for key in asked} == asked for one in rows)
-        if equal and asked["references"] and all(map(_is_text, answers.values())):
+        if equal and asked["references"] and {*map(type, answers.values())} == {str}:
             shared[place] = {**asked, **answers}
     return shared
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
 
 
 def _metrics(entries: Sequence[object]) -> list[str]:

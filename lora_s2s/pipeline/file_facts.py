@@ -180,7 +180,7 @@ def _sampled(examples: Examples, seed: int) -> tuple[int, Causes, list[Example]]
     chance = random.Random(seed)
     rows, rejected = 0, Causes()
     sample: dict[int, tuple[int, Example]] = {}
-    with ProgressLine("read") as line:
+    with ProgressLine("read", short=True) as line:
         for item in examples:
             if not isinstance(item, Example):
                 rejected.add(item)

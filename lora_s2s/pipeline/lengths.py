@@ -4,8 +4,6 @@ in the recipe.
 
 from __future__ import annotations
 
-from typing import Any
-
 from lora_s2s.console import say, warn
 from lora_s2s.data.limits import KEYS, Bounds
 from lora_s2s.data.prepared import PreparedDataset
@@ -60,15 +58,12 @@ def warn_of_short_answers(recipe: Recipe, prepared: PreparedDataset) -> None:
     limit = answer_limit(recipe, prepared)
     say(f"evaluation.max_new_tokens: {limit_words(limit, trained_on(prepared))}")
     for name in ("train", "validation", "test"):
-        table = prepared.split(name)
-        share = 0.0 if table is None else float((table.target_lengths > limit).mean())
+        if (table := prepared.split(name)) is None:
+            continue
+        share = float((table.target_lengths > limit).mean())
         if share > _SHARE_REPORTED:
             warn(
                 f"answers stop after {limit:,} tokens, and {share:.0%} of the {name} targets are "
-                f"longer: --set evaluation.max_new_tokens={_longest(table)}"
+                f"longer: --set evaluation.max_new_tokens={table.target_lengths.max()}"
             )
             return
-
-
-def _longest(table: Any) -> int:
-    return int(table.target_lengths.max())

@@ -47,21 +47,9 @@ def token_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def show_data(report: DataReport) -> None:
-    """Shows columns, limits, dropped rows, warnings and notes of the training data."""
+    """Shows columns, limits, warnings and notes of the training data."""
     say(report["columns_line"])
     say(limits_line(report))
-    show_dropped(report)
-    show_remarks(report)
-
-
-def show_dropped(report: DataReport) -> None:
-    """Shows the reasons of dropped rows."""
-    for reason, count in report["rows"]["by_reason"].items():
-        say(f"dropped: {count:,} × {reason}")
-
-
-def show_remarks(report: DataReport) -> None:
-    """Shows warnings and notes."""
     for sentence in report["warnings"]:
         warn(sentence)
     for sentence in report["advice"]:

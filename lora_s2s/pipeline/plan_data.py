@@ -10,6 +10,7 @@ from pathlib import Path
 from lora_s2s.data.manifest import identity_of, reusable
 from lora_s2s.data.prepared import PreparedDataset, is_prepared
 from lora_s2s.data.split_files import with_split_files
+from lora_s2s.display import PURPOSE, having
 from lora_s2s.errors import SetupError
 from lora_s2s.hub import DEMO_NAME, is_local, locate_model, only_cache
 from lora_s2s.pipeline.prepare import prepare_data, prepared_folder
@@ -24,7 +25,7 @@ def known_data(
     recipe: Recipe, prepared: PreparedDataset | None = None
 ) -> Iterator[tuple[PreparedDataset, list[str]]]:
     """Yields the recipe's data, prepared in a temporary folder if need be, and notes on it."""
-    with tempfile.TemporaryDirectory(prefix="lora-s2s-") as folder:
+    with tempfile.TemporaryDirectory(prefix="lora-s2s-") as folder, having(PURPOSE, "lengths: "):
         yield (prepared, []) if prepared else _data(recipe, Path(folder))
 
 

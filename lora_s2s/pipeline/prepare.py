@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lora_s2s.console import counted, warn
+from lora_s2s.console import warn
 from lora_s2s.data.manifest import made_from_same
 from lora_s2s.data.prepare import prepare
-from lora_s2s.data.prepared import PreparedDataset
-from lora_s2s.data_report import DataReport, PairSide, Sides
+from lora_s2s.data.prepared import REJECTED, PreparedDataset
+from lora_s2s.data_report import DataReport, PairSide, Sides, listed
+from lora_s2s.errors import quoted
 from lora_s2s.files import write_text
 from lora_s2s.hub import RECIPE, only_cache
 from lora_s2s.pipeline import html
@@ -30,7 +31,7 @@ class PreparedData:
 
     Attributes:
         path: the folder, which ``train`` takes too.
-        report: what was read, kept, cut and left out: the object of ``prepare --json``.
+        report: what was read, kept, cut and dropped: the object of ``prepare --json``.
         preview: a few training pairs as the model sees them.
     """
 
@@ -127,14 +128,17 @@ def sources_of(recipe: Recipe, prepared: PreparedDataset, *, just_made: bool) ->
 
 
 def data_line(prepared: PreparedDataset) -> str:
-    """Returns one line on what is in a prepared folder."""
-    report = prepared.manifest.report
-    count = report["rows"]["rejected"]
-    left_out = f"; {counted(count, 'row')} left out, see rejected.jsonl" if count else ""
-    return (
-        f"data: {sizes(report)} "
-        f"({prepared.path}{', as before' if prepared.reused else ''}){left_out}"
-    )
+    """Returns one line on what is in a prepared folder, and what was dropped."""
+    report, path = prepared.manifest.report, prepared.path
+    before = ", as before" if prepared.reused else ""
+    omitted = dropped(report, see=f", see {quoted(path / REJECTED)}")
+    return f"data: {sizes(report)} ({path}{before}){omitted}"
+
+
+def dropped(report: DataReport, *, see: str = "") -> str:
+    """Returns what was dropped and why, and what to ``see``; empty if nothing was."""
+    reasons = report["rows"]["by_reason"].items()
+    return f"; dropped: {listed(reasons)}{see}" if reasons else ""
 
 
 def sizes(report: DataReport) -> str:

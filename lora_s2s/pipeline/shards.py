@@ -71,11 +71,11 @@ def prepare_shard_to(
 
 def shard_lines(made: PreparedShard) -> list[str]:
     """What a shard has, and the command that joins all."""
-    kept, rejected = (made.rows[key] for key in ("kept", "rejected"))
-    left_out = f", {rejected:,} rejected" if rejected else ""
+    kept, count = (made.rows[key] for key in ("kept", "rejected"))
+    dropped = f", {count:,} dropped" if count else ""
     before = ", as before" if made.reused else ""
     return [
-        f"shard {made.shard}: {counted(kept, 'row')}{left_out} ({made.path}{before})",
+        f"shard {made.shard}: {counted(kept, 'row')}{dropped} ({made.path}{before})",
         f"next, once all {made.shard.count} are made: the same command with --join",
     ]
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from lora_s2s.console import say, warn
-from lora_s2s.data.limits import UNBOUNDED, choose_limits
+from lora_s2s.data.limits import KEYS, UNBOUNDED, choose_limits
 from lora_s2s.evaluation.choice import MetricChoice
 from lora_s2s.examples.causes import enough
-from lora_s2s.hub import is_local
+from lora_s2s.hub import is_local, is_offline
 from lora_s2s.pipeline.base_choice import in_time
 from lora_s2s.pipeline.file_facts import traits_of
-from lora_s2s.pipeline.prepare import sizes
+from lora_s2s.pipeline.prepare import dropped, sizes
 from lora_s2s.pipeline.starter_base import (
     ANSWERED,
     HELD_OUT,
@@ -35,7 +36,8 @@ _DECODE_SECONDS, _FEWEST_SCORED = 300, 200
 _MOST_EMPTY = 0.05  # of the rows
 _LONG, _FEWEST_STEPS = 300, 100  # seconds of training, from which on a shorter run is named
 _ONE_LOST_IN = 1000  # targets, from which on data.lossless_text adds tokens
-_RULES = "lora_s2s/recipe/defaults.py, from benchmarks/results/defaults-cpu.json"
+_MEASURED = "benchmarks/results/defaults-cpu.json"
+_RULES = f"lora_s2s/recipe/defaults.py, from {_MEASURED}"
 
 
 def decide(start: Starting, ask: Ask | None = None) -> list[Decision]:
@@ -85,9 +87,7 @@ def _files(start: Starting) -> Iterator[Decision]:
     facts = start.facts
     reason = f"{facts.rows:,} examples"
     if start.report is not None:
-        reason += f": {sizes(start.report)}"
-        for why, count in start.report["rows"]["by_reason"].items():
-            reason += f"; dropped: {count:,} × {why}"
+        reason += f": {sizes(start.report)}{dropped(start.report)}"
     yield Decision("data.train", facts.train, reason)
     for split, (name, rows) in facts.others.items():
         yield Decision(f"data.{split}", name, f"of the same folder, read alike: {rows:,} examples")
@@ -107,7 +107,7 @@ def _rejected(start: Starting) -> Iterator[Decision]:
     if key in start.said or not facts.rejected.only_empty or count > _MOST_EMPTY * total:
         raise error
     reason = f"{count:,} of {total:,} rows have an empty cell ({facts.rejected.listed()}) and are "
-    yield Decision(key, enough(count, total), f"{reason}left out; the default is 0.01")
+    yield Decision(key, enough(count, total), f"{reason}dropped; the default is 0.01")
 
 
 def _columns(start: Starting) -> Iterator[Decision]:
@@ -147,14 +147,16 @@ def _limits(start: Starting, chosen: Chosen) -> Iterator[Decision]:
     limits = choose_limits(dict.fromkeys(histogram, AUTO), lambda: histogram, UNBOUNDED)
     how = f"{chosen.name}'s tokens" if chosen.measured else "estimated from characters"
     for side, lengths in chosen.counts.items():
+        limit = f"about {limits[side].tokens:,}"
         points: Sequence[float] = np.percentile(lengths, (50, 99, 100)).tolist()
         if start.report is not None and chosen.counts is start.lengths:  # these are cut
-            tokens = start.report["source_tokens" if side == "source" else "target_tokens"]
+            report: Mapping[str, Any] = start.report
+            limit = f"{report['limits'][KEYS[side]]['tokens']:,}"
+            tokens = report[f"{side}_tokens"]
             points = tokens["p50"], tokens["p99"], tokens["max"]
         half, most, longest = (f"{int(point):,}" for point in points)
-        reason = f"auto: about {limits[side].tokens:,}; half have up to {half}, 99 % {most}"
-        reason += f", the longest {longest} ({how})"
-        yield Decision(f"data.max_{side}_tokens", AUTO, reason)
+        reason = f"auto: {limit}; half have up to {half}, 99 % {most}, the longest {longest}"
+        yield Decision(f"data.{KEYS[side]}", AUTO, f"{reason} ({how})")
 
 
 def _held_out(start: Starting) -> Iterator[Decision]:
@@ -167,9 +169,8 @@ def _held_out(start: Starting) -> Iterator[Decision]:
 
 
 def _adapter() -> Iterator[Decision]:
-    reason = "LoRA on all linear layers: on every task measured within 5 % of the best setting "
-    reason += "(benchmarks/results/defaults-cpu.json)"
-    yield Decision("lora.target_modules", "all-linear", reason)
+    reason = "LoRA on all linear layers: on every task measured within 5 % of the best setting"
+    yield Decision("lora.target_modules", "all-linear", reason, _MEASURED)
     yield Decision("lora.r", 16, "the rank of those runs")
     yield Decision("lora.alpha", 32, "twice the rank, as in those runs")
 
@@ -179,8 +180,8 @@ def _training(start: Starting, chosen: Chosen) -> Iterator[Decision]:
     settled = resolve(start.recipe, chosen.facts).training
     millions = chosen.facts.parameters / 1e6
     base = f"a base of {millions:,.1f} M parameters"
-    rate = f"auto: {settled.learning_rate:g} for {base} ({_RULES})"
-    yield Decision("training.learning_rate", AUTO, rate)
+    rate = f"auto: {settled.learning_rate:g} for {base}"
+    yield Decision("training.learning_rate", AUTO, rate, _RULES)
     if given.max_steps is None:
         time = f"; takes {chosen.need} here" if chosen.need else ""
         time += _shorter(chosen, expected_steps(settled, chosen.facts))
@@ -204,7 +205,7 @@ def _shorter(chosen: Chosen, steps: int) -> str:
 
 def _evaluation(start: Starting, chosen: Chosen, metrics: MetricChoice) -> Iterator[Decision]:
     yield Decision("evaluation.metrics", list(metrics.metrics), metrics.reason)
-    yield Decision("evaluation.max_new_tokens", AUTO, "auto: as long as the longest target")
+    yield Decision("evaluation.max_new_tokens", AUTO, "auto: follows the lengths of the targets")
     rows = start.rows("test") or start.rows("validation")
     if chosen.need is None or not rows:
         return
@@ -226,9 +227,11 @@ def notes_on(start: Starting, decisions: Sequence[Decision]) -> None:
     here = is_local(name, start.recipe.model.revision)
     if not here:
         size = f" (about {4 * known.millions / 1000:.1f} GB)" if known else ""
+        how = f": train downloads it{size}; without network"
+        how = ", and the hub is switched off (HF_HUB_OFFLINE)" if is_offline() else how
         warn(
-            f"{name} is not on this machine: train downloads it{size}; without network: --set "
-            "model.name=demo, or a folder that holds a base"
+            f"{name} is not on this machine{how}: --set model.name=demo, or a folder that holds a "
+            "base"
         )
     if known is None or known.family != FLAN:
         return

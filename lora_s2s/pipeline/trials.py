@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lora_s2s.console import say
 from lora_s2s.data.prepared import PreparedDataset, open_prepared
-from lora_s2s.display import Silent, showing, without_messages
+from lora_s2s.display import MESSAGES, Silent, having, showing
 from lora_s2s.errors import Error, ResourceError, RunError, Stopped
 from lora_s2s.files import require_space
 from lora_s2s.pipeline.study import COMPLETE, FAILED, SHARES, STOPPED, TrialRecord, Trials
@@ -139,4 +139,4 @@ def _remove(setup: Setup, trial: TrialRecord) -> None:
 
 def _quiet(setup: Setup) -> AbstractContextManager[None]:
     """All trials say the same, and several workers' progress lines would mix."""
-    return without_messages() if setup.alone else showing(Silent())
+    return having(MESSAGES, False) if setup.alone else showing(Silent())

@@ -256,10 +256,10 @@ def _origins(name: str, parallel: bool) -> list[Origin]:
                 f"{name} is {what}, not a file",
                 hint="data is read more than once: use a file on disk",
             )
-        here = os.listdir(path.parent) if os.path.isdir(path.parent) else []
+        beside = path.parent.glob("*")
+        here = [file.name for file in beside if file.suffix not in (".yaml", ".yml")]
     hint = "check the path; it is relative to the current folder"
-    no_recipes = [file for file in here if not file.endswith((".yaml", ".yml"))]
-    raise DataError(f"no such file: {name}{nearest(path.name, no_recipes)}", hint=hint)
+    raise DataError(f"no such file: {name}{nearest(path.name, here)}", hint=hint)
 
 
 def _data_urls(name: str) -> list[str]:

@@ -138,13 +138,13 @@ def lost_to_t5(characters: Mapping[str, int]) -> dict[str, int]:
     >>> lost_to_t5({"a": 9, "é": 3, "{": 2, "字": 1})
     {'{': 2, '字': 1}
     """
-    lost = {char: count for char, count in characters.items() if _is_lost(char)}
-    return dict(sorted(lost.items(), key=lambda item: -item[1]))
-
-
-def _is_lost(char: str) -> bool:
     # T5's normalisation comes first: a full-width letter or an ellipsis is written in ASCII.
-    return not _T5_WRITES.issuperset(unicodedata.normalize("NFKC", char))
+    lost = {
+        char: count
+        for char, count in characters.items()
+        if not _T5_WRITES.issuperset(unicodedata.normalize("NFKC", char))
+    }
+    return dict(sorted(lost.items(), key=lambda item: -item[1]))
 
 
 @dataclass(frozen=True)

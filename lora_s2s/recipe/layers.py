@@ -139,7 +139,8 @@ def _read_root(root: yaml.Node | None, path: Path, layer: Layer) -> None:
             layer.sections[name] = where
             _read_section(name, value, where, path, layer)
         elif name != "extends":
-            layer.problems.append(_unknown(name, where, _raw(value), is_section=_is_mapping(value)))
+            section = isinstance(value, yaml.MappingNode)
+            layer.problems.append(_unknown(name, where, _raw(value), is_section=section))
         elif isinstance(value, yaml.ScalarNode):
             layer.extends = (value.value, where)
         else:
@@ -201,10 +202,6 @@ def _add(layer: Layer, section: str, key: str, entry: Entry) -> None:
         hint = key_hint(key, _text(entry.value), section)
         problem = f"unknown key '{section}.{key}'{hint}"
         layer.problems.append(f"{entry.where}: {problem}")
-
-
-def _is_mapping(node: yaml.Node) -> bool:
-    return isinstance(node, yaml.MappingNode)
 
 
 def _text(value: Scalar | list[Scalar] | None) -> str:

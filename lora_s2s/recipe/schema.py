@@ -142,7 +142,7 @@ class DataSection(Section):
         default=0.01,
         ge=0,
         le=1,
-        description="Fraction of rows that may be rejected; `prepare` stops above it.",
+        description="Fraction of rows that may be dropped as unusable; `prepare` stops above it.",
     )
 
     def named(self, split: str) -> str | list[str]:

@@ -28,15 +28,18 @@ _SEAL = re.compile(r"# lora-s2s \S+ (init|train) ([0-9a-f]{8})")
 
 @dataclass(frozen=True)
 class Decision:
-    """A key of a recipe, its value, and why it has it."""
+    """A key of a recipe, its value, why it has it, and where the rule is from, which the file and
+    JSON name.
+    """
 
     key: str
     value: object
     reason: str
+    source: str = ""
 
     def to_json(self) -> dict[str, object]:
         """The object of ``reasons`` of ``init --json``."""
-        return {"key": self.key, "value": self.value, "reason": self.reason}
+        return dict(vars(self))
 
     @property
     def in_yaml(self) -> str:
@@ -102,8 +105,9 @@ def _entry(decision: Decision) -> str:
     line = f"  {key}: {decision.in_yaml}"
     if not decision.reason:
         return line
+    source = f" ({decision.source})" if decision.source else ""
     reason = textwrap.fill(
-        plain(decision.reason), _WIDTH, initial_indent="  # ", subsequent_indent="  # "
+        plain(decision.reason + source), _WIDTH, initial_indent="  # ", subsequent_indent="  # "
     )
     return f"{reason}\n{line}"
 

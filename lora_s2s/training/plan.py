@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lora_s2s.console import say
+from lora_s2s.console import counted, say
 from lora_s2s.errors import DataError
 from lora_s2s.recipe.schema import TrainingSettings
 from lora_s2s.training.batching import Groups, packed_batches, token_budget_batches
@@ -63,16 +63,10 @@ class StepPlan:
     def report_long_rows(self) -> None:
         """Reports how many rows are longer than ``tokens_per_batch``; they need more memory."""
         budget = self._settings.tokens_per_batch
-        long = (
-            int(np.sum(self._table.source_lengths + self._table.target_lengths > budget))
-            if budget
-            else 0
-        )
-        if long:
-            rows = "1 row is" if long == 1 else f"{long:,} rows are"
-            say(
-                f"{rows} longer than training.tokens_per_batch={budget}: each is a batch of its own"
-            )
+        lengths = self._table.source_lengths + self._table.target_lengths
+        if budget and (long := int(np.sum(lengths > budget))):
+            rows = counted(long, "row")
+            say(f"{rows} longer than training.tokens_per_batch={budget}: each a batch of its own")
 
     def _steps(self, epoch: int) -> Sequence[list[Rows]]:
         """Micro-batches (row numbers) of each optimizer step of an epoch."""

@@ -121,6 +121,7 @@ def test_duplicates_are_equal_in_every_column_but_an_identifier(
     ]
     report = prepared(write("a.jsonl", lines(rows))).report
     assert (report["duplicates"], report["splits"]["train"], report["repeated_pairs"]) == (2, 2, 1)
+    assert report["near_duplicates"] == 0  # the repeated pair is reported once
     assert (
         "1 row with the source and target of another row but different unused columns "
         "('Body'): kept" in (report["advice"])

@@ -66,7 +66,7 @@ def test_every_row_is_accounted_for(data: dict[str, str], tmp_path: Path) -> Non
     assert report["truncated"]["source"] > 100
     assert report["rows"]["by_reason"].keys() >= {
         "duplicate",
-        "leaked",
+        "source is held out",
         "missing target",
         "target longer than 24 tokens",
     }

@@ -105,7 +105,7 @@ def test_the_report_accounts_for_every_row(write: Write, prepared: Prepare) -> N
     )
     report = data.report
     reasons = {
-        "leaked": 2,
+        "source is held out": 2,
         "duplicate": 1,
         "missing target": 1,
         "target longer than 7 tokens": 1,
@@ -496,7 +496,7 @@ def test_pairs_alike_and_targets_that_stand_in_their_source_are_counted(
     report = prepared(write("a.jsonl", rows), validation_fraction=0).report
     assert (report["near_duplicates"], report["duplicates"]) == (2, 0)
     assert report["target_in_source"] == 0.2
-    assert "2 pairs differ from another only in case, spaces or punctuation" in report["advice"]
+    assert "2 pairs equal to another up to case, spaces and punctuation" in report["advice"]
 
 
 @pytest.mark.parametrize("edit", ["same size", "same second"])

@@ -331,12 +331,12 @@ LONG: dict[str, Any] = {
         (
             {"near_duplicates": 11},
             True,
-            "11 pairs differ from another only in case, spaces or punctuation",
+            "11 pairs equal to another up to case, spaces and punctuation",
         ),
         (
             {"near_duplicates": 1, "rows": {"kept": 9}},
             True,
-            "1 pair differs from another only in case, spaces or punctuation",
+            "1 pair equal to another up to case, spaces and punctuation",
         ),
         ({"near_duplicates": 10}, True, None),
         ({"target_in_source": 0.62}, True, None),  # extractive answers

@@ -88,7 +88,7 @@ def test_joined_shards_are_one_runs_folder(
     reasons = whole.manifest.report["rows"]["by_reason"]
     assert reasons.keys() >= {
         "duplicate",
-        "leaked",
+        "source is held out",
         "missing target",
         "no known columns in this file",
     }

@@ -150,23 +150,32 @@ def test_lengths_are_those_of_the_texts_not_of_what_is_left_of_them(here: Path) 
     reason = chosen(lora_s2s.init("my.jsonl", base, progress=False), "data.max_source_tokens")[1]
     longest = lora_s2s.prepare("my.yaml", progress=False).report["source_tokens"]["max"]
     assert longest > 2000
-    assert reason.startswith("auto: about 1,024; half have up to ")
+    assert reason.startswith("auto: 1,024; half have up to ")
     assert f"the longest {longest:,} (demo's tokens)" in reason
     with pytest.raises(UsageError, match="expected a file of training data"):
         lora_s2s.init([])
 
 
-def test_an_edited_recipe_is_kept_and_an_untouched_one_replaced(here: Path, invoke: Invoke) -> None:
+def test_an_edited_recipe_is_kept_and_an_untouched_one_replaced(
+    here: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_csv(here / "my.csv")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert "expected a file" in invoke("init", code=2).stderr
     result = invoke("init", "--data", "my.csv", "--json", "--set", "lora.r=4")
     written = json.loads(result.stdout)
     assert written["recipe"] == "my.yaml"
-    assert {"key": "lora.r", "value": 4, "reason": "given by you"} in written["reasons"]
+    reasons = {one["key"]: one for one in written["reasons"]}
+    assert (reasons["lora.r"]["value"], reasons["lora.r"]["reason"]) == (4, "given by you")
+    assert reasons["training.learning_rate"]["source"].startswith("lora_s2s/recipe/defaults.py")
     assert "no terminal: nothing is asked" in result.stderr
-    assert "train downloads it" in result.stderr
-    assert "next: lora-s2s train my.yaml" in result.stderr
-    invoke("init", "my.csv", "--yes", "--set", "lora.r=8")
+    assert ", and the hub is switched off (HF_HUB_OFFLINE): --set" in result.stderr
+    assert "next: lora-s2s train my.yaml --set model.name=demo\n" in result.stderr
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    online = invoke("init", "my.csv", "--yes", "--set", "lora.r=8").stderr
+    assert "train downloads it" in online
+    assert "next: lora-s2s train my.yaml\n" in online
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert load_recipe("my.yaml").lora.r == 8
     path = here / "my.yaml"
     text = path.read_text(encoding="utf-8").replace("r: 8", "r: 9")
@@ -293,14 +302,27 @@ def test_a_name_that_is_mistyped_or_unquoted(here: Path, invoke: Invoke) -> None
 
 
 def test_train_on_a_file_alone_writes_its_recipe_first(
-    here: Path, invoke: Invoke, tiny_model: Path
+    here: Path, invoke: Invoke, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_csv(here / "my.csv")
+    with (here / "my.csv").open("a", encoding="utf-8") as stream:
+        stream.writelines((here / "my.csv").read_text(encoding="utf-8").splitlines(True)[1:3])
+    monkeypatch.setattr("lora_s2s.console._SECONDS_OF_SILENCE", 0)
     sets = (f"model.name={tiny_model}", "training.max_steps=2", "training.batch_size=4")
     words = [part for word in sets for part in ("--set", word)]
     result = invoke("train", "my.csv", *words, "--json")
     assert json.loads(result.stdout)["steps"] == 2
     assert "first training step after " in result.stderr
+    deciding, training = result.stderr.split("wrote my.yaml")
+    # Each stage says once what was dropped, and its progress what it is for.
+    assert deciding.count("dropped: 2 × duplicate)") == result.stderr.count("(42 examples: ") == 1
+    assert training.count("dropped: 2 × duplicate, see prepared/my/rejected.jsonl\n") == 1
+    assert deciding.count("tokenise 100%") == deciding.count("lengths: tokenise 100%") == 1
+    assert ("tokenise 100%" in training, "lengths: " in training) == (True, False)
+    # Files that rules are from are named in the recipe, not among messages.
+    assert not re.search(r"benchmarks/|\.py\b", result.stderr)
+    written = " ".join((here / "my.yaml").read_text(encoding="utf-8").split())
+    assert "defaults.py, from # benchmarks/results/defaults-cpu.json) learning_rate" in written
     assert "evaluation.metrics: [exact_match, token_f1, chrf] (each source has" in result.stderr
     recipe = load_recipe("my.yaml")
     assert (recipe.training.max_steps, recipe.model.name) == (2, str(tiny_model))
@@ -318,7 +340,10 @@ def test_rows_are_counted_as_prepare_counts_them(
     with (here / "my.csv").open("a", encoding="utf-8") as stream:
         stream.writelines((here / "my.csv").read_text(encoding="utf-8").splitlines(True)[1:31])
     written = lora_s2s.init("my.csv", {"model.name": "demo"}, progress=False)
-    splits = lora_s2s.prepare(written.recipe, progress=False).splits
+    prepared = lora_s2s.prepare(written.recipe, progress=False)
+    limit = prepared.report["limits"]["max_source_tokens"]["tokens"]
+    assert chosen(written, "data.max_source_tokens")[1].startswith(f"auto: {limit}; half have")
+    splits = prepared.splits
     train, held_out = splits["train"], splits["validation"]
     sizes = f"120 examples: {train} train, {held_out} validation; dropped: 30 × duplicate"
     assert chosen(written, "data.train")[1] == sizes

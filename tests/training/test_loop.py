@@ -399,7 +399,7 @@ def test_rows_longer_than_a_batch_are_counted_once(
     rows = Rows(24)
     rows.source_lengths[:2] = 60
     run(tmp_path, rows=rows, **{**PACKED, "packing": packing})
-    said = "2 rows are longer than training.tokens_per_batch=48: each is a batch of its own"
+    said = "2 rows longer than training.tokens_per_batch=48: each a batch of its own"
     assert capsys.readouterr().err.count(said) == 1
 
 
