@@ -8,12 +8,10 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 
 import numpy as np
-from rouge_score.rouge_scorer import RougeScorer
-from rouge_score.tokenizers import DefaultTokenizer
 
 from lora_s2s.evaluation.measured import LabelScores, RowScores
 from lora_s2s.evaluation.texts import References, Texts, mean, plain_answer, reference_count
@@ -27,15 +25,19 @@ class _Tokens:
         self.tokenize = lru_cache(maxsize=100_000)(tokenize)
 
 
-_ROUGE = DefaultTokenizer(use_stemmer=True).tokenize
+@cache
+def _rouge_tokens(*, unicode: bool) -> _Tokens:
+    """rouge-score's words, stemmed by its rules for English; of other scripts, Unicode words."""
+    from rouge_score.tokenizers import DefaultTokenizer  # a second to import: nltk
 
+    stemmed = DefaultTokenizer(use_stemmer=True).tokenize
 
-def _stemmed_words(text: str) -> list[str]:
-    """Unicode words; ASCII words are stemmed by rouge-score's rules for English."""
-    return [stem for word in words(text) for stem in (_ROUGE(word) if word.isascii() else [word])]
+    def unicode_words(text: str) -> list[str]:
+        return [
+            stem for word in words(text) for stem in (stemmed(word) if word.isascii() else [word])
+        ]
 
-
-_ASCII_TOKENS, _UNICODE_TOKENS = _Tokens(_ROUGE), _Tokens(_stemmed_words)
+    return _Tokens(unicode_words if unicode else stemmed)
 
 
 def _needs_unicode(references: References) -> bool:
@@ -47,7 +49,9 @@ def rouge(kind: str, texts: Texts) -> RowScores:
     are kept where a reference has any.
     """
     unicode = _needs_unicode(texts.references)
-    scorer = RougeScorer([kind], tokenizer=_UNICODE_TOKENS if unicode else _ASCII_TOKENS)
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer([kind], tokenizer=_rouge_tokens(unicode=unicode))
     values = [scorer.score_multi(several, text)[kind].fmeasure for text, several in texts.pairs]
     sentences = ("sentences:newline",) if kind == "rougeLsum" else ()
     tokens = f"tok:unicode-words[characters:{UNSPACED_NAMES}]" if unicode else "tok:a-z0-9"
