@@ -371,9 +371,12 @@ def test_weights_are_fetched_only_when_they_are_needed(
     assert not (folder / "pytorch_model.bin").exists()  # a pickle is never fetched
 
 
-@pytest.mark.parametrize("weights", [True, False])
+@pytest.mark.parametrize(
+    ("weights", "off", "why"),
+    [(True, True, "is switched off"), (False, False, "cannot be reached")],
+)
 def test_a_hub_that_is_away_is_said_in_one_line(
-    weights: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    weights: bool, off: bool, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*_: object, **asked: object) -> str:
         if asked.get("local_files_only") and weights:
@@ -381,8 +384,9 @@ def test_a_hub_that_is_away_is_said_in_one_line(
         raise LocalEntryNotFoundError("no network")
 
     monkeypatch.setattr(hub, "snapshot_download", away)
+    monkeypatch.setattr(hub, "is_offline", lambda: off)
     with pytest.raises(
-        SetupError, match="'google/flan-t5-small' is not on this machine, and the hub"
+        SetupError, match=f"'google/flan-t5-small' is not on this machine, and the hub {why}"
     ):
         hub.locate_model("google/flan-t5-small", weights=weights)
 
