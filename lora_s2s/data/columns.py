@@ -19,12 +19,15 @@ _AMBIGUOUS = 0.2
 
 
 def columns_line(reading: Reading) -> str:
-    """One line: source, target, and every unused column with the fraction of filled rows."""
+    """One line: source, target, and every unused column, with the fraction of filled rows if some
+    are empty.
+    """
     used = reading.used
     if reading.split_column is not None:
         used += f", split by column '{reading.split_column}'"
     listed = ", ".join(
-        f"'{column.name}' ({column.filled:.0%} filled)" for column in reading.unused[:_LISTED]
+        f"'{column.name}'{f' ({column.filled:.0%} filled)' if column.filled < 1 else ''}"
+        for column in reading.unused[:_LISTED]
     )
     more = len(reading.unused) - _LISTED
     unused = (

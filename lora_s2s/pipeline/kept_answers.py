@@ -100,7 +100,7 @@ class KeptAnswers:
         if self.ranks.count > 1 or skip:  # where one process from the first source on would choose
             choose_decoder(predictor, sources[:AT_ONCE], settings)
         done = skip
-        with ProgressLine("eval") as line:
+        with ProgressLine("eval", short=True) as line:
 
             def progress(answered: int, _: int) -> None:
                 together = min(done + answered * self.ranks.count, len(sources))

@@ -114,7 +114,7 @@ class LabelTask:
         ]
         if not pairs:
             raise DataError("the validation data has none of the labels")
-        with ProgressLine("eval") as line:
+        with ProgressLine("eval", short=True) as line:
             scores = score(
                 self.predictor,
                 [source for source, _ in pairs],

@@ -80,7 +80,8 @@ def _as_said(start: Starting, decisions: Sequence[Decision]) -> list[Decision]:
     first = {decision.key: decision for decision in reversed(decisions)}
     distinct = [decision for decision in decisions if decision is first[decision.key]]
     decided = [said.pop(decision.key, decision) for decision in distinct]
-    return [*decided, *said.values()]
+    order = list(values)  # of the sections, as in the file
+    return sorted([*decided, *said.values()], key=lambda one: order.index(one.key.split(".")[0]))
 
 
 def _files(start: Starting) -> Iterator[Decision]:

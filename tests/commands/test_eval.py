@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 from cli_parts import Invoke
 
 from lora_s2s.pipeline import html
@@ -21,8 +22,9 @@ def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
 
 
 def test_labels_are_counted_and_those_never_answered_are_named(
-    invoke: Invoke, here: Path, tiny_model: Path
+    invoke: Invoke, here: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("lora_s2s.console._SECONDS_OF_SILENCE", 600)
     names = ["billing", "<b>delivery</b>", "refund"]
     write_rows(
         here / "t.jsonl", [{"source": f"m {n}", "target": names[n // 20]} for n in range(60)]
@@ -52,6 +54,7 @@ def test_labels_are_counted_and_those_never_answered_are_named(
     assert kept["labels"] == scores["labels"]
     assert kept["notes"] == scores["notes"]
     assert any("near zero" in note for note in scores["notes"])
+    assert "100%" not in result.stderr  # short work shows no progress
 
 
 def test_columns_named_by_languages_are_a_translation(

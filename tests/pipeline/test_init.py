@@ -319,6 +319,8 @@ def test_train_on_a_file_alone_writes_its_recipe_first(
     assert training.count("dropped: 2 × duplicate, see prepared/my/rejected.jsonl\n") == 1
     assert deciding.count("tokenise 100%") == deciding.count("lengths: tokenise 100%") == 1
     assert ("tokenise 100%" in training, "lengths: " in training) == (True, False)
+    # As in the file, a section after the other.
+    assert deciding.index("training.batch_size: 4") < deciding.index("evaluation.metrics")
     # Files that rules are from are named in the recipe, not among messages.
     assert not re.search(r"benchmarks/|\.py\b", result.stderr)
     written = " ".join((here / "my.yaml").read_text(encoding="utf-8").split())
