@@ -277,7 +277,8 @@ class Terminal:
     """
 
     def __init__(self) -> None:
-        self.is_live = sys.stderr is not None and sys.stderr.isatty()
+        at_terminal = sys.stderr is not None and sys.stderr.isatty()
+        self.is_live = at_terminal and os.environ.get("TERM") != "dumb"
 
     @property
     def seconds(self) -> float:

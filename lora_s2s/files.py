@@ -14,7 +14,7 @@ import shutil
 import socket
 import stat
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -212,13 +212,16 @@ def read_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def loads(text: str) -> Any:
+def loads(text: str, *, constant: Callable[[str], object] = lambda _: None) -> Any:
     """Parses JSON; NaN and infinities, which are not valid JSON, become null.
+
+    Args:
+        constant: called with ``NaN`` or ``-Infinity`` for what to take in its place.
 
     Raises:
         ValueError: not JSON, too deeply nested, or an integer far beyond the range of floats.
     """
-    value = json.loads(text, parse_int=_integer, parse_constant=lambda _: None)
+    value = json.loads(text, parse_int=_integer, parse_constant=constant)
     level = [value]
     for _ in range(limits.DEEPEST_JSON):
         lists = (

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import time
+import unicodedata
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,10 +16,12 @@ else:
     import fcntl
 
 WINDOWS = sys.platform == "win32"
-# Also names that Windows opens devices by, with any ending.
+# Also names that Windows opens devices by, with any ending, and those whose end it drops.
 _ELSEWHERE = re.compile(
-    r"\.{0,2}|.*[/\\:\0].*|(con|prn|aux|nul|com[0-9]|lpt[0-9]) *(\..*)?", re.IGNORECASE | re.DOTALL
+    r"(.*[. ])?|.*[/\\:\0].*|(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$) *(\..*)?",
+    re.IGNORECASE | re.DOTALL,
 )
+_LONGEST_NAME = 100  # bytes
 # Seconds between attempts to rename what a virus scanner or an indexer has open for a moment.
 _PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8) if WINDOWS else ()
 
@@ -94,6 +97,22 @@ def is_plain_name(name: str) -> bool:
     a separator, a drive or a stream, and of no device.
     """
     return not _ELSEWHERE.fullmatch(name)
+
+
+def file_name(text: str) -> str:
+    """The letters and digits of a text, of any script, as a name that every file system takes;
+    empty if it has none.
+
+    >>> file_name("my rows"), file_name("заявки (2)"), file_name("_?")
+    ('my-rows', 'заявки-2', '')
+    """
+    # NFKC: letters with their accents, as file systems disagree on, and no superscript digits.
+    kept = (
+        char if char in "._-" or unicodedata.category(char)[0] in "LM" or char.isdecimal() else " "
+        for char in unicodedata.normalize("NFKC", text)
+    )
+    name = "-".join("".join(kept).split()).strip("-._").encode()[:_LONGEST_NAME]
+    return name.decode(errors="ignore").rstrip("-._")
 
 
 def is_network_path(name: str) -> bool:

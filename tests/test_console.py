@@ -100,6 +100,11 @@ def test_json_stays_json_where_the_encoding_lacks_a_character(
     assert [json.loads(line) for line in lines] == [value, value]
 
 
+@pytest.fixture(autouse=True)
+def _usual_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+
+
 class OpenTerminal(io.StringIO):
     """A stream that is a terminal, and its lines as they stand there in the end."""
 
@@ -142,6 +147,16 @@ def test_a_terminal_gets_tabs_and_no_line_that_wraps(monkeypatch: pytest.MonkeyP
     first, second, progress, *_ = terminal.getvalue().split("\n")
     assert (first, second) == ("yes\t0.9\\x1b[2J", "\tno")
     assert len(progress.strip("\r").removesuffix("\x1b[K")) == 39
+
+
+def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = OpenTerminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "dumb")
+    with console.ProgressLine("train") as line:
+        line.update({}, done=1, total=2)
+        line.update({}, done=2, total=2)
+    assert terminal.getvalue() == "train  50% 1/2  \ntrain 100% 2/2  \n"
 
 
 def test_a_terminal_shows_for_how_long_it_was_silent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,10 @@ def on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 ELSEWHERE = [r"..\x", r"a\b", r"..\..\x", "C:x", r"C:\x", r"\\host\x", "a:stream", "nul", "CON"]
 
 
-@pytest.mark.parametrize("name", [*ELSEWHERE, "LPT1.txt", "..", "", "/x", "a\0"])
+@pytest.mark.parametrize(
+    "name",
+    [*ELSEWHERE, "LPT1.txt", "COM¹", "CONIN$", "conout$.txt", "a.", "a ", "..", "", "/x", "a\0"],
+)
 def test_a_manifest_names_no_file_that_only_windows_finds_elsewhere(
     tmp_path: Path, name: str
 ) -> None:
@@ -48,7 +51,7 @@ def test_a_manifest_names_no_file_that_only_windows_finds_elsewhere(
     assert not files.belongs(tmp_path, f"onnx/{name}")
 
 
-@pytest.mark.parametrize("name", ["console.txt", "a b.json", "été.md", "..a", "onnx/a.b"])
+@pytest.mark.parametrize("name", ["console.txt", "conin.txt", "a b.json", "été.md", "onnx/a.b"])
 def test_other_names_are_those_of_files(tmp_path: Path, name: str) -> None:
     assert files.belongs(tmp_path, name)
 

@@ -227,6 +227,8 @@ def _chat(predictor: Predictor, settings: DecodingSettings) -> None:
         try:
             text = input("> " if at_terminal else "")
         except (EOFError, KeyboardInterrupt):
+            if at_terminal:
+                say()  # ends the line of the prompt
             return
         if not text.strip():
             chat.turns.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 
@@ -43,9 +44,12 @@ def check_schema(text: str) -> list[str]:
         UsageError: it is not JSON Schema, or asks for what no grammar can hold, which is named.
     """
     try:
-        schema = loads(text)
+        schema = loads(text, constant=float)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"evaluation.constraint is not a JSON Schema: {error}") from error
+    if number := _not_finite(schema, "the schema"):
+        message = f"evaluation.constraint is not a JSON Schema: {number:.200} is no number of JSON"
+        raise UsageError(message, hint="NaN and infinities have no form in JSON")
     patterns = []
     for place, inner in _schemas(schema, "the schema"):
         if problem := _problem(inner):
@@ -57,6 +61,16 @@ def check_schema(text: str) -> list[str]:
         if isinstance(inner, Mapping) and "pattern" in inner:
             patterns.append(inner["pattern"])
     return patterns
+
+
+def _not_finite(value: object, place: str) -> str | None:
+    """Where a value holds NaN or an infinity, with it; None if nowhere."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{place}={value}"
+    pairs = enumerate(value) if isinstance(value, list) else ()
+    inner = value.items() if isinstance(value, dict) else pairs
+    places = (_not_finite(item, f"{place}.{key}") for key, item in inner)
+    return next(filter(None, places), None)
 
 
 def _schemas(schema: object, place: str) -> Iterator[tuple[str, object]]:

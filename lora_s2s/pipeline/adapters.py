@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +35,8 @@ from lora_s2s.reports.summary import (
     shown,
     without_interval,
 )
+from lora_s2s.systems import file_name
 
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 NO_DATA = "none"
 _SKIPPED = (
     "metric {metric} is skipped: a function named by a folder's recipe runs only where you name it "
@@ -100,7 +99,7 @@ def _recipe_of(model: str, overrides: Overrides, data: str | None) -> Recipe:
     if (folder / "recipe.yaml").is_file():
         check_folder(folder)
         # Data prepared for scoring goes into a folder of this name, not into another run's.
-        name = _NOT_IN_NAMES.sub("-", folder.absolute().name).lstrip("-._")[:100] or "adapter"
+        name = file_name(folder.absolute().name) or "adapter"
         output = {"output.dir": folder.parent, "output.name": name}
         recipe = load_recipe(str(folder / "recipe.yaml"), overrides, output, only_shipped=True)
         if names_code(recipe.data.format, overrides):

@@ -7,6 +7,7 @@ data. Training writes the content itself into the adapter's recipe, so that no f
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from lora_s2s.data.prepared import PreparedDataset
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.examples.example import Example
 from lora_s2s.examples.read import TRAIN, Examples
-from lora_s2s.files import json_text, loads, naming, read_whole
+from lora_s2s.files import loads, naming, read_whole
 from lora_s2s.hub import is_local
 from lora_s2s.inference.constraint import constraint_of
 from lora_s2s.pipeline.adapters import NO_DATA, recipe_of
@@ -187,7 +188,7 @@ def _read(constraint: Constraint) -> Constraint:
     try:
         text = content.decode("utf-8-sig").strip()
         if constraint.kind == "json":
-            text = json_text(loads(text))
+            text = json.dumps(loads(text, constant=float), ensure_ascii=False)
         complete = parse(f"{constraint.kind}: {text}")
     except (ValueError, RecursionError) as error:
         raise DataError(f"not {_A_FILE[constraint.kind]}: {error}", where=str(path)) from error

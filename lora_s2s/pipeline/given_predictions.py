@@ -11,7 +11,8 @@ from lora_s2s.errors import DataError
 from lora_s2s.examples.columns import references as references_in
 from lora_s2s.examples.columns import text_of
 from lora_s2s.examples.example import Unusable
-from lora_s2s.pipeline.scored_data import ScoredData, data_name
+from lora_s2s.pipeline.prepare import data_name
+from lora_s2s.pipeline.scored_data import ScoredData
 from lora_s2s.readers.choose import is_lines
 from lora_s2s.readers.names import SOURCES, TARGETS, normalised
 from lora_s2s.readers.origins import find_origins, reading

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from lora_s2s.pipeline.label_set import labels_among
 from lora_s2s.pipeline.lengths import bounds_of
 from lora_s2s.recipe.load import recipe_to_yaml
 from lora_s2s.recipe.schema import Recipe
+from lora_s2s.systems import file_name
 
 _HEAD = "# The recipe that this data was prepared with. lora-s2s train FOLDER uses both.\n"
 
@@ -144,3 +146,15 @@ def dropped(report: DataReport, *, see: str = "") -> str:
 def sizes(report: DataReport) -> str:
     """Returns the rows of each split, in words."""
     return ", ".join(f"{count:,} {name}" for name, count in report["splits"].items())
+
+
+def data_name(path: str) -> str:
+    """A name for the results on a data file: ``testset_w_refs`` for
+    ``data/testset_w_refs.csv.gz``.
+    """
+    name = (
+        path
+        if path.startswith(("demo:", "hf:"))
+        else re.sub(r"(\.[A-Za-z]+)?(\.gz)?$", "", Path(path).name)
+    )
+    return file_name(name) or "data"

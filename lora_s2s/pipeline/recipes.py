@@ -19,6 +19,7 @@ from lora_s2s.recipe import load
 from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.layers import flat_keys
 from lora_s2s.recipe.schema import Recipe
+from lora_s2s.systems import file_name
 
 Name = str | os.PathLike[str]
 Files = Name | Sequence[Name]
@@ -32,7 +33,6 @@ _PART = re.compile(
 )
 # What shipped recipes call the training data.
 _YOURS = re.compile(r"([a-z0-9-]+/)?(train|trainset|all)\.(csv|jsonl?)(\.gz)?")
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def load_recipe(recipe: AnyRecipe, overrides: Mapping[str, object] | None = None) -> Recipe:
@@ -143,7 +143,7 @@ def _recipe_of_mapping(recipe: Mapping[str, object], overrides: Mapping[str, obj
 def run_name(path: str) -> str:
     """Returns a name for a run on a file: ``my-file`` for ``data/my file.csv.gz``."""
     name = path if path.startswith(("demo:", "hf:")) else _ENDINGS.sub("", Path(path).name)
-    return _NOT_IN_NAMES.sub("-", name).strip("-._")[:100] or "run"
+    return file_name(name) or "run"
 
 
 def starter_name(path: str) -> str:

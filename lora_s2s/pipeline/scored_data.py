@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,14 +18,12 @@ from lora_s2s.examples.example import Example
 from lora_s2s.examples.read import COLUMNS, Examples
 from lora_s2s.examples.shapes import FORMATS
 from lora_s2s.pipeline.adapters import NO_DATA
-from lora_s2s.pipeline.prepare import prepare_data
+from lora_s2s.pipeline.prepare import data_name, prepare_data
 from lora_s2s.readers.origins import find_origins
 from lora_s2s.readers.rows import Rejected, Skipped
 from lora_s2s.recipe.fields import AUTO
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.records import InputSettings
-
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True)
@@ -260,18 +257,6 @@ def _is_translation(
     return len({language for language in languages if language}) == 2 or two_languages(
         source, target
     )
-
-
-def data_name(path: str) -> str:
-    """A name for the results on a data file: ``testset_w_refs`` for
-    ``data/testset_w_refs.csv.gz``.
-    """
-    name = (
-        path
-        if path.startswith(("demo:", "hf:"))
-        else re.sub(r"(\.[A-Za-z]+)?(\.gz)?$", "", Path(path).name)
-    )
-    return _NOT_IN_NAMES.sub("-", name).strip("-.") or "data"
 
 
 def chosen_metrics(

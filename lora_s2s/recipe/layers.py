@@ -7,6 +7,7 @@ value stays the text that was written until the field it belongs to says what it
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,6 @@ from typing import cast
 import yaml
 
 from lora_s2s import limits
-from lora_s2s.files import json_text
 from lora_s2s.recipe.constraint import KINDS
 from lora_s2s.recipe.meanings import key_hint, section_hint
 from lora_s2s.recipe.schema import SECTIONS
@@ -295,7 +295,7 @@ def _kind_and_text(value: object) -> Scalar | list[Scalar] | None:
     if len(value) > 1 or kind not in KINDS:
         kind, content = "json", value
     try:
-        text = content if isinstance(content, str) else json_text(content)
+        text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
     except (TypeError, RecursionError):
         return None
     return Scalar(f"{kind}: {text}", quoted=True)

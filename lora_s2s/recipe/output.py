@@ -17,6 +17,6 @@ class OutputSection(Section):
     )
     name: str | None = Field(
         default=None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        pattern=r"^[\p{L}\p{Nd}][\p{L}\p{M}\p{Nd}._-]{0,99}$",
         description="Name of the adapter's folder; by default the recipe's name.",
     )

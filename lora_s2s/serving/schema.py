@@ -6,13 +6,13 @@ value, and any other field, is refused by name.
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
 from lora_s2s import limits
 from lora_s2s.documents import Record
-from lora_s2s.files import json_text
 from lora_s2s.recipe.constraint import Value
 
 _One = Annotated[float, Field(ge=1, le=1)]
@@ -75,7 +75,7 @@ class OfSchema(_Strict):
     @property
     def constraint(self) -> Value:
         """See :class:`PlainText`."""
-        return f"json: {json_text(self.json_schema.schema_)}"
+        return f"json: {json.dumps(self.json_schema.schema_, ensure_ascii=False)}"
 
 
 class OfLabels(_Strict):

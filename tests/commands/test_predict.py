@@ -10,6 +10,7 @@ import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -17,8 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 from cli_parts import Invoke, write_csv
 
+from lora_s2s.commands.predict import _chat
 from lora_s2s.errors import ResourceError, SetupError
 from lora_s2s.inference.decode import decode
+from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.pipeline.inputs import Inputs, read_inputs
 from lora_s2s.pipeline.names import located, located_model
 from lora_s2s.pipeline.predictions import lines_of
@@ -426,6 +429,20 @@ def test_the_length_limit_is_that_of_the_training_targets(
     auto = ("--set", "evaluation.max_new_tokens=auto")
     told = invoke("predict", "banking", "a question", *auto).stderr
     assert f"at most {manifest['input']['max_target_tokens']} tokens\n" in told
+
+
+def test_the_end_of_a_chat_ends_the_line_of_the_prompt(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Typed(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stdin", Typed("\n"))
+    _chat(SimpleNamespace(reads_dialogues=False), DecodingSettings())  # type: ignore[arg-type]
+    shown = capsys.readouterr()
+    assert shown.out == "> > "
+    assert shown.err == "Ctrl-D ends\n\n"
 
 
 def test_a_chat_answers_line_by_line(invoke: Invoke, here: Path, tiny_model: Path) -> None:

@@ -108,7 +108,12 @@ def test_data_given_twice_means_both(invoke: Invoke, here: Path, tiny_model: Pat
         ("data/my file.csv.gz", "my-file"),
         ("a.jsonl@0.5", "a"),
         ("../x/", "x"),
-        ("日本.csv", "run"),
+        ("日本.csv", "日本"),
+        ("data/заявки (2).csv", "заявки-2"),
+        ("données²/e\u0301te\u0301.csv", "été"),
+        ("हिन्दी.csv", "हिन्दी"),
+        ("ж" * 60 + ".csv", "ж" * 50),  # bytes count for file systems
+        ("😀.csv", "run"),
         ("demo:train", "demo-train"),
     ],
 )

@@ -18,7 +18,7 @@ from huggingface_hub import ModelCard
 
 from lora_s2s.console import say, warn, write_json, write_out
 from lora_s2s.hub import DEMO_BASE
-from lora_s2s.pipeline.scored_data import data_name
+from lora_s2s.pipeline.prepare import data_name
 from lora_s2s.reports.adapter_page import write_report
 from lora_s2s.reports.card import write_card
 

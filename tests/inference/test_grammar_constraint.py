@@ -158,6 +158,8 @@ def test_alternatives_that_cannot_be_written_are_left_out() -> None:
         ('json: {"not": {}}', "the keyword 'not', which is not supported"),
         ('json: {"type": "string", "pattern": "^.*$"}', "can match a quote"),
         ("json: {nonsense", "not a JSON Schema"),
+        ('json: {"enum": [1, NaN]}', "the schema.enum.1=nan is no number of JSON"),
+        ('json: {"items": {"const": -Infinity}}', "the schema.items.const=-inf is no number"),
     ],
 )
 def test_constraints_that_cannot_be_had(value: str, message: str) -> None:

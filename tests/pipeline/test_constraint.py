@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,7 @@ def test_ways_to_write_it(written: str, means: object, here: Path) -> None:
     [
         ({"type": "object", "properties": {}}, 'json: {"type": "object", "properties": {}}'),
         ({"enum": ["a"]}, 'json: {"enum": ["a"]}'),
+        ({"enum": [math.nan]}, 'json: {"enum": [NaN]}'),  # refused where it is compiled
         ({"json": {"enum": ["a"]}}, 'json: {"enum": ["a"]}'),
         ({"regex": "[0-9]+"}, "regex: [0-9]+"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import inspect
 import json
+import math
 import os
 import re
 import shutil
@@ -228,6 +229,8 @@ def test_failures_are_errors_with_a_hint(there: Path, monkeypatch: pytest.Monkey
     assert row.value.where == "item 2"
     with pytest.raises(lora_s2s.Error, match=r"nope\.json") as absent:
         model("a", constraint="json:nope.json")
+    with pytest.raises(lora_s2s.UsageError, match=r"schema\.properties\.a\.enum\.0=nan"):
+        model("a", constraint={"type": "object", "properties": {"a": {"enum": [math.nan]}}})
     if sys.version_info >= (3, 11):  # what a traceback shows below the message
         assert traceback.format_exception_only(row.value)[1] == "at: item 2\n"
         assert traceback.format_exception_only(absent.value)[1] == "hint: check the path\n"
