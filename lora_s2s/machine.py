@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -16,8 +17,8 @@ CPUINFO = Path("/proc/cpuinfo")
 _MEMORY = "memory.max", "memory/memory.limit_in_bytes"
 # Version 1 writes a number beyond any memory for "none".
 _NO_LIMIT = 1 << 60
-# Processes that want a processor, for each: from so many on, times measured here mean little.
-_BUSY = 2.5
+# Processors that others use: from so many on, times measured here mean little. Seconds to measure.
+_BUSY, _MOMENT = 0.5, 0.2
 # A processor's features that products in 16 bits are fast with.
 _FAST_FEATURES = "avx2 avx512f avx512_bf16 amx_bf16 amx_tile asimd bf16".split()
 
@@ -97,13 +98,20 @@ def share_processors(processes: int) -> None:
 
 
 def other_work() -> str | None:
-    """How busy this machine is, in words; None if it is hardly, or the system does not say."""
-    try:
-        load = os.getloadavg()[0]
-    except (AttributeError, OSError):
-        return None
-    count = usable_processors()
-    return f"load {load:.0f} on {count} processors" if load > _BUSY * count else None
+    """How many processors other programs use, in words, measured now; None if hardly any."""
+    count, begun, before = usable_processors(), time.monotonic(), _spent_elsewhere()
+    time.sleep(_MOMENT)
+    used = (_spent_elsewhere() - before) / (time.monotonic() - begun)
+    used -= (os.cpu_count() or count) - count  # those that this process may not use come first
+    return f"other programs use {used:.1f} of {count} processors" if used > _BUSY else None
+
+
+def _spent_elsewhere() -> float:
+    """Seconds of all processors that other processes have used since the system started."""
+    import psutil
+
+    used, own = psutil.cpu_times(), psutil.Process().cpu_times()
+    return float(used.user + used.system + getattr(used, "nice", 0.0) - own.user - own.system)
 
 
 def launched_processes() -> int:

@@ -12,6 +12,7 @@ from lora_s2s.files import write_text
 from lora_s2s.pipeline import html
 from lora_s2s.pipeline.base_choice import Machine, machine_with, this_machine
 from lora_s2s.pipeline.file_facts import files_of
+from lora_s2s.pipeline.notices import other_work_line
 from lora_s2s.pipeline.starter import decide, notes_on
 from lora_s2s.pipeline.starter_base import ANSWERED, SAID, Starting
 from lora_s2s.pipeline.wishes import Looked, Wishes
@@ -92,6 +93,8 @@ def starter_recipe(looked: Looked, *, command: str = "init") -> StarterRecipe:
     for decision in decisions:
         say(f"  {decision}")
     notes_on(start, decisions)
+    if command == "init" and (line := other_work_line(start.machine.device.kind)):
+        say(line)
     text = commented_recipe(
         f"{files_of(given.data)} on {recipe.model.name}.", _head(start), decisions, command=command
     )

@@ -11,6 +11,7 @@ from lora_s2s.data_report import DataReport, Limit, PairSide, Sides
 from lora_s2s.machine import other_work
 
 _LONGEST = 400
+_GAIN = 1.3  # of one thread, from which on it is named
 _LIMIT_BY = {
     "recipe": "set",
     "data": "auto",
@@ -56,11 +57,17 @@ def show_data(report: DataReport) -> None:
         say(f"note: {sentence}")
 
 
-def show_other_work(device: str) -> None:
-    """Says that other work slows a run on a CPU, and what is disturbed least."""
-    threads = os.environ.get("OMP_NUM_THREADS")
-    if device == "cpu" and threads != "1" and (load := other_work()):
-        say(f"other work runs here ({load}): OMP_NUM_THREADS=1 may train several times as fast")
+def other_work_line(device: str) -> str | None:
+    """That other programs slow a run on a CPU, and what one thread gains, measured now; None where
+    they do not, or the user has set the threads.
+    """
+    if device != "cpu" or "OMP_NUM_THREADS" in os.environ or not (work := other_work()):
+        return None
+    from lora_s2s.training.duration import one_thread_gain
+
+    line, gain = f"{work}, so training takes longer than on an idle machine", one_thread_gain()
+    faster = f"; with OMP_NUM_THREADS=1 products are {gain:.1f} times as fast now"
+    return line + faster if gain > _GAIN else line
 
 
 def show_preview(pairs: Sequence[Sides[PairSide]]) -> None:

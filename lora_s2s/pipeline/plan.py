@@ -12,10 +12,11 @@ import torch
 from lora_s2s.data.prepared import PreparedDataset
 from lora_s2s.errors import ResourceError
 from lora_s2s.hub import locate_model
-from lora_s2s.machine import other_work, sized
+from lora_s2s.machine import sized
 from lora_s2s.models.known_bases import KNOWN
 from lora_s2s.models.precision import resolve_device, resolve_dtype
 from lora_s2s.models.row_memory import read_config, row_cost
+from lora_s2s.pipeline.notices import other_work_line
 from lora_s2s.pipeline.plan_base import base_of
 from lora_s2s.pipeline.plan_data import known_data
 from lora_s2s.pipeline.planned import (
@@ -165,11 +166,8 @@ def _measured_speed(planned: Planned) -> tuple[duration.Speed | None, list[str]]
             "bfloat16 products are at least twice as fast as float32 on this CPU: "
             "--set model.dtype=bfloat16 trains faster, with a little less precision"
         )
-    if here.type == "cpu" and (load := other_work()):
-        remarks.append(
-            f"other work runs here ({load}), so that the time is uncertain; a run on one thread "
-            "is disturbed least: OMP_NUM_THREADS=1"
-        )
+    if line := other_work_line(here.type):
+        remarks.append(line)
     return speed, remarks
 
 

@@ -100,10 +100,16 @@ def _recipe_of_data(
 ) -> Recipe:
     """The recipe of a data file: decided, shown and written as by ``init --yes``. One that was
     written by ``init`` or edited is used as it is, and that of a run to resume.
+
+    Raises:
+        UsageError: there is a recipe of this name for other data.
     """
     path = Path(f"{starter_name(name)}.yaml")
-    if path.exists() and (options.resume or untouched_writer(path) != "train"):
-        return _existing(path, name, sets)
+    if path.exists():
+        existing, init = _existing(path, name, sets), f"lora-s2s init {quoted(name)} --overwrite"
+        if options.resume or untouched_writer(path) != "train":
+            say(f"{path} exists and is used; to decide anew: {init}")
+            return existing
     looked = look(Wishes([name], sets))
     from lora_s2s.pipeline.init import starter_recipe, write
     from lora_s2s.training.processes import main_process_first
@@ -125,13 +131,12 @@ def _existing(path: Path, name: str, sets: Sequence[str]) -> Recipe:
         UsageError: it is of other data.
     """
     recipe = chosen_recipe(str(path), (), None, sets, command="train")
-    train, init = recipe.data.train, f"lora-s2s init {quoted(name)}"
+    train = recipe.data.train
     files = [train] if isinstance(train, str) else train
     place = local_path(name).resolve()
     if not all(local_path(file).resolve().is_relative_to(place) for file in files):
         raise UsageError(
             f"{path} is a recipe for other data: {', '.join(files)}",
-            hint=f"write one of another name: {init} --out FILE.yaml",
+            hint=f"write one of another name: lora-s2s init {quoted(name)} --out FILE.yaml",
         )
-    say(f"{path} exists and is used; to decide anew: {init} --overwrite")
     return recipe

@@ -10,7 +10,7 @@ from lora_s2s.pipeline.adapted import AdaptedBase, adapted_base
 from lora_s2s.pipeline.adapter_folder import identity, origin, write_adapter
 from lora_s2s.pipeline.choices import advice_on, gather_facts, resolved_recipe
 from lora_s2s.pipeline.lengths import answer_limit, warn_of_short_answers, with_data
-from lora_s2s.pipeline.notices import show_data, show_other_work
+from lora_s2s.pipeline.notices import other_work_line, show_data
 from lora_s2s.pipeline.plan import check_device, check_fits
 from lora_s2s.pipeline.prepare import data_line, label_record, prepare_data, sources_of
 from lora_s2s.pipeline.runs import finished_run, recipe_of_run, running_folder
@@ -54,7 +54,8 @@ def train_adapter(
     facts = gather_facts(prepared, parameters=adapted.base_parameters, device=adapted.device_type)
     recipe = resolved_recipe(recipe, facts, begun=running if resume else None)
     say(f"{recipe.model.name}: {adapted.line}")
-    show_other_work(adapted.device_type)
+    if line := other_work_line(adapted.device_type):
+        say(line)
     with running_folder(running, resume=resume), recipe_of_run(running, recipe):
         result = _trained(recipe, adapted, prepared, running, options)
         if is_main_process() and result.is_done:

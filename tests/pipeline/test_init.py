@@ -396,8 +396,12 @@ def test_train_on_a_file_replaces_only_what_it_wrote_itself(here: Path, invoke: 
         assert "exists and is used" in invoke("train", str(here / "my.csv"), *dry[2:]).stderr
     (here / "other").mkdir()
     write_csv(here / "other" / "my.csv")
-    refused = invoke("train", "other/my.csv", code=2).stderr
-    assert "my.yaml is a recipe for other data: my.csv\nhint: write one of another name" in refused
+    for made in (path.read_text(encoding="utf-8"), commented):  # nor one that train wrote
+        path.write_text(made, encoding="utf-8")
+        refused = invoke("train", "other/my.csv", code=2).stderr
+        expected = "my.yaml is a recipe for other data: my.csv\nhint: write one of another name"
+        assert expected in refused
+        assert path.read_text(encoding="utf-8") == made
 
 
 def _pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +22,7 @@ from lora_s2s import machine
 from lora_s2s.data.collate import collate
 from lora_s2s.fast_t5.choose import fast_forward, with_layout
 from lora_s2s.lora.inject import inject_lora
+from lora_s2s.machine import other_work
 from lora_s2s.models.known_bases import KNOWN
 from lora_s2s.models.loading import LoadedBase
 from lora_s2s.pipeline.plan import seconds_per_step
@@ -27,6 +30,7 @@ from lora_s2s.pipeline.plan_base import base_of, planned_base
 from lora_s2s.pipeline.planned import Device, Planned, Rows, peak_of
 from lora_s2s.recipe.schema import LoraSection, Recipe
 from lora_s2s.training import footprint
+from lora_s2s.training.duration import one_thread_gain
 from lora_s2s.training.footprint import Setting
 from lora_s2s.training.loss import sequence_loss
 
@@ -298,17 +302,36 @@ def test_libraries_are_counted_before_weights_pass_through_memory(
     assert 1e9 < result["libraries_bytes"] < 1.1e9
 
 
-def test_a_busy_machine_is_said_by_plan_and_train(
+def test_a_busy_machine_is_said_by_init_plan_and_train(
     invoke: Invoke, here: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_csv(here / "train.csv")
     words = ("--data", "train.csv", "--model", str(tiny_model))
-    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
-    assert not any("other work" in note for note in planned(invoke, *words)["notes"])
-    monkeypatch.setattr("os.getloadavg", lambda: (900.0, 1.0, 1.0))
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert any("load 900 on" in note for note in planned(invoke, *words)["notes"])
-    assert "load 900 on" in invoke("train", *words, "--set", "training.max_steps=1").stderr
+    others = iter(range(0, 10_000, 9))  # seconds of their processes
+    monkeypatch.setattr("lora_s2s.machine._spent_elsewhere", lambda: next(others))
+    monkeypatch.setattr("lora_s2s.training.duration.one_thread_gain", lambda: 3.0)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the user has seen to it
+    assert not any("other programs" in note for note in planned(invoke, *words)["notes"])
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    line = r"other programs use \d+\.\d of \d+ processors, so .*=1 products are 3\.0 times as fast"
+    assert any(re.match(line, note) for note in planned(invoke, *words)["notes"])
+    assert re.search(line, invoke("train", *words, "--set", "training.max_steps=1").stderr)
+    assert re.search(line, invoke("init", "--data", "train.csv", "--yes").stderr)
+    monkeypatch.setattr("lora_s2s.machine._spent_elsewhere", lambda: 1.0)
+    assert not any("other programs" in note for note in planned(invoke, *words)["notes"])
+
+
+def test_what_other_programs_use_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = "while True: pass"
+    with subprocess.Popen([sys.executable, "-c", loop]) as other:
+        try:
+            monkeypatch.setattr("lora_s2s.machine._MOMENT", 1.0)
+            assert str(other_work()).startswith("other programs use ")
+        finally:
+            other.kill()
+    threads = torch.get_num_threads()
+    assert one_thread_gain() > 0
+    assert torch.get_num_threads() == threads
 
 
 def test_checkpointing_and_4_bits_take_less_and_packing_as_much_as_its_tokens() -> None:
