@@ -51,11 +51,14 @@ def become(system: str) -> None:
     modules.update(bitsandbytes=None, triton=None)
     import_all()
     import psutil
+    import rich.console  # noqa: F401  (chooses by the platform when it is imported)
 
     psutil.pid_exists = lambda process: os.path.exists(f"/proc/{process}")
     memory = types.SimpleNamespace(rss=1 << 28, peak_wset=1 << 29, total=1 << 34)
     psutil.virtual_memory = lambda: memory
-    psutil.Process = lambda: types.SimpleNamespace(memory_info=lambda: memory)
+    psutil.cpu_times = lambda: types.SimpleNamespace(user=1.0, system=1.0)
+    own = types.SimpleNamespace(memory_info=lambda: memory, cpu_times=psutil.cpu_times)
+    psutil.Process = lambda: own
     for name in [name for name in sys.modules if name.partition(".")[0] == "lora_s2s"]:
         del sys.modules[name]
     if system == "windows":
