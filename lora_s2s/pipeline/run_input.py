@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from lora_s2s.console import say
 from lora_s2s.data.prepared import PreparedDataset
-from lora_s2s.errors import UsageError, quoted
+from lora_s2s.errors import RecipeError, UsageError, quoted
 from lora_s2s.pipeline.names import fetched
 from lora_s2s.pipeline.prepared_folder import is_folder_of_data, open_with_recipe
 from lora_s2s.pipeline.recipes import (
@@ -105,11 +106,14 @@ def _recipe_of_data(
         UsageError: there is a recipe of this name for other data.
     """
     path = Path(f"{starter_name(name)}.yaml")
+    if path.exists() and (options.resume or untouched_writer(path) != "train"):
+        existing = _existing(path, name, sets)
+        init = f"lora-s2s init {quoted(name)} --overwrite"
+        say(f"{path} exists and is used; to decide anew: {init}")
+        return existing
     if path.exists():
-        existing, init = _existing(path, name, sets), f"lora-s2s init {quoted(name)} --overwrite"
-        if options.resume or untouched_writer(path) != "train":
-            say(f"{path} exists and is used; to decide anew: {init}")
-            return existing
+        with suppress(RecipeError):  # of another version: it is replaced
+            _existing(path, name, sets)
     looked = look(Wishes([name], sets))
     from lora_s2s.pipeline.init import starter_recipe, write
     from lora_s2s.training.processes import main_process_first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import random
 import re
@@ -385,6 +386,10 @@ def test_train_on_a_file_replaces_only_what_it_wrote_itself(here: Path, invoke: 
         json.loads(invoke(*dry, "--set", "lora.r=8", "--json").stdout)["recipe"]["lora"]["r"] == 8
     )
     assert path.read_text(encoding="utf-8") == commented
+    head, _, rest = commented.replace("lora:", "lora:\n  of_another_version: 1").split("\n", 2)
+    seal = hashlib.sha256(f"{head}\n{rest}".encode()).hexdigest()[:8]
+    path.write_text(f"{head}\n# lora-s2s 0.0.1 train {seal}\n{rest}", encoding="utf-8")
+    assert "dry run: my.yaml is not written" in invoke(*dry).stderr
     for made in (commented.replace("r: 16", "r: 4"), None):  # edited, or written by init
         if made is None:
             invoke("init", "my.csv", "--set", "lora.r=4", "--set", "model.name=demo", "--overwrite")
