@@ -51,7 +51,8 @@ def become(system: str) -> None:
     modules.update(bitsandbytes=None, triton=None)
     import_all()
     import psutil
-    import rich.console  # noqa: F401  (chooses by the platform when it is imported)
+    import rich.console  # noqa: F401  (these choose by the platform when they are imported)
+    import rouge_score.rouge_scorer  # noqa: F401
 
     psutil.pid_exists = lambda process: os.path.exists(f"/proc/{process}")
     memory = types.SimpleNamespace(rss=1 << 28, peak_wset=1 << 29, total=1 << 34)
