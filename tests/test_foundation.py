@@ -8,6 +8,8 @@ import math
 import os
 import subprocess
 import sys
+import types
+import zipfile
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from lora_s2s import console, files, hub, limits, outputs
+from lora_s2s.cli import _end_quickly
 from lora_s2s.errors import DataError, RecipeError, SetupError, Stopped, UsageError, nearest
 
 
@@ -214,6 +217,7 @@ _AT_ONCE = {
     "train nosuch.yaml": "no such recipe: 'nosuch.yaml'",
     "train rows.csv": "cannot guess the target column",
     "train --data rows.cvs --model demo": "no such file: rows.cvs (did you mean 'rows.csv'?)",
+    "train book.xlsx": "book.xlsx is a zip of 4 files",
     "train demo --set training.lr=1": "1 problem",
     "train demo --set output.name=taken": "adapters/taken exists already",
     "train demo --model nosuch": "the model 'nosuch' is not on this machine",
@@ -236,6 +240,9 @@ _AT_ONCE = {
 def test_a_misspelt_name_is_reported_before_torch_loads(tmp_path: Path) -> None:
     rows = "".join(f"{n},subject {n},body {n},{n % 3}\n" for n in range(30))
     (tmp_path / "rows.csv").write_text("id,subject,body,team\n" + rows, encoding="utf-8")
+    with zipfile.ZipFile(tmp_path / "book.xlsx", "w") as book:
+        for part in range(4):
+            book.writestr(f"xl/{part}.xml", "<a/>")
     (tmp_path / "adapters" / "taken").mkdir(parents=True)
     (tmp_path / "adapters" / "taken" / "adapter_config.json").write_text("{}", encoding="utf-8")
     done = subprocess.run(
@@ -251,6 +258,20 @@ def test_a_misspelt_name_is_reported_before_torch_loads(tmp_path: Path) -> None:
     assert len(lines) == len(_AT_ONCE), done.stderr
     for line, (command, message) in zip(lines, _AT_ONCE.items(), strict=True):
         assert line.startswith(f"{command} False error: {message}"), line
+
+
+def test_the_end_is_quick_but_where_triton_would_report_leaks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frozen: list[bool] = []
+    monkeypatch.setattr("gc.freeze", lambda: frozen.append(True))
+    for name in ("triton", "xgrammar"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    _end_quickly()
+    assert frozen == [True]
+    monkeypatch.setitem(sys.modules, "triton", types.ModuleType("triton"))
+    _end_quickly()
+    assert frozen == [True]
 
 
 _WORKING = """

@@ -137,7 +137,6 @@ def decide(keys: Keys, fraction: float) -> Decisions:
     repeated = len(_repeats(keys, train, None)) - len(duplicates) if keys.rest.any() else 0
     code[duplicates] = DUPLICATE
     rows = np.flatnonzero(code == TRAIN)
-    ambiguous = _ambiguous(keys, rows)
     classes = _classes(keys.target[rows])
     if not (keys.split == VALIDATION).any():
         code[rows[held_out_rows(keys.place[rows], fraction, classes)]] = VALIDATION
@@ -153,6 +152,7 @@ def decide(keys: Keys, fraction: float) -> Decisions:
             hint="name other files, or omit data.validation to hold out a fraction of train",
         )
     class_count = 0 if classes is None else int(classes.max(initial=-1)) + 1
+    ambiguous = _ambiguous(keys, np.flatnonzero(code == TRAIN))
     return Decisions(code, copies, leaked, class_count, repeated, ambiguous)
 
 

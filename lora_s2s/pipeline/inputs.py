@@ -16,7 +16,7 @@ from lora_s2s.console import warn
 from lora_s2s.errors import DataError, UsageError, quoted
 from lora_s2s.files import naming
 from lora_s2s.outputs import appears_whole
-from lora_s2s.readers.choose import ending, is_lines
+from lora_s2s.readers.choose import SPREADSHEETS, ending, is_lines
 from lora_s2s.readers.origins import find_origins, reading
 from lora_s2s.readers.rows import Row
 from lora_s2s.readers.streams import COMPRESSED, checked_lines, head_of
@@ -27,7 +27,6 @@ TABLES = (".csv", ".tsv")
 JSON_LINES = (".jsonl", ".ndjson")
 PARQUET = ".parquet"
 _LINES = (".txt", ".text")
-_SPREADSHEETS = (".xlsx", ".xls", ".ods")
 
 _FILE_NAME = re.compile(r"\S+\.(txt|text|csv|tsv|jsonl?|ndjson|parquet)(\.(gz|zst|zip))?")
 
@@ -167,7 +166,7 @@ def check_kind(output: str, inputs: Inputs) -> None:
             hint="give another file: --output FILE",
         )
     path, kind = Path(output), Path(output).suffix.lower()
-    if kind in _SPREADSHEETS or (kind in TABLES and inputs.table is None):
+    if kind in SPREADSHEETS or (kind in TABLES and inputs.table is None):
         what = "lines, JSON lines or Parquet, never a spreadsheet's; those of a CSV or TSV file too"
         raise UsageError(
             f"{path.name}: predictions are {what}", hint=f"--output {path.with_suffix('.jsonl')}"

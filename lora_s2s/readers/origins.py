@@ -18,7 +18,14 @@ from lora_s2s.demo import task
 from lora_s2s.errors import DataError, SetupError, UsageError, nearest
 from lora_s2s.files import sha256_file, sha256_json
 from lora_s2s.hub import only_cache
-from lora_s2s.readers.choose import READERS, ending, endings, reader_of, refuse_what_is_no_data
+from lora_s2s.readers.choose import (
+    READERS,
+    SPREADSHEETS,
+    ending,
+    endings,
+    reader_of,
+    refuse_what_is_no_data,
+)
 from lora_s2s.readers.families import bare_name, line_families, side_names
 from lora_s2s.readers.names import SPLIT_NAMES
 from lora_s2s.readers.rows import Item, Items, Parsing, Rejected, Row
@@ -331,7 +338,9 @@ def is_data_name(name: str) -> bool:
     splits, or a data set.
     """
     path = local_path(name)
-    if name.startswith((_HUB, _DEMO)) or (os.path.isfile(path) and ending(path) in READERS):
+    if name.startswith((_HUB, _DEMO)) or (
+        os.path.isfile(path) and ending(path) in {*READERS, *SPREADSHEETS}  # which a reader refuses
+    ):
         return True
     return os.path.isdir(path) and len(named_splits(name)) > 1
 

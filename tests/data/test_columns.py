@@ -25,7 +25,10 @@ Prepare = Callable[..., PreparedDataset]
 def prepared(tmp_path: Path) -> Prepare:
     def build(path: str, **settings: Any) -> PreparedDataset:
         return prepare(
-            train=path, model_name="demo", out=tmp_path / "out", validation_fraction=0.0, **settings
+            train=path,
+            model_name="demo",
+            out=tmp_path / "out",
+            **{"validation_fraction": 0.0, **settings},
         )
 
     return build
@@ -59,6 +62,9 @@ def test_every_unused_column_is_named_with_how_full_it_is(write: Write, prepared
     assert any(
         "12 training rows (100%) have the same source" in text for text in report["warnings"]
     )
+    some = [{"question": f"which {n % 20}?", "answer": str(n)} for n in range(60)]
+    held_out = prepared(write("b.jsonl", lines(some)), validation_fraction=0.5).report
+    assert held_out["several_targets"] == held_out["splits"]["train"] < 60
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])

@@ -236,9 +236,9 @@ def test_ones_own_adapter_needs_no_flags_until_its_data_changes(
     )
     assert "hint: if that is the data you want: --data held.csv" in changed
     (here / "held.csv").rename(here / "renamed.csv")
-    assert (
-        "it is not a file on this machine" in invoke("eval", "adapters/it", *short, code=3).stderr
-    )
+    gone = invoke("eval", "adapters/it", *short, code=3).stderr
+    assert "it is not a file on this machine" in gone
+    assert "or the folder of prepared data: --data NAME" in gone
     assert (
         json.loads(invoke("eval", "adapters/it", "--data", "renamed.csv", "--json", *short).stdout)[
             "n"
