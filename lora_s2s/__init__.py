@@ -10,6 +10,7 @@ Importing the package loads nothing heavy; the functions are imported when they 
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from lora_s2s.pipeline.api_prepare import prepare
     from lora_s2s.pipeline.api_sweep import sweep
     from lora_s2s.pipeline.recipes import load_recipe
+
+# tqdm, which libraries import, advises ipywidgets in a notebook; nothing here needs them.
+warnings.filterwarnings("ignore", "IProgress not found")
 
 __version__ = "0.1.0"
 __all__ = [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import math
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -13,9 +12,6 @@ from html import escape
 from typing import Any, Protocol
 
 _MOST_LINES = 200
-
-# tqdm, which libraries import, advises ipywidgets in a notebook; nothing here needs them.
-warnings.filterwarnings("ignore", "IProgress not found")
 
 
 class Display(Protocol):
