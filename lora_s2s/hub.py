@@ -152,10 +152,7 @@ def check_is_folder(folder: Path) -> None:
     if folder.is_dir():
         return
     more = "; a file is not opened: name its folder" if folder.is_file() else ""
-    raise DataError(
-        f"no such adapter folder: {folder}{more}",
-        hint=AN_ADAPTER,
-    )
+    raise DataError(f"no such adapter folder: {folder}{more}", hint=AN_ADAPTER)
 
 
 def no_adapter(folder: Path) -> DataError:

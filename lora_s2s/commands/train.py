@@ -133,8 +133,8 @@ def _show_result(result: TrainedAdapter) -> None:
     folder = Path(str(result.adapter))
     for advice in result.advice:
         warn(advice["message"])
-        again = f"lora-s2s train {quoted(folder / 'recipe.yaml')} --set {advice['setting']}"
-        say(f"try: {again} --set output.name={folder.name}-2")
+        command = f"lora-s2s train {quoted(folder / 'recipe.yaml')} --set {advice['setting']}"
+        say(f"try: {command} --set output.name={folder.name}-2")
     say(f"report: {folder / 'report.html'}")
     say(f"next: lora-s2s eval {quoted(folder)} --baseline")
 

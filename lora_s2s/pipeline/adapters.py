@@ -11,7 +11,7 @@ from lora_s2s.console import warn
 from lora_s2s.errors import DataError, Error, UsageError, nearest
 from lora_s2s.files import read_object
 from lora_s2s.hub import ADAPTER_CONFIG, check_folder, is_trained, no_adapter
-from lora_s2s.pipeline.names import check_there
+from lora_s2s.pipeline.names import check_model_path
 from lora_s2s.recipe.evaluation import EvaluationSection
 from lora_s2s.recipe.fields import AUTO
 from lora_s2s.recipe.layers import Overrides, overridden_keys
@@ -107,7 +107,7 @@ def _recipe_of(model: str, overrides: Overrides, data: str | None) -> Recipe:
             problem = f"the adapter's recipe reads rows with its own code, '{recipe.data.format}'"
             raise DataError(problem, hint=hint, where=str(folder / "recipe.yaml"))
         return recipe
-    check_there(model)
+    check_model_path(model)
     # data.train is required, but a model has none; it is never read. A merged model's manifest has
     # decoding settings.
     settings = {"model.name": model, "data.train": data or NO_DATA, "evaluation": _decoding(folder)}

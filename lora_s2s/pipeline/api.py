@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from lora_s2s.display import Display
-from lora_s2s.pipeline.names import given_path, located, located_model, optional_path
+from lora_s2s.pipeline.names import given_path, located_adapter, located_model, optional_path
 from lora_s2s.pipeline.recipes import AnyRecipe, Files, Name
 from lora_s2s.pipeline.surroundings import called
 
@@ -115,11 +115,12 @@ def train(
     deadline = None if stop_after is None else begun + stop_after
     with called(progress):
         from lora_s2s.pipeline.run_input import recipe_and_data
-        from lora_s2s.pipeline.train import train_adapter
         from lora_s2s.pipeline.trained import RunOptions
 
         options = RunOptions(resume or resume_anyway, resume_anyway, overwrite, deadline, begun)
         loaded, prepared = recipe_and_data(recipe, options)
+        from lora_s2s.pipeline.train import train_adapter
+
         return train_adapter(loaded, prepared=prepared, options=options)
 
 
@@ -188,7 +189,9 @@ def evaluate(
         Error: as the command ends.
     """
     with called(progress):
-        from lora_s2s.pipeline.evaluate import score_model
+        several = isinstance(model, list | tuple)
+        given = model if isinstance(model, list | tuple) else [] if model is None else [model]
+        names = [located_model(given_path("model", name)) for name in given]
         from lora_s2s.pipeline.scores import Asked
 
         asked = Asked(
@@ -202,13 +205,13 @@ def evaluate(
             engine=optional_path("engine", engine),
             resume=resume,
         )
-        if isinstance(model, list | tuple):
+        if several:
             from lora_s2s.pipeline.several import score_several
 
-            names = [located_model(name) for name in (given_path("model", one) for one in model)]
             return score_several(names, asked, overrides or {})
-        named = optional_path("model", model)
-        return score_model(None if named is None else located_model(named), asked, overrides or {})
+        from lora_s2s.pipeline.evaluate import score_model
+
+        return score_model(names[0] if names else None, asked, overrides or {})
 
 
 def load(
@@ -235,10 +238,10 @@ def load(
         Error: as ``predict`` ends.
     """
     with called(progress):
-        from lora_s2s.pipeline.model import open_model
-
         named = optional_path("base", base)
         name = located_model(given_path("model", model))
+        from lora_s2s.pipeline.model import open_model
+
         return open_model(name, base=named, overrides=overrides or {}, progress=progress)
 
 
@@ -274,10 +277,11 @@ def merge(
         Error: as the command ends.
     """
     with called(progress):
+        folder = located_adapter(given_path("adapter", adapter))
         from lora_s2s.pipeline.merge import merge_model
 
         return merge_model(
-            located(given_path("adapter", adapter)),
+            folder,
             Path(given_path("out", out)),
             onto=onto,
             dtype=dtype,
@@ -321,10 +325,11 @@ def export(
         Error: as the command ends; ``RunError`` if the export answers differently.
     """
     with called(progress):
+        place = located_model(given_path("model", model))
         from lora_s2s.pipeline.export import export_model
 
         return export_model(
-            located_model(given_path("model", model)),
+            place,
             Path(given_path("out", out)),
             format=format,
             precision=precision,

@@ -58,7 +58,7 @@ def located_model(name: str) -> str:
     place = located(name)
     if Path(place).expanduser().is_dir():
         return place
-    check_there(place)
+    check_model_path(place)
     try:
         locate_model(place, weights=False)
     except SetupError as error:
@@ -70,7 +70,7 @@ def located_model(name: str) -> str:
     return place
 
 
-def check_there(model: str) -> None:
+def check_model_path(model: str) -> None:
     """Refuses a path of a model where no folder is."""
     folder = Path(model).expanduser()
     if not folder.exists() and _names_a_folder(model):
