@@ -125,7 +125,7 @@ def test_a_stopped_command_continues_with_the_same_labels(
 
     monkeypatch.setattr(predict, "score", stopping)
     stopped = invoke(*asked, "a, b", "--output", "out.jsonl", code=130)
-    assert "2 of 3 inputs are answered" in stopped.stderr
+    assert "out.jsonl.part holds 2 of 3 answers; continue: " in stopped.stderr
     other = invoke(*asked, "a, c", "--output", "out.jsonl", "--resume", code=2)
     assert "was made with another decoding" in other.stderr
     invoke(*asked, "a, b", "--output", "out.jsonl", "--resume")

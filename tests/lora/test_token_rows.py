@@ -223,7 +223,8 @@ def test_merged_with_the_adapters_own_tokenizer(
 def test_a_spare_token_is_learnt(base_folder: Callable[..., Path], shape: dict[str, Any]) -> None:
     model = inject(load_base(str(base_folder(**shape)), device="cpu"), SPARE)
     labels = torch.tensor([[250, 251, 250, 1], [251, 251, 1, -100]])
-    train(model, labels, 300)
+    train(model, labels, 250)
+    train(model, labels, 50, rate=0.001)  # at a constant rate, Adam's loss leaps now and then
     answers = model.generate(
         input_ids=SOURCE, attention_mask=MASK, max_new_tokens=4, num_beams=1, do_sample=False
     )
