@@ -80,8 +80,9 @@ def train(
 ) -> None:
     """Train an adapter; prepare the data first if needed.
 
-    Give a recipe, a data file (its recipe is written first, as by init --yes, unless it exists), a
-    folder that prepare wrote, or only --data and --model.
+    Give a recipe, a data file, a folder that prepare wrote, or only --data and --model. The recipe
+    of a data file is written first, as by init --yes; one that you edited, or that init wrote, is
+    used as it is; of another, what you gave with --set is kept.
 
     Writes the adapter to adapters/NAME. Data paths are relative to the current folder. Ctrl-C (exit
     code 130), SIGTERM and SIGHUP (143) save a checkpoint first; a second signal stops at once.

@@ -14,13 +14,13 @@ from lora_s2s.pipeline.base_choice import Machine, machine_with, this_machine
 from lora_s2s.pipeline.file_facts import files_of
 from lora_s2s.pipeline.notices import other_work_line
 from lora_s2s.pipeline.starter import decide, notes_on
-from lora_s2s.pipeline.starter_base import ANSWERED, SAID, Starting
+from lora_s2s.pipeline.starter_base import ANSWERED, Starting
 from lora_s2s.pipeline.wishes import Looked, Wishes
 from lora_s2s.recipe.catalogue import schema_line
 from lora_s2s.recipe.layers import overridden_keys
 from lora_s2s.recipe.load import load_recipe, recipe_from_settings
 from lora_s2s.recipe.schema import Recipe
-from lora_s2s.recipe.written import Decision, commented_recipe, nested
+from lora_s2s.recipe.written import SAID, Decision, commented_recipe, nested
 
 THIS_MACHINE = "this machine"
 
@@ -82,7 +82,7 @@ def starter_recipe(looked: Looked, *, command: str = "init") -> StarterRecipe:
     wishes, name, words, given = looked.wishes, looked.name, looked.words, looked.given
     machine = _machine(wishes)
     said = dict.fromkeys(overridden_keys(words[-1]), ANSWERED)  # where columns were asked for
-    said |= dict.fromkeys(overridden_keys(wishes.sets), SAID)
+    said |= dict.fromkeys([*wishes.kept, *overridden_keys(wishes.sets)], SAID)
 
     def built(decisions: Sequence[Decision]) -> Recipe:
         return recipe_from_settings(name, {"model.name": "demo"}, nested(decisions), *words)

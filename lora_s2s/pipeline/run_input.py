@@ -28,7 +28,7 @@ from lora_s2s.readers.origins import is_data_name, local_path
 from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.layers import read_layer
 from lora_s2s.recipe.schema import Recipe
-from lora_s2s.recipe.written import untouched_writer
+from lora_s2s.recipe.written import given_settings, untouched_writer
 from lora_s2s.remote import is_url
 
 
@@ -100,21 +100,26 @@ def _recipe_of_data(
     name: str, sets: Sequence[str], options: RunOptions, *, dry_run: bool
 ) -> Recipe:
     """The recipe of a data file: decided, shown and written as by ``init --yes``. One that was
-    written by ``init`` or edited is used as it is, and that of a run to resume.
+    written by ``init`` or edited is used as it is, and that of a run to resume. Of one that
+    ``train`` wrote, what the user gave is kept.
 
     Raises:
         UsageError: there is a recipe of this name for other data.
     """
     path = Path(f"{starter_name(name)}.yaml")
-    if path.exists() and (options.resume or untouched_writer(path) != "train"):
-        existing = _existing(path, name, sets)
-        init = f"lora-s2s init {quoted(name)} --overwrite"
-        say(f"{path} exists and is used; to decide anew: {init}")
-        return existing
+    kept: dict[str, object] = {}
     if path.exists():
+        writer = untouched_writer(path)
+        if options.resume or writer != "train":
+            existing = _existing(path, name, sets)
+            whys = {"init": "init wrote it", "train": "to resume a run", None: "edited by hand"}
+            init = f"lora-s2s init {quoted(name)} --overwrite"
+            say(f"{path} is used as it is ({whys[writer]}); to decide anew: {init}")
+            return existing
         with suppress(RecipeError):  # of another version: it is replaced
             _existing(path, name, sets)
-    looked = look(Wishes([name], sets))
+            kept = _kept(path, sets)
+    looked = look(Wishes([name], sets, kept=kept))
     from lora_s2s.pipeline.init import starter_recipe, write
     from lora_s2s.training.processes import main_process_first
 
@@ -126,6 +131,16 @@ def _recipe_of_data(
         check_run_folder(starter.recipe, options)
         write(starter)
     return starter.recipe
+
+
+def _kept(path: Path, sets: Sequence[str]) -> dict[str, object]:
+    """What the user gave for a recipe that nobody edited, but for what is given now."""
+    kept = given_settings(path, sets)
+    listed = ", ".join(f"{key}={value}" for key, value in kept.items())
+    line = f"{path} was not edited: decided anew"
+    line += f" with what you gave before ({listed}; delete the file to drop it)" if kept else ""
+    say(f"{line}; to train by it as it is: lora-s2s train {quoted(path)}")
+    return kept
 
 
 def _existing(path: Path, name: str, sets: Sequence[str]) -> Recipe:

@@ -33,7 +33,7 @@ from lora_s2s.recipe.schema import Recipe
 from lora_s2s.recipe.written import Ask, Decision
 
 Counts = npt.NDArray[np.int64]
-SAID, ANSWERED = "given by you", "your answer"
+ANSWERED = "your answer"
 HELD_OUT = 200  # sources, on which a score is worth its interval
 _LEAST_FRACTION, _MOST_FRACTION = 0.05, 0.2
 _WHOLE = 100_000  # rows, up to which the data is prepared to count them

@@ -4,8 +4,8 @@ with a name or a file is reported before torch loads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lora_s2s.console import say
@@ -30,6 +30,7 @@ class Wishes:
         gpu_memory: of the GPU that will train, such as ``8GB``; by default this machine trains.
         overwrite: replace a file even if it was edited.
         ask: asks at most four questions; None: nobody is there to answer.
+        kept: keys and values that the user gave for an earlier recipe of the same data.
     """
 
     data: Sequence[str]
@@ -38,6 +39,7 @@ class Wishes:
     gpu_memory: str | None = None
     overwrite: bool = False
     ask: Ask | None = None
+    kept: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def _given(name: str, data: Sequence[str], *words: Overrides) -> Recipe:
 
 def _looked_at(name: str, wishes: Wishes) -> tuple[Sequence[Overrides], FileFacts]:
     """Reads the files; asks for the columns where nobody can guess them."""
-    words: list[Overrides] = [wishes.sets]
+    words: list[Overrides] = [wishes.kept, wishes.sets]
     try:
         return words, look_at(_given(name, wishes.data, *words).data)
     except DataError as error:

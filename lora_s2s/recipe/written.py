@@ -16,12 +16,14 @@ import yaml
 
 from lora_s2s import __version__
 from lora_s2s.console import plain
-from lora_s2s.recipe.fields import AUTO
+from lora_s2s.recipe.fields import ALTERNATIVES, AUTO
+from lora_s2s.recipe.layers import Overrides, Scalar, overridden_keys, read_layer
 from lora_s2s.recipe.load import TextDumper
 from lora_s2s.recipe.schema import SECTIONS
 
 # Asks a question with a default; returns the answer.
 Ask = Callable[[str, str], str]
+SAID = "given by you"
 _WIDTH = 98
 _SEAL = re.compile(r"# lora-s2s \S+ (init|train) ([0-9a-f]{8})")
 
@@ -94,6 +96,25 @@ def untouched_writer(path: Path) -> str | None:
         return None
     match = _SEAL.fullmatch(seal)
     return match[1] if match and match[2] == _hash(head, rest) else None
+
+
+def given_settings(path: Path, overrides: Overrides) -> dict[str, object]:
+    """The keys of a written recipe that the user gave, as its reasons say, with their values; not
+    those that overrides replace.
+    """
+    now = overridden_keys(overrides)
+    lines = path.read_text(encoding="utf-8").split("\n")
+    given: dict[str, object] = {}
+    for key, entry in read_layer(path).entries.items():
+        line = int(entry.where.rpartition(":")[2])
+        if lines[line - 2] == f"  # {SAID}" and now.isdisjoint((key, ALTERNATIVES.get(key))):
+            value = entry.value
+            given[key] = _text(value) if isinstance(value, Scalar) else [*map(_text, value)]
+    return given
+
+
+def _text(value: Scalar) -> str | None:
+    return None if value.is_null else value.text
 
 
 def _hash(head: str, rest: str) -> str:

@@ -380,11 +380,22 @@ def test_train_on_a_file_replaces_only_what_it_wrote_itself(here: Path, invoke: 
     assert "unfinished run" in invoke(*dry[:-1], code=2).stderr
     assert not path.exists()
     (here / "adapters" / "my.running").rmdir()
-    commented = starter_recipe(look(Wishes(["my.csv"], ["model.name=demo"])), command="train").text
-    path.write_text(commented, encoding="utf-8")
-    assert (
-        json.loads(invoke(*dry, "--set", "lora.r=8", "--json").stdout)["recipe"]["lora"]["r"] == 8
+    gave = (
+        "model.name=demo training.max_steps=3 evaluation.metrics=[rougeL] data.template=~".split()
     )
+    commented = starter_recipe(look(Wishes(["my.csv"], gave)), command="train").text
+    path.write_text(commented, encoding="utf-8")
+    # What the user gave stays where nobody edits the file, but for what is given now.
+    result = invoke("train", "my.csv", "--dry-run", "--set", "training.epochs=2", "--json")
+    kept = json.loads(result.stdout)["recipe"]
+    assert (kept["model"]["name"], kept["evaluation"]["metrics"]) == ("demo", ["rougeL"])
+    assert (kept["training"]["epochs"], kept["training"]["max_steps"]) == (2, None)
+    assert (
+        "my.yaml was not edited: decided anew with what you gave before (model.name=demo, data."
+        "template=None, evaluation.metrics=['rougeL']; delete the file to drop it); to train by it "
+        "as it is: lora-s2s train my.yaml\n"
+    ) in result.stderr
+    assert "  model.name: demo (given by you)\n" in result.stderr
     assert path.read_text(encoding="utf-8") == commented
     head, _, rest = commented.replace("lora:", "lora:\n  of_another_version: 1").split("\n", 2)
     seal = hashlib.sha256(f"{head}\n{rest}".encode()).hexdigest()[:8]
@@ -397,8 +408,10 @@ def test_train_on_a_file_replaces_only_what_it_wrote_itself(here: Path, invoke: 
             path.write_text(made, encoding="utf-8")
         used = invoke(*dry, "--json")
         assert json.loads(used.stdout)["recipe"]["lora"]["r"] == 4
-        assert "my.yaml exists and is used; to decide anew: lora-s2s init my.csv" in used.stderr
-        assert "exists and is used" in invoke("train", str(here / "my.csv"), *dry[2:]).stderr
+        why = "edited by hand" if made else "init wrote it"
+        line = f"my.yaml is used as it is ({why}); to decide anew: lora-s2s init my.csv --overwrite"
+        assert line in used.stderr
+        assert line[:21] in invoke("train", str(here / "my.csv"), *dry[2:]).stderr
     (here / "other").mkdir()
     write_csv(here / "other" / "my.csv")
     for made in (path.read_text(encoding="utf-8"), commented):  # nor one that train wrote
