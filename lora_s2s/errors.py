@@ -139,14 +139,19 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns ``" (did you mean 'x'?)"`` for the closest known name, or an empty string."""
+    close = closest(name, known)
+    return f" (did you mean '{close}'?)" if close else ""
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Returns the closest known name; None where none is close."""
     # Comparison takes time in the product of the lengths, so long names (from data) are skipped.
     short = [other for other in known if len(other) <= _LONGEST_NAME >= len(name)]
     lengths = itertools.accumulate(map(len, short))
     compared = [
         other for other, length in zip(short, lengths, strict=True) if length <= _LONGEST_NAMES
     ]
-    close = difflib.get_close_matches(name, compared, n=1, cutoff=0.6)
-    return f" (did you mean '{close[0]}'?)" if close else ""
+    return next(iter(difflib.get_close_matches(name, compared, n=1, cutoff=0.6)), None)
 
 
 def quoted(word: object) -> str:
@@ -162,8 +167,12 @@ def quoted(word: object) -> str:
 COMMAND_LINE: ContextVar[Sequence[str]] = ContextVar("command line", default=())
 # How the id of a launch by ``--processes`` begins, which its processes' command lines lack.
 OWN_LAUNCH = "lora-s2s-"
-_OF_THIS_START = ("--resume", "--resume-anyway", "--overwrite")
-_RESUMED = {"train", "eval", "predict"}
+# The options of one start, with the commands that take them.
+_OF_THIS_START = {
+    "--resume": {"train", "eval", "predict"},
+    "--resume-anyway": {"train"},
+    "--overwrite": {"train", "init", "push"},
+}
 
 
 def again(option: str = "--resume") -> str:
@@ -177,7 +186,7 @@ def again(option: str = "--resume") -> str:
     if not words:
         argument = option[2:].replace("-", "_")
         return f"the same call with {argument}=True" if option else "the same call"
-    if _RESUMED.isdisjoint(words):
+    if _OF_THIS_START.get(option, set()).isdisjoint(words):
         return f"lora-s2s {' '.join(words)}"
     if "RANK" in os.environ:
         if not os.environ.get("TORCHELASTIC_RUN_ID", "").startswith(OWN_LAUNCH):

@@ -33,7 +33,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from lora_s2s import limits
-from lora_s2s.errors import DataError, SetupError, UsageError, quoted
+from lora_s2s.errors import DataError, SetupError, UsageError, again, quoted
 from lora_s2s.systems import is_network_path
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -317,8 +317,8 @@ def _prepare_repo(api: HfApi, repo: str, *, public: bool, overwrite: bool) -> st
     if names and not overwrite:
         raise UsageError(
             f"{repo} holds {len(names):,} files already ({names[0]}, …)",
-            hint="add --overwrite to replace files of the same names (others stay), or choose "
-            "another name",
+            hint="choose another name, or replace files of the same names (others stay): "
+            f"{again('--overwrite')}",
         )
     sha: str | None = found.sha
     return sha

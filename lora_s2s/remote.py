@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 
 from lora_s2s import limits
 from lora_s2s.console import ProgressLine, say
-from lora_s2s.errors import DataError, Error, ResourceError, SetupError, UsageError
+from lora_s2s.errors import DataError, Error, ResourceError, SetupError, UsageError, again
 from lora_s2s.files import cache_folder, require_space
 from lora_s2s.hub import is_cache_only
 from lora_s2s.outputs import whole_folder
@@ -159,7 +159,10 @@ def upload_folder(
     with _storage(url):
         exists = system.exists(last)
         if exists and not overwrite:
-            raise UsageError(f"{url} exists already", hint="choose another name, or --overwrite")
+            raise UsageError(
+                f"{url} exists already",
+                hint=f"choose another name, or replace it: {again('--overwrite')}",
+            )
         if exists:
             system.rm_file(last)
     order = sorted(files, key=lambda name: (name == manifest, name))

@@ -101,10 +101,10 @@ def is_plain_name(name: str) -> bool:
 
 def file_name(text: str) -> str:
     """The letters and digits of a text, of any script, as a name that every file system takes;
-    empty if it has none.
+    empty if it has none, or is one of Windows' devices.
 
-    >>> file_name("my rows"), file_name("заявки (2)"), file_name("_?")
-    ('my-rows', 'заявки-2', '')
+    >>> file_name("my rows"), file_name("заявки (2)"), file_name("_?"), file_name("con")
+    ('my-rows', 'заявки-2', '', '')
     """
     # NFKC: letters with their accents, as file systems disagree on, and no superscript digits.
     kept = (
@@ -112,7 +112,8 @@ def file_name(text: str) -> str:
         for char in unicodedata.normalize("NFKC", text)
     )
     name = "-".join("".join(kept).split()).strip("-._").encode()[:_LONGEST_NAME]
-    return name.decode(errors="ignore").rstrip("-._")
+    plain = name.decode(errors="ignore").rstrip("-._")
+    return plain if is_plain_name(plain) else ""
 
 
 def is_network_path(name: str) -> bool:

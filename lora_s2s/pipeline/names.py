@@ -10,7 +10,14 @@ from pathlib import Path
 
 from lora_s2s.console import say
 from lora_s2s.errors import SetupError, UsageError, nearest, quoted
-from lora_s2s.hub import DEMO_NAME, adapters_inside, check_is_folder, is_trained, locate_model
+from lora_s2s.hub import (
+    DEMO_NAME,
+    RECIPE,
+    adapters_inside,
+    check_is_folder,
+    is_trained,
+    locate_model,
+)
 from lora_s2s.records import ModelManifest
 from lora_s2s.remote import fetched_folder, is_url
 
@@ -74,13 +81,17 @@ def check_model_path(model: str) -> None:
     """Refuses a path of a model where no folder is."""
     folder = Path(model).expanduser()
     if not folder.exists() and _names_a_folder(model):
-        if folder.with_name(f"{folder.name}.running").is_dir():
-            hint = "repeat its train command with --resume"
-            raise UsageError(f"the training of {model} has not finished", hint=hint)
+        if (running := folder.with_name(f"{folder.name}.running")).is_dir():
+            raise UsageError(f"the training of {model} has not finished", hint=resume_hint(running))
         siblings = [path.name for path in filter(Path.is_dir, folder.parent.glob("*"))]
         raise UsageError(
             f"no such folder: {model}{nearest(folder.name, siblings)}", hint="lora-s2s adapters"
         )
+
+
+def resume_hint(run: Path) -> str:
+    """The hint for the folder of an unfinished run: the command that continues it."""
+    return f"continue it: lora-s2s train {quoted(run / RECIPE)} --resume"
 
 
 def _names_a_folder(model: str) -> bool:

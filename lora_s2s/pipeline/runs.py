@@ -97,7 +97,7 @@ def finished_run(recipe: Recipe) -> dict[str, Any] | None:
                     say(f"{final} was trained with {name}.{key}: {value}; now {now}")
         return None
     with run_lock(running, take=is_main_process()):  # takes away a lock that a killed process left
-        hint = "add --overwrite to train it again"
+        hint = f"train it again: {again('--overwrite')}"
         manifest = FinishedManifest.read(final, hint=hint)
         path = FinishedManifest.path(final)
         result = checked(TrainResult, manifest.content["training"], path, hint=hint)

@@ -86,15 +86,15 @@ def check_run_folder(recipe: Recipe, options: RunOptions) -> tuple[Path, Path]:
     if final.exists() and not (options.overwrite or (options.resume and running.exists())):
         raise UsageError(
             f"{final} exists already",
-            hint="give the new one a name with --set output.name=…, or add --overwrite to replace "
-            "it",
+            hint="give the new one a name with --set output.name=…; or replace it: "
+            f"{again('--overwrite')}",
         )
     if final.exists() and not is_trained(final):
         raise UsageError(
             f"{final} is not an adapter, so it is not replaced", hint="--set output.name=…"
         )
     if running.exists() and not (options.resume or options.overwrite):
-        hint = f"add --overwrite to start again; continue: {again()}"
+        hint = f"continue: {again()}; or start again: {again('--overwrite')}"
         raise UsageError(f"{running} holds an unfinished run", hint=hint)
     for place in (running, final):
         check_free(place, replace=True)

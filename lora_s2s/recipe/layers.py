@@ -328,7 +328,8 @@ def set_layer(overrides: Sequence[str]) -> Layer:
             continue
         section, key, text = match[1], match[2], match[3].strip()
         if section not in SECTIONS:
-            layer.problems.append(_unknown(section, "--set", is_section=True))
+            hint = section_hint(section, key)
+            layer.problems.append(f"--set: unknown section '{section}'{hint}")
             continue
         _add(layer, section, key, Entry(_set_value(text), "--set"))
     return layer

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from lora_s2s.errors import nearest
+from lora_s2s.errors import closest
 from lora_s2s.recipe.schema import SECTIONS
 
 # Our key → theirs. With `=value` where theirs is a switch for that value.
 _THEIRS = {
-    "model.name": "base_model model_id model_name model_name_or_path model_path pretrained "
+    "model.name": "base_model model model_id model_name model_name_or_path model_path pretrained "
     "pretrained_model_name_or_path tokenizer_name",
     "model.revision": "model_revision",
     "model.dtype": "bnb_4bit_compute_dtype compute_dtype mixed_precision model_dtype precision "
@@ -19,7 +19,7 @@ _THEIRS = {
     "model.quantization=nf4": "4bit bnb_4bit_quant_type load_in_4bit q_lora qlora use_4bit",
     "model.quantization=int8": "8bit load_in_8bit use_8bit",
     "model.skip_quantization": "llm_int8_skip_modules modules_to_not_convert",
-    "data.train": "data_files data_path dataset dataset_name dataset_path datasets train_data "
+    "data.train": "data data_files data_path dataset dataset_name dataset_path datasets train_data "
     "train_dataset train_file train_split training_file",
     "data.validation": "dev_file eval_data eval_dataset eval_file test_datasets val_data val_file "
     "valid_split validation_data validation_file",
@@ -158,10 +158,18 @@ def key_hint(key: str, value: str = "", section: str | None = None) -> str:
         return f" (did you mean '{meant}'?)"
     if name in OMITTED:
         return f" (omit it: {OMITTED[name]})"
-    return nearest(key, SECTIONS[section].model_fields if section else ())
+    keys = {
+        field: f"{one}.{field}"
+        for one in ([section] if section else reversed(SECTIONS))
+        for field in SECTIONS[one].model_fields
+    }
+    close = closest(name, () if name in SECTIONS else keys)
+    return f" (did you mean '{keys[close]}'?)" if close else ""
 
 
-def section_hint(name: str) -> str:
-    """What an unknown section means here; empty if unclear."""
+def section_hint(name: str, key: str = "") -> str:
+    """What an unknown section means here, or a key that was written below it; empty if unclear."""
     meant = THEIR_SECTIONS.get(name.lower().replace("-", "_"))
-    return f" (did you mean '{meant}'?)" if meant else nearest(name, [*SECTIONS, "extends"])
+    meant = meant or closest(name, [*SECTIONS, "extends"])
+    of_key = key_hint(key, section=meant) if key and meant in SECTIONS else ""
+    return of_key or (f" (did you mean '{meant}'?)" if meant else "")

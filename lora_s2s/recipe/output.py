@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 
 from lora_s2s.recipe.fields import Section
+from lora_s2s.systems import is_plain_name
+
+
+def _on_every_system(name: str | None) -> str | None:
+    if name is not None and not is_plain_name(name):
+        raise ValueError("expected a name that Windows can store too: no device, no dot at the end")
+    return name
 
 
 class OutputSection(Section):
@@ -15,7 +24,7 @@ class OutputSection(Section):
         min_length=1,
         description="Folder for adapters, relative to the current one.",
     )
-    name: str | None = Field(
+    name: Annotated[str | None, AfterValidator(_on_every_system)] = Field(
         default=None,
         pattern=r"^[\p{L}\p{Nd}][\p{L}\p{M}\p{Nd}._-]{0,99}$",
         description="Name of the adapter's folder; by default the recipe's name.",

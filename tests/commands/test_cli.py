@@ -103,6 +103,7 @@ def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 @pytest.mark.parametrize(
     ("words", "launch", "command"),
     [
+        (["push", "my f", "me/x", "--overwrite"], None, "push 'my f' me/x"),
         (["train", "my rows.csv", "--overwrite"], None, "train 'my rows.csv' --resume"),
         (["predict", "m", "--resume", "--", "-x"], None, "predict m --resume -- -x"),
         (["demo", "--out", "d"], None, "demo --out d"),
@@ -117,8 +118,9 @@ def test_the_command_that_continues(
         for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("TORCHELASTIC_RUN_ID", launch)):
             monkeypatch.setenv(name, value)
     before = COMMAND_LINE.set(words)
-    given = again()
+    given, replacing = again(), again("--overwrite")
     COMMAND_LINE.reset(before)
+    assert ("--overwrite" in replacing) == (words[0] in ("train", "push"))
     assert given == (f"lora-s2s {command}" if command else "the same command with --resume")
 
 

@@ -34,7 +34,7 @@ def test_a_finished_run_without_counts(invoke: Invoke, made: Path) -> None:
     spoil("adapters/p", lambda manifest: manifest.pop("counts"))
     stderr = invoke("train", "p", *STEPS, "--resume", code=3).stderr
     assert "`manifest.json` is damaged: counts is missing" in stderr
-    assert "hint: add --overwrite" in stderr
+    assert "hint: train it again: lora-s2s train " in stderr
     spoil("adapters/p", lambda manifest: manifest.update(counts={"total_parameters": 1}))
     stderr = invoke("train", "p", *STEPS, "--resume", code=3).stderr
     assert "counts.trainable_parameters is missing" in stderr

@@ -131,7 +131,8 @@ COMMANDS = [
         2,
         "error: 3 problems in the recipe:\n"
         "  unknown.yaml:6: unknown key 'lora.rank' (did you mean 'lora.r'?)\n"
-        "  unknown.yaml:8: unknown key 'training.learning_rte' (did you mean 'learning_rate'?)\n"
+        "  unknown.yaml:8: unknown key 'training.learning_rte' "
+        "(did you mean 'training.learning_rate'?)\n"
         "  unknown.yaml:9: unknown key 'training.lora'\n" + RECIPE_HINT,
     ),
     _golden(

@@ -215,4 +215,6 @@ def test_checkpoints_are_averaged_with_their_trained_tokens_and_answer(
     assert list(json.loads(made.stdout)["of"]) == [before, last]
     scored = invoke("eval", "mean", "--limit", "2", "--set", "evaluation.max_new_tokens=4")
     assert "adapters/mean" in scored.stderr
-    invoke("adapters", "average", before, "adapters/run.running", "--out", "x", code=3)
+    unfinished = "adapters/run.running"
+    asked = invoke("adapters", "average", before, unfinished, "--out", "x", code=3).stderr
+    assert f"hint: continue it: lora-s2s train {unfinished}/recipe.yaml --resume\n" in asked

@@ -260,8 +260,8 @@ def test_hints_name_arguments(there: Path) -> None:
 
     recipe = "adapters/train/recipe.yaml"
     assert hint(lora_s2s.train, recipe) == (
-        'give the new one a name with overrides={"output.name": "…"}, '
-        "or add overwrite=True to replace it"
+        'give the new one a name with overrides={"output.name": "…"}; '
+        "or replace it: the same call with overwrite=True"
     )
     lora_s2s.train(recipe, overwrite=True, stop_after=0.0, progress=False)
     shutil.rmtree("adapters/train")
@@ -269,7 +269,8 @@ def test_hints_name_arguments(there: Path) -> None:
     more = {"output.name": "train"}
     again = lora_s2s.load_recipe("r.yaml", more)
     assert hint(lora_s2s.train, again) == (
-        "add overwrite=True to start again; continue: the same call with resume=True"
+        "continue: the same call with resume=True; or start again: the same call with "
+        "overwrite=True"
     )
     other = lora_s2s.load_recipe("r.yaml", {**more, "training.learning_rate": 0.5})
     assert str(hint(lora_s2s.train, other, resume=True)).endswith(

@@ -65,13 +65,13 @@ lorra:
     path = write(tmp_path, text)
     found = "\n".join(problems_of(path, "lora.alhpa=3"))
     for line in (
-        f"{path}:3: unknown key 'model.dtyp' (did you mean 'dtype'?)",
+        f"{path}:3: unknown key 'model.dtyp' (did you mean 'model.dtype'?)",
         f"{path}:6: data.max_source_tokens: expected a whole number or auto, got 'many'",
         f"{path}:8: unknown key 'training.r' (did you mean 'lora.r'?)",
         f"{path}:9: training.learning_rate: should be auto, or greater than 0 and at most 10; got "
         "-1.0",
         f"{path}:10: unknown section 'lorra' (did you mean 'lora'?)",
-        "--set: unknown key 'lora.alhpa' (did you mean 'alpha'?)",
+        "--set: unknown key 'lora.alhpa' (did you mean 'lora.alpha'?)",
     ):
         assert line in found
     assert found.count("\n") == 5
@@ -209,6 +209,8 @@ def test_quoted_null_is_text(tmp_path: Path) -> None:
         ("evaluation.metrics=[auto, bleu]", "auto stands alone"),
         ("output.name=../x", "output.name"),
         ("output.name=.hidden", "output.name"),
+        ("output.name=Nul.v2", "output.name: expected a name that Windows can store too"),
+        ("output.name=mine.", "no dot at the end; got 'mine.'"),
         (
             "model.quantization=nf3",
             "expected one of none, nf4, int8; got 'nf3' (did you mean 'nf4'?)",
@@ -229,8 +231,13 @@ def test_quoted_null_is_text(tmp_path: Path) -> None:
         ("lora.train_tokens=some", "lora.train_tokens"),
         ("learning_rate=1", "=value (did you mean 'training.learning_rate'?)"),
         ("lr=1e-4", "=value (did you mean 'training.learning_rate'?)"),
+        ("nme=demo", "=value (did you mean 'model.name'?)"),
+        ("model=demo", "=value (did you mean 'model.name'?)"),
+        ("lora=8", "--set lora=8: expected section.key=value"),
         ("lora.r", "expected section.key=value"),
-        ("peft.r=8", "unknown section 'peft' (did you mean 'lora'?)"),
+        ("peft.r=8", "unknown section 'peft' (did you mean 'lora.r'?)"),
+        ("modl.nme=demo", "unknown section 'modl' (did you mean 'model.name'?)"),
+        ("modl.xyz=demo", "unknown section 'modl' (did you mean 'model'?)"),
         ("lora.rank=8", "unknown key 'lora.rank' (did you mean 'lora.r'?)"),
         ("training.load_in_4bit=true", "(did you mean 'model.quantization=nf4'?)"),
         ("training.load_in_4bit=false", "(omit it, or set 'model.quantization')"),
@@ -248,7 +255,7 @@ def test_quoted_null_is_text(tmp_path: Path) -> None:
         ("model.max_seq_length=9", "(did you mean 'data.max_source_tokens'?)"),
         ("data.input_column=q", "(did you mean 'data.source_column'?)"),
         ("lora.task_type=SEQ_2_SEQ_LM", "(omit it: the task is always text to text)"),
-        ("trainin.seed=1", "unknown section 'trainin' (did you mean 'training'?)"),
+        ("trainin.seed=1", "unknown section 'trainin' (did you mean 'training.seed'?)"),
     ],
 )
 def test_bad_values_are_refused_in_words(tmp_path: Path, override: str, part: str) -> None:
