@@ -175,19 +175,21 @@ _OF_THIS_START = {
 }
 
 
-def again(option: str = "--resume") -> str:
-    """The command line of this process, ready to paste, with an option where the command takes it;
-    from Python, the call.
+def again(option: str = "--resume", setting: str = "") -> str:
+    """The command line of this process, ready to paste, with an option where the command takes it,
+    and perhaps a setting; from Python, the call.
 
-    >>> again("--resume-anyway")
-    'the same call with resume_anyway=True'
+    >>> again("--resume-anyway"), again(setting="training.seed=2")
+    ('the same call with resume_anyway=True', 'the same call with resume=True and training.seed=2')
     """
     words = [quoted(word) for word in COMMAND_LINE.get() if word not in _OF_THIS_START]
     if not words:
         argument = option[2:].replace("-", "_")
-        return f"the same call with {argument}=True" if option else "the same call"
+        also = f" and {setting}" if setting else ""
+        return f"the same call with {argument}=True{also}" if option else "the same call"
     if _OF_THIS_START.get(option, set()).isdisjoint(words):
         return f"lora-s2s {' '.join(words)}"
+    option += f" --set {setting}" if setting else ""
     if "RANK" in os.environ:
         if not os.environ.get("TORCHELASTIC_RUN_ID", "").startswith(OWN_LAUNCH):
             return f"the same command with {option}"

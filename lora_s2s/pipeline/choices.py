@@ -57,8 +57,10 @@ def gather_facts(prepared: PreparedDataset, *, parameters: int, device: str) -> 
 def advice_on(adapter: Path, recipe: Recipe, rows: int) -> list[dict[str, str]]:
     """Advice from a finished run's loss curves: ``advice`` of ``train --json``."""
     curves = Curves.of_lines(read_jsonl(adapter / METRICS))
-    rate = recipe.training.settled().learning_rate
-    return [advice.to_json() for advice in advise(curves, rows=rows, learning_rate=rate)]
+    training = recipe.training.settled()
+    rate, patience = training.learning_rate, training.early_stopping
+    given = advise(curves, rows=rows, learning_rate=rate, early_stopping=patience)
+    return [advice.to_json() for advice in given]
 
 
 def _lengths(tokens: npt.NDArray[np.int32]) -> Lengths:

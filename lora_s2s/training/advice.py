@@ -25,6 +25,8 @@ _VALIDATION_FALLING = 0.95  # the same for the validation loss
 # The last validation loss exceeds the best by this factor and this much more: overfitting.
 _OVERFIT = (1.05, 0.02)
 _VALIDATIONS_SINCE_BEST = 2  # overfitting needs at least this many validations after the best
+PATIENCE = 3  # validations in a row without a gain, after which a run stands still,
+_WORTH_ENDING = 2 / 3  # up to this share of its steps
 _FEW_STEPS = 300  # fewer are not enough, unless there are fewer rows
 
 
@@ -50,12 +52,24 @@ class Curves:
         first = self.losses[: max(3, len(self.losses) // 50)]
         return sum(first) / len(first)
 
+    def best(self) -> int:
+        """The first validation with the lowest loss, by its place; 0 if there is none."""
+        losses = [loss for _, loss in self.validations]
+        return losses.index(min(losses)) if losses else 0
+
     def parts(self) -> list[float]:
         """Mean loss of each fifth of the run."""
         size = len(self.losses) / _PARTS
         cuts = [round(place * size) for place in range(_PARTS + 1)]
         pieces = [self.losses[start:stop] for start, stop in pairwise(cuts)]
         return [sum(piece) / len(piece) for piece in pieces]
+
+
+def stands_still(without_gain: int, share: float) -> bool:
+    """Whether a run may end by the last validations: so many in a row without a gain, at this share
+    of its steps. A falling learning rate may still bring one.
+    """
+    return without_gain >= PATIENCE and share <= _WORTH_ENDING
 
 
 @dataclass(frozen=True)
@@ -71,20 +85,24 @@ class Advice:
         return asdict(self)
 
 
-def advise(curves: Curves, *, rows: int, learning_rate: float) -> list[Advice]:
+def advise(
+    curves: Curves, *, rows: int, learning_rate: float, early_stopping: int = 0
+) -> list[Advice]:
     """Returns the advice on a run, the most important first.
 
     Args:
         curves: the run's losses.
         rows: number of training rows.
         learning_rate: the peak.
+        early_stopping: the setting of the run.
     """
+    still = [] if early_stopping else _stood_still(curves)
     steps = len(curves.losses)
     if steps < _FEWEST_STEPS:
         return [_too_few(steps, rows)] if steps < rows else []
     parts = curves.parts()
     if parts[-1] < _LOW_LOSS:
-        return [*_overfits(curves)]
+        return _overfits(curves) or still
     if parts[-1] > _NO_PROGRESS * curves.start():
         return [_never_fell(curves, parts, learning_rate)]
     if steps < min(_FEW_STEPS, rows):  # a fifth of few steps is noise
@@ -109,7 +127,7 @@ def advise(curves: Curves, *, rows: int, learning_rate: float) -> list[Advice]:
             "of the steps"
         )
         return [Advice("still_falling", message, f"training.max_steps={2 * steps}")]
-    return []
+    return still
 
 
 def _too_few(steps: int, rows: int) -> Advice:
@@ -128,10 +146,25 @@ def _never_fell(curves: Curves, parts: Sequence[float], learning_rate: float) ->
     return Advice("never_fell", message, f"training.learning_rate={better:.1e}")
 
 
+def _stood_still(curves: Curves) -> list[Advice]:
+    noticed = curves.best() + PATIENCE
+    steps = len(curves.losses)
+    if noticed >= len(curves.validations):
+        return []
+    if not stands_still(PATIENCE, curves.validations[noticed][0] / steps):
+        return []
+    step, lowest = curves.validations[curves.best()]
+    message = (
+        f"the validation loss had no gain after step {step:,} of {steps:,} ({lowest:.4f}): with "
+        "early stopping the same result takes less time"
+    )
+    return [Advice("stood_still", message, f"training.early_stopping={PATIENCE}")]
+
+
 def _overfits(curves: Curves) -> list[Advice]:
     if len(curves.validations) <= _VALIDATIONS_SINCE_BEST:
         return []
-    best = min(range(len(curves.validations)), key=lambda place: curves.validations[place][1])
+    best = curves.best()
     (step, lowest), (_, last) = curves.validations[best], curves.validations[-1]
     factor, margin = _OVERFIT
     since = len(curves.validations) - 1 - best

@@ -14,9 +14,10 @@ from accelerate import Accelerator
 
 from lora_s2s import limits
 from lora_s2s.console import ProgressLine, say, warn
-from lora_s2s.errors import SetupError
+from lora_s2s.errors import SetupError, again
 from lora_s2s.files import jsonl_line, naming, read_whole, write_bytes
 from lora_s2s.recipe.schema import TrainingSettings
+from lora_s2s.training.advice import PATIENCE, stands_still
 from lora_s2s.training.plan import StepPlan
 from lora_s2s.training.state import StepStats, TrainState
 
@@ -81,6 +82,7 @@ class RunLog:
     ) -> None:
         self._accelerator = accelerator
         self._progress = progress
+        self._noticed = False
         self._path = folder / METRICS
         self._stream: TextIO | None = None
         self.cut(keep_lines)
@@ -128,6 +130,18 @@ class RunLog:
         (_, loss), *others = scores.items()
         shown = "".join(f", {name} {value:.2f}" for name, value in others)
         say(f"step {state.step:,}: validation loss {loss:.4f}{shown}")
+
+    def notice(self, state: TrainState, plan: StepPlan) -> None:
+        """Shows once that the run stands still, and how to end it at the best so far."""
+        count = state.evaluations_without_gain
+        if self._noticed or not stands_still(count, state.step / plan.total_steps):
+            return
+        self._noticed = True
+        say(
+            f"no gain in the last {count} validations; the best is that of step {state.best_step:,}"
+            ", and a falling learning rate may still bring one. To end the run with it: Ctrl-C, "
+            f"then {again(setting=f'training.early_stopping={PATIENCE}')}"
+        )
 
     def sync(self) -> int:
         """Flushes every line to disk and returns their number."""

@@ -183,6 +183,8 @@ class Run:
             raise RunError(f"step {self.state.step}: the validation loss is {loss}", hint=_HINT)
         self.state.remember(scores, self.goal)
         self.log.evaluation(scores, self.state, self.plan)
+        if not self.settings.early_stopping and self.last_step == self.plan.total_steps:
+            self.log.notice(self.state, self.plan)
 
     def check_deadline(self) -> None:
         """Ends the run if the deadline has passed and at least one step was taken."""

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from lora_s2s.pipeline.adapted import train_token_ids
 from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.load import load_recipe
 from lora_s2s.tokens.loading import load_tokenizer
+from lora_s2s.training.log import RunLog
 
 QUICK = (
     "--set",
@@ -208,6 +211,27 @@ def test_an_unfinished_run_asks_and_resumes(
     result = invoke("train", "adapters/it.running/recipe.yaml", "--resume", "--json")
     assert json.loads(result.stdout)["resumed_from"] == 2
     assert listing(here / "adapters")[0] == "it"
+
+
+def test_a_run_that_stands_still_ends_by_the_command_that_it_shows(
+    invoke: Invoke, here: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(here / "train.csv")
+    notice = RunLog.notice
+
+    def interrupted(log: RunLog, *about: Any) -> None:
+        notice(log, *about)
+        if log._noticed:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(RunLog, "notice", interrupted)
+    long = ("training.max_steps=9", "training.evaluate_every=1", "training.learning_rate=1e-30")
+    words = settings(tiny_model, *long, "training.batch_size=4", "output.name=it")
+    stopped = invoke("train", "flan-t5-small", *words, code=130).stderr
+    command = stopped.partition("Ctrl-C, then lora-s2s ")[2].splitlines()[0]
+    result = json.loads(invoke(*shlex.split(command), "--json").stdout)
+    assert (result["steps"], result["stopped"], result["kept_step"]) == (4, "early_stopping", 1)
+    assert (here / "adapters/it/adapter_model.safetensors").is_file()
 
 
 def test_a_run_that_fails_before_its_first_checkpoint_leaves_no_folder(

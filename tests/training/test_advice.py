@@ -74,6 +74,26 @@ def test_a_validation_loss_that_rises_is_named_with_its_step(floor: float) -> No
     assert "overfits" not in kinds(curve(800, lambda t: 4 * math.exp(-6 * t) + 0.3, once))
 
 
+@pytest.mark.parametrize("floor", [0.3, 0.01])
+@pytest.mark.parametrize(
+    ("losses", "patience", "best"),
+    [
+        ([5, 4, 3, 3.1, 3.05, 3, 3.02, 3.01, 3.03], 0, 300),
+        ([5, 4, 3, 3.1, 3.05, 3, 3.02, 3.01, 3.03], 3, None),  # it would have stopped
+        ([5, 4, 3, 3.1, 3.05, 3, 3.02, 3.01, 2.9], 0, None),  # a late gain
+        ([5, 4, 3.2, 3.1, 3, 3.1, 3.02, 3.01, 3.03], 0, None),  # in the last third
+    ],
+)
+def test_a_validation_loss_that_stood_still_asks_for_early_stopping(
+    floor: float, losses: list[float], patience: int, best: int | None
+) -> None:
+    validations = [(100 * (place + 1), loss) for place, loss in enumerate(losses)]
+    curves = curve(900, lambda t: 4 * math.exp(-9 * t) + floor, validations)
+    given = advise(curves, rows=ROWS, learning_rate=1e-3, early_stopping=patience)
+    assert [advice.setting for advice in given] == ["training.early_stopping=3"] * bool(best)
+    assert all(f"no gain after step {best} of 900 (3.0000)" in one.message for one in given)
+
+
 def test_a_loss_that_never_fell_asks_for_another_rate() -> None:
     (flat,) = said(curve(600, lambda _: 6.0))
     assert (flat.kind, flat.setting) == ("never_fell", "training.learning_rate=3.0e-03")

@@ -156,6 +156,35 @@ def test_early_stopping_counts_evaluations_without_gain(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("losses", "patience", "noticed"),
+    [
+        ((2.0, 1.0, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0), 0, True),
+        ((2.0, 1.0, 1.0, 1.5, 0.9, 2.0, 2.0, 2.0, 2.0), 0, False),  # the third is in the last third
+        ((2.0, 1.0, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0), 8, False),  # it ends by itself
+    ],
+)
+def test_a_run_that_stands_still_says_once_how_to_end_it(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    losses: tuple[float, ...],
+    patience: int,
+    noticed: bool,
+) -> None:
+    how = {"max_steps": 18, "evaluate_every": 2, "early_stopping": patience}
+    run(tmp_path, evaluate=scores(*losses), **how)
+    text = capsys.readouterr().err
+    line = "no gain in the last 3 validations; the best is that of step 4, and a falling learning"
+    assert text.count("no gain in the last ") == noticed == text.count(line)
+    if noticed:
+        after = text.partition("step 10: validation loss 2.0000\n")[2]
+        assert after.startswith(line)
+        assert "the same call with resume=True and training.early_stopping=3" in after
+    share = scores(*losses)  # a sweep's trial goes on in shares of its steps
+    run(tmp_path / "trial", evaluate=share, share=0.7, **how)
+    assert "no gain in" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("lower", "values", "kept"),
     [(False, (1.0, 3.0, 3.0, 2.0), 4), (True, (4.0, math.nan, -2.0, -2.0), 6)],
 )
