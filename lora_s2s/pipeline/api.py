@@ -79,6 +79,7 @@ def init(
 
 def train(
     recipe: AnyRecipe,
+    overrides: Mapping[str, object] | None = None,
     *,
     resume: bool = False,
     resume_anyway: bool = False,
@@ -101,6 +102,7 @@ def train(
         recipe: what :func:`load_recipe` takes or returns, data that :func:`lora_s2s.prepare`
             returned (or its folder), what :func:`init` returned, or a data file, whose recipe is
             written first.
+        overrides: keys such as ``model.name`` and their values.
         resume: continue an unfinished run of this name.
         resume_anyway: resume although code, data (same row count), learning rate or schedule
             changed. The result is not bit-identical.
@@ -118,7 +120,7 @@ def train(
         from lora_s2s.pipeline.trained import RunOptions
 
         options = RunOptions(resume or resume_anyway, resume_anyway, overwrite, deadline, begun)
-        loaded, prepared = recipe_and_data(recipe, options)
+        loaded, prepared = recipe_and_data(recipe, overrides or {}, options)
         from lora_s2s.pipeline.train import train_adapter
 
         return train_adapter(loaded, prepared=prepared, options=options)
@@ -216,9 +218,9 @@ def evaluate(
 
 def load(
     model: Name,
+    overrides: Mapping[str, object] | None = None,
     *,
     base: Name | None = None,
-    overrides: Mapping[str, object] | None = None,
     progress: bool | Display = True,
 ) -> Model:
     """Loads a model that answers texts and rows: an adapter, a base, a merged or an exported model.
@@ -231,7 +233,7 @@ def load(
     2
 
     Args:
-        model, base, overrides: see :func:`evaluate`.
+        model, overrides, base: see :func:`evaluate`.
         progress: see :func:`lora_s2s.prepare`; of loading, and of lists that are answered.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, overload
 
 from lora_s2s.display import Display
@@ -24,6 +25,7 @@ def prepare(
     previews: int = 3,
     strict: bool = False,
     join: bool = False,
+    overrides: Mapping[str, object] | None = None,
     progress: bool | Display = True,
 ) -> PreparedData:
     """All data."""
@@ -36,6 +38,7 @@ def prepare(
     *,
     shard: str,
     strict: bool = False,
+    overrides: Mapping[str, object] | None = None,
     progress: bool | Display = True,
 ) -> PreparedShard:
     """One shard of it."""
@@ -49,6 +52,7 @@ def prepare(
     strict: bool = False,
     shard: str | None = None,
     join: bool = False,
+    overrides: Mapping[str, object] | None = None,
     progress: bool | Display = True,
 ) -> PreparedData | PreparedShard:
     """Reads, checks, splits and tokenises a recipe's data; what an earlier call made of the same
@@ -78,6 +82,7 @@ def prepare(
         strict: stop at the first row that cannot be used.
         shard: prepare one of several parts: ``3/16`` is the third of 16.
         join: join all shards of ``out`` into the folder that one run writes.
+        overrides: keys such as ``data.template`` and their values.
         progress: False shows nothing; or an object like :class:`lora_s2s.display.Display`.
 
     Raises:
@@ -87,7 +92,7 @@ def prepare(
         from lora_s2s.pipeline.prepare import PreparedData
         from lora_s2s.pipeline.shards import prepare_shard_to, prepare_to
 
-        loaded, folder = recipe_with_data(recipe), optional_path("out", out)
+        loaded, folder = recipe_with_data(recipe, overrides), optional_path("out", out)
         if shard is not None:
             if join:
                 raise UsageError("shard and join exclude each other", hint="give one of them")

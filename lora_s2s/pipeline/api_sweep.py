@@ -21,6 +21,7 @@ def sweep(
     trials: int | None = None,
     budget: float | None = None,
     out: Name | None = None,
+    overrides: Mapping[str, object] | None = None,
     progress: bool | Display = True,
 ) -> Sweep:
     """Tries settings of a recipe on its validation data; the same call continues a sweep that was
@@ -33,6 +34,7 @@ def sweep(
         trials: how many there are, that of the recipe itself included.
         budget: seconds of training in all.
         out: the sweep's folder; ``sweeps/NAME`` by default.
+        overrides: keys such as ``model.name`` and their values.
         progress: see :func:`prepare`.
 
     Raises:
@@ -43,4 +45,4 @@ def sweep(
 
         folder = None if out is None else Path(out)
         options = SweepOptions(vary, trials, budget, out=folder)
-        return run_sweep(load_recipe(recipe), None, options)
+        return run_sweep(load_recipe(recipe, overrides), None, options)

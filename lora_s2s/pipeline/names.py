@@ -5,7 +5,7 @@ adapter in the folder of adapters. Light to import.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lora_s2s.console import say
@@ -141,6 +141,8 @@ def given_path(argument: str, value: object) -> str:
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else value
     if not isinstance(text, str):
         hint = _ROWS if argument in ("data", "recipe") else None
+        if isinstance(value, Mapping) and "." in "".join(map(str, value)):
+            hint = "settings such as model.name are given as overrides={…}"
         message = f"{argument}: expected a path or a name, got {type(value).__name__}"
         raise UsageError(message, hint=hint)
     if not text:

@@ -10,6 +10,7 @@ from lora_s2s.data.prepared import PreparedDataset, is_prepared, open_prepared
 from lora_s2s.errors import DataError, UsageError, quoted
 from lora_s2s.hub import RECIPE, is_local
 from lora_s2s.recipe.catalogue import shipped
+from lora_s2s.recipe.layers import Overrides, overridden_keys, override_words
 from lora_s2s.recipe.load import load_recipe
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.tokens.loading import tokenizer_hash
@@ -20,28 +21,31 @@ def is_folder_of_data(name: str) -> bool:
     return bool(name) and name not in shipped() and is_prepared(Path(name).expanduser())
 
 
-def open_with_recipe(folder: Path, sets: Sequence[str]) -> tuple[Recipe, PreparedDataset]:
+def open_with_recipe(folder: Path, sets: Overrides) -> tuple[Recipe, PreparedDataset]:
     """Opens a prepared folder and the recipe it was prepared with, to train on it as it is.
 
     Raises:
         UsageError: an override of what went into the folder.
         DataError: the folder is damaged, or the base's tokenizer has changed.
     """
-    for word in sets:
-        if word.strip().startswith(("data.", "model.name", "model.revision")):
+    for word in override_words(sets):
+        if word.startswith(("data.", "model.name", "model.revision")):
             hint = (
                 f"prepare it anew: lora-s2s prepare {quoted(folder / RECIPE)} --out FOLDER --set "
-                f"{quoted(word.strip())}"
+                f"{quoted(word)}"
             )
-            raise UsageError(f"{word.strip()}: {folder} is prepared already", hint=hint)
+            raise UsageError(f"{word}: {folder} is prepared already", hint=hint)
     if not (folder / RECIPE).is_file():
         raise DataError(
             f"{folder} holds no {RECIPE}", hint="prepare the data again: lora-s2s prepare RECIPE"
         )
     folder = folder.expanduser()
     recipe = load_recipe(str(folder / RECIPE), sets, only_shipped=True)
-    _check_output(folder, recipe.output.dir, sets)
-    _check_trackers(folder, recipe.training.trackers, sets)
+    given = overridden_keys(sets)
+    if "output.dir" not in given:
+        _check_output(folder, recipe.output.dir)
+    if "training.trackers" not in given:
+        _check_trackers(folder, recipe.training.trackers)
     if not is_local(recipe.model.name, recipe.model.revision):
         raise DataError(
             f"{folder} names the model '{recipe.model.name}', which is not on this machine; it is "
@@ -60,12 +64,11 @@ def open_with_recipe(folder: Path, sets: Sequence[str]) -> tuple[Recipe, Prepare
     return recipe, prepared
 
 
-def _check_output(folder: Path, place: str, sets: Sequence[str]) -> None:
+def _check_output(folder: Path, place: str) -> None:
     """Refuses to write outside the current folder because a prepared folder, which may be
     anybody's, says so.
     """
-    named = any(word.strip().startswith("output.dir=") for word in sets)
-    if not named and not Path(os.path.abspath(place)).is_relative_to(Path.cwd()):
+    if not Path(os.path.abspath(place)).is_relative_to(Path.cwd()):
         raise DataError(
             f"{folder} names the output folder '{place}', outside the current one",
             hint=f"if that is the folder you want: --set output.dir={quoted(place)}",
@@ -73,11 +76,10 @@ def _check_output(folder: Path, place: str, sets: Sequence[str]) -> None:
         )
 
 
-def _check_trackers(folder: Path, trackers: Sequence[str], sets: Sequence[str]) -> None:
+def _check_trackers(folder: Path, trackers: Sequence[str]) -> None:
     """Refuses to send a run's figures away because an untrusted prepared folder says so."""
-    named = any(word.strip().startswith("training.trackers=") for word in sets)
     remote = [tracker for tracker in trackers if tracker != "tensorboard"]
-    if remote and not named:
+    if remote:
         chosen = f"training.trackers=[{', '.join(trackers)}]"
         raise DataError(
             f"{folder} names the tracker '{remote[0]}', which can send data to another machine",

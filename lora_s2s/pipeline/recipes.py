@@ -17,7 +17,7 @@ from lora_s2s.pipeline.surroundings import called
 from lora_s2s.readers.origins import check_there
 from lora_s2s.recipe import load
 from lora_s2s.recipe.catalogue import shipped
-from lora_s2s.recipe.layers import flat_keys
+from lora_s2s.recipe.layers import Overrides, flat_keys
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.systems import file_name
 
@@ -66,7 +66,7 @@ def chosen_recipe(
     recipe: str,
     data: Sequence[str],
     model: str | None,
-    sets: Sequence[str],
+    sets: Overrides,
     *,
     command: str,
     out: str | None = None,
@@ -85,25 +85,25 @@ def chosen_recipe(
         DataError: the recipe names no data of the user's yet.
     """
     train = data[0] if len(data) == 1 else json.dumps(list(data), ensure_ascii=False)
-    said = [f"data.train={train}"] * bool(data) + [f"model.name={model}"] * bool(model) + list(sets)
+    said = [f"data.train={train}"] * bool(data) + [f"model.name={model}"] * bool(model)
     if recipe:
-        loaded = load.load_recipe(recipe, said)
+        loaded = load.load_recipe(recipe, said, sets)
         if not resume:
             _check_data(loaded, f"lora-s2s {command} {quoted(recipe)} --data FILE")
         return loaded
     if not (data and model):
         hint = f"lora-s2s {command} --data FILE --model demo, or lora-s2s {command} demo"
         raise UsageError("expected a RECIPE, or --data and --model together", hint=hint)
-    return load.recipe_from_settings(run_name(Path(out).name if out else data[0]), said)
+    return load.recipe_from_settings(run_name(Path(out).name if out else data[0]), said, sets)
 
 
-def recipe_with_data(recipe: AnyRecipe) -> Recipe:
+def recipe_with_data(recipe: AnyRecipe, overrides: Mapping[str, object] | None = None) -> Recipe:
     """Loads a recipe of a call from Python, and checks that it names data of the user's.
 
     Raises:
         DataError: it does not yet.
     """
-    loaded = load_recipe(recipe)
+    loaded = load_recipe(recipe, overrides)
     _check_data(loaded, 'lora_s2s.load_recipe(RECIPE, {"data.train": "FILE"})')
     return loaded
 

@@ -5,7 +5,7 @@ what is wrong with names and files is reported before torch loads.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from lora_s2s.pipeline.trained import RunOptions, check_run_folder
 from lora_s2s.pipeline.wishes import Wishes, look
 from lora_s2s.readers.origins import is_data_name, local_path
 from lora_s2s.recipe.catalogue import shipped
-from lora_s2s.recipe.layers import read_layer
+from lora_s2s.recipe.layers import Overrides, read_layer
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.recipe.written import given_settings, untouched_writer
 from lora_s2s.remote import is_url
@@ -36,7 +36,7 @@ def asked_run(
     recipe: str,
     data: Sequence[str] | None,
     model: str | None,
-    sets: Sequence[str] | None,
+    sets: Overrides | None,
     *,
     command: str = "train",
     options: RunOptions | None = None,
@@ -73,19 +73,19 @@ def asked_run(
     if command != "train":
         hint = f"write its recipe first: lora-s2s init --data {quoted(recipe)} --yes"
         raise UsageError(f"{recipe} is a data file, expected a recipe", hint=hint)
-    words = [f"model.name={model}"] * bool(model) + list(sets)
-    return _recipe_of_data(recipe, words, options, dry_run=dry_run), None
+    given = [f"model.name={model}", *sets] if model else sets
+    return _recipe_of_data(recipe, given, options, dry_run=dry_run), None
 
 
 def recipe_and_data(
-    recipe: AnyRecipe, options: RunOptions
+    recipe: AnyRecipe, overrides: Mapping[str, object], options: RunOptions
 ) -> tuple[Recipe, PreparedDataset | None]:
     """The recipe to train, and its data where that is prepared already; for a data file, the recipe
     that is written for it.
     """
     if isinstance(recipe, str | os.PathLike):
-        return asked_run(os.fspath(recipe), None, None, None, options=options)
-    return (load_recipe if options.resume else recipe_with_data)(recipe), None
+        return asked_run(os.fspath(recipe), None, None, overrides, options=options)
+    return (load_recipe if options.resume else recipe_with_data)(recipe, overrides), None
 
 
 def is_data(name: str) -> bool:
@@ -96,9 +96,7 @@ def is_data(name: str) -> bool:
     return path.suffix != ".json" or not read_layer(path).sections
 
 
-def _recipe_of_data(
-    name: str, sets: Sequence[str], options: RunOptions, *, dry_run: bool
-) -> Recipe:
+def _recipe_of_data(name: str, sets: Overrides, options: RunOptions, *, dry_run: bool) -> Recipe:
     """The recipe of a data file: decided, shown and written as by ``init --yes``. One that was
     written by ``init`` or edited is used as it is, and that of a run to resume. Of one that
     ``train`` wrote, what the user gave is kept.
@@ -133,7 +131,7 @@ def _recipe_of_data(
     return starter.recipe
 
 
-def _kept(path: Path, sets: Sequence[str]) -> dict[str, object]:
+def _kept(path: Path, sets: Overrides) -> dict[str, object]:
     """What the user gave for a recipe that nobody edited, but for what is given now."""
     kept = given_settings(path, sets)
     listed = ", ".join(f"{key}={value}" for key, value in kept.items())
@@ -143,7 +141,7 @@ def _kept(path: Path, sets: Sequence[str]) -> dict[str, object]:
     return kept
 
 
-def _existing(path: Path, name: str, sets: Sequence[str]) -> Recipe:
+def _existing(path: Path, name: str, sets: Overrides) -> Recipe:
     """The recipe that a data file has.
 
     Raises:

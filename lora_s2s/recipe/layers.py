@@ -252,9 +252,14 @@ def override_layer(overrides: Overrides, where: str = "overrides") -> Layer:
 
 def overridden_keys(overrides: Overrides) -> set[str]:
     """The keys that overrides name, known or not."""
+    return {word.partition("=")[0].strip() for word in override_words(overrides)}
+
+
+def override_words(overrides: Overrides) -> list[str]:
+    """Overrides of either form as ``section.key=value`` words, to show."""
     if isinstance(overrides, Mapping):
-        return {key for key, _ in flat_keys(overrides)}
-    return {word.strip().partition("=")[0].strip() for word in overrides}
+        return [f"{key}={value}" for key, value in flat_keys(overrides)]
+    return [word.strip() for word in overrides]
 
 
 def mapping_layer(values: Mapping[str, object], where: str) -> Layer:

@@ -183,6 +183,34 @@ def test_prepared_data_trains(there: Path) -> None:
         lora_s2s.train("data", progress=False)
 
 
+def test_settings_go_with_a_call(there: Path, tiny_model: Path) -> None:
+    small = {"model.name": tiny_model, "training.max_steps": 1, "training.batch_size": 4}
+    shutil.copyfile("train.csv", "my.csv")
+    assert lora_s2s.train("my.csv", small, progress=False).steps == 1
+    assert lora_s2s.load_recipe("my.yaml").model.name == str(tiny_model)
+    recipe, sized = "adapters/train/recipe.yaml", {"data.max_source_tokens": 9}
+    data = lora_s2s.prepare(recipe, "data", overrides=sized, progress=False)
+    assert data.report["truncated"]["source"] > 0
+    more = {"training": {"max_steps": 1}, "output.dir": there.parent / "elsewhere"}
+    run = lora_s2s.train("data", more, progress=False)
+    assert (run.steps, run.adapter) == (1, there.parent / "elsewhere" / "train")
+    loaded = lora_s2s.load_recipe(recipe)
+    for given in (recipe, loaded, loaded.model_dump()):
+        named = {"output.name": "out-of-time"}
+        lora_s2s.train(given, named, overwrite=True, stop_after=0.0, progress=False)
+    assert Path("adapters/out-of-time.running").is_dir()
+    with pytest.raises(lora_s2s.UsageError, match="max_source_tokens=9: data is prepared already"):
+        lora_s2s.train("data", sized, progress=False)
+    with pytest.raises(lora_s2s.RecipeError, match=r"model\.nme"):
+        lora_s2s.sweep(recipe, {"lora.r": [2, 4]}, overrides={"model.nme": 1}, progress=False)
+    for call, first in ((lora_s2s.prepare, recipe), (lora_s2s.evaluate, "train")):
+        with pytest.raises(lora_s2s.UsageError) as misplaced:
+            call(first, sized, progress=False)  # type: ignore[operator]
+        assert "overrides={" in str(misplaced.value.hint)
+    one = lora_s2s.load("train", {"evaluation.max_new_tokens": 1}, progress=False)
+    assert isinstance(one("a"), str)
+
+
 def test_a_run_that_is_out_of_time_has_no_adapter(there: Path) -> None:
     run = lora_s2s.train(
         "adapters/train/recipe.yaml", overwrite=True, stop_after=0.0, progress=False
