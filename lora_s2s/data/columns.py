@@ -38,15 +38,35 @@ def columns_line(reading: Reading) -> str:
     return f"columns: {used}; {unused}"
 
 
+def role_warnings(reading: Reading) -> list[str]:
+    """Warnings on columns that could be the source or target as well as the guessed one, with the
+    settings that take them.
+    """
+    warnings = []
+    for role in ("source", "target"):
+        others = [column.name for column in reading.unused if column.role == role]
+        taken = getattr(reading, f"{role}_column")
+        if not others or taken is None:
+            continue
+        listed = " or ".join(f"'{name}'" for name in others)
+        options = [f"data.{role}_column={others[0]}"]
+        if role == "source" and (template := _template(reading, others)):
+            options.append(f"data.template={template}")
+        settings = ", or joined: ".join(f"--set {quoted(option)}" for option in options)
+        warnings.append(f"took '{taken}' as the {role}; it could also be {listed}: {settings}")
+    return warnings
+
+
 def column_warnings(reading: Reading) -> list[str]:
-    """Warnings on unused text columns, with a template that uses them."""
+    """Warnings on unused columns: text, with a template that uses it, and :func:`role_warnings`."""
+    before = [*reading.warnings, *role_warnings(reading)]
     missed = [column for column in reading.unused if _is_missed(column)]
     template = _template(reading, [column.name for column in missed])
     if not missed or template is None:
-        return list(reading.warnings)
+        return before
     names = ", ".join(f"'{column.name}'" for column in missed)
     setting = quoted(f"data.template={template}")
-    return [*reading.warnings, f"text that is not used: {names}; to add it: --set {setting}"]
+    return [*before, f"text that is not used: {names}; to add it: --set {setting}"]
 
 
 def ambiguity(reading: Reading, decisions: Decisions, rows: int) -> tuple[list[str], list[str]]:
@@ -80,7 +100,7 @@ def _is_missed(column: UnusedColumn) -> bool:
     return (
         column.is_text
         and filled
-        and not column.is_identifier
+        and not (column.is_identifier or column.role)
         and len(column.sample.split()) >= _WORDS
     )
 

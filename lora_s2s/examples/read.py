@@ -103,6 +103,20 @@ class Examples:
         if not good and self._shard is None:
             raise self.nothing_usable(causes)
 
+    def check_readable(self) -> None:
+        """Raises DataError where more rows cannot be read than the data allows, whatever their
+        columns.
+        """
+        rows, causes = 0, Causes()
+        for origin in itertools.chain.from_iterable(self._groups):
+            for item in origin.rows():
+                if isinstance(item, Rejected):
+                    causes.add(item)
+                else:
+                    rows += 1
+        if error := causes.too_many(rows, self._data.max_rejected):
+            raise error
+
     def nothing_usable(self, causes: Causes, part: str = "") -> DataError:
         """The error for files, or a part of them, without a usable row."""
         name = part + ", ".join(origin.name for group in self._groups for origin in group[:3])

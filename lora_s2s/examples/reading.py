@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ _SAMPLE = 60
 # Unset if several files differ in it; collected from all files.
 _DECIDED = ("source_column", "target_column", "template", "split_column")
 _LISTED = ("notes", "warnings")
+_NONE: Mapping[str, str] = {}
 _OUTPUTS = ("output", "response")  # the targets of formats that have their own columns
 
 
@@ -35,6 +36,7 @@ class UnusedColumn:
         distinct: number of distinct values, as a fraction of the filled rows.
         is_text: whether most values are texts with letters, not numbers, lists or objects.
         sample: the start of its first value.
+        role: ``source`` or ``target`` where its name is as usual for that as the guessed one's.
     """
 
     name: str
@@ -42,6 +44,7 @@ class UnusedColumn:
     distinct: float
     is_text: bool
     sample: str
+    role: str = ""
 
     @property
     def is_identifier(self) -> bool:
@@ -123,13 +126,21 @@ def agreed(readings: Sequence[Reading]) -> Reading:
     return replace(first, unused=tuple(unused.values()), **open_values)
 
 
-def with_other_columns(reading: Reading, rows: Sequence[Fields], used: Iterable[str]) -> Reading:
-    """Adds unused columns, a split column, and notes on languages and lists, by the first rows."""
+def with_other_columns(
+    reading: Reading, rows: Sequence[Fields], used: Iterable[str], roles: Mapping[str, str] = _NONE
+) -> Reading:
+    """Adds unused columns, a split column, and notes on languages and lists, by the first rows.
+
+    Args:
+        roles: those of unused columns; see :class:`UnusedColumn`.
+    """
     taken = set(used)
     names = dict.fromkeys(name for row in rows for name in row if name not in taken)
     split = next((name for name in names if _divides(name, rows)), None)
     unused = tuple(
-        _measured(name, [row.get(name) for row in rows]) for name in names if name != split
+        _measured(name, [row.get(name) for row in rows], roles.get(name, ""))
+        for name in names
+        if name != split
     )
     notes = list(reading.notes)
     if split is not None:
@@ -177,7 +188,7 @@ def _about_languages(names: Iterable[str], rows: Sequence[Fields]) -> Iterator[s
             return
 
 
-def _measured(name: str, values: Sequence[object]) -> UnusedColumn:
+def _measured(name: str, values: Sequence[object], role: str) -> UnusedColumn:
     filled = [value for value in values if value is not None and value not in ("", [], {})]
     texts = [
         value
@@ -191,4 +202,5 @@ def _measured(name: str, values: Sequence[object]) -> UnusedColumn:
         distinct=round(len({repr(value) for value in filled}) / max(1, len(filled)), 4),
         is_text=2 * len(texts) > len(filled),
         sample=(first if isinstance(first, str) else f"({type(first).__name__})")[:_SAMPLE],
+        role=role,
     )

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 
 from lora_s2s.errors import quoted
 from lora_s2s.readers.names import (
     KNOWN,
     ROW_NUMBERS,
+    SOURCES,
     SPLIT_COLUMNS,
     TARGETS,
     is_identifier,
@@ -39,6 +41,37 @@ def rivals(target: str, used: Collection[str], records: Sequence[Fields]) -> lis
     if normalised(target) not in _PROPERTIES:
         return []
     return [name for name in _long(records) if name not in used and _may_be_target(name)]
+
+
+def other_roles(
+    guessed: Mapping[str, str | None], used: Collection[str], records: Sequence[Fields]
+) -> dict[str, str]:
+    """Unused columns with a usual name of a role whose column was guessed, each with that role.
+
+    Args:
+        guessed: the columns that were, by role: ``source``, ``target``.
+        used: columns that examples are made of.
+    """
+    names = [name for name in dict.fromkeys(chain.from_iterable(records)) if name not in used]
+    roles: dict[str, str] = {}
+    for role, column in guessed.items():
+        usual = SOURCES if role == "source" else TARGETS
+        for name in names:
+            if column and normalised(name) in usual and _may_replace(name, column, role, records):
+                roles.setdefault(name, role)
+    return roles
+
+
+def _may_replace(name: str, column: str, role: str, records: Sequence[Fields]) -> bool:
+    """Whether a column holds other values than a guessed one, such as the role has."""
+    values, guessed = ([repr(fields.get(one)) for fields in records] for one in (name, column))
+    if values == guessed or len(set(values)) == 1:
+        return False
+    if role == "source":
+        return _is_joined(name, records)
+    # What may be a property of a text replaces labels only.
+    recur = all(2 * len(set(one)) <= len(records) for one in (values, guessed))
+    return recur or normalised(name) not in _PROPERTIES
 
 
 def hint_on_columns(

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lora_s2s.console import counted, say
+from lora_s2s.console import counted, say, warn
+from lora_s2s.data.columns import role_warnings
 from lora_s2s.files import write_text
 from lora_s2s.pipeline import html
 from lora_s2s.pipeline.base_choice import Machine, machine_with, this_machine
@@ -92,6 +93,8 @@ def starter_recipe(looked: Looked, *, command: str = "init") -> StarterRecipe:
     recipe = built(decisions)
     for decision in decisions:
         say(f"  {decision}")
+    for sentence in role_warnings(looked.facts.reading):
+        warn(sentence)
     notes_on(start, decisions)
     if command == "init" and (line := other_work_line(start.machine.device.kind)):
         say(line)

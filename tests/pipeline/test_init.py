@@ -229,6 +229,66 @@ def test_at_most_four_questions_are_asked(
     assert "expected columns with > between sources and target" in capsys.readouterr().err
 
 
+def test_several_usual_names_for_one_role_are_asked_about_or_reported(
+    here: Path, invoke: Invoke, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only where they hold different things: a copy, a constant and a title are no other answer."""
+    columns = "text input label category labels title class"
+    rows = [
+        (sentence(n), sentence(n + 99), kind, _NUMBERS[n % 4], kind, sentence(n + 200), "c")
+        for n, kind in enumerate(_NUMBERS[n % 3] for n in range(60))
+    ]
+    lines = [json.dumps(dict(zip(columns.split(), row, strict=True))) for row in rows]
+    (here / "my.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    result = invoke("init", "my.jsonl", "--yes", "--set", "data.source_column=text")
+    took = "warning: took 'label' as the target; it could also be 'category': "
+    assert f"{took}--set data.target_column=category\n" in result.stderr
+    assert "the answer to learn: a usual name, as is 'category')" in result.stderr
+    assert result.stderr.count("could also be") == 1
+    other = invoke("init", "my.jsonl", "--yes", "--set", "data.target_column=category")
+    assert (
+        "took 'text' as the source; it could also be 'input': --set data.source_column=input"
+        in (other.stderr)
+    )
+    assert ", or joined: --set 'data.template={input} {text}'" in other.stderr
+    assert "as the target" not in other.stderr
+    answers = {"Source": "text > category", "Memory": "8GB", "Instruction": "", "Base": "demo"}
+    asked: list[tuple[str, str]] = []
+
+    def ask(question: str, default: str) -> str:
+        asked.append((question.split()[0], default))
+        return answers[question.split()[0]]
+
+    written = write_recipe(look(Wishes(["my.jsonl"], ask=ask)))
+    assert asked[0] == ("Source", "text > label")
+    assert [question for question, _ in asked] == [*answers]
+    assert chosen(written, "data.target_column") == ("category", "your answer")
+    answers["Source"] = "category"
+    capsys.readouterr()
+    written = write_recipe(look(Wishes(["my.jsonl"], ask=ask)))
+    assert chosen(written, "data.target_column")[0] == "label"
+    assert "expected columns with >" in (shown := capsys.readouterr().err)
+    assert f"{took}--set" in shown
+
+
+@pytest.mark.parametrize("columns", ["text,label", "ticket,kind"])
+def test_rows_that_cannot_be_read_are_reported_before_anything_is_asked(
+    here: Path, columns: str
+) -> None:
+    """Whether or not the columns can be guessed; most rows are ASCII."""
+    rows = [f"{sentence(n)} {'Größe' if n % 9 == 0 else ''},{_NUMBERS[n % 3]},x" for n in range(60)]
+    text = "\n".join([f"{columns},note", *rows])
+    (here / "my.csv").write_bytes(text.encode("cp1252"))
+
+    def ask(question: str, default: str) -> str:
+        raise AssertionError(question)
+
+    for asks in (ask, None):
+        with pytest.raises(DataError, match=r"7 of 60 rows .* 7 × invalid UTF-8") as caught:
+            write_recipe(look(Wishes(["my.csv"], ask=asks)))
+        assert "iconv -f WINDOWS-1252 -t UTF-8 my.csv" in str(caught.value.hint)
+
+
 def test_files_beside_it_become_the_other_splits(here: Path) -> None:
     folder = here / "task"
     folder.mkdir()
