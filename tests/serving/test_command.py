@@ -7,6 +7,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -15,19 +17,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+from doc_pages import Page
+from fastapi.testclient import TestClient
 from programs import ROOT, environment
 
 from lora_s2s.errors import UsageError
 from lora_s2s.inference.decode import DecodingSettings, decode
 from lora_s2s.inference.loading import load_predictor
 from lora_s2s.pipeline.names import named_models
+from lora_s2s.serving.app import create_app
 from lora_s2s.serving.models import load_models
 from lora_s2s.serving.run import Place, listening
+from lora_s2s.serving.service import Limits, Service
 
 Invoke = Callable[..., Any]
 KEY = "k" * 20
@@ -113,6 +120,23 @@ def test_models_are_named_by_their_folder_or_as_asked(tiny_model: Path) -> None:
         load_models(named_models([str(tiny_model), str(tiny_model)]))
     with pytest.raises(UsageError, match="demo is not an adapter for"):
         load_models(named_models([str(tiny_model), "demo"]))
+
+
+def test_the_curl_commands_of_the_page_print_what_it_says() -> None:
+    blocks = Page.read("docs/SERVE.md").blocks
+    asked = [(code, answer) for (kind, code), (_, answer) in pairwise(blocks) if kind == "sh"]
+    assert len(asked) == 4
+    app = create_app(Service(load_models(named_models([str(ROOT / "adapters/demo")])), Limits()))
+    with TestClient(app, base_url="http://127.0.0.1:8000") as client:
+        for command, answer in asked:
+            curl, url, *options = shlex.split(command.replace("\\\n", ""))
+            given = dict(zip(options[::2], options[1::2], strict=True))
+            headers = dict([given["-H"].split(": ")]) if "-H" in given else {}
+            method = "POST" if "-d" in given else "GET"
+            response = client.request(method, url, content=given.get("-d"), headers=headers)
+            assert curl == "curl"
+            once = r'(?<="id":")\w+-\w+|(?<="created":)\d+'
+            assert re.sub(once, "", response.text) == re.sub(once, "", answer.strip())
 
 
 @pytest.fixture
