@@ -220,6 +220,7 @@ for call in (lora_s2s.train, lora_s2s.load, lora_s2s.evaluate, merge, export):
         call("nosuch")
     print("Python", "torch" in sys.modules)
 """
+_NEITHER = "no adapter 'nosuch' in adapters; the model 'nosuch' is not on this machine"
 _AT_ONCE = {
     "train nosuch.yaml": "no such recipe: 'nosuch.yaml'",
     "train rows.csv": "cannot guess the target column",
@@ -235,12 +236,12 @@ _AT_ONCE = {
     "eval demo --data rows.cvs": "no such file: rows.cvs",
     "eval --from nosuch.csv": "no such file: nosuch.csv",
     "predict demo --input nosuch.csv": "no such file: nosuch.csv",
-    "eval nosuch": "the model 'nosuch' is not on this machine",
-    "predict nosuch text": "the model 'nosuch' is not on this machine",
+    "eval nosuch": _NEITHER,
+    "predict nosuch text": _NEITHER,
     "merge nosuch --out out": "no such adapter folder: nosuch",
-    "export nosuch --out out": "the model 'nosuch' is not on this machine",
-    "serve nosuch": "the model 'nosuch' is not on this machine",
-    "ui nosuch": "the model 'nosuch' is not on this machine",
+    "export nosuch --out out": _NEITHER,
+    "serve nosuch": _NEITHER,
+    "ui nosuch": _NEITHER,
 }
 
 

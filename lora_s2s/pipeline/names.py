@@ -20,6 +20,7 @@ from lora_s2s.hub import (
 )
 from lora_s2s.records import ModelManifest
 from lora_s2s.remote import fetched_folder, is_url
+from lora_s2s.training.run_lock import check_not_running
 
 _ROWS = "write rows to a file, such as rows.csv or rows.jsonl, and give its name"
 ADAPTERS = Path("adapters")
@@ -69,11 +70,13 @@ def located_model(name: str) -> str:
     try:
         locate_model(place, weights=False)
     except SetupError as error:
-        recipe = Path(f"{name}.yaml")
-        error.hint = "lora-s2s adapters lists what is trained here; or give a folder or a hub id"
+        recipe, message = Path(f"{name}.yaml"), error.message
+        if "/" not in name:
+            message = f"no adapter '{name}' in {ADAPTERS}; {message}"
+        hint = "lora-s2s adapters lists what is trained here; or give a folder or a hub id"
         if recipe.is_file():
-            error.hint = f"train it first: lora-s2s train {quoted(recipe)}"
-        raise
+            hint = f"train it first: lora-s2s train {quoted(recipe)}"
+        raise SetupError(message, hint=hint) from error
     return place
 
 
@@ -82,6 +85,7 @@ def check_model_path(model: str) -> None:
     folder = Path(model).expanduser()
     if not folder.exists() and _names_a_folder(model):
         if (running := folder.with_name(f"{folder.name}.running")).is_dir():
+            check_not_running(running, "name another adapter")
             raise UsageError(f"the training of {model} has not finished", hint=resume_hint(running))
         siblings = [path.name for path in filter(Path.is_dir, folder.parent.glob("*"))]
         raise UsageError(

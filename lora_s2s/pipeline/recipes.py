@@ -93,6 +93,8 @@ def chosen_recipe(
         return loaded
     if not (data and model):
         hint = f"lora-s2s {command} --data FILE --model demo, or lora-s2s {command} demo"
+        if command == "train":
+            hint = f"a data file suffices: lora-s2s train {quoted(data[0] if data else 'my.csv')}"
         raise UsageError("expected a RECIPE, or --data and --model together", hint=hint)
     return load.recipe_from_settings(run_name(Path(out).name if out else data[0]), said, sets)
 

@@ -118,6 +118,7 @@ def _recipe_of_data(name: str, sets: Overrides, options: RunOptions, *, dry_run:
             _existing(path, name, sets)
             kept = _kept(path, sets)
     looked = look(Wishes([name], sets, kept=kept))
+    check_named(looked.given)
     from lora_s2s.pipeline.init import starter_recipe, write
     from lora_s2s.training.processes import main_process_first
 

@@ -12,6 +12,7 @@ from lora_s2s.hub import is_trained
 from lora_s2s.outputs import check_free, check_writable
 from lora_s2s.pipeline import html
 from lora_s2s.recipe.schema import Recipe
+from lora_s2s.training.run_lock import check_not_running
 from lora_s2s.training.state import TrainResult
 
 
@@ -77,11 +78,12 @@ def check_run_folder(recipe: Recipe, options: RunOptions) -> tuple[Path, Path]:
     nothing.
 
     Raises:
-        UsageError: an adapter or an unfinished run of this name would be lost, or the folder cannot
-            be written.
+        UsageError: an adapter or an unfinished run of this name would be lost, another process
+            trains it, or the folder cannot be written.
     """
     final = Path(recipe.output.dir) / str(recipe.output.name)
     running = final.with_name(f"{final.name}.running")
+    check_not_running(running)
     # A run and an adapter of one name: the run began with --overwrite.
     if final.exists() and not (options.overwrite or (options.resume and running.exists())):
         raise UsageError(

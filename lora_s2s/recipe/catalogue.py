@@ -66,8 +66,11 @@ def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
             hint="check the path; it is relative to the current folder",
         )
     recipes = [name for name in beside_it if name.endswith(YAML)]
+    files = [*recipes, *(name for name in beside_it if name.endswith(_FILE_SUFFIXES))]
+    same = next((name for name in files if name.startswith(f"{name_or_path}.")), name_or_path)
+    meant = nearest(same, [*known, *files])
     raise UsageError(
-        f"{kind}: '{name_or_path}'{nearest(name_or_path, [*known, *recipes])}",
+        f"{kind}: '{name_or_path}'{meant}",
         hint="give a YAML file or a shipped recipe such as flan-t5-base; list them: lora-s2s "
         "recipes",
     )

@@ -39,17 +39,36 @@ def run_lock(
     Raises:
         UsageError: another process holds the lock.
     """
-    path = folder.resolve().with_name(f".{folder.resolve().name}.lock")
+    path = _lock_file(folder)
     if not take or path in _held:
         yield
         return
     descriptor = _lock(path, folder, f"{work} {folder}", hint)
+    if previous := os.read(descriptor, 300).decode(errors="replace"):
+        say(f"{folder}: taking over: the previous run ({previous}) was killed")
+    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    owner = f"process {os.getpid()} on {socket.gethostname()}, started {started}"
+    with naming(path):
+        os.ftruncate(descriptor, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, owner.encode())
     _held.add(path)
     try:
         yield
     finally:
         _held.discard(path)
         remove_lock(descriptor, path)
+
+
+def check_not_running(folder: Path, hint: str = "choose another output.name") -> None:
+    """Raises UsageError while another process trains in a run's folder."""
+    path = _lock_file(folder)
+    if path.is_file() and path not in _held:
+        os.close(_lock(path, folder, f"training in {folder}", hint))
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.resolve().with_name(f".{folder.resolve().name}.lock")
 
 
 def _lock(path: Path, folder: Path, work: str, hint: str) -> int:
@@ -67,6 +86,7 @@ def _lock(path: Path, folder: Path, work: str, hint: str) -> int:
                 f"{path.parent} does not support locks ({error.strerror}): "
                 f"a second run in {folder} would not be noticed"
             )
+            os.lseek(descriptor, 0, os.SEEK_END)  # past its owner, who may be alive
             return descriptor
         os.lseek(descriptor, 0, os.SEEK_SET)
         if not locked:
@@ -80,12 +100,4 @@ def _lock(path: Path, folder: Path, work: str, hint: str) -> int:
         if is_at(descriptor, path):
             break
         os.close(descriptor)
-    if previous := os.read(descriptor, 300).decode(errors="replace"):
-        say(f"{folder}: taking over: the previous run ({previous}) was killed")
-    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    owner = f"process {os.getpid()} on {socket.gethostname()}, started {started}"
-    with naming(path):
-        os.ftruncate(descriptor, 0)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        os.write(descriptor, owner.encode())
     return descriptor

@@ -89,10 +89,9 @@ def test_what_went_into_a_folder_is_not_overridden(
     assert "omit --data and --model" in invoke("train", "p", "--data", "a.csv", code=2).stderr
     (here / "p" / "recipe.yaml").unlink()
     assert "p holds no recipe.yaml" in invoke("train", "p", code=3).stderr
-    assert (
-        "expected a RECIPE, or --data and --model"
-        in invoke("train", "--data", "a.csv", code=2).stderr
-    )
+    refused = invoke("train", "--data", "a.csv", code=2).stderr
+    assert "expected a RECIPE, or --data and --model together\n" in refused
+    assert "hint: a data file suffices: lora-s2s train a.csv\n" in refused
 
 
 def test_data_given_twice_means_both(invoke: Invoke, here: Path, tiny_model: Path) -> None:

@@ -359,9 +359,14 @@ def test_overwrite_leaves_a_living_run_alone(invoke: Invoke, here: Path, tiny_mo
     os.write(descriptor, b"process 1 on another")
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     words = settings(tiny_model, "output.name=it")
-    result = invoke("train", "flan-t5-small", *words, *QUICK, "--overwrite", code=2)
+    train = ("train", "flan-t5-small", *words, *QUICK)
+    for command in (train, (*train, "--overwrite"), (*train, "--resume"), ("predict", "it", "x")):
+        refused = invoke(*command, code=2).stderr
+        assert "another run is training in adapters/it.running: process 1 on another" in refused
+        assert "hint: wait for it, or " in refused
+    assert "another run is training" in invoke("eval", "adapters/it", code=2).stderr
     os.close(descriptor)
-    assert "another run is training in adapters/it.running: process 1 on another" in result.stderr
+    assert "adapters/it has not finished" in invoke("eval", "it", code=2).stderr
     assert (here / "adapters/it.running/checkpoints").is_dir()
 
 

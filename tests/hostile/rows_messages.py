@@ -302,7 +302,7 @@ COMMANDS = [
         "train",
         2,
         "error: expected a RECIPE, or --data and --model together\n"
-        "hint: lora-s2s train --data FILE --model demo, or lora-s2s train demo\n",
+        "hint: a data file suffices: lora-s2s train my.csv\n",
     ),
     _golden(
         "output in the way",

@@ -355,8 +355,13 @@ def test_a_name_that_is_mistyped_or_unquoted(here: Path, invoke: Invoke) -> None
         "log.ymal": "file: 'log.ymal' (did you mean 'log.yaml'?)",
         "owm.yaml": "recipe: 'owm.yaml' (did you mean 'own.yaml'?)",
         "flan-t5-bse": "recipe: 'flan-t5-bse' (did you mean 'flan-t5-base'?)",
+        "my tickets": "recipe: 'my tickets' (did you mean 'my tickets.csv'?)",
+        "own": "recipe: 'own' (did you mean 'own.yaml'?)",
     }.items():
         assert f"error: no such {message}" in invoke("train", name, code=2).stderr
+    refused = invoke("train", "my tickets.csv", "--set", "model.name=deno", code=5).stderr
+    assert "error: the model 'deno' (did you mean 'demo'?) is not on this machine, and" in refused
+    assert not list(here.glob("my*.yaml"))
     refused = invoke("train", "my", "tickets.csv", "--set", "lora.r=2", code=2)
     assert "hint: quote a name with a space: 'my tickets.csv'\n" in refused.stderr
     assert "hint: lora-s2s train --help" in invoke("train", "my", "x.csv", code=2).stderr
