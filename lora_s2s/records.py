@@ -367,11 +367,8 @@ def add_scores(folder: Path, name: str, scores: Mapping[str, object]) -> None:
         DataError: the manifest is missing or damaged.
     """
     content = manifest_content(folder)
-    others = content.get("scores")
-    write(
-        folder,
-        {**content, "scores": {**(others if isinstance(others, dict) else {}), name: scores}},
-    )
+    others = _mapping(content.get("scores"))
+    write(folder, {**content, "scores": {**others, name: scores}})
 
 
 def verify(folder: Path, files: Files | None, *, hint: str | None = None) -> None:

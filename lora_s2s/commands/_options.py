@@ -55,6 +55,7 @@ BaseName = Annotated[
         autocompletion=_complete.models,
     ),
 ]
+Port = Annotated[int, typer.Option(metavar="N", help="Port; 0 takes any.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Base = Annotated[
     str | None,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lora_s2s.commands import _complete
-from lora_s2s.commands._options import Sets
+from lora_s2s.commands._options import Port, Sets
 from lora_s2s.errors import extra
 
 
@@ -25,7 +25,7 @@ def serve(
         str,
         typer.Option(metavar="ADDRESS", help="Address; other than loopback needs an API key."),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="N", help="Port; 0 takes any.")] = 8000,
+    port: Port = 8000,
     key_file: Annotated[
         str | None,
         typer.Option(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lora_s2s.commands._options import Base, Model, Sets
+from lora_s2s.commands._options import Base, Model, Port, Sets
 from lora_s2s.errors import UsageError, extra
 
 
@@ -16,7 +16,7 @@ def ui(
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Show the base's answer beside the adapter's.")
     ] = False,
-    port: Annotated[int, typer.Option(metavar="N", help="Port; 0 takes any.")] = 7860,
+    port: Port = 7860,
     feedback: Annotated[
         str,
         typer.Option(

@@ -111,9 +111,11 @@ class Measured(ABC):
     def bootstrap(self, other: Self) -> PairedTest:
         """Tests the difference to another system by resampling the sources."""
         gap, count = self.value() - other.value(), len(self.without_each())
-        return significance.bootstrap_test(
-            gap, count, lambda counts: self.resampled(counts) - other.resampled(counts)
-        )
+        return significance.bootstrap_test(gap, count, self.resampled_difference(other))
+
+    def resampled_difference(self, other: Self) -> Callable[[Values], Values]:
+        """A function from (R, N) counts to the (R,) differences on what they draw."""
+        return lambda counts: self.resampled(counts) - other.resampled(counts)
 
     def detectable(self, other: Self) -> float | None:
         """The smallest difference to another system that as many sources can show, in points."""

@@ -133,7 +133,7 @@ class TaskMeans(Measured):
 
     def difference_interval(self, other: Self) -> NamedInterval:
         """As :meth:`interval`, of the difference on the same resamples."""
-        draws = self._draws(lambda counts: self.resampled(counts) - other.resampled(counts))
+        draws = self._draws(self.resampled_difference(other))
         return self._interval(self.value() - other.value(), draws)
 
     def bootstrap(self, other: Self) -> PairedTest:
@@ -141,13 +141,13 @@ class TaskMeans(Measured):
         return significance.bootstrap_test(
             self.value() - other.value(),
             self.sources,
-            lambda counts: self.resampled(counts) - other.resampled(counts),
+            self.resampled_difference(other),
             resamples=significance.resamples_within([*self.rows.values()], self.sources),
         )
 
     def detectable(self, other: Self) -> float | None:
         """The smallest difference that as many sources can show, from the resamples' spread."""
-        draws = self._draws(lambda counts: self.resampled(counts) - other.resampled(counts))
+        draws = self._draws(self.resampled_difference(other))
         return significance.detectable_of(float(draws.std(ddof=1)), self._degrees())
 
     def _draws(self, scores: Callable[[Values], Values]) -> Values:

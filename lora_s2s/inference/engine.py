@@ -103,10 +103,10 @@ class DecodingSettings:
         """Returns the settings for one answer to each source, without scores."""
         return replace(self, n_best=0)
 
-    def rows_at_once(self, longest: int, most: int = MOST_HYPOTHESES) -> int:
+    def rows_at_once(self, longest: int) -> int:
         """Returns how many sources of up to ``longest`` tokens one batch may have."""
         fitting = self.batch_tokens // max(longest, 1)
-        return max(1, min(fitting, most) // self.hypotheses)
+        return max(1, min(fitting, MOST_HYPOTHESES) // self.hypotheses)
 
     def changed(self) -> dict[str, Any]:
         """Returns the settings of an answer's content that are not at their defaults, and always

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from lora_s2s.errors import UsageError
 from lora_s2s.files import loads
 
-_TYPES = ("string", "integer", "number", "boolean", "null", "array", "object")
 # By the type they belong to; those of "" are for any.
 _KEYWORDS: Mapping[str, frozenset[str]] = {
     "": frozenset({"type", "enum", "const", "anyOf", "$ref"}),
@@ -99,8 +98,8 @@ def _problem(schema: object) -> str | None:
         return f"has the keyword {unknown!r:.60}, which is not supported"
     kinds = schema.get("type", [])
     kinds = kinds if isinstance(kinds, list) else [kinds]
-    if odd := next((kind for kind in kinds if kind not in _TYPES), None):
-        return f"has the type {odd!r:.60}; expected one of {', '.join(_TYPES)}"
+    if odd := next((kind for kind in kinds if str(kind) not in _KINDS), None):
+        return f"has the type {odd!r:.60}; expected one of {', '.join(_KINDS)}"
     return _wrong_content(schema) or _wrong_mix(schema, [str(kind) for kind in kinds])
 
 

@@ -127,7 +127,7 @@ def _plain(name: str, model: LoadedBase) -> Predictor:
     manifest = ModelManifest.read(model.path)
     settings = input_settings(manifest.input, where=str(ModelManifest.path(model.path)))
     tokenizer = load_tokenizer(name, None, **languages_of(settings))
-    predictor = _predictor(name, model.model, model, tokenizer, settings)
+    predictor = _predictor(TorchEngine(name, model.model, tokenizer), model, settings)
     # The settings of a merged folder are those that it was scored with: nothing to report.
     followed = replace(predictor.own_decoding or OwnDecoding(), changed={}, ignored={})
     return replace(predictor, own_decoding=followed) if manifest.decoding else predictor
@@ -141,9 +141,8 @@ def predictor_of_adapter(name: str, adapter: LoadedAdapter, peft_name: str = ONL
     own = (folder / "tokenizer_config.json").is_file()
     place = (str(folder), None) if own else (adapter.base.name, adapter.base.revision)
     tokenizer = load_tokenizer(place[0], place[1], **languages_of(settings))
-    predictor = _predictor(name, adapter.model, adapter.base, tokenizer, settings)
-    engine = replace(predictor.torch, has_adapter=True, adapter=peft_name)
-    return replace(predictor, engine=engine)
+    engine = TorchEngine(name, adapter.model, tokenizer, has_adapter=True, adapter=peft_name)
+    return _predictor(engine, adapter.base, settings)
 
 
 def predictor_in_training(
@@ -153,10 +152,10 @@ def predictor_in_training(
     settings: InputSettings,
 ) -> Predictor:
     """Returns what answers with an adapter that is being trained on data of these settings."""
-    predictor = _predictor(base.name, model, base, tokenizer, _for_answers(settings))
     # PEFT's model; a whole one that trains has no adapter to switch off.
-    engine = replace(predictor.torch, has_adapter=hasattr(model, "disable_adapter"))
-    return replace(predictor, engine=engine)
+    adapted = hasattr(model, "disable_adapter")
+    engine = TorchEngine(base.name, model, tokenizer, has_adapter=adapted)
+    return _predictor(engine, base, _for_answers(settings))
 
 
 def _exported(name: str, folder: Path, dtype: str) -> Predictor:
@@ -180,24 +179,16 @@ def _exported(name: str, folder: Path, dtype: str) -> Predictor:
     return Predictor(name, engine, tokenizer, settings, max_positions=positions, rows=rows)
 
 
-def _predictor(
-    name: str,
-    model: PreTrainedModel,
-    base: LoadedBase,
-    tokenizer: PreTrainedTokenizerBase,
-    settings: InputSettings,
-) -> Predictor:
-    begin_answers(model, **first_ids(tokenizer))
-    most = base.family.max_positions(base.model.config)
-    rows = len(model.get_input_embeddings().weight)
+def _predictor(engine: TorchEngine, base: LoadedBase, settings: InputSettings) -> Predictor:
+    begin_answers(engine.model, **first_ids(engine.tokenizer))
     return Predictor(
-        name,
-        TorchEngine(name, model, tokenizer),
-        tokenizer,
+        engine.name,
+        engine,
+        engine.tokenizer,
         settings,
-        max_positions=most,
-        rows=rows,
-        own_decoding=own_decoding(model.generation_config),
+        max_positions=base.family.max_positions(base.model.config),
+        rows=len(engine.model.get_input_embeddings().weight),
+        own_decoding=own_decoding(engine.model.generation_config),
     )
 
 

@@ -263,7 +263,7 @@ class _Steps:
                 _, heads, _, width = given.shape
                 self.past[given.name] = np.zeros((self.rows, heads, 0, width), np.float32)
         feeds = {"input_ids": ids_BS, "attention_mask": mask_BS}
-        (states_BSD,) = _run(encoder, None, feeds)
+        (states_BSD,) = _run(encoder, feeds)
         self.source: dict[str, NDArray[Any]] = {
             "encoder_hidden_states": states_BSD,
             "encoder_attention_mask": mask_BS,
@@ -272,7 +272,7 @@ class _Steps:
     def logits(self, ids_BT: Ids) -> Floats:
         """Returns the logits (B, T, V) after each of the next ids."""
         feeds = {**self.source, **self.past, "input_ids": ids_BT}
-        logits_BTV, *present = _run(self.decoder, None, feeds)
+        logits_BTV, *present = _run(self.decoder, feeds)
         names = [output.name for output in self.decoder.get_outputs()[1:]]
         self.past = {
             name.replace(_PRESENT, _PAST, 1): states
@@ -298,9 +298,9 @@ class _Steps:
                 self.past[name] = states[rows_B]
 
 
-def _run(session: Any, names: list[str] | None, feeds: Mapping[str, NDArray[Any]]) -> list[Any]:
+def _run(session: Any, feeds: Mapping[str, NDArray[Any]]) -> list[Any]:
     try:
-        outputs: list[Any] = session.run(names, dict(feeds))
+        outputs: list[Any] = session.run(None, dict(feeds))
     except _failures() as error:
         if "allocat" not in str(error):
             raise DataError(f"onnxruntime cannot run the model: {error}") from error

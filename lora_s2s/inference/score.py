@@ -74,7 +74,7 @@ def score(
     ]
     repeats, scores, done = Counter(rows), dict[_Job, list[float]](), 0
     jobs = {job: encoded[job[1]] for job in repeats}
-    at_once = max(1, min(MOST_CANDIDATES, LOGITS_AT_ONCE // (predictor.rows or 1)))
+    at_once = _at_once(predictor)
     for group in _groups(jobs, settings.batch_tokens, at_once):
         answers = [jobs[job] for job in group]
         with _explained(len(group), settings.batch_tokens):
@@ -105,7 +105,7 @@ def answer_log_probs(
         ResourceError: a batch does not fit the memory.
     """
     jobs = {(row, place): [*dict.fromkeys(answers[place])] for place, row in enumerate(rows)}
-    at_once = max(1, min(MOST_CANDIDATES, LOGITS_AT_ONCE // (predictor.rows or 1)))
+    at_once = _at_once(predictor)
     scores = dict[_Job, dict[Ids, float]]()
     for group in _groups(jobs, settings.batch_tokens, at_once):
         distinct = [jobs[job] for job in group]
@@ -186,6 +186,11 @@ def encode_candidates(predictor: Predictor, texts: Sequence[str], *, most_tokens
                 f"the candidates hold {_named(text)} {same}", hint="name each candidate once"
             )
     return list(seen)
+
+
+def _at_once(predictor: Predictor) -> int:
+    """How many candidates are read at once."""
+    return max(1, min(MOST_CANDIDATES, LOGITS_AT_ONCE // (predictor.rows or 1)))
 
 
 def _groups(

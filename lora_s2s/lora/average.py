@@ -209,11 +209,14 @@ def _joined(
     up = torch.cat(
         [member.share * up for (_, up), member in zip(factors, members, strict=True)], dim=1
     )
-    missing = rank - len(down)  # modules of a lower rank
-    return (
-        torch.nn.functional.pad(down, (0, 0, 0, missing)),
-        torch.nn.functional.pad(up, (0, missing)),
-    )
+    return _of_rank(down, up, rank)
+
+
+def _of_rank(down: Tensor, up: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Factors of a lower rank with zeros up to a rank."""
+    missing = rank - len(down)
+    wider = torch.nn.functional.pad(up, (0, missing)).contiguous()
+    return torch.nn.functional.pad(down, (0, 0, 0, missing)).contiguous(), wider
 
 
 def _combined(how: How, members: Sequence[Member]) -> Callable[[list[Tensor]], Tensor]:
@@ -234,9 +237,4 @@ def _truncated(whole: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """The factors A and B of the nearest matrix of a rank."""
     left, sizes, right = torch.linalg.svd(whole, full_matrices=False)
     roots = sizes[:rank].sqrt()
-    missing = rank - len(roots)
-    down, up = roots[:, None] * right[:rank], left[:, :rank] * roots
-    return (
-        torch.nn.functional.pad(down, (0, 0, 0, missing)).contiguous(),
-        torch.nn.functional.pad(up, (0, missing)).contiguous(),
-    )
+    return _of_rank(roots[:, None] * right[:rank], left[:, :rank] * roots, rank)

@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from lora_s2s import probe
 from lora_s2s.errors import DataError, ResourceError, UsageError, ran_out_of_memory
-from lora_s2s.files import read_json
+from lora_s2s.files import read_json, read_object
 from lora_s2s.hub import MalformedConfig, locate_model
 from lora_s2s.models.family import ModelFamily, family_of
 from lora_s2s.models.filling import put_weights
@@ -166,10 +166,7 @@ def _settings(folder: Path) -> dict[str, object]:
     if not path.is_file():
         hint = "give the folder that holds config.json"
         raise DataError(f"not a model folder: no {_CONFIG}", hint=hint, where=str(folder))
-    settings = read_json(path)
-    if not isinstance(settings, dict):
-        raise DataError("the config is not an object", where=str(path))
-    return settings
+    return read_object(path)
 
 
 def _config(family: ModelFamily, settings: Mapping[str, object], folder: Path) -> PreTrainedConfig:

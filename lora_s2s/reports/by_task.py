@@ -60,7 +60,7 @@ def _judged_by(metrics: Mapping[str, object]) -> str | None:
 
 def _badness(value: object, *, lower: bool) -> float:
     """Sorts the worst score first, and tasks without one last."""
-    if not isinstance(value, int | float) or not is_number(value):
+    if not is_number(value):
         return math.inf
     return -value if lower else value
 

@@ -14,7 +14,15 @@ from lora_s2s.records import manifest_content
 from lora_s2s.reports.peft_versions import WITH_NEW_TRANSFORMERS, peft_that_reads
 from lora_s2s.reports.render import python, render, verbatim
 from lora_s2s.reports.samples import sample_rows
-from lora_s2s.reports.summary import base_name, facts, flat, score_lines, shown, signatures
+from lora_s2s.reports.summary import (
+    base_name,
+    facts,
+    flat,
+    mapping,
+    score_lines,
+    shown,
+    signatures,
+)
 
 CARD = "README.md"
 _EXAMPLES = 3
@@ -141,11 +149,9 @@ def licenses_of(
     Known are those that the user names, and the bundled base's and data's.
     """
     given = published or Published("")
-    sources = manifest.get("sources")
-    entries = sources.values() if isinstance(sources, Mapping) else ()
-    recorded = [_entry({"": one}, "", "name") for listed in entries for one in _listed(listed)]
-    section = (given.recipe or {}).get("data")
-    splits = [section.get(split) for split in _SPLITS] if isinstance(section, Mapping) else []
+    entries = mapping(manifest.get("sources")).values()
+    recorded = [mapping(one).get("name") for listed in entries for one in _listed(listed)]
+    splits = map(mapping(mapping(given.recipe).get("data")).get, _SPLITS)
     names = recorded or [name for value in splits if value for name in _listed(value)]
     ours = bool(names) and all(str(name).startswith("demo:") for name in names)
     base_license = given.base_license or (OWN_LICENSE if base == DEMO_NAME else None)
@@ -158,14 +164,11 @@ def _listed(value: object) -> list[object]:
 
 
 def _entry(manifest: Mapping[str, object], section: str, key: str) -> object:
-    record = manifest.get(section)
-    return record.get(key) if isinstance(record, Mapping) else None
+    return mapping(manifest.get(section)).get(key)
 
 
 def _answer_tokens(manifest: Mapping[str, object]) -> int:
-    scores = manifest.get("scores")
-    entries = scores.values() if isinstance(scores, Mapping) else ()
-    records = [entry for entry in entries if isinstance(entry, Mapping)]
+    records = map(mapping, mapping(manifest.get("scores")).values())
     decodings = [_entry(record, "decoding", "max_new_tokens") for record in records]
     limits = [_entry(manifest, "input", "max_target_tokens"), *decodings]
     valid = [limit for limit in limits if type(limit) is int and limit > 0]

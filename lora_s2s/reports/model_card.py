@@ -13,6 +13,7 @@ from lora_s2s.reports.summary import (
     NOTHING,
     base_name,
     flat,
+    mapping,
     number,
     score_lines,
     shown,
@@ -72,8 +73,7 @@ def render_model_card(
 
 
 def _section(manifest: Mapping[str, object], name: str) -> Mapping[str, object]:
-    section = manifest.get(name)
-    return section if isinstance(section, Mapping) else {}
+    return mapping(manifest.get(name))
 
 
 def _of_export(readme: str) -> str:

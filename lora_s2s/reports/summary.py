@@ -10,7 +10,7 @@ import re
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from lora_s2s.console import plain
 
@@ -154,7 +154,7 @@ def mapping(value: object) -> Mapping[str, object]:
     return value if isinstance(value, Mapping) else {}
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is a number that can be formatted."""
     # Larger whole numbers cannot be formatted as floats.
     return (
@@ -279,7 +279,7 @@ def without_interval(score: str) -> str:
 
 def p_text(value: object) -> str:
     """A p-value with three digits, or ``<0.001``."""
-    if not isinstance(value, int | float) or not is_number(value):
+    if not is_number(value):
         return NOTHING
     return f"{value:.3f}" if value >= 0.001 else "<0.001"
 
@@ -289,7 +289,7 @@ def _marks(*scores: Mapping[str, object]) -> Iterator[ScoreMark]:
         return  # what lies further right would look better
     for place, score in enumerate(scores, start=1):
         value, ends = score.get("value"), interval_of(score)
-        if isinstance(value, int | float) and is_number(value):
+        if is_number(value):
             at, low, high = (_share(end) for end in (value, *(ends or (value, value))))
             yield ScoreMark(f"system-{place}", at, low, high)
 

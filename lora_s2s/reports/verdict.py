@@ -131,13 +131,13 @@ def _difference(value: object) -> _Difference | None:
     size, p_value = _value(entry), entry.get("p_value")
     if size is None:
         return None
-    chance = float(p_value) if isinstance(p_value, int | float) and is_number(p_value) else None
+    chance = p_value if is_number(p_value) else None
     return _Difference(size, interval_of(entry), chance, entry.get("lower_is_better") is True)
 
 
 def _value(entry: object) -> float | None:
     value = mapping(entry).get("value")
-    return float(value) if isinstance(value, int | float) and is_number(value) else None
+    return value if is_number(value) else None
 
 
 def _text(value: float | None) -> str:

@@ -24,7 +24,7 @@ _POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_REFUSALS = {
+_MEANINGS = {
     401: "The API key is missing or wrong",
     404: "No such model",
     413: "The body is too large",
@@ -33,6 +33,9 @@ _REFUSALS = {
     500: "The model failed on this request",
     503: "The server is stopping",
     504: "No answer in time",
+}
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"description": meaning} for status, meaning in _MEANINGS.items()
 }
 # FastAPI can send requests' contents to OpenTelemetry, also by an environment variable.
 _NO_TELEMETRY: dict[str, Any] = {
@@ -59,24 +62,17 @@ def create_app(service: Service, key: str | None = None) -> Gate:
         lifespan=running,
         **_NO_TELEMETRY,
     )
-    app.add_exception_handler(Refused, _refused)
-    app.add_exception_handler(HTTPException, _refused_by_routing)
-    app.add_exception_handler(RequestValidationError, _malformed)
-    app.add_exception_handler(Exception, _unexpected)
+    app.exception_handler(Refused)(_refused)
+    app.exception_handler(HTTPException)(_refused_by_routing)
+    app.exception_handler(RequestValidationError)(_malformed)
+    app.exception_handler(Exception)(_unexpected)
     _add_answers(app, service)
     _add_pages(app, service)
     return Gate(app, service.metrics, key)
 
 
-def _described(status: int) -> dict[str, Any]:
-    return {"description": _REFUSALS[status]}
-
-
 def _add_answers(app: FastAPI, service: Service) -> None:
-    described: dict[int | str, dict[str, Any]] = {
-        status: _described(status) for status in _REFUSALS
-    }
-    described[200] = {"content": {"text/event-stream": {}}}
+    described = {**_REFUSALS, 200: {"content": {"text/event-stream": {}}}}
 
     @app.post("/v1/completions", responses=described)
     async def complete(asked: CompletionRequest, request: Request) -> Response:
@@ -98,12 +94,12 @@ def _add_pages(app: FastAPI, service: Service) -> None:
         entries = [service.entry(served) for served in service.models.values()]
         return json_response({"object": "list", "data": entries})
 
-    @app.get("/v1/models/{name:path}", responses={404: _described(404)})
+    @app.get("/v1/models/{name:path}", responses={404: _REFUSALS[404]})
     async def model(name: str) -> Response:
         """Describes a model."""
         return json_response(service.entry(service.model(name)))
 
-    @app.get("/health", responses={503: _described(503)})
+    @app.get("/health", responses={503: _REFUSALS[503]})
     async def health() -> Response:
         """Says whether requests are taken."""
         stopping, waiting = service.batcher.stopping, service.batcher.waiting
@@ -120,23 +116,18 @@ def _add_pages(app: FastAPI, service: Service) -> None:
         return HTMLResponse(page, headers={"Content-Security-Policy": _POLICY})
 
 
-async def _refused(_request: Request, error: Exception) -> Response:
-    refusal = error if isinstance(error, Refused) else Refused(500, "an unexpected failure")
-    return refusal.response()
+async def _refused(_request: Request, error: Refused) -> Response:
+    return error.response()
 
 
-async def _refused_by_routing(request: Request, error: Exception) -> Response:
-    if not isinstance(error, HTTPException):
-        return await _unexpected(request, error)
+async def _refused_by_routing(_request: Request, error: HTTPException) -> Response:
     if error.status_code == 400:  # FastAPI's word for bytes that are not UTF-8, and deep nesting
         return Refused(422, "the body is not a JSON object").response()
     headers = dict(error.headers or {})
     return Refused(error.status_code, str(error.detail), headers=headers).response()
 
 
-async def _malformed(request: Request, error: Exception) -> Response:
-    if not isinstance(error, RequestValidationError):
-        return await _unexpected(request, error)
+async def _malformed(_request: Request, error: RequestValidationError) -> Response:
     first, *more = error.errors()
     field = first["loc"][1] if len(first["loc"]) > 1 else None
     if not isinstance(field, str):

@@ -11,7 +11,7 @@ from typing import Any
 
 from lora_s2s import limits
 from lora_s2s.errors import DataError
-from lora_s2s.files import read_json, read_whole
+from lora_s2s.files import read_object, read_whole
 from lora_s2s.systems import is_plain_name
 
 TOKENIZER_FILES = """
@@ -168,10 +168,7 @@ def _object(path: Path) -> dict[str, Any]:
     if (parts := text.count(b"[") + text.count(b"{")) > limits.MOST_JSON_PARTS:
         problem = f"{parts:,} lists and objects in one file, at most {limits.MOST_JSON_PARTS:,}"
         raise DataError(problem, where=str(path))
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise DataError("not a JSON object", where=str(path))
-    return content
+    return read_object(path)
 
 
 def _objects(node: Any) -> Iterator[dict[str, Any]]:
