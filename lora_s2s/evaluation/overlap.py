@@ -68,11 +68,6 @@ def exact_match(texts: Texts) -> RowScores:
     return mean(values, texts.references, "refs:any", "case:mixed", "norm:strip,nfc", "version:2")
 
 
-def accuracy(texts: Texts) -> RowScores:
-    """The share of correct labels: exact match, under the name that classification has for it."""
-    return exact_match(texts)
-
-
 def macro_f1(texts: Texts) -> LabelScores:
     """F1 of each class of the references, averaged over classes, as scikit-learn's ``f1_score``
     with these ``labels``, ``average="macro"`` and ``zero_division=0``; all references of a source

@@ -176,7 +176,7 @@ class Decoder:
         self._config, (self._encoder, self._stack) = model.config, stacks
         blocks = [block for stack in stacks for block in stack.blocks]
         weights = chain.from_iterable(block.module.parameters() for block in blocks)
-        size = sum(weight.numel() * weight.element_size() for weight in weights)
+        size = sum(weight.nbytes for weight in weights)
         fold = size <= _MOST_COPIED_BYTES and not any(map(is_quantized, model.modules()))
         self._reading, self._layers = (
             [_Layer(block, fold=fold) for block in stack.blocks] for stack in stacks

@@ -192,11 +192,7 @@ def load_adapter(
     if base is None:
         name = base_override or trained_on.name or settings.base
         if not name:
-            raise DataError(
-                "the adapter names no base",
-                hint="--base NAME",
-                where=str(folder),
-            )
+            raise DataError("the adapter names no base", hint="--base NAME", where=str(folder))
         revision = None if base_override else trained_on.revision or settings.revision
         if not base_override:
             check_followed(trained_on, name, revision, folder)
@@ -354,14 +350,18 @@ def _config(
     return build
 
 
+def without_weights(base: LoadedBase) -> LoadedBase:
+    """Returns a base of the same names and shapes, without an adapter or memory for weights."""
+    empty = skeleton(base.family, base.model.config, dtype=base.dtype)
+    return replace(base, model=empty, residual_shift=0)
+
+
 def _expected(config: PeftConfig, base: LoadedBase, folder: Path) -> dict[str, tuple[int, ...]]:
     """Returns the names and shapes of the weights that PEFT creates for the config on this base."""
     with quiet():
-        empty = replace(
-            base, model=skeleton(base.family, base.model.config, dtype=base.dtype), residual_shift=0
-        )
+        bare = without_weights(base)
     try:
-        model = wrap(empty, config, empty=True)
+        model = wrap(bare, config, empty=True)
     except UsageError as error:
         raise DataError(error.message, where=str(folder / CONFIG)) from error
     return {name: tuple(tensor.shape) for name, tensor in adapter_state(model).items()}

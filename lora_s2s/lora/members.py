@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -18,10 +18,10 @@ from lora_s2s.lora.adapter import (
     config_content,
     load_adapter,
     read_adapter,
+    without_weights,
 )
 from lora_s2s.lora.average import Member, State
 from lora_s2s.models.loading import LoadedBase
-from lora_s2s.models.quantized import skeleton
 from lora_s2s.models.weights import finite_weight
 from lora_s2s.records import AdapterManifest
 
@@ -58,8 +58,7 @@ def read_members(
     loaded = load_adapter(places[0].run, base_override=base_override)
     base = loaded.base
     # Names and shapes alone: the loaded base has the first adapter on it.
-    empty = skeleton(base.family, base.model.config, dtype=base.dtype)
-    bare = replace(base, model=empty, residual_shift=0)
+    bare = without_weights(base)
     members, manifests = list[Member](), list[AdapterManifest]()
     for place, share in zip(places, shares, strict=True):
         settings, manifest = read_adapter(place.run)

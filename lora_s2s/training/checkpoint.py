@@ -125,7 +125,7 @@ def save_checkpoint(
         folder.mkdir(parents=True, exist_ok=True)
         require_space(
             folder,
-            sum(t.numel() * t.element_size() for file in files.values() for t in file.values()),
+            sum(t.nbytes for file in files.values() for t in file.values()),
         )
         with whole_folder(path, replace=True) as staged:
             hashes = {name: _write_tensors(staged / name, held) for name, held in files.items()}
@@ -171,7 +171,7 @@ def check_space(folder: Path, model: nn.Module, *, averaging: bool = False) -> N
     weights = trainable(model).values()
     # The adapter and the optimizer's two moments, perhaps the average, twice.
     copies = 8 if averaging else 6
-    size = sum(weight.numel() * weight.element_size() for weight in weights)
+    size = sum(weight.nbytes for weight in weights)
     require_space(folder, copies * size)
 
 
