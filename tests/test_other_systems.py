@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,7 +26,7 @@ from lora_s2s.errors import DataError, UsageError, quoted
 from lora_s2s.models.weights import weight_files
 from lora_s2s.readers.recorded import follow_recorded
 from lora_s2s.reports.summary import without_folders
-from lora_s2s.training.run_lock import run_lock
+from lora_s2s.training.run_lock import check_not_running, run_lock
 
 PACKAGE = Path(__file__).parents[1] / "lora_s2s"
 needs_unix = pytest.mark.skipif(os.name != "posix", reason="imitates Windows on Unix")
@@ -176,6 +177,25 @@ def test_a_lock_is_one_processs_until_it_ends(tmp_path: Path) -> None:
     assert systems.lock(two)
     assert systems.lock(two, shared=True)
     os.close(two)
+
+
+@needs_unix
+@pytest.mark.usefixtures("locks")
+def test_a_lock_held_for_a_moment_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several processes may check at once whether a run is being trained."""
+
+    def lock_for_a_moment() -> None:
+        other = systems.open_lock(tmp_path / ".a.lock")
+        assert systems.lock(other)
+        monkeypatch.setattr(time, "sleep", lambda _: os.close(other))
+
+    lock_for_a_moment()
+    check_not_running(tmp_path / "a")
+    lock_for_a_moment()
+    with run_lock(tmp_path / "a"):
+        assert f"process {os.getpid()} on " in (tmp_path / ".a.lock").read_text()
 
 
 @needs_unix

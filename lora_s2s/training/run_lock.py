@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -71,6 +72,15 @@ def _lock_file(folder: Path) -> Path:
     return folder.resolve().with_name(f".{folder.resolve().name}.lock")
 
 
+def _locked(descriptor: int) -> bool:
+    """Locks a file; waits a moment for a process that only checks whether a run holds it."""
+    for pause in (0.05, 0.2):
+        if lock(descriptor):
+            return True
+        time.sleep(pause)
+    return lock(descriptor)
+
+
 def _lock(path: Path, folder: Path, work: str, hint: str) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -80,7 +90,7 @@ def _lock(path: Path, folder: Path, work: str, hint: str) -> int:
             )
         descriptor = open_lock(path)
         try:
-            locked = lock(descriptor)
+            locked = _locked(descriptor)
         except OSError as error:
             warn(
                 f"{path.parent} does not support locks ({error.strerror}): "
