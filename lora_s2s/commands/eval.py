@@ -139,8 +139,8 @@ def evaluate(
 
 
 def _score(named: list[str], asked: Asked, overrides: list[str], *, json: bool) -> None:
-    from lora_s2s.commands._show import show_several, show_written
-    from lora_s2s.console import write_json
+    from lora_s2s.commands._show import next_prediction, show_several, show_written
+    from lora_s2s.console import say, write_json
     from lora_s2s.pipeline.evaluate import answer_for_the_first, score_model
     from lora_s2s.pipeline.several import score_several
 
@@ -154,6 +154,8 @@ def _score(named: list[str], asked: Asked, overrides: list[str], *, json: bool) 
     else:
         scores = score_model(named[0] if named else None, asked, overrides)
         show_written(asked.predictions or named[0], scores)
+        if named:
+            say(f"next: {next_prediction(named[0])}")
         result = scores.to_dict()
     if json:
         write_json(result)

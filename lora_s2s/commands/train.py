@@ -111,6 +111,7 @@ def train(
         _show_dry_run(planned)
         text = recipe_to_yaml(planned.recipe).rstrip("\n")
         write_json(planned.to_dict()) if json else write_out(text)
+        say(f"next: {again('').replace(' --dry-run', '')}")
         return
     result = train_adapter(loaded, prepared=prepared, options=options)
     if json:

@@ -68,8 +68,10 @@ def this_machine() -> Machine:
     """The GPU of this machine, or its CPU."""
     device = Device.found()
     name = device_name(device.here or torch.device(device.kind))
-    memory = device.memory or _UNKNOWN_MEMORY
-    return Machine(replace(device, memory=memory), memory, torch.get_num_threads(), name)
+    memory, threads = device.memory or _UNKNOWN_MEMORY, torch.get_num_threads()
+    if device.kind == CPU:  # times are for these, and with them the choice of a base
+        name += f" (threads: {threads})"
+    return Machine(replace(device, memory=memory), memory, threads, name)
 
 
 def machine_with(gpu_memory: str) -> Machine:
@@ -150,6 +152,7 @@ def choose_size(sizes: Sequence[Weighed], machine: Machine) -> tuple[Base, str]:
     if not good:
         smallest = sizes[0]
         bound = "trains within the bound on time" if fits(smallest.need, machine) else "fits"
+        bound += f" on {machine}"
         return smallest.base, f"the smallest of its family, since none {bound}: {smallest.need}"
     chosen = good[-1]
     why = ""

@@ -58,8 +58,12 @@ def advice_on(adapter: Path, recipe: Recipe, rows: int) -> list[dict[str, str]]:
     """Advice from a finished run's loss curves: ``advice`` of ``train --json``."""
     curves = Curves.of_lines(read_jsonl(adapter / METRICS))
     training = recipe.training.settled()
-    rate, patience = training.learning_rate, training.early_stopping
-    given = advise(curves, rows=rows, learning_rate=rate, early_stopping=patience)
+    given = advise(
+        curves,
+        rows=rows,
+        learning_rate=training.learning_rate,
+        early_stopping=training.early_stopping,
+    )
     return [advice.to_json() for advice in given]
 
 

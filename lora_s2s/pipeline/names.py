@@ -70,13 +70,12 @@ def located_model(name: str) -> str:
     try:
         locate_model(place, weights=False)
     except SetupError as error:
-        recipe, message = Path(f"{name}.yaml"), error.message
-        if "/" not in name:
-            message = f"no adapter '{name}' in {ADAPTERS}; {message}"
+        recipe = Path(f"{name}.yaml")
+        untrained = f"no adapter '{name}' in {ADAPTERS}; " * ("/" not in name)
         hint = "lora-s2s adapters lists what is trained here; or give a folder or a hub id"
         if recipe.is_file():
             hint = f"train it first: lora-s2s train {quoted(recipe)}"
-        raise SetupError(message, hint=hint) from error
+        raise SetupError(untrained + error.message, hint=hint) from error
     return place
 
 

@@ -136,9 +136,10 @@ def _kept(path: Path, sets: Overrides) -> dict[str, object]:
     """What the user gave for a recipe that nobody edited, but for what is given now."""
     kept = given_settings(path, sets)
     listed = ", ".join(f"{key}={value}" for key, value in kept.items())
-    line = f"{path} was not edited: decided anew"
-    line += f" with what you gave before ({listed}; delete the file to drop it)" if kept else ""
-    say(f"{line}; to train by it as it is: lora-s2s train {quoted(path)}")
+    say(
+        f"{path} was not edited: decided anew, but for what you gave before ({listed or 'nothing'};"
+        f" delete the file to drop it); to train by it as it is: lora-s2s train {quoted(path)}"
+    )
     return kept
 
 

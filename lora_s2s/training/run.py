@@ -107,6 +107,7 @@ class Run:
             fast_forward(self.model),
             self.loader.loading(self.state, self.run_dir) as next_batches,
         ):
+            say(f"{self.plan.total_steps:,} steps; the first also checks the forward pass")
             yield next_batches
         self.log.close()
 

@@ -128,7 +128,9 @@ def test_a_dry_run_prints_a_recipe_that_loads(invoke: Invoke, here: Path, tiny_m
     # Without xgrammar such a constraint is refused.
     constraint = ["evaluation.constraint=json: schema.json"] if find_spec("xgrammar") else []
     words = settings(tiny_model, *constraint)
-    printed = invoke("train", "flan-t5-base", "--dry-run", *words).stdout
+    result = invoke("train", "flan-t5-base", "--dry-run", *words)
+    printed = result.stdout
+    assert result.stderr.endswith(f"next: lora-s2s train flan-t5-base {shlex.join(words)}\n")
     (here / "schema.json").unlink()  # the recipe holds it
     (here / "resolved.yaml").write_text(printed, encoding="utf-8")
     assert invoke("train", "resolved.yaml", "--dry-run").stdout == printed
@@ -344,7 +346,8 @@ def test_eval_keeps_a_named_column_that_only_later_rows_have(
         '"f"}\n'
     )
     (here / "late.jsonl").write_text(rows, encoding="utf-8")
-    invoke("eval", "adapters/named", "--data", "late.jsonl")
+    shown = invoke("eval", "adapters/named", "--data", "late.jsonl").stderr
+    assert shown.endswith('next: lora-s2s predict adapters/named "your text"\n')
     scored = (here / "adapters/named/evaluations/late/predictions.jsonl").read_text(
         encoding="utf-8"
     )

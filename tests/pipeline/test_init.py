@@ -149,6 +149,8 @@ def test_lengths_are_those_of_the_texts_not_of_what_is_left_of_them(here: Path) 
     (here / "my.jsonl").write_text(text, encoding="utf-8")
     base = {"model.name": "demo"}
     reason = chosen(lora_s2s.init("my.jsonl", base, progress=False), "data.max_source_tokens")[1]
+    head = (here / "my.yaml").read_text(encoding="utf-8")
+    assert re.search(r"\n# Machine: .+ \(threads: \d+\), [\d.]+ [GM]B\n", head)
     longest = lora_s2s.prepare("my.yaml", progress=False).report["source_tokens"]["max"]
     assert longest > 2000
     assert reason.startswith("auto: 1,024; half have up to ")
@@ -378,7 +380,9 @@ def test_train_on_a_file_alone_writes_its_recipe_first(
     words = [part for word in sets for part in ("--set", word)]
     result = invoke("train", "my.csv", *words, "--json")
     assert json.loads(result.stdout)["steps"] == 2
-    assert "first training step after " in result.stderr
+    before, _, after = result.stderr.partition("first training step after ")
+    assert "\n2 steps; the first also checks the forward pass\n" in before
+    assert after
     deciding, training = result.stderr.split("wrote my.yaml")
     # Each stage says once what was dropped, and its progress what it is for.
     assert deciding.count("dropped: 2 × duplicate)") == result.stderr.count("(42 examples: ") == 1
@@ -456,7 +460,7 @@ def test_train_on_a_file_replaces_only_what_it_wrote_itself(here: Path, invoke: 
     assert (kept["model"]["name"], kept["evaluation"]["metrics"]) == ("demo", ["rougeL"])
     assert (kept["training"]["epochs"], kept["training"]["max_steps"]) == (2, None)
     assert (
-        "my.yaml was not edited: decided anew with what you gave before (model.name=demo, data."
+        "my.yaml was not edited: decided anew, but for what you gave before (model.name=demo, data."
         "template=None, evaluation.metrics=['rougeL']; delete the file to drop it); to train by it "
         "as it is: lora-s2s train my.yaml\n"
     ) in result.stderr
