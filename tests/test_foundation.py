@@ -238,6 +238,8 @@ _AT_ONCE = {
     "predict demo --input nosuch.csv": "no such file: nosuch.csv",
     "eval nosuch": _NEITHER,
     "predict nosuch text": _NEITHER,
+    "predict pairs text": "the template needs 2 columns (a, b), got a plain text",
+    "predict pairs --input lines.txt": "the template needs 2 columns (a, b), got a plain text",
     "merge nosuch --out out": "no such adapter folder: nosuch",
     "export nosuch --out out": _NEITHER,
     "serve nosuch": _NEITHER,
@@ -253,6 +255,9 @@ def test_a_misspelt_name_is_reported_before_torch_loads(tmp_path: Path) -> None:
             book.writestr(f"xl/{part}.xml", "<a/>")
     (tmp_path / "adapters" / "taken").mkdir(parents=True)
     (tmp_path / "adapters" / "taken" / "adapter_config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "pairs").mkdir()
+    (tmp_path / "pairs" / "manifest.json").write_text('{"input": {"template": "{a} {b}"}}', "utf-8")
+    (tmp_path / "lines.txt").write_text("text\n", encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-c", _MISTAKES],
         input="\n".join(_AT_ONCE),

@@ -108,13 +108,12 @@ def predict(
 
     --set evaluation.num_beams=4 and the like change the decoding. --scores decodes nothing.
     """
-
     _check_options(output, labels, resume=resume, n_best=n_best, scores=scores, chat=interactive)
-    from lora_s2s.pipeline.inputs import read_inputs, refuse_file_names
+    from lora_s2s.pipeline.inputs import check_texts, read_inputs, refuse_file_names
     from lora_s2s.pipeline.names import located_model
 
     words = [*(texts or []), *(literal or [])]
-    refuse_file_names(texts or [])
+    refuse_file_names(model, texts or [])
     model = located_model(model)
     from lora_s2s.pipeline.decoding import decoding_line, settings_for
     from lora_s2s.pipeline.followed import recipe_to_answer
@@ -132,6 +131,8 @@ def predict(
         raise typer.Exit(in_processes(processes, context.obj, saving=False))
     parallel = recipe.data.format == "parallel"
     inputs = None if interactive else read_inputs(words, file, parallel=parallel)
+    if inputs:
+        check_texts(model, inputs)
     from lora_s2s.pipeline.label_set import label_choice
     from lora_s2s.pipeline.model import predictor_of
     from lora_s2s.pipeline.predict import Work, check_inputs
@@ -151,9 +152,8 @@ def predict(
         settings = settings_for(recipe, predictor)
         if choice is None or settings.constraint is not None:
             say(decoding_line(settings, predictor) if choice is None else _NOT_CONSTRAINED)
-        _answer(
-            Work(predictor, inputs, settings, choice, ranks, blanks=True), output, resume=resume
-        )
+        work = Work(predictor, inputs, settings, choice, ranks, blanks=True)
+        _answer(work, output, resume=resume)
 
 
 def _check_options(

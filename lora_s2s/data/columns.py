@@ -49,11 +49,8 @@ def role_warnings(reading: Reading) -> list[str]:
         if not others or taken is None:
             continue
         listed = " or ".join(f"'{name}'" for name in others)
-        options = [f"data.{role}_column={others[0]}"]
-        if role == "source" and (template := _template(reading, others)):
-            options.append(f"data.template={template}")
-        settings = ", or joined: ".join(f"--set {quoted(option)}" for option in options)
-        warnings.append(f"took '{taken}' as the {role}; it could also be {listed}: {settings}")
+        setting = quoted(f"data.{role}_column={others[0]}")
+        warnings.append(f"took '{taken}' as the {role}; it could also be {listed}: --set {setting}")
     return warnings
 
 
@@ -100,7 +97,7 @@ def _is_missed(column: UnusedColumn) -> bool:
     return (
         column.is_text
         and filled
-        and not (column.is_identifier or column.role)
+        and not column.is_identifier
         and len(column.sample.split()) >= _WORDS
     )
 

@@ -47,18 +47,18 @@ def enough_sources(count: int, differences: Mapping[str, Difference]) -> str | N
     if main is None or main.detectable is None or smallest_p(count) > _LEVEL:
         return None
     size, least = abs(main.value), main.detectable
-    reliable = f"{least:.2f} or more (level 5 %, power 80 %)"
+    reliable = f"{count:,} sources reliably tell {least:.2f} points or more from chance"
+    reliable += " (level 5 %, power 80 %)"
     if size < 0.005:
-        return f"{count:,} sources show no difference of {main.name}; they reliably show {reliable}"
+        return f"no difference of {main.name}: {reliable}"
     significant, end = main.p_value < _LEVEL, ""
-    if size >= least:
-        suffice = "are enough" if significant else "barely suffice"
-    else:
-        suffice = "barely suffice" if significant else "are too few"
+    verdict = "is unlikely to be chance" if significant else "may be chance"
+    if size < least and significant:
+        verdict += ", but other sources might not show it"
+    elif size < least:
         needed = _rounded(math.ceil(count * (least / size) ** 2))
-        end = f"; about {needed:,} would be needed"
-    found = f"the difference of {size:.2f} points of {main.name}"
-    return f"{count:,} sources {suffice} for {found}: they reliably show {reliable}{end}"
+        end = f"; about {needed:,} sources would tell"
+    return f"the difference of {size:.2f} points of {main.name} {verdict}: {reliable}{end}"
 
 
 def _rounded(count: int) -> int:

@@ -47,16 +47,27 @@ def question_of(
     return Example(source, "", _PLACE, turns=turns, template=prompt.templates[0].text)
 
 
-def is_blank(row: str | Fields, *, format: str, source_column: str | None) -> bool:
-    """Whether a row without a template has its source's column, and nothing in it."""
-    if isinstance(row, str) or _shape(row, format, None) is not None:
+def is_blank(
+    row: str | Fields, *, format: str, source_column: str | None, template: str | None
+) -> bool:
+    """Whether a text, or what a row has for its source or for all columns of a template, is
+    empty.
+    """
+    if isinstance(row, str):
+        return not row.strip()
+    if _shape(row, format, template) is not None:
         return False
     fields = unwrapped(row)
     try:
-        value = fields[_source_column(fields, source_column)]
+        columns = PromptTemplate.of(template).columns if template else None
+        names = columns or [_source_column(fields, source_column)]
     except Unusable:
         return False
-    return value is None or (isinstance(value, str) and not value.strip())
+    return all(name in fields and not _written(fields[name]) for name in names)
+
+
+def _written(value: object) -> bool:
+    return bool(value.strip()) if isinstance(value, str) else value is not None
 
 
 def _shape(row: str | Fields, format: str, template: str | None) -> Shape | None:

@@ -16,7 +16,6 @@ from lora_s2s.examples.columns import (
 from lora_s2s.examples.custom import custom_converter
 from lora_s2s.examples.reading import Reading, with_other_columns
 from lora_s2s.examples.shapes import FORMATS, shape_of
-from lora_s2s.examples.suggested import other_roles
 from lora_s2s.examples.template import PromptTemplate
 from lora_s2s.readers.names import language_of, normalised
 from lora_s2s.readers.rows import Fields, Row
@@ -89,17 +88,17 @@ def _pairs(rows: Sequence[Row], where: str, data: DataSection, seed: int, any_tw
     pairs = columns.pairs if prompt is None else partial(columns.pairs, seed=seed)
     convert = (lambda fields, where: pairs(unwrapped(fields), where)) if wrapped else pairs
     used = _used(columns, prompt, names)
-    guessed = {} if data.source_column else {"source": columns.source}
-    guessed |= {} if data.target_column else {"target": columns.target}
-    roles = other_roles(guessed, used, records)
+    guessed = {} if data.target_column else {columns.target: "target"}
+    if columns.source and not data.source_column:
+        guessed[columns.source] = "source"
     notes = () if prompt is None else _openings(prompt, records, seed)
     reading = Reading(
         data.format, columns.source, convert, data.template, columns.target, notes=notes
     )
     if not wrapped:
-        return with_other_columns(reading, records, used, roles)
+        return with_other_columns(reading, records, used, guessed)
     around = [{**row.fields, **unwrapped(row.fields), TRANSLATION: None} for row in rows]
-    return with_other_columns(reading, around, {*used, TRANSLATION}, roles)
+    return with_other_columns(reading, around, {*used, TRANSLATION}, guessed)
 
 
 def _used(columns: Columns, prompt: PromptTemplate | None, names: Iterable[str]) -> set[str]:

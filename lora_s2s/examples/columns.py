@@ -25,7 +25,7 @@ from lora_s2s.recipe.schema import DataSection
 
 _ALPACA = {"instruction", "input", "output"}
 TRANSLATION = "translation"
-GUESSED = ("data.source_column", "data.target_column")
+_GUESSED = ("data.source_column", "data.target_column")
 
 
 def two_languages(source: str | None, target: str | None) -> bool:
@@ -207,7 +207,7 @@ def find_columns(
         check_columns(template.columns, names, where)
     source, target = (
         None if column is None else _named(column, by_name, names, where, setting)
-        for setting, column in zip(GUESSED, (data.source_column, data.target_column), strict=True)
+        for setting, column in zip(_GUESSED, (data.source_column, data.target_column), strict=True)
     )
     needs_source = source is None and template is None
     if needs_source and target is None and (languages := _two_languages(names, where)):
@@ -354,7 +354,7 @@ def _named(
     guessed = f", or have it guessed by name: --set {setting}=null"
     raise DataError(
         f"no column '{column}'{nearest(column, names)}; the file has {_listed(names)}",
-        hint=f"name one of them: --set {setting}=…{guessed if setting in GUESSED else ''}",
+        hint=f"name one of them: --set {setting}=…{guessed if setting in _GUESSED else ''}",
         where=where,
     )
 

@@ -65,6 +65,7 @@ class Examples:
         self._groups = _groups(data, split)
         self._columns = _columns_named(data, optional)
         self._readings: list[Reading] = []
+        self.causes = Causes()  # of the rejections so far
 
     @property
     def reading(self) -> Reading:
@@ -92,6 +93,7 @@ class Examples:
         self._readings.clear()
         self._blocks = Blocks(self._shard)
         good, causes = 0, Causes()
+        self.causes = causes
         for item in itertools.chain.from_iterable(map(self._of_group, self._groups)):
             if isinstance(item, Rejected):
                 causes.add(item)
@@ -102,20 +104,6 @@ class Examples:
             yield item
         if not good and self._shard is None:
             raise self.nothing_usable(causes)
-
-    def check_readable(self) -> None:
-        """Raises DataError where more rows cannot be read than the data allows, whatever their
-        columns.
-        """
-        rows, causes = 0, Causes()
-        for origin in itertools.chain.from_iterable(self._groups):
-            for item in origin.rows():
-                if isinstance(item, Rejected):
-                    causes.add(item)
-                else:
-                    rows += 1
-        if error := causes.too_many(rows, self._data.max_rejected):
-            raise error
 
     def nothing_usable(self, causes: Causes, part: str = "") -> DataError:
         """The error for files, or a part of them, without a usable row."""
@@ -160,7 +148,11 @@ class Examples:
         if not rows:
             return itertools.chain(head, items), rows, None
         data = _without_missing(self._data, rows, self._optional)
-        reading = choose_reading(rows, origin.name, data, seed=self._seed, any_two=any_two)
+        try:
+            reading = choose_reading(rows, origin.name, data, seed=self._seed, any_two=any_two)
+        except DataError as error:
+            # Other columns would not help where rows cannot be read.
+            raise _unreadable(head).too_many(len(rows), self._data.max_rejected) or error from None
         self._readings.append(reading.with_notes(parsing.notes))
         return itertools.chain(head, items), rows, reading
 
@@ -301,6 +293,14 @@ def _head(items: Items) -> tuple[list[Item], list[Row]]:
             rows.append(item)
             characters += _size(item.fields)
     return head, rows
+
+
+def _unreadable(items: Sequence[Item]) -> Causes:
+    causes = Causes()
+    for item in items:
+        if isinstance(item, Rejected):
+            causes.add(item)
+    return causes
 
 
 def _size(value: object) -> int:

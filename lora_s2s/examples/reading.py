@@ -8,6 +8,7 @@ from typing import Any
 
 from lora_s2s.examples.columns import is_record
 from lora_s2s.examples.shapes import FORMATS, Converter
+from lora_s2s.examples.suggested import may_replace
 from lora_s2s.examples.template import Template
 from lora_s2s.readers.names import (
     LANGUAGE_COLUMNS,
@@ -127,16 +128,25 @@ def agreed(readings: Sequence[Reading]) -> Reading:
 
 
 def with_other_columns(
-    reading: Reading, rows: Sequence[Fields], used: Iterable[str], roles: Mapping[str, str] = _NONE
+    reading: Reading,
+    rows: Sequence[Fields],
+    used: Iterable[str],
+    guessed: Mapping[str, str] = _NONE,
 ) -> Reading:
     """Adds unused columns, a split column, and notes on languages and lists, by the first rows.
 
     Args:
-        roles: those of unused columns; see :class:`UnusedColumn`.
+        guessed: columns whose names decided, with their roles: ``source`` or ``target``.
     """
     taken = set(used)
     names = dict.fromkeys(name for row in rows for name in row if name not in taken)
     split = next((name for name in names if _divides(name, rows)), None)
+    roles = {
+        name: role
+        for column, role in guessed.items()
+        for name in names
+        if may_replace(name, column, role, rows)
+    }
     unused = tuple(
         _measured(name, [row.get(name) for row in rows], roles.get(name, ""))
         for name in names

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from itertools import chain
 
 from lora_s2s.errors import quoted
 from lora_s2s.readers.names import (
@@ -43,29 +42,13 @@ def rivals(target: str, used: Collection[str], records: Sequence[Fields]) -> lis
     return [name for name in _long(records) if name not in used and _may_be_target(name)]
 
 
-def other_roles(
-    guessed: Mapping[str, str | None], used: Collection[str], records: Sequence[Fields]
-) -> dict[str, str]:
-    """Unused columns with a usual name of a role whose column was guessed, each with that role.
-
-    Args:
-        guessed: the columns that were, by role: ``source``, ``target``.
-        used: columns that examples are made of.
+def may_replace(name: str, column: str, role: str, records: Sequence[Fields]) -> bool:
+    """Whether an unused column has a usual name of a role, and holds other values than the column
+    that was guessed, such as the role has.
     """
-    names = [name for name in dict.fromkeys(chain.from_iterable(records)) if name not in used]
-    roles: dict[str, str] = {}
-    for role, column in guessed.items():
-        usual = SOURCES if role == "source" else TARGETS
-        for name in names:
-            if column and normalised(name) in usual and _may_replace(name, column, role, records):
-                roles.setdefault(name, role)
-    return roles
-
-
-def _may_replace(name: str, column: str, role: str, records: Sequence[Fields]) -> bool:
-    """Whether a column holds other values than a guessed one, such as the role has."""
     values, guessed = ([repr(fields.get(one)) for fields in records] for one in (name, column))
-    if values == guessed or len(set(values)) == 1:
+    usual = SOURCES if role == "source" else TARGETS
+    if normalised(name) not in usual or values == guessed or len(set(values)) == 1:
         return False
     if role == "source":
         return _is_joined(name, records)

@@ -146,11 +146,9 @@ class Predictor:
         return len(self._cut(source, most + 1)) <= most
 
     def is_blank(self, row: str | dict[str, Any]) -> bool:
-        """Whether a row has no source; never where a template makes it."""
-        how = self.settings
-        if how.first_template is not None:
-            return False
-        return is_blank(row, format=how.format, source_column=how.source_column)
+        """Whether a text or row has no source."""
+        how, template = self.settings, self.settings.first_template
+        return is_blank(row, format=how.format, source_column=how.source_column, template=template)
 
     def render(self, row: str | Mapping[str, object]) -> str:
         """Returns the encoder's text for a plain text or a row, made where training's was made.

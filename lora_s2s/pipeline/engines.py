@@ -12,6 +12,7 @@ from lora_s2s.exporters.formats import EXPORTERS
 from lora_s2s.inference.engine import refuse_settings
 from lora_s2s.inference.loading import ENGINES, load_predictor
 from lora_s2s.inference.predictor import Predictor
+from lora_s2s.models.own_decoding import CHECKPOINT
 from lora_s2s.pipeline.decoding import decoding_settings
 from lora_s2s.pipeline.export import export_model
 from lora_s2s.pipeline.model import predictor_of
@@ -30,6 +31,7 @@ def predictor_on(
     base: str | None,
     data: str | Sequence[str] | None,
     ranks: Ranks = ALONE,
+    baseline: bool = False,
 ) -> Predictor:
     """Loads a model on an engine; for another runtime it is exported first, in float32, into a
     temporary folder.
@@ -38,6 +40,7 @@ def predictor_on(
         engine: ``torch`` or a key of :data:`lora_s2s.inference.loading.ENGINES`; None for what the
             folder is made for.
         data: what the export is compared on; what the adapter was scored or trained on if None.
+        baseline: the base is asked for too.
         ranks: the processes that load it; one of each machine exports.
 
     Raises:
@@ -63,6 +66,9 @@ def predictor_on(
             )
     if engine == TORCH or is_export(folder):
         return predictor_of(model, recipe, base)
+    if baseline or recipe.evaluation.decoding == CHECKPOINT:
+        what = "--baseline" if baseline else f"evaluation.decoding={CHECKPOINT}"
+        raise UsageError(f"{what} is not for an export to {engine}", hint="omit --engine")
     exporter = EXPORTERS[engine]
     settings = decoding_settings(recipe.evaluation, InputSettings())
     refuse_settings(settings, exporter.lacks(settings), runtime=exporter.title)

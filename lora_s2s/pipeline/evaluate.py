@@ -115,11 +115,23 @@ def _ready(model: str, asked: Asked, overrides: Overrides, rival: Rival | None) 
         recipe = followed(recipe, model, overrides)
     recipe = with_constraint(recipe, model, overrides)
     predictor = predictor_on(
-        asked.engine, model, recipe, base=asked.base, data=data, ranks=asked.ranks
+        asked.engine,
+        model,
+        recipe,
+        base=asked.base,
+        data=data,
+        ranks=asked.ranks,
+        baseline=asked.baseline,
     )
     refuse_code(predictor.settings.format, overrides)
     columns_named = not _COLUMNS.isdisjoint(overridden_keys(overrides))
     rows = scored_data(recipe, predictor, data, columns_named=columns_named)
+    usable = sum(place >= 0 for place in rows.rows)
+    if repeated := max(0, usable - len(rows.sources)):
+        say(
+            f"{len(rows.sources):,} sources: {repeated:,} of the {usable:,} rows repeat one, and "
+            "their targets are further references"
+        )
     labels = recorded_labels(model)
     metrics = chosen_metrics(trusted_metrics(recipe, overrides), rows, labels)
     places, place = _sample(model, rows, recipe, asked)

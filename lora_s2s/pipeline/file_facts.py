@@ -140,12 +140,15 @@ def look_at(data: DataSection, *, seed: int = 0) -> FileFacts:
     """Reads a recipe's training data once, and finds the files of its other splits.
 
     Raises:
-        DataError: the columns cannot be guessed, no row is usable, or there are too few to hold
-            any out.
+        DataError: the columns cannot be guessed, too many rows are unusable for other reasons than
+            an empty cell, or there are too few to hold any out.
     """
     given, data = data, with_split_files(data)
     examples = Examples(data, seed=seed)
     rows, rejected, sample = _sampled(examples, seed)
+    error = rejected.too_many(rows, data.max_rejected)
+    if error and not rejected.only_empty:
+        raise error
     others = _beside(data, examples.reading)
     for split in _SPLITS:
         if (named := data.named(split)) and not given.named(split):

@@ -14,10 +14,10 @@ from lora_s2s.examples.example import Unusable
 from lora_s2s.pipeline.prepare import data_name
 from lora_s2s.pipeline.scored_data import ScoredData
 from lora_s2s.readers.choose import is_lines
+from lora_s2s.readers.encodings import checked_lines
 from lora_s2s.readers.names import SOURCES, TARGETS, normalised
 from lora_s2s.readers.origins import find_origins, reading
 from lora_s2s.readers.rows import Row
-from lora_s2s.readers.streams import checked_lines
 
 # Columns as evaluation tools name them, in lower case; looked for in this order.
 _PREDICTIONS = tuple(

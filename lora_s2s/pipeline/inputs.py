@@ -14,13 +14,18 @@ from typing import Any
 
 from lora_s2s.console import warn
 from lora_s2s.errors import DataError, UsageError, quoted
+from lora_s2s.examples.asking import question_of
+from lora_s2s.examples.causes import hint_for
+from lora_s2s.examples.shapes import DIALOGUES
 from lora_s2s.files import naming
 from lora_s2s.outputs import appears_whole
 from lora_s2s.readers.choose import SPREADSHEETS, ending, is_lines
+from lora_s2s.readers.encodings import checked_lines, guess_encoding
 from lora_s2s.readers.origins import find_origins, reading
 from lora_s2s.readers.rows import Row
-from lora_s2s.readers.streams import COMPRESSED, checked_lines, head_of
+from lora_s2s.readers.streams import COMPRESSED, head_of
 from lora_s2s.readers.tables import delimiter_of
+from lora_s2s.records import ModelManifest, has_manifest
 
 STDIN = "-"
 TABLES = (".csv", ".tsv")
@@ -189,11 +194,12 @@ def _is_in(output: Path, given: Path) -> bool:
     return given.is_dir() and output.resolve().is_relative_to(given.resolve())
 
 
-def refuse_file_names(texts: Sequence[str]) -> None:
+def refuse_file_names(model: str, texts: Sequence[str]) -> None:
     """Refuses texts that name files here: the name would be answered in place of what is in the
     file.
 
-    A text that looks like a file's name, and names none, is answered with a warning.
+    A text that looks like a file's name, and names none, is answered with a warning; several of
+    one word each are too, since quotes may have been forgotten.
 
     Raises:
         UsageError: hints at both ways.
@@ -208,6 +214,24 @@ def refuse_file_names(texts: Sequence[str]) -> None:
             )
         if _FILE_NAME.fullmatch(text):
             warn(f"there is no file '{text}': answering these words as a text")
+    if len(texts) > 1 and all(len(text.split()) == 1 for text in texts):
+        joined = f"lora-s2s predict {quoted(model)} {quoted(' '.join(texts))}"
+        warn(f"each of the {len(texts)} words is answered as a text of its own; as one: {joined}")
+
+
+def check_texts(model: str, inputs: Inputs) -> None:
+    """Refuses texts, before a model is loaded, where its template needs several columns.
+
+    Raises:
+        UsageError: hints at a file of rows.
+    """
+    folder = Path(model).expanduser()
+    first, _ = next(iter(inputs))
+    if isinstance(first, str) and has_manifest(folder):
+        how = ModelManifest.read(folder).input
+        if how.format not in DIALOGUES:
+            template = how.first_template
+            question_of(first, format=how.format, source_column=None, template=template)
 
 
 def _stdin_lines() -> list[str]:
@@ -223,7 +247,8 @@ def _stdin_lines() -> list[str]:
             line.rstrip("\n") for line in io.StringIO(content.decode("utf-8-sig"), newline=None)
         ]
     except UnicodeDecodeError as error:
-        raise DataError(f"stdin is not UTF-8 text (byte {error.start})") from error
+        hint = f"convert it before: iconv -f {guess_encoding(content).upper()} -t UTF-8 FILE | …"
+        raise DataError(f"stdin is not UTF-8 text (byte {error.start})", hint=hint) from error
 
 
 def _json_row(line: str, place: str) -> dict[str, Any]:
@@ -257,5 +282,6 @@ def _file_items(path: Path, *, parallel: bool) -> Iterator[Placed]:
             for origin in find_origins(str(path), parallel=parallel):
                 for item in origin.rows():
                     if not isinstance(item, Row):
-                        raise DataError(item.reason, where=f"{path}:{item.line}")
+                        where = f"{path}:{item.line}"
+                        raise DataError(item.reason, hint=hint_for(item), where=where)
                     yield dict(item.fields), f"{path}:{item.line}"

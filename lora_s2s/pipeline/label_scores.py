@@ -93,8 +93,8 @@ class LabelTask:
         except (DataError, UsageError) as error:
             say(f"probabilities are not calibrated, for lack of validation data: {error.message}")
             return None
-        what = "labels of validation"
-        return self._scored(held_out.sources, held_out.references, labels, evaluation, what)
+        texts = held_out.sources, held_out.references
+        return self._scored(*texts, labels, evaluation, "calibration")
 
     def _scored(
         self,

@@ -15,7 +15,7 @@ from lora_s2s.files import naming, read_whole
 from lora_s2s.hub import is_trained
 from lora_s2s.pipeline.followed import training_targets
 from lora_s2s.pipeline.ranking import LabelChoice, Weighing
-from lora_s2s.readers.streams import checked_lines
+from lora_s2s.readers.encodings import checked_lines
 from lora_s2s.recipe.layers import Overrides, overridden_keys
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.records import (

@@ -51,7 +51,7 @@ def rendered(predictor: Predictor, placed: Placed) -> str:
 
 def check_inputs(predictor: Predictor, inputs: Inputs) -> None:
     """Renders every input once, before hours go into the first ones, and reports the template:
-    which is applied, and to which texts it was already. Rows without a text are counted.
+    which is applied, and to which texts it was already. Those without a text are counted.
 
     Raises:
         DataError: a row lacks a column, or holds something other than text in it.
@@ -68,8 +68,8 @@ def check_inputs(predictor: Predictor, inputs: Inputs) -> None:
         if prompt is not None:
             begun += prompt.begun({prompt.first: item} if isinstance(item, str) else item)
     if blanks:
-        count = f"{len(blanks):,} of {inputs.count:,} rows have no source"
-        warn(f"{count}, the first at {blanks[0]}: their predictions are empty")
+        count = f"inputs without a text: {len(blanks):,} of {inputs.count:,}"
+        warn(f"{count}, the first at {blanks[0]}; their predictions are empty")
     if template is None or prompt is None:
         return
     which = f" 1 of {len(listed)}" if isinstance(listed, list | tuple) and len(listed) > 1 else ""

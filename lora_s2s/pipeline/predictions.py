@@ -98,8 +98,9 @@ def _columns(fields: Mapping[str, Any], number: int) -> list[tuple[str, str, str
     """What a line has before a text, the text, and what comes after it, for each line."""
     if N_BEST in fields:
         return [(f"{number}\t{one['score']:.4f}\t", one["text"], "") for one in fields[N_BEST]]
-    share = f"\t{fields[PROBABILITY]:.4f}" if PROBABILITY in fields else ""
-    return [("", str(fields[PREDICTION]), share)]
+    share = fields.get(PROBABILITY)
+    after = "" if share is None else f"{share:.4f}"  # none without a source
+    return [("", str(fields[PREDICTION]), f"\t{after}" if PROBABILITY in fields else "")]
 
 
 def _row(item: Input, answer: Answer) -> dict[str, Any]:

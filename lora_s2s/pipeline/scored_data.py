@@ -20,7 +20,7 @@ from lora_s2s.examples.shapes import FORMATS
 from lora_s2s.pipeline.adapters import NO_DATA
 from lora_s2s.pipeline.prepare import data_name, prepare_data
 from lora_s2s.readers.origins import find_origins
-from lora_s2s.readers.rows import Rejected, Skipped
+from lora_s2s.readers.rows import Rejected
 from lora_s2s.recipe.fields import AUTO
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.records import InputSettings
@@ -120,11 +120,11 @@ def scored_data(
     read = [_read(row, predictor) for row in rows]
     pairs = [(source, target) for _, source, target in read if source is not None]
     first = files if isinstance(files, str) else files[0]
-    if count := sum(isinstance(row, Rejected) and not isinstance(row, Skipped) for row in rows):
-        warn(
-            f"{count:,} rows of {first} cannot be used and are not scored; lora-s2s prepare lists "
-            "the reasons"
-        )
+    causes = examples.causes
+    if causes.faults:
+        hint = causes.hint(others_are_right=True)
+        unused = f"{causes.faults:,} rows of {first} cannot be used and are not scored"
+        warn(f"{unused}: {causes.listed()}{f'; {hint}' if hint else ''}")
     grouped = group_references([source for source, _ in pairs], [target for _, target in pairs])
     reading = examples.reading
     columns = [reading.source_column, reading.target_column]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lora_s2s.errors import DataError, UsageError
-from lora_s2s.evaluation.notes import cut_answers
+from lora_s2s.evaluation.notes import BASE, cut_answers
 from lora_s2s.files import json_text
 from lora_s2s.pipeline.adapters import recipe_of
 from lora_s2s.pipeline.evaluate import Finished, Rival, scored
@@ -67,12 +67,13 @@ class Several:
     seeds: tuple[Seeds, ...]
 
     def notes(self, name: str) -> Iterator[str]:
-        """What to report of a model: that the first one's answers were cut, of the first alone."""
-        scores = self.scores[name]
+        """What to report of a model: that answers of the first or the base were cut once."""
+        scores, first = self.scores[name], next(iter(self.scores.values()))
         other = scores.against
         repeated = other and cut_answers(other.unstopped, scores.n, f" of {other.name}")
         for note in (scores.enough, *scores.notes):
-            if note and not (repeated and note.startswith(repeated)):
+            again = scores is not first and note in first.notes and f" of {BASE} " in str(note)
+            if note and not again and not (repeated and note.startswith(repeated)):
                 yield note
 
     def to_dict(self) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from lora_s2s.tokens.loading import load_tokenizer
 from lora_s2s.tokens.lossless import beyond_reach
 
 _DECODE_SECONDS, _FEWEST_SCORED = 300, 200
+_MOST_EMPTY = 0.05  # of the rows
 _LONG, _FEWEST_STEPS = 300, 100  # seconds of training, from which on a shorter run is named
 _ONE_LOST_IN = 1000  # targets, from which on data.lossless_text adds tokens
 _MEASURED = "benchmarks/results/defaults-cpu.json"
@@ -46,6 +47,7 @@ def decide(start: Starting, ask: Ask | None = None) -> list[Decision]:
         ask: asks for an instruction and the base, with what is taken otherwise.
 
     Raises:
+        DataError: so many rows are unusable that preparing would stop.
         ResourceError: the base that the user named does not fit even in 4 bits.
     """
     metrics = start.facts.metrics()
@@ -93,11 +95,18 @@ def _files(start: Starting) -> Iterator[Decision]:
 
 
 def _rejected(start: Starting) -> Iterator[Decision]:
-    """A larger ``max_rejected`` where cells are empty, so that preparing does not stop there."""
+    """A larger ``max_rejected`` where cells are empty, so that preparing does not stop there.
+
+    Raises:
+        DataError: more rows are unusable.
+    """
     facts, key = start.facts, "data.max_rejected"
-    if facts.rejected.too_many(facts.rows, start.recipe.data.max_rejected) is None:
+    error = facts.rejected.too_many(facts.rows, start.recipe.data.max_rejected)
+    if error is None:
         return
     count, total = facts.rejected.faults, facts.rejected.faults + facts.rows
+    if key in start.said or count > _MOST_EMPTY * total:
+        raise error
     reason = f"{count:,} of {total:,} rows have an empty cell ({facts.rejected.listed()}) and are "
     yield Decision(key, enough(count, total), f"{reason}dropped; the default is 0.01")
 
@@ -112,17 +121,14 @@ def _columns(start: Starting) -> Iterator[Decision]:
     source, target = reading.source_column, reading.target_column
     unused = ", ".join(f"'{column.name}'" for column in reading.unused[:8])
     left_out = f"; not used: {unused}" if unused else ""
-    usual = {column.role: f", as is '{column.name}'" for column in reading.unused}
     if source is not None:
-        why = _why(source, usual.get("source", ""))
-        yield Decision("data.source_column", source, f"the input: {why}{left_out}")
-    why = _why(target, usual.get("target", ""))
-    yield Decision("data.target_column", target, f"the answer to learn: {why}")
+        yield Decision("data.source_column", source, f"the input: {_why(source)}{left_out}")
+    yield Decision("data.target_column", target, f"the answer to learn: {_why(target)}")
 
 
-def _why(column: str, others: str) -> str:
+def _why(column: str) -> str:
     if normalised(column) in (*SOURCES, *TARGETS):
-        return f"a usual name{others}"
+        return "a usual name"
     other = "by its place, since its name is not a usual one"
     return "a language" if language_of(column) else other
 

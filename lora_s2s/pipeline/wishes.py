@@ -11,18 +11,14 @@ from pathlib import Path
 from lora_s2s.console import say
 from lora_s2s.data.columns import role_warnings
 from lora_s2s.errors import DataError, UsageError, quoted
-from lora_s2s.examples.columns import GUESSED
-from lora_s2s.examples.read import Examples
 from lora_s2s.examples.suggested import settings_named
 from lora_s2s.outputs import check_writable
 from lora_s2s.pipeline.file_facts import FileFacts, look_at
 from lora_s2s.pipeline.recipes import starter_name
-from lora_s2s.recipe.layers import Overrides, overridden_keys
+from lora_s2s.recipe.layers import Overrides
 from lora_s2s.recipe.load import recipe_from_settings
-from lora_s2s.recipe.schema import DataSection, Recipe
+from lora_s2s.recipe.schema import Recipe
 from lora_s2s.recipe.written import Ask, untouched_writer
-
-_MOST_EMPTY = 0.05  # of the rows
 
 
 @dataclass(frozen=True)
@@ -105,45 +101,26 @@ def _given(name: str, data: Sequence[str], *words: Overrides) -> Recipe:
 
 def _looked_at(name: str, wishes: Wishes) -> tuple[Sequence[Overrides], FileFacts]:
     """Reads the files; asks for the columns where nobody can guess them, or several have a usual
-    name. Rows that cannot be read are reported before.
+    name.
     """
     words: list[Overrides] = [wishes.kept, wishes.sets]
-    data, columns = _given(name, wishes.data, *words).data, None
     try:
-        facts = look_at(data)
+        facts = look_at(_given(name, wishes.data, *words).data)
     except DataError as error:
-        if "column" not in error.message:
-            raise
-        Examples(data).check_readable()
-        columns = _asked_columns(wishes.ask, [error.message])
+        columns = None
+        if "column" in error.message:
+            columns = _asked_columns(wishes.ask, [error.message])
         if columns is None:
             raise
     else:
-        _refuse_unusable(facts, data, words)
-        names = facts.reading.source_column, facts.reading.target_column
-        guessed = f"{names[0]} > {names[1]}"
-        if settings_named(guessed) == dict(zip(GUESSED, names, strict=True)):
-            columns = _asked_columns(wishes.ask, role_warnings(facts.reading), guessed)
+        reading = facts.reading
+        doubts = role_warnings(reading) if reading.source_column else ()
+        guessed = f"{reading.source_column} > {reading.target_column}"
+        columns = _asked_columns(wishes.ask, doubts, guessed)
         if columns is None:
             return words, facts
     words.append(columns)
-    data = _given(name, wishes.data, *words).data
-    facts = look_at(data)
-    _refuse_unusable(facts, data, words)
-    return words, facts
-
-
-def _refuse_unusable(facts: FileFacts, data: DataSection, words: Sequence[Overrides]) -> None:
-    """Raises DataError where so many rows are unusable that preparing would stop; a few with empty
-    cells are allowed for, unless the user set how many.
-    """
-    rejected = facts.rejected
-    most = _MOST_EMPTY * (rejected.faults + facts.rows)
-    few = rejected.only_empty and rejected.faults <= most
-    if few and not any("data.max_rejected" in overridden_keys(one) for one in words):
-        return
-    if error := rejected.too_many(facts.rows, data.max_rejected):
-        raise error
+    return words, look_at(_given(name, wishes.data, *words).data)
 
 
 def _asked_columns(

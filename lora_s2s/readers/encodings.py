@@ -7,9 +7,10 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
-from lora_s2s.errors import quoted
+from lora_s2s.errors import DataError, quoted
 from lora_s2s.readers.streams import BadLine, text_lines
 
 _HIGH = re.compile(rb"[\x80-\xff]+")
@@ -54,6 +55,19 @@ def conversion_hint(path: Path) -> str:
     name, new = (quoted(file) for file in (path, path.with_name(f"utf8-{path.name}")))
     convert = f"iconv -f {guess[0].upper()} -t UTF-8 {name} > {new}"
     return f"{guess[1]}: convert it ({convert}) or save it as UTF-8 (in a spreadsheet: CSV UTF-8)"
+
+
+def checked_lines(path: Path) -> Iterator[str]:
+    """Yields a file's lines.
+
+    Raises:
+        DataError: a line cannot be used.
+    """
+    for number, line in enumerate(text_lines(path), start=1):
+        if isinstance(line, BadLine):
+            hint = conversion_hint(path) if line.reason.startswith("invalid UTF-8") else None
+            raise DataError(line.reason, hint=hint, where=f"{path}:{number}")
+        yield line.removesuffix("\r")
 
 
 def _word(before: str, after: str) -> str:

@@ -228,18 +228,6 @@ def text_lines(path: Path) -> Iterator[str]:
         offset += len(line) + 1
 
 
-def checked_lines(path: Path) -> Iterator[str]:
-    """Yields a file's lines.
-
-    Raises:
-        DataError: a line cannot be used.
-    """
-    for number, line in enumerate(text_lines(path), start=1):
-        if isinstance(line, BadLine):
-            raise DataError(line.reason, where=f"{path}:{number}")
-        yield line.removesuffix("\r")
-
-
 def _bad(text: str, reason: str) -> BadLine:
     line = BadLine(text)
     line.reason = reason

@@ -352,12 +352,13 @@ def probabilities_line(scored: Mapping[str, Any]) -> str:
     auroc = "" if scored["auroc"] is None else f", AUROC {scored['auroc']:.2f}"
     line = (
         f"probabilities of {len(scored['labels']):,} labels on {scored['n']:,} sources: the most "
-        f"likely is right for {scored['accuracy']:.2f} %{auroc}, calibration error {ece:.2f}"
+        f"likely is right for {scored['accuracy']:.2f} %{auroc}. On average, a "
+        f"probability is {ece:.2f} points off how often it comes true (calibration error"
     )
-    chance = f"perfect ones have about {scored['ece_by_chance']:.2f} on so many sources"
+    chance = f"perfect ones are about {scored['ece_by_chance']:.2f} off on so many sources)"
     if scored["temperature"] is None:
-        return f"{line}, not calibrated ({chance})"
-    return f"{line} ({plain_ece:.2f} before temperature {scored['temperature']:.3g}; {chance})"
+        return f"{line}, not calibrated; {chance}"
+    return f"{line}; {plain_ece:.2f} before temperature {scored['temperature']:.3g}; {chance}"
 
 
 def confusion_lines(entry: Mapping[str, object], most: int) -> list[tuple[str, str, str]]:

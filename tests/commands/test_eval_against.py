@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +20,7 @@ from cli_parts import Invoke, listing, make_tiny_model
 
 import lora_s2s
 from lora_s2s.pipeline import html, kept_answers
-from lora_s2s.pipeline.several import seeds_of
+from lora_s2s.pipeline.several import Several, seeds_of
 
 LESS = ("--set", "evaluation.max_new_tokens=3", "--json")
 WORDS = "one two three four five six".split()
@@ -76,8 +78,8 @@ def test_predictions_are_scored_and_compared_without_a_model(invoke: Invoke, her
     assert len(line.rstrip()) <= 80  # not folded on a usual terminal
     least = f"{difference['detectable']:.2f}"
     found = "the difference of 40.00 points of exact_match"
-    enough = f"30 sources are enough for {found}: they reliably show"
-    assert scores["enough"].startswith(f"{enough} {least} or more")
+    enough = f"{found} is unlikely to be chance: 30 sources reliably tell"
+    assert scores["enough"].startswith(f"{enough} {least} points or more")
     assert scores["enough"] in " ".join(done.stderr.split())
     assert "Against b.jsonl" in done.stderr
     rows = [json.loads(line) for line in (here / "ev" / "predictions.jsonl").open()]
@@ -126,6 +128,13 @@ def test_references_come_from_the_data_and_must_belong_to_it(
     assert "expected a model, an adapter or predictions" in invoke("eval", code=2).stderr
 
 
+def test_the_base_of_several_adapters_is_reported_once() -> None:
+    base, own = "3 of 9 answers of the base were cut at the limit", "all 9 answers are the same"
+    scores: Any = SimpleNamespace(notes=(own, base), against=None, enough=None, n=9)
+    several = Several({"a": scores, "b": copy.copy(scores)}, ())
+    assert [list(several.notes(name)) for name in "ab"] == [[own, base], [own]]
+
+
 def test_another_model_scores_there_as_it_does_alone(
     invoke: Invoke, here: Path, data: str, tiny_model: Path, other_model: Path
 ) -> None:
@@ -156,6 +165,7 @@ def test_another_model_scores_there_as_it_does_alone(
     for name, entry in both["against"]["difference"].items():
         assert reverse["difference"][name]["value"] == pytest.approx(-entry["value"])
     assert "2 models: 9 sources" in several.stderr
+    assert "9 sources: 1 of the 10 rows repeat one, and their" in several.stderr
     cut = f"answers of {reverse['name']} were cut at its length limit"
     assert cut in " ".join(result["models"][1]["notes"])
     assert "answers were cut at the length limit" in several.stderr

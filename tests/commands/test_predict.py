@@ -327,9 +327,8 @@ def test_a_row_without_a_source_has_an_empty_prediction(
     (here / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     command = ("predict", str(tiny_model), "--input", "in.jsonl", *LESS)
     result = invoke(*command)
-    warning = (
-        "4 of 8 rows have no source, the first at in.jsonl, row 3: their predictions are empty"
-    )
+    where = "inputs without a text: 4 of 8, the first at"
+    warning = f"{where} in.jsonl, row 3; their predictions are empty"
     assert result.stderr.count(warning) == 1
     answers = [json.loads(line) for line in result.stdout.splitlines()]
     assert [row["id"] for row in answers] == list(range(8))
@@ -342,6 +341,36 @@ def test_a_row_without_a_source_has_an_empty_prediction(
     scored = [json.loads(line) for line in chosen.stdout.splitlines()]
     assert [row["prediction"] == "" for row in scored] == [n in blank for n in range(8)]
     assert scored[2] == {**rows[2], "prediction": "", **dict.fromkeys(FIELDS)}
+    texts = [str(source or "") for source in sources]
+    (here / "in.txt").write_text("\n".join(texts), encoding="utf-8")
+    command = ("predict", str(tiny_model), "--input", "in.txt", *LESS)
+    result = invoke(*command)
+    assert result.stderr.count(f"{where} in.txt:3; their") == 1
+    assert result.stdout.split("\n")[:-1] == expected
+    lines = invoke(*command, "--scores", "--labels", "x, y").stdout.split("\n")[:-1]
+    assert [line == "\t" for line in lines] == [n in blank for n in range(8)]
+
+
+def test_words_without_quotes_are_answered_one_by_one_with_a_warning(
+    invoke: Invoke, tiny_model: Path
+) -> None:
+    model, warning = str(tiny_model), "each of the 2 words is answered as a text of its own; as one"
+    result = invoke("predict", model, "a", "b", *LESS)
+    assert f"{warning}: lora-s2s predict {model} 'a b'\n" in result.stderr
+    assert len(result.stdout.splitlines()) == 2
+    for texts in (["a b", "c"], ["a"], ["--text", "a", "--text", "b"]):
+        assert "words is" not in invoke("predict", model, *texts, *LESS).stderr
+
+
+@pytest.mark.parametrize("name", ["in.txt", "in.jsonl", "in.csv"])
+def test_another_encoding_is_named_with_what_converts_it(
+    invoke: Invoke, here: Path, tiny_model: Path, name: str
+) -> None:
+    row = {"in.jsonl": '{"source": "Größe"}', "in.csv": "source,id\nGröße,1"}.get(name, "Größe")
+    (here / name).write_bytes(f"{row}\n".encode("cp1252"))
+    result = invoke("predict", str(tiny_model), "--input", name, *LESS, code=3)
+    assert "invalid UTF-8" in result.stderr
+    assert f"iconv -f WINDOWS-1252 -t UTF-8 {name} > utf8-{name}" in result.stderr
 
 
 def test_parquet_keeps_its_types(invoke: Invoke, here: Path, tiny_model: Path) -> None:

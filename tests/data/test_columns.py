@@ -76,9 +76,10 @@ def test_the_template_of_the_warning_uses_the_missed_column(
     writer.writeheader()
     writer.writerows(rows)
     path = write(f"a.{suffix}", lines(rows) if suffix == "jsonl" else text.getvalue())
-    (warning,) = [text for text in prepared(path).report["warnings"] if "--set" in text]
+    role, warning = [text for text in prepared(path).report["warnings"] if "--set" in text]
+    assert role.endswith("it could also be 'Body': --set data.source_column=Body")
     assert "'Body'" in warning
-    (word,) = shlex.split(warning.rpartition("--set ")[2])
+    (word,) = shlex.split(warning.partition("--set ")[2])
     assert word == "data.template={Body} {Question}"
     data = prepared(path, template=word.partition("=")[2])
     assert data.train.sources()[0] == "Ann has 0 red pens and finds 1 more How many now?"

@@ -229,16 +229,16 @@ def test_a_rare_character_where_wrong_answers_concentrate_is_named(
 @pytest.mark.parametrize(
     ("count", "value", "p_value", "told"),
     [
+        (100, -4.0, 0.001, "of 4.00 points of bleu is unlikely to be chance: 100 sources reliably"),
+        (100, 2.0, 0.03, "is unlikely to be chance, but other sources might not show it: 100"),
         (
             100,
-            -4.0,
-            0.001,
-            "100 sources are enough for the difference of 4.00 points of bleu: they",
+            1.0,
+            0.3,
+            "difference of 1.00 points of bleu may be chance: 100 sources reliably",
         ),
-        (100, 2.0, 0.03, "100 sources barely suffice for the difference of 2.00 points of bleu"),
-        (100, 1.0, 0.3, "100 sources are too few for the difference of 1.00 points of bleu"),
-        (100, 1.0, 0.3, "reliably show 3.00 or more (level 5 %, power 80 %); about 900 would be"),
-        (100, 0.0, 1.0, "100 sources show no difference of bleu; they reliably show 3.00 or more"),
+        (100, 1.0, 0.3, "(level 5 %, power 80 %); about 900 sources would tell"),
+        (100, 0.0, 1.0, "no difference of bleu: 100 sources reliably tell 3.00 points or more"),
         (5, 90.0, 0.06, None),  # nothing can be significant
     ],
 )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lora_s2s.errors import DataError, UsageError
+from lora_s2s.examples.asking import is_blank
 from lora_s2s.examples.example import Turn, Unusable
 from lora_s2s.examples.template import PromptTemplate
 
@@ -204,3 +205,18 @@ def test_of_several_templates_each_row_keeps_its_own() -> None:
 )
 def test_a_template_is_applied_once(template: str, text: str, source: str) -> None:
     assert PromptTemplate.of(template).render({"text": text}) == source
+
+
+@pytest.mark.parametrize(
+    ("row", "blank"),
+    [
+        ({"a": "", "b": None}, True),
+        ({"a": " ", "b": "x"}, False),
+        ({"a": 0, "b": ""}, False),
+        ({"a": ""}, False),
+        (" ", True),
+    ],
+)
+def test_a_row_is_blank_where_all_columns_of_the_template_are(row: Any, blank: bool) -> None:
+    how: dict[str, Any] = {"format": "pairs", "source_column": None, "template": "Sum: {a} {b}"}
+    assert is_blank(row, **how) == blank

@@ -160,6 +160,11 @@ def test_what_the_runtime_lacks_is_left_out_with_a_warning(
     refused = invoke("eval", adapter, *on_ct2, code=2).stderr
     assert "error: CTranslate2 has no evaluation.constraint" in refused
     assert "sources with the float32 model" not in refused  # before anything is exported
+    for option in ("--baseline", "--set=evaluation.decoding=checkpoint"):
+        refused = invoke("eval", adapter, *on_ct2[:4], option, code=2).stderr
+        wrong = option.removeprefix("--set=")
+        assert f"error: {wrong} is not for an export to ct2\nhint: omit --engine" in refused
+        assert "sources with the float32 model" not in refused
 
 
 def test_eval_exports_first_and_scores_the_same(tmp_path: Path) -> None:

@@ -245,14 +245,10 @@ def test_several_usual_names_for_one_role_are_asked_about_or_reported(
     result = invoke("init", "my.jsonl", "--yes", "--set", "data.source_column=text")
     took = "warning: took 'label' as the target; it could also be 'category': "
     assert f"{took}--set data.target_column=category\n" in result.stderr
-    assert "the answer to learn: a usual name, as is 'category')" in result.stderr
     assert result.stderr.count("could also be") == 1
     other = invoke("init", "my.jsonl", "--yes", "--set", "data.target_column=category")
-    assert (
-        "took 'text' as the source; it could also be 'input': --set data.source_column=input"
-        in (other.stderr)
-    )
-    assert ", or joined: --set 'data.template={input} {text}'" in other.stderr
+    took_text = "took 'text' as the source; it could also be 'input': "
+    assert f"{took_text}--set data.source_column=input\n" in other.stderr
     assert "as the target" not in other.stderr
     answers = {"Source": "text > category", "Memory": "8GB", "Instruction": "", "Base": "demo"}
     asked: list[tuple[str, str]] = []
