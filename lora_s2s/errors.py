@@ -185,11 +185,11 @@ def again(option: str = "--resume", setting: str = "") -> str:
     words = [quoted(word) for word in COMMAND_LINE.get() if word not in _OF_THIS_START]
     if not words:
         argument = option[2:].replace("-", "_")
-        argument += "=True" + (setting and f" and {setting}")
-        return f"the same call with {argument}" if option else "the same call"
+        also = f" and {setting}" if setting else ""
+        return f"the same call with {argument}=True{also}" if option else "the same call"
     if _OF_THIS_START.get(option, set()).isdisjoint(words):
         return f"lora-s2s {' '.join(words)}"
-    option += setting and f" --set {setting}"
+    option += f" --set {setting}" if setting else ""
     if "RANK" in os.environ:
         if not os.environ.get("TORCHELASTIC_RUN_ID", "").startswith(OWN_LAUNCH):
             return f"the same command with {option}"

@@ -71,7 +71,7 @@ def located_model(name: str) -> str:
         locate_model(place, weights=False)
     except SetupError as error:
         recipe = Path(f"{name}.yaml")
-        untrained = f"no adapter '{name}' in {ADAPTERS}; " * ("/" not in name)
+        untrained = "" if "/" in name else f"no adapter '{name}' in {ADAPTERS}; "
         hint = "lora-s2s adapters lists what is trained here; or give a folder or a hub id"
         if recipe.is_file():
             hint = f"train it first: lora-s2s train {quoted(recipe)}"

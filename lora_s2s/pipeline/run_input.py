@@ -135,10 +135,12 @@ def _recipe_of_data(name: str, sets: Overrides, options: RunOptions, *, dry_run:
 def _kept(path: Path, sets: Overrides) -> dict[str, object]:
     """What the user gave for a recipe that nobody edited, but for what is given now."""
     kept = given_settings(path, sets)
-    listed = ", ".join(f"{key}={value}" for key, value in kept.items())
+    values = {key: "null" if value is None else value for key, value in kept.items()}
+    listed = ", ".join(f"{key}={value}" for key, value in values.items())
+    given = f", but for what you gave before ({listed}; delete the file to drop it)"
     say(
-        f"{path} was not edited: decided anew, but for what you gave before ({listed or 'nothing'};"
-        f" delete the file to drop it); to train by it as it is: lora-s2s train {quoted(path)}"
+        f"{path} was not edited: decided anew{given if kept else ''}; to train by it as it is: "
+        f"lora-s2s train {quoted(path)}"
     )
     return kept
 

@@ -149,9 +149,9 @@ def _never_fell(curves: Curves, parts: Sequence[float], learning_rate: float) ->
 def _stood_still(curves: Curves) -> list[Advice]:
     noticed = curves.best() + PATIENCE
     steps = len(curves.losses)
-    if noticed >= len(curves.validations) or not stands_still(
-        PATIENCE, curves.validations[noticed][0] / steps
-    ):
+    if noticed >= len(curves.validations):
+        return []
+    if not stands_still(PATIENCE, curves.validations[noticed][0] / steps):
         return []
     step, lowest = curves.validations[curves.best()]
     message = (

@@ -457,7 +457,7 @@ def test_train_on_a_file_replaces_only_what_it_wrote_itself(here: Path, invoke: 
     assert (kept["training"]["epochs"], kept["training"]["max_steps"]) == (2, None)
     assert (
         "my.yaml was not edited: decided anew, but for what you gave before (model.name=demo, data."
-        "template=None, evaluation.metrics=['rougeL']; delete the file to drop it); to train by it "
+        "template=null, evaluation.metrics=['rougeL']; delete the file to drop it); to train by it "
         "as it is: lora-s2s train my.yaml\n"
     ) in result.stderr
     assert "  model.name: demo (given by you)\n" in result.stderr
