@@ -230,6 +230,7 @@ def test_a_run_that_stands_still_ends_by_the_command_that_it_shows(
     long = ("training.max_steps=9", "training.evaluate_every=1", "training.learning_rate=1e-30")
     words = settings(tiny_model, *long, "training.batch_size=4", "output.name=it")
     stopped = invoke("train", "flan-t5-small", *words, code=130).stderr
+    assert "no gain in the last 3 validations; the best is that of step 1, and" in stopped
     command = stopped.partition("Ctrl-C, then lora-s2s ")[2].splitlines()[0]
     result = json.loads(invoke(*shlex.split(command), "--json").stdout)
     assert (result["steps"], result["stopped"], result["kept_step"]) == (4, "early_stopping", 1)
