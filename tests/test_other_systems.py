@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import other_systems
 import psutil
@@ -193,6 +194,9 @@ def test_a_lock_held_for_a_moment_is_waited_for(
 
     lock_for_a_moment()
     check_not_running(tmp_path / "a")
+    with monkeypatch.context() as patch:  # another user's file
+        patch.setattr(os, "open", Mock(side_effect=PermissionError))
+        check_not_running(tmp_path / "a")
     lock_for_a_moment()
     with run_lock(tmp_path / "a"):
         assert f"process {os.getpid()} on " in (tmp_path / ".a.lock").read_text()

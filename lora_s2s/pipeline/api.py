@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from lora_s2s.display import Display
-from lora_s2s.pipeline.names import given_path, located_adapter, located_model, optional_path
+from lora_s2s.pipeline.names import (
+    given_overrides,
+    given_path,
+    located_adapter,
+    located_model,
+    optional_path,
+)
 from lora_s2s.pipeline.recipes import AnyRecipe, Files, Name
 from lora_s2s.pipeline.surroundings import called
 
@@ -66,7 +72,7 @@ def init(
         files = _names(data)
         wishes = Wishes(
             data=[files] if isinstance(files, str) else files or [],
-            sets=overrides or {},
+            sets=given_overrides(overrides),
             out=None if out is None else Path(out),
             gpu_memory=gpu_memory,
             overwrite=overwrite,
@@ -120,7 +126,7 @@ def train(
         from lora_s2s.pipeline.trained import RunOptions
 
         options = RunOptions(resume or resume_anyway, resume_anyway, overwrite, deadline, begun)
-        loaded, prepared = recipe_and_data(recipe, overrides or {}, options)
+        loaded, prepared = recipe_and_data(recipe, given_overrides(overrides), options)
         from lora_s2s.pipeline.train import train_adapter
 
         return train_adapter(loaded, prepared=prepared, options=options)
@@ -210,10 +216,10 @@ def evaluate(
         if several:
             from lora_s2s.pipeline.several import score_several
 
-            return score_several(names, asked, overrides or {})
+            return score_several(names, asked, given_overrides(overrides))
         from lora_s2s.pipeline.evaluate import score_model
 
-        return score_model(names[0] if names else None, asked, overrides or {})
+        return score_model(names[0] if names else None, asked, given_overrides(overrides))
 
 
 def load(
@@ -240,11 +246,11 @@ def load(
         Error: as ``predict`` ends.
     """
     with called(progress):
-        named = optional_path("base", base)
+        named, given = optional_path("base", base), given_overrides(overrides)
         name = located_model(given_path("model", model))
         from lora_s2s.pipeline.model import open_model
 
-        return open_model(name, base=named, overrides=overrides or {}, progress=progress)
+        return open_model(name, base=named, overrides=given, progress=progress)
 
 
 def merge(

@@ -83,13 +83,19 @@ def check_model_path(model: str) -> None:
     """Refuses a path of a model where no folder is."""
     folder = Path(model).expanduser()
     if not folder.exists() and _names_a_folder(model):
-        if (running := folder.with_name(f"{folder.name}.running")).is_dir():
-            check_not_running(running, "name another adapter")
-            raise UsageError(f"the training of {model} has not finished", hint=resume_hint(running))
+        _check_finished(model)
         siblings = [path.name for path in filter(Path.is_dir, folder.parent.glob("*"))]
         raise UsageError(
             f"no such folder: {model}{nearest(folder.name, siblings)}", hint="lora-s2s adapters"
         )
+
+
+def _check_finished(model: str) -> None:
+    folder = Path(model).expanduser()
+    running = folder.with_name(f"{folder.name}.running")
+    if running.is_dir() and not folder.exists():
+        check_not_running(running, "name another adapter")
+        raise UsageError(f"the training of {model} has not finished", hint=resume_hint(running))
 
 
 def resume_hint(run: Path) -> str:
@@ -128,8 +134,14 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def located_adapter(name: str) -> str:
-    """As :func:`located`, of an adapter; DataError where there is no such folder."""
+    """As :func:`located`, of an adapter.
+
+    Raises:
+        UsageError: its training has not finished.
+        DataError: no such folder.
+    """
     place = located(name)
+    _check_finished(place)
     check_is_folder(Path(place).expanduser())
     return place
 
@@ -151,6 +163,20 @@ def given_path(argument: str, value: object) -> str:
     if not text:
         raise UsageError(f"{argument} is empty: expected a path or a name")
     return text
+
+
+def given_overrides(overrides: object) -> Mapping[str, object]:
+    """Returns settings from Python; None gives none.
+
+    Raises:
+        UsageError: they are no mapping.
+    """
+    if overrides is None:
+        return {}
+    if isinstance(overrides, Mapping):
+        return overrides
+    got = type(overrides).__name__
+    raise UsageError(f"overrides: expected settings such as {{'training.seed': 1}}, got {got}")
 
 
 def optional_path(argument: str, value: object) -> str | None:

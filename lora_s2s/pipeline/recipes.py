@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lora_s2s.errors import DataError, UsageError, quoted
 from lora_s2s.hub import locate_model
-from lora_s2s.pipeline.names import given_path
+from lora_s2s.pipeline.names import given_overrides, given_path
 from lora_s2s.pipeline.surroundings import called
 from lora_s2s.readers.origins import check_there
 from lora_s2s.recipe import load
@@ -53,8 +53,8 @@ def load_recipe(recipe: AnyRecipe, overrides: Mapping[str, object] | None = None
     Raises:
         Error: no such recipe, or all that is wrong with it, each with its place.
     """
-    given = overrides or {}
     with called(progress=False):
+        given = given_overrides(overrides)
         if isinstance(recipe, Recipe):
             return load.with_overrides(recipe, given)
         if isinstance(recipe, Mapping):

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from lora_s2s.console import say
+from lora_s2s.console import plain, say
 from lora_s2s.data.prepared import PreparedDataset
 from lora_s2s.errors import RecipeError, UsageError, quoted
 from lora_s2s.pipeline.names import fetched
@@ -23,10 +23,10 @@ from lora_s2s.pipeline.recipes import (
     starter_name,
 )
 from lora_s2s.pipeline.trained import RunOptions, check_run_folder
-from lora_s2s.pipeline.wishes import Wishes, look
+from lora_s2s.pipeline.wishes import Wishes, given_recipe, look
 from lora_s2s.readers.origins import is_data_name, local_path
 from lora_s2s.recipe.catalogue import shipped
-from lora_s2s.recipe.layers import Overrides, read_layer
+from lora_s2s.recipe.layers import Overrides, overridden_keys, read_layer
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.recipe.written import given_settings, untouched_writer
 from lora_s2s.remote import is_url
@@ -111,12 +111,11 @@ def _recipe_of_data(name: str, sets: Overrides, options: RunOptions, *, dry_run:
         if options.resume or writer != "train":
             existing = _existing(path, name, sets)
             whys = {"init": "init wrote it", "train": "to resume a run", None: "edited by hand"}
-            init = f"lora-s2s init {quoted(name)} --overwrite"
-            say(f"{path} is used as it is ({whys[writer]}); to decide anew: {init}")
+            command = "train" if writer == "train" else "init"
+            anew = f"lora-s2s {command} {quoted(name)} --overwrite"
+            say(f"{path} is used as it is ({whys[writer]}); to decide anew: {anew}")
             return existing
-        with suppress(RecipeError):  # of another version: it is replaced
-            _existing(path, name, sets)
-            kept = _kept(path, sets)
+        kept = _kept(path, name, sets)
     looked = look(Wishes([name], sets, kept=kept))
     check_named(looked.given)
     from lora_s2s.pipeline.init import starter_recipe, write
@@ -132,17 +131,35 @@ def _recipe_of_data(name: str, sets: Overrides, options: RunOptions, *, dry_run:
     return starter.recipe
 
 
-def _kept(path: Path, sets: Overrides) -> dict[str, object]:
-    """What the user gave for a recipe that nobody edited, but for what is given now."""
-    kept = given_settings(path, sets)
-    values = {key: "null" if value is None else value for key, value in kept.items()}
-    listed = ", ".join(f"{key}={value}" for key, value in values.items())
-    given = f", but for what you gave before ({listed}; delete the file to drop it)"
-    say(
-        f"{path} was not edited: decided anew{given if kept else ''}; to train by it as it is: "
-        f"lora-s2s train {quoted(path)}"
-    )
+def _kept(path: Path, name: str, sets: Overrides) -> dict[str, object]:
+    """What the user gave for a recipe that nobody edited, but for what is given now and what does
+    not go with it.
+
+    Raises:
+        UsageError: the recipe is of other data.
+    """
+    with suppress(RecipeError):  # of another version, or another word now
+        _existing(path, name, sets)
+    given = given_settings(path, sets)
+    kept: dict[str, object] = {}
+    for key, value in given.items():
+        try:
+            given_recipe(name, [name], {**kept, key: value}, sets)
+        except RecipeError:
+            continue
+        kept[key] = value
+    line = f"{path} was not edited: decided anew"
+    if kept:
+        line += f", but for what you gave before ({_listed(kept)}; delete the file to drop it)"
+    if unfit := {key: value for key, value in given.items() if key not in kept}:
+        line += f"; what does not go with it is dropped: {_listed(unfit)}"
+    say(f"{line}; to train by it as it is: lora-s2s train {quoted(path)}")
     return kept
+
+
+def _listed(settings: Mapping[str, object]) -> str:
+    values = {key: "null" if value is None else str(value) for key, value in settings.items()}
+    return ", ".join(f"{key}={plain(value):.80}" for key, value in values.items())
 
 
 def _existing(path: Path, name: str, sets: Overrides) -> Recipe:
@@ -155,7 +172,8 @@ def _existing(path: Path, name: str, sets: Overrides) -> Recipe:
     train = recipe.data.train
     files = [train] if isinstance(train, str) else train
     place = local_path(name).resolve()
-    if not all(local_path(file).resolve().is_relative_to(place) for file in files):
+    named = "data.train" in overridden_keys(sets)
+    if not (named or any(local_path(file).resolve().is_relative_to(place) for file in files)):
         raise UsageError(
             f"{path} is a recipe for other data: {', '.join(files)}",
             hint=f"write one of another name: lora-s2s init {quoted(name)} --out FILE.yaml",

@@ -63,7 +63,7 @@ class Looked:
     @property
     def given(self) -> Recipe:
         """The recipe of what the user said alone."""
-        return _given(self.name, self.wishes.data, *self.words)
+        return given_recipe(self.name, self.wishes.data, *self.words)
 
 
 def look(wishes: Wishes) -> Looked:
@@ -93,7 +93,7 @@ def _check_free(path: Path, overwrite: bool) -> None:
     check_writable(path.absolute().parent)
 
 
-def _given(name: str, data: Sequence[str], *words: Overrides) -> Recipe:
+def given_recipe(name: str, data: Sequence[str], *words: Overrides) -> Recipe:
     """The recipe of what the user said alone; the base is one that is always here."""
     train = data[0] if len(data) == 1 else list(data)
     return recipe_from_settings(name, {"data.train": train, "model.name": "demo"}, *words)
@@ -105,7 +105,7 @@ def _looked_at(name: str, wishes: Wishes) -> tuple[Sequence[Overrides], FileFact
     """
     words: list[Overrides] = [wishes.kept, wishes.sets]
     try:
-        facts = look_at(_given(name, wishes.data, *words).data)
+        facts = look_at(given_recipe(name, wishes.data, *words).data)
     except DataError as error:
         columns = None
         if "column" in error.message:
@@ -120,7 +120,7 @@ def _looked_at(name: str, wishes: Wishes) -> tuple[Sequence[Overrides], FileFact
         if columns is None:
             return words, facts
     words.append(columns)
-    return words, look_at(_given(name, wishes.data, *words).data)
+    return words, look_at(given_recipe(name, wishes.data, *words).data)
 
 
 def _asked_columns(

@@ -25,6 +25,14 @@ from lora_s2s.recipe.schema import SECTIONS
 Ask = Callable[[str, str], str]
 SAID = "given by you"
 _WIDTH = 98
+# Keys of which one, given now, stands for the other.
+_INSTEAD = {
+    **ALTERNATIVES,
+    "data.source_column": "data.template",
+    "data.template": "data.source_column",
+    "data.validation": "data.validation_fraction",
+    "data.validation_fraction": "data.validation",
+}
 _SEAL = re.compile(r"# lora-s2s \S+ (init|train) ([0-9a-f]{8})")
 
 
@@ -107,7 +115,7 @@ def given_settings(path: Path, overrides: Overrides) -> dict[str, object]:
     given: dict[str, object] = {}
     for key, entry in read_layer(path).entries.items():
         line = int(entry.where.rpartition(":")[2])
-        if lines[line - 2] == f"  # {SAID}" and now.isdisjoint((key, ALTERNATIVES.get(key))):
+        if lines[line - 2] == f"  # {SAID}" and now.isdisjoint((key, _INSTEAD.get(key))):
             value = entry.value
             given[key] = _text(value) if isinstance(value, Scalar) else [*map(_text, value)]
     return given

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -65,7 +65,8 @@ def check_not_running(folder: Path, hint: str = "choose another output.name") ->
     """Raises UsageError while another process trains in a run's folder."""
     path = _lock_file(folder)
     if path.is_file() and path not in _held:
-        os.close(_lock(path, folder, f"training in {folder}", hint))
+        with suppress(PermissionError):  # another user's
+            os.close(_lock(path, folder, f"training in {folder}", hint))
 
 
 def _lock_file(folder: Path) -> Path:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
 from lora_s2s.console import tell_in_signal_handler
 from lora_s2s.errors import Stopped, again
+from lora_s2s.machine import launched_processes
 
 # SLURM sends it before the time limit if the job asks for that.
 _WARNING = getattr(signal, "SIGUSR1", None)
 # The terminal was closed or the connection lost; on Windows Ctrl+Break.
 _HANG_UP = getattr(signal, "SIGHUP", getattr(signal, "SIGBREAK", None))
+
+
+# Seconds within which a launcher passes on what the terminal sends its processes too.
+_ECHO = 2
 
 
 class StopSignals:
@@ -29,6 +35,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._since = 0.0  # when it arrived
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -46,10 +53,12 @@ class StopSignals:
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.received is not None and self.received != _WARNING:
+            if launched_processes() > 1 and time.monotonic() - self._since < _ECHO:
+                return
             raise Stopped(
                 number,
                 "stopped at once; the last checkpoint is kept",
                 hint=f"continue: {again()}",
             )
-        self.received = number
+        self.received, self._since = number, time.monotonic()
         tell_in_signal_handler("\nstopping: saving a checkpoint (once more to stop at once)\n")

@@ -364,7 +364,8 @@ def test_overwrite_leaves_a_living_run_alone(invoke: Invoke, here: Path, tiny_mo
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     words = settings(tiny_model, "output.name=it")
     train = ("train", "flan-t5-small", *words, *QUICK)
-    for command in (train, (*train, "--overwrite"), (*train, "--resume"), ("predict", "it", "x")):
+    others = ("predict", "it", "x"), ("merge", "it", "--out", "whole")
+    for command in (train, (*train, "--overwrite"), (*train, "--resume"), *others):
         refused = invoke(*command, code=2).stderr
         assert "another run is training in adapters/it.running: process 1 on another" in refused
         assert "hint: wait for it, or " in refused

@@ -7,7 +7,7 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -485,6 +485,35 @@ def test_train_on_a_file_replaces_only_what_it_wrote_itself(here: Path, invoke: 
         expected = "my.yaml is a recipe for other data: my.csv\nhint: write one of another name"
         assert expected in refused
         assert path.read_text(encoding="utf-8") == made
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "kept"),
+    [
+        # What does not go with what is given now is dropped.
+        ("training.batch_size=8", "training.packing=true", {"training.batch_size": None}),
+        ("data.template=Say: {question}", "data.source_column=question", {"data.template": None}),
+        ("data.validation=b.csv", "data.validation_fraction=0.3", {"data.validation": None}),
+        ("data.train=[my.csv, b.csv]", "lora.r=8", {"data.train": ["my.csv", "b.csv"]}),
+        ("data.train=b.csv", "data.train=b.csv", {"data.train": "b.csv"}),
+    ],
+)
+def test_what_was_given_before_goes_with_what_is_given_now(
+    here: Path, invoke: Invoke, before: str, now: str, kept: Mapping[str, object]
+) -> None:
+    write_csv(here / "my.csv")
+    other = (here / "my.csv").read_text(encoding="utf-8").replace("house", "barn")
+    (here / "b.csv").write_text(other, encoding="utf-8")
+    starter = starter_recipe(look(Wishes(["my.csv"], ["model.name=demo", before])), command="train")
+    (here / "my.yaml").write_text(starter.text, encoding="utf-8")
+    result = invoke("train", "my.csv", "--set", now, "--dry-run", "--json")
+    recipe = json.loads(result.stdout)["recipe"]
+    assert recipe["model"]["name"] == "demo"
+    for key, value in kept.items():
+        section, name = key.split(".")
+        assert recipe[section][name] == value
+    dropped = "what does not go with it is dropped: training.batch_size=8; to train"
+    assert (dropped in result.stderr) == before.endswith("size=8")
 
 
 def _pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:

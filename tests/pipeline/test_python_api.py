@@ -207,6 +207,10 @@ def test_settings_go_with_a_call(there: Path, tiny_model: Path) -> None:
         with pytest.raises(lora_s2s.UsageError) as misplaced:
             call(first, sized, progress=False)  # type: ignore[operator]
         assert "overrides={" in str(misplaced.value.hint)
+    for wrong in ("training.seed=1", 3):
+        for call in (lora_s2s.train, lora_s2s.load, lora_s2s.init, lora_s2s.load_recipe):
+            with pytest.raises(lora_s2s.UsageError, match=r"overrides: expected settings .* got "):
+                call("my.csv", wrong)  # type: ignore[operator]
     one = lora_s2s.load("train", {"evaluation.max_new_tokens": 1}, progress=False)
     assert isinstance(one("a"), str)
 

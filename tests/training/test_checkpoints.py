@@ -19,6 +19,7 @@ from lora_s2s.errors import DataError, ResourceError, Stopped, UsageError
 from lora_s2s.files import sha256_json
 from lora_s2s.lora import token_rows
 from lora_s2s.training import checkpoint as module
+from lora_s2s.training import signals
 from lora_s2s.training.checkpoint import newest_checkpoint, read_checkpoint
 
 
@@ -315,6 +316,23 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     with pytest.raises(Stopped, match="at once"), in_step(2, twice):
         run(tmp_path)
     assert saved_steps(tmp_path) == []
+
+
+def test_what_a_launcher_passes_on_is_the_same_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C reaches every process of the terminal, and the launcher sends it once more."""
+
+    def passed_on() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(signals, "launched_processes", lambda: 2)
+    with pytest.raises(Stopped, match="after step 2 of 12"), in_step(2, passed_on):
+        run(tmp_path)
+    monkeypatch.setattr(signals, "_ECHO", 0)
+    with pytest.raises(Stopped, match="at once"), in_step(2, passed_on):
+        run(tmp_path / "again")
 
 
 def test_a_stop_before_a_due_evaluation_leaves_it_to_the_resumed_run(tmp_path: Path) -> None:
