@@ -154,8 +154,9 @@ def _score(named: list[str], asked: Asked, overrides: list[str], *, json: bool) 
     else:
         scores = score_model(named[0] if named else None, asked, overrides)
         show_written(asked.predictions or named[0], scores)
-        if named:
-            say(f"next: {next_prediction(named[0])}")
         result = scores.to_dict()
+        if named:  # with probabilities of labels, no answer is another text
+            chosen = " --scores" * bool((result.get("labels") or {}).get("probabilities"))
+            say(f"next: {next_prediction(named[0])}{chosen}")
     if json:
         write_json(result)

@@ -8,6 +8,7 @@ from typing import Any
 
 from lora_s2s.console import plain, say, warn
 from lora_s2s.data_report import DataReport, Limit, PairSide, Sides
+from lora_s2s.errors import again
 from lora_s2s.machine import other_work
 
 _LONGEST = 400
@@ -57,9 +58,12 @@ def show_data(report: DataReport) -> None:
         say(f"note: {sentence}")
 
 
-def other_work_line(device: str) -> str | None:
+def other_work_line(device: str, *, training: bool = False) -> str | None:
     """That other programs slow a run on a CPU, and what one thread gains, measured now; None where
     they do not, or the user has set the threads.
+
+    Args:
+        training: the run begins now; the line ends in how to go on with one thread.
     """
     if device != "cpu" or "OMP_NUM_THREADS" in os.environ or not (work := other_work()):
         return None
@@ -67,7 +71,10 @@ def other_work_line(device: str) -> str | None:
 
     line, gain = f"{work}, so training takes longer than on an idle machine", one_thread_gain()
     faster = f"; with OMP_NUM_THREADS=1 products are {gain:.1f} times as fast now"
-    return line + faster if gain > _GAIN else line
+    if gain > _GAIN:
+        line += faster
+        line += f": Ctrl-C, then OMP_NUM_THREADS=1 {again()}" if training else ""
+    return line
 
 
 def show_preview(pairs: Sequence[Sides[PairSide]]) -> None:

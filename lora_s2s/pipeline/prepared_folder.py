@@ -28,19 +28,13 @@ def open_with_recipe(folder: Path, sets: Overrides) -> tuple[Recipe, PreparedDat
         UsageError: an override of what went into the folder.
         DataError: the folder is damaged, or the base's tokenizer has changed.
     """
-    for word in override_words(sets):
-        if word.startswith(("data.", "model.name", "model.revision")):
-            hint = (
-                f"prepare it anew: lora-s2s prepare {quoted(folder / RECIPE)} --out FOLDER --set "
-                f"{quoted(word)}"
-            )
-            raise UsageError(f"{word}: {folder} is prepared already", hint=hint)
     if not (folder / RECIPE).is_file():
         raise DataError(
             f"{folder} holds no {RECIPE}", hint="prepare the data again: lora-s2s prepare RECIPE"
         )
     folder = folder.expanduser()
     recipe = load_recipe(str(folder / RECIPE), sets, only_shipped=True)
+    _check_same(folder, recipe, sets)
     given = overridden_keys(sets)
     if "output.dir" not in given:
         _check_output(folder, recipe.output.dir)
@@ -62,6 +56,21 @@ def open_with_recipe(folder: Path, sets: Overrides) -> tuple[Recipe, PreparedDat
             hint=hint,
         )
     return recipe, prepared
+
+
+def _check_same(folder: Path, recipe: Recipe, sets: Overrides) -> None:
+    """Refuses other values for what went into a folder."""
+    before = load_recipe(str(folder / RECIPE), only_shipped=True)
+    for word in override_words(sets):
+        if word.startswith(("data.", "model.name", "model.revision")):
+            section, name = word.partition("=")[0].strip().split(".")
+            if getattr(getattr(recipe, section), name) == getattr(getattr(before, section), name):
+                continue
+            hint = (
+                f"prepare it anew: lora-s2s prepare {quoted(folder / RECIPE)} --out FOLDER --set "
+                f"{quoted(word)}"
+            )
+            raise UsageError(f"{word}: {folder} is prepared already", hint=hint)
 
 
 def _check_output(folder: Path, place: str) -> None:

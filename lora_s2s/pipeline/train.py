@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lora_s2s.console import say
+from lora_s2s.console import say, warn
 from lora_s2s.data.prepared import PreparedDataset
 from lora_s2s.pipeline.adapted import AdaptedBase, adapted_base
 from lora_s2s.pipeline.adapter_folder import identity, origin, write_adapter
@@ -54,8 +54,8 @@ def train_adapter(
     facts = gather_facts(prepared, parameters=adapted.base_parameters, device=adapted.device_type)
     recipe = resolved_recipe(recipe, facts, begun=running if resume else None)
     say(f"{recipe.model.name}: {adapted.line}")
-    if line := other_work_line(adapted.device_type):
-        say(line)
+    if line := other_work_line(adapted.device_type, training=True):
+        warn(line)
     with running_folder(running, resume=resume), recipe_of_run(running, recipe):
         result = _trained(recipe, adapted, prepared, running, options)
         if is_main_process() and result.is_done:

@@ -291,8 +291,8 @@ class TrainingSection(Section):
     early_stopping: int = Field(
         default=0,
         ge=0,
-        description="Stop after this many validations without a lower validation loss, or a better "
-        "best_metric; 0: off.",
+        description="Stop after this many validations without a gain of 0.0001 or more in "
+        "validation loss, or best_metric; 0: off.",
     )
     on_nonfinite: Literal["stop", "skip"] = Field(
         default="stop", description="If loss or gradients are not finite: stop, or skip the step."

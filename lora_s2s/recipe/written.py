@@ -108,9 +108,9 @@ def untouched_writer(path: Path) -> str | None:
 
 def given_settings(path: Path, overrides: Overrides) -> dict[str, object]:
     """The keys of a written recipe that the user gave, as its reasons say, with their values; not
-    those that overrides replace.
+    those that overrides replace, and not the name of that run.
     """
-    now = overridden_keys(overrides)
+    now = overridden_keys(overrides) | {"output.name"}
     lines = path.read_text(encoding="utf-8").split("\n")
     given: dict[str, object] = {}
     for key, entry in read_layer(path).entries.items():

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
+from lora_s2s.training.state import LEAST_GAIN
+
 # Losses are in nats per target token, averaged over fifths of the run so that single steps do not
 # matter.
 _PARTS = 5
@@ -52,10 +54,13 @@ class Curves:
         first = self.losses[: max(3, len(self.losses) // 50)]
         return sum(first) / len(first)
 
-    def best(self) -> int:
-        """The first validation with the lowest loss, by its place; 0 if there is none."""
+    def best(self, margin: float = 0.0) -> int:
+        """The first validation within a margin of the lowest loss, by its place; 0 if there is
+        none.
+        """
         losses = [loss for _, loss in self.validations]
-        return losses.index(min(losses)) if losses else 0
+        most = min(losses, default=0.0) + margin
+        return next((place for place, loss in enumerate(losses) if loss <= most), 0)
 
     def parts(self) -> list[float]:
         """Mean loss of each fifth of the run."""
@@ -147,13 +152,14 @@ def _never_fell(curves: Curves, parts: Sequence[float], learning_rate: float) ->
 
 
 def _stood_still(curves: Curves) -> list[Advice]:
-    noticed = curves.best() + PATIENCE
+    best = curves.best(LEAST_GAIN)
+    noticed = best + PATIENCE
     steps = len(curves.losses)
     if noticed >= len(curves.validations):
         return []
     if not stands_still(PATIENCE, curves.validations[noticed][0] / steps):
         return []
-    step, lowest = curves.validations[curves.best()]
+    step, lowest = curves.validations[best]
     message = (
         f"the validation loss had no gain after step {step:,} of {steps:,} ({lowest:.4f}): with "
         "early stopping the same result takes less time"

@@ -10,6 +10,7 @@ from lora_s2s.documents import Amount, Count, Number
 
 VALIDATION_LOSS = "validation_loss"
 """The score that every evaluation has."""
+LEAST_GAIN = 0.0001  # of a score, as shown; less counts as none for early stopping
 
 
 @dataclass(frozen=True)
@@ -137,13 +138,13 @@ class TrainState:
         self.evaluated_step, self.validation_loss = self.step, scores[VALIDATION_LOSS]
         if self.best_by != goal.score:
             self.best_by, self.best_score = goal.score, None
-        score = scores[goal.score]
-        if goal.is_better(score, self.best_score):
+        score, before = scores[goal.score], self.best_score
+        better = goal.is_better(score, before)
+        if better:
             self.best_step, self.best_score = self.step, score
             self.best_validation_loss = self.validation_loss
-            self.evaluations_without_gain = 0
-        else:
-            self.evaluations_without_gain += 1
+        gained = better and (before is None or abs(score - before) >= LEAST_GAIN)
+        self.evaluations_without_gain = 0 if gained else self.evaluations_without_gain + 1
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,8 @@ def test_what_went_into_a_folder_is_not_overridden(
     assert (
         "error: data.max_source_tokens=9: p is prepared already\nhint: prepare it anew: " in refused
     )
+    same = f"model.name={tiny_model}"
+    assert "\nnext: lora-s2s train p" in invoke("train", "p", "--set", same, "--dry-run").stderr
     assert "omit --data and --model" in invoke("train", "p", "--data", "a.csv", code=2).stderr
     (here / "p" / "recipe.yaml").unlink()
     assert "p holds no recipe.yaml" in invoke("train", "p", code=3).stderr

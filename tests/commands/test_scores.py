@@ -170,6 +170,7 @@ def test_eval_fits_a_temperature_that_predict_uses(
     assert 0 <= scored["ece"] <= 100
     assert 0 <= scored["auroc"] <= 100
     assert "probabilities of 3 labels on 30 sources" in done.stderr
+    assert done.stderr.endswith(' "your text" --scores\n')
     assert sum(entry["count"] for entry in labels["confusion"]) == 30
     manifest = json.loads((adapter / "manifest.json").read_text(encoding="utf-8"))
     assert [one["labels"]["probabilities"] for one in manifest["scores"].values()] == [scored]

@@ -446,7 +446,8 @@ def test_train_on_a_file_replaces_only_what_it_wrote_itself(here: Path, invoke: 
     assert not path.exists()
     (here / "adapters" / "my.running").rmdir()
     gave = (
-        "model.name=demo training.max_steps=3 evaluation.metrics=[rougeL] data.template=~".split()
+        "model.name=demo training.max_steps=3 evaluation.metrics=[rougeL] data.template=~ "
+        "output.name=other".split()
     )
     commented = starter_recipe(look(Wishes(["my.csv"], gave)), command="train").text
     path.write_text(commented, encoding="utf-8")
@@ -455,6 +456,7 @@ def test_train_on_a_file_replaces_only_what_it_wrote_itself(here: Path, invoke: 
     kept = json.loads(result.stdout)["recipe"]
     assert (kept["model"]["name"], kept["evaluation"]["metrics"]) == ("demo", ["rougeL"])
     assert (kept["training"]["epochs"], kept["training"]["max_steps"]) == (2, None)
+    assert kept["output"]["name"] == "my"
     assert (
         "my.yaml was not edited: decided anew, but for what you gave before (model.name=demo, data."
         "template=null, evaluation.metrics=['rougeL']; delete the file to drop it); to train by it "

@@ -315,7 +315,9 @@ def test_a_busy_machine_is_said_by_init_plan_and_train(
     monkeypatch.delenv("OMP_NUM_THREADS")
     line = r"other programs use \d+\.\d of \d+ processors, so .*=1 products are 3\.0 times as fast"
     assert any(re.match(line, note) for note in planned(invoke, *words)["notes"])
-    assert re.search(line, invoke("train", *words, "--set", "training.max_steps=1").stderr)
+    said = invoke("train", *words, "--set", "training.max_steps=1").stderr
+    go_on = r": Ctrl-C, then OMP_NUM_THREADS=1 lora-s2s train --data .*max_steps=1 --resume\n"
+    assert re.search(f"warning: {line} now{go_on}", said)
     assert re.search(line, invoke("init", "--data", "train.csv", "--yes").stderr)
     monkeypatch.setattr("lora_s2s.machine._spent_elsewhere", lambda: 1.0)
     assert not any("other programs" in note for note in planned(invoke, *words)["notes"])

@@ -199,8 +199,8 @@ def test_settings_go_with_a_call(there: Path, tiny_model: Path) -> None:
         named = {"output.name": "out-of-time"}
         lora_s2s.train(given, named, overwrite=True, stop_after=0.0, progress=False)
     assert Path("adapters/out-of-time.running").is_dir()
-    with pytest.raises(lora_s2s.UsageError, match="max_source_tokens=9: data is prepared already"):
-        lora_s2s.train("data", sized, progress=False)
+    with pytest.raises(lora_s2s.UsageError, match="max_source_tokens=8: data is prepared already"):
+        lora_s2s.train("data", {"data.max_source_tokens": 8}, progress=False)
     with pytest.raises(lora_s2s.RecipeError, match=r"model\.nme"):
         lora_s2s.sweep(recipe, {"lora.r": [2, 4]}, overrides={"model.nme": 1}, progress=False)
     for call, first in ((lora_s2s.prepare, recipe), (lora_s2s.evaluate, "train")):

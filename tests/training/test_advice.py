@@ -79,6 +79,7 @@ def test_a_validation_loss_that_rises_is_named_with_its_step(floor: float) -> No
     ("losses", "patience", "best"),
     [
         ([5, 4, 3, 3.1, 3.05, 3, 3.02, 3.01, 3.03], 0, 300),
+        ([5, 4, 3, 2.99999, 2.99998, 2.99997, 2.99996, 2.99995, 2.9999], 0, 300),  # not as shown
         ([5, 4, 3, 3.1, 3.05, 3, 3.02, 3.01, 3.03], 3, None),  # it would have stopped
         ([5, 4, 3, 3.1, 3.05, 3, 3.02, 3.01, 2.9], 0, None),  # a late gain
         ([5, 4, 3.2, 3.1, 3, 3.1, 3.02, 3.01, 3.03], 0, None),  # in the last third

@@ -148,11 +148,17 @@ def test_a_damaged_best_falls_back_to_the_last_and_says_so(
     assert "best checkpoint is damaged" in capsys.readouterr().err
 
 
-def test_early_stopping_counts_evaluations_without_gain(tmp_path: Path) -> None:
-    evaluate = scores(3.0, 2.0, 2.0, 2.5)
+@pytest.mark.parametrize(
+    ("losses", "kept", "saved"),
+    [((3.0, 2.0, 2.0, 2.5), 4, [4, 8]), ((3.0, 2.0, 1.99995, 1.9999), 8, [6, 8])],
+)
+def test_early_stopping_counts_evaluations_without_gain(
+    tmp_path: Path, losses: tuple[float, ...], kept: int, saved: list[int]
+) -> None:
+    evaluate = scores(*losses)
     result = run(tmp_path, max_steps=100, early_stopping=2, evaluate_every=2, evaluate=evaluate)
-    assert (result.steps, result.stopped, result.kept_step) == (8, "early_stopping", 4)
-    assert saved_steps(tmp_path) == [4, 8]
+    assert (result.steps, result.stopped, result.kept_step) == (8, "early_stopping", kept)
+    assert saved_steps(tmp_path) == saved
 
 
 @pytest.mark.parametrize(
