@@ -147,20 +147,26 @@ def _show_usage(error: Any, words: Sequence[str]) -> int:
         error.show()
     else:
         message = error.format_message().rstrip(".")
-        name = _unquoted_file(words) if "unexpected extra" in message else None
-        hint = f"quote a name with a space: {quoted(name)}" if name else f"{command} --help"
+        hint = f"{command} --help"
+        if "unexpected extra" in message:
+            hint = _what_was_meant(words) or hint
         if message.startswith("No such option") and command == "lora-s2s":
             hint = f"options come after the command: lora-s2s COMMAND {words[0]} …"
         show(message, hint=hint)
     return 2
 
 
-def _unquoted_file(words: Sequence[str]) -> str | None:
-    """The existing file whose name several arguments are together."""
+def _what_was_meant(words: Sequence[str]) -> str | None:
+    """A setting without its ``=``, or the existing file whose name several arguments are
+    together.
+    """
+    for option, key, value in zip(words, words[1:], words[2:], strict=False):
+        if option == "--set" and "=" not in key:
+            return f"a setting is one word: --set {quoted(f'{key}={value}')}"
     for first, last in itertools.combinations(range(min(len(words), _MOST_JOINED) + 1), 2):
         name = " ".join(words[first:last])
         if last - first > 1 and os.path.isfile(os.path.expanduser(name)):
-            return name
+            return f"quote a name with a space: {quoted(name)}"
     return None
 
 

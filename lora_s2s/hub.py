@@ -36,6 +36,7 @@ from lora_s2s import limits
 from lora_s2s.errors import DataError, SetupError, UsageError, again, nearest, quoted
 from lora_s2s.systems import is_network_path
 
+_NO_FILE = "give a name or a folder here, and data with --data FILE, or --input FILE of predict"
 ADAPTER_CONFIG = "adapter_config.json"
 EVALUATIONS = "evaluations"
 RECIPE = "recipe.yaml"
@@ -87,7 +88,7 @@ def locate_model(name: str, revision: str | None = None, *, weights: bool = True
     if os.path.isdir(folder):
         return check_folder(folder)
     if os.path.isfile(folder):
-        hint = CONVERT if folder.suffix in _FOREIGN_WEIGHTS else "give the folder that holds it"
+        hint = CONVERT if folder.suffix in _FOREIGN_WEIGHTS else _NO_FILE
         if folder.suffix in (".yaml", ".yml"):
             hint = f"a recipe makes an adapter: lora-s2s train {quoted(name)}"
         raise DataError(

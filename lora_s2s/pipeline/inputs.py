@@ -17,6 +17,7 @@ from lora_s2s.errors import DataError, UsageError, quoted
 from lora_s2s.examples.asking import question_of
 from lora_s2s.examples.causes import hint_for
 from lora_s2s.examples.shapes import DIALOGUES
+from lora_s2s.examples.template import check_recorded
 from lora_s2s.files import naming
 from lora_s2s.outputs import appears_whole
 from lora_s2s.readers.choose import SPREADSHEETS, ending, is_lines
@@ -112,7 +113,7 @@ def read_inputs(texts: Sequence[str], file: str | None, *, parallel: bool = Fals
     """
     if bool(texts) == bool(file):
         raise UsageError(
-            "expected texts, or --input FILE" + (", not both" if texts else ""),
+            f"expected texts, or --input FILE (- for stdin){', not both' if texts else ''}",
             hint='lora-s2s predict adapters/demo "a table for four on friday"',
         )
     if file and file != STDIN:
@@ -224,14 +225,15 @@ def check_texts(model: str, inputs: Inputs) -> None:
 
     Raises:
         UsageError: hints at a file of rows.
+        DataError: the model's manifest is damaged.
     """
     folder = Path(model).expanduser()
     first, _ = next(iter(inputs))
     if isinstance(first, str) and has_manifest(folder):
         how = ModelManifest.read(folder).input
+        check_recorded(how.template, where=str(ModelManifest.path(folder)))
         if how.format not in DIALOGUES:
-            template = how.first_template
-            question_of(first, format=how.format, source_column=None, template=template)
+            question_of(first, format=how.format, source_column=None, template=how.first_template)
 
 
 def _stdin_lines() -> list[str]:

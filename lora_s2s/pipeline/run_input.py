@@ -116,6 +116,8 @@ def _recipe_of_data(name: str, sets: Overrides, options: RunOptions, *, dry_run:
             say(f"{path} is used as it is ({whys[writer]}); to decide anew: {anew}")
             return existing
         kept = _kept(path, name, sets)
+    if not dry_run:
+        check_run_folder(given_recipe(path.stem, [name], kept, sets), options)
     looked = look(Wishes([name], sets, kept=kept))
     check_named(looked.given)
     from lora_s2s.pipeline.init import starter_recipe, write
@@ -126,7 +128,6 @@ def _recipe_of_data(name: str, sets: Overrides, options: RunOptions, *, dry_run:
         if dry_run:
             say(f"dry run: {path} is not written")
             return starter.recipe
-        check_run_folder(starter.recipe, options)
         write(starter)
     return starter.recipe
 
@@ -158,8 +159,10 @@ def _kept(path: Path, name: str, sets: Overrides) -> dict[str, object]:
 
 
 def _listed(settings: Mapping[str, object]) -> str:
-    values = {key: "null" if value is None else str(value) for key, value in settings.items()}
-    return ", ".join(f"{key}={plain(value):.80}" for key, value in values.items())
+    return ", ".join(
+        f"{key}={'null' if value is None else plain(str(value)):.80}"
+        for key, value in settings.items()
+    )
 
 
 def _existing(path: Path, name: str, sets: Overrides) -> Recipe:

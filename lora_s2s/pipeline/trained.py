@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from lora_s2s.errors import UsageError, again
-from lora_s2s.hub import is_trained
+from lora_s2s.errors import Error, UsageError, again
+from lora_s2s.hub import RECIPE, is_trained
 from lora_s2s.outputs import check_free, check_writable
 from lora_s2s.pipeline import html
+from lora_s2s.recipe.load import load_recipe
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.training.run_lock import check_not_running
 from lora_s2s.training.state import TrainResult
@@ -73,6 +75,17 @@ class RunOptions:
             raise UsageError("resume and overwrite exclude each other: keep one")
 
 
+def _on_other_data(running: Path, recipe: Recipe) -> str:
+    """What an unfinished run reads that a recipe names otherwise, to show; empty if nothing."""
+    with suppress(Error):  # also: it has no recipe yet, or one of another version
+        began = load_recipe(str(running / RECIPE), only_shipped=True).data
+        for key in ("train", "source_column", "target_column", "template"):
+            now, before = getattr(recipe.data, key), getattr(began, key)
+            if now not in (None, before):
+                return f" with data.{key}: {before}; now {now}"
+    return ""
+
+
 def check_run_folder(recipe: Recipe, options: RunOptions) -> tuple[Path, Path]:
     """Returns where the adapter is made (``NAME.running``) and where it stands when whole. Writes
     nothing.
@@ -96,8 +109,10 @@ def check_run_folder(recipe: Recipe, options: RunOptions) -> tuple[Path, Path]:
             f"{final} is not an adapter, so it is not replaced", hint="--set output.name=…"
         )
     if running.exists() and not (options.resume or options.overwrite):
-        hint = f"continue: {again()}; or start again: {again('--overwrite')}"
-        raise UsageError(f"{running} holds an unfinished run", hint=hint)
+        hint = f"start again: {again('--overwrite')}"
+        if not (other := _on_other_data(running, recipe)):
+            hint = f"continue: {again()}; or {hint}"
+        raise UsageError(f"{running} holds an unfinished run{other}", hint=hint)
     for place in (running, final):
         check_free(place, replace=True)
     check_writable(final.parent)

@@ -26,6 +26,7 @@ TOO_LONG = f"longer than {limits.in_words(LONGEST_RECORD)}"
 BLOCK = 1 << 20
 COMPRESSED = (".gz", ".zst", ".zip")
 _HEAD = 1 << 16
+_OFFICE = ("xl/workbook.xml", "META-INF/manifest.xml")  # Excel's, LibreOffice's
 _EXCERPT = 200
 _MAGIC = {
     b"\x1f\x8b": "gzip",
@@ -154,8 +155,10 @@ def _only_member(archive: zipfile.ZipFile, path: Path) -> IO[bytes]:
         for item in archive.infolist()
         if not (item.is_dir() or item.filename.startswith("__MACOSX/"))
     ]
+    if any(item.filename in _OFFICE for item in members):
+        raise DataError(f"{path} is a spreadsheet, expected text", hint="save it as CSV (UTF-8)")
     if len(members) != 1:
-        hint = "unpack it and name the files; a spreadsheet: save it as CSV"
+        hint = "unpack it and name the files"
         raise DataError(f"{path} is a zip of {len(members)} files, expected one", hint=hint)
     if members[0].flag_bits & 1:
         raise DataError(f"{path} is a zip with a password", hint="unpack it first")

@@ -373,8 +373,7 @@ DATA = [
         "two.zip",
         "",
         3,
-        "two.zip is a zip of 2 files, expected one\n"
-        "hint: unpack it and name the files; a spreadsheet: save it as CSV\n",
+        "two.zip is a zip of 2 files, expected one\nhint: unpack it and name the files\n",
     ),
     (
         "same_names.csv",

@@ -7,6 +7,7 @@ import hashlib
 import json
 import random
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -363,6 +364,8 @@ def test_a_name_that_is_mistyped_or_unquoted(here: Path, invoke: Invoke) -> None
     refused = invoke("train", "my", "tickets.csv", "--set", "lora.r=2", code=2)
     assert "hint: quote a name with a space: 'my tickets.csv'\n" in refused.stderr
     assert "hint: lora-s2s train --help" in invoke("train", "my", "x.csv", code=2).stderr
+    apart = invoke("train", "my tickets.csv", "--set", "training.max_steps", "10", code=2).stderr
+    assert "hint: a setting is one word: --set training.max_steps=10\n" in apart
 
 
 def test_train_on_a_file_alone_writes_its_recipe_first(
@@ -442,9 +445,18 @@ def test_train_on_a_file_replaces_only_what_it_wrote_itself(here: Path, invoke: 
     assert "my.yaml is not written" in invoke(*dry).stderr
     assert [file.name for file in here.iterdir()] == ["my.csv"]
     (here / "adapters" / "my.running").mkdir(parents=True)
-    assert "unfinished run" in invoke(*dry[:-1], code=2).stderr
+    refused = invoke(*dry[:-1], code=2).stderr
+    assert "holds an unfinished run\nhint: continue: lora-s2s train my.csv" in refused
+    assert "model.name: demo" not in refused  # before anything is decided
+    began = {"name": "demo"}, {"train": "my.csv", "target_column": "question"}
+    running = dict(zip(("model", "data"), began, strict=True))
+    (here / "adapters/my.running/recipe.yaml").write_text(json.dumps(running), encoding="utf-8")
+    other = ("--set", "data.target_column=answer")
+    refused = invoke(*dry[:-1], *other, code=2).stderr
+    assert "an unfinished run with data.target_column: question; now answer\n" in refused
+    assert "hint: start again: lora-s2s train my.csv" in refused
     assert not path.exists()
-    (here / "adapters" / "my.running").rmdir()
+    shutil.rmtree(here / "adapters" / "my.running")
     gave = (
         "model.name=demo training.max_steps=3 evaluation.metrics=[rougeL] data.template=~ "
         "output.name=other".split()

@@ -137,7 +137,12 @@ def test_zips_that_are_refused(tmp_path: Path) -> None:
     zipped(TEXT.encode(), path, ("a.csv", "b.csv"))
     with pytest.raises(DataError, match="is a zip of 2 files, expected one") as caught:
         rows(path)
-    assert "save it as CSV" in str(caught.value.hint)
+    assert caught.value.hint == "unpack it and name the files"
+    for part in ("xl/workbook.xml", "META-INF/manifest.xml"):
+        zipped(TEXT.encode(), path, ("styles.xml", part))
+        with pytest.raises(DataError, match="is a spreadsheet, expected text") as caught:
+            rows(path)
+        assert "save it as CSV" in str(caught.value.hint)
     zipped(b"", path, ())
     with pytest.raises(DataError, match="is a zip of 0 files, expected one"):
         rows(path)
