@@ -79,6 +79,23 @@ def _shape(row: str | Fields, format: str, template: str | None) -> Shape | None
 def _from_text(text: str, prompt: PromptTemplate | None) -> str:
     if prompt is None:
         return text
+    return prompt.render({_only_column(prompt): text})
+
+
+def check_takes_text(*, format: str, template: str | None) -> None:
+    """Refuses plain texts where a template needs several columns; renders nothing.
+
+    Raises:
+        UsageError: hints at a file of rows.
+    """
+    shape = _shape("", format, template)
+    if shape is not None:
+        template = None if shape.is_dialogue else template or shape.template
+    if template is not None:
+        _only_column(PromptTemplate.of(template))
+
+
+def _only_column(prompt: PromptTemplate) -> str:
     needed = prompt.needed
     if len(needed) > 1:
         row = json.dumps(dict.fromkeys(needed, "…"), ensure_ascii=False)
@@ -86,7 +103,7 @@ def _from_text(text: str, prompt: PromptTemplate | None) -> str:
             f"the template needs {len(needed)} columns ({', '.join(needed)}), got a plain text",
             hint=f"give a CSV or JSONL file with these columns, --input FILE; a row is {row}",
         )
-    return prompt.render({needed[0]: text})
+    return needed[0]
 
 
 def _from_columns(row: Fields, source_column: str | None, prompt: PromptTemplate | None) -> str:

@@ -8,17 +8,14 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lora_s2s.console import warn
 from lora_s2s.errors import DataError, UsageError, quoted
-from lora_s2s.examples.asking import question_of
+from lora_s2s.examples.asking import check_takes_text
 from lora_s2s.examples.causes import hint_for
-from lora_s2s.examples.example import Unusable
-from lora_s2s.examples.shapes import DIALOGUES
 from lora_s2s.examples.template import check_recorded
 from lora_s2s.files import naming
 from lora_s2s.outputs import appears_whole
@@ -234,10 +231,7 @@ def check_texts(model: str, inputs: Inputs) -> None:
     if isinstance(first, str) and has_manifest(folder):
         how = ModelManifest.read(folder).input
         check_recorded(how.template, where=str(ModelManifest.path(folder)))
-        if how.format not in DIALOGUES:
-            template = how.first_template
-            with suppress(Unusable):  # reported with its place later
-                question_of(first, format=how.format, source_column=None, template=template)
+        check_takes_text(format=how.format, template=how.first_template)
 
 
 def _stdin_lines() -> list[str]:

@@ -60,12 +60,12 @@ def open_with_recipe(folder: Path, sets: Overrides) -> tuple[Recipe, PreparedDat
 
 def _check_same(folder: Path, recipe: Recipe, sets: Overrides) -> None:
     """Refuses other values for what went into a folder."""
-    before = load_recipe(str(folder / RECIPE), only_shipped=True)
-    for word in override_words(sets):
-        if word.startswith(("data.", "model.name", "model.revision")):
-            section, name = word.partition("=")[0].strip().split(".")
-            if getattr(getattr(recipe, section), name) == getattr(getattr(before, section), name):
-                continue
+    went_in = ("data.", "model.name", "model.revision")
+    words = [word for word in override_words(sets) if word.startswith(went_in)]
+    before = load_recipe(str(folder / RECIPE), only_shipped=True) if words else recipe
+    for word in words:
+        section, name = word.partition("=")[0].strip().split(".")
+        if getattr(getattr(recipe, section), name) != getattr(getattr(before, section), name):
             hint = (
                 f"prepare it anew: lora-s2s prepare {quoted(folder / RECIPE)} --out FOLDER --set "
                 f"{quoted(word)}"
