@@ -14,6 +14,7 @@ import numpy as np
 from sacrebleu.metrics import BLEU, CHRF, TER
 
 from lora_s2s.errors import DataError, UsageError
+from lora_s2s.evaluation import significance
 from lora_s2s.evaluation.combined import combine, combined_scale
 from lora_s2s.evaluation.corpus import corpus
 from lora_s2s.evaluation.descriptive import copy_rate, repetition_rate
@@ -22,6 +23,7 @@ from lora_s2s.evaluation.measured import (
     POINTS,
     Better,
     Measured,
+    NamedInterval,
     Scale,
 )
 from lora_s2s.evaluation.overlap import (
@@ -133,21 +135,33 @@ def scores_of(measured: Mapping[str, Measured]) -> dict[str, Score]:
     """The scores and intervals of measured metrics."""
     scores = {}
     for name, metric in measured.items():
-        (ends, kind), scale = metric.interval(), metric.scale
-        value = metric.value()
-        signature = f"{metric.signature}|ci:{'none' if ends is None else kind}"
-        interval = within(ends, value, scale.low, scale.high)
+        value, scale = metric.value(), metric.scale
+        interval, kind = within(metric, metric.interval(), value, scale.low, scale.high)
+        signature = f"{metric.signature}|ci:{kind}"
         scores[name] = Score(name, value, interval, signature, n=metric.counted, scale=scale)
     return scores
 
 
-def within(ends: Interval | None, value: float, low: float, high: float) -> Interval:
+def within(
+    metric: Measured, interval: NamedInterval, value: float, low: float, high: float
+) -> tuple[Interval, str]:
     """Limits an interval to possible scores and, against rounding, to contain the value; the whole
     range without an interval.
+
+    Sources that are all alike have no spread to estimate an interval from. As many others may then
+    lie at the ends of the range as Wilson's interval leaves to what none of the sources shows.
     """
+    ends, kind = interval
     if ends is None:
-        return low, high
-    return min(value, max(low, ends[0])), max(value, min(high, ends[1]))
+        return (low, high), "none"
+    if ends[1] - ends[0] < _NO_WIDTH:
+        sources = len(metric.each()) if metric.counted is None else metric.counted
+        _, unseen = significance.wilson_interval(0, sources)
+        below, above = (
+            value + unseen * (end - value) if math.isfinite(end) else value for end in (low, high)
+        )
+        return (below, above), "wilson-unseen"
+    return (min(value, max(low, ends[0])), max(value, min(high, ends[1]))), kind
 
 
 def measure(
@@ -314,18 +328,17 @@ def compare(
     differences = {}
     for name, measured in system.items():
         other = baseline[name]
-        (ends, kind), test = measured.difference_interval(other), measured.test(other)
-        bootstrap = measured.bootstrap(other)
-        if measured is other:
-            ends, kind = (0.0, 0.0), "identical"
-        value = measured.value() - other.value()
-        scale = measured.scale
+        test, bootstrap = measured.test(other), measured.bootstrap(other)
+        value, scale = measured.value() - other.value(), measured.scale
         most = scale.high - scale.low
-        interval = within(ends, value, -most, most)
+        named = measured.difference_interval(other)
+        interval, kind = within(measured, named, value, -most, most)
+        if measured is other:
+            interval, kind = (0.0, 0.0), "identical"
         signature = "|".join(
             (
                 measured.signature,
-                f"ci:{'none' if ends is None else kind}",
+                f"ci:{kind}",
                 f"test:{test.name}",
                 "sides:2",
                 bootstrap.name,
@@ -360,6 +373,7 @@ METRICS: dict[str, Measure] = {
 }
 # Metrics of references under the model.
 MODEL_METRICS = frozenset({"loss", "bits_per_byte"})
+_NO_WIDTH = 1e-9  # but for rounding
 _NEEDED: dict[str, Callable[[References], object]] = {
     "json_valid": json_sources,
     "json_f1": json_sources,

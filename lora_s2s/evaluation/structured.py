@@ -28,13 +28,13 @@ Field = tuple[tuple[str, ...], str, object]
 
 
 def json_valid(texts: Texts) -> RowScores:
-    """The share of answers that are JSON (RFC 8259)."""
+    """The share of answers that are JSON (RFC 8259) of a reference's kind, object or list."""
     counted = json_sources(texts.references)
     values = [
-        float(_fields(text) is not None) if counts else math.nan
-        for text, counts in zip(texts.predictions, counted, strict=True)
+        float(_record(text) in filter(None, map(_record, several))) if counts else math.nan
+        for (text, several), counts in zip(texts.pairs, counted, strict=True)
     ]
-    return mean(values, texts.references, "standard:rfc8259", "version:1")
+    return mean(values, texts.references, "refs:any", "standard:rfc8259", "version:2")
 
 
 def json_f1(texts: Texts) -> SumScores:
@@ -84,7 +84,7 @@ def json_sources(references: References) -> list[bool]:
         UsageError: none is.
     """
     problem = "no reference is a JSON object or list, which json_valid and json_f1 need"
-    return _suited(references, _is_record, problem)
+    return _suited(references, lambda text: bool(_record(text)), problem)
 
 
 def number_sources(references: References) -> list[bool]:
@@ -105,8 +105,10 @@ def _suited(references: References, suits: Callable[[str], bool], problem: str) 
     return suited
 
 
-def _is_record(text: str) -> bool:
-    return text.lstrip()[:1] in ("{", "[") and _fields(text) is not None
+def _record(text: str) -> str:
+    """How a JSON object or list begins; empty if the text is neither."""
+    first = text.lstrip()[:1]
+    return first if first in ("{", "[") and _fields(text) is not None else ""
 
 
 def _no_constant(name: str) -> None:

@@ -208,8 +208,8 @@ def intervals_by_task(measured: Mapping[str, Measured]) -> TaskIntervals:
     rows: TaskIntervals = {}
     for name, metric in measured.items():
         for task, part in metric.parts.items() if isinstance(metric, TaskMeans) else ():
-            (ends, _), scale = part.interval(), part.scale
-            if ends is not None:
-                interval = within(ends, part.value(), scale.low, scale.high)
-                rows.setdefault(task, {})[name] = interval
+            named, scale = part.interval(), part.scale
+            if named[0] is not None:
+                ends, _ = within(part, named, part.value(), scale.low, scale.high)
+                rows.setdefault(task, {})[name] = ends
     return rows

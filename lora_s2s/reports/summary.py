@@ -15,8 +15,6 @@ from typing import Any, TypeGuard
 from lora_s2s.console import plain
 
 NOTHING = "–"
-EVERY = "on every source"
-_NO_WIDTH = 1e-9
 _DEEPEST, _LARGEST = 8, 1e300
 # Caption, heads, rows.
 Table = tuple[str, list[str], list[list[str]]]
@@ -256,20 +254,13 @@ def metric_label(name: str, score: Mapping[str, object]) -> str:
 
 
 def with_interval(entry: Mapping[str, object], *, signed: bool = False, digits: int = 2) -> str:
-    """A score as ``86.10 [84.02, 88.17]`` or ``1.00 on every source``; a dash without a number."""
+    """A score as ``86.10 [84.02, 88.17]``; a dash without a number."""
     value, ends = entry.get("value"), interval_of(entry)
     if not is_number(value):
         return NOTHING
     shape = f"{'+' if signed else ''}.{digits}f"
     text = f"{value:{shape}}"
-    if ends and are_alike(ends):
-        return f"{text} {EVERY}"
     return f"{text} [{ends[0]:{shape}}, {ends[1]:{shape}}]" if ends else text
-
-
-def are_alike(ends: tuple[float, float]) -> bool:
-    """Whether an interval has no width: the sources, being alike, have no spread to estimate."""
-    return ends[1] - ends[0] < _NO_WIDTH
 
 
 def without_interval(score: str) -> str:

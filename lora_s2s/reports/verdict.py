@@ -8,8 +8,6 @@ from typing import Literal
 
 from lora_s2s.console import plain
 from lora_s2s.reports.summary import (
-    EVERY,
-    are_alike,
     interval_of,
     is_number,
     mapping,
@@ -151,8 +149,6 @@ def _digits(size: float) -> int:
 def _interval(ends: tuple[float, float] | None, *, signed: bool = False) -> str:
     if ends is None:
         return ""
-    if are_alike(ends):
-        return f" {EVERY}"
     digits = _digits(max(map(abs, ends)))
     low, high = (f"{end:{'+' if signed else ''}.{digits}f}" for end in ends)
     return f" (95\u00a0% interval {low} to {high})"

@@ -245,22 +245,30 @@ def test_edit_similarity_counts_characters() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "valid"),
+    ("answer", "references", "valid"),
     [
-        ('{"a": [1, -2.5e3, null]}', True),
-        (' "text" ', True),
-        ("{'a': 1}", False),
-        ('{"a": 1} and more', False),
-        ('{"a": NaN}', False),
-        ("", False),
-        ("[" * 100_000, False),
-        ("[" * 5_000 + "]" * 5_000, False),
-        ("1e99999999999999999999", False),
-        ("9" * 10_000, True),
+        ('{"a": [1, -2.5e3, null]}', ['{"b": 1}'], True),
+        (" [] ", ["\n[1]"], True),
+        ("[1]", ['{"b": 1}', "[2]"], True),
+        ("[1]", ['{"b": 1}'], False),
+        ("{}", ["[1]"], False),
+        (' "text" ', ["[1]"], False),
+        ("16", ['{"b": 1}', "16"], False),
+        ("text", ["[1]", "text"], False),
+        ("{'a': 1}", ["{}"], False),
+        ('{"a": 1} and more', ["{}"], False),
+        ('{"a": NaN}', ["{}"], False),
+        ("", ["[1]"], False),
+        ("[" * 100_000, ["[1]"], False),
+        ("[" * 5_000 + "]" * 5_000, ["[1]"], False),
+        ("[1e99999999999999999999]", ["[1]"], False),
+        (f"[{'9' * 10_000}]", ["[1]"], True),
     ],
 )
-def test_json_valid_is_strict_and_bounded(answer: str, valid: bool) -> None:
-    found = score([answer, "text"], [["[1]"], ["no JSON"]], ["json_valid"])["json_valid"]
+def test_json_valid_is_strict_bounded_and_of_the_references_kind(
+    answer: str, references: list[str], valid: bool
+) -> None:
+    found = score([answer, "text"], [references, ["no JSON"]], ["json_valid"])["json_valid"]
     assert (found.value, found.n) == (100.0 * valid, 1)
     assert found.to_json()["n"] == 1
 

@@ -30,6 +30,7 @@ from lora_s2s.evaluation.significance import (
     wilson_interval,
 )
 from lora_s2s.evaluation.sums import chrf_of_sums
+from lora_s2s.evaluation.tasks import Scored
 from lora_s2s.recipe.fields import UNBOUNDED
 
 KEPT = Path(__file__).parents[2] / "benchmarks" / "results" / "significance.json"
@@ -294,6 +295,24 @@ def test_one_source_leaves_every_score_possible() -> None:
     assert all("ci:none" in entry.signature for entry in found.values())
     low, high = score(["a"], [["a"]], ["exact_match"])["exact_match"].interval
     assert (low, high) == pytest.approx((20.65, 100), abs=0.01)
+
+
+def test_sources_that_are_all_alike_leave_room_for_others() -> None:
+    truth, names = [["a b c d"]] * 60, ["exact_match", "bleu", "ter"]
+    right, wrong = (measure([text] * 60, truth, names) for text in ("a b c d", "w x y z"))
+    scores, differences = scores_of(right), compare(right, wrong)
+    unseen = 100 * wilson_interval(0, 60)[1]  # 6 %
+    assert scores["exact_match"].interval == pytest.approx((100 - unseen, 100))
+    assert scores["bleu"].interval == pytest.approx((100 - unseen, 100))
+    assert scores["bleu"].signature.endswith("|ci:wilson-unseen")
+    assert differences["bleu"].interval == pytest.approx((100 - 2 * unseen, 100))
+    assert "|ci:wilson-unseen|" in differences["bleu"].signature
+    assert scores["ter"].interval == (0, 0)  # no limit, no share of it
+    # a task of right and one of wrong answers: no source has the mean
+    answers = ["a b c d"] * 30 + ["w x y z"] * 30
+    scored = Scored(truth, ["bleu"], None, ["a"] * 30 + ["b"] * 30)
+    found = scores_of(scored.measured(answers, None))["bleu"]
+    assert (found.value, found.interval) == (50, pytest.approx((50 - unseen / 2, 50 + unseen / 2)))
 
 
 DRAWS = 400

@@ -238,16 +238,6 @@ def test_the_first_line_of_an_error_rate_and_of_scores_alone() -> None:
     assert heads == [1, 0]
 
 
-def test_an_interval_without_width_is_words() -> None:
-    entry = copy.deepcopy(MANIFEST["scores"]["test"])
-    entry["baseline"]["exact_match"] |= {"value": 0.0, "interval": [0.0, 0.0]}
-    entry["difference"]["exact_match"] |= {"value": 100.0, "interval": [100.0, 100.0 + 1e-13]}
-    (line,) = score_lines({"test": entry})
-    assert (line.baseline, line.difference) == ("0.00 on every source", "+100.00 on every source")
-    judged = verdict("test", entry)
-    assert judged.line == "Better than its base by 100.0 points of exact match on every source"
-
-
 def test_another_model_confusions_and_probabilities_are_shown_where_they_were_recorded() -> None:
     difference = {"value": 2.5, "interval": [1.5, 3.5], "p_value": 0.004}
     pairs = [("a", "a", 90), ("a", "b", 7), ("b", None, 3)]
