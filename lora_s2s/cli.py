@@ -24,7 +24,14 @@ from lora_s2s import __version__
 from lora_s2s.commands import _complete
 from lora_s2s.commands._all import COMMANDS, GROUPS
 from lora_s2s.commands._failures import show, show_failure, show_traceback, unexpected
-from lora_s2s.console import discard, plain, show_waiting, stop_waiting, tell_in_signal_handler
+from lora_s2s.console import (
+    announce_loading,
+    discard,
+    plain,
+    show_waiting,
+    stop_waiting,
+    tell_in_signal_handler,
+)
 from lora_s2s.errors import COMMAND_LINE, UsageError, quoted
 from lora_s2s.pipeline.failures import (
     FORESEEN,
@@ -209,6 +216,7 @@ def options(
     if command not in ("recipes", "adapters"):
         check_interpreter()
     check_current_folder()  # some libraries end the process without it
+    announce_loading()
     if not re.search(_OTHERS_WRITE, " ".join(context.obj or ())):
         show_waiting(str(command))
 

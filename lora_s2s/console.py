@@ -19,6 +19,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import TextIO
 
 from lora_s2s.display import MESSAGES, PURPOSE, current
@@ -136,6 +137,18 @@ def stop_waiting() -> None:
     """Ends :func:`show_waiting`: a user is asked, other processes write, or the command ends."""
     _waiting.command = ""
     _tell("")
+
+
+def announce_loading() -> None:
+    """From now on, the import of torch, which takes seconds, is reported when it begins."""
+    begins = iter([] if "torch" in sys.modules else ["loading torch and transformers"])
+
+    def find_spec(name: str, *_: object) -> None:
+        # Not "torch" itself: transformers asks whether it is installed.
+        if name.startswith("torch.") and (text := next(begins, None)) and _TALKS:
+            Terminal().progress(text)
+
+    sys.meta_path.insert(0, SimpleNamespace(find_spec=find_spec))
 
 
 def _fitting(text: str) -> str:

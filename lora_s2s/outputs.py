@@ -15,7 +15,7 @@ from lora_s2s.errors import UsageError
 from lora_s2s.files import NO_ENTRY, beside, naming, speaking_of, staged_file, tidy
 from lora_s2s.systems import flush, rename
 
-PREDICTIONS = "predictions.jsonl"  # in the folder of an evaluation
+PREDICTIONS, SCORES = "predictions.jsonl", "scores.json"  # in the folder of an evaluation
 
 
 def _sync(path: Path) -> None:
@@ -82,6 +82,32 @@ def check_free(path: Path, *, replace: bool = False) -> None:
         raise UsageError(f"{path} exists already", hint="choose another folder, or remove this one")
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path} exists already and is not a folder", hint="choose another folder")
+
+
+def check_new(path: Path) -> None:
+    """Checks that a new folder can be created at ``path``, before anything heavy loads.
+
+    Raises:
+        UsageError: see :func:`check_free` and :func:`check_writable`.
+    """
+    check_free(path)
+    check_writable(path.absolute().parent)
+
+
+def check_results(folder: Path) -> None:
+    """Checks that an evaluation can be written into ``folder``.
+
+    Raises:
+        UsageError: it has other files, which would be lost, is a file, or cannot be written.
+    """
+    names = sorted(item.name for item in folder.glob("*"))
+    if foreign := [name for name in names if name not in (PREDICTIONS, SCORES)]:
+        raise UsageError(
+            f"{folder} contains other files ({foreign[0]}, …)",
+            hint="give another folder: --out DIR",
+        )
+    check_free(folder, replace=True)
+    check_writable(folder.absolute().parent)
 
 
 def check_writable(folder: Path) -> None:

@@ -159,6 +159,17 @@ def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> No
     assert terminal.getvalue() == "train  50% 1/2  \ntrain 100% 2/2  \n"
 
 
+def test_the_import_of_torch_is_reported_once_when_it_begins(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    console.announce_loading()
+    for name in ("numpy", "torch", "torch.version", "torch.nn"):
+        sys.meta_path[0].find_spec(name, None)
+    assert capsys.readouterr().err == "loading torch and transformers\n"
+
+
 def test_a_terminal_shows_for_how_long_it_was_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = OpenTerminal()
     for name in ("stdout", "stderr"):

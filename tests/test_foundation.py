@@ -241,13 +241,20 @@ _AT_ONCE = {
     "predict pairs text": "the template needs 2 columns (a, b), got a plain text",
     "predict pairs --input lines.txt": "the template needs 2 columns (a, b), got a plain text",
     "merge nosuch --out out": "no such adapter folder: nosuch",
+    "merge adapters/taken --out pairs": "pairs exists already",
+    "export adapters/taken --out lines.txt/out": "cannot write into",
+    "adapters average one other --out pairs": "pairs exists already",
+    "eval adapters/taken --out pairs": "pairs contains other files (manifest.json, …)",
+    "predict demo text --output pairs": "pairs is a folder, expected a file",
+    "predict demo text --output HERE/out.txt": "HERE/out.txt.part holds 0 answers of an earlier",
+    "prepare demo --out pairs": "pairs exists and is not a folder of prepared data",
     "export nosuch --out out": _NEITHER,
     "serve nosuch": _NEITHER,
     "ui nosuch": _NEITHER,
 }
 
 
-def test_a_misspelt_name_is_reported_before_torch_loads(tmp_path: Path) -> None:
+def test_a_wrong_or_taken_name_is_reported_before_torch_loads(tmp_path: Path) -> None:
     rows = "".join(f"{n},subject {n},body {n},{n % 3}\n" for n in range(30))
     (tmp_path / "rows.csv").write_text("id,subject,body,team\n" + rows, encoding="utf-8")
     with zipfile.ZipFile(tmp_path / "book.xlsx", "w") as book:
@@ -257,10 +264,11 @@ def test_a_misspelt_name_is_reported_before_torch_loads(tmp_path: Path) -> None:
     (tmp_path / "adapters" / "taken" / "adapter_config.json").write_text("{}", encoding="utf-8")
     (tmp_path / "pairs").mkdir()
     (tmp_path / "pairs" / "manifest.json").write_text('{"input": {"template": "{a} {b}"}}', "utf-8")
-    (tmp_path / "lines.txt").write_text("text\n", encoding="utf-8")
+    for name in ("lines.txt", "out.txt.part"):
+        (tmp_path / name).write_text("text\n", encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-c", _MISTAKES],
-        input="\n".join(_AT_ONCE),
+        input="\n".join(_AT_ONCE).replace("HERE", str(tmp_path.resolve())),
         cwd=tmp_path,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
@@ -271,7 +279,8 @@ def test_a_misspelt_name_is_reported_before_torch_loads(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[len(lines) :] == ["Python False"] * 5
     assert len(lines) == len(_AT_ONCE), done.stderr
     for line, (command, message) in zip(lines, _AT_ONCE.items(), strict=True):
-        assert line.startswith(f"{command} False error: {message}"), line
+        expected = f"{command} False error: {message}".replace("HERE", str(tmp_path.resolve()))
+        assert line.startswith(expected), line
 
 
 def test_the_end_is_quick_but_where_triton_would_report_leaks(

@@ -134,11 +134,12 @@ def average(
     json: Json = False,
 ) -> None:
     """Average adapters of one base, or checkpoints of runs, into a new adapter."""
+    from lora_s2s.outputs import check_new
+
+    check_new(Path(out))
     from lora_s2s.lora.average import How
-    from lora_s2s.outputs import check_writable
     from lora_s2s.pipeline.average import average_adapters
 
-    check_writable(Path(out).absolute().parent)
     how = How(method, density, rank)
     shares = None if weights is None else _numbers(weights)
     made = average_adapters(names, Path(out), how, weights=shares, base=base)

@@ -105,6 +105,7 @@ def evaluate(
             "expected a model, an adapter or predictions",
             hint="lora-s2s eval adapters/demo, or --from predictions.jsonl",
         )
+    from lora_s2s.outputs import check_results
     from lora_s2s.pipeline.names import located_model
     from lora_s2s.readers.origins import check_there
 
@@ -119,6 +120,8 @@ def evaluate(
 
         raise typer.Exit(in_processes(processes, context.obj, saving=False))
     check_there([*(data or ()), *([predictions] if predictions else ())])
+    if out and len(named) < 2:
+        check_results(Path(out))
     from lora_s2s.pipeline.ranks import together
     from lora_s2s.pipeline.scores import Asked
 

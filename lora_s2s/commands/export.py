@@ -50,9 +50,11 @@ def export(
     """
     from lora_s2s.commands._show import next_prediction
     from lora_s2s.console import say, write_json
+    from lora_s2s.outputs import check_new
     from lora_s2s.pipeline.names import located_model
 
     place = located_model(model)
+    check_new(Path(out))
     from lora_s2s.pipeline.export import export_model
 
     report = export_model(

@@ -41,9 +41,11 @@ def merge(
     after training in nf4 or int8 with both bases. The result loads with
     AutoModelForSeq2SeqLM.from_pretrained. The base is not changed.
     """
+    from lora_s2s.outputs import check_new
     from lora_s2s.pipeline.names import located_adapter
 
     folder = located_adapter(adapter)
+    check_new(Path(out))
     from lora_s2s.commands._show import next_prediction
     from lora_s2s.console import say, warn, write_json
     from lora_s2s.pipeline.merge import merge_model

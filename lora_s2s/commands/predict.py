@@ -133,6 +133,7 @@ def predict(
     inputs = None if interactive else read_inputs(words, file, parallel=parallel)
     if inputs:
         check_texts(model, inputs)
+        _check_file(output, inputs, resume=resume)
     from lora_s2s.pipeline.label_set import label_choice
     from lora_s2s.pipeline.model import predictor_of
     from lora_s2s.pipeline.predict import Work, check_inputs
@@ -143,8 +144,6 @@ def predict(
         _chat(predictor, settings_for(recipe, predictor, plain=True))
         return
     with together() as ranks:
-        if ranks.first:
-            _check_file(output, inputs)
         choice = label_choice(model, recipe, sets or (), labels) if scores else None
         predictor = predictor_of(model, recipe, base)
         if ranks.first:
@@ -188,12 +187,16 @@ def _check_shared(words: list[str], file: str | None, interactive: bool) -> None
         raise UsageError("several processes cannot read stdin", hint="give --input FILE")
 
 
-def _check_file(output: str | None, inputs: Inputs) -> None:
+def _check_file(output: str | None, inputs: Inputs, *, resume: bool) -> None:
+    from lora_s2s.outputs import appears_whole
     from lora_s2s.pipeline.inputs import check_kind
+    from lora_s2s.pipeline.unfinished import Unfinished
 
     if output:
         check_output(Path(output))
         check_kind(output, inputs)
+        if not resume and appears_whole(Path(output)):
+            Unfinished(Path(output), {}, resume=False)  # refuses what an earlier command left
 
 
 def _answer(work: Work, output: str | None, *, resume: bool) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from lora_s2s.errors import UsageError
 from lora_s2s.evaluation.labels import LabelTable, distinct_labels, label_table
 from lora_s2s.evaluation.metrics import (
     Difference,
@@ -27,10 +26,9 @@ from lora_s2s.evaluation.texts import Losses, References
 from lora_s2s.files import jsonl_line, write_json, write_text
 from lora_s2s.inference.decode import Prediction, ScoredAnswer
 from lora_s2s.inference.engine import DecodingSettings
-from lora_s2s.outputs import PREDICTIONS, whole_folder
+from lora_s2s.outputs import PREDICTIONS, SCORES, check_results, whole_folder
 from lora_s2s.records import add_scores
 
-SCORES = "scores.json"
 _SEED = 12345  # of the sample
 
 
@@ -165,15 +163,9 @@ class Evaluation:
         earlier pair; returns the path of the former.
 
         Raises:
-            UsageError: ``out`` has other files, which would be lost, or cannot be written.
+            UsageError: see :func:`lora_s2s.outputs.check_results`.
         """
-        if foreign := sorted(
-            item.name for item in out.glob("*") if item.name not in (PREDICTIONS, SCORES)
-        ):
-            raise UsageError(
-                f"{out} contains other files ({foreign[0]}, …)",
-                hint="give another folder: --out DIR",
-            )
+        check_results(out)
         with whole_folder(out, replace=True) as staged:
             write_text(
                 staged / PREDICTIONS, "".join(jsonl_line(row.to_json()) for row in self.rows)

@@ -16,7 +16,7 @@ from lora_s2s.files import described, read_whole, sha256_file, write_bytes
 from lora_s2s.lora.adapter import CONFIG, WEIGHTS, is_adapter, write_files
 from lora_s2s.lora.average import How, average
 from lora_s2s.lora.members import Group, Place, read_members
-from lora_s2s.outputs import check_free, check_writable, whole_folder
+from lora_s2s.outputs import check_new, whole_folder
 from lora_s2s.pipeline.names import located, resume_hint
 from lora_s2s.records import AdapterManifest, write
 from lora_s2s.reports.adapter_page import write_report
@@ -69,8 +69,7 @@ def average_adapters(
         DataError: one is no adapter, or they do not belong together.
     """
     shares = _shares(names, weights)
-    check_free(out)
-    check_writable(out.absolute().parent)
+    check_new(out)
     places = [_place(name) for name in names]
     group = read_members(places, shares, base_override=base)
     _compare_inputs(group, names)

@@ -16,7 +16,7 @@ from lora_s2s.exporters.formats import EXPORTERS
 from lora_s2s.files import described, require_space, write_text
 from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.inference.predictor import Predictor
-from lora_s2s.outputs import check_writable, whole_folder
+from lora_s2s.outputs import check_new, whole_folder
 from lora_s2s.pipeline import html
 from lora_s2s.pipeline.export_source import ExportSource, asked_decoding, open_source
 from lora_s2s.pipeline.merge import probe_texts
@@ -148,7 +148,7 @@ def _check_place(folder: Path, out: Path) -> None:
     if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
         where = "" if out.resolve() == folder.resolve() else "inside "
         raise UsageError(f"{out} is {where}the model's folder", hint="choose another folder")
-    check_writable(out.parent)
+    check_new(out)
 
 
 def _check_space(given: ExportSource, bytes_per_weight: int, folder: Path) -> None:

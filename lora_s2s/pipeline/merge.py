@@ -13,7 +13,7 @@ from lora_s2s.errors import Error
 from lora_s2s.examples.example import Example
 from lora_s2s.examples.read import Examples
 from lora_s2s.lora.merge import MergeReport, merge_adapter
-from lora_s2s.outputs import check_writable
+from lora_s2s.outputs import check_new
 from lora_s2s.pipeline import html
 from lora_s2s.pipeline.adapters import NO_DATA, decoding_of, recipe_of
 from lora_s2s.pipeline.followed import followed
@@ -49,7 +49,7 @@ def merge_model(
         base: a base in place of the one that the adapter names.
     """
     folder = Path(adapter)
-    check_writable(out.parent)
+    check_new(out)
     decoding = decoding_of(folder)
     report = merge_adapter(
         folder,

@@ -13,7 +13,8 @@ from lora_s2s.data.split_files import with_split_files
 from lora_s2s.display import PURPOSE, having
 from lora_s2s.errors import SetupError
 from lora_s2s.hub import DEMO_NAME, is_local, locate_model, only_cache
-from lora_s2s.pipeline.prepare import prepare_data, prepared_folder
+from lora_s2s.pipeline.prepare import prepare_data
+from lora_s2s.pipeline.recipes import prepared_folder
 from lora_s2s.recipe.schema import ModelSection, Recipe
 from lora_s2s.tokens.encoder import encode_texts
 from lora_s2s.tokens.files import TOKENIZER_FILES

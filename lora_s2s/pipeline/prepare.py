@@ -20,6 +20,7 @@ from lora_s2s.pipeline import html
 from lora_s2s.pipeline.followed import has_pattern, recorded_sources
 from lora_s2s.pipeline.label_set import labels_among
 from lora_s2s.pipeline.lengths import bounds_of
+from lora_s2s.pipeline.recipes import prepared_folder
 from lora_s2s.recipe.load import recipe_to_yaml
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.systems import file_name
@@ -85,11 +86,6 @@ def prepare_data(
     )
     _keep_recipe(prepared.path / RECIPE, recipe)
     return prepared
-
-
-def prepared_folder(recipe: Recipe) -> Path:
-    """Where a recipe's data is prepared: ``prepared/NAME`` beside the folder of adapters."""
-    return Path(recipe.output.dir).parent / "prepared" / str(recipe.output.name)
 
 
 def _keep_recipe(path: Path, recipe: Recipe) -> None:

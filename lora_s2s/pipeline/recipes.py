@@ -162,6 +162,11 @@ def starter_name(path: str) -> str:
     return run_name(f"{folder}/") if folder else name
 
 
+def prepared_folder(recipe: Recipe) -> Path:
+    """Where a recipe's data is prepared: ``prepared/NAME`` beside the folder of adapters."""
+    return Path(recipe.output.dir).parent / "prepared" / str(recipe.output.name)
+
+
 def train_command(folder: Path | str) -> str:
     """Returns the command that trains on a prepared folder or its URL, ready to paste."""
     name = str(folder)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from lora_s2s.evaluation.evaluate import Evaluation, record_scores
 from lora_s2s.hub import EVALUATIONS, is_trained
-from lora_s2s.outputs import check_writable
+from lora_s2s.outputs import check_results
 from lora_s2s.pipeline import html
 from lora_s2s.pipeline.ranks import ALONE, Ranks
 from lora_s2s.pipeline.trained_on import trained_on_note
@@ -121,7 +121,7 @@ def place_of(model: str | None, name: str, asked: Asked) -> Place:
     home = path if own and asked.base is None and asked.predictions is None else None
     folder = asked.out or (home / EVALUATIONS / name if home else None)
     if folder is not None:
-        check_writable(folder.parent)
+        check_results(folder)
     return Place(name, folder, home)
 
 

@@ -15,7 +15,8 @@ from lora_s2s.examples.shard import shard_of
 from lora_s2s.files import loads
 from lora_s2s.outputs import whole_folder
 from lora_s2s.pipeline.names import fetched
-from lora_s2s.pipeline.prepare import prepare_data, prepared_folder
+from lora_s2s.pipeline.prepare import prepare_data
+from lora_s2s.pipeline.recipes import prepared_folder
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.records import PreparedManifest, ShardManifest
 from lora_s2s.remote import is_url, listed, small_file, upload_folder

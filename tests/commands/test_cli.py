@@ -88,9 +88,10 @@ def test_no_waiting_is_shown_where_others_write(
 ) -> None:
     shown: list[str] = []
     monkeypatch.setattr("lora_s2s.cli.show_waiting", shown.append)
+    monkeypatch.setattr("lora_s2s.cli.announce_loading", lambda: shown.append("loading"))
     for words in (["recipes", "show", "-"], ["recipes", "--workers=2"], ["adapters"]):
         invoke(*words, code=None)
-    assert shown == ["adapters"]
+    assert shown == ["loading", "loading", "loading", "adapters"]
 
 
 def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
