@@ -13,7 +13,7 @@ import typer
 from lora_s2s.commands import _complete
 from lora_s2s.errors import UsageError
 from lora_s2s.machine import launched_processes
-from lora_s2s.outputs import check_writable, is_special
+from lora_s2s.outputs import appears_whole, check_writable, is_special
 
 Model = Annotated[
     str,
@@ -141,12 +141,15 @@ def seconds_of(text: str) -> int:
     return int(match[1]) * {"h": 3600, "m": 60, "s": 1}[match[2]]
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path, *, resume: bool) -> None:
     """Checks that an output file can be written, before the work for it starts.
 
     Raises:
-        UsageError: it is a folder, or cannot be written.
+        UsageError: it is a folder, cannot be written, or is not to ``resume`` what a stopped
+            command left.
     """
+    from lora_s2s.pipeline.unfinished import Unfinished
+
     if path.is_dir():
         raise UsageError(
             f"{path} is a folder, expected a file", hint=f"--output {path}/predictions.jsonl"
@@ -155,3 +158,5 @@ def check_output(path: Path) -> None:
         check_writable(Path(os.path.realpath(path)).parent)
     elif not os.access(path, os.W_OK):
         raise UsageError(f"cannot write to {path}: no permission", hint="choose another file")
+    if not resume and appears_whole(path):
+        Unfinished(path, {}, resume=False)

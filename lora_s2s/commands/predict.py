@@ -188,15 +188,11 @@ def _check_shared(words: list[str], file: str | None, interactive: bool) -> None
 
 
 def _check_file(output: str | None, inputs: Inputs, *, resume: bool) -> None:
-    from lora_s2s.outputs import appears_whole
     from lora_s2s.pipeline.inputs import check_kind
-    from lora_s2s.pipeline.unfinished import Unfinished
 
     if output:
-        check_output(Path(output))
+        check_output(Path(output), resume=resume)
         check_kind(output, inputs)
-        if not resume and appears_whole(Path(output)):
-            Unfinished(Path(output), {}, resume=False)  # refuses what an earlier command left
 
 
 def _answer(work: Work, output: str | None, *, resume: bool) -> None:

@@ -75,20 +75,15 @@ def prepare(
     if sum((shard is not None, join, ray is not None)) > 1:
         raise UsageError("--shard, --join and --ray exclude each other", hint="give one of them")
     from lora_s2s.data.manifest import check_place
-    from lora_s2s.pipeline.recipes import (
-        check_named,
-        chosen_recipe,
-        prepared_folder,
-        train_command,
-    )
+    from lora_s2s.pipeline.recipes import check_named, chosen_recipe, train_command
     from lora_s2s.remote import is_url
 
     loaded = chosen_recipe(recipe, data or (), model, sets or (), command="prepare", out=out)
     if not join:
         check_named(loaded)
     url = out if out and is_url(out) else None
-    if url is None:
-        check_place(Path(out) if out else prepared_folder(loaded))
+    if out and not url:
+        check_place(Path(out))
     from lora_s2s.commands._show import show_prepared
     from lora_s2s.pipeline.lengths import warn_of_short_answers
     from lora_s2s.pipeline.prepare import data_line
