@@ -184,12 +184,13 @@ def again(option: str = "--resume", setting: str = "") -> str:
     """
     words = [quoted(word) for word in COMMAND_LINE.get() if word not in _OF_THIS_START]
     if not words:
-        argument = option[2:].replace("-", "_")
-        also = f" and {setting}" if setting else ""
-        return f"the same call with {argument}=True{also}" if option else "the same call"
-    if _OF_THIS_START.get(option, set()).isdisjoint(words):
+        flag = f"{option[2:].replace('-', '_')}=True" * bool(option)
+        also = " and ".join(filter(None, (flag, setting)))
+        return f"the same call{f' with {also}' if also else ''}"
+    if option and _OF_THIS_START.get(option, set()).isdisjoint(words):
         return f"lora-s2s {' '.join(words)}"
-    option += f" --set {setting}" if setting else ""
+    if setting:
+        option = f"{option} --set {quoted(setting)}".strip()
     if "RANK" in os.environ:
         if not os.environ.get("TORCHELASTIC_RUN_ID", "").startswith(OWN_LAUNCH):
             return f"the same command with {option}"

@@ -98,12 +98,20 @@ def share_processors(processes: int) -> None:
 
 
 def other_work() -> str | None:
-    """How many processors other programs use, in words, measured now; None if hardly any."""
+    """How many processors other programs use, in words, measured now, and what training on all of
+    them takes then; None if hardly any.
+    """
     count, begun, before = usable_processors(), time.monotonic(), _spent_elsewhere()
     time.sleep(_MOMENT)
     used = (_spent_elsewhere() - before) / (time.monotonic() - begun)
     used -= (os.cpu_count() or count) - count  # those that this process may not use come first
-    return f"other programs use {used:.1f} of {count} processors" if used > _BUSY else None
+    if used <= _BUSY:
+        return None
+    return (
+        f"other programs use {used:.1f} of {count} processors: training takes at least "
+        f"{1 + used / count:.1f} times as long as on an idle machine, which the times of init and "
+        "plan are for"
+    )
 
 
 def _spent_elsewhere() -> float:

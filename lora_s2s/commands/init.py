@@ -34,14 +34,19 @@ def init(
     ] = None,
     sets: Sets = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an edited recipe of this name.")
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace any recipe of this name, and drop what was given for it before.",
+        ),
     ] = False,
     json: Json = False,
 ) -> None:
     """Write a recipe for a file and this machine, with the reason of each value.
 
     Chooses columns, base, length limits, metrics and the rest; asks at most four questions, and
-    none with --yes or without a terminal. Nothing is downloaded.
+    none with --yes or without a terminal. Nothing is downloaded. Of a recipe that nobody edited,
+    what was given with --set before is kept.
     """
     from lora_s2s.console import say, write_json
     from lora_s2s.errors import quoted

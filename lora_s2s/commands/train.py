@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from lora_s2s.data_report import TokenCounts
     from lora_s2s.pipeline.dry_run import DryRun
     from lora_s2s.pipeline.trained import TrainedAdapter
+    from lora_s2s.recipe.schema import Recipe
 
 
 def train(
@@ -121,11 +122,15 @@ def train(
             f"--stop-after {stop_after}: stopped after step {result.steps} and saved a checkpoint"
         )
         raise RunError(message, hint=f"continue: {again()}")
-    _show_result(result)
+    _show_result(result, recipe if is_data(recipe) else "", loaded)
 
 
-def _show_result(result: TrainedAdapter) -> None:
+def _show_result(result: TrainedAdapter, file: str, recipe: Recipe) -> None:
+    """Shows what came out, and how to go on.
 
+    Args:
+        file: the data file that was named in place of a recipe; else empty.
+    """
     losses = {"train loss": result.train_loss, "validation loss": result.validation_loss}
     shown = ", ".join(f"{name} {value:.4f}" for name, value in losses.items() if value is not None)
     if result.kept_by != "validation_loss" and result.kept_score is not None:
@@ -137,8 +142,18 @@ def _show_result(result: TrainedAdapter) -> None:
         warn(advice["message"])
         command = f"lora-s2s train {quoted(folder / 'recipe.yaml')} --set {advice['setting']}"
         say(f"try: {command} --set output.name={folder.name}-2")
+    from lora_s2s.pipeline.recipes import starter_name
+
+    data, steps = recipe.data, recipe.training.max_steps
+    if file and data.target_column:
+        columns = f"'{data.target_column}' from '{data.source_column or data.template}'"
+        say(f"learned: {columns}; why, and what else was chosen: {starter_name(file)}.yaml")
     say(f"report: {folder / 'report.html'}")
     say(f"next: lora-s2s eval {quoted(folder)} --baseline")
+    if file and steps:
+        limit = f"training.max_steps={steps}"
+        whole = again("--overwrite", "training.max_steps=null").replace(f" --set {limit} ", " ")
+        say(f"for the whole run, without {limit}: {whole}")
 
 
 def _show_dry_run(planned: DryRun) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lora_s2s.console import counted
 from lora_s2s.data.split import Decisions
@@ -38,19 +38,17 @@ def columns_line(reading: Reading) -> str:
     return f"columns: {used}; {unused}"
 
 
-def role_warnings(reading: Reading) -> list[str]:
-    """Warnings on columns that could be the source or target as well as the guessed one, with the
-    settings that take them.
-    """
+def role_warnings(
+    reading: Reading, how: Callable[[str], str] = lambda setting: f"--set {quoted(setting)}"
+) -> list[str]:
+    """Warnings on :meth:`Reading.rivals`, with how to take the first of them by a setting."""
     warnings = []
     for role in ("source", "target"):
-        others = [column.name for column in reading.unused if column.role == role]
-        taken = getattr(reading, f"{role}_column")
-        if not others or taken is None:
-            continue
-        listed = " or ".join(f"'{name}'" for name in others)
-        setting = quoted(f"data.{role}_column={others[0]}")
-        warnings.append(f"took '{taken}' as the {role}; it could also be {listed}: --set {setting}")
+        if others := reading.rivals(role):
+            taken = getattr(reading, f"{role}_column")
+            listed = " or ".join(f"'{name}'" for name in others)
+            setting = how(f"data.{role}_column={others[0]}")
+            warnings.append(f"took '{taken}' as the {role}; it could also be {listed}: {setting}")
     return warnings
 
 

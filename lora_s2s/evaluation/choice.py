@@ -10,6 +10,7 @@ from lora_s2s.evaluation.labels import distinct_labels
 from lora_s2s.evaluation.texts import References
 
 # Answers are short if nearly all sources have references of few words.
+LABEL_METRICS = ("exact_match", "macro_f1")
 _MOST_WORDS, _MOST_CHARACTERS, _SHARE_SHORT = 6, 60, 0.9
 
 
@@ -34,7 +35,7 @@ def choose_metrics(
     count = distinct_labels(references, labels)
     if count is not None:
         reason = f"the targets are {count} labels in {len(references):,} sources"
-        return MetricChoice(("exact_match", "macro_f1"), reason)
+        return MetricChoice(LABEL_METRICS, reason)
     if translation:
         return MetricChoice(("chrf", "bleu"), "source and target are in two languages")
     single = sum(len(set(texts)) == 1 for texts in references)

@@ -90,6 +90,11 @@ class Reading:
         source = f"'{self.source_column}'" if self.template is None else "from the template"
         return f"source {source}, target '{self.target_column}'"
 
+    def rivals(self, role: str) -> list[str]:
+        """The columns that could be the source or target as well as the guessed one."""
+        guessed = getattr(self, f"{role}_column") is not None
+        return [column.name for column in self.unused if guessed and column.role == role]
+
     def with_notes(self, notes: Iterable[str]) -> Reading:
         """The reading with further notes, which come first."""
         return replace(self, notes=(*notes, *self.notes))

@@ -60,7 +60,8 @@ def init(
         overrides: keys such as ``model.name`` and their values, in place of what would be chosen.
         out: the recipe's file; ``NAME.yaml`` by default.
         gpu_memory: of the GPU that will train, such as ``8GB``; by default this machine trains.
-        overwrite: replace a recipe of this name although it was edited.
+        overwrite: replace any recipe of this name; else an edited one is an error, and of another
+            what was given before is kept.
         progress: see :func:`lora_s2s.prepare`.
 
     Raises:

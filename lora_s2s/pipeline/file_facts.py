@@ -13,7 +13,7 @@ from pathlib import Path
 from lora_s2s.console import ProgressLine
 from lora_s2s.data.split_files import with_split_files
 from lora_s2s.errors import DataError, quoted
-from lora_s2s.evaluation.choice import MetricChoice, choose_metrics
+from lora_s2s.evaluation.choice import LABEL_METRICS, MetricChoice, choose_metrics
 from lora_s2s.examples.causes import Causes
 from lora_s2s.examples.columns import two_languages
 from lora_s2s.examples.example import Example
@@ -105,7 +105,7 @@ def _task(facts: FileFacts, metrics: MetricChoice) -> str:
     if facts.reading.format in DIALOGUES:
         return "dialogue"
     first = metrics.metrics[:2]
-    if first == ("exact_match", "macro_f1"):
+    if first == LABEL_METRICS:
         return "labels"
     if first[0] == "json_f1":
         return "extraction"

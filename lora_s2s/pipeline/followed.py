@@ -149,13 +149,13 @@ def _with(recipe: Recipe, constraint: Constraint) -> Recipe:
 
 
 def _labels(targets: Iterable[str]) -> Constraint:
-    distinct: set[str] = set()
+    distinct: dict[str, str] = {}  # spellings of one label differ in spaces, which T5 drops
     for target in targets:
-        distinct.add(target)
+        distinct.setdefault(" ".join(target.split()), target)
         if len(distinct) > limits.MOST_CONSTRAINT_LABELS:
             break
     try:
-        return parse(sorted(distinct))
+        return parse(sorted(distinct.values()))
     except ValueError as error:
         problem = f"{KEY} is labels, and the training targets are not: {error}"
         raise UsageError(problem, hint=_NAME_THEM) from error

@@ -9,6 +9,7 @@ from typing import Any
 
 from lora_s2s.console import counted, say, warn
 from lora_s2s.data.columns import role_warnings
+from lora_s2s.errors import again
 from lora_s2s.files import write_text
 from lora_s2s.pipeline import html
 from lora_s2s.pipeline.base_choice import Machine, machine_with, this_machine
@@ -21,7 +22,7 @@ from lora_s2s.recipe.catalogue import schema_line
 from lora_s2s.recipe.layers import overridden_keys
 from lora_s2s.recipe.load import load_recipe, recipe_from_settings
 from lora_s2s.recipe.schema import Recipe
-from lora_s2s.recipe.written import SAID, Decision, commented_recipe, nested
+from lora_s2s.recipe.written import SAID, Decision, asked, commented_recipe, nested
 
 THIS_MACHINE = "this machine"
 
@@ -83,7 +84,7 @@ def starter_recipe(looked: Looked, *, command: str = "init") -> StarterRecipe:
     wishes, name, words, given = looked.wishes, looked.name, looked.words, looked.given
     machine = _machine(wishes)
     said = dict.fromkeys(overridden_keys(words[-1]), ANSWERED)  # where columns were asked for
-    said |= dict.fromkeys([*wishes.kept, *overridden_keys(wishes.sets)], SAID)
+    said |= dict.fromkeys([*(wishes.kept or ()), *overridden_keys(wishes.sets)], SAID)
 
     def built(decisions: Sequence[Decision]) -> Recipe:
         return recipe_from_settings(name, {"model.name": "demo"}, nested(decisions), *words)
@@ -93,7 +94,8 @@ def starter_recipe(looked: Looked, *, command: str = "init") -> StarterRecipe:
     recipe = built(decisions)
     for decision in decisions:
         say(f"  {decision}")
-    for sentence in role_warnings(looked.facts.reading):
+    option = "--overwrite" * (command == "train")  # of the run, which exists by then
+    for sentence in role_warnings(looked.facts.reading, lambda word: again(option, word)):
         warn(sentence)
     notes_on(start, decisions)
     if command == "init" and (line := other_work_line(start.machine.device.kind)):
@@ -121,5 +123,9 @@ def _machine(wishes: Wishes) -> Machine:
     if wishes.ask is None:
         return here
     question = f"Memory of the GPU that will train, such as 16GB, or {THIS_MACHINE} ({here})"
-    answer = wishes.ask(question, THIS_MACHINE)
-    return here if answer == THIS_MACHINE else machine_with(answer)
+    return asked(
+        wishes.ask,
+        question,
+        THIS_MACHINE,
+        lambda answer: here if answer == THIS_MACHINE else machine_with(answer),
+    )

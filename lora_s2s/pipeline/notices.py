@@ -69,7 +69,7 @@ def other_work_line(device: str, *, training: bool = False) -> str | None:
         return None
     from lora_s2s.training.duration import one_thread_gain
 
-    line, gain = f"{work}, so training takes longer than on an idle machine", one_thread_gain()
+    line, gain = work, one_thread_gain()
     faster = f"; with OMP_NUM_THREADS=1 products are {gain:.1f} times as fast now"
     if gain > _GAIN:
         line += faster

@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
-from lora_s2s.console import plain, say
+from lora_s2s.console import say
 from lora_s2s.data.prepared import PreparedDataset
-from lora_s2s.errors import RecipeError, UsageError, quoted
+from lora_s2s.errors import UsageError, quoted
 from lora_s2s.pipeline.names import fetched
 from lora_s2s.pipeline.prepared_folder import is_folder_of_data, open_with_recipe
 from lora_s2s.pipeline.recipes import (
@@ -23,12 +22,12 @@ from lora_s2s.pipeline.recipes import (
     starter_name,
 )
 from lora_s2s.pipeline.trained import RunOptions, check_run_folder
-from lora_s2s.pipeline.wishes import Wishes, given_recipe, look
-from lora_s2s.readers.origins import is_data_name, local_path
+from lora_s2s.pipeline.wishes import Wishes, existing_recipe, given_recipe, kept_settings, look
+from lora_s2s.readers.origins import is_data_name
 from lora_s2s.recipe.catalogue import shipped
-from lora_s2s.recipe.layers import Overrides, overridden_keys, read_layer
+from lora_s2s.recipe.layers import Overrides, read_layer
 from lora_s2s.recipe.schema import Recipe
-from lora_s2s.recipe.written import given_settings, untouched_writer
+from lora_s2s.recipe.written import untouched_writer, words_given
 from lora_s2s.remote import is_url
 
 
@@ -109,13 +108,16 @@ def _recipe_of_data(name: str, sets: Overrides, options: RunOptions, *, dry_run:
     if path.exists():
         writer = untouched_writer(path)
         if options.resume or writer != "train":
-            existing = _existing(path, name, sets)
-            whys = {"init": "init wrote it", "train": "to resume a run", None: "edited by hand"}
-            command = "train" if writer == "train" else "init"
-            anew = f"lora-s2s {command} {quoted(name)} --overwrite"
-            say(f"{path} is used as it is ({whys[writer]}); to decide anew: {anew}")
+            existing = existing_recipe(path, name, sets)
+            file = quoted(name)
+            why, anew = {
+                "init": ("init wrote it", f"init {file}"),
+                "train": ("to resume a run", f"train {file} --overwrite"),
+                None: ("edited by hand", f"init {file} --overwrite{words_given(path)}"),
+            }[writer]
+            say(f"{path} is used as it is ({why}); to decide anew: lora-s2s {anew}")
             return existing
-        kept = _kept(path, name, sets)
+        kept = kept_settings(path, name, sets)
     if not dry_run:
         check_run_folder(given_recipe(path.stem, [name], kept, sets), options)
     looked = look(Wishes([name], sets, kept=kept))
@@ -130,55 +132,3 @@ def _recipe_of_data(name: str, sets: Overrides, options: RunOptions, *, dry_run:
             return starter.recipe
         write(starter)
     return starter.recipe
-
-
-def _kept(path: Path, name: str, sets: Overrides) -> dict[str, object]:
-    """What the user gave for a recipe that nobody edited, but for what is given now and what does
-    not go with it.
-
-    Raises:
-        UsageError: the recipe is of other data.
-    """
-    with suppress(RecipeError):  # of another version, or another word now
-        _existing(path, name, sets)
-    given = given_settings(path, sets)
-    kept: dict[str, object] = {}
-    for key, value in given.items():
-        try:
-            given_recipe(name, [name], {**kept, key: value}, sets)
-        except RecipeError:
-            continue
-        kept[key] = value
-    line = f"{path} was not edited: decided anew"
-    if kept:
-        line += f", but for what you gave before ({_listed(kept)}; delete the file to drop it)"
-    if unfit := {key: value for key, value in given.items() if key not in kept}:
-        line += f"; what does not go with it is dropped: {_listed(unfit)}"
-    say(f"{line}; to train by it as it is: lora-s2s train {quoted(path)}")
-    return kept
-
-
-def _listed(settings: Mapping[str, object]) -> str:
-    return ", ".join(
-        f"{key}={'null' if value is None else plain(str(value)):.80}"
-        for key, value in settings.items()
-    )
-
-
-def _existing(path: Path, name: str, sets: Overrides) -> Recipe:
-    """The recipe that a data file has.
-
-    Raises:
-        UsageError: it is of other data.
-    """
-    recipe = chosen_recipe(str(path), (), None, sets, command="train")
-    train = recipe.data.train
-    files = [train] if isinstance(train, str) else train
-    place = local_path(name).resolve()
-    named = "data.train" in overridden_keys(sets)
-    if not (named or any(local_path(file).resolve().is_relative_to(place) for file in files)):
-        raise UsageError(
-            f"{path} is a recipe for other data: {', '.join(files)}",
-            hint=f"write one of another name: lora-s2s init {quoted(name)} --out FILE.yaml",
-        )
-    return recipe

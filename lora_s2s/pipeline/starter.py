@@ -10,7 +10,7 @@ import numpy as np
 
 from lora_s2s.console import say, warn
 from lora_s2s.data.limits import KEYS, UNBOUNDED, choose_limits
-from lora_s2s.evaluation.choice import MetricChoice
+from lora_s2s.evaluation.choice import LABEL_METRICS, MetricChoice
 from lora_s2s.examples.causes import enough
 from lora_s2s.hub import is_local, is_offline
 from lora_s2s.pipeline.base_choice import in_time
@@ -23,12 +23,13 @@ from lora_s2s.pipeline.starter_base import (
     Starting,
     choose_base,
     languages_of,
+    plain_words,
 )
 from lora_s2s.readers.names import SOURCES, TARGETS, language_of, normalised
 from lora_s2s.recipe.bases import FLAN, known_base, lost_to_t5
 from lora_s2s.recipe.defaults import expected_steps, resolve
 from lora_s2s.recipe.fields import AUTO
-from lora_s2s.recipe.written import Ask, Decision
+from lora_s2s.recipe.written import Ask, Decision, asked
 from lora_s2s.tokens.loading import load_tokenizer
 from lora_s2s.tokens.lossless import beyond_reach
 
@@ -122,13 +123,15 @@ def _columns(start: Starting) -> Iterator[Decision]:
     unused = ", ".join(f"'{column.name}'" for column in reading.unused[:8])
     left_out = f"; not used: {unused}" if unused else ""
     if source is not None:
-        yield Decision("data.source_column", source, f"the input: {_why(source)}{left_out}")
-    yield Decision("data.target_column", target, f"the answer to learn: {_why(target)}")
+        why = f"the input: {_why(source, reading.rivals('source'))}{left_out}"
+        yield Decision("data.source_column", source, why)
+    why = f"the answer to learn: {_why(target, reading.rivals('target'))}"
+    yield Decision("data.target_column", target, why)
 
 
-def _why(column: str) -> str:
+def _why(column: str, rivals: Sequence[str]) -> str:
     if normalised(column) in (*SOURCES, *TARGETS):
-        return "a usual name"
+        return "a usual name" + "".join(f", as '{name}' is" for name in rivals)
     other = "by its place, since its name is not a usual one"
     return "a language" if language_of(column) else other
 
@@ -138,9 +141,9 @@ def _template(start: Starting, ask: Ask | None) -> Iterator[Decision]:
     free = column is not None and not set("{}") & set(column) and start.facts.languages is None
     if ask is None or not free or start.recipe.data.template is not None:
         return
-    answer = ask("Instruction before each input, such as 'Summarize:' (none: press Enter)", "")
-    if answer.strip():
-        yield Decision("data.template", f"{answer.strip()} {{{column}}}", ANSWERED)
+    question = "Instruction before each input, such as 'Summarize:' (none: press Enter)"
+    if answer := asked(ask, question, "", plain_words):
+        yield Decision("data.template", f"{answer} {{{column}}}", ANSWERED)
 
 
 def _limits(start: Starting, chosen: Chosen) -> Iterator[Decision]:
@@ -207,6 +210,9 @@ def _shorter(chosen: Chosen, steps: int) -> str:
 def _evaluation(start: Starting, chosen: Chosen, metrics: MetricChoice) -> Iterator[Decision]:
     yield Decision("evaluation.metrics", list(metrics.metrics), metrics.reason)
     yield Decision("evaluation.max_new_tokens", AUTO, "auto: follows the lengths of the targets")
+    if metrics.metrics == LABEL_METRICS and not start.recipe.evaluation.no_repeat_ngram_size:
+        reason = "an answer is always one of the training labels; null: any text"
+        yield Decision("evaluation.constraint", "labels", reason)
     rows = start.rows("test") or start.rows("validation")
     if chosen.need is None or not rows:
         return

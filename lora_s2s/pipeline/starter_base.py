@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from lora_s2s.data.limits import CAPS
 from lora_s2s.data_report import DataReport
-from lora_s2s.errors import ResourceError
+from lora_s2s.errors import ResourceError, UsageError, nearest
 from lora_s2s.hub import is_local
 from lora_s2s.machine import sized
+from lora_s2s.models.known_bases import KNOWN
 from lora_s2s.pipeline.base_choice import (
     Machine,
     Need,
@@ -26,11 +27,11 @@ from lora_s2s.pipeline.file_facts import FileFacts
 from lora_s2s.pipeline.plan_base import PlannedBase
 from lora_s2s.pipeline.plan_data import known_data, token_counts
 from lora_s2s.pipeline.planned import Rows
-from lora_s2s.recipe.bases import Base, Traits, family_for, known_base, sizes_of
+from lora_s2s.recipe.bases import BUNDLED, Base, Traits, family_for, known_base, sizes_of
 from lora_s2s.recipe.defaults import Facts, Lengths
 from lora_s2s.recipe.languages import NLLB_CODES, language_code
 from lora_s2s.recipe.schema import Recipe
-from lora_s2s.recipe.written import Ask, Decision
+from lora_s2s.recipe.written import Ask, Decision, asked
 
 Counts = npt.NDArray[np.int64]
 ANSWERED = "your answer"
@@ -129,9 +130,24 @@ def choose_base(start: Starting, traits: Traits, evidence: str, ask: Ask | None)
     note = f"; {base.note}" if base.note else ""
     name, reason = base.name, f"{rule.reason} ({evidence}). {base.name} is {size}{note}"
     if ask is not None:
-        answer = ask(f"Base model ({rule.reason})", name)
+        answer = asked(ask, f"Base model ({rule.reason})", name, _named_base)
         name, reason = (answer, reason) if answer == name else (answer, ANSWERED)
     return _chosen(start, traits, name, reason)
+
+
+def plain_words(answer: str) -> str:
+    """An instruction before each input."""
+    if set("{}") & set(answer):
+        raise UsageError("expected plain words before each input, without { and }")
+    return answer.strip()
+
+
+def _named_base(answer: str) -> str:
+    """A base that is here, known, or a name of the hub."""
+    names = [*KNOWN, BUNDLED.name]
+    if not (answer in names or "/" in answer or is_local(answer, None)):
+        raise UsageError(f"no base '{answer}'{nearest(answer, names)}: a hub id, a folder or demo")
+    return answer
 
 
 def _weighed(start: Starting, base: Base) -> Weighed:

@@ -5,20 +5,31 @@ with a name or a file is reported before torch loads.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lora_s2s.console import say
+from lora_s2s.console import plain, say
 from lora_s2s.data.columns import role_warnings
-from lora_s2s.errors import DataError, UsageError, quoted
+from lora_s2s.errors import DataError, RecipeError, UsageError, again, quoted
 from lora_s2s.examples.suggested import settings_named
 from lora_s2s.outputs import check_writable
 from lora_s2s.pipeline.file_facts import FileFacts, look_at
-from lora_s2s.pipeline.recipes import starter_name
-from lora_s2s.recipe.layers import Overrides
+from lora_s2s.pipeline.recipes import chosen_recipe, starter_name
+from lora_s2s.readers.origins import local_path
+from lora_s2s.recipe.layers import Overrides, overridden_keys
 from lora_s2s.recipe.load import recipe_from_settings
 from lora_s2s.recipe.schema import Recipe
-from lora_s2s.recipe.written import Ask, untouched_writer
+from lora_s2s.recipe.written import (
+    Ask,
+    asked,
+    given_settings,
+    setting_words,
+    untouched_writer,
+    words_given,
+)
+
+_FORM = "SOURCE > TARGET (several sources: A, B > TARGET)"
 
 
 @dataclass(frozen=True)
@@ -31,7 +42,8 @@ class Wishes:
         gpu_memory: of the GPU that will train, such as ``8GB``; by default this machine trains.
         overwrite: replace a file even if it was edited.
         ask: asks at most four questions; None: nobody is there to answer.
-        kept: keys and values that the user gave for an earlier recipe of the same data.
+        kept: keys and values that the user gave for an earlier recipe of the same data; None: those
+            of the file, which :func:`look` reads.
     """
 
     data: Sequence[str]
@@ -40,7 +52,7 @@ class Wishes:
     gpu_memory: str | None = None
     overwrite: bool = False
     ask: Ask | None = None
-    kept: Mapping[str, object] = field(default_factory=dict)
+    kept: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True)
@@ -71,26 +83,84 @@ def look(wishes: Wishes) -> Looked:
 
     Raises:
         DataError: the files cannot be used.
-        UsageError: the recipe's file exists and was edited, or a setting is wrong.
+        UsageError: the recipe's file exists and was edited or is of other data, or a setting is
+            wrong.
     """
     if not wishes.data:
         raise UsageError("expected a file of training data", hint="lora-s2s init --data my.csv")
     name = wishes.out.stem if wishes.out else starter_name(wishes.data[0])
     path = wishes.out or Path(f"{name}.yaml")
-    _check_free(path, wishes.overwrite)
+    _check_free(path, wishes)
+    if wishes.kept is None:
+        there = path.exists() and not wishes.overwrite
+        kept = kept_settings(path, wishes.data[0], wishes.sets) if there else {}
+        wishes = replace(wishes, kept=kept)
     words, facts = _looked_at(name, wishes)
     return Looked(wishes, name, path, words, facts)
 
 
-def _check_free(path: Path, overwrite: bool) -> None:
+def _check_free(path: Path, wishes: Wishes) -> None:
     if path.suffix not in (".yaml", ".yml"):
         raise UsageError(f"a recipe ends in .yaml: {path}", hint=f"--out {path}.yaml")
-    if path.exists() and not (overwrite or untouched_writer(path)):
+    if path.exists() and not (wishes.overwrite or untouched_writer(path)):
         raise UsageError(
             f"{path} exists and is not as init wrote it",
-            hint=f"train by it: lora-s2s train {quoted(path)}; or write another: --out FILE.yaml",
+            hint=f"train by it: lora-s2s train {quoted(path)}; or write another: --out FILE.yaml; "
+            f"or replace it: {again('--overwrite')}{words_given(path, wishes.sets)}",
         )
     check_writable(path.absolute().parent)
+
+
+def kept_settings(path: Path, name: str, sets: Overrides) -> dict[str, object]:
+    """What the user gave for a recipe that nobody edited, but for what is given now and what does
+    not go with it.
+
+    Raises:
+        UsageError: the recipe is of other data.
+    """
+    with suppress(RecipeError):  # of another version, or another word now
+        existing_recipe(path, name, sets)
+    given = given_settings(path, sets)
+    kept: dict[str, object] = {}
+    for key, value in given.items():
+        try:
+            given_recipe(name, [name], {**kept, key: value}, sets)
+        except RecipeError:
+            continue
+        kept[key] = value
+    line = f"{path} was not edited: decided anew"
+    if kept:
+        anew = f"lora-s2s init {quoted(name)} --out {quoted(path)} --overwrite"
+        line += f", but for what you gave before ({_listed(kept)}; to drop it: {anew})"
+    if unfit := {key: value for key, value in given.items() if key not in kept}:
+        line += f"; what does not go with it is dropped: {_listed(unfit)}"
+    say(line)
+    return kept
+
+
+def existing_recipe(path: Path, name: str, sets: Overrides) -> Recipe:
+    """The recipe that a data file has.
+
+    Raises:
+        UsageError: it is of other data.
+    """
+    recipe = chosen_recipe(str(path), (), None, sets, command="train")
+    train = recipe.data.train
+    files = [train] if isinstance(train, str) else train
+    place = local_path(name).resolve()
+    named = "data.train" in overridden_keys(sets)
+    if not (named or any(local_path(file).resolve().is_relative_to(place) for file in files)):
+        anew = f"lora-s2s init {quoted(name)}"
+        raise UsageError(
+            f"{path} is a recipe for other data: {', '.join(files)}",
+            hint=f"write one of another name: {anew} --out FILE.yaml; or replace it: {anew} "
+            "--overwrite",
+        )
+    return recipe
+
+
+def _listed(settings: Mapping[str, object]) -> str:
+    return ", ".join(f"{plain(word):.80}" for word in setting_words(settings))
 
 
 def given_recipe(name: str, data: Sequence[str], *words: Overrides) -> Recipe:
@@ -103,39 +173,28 @@ def _looked_at(name: str, wishes: Wishes) -> tuple[Sequence[Overrides], FileFact
     """Reads the files; asks for the columns where nobody can guess them, or several have a usual
     name.
     """
-    words: list[Overrides] = [wishes.kept, wishes.sets]
+    words: list[Overrides] = [wishes.kept or {}, wishes.sets]
+    ask, doubts, guessed = wishes.ask, list[str](), ""
     try:
         facts = look_at(given_recipe(name, wishes.data, *words).data)
-    except DataError as error:
-        columns = None
-        if "column" in error.message:
-            columns = _asked_columns(wishes.ask, [error.message])
-        if columns is None:
-            raise
-    else:
         reading = facts.reading
-        doubts = role_warnings(reading) if reading.source_column else ()
-        guessed = f"{reading.source_column} > {reading.target_column}"
-        columns = _asked_columns(wishes.ask, doubts, guessed)
-        if columns is None:
-            return words, facts
-    words.append(columns)
-    return words, look_at(given_recipe(name, wishes.data, *words).data)
-
-
-def _asked_columns(
-    ask: Ask | None, doubts: Sequence[str], guessed: str = ""
-) -> dict[str, str] | None:
-    """The settings of the columns that the user names; None where nothing is in doubt, nobody
-    answers, or the form is wrong.
-    """
+        if reading.source_column:
+            doubts = role_warnings(reading)
+            guessed = f"{reading.source_column} > {reading.target_column}"
+    except DataError as error:
+        if ask is None or "column" not in error.message:
+            raise
+        doubts = [error.message]
     if ask is None or not doubts:
-        return None
-    form = "SOURCE > TARGET (several sources: A, B > TARGET)"
+        return words, facts
     for line in doubts:
         say(line)
-    for _ in range(2):
-        if columns := settings_named(ask(f"Source and target column, as {form}", guessed)):
-            return columns
-        say(f"expected columns with > between sources and target: {form}")
-    return None
+
+    def named(answer: str) -> tuple[Sequence[Overrides], FileFacts]:
+        columns = settings_named(answer)
+        if columns is None:
+            raise UsageError(f"expected columns with > between sources and target: {_FORM}")
+        answered = [*words, columns]
+        return answered, look_at(given_recipe(name, wishes.data, *answered).data)
+
+    return asked(ask, f"Source and target column, as {_FORM}", guessed, named)

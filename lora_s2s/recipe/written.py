@@ -8,14 +8,16 @@ from __future__ import annotations
 import hashlib
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 
 from lora_s2s import __version__
-from lora_s2s.console import plain
+from lora_s2s.console import plain, say
+from lora_s2s.errors import Error, quoted
 from lora_s2s.recipe.fields import ALTERNATIVES, AUTO
 from lora_s2s.recipe.layers import Overrides, Scalar, overridden_keys, read_layer
 from lora_s2s.recipe.load import TextDumper
@@ -23,7 +25,9 @@ from lora_s2s.recipe.schema import SECTIONS
 
 # Asks a question with a default; returns the answer.
 Ask = Callable[[str, str], str]
+Read = TypeVar("Read")
 SAID = "given by you"
+_ASKED_AGAIN = 2  # times
 _WIDTH = 98
 # Keys of which one, given now, stands for the other.
 _INSTEAD = {
@@ -111,7 +115,7 @@ def given_settings(path: Path, overrides: Overrides) -> dict[str, object]:
     those that overrides replace, and not the name of that run.
     """
     now = overridden_keys(overrides) | {"output.name"}
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     given: dict[str, object] = {}
     for key, entry in read_layer(path).entries.items():
         line = int(entry.where.rpartition(":")[2])
@@ -119,6 +123,34 @@ def given_settings(path: Path, overrides: Overrides) -> dict[str, object]:
             value = entry.value
             given[key] = _text(value) if isinstance(value, Scalar) else [*map(_text, value)]
     return given
+
+
+def setting_words(settings: Mapping[str, object]) -> list[str]:
+    """Settings as the words after ``--set``."""
+    return [
+        f"{key}={value if isinstance(value, str) else Decision(key, value, '').in_yaml}"
+        for key, value in settings.items()
+    ]
+
+
+def words_given(path: Path, overrides: Overrides = ()) -> str:
+    """What :func:`given_settings` returns, as a command line takes it: `` --set lora.r=4``."""
+    words = setting_words(given_settings(path, overrides))
+    return "".join(f" --set {quoted(word)}" for word in words)
+
+
+def asked(ask: Ask, question: str, default: str, read: Callable[[str], Read]) -> Read:
+    """What an answer means; where it means nothing, shows why and asks again.
+
+    Raises:
+        Error: the last answer means nothing either.
+    """
+    for _ in range(_ASKED_AGAIN):
+        try:
+            return read(ask(question, default))
+        except Error as error:
+            say(error.message)
+    return read(ask(question, default))
 
 
 def _text(value: Scalar) -> str | None:

@@ -104,6 +104,7 @@ def test_base_and_metrics_follow_the_data(here: Path, kind: str) -> None:
     recipe = load_recipe(str(written.path))
     assert recipe.model.name.startswith(base)
     assert recipe.evaluation.metrics == metrics
+    assert recipe.evaluation.constraint == ("labels" if kind == "labels" else None)
     assert (recipe.data.source_language == "eng_Latn") == (kind == "nllb")
     assert (recipe.data.format == "conversations") == (kind == "dialogues")
     text = written.path.read_text(encoding="utf-8").splitlines()
@@ -181,6 +182,17 @@ def test_an_edited_recipe_is_kept_and_an_untouched_one_replaced(
     assert "next: lora-s2s train my.yaml\n" in online
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert load_recipe("my.yaml").lora.r == 8
+    kept = invoke("init", "my.csv", "--yes").stderr
+    gave = (
+        "my.yaml was not edited: decided anew, but for what you gave before (lora.r=8; to drop it: "
+    )
+    assert f"{gave}lora-s2s init my.csv --out my.yaml --overwrite)\n" in kept
+    assert load_recipe("my.yaml").lora.r == 8
+    assert lora_s2s.init("my.csv", progress=False).recipe.lora.r == 8
+    write_csv(here / "their.csv")
+    refused = invoke("init", "their.csv", "--out", "my.yaml", code=2).stderr
+    assert "my.yaml is a recipe for other data: my.csv\n" in refused
+    assert "or replace it: lora-s2s init their.csv --overwrite\n" in refused
     path = here / "my.yaml"
     text = path.read_text(encoding="utf-8").replace("r: 8", "r: 9")
     other = text.replace(f"lora-s2s {lora_s2s.__version__}", "lora-s2s 7.0").replace(" r: ", " q: ")
@@ -189,7 +201,9 @@ def test_an_edited_recipe_is_kept_and_an_untouched_one_replaced(
     path.write_text(text, encoding="utf-8")
     refused = invoke("init", "--data", "my.csv", code=2)
     assert "my.yaml exists and is not as init wrote it" in refused.stderr
-    assert "train by it: lora-s2s train my.yaml" in refused.stderr
+    assert "train by it: lora-s2s train my.yaml; " in refused.stderr
+    anew = "lora-s2s init --data my.csv --overwrite --set lora.r=9\n"
+    assert f"or replace it: {anew}" in refused.stderr
     invoke("init", "--data", "my.csv", "--overwrite")
     assert load_recipe("my.yaml").lora.r == 16
 
@@ -226,10 +240,27 @@ def test_at_most_four_questions_are_asked(
     assert "several sources: A, B > TARGET" in asked[0]
     assert (recipe.data.source_column, recipe.data.template) == (None, "{alpha} {beta}")
     answers["Source"], asked[:] = "beta, gamma", []
-    with pytest.raises(DataError, match="cannot guess"):
+    with pytest.raises(UsageError, match="expected columns with > between sources and target"):
         write_recipe(look(Wishes(["my.csv"], ask=ask)))
-    assert [question.split()[0] for question in asked] == ["Source", "Source"]
-    assert "expected columns with > between sources and target" in capsys.readouterr().err
+    assert [question.split()[0] for question in asked] == ["Source", "Source", "Source"]
+    # What means nothing is asked again, with what was wrong.
+    turns = {
+        "Source": ["betta > gamma", "beta > gamma"],
+        "Memory": ["lots", "8GB"],
+        "Instruction": ["Count {x}:", ""],
+        "Base": ["dmeo", "demo"],
+    }
+    capsys.readouterr()
+    write_recipe(look(Wishes(["my.csv"], ask=lambda one, _: turns[one.split()[0]].pop(0))))
+    wrong = capsys.readouterr().err
+    for message in (
+        "(did you mean 'beta'?)",
+        "--gpu-memory is 'lots'",
+        "expected plain words before each input",
+        "no base 'dmeo' (did you mean 'demo'?)",
+    ):
+        assert message in wrong
+    assert not any(turns.values())
 
 
 def test_several_usual_names_for_one_role_are_asked_about_or_reported(
@@ -245,11 +276,15 @@ def test_several_usual_names_for_one_role_are_asked_about_or_reported(
     (here / "my.jsonl").write_text("\n".join(lines), encoding="utf-8")
     result = invoke("init", "my.jsonl", "--yes", "--set", "data.source_column=text")
     took = "warning: took 'label' as the target; it could also be 'category': "
-    assert f"{took}--set data.target_column=category\n" in result.stderr
+    again = "lora-s2s init my.jsonl --yes --set data.source_column=text"
+    assert f"{took}{again} --set data.target_column=category\n" in result.stderr
+    assert "label (the answer to learn: a usual name, as 'category' is)" in result.stderr
     assert result.stderr.count("could also be") == 1
-    other = invoke("init", "my.jsonl", "--yes", "--set", "data.target_column=category")
+    category = ("--set", "data.target_column=category")
+    other = invoke("init", "my.jsonl", "--yes", "--overwrite", *category)
     took_text = "took 'text' as the source; it could also be 'input': "
-    assert f"{took_text}--set data.source_column=input\n" in other.stderr
+    again = "lora-s2s init my.jsonl --yes --set data.target_column=category"  # --overwrite: once
+    assert f"{took_text}{again} --set data.source_column=input\n" in other.stderr
     assert "as the target" not in other.stderr
     answers = {"Source": "text > category", "Memory": "8GB", "Instruction": "", "Base": "demo"}
     asked: list[tuple[str, str]] = []
@@ -258,16 +293,16 @@ def test_several_usual_names_for_one_role_are_asked_about_or_reported(
         asked.append((question.split()[0], default))
         return answers[question.split()[0]]
 
-    written = write_recipe(look(Wishes(["my.jsonl"], ask=ask)))
+    written = write_recipe(look(Wishes(["my.jsonl"], ask=ask, overwrite=True)))
     assert asked[0] == ("Source", "text > label")
     assert [question for question, _ in asked] == [*answers]
     assert chosen(written, "data.target_column") == ("category", "your answer")
     answers["Source"] = "category"
     capsys.readouterr()
-    written = write_recipe(look(Wishes(["my.jsonl"], ask=ask)))
-    assert chosen(written, "data.target_column")[0] == "label"
+    with pytest.raises(UsageError, match="expected columns with >"):
+        look(Wishes(["my.jsonl"], ask=ask))
     assert "expected columns with >" in (shown := capsys.readouterr().err)
-    assert f"{took}--set" in shown
+    assert f"{took.removeprefix('warning: ')}--set" in shown
 
 
 @pytest.mark.parametrize("columns", ["text,label", "ticket,kind"])
@@ -381,6 +416,10 @@ def test_train_on_a_file_alone_writes_its_recipe_first(
     assert json.loads(result.stdout)["steps"] == 2
     before, _, after = result.stderr.partition("first training step after ")
     assert "\n2 steps; the first also checks the forward pass\n" in before
+    assert "\nlearned: 'answer' from 'question'; why, and what else was chosen: my.yaml\n" in after
+    whole = f"lora-s2s train my.csv {' '.join([*words[:2], *words[4:]])} --json --overwrite --set "
+    whole = f"\nfor the whole run, without training.max_steps=2: {whole}training.max_steps=null\n"
+    assert whole in after
     assert after
     deciding, training = result.stderr.split("wrote my.yaml")
     # Each stage says once what was dropped, and its progress what it is for.
@@ -471,8 +510,8 @@ def test_train_on_a_file_replaces_only_what_it_wrote_itself(here: Path, invoke: 
     assert kept["output"]["name"] == "my"
     assert (
         "my.yaml was not edited: decided anew, but for what you gave before (model.name=demo, data."
-        "template=null, evaluation.metrics=['rougeL']; delete the file to drop it); to train by it "
-        "as it is: lora-s2s train my.yaml\n"
+        "template=null, evaluation.metrics=[rougeL]; to drop it: lora-s2s init my.csv --out "
+        "my.yaml --overwrite)\n"
     ) in result.stderr
     assert "  model.name: demo (given by you)\n" in result.stderr
     assert path.read_text(encoding="utf-8") == commented
@@ -487,8 +526,14 @@ def test_train_on_a_file_replaces_only_what_it_wrote_itself(here: Path, invoke: 
             path.write_text(made, encoding="utf-8")
         used = invoke(*dry, "--json")
         assert json.loads(used.stdout)["recipe"]["lora"]["r"] == 4
-        why = "edited by hand" if made else "init wrote it"
-        line = f"my.yaml is used as it is ({why}); to decide anew: lora-s2s init my.csv --overwrite"
+        why, anew = "init wrote it", ""
+        if made:  # what was given would be lost with the edit
+            why, anew = (
+                "edited by hand",
+                " --overwrite --set model.name=demo --set data.template=null",
+            )
+            anew += " --set training.max_steps=3 --set 'evaluation.metrics=[rougeL]'"
+        line = f"my.yaml is used as it is ({why}); to decide anew: lora-s2s init my.csv{anew}\n"
         assert line in used.stderr
         assert line[:21] in invoke("train", str(here / "my.csv"), *dry[2:]).stderr
     (here / "other").mkdir()
@@ -526,7 +571,7 @@ def test_what_was_given_before_goes_with_what_is_given_now(
     for key, value in kept.items():
         section, name = key.split(".")
         assert recipe[section][name] == value
-    dropped = "what does not go with it is dropped: training.batch_size=8; to train"
+    dropped = "what does not go with it is dropped: training.batch_size=8\n"
     assert (dropped in result.stderr) == before.endswith("size=8")
 
 
