@@ -19,6 +19,8 @@ from lora_s2s.models.host_memory import return_memory
 from lora_s2s.models.quantized import fill, is_quantized
 from lora_s2s.models.weights import finite_weight, opened
 
+_LARGE = 1 << 20  # bytes of a weight after which memory is worth returning
+
 
 def put_weights(
     model: PreTrainedModel, files: Sequence[Path], names: Mapping[str, str], device: torch.device
@@ -37,8 +39,10 @@ def put_weights(
             with opened(path) as tensors:
                 for name in tensors.keys():  # noqa: SIM118  (a reader, not a dict)
                     if name in names:
-                        _place(model, names[name], tensors.get_tensor(name).to(device), path)
-                        return_memory()
+                        weight = tensors.get_tensor(name).to(device)
+                        _place(model, names[name], weight, path)
+                        if weight.nbytes >= _LARGE:
+                            return_memory()
                         done += 1
                         line.update({}, done=done, total=len(names))
     _tie(model)

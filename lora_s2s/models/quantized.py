@@ -17,6 +17,7 @@ from typing import Any, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from lora_s2s.errors import DataError, SetupError, UsageError, nearest
@@ -33,6 +34,20 @@ Layer: TypeAlias = Any
 
 # On import it logs that a faster CPU kernel could be downloaded; peft imports it too.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+_INITIALISERS = frozenset(
+    function for name, function in vars(nn.init).items() if name[0] != "_" and name[-1] == "_"
+)
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves new weights as they are, in this thread: those on the meta device have no values."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return None if func in _INITIALISERS else func(*args, **(kwargs or {}))
 
 
 def skeleton(
@@ -63,7 +78,7 @@ def skeleton(
     # Attention scores that are capped (T5Gemma) or local (LongT5) have no fused kernel.
     attention = "sdpa" if family.model_class._supports_sdpa else "eager"
     try:
-        with torch.device("meta"):
+        with _Uninitialised(), torch.device("meta"):
             model = family.model_class._from_config(
                 config, dtype=dtype, attn_implementation=attention
             )

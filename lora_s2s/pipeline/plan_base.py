@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -107,9 +108,15 @@ def planned_base(section: ModelSection) -> PlannedBase:
     """
     with only_cache():
         local = is_local(section.name, section.revision)
-    known = None if local else known_settings(section.name)
-    settings = known or read_config(section.name, section.revision)
+    if not local and known_settings(section.name) is not None:
+        return _known_base(section.name)
+    settings = read_config(section.name, section.revision)
     return base_of(section.name, settings, own_head=_own_head(section.name) if local else None)
+
+
+@cache
+def _known_base(name: str) -> PlannedBase:
+    return base_of(name, known_settings(name) or {})
 
 
 def base_of(

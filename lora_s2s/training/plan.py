@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -58,7 +58,11 @@ class StepPlan:
         self._settings = settings
         # Two, since the next epoch's batches are prefetched before this epoch ends.
         self.steps = lru_cache(maxsize=2)(self._steps)
-        self.total_steps = settings.max_steps or self._steps_in(settings.epochs)
+
+    @cached_property
+    def total_steps(self) -> int:
+        """The number of optimizer steps of all epochs."""
+        return self._settings.max_steps or self._steps_in(self._settings.epochs)
 
     def report_long_rows(self) -> None:
         """Reports how many rows are longer than ``tokens_per_batch``; they need more memory."""

@@ -310,7 +310,7 @@ texts = st.text(min_size=1, max_size=12).filter(
 roles = st.sampled_from(["human", "gpt", "system", "tool", "user", "Assistant"])
 
 
-@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(roles, texts), min_size=1, max_size=9), st.integers(0, 40))
 def test_any_conversation(turns: list[tuple[str, str]], words: int) -> None:
     shape = FORMATS["conversations"]

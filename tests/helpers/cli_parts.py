@@ -7,10 +7,13 @@ from __future__ import annotations
 import csv
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.testing
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from lora_s2s.cli import app
@@ -18,6 +21,9 @@ from lora_s2s.demo.task import examples
 from lora_s2s.hub import DEMO_BASE
 
 Invoke = Callable[..., Any]
+
+# Typer reads every command's signature anew for each call, which takes most of many a test.
+vars(typer.testing)["_get_command"] = cache(get_command)
 
 
 @pytest.fixture

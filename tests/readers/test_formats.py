@@ -30,7 +30,7 @@ from lora_s2s.readers.rows import Rejected, Row
 
 Write = Callable[[str, str], str]
 many = settings(
-    max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck), database=None
+    max_examples=500, deadline=None, suppress_health_check=list(HealthCheck), database=None
 )
 
 

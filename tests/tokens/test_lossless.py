@@ -29,7 +29,7 @@ from lora_s2s.tokens.lossless import (
 from lora_s2s.tokens.special_tokens import special_token_templates
 
 ROWS, UNKNOWN, END = 2560, 2, 1
-many = settings(max_examples=2000, deadline=None)
+many = settings(max_examples=500, deadline=None)
 # Characters a dataset might have: unknown to the vocabulary, changed by it, a combining mark, the
 # word mark itself.
 COUNTS = {
@@ -388,7 +388,7 @@ def test_a_text_of_rare_characters_and_signs_comes_back(
     assert encode_texts([text], marked_loaded) == [ids]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(ids=st.lists(st.integers(0, ROWS - 1), max_size=12))
 def test_no_answer_of_the_model_shows_a_stand_in_or_fails(
     ids: list[int], marked_loaded: Any

@@ -107,7 +107,7 @@ def again(encoder: FastEncoder) -> FastEncoder:
     return FastEncoder(encoder._pipeline, encoder._spelled)
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(texts=st.lists(TEXTS, max_size=3))
 @example(texts=["the……"])  # six dots: the scores' last digit decides how they are cut
 def test_words_give_the_ids_of_the_whole_text(texts: list[str], encoders: Encoders) -> None:
