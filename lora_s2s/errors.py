@@ -174,26 +174,37 @@ _OF_THIS_START = {
     "--overwrite": {"train", "init", "push"},
 }
 
+_TAKE_SETTINGS = {"train", "init", "prepare", "plan", "sweep", "eval", "predict"}
 
-def again(option: str = "--resume", setting: str = "") -> str:
+
+def again(option: str = "--resume", *settings: str) -> str:
     """The command line of this process, ready to paste, with an option where the command takes it,
-    and perhaps a setting; from Python, the call.
+    and settings; from Python, the call.
 
-    >>> again("--resume-anyway"), again(setting="training.seed=2")
+    >>> again("--resume-anyway"), again("--resume", "training.seed=2")
     ('the same call with resume_anyway=True', 'the same call with resume=True and training.seed=2')
     """
     words = [quoted(word) for word in COMMAND_LINE.get() if word not in _OF_THIS_START]
     if not words:
-        flag = f"{option[2:].replace('-', '_')}=True" * bool(option)
-        also = " and ".join(filter(None, (flag, setting)))
+        flag = [f"{option[2:].replace('-', '_')}=True"] * bool(option)
+        also = " and ".join([*flag, *settings])
         return f"the same call{f' with {also}' if also else ''}"
-    if option and _OF_THIS_START.get(option, set()).isdisjoint(words):
-        return f"lora-s2s {' '.join(words)}"
-    if setting:
-        option = f"{option} --set {quoted(setting)}".strip()
-    if "RANK" in os.environ:
+    options = [] if _OF_THIS_START.get(option, set()).isdisjoint(words) else [option]
+    options += [f"--set {quoted(setting)}" for setting in settings]
+    if options and "RANK" in os.environ:
         if not os.environ.get("TORCHELASTIC_RUN_ID", "").startswith(OWN_LAUNCH):
-            return f"the same command with {option}"
-        option += f" --processes {os.environ['WORLD_SIZE']}"
-    words.insert(words.index("--") if "--" in words else len(words), option)
-    return f"lora-s2s {' '.join(words)}"
+            return f"the same command with {' '.join(options)}"
+        options.append(f"--processes {os.environ['WORLD_SIZE']}")
+    place = words.index("--") if "--" in words else len(words)
+    return " ".join(["lora-s2s", *words[:place], *options, *words[place:]])
+
+
+def with_settings(*settings: str) -> str:
+    """The command line of this process with settings, where it takes them; else these alone.
+
+    >>> with_settings("data.encoding=cp1252", "data.template={a} {b}")
+    "--set data.encoding=cp1252 --set 'data.template={a} {b}'"
+    """
+    if _TAKE_SETTINGS.isdisjoint(COMMAND_LINE.get()[:1]):
+        return " ".join(f"--set {quoted(setting)}" for setting in settings)
+    return again("", *settings)

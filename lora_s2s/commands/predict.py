@@ -129,8 +129,8 @@ def predict(
         from lora_s2s.pipeline.launch import in_processes
 
         raise typer.Exit(in_processes(processes, context.obj, saving=False))
-    parallel = recipe.data.format == "parallel"
-    inputs = None if interactive else read_inputs(words, file, parallel=parallel)
+    parallel, encoding = recipe.data.format == "parallel", recipe.data.encoding
+    inputs = None if interactive else read_inputs(words, file, parallel=parallel, encoding=encoding)
     if inputs:
         check_texts(model, inputs)
         _check_file(output, inputs, resume=resume)

@@ -26,7 +26,7 @@ from lora_s2s.records import PreparedManifest
 from lora_s2s.tokens.loading import LANGUAGES, languages_of, tokenizer_hash
 
 _PACKAGES = ("readers", "examples", "tokens", "data")
-_ROW_KEYS = ("format", "source_column", "target_column", "template")
+_ROW_KEYS = ("format", "encoding", "source_column", "target_column", "template")
 _LENGTH_KEYS = ("max_source_tokens", "max_target_tokens", "truncate_source", "long_targets")
 
 

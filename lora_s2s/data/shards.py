@@ -52,7 +52,7 @@ _PARTS = {
     "data": "the data files",
     "tokenizer": "the tokenizer",
     "function": "the function in data.format",
-    "settings": "data.format, a column, the template or a language",
+    "settings": "data.format, data.encoding, a column, the template or a language",
     "split": "training.seed or --strict",
 }
 

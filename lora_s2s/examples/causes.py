@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lora_s2s.data_report import listed
 from lora_s2s.errors import DataError
-from lora_s2s.readers.encodings import conversion_hint
+from lora_s2s.readers.encodings import WrongEncoding, guess_of
 from lora_s2s.readers.rows import Rejected, Skipped
 
 _PLACES = 3
@@ -55,6 +55,8 @@ class Causes:
         total = self.faults + good
         if self.faults / max(1, total) <= most:
             return None
+        if error := self.wrong_encoding(f"{self.faults:,} of {total:,} rows cannot be read"):
+            return error
         hint = self.hint(others_are_right=good > 0) or "fix them"
         allowed = enough(self.faults, total)
         if allowed <= MOST_SUGGESTED:
@@ -65,6 +67,14 @@ class Causes:
             hint=hint,
             where=self.places(),
         )
+
+    def wrong_encoding(self, what: str) -> WrongEncoding | None:
+        """The error for lines that are not in the data's encoding; None without any."""
+        for kind in self.reasons:
+            if kind.startswith("invalid "):
+                first = self._first[kind][0]
+                return WrongEncoding(first.file, first.reason, what, self.places())
+        return None
 
     def listed(self) -> str:
         """The most frequent reasons with their counts: ``3 × empty target, 1 × invalid UTF-8``."""
@@ -157,7 +167,7 @@ _NO_SOURCE, _NO_TARGET = r"(missing|empty).*source", r"(missing|empty).*target"
 _NO_JSON = r"^not valid JSON|^not a JSON object|^nested too deeply"
 # Patterns of the reason, tried in this order, with the hint or a function that returns it.
 _HINTS: dict[str, str | Callable[[Rejected], str]] = {
-    r"^invalid UTF-8": lambda item: conversion_hint(Path(item.file)),
+    r"^invalid \S+: byte": lambda item: guess_of(item.file).hint,
     r"not valid Unicode": "write the text as UTF-8 again: it contains half of a surrogate pair",
     r"^broken quoting": _quoting,
     r"^more fields": "quote cells that contain the delimiter, or use another delimiter",

@@ -86,7 +86,11 @@ class Examples:
         for origins in self._groups:
             for origin in origins:
                 with suppress(DataError):  # a file of a folder that is omitted
-                    self._begun(origin, Parsing(self._columns), any_two=len(origins) == 1)
+                    self._begun(
+                        origin,
+                        Parsing(self._columns, self._data.encoding),
+                        any_two=len(origins) == 1,
+                    )
         return self.reading
 
     def __iter__(self) -> Iterator[Example | Rejected]:
@@ -112,6 +116,8 @@ class Examples:
         if not listed:
             hint = "give a file with a header or keys, and rows"
             return DataError(f"{name} is empty: no row in it", hint=hint)
+        if error := causes.wrong_encoding(f"none of {causes.faults:,} rows can be used"):
+            return error
         message = f"no row of {name} has a usable source and target: {listed}"
         return DataError(message, hint=causes.hint(), where=causes.places())
 
@@ -119,7 +125,7 @@ class Examples:
         refused: DataError | None = None
         usable = False
         for origin in origins:
-            parsing = Parsing(self._columns)
+            parsing = Parsing(self._columns, self._data.encoding)
             try:
                 items, rows, reading = self._begun(origin, parsing, any_two=len(origins) == 1)
             except DataError as error:
@@ -131,7 +137,8 @@ class Examples:
             usable = usable or reading is not None
             only = None
             if reading is not None and self._split != TRAIN:
-                only = self._split if _divided(origin, reading, rows, self._split) else None
+                divided = _divided(origin, reading, rows, self._split, parsing)
+                only = self._split if divided else None
             task = self._data.task_column
             yield from _converted(self._blocks.owned(items), reading, origin, only, task)
         if refused is not None and not usable:
@@ -206,11 +213,13 @@ def _about_header(error: DataError, parsing: Parsing) -> DataError:
     return error
 
 
-def _divided(origin: Origin, reading: Reading, rows: Sequence[Row], split: str) -> bool:
+def _divided(
+    origin: Origin, reading: Reading, rows: Sequence[Row], split: str, parsing: Parsing
+) -> bool:
     """Whether a table marks rows as belonging to this split."""
     if reading.split_column is None and not any(row.split for row in rows):
         return False
-    others = (item for item in origin.rows() if isinstance(item, Row))
+    others = (item for item in origin.rows(parsing) if isinstance(item, Row))
     return any(_mark(row, reading.split_column) == split for row in itertools.chain(rows, others))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-from lora_s2s.errors import quoted
+from lora_s2s.errors import quoted, with_settings
 from lora_s2s.readers.names import (
     KNOWN,
     ROW_NUMBERS,
@@ -51,7 +51,9 @@ def may_replace(name: str, column: str, role: str, records: Sequence[Fields]) ->
     if normalised(name) not in usual or values == guessed or len(set(values)) == 1:
         return False
     if role == "source":
-        return _is_joined(name, records)
+        # Where a text came from, such as web or email, recurs.
+        recurs = len(set(values)) <= _RECURRING * len(set(guessed))
+        return _is_joined(name, records) and not recurs
     # What may be a property of a text replaces labels only.
     recur = all(2 * len(set(one)) <= len(records) for one in (values, guessed))
     return recur or normalised(name) not in _PROPERTIES
@@ -76,7 +78,10 @@ def hint_on_columns(
     target = target or next(iter(possible), None)
     if source is None or target is None:
         return _NAMES
-    return f"name both: {_sets(f'data.source_column={source}', f'data.target_column={target}')}"
+    command = with_settings(f"data.source_column={source}", f"data.target_column={target}")
+    template = joined_template([name for name in texts if name not in (source, target)][:1])
+    join = template and f"; or join: --set {quoted(f'data.template={{{source}}} {template}')}"
+    return f"name both: {command}{join or ''}"
 
 
 def joined_source(
@@ -102,7 +107,7 @@ def _joined(target: str, others: Sequence[str]) -> str | None:
     template = joined_template(others)
     if template is None or not 2 <= len(others) <= _MOST_JOINED:
         return None
-    return _sets(f"data.target_column={target}", f"data.template={template}")
+    return with_settings(f"data.target_column={target}", f"data.template={template}")
 
 
 def joined_template(columns: Sequence[str]) -> str | None:
@@ -122,10 +127,6 @@ def settings_named(answer: str) -> dict[str, str] | None:
         return None
     key, value = ("source_column", source) if len(sources) == 1 else ("template", template or "")
     return {f"data.{key}": value, "data.target_column": target}
-
-
-def _sets(*words: str) -> str:
-    return " ".join(f"--set {quoted(word)}" for word in words)
 
 
 def _may_be_target(name: str) -> bool:

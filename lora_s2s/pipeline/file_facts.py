@@ -7,7 +7,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lora_s2s.console import ProgressLine
@@ -21,6 +21,7 @@ from lora_s2s.examples.read import Examples
 from lora_s2s.examples.reading import Reading
 from lora_s2s.examples.shapes import DIALOGUES
 from lora_s2s.readers.choose import READERS, ending
+from lora_s2s.readers.encodings import Guess, WrongEncoding
 from lora_s2s.readers.names import SPLIT_NAMES
 from lora_s2s.recipe.bases import Traits
 from lora_s2s.recipe.languages import language_of_texts
@@ -45,6 +46,7 @@ class FileFacts:
         rejected: records without one, each with its reason.
         sources, targets: a seeded sample of them, in pairs.
         others: files of the same folder for ``validation`` and ``test``, with their rows.
+        encoding: what the files look like, if they are not UTF-8 and the user named none.
     """
 
     train: str | list[str]
@@ -54,6 +56,7 @@ class FileFacts:
     sources: Sequence[str] = field(repr=False)
     targets: Sequence[str] = field(repr=False)
     others: Mapping[str, tuple[str | list[str], int]]
+    encoding: Guess | None = None
 
     @property
     def languages(self) -> tuple[str, str] | None:
@@ -137,15 +140,31 @@ def _share(texts: Sequence[str], holds: Callable[[str], bool]) -> float:
 
 
 def look_at(data: DataSection, *, seed: int = 0) -> FileFacts:
-    """Reads a recipe's training data once, and finds the files of its other splits.
+    """Reads a recipe's training data, and finds the files of its other splits.
+
+    Files that are clearly in another encoding are read in that, if the user named none.
 
     Raises:
         DataError: the columns cannot be guessed, too many rows are unusable for other reasons than
             an empty cell, or there are too few to hold any out.
     """
+    try:
+        return _facts(data, seed)
+    except WrongEncoding as error:
+        guess = error.guess
+        if not guess.sure or "encoding" in data.model_fields_set:
+            raise
+    facts = _facts(data.model_copy(update={"encoding": guess.encoding}), seed)
+    return replace(facts, encoding=guess)
+
+
+def _facts(data: DataSection, seed: int) -> FileFacts:
     given, data = data, with_split_files(data)
     examples = Examples(data, seed=seed)
     rows, rejected, sample = _sampled(examples, seed)
+    other = None if "encoding" in data.model_fields_set else rejected.wrong_encoding("")
+    if other and other.guess.sure:  # however few rows that is
+        raise other
     error = rejected.too_many(rows, data.max_rejected)
     if error and not rejected.only_empty:
         raise error

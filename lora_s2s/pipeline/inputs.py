@@ -22,8 +22,8 @@ from lora_s2s.outputs import appears_whole
 from lora_s2s.readers.choose import SPREADSHEETS, ending, is_lines
 from lora_s2s.readers.encodings import checked_lines, guess_encoding
 from lora_s2s.readers.origins import find_origins, reading
-from lora_s2s.readers.rows import Row
-from lora_s2s.readers.streams import COMPRESSED, head_of
+from lora_s2s.readers.rows import Parsing, Row
+from lora_s2s.readers.streams import COMPRESSED, UTF8, head_of
 from lora_s2s.readers.tables import delimiter_of
 from lora_s2s.records import ModelManifest, has_manifest
 
@@ -96,12 +96,15 @@ def _columns(placed: Iterable[Placed]) -> tuple[int, list[str]]:
     return count, list(names)
 
 
-def read_inputs(texts: Sequence[str], file: str | None, *, parallel: bool = False) -> Inputs:
+def read_inputs(
+    texts: Sequence[str], file: str | None, *, parallel: bool = False, encoding: str = UTF8
+) -> Inputs:
     """Reads the texts of the command line (``-`` is stdin, a line each), or a file.
 
     Args:
         parallel: the model was trained on two columns without a header, which is what a ``.tsv``
             then holds here too.
+        encoding: of a file that is not UTF-8.
 
     The file ``-`` is stdin too: rows where its first line is a JSON object, else a text in each
     line.
@@ -116,7 +119,7 @@ def read_inputs(texts: Sequence[str], file: str | None, *, parallel: bool = Fals
             hint='lora-s2s predict adapters/demo "a table for four on friday"',
         )
     if file and file != STDIN:
-        inputs = _file_inputs(Path(file).expanduser(), parallel=parallel)
+        inputs = _file_inputs(Path(file).expanduser(), parallel, encoding)
     elif file and (lines := _stdin_lines()) and lines[0].lstrip().startswith("{"):
         places = [f"stdin:{number}" for number in range(1, len(lines) + 1)]
         rows = [_json_row(line, place) for line, place in zip(lines, places, strict=True)]
@@ -134,9 +137,9 @@ def read_inputs(texts: Sequence[str], file: str | None, *, parallel: bool = Fals
     return inputs
 
 
-def _file_inputs(path: Path, *, parallel: bool) -> Inputs:
+def _file_inputs(path: Path, parallel: bool, encoding: str) -> Inputs:
     def opened() -> Iterator[Placed]:
-        return _file_items(path, parallel=parallel)
+        return _file_items(path, parallel, encoding)
 
     count, columns = _columns(opened())
     table = _table(path, parallel=parallel) if columns else None
@@ -247,7 +250,9 @@ def _stdin_lines() -> list[str]:
             line.rstrip("\n") for line in io.StringIO(content.decode("utf-8-sig"), newline=None)
         ]
     except UnicodeDecodeError as error:
-        hint = f"convert it before: iconv -f {guess_encoding(content).upper()} -t UTF-8 FILE | …"
+        hint = (
+            f"convert it before (iconv -f {guess_encoding(content)[0]} -t UTF-8), or --input FILE"
+        )
         raise DataError(f"stdin is not UTF-8 text (byte {error.start})", hint=hint) from error
 
 
@@ -264,23 +269,23 @@ def _object(row: object, place: str) -> dict[str, Any]:
     return row
 
 
-def _file_items(path: Path, *, parallel: bool) -> Iterator[Placed]:
+def _file_items(path: Path, parallel: bool, encoding: str) -> Iterator[Placed]:
     # Of what is no file, find_origins tells what it is, or finds the files in it.
     kind = ending(path) if path.is_file() else ""
     with reading(path):
         if kind in _LINES or (path.is_file() and is_lines(path, parallel=parallel)):
-            lines = enumerate(checked_lines(path), start=1)
+            lines = enumerate(checked_lines(path, encoding), start=1)
             yield from ((line, f"{path}:{number}") for number, line in lines)
         elif kind in JSON_LINES:
             # Not the reader for training data: what was a number stays one on its way through.
-            rows = (line for line in checked_lines(path) if line.strip())
+            rows = (line for line in checked_lines(path, encoding) if line.strip())
             for place, line in (
                 (f"{path}, row {number}", line) for number, line in enumerate(rows, start=1)
             ):
                 yield _json_row(line, place), place
         else:
             for origin in find_origins(str(path), parallel=parallel):
-                for item in origin.rows():
+                for item in origin.rows(Parsing(encoding=encoding)):
                     if not isinstance(item, Row):
                         where = f"{path}:{item.line}"
                         raise DataError(item.reason, hint=hint_for(item), where=where)

@@ -91,6 +91,9 @@ def _files(start: Starting) -> Iterator[Decision]:
     if start.report is not None:
         reason += f": {sizes(start.report)}{dropped(start.report)}"
     yield Decision("data.train", facts.train, reason)
+    if facts.encoding is not None:
+        reason = f"the file is not UTF-8: {facts.encoding.evidence}"
+        yield Decision("data.encoding", facts.encoding.encoding, reason)
     for split, (name, rows) in facts.others.items():
         yield Decision(f"data.{split}", name, f"of the same folder, read alike: {rows:,} examples")
 

@@ -22,7 +22,7 @@ from lora_s2s.errors import DataError
 from lora_s2s.readers import streams
 from lora_s2s.readers.names import SPLIT_OF
 from lora_s2s.readers.rows import Item, Items, Parsing, Rejected, Row
-from lora_s2s.readers.streams import blocks, excerpt, head_of, text_lines, utf8
+from lora_s2s.readers.streams import excerpt, head_of, text_lines, utf8
 
 _SPACE = re.compile(r"[ \t\r\n\ufeff]*")
 _LISTS_ON_LINES = re.compile(r"\][ \t]*[\r\n]\s*\[")
@@ -100,11 +100,11 @@ def _record(path: Path, line: int, value: Any, text: str) -> Item:
     return Rejected(str(path), line, reason, excerpt(text))
 
 
-def read_jsonl(path: Path, _: Parsing) -> Items:
+def read_jsonl(path: Path, parsing: Parsing) -> Items:
     """Yields the object on each line (or of one array, under the wrong name); a line that is not
     one is rejected.
     """
-    return _array_rows(path) if _is_array(head_of(path)) else _line_rows(path)
+    return (_array_rows if _is_array(head_of(path)) else _line_rows)(path, parsing)
 
 
 def read_json(path: Path, parsing: Parsing) -> Items:
@@ -120,9 +120,9 @@ def read_json(path: Path, parsing: Parsing) -> Items:
     """
     head = head_of(path)
     if _is_array(head):
-        return _array_rows(path)
+        return _array_rows(path, parsing)
     if not head.lstrip().startswith("{") or _OBJECTS_ON_LINES.match(head):
-        return _line_rows(path)
+        return _line_rows(path, parsing)
     return _object_rows(path, parsing)
 
 
@@ -130,8 +130,8 @@ def _is_array(head: str) -> bool:
     return head.lstrip().startswith("[") and not _LISTS_ON_LINES.search(head)
 
 
-def _line_rows(path: Path) -> Items:
-    for number, line in enumerate(text_lines(path), start=1):
+def _line_rows(path: Path, parsing: Parsing) -> Items:
+    for number, line in enumerate(text_lines(path, parsing.encoding), start=1):
         text, reason = line.strip(), getattr(line, "reason", "")
         if text and not reason:
             try:
@@ -151,9 +151,9 @@ def _line_rows(path: Path) -> Items:
 class _Document:
     """A JSON text of any length, of which only the value being read is in memory."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._content = codecs.iterdecode(utf8(blocks(path)), "utf-8", "surrogateescape")
+    def __init__(self, path: Path, parsing: Parsing) -> None:
+        self.path, self._encoding = path, parsing.encoding
+        self._content = codecs.iterdecode(utf8(path, parsing.encoding), "utf-8", "surrogateescape")
         self._text, self._at, self._ended = "", 0, False
         # Up to where lines are counted, and what came before the text in memory.
         self._counted, self._line, self._column, self._bytes = 0, 1, 1, 0
@@ -250,7 +250,7 @@ class _Document:
             before = self._text[: self._at - len(text) + error.start].encode(
                 "utf-8", "surrogateescape"
             )
-            where = f"invalid UTF-8: byte {self._bytes + len(before)} of the file"
+            where = streams.invalid(self._encoding, self._bytes + len(before))
             return Rejected(str(self.path), line, where, excerpt(text))
         return _record(self.path, line, value, text)
 
@@ -311,25 +311,25 @@ class _Member:
     count: int
 
 
-def _array_rows(path: Path) -> Items:
-    document = _Document(path)
+def _array_rows(path: Path, parsing: Parsing) -> Items:
+    document = _Document(path, parsing)
     document.take("[")
     yield from document.elements()
     document.take("")
 
 
-def _inside(path: Path, key: str) -> _Document:
+def _inside(path: Path, key: str, parsing: Parsing) -> _Document:
     """Returns a document at the first element of the list under ``key``."""
-    document = _Document(path)
+    document = _Document(path, parsing)
     document.members(key)
     return document
 
 
 def _object_rows(path: Path, parsing: Parsing) -> Items:
-    document = _Document(path)
+    document = _Document(path, parsing)
     members = document.members(_LIST_KEY)
     if members is None:
-        yield from _line_rows(path)
+        yield from _line_rows(path, parsing)
         return
     lists = [member.key for member in members if member.kind == "rows"]
     splits = {key: SPLIT_OF[key.lower()] for key in lists if key.lower() in SPLIT_OF}
@@ -338,19 +338,19 @@ def _object_rows(path: Path, parsing: Parsing) -> Items:
     elif len(splits) > 1 and len(splits) == len(lists):
         parsing.note(f"the file holds the splits {', '.join(splits)}")
         for key, split in splits.items():
-            for item in _inside(path, key).elements():
+            for item in _inside(path, key, parsing).elements():
                 yield Row(item.line, item.fields, split) if isinstance(item, Row) else item
     elif len(lists) == 1 and lists[0] not in _LISTS_OF_A_RECORD:
-        yield from _inside(path, lists[0]).elements()
+        yield from _inside(path, lists[0], parsing).elements()
     elif _are_columns(members):
         parsing.note(
             f"the file holds columns, a list each: {', '.join(member.key for member in members)}"
         )
-        yield from _column_rows(path, [member.key for member in members])
+        yield from _column_rows(path, [member.key for member in members], parsing)
     elif len(members) > 1 and all(member.kind == "object" for member in members):
-        yield from _objects_of(_Document(path).element(), parsing)
+        yield from _objects_of(_Document(path, parsing).element(), parsing)
     else:
-        yield _Document(path).element()
+        yield _Document(path, parsing).element()
 
 
 def _objects_of(document: Item, parsing: Parsing) -> Items:
@@ -379,8 +379,8 @@ def _are_columns(members: list[_Member]) -> bool:
     return lists and 1 < len(members) <= _MOST_JSON_COLUMNS and len(counts) == 1 and counts != {0}
 
 
-def _column_rows(path: Path, keys: list[str]) -> Items:
-    documents = [_inside(path, key) for key in keys]
+def _column_rows(path: Path, keys: list[str], parsing: Parsing) -> Items:
+    documents = [_inside(path, key, parsing) for key in keys]
     for values in zip(*(document.values() for document in documents), strict=True):
         bad = next((value for value in values if isinstance(value, Rejected)), None)
         yield bad or Row(documents[0].line, dict(zip(keys, values, strict=True)))

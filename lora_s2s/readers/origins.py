@@ -95,7 +95,8 @@ class Origin:
         names = ", ".join(file.name for file in self.targets)
         several = " (several references of each source)" if len(self.targets) > 1 else ""
         parsing.note(f"sources are the lines of {path.name}, targets those of {names}{several}")
-        return line_pairs(path, self.targets, side_names(path, self.targets, parsing.columns))
+        sides = side_names(path, self.targets, parsing.columns)
+        return line_pairs(path, self.targets, sides, parsing.encoding)
 
     def content_hash(self, *, cached: bool = False) -> str:
         """Returns a hash that changes when the rows change.

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from lora_s2s.readers.streams import UTF8
+
 _EXCERPT = 200
 # A record's fields as written: whatever JSON, a table or a database holds.
 Fields: TypeAlias = Mapping[str, Any]
@@ -32,11 +34,13 @@ class Parsing:
 
     Attributes:
         columns: names that the user gave: a first record that has one of them is a header.
+        encoding: of files that are not UTF-8.
         notes: what was decided, one sentence each.
         header: the first record, where it was guessed to be a header.
     """
 
     columns: tuple[str, ...] = ()
+    encoding: str = UTF8
     notes: list[str] = field(default_factory=list)
     header: tuple[str, ...] = ()
 

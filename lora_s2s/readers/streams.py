@@ -46,6 +46,7 @@ _DAMAGE = (
     RuntimeError,
 )
 _BOM = codecs.BOM_UTF8
+UTF8 = "utf-8"
 
 
 class BadLine(str):
@@ -170,17 +171,31 @@ def _only_member(archive: zipfile.ZipFile, path: Path) -> IO[bytes]:
     return archive.open(members[0])
 
 
-def utf8(content: Iterator[bytes]) -> Iterator[bytes]:
-    """Yields a text's blocks in UTF-8, whatever of UTF-8 and UTF-16 it is in; a byte-order mark
-    stays.
+def utf8(path: Path, encoding: str = UTF8) -> Iterator[bytes]:
+    """Yields a text file's blocks in UTF-8; a byte-order mark stays.
+
+    Args:
+        encoding: of a file that is neither UTF-16 nor, beyond ASCII, UTF-8. What it cannot decode
+            comes as invalid UTF-8.
     """
+    content = blocks(path)
     first = next(content, b"")
-    encoding = _utf16(first[:_HEAD])
+    utf16 = _utf16(first[:_HEAD])
     chained: Iterator[bytes] = itertools.chain([first], content)
-    if encoding is not None:  # a lone surrogate passes, to be rejected with its line
-        decoded = codecs.iterdecode(chained, encoding, "surrogatepass")
-        chained = (text.encode("utf-8", "surrogatepass") for text in decoded)
+    if utf16 or not (encoding == UTF8 or _is_utf8(path)):
+        # A lone surrogate passes, to be rejected with its line.
+        errors = "surrogatepass" if utf16 else "surrogateescape"
+        decoded = codecs.iterdecode(chained, utf16 or encoding, errors)
+        chained = (text.encode(UTF8, "surrogatepass") for text in decoded)
     yield from chained
+
+
+def _is_utf8(path: Path) -> bool:
+    """Whether a file is valid UTF-8 with characters beyond ASCII."""
+    try:
+        return sum(not text.isascii() for text in codecs.iterdecode(blocks(path), UTF8)) > 0
+    except UnicodeDecodeError:
+        return False
 
 
 def _utf16(head: bytes) -> str | None:
@@ -199,14 +214,14 @@ def excerpt(text: str) -> str:
 
 
 def head_of(path: Path) -> str:
-    """Returns the start of a file's content as text without a byte-order mark, invalid bytes as
-    lone surrogates.
+    """Returns the start of a file's content as text without a byte-order mark, bytes that are not
+    UTF-8 as lone surrogates.
     """
-    head = next(blocks(path), b"")[:_HEAD]
-    return next(utf8(iter([head])), b"").decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+    head = next(utf8(path), b"")[:_HEAD]
+    return head.decode(UTF8, "surrogateescape").removeprefix("\ufeff")
 
 
-def text_lines(path: Path) -> Iterator[str]:
+def text_lines(path: Path, encoding: str = UTF8) -> Iterator[str]:
     """Yields a file's lines without their line feed (a carriage return before it stays).
 
     A carriage return ends lines only where no line feed does. A line that is too long or not UTF-8
@@ -216,7 +231,7 @@ def text_lines(path: Path) -> Iterator[str]:
         DataError: see :func:`blocks`.
     """
     offset = 0
-    for line in _lines(utf8(blocks(path))):
+    for line in _lines(utf8(path, encoding)):
         if isinstance(line, int):
             yield _bad("", TOO_LONG)
             offset += line + 1
@@ -226,9 +241,14 @@ def text_lines(path: Path) -> Iterator[str]:
         try:
             yield line.decode()
         except UnicodeDecodeError as error:
-            where = f"invalid UTF-8: byte {offset + error.start} of the file"
+            where = invalid(encoding, offset + error.start)
             yield _bad(line.decode("utf-8", "surrogateescape"), where)
         offset += len(line) + 1
+
+
+def invalid(encoding: str, byte: int) -> str:
+    """Says that a text is not in its encoding."""
+    return f"invalid {encoding.upper()}: byte {byte} of the file"
 
 
 def _bad(text: str, reason: str) -> BadLine:

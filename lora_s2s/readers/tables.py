@@ -15,7 +15,7 @@ from typing import TypeAlias
 from lora_s2s import limits
 from lora_s2s.errors import DataError
 from lora_s2s.readers import streams
-from lora_s2s.readers.encodings import conversion_hint
+from lora_s2s.readers.encodings import WrongEncoding
 from lora_s2s.readers.headers import are_known, is_header, names_without_header
 from lora_s2s.readers.names import normalised
 from lora_s2s.readers.rows import Items, Parsing, Rejected, Row
@@ -34,7 +34,8 @@ def read_csv(path: Path, parsing: Parsing) -> Items:
     """Yields a CSV file's rows; the first records decide on the delimiter, on a header, and on
     escaped quotes.
     """
-    dialect = Dialect(delimiter_of(path), skip=1 if _SEP.match(head_of(path)) else 0)
+    skip = 1 if _SEP.match(head_of(path)) else 0
+    dialect = Dialect(delimiter_of(path), skip=skip, encoding=parsing.encoding)
     if _has_escaped_quotes(path) and _reads_better(path, dialect, replace(dialect, escaped=True)):
         dialect = replace(dialect, escaped=True)
         parsing.note('quotes inside cells are escaped as \\"; other backslashes are text')
@@ -46,7 +47,7 @@ def read_tsv(path: Path, parsing: Parsing) -> Items:
     if "\t" not in next(io.StringIO(head_of(path)), "\t"):
         yield from read_csv(path, parsing)
         return
-    quoted = Dialect("\t")
+    quoted = Dialect("\t", encoding=parsing.encoding)
     plain = not any(b'"' in block for block in blocks(path))
     plain = plain or any(isinstance(item, Rejected) for item in _records(path, quoted))
     yield from _rows(path, replace(quoted, quoting=csv.QUOTE_NONE) if plain else quoted, parsing)
@@ -60,12 +61,14 @@ class Dialect:
         escaped: a quote inside a quoted cell is written ``\\"``, as MySQL and Spark do, beside
             ``""``.
         skip: lines before the first record.
+        encoding: of a file that is not UTF-8.
     """
 
     delimiter: str
     quoting: int = csv.QUOTE_MINIMAL
     escaped: bool = False
     skip: int = 0
+    encoding: str = streams.UTF8
 
 
 def _has_escaped_quotes(path: Path) -> bool:
@@ -150,7 +153,7 @@ def _kept(found: re.Match[str]) -> str:
 def _records(path: Path, dialect: Dialect) -> Iterator[Record | Rejected]:
     csv.field_size_limit(streams.LONGEST_RECORD)
     skip = dialect.skip
-    feed = _Feed(itertools.islice(text_lines(path), skip, None), dialect.escaped)
+    feed = _Feed(itertools.islice(text_lines(path, dialect.encoding), skip, None), dialect.escaped)
     # strict: reports a misplaced quote, where the default silently changes the text.
     reader = csv.reader(
         feed,
@@ -187,12 +190,13 @@ def _rows(path: Path, dialect: Dialect, parsing: Parsing) -> Items:
     if first is None:
         return
     if isinstance(first, Rejected):
-        encoded = first.reason.startswith("invalid UTF-8")
-        hint = conversion_hint(path) if encoded else 'inside a quoted cell write a quote twice ("")'
+        where = f"{path}:{first.line}"
+        if first.reason.startswith("invalid"):
+            raise WrongEncoding(str(path), first.reason, "the header cannot be read", where)
         raise DataError(
             f"{path}: the header cannot be read ({first.reason})",
-            hint=hint,
-            where=f"{path}:{first.line}",
+            hint='inside a quoted cell write a quote twice ("")',
+            where=where,
         )
     if len(first[1]) > limits.MOST_COLUMNS:
         streams.refuse_columns(first[1], f"{path}:{first[0]}")

@@ -111,7 +111,10 @@ def read_tmx(path: Path, _: Parsing) -> Items:
 
 
 def line_pairs(
-    first: Path, targets: Sequence[Path], names: tuple[str, str] = ("source", "target")
+    first: Path,
+    targets: Sequence[Path],
+    names: tuple[str, str] = ("source", "target"),
+    encoding: str = streams.UTF8,
 ) -> Items:
     """Yields line n of one file with line n of each other; of several targets a list, without those
     that are blank.
@@ -120,12 +123,13 @@ def line_pairs(
         first: the file of the sources.
         targets: one file, or several whose lines are references of one source.
         names: the columns of the two sides.
+        encoding: of files that are not UTF-8.
 
     Raises:
         DataError: they differ in their number of lines.
     """
     files = (first, *targets)
-    lines = [text_lines(file) for file in files]
+    lines = [text_lines(file, encoding) for file in files]
     for number, texts in enumerate(itertools.zip_longest(*lines), start=1):
         if None in texts:
             raise _different_lengths(files, lines, texts, number)
@@ -161,11 +165,11 @@ def _different_lengths(
     )
 
 
-def two_columns(path: Path, _: Parsing) -> Items:
+def two_columns(path: Path, parsing: Parsing) -> Items:
     """Yields a source and a target for every line: two columns parted by a tab, without header or
     quoting.
     """
-    for number, line in enumerate(text_lines(path), start=1):
+    for number, line in enumerate(text_lines(path, parsing.encoding), start=1):
         cells = line.removesuffix("\r").split("\t")
         reason = getattr(
             line, "reason", "" if len(cells) == 2 else f"not two columns: {len(cells)}"

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
@@ -100,6 +102,11 @@ REFUSED_METHODS = {
     "qlora": "it is method lora with model.quantization nf4",
     **dict.fromkeys(("prompt", "prompt-tuning", "prefix", "prefix-tuning", "p-tuning"), _PROMPTS),
 }
+_ENCODINGS = """
+    utf-8 cp1252 latin-1 mac-roman cp850 cp437 utf-16 cp1250 cp1251 cp1253 cp1254 iso8859-15 koi8-r
+    shift_jis euc_jp gb18030 big5 euc_kr
+""".split()
+_NO_TEXT = ("", "idna", "punycode", "unicode-escape", "raw-unicode-escape")
 LARGEST_NUMBER = 2**40
 FUNCTION = re.compile(r"[\w.]+:\w+")  # module:function, which runs code of the user's own
 _RANK_OF = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,99}=[1-9][0-9]{0,3}")
@@ -202,6 +209,17 @@ def _known_format(value: str) -> str:
     )
 
 
+def _known_encoding(value: str) -> str:
+    name = ""
+    with suppress(LookupError, ValueError):
+        b"a".decode(value)
+        name = codecs.lookup(value).name
+    if name in _NO_TEXT:
+        close = nearest(value, _ENCODINGS)
+        raise ValueError(f"expected a text encoding such as cp1252{close}")
+    return name
+
+
 def _known_method(value: str) -> str:
     if problem := method_problem(value):
         raise ValueError(problem)
@@ -262,6 +280,7 @@ def _steps_or_minutes(value: object) -> str | int:
 _BASES = ["demo", "google/flan-t5-small", "google/flan-t5-base"]
 BaseId = Annotated[str, Field(min_length=1, examples=_BASES)]
 Format = Annotated[str, AfterValidator(_known_format), Field(examples=[*FORMAT_NAMES])]
+TextEncoding = Annotated[str, AfterValidator(_known_encoding)]
 Method = Annotated[str, AfterValidator(_known_method), Field(examples=[*METHOD_NAMES, FULL])]
 RankPattern = Annotated[list[str], AfterValidator(_names_and_ranks)]
 ConstraintValue = Annotated[str | list[str] | None, AfterValidator(_known_constraint)]

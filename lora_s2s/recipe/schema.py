@@ -29,6 +29,7 @@ from lora_s2s.recipe.fields import (
     Section,
     SourceTokens,
     TargetTokens,
+    TextEncoding,
     Tracker,
     Truncation,
 )
@@ -79,6 +80,9 @@ class DataSection(Section):
         "aligned files), conversations or messages (a list of turns), alpaca, squad, "
         "instructions (a Super-NaturalInstructions task), or your own `module:function`.",
     )
+    encoding: TextEncoding = Field(
+        default="utf-8", description="Encoding of text files that are neither UTF-8 nor UTF-16."
+    )
     source_column: str | None = Field(
         default=None, description="Input column; by default recognized by name."
     )
@@ -106,12 +110,10 @@ class DataSection(Section):
         "auto: the longest target, or the 99th percentile if under half of it; at most 512.",
     )
     truncate_source: Truncation = Field(
-        default="right",
-        description="Side on which sources that are too long are truncated, or drop the row.",
+        default="right", description="Truncate too long sources on this side, or drop the row."
     )
     long_targets: Literal["drop", "cut", "keep"] = Field(
-        default="drop",
-        description="Targets that are too long: drop, cut (without `</s>`) or keep.",
+        default="drop", description="Too long targets: drop, cut (without `</s>`) or keep."
     )
     validation_fraction: float = Field(
         default=0.05,
@@ -120,12 +122,10 @@ class DataSection(Section):
         description="Fraction of distinct sources held out if `validation` is not set.",
     )
     source_language: Language = Field(
-        default=None,
-        description="Language code of the sources, for multilingual translation bases.",
+        default=None, description="Language code of sources, for multilingual translation bases."
     )
     target_language: Language = Field(
-        default=None,
-        description="Language code of the targets; answers start with it too.",
+        default=None, description="Language code of the targets; answers start with it too."
     )
     lossless_text: Literal["auto", "on", "off"] = Field(
         default="auto",

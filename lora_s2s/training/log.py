@@ -140,7 +140,7 @@ class RunLog:
         say(
             f"no gain in the last {count} validations; the best is that of step {state.best_step:,}"
             ", and a falling learning rate may still bring one. To end the run with it: Ctrl-C, "
-            f"then {again(setting=f'training.early_stopping={PATIENCE}')}"
+            f"then {again('--resume', f'training.early_stopping={PATIENCE}')}"
         )
 
     def sync(self) -> int:

@@ -363,14 +363,20 @@ def test_words_without_quotes_are_answered_one_by_one_with_a_warning(
 
 
 @pytest.mark.parametrize("name", ["in.txt", "in.jsonl", "in.csv"])
-def test_another_encoding_is_named_with_what_converts_it(
+def test_another_encoding_is_named_with_the_command_that_reads_it(
     invoke: Invoke, here: Path, tiny_model: Path, name: str
 ) -> None:
     row = {"in.jsonl": '{"source": "Größe"}', "in.csv": "source,id\nGröße,1"}.get(name, "Größe")
     (here / name).write_bytes(f"{row}\n".encode("cp1252"))
-    result = invoke("predict", str(tiny_model), "--input", name, *LESS, code=3)
+    command = ("predict", str(tiny_model), "--input", name, *LESS)
+    result = invoke(*command, code=3)
     assert "invalid UTF-8" in result.stderr
-    assert f"iconv -f WINDOWS-1252 -t UTF-8 {name} > utf8-{name}" in result.stderr
+    assert "--set data.encoding=cp1252\n" in result.stderr
+    assert f"'Größe' in cp1252: lora-s2s {' '.join(command)} --set " in result.stderr
+    told = invoke(*command, "--set", "data.encoding=cp1252").stdout
+    (here / name).write_text(f"{row}\n", "utf-8")
+    assert told == invoke(*command, "--set", "data.encoding=cp1252").stdout
+    assert ("Größe" in told) is (name != "in.txt")
 
 
 def test_parquet_keeps_its_types(invoke: Invoke, here: Path, tiny_model: Path) -> None:

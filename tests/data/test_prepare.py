@@ -259,6 +259,7 @@ def test_the_same_data_and_settings_are_not_prepared_twice(write: Write, prepare
     for change in (
         {"seed": 7},
         {"max_target_tokens": 9},
+        {"encoding": "cp1252"},
         {"template": "{source}!"},
         {"test": test},
     ):

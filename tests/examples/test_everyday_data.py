@@ -607,27 +607,44 @@ def test_python_dicts_are_named(write: Write) -> None:
 @pytest.mark.parametrize(
     ("encoding", "text"),
     [
-        ("windows-1252", "Stück für Größe"),
-        ("windows-1252", "Größe"),
-        ("windows-1251", "Скажите пожалуйста"),
+        ("cp1252", "Stück für Größe"),
+        ("cp1252", "Größe"),
+        ("cp1252", "doesn’t “know”"),
+        ("mac_roman", "Stück für Größe"),
+        ("mac_roman", "déjà été préparé"),
+        ("cp850", "Stück für Größe"),
+        ("cp1251", "Скажите пожалуйста"),
         ("shift_jis", "これはテストです"),
         ("gb18030", "今天我们去公园散步吧"),
         ("euc_kr", "안녕하세요 오늘은"),
     ],
 )
-def test_an_encoding_is_guessed_and_its_conversion_named(
+def test_an_encoding_is_guessed_and_its_setting_named(
     encoding: str, text: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "a b.csv"
     path.write_bytes(f"text;summary\n{text};x\n".encode(encoding))
     error = refusal(str(path))
-    new = path.with_name("utf8-a b.csv")
-    assert f"iconv -f {encoding.upper()} -t UTF-8 '{path}' > '{new}'" in str(error.hint)
-    assert "in a spreadsheet: CSV UTF-8" in str(error.hint)
-    assert text.split()[0][:3] in str(error.hint)
-    assert "source_column" not in str(error.hint)
+    assert error.message == f"{path} is not UTF-8: none of 1 rows can be used"
+    assert str(error.hint).endswith(f" in {encoding}: --set data.encoding={encoding}")
+    assert text.split()[0][:2] in str(error.hint)
+    assert pairs(str(path), encoding=encoding) == [(text, "x")]
     path.write_bytes(f"{text};summary\na;x\n".encode(encoding))
-    assert f"iconv -f {encoding.upper()} -t UTF-8" in str(refusal(str(path)).hint)
+    error = refusal(str(path))
+    assert error.message == f"{path} is not UTF-8: the header cannot be read"
+    assert str(error.hint).endswith(f": --set data.encoding={encoding}")
+
+
+def test_lines_in_two_encodings_are_no_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("text;summary\nGröße;x\n".encode() + "Größe;y\n".encode("cp1252"))
+    examples = read_examples(str(path))
+    assert len(list(examples)) == 2
+    error = examples.causes.too_many(1, 0.01)
+    assert error is not None
+    assert error.message == f"{path} is not UTF-8: 1 of 2 rows cannot be read"
+    assert "other lines are UTF-8" in str(error.hint)
+    assert "--set" not in str(error.hint)
 
 
 def test_escaped_quotes_are_read_where_all_rows_have_them(write: Write) -> None:

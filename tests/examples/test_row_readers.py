@@ -284,7 +284,7 @@ def test_files_that_cannot_be_read(write: Write, tmp_path: Path) -> None:
         write("train.csv", "source,target\n")
         pairs(str(tmp_path / "trian.csv"))
     (tmp_path / "latin.csv").write_bytes("source,target\nça,va\n".encode("latin-1"))
-    with pytest.raises(DataError, match="1 × invalid UTF-8"):
+    with pytest.raises(DataError, match=r"latin.csv is not UTF-8: none of 1 rows"):
         pairs(str(tmp_path / "latin.csv"))
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(b"source,target\n" + b"a,b\n" * 9999)[:-20])
     with pytest.raises(DataError, match="damaged gzip"):

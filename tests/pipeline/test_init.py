@@ -286,6 +286,12 @@ def test_several_usual_names_for_one_role_are_asked_about_or_reported(
     again = "lora-s2s init my.jsonl --yes --set data.target_column=category"  # --overwrite: once
     assert f"{took_text}{again} --set data.source_column=input\n" in other.stderr
     assert "as the target" not in other.stderr
+    lines = [
+        json.dumps({"source": f"by {'web' if n % 2 else 'email'}", "text": row[0], "title": row[5]})
+        for n, row in enumerate(rows)
+    ]
+    (here / "from.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert "could also be" not in invoke("init", "from.jsonl", "--yes").stderr
     answers = {"Source": "text > category", "Memory": "8GB", "Instruction": "", "Base": "demo"}
     asked: list[tuple[str, str]] = []
 
@@ -306,21 +312,54 @@ def test_several_usual_names_for_one_role_are_asked_about_or_reported(
 
 
 @pytest.mark.parametrize("columns", ["text,label", "ticket,kind"])
-def test_rows_that_cannot_be_read_are_reported_before_anything_is_asked(
-    here: Path, columns: str
+def test_a_clear_encoding_is_decided_on_and_another_reported_before_anything_is_asked(
+    here: Path, invoke: Invoke, columns: str
 ) -> None:
-    """Whether or not the columns can be guessed; most rows are ASCII."""
-    rows = [f"{sentence(n)} {'Größe' if n % 9 == 0 else ''},{_NUMBERS[n % 3]},x" for n in range(60)]
+    """Whether or not the columns can be guessed, and however few rows show it."""
+    rows = [f"{sentence(n)} {'Größe' if n == 50 else ''},{_NUMBERS[n % 3]},x" for n in range(120)]
     text = "\n".join([f"{columns},note", *rows])
     (here / "my.csv").write_bytes(text.encode("cp1252"))
+    sets = dict(zip(("data.source_column", "data.target_column"), columns.split(","), strict=True))
+    written = write_recipe(look(Wishes(["my.csv"], sets)))
+    assert chosen(written, "data.encoding") == (
+        "cp1252",
+        "the file is not UTF-8: byte 0xF6 in line 52 reads 'Größe' in cp1252",
+    )
+    assert load_recipe("my.yaml").data.encoding == "cp1252"
 
     def ask(question: str, default: str) -> str:
         raise AssertionError(question)
 
-    for asks in (ask, None):
-        with pytest.raises(DataError, match=r"7 of 60 rows .* 7 × invalid UTF-8") as caught:
-            write_recipe(look(Wishes(["my.csv"], ask=asks)))
-        assert "iconv -f WINDOWS-1252 -t UTF-8 my.csv" in str(caught.value.hint)
+    (here / "my.csv").write_bytes(text.replace("Größe", "Příliš žluté").encode("cp1250"))
+    told = {"data.encoding": "utf-8", "data.max_rejected": 0}
+    for asks, said in ((ask, {}), (None, {}), (None, told)):
+        if said:
+            (here / "my.csv").write_bytes(text.encode("cp1252"))
+        with pytest.raises(
+            DataError, match=r"my\.csv is not UTF-8: 1 of 120 rows cannot"
+        ) as caught:
+            write_recipe(look(Wishes(["my.csv"], {"data.max_rejected": 0, **said}, ask=asks)))
+        assert "--set data.encoding=cp1252" in str(caught.value.hint)
+
+
+def test_what_cannot_be_guessed_ends_with_the_whole_command(here: Path, invoke: Invoke) -> None:
+    rows = [f"T-{n};{sentence(n % 7)};{sentence(n)};{_NUMBERS[n % 3]}" for n in range(60)]
+    text = "\n".join(["Nr;Betreff;Größe;Abteilung", *rows])
+    (here / "my.csv").write_bytes(text.encode("cp1252"))
+    result = invoke("init", "my.csv", "--yes", code=3)
+    command = (
+        "lora-s2s init my.csv --yes --set data.target_column=Abteilung "
+        "--set 'data.template={Betreff} {Größe}'"
+    )
+    assert f"hint: if 'Abteilung' is the target: {command}; name other" in result.stderr
+    (here / "my.csv").write_text(text.replace("Nr;Betreff", "Betreff;Nr"), "utf-8")
+    rows = [f"{sentence(n)};{sentence(n + 60)};{sentence(n + 120)}" for n in range(60)]
+    (here / "my.csv").write_text("\n".join(["eins;zwei;drei", *rows]), "utf-8")
+    result = invoke("init", "my.csv", "--yes", code=3)
+    assert (
+        "hint: name both: lora-s2s init my.csv --yes --set data.source_column=eins "
+        "--set data.target_column=zwei; or join: --set 'data.template={eins} {drei}'"
+    ) in result.stderr
 
 
 def test_files_beside_it_become_the_other_splits(here: Path) -> None:

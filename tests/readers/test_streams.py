@@ -16,7 +16,7 @@ from lora_s2s import limits
 from lora_s2s.errors import DataError
 from lora_s2s.readers import streams
 from lora_s2s.readers.origins import find_origins
-from lora_s2s.readers.rows import Rejected, Row
+from lora_s2s.readers.rows import Parsing, Rejected, Row
 from lora_s2s.readers.streams import BadLine, reading, text_lines
 
 TEXT = "source,target\r\nnaïve — 猫,ok\r\nb,c\r\n"
@@ -38,9 +38,9 @@ def packed(kind: str, content: bytes, folder: Path) -> bytes:
     return zipped(content, folder / "packed") if kind == "zip" else content
 
 
-def rows(path: Path) -> list[Row | Rejected]:
+def rows(path: Path, encoding: str = "utf-8") -> list[Row | Rejected]:
     (origin,) = find_origins(str(path))
-    return list(origin.rows())
+    return list(origin.rows(Parsing(encoding=encoding)))
 
 
 def fields(path: Path) -> list[object]:
@@ -107,6 +107,42 @@ def test_a_row_with_invalid_utf8_is_rejected_at_its_byte_and_the_rest_read(
         (bad,) = (item for item in rows(tmp_path / name) if isinstance(item, Rejected))
         bad.text.encode("utf-8")
         assert bad.kind == "invalid UTF-8"
+
+
+@pytest.mark.parametrize("kind", ["plain", "gzip"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "source,target\nGröße,für\n"),
+        ("a.tsv", "source\ttarget\nGröße\tfür\n"),
+        ("a.jsonl", '{"source": "Größe", "target": "für"}\n'),
+        ("a.json", '[{"source": "Größe", "target": "für"}]'),
+        ("b.json", '{"data": [{"source": "Größe", "target": "für"}]}'),
+        ("c.json", '{"source": ["Größe"], "target": ["für"]}'),
+    ],
+)
+def test_a_named_encoding_is_that_of_files_that_are_not_utf8(
+    kind: str, name: str, content: str, tmp_path: Path
+) -> None:
+    for encoding in ("cp1252", "utf-8", "utf-8-sig", "utf-16"):
+        (tmp_path / name).write_bytes(packed(kind, content.encode(encoding), tmp_path))
+        (row,) = rows(tmp_path / name, "cp1252")
+        assert isinstance(row, Row)
+        assert row.fields == {"source": "Größe", "target": "für"}
+    undefined = content.encode("cp1252").replace(b"\xf6", b"\x81")
+    (tmp_path / name).write_bytes(packed(kind, undefined, tmp_path))
+    if name != "c.json":
+        (bad,) = rows(tmp_path / name, "cp1252")
+        assert isinstance(bad, Rejected)
+        assert bad.kind == "invalid CP1252"
+
+
+def test_parallel_lines_in_a_named_encoding(tmp_path: Path) -> None:
+    for name, text in (("a.de", "Größe\n"), ("a.fr", "où\n")):
+        (tmp_path / name).write_bytes(text.encode("cp1252"))
+    (row,) = rows(tmp_path, "cp1252")
+    assert isinstance(row, Row)
+    assert list(row.fields.values()) == ["Größe", "où"]
 
 
 def test_a_utf16_file_cut_inside_a_character(tmp_path: Path) -> None:

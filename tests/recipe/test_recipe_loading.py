@@ -344,6 +344,17 @@ def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
     assert "not UTF-8" in problems_of(str(tmp_path / "r.yaml"))[0]
 
 
+def test_encodings_are_those_of_texts(tmp_path: Path) -> None:
+    path = write(tmp_path, LEAST)
+    assert load_recipe(path).data.encoding == "utf-8"
+    for name, encoding in (("Windows-1252", "cp1252"), ("latin1", "iso8859-1"), ("UTF8", "utf-8")):
+        assert load_recipe(path, [f"data.encoding={name}"]).data.encoding == encoding
+    for name in ("rot13", "base64", "idna", "unicode_escape", "undefined", "nul", "a\0b", "''"):
+        (problem,) = problems_of(path, f"data.encoding={name}")
+        assert "data.encoding: expected a text encoding such as cp1252" in problem
+    assert "did you mean 'cp1252'" in problems_of(path, "data.encoding=cp12552")[0]
+
+
 def test_unknown_recipe_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"did you mean 'demo'") as caught:
         load_recipe("dmo")
