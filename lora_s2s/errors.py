@@ -189,8 +189,9 @@ def again(option: str = "--resume", *settings: str) -> str:
         flag = [f"{option[2:].replace('-', '_')}=True"] * bool(option)
         also = " and ".join([*flag, *settings])
         return f"the same call{f' with {also}' if also else ''}"
-    options = [] if _OF_THIS_START.get(option, set()).isdisjoint(words) else [option]
-    options += [f"--set {quoted(setting)}" for setting in settings]
+    if option and _OF_THIS_START.get(option, set()).isdisjoint(words):
+        return f"lora-s2s {' '.join(words)}"
+    options = [option] * bool(option) + [f"--set {quoted(setting)}" for setting in settings]
     if options and "RANK" in os.environ:
         if not os.environ.get("TORCHELASTIC_RUN_ID", "").startswith(OWN_LAUNCH):
             return f"the same command with {' '.join(options)}"

@@ -119,7 +119,7 @@ def test_the_command_that_continues(
         for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("TORCHELASTIC_RUN_ID", launch)):
             monkeypatch.setenv(name, value)
     before = COMMAND_LINE.set(words)
-    given, replacing, more = again(), again("--overwrite"), again(setting="a.b=1")
+    given, replacing, more = again(), again("--overwrite"), again("--resume", "a.b=1")
     COMMAND_LINE.reset(before)
     assert ("--overwrite" in replacing) == (words[0] in ("train", "push"))
     assert given == (f"lora-s2s {command}" if command else "the same command with --resume")
