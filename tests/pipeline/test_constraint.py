@@ -20,6 +20,7 @@ LABELS = ["bad", "good", "so so"]
 
 def train(folder: Path, model: Path, **evaluation: object) -> Path:
     rows = [f"text {number},{LABELS[number % 3]}" for number in range(30)]
+    rows += [f"more {number},so  so" for number in range(9)]  # the same label in other spaces
     (folder / "train.csv").write_text("\n".join(["question,answer", *rows, ""]), encoding="utf-8")
     recipe = {
         "model": {"name": model},
