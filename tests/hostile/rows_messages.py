@@ -344,11 +344,10 @@ DATA = [
         "latin.jsonl",
         "",
         3,
-        f"1 of 4 {TOO_MANY} 1 × invalid UTF-8\n"
-        f"  at: latin.jsonl:4 invalid UTF-8: byte 141 of the file\n"
-        "hint: byte 0xE9 in line 4 reads 'café' in windows-1252: convert it (iconv -f "
-        "WINDOWS-1252 -t UTF-8 latin.jsonl > utf8-latin.jsonl) or save it as UTF-8 (in a "
-        "spreadsheet: CSV UTF-8)\n",
+        "latin.jsonl is not UTF-8: 1 of 4 rows cannot be read\n"
+        "  at: latin.jsonl:4 invalid UTF-8: byte 141 of the file\n"
+        "hint: byte 0xE9 in line 4 reads 'café' in cp1252: lora-s2s prepare --data latin.jsonl "
+        "--model BASE --out prepared/x --set data.encoding=cp1252\n",
     ),
     (
         "page.jsonl",
