@@ -212,6 +212,11 @@ def read_object(path: Path) -> dict[str, Any]:
     return content
 
 
+def mapping(value: object) -> Mapping[str, Any]:
+    """A value of a JSON document that is an object; otherwise an empty one."""
+    return value if isinstance(value, Mapping) else {}
+
+
 def loads(text: str, *, constant: Callable[[str], object] = lambda _: None) -> Any:
     """Parses JSON; NaN and infinities, which are not valid JSON, become null.
 

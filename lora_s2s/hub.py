@@ -36,7 +36,6 @@ from lora_s2s import limits
 from lora_s2s.errors import DataError, SetupError, UsageError, again, nearest, quoted
 from lora_s2s.systems import is_network_path
 
-_NO_FILE = "give a name or a folder here, and data with --data FILE, or --input FILE of predict"
 ADAPTER_CONFIG = "adapter_config.json"
 EVALUATIONS = "evaluations"
 RECIPE = "recipe.yaml"
@@ -60,6 +59,7 @@ CONVERT = (
 )
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+", flags=re.ASCII)
+_NO_FILE = "give a name or a folder here, and data with --data FILE, or --input FILE of predict"
 _LOG_IN = "hf auth login (or set HF_TOKEN to a token that may write)"
 
 _WEIGHTS = {".safetensors", ".onnx_data"}

@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from lora_s2s.data_report import CharacterCounts, DataReport, PairSide, Sides
 from lora_s2s.documents import Amount, Count, Document, Record
 from lora_s2s.errors import DataError
-from lora_s2s.files import belongs, known_sha256, read_object, write_json
+from lora_s2s.files import belongs, known_sha256, mapping, read_object, write_json
 from lora_s2s.recipe.evaluation import limit_for
 from lora_s2s.recipe.fields import (
     AnswerLimit,
@@ -348,11 +348,7 @@ def is_export(folder: Path) -> bool:
     """Whether ``export`` wrote a folder for a runtime other than torch."""
     export = manifest_content(folder).get("export") if has_manifest(folder) else None
     # A folder of safetensors is a model like any other.
-    return export is not None and export != {**_mapping(export), "format": "safetensors"}
-
-
-def _mapping(value: object) -> dict[str, object]:
-    return value if isinstance(value, dict) else {}
+    return export is not None and export != {**mapping(export), "format": "safetensors"}
 
 
 def write(folder: Path, content: Mapping[str, object]) -> None:
@@ -367,7 +363,7 @@ def add_scores(folder: Path, name: str, scores: Mapping[str, object]) -> None:
         DataError: the manifest is missing or damaged.
     """
     content = manifest_content(folder)
-    others = _mapping(content.get("scores"))
+    others = mapping(content.get("scores"))
     write(folder, {**content, "scores": {**others, name: scores}})
 
 

@@ -112,7 +112,8 @@ def train(
         _show_dry_run(planned)
         text = recipe_to_yaml(planned.recipe).rstrip("\n")
         write_json(planned.to_dict()) if json else write_out(text)
-        say(f"next: {again('').replace(' --dry-run', '')}")
+        words = [quoted(word) for word in context.obj if word != "--dry-run"]
+        say(f"next: lora-s2s {' '.join(words)}")
         return
     result = train_adapter(loaded, prepared=prepared, options=options)
     if json:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from lora_s2s.files import read_json
+from lora_s2s.files import mapping, read_json
 from lora_s2s.hub import locate_model
 from lora_s2s.machine import usable_memory
 
@@ -55,11 +55,10 @@ class RowCost:
         return self.bytes_each * (linear + self.heads * squares)
 
 
-def read_config(name: str, revision: str | None = None) -> dict[str, object]:
+def read_config(name: str, revision: str | None = None) -> Mapping[str, object]:
     """Returns the config of a model; empty if the folder holds only a tokenizer."""
     path: Path = locate_model(name, revision, weights=False) / _CONFIG
-    settings = read_json(path) if path.is_file() else {}
-    return settings if isinstance(settings, dict) else {}
+    return mapping(read_json(path)) if path.is_file() else {}
 
 
 def row_cost(settings: Mapping[str, object], device: torch.device) -> RowCost | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from lora_s2s import __version__, probe
 from lora_s2s.console import warn
 from lora_s2s.data.prepared import PreparedDataset
-from lora_s2s.files import code_hash, described
+from lora_s2s.files import code_hash, described, mapping
 from lora_s2s.hub import locate_model
 from lora_s2s.lora.full import save_result
 from lora_s2s.models.loading import LoadedBase
@@ -74,7 +74,6 @@ def origin(recipe: Recipe, base: LoadedBase, prepared: PreparedDataset) -> dict[
     }
     described["skip_quantization"] = list(base.skip_quantization)
     described["dtype"] = dtype_name(base.dtype)
-    read = prepared.manifest.content["input"]
     return {
         "format": 1,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -84,7 +83,10 @@ def origin(recipe: Recipe, base: LoadedBase, prepared: PreparedDataset) -> dict[
             "fingerprint": prepared.fingerprint,
             **{key: prepared.report[key] for key in ("rows", "splits")},
         },
-        "input": {**(read if isinstance(read, dict) else {}), **prepared.train.target_facts},
+        "input": {
+            **mapping(prepared.manifest.content["input"]),
+            **prepared.train.target_facts,
+        },
         "versions": {"lora_s2s": __version__, **{name: version(name) for name in _PACKAGES}},
         "device": str(base.device),
     }

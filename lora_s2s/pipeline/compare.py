@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lora_s2s.errors import UsageError
 from lora_s2s.evaluation.metrics import METRICS, Score, compare, measure, scores_of
-from lora_s2s.files import write_text
+from lora_s2s.files import mapping, write_text
 from lora_s2s.hub import EVALUATIONS
 from lora_s2s.outputs import PREDICTIONS
 from lora_s2s.pipeline.adapters import AdapterInfo, differences
@@ -17,7 +17,7 @@ from lora_s2s.reports.charts import SYSTEMS, Chart, curve_chart
 from lora_s2s.reports.compare_page import Compared, render_comparison
 from lora_s2s.reports.plots import losses
 from lora_s2s.reports.samples import Row, Sampled, sample_of
-from lora_s2s.reports.summary import label_lines, mapping
+from lora_s2s.reports.summary import label_lines
 
 _LOG = "metrics.jsonl"
 

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from lora_s2s.data.prepared import PreparedDataset, is_prepared, open_prepared
 from lora_s2s.errors import DataError
-from lora_s2s.files import sha256_file
+from lora_s2s.files import mapping, sha256_file
 from lora_s2s.pipeline.recipes import prepared_folder
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.records import AdapterManifest, manifest_content
-from lora_s2s.reports.summary import mapping
 
 
 def trained_on_note(

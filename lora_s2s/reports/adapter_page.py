@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lora_s2s.console import plain
-from lora_s2s.files import read_whole, write_text
+from lora_s2s.files import mapping, read_whole, write_text
 from lora_s2s.hub import EVALUATIONS
 from lora_s2s.outputs import PREDICTIONS
 from lora_s2s.records import manifest_content
@@ -22,7 +22,6 @@ from lora_s2s.reports.summary import (
     confusion_lines,
     facts,
     label_lines,
-    mapping,
     note_lines,
     probability_facts,
     score_lines,

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 
 from lora_s2s.console import counted
+from lora_s2s.files import mapping
 from lora_s2s.reports.summary import (
     Table,
     is_number,
-    mapping,
     metric_label,
     number,
     shown,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_s2s.console import plain
-from lora_s2s.files import read_json, write_text
+from lora_s2s.files import mapping, read_json, write_text
 from lora_s2s.hub import ADAPTER_CONFIG, DEMO_NAME, card_head
 from lora_s2s.recipe.fields import FULL
 from lora_s2s.records import manifest_content
@@ -18,7 +18,6 @@ from lora_s2s.reports.summary import (
     base_name,
     facts,
     flat,
-    mapping,
     score_lines,
     shown,
     signatures,
@@ -68,12 +67,12 @@ def write_card(
     manifest = manifest_content(adapter_dir)
     rows = sample_rows(adapter_dir, _EXAMPLES)
     path = adapter_dir / ADAPTER_CONFIG
-    config = read_json(path) if path.is_file() else {}
+    config = mapping(read_json(path)) if path.is_file() else {}
     card = render_card(
         name or adapter_dir.name,
         manifest,
         rows,
-        config=config if isinstance(config, dict) else {},
+        config=config,
         max_new_tokens=max_new_tokens,
     )
     write_text(adapter_dir / CARD, card)

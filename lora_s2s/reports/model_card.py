@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from lora_s2s.console import plain
+from lora_s2s.files import mapping
 from lora_s2s.hub import card_head
 from lora_s2s.reports.card import Published, licenses_of, place
 from lora_s2s.reports.render import render, verbatim
@@ -13,7 +14,6 @@ from lora_s2s.reports.summary import (
     NOTHING,
     base_name,
     flat,
-    mapping,
     number,
     score_lines,
     shown,

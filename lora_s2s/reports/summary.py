@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from lora_s2s.console import plain
+from lora_s2s.files import mapping
 
 NOTHING = "–"
 _DEEPEST, _LARGEST = 8, 1e300
@@ -145,11 +146,6 @@ def shown(value: object) -> str:
         if value is None
         else plain(reprlib.repr(value) if isinstance(value, list | dict) else str(value))
     )
-
-
-def mapping(value: object) -> Mapping[str, object]:
-    """A value that is an object; otherwise an empty one."""
-    return value if isinstance(value, Mapping) else {}
 
 
 def is_number(value: object) -> TypeGuard[float]:

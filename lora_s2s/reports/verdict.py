@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lora_s2s.console import plain
+from lora_s2s.files import mapping
 from lora_s2s.reports.summary import (
     interval_of,
     is_number,
-    mapping,
     number,
     p_text,
     shown,

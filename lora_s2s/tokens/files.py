@@ -11,7 +11,7 @@ from typing import Any
 
 from lora_s2s import limits
 from lora_s2s.errors import DataError
-from lora_s2s.files import read_object, read_whole
+from lora_s2s.files import mapping, read_object, read_whole
 from lora_s2s.systems import is_plain_name
 
 TOKENIZER_FILES = """
@@ -78,10 +78,8 @@ def _check_pipeline(made: Mapping[str, Any], *, where: str) -> None:
     parts = {
         key: made.get(key) for key in ("normalizer", "pre_tokenizer", "decoder", "post_processor")
     }
-    model = made.get("model") if isinstance(made.get("model"), dict) else {}
-    settings = {
-        key: value for key, value in (model or {}).items() if key not in ("vocab", "merges")
-    }
+    model = mapping(made.get("model"))
+    settings = {key: value for key, value in model.items() if key not in ("vocab", "merges")}
     for name, part in {**parts, "model": settings}.items():
         for step in _objects(part):
             for key, value in step.items():

@@ -128,6 +128,7 @@ def test_a_dry_run_prints_a_recipe_that_loads(invoke: Invoke, here: Path, tiny_m
     # Without xgrammar such a constraint is refused.
     constraint = ["evaluation.constraint=json: schema.json"] if find_spec("xgrammar") else []
     words = settings(tiny_model, *constraint)
+    words += ["--overwrite", "--set", "evaluation.metrics=[bleu, rougeL]"]
     result = invoke("train", "flan-t5-base", "--dry-run", *words)
     printed = result.stdout
     assert result.stderr.endswith(f"next: lora-s2s train flan-t5-base {shlex.join(words)}\n")
