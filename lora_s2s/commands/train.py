@@ -105,13 +105,9 @@ def train(
     loaded, prepared = asked_run(recipe, data, model, sets, options=options, dry_run=dry_run)
     from lora_s2s.pipeline import dry_run as dry
     from lora_s2s.pipeline.train import train_adapter
-    from lora_s2s.recipe.load import recipe_to_yaml
 
     if dry_run:
-        planned = dry.dry_run(loaded, prepared)
-        _show_dry_run(planned)
-        text = recipe_to_yaml(planned.recipe).rstrip("\n")
-        write_json(planned.to_dict()) if json else write_out(text)
+        _show_dry_run(dry.dry_run(loaded, prepared), json=json)
         words = [quoted(word) for word in context.obj if word != "--dry-run"]
         say(f"next: lora-s2s {' '.join(words)}")
         return
@@ -157,9 +153,10 @@ def _show_result(result: TrainedAdapter, file: str, recipe: Recipe) -> None:
         say(f"for the whole run, without {limit}: {whole}")
 
 
-def _show_dry_run(planned: DryRun) -> None:
+def _show_dry_run(planned: DryRun, *, json: bool) -> None:
     from lora_s2s.data_report import listed
     from lora_s2s.pipeline.prepare import sizes
+    from lora_s2s.recipe.load import recipe_to_yaml
 
     report, counted, training = planned.report, planned.counted, planned.recipe.training
     facts = {
@@ -176,6 +173,8 @@ def _show_dry_run(planned: DryRun) -> None:
     }
     rows = [list(fact) for fact in facts.items()]
     table(f"Dry run: {planned.recipe.output.name}", ["what", "value"], rows)
+    text = recipe_to_yaml(planned.recipe).rstrip("\n")
+    write_json(planned.to_dict()) if json else write_out(text)
 
 
 def _quantiles(tokens: TokenCounts) -> str:
