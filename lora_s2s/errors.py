@@ -137,6 +137,21 @@ def ran_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or by_name or by_text
 
 
+@contextmanager
+def naming_out_of_memory(message: str, *, hint: str) -> Iterator[None]:
+    """Turns running out of memory inside, on a GPU or a CPU, into one message.
+
+    Raises:
+        ResourceError: memory ran out.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        raise ResourceError(message, hint=hint) from error
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns ``" (did you mean 'x'?)"`` for the closest known name, or an empty string."""
     close = closest(name, known)

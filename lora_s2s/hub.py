@@ -231,8 +231,8 @@ def card_head(
     *,
     tags: Sequence[str],
     metrics: Sequence[str],
-    license: str | None = None,
-    library: str = "peft",
+    license: str | None,
+    library: str,
 ) -> str:
     """Returns the YAML head of a model card, as hubs read it.
 

@@ -85,7 +85,7 @@ class LabelTable:
         }
 
 
-def distinct_labels(references: References, known: Collection[str] = ()) -> int | None:
+def distinct_labels(references: References, known: Collection[str]) -> int | None:
     """The number of distinct labels among the references; None if they are not labels.
 
     Labels are short, one per source, and repeat often, or are nearly all ``known`` from training.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 
-from lora_s2s.errors import DataError, ResourceError, UsageError, ran_out_of_memory
+from lora_s2s.errors import DataError, UsageError, naming_out_of_memory
 from lora_s2s.inference.engine import DecodingSettings, ExportedEngine
 from lora_s2s.inference.predictor import Predictor
 from lora_s2s.inference.prefix_tree import Candidate
@@ -238,15 +238,9 @@ def _check_exported(predictor: Predictor) -> None:
         )
 
 
-@contextmanager
-def _explained(sources: int, batch_tokens: int) -> Iterator[None]:
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not ran_out_of_memory(error):
-            raise
-        hint = f"--set evaluation.batch_tokens={max(16, batch_tokens // 2)}"
-        raise ResourceError(f"out of memory scoring {sources} source(s)", hint=hint) from error
+def _explained(sources: int, batch_tokens: int) -> AbstractContextManager[None]:
+    hint = f"--set evaluation.batch_tokens={max(16, batch_tokens // 2)}"
+    return naming_out_of_memory(f"out of memory scoring {sources} source(s)", hint=hint)
 
 
 def _lost(predictor: Predictor, text: str, ids: Sequence[int]) -> str:

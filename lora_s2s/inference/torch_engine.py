@@ -9,7 +9,7 @@ Legend: B batch, S source length, T target length; ``_BS`` and ``_BT`` name the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from lora_s2s.errors import ResourceError, ran_out_of_memory
+from lora_s2s.errors import naming_out_of_memory
 from lora_s2s.inference.constraint import constraint_of
 from lora_s2s.inference.continuous import Continuous, supports
 from lora_s2s.inference.engine import Answer, DecodingSettings, Engine, TokenIds, Watch
@@ -146,7 +146,7 @@ class TorchEngine:
         settings: DecodingSettings,
         watch: Watch | None,
     ) -> Iterator[Answer]:
-        with out_of_memory_named(sources, settings), self.ready():
+        with _out_of_memory_named(sources, settings), self.ready():
             yield from queue.answers(sources, settings, watch)
 
     def _generate(
@@ -170,7 +170,7 @@ class TorchEngine:
         mixed: dict[str, Any] = {}
         if self.mixed:  # PEFT reads the beams here only
             mixed = {"adapter_names": list(self.mixed), "num_beams": settings.num_beams}
-        named = out_of_memory_named(sources, settings)
+        named = _out_of_memory_named(sources, settings)
         with named, self.ready() as model, only(model, config), quiet():
             output_BT = model.generate(
                 **inputs,
@@ -186,21 +186,16 @@ def _in_order(queued: Iterator[Answer]) -> list[list[int]]:
     return [ids for _, ids in sorted(queued)]
 
 
-@contextmanager
-def out_of_memory_named(sources: TokenIds, settings: DecodingSettings) -> Iterator[None]:
-    """Turns running out of memory into an error that says how large the batch was."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not ran_out_of_memory(error):
-            raise
-        longest = max(map(len, sources))
-        size = (
-            f"{min(len(sources), settings.rows_at_once(longest))} sources of up to {longest} "
-            f"tokens with {settings.hypotheses} {'sample' if settings.temperature else 'beam'}(s)"
-        )
-        hint = f"--set evaluation.batch_tokens={max(1, settings.batch_tokens // 2)}"
-        raise ResourceError(f"out of memory decoding {size}", hint=hint) from error
+def _out_of_memory_named(
+    sources: TokenIds, settings: DecodingSettings
+) -> AbstractContextManager[None]:
+    longest = max(map(len, sources))
+    size = (
+        f"{min(len(sources), settings.rows_at_once(longest))} sources of up to {longest} "
+        f"tokens with {settings.hypotheses} {'sample' if settings.temperature else 'beam'}(s)"
+    )
+    hint = f"--set evaluation.batch_tokens={max(1, settings.batch_tokens // 2)}"
+    return naming_out_of_memory(f"out of memory decoding {size}", hint=hint)
 
 
 class _Watching(StoppingCriteria):  # type: ignore[misc]

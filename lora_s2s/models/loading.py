@@ -16,7 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from lora_s2s import probe
-from lora_s2s.errors import DataError, ResourceError, UsageError, ran_out_of_memory
+from lora_s2s.errors import DataError, UsageError, naming_out_of_memory
 from lora_s2s.files import read_json, read_object
 from lora_s2s.hub import MalformedConfig, locate_model
 from lora_s2s.models.family import ModelFamily, family_of
@@ -132,17 +132,12 @@ def load_base(
             family, config, dtype=chosen, quantization=quantization, skip=skip_quantization
         )
     names = _check_shapes(family, model, shapes_of, path)
-    try:
+    too_large = f"{path.name} does not fit into the memory of {placed.type}"
+    with naming_out_of_memory(too_large, hint=_TOO_LARGE):
         with quiet():
             put_weights(model, files, names, placed)
             model.generation_config = _generation_config(path)
         _check_ids(model, path)
-    except (MemoryError, RuntimeError) as error:
-        if not ran_out_of_memory(error):
-            raise
-        raise ResourceError(
-            f"{path.name} does not fit into the memory of {placed.type}", hint=_TOO_LARGE
-        ) from error
     family.finish_loading(model, settings, names.values(), where=str(path))
     model.eval()
     shift = settle(model, family) if chosen is torch.float16 else 0

@@ -55,7 +55,7 @@ class RowCost:
         return self.bytes_each * (linear + self.heads * squares)
 
 
-def read_config(name: str, revision: str | None = None) -> Mapping[str, object]:
+def read_config(name: str, revision: str | None) -> Mapping[str, object]:
     """Returns the config of a model; empty if the folder holds only a tokenizer."""
     path: Path = locate_model(name, revision, weights=False) / _CONFIG
     return mapping(read_json(path)) if path.is_file() else {}

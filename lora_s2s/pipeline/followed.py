@@ -97,7 +97,7 @@ def _check_tokenizer(recipe: Recipe, folder: Path) -> None:
         )
 
 
-def with_constraint(recipe: Recipe, model: str, overrides: Overrides = ()) -> Recipe:
+def with_constraint(recipe: Recipe, model: str, overrides: Overrides) -> Recipe:
     """Returns a recipe whose constraint is complete.
 
     Args:
@@ -109,10 +109,8 @@ def with_constraint(recipe: Recipe, model: str, overrides: Overrides = ()) -> Re
         UsageError: the training targets are no set of labels, or are not known.
         DataError: a file cannot be read, or the folder's recipe names one.
     """
-    if recipe.evaluation.constraint is None:
-        return recipe
-    constraint = parse(recipe.evaluation.constraint)
-    if constraint.is_complete:
+    constraint = _incomplete(recipe)
+    if constraint is None:
         return recipe
     if constraint.kind == LABELS:
         targets = training_targets(recipe, model, overrides, hint=_NAME_THEM)
@@ -132,14 +130,19 @@ def recipe_to_answer(model: str, overrides: Overrides = ()) -> Recipe:
 
 def with_trained_constraint(recipe: Recipe, prepared: PreparedDataset) -> Recipe:
     """Returns a user's recipe whose constraint is complete, as the adapter's folder records it."""
-    if recipe.evaluation.constraint is None:
-        return recipe
-    constraint = parse(recipe.evaluation.constraint)
-    if constraint.is_complete:
+    constraint = _incomplete(recipe)
+    if constraint is None:
         return recipe
     if constraint.kind == LABELS:
         return _with(recipe, _labels(prepared.train.each_target()))
     return _with(recipe, _read(constraint))
+
+
+def _incomplete(recipe: Recipe) -> Constraint | None:
+    """A recipe's constraint if labels or a file's content are missing in it."""
+    value = recipe.evaluation.constraint
+    constraint = None if value is None else parse(value)
+    return None if constraint is None or constraint.is_complete else constraint
 
 
 def _with(recipe: Recipe, constraint: Constraint) -> Recipe:

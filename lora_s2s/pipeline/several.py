@@ -85,7 +85,7 @@ class Several:
         return {**first, "models": entries, "seeds": [group.to_json() for group in self.seeds]}
 
 
-def score_several(models: Sequence[str], asked: Asked, overrides: Overrides = ()) -> Several:
+def score_several(models: Sequence[str], asked: Asked, overrides: Overrides) -> Several:
     """Scores models one after another on the same rows.
 
     Raises:

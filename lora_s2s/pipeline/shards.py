@@ -25,7 +25,7 @@ _OURS = (PreparedManifest, ShardManifest)
 
 
 def prepare_to(
-    recipe: Recipe, out: str | None, *, previews: int = 3, strict: bool = False, join: bool = False
+    recipe: Recipe, out: str | None, *, previews: int, strict: bool, join: bool
 ) -> PreparedDataset:
     """Prepares a recipe's data into a folder, which is uploaded where a URL is given.
 
@@ -47,9 +47,7 @@ def prepare_to(
     return prepared
 
 
-def prepare_shard_to(
-    recipe: Recipe, shard: str, out: str | None, *, strict: bool = False
-) -> PreparedShard:
+def prepare_shard_to(recipe: Recipe, shard: str, out: str | None, *, strict: bool) -> PreparedShard:
     """Prepares one shard of a recipe's data, or opens it where it is complete.
 
     Args:

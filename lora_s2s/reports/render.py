@@ -9,7 +9,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -80,15 +80,7 @@ def markdown(text: str) -> str:
 
 @cache
 def _html() -> Environment:
-    environment = Environment(
-        loader=_TEMPLATES,
-        autoescape=True,
-        finalize=_plain_value,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = _environment(_plain_value, autoescape=True)
     environment.filters |= {
         "number": "{:,}".format,
         "counted": counted,
@@ -104,17 +96,22 @@ def _html() -> Environment:
 @cache
 def _markdown() -> Environment:
     # Jinja's autoescape is for HTML; `finalize`, which every value passes, escapes for Markdown.
-    environment = Environment(  # noqa: S701
+    environment = _environment(_markdown_value, autoescape=False)
+    environment.filters |= {"python": python}
+    environment.globals["verbatim"] = verbatim
+    return environment
+
+
+def _environment(finalize: Callable[[object], object], *, autoescape: bool) -> Environment:
+    return Environment(
         loader=_TEMPLATES,
-        finalize=_markdown_value,
+        autoescape=autoescape,  # noqa: S701
+        finalize=finalize,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"python": python}
-    environment.globals["verbatim"] = verbatim
-    return environment
 
 
 def _plain_value(value: object) -> object:

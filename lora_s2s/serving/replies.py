@@ -106,11 +106,10 @@ class Shape:
 
     def _head(self, kind: str) -> Body:
         prefix = "chatcmpl" if self.chat else "cmpl"
-        created = self.created
         return {
             "id": f"{prefix}-{self.id}",
             "object": kind,
-            "created": created,
+            "created": self.created,
             "model": self.model,
         }
 

@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from lora_s2s.errors import UsageError
 from lora_s2s.tokens.encoder import encode_texts
 from lora_s2s.tokens.loading import language_codes
+from lora_s2s.tokens.lossless import metaspace
 from lora_s2s.tokens.one_file import PreTrainedTokenizerFast
 
 _NAMED = (
@@ -33,7 +34,6 @@ _NAMED = (
     "mask_token",
 )
 _SENTINEL = re.compile(r"▁?<(extra_id|mask|unk)_\d+>")
-_BAR = "▁"
 _MOST_USED, _LONGEST_PATTERN = 1000, 400
 
 
@@ -233,12 +233,7 @@ def _keep_spaces(made: dict[str, Any], used: Sequence[str]) -> bool:
         strip = {"type": "Strip", "strip_left": True, "strip_right": True}
         normalizers = [*normalizers, _replaced(r"\s+"), strip]
     made["normalizer"] = {"type": "Sequence", "normalizers": [*normalizers, _replaced(begins)]}
-    made["pre_tokenizer"] = {
-        "type": "Metaspace",
-        "replacement": _BAR,
-        "prepend_scheme": "never",
-        "split": True,
-    }
+    made["pre_tokenizer"] = metaspace("never")
     return True
 
 

@@ -130,7 +130,7 @@ def _set_languages(
         tokenizer.src_lang, tokenizer.tgt_lang = asked.values()
 
 
-def tokenizer_hash(model_name: str, revision: str | None = None) -> str:
+def tokenizer_hash(model_name: str, revision: str | None) -> str:
     """Returns a hash over the tokenizer's files."""
     folder: Path = locate_model(model_name, revision, weights=False)
     return sha256_json(

@@ -47,6 +47,16 @@ _PLAIN = frozenset(string.ascii_letters + string.digits + string.punctuation) - 
 _NORMALIZERS = frozenset({"Precompiled", "Strip", "Replace"})
 
 
+def metaspace(prepend_scheme: str) -> dict[str, object]:
+    """A pre-tokenizer, or decoder, that cuts text before each space and writes it as a bar."""
+    return {
+        "type": "Metaspace",
+        "replacement": _BAR,
+        "prepend_scheme": prepend_scheme,
+        "split": True,
+    }
+
+
 def unused_rows(tokenizer: PreTrainedTokenizerBase, rows: int) -> int:
     """Returns how many ids from ``len(tokenizer)`` on could be added tokens.
 
@@ -160,12 +170,7 @@ def lossless_tokenizer(
     }
     stand_ins = {text: piece for text, piece in pieces.items() if text != piece}
     made["normalizer"] = _sequence("normalizers", _encoding(pieces, made["normalizer"]))
-    made["pre_tokenizer"] = {
-        "type": "Metaspace",
-        "replacement": _BAR,
-        "prepend_scheme": "never",
-        "split": True,
-    }
+    made["pre_tokenizer"] = metaspace("never")
     made["decoder"] = _sequence("decoders", _decoding(stand_ins, mark))
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(made)),
@@ -251,10 +256,7 @@ def _decoding(stand_ins: Mapping[str, str], mark: str) -> list[Any]:
     """The decoders, in order: words joined, runs, breaks with the space behind them, single
     characters, lone marks.
     """
-    steps: list[Any] = [
-        {"type": "Metaspace", "replacement": _BAR, "prepend_scheme": "always", "split": True}
-    ]
-    steps += [{"type": "Fuse"}]
+    steps: list[Any] = [metaspace("always"), {"type": "Fuse"}]
     steps += [_replace({"String": stand_ins[run]}, run) for run in _RUNS if run in stand_ins]
     for text, piece in stand_ins.items():
         if text not in _RUNS:

@@ -6,7 +6,6 @@ S source length, T target length.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -27,25 +26,6 @@ def peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return peak_memory()
-
-
-@contextmanager
-def explain_out_of_memory() -> Iterator[None]:
-    """Turns torch's out-of-memory errors, on a GPU and on a CPU, into one message.
-
-    Raises:
-        ResourceError: memory ran out inside the block.
-    """
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not ran_out_of_memory(error):
-            raise
-        hint = (
-            "halve training.tokens_per_batch and double training.gradient_accumulation: "
-            "the same step in less memory"
-        )
-        raise ResourceError("out of memory while training", hint=hint) from error
 
 
 class Attempt:

@@ -78,7 +78,7 @@ def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
         group["lr"] = learning_rate * group["rate"]
 
 
-def cpu_copy(tensor: Tensor, *, keep: bool = True) -> Tensor:
+def cpu_copy(tensor: Tensor, *, keep: bool) -> Tensor:
     """The whole of a tensor in main memory of its own; an empty one if only others ``keep`` it."""
     whole = gathered(tensor.detach())
     return whole.to("cpu", copy=True).contiguous() if keep else torch.empty(0)

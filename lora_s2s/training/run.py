@@ -14,7 +14,7 @@ from torch import nn
 
 from lora_s2s.console import ProgressLine, say, warn
 from lora_s2s.data.prepared import SplitTable
-from lora_s2s.errors import RunError, Stopped, UsageError, again
+from lora_s2s.errors import RunError, Stopped, UsageError, again, naming_out_of_memory
 from lora_s2s.fast_t5.choose import fast_forward, forward_in_use
 from lora_s2s.recipe.schema import TrainingSettings
 from lora_s2s.training.averaging import WeightAverage
@@ -28,7 +28,7 @@ from lora_s2s.training.checkpoint import (
 )
 from lora_s2s.training.loader import BatchLoader, NextBatches
 from lora_s2s.training.log import RunLog, TrackersMayFail, start_trackers
-from lora_s2s.training.memory import explain_out_of_memory, peak_memory_bytes
+from lora_s2s.training.memory import peak_memory_bytes
 from lora_s2s.training.optimizer import build_optimizer, learning_rate_at, trainable
 from lora_s2s.training.plan import StepPlan
 from lora_s2s.training.processes import any_process, share_parameters, stop_signal
@@ -40,6 +40,11 @@ _MAX_SKIPPED_IN_A_ROW = 10
 _HINT = (
     "lower training.learning_rate, or set model.dtype=float32 (bfloat16 on a GPU); "
     "this step changed nothing and the last checkpoint is finite"
+)
+
+_SMALLER_BATCHES = (
+    "halve training.tokens_per_batch and double training.gradient_accumulation: "
+    "the same step in less memory"
 )
 
 
@@ -103,7 +108,7 @@ class Run:
         with (
             self.line,
             self.signals,
-            explain_out_of_memory(),
+            naming_out_of_memory("out of memory while training", hint=_SMALLER_BATCHES),
             fast_forward(self.model),
             self.loader.loading(self.state, self.run_dir) as next_batches,
         ):
