@@ -31,6 +31,7 @@ from lora_s2s.reports.summary import (
     facts,
     flat,
     number,
+    recorded,
     score_lines,
     shown,
     without_interval,
@@ -169,12 +170,10 @@ class AdapterInfo:
             if first
             else (NOTHING, NOTHING)
         )
-        base = shown(self._recorded("base", "name") or self.config.get("base_model_name_or_path"))
-        return [self.name, base, number(self._recorded("training", "steps")), *scored]
-
-    def _recorded(self, section: str, key: str) -> object:
-        values = self.manifest.get(section)
-        return values.get(key) if isinstance(values, Mapping) else None
+        base = shown(
+            recorded(self.manifest, "base", "name") or self.config.get("base_model_name_or_path")
+        )
+        return [self.name, base, number(recorded(self.manifest, "training", "steps")), *scored]
 
     def lines(self) -> dict[str, str]:
         """Every score, fact and recipe key by name."""

@@ -42,7 +42,7 @@ _FIRST_ROWS = 20
 ScoreTable = tuple[str, str, list[ScoreLine]]
 # Anchor, heading, sections of the manifest.
 _FACTS = (
-    ("training", "Training", ("averaged", "training", "counts")),
+    ("training", "Training", ("averaged", "counts", "training")),
     ("data", "Data", ("data", "input")),
     ("environment", "Environment", ("base", "device", "created", "versions")),
 )
@@ -166,7 +166,7 @@ def _facts(
             anchor,
             heading,
             charts.get(anchor, ()),
-            facts({key: manifest[key] for key in keys if key in manifest}),
+            facts(manifest, keys),
         )
         for anchor, heading, keys in _FACTS
     ]

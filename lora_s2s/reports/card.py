@@ -18,6 +18,7 @@ from lora_s2s.reports.summary import (
     base_name,
     facts,
     flat,
+    recorded,
     score_lines,
     shown,
     signatures,
@@ -28,8 +29,8 @@ _EXAMPLES = 3
 _LONGEST_EXAMPLE = 300
 _TAGS = ("lora", "peft", "seq2seq", "t5", "lora-s2s")
 _FACTS = {
-    "Training": ("averaged", "training", "counts", "device", "versions"),
-    "Data and input": ("data", "input", "base", "created"),
+    "Training": ("averaged", "counts", "training", "device", "versions"),
+    "Data and input": ("base", "data", "input", "created"),
 }
 _ANSWER_TOKENS = 128
 OWN_LICENSE = "apache-2.0"
@@ -105,8 +106,8 @@ def render_card(
         metrics=list(dict.fromkeys(line.metric for line in lines)),
         license=licenses[0] if published else None,
     )
-    revision = _entry(manifest, "base", "revision")
-    template = _entry(manifest, "input", "template")
+    revision = recorded(manifest, "base", "revision")
+    template = recorded(manifest, "input", "template")
     return render(
         "card.md",
         head=verbatim(head),
@@ -123,7 +124,7 @@ def render_card(
         scores=lines,
         signatures=signatures(lines),
         examples=[(_short(row.get("source")), _short(row.get("prediction"))) for row in rows],
-        fact_tables=[(title, _facts(manifest, sections)) for title, sections in _FACTS.items()],
+        fact_tables=[(title, facts(manifest, sections)) for title, sections in _FACTS.items()],
         template=shown(template) if template else None,
         published=published,
         place=place(published),
@@ -162,20 +163,12 @@ def _listed(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 
-def _entry(manifest: Mapping[str, object], section: str, key: str) -> object:
-    return mapping(manifest.get(section)).get(key)
-
-
 def _answer_tokens(manifest: Mapping[str, object]) -> int:
     records = map(mapping, mapping(manifest.get("scores")).values())
-    decodings = [_entry(record, "decoding", "max_new_tokens") for record in records]
-    limits = [_entry(manifest, "input", "max_target_tokens"), *decodings]
+    decodings = [recorded(record, "decoding", "max_new_tokens") for record in records]
+    limits = [recorded(manifest, "input", "max_target_tokens"), *decodings]
     valid = [limit for limit in limits if type(limit) is int and limit > 0]
     return valid[-1] if valid else _ANSWER_TOKENS
-
-
-def _facts(manifest: Mapping[str, object], sections: Sequence[str]) -> list[tuple[str, str]]:
-    return facts({section: manifest[section] for section in sections if section in manifest})
 
 
 def _short(value: object) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -86,13 +86,16 @@ def signatures(lines: Iterable[ScoreLine]) -> list[tuple[str, str]]:
     return list(dict.fromkeys((line.metric, line.signature) for line in lines))
 
 
-def facts(manifest: Mapping[str, object]) -> list[tuple[str, str]]:
-    """(name, value) pairs of a manifest's sections, in a fixed order."""
-    pairs: list[tuple[str, str]] = []
-    for section in _SECTIONS:
-        if section in manifest:
-            pairs.extend(flat(section, manifest[section]))
-    return pairs
+def facts(
+    manifest: Mapping[str, object], sections: Sequence[str] = _SECTIONS
+) -> list[tuple[str, str]]:
+    """(name, value) pairs of a manifest's sections, in their order."""
+    return [pair for section in sections for pair in flat(section, manifest.get(section))]
+
+
+def recorded(manifest: Mapping[str, object], section: str, key: str) -> object:
+    """A value in a section of a manifest; None if there is none."""
+    return mapping(manifest.get(section)).get(key)
 
 
 def flat(name: str, value: object, depth: int = 0) -> Iterator[tuple[str, str]]:
