@@ -212,7 +212,7 @@ def read_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def mapping(value: object) -> Mapping[str, Any]:
+def mapping(value: object) -> Mapping[str, object]:
     """A value of a JSON document that is an object; otherwise an empty one."""
     return value if isinstance(value, Mapping) else {}
 
