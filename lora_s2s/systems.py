@@ -27,10 +27,14 @@ _PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8) if WINDOWS else ()
 
 
 def open_lock(path: Path, mode: int = 0o666) -> int:
-    """Opens a file to lock, created if missing; a link is not followed (except on Windows, where
-    only privileged users make links).
+    """Opens a file to lock, created if missing, another user's to read alone; a link is not
+    followed (except on Windows, where only privileged users make links).
     """
-    return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), mode)
+    own = getattr(os, "O_NOFOLLOW", 0)
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | own, mode)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY | own)
 
 
 def lock(descriptor: int, *, shared: bool = False) -> bool:

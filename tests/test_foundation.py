@@ -247,7 +247,6 @@ _AT_ONCE = {
     "eval adapters/taken --out pairs": "pairs contains other files (manifest.json, …)",
     "predict demo text --output pairs": "pairs is a folder, expected a file",
     "predict demo text --output HERE/out.txt": "HERE/out.txt.part holds 0 answers of an earlier",
-    "prepare demo --out pairs": "pairs exists and is not a folder of prepared data",
     "export nosuch --out out": _NEITHER,
     "serve nosuch": _NEITHER,
     "ui nosuch": _NEITHER,

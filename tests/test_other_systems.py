@@ -195,8 +195,14 @@ def test_a_lock_held_for_a_moment_is_waited_for(
     lock_for_a_moment()
     check_not_running(tmp_path / "a")
     with monkeypatch.context() as patch:  # another user's file
-        patch.setattr(os, "open", Mock(side_effect=PermissionError))
-        check_not_running(tmp_path / "a")
+        real = os.open
+        refused = Mock(side_effect=[PermissionError, PermissionError])
+        patch.setattr(os, "open", refused)
+        owner = f"user {(tmp_path / '.a.lock').stat().st_uid}"
+        with pytest.raises(UsageError, match=f"cannot see whether {owner} is training in"):
+            check_not_running(tmp_path / "a")
+        refused.side_effect = [PermissionError, real(tmp_path / ".a.lock", os.O_RDWR)]
+        check_not_running(tmp_path / "a")  # one that may be read alone shows its lock
     lock_for_a_moment()
     with run_lock(tmp_path / "a"):
         assert f"process {os.getpid()} on " in (tmp_path / ".a.lock").read_text()

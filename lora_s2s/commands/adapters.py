@@ -25,19 +25,26 @@ def listed(context: typer.Context, folder: Folder = "adapters", json: Json = Fal
     """List trained adapters; show one; compare or average several."""
     if context.invoked_subcommand is not None:
         return
-    from lora_s2s.pipeline.adapters import list_adapters
+    from lora_s2s.pipeline.adapters import list_adapters, unfinished_runs
 
-    items = list_adapters(Path(folder))
+    items, runs = list_adapters(Path(folder)), unfinished_runs(Path(folder))
     if json:
-        write_json({"adapters": [adapter.to_json() for adapter in items]})
-    elif items:
+        write_json({"adapters": [adapter.to_json() for adapter in items], "unfinished": runs})
+        return
+    if items:
         table(
             folder,
             ["name", "base", "steps", "data", "main score"],
             [adapter.row() for adapter in items],
         )
-    else:
+    elif not runs:
         say(f"no adapter in {folder}; train one: lora-s2s train demo")
+    for run in runs:
+        asked = f"of {run['max_steps']}" if run["max_steps"] else f"in {run['epochs']} epochs"
+        then = f"training now: {run['process']}"
+        if not run["process"]:
+            then = f"continue: {run['command']}"
+        say(f"{run['name']}: unfinished, {run['step']} steps {asked} saved; {then}")
 
 
 @adapters.command("show")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -74,20 +73,16 @@ def prepare(
     """
     if sum((shard is not None, join, ray is not None)) > 1:
         raise UsageError("--shard, --join and --ray exclude each other", hint="give one of them")
-    from lora_s2s.data.manifest import check_place
     from lora_s2s.pipeline.recipes import check_named, chosen_recipe, train_command
-    from lora_s2s.remote import is_url
 
     loaded = chosen_recipe(recipe, data or (), model, sets or (), command="prepare", out=out)
     if not join:
         check_named(loaded)
-    url = out if out and is_url(out) else None
-    if out and not url:
-        check_place(Path(out))
     from lora_s2s.commands._show import show_prepared
     from lora_s2s.pipeline.lengths import warn_of_short_answers
     from lora_s2s.pipeline.prepare import data_line
     from lora_s2s.pipeline.shards import prepare_shard_to, prepare_to
+    from lora_s2s.remote import is_url
 
     if shard is not None:
         _show_shard(prepare_shard_to(loaded, shard, out or None, strict=strict), json=json)
@@ -98,6 +93,7 @@ def prepare(
         prepared = prepare_on_ray(loaded, ray, out or None, previews=previews, strict=strict)
     else:
         prepared = prepare_to(loaded, out or None, previews=previews, strict=strict, join=join)
+    url = out if out and is_url(out) else None
     say(data_line(prepared))
     show_prepared(prepared.manifest.report, prepared.preview)
     warn_of_short_answers(loaded, prepared)

@@ -55,11 +55,13 @@ def push(
     passwords, tokens or paths of this machine are refused.
     """
     from lora_s2s.console import say, write_json
-    from lora_s2s.pipeline.names import located
+    from lora_s2s.pipeline.names import check_finished, located
     from lora_s2s.pipeline.push import PushOptions, push_folder
 
     options = PushOptions(dry_run, public, overwrite, examples, base_license, data_license)
-    report = push_folder(Path(located(folder)).expanduser(), repo, options)
+    place = located(folder)
+    check_finished(place)
+    report = push_folder(Path(place).expanduser(), repo, options)
     for file in report.files:
         say(f"{file['bytes']:>13,}  {file['path']}")
     for entry in report.left_out:

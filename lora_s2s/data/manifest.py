@@ -83,28 +83,17 @@ def with_chosen_limits(identity: Identity, limits: Mapping[str, Any]) -> Identit
     return {**identity, "settings": settings}
 
 
-def check_place(out: Path) -> bool:
-    """Whether data was prepared in the folder ``out`` before.
-
-    Raises:
-        UsageError: ``out`` is something else.
-    """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return False
-    if not is_prepared(out):
-        hint = "choose another folder, or remove this one"
-        raise UsageError(f"{out} exists and is not a folder of prepared data", hint=hint)
-    return True
-
-
 def reusable(out: Path, identity: Identity) -> PreparedDataset | None:
     """Opens the folder ``out`` if it was made from the same data and settings.
 
     Raises:
         UsageError: ``out`` is something else.
     """
-    if not check_place(out):
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
+    if not is_prepared(out):
+        hint = "choose another folder, or remove this one"
+        raise UsageError(f"{out} exists and is not a folder of prepared data", hint=hint)
     try:
         existing = open_prepared(out, reused=True)
     except DataError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 from lora_s2s.console import warn
 from lora_s2s.errors import DataError, Error, UsageError, nearest
 from lora_s2s.files import read_object
-from lora_s2s.hub import ADAPTER_CONFIG, check_folder, is_trained, no_adapter
-from lora_s2s.pipeline.names import check_model_path
+from lora_s2s.hub import ADAPTER_CONFIG, RECIPE, check_folder, is_trained, no_adapter
+from lora_s2s.pipeline.names import check_model_path, resume_command
 from lora_s2s.recipe.evaluation import EvaluationSection
 from lora_s2s.recipe.fields import AUTO
 from lora_s2s.recipe.layers import Overrides, overridden_keys
@@ -37,6 +38,7 @@ from lora_s2s.reports.summary import (
     without_interval,
 )
 from lora_s2s.systems import file_name
+from lora_s2s.training.run_lock import running_process
 
 NO_DATA = "none"
 _SKIPPED = (
@@ -210,6 +212,30 @@ def list_adapters(folder: Path) -> list[AdapterInfo]:
             reason = error.message if isinstance(error, DataError) else error.strerror
             warn(f"{path.name} is omitted: {reason}")
     return adapters
+
+
+def unfinished_runs(folder: Path) -> list[dict[str, object]]:
+    """The runs in a folder that have not finished: the last step that was saved, what was asked
+    for, the process that trains (None: it was stopped), and the command that continues it.
+    """
+    runs: list[dict[str, object]] = []
+    for path in sorted(folder.glob("[!.]*.running")):
+        training = None
+        with suppress(Error):  # no recipe yet, or one of another version
+            training = load_recipe(str(path / RECIPE), only_shipped=True).training
+        saved = [step.name[5:] for step in path.glob("checkpoints/step-*")]
+        runs.append(
+            {
+                "name": path.stem,
+                "path": str(path),
+                "step": max((int(step) for step in saved if step.isdecimal()), default=0),
+                "max_steps": training and training.max_steps,
+                "epochs": training and training.epochs,
+                "process": running_process(path),
+                "command": resume_command(path),
+            }
+        )
+    return runs
 
 
 def find_adapter(name: str, folder: Path) -> AdapterInfo:

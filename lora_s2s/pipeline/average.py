@@ -17,7 +17,7 @@ from lora_s2s.lora.adapter import CONFIG, WEIGHTS, is_adapter, write_files
 from lora_s2s.lora.average import How, average
 from lora_s2s.lora.members import Group, Place, read_members
 from lora_s2s.outputs import check_new, whole_folder
-from lora_s2s.pipeline.names import located, resume_hint
+from lora_s2s.pipeline.names import located, resume_command
 from lora_s2s.records import AdapterManifest, write
 from lora_s2s.reports.adapter_page import write_report
 from lora_s2s.reports.card import write_card
@@ -113,11 +113,13 @@ def _place(name: str) -> Place:
         if not is_adapter(run):
             raise DataError(
                 f"{run} is no finished adapter, which says how its checkpoints answer",
-                hint=resume_hint(run),
+                hint=f"continue: {resume_command(run)}",
             )
         return Place(name, run, read_checkpoint(folder).weights)
     if folder.suffix == ".running":
-        raise DataError(f"{folder} is an unfinished run", hint=resume_hint(folder))
+        raise DataError(
+            f"{folder} is an unfinished run", hint=f"continue: {resume_command(folder)}"
+        )
     return Place(name, folder)
 
 

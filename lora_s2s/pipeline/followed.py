@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lora_s2s import limits
 from lora_s2s.data.prepared import PreparedDataset
-from lora_s2s.errors import DataError, UsageError
+from lora_s2s.errors import DataError, UsageError, quoted
 from lora_s2s.examples.example import Example
 from lora_s2s.examples.read import TRAIN, Examples
 from lora_s2s.files import loads, naming, read_whole
@@ -23,6 +23,7 @@ from lora_s2s.hub import is_local
 from lora_s2s.inference.constraint import constraint_of
 from lora_s2s.pipeline.adapters import NO_DATA, recipe_of
 from lora_s2s.pipeline.decoding import decoding_settings
+from lora_s2s.pipeline.recipes import prepared_before
 from lora_s2s.readers.recorded import Named, follow_recorded, is_pattern, record_data
 from lora_s2s.recipe.constraint import LABELS, Constraint, parse
 from lora_s2s.recipe.layers import Overrides, overridden_keys
@@ -63,12 +64,18 @@ def followed(
     split = split or next(split for split in _SPLITS if getattr(recipe.data, split))
     if not (folder / "recipe.yaml").is_file() or f"data.{split}" in overridden_keys(overrides):
         return recipe
-    names = follow_recorded(
-        getattr(recipe.data, split),
-        AdapterManifest.read(folder).sources.get(split),
-        split=split,
-        parallel=recipe.data.format == "parallel",
-    )
+    try:
+        names = follow_recorded(
+            getattr(recipe.data, split),
+            AdapterManifest.read(folder).sources.get(split),
+            split=split,
+            parallel=recipe.data.format == "parallel",
+        )
+    except DataError as error:
+        if prepared := prepared_before(recipe):
+            command = f"lora-s2s eval {quoted(model)} --data {quoted(prepared)}"
+            error.hint = f"it was prepared before; score on that: {command}"
+        raise
     if split == "train" and "model.name" not in overridden_keys(overrides):
         _check_tokenizer(recipe, folder)
     value = names[0] if len(names) == 1 else names

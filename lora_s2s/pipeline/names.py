@@ -83,24 +83,27 @@ def check_model_path(model: str) -> None:
     """Refuses a path of a model where no folder is."""
     folder = Path(model).expanduser()
     if not folder.exists() and _names_a_folder(model):
-        _check_finished(model)
+        check_finished(model)
         siblings = [path.name for path in filter(Path.is_dir, folder.parent.glob("*"))]
         raise UsageError(
             f"no such folder: {model}{nearest(folder.name, siblings)}", hint="lora-s2s adapters"
         )
 
 
-def _check_finished(model: str) -> None:
+def check_finished(model: str) -> None:
+    """Raises UsageError for the name of an adapter whose training has not finished."""
     folder = Path(model).expanduser()
     running = folder.with_name(f"{folder.name}.running")
     if running.is_dir() and not folder.exists():
         check_not_running(running, "name another adapter")
-        raise UsageError(f"the training of {model} has not finished", hint=resume_hint(running))
+        raise UsageError(
+            f"the training of {model} has not finished", hint=f"continue: {resume_command(running)}"
+        )
 
 
-def resume_hint(run: Path) -> str:
-    """The hint for the folder of an unfinished run: the command that continues it."""
-    return f"continue it: lora-s2s train {quoted(run / RECIPE)} --resume"
+def resume_command(run: Path) -> str:
+    """The command that continues the unfinished run in a folder, whatever it was started with."""
+    return f"lora-s2s train {quoted(run / RECIPE)} --resume"
 
 
 def _names_a_folder(model: str) -> bool:
@@ -141,7 +144,7 @@ def located_adapter(name: str) -> str:
         DataError: no such folder.
     """
     place = located(name)
-    _check_finished(place)
+    check_finished(place)
     check_is_folder(Path(place).expanduser())
     return place
 

@@ -10,10 +10,12 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lora_s2s.data.prepared import is_prepared
 from lora_s2s.errors import DataError, UsageError, quoted
 from lora_s2s.hub import locate_model
 from lora_s2s.pipeline.names import given_overrides, given_path
 from lora_s2s.pipeline.surroundings import called
+from lora_s2s.pipeline.trained import on_other_data
 from lora_s2s.readers.origins import check_there
 from lora_s2s.recipe import load
 from lora_s2s.recipe.catalogue import shipped
@@ -115,7 +117,8 @@ def _check_data(recipe: Recipe, named: str) -> None:
     a model is fetched.
     """
     file = recipe.data.train
-    if isinstance(file, str) and _YOURS.fullmatch(file) and not os.path.lexists(file):
+    yours = isinstance(file, str) and _YOURS.fullmatch(file) and not os.path.lexists(file)
+    if yours and not prepared_before(recipe):
         raise DataError(f"no such file: {file} (data.train)", hint=f"name your file: {named}")
 
 
@@ -129,7 +132,12 @@ def check_named(recipe: Recipe, *, base: bool = True) -> None:
     data = recipe.data
     for split in ("train", "validation", "test"):
         named = data.named(split)
-        check_there([named] if isinstance(named, str) else named)
+        try:
+            check_there([named] if isinstance(named, str) else named)
+        except DataError as error:
+            if folder := prepared_before(recipe):
+                error.hint = f"it was prepared before; train on that: {train_command(folder)}"
+            raise
     if base:
         locate_model(recipe.model.name, recipe.model.revision, weights=False)
 
@@ -165,6 +173,12 @@ def starter_name(path: str) -> str:
 def prepared_folder(recipe: Recipe) -> Path:
     """Where a recipe's data is prepared: ``prepared/NAME`` beside the folder of adapters."""
     return Path(recipe.output.dir).parent / "prepared" / str(recipe.output.name)
+
+
+def prepared_before(recipe: Recipe) -> Path | None:
+    """The folder of prepared data that is still there where a recipe's files are gone."""
+    folder = prepared_folder(recipe)
+    return folder if is_prepared(folder) and not on_other_data(folder, recipe) else None
 
 
 def train_command(folder: Path | str) -> str:

@@ -105,7 +105,7 @@ def _recipe_of_data(name: str, sets: Overrides, options: RunOptions, *, dry_run:
     """
     path = Path(f"{starter_name(name)}.yaml")
     kept: dict[str, object] = {}
-    if path.exists():
+    if path.is_file():
         writer = untouched_writer(path)
         if options.resume or writer != "train":
             existing = existing_recipe(path, name, sets)

@@ -8,10 +8,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from lora_s2s.errors import Error, UsageError, again
+from lora_s2s.errors import COMMAND_LINE, Error, UsageError, again
 from lora_s2s.hub import RECIPE, is_trained
 from lora_s2s.outputs import check_free, check_writable
 from lora_s2s.pipeline import html
+from lora_s2s.pipeline.names import resume_command
 from lora_s2s.recipe.load import load_recipe
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.training.run_lock import check_not_running
@@ -75,8 +76,10 @@ class RunOptions:
             raise UsageError("resume and overwrite exclude each other: keep one")
 
 
-def _on_other_data(running: Path, recipe: Recipe) -> str:
-    """What an unfinished run reads that a recipe names otherwise, to show; empty if nothing."""
+def on_other_data(running: Path, recipe: Recipe) -> str:
+    """What an unfinished run or prepared data reads that a recipe names otherwise, to show; empty
+    if nothing.
+    """
     with suppress(Error):  # also: it has no recipe yet, or one of another version
         began = load_recipe(str(running / RECIPE), only_shipped=True).data
         for key in ("train", "source_column", "target_column", "template"):
@@ -110,8 +113,10 @@ def check_run_folder(recipe: Recipe, options: RunOptions) -> tuple[Path, Path]:
         )
     if running.exists() and not (options.resume or options.overwrite):
         hint = f"start again: {again('--overwrite')}"
-        if not (other := _on_other_data(running, recipe)):
-            hint = f"continue: {again()}; or {hint}"
+        if not (other := on_other_data(running, recipe)):
+            # Another command line than that which began the run may differ from it.
+            command = resume_command(running) if COMMAND_LINE.get() else again()
+            hint = f"continue: {command}; or {hint}"
         raise UsageError(f"{running} holds an unfinished run{other}", hint=hint)
     for place in (running, final):
         check_free(place, replace=True)

@@ -102,6 +102,11 @@ def look(wishes: Wishes) -> Looked:
 def _check_free(path: Path, wishes: Wishes) -> None:
     if path.suffix not in (".yaml", ".yml"):
         raise UsageError(f"a recipe ends in .yaml: {path}", hint=f"--out {path}.yaml")
+    if path.is_dir():
+        raise UsageError(
+            f"{path} is a folder, expected a recipe",
+            hint="choose another: lora-s2s init FILE --out NAME.yaml",
+        )
     if path.exists() and not (wishes.overwrite or untouched_writer(path)):
         raise UsageError(
             f"{path} exists and is not as init wrote it",
@@ -118,8 +123,10 @@ def kept_settings(path: Path, name: str, sets: Overrides) -> dict[str, object]:
     Raises:
         UsageError: the recipe is of other data.
     """
-    with suppress(RecipeError):  # of another version, or another word now
-        existing_recipe(path, name, sets)
+    for words in (sets, ()):  # of another version, it loads with neither
+        with suppress(RecipeError):
+            existing_recipe(path, name, words)
+            break
     given = given_settings(path, sets)
     kept: dict[str, object] = {}
     for key, value in given.items():

@@ -56,7 +56,8 @@ def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
                 hint=f"write its recipe: lora-s2s init --data {quoted(name_or_path)}",
             )
         return path
-    kind = "a folder, not a recipe" if os.path.isdir(path) else "no such recipe"
+    if os.path.isdir(path):
+        raise UsageError(f"a folder, not a recipe: '{name_or_path}'", hint="give a YAML file")
     beside_it = _beside(name_or_path) if beside is None else []
     if beside is None and _names_file(name_or_path) and not os.path.lexists(path):
         if name_or_path.lower().endswith(_FILE_SUFFIXES):
@@ -70,7 +71,7 @@ def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
     same = next((name for name in files if name.startswith(f"{name_or_path}.")), name_or_path)
     meant = nearest(same, [*known, *files])
     raise UsageError(
-        f"{kind}: '{name_or_path}'{meant}",
+        f"no such recipe: '{name_or_path}'{meant}",
         hint="give a YAML file or a shipped recipe such as flan-t5-base; list them: lora-s2s "
         "recipes",
     )

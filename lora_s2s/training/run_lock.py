@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -65,8 +65,23 @@ def check_not_running(folder: Path, hint: str = "choose another output.name") ->
     """Raises UsageError while another process trains in a run's folder."""
     path = _lock_file(folder)
     if path.is_file() and path not in _held:
-        with suppress(PermissionError):  # another user's
+        try:
             os.close(_lock(path, folder, f"training in {folder}", hint))
+        except PermissionError as error:
+            owner = f"user {path.lstat().st_uid}"
+            raise UsageError(
+                f"cannot see whether {owner} is training in {folder}: no permission to read {path}",
+                hint=f"{hint}, or ask {owner}",
+            ) from error
+
+
+def running_process(folder: Path) -> str | None:
+    """The process that trains in a run's folder; None if there is none."""
+    try:
+        check_not_running(folder)
+    except UsageError as error:
+        return error.message.rpartition(": ")[2]
+    return None
 
 
 def _lock_file(folder: Path) -> Path:

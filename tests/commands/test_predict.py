@@ -154,7 +154,7 @@ def test_a_mistyped_path_is_a_folder_that_is_missing_and_no_hub_model(
         assert "fetched" not in stderr
     (here / "it.running").mkdir()
     stderr = invoke("predict", "./it", "x", code=2).stderr
-    assert stderr.endswith("hint: continue it: lora-s2s train it.running/recipe.yaml --resume\n")
+    assert stderr.endswith("hint: continue: lora-s2s train it.running/recipe.yaml --resume\n")
     shutil.copytree(tiny_model, here / "adapters" / "support-tickets")
     stderr = invoke("predict", "adapters/support-ticket", "x", code=2).stderr
     assert "(did you mean 'support-tickets'?)" in stderr

@@ -365,15 +365,41 @@ def test_overwrite_leaves_a_living_run_alone(invoke: Invoke, here: Path, tiny_mo
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     words = settings(tiny_model, "output.name=it")
     train = ("train", "flan-t5-small", *words, *QUICK)
-    others = ("predict", "it", "x"), ("merge", "it", "--out", "whole")
+    others = ("predict", "it", "x"), ("merge", "it", "--out", "whole"), ("push", "it", "me/it")
     for command in (train, (*train, "--overwrite"), (*train, "--resume"), *others):
         refused = invoke(*command, code=2).stderr
         assert "another run is training in adapters/it.running: process 1 on another" in refused
         assert "hint: wait for it, or " in refused
     assert "another run is training" in invoke("eval", "adapters/it", code=2).stderr
+    line = "it: unfinished, 40 steps of 500 saved; training now: process 1 on another\n"
+    for step in ("step-000008", "step-000040", "step-odd"):
+        (here / "adapters/it.running/checkpoints" / step).mkdir()
+    recipe = "extends: demo\ntraining: {max_steps: 500}\n"
+    (here / "adapters/it.running/recipe.yaml").write_text(recipe, encoding="utf-8")
+    assert line in invoke("adapters").stderr
     os.close(descriptor)
+    command = "lora-s2s train adapters/it.running/recipe.yaml --resume"
+    assert (
+        f"it: unfinished, 40 steps of 500 saved; continue: {command}\n" in invoke("adapters").stderr
+    )
+    [run] = json.loads(invoke("adapters", "--json").stdout)["unfinished"]
+    assert (run["step"], run["process"], run["command"]) == (40, None, command)
     assert "adapters/it has not finished" in invoke("eval", "it", code=2).stderr
     assert (here / "adapters/it.running/checkpoints").is_dir()
+
+
+def test_data_that_is_gone_leads_to_what_was_prepared_from_it(
+    invoke: Invoke, here: Path, trained: Path
+) -> None:
+    (here / "train.csv").unlink()
+    hint = "hint: it was prepared before; train on that: lora-s2s train prepared/it\n"
+    train = ("train", str(trained / "recipe.yaml"), "--overwrite")
+    for command in (train, ("plan", *train[1:2])):
+        assert hint in invoke(*command, code=3).stderr
+    hint = "score on that: lora-s2s eval adapters/it --data prepared/it\n"
+    assert hint in invoke("eval", "it", code=3).stderr
+    (here / "prepared/it/recipe.yaml").write_text("extends: demo\n", encoding="utf-8")
+    assert "hint: name your file: " in invoke(*train, code=3).stderr
 
 
 def test_prepare_takes_an_out_folder_of_any_name(

@@ -217,4 +217,4 @@ def test_checkpoints_are_averaged_with_their_trained_tokens_and_answer(
     assert "adapters/mean" in scored.stderr
     unfinished = "adapters/run.running"
     asked = invoke("adapters", "average", before, unfinished, "--out", "x", code=3).stderr
-    assert f"hint: continue it: lora-s2s train {unfinished}/recipe.yaml --resume\n" in asked
+    assert f"hint: continue: lora-s2s train {unfinished}/recipe.yaml --resume\n" in asked

@@ -524,7 +524,8 @@ def test_train_on_a_file_replaces_only_what_it_wrote_itself(here: Path, invoke: 
     assert [file.name for file in here.iterdir()] == ["my.csv"]
     (here / "adapters" / "my.running").mkdir(parents=True)
     refused = invoke(*dry[:-1], code=2).stderr
-    assert "holds an unfinished run\nhint: continue: lora-s2s train my.csv" in refused
+    command = "lora-s2s train adapters/my.running/recipe.yaml --resume"
+    assert f"holds an unfinished run\nhint: continue: {command}; or start" in refused
     assert "model.name: demo" not in refused  # before anything is decided
     began = {"name": "demo"}, {"train": "my.csv", "target_column": "question"}
     running = dict(zip(("model", "data"), began, strict=True))
@@ -582,7 +583,18 @@ def test_train_on_a_file_replaces_only_what_it_wrote_itself(here: Path, invoke: 
         refused = invoke("train", "other/my.csv", code=2).stderr
         expected = "my.yaml is a recipe for other data: my.csv\nhint: write one of another name"
         assert expected in refused
+        if made == commented:  # also where it does not go with what is given now
+            unfit = ("--set", "training.packing=true", "--set", "training.batch_size=8")
+            assert expected in invoke("train", "other/my.csv", *unfit, code=2).stderr
         assert path.read_text(encoding="utf-8") == made
+    path.unlink()
+    path.mkdir()
+    for words in (["train", "my.csv"], ["init", "my.csv", "--yes"]):
+        choose = "choose another: lora-s2s init FILE --out NAME.yaml"
+        refused = invoke(*words, code=2).stderr
+        assert f"my.yaml is a folder, expected a recipe\nhint: {choose}\n" in refused
+    refused = invoke("plan", "my.yaml", code=2).stderr
+    assert "error: a folder, not a recipe: 'my.yaml'\nhint: give a YAML file\n" in refused
 
 
 @pytest.mark.parametrize(
