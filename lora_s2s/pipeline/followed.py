@@ -72,7 +72,8 @@ def followed(
             parallel=recipe.data.format == "parallel",
         )
     except DataError as error:
-        if prepared := prepared_before(recipe):
+        prepared = prepared_before(recipe)
+        if prepared and "is not a file" in error.message:
             command = f"lora-s2s eval {quoted(model)} --data {quoted(prepared)}"
             error.hint = f"it was prepared before; score on that: {command}"
         raise

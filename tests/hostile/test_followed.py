@@ -238,7 +238,7 @@ def test_ones_own_adapter_needs_no_flags_until_its_data_changes(
     (here / "held.csv").rename(here / "renamed.csv")
     gone = invoke("eval", "adapters/it", *short, code=3).stderr
     assert "it is not a file on this machine" in gone
-    assert "or the folder of prepared data: --data NAME" in gone
+    assert "score on that: lora-s2s eval adapters/it --data prepared/it\n" in gone
     assert (
         json.loads(invoke("eval", "adapters/it", "--data", "renamed.csv", "--json", *short).stdout)[
             "n"
