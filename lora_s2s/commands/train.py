@@ -119,7 +119,8 @@ def train(
             f"--stop-after {stop_after}: stopped after step {result.steps} and saved a checkpoint"
         )
         raise RunError(message, hint=f"continue: {again()}")
-    _show_result(result, recipe if is_data(recipe) else "", loaded)
+    file = recipe if prepared is None and is_data(recipe) else ""
+    _show_result(result, file, loaded)
 
 
 def _show_result(result: TrainedAdapter, file: str, recipe: Recipe) -> None:
