@@ -136,13 +136,15 @@ def _show_result(result: TrainedAdapter, file: str, recipe: Recipe) -> None:
     rate = f"{result.tokens_per_second:,.0f} tokens/s"
     say(f"{result.steps:,} steps, {shown}, {rate}: {result.adapter}")
     folder = Path(str(result.adapter))
+    data, steps = recipe.data, recipe.training.max_steps
     for advice in result.advice:
         warn(advice["message"])
+        if file and steps and advice["setting"].startswith("training.max_steps="):
+            continue  # the whole run is named below
         command = f"lora-s2s train {quoted(folder / 'recipe.yaml')} --set {advice['setting']}"
         say(f"try: {command} --set output.name={folder.name}-2")
     from lora_s2s.pipeline.recipes import starter_name
 
-    data, steps = recipe.data, recipe.training.max_steps
     if file and data.target_column:
         columns = f"'{data.target_column}' from '{data.source_column or data.template}'"
         say(f"learned: {columns}; why, and what else was chosen: {starter_name(file)}.yaml")

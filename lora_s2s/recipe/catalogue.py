@@ -62,9 +62,11 @@ def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
     if beside is None and _names_file(name_or_path) and not os.path.lexists(path):
         if name_or_path.lower().endswith(_FILE_SUFFIXES):
             beside_it = [name for name in beside_it if not name.endswith(YAML)]
+        hint = "check the path; it is relative to the current folder"
+        if os.path.isfile(written := f"{path.stem}.yaml"):
+            hint = f"a recipe for such a file is here: lora-s2s train {quoted(written)}"
         raise UsageError(
-            f"no such file: '{name_or_path}'{nearest(name_or_path, beside_it)}",
-            hint="check the path; it is relative to the current folder",
+            f"no such file: '{name_or_path}'{nearest(name_or_path, beside_it)}", hint=hint
         )
     recipes = [name for name in beside_it if name.endswith(YAML)]
     files = [*recipes, *(name for name in beside_it if name.endswith(_FILE_SUFFIXES))]

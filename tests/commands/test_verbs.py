@@ -396,6 +396,9 @@ def test_data_that_is_gone_leads_to_what_was_prepared_from_it(
     train = ("train", str(trained / "recipe.yaml"), "--overwrite")
     for command in (train, ("plan", *train[1:2])):
         assert hint in invoke(*command, code=3).stderr
+    shutil.copy(trained / "recipe.yaml", "train.yaml")
+    recipe = "hint: a recipe for such a file is here: lora-s2s train train.yaml\n"
+    assert recipe in invoke("train", "train.csv", code=2).stderr
     hint = "score on that: lora-s2s eval adapters/it --data prepared/it\n"
     assert hint in invoke("eval", "it", code=3).stderr
     (here / "prepared/it/recipe.yaml").write_text("extends: demo\n", encoding="utf-8")

@@ -453,6 +453,7 @@ def test_train_on_a_file_alone_writes_its_recipe_first(
     words = [part for word in sets for part in ("--set", word)]
     result = invoke("train", "my.csv", *words, "--json")
     assert json.loads(result.stdout)["steps"] == 2
+    assert "\ntry: " not in result.stderr  # a trial that is cut short is no fault
     before, _, after = result.stderr.partition("first training step after ")
     assert "\n2 steps; the first also checks the forward pass\n" in before
     assert "\nlearned: 'answer' from 'question'; why, and what else was chosen: my.yaml\n" in after
