@@ -54,6 +54,7 @@ _ANYWHERE = ("--debug", "--offline")
 _OTHERS_WRITE = r"(^|[ =])(-|--(interactive|processes|workers))($|[ =])"
 _MOMENT = 0.01  # seconds
 _MOST_JOINED = 40  # arguments that may be one name without its quotes
+_AS_OPTION = re.compile(r"--[a-z]+\.\w+=")  # a setting
 _LOOK_UPS = ("socket.getaddrinfo", "socket.gethostbyname")
 
 
@@ -157,6 +158,8 @@ def _show_usage(error: Any, words: Sequence[str]) -> int:
         hint = f"{command} --help"
         if "unexpected extra" in message:
             hint = _what_was_meant(words) or hint
+        if setting := next(filter(_AS_OPTION.match, words), ""):
+            hint = f"{command} … --set {quoted(setting[2:])}"
         if message.startswith("No such option") and command == "lora-s2s":
             hint = f"options come after the command: lora-s2s COMMAND {words[0]} …"
         show(message, hint=hint)
@@ -167,9 +170,11 @@ def _what_was_meant(words: Sequence[str]) -> str | None:
     """A setting without its ``=``, or the existing file whose name several arguments are
     together.
     """
-    for option, key, value in zip(words, words[1:], words[2:], strict=False):
-        if option == "--set" and "=" not in key:
-            return f"a setting is one word: --set {quoted(f'{key}={value}')}"
+    for place, (option, key) in enumerate(itertools.pairwise(words)):
+        if option == "--set" and "=" not in key[:-1]:
+            value = next((word for word in words[place + 2 :] if word != "="), "VALUE")
+            setting = f"{key.rstrip('=')}={value.lstrip('=')}"
+            return f"a setting is one word: --set {quoted(setting)}"
     for first, last in itertools.combinations(range(min(len(words), _MOST_JOINED) + 1), 2):
         name = " ".join(words[first:last])
         if last - first > 1 and os.path.isfile(os.path.expanduser(name)):

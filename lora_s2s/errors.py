@@ -199,7 +199,8 @@ def again(option: str = "--resume", *settings: str) -> str:
     >>> again("--resume-anyway"), again("--resume", "training.seed=2")
     ('the same call with resume_anyway=True', 'the same call with resume=True and training.seed=2')
     """
-    words = [quoted(word) for word in COMMAND_LINE.get() if word not in _OF_THIS_START]
+    given = _without(COMMAND_LINE.get(), [setting.partition("=")[0] for setting in settings])
+    words = [quoted(word) for word in given if word not in _OF_THIS_START]
     if not words:
         flag = [f"{option[2:].replace('-', '_')}=True"] * bool(option)
         also = " and ".join([*flag, *settings])
@@ -213,6 +214,20 @@ def again(option: str = "--resume", *settings: str) -> str:
         options.append(f"--processes {os.environ['WORLD_SIZE']}")
     place = words.index("--") if "--" in words else len(words)
     return " ".join(["lora-s2s", *words[:place], *options, *words[place:]])
+
+
+def _without(words: Sequence[str], keys: Sequence[str]) -> list[str]:
+    """The words of a command line without the settings of these keys."""
+    starts = tuple(f"{key}=" for key in keys)
+    around = zip(["", *words], words, [*words[1:], ""], strict=False)
+    return [
+        word
+        for before, word, after in around
+        if not (
+            (word == "--set" and after.startswith(starts))
+            or (before == "--set" and word.startswith(starts))
+        )
+    ]
 
 
 def with_settings(*settings: str) -> str:

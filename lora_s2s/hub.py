@@ -33,7 +33,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from lora_s2s import limits
-from lora_s2s.errors import DataError, SetupError, UsageError, again, nearest, quoted
+from lora_s2s.errors import DataError, SetupError, UsageError, again, nearest, quoted, with_settings
 from lora_s2s.systems import is_network_path
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -373,8 +373,8 @@ def _from_hub(name: str, revision: str | None, patterns: list[str]) -> Path:
         meant = nearest(name, [DEMO_NAME])
         raise SetupError(
             f"the model '{name}'{meant} is not on this machine, and {_why_not_fetched(error)}",
-            hint="check the name and the network, give a local folder, or try --set "
-            "model.name=demo",
+            hint="check the name and the network, give a local folder, or try "
+            f"{with_settings('model.name=demo')}",
         ) from error
 
 

@@ -150,10 +150,9 @@ def _show_result(result: TrainedAdapter, file: str, recipe: Recipe) -> None:
         say(f"learned: {columns}; why, and what else was chosen: {starter_name(file)}.yaml")
     say(f"report: {folder / 'report.html'}")
     say(f"next: lora-s2s eval {quoted(folder)} --baseline")
-    if file and steps:
-        limit = f"training.max_steps={steps}"
-        whole = again("--overwrite", "training.max_steps=null").replace(f" --set {limit} ", " ")
-        say(f"for the whole run, without {limit}: {whole}")
+    if file and result.steps == steps:
+        whole = again("--overwrite", "training.max_steps=null")
+        say(f"for the whole run, without training.max_steps={steps}: {whole}")
 
 
 def _show_dry_run(planned: DryRun, *, json: bool) -> None:

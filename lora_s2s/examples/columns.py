@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lora_s2s.errors import DataError, nearest
+from lora_s2s.errors import DataError, closest, nearest, with_settings
 from lora_s2s.examples.example import Example, NotForThis, Unusable, as_json, checked
 from lora_s2s.examples.suggested import hint_on_columns, joined_source, rivals
 from lora_s2s.examples.template import TURNS, PromptTemplate
@@ -351,10 +351,11 @@ def _named(
     language = language_of(column)
     if language and any(language_of(name) == language for name in names):
         return column  # looked up in each row
+    command = with_settings(f"{setting}={closest(column, names) or 'NAME'}")
     guessed = f", or have it guessed by name: --set {setting}=null"
     raise DataError(
         f"no column '{column}'{nearest(column, names)}; the file has {_listed(names)}",
-        hint=f"name one of them: --set {setting}=…{guessed if setting in _GUESSED else ''}",
+        hint=f"name one of them: {command}{guessed if setting in _GUESSED else ''}",
         where=where,
     )
 

@@ -109,6 +109,8 @@ def _recipe_of_data(name: str, sets: Overrides, options: RunOptions, *, dry_run:
         writer = untouched_writer(path)
         if options.resume or writer != "train":
             existing = existing_recipe(path, name, sets)
+            if not dry_run:
+                check_run_folder(existing, options)
             file = quoted(name)
             why, anew = {
                 "init": ("init wrote it", f"init {file}"),

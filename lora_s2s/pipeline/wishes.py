@@ -131,7 +131,7 @@ def kept_settings(path: Path, name: str, sets: Overrides) -> dict[str, object]:
     kept: dict[str, object] = {}
     for key, value in given.items():
         try:
-            given_recipe(name, [name], {**kept, key: value}, sets)
+            given_recipe(path.stem, [name], {**kept, key: value}, sets)
         except RecipeError:
             continue
         kept[key] = value

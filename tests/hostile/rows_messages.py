@@ -179,8 +179,8 @@ COMMANDS = [
         3,
         f"error: no column 'qestion' (did you mean 'question'?); {COLUMNS}\n  at: "
         "good.csv\n"
-        "hint: name one of them: --set data.source_column=…, or have it guessed by name: --set "
-        "data.source_column=null\n",
+        f"hint: name one of them: lora-s2s train flan-t5-small {BASE}good.csv --set "
+        "data.source_column=question, or have it guessed by name: --set data.source_column=null\n",
     ),
     _golden(
         "columns of no known name",

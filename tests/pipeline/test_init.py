@@ -438,8 +438,11 @@ def test_a_name_that_is_mistyped_or_unquoted(here: Path, invoke: Invoke) -> None
     refused = invoke("train", "my", "tickets.csv", "--set", "lora.r=2", code=2)
     assert "hint: quote a name with a space: 'my tickets.csv'\n" in refused.stderr
     assert "hint: lora-s2s train --help" in invoke("train", "my", "x.csv", code=2).stderr
-    apart = invoke("train", "my tickets.csv", "--set", "training.max_steps", "10", code=2).stderr
-    assert "hint: a setting is one word: --set training.max_steps=10\n" in apart
+    for words in (["10"], ["=", "10"], ["=10"]):
+        apart = invoke("train", "my tickets.csv", "--set", "training.max_steps", *words, code=2)
+        assert "hint: a setting is one word: --set training.max_steps=10\n" in apart.stderr
+    option = invoke("train", "my tickets.csv", "--model.name=demo", code=2).stderr
+    assert "hint: lora-s2s train … --set model.name=demo\n" in option
 
 
 def test_train_on_a_file_alone_writes_its_recipe_first(
@@ -605,19 +608,25 @@ def test_train_on_a_file_replaces_only_what_it_wrote_itself(here: Path, invoke: 
         ("training.batch_size=8", "training.packing=true", {"training.batch_size": None}),
         ("data.template=Say: {question}", "data.source_column=question", {"data.template": None}),
         ("data.validation=b.csv", "data.validation_fraction=0.3", {"data.validation": None}),
-        ("data.train=[my.csv, b.csv]", "lora.r=8", {"data.train": ["my.csv", "b.csv"]}),
+        (
+            "data.train=['my data/my.csv', b.csv]",
+            "lora.r=8",
+            {"data.train": ["my data/my.csv", "b.csv"]},
+        ),
         ("data.train=b.csv", "data.train=b.csv", {"data.train": "b.csv"}),
     ],
 )
 def test_what_was_given_before_goes_with_what_is_given_now(
     here: Path, invoke: Invoke, before: str, now: str, kept: Mapping[str, object]
 ) -> None:
-    write_csv(here / "my.csv")
-    other = (here / "my.csv").read_text(encoding="utf-8").replace("house", "barn")
+    (here / "my data").mkdir()
+    file = "my data/my.csv"  # no name of a run
+    write_csv(here / file)
+    other = (here / file).read_text(encoding="utf-8").replace("house", "barn")
     (here / "b.csv").write_text(other, encoding="utf-8")
-    starter = starter_recipe(look(Wishes(["my.csv"], ["model.name=demo", before])), command="train")
+    starter = starter_recipe(look(Wishes([file], ["model.name=demo", before])), command="train")
     (here / "my.yaml").write_text(starter.text, encoding="utf-8")
-    result = invoke("train", "my.csv", "--set", now, "--dry-run", "--json")
+    result = invoke("train", file, "--set", now, "--dry-run", "--json")
     recipe = json.loads(result.stdout)["recipe"]
     assert recipe["model"]["name"] == "demo"
     for key, value in kept.items():
