@@ -219,15 +219,12 @@ def again(option: str = "--resume", *settings: str) -> str:
 def _without(words: Sequence[str], keys: Sequence[str]) -> list[str]:
     """The words of a command line without the settings of these keys."""
     starts = tuple(f"{key}=" for key in keys)
-    around = zip(["", *words], words, [*words[1:], ""], strict=False)
-    return [
-        word
-        for before, word, after in around
-        if not (
-            (word == "--set" and after.startswith(starts))
-            or (before == "--set" and word.startswith(starts))
-        )
-    ]
+    dropped = {
+        place
+        for place, (option, setting) in enumerate(itertools.pairwise(words))
+        if option == "--set" and setting.startswith(starts)
+    }
+    return [word for place, word in enumerate(words) if not dropped & {place, place - 1}]
 
 
 def with_settings(*settings: str) -> str:

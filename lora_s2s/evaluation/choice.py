@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from lora_s2s.evaluation.labels import distinct_labels
 from lora_s2s.evaluation.texts import References
 
-# Answers are short if nearly all sources have references of few words.
 LABEL_METRICS = ("exact_match", "macro_f1")
+# Answers are short if nearly all sources have references of few words.
 _MOST_WORDS, _MOST_CHARACTERS, _SHARE_SHORT = 6, 60, 0.9
 
 

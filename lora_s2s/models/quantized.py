@@ -35,7 +35,6 @@ Layer: TypeAlias = Any
 # On import it logs that a faster CPU kernel could be downloaded; peft imports it too.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
-
 _INITIALISERS = frozenset(
     function for name, function in vars(nn.init).items() if name[0] != "_" and name[-1] == "_"
 )

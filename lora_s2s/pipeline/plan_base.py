@@ -108,15 +108,16 @@ def planned_base(section: ModelSection) -> PlannedBase:
     """
     with only_cache():
         local = is_local(section.name, section.revision)
-    if not local and known_settings(section.name) is not None:
-        return _known_base(section.name)
+    if not local and (known := _known_base(section.name)):
+        return known
     settings = read_config(section.name, section.revision)
     return base_of(section.name, settings, own_head=_own_head(section.name) if local else None)
 
 
 @cache
-def _known_base(name: str) -> PlannedBase:
-    return base_of(name, known_settings(name) or {})
+def _known_base(name: str) -> PlannedBase | None:
+    settings = known_settings(name)
+    return None if settings is None else base_of(name, settings)
 
 
 def base_of(
