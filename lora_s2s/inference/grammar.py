@@ -65,22 +65,22 @@ def grammar_rules(constraint: Constraint) -> dict[str, ebnf.Choice]:
         UsageError: it is not valid, asks for what is not supported, or is too large.
         SetupError: xgrammar is not installed.
     """
-    grammars, text = library().Grammar, constraint.text
+    text = constraint.text  # what is wrong with it needs no library to be reported
     _check_depth(text)
 
     def of_expression(expression: str) -> dict[str, ebnf.Choice]:
-        printed = str(grammars.from_regex(_escapes(expression))).replace(*_DOT)
+        printed = str(library().Grammar.from_regex(_escapes(expression))).replace(*_DOT)
         return deterministic(_checked_size(ebnf.read(printed)))
 
     try:
         if constraint.kind == "regex":
             return of_expression(text)
         if constraint.kind == "grammar":
-            return ebnf.read(str(grammars.from_ebnf(text)))
+            return ebnf.read(str(library().Grammar.from_ebnf(text)))
         for pattern in check_schema(text):
             _check_pattern(pattern, of_expression(pattern))
         # One character of white space at most in each place: an answer cannot lose itself in it.
-        made = grammars.from_json_schema(text, any_whitespace=True, max_whitespace_cnt=1)
+        made = library().Grammar.from_json_schema(text, any_whitespace=True, max_whitespace_cnt=1)
         return ebnf.read(str(made).replace(*_COUNTED), of_expression)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
@@ -204,8 +204,7 @@ class GrammarConstraint:
             UsageError: see :func:`grammar_rules`; or the vocabulary cannot write it.
             SetupError: xgrammar is not installed.
         """
-        xgrammar = library()
-        rules = _checked_size(grammar_rules(constraint))
+        rules, xgrammar = _checked_size(grammar_rules(constraint)), library()
         vocabulary = _vocabulary(tokenizer)
         written = vocabulary.written
         cut = writable.writable(rules, written.characters)
