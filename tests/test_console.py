@@ -206,7 +206,7 @@ def test_without_colors_a_table_is_plain_text(monkeypatch: pytest.MonkeyPatch) -
 
 
 def wait_for(terminal: OpenTerminal, text: str) -> None:
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while terminal.lines()[-1] != text:
         assert time.monotonic() < end, terminal.getvalue()
         time.sleep(0.005)

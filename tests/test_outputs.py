@@ -91,7 +91,7 @@ def test_a_pipe_is_written_to(tmp_path: Path) -> None:
     reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()))
     reader.start()
     write_output(tmp_path / "pipe", "answers\n")
-    reader.join(timeout=10)
+    reader.join(timeout=60)
     assert read == ["answers\n"]
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]

@@ -281,7 +281,7 @@ def test_sigterm_leaves_nothing_half_written(here: Path) -> None:
         assert run.stdout is not None
         assert run.stdout.readline() == "ready\n"
         run.terminate()
-        assert run.wait(timeout=30) == 143
+        assert run.wait(timeout=120) == 143
     assert list(here.iterdir()) == []
 
 
@@ -388,7 +388,7 @@ def test_a_reader_that_goes_away_is_no_defect() -> None:
         assert run.stderr is not None
         run.stdout.close()
         assert run.stderr.read() == ""
-        assert run.wait(timeout=30) == 1
+        assert run.wait(timeout=120) == 1
 
 
 def test_a_terminal_gets_the_keys_as_a_table() -> None:

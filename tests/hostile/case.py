@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from spoiling import Spoil
 
-SECONDS = 10
+SECONDS = 20  # of CPU time: the clock also counts what else the machine does
+SECONDS_ON_THE_CLOCK = 120
 MEMORY = 10**9
 
 

@@ -214,10 +214,10 @@ def test_a_pattern_that_would_take_for_ever_is_never_run(
 ) -> None:
     base, folder, theirs = adapter(CONFIGS["no task type"])
     patch(folder, **changes)
-    start = time.perf_counter()
+    start = time.process_time()  # of CPU: the clock also counts what else the machine does
     loaded = load_adapter(folder, base_override=str(base), device="cpu")
     assert torch.equal(logits(loaded.model), theirs)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 30
 
 
 def test_an_adapter_on_the_head_is_refused_with_what_to_do(adapter: Callable[[Any], Any]) -> None:

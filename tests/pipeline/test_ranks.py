@@ -44,7 +44,7 @@ def together(monkeypatch: pytest.MonkeyPatch) -> Together:
         return []
 
     def received(rank: int) -> Any:
-        return json.loads(wires[rank, this.rank].get(timeout=30))
+        return json.loads(wires[rank, this.rank].get(timeout=120))
 
     monkeypatch.setattr(ranks, "_sent", sent)
     monkeypatch.setattr(ranks, "_received", received)

@@ -48,7 +48,7 @@ def asking(running: Any, *texts: str, **more: object) -> Iterator[list[Any]]:
 
 
 def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.005)

@@ -32,7 +32,7 @@ class Typed:
         (job,) = batch
         source = job.source or ""
         for end in range(1, len(source) + 1):
-            assert self.allowed.acquire(timeout=20)
+            assert self.allowed.acquire(timeout=120)
             self.letters = end
             text = source[:end]
             if job.follow(lambda text=text: Prediction(text, len(text), False)):
@@ -136,9 +136,9 @@ def test_a_client_that_goes_away_ends_its_answer(
                 await asyncio.sleep(0.01)
             waiting = Client(app, prompt="x").start()
             client.gone.set()
-            await asyncio.wait([task], timeout=20)
+            await asyncio.wait([task], timeout=120)
             typed.allowed.release(2)
-            await asyncio.wait([waiting], timeout=20)
+            await asyncio.wait([waiting], timeout=120)
             assert (task.done(), waiting.done()) == (True, True)
             assert typed.ended.is_set()
             assert not made.batcher.waiting
@@ -165,7 +165,7 @@ def test_a_waiting_client_that_goes_away_frees_its_place(
         assert made.batcher.waiting == 0
         third = Client(app, prompt="c").start()
         typed.allowed.release(2)
-        await asyncio.wait([first, third], timeout=20)
+        await asyncio.wait([first, third], timeout=120)
         assert (first.done(), third.done(), typed.ended.is_set()) == (True, True, False)
 
     run(made, scenario)
