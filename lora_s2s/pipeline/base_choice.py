@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 
@@ -20,8 +21,8 @@ from lora_s2s.recipe.schema import ModelSection, Recipe
 from lora_s2s.training.duration import step_flop, step_seconds
 
 CPU, GPU = "cpu", "cuda"
-# Seconds of training that are worth a larger base, by device.
-_MOST_SECONDS = {CPU: 3_600, GPU: 3 * 3_600}
+# Seconds of training that a larger base may take: a first adapter while one waits.
+_MOST_SECONDS = {CPU: 600, GPU: 3_600}
 _SHARE_OF_MEMORY = {CPU: 0.6, GPU: 0.9}  # a CPU's memory has other users
 # FLOP a second of products, not measured on the machine (`plan` does): a core in float32
 # (docs/SPEED.md), a small GPU in 16 bits (a T4); and the share of it that decoding reaches
@@ -68,10 +69,8 @@ def this_machine() -> Machine:
     """The GPU of this machine, or its CPU."""
     device = Device.found()
     name = device_name(device.here or torch.device(device.kind))
-    memory, threads = device.memory or _UNKNOWN_MEMORY, torch.get_num_threads()
-    if device.kind == CPU:  # times are for these, and with them the choice of a base
-        name += f" (threads: {threads})"
-    return Machine(replace(device, memory=memory), memory, threads, name)
+    memory = device.memory or _UNKNOWN_MEMORY
+    return Machine(replace(device, memory=memory), memory, torch.get_num_threads(), name)
 
 
 def machine_with(gpu_memory: str) -> Machine:
@@ -135,32 +134,22 @@ def needed(
     return Need(peak_of(planned).total_bytes, seconds, decode)
 
 
-@dataclass(frozen=True)
-class Weighed:
+class Weighed(NamedTuple):
     """One size of a family, and what it takes."""
 
     base: Base
     need: Need
 
 
-def choose_size(sizes: Sequence[Weighed], machine: Machine) -> tuple[Base, str]:
+def choose_size(sizes: Sequence[Weighed], machine: Machine) -> tuple[Weighed, Weighed | None]:
     """The largest base that fits into memory and trains within :data:`_MOST_SECONDS`, else the
-    smallest; and why this size.
+    smallest; and the next larger one that fits into memory.
     """
     seconds = _MOST_SECONDS[machine.device.kind]
     good = [one for one in sizes if fits(one.need, machine) and one.need.seconds <= seconds]
-    if not good:
-        smallest = sizes[0]
-        bound = "trains within the bound on time" if fits(smallest.need, machine) else "fits"
-        bound += f" on {machine}"
-        return smallest.base, f"the smallest of its family, since none {bound}: {smallest.need}"
-    chosen = good[-1]
-    why = ""
-    if chosen is not sizes[-1]:
-        larger = sizes[sizes.index(chosen) + 1]
-        bound = "time" if fits(larger.need, machine) else "memory"
-        why = f"; {larger.base.name} takes {larger.need}, beyond the bound on {bound}"
-    return chosen.base, f"the largest that fits into {machine}: {chosen.need}{why}"
+    chosen = good[-1] if good else sizes[0]
+    larger = [one for one in sizes[sizes.index(chosen) + 1 :] if fits(one.need, machine)]
+    return chosen, larger[0] if larger else None
 
 
 def fits(need: Need, machine: Machine) -> bool:

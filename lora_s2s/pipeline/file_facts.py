@@ -85,21 +85,21 @@ class FileFacts:
         return choose_metrics(self.references, translation=self.languages is not None)
 
 
-def traits_of(facts: FileFacts, metrics: MetricChoice) -> tuple[Traits, str]:
-    """What the choice of a base depends on, and what speaks for the language."""
+def traits_of(facts: FileFacts, metrics: MetricChoice) -> Traits:
+    """What the choice of a base depends on."""
     texts = facts.sources[:_TEXTS]
     language, evidence = language_of_texts(texts)
     if language == "English" and facts.languages is None:
         answers = language_of_texts(facts.targets[:_TEXTS])
         language, evidence = answers if answers[0] != "English" else (language, evidence)
-    traits = Traits(
+    return Traits(
         task=_task(facts, metrics),
         languages=facts.languages,
         language=language,
+        evidence=evidence,
         code=_share(facts.targets, lambda text: _CODE.search(text) is not None) > 1 - _SHARE,
         target_characters=Counter(char for text in facts.targets for char in text),
     )
-    return traits, evidence
 
 
 def _task(facts: FileFacts, metrics: MetricChoice) -> str:

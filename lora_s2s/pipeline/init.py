@@ -94,6 +94,8 @@ def starter_recipe(looked: Looked, *, command: str = "init") -> StarterRecipe:
     recipe = built(decisions)
     for decision in decisions:
         say(f"  {decision}")
+        if decision.other:
+            say(f"    {decision.other}")
     option = "--overwrite" * (command == "train")  # of the run, which exists by then
     for sentence in role_warnings(looked.facts.reading, lambda word: again(option, word)):
         warn(sentence)

@@ -52,11 +52,11 @@ def decide(start: Starting, ask: Ask | None = None) -> list[Decision]:
         ResourceError: the base that the user named does not fit even in 4 bits.
     """
     metrics = start.facts.metrics()
-    traits, evidence = traits_of(start.facts, metrics)
+    traits = traits_of(start.facts, metrics)
     read = [*_rejected(start), *_columns(start), *_template(start, ask)]
     read += languages_of(start, traits, start.recipe.model.name)
     start = start.counted([*_files(start), *read, *_held_out(start)])
-    chosen = choose_base(start, traits, evidence, ask)
+    chosen = choose_base(start, traits, ask)
     decisions = [
         *_files(start),
         *read,

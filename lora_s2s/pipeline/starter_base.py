@@ -39,6 +39,14 @@ HELD_OUT = 200  # sources, on which a score is worth its interval
 _LEAST_FRACTION, _MOST_FRACTION = 0.05, 0.2
 _WHOLE = 100_000  # rows, up to which the data is prepared to count them
 _CHARACTERS, _UNKNOWN_SIZE = 4.0, 250e6  # of a base that the table lacks
+_SIZE = (
+    "its size: the largest whose run fits into memory and takes at most 10 minutes on a CPU, an "
+    "hour on a GPU; else the smallest"
+)
+_PICKLED = (
+    "if the hub has its weights only as pytorch_model.bin, set model.revision to the branch with "
+    "safetensors (refs/pr/N on the model's page)"
+)
 
 
 @dataclass(frozen=True)
@@ -112,27 +120,34 @@ class Chosen:
     counts: Mapping[str, Counts]
 
 
-def choose_base(start: Starting, traits: Traits, evidence: str, ask: Ask | None) -> Chosen:
+def choose_base(start: Starting, traits: Traits, ask: Ask | None) -> Chosen:
     """The base that the user named, or the one for the data and the machine.
 
     Args:
-        evidence: what speaks for the language of the texts.
         ask: asks for the base, with the one that would be taken.
 
     Raises:
         ResourceError: the base that the user named does not fit even in 4 bits.
     """
     if "model.name" in start.said:
-        return _chosen(start, traits, start.recipe.model.name, start.said["model.name"])
+        named = Decision("model.name", start.recipe.model.name, start.said["model.name"])
+        return _chosen(start, traits, named)
     rule = family_for(traits)
     weighed = [_weighed(start, base) for base in sizes_of(rule.family)]
-    base, size = choose_size(weighed, start.machine)
-    note = f"; {base.note}" if base.note else ""
-    name, reason = base.name, f"{rule.reason} ({evidence}). {base.name} is {size}{note}"
+    (base, need), larger = choose_size(weighed, start.machine)
+    why = rule.reason.format(language=traits.language)
+    parts = [why, f"takes {need} on {start.machine.name}", *([base.note] if base.note else [])]
+    other = ""
+    if larger is not None:
+        name = larger.base.name
+        other = f"larger: {name}, {larger.need}: --set model.name={name}"
+    details = [traits.evidence, rule.more, _SIZE, *([_PICKLED] if base.pickled else [])]
+    decision = Decision("model.name", base.name, "; ".join(parts), other=other, details=details)
     if ask is not None:
-        answer = asked(ask, f"Base model ({rule.reason})", name, _named_base)
-        name, reason = (answer, reason) if answer == name else (answer, ANSWERED)
-    return _chosen(start, traits, name, reason)
+        answer = asked(ask, f"Base model ({why})", base.name, _named_base)
+        if answer != base.name:
+            decision = Decision("model.name", answer, ANSWERED)
+    return _chosen(start, traits, decision)
 
 
 def plain_words(answer: str) -> str:
@@ -158,10 +173,11 @@ def _weighed(start: Starting, base: Base) -> Weighed:
     return Weighed(base, needed(recipe, known, facts, _rows(counts, facts), start.machine))
 
 
-def _chosen(start: Starting, traits: Traits, name: str, reason: str) -> Chosen:
+def _chosen(start: Starting, traits: Traits, base_decision: Decision) -> Chosen:
     """The decisions on a base, its lengths counted if its tokenizer is here."""
+    name = str(base_decision.value)
     recipe, known = _with(start.recipe, "model", name=name), known_base(name)
-    decisions = [Decision("model.name", name, reason)]
+    decisions = [base_decision]
     languages = languages_of(start, traits, name)
     decisions += languages
     codes = {decision.key.partition(".")[2]: str(decision.value) for decision in languages}

@@ -35,6 +35,7 @@ class Base:
         characters: how many of a usual text are one token, to estimate lengths without its
             tokenizer.
         note: what a user must know before using it, such as its licence.
+        pickled: the hub may have its weights only as a pickle, which is never loaded (SECURITY.md).
     """
 
     name: str
@@ -42,6 +43,7 @@ class Base:
     millions: float
     characters: float = 4.0
     note: str = ""
+    pickled: bool = False
 
     @property
     def parameters(self) -> float:
@@ -49,12 +51,7 @@ class Base:
         return self.millions * 1e6
 
 
-# Pickled weights are never loaded (SECURITY.md).
-_OLD = (
-    "if the hub has its weights only as pytorch_model.bin, set model.revision to the branch with "
-    "safetensors (refs/pr/N on the model's page)"
-)
-_NLLB_NOTE = f"its licence, CC BY-NC 4.0, forbids commercial use; {_OLD}"
+_NLLB_NOTE = "its licence, CC BY-NC 4.0, forbids commercial use"
 _GEMMA_NOTE = "its licence has to be accepted on the hub first (hf auth login)"
 # Smallest first in each family; English text has about 4 characters a T5 token.
 BASES = (
@@ -63,21 +60,21 @@ BASES = (
     Base("google/flan-t5-large", FLAN, 783.2),
     Base("google/flan-t5-xl", FLAN, 2849.8),
     Base("google/flan-t5-xxl", FLAN, 11135.3),
-    Base("google/mt5-small", MT5, 300.2, 3.0, _OLD),
-    Base("google/mt5-base", MT5, 582.4, 3.0, _OLD),
-    Base("google/mt5-large", MT5, 1229.6, 3.0, _OLD),
-    Base("google/mt5-xl", MT5, 3742.6, 3.0, _OLD),
-    Base("google/byt5-small", BYT5, 299.6, 0.9, _OLD),
-    Base("google/byt5-base", BYT5, 581.7, 0.9, _OLD),
-    Base("google/byt5-large", BYT5, 1228.0, 0.9, _OLD),
-    Base("facebook/nllb-200-distilled-600M", NLLB, 615.1, 3.0, _NLLB_NOTE),
-    Base("facebook/nllb-200-distilled-1.3B", NLLB, 1370.6, 3.0, _NLLB_NOTE),
-    Base("facebook/nllb-200-3.3B", NLLB, 3344.9, 3.0, _NLLB_NOTE),
+    Base("google/mt5-small", MT5, 300.2, 3.0, pickled=True),
+    Base("google/mt5-base", MT5, 582.4, 3.0, pickled=True),
+    Base("google/mt5-large", MT5, 1229.6, 3.0, pickled=True),
+    Base("google/mt5-xl", MT5, 3742.6, 3.0, pickled=True),
+    Base("google/byt5-small", BYT5, 299.6, 0.9, pickled=True),
+    Base("google/byt5-base", BYT5, 581.7, 0.9, pickled=True),
+    Base("google/byt5-large", BYT5, 1228.0, 0.9, pickled=True),
+    Base("facebook/nllb-200-distilled-600M", NLLB, 615.1, 3.0, _NLLB_NOTE, pickled=True),
+    Base("facebook/nllb-200-distilled-1.3B", NLLB, 1370.6, 3.0, _NLLB_NOTE, pickled=True),
+    Base("facebook/nllb-200-3.3B", NLLB, 3344.9, 3.0, _NLLB_NOTE, pickled=True),
     Base("facebook/bart-base", BART, 139.4),
     Base("facebook/bart-large", BART, 406.3),
-    Base("Salesforce/codet5-small", CODET5, 60.5, 3.0, _OLD),
-    Base("Salesforce/codet5p-220m", CODET5, 222.9, 3.0, _OLD),
-    Base("Salesforce/codet5p-770m", CODET5, 737.6, 3.0, _OLD),
+    Base("Salesforce/codet5-small", CODET5, 60.5, 3.0, pickled=True),
+    Base("Salesforce/codet5p-220m", CODET5, 222.9, 3.0, pickled=True),
+    Base("Salesforce/codet5p-770m", CODET5, 737.6, 3.0, pickled=True),
     Base("google/t5gemma-s-s-prefixlm", T5GEMMA, 312.5, 4.0, _GEMMA_NOTE),
     Base("google/t5gemma-b-b-prefixlm", T5GEMMA, 591.5, 4.0, _GEMMA_NOTE),
     Base("google/t5gemma-l-l-prefixlm", T5GEMMA, 1241.8, 4.0, _GEMMA_NOTE),
@@ -102,6 +99,7 @@ class Traits:
             words, letter by letter), ``short answers`` or ``text``.
         languages: of the two columns, if they name some.
         language: of the texts, in words: ``English``, another one, or a script.
+        evidence: what speaks for it.
         code: the targets look like source code.
         target_characters: character → occurrences in the targets.
     """
@@ -109,6 +107,7 @@ class Traits:
     task: str
     languages: tuple[str, str] | None
     language: str
+    evidence: str
     code: bool
     target_characters: Mapping[str, int]
 
@@ -149,58 +148,68 @@ def lost_to_t5(characters: Mapping[str, int]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Rule:
-    """A family, for which data it is chosen, and why."""
+    """A family, for which data it is chosen, why (in few words, which may name the language of the
+    texts), and what more there is to say.
+    """
 
     family: str
     fits: Callable[[Traits], bool]
     reason: str
+    more: str
 
 
+_LACKS = "T5's vocabulary lacks too many characters of the targets"
 # The first that fits is taken.
 RULES = (
     Rule(
         NLLB,
         lambda data: data.task == "translation" and data.in_nllb,
-        "the columns are two of NLLB's 200 languages, and it was trained to translate them",
+        "trained to translate between these languages",
+        "the columns are two of NLLB's 200 languages",
     ),
     Rule(
         BYT5,
         lambda data: data.task == "translation",
-        "a language that NLLB does not have: ByT5 reads bytes, so no script is unknown to it",
+        "for a language that NLLB lacks",
+        "ByT5 reads bytes, so no script is unknown to it",
     ),
     Rule(
         BYT5,
         lambda data: data.task == "spelling",
-        "single words, letter by letter: ByT5 sees every letter, other bases pieces of words",
+        "for single words, letter by letter",
+        "ByT5 sees every letter, other bases pieces of words",
     ),
     Rule(
         MT5,
         lambda data: not data.english,
-        "the texts are not English: mT5 was pretrained on 101 languages, Flan-T5 on English first "
-        "(UMT5 is its successor; transformers before 5.24 scale its head wrongly)",
+        "for texts in {language}",
+        "mT5 was pretrained on 101 languages, Flan-T5 on English first (UMT5 is mT5's successor; "
+        "transformers before 5.24 scale its head wrongly)",
     ),
     Rule(
         FLAN,
         lambda data: data.t5_can_write,
-        "English, and T5's vocabulary writes the targets, with its unused embedding rows for what "
-        "it lacks; Flan-T5 has been trained on over 1,800 tasks with instructions",
+        "for texts in {language}",
+        "Flan-T5 has been trained on over 1,800 tasks with instructions; T5's vocabulary writes "
+        "the targets, with its unused embedding rows for what it lacks",
     ),
     Rule(
         CODET5,
         lambda data: data.code,
-        "code with characters that T5's vocabulary lacks: CodeT5+ was pretrained on code",
+        "for code",
+        f"{_LACKS}; CodeT5+ was pretrained on code",
     ),
     Rule(
         BART,
         lambda data: data.task in ("labels", "short answers"),
-        "T5's vocabulary lacks too many characters of the targets, BART's has all bytes; it is the "
-        "smaller base for short answers",
+        "it writes all characters of the targets",
+        f"{_LACKS}, BART's has all bytes; it is the smaller base for short answers",
     ),
     Rule(
         T5GEMMA,
         lambda _: True,
-        "T5's vocabulary lacks too many characters of the targets; T5Gemma's 256,000 pieces and "
-        "bytes have them all",
+        "it writes all characters of the targets",
+        f"{_LACKS}; T5Gemma's 256,000 pieces and bytes have them all",
     ),
 )
 

@@ -42,14 +42,20 @@ _SEAL = re.compile(r"# lora-s2s \S+ (init|train) ([0-9a-f]{8})")
 
 @dataclass(frozen=True)
 class Decision:
-    """A key of a recipe, its value, why it has it, and where the rule is from, which the file and
-    JSON name.
+    """A key of a recipe, its value, and why it has it.
+
+    Attributes:
+        source: where the rule is from, which the file and JSON name.
+        other: another value that one may take, and how; a line of its own.
+        details: further lines of the file and JSON.
     """
 
     key: str
     value: object
     reason: str
     source: str = ""
+    other: str = ""
+    details: Sequence[str] = ()
 
     def to_json(self) -> dict[str, object]:
         """The object of ``reasons`` of ``init --json``."""
@@ -167,10 +173,12 @@ def _entry(decision: Decision) -> str:
     if not decision.reason:
         return line
     source = f" ({decision.source})" if decision.source else ""
-    reason = textwrap.fill(
-        plain(decision.reason + source), _WIDTH, initial_indent="  # ", subsequent_indent="  # "
-    )
-    return f"{reason}\n{line}"
+    lines = [decision.reason + source, *filter(None, [decision.other]), *decision.details]
+    filled = [
+        textwrap.fill(plain(text), _WIDTH, initial_indent="  # ", subsequent_indent="  # ")
+        for text in lines
+    ]
+    return "\n".join([*filled, line])
 
 
 def _comment(text: str) -> str:

@@ -16,7 +16,9 @@ from cli_parts import Invoke, here, invoke, tiny_model, write_csv
 
 import lora_s2s
 from lora_s2s.errors import DataError, ResourceError, UsageError
+from lora_s2s.pipeline.base_choice import Machine
 from lora_s2s.pipeline.init import StarterRecipe, starter_recipe, write_recipe
+from lora_s2s.pipeline.planned import Device
 from lora_s2s.pipeline.wishes import Wishes, look
 from lora_s2s.recipe.load import load_recipe
 
@@ -135,7 +137,7 @@ def test_the_size_of_the_base_follows_memory_and_time(here: Path) -> None:
     order += ["google/flan-t5-xl", "google/flan-t5-xxl"]
     places = [order.index(str(name)) for name in names]
     assert places == sorted(set(places))
-    assert "the largest that fits into a GPU, 2.0 GB" in sizes[0][1]
+    assert re.fullmatch(r"for texts in English; takes about .+ on a GPU", sizes[0][1])
     four_bits = lora_s2s.init("my.csv", {"model.name": order[3]}, gpu_memory="4GB", progress=False)
     assert chosen(four_bits, "model.quantization")[0] == "nf4"
     assert chosen(four_bits, "training.gradient_checkpointing")[0] is True
@@ -145,6 +147,31 @@ def test_the_size_of_the_base_follows_memory_and_time(here: Path) -> None:
         lora_s2s.init("my.csv", gpu_memory="lots", progress=False)
 
 
+def test_on_a_cpu_a_first_adapter_takes_minutes_and_the_next_larger_base_is_named(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"{sentence(n, _GERMAN)},{_NUMBERS[n % 4]}" for n in range(372)]
+    (here / "my.csv").write_text("\n".join(["text,label", *lines]), "utf-8")
+    names = []
+    for cores in (1, 4, 100):
+        machine = Machine(Device("cpu", 20 * 10**9), 20 * 10**9, cores, "CPU")
+        monkeypatch.setattr("lora_s2s.pipeline.init.this_machine", lambda machine=machine: machine)
+        written = write_recipe(look(Wishes(["my.csv"])))
+        name, reason = chosen(written, "model.name")
+        names.append(name)
+        # One sentence, and one line on the next base that fits into memory.
+        assert re.fullmatch(r"for texts in German; takes about \S+ GB and [\w ]+ on CPU", reason)
+    assert names == ["google/mt5-small", "google/mt5-base", "google/mt5-large"]
+    shown = capsys.readouterr().err
+    for larger in names[1:]:
+        command = f"--set model.name={larger}"
+        assert re.search(rf"\n    larger: {larger}, about .+ (min|h): {command}\n", shown)
+    assert shown.count("larger: ") == 2  # mt5-xl does not fit
+    assert "  # its size: the largest whose run fits" in written.text
+    assert "pytorch_model.bin" in written.text
+    assert "pytorch_model.bin" not in shown
+
+
 def test_lengths_are_those_of_the_texts_not_of_what_is_left_of_them(here: Path) -> None:
     rows = [{"source": f"{n} " + "long " * 2000, "target": f"answer {n}"} for n in range(40)]
     text = "\n".join(map(json.dumps, rows))
@@ -152,7 +179,7 @@ def test_lengths_are_those_of_the_texts_not_of_what_is_left_of_them(here: Path) 
     base = {"model.name": "demo"}
     reason = chosen(lora_s2s.init("my.jsonl", base, progress=False), "data.max_source_tokens")[1]
     head = (here / "my.yaml").read_text(encoding="utf-8")
-    assert re.search(r"\n# Machine: .+ \(threads: \d+\), [\d.]+ [GM]B\n", head)
+    assert re.search(r"\n# Machine: CPU .+, \d+ threads?, [\d.]+ [GM]B\n", head)
     longest = lora_s2s.prepare("my.yaml", progress=False).report["source_tokens"]["max"]
     assert longest > 2000
     assert reason.startswith("auto: 1,024; half have up to ")
