@@ -178,6 +178,11 @@ def quoted(word: object) -> str:
     return shlex.quote(text)
 
 
+def init_command(files: Iterable[object]) -> str:
+    """The command that writes a recipe for data files, ready to paste."""
+    return " ".join(["lora-s2s init", *(f"--data {quoted(file)}" for file in files)])
+
+
 # The words of this process's command line; none where Python calls.
 COMMAND_LINE: ContextVar[Sequence[str]] = ContextVar("command line", default=())
 # How the id of a launch by ``--processes`` begins, which its processes' command lines lack.

@@ -72,8 +72,7 @@ def followed(
             parallel=recipe.data.format == "parallel",
         )
     except DataError as error:
-        prepared = prepared_before(recipe)
-        if prepared and "is not a file" in error.message:
+        if prepared := prepared_before(recipe):
             command = f"lora-s2s eval {quoted(model)} --data {quoted(prepared)}"
             error.hint = f"it was prepared before; score on that: {command}"
         raise

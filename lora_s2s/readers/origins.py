@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from lora_s2s.demo import task
-from lora_s2s.errors import DataError, SetupError, UsageError, nearest
+from lora_s2s.errors import DataError, SetupError, UsageError
 from lora_s2s.files import sha256_file, sha256_json
 from lora_s2s.hub import only_cache
 from lora_s2s.readers.choose import (
     READERS,
-    SPREADSHEETS,
     ending,
     endings,
     reader_of,
@@ -31,6 +30,7 @@ from lora_s2s.readers.names import SPLIT_NAMES
 from lora_s2s.readers.rows import Item, Items, Parsing, Rejected, Row
 from lora_s2s.readers.streams import head_of, reading
 from lora_s2s.readers.translations import line_pairs
+from lora_s2s.recipe.shipped import SPREADSHEETS, like_missing
 from lora_s2s.remote import fetched_file, is_url, listed
 
 __all__ = ["READERS", "Origin", "find_origins", "named_splits", "reading"]
@@ -264,10 +264,8 @@ def _origins(name: str, parallel: bool) -> list[Origin]:
                 f"{name} is {what}, not a file",
                 hint="data is read more than once: use a file on disk",
             )
-        beside = path.parent.glob("*")
-        here = [file.name for file in beside if file.suffix not in (".yaml", ".yml")]
-    hint = "check the path; it is relative to the current folder"
-    raise DataError(f"no such file: {name}{nearest(path.name, here)}", hint=hint)
+        meant, hint = like_missing(path.name, [file.name for file in path.parent.glob("*")])
+    raise DataError(f"no such file: {name}{meant}", hint=hint)
 
 
 def _data_urls(name: str) -> list[str]:

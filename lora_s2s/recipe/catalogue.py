@@ -10,11 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from lora_s2s import limits
-from lora_s2s.errors import DataError, UsageError, nearest, quoted
+from lora_s2s.errors import DataError, UsageError, init_command, nearest, quoted
 from lora_s2s.files import read_whole
 from lora_s2s.recipe.fields import LARGEST_NUMBER
+from lora_s2s.recipe.output import starter_name
 from lora_s2s.recipe.schema import Recipe
-from lora_s2s.recipe.shipped import DATA_SUFFIXES, SCHEMA, YAML, folder
+from lora_s2s.recipe.shipped import (
+    DATA_SUFFIXES,
+    FILE_SUFFIXES,
+    SCHEMA,
+    YAML,
+    folder,
+    like_missing,
+)
 from lora_s2s.recipe.shipped import shipped as shipped
 
 _SCHEMA_IS = "yaml-language-server: $schema="
@@ -30,9 +38,6 @@ def schema_line() -> str:
 def for_elsewhere(text: str) -> str:
     """Returns the text of a shipped recipe for another folder: it names the schema by its path."""
     return text.replace(f"{_SCHEMA_IS}{SCHEMA}", schema_line())
-
-
-_FILE_SUFFIXES = (*DATA_SUFFIXES, ".json", ".ndjson", ".tmx", ".txt", ".gz", ".zst", ".zip")
 
 
 def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
@@ -53,23 +58,20 @@ def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
         if beside is None and path.name.lower().removesuffix(".gz").endswith(DATA_SUFFIXES):
             raise UsageError(
                 f"a data file, not a recipe: '{name_or_path}'",
-                hint=f"write its recipe: lora-s2s init --data {quoted(name_or_path)}",
+                hint=f"write its recipe: {init_command([name_or_path])}",
             )
         return path
     if os.path.isdir(path):
-        raise UsageError(f"a folder, not a recipe: '{name_or_path}'", hint="give a YAML file")
+        raise UsageError(f"a folder, not a recipe: '{name_or_path}'", hint=_in_folder(str(path)))
     beside_it = _beside(name_or_path) if beside is None else []
     if beside is None and _names_file(name_or_path) and not os.path.lexists(path):
-        if name_or_path.lower().endswith(_FILE_SUFFIXES):
-            beside_it = [name for name in beside_it if not name.endswith(YAML)]
-        hint = "check the path; it is relative to the current folder"
-        if os.path.isfile(written := f"{path.stem}.yaml"):
+        recipes_too = () if name_or_path.lower().endswith(FILE_SUFFIXES) else YAML
+        meant, hint = like_missing(name_or_path, beside_it, recipes_too)
+        if os.path.isfile(written := f"{starter_name(name_or_path)}.yaml"):
             hint = f"a recipe for such a file is here: lora-s2s train {quoted(written)}"
-        raise UsageError(
-            f"no such file: '{name_or_path}'{nearest(name_or_path, beside_it)}", hint=hint
-        )
+        raise UsageError(f"no such file: '{name_or_path}'{meant}", hint=hint)
     recipes = [name for name in beside_it if name.endswith(YAML)]
-    files = [*recipes, *(name for name in beside_it if name.endswith(_FILE_SUFFIXES))]
+    files = [*recipes, *(name for name in beside_it if name.endswith(FILE_SUFFIXES))]
     same = next((name for name in files if name.startswith(f"{name_or_path}.")), name_or_path)
     meant = nearest(same, [*known, *files])
     raise UsageError(
@@ -77,6 +79,17 @@ def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
         hint="give a YAML file or a shipped recipe such as flan-t5-base; list them: lora-s2s "
         "recipes",
     )
+
+
+def _in_folder(name: str) -> str:
+    """What to give in place of a folder: its recipe, or one for its files."""
+    files = _beside(os.path.join(name, ""))
+    recipe = os.path.join(name, "recipe.yaml")
+    if recipe in files:
+        return f"give its recipe: {quoted(recipe)}"
+    if any(file.endswith(DATA_SUFFIXES) for file in files):
+        return f"write a recipe for its files: {init_command([name])}"
+    return "give a YAML file"
 
 
 def _names_file(name: str) -> bool:

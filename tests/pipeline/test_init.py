@@ -444,7 +444,12 @@ def test_rows_with_empty_cells_are_allowed_for_or_refused_before_a_recipe_is_wri
 
 def test_a_name_that_is_mistyped_or_unquoted(here: Path, invoke: Invoke) -> None:
     write_csv(here / "my tickets.csv")
-    for file in ("own.yaml", "log.csv", "log.yaml", "log.parquet.yaml"):
+    for folder in ("texts", "texts-run"):
+        (here / folder).mkdir()
+        write_csv(here / folder / "a b.csv")
+    here.joinpath("texts-run", "recipe.yaml").touch()
+    files = ("own.yaml", "log.csv", "log.yaml", "log.parquet.yaml", "plan.xlsx", "talks.yaml")
+    for file in files:
         (here / file).write_text("", encoding="utf-8")
     for name, message in {
         "my tikets.csv": "file: 'my tikets.csv' (did you mean 'my tickets.csv'?)",
@@ -457,8 +462,23 @@ def test_a_name_that_is_mistyped_or_unquoted(here: Path, invoke: Invoke) -> None
         "flan-t5-bse": "recipe: 'flan-t5-bse' (did you mean 'flan-t5-base'?)",
         "my tickets": "recipe: 'my tickets' (did you mean 'my tickets.csv'?)",
         "own": "recipe: 'own' (did you mean 'own.yaml'?)",
+        "Plan.csv": "file: 'Plan.csv'\nhint: plan.xlsx is a spreadsheet, which is not read: save "
+        "it as CSV (UTF-8): plan.csv\n",
+        "pln.xlsx": "file: 'pln.xlsx'\nhint: plan.xlsx is a spreadsheet",
+        "talks/all.csv": "file: 'talks/all.csv'\nhint: a recipe for such a file is here: lora-s2s "
+        "train talks.yaml\n",
     }.items():
         assert f"error: no such {message}" in invoke("train", name, code=2).stderr
+    named = ("train", "--data", "./plan.csv", "--model", "demo")
+    assert "hint: plan.xlsx is a spreadsheet" in invoke(*named, code=3).stderr
+    for words, hint in {
+        ("texts",): "write a recipe for its files: lora-s2s init --data texts",
+        ("texts-run/",): "give its recipe: texts-run/recipe.yaml",
+        ("--data", "texts"): "write a recipe for these: lora-s2s init --data texts",
+        ("log.csv", "texts/a b.csv"): "write a recipe for these: lora-s2s init --data log.csv "
+        "--data 'texts/a b.csv'",
+    }.items():
+        assert f"\nhint: {hint}\n" in invoke("train", *words, code=2).stderr
     refused = invoke("train", "my tickets.csv", "--set", "model.name=deno", code=5).stderr
     assert "error: the model 'deno' (did you mean 'demo'?) is not on this machine, and" in refused
     assert not list(here.glob("my*.yaml"))
