@@ -32,7 +32,7 @@ from lora_s2s.console import (
     stop_waiting,
     tell_in_signal_handler,
 )
-from lora_s2s.errors import COMMAND_LINE, UsageError, init_command, quoted
+from lora_s2s.errors import COMMAND_LINE, UsageError, quoted
 from lora_s2s.pipeline.failures import (
     FORESEEN,
     check_current_folder,
@@ -179,9 +179,6 @@ def _what_was_meant(words: Sequence[str]) -> str | None:
         name = " ".join(words[first:last])
         if last - first > 1 and os.path.isfile(os.path.expanduser(name)):
             return f"quote a name with a space: {quoted(name)}"
-    files = [word for word in words if os.path.isfile(word)]
-    if len(files) > 1 and words[0] in ("train", "plan", "prepare", "sweep"):
-        return f"write a recipe for these: {init_command(files)}"
     return None
 
 

@@ -19,6 +19,7 @@ from contextvars import ContextVar
 
 # Characters of one name, and of all names together (a vocabulary of 32,000 tokens has 200,000).
 _LONGEST_NAME, _LONGEST_NAMES = 100, 400_000
+_SHEET = re.compile(r"\.(xlsx?|ods)$", re.IGNORECASE)
 # What neither of Windows' shells reads as anything but itself.
 _PLAIN_WORD = re.compile(r"[\w.:\\/=+-]+")
 
@@ -166,7 +167,19 @@ def closest(name: str, known: Iterable[str]) -> str | None:
     compared = [
         other for other, length in zip(short, lengths, strict=True) if length <= _LONGEST_NAMES
     ]
-    return next(iter(difflib.get_close_matches(name, compared, n=1, cutoff=0.6)), None)
+    return next(iter(difflib.get_close_matches(name, compared, n=1)), None)
+
+
+def like_missing(name: str, beside: Iterable[str]) -> tuple[str, str]:
+    """Which of the names in its folder a missing file may have been meant for, as :func:`nearest`
+    says it, and a hint. Of a spreadsheet the hint is how to save it.
+    """
+    # Backwards, so that a CSV hides the spreadsheet of its name.
+    called = {_SHEET.sub(".csv", other): other for other in sorted(beside, reverse=True)}
+    meant = closest(name, called)
+    if meant in called and called[meant] != meant:
+        return "", f"a spreadsheet is not read: save {called[meant]} as CSV (UTF-8), {meant}"
+    return nearest(name, called), "check the path; it is relative to the current folder"
 
 
 def quoted(word: object) -> str:
@@ -176,11 +189,6 @@ def quoted(word: object) -> str:
         escaped = text.replace('"', r"\"")
         return text if _PLAIN_WORD.fullmatch(text) else f'"{escaped}"'
     return shlex.quote(text)
-
-
-def init_command(files: Iterable[object]) -> str:
-    """The command that writes a recipe for data files, ready to paste."""
-    return " ".join(["lora-s2s init", *(f"--data {quoted(file)}" for file in files)])
 
 
 # The words of this process's command line; none where Python calls.

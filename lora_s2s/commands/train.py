@@ -93,14 +93,13 @@ def train(
     from lora_s2s.pipeline.run_input import asked_run, is_data
     from lora_s2s.pipeline.trained import RunOptions
 
-    file = recipe if is_data(recipe) else ""
     options = RunOptions(
         resume or resume_anyway, resume_anyway, overwrite, deadline, begun, not no_memory_check
     )
     if processes > 1:
         from lora_s2s.pipeline.launch import in_processes
 
-        if not file:  # what is wrong with a command line is shown once
+        if not is_data(recipe):  # what is wrong with a command line is shown once
             asked_run(recipe, data, model, sets, options=options)
         raise typer.Exit(in_processes(processes, context.obj))
     loaded, prepared = asked_run(recipe, data, model, sets, options=options, dry_run=dry_run)
@@ -120,6 +119,7 @@ def train(
             f"--stop-after {stop_after}: stopped after step {result.steps} and saved a checkpoint"
         )
         raise RunError(message, hint=f"continue: {again()}")
+    file = recipe if prepared is None and is_data(recipe) else ""
     _show_result(result, file, loaded)
 
 
@@ -143,7 +143,7 @@ def _show_result(result: TrainedAdapter, file: str, recipe: Recipe) -> None:
             continue  # the whole run is named below
         command = f"lora-s2s train {quoted(folder / 'recipe.yaml')} --set {advice['setting']}"
         say(f"try: {command} --set output.name={folder.name}-2")
-    from lora_s2s.recipe.output import starter_name
+    from lora_s2s.pipeline.recipes import starter_name
 
     if file and data.target_column:
         columns = f"'{data.target_column}' from '{data.source_column or data.template}'"

@@ -73,8 +73,10 @@ def followed(
         )
     except DataError as error:
         if prepared := prepared_before(recipe):
-            command = f"lora-s2s eval {quoted(model)} --data {quoted(prepared)}"
-            error.hint = f"it was prepared before; score on that: {command}"
+            error.hint = (
+                f"{error.hint}; it was prepared before; score on that: lora-s2s eval "
+                f"{quoted(model)} --data {quoted(prepared)}"
+            )
         raise
     if split == "train" and "model.name" not in overridden_keys(overrides):
         _check_tokenizer(recipe, folder)

@@ -19,13 +19,12 @@ from lora_s2s.examples.causes import hint_for
 from lora_s2s.examples.template import check_recorded
 from lora_s2s.files import naming
 from lora_s2s.outputs import appears_whole
-from lora_s2s.readers.choose import ending, is_lines
+from lora_s2s.readers.choose import SPREADSHEETS, ending, is_lines
 from lora_s2s.readers.encodings import checked_lines, guess_encoding
 from lora_s2s.readers.origins import find_origins, reading
 from lora_s2s.readers.rows import Parsing, Row
 from lora_s2s.readers.streams import COMPRESSED, UTF8, head_of
 from lora_s2s.readers.tables import delimiter_of
-from lora_s2s.recipe.shipped import SPREADSHEETS
 from lora_s2s.records import ModelManifest, has_manifest
 
 STDIN = "-"

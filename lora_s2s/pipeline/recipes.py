@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lora_s2s.data.prepared import is_prepared
-from lora_s2s.errors import DataError, UsageError, init_command, quoted
+from lora_s2s.errors import DataError, UsageError, quoted
 from lora_s2s.hub import locate_model
 from lora_s2s.pipeline.names import given_overrides, given_path
 from lora_s2s.pipeline.surroundings import called
@@ -20,13 +20,19 @@ from lora_s2s.readers.origins import check_there
 from lora_s2s.recipe import load
 from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.layers import Overrides, flat_keys
-from lora_s2s.recipe.output import run_name
 from lora_s2s.recipe.schema import Recipe
+from lora_s2s.systems import file_name
 
 Name = str | os.PathLike[str]
 Files = Name | Sequence[Name]
 AnyRecipe = Recipe | Name | Mapping[str, object]
 
+_ENDINGS = re.compile(r"(\.[A-Za-z]+)?(\.(gz|zst|zip))?(@[0-9.]+)?$")
+# A file or folder whose name says nothing of its task.
+_PART = re.compile(
+    r"(train|training|trainset|all|full|data|dataset|datasets|examples|rows|tmp|shared|home)",
+    re.IGNORECASE,
+)
 # What shipped recipes call the training data.
 _YOURS = re.compile(r"([a-z0-9-]+/)?(train|trainset|all)\.(csv|jsonl?)(\.gz)?")
 
@@ -89,9 +95,7 @@ def chosen_recipe(
         return loaded
     if not (data and model):
         hint = f"lora-s2s {command} --data FILE --model demo, or lora-s2s {command} demo"
-        if len(data) > 1 or any(map(os.path.isdir, data)):
-            hint = f"write a recipe for these: {init_command(data)}"
-        elif command == "train":
+        if command == "train":
             hint = f"a data file suffices: lora-s2s train {quoted(data[0] if data else 'my.csv')}"
         raise UsageError("expected a RECIPE, or --data and --model together", hint=hint)
     return load.recipe_from_settings(run_name(Path(out).name if out else data[0]), said, sets)
@@ -144,6 +148,26 @@ def _recipe_of_mapping(recipe: Mapping[str, object], overrides: Mapping[str, obj
     first = data[0] if isinstance(data, list | tuple) and data else data
     named = first if isinstance(first, str | os.PathLike) else recipe.get("extends", "run")
     return load.recipe_from_settings(run_name(str(named)), recipe, overrides)
+
+
+def run_name(path: str) -> str:
+    """Returns a name for a run on a file: ``my-file`` for ``data/my file.csv.gz``."""
+    name = path if path.startswith(("demo:", "hf:")) else _ENDINGS.sub("", Path(path).name)
+    return file_name(name) or "run"
+
+
+def starter_name(path: str) -> str:
+    """Returns a name for a starter recipe on a file: its folder's where the file's own says only
+    what part of the data it is.
+
+    >>> starter_name("nl2bash/all.jsonl.gz"), starter_name("my.csv"), starter_name("data/train.csv")
+    ('nl2bash', 'my', 'train')
+    """
+    name = run_name(path)
+    folder = Path(os.path.abspath(os.path.expanduser(path))).parent.name
+    if not _PART.fullmatch(name) or _PART.fullmatch(folder) or path.startswith(("demo:", "hf:")):
+        return name
+    return run_name(f"{folder}/") if folder else name
 
 
 def prepared_folder(recipe: Recipe) -> Path:

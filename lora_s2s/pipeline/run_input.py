@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lora_s2s.console import say
 from lora_s2s.data.prepared import PreparedDataset
-from lora_s2s.errors import UsageError, init_command, quoted
+from lora_s2s.errors import UsageError, quoted
 from lora_s2s.pipeline.names import fetched
 from lora_s2s.pipeline.prepared_folder import is_folder_of_data, open_with_recipe
 from lora_s2s.pipeline.recipes import (
@@ -19,13 +19,13 @@ from lora_s2s.pipeline.recipes import (
     chosen_recipe,
     load_recipe,
     recipe_with_data,
+    starter_name,
 )
 from lora_s2s.pipeline.trained import RunOptions, check_run_folder
 from lora_s2s.pipeline.wishes import Wishes, existing_recipe, given_recipe, kept_settings, look
 from lora_s2s.readers.origins import is_data_name
 from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.layers import Overrides, read_layer
-from lora_s2s.recipe.output import starter_name
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.recipe.written import untouched_writer, words_given
 from lora_s2s.remote import is_url
@@ -70,7 +70,7 @@ def asked_run(
                 check_run_folder(chosen, options)
         return chosen, None
     if command != "train":
-        hint = f"write its recipe first: {init_command([recipe])} --yes"
+        hint = f"write its recipe first: lora-s2s init --data {quoted(recipe)} --yes"
         raise UsageError(f"{recipe} is a data file, expected a recipe", hint=hint)
     given = [f"model.name={model}", *sets] if model else sets
     return _recipe_of_data(recipe, given, options, dry_run=dry_run), None
@@ -89,7 +89,7 @@ def recipe_and_data(
 
 def is_data(name: str) -> bool:
     """Whether a word names data to train on, and no recipe."""
-    if is_folder_of_data(name) or name in shipped() or not is_data_name(name):
+    if not name or name in shipped() or not is_data_name(name):
         return False
     path = Path(name).expanduser()
     return path.suffix != ".json" or not read_layer(path).sections

@@ -15,11 +15,10 @@ from lora_s2s.errors import DataError, RecipeError, UsageError, again, quoted
 from lora_s2s.examples.suggested import settings_named
 from lora_s2s.outputs import check_writable
 from lora_s2s.pipeline.file_facts import FileFacts, look_at
-from lora_s2s.pipeline.recipes import chosen_recipe
+from lora_s2s.pipeline.recipes import chosen_recipe, starter_name
 from lora_s2s.readers.origins import local_path
 from lora_s2s.recipe.layers import Overrides, overridden_keys
 from lora_s2s.recipe.load import recipe_from_settings
-from lora_s2s.recipe.output import starter_name
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.recipe.written import (
     Ask,

@@ -16,6 +16,7 @@ from lora_s2s.readers.tables import agreed_delimiter, read_csv, read_tsv
 from lora_s2s.readers.translations import read_tmx, two_columns
 
 Reader = Callable[[Path, Parsing], Items]
+SPREADSHEETS = (".xlsx", ".xls", ".ods")
 READERS: dict[str, Reader] = {
     ".csv": read_csv,
     ".tsv": read_tsv,

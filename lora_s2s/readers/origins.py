@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from lora_s2s.demo import task
-from lora_s2s.errors import DataError, SetupError, UsageError
+from lora_s2s.errors import DataError, SetupError, UsageError, like_missing
 from lora_s2s.files import sha256_file, sha256_json
 from lora_s2s.hub import only_cache
 from lora_s2s.readers.choose import (
     READERS,
+    SPREADSHEETS,
     ending,
     endings,
     reader_of,
@@ -30,7 +31,6 @@ from lora_s2s.readers.names import SPLIT_NAMES
 from lora_s2s.readers.rows import Item, Items, Parsing, Rejected, Row
 from lora_s2s.readers.streams import head_of, reading
 from lora_s2s.readers.translations import line_pairs
-from lora_s2s.recipe.shipped import SPREADSHEETS, like_missing
 from lora_s2s.remote import fetched_file, is_url, listed
 
 __all__ = ["READERS", "Origin", "find_origins", "named_splits", "reading"]
@@ -38,8 +38,6 @@ __all__ = ["READERS", "Origin", "find_origins", "named_splits", "reading"]
 _HUB, _DEMO = "hf:", "demo:"
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _MOST_WEIGHT = 1000.0
-_SIDES = {"src": "tgt", "source": "target"}
-_SIDE = re.compile(r"(?<![^\W\d_])(src|source)(?![^\W\d_])")
 
 
 @dataclass(frozen=True)
@@ -222,8 +220,8 @@ def _belong_together(first: Path, second: Path) -> bool:
     """True for ``train.en`` and ``train.de``, ``src-train.txt`` and ``tgt-train.txt``."""
     if ending(first) in READERS or ending(second) in READERS:
         return False
-    one, other = (path.with_name(bare_name(path)) for path in (first, second))
-    sides = one.name != _SIDE.sub(lambda found: _SIDES[found[1]], one.name) == other.name
+    one, other = named = [Path(bare_name(path)) for path in (first, second)]
+    sides = line_families(named) == [named]
     return sides or (
         one.stem == other.stem and one.suffix != other.suffix and bool(one.suffix and other.suffix)
     )
@@ -264,7 +262,9 @@ def _origins(name: str, parallel: bool) -> list[Origin]:
                 f"{name} is {what}, not a file",
                 hint="data is read more than once: use a file on disk",
             )
-        meant, hint = like_missing(path.name, [file.name for file in path.parent.glob("*")])
+        beside = path.parent.glob("*")
+        here = [file.name for file in beside if file.suffix not in (".yaml", ".yml")]
+    meant, hint = like_missing(path.name, here)
     raise DataError(f"no such file: {name}{meant}", hint=hint)
 
 
@@ -317,9 +317,8 @@ def named_splits(path: str) -> dict[str, list[str]]:
     name, _ = split_weight(path)
     folder = local_path(name)
     splits: dict[str, list[str]] = {}
-    files = _readable(folder) if os.path.isdir(folder) else []
-    families = _families_in(folder) if os.path.isdir(folder) else []
-    for file in itertools.chain(files, *families):
+    is_folder = os.path.isdir(folder)
+    for file in itertools.chain(_readable(folder), *_families_in(folder)) if is_folder else ():
         words = set(re.split(r"[^a-z]+", file.name.lower()))
         marks = [split for split, names in SPLIT_NAMES.items() if words.intersection(names)]
         if len(marks) > 1:

@@ -160,10 +160,7 @@ def _check_content(split: str, name: str, path: str, sha256: str) -> None:
 
 
 def _refused(split: str, name: str, why: str) -> DataError:
-    hint = f"if that is the data you want: --data {name}"
-    network = is_url(name) or is_network_path(name)  # not even looked for
-    if not network and not is_pattern(name) and not os.path.exists(local_path(name)):
-        hint = "name the file where it is now, or the folder of prepared data: --data NAME"
+    hint = f"if that is the data you want: --data {name}, or where it is now"
     return DataError(
         f"the adapter's recipe names '{name}' as data.{split}, but {why}: not read", hint=hint
     )

@@ -10,23 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from lora_s2s import limits
-from lora_s2s.errors import DataError, UsageError, init_command, nearest, quoted
+from lora_s2s.errors import DataError, UsageError, like_missing, nearest, quoted
 from lora_s2s.files import read_whole
 from lora_s2s.recipe.fields import LARGEST_NUMBER
-from lora_s2s.recipe.output import starter_name
 from lora_s2s.recipe.schema import Recipe
-from lora_s2s.recipe.shipped import (
-    DATA_SUFFIXES,
-    FILE_SUFFIXES,
-    SCHEMA,
-    YAML,
-    folder,
-    like_missing,
-)
+from lora_s2s.recipe.shipped import DATA_SUFFIXES, SCHEMA, YAML, folder
 from lora_s2s.recipe.shipped import shipped as shipped
 
 _SCHEMA_IS = "yaml-language-server: $schema="
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "exclusiveMaximum": "<", "maximum": "≤"}
+_FILE_SUFFIXES = (*DATA_SUFFIXES, ".json", ".ndjson", ".tmx", ".txt", ".gz", ".zst", ".zip")
 _FIELD = re.compile(r"# (\w+): +(.*)")
 
 
@@ -58,20 +51,21 @@ def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
         if beside is None and path.name.lower().removesuffix(".gz").endswith(DATA_SUFFIXES):
             raise UsageError(
                 f"a data file, not a recipe: '{name_or_path}'",
-                hint=f"write its recipe: {init_command([name_or_path])}",
+                hint=f"write its recipe: lora-s2s init --data {quoted(name_or_path)}",
             )
         return path
     if os.path.isdir(path):
-        raise UsageError(f"a folder, not a recipe: '{name_or_path}'", hint=_in_folder(str(path)))
+        raise UsageError(f"a folder, not a recipe: '{name_or_path}'", hint=_in_folder(path))
     beside_it = _beside(name_or_path) if beside is None else []
     if beside is None and _names_file(name_or_path) and not os.path.lexists(path):
-        recipes_too = () if name_or_path.lower().endswith(FILE_SUFFIXES) else YAML
-        meant, hint = like_missing(name_or_path, beside_it, recipes_too)
-        if os.path.isfile(written := f"{starter_name(name_or_path)}.yaml"):
+        if name_or_path.lower().endswith(_FILE_SUFFIXES):
+            beside_it = [name for name in beside_it if not name.endswith(YAML)]
+        meant, hint = like_missing(name_or_path, beside_it)
+        if os.path.isfile(written := f"{path.stem}.yaml"):
             hint = f"a recipe for such a file is here: lora-s2s train {quoted(written)}"
         raise UsageError(f"no such file: '{name_or_path}'{meant}", hint=hint)
-    recipes = [name for name in beside_it if name.endswith(YAML)]
-    files = [*recipes, *(name for name in beside_it if name.endswith(FILE_SUFFIXES))]
+    # Backwards, so that a recipe comes before the data of its name.
+    files = [name for name in reversed(beside_it) if name.endswith((*YAML, *_FILE_SUFFIXES))]
     same = next((name for name in files if name.startswith(f"{name_or_path}.")), name_or_path)
     meant = nearest(same, [*known, *files])
     raise UsageError(
@@ -81,14 +75,14 @@ def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
     )
 
 
-def _in_folder(name: str) -> str:
+def _in_folder(name: Path) -> str:
     """What to give in place of a folder: its recipe, or one for its files."""
     files = _beside(os.path.join(name, ""))
     recipe = os.path.join(name, "recipe.yaml")
     if recipe in files:
         return f"give its recipe: {quoted(recipe)}"
     if any(file.endswith(DATA_SUFFIXES) for file in files):
-        return f"write a recipe for its files: {init_command([name])}"
+        return f"write a recipe for its files: lora-s2s init --data {quoted(name)}"
     return "give a YAML file"
 
 

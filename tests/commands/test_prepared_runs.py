@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from cli_parts import Invoke, write_csv
 
-from lora_s2s.pipeline.recipes import train_command
+from lora_s2s.pipeline.recipes import run_name, train_command
 from lora_s2s.recipe.load import load_recipe
-from lora_s2s.recipe.output import run_name
 
 STEPS = ("--set", "training.max_steps=2", "--set", "training.batch_size=4")
 
