@@ -156,14 +156,12 @@ def _show_result(result: TrainedAdapter, file: str, recipe: Recipe) -> None:
 
 
 def _show_dry_run(planned: DryRun, *, json: bool) -> None:
-    from lora_s2s.data_report import listed
-    from lora_s2s.pipeline.prepare import sizes
+    from lora_s2s.pipeline.prepare import counts
     from lora_s2s.recipe.load import recipe_to_yaml
 
     report, counted, training = planned.report, planned.counted, planned.recipe.training
     facts = {
-        "examples": sizes(report),
-        "dropped": listed(report["rows"]["by_reason"].items()) or "no rows",
+        "data": counts(report),
         "source tokens": _quantiles(report["source_tokens"]),
         "target tokens": _quantiles(report["target_tokens"]),
         "micro-batches": f"{counted['batching']}, × {training.gradient_accumulation} per step",

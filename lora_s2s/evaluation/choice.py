@@ -10,6 +10,7 @@ from lora_s2s.evaluation.labels import distinct_labels
 from lora_s2s.evaluation.texts import References
 
 LABEL_METRICS = ("exact_match", "macro_f1")
+TEXT_METRICS = ("rougeL", "chrf", "exact_match")
 # Answers are short if nearly all sources have references of few words.
 _MOST_WORDS, _MOST_CHARACTERS, _SHARE_SHORT = 6, 60, 0.9
 
@@ -42,7 +43,7 @@ def choose_metrics(
     lengths = sorted(max(map(_length, texts)) for texts in references)
     if 2 * single > len(references) and lengths[math.ceil(_SHARE_SHORT * len(lengths)) - 1] <= 1:
         return MetricChoice(("exact_match", "token_f1", "chrf"), "each source has one short answer")
-    return MetricChoice(("rougeL", "chrf", "exact_match"), "the targets are texts")
+    return MetricChoice(TEXT_METRICS, "the targets are texts")
 
 
 def _length(text: str) -> float:

@@ -29,7 +29,7 @@ _SHARE_OF_MEMORY = {CPU: 0.6, GPU: 0.9}  # a CPU's memory has other users
 # (benchmarks/results/decode-cpu.json; assumed on a GPU).
 _FLOP = {CPU: 1e11, GPU: 6.5e13}
 _DECODED = {CPU: 1.0, GPU: 0.05}
-_LIBRARIES = {CPU: 600_000_000, GPU: 600_000_000}
+_LIBRARIES = 600_000_000
 _BYTES = {CPU: 4.0, GPU: 2.0}
 _SIMPLE = 1.8  # memory over the weights', for a base whose sizes are unknown
 _UNKNOWN_MEMORY = 8 * 10**9
@@ -118,8 +118,7 @@ def needed(
     if base is None:
         memory = _SIMPLE * facts.parameters * _BYTES[machine.device.kind]
         return Need(memory, 8 * facts.parameters * seen / machine.flop, decode)
-    libraries = _LIBRARIES[machine.device.kind]
-    planned = Planned(settled, base, rows, machine.device, libraries)
+    planned = Planned(settled, base, rows, machine.device, _LIBRARIES)
     _, _, work = base.adapted(recipe.lora)
     again = training.gradient_checkpointing
     flop = step_flop(work, planned.sizes, rows.sources, rows.targets, checkpointing=again)
@@ -141,15 +140,15 @@ class Weighed(NamedTuple):
     need: Need
 
 
-def choose_size(sizes: Sequence[Weighed], machine: Machine) -> tuple[Weighed, Weighed | None]:
+def choose_size(sizes: Sequence[Weighed], machine: Machine) -> list[Weighed]:
     """The largest base that fits into memory and trains within :data:`_MOST_SECONDS`, else the
-    smallest; and the next larger one that fits into memory.
+    smallest; then the larger ones that fit into memory.
     """
     seconds = _MOST_SECONDS[machine.device.kind]
     good = [one for one in sizes if fits(one.need, machine) and one.need.seconds <= seconds]
     chosen = good[-1] if good else sizes[0]
-    larger = [one for one in sizes[sizes.index(chosen) + 1 :] if fits(one.need, machine)]
-    return chosen, larger[0] if larger else None
+    larger = sizes[sizes.index(chosen) + 1 :]
+    return [chosen, *(one for one in larger if fits(one.need, machine))]
 
 
 def fits(need: Need, machine: Machine) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from lora_s2s.console import ProgressLine
 from lora_s2s.data.split_files import with_split_files
 from lora_s2s.errors import DataError, quoted
-from lora_s2s.evaluation.choice import LABEL_METRICS, MetricChoice, choose_metrics
+from lora_s2s.evaluation.choice import LABEL_METRICS, TEXT_METRICS, MetricChoice, choose_metrics
 from lora_s2s.examples.causes import Causes
 from lora_s2s.examples.columns import two_languages
 from lora_s2s.examples.example import Example
@@ -34,6 +34,7 @@ _SPLITS = ("validation", "test")
 _SHARE = 0.9  # of the targets, to be called JSON, code or single words
 _CODE = re.compile(r"[{};]\s*$|\b(def|return|function|class|import|void|public|var|const)\b|=>|::")
 _MOST_WORDS, _MOST_LETTERS, _LONGEST_SOUND = 2, 30, 3
+_LONGEST_INTENT = 3  # words of a reply in a dialogue, up to which it can be a label
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,15 @@ class FileFacts:
         if _share(self.targets, _is_record) >= _SHARE:
             names = ("json_f1", "json_valid", "exact_match")
             return MetricChoice(names, "the targets are JSON objects: equal fields, valid JSON")
-        return choose_metrics(self.references, translation=self.languages is not None)
+        choice = choose_metrics(self.references, translation=self.languages is not None)
+        are_texts = any(len(text.split()) > _LONGEST_INTENT for text in self.targets)
+        if choice.metrics == LABEL_METRICS and self.reading.format in DIALOGUES and are_texts:
+            return MetricChoice(
+                TEXT_METRICS,
+                "replies are texts, though they repeat; to answer with one of them only: --set "
+                "evaluation.constraint=labels",
+            )
+        return choice
 
 
 def traits_of(facts: FileFacts, metrics: MetricChoice) -> Traits:

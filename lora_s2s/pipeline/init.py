@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lora_s2s.console import counted, say, warn
+from lora_s2s.console import say, warn
 from lora_s2s.data.columns import role_warnings
 from lora_s2s.errors import again
 from lora_s2s.files import write_text
@@ -111,7 +111,7 @@ def starter_recipe(looked: Looked, *, command: str = "init") -> StarterRecipe:
 def _head(start: Starting) -> list[str]:
     return [
         schema_line(),
-        f"Data: {files_of(start.recipe.data)}, {counted(start.facts.rows, 'example')}",
+        f"Data: {files_of(start.recipe.data)}",
         f"Machine: {start.machine}",
         "`auto` is settled in each run by these rules; `lora-s2s train THIS_FILE --dry-run` shows "
         "its values.",

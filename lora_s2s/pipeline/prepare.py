@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lora_s2s.console import warn
+from lora_s2s.console import counted, warn
 from lora_s2s.data.manifest import made_from_same
 from lora_s2s.data.prepare import prepare
 from lora_s2s.data.prepared import REJECTED, PreparedDataset
@@ -129,19 +129,17 @@ def data_line(prepared: PreparedDataset) -> str:
     """Returns one line on what is in a prepared folder, and what was dropped."""
     report, path = prepared.manifest.report, prepared.path
     before = ", as before" if prepared.reused else ""
-    omitted = dropped(report, see=f", see {quoted(path / REJECTED)}")
-    return f"data: {sizes(report)} ({path}{before}){omitted}"
+    see = f", see {quoted(path / REJECTED)}" if report["rows"]["rejected"] else ""
+    return f"data: {counts(report)}{see} ({path}{before})"
 
 
-def dropped(report: DataReport, *, see: str = "") -> str:
-    """Returns what was dropped and why, and what to ``see``; empty if nothing was."""
-    reasons = report["rows"]["by_reason"].items()
-    return f"; dropped: {listed(reasons)}{see}" if reasons else ""
-
-
-def sizes(report: DataReport) -> str:
-    """Returns the rows of each split, in words."""
-    return ", ".join(f"{count:,} {name}" for name, count in report["splits"].items())
+def counts(report: DataReport) -> str:
+    """Returns how many examples were read, those of each split, and what was dropped and why."""
+    rows = report["rows"]
+    splits = ", ".join(f"{count:,} {name}" for name, count in report["splits"].items())
+    line = f"{counted(rows['read'], 'example')} read: {splits}"
+    reasons = listed(rows["by_reason"].items())
+    return f"{line}; dropped {rows['rejected']:,}: {reasons}" if reasons else line
 
 
 def data_name(path: str) -> str:

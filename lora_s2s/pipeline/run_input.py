@@ -22,10 +22,17 @@ from lora_s2s.pipeline.recipes import (
     starter_name,
 )
 from lora_s2s.pipeline.trained import RunOptions, check_run_folder
-from lora_s2s.pipeline.wishes import Wishes, existing_recipe, given_recipe, kept_settings, look
+from lora_s2s.pipeline.wishes import (
+    Wishes,
+    check_base,
+    existing_recipe,
+    given_recipe,
+    kept_settings,
+    look,
+)
 from lora_s2s.readers.origins import is_data_name
 from lora_s2s.recipe.catalogue import shipped
-from lora_s2s.recipe.layers import Overrides, read_layer
+from lora_s2s.recipe.layers import Overrides, overridden_keys, read_layer
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.recipe.written import untouched_writer, words_given
 from lora_s2s.remote import is_url
@@ -124,6 +131,8 @@ def _recipe_of_data(name: str, sets: Overrides, options: RunOptions, *, dry_run:
         check_run_folder(given_recipe(path.stem, [name], kept, sets), options)
     looked = look(Wishes([name], sets, kept=kept))
     check_named(looked.given)
+    if "model.name" not in {*kept, *overridden_keys(sets)}:
+        check_base(looked.facts)
     from lora_s2s.pipeline.init import starter_recipe, write
     from lora_s2s.training.processes import main_process_first
 

@@ -15,7 +15,7 @@ from lora_s2s.examples.causes import enough
 from lora_s2s.hub import is_local, is_offline
 from lora_s2s.pipeline.base_choice import in_time
 from lora_s2s.pipeline.file_facts import traits_of
-from lora_s2s.pipeline.prepare import dropped, sizes
+from lora_s2s.pipeline.prepare import counts
 from lora_s2s.pipeline.starter_base import (
     ANSWERED,
     HELD_OUT,
@@ -87,9 +87,9 @@ def _as_said(start: Starting, decisions: Sequence[Decision]) -> list[Decision]:
 
 def _files(start: Starting) -> Iterator[Decision]:
     facts = start.facts
-    reason = f"{facts.rows:,} examples"
+    reason = f"{facts.rows:,} usable examples"
     if start.report is not None:
-        reason += f": {sizes(start.report)}{dropped(start.report)}"
+        reason = counts(start.report)
     yield Decision("data.train", facts.train, reason)
     if facts.encoding is not None:
         reason = f"the file is not UTF-8: {facts.encoding.evidence}"
@@ -194,7 +194,7 @@ def _training(start: Starting, chosen: Chosen) -> Iterator[Decision]:
         time += _shorter(chosen, expected_steps(settled, chosen.facts))
         passes = (
             f"auto: {'' if chosen.measured and start.report else 'about '}{settled.epochs:g} × "
-            f"{chosen.facts.rows:,} rows{time}"
+            f"{chosen.facts.rows:,} training examples{time}"
         )
         yield Decision("training.epochs", AUTO, passes)
     if given.batch_size is None:
@@ -214,7 +214,7 @@ def _evaluation(start: Starting, chosen: Chosen, metrics: MetricChoice) -> Itera
     yield Decision("evaluation.metrics", list(metrics.metrics), metrics.reason)
     yield Decision("evaluation.max_new_tokens", AUTO, "auto: follows the lengths of the targets")
     if metrics.metrics == LABEL_METRICS and not start.recipe.evaluation.no_repeat_ngram_size:
-        reason = "an answer is always one of the training labels; null: any text"
+        reason = "an answer is always one of them; any text: --set evaluation.constraint=null"
         yield Decision("evaluation.constraint", "labels", reason)
     rows = start.rows("test") or start.rows("validation")
     if chosen.need is None or not rows:
@@ -238,7 +238,8 @@ def notes_on(start: Starting, decisions: Sequence[Decision]) -> None:
     if not here:
         size = f" (about {4 * known.millions / 1000:.1f} GB)" if known else ""
         how = f": train downloads it{size}; without network"
-        how = ", and the hub is switched off (HF_HUB_OFFLINE)" if is_offline() else how
+        if is_offline():
+            how = ", and the hub is switched off (HF_HUB_OFFLINE)"
         warn(
             f"{name} is not on this machine{how}: --set model.name=demo, or a folder that holds a "
             "base"

@@ -27,7 +27,15 @@ from lora_s2s.pipeline.file_facts import FileFacts
 from lora_s2s.pipeline.plan_base import PlannedBase
 from lora_s2s.pipeline.plan_data import known_data, token_counts
 from lora_s2s.pipeline.planned import Rows
-from lora_s2s.recipe.bases import BUNDLED, Base, Traits, family_for, known_base, sizes_of
+from lora_s2s.recipe.bases import (
+    BUNDLED,
+    Base,
+    Traits,
+    bases_here,
+    family_for,
+    known_base,
+    sizes_of,
+)
 from lora_s2s.recipe.defaults import Facts, Lengths
 from lora_s2s.recipe.languages import NLLB_CODES, language_code
 from lora_s2s.recipe.schema import Recipe
@@ -42,10 +50,6 @@ _CHARACTERS, _UNKNOWN_SIZE = 4.0, 250e6  # of a base that the table lacks
 _SIZE = (
     "its size: the largest whose run fits into memory and takes at most 10 minutes on a CPU, an "
     "hour on a GPU; else the smallest"
-)
-_PICKLED = (
-    "if the hub has its weights only as pytorch_model.bin, set model.revision to the branch with "
-    "safetensors (refs/pr/N on the model's page)"
 )
 
 
@@ -133,16 +137,16 @@ def choose_base(start: Starting, traits: Traits, ask: Ask | None) -> Chosen:
         named = Decision("model.name", start.recipe.model.name, start.said["model.name"])
         return _chosen(start, traits, named)
     rule = family_for(traits)
-    weighed = [_weighed(start, base) for base in sizes_of(rule.family)]
-    (base, need), larger = choose_size(weighed, start.machine)
+    weighed = [_weighed(start, base) for base in bases_here(rule.family) or sizes_of(rule.family)]
+    (base, need), *larger = choose_size(weighed, start.machine)
     why = rule.reason.format(language=traits.language)
-    parts = [why, f"takes {need} on {start.machine.name}", *([base.note] if base.note else [])]
-    other = ""
-    if larger is not None:
-        name = larger.base.name
-        other = f"larger: {name}, {larger.need}: --set model.name={name}"
-    details = [traits.evidence, rule.more, _SIZE, *([_PICKLED] if base.pickled else [])]
-    decision = Decision("model.name", base.name, "; ".join(parts), other=other, details=details)
+    reason = f"{why}; takes {need} on {start.machine.name}"
+    more = "\n".join((traits.evidence, rule.more, _SIZE, rule.weights))
+    other = "".join(
+        f"larger: {one.base.name}, {one.need}: --set model.name={one.base.name}"
+        for one in larger[:1]
+    )
+    decision = Decision("model.name", base.name, reason, more, other)
     if ask is not None:
         answer = asked(ask, f"Base model ({why})", base.name, _named_base)
         if answer != base.name:

@@ -11,12 +11,21 @@ from pathlib import Path
 
 from lora_s2s.console import plain, say
 from lora_s2s.data.columns import role_warnings
-from lora_s2s.errors import DataError, RecipeError, UsageError, again, quoted
+from lora_s2s.errors import (
+    DataError,
+    RecipeError,
+    SetupError,
+    UsageError,
+    again,
+    quoted,
+    with_settings,
+)
 from lora_s2s.examples.suggested import settings_named
 from lora_s2s.outputs import check_writable
-from lora_s2s.pipeline.file_facts import FileFacts, look_at
+from lora_s2s.pipeline.file_facts import FileFacts, look_at, traits_of
 from lora_s2s.pipeline.recipes import chosen_recipe, starter_name
 from lora_s2s.readers.origins import local_path
+from lora_s2s.recipe.bases import bases_here, family_for
 from lora_s2s.recipe.layers import Overrides, overridden_keys
 from lora_s2s.recipe.load import recipe_from_settings
 from lora_s2s.recipe.schema import Recipe
@@ -97,6 +106,17 @@ def look(wishes: Wishes) -> Looked:
         wishes = replace(wishes, kept=kept)
     words, facts = _looked_at(name, wishes)
     return Looked(wishes, name, path, words, facts)
+
+
+def check_base(facts: FileFacts) -> None:
+    """Refuses data for which no base can be had, before torch loads and anything is decided."""
+    family = family_for(traits_of(facts, facts.metrics())).family
+    if not bases_here(family):
+        raise SetupError(
+            f"no {family} base is on this machine, and the hub is switched off (HF_HUB_OFFLINE)",
+            hint=f"the small one in the package: {with_settings('model.name=demo')}; or a base's "
+            "folder: --set model.name=FOLDER",
+        )
 
 
 def _check_free(path: Path, wishes: Wishes) -> None:

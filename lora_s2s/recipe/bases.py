@@ -2,7 +2,7 @@
 reason.
 
 A family is chosen by the data (task, language, characters), its size by the machine. Parameters are
-those of the published checkpoints. Nothing here loads a model or asks a hub.
+those of the published checkpoints. Nothing here loads a model or asks a hub, beyond its cache.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from lora_s2s.hub import is_local, is_offline
 from lora_s2s.recipe.languages import NLLB_CODES, language_code
 
 FLAN, MT5, BYT5, NLLB, BART, CODET5, T5GEMMA = (
@@ -34,16 +35,12 @@ class Base:
         millions: its parameters.
         characters: how many of a usual text are one token, to estimate lengths without its
             tokenizer.
-        note: what a user must know before using it, such as its licence.
-        pickled: the hub may have its weights only as a pickle, which is never loaded (SECURITY.md).
     """
 
     name: str
     family: str
     millions: float
     characters: float = 4.0
-    note: str = ""
-    pickled: bool = False
 
     @property
     def parameters(self) -> float:
@@ -51,8 +48,6 @@ class Base:
         return self.millions * 1e6
 
 
-_NLLB_NOTE = "its licence, CC BY-NC 4.0, forbids commercial use"
-_GEMMA_NOTE = "its licence has to be accepted on the hub first (hf auth login)"
 # Smallest first in each family; English text has about 4 characters a T5 token.
 BASES = (
     Base("google/flan-t5-small", FLAN, 77.0),
@@ -60,26 +55,26 @@ BASES = (
     Base("google/flan-t5-large", FLAN, 783.2),
     Base("google/flan-t5-xl", FLAN, 2849.8),
     Base("google/flan-t5-xxl", FLAN, 11135.3),
-    Base("google/mt5-small", MT5, 300.2, 3.0, pickled=True),
-    Base("google/mt5-base", MT5, 582.4, 3.0, pickled=True),
-    Base("google/mt5-large", MT5, 1229.6, 3.0, pickled=True),
-    Base("google/mt5-xl", MT5, 3742.6, 3.0, pickled=True),
-    Base("google/byt5-small", BYT5, 299.6, 0.9, pickled=True),
-    Base("google/byt5-base", BYT5, 581.7, 0.9, pickled=True),
-    Base("google/byt5-large", BYT5, 1228.0, 0.9, pickled=True),
-    Base("facebook/nllb-200-distilled-600M", NLLB, 615.1, 3.0, _NLLB_NOTE, pickled=True),
-    Base("facebook/nllb-200-distilled-1.3B", NLLB, 1370.6, 3.0, _NLLB_NOTE, pickled=True),
-    Base("facebook/nllb-200-3.3B", NLLB, 3344.9, 3.0, _NLLB_NOTE, pickled=True),
+    Base("google/mt5-small", MT5, 300.2, 3.0),
+    Base("google/mt5-base", MT5, 582.4, 3.0),
+    Base("google/mt5-large", MT5, 1229.6, 3.0),
+    Base("google/mt5-xl", MT5, 3742.6, 3.0),
+    Base("google/byt5-small", BYT5, 299.6, 0.9),
+    Base("google/byt5-base", BYT5, 581.7, 0.9),
+    Base("google/byt5-large", BYT5, 1228.0, 0.9),
+    Base("facebook/nllb-200-distilled-600M", NLLB, 615.1, 3.0),
+    Base("facebook/nllb-200-distilled-1.3B", NLLB, 1370.6, 3.0),
+    Base("facebook/nllb-200-3.3B", NLLB, 3344.9, 3.0),
     Base("facebook/bart-base", BART, 139.4),
     Base("facebook/bart-large", BART, 406.3),
-    Base("Salesforce/codet5-small", CODET5, 60.5, 3.0, pickled=True),
-    Base("Salesforce/codet5p-220m", CODET5, 222.9, 3.0, pickled=True),
-    Base("Salesforce/codet5p-770m", CODET5, 737.6, 3.0, pickled=True),
-    Base("google/t5gemma-s-s-prefixlm", T5GEMMA, 312.5, 4.0, _GEMMA_NOTE),
-    Base("google/t5gemma-b-b-prefixlm", T5GEMMA, 591.5, 4.0, _GEMMA_NOTE),
-    Base("google/t5gemma-l-l-prefixlm", T5GEMMA, 1241.8, 4.0, _GEMMA_NOTE),
+    Base("Salesforce/codet5-small", CODET5, 60.5, 3.0),
+    Base("Salesforce/codet5p-220m", CODET5, 222.9, 3.0),
+    Base("Salesforce/codet5p-770m", CODET5, 737.6, 3.0),
+    Base("google/t5gemma-s-s-prefixlm", T5GEMMA, 312.5),
+    Base("google/t5gemma-b-b-prefixlm", T5GEMMA, 591.5),
+    Base("google/t5gemma-l-l-prefixlm", T5GEMMA, 1241.8),
 )
-BUNDLED = Base("demo", FLAN, 4.6, 3.0, "it has seen synthetic notes only: for trying things out")
+BUNDLED = Base("demo", FLAN, 4.6, 3.0)
 
 # Not ASCII, and in the pieces of T5's vocabulary.
 _T5_LETTERS = frozenset("£«­®°»ÉÎÜßàáâäçèéêîóôöùûüăşţșțавдеиклмнорсту–—‘’“”„•′€")
@@ -148,36 +143,45 @@ def lost_to_t5(characters: Mapping[str, int]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Rule:
-    """A family, for which data it is chosen, why (in few words, which may name the language of the
-    texts), and what more there is to say.
+    """A family, and for which data it is chosen.
+
+    Attributes:
+        reason: why, in few words, which may name the language of the texts; and what a user must
+            know before using it, such as its licence.
+        more: further reasons.
+        weights: what to do where the hub has none that are loaded.
     """
 
     family: str
     fits: Callable[[Traits], bool]
     reason: str
     more: str
+    weights: str = ""
 
 
+# Pickled weights are never loaded (SECURITY.md).
+_OLD = (
+    "if the hub has its weights only as pytorch_model.bin, set model.revision to the branch with "
+    "safetensors (refs/pr/N on the model's page)"
+)
 _LACKS = "T5's vocabulary lacks too many characters of the targets"
 # The first that fits is taken.
 RULES = (
     Rule(
         NLLB,
         lambda data: data.task == "translation" and data.in_nllb,
-        "trained to translate between these languages",
+        "trained to translate between these languages; its licence, CC BY-NC 4.0, forbids "
+        "commercial use",
         "the columns are two of NLLB's 200 languages",
+        _OLD,
     ),
     Rule(
         BYT5,
-        lambda data: data.task == "translation",
-        "for a language that NLLB lacks",
-        "ByT5 reads bytes, so no script is unknown to it",
-    ),
-    Rule(
-        BYT5,
-        lambda data: data.task == "spelling",
-        "for single words, letter by letter",
-        "ByT5 sees every letter, other bases pieces of words",
+        lambda data: data.task in ("translation", "spelling"),
+        "for any language, letter by letter",
+        "ByT5 reads bytes: no script is unknown to it, also of languages that NLLB lacks, and of "
+        "single words it sees every letter, where other bases see pieces",
+        _OLD,
     ),
     Rule(
         MT5,
@@ -185,6 +189,7 @@ RULES = (
         "for texts in {language}",
         "mT5 was pretrained on 101 languages, Flan-T5 on English first (UMT5 is mT5's successor; "
         "transformers before 5.24 scale its head wrongly)",
+        _OLD,
     ),
     Rule(
         FLAN,
@@ -198,6 +203,7 @@ RULES = (
         lambda data: data.code,
         "for code",
         f"{_LACKS}; CodeT5+ was pretrained on code",
+        _OLD,
     ),
     Rule(
         BART,
@@ -208,7 +214,8 @@ RULES = (
     Rule(
         T5GEMMA,
         lambda _: True,
-        "it writes all characters of the targets",
+        "it writes all characters of the targets; its licence has to be accepted on the hub first "
+        "(hf auth login)",
         f"{_LACKS}; T5Gemma's 256,000 pieces and bytes have them all",
     ),
 )
@@ -222,6 +229,11 @@ def family_for(data: Traits) -> Rule:
 def sizes_of(family: str) -> list[Base]:
     """The bases of a family, smallest first."""
     return [base for base in BASES if base.family == family]
+
+
+def bases_here(family: str) -> list[Base]:
+    """The bases of a family, smallest first; where the hub is switched off, those that are here."""
+    return [base for base in sizes_of(family) if not is_offline() or is_local(base.name, None)]
 
 
 def known_base(name: str) -> Base | None:

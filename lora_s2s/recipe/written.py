@@ -45,9 +45,8 @@ class Decision:
     """A key of a recipe, its value, and why it has it.
 
     Attributes:
-        source: where the rule is from, which the file and JSON name.
+        source: where the rule is from, and more on the reason; lines of the file and JSON.
         other: another value that one may take, and how; a line of its own.
-        details: further lines of the file and JSON.
     """
 
     key: str
@@ -55,7 +54,6 @@ class Decision:
     reason: str
     source: str = ""
     other: str = ""
-    details: Sequence[str] = ()
 
     def to_json(self) -> dict[str, object]:
         """The object of ``reasons`` of ``init --json``."""
@@ -172,11 +170,10 @@ def _entry(decision: Decision) -> str:
     line = f"  {key}: {decision.in_yaml}"
     if not decision.reason:
         return line
-    source = f" ({decision.source})" if decision.source else ""
-    lines = [decision.reason + source, *filter(None, [decision.other]), *decision.details]
+    lines = decision.reason, decision.other, *decision.source.split("\n")
     filled = [
         textwrap.fill(plain(text), _WIDTH, initial_indent="  # ", subsequent_indent="  # ")
-        for text in lines
+        for text in filter(None, lines)
     ]
     return "\n".join([*filled, line])
 

@@ -389,6 +389,45 @@ def test_what_cannot_be_guessed_ends_with_the_whole_command(here: Path, invoke: 
     ) in result.stderr
 
 
+@pytest.mark.parametrize("reply", ["intent {}", "See step {} of the guide for your order."])
+def test_replies_of_a_dialogue_are_labels_only_where_they_are_of_few_words(
+    here: Path, reply: str
+) -> None:
+    rows = []
+    for n in range(90):
+        said = [("user", sentence(n)), ("assistant", reply.format(n % 15))]
+        rows.append({"messages": [{"role": who, "content": text} for who, text in said]})
+    (here / "my.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    written = lora_s2s.init("my.jsonl", {"model.name": "demo"}, progress=False)
+    metrics, reason = chosen(written, "evaluation.metrics")
+    closed = reply == "intent {}"
+    assert metrics == (["exact_match", "macro_f1"] if closed else ["rougeL", "chrf", "exact_match"])
+    if closed:
+        reason = chosen(written, "evaluation.constraint")[1]
+    # The other is one command away, and goes with the rest.
+    other = "null" if closed else "labels"
+    assert reason.endswith(f": --set evaluation.constraint={other}")
+    sets = {"model.name": "demo", "evaluation.constraint": None if closed else "labels"}
+    recipe = lora_s2s.init("my.jsonl", sets, progress=False).recipe
+    assert recipe.evaluation.constraint == (None if closed else "labels")
+
+
+def test_without_the_hub_only_bases_that_are_here_are_taken(
+    here: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    write_csv(here / "my.csv")
+    refused = invoke("train", "my.csv", "--set", "lora.r=4", code=5).stderr
+    assert "error: no Flan-T5 base is on this machine, and the hub is switched off" in refused
+    command = "lora-s2s train my.csv --set lora.r=4 --set model.name=demo"
+    assert f"hint: the small one in the package: {command}; or a base's folder: --set " in refused
+    assert "model.name: " not in refused  # before anything is decided
+    assert not (here / "my.yaml").exists()
+    large = "google/flan-t5-large"
+    monkeypatch.setattr("lora_s2s.recipe.bases.is_local", lambda name, _: name == large)
+    assert chosen(lora_s2s.init("my.csv", progress=False), "model.name")[0] == large
+
+
 def test_files_beside_it_become_the_other_splits(here: Path) -> None:
     folder = here / "task"
     folder.mkdir()
@@ -507,8 +546,9 @@ def test_train_on_a_file_alone_writes_its_recipe_first(
     assert after
     deciding, training = result.stderr.split("wrote my.yaml")
     # Each stage says once what was dropped, and its progress what it is for.
-    assert deciding.count("dropped: 2 × duplicate)") == result.stderr.count("(42 examples: ") == 1
-    assert training.count("dropped: 2 × duplicate, see prepared/my/rejected.jsonl\n") == 1
+    read = "42 examples read: 33 train, 7 validation; dropped 2: 2 × duplicate"
+    assert deciding.count(f"({read})") == result.stderr.count("(42 examples") == 1
+    assert f"data: {read}, see prepared/my/rejected.jsonl (prepared/my)\n" in training
     assert deciding.count("tokenise 100%") == deciding.count("lengths: tokenise 100%") == 1
     assert ("tokenise 100%" in training, "lengths: " in training) == (True, False)
     # As in the file, a section after the other.
@@ -516,7 +556,7 @@ def test_train_on_a_file_alone_writes_its_recipe_first(
     # Files that rules are from are named in the recipe, not among messages.
     assert not re.search(r"benchmarks/|\.py\b", result.stderr)
     written = " ".join((here / "my.yaml").read_text(encoding="utf-8").split())
-    assert "defaults.py, from # benchmarks/results/defaults-cpu.json) learning_rate" in written
+    assert "defaults.py, from benchmarks/results/defaults-cpu.json learning_rate" in written
     assert "evaluation.metrics: [exact_match, token_f1, chrf] (each source has" in result.stderr
     recipe = load_recipe("my.yaml")
     assert (recipe.training.max_steps, recipe.model.name) == (2, str(tiny_model))
@@ -533,16 +573,18 @@ def test_rows_are_counted_as_prepare_counts_them(
     write_csv(here / "my.csv", 90)
     with (here / "my.csv").open("a", encoding="utf-8") as stream:
         stream.writelines((here / "my.csv").read_text(encoding="utf-8").splitlines(True)[1:31])
+        stream.write(",x\n" * 3)
     written = lora_s2s.init("my.csv", {"model.name": "demo"}, progress=False)
     prepared = lora_s2s.prepare(written.recipe, progress=False)
     limit = prepared.report["limits"]["max_source_tokens"]["tokens"]
     assert chosen(written, "data.max_source_tokens")[1].startswith(f"auto: {limit}; half have")
     splits = prepared.splits
     train, held_out = splits["train"], splits["validation"]
-    sizes = f"120 examples: {train} train, {held_out} validation; dropped: 30 × duplicate"
+    sizes = f"123 examples read: {train} train, {held_out} validation; dropped 33: "
+    sizes += "30 × duplicate, 3 × empty source"  # all rows of the file
     assert chosen(written, "data.train")[1] == sizes
     assert chosen(written, "data.validation_fraction")[1].startswith(f"{held_out} of 90 examples")
-    assert f" × {train} rows" in chosen(written, "training.epochs")[1]
+    assert f" × {train} training examples" in chosen(written, "training.epochs")[1]
     assert f"all {held_out}: answering" in chosen(written, "evaluation.limit")[1]
     monkeypatch.setattr("lora_s2s.pipeline.starter_base._WHOLE", 100)
     estimated = lora_s2s.init("my.csv", {"model.name": "demo"}, progress=False)
