@@ -25,13 +25,12 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests" / "faults"
-sys.path[:0] = [str(ROOT), str(TESTS)]
+sys.path[:0] = [str(ROOT), str(TESTS), str(ROOT / "tests" / "helpers")]
 
 from harness import (  # noqa: E402
     DEMO,
     SHORT,
     VERBS,
-    Preloaded,
     fail_and_continue,
     kill_and_continue,
     make_reference,
@@ -39,6 +38,7 @@ from harness import (  # noqa: E402
     undisturbed,
 )
 from layer import KINDS  # noqa: E402
+from preloaded import Preloaded  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "faults-cpu.json"
 ON_DEMO = {

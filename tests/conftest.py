@@ -7,8 +7,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from preloaded import Preloaded
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -39,6 +43,17 @@ def opened_in_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         patch.setattr(probe, "_tried", tried)
         patch.setenv("LORA_S2S_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def preloaded() -> Iterator[Preloaded]:
+    """Runs command lines in forks of one process."""
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("forks and the names of open files need Linux")
+    from preloaded import Preloaded
+
+    with Preloaded() as process:
+        yield process
 
 
 @pytest.fixture(scope="session")

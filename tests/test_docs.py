@@ -18,6 +18,7 @@ import pytest
 import torch
 from cli_parts import here, tiny_model, write_csv
 from doc_pages import ROOT, Page, options_of, problem_of, root_command, unknown_keys
+from preloaded import Preloaded
 
 from lora_s2s.demo.task import examples
 from lora_s2s.recipe.meanings import key_hint
@@ -145,29 +146,41 @@ def test_the_samples_are_of_the_demo_task() -> None:
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_tutorial_run_one_after_another(here: Path) -> None:
+def test_the_commands_of_the_tutorial_run_one_after_another(
+    here: Path, preloaded: Preloaded
+) -> None:
     """In a fresh folder, with fewer training steps than the page has."""
     page = Page.read("docs/TUTORIAL.md")
     shutil.copytree(ROOT / "docs" / "samples", here / "docs" / "samples")
-    program = f'lora-s2s() {{ {shlex.quote(sys.executable)} -m lora_s2s "$@"; }}\n'
     commands = "\n".join(page.shell_blocks())
     short = commands.replace(
         "train bookings.yaml\n", "train bookings.yaml --set training.max_steps=60\n"
     )
     assert short != commands
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    folder, answers = here, []
+    for line in filter(None, short.splitlines()):
+        program, *words = shlex.split(line)
+        if program == "lora-s2s":
+            done = preloaded.run(folder, *words)
+            assert done.code == 0, done.stderr[-2000:]
+            answers.append(done.stdout)
+        else:
+            moved = subprocess.run(
+                ["bash", "-euc", f"{line}; pwd"], cwd=folder, stdout=subprocess.PIPE, check=True
+            )
+            folder = Path(moved.stdout.decode().splitlines()[-1])
     (code,) = page.python()
-    whole = f"{program}{short}\n{shlex.quote(sys.executable)} - <<'END'\n{code}END\n"
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", whole],
-        cwd=here,
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    said = subprocess.run(
+        [sys.executable, "-"],
+        input=code.encode(),
+        cwd=folder,
         env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    adapter, merged = done.stdout.splitlines()[-2:]
+        check=True,
+        stdout=subprocess.PIPE,
+    ).stdout.decode()
+    adapter = [line for answer in answers for line in answer.splitlines()][-1]
+    (merged,) = said.splitlines()
     assert adapter == merged  # of predict, and of plain transformers
     assert (
         (here / "tutorial" / "answered.csv")

@@ -10,7 +10,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -221,6 +220,19 @@ def test_a_killed_evaluation_continues_to_the_same_files(
     assert "made with another decoding" in invoke(*asked, "again", *changed, code=2).stderr
 
 
+KILLED = """
+import os, signal
+from lora_s2s.pipeline.unfinished import Unfinished
+add = Unfinished.add
+def add_and_die(self, lines):
+    add(self, lines)
+    os.kill(os.getpid(), signal.SIGKILL)
+Unfinished.add = add_and_die
+from lora_s2s.cli import main
+main()
+"""
+
+
 @pytest.mark.slow
 def test_an_evaluation_that_is_killed_outright_continues_to_the_same_files(
     invoke: Invoke, here: Path, tiny_model: Path
@@ -229,13 +241,9 @@ def test_an_evaluation_that_is_killed_outright_continues_to_the_same_files(
     data = written(here / "many.jsonl", rows)
     asked = ["eval", str(tiny_model), "--data", data, "--set", "evaluation.max_new_tokens=12"]
     environment = {**os.environ, "PYTHONPATH": str(Path(lora_s2s.__file__).parents[1])}
-    command = [sys.executable, "-m", "lora_s2s", *asked, "--out", "again"]
-    part = here / "again.decode.part"
-    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and not (part.exists() and len(part.read_bytes()) > 5_000):
-            time.sleep(0.01)
-        process.kill()
-    assert process.returncode == -signal.SIGKILL
+    command = [sys.executable, "-c", KILLED, *asked, "--out", "again"]
+    ended = subprocess.run(command, env=environment, stderr=subprocess.DEVNULL, check=False)
+    assert ended.returncode == -signal.SIGKILL
     continued = invoke(*asked, "--out", "again", "--resume").stderr
     assert re.search(r"continuing: [1-9][0-9,]* of 2,500 sources are answered", continued)
     invoke(*asked, "--out", "whole")

@@ -1,22 +1,13 @@
-"""One preloaded process and the undisturbed runs, for all tests here."""
+"""The undisturbed runs, for all tests here."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import SHORT, TRAIN, Preloaded, Reference, make_reference
-
-
-@pytest.fixture(scope="session")
-def preloaded() -> Iterator[Preloaded]:
-    """Runs command lines in forks."""
-    if not Path("/proc/self/fd").is_dir():
-        pytest.skip("the failing file layer asks Linux for the names of open files")
-    with Preloaded() as process:
-        yield process
+from harness import SHORT, TRAIN, Reference, make_reference
+from preloaded import Preloaded
 
 
 @pytest.fixture(scope="session")

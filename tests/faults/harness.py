@@ -5,16 +5,13 @@ for byte.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+from preloaded import Outcome, Preloaded
+
 ROWS = 30
 # Every kind of state at once: dropout, accumulation, validation, the best so far, early stopping,
 # LoRA+.
@@ -69,49 +66,6 @@ VERBS = {
     "merge": ("merge", "adapters/it", "--out", "merged"),
     "predict": ("predict", "adapters/it", "--input", "rows.jsonl", "--output", "answers.jsonl"),
 }
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a command line ended; ``code`` is negative where a signal ended it."""
-
-    code: int
-    stdout: str
-    stderr: str
-    seconds: float
-
-
-class Preloaded:
-    """Talks to ``server.py``; a context manager."""
-
-    def __enter__(self) -> Preloaded:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        self._process = subprocess.Popen(
-            [sys.executable, str(HERE / "server.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-        )
-        assert self._answer() == "ready"
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._process.communicate()
-
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
-
-    def run(self, folder: Path, *words: str, **asked: Any) -> Outcome:
-        """Runs a command line in a folder; keywords as ``server.py`` says."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(
-            json.dumps({"words": words, "folder": str(folder), **asked}) + "\n"
-        )
-        self._process.stdin.flush()
-        return Outcome(**json.loads(self._answer()))
 
 
 def make_start(folder: Path) -> Path:

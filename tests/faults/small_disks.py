@@ -24,13 +24,13 @@ from pathlib import Path
 
 from harness import (
     VERBS,
-    Preloaded,
     check_continued,
     check_failure,
     make_reference,
     names,
     undisturbed,
 )
+from preloaded import Preloaded
 
 KIB = 1024
 

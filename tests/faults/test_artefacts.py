@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from harness import Preloaded
+from preloaded import Preloaded
 
 pytestmark = pytest.mark.slow  # a run for each file
 

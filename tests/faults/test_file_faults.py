@@ -13,8 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from harness import HERE, ROOT, SHORT, VERBS, Preloaded, Reference, fail_and_continue
+from harness import SHORT, VERBS, Reference, fail_and_continue
 from layer import KINDS, VARIABLE
+from preloaded import Preloaded
+from programs import ROOT, environment
+
+HERE = Path(__file__).parent
 
 
 @pytest.mark.slow
@@ -53,15 +57,11 @@ def test_the_layer_works_in_a_process_of_its_own(
     tmp_path: Path, short_reference: Reference
 ) -> None:
     folder = shutil.copytree(short_reference.start, tmp_path / "run")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(HERE / "site"), str(HERE), str(ROOT)]),
-        VARIABLE: f"{folder}|40|enospc|",
-    }
+    places = os.pathsep.join([str(HERE / "site"), str(HERE), str(ROOT)])
     ended = subprocess.run(
         [sys.executable, "-m", "lora_s2s", *SHORT],
         cwd=folder,
-        env=environment,
+        env={**os.environ, "PYTHONPATH": places, VARIABLE: f"{folder}|40|enospc|"},
         capture_output=True,
         text=True,
         check=False,
@@ -77,9 +77,8 @@ def test_disks_that_are_too_small_and_read_only_ones() -> None:
     trial = [*alone, "mount", "-t", "tmpfs", "trial", "/mnt"]
     if shutil.which("unshare") is None or subprocess.run(trial, check=False).returncode:
         pytest.skip("nothing may be mounted here")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [*alone, sys.executable, str(HERE / "small_disks.py"), "--sizes", "8"]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     told = json.loads(ended.stdout)
     assert set(told) == {"train", *VERBS}

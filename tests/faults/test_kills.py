@@ -18,13 +18,13 @@ from harness import (
     SHORT,
     TRAIN,
     VERBS,
-    Preloaded,
     Reference,
     check_same,
     check_whole,
     kill_and_continue,
     names,
 )
+from preloaded import Preloaded
 
 
 def moments(seed: int, reference: Reference, times: int = 1) -> list[float]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from preloaded import Preloaded
 
 ROOT = Path(__file__).parents[2]
 SECRETS = {
@@ -74,23 +75,28 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(place: Path, *words: str, **more: str) -> Ran:
-    log = place / "asked.log"
-    log.write_text("")
-    kept = {name: value for name, value in os.environ.items() if not name.endswith("OFFLINE")}
-    env = {
-        **kept,
+def watched(place: Path) -> dict[str, str | None]:
+    """What is added to the environment of a program, so that it has secrets and is watched."""
+    offline = [name for name in os.environ if name.endswith("OFFLINE")]
+    return {
+        **dict.fromkeys([*offline, "HF_HUB_OFFLINE"]),
         **SECRETS,
         "HOME": str(place / "home"),
         "HF_HOME": str(place / "home"),
-        "NETWORK_LOG": str(log),
+        "NETWORK_LOG": str(place / "asked.log"),
         "PYTHONPATH": os.pathsep.join((str(place / "site"), str(ROOT))),
-        **more,
     }
+
+
+def run(place: Path, *words: str) -> Ran:
+    """Runs a command line in a process of its own, which --offline changes."""
+    log = place / "asked.log"
+    log.write_text("")
+    environment = {**os.environ, **watched(place)}
     done = subprocess.run(
         [sys.executable, "-m", "lora_s2s", *words],
         cwd=place,
-        env=env,
+        env={name: value for name, value in environment.items() if value is not None},
         capture_output=True,
         text=True,
         check=False,
@@ -102,16 +108,23 @@ def run(place: Path, *words: str, **more: str) -> Ran:
 def runs(place: Path) -> list[Ran]:
     """prepare, train, eval, predict, merge, predict on the merged model."""
     (place / "rows.jsonl").write_text('{"source": "a table for two", "target": "it is done"}\n' * 4)
-    return [
-        run(place, "prepare", "demo", "--out", "out"),
-        run(place, "train", "demo", *SHORT),
-        run(place, "eval", "adapters/demo", "--baseline", "--data", "rows.jsonl"),
-        run(place, "predict", "adapters/demo", "a table for two"),
-        run(place, "merge", "adapters/demo", "--out", "merged"),
-        run(place, "predict", "merged", "a table for two"),
-        run(place, "adapters", "show", "adapters/demo"),
-        run(place, "predict", "https://me:hunter2-secret@host/model", "x"),
+    commands = [
+        ("prepare", "demo", "--out", "out"),
+        ("train", "demo", *SHORT),
+        ("eval", "adapters/demo", "--baseline", "--data", "rows.jsonl"),
+        ("predict", "adapters/demo", "a table for two"),
+        ("merge", "adapters/demo", "--out", "merged"),
+        ("predict", "merged", "a table for two"),
+        ("adapters", "show", "adapters/demo"),
+        ("predict", "https://me:hunter2-secret@host/model", "x"),
     ]
+    log, ran = place / "asked.log", []
+    log.write_text("")
+    with Preloaded(watched(place)) as preloaded:  # the imports are watched with the first command
+        for words in commands:
+            done = preloaded.run(place, *words)
+            ran.append(Ran(done.code, done.stdout + done.stderr, log.read_text()))
+    return ran
 
 
 @pytest.mark.slow

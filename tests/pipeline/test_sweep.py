@@ -19,6 +19,7 @@ from typing import Any
 import programs
 import pytest
 from cli_parts import Invoke, write_csv
+from preloaded import Preloaded
 
 import lora_s2s
 from lora_s2s.errors import RunError
@@ -223,19 +224,22 @@ def test_no_optuna_names_the_command_that_installs_it(
     assert "pip install 'lora-s2s[sweep]'" in stderr
 
 
-@pytest.mark.slow
-def test_twelve_trials_killed_and_resumed_end_with_the_same_best(
-    tmp_path: Path, tiny_model: Path
+@pytest.mark.parametrize(
+    ("trials", "kills"),
+    [pytest.param(5, 1, marks=pytest.mark.slow), pytest.param(12, 3, marks=pytest.mark.long)],
+)
+def test_trials_killed_and_resumed_end_with_the_same_best(
+    tmp_path: Path, tiny_model: Path, preloaded: Preloaded, trials: int, kills: int
 ) -> None:
     """With SIGKILL at any time; and by two workers, all trials are there."""
-    words = [*quick(tiny_model), *options(*WORDS), "--trials", "12", "--json"]
-    command = [sys.executable, "-m", "lora_s2s", "sweep", "flan-t5-small", *words]
-    how: dict[str, Any] = {"env": programs.environment(OMP_NUM_THREADS="1"), "text": True}
+    words = [*quick(tiny_model), *options(*WORDS), "--trials", str(trials), "--json"]
+    command = ["sweep", "flan-t5-small", *words]
 
     def run(folder: Path, *more: str) -> dict[str, Any]:
         folder.mkdir(exist_ok=True)
         write_csv(folder / "train.csv")
-        done = subprocess.run([*command, *more], cwd=folder, capture_output=True, check=True, **how)
+        done = preloaded.run(folder, *command, *more)
+        assert done.code == 0, done.stderr[-2000:]
         result: dict[str, Any] = json.loads(done.stdout)
         return result
 
@@ -245,22 +249,18 @@ def test_twelve_trials_killed_and_resumed_end_with_the_same_best(
     parts, rng = tmp_path / "parts", random.Random(3)
     parts.mkdir()
     write_csv(parts / "train.csv")
-    for _ in range(3):
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        running = subprocess.Popen(command, cwd=parts, **how, **quiet)
-        time.sleep(rng.uniform(0.2, 0.5) * seconds)
-        running.kill()
-        running.wait()
+    for _ in range(kills):
+        preloaded.run(parts, *command, kill_after=rng.uniform(0.2, 0.5) * seconds)
     resumed = run(parts)
 
     def without_times(result: dict[str, Any]) -> list[dict[str, Any]]:
         return [{**one, "seconds": 0} for one in result["trials"]]
 
-    assert len(whole["trials"]) == 12
+    assert len(whole["trials"]) == trials
     assert without_times(resumed) == without_times(whole)
     assert resumed["best"]["trial"] == whole["best"]["trial"]
     together = run(tmp_path / "together", "--workers", "2")
-    assert sorted(one["trial"] for one in together["trials"]) == list(range(12))
+    assert sorted(one["trial"] for one in together["trials"]) == list(range(trials))
 
 
 def workers_of(process: int) -> list[int]:
