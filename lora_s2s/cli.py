@@ -54,7 +54,6 @@ _ANYWHERE = ("--debug", "--offline")
 _OTHERS_WRITE = r"(^|[ =])(-|--(interactive|processes|workers))($|[ =])"
 _MOMENT = 0.01  # seconds
 _MOST_JOINED = 40  # arguments that may be one name without its quotes
-_AS_OPTION = re.compile(r"--[a-z]+\.\w+=")  # a setting
 _LOOK_UPS = ("socket.getaddrinfo", "socket.gethostbyname")
 
 
@@ -154,16 +153,44 @@ def _show_usage(error: Any, words: Sequence[str]) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
     else:
-        message = error.format_message().rstrip(".")
         hint = f"{command} --help"
+        if corrected := _with_setting(error, words):
+            error.possibilities, hint = [], corrected
+        message = error.format_message().rstrip(".")
         if "unexpected extra" in message:
             hint = _what_was_meant(words) or hint
-        if setting := next(filter(_AS_OPTION.match, words), ""):
-            hint = f"{command} … --set {quoted(setting[2:])}"
         if message.startswith("No such option") and command == "lora-s2s":
             hint = f"options come after the command: lora-s2s COMMAND {words[0]} …"
         show(message, hint=hint)
     return 2
+
+
+def _with_setting(error: Any, words: Sequence[str]) -> str:
+    """The command with a ``--set`` for what was given as an option or alone; empty if none was."""
+    from lora_s2s.recipe.meanings import meant_key
+    from lora_s2s.recipe.schema import SECTIONS
+
+    command = getattr(error.ctx, "command", None)
+    if not any("--set" in parameter.opts for parameter in getattr(command, "params", ())):
+        return ""
+    setting = re.compile(rf"(--)?({'|'.join(SECTIONS)})\.\w+=")
+    option = getattr(error, "option_name", None)
+    key = meant_key(option.lstrip("-")) if option else ""
+    kept, given, left = ["lora-s2s"], "", list(words)
+    while left:
+        word = left.pop(0)
+        name, equals, value = word.partition("=")
+        if given or kept[-1] == "--set":
+            kept.append(word)
+        elif setting.match(word):
+            given = word.removeprefix("--")
+        elif key and name == option:
+            if not equals and "=" not in key:
+                value = left.pop(0) if left else "VALUE"
+            given = key if "=" in key else f"{key}={value}"
+        else:
+            kept.append(word)
+    return " ".join(map(quoted, [*kept, "--set", given])) if given else ""
 
 
 def _what_was_meant(words: Sequence[str]) -> str | None:

@@ -150,26 +150,39 @@ def key_hint(key: str, value: str = "", section: str | None = None) -> str:
         value: as written; a switch that is off needs no key here.
         section: where the key stands; None if in no section.
     """
-    name = key.lower().replace("-", "_")
-    ours = [f"{one}.{name}" for one, model in SECTIONS.items() if name in model.model_fields]
-    if meant := ours[0] if ours else KEYS.get(name):
-        if "=" in meant and value.lower() in _OFF:
-            return f" (omit it, or set '{meant.partition('=')[0]}')"
-        return f" (did you mean '{meant}'?)"
+    name = _in_our_style(key)
     if name in OMITTED:
         return f" (omit it: {OMITTED[name]})"
+    meant = meant_key(key, section)
+    if "=" in meant and value.lower() in _OFF:
+        return f" (omit it, or set '{meant.partition('=')[0]}')"
+    return f" (did you mean '{meant}'?)" if meant else ""
+
+
+def meant_key(key: str, section: str | None = None) -> str:
+    """The key that an unknown one means, such as ``lora.r``, or that with its value; empty if
+    unclear.
+    """
+    name = _in_our_style(key)
+    ours = [f"{one}.{name}" for one, model in SECTIONS.items() if name in model.model_fields]
+    if meant := ours[0] if ours else KEYS.get(name):
+        return meant
     keys = {
         field: f"{one}.{field}"
         for one in ([section] if section else reversed(SECTIONS))
         for field in SECTIONS[one].model_fields
     }
     close = closest(name, () if name in SECTIONS else keys)
-    return f" (did you mean '{keys[close]}'?)" if close else ""
+    return keys.get(close or "", "")
+
+
+def _in_our_style(key: str) -> str:
+    return key.lower().replace("-", "_")
 
 
 def section_hint(name: str, key: str = "") -> str:
     """What an unknown section means here, or a key that was written below it; empty if unclear."""
-    meant = THEIR_SECTIONS.get(name.lower().replace("-", "_"))
+    meant = THEIR_SECTIONS.get(_in_our_style(name))
     meant = meant or closest(name, [*SECTIONS, "extends"])
     of_key = key_hint(key, section=meant) if key and meant in SECTIONS else ""
     return of_key or (f" (did you mean '{meant}'?)" if meant else "")

@@ -66,7 +66,11 @@ def serve(
         )
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
-        say(f"serving {', '.join(service.models)} on http://{shown}:{port}/v1; try /docs")
+        api = f"http://{shown}:{port}/v1"
+        say(f"serving {', '.join(service.models)} on {api}; try /docs")
+        asked = f"curl {api}/completions -H 'Content-Type: application/json'"
+        asked += " -H 'Authorization: Bearer KEY'" if key else ""
+        say(f'try: {asked} -d \'{{"prompt": "your text"}}\'')
         stop_waiting()
         server = _Server(config, service)
         server.run(sockets=[listener])

@@ -291,6 +291,44 @@ COMMANDS = [
         "error: No such option: --nope (Possible options: --model)\nhint: lora-s2s train --help\n",
     ),
     _golden(
+        "a key as an option",
+        "train demo.csv --epochs 3",
+        2,
+        "error: No such option: --epochs\nhint: lora-s2s train demo.csv --set training.epochs=3\n",
+    ),
+    _golden(
+        "a key as an option, with its value",
+        "eval a --num-beams=4 --json",
+        2,
+        "error: No such option: --num-beams\n"
+        "hint: lora-s2s eval a --json --set evaluation.num_beams=4\n",
+    ),
+    _golden(
+        "another tool's switch",
+        "train --fp16 demo.csv",
+        2,
+        "error: No such option: --fp16\nhint: lora-s2s train demo.csv --set model.dtype=float16\n",
+    ),
+    _golden(
+        "a setting alone",
+        "train x.csv --set lora.r=4 model.name=demo",
+        2,
+        "error: Got unexpected extra argument(s) (model.name=demo)\n"
+        "hint: lora-s2s train x.csv --set lora.r=4 --set model.name=demo\n",
+    ),
+    _golden(
+        "a key as the last word",
+        "predict a --epochs",
+        2,
+        "error: No such option: --epochs\nhint: lora-s2s predict a --set training.epochs=VALUE\n",
+    ),
+    _golden(
+        "a key where no setting is taken",
+        "merge a --epochs 3",
+        2,
+        "error: No such option: --epochs\nhint: lora-s2s merge --help\n",
+    ),
+    _golden(
         "option before the command",
         "--set lora.r=8 train demo",
         2,

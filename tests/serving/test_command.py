@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -140,8 +141,8 @@ def test_the_curl_commands_of_the_page_print_what_it_says() -> None:
 
 
 @pytest.fixture
-def started(here: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A server of the bundled adapter under two names, and its address."""
+def started(here: Path) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+    """A server of the bundled adapter under two names, its address, and what it says to try."""
     adapter = str(ROOT / "adapters/demo")
     words = ["-m", "lora_s2s", "serve", adapter, f"other={adapter}", "--port", "0"]
     process = subprocess.Popen(
@@ -149,18 +150,19 @@ def started(here: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     )
     assert process.stderr is not None
     line = next(line for line in process.stderr if line.startswith("serving demo, other on "))
+    tried = process.stderr.readline()
     # Its pipe must not fill.
     threading.Thread(target=process.stderr.read, daemon=True).start()
-    yield process, line.split()[4].rstrip(";")
+    yield process, line.split()[4].rstrip(";"), tried
     process.kill()
     process.wait()
 
 
 @pytest.mark.slow
 def test_the_official_client_and_an_end_under_load(
-    started: tuple[subprocess.Popen[str], str], here: Path
+    started: tuple[subprocess.Popen[str], str, str], here: Path
 ) -> None:
-    process, address = started
+    process, address, tried = started
     client = openai.OpenAI(base_url=address, api_key="none", max_retries=0)
     test = ROOT / "adapters/demo/evaluations/demo-test/predictions.jsonl"
     lines = test.read_text(encoding="utf-8").splitlines()
@@ -170,6 +172,14 @@ def test_the_official_client_and_an_end_under_load(
     predictions = decode(predictor, sources, DecodingSettings(**limit))
     expected = [prediction.text for prediction in predictions]
     assert [model.id for model in client.models.list()] == ["demo", "other"]
+
+    say, curl, url, *options = shlex.split(tried)
+    given = dict(zip(options[::2], options[1::2], strict=True))
+    headers = dict([given["-H"].split(": ")])
+    request = urllib.request.Request(url, given["-d"].encode(), headers)  # noqa: S310  ours
+    with urllib.request.urlopen(request) as response:  # noqa: S310
+        answered = json.load(response)
+    assert (say, curl, answered["model"]) == ("try:", "curl", "demo")
 
     def asked(source: str) -> str:
         return client.completions.create(model="demo", prompt=source, max_tokens=48).choices[0].text
