@@ -165,12 +165,12 @@ def _show_usage(error: Any, words: Sequence[str]) -> int:
     return 2
 
 
-def _with_setting(error: Any, words: Sequence[str]) -> str:
+def _with_setting(error: Exception, words: Sequence[str]) -> str:
     """The command with a ``--set`` for what was given as an option or alone; empty if none was."""
     from lora_s2s.recipe.meanings import meant_key
     from lora_s2s.recipe.schema import SECTIONS
 
-    command = getattr(error.ctx, "command", None)
+    command = getattr(getattr(error, "ctx", None), "command", None)
     if not any("--set" in parameter.opts for parameter in getattr(command, "params", ())):
         return ""
     setting = re.compile(rf"(--)?({'|'.join(SECTIONS)})\.\w+=")
