@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from huggingface_hub import (
     HfApi,
     ModelCardData,
     constants,
+    get_repo_discussions,
     get_token,
     snapshot_download,
 )
@@ -48,6 +49,9 @@ MalformedConfig = StrictDataclassError
 # Weights only as safetensors: pickled checkpoints are never downloaded.
 _PATTERNS = ["*.json", "*.safetensors", "*.model", "*.spm", "*.txt", "LICENSE*"]
 _WITHOUT_WEIGHTS = [pattern for pattern in _PATTERNS if pattern != "*.safetensors"]
+
+# The hub's account that opens pull requests with a model's weights as safetensors.
+_CONVERTER = "SFconvertbot"
 
 # Weights in formats that can contain code, and in formats that this package does not read.
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".joblib", ".ckpt", ".npz", ".npy")
@@ -166,15 +170,10 @@ def no_adapter(folder: Path) -> DataError:
 
 def foreign_weights(folder: Path) -> str:
     """Returns a clause about weights in the folder that are never opened; empty if none."""
-    found = sorted(
-        path.name for path in folder.iterdir() if path.suffix.lower() in _FOREIGN_WEIGHTS
-    )
-    kind = (
-        "a pickle and"
-        if found and found[0].lower().endswith(_PICKLES)
-        else "no safetensors file and"
-    )
-    return f"; {found[0]} is {kind} is never opened" if found else ""
+    names = (path.name for path in folder.iterdir() if path.suffix.lower() in _FOREIGN_WEIGHTS)
+    first = min(names, default="")
+    kind = "a pickle" if first.lower().endswith(_PICKLES) else "no safetensors file"
+    return f"; {first} is {kind} and is never opened" if first else ""
 
 
 def has_token() -> bool:
@@ -199,11 +198,8 @@ def is_local(name: str, revision: str | None) -> bool:
     if name == DEMO_NAME or is_folder(name):
         return True
     try:
-        return any(
-            Path(snapshot_download(name, revision=revision, local_files_only=True)).glob(
-                "*.safetensors"
-            )
-        )
+        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
+        return any(folder.glob("*.safetensors"))
     except (LocalEntryNotFoundError, HFValidationError):
         return False
 
@@ -364,7 +360,13 @@ def _from_hub(name: str, revision: str | None, patterns: list[str]) -> Path:
     except (LocalEntryNotFoundError, HFValidationError):
         pass  # not in the cache yet, or a name the call below explains
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        if patterns is _PATTERNS and not any(folder.glob("*.safetensors")):
+            raise DataError(
+                f"the hub has no safetensors weights of '{name}'; a pickle is never loaded",
+                hint=_converted(name) or "choose a base that has model.safetensors",
+            )
+        return folder
     except HFValidationError as error:
         raise UsageError(
             f"'{name}' is neither a folder nor a hub id", hint="try --set model.name=demo"
@@ -376,6 +378,15 @@ def _from_hub(name: str, revision: str | None, patterns: list[str]) -> Path:
             hint="check the name and the network, give a local folder, or try "
             f"{with_settings('model.name=demo')}",
         ) from error
+
+
+def _converted(name: str) -> str:
+    """The command that takes the hub's own conversion to safetensors; empty if there is none."""
+    with suppress(HfHubHTTPError, OSError):
+        for found in get_repo_discussions(name, author=_CONVERTER, discussion_type="pull_request"):
+            command = with_settings(f"model.revision=refs/pr/{found.num}")
+            return f"{command} (the hub's own conversion, {name}/discussions/{found.num})"
+    return ""
 
 
 def _why_not_fetched(error: Exception) -> str:

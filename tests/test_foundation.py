@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
@@ -371,8 +372,9 @@ def test_folders_made_for_a_folder_go_with_it(tmp_path: Path) -> None:
 class Hub:
     """A hub and its cache: a first call without the network finds what an earlier one fetched."""
 
-    def __init__(self, cache: Path) -> None:
+    def __init__(self, cache: Path, *, pickled: bool = False) -> None:
         self.cache, self.asked = cache, list[list[str]]()
+        self.weights = ["pytorch_model.bin"] if pickled else ["model.safetensors"]
 
     def snapshot_download(
         self,
@@ -388,7 +390,7 @@ class Hub:
             return str(self.cache)
         self.asked.append(allow_patterns)
         self.cache.mkdir(exist_ok=True)
-        for file in ("config.json", "spiece.model", "model.safetensors", "pytorch_model.bin"):
+        for file in ("config.json", "spiece.model", "pytorch_model.bin", *self.weights):
             if any(fnmatch(file, pattern) for pattern in allow_patterns):
                 (self.cache / file).write_text("")
         return str(self.cache)
@@ -411,6 +413,27 @@ def test_weights_are_fetched_only_when_they_are_needed(
     assert hub.locate_model("google/flan-t5-small", weights=False) == folder
     assert len(fake.asked) == 2
     assert not (folder / "pytorch_model.bin").exists()  # a pickle is never fetched
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_weights_that_are_only_a_pickle_lead_to_the_hub_s_conversion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    def discussions(name: str, **asked: object) -> list[SimpleNamespace]:
+        assert name == "google/mt5-small"
+        assert (asked["author"], asked["discussion_type"]) == ("SFconvertbot", "pull_request")
+        return [SimpleNamespace(num=7)] if there else []
+
+    fake = Hub(tmp_path / "snapshot", pickled=True)
+    monkeypatch.setattr(hub, "snapshot_download", fake.snapshot_download)
+    monkeypatch.setattr(hub, "get_repo_discussions", discussions)
+    assert hub.locate_model("google/mt5-small", weights=False).is_dir()
+    with pytest.raises(DataError, match="no safetensors weights of 'google/mt5-small'") as refused:
+        hub.locate_model("google/mt5-small")
+    assert (
+        "--set model.revision=refs/pr/7 (the hub's own conversion" in str(refused.value.hint)
+    ) is there
+    assert not (tmp_path / "snapshot" / "pytorch_model.bin").exists()
 
 
 @pytest.mark.parametrize(
