@@ -127,10 +127,10 @@ def _recipe_of_data(name: str, sets: Overrides, options: RunOptions, *, dry_run:
             say(f"{path} is used as it is ({why}); to decide anew: lora-s2s {anew}")
             return existing
         kept = kept_settings(path, name, sets)
+    looked = look(Wishes([name], sets, kept=kept))  # a wrong column is told before a taken name
+    check_named(looked.given)
     if not dry_run:
         check_run_folder(given_recipe(path.stem, [name], kept, sets), options)
-    looked = look(Wishes([name], sets, kept=kept))
-    check_named(looked.given)
     if "model.name" not in {*kept, *overridden_keys(sets)}:
         check_base(looked.facts)
     from lora_s2s.pipeline.init import starter_recipe, write

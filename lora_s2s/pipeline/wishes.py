@@ -110,10 +110,13 @@ def look(wishes: Wishes) -> Looked:
 
 def check_base(facts: FileFacts) -> None:
     """Refuses data for which no base can be had, before torch loads and anything is decided."""
-    family = family_for(traits_of(facts, facts.metrics())).family
-    if not bases_here(family):
+    traits = traits_of(facts, facts.metrics())
+    rule = family_for(traits)
+    if not bases_here(rule.family):
+        why = rule.reason.format(language=traits.language)
         raise SetupError(
-            f"no {family} base is on this machine, and the hub is switched off (HF_HUB_OFFLINE)",
+            f"no {rule.family} base ({why}) is on this machine, and the hub is switched off "
+            "(HF_HUB_OFFLINE)",
             hint=f"the small one in the package: {with_settings('model.name=demo')}; or a base's "
             "folder: --set model.name=FOLDER",
         )
