@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
 import runpy
 import shlex
@@ -19,6 +18,7 @@ import torch
 from cli_parts import here, tiny_model, write_csv
 from doc_pages import ROOT, Page, options_of, problem_of, root_command, unknown_keys
 from preloaded import Preloaded
+from programs import environment
 
 from lora_s2s.demo.task import examples
 from lora_s2s.recipe.meanings import key_hint
@@ -170,12 +170,11 @@ def test_the_commands_of_the_tutorial_run_one_after_another(
             )
             folder = Path(moved.stdout.decode().splitlines()[-1])
     (code,) = page.python()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     said = subprocess.run(
         [sys.executable, "-"],
         input=code.encode(),
         cwd=folder,
-        env=environment,
+        env=environment(HF_HUB_OFFLINE="1"),
         check=True,
         stdout=subprocess.PIPE,
     ).stdout.decode()

@@ -139,13 +139,13 @@ def choose_base(start: Starting, traits: Traits, ask: Ask | None) -> Chosen:
     rule = family_for(traits)
     weighed = [_weighed(start, base) for base in bases_here(rule.family) or sizes_of(rule.family)]
     (base, need), *larger = choose_size(weighed, start.machine)
-    why = rule.reason.format(language=traits.language)
+    why = rule.why(traits)
     reason = f"{why}; takes {need} on {start.machine.name}"
     more = "\n".join((traits.evidence, rule.more, _SIZE, rule.weights))
-    other = "".join(
-        f"larger: {one.base.name}, {one.need}: --set model.name={one.base.name}"
-        for one in larger[:1]
-    )
+    other = ""
+    if larger:
+        name = larger[0].base.name
+        other = f"larger: {name}, {larger[0].need}: --set model.name={name}"
     decision = Decision("model.name", base.name, reason, more, other)
     if ask is not None:
         answer = asked(ask, f"Base model ({why})", base.name, _named_base)

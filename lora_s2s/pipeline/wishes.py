@@ -21,6 +21,7 @@ from lora_s2s.errors import (
     with_settings,
 )
 from lora_s2s.examples.suggested import settings_named
+from lora_s2s.hub import is_offline
 from lora_s2s.outputs import check_writable
 from lora_s2s.pipeline.file_facts import FileFacts, look_at, traits_of
 from lora_s2s.pipeline.recipes import chosen_recipe, starter_name
@@ -109,14 +110,17 @@ def look(wishes: Wishes) -> Looked:
 
 
 def check_base(facts: FileFacts) -> None:
-    """Refuses data for which no base can be had, before torch loads and anything is decided."""
+    """Refuses data for which no base can be had, where the hub is switched off: before torch loads
+    and anything is decided.
+    """
+    if not is_offline():
+        return
     traits = traits_of(facts, facts.metrics())
     rule = family_for(traits)
     if not bases_here(rule.family):
-        why = rule.reason.format(language=traits.language)
         raise SetupError(
-            f"no {rule.family} base ({why}) is on this machine, and the hub is switched off "
-            "(HF_HUB_OFFLINE)",
+            f"no {rule.family} base ({rule.why(traits)}) is on this machine, and the hub is "
+            "switched off (HF_HUB_OFFLINE)",
             hint=f"the small one in the package: {with_settings('model.name=demo')}; or a base's "
             "folder: --set model.name=FOLDER",
         )

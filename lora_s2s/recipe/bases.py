@@ -158,6 +158,10 @@ class Rule:
     more: str
     weights: str = ""
 
+    def why(self, traits: Traits) -> str:
+        """The reason for data of these traits."""
+        return self.reason.format(language=traits.language)
+
 
 # Pickled weights are never loaded (SECURITY.md).
 _OLD = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import re
 import shlex
 import signal
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 from cli_parts import Invoke, listing, make_tiny_model
+from programs import environment
 
 import lora_s2s
 from lora_s2s.pipeline import html, kept_answers
@@ -240,9 +240,8 @@ def test_an_evaluation_that_is_killed_outright_continues_to_the_same_files(
     rows = [{"source": f"the number {n}", "target": f"is {n}"} for n in range(2_500)]
     data = written(here / "many.jsonl", rows)
     asked = ["eval", str(tiny_model), "--data", data, "--set", "evaluation.max_new_tokens=12"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(lora_s2s.__file__).parents[1])}
     command = [sys.executable, "-c", KILLED, *asked, "--out", "again"]
-    ended = subprocess.run(command, env=environment, stderr=subprocess.DEVNULL, check=False)
+    ended = subprocess.run(command, env=environment(), stderr=subprocess.DEVNULL, check=False)
     assert ended.returncode == -signal.SIGKILL
     continued = invoke(*asked, "--out", "again", "--resume").stderr
     assert re.search(r"continuing: [1-9][0-9,]* of 2,500 sources are answered", continued)

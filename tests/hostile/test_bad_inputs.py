@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 from case import MEMORY, SECONDS, SECONDS_ON_THE_CLOCK, Case
 from cli_parts import Invoke, listing
-from programs import ROOT, environment
+from programs import environment
 from spoiling import spoilt_copy
 from table import TABLE
 
@@ -155,7 +154,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "RUST_BACKTRACE": "0"},
+            env=environment(RUST_BACKTRACE="0"),
         )
 
 
