@@ -35,8 +35,7 @@ def choose_metrics(
     """
     count = distinct_labels(references, labels)
     if count is not None:
-        reason = f"the targets are {count} labels in {len(references):,} sources"
-        return MetricChoice(LABEL_METRICS, reason)
+        return MetricChoice(LABEL_METRICS, f"the targets are {count:,} labels")
     if translation:
         return MetricChoice(("chrf", "bleu"), "source and target are in two languages")
     single = sum(len(set(texts)) == 1 for texts in references)

@@ -129,17 +129,18 @@ def data_line(prepared: PreparedDataset) -> str:
     """Returns one line on what is in a prepared folder, and what was dropped."""
     report, path = prepared.manifest.report, prepared.path
     before = ", as before" if prepared.reused else ""
-    see = f", see {quoted(path / REJECTED)}" if report["rows"]["rejected"] else ""
-    return f"data: {counts(report)}{see} ({path}{before})"
+    see = f"; what was dropped: {quoted(path / REJECTED)}" if report["rows"]["rejected"] else ""
+    return f"data: {counts(report)} ({path}{before}{see})"
 
 
 def counts(report: DataReport) -> str:
-    """Returns how many examples were read, those of each split, and what was dropped and why."""
-    rows = report["rows"]
-    splits = ", ".join(f"{count:,} {name}" for name, count in report["splits"].items())
-    line = f"{counted(rows['read'], 'example')} read: {splits}"
-    reasons = listed(rows["by_reason"].items())
-    return f"{line}; dropped {rows['rejected']:,}: {reasons}" if reasons else line
+    """Returns how many examples were read, dropped (and why) and kept, and those of each split."""
+    rows, splits = report["rows"], report["splits"]
+    line = f"{counted(rows['read'], 'example')} read"
+    if reasons := listed(rows["by_reason"].items()):
+        line += f", {rows['rejected']:,} dropped: {reasons}; {rows['kept']:,} kept"
+    line += ", by the files' weights" * (rows["kept"] != sum(splits.values()))
+    return f"{line}: {', '.join(f'{count:,} {name}' for name, count in splits.items())}"
 
 
 def data_name(path: str) -> str:

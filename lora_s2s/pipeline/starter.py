@@ -111,8 +111,8 @@ def _rejected(start: Starting) -> Iterator[Decision]:
     count, total = facts.rejected.faults, facts.rejected.faults + facts.rows
     if key in start.said or count > _MOST_EMPTY * total:
         raise error
-    reason = f"{count:,} of {total:,} rows have an empty cell ({facts.rejected.listed()}) and are "
-    yield Decision(key, enough(count, total), f"{reason}dropped; the default is 0.01")
+    reason = "rows with an empty cell are dropped: more of them than the default of 0.01 allows"
+    yield Decision(key, enough(count, total), reason)
 
 
 def _columns(start: Starting) -> Iterator[Decision]:

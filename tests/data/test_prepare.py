@@ -18,6 +18,7 @@ from lora_s2s.data.prepared import PreparedDataset, SplitTable, open_prepared
 from lora_s2s.errors import DataError, ResourceError, UsageError
 from lora_s2s.examples.conversations import DIALOGUE_TEMPLATE
 from lora_s2s.pipeline.notices import limits_line
+from lora_s2s.pipeline.prepare import counts
 
 Write = Callable[[str, str], str]
 Prepare = Callable[..., PreparedDataset]
@@ -440,14 +441,17 @@ def test_a_files_weight_repeats_its_rows_or_sets_some_aside(
     assert 60 < aside < 120
     assert report["rows"]["read"] == 300
     assert report["rows"]["kept"] == 300 - aside
+    assert f"; {300 - aside} kept, by the files' weights: {report['splits']['train']} train, " in (
+        counts(report)
+    )
     train, held = table(data, "train").sources(), table(data, "validation").sources()
     assert len(held) == len(set(held)) == report["splits"]["validation"]
-    counts = {source: train.count(source) for source in train}
-    assert {int(source.split()[1]) < 1000: count for source, count in counts.items()} == {
+    times = {source: train.count(source) for source in train}
+    assert {int(source.split()[1]) < 1000: count for source, count in times.items()} == {
         True: 2,
         False: 1,
     }
-    assert len(counts) + len(held) + aside == 300
+    assert len(times) + len(held) + aside == 300
     assert not set(train) & set(held)
     plain = prepared([twice, half], validation_fraction=0.1)
     assert not plain.reused

@@ -469,7 +469,7 @@ def test_rows_with_empty_cells_are_allowed_for_or_refused_before_a_recipe_is_wri
     written = lora_s2s.init("my.csv", {"model.name": "demo"}, progress=False)
     share, reason = chosen(written, "data.max_rejected")
     assert share == 0.03
-    assert "3 of 100 rows have an empty cell (3 × empty source)" in reason
+    assert reason.startswith("rows with an empty cell are dropped: more of them than the default")
     assert "max_steps" not in chosen(written, "training.epochs")[1]
     assert "Dry run" in invoke("train", "my.yaml", "--dry-run").stderr
     (here / "my.yaml").unlink()
@@ -546,9 +546,9 @@ def test_train_on_a_file_alone_writes_its_recipe_first(
     assert after
     deciding, training = result.stderr.split("wrote my.yaml")
     # Each stage says once what was dropped, and its progress what it is for.
-    read = "42 examples read: 33 train, 7 validation; dropped 2: 2 × duplicate"
+    read = "42 examples read, 2 dropped: 2 × duplicate; 40 kept: 33 train, 7 validation"
     assert deciding.count(f"({read})") == result.stderr.count("(42 examples") == 1
-    assert f"data: {read}, see prepared/my/rejected.jsonl (prepared/my)\n" in training
+    assert f"data: {read} (prepared/my; what was dropped: prepared/my/rejected.jsonl)\n" in training
     assert deciding.count("tokenise 100%") == deciding.count("lengths: tokenise 100%") == 1
     assert ("tokenise 100%" in training, "lengths: " in training) == (True, False)
     # As in the file, a section after the other.
@@ -580,8 +580,8 @@ def test_rows_are_counted_as_prepare_counts_them(
     assert chosen(written, "data.max_source_tokens")[1].startswith(f"auto: {limit}; half have")
     splits = prepared.splits
     train, held_out = splits["train"], splits["validation"]
-    sizes = f"123 examples read: {train} train, {held_out} validation; dropped 33: "
-    sizes += "30 × duplicate, 3 × empty source"  # all rows of the file
+    sizes = "123 examples read, 33 dropped: 30 × duplicate, 3 × empty source; 90 kept: "
+    sizes += f"{train} train, {held_out} validation"  # all rows of the file
     assert chosen(written, "data.train")[1] == sizes
     assert chosen(written, "data.validation_fraction")[1].startswith(f"{held_out} of 90 examples")
     assert f" × {train} training examples" in chosen(written, "training.epochs")[1]
