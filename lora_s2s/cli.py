@@ -33,6 +33,7 @@ from lora_s2s.console import (
     tell_in_signal_handler,
 )
 from lora_s2s.errors import COMMAND_LINE, UsageError, quoted
+from lora_s2s.machine import share_with_others
 from lora_s2s.pipeline.failures import (
     FORESEEN,
     check_current_folder,
@@ -248,7 +249,7 @@ def options(
     if command not in ("recipes", "adapters"):
         check_interpreter()
     check_current_folder()  # some libraries end the process without it
-    announce_loading()
+    announce_loading(share_with_others)
     if not re.search(_OTHERS_WRITE, " ".join(context.obj or ())):
         show_waiting(str(command))
 

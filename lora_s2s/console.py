@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from types import SimpleNamespace
@@ -139,14 +139,21 @@ def stop_waiting() -> None:
     _tell("")
 
 
-def announce_loading() -> None:
-    """From now on, the import of torch, which takes seconds, is reported when it begins."""
+def announce_loading(prepare: Callable[[], str]) -> None:
+    """From now on, the import of torch, which takes seconds, is reported when it begins.
+
+    Args:
+        prepare: called before it; returns a line to show, or nothing.
+    """
     begins = iter([] if "torch" in sys.modules else ["loading torch and transformers"])
 
     def find_spec(name: str, *_: object) -> None:
         # Not "torch" itself: transformers asks whether it is installed.
-        if name.startswith("torch.") and (text := next(begins, None)) and _TALKS:
-            Terminal().progress(text)
+        if name.startswith("torch.") and (text := next(begins, None)):
+            if note := prepare():
+                say(note)
+            if _TALKS:
+                Terminal().progress(text)
 
     sys.meta_path.insert(0, SimpleNamespace(find_spec=find_spec))
 

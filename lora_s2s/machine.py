@@ -17,8 +17,10 @@ CPUINFO = Path("/proc/cpuinfo")
 _MEMORY = "memory.max", "memory/memory.limit_in_bytes"
 # Version 1 writes a number beyond any memory for "none".
 _NO_LIMIT = 1 << 60
-# Processors that others use: from so many on, times measured here mean little. Seconds to measure.
-_BUSY, _MOMENT = 0.5, 0.2
+# Processors that others use, from so many on; seconds to measure; times as long, to be said.
+_BUSY, _MOMENT, _LONGER = 0.5, 0.2, 1.2
+_THREADS = "OMP_NUM_THREADS"
+USER_SET_THREADS = _THREADS in os.environ  # before this package sets it
 # A processor's features that products in 16 bits are fast with.
 _FAST_FEATURES = "avx2 avx512f avx512_bf16 amx_bf16 amx_tile asimd bf16".split()
 
@@ -93,25 +95,55 @@ def usable_processors() -> int:
 
 def share_processors(processes: int) -> None:
     """Gives each of so many new processes its part of the threads, unless the user has set it."""
-    threads = max(1, usable_processors() // processes)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    if not USER_SET_THREADS:
+        threads = int(os.environ.get(_THREADS, usable_processors()))
+        os.environ[_THREADS] = str(max(1, threads // processes))
 
 
-def other_work() -> str | None:
-    """How many processors other programs use, in words, measured now, and what training on all of
-    them takes then; None if hardly any.
+def share_with_others() -> str:
+    """Leaves other programs their processors, before torch is loaded: threads that wait for each
+    other on busy ones are many times slower than fewer. Returns a line on it, empty if all cores
+    are used or the user has set the threads.
     """
+    with suppress(ImportError):
+        import psutil
+
+        count = usable_processors()
+        cores = min(count, psutil.cpu_count(logical=False) or count)
+        if USER_SET_THREADS or cores == 1:
+            return ""
+        used = _processors_of_others()
+        threads = max(1, round(count - used))
+        if threads < cores:
+            os.environ[_THREADS] = str(threads)
+            return (
+                f"other programs use {used:.1f} of {count} processors: computing on {threads} of "
+                f"{cores} threads, which is faster now ({_THREADS}={cores} takes all)"
+            )
+    return ""
+
+
+def other_work(threads: int) -> str | None:
+    """How many processors other programs use, in words, measured now, and what computing on so many
+    threads takes then; None if that is hardly more.
+    """
+    count, used = usable_processors(), _processors_of_others()
+    longer = (threads + used) / count
+    if used <= _BUSY or longer <= _LONGER:
+        return None
+    line = (
+        f"other programs use {used:.1f} of {count} processors: training takes at least "
+        f"{longer:.1f} times as long as the times of init and plan, which are for an idle machine"
+    )
+    fewer = max(1, round(count - used))
+    return f"{line}; {_THREADS}={fewer} is faster now" if fewer < threads else line
+
+
+def _processors_of_others() -> float:
     count, begun, before = usable_processors(), time.monotonic(), _spent_elsewhere()
     time.sleep(_MOMENT)
     used = (_spent_elsewhere() - before) / (time.monotonic() - begun)
-    used -= (os.cpu_count() or count) - count  # those that this process may not use come first
-    if used <= _BUSY:
-        return None
-    return (
-        f"other programs use {used:.1f} of {count} processors: training takes at least "
-        f"{1 + used / count:.1f} times as long as on an idle machine, which the times of init and "
-        "plan are for"
-    )
+    return used - ((os.cpu_count() or count) - count)  # those it may not use come first
 
 
 def _spent_elsewhere() -> float:

@@ -164,10 +164,10 @@ def test_the_import_of_torch_is_reported_once_when_it_begins(
 ) -> None:
     monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
     monkeypatch.delitem(sys.modules, "torch", raising=False)
-    console.announce_loading()
+    console.announce_loading(lambda: "on 1 of 2 threads")
     for name in ("numpy", "torch", "torch.version", "torch.nn"):
         sys.meta_path[0].find_spec(name, None)
-    assert capsys.readouterr().err == "loading torch and transformers\n"
+    assert capsys.readouterr().err == "on 1 of 2 threads\nloading torch and transformers\n"
 
 
 def test_a_terminal_shows_for_how_long_it_was_silent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,7 @@ REST = """## Exit codes
 | --- | --- |
 | `HF_HUB_OFFLINE=1` | no downloads: models and data are read from disk |
 | `HF_HOME`, `HF_TOKEN` | cache and access token of the Hugging Face hub, as in its own libraries |
-| `OMP_NUM_THREADS` | number of CPU threads |
+| `OMP_NUM_THREADS` | number of CPU threads; default: as many cores as other programs leave free |
 | `CUDA_VISIBLE_DEVICES` | GPUs to use; empty: none |
 | `LORA_S2S_FORWARD=reference` | train and decode with transformers' own forward and `generate` |
 | `LORA_S2S_API_KEY` | API key of `serve` |

@@ -15,13 +15,10 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """Returns what determines the last digits of a sum: a GPU's name, or a CPU's instruction set
-    and number of threads.
-    """
+    """Returns a GPU's name, or a CPU's instruction set."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"CPU ({torch.backends.cpu.get_cpu_capability()}), {threads} thread{'s' * (threads > 1)}"
+    return f"CPU ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def resolve_device(device: str | torch.device | None = None) -> torch.device:

@@ -70,7 +70,10 @@ def this_machine() -> Machine:
     device = Device.found()
     name = device_name(device.here or torch.device(device.kind))
     memory = device.memory or _UNKNOWN_MEMORY
-    return Machine(replace(device, memory=memory), memory, torch.get_num_threads(), name)
+    threads = torch.get_num_threads()
+    if device.kind == CPU:
+        name += f", {threads} thread{'s' * (threads > 1)}"
+    return Machine(replace(device, memory=memory), memory, threads, name)
 
 
 def machine_with(gpu_memory: str) -> Machine:

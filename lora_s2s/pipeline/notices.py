@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_s2s.console import plain, say, warn
 from lora_s2s.data_report import DataReport, Limit, PairSide, Sides
-from lora_s2s.errors import again
 from lora_s2s.machine import other_work
 
 _LONGEST = 400
-_GAIN = 1.3  # of one thread, from which on it is named
 _LIMIT_BY = {
     "recipe": "set",
     "data": "auto",
@@ -58,23 +55,11 @@ def show_data(report: DataReport) -> None:
         say(f"note: {sentence}")
 
 
-def other_work_line(device: str, *, training: bool = False) -> str | None:
-    """That other programs slow a run on a CPU, and what one thread gains, measured now; None where
-    they do not, or the user has set the threads.
+def other_work_line(device: str) -> str | None:
+    """That other programs slow a run on a CPU, measured now; None where they do not."""
+    from torch import get_num_threads
 
-    Args:
-        training: the run begins now; the line ends in how to go on with one thread.
-    """
-    if device != "cpu" or "OMP_NUM_THREADS" in os.environ or not (work := other_work()):
-        return None
-    from lora_s2s.training.duration import one_thread_gain
-
-    line, gain = work, one_thread_gain()
-    faster = f"; with OMP_NUM_THREADS=1 products are {gain:.1f} times as fast now"
-    if gain > _GAIN:
-        line += faster
-        line += f": Ctrl-C, then OMP_NUM_THREADS=1 {again()}" if training else ""
-    return line
+    return other_work(get_num_threads()) if device == "cpu" else None
 
 
 def show_preview(pairs: Sequence[Sides[PairSide]]) -> None:

@@ -54,7 +54,7 @@ def train_adapter(
     facts = gather_facts(prepared, parameters=adapted.base_parameters, device=adapted.device_type)
     recipe = resolved_recipe(recipe, facts, begun=running if resume else None)
     say(f"{recipe.model.name}: {adapted.line}")
-    if line := other_work_line(adapted.device_type, training=True):
+    if line := other_work_line(adapted.device_type):
         warn(line)
     with running_folder(running, resume=resume), recipe_of_run(running, recipe):
         result = _trained(recipe, adapted, prepared, running, options)

@@ -24,6 +24,7 @@ from lora_s2s.documents import complete
 from lora_s2s.errors import DataError, ResourceError, RunError, UsageError, again
 from lora_s2s.files import naming, require_space, sha256_file, sha256_json, write_json
 from lora_s2s.lora.adapter import adapter_state, load_adapter_state
+from lora_s2s.machine import USER_SET_THREADS, usable_processors
 from lora_s2s.outputs import whole_folder
 from lora_s2s.recipe.fields import ALTERNATIVES
 from lora_s2s.recipe.schema import TrainingSettings
@@ -291,12 +292,28 @@ def continue_from(
         say(f"no checkpoint in {run_dir}: training from the start")
         return TrainState()
     _check_identity(checkpoint, identity, anyway=options.resume_anyway)
+    state = checkpoint.state
+    state.threads = _threads(state.threads, on_cpu=not next(model.parameters()).is_cuda)
     if average is not None:
         load_adapter_state(model, load_file(checkpoint.path / _AVERAGE))
         average.take()
     _restore(checkpoint, model, optimizer)
-    say(f"resuming after step {checkpoint.state.step} ({checkpoint.path})")
-    return checkpoint.state
+    say(f"resuming after step {state.step} ({checkpoint.path})")
+    return state
+
+
+def _threads(then: int, *, on_cpu: bool) -> int:
+    """How many threads a run goes on with: as many as before, which keeps every digit, unless the
+    user has set the number.
+    """
+    now = torch.get_num_threads()
+    if USER_SET_THREADS or not 0 < then <= max(now, usable_processors()):
+        if on_cpu and then != now:
+            warn(f"the checkpoint was made on {then} threads; now {now}: the last digits differ")
+        return now
+    if on_cpu and then != now:
+        say(f"threads: {then}, as before; OMP_NUM_THREADS={now} sets another number")
+    return then
 
 
 def _restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:

@@ -132,21 +132,6 @@ def _rate(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device)
     return flop / seconds
 
 
-def one_thread_gain() -> float:
-    """How many times as fast products are on one thread as on all, now: above 1 where others use
-    the processors, as threads then wait for each other.
-    """
-    threads, rates = torch.get_num_threads(), {1: 0.0}
-    try:
-        for count in (threads, 1) * _REPEATS:
-            torch.set_num_threads(count)
-            rate = _rate((256, 256, 1024), torch.float32, torch.device("cpu"))
-            rates[count] = rates.get(count, 0.0) + rate
-    finally:
-        torch.set_num_threads(threads)
-    return rates[1] / rates[threads]
-
-
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

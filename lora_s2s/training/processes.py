@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 
 import torch
@@ -86,6 +86,17 @@ def from_main_process(
     numbers = [values.get(name, 0.0) for name in names]
     shared = broadcast(torch.tensor(numbers, dtype=torch.float64, device=state.device))
     return dict(zip(names, shared.tolist(), strict=True))
+
+
+@contextmanager
+def computing_on(threads: int) -> Iterator[None]:
+    """Computes on so many threads of this process, then on as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def any_process(value: bool, accelerator: Accelerator) -> bool:

@@ -31,7 +31,7 @@ from lora_s2s.training.log import RunLog, TrackersMayFail, start_trackers
 from lora_s2s.training.memory import peak_memory_bytes
 from lora_s2s.training.optimizer import build_optimizer, learning_rate_at, trainable
 from lora_s2s.training.plan import StepPlan
-from lora_s2s.training.processes import any_process, share_parameters, stop_signal
+from lora_s2s.training.processes import any_process, computing_on, share_parameters, stop_signal
 from lora_s2s.training.signals import StopSignals
 from lora_s2s.training.state import VALIDATION_LOSS, LoopOptions, StepStats, TrainResult
 from lora_s2s.training.validation import Evaluate
@@ -110,6 +110,7 @@ class Run:
             self.signals,
             naming_out_of_memory("out of memory while training", hint=_SMALLER_BATCHES),
             fast_forward(self.model),
+            computing_on(self.state.threads),
             self.loader.loading(self.state, self.run_dir) as next_batches,
         ):
             say(f"{self.plan.total_steps:,} steps; the first also checks the forward pass")

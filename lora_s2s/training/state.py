@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from torch import get_num_threads
+
 from lora_s2s.documents import Amount, Count, Number
 
 VALIDATION_LOSS = "validation_loss"
@@ -89,7 +91,7 @@ class TrainState:
     ``best_score`` is that of ``best_step`` by the goal ``best_by``, and
     ``best_validation_loss`` the loss of the same step.
     ``skipped`` steps changed nothing, as their loss or gradients were not finite. ``forward`` names
-    the forward pass in use.
+    the forward pass in use, and ``threads`` those that a CPU computes on.
     """
 
     step: Count = 0
@@ -111,6 +113,7 @@ class TrainState:
     skipped: Count = 0
     skipped_in_a_row: Count = 0
     forward: str | None = None
+    threads: Count = field(default_factory=get_num_threads)
 
     def advance(
         self, stats: StepStats, seconds: float, memory_bytes: int, *, steps_in_epoch: int

@@ -88,7 +88,7 @@ def test_no_waiting_is_shown_where_others_write(
 ) -> None:
     shown: list[str] = []
     monkeypatch.setattr("lora_s2s.cli.show_waiting", shown.append)
-    monkeypatch.setattr("lora_s2s.cli.announce_loading", lambda: shown.append("loading"))
+    monkeypatch.setattr("lora_s2s.cli.announce_loading", lambda _: shown.append("loading"))
     for words in (["recipes", "show", "-"], ["recipes", "--workers=2"], ["adapters"]):
         invoke(*words, code=None)
     assert shown == ["loading", "loading", "loading", "adapters"]

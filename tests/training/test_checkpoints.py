@@ -21,6 +21,7 @@ from lora_s2s.lora import token_rows
 from lora_s2s.training import checkpoint as module
 from lora_s2s.training import signals
 from lora_s2s.training.checkpoint import newest_checkpoint, read_checkpoint
+from lora_s2s.training.processes import computing_on
 
 
 def stopped_run(
@@ -354,21 +355,49 @@ def test_a_stop_before_a_due_evaluation_leaves_it_to_the_resumed_run(tmp_path: P
     assert [line["step"] for line in metrics(tmp_path) if "validation_loss" in line] == [4, 8, 12]
 
 
+def test_a_resumed_run_computes_on_as_many_threads_as_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+    count = lambda: used.append(torch.get_num_threads())  # noqa: E731
+    monkeypatch.setattr(module, "USER_SET_THREADS", False)
+    monkeypatch.setattr(module, "usable_processors", lambda: 2)
+    with computing_on(2):
+        stopped_run(tmp_path, after_steps=2)
+    with computing_on(1):
+        with in_step(2, count):
+            stopped_run(tmp_path, after_steps=2, resume=True)
+        assert torch.get_num_threads() == 1
+        assert "threads: 2, as before; OMP_NUM_THREADS=1 sets another" in capsys.readouterr().err
+        # The user's own number stays, and so does that of a machine with fewer processors.
+        monkeypatch.setattr(module, "USER_SET_THREADS", True)
+        with in_step(2, count):
+            stopped_run(tmp_path, after_steps=2, resume=True)
+        note = "warning: the checkpoint was made on 2 threads; now 1: the last digits differ"
+        assert note in capsys.readouterr().err
+        with in_step(1, count):
+            run(tmp_path, resume=True)
+    assert "threads" not in capsys.readouterr().err
+    assert used == [2, 1, 1]
+    monkeypatch.setattr(module, "USER_SET_THREADS", False)
+    monkeypatch.setattr(module, "usable_processors", lambda: 1)
+    with computing_on(2):
+        stopped_run(tmp_path / "many", after_steps=2)
+    with computing_on(1):
+        run(tmp_path / "many", resume=True)
+    assert note in capsys.readouterr().err
+
+
 def test_another_device_is_noted_and_the_run_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(tmp_path, max_steps=3, identity={"device": "CPU (AVX2), 8 threads"})
-    again = {"max_steps": 3, "identity": {"device": "CPU (AVX2), 1 thread"}, "resume": True}
+    run(tmp_path, max_steps=3, identity={"device": "CPU (AVX2)"})
+    again = {"max_steps": 3, "identity": {"device": "CPU (AVX512)"}, "resume": True}
     assert run(tmp_path, **again).steps == 3
-    note = (
-        "made on another device: CPU (AVX2), 8 threads; now CPU (AVX2), 1 thread: the last digits "
-        "differ"
-    )
+    note = "made on another device: CPU (AVX2); now CPU (AVX512): the last digits differ"
     assert capsys.readouterr().err.count(note) == 1
     # Beside what stops a resume it is one of the differences that are listed.
-    with pytest.raises(
-        UsageError, match=r"device: checkpoint CPU \(AVX2\), 8 threads, now CPU"
-    ) as told:
+    with pytest.raises(UsageError, match=r"device: checkpoint CPU \(AVX2\), now CPU") as told:
         run(tmp_path, **{**again, "max_steps": 4})
     assert "resume_anyway=True" in str(told.value.hint)
     # Older checkpoints do not say.
