@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from lora_s2s.console import counted
-from lora_s2s.data.split import Decisions
+from lora_s2s.data.split import DUPLICATE, LEAKED, REASONS, Decisions
 from lora_s2s.errors import quoted
 from lora_s2s.examples.reading import Reading, UnusedColumn
 from lora_s2s.examples.shapes import FORMATS
 from lora_s2s.examples.suggested import joined_template
 
 _LISTED = 20
-# An unused text column is reported if most rows have a distinct value of several words.
-_FILLED, _DISTINCT, _WORDS = 0.5, 0.5, 3
+# An unused text column is reported if it is filled in most rows, and few of its values recur.
+_FILLED, _DISTINCT = 0.5, 1 / 3
+# What to look at where the rows that are dropped are more than those that are trained on.
+_LOOK = {
+    DUPLICATE: "is it the right file? All its columns but identifiers are equal in these rows",
+    LEAKED: "do the training and the held-out data name the same rows?",
+}
 # A warning is given from this fraction of training rows with an ambiguous source on.
 _AMBIGUOUS = 0.2
 
@@ -38,17 +43,16 @@ def columns_line(reading: Reading) -> str:
     return f"columns: {used}; {unused}"
 
 
-def role_warnings(
-    reading: Reading, how: Callable[[str], str] = lambda setting: f"--set {quoted(setting)}"
-) -> list[str]:
-    """Warnings on :meth:`Reading.rivals`, with how to take the first of them by a setting."""
+def role_warnings(reading: Reading) -> list[str]:
+    """Warnings on :meth:`Reading.rivals`, with the setting that takes the first of them."""
     warnings = []
     for role in ("source", "target"):
         if others := reading.rivals(role):
             taken = getattr(reading, f"{role}_column")
             listed = " or ".join(f"'{name}'" for name in others)
-            setting = how(f"data.{role}_column={others[0]}")
-            warnings.append(f"took '{taken}' as the {role}; it could also be {listed}: {setting}")
+            setting = quoted(f"data.{role}_column={others[0]}")
+            doubt = f"took '{taken}' as the {role}; it could also be {listed}"
+            warnings.append(f"{doubt}: --set {setting}")
     return warnings
 
 
@@ -65,12 +69,16 @@ def column_warnings(reading: Reading) -> list[str]:
 
 
 def ambiguity(reading: Reading, decisions: Decisions, rows: int) -> tuple[list[str], list[str]]:
-    """Notes and warnings on training rows with the same source."""
-    notes, warnings = [], []
+    """Notes and warnings on rows that are dropped for others, or have their source."""
+    notes, warnings = list[str](), list[str]()
+    for code, look in _LOOK.items():
+        if (count := int((decisions.code == code).sum())) > rows:
+            what = f"{counted(count, 'example')} dropped ({REASONS[code]})"
+            warnings.append(f"{what}, more than are left to train on: {look}")
     if decisions.repeated:
         names = ", ".join(f"'{name}'" for name in reading.distinguishing)
         repeated = counted(decisions.repeated, "row")
-        notes.append(
+        (warnings if 2 * decisions.repeated > rows else notes).append(
             f"{repeated} with the source and target of another row but different unused columns "
             f"({names}): kept"
         )
@@ -92,12 +100,7 @@ def ambiguity(reading: Reading, decisions: Decisions, rows: int) -> tuple[list[s
 
 def _is_missed(column: UnusedColumn) -> bool:
     filled = column.filled >= _FILLED and column.distinct >= _DISTINCT
-    return (
-        column.is_text
-        and filled
-        and not column.is_identifier
-        and len(column.sample.split()) >= _WORDS
-    )
+    return column.is_text and filled and not column.is_identifier
 
 
 def _template(reading: Reading, names: Sequence[str]) -> str | None:

@@ -97,7 +97,7 @@ def _about_limit(report: Report, side: str) -> str:
     cut = f"{share} of the {side}s are longer than {limit} tokens"
     needed = report.get("suggested_bytes", {}).get(side)
     if needed is None:
-        return f"{cut}: --set data.max_{side}_tokens={suggested} keeps most of them"
+        return f"{cut}; to keep most of them: --set data.max_{side}_tokens={suggested}"
     return (
         f"{cut}; {suggested:,} would keep most of them, but training on one such row takes about "
         f"{needed / 1e9:,.0f} GB: split the texts into several rows, or use a base for long inputs "
@@ -115,4 +115,4 @@ def _about_lost(report: Report, side: str, *, spare: bool) -> str:
     sentence = f"the {side}s lose {missing} that the vocabulary lacks ({listed})"
     if report["lossless_text"] or not spare:
         return f"{sentence}; {_OTHER_BASES} {them}"
-    return f"{sentence}: --set data.lossless_text=on keeps {most}"
+    return f"{sentence}; to keep {most}: --set data.lossless_text=on"

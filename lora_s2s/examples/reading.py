@@ -8,7 +8,7 @@ from typing import Any
 
 from lora_s2s.examples.columns import is_record
 from lora_s2s.examples.shapes import FORMATS, Converter
-from lora_s2s.examples.suggested import may_replace
+from lora_s2s.examples.suggested import are_long, may_replace
 from lora_s2s.examples.template import Template
 from lora_s2s.readers.names import (
     LANGUAGE_COLUMNS,
@@ -20,7 +20,7 @@ from lora_s2s.readers.names import (
 )
 from lora_s2s.readers.rows import Fields
 
-_SAMPLE = 60
+_WORDS = 2.5  # of a text on average; a person's name has two
 # Unset if several files differ in it; collected from all files.
 _DECIDED = ("source_column", "target_column", "template", "split_column")
 _LISTED = ("notes", "warnings")
@@ -35,8 +35,8 @@ class UnusedColumn:
     Attributes:
         filled: fraction of the rows with a value.
         distinct: number of distinct values, as a fraction of the filled rows.
-        is_text: whether most values are texts with letters, not numbers, lists or objects.
-        sample: the start of its first value.
+        is_text: whether most values are texts of several words, most of whose characters are
+            letters: no numbers, dates, names, lists or objects.
         role: ``source`` or ``target`` where its name is as usual for that as the guessed one's.
     """
 
@@ -44,7 +44,6 @@ class UnusedColumn:
     filled: float
     distinct: float
     is_text: bool
-    sample: str
     role: str = ""
 
     @property
@@ -208,14 +207,12 @@ def _measured(name: str, values: Sequence[object], role: str) -> UnusedColumn:
     texts = [
         value
         for value in filled
-        if isinstance(value, str) and any(char.isalpha() for char in value)
+        if isinstance(value, str) and 2 * sum(map(str.isalpha, value)) > len(value)
     ]
-    first = filled[0] if filled else ""
     return UnusedColumn(
         name,
         filled=round(len(filled) / max(1, len(values)), 4),
         distinct=round(len({repr(value) for value in filled}) / max(1, len(filled)), 4),
-        is_text=2 * len(texts) > len(filled),
-        sample=(first if isinstance(first, str) else f"({type(first).__name__})")[:_SAMPLE],
+        is_text=2 * len(texts) > len(filled) and are_long(texts, words=_WORDS),
         role=role,
     )

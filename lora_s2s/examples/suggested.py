@@ -147,7 +147,7 @@ def _is_joined(name: str, records: Sequence[Fields]) -> bool:
     """Whether a column holds texts of some words, which may recur; a time has no letters."""
     texts = _texts(name, records)
     lettered = sum(any(map(str.isalpha, text)) for text in texts)
-    return not is_identifier(name) and 2 * lettered > len(texts) and _are_long(texts, words=2)
+    return not is_identifier(name) and 2 * lettered > len(texts) and are_long(texts, words=2)
 
 
 def _long(records: Sequence[Fields]) -> list[str]:
@@ -159,10 +159,10 @@ def _long(records: Sequence[Fields]) -> list[str]:
 def _is_long(name: str, records: Sequence[Fields]) -> bool:
     texts = _texts(name, records)
     differ = len(set(texts)) > _FEWEST_DISTINCT * len(texts)
-    return differ and _are_long(texts, words=_FEWEST_WORDS)
+    return differ and are_long(texts, words=_FEWEST_WORDS)
 
 
-def _are_long(texts: Sequence[str], *, words: int) -> bool:
+def are_long(texts: Sequence[str], *, words: float) -> bool:
     """Whether texts have so many words on average, or characters of scripts without spaces."""
     found = sum(len(text.split()) for text in texts)
     wide = sum(char >= _FIRST_WIDE for text in texts for char in text)

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from lora_s2s.console import say, warn
-from lora_s2s.data.columns import role_warnings
-from lora_s2s.errors import again
+from lora_s2s.data.columns import column_warnings, role_warnings
 from lora_s2s.files import write_text
 from lora_s2s.pipeline import html
 from lora_s2s.pipeline.base_choice import Machine, machine_with, this_machine
 from lora_s2s.pipeline.file_facts import files_of
-from lora_s2s.pipeline.notices import other_work_line
+from lora_s2s.pipeline.notices import other_work_line, whole
 from lora_s2s.pipeline.starter import decide, notes_on
 from lora_s2s.pipeline.starter_base import ANSWERED, Starting
 from lora_s2s.pipeline.wishes import Looked, Wishes
@@ -96,9 +95,9 @@ def starter_recipe(looked: Looked, *, command: str = "init") -> StarterRecipe:
         say(f"  {decision}")
         if decision.other:
             say(f"    {decision.other}")
-    option = "--overwrite" * (command == "train")  # of the run, which exists by then
-    for sentence in role_warnings(looked.facts.reading, lambda word: again(option, word)):
-        warn(sentence)
+    # Of text that is not used, train warns when it prepares; it no longer guesses columns then.
+    for sentence in (column_warnings if command == "init" else role_warnings)(looked.facts.reading):
+        warn(whole(sentence))
     notes_on(start, decisions)
     if command == "init" and (line := other_work_line(start.machine.device.kind)):
         say(line)

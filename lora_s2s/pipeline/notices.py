@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_s2s.console import plain, say, warn
 from lora_s2s.data_report import DataReport, Limit, PairSide, Sides
+from lora_s2s.errors import COMMAND_LINE, again
 from lora_s2s.machine import other_work
 
 _LONGEST = 400
@@ -50,9 +52,19 @@ def show_data(report: DataReport) -> None:
     say(report["columns_line"])
     say(limits_line(report))
     for sentence in report["warnings"]:
-        warn(sentence)
+        warn(whole(sentence))
     for sentence in report["advice"]:
-        say(f"note: {sentence}")
+        say(f"note: {whole(sentence)}")
+
+
+def whole(sentence: str) -> str:
+    """A sentence, with this process's command in place of the setting that it ends with."""
+    before, _, setting = sentence.rpartition(": --set ")
+    command = COMMAND_LINE.get()
+    if not (before and command):
+        return sentence
+    option = "--overwrite" * (command[0] == "train")  # of the run, which exists by then
+    return f"{before}: {again(option, *shlex.split(setting))}"
 
 
 def other_work_line(device: str) -> str | None:

@@ -72,6 +72,7 @@ def test_the_template_of_the_warning_uses_the_missed_column(
     suffix: str, write: Write, prepared: Prepare
 ) -> None:
     rows, text = sums(12), io.StringIO()
+    rows[0]["Body"] = "Pens"  # one text that is short
     writer = csv.DictWriter(text, rows[0])
     writer.writeheader()
     writer.writerows(rows)
@@ -82,7 +83,7 @@ def test_the_template_of_the_warning_uses_the_missed_column(
     (word,) = shlex.split(warning.partition("--set ")[2])
     assert word == "data.template={Body} {Question}"
     data = prepared(path, template=word.partition("=")[2])
-    assert data.train.sources()[0] == "Ann has 0 red pens and finds 1 more How many now?"
+    assert data.train.sources()[1] == "Ann has 1 red pens and finds 2 more How many now?"
     assert data.report["warnings"] == []
     assert data.report["several_targets"] == 0
 
@@ -94,6 +95,8 @@ def test_the_template_of_the_warning_uses_the_missed_column(
         ("source_name", "the same words in every row"),
         ("score", "{}"),
         ("code", "x{}"),
+        ("when", "{} Mar 2026 at 10:00"),
+        ("customer", "Ann Miller{}"),
         ("rare", ""),
     ],
 )
@@ -132,6 +135,24 @@ def test_duplicates_are_equal_in_every_column_but_an_identifier(
     assert (
         "1 row with the source and target of another row but different unused columns "
         "('Body'): kept" in (report["advice"])
+    )
+    assert not any("dropped" in text for text in report["warnings"])
+    more = prepared(write("b.jsonl", lines(rows + 2 * rows[:1]))).report
+    assert (
+        "4 examples dropped (duplicate), more than are left to train on: is it the right file? All "
+        "its columns but identifiers are equal in these rows" in more["warnings"]
+    )
+    held_out = write("c.jsonl", lines([{**one, "Question": f"which {n}?"} for n in range(4)]))
+    train = [{**one, "Question": f"which {n}?"} for n in range(1, 5)]
+    leaked = prepared(write("d.jsonl", lines(train)), validation=held_out).report
+    assert (
+        "3 examples dropped (source is held out), more than are left to train on: do the training "
+        "and the held-out data name the same rows?" in leaked["warnings"]
+    )
+    wrong = [{**one, "Body": f"{n} cats and a dog"} for n in range(9)]
+    assert any(
+        text.startswith("8 rows with the source and target of another row")
+        for text in prepared(write("e.jsonl", lines(wrong))).report["warnings"]
     )
 
 

@@ -191,10 +191,10 @@ def test_what_the_vocabulary_loses_is_listed_with_lossless_off(prepared: Build) 
     }
     assert report["lost_runs_of_spaces"] == {"source": 1, "target": 2}
     assert report["advice"] == [
-        "the targets lose 5 characters that the vocabulary lacks ('²' '\\n' '{' '}'): "
-        "--set data.lossless_text=on keeps the most frequent of them",
-        "the sources lose 2 characters that the vocabulary lacks ('<' 'ж'): "
-        "--set data.lossless_text=on keeps the most frequent of them",
+        "the targets lose 5 characters that the vocabulary lacks ('²' '\\n' '{' '}'); "
+        "to keep the most frequent of them: --set data.lossless_text=on",
+        "the sources lose 2 characters that the vocabulary lacks ('<' 'ж'); "
+        "to keep the most frequent of them: --set data.lossless_text=on",
     ]
     page = page_of(data)
     assert "The vocabulary lacks 5 characters of the targets (4 different)." in page.text
@@ -325,8 +325,8 @@ LONG: dict[str, Any] = {
         (
             LONG,
             True,
-            "3.2% of the sources are longer than 512 tokens: --set data.max_source_tokens=1024 "
-            "keeps most of them",
+            "3.2% of the sources are longer than 512 tokens; to keep most of them: --set "
+            "data.max_source_tokens=1024",
         ),
         (
             {"near_duplicates": 11},
@@ -381,20 +381,20 @@ LONG: dict[str, Any] = {
         (
             {"lost_characters": lost("{")},
             True,
-            "the targets lose 1 character that the vocabulary lacks ('{'): --set "
-            "data.lossless_text=on keeps it",
+            "the targets lose 1 character that the vocabulary lacks ('{'); to keep it: "
+            "--set data.lossless_text=on",
         ),
         (
             {"lost_characters": lost("{", each=2)},
             True,
-            "the targets lose 2 characters that the vocabulary lacks ('{'): --set "
-            "data.lossless_text=on keeps it",
+            "the targets lose 2 characters that the vocabulary lacks ('{'); to keep it: "
+            "--set data.lossless_text=on",
         ),
         (
             {"lost_characters": lost("{", "}")},
             True,
-            "the targets lose 2 characters that the vocabulary lacks ('{' '}'): "
-            "--set data.lossless_text=on keeps the most frequent of them",
+            "the targets lose 2 characters that the vocabulary lacks ('{' '}'); "
+            "to keep the most frequent of them: --set data.lossless_text=on",
         ),
         (
             {"lost_characters": lost("世")},
