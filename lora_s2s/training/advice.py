@@ -29,6 +29,7 @@ _OVERFIT = (1.05, 0.02)
 _VALIDATIONS_SINCE_BEST = 2  # overfitting needs at least this many validations after the best
 PATIENCE = 3  # validations in a row without a gain, after which a run stands still,
 _WORTH_ENDING = 2 / 3  # up to this share of its steps
+_CERTAIN = 0.97  # geometric mean of the probabilities of whole right answers
 _FEW_STEPS = 300  # fewer are not enough, unless there are fewer rows
 
 
@@ -75,6 +76,13 @@ def stands_still(without_gain: int, share: float) -> bool:
     of its steps. A falling learning rate may still bring one.
     """
     return without_gain >= PATIENCE and share <= _WORTH_ENDING
+
+
+def has_learned(probability: float, share: float) -> bool:
+    """Whether a run may end by the mean probability of a whole right answer, at this share of its
+    steps.
+    """
+    return probability >= _CERTAIN and share <= _WORTH_ENDING
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from lora_s2s.console import ProgressLine, say, warn
 from lora_s2s.errors import SetupError, again
 from lora_s2s.files import jsonl_line, naming, read_whole, write_bytes
 from lora_s2s.recipe.schema import TrainingSettings
-from lora_s2s.training.advice import PATIENCE, stands_still
+from lora_s2s.training.advice import PATIENCE, has_learned, stands_still
 from lora_s2s.training.plan import StepPlan
 from lora_s2s.training.state import StepStats, TrainState
 
@@ -132,15 +132,23 @@ class RunLog:
         say(f"step {state.step:,}: validation loss {loss:.4f}{shown}")
 
     def notice(self, state: TrainState, plan: StepPlan) -> None:
-        """Shows once that the run stands still, and how to end it at the best so far."""
-        count = state.evaluations_without_gain
-        if self._noticed or not stands_still(count, state.step / plan.total_steps):
+        """Shows once that the run has little to gain, and how to end it at the best so far."""
+        count, share = state.evaluations_without_gain, state.step / plan.total_steps
+        probability = plan.answer_probability(state.validation_loss or 0.0)
+        if self._noticed:
+            return
+        if stands_still(count, share):
+            about = f"no gain in the last {count} validations"
+            how = again("--resume", f"training.early_stopping={PATIENCE}")
+        elif has_learned(probability, share):
+            about = f"the right answers have a probability of {probability:.0%} on average"
+            how = again("--resume-anyway", f"training.max_steps={state.step}")
+        else:
             return
         self._noticed = True
         say(
-            f"no gain in the last {count} validations; the best is that of step {state.best_step:,}"
-            ", and a falling learning rate may still bring one. To end the run with it: Ctrl-C, "
-            f"then {again('--resume', f'training.early_stopping={PATIENCE}')}"
+            f"{about}; the best is that of step {state.best_step:,}, and a falling learning rate "
+            f"may still bring a gain. To end the run with it: Ctrl-C, then {how}"
         )
 
     def sync(self) -> int:

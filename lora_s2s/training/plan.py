@@ -64,6 +64,10 @@ class StepPlan:
         """The number of optimizer steps of all epochs."""
         return self._settings.max_steps or self._steps_in(self._settings.epochs)
 
+    def answer_probability(self, loss: float) -> float:
+        """The geometric mean of the probabilities of whole targets, by the mean loss a token."""
+        return math.exp(-loss * float(np.mean(self._table.target_lengths)))
+
     def report_long_rows(self) -> None:
         """Reports how many rows are longer than ``tokens_per_batch``; they need more memory."""
         budget = self._settings.tokens_per_batch

@@ -23,6 +23,7 @@ from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.load import load_recipe
 from lora_s2s.tokens.loading import load_tokenizer
 from lora_s2s.training.log import RunLog
+from lora_s2s.training.plan import StepPlan
 
 QUICK = (
     "--set",
@@ -216,10 +217,30 @@ def test_an_unfinished_run_asks_and_resumes(
     assert listing(here / "adapters")[0] == "it"
 
 
-def test_a_run_that_stands_still_ends_by_the_command_that_it_shows(
-    invoke: Invoke, here: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("probability", "line", "steps", "stopped"),
+    [
+        (
+            0.96,
+            "no gain in the last 3 validations; the best is that of step 1, and",
+            4,
+            "early_stopping",
+        ),
+        (0.98, "the right answers have a probability of 98% on average; the best is", 1, None),
+    ],
+)
+def test_a_run_with_little_to_gain_ends_by_the_command_that_it_shows(
+    invoke: Invoke,
+    here: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    probability: float,
+    line: str,
+    steps: int,
+    stopped: str | None,
 ) -> None:
     write_csv(here / "train.csv")
+    monkeypatch.setattr(StepPlan, "answer_probability", lambda *_: probability)
     notice = RunLog.notice
 
     def interrupted(log: RunLog, *about: Any) -> None:
@@ -230,11 +251,11 @@ def test_a_run_that_stands_still_ends_by_the_command_that_it_shows(
     monkeypatch.setattr(RunLog, "notice", interrupted)
     long = ("training.max_steps=9", "training.evaluate_every=1", "training.learning_rate=1e-30")
     words = settings(tiny_model, *long, "training.batch_size=4", "output.name=it")
-    stopped = invoke("train", "flan-t5-small", *words, code=130).stderr
-    assert "no gain in the last 3 validations; the best is that of step 1, and" in stopped
-    command = stopped.partition("Ctrl-C, then lora-s2s ")[2].splitlines()[0]
+    said = invoke("train", "flan-t5-small", *words, code=130).stderr
+    assert line in said
+    command = said.partition("Ctrl-C, then lora-s2s ")[2].splitlines()[0]
     result = json.loads(invoke(*shlex.split(command), "--json").stdout)
-    assert (result["steps"], result["stopped"], result["kept_step"]) == (4, "early_stopping", 1)
+    assert (result["steps"], result["stopped"], result["kept_step"]) == (steps, stopped, 1)
     assert (here / "adapters/it/adapter_model.safetensors").is_file()
 
 

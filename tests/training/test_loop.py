@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from training_parts import Rows, adapter_of, metrics, run, saved_steps, section, tiny_model
@@ -179,7 +180,8 @@ def test_a_run_that_stands_still_says_once_how_to_end_it(
     how = {"max_steps": 18, "evaluate_every": 2, "early_stopping": patience}
     run(tmp_path, evaluate=scores(*losses), **how)
     text = capsys.readouterr().err
-    line = "no gain in the last 3 validations; the best is that of step 4, and a falling learning"
+    line = "no gain in the last 3 validations; the best is that of step 4, and a falling learning "
+    line += "rate may still bring a gain. To end"
     assert text.count("no gain in the last ") == noticed == text.count(line)
     if noticed:
         after = text.partition("step 10: validation loss 2.0000\n")[2]
@@ -188,6 +190,22 @@ def test_a_run_that_stands_still_says_once_how_to_end_it(
     share = scores(*losses)  # a sweep's trial goes on in shares of its steps
     run(tmp_path / "trial", evaluate=share, share=0.7, **how)
     assert "no gain in" not in capsys.readouterr().err
+
+
+def test_a_run_whose_answers_are_right_says_once_how_to_end_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = Rows(24)
+    nats = 0.03 / np.mean(rows.target_lengths)  # a token, for a probability of 0.97 an answer
+    losses = (3.0, 1.1 * nats, 0.9 * nats, 0.8 * nats, *[nats] * 5)
+    how = {"max_steps": 18, "evaluate_every": 2, "rows": rows}
+    run(tmp_path / "early", evaluate=scores(*losses), **how)
+    text = capsys.readouterr().err
+    line = "the right answers have a probability of 97% on average; the best is that of step 6, and"
+    assert text.count("have a probability of ") == text.count(line) == 1
+    assert "the same call with resume_anyway=True and training.max_steps=6" in text
+    run(tmp_path / "late", evaluate=scores(*[3.0] * 3, 2.0, 1.0, 0.9, *[nats / 2] * 3), **how)
+    assert "have a probability" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
