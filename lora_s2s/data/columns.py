@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from lora_s2s.console import counted
 from lora_s2s.data.split import DUPLICATE, LEAKED, REASONS, Decisions
 from lora_s2s.errors import quoted
-from lora_s2s.examples.reading import Reading, UnusedColumn
+from lora_s2s.examples.reading import Reading
 from lora_s2s.examples.shapes import FORMATS
 from lora_s2s.examples.suggested import joined_template
 
 _LISTED = 20
-# An unused text column is reported if it is filled in most rows, and few of its values recur.
-_FILLED, _DISTINCT = 0.5, 1 / 3
+_DISTINCT = 1 / 3  # of the values of a text column, from which on it is reported if unused
 # What to look at where the rows that are dropped are more than those that are trained on.
 _LOOK = {
     DUPLICATE: "is it the right file? All its columns but identifiers are equal in these rows",
@@ -59,12 +58,12 @@ def role_warnings(reading: Reading) -> list[str]:
 def column_warnings(reading: Reading) -> list[str]:
     """Warnings on unused columns: text, with a template that uses it, and :func:`role_warnings`."""
     before = [*reading.warnings, *role_warnings(reading)]
-    missed = [column for column in reading.unused if _is_missed(column)]
-    template = _template(reading, [column.name for column in missed])
+    missed = [one.name for one in reading.unused if one.is_text and one.distinct >= _DISTINCT]
+    template = _template(reading, missed)
     if not missed or template is None:
         return before
-    names = ", ".join(f"'{column.name}'" for column in missed)
     setting = quoted(f"data.template={template}")
+    names = ", ".join(f"'{name}'" for name in missed)
     return [*before, f"text that is not used: {names}; to add it: --set {setting}"]
 
 
@@ -96,11 +95,6 @@ def ambiguity(reading: Reading, decisions: Decisions, rows: int) -> tuple[list[s
                 "information"
             )
     return notes, warnings
-
-
-def _is_missed(column: UnusedColumn) -> bool:
-    filled = column.filled >= _FILLED and column.distinct >= _DISTINCT
-    return column.is_text and filled and not column.is_identifier
 
 
 def _template(reading: Reading, names: Sequence[str]) -> str | None:

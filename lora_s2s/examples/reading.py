@@ -8,7 +8,7 @@ from typing import Any
 
 from lora_s2s.examples.columns import is_record
 from lora_s2s.examples.shapes import FORMATS, Converter
-from lora_s2s.examples.suggested import are_long, may_replace
+from lora_s2s.examples.suggested import is_joined, may_replace
 from lora_s2s.examples.template import Template
 from lora_s2s.readers.names import (
     LANGUAGE_COLUMNS,
@@ -35,8 +35,7 @@ class UnusedColumn:
     Attributes:
         filled: fraction of the rows with a value.
         distinct: number of distinct values, as a fraction of the filled rows.
-        is_text: whether most values are texts of several words, most of whose characters are
-            letters: no numbers, dates, names, lists or objects.
+        is_text: whether most rows have a text of several words: no numbers, dates or names.
         role: ``source`` or ``target`` where its name is as usual for that as the guessed one's.
     """
 
@@ -45,11 +44,6 @@ class UnusedColumn:
     distinct: float
     is_text: bool
     role: str = ""
-
-    @property
-    def is_identifier(self) -> bool:
-        """Whether the column's name is that of a row number or identifier."""
-        return is_identifier(self.name)
 
 
 @dataclass(frozen=True)
@@ -79,7 +73,7 @@ class Reading:
     @property
     def distinguishing(self) -> list[str]:
         """Unused columns except row numbers and identifiers."""
-        return [column.name for column in self.unused if not column.is_identifier]
+        return [column.name for column in self.unused if not is_identifier(column.name)]
 
     @property
     def used(self) -> str:
@@ -151,11 +145,7 @@ def with_other_columns(
         for name in names
         if may_replace(name, column, role, rows)
     }
-    unused = tuple(
-        _measured(name, [row.get(name) for row in rows], roles.get(name, ""))
-        for name in names
-        if name != split
-    )
+    unused = tuple(_measured(name, rows, roles.get(name, "")) for name in names if name != split)
     notes = list(reading.notes)
     if split is not None:
         marks = dict.fromkeys(str(row.get(split)) for row in rows)
@@ -202,17 +192,13 @@ def _about_languages(names: Iterable[str], rows: Sequence[Fields]) -> Iterator[s
             return
 
 
-def _measured(name: str, values: Sequence[object], role: str) -> UnusedColumn:
+def _measured(name: str, rows: Sequence[Fields], role: str) -> UnusedColumn:
+    values = [row.get(name) for row in rows]
     filled = [value for value in values if value is not None and value not in ("", [], {})]
-    texts = [
-        value
-        for value in filled
-        if isinstance(value, str) and 2 * sum(map(str.isalpha, value)) > len(value)
-    ]
     return UnusedColumn(
         name,
         filled=round(len(filled) / max(1, len(values)), 4),
         distinct=round(len({repr(value) for value in filled}) / max(1, len(filled)), 4),
-        is_text=2 * len(texts) > len(filled) and are_long(texts, words=_WORDS),
+        is_text=is_joined(name, rows, _WORDS),
         role=role,
     )

@@ -53,7 +53,7 @@ def may_replace(name: str, column: str, role: str, records: Sequence[Fields]) ->
     if role == "source":
         # Where a text came from, such as web or email, recurs.
         recurs = len(set(values)) <= _RECURRING * len(set(guessed))
-        return _is_joined(name, records) and not recurs
+        return is_joined(name, records) and not recurs
     # What may be a property of a text replaces labels only.
     recur = all(2 * len(set(one)) <= len(records) for one in (values, guessed))
     return recur or normalised(name) not in _PROPERTIES
@@ -67,7 +67,7 @@ def hint_on_columns(
     clear = [name for name in usual if normalised(name) not in _PROPERTIES]
     if not (usual or source or target):
         target = next((name for name in reversed(names) if _is_label(name, records)), None)
-        texts = [name for name in names if name != target and _is_joined(name, records)]
+        texts = [name for name in names if name != target and is_joined(name, records)]
         settings = target and _joined(target, texts)
         if settings:
             return f"if '{target:.60}' is the target: {settings}; name other columns likewise"
@@ -143,11 +143,14 @@ def _is_label(name: str, records: Sequence[Fields]) -> bool:
     return _may_be_target(name) and short and 1 < len(texts) <= _RECURRING * len(values)
 
 
-def _is_joined(name: str, records: Sequence[Fields]) -> bool:
-    """Whether a column holds texts of some words, which may recur; a time has no letters."""
+def is_joined(name: str, records: Sequence[Fields], words: float = 2) -> bool:
+    """Whether most rows of a column have a text, which may recur, with mostly letters (a date has
+    others), of some words on average.
+    """
     texts = _texts(name, records)
-    lettered = sum(any(map(str.isalpha, text)) for text in texts)
-    return not is_identifier(name) and 2 * lettered > len(texts) and are_long(texts, words=2)
+    lettered = sum(2 * sum(map(str.isalpha, text)) > len(text) for text in texts)
+    most = 2 * lettered > len(records) and not is_identifier(name)
+    return most and _are_long(texts, words=words)
 
 
 def _long(records: Sequence[Fields]) -> list[str]:
@@ -159,10 +162,10 @@ def _long(records: Sequence[Fields]) -> list[str]:
 def _is_long(name: str, records: Sequence[Fields]) -> bool:
     texts = _texts(name, records)
     differ = len(set(texts)) > _FEWEST_DISTINCT * len(texts)
-    return differ and are_long(texts, words=_FEWEST_WORDS)
+    return differ and _are_long(texts, words=_FEWEST_WORDS)
 
 
-def are_long(texts: Sequence[str], *, words: float) -> bool:
+def _are_long(texts: Sequence[str], *, words: float) -> bool:
     """Whether texts have so many words on average, or characters of scripts without spaces."""
     found = sum(len(text.split()) for text in texts)
     wide = sum(char >= _FIRST_WIDE for text in texts for char in text)

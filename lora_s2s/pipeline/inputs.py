@@ -21,7 +21,7 @@ from lora_s2s.files import naming
 from lora_s2s.outputs import appears_whole
 from lora_s2s.readers.choose import SPREADSHEETS, ending, is_lines
 from lora_s2s.readers.encodings import checked_lines, guess_encoding
-from lora_s2s.readers.origins import find_origins, reading
+from lora_s2s.readers.origins import find_origins, reading, say_encoding
 from lora_s2s.readers.rows import Parsing, Row
 from lora_s2s.readers.streams import COMPRESSED, UTF8, head_of
 from lora_s2s.readers.tables import delimiter_of
@@ -141,6 +141,7 @@ def _file_inputs(path: Path, parallel: bool, encoding: str) -> Inputs:
     def opened() -> Iterator[Placed]:
         return _file_items(path, parallel, encoding)
 
+    say_encoding(str(path), encoding)
     count, columns = _columns(opened())
     table = _table(path, parallel=parallel) if columns else None
     return Inputs(opened, count, columns, table=table, file=path)

@@ -19,7 +19,7 @@ from lora_s2s.examples.read import COLUMNS, Examples
 from lora_s2s.examples.shapes import FORMATS
 from lora_s2s.pipeline.adapters import NO_DATA
 from lora_s2s.pipeline.prepare import data_name, prepare_data
-from lora_s2s.readers.origins import find_origins
+from lora_s2s.readers.origins import find_origins, say_encoding
 from lora_s2s.readers.rows import Rejected
 from lora_s2s.recipe.fields import AUTO
 from lora_s2s.recipe.schema import Recipe
@@ -120,6 +120,7 @@ def scored_data(
     read = [_read(row, predictor) for row in rows]
     pairs = [(source, target) for _, source, target in read if source is not None]
     first = files if isinstance(files, str) else files[0]
+    say_encoding(first, section.encoding)
     causes = examples.causes
     if causes.faults:
         hint = causes.hint(others_are_right=True)

@@ -64,9 +64,12 @@ class WrongEncoding(DataError):
         super().__init__(f"{file} is not {name}: {what}", hint=self.guess.hint, where=where)
 
 
-def guess_of(file: str) -> Guess:
+def guess_of(file: str, named: str = "") -> Guess:
     """Returns the likely encoding of a file by the first lines that are not UTF-8: Excel's if there
     are none.
+
+    Args:
+        named: the encoding, if it is known.
     """
     path = fetched_file(file) if is_url(file) else Path(file)
     wrong, others = list[tuple[int, str, bytes]](), 0
@@ -82,6 +85,7 @@ def guess_of(file: str) -> Guess:
         excel = with_settings("data.encoding=cp1252")
         return Guess("cp1252", "", f"name its encoding, such as that of Excel: {excel}", False)
     encoding, sure = guess_encoding(b"\n".join(b.encode() + after for _, b, after in wrong))
+    encoding = named or encoding
     number, before, after = wrong[0]
     word = _word(before, after[:_AROUND].decode(encoding, "replace"))
     evidence = f"byte 0x{after[0]:02X} in line {number} reads '{word}' in {encoding}"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lora_s2s.console import say
 from lora_s2s.demo import task
 from lora_s2s.errors import DataError, SetupError, UsageError, like_missing
 from lora_s2s.files import sha256_file, sha256_json
@@ -26,10 +27,11 @@ from lora_s2s.readers.choose import (
     reader_of,
     refuse_what_is_no_data,
 )
+from lora_s2s.readers.encodings import guess_of
 from lora_s2s.readers.families import bare_name, line_families, side_names
 from lora_s2s.readers.names import SPLIT_NAMES
 from lora_s2s.readers.rows import Item, Items, Parsing, Rejected, Row
-from lora_s2s.readers.streams import head_of, reading
+from lora_s2s.readers.streams import UTF8, head_of, reading
 from lora_s2s.readers.translations import line_pairs
 from lora_s2s.remote import fetched_file, is_url, listed
 
@@ -37,6 +39,7 @@ __all__ = ["READERS", "Origin", "find_origins", "named_splits", "reading"]
 
 _HUB, _DEMO = "hf:", "demo:"
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_DECLARE_THEIRS = (".parquet", ".tmx")  # encodings
 _MOST_WEIGHT = 1000.0
 
 
@@ -147,6 +150,14 @@ def find_origins(paths: str | Sequence[str], *, parallel: bool = False) -> list[
                 replace(origin, weight=weight, given=name) for origin in _origins(name, parallel)
             ]
     return origins
+
+
+def say_encoding(file: str, encoding: str) -> None:
+    """Says what a file that is not UTF-8 reads in the encoding that it is read in."""
+    if encoding == UTF8 or ending(Path(file)) in _DECLARE_THEIRS:
+        return
+    if evidence := guess_of(file, encoding).evidence:
+        say(f"{file} is not UTF-8: {evidence}")
 
 
 def check_there(names: Sequence[str]) -> None:

@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from cli_parts import Invoke, listing, write_csv
 
@@ -519,7 +521,9 @@ def test_an_answer_of_several_lines_is_kept_where_it_can_be(
     assert capsys.readouterr().err == ""
 
 
-def test_predict_reads_files_of_lines_and_headerless_columns(here: Path) -> None:
+def test_predict_reads_files_of_lines_and_headerless_columns(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from lora_s2s.pipeline.inputs import read_inputs
 
     def items(name: str, *, parallel: bool = False) -> list[object]:
@@ -533,6 +537,13 @@ def test_predict_reads_files_of_lines_and_headerless_columns(here: Path) -> None
     assert items("two.tsv") == [{"a": "b", "x": "y"}]
     (here / "one.tsv").write_text("a\nb\n", encoding="utf-8")
     assert items("one.tsv", parallel=True) == ["a", "b"]
+    for name, content in {"a.txt": "Größe\n", "a.csv": "text\nGröße\n", "b.txt": "size\n"}.items():
+        (here / name).write_bytes(content.encode("mac_roman"))
+        assert read_inputs([], name, encoding="cp1252").count == 1
+    pq.write_table(pa.table({"text": ["Größe", "ä"]}), here / "a.parquet")
+    assert read_inputs([], "a.parquet", encoding="cp1252").count == 2
+    said = "a.{} is not UTF-8: byte 0x9A in line {} reads 'Grš' in cp1252\n"  # as it is read
+    assert capsys.readouterr().err == said.format("txt", 1) + said.format("csv", 2)
     (here / "zero.txt").symlink_to(os.devnull)
     with pytest.raises(DataError, match="a device or a pipe"):
         read_inputs([], "zero.txt")

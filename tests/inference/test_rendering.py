@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -190,7 +191,12 @@ def test_a_template_from_a_manifest_is_checked_before_anything_is_rendered(templ
     )
 
 
-def test_eval_renders_a_file_as_training_did(write: Write, tiny_predictor: Build) -> None:
+def test_eval_renders_a_file_as_training_did(
+    write: Write,
+    tiny_predictor: Build,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     def rows(file: str, words: list[str], **settings: Any) -> tuple[list[str], list[str]]:
         recipe = recipe_from_settings("x", ["model.name=x", "data.train=y", *words])
         predictor = tiny_predictor(**settings)
@@ -200,6 +206,9 @@ def test_eval_renders_a_file_as_training_did(write: Write, tiny_predictor: Build
         return [source for source, _ in found], [text for _, text in found]
 
     greet = write("a.jsonl", json.dumps({"instruction": "w1", "output": "w2"}) + "\n")
+    (tmp_path / "d.csv").write_bytes("source,target\nGröße,w2\n".encode("cp1252"))
+    rows(str(tmp_path / "d.csv"), ["data.encoding=cp1252"])
+    assert "d.csv is not UTF-8: byte 0xF6 in line 2 reads 'Größe' in" in capsys.readouterr().err
     own = "{{ instruction }}!{% if input %} {{ input }}{% endif %}"
     assert rows(greet, ["data.format=auto"], format="alpaca", template=own) == (["w1!"], ["w2"])
     assert rows(greet, ["data.template=say {instruction}"], format="alpaca", template=own) == (
