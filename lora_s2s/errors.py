@@ -46,8 +46,6 @@ class Error(Exception):
 class RunError(Error):
     """The run failed (a loss that is not finite, a failed check)."""
 
-    exit_code = 1
-
 
 class LeftAlone(RunError):
     """Another process of the run has ended: a consequence, which that one's error explains."""

@@ -94,7 +94,12 @@ def train(
     from lora_s2s.pipeline.trained import RunOptions
 
     options = RunOptions(
-        resume or resume_anyway, resume_anyway, overwrite, deadline, begun, not no_memory_check
+        resume or resume_anyway,
+        resume_anyway,
+        deadline,
+        begun,
+        overwrite=overwrite,
+        check_memory=not no_memory_check,
     )
     if processes > 1:
         from lora_s2s.pipeline.launch import in_processes

@@ -94,7 +94,6 @@ def origin(recipe: Recipe, base: LoadedBase, prepared: PreparedDataset) -> dict[
 
 def identity(recipe: Recipe, base: LoadedBase, prepared: PreparedDataset) -> dict[str, str]:
     """What must be the same for a run to be resumed."""
-    lora = recipe.lora.model_dump(mode="json")
     return {
         "package code": code_hash(*_CODE),
         "torch": version("torch"),
@@ -104,6 +103,6 @@ def identity(recipe: Recipe, base: LoadedBase, prepared: PreparedDataset) -> dic
         "dtype": str(base.dtype),
         "quantization": ",".join((base.quantization, *base.skip_quantization)),
         "training data": prepared.fingerprint,
-        **{f"lora.{key}": str(value) for key, value in lora.items()},
+        **recipe.lora.by_key("lora"),
         "device": device_name(base.device),
     }

@@ -16,7 +16,7 @@ from lora_s2s.pipeline.names import check_model_path, resume_command
 from lora_s2s.recipe.evaluation import EvaluationSection
 from lora_s2s.recipe.fields import AUTO
 from lora_s2s.recipe.layers import Overrides, overridden_keys
-from lora_s2s.recipe.load import load_recipe, recipe_from_settings
+from lora_s2s.recipe.load import recipe_from_settings, recorded_recipe
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.records import (
     AdapterManifest,
@@ -104,7 +104,7 @@ def _recipe_of(model: str, overrides: Overrides, data: str | None) -> Recipe:
         # Data prepared for scoring goes into a folder of this name, not into another run's.
         name = file_name(folder.absolute().name) or "adapter"
         output = {"output.dir": folder.parent, "output.name": name}
-        recipe = load_recipe(str(folder / "recipe.yaml"), overrides, output, only_shipped=True)
+        recipe = recorded_recipe(folder, overrides, output)
         if names_code(recipe.data.format, overrides):
             hint = f"if you trust this function: --set data.format={recipe.data.format}"
             problem = f"the adapter's recipe reads rows with its own code, '{recipe.data.format}'"
@@ -183,18 +183,11 @@ class AdapterInfo:
             f"{line.evaluation} {line.label}": line.adapter
             for line in score_lines(self.manifest.get("scores"))
         }
-        recipe = self.path / "recipe.yaml"
-        sections = (
-            load_recipe(str(recipe), only_shipped=True).model_dump(mode="json")
-            if recipe.is_file()
-            else {}
-        )
-        keys = {
-            f"{section}.{key}": str(value)
-            for section, values in sections.items()
-            for key, value in values.items()
-        }
-        return {**scores, **dict(self.facts()), **keys}
+        lines = {**scores, **dict(self.facts())}
+        if (self.path / RECIPE).is_file():
+            for name, section in recorded_recipe(self.path):
+                lines |= section.by_key(name)
+        return lines
 
     def facts(self) -> list[tuple[str, str]]:
         """The manifest's facts; PEFT's config for an adapter made by other tools."""
@@ -222,7 +215,7 @@ def unfinished_runs(folder: Path) -> list[dict[str, object]]:
     for path in sorted(folder.glob("[!.]*.running")):
         training = None
         with suppress(Error):  # no recipe yet, or one of another version
-            training = load_recipe(str(path / RECIPE), only_shipped=True).training
+            training = recorded_recipe(path).training
         saved = [step.name[5:] for step in path.glob("checkpoints/step-*")]
         runs.append(
             {

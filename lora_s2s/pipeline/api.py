@@ -126,7 +126,9 @@ def train(
         from lora_s2s.pipeline.run_input import recipe_and_data
         from lora_s2s.pipeline.trained import RunOptions
 
-        options = RunOptions(resume or resume_anyway, resume_anyway, overwrite, deadline, begun)
+        options = RunOptions(
+            resume or resume_anyway, resume_anyway, deadline, begun, overwrite=overwrite
+        )
         loaded, prepared = recipe_and_data(recipe, given_overrides(overrides), options)
         from lora_s2s.pipeline.train import train_adapter
 

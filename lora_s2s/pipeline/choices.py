@@ -11,7 +11,7 @@ from lora_s2s.console import say
 from lora_s2s.data.prepared import PreparedDataset
 from lora_s2s.files import read_jsonl
 from lora_s2s.recipe.defaults import Facts, Lengths, explanation, resolve
-from lora_s2s.recipe.load import load_recipe, with_choices_of
+from lora_s2s.recipe.load import recorded_recipe, with_choices_of
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.training.advice import Curves, advise
 from lora_s2s.training.log import METRICS
@@ -24,7 +24,7 @@ def resolved_recipe(recipe: Recipe, facts: Facts, *, begun: Path | None = None) 
         begun: the folder of a run to resume, whose values are kept.
     """
     if begun is not None and (begun / "recipe.yaml").is_file():
-        recipe = with_choices_of(recipe, load_recipe(str(begun / "recipe.yaml"), only_shipped=True))
+        recipe = with_choices_of(recipe, recorded_recipe(begun))
     if line := explanation(recipe, facts):
         say(line)
     return resolve(recipe, facts)

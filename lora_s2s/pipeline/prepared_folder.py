@@ -11,7 +11,7 @@ from lora_s2s.errors import DataError, UsageError, quoted
 from lora_s2s.hub import RECIPE, is_local
 from lora_s2s.recipe.catalogue import shipped
 from lora_s2s.recipe.layers import Overrides, overridden_keys, override_words
-from lora_s2s.recipe.load import load_recipe
+from lora_s2s.recipe.load import recorded_recipe
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.tokens.loading import tokenizer_hash
 
@@ -33,7 +33,7 @@ def open_with_recipe(folder: Path, sets: Overrides) -> tuple[Recipe, PreparedDat
             f"{folder} holds no {RECIPE}", hint="prepare the data again: lora-s2s prepare RECIPE"
         )
     folder = folder.expanduser()
-    recipe = load_recipe(str(folder / RECIPE), sets, only_shipped=True)
+    recipe = recorded_recipe(folder, sets)
     _check_same(folder, recipe, sets)
     given = overridden_keys(sets)
     if "output.dir" not in given:
@@ -62,7 +62,7 @@ def _check_same(folder: Path, recipe: Recipe, sets: Overrides) -> None:
     """Refuses other values for what went into a folder."""
     went_in = ("data.", "model.name", "model.revision")
     words = [word for word in override_words(sets) if word.startswith(went_in)]
-    before = load_recipe(str(folder / RECIPE), only_shipped=True) if words else recipe
+    before = recorded_recipe(folder) if words else recipe
     for word in words:
         section, name = word.partition("=")[0].strip().split(".")
         if getattr(getattr(recipe, section), name) != getattr(getattr(before, section), name):

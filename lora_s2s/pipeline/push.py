@@ -14,7 +14,7 @@ from lora_s2s.files import read_object, read_whole
 from lora_s2s.hub import ADAPTER_CONFIG, check_repo_name, upload
 from lora_s2s.pipeline.private_text import is_text, private_in_text, private_in_weights
 from lora_s2s.pipeline.publishable import Publishable, publishable
-from lora_s2s.recipe.load import load_recipe
+from lora_s2s.recipe.load import recorded_recipe
 from lora_s2s.records import (
     AdapterManifest,
     ExportManifest,
@@ -196,11 +196,10 @@ def _card(folder: Path, repo: str, allowed: Publishable, options: PushOptions) -
 
 
 def _recipe_of(folder: Path) -> dict[str, object] | None:
-    path = folder / "recipe.yaml"
-    if not path.is_file():
+    if not (folder / "recipe.yaml").is_file():
         return None
     try:
-        return load_recipe(str(path), only_shipped=True).model_dump(mode="json")
+        return recorded_recipe(folder).model_dump(mode="json")
     except Error as error:
         say(f"the card shows no recipe: {error.message}")
         return None

@@ -73,8 +73,8 @@ def asked_run(
         chosen = chosen_recipe(recipe, data, model, sets, command=command, resume=options.resume)
         if not options.resume:
             check_named(chosen, base=command != "plan")
-            if command == "train" and not dry_run:
-                check_run_folder(chosen, options)
+        if command == "train" and not dry_run:
+            check_run_folder(chosen, options, may_be_done=True)
         return chosen, None
     if command != "train":
         hint = f"write its recipe first: lora-s2s init --data {quoted(recipe)} --yes"
@@ -117,7 +117,7 @@ def _recipe_of_data(name: str, sets: Overrides, options: RunOptions, *, dry_run:
         if options.resume or writer != "train":
             existing = existing_recipe(path, name, sets)
             if not dry_run:
-                check_run_folder(existing, options)
+                check_run_folder(existing, options, may_be_done=True)
             file = quoted(name)
             why, anew = {
                 "init": ("init wrote it", f"init {file}"),

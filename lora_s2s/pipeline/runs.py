@@ -12,7 +12,7 @@ from lora_s2s.console import say
 from lora_s2s.documents import checked
 from lora_s2s.errors import Error, ResourceError, SetupError, UsageError, again
 from lora_s2s.files import read_whole, write_bytes, write_text
-from lora_s2s.recipe.load import load_recipe, recipe_to_yaml, with_choices_of
+from lora_s2s.recipe.load import recipe_to_yaml, recorded_recipe, with_choices_of
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.records import FinishedManifest
 from lora_s2s.training.log import METRICS
@@ -88,7 +88,7 @@ def finished_run(recipe: Recipe) -> dict[str, Any] | None:
     if running.exists() or not written.is_file():
         return None
     text = read_whole(written).decode("utf-8", "replace")
-    recorded = load_recipe(str(written), only_shipped=True)
+    recorded = recorded_recipe(final)
     asked = with_choices_of(recipe, recorded)
     if text != _recipe_text(asked):
         for name, section in recorded:

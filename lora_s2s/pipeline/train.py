@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from lora_s2s.console import say, warn
@@ -19,7 +20,7 @@ from lora_s2s.pipeline.watched import goal_of, watched
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.training.loop import train
 from lora_s2s.training.processes import is_main_process, main_process_first, process_count
-from lora_s2s.training.state import LoopOptions, TrainResult
+from lora_s2s.training.state import TrainResult
 
 
 def train_adapter(
@@ -87,13 +88,7 @@ def _trained(
         settings=recipe.training.settled(),
         run_dir=running,
         evaluate=watched(recipe, adapted, prepared),
-        options=LoopOptions(
-            resume=options.resume,
-            resume_anyway=options.anyway,
-            identity=identity(recipe, adapted.base, prepared),
-            deadline=options.deadline,
-            begun=options.begun,
-            goal=goal_of(recipe),
-            share=options.share,
+        options=replace(
+            options, identity=identity(recipe, adapted.base, prepared), goal=goal_of(recipe)
         ),
     )

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lora_s2s.errors import COMMAND_LINE, Error, UsageError, again
-from lora_s2s.hub import RECIPE, is_trained
+from lora_s2s.hub import is_trained
 from lora_s2s.outputs import check_free, check_writable
 from lora_s2s.pipeline import html
 from lora_s2s.pipeline.names import resume_command
-from lora_s2s.recipe.load import load_recipe
+from lora_s2s.recipe.load import recorded_recipe, with_choices_of
 from lora_s2s.recipe.schema import Recipe
+from lora_s2s.records import CheckpointFile
 from lora_s2s.training.run_lock import check_not_running
-from lora_s2s.training.state import TrainResult
+from lora_s2s.training.state import LoopOptions, TrainResult, check_same_run, run_identity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,38 +39,22 @@ class TrainedAdapter(TrainResult):
 
     def to_dict(self) -> dict[str, Any]:
         """The object of ``train --json``."""
-        result = {field.name: getattr(self, field.name) for field in fields(TrainResult)}
-        return {
-            "adapter": None if self.adapter is None else str(self.adapter),
-            **result,
-            "trainable_parameters": self.trainable_parameters,
-            "total_parameters": self.total_parameters,
-            "advice": [dict(advice) for advice in self.advice],
-        }
+        adapter = self.adapter and str(self.adapter)
+        return {**asdict(self), "adapter": adapter, "advice": list(self.advice)}
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """How a run begins and ends.
+class RunOptions(LoopOptions):
+    """How a run begins and ends. One that ends at its ``deadline``, or is left after a ``share``,
+    has no adapter.
 
     Attributes:
-        resume: continue an unfinished run of this name.
-        anyway: see ``resume_anyway`` of :class:`lora_s2s.training.state.LoopOptions`.
         overwrite: replace an adapter or a run of this name.
-        deadline: on ``time.monotonic``'s clock; a run that ends there has ``stopped`` "deadline"
-            and no adapter.
-        begun: when the command or call began, on the same clock.
-        share: see :class:`lora_s2s.training.state.LoopOptions`; a run that is left has no adapter.
         check_memory: refuse a run that cannot fit the device's memory.
     """
 
-    resume: bool = False
-    anyway: bool = False
     overwrite: bool = False
-    deadline: float | None = None
-    begun: float | None = None
     check_memory: bool = True
-    share: float = 1.0
 
     def __post_init__(self) -> None:
         if self.resume and self.overwrite:
@@ -81,7 +66,7 @@ def on_other_data(running: Path, recipe: Recipe) -> str:
     if nothing.
     """
     with suppress(Error):  # also: it has no recipe yet, or one of another version
-        began = load_recipe(str(running / RECIPE), only_shipped=True).data
+        began = recorded_recipe(running).data
         for key in ("train", "source_column", "target_column", "template"):
             now, before = getattr(recipe.data, key), getattr(began, key)
             if now not in (None, before):
@@ -89,19 +74,39 @@ def on_other_data(running: Path, recipe: Recipe) -> str:
     return ""
 
 
-def check_run_folder(recipe: Recipe, options: RunOptions) -> tuple[Path, Path]:
+def _check_settings(running: Path, recipe: Recipe, *, anyway: bool) -> None:
+    """Refuses to continue a run with other settings, before its data and base are loaded."""
+    newest = max(running.glob("checkpoints/step-*"), default=running)
+    try:
+        recipe = with_choices_of(recipe, recorded_recipe(running))
+        then = CheckpointFile.read(newest).identity
+        given = {**then, **recipe.lora.by_key("lora")}
+        now = run_identity(given, recipe.training.settled())
+    except (Error, ValueError):  # none, or a damaged one, which is reported where all of it is read
+        return
+    check_same_run(newest, then, now, anyway=anyway)
+
+
+def check_run_folder(
+    recipe: Recipe, options: RunOptions, *, may_be_done: bool = False
+) -> tuple[Path, Path]:
     """Returns where the adapter is made (``NAME.running``) and where it stands when whole. Writes
     nothing.
 
+    Args:
+        may_be_done: a finished run that is to be resumed is no error yet.
+
     Raises:
-        UsageError: an adapter or an unfinished run of this name would be lost, another process
-            trains it, or the folder cannot be written.
+        UsageError: an adapter or an unfinished run of this name would be lost, the run to resume
+            has other settings, another process trains it, or the folder cannot be written.
     """
     final = Path(recipe.output.dir) / str(recipe.output.name)
     running = final.with_name(f"{final.name}.running")
     check_not_running(running)
     # A run and an adapter of one name: the run began with --overwrite.
-    if final.exists() and not (options.overwrite or (options.resume and running.exists())):
+    if final.exists() and not (
+        options.overwrite or (options.resume and (may_be_done or running.exists()))
+    ):
         raise UsageError(
             f"{final} exists already",
             hint="give the new one a name with --set output.name=…; or replace it: "
@@ -118,6 +123,8 @@ def check_run_folder(recipe: Recipe, options: RunOptions) -> tuple[Path, Path]:
             command = resume_command(running) if COMMAND_LINE.get() else again()
             hint = f"continue: {command}; or {hint}"
         raise UsageError(f"{running} holds an unfinished run{other}", hint=hint)
+    if options.resume:
+        _check_settings(running, recipe, anyway=options.resume_anyway)
     for place in (running, final):
         check_free(place, replace=True)
     check_writable(final.parent)

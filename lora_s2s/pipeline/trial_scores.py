@@ -15,14 +15,14 @@ from lora_s2s.pipeline.scored_data import split_to_score
 from lora_s2s.pipeline.study import TrialRecord
 from lora_s2s.pipeline.trials import Setup
 from lora_s2s.recipe.fields import LOSS
-from lora_s2s.recipe.load import load_recipe
+from lora_s2s.recipe.load import recorded_recipe
 from lora_s2s.training.state import VALIDATION_LOSS
 
 
 def scored_sources(setup: Setup, trial: TrialRecord, prepared: PreparedDataset) -> Measured:
     """A complete trial's score of every validation source, by what the sweep decides by."""
     adapter = setup.adapter_of(trial)
-    recipe = load_recipe(str(adapter / "recipe.yaml"), only_shipped=True)
+    recipe = recorded_recipe(adapter)
     with showing(Silent()):  # what is said of the base is said once, by the first trial
         predictor = predictor_of(str(adapter), recipe)
         rows = split_to_score(recipe, predictor, prepared, "validation")

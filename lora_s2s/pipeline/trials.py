@@ -105,7 +105,7 @@ def _trained_by_shares(
     for place, share in enumerate(SHARES):
         if place >= len(trial.scores):  # else it was reached before the sweep was killed
             began, about_the_recipe = time.monotonic(), number == 0 and place == 0
-            how = RunOptions(resume=True, anyway=True, deadline=setup.deadline, share=share)
+            how = RunOptions(resume=True, resume_anyway=True, deadline=setup.deadline, share=share)
             with nullcontext() if about_the_recipe else _quiet(setup):
                 run = train_adapter(recipe, prepared=prepared, options=how)
             seconds = time.monotonic() - began

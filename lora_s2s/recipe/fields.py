@@ -299,6 +299,11 @@ class Section(BaseModel):
         frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
     )
 
+    def by_key(self, name: str) -> dict[str, str]:
+        """The values as text by their whole keys, ``name.key``."""
+        values = self.model_dump(mode="json")
+        return {f"{name}.{key}": str(value) for key, value in values.items()}
+
     @field_validator("*")
     @classmethod
     def _within_reason(cls, value: object) -> object:

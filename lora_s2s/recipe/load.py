@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 
 from lora_s2s import __version__
 from lora_s2s.errors import RecipeError, UsageError, nearest
+from lora_s2s.hub import RECIPE
 from lora_s2s.recipe.catalogue import find_recipe, shipped
 from lora_s2s.recipe.fields import ALTERNATIVES, AUTO, Section
 from lora_s2s.recipe.layers import Entry, Layer, Overrides, Scalar, override_layer, read_layer
@@ -46,22 +47,28 @@ _HINT = (
 )
 
 
-def load_recipe(
-    name_or_path: str, overrides: Overrides = (), *more: Overrides, only_shipped: bool = False
-) -> Recipe:
+def load_recipe(name_or_path: str, *overrides: Overrides) -> Recipe:
     """Loads a shipped recipe by name, or a YAML file, with overrides, of which the last wins.
-
-    Args:
-        only_shipped: the file was recorded by a run, perhaps an untrusted one: it may extend
-            shipped recipes only, and hold values that were removed since.
 
     Raises:
         UsageError: there is no such recipe.
         RecipeError: everything that is wrong with it, each with its place.
     """
+    return _load(name_or_path, overrides, recorded=False)
+
+
+def recorded_recipe(folder: Path, *overrides: Overrides) -> Recipe:
+    """Loads the recipe that a run, perhaps an untrusted one, recorded in its folder: it may extend
+    shipped recipes only, and hold values that were removed since. Errors are those of
+    :func:`load_recipe`.
+    """
+    return _load(str(folder / RECIPE), overrides, recorded=True)
+
+
+def _load(name_or_path: str, overrides: Sequence[Overrides], *, recorded: bool) -> Recipe:
     path = find_recipe(name_or_path)
-    layers = [*_chain(path, only_shipped), *map(override_layer, (overrides, *more))]
-    return _build(layers, name=path.stem, where=str(path), recorded=only_shipped)
+    layers = [*_chain(path, recorded), *map(override_layer, overrides)]
+    return _build(layers, name=path.stem, where=str(path), recorded=recorded)
 
 
 def recipe_from_settings(name: str, *settings: Overrides) -> Recipe:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import shutil
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,8 +25,6 @@ from lora_s2s.files import naming, require_space, sha256_file, sha256_json, writ
 from lora_s2s.lora.adapter import adapter_state, load_adapter_state
 from lora_s2s.machine import USER_SET_THREADS, usable_processors
 from lora_s2s.outputs import whole_folder
-from lora_s2s.recipe.fields import ALTERNATIVES
-from lora_s2s.recipe.schema import TrainingSettings
 from lora_s2s.records import CheckpointFile
 from lora_s2s.training.averaging import WeightAverage
 from lora_s2s.training.optimizer import (
@@ -36,43 +33,12 @@ from lora_s2s.training.optimizer import (
     optimizer_state,
     trainable,
 )
-from lora_s2s.training.state import LoopOptions, TrainState
+from lora_s2s.training.state import LoopOptions, TrainState, check_same_run
 
 _ADAPTER = "adapter.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
 _AVERAGE = "average.safetensors"
 _STATE = CheckpointFile.file
-# These settings affect what is kept and shown, not what is trained.
-_IGNORED = frozenset(
-    {
-        "save_every",
-        "keep_checkpoints",
-        "evaluate_every",
-        "early_stopping",
-        "best_metric",
-        "scored_sources",
-        "trackers",
-        "on_nonfinite",
-    }
-)
-# At these values a run is as those before the setting existed, whose checkpoints do not record it.
-_WITHOUT = {"ema": 0.0, "sharding": "none"}
-# Changes to these affect the rest of the training, but the checkpoint still fits: --resume-anyway
-# accepts them.
-_ACCEPTABLE = {"package code", "torch", "forward", "training data"} | {
-    "training." + key
-    for key in "epochs max_steps learning_rate schedule warmup weight_decay max_grad_norm "
-    "label_smoothing dropout z_loss gradient_checkpointing".split()
-}
-# With another device or number of processes the run continues, with a warning.
-_WARNED_OF = {
-    "device": ("on another device", "the last digits differ"),
-    "training.sharding": ("with another training.sharding", "the last digits differ"),
-    "processes": (
-        "by another number of processes",
-        "the last digits differ, and what dropout draws",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -246,21 +212,6 @@ def restored_adapter(folder: Path, step: int, model: nn.Module) -> bool:
     return True
 
 
-def run_identity(
-    given: Mapping[str, str], settings: TrainingSettings, processes: int
-) -> dict[str, str]:
-    """Returns what must not change for a run to continue: the caller's hashes and every setting
-    that affects a step, by the name of what the user chose: ``max_steps`` or else ``epochs``.
-    """
-    unused = _IGNORED | {"epochs"} if settings.max_steps else _IGNORED
-    compared = {
-        f"training.{key}": str(value)
-        for key, value in settings.model_dump().items()
-        if key not in unused and value != _WITHOUT.get(key)
-    }
-    return {**given, **compared, "processes": str(processes)}
-
-
 def continue_from(
     run_dir: Path,
     model: nn.Module,
@@ -291,7 +242,9 @@ def continue_from(
     if checkpoint is None:
         say(f"no checkpoint in {run_dir}: training from the start")
         return TrainState()
-    _check_identity(checkpoint, identity, anyway=options.resume_anyway)
+    then, anyway = checkpoint.identity, options.resume_anyway
+    for line in check_same_run(checkpoint.path, then, identity, anyway=anyway):
+        warn(line)
     state = checkpoint.state
     state.threads = _threads(state.threads, on_cpu=not next(model.parameters()).is_cuda)
     if average is not None:
@@ -319,39 +272,6 @@ def _threads(then: int, *, on_cpu: bool) -> int:
 def _restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
     load_adapter_state(model, load_file(checkpoint.path / _ADAPTER))
     load_optimizer_state(model, optimizer, load_file(checkpoint.path / _OPTIMIZER))
-
-
-def _check_identity(checkpoint: Checkpoint, identity: dict[str, str], *, anyway: bool) -> None:
-    then = checkpoint.identity
-    differing = [key for key in sorted({*then, *identity}) if then.get(key) != identity.get(key)]
-    if _WARNED_OF.keys() >= {*differing}:
-        for key in set(differing) & {*then}:  # older checkpoints do not record it
-            how, effect = _WARNED_OF[key]
-            warn(f"the checkpoint was made {how}: {then[key]}; now {identity[key]}: {effect}")
-        return
-    lines = [
-        f"  {key}: checkpoint {_value(then, key)}, now {_value(identity, key)}"
-        for key in differing
-        if key in identity or ALTERNATIVES.get(key) not in identity
-    ]
-    acceptable = (_ACCEPTABLE | _WARNED_OF.keys()).issuperset(differing)
-    if acceptable and anyway:
-        listed = ";".join(lines)
-        warn(f"continuing despite these differences, so not bit-identical:{listed}")
-        return
-    hint = "undo the change to continue, or start a new run with --set output.name=NAME"
-    if acceptable:
-        hint += f"; continue anyway: {again('--resume-anyway')}"
-    message = f"{checkpoint.path.name} belongs to another run; these differ:"
-    raise UsageError("\n".join([message, *lines]), hint=hint, where=str(checkpoint.path))
-
-
-def _value(identity: dict[str, str], key: str) -> str:
-    """A value to show, with its key where that is the alternative."""
-    other = ALTERNATIVES.get(key, "")
-    if key not in identity and other in identity:
-        return f"{other}={identity[other]}"
-    return identity.get(key, "nothing")[:40]  # the first digits of a hash suffice
 
 
 def prune(folder: Path, *, current: int, keep: int, best: int | None) -> None:

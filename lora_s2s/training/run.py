@@ -23,7 +23,6 @@ from lora_s2s.training.checkpoint import (
     continue_from,
     prune,
     restored_adapter,
-    run_identity,
     save_checkpoint,
 )
 from lora_s2s.training.loader import BatchLoader, NextBatches
@@ -33,7 +32,13 @@ from lora_s2s.training.optimizer import build_optimizer, learning_rate_at, train
 from lora_s2s.training.plan import StepPlan
 from lora_s2s.training.processes import any_process, computing_on, share_parameters, stop_signal
 from lora_s2s.training.signals import StopSignals
-from lora_s2s.training.state import VALIDATION_LOSS, LoopOptions, StepStats, TrainResult
+from lora_s2s.training.state import (
+    VALIDATION_LOSS,
+    LoopOptions,
+    StepStats,
+    TrainResult,
+    run_identity,
+)
 from lora_s2s.training.validation import Evaluate
 
 _MAX_SKIPPED_IN_A_ROW = 10
@@ -78,7 +83,9 @@ class Run:
         self.optimizer = build_optimizer(model, settings)
         check_space(run_dir, model, averaging=settings.ema > 0)
         self.average = WeightAverage(model, settings.ema) if settings.ema else None
-        self.identity = run_identity(options.identity, settings, accelerator.num_processes)
+        self.identity = run_identity(
+            {**options.identity, "processes": str(accelerator.num_processes)}, settings
+        )
         self.state = continue_from(
             run_dir, model, self.optimizer, self.identity, options, self.average
         )

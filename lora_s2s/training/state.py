@@ -1,18 +1,50 @@
-"""A run's counters and result. Batches, learning rates and random numbers follow from the step."""
+"""A run's counters, what it is made of, and its result. Batches, learning rates and random numbers
+follow from the step. Light to import.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-from torch import get_num_threads
+from pathlib import Path
 
 from lora_s2s.documents import Amount, Count, Number
+from lora_s2s.errors import UsageError, again
+from lora_s2s.recipe.fields import ALTERNATIVES
+from lora_s2s.recipe.schema import TrainingSettings
 
 VALIDATION_LOSS = "validation_loss"
 """The score that every evaluation has."""
 LEAST_GAIN = 0.0001  # of a score, as shown; less counts as none for early stopping
+
+
+def _training(keys: str) -> set[str]:
+    return {f"training.{key}" for key in keys.split()}
+
+
+# These settings affect what is kept and shown, not what is trained.
+_IGNORED = _training(
+    "save_every keep_checkpoints evaluate_every early_stopping best_metric scored_sources trackers "
+    "on_nonfinite"
+)
+# At these values a run is as those before the setting existed, whose checkpoints do not record it.
+_WITHOUT = {"training.ema": "0.0", "training.sharding": "none"}
+# Changes to these affect the rest of the training, but the checkpoint still fits: --resume-anyway
+# accepts them.
+_ACCEPTABLE = {"package code", "torch", "forward", "training data"} | _training(
+    "epochs max_steps learning_rate schedule warmup weight_decay max_grad_norm label_smoothing "
+    "dropout z_loss gradient_checkpointing"
+)
+# With another device or number of processes the run continues, with a warning.
+_WARNED_OF = {
+    "device": ("on another device", "the last digits differ"),
+    "training.sharding": ("with another training.sharding", "the last digits differ"),
+    "processes": (
+        "by another number of processes",
+        "the last digits differ, and what dropout draws",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -36,22 +68,22 @@ class LoopOptions:
     Attributes:
         resume: continue from the newest valid checkpoint, or start anew if there is none.
         resume_anyway: continue despite differences that leave the checkpoint usable.
-        identity: what the run is made of (hashes of base and data, adapter settings), compared on
-            resume.
-        goal: what the best adapter is chosen by.
         deadline: on ``time.monotonic``'s clock. After it a checkpoint is saved and the result's
             ``stopped`` is "deadline". At least one step is taken, so that a run that is resumed
             again and again comes to its end.
         begun: when the command began, on the same clock; the time to the first step is reported.
+        identity: what the run is made of (hashes of base and data, adapter settings), compared on
+            resume.
+        goal: what the best adapter is chosen by.
         share: the run is evaluated, saved and left after this share of its steps; its schedule is
             that of all of them.
     """
 
     resume: bool = False
     resume_anyway: bool = False
-    identity: Mapping[str, str] = field(default_factory=dict)
     deadline: float | None = None
     begun: float | None = None
+    identity: Mapping[str, str] = field(default_factory=dict)
     goal: Goal = Goal()
     share: float = 1.0
 
@@ -79,6 +111,12 @@ class StepStats:
     def finite(self) -> bool:
         """Whether loss and gradients are finite."""
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+def _threads_now() -> int:
+    from torch import get_num_threads  # heavy, and settings are compared before it loads
+
+    return get_num_threads()
 
 
 @dataclass
@@ -113,7 +151,7 @@ class TrainState:
     skipped: Count = 0
     skipped_in_a_row: Count = 0
     forward: str | None = None
-    threads: Count = field(default_factory=get_num_threads)
+    threads: Count = field(default_factory=_threads_now)
 
     def advance(
         self, stats: StepStats, seconds: float, memory_bytes: int, *, steps_in_epoch: int
@@ -181,3 +219,59 @@ class TrainResult:
     def is_done(self) -> bool:
         """Whether no step is left, and the adapter is the run's result."""
         return self.stopped not in ("deadline", "share")
+
+
+def run_identity(given: Mapping[str, str], settings: TrainingSettings) -> dict[str, str]:
+    """Returns what must not change for a run to continue: the caller's hashes and every setting
+    that affects a step, by the name of what the user chose: ``max_steps`` or else ``epochs``.
+    """
+    unused = _IGNORED | {"training.epochs"} if settings.max_steps else _IGNORED
+    compared = {
+        key: value
+        for key, value in settings.by_key("training").items()
+        if key not in unused and value != _WITHOUT.get(key, "None")
+    }
+    return {**given, **compared}
+
+
+def check_same_run(
+    checkpoint: Path, then: Mapping[str, str], now: Mapping[str, str], *, anyway: bool
+) -> list[str]:
+    """Returns warnings of the differences with which a run continues.
+
+    Args:
+        then: the identity in the checkpoint.
+        anyway: continue also with differences that leave the checkpoint usable.
+
+    Raises:
+        UsageError: there are others.
+    """
+    differing = [key for key in sorted({*then, *now}) if then.get(key) != now.get(key)]
+    if _WARNED_OF.keys() >= {*differing}:
+        return [
+            f"the checkpoint was made {how}: {then[key]}; now {now.get(key, 'none')}: {effect}"
+            for key, (how, effect) in _WARNED_OF.items()
+            if key in differing and key in then  # older checkpoints do not record it
+        ]
+    lines = [
+        f"  {key}: checkpoint {_value(then, key)}, now {_value(now, key)}"
+        for key in differing
+        if key in now or ALTERNATIVES.get(key) not in now
+    ]
+    acceptable = (_ACCEPTABLE | _WARNED_OF.keys()).issuperset(differing)
+    if acceptable and anyway:
+        listed = ";".join(lines)
+        return [f"continuing despite these differences, so not bit-identical:{listed}"]
+    hint = "undo the change to continue, or start a new run with --set output.name=NAME"
+    if acceptable:
+        hint += f"; continue anyway: {again('--resume-anyway')}"
+    message = f"{checkpoint.name} belongs to another run; these differ:"
+    raise UsageError("\n".join([message, *lines]), hint=hint, where=str(checkpoint))
+
+
+def _value(identity: Mapping[str, str], key: str) -> str:
+    """A value to show, with its key where that is the alternative."""
+    other = ALTERNATIVES.get(key, "")
+    if key not in identity and other in identity:
+        return f"{other}={identity[other]}"
+    return identity.get(key, "nothing")[:40]  # the first digits of a hash suffice

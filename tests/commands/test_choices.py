@@ -19,9 +19,9 @@ CHOSEN = ("epochs", "tokens_per_batch", "learning_rate", "evaluate_every")
 @pytest.fixture
 def plain(here: Path, tiny_model: Path) -> str:
     """A recipe of nothing but data and model."""
-    write_csv(here / "train.csv")
+    write_csv(here / "plain.csv")
     (here / "plain.yaml").write_text(
-        f"model: {{name: {tiny_model}}}\ndata: {{train: train.csv}}\n", encoding="utf-8"
+        f"model: {{name: {tiny_model}}}\ndata: {{train: plain.csv}}\n", encoding="utf-8"
     )
     return "plain.yaml"
 
@@ -52,7 +52,8 @@ def test_a_resumed_run_keeps_what_it_began_with_though_the_rules_have_changed(
     monkeypatch.setattr(defaults, "_MOST_PASSES", 7)
     invoke("train", plain, "--resume")
     assert load_recipe("adapters/plain/recipe.yaml") == begun
-    assert "done already" in invoke("train", plain, "--resume").stderr
+    for name in (plain, "plain.csv"):
+        assert "done already" in invoke("train", name, "--resume").stderr
     other = invoke("train", plain, "--set", "training.learning_rate=1e-5", "--resume", code=2)
     assert "adapters/plain exists already" in other.stderr
 
@@ -67,6 +68,7 @@ def test_a_resumed_run_names_what_the_user_chose(invoke: Invoke, plain: str) -> 
     assert listed == ["  training.max_steps: checkpoint 400, now 500"]
     anyway = f"lora-s2s train {plain} --set training.max_steps=500 --resume-anyway"
     assert refused.endswith(f"continue anyway: {anyway}\n")
+    assert "examples read" not in refused  # before anything loads
     other = ("--set", "training.epochs=9", "--set", "training.tokens_per_batch=64")
     refused = invoke("train", plain, *other, "--set", "lora.r=3", "--resume", code=2).stderr
     assert [line for line in refused.splitlines() if line.startswith("  ")][:3] == [

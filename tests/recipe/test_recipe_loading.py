@@ -17,6 +17,7 @@ from lora_s2s.recipe.load import (
     load_recipe,
     recipe_from_settings,
     recipe_to_yaml,
+    recorded_recipe,
     with_arguments,
 )
 from lora_s2s.recipe.meanings import KEYS, OMITTED, THEIR_SECTIONS
@@ -512,7 +513,7 @@ def test_a_recorded_recipe_with_a_removed_value_still_reads(tmp_path: Path) -> N
     path.write_text(
         "model: {name: demo}\ndata: {train: x}\ntraining: {on_nonfinite: restore, epochs: 2}\n"
     )
-    training = load_recipe(str(path), only_shipped=True).training
+    training = recorded_recipe(tmp_path).training
     assert (training.on_nonfinite, training.epochs) == ("stop", 2)
     with pytest.raises(RecipeError, match=r"recipe.yaml:3: training.on_nonfinite: restore was"):
         load_recipe(str(path))

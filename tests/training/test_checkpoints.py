@@ -22,6 +22,7 @@ from lora_s2s.training import checkpoint as module
 from lora_s2s.training import signals
 from lora_s2s.training.checkpoint import newest_checkpoint, read_checkpoint
 from lora_s2s.training.processes import computing_on
+from lora_s2s.training.state import check_same_run
 
 
 def stopped_run(
@@ -400,7 +401,11 @@ def test_another_device_is_noted_and_the_run_goes_on(
     with pytest.raises(UsageError, match=r"device: checkpoint CPU \(AVX2\), now CPU") as told:
         run(tmp_path, **{**again, "max_steps": 4})
     assert "resume_anyway=True" in str(told.value.hint)
-    # Older checkpoints do not say.
+    # Older checkpoints do not say, nor does one of undivided weights.
+    assert check_same_run(tmp_path, {"training.sharding": "full"}, {}, anyway=False) == [
+        "the checkpoint was made with another training.sharding: full; now none: the last digits "
+        "differ"
+    ]
     run(tmp_path / "older", max_steps=3)
     capsys.readouterr()
     run(tmp_path / "older", **again)
