@@ -28,6 +28,7 @@ from lora_s2s.console import (
     announce_loading,
     discard,
     plain,
+    say,
     show_waiting,
     stop_waiting,
     tell_in_signal_handler,
@@ -91,7 +92,7 @@ class Commands(TyperGroup):
                     **{**extra, "prog_name": "lora-s2s", "standalone_mode": False, "obj": whole},
                 )
         except typer.Abort:
-            show("stopped")
+            say("stopped", failure=True)
             code = 130
         except _USAGE_ERRORS as error:
             code = _show_usage(error, words)

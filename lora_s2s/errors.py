@@ -105,14 +105,16 @@ def extra(name: str) -> Iterator[None]:
 
 
 class Stopped(Error):
-    """Stopped by a signal after a checkpoint was saved: exit code 130 for SIGINT, 143 for SIGTERM,
-    SIGHUP, SIGUSR1.
+    """Stopped as the user asked, after a checkpoint was saved: exit code 1 at the end of
+    ``--stop-after``, 130 for SIGINT, 143 for SIGTERM, SIGHUP, SIGUSR1.
     """
 
-    def __init__(self, signal_number: int, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.exit_code = 128 + (signal_number if signal_number == signal.SIGINT else signal.SIGTERM)
-        self.signal_name = signal.Signals(signal_number).name
+    def __init__(self, message: str, signal_number: int | None = None) -> None:
+        super().__init__(message, hint=f"continue: {again()}")
+        if signal_number is not None:
+            interrupted = signal_number == signal.SIGINT
+            self.exit_code = 130 if interrupted else 143
+            self.signal_name = signal.Signals(signal_number).name
 
 
 class Killed(Error):

@@ -182,8 +182,8 @@ def test_json_errors_name_the_place(tmp_path: Path) -> None:
 
 def test_exit_codes_follow_the_contract() -> None:
     assert [error("x").exit_code for error in (UsageError, DataError, SetupError)] == [2, 3, 5]
-    assert Stopped(2, "x").exit_code == 130
-    assert Stopped(15, "x").exit_code == 143
+    codes = [Stopped("x", number).exit_code for number in (None, 2, 15)]
+    assert codes == [1, 130, 143]
     assert "2 problems" in RecipeError(["a", "b"]).message
     assert nearest("trian", ["train", "eval"]) == " (did you mean 'train'?)"
 

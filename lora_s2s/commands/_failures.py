@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from lora_s2s.console import plain, say, wait_for_the_first
-from lora_s2s.errors import Error, LeftAlone, RecipeError, UsageError
+from lora_s2s.errors import Error, LeftAlone, RecipeError, Stopped, UsageError
 from lora_s2s.pipeline.failures import first_line
 
 _MOST_LISTED, _LONGEST_LINE = 50, 2_000
@@ -18,7 +18,12 @@ _PASSWORD = re.compile(r"//[^/@\s]{1,500}@")
 
 
 def show(
-    message: str, *, where: str | None = None, hint: str | None = None, listed: Sequence[str] = ()
+    message: str,
+    *,
+    where: str | None = None,
+    hint: str | None = None,
+    listed: Sequence[str] = (),
+    kind: str = "error: ",
 ) -> None:
     """Writes ``error: …``, the listed items, ``  at: …`` and ``hint: …`` to stderr.
 
@@ -27,7 +32,7 @@ def show(
     """
 
     more = [f"  … and {len(listed) - _MOST_LISTED:,} more"] if len(listed) > _MOST_LISTED else []
-    lines = [f"error: {message}", *(f"  {line}" for line in listed[:_MOST_LISTED]), *more]
+    lines = [f"{kind}{message}", *(f"  {line}" for line in listed[:_MOST_LISTED]), *more]
     lines += [f"  at: {where}"] * bool(where) + [f"hint: {hint}"] * bool(hint)
     secrets = [
         value for name, value in os.environ.items() if _SECRET.search(name) and len(value) >= 8
@@ -51,7 +56,9 @@ def show_failure(failure: Error) -> None:
         failure.message.split("\n  ") if isinstance(failure, UsageError) else [failure.message]
     )
     listed = failure.problems if isinstance(failure, RecipeError) else listed
-    show(message, where=failure.where, hint=failure.hint, listed=listed)
+    # To stop as asked is no error.
+    kind = "" if isinstance(failure, Stopped) else "error: "
+    show(message, where=failure.where, hint=failure.hint, listed=listed, kind=kind)
 
 
 def show_traceback(error: BaseException) -> None:
@@ -66,7 +73,7 @@ def unexpected(
     exits with 1.
     """
     if issubclass(kind, KeyboardInterrupt):
-        show("stopped")
+        say("stopped", failure=True)
         return
     place = None
     while trace is not None:

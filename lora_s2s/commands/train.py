@@ -11,7 +11,7 @@ import typer
 from lora_s2s.commands import _complete
 from lora_s2s.commands._options import BaseName, Data, Json, Sets, count_option, seconds_of
 from lora_s2s.console import say, table, warn, write_json, write_out
-from lora_s2s.errors import RunError, again, quoted
+from lora_s2s.errors import Stopped, again, quoted
 
 Processes = Annotated[
     int,
@@ -120,12 +120,9 @@ def train(
     if json:
         write_json(result.to_dict())
     if result.stopped == "deadline":
-        message = (
-            f"--stop-after {stop_after}: stopped after step {result.steps} and saved a checkpoint"
-        )
-        raise RunError(message, hint=f"continue: {again()}")
-    file = recipe if prepared is None and is_data(recipe) else ""
-    _show_result(result, file, loaded)
+        done = f"stopped after step {result.steps:,} and saved a checkpoint"
+        raise Stopped(f"--stop-after {stop_after}: {done}")
+    _show_result(result, recipe if prepared is None and is_data(recipe) else "", loaded)
 
 
 def _show_result(result: TrainedAdapter, file: str, recipe: Recipe) -> None:

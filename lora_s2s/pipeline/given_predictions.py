@@ -11,7 +11,7 @@ from lora_s2s.errors import DataError
 from lora_s2s.examples.columns import references as references_in
 from lora_s2s.examples.columns import text_of
 from lora_s2s.examples.example import Unusable
-from lora_s2s.pipeline.prepare import data_name
+from lora_s2s.pipeline.recipes import run_name
 from lora_s2s.pipeline.scored_data import ScoredData
 from lora_s2s.readers.choose import is_lines
 from lora_s2s.readers.encodings import checked_lines
@@ -64,7 +64,7 @@ class GivenPredictions:
         places = {key: place for place, key in enumerate(grouped)}
         shown = [""] * len(grouped) if sources is None else list(grouped)
         return ScoredData(
-            data_name(self.name),
+            run_name(self.name),
             shown,
             [list(texts) for texts in grouped.values()],
             translation=False,

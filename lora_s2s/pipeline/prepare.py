@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,6 @@ from lora_s2s.pipeline.lengths import bounds_of
 from lora_s2s.pipeline.recipes import prepared_folder
 from lora_s2s.recipe.load import recipe_to_yaml
 from lora_s2s.recipe.schema import Recipe
-from lora_s2s.systems import file_name
 
 _HEAD = "# The recipe that this data was prepared with. lora-s2s train FOLDER uses both.\n"
 
@@ -141,15 +139,3 @@ def counts(report: DataReport) -> str:
         line += f", {rows['rejected']:,} dropped: {reasons}; {rows['kept']:,} kept"
     line += ", by the files' weights" * (rows["kept"] != sum(splits.values()))
     return f"{line}: {', '.join(f'{count:,} {name}' for name, count in splits.items())}"
-
-
-def data_name(path: str) -> str:
-    """A name for the results on a data file: ``testset_w_refs`` for
-    ``data/testset_w_refs.csv.gz``.
-    """
-    name = (
-        path
-        if path.startswith(("demo:", "hf:"))
-        else re.sub(r"(\.[A-Za-z]+)?(\.gz)?$", "", Path(path).name)
-    )
-    return file_name(name) or "data"

@@ -18,10 +18,10 @@ from lora_s2s.examples.example import Example
 from lora_s2s.examples.read import COLUMNS, Examples
 from lora_s2s.examples.shapes import FORMATS
 from lora_s2s.pipeline.adapters import NO_DATA
-from lora_s2s.pipeline.prepare import data_name, prepare_data
+from lora_s2s.pipeline.prepare import prepare_data
+from lora_s2s.pipeline.recipes import run_name
 from lora_s2s.readers.origins import find_origins, say_encoding
 from lora_s2s.readers.rows import Rejected
-from lora_s2s.recipe.fields import AUTO
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.records import InputSettings
 
@@ -136,7 +136,7 @@ def scored_data(
     if not isinstance(files, str) and len(files) == 2:  # parallel lines: train.en and train.de
         columns = [Path(file).suffix.removeprefix(".") for file in files]
     return ScoredData(
-        data_name(first),
+        run_name(first),
         *grouped,
         translation=_is_translation(recipe, predictor, *columns),
         rows=_rows_of(grouped[0], [(where, source) for where, source, _ in read]),
@@ -196,7 +196,7 @@ def _prepared_split(
     if named and settings.template != predictor.settings.template:
         warn(f"{prepared.path} was prepared with another template than the model was trained with")
     rows = split_to_score(recipe, predictor, prepared, split)
-    return replace(rows, name=f"{data_name(str(prepared.path))}-{split}") if named else rows
+    return replace(rows, name=f"{run_name(str(prepared.path))}-{split}") if named else rows
 
 
 def split_to_score(
@@ -266,7 +266,7 @@ def chosen_metrics(
     """The recipe's metrics; for ``auto`` those that fit the references, which may be ``labels``
     that the model was trained on.
     """
-    if list(named) != [AUTO]:
+    if list(named) != ["auto"]:
         return named
     choice = choose_metrics(data.references, translation=data.translation, labels=labels)
     say(

@@ -14,7 +14,7 @@ from torch import nn
 
 from lora_s2s.console import ProgressLine, say, warn
 from lora_s2s.data.prepared import SplitTable
-from lora_s2s.errors import RunError, Stopped, UsageError, again, naming_out_of_memory
+from lora_s2s.errors import RunError, Stopped, UsageError, naming_out_of_memory
 from lora_s2s.fast_t5.choose import fast_forward, forward_in_use
 from lora_s2s.recipe.schema import TrainingSettings
 from lora_s2s.training.averaging import WeightAverage
@@ -236,12 +236,8 @@ class Run:
             return
         self.save()
         name = signal.Signals(number).name
-        step = f"step {self.state.step} of {self.plan.total_steps}"
-        raise Stopped(
-            number,
-            f"stopped by {name} after {step}; a checkpoint was saved",
-            hint=f"continue: {again()}",
-        )
+        step = f"step {self.state.step:,} of {self.plan.total_steps:,}"
+        raise Stopped(f"stopped by {name} after {step}; a checkpoint was saved", number)
 
     def done(self) -> bool:
         """Whether all steps are taken, or ``early_stopping`` evaluations in a row had no gain."""

@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 from lora_s2s.console import tell_in_signal_handler
-from lora_s2s.errors import Stopped, again
+from lora_s2s.errors import Stopped
 from lora_s2s.machine import launched_processes
 
 # SLURM sends it before the time limit if the job asks for that.
@@ -55,10 +55,6 @@ class StopSignals:
         if self.received is not None and self.received != _WARNING:
             if launched_processes() > 1 and time.monotonic() - self._since < _ECHO:
                 return
-            raise Stopped(
-                number,
-                "stopped at once; the last checkpoint is kept",
-                hint=f"continue: {again()}",
-            )
+            raise Stopped("stopped at once; the last checkpoint is kept", number)
         self.received, self._since = number, time.monotonic()
         tell_in_signal_handler("\nstopping: saving a checkpoint (once more to stop at once)\n")

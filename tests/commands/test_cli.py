@@ -148,9 +148,9 @@ class OutOfMemoryError(RuntimeError):
         ),
         (Error("it failed"), 1, "error: it failed\n"),
         (
-            Stopped(15, "stopped after step 3", hint="--resume"),
+            Stopped("stopped after step 3", 15),
             143,
-            "error: stopped after step 3\nhint: --resume\n",
+            "stopped after step 3\nhint: continue: the same call with resume=True\n",
         ),
         (MemoryError(), 4, "error: out of memory: the machine has no more\nhint: "),
         (

@@ -79,7 +79,7 @@ def started(
     shutil.copytree(reference.start, folder)
     outcome = preloaded.run(folder, *TRAIN, kill_when=SIXTH_STEP, signal=number, **asked)
     assert outcome.code == (130 if number == signal.SIGINT else 143), outcome.stderr
-    assert outcome.stderr.count("error: ") == 1
+    assert "error: " not in outcome.stderr  # as it was asked to
     return outcome.stderr
 
 
@@ -226,7 +226,7 @@ def test_a_deadline_is_met_with_exit_code_1(
     assert first.code == 1, first.stderr
     assert '"stopped": "deadline"' in first.stdout
     assert '"adapter": null' in first.stdout
-    assert "saved a checkpoint" in first.stderr
+    assert "\n--stop-after 1s: stopped after step " in first.stderr
     command = f"lora-s2s {shlex.join(words)} --stop-after 1s --resume"
     assert f"hint: continue: {command}\n" in first.stderr
     second = preloaded.run(folder, *shlex.split(command)[1:])

@@ -18,7 +18,7 @@ from huggingface_hub import ModelCard
 
 from lora_s2s.console import say, warn, write_json, write_out
 from lora_s2s.hub import DEMO_BASE
-from lora_s2s.pipeline.prepare import data_name
+from lora_s2s.pipeline.recipes import run_name
 from lora_s2s.reports.adapter_page import write_report
 from lora_s2s.reports.card import write_card
 
@@ -201,8 +201,8 @@ def test_stdout_takes_any_text_and_a_terminal_only_what_does_not_act(
     ["../../etc/passwd", "/etc/shadow", "..", "a/../../b.csv", "-rf", "x\x1b[2J.csv", "C:\\x", "."],
 )
 def test_a_folder_named_after_data_stays_where_it_is(name: str) -> None:
-    assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", data_name(name))
-    assert data_name(name) != ".."
+    assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", run_name(name))
+    assert run_name(name) != ".."
 
 
 def test_what_an_adapter_links_to_is_not_published_by_merging(
