@@ -160,14 +160,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
-    """Returns the closest known name; None where none is close."""
+    """Returns the closest known name, in whatever case; None where none is close."""
     # Comparison takes time in the product of the lengths, so long names (from data) are skipped.
     short = [other for other in known if len(other) <= _LONGEST_NAME >= len(name)]
     lengths = itertools.accumulate(map(len, short))
-    compared = [
-        other for other, length in zip(short, lengths, strict=True) if length <= _LONGEST_NAMES
-    ]
-    return next(iter(difflib.get_close_matches(name, compared, n=1)), None)
+    compared = {
+        other.casefold(): other
+        for other, length in zip(short, lengths, strict=True)
+        if length <= _LONGEST_NAMES
+    }
+    close = difflib.get_close_matches(name.casefold(), compared, n=1)
+    return compared[close[0]] if close else None
 
 
 def like_missing(name: str, beside: Iterable[str]) -> tuple[str, str]:

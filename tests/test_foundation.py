@@ -185,7 +185,8 @@ def test_exit_codes_follow_the_contract() -> None:
     codes = [Stopped("x", number).exit_code for number in (None, 2, 15)]
     assert codes == [1, 130, 143]
     assert "2 problems" in RecipeError(["a", "b"]).message
-    assert nearest("trian", ["train", "eval"]) == " (did you mean 'train'?)"
+    for name, meant in (("trian", "train"), ("ROUGE", "rouge1"), ("text", "Text")):
+        assert nearest(name, ["Text", "rouge1", "train"]) == f" (did you mean '{meant}'?)"
 
 
 def test_hub_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

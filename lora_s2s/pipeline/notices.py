@@ -63,7 +63,8 @@ def whole(sentence: str) -> str:
     command = COMMAND_LINE.get()
     if not (before and command):
         return sentence
-    option = "--overwrite" * (command[0] == "train")  # of the run, which exists by then
+    # Of the run, which exists by then.
+    option = "--overwrite" * (command[0] == "train" and "--dry-run" not in command)
     return f"{before}: {again(option, *shlex.split(setting))}"
 
 

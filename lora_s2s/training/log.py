@@ -82,7 +82,7 @@ class RunLog:
     ) -> None:
         self._accelerator = accelerator
         self._progress = progress
-        self._noticed = False
+        self._noticed, self._tokens, self._seconds = False, 0, 0.0
         self._path = folder / METRICS
         self._stream: TextIO | None = None
         self.cut(keep_lines)
@@ -114,10 +114,12 @@ class RunLog:
             "seconds": round(state.seconds, 3),
         }
         self._write(line, "train")
+        self._tokens += stats.tokens
+        self._seconds += seconds
         if self._stream:
             fields = {
                 "loss": f"{stats.loss:.4f}",
-                "tokens/s": f"{state.tokens / state.seconds:,.0f}",
+                "tokens/s": f"{self._tokens / self._seconds:,.0f}",
                 "memory": f"{state.peak_memory_bytes / 2**30:.2f} GiB",
             }
             self._progress.update(fields, done=state.step, total=plan.total_steps)

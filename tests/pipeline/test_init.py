@@ -313,8 +313,8 @@ def test_several_usual_names_for_one_role_are_asked_about_or_reported(
     shutil.copy(here / "my.jsonl", here / "two.jsonl")
     dry = "train two.jsonl --set model.name=demo --set data.source_column=text --dry-run"
     trained = invoke(*dry.split()).stderr
-    assert trained.count(f"{unused}lora-s2s {dry} --overwrite {join}") == 1
-    assert f"{took}lora-s2s {dry} --overwrite --set data.target_column=category\n" in trained
+    assert trained.count(f"{unused}lora-s2s {dry} {join}") == 1
+    assert f"{took}lora-s2s {dry} --set data.target_column=category\n" in trained
     category = ("--set", "data.target_column=category")
     other = invoke("init", "my.jsonl", "--yes", "--overwrite", *category)
     took_text = "took 'text' as the source; it could also be 'input': "

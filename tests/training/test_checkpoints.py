@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -43,7 +44,7 @@ def without_clocks(lines: list[dict]) -> list[dict]:
 
 @pytest.mark.parametrize("after_steps", [1, 5, 8])
 def test_stop_and_resume_is_bit_for_bit_the_uninterrupted_run(
-    tmp_path: Path, after_steps: int
+    tmp_path: Path, after_steps: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Dropout is on, so the random numbers count; 5 is in the middle of an epoch, 8 at the end of
     # one.
@@ -52,13 +53,19 @@ def test_stop_and_resume_is_bit_for_bit_the_uninterrupted_run(
     options = {"schedule": "cosine", "weight_decay": 0.1}
     stopped_run(tmp_path / "cut", after_steps=after_steps, model=tiny_model(dropout=0.2), **options)
     again = tiny_model(dropout=0.2, seed=0)
+    capsys.readouterr()
     result = run(tmp_path / "cut", model=again, resume=True, **options)
     assert result.resumed_from == after_steps
+    speed = re.search(r"tokens/s ([\d,]+)", capsys.readouterr().err)
     assert result.steps == 12
     theirs = adapter_of(again)
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in adapter_of(whole).items())
     lines = metrics(tmp_path / "cut")
     assert [line["step"] for line in lines] == list(range(1, 13))
+    # The progress line tells the speed since the run was resumed.
+    assert speed
+    measured = lines[after_steps]["tokens_per_second"]
+    assert float(speed[1].replace(",", "")) == pytest.approx(measured, abs=1)
     assert without_clocks(lines) == without_clocks(metrics(tmp_path / "whole"))
 
 
