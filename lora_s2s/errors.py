@@ -233,14 +233,19 @@ def again(option: str = "--resume", *settings: str) -> str:
 
 
 def _without(words: Sequence[str], keys: Sequence[str]) -> list[str]:
-    """The words of a command line without the settings of these keys."""
+    """The words of a command line without the settings of these keys, or options that are keys."""
     starts = tuple(f"{key}=" for key in keys)
+    options = [f"--{key.rpartition('.')[2].replace('_', '-')}" for key in keys]
     dropped = {
         place
         for place, (option, setting) in enumerate(itertools.pairwise(words))
-        if option == "--set" and setting.startswith(starts)
+        if option in options or (option == "--set" and setting.startswith(starts))
     }
-    return [word for place, word in enumerate(words) if not dropped & {place, place - 1}]
+    return [
+        word
+        for place, word in enumerate(words)
+        if not dropped & {place, place - 1} and word.partition("=")[0] not in options
+    ]
 
 
 def with_settings(*settings: str) -> str:

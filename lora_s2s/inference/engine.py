@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from lora_s2s.errors import UsageError
+from lora_s2s.errors import UsageError, with_settings
 from lora_s2s.recipe.constraint import Value
 
 # The step's logits have one row per hypothesis and the whole vocabulary: short sources alone would
@@ -135,12 +135,12 @@ def refuse_settings(settings: DecodingSettings, names: Sequence[str], *, runtime
     Raises:
         UsageError: one is in use.
     """
-    defaults = {field.name: field.default for field in fields(settings)}
-    for name in lacking(settings, names):
-        default = "null" if defaults[name] is None else defaults[name]
+    if used := lacking(settings, names):
+        defaults = {field.name: field.default for field in fields(settings)}
+        none = [f"evaluation.{name}={defaults[name]}".replace("=None", "=null") for name in used]
         raise UsageError(
-            f"{runtime} has no evaluation.{name}",
-            hint=f"--set evaluation.{name}={default}, or answer with the model itself",
+            f"{runtime} has no evaluation.{used[0]}",
+            hint=f"answer with the model itself; or without it: {with_settings(*none)}",
         )
 
 

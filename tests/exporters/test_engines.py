@@ -157,8 +157,12 @@ def test_what_the_runtime_lacks_is_left_out_with_a_warning(
     asked = invoke("predict", "out", TEXTS[0], "--constraint", "[yes, no]", code=2).stderr
     assert "error: CTranslate2 has no evaluation.constraint" in asked
     on_ct2 = ("--engine", "ct2", "--data", few, "--constraint", "[yes, no]")
-    refused = invoke("eval", adapter, *on_ct2, code=2).stderr
-    assert "error: CTranslate2 has no evaluation.constraint" in refused
+    also = ("--set", "evaluation.temperature=0.5", "--constraint=[a, b]")
+    refused = invoke("eval", adapter, *on_ct2, *also, code=2).stderr
+    assert "error: CTranslate2 has no evaluation.temperature" in refused
+    without = "--set evaluation.temperature=0.0 --set evaluation.constraint=null"
+    command = f"lora-s2s eval {adapter} {' '.join(on_ct2[:4])} {without}"
+    assert f"hint: answer with the model itself; or without it: {command}\n" in refused
     assert "sources with the float32 model" not in refused  # before anything is exported
     for option in ("--baseline", "--set=evaluation.decoding=checkpoint"):
         refused = invoke("eval", adapter, *on_ct2[:4], option, code=2).stderr
