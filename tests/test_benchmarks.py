@@ -10,7 +10,10 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,29 +21,44 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
+from preloaded import Preloaded
 from torch.utils.flop_counter import FlopCounterMode
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+Run = Callable[..., dict[str, Any]]
 
 
-def result_of(script: str, out: Path, *words: str) -> dict[str, Any]:
-    command = [sys.executable, str(BENCHMARKS / script), *words, "--out", str(out)]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    (kept,) = out.glob("*.json")
-    found: dict[str, Any] = json.loads(kept.read_text())
-    assert json.loads(done.stdout) == found
-    return found
+@pytest.fixture
+def result_of(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    preloaded: Preloaded,
+) -> Run:
+    """Runs a script in this process, and each side that it measures in a fork."""
+
+    def in_fork(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        _, script, *words = command
+        done = preloaded.run(tmp_path, *words, script=script)
+        sys.stderr.write(done.stderr[-2000:])
+        return subprocess.CompletedProcess(command, done.code, done.stdout)
+
+    def run(script: str, *words: str) -> dict[str, Any]:
+        monkeypatch.syspath_prepend(str(BENCHMARKS))
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *words, "--out", str(tmp_path)])
+        module = importlib.import_module(script)
+        monkeypatch.setattr(module, "subprocess", SimpleNamespace(run=in_fork, PIPE=None))
+        module.main()
+        (kept,) = tmp_path.glob("*.json")
+        found: dict[str, Any] = json.loads(kept.read_text())
+        assert json.loads(capsys.readouterr().out) == found
+        return found
+
+    return run
 
 
 @pytest.mark.slow
-def test_gpu_memory_trains_both_sides_on_a_cpu_too(tmp_path: Path) -> None:
+def test_gpu_memory_trains_both_sides_on_a_cpu_too(result_of: Run) -> None:
     words = (
         "--device",
         "cpu",
@@ -53,7 +71,7 @@ def test_gpu_memory_trains_both_sides_on_a_cpu_too(tmp_path: Path) -> None:
         "--target",
         "8",
     )
-    found = result_of("gpu_memory.py", tmp_path, *words)
+    found = result_of("gpu_memory", *words)
     assert [run["side"] for run in found["runs"]] == ["ours", "hf"]
     for run in found["runs"]:
         assert run["trained"]
@@ -61,9 +79,9 @@ def test_gpu_memory_trains_both_sides_on_a_cpu_too(tmp_path: Path) -> None:
         assert 0 < run["loaded_GB"] <= run["peak_GB"]
 
 
-@pytest.mark.slow
+@pytest.mark.long  # the test of gpu_memory.py runs the same sides
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_step_measures_every_variant(tmp_path: Path) -> None:
+def test_memory_step_measures_every_variant(result_of: Run) -> None:
     words = (
         "--shape",
         "tiny",
@@ -78,7 +96,7 @@ def test_memory_step_measures_every_variant(tmp_path: Path) -> None:
         "--steps",
         "2",
     )
-    found = result_of("memory_step.py", tmp_path, *words, "--only", "ours")
+    found = result_of("memory_step", *words, "--only", "ours")
     (run,) = found["runs"]
     assert 0 < run["MiB"]["baseline"] <= run["MiB"]["peak"]
     assert len(run["losses"]) == 2
@@ -87,8 +105,11 @@ def test_memory_step_measures_every_variant(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_throughput_measures_both_sides_on_as_many_tokens_and_their_losses_agree(
-    tmp_path: Path,
+    tmp_path: Path, result_of: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    products = importlib.import_module("roofline")._PRODUCTS
+    monkeypatch.setitem(products, "cpu", products["cpu"][:1])  # the smallest: 2 GFLOP, not 17
     words = (
         "--shape",
         "tiny",
@@ -101,7 +122,7 @@ def test_throughput_measures_both_sides_on_as_many_tokens_and_their_losses_agree
         "--profile",
         "e2e",
     )
-    found = result_of("throughput.py", tmp_path, *words)
+    found = result_of("throughput", *words)
     assert str(tmp_path) not in json.dumps(found)
     ours, best = found["sides"]["ours"], found["sides"]["hf-best"]
     assert [run["rows"] for run in best["tries"]] == [8]
@@ -257,8 +278,8 @@ def test_the_speed_page_shows_every_side_and_what_failed(monkeypatch: pytest.Mon
 
 @pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_scaling_measures_every_size(tmp_path: Path) -> None:
-    found = result_of("scaling.py", tmp_path, "--rows", "200", "400", "--steps", "5")
+def test_scaling_measures_every_size(result_of: Run) -> None:
+    found = result_of("scaling", "--rows", "200", "400", "--steps", "5")
     assert (
         [run["rows"] for run in found["padded"]]
         == [run["rows"] for run in found["packed"]]
@@ -310,20 +331,21 @@ def test_defaults_generates_the_same_tasks_every_time_and_scores_other_rows(
 
 
 @pytest.mark.slow
-def test_defaults_trains_a_cell_once(tmp_path: Path) -> None:
-    words = [
-        sys.executable,
-        str(BENCHMARKS / "defaults.py"),
-        "run",
-        "--work",
-        str(tmp_path),
-        "format-300 steps=2",
-    ]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert "exact_match" in done.stdout
+def test_defaults_trains_a_cell_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    script, tasks = (importlib.import_module(name) for name in ("defaults", "default_tasks"))
+    monkeypatch.setattr(tasks, "_SCORED", 8)  # so few rows that answers take no time
+    monkeypatch.setitem(tasks.TASKS, "format-300", replace(tasks.TASKS["format-300"], rows=40))
+    words = ["defaults.py", "run", "--work", str(tmp_path), "format-300 steps=2"]
+    monkeypatch.setattr(sys, "argv", words)
+    script.main()
+    assert "exact_match" in capsys.readouterr().out
     (cell,) = (tmp_path / "cells").glob("*.json")
     assert json.loads(cell.read_text(encoding="utf-8"))["resolved"]["steps"] == 2
-    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == ""
+    script.main()
+    assert capsys.readouterr().out == ""
 
 
 def first_run(monkeypatch: pytest.MonkeyPatch) -> Any:

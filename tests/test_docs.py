@@ -154,7 +154,7 @@ def test_the_commands_of_the_tutorial_run_one_after_another(
     shutil.copytree(ROOT / "docs" / "samples", here / "docs" / "samples")
     commands = "\n".join(page.shell_blocks())
     short = commands.replace(
-        "train bookings.yaml\n", "train bookings.yaml --set training.max_steps=60\n"
+        "train bookings.yaml\n", "train bookings.yaml --set training.max_steps=20\n"
     )
     assert short != commands
     folder, answers = here, []

@@ -21,6 +21,7 @@ import pytest
 import safetensors.torch
 import yaml
 from doc_pages import problem_of
+from preloaded import Preloaded
 
 LAUNCH = Path(__file__).parents[1] / "docs" / "launch"
 SLURM = LAUNCH / "slurm.sh"
@@ -152,7 +153,7 @@ def test_the_kubernetes_job_runs_as_the_images_user_without_rights() -> None:
 
 @pytest.mark.slow
 def test_two_machines_by_the_slurm_script_train_what_one_process_trains(
-    tmp_path: Path, tiny_model: Path
+    tmp_path: Path, tiny_model: Path, preloaded: Preloaded
 ) -> None:
     """Both machines are this one: the stub of srun starts the step twice."""
     rows = [{"source": f"house {n}", "target": f"number {n}"} for n in range(40)]
@@ -172,8 +173,8 @@ def test_two_machines_by_the_slurm_script_train_what_one_process_trains(
     environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     how: dict[str, Any] = {"cwd": tmp_path, "env": environment, "timeout": 500}
     subprocess.run(["bash", SLURM, "it.yaml", "--set", "output.name=two"], check=True, **how)
-    alone = ["train", "it.yaml", "--set", "output.name=one"]
-    subprocess.run([sys.executable, "-m", "lora_s2s", *alone], check=True, **how)
+    alone = preloaded.run(tmp_path, "train", "it.yaml", "--set", "output.name=one")
+    assert alone.code == 0, alone.stderr
     one, two = (
         safetensors.torch.load_file(tmp_path / "adapters" / name / "adapter_model.safetensors")
         for name in ("one", "two")

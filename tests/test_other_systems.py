@@ -9,10 +9,9 @@ import csv
 import io
 import json
 import os
-import shutil
-import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -20,6 +19,7 @@ from unittest.mock import Mock
 import other_systems
 import psutil
 import pytest
+from preloaded import Preloaded
 
 from lora_s2s import cli, console, files, hub, machine, outputs, systems
 from lora_s2s.demo.task import examples
@@ -308,25 +308,22 @@ def test_every_text_names_its_encoding_and_newline() -> None:
     assert wrong == []
 
 
+@pytest.fixture(scope="module")
+def strict() -> Iterator[Preloaded]:
+    """A process for forks in which text without an encoding is an error."""
+    with Preloaded({"PYTHONWARNDEFAULTENCODING": "1"}) as process:
+        yield process
+
+
 @needs_unix
 @pytest.mark.slow
 @pytest.mark.parametrize("system", ["windows", "macos"])
-def test_a_run_from_file_to_merged_model(tmp_path: Path, system: str) -> None:
+def test_a_run_from_file_to_merged_model(tmp_path: Path, strict: Preloaded, system: str) -> None:
     with (tmp_path / "rows.csv").open("w", encoding="utf-8", newline="") as stream:
         csv.writer(stream).writerows([("source", "target"), *examples("test", 60)])
-    environment = {
-        **os.environ,
-        "LORA_S2S_CACHE": str(tmp_path / "cache"),
-        "PYTHONPATH": str(PACKAGE.parent),
-        "PYTHONWARNDEFAULTENCODING": "1",
-    }
-    program = [sys.executable, other_systems.__file__, system, str(tmp_path)]
-    done = subprocess.run(
-        program, env=environment, capture_output=True, encoding="utf-8", timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = strict.run(tmp_path, system, str(tmp_path), script=other_systems.__file__)
+    assert done.code == 0, done.stderr[-3000:]
     assert "nf4" in done.stderr
-    shutil.rmtree(tmp_path / "cache", ignore_errors=True)
     left = {path.name for folder in (".", "adapters") for path in (tmp_path / folder).iterdir()}
     assert left == {"rows.csv", "prepared", "adapters", "a", "merged", "answers.jsonl"}
     (answer,) = (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()

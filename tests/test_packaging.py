@@ -20,6 +20,17 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = "Scripts" if os.name == "nt" else "bin"
 
 pytestmark = pytest.mark.slow
+# Runs command lines as the console script does, with one start for all.
+IN_TURN = """
+import json, sys
+from lora_s2s.cli import main
+for words in json.loads(sys.argv[1]):
+    sys.argv[1:] = words
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, words
+"""
 
 
 class Built(NamedTuple):
@@ -42,10 +53,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 def program(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`lora-s2s` of a new environment with the wheel alone; its requirements are borrowed."""
     folder = tmp_path_factory.mktemp("environment")
-    venv.create(folder, with_pip=True)
+    venv.create(folder)
     python = folder / SCRIPTS / "python"
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
-    run([*pip, str(built.wheel)], folder)
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+    run([*pip, "--no-deps", "--no-index", str(built.wheel)], folder)
     (packages,) = folder.rglob("site-packages")
     # A path in a .pth file brings packages, and no .pth files of theirs such as an editable one.
     (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
@@ -83,8 +94,13 @@ def test_the_wheel_alone_trains_scores_and_answers(program: Path, tmp_path: Path
     expected = {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
     assert {recipe["name"] for recipe in shipped["recipes"]} == expected
     short = ["--set", "model.name=demo", "--set", "training.max_steps=2"]
-    run([str(program), "train", "bookings.csv", *short], tmp_path)
-    scored = run([str(program), "eval", "bookings", "--limit", "4", "--json"], tmp_path)
+    commands = [
+        ["train", "bookings.csv", *short],
+        ["eval", "bookings", "--limit", "4", "--json"],
+        ["predict", "bookings", "table for 2"],
+    ]
+    python = [str(program.parent / "python"), "-c", IN_TURN, json.dumps(commands)]
+    scored, answer = run(python, tmp_path).splitlines()
     assert json.loads(scored)["n"] == 4
     assert (tmp_path / "adapters" / "bookings" / "report.html").exists()
-    assert run([str(program), "predict", "bookings", "table for 2"], tmp_path).strip()
+    assert answer.strip()

@@ -7,15 +7,13 @@ import json
 import re
 import shlex
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from cli_parts import Invoke, listing, make_tiny_model
-from programs import environment
+from preloaded import Preloaded
 
 import lora_s2s
 from lora_s2s.pipeline import html, kept_answers
@@ -235,16 +233,17 @@ main()
 
 @pytest.mark.slow
 def test_an_evaluation_that_is_killed_outright_continues_to_the_same_files(
-    invoke: Invoke, here: Path, tiny_model: Path
+    invoke: Invoke, here: Path, tiny_model: Path, preloaded: Preloaded
 ) -> None:
-    rows = [{"source": f"the number {n}", "target": f"is {n}"} for n in range(2_500)]
+    rows = [{"source": f"the number {n}", "target": f"is {n}"} for n in range(600)]
     data = written(here / "many.jsonl", rows)
-    asked = ["eval", str(tiny_model), "--data", data, "--set", "evaluation.max_new_tokens=12"]
-    command = [sys.executable, "-c", KILLED, *asked, "--out", "again"]
-    ended = subprocess.run(command, env=environment(), stderr=subprocess.DEVNULL, check=False)
-    assert ended.returncode == -signal.SIGKILL
+    asked = ["eval", str(tiny_model), "--data", data, "--set", "evaluation.max_new_tokens=6"]
+    script = here / "killed.py"
+    script.write_text(KILLED, encoding="utf-8")
+    ended = preloaded.run(here, *asked, "--out", "again", script=str(script))
+    assert ended.code == -signal.SIGKILL
     continued = invoke(*asked, "--out", "again", "--resume").stderr
-    assert re.search(r"continuing: [1-9][0-9,]* of 2,500 sources are answered", continued)
+    assert re.search(r"continuing: [1-9][0-9,]* of 600 sources are answered", continued)
     invoke(*asked, "--out", "whole")
     for name in ("predictions.jsonl", "scores.json"):
         assert (here / "again" / name).read_bytes() == (here / "whole" / name).read_bytes()

@@ -66,7 +66,7 @@ def exported(tiny: Tiny, folder: Path, precision: str = "float32") -> tuple[Pred
     return predictor, ct2.engine_of(predictor, folder / "ct2", threads=1)
 
 
-@pytest.mark.parametrize("count", [16, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [16, pytest.param(200, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_answers_as_in_transformers(
     name: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

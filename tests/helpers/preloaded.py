@@ -63,9 +63,17 @@ class Preloaded:
 
     def run(self, folder: Path, *words: str, **asked: Any) -> Outcome:
         """Runs a command line in a folder; keywords as ``preloaded_server.py`` says."""
+        return Outcome(**self._asked(folder, *words, **asked))
+
+    def run_together(self, folder: Path, processes: int, *words: str) -> list[Outcome]:
+        """Runs a command line in several processes, as a launcher would; gives each one's end."""
+        answers = self._asked(folder, *words, processes=processes)
+        return [Outcome(**answer) for answer in answers]
+
+    def _asked(self, folder: Path, *words: str, **asked: Any) -> Any:
         assert self._process.stdin is not None
         self._process.stdin.write(
             json.dumps({"words": words, "folder": str(folder), **asked}) + "\n"
         )
         self._process.stdin.flush()
-        return Outcome(**json.loads(self._answer()))
+        return json.loads(self._answer())

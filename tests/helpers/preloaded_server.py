@@ -4,7 +4,9 @@ start.
 It reads a JSON line for each run from stdin: ``words``, ``folder``, ``kill_after`` (seconds or
 null), ``kill_when`` (a path that exists by then, or null), ``signal``, ``fault`` ([number, kind] or
 null), ``log``; it answers with ``code`` (negative: killed), ``stdout``, ``stderr`` and ``seconds``.
-With ``unread`` nobody reads either of the two streams.
+With ``unread`` nobody reads either of the two streams. With ``processes`` it runs as many times at
+once, as a launcher would start them, and the answer is a list. With ``script`` a Python file is run
+instead of the command line.
 """
 
 from __future__ import annotations
@@ -12,14 +14,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import runpy
 import signal
+import socket
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-LONGEST = 120.0
+LONGEST = 300.0
 
 
 def warm() -> None:
@@ -61,7 +65,12 @@ def child(asked: dict[str, Any], out: str, err: str) -> None:
 
             at, kind = asked.get("fault") or (0, "eio")
             layer.install(asked["folder"], at, kind, asked.get("log") or "")
-        sys.argv = ["lora-s2s", *asked["words"]]
+        script = asked.get("script")
+        sys.argv = [script or "lora-s2s", *asked["words"]]
+        if script:
+            sys.path.insert(0, str(Path(script).parent))
+            runpy.run_path(script, run_name="__main__")
+            sys.exit(0)
         from lora_s2s.cli import main
 
         main()
@@ -112,6 +121,30 @@ def one(asked: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def together(asked: dict[str, Any], processes: int) -> list[dict[str, Any]]:
+    """Runs one in each of several processes that find each other; answers in the order of ranks."""
+    from lora_s2s import console
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared |= {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    with tempfile.TemporaryDirectory() as folder:
+        answers, started = [Path(folder, str(rank)) for rank in range(processes)], []
+        for rank, path in enumerate(answers):
+            started.append(os.fork())
+            if started[-1] == 0:
+                names = {**shared, "RANK": rank, "LOCAL_RANK": rank}
+                os.environ.update({name: str(value) for name, value in names.items()})
+                console._ALONE, console._TALKS = False, rank == 0  # read when it is imported
+                path.write_text(json.dumps(one(asked)), encoding="utf-8")
+                os._exit(0)
+        for process in started:
+            os.waitpid(process, 0)
+        return [json.loads(path.read_text(encoding="utf-8")) for path in answers]
+
+
 def serve() -> None:
     """Answers until stdin ends."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a command line that has not begun simply ends
@@ -119,7 +152,10 @@ def serve() -> None:
     warm()
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
-        print(json.dumps(one(json.loads(line))), file=answers, flush=True)
+        asked = json.loads(line)
+        processes = asked.pop("processes", 0)
+        answer = together(asked, processes) if processes else one(asked)
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":

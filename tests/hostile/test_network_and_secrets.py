@@ -47,6 +47,7 @@ def get_kernel(name, **_):
     raise OSError("no network in this test")
 """
 SHORT = [
+    *("--set", "data.train=demo:validation", "--set", "data.validation=demo:test"),
     "--set",
     "training.max_steps=2",
     "--set",

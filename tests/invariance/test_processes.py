@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from preloaded import Preloaded
 from training_parts import metrics, saved_steps
 
 from lora_s2s.errors import OWN_LAUNCH
@@ -35,30 +35,6 @@ lora: {r: 4, alpha: 8, dropout: 0.1, target_modules: attention-qv}
 training: {max_steps: 8, batch_size: 4, gradient_accumulation: 2, save_every: 3, evaluate_every: 4}
 output: {dir: adapters, name: it}
 """
-
-
-def start(processes: int, *words: str, where: Path | None = None) -> list[tuple[int, str, str]]:
-    """Runs Python in so many processes as a launcher would; returns each one's exit code, stdout
-    and stderr.
-    """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
-    started = []
-    for rank in range(processes):
-        own = {
-            **shared,
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "LOCAL_WORLD_SIZE": str(processes),
-        }
-        environment = programs.environment(**(own if processes > 1 else {}), OMP_NUM_THREADS="1")
-        command = [sys.executable, *(str(rank) if word == "RANK" else word for word in words)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        started.append(subprocess.Popen(command, env=environment, cwd=where, **pipes))
-    told = [process.communicate(timeout=240) for process in started]
-    return [(process.returncode, *pair) for process, pair in zip(started, told, strict=True)]
 
 
 CASES = ("rows", "tokens", "packed", "nf4", "full", "sharded", "sharded-full")
@@ -134,15 +110,13 @@ def test_processes_share_the_rows_of_a_step(sizes: list[int], processes: int) ->
     assert dealt == [step] or processes > 1
 
 
-def train(folder: Path, *words: str, expected: int = 0) -> dict[str, Any]:
+def train(preloaded: Preloaded, folder: Path, *words: str, expected: int = 0) -> dict[str, Any]:
     """Trains by the command line in two processes, of which one talks; returns its JSON object."""
-    (code, out, err), other = start(
-        2, "-m", "lora_s2s", "train", "recipe.yaml", "--json", *words, where=folder
-    )
-    assert code == expected, err
-    assert other[:2] == (expected, ""), other
-    assert ("data:" in err, "data:" in other[2]) == (True, False)
-    result: dict[str, Any] = json.loads(out)
+    first, other = preloaded.run_together(folder, 2, "train", "recipe.yaml", "--json", *words)
+    assert first.code == expected, first.stderr
+    assert (other.code, other.stdout) == (expected, ""), other
+    assert ("data:" in first.stderr, "data:" in other.stderr) == (True, False)
+    result: dict[str, Any] = json.loads(first.stdout)
     return result
 
 
@@ -158,10 +132,10 @@ def make(folder: Path) -> Path:
 
 @pytest.mark.slow
 def test_the_command_line_in_two_processes_prepares_once_and_resumes_bit_for_bit(
-    tmp_path: Path,
+    tmp_path: Path, preloaded: Preloaded
 ) -> None:
     whole, parts = make(tmp_path / "whole"), make(tmp_path / "parts")
-    assert train(whole)["steps"] == 8
+    assert train(preloaded, whole)["steps"] == 8
     assert sorted(path.name for path in whole.iterdir()) == [
         "adapters",
         "prepared",
@@ -169,30 +143,26 @@ def test_the_command_line_in_two_processes_prepares_once_and_resumes_bit_for_bit
         "rows.jsonl",
     ]
     assert [path.name for path in (whole / "adapters").iterdir()] == ["it"]
-    assert train(parts, "--stop-after", "1s", expected=1)["stopped"] == "deadline"
-    assert train(parts, "--resume")["steps"] == 8
+    stopped = train(preloaded, parts, "--stop-after", "1s", expected=1)
+    assert stopped["stopped"] == "deadline"
+    assert train(preloaded, parts, "--resume")["steps"] == 8
     weights = Path("adapters/it/adapter_model.safetensors")
     assert (parts / weights).read_bytes() == (whole / weights).read_bytes()
 
 
-def launched(here: Path, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """Runs ``train`` with --processes in a folder."""
-    command = [sys.executable, "-m", "lora_s2s", "train", *words]
-    environment = programs.environment(OMP_NUM_THREADS="1")
-    pipes = {"capture_output": True, "text": True, "timeout": 240}
-    done = subprocess.run(command, cwd=here, env=environment, check=False, **pipes)
-    assert done.returncode == code, done.stderr
-    return done
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("method", "sharding"), [("lora", "none"), ("lora", "full"), ("full", "full")]
+    ("method", "sharding"),
+    [
+        pytest.param("lora", "none", marks=pytest.mark.slow),
+        # Sharding and LoRA, of which the others have either; the case "sharded" above has both.
+        pytest.param("lora", "full", marks=pytest.mark.long),
+        pytest.param("full", "full", marks=pytest.mark.slow),
+    ],
 )
 def test_train_starts_processes_that_train_what_one_trains(
-    tmp_path: Path, method: str, sharding: str
+    tmp_path: Path, preloaded: Preloaded, method: str, sharding: str
 ) -> None:
-    losses, weights = [], []
+    losses, weights, folder = [], [], make(tmp_path / "here")
     for processes in (1, 2):
         name = f"p{processes}"
         given = {
@@ -201,15 +171,20 @@ def test_train_starts_processes_that_train_what_one_trains(
             "training.max_steps": 3,
             "training.gradient_accumulation": 2,
             "output.name": name,
-            "data.train": "demo:validation",
-            "data.validation": "demo:test",
+            "data.train": "rows.jsonl",
+            "data.validation": "null",
             "data.test": "null",
         }
         sets = [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
-        done = launched(tmp_path, "demo", "--processes", str(processes), *sets, "--json")
+        words = ("train", "demo", *sets, "--json")
+        if method == "lora" or processes == 1:
+            done = preloaded.run(folder, *words, "--processes", str(processes))
+        else:  # a launcher's, which take no start
+            done, _ = preloaded.run_together(folder, processes, *words)
+        assert done.code == 0, done.stderr
         losses.append(json.loads(done.stdout)["train_loss"])
         assert done.stderr.count("next: ") == 1
-        (file,) = (tmp_path / "adapters" / name).glob("*model.safetensors")
+        (file,) = (folder / "adapters" / name).glob("*model.safetensors")
         weights.append(safetensors.torch.load_file(file))
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
     one, two = weights
@@ -233,7 +208,8 @@ def test_processes_that_were_launched_know_it(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.slow
-def test_what_every_process_refuses_is_said_once(tmp_path: Path) -> None:
-    done = launched(tmp_path, "nosuch", "--processes=2", code=2)
+def test_what_every_process_refuses_is_said_once(tmp_path: Path, preloaded: Preloaded) -> None:
+    done = preloaded.run(tmp_path, "train", "nosuch", "--processes=2")
+    assert done.code == 2
     assert done.stderr.count("error: no such recipe") == 1
     assert "Traceback" not in done.stderr

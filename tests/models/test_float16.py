@@ -151,13 +151,13 @@ def test_plain_float16_overflows_and_ours_does_not(tmp_path: Path) -> None:
     assert (logits(ours.model) - expected).abs().max() < 0.01 < 0.1 < off_by
 
 
-@pytest.mark.slow
+# What quantizes acts on the frozen matrices alone: nf4's come out in float16, int8's too.
 @pytest.mark.parametrize(
     "quantization",
     [
-        "none",
+        pytest.param("none", marks=pytest.mark.slow),
         pytest.param("nf4", marks=pytest.mark.slow),
-        pytest.param("int8", marks=pytest.mark.slow),
+        pytest.param("int8", marks=pytest.mark.long),
     ],
 )
 def test_a_model_that_overflows_float16_trains_and_answers_as_in_float32(
@@ -170,7 +170,7 @@ def test_a_model_that_overflows_float16_trains_and_answers_as_in_float32(
         settings = {
             "batch_size": 6,
             "gradient_accumulation": 1,
-            "max_steps": 150,
+            "max_steps": 100,
             "learning_rate": 0.003,
         }
         losses[dtype] = run(tmp_path / dtype, model=model, rows=rows, **settings).train_loss

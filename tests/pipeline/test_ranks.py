@@ -15,6 +15,7 @@ from typing import Any
 import programs
 import pytest
 from cli_parts import Invoke
+from preloaded import Preloaded
 
 from lora_s2s.errors import UsageError
 from lora_s2s.inference.decode import decode
@@ -225,19 +226,16 @@ def test_real_processes_write_the_same_file_and_one_that_is_killed_is_named() ->
 
 @pytest.mark.slow
 def test_an_evaluation_by_a_launcher_writes_the_same_files(
-    invoke: Invoke, here: Path, tiny_model: Path
+    invoke: Invoke, here: Path, tiny_model: Path, preloaded: Preloaded
 ) -> None:
     rows = [{"source": f"the number {n}", "target": f"is {n}"} for n in range(1_100)]
     (here / "many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     asked = ["eval", str(tiny_model), "--data", "many.jsonl", "--json"]
     asked += ["--set", "evaluation.max_new_tokens=4", "--set", "evaluation.metrics=[chrf,loss]"]
     alone = invoke(*asked, "--out", "alone")
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "3", "-m", "lora_s2s"]
-    command = [sys.executable, *launch, *asked, "--out", "shared"]
-    environment = programs.environment(OMP_NUM_THREADS="1")
-    pipes: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 600}
-    done = subprocess.run(command, cwd=here, env=environment, check=False, **pipes)
-    assert done.returncode == 0, done.stderr
+    done, *others = preloaded.run_together(here, 3, *asked, "--out", "shared")
+    assert done.code == 0, done.stderr
+    assert [(other.code, other.stdout) for other in others] == [(0, "")] * 2
     for name in ("predictions.jsonl", "scores.json"):
         assert (here / "shared" / name).read_bytes() == (here / "alone" / name).read_bytes()
     assert done.stdout.replace("shared/", "alone/") == alone.stdout
