@@ -92,8 +92,11 @@ def joined_source(
     """
     targets = [target] if target else [name for name in names if normalised(name) in TARGETS]
     about_row = (*TARGETS, *ROW_NUMBERS, *SPLIT_COLUMNS)
-    texts = [name for name in names if normalised(name) not in about_row]
-    others = [name for name in texts if name not in targets and not is_identifier(name)]
+    others = [
+        name
+        for name in names
+        if normalised(name) not in about_row and name not in targets and not is_identifier(name)
+    ]
     # One text is the source: another may be the target.
     if len(targets) != 1 or (target is None and len(rivals(targets[0], (), records)) > 1):
         return None
@@ -145,31 +148,27 @@ def _is_label(name: str, records: Sequence[Fields]) -> bool:
 
 def is_joined(name: str, records: Sequence[Fields], words: float = 2) -> bool:
     """Whether most rows of a column have a text, which may recur, with mostly letters (a date has
-    others), of some words on average.
+    others), of some words on average, or characters of scripts without spaces.
     """
     texts = _texts(name, records)
     lettered = sum(2 * sum(map(str.isalpha, text)) > len(text) for text in texts)
-    most = 2 * lettered > len(records) and not is_identifier(name)
-    return most and _are_long(texts, words=words)
+    if 2 * lettered <= len(records) or is_identifier(name):
+        return False
+    found = sum(len(text.split()) for text in texts)
+    wide = sum(char >= _FIRST_WIDE for text in texts for char in text)
+    return found >= words * len(texts) or wide >= _FEWEST_WIDE * len(texts)
 
 
 def _long(records: Sequence[Fields]) -> list[str]:
     """The columns whose rows hold different texts of several words."""
     names = dict.fromkeys(name for fields in records for name in fields)
-    return [name for name in names if not is_identifier(name) and _is_long(name, records)]
+    long = [name for name in names if is_joined(name, records, _FEWEST_WORDS)]
+    return [name for name in long if _distinct(name, records) > _FEWEST_DISTINCT]
 
 
-def _is_long(name: str, records: Sequence[Fields]) -> bool:
+def _distinct(name: str, records: Sequence[Fields]) -> float:
     texts = _texts(name, records)
-    differ = len(set(texts)) > _FEWEST_DISTINCT * len(texts)
-    return differ and _are_long(texts, words=_FEWEST_WORDS)
-
-
-def _are_long(texts: Sequence[str], *, words: float) -> bool:
-    """Whether texts have so many words on average, or characters of scripts without spaces."""
-    found = sum(len(text.split()) for text in texts)
-    wide = sum(char >= _FIRST_WIDE for text in texts for char in text)
-    return found >= words * len(texts) or wide >= _FEWEST_WIDE * len(texts)
+    return len(set(texts)) / len(texts)
 
 
 def _texts(name: str, records: Sequence[Fields]) -> list[str]:

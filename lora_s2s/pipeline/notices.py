@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from lora_s2s.console import plain, say, warn
@@ -61,11 +62,12 @@ def whole(sentence: str) -> str:
     """A sentence, with this process's command in place of the setting that it ends with."""
     before, _, setting = sentence.rpartition(": --set ")
     command = COMMAND_LINE.get()
-    if not (before and command):
-        return sentence
-    # Of the run, which exists by then.
-    option = "--overwrite" * (command[0] == "train" and "--dry-run" not in command)
-    return f"{before}: {again(option, *shlex.split(setting))}"
+    if before and command:
+        # Of the run, which exists by then.
+        option = "--overwrite" * (command[0] == "train" and "--dry-run" not in command)
+        with suppress(ValueError):  # a column's name holds anything, such as one quote
+            return f"{before}: {again(option, *shlex.split(setting))}"
+    return sentence
 
 
 def other_work_line(device: str) -> str | None:

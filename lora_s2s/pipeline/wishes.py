@@ -154,6 +154,7 @@ def kept_settings(path: Path, name: str, sets: Overrides) -> dict[str, object]:
         with suppress(RecipeError):
             existing_recipe(path, name, words)
             break
+    given_recipe(path.stem, [name], sets)  # what is wrong with these is told before what is kept
     given = given_settings(path, sets)
     kept: dict[str, object] = {}
     for key, value in given.items():

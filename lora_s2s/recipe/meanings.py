@@ -164,8 +164,10 @@ def meant_key(key: str, section: str | None = None) -> str:
     unclear.
     """
     name = _in_our_style(key)
-    ours = [f"{one}.{name}" for one, model in SECTIONS.items() if name in model.model_fields]
-    if meant := ours[0] if ours else KEYS.get(name):
+    # Several sections have a name: it is that of the section where the key stands.
+    sections = [section, *SECTIONS] if section else SECTIONS
+    ours = [one for one in sections if name in SECTIONS[one].model_fields]
+    if meant := f"{ours[0]}.{name}" if ours else KEYS.get(name):
         return meant
     keys = {
         field: f"{one}.{field}"

@@ -20,6 +20,7 @@ from lora_s2s import __version__
 from lora_s2s.commands._show import next_prediction
 from lora_s2s.console import _waiting
 from lora_s2s.errors import COMMAND_LINE, OWN_LAUNCH, DataError, Error, Stopped, again
+from lora_s2s.pipeline.notices import whole
 
 VERBS = (
     "demo",
@@ -124,6 +125,14 @@ def test_the_command_that_continues(
     assert ("--overwrite" in replacing) == (words[0] in ("train", "push"))
     assert given == (f"lora-s2s {command}" if command else "the same command with --resume")
     assert more == given.replace("--resume", "--resume --set a.b=1")
+
+
+def test_what_is_said_of_data_ends_with_the_whole_command() -> None:
+    odd = "1 row with other columns ('a: --set \"b'): kept"
+    before = COMMAND_LINE.set(["train", "a.csv", "--set", "data.format=auto"])
+    said = [whole("cut: --set data.format=pairs"), whole(odd)]
+    COMMAND_LINE.reset(before)
+    assert said == ["cut: lora-s2s train a.csv --overwrite --set data.format=pairs", odd]
 
 
 class DistError(RuntimeError):

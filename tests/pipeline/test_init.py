@@ -639,6 +639,9 @@ def test_train_on_a_file_replaces_only_what_it_wrote_itself(here: Path, invoke: 
     )
     commented = starter_recipe(look(Wishes(["my.csv"], gave)), command="train").text
     path.write_text(commented, encoding="utf-8")
+    wrong = invoke("train", "my.csv", "--dry-run", "--set", "model.nam=demo", code=2).stderr
+    assert "unknown key 'model.nam' (did you mean 'model.name'?)" in wrong
+    assert "not edited" not in wrong  # what is kept does not matter then
     # What the user gave stays where nobody edits the file, but for what is given now.
     result = invoke("train", "my.csv", "--dry-run", "--set", "training.epochs=2", "--json")
     kept = json.loads(result.stdout)["recipe"]

@@ -238,6 +238,7 @@ def test_quoted_null_is_text(tmp_path: Path) -> None:
         ("lora.r", "expected section.key=value"),
         ("peft.r=8", "unknown section 'peft' (did you mean 'lora.r'?)"),
         ("modl.nme=demo", "unknown section 'modl' (did you mean 'model.name'?)"),
+        ("outptu.name=demo", "unknown section 'outptu' (did you mean 'output.name'?)"),
         ("modl.xyz=demo", "unknown section 'modl' (did you mean 'model'?)"),
         ("lora.rank=8", "unknown key 'lora.rank' (did you mean 'lora.r'?)"),
         ("training.load_in_4bit=true", "(did you mean 'model.quantization=nf4'?)"),
