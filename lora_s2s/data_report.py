@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Generic, Literal, TypeVar
 
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from lora_s2s.documents import Amount, Count
 
@@ -99,6 +99,7 @@ class DataReport(TypedDict):
     columns_line: str
     warnings: list[str]
     advice: list[str]
+    system: NotRequired[str]
 
 
 class PairSide(TypedDict):

@@ -77,6 +77,7 @@ class InputSettings(Record):
 
     ``truncate_source``: training may drop sources that are too long, an answer cannot.
     ``carried`` are texts on unused embedding rows, ``special_tokens`` added tokens of one id each.
+    ``system`` is what every training conversation began with, for inputs without a system text.
     ``target_p99`` and ``longest_target`` are lengths of the training targets in tokens.
     """
 
@@ -90,6 +91,7 @@ class InputSettings(Record):
     target_language: Language = None
     carried: list[str] = Field(default=[])
     special_tokens: list[str] = Field(default=[])
+    system: str = ""
     target_p99: Count | None = None
     longest_target: Count | None = None
 

@@ -216,7 +216,9 @@ def _chat(predictor: Predictor, settings: DecodingSettings) -> None:
 
     from lora_s2s.commands._failures import show_failure
     from lora_s2s.pipeline.chat import Chat
+    from lora_s2s.pipeline.predict import say_system
 
+    say_system(predictor)
     chat = Chat(predictor, settings)
     at_terminal = sys.stdin is not None and sys.stdin.isatty()
     if at_terminal:

@@ -26,7 +26,7 @@ from lora_s2s.data.spool import TEXTS, Spooled
 from lora_s2s.data.survey import SIDES, Tally
 from lora_s2s.data_report import listed
 from lora_s2s.errors import DataError
-from lora_s2s.examples.conversations import fit_turns
+from lora_s2s.examples.conversations import fit_turns, system_text
 from lora_s2s.readers.rows import Rejected, reject
 from lora_s2s.recipe.schema import DataSection
 from lora_s2s.tokens.encoder import TextEncoder, encoder_of
@@ -254,6 +254,8 @@ class _Outcome:
         self._forms["train" if split == "train" else "held"].append(source_form)
         self._tally.copied += row.target in text
         self._tally.identical += row.target == row.source
+        if split == "train" and len(self._tally.systems) < 2:
+            self._tally.systems.add(system_text(json.loads(row.turns)[0]) if row.turns else "")
         if self._encoding.classes and split == "train":
             self._tally.classes[row.target] += row.copies
 

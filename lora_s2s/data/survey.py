@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -33,6 +34,7 @@ class Tally:
         identical: number of rows whose target equals their source.
         copied: number of rows whose source contains their target.
         kept: number of rows in splits, without copies.
+        systems: system texts of the training conversations, at most two; empty for none.
     """
 
     lengths: dict[str, Counts] = field(
@@ -46,6 +48,7 @@ class Tally:
     copied: int = 0
     identical: int = 0
     kept: int = 0
+    systems: set[str] = field(default_factory=set)
     forms: dict[str, list[npt.NDArray[np.uint64]]] = field(
         default_factory=lambda: {"train": [], "held": []}
     )
@@ -63,6 +66,7 @@ class Tally:
         for side, hashes in other.forms.items():
             self.forms[side] += hashes
         self.kept += other.kept
+        self.systems = {*islice(self.systems | other.systems, 2)}
 
 
 def tokens_report(tally: Tally) -> dict[str, Any]:
@@ -82,6 +86,7 @@ def tokens_report(tally: Tally) -> dict[str, Any]:
         "classes": dict(tally.classes.most_common(_MOST_CLASSES_SHOWN)),
         "histogram": {side: histogram(lengths[side]) for side in SIDES},
         "longer_than": {side: _longer(lengths[side]) for side in SIDES},
+        "system": "".join(tally.systems) if len(tally.systems) == 1 else "",
         "suggested": {f"max_{side}_tokens": suggested_limit(tally, side) for side in SIDES},
     }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from lora_s2s.errors import UsageError
 from lora_s2s.examples.columns import text_in, texts_of, unwrapped
-from lora_s2s.examples.example import Example, Turn, Unusable, checked
+from lora_s2s.examples.example import Example, Unusable, checked
 from lora_s2s.examples.shapes import FORMATS, Shape, shape_of
 from lora_s2s.examples.template import TURNS, PromptTemplate
 from lora_s2s.readers.names import KNOWN_PAIRS, normalised
@@ -23,7 +23,7 @@ def question_of(
 ) -> Example:
     """The example of a row or plain text, with an empty target.
 
-    A plain text stands for the source column, the only column of the template, or a user's turn.
+    A plain text stands for the source column, or the only column of the template.
 
     Raises:
         UsageError: a plain text, but the template needs several columns.
@@ -39,9 +39,9 @@ def question_of(
         )
         return Example(source, "", _PLACE)
     prompt = PromptTemplate.of(template or shape.template)
-    if isinstance(row, str) and not shape.is_dialogue:
+    if isinstance(row, str):
         return Example(_from_text(row, prompt), "", _PLACE)
-    values = {TURNS: (Turn("user", row),)} if isinstance(row, str) else shape.unanswered(row)
+    values = shape.unanswered(row)
     source = checked(prompt.render(texts_of(values, prompt)), "source")
     turns = values[TURNS] if shape.is_dialogue else ()
     return Example(source, "", _PLACE, turns=turns, template=prompt.templates[0].text)

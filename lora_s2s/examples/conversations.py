@@ -46,6 +46,7 @@ _ROLES = {
     "tool_result": "tool",
 }
 _REPLY, _SYSTEM = "assistant", "system"
+SYSTEM_ROLES = [role for role, meant in _ROLES.items() if meant == _SYSTEM]
 LISTS = ("conversations", "messages", "conversation", "dialog", "dialogue", TURNS)
 _NAMES, _TEXTS, _CALLS = (
     ("from", "role", "speaker"),
@@ -87,6 +88,12 @@ def fit_turns(turns: Turns, template: str | None, fits: Callable[[str], bool]) -
         if first < len(turns):
             return text(system, first)
     return text((), len(turns) - 1)
+
+
+def system_text(turns: Turns) -> str:
+    """The text of the system turn that a dialogue begins with; empty without one."""
+    role, text = turns[0]
+    return text if role == _SYSTEM else ""
 
 
 def looks_like_dialogue(fields: Fields, names: Sequence[str]) -> bool:

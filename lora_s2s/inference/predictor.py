@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.examples.asking import is_blank, question_of
-from lora_s2s.examples.conversations import fit_turns
+from lora_s2s.examples.conversations import SYSTEM_ROLES, fit_turns
 from lora_s2s.examples.example import Example, Unusable
 from lora_s2s.examples.shapes import DIALOGUES
 from lora_s2s.inference.constraint import CONSTRAINED, constraint_of
@@ -104,6 +104,13 @@ class Predictor:
         """Whether the model was trained on conversations."""
         return self.settings.format in DIALOGUES
 
+    def opened(self, turns: list[dict[str, str]]) -> list[dict[str, str]]:
+        """Returns turns that begin with a system text: theirs, or that of all training data."""
+        text = self.settings.system
+        if not text or any(turn["role"] in SYSTEM_ROLES for turn in turns[:1]):
+            return turns
+        return [{"role": "system", "content": text}, *turns]
+
     @property
     def max_source_tokens(self) -> int:
         """How many tokens a source may have, its frame included."""
@@ -165,6 +172,8 @@ class Predictor:
     def question(self, row: str | Mapping[str, object]) -> Example:
         """Returns the example that :meth:`render` fits, with its whole source; raises likewise."""
         how, template = self.settings, self.settings.first_template
+        if self.reads_dialogues and isinstance(row, str):
+            row = {"messages": self.opened([{"role": "user", "content": row}])}
         try:
             return question_of(
                 row, format=how.format, source_column=how.source_column, template=template

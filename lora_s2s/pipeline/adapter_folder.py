@@ -86,6 +86,7 @@ def origin(recipe: Recipe, base: LoadedBase, prepared: PreparedDataset) -> dict[
         "input": {
             **mapping(prepared.manifest.content["input"]),
             **prepared.train.target_facts,
+            "system": prepared.manifest.report.get("system", ""),
         },
         "versions": {"lora_s2s": __version__, **{name: version(name) for name in _PACKAGES}},
         "device": str(base.device),

@@ -26,7 +26,7 @@ class Chat:
             UsageError: the template needs several columns.
             DataError: the text is empty.
         """
-        asked = [*self.turns, {"role": "user", "content": text}]
+        asked = self.predictor.opened([*self.turns, {"role": "user", "content": text}])
         source = self.predictor.render(
             {"messages": asked} if self.predictor.reads_dialogues else text
         )

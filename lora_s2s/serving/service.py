@@ -85,7 +85,7 @@ class Service:
         """Answers a conversation; a model that was not trained on any gets the last message."""
         served = self.model(asked.model)
         turns = [{"role": turn.role, "content": turn.text} for turn in asked.messages]
-        row: Row = {"messages": turns}
+        row: Row = {"messages": served.predictor.opened(turns)}
         ignored = 0
         if not served.predictor.reads_dialogues:
             if asked.messages[-1].role != "user":

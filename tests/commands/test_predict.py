@@ -488,6 +488,28 @@ def test_a_chat_answers_line_by_line(invoke: Invoke, here: Path, tiny_model: Pat
     assert "takes no texts and no files" in refused.stderr
 
 
+def test_texts_get_the_system_text_of_the_training_conversations(
+    invoke: Invoke, here: Path, tiny_model: Path
+) -> None:
+    said = ["Be brief.", "a table", "two", "for whom", "four"]
+    roles = ["system", "user", "assistant", "user", "assistant"]
+    turns = [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)]
+    (here / "talk.jsonl").write_text(json.dumps({"messages": turns}), encoding="utf-8")
+    settings = ("data.validation_fraction=0", "training.max_steps=1", "output.name=talk")
+    words = [word for setting in settings for word in ("--set", setting)]
+    invoke("train", "--data", "talk.jsonl", "--model", str(tiny_model), *words)
+    answered = invoke("predict", "talk", "a table", *LESS)
+    assert "\nsystem text, as in each training conversation: Be brief.\n" in answered.stderr
+    chat = invoke("predict", "talk", "--interactive", *LESS, input="a table\nfor whom\n")
+    assert "system text, as in each" in chat.stderr
+    turns[2]["content"], second = chat.stdout.splitlines()
+    assert turns[2]["content"] == answered.stdout.removesuffix("\n")
+    (here / "asked.jsonl").write_text(json.dumps({"messages": turns[:4]}), encoding="utf-8")
+    rows = invoke("predict", "talk", "--input", "asked.jsonl", *LESS)
+    assert json.loads(rows.stdout)["prediction"] == second
+    assert "system text, as" not in rows.stderr
+
+
 def test_resume_needs_a_file(invoke: Invoke, here: Path, tiny_model: Path) -> None:
     refused = invoke("predict", str(tiny_model), "hello", "--resume", code=2)
     assert "hint: add --output FILE" in refused.stderr

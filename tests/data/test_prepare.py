@@ -15,6 +15,7 @@ import pytest
 from read_and_prepare import prepare
 
 from lora_s2s.data.prepared import PreparedDataset, SplitTable, open_prepared
+from lora_s2s.data.survey import Tally, tokens_report
 from lora_s2s.errors import DataError, ResourceError, UsageError
 from lora_s2s.examples.conversations import DIALOGUE_TEMPLATE
 from lora_s2s.pipeline.notices import limits_line
@@ -221,19 +222,36 @@ def test_a_dialogue_is_cut_at_whole_turns_and_then_on_the_left(
         json.dumps({"conversations": [{"from": role, "value": text} for role, text in turns]})
         + "\n"
     )
-    seen = {}
+    seen: dict[int, tuple[str, int]] = {}
     for limit in (40, 16, 9, 6):
         data = prepared(write("a.jsonl", line), validation_fraction=0, max_source_tokens=limit)
         (row,) = [row for row, target in enumerate(data.train.targets()) if target == "a"]
         features = data.train.features(row)
         assert len(features.input_ids) <= limit
         seen[limit] = data.train.sources()[row], data.report["truncated"]["source"]
+        assert data.report["system"] == "the cat"
     assert seen == {
         40: ("system: the cat user: hello hello assistant: good user: sat sat sat assistant:", 0),
         16: ("system: the cat assistant: good user: sat sat sat assistant:", 1),
         9: ("user: sat sat sat assistant:", 2),
         6: ("user: sat sat sat assistant:", 2),
     }
+
+
+@pytest.mark.parametrize("other", [("system", "a cat"), ("human", "hello")])
+@pytest.mark.parametrize("first", [("system", "the cat"), ("human", "hello")])
+def test_a_system_text_that_only_some_conversations_have_is_not_recorded(
+    write: Write, prepared: Prepare, first: tuple[str, str], other: tuple[str, str]
+) -> None:
+    lines = []
+    for opening, asked in ((first, "sat"), (other, "on")):
+        turns = [opening, ("human", asked), ("gpt", "good")]
+        lines.append({"conversations": [{"from": who, "value": text} for who, text in turns]})
+    data = prepared(write("a.jsonl", "\n".join(map(json.dumps, lines))), validation_fraction=0)
+    assert data.report["system"] == ""
+    tally = Tally(systems={first[1]})
+    tally.add(Tally(systems={other[1]}))  # of another batch
+    assert tokens_report(tally)["system"] == ("hello" if first == other else "")
 
 
 def test_the_preview_is_what_the_model_sees(write: Write, prepared: Prepare) -> None:

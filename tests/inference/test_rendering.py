@@ -135,13 +135,16 @@ def test_a_dialogue_is_cut_at_whole_turns_by_the_predictors_own_limit(
     ("settings", "text", "expected"),
     [
         ({"format": "messages"}, "Hi!", "user: Hi! assistant:"),
+        ({"format": "conversations", "system": "w9"}, "Hi!", "system: w9 user: Hi! assistant:"),
+        ({"format": "pairs", "system": "w9"}, "Hi!", "Hi!"),
+        ({"format": "messages", "system": "w9"}, {"messages": [USER]}, "user: w1 w2 assistant:"),
         ({"format": "alpaca"}, "Add {x}.", "Add {x}."),
         ({"template": "{{ q }}{% if c %} {{ c }}{% endif %}?"}, "why", "why?"),
         ({"template": ("w1 {a}", "w2 {a}")}, "x", "w1 x"),
     ],
 )
 def test_a_plain_text(
-    settings: dict[str, Any], text: str, expected: str, tiny_predictor: Build
+    settings: dict[str, Any], text: Any, expected: str, tiny_predictor: Build
 ) -> None:
     assert tiny_predictor(**settings).render(text) == expected
 

@@ -71,6 +71,12 @@ def test_a_conversation_is_rendered_as_in_training(start: Start) -> None:
     parts = [{"type": "text", "text": "w4"}, {"type": "text", "text": "w5"}]
     again = running.chat(("user", parts)).json()["choices"][0]["message"]["content"]
     assert again == running.expected("w4\nw5").text
+    # The system text of all training conversations is that of a request without one.
+    running = start({"format": "messages", "system": "w1"})
+    for asked, whole in ((turns, turns), (turns[1:], turns)):
+        read = running.chat(*asked).json()["usage"]["prompt_tokens"]
+        text = " ".join(f"{role}: {text}" for role, text in whole) + " assistant:"
+        assert read == len(running.served[0].predictor.encode(text))
 
 
 def test_a_model_without_conversations_gets_the_last_message(start: Start) -> None:
