@@ -148,6 +148,8 @@ def predict(
         predictor = predictor_of(model, recipe, base)
         if ranks.first:
             check_inputs(predictor, inputs)
+            if not inputs.columns:
+                _show_system(predictor)
         settings = settings_for(recipe, predictor)
         if choice is None or settings.constraint is not None:
             say(decoding_line(settings, predictor) if choice is None else _NOT_CONSTRAINED)
@@ -210,15 +212,22 @@ def _answer(work: Work, output: str | None, *, resume: bool) -> None:
             write_out(line.removesuffix("\n"))
 
 
+def _show_system(predictor: Predictor) -> None:
+    """Shows the system text that texts get, if any."""
+    from lora_s2s.pipeline.notices import short
+
+    if predictor.reads_dialogues and (text := predictor.settings.system):
+        say(f"system text, as in each training conversation: {short(text)}")
+
+
 def _chat(predictor: Predictor, settings: DecodingSettings) -> None:
     """Answers the lines of stdin until it ends."""
     import sys
 
     from lora_s2s.commands._failures import show_failure
     from lora_s2s.pipeline.chat import Chat
-    from lora_s2s.pipeline.predict import say_system
 
-    say_system(predictor)
+    _show_system(predictor)
     chat = Chat(predictor, settings)
     at_terminal = sys.stdin is not None and sys.stdin.isatty()
     if at_terminal:

@@ -20,7 +20,6 @@ from lora_s2s.inference.score import score
 from lora_s2s.outputs import appears_whole
 from lora_s2s.pipeline.identity import answers_identity, same_everywhere
 from lora_s2s.pipeline.inputs import Inputs, Placed
-from lora_s2s.pipeline.notices import short
 from lora_s2s.pipeline.predictions import (
     N_BEST,
     PREDICTION,
@@ -50,12 +49,6 @@ def rendered(predictor: Predictor, placed: Placed) -> str:
         raise DataError(error.message, hint=error.hint, where=place) from error
 
 
-def say_system(predictor: Predictor) -> None:
-    """Shows the system text that plain texts get, if any."""
-    if predictor.reads_dialogues and (text := predictor.settings.system):
-        say(f"system text, as in each training conversation: {short(text)}")
-
-
 def check_inputs(predictor: Predictor, inputs: Inputs) -> None:
     """Renders every input once, before hours go into the first ones, and reports the template:
     which is applied, and to which texts it was already. Those without a text are counted.
@@ -66,13 +59,12 @@ def check_inputs(predictor: Predictor, inputs: Inputs) -> None:
     settings = predictor.settings
     template, listed = settings.first_template, settings.template
     prompt = None if template is None else PromptTemplate.of(template).templates[0]
-    begun, blanks, texts = 0, list[str](), 0
+    begun, blanks = 0, list[str]()
     for item, place in inputs:
         if predictor.is_blank(item):
             blanks.append(place)
             continue
         rendered(predictor, (item, place))
-        texts += isinstance(item, str)
         if prompt is not None:
             begun += prompt.begun({prompt.first: item} if isinstance(item, str) else item)
     if blanks:
@@ -82,8 +74,6 @@ def check_inputs(predictor: Predictor, inputs: Inputs) -> None:
         return
     which = f" 1 of {len(listed)}" if isinstance(listed, list | tuple) and len(listed) > 1 else ""
     say(f"template{which}: {template}")
-    if texts:
-        say_system(predictor)
     if begun:
         say(
             f"{begun:,} of {inputs.count:,} inputs begin with '{prompt.opening}' already: it "
