@@ -115,7 +115,7 @@ def predict(
     words = [*(texts or []), *(literal or [])]
     refuse_file_names(model, texts or [])
     model = located_model(model)
-    from lora_s2s.pipeline.decoding import decoding_line, settings_for
+    from lora_s2s.pipeline.decoding import decoding_line, settings_for, show_system
     from lora_s2s.pipeline.followed import recipe_to_answer
 
     keys = {"constraint": constraint, "n_best": n_best, "decoding": decoding, "mbr": mbr}
@@ -148,8 +148,7 @@ def predict(
         predictor = predictor_of(model, recipe, base)
         if ranks.first:
             check_inputs(predictor, inputs)
-            if not inputs.columns:
-                _show_system(predictor)
+            show_system(predictor, inputs.columns)
         settings = settings_for(recipe, predictor)
         if choice is None or settings.constraint is not None:
             say(decoding_line(settings, predictor) if choice is None else _NOT_CONSTRAINED)
@@ -212,22 +211,15 @@ def _answer(work: Work, output: str | None, *, resume: bool) -> None:
             write_out(line.removesuffix("\n"))
 
 
-def _show_system(predictor: Predictor) -> None:
-    """Shows the system text that texts get, if any."""
-    from lora_s2s.pipeline.notices import short
-
-    if predictor.reads_dialogues and (text := predictor.settings.system):
-        say(f"system text, as in each training conversation: {short(text)}")
-
-
 def _chat(predictor: Predictor, settings: DecodingSettings) -> None:
     """Answers the lines of stdin until it ends."""
     import sys
 
     from lora_s2s.commands._failures import show_failure
     from lora_s2s.pipeline.chat import Chat
+    from lora_s2s.pipeline.decoding import show_system
 
-    _show_system(predictor)
+    show_system(predictor)
     chat = Chat(predictor, settings)
     at_terminal = sys.stdin is not None and sys.stdin.isatty()
     if at_terminal:

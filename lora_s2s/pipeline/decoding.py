@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ from lora_s2s.console import say
 from lora_s2s.errors import DataError, UsageError
 from lora_s2s.inference.engine import DecodingSettings
 from lora_s2s.models.own_decoding import CHECKPOINT, OwnDecoding
+from lora_s2s.pipeline.notices import short
 from lora_s2s.recipe.constraint import parse
 from lora_s2s.recipe.evaluation import EvaluationSection
 from lora_s2s.recipe.schema import Recipe
@@ -121,3 +122,9 @@ def limit_words(limit: int, trained_on: InputSettings) -> str:
         return begin
     lengths = f"{trained_on.target_p99:,}, the longest {trained_on.longest_target:,}"
     return f"{begin} (auto: 99 % of the training targets have up to {lengths})"
+
+
+def show_system(predictor: Predictor, columns: Sequence[str] = ()) -> None:
+    """Shows the system text that plain texts get, if any; rows, which have columns, get none."""
+    if predictor.reads_dialogues and not columns and (text := predictor.settings.system):
+        say(f"system text, as in each training conversation: {short(text)}")
