@@ -119,11 +119,11 @@ def fit(base: LoadedBase, batch: Batch, steps: int) -> tuple[Any, tuple[float, f
 
 
 @cache
-def trained_on(name: str, place: Path) -> Trained:
+def trained_on(name: str, place: Path, steps: int = 40) -> Trained:
     folder = folder_of(name, place)
     batch, base = batch_of(folder), load_base(str(folder), device="cpu")
     begin_answers(base.model, **first_ids(load_tokenizer(str(folder))))
-    model, losses = fit(base, batch, steps=40)
+    model, losses = fit(base, batch, steps)
     out = place / f"{folder.parent.name}-{folder.name}-adapter"
     out.mkdir()
     save_adapter(model, out)

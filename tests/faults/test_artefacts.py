@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from harness import SHORT, make_start
 from preloaded import Preloaded
 
 pytestmark = pytest.mark.slow  # a run for each file
@@ -22,8 +23,9 @@ ADAPTER = (
 
 
 @pytest.fixture(scope="module")
-def merged(tmp_path_factory: pytest.TempPathFactory, trained: Path, preloaded: Preloaded) -> Path:
-    folder = shutil.copytree(trained, tmp_path_factory.mktemp("merged") / "it")
+def merged(tmp_path_factory: pytest.TempPathFactory, preloaded: Preloaded) -> Path:
+    folder = make_start(tmp_path_factory.mktemp("merged") / "it")
+    assert preloaded.run(folder, *SHORT).code == 0
     evaluated = preloaded.run(folder, "eval", "adapters/it", "--data", "rows.jsonl", "--limit", "4")
     assert evaluated.code == 0, evaluated.stderr
     outcome = preloaded.run(folder, "merge", "adapters/it", "--out", "merged")

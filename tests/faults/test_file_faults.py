@@ -27,7 +27,7 @@ def test_some_file_operations_fail(
 ) -> None:
     operations = len(short_reference.operations)
     assert operations > 100
-    for turn, number in enumerate(range(11, operations, 37)):
+    for turn, number in enumerate(range(11, operations, 53)):
         fail_and_continue(
             tmp_path / str(number), number, KINDS[turn % 4], short_reference, preloaded
         )
@@ -52,7 +52,7 @@ def test_every_fourth_file_operation_fails(
     assert sum(code != 0 for code in codes) > 0.75 * len(codes)
 
 
-@pytest.mark.slow
+@pytest.mark.long  # what it fails in a fork, it fails here: this is for work by hand
 def test_the_layer_works_in_a_process_of_its_own(
     tmp_path: Path, short_reference: Reference
 ) -> None:
