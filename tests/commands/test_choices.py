@@ -93,8 +93,8 @@ def test_a_run_begun_with_restore_is_refused_until_the_recipe_says_stop(
     restore = ("--set", "training.on_nonfinite=restore")
     refused = invoke("train", plain, *restore, "--resume", code=2).stderr
     assert "training.on_nonfinite: restore was removed: write stop" in refused
-    stopped = invoke("train", plain, "--resume", "--stop-after", "1s", code=1)
-    assert "resuming after step" in stopped.stderr
+    resumed = invoke("train", plain, "--resume", "--stop-after", "1s", code=None)
+    assert "resuming after step" in resumed.stderr
 
 
 def test_a_run_ends_with_what_its_curve_says_and_the_next_command(
