@@ -33,7 +33,7 @@ from lora_s2s.console import (
     stop_waiting,
     tell_in_signal_handler,
 )
-from lora_s2s.errors import COMMAND_LINE, UsageError, quoted
+from lora_s2s.errors import COMMAND_LINE, UsageError, closest, quoted
 from lora_s2s.machine import share_with_others
 from lora_s2s.pipeline.failures import (
     FORESEEN,
@@ -161,10 +161,20 @@ def _show_usage(error: Any, words: Sequence[str]) -> int:
         message = error.format_message().rstrip(".")
         if "unexpected extra" in message:
             hint = _what_was_meant(words) or hint
-        if message.startswith("No such option") and command == "lora-s2s":
+        elif message.startswith("Missing option"):
+            hint = _pasted([*words, error.param.opts[0], error.param.metavar])
+        elif message.startswith("No such command"):
+            asked = next((word for word in words if f"'{word}'" in message), "")
+            if meant := closest(asked, error.ctx.command.commands):
+                hint = _pasted([meant if word == asked else word for word in words])
+        elif message.startswith("No such option") and command == "lora-s2s":
             hint = f"options come after the command: lora-s2s COMMAND {words[0]} …"
         show(message, hint=hint)
     return 2
+
+
+def _pasted(words: Sequence[str]) -> str:
+    return " ".join(map(quoted, ["lora-s2s", *words]))
 
 
 def _with_setting(error: Exception, words: Sequence[str]) -> str:
@@ -178,11 +188,11 @@ def _with_setting(error: Exception, words: Sequence[str]) -> str:
     setting = re.compile(rf"(--)?({'|'.join(SECTIONS)})\.\w+=")
     option = getattr(error, "option_name", None)
     key = meant_key(option.lstrip("-")) if option else ""
-    kept, given, left = ["lora-s2s"], "", list(words)
+    kept, given, left = list[str](), "", list(words)
     while left:
         word = left.pop(0)
         name, equals, value = word.partition("=")
-        if given or kept[-1] == "--set":
+        if given or kept[-1:] == ["--set"]:
             kept.append(word)
         elif setting.match(word):
             given = word.removeprefix("--")
@@ -192,7 +202,7 @@ def _with_setting(error: Exception, words: Sequence[str]) -> str:
             given = key if "=" in key else f"{key}={value}"
         else:
             kept.append(word)
-    return " ".join(map(quoted, [*kept, "--set", given])) if given else ""
+    return _pasted([*kept, "--set", given]) if given else ""
 
 
 def _what_was_meant(words: Sequence[str]) -> str | None:

@@ -20,7 +20,7 @@ from lora_s2s.commands._options import (
     with_options,
 )
 from lora_s2s.console import require_stdout, say, write_out
-from lora_s2s.errors import Error, UsageError
+from lora_s2s.errors import Error, UsageError, again
 
 if TYPE_CHECKING:
     from lora_s2s.inference.engine import DecodingSettings
@@ -113,6 +113,7 @@ def predict(
     from lora_s2s.pipeline.names import located_model
 
     words = [*(texts or []), *(literal or [])]
+    _check_asked(words, file, chat=interactive, also=bool(output or scores))
     refuse_file_names(model, texts or [])
     model = located_model(model)
     from lora_s2s.pipeline.decoding import decoding_line, settings_for, show_system
@@ -120,9 +121,6 @@ def predict(
 
     keys = {"constraint": constraint, "n_best": n_best, "decoding": decoding, "mbr": mbr}
     recipe = recipe_to_answer(model, with_options(sets, **keys))
-    if interactive and (words or file or output or scores):
-        takes = "it takes no texts and no files, and no --scores"
-        raise UsageError(f"--interactive reads and answers lines: {takes}")
     if several(processes):
         _check_shared(words, file, interactive)
     if processes > 1:
@@ -176,6 +174,22 @@ def _check_options(
         raise UsageError(f"--n-best asks for several decoded answers: {other}")
     if labels is not None and not scores:
         raise UsageError("--labels names what --scores chooses from", hint="add --scores")
+
+
+def _check_asked(words: list[str], file: str | None, *, chat: bool, also: bool) -> None:
+    """Refuses a command that asks nothing, or in two ways, before anything is loaded."""
+    import sys
+
+    if chat and (words or file or also):
+        takes = "it takes no texts and no files, and no --scores"
+        raise UsageError(f"--interactive reads and answers lines: {takes}")
+    if not chat and bool(words) == bool(file):
+        expected = "expected texts, or --input FILE (- for stdin)"
+        if words:
+            raise UsageError(f"{expected}, not both", hint="omit one of them")
+        piped = sys.stdin is not None and not sys.stdin.isatty()
+        asked = "--input -" if piped else '"your text"'
+        raise UsageError(expected, hint=f"{again('')} {asked}")
 
 
 def _check_shared(words: list[str], file: str | None, interactive: bool) -> None:

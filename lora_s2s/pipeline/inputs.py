@@ -110,14 +110,8 @@ def read_inputs(
     line.
 
     Raises:
-        UsageError: both or neither were given.
         DataError: the file is missing, empty, or holds a row that cannot be read.
     """
-    if bool(texts) == bool(file):
-        raise UsageError(
-            f"expected texts, or --input FILE (- for stdin){', not both' if texts else ''}",
-            hint='lora-s2s predict adapters/demo "a table for four on friday"',
-        )
     if file and file != STDIN:
         inputs = _file_inputs(Path(file).expanduser(), parallel, encoding)
     elif file and (lines := _stdin_lines()) and lines[0].lstrip().startswith("{"):

@@ -486,6 +486,8 @@ def test_a_chat_answers_line_by_line(invoke: Invoke, here: Path, tiny_model: Pat
     assert chat == invoke("predict", str(tiny_model), "hello", "you", *LESS).stdout
     refused = invoke("predict", str(tiny_model), "hello", "--interactive", code=2)
     assert "takes no texts and no files" in refused.stderr
+    piped = invoke("predict", "no_model", input="hello\n", code=2).stderr
+    assert piped.endswith(" (- for stdin)\nhint: lora-s2s predict no_model --input -\n")
 
 
 def test_texts_get_the_system_text_of_the_training_conversations(

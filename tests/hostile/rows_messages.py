@@ -282,7 +282,13 @@ COMMANDS = [
         "unknown verb",
         "trian demo",
         2,
-        "error: No such command 'trian'. Did you mean 'train'?\nhint: lora-s2s --help\n",
+        "error: No such command 'trian'. Did you mean 'train'?\nhint: lora-s2s train demo\n",
+    ),
+    _golden(
+        "missing option",
+        "merge adapters/x --base demo",
+        2,
+        "error: Missing option '--out'\nhint: lora-s2s merge adapters/x --base demo --out DIR\n",
     ),
     _golden(
         "unknown option",
