@@ -206,9 +206,11 @@ def _with_setting(error: Exception, words: Sequence[str]) -> str:
 
 
 def _what_was_meant(words: Sequence[str]) -> str | None:
-    """A setting without its ``=``, or the existing file whose name several arguments are
-    together.
+    """A setting without its ``=``, the existing file whose name several arguments are together, or
+    several data files, to which the shell may have expanded a pattern.
     """
+    from lora_s2s.readers.origins import is_data_name
+
     for place, (option, key) in enumerate(itertools.pairwise(words)):
         if option == "--set" and "=" not in key[:-1]:
             value = next((word for word in words[place + 2 :] if word != "="), "VALUE")
@@ -218,6 +220,10 @@ def _what_was_meant(words: Sequence[str]) -> str | None:
         name = " ".join(words[first:last])
         if last - first > 1 and os.path.isfile(os.path.expanduser(name)):
             return f"quote a name with a space: {quoted(name)}"
+    if len(files := [word for word in words if is_data_name(word)]) > 1:
+        others = [quoted(word) for word in words[1:] if word not in (*files, "--data")]
+        start = "lora-s2s " + (words[0] if "--model" in words else "init")
+        return " ".join([" --data ".join([start, *map(quoted, files)]), *others])
     return None
 
 

@@ -112,8 +112,7 @@ class Stopped(Error):
     def __init__(self, message: str, signal_number: int | None = None) -> None:
         super().__init__(message, hint=f"continue: {again()}")
         if signal_number is not None:
-            interrupted = signal_number == signal.SIGINT
-            self.exit_code = 130 if interrupted else 143
+            self.exit_code = 130 if signal_number == signal.SIGINT else 143
             self.signal_name = signal.Signals(signal_number).name
 
 

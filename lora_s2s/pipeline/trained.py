@@ -74,17 +74,16 @@ def on_other_data(running: Path, recipe: Recipe) -> str:
     return ""
 
 
-def _check_settings(running: Path, recipe: Recipe, *, anyway: bool) -> None:
+def _check_settings(running: Path, recipe: Recipe, options: RunOptions) -> None:
     """Refuses to continue a run with other settings, before its data and base are loaded."""
     newest = max(running.glob("checkpoints/step-*"), default=running)
     try:
         recipe = with_choices_of(recipe, recorded_recipe(running))
         then = CheckpointFile.read(newest).identity
-        given = {**then, **recipe.lora.by_key("lora")}
-        now = run_identity(given, recipe.training.settled())
+        now = run_identity({**then, **recipe.lora.by_key("lora")}, recipe.training.settled())
     except (Error, ValueError):  # none, or a damaged one, which is reported where all of it is read
         return
-    check_same_run(newest, then, now, anyway=anyway)
+    check_same_run(newest, then, now, anyway=options.resume_anyway)
 
 
 def check_run_folder(
@@ -124,7 +123,7 @@ def check_run_folder(
             hint = f"continue: {command}; or {hint}"
         raise UsageError(f"{running} holds an unfinished run{other}", hint=hint)
     if options.resume:
-        _check_settings(running, recipe, anyway=options.resume_anyway)
+        _check_settings(running, recipe, options)
     for place in (running, final):
         check_free(place, replace=True)
     check_writable(final.parent)

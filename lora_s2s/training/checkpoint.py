@@ -242,15 +242,16 @@ def continue_from(
     if checkpoint is None:
         say(f"no checkpoint in {run_dir}: training from the start")
         return TrainState()
-    then, anyway = checkpoint.identity, options.resume_anyway
-    for line in check_same_run(checkpoint.path, then, identity, anyway=anyway):
+    then = checkpoint.identity
+    for line in check_same_run(checkpoint.path, then, identity, anyway=options.resume_anyway):
         warn(line)
     state = checkpoint.state
     state.threads = _threads(state.threads, on_cpu=not next(model.parameters()).is_cuda)
     if average is not None:
         load_adapter_state(model, load_file(checkpoint.path / _AVERAGE))
         average.take()
-    _restore(checkpoint, model, optimizer)
+    load_adapter_state(model, load_file(checkpoint.path / _ADAPTER))
+    load_optimizer_state(model, optimizer, load_file(checkpoint.path / _OPTIMIZER))
     say(f"resuming after step {state.step} ({checkpoint.path})")
     return state
 
@@ -267,11 +268,6 @@ def _threads(then: int, *, on_cpu: bool) -> int:
     if on_cpu and then != now:
         say(f"threads: {then}, as before; OMP_NUM_THREADS={now} sets another number")
     return then
-
-
-def _restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
-    load_adapter_state(model, load_file(checkpoint.path / _ADAPTER))
-    load_optimizer_state(model, optimizer, load_file(checkpoint.path / _OPTIMIZER))
 
 
 def prune(folder: Path, *, current: int, keep: int, best: int | None) -> None:

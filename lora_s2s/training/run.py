@@ -71,9 +71,7 @@ class Run:
         accelerator: Accelerator,
     ) -> None:
         self.model, self.settings, self.accelerator = model, settings, accelerator
-        self.run_dir, self.evaluate, self.deadline = run_dir, evaluate, options.deadline
-        self.begun = options.begun
-        self.goal = options.goal
+        self.run_dir, self.evaluate, self.options = run_dir, evaluate, options
         if evaluate is None:
             _refuse_without_validation(settings)
         self.plan = StepPlan(table, settings)
@@ -148,8 +146,8 @@ class Run:
             peak_memory_bytes(self.accelerator.device),
             steps_in_epoch=len(self.plan.steps(self.state.epoch)),
         )
-        if self.begun is not None and self.state.step == self.first_step + 1:
-            say(f"first training step after {time.monotonic() - self.begun:.1f} s")
+        if self.options.begun is not None and self.state.step == self.first_step + 1:
+            say(f"first training step after {time.monotonic() - self.options.begun:.1f} s")
         self.log.step(stats, self.state, self.plan, seconds=seconds)
 
     def _check_forward(self) -> None:
@@ -195,15 +193,15 @@ class Run:
         loss = scores[VALIDATION_LOSS]
         if not math.isfinite(loss):
             raise RunError(f"step {self.state.step}: the validation loss is {loss}", hint=_HINT)
-        self.state.remember(scores, self.goal)
+        self.state.remember(scores, self.options.goal)
         self.log.evaluation(scores, self.state, self.plan)
         if not self.settings.early_stopping and self.last_step == self.plan.total_steps:
             self.log.notice(self.state, self.plan)
 
     def check_deadline(self) -> None:
         """Ends the run if the deadline has passed and at least one step was taken."""
-        if self.deadline is not None and self.state.step > self.first_step:
-            passed = time.monotonic() >= self.deadline
+        if self.options.deadline is not None and self.state.step > self.first_step:
+            passed = time.monotonic() >= self.options.deadline
             self.out_of_time = any_process(passed, self.accelerator)
 
     def checkpoint_due(self) -> bool:
@@ -304,7 +302,7 @@ def _refuse_without_validation(settings: TrainingSettings) -> None:
         "best_metric": settings.judges_answers,
         "scored_sources": settings.scored_sources > 0,
     }
-    for key in (key for key, is_set in needing.items() if is_set):
-        raise UsageError(
-            f"training.{key} needs validation data", hint="set data.validation_fraction=0.05"
-        )
+    for key, is_set in needing.items():
+        if is_set:
+            hint = "set data.validation_fraction=0.05"
+            raise UsageError(f"training.{key} needs validation data", hint=hint)

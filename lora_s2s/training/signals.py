@@ -41,10 +41,12 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
             candidates = (signal.SIGINT, signal.SIGTERM, _WARNING, _HANG_UP)
-            handled = [number for number in candidates if number is not None]
-            if _HANG_UP is not None and signal.getsignal(_HANG_UP) == signal.SIG_IGN:
-                handled.remove(_HANG_UP)
-            self._previous = {number: signal.signal(number, self._handle) for number in handled}
+            self._previous = {
+                number: signal.signal(number, self._handle)
+                for number in candidates
+                if number is not None
+                and (number != _HANG_UP or signal.getsignal(number) != signal.SIG_IGN)
+            }
         return self
 
     def __exit__(self, *_error: object) -> None:

@@ -18,32 +18,26 @@ VALIDATION_LOSS = "validation_loss"
 """The score that every evaluation has."""
 LEAST_GAIN = 0.0001  # of a score, as shown; less counts as none for early stopping
 
-
-def _training(keys: str) -> set[str]:
-    return {f"training.{key}" for key in keys.split()}
-
-
 # These settings affect what is kept and shown, not what is trained.
-_IGNORED = _training(
-    "save_every keep_checkpoints evaluate_every early_stopping best_metric scored_sources trackers "
-    "on_nonfinite"
-)
+_IGNORED = {
+    f"training.{key}"
+    for key in "save_every keep_checkpoints evaluate_every early_stopping best_metric "
+    "scored_sources trackers on_nonfinite".split()
+}
 # At these values a run is as those before the setting existed, whose checkpoints do not record it.
 _WITHOUT = {"training.ema": "0.0", "training.sharding": "none"}
 # Changes to these affect the rest of the training, but the checkpoint still fits: --resume-anyway
 # accepts them.
-_ACCEPTABLE = {"package code", "torch", "forward", "training data"} | _training(
-    "epochs max_steps learning_rate schedule warmup weight_decay max_grad_norm label_smoothing "
-    "dropout z_loss gradient_checkpointing"
-)
+_ACCEPTABLE = {"package code", "torch", "forward", "training data"} | {
+    f"training.{key}"
+    for key in "epochs max_steps learning_rate schedule warmup weight_decay max_grad_norm "
+    "label_smoothing dropout z_loss gradient_checkpointing".split()
+}
 # With another device or number of processes the run continues, with a warning.
 _WARNED_OF = {
-    "device": ("on another device", "the last digits differ"),
-    "training.sharding": ("with another training.sharding", "the last digits differ"),
-    "processes": (
-        "by another number of processes",
-        "the last digits differ, and what dropout draws",
-    ),
+    "device": ("on another device", ""),
+    "training.sharding": ("with another training.sharding", ""),
+    "processes": ("by another number of processes", ", and what dropout draws"),
 }
 
 
@@ -249,8 +243,9 @@ def check_same_run(
     differing = [key for key in sorted({*then, *now}) if then.get(key) != now.get(key)]
     if _WARNED_OF.keys() >= {*differing}:
         return [
-            f"the checkpoint was made {how}: {then[key]}; now {now.get(key, 'none')}: {effect}"
-            for key, (how, effect) in _WARNED_OF.items()
+            f"the checkpoint was made {how}: {then[key]}; now {now.get(key, 'none')}"
+            f": the last digits differ{also}"
+            for key, (how, also) in _WARNED_OF.items()
             if key in differing and key in then  # older checkpoints do not record it
         ]
     lines = [

@@ -7,6 +7,7 @@ import hashlib
 import json
 import random
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -526,6 +527,16 @@ def test_a_name_that_is_mistyped_or_unquoted(here: Path, invoke: Invoke) -> None
     refused = invoke("train", "my", "tickets.csv", "--set", "lora.r=2", code=2)
     assert "hint: quote a name with a space: 'my tickets.csv'\n" in refused.stderr
     assert "hint: lora-s2s train --help" in invoke("train", "my", "x.csv", code=2).stderr
+    # What a shell makes of a pattern.
+    files = [str(here / f"{name} 1.csv") for name in "abc"]
+    for file in files:
+        shutil.copy("my tickets.csv", file)
+    data = shlex.join(part for file in files for part in ("--data", file))
+    for words, command in {
+        (*files, "--set", "lora.r=2"): f"init {data} --set lora.r=2",
+        ("--model", "demo", "--data", *files): f"train {data} --model demo",
+    }.items():
+        assert f"\nhint: lora-s2s {command}\n" in invoke("train", *words, code=2).stderr
     for words in (["10"], ["=", "10"], ["=10"]):
         apart = invoke("train", "my tickets.csv", "--set", "training.max_steps", *words, code=2)
         assert "hint: a setting is one word: --set training.max_steps=10\n" in apart.stderr
