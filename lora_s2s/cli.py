@@ -220,7 +220,8 @@ def _what_was_meant(words: Sequence[str]) -> str | None:
         name = " ".join(words[first:last])
         if last - first > 1 and os.path.isfile(os.path.expanduser(name)):
             return f"quote a name with a space: {quoted(name)}"
-    if len(files := [word for word in words if is_data_name(word)]) > 1:
+    files = [word for word in words if is_data_name(word)]
+    if words[0] == "train" and words[1] in files[:-1]:
         others = [quoted(word) for word in words[1:] if word not in (*files, "--data")]
         start = "lora-s2s " + (words[0] if "--model" in words else "init")
         return " ".join([" --data ".join([start, *map(quoted, files)]), *others])
