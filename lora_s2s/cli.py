@@ -221,10 +221,12 @@ def _what_was_meant(words: Sequence[str]) -> str | None:
         if last - first > 1 and os.path.isfile(os.path.expanduser(name)):
             return f"quote a name with a space: {quoted(name)}"
     files = [word for word in words if is_data_name(word)]
-    if words[0] == "train" and words[1] in files[:-1]:
-        others = [quoted(word) for word in words[1:] if word not in (*files, "--data")]
-        start = "lora-s2s " + (words[0] if "--model" in words else "init")
-        return " ".join([" --data ".join([start, *map(quoted, files)]), *others])
+    if words[0] == "train" and len(files) > 1:
+        recipe = [word for word in words[1:2] if word not in files and word[0] != "-"]
+        verb = "train" if recipe or "--model" in words else "init"
+        others = [word for word in words[1:] if word not in (*files, *recipe, "--data")]
+        data = [word for file in files for word in ("--data", file)]
+        return _pasted([verb, *recipe, *data, *others])
     return None
 
 

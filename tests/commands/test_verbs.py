@@ -632,7 +632,7 @@ def test_tokens_that_train_from_the_recipe_to_the_merged_model(
 def test_tokens_that_carry_characters_train_unless_others_are_named() -> None:
     def recipe(*words: str) -> Any:
         sets = ["model.name=demo", "data.train=x.csv", "output.name=x", *words]
-        return load_recipe("flan-t5-small", overrides=sets)
+        return load_recipe("flan-t5-small", sets)
 
     tokenizer = load_tokenizer("demo")
     assert train_token_ids(recipe(), tokenizer, []) == []
