@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["NO_COLOR"] = "1"
+# With as many threads as a busy machine leaves free, two runs could differ in their last digits.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from lora_s2s import limits, probe
 from lora_s2s.hub import DEMO_BASE

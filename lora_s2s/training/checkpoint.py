@@ -246,7 +246,7 @@ def continue_from(
     for line in check_same_run(checkpoint.path, then, identity, anyway=options.resume_anyway):
         warn(line)
     state = checkpoint.state
-    state.threads = _threads(state.threads, on_cpu=not next(model.parameters()).is_cuda)
+    state.threads = _threads(state.threads, on_cpu=next(model.parameters()).device.type == "cpu")
     if average is not None:
         load_adapter_state(model, load_file(checkpoint.path / _AVERAGE))
         average.take()
