@@ -179,9 +179,11 @@ def like_missing(name: str, beside: Iterable[str]) -> tuple[str, str]:
     # Backwards, so that a CSV hides the spreadsheet of its name.
     called = {_SHEET.sub(".csv", other): other for other in sorted(beside, reverse=True)}
     meant = closest(name, called)
-    if meant in called and called[meant] != meant:
+    stems = (text.rpartition(".")[0] for text in (name, meant or ""))
+    if meant in called and called[meant] != meant and closest(next(stems), stems):
         return "", f"a spreadsheet is not read: save {called[meant]} as CSV (UTF-8), {meant}"
-    return nearest(name, called), "check the path; it is relative to the current folder"
+    files = sorted(called.keys() & called.values())
+    return nearest(name, files), "check the path; it is relative to the current folder"
 
 
 def quoted(word: object) -> str:

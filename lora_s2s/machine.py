@@ -123,20 +123,29 @@ def share_with_others() -> str:
     return ""
 
 
-def other_work(threads: int) -> str | None:
-    """How many processors other programs use, in words, measured now, and what computing on so many
-    threads takes then; None if that is hardly more.
+def other_work(threads: int, *, training: bool = False) -> tuple[int, str]:
+    """On how many of so many threads to compute, as other programs use processors now, and what
+    that takes, in words; empty if hardly more.
+
+    Args:
+        training: fewer threads will be taken, unless the user has set them.
     """
     count, used = usable_processors(), _processors_of_others()
-    longer = (threads + used) / count
-    if used <= _BUSY or longer <= _LONGER:
-        return None
-    line = (
-        f"other programs use {used:.1f} of {count} processors: training takes at least "
-        f"{longer:.1f} times as long as the times of init and plan, which are for an idle machine"
-    )
-    fewer = max(1, round(count - used))
-    return f"{line}; {_THREADS}={fewer} is faster now" if fewer < threads else line
+    fewer = min(threads, max(1, round(count - used)))
+    taken = fewer if training and not USER_SET_THREADS else threads
+    longer = (taken + used) / count
+    parts = []
+    if used > _BUSY and longer > _LONGER:
+        parts.append(
+            f"other programs use {used:.1f} of {count} processors: training takes at least "
+            f"{longer:.1f} times as long as the times of init and plan, which are for an idle "
+            "machine"
+        )
+    if taken < threads:
+        parts.append(f"computing on {taken} of {threads} threads, which is faster beside others")
+    elif parts and fewer < threads:
+        parts.append(f"{_THREADS}={fewer} is faster now")
+    return taken, "; ".join(parts)
 
 
 def _processors_of_others() -> float:

@@ -70,11 +70,23 @@ def whole(sentence: str) -> str:
     return sentence
 
 
-def other_work_line(device: str) -> str | None:
-    """That other programs slow a run on a CPU, measured now; None where they do not."""
+def other_work_line(device: str) -> str:
+    """That other programs slow a run on a CPU, measured now; empty where they do not."""
     from torch import get_num_threads
 
-    return other_work(get_num_threads()) if device == "cpu" else None
+    return other_work(get_num_threads())[1] if device == "cpu" else ""
+
+
+def threads_beside_others(device: str) -> int:
+    """On how many threads to train, as other programs use processors now; says why."""
+    from torch import get_num_threads
+
+    threads, line = get_num_threads(), ""
+    if device == "cpu":
+        threads, line = other_work(threads, training=True)
+    if line:
+        warn(line)
+    return threads
 
 
 def show_preview(pairs: Sequence[Sides[PairSide]]) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from lora_s2s.console import say, warn
+from lora_s2s.console import say
 from lora_s2s.data.prepared import PreparedDataset
 from lora_s2s.pipeline.adapted import AdaptedBase, adapted_base
 from lora_s2s.pipeline.adapter_folder import identity, origin, write_adapter
 from lora_s2s.pipeline.choices import advice_on, gather_facts, resolved_recipe
 from lora_s2s.pipeline.lengths import answer_limit, warn_of_short_answers, with_data
-from lora_s2s.pipeline.notices import other_work_line, show_data
+from lora_s2s.pipeline.notices import show_data, threads_beside_others
 from lora_s2s.pipeline.plan import check_device, check_fits
 from lora_s2s.pipeline.prepare import data_line, label_record, prepare_data, sources_of
 from lora_s2s.pipeline.runs import finished_run, recipe_of_run, running_folder
@@ -19,7 +19,12 @@ from lora_s2s.pipeline.trained import RunOptions, TrainedAdapter, check_run_fold
 from lora_s2s.pipeline.watched import goal_of, watched
 from lora_s2s.recipe.schema import Recipe
 from lora_s2s.training.loop import train
-from lora_s2s.training.processes import is_main_process, main_process_first, process_count
+from lora_s2s.training.processes import (
+    computing_on,
+    is_main_process,
+    main_process_first,
+    process_count,
+)
 from lora_s2s.training.state import TrainResult
 
 
@@ -55,9 +60,11 @@ def train_adapter(
     facts = gather_facts(prepared, parameters=adapted.base_parameters, device=adapted.device_type)
     recipe = resolved_recipe(recipe, facts, begun=running if resume else None)
     say(f"{recipe.model.name}: {adapted.line}")
-    if line := other_work_line(adapted.device_type):
-        warn(line)
-    with running_folder(running, resume=resume), recipe_of_run(running, recipe):
+    with (
+        computing_on(threads_beside_others(adapted.device_type)),
+        running_folder(running, resume=resume),
+        recipe_of_run(running, recipe),
+    ):
         result = _trained(recipe, adapted, prepared, running, options)
         if is_main_process() and result.is_done:
             made_from = {**origin(recipe, adapted.base, prepared), **label_record(prepared)}

@@ -33,6 +33,7 @@ from lora_s2s.training.plan import StepPlan
 from lora_s2s.training.processes import any_process, computing_on, share_parameters, stop_signal
 from lora_s2s.training.signals import StopSignals
 from lora_s2s.training.state import (
+    LEAST_GAIN,
     VALIDATION_LOSS,
     LoopOptions,
     StepStats,
@@ -195,7 +196,9 @@ class Run:
             raise RunError(f"step {self.state.step}: the validation loss is {loss}", hint=_HINT)
         self.state.remember(scores, self.options.goal)
         self.log.evaluation(scores, self.state, self.plan)
-        if not self.settings.early_stopping and self.last_step == self.plan.total_steps:
+        if self.state.no_gain_left and self.state.step < self.plan.total_steps:
+            say(f"the run ends here: no later loss can be lower by {LEAST_GAIN}, the least gain")
+        elif not self.settings.early_stopping and self.last_step == self.plan.total_steps:
             self.log.notice(self.state, self.plan)
 
     def check_deadline(self) -> None:
@@ -238,10 +241,12 @@ class Run:
         raise Stopped(f"stopped by {name} after {step}; a checkpoint was saved", number)
 
     def done(self) -> bool:
-        """Whether all steps are taken, or ``early_stopping`` evaluations in a row had no gain."""
-        patience = self.settings.early_stopping
-        out_of_patience = 0 < patience <= self.state.evaluations_without_gain
-        return self.state.step >= self.plan.total_steps or out_of_patience
+        """Whether all steps are taken, ``early_stopping`` evaluations in a row had no gain, or no
+        later one can have any.
+        """
+        state, patience = self.state, self.settings.early_stopping
+        out_of_patience = 0 < patience <= state.evaluations_without_gain
+        return state.step >= self.plan.total_steps or out_of_patience or state.no_gain_left
 
     def left(self) -> bool:
         """Whether the run is done, or has taken the share of its steps that was asked for."""

@@ -503,6 +503,7 @@ def test_a_name_that_is_mistyped_or_unquoted(here: Path, invoke: Invoke) -> None
         "my tikets.csv": "file: 'my tikets.csv' (did you mean 'my tickets.csv'?)",
         "./my tikets.csv": "file: './my tikets.csv' (did you mean './my tickets.csv'?)",
         "./nope/a": "file: './nope/a'",
+        "nope.csv": "file: 'nope.csv' (did you mean 'log.csv'?)",
         "log.cvs": "file: 'log.cvs' (did you mean 'log.csv'?)",
         "log.parquet": "file: 'log.parquet'\n",
         "log.ymal": "file: 'log.ymal' (did you mean 'log.yaml'?)",

@@ -18,7 +18,9 @@ import transformers
 from cli_parts import Invoke, listing, write_csv
 from tiny_families import TINY
 from torch.autograd.graph import saved_tensors_hooks
+from training_parts import in_step
 
+import lora_s2s
 from lora_s2s import machine
 from lora_s2s.data.collate import collate
 from lora_s2s.fast_t5.choose import fast_forward, with_layout
@@ -32,6 +34,7 @@ from lora_s2s.recipe.schema import LoraSection, Recipe
 from lora_s2s.training import footprint
 from lora_s2s.training.footprint import Setting
 from lora_s2s.training.loss import sequence_loss
+from lora_s2s.training.processes import computing_on
 
 FIELDS = (
     "weights_bytes adapter_bytes optimizer_bytes activations_bytes total_bytes seconds fits advice"
@@ -338,15 +341,35 @@ def test_fewer_threads_are_taken_beside_other_programs(
     assert line == (expected if threads else "")
     monkeypatch.setattr("psutil.cpu_count", lambda logical: 1)
     assert machine.share_with_others() == ""  # torch takes a thread a core
-    slower = re.search("; OMP_NUM_THREADS=. is faster now$", str(machine.other_work(4)))
-    assert bool(slower) is (used > 1)
+    planned_on, named = machine.other_work(4)
+    assert planned_on == 4
+    assert bool(re.search("; OMP_NUM_THREADS=. is faster now$", named)) is (used > 1)
+    trained_on, said = machine.other_work(4, training=True)
+    assert trained_on == int(threads or 4)
+    assert (f"computing on {threads} of 4 threads, which" in said) is (threads is not None)
+
+
+def test_a_call_from_python_trains_on_fewer_threads_beside_other_programs(
+    here: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(here / "train.csv")
+    monkeypatch.setattr(machine, "USER_SET_THREADS", False)
+    monkeypatch.setattr(machine, "usable_processors", lambda: 2)
+    monkeypatch.setattr(machine, "_processors_of_others", lambda: 1.9)
+    used: list[int] = []
+    given = {"model.name": str(tiny_model), "data.train": "train.csv", "training.max_steps": 1}
+    recipe = lora_s2s.load_recipe("flan-t5-small", {**given, "output.name": "x"})
+    with computing_on(2), in_step(1, lambda: used.append(torch.get_num_threads())):
+        lora_s2s.train(recipe, progress=False)
+        assert torch.get_num_threads() == 2
+    assert used == [1]
 
 
 def test_what_other_programs_use_is_measured_before_torch_takes_its_threads() -> None:
     loading = (
         "from lora_s2s import console, machine\n"
         "machine._MOMENT, machine._LONGER = 1.0, 0\n"
-        "print(machine.other_work(1))\n"
+        "print(machine.other_work(1)[1])\n"
         "machine._processors_of_others, machine.usable_processors = lambda: 1.9, lambda: 2\n"
         "console.announce_loading(machine.share_with_others)\n"
         "import torch; print(torch.get_num_threads())"

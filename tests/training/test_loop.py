@@ -208,6 +208,25 @@ def test_a_run_whose_answers_are_right_says_once_how_to_end_it(
     assert "have a probability" not in capsys.readouterr().err
 
 
+def test_a_run_whose_loss_can_have_no_further_gain_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    how = {"max_steps": 12, "evaluate_every": 2}
+    ended = run(tmp_path / "ended", evaluate=scores(2.0, 0.00011, 0.00009), **how)
+    assert (ended.steps, ended.stopped, ended.kept_step) == (6, "early_stopping", 6)
+    said = "step 6: validation loss 0.0001\nthe run ends here: no later loss can be lower by 0.0001"
+    assert said in capsys.readouterr().err
+    going = run(tmp_path / "going", evaluate=scores(*[0.00011] * 5, 0.00009), **how)
+    assert (going.steps, going.stopped) == (12, None)
+    assert "the run ends" not in capsys.readouterr().err
+
+    def evaluate(_: object) -> dict[str, float]:
+        return {"validation_loss": 0.0, "mine": 0.0}
+
+    other = run(tmp_path / "other", evaluate=evaluate, goal=Goal("mine", False), **how)
+    assert other.steps == 12
+
+
 @pytest.mark.parametrize(
     ("lower", "values", "kept"),
     [(False, (1.0, 3.0, 3.0, 2.0), 4), (True, (4.0, math.nan, -2.0, -2.0), 6)],
