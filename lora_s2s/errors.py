@@ -179,8 +179,8 @@ def like_missing(name: str, beside: Iterable[str]) -> tuple[str, str]:
     # Backwards, so that a CSV hides the spreadsheet of its name.
     called = {_SHEET.sub(".csv", other): other for other in sorted(beside, reverse=True)}
     meant = closest(name, called)
-    stems = (text.rpartition(".")[0] for text in (name, meant or ""))
-    if meant in called and called[meant] != meant and closest(next(stems), stems):
+    stem, other = (text.rpartition(".")[0] for text in (name, meant or ""))
+    if meant in called and called[meant] != meant and closest(stem, [other]):
         return "", f"a spreadsheet is not read: save {called[meant]} as CSV (UTF-8), {meant}"
     files = sorted(called.keys() & called.values())
     return nearest(name, files), "check the path; it is relative to the current folder"

@@ -113,7 +113,7 @@ def share_with_others() -> str:
         if USER_SET_THREADS or cores == 1:
             return ""
         used = _processors_of_others()
-        threads = max(1, round(count - used))
+        threads = _left(count, used)
         if threads < cores:
             os.environ[_THREADS] = str(threads)
             return (
@@ -131,7 +131,7 @@ def other_work(threads: int, *, training: bool = False) -> tuple[int, str]:
         training: fewer threads will be taken, unless the user has set them.
     """
     count, used = usable_processors(), _processors_of_others()
-    fewer = min(threads, max(1, round(count - used)))
+    fewer = min(threads, _left(count, used))
     taken = fewer if training and not USER_SET_THREADS else threads
     longer = (taken + used) / count
     parts = []
@@ -146,6 +146,11 @@ def other_work(threads: int, *, training: bool = False) -> tuple[int, str]:
     elif parts and fewer < threads:
         parts.append(f"{_THREADS}={fewer} is faster now")
     return taken, "; ".join(parts)
+
+
+def _left(count: int, used: float) -> int:
+    """How many of so many processors others leave free; one at least is taken."""
+    return max(1, round(count - used))
 
 
 def _processors_of_others() -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -178,8 +179,6 @@ def _check_options(
 
 def _check_asked(words: list[str], file: str | None, *, chat: bool, also: bool) -> None:
     """Refuses a command that asks nothing, or in two ways, before anything is loaded."""
-    import sys
-
     if chat and (words or file or also):
         takes = "it takes no texts and no files, and no --scores"
         raise UsageError(f"--interactive reads and answers lines: {takes}")
@@ -227,8 +226,6 @@ def _answer(work: Work, output: str | None, *, resume: bool) -> None:
 
 def _chat(predictor: Predictor, settings: DecodingSettings) -> None:
     """Answers the lines of stdin until it ends."""
-    import sys
-
     from lora_s2s.commands._failures import show_failure
     from lora_s2s.pipeline.chat import Chat
     from lora_s2s.pipeline.decoding import show_system

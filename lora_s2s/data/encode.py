@@ -198,6 +198,14 @@ def encode_batch(
     return outcome.encoded(len(rows))
 
 
+def _system_text(turns: str) -> str:
+    """The system text of a row of the spool, ``[[[role, text], …], template]``. The other turns,
+    which repeat all earlier rows', are not read.
+    """
+    first, _ = json.JSONDecoder().raw_decode(turns, len("[["))
+    return system_text([first])
+
+
 def _by_text(texts: Sequence[str], encoder: TextEncoder, side: str) -> list[list[int]]:
     distinct = list(dict.fromkeys(texts))
     encoded = encoder(distinct, side)
@@ -255,7 +263,7 @@ class _Outcome:
         self._tally.copied += row.target in text
         self._tally.identical += row.target == row.source
         if split == "train" and len(self._tally.systems) < 2:
-            self._tally.systems.add(system_text(json.loads(row.turns)[0]) if row.turns else "")
+            self._tally.systems.add(_system_text(row.turns) if row.turns else "")
         if self._encoding.classes and split == "train":
             self._tally.classes[row.target] += row.copies
 

@@ -13,7 +13,7 @@ from lora_s2s.files import write_text
 from lora_s2s.pipeline import html
 from lora_s2s.pipeline.base_choice import Machine, machine_with, this_machine
 from lora_s2s.pipeline.file_facts import files_of
-from lora_s2s.pipeline.notices import other_work_line, whole
+from lora_s2s.pipeline.notices import beside_others, whole
 from lora_s2s.pipeline.starter import decide, notes_on
 from lora_s2s.pipeline.starter_base import ANSWERED, Starting
 from lora_s2s.pipeline.wishes import Looked, Wishes
@@ -99,7 +99,7 @@ def starter_recipe(looked: Looked, *, command: str = "init") -> StarterRecipe:
     for sentence in (column_warnings if command == "init" else role_warnings)(looked.facts.reading):
         warn(whole(sentence))
     notes_on(start, decisions)
-    if command == "init" and (line := other_work_line(start.machine.device.kind)):
+    if command == "init" and (line := beside_others(start.machine.device.kind)[1]):
         say(line)
     text = commented_recipe(
         f"{files_of(given.data)} on {recipe.model.name}.", _head(start), decisions, command=command

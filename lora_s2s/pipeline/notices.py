@@ -70,23 +70,12 @@ def whole(sentence: str) -> str:
     return sentence
 
 
-def other_work_line(device: str) -> str:
-    """That other programs slow a run on a CPU, measured now; empty where they do not."""
+def beside_others(device: str, *, training: bool = False) -> tuple[int, str]:
+    """See :func:`lora_s2s.machine.other_work`; on a GPU all of torch's threads, and no line."""
     from torch import get_num_threads
 
-    return other_work(get_num_threads())[1] if device == "cpu" else ""
-
-
-def threads_beside_others(device: str) -> int:
-    """On how many threads to train, as other programs use processors now; says why."""
-    from torch import get_num_threads
-
-    threads, line = get_num_threads(), ""
-    if device == "cpu":
-        threads, line = other_work(threads, training=True)
-    if line:
-        warn(line)
-    return threads
+    threads = get_num_threads()
+    return other_work(threads, training=training) if device == "cpu" else (threads, "")
 
 
 def show_preview(pairs: Sequence[Sides[PairSide]]) -> None:

@@ -16,7 +16,7 @@ from lora_s2s.machine import sized
 from lora_s2s.models.known_bases import KNOWN
 from lora_s2s.models.precision import resolve_device, resolve_dtype
 from lora_s2s.models.row_memory import read_config, row_cost
-from lora_s2s.pipeline.notices import other_work_line
+from lora_s2s.pipeline.notices import beside_others
 from lora_s2s.pipeline.plan_base import base_of
 from lora_s2s.pipeline.plan_data import known_data
 from lora_s2s.pipeline.planned import (
@@ -166,7 +166,7 @@ def _measured_speed(planned: Planned) -> tuple[duration.Speed | None, list[str]]
             "bfloat16 products are at least twice as fast as float32 on this CPU: "
             "--set model.dtype=bfloat16 trains faster, with a little less precision"
         )
-    if line := other_work_line(here.type):
+    if line := beside_others(here.type)[1]:
         remarks.append(line)
     return speed, remarks
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from lora_s2s.console import say
+from lora_s2s.console import say, warn
 from lora_s2s.data.prepared import PreparedDataset
 from lora_s2s.pipeline.adapted import AdaptedBase, adapted_base
 from lora_s2s.pipeline.adapter_folder import identity, origin, write_adapter
 from lora_s2s.pipeline.choices import advice_on, gather_facts, resolved_recipe
 from lora_s2s.pipeline.lengths import answer_limit, warn_of_short_answers, with_data
-from lora_s2s.pipeline.notices import show_data, threads_beside_others
+from lora_s2s.pipeline.notices import beside_others, show_data
 from lora_s2s.pipeline.plan import check_device, check_fits
 from lora_s2s.pipeline.prepare import data_line, label_record, prepare_data, sources_of
 from lora_s2s.pipeline.runs import finished_run, recipe_of_run, running_folder
@@ -60,8 +60,11 @@ def train_adapter(
     facts = gather_facts(prepared, parameters=adapted.base_parameters, device=adapted.device_type)
     recipe = resolved_recipe(recipe, facts, begun=running if resume else None)
     say(f"{recipe.model.name}: {adapted.line}")
+    threads, line = beside_others(adapted.device_type, training=True)
+    if line:
+        warn(line)
     with (
-        computing_on(threads_beside_others(adapted.device_type)),
+        computing_on(threads),
         running_folder(running, resume=resume),
         recipe_of_run(running, recipe),
     ):

@@ -135,14 +135,13 @@ class RunLog:
 
     def notice(self, state: TrainState, plan: StepPlan) -> None:
         """Shows once that the run has little to gain, and how to end it at the best so far."""
-        count, share = state.evaluations_without_gain, state.step / plan.total_steps
-        probability = plan.answer_probability(state.validation_loss or 0.0)
-        if self._noticed:
+        if self._noticed or state.validation_loss is None:
             return
+        count, share = state.evaluations_without_gain, state.step / plan.total_steps
         if stands_still(count, share):
             about = f"no gain in the last {count} validations"
             how = again("--resume", f"training.early_stopping={PATIENCE}")
-        elif has_learned(probability, share):
+        elif has_learned(probability := plan.answer_probability(state.validation_loss), share):
             about = f"the right answers have a probability of {probability:.0%} on average"
             how = again("--resume-anyway", f"training.max_steps={state.step}")
         else:
