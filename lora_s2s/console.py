@@ -33,7 +33,8 @@ _ALONE = os.environ.get("WORLD_SIZE", "1") == "1"
 _TALKS = _ALONE or os.environ.get("RANK", "0") == "0"
 # The others show a failure this much later: where the first has the same, its launcher ends them.
 _SECONDS_TO_BE_ENDED = 5.0
-_SECONDS_BETWEEN_PLAIN_LINES = 10.0
+# Between plain lines: at first; as a share of the time until then; at most.
+_SECONDS_BETWEEN_PLAIN_LINES, _SPARSER, _MOST_SECONDS = 10.0, 0.1, 60.0
 _SECONDS_BETWEEN_LIVE_LINES = 0.2
 _SECONDS_OF_SILENCE = 2.0  # work that is often short shows no progress before
 _CLEARED = "\r\x1b[K"
@@ -299,11 +300,15 @@ class Terminal:
     def __init__(self) -> None:
         at_terminal = sys.stderr is not None and sys.stderr.isatty()
         self.is_live = at_terminal and os.environ.get("TERM") != "dumb"
+        self._begun = time.monotonic()
 
     @property
     def seconds(self) -> float:
-        """The least time between two progress lines."""
-        return _SECONDS_BETWEEN_LIVE_LINES if self.is_live else _SECONDS_BETWEEN_PLAIN_LINES
+        """The least time between two progress lines; plain ones become sparser."""
+        if self.is_live:
+            return _SECONDS_BETWEEN_LIVE_LINES
+        sparser = _SPARSER * (time.monotonic() - self._begun)
+        return min(max(_SECONDS_BETWEEN_PLAIN_LINES, sparser), _MOST_SECONDS)
 
     def message(self, text: str) -> None:
         """Writes a message, newlines kept."""

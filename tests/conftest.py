@@ -20,8 +20,9 @@ os.environ["NO_COLOR"] = "1"
 # With as many threads as a busy machine leaves free, two runs could differ in their last digits.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from lora_s2s import limits, probe
+from lora_s2s import limits, machine, probe
 from lora_s2s.hub import DEMO_BASE
+from lora_s2s.models import host_memory
 from lora_s2s.tokens import probe_child
 
 pytest_plugins = ("cli_parts", "letter_tokenizer")
@@ -30,9 +31,9 @@ pytest_plugins = ("cli_parts", "letter_tokenizer")
 @pytest.fixture(scope="session", autouse=True)
 def opened_in_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What a child process would open first is opened in this one: a child for every tiny model
-    takes a second.
+    takes a second. ``tests/hostile/test_probe.py`` starts real ones.
 
-    ``tests/hostile/test_probe.py`` starts real ones.
+    No other program is looked for, and no freed memory returned.
     """
 
     def tried(folder: Path) -> probe.Failure | None:
@@ -43,6 +44,8 @@ def opened_in_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(probe, "_tried", tried)
+        patch.setattr(machine, "_processors_of_others", lambda: 0.0)
+        patch.setattr(host_memory, "_glibc", lambda _: None)
         patch.setenv("LORA_S2S_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 

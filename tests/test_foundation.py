@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import math
 import os
 import subprocess
 import sys
+import time
 import types
 import zipfile
 from collections.abc import Callable
@@ -92,7 +94,9 @@ def test_what_is_no_finite_number_is_null_in_json(
     assert [json.loads(text) for text in written] == [expected] * 3
 
 
-def test_progress_is_sparse_away_from_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_sparse_away_from_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with console.ProgressLine("train") as line:
         for step in range(1, 101):
             line.update({"loss": "1.0"}, done=step, total=100)
@@ -100,6 +104,18 @@ def test_progress_is_sparse_away_from_a_terminal(capsys: pytest.CaptureFixture[s
     assert len(lines) == 2
     assert lines[-1].startswith("train 100% 100/100")
     assert "\x1b" not in "".join(lines)
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with console.ProgressLine("train") as line:
+        for step in range(1, 3600):  # a second each
+            line.update({}, done=step, total=3600)
+            now[0] += 1
+    lines = capsys.readouterr().err.splitlines()
+    done = [int(line.split("%")[1].split("/")[0]) for line in lines]
+    apart = [second - first for first, second in itertools.pairwise(done)]
+    assert apart[:10] == [10] * 10  # then sparser, and a minute apart at most
+    assert apart[20:22] == [33, 37]
+    assert set(apart[-20:-1]) == {60}
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -299,6 +315,7 @@ def test_the_end_is_quick_but_where_triton_would_report_leaks(
 
 _WORKING = """
 import sys
+import time
 from pathlib import Path
 from lora_s2s.outputs import whole_folder
 with whole_folder(Path(sys.argv[1])) as staged:

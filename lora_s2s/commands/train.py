@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -90,7 +91,7 @@ def train(
     """
     begun = time.monotonic()
     deadline = None if stop_after is None else begun + seconds_of(stop_after)
-    from lora_s2s.pipeline.run_input import asked_run, is_data
+    from lora_s2s.pipeline.run_input import asked_run, is_data, starter_of
     from lora_s2s.pipeline.trained import RunOptions
 
     options = RunOptions(
@@ -112,9 +113,7 @@ def train(
     from lora_s2s.pipeline.train import train_adapter
 
     if dry_run:
-        _show_dry_run(dry.dry_run(loaded, prepared), json=json)
-        words = [quoted(word) for word in context.obj if word != "--dry-run"]
-        say(f"next: lora-s2s {' '.join(words)}")
+        _show_dry_run(dry.dry_run(loaded, prepared), context.obj, json=json)
         return
     result = train_adapter(loaded, prepared=prepared, options=options)
     if json:
@@ -122,42 +121,43 @@ def train(
     if result.stopped == "deadline":
         done = f"stopped after step {result.steps:,} and saved a checkpoint"
         raise Stopped(f"--stop-after {stop_after}: {done}")
-    _show_result(result, recipe if prepared is None and is_data(recipe) else "", loaded)
+    written = starter_of(recipe, sets) if prepared is None and is_data(recipe) else None
+    _show_result(result, written, loaded)
 
 
-def _show_result(result: TrainedAdapter, file: str, recipe: Recipe) -> None:
+def _show_result(result: TrainedAdapter, written: Path | None, recipe: Recipe) -> None:
     """Shows what came out, and how to go on.
 
     Args:
-        file: the data file that was named in place of a recipe; else empty.
+        written: the recipe of the data file that was named in place of one.
     """
     losses = {"train loss": result.train_loss, "validation loss": result.validation_loss}
     shown = ", ".join(f"{name} {value:.4f}" for name, value in losses.items() if value is not None)
     if result.kept_by != "validation_loss" and result.kept_score is not None:
-        shown += f", {result.kept_by} {result.kept_score:.2f} at step {result.kept_step:,}"
+        shown += f", {result.kept_by} {result.kept_score:.2f}"
+    if result.kept_step != result.steps:
+        shown += f" (weights of step {result.kept_step:,})"
     rate = f"{result.tokens_per_second:,.0f} tokens/s"
     say(f"{result.steps:,} steps, {shown}, {rate}: {result.adapter}")
     folder = Path(str(result.adapter))
     data, steps = recipe.data, recipe.training.max_steps
     for advice in result.advice:
         warn(advice["message"])
-        if file and steps and advice["setting"].startswith("training.max_steps="):
+        if written and steps and advice["setting"].startswith("training.max_steps="):
             continue  # the whole run is named below
         command = f"lora-s2s train {quoted(folder / 'recipe.yaml')} --set {advice['setting']}"
         say(f"try: {command} --set output.name={folder.name}-2")
-    from lora_s2s.pipeline.recipes import starter_name
-
-    if file and data.target_column:
+    if written and data.target_column:
         columns = f"'{data.target_column}' from '{data.source_column or data.template}'"
-        say(f"learned: {columns}; why, and what else was chosen: {starter_name(file)}.yaml")
+        say(f"learned: {columns}; why, and what else was chosen: {written}")
     say(f"report: {folder / 'report.html'}")
     say(f"next: lora-s2s eval {quoted(folder)} --baseline")
-    if file and result.steps == steps:
+    if written and result.steps == steps:
         whole = again("--overwrite", "training.max_steps=null")
         say(f"for the whole run, without training.max_steps={steps}: {whole}")
 
 
-def _show_dry_run(planned: DryRun, *, json: bool) -> None:
+def _show_dry_run(planned: DryRun, given: Sequence[str], *, json: bool) -> None:
     from lora_s2s.pipeline.prepare import counts
     from lora_s2s.recipe.load import recipe_to_yaml
 
@@ -177,6 +177,8 @@ def _show_dry_run(planned: DryRun, *, json: bool) -> None:
     table(f"Dry run: {planned.recipe.output.name}", ["what", "value"], rows)
     text = recipe_to_yaml(planned.recipe).rstrip("\n")
     write_json(planned.to_dict()) if json else write_out(text)
+    words = [quoted(word) for word in given if word != "--dry-run"]
+    say(f"next: lora-s2s {' '.join(words)}")
 
 
 def _quantiles(tokens: TokenCounts) -> str:

@@ -88,15 +88,14 @@ class LabelTable:
 def distinct_labels(references: References, known: Collection[str]) -> int | None:
     """The number of distinct labels among the references; None if they are not labels.
 
-    Labels are short, one per source, and repeat often, or are nearly all ``known`` from training.
+    Labels are short and repeat often, or are nearly all ``known`` from training. A source may have
+    several: those of rows that contradict each other.
     """
-    firsts = Counter(plain_answer(texts[0]) for texts in references)
-    single = sum(len(set(map(plain_answer, texts))) == 1 for texts in references)
-    one_each = single >= _SHARE_REPEATED * firsts.total()
+    found = Counter(label for texts in references for label in set(map(plain_answer, texts)))
     trained = {plain_answer(label) for label in known}
-    among = sum(count for label, count in firsts.items() if label in trained)
-    same = bool(trained) and among >= _SHARE_REPEATED * firsts.total()
-    return len(firsts) if one_each and (same or are_labels(firsts)) else None
+    among = sum(count for label, count in found.items() if label in trained)
+    same = bool(trained) and among >= _SHARE_REPEATED * found.total()
+    return len(found) if same or are_labels(found) else None
 
 
 def are_labels(targets: Counter[str]) -> bool:

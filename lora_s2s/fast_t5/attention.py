@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from lora_s2s.fast_t5.layout import Layout, Side
 from lora_s2s.fast_t5.operations import Compiled, Context
+from lora_s2s.models.precision import is_emulated
 from lora_s2s.models.t5_parts import farthest, relative_bias
 
 if TYPE_CHECKING:
@@ -164,14 +165,23 @@ class _InProducts(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Context, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(q, k, v, bias)
-        return _weights(q, k, bias) @ v
+        dtype = q.dtype
+        q, k, v = _multiplied(q, k, v)
+        return (_weights(q, k, bias) @ v).to(dtype)
 
     @staticmethod
     def backward(ctx: Context, slope: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        q, k, v, bias = ctx.saved_tensors
+        *parts, bias = ctx.saved_tensors
+        q, k, v, slope = _multiplied(*parts, slope)
         weights = _weights(q, k, bias)
         scores = torch._softmax_backward_data(slope @ v.transpose(2, 3), weights, -1, weights.dtype)
         return scores @ k, scores.transpose(2, 3) @ q, weights.transpose(2, 3) @ slope, None
+
+
+def _multiplied(*parts: Tensor) -> list[Tensor]:
+    """Tensors in the type that this CPU multiplies in."""
+    emulated = is_emulated(parts[0].dtype, parts[0].device)
+    return [part.float() for part in parts] if emulated else list(parts)
 
 
 def _weights(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lora_s2s.models.precision import is_emulated
+
 # oneDNN keeps memory of a weight's size for every number of rows that it meets, so it meets two.
 # From so many rows on, it is faster with empty ones added than MKL without.
 _SIZES = {128: 56, 32: 16}
@@ -25,6 +27,9 @@ def product(
         weight: (out, in), in the type of the inputs; also a transposed view.
         onto: (N, out).
     """
+    if _by_float32(inputs):
+        outputs = product(inputs.float(), weight.float(), scale=scale)
+        return (outputs if onto is None else outputs.add_(onto)).to(inputs.dtype)
     if not _by_onednn(inputs):
         if onto is not None:
             return torch.addmm(onto, inputs, weight.t(), alpha=scale)
@@ -42,6 +47,8 @@ def weight_gradient(slopes: Tensor, inputs: Tensor) -> Tensor:
         slopes: (N, out).
         inputs: (N, in), in the type of the slopes.
     """
+    if _by_float32(inputs):
+        return weight_gradient(slopes.float(), inputs.float()).to(inputs.dtype)
     if not _by_onednn(inputs):
         return slopes.t() @ inputs
     gradient, start = inputs.new_zeros(slopes.shape[1], inputs.shape[1]), 0
@@ -51,6 +58,11 @@ def weight_gradient(slopes: Tensor, inputs: Tensor) -> Tensor:
         gradient.add_(_onednn(slope.t().contiguous(), block.t().contiguous()))
         start += rows
     return gradient.addmm_(slopes[start:].t(), inputs[start:])
+
+
+def _by_float32(inputs: Tensor) -> bool:
+    """Whether conversions to float32 and back take less time than a product without them."""
+    return is_emulated(inputs.dtype, inputs.device) and inputs.shape[0] >= _FEWEST
 
 
 def _by_onednn(inputs: Tensor) -> bool:

@@ -11,6 +11,8 @@ from lora_s2s.console import plain, say, warn
 from lora_s2s.data_report import DataReport, Limit, PairSide, Sides
 from lora_s2s.errors import COMMAND_LINE, again
 from lora_s2s.machine import other_work
+from lora_s2s.recipe.fields import FULL
+from lora_s2s.recipe.schema import Recipe
 
 _LONGEST = 400
 _LIMIT_BY = {
@@ -76,6 +78,16 @@ def beside_others(device: str, *, training: bool = False) -> tuple[int, str]:
 
     threads = get_num_threads()
     return other_work(threads, training=training) if device == "cpu" else (threads, "")
+
+
+def warn_of_dtype(recipe: Recipe) -> None:
+    """Warns of a dtype that this machine's CPU has no instructions for."""
+    from lora_s2s.models.precision import is_emulated, resolve_device, resolve_dtype
+
+    name, device = recipe.model.dtype, resolve_device()
+    if is_emulated(resolve_dtype(name, device), device) and recipe.lora.method != FULL:
+        faster = "float32 is faster: --set model.dtype=float32"
+        warn(f"this CPU has no instructions for {name}, so {faster}")
 
 
 def show_preview(pairs: Sequence[Sides[PairSide]]) -> None:

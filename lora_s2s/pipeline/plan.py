@@ -14,7 +14,7 @@ from lora_s2s.errors import ResourceError
 from lora_s2s.hub import locate_model
 from lora_s2s.machine import sized
 from lora_s2s.models.known_bases import KNOWN
-from lora_s2s.models.precision import resolve_device, resolve_dtype
+from lora_s2s.models.precision import is_emulated, resolve_device, resolve_dtype
 from lora_s2s.models.row_memory import read_config, row_cost
 from lora_s2s.pipeline.notices import beside_others
 from lora_s2s.pipeline.plan_base import base_of
@@ -233,7 +233,9 @@ def _changes(planned: Planned) -> Iterator[tuple[dict[str, object], str]]:
     if "8bit" not in settings.optimizer:
         yield {"training.optimizer": "adamw-8bit"}, "optimizer state rounded to 8 bits"
     if planned.setting.bytes_each == 4 and recipe.model.quantization == "none":
-        yield {"model.dtype": "bfloat16"}, "weights and activations rounded to 16 bits"
+        emulated = is_emulated(torch.bfloat16, torch.device(planned.setting.device))
+        slower = ", slower on this CPU" if emulated else ""
+        yield {"model.dtype": "bfloat16"}, f"weights and activations rounded to 16 bits{slower}"
     for kind, cost in (
         ("int8", "weights rounded to 8 bits, slower steps"),
         ("nf4", "weights rounded to 4 bits, slower steps, a slightly higher loss"),

@@ -19,7 +19,6 @@ from lora_s2s.pipeline.recipes import (
     chosen_recipe,
     load_recipe,
     recipe_with_data,
-    starter_name,
 )
 from lora_s2s.pipeline.trained import RunOptions, check_run_folder
 from lora_s2s.pipeline.wishes import (
@@ -29,6 +28,7 @@ from lora_s2s.pipeline.wishes import (
     given_recipe,
     kept_settings,
     look,
+    starter_path,
 )
 from lora_s2s.readers.origins import is_data_name
 from lora_s2s.recipe.catalogue import shipped
@@ -102,6 +102,12 @@ def is_data(name: str) -> bool:
     return path.suffix != ".json" or not read_layer(path).sections
 
 
+def starter_of(name: str, sets: Overrides | None) -> Path:
+    """The recipe that a data file has: that of the run which the user named, if there is one."""
+    path = starter_path(name, sets or ())
+    return path if path.is_file() else starter_path(name, ())
+
+
 def _recipe_of_data(name: str, sets: Overrides, options: RunOptions, *, dry_run: bool) -> Recipe:
     """The recipe of a data file: decided, shown and written as by ``init --yes``. One that was
     written by ``init`` or edited is used as it is, and that of a run to resume. Of one that
@@ -110,24 +116,25 @@ def _recipe_of_data(name: str, sets: Overrides, options: RunOptions, *, dry_run:
     Raises:
         UsageError: there is a recipe of this name for other data.
     """
-    path = Path(f"{starter_name(name)}.yaml")
+    path, there = starter_path(name, sets), starter_of(name, sets)
     kept: dict[str, object] = {}
-    if path.is_file():
-        writer = untouched_writer(path)
+    if there.is_file():
+        writer = untouched_writer(there)
         if options.resume or writer != "train":
-            existing = existing_recipe(path, name, sets)
+            existing = existing_recipe(there, name, sets)
             if not dry_run:
                 check_run_folder(existing, options, may_be_done=True)
             file = quoted(name)
             why, anew = {
                 "init": ("init wrote it", f"init {file}"),
                 "train": ("to resume a run", f"train {file} --overwrite"),
-                None: ("edited by hand", f"init {file} --overwrite{words_given(path)}"),
+                None: ("edited by hand", f"init {file} --overwrite{words_given(there)}"),
             }[writer]
-            say(f"{path} is used as it is ({why}); to decide anew: lora-s2s {anew}")
+            say(f"{there} is used as it is ({why}); to decide anew: lora-s2s {anew}")
             return existing
-        kept = kept_settings(path, name, sets)
-    looked = look(Wishes([name], sets, kept=kept))  # a wrong column is told before a taken name
+        kept = kept_settings(there, name, sets)
+    # A wrong column is told before a taken name.
+    looked = look(Wishes([name], sets, path, kept=kept))
     check_named(looked.given)
     if not dry_run:
         check_run_folder(given_recipe(path.stem, [name], kept, sets), options)

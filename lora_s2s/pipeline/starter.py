@@ -26,7 +26,7 @@ from lora_s2s.pipeline.starter_base import (
     plain_words,
 )
 from lora_s2s.readers.names import SOURCES, TARGETS, language_of, normalised
-from lora_s2s.recipe.bases import FLAN, known_base, lost_to_t5
+from lora_s2s.recipe.bases import FLAN, family_for, known_base, lost_to_t5
 from lora_s2s.recipe.defaults import expected_steps, resolve
 from lora_s2s.recipe.fields import AUTO
 from lora_s2s.recipe.written import Ask, Decision, asked
@@ -244,6 +244,10 @@ def notes_on(start: Starting, decisions: Sequence[Decision]) -> None:
             f"{name} is not on this machine{how}: --set model.name=demo, or a folder that holds a "
             "base"
         )
+    traits = traits_of(start.facts, start.facts.metrics())
+    rule = family_for(traits)
+    if known is not None and rule.family != known.family:
+        say(f"{name} was given; for this data {rule.family} is chosen ({rule.why(traits)})")
     if known is None or known.family != FLAN:
         return
     targets = start.facts.targets

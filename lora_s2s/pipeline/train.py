@@ -11,7 +11,7 @@ from lora_s2s.pipeline.adapted import AdaptedBase, adapted_base
 from lora_s2s.pipeline.adapter_folder import identity, origin, write_adapter
 from lora_s2s.pipeline.choices import advice_on, gather_facts, resolved_recipe
 from lora_s2s.pipeline.lengths import answer_limit, warn_of_short_answers, with_data
-from lora_s2s.pipeline.notices import beside_others, show_data
+from lora_s2s.pipeline.notices import beside_others, show_data, warn_of_dtype
 from lora_s2s.pipeline.plan import check_device, check_fits
 from lora_s2s.pipeline.prepare import data_line, label_record, prepare_data, sources_of
 from lora_s2s.pipeline.runs import finished_run, recipe_of_run, running_folder
@@ -45,6 +45,7 @@ def train_adapter(
         return TrainedAdapter(**finished)
     running, final = check_run_folder(recipe, options)
     check_device(recipe)  # refused before minutes go into preparing
+    warn_of_dtype(recipe)
     with main_process_first():
         given, prepared = prepared, prepared or prepare_data(recipe)
     sources = sources_of(recipe, prepared, just_made=given is None)

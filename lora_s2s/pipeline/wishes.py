@@ -98,8 +98,8 @@ def look(wishes: Wishes) -> Looked:
     """
     if not wishes.data:
         raise UsageError("expected a file of training data", hint="lora-s2s init --data my.csv")
-    name = wishes.out.stem if wishes.out else starter_name(wishes.data[0])
-    path = wishes.out or Path(f"{name}.yaml")
+    path = wishes.out or starter_path(wishes.data[0], wishes.sets)
+    name = path.stem
     _check_free(path, wishes)
     if wishes.kept is None:
         there = path.exists() and not wishes.overwrite
@@ -196,6 +196,14 @@ def existing_recipe(path: Path, name: str, sets: Overrides) -> Recipe:
 
 def _listed(settings: Mapping[str, object]) -> str:
     return ", ".join(f"{plain(word):.80}" for word in setting_words(settings))
+
+
+def starter_path(name: str, sets: Overrides) -> Path:
+    """The recipe's file of a data file; that of a run which the user named has its name."""
+    run = starter_name(name)
+    with suppress(RecipeError):  # what is wrong is told where the file is looked at
+        run = str(given_recipe(run, [name], sets).output.name)
+    return Path(f"{run}.yaml")
 
 
 def given_recipe(name: str, data: Sequence[str], *words: Overrides) -> Recipe:

@@ -61,8 +61,9 @@ def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
         if name_or_path.lower().endswith(_FILE_SUFFIXES):
             beside_it = [name for name in beside_it if not name.endswith(YAML)]
         meant, hint = like_missing(name_or_path, beside_it)
-        if os.path.isfile(written := f"{path.stem}.yaml"):
-            hint = f"a recipe for such a file is here: lora-s2s train {quoted(written)}"
+        of_it = f"prepared/{path.stem}", f"{path.stem}.yaml"
+        if made := [name for name in of_it if os.path.exists(name)]:
+            hint = f"what was made of such a file is here: lora-s2s train {quoted(made[0])}"
         raise UsageError(f"no such file: '{name_or_path}'{meant}", hint=hint)
     # Backwards, so that a recipe comes before the data of its name.
     files = [name for name in reversed(beside_it) if name.endswith((*YAML, *_FILE_SUFFIXES))]

@@ -420,8 +420,10 @@ def test_data_that_is_gone_leads_to_what_was_prepared_from_it(
     for command in (train, ("plan", *train[1:2])):
         assert hint in invoke(*command, code=3).stderr
     shutil.copy(trained / "recipe.yaml", "train.yaml")
-    recipe = "hint: a recipe for such a file is here: lora-s2s train train.yaml\n"
-    assert recipe in invoke("train", "train.csv", code=2).stderr
+    made = "hint: what was made of such a file is here: lora-s2s train"
+    assert f"{made} train.yaml\n" in invoke("train", "train.csv", code=2).stderr
+    shutil.copytree(here / "prepared/it", here / "prepared/train")
+    assert f"{made} prepared/train\n" in invoke("train", "train.csv", code=2).stderr
     hint = "score on that: lora-s2s eval adapters/it --data prepared/it\n"
     assert hint in invoke("eval", "it", code=3).stderr
     (here / "prepared/it/recipe.yaml").write_text("extends: demo\n", encoding="utf-8")

@@ -32,3 +32,35 @@ def test_products(rows: int, transposed: bool, monkeypatch: pytest.MonkeyPatch) 
     assert bool(met) == (rows >= 16)
     wide = products.product(inputs.double(), weight.double(), onto=onto.double(), scale=0.25)
     torch.testing.assert_close(wide, onto + expected / 4)
+
+
+@pytest.mark.parametrize("emulated", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bits_are_summed_in_float32_where_a_cpu_lacks_them(
+    dtype: torch.dtype, emulated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met, onednn = list[torch.dtype](), products._onednn
+
+    def recorded(inputs: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        met.append(inputs.dtype)
+        return onednn(inputs, weight)
+
+    def lacks(dtype: torch.dtype, _: torch.device) -> bool:
+        return emulated and dtype.itemsize == 2
+
+    monkeypatch.setattr(products, "_onednn", recorded)
+    monkeypatch.setattr(products, "is_emulated", lacks)
+    generator = torch.Generator().manual_seed(0)
+    shapes = (200, 8), (24, 8), (200, 24)
+    inputs, weight, onto = (torch.randn(*shape, generator=generator).to(dtype) for shape in shapes)
+    products.product(inputs[:3], weight)  # so few take longer to convert
+    assert not met
+    found = products.product(inputs, weight, onto=onto, scale=0.5)
+    assert set(met) == ({torch.float32} if emulated else set())
+    met.clear()
+    gradient = products.weight_gradient(onto, inputs)
+    assert set(met) == ({torch.float32} if emulated else set())
+    expected = onto.double() + 0.5 * inputs.double() @ weight.double().t()
+    torch.testing.assert_close(found, expected.to(dtype), rtol=0.02, atol=0.05)
+    exact = (onto.double().t() @ inputs.double()).to(dtype)
+    torch.testing.assert_close(gradient, exact, rtol=0.02, atol=0.1)

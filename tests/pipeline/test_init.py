@@ -64,6 +64,11 @@ FILES = {
         "google/flan-t5",
         ["exact_match", "macro_f1"],
     ),
+    "contradicting": (
+        table("text label", lambda n: (sentence(n % 20), _NUMBERS[n % 7 % 2])),
+        "google/flan-t5",
+        ["exact_match", "macro_f1"],
+    ),
     "json": (
         table("input output", lambda n: (sentence(n), record(n))),
         "google/flan-t5",
@@ -107,13 +112,26 @@ def test_base_and_metrics_follow_the_data(here: Path, kind: str) -> None:
     recipe = load_recipe(str(written.path))
     assert recipe.model.name.startswith(base)
     assert recipe.evaluation.metrics == metrics
-    assert recipe.evaluation.constraint == ("labels" if kind == "labels" else None)
+    of_labels = kind in ("labels", "contradicting")
+    assert recipe.evaluation.constraint == ("labels" if of_labels else None)
     assert (recipe.data.source_language == "eng_Latn") == (kind == "nllb")
     assert (recipe.data.format == "conversations") == (kind == "dialogues")
     text = written.path.read_text(encoding="utf-8").splitlines()
     for decision in written.decisions:  # each stands below its reason
         line = text.index(f"  {decision.key.partition('.')[2]}: {decision.in_yaml}")
         assert text[line - 1].startswith("  # ")
+
+
+@pytest.mark.parametrize("words", [_GERMAN, _WORDS])
+def test_a_base_that_was_given_and_is_not_for_the_data_is_told(
+    here: Path, invoke: Invoke, words: Sequence[str]
+) -> None:
+    rows = table("input output", lambda n: (sentence(n, words), sentence(n + 99, words)))
+    lines = [json.dumps(row) for row in rows]
+    (here / "my.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    told = invoke("init", "my.jsonl", "--yes", "--set", "model.name=demo").stderr
+    given = "demo was given; for this data mT5 is chosen (for texts in German)\n"
+    assert (given in told) == (words is _GERMAN)
 
 
 def chosen(written: StarterRecipe, key: str) -> tuple[object, str]:
@@ -583,6 +601,13 @@ def test_train_on_a_file_alone_writes_its_recipe_first(
     again = lora_s2s.train(lora_s2s.init("my.csv", {**dict(_pairs(sets)), "output.name": "two"}))
     assert again.adapter is not None
     assert again.adapter.name == "two"
+    # A run that the user names has a recipe of its own, with what was given for the first.
+    first = (here / "my.yaml").read_text(encoding="utf-8")
+    named = ("train", "my.csv", "--set", "output.name=it", "--set", "training.max_steps=1")
+    assert "and what else was chosen: it.yaml\n" in invoke(*named).stderr
+    assert load_recipe("it.yaml").training.batch_size == 4
+    assert (here / "my.yaml").read_text(encoding="utf-8") == first
+    assert "my.yaml was not edited" in invoke("train", "my.csv", "--dry-run").stderr
     (here / "as.json").write_text('{"model": {"name": "demo"}, "data": {"train": "my.csv"}}')
     assert "Dry run: as" in invoke("train", "as.json", "--dry-run").stderr
 
@@ -687,7 +712,8 @@ def test_train_on_a_file_replaces_only_what_it_wrote_itself(here: Path, invoke: 
             anew += " --set training.max_steps=3 --set 'evaluation.metrics=[rougeL]'"
         line = f"my.yaml is used as it is ({why}); to decide anew: lora-s2s init my.csv{anew}\n"
         assert line in used.stderr
-        assert line[:21] in invoke("train", str(here / "my.csv"), *dry[2:]).stderr
+        named = ("--set", "output.name=it")  # which has no recipe of its own
+        assert line[:21] in invoke("train", str(here / "my.csv"), *dry[2:], *named).stderr
     (here / "other").mkdir()
     write_csv(here / "other" / "my.csv")
     for made in (path.read_text(encoding="utf-8"), commented):  # nor one that train wrote

@@ -190,7 +190,21 @@ def test_train_refuses_what_cannot_fit_unless_told(
     assert "needs about" in refused.stderr
     assert "--no-memory-check" in refused.stderr
     assert not (here / "adapters").exists()
-    invoke("train", *words, "--no-memory-check")
+    monkeypatch.setattr(machine, "container_memory", lambda: 6_000_000_000)
+    xl = ("--data", "train.csv", "--model", "google/flan-t5-xl")
+    for lacks in (True, False):
+        for module in ("models.precision", "pipeline.plan"):
+            monkeypatch.setattr(f"lora_s2s.{module}.is_emulated", lambda *_, lacks=lacks: lacks)
+        dtype = ("--set", "model.dtype=bfloat16")
+        trained = invoke("train", *words, *dtype, "--overwrite").stderr
+        warned = "this CPU has no instructions for bfloat16, so float32 is faster: --set model."
+        assert (f"warning: {warned}dtype=float32\n" in trained) is lacks
+        costs = {one["setting"]: one["cost"] for one in planned(invoke, *xl)["advice"]}
+        slower = ", slower on this CPU" if lacks else ""
+        rounded = f"weights and activations rounded to 16 bits{slower}"
+        assert costs["model.dtype=bfloat16"] == rounded
+    monkeypatch.setattr(machine, "container_memory", lambda: 50_000_000)
+    invoke("train", *words, "--no-memory-check", "--overwrite")
 
 
 @pytest.mark.parametrize(
@@ -309,15 +323,15 @@ def test_a_busy_machine_is_said_by_init_plan_and_train(
 ) -> None:
     write_csv(here / "train.csv")
     words = ("--data", "train.csv", "--model", str(tiny_model))
-    others = iter(range(0, 10_000, 9))  # seconds of their processes
-    monkeypatch.setattr("lora_s2s.machine._spent_elsewhere", lambda: next(others))
+    others = "lora_s2s.machine._processors_of_others"
+    monkeypatch.setattr(others, lambda: 9.0)
     line = r"other programs use \d+\.\d of \d+ processors: training takes at least \d+\.\d times "
     line += r"as long as the times of init and plan, which are for an idle machine"
     line += r"(; OMP_NUM_THREADS=1 is faster now)?"
     assert any(re.fullmatch(line, note) for note in planned(invoke, *words)["notes"])
     for command in (("train", *words, "--set", "training.max_steps=1"), ("init", *words, "--yes")):
         assert re.search(f"{line}\n", invoke(*command).stderr)
-    monkeypatch.setattr("lora_s2s.machine._spent_elsewhere", lambda: 1.0)
+    monkeypatch.setattr(others, lambda: 0.0)
     assert not any("other programs" in note for note in planned(invoke, *words)["notes"])
 
 
