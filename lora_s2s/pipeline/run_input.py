@@ -25,7 +25,6 @@ from lora_s2s.pipeline.wishes import (
     Wishes,
     check_base,
     existing_recipe,
-    given_recipe,
     kept_settings,
     look,
     starter_path,
@@ -116,7 +115,7 @@ def _recipe_of_data(name: str, sets: Overrides, options: RunOptions, *, dry_run:
     Raises:
         UsageError: there is a recipe of this name for other data.
     """
-    path, there = starter_path(name, sets), starter_of(name, sets)
+    there = starter_of(name, sets)
     kept: dict[str, object] = {}
     if there.is_file():
         writer = untouched_writer(there)
@@ -134,10 +133,10 @@ def _recipe_of_data(name: str, sets: Overrides, options: RunOptions, *, dry_run:
             return existing
         kept = kept_settings(there, name, sets)
     # A wrong column is told before a taken name.
-    looked = look(Wishes([name], sets, path, kept=kept))
+    looked = look(Wishes([name], sets, kept=kept))
     check_named(looked.given)
     if not dry_run:
-        check_run_folder(given_recipe(path.stem, [name], kept, sets), options)
+        check_run_folder(looked.given, options)
     if "model.name" not in {*kept, *overridden_keys(sets)}:
         check_base(looked.facts)
     from lora_s2s.pipeline.init import starter_recipe, write
@@ -146,7 +145,7 @@ def _recipe_of_data(name: str, sets: Overrides, options: RunOptions, *, dry_run:
     with main_process_first():
         starter = starter_recipe(looked, command="train")
         if dry_run:
-            say(f"dry run: {path} is not written")
+            say(f"dry run: {looked.path} is not written")
             return starter.recipe
         write(starter)
     return starter.recipe

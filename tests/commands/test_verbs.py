@@ -256,8 +256,10 @@ def test_a_run_with_little_to_gain_ends_by_the_command_that_it_shows(
     said = invoke("train", "flan-t5-small", *words, code=130).stderr
     assert line in said
     command = said.partition("Ctrl-C, then lora-s2s ")[2].splitlines()[0]
-    result = json.loads(invoke(*shlex.split(command), "--json").stdout)
+    ended = invoke(*shlex.split(command), "--json")
+    result = json.loads(ended.stdout)
     assert (result["steps"], result["stopped"], result["kept_step"]) == (steps, stopped, 1)
+    assert (" (weights of step 1), " in ended.stderr) is (steps > 1)
     assert (here / "adapters/it/adapter_model.safetensors").is_file()
 
 

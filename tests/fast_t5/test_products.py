@@ -53,8 +53,8 @@ def test_16_bits_are_summed_in_float32_where_a_cpu_lacks_them(
     generator = torch.Generator().manual_seed(0)
     shapes = (200, 8), (24, 8), (200, 24)
     inputs, weight, onto = (torch.randn(*shape, generator=generator).to(dtype) for shape in shapes)
-    products.product(inputs[:3], weight)  # so few take longer to convert
-    assert not met
+    by_float32 = [products._by_float32(inputs[:rows]) for rows in (15, 16)]
+    assert by_float32 == [False, emulated]  # so few take longer to convert
     found = products.product(inputs, weight, onto=onto, scale=0.5)
     assert set(met) == ({torch.float32} if emulated else set())
     met.clear()

@@ -21,7 +21,7 @@ from lora_s2s.errors import DataError, SetupError, UsageError
 from lora_s2s.models.common import shift_right
 from lora_s2s.models.family import FAMILIES, family_of
 from lora_s2s.models.loading import enable_gradient_checkpointing, load_base
-from lora_s2s.models.precision import resolve_device, resolve_dtype
+from lora_s2s.models.precision import is_emulated, resolve_device, resolve_dtype
 from lora_s2s.models.saving import save_model
 from lora_s2s.models.t5 import fused_activation
 from lora_s2s.models.weights import weights_hash
@@ -371,3 +371,16 @@ def test_gradient_checkpointing_changes_no_gradient(flan: Path) -> None:
         return target.grad
 
     assert torch.allclose(gradient(False), gradient(True), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_a_cpu_has_no_instructions_for(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu, both = torch.device("cpu"), (torch.float32, dtype)
+    assert not is_emulated(dtype, torch.device("cuda"))
+    names = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+    has = getattr(torch.ops.mkldnn, f"_is_mkldnn_{names[dtype]}_supported")()
+    assert [is_emulated(one, cpu) for one in both] == [False, not has]
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert [is_emulated(one, cpu) for one in both] == [False, True]
