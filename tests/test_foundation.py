@@ -265,6 +265,7 @@ _AT_ONCE = {
     "eval adapters/taken --out pairs": "pairs contains other files (manifest.json, …)",
     "predict demo text --output pairs": "pairs is a folder, expected a file",
     "predict demo text --output HERE/out.txt": "HERE/out.txt.part holds 0 answers of an earlier",
+    "sweep --data rows.csv --model demo --set data.target_column=team": "a sweep needs an end",
     "export nosuch --out out": _NEITHER,
     "serve nosuch": _NEITHER,
     "ui nosuch": _NEITHER,

@@ -75,9 +75,12 @@ def sweep(
     from lora_s2s.pipeline.run_input import asked_run
 
     loaded, prepared = asked_run(recipe, data, model, sets, command="sweep")
-    from lora_s2s.pipeline.sweep import SweepOptions, run_sweep
+    from lora_s2s.pipeline.sweep_options import SweepOptions
 
     options = SweepOptions(vary or (), trials, seconds, workers, out)
+    options.space(loaded)
+    from lora_s2s.pipeline.sweep import run_sweep
+
     result = run_sweep(loaded, prepared, options)
     _show(result)
     if json:

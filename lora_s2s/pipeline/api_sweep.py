@@ -41,7 +41,8 @@ def sweep(
         Error: as the command ends.
     """
     with called(progress):
-        from lora_s2s.pipeline.sweep import SweepOptions, run_sweep
+        from lora_s2s.pipeline.sweep import run_sweep
+        from lora_s2s.pipeline.sweep_options import SweepOptions
 
         folder = None if out is None else Path(out)
         options = SweepOptions(vary, trials, budget, out=folder)

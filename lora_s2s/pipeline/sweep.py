@@ -5,8 +5,8 @@ import.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lora_s2s.console import say
@@ -17,34 +17,15 @@ from lora_s2s.pipeline.plan import check_device
 from lora_s2s.pipeline.prepare import prepare_data
 from lora_s2s.pipeline.study import TrialRecord, library
 from lora_s2s.pipeline.sweep_folder import check_folder
+from lora_s2s.pipeline.sweep_options import SweepOptions
 from lora_s2s.pipeline.swept import Sweep, swept
 from lora_s2s.pipeline.trials import Setup
 from lora_s2s.pipeline.watched import goal_of
 from lora_s2s.pipeline.workers import run_all
 from lora_s2s.recipe.schema import Recipe
-from lora_s2s.recipe.space import read_space
 from lora_s2s.training.run_lock import run_lock
 
 _FOLDER = Path("sweeps")
-
-
-@dataclass(frozen=True)
-class SweepOptions:
-    """What a sweep varies, and when it ends.
-
-    Attributes:
-        vary: ``KEY=A:B``, ``KEY=A:B:log`` or ``KEY=a,b,c`` words, or a mapping.
-        trials: how many there are, that of the recipe itself included.
-        budget: seconds of training in all, over every time that the sweep was started.
-        workers: how many trials train at a time.
-        out: the sweep's folder; ``sweeps/NAME`` by default.
-    """
-
-    vary: Sequence[str] | Mapping[str, object]
-    trials: int | None = None
-    budget: float | None = None
-    workers: int = 1
-    out: Path | None = None
 
 
 def run_sweep(recipe: Recipe, prepared: PreparedDataset | None, options: SweepOptions) -> Sweep:
@@ -57,8 +38,7 @@ def run_sweep(recipe: Recipe, prepared: PreparedDataset | None, options: SweepOp
         RunError: time was up before a trial was scored, or all have failed.
         Stopped: by a signal; a checkpoint was saved.
     """
-    space = read_space(recipe, options.vary)
-    _check(options)
+    space = options.space(recipe)
     library()
     goal, folder = goal_of(recipe), options.out or _FOLDER / str(recipe.output.name)
     check_writable(folder)
@@ -91,17 +71,6 @@ def _swept(setup: Setup, options: SweepOptions) -> Sweep:
     if trials.unfinished() or (setup.out_of_time() and trials.count() != most):
         say("time is up: the same command with a larger --budget continues")
     return swept(setup, trials, best)
-
-
-def _check(options: SweepOptions) -> None:
-    if options.trials is None and options.budget is None:
-        raise UsageError(
-            "a sweep needs an end",
-            hint="give --budget 30m, --trials 12, or both: the first ends it",
-        )
-    for name, value in (("trials", options.trials), ("workers", options.workers)):
-        if value is not None and value < 1:
-            raise UsageError(f"expected at least 1 of --{name}, got {value}")
 
 
 def _check_validation(prepared: PreparedDataset) -> None:
