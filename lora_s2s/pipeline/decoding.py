@@ -103,7 +103,7 @@ def decoding_line(settings: DecodingSettings, predictor: Predictor) -> str:
     if settings.temperature > 0:
         search = f"sampling, temperature {settings.temperature:g}"
     others = [
-        f"{name} {value if name != 'constraint' else 'given'}"
+        "as evaluation.constraint allows" if name == "constraint" else f"{name} {value}"
         for name, value in settings.changed().items()
         if name not in ("num_beams", "temperature", "max_new_tokens", "mbr", "mbr_candidates")
     ]

@@ -247,7 +247,7 @@ def notes_on(start: Starting, decisions: Sequence[Decision]) -> None:
     traits = traits_of(start.facts, start.facts.metrics())
     rule = family_for(traits)
     if known is not None and rule.family != known.family:
-        say(f"{name} was given; for this data {rule.family} is chosen ({rule.why(traits)})")
+        say(f"{name} was given; without it, a base of {rule.family} is taken ({rule.why(traits)})")
     if known is None or known.family != FLAN:
         return
     targets = start.facts.targets

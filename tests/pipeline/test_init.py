@@ -130,7 +130,7 @@ def test_a_base_that_was_given_and_is_not_for_the_data_is_told(
     lines = [json.dumps(row) for row in rows]
     (here / "my.jsonl").write_text("\n".join(lines), encoding="utf-8")
     told = invoke("init", "my.jsonl", "--yes", "--set", "model.name=demo").stderr
-    given = "demo was given; for this data mT5 is chosen (for texts in German)\n"
+    given = "demo was given; without it, a base of mT5 is taken (for texts in German)\n"
     assert (given in told) == (words is _GERMAN)
 
 
