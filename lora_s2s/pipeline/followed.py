@@ -74,8 +74,8 @@ def followed(
     except DataError as error:
         if prepared := prepared_before(recipe):
             error.hint = (
-                f"it was prepared before; score on that: lora-s2s eval {quoted(model)} --data "
-                f"{quoted(prepared)}; {error.hint}"
+                f"{error.hint}; it was prepared before; score on that: lora-s2s eval "
+                f"{quoted(model)} --data {quoted(prepared)}"
             )
         raise
     if split == "train" and "model.name" not in overridden_keys(overrides):

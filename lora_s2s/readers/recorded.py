@@ -149,18 +149,17 @@ def _check_content(split: str, name: str, path: str, sha256: str) -> None:
     else:
         place = local_path(path)
         if not os.path.isfile(place):
-            raise _refused(
-                split, name, f"{'it' if path == name else path} is not a file on this machine"
-            )
+            missing = f"{'it' if path == name else path} is not a file on this machine"
+            raise _refused(split, name, missing, is_here=False)
         same = sha256_file(place) == sha256
     if not same:
-        raise _refused(
-            split, name, f"{'it' if path == name else path} differs from the file used in training"
-        )
+        differs = f"{'it' if path == name else path} differs from the file used in training"
+        raise _refused(split, name, differs)
 
 
-def _refused(split: str, name: str, why: str) -> DataError:
-    hint = f"if that is the data you want: --data {name}, or where it is now"
+def _refused(split: str, name: str, why: str, *, is_here: bool = True) -> DataError:
+    again = f"if that is the data you want: --data {name}"
+    hint = again if is_here else "name where it is now: --data FILE"
     return DataError(
         f"the adapter's recipe names '{name}' as data.{split}, but {why}: not read", hint=hint
     )

@@ -426,8 +426,8 @@ def test_data_that_is_gone_leads_to_what_was_prepared_from_it(
     assert f"{made} train.yaml\n" in invoke("train", "train.csv", code=2).stderr
     shutil.copytree(here / "prepared/it", here / "prepared/train")
     assert f"{made} prepared/train\n" in invoke("train", "train.csv", code=2).stderr
-    hint = "hint: it was prepared before; score on that: lora-s2s eval adapters/it --data "
-    hint += "prepared/it; if that is the data you want: --data train.csv, or where it is now\n"
+    hint = "hint: name where it is now: --data FILE; it was prepared before; score on that: "
+    hint += "lora-s2s eval adapters/it --data prepared/it\n"
     assert hint in invoke("eval", "it", code=3).stderr
     (here / "prepared/it/recipe.yaml").write_text("extends: demo\n", encoding="utf-8")
     assert "hint: name your file: " in invoke(*train, code=3).stderr
