@@ -308,9 +308,9 @@ def test_a_gradient_that_overflows_float16_is_taken_again_smaller(tmp_path: Path
         run(tmp_path / name, model=model, max_steps=3)
         ends[name] = adapter_of(model)
     assert max(largest) > 1.0
-    assert all(
-        torch.allclose(ends["bounded"][name], end, atol=1e-3) for name, end in ends["free"].items()
-    )
+    # A weight whose gradient is nearly 0 moves by its rounding, since Adam divides by its size.
+    apart = [(ends["bounded"][name] - end).abs().mean() for name, end in ends["free"].items()]
+    assert float(torch.stack(apart).max()) < 2e-4
 
 
 @pytest.mark.parametrize("at_step", [1, 6])
