@@ -111,7 +111,7 @@ def _rejected(start: Starting) -> Iterator[Decision]:
     count, total = facts.rejected.faults, facts.rejected.faults + facts.rows
     if key in start.said or count > _MOST_EMPTY * total:
         raise error
-    reason = "rows with an empty cell are dropped: more of them than the default of 0.01 allows"
+    reason = f"{count:,} of {total:,} rows lack a cell and are dropped; the default allows 0.01"
     yield Decision(key, enough(count, total), reason)
 
 

@@ -496,7 +496,7 @@ def test_rows_with_empty_cells_are_allowed_for_or_refused_before_a_recipe_is_wri
     written = lora_s2s.init("my.csv", {"model.name": "demo"}, progress=False)
     share, reason = chosen(written, "data.max_rejected")
     assert share == 0.03
-    assert reason.startswith("rows with an empty cell are dropped: more of them than the default")
+    assert reason == "3 of 100 rows lack a cell and are dropped; the default allows 0.01"
     assert "max_steps" not in chosen(written, "training.epochs")[1]
     assert "Dry run" in invoke("train", "my.yaml", "--dry-run").stderr
     (here / "my.yaml").unlink()
