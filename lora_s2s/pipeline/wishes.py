@@ -189,7 +189,7 @@ def existing_recipe(path: Path, name: str, sets: Overrides) -> Recipe:
         raise UsageError(
             f"{path} is a recipe for other data: {', '.join(files)}",
             hint=f"write one of another name: {anew} --out FILE.yaml; or replace it: {anew} "
-            "--overwrite",
+            f"--out {quoted(path)} --overwrite",
         )
     return recipe
 

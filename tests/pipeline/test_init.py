@@ -238,7 +238,7 @@ def test_an_edited_recipe_is_kept_and_an_untouched_one_replaced(
     write_csv(here / "their.csv")
     refused = invoke("init", "their.csv", "--out", "my.yaml", code=2).stderr
     assert "my.yaml is a recipe for other data: my.csv\n" in refused
-    assert "or replace it: lora-s2s init their.csv --overwrite\n" in refused
+    assert "or replace it: lora-s2s init their.csv --out my.yaml --overwrite\n" in refused
     path = here / "my.yaml"
     text = path.read_text(encoding="utf-8").replace("r: 8", "r: 9")
     other = text.replace(f"lora-s2s {lora_s2s.__version__}", "lora-s2s 7.0").replace(" r: ", " q: ")
@@ -721,6 +721,7 @@ def test_train_on_a_file_replaces_only_what_it_wrote_itself(here: Path, invoke: 
         refused = invoke("train", "other/my.csv", code=2).stderr
         expected = "my.yaml is a recipe for other data: my.csv\nhint: write one of another name"
         assert expected in refused
+        assert "replace it: lora-s2s init other/my.csv --out my.yaml --overwrite\n" in refused
         if made == commented:  # also where it does not go with what is given now
             unfit = ("--set", "training.packing=true", "--set", "training.batch_size=8")
             assert expected in invoke("train", "other/my.csv", *unfit, code=2).stderr
