@@ -78,8 +78,8 @@ def ambiguity(reading: Reading, decisions: Decisions, rows: int) -> tuple[list[s
         names = ", ".join(f"'{name}'" for name in reading.distinguishing)
         repeated = counted(decisions.repeated, "row")
         (warnings if 2 * decisions.repeated > rows else notes).append(
-            f"{repeated} with the source and target of another row but different unused columns "
-            f"({names}): kept"
+            f"{repeated} with the source and target of another row: kept, as unused columns "
+            f"({names}) differ"
         )
     if decisions.ambiguous:
         share = decisions.ambiguous / max(1, rows)

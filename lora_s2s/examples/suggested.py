@@ -70,7 +70,8 @@ def hint_on_columns(
         texts = [name for name in names if name != target and is_joined(name, records)]
         settings = target and _joined(target, texts)
         if settings:
-            return f"if '{target:.60}' is the target: {settings}; name other columns likewise"
+            why = f"'{target:.60}' may be the target, as its values recur"
+            return f"{why}: {settings}; the template joins columns; name others likewise"
     texts = [name for name in _long(records) if name not in clear]
     source = source or next((name for name in texts if name != target), None)
     others = [name for name in texts if _may_be_target(name)]

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from lora_s2s.console import say
 from lora_s2s.errors import ran_out_of_memory
+from lora_s2s.fast_t5.products import add_narrow_product, narrow_product, weight_gradient
 from lora_s2s.fast_t5.products import product as multiplied
-from lora_s2s.fast_t5.products import weight_gradient
 from lora_s2s.lora.product import Product
 from lora_s2s.models.t5_parts import Norm
 
@@ -132,8 +132,9 @@ def _product(
     if product.down is None or product.up is None:
         return outputs, None
     mask = Mask.drawn(product.dropout if training else 0.0)
-    reduced_Nr = mask.on(inputs_ND) @ product.down.to(inputs_ND.dtype).t()
-    outputs.addmm_(reduced_Nr, product.up.to(inputs_ND.dtype).t(), alpha=product.scale * scale)
+    down_rD, up_Dr = product.down.to(inputs_ND.dtype), product.up.to(inputs_ND.dtype)
+    reduced_Nr = narrow_product(mask.on(inputs_ND), down_rD.t())
+    add_narrow_product(outputs, reduced_Nr, up_Dr.t(), product.scale * scale)
     return outputs, _Lora(reduced_Nr, mask)
 
 
@@ -161,13 +162,15 @@ def _product_backward(
             return gradient, ()
         return gradient, (weight_gradient(slope, inputs()),)  # in float32, so the scale is 1
     scale = product.scale * scale
-    inner_Nr = slope @ product.up.to(slope.dtype)
-    down_rD = (inner_Nr.t() @ kept.mask.on(inputs())).to(product.down.dtype).mul_(scale)
-    up = (slope.t() @ kept.reduced_Nr).to(product.up.dtype).mul_(scale)
+    inner_Nr = narrow_product(slope, product.up.to(slope.dtype))
+    reduced_rD = narrow_product(inner_Nr.t(), kept.mask.on(inputs()))
+    down_rD = reduced_rD.to(product.down.dtype).mul_(scale)
+    up = narrow_product(slope.t(), kept.reduced_Nr).to(product.up.dtype).mul_(scale)
+    down = product.down.to(slope.dtype)
     if gradient is not None and kept.mask.rate:
-        gradient.add_(kept.mask.on(inner_Nr @ product.down.to(slope.dtype)), alpha=scale)
+        gradient.add_(kept.mask.on(narrow_product(inner_Nr, down)), alpha=scale)
     elif gradient is not None:
-        gradient.addmm_(inner_Nr, product.down.to(slope.dtype), alpha=scale)
+        add_narrow_product(gradient, inner_Nr, down, scale)
     return gradient, (down_rD, up)
 
 

@@ -60,6 +60,21 @@ def weight_gradient(slopes: Tensor, inputs: Tensor) -> Tensor:
     return gradient.addmm_(slopes[start:].t(), inputs[start:])
 
 
+def narrow_product(left: Tensor, right: Tensor) -> Tensor:
+    """Returns left · right, of which one is as narrow as an adapter's rank, in their type."""
+    if is_emulated(left.dtype, left.device):
+        return (left.float() @ right.float()).to(left.dtype)
+    return left @ right
+
+
+def add_narrow_product(onto: Tensor, left: Tensor, right: Tensor, scale: float) -> None:
+    """Adds scale · left · right, as of :func:`narrow_product`."""
+    if is_emulated(left.dtype, left.device):
+        onto.add_(left.float() @ right.float(), alpha=scale)
+    else:
+        onto.addmm_(left, right, alpha=scale)
+
+
 def _by_float32(inputs: Tensor) -> bool:
     """Whether conversions to float32 and back take less time than a product without them."""
     return is_emulated(inputs.dtype, inputs.device) and inputs.shape[0] >= _FEWEST

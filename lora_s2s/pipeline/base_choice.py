@@ -18,16 +18,17 @@ from lora_s2s.recipe.amounts import bytes_of
 from lora_s2s.recipe.bases import Base
 from lora_s2s.recipe.defaults import Facts, expected_steps, resolve
 from lora_s2s.recipe.schema import ModelSection, Recipe
-from lora_s2s.training.duration import step_flop, step_seconds
+from lora_s2s.training.duration import Load, Speed, step_load, step_seconds
 
 CPU, GPU = "cpu", "cuda"
 # Seconds of training that a larger base may take: a first adapter while one waits.
 _MOST_SECONDS = {CPU: 600, GPU: 3_600}
 _SHARE_OF_MEMORY = {CPU: 0.6, GPU: 0.9}  # a CPU's memory has other users
-# FLOP a second of products, not measured on the machine (`plan` does): a core in float32
-# (docs/SPEED.md), a small GPU in 16 bits (a T4); and the share of it that decoding reaches
-# (benchmarks/results/decode-cpu.json; assumed on a GPU).
+# FLOP a second of products, and values a second through memory, not measured on the machine (`plan`
+# does): a core in float32 (docs/SPEED.md), a small GPU in 16 bits (a T4); and the share of the
+# products' speed that decoding reaches (benchmarks/results/decode-cpu.json; assumed on a GPU).
 _FLOP = {CPU: 1e11, GPU: 6.5e13}
+_VALUES = {CPU: 2.5e9, GPU: 4e10}
 _DECODED = {CPU: 1.0, GPU: 0.05}
 _LIBRARIES = 600_000_000
 _BYTES = {CPU: 4.0, GPU: 2.0}
@@ -48,9 +49,10 @@ class Machine:
         return f"{self.name}, {sized(self.memory)}"
 
     @property
-    def flop(self) -> float:
-        """Floating-point operations a second, of products."""
-        return _FLOP[self.device.kind] * (self.cores if self.device.kind == CPU else 1)
+    def speed(self) -> Speed:
+        """Of a usual device of this kind."""
+        times = self.cores if self.device.kind == CPU else 1
+        return Speed(_FLOP[self.device.kind] * times, _VALUES[self.device.kind] * times)
 
 
 @dataclass(frozen=True)
@@ -117,18 +119,19 @@ def needed(
         batch = training.tokens_per_batch
         seen = steps * (batch if isinstance(batch, int) else 1_000)
     each = 2 * facts.parameters * facts.tokens / facts.rows
-    decode = each / (machine.flop * _DECODED[machine.device.kind])
+    decode = each / (machine.speed.flop * _DECODED[machine.device.kind])
     if base is None:
         memory = _SIMPLE * facts.parameters * _BYTES[machine.device.kind]
-        return Need(memory, 8 * facts.parameters * seen / machine.flop, decode)
+        return Need(memory, 8 * facts.parameters * seen / machine.speed.flop, decode)
     planned = Planned(settled, base, rows, machine.device, _LIBRARIES)
     _, _, work = base.adapted(recipe.lora)
     again = training.gradient_checkpointing
-    flop = step_flop(work, planned.sizes, rows.sources, rows.targets, checkpointing=again)
+    once = step_load(work, planned.sizes, rows.sources, rows.targets, checkpointing=again)
+    epochs = seen / tokens
     seconds = step_seconds(
-        flop * seen / tokens,
+        Load(once.flop * epochs, once.values * epochs),
         planned.sizes,
-        machine.flop,
+        machine.speed,
         device=machine.device.kind,
         bytes_each=planned.setting.bytes_each,
         batches=steps * training.gradient_accumulation,

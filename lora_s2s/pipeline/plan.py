@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,8 @@ class Plan(Memory):
     """A run's memory and time; times are None where the device is not on this machine.
 
     Attributes:
-        flop_per_second: of the device's products, by a probe.
+        flop_per_second, values_per_second: of the device's products, and of what memory bounds,
+            by a probe.
         fits: whether the device has so much memory; None if it does not say.
         advice: changes in order of least harm, until the run fits.
         notes: what the plan could not know.
@@ -77,6 +78,7 @@ class Plan(Memory):
     seconds_per_step: float | None
     seconds: float | None
     flop_per_second: float | None
+    values_per_second: float | None
     fits: bool | None
     advice: Sequence[Advice]
     notes: Sequence[str]
@@ -113,7 +115,7 @@ def plan(
         each = whole = None
         if speed is not None:
             faster, remark = _speed_up(planned)
-            each = seconds_per_step(planned, speed.rate) / faster
+            each = seconds_per_step(planned, speed) / faster
             whole = each * steps * (1 + _validations(planned, steps))
             remarks += remark
         count, _, _ = planned.base.adapted(planned.recipe.lora)
@@ -133,22 +135,24 @@ def plan(
             seconds=whole,
             fits=fits,
             advice=[] if fits is not False else list(_advice(planned, memory.total_bytes)),
-            flop_per_second=None if speed is None else speed.rate,
+            flop_per_second=None if speed is None else speed.flop,
+            values_per_second=None if speed is None else speed.values,
             notes=[*notes, *remarks],
         )
 
 
-def seconds_per_step(planned: Planned, rate: float) -> float:
-    """Seconds of a mean step in one process whose products run at ``rate`` FLOP a second."""
+def seconds_per_step(planned: Planned, speed: duration.Speed) -> float:
+    """Seconds of a mean step in one process on a device of this speed."""
     setting, sizes, rows = planned.setting, planned.sizes, planned.rows
     _, _, work = planned.base.adapted(planned.recipe.lora)
     batches, again = planned.batch_count, setting.checkpointing
-    flop = duration.step_flop(work, sizes, rows.sources, rows.targets, checkpointing=again)
+    load = duration.step_load(work, sizes, rows.sources, rows.targets, checkpointing=again)
     if setting.largest_weight:
         weights = work.encoder + work.decoder + work.cross
-        flop += duration.dequantizing_flop(weights, batches, checkpointing=again)
+        dequantizing = duration.dequantizing_values(weights, batches, checkpointing=again)
+        load = replace(load, values=load.values + dequantizing)
     kind, each = setting.device, setting.bytes_each
-    epoch = duration.step_seconds(flop, sizes, rate, device=kind, bytes_each=each, batches=batches)
+    epoch = duration.step_seconds(load, sizes, speed, device=kind, bytes_each=each, batches=batches)
     return epoch / len(StepPlan(rows, planned.settings).steps(0))
 
 

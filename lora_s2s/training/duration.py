@@ -1,4 +1,5 @@
-"""How long a training step takes: the products it needs, over the speed of this device's products.
+"""How long a training step takes: its products, over the speed of this device's products, and the
+values that it passes through memory, over the speed of that.
 
 Legend: N source and M target tokens, d model width, f inner width.
 """
@@ -14,20 +15,20 @@ import torch
 from lora_s2s.fast_t5.products import product
 from lora_s2s.training.footprint import Lengths, Sizes
 
-# The share of the probe's speed that a step's products reach: fitted on a CPU, as all below
+# The share of the probe's speed that a step's products reach: fitted on CPUs, as all below
 # (benchmarks/plan.py), assumed on a GPU.
-SHARES = {"cpu": {4: 0.87, 2: 0.75}, "cuda": {4: 0.5, 2: 0.4}}
+SHARES = {"cpu": {4: 0.86, 2: 0.71}, "cuda": {4: 0.5, 2: 0.4}}
 _HF_SHARE = 0.6  # transformers' forward, over ours
-# Bound by memory are a score's bias and softmax, a value of a block (norms, activations, sums), and
-# an adapter's narrow products: multiplications that take as long as one of each.
-_SCORE, _VALUE, _NARROW = 120, 75, 5
-# Quantized weights are dequantised for every pass: FLOP of products that take as long as a value.
-_DEQUANTIZED = 120.0
+# Passes of the probe that these take: a score's bias and softmax; a value of a block (norms,
+# activations, sums); a weight of an adapter, whose products are narrow, for a token; a weight to
+# dequantise.
+_SCORE, _VALUE, _NARROW, _DEQUANTIZED = 5.3, 0.5, 0.29, 1.2
 # A block of the decoder also attends to the sources: what it takes, over one of the encoder.
 _DECODER = 1.6
 # What the host takes for one operation, and how many a block takes, forward and backward.
 _OPERATION, _OPERATIONS = 12e-6, 130
 _SECONDS, _REPEATS = 2.0, 5
+_PASSED = 2**22  # values of a tensor, more than caches hold
 # Products in bfloat16 count as faster only if each of the repeated comparisons says so.
 _CLEARLY_FASTER = 2.0
 
@@ -49,52 +50,66 @@ class Work:
     encoder_trains: bool
 
 
-def step_flop(
+@dataclass(frozen=True)
+class Load:
+    """What training on some rows takes: FLOP of products, and values that pass through memory."""
+
+    flop: float
+    values: float
+
+
+def step_load(
     work: Work, sizes: Sizes, sources: Lengths, targets: Lengths, *, checkpointing: bool
-) -> float:
-    """Floating-point operations of training on these rows: matrix products, and what takes as long
-    as some.
-    """
+) -> Load:
+    """What training once on these rows takes."""
     source, target = float(sources.sum()), float(targets.sum())
     forward = source * (work.encoder + work.cross) + target * work.decoder
     backward = target * work.decoder
     backward += source * (work.encoder + work.cross) if work.encoder_trains else 0
     pairs_below = float((sources.astype(np.float64) ** 2).sum()) * sizes.encoder_layers
     pairs_above = float((targets * (targets + sources)).sum()) * sizes.decoder_layers
-    pairs = (2 * sizes.attention + _SCORE * sizes.heads) * (pairs_below + pairs_above)
+    pairs = pairs_below + pairs_above
     again = 1 if checkpointing else 0
     head = 2 * target * sizes.hidden * sizes.vocabulary
-    adapters = 3 * _NARROW * work.adapters * (source + target) / 2
+    products = forward * (1 + again) + backward + 2 * sizes.attention * pairs * (3 + again) + head
     blocks = source * sizes.encoder_layers + _DECODER * target * sizes.decoder_layers
-    values = _VALUE * blocks * (sizes.hidden + sizes.inner)
-    passes = forward * (1 + again) + backward + adapters + (pairs + values) * (3 + again)
-    return 2 * (passes + head)
+    values = _VALUE * blocks * (sizes.hidden + sizes.inner) + _SCORE * sizes.heads * pairs
+    narrow = _NARROW * work.adapters * (source + target) / 2
+    return Load(2 * products, values * (3 + again) + 3 * narrow)
 
 
-def step_seconds(
-    flop: float, sizes: Sizes, rate: float, *, device: str, bytes_each: int, batches: float
-) -> float:
-    """Seconds for so many operations in so many micro-batches, at ``rate`` FLOP a second."""
-    share = SHARES[device][bytes_each] * (1 if sizes.kind == "fast" else _HF_SHARE)
-    blocks = sizes.encoder_layers + _DECODER * sizes.decoder_layers
-    return flop / (rate * share) + batches * blocks * _OPERATIONS * _OPERATION
-
-
-def dequantizing_flop(weights: int, batches: float, *, checkpointing: bool) -> float:
-    """What dequantising all weights for every pass takes, in FLOP."""
+def dequantizing_values(weights: int, batches: float, *, checkpointing: bool) -> float:
+    """What dequantising all weights for every pass takes, in values."""
     return weights * _DEQUANTIZED * batches * (3 if checkpointing else 2)
 
 
 @dataclass(frozen=True)
 class Speed:
-    """FLOP a second of products, in the dtype asked for and in bfloat16 (None if not tried)."""
+    """A device's speed in a dtype.
 
-    rate: float
+    Attributes:
+        flop: FLOP a second of matrix products.
+        values: a second, in products of two tensors value by value, which memory bounds.
+        bfloat16: whether products in bfloat16 are clearly faster; None if not tried.
+    """
+
+    flop: float
+    values: float
     bfloat16: bool | None = None
 
 
+def step_seconds(
+    load: Load, sizes: Sizes, speed: Speed, *, device: str, bytes_each: int, batches: float
+) -> float:
+    """Seconds for so much in so many micro-batches."""
+    ours = 1 if sizes.kind == "fast" else _HF_SHARE
+    computing = load.flop / (speed.flop * SHARES[device][bytes_each]) + load.values / speed.values
+    blocks = sizes.encoder_layers + _DECODER * sizes.decoder_layers
+    return computing / ours + batches * blocks * _OPERATIONS * _OPERATION
+
+
 def probe(sizes: Sizes, rows: int, dtype: torch.dtype, device: torch.device) -> Speed:
-    """Measures this device's products for at most two seconds, at the base's own widths.
+    """Measures this device for at most two seconds, at the base's own widths.
 
     On a CPU also whether bfloat16 is at least twice as fast as float32. Draws no numbers of the
     global random state.
@@ -105,15 +120,18 @@ def probe(sizes: Sizes, rows: int, dtype: torch.dtype, device: torch.device) -> 
     given = max(32, min(rows, 4096))
     shape = given, min(sizes.hidden, 4096), min(sizes.inner, 8192)
     rates: list[float] = []
+    passes: list[float] = []
     ratios: list[float] = []
     began = time.perf_counter()
     on_cpu = device.type == "cpu"
     while len(rates) < _REPEATS and (not rates or time.perf_counter() - began < _SECONDS):
         rates.append(_rate(shape, dtype, device))
+        passes.append(_passed(dtype, device))
         if on_cpu and dtype is torch.float32:
             ratios.append(_rate(shape, torch.bfloat16, device) / rates[-1])
     faster = min(ratios) >= _CLEARLY_FASTER if len(ratios) >= 3 else None
-    return Speed(max(rates), faster)  # other work on the machine only slows some down
+    # Other work on the machine only slows some down.
+    return Speed(max(rates), max(passes), faster)
 
 
 def _rate(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> float:
@@ -130,6 +148,19 @@ def _rate(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device)
         _wait(device)
         flop += 4.0 * rows * inner * outer
     return flop / seconds
+
+
+def _passed(dtype: torch.dtype, device: torch.device) -> float:
+    """Values a second of products of two tensors value by value."""
+    left, right, outputs = torch.full((3, _PASSED), 0.5, dtype=dtype, device=device)
+    values = 0
+    _wait(device)
+    began = time.perf_counter()
+    while (seconds := time.perf_counter() - began) < 0.05:
+        torch.mul(left, right, out=outputs)
+        _wait(device)
+        values += _PASSED
+    return values / seconds
 
 
 def _wait(device: torch.device) -> None:

@@ -64,3 +64,9 @@ def test_16_bits_are_summed_in_float32_where_a_cpu_lacks_them(
     torch.testing.assert_close(found, expected.to(dtype), rtol=0.02, atol=0.05)
     exact = (onto.double().t() @ inputs.double()).to(dtype)
     torch.testing.assert_close(gradient, exact, rtol=0.02, atol=0.1)
+    narrow = products.narrow_product(inputs, weight.t())
+    torch.testing.assert_close(
+        narrow, (inputs.double() @ weight.double().t()).to(dtype), rtol=0.02, atol=0.05
+    )
+    products.add_narrow_product(onto, inputs, weight.t(), 0.5)
+    torch.testing.assert_close(onto, expected.to(dtype), rtol=0.02, atol=0.05)

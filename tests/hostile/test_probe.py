@@ -67,6 +67,9 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(probe, "_tried", REAL)
     monkeypatch.setattr(probe, "_outcomes", {})
     monkeypatch.setenv("LORA_S2S_CACHE", str(tmp_path / "cache"))
+    # So that memory is what ends a child that fills it, on a slow machine too.
+    monkeypatch.setattr(limits, "CHILD_CPU_SECONDS", 100)
+    monkeypatch.setattr(limits, "CHILD_SECONDS", 300)
     return tmp_path / "cache"
 
 
@@ -145,9 +148,11 @@ def test_what_takes_for_ever_is_told(
 def test_what_waits_for_ever_is_told(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "CHILD_SECONDS", 6)
-    monkeypatch.setattr(probe, "_CHILD", child_that("import time\ntime.sleep(600)", tmp_path))
-    with pytest.raises(DataError, match=r"from tiny.*: it took more than 6 seconds"):
+    waits = 'import time\nprint(\'{"stage": "tokenizer"}\', flush=True)\ntime.sleep(600)\n'
+    (tmp_path / "child.py").write_text(waits)
+    monkeypatch.setattr(limits, "CHILD_SECONDS", 5)
+    monkeypatch.setattr(probe, "_CHILD", tmp_path / "child.py")
+    with pytest.raises(DataError, match=r"from tiny.*: it took more than 5 seconds"):
         probe.check_tokenizer(tiny_model)
 
 

@@ -33,7 +33,7 @@ class Held:
 
     def __call__(self, batch: Sequence[Job]) -> list[Prediction]:
         self.batches.append([job.source for job in batch])
-        assert self.go.wait(20)
+        assert self.go.wait(120)
         return [Prediction(job.source or "", 1, True) for job in batch]
 
 
@@ -44,7 +44,7 @@ def asking(running: Any, *texts: str, **more: object) -> Iterator[list[Any]]:
     with ThreadPoolExecutor(64) as pool:
         futures = [pool.submit(running.complete, text, **more) for text in texts]
         yield responses
-        responses.extend(future.result(30) for future in futures)
+        responses.extend(future.result(120) for future in futures)
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -231,7 +231,7 @@ def test_a_place_given_up_between_two_batches_holds_nobody_up(
     # In a thread of its own: what went wrong here once was a loop without end.
     thread = threading.Thread(target=lambda: asyncio.run(scenario()), daemon=True)
     thread.start()
-    thread.join(20)
+    thread.join(120)
     assert texts == ["w1", "w3"]
 
 

@@ -113,7 +113,7 @@ def test_one_batch_mixes_adapters_and_the_base(
     go = threading.Event()
 
     def held(batch: Sequence[Job]) -> list[Prediction]:
-        assert go.wait(20)
+        assert go.wait(120)
         batches.append({job.served.name for job in batch})
         return compute(batch)
 
