@@ -59,4 +59,5 @@ class StopSignals:
                 return
             raise Stopped("stopped at once; the last checkpoint is kept", number)
         self.received, self._since = number, time.monotonic()
-        tell_in_signal_handler("\nstopping: saving a checkpoint (once more to stop at once)\n")
+        after = "a checkpoint is saved after this step or validation"
+        tell_in_signal_handler(f"\nstopping: {after} (once more to stop at once)\n")
