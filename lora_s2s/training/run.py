@@ -17,6 +17,7 @@ from lora_s2s.data.prepared import SplitTable
 from lora_s2s.errors import RunError, Stopped, UsageError, naming_out_of_memory
 from lora_s2s.fast_t5.choose import fast_forward, forward_in_use
 from lora_s2s.recipe.schema import TrainingSettings
+from lora_s2s.training.advice import ALL_RIGHT
 from lora_s2s.training.averaging import WeightAverage
 from lora_s2s.training.checkpoint import (
     check_space,
@@ -196,8 +197,9 @@ class Run:
             raise RunError(f"step {self.state.step}: the validation loss is {loss}", hint=_HINT)
         self.state.remember(scores, self.options.goal)
         self.log.evaluation(scores, self.state, self.plan)
-        if self.state.no_gain_left and self.state.step < self.plan.total_steps:
-            say(f"the run ends here: no later loss can be lower by {LEAST_GAIN}, the least gain")
+        if self._nothing_to_gain() and self.state.step < self.plan.total_steps:
+            certainty = f"{self.plan.answer_probability(loss):.1%} on average"
+            say(f"the run ends here: the right answers have a probability of {certainty}")
         elif not self.settings.early_stopping and self.last_step == self.plan.total_steps:
             self.log.notice(self.state, self.plan)
 
@@ -241,12 +243,19 @@ class Run:
         raise Stopped(f"stopped by {name} after {step}; a checkpoint was saved", number)
 
     def done(self) -> bool:
-        """Whether all steps are taken, ``early_stopping`` evaluations in a row had no gain, or no
-        later one can have any.
+        """Whether all steps are taken, ``early_stopping`` evaluations in a row had no gain, or
+        there is nothing left to gain.
         """
         state, patience = self.state, self.settings.early_stopping
         out_of_patience = 0 < patience <= state.evaluations_without_gain
-        return state.step >= self.plan.total_steps or out_of_patience or state.no_gain_left
+        return state.step >= self.plan.total_steps or out_of_patience or self._nothing_to_gain()
+
+    def _nothing_to_gain(self) -> bool:
+        """Whether the validation loss that chooses the best step says that answers are right."""
+        loss = self.state.best_score
+        if loss is None or self.state.best_by != VALIDATION_LOSS:
+            return False
+        return loss < LEAST_GAIN or self.plan.answer_probability(loss) >= ALL_RIGHT
 
     def left(self) -> bool:
         """Whether the run is done, or has taken the share of its steps that was asked for."""

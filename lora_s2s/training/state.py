@@ -166,12 +166,6 @@ class TrainState:
         if self.position >= steps_in_epoch:
             self.epoch, self.position = self.epoch + 1, 0
 
-    @property
-    def no_gain_left(self) -> bool:
-        """Whether the validation loss that chooses the best step is below the least gain."""
-        score = self.best_score
-        return self.best_by == VALIDATION_LOSS and score is not None and score < LEAST_GAIN
-
     def remember(self, scores: Mapping[str, float], goal: Goal) -> None:
         """Counts an evaluation of the current step and keeps the best by the goal, which may be
         another than before.

@@ -67,7 +67,8 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(probe, "_tried", REAL)
     monkeypatch.setattr(probe, "_outcomes", {})
     monkeypatch.setenv("LORA_S2S_CACHE", str(tmp_path / "cache"))
-    # So that memory is what ends a child that fills it, on a slow machine too.
+    # So that memory is what ends a child that fills it, soon and on a slow machine too.
+    monkeypatch.setattr(limits, "CHILD_MEMORY", 256 * limits.MIB)
     monkeypatch.setattr(limits, "CHILD_CPU_SECONDS", 100)
     monkeypatch.setattr(limits, "CHILD_SECONDS", 300)
     return tmp_path / "cache"

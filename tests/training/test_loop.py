@@ -208,15 +208,23 @@ def test_a_run_whose_answers_are_right_says_once_how_to_end_it(
     assert "have a probability" not in capsys.readouterr().err
 
 
-def test_a_run_whose_loss_can_have_no_further_gain_ends(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("target", "enough"),
+    [(8, 0.002 / 8), (400, 0.0001)],  # 0.998 an answer; no later loss is lower by a gain
+)
+def test_a_run_that_has_nothing_left_to_gain_ends(
+    target: int, enough: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    how = {"max_steps": 12, "evaluate_every": 2}
-    ended = run(tmp_path / "ended", evaluate=scores(2.0, 0.00011, 0.00009), **how)
+    how = {"max_steps": 12, "evaluate_every": 2, "rows": Rows(24)}
+    how["rows"].target_lengths[:] = target
+    more, less = 1.05 * enough, 0.95 * enough
+    ended = run(tmp_path / "ended", evaluate=scores(2.0, more, less), **how)
     assert (ended.steps, ended.stopped, ended.kept_step) == (6, "early_stopping", 6)
-    said = "step 6: validation loss 0.0001\nthe run ends here: no later loss can be lower by 0.0001"
-    assert said in capsys.readouterr().err
-    going = run(tmp_path / "going", evaluate=scores(*[0.00011] * 5, 0.00009), **how)
+    said = (
+        f"the run ends here: the right answers have a probability of {math.exp(-less * target):.1%}"
+    )
+    assert f"step 6: validation loss {less:.4f}\n{said}" in capsys.readouterr().err
+    going = run(tmp_path / "going", evaluate=scores(*[more] * 5, less), **how)
     assert (going.steps, going.stopped) == (12, None)
     assert "the run ends" not in capsys.readouterr().err
 
