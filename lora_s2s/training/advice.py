@@ -30,7 +30,6 @@ _VALIDATIONS_SINCE_BEST = 2  # overfitting needs at least this many validations 
 PATIENCE = 3  # validations in a row without a gain, after which a run stands still,
 _WORTH_ENDING = 2 / 3  # up to this share of its steps
 _CERTAIN = 0.97  # geometric mean of the probabilities of whole right answers
-ALL_RIGHT = 0.998  # of the same, from which a run ends: of 1,000 answers hardly two can be wrong
 _FEW_STEPS = 300  # fewer are not enough, unless there are fewer rows
 
 

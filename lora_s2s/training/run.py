@@ -17,7 +17,6 @@ from lora_s2s.data.prepared import SplitTable
 from lora_s2s.errors import RunError, Stopped, UsageError, naming_out_of_memory
 from lora_s2s.fast_t5.choose import fast_forward, forward_in_use
 from lora_s2s.recipe.schema import TrainingSettings
-from lora_s2s.training.advice import ALL_RIGHT
 from lora_s2s.training.averaging import WeightAverage
 from lora_s2s.training.checkpoint import (
     check_space,
@@ -34,6 +33,7 @@ from lora_s2s.training.plan import StepPlan
 from lora_s2s.training.processes import any_process, computing_on, share_parameters, stop_signal
 from lora_s2s.training.signals import StopSignals
 from lora_s2s.training.state import (
+    ALL_RIGHT,
     LEAST_GAIN,
     VALIDATION_LOSS,
     LoopOptions,

@@ -17,6 +17,8 @@ from lora_s2s.recipe.schema import TrainingSettings
 VALIDATION_LOSS = "validation_loss"
 """The score that every evaluation has."""
 LEAST_GAIN = 0.0001  # of a score, as shown; less counts as none for early stopping
+# Of whole right answers, a geometric mean: hardly two of 1,000 can be wrong, so a run ends.
+ALL_RIGHT = 0.998
 
 # These settings affect what is kept and shown, not what is trained.
 _IGNORED = {
