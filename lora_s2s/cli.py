@@ -169,6 +169,10 @@ def _show_usage(error: Any, words: Sequence[str]) -> int:
                 hint = _pasted([meant if word == asked else word for word in words])
         elif message.startswith("No such option") and command == "lora-s2s":
             hint = f"options come after the command: lora-s2s COMMAND {words[0]} …"
+        elif message.startswith("No such option"):
+            asked = error.option_name
+            if meant := closest(asked[2:], [one[2:] for one in error.possibilities or ()]):
+                hint = _pasted([f"--{meant}" if word == asked else word for word in words])
         show(message, hint=hint)
     return 2
 

@@ -109,8 +109,8 @@ class Stopped(Error):
     ``--stop-after``, 130 for SIGINT, 143 for SIGTERM, SIGHUP, SIGUSR1.
     """
 
-    def __init__(self, message: str, signal_number: int | None = None) -> None:
-        super().__init__(message, hint=f"continue: {again()}")
+    def __init__(self, message: str, signal_number: int | None = None, also: str = "") -> None:
+        super().__init__(message, hint=f"continue: {again()}{also}")
         if signal_number is not None:
             self.exit_code = 130 if signal_number == signal.SIGINT else 143
             self.signal_name = signal.Signals(signal_number).name

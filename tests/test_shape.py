@@ -14,7 +14,7 @@ TEXTS = {path: path.read_text(encoding="utf-8") for path in FILES}
 TREES = {path: ast.parse(text) for path, text in TEXTS.items()}
 
 # The first is stated in ARCHITECTURE.md; a feature raises it by what it needs.
-CODE_TOKENS = 331_000
+CODE_TOKENS = 331_500
 TOKENS_PER_LINE = 8.8
 LINE_LENGTH = 100
 FILE_LINES = 400

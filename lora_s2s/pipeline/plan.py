@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -146,11 +146,10 @@ def seconds_per_step(planned: Planned, speed: duration.Speed) -> float:
     setting, sizes, rows = planned.setting, planned.sizes, planned.rows
     _, _, work = planned.base.adapted(planned.recipe.lora)
     batches, again = planned.batch_count, setting.checkpointing
-    load = duration.step_load(work, sizes, rows.sources, rows.targets, checkpointing=again)
-    if setting.largest_weight:
-        weights = work.encoder + work.decoder + work.cross
-        dequantizing = duration.dequantizing_values(weights, batches, checkpointing=again)
-        load = replace(load, values=load.values + dequantizing)
+    quantized = batches if setting.largest_weight else 0
+    load = duration.step_load(
+        work, sizes, rows.sources, rows.targets, checkpointing=again, dequantized=quantized
+    )
     kind, each = setting.device, setting.bytes_each
     epoch = duration.step_seconds(load, sizes, speed, device=kind, bytes_each=each, batches=batches)
     return epoch / len(StepPlan(rows, planned.settings).steps(0))

@@ -190,7 +190,7 @@ def _training(start: Starting, chosen: Chosen) -> Iterator[Decision]:
     rate = f"auto: {settled.learning_rate:g} for {base}"
     yield Decision("training.learning_rate", AUTO, rate, _RULES)
     if given.max_steps is None:
-        time = f"; takes {chosen.need} here" if chosen.need else ""
+        time = f"; takes {chosen.need} here when idle" if chosen.need else ""
         time += _shorter(chosen, expected_steps(settled, chosen.facts))
         passes = (
             f"auto: {'' if chosen.measured and start.report else 'about '}{settled.epochs:g} × "

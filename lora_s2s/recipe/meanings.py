@@ -174,7 +174,7 @@ def meant_key(key: str, section: str | None = None) -> str:
         for one in ([section] if section else reversed(SECTIONS))
         for field in SECTIONS[one].model_fields
     }
-    close = closest(name, () if name in SECTIONS else keys)
+    close = closest(name, [*keys, *SECTIONS])
     return keys.get(close or "", "")
 
 

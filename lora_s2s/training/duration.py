@@ -59,9 +59,19 @@ class Load:
 
 
 def step_load(
-    work: Work, sizes: Sizes, sources: Lengths, targets: Lengths, *, checkpointing: bool
+    work: Work,
+    sizes: Sizes,
+    sources: Lengths,
+    targets: Lengths,
+    *,
+    checkpointing: bool,
+    dequantized: float = 0,
 ) -> Load:
-    """What training once on these rows takes."""
+    """What training once on these rows takes.
+
+    Args:
+        dequantized: micro-batches for which all weights are dequantised in every pass.
+    """
     source, target = float(sources.sum()), float(targets.sum())
     forward = source * (work.encoder + work.cross) + target * work.decoder
     backward = target * work.decoder
@@ -75,12 +85,8 @@ def step_load(
     blocks = source * sizes.encoder_layers + _DECODER * target * sizes.decoder_layers
     values = _VALUE * blocks * (sizes.hidden + sizes.inner) + _SCORE * sizes.heads * pairs
     narrow = _NARROW * work.adapters * (source + target) / 2
-    return Load(2 * products, values * (3 + again) + 3 * narrow)
-
-
-def dequantizing_values(weights: int, batches: float, *, checkpointing: bool) -> float:
-    """What dequantising all weights for every pass takes, in values."""
-    return weights * _DEQUANTIZED * batches * (3 if checkpointing else 2)
+    weights = _DEQUANTIZED * (work.encoder + work.decoder + work.cross) * dequantized
+    return Load(2 * products, values * (3 + again) + 3 * narrow + weights * (2 + again))
 
 
 @dataclass(frozen=True)

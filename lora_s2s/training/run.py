@@ -14,7 +14,7 @@ from torch import nn
 
 from lora_s2s.console import ProgressLine, say, warn
 from lora_s2s.data.prepared import SplitTable
-from lora_s2s.errors import RunError, Stopped, UsageError, naming_out_of_memory
+from lora_s2s.errors import RunError, Stopped, UsageError, again, naming_out_of_memory
 from lora_s2s.fast_t5.choose import fast_forward, forward_in_use
 from lora_s2s.recipe.schema import TrainingSettings
 from lora_s2s.training.averaging import WeightAverage
@@ -198,8 +198,8 @@ class Run:
         self.state.remember(scores, self.options.goal)
         self.log.evaluation(scores, self.state, self.plan)
         if self._nothing_to_gain() and self.state.step < self.plan.total_steps:
-            certainty = f"{self.plan.answer_probability(loss):.1%} on average"
-            say(f"the run ends here: the right answers have a probability of {certainty}")
+            probability = self.plan.answer_probability(loss)
+            say(f"the run ends here: the right answers have a probability of {probability:.1%}")
         elif not self.settings.early_stopping and self.last_step == self.plan.total_steps:
             self.log.notice(self.state, self.plan)
 
@@ -238,9 +238,11 @@ class Run:
         if number is None:
             return
         self.save()
-        name = signal.Signals(number).name
-        step = f"step {self.state.step:,} of {self.plan.total_steps:,}"
-        raise Stopped(f"stopped by {name} after {step}; a checkpoint was saved", number)
+        name, step = signal.Signals(number).name, self.state.step
+        end = again("--resume-anyway", f"training.max_steps={step}")
+        also = f"; or end the run with what it has: {end}" if step else ""
+        after = f"step {step:,} of {self.plan.total_steps:,}"
+        raise Stopped(f"stopped by {name} after {after}; a checkpoint was saved", number, also)
 
     def done(self) -> bool:
         """Whether all steps are taken, ``early_stopping`` evaluations in a row had no gain, or

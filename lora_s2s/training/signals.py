@@ -59,5 +59,7 @@ class StopSignals:
                 return
             raise Stopped("stopped at once; the last checkpoint is kept", number)
         self.received, self._since = number, time.monotonic()
-        after = "a checkpoint is saved after this step or validation"
-        tell_in_signal_handler(f"\nstopping: {after} (once more to stop at once)\n")
+        tell_in_signal_handler(
+            "\nstopping: a checkpoint is saved after this step or validation (once more to stop at "
+            "once)\n"
+        )

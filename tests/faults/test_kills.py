@@ -89,7 +89,8 @@ def test_a_signal_saves_and_says_how_to_go_on(
 ) -> None:
     said = started(tmp_path / "run", reference, preloaded, getattr(signal, name))
     assert f"stopped by {name} after step " in said
-    assert f"hint: continue: lora-s2s {shlex.join(TRAIN)} --resume\n" in said
+    command = f"lora-s2s {shlex.join(TRAIN)} --resume"
+    assert f"hint: continue: {command}; or end the run with what it has: {command}-anyway" in said
     assert check_whole(tmp_path / "run") > 0
     assert preloaded.run(tmp_path / "run", *TRAIN, "--resume").code == 0
     check_same(tmp_path / "run", reference)

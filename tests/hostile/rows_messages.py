@@ -297,6 +297,13 @@ COMMANDS = [
         "error: No such option: --nope (Possible options: --model)\nhint: lora-s2s train --help\n",
     ),
     _golden(
+        "a misspelt option",
+        "train demo.csv --modl demo",
+        2,
+        "error: No such option: --modl (Possible options: --model)\n"
+        "hint: lora-s2s train demo.csv --model demo\n",
+    ),
+    _golden(
         "a key as an option",
         "train demo.csv --epochs 3",
         2,
