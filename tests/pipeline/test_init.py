@@ -150,7 +150,7 @@ def test_the_size_of_the_base_follows_memory_and_time(here: Path) -> None:
     large = {"model.name": "google/flan-t5-xxl"}
     long = lora_s2s.init("long.csv", large, gpu_memory="80GB", progress=False)
     reason = chosen(long, "training.epochs")[1]
-    assert re.search(r" min here; shorter: --set training\.max_steps=[1-9]\d*$", reason)
+    assert re.search(r" min here when idle; shorter: --set training\.max_steps=[1-9]\d*$", reason)
     names = [name for name, _ in sizes]
     order = ["google/flan-t5-small", "google/flan-t5-base", "google/flan-t5-large"]
     order += ["google/flan-t5-xl", "google/flan-t5-xxl"]
