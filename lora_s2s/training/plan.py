@@ -66,7 +66,11 @@ class StepPlan:
 
     def answer_probability(self, loss: float) -> float:
         """The geometric mean of the probabilities of whole targets, by the mean loss a token."""
-        return math.exp(-loss * float(np.mean(self._table.target_lengths)))
+        return math.exp(-loss * self._target_tokens)
+
+    @cached_property
+    def _target_tokens(self) -> float:
+        return float(np.mean(self._table.target_lengths))
 
     def report_long_rows(self) -> None:
         """Reports how many rows are longer than ``tokens_per_batch``; they need more memory."""
