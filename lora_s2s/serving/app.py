@@ -138,7 +138,8 @@ async def _malformed(_request: Request, error: RequestValidationError) -> Respon
         return Refused(422, message, field[:100], "unsupported").response()
     # Of a field with several types, the last says most.
     last = [problem["msg"] for problem in [first, *more] if problem["loc"][1:2] == (field,)][-1]
-    wrong = "missing" if first["type"] == "missing" else f"not supported as given: {last}"
+    whole = first["type"] == "missing" and len(first["loc"]) == 2
+    wrong = "missing" if whole else f"not supported as given: {last}"
     return Refused(422, f"'{field:.100}' is {wrong}", field[:100]).response()
 
 

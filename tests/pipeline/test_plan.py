@@ -65,6 +65,7 @@ def test_a_plan_of_a_recipe_loads_no_weights_and_leaves_nothing(
     assert set(FIELDS.split()) <= set(result)
     assert result["fits"]
     assert result["advice"] == []
+    assert min(result[f"{one}_per_second"] for one in ("flop", "values")) > 1e6
     assert result["seconds"] > 0
     assert listing(here) == before
     shown = invoke("plan", *given, "--gpu-memory", "8GB", "--json")

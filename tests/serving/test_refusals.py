@@ -92,7 +92,11 @@ def test_malformed_conversations_are_refused(start: Start, messages: object) -> 
     running = start({"format": "messages"})
     response = running.client.post("/v1/chat/completions", json={"messages": messages})
     assert response.status_code == 422
-    assert response.json()["error"]["param"] in ("messages", "prompt")
+    error = response.json()["error"]
+    assert error["param"] in ("messages", "prompt")
+    assert "is missing" not in error["message"]
+    nothing = running.client.post("/v1/chat/completions", json={"mesages": []}).json()["error"]
+    assert nothing["message"] == "'messages' is missing"
 
 
 DEEP = 200_000
