@@ -126,13 +126,14 @@ def needed(
     planned = Planned(settled, base, rows, machine.device, _LIBRARIES)
     _, _, work = base.adapted(recipe.lora)
     again = training.gradient_checkpointing
-    once = step_load(work, planned.sizes, rows.sources, rows.targets, checkpointing=again)
+    kind, lengths = machine.device.kind, (rows.sources, rows.targets)
+    once = step_load(work, planned.sizes, *lengths, device=kind, checkpointing=again)
     epochs = seen / tokens
     seconds = step_seconds(
         Load(once.flop * epochs, once.values * epochs),
         planned.sizes,
         machine.speed,
-        device=machine.device.kind,
+        device=kind,
         bytes_each=planned.setting.bytes_each,
         batches=steps * training.gradient_accumulation,
     )

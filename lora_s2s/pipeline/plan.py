@@ -147,10 +147,16 @@ def seconds_per_step(planned: Planned, speed: duration.Speed) -> float:
     _, _, work = planned.base.adapted(planned.recipe.lora)
     batches, again = planned.batch_count, setting.checkpointing
     quantized = batches if setting.largest_weight else 0
-    load = duration.step_load(
-        work, sizes, rows.sources, rows.targets, checkpointing=again, dequantized=quantized
-    )
     kind, each = setting.device, setting.bytes_each
+    load = duration.step_load(
+        work,
+        sizes,
+        rows.sources,
+        rows.targets,
+        device=kind,
+        checkpointing=again,
+        dequantized=quantized,
+    )
     epoch = duration.step_seconds(load, sizes, speed, device=kind, bytes_each=each, batches=batches)
     return epoch / len(StepPlan(rows, planned.settings).steps(0))
 
