@@ -7,6 +7,7 @@ Legend: N source and M target tokens, d model width, f inner width.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,32 +144,33 @@ def probe(sizes: Sizes, rows: int, dtype: torch.dtype, device: torch.device) -> 
 
 
 def _rate(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> float:
+    """FLOP a second of products."""
     rows, inner, outer = shape
     inputs = torch.full((rows, inner), 0.5, dtype=dtype, device=device)
     weight = torch.full((outer, inner), 0.25, dtype=dtype, device=device)
-    outputs, flop = product(inputs, weight), 0.0
-    _wait(device)
-    began = time.perf_counter()
-    while (seconds := time.perf_counter() - began) < 0.05:
-        outputs = product(inputs, weight)
-        inputs = product(outputs, weight.t())
-        inputs.clamp_(-1, 1)
-        _wait(device)
-        flop += 4.0 * rows * inner * outer
-    return flop / seconds
+
+    def there_and_back() -> None:
+        product(product(inputs, weight), weight.t()).clamp_(-1, 1)
+
+    return _per_second(there_and_back, 4 * rows * inner * outer, device)
 
 
 def _passed(dtype: torch.dtype, device: torch.device) -> float:
     """Values a second of products of two tensors value by value."""
     left, right, outputs = torch.full((3, _PASSED), 0.5, dtype=dtype, device=device)
-    values = 0
+    return _per_second(lambda: torch.mul(left, right, out=outputs), _PASSED, device)
+
+
+def _per_second(work: Callable[[], object], amount: int, device: torch.device) -> float:
+    """How much is done in a second by work that does ``amount`` at once."""
+    work()
     _wait(device)
-    began = time.perf_counter()
+    began, done = time.perf_counter(), 0
     while (seconds := time.perf_counter() - began) < 0.05:
-        torch.mul(left, right, out=outputs)
+        work()
         _wait(device)
-        values += _PASSED
-    return values / seconds
+        done += amount
+    return done / seconds
 
 
 def _wait(device: torch.device) -> None:

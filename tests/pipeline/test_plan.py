@@ -298,13 +298,15 @@ def test_what_is_planned_is_what_was_measured(name: str) -> None:
         planned = Planned(recipe, base, rows, Device("cpu", None), kept["libraries_bytes"])
         memory, of_run = peak_of(planned), run["planned"]
         values = of_run.get("values_per_second", _FITTED[run["setting"]["dtype"]])
+        was_probed = "values_per_second" in of_run
         assert memory.total_bytes == pytest.approx(run["peak_bytes"], rel=0.1), run["setting"]
         # The libraries hide most parts: another arithmetic has to be measured again.
         parts = {key: part for key, part in vars(memory).items() if key not in _NOT_COMPARED}
         assert parts == {key: of_run[key] for key in parts}, run["setting"]
         seconds = seconds_per_step(planned, Speed(of_run["flop_per_second"], values))
-        assert seconds == pytest.approx(run["seconds_per_step"], rel=0.3), run["setting"]
-        if values == of_run.get("values_per_second"):
+        bound = 0.3 if was_probed else 0.15
+        assert seconds == pytest.approx(run["seconds_per_step"], rel=bound), run["setting"]
+        if was_probed:
             assert seconds == pytest.approx(of_run["seconds_per_step"]), run["setting"]
 
 
